@@ -1,0 +1,122 @@
+"""Data as the user gives it, brought to two forms: arrays in memory, or a stream that only its framework reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotrainer.errors import DataError
+
+__all__ = ["ArrayData", "Data", "StreamData", "as_array", "normalize"]
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayData:
+    """Inputs and targets in memory.
+
+    Attributes:
+        inputs: An array, or a tuple or dict of arrays, each of shape (rows, ...).
+        targets: Shape (rows, ...).
+        weights: Sample weights, shape (rows,), or None.
+    """
+
+    inputs: Any
+    targets: NDArray[Any]
+    weights: NDArray[Any] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of samples."""
+        return len(self.targets)
+
+    def take(self, rows: NDArray[np.int64]) -> ArrayData:
+        """Return some rows, in the order given."""
+        weights = None if self.weights is None else self.weights[rows]
+        return ArrayData(map_arrays(lambda a: a[rows], self.inputs), self.targets[rows], weights)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamData:
+    """A loader or data set of a framework; only its backend reads it. It must be readable more than once."""
+
+    source: Any
+
+
+Data = ArrayData | StreamData
+
+
+def as_array(values: Any) -> NDArray[Any]:
+    """Return NumPy arrays, tensors of any framework, lists and pandas columns as a NumPy array."""
+    if hasattr(values, "detach"):  # a torch tensor, wherever it lies
+        values = values.detach().cpu()
+    if hasattr(values, "numpy") and callable(values.numpy):
+        values = values.numpy()
+    return np.asarray(values)
+
+
+def map_arrays(function: Callable[[NDArray[Any]], NDArray[Any]], inputs: Any) -> Any:
+    """Apply a function to an array, or to each array of a tuple or dict."""
+    if isinstance(inputs, Mapping):
+        return {name: function(array) for name, array in inputs.items()}
+    if isinstance(inputs, tuple):
+        return tuple(function(array) for array in inputs)
+    return function(inputs)
+
+
+def normalize(data: Any, what: str) -> Data:
+    """Bring data to one of the two forms.
+
+    Args:
+        data: ``(x, y)`` or ``(x, y, sample_weight)`` with arrays or tensors, x also a tuple, list or dict of them;
+            or a loader or data set.
+        what: Name of the argument, for messages.
+
+    Returns:
+        `ArrayData` or `StreamData`.
+
+    Raises:
+        DataError: If it is neither, or rows do not fit.
+    """
+    if isinstance(data, ArrayData | StreamData):
+        return data
+    if isinstance(data, tuple | list):
+        if len(data) not in (2, 3):
+            raise DataError(f"{what} must be (x, y) or (x, y, sample_weight), not {len(data)} items")
+        inputs = data[0]
+        inputs = tuple(inputs) if isinstance(inputs, list) and _holds_arrays(inputs) else inputs
+        inputs = map_arrays(as_array, inputs)
+        targets = as_array(data[1])
+        weights = as_array(data[2]) if len(data) == 3 and data[2] is not None else None
+        return _checked(ArrayData(inputs, targets, weights), what)
+    if isinstance(data, np.ndarray) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
+        raise DataError(f"{what} must be (x, y) or a loader or data set, not {type(data).__name__}")
+    if hasattr(data, "__next__"):
+        raise DataError(f"{what} is an iterator that can be read once only; give the loader or data set itself")
+    return StreamData(data)
+
+
+def _holds_arrays(values: list[Any]) -> bool:
+    return bool(values) and all(hasattr(v, "shape") and len(v.shape) > 0 for v in values)
+
+
+def _checked(data: ArrayData, what: str) -> ArrayData:
+    if data.targets.ndim == 0 or data.targets.dtype == object:
+        raise DataError(f"{what}: the targets must be a numeric array of shape (rows, ...)")
+    sizes: list[int] = []
+
+    def size(array: NDArray[Any]) -> NDArray[Any]:
+        if array.ndim == 0 or array.dtype == object or array.dtype.kind in "OSU":
+            raise DataError(f"{what}: inputs must be numeric arrays of shape (rows, ...), not {array.dtype}")
+        sizes.append(len(array))
+        return array
+
+    map_arrays(size, data.inputs)
+    if data.weights is not None:
+        sizes.append(len(data.weights))
+    if not data.rows or any(s != data.rows for s in sizes):
+        raise DataError(f"{what}: rows do not fit: inputs and weights have {sizes}, targets {data.rows}")
+    return data

@@ -1,0 +1,274 @@
+"""The monitor: what `watch` returns. Takes observations in, keeps the history, and tells the findings."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from autotrainer.engine import Engine
+from autotrainer.errors import ConfigError, InputError
+from autotrainer.findings import Finding, Severity
+from autotrainer.history import RunHistory
+from autotrainer.rule import Rule
+from autotrainer.runlog import LogWriter, encode_step
+from autotrainer.sampler import Sampler
+from autotrainer.signals import Observation
+from autotrainer.summary import DataSummary, summarize
+from autotrainer.task import TaskContext
+
+if TYPE_CHECKING:
+    from autotrainer.report import Report
+
+__all__ = ["Monitor", "Observer"]
+
+logger = logging.getLogger("autotrainer")
+
+_MAX_LOG_LINES = 10
+
+
+class Observer(Protocol):
+    """What a backend keeps attached to a watched training."""
+
+    def log(self, *, loss: Any, outputs: Any, targets: Any) -> None:
+        """Take what the user's loop tells: tensors of the framework, or None."""
+
+    def close(self) -> None:
+        """Detach everything from the user's objects."""
+
+
+class Monitor:
+    """Watches one training. Made by `autotrainer.watch`.
+
+    Nothing that goes wrong in here reaches the training: it is reported once through
+    ``logging.getLogger("autotrainer")`` and switches off the part concerned.
+
+    Args:
+        rules: Rules in force.
+        sampler: Decides which steps are measured.
+        log_dir: Folder for the run log, or None for no file.
+        on_finding: Called with each new finding.
+        quiet: Say nothing, neither while running nor at the end.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        sampler: Sampler,
+        *,
+        log_dir: str | Path | None = None,
+        on_finding: Callable[[Finding], None] | None = None,
+        quiet: bool = False,
+    ) -> None:
+        self.sampler = sampler
+        self.history = RunHistory()
+        self.context = TaskContext()
+        self._engine = Engine(rules, self._tell)
+        self._data = DataSummary()
+        self._observer: Observer | None = None
+        self._on_finding = on_finding
+        self._quiet = quiet
+        self._lines = 0
+        self._stale = False
+        self._next_check = 0
+        self._failed: set[str] = set()
+        self._log: LogWriter | None = None
+        self.closed = False
+        if log_dir is not None:
+            try:
+                self._log = LogWriter(log_dir)
+            except OSError as error:
+                self.fail("the run log", error)
+
+    # -- for the user ---------------------------------------------------------------------------------------------
+
+    @property
+    def findings(self) -> list[Finding]:
+        """The verdict as of now, ranked: roots before their consequences, errors first."""
+        if self._stale:
+            self._check()
+        return self._engine.findings
+
+    @property
+    def should_stop(self) -> bool:
+        """True once there is an error."""
+        return any(f.severity is Severity.ERROR for f in self.findings)
+
+    @property
+    def log_path(self) -> Path | None:
+        """File of the run log, or None."""
+        return self._log.path if self._log is not None else None
+
+    def report(self) -> Report:
+        """Return everything known of the run as a report."""
+        from autotrainer.report import Report
+
+        return Report.of_run(self.findings, self.history, self.context)
+
+    def log(self, *, loss: Any = None, outputs: Any = None, targets: Any = None) -> None:
+        """Tell the monitor what it can't see by itself, once a step and before the optimizer's step.
+
+        Args:
+            loss: Loss of the batch: a scalar tensor or number.
+            outputs: Outputs of the model for the batch.
+            targets: Targets of the batch.
+        """
+        if self._observer is not None and not self.closed:
+            with self.guard("log()"):
+                self._observer.log(loss=loss, outputs=outputs, targets=targets)
+
+    def end_epoch(self, **values: Any) -> None:
+        """Say that an epoch has ended.
+
+        Args:
+            **values: Numbers known at its end, by name: ``val_loss``, ``val_accuracy``, ``loss``, ….
+
+        Raises:
+            InputError: If a value is not a number.
+        """
+        numbers = {name: _number(name, value) for name, value in values.items()}
+        if self.closed:
+            return
+        with self.guard("end_epoch()"):
+            started = perf_counter()
+            epoch = self.history.epoch
+            self.history.add_epoch(epoch, self.history.step, numbers)
+            self._write({"type": "epoch", "epoch": epoch, "step": self.history.step, "values": numbers})
+            self._stale = True
+            if self.sampler.affordable():
+                self._check()
+            self.sampler.charge(perf_counter() - started)
+
+    def close(self) -> None:
+        """Detach from the training; the findings stay readable. Closing twice does nothing."""
+        if self.closed:
+            return
+        with self.guard("close()"):
+            if self._observer is not None:
+                self._observer.close()
+        self._observer = None
+        self.closed = True
+        self.history.finished = True
+        with self.guard("the rules"):
+            self._write({"type": "end", "step": self.history.step})
+            self._stale = True
+            _ = self.findings
+        if self._log is not None:
+            with self.guard("the run log"):
+                self._log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+        errors = [f for f in self.findings if f.severity is Severity.ERROR]
+        if errors and not self._quiet:
+            print(f"autotrainer: {len(errors)} error(s) in this training", file=sys.stderr)
+            for finding in errors:
+                print(f"  {finding}", file=sys.stderr)
+            print(f"  more: monitor.report(), autotrainer explain {errors[0].problem}", file=sys.stderr)
+
+    # -- for backends ---------------------------------------------------------------------------------------------
+
+    def attach(self, observer: Observer) -> None:
+        """Keep the observer that is to be closed with this monitor."""
+        self._observer = observer
+
+    def begin(self, context: TaskContext) -> None:
+        """Start or refine the run: the layers of the context become the rows of the layer table.
+
+        Called before the first `record`, and again when more is known; layers are fixed once a step is recorded.
+        """
+        if not len(self.history.steps):
+            epoch, step = self.history.epoch, self.history.step
+            self.history = RunHistory(context.layers)
+            self.history.epoch, self.history.step = epoch, step
+        self.context = context
+        self._write({"type": "context", "context": context.to_dict()})
+
+    def record(self, seen: Observation) -> None:
+        """Take in what was seen at a sampled step, and judge if it is time to.
+
+        Args:
+            seen: The observation. Its arrays are not kept.
+        """
+        stats = summarize(seen, self.history.epoch, self._data, self.context)
+        self.history.add_step(stats, seen.losses, self._data.targets)
+        self._write(encode_step(stats, seen.losses, self._data.targets))
+        self._stale = True
+        if seen.step >= self._next_check or seen.loss == float("inf"):
+            self._next_check = seen.step + max(1, seen.step // 8)
+            self._check()
+
+    def advance(self, step: int) -> None:
+        """Say which step was the last one, sampled or not; cheap."""
+        if step > self.history.step:
+            self.history.step = step
+
+    def fail(self, part: str, error: BaseException) -> None:
+        """Report, once, that a part failed; the training goes on."""
+        if part not in self._failed:
+            self._failed.add(part)
+            logger.warning("%s failed and is switched off; the training goes on: %r", part, error)
+
+    def guard(self, part: str) -> _Guard:
+        """Return a context manager that keeps every `Exception` from the training and reports it through `fail`."""
+        return _Guard(self, part)
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        self._stale = False
+        self._write({"type": "check", "step": self.history.step})
+        self._engine.evaluate(self.history, self.context)
+
+    def _tell(self, finding: Finding) -> None:
+        self._write({"type": "finding", "finding": finding.to_dict()})
+        if not self._quiet and self._lines < _MAX_LOG_LINES:
+            self._lines += 1
+            level = logging.INFO if finding.severity is Severity.INFO else logging.WARNING
+            logger.log(level, "%s (epoch %d, step %d)", finding, finding.epoch, finding.step)
+        if self._on_finding is not None:
+            with self.guard("on_finding"):
+                self._on_finding(finding)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self._log is None or "the run log" in self._failed:
+            return
+        with self.guard("the run log"):
+            self._log.write(record)
+
+
+class _Guard:
+    """Keeps exceptions of one part of the monitor from the user's training."""
+
+    def __init__(self, monitor: Monitor, part: str) -> None:
+        self._monitor, self._part = monitor, part
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if isinstance(error, Exception) and not isinstance(error, ConfigError | InputError):
+            self._monitor.fail(self._part, error)
+            return True
+        return False
+
+
+def _number(name: str, value: Any) -> float:
+    """Return a number or one-element tensor as a float."""
+    if isinstance(value, bool | str | bytes) or value is None:
+        raise InputError(f"end_epoch({name}=…) takes a number, not {value!r}")
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"end_epoch({name}=…) takes a number, not {type(value).__name__}") from error

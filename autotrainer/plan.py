@@ -1,0 +1,110 @@
+"""Repair plans: the edits that a repair is made of, readable as a patch and repeatable on a fresh model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autotrainer import registry
+from autotrainer.edits import Edit, edit_from_dict
+from autotrainer.errors import ConfigError
+
+__all__ = ["RepairPlan", "load_plan"]
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RepairPlan:
+    """What a repair changes in a training.
+
+    Attributes:
+        repairs: Names of the repairs, in the order in which they were found.
+        edits: The edits, with numbers that were fitted on the training data filled in.
+        problems: Names of the problems that it answers.
+        framework: Name of the backend (``pytorch``, ``keras3``) that its lines of code are for.
+    """
+
+    repairs: tuple[str, ...]
+    edits: tuple[Edit, ...]
+    problems: tuple[str, ...] = ()
+    framework: str = "pytorch"
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What a user must know first: which of input, output, loss, data, length, architecture it changes."""
+        order = ("input", "output", "loss", "data", "length", "architecture")
+        said = {edit.says_first for edit in self.edits}
+        return tuple(name for name in order if name in said)
+
+    def __str__(self) -> str:
+        from autotrainer.patch import describe
+
+        return describe(self)
+
+    def to_json(self) -> str:
+        """Return the plan as JSON, for `load_plan`."""
+        values = {
+            "autotrainer_plan": _FORMAT,
+            "framework": self.framework,
+            "problems": list(self.problems),
+            "repairs": list(self.repairs),
+            "edits": [edit.to_dict() for edit in self.edits],
+        }
+        return json.dumps(values, indent=2)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RepairPlan:
+        """Rebuild a plan from the object that `to_json` wrote.
+
+        Raises:
+            ConfigError: If it is no plan.
+        """
+        if values.get("autotrainer_plan") != _FORMAT:
+            raise ConfigError(f"this is no repair plan of format {_FORMAT}: give what plan.to_json() returned")
+        try:
+            return cls(
+                tuple(values["repairs"]),
+                tuple(edit_from_dict(edit) for edit in values["edits"]),
+                tuple(values["problems"]),
+                str(values["framework"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"the repair plan is incomplete: {error!r}") from error
+
+    def apply(self, model: Any, optimizer: Any = None) -> tuple[Any, Any]:
+        """Repeat the plan on a fresh model.
+
+        What belongs to the loop rather than to model or optimizer (loss, batch size, clipping in PyTorch, early
+        stopping) can't be applied here: `str` of the plan has the lines for it.
+
+        Args:
+            model: A fresh model of the kind the plan was made for. It is not to be used further.
+            optimizer: PyTorch: the optimizer over its parameters, if there is one.
+
+        Returns:
+            The changed model and optimizer.
+
+        Raises:
+            InputError: If the model is of no known framework.
+            ConfigError: If an edit does not fit the model.
+        """
+        return registry.backend_of(model).apply(self.edits, model, optimizer)
+
+
+def load_plan(path: str | Path) -> RepairPlan:
+    """Read a plan that was saved as JSON.
+
+    Raises:
+        ConfigError: If the file can't be read or holds no plan.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"can't read a repair plan from {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no repair plan: give what plan.to_json() returned")
+    return RepairPlan.from_dict(values)

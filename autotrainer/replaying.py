@@ -1,0 +1,71 @@
+"""`replay`: judge a recorded run again, from its log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from autotrainer import registry
+from autotrainer.engine import Engine
+from autotrainer.errors import LogError
+from autotrainer.history import RunHistory
+from autotrainer.report import Report
+from autotrainer.runlog import decode_step, read_log
+from autotrainer.task import TaskContext
+
+__all__ = ["replay"]
+
+
+def replay(
+    log: str | Path,
+    *,
+    select: str | Iterable[str] | None = None,
+    ignore: str | Iterable[str] = (),
+    thresholds: Mapping[str, float] | None = None,
+) -> Report:
+    """Judge a recorded run again: the same history, judged at the same steps, gives the same findings.
+
+    Args:
+        log: Run log that ``watch(log_dir=…)`` wrote.
+        select: Problems to look for; None for all.
+        ignore: Problems to leave out.
+        thresholds: Values by ``problem.name`` or by the papers' names.
+
+    Returns:
+        The report of the run.
+
+    Raises:
+        LogError: If the log can't be read, has no valid header, or is damaged before its last line.
+        ConfigError: If a name or value is wrong.
+    """
+    engine = Engine(registry.make_rules(select, ignore, thresholds))
+    history, context = RunHistory(), TaskContext()
+    records = read_log(log)
+    header = next(records)
+    try:
+        for record in records:
+            kind = record.get("type")
+            if kind == "context":
+                context = TaskContext.from_dict(record["context"])
+                if not len(history.steps):
+                    restarted = RunHistory(context.layers)
+                    restarted.step, restarted.epoch = history.step, history.epoch
+                    history = restarted
+            elif kind == "step":
+                stats, losses, targets = decode_step(record, header["step_columns"], header["layer_columns"])
+                history.add_step(stats, losses, targets)
+            elif kind == "epoch":
+                values = {
+                    name: float("inf") if v in (None, "inf") else float(v) for name, v in record["values"].items()
+                }
+                history.add_epoch(int(record["epoch"]), int(record["step"]), values)
+            elif kind == "check":
+                history.step = max(history.step, int(record["step"]))
+                engine.evaluate(history, context)
+            elif kind == "end":
+                history.finished = True
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise LogError(f"{log} holds a damaged record: {error!r}") from error
+    if not history.finished:
+        engine.evaluate(history, context)
+    return Report.of_run(engine.findings, history, context)

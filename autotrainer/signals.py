@@ -1,0 +1,156 @@
+"""What is measured at a sampled step: the observation a backend hands over and the numbers kept of it.
+
+A backend reduces weights, gradients and activations on the device to one table (layers by
+`LAYER_COLUMNS`) and copies a few rows of inputs, outputs and targets. Everything that is computed from
+those rows is computed here, in NumPy, once for all frameworks; the rows themselves are dropped.
+
+Two values have a meaning of their own in every table: NaN is "not measured", infinity is "measured, and
+not finite" (a NaN in a tensor counts as not finite).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "LAYER_COLUMNS",
+    "MAX_FEATURES",
+    "MAX_ROWS",
+    "MAX_VALUES",
+    "STEP_COLUMNS",
+    "Floats",
+    "LayerInfo",
+    "Observation",
+    "StepStats",
+]
+
+Floats = NDArray[np.float64]
+
+MAX_ROWS = 256
+"""Rows of inputs, outputs and targets that a backend copies at most per sampled step (the first ones)."""
+
+MAX_FEATURES = 1024
+"""Values per row of *inputs* of rank 2 that a backend copies at most: evenly strided columns."""
+
+MAX_VALUES = 65536
+"""Values that a backend copies at most of each of inputs, outputs and targets: fewer rows, never cut rows of
+outputs or targets (the class axis stays whole)."""
+
+LAYER_COLUMNS = (
+    "grad_norm",  # L2 norm of the gradients of the layer's own trainable parameters, as the optimizer gets them
+    "grad_zero_fraction",  # share of entries of those gradients that are exactly zero, in [0, 1]
+    "weight_norm",  # L2 norm of those parameters before the step
+    "update_ratio",  # L2 norm of their change in this step / weight_norm, on at most 4096 strided entries
+    "activation_mean_abs",  # mean of |output|
+    "activation_std",  # standard deviation over all entries of the output
+    "activation_max_abs",  # max of |output|
+    "activation_spread",  # root of the mean over units of the variance across samples: 0 = same for all inputs
+    "dead_units",  # share of units that were zero on every sample of the last DEAD_WINDOW sampled batches
+    "saturated",  # share of entries where a bounded activation's slope is < 1e-3 of its maximum
+)
+"""Columns of the table of a step, one row a layer."""
+
+DEAD_WINDOW = 5
+"""Sampled batches in a row on which a unit must be zero for all samples to count as dead."""
+
+STEP_COLUMNS = (
+    "loss",  # loss of the batch
+    "learning_rate",  # of the first parameter group
+    "batch_size",  # samples
+    "grad_norm",  # L2 norm over all layers
+    "accuracy",  # share of the copied rows that are predicted right (classification tasks)
+    "squared_error",  # mean squared difference of outputs and targets (same shape, or broadcast rows)
+    "output_min",
+    "output_max",
+    "output_row_sum",  # mean over rows of the sum over the last axis
+    "output_row_sum_error",  # mean over rows of |row sum - 1|
+    "output_spread",  # root of the mean over outputs of the variance across rows
+    "target_spread",  # the same for targets
+    "target_min",
+    "target_max",
+    "target_nonfinite",  # share of target values that are not finite
+    "input_nonfinite",  # share of input values that are not finite
+    "input_max_abs",  # of the finite ones
+    # the rest describes all inputs sampled up to this step; features are columns of inputs of rank 2, and
+    # one single feature for images, sequences and other inputs of higher rank
+    "input_mean",
+    "input_std",
+    "input_offset",  # largest |mean| / std over features
+    "input_scale_ratio",  # largest / smallest std over non-constant features
+    "input_constant",  # share of features without any variation, in [0, 1]
+)
+"""Scalar columns of a step."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerInfo:
+    """What is known of one layer without running it.
+
+    Attributes:
+        name: Dotted path (PyTorch) or layer name (Keras).
+        kind: ``dense``, ``conv``, ``recurrent``, ``embedding``, ``attention``, ``norm``, ``activation``,
+            ``dropout``, ``pool``, ``reshape`` or ``other``.
+        activation: Lower-case name of the activation that its output went through (``linear`` for none),
+            or None where that can't be known.
+        units: Number of units (output features, channels), or None.
+        parameters: Number of its own trainable parameters.
+        frozen: True if it owns parameters and none of them is trainable.
+        hidden: False for the layer (and a separate activation) that makes the model's output.
+    """
+
+    name: str
+    kind: str = "other"
+    activation: str | None = None
+    units: int | None = None
+    parameters: int = 0
+    frozen: bool = False
+    hidden: bool = True
+
+
+@dataclass(slots=True)
+class Observation:
+    """What a backend saw at one sampled step.
+
+    Attributes:
+        step: 0-based optimizer step.
+        loss: Loss of the batch; NaN if unknown, infinity if not finite.
+        learning_rate: Of the first parameter group; NaN if unknown.
+        batch_size: Samples; NaN if unknown.
+        layers: Table of shape (layers, len(LAYER_COLUMNS)).
+        inputs: First rows of the input, shape (rows, features...), or None.
+        outputs: First rows of the output, shape (rows, ...), or None.
+        targets: First rows of the targets, shape (rows, ...), in the user's form, or None.
+        losses: (step, loss) pairs of steps since the last observation whose loss is known.
+    """
+
+    step: int
+    layers: Floats
+    loss: float = float("nan")
+    learning_rate: float = float("nan")
+    batch_size: float = float("nan")
+    inputs: NDArray[Any] | None = None
+    outputs: NDArray[Any] | None = None
+    targets: NDArray[Any] | None = None
+    losses: Sequence[tuple[int, float]] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """The numbers kept of one sampled step.
+
+    Attributes:
+        step: 0-based optimizer step.
+        epoch: 0-based epoch.
+        scalars: Shape (len(STEP_COLUMNS),).
+        layers: Shape (layers, len(LAYER_COLUMNS)).
+    """
+
+    step: int
+    epoch: int
+    scalars: Floats
+    layers: Floats

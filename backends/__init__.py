@@ -1,0 +1,1 @@
+"""The backends: one framework, one folder. The only code that imports a framework."""
