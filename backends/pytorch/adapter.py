@@ -1,0 +1,65 @@
+"""What autotrainer asks of PyTorch, each answered in a file of its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from autotrainer.adapter import Backend, FitRequest, Trainer
+from autotrainer.edits import Edit
+from autotrainer.monitor import Monitor, Observer
+from autotrainer.signals import LayerInfo, Observation
+from autotrainer.task import TaskContext
+
+__all__ = ["PyTorchBackend"]
+
+
+class PyTorchBackend(Backend):
+    """Adapter for models of PyTorch."""
+
+    name = "pytorch"
+
+    def accepts(self, model: Any) -> bool:
+        """Say whether it is a `torch.nn.Module`."""
+        framework = sys.modules.get("torch")
+        return framework is not None and isinstance(model, framework.nn.Module)
+
+    def layers(self, model: Any) -> tuple[LayerInfo, ...]:
+        """Return the layers, in forward order as far as that is known without running the model."""
+        from autotrainer.backends.pytorch.describe import layers
+
+        return layers(model)
+
+    def observe(self, model: Any, optimizer: Any, loss_fn: Any, monitor: Monitor, **plan: Any) -> Observer:
+        """Attach to a training that the user runs."""
+        from autotrainer.backends.pytorch.observer import observe
+
+        return observe(model, optimizer, loss_fn, monitor, **plan)
+
+    def probe(
+        self, model: Any, data: Any, loss: Any, optimizer: Any, batches: int
+    ) -> tuple[TaskContext, list[Observation]]:
+        """Look at a model before training."""
+        from autotrainer.backends.pytorch.probe import probe
+
+        return probe(model, data, loss, optimizer, batches)
+
+    def trainer(self, request: FitRequest) -> Trainer:
+        """Prepare managed trainings."""
+        from autotrainer.backends.pytorch.trainer import make_trainer
+
+        return make_trainer(request)
+
+    def apply(self, edits: Sequence[Edit], model: Any, optimizer: Any) -> tuple[Any, Any]:
+        """Return a fresh model and an optimizer with the edits applied."""
+        from autotrainer.backends.pytorch.surgery import apply_edits
+
+        return apply_edits(edits, model, optimizer)
+
+    def preserve_random_state(self) -> AbstractContextManager[None]:
+        """Put back every random state that managed trainings touch."""
+        from autotrainer.backends.pytorch.random_state import preserve_random_state
+
+        return preserve_random_state()
