@@ -118,6 +118,7 @@ class TaskContext:
         planned_epochs: Planned length in epochs, or None.
         planned_steps: Planned length in steps, or None.
         train_rows: Number of training samples, or None.
+        batch_size: Samples a batch, or None.
         managed: True inside `autotrainer.fit`.
     """
 
@@ -132,6 +133,7 @@ class TaskContext:
     planned_epochs: int | None = None
     planned_steps: int | None = None
     train_rows: int | None = None
+    batch_size: int | None = None
     managed: bool = False
 
     def kind(self, targets: TargetSummary) -> TaskKind:
@@ -147,11 +149,11 @@ class TaskContext:
             return "multiclass" if many and targets.binary else "binary"
         if self.loss.family == "cross_entropy":
             return "multiclass"
-        if self.loss.classifies:
-            return "multilabel" if targets.width > 1 else "binary"
         room = self.output_units is not None and self.output_units >= max(2, targets.classes)
         if targets.integral and targets.classes and targets.minimum >= 0 and targets.width == 1 and room:
             return "multiclass"
+        if self.loss.classifies:
+            return "multilabel" if targets.width > 1 else "binary"
         return "regression"
 
     def cut(self, targets: TargetSummary) -> float:

@@ -1,0 +1,75 @@
+"""Which layers a repair speaks of, and which initializer suits an activation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autotrainer.signals import LayerInfo
+from autotrainer.task import TaskContext
+
+__all__ = ["INITIALIZER", "activated", "drawn", "normalizable"]
+
+INITIALIZER = {
+    "relu": "he_uniform",
+    "leaky_relu": "he_uniform",
+    "thresholded_relu": "he_uniform",
+    "elu": "he_uniform",
+    "gelu": "he_uniform",
+    "silu": "he_uniform",
+    "selu": "lecun_normal",
+    "tanh": "glorot_uniform",
+    "sigmoid": "glorot_uniform",
+    "linear": "glorot_uniform",
+}
+"""Initializer by activation: He et al. 2015 (1502.01852), Klambauer et al. 2017 (1706.02515, section 3) for SELU,
+Glorot and Bengio 2010 for the symmetric ones."""
+
+_PLAIN = ("linear", "softmax", "log_softmax", None)
+
+
+def activated(context: TaskContext, named: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the hidden layers that have an activation which can be exchanged, fused or separate.
+
+    Args:
+        context: The training.
+        named: Only these, if any of them qualifies.
+
+    Returns:
+        Layer names in forward order; recurrent layers keep their gates and are left out.
+    """
+    found = [
+        layer.name
+        for layer in context.layers
+        if layer.hidden and not layer.frozen and layer.kind in ("dense", "conv", "activation", "norm")
+        if layer.activation not in _PLAIN
+    ]
+    return tuple(name for name in found if name in named) or tuple(found)
+
+
+def drawn(context: TaskContext, named: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
+    """Return layers whose weights can be drawn anew, by the initializer that suits their activation."""
+    layers = [
+        layer
+        for layer in context.layers
+        if layer.parameters and not layer.frozen and layer.kind in ("dense", "conv", "recurrent")
+    ]
+    chosen = [layer for layer in layers if layer.name in named] or layers
+    groups: dict[str, tuple[str, ...]] = {}
+    for layer in chosen:
+        scheme = (
+            "orthogonal" if layer.kind == "recurrent" else INITIALIZER.get(layer.activation or "", "glorot_uniform")
+        )
+        groups[scheme] = (*groups.get(scheme, ()), layer.name)
+    return groups
+
+
+def normalizable(context: TaskContext) -> tuple[LayerInfo, ...]:
+    """Return the hidden dense and convolution layers with an activation and no normalization behind them."""
+    weighted = [layer for layer in context.layers if layer.kind != "activation"]
+    following = [*weighted, None][1:]
+    return tuple(
+        layer
+        for layer, after in zip(weighted, following, strict=True)
+        if layer.hidden and not layer.frozen and layer.kind in ("dense", "conv")
+        if layer.activation not in _PLAIN and (after is None or after.kind != "norm")
+    )

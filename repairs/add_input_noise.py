@@ -1,0 +1,41 @@
+"""Add noise to the inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from autotrainer.edits import AddInputNoise
+from autotrainer.findings import Finding
+from autotrainer.repair import Proposal, Repair
+from autotrainer.task import TargetSummary, TaskContext
+
+__all__ = ["AddInputNoiseRepair"]
+
+
+class AddInputNoiseRepair(Repair):
+    """Add noise to the inputs while training.
+
+    What it does:
+        Adds Gaussian noise of a tenth of the inputs' standard deviation after the input, in training only.
+
+    Why it helps:
+        Training with noise is a Tikhonov regularization: it smooths what the network learns.
+
+    Safety:
+        Unsafe: too much noise hides what is to be learnt. Judged by outcome.
+
+    Cost:
+        One random number an input value.
+
+    References:
+        Bishop 1995, Training with noise is equivalent to Tikhonov regularization; AUTOTRAINER (ICSE 2021).
+    """
+
+    name = "add_input_noise"
+    fixes: ClassVar[dict[str, float]] = {"overfitting": 0.25, "oscillating_loss": 0.1}
+
+    def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
+        """Propose one level of noise; none for inputs that are indices."""
+        if context.input_kind != "index":
+            yield Proposal(self.name, (AddInputNoise(0.1),), self.fixes[finding.problem])

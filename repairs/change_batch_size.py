@@ -1,0 +1,59 @@
+"""Train with larger batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import ClassVar
+
+from autotrainer.edits import Edit, SetBatchSize, SetLearningRate
+from autotrainer.findings import Finding
+from autotrainer.repair import Proposal, Repair
+from autotrainer.repairs._rates import ADAPTIVE
+from autotrainer.task import TargetSummary, TaskContext
+
+__all__ = ["ChangeBatchSizeRepair"]
+
+_USUAL = 32
+
+
+class ChangeBatchSizeRepair(Repair):
+    """Train with larger batches.
+
+    What it does:
+        Raises the batch size to 32, or fourfold where it is at least 16 (never above a quarter of the data). The
+        learning rate follows with the square root of the factor for adaptive optimizers; for SGD it stays, since
+        the batches were too noisy for the rate in use.
+
+    Why it helps:
+        The noise of a gradient falls with the square root of the batch size.
+
+    Safety:
+        Unsafe: fewer steps an epoch. Judged by outcome.
+
+    Cost:
+        The same number of samples; memory for more activations at once.
+
+    References:
+        Smith et al. 2018 (1711.00489); Malladi et al. 2022 (2205.10287) for the square root; AUTOTRAINER (ICSE
+        2021), table 2.
+    """
+
+    name = "change_batch_size"
+    fixes: ClassVar[dict[str, float]] = {"oscillating_loss": 0.5}
+
+    def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
+        """Propose one larger size."""
+        size, rows = context.batch_size, context.train_rows
+        if size is None:
+            return
+        larger = _USUAL if size < _USUAL // 2 else 4 * size
+        if rows is not None:
+            larger = min(larger, rows // 4)
+        if larger <= size:
+            return
+        edits: tuple[Edit, ...] = (SetBatchSize(larger),)
+        rate = context.optimizer.learning_rate
+        if context.optimizer.name in ADAPTIVE and math.isfinite(rate):
+            edits = (*edits, SetLearningRate(float(f"{rate * math.sqrt(larger / size):.2g}")))
+        yield Proposal(self.name, edits, self.fixes[finding.problem])

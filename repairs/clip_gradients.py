@@ -1,0 +1,50 @@
+"""Clip gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import ClassVar
+
+from autotrainer.edits import ClipGradients
+from autotrainer.findings import Finding
+from autotrainer.repair import Proposal, Repair
+from autotrainer.task import TargetSummary, TaskContext
+
+__all__ = ["ClipGradientsRepair"]
+
+
+class ClipGradientsRepair(Repair):
+    """Clip gradients before each step.
+
+    What it does:
+        Limits the global L2 norm of the gradients: to the norm that the run had before it exploded where the
+        finding holds that number (evidence ``usual_grad_norm``), else to 1; or each entry to 0.5.
+
+    Why it helps:
+        One huge gradient undoes thousands of good steps. Clipping by norm keeps its direction and takes its
+        size.
+
+    Safety:
+        Unsafe where gradients are large for another reason, such as unscaled data: it hides the cause. Judged
+        by outcome.
+
+    Cost:
+        One pass over the gradients a step.
+
+    References:
+        Pascanu et al. 2013 (1211.5063); AUTOTRAINER (ICSE 2021), table 2.
+    """
+
+    name = "clip_gradients"
+    fixes: ClassVar[dict[str, float]] = {"exploding_gradient": 0.5, "nonfinite": 0.4, "oscillating_loss": 0.15}
+
+    def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
+        """Propose clipping by norm, then by value."""
+        usual = finding.evidence.get("usual_grad_norm", math.nan)
+        limit = float(f"{usual:.2g}") if math.isfinite(usual) and usual > 0 else 1.0
+        effect = self.fixes[finding.problem]
+        yield Proposal(self.name, (ClipGradients("norm", limit),), effect)
+        if limit > 1:
+            yield Proposal(self.name, (ClipGradients("norm", 1.0),), effect * 0.9)
+        yield Proposal(self.name, (ClipGradients("value", 0.5),), effect * 0.8)

@@ -1,0 +1,59 @@
+"""Give the output the activation that loss and targets need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from autotrainer.edits import SetOutputActivation
+from autotrainer.findings import Finding
+from autotrainer.repair import Proposal, Repair, Risk
+from autotrainer.repairs._heads import fitting_head
+from autotrainer.task import TargetSummary, TaskContext
+
+__all__ = ["FixOutputActivationRepair"]
+
+_FAMILY = {
+    "cross_entropy": "cross_entropy",
+    "binary_cross_entropy": "binary_cross_entropy",
+    "squared_error": "squared_error",
+}
+
+
+class FixOutputActivationRepair(Repair):
+    """Give the output the activation that loss and targets need.
+
+    What it does:
+        Softmax for one class of several, sigmoid for one unit or several labels, linear for real values; linear
+        in place of softmax or sigmoid where the loss takes logits. The loss stays if it fits, and is exchanged
+        along where it does not.
+
+    Why it helps:
+        A ReLU, a one-unit softmax or a doubled softmax before the loss cuts off gradients or targets: no
+        training can make up for it.
+
+    Safety:
+        Safe: follows from targets and loss.
+
+    Cost:
+        None.
+
+    References:
+        Bishop 2006, section 4.3.6 (canonical link functions); AUTOTRAINER (ICSE 2021), table 2.
+    """
+
+    name = "fix_output_activation"
+    risk = Risk.SAFE
+    fixes: ClassVar[dict[str, float]] = {"improper_output_activation": 0.9}
+
+    def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
+        """Propose the fitting activation, with the loss as given where that fits."""
+        head = fitting_head(context, targets)
+        if head is None:
+            return
+        keeps_loss = _FAMILY.get(context.loss.family) == head.loss and context.loss.expects in (head.expects, "values")
+        if context.kind(targets) == "regression" and not context.loss.classifies:
+            keeps_loss = True
+        edits = (SetOutputActivation(head.activation),) if keeps_loss else head.edits
+        if not (keeps_loss and context.output_activation == head.activation):
+            yield Proposal(self.name, edits, self.fixes[finding.problem])

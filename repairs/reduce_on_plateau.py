@@ -1,0 +1,44 @@
+"""Reduce the learning rate on plateaus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from autotrainer.edits import ReduceOnPlateau
+from autotrainer.findings import Finding
+from autotrainer.repair import Proposal, Repair
+from autotrainer.task import TargetSummary, TaskContext
+
+__all__ = ["ReduceOnPlateauRepair"]
+
+
+class ReduceOnPlateauRepair(Repair):
+    """Reduce the learning rate where the loss stops to fall.
+
+    What it does:
+        Halves the rate after a twentieth of the planned epochs (at least 2) without progress, down to a
+        hundredth of the initial one.
+
+    Why it helps:
+        A rate that is right at first is too high near a minimum: the iterates bounce around it.
+
+    Safety:
+        Unsafe only in that a rate lowered too early slows the rest. The floor is relative to the rate in use.
+
+    Cost:
+        None.
+
+    References:
+        Bengio 2012 (1206.5533), section 3.1; AUTOTRAINER (ICSE 2021), table 2.
+    """
+
+    name = "reduce_on_plateau"
+    fixes: ClassVar[dict[str, float]] = {"oscillating_loss": 0.45}
+
+    def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
+        """Propose one schedule, with a patience that fits the length of the training."""
+        epochs = context.planned_epochs or 100
+        if epochs >= 6:
+            patience = max(2, epochs // 20)
+            yield Proposal(self.name, (ReduceOnPlateau(0.5, patience, 0.01),), self.fixes[finding.problem])

@@ -1,0 +1,45 @@
+"""Decay weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from autotrainer.edits import SetWeightDecay
+from autotrainer.findings import Finding
+from autotrainer.repair import Proposal, Repair
+from autotrainer.repairs._rates import ADAPTIVE
+from autotrainer.task import TargetSummary, TaskContext
+
+__all__ = ["RegularizeWeightsRepair"]
+
+
+class RegularizeWeightsRepair(Repair):
+    """Decay the weights, decoupled from the gradient.
+
+    What it does:
+        Sets a weight decay (0.01 with adaptive optimizers, 1e-3 with SGD) on weight matrices, not on biases and
+        normalization parameters; ten times more where some is set already.
+
+    Why it helps:
+        Smaller weights make smoother functions, which generalize better.
+
+    Safety:
+        Unsafe: too much of it underfits. Judged by outcome.
+
+    Cost:
+        None.
+
+    References:
+        Loshchilov and Hutter 2019 (1711.05101); AUTOTRAINER (ICSE 2021).
+    """
+
+    name = "regularize_weights"
+    fixes: ClassVar[dict[str, float]] = {"overfitting": 0.4}
+
+    def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
+        """Propose one coefficient."""
+        present = context.optimizer.weight_decay
+        value = 10 * present if present > 0 else (1e-2 if context.optimizer.name in ADAPTIVE else 1e-3)
+        if value <= 1:
+            yield Proposal(self.name, (SetWeightDecay(float(f"{value:.3g}")),), self.fixes[finding.problem])

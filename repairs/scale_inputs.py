@@ -1,0 +1,54 @@
+"""Standardize the inputs inside the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from autotrainer.edits import ScaleInputs
+from autotrainer.findings import Finding
+from autotrainer.repair import Proposal, Repair, Risk
+from autotrainer.task import TargetSummary, TaskContext
+
+__all__ = ["ScaleInputsRepair"]
+
+
+class ScaleInputsRepair(Repair):
+    """Standardize the inputs inside the model.
+
+    What it does:
+        Subtracts the mean and divides by the standard deviation, per feature for tables and globally for images
+        and sequences. The numbers are fitted on the training data only and kept in the model, so that
+        validation data and later inputs get the same scaling.
+
+    Why it helps:
+        Inputs far from zero mean and unit variance make the loss badly conditioned, saturate units or kill
+        them.
+
+    Safety:
+        Safe where the evidence is about the inputs: the model sees the same information. It takes the raw inputs
+        as before.
+
+    Cost:
+        One pass over the training data.
+
+    References:
+        LeCun et al. 1998, Efficient BackProp, section 4.3; AUTOTRAINER (ICSE 2021).
+    """
+
+    name = "scale_inputs"
+    risk = Risk.SAFE
+    fixes: ClassVar[dict[str, float]] = {
+        "abnormal_data": 0.9,
+        "dying_relu": 0.3,
+        "exploding_gradient": 0.25,
+        "nonfinite": 0.25,
+        "not_learning": 0.3,
+        "slow_convergence": 0.3,
+        "vanishing_gradient": 0.15,
+    }
+
+    def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
+        """Propose scaling, unless the inputs are indices."""
+        if context.input_kind != "index":
+            yield Proposal(self.name, (ScaleInputs(),), self.fixes[finding.problem])

@@ -1,0 +1,69 @@
+"""Exchange the activations of hidden layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from autotrainer.edits import SwapActivation
+from autotrainer.findings import Finding
+from autotrainer.repair import Proposal, Repair
+from autotrainer.repairs._layers import activated
+from autotrainer.task import TargetSummary, TaskContext
+
+__all__ = ["SwapActivationRepair"]
+
+_ORDER: dict[str, tuple[Any, ...]] = {
+    "vanishing_gradient": ("selu", "relu", "leaky_relu", "gelu"),
+    "exploding_gradient": ("selu", "relu", "tanh", "elu"),
+    "nonfinite": ("selu", "relu", "tanh"),
+    "dying_relu": ("selu", "leaky_relu", "elu", "gelu", "thresholded_relu"),
+    "not_learning": ("selu", "leaky_relu", "tanh"),
+    "slow_convergence": ("selu", "leaky_relu"),
+}
+
+
+class SwapActivationRepair(Repair):
+    """Exchange the activations of hidden layers and draw the weights anew with the initializer that suits.
+
+    What it does:
+        Gives hidden layers SELU (weights LeCun normal), ReLU or LeakyReLU (He uniform), tanh, ELU, GELU or
+        thresholded ReLU, whether the activation is fused into a layer or a layer of its own. Recurrent layers
+        keep their gates, frozen and protected layers stay.
+
+    Why it helps:
+        The slope of a sigmoid is at most 1/4, so gradients shrink with every layer; ReLU units without any
+        positive input pass nothing back; exponentials overflow. SELU keeps activations near mean 0 and variance
+        1 over many layers.
+
+    Safety:
+        Unsafe: weights of the changed layers are drawn anew, what they had learnt is lost. Judged by outcome.
+
+    Cost:
+        None: a training with it costs what one without costs.
+
+    References:
+        Klambauer et al. 2017 (1706.02515); He et al. 2015 (1502.01852); Glorot and Bengio 2010; Zhang et al.,
+        AUTOTRAINER (ICSE 2021), table 2.
+    """
+
+    name = "swap_activation"
+    fixes: ClassVar[dict[str, float]] = {
+        "vanishing_gradient": 0.7,
+        "dying_relu": 0.6,
+        "exploding_gradient": 0.4,
+        "nonfinite": 0.3,
+        "not_learning": 0.35,
+        "slow_convergence": 0.25,
+    }
+
+    def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
+        """Propose each activation that the hidden layers do not have yet."""
+        layers = activated(context)
+        present = {layer.activation for layer in context.layers if layer.name in layers}
+        if not layers:
+            return
+        effect = self.fixes[finding.problem]
+        for rank, to in enumerate(_ORDER[finding.problem]):
+            if present != {to}:
+                yield Proposal(self.name, (SwapActivation(layers, to),), effect * 0.9**rank)

@@ -1,0 +1,58 @@
+"""Train with another optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from autotrainer.edits import SwapOptimizer
+from autotrainer.findings import Finding
+from autotrainer.repair import Proposal, Repair
+from autotrainer.repairs._rates import suitable_rate
+from autotrainer.task import TargetSummary, TaskContext
+
+__all__ = ["SwapOptimizerRepair"]
+
+
+class SwapOptimizerRepair(Repair):
+    """Train with another optimizer, at a learning rate that suits it and the length of the training.
+
+    What it does:
+        Proposes Adam, then SGD with momentum 0.9 (where the present one is adaptive), Nadam and RMSprop, without
+        the one in use.
+
+    Why it helps:
+        Adaptive optimizers give each weight a step of its own size, so that badly scaled problems move at all;
+        SGD with momentum is steadier where an adaptive one flickers.
+
+    Safety:
+        Unsafe: another optimizer can end in a worse minimum. Judged by outcome.
+
+    Cost:
+        Up to two more numbers a weight in memory.
+
+    References:
+        Kingma and Ba 2015 (1412.6980); Sutskever et al. 2013; AUTOTRAINER (ICSE 2021), table 2.
+    """
+
+    name = "swap_optimizer"
+    fixes: ClassVar[dict[str, float]] = {
+        "oscillating_loss": 0.5,
+        "slow_convergence": 0.55,
+        "not_learning": 0.4,
+        "exploding_gradient": 0.45,
+        "nonfinite": 0.45,
+        "vanishing_gradient": 0.3,
+        "unscaled_targets": 0.4,
+    }
+
+    def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
+        """Propose the others, those of another kind than the present one first."""
+        effect = self.fixes[finding.problem]
+        rank = 0
+        for name in ("adam", "sgd", "nadam", "rmsprop"):
+            if name == context.optimizer.name:
+                continue
+            edit = SwapOptimizer(name, suitable_rate(name, context), momentum=0.9 if name == "sgd" else 0.0)
+            yield Proposal(self.name, (edit,), effect * 0.8**rank)
+            rank += 1

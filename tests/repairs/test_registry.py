@@ -1,0 +1,77 @@
+"""What holds for every repair."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from autotrainer import registry
+from autotrainer.edits import EDITS
+from autotrainer.patch import describe, lines, words
+from autotrainer.plan import RepairPlan
+from autotrainer.repair import DOC_SECTIONS, Repair
+
+CASES = [
+    pytest.param(repair, problem, id=f"{repair.name}-{problem}")
+    for repair in registry.repairs()
+    for problem in repair.fixes
+]
+
+
+def test_names_are_unique() -> None:
+    names = [repair.name for repair in registry.repairs()]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("repair", registry.repairs(), ids=lambda r: r.name)
+def test_page_has_all_sections_in_order(repair: type[Repair]) -> None:
+    page = repair.documentation()
+    places = [page.find(f"\n{section}:") for section in DOC_SECTIONS]
+    assert -1 not in places
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("repair", registry.repairs(), ids=lambda r: r.name)
+def test_fixes_known_problems_with_probabilities(repair: type[Repair]) -> None:
+    assert set(repair.fixes) <= {rule.problem for rule in registry.rules()}
+    assert all(0 < effect <= 1 for effect in repair.fixes.values())
+
+
+@pytest.mark.parametrize(("repair", "problem"), CASES)
+@pytest.mark.parametrize("kind", ["binary", "signed", "index", "one_hot", "real"])
+def test_proposals_are_plans_that_can_be_read_and_kept(repair, problem, kind, finding, context, targets) -> None:
+    proposals = list(repair().propose(finding(problem), context(), targets(kind)))
+    effects = [proposal.effect for proposal in proposals]
+    assert effects == sorted(effects, reverse=True), "best first"
+    for proposal in proposals:
+        assert proposal.repair == repair.name
+        assert 0 < proposal.effect <= 1
+        assert 0 <= proposal.change <= 3
+        for framework in ("pytorch", "keras3"):
+            plan = RepairPlan((repair.name,), proposal.edits, (problem,), framework)
+            assert RepairPlan.from_dict(json.loads(plan.to_json())) == plan
+            text = describe(plan)
+            for edit in proposal.edits:
+                assert words(edit) in text
+                assert lines(edit, framework)
+
+
+@pytest.mark.parametrize(("repair", "problem"), CASES)
+def test_nothing_known_raises_nothing(repair, problem, finding) -> None:
+    from autotrainer.task import TargetSummary, TaskContext
+
+    list(repair().propose(finding(problem), TaskContext(), TargetSummary()))
+
+
+def test_every_edit_is_proposed_by_some_repair(finding, context, targets) -> None:
+    proposed = {
+        type(edit).__name__
+        for repair in registry.repairs()
+        for problem in repair.fixes
+        for kind in ("binary", "real")
+        for given in (context(), context(output_activation="relu"))
+        for proposal in repair().propose(finding(problem, layers=("fc1",)), given, targets(kind))
+        for edit in proposal.edits
+    }
+    assert proposed == set(EDITS)

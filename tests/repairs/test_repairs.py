@@ -1,0 +1,177 @@
+"""What single repairs propose."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from autotrainer.edits import (
+    ClipGradients,
+    InsertNormalization,
+    Reinitialize,
+    SetBatchSize,
+    SetLearningRate,
+    SetLoss,
+    SetOutputActivation,
+    SwapActivation,
+    SwapOptimizer,
+)
+from autotrainer.repairs.add_dropout import AddDropoutRepair
+from autotrainer.repairs.add_momentum import AddMomentumRepair
+from autotrainer.repairs.change_batch_size import ChangeBatchSizeRepair
+from autotrainer.repairs.clip_gradients import ClipGradientsRepair
+from autotrainer.repairs.fix_loss import FixLossRepair
+from autotrainer.repairs.fix_output_activation import FixOutputActivationRepair
+from autotrainer.repairs.insert_normalization import InsertNormalizationRepair
+from autotrainer.repairs.reinitialize import ReinitializeRepair
+from autotrainer.repairs.scale_inputs import ScaleInputsRepair
+from autotrainer.repairs.scale_learning_rate import ScaleLearningRateRepair
+from autotrainer.repairs.swap_activation import SwapActivationRepair
+from autotrainer.repairs.swap_optimizer import SwapOptimizerRepair
+from autotrainer.signals import LayerInfo
+from autotrainer.task import LossInfo, OptimizerInfo
+
+CE_LOGITS = LossInfo("ce", "cross_entropy", "logits", "either", 1)
+CE_PROBABILITIES = LossInfo("cce", "cross_entropy", "probabilities", "one_hot")
+BCE = LossInfo("bce", "binary_cross_entropy", "probabilities")
+BCE_LOGITS = LossInfo("bce", "binary_cross_entropy", "logits")
+MSE = LossInfo("mse", "squared_error", "values")
+
+
+@pytest.mark.parametrize(
+    ("loss", "activation", "units", "kind", "wanted"),
+    [
+        (CE_PROBABILITIES, "relu", 3, "one_hot", [SetOutputActivation("softmax")]),
+        (CE_LOGITS, "relu", 3, "index", [SetOutputActivation("linear")]),
+        (CE_LOGITS, "softmax", 3, "index", [SetOutputActivation("linear")]),
+        (BCE, "softmax", 1, "binary", [SetOutputActivation("sigmoid")]),
+        (BCE_LOGITS, "sigmoid", 1, "binary", [SetOutputActivation("linear")]),
+        (BCE, "softmax", 1, "signed", [SetOutputActivation("linear"), SetLoss("signed_logistic", "logits")]),
+        (MSE, "sigmoid", 1, "real", [SetOutputActivation("linear")]),
+        (MSE, "linear", 1, "real", None),
+        (CE_PROBABILITIES, "softmax", 2, "index", None),
+    ],
+)
+def test_output_activation_fits_loss_and_targets(
+    loss, activation, units, kind, wanted, finding, context, targets
+) -> None:
+    given = context(loss=loss, output_activation=activation, output_units=units)
+    proposals = list(FixOutputActivationRepair().propose(finding("improper_output_activation"), given, targets(kind)))
+    assert [list(p.edits) for p in proposals] == ([] if wanted is None else [wanted])
+
+
+@pytest.mark.parametrize(
+    ("loss", "activation", "units", "kind", "wanted"),
+    [
+        (MSE, "softmax", 3, "index", [SetLoss("cross_entropy", "probabilities")]),
+        (BCE, "sigmoid", 3, "index", [SetOutputActivation("softmax"), SetLoss("cross_entropy", "probabilities")]),
+        (BCE, "sigmoid", 1, "signed", [SetOutputActivation("linear"), SetLoss("signed_logistic", "logits")]),
+        (BCE, "linear", 1, "real", None),
+    ],
+)
+def test_loss_fits_targets(loss, activation, units, kind, wanted, finding, context, targets) -> None:
+    given = context(loss=loss, output_activation=activation, output_units=units)
+    proposals = list(FixLossRepair().propose(finding("improper_loss"), given, targets(kind)))
+    if wanted is None:
+        assert all(SetLoss("cross_entropy", "probabilities") not in p.edits for p in proposals)
+    else:
+        assert [list(p.edits) for p in proposals] == [wanted]
+
+
+def test_swapped_layers_are_hidden_unfrozen_and_not_recurrent(finding, context, targets) -> None:
+    layers = (
+        LayerInfo("rnn", "recurrent", "tanh", 8, 100),
+        LayerInfo("old", "dense", "relu", 8, 72, frozen=True),
+        LayerInfo("fc", "dense", "relu", 8, 72),
+        LayerInfo("act", "activation", "relu", 8),
+        LayerInfo("out", "dense", "softmax", 3, 27, hidden=False),
+    )
+    proposals = list(SwapActivationRepair().propose(finding("dying_relu"), context(layers=layers), targets("index")))
+    assert {p.edits[0].layers for p in proposals} == {("fc", "act")}
+    assert proposals[0].edits[0] == SwapActivation(("fc", "act"), "selu")
+
+
+@pytest.mark.parametrize(
+    ("problem", "first"), [("exploding_gradient", 0.001), ("slow_convergence", 0.1), ("not_learning", 0.1)]
+)
+def test_learning_rate_goes_where_the_problem_asks(problem, first, finding, context, targets) -> None:
+    proposals = list(ScaleLearningRateRepair().propose(finding(problem), context(), targets("binary")))
+    assert proposals[0].edits == (SetLearningRate(first),)
+
+
+def test_unknown_learning_rate_proposes_nothing(finding, context, targets) -> None:
+    given = context(optimizer=OptimizerInfo("sgd", math.nan))
+    assert not list(ScaleLearningRateRepair().propose(finding("nonfinite"), given, targets("binary")))
+
+
+@pytest.mark.parametrize(("steps", "rate"), [(100_000, 0.001), (1_000, 0.005), (100, 0.01), (None, 0.001)])
+def test_adam_reaches_far_enough_in_short_trainings(steps, rate, finding, context, targets) -> None:
+    given = context(planned_steps=steps)
+    proposals = list(SwapOptimizerRepair().propose(finding("slow_convergence"), given, targets("binary")))
+    assert proposals[0].edits == (SwapOptimizer("adam", rate),)
+    assert all(p.edits[0].name != "sgd" for p in proposals)
+
+
+@pytest.mark.parametrize(("evidence", "limit"), [({}, 1.0), ({"usual_grad_norm": 3.14159}, 3.1)])
+def test_clipping_goes_by_the_runs_own_norm(evidence, limit, finding, context, targets) -> None:
+    given = finding("exploding_gradient", evidence=evidence)
+    proposals = list(ClipGradientsRepair().propose(given, context(), targets("binary")))
+    assert proposals[0].edits == (ClipGradients("norm", limit),)
+
+
+def test_reinitialization_suits_the_activation_and_keeps_to_the_named_layers(finding, context, targets) -> None:
+    layers = (
+        LayerInfo("a", "dense", "relu", 8, 72),
+        LayerInfo("b", "dense", "tanh", 8, 72),
+        LayerInfo("c", "dense", "softmax", 3, 27, hidden=False),
+    )
+    given = context(layers=layers)
+    everywhere = list(ReinitializeRepair().propose(finding("dying_relu"), given, targets("index")))
+    assert set(everywhere[0].edits) == {Reinitialize(("a",), "he_uniform"), Reinitialize(("b", "c"), "glorot_uniform")}
+    named = list(ReinitializeRepair().propose(finding("dying_relu", layers=("a",)), given, targets("index")))
+    assert named[0].edits == (Reinitialize(("a",), "he_uniform"),)
+
+
+@pytest.mark.parametrize(
+    ("size", "rows", "optimizer", "wanted"),
+    [
+        (1, 700, OptimizerInfo("sgd", 0.01), (SetBatchSize(32),)),
+        (32, 7000, OptimizerInfo("adam", 0.001), (SetBatchSize(128), SetLearningRate(0.002))),
+        (32, 100, OptimizerInfo("sgd", 0.01), None),
+        (None, 100, OptimizerInfo("sgd", 0.01), None),
+    ],
+)
+def test_batches_grow_within_the_data(size, rows, optimizer, wanted, finding, context, targets) -> None:
+    given = context(batch_size=size, train_rows=rows, optimizer=optimizer)
+    proposals = list(ChangeBatchSizeRepair().propose(finding("oscillating_loss"), given, targets("index")))
+    assert [p.edits for p in proposals] == ([] if wanted is None else [wanted])
+
+
+@pytest.mark.parametrize(("size", "kind"), [(64, "batch"), (2, "layer")])
+def test_normalization_suits_the_batch(size, kind, finding, context, targets) -> None:
+    given = context(batch_size=size)
+    proposals = list(InsertNormalizationRepair().propose(finding("vanishing_gradient"), given, targets("binary")))
+    assert proposals[0].edits == (InsertNormalization(("fc1", "fc2"), kind),)
+
+
+def test_a_layer_with_normalization_behind_it_gets_no_second_one(finding, context, targets) -> None:
+    layers = (
+        LayerInfo("fc1", "dense", "relu", 8, 72),
+        LayerInfo("bn1", "norm", "relu", 8, 16),
+        LayerInfo("fc2", "dense", "relu", 8, 72),
+        LayerInfo("out", "dense", "softmax", 3, 27, hidden=False),
+    )
+    proposals = list(
+        InsertNormalizationRepair().propose(finding("dying_relu"), context(layers=layers), targets("index"))
+    )
+    assert proposals[0].edits[0].layers == ("fc2",)
+
+
+def test_nothing_is_proposed_twice_over(finding, context, targets) -> None:
+    adam = context(optimizer=OptimizerInfo("adam", 0.001, momentum=0.9))
+    assert not list(AddMomentumRepair().propose(finding("oscillating_loss"), adam, targets("binary")))
+    dropped = context(layers=(*context().layers, LayerInfo("drop", "dropout")))
+    assert not list(AddDropoutRepair().propose(finding("overfitting"), dropped, targets("binary")))
+    index = context(input_kind="index")
+    assert not list(ScaleInputsRepair().propose(finding("abnormal_data"), index, targets("binary")))
