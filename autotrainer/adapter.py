@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autotrainer.data import Data
-from autotrainer.edits import Edit
+from autotrainer.edits import Edit, SetLearningRate, SetMomentum, SetWeightDecay, SwapOptimizer
 from autotrainer.monitor import Monitor, Observer
 from autotrainer.signals import LayerInfo, Observation
 from autotrainer.task import TaskContext
@@ -102,8 +103,13 @@ class TrainingSpec:
     edits: tuple[Edit, ...] = ()
 
     def with_edits(self, edits: Sequence[Edit]) -> Self:
-        """Return the recipe with more edits; a later edit of a kind that stands once replaces an earlier one."""
+        """Return the recipe with more edits; a later edit of a kind that stands once replaces an earlier one.
+
+        Another optimizer replaces the settings of the one before it too.
+        """
         single = {type(e) for e in edits if not hasattr(e, "layers")}
+        if SwapOptimizer in single:
+            single |= {SetLearningRate, SetMomentum, SetWeightDecay}
         kept = tuple(e for e in self.edits if type(e) not in single)
         return replace(self, edits=kept + tuple(edits))
 
@@ -118,9 +124,17 @@ class Evaluation:
 
 
 class Run(Protocol):
-    """What the core gives a `Trainer` for one training."""
+    """What the core gives a `Trainer` for one training.
+
+    The trainer attaches the backend's observer (``run.monitor.attach(observe(...))``); the core closes the monitor
+    when `Trainer.train` has returned or raised.
+    """
 
     monitor: Monitor
+
+    def keep(self, trained: Trained) -> None:
+        """Take what is about to be trained, before the first batch: the core falls back on it if Ctrl-C ends
+        the training as given half-way."""
 
     def start(self, context: TaskContext, operations: float) -> None:
         """Take the context of the training with its edits, and operations of one forward pass of one sample."""
@@ -137,7 +151,7 @@ class Run(Protocol):
         """Take what is known at the end of an epoch; ``values`` has ``loss`` at least.
 
         Returns:
-            True to go on, False to end the training here.
+            True to go on, False to end the training here: the trainer returns what it has.
         """
 
 
@@ -185,6 +199,8 @@ class Backend(ABC):
     """One framework."""
 
     name: ClassVar[str]
+    package: ClassVar[str]
+    """Top-level package of the framework (``torch``, ``keras``): in `sys.modules` once the user has imported it."""
 
     @abstractmethod
     def accepts(self, model: Any) -> bool:
@@ -249,3 +265,19 @@ class Backend(ABC):
     @abstractmethod
     def preserve_random_state(self) -> AbstractContextManager[None]:
         """Return a context manager that puts back every random state that managed trainings touch."""
+
+    @abstractmethod
+    def save_model(self, model: Any, folder: Path) -> Path:
+        """Write a trained model to an existing folder, in the framework's own format.
+
+        Args:
+            model: The model.
+            folder: Where to write ``model.pt`` or ``model.keras``. A file that is there is replaced only once the
+                new one is complete.
+
+        Returns:
+            The file.
+
+        Raises:
+            InputError: If the model can't be saved; says why.
+        """

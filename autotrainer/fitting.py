@@ -2,13 +2,239 @@
 
 from __future__ import annotations
 
-from typing import Any
+import operator
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
 
+from autotrainer import registry
+from autotrainer.adapter import Backend, FitRequest, Trainer
+from autotrainer.budget import Budget
+from autotrainer.data import ArrayData, Data, normalize
+from autotrainer.errors import ConfigError, DataError, nearest
+from autotrainer.managing import Session
+from autotrainer.metric_choice import MetricChoice
+from autotrainer.planner import Planner
+from autotrainer.progress import Progress
 from autotrainer.result import Result
+from autotrainer.splitting import hold_out
+from autotrainer.trials import Judge
+from autotrainer.watching import switched_off
 
 __all__ = ["fit"]
 
 
-def fit(model: Any, train_data: Any, validation_data: Any = None, *, epochs: int) -> Result:
-    """Train a model, repair the training if it fails, and prove that the repair helped."""
-    raise RuntimeError((model, train_data, validation_data, epochs))
+def fit(
+    model: Any,
+    train_data: Any,
+    validation_data: Any = None,
+    *,
+    loss: Any = None,
+    optimizer: Any = None,
+    epochs: int,
+    batch_size: int = 32,
+    metric: str | Callable[[Any, Any], float] = "auto",
+    mode: Literal["max", "min"] | None = None,
+    step: Callable[..., Any] | None = None,
+    scheduler: Callable[..., Any] | None = None,
+    fit_args: Mapping[str, Any] | None = None,
+    repair: bool = True,
+    strategy: Literal["balance", "structure", "efficiency"] = "balance",
+    max_change: int = 3,
+    extra_memory: bool = True,
+    keep: str | Iterable[str] = (),
+    forbid: str | Iterable[str] = (),
+    budget: float | timedelta | None = None,
+    test_data: Any = None,
+    select: str | Iterable[str] | None = None,
+    ignore: str | Iterable[str] = (),
+    thresholds: Mapping[str, float] | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    log_dir: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> Result:
+    """Train a model, repair the training if it fails, and prove on validation data that the repair helped.
+
+    The objects given are not changed, nor is any random state of the caller's. Equal calls give equal results,
+    to the bit on a CPU, unless the budget is wall time.
+
+    Args:
+        model: ``torch.nn.Module``, ``keras.Model``, or zero-argument callable that builds one.
+        train_data: ``(x, y)`` or ``(x, y, sample_weight)`` of arrays or tensors, x also a tuple or dict of them; or
+            a loader or data set of the framework.
+        validation_data: The same. None holds back 20 % of ``(x, y)``, drawn with the seed, for classes from each
+            class alike; loaders, data sets and data in an order of time need it.
+        loss: PyTorch: loss module or callable. Keras: loss or name, None for a compiled model.
+        optimizer: PyTorch: optimizer over ``model.parameters()`` or callable(params). Keras: optimizer or name, None
+            for a compiled model.
+        epochs: Epochs of the training, >= 1.
+        batch_size: Samples a batch, for arrays; >= 1.
+        metric: ``auto`` (accuracy for classes, R² for numbers), ``accuracy``, ``r2``, ``auc``, ``mse``, ``mae``,
+            ``loss``, or a callable(y_true, y_pred) on NumPy arrays, the predictions being raw outputs.
+        mode: Whether a higher (``max``) or lower (``min``) value of a callable metric is better; None for ``max``.
+        step: PyTorch: callable(model, batch) -> loss or (loss, outputs, targets).
+        scheduler: PyTorch: callable(optimizer) -> learning-rate scheduler.
+        fit_args: Keras: further arguments of ``Model.fit``.
+        repair: False only trains, to the end, and reports.
+        strategy: Order in which repairs are tried: ``balance``, ``structure`` or ``efficiency``.
+        max_change: How far the model may be changed: 0 training settings only, 1 and weights and activations,
+            2 and inserted layers, 3 anything.
+        extra_memory: Whether repairs may take more memory.
+        keep: Layer-name patterns (``fnmatch``) that nothing may touch.
+        forbid: Names of repairs never to use.
+        budget: Number of trainings of the given model, this one included (> 0, reproducible); or wall time; None for
+            three trainings or one minute, whichever is more, but at most 30 minutes beyond the training as given.
+        test_data: Data that take no part in any decision; the result then has test scores.
+        select: Problems to look for (names, codes, code prefixes); None for all.
+        ignore: Problems to leave out.
+        thresholds: Values by ``problem.name`` or by the papers' names.
+        seed: Seed of the hold-out, shuffling, dropout and drawn weights, >= 0.
+        workers: 1; parallel trials are not available yet.
+        log_dir: Folder for run logs; None writes no file.
+        resume: False; resuming is not available yet.
+        progress: Whether to show the progress on a terminal.
+
+    Returns:
+        The result: status, model, scores, findings, plan, attempts.
+
+    Raises:
+        DataError: If data can't be used or do not fit the model.
+        BudgetError: If the budget allows nothing.
+        ConfigError: If an option is unknown or does not fit.
+        InputError: If model, loss and optimizer do not belong together.
+        Exception: Whatever the user's own code raises in the training as given.
+    """
+    rules = registry.make_rules(select, ignore, thresholds)
+    choice = MetricChoice(metric, mode, _whole("seed", seed, 0))
+    for name, value in (("repair", repair), ("extra_memory", extra_memory), ("resume", resume), ("progress", progress)):
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name} must be True or False, not {value!r}")
+    if resume:
+        raise ConfigError("resume=True is not available yet: leave it out")
+    if _whole("workers", workers, 1) != 1:
+        raise ConfigError(f"workers={workers} is not available yet: leave it out, attempts run one after the other")
+    epochs, batch_size = _whole("epochs", epochs, 1), _whole("batch_size", batch_size, 1)
+    limit = Budget(budget)
+    planner = Planner(registry.repairs(), _undecided, strategy, max_change, extra_memory, _names("forbid", forbid))
+    train, validation, test = _data(train_data, validation_data, test_data, seed)
+    with ExitStack() as stack:
+        backend = _backend(model, stack)
+        request = FitRequest(
+            model, train, validation, loss, optimizer, epochs, batch_size, step, scheduler,
+            dict(_mapping("fit_args", fit_args)), _names("keep", keep), seed,
+        )  # fmt: skip
+        trainer = backend.trainer(request)
+        _check_keep(request.keep, trainer)
+        planner.supports = trainer.supports
+        off = switched_off()
+        shown = stack.enter_context(Progress(progress))
+        session = Session(
+            trainer=trainer, request=request, rules=() if off else tuple(rules), budget=limit,
+            judge=Judge(choice, trainer.context, train), planner=planner if repair and not off else None,
+            framework=backend.name, test=test, log_dir=None if off else log_dir, progress=shown,
+        )  # fmt: skip
+        return session.run()
+
+
+# -- options ------------------------------------------------------------------------------------------------------
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
+        raise ConfigError(f"{name} must be a whole number >= {least}, not {value!r}")
+    return number
+
+
+def _names(name: str, values: Any) -> tuple[str, ...]:
+    names = (values,) if isinstance(values, str) else tuple(values) if isinstance(values, Iterable) else (values,)
+    for value in names:
+        if not isinstance(value, str) or not value:
+            raise ConfigError(f"{name} takes one name or several, not {value!r}")
+    return names
+
+
+def _mapping(name: str, values: Any) -> Mapping[str, Any]:
+    if values is not None and not isinstance(values, Mapping):
+        raise ConfigError(f"{name} must be a dict of arguments by name, not {type(values).__name__}")
+    return values or {}
+
+
+def _undecided(edit: Any) -> Any:
+    raise AssertionError(f"asked for {edit} before there was a trainer")
+
+
+def _check_keep(patterns: tuple[str, ...], trainer: Trainer) -> None:
+    names = [layer.name for layer in trainer.context.layers]
+    for pattern in patterns:
+        if names and not any(fnmatchcase(name, pattern) for name in names):
+            raise ConfigError(f"keep={pattern!r} names no layer: {nearest(pattern, names)}")
+
+
+# -- model and data -----------------------------------------------------------------------------------------------
+
+
+def _backend(model: Any, stack: ExitStack) -> Backend:
+    """Return the backend of a model or of what a callable builds; from here on random states are kept."""
+    for backend in registry.backends():
+        if backend.accepts(model):
+            stack.enter_context(backend.preserve_random_state())
+            return backend
+    if not callable(model):
+        return registry.backend_of(model)
+    for backend in registry.backends():
+        if backend.package in sys.modules:
+            stack.enter_context(backend.preserve_random_state())
+    try:
+        built = model()
+    except TypeError as error:
+        raise ConfigError(
+            f"model must be a model or a callable without arguments that builds one; {model!r} says: {error}"
+        ) from error
+    return registry.backend_of(built)
+
+
+def _data(train_data: Any, validation_data: Any, test_data: Any, seed: int) -> tuple[Data, Data, Data | None]:
+    train = normalize(train_data, "train_data")
+    if validation_data is not None:
+        validation = normalize(validation_data, "validation_data")
+    elif isinstance(train, ArrayData):
+        train, validation = hold_out(train, seed)
+    else:
+        raise DataError(
+            f"train_data is a {type(train.source).__name__}, of which nothing can be held back: give validation_data"
+        )
+    test = None if test_data is None else normalize(test_data, "test_data")
+    for name, other in (("validation_data", validation), ("test_data", test)):
+        if isinstance(train, ArrayData) and isinstance(other, ArrayData):
+            _check_alike(train, other, name)
+    return train, validation, test
+
+
+def _check_alike(train: ArrayData, other: ArrayData, name: str) -> None:
+    """Check that other data have the form of the training data; lengths of sequences may differ."""
+    forms = [_form(data.inputs) for data in (train, other)]
+    if forms[0] != forms[1]:
+        raise DataError(f"{name} has inputs of {forms[1]}, train_data of {forms[0]}: give both in one form")
+    if train.targets.ndim != other.targets.ndim:
+        raise DataError(
+            f"{name} has targets of shape {other.targets.shape}, train_data of shape {train.targets.shape}: "
+            "give both in one form"
+        )
+
+
+def _form(inputs: Any) -> str:
+    if isinstance(inputs, Mapping):
+        return "{" + ", ".join(f"{name!r}: rank {array.ndim}" for name, array in sorted(inputs.items())) + "}"
+    if isinstance(inputs, tuple):
+        return "(" + ", ".join(f"rank {array.ndim}" for array in inputs) + ")"
+    return f"rank {inputs.ndim}"

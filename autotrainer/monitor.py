@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from autotrainer.engine import Engine
 from autotrainer.errors import ConfigError, InputError
@@ -24,7 +24,7 @@ from autotrainer.task import TaskContext
 if TYPE_CHECKING:
     from autotrainer.report import Report
 
-__all__ = ["Monitor", "Observer"]
+__all__ = ["EpochObserver", "Monitor", "Observer"]
 
 logger = logging.getLogger("autotrainer")
 
@@ -39,6 +39,14 @@ class Observer(Protocol):
 
     def close(self) -> None:
         """Detach everything from the user's objects."""
+
+
+@runtime_checkable
+class EpochObserver(Observer, Protocol):
+    """An observer that knows something of an epoch by itself."""
+
+    def epoch_values(self) -> Mapping[str, float]:
+        """Return what was seen of the epoch that ends now, by name; what the user tells goes before it."""
 
 
 class Monitor:
@@ -135,6 +143,8 @@ class Monitor:
             return
         with self.guard("end_epoch()"):
             started = perf_counter()
+            if isinstance(self._observer, EpochObserver):
+                numbers = {**self._observer.epoch_values(), **numbers}
             epoch = self.history.epoch
             self.history.add_epoch(epoch, self.history.step, numbers)
             self._write({"type": "epoch", "epoch": epoch, "step": self.history.step, "values": numbers})

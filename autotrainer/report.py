@@ -1,25 +1,198 @@
-"""Reports: everything known of a run, as text, JSON and HTML."""
+"""Reports: everything known of a run, as text, JSON and HTML. They hold statistics, never samples or targets."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
-from autotrainer.findings import Finding
+from autotrainer._version import __version__
+from autotrainer.errors import InputError, nearest
+from autotrainer.files import write_atomic
+from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.task import TaskContext
 
-__all__ = ["Report"]
+if TYPE_CHECKING:
+    from autotrainer.result import Result
+
+__all__ = ["AttemptRow", "Outcome", "Report"]
+
+FORMAT = 1
+"""Version of the JSON form."""
+
+_MAX_POINTS = 400
+
+Points = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """One attempt of `autotrainer.fit`: its repairs, score, cost in trainings, what went wrong, what remains."""
+
+    repairs: tuple[str, ...]
+    score: float | None
+    cost: float
+    error: str | None
+    remaining: tuple[str, ...]
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What `autotrainer.fit` came to; fields as in `autotrainer.Result`, with the patch in words."""
+
+    status: str
+    stopped_by: str
+    metric: str
+    score: float
+    baseline_score: float
+    test_score: float | None
+    baseline_test_score: float | None
+    cost: float
+    patch: str | None
+    changes: tuple[str, ...]
+    attempts: tuple[AttemptRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A report of one run."""
+    """A report of one run.
 
-    findings: tuple[Finding, ...]
+    Attributes:
+        findings: Findings, ranked.
+        run: Facts of the run by name (``framework``, ``steps``, ``epochs``, ``layers``, …).
+        curves: Named curves, each a sequence of (step or epoch, value).
+        outcome: What a managed training came to; None for a watched or replayed run.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    run: Mapping[str, Any] = field(default_factory=dict)
+    curves: Mapping[str, Points] = field(default_factory=dict)
+    outcome: Outcome | None = None
 
     @classmethod
     def of_run(cls, findings: Sequence[Finding], history: RunHistory, context: TaskContext) -> Self:
-        """Build the report of a watched or replayed run."""
-        return cls(tuple(findings))
+        """Build the report of a watched or replayed run.
+
+        Args:
+            findings: The findings, ranked.
+            history: What was measured.
+            context: What is known of the training.
+        """
+        facts = {
+            "framework": context.framework,
+            "engine": context.engine,
+            "layers": len(context.layers),
+            "parameters": sum(layer.parameters for layer in context.layers),
+            "loss": context.loss.name,
+            "optimizer": context.optimizer.name,
+            "learning_rate": context.optimizer.learning_rate,
+            "steps": max(0, history.step + 1),
+            "epochs": history.epoch,
+            "sampled_steps": len(history.steps),
+        }
+        curves = {"loss": _points(*history.losses)}
+        if len(history.epochs("val_loss")[0]):
+            epochs, values = history.epochs("val_loss")
+            curves["val_loss"] = _points([history.step_of_epoch(int(e)) for e in epochs], values)
+        return cls(tuple(findings), facts, curves)
+
+    @classmethod
+    def of_result(cls, result: Result) -> Self:
+        """Build the report of what `autotrainer.fit` returned."""
+        chosen = result.plan
+        rows = tuple(
+            AttemptRow(
+                repairs=a.plan.repairs,
+                score=a.score,
+                cost=a.cost,
+                error=a.error,
+                remaining=tuple(f.problem for f in a.findings if f.severity is Severity.ERROR),
+                chosen=chosen is not None and a.score is not None and a.plan.edits == chosen.edits,
+            )
+            for a in result.attempts
+        )
+        outcome = Outcome(
+            status=result.status,
+            stopped_by=result.stopped_by,
+            metric=getattr(result, "metric", "score"),
+            score=result.score,
+            baseline_score=result.baseline_score,
+            test_score=result.test_score,
+            baseline_test_score=result.baseline_test_score,
+            cost=result.cost,
+            patch=None if chosen is None else str(chosen),
+            changes=() if chosen is None else chosen.changes,
+            attempts=rows,
+        )
+        curves = {name: _points(range(len(v)), v) for name, v in result.history.items() if name in ("loss", "val_loss")}
+        facts = {"epochs": max((len(v) for v in result.history.values()), default=0)}
+        return cls(tuple(result.findings), facts, curves, outcome)
+
+    def __str__(self) -> str:
+        from autotrainer.report_text import render
+
+        return render(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that strict JSON can hold; numbers that are not finite become None or strings."""
+        return {
+            "autotrainer_report": FORMAT,
+            "version": __version__,
+            "findings": [finding.to_dict() for finding in self.findings],
+            "run": _plain(self.run),
+            "curves": _plain(self.curves),
+            "result": None if self.outcome is None else _plain(asdict(self.outcome)),
+        }
+
+    def to_json(self) -> str:
+        """Return the report as strict JSON; ``autotrainer_report`` is the version of the form."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+
+    def to_html(self) -> str:
+        """Return the report as one HTML page without any outside resource."""
+        from autotrainer.report_html import render
+
+        return render(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the report; a file that was there stays until the new one is complete.
+
+        Args:
+            path: File whose suffix says the form: ``.html``, ``.json`` or ``.txt``.
+
+        Returns:
+            The path.
+
+        Raises:
+            InputError: If the suffix is unknown or the file can't be written.
+        """
+        forms = {".html": self.to_html, ".json": self.to_json, ".txt": self.__str__}
+        suffix = Path(path).suffix.lower()
+        if suffix not in forms:
+            hint = nearest(suffix, forms)
+            raise InputError(f"can't save a report as {str(path)!r}: the suffix says the form, {hint}")
+        return write_atomic(path, forms[suffix]() + "\n")
+
+
+def _points(positions: Iterable[Any], values: Iterable[Any]) -> Points:
+    """Pair positions and values; at most `_MAX_POINTS` of them, evenly spread."""
+    pairs = [(float(x), float(y)) for x, y in zip(positions, values, strict=True)]
+    if len(pairs) > _MAX_POINTS:
+        last = len(pairs) - 1
+        pairs = [pairs[round(i * last / (_MAX_POINTS - 1))] for i in range(_MAX_POINTS)]
+    return tuple(pairs)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value

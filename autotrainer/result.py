@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
+from autotrainer import registry
 from autotrainer.findings import Finding
 from autotrainer.plan import RepairPlan
+
+if TYPE_CHECKING:
+    from autotrainer.report import Report
 
 __all__ = ["Attempt", "Result"]
 
@@ -30,10 +37,41 @@ class Attempt:
     findings: tuple[Finding, ...]
     cost: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON can hold."""
+        return {
+            "plan": json.loads(self.plan.to_json()),
+            "score": _plain(self.score),
+            "error": self.error,
+            "findings": [finding.to_dict() for finding in self.findings],
+            "cost": _plain(self.cost),
+        }
+
 
 @dataclass(slots=True)
 class Result:
-    """What a managed training came to."""
+    """What a managed training came to.
+
+    Attributes:
+        status: ``healthy`` (no error, nothing tried), ``repaired`` (better by more than noise and no error left),
+            ``improved`` (better, errors remain) or ``unrepaired`` (the training as given is returned).
+        stopped_by: ``done``, ``budget`` or ``interrupt``.
+        model: The trained model, in evaluation mode; never worse on validation data than the training as given.
+        optimizer: The optimizer that trained it.
+        history: Values by name (``loss``, ``val_loss``, ``score``, ...), one for each epoch of its training.
+        score: Its validation score, in the metric's own sign; NaN if the budget allowed no evaluation.
+        baseline_score: That of the training as given.
+        test_score: Its score on the test data, or None without test data.
+        baseline_test_score: That of the training as given.
+        findings: Of the training as given, ranked.
+        plan: What the returned training changes, or None.
+        attempts: All repaired trainings that were tried, in order.
+        cost: Total work, in trainings of the given model.
+        metric: Name of the metric.
+        mode: ``max`` or ``min``: whether higher or lower is better.
+        notes: Why repairs were left out, by the name of the repair.
+        epochs: Planned epochs.
+    """
 
     status: Literal["healthy", "repaired", "improved", "unrepaired"]
     stopped_by: Literal["done", "budget", "interrupt"]
@@ -48,3 +86,55 @@ class Result:
     plan: RepairPlan | None
     attempts: list[Attempt] = field(default_factory=list)
     cost: float = 0.0
+    metric: str = "score"
+    mode: Literal["max", "min"] = "max"
+    notes: Mapping[str, str] = field(default_factory=dict)
+    epochs: int = 0
+
+    def report(self) -> Report:
+        """Return everything known as a report."""
+        from autotrainer.report import Report
+
+        return Report.of_result(self)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write model, plan, attempts and report to a folder.
+
+        Files that are there are replaced, each only once the new one is complete. The model comes in its
+        framework's own format (``model.pt``, ``model.keras``), the rest as ``plan.json`` (where there is a plan),
+        ``attempts.json``, ``report.json`` and ``report.html``.
+
+        Args:
+            folder: Where to write; created if missing.
+
+        Returns:
+            The folder.
+
+        Raises:
+            InputError: If the model can't be saved.
+            OSError: If the folder can't be written.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        registry.backend_of(self.model).save_model(self.model, folder)
+        if self.plan is not None:
+            _write(folder / "plan.json", self.plan.to_json())
+        else:
+            (folder / "plan.json").unlink(missing_ok=True)  # of an earlier result: it would not belong to this model
+        attempts = [attempt.to_dict() for attempt in self.attempts]
+        _write(folder / "attempts.json", json.dumps(attempts, indent=2, allow_nan=False))
+        report = self.report()
+        report.save(folder / "report.json")
+        report.save(folder / "report.html")
+        return folder
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file so that one that was there stays until the new one is complete."""
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def _plain(value: float | None) -> float | str | None:
+    return value if value is None or abs(value) < float("inf") else str(value)

@@ -7,7 +7,7 @@ from time import perf_counter
 
 from autotrainer.errors import ConfigError
 
-__all__ = ["Sampler"]
+__all__ = ["Sampler", "StepSampler"]
 
 _FIRST_STEPS = 10
 _SPREAD = 25
@@ -87,3 +87,25 @@ class Sampler:
     def _affordable(self) -> bool:
         allowed = _START_ALLOWANCE + self._share * (self._clock() - self._start)
         return self._spent + self._last_cost <= allowed
+
+
+class StepSampler(Sampler):
+    """Decides by step numbers alone, so that equal trainings are sampled equally: for managed trainings.
+
+    The same steps as those of `Sampler` where cost is no object.
+
+    Args:
+        active: False samples nothing.
+    """
+
+    def __init__(self, *, active: bool = True) -> None:
+        super().__init__(share=1.0)
+        if not active:
+            self._next = 1 << 62
+
+    def affordable(self) -> bool:
+        """Return False: managed trainings ask for a verdict themselves, at epochs of their choice."""
+        return False
+
+    def _affordable(self) -> bool:
+        return True

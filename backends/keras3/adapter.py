@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from autotrainer.adapter import Backend, FitRequest, Trainer
@@ -20,6 +21,7 @@ class KerasBackend(Backend):
     """Adapter for models of Keras."""
 
     name = "keras3"
+    package = "keras"
 
     def accepts(self, model: Any) -> bool:
         """Say whether it is a `keras.Model`."""
@@ -63,3 +65,9 @@ class KerasBackend(Backend):
         from autotrainer.backends.keras3.random_state import preserve_random_state
 
         return preserve_random_state()
+
+    def save_model(self, model: Any, folder: Path) -> Path:
+        """Write a trained model to a folder."""
+        from autotrainer.backends.keras3.trainer import save_model
+
+        return save_model(model, folder)

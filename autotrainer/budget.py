@@ -1,0 +1,114 @@
+"""The budget of `fit`: work in units of one training as given, or wall time."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from fractions import Fraction
+
+from autotrainer.errors import BudgetError
+
+__all__ = ["Budget", "Workload"]
+
+_TRAINING_PASSES = 3  # forward, backward to the activations, backward to the weights
+_DEFAULT_TRAININGS = 3
+_DEFAULT_SECONDS = 60.0
+_DEFAULT_SECONDS_BEYOND = 30 * 60.0
+
+
+class Workload:
+    """Counts the work of one training: samples × operations per sample × passes, in whole numbers.
+
+    Args:
+        operations: Operations of one forward pass of one sample, >= 1 after rounding.
+    """
+
+    def __init__(self, operations: float) -> None:
+        self.operations = max(1, round(operations)) if math.isfinite(operations) else 1
+
+    def of(self, samples: int, *, training: bool) -> int:
+        """Return the work of a training step (three passes) or a forward pass on some samples."""
+        return samples * self.operations * (_TRAINING_PASSES if training else 1)
+
+
+class Budget:
+    """What `fit` may still do.
+
+    Work is counted in whole numbers, so that equal trainings cost exactly the same and a budget in trainings is
+    never exceeded. A training as given has a size of 1; it is known from the start where the data are arrays, and
+    after the first epoch otherwise.
+
+    Args:
+        limit: Number of trainings as given (> 0); wall time (> 0); or None for three trainings or one minute,
+            whichever is more, but at most 30 minutes beyond the training as given.
+        clock: Seconds.
+
+    Raises:
+        BudgetError: If the limit allows nothing.
+    """
+
+    def __init__(self, limit: float | timedelta | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        seconds = limit.total_seconds() if isinstance(limit, timedelta) else None
+        number = seconds if seconds is not None else limit
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int | float)):
+            raise BudgetError(f"budget must be a number of trainings, a timedelta or None, not {limit!r}")
+        if number is not None and not number > 0:
+            raise BudgetError(f"budget={limit!r} allows no work: 1 is one training as given, 3 leaves room for repairs")
+        self._trainings = None if seconds is not None or limit is None else float(number or 0)
+        self._seconds = seconds
+        self._clock = clock
+        self._start = clock()
+        self._baseline_end: float | None = None
+        self._unit: int | None = None
+        self._spent = 0
+
+    @property
+    def unit(self) -> int | None:
+        """Work of one training as given, or None while that is unknown."""
+        return self._unit
+
+    def measure(self, unit: int) -> None:
+        """Say how much work one training as given is."""
+        self._unit = max(1, unit)
+
+    def end_baseline(self) -> None:
+        """Say that the training as given has ended; what it did is its size if that is still unknown."""
+        self._baseline_end = self._clock()
+        if self._unit is None:
+            self.measure(self._spent)
+
+    def allows(self, work: int) -> bool:
+        """Say whether some more work is within the budget."""
+        if self._seconds is not None:
+            return self._clock() - self._start < self._seconds
+        within = self._within(work, self._trainings if self._trainings is not None else _DEFAULT_TRAININGS)
+        if self._trainings is not None or self._baseline_end is None:
+            return within
+        now = self._clock()
+        beyond = now - self._baseline_end
+        return (within or now - self._start < _DEFAULT_SECONDS) and beyond < _DEFAULT_SECONDS_BEYOND
+
+    def spend(self, work: int) -> None:
+        """Account for work."""
+        self._spent += work
+
+    @property
+    def timed(self) -> bool:
+        """Whether wall time is the limit: an evaluation that is due is then still made."""
+        return self._trainings is None
+
+    @property
+    def spent(self) -> int:
+        """Work so far, in operations."""
+        return self._spent
+
+    def in_trainings(self, work: int) -> float:
+        """Return work in units of one training as given."""
+        return work / self._unit if self._unit else float("nan")
+
+    def _within(self, work: int, trainings: float) -> bool:
+        if self._unit is None or math.isinf(trainings):
+            return True
+        return self._spent + work <= Fraction(trainings) * self._unit

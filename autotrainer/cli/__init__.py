@@ -1,0 +1,70 @@
+"""The command line. Status 0: nothing found or all repaired; 1: errors remain; 2: bad input, told in one line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from autotrainer._version import __version__
+from autotrainer.cli import check, demo, explain, replay, report, reproduce, rules
+from autotrainer.errors import AutotrainerError, ConfigError, nearest
+from autotrainer.report_text import clean
+
+__all__ = ["main"]
+
+COMMANDS = (demo, check, rules, explain, replay, report, reproduce)
+"""One module a command: ``NAME``, ``HELP``, ``add_arguments(parser)``, ``run(args) -> status``."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose usage errors are errors of autotrainer: one line, status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Arguments after the program's name; None for those of the process.
+
+    Returns:
+        The exit status.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        names = [command.NAME for command in COMMANDS]
+        if given and not given[0].startswith("-") and given[0] not in names:
+            raise ConfigError(f"unknown command {given[0]!r}: {nearest(given[0], names)}")
+        args = _parser().parse_args(given)
+        status: int = args.run(args)
+        sys.stdout.flush()
+    except AutotrainerError as error:
+        print(f"autotrainer: {clean(' '.join(str(error).split()))}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("autotrainer: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, as in `autotrainer rules | head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="autotrainer",
+        description="Watches neural-network training, names what goes wrong, and repairs it.",
+        epilog="Status: 0 nothing found or all repaired, 1 errors remain, 2 bad input.",
+    )
+    parser.add_argument("--version", action="version", version=f"autotrainer {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        own = commands.add_parser(command.NAME, help=command.HELP, description=command.HELP)
+        command.add_arguments(own)
+        own.set_defaults(run=command.run)
+    return parser

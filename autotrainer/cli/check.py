@@ -1,0 +1,115 @@
+"""``autotrainer check``: look at a training before it starts."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from autotrainer.checking import check
+from autotrainer.cli.common import add_json, add_rule_options, print_json, rule_options, status_of
+from autotrainer.errors import AutotrainerError, ConfigError, InputError, nearest
+from autotrainer.report import Report
+
+__all__ = ["HELP", "NAME", "add_arguments", "run"]
+
+NAME = "check"
+HELP = "look at a training before it starts: MODULE:FUNCTION returns the arguments of autotrainer.check"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("target", metavar="MODULE:FUNCTION", help="a dict of check's arguments, or (model, data, …)")
+    add_rule_options(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the findings."""
+    positional, keywords = _arguments(_call(args.target), args.target)
+    given = {name: value for name, value in rule_options(args).items() if value}
+    findings = check(*positional, **{**keywords, **given})
+    if args.json:
+        print_json([finding.to_dict() for finding in findings])
+    else:
+        print(Report(tuple(findings)))
+    return status_of(findings, args.fail_on)
+
+
+def _call(target: str) -> Any:
+    """Import the module, from the present folder too, and call its function.
+
+    Raises:
+        ConfigError: If there is no such module or function, or it needs arguments.
+        InputError: If module or function fail.
+    """
+    module_name, separator, function_name = target.partition(":")
+    if not separator or not function_name or not all(part.isidentifier() for part in module_name.split(".")):
+        raise ConfigError(f"check takes MODULE:FUNCTION, as train:make (no path, no .py), not {target!r}")
+    sys.path.insert(0, os.getcwd())
+    try:
+        return _import_and_call(module_name, function_name)
+    finally:
+        sys.path.remove(os.getcwd())
+
+
+def _import_and_call(module_name: str, function_name: str) -> Any:
+    target = f"{module_name}:{function_name}"
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and module_name.startswith(error.name):
+            raise ConfigError(
+                f"no module {module_name!r} in {os.getcwd()} or among the installed packages; give MODULE:FUNCTION"
+            ) from error
+        raise InputError(f"module {module_name} fails to import: {error}; install what it needs") from error
+    except AutotrainerError:
+        raise
+    except Exception as error:
+        raise InputError(f"module {module_name} fails to import: {type(error).__name__}: {error}") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        functions = [name for name, value in vars(module).items() if inspect.isfunction(value)]
+        raise ConfigError(
+            f"module {module_name} has no function {function_name!r}: {nearest(function_name, functions)}"
+        )
+    try:
+        return function()
+    except AutotrainerError:
+        raise
+    except Exception as error:
+        raise InputError(f"{target} fails: {type(error).__name__}: {error}; it is called without arguments") from error
+
+
+def _arguments(returned: Any, target: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Split what the function returned into positional and keyword arguments of `autotrainer.check`.
+
+    Raises:
+        ConfigError: If it does not fit the signature.
+    """
+    positional: tuple[Any, ...] = ()
+    keywords: dict[str, Any] = {}
+    if isinstance(returned, Mapping):
+        keywords = {str(name): value for name, value in returned.items()}
+    elif isinstance(returned, tuple):
+        named = returned[2:]
+        positional = returned[:2]
+        if named and isinstance(named[-1], Mapping):
+            keywords = {str(name): value for name, value in named[-1].items()}
+            named = named[:-1]
+        keywords |= dict(zip(("loss", "optimizer"), named, strict=False))
+        positional += named[2:]
+    else:
+        raise ConfigError(
+            f"{target} must return a dict of check's arguments or (model, train_data, loss, optimizer), "
+            f"not {type(returned).__name__}"
+        )
+    try:
+        inspect.signature(check).bind(*positional, **keywords)
+    except TypeError as error:
+        raise ConfigError(f"what {target} returned does not fit autotrainer.check: {error}") from error
+    return positional, keywords

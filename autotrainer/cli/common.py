@@ -1,0 +1,74 @@
+"""What several commands share: choosing rules, exit status, and output that suits terminal and pipe."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from autotrainer.errors import ConfigError
+from autotrainer.findings import Finding, Severity
+from autotrainer.report_text import clean
+
+__all__ = ["add_json", "add_rule_options", "print_json", "print_table", "rule_options", "status_of"]
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def add_rule_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose rules and decide the exit status."""
+    parser.add_argument("--select", action="append", metavar="NAME", help="only these problems: name, code, prefix")
+    parser.add_argument("--ignore", action="append", metavar="NAME", default=[], help="not these problems")
+    parser.add_argument("--threshold", action="append", metavar="NAME=VALUE", default=[], help="problem.name=value")
+    parser.add_argument("--fail-on", choices=("error", "warning"), default="error", help="what makes the status 1")
+
+
+def rule_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return ``select``, ``ignore`` and ``thresholds`` of the options that `add_rule_options` added.
+
+    Raises:
+        ConfigError: If a threshold is not NAME=VALUE with a number.
+    """
+    thresholds = {}
+    for given in args.threshold:
+        name, _, value = given.partition("=")
+        try:
+            thresholds[name] = float(value)
+        except ValueError as error:
+            raise ConfigError(
+                f"--threshold takes NAME=VALUE with a number, as vanishing_gradient.ratio=1e-4, not {given!r}"
+            ) from error
+    return {"select": args.select, "ignore": args.ignore, "thresholds": thresholds}
+
+
+def status_of(findings: Iterable[Finding], fail_on: str) -> int:
+    """Return 1 if there is a finding of that severity or worse, else 0."""
+    return int(any(f.severity.rank <= Severity(fail_on).rank for f in findings))
+
+
+def print_json(value: Any) -> None:
+    """Print strict JSON."""
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: drawn on a terminal, aligned plain columns elsewhere."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*columns, header_style="bold")
+        for row in rows:
+            table.add_row(*(Text(clean(cell)) for cell in row))
+        Console().print(table)  # honours NO_COLOR
+        return
+    cells = [list(columns), *([clean(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    for row in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,27 @@
+"""``autotrainer replay``: judge a recorded run again."""
+
+from __future__ import annotations
+
+import argparse
+
+from autotrainer.cli.common import add_json, add_rule_options, rule_options, status_of
+from autotrainer.replaying import replay
+
+__all__ = ["HELP", "NAME", "add_arguments", "run"]
+
+NAME = "replay"
+HELP = "judge a recorded run again, from the log that watch(log_dir=…) wrote"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("log", metavar="LOG", help="file that watch(log_dir=…) wrote")
+    add_rule_options(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report of the run."""
+    report = replay(args.log, **rule_options(args))
+    print(report.to_json() if args.json else report)
+    return status_of(report.findings, args.fail_on)

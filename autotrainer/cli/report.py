@@ -1,0 +1,27 @@
+"""``autotrainer report``: write the report of a recorded run to a file."""
+
+from __future__ import annotations
+
+import argparse
+
+from autotrainer.cli.common import add_rule_options, rule_options, status_of
+from autotrainer.replaying import replay
+
+__all__ = ["HELP", "NAME", "add_arguments", "run"]
+
+NAME = "report"
+HELP = "write the report of a recorded run as .html, .json or .txt"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("log", metavar="LOG", help="file that watch(log_dir=…) wrote")
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="its suffix says the form")
+    add_rule_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the file and say where."""
+    report = replay(args.log, **rule_options(args))
+    print(f"report: {report.save(args.output)}")
+    return status_of(report.findings, args.fail_on)

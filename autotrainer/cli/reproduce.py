@@ -1,0 +1,33 @@
+"""``autotrainer reproduce``: repair a training of the published AUTOTRAINER."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from autotrainer.cli.common import add_json
+from autotrainer.reproducing import BUILTIN_MODEL, reproduce
+
+__all__ = ["HELP", "NAME", "add_arguments", "run"]
+
+NAME = "reproduce"
+HELP = "repair a training of the published AUTOTRAINER, from its own model and configuration"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--model", required=True, metavar="FILE", help=f".h5 or .keras, or {BUILTIN_MODEL}")
+    parser.add_argument("--config", required=True, metavar="FILE", help=".pkl (plain values only) or .json")
+    parser.add_argument("--out", metavar="DIR", help="folder for the repaired model; default: reproduced/<model>")
+    parser.add_argument("--data", metavar="DIR", help="folder of MNIST's files; default: $AUTOTRAINER_DATA")
+    parser.add_argument("--budget", type=float, metavar="N", help="work allowed, in trainings of the given model")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report and say where everything is."""
+    out = Path(args.out or Path("reproduced") / Path(args.model.removeprefix("builtin:")).stem)
+    result = reproduce(args.model, args.config, out, args.data, args.budget)
+    report = result.report()
+    print(report.to_json() if args.json else f"{report}\n\nsaved in {out}")
+    return 0 if result.status in ("healthy", "repaired") else 1

@@ -1,0 +1,1 @@
+"""The published demo cases of AUTOTRAINER, and their data."""

@@ -1,0 +1,81 @@
+"""The published demo cases, each with a healthy twin, in a form that every framework can build."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+__all__ = ["CASES", "Case", "Layer", "Recipe"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A dense layer: units, activation, and whether its weights are He (for ReLU) or Glorot uniform."""
+
+    units: int
+    activation: Literal["linear", "relu", "sigmoid", "softmax"]
+    he: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A training on one of the embedded data sets.
+
+    Attributes:
+        data: ``circle`` (one unit, binary cross-entropy) or ``blob`` (three classes, cross-entropy).
+        layers: Dense layers, the output last.
+        optimizer: ``adam`` or ``sgd``.
+        learning_rate: Learning rate.
+        momentum: Of SGD.
+        batch_size: Samples a batch.
+        epochs: Epochs.
+    """
+
+    data: Literal["circle", "blob"]
+    layers: tuple[Layer, ...]
+    optimizer: Literal["adam", "sgd"]
+    learning_rate: float
+    batch_size: int
+    epochs: int
+    momentum: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A failing training of the published demo, the problem that it shows, and a twin without it."""
+
+    problem: str
+    about: str
+    faulty: Recipe
+    twin: Recipe
+
+
+_HIDDEN = Layer(50, "relu", he=True)
+_VANISHING = Recipe("circle", (*[Layer(5, "sigmoid")] * 8, Layer(1, "sigmoid")), "adam", 1e-3, 128, 300)
+_OSCILLATING = Recipe("blob", (_HIDDEN, Layer(3, "softmax")), "sgd", 1e-2, 1, 20, momentum=0.9)
+_IMPROPER = Recipe("blob", (*[_HIDDEN] * 4, Layer(3, "relu")), "adam", 1e-4, 256, 300)
+
+CASES = (
+    Case(
+        "vanishing_gradient",
+        "Circle, eight sigmoid layers of five units",
+        _VANISHING,
+        replace(
+            _VANISHING, layers=(*[Layer(16, "relu", he=True)] * 2, Layer(1, "sigmoid")), learning_rate=1e-2, epochs=100
+        ),
+    ),
+    Case(
+        "oscillating_loss",
+        "Blob, batches of one row with SGD, rate 0.01 and momentum 0.9",
+        _OSCILLATING,
+        replace(_OSCILLATING, batch_size=32, momentum=0.0, epochs=60),
+    ),
+    Case(
+        "improper_output_activation",
+        "Blob, ReLU where softmax is due",
+        _IMPROPER,
+        replace(_IMPROPER, layers=(*[_HIDDEN] * 4, Layer(3, "softmax")), epochs=150),
+    ),
+)
+"""The cases. Layers, data, optimizers and batch sizes are the published ones; the case of batch size 1 has 20 epochs
+in place of 200."""

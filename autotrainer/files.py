@@ -1,0 +1,38 @@
+"""Files that are either complete or not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from autotrainer.errors import InputError
+
+__all__ = ["write_atomic"]
+
+
+def write_atomic(path: str | Path, content: str | bytes) -> Path:
+    """Write a file so that the one before stays until the new one is complete.
+
+    Args:
+        path: The file; missing folders are created.
+        content: Text, written as UTF-8, or bytes.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: If it can't be written.
+    """
+    path = Path(path)
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"can't write {path}: {error.strerror or error}; give a path that can be written") from error
+    return path

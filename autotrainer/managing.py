@@ -1,0 +1,180 @@
+"""One call of `fit` from the training as given to the result."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from autotrainer.adapter import FitRequest, Trainer, TrainingSpec
+from autotrainer.budget import Budget
+from autotrainer.data import Data
+from autotrainer.metrics import Metric
+from autotrainer.plan import RepairPlan
+from autotrainer.planner import Planner
+from autotrainer.progress import Progress
+from autotrainer.result import Attempt, Result
+from autotrainer.rule import Rule
+from autotrainer.search import Candidate, Search
+from autotrainer.trials import Judge, ManagedRun, Trial, run_trial
+
+__all__ = ["Session"]
+
+logger = logging.getLogger("autotrainer")
+
+_LEAST_SHARE = 5
+"""An attempt is begun only if the budget allows one epoch of it, or a fifth of it where it has less epochs."""
+
+StoppedBy = Literal["done", "budget", "interrupt"]
+
+
+@dataclass
+class Session:
+    """Runs the training as given, then attempts to repair it where it failed.
+
+    Attributes:
+        trainer: Runs trainings.
+        request: What `fit` was given.
+        rules: Rules in force.
+        budget: What may be done.
+        judge: Scores evaluations.
+        planner: Makes steps from findings; None if nothing is to be repaired.
+        framework: Name of the backend.
+        test: Test data, or None.
+        log_dir: Folder for run logs, or None.
+        progress: Shows the progress.
+    """
+
+    trainer: Trainer
+    request: FitRequest
+    rules: Sequence[Rule]
+    budget: Budget
+    judge: Judge
+    planner: Planner | None
+    framework: str
+    test: Data | None
+    log_dir: str | Path | None
+    progress: Progress
+    attempts: list[Attempt] = field(default_factory=list)
+
+    def run(self) -> Result:
+        """Return the result.
+
+        Raises:
+            Exception: Whatever is raised in the training as given.
+        """
+        baseline = self._train(TrainingSpec(self.request.epochs, self.request.seed), baseline=True)
+        self.budget.end_baseline()
+        baseline_test = self._test_score(baseline)
+        metric = self.judge.metric
+        if self.planner is None or metric is None or baseline.interrupted or baseline.cut_short or not baseline.errors:
+            stopped: StoppedBy = "done"
+            if baseline.interrupted or baseline.cut_short:
+                stopped = "interrupt" if baseline.interrupted else "budget"
+            return self._result(baseline, baseline, None, stopped, baseline_test, baseline_test)
+        search = Search(self.planner, metric, self.judge.targets, baseline)
+        plan, stopped = self._repair(search)
+        test = self._test_score(search.best) if search.best is not baseline else baseline_test
+        return self._result(search.best, baseline, plan, stopped, test, baseline_test)
+
+    # -- trainings ------------------------------------------------------------------------------------------------
+
+    def _train(self, spec: TrainingSpec, *, baseline: bool = False) -> Trial:
+        title = "training as given" if baseline else f"attempt {len(self.attempts) + 1}"
+        self.progress.begin(title, spec.epochs)
+        request = self.request
+        run = ManagedRun(
+            spec, self.rules, self.budget, self.judge, request.train, request.validation, baseline=baseline,
+            stops=self.planner is not None, log_dir=self.log_dir, tell=self.progress.tell,
+        )  # fmt: skip
+        return run_trial(self.trainer, spec, run, self.judge, request.validation)
+
+    def _repair(self, search: Search) -> tuple[RepairPlan | None, StoppedBy]:
+        plan: RepairPlan | None = None
+        while not search.repaired:
+            if not self._affords_attempt():
+                return plan, "budget"
+            candidate = search.next()
+            if candidate is None:
+                return plan, "done"
+            before = self.budget.spent
+            try:
+                trial = self._train(candidate.spec)
+            except KeyboardInterrupt:
+                self._failed(candidate, "interrupted by the user", before)
+                return plan, "interrupt"
+            except Exception as error:  # noqa: BLE001 - whatever goes wrong in an attempt, the best so far is returned
+                self._failed(candidate, f"{type(error).__name__}: {error}", before)
+                continue
+            plan = self._take(search, candidate, trial) or plan
+        return plan, "done"
+
+    def _take(self, search: Search, candidate: Candidate, trial: Trial) -> RepairPlan | None:
+        """Record an attempt that has ended; keep its model only if it is the best."""
+        if trial.judged is None or trial.trained is None:
+            self._failed(candidate, "the budget ended before its first evaluation", self.budget.spent - trial.work)
+            return None
+        plan = candidate.plan(self.framework, trial.trained.edits)
+        cost = self.budget.in_trainings(trial.work)
+        self.attempts.append(Attempt(plan, trial.judged.value, None, trial.findings, cost))
+        best = search.best
+        if search.add(candidate, trial):
+            best.trained = None
+            return plan
+        trial.trained = None
+        return None
+
+    def _failed(self, candidate: Candidate, error: str, spent_before: int) -> None:
+        cost = self.budget.in_trainings(self.budget.spent - spent_before)
+        self.attempts.append(Attempt(candidate.plan(self.framework), None, error, (), cost))
+        logger.info("attempt with %s failed: %s", ", ".join(candidate.repairs), error)
+
+    def _affords_attempt(self) -> bool:
+        unit = self.budget.unit or 1
+        return self.budget.allows(max(1, unit // max(_LEAST_SHARE, self.request.epochs)))
+
+    # -- the result -----------------------------------------------------------------------------------------------
+
+    def _test_score(self, trial: Trial) -> float | None:
+        metric: Metric | None = self.judge.metric
+        if self.test is None or metric is None or trial.trained is None:
+            return None
+        return metric.judge(trial.trained.evaluate(self.test)).value
+
+    def _result(
+        self,
+        best: Trial,
+        baseline: Trial,
+        plan: RepairPlan | None,
+        stopped_by: StoppedBy,
+        test_score: float | None,
+        baseline_test_score: float | None,
+    ) -> Result:
+        status: Literal["healthy", "repaired", "improved", "unrepaired"]
+        if best is baseline:
+            status = "unrepaired" if baseline.errors else "healthy"
+        else:
+            status = "improved" if best.errors else "repaired"
+        trained, metric = best.trained, self.judge.metric
+        assert trained is not None, "only trainings that are no longer the best drop their model"
+        return Result(
+            status=status,
+            stopped_by=stopped_by,
+            model=trained.model,
+            optimizer=trained.optimizer,
+            history=best.history,
+            score=best.judged.value if best.judged else float("nan"),
+            baseline_score=baseline.judged.value if baseline.judged else float("nan"),
+            test_score=test_score,
+            baseline_test_score=baseline_test_score,
+            findings=list(baseline.findings),
+            plan=plan,
+            attempts=self.attempts,
+            cost=self.budget.in_trainings(self.budget.spent),
+            metric=metric.name if metric else "score",
+            mode=metric.mode if metric else "max",
+            notes=dict(self.planner.notes) if self.planner else {},
+            epochs=self.request.epochs,
+        )

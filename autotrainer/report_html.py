@@ -1,0 +1,75 @@
+"""The HTML form of a report: one page, no outside resource, every name escaped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from autotrainer._version import __version__
+from autotrainer.report_text import count, fold, number
+
+if TYPE_CHECKING:
+    from autotrainer.report import Points, Report
+
+__all__ = ["render"]
+
+_WIDTH, _HEIGHT = 640.0, 200.0
+_LOG_FROM = 50.0
+"""Curves that span more than this factor are drawn on a logarithmic axis."""
+
+
+def render(report: Report) -> str:
+    """Return the report as an HTML page."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = number
+    template = environment.from_string(files("autotrainer").joinpath("templates/report.html.j2").read_text("utf-8"))
+    return template.render(
+        report=report,
+        groups=fold(report.findings),
+        headline=str(report).split("\n\n", 1)[0],
+        facts={k.replace("_", " "): _fact(v) for k, v in report.run.items()},
+        chart=_chart(report.curves),
+        version=__version__,
+        count=count,
+    )
+
+
+def _fact(value: object) -> str:
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def _chart(curves: Mapping[str, Points]) -> dict[str, object] | None:
+    """Lay the curves out in a box of `_WIDTH` × `_HEIGHT`; None where there is nothing to draw.
+
+    Returns:
+        ``lines``: (name, SVG points) pairs, a curve being broken where it is not finite; ``low`` and ``high``: ends
+        of the value axis; ``last``: end of the step axis; ``log``: whether the value axis is logarithmic.
+    """
+    finite = [(x, y) for points in curves.values() for x, y in points if math.isfinite(y)]
+    if len(finite) < 2:
+        return None
+    low, high = min(y for _, y in finite), max(y for _, y in finite)
+    last = max(x for x, _ in finite)
+    log = low > 0 and high / low > _LOG_FROM
+
+    def place(x: float, y: float) -> str:
+        down, up, at = (math.log(v) for v in (low, high, y)) if log else (low, high, y)
+        share = (at - down) / (up - down) if up > down else 0.5
+        return f"{x / max(last, 1.0) * _WIDTH:.1f},{(1 - share) * _HEIGHT:.1f}"
+
+    lines = []
+    for name, points in curves.items():
+        piece: list[str] = []
+        for x, y in points:
+            if math.isfinite(y):
+                piece.append(place(x, y))
+            elif piece:
+                lines.append((name, " ".join(piece)))
+                piece = []
+        if piece:
+            lines.append((name, " ".join(piece)))
+    return {"lines": lines, "names": sorted({n for n, _ in lines}), "low": low, "high": high, "last": last, "log": log}

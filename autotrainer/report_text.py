@@ -1,0 +1,147 @@
+"""The text form of a report: problem first, its consequences folded under it, then what to do."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from autotrainer.findings import Finding, Severity
+
+if TYPE_CHECKING:
+    from autotrainer.report import Outcome, Report
+
+__all__ = ["clean", "count", "fold", "number", "render"]
+
+_WIDTH = 100
+
+
+def render(report: Report) -> str:
+    """Return the report as plain text, lines of at most about 100 characters."""
+    blocks = [_headline(report)]
+    if report.outcome is not None:
+        blocks.append(_outcome_lines(report.outcome))
+    blocks += [_finding_lines(root, consequences) for root, consequences in fold(report.findings)]
+    if report.outcome is not None:
+        blocks += _repair_blocks(report.outcome)
+    return "\n\n".join("\n".join(lines) for lines in blocks if lines)
+
+
+def clean(text: str) -> str:
+    """Escape control characters, so that no name can steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def number(value: float | None) -> str:
+    """Return a number with four significant digits; a dash for None."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+def count(amount: int, noun: str) -> str:
+    """Return an amount and its noun, in the plural where it has to be."""
+    return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
+
+
+def fold(findings: Sequence[Finding]) -> list[tuple[Finding, list[Finding]]]:
+    """Group findings: each root with all its direct and indirect consequences, in the order given."""
+    by_name = {f.problem: f for f in findings}
+    groups: dict[str, tuple[Finding, list[Finding]]] = {}
+    for finding in findings:
+        root, seen = finding, {finding.problem}
+        while root.caused_by in by_name and root.caused_by not in seen:
+            root = by_name[root.caused_by]
+            seen.add(root.problem)
+        if root.caused_by in seen:  # rules that name each other: the first one told is the root
+            root = min((by_name[name] for name in seen), key=list(findings).index)
+        group = groups.setdefault(root.problem, (root, []))
+        if finding is not root:
+            group[1].append(finding)
+    return list(groups.values())
+
+
+def _headline(report: Report) -> list[str]:
+    amounts = {s: sum(f.severity is s for f in report.findings) for s in Severity}
+    said = [count(n, s.value if s is not Severity.INFO else "note") for s, n in amounts.items() if n]
+    where = []
+    if report.run.get("steps") is not None:
+        where.append(f"in {count(report.run['steps'], 'step')}")
+    if report.run.get("epochs"):
+        where.append(
+            f"({count(report.run['epochs'], 'epoch')})" if where else f"in {count(report.run['epochs'], 'epoch')}"
+        )
+    if report.run.get("framework", "unknown") != "unknown":
+        where.append(f"of a {report.run['framework']} training")
+    if report.run.get("layers"):
+        where.append(f"of {count(report.run['layers'], 'layer')}")
+    return _wrap(" ".join(["autotrainer:", ", ".join(said) or "no problem found", *where]))
+
+
+def _finding_lines(root: Finding, consequences: Sequence[Finding]) -> list[str]:
+    lines = [
+        f"{root.severity.upper()}  {root.code} {root.problem}   "
+        f"(first seen in epoch {root.epoch}, step {root.step}; {root.confidence:.0%} sure)"
+    ]
+    lines += _wrap(root.message, "  ")
+    if root.layers:
+        shown = ", ".join(root.layers[:6]) + (f" and {len(root.layers) - 6} more" if len(root.layers) > 6 else "")
+        lines += _wrap(f"layers: {shown}", "  ")
+    if root.evidence:
+        lines += _wrap("evidence: " + ", ".join(f"{k} = {number(v)}" for k, v in root.evidence.items()), "  ")
+    for finding in consequences:
+        lines += _wrap(f"└ leads to {finding.code} {finding.problem} [{finding.severity}]: {finding.message}", "  ")
+    if root.repairs and root.severity is not Severity.INFO:
+        lines += _wrap(f"what helps, best first: {', '.join(root.repairs)}", "  ")
+    if root.severity is not Severity.INFO:
+        lines += _wrap(f"more: autotrainer explain {root.problem}", "  ")
+    return lines
+
+
+def _outcome_lines(outcome: Outcome) -> list[str]:
+    said = {
+        "healthy": "healthy: no error was found, so nothing was tried.",
+        "repaired": "repaired: better by more than noise, and no error is left.",
+        "improved": "improved: better by more than noise, but errors are left.",
+        "unrepaired": "unrepaired: nothing tried was better by more than noise; the training as given is returned.",
+    }
+    lines = _wrap(said.get(outcome.status, outcome.status))
+    lines.append(f"  validation {outcome.metric}: {number(outcome.baseline_score)} → {number(outcome.score)}")
+    if outcome.test_score is not None:
+        before = number(outcome.baseline_test_score)
+        lines.append(f"  test {outcome.metric}: {before} → {number(outcome.test_score)}")
+    stopped = {"budget": "; the budget was spent", "interrupt": "; interrupted"}.get(outcome.stopped_by, "")
+    lines.append(f"  work: {outcome.cost:.2f} trainings of the given model{stopped}")
+    return lines
+
+
+def _repair_blocks(outcome: Outcome) -> list[list[str]]:
+    blocks = []
+    if outcome.patch is not None:
+        lines = ["What to change in your own code:"]
+        if outcome.changes:
+            lines.append(f"  (it changes: {', '.join(outcome.changes)})")
+        blocks.append(lines + [f"  {clean(line)}" for line in outcome.patch.splitlines()])
+    if outcome.attempts:
+        scored = sum(a.score is not None for a in outcome.attempts)
+        lines = ["Attempts:", f"  {'score':>9}  {'cost':>5}  repairs"]
+        for a in outcome.attempts:
+            left = (
+                f"failed: {a.error}"
+                if a.error
+                else (f"left: {', '.join(a.remaining)}" if a.remaining else "no error left")
+            )
+            mark = "*" if a.chosen else " "
+            lines.append(clean(f"{mark} {number(a.score):>9}  {a.cost:>5.2f}  {' + '.join(a.repairs)} ({left})"))
+        if outcome.test_score is None and scored:
+            lines += _wrap(
+                f"{count(scored, 'attempt')} and the training as given were compared on one validation set, so the "
+                "best score there is a little too good; test_data= gives an unbiased one.",
+                "  ",
+            )
+        blocks.append(lines)
+    return blocks
+
+
+def _wrap(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(
+        clean(text), _WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False
+    ) or [indent]

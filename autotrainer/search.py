@@ -1,0 +1,169 @@
+"""The search for a repaired training: which step to try next on top of which training, and who is the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from autotrainer.adapter import TrainingSpec
+from autotrainer.edits import Edit
+from autotrainer.metrics import Metric
+from autotrainer.plan import RepairPlan
+from autotrainer.planner import Planner, Step
+from autotrainer.task import TargetSummary
+from autotrainer.trials import Trial
+
+__all__ = ["Candidate", "Search"]
+
+_PENALTY = {"best": 0.0, "proven": -3.5, "fewer": 0.0, "other": 4.0, "worse": 12.0}
+"""How many steps a training to build on is behind the best one, by what it came to."""
+_DEPTH = 4.0
+"""The same for each repair that it has more than the best one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A step on top of a training that was tried."""
+
+    base: Node
+    step: Step
+    spec: TrainingSpec
+    proven: bool = False
+
+    @property
+    def repairs(self) -> tuple[str, ...]:
+        """Names of all repairs, in the order in which they were found."""
+        return _joined(self.base.repairs, self.step.repairs)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Names of all problems answered."""
+        return _joined(self.base.problems, self.step.problems)
+
+    def plan(self, framework: str, edits: Sequence[Edit] = ()) -> RepairPlan:
+        """Return the plan, with the edits as they were in force."""
+        return RepairPlan(self.repairs, tuple(edits) or self.spec.edits, self.problems, framework)
+
+
+@dataclass(eq=False)
+class Node:
+    """A training that was tried, with the steps that can be taken from there."""
+
+    trial: Trial
+    repairs: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    proven: bool = False
+    steps: list[Step] = field(default_factory=list)
+    taken: int = 0
+    worse: bool = False
+
+
+class Search:
+    """Holds the trainings tried so far and chooses what to try next. Deterministic.
+
+    First the proven repairs of all findings together. Then the steps of the best training so far, in the planner's
+    order; trainings that were no better take their turn where the best one's first steps have failed, since real
+    trainings often have two faults of which neither alone is worth anything mended.
+
+    Args:
+        planner: Makes steps from findings.
+        metric: Compares.
+        targets: Targets of the training.
+        baseline: The training as given.
+    """
+
+    def __init__(self, planner: Planner, metric: Metric, targets: TargetSummary, baseline: Trial) -> None:
+        self._planner, self._metric, self._targets = planner, metric, targets
+        self._tried = {_key(())}
+        self.baseline = baseline
+        root = Node(baseline)
+        self._nodes = [root]
+        self._best = root
+        self._plan_steps(root)
+
+    @property
+    def best(self) -> Trial:
+        """The best training so far."""
+        return self._best.trial
+
+    @property
+    def repaired(self) -> bool:
+        """Whether the best is better than the training as given by more than noise, and has no error left."""
+        return self._best.trial is not self.baseline and not self._best.trial.errors
+
+    def next(self) -> Candidate | None:
+        """Return what to try next, or None if there is nothing left."""
+        if len(self._tried) == 1:
+            step = self._planner.proven(self.baseline.findings, self.baseline.context, self._targets)
+            candidate = self._take(self._nodes[0], step, proven=True) if step is not None else None
+            if candidate is not None:
+                return candidate
+        while True:
+            open_nodes = [node for node in self._nodes if node.steps]
+            if not open_nodes:
+                return None
+            node = min(open_nodes, key=lambda n: (n.taken + self._penalty(n), self._nodes.index(n)))
+            candidate = self._take(node, node.steps.pop(0))
+            if candidate is not None:
+                node.taken += 1
+                return candidate
+
+    def add(self, candidate: Candidate, trial: Trial) -> bool:
+        """Take in an attempt that has a score.
+
+        Returns:
+            Whether it is the best now.
+        """
+        node = Node(trial, candidate.repairs, candidate.problems, candidate.proven)
+        self._nodes.append(node)
+        self._plan_steps(node)
+        if not self._wins(trial):
+            node.worse = self._is_worse(node)
+            return False
+        self._best = node
+        for other in self._nodes:
+            other.worse = self._is_worse(other)
+        return True
+
+    def _wins(self, trial: Trial) -> bool:
+        new, old, given = trial.judged, self.best.judged, self.baseline.judged
+        if new is None:
+            return False
+        if old is None or given is None:
+            return True
+        if self._metric.better(new, old):
+            return self.best is self.baseline or self._metric.better(new, given)
+        clean = not trial.errors and bool(self.best.errors)
+        return clean and self._metric.better(new, given) and self._metric.gain(new, old) >= 0
+
+    def _take(self, base: Node, step: Step, *, proven: bool = False) -> Candidate | None:
+        spec = base.trial.spec.with_edits(step.edits)
+        key = _key(spec.edits)
+        if key in self._tried:
+            return None
+        self._tried.add(key)
+        return Candidate(base, step, spec, proven)
+
+    def _plan_steps(self, node: Node) -> None:
+        node.steps = self._planner.steps(node.trial.findings, node.trial.context, self._targets)
+
+    def _penalty(self, node: Node) -> float:
+        if node is self._best:
+            return _PENALTY["best"]
+        if node.proven and not node.worse:
+            return _PENALTY["proven"]
+        fewer = len(node.trial.errors) < len(self.best.errors)
+        depth = _DEPTH * max(0, len(node.repairs) - len(self._best.repairs))
+        return _PENALTY["worse" if node.worse else "fewer" if fewer else "other"] + depth
+
+    def _is_worse(self, node: Node) -> bool:
+        mine, best = node.trial.judged, self.best.judged
+        return mine is None or (best is not None and self._metric.better(best, mine))
+
+
+def _key(edits: Sequence[Edit]) -> tuple[str, ...]:
+    return tuple(sorted(repr(edit) for edit in edits))
+
+
+def _joined(first: tuple[str, ...], then: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*first, *then)))

@@ -1,0 +1,209 @@
+"""A backend whose trainings follow a script: tests the core without any framework."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotrainer.adapter import (
+    Backend,
+    Evaluation,
+    FitRequest,
+    Run,
+    Support,
+    SupportLevel,
+    Trained,
+    Trainer,
+    TrainingSpec,
+)
+from autotrainer.data import ArrayData, Data, StreamData
+from autotrainer.edits import Edit, SetLearningRate
+from autotrainer.monitor import Monitor, Observer
+from autotrainer.signals import LayerInfo, Observation
+from autotrainer.task import LossInfo, OptimizerInfo, TaskContext
+
+__all__ = ["FakeBackend", "FakeModel", "FakeTrainer", "Outcome"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a scripted training comes to.
+
+    Attributes:
+        accuracy: Share of rows that it predicts right from the middle of its epochs on; 0 before that.
+        values: Further values of each epoch, by name: what rules of a test look at.
+        operations: Operations per sample.
+        raises: Raised at the beginning of an epoch, by its number.
+        nonfinite: Whether all predictions are NaN.
+    """
+
+    accuracy: float = 1.0
+    values: Mapping[str, float] = field(default_factory=dict)
+    operations: float = 1.0
+    raises: Mapping[int, BaseException] = field(default_factory=dict)
+    nonfinite: bool = False
+
+
+@dataclass
+class FakeModel:
+    """A model whose trainings follow a script.
+
+    Attributes:
+        script: Edits in force -> what the training comes to.
+        refuses: Kinds of edits that are not supported.
+        edits: Edits that it was trained with; filled in by the training.
+        epochs: Epochs that it was trained for.
+    """
+
+    script: Callable[[tuple[Edit, ...]], Outcome]
+    refuses: tuple[type[Edit], ...] = ()
+    edits: tuple[Edit, ...] = ()
+    epochs: int = 0
+
+
+class FakeBackend(Backend):
+    """Adapter for `FakeModel`. Data are arrays, or lists of (inputs, targets) batches as a stream."""
+
+    name = "fake"
+    package = "autotrainer"
+
+    def __init__(self) -> None:
+        self.restored = 0
+
+    def accepts(self, model: Any) -> bool:
+        """Say whether it is a `FakeModel`."""
+        return isinstance(model, FakeModel)
+
+    def layers(self, model: Any) -> tuple[LayerInfo, ...]:
+        """Return two dense layers."""
+        return (
+            LayerInfo("hidden", "dense", "relu", 4, 8),
+            LayerInfo("out", "dense", "sigmoid", 1, 5, hidden=False),
+        )
+
+    def observe(self, model: Any, optimizer: Any, loss_fn: Any, monitor: Monitor, **plan: Any) -> Observer:
+        """Attach nothing: values of epochs are all there is to see."""
+        raise NotImplementedError("a FakeModel is only trained by fit")
+
+    def probe(
+        self, model: Any, data: Any, loss: Any, optimizer: Any, batches: int
+    ) -> tuple[TaskContext, list[Observation]]:
+        """Return the context, and no observations."""
+        return TaskContext("fake", "fake", layers=self.layers(model)), []
+
+    def trainer(self, request: FitRequest) -> Trainer:
+        """Prepare managed trainings."""
+        return FakeTrainer(request, self.layers(request.model))
+
+    def apply(self, edits: Sequence[Edit], model: Any, optimizer: Any) -> tuple[Any, Any]:
+        """Return the model with the edits noted."""
+        return replace(model, edits=tuple(edits)), optimizer
+
+    def preserve_random_state(self) -> AbstractContextManager[None]:
+        """Put back NumPy's global random state."""
+
+        @contextmanager
+        def kept() -> Iterator[None]:
+            state = np.random.get_state()
+            try:
+                yield
+            finally:
+                np.random.set_state(state)
+                self.restored += 1
+
+        return kept()
+
+    def save_model(self, model: Any, folder: Path) -> Path:
+        """Write the edits as text."""
+        path = folder / "model.txt"
+        path.write_text(repr(model.edits), encoding="utf-8")
+        return path
+
+
+class FakeTrainer(Trainer):
+    """Runs scripted trainings, with the calls of a real one.
+
+    Args:
+        request: What `fit` was given; the loss is not used.
+        layers: Layers of the context.
+    """
+
+    def __init__(self, request: FitRequest, layers: tuple[LayerInfo, ...]) -> None:
+        self.request = request
+        built = request.model if isinstance(request.model, FakeModel) else request.model()
+        self._model: FakeModel = built
+        self.context = TaskContext(
+            "fake",
+            "fake",
+            LossInfo("bce", "binary_cross_entropy", "probabilities"),
+            OptimizerInfo("sgd", 0.1),
+            layers,
+            "sigmoid",
+            1,
+            planned_epochs=request.epochs,
+            train_rows=request.train.rows if isinstance(request.train, ArrayData) else None,
+        )
+
+    def supports(self, edit: Edit) -> Support:
+        """Refuse what the model refuses."""
+        if isinstance(edit, self._model.refuses):
+            return Support(SupportLevel.NONE, f"this model refuses {type(edit).__name__}")
+        return Support(SupportLevel.REBUILD)
+
+    def train(self, spec: TrainingSpec, run: Run) -> Trained:
+        """Follow the script."""
+        outcome = self._model.script(spec.edits)
+        model = replace(self._model, edits=spec.edits)
+        epoch = 0
+
+        def predict(targets: NDArray[Any]) -> NDArray[np.float64]:
+            right = np.arange(len(targets)) < outcome.accuracy * len(targets) - 1e-9
+            late = model.epochs >= spec.epochs / 2
+            said = np.where(right & late, targets.reshape(-1), 1 - targets.reshape(-1)).astype(np.float64)
+            return np.full_like(said, np.nan) if outcome.nonfinite else said
+
+        def evaluate(data: Data) -> Evaluation:
+            targets = np.concatenate([batch for _, batch in _batches(data, 32)])
+            outputs = predict(targets)
+            wrong = float(np.mean(np.abs(outputs - targets.reshape(-1))))
+            return Evaluation(outputs, targets, math.nan if outcome.nonfinite else wrong)
+
+        trained = Trained(model, "optimizer", spec.edits, predict, evaluate)
+        run.keep(trained)
+        rates = [edit.value for edit in spec.edits if isinstance(edit, SetLearningRate)]
+        rate = rates[-1] if rates else self.context.optimizer.learning_rate
+        optimizer = replace(self.context.optimizer, learning_rate=rate)
+        run.start(replace(self.context, optimizer=optimizer), outcome.operations)
+        for epoch in range(spec.epochs):
+            if epoch in outcome.raises:
+                raise outcome.raises[epoch]
+            done = self._epoch(run)
+            model.epochs = epoch + 1
+            rows = sum(len(batch) for _, batch in _batches(self.request.validation, 32))
+            evaluation = evaluate(self.request.validation) if run.spend(rows, training=False) else None
+            loss = math.nan if outcome.nonfinite else 1 - outcome.accuracy
+            if not run.end_epoch(epoch, {"loss": loss, **outcome.values}, evaluation) or not done:
+                break
+        return trained
+
+    def _epoch(self, run: Run) -> bool:
+        return all(
+            run.spend(len(targets), training=True)
+            for _, targets in _batches(self.request.train, self.request.batch_size)
+        )
+
+
+def _batches(data: Data, size: int) -> Iterator[tuple[Any, NDArray[Any]]]:
+    if isinstance(data, StreamData):
+        yield from data.source
+        return
+    for begin in range(0, data.rows, size):
+        rows = np.arange(begin, min(begin + size, data.rows))
+        yield data.take(rows).inputs, data.targets[rows]

@@ -1,0 +1,306 @@
+"""Managed trainings: what one training may cost, what is known at its epochs' ends, and when it is stuck."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from autotrainer.adapter import Evaluation, Trained, Trainer, TrainingSpec
+from autotrainer.budget import Budget, Workload
+from autotrainer.data import ArrayData, Data
+from autotrainer.edits import StopEarly
+from autotrainer.findings import Finding, Severity
+from autotrainer.metric_choice import MetricChoice, accuracy_metric
+from autotrainer.metrics import Judged, LossMetric, Metric
+from autotrainer.monitor import Monitor
+from autotrainer.rule import Rule
+from autotrainer.sampler import StepSampler
+from autotrainer.summary import DataSummary
+from autotrainer.task import TargetSummary, TaskContext
+
+__all__ = ["Judge", "ManagedRun", "Trial", "run_trial"]
+
+_STUCK = ("nonfinite", "not_learning")
+"""Problems whose error ends a training early: nothing more is to be had from it."""
+_BLOCKS = 20
+"""Blocks of validation rows that tell the noise of a loss."""
+
+
+class Judge:
+    """Scores evaluations; decides on the metric with the first one.
+
+    Args:
+        choice: The user's choice of metric.
+        context: The training as given.
+        train: Training data.
+    """
+
+    def __init__(self, choice: MetricChoice, context: TaskContext, train: Data) -> None:
+        self._choice, self._context = choice, context
+        self._summary = DataSummary()
+        if isinstance(train, ArrayData):
+            self._summary.add_targets(train.targets)
+        self._metric: Metric | None = None
+        self._accuracy: Metric | None = None
+
+    @property
+    def metric(self) -> Metric | None:
+        """The metric; None before the first evaluation."""
+        return self._metric
+
+    @property
+    def targets(self) -> TargetSummary:
+        """Summary of the training targets, of the validation targets where the data are a stream."""
+        return self._summary.targets
+
+    def judge(self, evaluation: Evaluation) -> Judged:
+        """Score an evaluation.
+
+        Raises:
+            InputError: If the metric does not fit.
+        """
+        if self._metric is None:
+            if not self.targets.count:
+                self._summary.add_targets(evaluation.targets)
+            self._metric = self._choice.decide(self._context, self.targets, evaluation)
+            self._accuracy = accuracy_metric(self._context, self.targets, evaluation)
+        return self._metric.judge(evaluation)
+
+    def accuracy(self, evaluation: Evaluation) -> float:
+        """Return the accuracy for the rules, whatever the metric; NaN where the task is no classification."""
+        if self._accuracy is None:
+            return math.nan
+        try:
+            return self._accuracy.judge(evaluation).value
+        except ValueError:  # shapes that do not belong together: no accuracy to tell
+            return math.nan
+
+
+class ManagedMonitor(Monitor):
+    """A monitor inside `fit`: what the trainer knows of its training completes what is observed."""
+
+    given: TaskContext | None = None
+
+    def begin(self, context: TaskContext) -> None:
+        """Start or refine the run."""
+        given = self.given
+        if given is not None:
+            context = replace(
+                given,
+                layers=context.layers or given.layers,
+                output_activation=context.output_activation or given.output_activation,
+                output_units=context.output_units or given.output_units,
+                input_kind=given.input_kind if context.input_kind == "unknown" else context.input_kind,
+                planned_epochs=given.planned_epochs or context.planned_epochs,
+                planned_steps=given.planned_steps or context.planned_steps,
+            )
+        super().begin(replace(context, managed=True))
+
+
+class ManagedRun:
+    """What the core gives a `Trainer` for one training: implements `autotrainer.adapter.Run`.
+
+    Args:
+        spec: Recipe of the training.
+        rules: Rules in force; none, and nothing is measured.
+        budget: What may still be done.
+        judge: Scores evaluations.
+        train: Training data.
+        validation: Validation data.
+        baseline: Whether this is the training as given.
+        stops: Whether an error that shows the training stuck ends it.
+        log_dir: Folder for the run log, or None.
+        tell: Called at each epoch's end with (epoch, score).
+    """
+
+    def __init__(
+        self,
+        spec: TrainingSpec,
+        rules: Sequence[Rule],
+        budget: Budget,
+        judge: Judge,
+        train: Data,
+        validation: Data,
+        *,
+        baseline: bool = False,
+        stops: bool = True,
+        log_dir: str | Path | None = None,
+        tell: Callable[[int, float], None] | None = None,
+    ) -> None:
+        self.monitor: Monitor = ManagedMonitor(rules, StepSampler(active=bool(rules)), log_dir=log_dir, quiet=True)
+        self.context = TaskContext()
+        self.kept: Trained | None = None
+        self.judged: Judged | None = None
+        self.history: dict[str, list[float]] = {}
+        self.work = 0
+        self.cut_short = False
+        self.stuck = False
+        self._spec, self._budget, self._judge, self._tell = spec, budget, judge, tell
+        self._baseline, self._stops = baseline, stops
+        self._train_rows = train.rows if isinstance(train, ArrayData) else None
+        self._validation_rows = validation.rows if isinstance(validation, ArrayData) else None
+        self._evaluations = 2 if any(isinstance(edit, StopEarly) for edit in spec.edits) else 1
+        self._workload = Workload(1)
+        self._epochs = 0
+        self._evaluated = 0
+        self._next_verdict = 0
+
+    # -- for the trainer ------------------------------------------------------------------------------------------
+
+    def keep(self, trained: Trained) -> None:
+        """Take what is about to be trained."""
+        self.kept = trained
+
+    def start(self, context: TaskContext, operations: float) -> None:
+        """Take the context of the training and the operations of one forward pass of one sample."""
+        self._workload = Workload(operations)
+        self.context = replace(context, managed=True, planned_epochs=context.planned_epochs or self._spec.epochs)
+        if isinstance(self.monitor, ManagedMonitor):
+            self.monitor.given = self.context
+            observed = self.monitor.context
+            self.monitor.begin(observed if observed.framework != "unknown" else self.context)
+        if self._baseline and self._train_rows is not None and self._validation_rows is not None:
+            epoch = self._workload.of(self._train_rows, training=True)
+            epoch += self._workload.of(self._validation_rows, training=False)
+            self._budget.measure(self._spec.epochs * epoch)
+
+    def spend(self, samples: int, *, training: bool) -> bool:
+        """Account for work that is about to be done, if the budget allows it."""
+        work = self._workload.of(int(samples), training=training)
+        if training:
+            reserve = self._evaluations * self._workload.of(self.validation_rows, training=False)
+            if not self._budget.allows(work + reserve):
+                self.cut_short = True
+                return False
+        elif self._budget.timed or self._budget.allows(work):
+            self._evaluated += int(samples)
+        else:
+            return False
+        self._budget.spend(work)
+        self.work += work
+        return True
+
+    def end_epoch(self, epoch: int, values: Mapping[str, float], evaluation: Evaluation | None) -> bool:
+        """Take what is known at the end of an epoch, and say whether to go on."""
+        numbers = {name: float(value) for name, value in values.items()}
+        if evaluation is not None:
+            self.judged = self._judge.judge(evaluation)
+            numbers["val_loss"] = float(evaluation.loss)
+            accuracy = self._judge.accuracy(evaluation)
+            if not math.isnan(accuracy):
+                numbers["val_accuracy"] = accuracy
+            if self._validation_rows is None:
+                self._validation_rows = self._evaluated
+        self._evaluated = 0
+        self._remember(numbers, self.judged.value if evaluation is not None and self.judged else math.nan)
+        self._epochs += 1
+        if self._baseline and self._epochs == 1 and not self.cut_short:
+            self._budget.measure(self._spec.epochs * self.work)
+        self.monitor.end_epoch(**numbers)
+        if self._tell is not None:
+            self._tell(epoch, self.history["score"][-1])
+        self.stuck = self._stops and self._is_stuck(numbers, evaluation)
+        return not (self.stuck or self.cut_short)
+
+    @property
+    def validation_rows(self) -> int:
+        """Rows of validation data, 0 while that is unknown."""
+        return self._validation_rows or 0
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _remember(self, numbers: Mapping[str, float], score: float) -> None:
+        for name, value in {**numbers, "score": score}.items():
+            column = self.history.setdefault(name, [])
+            column += [math.nan] * (self._epochs - len(column))
+            column.append(value)
+
+    def _is_stuck(self, numbers: Mapping[str, float], evaluation: Evaluation | None) -> bool:
+        broken = not all(math.isfinite(numbers.get(name, 0.0)) for name in ("loss", "val_loss"))
+        if self._epochs < self._next_verdict and not broken:
+            return False
+        self._next_verdict = self._epochs + max(1, self._epochs // 16)
+        errors = {f.problem for f in self.monitor.findings if f.severity is Severity.ERROR}
+        if "nonfinite" in errors and evaluation is not None and not broken:
+            outputs = np.asarray(evaluation.outputs)
+            if outputs.dtype.kind != "f" or np.isfinite(outputs).all():
+                errors.discard("nonfinite")  # it came out of it again
+        return not errors.isdisjoint(_STUCK)
+
+
+@dataclass(slots=True)
+class Trial:
+    """A training that has ended.
+
+    Attributes:
+        spec: Its recipe.
+        trained: The trained model, or None once it was dropped.
+        judged: Its score on the validation data, or None if it never came to one.
+        findings: Verdict of its monitor.
+        context: What is known of it.
+        history: Values by name, one an epoch.
+        work: Its work, in operations.
+        cut_short: Whether the budget ended it.
+        interrupted: Whether Ctrl-C ended it.
+        errors: The findings that are errors.
+    """
+
+    spec: TrainingSpec
+    trained: Trained | None
+    judged: Judged | None
+    findings: tuple[Finding, ...]
+    context: TaskContext
+    history: dict[str, list[float]]
+    work: int
+    cut_short: bool
+    interrupted: bool = False
+    errors: tuple[Finding, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.errors = tuple(f for f in self.findings if f.severity is Severity.ERROR)
+
+
+def run_trial(trainer: Trainer, spec: TrainingSpec, run: ManagedRun, judge: Judge, validation: Data) -> Trial:
+    """Run one training to its end, or to where it is stuck, interrupted or out of budget.
+
+    Returns:
+        The trial. Ctrl-C during the training as given keeps it if it has a score.
+
+    Raises:
+        KeyboardInterrupt: If there is nothing to keep.
+        Exception: Whatever the trainer raises.
+    """
+    interrupted = False
+    try:
+        trained = trainer.train(spec, run)
+    except KeyboardInterrupt:
+        if spec.edits or run.kept is None or run.judged is None:
+            raise
+        trained, interrupted = run.kept, True
+    finally:
+        run.monitor.close()
+    if not interrupted:
+        _settle(trained, spec, run, judge, validation)
+    findings, context = tuple(run.monitor.findings), run.monitor.context
+    if context.framework == "unknown":
+        context = run.context
+    return Trial(spec, trained, run.judged, findings, context, run.history, run.work, run.cut_short, interrupted)
+
+
+def _settle(trained: Trained, spec: TrainingSpec, run: ManagedRun, judge: Judge, validation: Data) -> None:
+    """Score the weights that are returned where they are not those of the last epoch, and add a loss's noise."""
+    rows = validation.rows if isinstance(validation, ArrayData) else None
+    restored = any(isinstance(edit, StopEarly) for edit in trained.edits or spec.edits)
+    if restored and run.spend(rows or run.validation_rows, training=False):
+        run.judged = judge.judge(trained.evaluate(validation))
+    metric = judge.metric
+    if not isinstance(metric, LossMetric) or run.judged is None or not isinstance(validation, ArrayData):
+        return
+    if validation.rows >= 2 and run.spend(validation.rows, training=False):
+        parts = np.array_split(np.arange(validation.rows), min(_BLOCKS, validation.rows))
+        losses = [trained.evaluate(validation.take(part)).loss for part in parts]
+        run.judged = metric.with_blocks(run.judged, np.array(losses))

@@ -1,0 +1,243 @@
+"""Data of managed trainings: batches for `Model.fit`, and what has to be known of them beforehand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from autotrainer.backends.keras3.surgery import InputStatistics
+from autotrainer.data import ArrayData, Data, StreamData, as_array, map_arrays
+from autotrainer.errors import ConfigError, DataError
+from autotrainer.summary import DataSummary
+from autotrainer.task import TargetSummary
+
+__all__ = ["ArrayFeed", "Batch", "StreamFeed", "batches", "cast", "first_array", "input_statistics", "make_feed"]
+
+Batch = tuple[Any, Any, Any]
+"""Inputs, targets and sample weights (or None)."""
+
+_SAMPLE_BATCHES = 16
+
+
+def cast(array: NDArray[Any]) -> NDArray[Any]:
+    """Return floating values in Keras' default type, as `fit` casts them; the rest as it is."""
+    return array.astype(keras.config.floatx(), copy=False) if array.dtype.kind == "f" else array
+
+
+def first_array(values: Any) -> Any:
+    """Return the first array of a nested structure."""
+    return keras.tree.flatten(values)[0]
+
+
+class ArrayFeed:
+    """Arrays in memory, shuffled anew for each epoch.
+
+    The order of the rows depends on the seed and the number of the epoch alone.
+
+    Args:
+        data: The data.
+        batch_size: Samples a batch.
+        shuffle: Whether to shuffle.
+        steps: Batches an epoch, or None for all there are.
+    """
+
+    def __init__(self, data: ArrayData, batch_size: int, shuffle: bool, steps: int | None) -> None:
+        self._data, self._shuffle = data, shuffle
+        self.batch_size, self.rows = batch_size, data.rows
+        self._batches = math.ceil(data.rows / batch_size)
+        self.steps = steps if steps is not None else self._batches
+
+    def resized(self, size: int) -> ArrayFeed:
+        """Return the same data in other batches."""
+        if self.steps != self._batches:
+            raise ConfigError("steps_per_epoch is given: another batch size would change how much an epoch trains on")
+        return ArrayFeed(self._data, size, self._shuffle, None)
+
+    def rows_of(self, step: int) -> int:
+        """Return the samples of a batch, counted from the start of the training."""
+        last = step % self._batches == self._batches - 1
+        return self.rows - (self._batches - 1) * self.batch_size if last else self.batch_size
+
+    def arguments(self, epochs: int, seed: int) -> dict[str, Any]:
+        """Return what to call `fit` with.
+
+        On TensorFlow one pipeline for the whole training: `fit` takes some 20 ms an epoch to restart one.
+        """
+        inputs, targets = map_arrays(cast, self._data.inputs), cast(self._data.targets)
+        if keras.backend.backend() == "tensorflow":
+            source = _pipeline((inputs, targets), self._data.weights, self, epochs, seed, self._shuffle)
+            return {"x": source, "steps_per_epoch": self.steps, "shuffle": False}
+        return {
+            "x": inputs,
+            "y": targets,
+            "sample_weight": self._data.weights,
+            "batch_size": self.batch_size,
+            "shuffle": self._shuffle,
+            "steps_per_epoch": self.steps if self.steps != self._batches else None,
+        }
+
+
+def _pipeline(data: Any, weights: Any, feed: ArrayFeed, epochs: int, seed: int, shuffle: bool) -> Any:
+    import tensorflow as tf
+
+    content = data if weights is None else (*data, cast(weights))
+    tensors = tf.nest.map_structure(tf.convert_to_tensor, content)
+    passes = math.ceil(epochs * feed.steps / max(1, math.ceil(feed.rows / feed.batch_size)))
+
+    def one_pass(number: Any) -> Any:
+        rows = tf.range(feed.rows)
+        if shuffle:
+            rows = tf.random.experimental.stateless_shuffle(rows, seed=tf.stack([tf.constant(seed, tf.int64), number]))
+        chosen = tf.data.Dataset.from_tensor_slices(rows).batch(feed.batch_size)
+        return chosen.map(lambda r: tf.nest.map_structure(lambda t: tf.gather(t, r), tensors))
+
+    return tf.data.Dataset.range(passes).flat_map(one_pass).prefetch(2)
+
+
+class StreamFeed:
+    """A data set or loader of the user's, passed to `fit` as it is.
+
+    How many samples a batch holds is not known before it is read: the largest of the first ones is assumed.
+
+    Args:
+        source: `tf.data.Dataset`, `keras.utils.PyDataset`, `torch.utils.data.DataLoader` or another iterable of
+            batches that can be read again.
+        steps: Batches an epoch, or None for all there are.
+    """
+
+    def __init__(self, source: Any, steps: int | None) -> None:
+        self._source, self._given_steps = source, steps
+        length = _length(source)
+        if length is None and steps is None:
+            raise DataError("train_data has no end: give fit_args={'steps_per_epoch': …}")
+        self.steps = steps if steps is not None else (length if length != -1 else None)
+        sample = [_rows(b) for b in batches(StreamData(source), 2)]
+        if not sample:
+            raise DataError("train_data holds no batch")
+        self.batch_size = max(sample)
+        self.rows = None if self.steps is None else self.steps * self.batch_size
+
+    def resized(self, size: int) -> StreamFeed:
+        """Return the same data in other batches, where the data set can be batched anew."""
+        if not hasattr(self._source, "unbatch"):
+            raise ConfigError(f"a {type(self._source).__name__} keeps its own batch size")
+        if self._given_steps is not None:
+            raise ConfigError("steps_per_epoch is given: another batch size would change how much an epoch trains on")
+        return StreamFeed(self._source.unbatch().batch(size), None)
+
+    def rows_of(self, step: int) -> int:
+        """Return the samples that a batch is taken to hold."""
+        return self.batch_size
+
+    def arguments(self, epochs: int, seed: int) -> dict[str, Any]:
+        """Return what to call `fit` with."""
+        arguments = {"x": self._source, "steps_per_epoch": self._given_steps}
+        if not isinstance(self._source, keras.utils.PyDataset):
+            arguments["shuffle"] = False
+        return arguments
+
+
+def make_feed(data: Data, batch_size: int, shuffle: bool, steps: int | None) -> ArrayFeed | StreamFeed:
+    """Return the batches of training data."""
+    if isinstance(data, ArrayData):
+        return ArrayFeed(data, batch_size, shuffle, steps)
+    return StreamFeed(data.source, steps)
+
+
+def batches(data: Data, limit: int | None = None, size: int = 256) -> Iterator[Batch]:
+    """Yield batches in the order of the data.
+
+    Args:
+        data: Arrays or a stream.
+        limit: Batches to yield at most.
+        size: Samples a batch, for arrays.
+    """
+    if isinstance(data, ArrayData):
+        starts = range(0, data.rows, size)
+        source: Any = (
+            (
+                map_arrays(lambda a, s=s: cast(a[s : s + size]), data.inputs),
+                cast(data.targets[s : s + size]),
+                None if data.weights is None else cast(data.weights[s : s + size]),
+            )
+            for s in starts
+        )
+    elif isinstance(data.source, keras.utils.PyDataset):
+        source = (data.source[i] for i in range(len(data.source)))
+    else:
+        source = iter(data.source)
+    for number, batch in enumerate(source):
+        if limit is not None and number >= limit:
+            return
+        yield _unpack(batch)
+
+
+def _unpack(batch: Any) -> Batch:
+    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+        raise DataError("each batch must be (inputs, targets) or (inputs, targets, sample_weight)")
+    inputs, targets, weights = (*batch, None) if len(batch) == 2 else batch
+    convert: Callable[[Any], Any] = lambda v: as_array(v) if type(v).__module__.startswith("torch") else v  # noqa: E731
+    return tuple(keras.tree.map_structure(convert, v) for v in (inputs, targets, weights))  # type: ignore[return-value]
+
+
+def _rows(batch: Batch) -> int:
+    return int(first_array(batch[1]).shape[0])
+
+
+def _length(source: Any) -> int | None:
+    """Return the batches of a stream; -1 if only reading tells, None if it never ends."""
+    if hasattr(source, "cardinality"):
+        size = int(source.cardinality())
+        return None if size == -1 else (size if size >= 0 else -1)
+    if isinstance(source, keras.utils.PyDataset):
+        return source.num_batches
+    return len(source) if hasattr(source, "__len__") else -1
+
+
+def target_summary(data: Data) -> TargetSummary:
+    """Return what the targets look like: all of arrays, the first batches of a stream."""
+    summary = DataSummary()
+    if isinstance(data, ArrayData):
+        summary.add_targets(data.targets)
+    else:
+        for _, targets, _ in batches(data, _SAMPLE_BATCHES):
+            summary.add_targets(as_array(first_array(targets)))
+    return summary.targets
+
+
+def input_statistics(data: Data, entry: int, name: str | None) -> InputStatistics:
+    """Return mean and standard deviation of one input over the training data; values that are not finite are left out.
+
+    Args:
+        data: The training data.
+        entry: Position among the flattened inputs.
+        name: Name of the input, for inputs that are a dict.
+    """
+    count = total = squares = np.zeros(0)
+    whole = np.zeros(3)
+    shape: tuple[int, ...] = ()
+    for inputs, _, _ in batches(data, size=8192):
+        chosen = inputs[name] if isinstance(inputs, dict) and name in inputs else keras.tree.flatten(inputs)[entry]
+        rows = np.asarray(as_array(chosen), np.float64)
+        shape = rows.shape[1:]
+        rows = rows if rows.ndim == 2 else rows.reshape(-1, 1)
+        finite = np.isfinite(rows)
+        rows = np.where(finite, rows, 0.0)
+        if not count.size:
+            count, total, squares = (np.zeros(rows.shape[1]) for _ in range(3))
+            shift = rows.mean(axis=0)  # sums of squares about a typical value lose no digits
+        rows = np.where(finite, rows - shift, 0.0)
+        count, total, squares = count + finite.sum(0), total + rows.sum(0), squares + (rows**2).sum(0)
+        whole += [finite.sum(), (rows + shift * finite).sum(), ((rows + shift * finite) ** 2).sum()]
+    known = np.maximum(count, 1)
+    mean, variance = total / known, squares / known - (total / known) ** 2
+    std = np.sqrt(np.maximum(variance, 0))
+    mean = mean + shift
+    std = np.where(std > 1e-8 * np.maximum(np.abs(mean), 1e-30), std, 1.0)
+    spread = math.sqrt(max(whole[2] / max(whole[0], 1) - (whole[1] / max(whole[0], 1)) ** 2, 0.0))
+    return InputStatistics(shape, tuple(mean.tolist()), tuple(std.tolist()), spread or 1.0)

@@ -1,0 +1,97 @@
+"""The losses that `SetLoss` asks for, built so that the user's targets stay as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from autotrainer.edits import SetLoss
+from autotrainer.errors import ConfigError
+from autotrainer.task import TargetSummary
+
+__all__ = ["SignedLogistic", "make_loss"]
+
+
+@keras.saving.register_keras_serializable(package="autotrainer")
+class SignedLogistic(keras.losses.Loss):  # type: ignore[misc]
+    """Logistic loss for targets in {-1, 1}: log(1 + exp(-target × logit)).
+
+    Args:
+        from_logits: Whether predictions are logits; else they are probabilities of the target 1.
+        reduction: As for every Keras loss.
+        name: Name of the loss.
+    """
+
+    def __init__(
+        self, from_logits: bool = True, reduction: str = "sum_over_batch_size", name: str = "signed_logistic"
+    ) -> None:
+        super().__init__(name=name, reduction=reduction)
+        self.from_logits = from_logits
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return the loss, row by row."""
+        y_pred = ops.convert_to_tensor(y_pred)
+        targets = ops.reshape(ops.cast(y_true, y_pred.dtype), ops.shape(y_pred))
+        values = ops.binary_crossentropy((targets + 1) / 2, y_pred, from_logits=self.from_logits)
+        return ops.mean(values, axis=-1) if len(values.shape) > 1 else values
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments."""
+        return {**super().get_config(), "from_logits": self.from_logits}
+
+
+def make_loss(edit: SetLoss, targets: TargetSummary, output_shape: tuple[int | None, ...]) -> Any:
+    """Return the Keras loss of an edit.
+
+    Args:
+        edit: The edit.
+        targets: What the targets look like.
+        output_shape: Shape of the model's output, rows first.
+
+    Raises:
+        ConfigError: If targets and outputs do not go together under this loss.
+    """
+    units = output_shape[-1] if len(output_shape) > 1 else 1
+    logits = edit.expects in ("logits", "log_probabilities")  # softmax leaves log-probabilities as they are
+    if edit.name == "cross_entropy":
+        return _cross_entropy(targets, units, logits)
+    _check_widths(edit.name, targets, output_shape)
+    if edit.name == "binary_cross_entropy":
+        if targets.count and (targets.minimum < 0 or targets.maximum > 1):
+            raise ConfigError("binary_cross_entropy takes targets in [0, 1]")
+        return keras.losses.BinaryCrossentropy(from_logits=logits)
+    if edit.name == "signed_logistic":
+        if targets.count and not targets.signed:
+            raise ConfigError("signed_logistic takes targets -1 and 1")
+        return SignedLogistic(from_logits=logits)
+    if edit.name == "squared_error":
+        return keras.losses.MeanSquaredError()
+    return keras.losses.MeanAbsoluteError()
+
+
+def _cross_entropy(targets: TargetSummary, units: int | None, logits: bool) -> Any:
+    if units == 1:
+        raise ConfigError("cross_entropy needs an output of one unit a class; this one has a single unit")
+    if targets.width > 1 and targets.width == units and not _indices(targets):
+        return keras.losses.CategoricalCrossentropy(from_logits=logits)
+    if targets.count and not targets.integral:
+        raise ConfigError("cross_entropy takes class indices or one-hot targets; these are real numbers")
+    if units is not None and targets.count and targets.maximum >= units:
+        raise ConfigError(f"targets go up to {targets.maximum:g}, but the output has {units} units")
+    masked = int(targets.minimum) if targets.count and targets.minimum < 0 else None
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=logits, ignore_class=masked)
+
+
+def _indices(targets: TargetSummary) -> bool:
+    """Say whether rows as wide as the output hold class indices after all (sequences as long as there are classes)."""
+    return targets.integral and targets.maximum > 1
+
+
+def _check_widths(name: str, targets: TargetSummary, output_shape: tuple[int | None, ...]) -> None:
+    units = output_shape[-1] if len(output_shape) > 1 else 1
+    if targets.count and units is not None and targets.rank >= len(output_shape) and targets.width != units:
+        raise ConfigError(f"{name} takes targets of the output's width {units}, not {targets.width}")
+    if targets.count and targets.rank < len(output_shape) and units not in (1, None):
+        raise ConfigError(f"{name} takes one target a unit; the output has {units} units, the targets one value a row")

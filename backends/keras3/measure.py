@@ -1,0 +1,149 @@
+"""Turning what a sampled step gave out into an observation, and what is known of the run into its context."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+
+from autotrainer.backends.keras3.describe import context_of, learning_rate
+from autotrainer.backends.keras3.instrument import Recorder
+from autotrainer.backends.keras3.losses_seen import LossReader
+from autotrainer.backends.keras3.parts import Part, find_parts, in_known_order
+from autotrainer.backends.keras3.stats import LayerMeter, first_rows, scalar
+from autotrainer.signals import Observation
+from autotrainer.task import TaskContext
+
+__all__ = ["Measure", "Position"]
+
+_OUTPUT_OPERATIONS = {
+    "Softmax": "softmax",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "Relu": "relu",
+    "LogSoftmax": "log_softmax",
+    "Softplus": "softplus",
+    "Elu": "elu",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a run is: optimizer steps so far, steps of this epoch so far, steps that one call takes."""
+
+    count: int
+    done: int
+    stride: int
+
+
+class Measure:
+    """Measures the sampled steps of one model.
+
+    Args:
+        model: The model, built.
+        losses: Logs of its steps.
+    """
+
+    def __init__(self, model: Any, losses: LossReader) -> None:
+        self._model = model
+        self._losses = losses
+        self.parts = find_parts(model)
+        self._meter = LayerMeter(self.parts)
+        self._order = list(range(len(self.parts)))
+        self._output: tuple[str | None, int | None] = (None, None)
+        self._output_row: int | None = None
+        self._learning_rate = float("nan")
+        self._loss_scale = 1.0
+        self.begun = False
+
+    def before_step(self) -> None:
+        """Take down what the step is going to change."""
+        optimizer = self._model.optimizer
+        self._learning_rate = learning_rate(optimizer)
+        self._loss_scale = _loss_scale(optimizer)
+        self._meter.before_step()
+
+    def begin(self, recorder: Recorder | None, seen: Mapping[str, Any]) -> None:
+        """Learn from the first sampled step what could not be known before: order of layers, the output."""
+        self.begun = True
+        outputs = seen.get("outputs")
+        units = outputs.shape[-1] if outputs is not None and len(outputs.shape) > 1 else None
+        if recorder is None:
+            return
+        if not in_known_order(self._model):
+            called = list(dict.fromkeys(recorder.order))
+            self._order = called + [row for row in self._order if row not in called]
+        self._output_row = recorder.output_row
+        activation = _OUTPUT_OPERATIONS.get(recorder.output_operation or "")
+        if recorder.output_row is not None:
+            activation = self.parts[recorder.output_row].activation or activation
+        self._output = activation, units
+
+    def context(self) -> TaskContext:
+        """Return what is known of the training now, apart from its length and its data."""
+        model = self._model
+        parts = [self._marked(row) for row in self._order]
+        context = context_of(model, parts, getattr(model, "loss", None), getattr(model, "optimizer", None))
+        activation, units = self._output
+        return replace(
+            context,
+            output_activation=context.output_activation or activation,
+            output_units=units if units is not None else context.output_units,
+        )
+
+    def observation(self, recorder: Recorder | None, seen: Mapping[str, Any], position: Position) -> Observation:
+        """Return what was seen of the step that has just been taken.
+
+        Args:
+            recorder: What recorded it; None if it could only be seen from outside.
+            seen: Tensors recorded.
+            position: Where the run is after the step.
+        """
+        loss = scalar(seen["loss"]) if "loss" in seen else float("nan")
+        loss = self._losses.calibrate(loss, position.done, position.stride)
+        self._losses.collect(position.count, position.done, position.stride, sampled=True)
+        table = self._meter.table(
+            seen,
+            recorder.without_gradient if recorder is not None else (),
+            scale=self._loss_scale,
+            updated=_updates(self._model.optimizer),
+        )
+        inputs = seen.get("inputs")
+        return Observation(
+            step=position.count - 1,
+            layers=table[self._order],
+            loss=loss,
+            learning_rate=self._learning_rate,
+            batch_size=float(inputs.shape[0]) if inputs is not None and inputs.shape else float("nan"),
+            inputs=first_rows(inputs, features=True),
+            outputs=first_rows(seen.get("outputs")),
+            targets=first_rows(seen.get("targets")),
+            losses=self._losses.take(),
+        )
+
+    def _marked(self, row: int) -> Part:
+        """Return a part, no hidden one if a step has shown that it makes the output."""
+        part = self.parts[row]
+        if self._output_row is None or in_known_order(self._model):
+            return part
+        makes_output = row == self._output_row
+        if self.parts[self._output_row].info.kind == "activation":
+            place = self._order.index(self._output_row)
+            makes_output = makes_output or (place > 0 and row == self._order[place - 1])
+        return replace(part, info=replace(part.info, hidden=not makes_output))
+
+
+def _loss_scale(optimizer: Any) -> float:
+    """Return the factor by which the optimizer scales the loss, and gets its gradients scaled."""
+    scale = getattr(optimizer, "dynamic_scale", None)
+    if scale is None:
+        scale = getattr(optimizer, "loss_scale_factor", None)
+    return 1.0 if scale is None else float(keras.ops.convert_to_numpy(scale))
+
+
+def _updates(optimizer: Any) -> bool:
+    """Say whether the step just taken changed weights, rather than only accumulated gradients."""
+    every = getattr(getattr(optimizer, "inner_optimizer", optimizer), "gradient_accumulation_steps", None)
+    return not every or int(keras.ops.convert_to_numpy(optimizer.iterations)) % every == 0

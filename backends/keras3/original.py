@@ -1,0 +1,128 @@
+"""Models and optimizers of Keras 2, as the published AUTOTRAINER saved and named them, in Keras 3."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from autotrainer.errors import ConfigError, InputError, nearest
+
+__all__ = ["build_optimizer", "improper_activation_blob", "load_model", "read_loss"]
+
+_OPTIMIZERS = ("SGD", "Adam", "AdamW", "Nadam", "Adamax", "RMSprop", "Adagrad", "Adadelta", "Ftrl", "Lion")
+_KERAS_2_NAMES = {"lr": "learning_rate"}
+_KERAS_2_ONLY = ("schedule_decay",)
+"""Arguments of Keras 2 that have no counterpart and little effect."""
+
+
+def load_model(path: str | Path) -> Any:
+    """Load a model with its weights, uncompiled and ready to be called.
+
+    Args:
+        path: ``.h5`` of Keras 2 or 3, or ``.keras``. Lambda layers are refused: they hold code.
+
+    Returns:
+        A `keras.Model`.
+
+    Raises:
+        InputError: If it can't be loaded.
+    """
+    path = Path(path)
+    if path.suffix not in (".h5", ".keras"):
+        raise InputError(f"{path} is no model file: give a .h5 or .keras file")
+    if not path.is_file():
+        raise InputError(f"there is no model file {path}; give a .h5 or .keras file")
+    try:
+        shape = _sequential_input(path) if path.suffix == ".h5" else None
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+        if shape is not None:  # Keras 3 loads such a model, but it has no input and can't be called
+            model = keras.Sequential([keras.Input(shape), *model.layers], name=model.name)
+        if model.output_shape is None:
+            raise ValueError("the model has no known output shape")
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"Keras can't load {path}: {error}; save the model again as .keras") from error
+    return model
+
+
+def _sequential_input(path: Path) -> tuple[int | None, ...] | None:
+    """Return the input shape of a Sequential model of Keras 2, without the batch axis; None for other models."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        text = file.attrs.get("model_config")
+    if text is None:
+        raise InputError(f"{path} holds weights without a model; save the whole model with model.save()")
+    config = json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
+    inner = config.get("config", {})
+    layers = inner.get("layers", []) if isinstance(inner, Mapping) else inner
+    if any(layer.get("class_name") == "Lambda" for layer in layers):
+        raise InputError(f"{path} has a Lambda layer, which holds code and is refused; replace it by a layer class")
+    if config.get("class_name") != "Sequential" or not layers:
+        return None
+    first = layers[0]["config"]
+    shape = first.get("batch_input_shape") or first.get("batch_shape")
+    if shape is None:
+        raise InputError(f"{path}: the first layer has no input shape; save the model again after building it")
+    return tuple(shape[1:])
+
+
+def build_optimizer(name: str, arguments: Mapping[str, Any]) -> Any:
+    """Build an optimizer from the name and the arguments that Keras 2 had for it.
+
+    ``lr`` becomes ``learning_rate``; ``decay`` becomes the schedule that it was, lr / (1 + decay × step).
+
+    Args:
+        name: As ``Adam`` or ``SGD``; case does not matter.
+        arguments: Its arguments; None counts as not given.
+
+    Raises:
+        ConfigError: If the name or an argument is unknown.
+    """
+    classes = {known.lower(): getattr(keras.optimizers, known) for known in _OPTIMIZERS}
+    if str(name).lower() not in classes:
+        raise ConfigError(f"unknown optimizer {name!r}: {nearest(str(name), _OPTIMIZERS)}")
+    given = {_KERAS_2_NAMES.get(k, k): v for k, v in arguments.items() if v is not None and k not in _KERAS_2_ONLY}
+    cls = classes[str(name).lower()]
+    known = set(cls().get_config()) | {"clipnorm", "clipvalue", "learning_rate"}
+    decay = given.pop("decay", 0.0)
+    for argument in given:
+        if argument not in known:
+            raise ConfigError(f"opt_kwargs: {name} has no {argument!r}: {nearest(argument, known)}")
+    try:
+        if decay:
+            rate = given.get("learning_rate", cls().get_config()["learning_rate"])
+            given["learning_rate"] = keras.optimizers.schedules.InverseTimeDecay(float(rate), 1, float(decay))
+        return cls(**given)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"opt_kwargs do not suit {name}: {error}") from error
+
+
+def read_loss(loss: Any) -> Any:
+    """Return a Keras loss from its name or serialized form.
+
+    Raises:
+        ConfigError: If Keras does not know it.
+    """
+    try:
+        keras.losses.get(loss)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"unknown loss {loss!r}: give a name of Keras, as categorical_crossentropy") from error
+    return loss if isinstance(loss, str) else keras.losses.get(loss)
+
+
+def improper_activation_blob() -> Any:
+    """Build the published model that AUTOTRAINER's demo builds in code: ReLU where softmax is due."""
+    initializer = "he_uniform"
+    return keras.Sequential(
+        [
+            keras.Input((2,)),
+            *(keras.layers.Dense(50, activation="relu", kernel_initializer=initializer) for _ in range(4)),
+            keras.layers.Dense(3, activation="relu"),
+        ]
+    )

@@ -1,0 +1,273 @@
+"""Managed trainings of Keras models: each from the same pristine start, with the edits of its recipe."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import keras
+
+from autotrainer.adapter import FitRequest, Run, Support, SupportLevel, Trained, Trainer, TrainingSpec
+from autotrainer.backends.keras3.describe import context_of
+from autotrainer.backends.keras3.evaluation import Evaluator
+from autotrainer.backends.keras3.feeding import (
+    ArrayFeed,
+    StreamFeed,
+    batches,
+    input_statistics,
+    make_feed,
+    target_summary,
+)
+from autotrainer.backends.keras3.fitargs import CompileSettings, FitArguments
+from autotrainer.backends.keras3.losses import make_loss
+from autotrainer.backends.keras3.observer import observe
+from autotrainer.backends.keras3.operations import operations_of
+from autotrainer.backends.keras3.parts import find_parts
+from autotrainer.backends.keras3.progress import Course, EndOfTraining
+from autotrainer.backends.keras3.random_state import preserve_random_state, seed_everything
+from autotrainer.backends.keras3.settings import SETTINGS, check_optimizer_edit, edited_optimizer, resolve_optimizer
+from autotrainer.backends.keras3.structure import copy_model, has_graph
+from autotrainer.backends.keras3.surgery import InputStatistics, Surgeon, in_order
+from autotrainer.data import ArrayData, Data
+from autotrainer.edits import Edit, ReduceOnPlateau, SetBatchSize, SetLoss, StopEarly
+from autotrainer.errors import ConfigError, DataError, InputError
+from autotrainer.task import TaskContext
+
+__all__ = ["KerasTrainer", "make_trainer", "save_model"]
+
+
+def make_trainer(request: FitRequest) -> KerasTrainer:
+    """Prepare managed trainings of a Keras model.
+
+    Raises:
+        InputError: If model, data, loss, optimizer or an option can't be used together.
+    """
+    for name in ("step", "scheduler"):
+        if getattr(request, name) is not None:
+            raise ConfigError(f"{name}= is for PyTorch; in Keras override train_step, or give a learning-rate schedule")
+    with preserve_random_state():
+        seed_everything(request.seed)
+        return KerasTrainer(request)
+
+
+class KerasTrainer(Trainer):
+    """Runs trainings of one given model; see `Trainer`. Made by `make_trainer`."""
+
+    def __init__(self, request: FitRequest) -> None:
+        self._request = request
+        self._arguments = FitArguments.of(request.fit_args)
+        self._train_data = self._weighted(request.train)
+        given = request.model if isinstance(request.model, keras.Model) else _built(request.model)
+        self._settings = CompileSettings.of(given, request.loss)
+        if request.optimizer is None and not given.compiled:
+            raise InputError("the model is not compiled: give an optimizer, or compile it")
+        self._optimizer = resolve_optimizer(given.optimizer if request.optimizer is None else request.optimizer)
+        self._feed = make_feed(self._train_data, request.batch_size, self._arguments.shuffle, self._arguments.steps)
+        self._targets = target_summary(self._train_data)
+        example = self._example(self._train_data, "train_data")
+        self._pristine = self._start(given, example)
+        self._output_shape = self._check_fit(example, "train_data")
+        self._check_fit(self._example(request.validation, "validation_data"), "validation_data")
+        self._operations = operations_of(self._pristine, example)
+        self._surgeon = Surgeon(self._pristine, request.keep, self._statistics)
+        self._first = True
+        self.context = self._context(self._pristine, self._settings.loss, self._optimizer, self._feed, request.epochs)
+
+    # -- preparing ------------------------------------------------------------------------------------------------
+
+    def _weighted(self, data: Data) -> Data:
+        weights = self._arguments.sample_weight
+        if weights is None:
+            return data
+        if not isinstance(data, ArrayData) or len(weights) != data.rows:
+            raise ConfigError(
+                "fit_args: sample_weight does not fit the training rows: give (x, y, sample_weight) as train_data"
+            )
+        return ArrayData(data.inputs, data.targets, weights)
+
+    def _example(self, data: Data, what: str) -> Any:
+        """Return the inputs of two samples."""
+        first = next(iter(batches(data, 1, size=2)), None)
+        if first is None:
+            raise DataError(f"{what} holds no batch")
+        return keras.tree.map_structure(lambda v: v[:2], first[0])
+
+    def _start(self, given: Any, example: Any) -> Any:
+        """Return a built copy of the given model, from which all trainings start; the given one stays as it is."""
+        if not given.built:
+            own = given is not self._request.model
+            given = given if own else copy_model(given)
+            self._forward(given, example, "train_data")
+            if not own:
+                return given
+        return self._fresh(given, example)
+
+    def _fresh(self, source: Any, example: Any = None) -> Any:
+        """Return a copy of a built model: by its graph, else by the user's callable, else by its configuration."""
+        builder = self._request.model
+        if has_graph(source) or isinstance(builder, keras.Model):
+            copy = copy_model(source)
+        else:
+            copy = _built(builder)
+            copy = copy_model(source) if copy is source else copy
+        if len(copy.weights) != len(source.weights):
+            example = example if example is not None else self._example(self._train_data, "train_data")
+            self._forward(copy, example, "train_data")
+            if [w.shape for w in copy.weights] != [w.shape for w in source.weights]:
+                raise InputError(
+                    f"a copy of {type(source).__name__} from its configuration has other weights: give a "
+                    "zero-argument callable that builds the model"
+                )
+        for old, new in zip(source.weights, copy.weights, strict=True):
+            new.assign(old)
+        return copy
+
+    def _forward(self, model: Any, inputs: Any, what: str) -> Any:
+        training = {"training": False} if model._call_has_training_arg else {}
+        try:
+            return model(inputs, **training)
+        except Exception as error:
+            shapes = keras.tree.map_structure(lambda v: tuple(v.shape), inputs)
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise DataError(
+                f"{what} does not fit the model: inputs of shape {shapes} (first samples): {reason}"
+            ) from error
+
+    def _check_fit(self, example: Any, what: str) -> tuple[int | None, ...]:
+        output = keras.tree.flatten(self._forward(self._pristine, example, what))[0]
+        return (None, *output.shape[1:])
+
+    def _statistics(self, entry: int) -> InputStatistics:
+        inputs = self._pristine.inputs if has_graph(self._pristine) else None
+        name = None if inputs is None else keras.tree.flatten(inputs)[entry]._keras_history.operation.name
+        return input_statistics(self._train_data, entry, name)
+
+    def _context(self, model: Any, loss: Any, optimizer: Any, feed: ArrayFeed | StreamFeed, epochs: int) -> TaskContext:
+        found = context_of(model, find_parts(model), loss, optimizer)
+        units = found.output_units if found.output_units is not None else (self._output_shape[-1:] or (1,))[0]
+        return replace(
+            found,
+            output_units=units,
+            planned_epochs=epochs,
+            planned_steps=None if feed.steps is None else feed.steps * epochs,
+            train_rows=feed.rows,
+            batch_size=feed.batch_size,
+            managed=True,
+        )
+
+    # -- edits ----------------------------------------------------------------------------------------------------
+
+    def supports(self, edit: Edit) -> Support:
+        """Say whether a training with this edit can be run, and why not."""
+        try:
+            self._surgeon.check(edit)
+            if type(edit) in SETTINGS:
+                check_optimizer_edit(self._optimizer, edit)
+            elif isinstance(edit, SetBatchSize):
+                self._feed.resized(edit.size)
+            elif isinstance(edit, SetLoss):
+                self._edited_loss((edit,), self._output_shape)
+            elif isinstance(edit, ReduceOnPlateau) and not _plain_rate(self._optimizer):
+                raise ConfigError("the optimizer follows a learning-rate schedule, which can't be reduced as well")
+        except ConfigError as reason:
+            return Support(SupportLevel.NONE, str(reason))
+        return Support(SupportLevel.REBUILD)
+
+    def _edited_loss(self, edits: Sequence[Edit], output_shape: tuple[int | None, ...]) -> Any:
+        edit = next((e for e in reversed(edits) if isinstance(e, SetLoss)), None)
+        if edit is None:
+            return self._settings.loss
+        kind = type(self._pristine)
+        if kind.train_step is not keras.Model.train_step or kind.compute_loss is not keras.Model.compute_loss:
+            raise ConfigError(f"{kind.__name__} computes its loss in code of its own")
+        if keras.tree.is_nested(self._settings.loss):
+            raise ConfigError("the model has several losses")
+        return make_loss(edit, self._targets, output_shape)
+
+    # -- training -------------------------------------------------------------------------------------------------
+
+    def train(self, spec: TrainingSpec, run: Run) -> Trained:
+        """Build the training from the pristine start with the edits of the recipe, and run it."""
+        with preserve_random_state():
+            seed_everything(spec.seed)
+            surgeon = Surgeon(self._fresh(self._pristine), self._request.keep, self._statistics)
+            edits = tuple(surgeon.apply(edit) for edit in in_order(spec.edits))
+            model = surgeon.model
+            feed = self._feed
+            for edit in edits:
+                feed = feed.resized(edit.size) if isinstance(edit, SetBatchSize) else feed
+            optimizer = edited_optimizer(self._optimizer, edits, model)
+            loss = self._edited_loss(edits, self._output_shape)
+            self._settings.compile(model, optimizer, loss)
+            evaluator = Evaluator(model, self._settings.loss, self._settings.loss_weights, feed.batch_size)
+            trained = Trained(model, model.optimizer, edits, evaluator.predict, evaluator.evaluate)  # type: ignore[arg-type]
+            run.keep(trained)
+            run.start(self._context(model, loss, optimizer, feed, spec.epochs), self._operations)
+            run.monitor.attach(
+                observe(
+                    model, None, None, run.monitor, epochs=spec.epochs, steps=self.context.planned_steps, managed=True
+                )
+            )
+            self._fit(trained, evaluator, feed, spec, run)
+        return trained
+
+    def _fit(
+        self, trained: Trained, evaluator: Evaluator, feed: ArrayFeed | StreamFeed, spec: TrainingSpec, run: Run
+    ) -> None:
+        own = self._arguments.callbacks_for(self._first)
+        self._first = False
+        course = Course(
+            run,
+            evaluator,
+            feed,
+            self._request.validation,
+            validation_steps=self._arguments.validation_steps,
+            plateau=next((e for e in trained.edits if isinstance(e, ReduceOnPlateau)), None),
+            stop=next((e for e in trained.edits if isinstance(e, StopEarly)), None),
+            with_metrics=bool(own),
+        )
+        try:
+            trained.model.fit(
+                **feed.arguments(spec.epochs, spec.seed),
+                **self._arguments.rest,
+                epochs=spec.epochs,
+                callbacks=[course, *own],
+            )
+        except EndOfTraining:
+            course.end_early()
+        course.restore_best()
+
+
+def _built(builder: Any) -> Any:
+    if not callable(builder):
+        raise InputError(f"model must be a keras.Model or a callable that builds one, not {type(builder).__name__}")
+    model = builder()
+    if not isinstance(model, keras.Model):
+        raise InputError(f"the callable given as model returned no keras.Model but {type(model).__name__}")
+    return model
+
+
+def _plain_rate(optimizer: Any) -> bool:
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return not isinstance(inner._learning_rate, keras.optimizers.schedules.LearningRateSchedule)
+
+
+def save_model(model: Any, folder: Path) -> Path:
+    """Write a trained model as ``model.keras``; an older file is replaced only by a complete new one.
+
+    Raises:
+        InputError: If the model can't be saved; says why.
+    """
+    target = folder / "model.keras"
+    with TemporaryDirectory(dir=folder) as scratch:
+        file = Path(scratch) / "model.keras"
+        try:
+            model.save(file)
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise InputError(f"{type(model).__name__} can't be saved as .keras: {error}") from error
+        os.replace(file, target)
+    return target

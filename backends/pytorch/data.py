@@ -1,0 +1,285 @@
+"""Batches of managed training: from arrays in memory, or from a loader that is read as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
+
+from autotrainer.backends.pytorch.functional import first_tensor
+from autotrainer.backends.pytorch.random_state import mix
+from autotrainer.data import ArrayData, Data, map_arrays
+from autotrainer.errors import DataError
+
+__all__ = [
+    "ArrayBatches",
+    "Batch",
+    "Batches",
+    "LoaderBatches",
+    "call_model",
+    "map_tensors",
+    "open_data",
+    "primary_output",
+    "rebatch_refusal",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One batch on the model's device.
+
+    Attributes:
+        inputs: A tensor, or a tuple, list or dict of tensors; None where the batch is no (x, y).
+        targets: The targets; None where the batch is no (x, y).
+        weights: Sample weights, shape (rows,), or None.
+        rows: Number of samples.
+        raw: The batch as the user's own ``step`` takes it.
+    """
+
+    inputs: Any
+    targets: Any
+    weights: Tensor | None
+    rows: int
+    raw: Any
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Apply a function to every tensor in nested tuples, lists and dicts; other values stay as they are."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {name: map_tensors(function, item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        items = [map_tensors(function, item) for item in value]
+        if isinstance(value, list):
+            return items
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return value
+
+
+def primary_output(output: Any) -> Tensor:
+    """Return the tensor of an output that predictions are read from: itself, ``logits``, or the first floating one.
+
+    Raises:
+        DataError: If there is none.
+    """
+    found = first_tensor(output, floating=not isinstance(output, Tensor))
+    if found is None:
+        raise DataError(f"the model returns {type(output).__name__} without a floating-point tensor: give step=")
+    return found
+
+
+def call_model(model: nn.Module, inputs: Any) -> Any:
+    """Call a model with a tensor, with a tuple or list as positional arguments, or with a dict as named ones."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, tuple | list):
+        return model(*inputs)
+    return model(inputs)
+
+
+class Batches:
+    """A data set as batches, readable again and again."""
+
+    rows: int | None
+    """Number of samples, if that is known without reading them."""
+    steps: int | None
+    """Batches of one pass, if that is known."""
+
+    def read(self, epoch: int | None = None, *, seed: int = 0) -> Iterator[Batch]:
+        """Iterate once over the data.
+
+        Args:
+            epoch: 0-based epoch whose shuffled order to take; None for the order as given.
+            seed: Seed of the training. Order depends on seed and epoch only.
+        """
+        raise NotImplementedError
+
+
+class ArrayBatches(Batches):
+    """Batches of arrays in memory.
+
+    Floating-point arrays get the model's type, as do whole numbers where ``floating`` asks for it.
+
+    Args:
+        data: The arrays.
+        size: Samples a batch. A last batch of a single sample joins the one before it: batch normalization can't
+            train on one.
+        device: Where batches go.
+        dtype: Floating-point type of the model.
+        floating: Which of ``inputs`` and ``targets`` to convert to it although they are whole numbers.
+    """
+
+    def __init__(
+        self, data: ArrayData, size: int, device: torch.device, dtype: torch.dtype, floating: frozenset[str]
+    ) -> None:
+        def tensor(array: NDArray[Any], convert: bool) -> Any:
+            return _tensor(array, dtype if convert or array.dtype.kind == "f" else None)
+
+        self._device = device
+        self._inputs = map_arrays(lambda a: tensor(a, "inputs" in floating), data.inputs)
+        self._targets = tensor(data.targets, "targets" in floating)
+        self._weights = None if data.weights is None else _tensor(data.weights, dtype)
+        self.rows = data.rows
+        edges = [*range(0, data.rows, size), data.rows]
+        if len(edges) > 2 and edges[-1] - edges[-2] == 1:
+            del edges[-2]
+        self._edges = edges
+        self.steps = len(edges) - 1
+
+    def read(self, epoch: int | None = None, *, seed: int = 0) -> Iterator[Batch]:
+        """Iterate once over the data, shuffled where an epoch is given."""
+        order = None
+        if epoch is not None:
+            order = torch.randperm(len(self._targets), generator=torch.Generator().manual_seed(mix(seed, epoch)))
+        for start, stop in zip(self._edges[:-1], self._edges[1:], strict=True):
+            rows: Any = slice(start, stop) if order is None else order[start:stop]
+
+            def take(tensor: Tensor, rows: Any = rows) -> Tensor:
+                return tensor[rows].to(self._device)
+
+            inputs, targets = map_tensors(take, self._inputs), take(self._targets)
+            weights = None if self._weights is None else take(self._weights)
+            raw = (inputs, targets) if weights is None else (inputs, targets, weights)
+            yield Batch(inputs, targets, weights, stop - start, raw)
+
+
+class LoaderBatches(Batches):
+    """Batches of a `DataLoader` or of anything else that can be iterated again and again.
+
+    Args:
+        source: The loader.
+        device: Where batches go.
+        pairs: Whether its batches must be (x, y); else the user's ``step`` takes them as they are.
+        size: Read in batches of this size instead of the loader's own.
+    """
+
+    def __init__(self, source: Any, device: torch.device, *, pairs: bool, size: int | None = None) -> None:
+        self._source = source if size is None else _rebatched(source, size)
+        self._device = device
+        self._pairs = pairs
+        dataset = getattr(source, "dataset", None)
+        sampler = getattr(source, "sampler", dataset)
+        drops = bool(getattr(self._source, "drop_last", False))
+        self.steps = _length(self._source)
+        self.rows = _length(sampler) if dataset is not None else None
+        if drops and self.rows is not None and self.steps is not None:
+            self.rows = min(self.rows, self.steps * int(self._source.batch_size or 1))
+        self._generators = [
+            (generator, generator.get_state()) for generator in {id(g): g for g in _generators(self._source)}.values()
+        ]
+
+    def rewind(self) -> None:
+        """Put the loader's own random generators back to where they were in the beginning."""
+        for generator, state in self._generators:
+            generator.set_state(state)
+
+    def read(self, epoch: int | None = None, *, seed: int = 0) -> Iterator[Batch]:
+        """Iterate once over the loader, in its own order.
+
+        Raises:
+            DataError: If a batch is no (x, y) where it must be.
+        """
+        for number, item in enumerate(self._source):
+            raw = map_tensors(lambda tensor: tensor.to(self._device), item)
+            pair = isinstance(raw, tuple | list) and len(raw) == 2
+            if self._pairs and not pair:
+                count = f" of {len(raw)} items" if isinstance(raw, tuple | list) else ""
+                raise DataError(
+                    f"batch {number} of the loader is a {type(raw).__name__}{count}, not (x, y): give "
+                    "step=callable(model, batch) that computes the loss"
+                )
+            inputs, targets = raw if pair else (None, None)
+            yield Batch(inputs, targets, None, _rows(targets if pair else raw), raw)
+
+
+def open_data(
+    data: Data,
+    size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    floating: frozenset[str] = frozenset(),
+    pairs: bool = True,
+    rebatch: bool = False,
+) -> Batches:
+    """Return data as batches.
+
+    Args:
+        data: Arrays or a loader.
+        size: Samples a batch for arrays; for a loader only with ``rebatch``.
+        device: Where batches go.
+        dtype: Floating-point type of the model.
+        floating: See `ArrayBatches`.
+        pairs: See `LoaderBatches`.
+        rebatch: Whether a loader is to be read in batches of ``size`` too.
+    """
+    if isinstance(data, ArrayData):
+        return ArrayBatches(data, size, device, dtype, floating)
+    return LoaderBatches(data.source, device, pairs=pairs, size=size if rebatch else None)
+
+
+def rebatch_refusal(source: Any) -> str:
+    """Say why a loader can't be read in batches of another size, or return an empty text."""
+    if type(source) is not DataLoader:
+        return f"batches of a {type(source).__name__} are made by itself"
+    if isinstance(source.dataset, IterableDataset):
+        return "the loader reads an iterable data set"
+    if type(source.batch_sampler) is not BatchSampler or not isinstance(
+        source.sampler, RandomSampler | SequentialSampler
+    ):
+        return "the loader has a batch size or sampler of its own making"
+    return ""
+
+
+def _rebatched(source: DataLoader[Any], size: int) -> DataLoader[Any]:
+    return DataLoader(
+        source.dataset,
+        batch_size=size,
+        sampler=source.sampler,
+        num_workers=source.num_workers,
+        collate_fn=source.collate_fn,
+        pin_memory=source.pin_memory,
+        drop_last=source.drop_last,
+        worker_init_fn=source.worker_init_fn,
+        generator=source.generator,
+    )
+
+
+def _generators(source: Any) -> list[torch.Generator]:
+    owners = (source, getattr(source, "sampler", None), getattr(source, "dataset", None))
+    found = [getattr(owner, "generator", None) for owner in owners if owner is not None]
+    return [generator for generator in found if isinstance(generator, torch.Generator)]
+
+
+def _length(value: Any) -> int | None:
+    try:
+        return len(value)
+    except TypeError:  # iterable data sets have none
+        return None
+
+
+def _rows(value: Any) -> int:
+    """Return the number of samples of a batch: the first axis of its first tensor; 1 where there is none."""
+    if isinstance(value, Tensor):
+        return len(value) if value.ndim else 1
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
+    for item in items:
+        if isinstance(item, Tensor | Mapping | tuple | list):
+            return _rows(item)
+    return 1
+
+
+def _tensor(array: NDArray[Any], dtype: torch.dtype | None) -> Tensor:
+    """Return an array as a tensor: of the type given, or whole numbers as int64 and the rest unchanged."""
+    if array.dtype.kind in "iu" and dtype is None:
+        array = array.astype(np.int64, copy=False)
+    array = np.ascontiguousarray(array)
+    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+    return tensor if dtype is None else tensor.to(dtype)

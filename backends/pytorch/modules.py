@@ -1,0 +1,180 @@
+"""Modules that edits put into a model. They pickle, copy, and move between devices like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autotrainer.errors import ConfigError, nearest
+
+__all__ = ["Followed", "InputNoise", "InputScaling", "OutputActivation", "make_activation", "on_first_floating"]
+
+_ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
+    "linear": nn.Identity,
+    "relu": nn.ReLU,
+    "selu": nn.SELU,
+    "elu": nn.ELU,
+    "leaky_relu": nn.LeakyReLU,
+    "thresholded_relu": lambda: nn.Threshold(1.0, 0.0),
+    "gelu": nn.GELU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
+
+
+def make_activation(name: str, *, axis: int = -1) -> nn.Module:
+    """Return an activation module by its name in edits; ``axis`` is that of the classes, for ``softmax``.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    if name == "softmax":
+        return nn.Softmax(dim=axis)
+    if name not in _ACTIVATIONS:
+        raise ConfigError(f"unknown activation {name!r}: {nearest(name, (*_ACTIVATIONS, 'softmax'))}")
+    return _ACTIVATIONS[name]()
+
+
+def on_first_floating(function: Callable[[Tensor], Tensor], value: Any) -> tuple[Any, bool]:
+    """Apply a function to the first floating-point tensor in nested tuples, lists and dicts.
+
+    Returns:
+        The value with that tensor changed, and whether there was one.
+    """
+    if isinstance(value, Tensor):
+        return (function(value), True) if value.is_floating_point() else (value, False)
+    if isinstance(value, Mapping):
+        items, done = on_first_floating(function, list(value.values()))
+        return (dict(zip(value, items, strict=True)), True) if done else (value, False)
+    if not isinstance(value, tuple | list):
+        return value, False
+    for position, item in enumerate(value):
+        changed, done = on_first_floating(function, item)
+        if done:
+            items = [*value[:position], changed, *value[position + 1 :]]
+            return (items if isinstance(value, list) else tuple(items)), True
+    return value, False
+
+
+class _Wrapper(nn.Module):
+    """A whole model inside another module; the names of its layers stay as they were but for ``module.``."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    @property
+    def model(self) -> nn.Module:
+        """The model inside."""
+        return self.module
+
+
+class _InputChange(_Wrapper):
+    """A model whose first floating-point input is changed first."""
+
+    def change(self, values: Tensor) -> Tensor:
+        """Return the inputs as the model inside gets them."""
+        raise NotImplementedError
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model inside on the changed inputs."""
+        args, done = on_first_floating(self.change, args)
+        if not done:
+            kwargs, _ = on_first_floating(self.change, kwargs)
+        return self.module(*args, **kwargs)
+
+
+class InputScaling(_InputChange):
+    """A model that standardizes its inputs itself: (x - mean) / std.
+
+    Args:
+        module: The model.
+        mean: Means, one for each feature (last axis) or a single one.
+        std: Standard deviations, of the same length, > 0.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__(module)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float64))
+
+    def change(self, values: Tensor) -> Tensor:
+        """Return the inputs, standardized in their own type."""
+        return (values - self.mean.to(values.dtype)) / self.std.to(values.dtype)
+
+
+class InputNoise(_InputChange):
+    """A model that adds Gaussian noise to its inputs while it trains.
+
+    Args:
+        module: The model.
+        std: Standard deviation of the noise, in units of that of the batch: per feature for inputs of rank 2,
+            over all values otherwise.
+    """
+
+    def __init__(self, module: nn.Module, std: float) -> None:
+        super().__init__(module)
+        self.std = std
+
+    def change(self, values: Tensor) -> Tensor:
+        """Return the inputs with noise; unchanged in evaluation mode."""
+        if not self.training:
+            return values
+        scale = values.std(0, correction=0) if values.ndim == 2 else values.std(correction=0)
+        return values + self.std * scale * torch.randn_like(values)
+
+    def extra_repr(self) -> str:
+        """Return what ``print`` shows."""
+        return f"std={self.std}"
+
+
+class OutputActivation(_Wrapper):
+    """A model with an activation behind its output.
+
+    Args:
+        module: The model; must return a tensor.
+        activation: The activation.
+    """
+
+    def __init__(self, module: nn.Module, activation: nn.Module) -> None:
+        super().__init__(module)
+        self.activation = activation
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run the model inside, then the activation."""
+        output: Tensor = self.activation(self.module(*args, **kwargs))
+        return output
+
+
+class Followed(nn.Module):
+    """A layer with another one right behind it, in the layer's own place.
+
+    Attributes of the layer (``weight``, ``in_features``, …) are reachable as before.
+
+    Args:
+        layer: The layer; returns a tensor.
+        then: What its output goes through.
+    """
+
+    def __init__(self, layer: nn.Module, then: nn.Module) -> None:
+        super().__init__()
+        self.wrapped_layer = layer
+        self.then = then
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "wrapped_layer":  # while it is being copied or unpickled
+                raise
+            return getattr(self.wrapped_layer, name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the layer, then what follows it."""
+        return self.then(self.wrapped_layer(*args, **kwargs))

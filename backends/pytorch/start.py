@@ -1,0 +1,143 @@
+"""The pristine start of managed trainings: fresh copies of the given model, optimizer and loss, linked as given."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from autotrainer.adapter import FitRequest
+from autotrainer.backends.pytorch.losses import as_module
+from autotrainer.backends.pytorch.random_state import seed_all
+from autotrainer.errors import ConfigError, InputError
+
+__all__ = ["Start", "device_of", "dtype_of"]
+
+
+@dataclass(slots=True)
+class Start:
+    """Makes the objects of each training, always with the same initial weights. Nothing given is ever changed.
+
+    Args:
+        reference: The pristine model. Run it only to materialize lazy parameters.
+        build: Returns a fresh model, the optimizer over its parameters (None: to be built by ``optimizer``) and the
+            loss module (None with the user's own ``step``).
+        optimizer: callable(params) -> optimizer, or None.
+    """
+
+    reference: nn.Module
+    build: Callable[[], tuple[nn.Module, Optimizer | None, nn.Module | None]]
+    optimizer: Callable[[Any], Any] | None
+
+    @classmethod
+    def of(cls, request: FitRequest) -> Start:
+        """Check model, optimizer and loss of a request, and keep copies of them.
+
+        Raises:
+            InputError: If they do not belong together or can't be copied.
+        """
+        given = request.optimizer
+        if given is None or not (isinstance(given, Optimizer) or callable(given)):
+            raise ConfigError(
+                f"optimizer must be a torch optimizer over model.parameters() or callable(params), not {given!r}: "
+                "for example lambda params: torch.optim.Adam(params, lr=1e-3)"
+            )
+        if request.loss is None and request.step is None:
+            raise ConfigError("loss is missing: give a loss module or function, or step=callable(model, batch)")
+        if request.loss is not None and not callable(request.loss):
+            raise ConfigError(f"loss must be a loss module or callable(outputs, targets), not {request.loss!r}")
+        loss = None if request.loss is None else as_module(request.loss)
+        if isinstance(request.model, nn.Module):
+            return cls._of_module(request.model, given, loss)
+        return cls._of_builder(request.model, given, loss, request.seed)
+
+    @classmethod
+    def _of_module(cls, model: nn.Module, given: Any, loss: nn.Module | None) -> Start:
+        linked = given if isinstance(given, Optimizer) else None
+        if linked is not None and not _owns(linked, model):
+            raise InputError(
+                "the optimizer owns none of the model's parameters: build it over model.parameters(), or give "
+                "callable(params)"
+            )
+        pristine = _copied((model, linked, loss))
+        return cls(pristine[0], lambda: _copied(pristine), None if linked is not None else given)
+
+    @classmethod
+    def _of_builder(cls, build: Any, given: Any, loss: nn.Module | None, seed: int) -> Start:
+        if isinstance(given, Optimizer):
+            raise ConfigError(
+                "with a callable that builds the model, optimizer must be callable(params): an optimizer object "
+                "belongs to another model's parameters"
+            )
+        seed_all(seed)
+        first = build()
+        if not isinstance(first, nn.Module):
+            raise InputError(f"model() must return a torch.nn.Module, not {type(first).__name__}")
+        kept = _copied(loss)
+
+        def fresh() -> tuple[nn.Module, Optimizer | None, nn.Module | None]:
+            model = build()
+            model.load_state_dict(first.state_dict())
+            return model, None, _copied(kept)
+
+        return cls(first, fresh, given)
+
+    def fresh(self) -> tuple[nn.Module, Optimizer | None, nn.Module | None]:
+        """Return a fresh model, its optimizer (None where `make_optimizer` has to build it) and the loss module."""
+        return self.build()
+
+    def make_optimizer(self, model: nn.Module) -> Optimizer:
+        """Build the optimizer over a model's parameters.
+
+        Raises:
+            InputError: If the callable returns something else.
+        """
+        assert self.optimizer is not None
+        made = self.optimizer(list(model.parameters()))
+        if not isinstance(made, Optimizer):
+            raise InputError(f"optimizer(params) must return a torch optimizer, not {type(made).__name__}")
+        if not _owns(made, model):
+            raise InputError("optimizer(params) returned an optimizer that owns none of the parameters it was given")
+        for group in made.param_groups:
+            group.pop("initial_lr", None)
+        return made
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model: that of its first parameter or buffer, else the CPU."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """Return the floating-point type of a model: that of its first floating-point parameter, else the default."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            return parameter.dtype
+    return torch.get_default_dtype()
+
+
+def _owns(optimizer: Optimizer, model: nn.Module) -> bool:
+    own = {id(parameter) for parameter in model.parameters()}
+    return any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])
+
+
+def _copied(objects: Any) -> Any:
+    """Copy objects together, so that parameter groups stay linked to the model.
+
+    Raises:
+        InputError: If one of them can't be copied.
+    """
+    try:
+        return copy.deepcopy(objects)
+    except (RuntimeError, TypeError, NotImplementedError, AttributeError) as error:
+        raise InputError(
+            f"the model (or its optimizer or loss) can't be copied: {error}. Give a callable that builds the model "
+            "instead, and optimizer=callable(params)"
+        ) from error

@@ -1,0 +1,88 @@
+"""Puts what was read of the layers into one table, with a single transfer from the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autotrainer.backends.pytorch.stats import ACTIVATION_COLUMNS
+from autotrainer.backends.pytorch.tracing import ForwardTracer
+from autotrainer.backends.pytorch.weights import StepReading
+from autotrainer.signals import DEAD_WINDOW, LAYER_COLUMNS, Floats, LayerInfo
+
+__all__ = ["LayerTable"]
+
+_ALWAYS = np.array([True, True, True, False, False])
+_DEAD = LAYER_COLUMNS.index("dead_units")
+
+
+class LayerTable:
+    """The layer table of one run: which row is which layer, and how long each unit has been silent.
+
+    Args:
+        tracer: Sees the forward passes.
+    """
+
+    def __init__(self, tracer: ForwardTracer) -> None:
+        self._tracer = tracer
+        self._order: list[int] = list(range(len(tracer.modules)))
+        self._silent_for: dict[int, Tensor] = {}
+        self._batches: dict[int, int] = {}
+        self.layers: tuple[LayerInfo, ...] = ()
+
+    def fix(self) -> None:
+        """Fix rows and their order by the last forward pass."""
+        self._order = self._tracer.order()
+        self.layers = self._tracer.describe(self._order)
+
+    def fill(self, readings: Sequence[StepReading], scalars: Sequence[Tensor]) -> tuple[Floats, Floats]:
+        """Build the table of a step.
+
+        Args:
+            readings: What was read of each optimizer's step.
+            scalars: Further scalars to bring to the host on the way.
+
+        Returns:
+            The table, shape (layers, len(LAYER_COLUMNS)), and the values of the scalars.
+        """
+        numbers = self._tracer.numbers
+        dead = self._dead()
+        groups = [scalars, *(reading.scalars() for reading in readings), [*dead.values()], [*numbers.values()]]
+        values = _flat([tensor for group in groups for tensor in group])
+        told, *rest = np.split(values, np.cumsum([sum(t.numel() for t in group) for group in groups])[:-1])
+        table = np.full((len(self._tracer.modules), len(LAYER_COLUMNS)), np.nan)
+        for reading, part in zip(readings, rest, strict=False):
+            reading.fill(table, part)
+        table[list(dead), _DEAD] = rest[-2]
+        activations = rest[-1].reshape(-1, 5)
+        for row, found in zip(numbers, activations, strict=True):
+            if not np.isfinite(found[0]):  # some entry is not finite: so is everything that was measured of them
+                found = np.where(_ALWAYS | ~np.isfinite(found), np.inf, found)
+            table[row, ACTIVATION_COLUMNS] = found
+        return table[self._order], told
+
+    def _dead(self) -> dict[int, Tensor]:
+        """Count for how many sampled batches each unit has been silent, and return the share of dead ones."""
+        shares = {}
+        for row, silent in self._tracer.silent.items():
+            before = self._silent_for.get(row)
+            if before is None or before.shape != silent.shape:
+                before = torch.zeros_like(silent, dtype=torch.int32)
+                self._batches[row] = 0
+            self._silent_for[row] = torch.where(silent, before + 1, 0)
+            self._batches[row] += 1
+            if self._batches[row] >= DEAD_WINDOW:
+                shares[row] = (self._silent_for[row] >= DEAD_WINDOW).float().mean()
+        return shares
+
+
+def _flat(tensors: Sequence[Tensor]) -> Floats:
+    """Bring scalars and vectors to the host in one transfer."""
+    if not tensors:
+        return np.zeros(0)
+    device = tensors[0].device
+    flat = torch.cat([t.detach().reshape(-1).to(device, torch.float32) for t in tensors])
+    return flat.cpu().numpy().astype(np.float64)

@@ -1,0 +1,261 @@
+"""One managed training in PyTorch: the loop, its settings, and evaluation."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from autotrainer.adapter import Evaluation, Run
+from autotrainer.backends.pytorch.data import Batch, Batches, LoaderBatches, call_model, primary_output
+from autotrainer.backends.pytorch.losses import EditedLoss, WeightedLoss
+from autotrainer.backends.pytorch.random_state import mix, seed_all
+from autotrainer.edits import ClipGradients
+
+__all__ = ["Objective", "Training", "evaluate", "predict"]
+
+_MASKED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """Computes the loss of a batch: with the loss module, or with the user's own ``step``."""
+
+    loss: nn.Module | None
+    step: Callable[..., Any] | None = None
+
+    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any, Any]:
+        """Return (loss, outputs, targets) of a batch; outputs and targets are None where ``step`` hides them."""
+        if self.step is not None:
+            result = self.step(model, batch.raw)
+            loss, outputs, targets = result if isinstance(result, tuple) else (result, None, None)
+        else:
+            assert self.loss is not None
+            outputs, targets = call_model(model, batch.inputs), batch.targets
+            seen = primary_output(outputs) if self._takes_tensor() else outputs
+            extra = () if batch.weights is None else (batch.weights,)
+            loss = self.loss(seen, targets, *extra)
+        return (loss.mean() if loss.ndim else loss), outputs, targets
+
+    def _takes_tensor(self) -> bool:
+        loss = self.loss.entries if isinstance(self.loss, WeightedLoss) else self.loss
+        return isinstance(loss, EditedLoss) or type(loss).__module__ == "torch.nn.modules.loss"
+
+
+@dataclass(slots=True)
+class Training:
+    """A training that is ready to run.
+
+    Attributes:
+        model: The model, with its edits.
+        optimizer: The optimizer over its parameters.
+        objective: What is minimized.
+        judge: The loss as given, for validation.
+        train: Training data.
+        validation: Validation data.
+        epochs: Planned epochs.
+        seed: Seed of shuffling and dropout.
+        scheduler: Scheduler of the user's or of an edit, stepped after each epoch; or None.
+        clip: How gradients are clipped, or None.
+        patience: Epochs to wait for a better validation loss before stopping with the best weights, or None.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    objective: Objective
+    judge: Objective
+    train: Batches
+    validation: Batches
+    epochs: int
+    seed: int
+    scheduler: Any = None
+    clip: ClipGradients | None = None
+    patience: int | None = None
+
+    def run(self, run: Run) -> None:
+        """Train to the end, or to where the core or the budget ends it. Leaves the model in evaluation mode."""
+        best = _Best(self.patience)
+        try:
+            for epoch in range(self.epochs):
+                seed_all(mix(self.seed, epoch))
+                loss, steps, whole = self._epoch(epoch, run)
+                if not steps and epoch:
+                    break
+                evaluation = evaluate(self.model, self.judge, self.validation, run)
+                last = not whole or epoch + 1 == self.epochs
+                if evaluation is not None:
+                    evaluation = best.take(self.model, evaluation, last=last)
+                values = {"loss": loss} if evaluation is None else {"loss": loss, "val_loss": evaluation.loss}
+                if not run.end_epoch(epoch, values, evaluation) or last or best.exhausted:
+                    break
+                self._schedule(math.nan if evaluation is None else evaluation.loss)
+        finally:
+            best.restore(self.model)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.model.eval()
+            if isinstance(self.train, LoaderBatches):
+                self.train.rewind()
+
+    def _epoch(self, epoch: int, run: Run) -> tuple[float, int, bool]:
+        """Train one epoch.
+
+        Returns:
+            The mean loss (NaN without any step), the number of steps, and whether the budget allowed all of them.
+        """
+        self.model.train()
+        total: Any = 0.0
+        rows = steps = 0
+        for batch in self.train.read(epoch, seed=self.seed):
+            if not run.spend(batch.rows, training=True):
+                return float(total) / rows if rows else math.nan, steps, False
+            total = total + self._step(batch, run) * batch.rows
+            rows += batch.rows
+            steps += 1
+        return float(total) / rows if rows else math.nan, steps, True
+
+    def _step(self, batch: Batch, run: Run) -> Tensor:
+        """Take one optimizer step and return the batch's loss, detached."""
+        if isinstance(self.optimizer, torch.optim.LBFGS):
+            first: list[Tensor] = []
+
+            def closure() -> Tensor:
+                loss = self._backward(batch, run)
+                first.append(loss)
+                return loss
+
+            self.optimizer.step(closure)  # type: ignore[no-untyped-call]
+            return first[0]
+        loss = self._backward(batch, run)
+        self.optimizer.step()
+        return loss
+
+    def _backward(self, batch: Batch, run: Run) -> Tensor:
+        self.optimizer.zero_grad()
+        loss, outputs, targets = self.objective(self.model, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.clip is not None:
+            if self.clip.kind == "norm":
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.clip.limit)
+            else:
+                nn.utils.clip_grad_value_(self.model.parameters(), self.clip.limit)
+        loss = loss.detach()
+        if self.objective.step is not None:
+            run.monitor.log(loss=loss, outputs=outputs, targets=targets)
+        return loss
+
+    def _schedule(self, loss: float) -> None:
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(loss)
+        elif self.scheduler is not None:
+            self.scheduler.step()
+
+
+class _Best:
+    """Keeps the weights of the lowest validation loss on the host; does nothing without a patience."""
+
+    def __init__(self, patience: int | None) -> None:
+        self._patience = patience
+        self._waited = 0
+        self._evaluation: Evaluation | None = None
+        self._weights: dict[str, Any] | None = None
+
+    @property
+    def exhausted(self) -> bool:
+        return self._patience is not None and self._waited >= self._patience
+
+    def take(self, model: nn.Module, evaluation: Evaluation, *, last: bool) -> Evaluation:
+        """Take an evaluation in; at the end of the training, return that of the weights that are restored."""
+        if self._patience is None:
+            return evaluation
+        if self._evaluation is None or evaluation.loss < self._evaluation.loss:
+            self._evaluation, self._waited = evaluation, 0
+            state = model.state_dict()
+            self._weights = {
+                k: v.detach().to("cpu", copy=True) if isinstance(v, Tensor) else v for k, v in state.items()
+            }
+        else:
+            self._waited += 1
+        return self._evaluation if last or self.exhausted else evaluation
+
+    def restore(self, model: nn.Module) -> None:
+        if self._weights is not None:
+            model.load_state_dict(self._weights)
+
+
+def evaluate(model: nn.Module, judge: Objective, batches: Batches, run: Run | None = None) -> Evaluation | None:
+    """Evaluate a model in evaluation mode, without gradients.
+
+    Args:
+        model: The model. Stays in evaluation mode.
+        judge: The loss as given.
+        batches: The data.
+        run: Accounts for the work; None for work that does not count.
+
+    Returns:
+        Outputs (float64), targets and the mean loss over rows; None if the budget does not allow it. Without
+        outputs and targets (``step`` hides them), those have no rows.
+    """
+    model.eval()
+    outputs: list[NDArray[Any]] = []
+    targets: list[NDArray[Any]] = []
+    total: Any = 0.0
+    rows = 0
+    with torch.no_grad():
+        for batch in batches.read():
+            if run is not None and not run.spend(batch.rows, training=False):
+                return None
+            loss, output, target = judge(model, batch)
+            if output is None and batch.targets is not None:
+                output, target = call_model(model, batch.inputs), batch.targets
+            if isinstance(target, Tensor) and output is not None:
+                outputs.append(_host(primary_output(output)))
+                targets.append(target.detach().cpu().numpy())
+            total = total + loss * (1 if _summed(judge) else batch.rows)
+            rows += batch.rows
+    return Evaluation(_joined(outputs, 0.0), _joined(targets, _MASKED), float(total) / max(rows, 1))
+
+
+def predict(model: nn.Module, batches: Iterator[Batch]) -> NDArray[np.float64]:
+    """Return the raw outputs of a model in evaluation mode, shape (rows, ...)."""
+    model.eval()
+    with torch.no_grad():
+        return _joined([_host(primary_output(call_model(model, batch.inputs))) for batch in batches], 0.0)
+
+
+def _summed(judge: Objective) -> bool:
+    return judge.step is None and getattr(judge.loss, "reduction", "mean") == "sum"
+
+
+def _host(tensor: Tensor) -> NDArray[np.float64]:
+    return tensor.detach().double().cpu().numpy()
+
+
+def _joined(parts: list[NDArray[Any]], fill: float) -> NDArray[Any]:
+    """Join batches along the rows; those of sequences of different lengths are filled up at the end."""
+    if not parts:
+        return np.zeros(0)
+    if len({part.shape[1:] for part in parts}) == 1:
+        return np.concatenate(parts)
+    shape = np.max([part.shape[1:] for part in parts], axis=0)
+
+    def filled(part: NDArray[Any]) -> NDArray[Any]:
+        widths = [(0, 0), *((0, int(more)) for more in shape - part.shape[1:])]
+        return np.pad(part, widths, constant_values=part.dtype.type(fill))
+
+    return np.concatenate([filled(part) for part in parts])
+
+
+def copied(module: nn.Module | None) -> nn.Module | None:
+    """Return a copy of a loss that nothing observes; the loss itself if it has weights of its own that are trained."""
+    if module is None or next(module.parameters(), None) is not None:
+        return module
+    return copy.deepcopy(module)

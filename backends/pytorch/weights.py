@@ -1,0 +1,116 @@
+"""Reads gradients before an optimizer's step, and how far the step moved the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+from torch.optim import Optimizer
+
+from autotrainer.backends.pytorch.describe import own_parameters
+from autotrainer.backends.pytorch.stats import SAMPLED_ENTRIES, changes, nonzero_counts, norms, sampled_entries
+from autotrainer.signals import LAYER_COLUMNS, Floats
+
+__all__ = ["StepReading", "owners"]
+
+_GRAD_NORM, _ZEROS, _WEIGHT_NORM, _UPDATE = (
+    LAYER_COLUMNS.index(name) for name in ("grad_norm", "grad_zero_fraction", "weight_norm", "update_ratio")
+)
+
+
+def owners(modules: Sequence[nn.Module]) -> dict[nn.Parameter, int]:
+    """Return the row of each parameter: the first module that owns it, where several share it."""
+    found: dict[nn.Parameter, int] = {}
+    for row, module in enumerate(modules):
+        for parameter in own_parameters(module):
+            found.setdefault(parameter, row)
+    return found
+
+
+class StepReading:
+    """What one step of an optimizer is read for. All results stay on the device until `fill`.
+
+    Args:
+        parameters: Trainable parameters, each with the row of its layer.
+    """
+
+    def __init__(self, parameters: Sequence[tuple[nn.Parameter, int]]) -> None:
+        usable = [(p, row) for p, row in parameters if _usable(p)]
+        self._parameters = [p for p, _ in usable]
+        self._rows = np.array([row for _, row in usable], np.int64)
+        sizes = np.array([p.numel() for p in self._parameters], np.int64)
+        self._sizes = sizes
+        layer_sizes = np.bincount(self._rows, sizes) if len(usable) else np.zeros(0)
+        shares = np.ceil(sizes * (SAMPLED_ENTRIES / np.maximum(layer_sizes[self._rows], 1))).astype(int)
+        self._entries = np.minimum(sizes, shares).tolist()
+        self._with_gradient: list[int] = []
+        self._gradients: list[Tensor] = []
+        self._scale: Tensor | None = None
+        self._weights = norms(self._parameters)
+        self._before = sampled_entries(self._parameters, self._entries)
+        self._before_norms = norms(self._before)
+        self._changes: list[Tensor] = []
+        self._graded = False
+
+    def read_gradients(self, optimizer: Optimizer) -> None:
+        """Read the gradients as they are now.
+
+        A `GradScaler` leaves it to a fused optimizer to take its scale out of them: it is done here too.
+        """
+        self._graded = True
+        self._with_gradient = [i for i, p in enumerate(self._parameters) if p.grad is not None]
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        self._gradients = [*norms(gradients), *nonzero_counts(gradients)]
+        scale = getattr(optimizer, "grad_scale", None)
+        self._scale = scale if isinstance(scale, Tensor) else None
+
+    def compare(self, optimizer: Optimizer) -> None:
+        """Read how far the weights have moved; gradients too if a closure has made them only in the step itself."""
+        if not self._graded:
+            self.read_gradients(optimizer)
+        self._changes = changes(self._before, sampled_entries(self._parameters, self._entries))
+        self._before = []
+
+    def scalars(self) -> list[Tensor]:
+        """Return all results as scalars, for one transfer to the host."""
+        scale = [] if self._scale is None else [self._scale.detach().reshape(()).float()]
+        return [*self._weights, *self._before_norms, *self._changes, *self._gradients, *scale]
+
+    def fill(self, table: Floats, values: Floats) -> None:
+        """Write the results into the layer table.
+
+        Args:
+            table: Shape (rows, columns), one row for each of the layers in order of definition; changed.
+            values: What `scalars` returned, on the host.
+        """
+        count, graded = len(self._parameters), len(self._with_gradient)
+        parts = np.split(values, np.cumsum([count, count, len(self._changes), graded, graded]))
+        weights, before, moved, gradients, nonzero, scale = parts
+        sizes = np.float64(np.float32(self._sizes))
+        table[:, _WEIGHT_NORM] = _joined(table[:, _WEIGHT_NORM], self._rows, weights)
+        if len(moved):
+            size = _joined(np.full(len(table), np.nan), self._rows, before)
+            change = _joined(np.full(len(table), np.nan), self._rows, moved)
+            known = size > 0
+            table[known, _UPDATE] = np.where(np.isinf(change), np.inf, change / np.where(size > 0, size, 1))[known]
+        if graded:
+            rows = self._rows[self._with_gradient]
+            gradients = gradients / scale[0] if len(scale) else gradients
+            table[:, _GRAD_NORM] = _joined(table[:, _GRAD_NORM], rows, gradients)
+            totals = np.bincount(rows, sizes[self._with_gradient], len(table))
+            counts = np.bincount(rows, nonzero, len(table))
+            table[totals > 0, _ZEROS] = 1 - counts[totals > 0] / totals[totals > 0]
+
+
+def _usable(parameter: nn.Parameter) -> bool:
+    known = not isinstance(parameter, UninitializedParameter) and parameter.device.type != "meta"
+    return known and parameter.requires_grad and parameter.numel() > 0
+
+
+def _joined(old: Floats, rows: np.ndarray[tuple[int], np.dtype[np.int64]], parts: Floats) -> Floats:
+    """Return a column with the joint norms of its values and the parts in their rows; what is not finite becomes infinity."""
+    squares = np.nan_to_num(old) ** 2 + np.bincount(rows, np.where(np.isfinite(parts), parts, np.inf) ** 2, len(old))
+    hit = np.bincount(rows, minlength=len(old)) > 0
+    return np.where(hit, np.sqrt(squares), old)

@@ -1,0 +1,97 @@
+"""One task of ``detect``: trains a case, watched, and says what was found and when. Run by `benchmarks.pool`."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import autotrainer
+from autotrainer import Finding
+from benchmarks.cases import Program, load_cases
+from benchmarks.datasets import load
+from benchmarks.pool import Row, Task, worker
+
+__all__ = ["builder", "run"]
+
+
+def builder(framework: str) -> Any:
+    """Return the module that builds programs in a framework; imports the framework."""
+    return importlib.import_module(
+        {"pytorch": "benchmarks.build_pytorch", "keras3": "benchmarks.build_keras"}[framework]
+    )
+
+
+def run(task: Task) -> Row:
+    """Train the variants (``given``, ``fixed``) of a case and return one entry for each.
+
+    An entry has ``score`` on test data, ``steps`` planned, ``first_error`` and ``raised`` (what was found, with the
+    step), ``findings`` (the verdict at the end), ``complaints`` (parts of the monitor that failed), ``seconds``.
+    """
+    (case,) = load_cases([task["source"]], [task["case"]])
+    programs = {"given": case.given, "fixed": case.fixed}
+    return {name: _watched(programs[name], task["framework"], int(task["seed"])) for name in task["variants"]}
+
+
+def _watched(program: Program | None, framework: str, seed: int) -> Row:
+    assert program is not None
+    build, data = builder(framework), load(program, seed)
+    raised: list[Row] = []
+    steps_done: Callable[[], int] = int
+
+    def note(finding: Finding) -> None:
+        raised.append({**_brief(finding), "seen": steps_done()})
+
+    def watch(model: Any, optimizer: Any = None, **known: Any) -> Any:
+        nonlocal steps_done
+        steps_done = build.step_counter(model, optimizer)
+        return autotrainer.watch(model, optimizer, on_finding=note, **known)
+
+    complaints = _Complaints()
+    logging.getLogger("autotrainer").addHandler(complaints)
+    started = time.perf_counter()
+    try:
+        score, monitor = build.train(program, data, seed, watch)
+    finally:
+        logging.getLogger("autotrainer").removeHandler(complaints)
+    errors = [entry["seen"] for entry in raised if entry["severity"] == "error"]
+    return {
+        "score": score,
+        "steps": program.epochs * -(-len(data.x_train) // program.batch_size),
+        "first_error": min(errors, default=None),
+        "raised": raised,
+        "findings": [{**_brief(f), "message": f.message, "evidence": f.evidence} for f in monitor.findings],
+        "complaints": complaints.said,
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+
+
+def _brief(finding: Finding) -> Row:
+    return {
+        "problem": finding.problem,
+        "severity": str(finding.severity),
+        "confidence": round(finding.confidence, 3),
+        "step": finding.step,
+        "caused_by": finding.caused_by,
+        "layers": list(finding.layers)[:3],
+    }
+
+
+class _Complaints(logging.Handler):
+    """Keeps what the package's logger says about its own failures."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a message on a part that was switched off."""
+        message = record.getMessage()
+        if "switched off" in message:
+            self.said.append(message[:400])
+
+
+if __name__ == "__main__":
+    worker(run)

@@ -1,0 +1,73 @@
+"""Models whose steps are timed: an MLP of six layers, a small CNN and a transformer of four layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["keras_model", "pytorch_model"]
+
+_CLASSES = 10
+
+
+def pytorch_model(name: str) -> Any:
+    """Build ``mlp``, ``cnn`` or ``transformer`` as a `torch.nn.Module`."""
+    from torch import nn
+
+    class Apply(nn.Module):
+        """A function as a layer."""
+
+        def __init__(self, function: Callable[[Any], Any]) -> None:
+            super().__init__()
+            self.function = function
+
+        def forward(self, x: Any) -> Any:
+            """Return what the function gives."""
+            return self.function(x)
+
+    if name == "mlp":
+        hidden = [part for width in (20, *[64] * 5) for part in (nn.Linear(width, 64), nn.ReLU())]
+        return nn.Sequential(*hidden, nn.Linear(64, _CLASSES))
+    if name == "cnn":
+        return nn.Sequential(
+            Apply(lambda x: x.movedim(-1, 1)),
+            nn.Conv2d(3, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(512, 64),
+            nn.ReLU(),
+            nn.Linear(64, _CLASSES),
+        )
+    layer = nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+    return nn.Sequential(encoder, Apply(lambda x: x.mean(1)), nn.Linear(64, _CLASSES))
+
+
+def keras_model(name: str) -> Any:
+    """Build ``mlp``, ``cnn`` or ``transformer`` as a `keras.Model`."""
+    import keras
+    from keras import layers
+
+    if name == "mlp":
+        hidden = [layers.Dense(64, activation="relu") for _ in range(6)]
+        return keras.Sequential([keras.Input((20,)), *hidden, layers.Dense(_CLASSES)])
+    if name == "cnn":
+        stack = [
+            layers.Conv2D(16, 3, padding="same", activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(32, 3, padding="same", activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(64, activation="relu"),
+            layers.Dense(_CLASSES),
+        ]
+        return keras.Sequential([keras.Input((16, 16, 3)), *stack])
+    inputs = x = keras.Input((32, 64))
+    for _ in range(4):
+        x = layers.LayerNormalization()(x + layers.MultiHeadAttention(4, 16)(x, x))
+        x = layers.LayerNormalization()(x + layers.Dense(64)(layers.Dense(128, activation="relu")(x)))
+    return keras.Model(inputs, layers.Dense(_CLASSES)(layers.GlobalAveragePooling1D()(x)))

@@ -1,0 +1,279 @@
+"""How well a training does, whatever its task: skill over the trivial predictor, trend, and share of the schedule.
+
+Symptoms alone prove little: a model can learn with vanishing gradients or dead units. Rules therefore judge
+them together with the outcome that is computed here, once for all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from autotrainer.findings import Severity
+from autotrainer.history import RunHistory
+from autotrainer.rules._trends import Slope, blocks, recent, theil_sen, wilson
+from autotrainer.signals import MAX_ROWS, Floats
+from autotrainer.task import TaskContext
+
+__all__ = ["YOUNG_STEPS", "Outcome", "outcome", "progress"]
+
+YOUNG_STEPS = 200
+"""Steps after which a run without a known schedule is old enough to be judged."""
+
+_PRECISE = 0.15
+"""Widest half interval of skill that still counts as a measurement."""
+
+_VALIDATION_ROWS = 200
+"""Rows of a validation set, whose size is not known: cautious for the usual ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a training does at present.
+
+    Attributes:
+        low: Lower end of the 90 % interval of skill; skill is 0 at the level of the trivial predictor (commonest
+            class, mean of the targets) and 1 for a perfect model. NaN if unknown.
+        high: Upper end.
+        skill: Best estimate of skill.
+        score: Accuracy or R², as told to the user.
+        trivial: The trivial predictor's score.
+        progress: Share of the planned schedule that is done, in [0, 1]; NaN if unknown.
+        steps: Optimizer steps done.
+        trend: Trend of the training loss over the last half of the run, per step.
+        to_come: Expected fall of the loss until the end of the schedule (without one: over as many steps again),
+            as a share of its present level; 0 if it does not fall beyond doubt.
+        escaping: Whether gradients grow while the loss is flat: a plateau that is being left.
+        diverged: Whether the loss is not finite, or far above where it was.
+        regression: Whether the score is R².
+    """
+
+    low: float
+    high: float
+    skill: float
+    score: float
+    trivial: float
+    progress: float
+    steps: int
+    trend: Slope
+    to_come: float
+    escaping: bool
+    diverged: bool
+    regression: bool
+
+    @property
+    def known(self) -> bool:
+        """Whether skill is known well enough to judge."""
+        return not math.isnan(self.skill)
+
+    def stuck(self, margin: float = 0.15) -> bool:
+        """Whether skill is certainly at the trivial predictor's level."""
+        return self.high <= margin
+
+    def learned(self, level: float = 0.5) -> bool:
+        """Whether skill is certainly above a level."""
+        return self.low >= level
+
+    def moving(self, to_come: float = 0.05) -> bool:
+        """Whether patience is due: the loss will still fall by this share, or a plateau is being left."""
+        return self.to_come >= to_come or self.escaping
+
+    def mature(self, share: float) -> bool:
+        """Whether a share of the schedule is done; without a schedule, whether `YOUNG_STEPS` are."""
+        if math.isnan(self.progress):
+            return self.steps >= YOUNG_STEPS
+        return self.progress >= share
+
+    @property
+    def worst(self) -> Severity:
+        """The severity that a judgement by schedule may have: error only where the schedule is known."""
+        return Severity.WARNING if math.isnan(self.progress) else Severity.ERROR
+
+    @property
+    def words(self) -> str:
+        """The score in words, or an empty string."""
+        if not self.known:
+            return ""
+        if self.regression:
+            return f"R² is {self.score:.3g} (the mean of the targets has 0)"
+        return f"accuracy is {self.score:.3g} (the commonest class has {self.trivial:.3g})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Witness:
+    """One measurement of skill."""
+
+    score: float
+    low: float
+    high: float
+    skill: float
+
+
+def progress(history: RunHistory, context: TaskContext) -> float:
+    """Return the share of the planned schedule that is done, in [0, 1]; NaN if that can't be known."""
+    done = history.step + 1
+    if context.planned_steps:
+        return min(1.0, done / context.planned_steps)
+    if not context.planned_epochs:
+        return math.nan
+    per_epoch = math.nan
+    if history.epoch > 0 and history.epoch_names:
+        per_epoch = (history.step_of_epoch(history.epoch - 1) + 1) / history.epoch
+    elif context.train_rows and len(history.steps):
+        size = history.scalar("batch_size")[-1]
+        per_epoch = math.ceil(context.train_rows / size) if size > 0 else math.nan
+    if per_epoch > 0:
+        return min(1.0, done / (per_epoch * context.planned_epochs))
+    return 1.0 if history.finished else math.nan
+
+
+def outcome(history: RunHistory, context: TaskContext) -> Outcome:
+    """Judge how the training does at present.
+
+    Args:
+        history: Everything measured so far.
+        context: What is known of the training.
+
+    Returns:
+        The outcome, from the last half of the run.
+    """
+    kind = context.kind(history.targets)
+    regression = kind == "regression"
+    trivial = 0.0 if regression else context.trivial_accuracy(history.targets)
+    if history.targets.minimum < 0 and not history.targets.signed and not regression:
+        trivial = math.nan  # masked entries count as a class in the summary, not in the accuracy
+    witnesses = _squared_error(history) if regression else _accuracies(history, context, trivial)
+    sure = [w for w in witnesses if w.high - w.low <= 2 * _PRECISE]
+    if not sure and not regression:
+        sure = [w for w in _entropy(history, context) if w.high - w.low <= 2 * _PRECISE]
+    share = progress(history, context)
+    done = history.step + 1
+    remaining = done if math.isnan(share) or share <= 0 else done * (1 / share - 1)
+    trend, level = _trend(history)
+    fall = -trend.slope * remaining / abs(level) if trend.falling and level else 0.0
+    best = max(sure, key=lambda w: w.skill) if sure else _Witness(*[math.nan] * 4)
+    return Outcome(
+        low=max((w.low for w in sure), default=math.nan),
+        high=max((w.high for w in sure), default=math.nan),
+        skill=best.skill,
+        score=best.score,
+        trivial=trivial,
+        progress=share,
+        steps=done,
+        trend=trend,
+        to_come=max(0.0, fall),
+        escaping=_escaping(history),
+        diverged=_diverged(history),
+        regression=regression,
+    )
+
+
+def _accuracies(history: RunHistory, context: TaskContext, trivial: float) -> list[_Witness]:
+    """Return skills from accuracies: of sampled batches, of epochs, of validation."""
+    if math.isnan(trivial) or trivial >= 1:
+        return []
+    measured: list[tuple[float, float]] = []
+    window = recent(history.steps, 0.5, 10)
+    values, sizes = history.scalar("accuracy")[window], history.scalar("batch_size")[window]
+    rows = np.where(np.isnan(sizes), 1.0, np.minimum(sizes, MAX_ROWS))
+    known = ~np.isnan(values)
+    if known.any():
+        measured.append((float(np.average(values[known], weights=rows[known])), float(rows[known].sum())))
+    for name, size in (("accuracy", context.train_rows or 0), ("val_accuracy", _VALIDATION_ROWS)):
+        epochs = history.epochs(name)[1]
+        late = epochs[-max(1, len(epochs) // 2) :]
+        late = late[np.isfinite(late)]
+        if late.size:
+            measured.append((float(np.mean(late)), float(max(size, _VALIDATION_ROWS))))
+    found = []
+    for score, count in measured:
+        low, high = ((v - trivial) / (1 - trivial) for v in wilson(min(1.0, max(0.0, score)), count, 1.64))
+        found.append(_Witness(score, low, high, (score - trivial) / (1 - trivial)))
+    return found
+
+
+def _squared_error(history: RunHistory) -> list[_Witness]:
+    """Return R² of the sampled batches, with an interval from its spread over batches."""
+    variance = history.targets.variance
+    window = recent(history.steps, 0.5, 10)
+    errors = history.scalar("squared_error")[window]
+    errors = errors[~np.isnan(errors)]
+    if not variance > 0 or not errors.size:
+        return []
+    with np.errstate(all="ignore"):
+        ratios = np.minimum(errors / variance, 1e6)
+        mean = float(ratios.mean())
+        half = 1.64 * float(ratios.std()) / math.sqrt(len(ratios)) if len(ratios) > 2 else math.inf
+    # Far below the trivial predictor the interval is wide in absolute terms, yet the judgement is sure.
+    half = half if mean - half < 1 else min(half, _PRECISE)
+    return [_Witness(1 - mean, 1 - mean - half, 1 - mean + half, 1 - mean)]
+
+
+def _entropy(history: RunHistory, context: TaskContext) -> list[_Witness]:
+    """Return skill from a mean cross-entropy, against that of always answering the class frequencies.
+
+    Accuracy above chance grows with the root of what cross-entropy gains (second order around the trivial
+    predictor), so the root of the relative gain is on the scale of skill from accuracy.
+    """
+    targets, loss = history.targets, context.loss
+    if loss.family not in ("cross_entropy", "binary_cross_entropy") or loss.reduction != "mean":
+        return []
+    share, others = targets.majority, max(1, targets.classes - 1)
+    if not 0 < share < 1 or targets.minimum < 0:
+        return []
+    entropy = -share * math.log(share) - (1 - share) * math.log((1 - share) / others)
+    steps, losses = history.losses
+    _, means = blocks(steps[recent(steps, 0.5, 10)], losses[recent(steps, 0.5, 10)])
+    if len(means) < 4:
+        return []
+    middle, half = float(np.mean(means)), 1.64 * float(np.std(means)) / math.sqrt(len(means))
+    low, skill, high = (
+        math.copysign(math.sqrt(abs(gain)), gain)
+        for gain in (1 - (middle + half) / entropy, 1 - middle / entropy, 1 - (middle - half) / entropy)
+    )
+    if high <= 0:
+        low = max(low, high - _PRECISE)
+    return [_Witness(share + skill * (1 - share), low, high, skill)]
+
+
+def _trend(history: RunHistory) -> tuple[Slope, float]:
+    """Return trend and present level of the training loss over the last half of the run."""
+    epochs, means = history.epochs("loss")
+    steps, losses = history.losses
+    window = recent(steps, 0.5, 8)
+    x, y = blocks(steps[window], losses[window])
+    if len(epochs) >= 16 and len(losses) < 4 * history.step:  # the means of epochs know every step
+        half = len(epochs) // 2
+        x = np.array([history.step_of_epoch(int(e)) for e in epochs[half:]], np.float64)
+        y = means[half:]
+    finite = y[np.isfinite(y)]
+    level = float(np.mean(finite[-max(1, len(finite) // 3) :])) if finite.size else math.nan
+    return theil_sen(x, y), level
+
+
+def _escaping(history: RunHistory) -> bool:
+    norms = history.scalar("grad_norm")
+    window = recent(history.steps, 0.7, 8)
+    with np.errstate(all="ignore"):
+        logs = np.log(norms[window])
+    slope = theil_sen(history.steps[window], logs)
+    span = history.steps[window][-1] - history.steps[window][0] if len(history.steps) else 0
+    return slope.rising and slope.slope * float(span) > math.log(1.5)
+
+
+def _diverged(history: RunHistory) -> bool:
+    """Whether the last losses are not finite, or 10 times above both start and best, medians against noise."""
+    _, losses = history.losses
+    known: Floats = losses[~np.isnan(losses)]
+    if not known.size:
+        return False
+    if not np.isfinite(known[-1]):
+        return True
+    if len(known) < 4:
+        return False
+    count = min(9, max(1, len(known) // 4))
+    now = float(np.median(np.abs(known[-count:])))
+    start = float(np.median(np.abs(known[:count])))
+    return now > 10 * max(start, 1e-12)

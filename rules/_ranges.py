@@ -1,0 +1,69 @@
+"""What an output activation can give, and what outputs and targets were seen to be."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from autotrainer.history import RunHistory
+from autotrainer.task import TaskContext
+
+__all__ = ["RANGES", "output_activation", "output_range", "unreachable"]
+
+RANGES = {
+    "sigmoid": (0.0, 1.0),
+    "hard_sigmoid": (0.0, 1.0),
+    "softmax": (0.0, 1.0),
+    "tanh": (-1.0, 1.0),
+    "hard_tanh": (-1.0, 1.0),
+    "softsign": (-1.0, 1.0),
+    "relu": (0.0, math.inf),
+    "relu6": (0.0, 6.0),
+    "softplus": (0.0, math.inf),
+    "exponential": (0.0, math.inf),
+    "log_softmax": (-math.inf, 0.0),
+    "log_sigmoid": (-math.inf, 0.0),
+}
+"""Smallest and largest value that an activation can give, where it is limited."""
+
+
+def output_range(history: RunHistory) -> tuple[float, float]:
+    """Return the smallest and the largest output seen; NaN if none was, infinity where not finite."""
+    low, high = history.scalar("output_min"), history.scalar("output_max")
+    if np.isnan(low).all() or np.isnan(high).all():
+        return math.nan, math.nan
+    finite = low[np.isfinite(low)]
+    return (float(finite.min()) if finite.size else -math.inf), float(np.nanmax(high))
+
+
+def output_activation(history: RunHistory, context: TaskContext) -> str | None:
+    """Return the output's activation: as known, else what the outputs prove to be a softmax, else None."""
+    if context.output_activation is not None:
+        return context.output_activation
+    errors = history.scalar("output_row_sum_error")
+    errors = errors[~np.isnan(errors)]
+    low, high = output_range(history)
+    if len(errors) >= 2 and errors.max() < 1e-4 and low >= 0 and high <= 1 + 1e-6:
+        return "softmax"
+    return None
+
+
+def unreachable(activation: str | None, minimum: float, maximum: float) -> float:
+    """Return how much of the span of the targets lies outside of what an activation can give.
+
+    Args:
+        activation: Name of the output activation, or None.
+        minimum: Smallest target.
+        maximum: Largest target.
+
+    Returns:
+        Share in [0, 1]; for constant targets 0 or 1. 0 if the activation is not limited or unknown.
+    """
+    low, high = RANGES.get(activation or "", (-math.inf, math.inf))
+    if math.isnan(minimum) or math.isnan(maximum):
+        return 0.0
+    outside = max(0.0, min(maximum, low) - minimum) + max(0.0, maximum - max(minimum, high))
+    if maximum == minimum:
+        return float(minimum < low or maximum > high)
+    return outside / (maximum - minimum)

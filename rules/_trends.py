@@ -1,0 +1,134 @@
+"""Statistics that rules share: windows of recent samples, robust slopes, growth, confidence intervals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotrainer.signals import Floats
+
+__all__ = ["Slope", "blocks", "geometric_mean", "last_median", "recent", "theil_sen", "wilson"]
+
+_MAX_POINTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """A robust linear trend: its slope per unit of x, and the 95 % confidence interval of that."""
+
+    slope: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def falling(self) -> bool:
+        """Whether it goes down beyond doubt."""
+        return self.high < 0
+
+    @property
+    def rising(self) -> bool:
+        """Whether it goes up beyond doubt."""
+        return self.low > 0
+
+
+def theil_sen(x: NDArray[np.int64] | Floats, y: Floats) -> Slope:
+    """Return the median of the slopes between all pairs of points (Theil 1950, Sen 1968).
+
+    Args:
+        x: Positions, shape (points,).
+        y: Values, shape (points,); points that are not finite are left out.
+
+    Returns:
+        The slope and its interval; NaN with fewer than four points or no spread in x.
+    """
+    kept = np.isfinite(y)
+    at: Floats = np.asarray(x, np.float64)[kept]
+    y = y[kept]
+    if len(at) > _MAX_POINTS:
+        chosen = np.linspace(0, len(at) - 1, _MAX_POINTS).astype(int)
+        at, y = at[chosen], y[chosen]
+    n = len(at)
+    if n < 4:
+        return Slope()
+    first, second = np.triu_indices(n, 1)
+    distance = at[second] - at[first]
+    apart = distance != 0
+    if not apart.any():
+        return Slope()
+    with np.errstate(all="ignore"):
+        slopes = np.sort((y[second] - y[first])[apart] / distance[apart])
+    # Sen (1968): ranks of the interval from the normal approximation of Kendall's score.
+    half = 1.96 * math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
+    low = int(max(0, math.floor((len(slopes) - half) / 2)))
+    high = int(min(len(slopes) - 1, math.ceil((len(slopes) + half) / 2)))
+    return Slope(float(np.median(slopes)), float(slopes[low]), float(slopes[high]))
+
+
+def blocks(x: NDArray[np.int64] | Floats, y: Floats, count: int = 24) -> tuple[Floats, Floats]:
+    """Return the means of up to `count` consecutive blocks of equal size: (positions, values).
+
+    Batch noise shrinks with the root of a block's size. Values that are not finite are left out.
+    """
+    kept = np.isfinite(y)
+    at: Floats = np.asarray(x, np.float64)[kept]
+    y = y[kept]
+    if len(at) <= count:
+        return at, y
+    edges = np.linspace(0, len(at), count + 1).astype(int)
+    sizes = np.diff(edges)
+    return np.add.reduceat(at, edges[:-1]) / sizes, np.add.reduceat(y, edges[:-1]) / sizes
+
+
+def recent(steps: NDArray[np.int64], share: float = 0.5, least: int = 5) -> slice:
+    """Return the samples of the last `share` of all steps, and at least the last `least` samples."""
+    if not len(steps):
+        return slice(0, 0)
+    start = int(np.searchsorted(steps, steps[-1] * (1 - share)))
+    return slice(max(0, min(start, len(steps) - least)), len(steps))
+
+
+def geometric_mean(values: Floats) -> Floats:
+    """Return the geometric mean over the first axis, NaN and infinity left out; zero where more than half are zero.
+
+    A single exact zero is no reason to call a norm zero, and a single spike none to call it large.
+    """
+    with np.errstate(all="ignore"):
+        known = np.isfinite(values)
+        positive = known & (values > 0)
+        logs = np.where(positive, np.log(np.where(positive, values, 1.0)), 0.0)
+        mean = np.exp(logs.sum(axis=0) / positive.sum(axis=0))
+    zero = (known & (values == 0)).sum(axis=0) > known.sum(axis=0) / 2
+    result = np.where(zero, 0.0, mean)
+    return np.asarray(np.where(known.any(axis=0), result, np.nan))
+
+
+def last_median(values: Floats, count: int = 5) -> Floats:
+    """Return the median of the last `count` samples over the first axis; NaN where nothing was measured."""
+    rows = values[-count:]
+    flat = rows.reshape(len(rows), -1)
+    result = np.full(flat.shape[1], np.nan)
+    for column in np.flatnonzero(~np.isnan(flat).all(axis=0)) if len(rows) else ():
+        known = np.sort(flat[~np.isnan(flat[:, column]), column])
+        result[column] = known[(len(known) - 1) // 2]
+    return result.reshape(values.shape[1:])
+
+
+def wilson(share: float, count: float, z: float = 1.96) -> tuple[float, float]:
+    """Return the Wilson score interval of a share (Wilson 1927).
+
+    Args:
+        share: Observed share in [0, 1].
+        count: Number of observations.
+        z: Normal quantile.
+
+    Returns:
+        (low, high); (0, 1) without observations.
+    """
+    if not count > 0:
+        return 0.0, 1.0
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -1,0 +1,113 @@
+"""AT201: ReLU units that give zero for every input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import numpy as np
+
+from autotrainer.findings import Finding, Severity
+from autotrainer.history import RunHistory
+from autotrainer.rule import Rule, Threshold
+from autotrainer.rules._layers import names, weight_layers
+from autotrainer.rules._outcome import outcome
+from autotrainer.rules._trends import last_median
+from autotrainer.signals import DEAD_WINDOW
+from autotrainer.task import TaskContext
+
+__all__ = ["DyingReLU"]
+
+
+class DyingReLU(Rule):
+    """Units of a ReLU layer give zero for every input and so can never learn again.
+
+    What it does
+        Looks at each layer whose activation has a zero region, for the share of units that were zero on every
+        sample of several batches.
+
+    Why it hurts
+        A unit that is always zero has no gradient. Where a whole layer is dead, nothing passes: the output is the
+        same for all inputs, and all layers before it stop learning.
+
+    Evidence used
+        Share of dead units of each layer over the last sampled batches; whether the gradients of all layers before
+        it are exactly zero; the outcome. Sparse inputs and embeddings play no part: only units count, not zeros.
+
+    Thresholds
+        ``dead_units`` is gamma of AUTOTRAINER, here a share of units of one layer; ``epochs`` is alpha_3.
+        ``schedule``: share of the planned training from which a poor outcome makes it an error.
+
+    When it is wrong
+        Healthy nets have up to half of their units dead in places: without a poor outcome only a layer that is dead
+        throughout is an error, and only where the layers before it get no gradient (no connection skips it).
+
+    Repairs
+        Another activation (LeakyReLU, SELU), normalization, new initial weights, a lower learning rate.
+
+    References
+        Lu et al., Dying ReLU and Initialization, 2019; Zhang et al., AUTOTRAINER, ICSE 2021, section III.
+    """
+
+    problem = "dying_relu"
+    code = "AT201"
+    aliases = ("dead_relu", "dying_relus", "dead_units", "dying")
+    needs = frozenset({"dead_units", "grad_norm", "accuracy", "squared_error", "loss", "epochs"})
+    causes = (
+        "nonfinite_data",
+        "improper_output_activation",
+        "abnormal_data",
+        "unscaled_targets",
+        "exploding_gradient",
+        "poor_initialization",
+    )
+    repairs = ("swap_activation", "insert_normalization", "reinitialize", "scale_learning_rate", "swap_optimizer")
+    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
+        {
+            "dead_units": Threshold(0.7, "share of dead units in a layer", "AUTOTRAINER", maximum=1, alias="gamma"),
+            "epochs": Threshold(0, "epochs before it is judged", "AUTOTRAINER", alias="alpha_3"),
+            "schedule": Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
+        }
+    )
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Judge the history as it is now."""
+        if len(history.steps) < DEAD_WINDOW or history.epoch < self.threshold("epochs"):
+            return None
+        dead = last_median(history.layer("dead_units"), 3)
+        hidden = [row for row, layer in enumerate(history.layers) if layer.hidden and np.isfinite(dead[row])]
+        affected = [row for row in hidden if dead[row] >= self.threshold("dead_units") and dead[row] > 0]
+        if not affected:
+            return None
+        worst = max(affected, key=lambda row: float(dead[row]))
+        share, result = float(dead[worst]), outcome(history, context)
+        cut_off = share >= 1 and self._no_gradient_before(history, worst)
+        poor = result.stuck(0.2) and not result.moving(0.1)
+        if cut_off and not result.learned(0.3):
+            severity, confidence = Severity.ERROR, 0.97
+        elif poor and result.mature(self.threshold("schedule")):
+            severity, confidence = result.worst, 0.85
+        elif share >= 0.9 and not result.learned(0.5):
+            severity, confidence = Severity.WARNING, 0.5
+        else:
+            return None
+        message = f"{share:.0%} of the units of layer {history.layers[worst].name} are zero for every input"
+        if cut_off:
+            message += " and no layer before it gets a gradient"
+        if severity is Severity.ERROR and result.words:
+            message += f", and {result.words}"
+        evidence = {
+            "dead_units": share,
+            "affected_layers": float(len(affected)),
+            "relu_layers": float(len(hidden)),
+        }
+        order = [worst, *[row for row in affected if row != worst]]
+        return self.finding(severity, confidence, message + ".", evidence, layers=names(history, order))
+
+    @staticmethod
+    def _no_gradient_before(history: RunHistory, row: int) -> bool:
+        """Whether all weight layers up to this one had gradients of exactly zero in the last samples."""
+        before = [r for r in weight_layers(history) if r <= row]
+        norms = last_median(history.layer("grad_norm")[:, before], 3)
+        return bool(before) and bool((norms == 0).all())

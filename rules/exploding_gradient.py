@@ -1,0 +1,185 @@
+"""AT102: gradients and weights that grow without bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import numpy as np
+
+from autotrainer.findings import Finding, Severity
+from autotrainer.history import RunHistory
+from autotrainer.rule import Rule, Threshold
+from autotrainer.rules._layers import names, weight_layers
+from autotrainer.rules._outcome import Outcome, outcome
+from autotrainer.rules._trends import geometric_mean, last_median, recent
+from autotrainer.signals import Floats
+from autotrainer.task import TaskContext
+
+__all__ = ["ExplodingGradient"]
+
+_RECENT = 5
+
+
+def _growth(values: Floats, count: int = 3) -> float:
+    """Return the median of the last samples ÷ that of the first ones; infinity where the last is not finite."""
+    known = values[~np.isnan(values)]
+    if len(known) < 2:
+        return math.nan
+    count = max(1, min(count, len(known) // 2))
+    start, now = float(np.median(known[:count])), float(np.median(known[-count:]))
+    if not math.isfinite(known[-1]) or not math.isfinite(now):
+        return math.inf
+    return now / start if start > 0 else math.nan
+
+
+class ExplodingGradient(Rule):
+    """Gradients grow without bound and throw the weights far away.
+
+    What it does
+        Compares gradients, weights and loss with the run's own beginning, and looks for steps that are larger than
+        the weights they change.
+
+    Why it hurts
+        Steps overshoot further and further: the loss grows until it is not finite, or the model ends in a dead
+        region where nothing moves any more.
+
+    Evidence used
+        Growth of the total gradient norm, of the loss (medians of samples) and of the weights; the update ratio; a
+        gradient that is not finite after finite ones; the ratio of first to last layer, only where the model is also
+        without skill and its steps are large.
+
+    Thresholds
+        ``growth`` of the gradient norm together with ``loss_growth``; ``weight_growth`` of any layer and
+        ``update_ratio`` for steps as large as the weights; ``ratio`` is beta_3 of AUTOTRAINER, ``epochs`` is alpha_2.
+
+    When it is wrong
+        Gradients that grow while the loss falls are healthy, and so is a ratio above 70: neither fires by itself.
+
+    Repairs
+        A lower learning rate, gradient clipping, another activation, normalization.
+
+    References
+        Pascanu et al., ICML 2013; Zhang et al., AUTOTRAINER, ICSE 2021, section III.
+    """
+
+    problem = "exploding_gradient"
+    code = "AT102"
+    aliases = ("exploding", "exploding_gradients", "explode", "learning_rate_too_high")
+    needs = frozenset(
+        {
+            "grad_norm",
+            "weight_norm",
+            "update_ratio",
+            "loss",
+            "accuracy",
+            "squared_error",
+            "activation_max_abs",
+            "epochs",
+        }
+    )
+    causes = (
+        "nonfinite_data",
+        "unscaled_targets",
+        "abnormal_data",
+        "improper_output_activation",
+        "poor_initialization",
+    )
+    repairs = ("scale_learning_rate", "swap_activation", "clip_gradients", "insert_normalization", "swap_optimizer")
+    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
+        {
+            "growth": Threshold(10, "growth of the gradient norm since the start", "10 × the running norm", 1),
+            "loss_growth": Threshold(10, "growth of the loss since the start", "calibrated", 1),
+            "weight_growth": Threshold(10, "growth of a layer's weight norm since the start", "calibrated", 1),
+            "update_ratio": Threshold(1.0, "size of a step ÷ weights", "1,000 times the usual 1e-3"),
+            "ratio": Threshold(70, "gradient norm of first ÷ last layer", "AUTOTRAINER", 1, alias="beta_3"),
+            "epochs": Threshold(0, "epochs before it is judged", "AUTOTRAINER", alias="alpha_2"),
+        }
+    )
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Judge the history as it is now."""
+        rows = weight_layers(history)
+        if not rows or len(history.steps) < 2 or history.epoch < self.threshold("epochs"):
+            return None
+        gradient = history.scalar("grad_norm")
+        _, losses = history.losses
+        evidence = {"growth": _growth(gradient), "loss_growth": _growth(np.abs(losses))}
+        result = outcome(history, context)
+        told = self._by_growth(history, evidence, gradient)
+        told = told or self._by_weights(history, rows, evidence, result)
+        told = told or self._by_ratio(history, rows, evidence, result)
+        if told is None:
+            return None
+        severity, confidence, message = told
+        return self.finding(severity, confidence, message, evidence, layers=names(history, self._origin(history, rows)))
+
+    def _by_growth(
+        self, history: RunHistory, evidence: dict[str, float], gradient: Floats
+    ) -> tuple[Severity, float, str] | None:
+        growth, loss_growth = evidence["growth"], evidence["loss_growth"]
+        finite = gradient[np.isfinite(gradient)]
+        if len(finite) < 2:
+            return None
+        at = f"by step {history.step}"
+        if not np.isfinite(gradient[-1]) and not np.isnan(gradient[-1]):
+            before = float(finite.max() / finite[0]) if finite[0] > 0 else math.nan
+            if before >= self.threshold("growth"):
+                message = f"The gradient norm grew {before:.2g}-fold and is not finite {at}."
+                return Severity.ERROR, 0.97, message
+            return None
+        if growth >= self.threshold("growth") and loss_growth >= self.threshold("loss_growth"):
+            message = f"Gradient norm and loss grew {growth:.2g}-fold and {loss_growth:.2g}-fold {at}."
+            return Severity.ERROR, 0.95, message
+        return None
+
+    def _by_weights(
+        self, history: RunHistory, rows: list[int], evidence: dict[str, float], result: Outcome
+    ) -> tuple[Severity, float, str] | None:
+        weights = history.layer("weight_norm")[:, rows]
+        steps = history.layer("update_ratio")[:, rows]
+        with np.errstate(all="ignore"):
+            start, now = weights[0], last_median(weights, 3)
+            grown = np.where(start > 1e-3, now / start, np.nan)
+            largest = float(np.nanmax(grown)) if not np.isnan(grown).all() else math.nan
+            leap = float(np.nanmax(steps)) if not np.isnan(steps).all() else math.nan
+        evidence |= {"weight_growth": largest, "largest_update_ratio": leap}
+        if not largest >= self.threshold("weight_growth") or not leap >= self.threshold("update_ratio"):
+            return None
+        text = f"A step changed weights by {leap:.2g} times their norm, and weights grew {largest:.2g}-fold"
+        if result.diverged or result.high <= 0.15 or evidence["loss_growth"] >= self.threshold("loss_growth"):
+            return Severity.ERROR, 0.85, f"{text}{', while ' + result.words if result.words else ''}."
+        return None if result.learned(0.5) else (Severity.WARNING, 0.6, f"{text}.")
+
+    def _by_ratio(
+        self, history: RunHistory, rows: list[int], evidence: dict[str, float], result: Outcome
+    ) -> tuple[Severity, float, str] | None:
+        if len(rows) < 2:
+            return None
+        window = recent(history.steps)
+        norms = geometric_mean(history.layer("grad_norm")[window])[rows]
+        moved = float(last_median(history.layer("update_ratio")[:, rows[0]]))
+        with np.errstate(all="ignore"):
+            ratio = float(norms[0] / norms[-1])
+        evidence["ratio"] = ratio
+        large = ratio >= self.threshold("ratio") and math.isfinite(ratio) and moved >= 0.03
+        if not (large and result.stuck() and result.mature(0.12)) or result.to_come > 0.1:
+            return None
+        message = (
+            f"The gradient of the first layer is {ratio:.2g} times that of the last one, its steps are {moved:.2g} "
+            f"times its weights, and {result.words}."
+        )
+        return result.worst, 0.6, message
+
+    @staticmethod
+    def _origin(history: RunHistory, rows: list[int]) -> list[int]:
+        """Return the layers by their growth of gradient, the largest first: at most three."""
+        norms = history.layer("grad_norm")[:, rows]
+        finite = np.isfinite(norms).all(axis=1)
+        if finite.sum() < 2:
+            return rows[-1:]
+        with np.errstate(all="ignore"):
+            grown = norms[finite][-1] / np.maximum(norms[finite][0], 1e-30)
+        return [rows[i] for i in np.argsort(-grown, kind="stable")[:3]]

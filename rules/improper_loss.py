@@ -1,0 +1,107 @@
+"""AT402: a loss that does not fit the targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import numpy as np
+
+from autotrainer.findings import Finding, Severity
+from autotrainer.history import RunHistory
+from autotrainer.rule import Rule, Threshold
+from autotrainer.rules._outcome import outcome
+from autotrainer.task import TaskContext
+
+__all__ = ["ImproperLoss"]
+
+
+class ImproperLoss(Rule):
+    """The loss does not fit the targets or the number of outputs.
+
+    What it does
+        Decides from the targets (class indices, one-hot, {0, 1}, {−1, 1}, real values) which losses make sense.
+
+    Why it hurts
+        A cross-entropy of targets outside 0 … 1 has no lowest point: it falls below zero without the model getting
+        better. A single output can't tell more than two classes apart.
+
+    Evidence used
+        Kind, range and number of classes of the targets, number of outputs, and the sign of the loss. For losses that
+        are merely unusual, such as squared error for classes, the outcome decides.
+
+    Thresholds
+        ``schedule``: share of the planned training from which an unusual loss counts, where nothing has been learned.
+
+    When it is wrong
+        Squared error for classes and binary cross-entropy over one-hot targets are legitimate: with a model that
+        learns they are never reported.
+
+    Repairs
+        The loss that belongs to the targets, or targets encoded for the loss.
+
+    References
+        Zhang et al., AUTOTRAINER, ICSE 2021, section III.
+    """
+
+    problem = "improper_loss"
+    code = "AT402"
+    aliases = ("wrong_loss", "wrong_loss_function", "loss_mismatch", "negative_loss")
+    needs = frozenset({"loss", "accuracy", "squared_error", "target_min", "target_max", "output_max", "epochs"})
+    causes = ("nonfinite_data", "target_mismatch")
+    repairs = ("fix_loss", "fix_output_activation")
+    static = True
+    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
+        {"schedule": Threshold(0.15, "share of the schedule before it is judged", "delay target of 20 %", maximum=1)}
+    )
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Judge the history as it is now."""
+        targets = history.targets
+        if targets.count == 0:
+            return None
+        evidence = {
+            "target_min": targets.minimum,
+            "target_max": targets.maximum,
+            "classes": float(targets.classes),
+            "outputs": float(context.output_units or np.nan),
+        }
+        reason = self._proven(history, context)
+        if reason is not None:
+            return self.finding(Severity.ERROR, 0.95, reason, evidence)
+        result = outcome(history, context)
+        reason = self._unusual(history, context)
+        if reason is None or not result.known or not result.stuck() or result.moving():
+            return None
+        if not result.mature(self.threshold("schedule")):
+            return None
+        return self.finding(result.worst, 0.5, f"{reason}, and {result.words} after {result.steps} steps.", evidence)
+
+    @staticmethod
+    def _proven(history: RunHistory, context: TaskContext) -> str | None:
+        """Return why loss and targets can't belong together, or None."""
+        loss, targets, units = context.loss, history.targets, context.output_units
+        if loss.family == "binary_cross_entropy" and (targets.minimum < -1e-6 or targets.maximum > 1 + 1e-6):
+            span = f"{targets.minimum:.3g} to {targets.maximum:.3g}"
+            return f"{loss.name} takes targets from 0 to 1, but they run from {span}."
+        if loss.family == "cross_entropy" and units == 1:
+            return f"{loss.name} compares outputs of several classes, but the model has a single output."
+        if loss.family == "binary_cross_entropy" and units == 1 and targets.classes > 2 and targets.width == 1:
+            return f"{loss.name} with a single output can't tell {targets.classes} classes apart."
+        if loss.family in ("cross_entropy", "binary_cross_entropy") and loss.expects in ("logits", "probabilities"):
+            _, losses = history.losses
+            negative = losses[np.isfinite(losses)] < -1e-4
+            if negative.sum() >= 2 and negative[-1]:
+                return f"{loss.name} is never negative for targets that fit it, but it is {losses[-1]:.3g} now."
+        return None
+
+    @staticmethod
+    def _unusual(history: RunHistory, context: TaskContext) -> str | None:
+        """Return why a loss is unusual for the targets, or None."""
+        loss, kind = context.loss, context.kind(history.targets)
+        if kind in ("multiclass", "binary") and loss.family in ("squared_error", "absolute_error", "huber"):
+            return f"{loss.name} is no loss for classes"
+        if kind == "multiclass" and loss.family == "binary_cross_entropy" and (context.output_units or 0) > 2:
+            return f"{loss.name} treats {context.output_units} classes that exclude each other as independent"
+        return None

@@ -1,0 +1,209 @@
+"""AT401: an output activation that does not fit loss and targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar
+
+import numpy as np
+
+from autotrainer.findings import Finding, Severity
+from autotrainer.history import RunHistory
+from autotrainer.rule import Rule, Threshold
+from autotrainer.rules._outcome import Outcome, outcome
+from autotrainer.rules._ranges import RANGES, output_activation, output_range, unreachable
+from autotrainer.task import TaskContext
+
+__all__ = ["ImproperOutputActivation"]
+
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class _Misfit:
+    """Why an activation does not fit, and whether the targets can be met at all."""
+
+    reason: str
+    proven: bool = True
+
+
+class ImproperOutputActivation(Rule):
+    """The output activation does not fit the loss and the targets.
+
+    What it does
+        Compares the activation of the output with what the loss takes outputs for (logits, probabilities, log
+        probabilities, values) and with the range of the targets.
+
+    Why it hurts
+        Outputs can't reach the targets, or the loss is computed from numbers that are no probabilities: a softmax
+        over a single unit is always 1, a sigmoid before a loss on logits is applied twice, a ReLU gives no negative
+        value.
+
+    Evidence used
+        Name of the output activation where it is known, smallest and largest output, sum of each output row, range
+        of the targets, number of outputs, and the loss; the outcome for what merely is unusual.
+
+    Thresholds
+        ``row_sum`` is omega_2 of AUTOTRAINER: largest mean sum of a row of class probabilities, compared at +0.1;
+        ``unreachable`` is the share of the span of regression targets that the output can't give; ``good_skill``:
+        skill over the trivial predictor from which a misfit is only a warning.
+
+    When it is wrong
+        Some misfits train well (a doubled softmax, independent sigmoids with cross-entropy over classes): a model
+        that has learned is never an error.
+
+    Repairs
+        The activation that belongs to loss and targets.
+
+    References
+        Zhang et al., AUTOTRAINER, ICSE 2021, section III; Goodfellow et al., Deep Learning, 2016, section 6.2.2.
+    """
+
+    problem = "improper_output_activation"
+    code = "AT401"
+    aliases = ("wrong_output_activation", "improper_activation", "wrong_activation", "output_activation")
+    needs = frozenset(
+        {"output_min", "output_max", "output_row_sum", "output_row_sum_error", "target_min", "accuracy", "loss"}
+    )
+    causes = ("nonfinite_data", "target_mismatch")
+    repairs = ("fix_output_activation", "fix_loss")
+    static = True
+    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
+        {
+            "row_sum": Threshold(
+                1.0, "mean sum of a row of class probabilities (+0.1)", "AUTOTRAINER", alias="omega_2"
+            ),
+            "unreachable": Threshold(0.2, "share of the targets' span out of reach", "calibrated", maximum=1),
+            "good_skill": Threshold(0.8, "skill from which a misfit is a warning", "calibrated", maximum=1),
+        }
+    )
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Judge the history as it is now."""
+        if not len(history.steps):
+            return None
+        low, high = output_range(history)
+        activation = output_activation(history, context)
+        misfit = self._misfit(history, context, activation, low, high)
+        if misfit is None:
+            return None
+        result = outcome(history, context)
+        severity, confidence = self._severity(misfit, result)
+        if severity is None:
+            return None
+        sums = history.scalar("output_row_sum")
+        targets = history.targets
+        evidence = {
+            "output_min": low,
+            "output_max": high,
+            "output_row_sum": float(sums[~np.isnan(sums)][-1]) if not np.isnan(sums).all() else float("nan"),
+            "target_min": targets.minimum,
+            "target_max": targets.maximum,
+        }
+        told = (
+            f"{misfit.reason}; {result.words}." if severity is Severity.ERROR and result.words else f"{misfit.reason}."
+        )
+        last = tuple(layer.name for layer in history.layers if not layer.hidden)[-1:]
+        return self.finding(severity, confidence, told, evidence, layers=last)
+
+    def _severity(self, misfit: _Misfit, result: Outcome) -> tuple[Severity | None, float]:
+        good = result.learned(self.threshold("good_skill"))
+        if misfit.proven:
+            return (Severity.WARNING, 0.6) if good else (Severity.ERROR, 0.95)
+        if good or result.learned(0.5):
+            return None, 0.0
+        if result.known and result.mature(0.15) and not result.learned(0.3):
+            return result.worst, 0.7
+        return Severity.WARNING, 0.5
+
+    def _misfit(
+        self, history: RunHistory, context: TaskContext, activation: str | None, low: float, high: float
+    ) -> _Misfit | None:
+        """Return what does not fit, the surest first."""
+        loss, units = context.loss, context.output_units
+        if units == 1 and (activation == "softmax" or (low == high == 1.0 and history.targets.count > 1)):
+            return _Misfit("A softmax over a single output is always 1, whatever the input")
+        if loss.classifies and loss.family != "hinge":
+            by_form = {"logits": self._logits, "probabilities": self._probabilities, "log_probabilities": self._logs}
+            judge = by_form.get(loss.expects)
+            return judge(history, context, activation, low, high) if judge is not None else None
+        return self._reach(history, context, activation)
+
+    @staticmethod
+    def _logits(
+        history: RunHistory, context: TaskContext, activation: str | None, low: float, high: float
+    ) -> _Misfit | None:
+        """Judge a loss that applies softmax or sigmoid itself."""
+        binary = context.loss.family == "binary_cross_entropy"
+        name = context.loss.name
+        if binary and activation in ("sigmoid", "hard_sigmoid", "softmax", "relu", "relu6", "softplus"):
+            return _Misfit(
+                f"{name} takes logits, but the outputs went through {activation}: they are never negative, so no "
+                "answer can be below one half"
+            )
+        if activation in ("softmax", "sigmoid", "hard_sigmoid"):
+            return _Misfit(
+                f"{name} takes logits, but the outputs went through {activation}: between 0 and 1 they can't tell "
+                "classes apart clearly"
+            )
+        if activation in ("tanh", "softsign", "hard_tanh"):
+            return _Misfit(f"{name} takes logits, but {activation} limits the outputs to −1 … 1", proven=not binary)
+        if activation in ("relu", "relu6"):
+            return _Misfit(f"{name} takes logits, but {activation} cuts all negative ones", proven=False)
+        return None
+
+    def _probabilities(
+        self, history: RunHistory, context: TaskContext, activation: str | None, low: float, high: float
+    ) -> _Misfit | None:
+        """Judge a loss that takes probabilities."""
+        name, targets = context.loss.name, history.targets
+        if low < -_TOLERANCE or high > 1 + _TOLERANCE:
+            through = f" (activation {activation})" if activation else ""
+            return _Misfit(f"{name} takes probabilities, but outputs{through} run from {low:.3g} to {high:.3g}")
+        limits = RANGES.get(activation or "sigmoid")
+        if activation is not None and (limits is None or limits[0] < 0 or limits[1] > 1):
+            return _Misfit(f"{name} takes probabilities, but the output activation is {activation}")
+        kind = context.kind(targets)
+        labels = targets.mean * targets.width
+        if activation == "softmax" and kind == "multilabel" and labels > 1.2:
+            return _Misfit(f"A softmax shares 1 among {targets.width} outputs, but a row has {labels:.2g} labels")
+        if context.loss.family == "cross_entropy" and activation != "softmax" and kind == "multiclass":
+            sums = history.scalar("output_row_sum")
+            sums = sums[~np.isnan(sums)]
+            if sums.size and sums[-1] > self.threshold("row_sum") + 0.1:
+                return _Misfit(
+                    f"{name} takes class probabilities, but those of a row sum to {sums[-1]:.3g}", proven=False
+                )
+        return None
+
+    @staticmethod
+    def _logs(
+        history: RunHistory, context: TaskContext, activation: str | None, low: float, high: float
+    ) -> _Misfit | None:
+        """Judge a loss that takes log probabilities."""
+        if high > _TOLERANCE or (activation in RANGES and not activation.startswith("log")):
+            through = f" (activation {activation})" if activation else ""
+            return _Misfit(
+                f"{context.loss.name} takes log probabilities, which are never positive, but outputs{through} run from "
+                f"{low:.3g} to {high:.3g}"
+            )
+        return None
+
+    def _reach(self, history: RunHistory, context: TaskContext, activation: str | None) -> _Misfit | None:
+        """Judge a loss on values: whether the output can reach the targets."""
+        targets = history.targets
+        kind = context.kind(targets)
+        if kind not in ("regression", "binary") or (kind == "binary" and not targets.signed):
+            return None
+        if context.loss.family in ("custom", "none", "poisson"):
+            return None
+        share = unreachable(activation, targets.minimum, targets.maximum)
+        if share < 0.05:
+            return None
+        return _Misfit(
+            f"Outputs went through {activation}, but {share:.0%} of the span of the targets, {targets.minimum:.3g} to "
+            f"{targets.maximum:.3g}, is out of its reach",
+            proven=share >= self.threshold("unreachable"),
+        )

@@ -1,0 +1,70 @@
+"""AT502: NaN or infinity in the data."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from autotrainer.findings import Finding, Severity
+from autotrainer.history import RunHistory
+from autotrainer.rule import Rule
+from autotrainer.signals import Floats
+from autotrainer.task import TaskContext
+
+__all__ = ["NonFiniteData"]
+
+
+class NonFiniteData(Rule):
+    """Inputs or targets hold NaN or infinite values.
+
+    What it does
+        Counts the values of the sampled rows that are not finite.
+
+    Why it hurts
+        A single NaN in a batch makes loss, gradients and then all weights NaN.
+
+    Evidence used
+        Share of values that are not finite, of inputs and of targets, over all sampled batches.
+
+    Thresholds
+        None: a value is finite or it is not.
+
+    When it is wrong
+        Models that mask missing values themselves: while the loss stays finite it is a warning.
+
+    Repairs
+        Fill or drop the rows concerned before training.
+
+    References
+        Little and Rubin, Statistical Analysis with Missing Data, 2002.
+    """
+
+    problem = "nonfinite_data"
+    code = "AT502"
+    aliases = ("nan_data", "missing_values", "nan_input", "nan_in_data")
+    needs = frozenset({"input_nonfinite", "target_nonfinite", "loss", "output_max"})
+    repairs = ("scale_inputs",)
+    static = True
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Judge the history as it is now."""
+        inputs, targets = (
+            self._share(history.scalar("input_nonfinite")),
+            self._share(history.scalar("target_nonfinite")),
+        )
+        if not inputs and not targets:
+            return None
+        losses = history.losses[1]
+        harmless = bool(len(losses)) and bool(np.isfinite(losses).all()) and history.step >= 50
+        parts = [f"{share:.2%} of the {what}" for share, what in ((inputs, "inputs"), (targets, "targets")) if share]
+        message = f"{' and '.join(parts)} in the sampled batches are NaN or infinite."
+        return self.finding(
+            Severity.WARNING if harmless else Severity.ERROR,
+            0.6 if harmless else 1.0,
+            message,
+            {"input_nonfinite": inputs, "target_nonfinite": targets},
+        )
+
+    @staticmethod
+    def _share(values: Floats) -> float:
+        known = values[np.isfinite(values)]
+        return float(known.mean()) if known.size else 0.0

@@ -1,0 +1,139 @@
+"""AT303: a model that stays at the level of a constant answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import numpy as np
+
+from autotrainer.findings import Finding, Severity
+from autotrainer.history import RunHistory
+from autotrainer.rule import Rule, Threshold
+from autotrainer.rules._layers import inputs_vary
+from autotrainer.rules._outcome import Outcome, outcome
+from autotrainer.rules._trends import last_median
+from autotrainer.task import TaskContext
+
+__all__ = ["NotLearning"]
+
+_SAMPLES = 10
+
+
+class NotLearning(Rule):
+    """The model is no better than always giving the same answer, and the loss does not fall.
+
+    What it does
+        Compares the model with the trivial predictor (commonest class, mean of the targets) over the last half of
+        the run.
+
+    Why it hurts
+        Nothing of the inputs has been learned; more of the same training will not change that.
+
+    Evidence used
+        Accuracy or squared error of sampled batches, epochs and validation, with a confidence interval; cross-entropy
+        where batches are too small for it; trend of the loss and how much it will still fall within the schedule;
+        growth of the gradients (a plateau that is being left); gradients of exactly zero; outputs that do not depend
+        on the input.
+
+    Thresholds
+        ``skill``: share of the way from the trivial to the perfect score below which nothing has been learned;
+        ``schedule``: share of the planned training from which that is an error; ``dead_schedule``: the same where
+        outputs are constant; ``to_come``: share of the loss that must still be expected to go for patience.
+
+    When it is wrong
+        Data without any signal gives the same picture. Without a known schedule it is a warning, after 200 steps.
+
+    Repairs
+        Learning rate, optimizer, new initial weights, activation, normalization.
+
+    References
+        Karpathy, A Recipe for Training Neural Networks, 2019; Wilson, JASA 1927.
+    """
+
+    problem = "not_learning"
+    code = "AT303"
+    aliases = ("stuck", "no_learning", "chance_level")
+    needs = frozenset(
+        {"loss", "accuracy", "squared_error", "batch_size", "grad_norm", "output_spread", "target_spread", "epochs"}
+    )
+    causes = (
+        "nonfinite",
+        "nonfinite_data",
+        "improper_output_activation",
+        "target_mismatch",
+        "improper_loss",
+        "exploding_gradient",
+        "dying_relu",
+        "abnormal_data",
+        "unscaled_targets",
+        "vanishing_gradient",
+        "poor_initialization",
+        "oscillating_loss",
+    )
+    repairs = ("scale_learning_rate", "swap_optimizer", "reinitialize", "insert_normalization", "swap_activation")
+    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
+        {
+            "skill": Threshold(0.15, "skill over the trivial predictor, at most", "calibrated", maximum=1),
+            "schedule": Threshold(0.15, "share of the schedule before an error", "delay target of 20 %", maximum=1),
+            "dead_schedule": Threshold(0.05, "the same where outputs are constant", "calibrated", maximum=1),
+            "to_come": Threshold(0.02, "expected fall of the loss for patience", "calibrated", maximum=1),
+        }
+    )
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Judge the history as it is now."""
+        if len(history.steps) < _SAMPLES:
+            return None
+        result = outcome(history, context)
+        evidence = {
+            "skill_high": result.high,
+            "score": result.score,
+            "trivial_score": result.trivial,
+            "progress": result.progress,
+            "loss_to_come": result.to_come,
+        }
+        norms = history.scalar("grad_norm")[-_SAMPLES:]
+        if (norms == 0).all() and not result.learned(0.3):
+            message = f"All gradients were exactly zero in the last {_SAMPLES} sampled steps"
+            return self._told(Severity.ERROR, 0.97, message, evidence, result)
+        if not result.known:
+            return self._by_loss(history, result, evidence)
+        if not result.stuck(self.threshold("skill")):
+            return None
+        constant = self._constant_outputs(history, evidence)
+        moving = result.moving(self.threshold("to_come"))
+        if constant and not moving and result.mature(self.threshold("dead_schedule")):
+            return self._told(result.worst, 0.9, "The output is the same for all inputs", evidence, result)
+        if not moving and result.mature(self.threshold("schedule")):
+            return self._told(result.worst, 0.85, "The loss is flat", evidence, result)
+        return None
+
+    def _by_loss(self, history: RunHistory, result: Outcome, evidence: dict[str, float]) -> Finding | None:
+        """Judge by the loss alone: at most a warning, since some losses are no measure of success."""
+        _, losses = history.losses
+        known = losses[np.isfinite(losses)]
+        if len(known) < 4 * _SAMPLES or not result.mature(0.3) or result.moving(0.02):
+            return None
+        start, now = (float(np.mean(part)) for part in (known[:_SAMPLES], known[-2 * _SAMPLES :]))
+        noise = 3 * float(np.std(known[-2 * _SAMPLES :])) / math.sqrt(2 * _SAMPLES)
+        if now < start - max(noise, 0.02 * abs(start)):
+            return None
+        evidence |= {"first_loss": start, "loss": now}
+        message = f"The loss is {now:.3g} after {result.steps} steps and was {start:.3g} at the start."
+        return self.finding(Severity.WARNING, 0.5, message, evidence)
+
+    @staticmethod
+    def _constant_outputs(history: RunHistory, evidence: dict[str, float]) -> bool:
+        spread = float(last_median(history.scalar("output_spread")[:, None])[0])
+        wanted = float(last_median(history.scalar("target_spread")[:, None])[0])
+        evidence["output_spread"] = spread
+        return inputs_vary(history) and wanted > 0 and spread <= 1e-4 * min(wanted, 1.0)
+
+    def _told(
+        self, severity: Severity, confidence: float, message: str, evidence: dict[str, float], result: Outcome
+    ) -> Finding:
+        words = f" and {result.words}" if result.words else ""
+        return self.finding(severity, confidence, f"{message}{words} after {result.steps} steps.", evidence)

@@ -1,0 +1,116 @@
+"""AT601: a model that gets worse on validation data while it gets better on training data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import numpy as np
+
+from autotrainer.findings import Finding, Severity
+from autotrainer.history import RunHistory
+from autotrainer.rule import Rule, Threshold
+from autotrainer.rules._trends import theil_sen
+from autotrainer.task import TaskContext
+
+__all__ = ["Overfitting"]
+
+
+class Overfitting(Rule):
+    """The validation loss rises for several evaluations while the training loss falls.
+
+    What it does
+        Finds the best evaluation and looks at the trend since then.
+
+    Why it hurts
+        Every further epoch makes the model worse on data that it has not seen.
+
+    Evidence used
+        Rise of the validation loss above its best, and its trend since; trend of the training loss over the same
+        epochs; the gap between training and validation accuracy.
+
+    Thresholds
+        ``rise`` of the validation loss over its best; ``evaluations`` since the best; ``gap`` of accuracy, as in the
+        code of AUTOTRAINER (0.1, and 0.07 where the training accuracy is above 0.9).
+
+    When it is wrong
+        Cross-entropy on validation data rises with growing confidence even while accuracy improves: the gap of
+        accuracy must show too, where it is known. It is an error only where validation accuracy itself has fallen
+        clearly.
+
+    Repairs
+        Dropout, weight decay, stopping at the best epoch, noise on the inputs.
+
+    References
+        Prechelt, Early Stopping – But When?, 1998; code of AUTOTRAINER (never reported there).
+    """
+
+    problem = "overfitting"
+    code = "AT601"
+    aliases = ("overfit", "overfitted")
+    needs = frozenset({"loss", "accuracy", "epochs"})
+    causes = ("nonfinite_data",)
+    repairs = ("add_dropout", "regularize_weights", "stop_early", "add_input_noise")
+    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
+        {
+            "rise": Threshold(0.1, "relative rise of the validation loss over its best", "calibrated"),
+            "evaluations": Threshold(4, "evaluations since the best", "Prechelt 1998, UP criterion", 2),
+            "gap": Threshold(0.1, "training − validation accuracy", "code of AUTOTRAINER", maximum=1),
+            "fall": Threshold(
+                0.1, "fall of validation accuracy from its best that is an error", "calibrated", maximum=1
+            ),
+        }
+    )
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Judge the history as it is now."""
+        epochs, losses = history.epochs("val_loss")
+        if len(losses) < self.threshold("evaluations") + 2 or not np.isfinite(losses).all():
+            return None
+        best = int(np.argmin(losses))
+        since = len(losses) - 1 - best
+        scale = max(abs(float(losses[best])), 1e-12)
+        rise = (float(np.median(losses[-3:])) - float(losses[best])) / scale
+        if since < self.threshold("evaluations") or rise < self.threshold("rise"):
+            return None
+        if since >= 3 and not theil_sen(epochs[best:], losses[best:]).slope > 0:
+            return None
+        if not self._training_falls(history, int(epochs[best])):
+            return None
+        train, held_out = self._accuracy(history, "accuracy"), self._accuracy(history, "val_accuracy")
+        gap = train - held_out
+        needed = self.threshold("gap") * (0.7 if train > 0.9 else 1.0)
+        if gap < needed:
+            return None
+        _, accuracies = history.epochs("val_accuracy")
+        smooth = np.convolve(accuracies, np.ones(3) / 3, "valid") if len(accuracies) >= 3 else accuracies
+        fall = float(np.max(smooth) - held_out) if len(smooth) else math.nan
+        severity = Severity.ERROR if fall >= self.threshold("fall") else Severity.WARNING
+        message = (
+            f"The validation loss was best after epoch {int(epochs[best])} ({losses[best]:.3g}) and is {rise:.0%} "
+            f"above that now ({losses[-1]:.3g}), while the training loss fell"
+        )
+        message += f"; accuracy is {train:.3g} in training and {held_out:.3g} in validation." if gap == gap else "."
+        evidence = {"best_epoch": float(epochs[best]), "rise": rise, "accuracy_gap": gap, "accuracy_fall": fall}
+        return self.finding(severity, min(0.95, 0.6 + since / 50), message, evidence)
+
+    @staticmethod
+    def _accuracy(history: RunHistory, name: str) -> float:
+        """Return the mean of the last three epochs; training accuracy falls back on the last sampled batches."""
+        values = history.epochs(name)[1][-3:]
+        if not len(values) and name == "accuracy":
+            sampled = history.scalar("accuracy")[-10:]
+            values = sampled[~np.isnan(sampled)]
+        return float(np.mean(values)) if len(values) else math.nan
+
+    @staticmethod
+    def _training_falls(history: RunHistory, best: int) -> bool:
+        steps, losses = history.losses
+        at = history.step_of_epoch(best)
+        before, after = losses[(steps <= at) & (steps > at * 0.8)], losses[steps > at]
+        after = after[len(after) // 2 :]
+        if not len(before) or not len(after):
+            return False
+        return bool(np.mean(after) < np.mean(before))

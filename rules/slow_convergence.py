@@ -1,0 +1,113 @@
+"""AT302: progress that is real but far too slow for the schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+from autotrainer.findings import Finding
+from autotrainer.history import RunHistory
+from autotrainer.rule import Rule, Threshold
+from autotrainer.rules._outcome import Outcome, outcome
+from autotrainer.rules._trends import theil_sen
+from autotrainer.task import TaskContext
+
+__all__ = ["SlowConvergence"]
+
+_REAL = 0.02
+"""Share of the loss that must be expected to go still: with less the run is stuck, not slow."""
+
+
+class SlowConvergence(Rule):
+    """The model still learns, but at this pace the schedule ends long before it is good.
+
+    What it does
+        Extends the trend of loss and score to the end of the schedule and compares with what is left to gain.
+
+    Why it hurts
+        Training ends with a model that is clearly worse than the same model could be.
+
+    Evidence used
+        Robust trends (Theil–Sen) over the last half of the run: of the loss, and of the accuracy per epoch; skill over
+        the trivial predictor with its interval; share of the schedule done. A single lucky epoch moves neither trend
+        much, and an early plateau leaves the window as the run goes on.
+
+    Thresholds
+        ``gain`` is delta of AUTOTRAINER, here the gain of accuracy per epoch by the trend; ``schedule`` is the share
+        of the planned training from which it is judged; ``skill`` is the skill that the run must reach by its end.
+
+    When it is wrong
+        Plateaus that end by themselves late in the run, and rates that are to rise later. Without a known schedule,
+        or where the score is fair, it is a warning.
+
+    Repairs
+        Another optimizer, a higher learning rate, new initial weights, more epochs.
+
+    References
+        Zhang et al., AUTOTRAINER, ICSE 2021, section III; Sen, JASA 1968; Smith, WACV 2017.
+    """
+
+    problem = "slow_convergence"
+    code = "AT302"
+    aliases = ("slow", "slow_training", "learning_rate_too_low")
+    needs = frozenset({"loss", "accuracy", "squared_error", "batch_size", "grad_norm", "learning_rate", "epochs"})
+    causes = (
+        "improper_output_activation",
+        "improper_loss",
+        "target_mismatch",
+        "abnormal_data",
+        "unscaled_targets",
+        "dying_relu",
+        "vanishing_gradient",
+        "exploding_gradient",
+        "poor_initialization",
+        "oscillating_loss",
+    )
+    repairs = ("swap_optimizer", "scale_learning_rate", "reinitialize", "insert_normalization", "swap_activation")
+    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
+        {
+            "gain": Threshold(0.01, "gain of accuracy per epoch, at most", "AUTOTRAINER", maximum=1, alias="delta"),
+            "schedule": Threshold(0.15, "share of the schedule before it is judged", "delay target of 20 %", maximum=1),
+            "skill": Threshold(0.2, "skill expected by the end, at most", "calibrated", maximum=1),
+        }
+    )
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Judge the history as it is now."""
+        if len(history.steps) < 10:
+            return None
+        result = outcome(history, context)
+        if not result.known or not result.mature(self.threshold("schedule")) or result.escaping:
+            return None
+        epochs, accuracy = history.epochs("accuracy")
+        half = len(epochs) // 2
+        gain = theil_sen(epochs[half:], accuracy[half:]).slope
+        if gain > self.threshold("gain"):
+            return None
+        expected = self._expected(result, gain, len(epochs), context.planned_epochs)
+        left = 1 - (0.0 if math.isnan(result.progress) else result.progress)
+        # The longer the run still lasts, the less a straight line says about its end.
+        if result.high + expected > self.threshold("skill") * (1 - 0.5 * left) or result.to_come < _REAL:
+            return None
+        evidence = {
+            "skill": result.skill,
+            "expected_gain": expected,
+            "loss_to_come": result.to_come,
+            "progress": result.progress,
+            "accuracy_per_epoch": gain,
+        }
+        message = (
+            f"The loss falls, but only by {result.to_come:.1%} until the end of the schedule at this pace, "
+            f"and {result.words} after {result.steps} steps."
+        )
+        return self.finding(result.worst, 0.75, message, evidence)
+
+    @staticmethod
+    def _expected(result: Outcome, gain: float, epochs: int, planned: int | None) -> float:
+        """Return the skill that is still to be gained at the present pace."""
+        room = max(0.0, 1 - max(0.0, result.skill))
+        if planned and math.isfinite(gain) and epochs >= 8 and not result.regression and result.trivial < 1:
+            return max(0.0, gain * (planned - epochs) / (1 - result.trivial))
+        return room * min(1.0, result.to_come)

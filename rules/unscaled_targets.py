@@ -1,0 +1,87 @@
+"""AT508: regression targets far from unit scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+from autotrainer.findings import Finding, Severity
+from autotrainer.history import RunHistory
+from autotrainer.rule import Rule, Threshold
+from autotrainer.rules._outcome import outcome
+from autotrainer.task import TaskContext
+
+__all__ = ["UnscaledTargets"]
+
+
+class UnscaledTargets(Rule):
+    """Regression targets are far from unit scale.
+
+    What it does
+        Compares spread and mean of the targets with 1.
+
+    Why it hurts
+        Gradients of a squared error grow with the targets: plain SGD explodes. Adaptive optimizers move each weight
+        by about the learning rate a step, so that large targets take very many steps.
+
+    Evidence used
+        Standard deviation, and mean ÷ standard deviation, of all targets seen; the outcome.
+
+    Thresholds
+        ``spread``: standard deviation; ``offset``: mean ÷ standard deviation, where the mean itself is above 10.
+        ``schedule``: share of the planned training from which a poor outcome makes it an error.
+
+    When it is wrong
+        With a fitting learning rate such targets train well: a model that has learned is not reported, and without a
+        poor outcome it is a warning.
+
+    Repairs
+        Standardized targets, a lower learning rate.
+
+    References
+        LeCun et al., Efficient BackProp, 1998, section 4.3; Bishop, Neural Networks for Pattern Recognition, 8.2.
+    """
+
+    problem = "unscaled_targets"
+    code = "AT508"
+    aliases = ("target_scale", "unnormalized_targets", "large_targets")
+    needs = frozenset({"loss", "squared_error", "target_spread", "target_max", "epochs"})
+    causes = ("nonfinite_data",)
+    repairs = ("scale_learning_rate", "swap_optimizer")
+    static = True
+    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
+        {
+            "spread": Threshold(30, "standard deviation of the targets", "calibrated"),
+            "offset": Threshold(30, "mean ÷ standard deviation", "calibrated"),
+            "schedule": Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
+        }
+    )
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Judge the history as it is now."""
+        targets = history.targets
+        if context.kind(targets) != "regression" or targets.rows < 2 or context.loss.classifies:
+            return None
+        spread = math.sqrt(targets.variance) if targets.variance > 0 else 0.0
+        offset = abs(targets.mean) / spread if spread > 0 else 0.0
+        far = offset >= self.threshold("offset") and abs(targets.mean) >= 10
+        if spread < self.threshold("spread") and not far:
+            return None
+        result = outcome(history, context)
+        if result.learned(0.5):
+            return None
+        poor = result.diverged or (
+            result.stuck(0.1) and result.mature(self.threshold("schedule")) and result.to_come < 0.3
+        )
+        message = f"Targets have mean {targets.mean:.3g} and standard deviation {spread:.3g}"
+        if poor and result.words:
+            message += f", and {result.words}"
+        severity = Severity.ERROR if result.diverged else (result.worst if poor else Severity.WARNING)
+        return self.finding(
+            severity,
+            0.85 if poor else 0.5,
+            message + ".",
+            {"target_std": spread, "target_mean": targets.mean, "offset": offset},
+        )

@@ -1,0 +1,135 @@
+"""AT101: gradients that fade on their way to the first layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import numpy as np
+
+from autotrainer.findings import Finding, Severity
+from autotrainer.history import RunHistory
+from autotrainer.rule import Rule, Threshold
+from autotrainer.rules._layers import last_epochs, names, weight_layers
+from autotrainer.rules._outcome import outcome
+from autotrainer.rules._trends import geometric_mean, last_median, recent
+from autotrainer.signals import Floats
+from autotrainer.task import TaskContext
+
+__all__ = ["VanishingGradient"]
+
+_FAR_BELOW = 1e-3
+"""A ratio this far below the threshold is worth a warning before the outcome is known."""
+
+
+class VanishingGradient(Rule):
+    """Gradients fade on their way to the first layers, so that these do not learn.
+
+    What it does
+        Compares the gradient norm of the first weight layer, in forward order, with that of the last one.
+
+    Why it hurts
+        Layers with next to no gradient keep their random start: the model learns nothing, or only in its last layers.
+
+    Evidence used
+        Geometric mean of each layer's gradient norm over the last half of the run (normalization, embedding and
+        frozen layers left out); how far the first layer moves in a step relative to its weights; and the outcome:
+        skill over the trivial predictor, trend of the loss, share of the schedule done. Gradients that are exactly
+        zero everywhere count too.
+
+    Thresholds
+        ``ratio``, ``first`` and ``good_score`` are beta_1, beta_2 and Theta of AUTOTRAINER, ``epochs`` is alpha_1;
+        ``schedule`` is the share of the planned training from which a model without skill is an error.
+
+    When it is wrong
+        A small ratio alone proves nothing: adaptive optimizers move layers with tiny gradients well. It is an error
+        only where the model also stays at the trivial predictor's level.
+
+    Repairs
+        Another hidden activation (SELU, ReLU), normalization before it, new initial weights.
+
+    References
+        Zhang et al., AUTOTRAINER, ICSE 2021, section III; Glorot and Bengio, AISTATS 2010; Hochreiter 1998.
+    """
+
+    problem = "vanishing_gradient"
+    code = "AT101"
+    aliases = ("vanishing", "vanishing_gradients", "vanish")
+    needs = frozenset({"grad_norm", "update_ratio", "weight_norm", "accuracy", "squared_error", "loss", "epochs"})
+    causes = (
+        "improper_output_activation",
+        "improper_loss",
+        "dying_relu",
+        "poor_initialization",
+        "exploding_gradient",
+        "abnormal_data",
+    )
+    repairs = ("swap_activation", "insert_normalization", "reinitialize", "swap_optimizer")
+    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
+        {
+            "ratio": Threshold(1e-3, "gradient norm of first ÷ last layer, at most", "AUTOTRAINER", alias="beta_1"),
+            "first": Threshold(1e-4, "gradient norm of the first layer, at most", "AUTOTRAINER", alias="beta_2"),
+            "good_score": Threshold(
+                0.7, "accuracy or R² from which the model is good enough", "AUTOTRAINER", maximum=1.0, alias="Theta"
+            ),
+            "epochs": Threshold(0, "epochs that it must last", "AUTOTRAINER", alias="alpha_1"),
+            "schedule": Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1.0),
+        }
+    )
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Judge the history as it is now."""
+        rows = weight_layers(history)
+        window = last_epochs(history, self.threshold("epochs")) if self.threshold("epochs") else None
+        if len(rows) < 2 or len(history.steps) < 5 or (self.threshold("epochs") and window is None):
+            return None
+        norms = geometric_mean(history.layer("grad_norm")[window or recent(history.steps)])[rows]
+        first, last = float(norms[0]), float(norms[-1])
+        if not (np.isfinite(first) and np.isfinite(last)) or first > self.threshold("first"):
+            return None
+        ratio = first / last if last > 0 else (0.0 if first == 0 else np.inf)
+        if ratio > self.threshold("ratio"):
+            return None
+        result = outcome(history, context)
+        if result.low >= self.threshold("good_score") or result.score >= self.threshold("good_score"):
+            return None
+        stuck = result.known and result.stuck() and not result.moving(0.1)
+        if stuck and result.mature(self.threshold("schedule")):
+            severity = Severity.ERROR if last == 0 else result.worst
+        elif ratio <= self.threshold("ratio") * _FAR_BELOW and not result.learned(0.3):
+            severity = Severity.WARNING
+        else:
+            return None
+        moved = float(last_median(history.layer("update_ratio")[:, rows[0]]))
+        return self._told(history, severity, rows, norms, ratio, moved, result.words)
+
+    def _told(
+        self,
+        history: RunHistory,
+        severity: Severity,
+        rows: list[int],
+        norms: Floats,
+        ratio: float,
+        moved: float,
+        words: str,
+    ) -> Finding:
+        starved = [row for row, norm in zip(rows, norms, strict=True) if norm <= self.threshold("ratio") * norms[-1]]
+        first, last = float(norms[0]), float(norms[-1])
+        where = f"layer {history.layers[rows[0]].name}"
+        if last == 0:
+            message = "The gradients of all layers are exactly zero"
+        else:
+            message = (
+                f"The gradient of {where} is {first:.2g}, {ratio:.1g} times that of layer "
+                f"{history.layers[rows[-1]].name} ({last:.2g})"
+            )
+        if severity is Severity.ERROR and words:
+            message += f", and {words}"
+        return self.finding(
+            severity,
+            0.9 if severity is Severity.ERROR else 0.5,
+            message + ".",
+            {"ratio": ratio, "first_grad_norm": first, "last_grad_norm": last, "first_update_ratio": moved},
+            layers=names(history, starved),
+        )

@@ -1,0 +1,69 @@
+"""What is installed is what is here."""
+
+from __future__ import annotations
+
+import configparser
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def _setup() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def _folders() -> set[str]:
+    """Return the dotted names of all folders that hold Python files, as they are installed."""
+    found = set()
+    for top in ("autotrainer", "backends", "rules", "repairs"):
+        for file in (ROOT / top).rglob("*.py"):
+            name = ".".join(file.parent.relative_to(ROOT).parts)
+            found.add(name if top == "autotrainer" else f"autotrainer.{name}")
+    return found
+
+
+def test_setup_cfg_lists_every_package() -> None:
+    assert set(_setup()["options"]["packages"].split()) == _folders()
+
+
+def test_data_files_are_listed_and_there() -> None:
+    for package, patterns in _setup()["options.package_data"].items():
+        folder = ROOT.joinpath(*package.split("."))
+        for pattern in patterns.replace(",", " ").split():
+            assert list(folder.glob(pattern)), f"{package}: nothing matches {pattern}"
+    others = {p for p in (ROOT / "autotrainer").rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert {p.suffix or p.name for p in others} <= {".typed", ".j2", ".npz"}
+
+
+def test_pyproject_holds_no_metadata() -> None:
+    assert set(tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))) == {"build-system", "tool"}
+
+
+def test_type_checkers_find_the_mapped_folders() -> None:
+    for name in ("backends", "rules", "repairs"):
+        assert (ROOT / "typings" / "autotrainer" / name).resolve() == ROOT / name
+
+
+@pytest.mark.slow
+def test_wheel_content(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path)]
+    # built from a copy, so that the checkout stays as it is
+    copy = tmp_path / "source"
+    ignored = (".git", ".mypy_cache", ".ruff_cache", ".pytest_cache", "build", "dist", "tests", "benchmarks")
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*ignored, "*.egg-info", "__pycache__"))
+    subprocess.run([*pip, str(copy)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"autotrainer/py.typed", "autotrainer/templates/report.html.j2", "autotrainer/demo/data.npz"} <= names
+    for package in _folders():
+        assert f"{package.replace('.', '/')}/__init__.py" in names
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"autotrainer"}

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotrainer.rules.abnormal_data import AbnormalData
+
+STUCK = {"accuracy": 0.5}
+
+
+def case(steps: int = 600, accuracy: float = 0.5, **values: Any) -> dict[str, Any]:
+    return {"losses": lambda t: 0.7, "steps": steps, "scalars": {"accuracy": accuracy} | values}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        pytest.param(case(2, input_std=70.0, input_max_abs=255.0), "warning", id="raw images, young"),
+        pytest.param(case(input_std=70.0, input_max_abs=255.0), "error", id="raw images, stuck"),
+        pytest.param(case(accuracy=0.95, input_std=70.0, input_max_abs=255.0), None, id="raw images, learns"),
+        pytest.param(case(input_offset=40.0), "error", id="offset, stuck"),
+        pytest.param(case(input_scale_ratio=1e5), "error", id="scales apart, stuck"),
+        pytest.param(case(input_std=70.0) | {"input_kind": "index"}, None, id="indices"),
+        pytest.param(case(), None, id="usual scale, stuck"),
+        pytest.param(case() | {"table": {"activation_mean_abs": [40.0, 0.5, 0.5]}}, "error", id="hidden layer, stuck"),
+        pytest.param(case() | {"table": {"activation_mean_abs": [0.4, 0.5, 90.0]}}, None, id="only the output"),
+        pytest.param(
+            case(input_std=np.nan, input_offset=np.nan, input_scale_ratio=np.nan), None, id="nothing measured"
+        ),
+    ],
+)
+def test_verdict(build: Callable[..., Any], given: dict[str, Any], expected: str | None) -> None:
+    found = AbnormalData().check(*build(**given))
+    assert (found.severity if found else None) == expected
+
+
+def test_divergence_makes_it_an_error_at_once(build: Callable[..., Any]) -> None:
+    run = build(
+        targets="real", loss="mse", steps=6, losses=lambda t: 10.0**t, scalars={"input_std": 50.0, "squared_error": 1e9}
+    )
+    found = AbnormalData().check(*run)
+    assert found is not None
+    assert found.severity == "error"
+
+
+def test_thresholds_are_monotone(build: Callable[..., Any]) -> None:
+    run = build(**case(input_std=70.0))
+    assert [AbnormalData(std=s).check(*run) is not None for s in (1e3, 100, 50, 1)] == [False, False, True, True]

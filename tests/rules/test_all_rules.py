@@ -1,0 +1,108 @@
+"""What holds for every rule: healthy runs are silent, and nothing that can be measured makes one raise."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from autotrainer import registry
+from autotrainer.engine import Engine
+from autotrainer.findings import Severity
+from autotrainer.rules import BUILTIN
+from autotrainer.signals import LAYER_COLUMNS, STEP_COLUMNS
+
+REAL = {"scalars": {"squared_error": lambda t: 0.05 + np.exp(-t / 60)}, "losses": lambda t: 0.05 + np.exp(-t / 60)}
+
+HEALTHY = [
+    pytest.param({}, id="two classes"),
+    pytest.param({"planned_epochs": None}, id="no schedule"),
+    pytest.param({"targets": "index", "loss": "ce", "output_units": 4}, id="classes"),
+    pytest.param({"targets": "multilabel", "output_units": 4}, id="several labels"),
+    pytest.param({"targets": "real", "loss": "mse", **REAL}, id="regression"),
+    pytest.param(
+        {"epochs": {"val_accuracy": lambda e: 0.95 - 0.4 * np.exp(-e / 3), "val_loss": lambda e: 0.2 + np.exp(-e / 3)}},
+        id="with validation",
+    ),
+    pytest.param(
+        {"targets": "real", "loss": "custom", "table": dict.fromkeys(LAYER_COLUMNS, np.nan)}, id="only a loss"
+    ),
+]
+
+
+@pytest.mark.parametrize("steps", [1, 5, 12, 40, 130, 300, 600])
+@pytest.mark.parametrize("case", HEALTHY)
+def test_healthy_runs_are_silent_at_any_time(build: Callable[..., Any], case: dict[str, Any], steps: int) -> None:
+    found = Engine(registry.make_rules()).evaluate(*build(**case, steps=steps))
+    assert found == []
+
+
+def test_silent_rules_stay_in_force(build: Callable[..., Any]) -> None:
+    engine = Engine(registry.make_rules())
+    engine.evaluate(*build())
+    assert len(engine.rules) == len(registry.rules())
+
+
+odd = st.sampled_from([0.0, -1.0, 1e-300, 1e300, np.nan, np.inf, 0.5, 300.0])
+losses = st.sampled_from(["bce", "bce_logits", "ce", "cce", "scce", "nll", "mse", "custom"])
+targets = st.sampled_from(["binary", "signed", "index", "one_hot", "multilabel", "real", "flat", "large"])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    data=st.data(),
+    loss=losses,
+    kind=targets,
+    steps=st.sampled_from([1, 2, 7, 60]),
+    planned=st.sampled_from([None, 1, 4]),
+)
+def test_no_measurement_makes_a_rule_raise(
+    build: Callable[..., Any], data: st.DataObject, loss: str, kind: str, steps: int, planned: int | None
+) -> None:
+    scalars = {name: data.draw(odd, name) for name in STEP_COLUMNS if data.draw(st.booleans())}
+    table = {name: data.draw(odd, name) for name in LAYER_COLUMNS if data.draw(st.booleans())}
+    late = data.draw(odd, "late loss")
+    epochs = {name: data.draw(odd, name) for name in ("loss", "val_loss", "accuracy", "val_accuracy")}
+    run = build(
+        steps=steps,
+        loss=loss,
+        targets=kind,
+        scalars=scalars,
+        table=table,
+        losses=lambda t: 0.5 if t < steps // 2 else late,
+        epochs={name: lambda e, value=value: value for name, value in epochs.items()},
+        planned_epochs=planned,
+        per_epoch=3,
+        output_units=data.draw(st.sampled_from([None, 1, 4])),
+        output_activation=data.draw(st.sampled_from([None, "softmax", "sigmoid", "relu", "linear", "odd"])),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for rule in BUILTIN:
+            found = rule().check(*run)
+            if found is not None:
+                assert found.problem == rule.problem
+                assert found.message.endswith(".")
+                assert 0 <= found.confidence <= 1
+
+
+def test_without_a_schedule_judgements_by_schedule_are_warnings(build: Callable[..., Any]) -> None:
+    faded = {"grad_norm": [1e-9, 1e-6, 1e-2], "dead_units": [0.8, 0.8, np.nan]}
+    run = build(losses=lambda t: 0.7, scalars={"accuracy": 0.5}, table=faded, planned_epochs=None)
+    found = Engine(registry.make_rules()).evaluate(*run)
+    assert {f.problem for f in found} == {"vanishing_gradient", "dying_relu", "not_learning"}
+    assert all(f.severity is Severity.WARNING for f in found)
+
+
+def test_roots_come_before_consequences(build: Callable[..., Any]) -> None:
+    table = {"grad_norm": [0.0, 0.0, 1e-2], "dead_units": [0.3, 1.0, np.nan]}
+    run = build(losses=lambda t: 0.7, scalars={"accuracy": 0.5, "input_std": 90.0, "input_max_abs": 255.0}, table=table)
+    found = Engine(registry.make_rules()).evaluate(*run)
+    assert [f.problem for f in found][:2] == ["abnormal_data", "dying_relu"]
+    assert found[1].caused_by == "abnormal_data"
+    assert {f.problem for f in found if f.severity is Severity.ERROR} >= {"abnormal_data", "dying_relu", "not_learning"}

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotrainer.rules.improper_output_activation import ImproperOutputActivation
+
+ONE = {"output_min": 0.0, "output_max": 1.0, "accuracy": 0.5}
+FOUR = ONE | {"output_row_sum": 1.0, "output_row_sum_error": 0.0}
+POOR = {"accuracy": 0.25}
+
+
+def case(loss: str, activation: str | None, targets: str, units: int, steps: int = 3, **scalars: Any) -> dict[str, Any]:
+    return {
+        "loss": loss,
+        "output_activation": activation,
+        "targets": targets,
+        "output_units": units,
+        "steps": steps,
+        "scalars": scalars,
+        "losses": lambda t: 0.7,
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        pytest.param(case("bce", "softmax", "binary", 1, **ONE), "error", id="softmax of one unit"),
+        pytest.param(
+            case("bce", None, "binary", 1, output_min=1.0, output_max=1.0), "error", id="softmax of one unit, by value"
+        ),
+        pytest.param(case("mse", "softmax", "binary", 1, **ONE), "error", id="softmax of one unit, squared error"),
+        pytest.param(case("bce_logits", "sigmoid", "binary", 1, **ONE), "error", id="doubled sigmoid"),
+        pytest.param(case("bce_logits", "relu", "binary", 1, **ONE), "error", id="relu before binary logits"),
+        pytest.param(case("ce", "softmax", "index", 4, **FOUR), "error", id="doubled softmax"),
+        pytest.param(case("ce", None, "index", 4, **FOUR), "error", id="doubled softmax, by value"),
+        pytest.param(case("ce", "sigmoid", "index", 4, **ONE), "error", id="sigmoid before logits"),
+        pytest.param(case("ce", "relu", "index", 4, output_min=0.0, output_max=5.0), "warning", id="relu on logits"),
+        pytest.param(
+            case("ce", "relu", "index", 4, 600, output_min=0.0, output_max=5.0, **POOR), "error", id="relu, at chance"
+        ),
+        pytest.param(
+            case("cce", "relu", "one_hot", 4, output_min=0.0, output_max=9.0), "error", id="relu, probabilities"
+        ),
+        pytest.param(case("cce", "linear", "one_hot", 4), "error", id="linear, probabilities"),
+        pytest.param(
+            case("bce", "tanh", "binary", 1, output_min=0.1, output_max=0.9), "error", id="tanh, probabilities"
+        ),
+        pytest.param(case("nll", "softmax", "index", 4, **FOUR), "error", id="nll on probabilities"),
+        pytest.param(case("nll", "linear", "index", 4), "error", id="nll on logits"),
+        pytest.param(case("mse", "sigmoid", "large", 1, **ONE), "error", id="sigmoid, large targets"),
+        pytest.param(case("mse", "relu", "real", 1), "error", id="relu, negative targets"),
+        pytest.param(case("mse", "sigmoid", "signed", 1, **ONE), "error", id="sigmoid, labels -1 and 1"),
+        pytest.param(case("bce", "softmax", "multilabel", 4, **FOUR), "error", id="softmax, several labels"),
+        pytest.param(
+            case("cce", "sigmoid", "one_hot", 4, **ONE | {"output_row_sum": 2.0}), "warning", id="sigmoids for classes"
+        ),
+        pytest.param(
+            case("ce", "softmax", "index", 4, 600, **FOUR | {"accuracy": 0.98}), "warning", id="doubled, but learned"
+        ),
+        pytest.param(
+            case("cce", "sigmoid", "one_hot", 4, 600, **ONE | {"output_row_sum": 2.0, "accuracy": 0.9}),
+            None,
+            id="sigmoids for classes, learned",
+        ),
+        pytest.param(case("bce", "sigmoid", "binary", 1, **ONE), None, id="sigmoid and bce"),
+        pytest.param(case("bce_logits", "linear", "binary", 1), None, id="logits"),
+        pytest.param(case("ce", "linear", "index", 4), None, id="logits of classes"),
+        pytest.param(
+            case("ce", "log_softmax", "index", 4, output_min=-3.0, output_max=-0.1), None, id="log softmax twice"
+        ),
+        pytest.param(case("nll", "log_softmax", "index", 4, output_min=-3.0, output_max=-0.1), None, id="nll"),
+        pytest.param(case("cce", "softmax", "one_hot", 4, **FOUR), None, id="softmax and cce"),
+        pytest.param(case("bce", "sigmoid", "multilabel", 4, **ONE | {"output_row_sum": 2.0}), None, id="multilabel"),
+        pytest.param(case("mse", "linear", "large", 1), None, id="regression"),
+        pytest.param(
+            case("mse", "tanh", "signed", 1, output_min=-1.0, output_max=1.0), None, id="tanh, labels -1 and 1"
+        ),
+        pytest.param(case("mse", None, "real", 1), None, id="unknown activation"),
+        pytest.param(case("custom", "relu", "real", 1), None, id="unknown loss"),
+        pytest.param(case("bce", None, "binary", 1, output_min=np.nan, output_max=np.nan), None, id="nothing measured"),
+    ],
+)
+def test_verdict(build: Callable[..., Any], given: dict[str, Any], expected: str | None) -> None:
+    found = ImproperOutputActivation().check(*build(**given))
+    assert (found.severity if found else None) == expected
+
+
+def test_threshold_of_the_paper_counts(build: Callable[..., Any]) -> None:
+    run = build(**case("cce", "sigmoid", "one_hot", 4, **ONE | {"output_row_sum": 2.0}))
+    assert ImproperOutputActivation(row_sum=3).check(*run) is None
+    assert ImproperOutputActivation(row_sum=1.5).check(*run) is not None
+
+
+def test_names_layer_and_numbers(build: Callable[..., Any]) -> None:
+    found = ImproperOutputActivation().check(*build(**case("mse", "sigmoid", "large", 1, **ONE)))
+    assert found is not None
+    assert found.layers == ("out",)
+    assert found.evidence["target_max"] == 9e4
+    assert "sigmoid" in found.message

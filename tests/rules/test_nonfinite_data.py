@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotrainer.rules.nonfinite_data import NonFiniteData
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param({"scalars": {"input_nonfinite": 0.01}, "steps": 1}, "error", id="inputs"),
+        pytest.param({"scalars": {"target_nonfinite": 0.01}, "losses": lambda t: np.inf}, "error", id="targets"),
+        pytest.param({"scalars": {"input_nonfinite": 0.01}}, "warning", id="masked by the model"),
+        pytest.param({"scalars": {"input_nonfinite": np.nan, "target_nonfinite": np.nan}}, None, id="not measured"),
+        pytest.param({}, None, id="finite"),
+    ],
+)
+def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
+    found = NonFiniteData().check(*build(**case))
+    assert (found.severity if found else None) == expected

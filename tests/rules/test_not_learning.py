@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotrainer.rules.not_learning import NotLearning
+
+FLAT: dict[str, Any] = {"losses": lambda t: 0.7}
+CHANCE: dict[str, Any] = FLAT | {"scalars": {"accuracy": 0.5}}
+REAL: dict[str, Any] = {"targets": "real", "loss": "mse"}
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param(CHANCE, "error", id="chance, flat"),
+        pytest.param(CHANCE | {"steps": 110}, "error", id="chance before a fifth of the schedule"),
+        pytest.param(CHANCE | {"steps": 60}, None, id="chance, young"),
+        pytest.param(CHANCE | {"planned_epochs": None}, "warning", id="no schedule"),
+        pytest.param(CHANCE | {"planned_epochs": None, "steps": 100}, None, id="no schedule, young"),
+        pytest.param(
+            CHANCE | {"steps": 40, "scalars": {"accuracy": 0.5, "output_spread": 1e-9}}, "error", id="constant output"
+        ),
+        pytest.param(CHANCE | {"steps": 12, "scalars": {"accuracy": 0.5, "grad_norm": 0.0}}, "error", id="no gradient"),
+        pytest.param({"scalars": {"accuracy": 1.0, "grad_norm": 0.0}}, None, id="no gradient at a perfect fit"),
+        pytest.param(
+            CHANCE | {"losses": lambda t: 0.7 - 5e-4 * t, "steps": 300}, None, id="chance, but the loss falls clearly"
+        ),
+        pytest.param(
+            CHANCE | {"scalars": {"accuracy": 0.5, "grad_norm": lambda t: 0.01 * 1.01**t}},
+            None,
+            id="a plateau that is being left",
+        ),
+        pytest.param({}, None, id="learns"),
+        pytest.param(FLAT | {"scalars": {"accuracy": 0.62}}, None, id="above chance"),
+        pytest.param(
+            FLAT | {"targets": "one_hot", "loss": "ce", "output_units": 4, "scalars": {"accuracy": 0.25}},
+            "error",
+            id="chance of four classes",
+        ),
+        pytest.param(REAL | FLAT | {"scalars": {"squared_error": 1.0}}, "error", id="regression at the mean"),
+        pytest.param(REAL | FLAT | {"scalars": {"squared_error": 40.0}}, "error", id="regression far below the mean"),
+        pytest.param(REAL | {"scalars": {"squared_error": 0.5}}, None, id="regression learns"),
+        pytest.param(
+            {"losses": lambda t: 3.0, "targets": "real", "loss": "custom", "scalars": {"squared_error": np.nan}},
+            "warning",
+            id="only a flat loss is known",
+        ),
+        pytest.param(
+            {"losses": lambda t: 1 + np.exp(-t / 50), "loss": "custom", "targets": "real"},
+            None,
+            id="only a loss, falling",
+        ),
+    ],
+)
+def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
+    found = NotLearning().check(*build(**case))
+    assert (found.severity if found else None) == expected
+
+
+def test_imbalanced_classes_are_judged_by_the_commonest_one(
+    build: Callable[..., Any], target_summaries: dict[str, Any]
+) -> None:
+    from dataclasses import replace
+
+    rare = replace(target_summaries["binary"], majority=0.8)
+    assert NotLearning().check(*build(targets=rare, losses=lambda t: 0.5, scalars={"accuracy": 0.8})) is not None
+    assert NotLearning().check(*build(targets=rare, losses=lambda t: 0.3, scalars={"accuracy": 0.9})) is None
+
+
+def test_single_samples_are_judged_by_the_cross_entropy(build: Callable[..., Any]) -> None:
+    rng = np.random.default_rng(0)
+    scalars = {"batch_size": 1, "accuracy": lambda t: float(rng.random() < 0.5)}
+    stuck = build(losses=lambda t: 0.693 + 0.05 * rng.standard_normal(), scalars=scalars)
+    assert NotLearning().check(*stuck) is not None
+    learns = build(losses=lambda t: 0.4 + 0.05 * rng.standard_normal(), scalars=scalars)
+    assert NotLearning().check(*learns) is None
+
+
+def test_a_run_that_learned_late_is_no_finding(build: Callable[..., Any]) -> None:
+    late = build(
+        losses=lambda t: 0.69 if t < 300 else 0.2, scalars={"accuracy": lambda t: 0.5 if t < 300 else 0.95}, steps=580
+    )
+    assert NotLearning().check(*late) is None

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from autotrainer.rules.overfitting import Overfitting
+
+
+def rising(e: int) -> float:
+    return 0.6 - 0.02 * e if e < 10 else 0.4 + 0.03 * (e - 10)
+
+
+OVER: dict[str, Any] = {
+    "epochs": {"val_loss": rising, "val_accuracy": lambda e: 0.8, "accuracy": lambda e: min(1.0, 0.7 + 0.02 * e)}
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param(OVER, "warning", id="validation loss rises, gap opens"),
+        pytest.param(
+            {"epochs": OVER["epochs"] | {"val_accuracy": lambda e: 0.85 if e < 12 else 0.7}},
+            "error",
+            id="validation accuracy falls",
+        ),
+        pytest.param({"epochs": {"val_loss": rising}, "scalars": {"accuracy": 0.9}}, "warning", id="only losses known"),
+        pytest.param({"epochs": OVER["epochs"] | {"val_accuracy": lambda e: 0.97}}, None, id="no gap"),
+        pytest.param({"epochs": OVER["epochs"] | {"val_loss": lambda e: 0.6 - 0.01 * e}}, None, id="still falls"),
+        pytest.param(OVER | {"losses": lambda t: 0.5}, None, id="training loss does not fall"),
+        pytest.param(OVER | {"steps": 260}, None, id="best just passed"),
+        pytest.param({}, None, id="no validation"),
+    ],
+)
+def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
+    found = Overfitting().check(*build(**case))
+    assert (found.severity if found else None) == expected
+
+
+def test_names_the_best_epoch(build: Callable[..., Any]) -> None:
+    found = Overfitting().check(*build(**OVER))
+    assert found is not None
+    assert found.evidence["best_epoch"] == 10
+    assert "after epoch 10" in found.message

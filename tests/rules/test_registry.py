@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from autotrainer import registry
+from autotrainer.rule import DOC_SECTIONS, Rule
+from autotrainer.rules import BUILTIN
+from autotrainer.signals import LAYER_COLUMNS, STEP_COLUMNS
+
+every_rule = pytest.mark.parametrize("rule", BUILTIN, ids=lambda rule: rule.problem)
+
+
+def test_names_codes_and_aliases_are_unique() -> None:
+    names = [name for rule in BUILTIN for name in (rule.problem, rule.code.lower(), *rule.aliases)]
+    assert len(names) == len(set(names))
+    assert all(name == name.lower() for name in names)
+
+
+def test_rules_are_listed_by_code_and_every_file_is_a_rule() -> None:
+    assert [rule.code for rule in BUILTIN] == sorted(rule.code for rule in BUILTIN)
+    folder = Path(__file__).parents[2] / "rules"
+    files = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")}
+    assert files == {rule.problem for rule in BUILTIN}
+
+
+@every_rule
+def test_page_has_all_sections_in_order(rule: type[Rule]) -> None:
+    lines = rule.documentation().splitlines()
+    assert [line for line in lines if line in DOC_SECTIONS] == list(DOC_SECTIONS)
+    for heading in DOC_SECTIONS:
+        assert lines[lines.index(heading) + 1].strip(), heading
+    assert len(lines[0]) <= 120
+
+
+@every_rule
+def test_thresholds_say_what_they_are_and_where_from(rule: type[Rule]) -> None:
+    page = rule.documentation()
+    for name, threshold in rule.THRESHOLDS.items():
+        assert threshold.about
+        assert threshold.source
+        assert threshold.minimum <= threshold.default <= threshold.maximum
+        assert f"``{name}``" in page, f"{name} is missing on the page"
+
+
+@every_rule
+def test_needs_are_known_columns(rule: type[Rule]) -> None:
+    assert rule.needs <= {*STEP_COLUMNS, *LAYER_COLUMNS, "epochs"}
+
+
+@every_rule
+def test_causes_are_problems_and_form_no_circle(rule: type[Rule]) -> None:
+    known = {r.problem: r for r in BUILTIN}
+    assert set(rule.causes) <= set(known)
+    waiting, seen = list(rule.causes), set[str]()
+    while waiting:
+        cause = waiting.pop()
+        assert cause != rule.problem
+        if cause not in seen:
+            seen.add(cause)
+            waiting += known[cause].causes
+
+
+@every_rule
+def test_repairs_are_known(rule: type[Rule]) -> None:
+    known = {repair.name for repair in registry.repairs()}
+    if not known:
+        pytest.skip("no repairs are registered")
+    assert rule.repairs
+    assert set(rule.repairs) <= known
+
+
+@every_rule
+def test_there_is_a_test_of_it(rule: type[Rule]) -> None:
+    assert (Path(__file__).parent / f"test_{rule.problem}.py").exists()
+
+
+PAPER = {
+    "beta_1": ("vanishing_gradient", 1e-3),
+    "beta_2": ("vanishing_gradient", 1e-4),
+    "beta_3": ("exploding_gradient", 70),
+    "gamma": ("dying_relu", 0.7),
+    "zeta": ("oscillating_loss", 0.03),
+    "eta": ("oscillating_loss", 0.2),
+    "delta": ("slow_convergence", 0.01),
+    "Theta": ("vanishing_gradient", 0.7),
+    "omega_1": ("abnormal_data", 10),
+    "omega_2": ("improper_output_activation", 1),
+    "alpha_1": ("vanishing_gradient", 0),
+    "alpha_2": ("exploding_gradient", 0),
+    "alpha_3": ("dying_relu", 0),
+}
+
+
+def test_thresholds_of_the_papers_keep_names_and_defaults() -> None:
+    found = {
+        t.alias: (rule.problem, t.default) for rule in BUILTIN for t in rule.THRESHOLDS.values() if t.alias is not None
+    }
+    assert found == PAPER
+    registry.make_rules(thresholds={name: default for name, (_, default) in PAPER.items()})

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from autotrainer.rules.slow_convergence import SlowConvergence
+
+SLOW: dict[str, Any] = {"losses": lambda t: 0.7 - 5e-5 * t, "scalars": {"accuracy": 0.5}, "steps": 300}
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param(SLOW, "error", id="falls, far too slowly"),
+        pytest.param(SLOW | {"planned_epochs": None}, "warning", id="no schedule"),
+        pytest.param(SLOW | {"steps": 60}, None, id="young"),
+        pytest.param(SLOW | {"losses": lambda t: 0.7}, None, id="does not fall at all"),
+        pytest.param({"steps": 300}, None, id="learns"),
+        pytest.param(SLOW | {"losses": lambda t: 0.7 - 1.5e-3 * t}, None, id="gets there in time"),
+        pytest.param(SLOW | {"epochs": {"accuracy": lambda e: 0.4 + 0.02 * e}}, None, id="accuracy rises every epoch"),
+        pytest.param(SLOW | {"epochs": {"accuracy": lambda e: 0.7 if e == 9 else 0.5}}, "error", id="one lucky epoch"),
+    ],
+)
+def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
+    found = SlowConvergence().check(*build(**case))
+    assert (found.severity if found else None) == expected
+
+
+def test_threshold_of_the_paper_is_monotone(build: Callable[..., Any]) -> None:
+    run = build(**SLOW, epochs={"accuracy": lambda e: 0.46 + 0.005 * e})
+    assert [SlowConvergence(gain=g).check(*run) is not None for g in (1e-3, 1e-2)] == [False, True]

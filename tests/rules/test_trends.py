@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from autotrainer.rules._trends import blocks, geometric_mean, last_median, recent, theil_sen, wilson
+
+
+def test_theil_sen_ignores_outliers_and_non_finite_values() -> None:
+    x = np.arange(20)
+    y = 3.0 * x + 1
+    y[4], y[9], y[15] = 1e9, np.nan, np.inf
+    slope = theil_sen(x, y)
+    assert slope.slope == pytest.approx(3)
+    assert slope.rising
+    assert not slope.falling
+
+
+def test_theil_sen_agrees_with_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    x, y = np.arange(40), -0.1 * np.arange(40) + rng.standard_normal(40)
+    ours, theirs = theil_sen(x, y), stats.theilslopes(y, x)
+    assert ours.slope == pytest.approx(theirs.slope)
+    assert ours.low == pytest.approx(theirs.low_slope, rel=0.05)
+    assert ours.high == pytest.approx(theirs.high_slope, rel=0.05)
+
+
+def test_noise_has_no_trend_in_nearly_all_draws() -> None:
+    rng = np.random.default_rng(1)
+    found = [theil_sen(np.arange(24), rng.standard_normal(24)) for _ in range(300)]
+    assert np.mean([s.falling or s.rising for s in found]) < 0.1
+
+
+@given(arrays(np.float64, st.integers(0, 70), elements=st.floats(allow_nan=True, allow_infinity=True)))
+def test_any_values_are_taken(values: np.ndarray) -> None:
+    x = np.arange(len(values))
+    with np.errstate(all="ignore"):
+        slope = theil_sen(x, values)
+        at, means = blocks(x, values, 8)
+    assert not (slope.rising and slope.falling)
+    assert len(at) == len(means)
+    last_median(values)
+    geometric_mean(values[:, None])
+
+
+def test_blocks_average_the_noise_away() -> None:
+    x, y = blocks(np.arange(2400), np.tile([0.0, 2.0], 1200))
+    assert len(x) == 24
+    np.testing.assert_allclose(y, 1)
+
+
+def test_recent_takes_a_share_of_steps_not_of_samples() -> None:
+    steps = np.array([0, 1, 2, 3, 4, 50, 60, 80, 100])
+    assert recent(steps, 0.5, 2) == slice(5, 9)
+    assert recent(steps, 0.1, 5) == slice(4, 9)
+    assert recent(np.zeros(0, np.int64)) == slice(0, 0)
+
+
+def test_geometric_mean_tells_zero_from_a_single_zero() -> None:
+    table = np.array([[1.0, 0.0, np.nan], [4.0, 0.0, np.nan], [0.0, 0.0, np.nan], [2.0, 1.0, np.nan]])
+    mean = geometric_mean(table)
+    assert mean[0] == pytest.approx(2)
+    assert mean[1] == 0
+    assert math.isnan(mean[2])
+
+
+def test_wilson_is_the_textbook_interval() -> None:
+    low, high = wilson(0.5, 100)
+    assert (low, high) == (pytest.approx(0.4038, abs=1e-3), pytest.approx(0.5962, abs=1e-3))
+    assert wilson(1.0, 10)[1] == pytest.approx(1)
+    assert wilson(0.3, 0) == (0.0, 1.0)

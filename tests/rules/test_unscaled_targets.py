@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from autotrainer.rules.unscaled_targets import UnscaledTargets
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param({"targets": "large", "steps": 2, "scalars": {"squared_error": 4e8}}, "warning", id="young"),
+        pytest.param(
+            {"targets": "large", "losses": lambda t: 4e8, "scalars": {"squared_error": 4e8}}, "error", id="stuck"
+        ),
+        pytest.param(
+            {"targets": "large", "steps": 6, "losses": lambda t: 1e8 * 9.0**t, "scalars": {"squared_error": 1e20}},
+            "error",
+            id="diverges",
+        ),
+        pytest.param({"targets": "large", "scalars": {"squared_error": 1e7}}, None, id="learns"),
+        pytest.param({"targets": "real", "losses": lambda t: 1.0, "scalars": {"squared_error": 1.0}}, None, id="unit"),
+        pytest.param({"targets": "index", "loss": "ce", "output_units": 4}, None, id="classes"),
+    ],
+)
+def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
+    found = UnscaledTargets().check(*build(**{"loss": "mse"} | case))
+    assert (found.severity if found else None) == expected
