@@ -103,14 +103,15 @@ class TrainingSpec:
     edits: tuple[Edit, ...] = ()
 
     def with_edits(self, edits: Sequence[Edit]) -> Self:
-        """Return the recipe with more edits; a later edit of a kind that stands once replaces an earlier one.
+        """Return the recipe with more edits.
 
-        Another optimizer replaces the settings of the one before it too.
+        A later edit replaces an earlier one of its kind, for the same layers where it names layers. Another
+        optimizer replaces the settings of the one before it too.
         """
-        single = {type(e) for e in edits if not hasattr(e, "layers")}
-        if SwapOptimizer in single:
-            single |= {SetLearningRate, SetMomentum, SetWeightDecay}
-        kept = tuple(e for e in self.edits if type(e) not in single)
+        places = {(type(e), getattr(e, "layers", None)) for e in edits}
+        if any(isinstance(e, SwapOptimizer) for e in edits):
+            places |= {(kind, None) for kind in (SetLearningRate, SetMomentum, SetWeightDecay)}
+        kept = tuple(e for e in self.edits if (type(e), getattr(e, "layers", None)) not in places)
         return replace(self, edits=kept + tuple(edits))
 
 

@@ -83,12 +83,13 @@ class Budget:
         """Say whether some more work is within the budget."""
         if self._seconds is not None:
             return self._clock() - self._start < self._seconds
-        within = self._within(work, self._trainings if self._trainings is not None else _DEFAULT_TRAININGS)
-        if self._trainings is not None or self._baseline_end is None:
-            return within
+        if self._trainings is not None:
+            return self._within(work, self._trainings)
+        if self._baseline_end is None:
+            return True
         now = self._clock()
-        beyond = now - self._baseline_end
-        return (within or now - self._start < _DEFAULT_SECONDS) and beyond < _DEFAULT_SECONDS_BEYOND
+        more = self._within(work, _DEFAULT_TRAININGS) or now - self._start < _DEFAULT_SECONDS
+        return more and now - self._baseline_end < _DEFAULT_SECONDS_BEYOND
 
     def spend(self, work: int) -> None:
         """Account for work."""

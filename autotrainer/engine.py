@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from autotrainer.findings import Finding, Severity, rank_findings
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule
@@ -57,7 +59,8 @@ class Engine:
         verdicts: dict[str, Finding] = {}
         for rule in list(self._rules):
             try:
-                verdict = rule.check(history, context)
+                with np.errstate(all="ignore"):  # histories of broken trainings overflow
+                    verdict = rule.check(history, context)
             except Exception as error:  # noqa: BLE001 - a broken rule must never reach the user's training
                 self._rules.remove(rule)
                 logger.warning("rule %s failed and is switched off: %r", rule.problem, error)

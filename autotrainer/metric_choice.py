@@ -66,6 +66,10 @@ class MetricChoice:
             InputError: If the metric does not fit the outputs or targets.
         """
         name = self._metric
+        if not len(evaluation.outputs):  # PyTorch: a ``step`` that returns the loss alone
+            if name not in ("auto", "loss"):
+                raise InputError(f"metric {name!r} needs outputs and targets: let step return (loss, outputs, targets)")
+            return LossMetric("loss", "min") if name == "loss" else LossMetric("negative loss", "max")
         if callable(name):
             label = getattr(name, "__name__", type(name).__name__)
             return WholeMetric(label, self._mode or "max", name, self._seed)

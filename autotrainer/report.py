@@ -56,6 +56,8 @@ class Outcome:
     patch: str | None
     changes: tuple[str, ...]
     attempts: tuple[AttemptRow, ...]
+    left_out: Mapping[str, str]
+    """Repairs that could not be used here, with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ class Report:
         outcome = Outcome(
             status=result.status,
             stopped_by=result.stopped_by,
-            metric=getattr(result, "metric", "score"),
+            metric=result.metric,
             score=result.score,
             baseline_score=result.baseline_score,
             test_score=result.test_score,
@@ -128,6 +130,7 @@ class Report:
             patch=None if chosen is None else str(chosen),
             changes=() if chosen is None else chosen.changes,
             attempts=rows,
+            left_out=dict(result.notes),
         )
         curves = {name: _points(range(len(v)), v) for name, v in result.history.items() if name in ("loss", "val_loss")}
         facts = {"epochs": max((len(v) for v in result.history.values()), default=0)}

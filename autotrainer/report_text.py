@@ -117,8 +117,6 @@ def _repair_blocks(outcome: Outcome) -> list[list[str]]:
     blocks = []
     if outcome.patch is not None:
         lines = ["What to change in your own code:"]
-        if outcome.changes:
-            lines.append(f"  (it changes: {', '.join(outcome.changes)})")
         blocks.append(lines + [f"  {clean(line)}" for line in outcome.patch.splitlines()])
     if outcome.attempts:
         scored = sum(a.score is not None for a in outcome.attempts)
@@ -137,6 +135,11 @@ def _repair_blocks(outcome: Outcome) -> list[list[str]]:
                 "best score there is a little too good; test_data= gives an unbiased one.",
                 "  ",
             )
+        blocks.append(lines)
+    if outcome.left_out:
+        lines = ["Left out:"]
+        for name, reason in outcome.left_out.items():
+            lines += _wrap(f"{name}: {reason}", "  ")
         blocks.append(lines)
     return blocks
 

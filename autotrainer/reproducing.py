@@ -188,7 +188,7 @@ def reproduce(
     Args:
         model: ``.h5`` (Keras 2 or 3) or ``.keras`` file, or `BUILTIN_MODEL`.
         config: ``.pkl`` or ``.json`` file with dataset, loss, optimizer, opt_kwargs, epoch and batchsize.
-        out: Folder for ``model.keras``, ``config.json``, ``plan.json`` (if there is a repair) and ``report.*``.
+        out: Folder for what `Result.save` writes (``model.keras``, report, plan) and ``config.json``.
         data: Folder of MNIST's files.
         budget: Work allowed, in trainings of the given model; None for the default of `autotrainer.fit`.
 
@@ -223,14 +223,9 @@ def reproduce(
 
 
 def _save(result: Result, settings: Configuration, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    result.model.save(out / "model.keras")
+    result.save(out)
     edits = () if result.plan is None else result.plan.edits
     write_atomic(out / "config.json", json.dumps(repaired_config(settings, edits), indent=2) + "\n")
-    if result.plan is not None:
-        write_atomic(out / "plan.json", result.plan.to_json() + "\n")
-    for suffix in ("html", "json", "txt"):
-        result.report().save(out / f"report.{suffix}")
 
 
 def repaired_config(settings: Configuration, edits: tuple[Edit, ...]) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from autotrainer import registry
+from autotrainer.files import write_atomic
 from autotrainer.findings import Finding
 from autotrainer.plan import RepairPlan
 
@@ -111,29 +111,21 @@ class Result:
             The folder.
 
         Raises:
-            InputError: If the model can't be saved.
-            OSError: If the folder can't be written.
+            InputError: If the model can't be saved or the folder not be written.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         registry.backend_of(self.model).save_model(self.model, folder)
         if self.plan is not None:
-            _write(folder / "plan.json", self.plan.to_json())
+            write_atomic(folder / "plan.json", self.plan.to_json())
         else:
             (folder / "plan.json").unlink(missing_ok=True)  # of an earlier result: it would not belong to this model
         attempts = [attempt.to_dict() for attempt in self.attempts]
-        _write(folder / "attempts.json", json.dumps(attempts, indent=2, allow_nan=False))
+        write_atomic(folder / "attempts.json", json.dumps(attempts, indent=2, allow_nan=False))
         report = self.report()
         report.save(folder / "report.json")
         report.save(folder / "report.html")
         return folder
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file so that one that was there stays until the new one is complete."""
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
 
 
 def _plain(value: float | None) -> float | str | None:

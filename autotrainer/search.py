@@ -18,7 +18,7 @@ __all__ = ["Candidate", "Search"]
 _PENALTY = {"best": 0.0, "proven": -3.5, "fewer": 0.0, "other": 4.0, "worse": 12.0}
 """How many steps a training to build on is behind the best one, by what it came to."""
 _DEPTH = 4.0
-"""The same for each repair that it has more than the best one."""
+"""The same for each edit that it has more than the best one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ class Search:
         if node.proven and not node.worse:
             return _PENALTY["proven"]
         fewer = len(node.trial.errors) < len(self.best.errors)
-        depth = _DEPTH * max(0, len(node.repairs) - len(self._best.repairs))
+        depth = _DEPTH * max(0, len(node.trial.spec.edits) - len(self.best.spec.edits))
         return _PENALTY["worse" if node.worse else "fewer" if fewer else "other"] + depth
 
     def _is_worse(self, node: Node) -> bool:

@@ -70,7 +70,10 @@ class DataSummary:
         self._targets.add(columns)
         integral = bool((columns == np.round(columns)).all())
         ones_and_zeros = bool(((columns == 0) | (columns == 1)).all())
+        counted_columns = self._one_hot
         self._one_hot &= width > 1 and ones_and_zeros and bool((columns.sum(axis=1) == 1).all())
+        if counted_columns and not self._one_hot:
+            self._classes.clear()  # columns of what looked like one-hot rows, not values
         self._discrete &= integral
         if self._discrete and (self._one_hot or len(self._classes) <= _MAX_CLASSES):
             labels = columns.argmax(axis=1) if self._one_hot else columns.ravel()

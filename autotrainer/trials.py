@@ -67,7 +67,8 @@ class Judge:
             if not self.targets.count:
                 self._summary.add_targets(evaluation.targets)
             self._metric = self._choice.decide(self._context, self.targets, evaluation)
-            self._accuracy = accuracy_metric(self._context, self.targets, evaluation)
+            if len(evaluation.outputs):
+                self._accuracy = accuracy_metric(self._context, self.targets, evaluation)
         return self._metric.judge(evaluation)
 
     def accuracy(self, evaluation: Evaluation) -> float:

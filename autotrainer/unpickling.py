@@ -32,7 +32,7 @@ class _NumberType:
         dtype = np.dtype(self.kind)
         if dtype.kind not in "biuf":
             raise pickle.UnpicklingError(f"numpy type {self.kind!r} is no number")
-        return dtype.newbyteorder("=" if self.order == "|" else self.order)
+        return dtype.newbyteorder(">") if self.order == ">" else dtype
 
 
 def _scalar(dtype: _NumberType, data: bytes) -> Any:

@@ -40,7 +40,8 @@ def overhead(frameworks: Sequence[str], *, quick: bool, out: Path | None) -> str
         "step, ms",
         "ratio of medians",
         "95 % interval",
-        "ratio of means",
+        "processor time",
+        "95 % interval",
         "start, s",
         "later fit, s",
         "pairs",
@@ -70,11 +71,12 @@ def interval(values: NDArray[np.float64], draws: int = 4000, seed: int = 0) -> t
 def _line(row: Row) -> list[str]:
     task = row["task"]
     if "error" in row:
-        return [task["framework"], task["model"], row["error"], *["–"] * 6]
+        return [task["framework"], task["model"], row["error"], *["–"] * 7]
     drop = max(2, len(row["plain_median"]) // 4)
     plain, watched = np.asarray(row["plain_median"]), np.asarray(row["watched_median"])
     median, low, high = interval(ratios(plain, watched, drop))
-    mean, _, _ = interval(ratios(np.asarray(row["plain_mean"]), np.asarray(row["watched_mean"]), drop))
+    processor = ratios(np.asarray(row["plain_processor"]), np.asarray(row["watched_processor"]), drop)
+    mean, low_mean, high_mean = interval(processor)
     return [
         task["framework"],
         task["model"],
@@ -82,6 +84,7 @@ def _line(row: Row) -> list[str]:
         f"{median:.4f}",
         f"{low:.4f} – {high:.4f}",
         f"{mean:.4f}",
+        f"{low_mean:.4f} – {high_mean:.4f}",
         f"{row['start']:.2f}",
         f"{row['entry']:.3f}",
         str(len(plain) - drop),

@@ -15,8 +15,8 @@ from benchmarks.pool import Row, Task, worker
 
 __all__ = ["run"]
 
-Block = Callable[[int], list[float]]
-"""Takes the number of steps; returns the seconds of each (in Keras of all but the first)."""
+Block = Callable[[int], tuple[list[float], float]]
+"""Takes the number of steps; returns the seconds of each and the processor seconds of all (Keras: but the first)."""
 
 _FIRST = 20
 """Steps of the first blocks, whose whole time tells the start."""
@@ -28,7 +28,8 @@ def run(task: Task) -> Row:
     """Time blocks of steps, plain and watched in turns.
 
     Returns:
-        ``plain_median``, ``watched_median``, ``plain_mean``, ``watched_mean``: seconds a step, one number a block;
+        ``plain_median``, ``watched_median``: seconds a step, and ``plain_processor``, ``watched_processor``: mean
+        processor seconds a step, one number a block;
         ``start``: seconds by which the first watched block is longer than the first plain one;
         ``entry``: the same of what later blocks take besides their steps (Keras: each call of ``fit``), median.
     """
@@ -36,26 +37,26 @@ def run(task: Task) -> Row:
     x, y = _data(task["model"])
     warm, plain, watched = (make(task["model"], x, y, watch=watch) for watch in (False, False, True))
     _timed(warm, _FIRST)  # the framework's own start
-    start = -_timed(plain, _FIRST)[1] + _timed(watched, _FIRST)[1]
-    count = max(_FIRST, round(float(task["seconds"]) / statistics.median(plain(_FIRST))))
+    start = -_timed(plain, _FIRST)[2] + _timed(watched, _FIRST)[2]
+    count = max(_FIRST, round(float(task["seconds"]) / statistics.median(plain(_FIRST)[0])))
     row: Row = {"steps": count, "start": start, "entry": []}
     for _ in range(int(task["pairs"])):
         walls = []
         for name, block in (("plain", plain), ("watched", watched)):
-            seconds, wall = _timed(block, count)
+            seconds, processor, wall = _timed(block, count)
             row.setdefault(f"{name}_median", []).append(statistics.median(seconds))
-            row.setdefault(f"{name}_mean", []).append(statistics.fmean(seconds))
+            row.setdefault(f"{name}_processor", []).append(processor / len(seconds))
             walls.append(wall - sum(seconds))
         row["entry"].append(walls[1] - walls[0])
     row["entry"] = statistics.median(row["entry"])
     return row
 
 
-def _timed(block: Block, steps: int) -> tuple[list[float], float]:
-    """Return the seconds of each step and of the whole block."""
+def _timed(block: Block, steps: int) -> tuple[list[float], float, float]:
+    """Return the seconds of each step, the processor seconds of all, and the seconds of the whole block."""
     begun = time.perf_counter()
-    seconds = block(steps)
-    return seconds, time.perf_counter() - begun
+    seconds, processor = block(steps)
+    return seconds, processor, time.perf_counter() - begun
 
 
 def _data(model: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -78,17 +79,17 @@ def _pytorch(model: str, x: NDArray[np.float32], y: NDArray[np.int64], *, watch:
     inputs, targets = torch.from_numpy(x), torch.from_numpy(y)
     started: list[Any] = []
 
-    def block(steps: int) -> list[float]:
+    def block(steps: int) -> tuple[list[float], float]:
         if watch and not started:
             started.append(autotrainer.watch(network, optimizer, loss_fn=loss_fn, steps=10**7))
-        seconds = []
+        seconds, processor = [], time.process_time()
         for _ in range(steps):
             begun = time.perf_counter()
             optimizer.zero_grad()
             loss_fn(network(inputs), targets).backward()
             optimizer.step()
             seconds.append(time.perf_counter() - begun)
-        return seconds
+        return seconds, time.process_time() - processor
 
     return block
 
@@ -106,7 +107,7 @@ def _keras(model: str, x: NDArray[np.float32], y: NDArray[np.int64], *, watch: b
     clock = _StepClock()
     started: list[Any] = []
 
-    def block(steps: int) -> list[float]:
+    def block(steps: int) -> tuple[list[float], float]:
         if watch and not started:
             started.append(autotrainer.watch(network, steps=10**7))
         clock.seconds.clear()
@@ -119,7 +120,7 @@ def _keras(model: str, x: NDArray[np.float32], y: NDArray[np.int64], *, watch: b
             verbose=0,
             callbacks=[clock.callback()],
         )
-        return list(clock.seconds)
+        return list(clock.seconds), time.process_time() - clock.processor
 
     return block
 
@@ -129,6 +130,7 @@ class _StepClock:
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.processor = 0.0  # process time at the end of the first batch
 
     def callback(self) -> Any:
         """Return a Keras callback that writes to this clock."""
@@ -136,10 +138,12 @@ class _StepClock:
 
         seconds, last = self.seconds, [0.0]
 
-        def end(*_: object) -> None:
+        def end(batch: int, logs: object = None) -> None:
             now = time.perf_counter()
-            if last[0]:
+            if batch:
                 seconds.append(now - last[0])
+            else:
+                self.processor = time.process_time()
             last[0] = now
 
         return keras.callbacks.LambdaCallback(on_train_batch_end=end)

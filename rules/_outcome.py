@@ -22,11 +22,18 @@ __all__ = ["YOUNG_STEPS", "Outcome", "outcome", "progress"]
 YOUNG_STEPS = 200
 """Steps after which a run without a known schedule is old enough to be judged."""
 
+_FEW_STEPS = 40
+"""Steps before which only the end of a short schedule allows a judgement."""
+
 _PRECISE = 0.15
 """Widest half interval of skill that still counts as a measurement."""
 
 _VALIDATION_ROWS = 200
 """Rows of a validation set, whose size is not known: cautious for the usual ones."""
+
+
+_VALIDATION_NOISE = 0.1
+"""Half interval of R² on such a set: 1.64 √(2 ÷ rows) of the squared error, less what is common to all epochs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +84,23 @@ class Outcome:
         return self.low >= level
 
     def moving(self, to_come: float = 0.05) -> bool:
-        """Whether patience is due: the loss will still fall by this share, or a plateau is being left."""
-        return self.to_come >= to_come or self.escaping
+        """Whether patience is due: the loss will still fall by this share, or a plateau is being left.
+
+        Where the trend of the loss is not known, patience lasts for half the schedule.
+        """
+        unknown = math.isnan(self.trend.slope) and not self.mature(0.5)
+        return self.to_come >= to_come or self.escaping or unknown
 
     def mature(self, share: float) -> bool:
         """Whether a share of the schedule is done; without a schedule, whether `YOUNG_STEPS` are."""
         if math.isnan(self.progress):
             return self.steps >= YOUNG_STEPS
-        return self.progress >= share
+        return self.progress >= share and (self.steps >= _FEW_STEPS or self.progress >= 0.8)
+
+    @property
+    def planned(self) -> float:
+        """Steps of the whole schedule; NaN if unknown."""
+        return self.steps / self.progress if self.progress > 0 else math.nan
 
     @property
     def worst(self) -> Severity:
@@ -144,7 +160,7 @@ def outcome(history: RunHistory, context: TaskContext) -> Outcome:
     trivial = 0.0 if regression else context.trivial_accuracy(history.targets)
     if history.targets.minimum < 0 and not history.targets.signed and not regression:
         trivial = math.nan  # masked entries count as a class in the summary, not in the accuracy
-    witnesses = _squared_error(history) if regression else _accuracies(history, context, trivial)
+    witnesses = _squared_error(history, context) if regression else _accuracies(history, context, trivial)
     sure = [w for w in witnesses if w.high - w.low <= 2 * _PRECISE]
     if not sure and not regression:
         sure = [w for w in _entropy(history, context) if w.high - w.low <= 2 * _PRECISE]
@@ -175,9 +191,9 @@ def _accuracies(history: RunHistory, context: TaskContext, trivial: float) -> li
     if math.isnan(trivial) or trivial >= 1:
         return []
     measured: list[tuple[float, float]] = []
-    window = recent(history.steps, 0.5, 10)
+    window = _fresh(history)
     values, sizes = history.scalar("accuracy")[window], history.scalar("batch_size")[window]
-    rows = np.where(np.isnan(sizes), 1.0, np.minimum(sizes, MAX_ROWS))
+    rows = np.where(np.isnan(sizes), 1.0, np.clip(sizes, 1, MAX_ROWS))
     known = ~np.isnan(values)
     if known.any():
         measured.append((float(np.average(values[known], weights=rows[known])), float(rows[known].sum())))
@@ -194,18 +210,28 @@ def _accuracies(history: RunHistory, context: TaskContext, trivial: float) -> li
     return found
 
 
-def _squared_error(history: RunHistory) -> list[_Witness]:
-    """Return R² of the sampled batches, with an interval from its spread over batches."""
+def _squared_error(history: RunHistory, context: TaskContext) -> list[_Witness]:
+    """Return R² of the sampled batches, else from the losses, with an interval from its spread over batches."""
     variance = history.targets.variance
-    window = recent(history.steps, 0.5, 10)
-    errors = history.scalar("squared_error")[window]
+    errors = history.scalar("squared_error")[_fresh(history)]
     errors = errors[~np.isnan(errors)]
-    if not variance > 0 or not errors.size:
+    if len(errors) < 4 and context.loss.reduction == "mean":
+        losses = _late_losses(history)
+        if context.loss.family == "squared_error":
+            errors = losses
+        elif context.loss.family in ("absolute_error", "huber"):  # mean |x| of a normal distribution is 0.8 σ
+            errors = (losses / 0.8) ** 2
+    if not variance > 0:
         return []
     with np.errstate(all="ignore"):
         ratios = np.minimum(errors / variance, 1e6)
-        mean = float(ratios.mean())
+        mean = float(ratios.mean()) if len(ratios) else math.nan
         half = 1.64 * float(ratios.std()) / math.sqrt(len(ratios)) if len(ratios) > 2 else math.inf
+    if math.isinf(half) and context.loss.family == "squared_error":
+        held_out = history.epochs("val_loss")[1]
+        held_out = held_out[len(held_out) // 2 :]
+        mean = float(np.minimum(np.mean(held_out), 1e300) / variance) if held_out.size else mean
+        half = _VALIDATION_NOISE if held_out.size else half
     # Far below the trivial predictor the interval is wide in absolute terms, yet the judgement is sure.
     half = half if mean - half < 1 else min(half, _PRECISE)
     return [_Witness(1 - mean, 1 - mean - half, 1 - mean + half, 1 - mean)]
@@ -224,8 +250,8 @@ def _entropy(history: RunHistory, context: TaskContext) -> list[_Witness]:
     if not 0 < share < 1 or targets.minimum < 0:
         return []
     entropy = -share * math.log(share) - (1 - share) * math.log((1 - share) / others)
-    steps, losses = history.losses
-    _, means = blocks(steps[recent(steps, 0.5, 10)], losses[recent(steps, 0.5, 10)])
+    losses = _late_losses(history)
+    _, means = blocks(np.arange(len(losses)), losses)
     if len(means) < 4:
         return []
     middle, half = float(np.mean(means)), 1.64 * float(np.std(means)) / math.sqrt(len(means))
@@ -238,16 +264,37 @@ def _entropy(history: RunHistory, context: TaskContext) -> list[_Witness]:
     return [_Witness(share + skill * (1 - share), low, high, skill)]
 
 
-def _trend(history: RunHistory) -> tuple[Slope, float]:
-    """Return trend and present level of the training loss over the last half of the run."""
-    epochs, means = history.epochs("loss")
+def _fresh(history: RunHistory) -> slice:
+    """Return the samples of the last half of the run: none if sampling could not be afforded since."""
+    return slice(int(np.searchsorted(history.steps, history.step / 2)), len(history.steps))
+
+
+def _late_losses(history: RunHistory) -> Floats:
+    """Return the losses of the last half of the run: of single steps, else means of epochs."""
     steps, losses = history.losses
-    window = recent(steps, 0.5, 8)
-    x, y = blocks(steps[window], losses[window])
-    if len(epochs) >= 16 and len(losses) < 4 * history.step:  # the means of epochs know every step
+    late = losses[steps >= history.step / 2]
+    late = late[~np.isnan(late)]
+    if len(late) >= 4:
+        return late
+    means = history.epochs("loss")[1]
+    return means[len(means) // 2 :]
+
+
+def _trend(history: RunHistory) -> tuple[Slope, float]:
+    """Return trend and present level of the loss over the last half of the run: of the surest series there is."""
+    steps, losses = history.losses
+    late = steps >= history.step / 2
+    late[-16:] |= len(steps) == history.step + 1
+    x, y = blocks(steps[late], losses[late])
+    for name in ("loss", "val_loss"):
+        epochs, means = history.epochs(name)
         half = len(epochs) // 2
-        x = np.array([history.step_of_epoch(int(e)) for e in epochs[half:]], np.float64)
-        y = means[half:]
+        if len(epochs) - half > len(y) or (
+            name == "loss" and len(epochs) - half >= 8 and len(losses) < history.step / 4
+        ):
+            x = np.array([history.step_of_epoch(int(e)) for e in epochs[half:]], np.float64)
+            y = means[half:]
+            break
     finite = y[np.isfinite(y)]
     level = float(np.mean(finite[-max(1, len(finite) // 3) :])) if finite.size else math.nan
     return theil_sen(x, y), level

@@ -108,7 +108,7 @@ def geometric_mean(values: Floats) -> Floats:
 def last_median(values: Floats, count: int = 5) -> Floats:
     """Return the median of the last `count` samples over the first axis; NaN where nothing was measured."""
     rows = values[-count:]
-    flat = rows.reshape(len(rows), -1)
+    flat = rows.reshape(len(rows), int(np.prod(values.shape[1:])))
     result = np.full(flat.shape[1], np.nan)
     for column in np.flatnonzero(~np.isnan(flat).all(axis=0)) if len(rows) else ():
         known = np.sort(flat[~np.isnan(flat[:, column]), column])
@@ -125,9 +125,9 @@ def wilson(share: float, count: float, z: float = 1.96) -> tuple[float, float]:
         z: Normal quantile.
 
     Returns:
-        (low, high); (0, 1) without observations.
+        (low, high); (0, 1) without a whole observation.
     """
-    if not count > 0:
+    if not count >= 1:
         return 0.0, 1.0
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))

@@ -19,6 +19,9 @@ from autotrainer.task import TaskContext
 
 __all__ = ["AbnormalData"]
 
+_LARGE = 10.0
+"""Inputs below are never too large, whatever their features: pixels at the border hardly vary in any image set."""
+
 
 def _last(values: Floats) -> float:
     known = values[~np.isnan(values)]
@@ -120,7 +123,7 @@ class AbnormalData(Rule):
             return f"Inputs have a standard deviation of {std:.3g} (largest value {evidence['input_max_abs']:.3g})"
         if offset >= self.threshold("offset"):
             return f"The mean of an input feature is {offset:.3g} times its standard deviation"
-        if ratio >= self.threshold("scale_ratio"):
+        if ratio >= self.threshold("scale_ratio") and evidence["input_max_abs"] >= _LARGE:
             return f"Standard deviations of input features differ {ratio:.3g}-fold"
         return None
 

@@ -192,9 +192,13 @@ class ImproperOutputActivation(Rule):
         return None
 
     def _reach(self, history: RunHistory, context: TaskContext, activation: str | None) -> _Misfit | None:
-        """Judge a loss on values: whether the output can reach the targets."""
+        """Judge a loss on values, or an unknown one: whether the output can reach the targets."""
         targets = history.targets
         kind = context.kind(targets)
+        if context.loss.family == "custom" and kind in ("multiclass", "binary") and activation in ("relu", "relu6"):
+            return _Misfit(
+                f"Outputs for classes went through {activation}, which makes all negative ones 0", proven=False
+            )
         if kind not in ("regression", "binary") or (kind == "binary" and not targets.signed):
             return None
         if context.loss.family in ("custom", "none", "poisson"):

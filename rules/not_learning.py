@@ -71,6 +71,7 @@ class NotLearning(Rule):
         "unscaled_targets",
         "vanishing_gradient",
         "poor_initialization",
+        "slow_convergence",
         "oscillating_loss",
     )
     repairs = ("scale_learning_rate", "swap_optimizer", "reinitialize", "insert_normalization", "swap_activation")

@@ -89,20 +89,20 @@ class OscillatingLoss(Rule):
         values = values[len(values) // 2 :][-200:]
         if len(values) < _EPOCHS or not np.isfinite(values).all():
             return None
-        noise = _resolution(values)
-        threshold = max(self.threshold("swing"), 2 * noise)
-        swings = _swings(values)
-        large = swings[swings >= threshold]
-        share = len(large) / len(values)
-        if share < self.threshold("share"):
+        threshold = max(self.threshold("swing"), 2 * _resolution(values))
+        drops = _drops(values)
+        drops = drops[drops >= threshold]
+        share = 2 * len(drops) / len(values)  # each drop follows a rise
+        if not len(drops) or share < self.threshold("share"):
             return None
-        best, level, typical = float(np.max(values)), float(np.mean(values)), float(np.median(large))
-        low = float(np.sort(values)[len(values) // 10])
-        evidence = {"swing": typical, "share": share, "best": best, "mean": level, "low": low}
-        bad = typical >= 2 * self.threshold("swing") and best - low >= 3 * self.threshold("swing")
+        typical = float(np.median(drops))
+        behind = np.sort(np.maximum.accumulate(values) - values)
+        usual = float(behind[int(0.8 * len(behind))])
+        evidence = {"swing": typical, "share": share, "best": float(values.max()), "behind_best": usual}
+        bad = typical >= 2 * self.threshold("swing") and usual >= 3 * self.threshold("swing")
         message = (
             f"{name.replace('_', ' ').replace('val', 'validation')} swings by {typical:.3g} in {share:.0%} of the last "
-            f"{len(values)} epochs, between {low:.3g} and {best:.3g}."
+            f"{len(values)} epochs, and most of the time up to {usual:.3g} below the best so far ({values.max():.3g})."
         )
         severity = Severity.ERROR if bad else Severity.WARNING
         return self.finding(severity, 0.8 if bad else 0.5, message[0].upper() + message[1:], evidence)
@@ -147,11 +147,12 @@ def _resolution(values: Floats) -> float:
     return math.sqrt(2 * mean * max(0.0, 1 - mean) / rows / 5)
 
 
-def _swings(values: Floats) -> Floats:
-    """Return the sizes of the moves between neighbouring local extremes."""
+def _drops(values: Floats) -> Floats:
+    """Return the sizes of the falls from each local maximum to the next local minimum."""
     moves = np.diff(values)
     moves = moves[moves != 0]
     if not moves.size:
         return np.zeros(0)
     turns = np.flatnonzero(np.diff(np.sign(moves)) != 0) + 1
-    return np.asarray(np.abs([part.sum() for part in np.split(moves, turns)]), np.float64)
+    sizes = np.array([part.sum() for part in np.split(moves, turns)])
+    return np.asarray(-sizes[sizes < 0], np.float64)

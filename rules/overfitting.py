@@ -33,7 +33,8 @@ class Overfitting(Rule):
 
     Thresholds
         ``rise`` of the validation loss over its best; ``evaluations`` since the best; ``gap`` of accuracy, as in the
-        code of AUTOTRAINER (0.1, and 0.07 where the training accuracy is above 0.9).
+        code of AUTOTRAINER (0.1, and 0.07 where the training accuracy is above 0.9); ``fall`` of the
+        validation accuracy from its best, from which it is an error.
 
     When it is wrong
         Cross-entropy on validation data rises with growing confidence even while accuracy improves: the gap of

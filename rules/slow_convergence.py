@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
+import numpy as np
+
 from autotrainer.findings import Finding
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
+from autotrainer.rules._layers import weight_layers
 from autotrainer.rules._outcome import Outcome, outcome
 from autotrainer.rules._trends import theil_sen
 from autotrainer.task import TaskContext
@@ -32,11 +35,13 @@ class SlowConvergence(Rule):
     Evidence used
         Robust trends (Theil–Sen) over the last half of the run: of the loss, and of the accuracy per epoch; skill over
         the trivial predictor with its interval; share of the schedule done. A single lucky epoch moves neither trend
-        much, and an early plateau leaves the window as the run goes on.
+        much, and an early plateau leaves the window as the run goes on. Size of a step relative to the weights, times
+        all steps of the schedule: a bound on how far the weights can get.
 
     Thresholds
         ``gain`` is delta of AUTOTRAINER, here the gain of accuracy per epoch by the trend; ``schedule`` is the share
-        of the planned training from which it is judged; ``skill`` is the skill that the run must reach by its end.
+        of the planned training from which it is judged; ``skill`` is the skill that the run must reach by its end;
+        ``travel`` is how far steps of the present size can carry the weights, relative to their size.
 
     When it is wrong
         Plateaus that end by themselves late in the run, and rates that are to rise later. Without a known schedule,
@@ -52,7 +57,7 @@ class SlowConvergence(Rule):
     problem = "slow_convergence"
     code = "AT302"
     aliases = ("slow", "slow_training", "learning_rate_too_low")
-    needs = frozenset({"loss", "accuracy", "squared_error", "batch_size", "grad_norm", "learning_rate", "epochs"})
+    needs = frozenset({"loss", "accuracy", "squared_error", "batch_size", "grad_norm", "update_ratio", "epochs"})
     causes = (
         "improper_output_activation",
         "improper_loss",
@@ -70,6 +75,7 @@ class SlowConvergence(Rule):
         {
             "gain": Threshold(0.01, "gain of accuracy per epoch, at most", "AUTOTRAINER", maximum=1, alias="delta"),
             "schedule": Threshold(0.15, "share of the schedule before it is judged", "delay target of 20 %", maximum=1),
+            "travel": Threshold(0.1, "change of the weights by the end ÷ their size, at most", "calibrated"),
             "skill": Threshold(0.2, "skill expected by the end, at most", "calibrated", maximum=1),
         }
     )
@@ -81,6 +87,27 @@ class SlowConvergence(Rule):
         result = outcome(history, context)
         if not result.known or not result.mature(self.threshold("schedule")) or result.escaping:
             return None
+        return self._by_travel(history, result) or self._by_trend(history, context, result)
+
+    def _by_travel(self, history: RunHistory, result: Outcome) -> Finding | None:
+        """Find steps so small that the weights stay about where they began, however long the schedule lasts."""
+        ratios = history.layer("update_ratio")[1:, weight_layers(history)]
+        ratios = ratios[np.isfinite(ratios)]
+        if not ratios.size or not result.stuck():
+            return None
+        ratio = float(np.median(ratios))
+        travel = ratio * result.planned
+        if not travel <= self.threshold("travel"):
+            return None
+        message = (
+            f"A step changes the weights by {ratio:.1g} of their size: by the end of the schedule that is at most "
+            f"{travel:.1%}, and {result.words} after {result.steps} steps."
+        )
+        evidence = {"update_ratio": ratio, "travel": travel, "skill": result.skill, "progress": result.progress}
+        return self.finding(result.worst, 0.86, message, evidence)
+
+    def _by_trend(self, history: RunHistory, context: TaskContext, result: Outcome) -> Finding | None:
+        """Find a loss that falls too slowly for the schedule."""
         epochs, accuracy = history.epochs("accuracy")
         half = len(epochs) // 2
         gain = theil_sen(epochs[half:], accuracy[half:]).slope

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotrainer import watch
-from autotrainer.demo.cases import Recipe
+from autotrainer.demo.cases import BUDGET, SEED, Recipe
 from autotrainer.demo.data import Rows, load
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ def fit_arguments(recipe: Recipe) -> dict[str, Any]:
         "test_data": _rows(parts.test, recipe),
         "epochs": recipe.epochs,
         "batch_size": recipe.batch_size,
+        "seed": SEED,
+        "budget": BUDGET,
     }
 
 
@@ -55,7 +57,7 @@ def _model(recipe: Recipe) -> Any:
     """Build and compile the model, with seeded weights."""
     import keras
 
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(SEED)
     layers = [
         keras.layers.Dense(
             layer.units,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotrainer import watch
-from autotrainer.demo.cases import Recipe
+from autotrainer.demo.cases import BUDGET, SEED, Recipe
 from autotrainer.demo.data import Rows, load
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ def fit_arguments(recipe: Recipe) -> dict[str, Any]:
         "optimizer": lambda parameters: _optimizer(recipe, parameters),
         "epochs": recipe.epochs,
         "batch_size": recipe.batch_size,
+        "seed": SEED,
+        "budget": BUDGET,
     }
 
 
@@ -37,7 +39,7 @@ def train_watched(recipe: Recipe) -> tuple[Monitor, float]:
     """Train in a plain loop inside `autotrainer.watch`; returns the closed monitor and the accuracy on test data."""
     import torch
 
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     parts = load(recipe.data)
     x, y = (torch.from_numpy(a) for a in _rows(parts.train, recipe))
     model, loss_fn = _model(recipe), _loss(recipe)

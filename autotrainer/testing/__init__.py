@@ -1,7 +1,8 @@
-"""Help for tests: a backend without a framework, and the contract tests that every backend passes."""
+"""Help for tests: a backend without a framework, and the contract that every backend passes."""
 
 from __future__ import annotations
 
+from autotrainer.testing.contract import BackendContract, RecordedRun, every_edit
 from autotrainer.testing.fake import FakeBackend, FakeModel, FakeTrainer, Outcome
 
-__all__ = ["FakeBackend", "FakeModel", "FakeTrainer", "Outcome"]
+__all__ = ["BackendContract", "FakeBackend", "FakeModel", "FakeTrainer", "Outcome", "RecordedRun", "every_edit"]

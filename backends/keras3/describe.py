@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from autotrainer.backends.keras3.parts import Part, find_parts, output_activation
+from autotrainer.backends.keras3.stats import read_variable, scalar
 from autotrainer.signals import LayerInfo
 from autotrainer.task import LossInfo, OptimizerInfo, TaskContext
 
@@ -60,8 +61,12 @@ def loss_info(loss: Any) -> LossInfo:
             dict of them for several outputs (the first counts), or None.
 
     Returns:
-        What it computes; family ``custom`` for what is not Keras' own, ``none`` for None.
+        What it computes; family ``custom`` for what is not Keras' own, ``none`` for None. An attribute ``loss_info``
+        of the loss that holds a `LossInfo` is taken at its word.
     """
+    told = getattr(loss, "loss_info", None)
+    if isinstance(told, LossInfo):
+        return told
     while isinstance(loss, list | tuple | Mapping) and not _is_configuration(loss):
         found = list(loss.values()) if isinstance(loss, Mapping) else list(loss)
         loss = found[0] if found else None
@@ -105,7 +110,9 @@ def learning_rate(optimizer: Any) -> float:
     """Return the learning rate in force now; NaN if there is none to read."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     rate = getattr(optimizer, "learning_rate", None)
-    return float("nan") if rate is None else float(keras.ops.convert_to_numpy(rate))
+    if rate is None:
+        return float("nan")
+    return scalar(read_variable(rate) if isinstance(rate, keras.Variable) else rate)
 
 
 def context_of(model: Any, parts: Sequence[Part], loss: Any, optimizer: Any) -> TaskContext:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,8 @@ from autotrainer.data import ArrayData, Data, as_array, map_arrays
 
 __all__ = ["Evaluator"]
 
-_CHUNK = 256
+_CHUNK_VALUES = 1 << 20
+"""Input values of a forward pass at most, within 64 and 4096 rows."""
 
 
 class Evaluator:
@@ -40,8 +42,9 @@ class Evaluator:
         """Return the raw (first) outputs for inputs in memory, shape (rows, ...)."""
         rows = len(keras.tree.flatten(inputs)[0])
         found = []
-        for start in range(0, rows, _CHUNK):
-            part = map_arrays(lambda a, s=start: cast(a[s : s + _CHUNK]), inputs)
+        size = _chunk(inputs)
+        for start in range(0, rows, size):
+            part = map_arrays(lambda a, s=start: cast(a[s : s + size]), inputs)
             found.append(self._outputs(self._run(part, None, None)[0]))
         return np.concatenate(found)
 
@@ -61,7 +64,8 @@ class Evaluator:
         if isinstance(data, ArrayData) and not allowed(data.rows):
             return None
         found: list[tuple[NDArray[Any], NDArray[Any], float]] = []
-        for inputs, targets, weights in batches(data, limit, _CHUNK):
+        size = _chunk(data.inputs) if isinstance(data, ArrayData) else 1
+        for inputs, targets, weights in batches(data, limit, size):
             first = keras.tree.flatten(targets)[0]
             if not isinstance(data, ArrayData) and not allowed(int(first.shape[0])):
                 return None
@@ -111,3 +115,9 @@ class Evaluator:
 
 def _output_names(model: Any) -> Any:
     return getattr(model, "output_names", None)
+
+
+def _chunk(inputs: Any) -> int:
+    """Return how many rows of inputs to pass forward at once."""
+    values = sum(math.prod(array.shape[1:]) for array in keras.tree.flatten(inputs))
+    return min(4096, max(64, _CHUNK_VALUES // max(values, 1)))

@@ -98,10 +98,14 @@ def _links(model: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(model, keras.Sequential):
         yield from zip(model._layers, model._layers[1:], strict=False)
         return
-    for node in model._nodes:
+    for node in _nodes(model):
         if node.operation is not None and not node.is_input:
             for parent in node.parent_nodes:
                 yield parent.operation, node.operation
+
+
+def _nodes(model: Any) -> list[Any]:
+    return [node for depth in model._nodes_by_depth.values() for node in depth]
 
 
 def _merges(layer: Any) -> bool:
@@ -120,7 +124,7 @@ def _chain(model: Any) -> Iterator[Any]:
                 return
         return
     operation = keras.tree.flatten(graph.outputs)[0]._keras_history.operation
-    nodes = {id(n.operation): n for n in graph._nodes}
+    nodes = {id(n.operation): n for n in _nodes(graph)}
     while operation is not None and not isinstance(operation, keras.layers.InputLayer):
         if has_graph(operation):
             yield from _chain(operation)

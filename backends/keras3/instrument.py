@@ -79,8 +79,6 @@ class Recorder:
         """Name of the operation that made the model's output, as the engine calls it."""
         self.order: list[int] = []
         """Rows in the order in which their layers were last called."""
-        self.without_gradient: set[str] = set()
-        """Names of gradients that the optimizer was given as None."""
 
     def train_step(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Take a training step as the model does.
@@ -93,17 +91,23 @@ class Recorder:
         Raises:
             Unobservable: If the step can't be recorded without changing it.
         """
-        self.calls += 1
-        self._seen, self.order, self.without_gradient = {}, [], set()
-        with self._recording():
-            result = self._own_step(*args, **kwargs)
-        seen, self._seen = self._seen, {}
+        result: list[Any] = []
+        seen = self.record(lambda: result.append(self._own_step(*args, **kwargs)))
         if "inputs" not in seen:
             seen.update(self._batch(*args))
-        self._describe_output(seen)
         if keras.backend.backend() == "tensorflow":
             seen = _of_this_graph(seen)
-        return result, seen
+        return result[0], seen
+
+    def record(self, run: Callable[[], Any]) -> dict[str, Any]:
+        """Call a function and return the tensors that passed meanwhile, by name."""
+        self.calls += 1
+        self._seen, self.order = {}, []
+        with self._recording():
+            run()
+        seen, self._seen = self._seen, {}
+        self._describe_output(seen)
+        return seen
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
@@ -191,11 +195,9 @@ class Recorder:
                 places[id(weight)] = places[id(weight.value)] = f"gradient:{row}:{place}"
         for gradient, variable in zip(gradients, variables, strict=False):
             key = places.get(id(variable))
-            if key is None:
+            if key is None or gradient is None:
                 continue
-            if gradient is None:
-                self.without_gradient.add(key)
-            elif hasattr(gradient, "indices") and hasattr(gradient, "values") and hasattr(gradient, "dense_shape"):
+            if hasattr(gradient, "indices") and hasattr(gradient, "values") and hasattr(gradient, "dense_shape"):
                 self._seen[f"{key}:values"], self._seen[f"{key}:indices"] = gradient.values, gradient.indices
             else:
                 self._seen[key] = gradient
@@ -203,8 +205,7 @@ class Recorder:
 
 def optimizers_of(model: Any) -> list[Any]:
     """Return the optimizers of a model: the compiled one, and those that it keeps for a training step of its own."""
-    found = [model.optimizer, *vars(model).values()]
-    found = [o for o in found if isinstance(o, keras.optimizers.Optimizer)]
+    found = [value for value in vars(model).values() if isinstance(value, keras.optimizers.Optimizer)]
     return list({id(o): o for o in found}.values())
 
 

@@ -12,7 +12,7 @@ from autotrainer.backends.keras3.describe import context_of, learning_rate
 from autotrainer.backends.keras3.instrument import Recorder
 from autotrainer.backends.keras3.losses_seen import LossReader
 from autotrainer.backends.keras3.parts import Part, find_parts, in_known_order
-from autotrainer.backends.keras3.stats import LayerMeter, first_rows, scalar
+from autotrainer.backends.keras3.stats import LayerMeter, input_rows, row_count, rows_of, scalar
 from autotrainer.signals import Observation
 from autotrainer.task import TaskContext
 
@@ -44,11 +44,14 @@ class Measure:
     Args:
         model: The model, built.
         losses: Logs of its steps.
+        loss: Its loss; None for the compiled one.
+        optimizer: Its optimizer; None for the compiled one.
     """
 
-    def __init__(self, model: Any, losses: LossReader) -> None:
+    def __init__(self, model: Any, losses: LossReader, loss: Any = None, optimizer: Any = None) -> None:
         self._model = model
         self._losses = losses
+        self._given = loss, optimizer
         self.parts = find_parts(model)
         self._meter = LayerMeter(self.parts)
         self._order = list(range(len(self.parts)))
@@ -60,6 +63,8 @@ class Measure:
 
     def before_step(self) -> None:
         """Take down what the step is going to change."""
+        if keras.backend.backend() == "jax":
+            return  # while it trains, JAX keeps weights and learning rate in its own state, not in the variables
         optimizer = self._model.optimizer
         self._learning_rate = learning_rate(optimizer)
         self._loss_scale = _loss_scale(optimizer)
@@ -68,10 +73,10 @@ class Measure:
     def begin(self, recorder: Recorder | None, seen: Mapping[str, Any]) -> None:
         """Learn from the first sampled step what could not be known before: order of layers, the output."""
         self.begun = True
-        outputs = seen.get("outputs")
-        units = outputs.shape[-1] if outputs is not None and len(outputs.shape) > 1 else None
         if recorder is None:
             return
+        outputs = seen.get("outputs")
+        units = int(outputs.shape[-1]) if outputs is not None and len(outputs.shape) > 1 else None
         if not in_known_order(self._model):
             called = list(dict.fromkeys(recorder.order))
             self._order = called + [row for row in self._order if row not in called]
@@ -85,7 +90,10 @@ class Measure:
         """Return what is known of the training now, apart from its length and its data."""
         model = self._model
         parts = [self._marked(row) for row in self._order]
-        context = context_of(model, parts, getattr(model, "loss", None), getattr(model, "optimizer", None))
+        loss, optimizer = self._given
+        loss = getattr(model, "loss", None) if loss is None else loss
+        optimizer = getattr(model, "optimizer", None) if optimizer is None else optimizer
+        context = context_of(model, parts, loss, optimizer)
         activation, units = self._output
         return replace(
             context,
@@ -106,20 +114,20 @@ class Measure:
         self._losses.collect(position.count, position.done, position.stride, sampled=True)
         table = self._meter.table(
             seen,
-            recorder.without_gradient if recorder is not None else (),
             scale=self._loss_scale,
-            updated=_updates(self._model.optimizer),
+            updated=recorder is None or _updates(self._model.optimizer),
         )
-        inputs = seen.get("inputs")
+        inputs, outputs, targets = (seen.get(name) for name in ("inputs", "outputs", "targets"))
+        rows = row_count(outputs, targets)
         return Observation(
             step=position.count - 1,
             layers=table[self._order],
             loss=loss,
             learning_rate=self._learning_rate,
             batch_size=float(inputs.shape[0]) if inputs is not None and inputs.shape else float("nan"),
-            inputs=first_rows(inputs, features=True),
-            outputs=first_rows(seen.get("outputs")),
-            targets=first_rows(seen.get("targets")),
+            inputs=input_rows(inputs),
+            outputs=rows_of(outputs, rows),
+            targets=rows_of(targets, rows),
             losses=self._losses.take(),
         )
 

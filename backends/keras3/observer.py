@@ -142,7 +142,8 @@ class KerasObserver:
                 self._losses.collect(self._count, self._count - self._epoch_start, self._stride, sampled=False)
             self._monitor.sampler.charge(perf_counter() - started)
             self._monitor.advance(self._count - 1)
-            self._monitor.end_epoch(**canonical(logs))
+            if not self._monitor.context.managed:  # else `fit` says so itself, with its own evaluation
+                self._monitor.end_epoch(**canonical(logs))
 
     # -- wrapped attributes of the model --------------------------------------------------------------------------
 
@@ -251,7 +252,8 @@ class KerasObserver:
             recorder = step.recorder if step is not None and seen else None
             if not measure.begun:
                 measure.begin(recorder, seen)
-                self._tell_context()
+                if recorder is not None or not self._monitor.history.layers:
+                    self._tell_context()
             position = Position(self._count, self._count - self._epoch_start, self._stride)
             self._monitor.record(measure.observation(recorder, seen, position))
         self._monitor.sampler.charge(cost + perf_counter() - started, sample=True)

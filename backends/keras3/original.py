@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,14 @@ def load_model(path: str | Path) -> Any:
         raise InputError(f"there is no model file {path}; give a .h5 or .keras file")
     try:
         shape = _sequential_input(path) if path.suffix == ".h5" else None
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about arguments of layers that Keras 2 wrote
+            model = keras.models.load_model(path, compile=False, safe_mode=True)
         if shape is not None:  # Keras 3 loads such a model, but it has no input and can't be called
             model = keras.Sequential([keras.Input(shape), *model.layers], name=model.name)
+        elif path.suffix == ".h5" and len(model.inputs) == len(model.outputs) == 1:
+            # Keras 2 wrote a list of one input, with which Keras 3 warns at every call
+            model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
         if model.output_shape is None:
             raise ValueError("the model has no known output shape")
     except InputError:

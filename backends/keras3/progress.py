@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from autotrainer.adapter import Evaluation, Run
+from autotrainer.backends.keras3.epochs import canonical
 from autotrainer.backends.keras3.evaluation import Evaluator
 from autotrainer.backends.keras3.feeding import ArrayFeed, StreamFeed
 from autotrainer.data import Data
@@ -93,9 +94,10 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]
         found = self._evaluator.evaluate(
             self._validation, lambda rows: self._run.spend(rows, training=False), self._validation_steps
         )
-        values = {name: float(value) for name, value in logs.items()}
+        values = canonical(logs)
         if found is not None and self._with_metrics:
             logs.update(self._validation_logs(found))
+        self._run.monitor.advance(self._step - 1)
         goes_on = self._run.end_epoch(self._epoch, values, found)
         if found is None:
             return False

@@ -111,10 +111,13 @@ def _configuration(template: Any) -> tuple[Any, dict[str, Any]]:
     if template is None:
         return keras.optimizers.SGD, {"learning_rate": 0.01}
     inner = getattr(template, "inner_optimizer", template)  # loss scaling is put around it again by `compile`
-    config = inner.get_config()
-    if isinstance(inner._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
-        config["learning_rate"] = inner._learning_rate  # has no state, and may be of a class of the user's
-    return type(inner), config
+    rate = inner._learning_rate
+    if not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        return type(inner), inner.get_config()
+    # A schedule has no state, and one of the user's may have no configuration: take the object itself.
+    shadow = object.__new__(type(inner))
+    vars(shadow).update({**vars(inner), "_learning_rate": 0.0})
+    return type(inner), {**shadow.get_config(), "learning_rate": rate}
 
 
 def _copy_exclusions(template: Any, optimizer: Any) -> None:

@@ -1,13 +1,14 @@
 """Reductions of weights, gradients and activations to the numbers of the layer table.
 
-Written once for two homes of an array: in host memory NumPy reduces it, on an accelerator the same calls of
-`keras.ops` do, and only scalars travel.
+Written once for two homes of an array: in host memory NumPy reduces it (without copying it there first), on an
+accelerator the same calls of `keras.ops` do, and only scalars travel.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -17,46 +18,80 @@ from numpy.typing import NDArray
 from autotrainer.backends.keras3.parts import Part
 from autotrainer.signals import DEAD_WINDOW, LAYER_COLUMNS, MAX_FEATURES, MAX_ROWS, MAX_VALUES, Floats
 
-__all__ = ["LayerMeter", "first_rows", "scalar", "to_array"]
+__all__ = ["LayerMeter", "input_rows", "read_variable", "row_count", "rows_of", "scalar", "to_array"]
 
-_COLUMN = {name: place for place, name in enumerate(LAYER_COLUMNS)}
 _SAMPLED_WEIGHTS = 4096
+_ZERO_REGION = frozenset({"relu", "relu6", "clipped_relu", "thresholded_relu"})
+"""Activations that are exactly zero for all inputs below some point."""
 _FLAT = 1e-3
 """Share of an activation's largest slope below which an entry counts as saturated."""
 
 
 def to_array(tensor: Any) -> NDArray[Any]:
-    """Return a tensor of any engine as a NumPy array; floating types come as float32 or wider."""
-    if hasattr(tensor, "detach"):
-        tensor = tensor.detach()
-    array = np.asarray(keras.ops.convert_to_numpy(tensor))
-    return array if array.dtype.kind in "iubf" and array.dtype.itemsize > 1 or array.dtype == bool else _widened(array)
+    """Return a tensor of any engine as a NumPy array; 8- and 16-bit floating types come as float32."""
+    if isinstance(tensor, np.ndarray):
+        array = tensor
+    elif hasattr(tensor, "detach"):
+        array = np.asarray(keras.ops.convert_to_numpy(tensor.detach()))
+    elif hasattr(tensor, "numpy"):
+        array = np.asarray(tensor.numpy())
+    else:
+        array = np.asarray(tensor)
+    small = array.dtype.itemsize < 4 and array.dtype.kind not in "iub"  # bfloat16 is no NumPy type of kind f
+    return array.astype(np.float32) if small else array
 
 
 def scalar(value: Any) -> float:
     """Return a one-element tensor or number as a float: infinity if it is not finite."""
-    number = float(np.asarray(to_array(value) if keras.ops.is_tensor(value) else value).reshape(-1)[0])
-    return number if np.isfinite(number) else float("inf")
+    return _measured(to_array(value).reshape(-1)[0])
 
 
-def first_rows(tensor: Any, *, features: bool = False) -> NDArray[Any] | None:
-    """Copy the first rows of a batch to host memory, within the limits of `autotrainer.signals`.
+def read_variable(variable: Any) -> Any:
+    """Return the value of a Keras variable as a tensor of the engine, without a copy where that is possible."""
+    value = variable.value
+    if keras.backend.backend() == "tensorflow" and hasattr(value, "handle") and value.handle is not None:
+        import tensorflow as tf
 
-    Args:
-        tensor: Shape (rows, ...).
-        features: Whether columns of a wide table may be left out (inputs).
+        # Reading through Keras or tf.Variable takes four times as long, once a weight and sample.
+        return tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype)
+    return value.detach() if hasattr(value, "detach") else value
 
-    Returns:
-        Shape (rows, ...), or None for what is not a numeric tensor with rows.
-    """
-    shape = tuple(getattr(tensor, "shape", ()))
-    if not shape or not all(shape) or "string" in str(getattr(tensor, "dtype", "string")):
+
+def row_count(*tensors: Any) -> int:
+    """Return how many first rows of all the tensors together may be copied."""
+    counts = [MAX_ROWS]
+    for tensor in tensors:
+        shape = tuple(getattr(tensor, "shape", ()))
+        if shape:
+            counts.append(min(shape[0], max(1, MAX_VALUES // max(1, math.prod(shape[1:])))))
+    return min(counts)
+
+
+def rows_of(tensor: Any, rows: int) -> NDArray[Any] | None:
+    """Copy the first rows to host memory; None for what is not a numeric tensor with rows."""
+    if not _has_numbers(tensor):
         return None
-    if features and len(shape) == 2 and shape[1] > MAX_FEATURES:
-        tensor = tensor[:, :: -(-shape[1] // MAX_FEATURES)]
-    size = int(np.prod(tensor.shape[1:], dtype=np.int64))
-    rows = min(MAX_ROWS, max(1, MAX_VALUES // max(1, size)))
-    return to_array(tensor[:rows])
+    return np.array(to_array((to_array(tensor) if _on_host(tensor) else tensor)[:rows]))
+
+
+def input_rows(tensor: Any) -> NDArray[Any] | None:
+    """Copy the first rows of the inputs to host memory.
+
+    Rank 2 keeps its rank: rows by at most 1024 evenly strided columns. A higher rank becomes (rows, 1, values) where
+    its rows are too large to be copied whole.
+    """
+    if not _has_numbers(tensor):
+        return None
+    rows = (to_array(tensor) if _on_host(tensor) else tensor)[:MAX_ROWS]
+    if len(rows.shape) == 2 and rows.shape[1] > MAX_FEATURES:
+        rows = rows[:, :: math.ceil(rows.shape[1] / MAX_FEATURES)]
+    width = math.prod(rows.shape[1:])
+    if len(rows.shape) > 2 and len(rows) * width > MAX_VALUES:
+        few = rows[: max(1, MAX_VALUES // min(width, 4 * MAX_FEATURES))]
+        xp = np if isinstance(few, np.ndarray) else keras.ops
+        flat = xp.reshape(few, (few.shape[0], width))
+        rows = flat[:, :: math.ceil(width / (MAX_VALUES // flat.shape[0]))][:, None]
+    return np.array(to_array(rows[: max(1, MAX_VALUES // max(1, math.prod(rows.shape[1:])))]))
 
 
 class LayerMeter:
@@ -69,20 +104,18 @@ class LayerMeter:
     def __init__(self, parts: Sequence[Part]) -> None:
         self.parts = tuple(parts)
         self._zero: list[deque[NDArray[np.bool_]]] = [deque(maxlen=DEAD_WINDOW) for _ in parts]
-        self._before: list[tuple[float, Floats]] = []
+        self._before: list[tuple[float, Floats] | None] = []
 
     def before_step(self) -> None:
         """Remember norm and sampled entries of all trainable weights."""
-        self._before = [(_norm(_trainable(part)), _entries(_trainable(part))) for part in self.parts]
+        with np.errstate(all="ignore"):
+            self._before = [_norm_and_entries(_trainable(part)) for part in self.parts]
 
-    def table(
-        self, seen: Mapping[str, Any], without: Container[str] = (), *, scale: float = 1.0, updated: bool = True
-    ) -> Floats:
+    def table(self, seen: Mapping[str, Any], *, scale: float = 1.0, updated: bool = True) -> Floats:
         """Return the layer table of the step that has just been taken.
 
         Args:
             seen: What `instrument.Recorder` recorded: ``activation:<row>`` and ``gradient:<row>:<weight>``.
-            without: Names of gradients that the optimizer was given as None.
             scale: Factor by which the loss was scaled, and so the gradients are.
             updated: Whether the optimizer changed weights in this step (not when it only accumulates).
 
@@ -90,146 +123,152 @@ class LayerMeter:
             Shape (layers, len(LAYER_COLUMNS)).
         """
         table = np.full((len(self.parts), len(LAYER_COLUMNS)), np.nan)
+        before = self._before or [None] * len(self.parts)
+        self._before = []
         with np.errstate(all="ignore"):
             for row, part in enumerate(self.parts):
-                weights = _trainable(part)
-                if weights and self._before:
-                    self._weights(table[row], self._before[row], weights, updated)
-                    self._gradients(table[row], row, part, seen, without, scale)
+                values: dict[str, float] = {}
+                old = before[row]
+                if old is not None:
+                    values |= _weight_values(old, _norm_and_entries(_trainable(part)) if updated else None)
+                values |= _gradient_values(row, part, seen, scale)
                 output = seen.get(f"activation:{row}")
-                if output is not None:
-                    self._activations(table[row], row, part, output)
-        self._before = []
+                if output is not None and math.prod(output.shape):
+                    values |= self._activation_values(row, part, output)
+                table[row] = [values.get(column, np.nan) for column in LAYER_COLUMNS]
         return table
 
-    def _weights(self, out: Floats, before: tuple[float, Floats], weights: list[Any], updated: bool) -> None:
-        norm, entries = before
-        out[_COLUMN["weight_norm"]] = norm
-        if updated and entries.size:
-            change = np.linalg.norm(_entries(weights) - entries)
-            length = np.linalg.norm(entries)
-            out[_COLUMN["update_ratio"]] = _measured(change / length) if length or not change else np.inf
-            if not length and not change:
-                out[_COLUMN["update_ratio"]] = 0.0
-
-    def _gradients(
-        self, out: Floats, row: int, part: Part, seen: Mapping[str, Any], without: Container[str], scale: float
-    ) -> None:
-        squares, zeros, size, given = 0.0, 0, 0, False
-        for place, weight in enumerate(part.weights):
-            key = f"gradient:{row}:{place}"
-            if not weight.trainable or not (key in seen or f"{key}:values" in seen or key in without):
-                continue
-            given = True
-            entries = int(np.prod(weight.shape, dtype=np.int64))
-            size += entries
-            gradient = _dense_rows(seen, key)
-            if gradient is None:
-                zeros += entries
-                continue
-            xp, array = _home(gradient)
-            squares += float(xp.sum(xp.square(array)))
-            zeros += entries - int(xp.count_nonzero(array))
-        if given:
-            out[_COLUMN["grad_norm"]] = _measured(np.sqrt(squares) / scale)
-            out[_COLUMN["grad_zero_fraction"]] = zeros / max(size, 1)
-
-    def _activations(self, out: Floats, row: int, part: Part, output: Any) -> None:
-        shape = tuple(output.shape)
-        if not shape or not all(shape):
-            return
+    def _activation_values(self, row: int, part: Part, output: Any) -> dict[str, float]:
         xp, values = _home(output)
-        if len(shape) == 1:
+        if len(values.shape) < 2:
             values = xp.reshape(values, (-1, 1))
         magnitude = xp.abs(values)
-        means, variances = xp.mean(values, axis=0), xp.var(values, axis=0)
-        spread = float(xp.mean(variances))
-        out[_COLUMN["activation_mean_abs"]] = _measured(float(xp.mean(magnitude)))
-        out[_COLUMN["activation_std"]] = _measured(np.sqrt(spread + float(xp.var(means))))
-        out[_COLUMN["activation_max_abs"]] = _measured(float(xp.max(magnitude)))
-        out[_COLUMN["activation_spread"]] = _measured(np.sqrt(spread))
-        zero = xp.max(magnitude, axis=tuple(range(len(values.shape) - 1))) == 0
+        means = xp.mean(values, axis=0)
+        variance = _sum_of_squares(xp, values - means) / math.prod(values.shape)  # over samples; mean over units
+        largest = xp.max(magnitude, axis=_all_but_units(part, len(values.shape)))
+        units = to_array(largest)
+        numbers = {
+            "activation_mean_abs": _measured(xp.mean(magnitude)),
+            "activation_std": _measured(math.sqrt(variance + float(xp.var(means)))),
+            "activation_max_abs": _measured(np.max(units)),
+            "saturated": _saturated(xp, values, magnitude, part.activation),
+        }
+        if values.shape[0] > 1:
+            numbers["activation_spread"] = _measured(math.sqrt(variance))
+        if part.activation in _ZERO_REGION:
+            numbers["dead_units"] = self._dead_units(row, units == 0)
+        return numbers
+
+    def _dead_units(self, row: int, zero: NDArray[np.bool_]) -> float:
+        """Return the share of units that were zero in each of the last batches; NaN while there are too few."""
         window = self._zero[row]
-        zero_units = np.asarray(zero if xp is np else keras.ops.convert_to_numpy(zero))
-        if window and window[-1].shape != zero_units.shape:
+        if window and window[-1].shape != zero.shape:
             window.clear()
-        window.append(zero_units)
-        out[_COLUMN["dead_units"]] = float(np.mean(np.logical_and.reduce(list(window))))
-        out[_COLUMN["saturated"]] = _saturated(xp, magnitude, values, part.activation)
+        window.append(zero)
+        return float(np.logical_and.reduce(list(window)).mean()) if len(window) == DEAD_WINDOW else math.nan
 
 
-def _saturated(xp: Any, magnitude: Any, values: Any, activation: str | None) -> float:
-    """Return the share of outputs where the slope of a bounded activation is < 1e-3 of its maximum."""
-    if activation == "sigmoid":
-        slope = 4.0 * values * (1.0 - values)
-    elif activation == "tanh":
-        slope = 1.0 - xp.square(values)
-    elif activation == "softsign":
-        slope = xp.square(1.0 - magnitude)
-    elif activation == "hard_sigmoid":
-        slope = xp.minimum(values, 1.0 - values)
-    elif activation == "hard_tanh":
-        slope = 1.0 - magnitude
-    else:
-        return float("nan")
-    limit = 0.0 if activation in ("hard_sigmoid", "hard_tanh") else _FLAT
-    flat = slope <= limit if limit == 0.0 else slope < limit
-    return float(xp.mean(flat if xp is np else xp.cast(flat, "float32")))
+def _all_but_units(part: Part, rank: int) -> tuple[int, ...]:
+    first = getattr(part.layer, "data_format", None) == "channels_first"
+    units = 1 if first else rank - 1
+    return tuple(axis for axis in range(rank) if axis != units)
 
 
-def _dense_rows(seen: Mapping[str, Any], key: str) -> Any:
+def _weight_values(old: tuple[float, Floats], new: tuple[float, Floats] | None) -> dict[str, float]:
+    norm, entries = old
+    values = {"weight_norm": _measured(norm)}
+    length = float(np.linalg.norm(entries))
+    if new is not None and length:
+        values["update_ratio"] = _measured(float(np.linalg.norm(new[1] - entries)) / length)
+    return values
+
+
+def _gradient_values(row: int, part: Part, seen: Mapping[str, Any], scale: float) -> dict[str, float]:
+    squares, zeros, size = 0.0, 0, 0
+    for place, weight in enumerate(part.weights):
+        gradient = _gradient(seen, f"gradient:{row}:{place}")
+        if gradient is None or not weight.trainable:
+            continue
+        xp, array = _home(gradient)
+        squares += _sum_of_squares(xp, array)
+        size += math.prod(weight.shape)
+        zeros += math.prod(weight.shape) - int(xp.count_nonzero(array))
+    if not size:
+        return {}
+    return {"grad_norm": _measured(math.sqrt(squares) / scale), "grad_zero_fraction": zeros / size}
+
+
+def _gradient(seen: Mapping[str, Any], key: str) -> Any:
     """Return a gradient; of a sparse one the rows that were touched, summed where they repeat; None if there is none."""
-    if key in seen:
-        return seen[key]
-    if f"{key}:values" not in seen:
-        return None
+    if key in seen or f"{key}:values" not in seen:
+        return seen.get(key)
     values, indices = to_array(seen[f"{key}:values"]), to_array(seen[f"{key}:indices"])
     rows, places = np.unique(indices, return_inverse=True)
     summed = np.zeros((len(rows), *values.shape[1:]), values.dtype)
-    np.add.at(summed, places, values)
+    np.add.at(summed, places.reshape(-1), values)
     return summed
+
+
+def _saturated(xp: Any, values: Any, magnitude: Any, activation: str | None) -> float:
+    """Return the share of outputs where the slope of a bounded activation is < 1e-3 of its maximum."""
+    if activation == "sigmoid":
+        flat = 4.0 * values * (1.0 - values) < _FLAT
+    elif activation == "tanh":
+        flat = xp.square(values) > 1.0 - _FLAT
+    elif activation == "softsign":
+        flat = magnitude > 1.0 - math.sqrt(_FLAT)  # its slope is (1 - |output|) ** 2
+    elif activation == "hard_sigmoid":
+        flat = xp.abs(values - 0.5) >= 0.5
+    elif activation == "hard_tanh":
+        flat = magnitude >= 1.0
+    else:
+        return math.nan
+    return int(xp.count_nonzero(flat)) / math.prod(values.shape)
+
+
+def _has_numbers(tensor: Any) -> bool:
+    kind = str(getattr(tensor, "dtype", "string"))
+    return bool(math.prod(getattr(tensor, "shape", ()) or (0,))) and "string" not in kind and "complex" not in kind
+
+
+def _on_host(tensor: Any) -> bool:
+    return isinstance(tensor, np.ndarray) or "cpu" in str(getattr(tensor, "device", "cpu")).lower()
 
 
 def _home(tensor: Any) -> tuple[Any, Any]:
     """Return the module that is to reduce a tensor, and the tensor as that module takes it, in 32 bits or more."""
-    if isinstance(tensor, np.ndarray) or "cpu" in str(getattr(tensor, "device", "cpu")).lower():
-        array = to_array(tensor) if not isinstance(tensor, np.ndarray) else tensor
+    if _on_host(tensor):
+        array = to_array(tensor)
         return np, array if array.dtype.kind == "f" else array.astype(np.float32)
     return keras.ops, keras.ops.cast(tensor, "float32")
+
+
+def _sum_of_squares(xp: Any, values: Any) -> float:
+    if xp is np:
+        flat = values.reshape(-1)
+        return float(np.vdot(flat, flat))
+    return float(xp.sum(xp.square(values)))
 
 
 def _trainable(part: Part) -> list[Any]:
     return [weight for weight in part.weights if weight.trainable]
 
 
-def _norm(weights: list[Any]) -> float:
-    squares = 0.0
-    with np.errstate(all="ignore"):
-        for weight in weights:
-            xp, array = _home(_value(weight))
-            squares += float(xp.sum(xp.square(array)))
-    return _measured(np.sqrt(squares)) if weights else float("nan")
-
-
-def _entries(weights: list[Any]) -> Floats:
-    """Copy at most `_SAMPLED_WEIGHTS` evenly strided entries of some weights."""
-    total = sum(int(np.prod(weight.shape, dtype=np.int64)) for weight in weights)
-    stride = max(1, -(-total // _SAMPLED_WEIGHTS))
-    pieces = []
+def _norm_and_entries(weights: list[Any]) -> tuple[float, Floats] | None:
+    """Return the L2 norm of some weights and a copy of at most 4096 evenly strided entries; None without weights."""
+    if not weights:
+        return None
+    total = sum(math.prod(weight.shape) for weight in weights)
+    squares, pieces = 0.0, []
     for weight in weights:
-        xp, array = _home(_value(weight))
-        pieces.append(np.array(to_array(xp.reshape(array, (-1,))[::stride]) if xp is not np else array.ravel()[::stride]))
-    return np.concatenate(pieces).astype(np.float64) if pieces else np.zeros(0)
-
-
-def _value(weight: Any) -> Any:
-    value = weight.value
-    return value.detach() if hasattr(value, "detach") else keras.ops.convert_to_tensor(value)
+        xp, array = _home(read_variable(weight))
+        squares += _sum_of_squares(xp, array)
+        size = math.prod(weight.shape)
+        stride = math.ceil(size / max(1, math.ceil(size * min(1.0, _SAMPLED_WEIGHTS / max(total, 1))))) or 1
+        pieces.append(np.array(to_array(xp.reshape(array, (-1,))[::stride]), np.float64))
+    return math.sqrt(squares) if squares >= 0 else math.inf, np.concatenate(pieces)
 
 
 def _measured(value: Any) -> float:
-    return float(value) if np.isfinite(value) else float("inf")
-
-
-def _widened(array: NDArray[Any]) -> NDArray[Any]:
-    return array.astype(np.float32)
+    number = float(value)
+    return number if math.isfinite(number) else math.inf

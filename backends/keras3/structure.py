@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 from keras.src.models.functional import Functional, functional_like_constructor
-from keras.src.saving.serialization_lib import SafeModeScope
+from keras.src.saving.serialization_lib import SafeModeScope, deserialize_keras_object
 
 from autotrainer.errors import InputError
 
-__all__ = ["copy_layer", "copy_model", "has_graph", "rebuild", "sublayers"]
+__all__ = ["check_copy", "copy_model", "has_graph", "rebuild", "sublayers"]
+
+
+_ADVICE = "give a zero-argument callable that builds the model, or implement get_config() and from_config()"
+_PLAIN = (str, int, float, bool, types.NoneType)
 
 
 def has_graph(model: Any) -> bool:
@@ -32,34 +38,34 @@ def sublayers(layer: Any) -> Iterator[Any]:
 
 
 def copy_model(model: Any) -> Any:
-    """Return an uncompiled copy of a built model with the same weights, trainable flags and names.
+    """Return an uncompiled copy of a model with the same weights, trainable flags and names.
+
+    A copy of a model without a graph may have to be called once before it has weights.
 
     Raises:
         InputError: If the model is code that can't be repeated from its configuration.
     """
-    copy = rebuild(model, copy_layer) if has_graph(model) else _from_config(model)
-    if [w.shape for w in copy.weights] == [w.shape for w in model.weights]:
-        _copy_state(model, copy)
+    if has_graph(model):
+        return rebuild(model)
+    copy = _from_config(model)
+    _copy_state(model, copy)
     return copy
 
 
-def _copy_state(model: Any, copy: Any) -> None:
-    for old, new in zip(model.weights, copy.weights, strict=True):
-        new.assign(old)
-        if new.trainable != old.trainable:
-            new.trainable = old.trainable
-    for old, new in zip(sublayers(model), sublayers(copy), strict=False):
-        if type(old) is type(new) and new.trainable and not old.trainable:
-            new.trainable = False
+def _copy_state(old: Any, new: Any) -> None:
+    """Give a layer the weights and trainable flags of another one of the same kind, as far as it has them yet."""
+    for layer, twin in zip(sublayers(old), sublayers(new), strict=False):
+        if type(layer) is type(twin) and twin.trainable != layer.trainable:
+            twin.trainable = layer.trainable
+    if [w.shape for w in old.weights] == [w.shape for w in new.weights]:
+        for weight, twin in zip(old.weights, new.weights, strict=True):
+            twin.assign(weight)
+            if twin.trainable != weight.trainable:
+                twin.trainable = weight.trainable
 
 
-def copy_layer(layer: Any) -> Any:
-    """Return a layer of the same configuration, with new weights; nested models with a graph are copied layer by layer.
-
-    Works for operations of a Functional graph too.
-    """
-    if has_graph(layer):
-        return rebuild(layer, copy_layer)
+def _copy_layer(layer: Any) -> Any:
+    """Return a layer (or operation of a graph) of the same configuration, with new weights."""
     if not isinstance(layer, keras.layers.Layer) or isinstance(layer, keras.Model):
         return _from_config(layer)
     if isinstance(layer, keras.layers.Lambda):
@@ -67,11 +73,10 @@ def copy_layer(layer: Any) -> Any:
     own = getattr(layer, "activation", None)
     if isinstance(own, types.FunctionType) and not isinstance(layer, keras.layers.RNN):
         # a function of the user's, a lambda even, needs no registration if it is handed over as it is
-        config = {**layer.get_config(), "activation": "linear"}
-        copy = _build(type(layer), config, layer)
+        copy = _from_config(layer, activation="linear")
         copy.activation = own
         return copy
-    return _build(type(layer), layer.get_config(), layer)
+    return _from_config(layer)
 
 
 def _copy_lambda(layer: Any) -> Any:
@@ -86,23 +91,78 @@ def _copy_lambda(layer: Any) -> Any:
     )
 
 
-def _from_config(model: Any) -> Any:
-    try:
-        return _build(type(model), model.get_config(), model)
-    except (NotImplementedError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{type(model).__name__} can't be copied from its configuration ({_first_line(error)}): give a "
-            "zero-argument callable that builds the model, or implement get_config() and from_config()"
-        ) from error
+def _from_config(source: Any, **changes: Any) -> Any:
+    """Make a model, layer or operation anew from its configuration, or from what its constructor was given.
+
+    Keras notes the arguments of a layer's constructor, but not those of a model: a subclassed model without a
+    `get_config` of its own is made with the arguments that it keeps as attributes (`check_copy` compares the two).
+    """
+    cls = type(source)
+    with keras.saving.custom_object_scope(_custom_objects(source)), SafeModeScope(False), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that lambdas are unsafe in files: this one stays in memory
+        try:
+            if isinstance(source, keras.Model) and not _has_own_config(cls):
+                return _named_like(source, cls(**_kept_arguments(source)))
+            try:
+                config = source.get_config()
+                return cls.from_config({**config, **{name: v for name, v in changes.items() if name in config}})
+            except TypeError:
+                noted = getattr(source, "_auto_config", None)  # the constructor takes neither name nor trainable
+                if noted is None:
+                    raise
+                return _named_like(source, cls(**deserialize_keras_object(noted.serialize())))
+        except (NotImplementedError, TypeError, ValueError, AttributeError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputError(f"{cls.__name__} can't be copied ({reason}): {_ADVICE}") from error
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _has_own_config(cls: Any) -> bool:
+    owner = next(base for base in cls.__mro__ if "get_config" in vars(base))
+    return cls.__module__.startswith("keras.") or not owner.__module__.startswith("keras.")
 
 
-def _build(cls: Any, config: dict[str, Any], source: Any) -> Any:
-    with keras.saving.custom_object_scope(_custom_objects(source)), SafeModeScope(False):
-        return cls.from_config(config)
+def _named_like(source: Any, copy: Any) -> Any:
+    copy.name = source.name
+    return copy
+
+
+def _kept_arguments(source: Any) -> dict[str, Any]:
+    found = {}
+    for name, parameter in inspect.signature(type(source).__init__).parameters.items():
+        value = vars(source).get(name)
+        if isinstance(value, list | tuple):
+            value = list(value)
+        plain = all(isinstance(v, (*_PLAIN, types.FunctionType)) for v in (value if isinstance(value, list) else [value]))
+        if (
+            parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+            and name in vars(source)
+            and plain
+        ):
+            found[name] = value
+    return found
+
+
+def check_copy(source: Any, copy: Any) -> None:
+    """See that a copy of a model that is code has the same layers and plain attributes.
+
+    Raises:
+        InputError: If not; says what to give instead.
+    """
+    pairs = list(zip(sublayers(source), sublayers(copy), strict=False))
+    same = len(list(sublayers(source))) == len(list(sublayers(copy))) == len(pairs)
+    if not same or not all(_settings(a) == _settings(b) for a, b in pairs):
+        raise InputError(f"a copy of {type(source).__name__} from its configuration differs from it: {_ADVICE}")
+
+
+def _settings(layer: Any) -> Any:
+    own = {name: v for name, v in vars(layer).items() if not name.startswith("_") and isinstance(v, _PLAIN)}
+    config: dict[str, Any] = {}
+    if type(layer).__module__.startswith("keras."):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # lambdas again
+            config = layer.get_config()
+    left_out = ("name", "built", "compiled", "stop_training", "steps_per_execution", "seed", "layers")
+    return type(layer), [{n: v for n, v in values.items() if n not in left_out} for values in (own, config)]
 
 
 def _custom_objects(source: Any) -> Mapping[str, Any]:
@@ -119,72 +179,87 @@ def _custom_objects(source: Any) -> Mapping[str, Any]:
 
 def rebuild(
     model: Any,
-    layer_of: Callable[[Any], Any] = lambda layer: layer,
     *,
+    replaced: Mapping[int, Any] | None = None,
     after: Mapping[int, Sequence[Any]] | None = None,
     head: Sequence[Any] = (),
     entry: int = 0,
 ) -> Any:
-    """Put a Sequential or Functional model together anew, uncompiled.
+    """Put a Sequential or Functional model together anew, uncompiled, from copies of its layers with their weights.
 
     Args:
-        model: The model. Its layers are used again, with their weights, where ``layer_of`` returns them.
-        layer_of: Layer (or nested model) -> the one to use in its place.
-        after: By `id` of a layer of ``model``: new layers that its output goes through.
+        model: The model; it stays as it is.
+        replaced: By `id` of a layer: the new layer in its place.
+        after: By `id` of a layer: new layers that its output goes through.
         head: New layers that an input goes through first.
         entry: Position of that input among the flattened inputs.
 
     Returns:
         A model of the same class and name.
     """
-    made: dict[int, Any] = {}
-
-    def replaced(layer: Any) -> Any:
-        if id(layer) not in made:
-            made[id(layer)] = layer_of(layer)
-        return made[id(layer)]
-
-    if isinstance(model, keras.Sequential):
-        return _rebuild_sequential(model, replaced, after or {}, head)
-    return _rebuild_functional(model, replaced, after or {}, head, entry)
-
-
-def _rebuild_sequential(
-    model: Any, layer_of: Callable[[Any], Any], after: Mapping[int, Sequence[Any]], head: Sequence[Any]
-) -> Any:
-    layers: list[Any] = []
-    first = model._layers[0] if model._layers else None
-    if isinstance(first, keras.layers.InputLayer):
-        layers.append(keras.Input(batch_shape=first.batch_shape, dtype=first.dtype, name=first.name))
-    layers.extend(head)
-    for layer in model.layers:
-        layers.extend([layer_of(layer), *after.get(id(layer), ())])
-    new = keras.Sequential(layers, name=model.name)
-    if not model.trainable:
-        new.trainable = False
+    work = _Rebuild(replaced or {}, after or {})
+    new = work.model(model, head, entry)
+    for old, copy in work.copies:
+        if isinstance(old, keras.Model):
+            check_copy(old, copy)
+        _copy_state(old, copy)
     return new
 
 
-def _rebuild_functional(
-    model: Any, layer_of: Callable[[Any], Any], after: Mapping[int, Sequence[Any]], head: Sequence[Any], entry: int
-) -> Any:
-    inputs = keras.tree.map_structure(
-        lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x._keras_history.operation.name), model.input
-    )
-    entered = keras.tree.flatten(inputs)[entry]
-    changed = entered
-    for layer in head:
-        changed = layer(changed)
+class _Rebuild:
+    """One rebuilding: remembers copies, so that layers used twice stay one layer."""
 
-    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        args, kwargs = keras.tree.map_structure(lambda x: changed if x is entered else x, (args, kwargs))
-        outputs = layer_of(layer)(*args, **kwargs)
-        for piece in after.get(id(layer), ()):
-            outputs = piece(outputs)
-        return outputs
+    def __init__(self, replaced: Mapping[int, Any], after: Mapping[int, Sequence[Any]]) -> None:
+        self._made = dict(replaced)
+        self._after = after
+        self.copies: list[tuple[Any, Any]] = []
 
-    outputs = model._run_through_graph(inputs, operation_fn=lambda layer: layer, call_fn=call)
-    new = type(model)(inputs, outputs, name=model.name)
-    if not model.trainable:
-        new.trainable = False
-    return new
+    def model(self, model: Any, head: Sequence[Any] = (), entry: int = 0) -> Any:
+        """Return a model put together anew."""
+        new = (
+            self._sequential(model, head)
+            if isinstance(model, keras.Sequential)
+            else self._functional(model, head, entry)
+        )
+        if not model.trainable:
+            new.trainable = False
+        return new
+
+    def _layer(self, layer: Any) -> Any:
+        if id(layer) not in self._made:
+            if has_graph(layer):
+                self._made[id(layer)] = self.model(layer)
+            else:
+                self._made[id(layer)] = _copy_layer(layer)
+                if isinstance(layer, keras.layers.Layer):
+                    self.copies.append((layer, self._made[id(layer)]))
+        return self._made[id(layer)]
+
+    def _sequential(self, model: Any, head: Sequence[Any]) -> Any:
+        layers: list[Any] = []
+        first = model._layers[0] if model._layers else None
+        if isinstance(first, keras.layers.InputLayer):
+            layers.append(keras.Input(batch_shape=first.batch_shape, dtype=first.dtype, name=first.name))
+        layers.extend(head)
+        for layer in model.layers:
+            layers.extend([self._layer(layer), *self._after.get(id(layer), ())])
+        return keras.Sequential(layers, name=model.name)
+
+    def _functional(self, model: Any, head: Sequence[Any], entry: int) -> Any:
+        inputs = keras.tree.map_structure(
+            lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x._keras_history.operation.name), model.input
+        )
+        entered = keras.tree.flatten(inputs)[entry]
+        changed = entered
+        for layer in head:
+            changed = layer(changed)
+
+        def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            args, kwargs = keras.tree.map_structure(lambda x: changed if x is entered else x, (args, kwargs))
+            outputs = self._layer(layer)(*args, **kwargs)
+            for piece in self._after.get(id(layer), ()):
+                outputs = piece(outputs)
+            return outputs
+
+        outputs = model._run_through_graph(inputs, operation_fn=lambda layer: layer, call_fn=call)
+        return type(model)(inputs, outputs, name=model.name)

@@ -87,7 +87,7 @@ class Surgeon:
         self.model = model
         self._keep = tuple(keep)
         self._statistics = statistics
-        self._scaling: Any = None
+        self._scaling: str | None = None
         self._graph = Graph(model)
 
     def apply(self, edit: Edit) -> Edit:
@@ -167,9 +167,9 @@ class Surgeon:
         if not sources and not changes:
             raise ConfigError(f"none of {', '.join(edit.layers)} has an activation that can be exchanged here")
         if act:
-            self._restructure(changes)
             for part in sources if edit.reinitialize else ():
                 draw_weights(part, suitable_initializer(edit.to))
+            self._restructure(changes)
         return edit
 
     def _set_activation(self, carrier: Any, to: str, changes: _Changes, act: bool) -> bool:
@@ -293,13 +293,14 @@ class Surgeon:
             edit = replace(edit, mean=seen.mean, std=seen.std)
         if act:
             single = len(edit.mean) == 1 and self._width(entry) != 1
-            self._scaling = keras.layers.Normalization(
+            self._scaling = self._new_name("input_scaling")
+            scaling = keras.layers.Normalization(
                 axis=None if single else -1,
                 mean=edit.mean[0] if single else list(edit.mean),
                 variance=edit.std[0] ** 2 if single else [s**2 for s in edit.std],
-                name=self._new_name("input_scaling"),
+                name=self._scaling,
             )
-            self._put_in_front([self._scaling], entry)
+            self._put_in_front([scaling], entry)
         return edit
 
     def _add_input_noise(self, edit: AddInputNoise, act: bool) -> Edit:
@@ -311,7 +312,7 @@ class Surgeon:
         if act:
             layers = input_noise(edit.std, spread, self._new_name)
             if scaled:
-                self._restructure(_Changes(after={id(self._scaling): layers}))
+                self._restructure(_Changes(after={id(self.model.get_layer(self._scaling)): layers}))
             else:
                 self._put_in_front(layers, entry)
         return edit
@@ -332,16 +333,7 @@ class Surgeon:
     def _restructure(self, changes: _Changes) -> None:
         if not changes:
             return
-        touched = {*changes.replaced, *changes.after}
-
-        def exchanged(layer: Any) -> Any:
-            if id(layer) in changes.replaced:
-                return changes.replaced[id(layer)]
-            if has_graph(layer) and any(id(inner) in touched for inner in sublayers(layer)):
-                return rebuild(layer, exchanged, after=changes.after)
-            return layer
-
-        self.model = rebuild(self.model, exchanged, after=changes.after)
+        self.model = rebuild(self.model, replaced=changes.replaced, after=changes.after)
 
     def _put_in_front(self, layers: list[Any], entry: int) -> None:
         if has_graph(self.model):

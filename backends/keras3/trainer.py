@@ -30,7 +30,7 @@ from autotrainer.backends.keras3.parts import find_parts
 from autotrainer.backends.keras3.progress import Course, EndOfTraining
 from autotrainer.backends.keras3.random_state import preserve_random_state, seed_everything
 from autotrainer.backends.keras3.settings import SETTINGS, check_optimizer_edit, edited_optimizer, resolve_optimizer
-from autotrainer.backends.keras3.structure import copy_model, has_graph
+from autotrainer.backends.keras3.structure import check_copy, copy_model, has_graph
 from autotrainer.backends.keras3.surgery import InputStatistics, Surgeon, in_order
 from autotrainer.data import ArrayData, Data
 from autotrainer.edits import Edit, ReduceOnPlateau, SetBatchSize, SetLoss, StopEarly
@@ -117,11 +117,8 @@ class KerasTrainer(Trainer):
         if len(copy.weights) != len(source.weights):
             example = example if example is not None else self._example(self._train_data, "train_data")
             self._forward(copy, example, "train_data")
-            if [w.shape for w in copy.weights] != [w.shape for w in source.weights]:
-                raise InputError(
-                    f"a copy of {type(source).__name__} from its configuration has other weights: give a "
-                    "zero-argument callable that builds the model"
-                )
+        if not has_graph(source):
+            check_copy(source, copy)
         for old, new in zip(source.weights, copy.weights, strict=True):
             new.assign(old)
         return copy
@@ -207,11 +204,7 @@ class KerasTrainer(Trainer):
             trained = Trained(model, model.optimizer, edits, evaluator.predict, evaluator.evaluate)  # type: ignore[arg-type]
             run.keep(trained)
             run.start(self._context(model, loss, optimizer, feed, spec.epochs), self._operations)
-            run.monitor.attach(
-                observe(
-                    model, None, None, run.monitor, epochs=spec.epochs, steps=self.context.planned_steps, managed=True
-                )
-            )
+            run.monitor.attach(observe(model, None, None, run.monitor))
             self._fit(trained, evaluator, feed, spec, run)
         return trained
 

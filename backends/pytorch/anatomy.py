@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from autotrainer.backends.pytorch import functional
-from autotrainer.backends.pytorch.describe import activation_name, layers, plain_name, watched_modules
+from autotrainer.backends.pytorch.describe import activation_name, layers, plain_name
 from autotrainer.backends.pytorch.functional import Trace
+from autotrainer.backends.pytorch.rerouting import CallCounter, called_activation
 from autotrainer.backends.pytorch.tracing import ForwardTracer
 from autotrainer.signals import LayerInfo
 
-__all__ = ["Anatomy", "Site", "SiteTracer", "paths"]
+__all__ = ["Anatomy", "Site", "SiteTracer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Anatomy:
         layers: The layers, in forward order.
         sites: The activation modules.
         functional: Activations that are called as functions inside ``forward``, by the layer that feeds them.
+        numbers: Numbers of those calls in a forward pass, by the same layers, where the model's own code calls them.
+        output_number: Number of the call that made the output, or None.
         ranks: Number of dimensions of the layers' outputs, where the model has been run.
         normalized: Layers whose output goes straight into a normalization.
         output: Name of the activation that made the output, ``linear`` for none, None if that can't be known.
@@ -51,6 +54,8 @@ class Anatomy:
     layers: tuple[LayerInfo, ...]
     sites: tuple[Site, ...] = ()
     functional: Mapping[str, str] = field(default_factory=dict)
+    numbers: Mapping[str, int] = field(default_factory=dict)
+    output_number: int | None = None
     ranks: Mapping[str, int] = field(default_factory=dict)
     normalized: frozenset[str] = frozenset()
     output: str | None = None
@@ -63,15 +68,7 @@ class Anatomy:
             graph = fx.Tracer().trace(model)
         except Exception:  # noqa: BLE001 - control flow that depends on data fails in many ways
             return _by_definition(model)
-        return _by_graph(model, graph)
-
-
-def paths(model: nn.Module) -> dict[str, str]:
-    """Return the module path of every layer name; the outermost where an edit has wrapped a layer."""
-    found: dict[str, str] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        found.setdefault(plain_name(path) or type(module).__name__.lower(), path)
-    return found
+        return _Graph(model).read(graph)
 
 
 class SiteTracer(ForwardTracer):
@@ -85,6 +82,9 @@ class SiteTracer(ForwardTracer):
         self._ranks: dict[int, int] = {}
         self._normalized: set[int] = set()
         self._functionals: dict[int, str] = {}
+        self._functional_calls: list[tuple[frozenset[int], str, int | None]] = []
+        self._numbers: dict[int, int] = {}
+        self._counter = CallCounter()
 
     def follow(self, forward: Callable[[], Any]) -> Anatomy:
         """Run a forward pass.
@@ -97,9 +97,11 @@ class SiteTracer(ForwardTracer):
         """
         self.arm()
         try:
-            forward()
+            with self._counter:
+                forward()
         finally:
             self.disarm()
+            self._counter.output = None
         return self._anatomy()
 
     def _anatomy(self) -> Anatomy:
@@ -107,7 +109,7 @@ class SiteTracer(ForwardTracer):
         trace = self.output_trace or Trace()
 
         def named(rows: Any) -> tuple[str, ...]:
-            return tuple(names[row] for row in sorted(rows))
+            return tuple(names[row] for row in sorted(rows) if self._infos[row].kind != "norm")
 
         sites = []
         for row, uses in self._uses.items():
@@ -117,10 +119,13 @@ class SiteTracer(ForwardTracer):
                 name = known[number] if len(known) == len(uses) else names[row]
                 output = source.layers == trace.layers and activation == trace.activation
                 sites.append(Site(name, activation, named(source.pending), output))
+        ends = [c for c in reversed(self._functional_calls) if c[0] == trace.layers and c[1] == trace.activation]
         return Anatomy(
             layers=self.describe(self.order()),
             sites=tuple(sites),
             functional={names[row]: name for row, name in self._functionals.items()},
+            numbers={names[row]: number for row, number in self._numbers.items()},
+            output_number=next((n for source, name, n in ends if n is not None), None),
             ranks={names[row]: rank for row, rank in self._ranks.items()},
             normalized=frozenset(named(self._normalized)),
             output=trace.activation,
@@ -139,8 +144,12 @@ class SiteTracer(ForwardTracer):
         super()._see_activation(row, tensor, args)
 
     def _on_functional(self, source: Trace, name: str, output: Tensor) -> None:
+        number = self._counter.count - 1 if self._counter.output is output else None
+        self._functional_calls.append((source.layers, name, number))
         for row in source.pending:
             self._functionals.setdefault(row, name)
+            if number is not None:
+                self._numbers.setdefault(row, number)
         super()._on_functional(source, name, output)
 
 
@@ -151,51 +160,68 @@ class _Flow:
     layers: frozenset[str] = frozenset()
     pending: frozenset[str] = frozenset()
     activation: str | None = None
+    number: int | None = None
 
 
-def _by_graph(model: nn.Module, graph: fx.Graph) -> Anatomy:
-    """Read off sites and output of a traced graph."""
-    kinds = {info.name: info.kind for info in layers(model)}
-    flows: dict[Any, _Flow] = {}
-    sites: list[Site] = []
-    called: dict[str, str] = {}
-    for node in graph.nodes:
-        taken = [flows[n] for n in node.all_input_nodes if n in flows]
+class _Graph:
+    """Reads off a traced graph what a `SiteTracer` sees in a forward pass."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._kinds = {info.name: info.kind for info in layers(model)}
+        self._sites: list[Site] = []
+        self._functional: dict[str, str] = {}
+        self._numbers: dict[str, int] = {}
+        self._count = 0
+
+    def read(self, graph: fx.Graph) -> Anatomy:
+        """Follow the values of a graph from the inputs to the output."""
+        flows: dict[Any, _Flow] = {}
+        end = _Flow()
+        for node in graph.nodes:
+            taken = [flows[n] for n in node.all_input_nodes if n in flows]
+            if node.op == "output":
+                end = taken[0] if taken else _Flow()
+            elif node.op == "call_module":
+                flows[node] = self._module(str(node.target), taken[0] if taken else _Flow())
+            elif node.op in ("call_function", "call_method"):
+                flows[node] = self._function(node.target, taken)
+        return Anatomy(
+            layers=layers(self._model),
+            sites=tuple(replace(site, output=_made(site, end)) for site in self._sites),
+            functional=self._functional,
+            numbers=self._numbers,
+            output_number=end.number,
+            output=end.activation,
+            output_layers=end.layers,
+        )
+
+    def _module(self, path: str, source: _Flow) -> _Flow:
+        name, activation = plain_name(path), activation_name(self._model.get_submodule(path))
+        if activation is not None:
+            self._sites.append(Site(name, activation, tuple(sorted(source.pending))))
+            return _Flow(source.layers, frozenset(), activation)
+        if self._kinds.get(name, "norm") == "norm":
+            return source
+        return _Flow(frozenset({name}), frozenset({name}), "linear")
+
+    def _function(self, target: Any, taken: list[_Flow]) -> _Flow:
         source = taken[0] if taken else _Flow()
-        if node.op == "output":
-            ends = [flows[n] for n in node.all_input_nodes if n in flows]
-            end = ends[0] if ends else _Flow()
-            last = [Site(s.name, s.activation, s.feeders, _made(s, end)) for s in sites]
-            return Anatomy(layers(model), tuple(last), called, output=end.activation, output_layers=end.layers)
-        if node.op == "call_module":
-            module = model.get_submodule(node.target)
-            name, activation = plain_name(node.target), activation_name(module)
-            if activation is not None:
-                sites.append(Site(name, activation, tuple(sorted(source.pending))))
-                flows[node] = _Flow(source.layers, frozenset(), activation)
-            elif kinds.get(name, "norm") != "norm":
-                flows[node] = _Flow(frozenset({name}), frozenset({name}), "linear")
-            else:
-                flows[node] = source
-        elif node.op in ("call_function", "call_method"):
-            flows[node] = _called(node, taken, source, called)
-    return Anatomy(layers(model), tuple(sites), called)
-
-
-def _called(node: Any, taken: list[_Flow], source: _Flow, called: dict[str, str]) -> _Flow:
-    """Follow a function or method in a graph; functional activations are noted in ``called``."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    base = name if name.startswith("__") else name.rstrip("_")
-    activation = functional.ACTIVATIONS.get(base)
-    if activation is not None:
-        called.update(dict.fromkeys(source.pending, activation))
-        return _Flow(source.layers, frozenset(), activation)
-    if base in functional.PASSES or base == "getitem":
-        return source
-    parts = [flow.layers for flow in taken]
-    linear = base in functional.SUMS and all(flow.activation == "linear" for flow in taken)
-    pending = frozenset[str]().union(*(flow.pending for flow in taken)) if base in functional.SUMS else frozenset()
-    return _Flow(frozenset[str]().union(*parts), pending, "linear" if linear else None)
+        activation = called_activation(target)
+        if activation is not None:
+            number, self._count = self._count, self._count + 1
+            self._functional.update(dict.fromkeys(source.pending, activation))
+            self._numbers.update(dict.fromkeys(source.pending, number))
+            return _Flow(source.layers, frozenset(), activation, number)
+        name = target if isinstance(target, str) else getattr(target, "__name__", "")
+        if name in functional._PASSES or name == "getitem":
+            return source
+        made = frozenset[str]().union(*(flow.layers for flow in taken))
+        if name not in functional._SUMS:
+            return _Flow(made)
+        pending = frozenset[str]().union(*(flow.pending for flow in taken))
+        linear = all(flow.activation == "linear" for flow in taken)
+        return _Flow(made, pending, "linear" if linear else None)
 
 
 def _made(site: Site, end: _Flow) -> bool:

@@ -83,7 +83,7 @@ class LossCall:
             loss: What it returned.
             returned: What the model returned last, detached, or None.
         """
-        named: dict[str, Any] = dict(enumerate(args)) | kwargs  # type: ignore[arg-type, operator]
+        named: dict[str, Any] = {str(place): value for place, value in enumerate(args)}
         if kwargs:
             named = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
         tensors = {name: tensor for name, value in named.items() if (tensor := first_tensor(value)) is not None}

@@ -91,6 +91,8 @@ class Batches:
     """Number of samples, if that is known without reading them."""
     steps: int | None
     """Batches of one pass, if that is known."""
+    size: int | None
+    """Samples a batch, if that is known."""
 
     def read(self, epoch: int | None = None, *, seed: int = 0) -> Iterator[Batch]:
         """Iterate once over the data.
@@ -126,7 +128,7 @@ class ArrayBatches(Batches):
         self._inputs = map_arrays(lambda a: tensor(a, "inputs" in floating), data.inputs)
         self._targets = tensor(data.targets, "targets" in floating)
         self._weights = None if data.weights is None else _tensor(data.weights, dtype)
-        self.rows = data.rows
+        self.rows, self.size = data.rows, size
         edges = [*range(0, data.rows, size), data.rows]
         if len(edges) > 2 and edges[-1] - edges[-2] == 1:
             del edges[-2]
@@ -164,13 +166,15 @@ class LoaderBatches(Batches):
         self._source = source if size is None else _rebatched(source, size)
         self._device = device
         self._pairs = pairs
+        batch_size = getattr(self._source, "batch_size", None)
+        self.size = batch_size if isinstance(batch_size, int) else None
         dataset = getattr(source, "dataset", None)
         sampler = getattr(source, "sampler", dataset)
-        drops = bool(getattr(self._source, "drop_last", False))
         self.steps = _length(self._source)
-        self.rows = _length(sampler) if dataset is not None else None
-        if drops and self.rows is not None and self.steps is not None:
-            self.rows = min(self.rows, self.steps * int(self._source.batch_size or 1))
+        ready = getattr(source, "batch_sampler", sampler) is None  # the data set holds whole batches
+        self.rows = _length(sampler) if dataset is not None and not ready else None
+        if getattr(self._source, "drop_last", False) and self.rows and self.steps and self.size:
+            self.rows = min(self.rows, self.steps * self.size)
         self._generators = [
             (generator, generator.get_state()) for generator in {id(g): g for g in _generators(self._source)}.values()
         ]

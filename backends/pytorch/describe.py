@@ -122,7 +122,7 @@ def plain_name(name: str) -> str:
     """Strip what `DataParallel`, `DistributedDataParallel` and `torch.compile` put before a layer's name."""
     while name.startswith(_WRAPPERS):
         name = name.split(".", 1)[1]
-    return name.replace("._orig_mod", "") if name not in ("module", "_orig_mod") else ""
+    return name.replace("._orig_mod", "").replace(".wrapped_layer", "") if name not in ("module", "_orig_mod") else ""
 
 
 def own_parameters(module: nn.Module) -> Iterator[nn.Parameter]:

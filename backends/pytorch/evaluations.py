@@ -40,6 +40,10 @@ class Evaluation:
             self._losses.pop()
             self._sizes.pop()
 
+    def clear(self) -> None:
+        """Forget all."""
+        self._total, self._rows, self._losses, self._sizes = None, 0, [], []
+
     def _fold(self) -> None:
         losses = torch.stack([loss.float() for loss in self._losses])
         total = torch.dot(losses, torch.tensor(self._sizes, dtype=losses.dtype).to(losses.device))
@@ -52,5 +56,5 @@ class Evaluation:
         if self._losses:
             self._fold()
         mean = float("nan") if self._total is None else float(self._total) / self._rows
-        self._total, self._rows = None, 0
+        self.clear()
         return mean

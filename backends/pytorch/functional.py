@@ -45,18 +45,82 @@ _ACTIVATIONS = {
 }
 _CLAMPS = frozenset({"clamp", "clip", "clamp_min"})
 _PASSES = frozenset(
-    """dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout
-    batch_norm layer_norm group_norm instance_norm rms_norm
-    max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d lp_pool1d lp_pool2d
-    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
-    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d interpolate pad pixel_shuffle
-    flatten unflatten view reshape squeeze unsqueeze permute transpose movedim swapaxes t contiguous
-    float double half bfloat16 to type clone __getitem__ select narrow chunk expand mean sum""".split()
+    (
+        "dropout",
+        "dropout1d",
+        "dropout2d",
+        "dropout3d",
+        "alpha_dropout",
+        "feature_alpha_dropout",
+        "feature_dropout",
+        "batch_norm",
+        "layer_norm",
+        "group_norm",
+        "instance_norm",
+        "rms_norm",
+        "max_pool1d",
+        "max_pool2d",
+        "max_pool3d",
+        "avg_pool1d",
+        "avg_pool2d",
+        "avg_pool3d",
+        "lp_pool1d",
+        "lp_pool2d",
+        "adaptive_avg_pool1d",
+        "adaptive_avg_pool2d",
+        "adaptive_avg_pool3d",
+        "adaptive_max_pool1d",
+        "adaptive_max_pool2d",
+        "adaptive_max_pool3d",
+        "interpolate",
+        "pad",
+        "pixel_shuffle",
+        "flatten",
+        "unflatten",
+        "view",
+        "reshape",
+        "squeeze",
+        "unsqueeze",
+        "permute",
+        "transpose",
+        "movedim",
+        "swapaxes",
+        "t",
+        "contiguous",
+        "float",
+        "double",
+        "half",
+        "bfloat16",
+        "to",
+        "type",
+        "clone",
+        "__getitem__",
+        "select",
+        "narrow",
+        "chunk",
+        "expand",
+        "mean",
+        "sum",
+    )
 )
 _SUMS = frozenset({"add", "sub", "__add__", "__radd__", "__iadd__"})
 _LINEAR = frozenset(
-    "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d "
-    "matmul mm bmm addmm baddbmm einsum bilinear".split()
+    (
+        "linear",
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "matmul",
+        "mm",
+        "bmm",
+        "addmm",
+        "baddbmm",
+        "einsum",
+        "bilinear",
+    )
 )
 _KNOWN = _PASSES | _SUMS | _LINEAR | _CLAMPS | _ACTIVATIONS.keys() | {"mul", "log", "exp"}
 _LOGARITHMS: dict[str, dict[str, str]] = {

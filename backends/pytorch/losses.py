@@ -13,11 +13,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autotrainer.backends.pytorch.describe import loss_info
+from autotrainer.backends.pytorch.functional import first_tensor
 from autotrainer.edits import SetLoss
 from autotrainer.errors import ConfigError, DataError
 from autotrainer.task import LossInfo
 
-__all__ = ["EditedLoss", "FunctionLoss", "WeightedLoss", "as_module", "unreduced"]
+__all__ = [
+    "EditedLoss",
+    "FunctionLoss",
+    "TolerantLoss",
+    "WeightedLoss",
+    "as_module",
+    "bridge",
+    "plain_loss",
+    "unreduced",
+]
 
 _SMALLEST = 1e-12
 """Smallest probability whose logarithm is taken."""
@@ -189,6 +199,63 @@ class WeightedLoss(nn.Module):
         if weights is None:
             return rows.mean()
         return (rows * weights).sum() / weights.sum().clamp_min(_SMALLEST)
+
+
+class TolerantLoss(nn.Module):
+    """A loss that is NaN, rather than an error, where the outputs are not finite.
+
+    `torch.nn.BCELoss` refuses them, which would end a diverged training with an error that does not tell why.
+
+    Args:
+        loss: The loss.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+        self.loss_info = loss_info(loss)
+
+    def forward(self, outputs: Any, targets: Any, *weights: Tensor) -> Tensor:
+        """Return the loss of a batch."""
+        try:
+            value: Tensor = self.loss(outputs, targets, *weights)
+        except RuntimeError:
+            seen = first_tensor(outputs, floating=True)
+            if seen is None or bool(torch.isfinite(seen).all()):
+                raise
+            value = seen.sum() * torch.nan
+        return value
+
+
+def plain_loss(loss: nn.Module | None) -> nn.Module | None:
+    """Return the loss inside `TolerantLoss` and `WeightedLoss`."""
+    loss = loss.loss if isinstance(loss, TolerantLoss) else loss
+    return loss.entries if isinstance(loss, WeightedLoss) else loss
+
+
+def bridge(new: LossInfo, given: LossInfo) -> Callable[[Tensor], Tensor] | None:
+    """Return what makes outputs that a new loss is trained on fit for a given loss that takes other ones.
+
+    Args:
+        new: The loss in force.
+        given: The loss as given.
+
+    Returns:
+        A function of outputs; None where the given loss can take them as they are.
+    """
+    chances = ("probabilities", "log_probabilities")
+    if given.expects not in chances or new.expects == given.expects or new.expects not in ("logits", *chances):
+        return None
+
+    def convert(outputs: Tensor) -> Tensor:
+        several = outputs.ndim > 1 and outputs.shape[1] > 1
+        if new.expects == "logits":
+            found = outputs.softmax(1) if several and new.family == "cross_entropy" else outputs.sigmoid()
+        else:
+            found = outputs.exp() if new.expects == "log_probabilities" else outputs
+        return found if given.expects == "probabilities" else found.clamp_min(_SMALLEST).log()
+
+    return convert
 
 
 def as_module(loss: Any) -> nn.Module:

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from autotrainer.errors import ConfigError, nearest
 
-__all__ = ["Followed", "InputNoise", "InputScaling", "OutputActivation", "make_activation", "on_first_floating"]
+__all__ = [
+    "Followed",
+    "InputNoise",
+    "InputScaling",
+    "OutputActivation",
+    "Wrapper",
+    "make_activation",
+    "on_first_floating",
+]
 
 _ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "linear": nn.Identity,
@@ -59,7 +67,7 @@ def on_first_floating(function: Callable[[Tensor], Tensor], value: Any) -> tuple
     return value, False
 
 
-class _Wrapper(nn.Module):
+class Wrapper(nn.Module):
     """A whole model inside another module; the names of its layers stay as they were but for ``module.``."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -72,7 +80,7 @@ class _Wrapper(nn.Module):
         return self.module
 
 
-class _InputChange(_Wrapper):
+class _InputChange(Wrapper):
     """A model whose first floating-point input is changed first."""
 
     def change(self, values: Tensor) -> Tensor:
@@ -134,7 +142,7 @@ class InputNoise(_InputChange):
         return f"std={self.std}"
 
 
-class OutputActivation(_Wrapper):
+class OutputActivation(Wrapper):
     """A model with an activation behind its output.
 
     Args:

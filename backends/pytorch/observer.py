@@ -10,11 +10,9 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -23,13 +21,10 @@ from torch.utils.hooks import RemovableHandle
 from autotrainer.backends.pytorch.calls import LossCall, loss_of
 from autotrainer.backends.pytorch.describe import layers, loss_info, optimizer_info
 from autotrainer.backends.pytorch.evaluations import Evaluation
-from autotrainer.backends.pytorch.stats import row_count, rows_of, to_host
-from autotrainer.backends.pytorch.tables import LayerTable
-from autotrainer.backends.pytorch.tracing import ForwardTracer, Hook, is_compiled
-from autotrainer.backends.pytorch.weights import StepReading, owners
+from autotrainer.backends.pytorch.sampled import SampledSteps
+from autotrainer.backends.pytorch.tracing import Hook, is_compiled
 from autotrainer.errors import InputError
 from autotrainer.monitor import Monitor
-from autotrainer.signals import Observation
 from autotrainer.task import TaskContext
 
 __all__ = ["TorchObserver", "observe"]
@@ -138,26 +133,18 @@ class TorchObserver:
         self._optimizers = optimizers
         self._loss_fn = loss_fn
         self._monitor = monitor
-        self._context = context
         self._count = _Count()
-        self._compiled = is_compiled(model)
-        self._tracer = ForwardTracer(model, self._fail)
-        self._table = LayerTable(self._tracer)
-        self._owners = owners(self._tracer.modules)
+        self._sampled = SampledSteps(model, optimizers, context, self._fail)
         self._evaluation = Evaluation(context.loss.reduction != "sum")
-        self._closed = False
         self._handles: list[RemovableHandle] = []
-        self._step_handles: list[RemovableHandle] = []
-        self._readings: dict[int, StepReading] = {}
-        self._sampling = False
-        self._begun = False
         self._call: LossCall | None = None
         self._doubtful: LossCall | None = None
         self._seconds = 0.0
+        self._closed = False
         self._trains_in_eval = False
         self._vector_loss = False
         self._user_ends_epochs = False
-        self._ending = False
+        self._ending_epoch = False
         self._epoch_start = 0
         self._epoch_end = -1
 
@@ -171,14 +158,14 @@ class TorchObserver:
             else:
                 hook = Hook(self._loss_hook())
                 self._handles.append(self._loss_fn.register_forward_hook(hook, with_kwargs=True))
-        if self._compiled:
+        if self._sampled.compiled:
             logger.warning("the model is compiled: its activations are not measured, everything else is")
         self._handles.append(self._optimizers[0].register_step_post_hook(self._step_hook()))
-        self._look_up(0)
+        self._look_up(0, self._monitor.sampler.due(0))
 
     def close(self) -> None:
         """Remove every hook and drop every reference to the user's objects."""
-        if self._closed:
+        if not self._handles and self._closed:
             return
         self._detach()
         self._monitor.advance(self._count.step - 1)
@@ -186,11 +173,10 @@ class TorchObserver:
             self._end_epoch()
         self._count.losses.clear()
         self._call = self._doubtful = None
-        del self._model, self._optimizers, self._loss_fn, self._tracer, self._table, self._owners
 
     def _detach(self) -> None:
         self._closed = True
-        self._close_step()
+        self._sampled.end()
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -206,25 +192,32 @@ class TorchObserver:
         count, model, seen = self._count, self._model, self._see_loss
 
         def on_loss(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Any) -> None:
-            try:
-                if not count.alert and loss.requires_grad and model.training:
-                    count.losses.append((count.step, loss.detach()))
-                    return
-            except AttributeError:
-                pass  # the loss is no tensor: `_see_loss` knows what to do
-            seen(module, args, kwargs, loss)
+            if not count.alert and type(loss) is Tensor and loss.requires_grad and model.training:
+                count.losses.append((count.step, loss.detach()))
+            else:
+                seen(module, args, kwargs, loss)
 
         return on_loss
 
     def _step_hook(self) -> Callable[..., None]:
-        count, look_up = self._count, self._look_up
+        count, sampled, look_up, sampler = self._count, self._sampled, self._look_up, self._monitor.sampler
 
         def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             count.step = step = count.step + 1
             if step >= count.wake:
-                look_up(step)
+                if sampled.open or step == self._epoch_end:
+                    look_up(step, False)
+                elif sampler.due(step):
+                    look_up(step, True)
+                else:
+                    self._sleep(step)
 
         return after_step
+
+    def _sleep(self, step: int) -> None:
+        """Set the step at which to look up again."""
+        wake = max(step + 1, self._monitor.sampler.next_step)
+        self._count.wake = min(wake, self._epoch_end) if step < self._epoch_end else wake
 
     # -- losses ---------------------------------------------------------------------------------------------------
 
@@ -237,7 +230,7 @@ class TorchObserver:
             with torch.no_grad():
                 loss = loss_of(output)
                 if loss is not None:
-                    self._sort_loss(loss, LossCall.of(module, args, kwargs, loss, self._tracer.outputs))
+                    self._sort_loss(loss, LossCall.of(module, args, kwargs, loss, self._sampled.tracer.outputs))
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
             self._fail(error)
         self._seconds += perf_counter() - started
@@ -249,13 +242,16 @@ class TorchObserver:
                 self._training_resumed()
             self._vector_loss |= loss.ndim > 0
             self._count.losses.append((self._count.step, loss.detach().float().mean() if loss.ndim else loss.detach()))
-            if self._sampling:
+            if self._sampled.open:
                 self._call = call.copied()
         else:
             self._evaluation.add(loss, call.rows)
-            if loss.requires_grad and self._sampling:
+            if loss.requires_grad and self._sampled.open:
                 self._doubtful = call.copied()
-        self._count.alert = self._sampling or self._vector_loss or bool(self._evaluation)
+        self._set_alert()
+
+    def _set_alert(self) -> None:
+        self._count.alert = self._sampled.open or self._vector_loss or bool(self._evaluation)
 
     def log(self, *, loss: Any, outputs: Any, targets: Any) -> None:
         """Take in what the user's loop tells."""
@@ -267,50 +263,50 @@ class TorchObserver:
         if loss is not None:
             value = loss.detach() if isinstance(loss, Tensor) else float(loss)
             kept = value.float().mean() if isinstance(value, Tensor) and value.ndim else value
-            if self._count.losses and self._count.losses[-1][0] == self._count.step:
-                self._count.losses.pop()
             self._count.losses.append((self._count.step, kept))
-        if self._sampling and (outputs is not None or targets is not None):
+        if self._sampled.open and (outputs is not None or targets is not None):
             with torch.no_grad():
                 self._call = LossCall.told(outputs, targets, self._call).copied()
         self._seconds += perf_counter() - started
 
+    # -- epochs ---------------------------------------------------------------------------------------------------
+
     def _training_resumed(self) -> None:
-        """End the epoch for a user whose loop does not: an evaluation has ended."""
+        """An evaluation has ended: it is the end of an epoch for a user whose loop never says so."""
         if self._user_ends_epochs:
             return
         if self._monitor.sampler.affordable():
             self._end_epoch()
         else:
-            self._evaluation = Evaluation(self._context.loss.reduction != "sum")
+            self._evaluation.clear()
 
     def _end_epoch(self) -> None:
-        self._ending = True
+        self._ending_epoch = True
         self._monitor.end_epoch()
-        self._ending = False
+        self._ending_epoch = False
 
     def epoch_values(self) -> Mapping[str, float]:
         """Return what is known at the end of an epoch; called by `Monitor.end_epoch`."""
         step = self._count.step
-        if not self._ending:
+        if not self._ending_epoch:
             self._user_ends_epochs = True
         self._monitor.advance(step - 1)
         self._epoch_end = 2 * step - self._epoch_start - 1
         self._epoch_start = step
-        if not self._sampling and step <= self._epoch_end:
+        if not self._sampled.open and step <= self._epoch_end:
             self._count.wake = min(self._count.wake, self._epoch_end)
-        if not self._evaluation:
-            return {}
-        self._count.alert = self._sampling or self._vector_loss
-        return {"val_loss": self._evaluation.take()}
+        values = {"val_loss": self._evaluation.take()} if self._evaluation else {}
+        self._set_alert()
+        return values
 
     # -- sampled steps --------------------------------------------------------------------------------------------
 
-    def _look_up(self, step: int) -> None:
+    def _look_up(self, step: int, due: bool) -> None:
         """Finish the sample of the step that has ended, and begin that of the next one if it is due.
 
         Args:
             step: Steps done: the number of the step about to begin.
+            due: Whether that is known to be sampled.
         """
         if self._closed:
             return
@@ -318,152 +314,40 @@ class TorchObserver:
         sampler = self._monitor.sampler
         try:
             with torch.no_grad():
-                if self._sampling:
+                if self._sampled.open:
                     self._finish(step - 1)
-                    self._seconds += perf_counter() - started
-                    sampler.charge(self._seconds, sample=True)
+                    spent = self._seconds + self._sampled.take_seconds() + perf_counter() - started
+                    sampler.charge(spent, sample=True)
                     self._seconds, started = 0.0, perf_counter()
+                    due = sampler.due(step)
                 self._monitor.advance(step - 1)
-                if sampler.due(step) or (step == self._epoch_end and sampler.affordable()):
-                    self._open_step()
+                if due or (step == self._epoch_end and sampler.affordable()):
+                    self._call = self._doubtful = None
+                    self._sampled.begin()
                     self._count.wake = step + 1
                 else:
-                    self._count.wake = max(step + 1, sampler.next_step)
-                    if step < self._epoch_end:
-                        self._count.wake = min(self._count.wake, self._epoch_end)
-                self._count.alert = self._sampling or self._vector_loss or bool(self._evaluation)
+                    self._sleep(step)
+                self._set_alert()
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
             self._fail(error)
         self._seconds += perf_counter() - started
-
-    def _open_step(self) -> None:
-        self._sampling = True
-        self._call = self._doubtful = None
-        self._readings = {}
-        if not self._compiled:
-            self._tracer.arm()
-        for optimizer in self._optimizers:
-            self._step_handles.append(optimizer.register_step_pre_hook(self._before_step))
-        for optimizer in self._optimizers[1:]:
-            self._step_handles.append(optimizer.register_step_post_hook(self._after_other_step))
-
-    def _close_step(self) -> None:
-        self._sampling = False
-        for handle in self._step_handles:
-            handle.remove()
-        self._step_handles = []
-        self._tracer.disarm()
-
-    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        started = perf_counter()
-        try:
-            with torch.no_grad():
-                reading = StepReading(self._parameters_of(optimizer))
-                self._readings[id(optimizer)] = reading
-                if not _closure(args, kwargs):
-                    reading.read_gradients(optimizer)
-        except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
-            self._fail(error)
-        self._seconds += perf_counter() - started
-
-    def _after_other_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        started = perf_counter()
-        try:
-            with torch.no_grad():
-                self._compare(optimizer)
-        except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
-            self._fail(error)
-        self._seconds += perf_counter() - started
-
-    def _compare(self, optimizer: Optimizer) -> None:
-        reading = self._readings.get(id(optimizer))
-        if reading is not None:
-            reading.compare(optimizer)
-
-    def _parameters_of(self, optimizer: Optimizer) -> list[tuple[nn.Parameter, int]]:
-        """Return the parameters that an optimizer owns; the first one also answers for those that nobody owns."""
-        owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if optimizer is self._optimizers[0]:
-            others = {id(p) for o in self._optimizers[1:] for g in o.param_groups for p in g["params"]}
-            return [(p, row) for p, row in self._owners.items() if id(p) in owned or id(p) not in others]
-        first = {id(p) for group in self._optimizers[0].param_groups for p in group["params"]}
-        return [(p, row) for p, row in self._owners.items() if id(p) in owned - first]
 
     def _finish(self, step: int) -> None:
-        """Bring everything of a sampled step to the host and hand it over."""
-        self._seconds += self._tracer.seconds
-        self._tracer.seconds = 0.0
-        first = self._optimizers[0]
-        self._compare(first)
-        self._close_step()
+        """Hand over everything of a sampled step."""
+        sampled = self._sampled
+        sampled.compare(self._optimizers[0])
+        sampled.end()
         if self._call is None and self._doubtful is not None:
+            # The model trains in evaluation mode: what looked like validation was this step's own loss.
             self._trains_in_eval = True
             self._evaluation.drop_last()
             self._call = self._doubtful
             self._count.losses.append((step, self._doubtful.loss))
-        if not self._begun and not self._begin():
-            return
-        self._monitor.record(self._observation(step, first))
-        self._tracer.forget()
-        self._call = self._doubtful = None
-        self._readings = {}
-
-    def _begin(self) -> bool:
-        """Fix the rows of the layer table, from the first forward pass; False if there was none yet to see."""
-        tracer = self._tracer
-        if not tracer.calls and not self._compiled and not tracer.by_parts:
-            tracer.by_parts = True  # the root is never called: look at its parts instead
-            return False
-        self._begun = True
-        self._table.fix()
-        outputs = self._outputs()
-        trace = tracer.output_trace
-        activation = None if trace is None else trace.activation
-        if self._call is not None and self._call.activation is not None:
-            activation = self._call.activation
-        axis = self._context.loss.class_axis
-        units = None if outputs is None else (outputs.shape[axis] if outputs.ndim > 1 else 1)
-        self._context = replace(
-            self._context,
-            layers=self._table.layers,
-            output_activation=activation,
-            output_units=units,
-            input_kind=tracer.input_kind,
-        )
-        self._monitor.begin(self._context)
-        tracer.settle()
-        return True
-
-    def _outputs(self) -> Tensor | None:
-        told = None if self._call is None else self._call.outputs
-        return told if told is not None else self._tracer.outputs
-
-    def _observation(self, step: int, optimizer: Optimizer) -> Observation:
-        outputs, targets = self._outputs(), None if self._call is None else self._call.targets
-        rows = row_count(outputs, targets)
-        batch = self._tracer.batch_size
-        if batch is None and outputs is not None and outputs.ndim:
-            batch = outputs.shape[0]
+        if not sampled.begun:
+            if not sampled.fix_layers(self._call):
+                return
+            self._monitor.begin(sampled.context)
         losses = dict(self._count.losses)
         self._count.losses.clear()
-        scalars = [value for value in losses.values() if isinstance(value, Tensor)]
-        table, on_host = self._table.fill(list(self._readings.values()), scalars)
-        told = iter(on_host.tolist())
-        known = {at: next(told) if isinstance(value, Tensor) else value for at, value in losses.items()}
-        known = {at: value if np.isfinite(value) else float("inf") for at, value in known.items()}
-        return Observation(
-            step=step,
-            layers=table,
-            loss=known.pop(step, float("nan")),
-            learning_rate=float(optimizer.param_groups[0].get("lr", float("nan"))),
-            batch_size=float("nan") if batch is None else float(batch),
-            inputs=to_host(self._tracer.inputs),
-            outputs=to_host(rows_of(outputs, rows)),
-            targets=to_host(rows_of(targets, rows)),
-            losses=sorted(known.items()),
-        )
-
-
-def _closure(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Say whether an optimizer's step was given a closure, from what its hooks are told (the optimizer is first)."""
-    return (len(args) > 1 and callable(args[1])) or callable(kwargs.get("closure"))
+        self._monitor.record(sampled.observation(step, self._call, losses))
+        self._call = self._doubtful = None

@@ -28,11 +28,13 @@ class Start:
         build: Returns a fresh model, the optimizer over its parameters (None: to be built by ``optimizer``) and the
             loss module (None with the user's own ``step``).
         optimizer: callable(params) -> optimizer, or None.
+        linked: The pristine model's optimizer, or None.
     """
 
     reference: nn.Module
     build: Callable[[], tuple[nn.Module, Optimizer | None, nn.Module | None]]
     optimizer: Callable[[Any], Any] | None
+    linked: Optimizer | None = None
 
     @classmethod
     def of(cls, request: FitRequest) -> Start:
@@ -65,7 +67,7 @@ class Start:
                 "callable(params)"
             )
         pristine = _copied((model, linked, loss))
-        return cls(pristine[0], lambda: _copied(pristine), None if linked is not None else given)
+        return cls(pristine[0], lambda: _copied(pristine), None if linked is not None else given, pristine[1])
 
     @classmethod
     def _of_builder(cls, build: Any, given: Any, loss: nn.Module | None, seed: int) -> Start:
@@ -86,6 +88,10 @@ class Start:
             return model, None, _copied(kept)
 
         return cls(first, fresh, given)
+
+    def reference_optimizer(self) -> Optimizer:
+        """Return an optimizer over the pristine model, to be asked about and never to be stepped."""
+        return self.make_optimizer(self.reference) if self.linked is None else self.linked
 
     def fresh(self) -> tuple[nn.Module, Optimizer | None, nn.Module | None]:
         """Return a fresh model, its optimizer (None where `make_optimizer` has to build it) and the loss module."""

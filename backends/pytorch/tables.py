@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 from autotrainer.backends.pytorch.stats import ACTIVATION_COLUMNS
 from autotrainer.backends.pytorch.tracing import ForwardTracer
 from autotrainer.backends.pytorch.weights import StepReading
-from autotrainer.signals import DEAD_WINDOW, LAYER_COLUMNS, Floats, LayerInfo
+from autotrainer.signals import DEAD_WINDOW, LAYER_COLUMNS, Floats
+from autotrainer.task import TaskContext
 
 __all__ = ["LayerTable"]
 
@@ -31,12 +33,32 @@ class LayerTable:
         self._order: list[int] = list(range(len(tracer.modules)))
         self._silent_for: dict[int, Tensor] = {}
         self._batches: dict[int, int] = {}
-        self.layers: tuple[LayerInfo, ...] = ()
 
-    def fix(self) -> None:
-        """Fix rows and their order by the last forward pass."""
-        self._order = self._tracer.order()
-        self.layers = self._tracer.describe(self._order)
+    def begin(self, context: TaskContext, outputs: Tensor | None, activation: str | None) -> TaskContext:
+        """Fix rows and their order by the last forward pass.
+
+        Args:
+            context: What is known so far.
+            outputs: What the loss takes for the model's output, or None.
+            activation: What the outputs went through after they left the model, or None.
+
+        Returns:
+            The context, completed by what the pass has shown.
+        """
+        tracer = self._tracer
+        self._order = tracer.order()
+        trace, axis = tracer.output_trace, context.loss.class_axis
+        if activation is None and trace is not None:
+            activation = trace.activation
+        units = None if outputs is None else (outputs.shape[axis] if outputs.ndim > 1 else 1)
+        tracer.settle()
+        return replace(
+            context,
+            layers=tracer.describe(self._order),
+            output_activation=activation,
+            output_units=units,
+            input_kind=tracer.input_kind,
+        )
 
     def fill(self, readings: Sequence[StepReading], scalars: Sequence[Tensor]) -> tuple[Floats, Floats]:
         """Build the table of a step.

@@ -137,7 +137,7 @@ class ForwardTracer:
         self._in_pass = False
         if self._entered:
             self._entered = False
-            self._calls.__exit__(None, None, None)
+            self._calls.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         if not self.by_parts:
             for handle in self._layer_handles:
                 handle.remove()
@@ -163,7 +163,7 @@ class ForwardTracer:
             if row is not None:
                 self.calls[row] = 0
             if self._functional:
-                self._calls.__enter__()
+                self._calls.__enter__()  # type: ignore[no-untyped-call]
                 self._entered = True
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
             self._fail(error)

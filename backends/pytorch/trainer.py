@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from autotrainer.adapter import Evaluation, FitRequest, Run, Support, SupportLevel, Trained, Trainer, TrainingSpec
 from autotrainer.backends.pytorch import describe
+from autotrainer.backends.pytorch.anatomy import Anatomy, SiteTracer
 from autotrainer.backends.pytorch.data import Batches, open_data
 from autotrainer.backends.pytorch.examples import Examples
 from autotrainer.backends.pytorch.functional import first_tensor
-from autotrainer.backends.pytorch.losses import WeightedLoss, unreduced
+from autotrainer.backends.pytorch.losses import EditedLoss, TolerantLoss, WeightedLoss, bridge, unreduced
 from autotrainer.backends.pytorch.observer import observe
 from autotrainer.backends.pytorch.operations import count_operations
+from autotrainer.backends.pytorch.optimizers import adopt_parameters, edit_optimizer
 from autotrainer.backends.pytorch.random_state import preserve_random_state, seed_all
 from autotrainer.backends.pytorch.saving import save_model
+from autotrainer.backends.pytorch.scaling import fit_scale
 from autotrainer.backends.pytorch.start import Start, device_of, dtype_of
+from autotrainer.backends.pytorch.support import Consultant
+from autotrainer.backends.pytorch.surgery import Surgeon
 from autotrainer.backends.pytorch.training import Objective, Training, copied, evaluate, predict
 from autotrainer.data import ArrayData, Data, as_array, map_arrays
-from autotrainer.edits import ClipGradients, Edit, ReduceOnPlateau, SetBatchSize, SetLearningRate, SetMomentum
+from autotrainer.edits import (
+    ClipGradients,
+    Edit,
+    ReduceOnPlateau,
+    ScaleInputs,
+    SetBatchSize,
+    SetLearningRate,
+    SetLoss,
+    SetMomentum,
+    StopEarly,
+)
 from autotrainer.errors import ConfigError
 from autotrainer.task import TaskContext
 
@@ -55,6 +73,15 @@ def make_trainer(request: FitRequest) -> TorchTrainer:
     return TorchTrainer(request)
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one forward pass of a model on the examples shows."""
+
+    anatomy: Anatomy
+    operations: float
+    output: Tensor | None
+
+
 class TorchTrainer(Trainer):
     """Runs trainings of one PyTorch model, each from the same pristine start. See `make_trainer`."""
 
@@ -62,17 +89,23 @@ class TorchTrainer(Trainer):
         self._request = request
         with preserve_random_state():
             self._start = Start.of(request)
-            if any(isinstance(p, UninitializedParameter) for p in self._start.reference.parameters()):
-                Examples.of(request, self._start.reference, self._objective(None))
-            model, optimizer, loss = self._start.fresh()
-            self._examples = Examples.of(request, model, self._objective(loss))
+            reference = self._start.reference
+            if any(isinstance(p, UninitializedParameter) for p in reference.parameters()):
+                Examples.of(request, reference, self._objective(None))
+            model, _, loss = self._start.fresh()
             self._device, self._dtype = device_of(model), dtype_of(model)
-            optimizer = self._start.make_optimizer(model) if optimizer is None else optimizer
-            self.context, _ = self._describe(model, optimizer, loss, request.epochs, self._train_data(None))
+            self._examples = Examples.of(request, model, self._objective(loss))
+            optimizer = self._start.reference_optimizer()
+            look = self._look(model)
+            self.context = self._context(look, optimizer, loss, request.epochs, self._train_data(None))
+        self._anatomy = look.anatomy
+        deep = look.output is not None and look.output.ndim > 2
+        self._class_axis = self.context.loss.class_axis if deep else -1
+        self._consultant = Consultant(request, self._operate(reference), optimizer, self._examples, look.output)
 
     def supports(self, edit: Edit) -> Support:
         """Say whether a training with this edit can be run, and why not."""
-        reason = "not yet"
+        reason = self._consultant.refusal(edit)
         if reason:
             return Support(SupportLevel.NONE, reason)
         return Support(SupportLevel.LIVE if isinstance(edit, _LIVE) else SupportLevel.REBUILD)
@@ -89,11 +122,15 @@ class TorchTrainer(Trainer):
         trained = self._trained(training, edits)
         run.keep(trained)
         model, optimizer, loss = training.model, training.optimizer, training.objective.loss
-        steps = None if training.train.steps is None else spec.epochs * training.train.steps
-        observer = observe(model, optimizer, loss, run.monitor, epochs=spec.epochs, steps=steps)
+        look = self._look(model)
+        context = self._context(look, optimizer, loss, spec.epochs, training.train)
+        observed = None if self._request.step is not None else loss
+        observer = observe(
+            model, optimizer, observed, run.monitor, epochs=context.planned_epochs, steps=context.planned_steps
+        )
         run.monitor.attach(observer)
         try:
-            run.start(*self._describe(model, optimizer, loss, spec.epochs, training.train))
+            run.start(context, look.operations)
             training.run(run)
         finally:
             observer.close()
@@ -104,24 +141,69 @@ class TorchTrainer(Trainer):
     def _build(self, spec: TrainingSpec) -> tuple[Training, tuple[Edit, ...]]:
         """Return a training with the edits of a recipe, and those edits as they were applied."""
         model, optimizer, loss = self._start.fresh()
+        before = list(model.parameters())
         judge = self._objective(copied(loss))
-        edits = spec.edits
+        model, edits = self._edited(model, spec.edits)
+        settings: dict[type[Edit], Any] = {type(edit): edit for edit in edits}
         if optimizer is None:
             optimizer = self._start.make_optimizer(model)
-        found = {type(edit): edit for edit in edits}
+        adopt_parameters(optimizer, model, before)
+        optimizer = edit_optimizer(optimizer, model, edits)
+        objective = self._objective(loss)
+        if SetLoss in settings:
+            objective = self._objective(EditedLoss(settings[SetLoss]))
+            assert objective.loss is not None
+            convert = bridge(describe.loss_info(objective.loss), describe.loss_info(judge.loss))
+            judge = replace(judge, convert=convert, otherwise=objective.loss)
+        stop = settings.get(StopEarly)
         training = Training(
             model=model,
             optimizer=optimizer,
-            objective=self._objective(loss),
+            objective=objective,
             judge=judge,
-            train=self._train_data(found.get(SetBatchSize)),
+            train=self._train_data(settings.get(SetBatchSize)),
             validation=self._open(self._request.validation, max(self._request.batch_size, _EVALUATION_ROWS)),
             epochs=spec.epochs,
             seed=spec.seed,
+            scheduler=self._scheduler(optimizer, settings.get(ReduceOnPlateau)),
+            clip=settings.get(ClipGradients),
+            patience=None if stop is None else stop.patience,
         )
-        if self._request.scheduler is not None:
-            training.scheduler = self._request.scheduler(optimizer)
         return training, edits
+
+    def _edited(self, model: nn.Module, edits: Sequence[Edit]) -> tuple[nn.Module, tuple[Edit, ...]]:
+        """Return a model with edits, and the edits as they were applied.
+
+        Raises:
+            ConfigError: If one can't be applied.
+        """
+        surgeon = self._operate(model)
+        applied: list[Edit] = []
+        for edit in edits:
+            reason = self._consultant.value_refusal(edit)
+            planned: tuple[Edit, ...] = ()
+            if not reason:
+                planned, reason = surgeon.plan(edit)
+            if reason:
+                raise ConfigError(f"{type(edit).__name__} can't be applied: {reason}")
+            for one in planned:
+                if isinstance(one, ScaleInputs) and not one.mean:
+                    mean, std = fit_scale(self._train_data(None))
+                    one = replace(one, mean=mean, std=std)
+                surgeon.apply(one)
+                applied.append(one)
+        return surgeon.model, tuple(applied)
+
+    def _operate(self, model: nn.Module) -> Surgeon:
+        return Surgeon(model, self._anatomy, self._request.keep, self._class_axis)
+
+    def _scheduler(self, optimizer: Optimizer, edit: Any) -> Any:
+        if self._request.scheduler is not None:
+            return self._request.scheduler(optimizer)
+        if edit is None:
+            return None
+        floors = [edit.floor * float(group["lr"]) for group in optimizer.param_groups]
+        return ReduceLROnPlateau(optimizer, factor=edit.factor, patience=edit.patience, min_lr=floors)
 
     def _objective(self, loss: nn.Module | None) -> Objective:
         """Return what computes the loss: the user's ``step``, or a loss module, weighted if samples are."""
@@ -129,6 +211,8 @@ class TorchTrainer(Trainer):
         weighted = any(isinstance(data, ArrayData) and data.weights is not None for data in (train, validation))
         if loss is not None and weighted and self._request.step is None:
             loss = WeightedLoss(unreduced(loss), describe.loss_info(loss))
+        if loss is not None and describe.loss_info(loss).expects in ("probabilities", "unknown"):
+            loss = TolerantLoss(loss)
         return Objective(loss, self._request.step)
 
     def _train_data(self, edit: Any) -> Batches:
@@ -137,51 +221,60 @@ class TorchTrainer(Trainer):
 
     def _open(self, data: Data, size: int, *, rebatch: bool = False) -> Batches:
         pairs = self._request.step is None
-        return open_data(
-            data, size, self._device, self._dtype, floating=self._examples.floating, pairs=pairs, rebatch=rebatch
-        )
+        floating = self._examples.floating
+        return open_data(data, size, self._device, self._dtype, floating=floating, pairs=pairs, rebatch=rebatch)
 
-    # -- what comes out of it --------------------------------------------------------------------------------------
+    # -- what is known and what comes out --------------------------------------------------------------------------
 
-    def _describe(
-        self, model: nn.Module, optimizer: Optimizer, loss: nn.Module | None, epochs: int, train: Batches
-    ) -> tuple[TaskContext, float]:
-        """Return the context of a training, and the operations of one forward pass of one sample."""
-        info = describe.loss_info(loss)
+    def _look(self, model: nn.Module) -> _Look:
+        """Run a model once on the examples, undisturbed."""
+        tracer = SiteTracer(model)
         seen: list[Any] = []
-        operations = count_operations(
-            model, lambda: seen.append(self._examples.forward(model)), self._examples.batch.rows
-        )
+        anatomies: list[Anatomy] = []
+
+        def forward() -> None:
+            anatomies.append(tracer.follow(lambda: seen.append(self._examples.forward(model))))
+
+        operations = count_operations(model, forward, self._examples.batch.rows)
         output = first_tensor(seen[0], floating=True)
-        inputs = first_tensor(self._examples.batch.raw if self._request.step else self._examples.batch.inputs)
-        context = TaskContext(
+        return _Look(anatomies[0], operations, None if output is None else output.detach())
+
+    def _context(
+        self, look: _Look, optimizer: Optimizer, loss: nn.Module | None, epochs: int, train: Batches
+    ) -> TaskContext:
+        info = describe.loss_info(loss)
+        inputs = self._examples.batch.raw if self._examples.batch.inputs is None else self._examples.batch.inputs
+        units = None
+        if look.output is not None:
+            units = int(look.output.shape[info.class_axis]) if look.output.ndim > 1 else 1
+        return TaskContext(
             framework="pytorch",
             engine="pytorch",
             loss=info,
             optimizer=describe.optimizer_info(optimizer),
-            layers=describe.layers(model),
-            output_activation=None,
-            output_units=None if output is None else (output.shape[info.class_axis] if output.ndim > 1 else 1),
-            input_kind="values" if inputs is None or inputs.is_floating_point() else "index",
+            layers=look.anatomy.layers,
+            output_activation=look.anatomy.output,
+            output_units=units,
+            input_kind="values" if first_tensor(inputs, floating=True) is not None else "index",
             planned_epochs=epochs,
             planned_steps=None if train.steps is None else epochs * train.steps,
             train_rows=train.rows,
+            batch_size=train.size,
             managed=True,
         )
-        return context, operations
 
     def _trained(self, training: Training, edits: tuple[Edit, ...]) -> Trained:
         model, judge = training.model, training.judge
+        size = max(self._request.batch_size, _EVALUATION_ROWS)
 
         def predict_inputs(inputs: Any) -> NDArray[np.float64]:
             arrays = map_arrays(as_array, tuple(inputs) if isinstance(inputs, list) else inputs)
             first = next(iter(arrays.values())) if isinstance(arrays, dict) else arrays
             rows = len(first[0] if isinstance(first, tuple) else first)
-            batches = self._open(ArrayData(arrays, np.zeros(rows)), _EVALUATION_ROWS)
-            return predict(model, batches.read())
+            return predict(model, self._open(ArrayData(arrays, np.zeros(rows)), size).read())
 
         def evaluate_data(data: Data) -> Evaluation:
-            found = evaluate(model, judge, self._open(data, max(self._request.batch_size, _EVALUATION_ROWS)))
+            found = evaluate(model, judge, self._open(data, size))
             assert found is not None
             return found
 

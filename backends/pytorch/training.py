@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from autotrainer.adapter import Evaluation, Run
 from autotrainer.backends.pytorch.data import Batch, Batches, LoaderBatches, call_model, primary_output
-from autotrainer.backends.pytorch.losses import EditedLoss, WeightedLoss
+from autotrainer.backends.pytorch.losses import EditedLoss, plain_loss
 from autotrainer.backends.pytorch.random_state import mix, seed_all
 from autotrainer.edits import ClipGradients
 
@@ -28,10 +28,19 @@ _MASKED = -100
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """Computes the loss of a batch: with the loss module, or with the user's own ``step``."""
+    """Computes the loss of a batch: with the loss module, or with the user's own ``step``.
+
+    Attributes:
+        loss: The loss module; None with a ``step``.
+        step: The user's own step, or None.
+        convert: What the loss takes in place of the model's output, or None.
+        otherwise: Loss where ``loss`` can't take such outputs and targets at all, or None.
+    """
 
     loss: nn.Module | None
     step: Callable[..., Any] | None = None
+    convert: Callable[[Tensor], Tensor] | None = None
+    otherwise: nn.Module | None = None
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any, Any]:
         """Return (loss, outputs, targets) of a batch; outputs and targets are None where ``step`` hides them."""
@@ -43,11 +52,16 @@ class Objective:
             outputs, targets = call_model(model, batch.inputs), batch.targets
             seen = primary_output(outputs) if self._takes_tensor() else outputs
             extra = () if batch.weights is None else (batch.weights,)
-            loss = self.loss(seen, targets, *extra)
+            try:
+                loss = self.loss(seen if self.convert is None else self.convert(seen), targets, *extra)
+            except (RuntimeError, ValueError, IndexError, TypeError):
+                if self.otherwise is None:
+                    raise
+                loss = self.otherwise(primary_output(outputs), targets, *extra)
         return (loss.mean() if loss.ndim else loss), outputs, targets
 
     def _takes_tensor(self) -> bool:
-        loss = self.loss.entries if isinstance(self.loss, WeightedLoss) else self.loss
+        loss = plain_loss(self.loss)
         return isinstance(loss, EditedLoss) or type(loss).__module__ == "torch.nn.modules.loss"
 
 
@@ -91,11 +105,10 @@ class Training:
                 if not steps and epoch:
                     break
                 evaluation = evaluate(self.model, self.judge, self.validation, run)
-                last = not whole or epoch + 1 == self.epochs
                 if evaluation is not None:
-                    evaluation = best.take(self.model, evaluation, last=last)
+                    best.take(self.model, evaluation.loss)
                 values = {"loss": loss} if evaluation is None else {"loss": loss, "val_loss": evaluation.loss}
-                if not run.end_epoch(epoch, values, evaluation) or last or best.exhausted:
+                if not run.end_epoch(epoch, values, evaluation) or not whole or best.exhausted:
                     break
                 self._schedule(math.nan if evaluation is None else evaluation.loss)
         finally:
@@ -165,26 +178,22 @@ class _Best:
     def __init__(self, patience: int | None) -> None:
         self._patience = patience
         self._waited = 0
-        self._evaluation: Evaluation | None = None
+        self._loss = math.inf
         self._weights: dict[str, Any] | None = None
 
     @property
     def exhausted(self) -> bool:
         return self._patience is not None and self._waited >= self._patience
 
-    def take(self, model: nn.Module, evaluation: Evaluation, *, last: bool) -> Evaluation:
-        """Take an evaluation in; at the end of the training, return that of the weights that are restored."""
+    def take(self, model: nn.Module, loss: float) -> None:
         if self._patience is None:
-            return evaluation
-        if self._evaluation is None or evaluation.loss < self._evaluation.loss:
-            self._evaluation, self._waited = evaluation, 0
+            return
+        if loss < self._loss:
+            self._loss, self._waited = loss, 0
             state = model.state_dict()
-            self._weights = {
-                k: v.detach().to("cpu", copy=True) if isinstance(v, Tensor) else v for k, v in state.items()
-            }
+            self._weights = {k: v.to("cpu", copy=True) if isinstance(v, Tensor) else v for k, v in state.items()}
         else:
             self._waited += 1
-        return self._evaluation if last or self.exhausted else evaluation
 
     def restore(self, model: nn.Module) -> None:
         if self._weights is not None:
@@ -232,7 +241,7 @@ def predict(model: nn.Module, batches: Iterator[Batch]) -> NDArray[np.float64]:
 
 
 def _summed(judge: Objective) -> bool:
-    return judge.step is None and getattr(judge.loss, "reduction", "mean") == "sum"
+    return judge.step is None and getattr(plain_loss(judge.loss), "reduction", "mean") == "sum"
 
 
 def _host(tensor: Tensor) -> NDArray[np.float64]:

@@ -37,7 +37,7 @@ class StepReading:
     """
 
     def __init__(self, parameters: Sequence[tuple[nn.Parameter, int]]) -> None:
-        usable = [(p, row) for p, row in parameters if _usable(p)]
+        usable = [(parameter, row) for parameter, row in parameters if _usable(parameter)]
         self._parameters = [p for p, _ in usable]
         self._rows = np.array([row for _, row in usable], np.int64)
         sizes = np.array([p.numel() for p in self._parameters], np.int64)
@@ -88,13 +88,15 @@ class StepReading:
         count, graded = len(self._parameters), len(self._with_gradient)
         parts = np.split(values, np.cumsum([count, count, len(self._changes), graded, graded]))
         weights, before, moved, gradients, nonzero, scale = parts
-        sizes = np.float64(np.float32(self._sizes))
+        sizes = self._sizes.astype(np.float32).astype(np.float64)
         table[:, _WEIGHT_NORM] = _joined(table[:, _WEIGHT_NORM], self._rows, weights)
         if len(moved):
             size = _joined(np.full(len(table), np.nan), self._rows, before)
             change = _joined(np.full(len(table), np.nan), self._rows, moved)
             known = size > 0
-            table[known, _UPDATE] = np.where(np.isinf(change), np.inf, change / np.where(size > 0, size, 1))[known]
+            with np.errstate(invalid="ignore"):
+                ratio = np.where(np.isinf(change), np.inf, change / np.where(known, size, 1))
+            table[known, _UPDATE] = ratio[known]
         if graded:
             rows = self._rows[self._with_gradient]
             gradients = gradients / scale[0] if len(scale) else gradients
@@ -111,6 +113,7 @@ def _usable(parameter: nn.Parameter) -> bool:
 
 def _joined(old: Floats, rows: np.ndarray[tuple[int], np.dtype[np.int64]], parts: Floats) -> Floats:
     """Return a column with the joint norms of its values and the parts in their rows; what is not finite becomes infinity."""
-    squares = np.nan_to_num(old) ** 2 + np.bincount(rows, np.where(np.isfinite(parts), parts, np.inf) ** 2, len(old))
+    squares = np.bincount(rows, np.where(np.isfinite(parts), parts, np.inf) ** 2, len(old))
+    squares += np.where(np.isnan(old), 0, old) ** 2
     hit = np.bincount(rows, minlength=len(old)) > 0
     return np.where(hit, np.sqrt(squares), old)

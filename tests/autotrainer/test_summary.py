@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def _summary(*batches: object) -> DataSummary:
         ([np.eye(3), [[1, 1, 0]]], {"one_hot": False, "binary": True, "width": 3}),
         ([[0.5, 1.5, 2.5]], {"integral": False, "classes": 0, "values": (), "variance": pytest.approx(2 / 3)}),
         ([[1.0, math.nan, 3.0]], {"minimum": 1.0, "maximum": 3.0, "mean": 2.0}),
-        ([[[0.0], [10.0]]], {"rank": 3, "variance": 25.0}),
+        ([[[[0.0], [10.0]]]], {"rank": 3, "variance": 25.0}),
     ],
 )
 def test_targets(batches: list[object], wanted: dict[str, object]) -> None:
@@ -46,11 +47,11 @@ def test_the_summary_does_not_depend_on_how_targets_come(batches: list[list[int]
     )
 
 
-def _step(context: TaskContext, data: DataSummary | None = None, **seen: object) -> dict[str, float]:
+def _step(context: TaskContext, **seen: Any) -> dict[str, float]:
     layers = np.full((2, len(LAYER_COLUMNS)), np.nan)
-    layers[:, LAYER_COLUMNS.index("grad_norm")] = seen.pop("grad_norm", (3.0, 4.0))  # type: ignore[call-overload]
-    observation = Observation(5, layers, **seen)  # type: ignore[arg-type]
-    stats = summarize(observation, 1, data or DataSummary(), context)
+    layers[:, LAYER_COLUMNS.index("grad_norm")] = seen.pop("grad_norm", (3.0, 4.0))
+    observation = Observation(5, layers, **seen)
+    stats = summarize(observation, 1, DataSummary(), context)
     return dict(zip(STEP_COLUMNS, stats.scalars, strict=True))
 
 
@@ -92,7 +93,7 @@ CLASSES = TaskContext(loss=LossInfo(family="cross_entropy", expects="logits"), o
         (CLASSES, {"targets": np.array([1.0, math.nan])}, {"target_nonfinite": 0.5, "target_max": math.inf}),
     ],
 )
-def test_step(context: TaskContext, seen: dict[str, object], wanted: dict[str, float]) -> None:
+def test_step(context: TaskContext, seen: dict[str, Any], wanted: dict[str, float]) -> None:
     values = _step(context, **seen)
     assert {name: values[name] for name in wanted} == pytest.approx(wanted, nan_ok=True)
 

@@ -1,0 +1,309 @@
+"""The contract of a backend as tests: subclass `BackendContract` in a test module and fill in the hooks."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autotrainer.adapter import Backend, Evaluation, FitRequest, Trained, TrainingSpec
+from autotrainer.data import ArrayData
+from autotrainer.edits import (
+    AddDropout,
+    AddInputNoise,
+    ClipGradients,
+    Edit,
+    InsertNormalization,
+    ReduceOnPlateau,
+    Reinitialize,
+    ScaleInputs,
+    SetBatchSize,
+    SetLearningRate,
+    SetLoss,
+    SetMomentum,
+    SetOutputActivation,
+    SetWeightDecay,
+    StopEarly,
+    SwapActivation,
+    SwapOptimizer,
+)
+from autotrainer.monitor import Monitor
+from autotrainer.sampler import StepSampler
+from autotrainer.task import TaskContext
+
+__all__ = ["BackendContract", "RecordedRun", "every_edit"]
+
+
+@dataclass
+class RecordedRun:
+    """A `autotrainer.adapter.Run` that writes down how it is called.
+
+    Attributes:
+        monitor: Takes what the observer sees.
+        allowed: Samples of training steps that are allowed, or None for all.
+        epochs: Epochs after which it ends the training, or None.
+        calls: Names of the calls, in order.
+        trained: Samples trained on.
+        evaluated: Samples evaluated.
+        denied: Calls of training steps after the first one that was denied.
+    """
+
+    monitor: Monitor = field(default_factory=lambda: Monitor([], StepSampler(), quiet=True))
+    allowed: int | None = None
+    epochs: int | None = None
+    calls: list[str] = field(default_factory=list)
+    trained: int = 0
+    evaluated: int = 0
+    denied: int = 0
+    context: TaskContext | None = None
+    operations: float = 0.0
+    ends: list[tuple[int, dict[str, float], Evaluation | None]] = field(default_factory=list)
+
+    def keep(self, trained: Trained) -> None:
+        """Note the call."""
+        self.calls.append("keep")
+
+    def start(self, context: TaskContext, operations: float) -> None:
+        """Note the call."""
+        self.calls.append("start")
+        self.context, self.operations = context, operations
+
+    def spend(self, samples: int, *, training: bool) -> bool:
+        """Count, and deny training steps beyond what is allowed."""
+        self.calls.append("train" if training else "evaluate")
+        if not training:
+            self.evaluated += samples
+            return True
+        if self.allowed is not None and self.trained + samples > self.allowed:
+            self.denied += 1
+            return False
+        self.trained += samples
+        return True
+
+    def end_epoch(self, epoch: int, values: Mapping[str, float], evaluation: Evaluation | None) -> bool:
+        """Note the call, and end the training where that is wanted."""
+        self.calls.append("end_epoch")
+        self.ends.append((epoch, dict(values), evaluation))
+        self.monitor.end_epoch(**values)
+        return self.epochs is None or len(self.ends) < self.epochs
+
+
+def every_edit(hidden: Sequence[str]) -> tuple[Edit, ...]:
+    """Return one edit of each kind, for a classifier with the hidden layers given."""
+    layers = tuple(hidden)
+    return (
+        SetLearningRate(0.01),
+        SwapOptimizer("adam", 0.01),
+        SetMomentum(0.9),
+        SetWeightDecay(0.01),
+        ClipGradients("norm", 1.0),
+        ReduceOnPlateau(),
+        SetBatchSize(16),
+        StopEarly(2),
+        SetLoss("binary_cross_entropy", "probabilities"),
+        SetOutputActivation("sigmoid"),
+        SwapActivation(layers, "relu"),
+        Reinitialize(layers, "he_uniform"),
+        InsertNormalization(layers),
+        AddDropout(layers, 0.2),
+        AddInputNoise(0.1),
+        ScaleInputs(),
+    )
+
+
+class BackendContract(ABC):
+    """What every backend must do. The tests need no test framework; pytest collects subclasses named ``Test...``."""
+
+    rows = 96
+    epochs = 3
+    batch_size = 32
+
+    @property
+    @abstractmethod
+    def backend(self) -> Backend:
+        """The backend under test."""
+
+    @abstractmethod
+    def given(self) -> Mapping[str, Any]:
+        """Return fresh ``model``, ``loss`` and ``optimizer`` (SGD, rate 0.1) for `data`.
+
+        The model has two inputs, two hidden layers with tanh, and one output with a sigmoid; the loss is binary
+        cross-entropy.
+        """
+
+    @abstractmethod
+    def weights(self, model: Any) -> list[np.ndarray[Any, Any]]:
+        """Return copies of all weights and other state of a model."""
+
+    def data(self) -> ArrayData:
+        """Return a small problem that can be learned: two inputs, targets 0 and 1 in a column."""
+        inputs = np.random.default_rng(0).normal(size=(self.rows, 2)).astype(np.float32)
+        return ArrayData(inputs, (inputs.sum(axis=1, keepdims=True) > 0).astype(np.float32))
+
+    def request(self) -> FitRequest:
+        """Return what `autotrainer.fit` would hand over."""
+        data = self.data()
+        validation = data.take(np.arange(40))
+        return FitRequest(
+            train=data, validation=validation, epochs=self.epochs, batch_size=self.batch_size, **self.given()
+        )
+
+    def train(
+        self, *edits: Edit, run: RecordedRun | None = None, request: FitRequest | None = None
+    ) -> tuple[Trained, RecordedRun]:
+        """Run one training."""
+        run = run or RecordedRun()
+        trainer = self.backend.trainer(request or self.request())
+        with self.backend.preserve_random_state():
+            try:
+                trained = trainer.train(TrainingSpec(self.epochs, 0, edits), run)
+            finally:
+                run.monitor.close()
+        return trained, run
+
+    # -- the contract ---------------------------------------------------------------------------------------------
+
+    def test_accepts_its_own_models_only(self) -> None:
+        """`Backend.accepts` knows a model of the framework from anything else."""
+        assert self.backend.accepts(self.given()["model"])
+        for other in (None, 3, "model", object(), lambda: None, np.zeros(3)):
+            assert not self.backend.accepts(other)
+
+    def test_layers_are_named_once_and_in_order(self) -> None:
+        """`Backend.layers` names each layer once; only what makes the output is not hidden."""
+        layers = self.backend.layers(self.given()["model"])
+        assert len({layer.name for layer in layers}) == len(layers)
+        owners = [layer for layer in layers if layer.parameters]
+        assert [layer.hidden for layer in owners] == [True, True, False]
+        assert all(layer.activation in ("tanh", None) for layer in owners[:2])
+
+    def test_the_given_model_stays_as_it_is(self) -> None:
+        """Neither preparing nor running trainings changes what was given."""
+        request = self.request()
+        before = self.weights(request.model)
+        self.train(ScaleInputs(), request=request)
+        for old, new in zip(before, self.weights(request.model), strict=True):
+            np.testing.assert_array_equal(old, new)
+
+    def test_equal_trainings_are_equal_to_the_bit(self) -> None:
+        """One seed gives one result, however often, and whatever came before."""
+        trainer = self.backend.trainer(self.request())
+        results = []
+        for edits in ((), (SetLearningRate(0.5),), ()):
+            with self.backend.preserve_random_state():
+                run = RecordedRun()
+                trained = trainer.train(TrainingSpec(self.epochs, 0, edits), run)
+                run.monitor.close()
+            results.append(self.weights(trained.model))
+        assert all(np.array_equal(a, b) for a, b in zip(results[0], results[2], strict=True))
+        assert not all(np.array_equal(a, b) for a, b in zip(results[0], results[1], strict=True))
+
+    def test_monitoring_changes_nothing(self) -> None:
+        """Sampled or not, the weights are the same to the bit."""
+        unseen, _ = self.train(run=RecordedRun(Monitor([], StepSampler(active=False), quiet=True)))
+        seen, run = self.train()
+        assert len(run.monitor.history.steps) > 0
+        assert all(
+            np.array_equal(a, b) for a, b in zip(self.weights(unseen.model), self.weights(seen.model), strict=True)
+        )
+
+    def test_calls_come_in_order_and_all_work_is_told(self) -> None:
+        """keep, start, then a spend before each batch and an evaluation at each epoch's end."""
+        _, run = self.train()
+        assert set(run.calls[:2]) == {"keep", "start"}
+        assert run.trained == self.rows * self.epochs
+        assert run.evaluated == 40 * self.epochs
+        assert [epoch for epoch, _, _ in run.ends] == list(range(self.epochs))
+        assert all(np.isfinite(values["loss"]) for _, values, _ in run.ends)
+        assert run.operations >= 1
+        assert run.context is not None
+        assert (run.context.framework, run.context.output_units) == (self.backend.name, 1)
+        assert run.context.loss.family == "binary_cross_entropy"
+
+    def test_ends_where_it_is_told_to(self) -> None:
+        """`Run.end_epoch` returning False ends the training."""
+        _, run = self.train(run=RecordedRun(epochs=2))
+        assert len(run.ends) == 2
+
+    def test_never_does_what_is_denied(self) -> None:
+        """A denied step is the last one; the weights are evaluated once more."""
+        allowed = self.rows + self.batch_size
+        trained, run = self.train(run=RecordedRun(allowed=allowed))
+        assert (run.trained, run.denied) == (allowed, 1)
+        assert run.calls[-1] == "end_epoch"
+        _, _, evaluation = run.ends[-1]
+        assert evaluation is not None
+        validation = self.request().validation
+        assert isinstance(validation, ArrayData)
+        np.testing.assert_allclose(
+            trained.predict(validation.inputs).reshape(-1), evaluation.outputs.reshape(-1), rtol=1e-5, atol=1e-6
+        )
+
+    def test_evaluations_have_all_rows_in_order(self) -> None:
+        """Outputs are float64, targets as given, row by row; the loss is that of the outputs."""
+        trained, _ = self.train()
+        data = self.data()
+        evaluation = trained.evaluate(data)
+        assert evaluation.outputs.dtype == np.float64
+        np.testing.assert_array_equal(evaluation.targets, data.targets)
+        p, y = evaluation.outputs.reshape(-1), data.targets.reshape(-1)
+        loss = -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p))
+        np.testing.assert_allclose(evaluation.loss, loss, rtol=1e-4)
+
+    def test_every_edit_works_or_says_why_not(self) -> None:
+        """`Trainer.supports` answers each edit; what it supports, trains."""
+        request = replace(self.request(), epochs=1)
+        trainer = self.backend.trainer(request)
+        hidden = [layer.name for layer in trainer.context.layers if layer.parameters and layer.hidden]
+        for edit in every_edit(hidden):
+            support = trainer.supports(edit)
+            if not support:
+                assert support.reason, f"{edit} is not supported, and nothing says why"
+                continue
+            with self.backend.preserve_random_state():
+                run = RecordedRun()
+                trained = trainer.train(TrainingSpec(1, 0, (edit,)), run)
+                run.monitor.close()
+            assert [type(e) for e in trained.edits] == [type(edit)], f"{edit} got lost"
+            assert np.isfinite(trained.predict(self.data().inputs)).all(), f"{edit} breaks the model"
+            if isinstance(edit, ScaleInputs):
+                filled = trained.edits[0]
+                assert isinstance(filled, ScaleInputs)
+                np.testing.assert_allclose(filled.mean, self.data().inputs.mean(axis=0), atol=1e-5)
+
+    def test_kept_layers_are_not_touched(self) -> None:
+        """What only concerns layers that ``keep`` names is not supported, and the reason names the pattern."""
+        hidden = [layer.name for layer in self.backend.layers(self.given()["model"]) if layer.parameters]
+        trainer = self.backend.trainer(replace(self.request(), keep=(hidden[0],)))
+        support = trainer.supports(Reinitialize((hidden[0],), "he_uniform"))
+        assert not support
+        assert hidden[0] in support.reason
+
+    def test_random_states_are_put_back(self) -> None:
+        """Whatever is drawn inside `Backend.preserve_random_state` does not show outside."""
+        np.random.seed(3)
+        random.seed(3)
+        before = (np.random.rand(), random.random())
+        np.random.seed(3)
+        random.seed(3)
+        with self.backend.preserve_random_state():
+            np.random.seed(5)
+            random.seed(5)
+            self.train()
+        assert (np.random.rand(), random.random()) == before
+
+    def test_models_can_be_saved(self) -> None:
+        """`Backend.save_model` writes one file to the folder, over an older one too."""
+        trained, _ = self.train()
+        with tempfile.TemporaryDirectory() as folder:
+            for _ in range(2):
+                path = self.backend.save_model(trained.model, Path(folder))
+                assert path.parent == Path(folder)
+                assert [p.name for p in Path(folder).iterdir()] == [path.name]
+                assert path.stat().st_size > 0
