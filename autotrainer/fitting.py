@@ -11,18 +11,20 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
+from numpy.typing import NDArray
+
 from autotrainer import registry
 from autotrainer.adapter import Backend, FitRequest, Trainer
 from autotrainer.budget import Budget
 from autotrainer.data import ArrayData, Data, normalize
 from autotrainer.errors import ConfigError, DataError, nearest
+from autotrainer.judging import Judge
 from autotrainer.managing import Session
 from autotrainer.metric_choice import MetricChoice
 from autotrainer.planner import Planner
 from autotrainer.progress import Progress
 from autotrainer.result import Result
 from autotrainer.splitting import hold_out
-from autotrainer.trials import Judge
 from autotrainer.watching import switched_off
 
 __all__ = ["fit"]
@@ -121,17 +123,17 @@ def fit(
         raise ConfigError(f"workers={workers} is not available yet: leave it out, attempts run one after the other")
     epochs, batch_size = _whole("epochs", epochs, 1), _whole("batch_size", batch_size, 1)
     limit = Budget(budget)
-    planner = Planner(registry.repairs(), _undecided, strategy, max_change, extra_memory, _names("forbid", forbid))
+    kept, forbidden = _names("keep", keep), _names("forbid", forbid)
     train, validation, test = _data(train_data, validation_data, test_data, seed)
     with ExitStack() as stack:
         backend = _backend(model, stack)
         request = FitRequest(
             model, train, validation, loss, optimizer, epochs, batch_size, step, scheduler,
-            dict(_mapping("fit_args", fit_args)), _names("keep", keep), seed,
+            dict(_mapping("fit_args", fit_args)), kept, seed,
         )  # fmt: skip
         trainer = backend.trainer(request)
         _check_keep(request.keep, trainer)
-        planner.supports = trainer.supports
+        planner = Planner(registry.repairs(), trainer.supports, strategy, max_change, extra_memory, forbidden)
         off = switched_off()
         shown = stack.enter_context(Progress(progress))
         session = Session(
@@ -167,10 +169,6 @@ def _mapping(name: str, values: Any) -> Mapping[str, Any]:
     if values is not None and not isinstance(values, Mapping):
         raise ConfigError(f"{name} must be a dict of arguments by name, not {type(values).__name__}")
     return values or {}
-
-
-def _undecided(edit: Any) -> Any:
-    raise AssertionError(f"asked for {edit} before there was a trainer")
 
 
 def _check_keep(patterns: tuple[str, ...], trainer: Trainer) -> None:
@@ -234,7 +232,13 @@ def _check_alike(train: ArrayData, other: ArrayData, name: str) -> None:
 
 def _form(inputs: Any) -> str:
     if isinstance(inputs, Mapping):
-        return "{" + ", ".join(f"{name!r}: rank {array.ndim}" for name, array in sorted(inputs.items())) + "}"
+        return "{" + ", ".join(f"{name!r}: {_shape(array)}" for name, array in sorted(inputs.items())) + "}"
     if isinstance(inputs, tuple):
-        return "(" + ", ".join(f"rank {array.ndim}" for array in inputs) + ")"
-    return f"rank {inputs.ndim}"
+        return "(" + ", ".join(map(_shape, inputs)) + ")"
+    return f"shape {_shape(inputs)}"
+
+
+def _shape(array: NDArray[Any]) -> str:
+    """Return a shape with the axes open that may differ: rows, time, and the sides of images."""
+    last = array.ndim - 1 if array.ndim == 3 or (array.ndim == 2 and array.dtype.kind == "f") else None
+    return "(" + ", ".join(str(size) if axis == last else "*" for axis, size in enumerate(array.shape)) + ")"

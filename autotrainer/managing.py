@@ -11,6 +11,7 @@ from typing import Literal
 from autotrainer.adapter import FitRequest, Trainer, TrainingSpec
 from autotrainer.budget import Budget
 from autotrainer.data import Data
+from autotrainer.judging import Judge
 from autotrainer.metrics import Metric
 from autotrainer.plan import RepairPlan
 from autotrainer.planner import Planner
@@ -18,7 +19,7 @@ from autotrainer.progress import Progress
 from autotrainer.result import Attempt, Result
 from autotrainer.rule import Rule
 from autotrainer.search import Candidate, Search
-from autotrainer.trials import Judge, ManagedRun, Trial, run_trial
+from autotrainer.trials import ManagedRun, Trial, run_trial
 
 __all__ = ["Session"]
 
@@ -156,7 +157,7 @@ class Session:
         if best is baseline:
             status = "unrepaired" if baseline.errors else "healthy"
         else:
-            status = "improved" if best.errors else "repaired"
+            status = "repaired" if best.clean else "improved"
         trained, metric = best.trained, self.judge.metric
         assert trained is not None, "only trainings that are no longer the best drop their model"
         return Result(

@@ -279,6 +279,6 @@ def _number(name: str, value: Any) -> float:
     if isinstance(value, bool | str | bytes) or value is None:
         raise InputError(f"end_epoch({name}=…) takes a number, not {value!r}")
     try:
-        return float(value)
+        return float(value.detach() if hasattr(value, "detach") else value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"end_epoch({name}=…) takes a number, not {type(value).__name__}") from error

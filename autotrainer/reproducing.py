@@ -181,13 +181,17 @@ def _shaped(data: tuple[Arrays, Arrays], model: Any, loss: Any, classes: int) ->
 
 
 def reproduce(
-    model: str | Path, config: str | Path, out: str | Path, data: str | Path | None = None, budget: float | None = None
+    model: str | Path,
+    settings: Configuration,
+    out: str | Path,
+    data: str | Path | None = None,
+    budget: float | None = None,
 ) -> Result:
     """Watch and repair a training of the published AUTOTRAINER.
 
     Args:
         model: ``.h5`` (Keras 2 or 3) or ``.keras`` file, or `BUILTIN_MODEL`.
-        config: ``.pkl`` or ``.json`` file with dataset, loss, optimizer, opt_kwargs, epoch and batchsize.
+        settings: Its configuration.
         out: Folder for what `Result.save` writes (``model.keras``, report, plan) and ``config.json``.
         data: Folder of MNIST's files.
         budget: Work allowed, in trainings of the given model; None for the default of `autotrainer.fit`.
@@ -197,12 +201,9 @@ def reproduce(
 
     Raises:
         InputError: If an argument can't be used.
+        ImportError: If Keras is not installed.
     """
-    settings = read_config(config)
-    try:
-        from autotrainer.backends.keras3 import original
-    except ImportError as error:
-        raise ConfigError(f"reproduce needs Keras 3 ({error}): pip install 'autotrainer-monitor[keras]'") from error
+    from autotrainer.backends.keras3 import original
     from autotrainer.fitting import fit
 
     network = original.improper_activation_blob() if str(model) == BUILTIN_MODEL else original.load_model(model)

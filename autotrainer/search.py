@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from autotrainer.adapter import TrainingSpec
-from autotrainer.edits import Edit
+from autotrainer.edits import Edit, SetLearningRate, SwapOptimizer
 from autotrainer.metrics import Metric
 from autotrainer.plan import RepairPlan
 from autotrainer.planner import Planner, Step
@@ -74,8 +75,8 @@ class Search:
 
     def __init__(self, planner: Planner, metric: Metric, targets: TargetSummary, baseline: Trial) -> None:
         self._planner, self._metric, self._targets = planner, metric, targets
-        self._tried = {_key(())}
         self.baseline = baseline
+        self._tried = {self._key(())}
         root = Node(baseline)
         self._nodes = [root]
         self._best = root
@@ -89,7 +90,7 @@ class Search:
     @property
     def repaired(self) -> bool:
         """Whether the best is better than the training as given by more than noise, and has no error left."""
-        return self._best.trial is not self.baseline and not self._best.trial.errors
+        return self._best.trial is not self.baseline and self._best.trial.clean
 
     def next(self) -> Candidate | None:
         """Return what to try next, or None if there is nothing left."""
@@ -121,6 +122,7 @@ class Search:
             node.worse = self._is_worse(node)
             return False
         self._best = node
+        node.steps.sort(key=lambda step: not _continues(step, candidate.step))
         for other in self._nodes:
             other.worse = self._is_worse(other)
         return True
@@ -133,16 +135,27 @@ class Search:
             return True
         if self._metric.better(new, old):
             return self.best is self.baseline or self._metric.better(new, given)
-        clean = not trial.errors and bool(self.best.errors)
-        return clean and self._metric.better(new, given) and self._metric.gain(new, old) >= 0
+        cleaner = trial.clean and not self.best.clean
+        return cleaner and self._metric.better(new, given) and self._metric.gain(new, old) >= 0
 
     def _take(self, base: Node, step: Step, *, proven: bool = False) -> Candidate | None:
         spec = base.trial.spec.with_edits(step.edits)
-        key = _key(spec.edits)
+        key = self._key(spec.edits)
         if key in self._tried:
             return None
         self._tried.add(key)
         return Candidate(base, step, spec, proven)
+
+    def _key(self, edits: Sequence[Edit]) -> tuple[str, ...]:
+        """Return what makes a recipe another one: its edits in any order, but not the learning rate as given."""
+        swapped = any(isinstance(edit, SwapOptimizer) for edit in edits)
+        given = self.baseline.context.optimizer.learning_rate
+        counted = [
+            edit
+            for edit in edits
+            if swapped or not (isinstance(edit, SetLearningRate) and math.isclose(edit.value, given, rel_tol=1e-4))
+        ]
+        return tuple(sorted(repr(edit) for edit in counted))
 
     def _plan_steps(self, node: Node) -> None:
         node.steps = self._planner.steps(node.trial.findings, node.trial.context, self._targets)
@@ -152,6 +165,8 @@ class Search:
             return _PENALTY["best"]
         if node.proven and not node.worse:
             return _PENALTY["proven"]
+        if node.trial is self.baseline:
+            return _PENALTY["other"]
         fewer = len(node.trial.errors) < len(self.best.errors)
         depth = _DEPTH * max(0, len(node.trial.spec.edits) - len(self.best.spec.edits))
         return _PENALTY["worse" if node.worse else "fewer" if fewer else "other"] + depth
@@ -161,8 +176,9 @@ class Search:
         return mine is None or (best is not None and self._metric.better(best, mine))
 
 
-def _key(edits: Sequence[Edit]) -> tuple[str, ...]:
-    return tuple(sorted(repr(edit) for edit in edits))
+def _continues(step: Step, before: Step) -> bool:
+    """Say whether a step goes on with the training setting that has just helped: the next rung of the ladder."""
+    return step.repairs == before.repairs and all(edit.change == 0 for edit in step.edits)
 
 
 def _joined(first: tuple[str, ...], then: tuple[str, ...]) -> tuple[str, ...]:

@@ -150,7 +150,8 @@ class TaskContext:
         if self.loss.family == "cross_entropy":
             return "multiclass"
         room = self.output_units is not None and self.output_units >= max(2, targets.classes)
-        if targets.integral and targets.classes and targets.minimum >= 0 and targets.width == 1 and room:
+        steps = targets.integer_type and targets.width != self.output_units  # one index for each step of a sequence
+        if targets.integral and targets.classes and targets.minimum >= 0 and (targets.width == 1 or steps) and room:
             return "multiclass"
         if self.loss.classifies:
             return "multilabel" if targets.width > 1 else "binary"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,71 +15,19 @@ from autotrainer.budget import Budget, Workload
 from autotrainer.data import ArrayData, Data
 from autotrainer.edits import StopEarly
 from autotrainer.findings import Finding, Severity
-from autotrainer.metric_choice import MetricChoice, accuracy_metric
-from autotrainer.metrics import Judged, LossMetric, Metric
+from autotrainer.judging import Judge
+from autotrainer.metrics import Judged, LossMetric
 from autotrainer.monitor import Monitor
 from autotrainer.rule import Rule
 from autotrainer.sampler import StepSampler
-from autotrainer.summary import DataSummary
-from autotrainer.task import TargetSummary, TaskContext
+from autotrainer.task import TaskContext
 
-__all__ = ["Judge", "ManagedRun", "Trial", "run_trial"]
+__all__ = ["ManagedMonitor", "ManagedRun", "Trial", "run_trial"]
 
 _STUCK = ("nonfinite", "not_learning")
 """Problems whose error ends a training early: nothing more is to be had from it."""
 _BLOCKS = 20
 """Blocks of validation rows that tell the noise of a loss."""
-
-
-class Judge:
-    """Scores evaluations; decides on the metric with the first one.
-
-    Args:
-        choice: The user's choice of metric.
-        context: The training as given.
-        train: Training data.
-    """
-
-    def __init__(self, choice: MetricChoice, context: TaskContext, train: Data) -> None:
-        self._choice, self._context = choice, context
-        self._summary = DataSummary()
-        if isinstance(train, ArrayData):
-            self._summary.add_targets(train.targets)
-        self._metric: Metric | None = None
-        self._accuracy: Metric | None = None
-
-    @property
-    def metric(self) -> Metric | None:
-        """The metric; None before the first evaluation."""
-        return self._metric
-
-    @property
-    def targets(self) -> TargetSummary:
-        """Summary of the training targets, of the validation targets where the data are a stream."""
-        return self._summary.targets
-
-    def judge(self, evaluation: Evaluation) -> Judged:
-        """Score an evaluation.
-
-        Raises:
-            InputError: If the metric does not fit.
-        """
-        if self._metric is None:
-            if not self.targets.count:
-                self._summary.add_targets(evaluation.targets)
-            self._metric = self._choice.decide(self._context, self.targets, evaluation)
-            if len(evaluation.outputs):
-                self._accuracy = accuracy_metric(self._context, self.targets, evaluation)
-        return self._metric.judge(evaluation)
-
-    def accuracy(self, evaluation: Evaluation) -> float:
-        """Return the accuracy for the rules, whatever the metric; NaN where the task is no classification."""
-        if self._accuracy is None:
-            return math.nan
-        try:
-            return self._accuracy.judge(evaluation).value
-        except ValueError:  # shapes that do not belong together: no accuracy to tell
-            return math.nan
 
 
 class ManagedMonitor(Monitor):
@@ -247,6 +196,7 @@ class Trial:
         work: Its work, in operations.
         cut_short: Whether the budget ended it.
         interrupted: Whether Ctrl-C ended it.
+        above_trivial: Whether its score is clearly above that of the trivial predictor.
         errors: The findings that are errors.
     """
 
@@ -259,10 +209,16 @@ class Trial:
     work: int
     cut_short: bool
     interrupted: bool = False
+    above_trivial: bool = True
     errors: tuple[Finding, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         self.errors = tuple(f for f in self.findings if f.severity is Severity.ERROR)
+
+    @property
+    def clean(self) -> bool:
+        """Whether no error is left; a score at the trivial predictor's level is one, whatever the rules saw."""
+        return self.above_trivial and not self.errors
 
 
 def run_trial(trainer: Trainer, spec: TrainingSpec, run: ManagedRun, judge: Judge, validation: Data) -> Trial:
@@ -284,19 +240,33 @@ def run_trial(trainer: Trainer, spec: TrainingSpec, run: ManagedRun, judge: Judg
         trained, interrupted = run.kept, True
     finally:
         run.monitor.close()
-    if not interrupted:
+    if interrupted:
+        with suppress(KeyboardInterrupt):  # a second Ctrl-C: the score of the last whole epoch stands
+            if run.spend(run.validation_rows, training=False):
+                run.judged = judge.judge(trained.evaluate(validation))
+    else:
         _settle(trained, spec, run, judge, validation)
     findings, context = tuple(run.monitor.findings), run.monitor.context
     if context.framework == "unknown":
         context = run.context
-    return Trial(spec, trained, run.judged, findings, context, run.history, run.work, run.cut_short, interrupted)
+    return Trial(
+        spec,
+        trained,
+        run.judged,
+        findings,
+        context,
+        run.history,
+        run.work,
+        run.cut_short,
+        interrupted,
+        judge.above_trivial(run.judged),
+    )
 
 
 def _settle(trained: Trained, spec: TrainingSpec, run: ManagedRun, judge: Judge, validation: Data) -> None:
     """Score the weights that are returned where they are not those of the last epoch, and add a loss's noise."""
-    rows = validation.rows if isinstance(validation, ArrayData) else None
     restored = any(isinstance(edit, StopEarly) for edit in trained.edits or spec.edits)
-    if restored and run.spend(rows or run.validation_rows, training=False):
+    if restored and run.spend(run.validation_rows, training=False):
         run.judged = judge.judge(trained.evaluate(validation))
     metric = judge.metric
     if not isinstance(metric, LossMetric) or run.judged is None or not isinstance(validation, ArrayData):

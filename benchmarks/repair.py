@@ -135,5 +135,5 @@ def _case(name: str, row: Row) -> list[str]:
         "–" if to_win is None else f"{to_win:.2f}",
         f"{row['fix_cost']:.2f}",
         ", ".join(row["findings"][:3]),
-        " ".join((row["plan"] or "–").split()).replace("|", "/")[:160],
+        (row["plan"] or "–").replace("|", "/")[:160],
     ]

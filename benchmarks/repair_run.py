@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import autotrainer
-from autotrainer import Result
+from autotrainer import RepairPlan, Result
 from benchmarks.cases import load_cases
 from benchmarks.datasets import Arrays, load, split
 from benchmarks.detect_run import builder
@@ -59,8 +59,8 @@ def run(task: Task) -> Row:
         "cost_to_win": _cost_to_win(result),
         "status": result.status,
         "stopped_by": result.stopped_by,
-        "plan": str(result.plan) if result.plan is not None else None,
-        "attempts": [[list(a.plan.changes), a.score, a.error, round(a.cost, 3)] for a in result.attempts],
+        "plan": None if result.plan is None else _changes(result.plan),
+        "attempts": [[_changes(a.plan), a.score, a.error, round(a.cost, 3)] for a in result.attempts],
         "findings": [f"{f.severity} {f.problem}" for f in result.findings],
         "seconds": round(seconds, 1),
     }
@@ -71,6 +71,11 @@ def _parts(data: Arrays, seed: int) -> tuple[Arrays, tuple[Any, Any]]:
     kept, held = split(data.x_train, data.y_train, VALIDATION, seed)
     rest = Arrays(data.x_train[kept], data.y_train[kept], data.x_test, data.y_test)
     return rest, (data.x_train[held], data.y_train[held])
+
+
+def _changes(plan: RepairPlan) -> str:
+    """Return what a plan changes, in one line: its numbered lines without the code."""
+    return "; ".join(line.split(". ", 1)[-1] for line in str(plan).splitlines() if line[:1].isdigit())
 
 
 def _cost_to_win(result: Result) -> float | None:

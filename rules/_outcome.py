@@ -13,8 +13,9 @@ import numpy as np
 
 from autotrainer.findings import Severity
 from autotrainer.history import RunHistory
-from autotrainer.rules._trends import Slope, blocks, recent, theil_sen, wilson
-from autotrainer.signals import MAX_ROWS, Floats
+from autotrainer.rules._skill import Witness, trivial_score, witnesses
+from autotrainer.rules._trends import Slope, blocks, recent, theil_sen
+from autotrainer.signals import Floats
 from autotrainer.task import TaskContext
 
 __all__ = ["YOUNG_STEPS", "Outcome", "outcome", "progress"]
@@ -22,18 +23,11 @@ __all__ = ["YOUNG_STEPS", "Outcome", "outcome", "progress"]
 YOUNG_STEPS = 200
 """Steps after which a run without a known schedule is old enough to be judged."""
 
+_OVER = 0.95
+"""Share of the schedule from which a late rise no longer changes the result."""
+
 _FEW_STEPS = 40
 """Steps before which only the end of a short schedule allows a judgement."""
-
-_PRECISE = 0.15
-"""Widest half interval of skill that still counts as a measurement."""
-
-_VALIDATION_ROWS = 200
-"""Rows of a validation set, whose size is not known: cautious for the usual ones."""
-
-
-_VALIDATION_NOISE = 0.1
-"""Half interval of R² on such a set: 1.64 √(2 ÷ rows) of the squared error, less what is common to all epochs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +46,7 @@ class Outcome:
         trend: Trend of the training loss over the last half of the run, per step.
         to_come: Expected fall of the loss until the end of the schedule (without one: over as many steps again),
             as a share of its present level; 0 if it does not fall beyond doubt.
+        fell: Fall of the loss over the last half of the run, as such a share.
         escaping: Whether gradients grow while the loss is flat: a plateau that is being left.
         diverged: Whether the loss is not finite, or far above where it was.
         regression: Whether the score is R².
@@ -66,6 +61,7 @@ class Outcome:
     steps: int
     trend: Slope
     to_come: float
+    fell: float
     escaping: bool
     diverged: bool
     regression: bool
@@ -86,8 +82,10 @@ class Outcome:
     def moving(self, to_come: float = 0.05) -> bool:
         """Whether patience is due: the loss will still fall by this share, or a plateau is being left.
 
-        Where the trend of the loss is not known, patience lasts for half the schedule.
+        Where the trend of the loss is not known, patience lasts for half the schedule; at its end there is none.
         """
+        if self.progress >= _OVER:
+            return False
         unknown = math.isnan(self.trend.slope) and not self.mature(0.5)
         return self.to_come >= to_come or self.escaping or unknown
 
@@ -115,16 +113,6 @@ class Outcome:
         if self.regression:
             return f"R² is {self.score:.3g} (the mean of the targets has 0)"
         return f"accuracy is {self.score:.3g} (the commonest class has {self.trivial:.3g})"
-
-
-@dataclass(frozen=True, slots=True)
-class _Witness:
-    """One measurement of skill."""
-
-    score: float
-    low: float
-    high: float
-    skill: float
 
 
 def progress(history: RunHistory, context: TaskContext) -> float:
@@ -155,129 +143,28 @@ def outcome(history: RunHistory, context: TaskContext) -> Outcome:
     Returns:
         The outcome, from the last half of the run.
     """
-    kind = context.kind(history.targets)
-    regression = kind == "regression"
-    trivial = 0.0 if regression else context.trivial_accuracy(history.targets)
-    if history.targets.minimum < 0 and not history.targets.signed and not regression:
-        trivial = math.nan  # masked entries count as a class in the summary, not in the accuracy
-    witnesses = _squared_error(history, context) if regression else _accuracies(history, context, trivial)
-    sure = [w for w in witnesses if w.high - w.low <= 2 * _PRECISE]
-    if not sure and not regression:
-        sure = [w for w in _entropy(history, context) if w.high - w.low <= 2 * _PRECISE]
+    sure = witnesses(history, context)
     share = progress(history, context)
     done = history.step + 1
     remaining = done if math.isnan(share) or share <= 0 else done * (1 / share - 1)
     trend, level = _trend(history)
-    fall = -trend.slope * remaining / abs(level) if trend.falling and level else 0.0
-    best = max(sure, key=lambda w: w.skill) if sure else _Witness(*[math.nan] * 4)
+    fall = -trend.slope / abs(level) if trend.falling and level else 0.0
+    best = max(sure, key=lambda w: w.skill) if sure else Witness(*[math.nan] * 4)
     return Outcome(
         low=max((w.low for w in sure), default=math.nan),
         high=max((w.high for w in sure), default=math.nan),
         skill=best.skill,
         score=best.score,
-        trivial=trivial,
+        trivial=trivial_score(history, context),
         progress=share,
         steps=done,
         trend=trend,
-        to_come=max(0.0, fall),
+        to_come=fall * remaining,
+        fell=fall * done / 2,
         escaping=_escaping(history),
         diverged=_diverged(history),
-        regression=regression,
+        regression=context.kind(history.targets) == "regression",
     )
-
-
-def _accuracies(history: RunHistory, context: TaskContext, trivial: float) -> list[_Witness]:
-    """Return skills from accuracies: of sampled batches, of epochs, of validation."""
-    if math.isnan(trivial) or trivial >= 1:
-        return []
-    measured: list[tuple[float, float]] = []
-    window = _fresh(history)
-    values, sizes = history.scalar("accuracy")[window], history.scalar("batch_size")[window]
-    rows = np.where(np.isnan(sizes), 1.0, np.clip(sizes, 1, MAX_ROWS))
-    known = ~np.isnan(values)
-    if known.any():
-        measured.append((float(np.average(values[known], weights=rows[known])), float(rows[known].sum())))
-    for name, size in (("accuracy", context.train_rows or 0), ("val_accuracy", _VALIDATION_ROWS)):
-        epochs = history.epochs(name)[1]
-        late = epochs[-max(1, len(epochs) // 2) :]
-        late = late[np.isfinite(late)]
-        if late.size:
-            measured.append((float(np.mean(late)), float(max(size, _VALIDATION_ROWS))))
-    found = []
-    for score, count in measured:
-        low, high = ((v - trivial) / (1 - trivial) for v in wilson(min(1.0, max(0.0, score)), count, 1.64))
-        found.append(_Witness(score, low, high, (score - trivial) / (1 - trivial)))
-    return found
-
-
-def _squared_error(history: RunHistory, context: TaskContext) -> list[_Witness]:
-    """Return R² of the sampled batches, else from the losses, with an interval from its spread over batches."""
-    variance = history.targets.variance
-    errors = history.scalar("squared_error")[_fresh(history)]
-    errors = errors[~np.isnan(errors)]
-    if len(errors) < 4 and context.loss.reduction == "mean":
-        losses = _late_losses(history)
-        if context.loss.family == "squared_error":
-            errors = losses
-        elif context.loss.family in ("absolute_error", "huber"):  # mean |x| of a normal distribution is 0.8 σ
-            errors = (losses / 0.8) ** 2
-    if not variance > 0:
-        return []
-    with np.errstate(all="ignore"):
-        ratios = np.minimum(errors / variance, 1e6)
-        mean = float(ratios.mean()) if len(ratios) else math.nan
-        half = 1.64 * float(ratios.std()) / math.sqrt(len(ratios)) if len(ratios) > 2 else math.inf
-    if math.isinf(half) and context.loss.family == "squared_error":
-        held_out = history.epochs("val_loss")[1]
-        held_out = held_out[len(held_out) // 2 :]
-        mean = float(np.minimum(np.mean(held_out), 1e300) / variance) if held_out.size else mean
-        half = _VALIDATION_NOISE if held_out.size else half
-    # Far below the trivial predictor the interval is wide in absolute terms, yet the judgement is sure.
-    half = half if mean - half < 1 else min(half, _PRECISE)
-    return [_Witness(1 - mean, 1 - mean - half, 1 - mean + half, 1 - mean)]
-
-
-def _entropy(history: RunHistory, context: TaskContext) -> list[_Witness]:
-    """Return skill from a mean cross-entropy, against that of always answering the class frequencies.
-
-    Accuracy above chance grows with the root of what cross-entropy gains (second order around the trivial
-    predictor), so the root of the relative gain is on the scale of skill from accuracy.
-    """
-    targets, loss = history.targets, context.loss
-    if loss.family not in ("cross_entropy", "binary_cross_entropy") or loss.reduction != "mean":
-        return []
-    share, others = targets.majority, max(1, targets.classes - 1)
-    if not 0 < share < 1 or targets.minimum < 0:
-        return []
-    entropy = -share * math.log(share) - (1 - share) * math.log((1 - share) / others)
-    losses = _late_losses(history)
-    _, means = blocks(np.arange(len(losses)), losses)
-    if len(means) < 4:
-        return []
-    middle, half = float(np.mean(means)), 1.64 * float(np.std(means)) / math.sqrt(len(means))
-    low, skill, high = (
-        math.copysign(math.sqrt(abs(gain)), gain)
-        for gain in (1 - (middle + half) / entropy, 1 - middle / entropy, 1 - (middle - half) / entropy)
-    )
-    if high <= 0:
-        low = max(low, high - _PRECISE)
-    return [_Witness(share + skill * (1 - share), low, high, skill)]
-
-
-def _fresh(history: RunHistory) -> slice:
-    """Return the samples of the last half of the run: none if sampling could not be afforded since."""
-    return slice(int(np.searchsorted(history.steps, history.step / 2)), len(history.steps))
-
-
-def _late_losses(history: RunHistory) -> Floats:
-    """Return the losses of the last half of the run: of single steps, else means of epochs."""
-    steps, losses = history.losses
-    late = losses[steps >= history.step / 2]
-    late = late[~np.isnan(late)]
-    if len(late) >= 4:
-        return late
-    means = history.epochs("loss")[1]
-    return means[len(means) // 2 :]
 
 
 def _trend(history: RunHistory) -> tuple[Slope, float]:

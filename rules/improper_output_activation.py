@@ -23,10 +23,17 @@ _TOLERANCE = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class _Misfit:
-    """Why an activation does not fit, and whether the targets can be met at all."""
+    """Why an activation does not fit.
+
+    Attributes:
+        reason: In words.
+        proven: Whether the targets can't be met at all.
+        harmful: Where that is not proven: whether such models usually end clearly worse.
+    """
 
     reason: str
     proven: bool = True
+    harmful: bool = True
 
 
 class ImproperOutputActivation(Rule):
@@ -112,9 +119,15 @@ class ImproperOutputActivation(Rule):
         good = result.learned(self.threshold("good_skill"))
         if misfit.proven:
             return (Severity.WARNING, 0.6) if good else (Severity.ERROR, 0.95)
-        if good or result.learned(0.5):
+        if good or result.learned(0.6) or (result.learned(0.5) and not result.mature(0.5)):
             return None, 0.0
-        if result.known and result.mature(0.15) and not result.learned(0.3):
+        if not result.known or not result.mature(0.15):
+            return Severity.WARNING, 0.5
+        if misfit.harmful:
+            poor = not result.learned(0.6 if result.mature(0.5) else 0.3)
+        else:
+            poor = (result.stuck() and not result.moving()) or (result.mature(0.9) and not result.learned(0.5))
+        if poor:
             return result.worst, 0.7
         return Severity.WARNING, 0.5
 
@@ -170,13 +183,16 @@ class ImproperOutputActivation(Rule):
         if activation == "softmax" and kind == "multilabel" and labels > 1.2:
             return _Misfit(f"A softmax shares 1 among {targets.width} outputs, but a row has {labels:.2g} labels")
         if context.loss.family == "cross_entropy" and activation != "softmax" and kind == "multiclass":
-            sums = history.scalar("output_row_sum")
-            sums = sums[~np.isnan(sums)]
-            if sums.size and sums[-1] > self.threshold("row_sum") + 0.1:
-                return _Misfit(
-                    f"{name} takes class probabilities, but those of a row sum to {sums[-1]:.3g}", proven=False
-                )
+            return self._row_sum(history, f"{name} takes class probabilities")
         return None
+
+    def _row_sum(self, history: RunHistory, reason: str) -> _Misfit | None:
+        """Return that probabilities of classes do not share 1 among them, or None."""
+        sums = history.scalar("output_row_sum")
+        sums = sums[~np.isnan(sums)]
+        if not sums.size or sums[-1] <= self.threshold("row_sum") + 0.1:
+            return None
+        return _Misfit(f"{reason}, but those of a row sum to {sums[-1]:.3g}", False, harmful=False)
 
     @staticmethod
     def _logs(
@@ -195,7 +211,10 @@ class ImproperOutputActivation(Rule):
         """Judge a loss on values, or an unknown one: whether the output can reach the targets."""
         targets = history.targets
         kind = context.kind(targets)
-        if context.loss.family == "custom" and kind in ("multiclass", "binary") and activation in ("relu", "relu6"):
+        classes = context.loss.family == "custom" and kind in ("multiclass", "binary")
+        if classes and kind == "multiclass" and activation in ("sigmoid", "hard_sigmoid"):
+            return self._row_sum(history, f"{activation} gives each class a probability of its own")
+        if classes and activation in ("relu", "relu6"):
             return _Misfit(
                 f"Outputs for classes went through {activation}, which makes all negative ones 0", proven=False
             )

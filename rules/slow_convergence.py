@@ -20,7 +20,11 @@ from autotrainer.task import TaskContext
 __all__ = ["SlowConvergence"]
 
 _REAL = 0.02
-"""Share of the loss that must be expected to go still: with less the run is stuck, not slow."""
+"""Share of the loss that must have gone over the last half of the run: with less it is stuck, not slow."""
+
+
+_FAIR = 0.3
+"""Skill from which small steps have evidently sufficed."""
 
 
 class SlowConvergence(Rule):
@@ -85,7 +89,11 @@ class SlowConvergence(Rule):
         if len(history.steps) < 10:
             return None
         result = outcome(history, context)
-        if not result.known or not result.mature(self.threshold("schedule")) or result.escaping:
+        if (
+            not result.known
+            or not result.mature(self.threshold("schedule"))
+            or (result.escaping and result.progress < 0.9)
+        ):
             return None
         return self._by_travel(history, result) or self._by_trend(history, context, result)
 
@@ -93,7 +101,7 @@ class SlowConvergence(Rule):
         """Find steps so small that the weights stay about where they began, however long the schedule lasts."""
         ratios = history.layer("update_ratio")[1:, weight_layers(history)]
         ratios = ratios[np.isfinite(ratios)]
-        if not ratios.size or not result.stuck():
+        if not ratios.size or result.learned(_FAIR) or result.skill > _FAIR:
             return None
         ratio = float(np.median(ratios))
         travel = ratio * result.planned
@@ -114,9 +122,9 @@ class SlowConvergence(Rule):
         if gain > self.threshold("gain"):
             return None
         expected = self._expected(result, gain, len(epochs), context.planned_epochs)
-        left = 1 - (0.0 if math.isnan(result.progress) else result.progress)
+        left = 0.0 if math.isnan(result.progress) else 1 - result.progress
         # The longer the run still lasts, the less a straight line says about its end.
-        if result.high + expected > self.threshold("skill") * (1 - 0.5 * left) or result.to_come < _REAL:
+        if result.high + expected > self.threshold("skill") * (1 - 0.5 * left) or result.fell < _REAL:
             return None
         evidence = {
             "skill": result.skill,
@@ -126,8 +134,8 @@ class SlowConvergence(Rule):
             "accuracy_per_epoch": gain,
         }
         message = (
-            f"The loss falls, but only by {result.to_come:.1%} until the end of the schedule at this pace, "
-            f"and {result.words} after {result.steps} steps."
+            f"The loss fell by {result.fell:.1%} over the last half of the run: too slow for the schedule, since "
+            f"{result.words} after {result.steps} steps."
         )
         return self.finding(result.worst, 0.75, message, evidence)
 

@@ -116,7 +116,8 @@ class TargetMismatch(Rule):
     def _skipped_class(history: RunHistory, context: TaskContext) -> str | None:
         """Return that labels start at 1 while there is an output for 0, or None."""
         targets, units = history.targets, context.output_units
-        if context.loss.family != "cross_entropy" or not targets.values or targets.one_hot or units is None:
+        by_index = context.loss.family in ("cross_entropy", "custom") and context.kind(targets) == "multiclass"
+        if not by_index or not targets.values or targets.one_hot or units is None:
             return None
         if targets.minimum != 1 or targets.maximum != units - 1 or targets.rows < 64:
             return None

@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         names = [command.NAME for command in COMMANDS]
         if given and not given[0].startswith("-") and given[0] not in names:

@@ -88,6 +88,9 @@ def _import_and_call(module_name: str, function_name: str) -> Any:
 def _arguments(returned: Any, target: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Split what the function returned into positional and keyword arguments of `autotrainer.check`.
 
+    It may be a dict, (model, train_data, loss, optimizer) with or without the last ones, (model, train_data, dict), or
+    (positional, dict).
+
     Raises:
         ConfigError: If it does not fit the signature.
     """
@@ -95,6 +98,8 @@ def _arguments(returned: Any, target: str) -> tuple[tuple[Any, ...], dict[str, A
     keywords: dict[str, Any] = {}
     if isinstance(returned, Mapping):
         keywords = {str(name): value for name, value in returned.items()}
+    elif _is_args_and_kwargs(returned):
+        positional, keywords = returned[0], dict(returned[1])
     elif isinstance(returned, tuple):
         named = returned[2:]
         positional = returned[:2]
@@ -113,3 +118,9 @@ def _arguments(returned: Any, target: str) -> tuple[tuple[Any, ...], dict[str, A
     except TypeError as error:
         raise ConfigError(f"what {target} returned does not fit autotrainer.check: {error}") from error
     return positional, keywords
+
+
+def _is_args_and_kwargs(returned: Any) -> bool:
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        return False
+    return isinstance(returned[0], tuple) and isinstance(returned[1], Mapping)

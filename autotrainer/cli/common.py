@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,7 +14,7 @@ from autotrainer.errors import ConfigError
 from autotrainer.findings import Finding, Severity
 from autotrainer.report_text import clean
 
-__all__ = ["add_json", "add_rule_options", "print_json", "print_table", "rule_options", "status_of"]
+__all__ = ["add_json", "add_rule_options", "import_quietly", "print_json", "print_table", "rule_options", "status_of"]
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -72,3 +74,22 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     for row in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def import_quietly(module: str) -> None:
+    """Import a module without what its libraries print on stderr while they load.
+
+    TensorFlow's do so whatever ``TF_CPP_MIN_LOG_LEVEL`` says, and bad input is to be told in one line.
+
+    Raises:
+        ImportError: If the module can't be imported.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        importlib.import_module(module)
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from autotrainer.cli.common import add_json
-from autotrainer.reproducing import BUILTIN_MODEL, reproduce
+from autotrainer.cli.common import add_json, import_quietly
+from autotrainer.errors import ConfigError
+from autotrainer.reproducing import BUILTIN_MODEL, read_config, reproduce
 
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
 
@@ -25,9 +26,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the report and say where everything is."""
+    """Print the report and say where everything is.
+
+    Raises:
+        InputError: If an argument can't be used, or Keras is not installed.
+    """
     out = Path(args.out or Path("reproduced") / Path(args.model.removeprefix("builtin:")).stem)
-    result = reproduce(args.model, args.config, out, args.data, args.budget)
+    settings = read_config(args.config)
+    try:
+        import_quietly("keras")
+    except ImportError as error:
+        raise ConfigError(f"reproduce needs Keras 3 ({error}): pip install 'autotrainer-monitor[keras]'") from error
+    result = reproduce(args.model, settings, out, args.data, args.budget)
     report = result.report()
     print(report.to_json() if args.json else f"{report}\n\nsaved in {out}")
     return 0 if result.status in ("healthy", "repaired") else 1

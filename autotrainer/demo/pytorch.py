@@ -20,6 +20,9 @@ __all__ = ["fit_arguments", "train_watched"]
 
 def fit_arguments(recipe: Recipe) -> dict[str, Any]:
     """Return the arguments of `autotrainer.fit` for a recipe."""
+    import torch
+
+    torch.set_num_threads(1)  # networks this small are slower with more
     parts = load(recipe.data)
     return {
         "model": lambda: _model(recipe),

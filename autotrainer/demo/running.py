@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from time import perf_counter
 from typing import Any
 
-from autotrainer.cli.common import print_table
+from autotrainer.cli.common import import_quietly, print_table
 from autotrainer.demo.cases import CASES, Case
 from autotrainer.errors import ConfigError
 from autotrainer.findings import Finding, Severity
@@ -65,6 +65,8 @@ def run_demo(framework: str | None = None) -> int:
     if not chosen or not set(chosen) <= set(installed):
         extra = "torch" if framework == "pytorch" else "keras" if framework == "keras3" else "all"
         raise ConfigError(f"{framework or 'no framework'} is not installed: pip install 'autotrainer-monitor[{extra}]'")
+    for name in chosen:
+        import_quietly(FRAMEWORKS[name])
     started = perf_counter()
     jobs = [(name, case) for name in chosen for case in CASES]
     shown = []

@@ -144,7 +144,7 @@ def _loss_name(loss: Any, options: dict[str, Any]) -> tuple[str, dict[str, Any]]
             return _function_name(function), options
         for base in type(loss).__mro__:
             if "call" in vars(base) and not base.__module__.startswith("keras."):
-                return _snake(type(loss).__name__), options
+                return _foreign(_snake(type(loss).__name__)), options
         return (_function_name(function) if function is not None else _snake(type(loss).__name__)), options
     return _function_name(loss), options
 
@@ -152,8 +152,13 @@ def _loss_name(loss: Any, options: dict[str, Any]) -> tuple[str, dict[str, Any]]
 def _function_name(function: Any) -> str:
     name = str(getattr(function, "__name__", type(function).__name__))
     if not str(getattr(function, "__module__", "")).startswith("keras."):
-        return name if _SHORT.get(name, name) not in _FAMILIES else f"custom {name}"
+        return _foreign(name)
     return _SHORT.get(name, name)
+
+
+def _foreign(name: str) -> str:
+    """Return a name that can't be taken for one of Keras' own."""
+    return name if _SHORT.get(name, name) not in _FAMILIES else f"custom {name}"
 
 
 def _snake(name: str) -> str:
@@ -175,10 +180,10 @@ def _as_number(value: Any) -> float:
 
 def _output_units(model: Any, parts: Sequence[Part]) -> int | None:
     try:
-        shapes = keras.tree.flatten(model.output)
+        outputs = keras.tree.flatten(model.outputs)
     except (AttributeError, ValueError):  # not built, or no graph
-        shapes = []
-    if shapes and shapes[0].shape and len(shapes[0].shape) > 1 and shapes[0].shape[-1] is not None:
-        return int(shapes[0].shape[-1])
+        outputs = []
+    if outputs and len(outputs[0].shape) > 1 and outputs[0].shape[-1] is not None:
+        return int(outputs[0].shape[-1])
     last = [part.info.units for part in parts if not part.info.hidden and part.info.units is not None]
     return last[0] if len(last) == 1 else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
@@ -44,7 +45,7 @@ class Evaluator:
         found = []
         size = _chunk(inputs)
         for start in range(0, rows, size):
-            part = map_arrays(lambda a, s=start: cast(a[s : s + size]), inputs)
+            part = map_arrays(partial(_rows, start, start + size), inputs)
             found.append(self._outputs(self._run(part, None, None)[0]))
         return np.concatenate(found)
 
@@ -117,7 +118,11 @@ def _output_names(model: Any) -> Any:
     return getattr(model, "output_names", None)
 
 
+def _rows(start: int, end: int, array: NDArray[Any]) -> NDArray[Any]:
+    return cast(array[start:end])
+
+
 def _chunk(inputs: Any) -> int:
     """Return how many rows of inputs to pass forward at once."""
-    values = sum(math.prod(array.shape[1:]) for array in keras.tree.flatten(inputs))
+    values: int = sum(math.prod(array.shape[1:]) for array in keras.tree.flatten(inputs))
     return min(4096, max(64, _CHUNK_VALUES // max(values, 1)))

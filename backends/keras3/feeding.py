@@ -3,25 +3,53 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from autotrainer.backends.keras3.surgery import InputStatistics
 from autotrainer.data import ArrayData, Data, StreamData, as_array, map_arrays
 from autotrainer.errors import ConfigError, DataError
 from autotrainer.summary import DataSummary
 from autotrainer.task import TargetSummary
 
-__all__ = ["ArrayFeed", "Batch", "StreamFeed", "batches", "cast", "first_array", "input_statistics", "make_feed"]
+__all__ = [
+    "ArrayFeed",
+    "Batch",
+    "InputStatistics",
+    "StreamFeed",
+    "batches",
+    "cast",
+    "first_array",
+    "input_statistics",
+    "make_feed",
+    "target_summary",
+]
 
 Batch = tuple[Any, Any, Any]
 """Inputs, targets and sample weights (or None)."""
 
 _SAMPLE_BATCHES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class InputStatistics:
+    """What the training inputs look like, for one of them.
+
+    Attributes:
+        shape: Shape of a row.
+        mean: Per feature for rows of rank 1, else a single number.
+        std: The same; 1 for constant features.
+        spread: Standard deviation over all values.
+    """
+
+    shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    spread: float
 
 
 def cast(array: NDArray[Any]) -> NDArray[Any]:
@@ -158,15 +186,7 @@ def batches(data: Data, limit: int | None = None, size: int = 256) -> Iterator[B
         size: Samples a batch, for arrays.
     """
     if isinstance(data, ArrayData):
-        starts = range(0, data.rows, size)
-        source: Any = (
-            (
-                map_arrays(lambda a, s=s: cast(a[s : s + size]), data.inputs),
-                cast(data.targets[s : s + size]),
-                None if data.weights is None else cast(data.weights[s : s + size]),
-            )
-            for s in starts
-        )
+        source: Any = (_slice(data, start, size) for start in range(0, data.rows, size))
     elif isinstance(data.source, keras.utils.PyDataset):
         source = (data.source[i] for i in range(len(data.source)))
     else:
@@ -177,12 +197,23 @@ def batches(data: Data, limit: int | None = None, size: int = 256) -> Iterator[B
         yield _unpack(batch)
 
 
+def _slice(data: ArrayData, start: int, size: int) -> Batch:
+    def rows(array: NDArray[Any]) -> NDArray[Any]:
+        return cast(array[start : start + size])
+
+    return map_arrays(rows, data.inputs), rows(data.targets), None if data.weights is None else rows(data.weights)
+
+
 def _unpack(batch: Any) -> Batch:
     if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
         raise DataError("each batch must be (inputs, targets) or (inputs, targets, sample_weight)")
     inputs, targets, weights = (*batch, None) if len(batch) == 2 else batch
-    convert: Callable[[Any], Any] = lambda v: as_array(v) if type(v).__module__.startswith("torch") else v  # noqa: E731
-    return tuple(keras.tree.map_structure(convert, v) for v in (inputs, targets, weights))  # type: ignore[return-value]
+    return _from_torch(inputs), _from_torch(targets), _from_torch(weights)
+
+
+def _from_torch(values: Any) -> Any:
+    """Return tensors of a PyTorch loader as arrays; what Keras takes as it is stays so."""
+    return keras.tree.map_structure(lambda v: as_array(v) if type(v).__module__.startswith("torch") else v, values)
 
 
 def _rows(batch: Batch) -> int:
@@ -195,7 +226,7 @@ def _length(source: Any) -> int | None:
         size = int(source.cardinality())
         return None if size == -1 else (size if size >= 0 else -1)
     if isinstance(source, keras.utils.PyDataset):
-        return source.num_batches
+        return -1 if source.num_batches is None else int(source.num_batches)
     return len(source) if hasattr(source, "__len__") else -1
 
 

@@ -37,6 +37,8 @@ class Graph:
         for before, behind in _links(model):
             self._before[id(behind)].append(before)
             self._behind[id(before)].append(behind)
+            if not isinstance(behind, keras.layers.Layer):
+                self._node[id(behind)] = behind
         for layer in model.layers:
             if has_graph(layer):
                 self._read(layer)
@@ -57,7 +59,7 @@ class Graph:
         return next((p for p in self.parts if p.layer is layer), None)
 
     def following_activation(self, part: Part) -> Any:
-        """Return the separate activation layer that a linear layer's output goes to; None if there is none.
+        """Return the separate activation (layer or operation) that a linear layer's output goes to, or None.
 
         Normalization, dropout, pooling and reshaping may lie between.
         """
@@ -67,7 +69,7 @@ class Graph:
             if len(behind) != 1:
                 return None
             layer = behind[0]
-            if kind_of(layer) == "activation":
+            if activates(layer):
                 return layer
             if kind_of(layer) not in _PASSES_ON:
                 return None

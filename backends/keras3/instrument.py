@@ -11,14 +11,14 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import keras
 
 from autotrainer.backends.keras3.parts import Part
 
-__all__ = ["InstrumentedStep", "Recorder", "Unobservable", "patched"]
+__all__ = ["InstrumentedStep", "Recorder", "UnobservableError", "patched"]
 
 _RANDOM_WITH_STATE = frozenset(
     {
@@ -36,7 +36,7 @@ _RANDOM_WITH_STATE = frozenset(
 """TensorFlow operations that keep their random state in a compiled function, and so would repeat it in a second."""
 
 
-class Unobservable(Exception):
+class UnobservableError(Exception):
     """Raised while a step is traced: it can't be recorded without changing the training."""
 
 
@@ -63,9 +63,13 @@ class Recorder:
         model: The model.
         parts: Its layers.
         fail: Takes an exception of our own code; the step goes on.
+        batch_only: Note inputs and targets, and nothing that is computed.
     """
 
-    def __init__(self, model: Any, parts: Sequence[Part], fail: Callable[[Exception], None]) -> None:
+    def __init__(
+        self, model: Any, parts: Sequence[Part], fail: Callable[[Exception], None], *, batch_only: bool = False
+    ) -> None:
+        self._batch_only = batch_only
         self._model = model
         self.parts = tuple(parts)
         self._fail = fail
@@ -89,7 +93,7 @@ class Recorder:
             ``:indices`` if sparse).
 
         Raises:
-            Unobservable: If the step can't be recorded without changing it.
+            UnobservableError: If the step can't be recorded without changing it.
         """
         result: list[Any] = []
         seen = self.record(lambda: result.append(self._own_step(*args, **kwargs)))
@@ -103,7 +107,7 @@ class Recorder:
         """Call a function and return the tensors that passed meanwhile, by name."""
         self.calls += 1
         self._seen, self.order = {}, []
-        with self._recording():
+        with nullcontext() if self._batch_only else self._recording():
             run()
         seen, self._seen = self._seen, {}
         self._describe_output(seen)
@@ -133,6 +137,7 @@ class Recorder:
 
     def _output(self, output: Any) -> None:
         self._note("outputs", output)
+        _raise_if_random(self._model)
 
     def _loss(self, signature: inspect.Signature, loss: Any, *args: Any, **kwargs: Any) -> None:
         given = signature.bind(*args, **kwargs).arguments
@@ -182,6 +187,9 @@ class Recorder:
                 known = trainable_variables = list(trainable_variables)
             try:
                 self._gradients(grads, known)
+                _raise_if_random(self._model)  # later on the optimizer may make its variables
+            except UnobservableError:
+                raise
             except Exception as error:  # noqa: BLE001 - nothing of ours may stop a training
                 self._fail(error)
             return own(grads, trainable_variables)
@@ -209,6 +217,12 @@ def optimizers_of(model: Any) -> list[Any]:
     return list({id(o): o for o in found}.values())
 
 
+def _has_accelerator() -> bool:
+    import tensorflow as tf
+
+    return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
+
+
 def _noting(
     own: Callable[..., Any], note: Callable[..., None], fail: Callable[[Exception], None], *, arguments: bool = False
 ) -> Callable[..., Any]:
@@ -219,6 +233,8 @@ def _noting(
         result = own(*args, **kwargs)
         try:
             note(result, *args, **kwargs) if arguments else note(result)
+        except UnobservableError:
+            raise
         except Exception as error:  # noqa: BLE001 - nothing of ours may stop a training
             fail(error)
         return result
@@ -233,21 +249,32 @@ def _operation(tensor: Any) -> Any:
     return None if isinstance(tensor, tf.Variable) or tf.executing_eagerly() else getattr(tensor, "op", None)
 
 
-def _of_this_graph(seen: dict[str, Any]) -> dict[str, Any]:
-    """Drop what belongs to an inner graph (a loop's body) and can't leave it.
+def _raise_if_random(model: Any) -> None:
+    """Refuse a graph that draws random numbers from a state of its own.
+
+    Called before anything is traced that makes variables: those of an unfinished trace would never get values.
 
     Raises:
-        Unobservable: If the graph draws random numbers from a state of its own.
+        UnobservableError: If it does.
     """
+    if keras.backend.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+
+    if not tf.executing_eagerly():
+        operations = tf.compat.v1.get_default_graph().get_operations()
+        names = sorted({operation.type for operation in operations} & _RANDOM_WITH_STATE)
+        if names:
+            raise UnobservableError(f"{model.name} draws random numbers inside the compiled step ({', '.join(names)})")
+
+
+def _of_this_graph(seen: dict[str, Any]) -> dict[str, Any]:
+    """Drop what belongs to an inner graph (a loop's body) and can't leave it."""
     import tensorflow as tf
 
     if tf.executing_eagerly():
         return seen
     graph = tf.compat.v1.get_default_graph()
-    kinds = {operation.type for operation in graph.get_operations()}
-    if kinds & _RANDOM_WITH_STATE:
-        names = ", ".join(sorted(kinds & _RANDOM_WITH_STATE))
-        raise Unobservable(f"the model draws random numbers with a state inside the compiled step ({names})")
     return {key: value for key, value in seen.items() if getattr(value, "graph", None) is graph}
 
 
@@ -261,7 +288,7 @@ class InstrumentedStep:
         fail: Takes an exception of our own code.
 
     Raises:
-        Unobservable: If the engine or the way in which the model is compiled does not allow it.
+        UnobservableError: If the engine or the way in which the model is compiled does not allow it.
     """
 
     def __init__(
@@ -272,18 +299,20 @@ class InstrumentedStep:
         self._graph = keras.backend.backend() == "tensorflow"
         self._function: Callable[..., Any] | None = None
         self._raise_if_unobservable()
-        self.recorder = Recorder(model, parts, fail)
+        self.batch_only = self._graph and bool(model.jit_compile) and not _has_accelerator()
+        """Whether only inputs and targets are recorded: on a CPU, XLA rounds otherwise if more values leave a step."""
+        self.recorder = Recorder(model, parts, fail, batch_only=self.batch_only)
 
     def _raise_if_unobservable(self) -> None:
         engine, model = keras.backend.backend(), self._model
         if engine not in ("tensorflow", "torch"):
-            raise Unobservable(f"the {engine} engine compiles the whole step as one pure function")
+            raise UnobservableError(f"the {engine} engine compiles the whole step as one pure function")
         if engine == "torch" and model.jit_compile:
-            raise Unobservable("the model is compiled with jit_compile=True on the torch engine")
+            raise UnobservableError("the model is compiled with jit_compile=True on the torch engine")
         if self._graph and model.distribute_strategy.num_replicas_in_sync > 1:
-            raise Unobservable("the model trains on several replicas")
+            raise UnobservableError("the model trains on several replicas")
 
-    def run(self, base: Callable[..., Any], data: Any) -> tuple[Any, dict[str, Any], Unobservable | None]:
+    def run(self, base: Callable[..., Any], data: Any) -> tuple[Any, dict[str, Any], UnobservableError | None]:
         """Take one step (or as many as a call takes) on a batch.
 
         Args:
@@ -307,10 +336,10 @@ class InstrumentedStep:
             raise
         except Exception as error:
             eager = self._model.run_eagerly or tf.config.functions_run_eagerly()
-            if eager or (self.recorder.calls == traced and not isinstance(error, Unobservable)):
+            if eager or (self.recorder.calls == traced and not isinstance(error, UnobservableError)):
                 raise
             # It failed while being traced, so that no step has been taken and no batch has been read yet.
-            reason = error if isinstance(error, Unobservable) else Unobservable(f"tracing failed: {error!r}")
+            reason = error if isinstance(error, UnobservableError) else UnobservableError(f"tracing failed: {error!r}")
             return base(data), {}, reason
 
     def _instrumented(self) -> Callable[..., Any]:
@@ -325,7 +354,7 @@ class InstrumentedStep:
                 attributes["train_function"] = own
         return self._function
 
-    def _split(self, result: Any) -> tuple[Any, dict[str, Any], Unobservable | None]:
+    def _split(self, result: Any) -> tuple[Any, dict[str, Any], UnobservableError | None]:
         if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict):
             return result[0], result[1], None
-        return result, {}, Unobservable("the model makes its train function in a way of its own")
+        return result, {}, UnobservableError("the model makes its train function in a way of its own")

@@ -80,7 +80,8 @@ class Measure:
         if not in_known_order(self._model):
             called = list(dict.fromkeys(recorder.order))
             self._order = called + [row for row in self._order if row not in called]
-        self._output_row = recorder.output_row
+        last = [row for row in self._order if row in recorder.order and self.parts[row].info.kind != "norm"]
+        self._output_row = recorder.output_row if recorder.output_row is not None else (last[-1] if last else None)
         activation = _OUTPUT_OPERATIONS.get(recorder.output_operation or "")
         if recorder.output_row is not None:
             activation = self.parts[recorder.output_row].activation or activation

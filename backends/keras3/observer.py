@@ -19,7 +19,7 @@ from typing import Any
 import keras
 
 from autotrainer.backends.keras3.epochs import EpochCallback, canonical, data_size, with_callback
-from autotrainer.backends.keras3.instrument import InstrumentedStep, Unobservable
+from autotrainer.backends.keras3.instrument import InstrumentedStep, UnobservableError
 from autotrainer.backends.keras3.losses_seen import LossReader
 from autotrainer.backends.keras3.measure import Measure, Position
 from autotrainer.errors import InputError
@@ -33,6 +33,7 @@ _PART = "watching Keras"
 _NEVER = sys.maxsize
 _SHORT_RUN = 1000
 """Steps up to which the last step of each epoch is sampled too."""
+
 
 def observe(
     model: Any, optimizer: Any, loss_fn: Any, monitor: Monitor, *, epochs: int | None = None, steps: int | None = None
@@ -169,7 +170,7 @@ class KerasObserver:
             if base is not None and not self._monitor.closed:
                 if base is not self._base:
                     self._base, self._function = base, self._counting(base)
-                    self._step = None
+                    self._step, self._from_outside = None, False
                     self._stride = max(1, int(self._model.steps_per_execution or 1))
                 attributes["train_function"] = self._function
         return result
@@ -210,7 +211,9 @@ class KerasObserver:
             try:
                 make, parts = self._own["make_train_function"], self._measure.parts
                 self._step = InstrumentedStep(self._model, make, parts, self._fail)
-            except Unobservable as reason:
+                if self._step.batch_only:
+                    self._look_from_outside("with jit_compile=True on a CPU that would change how it rounds")
+            except UnobservableError as reason:
                 self._look_from_outside(reason)
         return True
 
@@ -244,6 +247,7 @@ class KerasObserver:
         else:
             result, seen, reason = step.run(base, data[0])
             if reason is not None:
+                self._step = None
                 self._look_from_outside(reason)
         started = perf_counter()
         self._count += self._stride
@@ -275,9 +279,9 @@ class KerasObserver:
         )
         self._monitor.begin(context)
 
-    def _look_from_outside(self, reason: Unobservable) -> None:
+    def _look_from_outside(self, reason: Exception | str) -> None:
         """Go on with what can be seen without looking into steps: losses, learning rate, weights, epochs."""
-        self._step, self._from_outside = None, True
+        self._from_outside = True
         if type(self._model).train_step is keras.Model.train_step:
             self._losses.trust_means()
         logger.warning("layers, gradients and outputs of this training can't be watched: %s", reason)

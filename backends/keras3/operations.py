@@ -7,8 +7,7 @@ from typing import Any
 
 import keras
 
-from autotrainer.backends.keras3.parts import find_parts
-from autotrainer.backends.keras3.structure import has_graph
+from autotrainer.backends.keras3.graph import Graph
 
 __all__ = ["operations_of"]
 
@@ -16,17 +15,18 @@ __all__ = ["operations_of"]
 def operations_of(model: Any, example: Any) -> float:
     """Return the multiply-adds of one forward pass of one sample.
 
-    Each kernel is applied once for each position of its layer's output (pixel, time step); where positions are
-    not known (a subclassed model) the inputs' time steps or once. Biases, activations and the like count as one
+    Each kernel is applied once for each position of its layer's output (pixel, time step), or just once where
+    positions are not known: in a subclassed model, and along axes of any length. Biases and the like count as one
     operation a parameter.
 
     Args:
         model: A built model.
         example: Inputs of some samples.
     """
-    total = 0.0
-    for part in find_parts(model):
-        positions = _positions(part.caller, part.info.kind) if has_graph(model) or part.caller.built else 1
+    total, graph = 0.0, Graph(model)
+    for part in graph.parts:
+        node = graph.node(part.layer)
+        positions = 1 if node is None else _positions(node, part.info.kind)
         for variable in part.weights:
             size = math.prod(variable.shape)
             total += (
@@ -37,10 +37,8 @@ def operations_of(model: Any, example: Any) -> float:
 
 def _positions(layer: Any, kind: str) -> int:
     """Return how often a layer's kernels are applied to one sample."""
-    try:
-        shape = layer.input.shape if kind == "recurrent" else layer.output.shape
-    except (AttributeError, ValueError):  # called in no graph
-        return 1
+    tensors = keras.tree.flatten(layer.input if kind == "recurrent" else layer.output)
+    shape = tensors[0].shape
     if kind == "conv":
         channels = 1 if getattr(layer, "data_format", None) == "channels_first" else len(shape) - 1
         return math.prod(n or 1 for axis, n in enumerate(shape) if axis not in (0, channels))

@@ -83,7 +83,7 @@ def find_parts(model: Any) -> tuple[Part, ...]:
     _, makers = output_activation(model)
     if not makers:
         makers = frozenset(id(p.layer) for p in parts[-1:])
-    parts = _with_following_activations(parts)
+    parts = _with_following_activations(parts, chain=isinstance(model, keras.Sequential))
     return tuple(replace(p, info=replace(p.info, hidden=id(p.layer) not in makers)) for p in parts)
 
 
@@ -159,10 +159,9 @@ def _walk(owner: Any, prefix: str, seen: set[int]) -> Iterator[Part]:
                 yield own
             yield from _walk(layer, f"{name}/", seen)
         else:
-            part = _part(name, layer, layer)
-            if layer.weights or part.weights or kind_of(layer) in ("activation", *_OWNS_AN_ACTIVATION, "embedding"):
-                yield part
-            elif kind_of(layer) == "norm" and not layer.built:
+            part, kind = _part(name, layer, layer), kind_of(layer)
+            always = kind in ("activation", "embedding", *_OWNS_AN_ACTIVATION) or (kind == "norm" and not layer.built)
+            if always or layer.weights or part.weights:
                 yield part
 
 
@@ -220,20 +219,27 @@ def _relu_name(layer: Any) -> str | None:
     return "relu6" if float(layer.max_value) == 6.0 else "clipped_relu"
 
 
-def _with_following_activations(parts: tuple[Part, ...]) -> tuple[Part, ...]:
-    """Give each linear layer the activation layer that follows it (with nothing but a normalization between)."""
+def _with_following_activations(parts: tuple[Part, ...], *, chain: bool) -> tuple[Part, ...]:
+    """Give each linear layer the activation layer that follows it (with nothing but a normalization between).
+
+    Args:
+        parts: The layers.
+        chain: Whether each takes what the one before puts out, whatever the graph (not there yet) says.
+    """
     result = list(parts)
     for here, part in enumerate(parts):
         if part.activation != "linear" or part.info.kind not in ("dense", "conv", "norm"):
             continue
         rest = [p for p in parts[here + 1 :] if p.info.kind != "norm" or part.info.kind == "norm"]
-        if rest and rest[0].info.kind == "activation" and _feeds(part, rest[0]):
+        if rest and rest[0].info.kind == "activation" and _feeds(part, rest[0], chain=chain):
             result[here] = replace(part, info=replace(part.info, activation=rest[0].activation))
     return tuple(result)
 
 
-def _feeds(part: Part, activation: Part) -> bool:
+def _feeds(part: Part, activation: Part, *, chain: bool) -> bool:
     """Say whether an activation layer takes what a part puts out, as far as the graph tells."""
+    if not activation.layer._inbound_nodes:
+        return chain
     for node in activation.layer._inbound_nodes:
         for parent in node.parent_nodes:
             operation = parent.operation

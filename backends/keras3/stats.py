@@ -169,7 +169,7 @@ class LayerMeter:
 
 
 def _all_but_units(part: Part, rank: int) -> tuple[int, ...]:
-    first = getattr(part.layer, "data_format", None) == "channels_first"
+    first = getattr(part.layer, "data_format", None) == "channels_first" and rank > 2
     units = 1 if first else rank - 1
     return tuple(axis for axis in range(rank) if axis != units)
 
@@ -199,7 +199,7 @@ def _gradient_values(row: int, part: Part, seen: Mapping[str, Any], scale: float
 
 
 def _gradient(seen: Mapping[str, Any], key: str) -> Any:
-    """Return a gradient; of a sparse one the rows that were touched, summed where they repeat; None if there is none."""
+    """Return a gradient (of a sparse one the rows touched, summed where they repeat), or None."""
     if key in seen or f"{key}:values" not in seen:
         return seen.get(key)
     values, indices = to_array(seen[f"{key}:values"]), to_array(seen[f"{key}:indices"])
@@ -223,7 +223,7 @@ def _saturated(xp: Any, values: Any, magnitude: Any, activation: str | None) -> 
         flat = magnitude >= 1.0
     else:
         return math.nan
-    return int(xp.count_nonzero(flat)) / math.prod(values.shape)
+    return float(int(xp.count_nonzero(flat)) / math.prod(values.shape))
 
 
 def _has_numbers(tensor: Any) -> bool:

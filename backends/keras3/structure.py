@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.saving.serialization_lib import SafeModeScope, deserialize_keras_object
 
 from autotrainer.errors import InputError
 
-__all__ = ["check_copy", "copy_model", "has_graph", "rebuild", "sublayers"]
+__all__ = ["check_copy", "copy_model", "copy_value", "has_graph", "rebuild", "sublayers"]
 
 
 _ADVICE = "give a zero-argument callable that builds the model, or implement get_config() and from_config()"
@@ -59,9 +60,14 @@ def _copy_state(old: Any, new: Any) -> None:
             twin.trainable = layer.trainable
     if [w.shape for w in old.weights] == [w.shape for w in new.weights]:
         for weight, twin in zip(old.weights, new.weights, strict=True):
-            twin.assign(weight)
+            copy_value(weight, twin)
             if twin.trainable != weight.trainable:
                 twin.trainable = weight.trainable
+
+
+def copy_value(old: Any, new: Any) -> None:
+    """Give a variable the value of another one: through NumPy, since JAX would share the array and donate it later."""
+    new.assign(np.array(keras.ops.convert_to_numpy(old)))
 
 
 def _copy_layer(layer: Any) -> Any:
@@ -132,7 +138,9 @@ def _kept_arguments(source: Any) -> dict[str, Any]:
         value = vars(source).get(name)
         if isinstance(value, list | tuple):
             value = list(value)
-        plain = all(isinstance(v, (*_PLAIN, types.FunctionType)) for v in (value if isinstance(value, list) else [value]))
+        plain = all(
+            isinstance(v, (*_PLAIN, types.FunctionType)) for v in (value if isinstance(value, list) else [value])
+        )
         if (
             parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
             and name in vars(source)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +18,7 @@ from autotrainer.backends.keras3.describe import context_of
 from autotrainer.backends.keras3.evaluation import Evaluator
 from autotrainer.backends.keras3.feeding import (
     ArrayFeed,
+    InputStatistics,
     StreamFeed,
     batches,
     input_statistics,
@@ -30,8 +33,8 @@ from autotrainer.backends.keras3.parts import find_parts
 from autotrainer.backends.keras3.progress import Course, EndOfTraining
 from autotrainer.backends.keras3.random_state import preserve_random_state, seed_everything
 from autotrainer.backends.keras3.settings import SETTINGS, check_optimizer_edit, edited_optimizer, resolve_optimizer
-from autotrainer.backends.keras3.structure import check_copy, copy_model, has_graph
-from autotrainer.backends.keras3.surgery import InputStatistics, Surgeon, in_order
+from autotrainer.backends.keras3.structure import check_copy, copy_model, copy_value, has_graph
+from autotrainer.backends.keras3.surgery import Surgeon, in_order
 from autotrainer.data import ArrayData, Data
 from autotrainer.edits import Edit, ReduceOnPlateau, SetBatchSize, SetLoss, StopEarly
 from autotrainer.errors import ConfigError, DataError, InputError
@@ -73,7 +76,8 @@ class KerasTrainer(Trainer):
         self._output_shape = self._check_fit(example, "train_data")
         self._check_fit(self._example(request.validation, "validation_data"), "validation_data")
         self._operations = operations_of(self._pristine, example)
-        self._surgeon = Surgeon(self._pristine, request.keep, self._statistics)
+        self._shapes = [tuple(v.shape[1:]) for v in keras.tree.flatten(example)]
+        self._surgeon = Surgeon(self._pristine, request.keep, self._statistics, self._shapes)
         self._first = True
         self.context = self._context(self._pristine, self._settings.loss, self._optimizer, self._feed, request.epochs)
 
@@ -120,7 +124,7 @@ class KerasTrainer(Trainer):
         if not has_graph(source):
             check_copy(source, copy)
         for old, new in zip(source.weights, copy.weights, strict=True):
-            new.assign(old)
+            copy_value(old, new)
         return copy
 
     def _forward(self, model: Any, inputs: Any, what: str) -> Any:
@@ -189,9 +193,9 @@ class KerasTrainer(Trainer):
 
     def train(self, spec: TrainingSpec, run: Run) -> Trained:
         """Build the training from the pristine start with the edits of the recipe, and run it."""
-        with preserve_random_state():
+        with preserve_random_state(), _without_retracing_warnings():
             seed_everything(spec.seed)
-            surgeon = Surgeon(self._fresh(self._pristine), self._request.keep, self._statistics)
+            surgeon = Surgeon(self._fresh(self._pristine), self._request.keep, self._statistics, self._shapes)
             edits = tuple(surgeon.apply(edit) for edit in in_order(spec.edits))
             model = surgeon.model
             feed = self._feed
@@ -233,6 +237,21 @@ class KerasTrainer(Trainer):
         except EndOfTraining:
             course.end_early()
         course.restore_best()
+
+
+@contextmanager
+def _without_retracing_warnings() -> Iterator[None]:
+    """Keep TensorFlow from warning that a function is traced again: each training traces its own, on purpose."""
+    logger = logging.getLogger("tensorflow")
+
+    def other(record: logging.LogRecord) -> bool:
+        return "triggered tf.function retracing" not in str(record.msg)
+
+    logger.addFilter(other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(other)
 
 
 def _built(builder: Any) -> Any:

@@ -49,17 +49,19 @@ class Anatomy:
         normalized: Layers whose output goes straight into a normalization.
         output: Name of the activation that made the output, ``linear`` for none, None if that can't be known.
         output_layers: Layers that the output comes from.
+        guessed: Whether this is no more than the order of definition.
     """
 
     layers: tuple[LayerInfo, ...]
     sites: tuple[Site, ...] = ()
     functional: Mapping[str, str] = field(default_factory=dict)
-    numbers: Mapping[str, int] = field(default_factory=dict)
+    numbers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     output_number: int | None = None
     ranks: Mapping[str, int] = field(default_factory=dict)
     normalized: frozenset[str] = frozenset()
     output: str | None = None
     output_layers: frozenset[str] = frozenset()
+    guessed: bool = False
 
     @classmethod
     def of(cls, model: nn.Module) -> Anatomy:
@@ -83,7 +85,7 @@ class SiteTracer(ForwardTracer):
         self._normalized: set[int] = set()
         self._functionals: dict[int, str] = {}
         self._functional_calls: list[tuple[frozenset[int], str, int | None]] = []
-        self._numbers: dict[int, int] = {}
+        self._numbers: dict[int, tuple[int, ...]] = {}
         self._counter = CallCounter()
 
     def follow(self, forward: Callable[[], Any]) -> Anatomy:
@@ -107,6 +109,7 @@ class SiteTracer(ForwardTracer):
     def _anatomy(self) -> Anatomy:
         names = self._names
         trace = self.output_trace or Trace()
+        made = trace.layers - {self._rows.get(id(self.model), -1)}  # a root with weights of its own makes all outputs
 
         def named(rows: Any) -> tuple[str, ...]:
             return tuple(names[row] for row in sorted(rows) if self._infos[row].kind != "norm")
@@ -117,14 +120,14 @@ class SiteTracer(ForwardTracer):
             known = [plain_name(path) for path, module in self._everywhere if module is self.modules[row]]
             for number, source in enumerate(uses):
                 name = known[number] if len(known) == len(uses) else names[row]
-                output = source.layers == trace.layers and activation == trace.activation
+                output = source.layers == made and activation == trace.activation
                 sites.append(Site(name, activation, named(source.pending), output))
-        ends = [c for c in reversed(self._functional_calls) if c[0] == trace.layers and c[1] == trace.activation]
+        ends = [c for c in reversed(self._functional_calls) if c[0] == made and c[1] == trace.activation]
         return Anatomy(
             layers=self.describe(self.order()),
             sites=tuple(sites),
             functional={names[row]: name for row, name in self._functionals.items()},
-            numbers={names[row]: number for row, number in self._numbers.items()},
+            numbers={names[row]: numbers for row, numbers in self._numbers.items()},
             output_number=next((n for source, name, n in ends if n is not None), None),
             ranks={names[row]: rank for row, rank in self._ranks.items()},
             normalized=frozenset(named(self._normalized)),
@@ -149,7 +152,7 @@ class SiteTracer(ForwardTracer):
         for row in source.pending:
             self._functionals.setdefault(row, name)
             if number is not None:
-                self._numbers.setdefault(row, number)
+                self._numbers[row] = (*self._numbers.get(row, ()), number)
         super()._on_functional(source, name, output)
 
 
@@ -171,7 +174,7 @@ class _Graph:
         self._kinds = {info.name: info.kind for info in layers(model)}
         self._sites: list[Site] = []
         self._functional: dict[str, str] = {}
-        self._numbers: dict[str, int] = {}
+        self._numbers: dict[str, tuple[int, ...]] = {}
         self._count = 0
 
     def read(self, graph: fx.Graph) -> Anatomy:
@@ -211,7 +214,7 @@ class _Graph:
         if activation is not None:
             number, self._count = self._count, self._count + 1
             self._functional.update(dict.fromkeys(source.pending, activation))
-            self._numbers.update(dict.fromkeys(source.pending, number))
+            self._numbers.update({name: (*self._numbers.get(name, ()), number) for name in source.pending})
             return _Flow(source.layers, frozenset(), activation, number)
         name = target if isinstance(target, str) else getattr(target, "__name__", "")
         if name in functional._PASSES or name == "getitem":
@@ -242,4 +245,4 @@ def _by_definition(model: nn.Module) -> Anatomy:
         elif info.kind != "norm":
             layer, output = info.name, "linear"
     ends = frozenset(info.name for info in infos if not info.hidden and info.kind != "activation")
-    return Anatomy(infos, tuple(sites), output=output, output_layers=ends)
+    return Anatomy(infos, tuple(sites), output=output, output_layers=ends, guessed=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from autotrainer.backends.pytorch.functional import first_tensor
-from autotrainer.backends.pytorch.random_state import mix
+from autotrainer.backends.pytorch.random_state import mix, preserve_random_state, seed_all
 from autotrainer.data import ArrayData, Data, map_arrays
 from autotrainer.errors import DataError
 
@@ -185,11 +185,25 @@ class LoaderBatches(Batches):
             generator.set_state(state)
 
     def read(self, epoch: int | None = None, *, seed: int = 0) -> Iterator[Batch]:
-        """Iterate once over the loader, in its own order.
+        """Iterate once over the loader, in its own order; without an epoch, in the same one each time.
 
         Raises:
             DataError: If a batch is no (x, y) where it must be.
         """
+        if epoch is not None:
+            yield from self._read()
+            return
+        states = [generator.get_state() for generator, _ in self._generators]
+        with preserve_random_state():
+            seed_all(0)
+            self.rewind()
+            try:
+                yield from self._read()
+            finally:
+                for (generator, _), state in zip(self._generators, states, strict=True):
+                    generator.set_state(state)
+
+    def _read(self) -> Iterator[Batch]:
         for number, item in enumerate(self._source):
             raw = map_tensors(lambda tensor: tensor.to(self._device), item)
             pair = isinstance(raw, tuple | list) and len(raw) == 2

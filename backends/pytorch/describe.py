@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -119,7 +120,7 @@ def _static_activation(module: nn.Module) -> str | None:
 
 
 def plain_name(name: str) -> str:
-    """Strip what `DataParallel`, `DistributedDataParallel` and `torch.compile` put before a layer's name."""
+    """Strip what `DataParallel`, `DistributedDataParallel`, `torch.compile` and edits put into a layer's name."""
     while name.startswith(_WRAPPERS):
         name = name.split(".", 1)[1]
     return name.replace("._orig_mod", "").replace(".wrapped_layer", "") if name not in ("module", "_orig_mod") else ""
@@ -127,10 +128,14 @@ def plain_name(name: str) -> str:
 
 def own_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
     """Yield the parameters that a module owns itself, those behind a parametrization included."""
-    yield from (p for p in module._parameters.values() if p is not None)
-    parametrized = module._modules.get("parametrizations")
+    yield from (parameter for _, parameter in module.named_parameters(recurse=False))
+    parametrized = _parametrizations(module)
     if parametrized is not None:
         yield from parametrized.parameters()
+
+
+def _parametrizations(module: nn.Module) -> nn.Module | None:
+    return dict(module.named_children()).get("parametrizations")
 
 
 def watched_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -142,7 +147,7 @@ def watched_modules(model: nn.Module) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     inside: set[int] = set()
     for name, module in model.named_modules():
-        parametrized = module._modules.get("parametrizations")
+        parametrized = _parametrizations(module)
         if parametrized is not None:
             inside.update(id(m) for m in parametrized.modules())
         if id(module) in inside:
@@ -192,19 +197,13 @@ def layers(model: nn.Module) -> tuple[LayerInfo, ...]:
     for name, module in modules.items():
         info = layer_info(name, module)
         if info.kind not in ("activation", "recurrent") and id(module) in follower:
-            info = _replace(info, activation=follower[id(module)])
+            info = replace(info, activation=follower[id(module)])
         infos.append(info)
     for i in range(len(infos) - 1, -1, -1):
-        infos[i] = _replace(infos[i], hidden=False)
+        infos[i] = replace(infos[i], hidden=False)
         if infos[i].kind != "activation":
             break
     return tuple(infos)
-
-
-def _replace(info: LayerInfo, **changes: Any) -> LayerInfo:
-    from dataclasses import replace
-
-    return replace(info, **changes)
 
 
 def _followers(model: nn.Module) -> dict[int, str]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autotrainer.adapter import FitRequest
-from autotrainer.backends.pytorch.data import Batch, LoaderBatches, call_model, open_data
+from autotrainer.backends.pytorch.data import Batch, call_model, open_data
 from autotrainer.backends.pytorch.operations import undisturbed
 from autotrainer.backends.pytorch.random_state import preserve_random_state
 from autotrainer.backends.pytorch.start import device_of, dtype_of
@@ -74,7 +74,8 @@ class Examples:
 
     def forward(self, model: nn.Module) -> Any:
         """Return what the model returns for the examples, undisturbed; None where the user's ``step`` hides it."""
-        with undisturbed(model):
+        with undisturbed(model), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the training itself says what there is to say
             if self.objective.step is not None:
                 return self.objective(model, self.batch)[1]
             return call_model(model, self.batch.inputs)
@@ -123,8 +124,6 @@ def _first(data: Data, model: nn.Module, floating: frozenset[str], objective: Ob
     batches = open_data(data, _ROWS, device_of(model), dtype_of(model), floating=floating, pairs=pairs)
     with preserve_random_state():
         batch = next(iter(batches.read()), None)
-    if isinstance(batches, LoaderBatches):
-        batches.rewind()
     if batch is None:
         raise DataError("the loader yields no batch: it must be readable more than once and hold at least one batch")
     return batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedParameter
 
-from autotrainer.backends.pytorch.data import ArrayBatches, LoaderBatches, call_model, map_tensors
+from autotrainer.backends.pytorch.data import ArrayBatches, LoaderBatches, call_model
 from autotrainer.backends.pytorch.describe import layers, loss_info, optimizer_info
 from autotrainer.backends.pytorch.functional import first_tensor
 from autotrainer.backends.pytorch.random_state import preserve_random_state
@@ -74,7 +75,7 @@ def probe(
 def _untouched(model: nn.Module) -> Iterator[None]:
     """Put a model's modes and buffers back at the end; inside, only batch normalization is in training mode."""
     modes = [(module, module.training) for module in model.modules()]
-    buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None]
+    buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in m.named_buffers(recurse=False)]
     try:
         for module, _ in modes:
             module.training = isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
@@ -84,7 +85,8 @@ def _untouched(model: nn.Module) -> Iterator[None]:
             module.training = mode
         with torch.no_grad():
             for module, name, buffer, values in buffers:
-                module._buffers[name] = buffer
+                if getattr(module, name) is not buffer:
+                    setattr(module, name, buffer)
                 if not torch.equal(buffer, values):
                     buffer.copy_(values)
 
@@ -116,12 +118,7 @@ class _Probe:
             raise DataError("train_data holds no batch")
         if self._errors:
             raise self._errors[0]
-        return self._context_with(rows), seen
-
-    def _context_with(self, rows: int | None) -> TaskContext:
-        from dataclasses import replace
-
-        return replace(self._context, train_rows=rows)
+        return replace(self._context, train_rows=rows), seen
 
     def _pairs(self, data: Any) -> tuple[int | None, Iterator[tuple[Any, Any]]]:
         """Return the number of rows, if known, and an iterator over (x, y)."""
@@ -195,8 +192,7 @@ def _pair(raw: Any, number: int) -> tuple[Any, Any]:
     if isinstance(raw, Mapping) and "labels" in raw:
         return raw, raw["labels"]
     if isinstance(raw, tuple | list) and len(raw) >= 2:
-        as_tensor = map_tensors(lambda tensor: tensor, raw)
-        return as_tensor[0], as_tensor[1]
+        return raw[0], raw[1]
     raise DataError(f"batch {number} of train_data is a {type(raw).__name__}, not (x, y)")
 
 

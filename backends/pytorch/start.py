@@ -84,6 +84,8 @@ class Start:
 
         def fresh() -> tuple[nn.Module, Optimizer | None, nn.Module | None]:
             model = build()
+            if model is first:  # a callable that returns one and the same model
+                return _copied(first), None, _copied(kept)
             model.load_state_dict(first.state_dict())
             return model, None, _copied(kept)
 

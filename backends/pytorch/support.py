@@ -42,16 +42,25 @@ class Consultant:
         optimizer: Over the pristine model.
         examples: A few samples.
         output: The model's output for them (its primary tensor), or None where ``step`` hides it.
+        single: Whether that is all that the model returns.
     """
 
     def __init__(
-        self, request: FitRequest, surgeon: Surgeon, optimizer: Optimizer, examples: Examples, output: Tensor | None
+        self,
+        request: FitRequest,
+        surgeon: Surgeon,
+        optimizer: Optimizer,
+        examples: Examples,
+        output: Tensor | None,
+        *,
+        single: bool,
     ) -> None:
         self._request = request
         self._surgeon = surgeon
         self._optimizer = optimizer
         self._examples = examples
         self._output = output
+        self._single = single
 
     def refusal(self, edit: Edit) -> str:
         """Say why a training with this edit can't be run, or return an empty text."""
@@ -107,6 +116,8 @@ class Consultant:
         return ""
 
     def _model(self, edit: Edit) -> str:
+        if isinstance(edit, SetOutputActivation) and not self._single:
+            return "the model returns more than one tensor"
         if isinstance(edit, SetOutputActivation) and edit.to == "softmax" and self._units() == 1:
             return "a softmax over one unit is always 1"
         _, reason = self._surgeon.plan(edit)

@@ -44,7 +44,9 @@ class Hook:
 
 
 def is_compiled(model: nn.Module) -> bool:
-    """Say whether `torch.compile` has had a hand in any part of a model."""
+    """Say whether a model is a script, or `torch.compile` has had a hand in any part of it: it takes no hooks then."""
+    if isinstance(model, torch.jit.ScriptModule):
+        return True
     return any(type(m).__name__ == "OptimizedModule" or m._compiled_call_impl is not None for m in model.modules())
 
 
@@ -129,7 +131,7 @@ class ForwardTracer:
     def _hook_layers(self) -> None:
         enter, leave = Hook(self._enter_layer), Hook(self._leave_layer)
         for module in self.modules:
-            if module is not self.model:
+            if module is not self.model and not isinstance(module, torch.jit.ScriptModule):
                 self._layer_handles.append(module.register_forward_pre_hook(enter))
                 self._layer_handles.append(module.register_forward_hook(leave))
 
@@ -284,7 +286,9 @@ class ForwardTracer:
         with torch.no_grad():
             self._settle(source, name)
             if source.maker is not None and output.numel() and output.is_floating_point():
-                self._keep(source.maker, output, name, source.channel_axis, 0)
+                self.silent.pop(source.maker, None)
+                made = name if self.activations.get(source.maker) == name else None
+                self._keep(source.maker, output, made, source.channel_axis, 0)
         self.seconds += perf_counter() - started
 
     def _settle(self, source: Trace, name: str | None) -> None:

@@ -55,7 +55,8 @@ def make_trainer(request: FitRequest) -> TorchTrainer:
     """Prepare managed trainings.
 
     Raises:
-        ConfigError: If an option is of no use in PyTorch, or optimizer or loss are missing.
+        ConfigError: If an option is of no use in PyTorch, optimizer or loss are missing, or samples have weights and the
+            loss can't be weighted.
         DataError: If the data do not fit the model.
         InputError: If model, optimizer and loss do not belong together.
     """
@@ -67,9 +68,6 @@ def make_trainer(request: FitRequest) -> TorchTrainer:
         value = getattr(request, name)
         if value is not None and not callable(value):
             raise ConfigError(f"{name} must be callable, not {value!r}")
-    weighted = isinstance(request.train, ArrayData) and request.train.weights is not None
-    if weighted and request.step is None:
-        unreduced(request.loss)
     return TorchTrainer(request)
 
 
@@ -80,6 +78,7 @@ class _Look:
     anatomy: Anatomy
     operations: float
     output: Tensor | None
+    single: bool
 
 
 class TorchTrainer(Trainer):
@@ -101,7 +100,10 @@ class TorchTrainer(Trainer):
         self._anatomy = look.anatomy
         deep = look.output is not None and look.output.ndim > 2
         self._class_axis = self.context.loss.class_axis if deep else -1
-        self._consultant = Consultant(request, self._operate(reference), optimizer, self._examples, look.output)
+        surgeon = self._operate(reference)
+        self._consultant = Consultant(
+            request, surgeon, optimizer, self._examples, look.output, single=look.single or request.step is not None
+        )
 
     def supports(self, edit: Edit) -> Support:
         """Say whether a training with this edit can be run, and why not."""
@@ -237,7 +239,7 @@ class TorchTrainer(Trainer):
 
         operations = count_operations(model, forward, self._examples.batch.rows)
         output = first_tensor(seen[0], floating=True)
-        return _Look(anatomies[0], operations, None if output is None else output.detach())
+        return _Look(anatomies[0], operations, None if output is None else output.detach(), output is seen[0])
 
     def _context(
         self, look: _Look, optimizer: Optimizer, loss: nn.Module | None, epochs: int, train: Batches

@@ -21,7 +21,7 @@ from autotrainer.backends.pytorch.losses import EditedLoss, plain_loss
 from autotrainer.backends.pytorch.random_state import mix, seed_all
 from autotrainer.edits import ClipGradients
 
-__all__ = ["Objective", "Training", "evaluate", "predict"]
+__all__ = ["Objective", "Training", "copied", "evaluate", "predict"]
 
 _MASKED = -100
 

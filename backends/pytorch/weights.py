@@ -112,7 +112,7 @@ def _usable(parameter: nn.Parameter) -> bool:
 
 
 def _joined(old: Floats, rows: np.ndarray[tuple[int], np.dtype[np.int64]], parts: Floats) -> Floats:
-    """Return a column with the joint norms of its values and the parts in their rows; what is not finite becomes infinity."""
+    """Return a column with the joint norms of its values and the parts in their rows; infinity if not finite."""
     squares = np.bincount(rows, np.where(np.isfinite(parts), parts, np.inf) ** 2, len(old))
     squares += np.where(np.isnan(old), 0, old) ** 2
     hit = np.bincount(rows, minlength=len(old)) > 0

@@ -11,6 +11,7 @@ import pytest
 
 from autotrainer import __version__, registry
 from autotrainer.cli import COMMANDS, main
+from autotrainer.cli.common import import_quietly
 from autotrainer.findings import Finding, Severity
 from autotrainer.report import Report
 
@@ -128,6 +129,10 @@ def healthy():
 def positional():
     return (*healthy()[:2], nn.BCEWithLogitsLoss())
 
+def both():
+    model, data, rest = healthy()
+    return (model, data), rest
+
 def keywords():
     model, data, rest = healthy()
     return {"model": model, "train_data": data, **rest}
@@ -154,7 +159,7 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
     return lambda function: f"{name}:{function}"
 
 
-@pytest.mark.parametrize("function", ["healthy", "positional", "keywords"])
+@pytest.mark.parametrize("function", ["healthy", "positional", "both", "keywords"])
 def test_check_of_a_healthy_training(in_folder: Callable[[str], str], function: str, capsys: Capture) -> None:
     path = list(sys.path)
     assert main(["check", in_folder(function)]) == 0
@@ -193,3 +198,16 @@ def test_output_into_a_pipe_is_plain() -> None:
     assert ran.returncode == 0
     assert "\x1b" not in ran.stdout
     assert "│" not in ran.stdout
+
+
+def test_quiet_import_hides_what_libraries_print_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    name = f"loud_module_{abs(hash(str(tmp_path)))}"
+    (tmp_path / f"{name}.py").write_text("import os; os.write(2, b'noise')")
+    monkeypatch.syspath_prepend(tmp_path)
+    import_quietly(name)
+    with pytest.raises(ImportError):
+        import_quietly("no_such_module")
+    os.write(2, b"heard")
+    assert capfd.readouterr().err == "heard"

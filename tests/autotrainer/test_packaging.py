@@ -49,6 +49,8 @@ def test_pyproject_holds_no_metadata() -> None:
 
 
 def test_type_checkers_find_the_mapped_folders() -> None:
+    if not (ROOT / "typings" / "autotrainer" / "rules").is_symlink():
+        pytest.skip("links were lost, as in a source distribution; only type checking needs them")
     for name in ("backends", "rules", "repairs"):
         assert (ROOT / "typings" / "autotrainer" / name).resolve() == ROOT / name
 

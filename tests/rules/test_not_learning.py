@@ -30,7 +30,7 @@ REAL: dict[str, Any] = {"targets": "real", "loss": "mse"}
             CHANCE | {"losses": lambda t: 0.7 - 5e-4 * t, "steps": 300}, None, id="chance, but the loss falls clearly"
         ),
         pytest.param(
-            CHANCE | {"scalars": {"accuracy": 0.5, "grad_norm": lambda t: 0.01 * 1.01**t}},
+            CHANCE | {"scalars": {"accuracy": 0.5, "grad_norm": lambda t: 0.01 * 1.01**t}, "steps": 400},
             None,
             id="a plateau that is being left",
         ),

@@ -7,7 +7,7 @@ import pytest
 
 from autotrainer.rules.slow_convergence import SlowConvergence
 
-SLOW: dict[str, Any] = {"losses": lambda t: 0.7 - 5e-5 * t, "scalars": {"accuracy": 0.5}, "steps": 300}
+SLOW: dict[str, Any] = {"losses": lambda t: 0.7 - 1e-4 * t, "scalars": {"accuracy": 0.5}, "steps": 300}
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ from keras import layers
 from keras.ops import convert_to_numpy as to_numpy
 
 from autotrainer.backends.keras3.describe import layers as layer_infos
+from autotrainer.backends.keras3.feeding import InputStatistics
 from autotrainer.backends.keras3.parts import activation_name, output_activation
 from autotrainer.backends.keras3.structure import copy_model
-from autotrainer.backends.keras3.surgery import InputStatistics, Surgeon, apply_edits
+from autotrainer.backends.keras3.surgery import Surgeon, apply_edits
 from autotrainer.edits import (
     AddDropout,
     AddInputNoise,
@@ -95,7 +96,7 @@ GRAPHS = [fused, separate, branched, nested]
 
 
 def operate(model: Any, *edits: Edit, keep: tuple[str, ...] = (), statistics: Any = None) -> Any:
-    surgeon = Surgeon(model, keep, statistics)
+    surgeon = Surgeon(model, keep, statistics, [(4,)])
     for edit in edits:
         surgeon.apply(edit)
     surgeon.model(X)
@@ -407,4 +408,4 @@ def test_a_plan_takes_the_optimizer_given_and_none_if_there_is_none() -> None:
     assert optimizer.weight_decay == 0.1
     assert apply_edits((SetBatchSize(8),), fused(), None)[1] is None
     with pytest.raises(ConfigError, match="not built"):
-        apply_edits((), keras.Sequential([layers.Dense(1)]), None)
+        apply_edits((ScaleInputs((0.0,), (1.0,)),), keras.Sequential([layers.Dense(1)]), None)

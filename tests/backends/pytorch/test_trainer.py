@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import io
 import random
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,19 @@ def test_loader_keeps_its_batch_size_and_is_the_same_again(managed: Any, weights
     assert run.evaluation.targets.tolist() == managed.y[200:].tolist()
 
 
+def test_shuffled_validation_comes_in_the_same_order_each_time(managed: Any) -> None:
+    x, y = torch.tensor(managed.x, dtype=torch.float32), torch.tensor(managed.y)
+    for generator in (None, torch.Generator().manual_seed(4)):
+        loader = DataLoader(TensorDataset(x, y), batch_size=50, shuffle=True, generator=generator)
+        trainer = managed.trainer(dropout_model(), train=loader, validation=loader)
+        runs = [managed.Run() for _ in range(2)]
+        for number, run in enumerate(runs):
+            trainer.train(TrainingSpec(2, number), run)
+        targets = [evaluation.targets.tolist() for run in runs for _, _, evaluation in run.ends]
+        assert targets[0] != y.tolist()
+        assert all(found == targets[0] for found in targets)
+
+
 @pytest.mark.parametrize("form", ["tuple", "dict"])
 def test_several_inputs(managed: Any, form: str) -> None:
     def parts(x: np.ndarray) -> Any:
@@ -311,6 +325,13 @@ def test_builder_starts_from_the_same_weights_each_time(managed: Any, weights_of
         run = managed.Run(limit=0)
         starts.append(weights_of(trainer.train(TrainingSpec(1, seed), run).model))
     assert torch.equal(*starts)
+
+
+def test_builder_that_returns_one_model(managed: Any, weights_of: Any) -> None:
+    model = managed.mlp()
+    before = weights_of(model)
+    managed.train(lambda: model)
+    assert torch.equal(weights_of(model), before)
 
 
 def test_lazy_layers(managed: Any) -> None:
@@ -412,6 +433,17 @@ def test_summed_loss_is_told_as_a_mean(managed: Any) -> None:
 def test_says_what_does_not_fit(managed: Any, changes: dict[str, Any], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         managed.trainer(managed.mlp(), **changes)
+
+
+def test_warnings_of_the_model_come_from_the_training_alone(managed: Any) -> None:
+    class Warns(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            warnings.warn("slow", stacklevel=1)
+            return super().forward(x)
+
+    trainer = managed.trainer(nn.Sequential(Warns(4, 2)))
+    with pytest.warns(UserWarning, match="slow"):
+        trainer.train(TrainingSpec(1, 0), managed.Run())
 
 
 def test_sample_weights_need_a_loss_without_reduction(managed: Any) -> None:

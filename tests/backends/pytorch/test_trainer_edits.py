@@ -363,6 +363,20 @@ class Loops(nn.Module):
         return out
 
 
+def test_functional_edits_are_reproducible_and_can_be_saved(managed: Any, weights_of: Any) -> None:
+    edits = (e.SwapActivation(("a", "b"), "selu"), e.SetOutputActivation("linear"), e.AddDropout(("a",), 0.2))
+    trainer = managed.trainer(Functional())
+    runs = [managed.Run(watched=watched) for watched in (True, False)]
+    first, second = (trainer.train(TrainingSpec(2, 0, edits), run) for run in runs)
+    assert torch.equal(weights_of(first.model), weights_of(second.model))
+    buffer = io.BytesIO()
+    torch.save(first.model, buffer)
+    buffer.seek(0)
+    x = torch.randn(5, 4)
+    assert torch.equal(torch.load(buffer, weights_only=False)(x), first.model(x))
+    assert runs[0].context.output_activation == "linear"
+
+
 def test_functional_activations_are_replaced_one_by_one(managed: Any) -> None:
     model = Loops()
     trainer = managed.trainer(

@@ -181,7 +181,7 @@ class Failing(nn.Module):
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_error_in_the_model_passes_and_leaves_nothing_behind(error: type[BaseException]) -> None:
     model = Failing(error)
-    with pytest.raises(error, match="own"), autotrainer.watch(model, sgd(model), loss_fn=nn.MSELoss()):  # noqa: PT012
+    with pytest.raises(error, match="own"), autotrainer.watch(model, sgd(model), loss_fn=nn.MSELoss()):
         model(torch.ones(2, 4))
     assert hooks_of(model) == 0
     assert not torch.overrides._get_current_function_mode_stack()

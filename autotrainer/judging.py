@@ -1,0 +1,83 @@
+"""The judge of one `fit`: one metric for all of its trainings."""
+
+from __future__ import annotations
+
+import math
+
+from autotrainer.adapter import Evaluation
+from autotrainer.data import ArrayData, Data
+from autotrainer.metric_choice import MetricChoice, accuracy_metric
+from autotrainer.metrics import Judged, Metric
+from autotrainer.summary import DataSummary
+from autotrainer.task import TargetSummary, TaskContext
+
+__all__ = ["Judge"]
+
+
+_TRIVIAL_R2 = 0.05
+
+
+class Judge:
+    """Scores evaluations; decides on the metric with the first one.
+
+    Args:
+        choice: The user's choice of metric.
+        context: The training as given.
+        train: Training data.
+    """
+
+    def __init__(self, choice: MetricChoice, context: TaskContext, train: Data) -> None:
+        self._choice, self._context = choice, context
+        self._summary = DataSummary()
+        if isinstance(train, ArrayData):
+            self._summary.add_targets(train.targets)
+        self._metric: Metric | None = None
+        self._accuracy: Metric | None = None
+
+    @property
+    def metric(self) -> Metric | None:
+        """The metric; None before the first evaluation."""
+        return self._metric
+
+    @property
+    def targets(self) -> TargetSummary:
+        """Summary of the training targets, of the validation targets where the data are a stream."""
+        return self._summary.targets
+
+    def judge(self, evaluation: Evaluation) -> Judged:
+        """Score an evaluation.
+
+        Raises:
+            InputError: If the metric does not fit.
+        """
+        if self._metric is None:
+            if not self.targets.count:
+                self._summary.add_targets(evaluation.targets)
+            self._metric = self._choice.decide(self._context, self.targets, evaluation)
+            if len(evaluation.outputs):
+                self._accuracy = accuracy_metric(self._context, self.targets, evaluation)
+        return self._metric.judge(evaluation)
+
+    def above_trivial(self, judged: Judged | None) -> bool:
+        """Say whether a score is clearly above that of the trivial predictor: the commonest class, or the mean.
+
+        Accuracy must exceed the commonest class's share by its standard error (one-sided 95 %), R² must exceed 0.05.
+        Other metrics have no known trivial level, and pass.
+        """
+        if judged is None or judged.rows is None or self._metric is None:
+            return judged is not None
+        if self._metric.name == "r2":
+            return judged.value > _TRIVIAL_R2
+        share = self.targets.majority
+        if self._metric.name != "accuracy" or math.isnan(share):
+            return True
+        return judged.value > share + 1.645 * math.sqrt(share * (1 - share) / len(judged.rows))
+
+    def accuracy(self, evaluation: Evaluation) -> float:
+        """Return the accuracy for the rules, whatever the metric; NaN where the task is no classification."""
+        if self._accuracy is None:
+            return math.nan
+        try:
+            return self._accuracy.judge(evaluation).value
+        except ValueError:  # shapes that do not belong together: no accuracy to tell
+            return math.nan

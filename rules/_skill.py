@@ -1,0 +1,161 @@
+"""Skill of a model over the trivial predictor (commonest class, mean of the targets), each way it can be measured."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from autotrainer.history import RunHistory
+from autotrainer.rules._trends import blocks, wilson
+from autotrainer.signals import MAX_ROWS, Floats
+from autotrainer.task import TaskContext
+
+__all__ = ["Witness", "trivial_score", "witnesses"]
+
+_PRECISE = 0.15
+"""Widest half interval of skill that still counts as a measurement."""
+
+_VALIDATION_ROWS = 200
+"""Rows of a validation set, whose size is not known: cautious for the usual ones."""
+
+_VALIDATION_NOISE = 0.1
+"""Half interval of R² on such a set: 1.64 √(2 ÷ rows) of the squared error, less what is common to all epochs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """One measurement of skill.
+
+    Attributes:
+        score: Accuracy or R².
+        low: Lower end of the 90 % interval of skill: 0 is the trivial predictor, 1 perfect.
+        high: Upper end.
+        skill: Best estimate.
+    """
+
+    score: float
+    low: float
+    high: float
+    skill: float
+
+
+def trivial_score(history: RunHistory, context: TaskContext) -> float:
+    """Return the score of the trivial predictor: accuracy of the commonest class, 0 for R²; NaN if unknown."""
+    kind = context.kind(history.targets)
+    if kind == "regression":
+        return 0.0
+    if history.targets.minimum < 0 and not history.targets.signed:
+        return math.nan  # masked entries count as a class in the summary, not in the accuracy
+    return context.trivial_accuracy(history.targets)
+
+
+def witnesses(history: RunHistory, context: TaskContext) -> list[Witness]:
+    """Return the measurements of present skill that are precise enough to judge by.
+
+    Cross-entropy stands in only where no accuracy is precise: its value can mislead, accuracy can't.
+    """
+    if context.kind(history.targets) == "regression":
+        return _precise(_squared_error(history, context))
+    return _precise(_accuracies(history, context, trivial_score(history, context))) or _precise(
+        _entropy(history, context)
+    )
+
+
+def _precise(found: list[Witness]) -> list[Witness]:
+    return [w for w in found if w.high - w.low <= 2 * _PRECISE]
+
+
+def _accuracies(history: RunHistory, context: TaskContext, trivial: float) -> list[Witness]:
+    """Return skills from accuracies: of sampled batches, of epochs, of validation."""
+    if math.isnan(trivial) or trivial >= 1:
+        return []
+    measured: list[tuple[float, float]] = []
+    window = _fresh(history)
+    values, sizes = history.scalar("accuracy")[window], history.scalar("batch_size")[window]
+    rows = np.where(np.isnan(sizes), 1.0, np.clip(sizes, 1, MAX_ROWS))
+    known = ~np.isnan(values)
+    if known.any():
+        measured.append((float(np.average(values[known], weights=rows[known])), float(rows[known].sum())))
+    for name, size in (("accuracy", context.train_rows or 0), ("val_accuracy", _VALIDATION_ROWS)):
+        epochs = history.epochs(name)[1]
+        late = epochs[-max(1, len(epochs) // 2) :]
+        late = late[np.isfinite(late)]
+        if late.size:
+            measured.append((float(np.mean(late)), float(max(size, _VALIDATION_ROWS))))
+    found = []
+    for score, count in measured:
+        low, high = ((v - trivial) / (1 - trivial) for v in wilson(min(1.0, max(0.0, score)), count, 1.64))
+        found.append(Witness(score, low, high, (score - trivial) / (1 - trivial)))
+    return found
+
+
+def _squared_error(history: RunHistory, context: TaskContext) -> list[Witness]:
+    """Return R² of the sampled batches, else from the losses, with an interval from its spread over batches."""
+    variance = history.targets.variance
+    errors = history.scalar("squared_error")[_fresh(history)]
+    errors = errors[~np.isnan(errors)]
+    if len(errors) < 4 and context.loss.reduction == "mean":
+        losses = _late_losses(history)
+        if context.loss.family == "squared_error":
+            errors = losses
+        elif context.loss.family in ("absolute_error", "huber"):  # mean |x| of a normal distribution is 0.8 σ
+            errors = (losses / 0.8) ** 2
+    if not variance > 0:
+        return []
+    with np.errstate(all="ignore"):
+        ratios = np.minimum(errors / variance, 1e6)
+        mean = float(ratios.mean()) if len(ratios) else math.nan
+        half = 1.64 * float(ratios.std()) / math.sqrt(len(ratios)) if len(ratios) > 2 else math.inf
+    if math.isinf(half) and context.loss.family == "squared_error":
+        held_out = history.epochs("val_loss")[1]
+        held_out = held_out[len(held_out) // 2 :]
+        mean = float(np.minimum(np.mean(held_out), 1e300) / variance) if held_out.size else mean
+        half = _VALIDATION_NOISE if held_out.size else half
+    # Far below the trivial predictor the interval is wide in absolute terms, yet the judgement is sure.
+    half = half if mean - half < 1 else min(half, _PRECISE)
+    return [Witness(1 - mean, 1 - mean - half, 1 - mean + half, 1 - mean)]
+
+
+def _entropy(history: RunHistory, context: TaskContext) -> list[Witness]:
+    """Return skill from a mean cross-entropy, against that of always answering the class frequencies.
+
+    Accuracy above chance grows with the root of what cross-entropy gains (second order around the trivial
+    predictor), so the root of the relative gain is on the scale of skill from accuracy.
+    """
+    targets, loss = history.targets, context.loss
+    if loss.family not in ("cross_entropy", "binary_cross_entropy") or loss.reduction != "mean":
+        return []
+    share, others = targets.majority, max(1, targets.classes - 1)
+    if not 0 < share < 1 or targets.minimum < 0:
+        return []
+    entropy = -share * math.log(share) - (1 - share) * math.log((1 - share) / others)
+    losses = _late_losses(history)
+    _, means = blocks(np.arange(len(losses)), losses)
+    if len(means) < 4:
+        return []
+    middle, half = float(np.mean(means)), 1.64 * float(np.std(means)) / math.sqrt(len(means))
+    low, skill, high = (
+        math.copysign(math.sqrt(abs(gain)), gain)
+        for gain in (1 - (middle + half) / entropy, 1 - middle / entropy, 1 - (middle - half) / entropy)
+    )
+    if high <= 0:
+        low = max(low, high - _PRECISE)
+    return [Witness(share + skill * (1 - share), low, high, skill)]
+
+
+def _fresh(history: RunHistory) -> slice:
+    """Return the samples of the last half of the run: none if sampling could not be afforded since."""
+    return slice(int(np.searchsorted(history.steps, history.step / 2)), len(history.steps))
+
+
+def _late_losses(history: RunHistory) -> Floats:
+    """Return the losses of the last half of the run: of single steps, else means of epochs."""
+    steps, losses = history.losses
+    late = losses[steps >= history.step / 2]
+    late = late[~np.isnan(late)]
+    if len(late) >= 4:
+        return late
+    means = history.epochs("loss")[1]
+    return means[len(means) // 2 :]
