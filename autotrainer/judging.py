@@ -7,7 +7,7 @@ import math
 from autotrainer.adapter import Evaluation
 from autotrainer.data import ArrayData, Data
 from autotrainer.metric_choice import MetricChoice, accuracy_metric
-from autotrainer.metrics import Judged, Metric
+from autotrainer.metrics import Judged, Metric, RowMetric
 from autotrainer.summary import DataSummary
 from autotrainer.task import TargetSummary, TaskContext
 
@@ -73,10 +73,17 @@ class Judge:
             return True
         return judged.value > share + 1.645 * math.sqrt(share * (1 - share) / len(judged.rows))
 
-    def accuracy(self, evaluation: Evaluation) -> float:
-        """Return the accuracy for the rules, whatever the metric; NaN where the task is no classification."""
+    def accuracy(self, evaluation: Evaluation, judged: Judged) -> float:
+        """Return the accuracy for the rules, whatever the metric; NaN where the task is no classification.
+
+        Args:
+            evaluation: The evaluation.
+            judged: Its score.
+        """
         if self._accuracy is None:
             return math.nan
+        if isinstance(self._metric, RowMetric) and self._metric.name == "accuracy":
+            return judged.value
         try:
             return self._accuracy.judge(evaluation).value
         except ValueError:  # shapes that do not belong together: no accuracy to tell

@@ -140,7 +140,7 @@ class ManagedRun:
         if evaluation is not None:
             self.judged = self._judge.judge(evaluation)
             numbers["val_loss"] = float(evaluation.loss)
-            accuracy = self._judge.accuracy(evaluation)
+            accuracy = self._judge.accuracy(evaluation, self.judged)
             if not math.isnan(accuracy):
                 numbers["val_accuracy"] = accuracy
             if self._validation_rows is None:

@@ -14,6 +14,7 @@ from autotrainer.demo.cases import CASES, Case
 from autotrainer.errors import ConfigError
 from autotrainer.findings import Finding, Severity
 from autotrainer.fitting import fit
+from autotrainer.report_text import number
 from autotrainer.result import Result
 
 __all__ = ["FRAMEWORKS", "Shown", "run_demo"]
@@ -70,8 +71,8 @@ def run_demo(framework: str | None = None) -> int:
     started = perf_counter()
     jobs = [(name, case) for name in chosen for case in CASES]
     shown = []
-    for number, (name, case) in enumerate(jobs, 1):
-        print(f"[{number}/{len(jobs)}] {name}: {case.about}", flush=True)
+    for place, (name, case) in enumerate(jobs, 1):
+        print(f"[{place}/{len(jobs)}] {name}: {case.about}", flush=True)
         shown.append(_show(name, case))
     _print_table(shown)
     good = sum(one.good for one in shown)
@@ -90,6 +91,7 @@ def _show(framework: str, case: Case) -> Shown:
         print(f"  {case.problem} was not found; found: {', '.join(f.problem for f in result.findings) or 'nothing'}")
     else:
         print(f"  found in epoch {finding.epoch}, step {finding.step}: {finding}")
+        print(f"    evidence: {', '.join(f'{k} = {number(v)}' for k, v in finding.evidence.items())}")
     print(f"  {result.status}: test accuracy {_share(result.baseline_test_score)} → {_share(result.test_score)}")
     if result.plan is not None:
         print("\n".join(f"    {line}" for line in str(result.plan).splitlines()))

@@ -26,6 +26,7 @@ __all__ = [
     "first_array",
     "input_statistics",
     "make_feed",
+    "stream_length",
     "target_summary",
 ]
 
@@ -140,7 +141,7 @@ class StreamFeed:
 
     def __init__(self, source: Any, steps: int | None) -> None:
         self._source, self._given_steps = source, steps
-        length = _length(source)
+        length = stream_length(source)
         if length is None and steps is None:
             raise DataError("train_data has no end: give fit_args={'steps_per_epoch': …}")
         self.steps = steps if steps is not None else (length if length != -1 else None)
@@ -220,7 +221,7 @@ def _rows(batch: Batch) -> int:
     return int(first_array(batch[1]).shape[0])
 
 
-def _length(source: Any) -> int | None:
+def stream_length(source: Any) -> int | None:
     """Return the batches of a stream; -1 if only reading tells, None if it never ends."""
     if hasattr(source, "cardinality"):
         size = int(source.cardinality())

@@ -70,7 +70,7 @@ def draw_weights(part: Part, scheme: str) -> None:
             continue
         name = variable.name
         if name.endswith("bias"):
-            variable.assign(keras.ops.zeros_like(variable))
+            variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
         elif name.startswith("recurrent"):
             variable.assign(keras.initializers.Orthogonal()(variable.shape, variable.dtype))
         elif "kernel" in name:

@@ -81,7 +81,7 @@ def find_parts(model: Any) -> tuple[Part, ...]:
     """
     parts = tuple(_walk(model, "", set()))
     _, makers = output_activation(model)
-    if not makers:
+    if not any(id(part.layer) in makers for part in parts):
         makers = frozenset(id(p.layer) for p in parts[-1:])
     parts = _with_following_activations(parts, chain=isinstance(model, keras.Sequential))
     return tuple(replace(p, info=replace(p.info, hidden=id(p.layer) not in makers)) for p in parts)

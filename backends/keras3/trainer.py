@@ -23,6 +23,7 @@ from autotrainer.backends.keras3.feeding import (
     batches,
     input_statistics,
     make_feed,
+    stream_length,
     target_summary,
 )
 from autotrainer.backends.keras3.fitargs import CompileSettings, FitArguments
@@ -35,7 +36,7 @@ from autotrainer.backends.keras3.random_state import preserve_random_state, seed
 from autotrainer.backends.keras3.settings import SETTINGS, check_optimizer_edit, edited_optimizer, resolve_optimizer
 from autotrainer.backends.keras3.structure import check_copy, copy_model, copy_value, has_graph
 from autotrainer.backends.keras3.surgery import Surgeon, in_order
-from autotrainer.data import ArrayData, Data
+from autotrainer.data import ArrayData, Data, StreamData
 from autotrainer.edits import Edit, ReduceOnPlateau, SetBatchSize, SetLoss, StopEarly
 from autotrainer.errors import ConfigError, DataError, InputError
 from autotrainer.task import TaskContext
@@ -74,6 +75,7 @@ class KerasTrainer(Trainer):
         example = self._example(self._train_data, "train_data")
         self._pristine = self._start(given, example)
         self._output_shape = self._check_fit(example, "train_data")
+        self._check_end(request.validation)
         self._check_fit(self._example(request.validation, "validation_data"), "validation_data")
         self._operations = operations_of(self._pristine, example)
         self._shapes = [tuple(v.shape[1:]) for v in keras.tree.flatten(example)]
@@ -141,6 +143,11 @@ class KerasTrainer(Trainer):
     def _check_fit(self, example: Any, what: str) -> tuple[int | None, ...]:
         output = keras.tree.flatten(self._forward(self._pristine, example, what))[0]
         return (None, *output.shape[1:])
+
+    def _check_end(self, validation: Data) -> None:
+        endless = isinstance(validation, StreamData) and stream_length(validation.source) is None
+        if endless and self._arguments.validation_steps is None:
+            raise DataError("validation_data has no end: give fit_args={'validation_steps': …}")
 
     def _statistics(self, entry: int) -> InputStatistics:
         inputs = self._pristine.inputs if has_graph(self._pristine) else None

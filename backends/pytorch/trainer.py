@@ -55,8 +55,8 @@ def make_trainer(request: FitRequest) -> TorchTrainer:
     """Prepare managed trainings.
 
     Raises:
-        ConfigError: If an option is of no use in PyTorch, optimizer or loss are missing, or samples have weights and the
-            loss can't be weighted.
+        ConfigError: If an option is of no use in PyTorch, optimizer or loss are missing, or samples have weights and
+            the loss can't be weighted.
         DataError: If the data do not fit the model.
         InputError: If model, optimizer and loss do not belong together.
     """

@@ -292,6 +292,8 @@ def test_an_endless_stream_needs_steps(make_run: Callable[..., Any]) -> None:
     endless = StreamData(dataset(X[:50], Y[:50]).repeat())
     with pytest.raises(DataError, match="steps_per_epoch"):
         make_trainer(request(None, endless))
+    with pytest.raises(DataError, match="validation_steps"):
+        make_trainer(request(None, validation=endless))
     trainer = make_trainer(request(None, endless, fit_args={"steps_per_epoch": 3}))
     run = make_run()
     train(trainer, run, epochs=2)

@@ -1,4 +1,4 @@
-"""Managed trainings on the other engines of Keras: each in a process of its own, since the engine is fixed per process."""
+"""Managed trainings on the other engines of Keras, each in a process of its own: the engine is fixed per process."""
 
 from __future__ import annotations
 

@@ -1,0 +1,125 @@
+"""The search: what is tried on top of what."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from autotrainer.adapter import Evaluation, Support, SupportLevel, TrainingSpec
+from autotrainer.data import ArrayData
+from autotrainer.edits import ClipGradients, Edit, ScaleInputs, SetLearningRate, SwapOptimizer
+from autotrainer.findings import Finding, Severity
+from autotrainer.judging import Judge
+from autotrainer.metric_choice import MetricChoice
+from autotrainer.planner import Planner, Step
+from autotrainer.search import Search
+from autotrainer.task import LossInfo, OptimizerInfo, TargetSummary, TaskContext
+from autotrainer.trials import Trial
+
+TARGETS = np.tile([0.0, 1.0], 50)
+CONTEXT = TaskContext(
+    loss=LossInfo("bce", "binary_cross_entropy", "probabilities"), optimizer=OptimizerInfo("sgd", 0.1)
+)
+
+
+class ListedPlanner(Planner):
+    """Answers each problem with the steps of a table."""
+
+    table: dict[str, list[Step]]
+
+    def proven(self, findings: object, context: object, targets: object) -> Step | None:
+        return None
+
+    def steps(self, findings: object, context: object, targets: object) -> list[Step]:
+        return [step for finding in findings for step in self.table.get(finding.problem, [])]  # type: ignore[attr-defined]
+
+
+def _step(repair: str, *edits: Edit) -> Step:
+    return Step((repair,), ("p",), edits)
+
+
+@pytest.fixture
+def judge() -> Judge:
+    return Judge(MetricChoice("accuracy"), CONTEXT, ArrayData(np.zeros((100, 1)), TARGETS))
+
+
+def _trial(judge: Judge, accuracy: float, *problems: str, edits: tuple[Edit, ...] = ()) -> Trial:
+    outputs = np.where(np.arange(100) < 100 * accuracy, TARGETS, 1 - TARGETS)
+    findings = tuple(Finding(p, "AT000", Severity.ERROR, 1.0, p) for p in problems)
+    judged = judge.judge(Evaluation(outputs, TARGETS, 0.0))
+    return Trial(
+        TrainingSpec(1, 0, edits),
+        None,
+        judged,
+        findings,
+        CONTEXT,
+        {},
+        1,
+        False,
+        above_trivial=judge.above_trivial(judged),
+    )
+
+
+def _search(judge: Judge, baseline: Trial, **table: list[Step]) -> Search:
+    planner = ListedPlanner((), lambda edit: Support(SupportLevel.REBUILD))
+    planner.table = table
+    assert judge.metric is not None
+    return Search(planner, judge.metric, TargetSummary(), baseline)
+
+
+def _try(search: Search, judge: Judge, accuracy: float, *problems: str) -> tuple[Edit, ...]:
+    candidate = search.next()
+    assert candidate is not None
+    search.add(candidate, _trial(judge, accuracy, *problems, edits=candidate.spec.edits))
+    return candidate.spec.edits
+
+
+def test_goes_on_down_the_ladder_that_helped(judge: Judge) -> None:
+    rate, clip = SetLearningRate, ClipGradients("norm", 1.0)
+    search = _search(
+        judge,
+        _trial(judge, 0.3, "bad"),
+        bad=[_step("rate", rate(0.01))],
+        dead=[_step("clip", clip), _step("rate", rate(0.1)), _step("rate", rate(0.001))],
+    )
+    assert _try(search, judge, 0.6, "dead") == (rate(0.01),)
+    assert _try(search, judge, 0.6, "dead") == (rate(0.001),), "0.1 is the rate as given: known already"
+    assert _try(search, judge, 0.6, "dead") == (rate(0.01), clip)
+
+
+def test_the_rate_as_given_is_new_for_another_optimizer(judge: Judge) -> None:
+    swap = SwapOptimizer("adam", 0.001)
+    steps = [_step("swap", swap), _step("rate", SetLearningRate(0.1))]
+    search = _search(judge, _trial(judge, 0.3, "bad"), bad=steps)
+    assert _try(search, judge, 0.6, "bad") == (swap,)
+    assert _try(search, judge, 0.6, "bad") == (swap, SetLearningRate(0.1))
+
+
+def test_a_score_at_the_trivial_level_is_not_repaired(judge: Judge) -> None:
+    search = _search(
+        judge, _trial(judge, 0.1, "bad"), bad=[_step("a", ScaleInputs()), _step("b", ClipGradients("norm", 1))]
+    )
+    _try(search, judge, 0.5)
+    assert search.best is not search.baseline
+    assert not search.repaired
+    _try(search, judge, 0.9)
+    assert search.repaired
+
+
+def test_without_an_error_is_better_than_with_one_if_the_score_is_as_good(judge: Judge) -> None:
+    search = _search(
+        judge, _trial(judge, 0.3, "bad"), bad=[_step("a", ScaleInputs()), _step("b", ClipGradients("norm", 1))]
+    )
+    _try(search, judge, 0.9, "odd")
+    first = search.best
+    assert not search.repaired
+    _try(search, judge, 0.9)
+    assert search.best is not first
+    assert search.repaired
+
+
+def test_ends_where_nothing_is_left(judge: Judge) -> None:
+    search = _search(judge, _trial(judge, 0.3, "bad"), bad=[_step("a", ScaleInputs())])
+    assert _try(search, judge, 0.3, "bad") == (ScaleInputs(),)
+    assert search.next() is None
+    assert search.best is search.baseline
