@@ -83,13 +83,17 @@ class RunHistory:
         self.step, self.epoch = max(self.step, stats.step), stats.epoch
         self._scalars.add((stats.step, stats.epoch), stats.scalars)
         self._layers.add((stats.step, stats.epoch), stats.layers)
-        for step, loss in losses:
-            self._losses.add((step, stats.epoch), np.asarray(loss, np.float64))
+        self.add_losses(losses)
         own = stats.scalars[STEP_COLUMNS.index("loss")]
         if not np.isnan(own):
             self._losses.add((stats.step, stats.epoch), np.asarray(own))
         if targets is not None:
             self.targets = targets
+
+    def add_losses(self, losses: Sequence[tuple[int, float]]) -> None:
+        """Append (step, loss) pairs of unsampled steps whose loss is known."""
+        for step, loss in losses:
+            self._losses.add((step, self.epoch), np.asarray(loss, np.float64))
 
     def add_epoch(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
         """Append what is known at the end of an epoch.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -149,7 +150,7 @@ class Monitor:
             self.history.add_epoch(epoch, self.history.step, numbers)
             self._write({"type": "epoch", "epoch": epoch, "step": self.history.step, "values": numbers})
             self._stale = True
-            if self.sampler.affordable():
+            if self.sampler.affordable() or not all(map(math.isfinite, numbers.values())):
                 self._check()
             self.sampler.charge(perf_counter() - started)
 
@@ -216,6 +217,13 @@ class Monitor:
         if seen.step >= self._next_check or seen.loss == float("inf"):
             self._next_check = seen.step + max(1, seen.step // 8)
             self._check()
+
+    def record_losses(self, losses: Sequence[tuple[int, float]]) -> None:
+        """Take in (step, loss) pairs of steps that were not sampled; infinity for a loss that is not finite."""
+        if losses:
+            self.history.add_losses(losses)
+            self._write({"type": "losses", "losses": [list(pair) for pair in losses]})
+            self._stale = True
 
     def advance(self, step: int) -> None:
         """Say which step was the last one, sampled or not; cheap."""

@@ -54,6 +54,8 @@ def replay(
             elif kind == "step":
                 stats, losses, targets = decode_step(record, header["step_columns"], header["layer_columns"])
                 history.add_step(stats, losses, targets)
+            elif kind == "losses":
+                history.add_losses([(int(step), float(loss)) for step, loss in record["losses"]])
             elif kind == "epoch":
                 values = {
                     name: float("inf") if v in (None, "inf") else float(v) for name, v in record["values"].items()

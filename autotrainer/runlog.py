@@ -1,8 +1,9 @@
 """The run log: one JSON object a line, appended as the run goes, readable after a crash.
 
 The first line is the header ``{"autotrainer_log": 1, ...}``. The others have a ``type``: ``context``, ``step``,
-``epoch``, ``check`` (the rules were evaluated here), ``finding``, ``end``. Numbers that are not finite are written
-as ``null`` (not measured) and ``"inf"`` (measured, not finite). A log holds statistics, never samples or targets.
+``losses``, ``epoch``, ``check`` (the rules were evaluated here), ``finding``, ``end``. Numbers that are not finite are
+written as ``null`` (not measured) and ``"inf"`` (measured, not finite). A log holds statistics, never samples or
+targets.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Sampler:
         """
         self._spent += seconds
         if sample:
-            self._last_cost = seconds
+            self._last_cost = seconds if not self._last_cost else (self._last_cost + seconds) / 2
 
     def _affordable(self) -> bool:
         allowed = _START_ALLOWANCE + self._share * (self._clock() - self._start)

@@ -124,11 +124,13 @@ def read_loss(loss: Any) -> Any:
 
 def improper_activation_blob() -> Any:
     """Build the published model that AUTOTRAINER's demo builds in code: ReLU where softmax is due."""
-    initializer = "he_uniform"
     return keras.Sequential(
         [
             keras.Input((2,)),
-            *(keras.layers.Dense(50, activation="relu", kernel_initializer=initializer) for _ in range(4)),
-            keras.layers.Dense(3, activation="relu"),
+            *(
+                keras.layers.Dense(50, activation="relu", kernel_initializer=keras.initializers.HeUniform(seed))
+                for seed in range(4)
+            ),
+            keras.layers.Dense(3, activation="relu", kernel_initializer=keras.initializers.GlorotUniform(4)),
         ]
     )

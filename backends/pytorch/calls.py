@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from autotrainer.backends.pytorch.functional import first_tensor
 from autotrainer.backends.pytorch.stats import row_count, rows_of
 
-__all__ = ["LossCall", "loss_of", "output_activation"]
+__all__ = ["LossCall", "loss_of", "losses_to_host", "output_activation"]
 
 _TARGET_NAMES = frozenset({"target", "targets", "label", "labels", "y_true", "truth", "y"})
 
@@ -50,6 +52,14 @@ _NEUTRAL = frozenset(
         "ClampMin",
     }
 )
+
+
+def losses_to_host(losses: Mapping[int, Tensor | float]) -> dict[int, float]:
+    """Return losses by step as numbers, infinity where one is not finite; one transfer, which waits for the device."""
+    tensors = [loss.detach().float() for loss in losses.values() if isinstance(loss, Tensor)]
+    told = iter(torch.stack(tensors).tolist() if tensors else ())
+    known = {step: next(told) if isinstance(loss, Tensor) else float(loss) for step, loss in losses.items()}
+    return {step: loss if math.isfinite(loss) else math.inf for step, loss in known.items()}
 
 
 @dataclass(frozen=True, slots=True)

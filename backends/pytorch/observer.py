@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from autotrainer.backends.pytorch.calls import LossCall, loss_of
+from autotrainer.backends.pytorch.calls import LossCall, loss_of, losses_to_host
 from autotrainer.backends.pytorch.describe import layers, loss_info, optimizer_info
 from autotrainer.backends.pytorch.evaluations import Evaluation
 from autotrainer.backends.pytorch.sampled import SampledSteps
@@ -169,9 +169,9 @@ class TorchObserver:
             return
         self._detach()
         self._monitor.advance(self._count.step - 1)
+        self._tell_losses()
         if self._evaluation and not self._user_ends_epochs:
             self._end_epoch()
-        self._count.losses.clear()
         self._call = self._doubtful = None
 
     def _detach(self) -> None:
@@ -269,6 +269,12 @@ class TorchObserver:
                 self._call = LossCall.told(outputs, targets, self._call).copied()
         self._seconds += perf_counter() - started
 
+    def _tell_losses(self) -> None:
+        """Hand over the losses of steps since the last sample; this waits for the device."""
+        losses = losses_to_host(dict(self._count.losses))
+        self._count.losses.clear()
+        self._monitor.record_losses(sorted(losses.items()))
+
     # -- epochs ---------------------------------------------------------------------------------------------------
 
     def _training_resumed(self) -> None:
@@ -291,6 +297,8 @@ class TorchObserver:
         if not self._ending_epoch:
             self._user_ends_epochs = True
         self._monitor.advance(step - 1)
+        if not self._sampled.open:
+            self._tell_losses()
         self._epoch_end = 2 * step - self._epoch_start - 1
         self._epoch_start = step
         if not self._sampled.open and step <= self._epoch_end:
