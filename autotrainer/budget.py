@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from fractions import Fraction
+from numbers import Real
 
 from autotrainer.errors import BudgetError
 
@@ -52,7 +53,7 @@ class Budget:
     def __init__(self, limit: float | timedelta | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         seconds = limit.total_seconds() if isinstance(limit, timedelta) else None
         number = seconds if seconds is not None else limit
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int | float)):
+        if number is not None and (isinstance(number, bool) or not isinstance(number, Real)):
             raise BudgetError(f"budget must be a number of trainings, a timedelta or None, not {limit!r}")
         if number is not None and not number > 0:
             raise BudgetError(f"budget={limit!r} allows no work: 1 is one training as given, 3 leaves room for repairs")

@@ -13,6 +13,9 @@ from autotrainer.errors import DataError
 
 __all__ = ["ArrayData", "Data", "StreamData", "as_array", "normalize"]
 
+_NUMERIC = "biufcV"
+"""Kinds of NumPy types that inputs and targets may have; V are the narrow floating types of ml_dtypes."""
+
 
 @dataclass(frozen=True, slots=True)
 class ArrayData:
@@ -50,12 +53,19 @@ Data = ArrayData | StreamData
 
 
 def as_array(values: Any) -> NDArray[Any]:
-    """Return NumPy arrays, tensors of any framework, lists and pandas columns as a NumPy array."""
+    """Return NumPy arrays, tensors of any framework, lists and pandas columns as a NumPy array.
+
+    Raises:
+        DataError: If the values make no array.
+    """
     if hasattr(values, "detach"):  # a torch tensor, wherever it lies
         values = values.detach().cpu()
     if hasattr(values, "numpy") and callable(values.numpy):
         values = values.numpy()
-    return np.asarray(values)
+    try:
+        return np.asarray(values)
+    except ValueError as error:  # rows of different lengths, or a list of batches
+        raise DataError(f"a {type(values).__name__} in the data is no numeric array: {error}") from error
 
 
 def map_arrays(function: Callable[[NDArray[Any]], NDArray[Any]], inputs: Any) -> Any:
@@ -104,19 +114,25 @@ def _holds_arrays(values: list[Any]) -> bool:
 
 
 def _checked(data: ArrayData, what: str) -> ArrayData:
-    if data.targets.ndim == 0 or data.targets.dtype == object:
-        raise DataError(f"{what}: the targets must be a numeric array of shape (rows, ...)")
+    if data.targets.ndim == 0 or data.targets.dtype.kind not in _NUMERIC:
+        raise DataError(
+            f"{what}: the targets must be a numeric array of shape (rows, ...), not {data.targets.dtype} of shape "
+            f"{data.targets.shape}"
+        )
     sizes: list[int] = []
 
     def size(array: NDArray[Any]) -> NDArray[Any]:
-        if array.ndim == 0 or array.dtype == object or array.dtype.kind in "OSU":
+        if array.ndim == 0 or array.dtype.kind not in _NUMERIC:
             raise DataError(f"{what}: inputs must be numeric arrays of shape (rows, ...), not {array.dtype}")
         sizes.append(len(array))
         return array
 
     map_arrays(size, data.inputs)
-    if data.weights is not None:
-        sizes.append(len(data.weights))
+    weights = data.weights
+    if weights is not None:
+        if weights.ndim != 1 or weights.dtype.kind not in "biuf" or not (weights >= 0).all() or np.isinf(weights).any():
+            raise DataError(f"{what}: the sample weights must be finite numbers >= 0, of shape (rows,)")
+        sizes.append(len(weights))
     if not data.rows or any(s != data.rows for s in sizes):
         raise DataError(f"{what}: rows do not fit: inputs and weights have {sizes}, targets {data.rows}")
     return data

@@ -25,6 +25,7 @@ from autotrainer.planner import Planner
 from autotrainer.progress import Progress
 from autotrainer.result import Result
 from autotrainer.splitting import hold_out
+from autotrainer.task import TaskContext
 from autotrainer.watching import switched_off
 
 __all__ = ["fit"]
@@ -113,6 +114,8 @@ def fit(
         Exception: Whatever the user's own code raises in the training as given.
     """
     rules = registry.make_rules(select, ignore, thresholds)
+    if log_dir is not None and not isinstance(log_dir, str | Path):
+        raise ConfigError(f"log_dir must be a folder or None, not {log_dir!r}")
     choice = MetricChoice(metric, mode, _whole("seed", seed, 0))
     for name, value in (("repair", repair), ("extra_memory", extra_memory), ("resume", resume), ("progress", progress)):
         if not isinstance(value, bool):
@@ -133,6 +136,7 @@ def fit(
         )  # fmt: skip
         trainer = backend.trainer(request)
         _check_keep(request.keep, trainer)
+        _check_labels(request, trainer.context)
         planner = Planner(registry.repairs(), trainer.supports, strategy, max_change, extra_memory, forbidden)
         off = switched_off()
         shown = stack.enter_context(Progress(progress))
@@ -176,6 +180,27 @@ def _check_keep(patterns: tuple[str, ...], trainer: Trainer) -> None:
     for pattern in patterns:
         if names and not any(fnmatchcase(name, pattern) for name in names):
             raise ConfigError(f"keep={pattern!r} names no layer: {nearest(pattern, names)}")
+
+
+def _check_labels(request: FitRequest, context: TaskContext) -> None:
+    """Check that class indices are below the number of outputs, where PyTorch would only say `Target out of bounds`."""
+    units, masked = context.output_units, getattr(request.loss, "ignore_index", None)
+    indexed = context.loss.family == "cross_entropy" and context.loss.targets in ("index", "either")
+    if context.framework != "pytorch" or not indexed or units is None or request.step is not None:
+        return
+    for name, data in (("train_data", request.train), ("validation_data", request.validation)):
+        if (
+            not isinstance(data, ArrayData)
+            or data.targets.dtype.kind not in "iu"
+            or (data.targets.ndim > 1 and units < 2)
+        ):
+            continue
+        highest = int(data.targets[data.targets != masked].max(initial=0))
+        if highest >= units:
+            raise DataError(
+                f"{name} has class index {highest}, but the model has {units} outputs for the classes 0 to {units - 1}: "
+                "number the classes from 0, or widen the output"
+            )
 
 
 # -- model and data -----------------------------------------------------------------------------------------------

@@ -81,6 +81,8 @@ def make_rules(
     chosen = _matching(select, known) if select is not None else set(known)
     chosen -= _matching(ignore, known)
     values: dict[type[Rule], dict[str, float]] = {}
+    if thresholds is not None and not isinstance(thresholds, Mapping):
+        raise ConfigError(f"thresholds must be a dict of numbers by problem.name, not {type(thresholds).__name__}")
     for name, value in (thresholds or {}).items():
         rule, threshold = _threshold(name, known)
         values.setdefault(rule, {})[threshold] = value
@@ -104,7 +106,7 @@ def problem_name(name: str) -> str:
 
 def _matching(wanted: str | Iterable[str], known: Sequence[type[Rule]]) -> set[type[Rule]]:
     found: set[type[Rule]] = set()
-    for name in [wanted] if isinstance(wanted, str) else wanted:
+    for name in [wanted] if isinstance(wanted, str) or not isinstance(wanted, Iterable) else wanted:
         if not isinstance(name, str):
             raise ConfigError(f"select and ignore take names, codes and code prefixes, not {name!r}")
         by_prefix = {r for r in known if name and r.code.lower().startswith(name.lower())}

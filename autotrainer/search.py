@@ -117,7 +117,7 @@ class Search:
         """
         node = Node(trial, candidate.repairs, candidate.problems, candidate.proven)
         self._nodes.append(node)
-        self._plan_steps(node)
+        self._plan_steps(node, candidate.base)
         if not self._wins(trial):
             node.worse = self._is_worse(node)
             return False
@@ -157,12 +157,18 @@ class Search:
         ]
         return tuple(sorted(repr(edit) for edit in counted))
 
-    def _plan_steps(self, node: Node) -> None:
-        node.steps = self._planner.steps(node.trial.findings, node.trial.context, self._targets)
+    def _plan_steps(self, node: Node, base: Node | None = None) -> None:
+        """Plan from the node's own findings, or from those of its base where they lead nowhere: nothing is repaired."""
+        trial = node.trial
+        node.steps = self._planner.steps(trial.findings, trial.context, self._targets)
+        if base is not None and not node.steps and not trial.clean:
+            node.steps = self._planner.steps(base.trial.findings, trial.context, self._targets)
 
     def _penalty(self, node: Node) -> float:
         if node is self._best:
-            return _PENALTY["best"]
+            # What the evidence proves is to be mended anyway: build on that.
+            mended = node.trial is self.baseline and any(n.proven and not n.worse for n in self._nodes)
+            return _PENALTY["other" if mended else "best"]
         if node.proven and not node.worse:
             return _PENALTY["proven"]
         if node.trial is self.baseline:

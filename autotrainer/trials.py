@@ -24,8 +24,10 @@ from autotrainer.task import TaskContext
 
 __all__ = ["ManagedMonitor", "ManagedRun", "Trial", "run_trial"]
 
-_STUCK = ("nonfinite", "not_learning")
-"""Problems whose error ends a training early: nothing more is to be had from it."""
+_PATIENCE = ((0.95, 0.0), (0.9, 0.15), (0.0, 1 / 3))
+"""Confidence of a `not_learning` error, at least, and the share of the planned epochs that must be over before it
+ends the training as given: gradients that are exactly zero end it at once, a loss that is merely flat may still move.
+An attempt gets half of that: it costs less to give up than to be patient with many."""
 _BLOCKS = 20
 """Blocks of validation rows that tell the noise of a loss."""
 
@@ -174,12 +176,19 @@ class ManagedRun:
         if self._epochs < self._next_verdict and not broken:
             return False
         self._next_verdict = self._epochs + max(1, self._epochs // 16)
-        errors = {f.problem for f in self.monitor.findings if f.severity is Severity.ERROR}
-        if "nonfinite" in errors and evaluation is not None and not broken:
-            outputs = np.asarray(evaluation.outputs)
-            if outputs.dtype.kind != "f" or np.isfinite(outputs).all():
-                errors.discard("nonfinite")  # it came out of it again
-        return not errors.isdisjoint(_STUCK)
+        errors = {f.problem: f for f in self.monitor.findings if f.severity is Severity.ERROR}
+        if "nonfinite" in errors and (broken or evaluation is None or not _all_finite(evaluation)):
+            return True
+        if "not_learning" not in errors:
+            return False
+        patience = next(share for sure, share in _PATIENCE if errors["not_learning"].confidence >= sure)
+        return self._epochs >= patience * self._spec.epochs * (1.0 if self._baseline else 0.5)
+
+
+def _all_finite(evaluation: Evaluation) -> bool:
+    """Say whether all predictions are finite: a training that came out of NaN again goes on."""
+    outputs = np.asarray(evaluation.outputs)
+    return outputs.dtype.kind != "f" or bool(np.isfinite(outputs).all())
 
 
 @dataclass(slots=True)

@@ -77,7 +77,8 @@ def summarize(rows: Iterable[Row], budget: float) -> str:
         elif not is_faulty(case, row["given"], row["fixed"]) or row["fixed"] <= row["given"]:
             left_out.append(f"{name}: scores {row['given']:.3f} as given, {row['fixed']:.3f} fixed: no fault shows")
         else:
-            row["ratio"] = clipped_ratio(row["given"], row["repaired"], row["fixed"])
+            # What is returned as it was given gained nothing: its two trainings differ by the order of rows alone.
+            row["ratio"] = clipped_ratio(row["given"], row["repaired"], row["fixed"]) if row["plan"] else 0.0
             (within.setdefault(task["source"], []) if row["fix_cost"] <= budget - 0.2 else beyond).append(row)
             lines.append(_case(name, row))
     groups = [*within.items(), ("all", [row for found in within.values() for row in found])]
@@ -105,9 +106,7 @@ def _group(name: str, rows: Sequence[Row]) -> list[str]:
     if not rows:
         return [name, "0", *["–"] * 7]
     ratios = [row["ratio"] for row in rows]
-    # What is returned as it was given can't have got worse; its two trainings differ by the order of rows alone.
-    changed = [row for row in rows if row["status"] in ("repaired", "improved")]
-    worse = sum(row["repaired"] < row["given"] - WORSE for row in changed)
+    worse = sum(row["repaired"] < row["given"] - WORSE for row in rows if row["plan"])
     wins = [row["cost_to_win"] for row in rows if row["cost_to_win"] is not None and row["ratio"] > 0]
     return [
         name,

@@ -7,7 +7,7 @@ import numpy as np
 from autotrainer.history import RunHistory
 from autotrainer.signals import Floats
 
-__all__ = ["ZERO_REGION", "inputs_vary", "last_epochs", "names", "weight_layers"]
+__all__ = ["ZERO_REGION", "activated", "inputs_vary", "last_epochs", "names", "weight_layers"]
 
 ZERO_REGION = frozenset({"relu", "relu6", "thresholded_relu", "thresholdedrelu", "threshold"})
 """Activations that are exactly zero, with zero slope, on a half line."""
@@ -20,6 +20,13 @@ def weight_layers(history: RunHistory) -> list[int]:
         for row, layer in enumerate(history.layers)
         if layer.parameters > 0 and not layer.frozen and layer.kind not in ("norm", "embedding")
     ]
+
+
+def activated(history: RunHistory) -> list[int]:
+    """Return the rows whose output is what the next layer gets: no layer before normalization or an activation."""
+    kinds = [layer.kind for layer in history.layers]
+    followed = [after in ("norm", "activation") for after in [*kinds[1:], ""]]
+    return [row for row, kind in enumerate(kinds) if kind != "norm" and not followed[row]]
 
 
 def names(history: RunHistory, rows: list[int]) -> tuple[str, ...]:

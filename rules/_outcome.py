@@ -14,8 +14,7 @@ import numpy as np
 from autotrainer.findings import Severity
 from autotrainer.history import RunHistory
 from autotrainer.rules._skill import Witness, trivial_score, witnesses
-from autotrainer.rules._trends import Slope, blocks, recent, theil_sen
-from autotrainer.signals import Floats
+from autotrainer.rules._trends import Slope, blocks, growth, recent, theil_sen
 from autotrainer.task import TaskContext
 
 __all__ = ["YOUNG_STEPS", "Outcome", "outcome", "progress"]
@@ -72,8 +71,11 @@ class Outcome:
         return not math.isnan(self.skill)
 
     def stuck(self, margin: float = 0.15) -> bool:
-        """Whether skill is certainly at the trivial predictor's level."""
-        return self.high <= margin
+        """Whether skill is certainly at the trivial predictor's level: within a margin of accuracy's scale.
+
+        R² takes two thirds of the margin: it is a square, and says more at the same value.
+        """
+        return self.high <= (margin * 2 / 3 if self.regression else margin)
 
     def learned(self, level: float = 0.5) -> bool:
         """Whether skill is certainly above a level."""
@@ -198,16 +200,5 @@ def _escaping(history: RunHistory) -> bool:
 
 
 def _diverged(history: RunHistory) -> bool:
-    """Whether the last losses are not finite, or 10 times above both start and best, medians against noise."""
-    _, losses = history.losses
-    known: Floats = losses[~np.isnan(losses)]
-    if not known.size:
-        return False
-    if not np.isfinite(known[-1]):
-        return True
-    if len(known) < 4:
-        return False
-    count = min(9, max(1, len(known) // 4))
-    now = float(np.median(np.abs(known[-count:])))
-    start = float(np.median(np.abs(known[:count])))
-    return now > 10 * max(start, 1e-12)
+    """Whether the last losses are not finite, or 10 times above those at the start."""
+    return growth(np.abs(history.losses[1])) > 10

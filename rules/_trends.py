@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from autotrainer.signals import Floats
 
-__all__ = ["Slope", "blocks", "geometric_mean", "last_median", "recent", "theil_sen", "wilson"]
+__all__ = ["Slope", "blocks", "geometric_mean", "growth", "last_median", "recent", "theil_sen", "wilson"]
 
 _MAX_POINTS = 64
 
@@ -114,6 +114,36 @@ def last_median(values: Floats, count: int = 5) -> Floats:
         known = np.sort(flat[~np.isnan(flat[:, column]), column])
         result[column] = known[(len(known) - 1) // 2]
     return result.reshape(values.shape[1:])
+
+
+def growth(values: Floats) -> float:
+    """Return how many times larger the last values are than the first ones, where that is beyond their noise.
+
+    Medians of the last and the first 3 and 9 values are compared, the larger result counts. It must exceed three
+    standard errors, from how far the steps between neighbours on a logarithmic scale scatter around their median: a
+    steady growth has no noise, single samples of a batch of one have much.
+
+    Args:
+        values: Positive values in order, shape (values,); NaN is left out.
+
+    Returns:
+        The factor; 1 where noise explains it, infinity where the last value is not finite, NaN with fewer than two
+        finite values.
+    """
+    known = values[~np.isnan(values)]
+    if known.size and math.isinf(known[-1]):
+        return math.inf
+    logs = np.log(known[np.isfinite(known) & (known > 0)])
+    if len(logs) < 2:
+        return math.nan
+    moves = np.diff(logs)
+    noise = 1.48 * float(np.median(np.abs(moves - np.median(moves)))) / math.sqrt(2)
+    largest = 0.0
+    for count in (min(3, len(logs) // 2), min(9, len(logs) // 2)):
+        gain = float(np.median(logs[-count:]) - np.median(logs[:count]))
+        if gain > 3 * noise * math.sqrt(2 / count):
+            largest = max(largest, gain)
+    return math.exp(min(largest, 700.0))
 
 
 def wilson(share: float, count: float, z: float = 1.96) -> tuple[float, float]:

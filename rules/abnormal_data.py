@@ -12,6 +12,7 @@ import numpy as np
 from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
+from autotrainer.rules._layers import activated
 from autotrainer.rules._outcome import Outcome, outcome
 from autotrainer.rules._trends import last_median
 from autotrainer.signals import Floats
@@ -129,7 +130,7 @@ class AbnormalData(Rule):
 
     def _hidden(self, history: RunHistory, evidence: dict[str, float]) -> tuple[str | None, tuple[str, ...]]:
         means = last_median(history.layer("activation_mean_abs"))
-        rows = [row for row, layer in enumerate(history.layers) if layer.hidden and layer.kind != "norm"]
+        rows = [row for row in activated(history) if history.layers[row].hidden]
         large = [row for row in rows if np.isfinite(means[row]) and means[row] >= self.threshold("hidden")]
         if not large:
             return None, ()

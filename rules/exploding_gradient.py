@@ -14,25 +14,11 @@ from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import names, weight_layers
 from autotrainer.rules._outcome import Outcome, outcome
-from autotrainer.rules._trends import geometric_mean, last_median, recent
+from autotrainer.rules._trends import geometric_mean, growth, last_median, recent
 from autotrainer.signals import Floats
 from autotrainer.task import TaskContext
 
 __all__ = ["ExplodingGradient"]
-
-_RECENT = 5
-
-
-def _growth(values: Floats, count: int = 3) -> float:
-    """Return the median of the last samples ÷ that of the first ones; infinity where the last is not finite."""
-    known = values[~np.isnan(values)]
-    if len(known) < 2:
-        return math.nan
-    count = max(1, min(count, len(known) // 2))
-    start, now = float(np.median(known[:count])), float(np.median(known[-count:]))
-    if not math.isfinite(known[-1]) or not math.isfinite(now):
-        return math.inf
-    return now / start if start > 0 else math.nan
 
 
 class ExplodingGradient(Rule):
@@ -106,7 +92,7 @@ class ExplodingGradient(Rule):
             return None
         gradient = history.scalar("grad_norm")
         _, losses = history.losses
-        evidence = {"growth": _growth(gradient), "loss_growth": _growth(np.abs(losses))}
+        evidence = {"growth": growth(gradient), "loss_growth": growth(np.abs(losses))}
         result = outcome(history, context)
         told = self._by_growth(history, evidence, gradient)
         told = told or self._by_weights(history, rows, evidence, result)
@@ -119,7 +105,7 @@ class ExplodingGradient(Rule):
     def _by_growth(
         self, history: RunHistory, evidence: dict[str, float], gradient: Floats
     ) -> tuple[Severity, float, str] | None:
-        growth, loss_growth = evidence["growth"], evidence["loss_growth"]
+        grown, loss_growth = evidence["growth"], evidence["loss_growth"]
         finite = gradient[np.isfinite(gradient)]
         if len(finite) < 2:
             return None
@@ -130,8 +116,8 @@ class ExplodingGradient(Rule):
                 message = f"The gradient norm grew {before:.2g}-fold and is not finite {at}."
                 return Severity.ERROR, 0.97, message
             return None
-        if growth >= self.threshold("growth") and loss_growth >= self.threshold("loss_growth"):
-            message = f"Gradient norm and loss grew {growth:.2g}-fold and {loss_growth:.2g}-fold {at}."
+        if grown >= self.threshold("growth") and loss_growth >= self.threshold("loss_growth"):
+            message = f"Gradient norm and loss grew {grown:.2g}-fold and {loss_growth:.2g}-fold {at}."
             return Severity.ERROR, 0.95, message
         return None
 

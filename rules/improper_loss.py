@@ -82,7 +82,9 @@ class ImproperLoss(Rule):
     def _proven(history: RunHistory, context: TaskContext) -> str | None:
         """Return why loss and targets can't belong together, or None."""
         loss, targets, units = context.loss, history.targets, context.output_units
-        if loss.family == "binary_cross_entropy" and (targets.minimum < -1e-6 or targets.maximum > 1 + 1e-6):
+        signed = loss.name == "signed_logistic"  # takes -1 and 1
+        outside = targets.minimum < -1e-6 or targets.maximum > 1 + 1e-6
+        if loss.family == "binary_cross_entropy" and outside and not (signed and targets.signed):
             span = f"{targets.minimum:.3g} to {targets.maximum:.3g}"
             return f"{loss.name} takes targets from 0 to 1, but they run from {span}."
         if loss.family == "cross_entropy" and units == 1:

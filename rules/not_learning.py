@@ -102,7 +102,8 @@ class NotLearning(Rule):
             return self._told(Severity.ERROR, 0.97, message, evidence, result)
         if not result.known:
             return self._by_loss(history, result, evidence)
-        if not result.stuck(self.threshold("skill")):
+        early = not result.mature(0.3)  # young runs must be clearer cases
+        if not result.stuck(self.threshold("skill") * (2 / 3 if early else 1)):
             return None
         constant = self._constant_outputs(history, evidence)
         moving = result.moving(self.threshold("to_come"))

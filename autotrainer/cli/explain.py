@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import textwrap
 
 from autotrainer import registry
@@ -44,7 +45,8 @@ def _page(wanted: str, given: str) -> tuple[str, str, str]:
     for repair in registry.repairs():
         if wanted == repair.name:
             fixes = ", ".join(sorted(repair.fixes, key=lambda problem: -repair.fixes[problem]))
-            return repair.name, "repair", f"{repair.documentation()}\n\nAnswers\n    {fixes}"
+            page = re.sub(r"^(\S.*):$", r"\1", repair.documentation(), flags=re.MULTILINE)  # headings as those of rules
+            return repair.name, "repair", f"{page}\n\nAnswers\n    {fixes}"
     names = {n for rule in registry.rules() for n in (rule.problem, rule.code, *rule.aliases)}
     hint = nearest(wanted, names | {repair.name for repair in registry.repairs()})
     raise ConfigError(f"unknown problem or repair {given!r}: {hint}")

@@ -184,7 +184,9 @@ class FakeTrainer(Trainer):
         for epoch in range(spec.epochs):
             if epoch in outcome.raises:
                 raise outcome.raises[epoch]
-            done = self._epoch(run)
+            batches, done = self._epoch(run)
+            if epoch and not batches:
+                break
             model.epochs = epoch + 1
             rows = sum(len(batch) for _, batch in _batches(self.request.validation, 32))
             evaluation = evaluate(self.request.validation) if run.spend(rows, training=False) else None
@@ -193,11 +195,14 @@ class FakeTrainer(Trainer):
                 break
         return trained
 
-    def _epoch(self, run: Run) -> bool:
-        return all(
-            run.spend(len(targets), training=True)
-            for _, targets in _batches(self.request.train, self.request.batch_size)
-        )
+    def _epoch(self, run: Run) -> tuple[int, bool]:
+        """Return the number of batches, and whether the budget allowed all of them."""
+        done = 0
+        for _, targets in _batches(self.request.train, self.request.batch_size):
+            if not run.spend(len(targets), training=True):
+                return done, False
+            done += 1
+        return done, True
 
 
 def _batches(data: Data, size: int) -> Iterator[tuple[Any, NDArray[Any]]]:

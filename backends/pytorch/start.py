@@ -106,6 +106,8 @@ class Start:
             InputError: If the callable returns something else.
         """
         assert self.optimizer is not None
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise InputError("the model has no parameter to train: set requires_grad of those that are to be trained")
         made = self.optimizer(list(model.parameters()))
         if not isinstance(made, Optimizer):
             raise InputError(f"optimizer(params) must return a torch optimizer, not {type(made).__name__}")

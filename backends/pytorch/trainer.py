@@ -42,7 +42,7 @@ from autotrainer.edits import (
     SetMomentum,
     StopEarly,
 )
-from autotrainer.errors import ConfigError
+from autotrainer.errors import ConfigError, InputError
 from autotrainer.task import TaskContext
 
 __all__ = ["TorchTrainer", "make_trainer", "save_model"]
@@ -201,7 +201,12 @@ class TorchTrainer(Trainer):
 
     def _scheduler(self, optimizer: Optimizer, edit: Any) -> Any:
         if self._request.scheduler is not None:
-            return self._request.scheduler(optimizer)
+            made = self._request.scheduler(optimizer)
+            if not callable(getattr(made, "step", None)):
+                raise InputError(
+                    f"scheduler(optimizer) must return a learning-rate scheduler, not {type(made).__name__}"
+                )
+            return made
         if edit is None:
             return None
         floors = [edit.floor * float(group["lr"]) for group in optimizer.param_groups]

@@ -20,6 +20,7 @@ from autotrainer.backends.pytorch.data import Batch, Batches, LoaderBatches, cal
 from autotrainer.backends.pytorch.losses import EditedLoss, plain_loss
 from autotrainer.backends.pytorch.random_state import mix, seed_all
 from autotrainer.edits import ClipGradients
+from autotrainer.errors import InputError
 
 __all__ = ["Objective", "Training", "copied", "evaluate", "predict"]
 
@@ -46,7 +47,7 @@ class Objective:
         """Return (loss, outputs, targets) of a batch; outputs and targets are None where ``step`` hides them."""
         if self.step is not None:
             result = self.step(model, batch.raw)
-            loss, outputs, targets = result if isinstance(result, tuple) else (result, None, None)
+            loss, outputs, targets = result if isinstance(result, tuple) and len(result) == 3 else (result, None, None)
         else:
             assert self.loss is not None
             outputs, targets = call_model(model, batch.inputs), batch.targets
@@ -58,6 +59,13 @@ class Objective:
                 if self.otherwise is None:
                     raise
                 loss = self.otherwise(primary_output(outputs), targets, *extra)
+        if not isinstance(loss, Tensor):
+            what = (
+                "the loss must return a tensor"
+                if self.step is None
+                else "step must return loss or (loss, outputs, targets)"
+            )
+            raise InputError(f"{what} with a gradient, not {type(loss).__name__}")
         return (loss.mean() if loss.ndim else loss), outputs, targets
 
     def _takes_tensor(self) -> bool:

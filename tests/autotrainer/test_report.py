@@ -67,6 +67,8 @@ def _result(**changes: Any) -> Result:
         "plan": plan,
         "attempts": attempts,
         "cost": 2.2,
+        "metric": "accuracy",
+        "notes": {"swap_activation": "F.relu is called as a function"},
     }
     return Result(**{**values, **changes})
 
@@ -112,7 +114,8 @@ def test_folding_loses_and_repeats_nothing(causes: dict[str, str | None], groups
 def test_text_of_a_result() -> None:
     text = str(Report.of_result(_result()))
     assert "repaired: better by more than noise, and no error is left." in text
-    assert "0.5 → 0.9" in text
+    assert "validation accuracy: 0.5 → 0.9" in text
+    assert "swap_activation: F.relu is called as a function" in text
     assert "work: 2.20 trainings of the given model" in text
     assert str(_result().plan).splitlines()[0] in text
     assert "CUDA <out> of memory" in text

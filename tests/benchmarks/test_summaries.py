@@ -115,7 +115,7 @@ def test_the_ratio_is_clipped(repaired: float, ratio: float) -> None:
 
 
 def test_the_repair_summary_tells_dear_fixes_apart_and_counts_losses() -> None:
-    def made(case: str, repaired: float, status: str, fix_cost: float) -> dict[str, Any]:
+    def made(case: str, repaired: float, status: str, fix_cost: float, plan: str | None = "x") -> dict[str, Any]:
         task = {"framework": "pytorch", "source": "real", "case": case, "seed": 0, "budget": 3.0}
         numbers = {
             "given": 0.5,
@@ -125,12 +125,12 @@ def test_the_repair_summary_tells_dear_fixes_apart_and_counts_losses() -> None:
             "cost": 2.5,
             "cost_to_win": 1.2,
         }
-        return {"task": task, **numbers, "status": status, "plan": None, "findings": []}
+        return {"task": task, **numbers, "status": status, "plan": plan, "findings": []}
 
     rows = [made("so50306988", 1.0, "repaired", 1.0), made("so58609115", 0.4, "improved", 1.0)]
-    rows.append(made("so39939881", 0.75, "repaired", 40.0))
+    rows += [made("so39939881", 0.75, "repaired", 40.0), made("so43239467", 0.9, "healthy", 1.0, None)]
     text = summarize_repair(rows, 3.0)
-    assert "| all | 2 | 0.500 | 1/2 (50 %) | 1/2 (50 %) | 1 | 1.20 | 1.20 | 2.50 |" in text
+    assert "| all | 3 | 0.333 | 1/3 (33 %) | 1/3 (33 %) | 1 | 1.20 | 1.20 | 2.50 |" in text
     assert "| fix beyond the budget | 1 | 0.500 |" in text
 
 
