@@ -198,7 +198,7 @@ def _check_labels(request: FitRequest, context: TaskContext) -> None:
         highest = int(data.targets[data.targets != masked].max(initial=0))
         if highest >= units:
             raise DataError(
-                f"{name} has class index {highest}, but the model has {units} outputs for the classes 0 to {units - 1}: "
+                f"{name} has class index {highest}, but the model has {units} outputs, for classes 0 to {units - 1}: "
                 "number the classes from 0, or widen the output"
             )
 

@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -62,6 +63,9 @@ class Monitor:
         log_dir: Folder for the run log, or None for no file.
         on_finding: Called with each new finding.
         quiet: Say nothing, neither while running nor at the end.
+
+    Raises:
+        ConfigError: If the folder is no path, or ``on_finding`` can't be called.
     """
 
     def __init__(
@@ -87,6 +91,10 @@ class Monitor:
         self._failed: set[str] = set()
         self._log: LogWriter | None = None
         self.closed = False
+        if on_finding is not None and not callable(on_finding):
+            raise ConfigError(f"on_finding must be callable or None, not {type(on_finding).__name__}")
+        if not isinstance(log_dir, str | PathLike | None):
+            raise ConfigError(f"log_dir must be a path or None, not {type(log_dir).__name__}")
         if log_dir is not None:
             try:
                 self._log = LogWriter(log_dir)
@@ -156,6 +164,10 @@ class Monitor:
 
     def close(self) -> None:
         """Detach from the training; the findings stay readable. Closing twice does nothing."""
+        self._close(finished=True)
+
+    def _close(self, *, finished: bool) -> None:
+        """Detach; a training that an exception broke off has not finished: it is judged as far as it came."""
         if self.closed:
             return
         with self.guard("close()"):
@@ -163,9 +175,9 @@ class Monitor:
                 self._observer.close()
         self._observer = None
         self.closed = True
-        self.history.finished = True
+        self.history.finished = finished
         with self.guard("the rules"):
-            self._write({"type": "end", "step": self.history.step})
+            self._write({"type": "end", "step": self.history.step, "finished": finished})
             self._stale = True
             _ = self.findings
         if self._log is not None:
@@ -178,7 +190,7 @@ class Monitor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self._close(finished=error is None)
         errors = [f for f in self.findings if f.severity is Severity.ERROR]
         if errors and not self._quiet:
             print(f"autotrainer: {len(errors)} error(s) in this training", file=sys.stderr)

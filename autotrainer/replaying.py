@@ -65,7 +65,7 @@ def replay(
                 history.step = max(history.step, int(record["step"]))
                 engine.evaluate(history, context)
             elif kind == "end":
-                history.finished = True
+                history.finished = bool(record.get("finished", True))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LogError(f"{log} holds a damaged record: {error!r}") from error
     if not history.finished:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from autotrainer.edits import ScaleInputs
@@ -49,6 +50,14 @@ class ScaleInputsRepair(Repair):
     }
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose scaling, unless the inputs are indices."""
-        if context.input_kind != "index":
+        """Propose scaling, unless the inputs are indices or known to have unit scale already."""
+        if context.input_kind != "index" and not _unit_scale(finding.evidence):
             yield Proposal(self.name, (ScaleInputs(),), self.fixes[finding.problem])
+
+
+def _unit_scale(evidence: Mapping[str, float]) -> bool:
+    """Say whether the evidence shows inputs for which scaling would change nothing that matters."""
+    std = evidence.get("input_std", math.nan)
+    offset = evidence.get("input_offset", math.nan)
+    ratio = evidence.get("input_scale_ratio", math.nan)
+    return 0.3 <= std <= 3 and offset <= 3 and ratio <= 10

@@ -35,7 +35,8 @@ class ScaleLearningRateRepair(Repair):
 
     Why it helps:
         The learning rate is the hyperparameter that decides most: gradient descent diverges above 2 over the
-        largest curvature, and crawls far below it.
+        largest curvature, and crawls far below it. One step that is far too large pushes all units of a ReLU layer
+        below zero, where no gradient brings them back.
 
     Safety:
         Unsafe only in that it can be the wrong direction. Judged by outcome.
@@ -52,7 +53,7 @@ class ScaleLearningRateRepair(Repair):
         "exploding_gradient": 0.6,
         "nonfinite": 0.5,
         "oscillating_loss": 0.6,
-        "dying_relu": 0.35,
+        "dying_relu": 0.62,
         "slow_convergence": 0.6,
         "not_learning": 0.4,
         "vanishing_gradient": 0.15,

@@ -78,7 +78,7 @@ class NotLearning(Rule):
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {
             "skill": Threshold(0.15, "skill over the trivial predictor, at most", "calibrated", maximum=1),
-            "schedule": Threshold(0.15, "share of the schedule before an error", "delay target of 20 %", maximum=1),
+            "schedule": Threshold(0.25, "share of the schedule before an error", "calibrated", maximum=1),
             "dead_schedule": Threshold(0.05, "the same where outputs are constant", "calibrated", maximum=1),
             "to_come": Threshold(0.02, "expected fall of the loss for patience", "calibrated", maximum=1),
         }
@@ -102,7 +102,7 @@ class NotLearning(Rule):
             return self._told(Severity.ERROR, 0.97, message, evidence, result)
         if not result.known:
             return self._by_loss(history, result, evidence)
-        early = not result.mature(0.3)  # young runs must be clearer cases
+        early = not result.mature(0.5)  # young runs must be clearer cases
         if not result.stuck(self.threshold("skill") * (2 / 3 if early else 1)):
             return None
         constant = self._constant_outputs(history, evidence)

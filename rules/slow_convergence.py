@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.findings import Finding
+from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import weight_layers
@@ -24,7 +24,7 @@ _REAL = 0.02
 
 
 _FAIR = 0.3
-"""Skill from which small steps have evidently sufficed."""
+"""Skill from which the pace has evidently sufficed."""
 
 
 class SlowConvergence(Rule):
@@ -95,7 +95,7 @@ class SlowConvergence(Rule):
             or (result.escaping and result.progress < 0.9)
         ):
             return None
-        return self._by_travel(history, result) or self._by_trend(history, context, result)
+        return self._by_travel(history, result) or self._by_trend(history, context, result) or self._low(result)
 
     def _by_travel(self, history: RunHistory, result: Outcome) -> Finding | None:
         """Find steps so small that the weights stay about where they began, however long the schedule lasts."""
@@ -116,7 +116,7 @@ class SlowConvergence(Rule):
 
     def _by_trend(self, history: RunHistory, context: TaskContext, result: Outcome) -> Finding | None:
         """Find a loss that falls too slowly for the schedule."""
-        epochs, accuracy = history.epochs("accuracy")
+        epochs, accuracy = history.epochs("accuracy" if "accuracy" in history.epoch_names else "val_accuracy")
         half = len(epochs) // 2
         gain = theil_sen(epochs[half:], accuracy[half:]).slope
         if gain > self.threshold("gain"):
@@ -138,6 +138,14 @@ class SlowConvergence(Rule):
             f"{result.words} after {result.steps} steps."
         )
         return self.finding(result.worst, 0.75, message, evidence)
+
+    def _low(self, result: Outcome) -> Finding | None:
+        """Find a model that has learned little by half time and moves no more: worth a look, since data may be noisy."""
+        if result.stuck() or not result.stuck(_FAIR) or not result.mature(0.5) or result.moving(_REAL):
+            return None
+        message = f"The loss falls no more, although {result.words} after {result.steps} steps."
+        evidence = {"skill": result.skill, "loss_to_come": result.to_come, "progress": result.progress}
+        return self.finding(Severity.WARNING, 0.4, message, evidence)
 
     @staticmethod
     def _expected(result: Outcome, gain: float, epochs: int, planned: int | None) -> float:

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+import torch  # before TensorFlow
+
+import keras  # isort: skip
 from numpy.typing import NDArray
 from torch import nn
 
@@ -41,23 +43,23 @@ def keras_weights(model: nn.Sequential) -> list[NDArray[Any]]:
     found: list[NDArray[Any]] = []
     channels = 0
     for module in model:
+        state = {name: value.numpy() for name, value in module.state_dict().items()}
         if isinstance(module, nn.Conv1d | nn.Conv2d):
             channels = module.out_channels
-            found += [np.moveaxis(module.weight.detach().numpy(), (1, 0), (-2, -1)), module.bias.detach().numpy()]
+            found += [np.moveaxis(state["weight"], (1, 0), (-2, -1)), state["bias"]]
         elif isinstance(module, nn.Linear):
-            weight = module.weight.detach().numpy()
-            if channels:  # what was flattened goes channels last in Keras; pooled images here are square
+            weight = state["weight"]
+            if channels:  # what was flattened goes channels last in Keras
                 units, cells = len(weight), weight.shape[1] // channels
                 weight = np.swapaxes(weight.reshape(units, channels, cells), 1, 2).reshape(units, -1)
                 channels = 0
-            found += [weight.T, module.bias.detach().numpy()]
+            found += [weight.T, state["bias"]]
         elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            found += [t.detach().numpy() for t in (module.weight, module.bias, module.running_mean, module.running_var)]
+            found += [state[name] for name in ("weight", "bias", "running_mean", "running_var")]
         elif isinstance(module, Lstm):
-            named = {name: p.detach().numpy() for name, p in module.lstm.named_parameters()}
             for end in ("l0", "l0_reverse") if module.lstm.bidirectional else ("l0",):
-                bias = named[f"bias_ih_{end}"] + named[f"bias_hh_{end}"]
-                found += [named[f"weight_ih_{end}"].T, named[f"weight_hh_{end}"].T, bias]
+                bias = state[f"lstm.bias_ih_{end}"] + state[f"lstm.bias_hh_{end}"]
+                found += [state[f"lstm.weight_ih_{end}"].T, state[f"lstm.weight_hh_{end}"].T, bias]
     return found
 
 
@@ -81,7 +83,7 @@ def test_same_parameters_outputs_and_loss(name: str) -> None:
     if program.loss == "bce":
         outputs = outputs.clip(0.01, 0.99)  # torch.nn.BCELoss and Keras keep off log(0) at different distances
     with np.errstate(all="ignore"):
-        expected = float(np.mean(build_keras.keras.losses.get(build_keras.make_loss(program))(y, outputs)))
+        expected = float(np.mean(keras.losses.get(build_keras.make_loss(program))(y, outputs)))
     loss = build_pytorch.loss_module(program)(torch.from_numpy(outputs), build_pytorch.to_targets(y))
     np.testing.assert_allclose(float(loss), expected, rtol=1e-3, atol=1e-5)
 
@@ -93,8 +95,8 @@ def test_initializers_have_the_spread_of_keras(init: str) -> None:
     layers = ({"type": "dense", "units": 300, "init": init},)
     program = Program(layers, "mse", {"name": "sgd", "lr": 0.1}, 8, 1, {"label_encoding": "float"}, "framework", "r2")
     torch.manual_seed(0)
-    build_keras.keras.utils.set_random_seed(0)
-    ours = build_pytorch.build(program, (200,))[0].weight.detach().numpy()
+    keras.utils.set_random_seed(0)
+    ours = build_pytorch.build(program, (200,)).state_dict()["0.weight"].numpy()
     theirs = np.asarray(build_keras.build(program, (200,)).layers[0].kernel)
     assert np.std(ours) == pytest.approx(np.std(theirs), rel=0.03)
     assert np.abs(ours).max() == pytest.approx(np.abs(theirs).max(), rel=0.15)

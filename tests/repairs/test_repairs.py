@@ -175,3 +175,17 @@ def test_nothing_is_proposed_twice_over(finding, context, targets) -> None:
     assert not list(AddDropoutRepair().propose(finding("overfitting"), dropped, targets("binary")))
     index = context(input_kind="index")
     assert not list(ScaleInputsRepair().propose(finding("abnormal_data"), index, targets("binary")))
+
+
+@pytest.mark.parametrize(
+    ("evidence", "proposed"),
+    [
+        ({"input_std": 1.0, "input_offset": 0.1, "input_scale_ratio": 1.2, "hidden_mean_abs": 40.0}, False),
+        ({"input_std": 200.0, "input_offset": 5.0, "input_scale_ratio": 1.1}, True),
+        ({"input_std": 1.0, "input_offset": 0.1, "input_scale_ratio": 5000.0}, True),
+        ({}, True),
+    ],
+)
+def test_inputs_of_unit_scale_are_left_alone(evidence, proposed, finding, context, targets) -> None:
+    given = finding("abnormal_data", evidence=evidence)
+    assert bool(list(ScaleInputsRepair().propose(given, context(), targets("binary")))) is proposed

@@ -17,8 +17,8 @@ REAL: dict[str, Any] = {"targets": "real", "loss": "mse"}
     ("case", "expected"),
     [
         pytest.param(CHANCE, "error", id="chance, flat"),
-        pytest.param(CHANCE | {"steps": 110}, "error", id="chance before a fifth of the schedule"),
-        pytest.param(CHANCE | {"steps": 60}, None, id="chance, young"),
+        pytest.param(CHANCE | {"steps": 180}, "error", id="chance, a third of the schedule"),
+        pytest.param(CHANCE | {"steps": 110}, None, id="chance, young"),
         pytest.param(CHANCE | {"planned_epochs": None}, "warning", id="no schedule"),
         pytest.param(CHANCE | {"planned_epochs": None, "steps": 100}, None, id="no schedule, young"),
         pytest.param(

@@ -18,6 +18,9 @@ SLOW: dict[str, Any] = {"losses": lambda t: 0.7 - 1e-4 * t, "scalars": {"accurac
         pytest.param(SLOW | {"steps": 60}, None, id="young"),
         pytest.param(SLOW | {"losses": lambda t: 0.7}, None, id="does not fall at all"),
         pytest.param({"steps": 300}, None, id="learns"),
+        pytest.param(
+            {"losses": lambda t: 0.65, "scalars": {"accuracy": 0.6}, "steps": 400}, "warning", id="little learned, flat"
+        ),
         pytest.param(SLOW | {"losses": lambda t: 0.7 - 1.5e-3 * t}, None, id="gets there in time"),
         pytest.param(SLOW | {"epochs": {"accuracy": lambda e: 0.4 + 0.02 * e}}, None, id="accuracy rises every epoch"),
         pytest.param(SLOW | {"epochs": {"accuracy": lambda e: 0.58 if e == 9 else 0.5}}, "error", id="one lucky epoch"),
