@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from autotrainer import registry
+from autotrainer.errors import InputError
 from autotrainer.files import write_atomic
 from autotrainer.findings import Finding
 from autotrainer.plan import RepairPlan
@@ -114,7 +115,10 @@ class Result:
             InputError: If the model can't be saved or the folder not be written.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"can't write to {folder}: {error.strerror or error}; give another folder") from error
         registry.backend_of(self.model).save_model(self.model, folder)
         if self.plan is not None:
             write_atomic(folder / "plan.json", self.plan.to_json())

@@ -12,8 +12,10 @@ __all__ = ["Sampler", "StepSampler"]
 _FIRST_STEPS = 10
 _SPREAD = 25
 """Between two samples lies at least a 25th of the steps so far: about 58 samples for each tenfold of steps."""
-_START_ALLOWANCE = 0.15
-"""Seconds that the first samples may cost beyond the share (the contract allows 0.2)."""
+_SAMPLES_ALLOWANCE = 0.12
+_VERDICTS_ALLOWANCE = 0.18
+"""Seconds that monitoring may cost beyond the share (the contract allows 0.2). Samples stop earlier than verdicts, so
+that a short or slow run is still judged at the ends of its epochs."""
 
 
 class Sampler:
@@ -21,7 +23,7 @@ class Sampler:
 
     The first ten steps are sampled. After that a step is sampled if the samples so far stay evenly spread on
     a logarithmic scale of steps, and if what monitoring has cost, plus the expected cost of one more sample,
-    stays within ``share`` of the time since the start plus a start allowance of 0.15 s.
+    stays within ``share`` of the time since the start plus a start allowance of 0.12 s.
 
     Args:
         share: Share of the training time that monitoring may cost, in (0, 1].
@@ -62,7 +64,7 @@ class Sampler:
         """
         if step < self._next:
             return False
-        if step < _FIRST_STEPS or self._affordable():
+        if step < _FIRST_STEPS or self._affordable(_SAMPLES_ALLOWANCE):
             self._next = max(step + 1, step + step // _SPREAD)
             return True
         # Asking the clock at each step would itself cost: look again after a pause.
@@ -70,8 +72,8 @@ class Sampler:
         return False
 
     def affordable(self) -> bool:
-        """Say whether one more sample stays within the allowance, whatever the spread."""
-        return self._affordable()
+        """Say whether a verdict, or one more sample whatever the spread, stays within the allowance."""
+        return self._affordable(_VERDICTS_ALLOWANCE)
 
     def charge(self, seconds: float, *, sample: bool = False) -> None:
         """Account for time that monitoring has taken.
@@ -84,8 +86,8 @@ class Sampler:
         if sample:
             self._last_cost = seconds if not self._last_cost else (self._last_cost + seconds) / 2
 
-    def _affordable(self) -> bool:
-        allowed = _START_ALLOWANCE + self._share * (self._clock() - self._start)
+    def _affordable(self, allowance: float) -> bool:
+        allowed = allowance + self._share * (self._clock() - self._start)
         return self._spent + self._last_cost <= allowed
 
 
@@ -107,5 +109,5 @@ class StepSampler(Sampler):
         """Return False: managed trainings ask for a verdict themselves, at epochs of their choice."""
         return False
 
-    def _affordable(self) -> bool:
+    def _affordable(self, allowance: float) -> bool:
         return True

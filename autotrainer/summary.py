@@ -15,6 +15,8 @@ __all__ = ["DataSummary", "summarize"]
 
 _MAX_CLASSES = 4096
 _MAX_VALUES = 32
+_MASKED = -100
+"""Class index of entries that do not count: ``ignore_index`` of PyTorch's losses."""
 
 
 class _Moments:
@@ -61,13 +63,16 @@ class DataSummary:
         return self._summary
 
     def add_targets(self, targets: NDArray[Any]) -> None:
-        """Take rows of targets into account; values that are not finite are left out."""
+        """Take rows of targets into account; values that are not finite are left out, and masked class indices."""
         width = targets.shape[-1] if targets.ndim > 1 else 1
         columns = np.asarray(targets, np.float64).reshape(-1, width)
         columns = columns[np.isfinite(columns).all(axis=1)]
         if not len(columns):
             return
         self._targets.add(columns)
+        known = columns.ravel()
+        if targets.dtype.kind in "iu" and (known[known != _MASKED] >= 0).all():
+            known = known[known != _MASKED]
         integral = bool((columns == np.round(columns)).all())
         ones_and_zeros = bool(((columns == 0) | (columns == 1)).all())
         counted_columns = self._one_hot
@@ -76,7 +81,7 @@ class DataSummary:
             self._classes.clear()  # columns of what looked like one-hot rows, not values
         self._discrete &= integral
         if self._discrete and (self._one_hot or len(self._classes) <= _MAX_CLASSES):
-            labels = columns.argmax(axis=1) if self._one_hot else columns.ravel()
+            labels = columns.argmax(axis=1) if self._one_hot else known
             values, counts = np.unique(labels, return_counts=True)
             self._classes.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
         old = self._summary
@@ -89,7 +94,7 @@ class DataSummary:
             width=width,
             integer_type=targets.dtype.kind in "iub",
             integral=self._discrete,
-            minimum=float(np.fmin(old.minimum, columns.min())),
+            minimum=float(np.fmin(old.minimum, known.min() if known.size else np.nan)),
             maximum=float(np.fmax(old.maximum, columns.max())),
             mean=float(self._targets.mean.mean()),
             variance=float((self._targets.std**2).mean()),

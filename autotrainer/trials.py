@@ -244,7 +244,7 @@ def run_trial(trainer: Trainer, spec: TrainingSpec, run: ManagedRun, judge: Judg
     try:
         trained = trainer.train(spec, run)
     except KeyboardInterrupt:
-        if spec.edits or run.kept is None or run.judged is None:
+        if spec.edits or run.kept is None:
             raise
         trained, interrupted = run.kept, True
     finally:

@@ -14,7 +14,7 @@ from autotrainer.task import TaskContext
 
 __all__ = ["Witness", "trivial_score", "witnesses"]
 
-_PRECISE = 0.15
+_PRECISE = 0.25
 """Widest half interval of skill that still counts as a measurement."""
 
 _VALIDATION_ROWS = 200
@@ -78,7 +78,7 @@ def _accuracies(history: RunHistory, context: TaskContext, trivial: float) -> li
     known = ~np.isnan(values)
     if known.any():
         measured.append((float(np.average(values[known], weights=rows[known])), float(rows[known].sum())))
-    for name, size in (("accuracy", context.train_rows or 0), ("val_accuracy", _VALIDATION_ROWS)):
+    for name, size in (("accuracy", _train_rows(history, context)), ("val_accuracy", _VALIDATION_ROWS)):
         epochs = history.epochs(name)[1]
         late = epochs[-max(1, len(epochs) // 2) :]
         late = late[np.isfinite(late)]
@@ -89,6 +89,15 @@ def _accuracies(history: RunHistory, context: TaskContext, trivial: float) -> li
         low, high = ((v - trivial) / (1 - trivial) for v in wilson(min(1.0, max(0.0, score)), count, 1.64))
         found.append(Witness(score, low, high, (score - trivial) / (1 - trivial)))
     return found
+
+
+def _train_rows(history: RunHistory, context: TaskContext) -> float:
+    """Return the number of training samples, as known or from batches and epochs."""
+    sizes = history.scalar("batch_size")
+    sizes = sizes[np.isfinite(sizes)]
+    if context.train_rows or not sizes.size or not history.epoch:
+        return float(context.train_rows or 0)
+    return float(np.median(sizes)) * (history.step + 1) / history.epoch
 
 
 def _squared_error(history: RunHistory, context: TaskContext) -> list[Witness]:

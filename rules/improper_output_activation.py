@@ -110,7 +110,9 @@ class ImproperOutputActivation(Rule):
             "target_max": targets.maximum,
         }
         told = (
-            f"{misfit.reason}; {result.words}." if severity is Severity.ERROR and result.words else f"{misfit.reason}."
+            f"{misfit.reason}; {result.words}."
+            if severity is Severity.ERROR and result.words and result.steps >= 10
+            else f"{misfit.reason}."
         )
         last = tuple(layer.name for layer in history.layers if not layer.hidden)[-1:]
         return self.finding(severity, confidence, told, evidence, layers=last)

@@ -44,8 +44,8 @@ class SlowConvergence(Rule):
 
     Thresholds
         ``gain`` is delta of AUTOTRAINER, here the gain of accuracy per epoch by the trend; ``schedule`` is the share
-        of the planned training from which it is judged; ``skill`` is the skill that the run must reach by its end;
-        ``travel`` is how far steps of the present size can carry the weights, relative to their size.
+        of the planned training from which the size of steps is judged, twice that for trends; ``skill`` is the skill
+        that the run must reach by its end; ``travel`` is how far steps of the present size can carry the weights, relative to their size.
 
     When it is wrong
         Plateaus that end by themselves late in the run, and rates that are to rise later. Without a known schedule,
@@ -116,6 +116,8 @@ class SlowConvergence(Rule):
 
     def _by_trend(self, history: RunHistory, context: TaskContext, result: Outcome) -> Finding | None:
         """Find a loss that falls too slowly for the schedule."""
+        if not result.mature(min(1.0, 2 * self.threshold("schedule"))):
+            return None
         epochs, accuracy = history.epochs("accuracy" if "accuracy" in history.epoch_names else "val_accuracy")
         half = len(epochs) // 2
         gain = theil_sen(epochs[half:], accuracy[half:]).slope
@@ -140,7 +142,7 @@ class SlowConvergence(Rule):
         return self.finding(result.worst, 0.75, message, evidence)
 
     def _low(self, result: Outcome) -> Finding | None:
-        """Find a model that has learned little by half time and moves no more: worth a look, since data may be noisy."""
+        """Find a model that has learned little by half time and moves no more; data may be noisy, so worth a look."""
         if result.stuck() or not result.stuck(_FAIR) or not result.mature(0.5) or result.moving(_REAL):
             return None
         message = f"The loss falls no more, although {result.words} after {result.steps} steps."
@@ -150,7 +152,7 @@ class SlowConvergence(Rule):
     @staticmethod
     def _expected(result: Outcome, gain: float, epochs: int, planned: int | None) -> float:
         """Return the skill that is still to be gained at the present pace."""
-        room = max(0.0, 1 - max(0.0, result.skill))
+        expected = max(0.0, 1 - max(0.0, result.skill)) * min(1.0, result.to_come)
         if planned and math.isfinite(gain) and epochs >= 8 and not result.regression and result.trivial < 1:
-            return max(0.0, gain * (planned - epochs) / (1 - result.trivial))
-        return room * min(1.0, result.to_come)
+            return max(expected, gain * (planned - epochs) / (1 - result.trivial))
+        return expected

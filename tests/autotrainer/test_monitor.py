@@ -163,7 +163,7 @@ def test_close_detaches_and_keeps_the_findings(capsys: pytest.CaptureFixture[str
     watched.close()
     assert observer.closed == 1
     assert watched.closed
-    assert watched.history.finished
+    assert not watched.history.finished  # the training was broken off
     assert [f.problem for f in watched.findings] == ["loss_above"]
     assert "1 error(s) in this training" in capsys.readouterr().err
     watched.end_epoch(val_loss=1.0)
