@@ -183,10 +183,10 @@ def _check_keep(patterns: tuple[str, ...], trainer: Trainer) -> None:
 
 
 def _check_labels(request: FitRequest, context: TaskContext) -> None:
-    """Check that class indices are below the number of outputs, where PyTorch would only say `Target out of bounds`."""
+    """Check that class indices are below the number of outputs, where the framework's own error is hard to read."""
     units, masked = context.output_units, getattr(request.loss, "ignore_index", None)
     indexed = context.loss.family == "cross_entropy" and context.loss.targets in ("index", "either")
-    if context.framework != "pytorch" or not indexed or units is None or request.step is not None:
+    if context.framework not in ("pytorch", "keras3") or not indexed or units is None or request.step is not None:
         return
     for name, data in (("train_data", request.train), ("validation_data", request.validation)):
         if (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -46,6 +47,10 @@ class Session:
         test: Test data, or None.
         log_dir: Folder for run logs, or None.
         progress: Shows the progress.
+        attempts: Repaired trainings that were tried.
+        best: The best training so far.
+        plan: What it changes, or None.
+        layers: Names of the given model's layers.
     """
 
     trainer: Trainer
@@ -59,6 +64,9 @@ class Session:
     log_dir: str | Path | None
     progress: Progress
     attempts: list[Attempt] = field(default_factory=list)
+    best: Trial = field(init=False)
+    plan: RepairPlan | None = field(init=False, default=None)
+    layers: tuple[str, ...] = field(init=False, default=())
 
     def run(self) -> Result:
         """Return the result.
@@ -68,17 +76,15 @@ class Session:
         """
         baseline = self._train(TrainingSpec(self.request.epochs, self.request.seed), baseline=True)
         self.budget.end_baseline()
-        baseline_test = self._test_score(baseline)
-        metric = self.judge.metric
-        if self.planner is None or metric is None or baseline.interrupted or baseline.cut_short or not baseline.errors:
-            stopped: StoppedBy = "done"
-            if baseline.interrupted or baseline.cut_short:
-                stopped = "interrupt" if baseline.interrupted else "budget"
-            return self._result(baseline, baseline, None, stopped, baseline_test, baseline_test)
-        search = Search(self.planner, metric, self.judge.targets, baseline)
-        plan, stopped = self._repair(search)
-        test = self._test_score(search.best) if search.best is not baseline else baseline_test
-        return self._result(search.best, baseline, plan, stopped, test, baseline_test)
+        self.best = baseline
+        self.layers = tuple(layer.name for layer in baseline.context.layers)
+        stopped: StoppedBy = "interrupt"
+        test = baseline_test = None
+        with suppress(KeyboardInterrupt):  # wherever it comes, the best so far is returned
+            baseline_test = test = self._test_score(baseline)
+            stopped = self._repair(baseline)
+            test = self._test_score(self.best) if self.best is not baseline else baseline_test
+        return self._result(baseline, stopped, test, baseline_test)
 
     # -- trainings ------------------------------------------------------------------------------------------------
 
@@ -92,44 +98,49 @@ class Session:
         )  # fmt: skip
         return run_trial(self.trainer, spec, run, self.judge, request.validation)
 
-    def _repair(self, search: Search) -> tuple[RepairPlan | None, StoppedBy]:
-        plan: RepairPlan | None = None
+    def _repair(self, baseline: Trial) -> StoppedBy:
+        """Attempt to repair a training that failed."""
+        if baseline.interrupted or baseline.cut_short:
+            return "interrupt" if baseline.interrupted else "budget"
+        metric = self.judge.metric
+        if self.planner is None or metric is None or not baseline.errors:
+            return "done"
+        search = Search(self.planner, metric, self.judge.targets, baseline)
         while not search.repaired:
             if not self._affords_attempt():
-                return plan, "budget"
+                return "budget"
             candidate = search.next()
             if candidate is None:
-                return plan, "done"
+                return "done"
             before = self.budget.spent
             try:
                 trial = self._train(candidate.spec)
             except KeyboardInterrupt:
                 self._failed(candidate, "interrupted by the user", before)
-                return plan, "interrupt"
+                return "interrupt"
             except Exception as error:  # noqa: BLE001 - whatever goes wrong in an attempt, the best so far is returned
                 self._failed(candidate, f"{type(error).__name__}: {error}", before)
                 continue
-            plan = self._take(search, candidate, trial) or plan
-        return plan, "done"
+            self._take(search, candidate, trial)
+        return "done"
 
-    def _take(self, search: Search, candidate: Candidate, trial: Trial) -> RepairPlan | None:
+    def _take(self, search: Search, candidate: Candidate, trial: Trial) -> None:
         """Record an attempt that has ended; keep its model only if it is the best."""
         if trial.judged is None or trial.trained is None:
             self._failed(candidate, "the budget ended before its first evaluation", self.budget.spent - trial.work)
-            return None
-        plan = candidate.plan(self.framework, trial.trained.edits)
+            return
+        plan = candidate.plan(self.framework, trial.trained.edits, self.layers)
         cost = self.budget.in_trainings(trial.work)
         self.attempts.append(Attempt(plan, trial.judged.value, None, trial.findings, cost))
-        best = search.best
-        if search.add(candidate, trial):
-            best.trained = None
-            return plan
-        trial.trained = None
-        return None
+        if not search.add(candidate, trial):
+            trial.trained = None
+            return
+        last, self.best, self.plan = self.best, trial, plan
+        last.trained = None
 
     def _failed(self, candidate: Candidate, error: str, spent_before: int) -> None:
         cost = self.budget.in_trainings(self.budget.spent - spent_before)
-        self.attempts.append(Attempt(candidate.plan(self.framework), None, error, (), cost))
+        self.attempts.append(Attempt(candidate.plan(self.framework, (), self.layers), None, error, (), cost))
         logger.info("attempt with %s failed: %s", ", ".join(candidate.repairs), error)
 
     def _affords_attempt(self) -> bool:
@@ -145,14 +156,9 @@ class Session:
         return metric.judge(trial.trained.evaluate(self.test)).value
 
     def _result(
-        self,
-        best: Trial,
-        baseline: Trial,
-        plan: RepairPlan | None,
-        stopped_by: StoppedBy,
-        test_score: float | None,
-        baseline_test_score: float | None,
+        self, baseline: Trial, stopped_by: StoppedBy, test_score: float | None, baseline_test_score: float | None
     ) -> Result:
+        best = self.best
         status: Literal["healthy", "repaired", "improved", "unrepaired"]
         if best is baseline:
             status = "unrepaired" if baseline.errors else "healthy"
@@ -171,7 +177,7 @@ class Session:
             test_score=test_score,
             baseline_test_score=baseline_test_score,
             findings=list(baseline.findings),
-            plan=plan,
+            plan=self.plan,
             attempts=self.attempts,
             cost=self.budget.in_trainings(self.budget.spent),
             metric=metric.name if metric else "score",

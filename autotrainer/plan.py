@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,15 @@ class RepairPlan:
         edits: The edits, with numbers that were fitted on the training data filled in.
         problems: Names of the problems that it answers.
         framework: Name of the backend (``pytorch``, ``keras3``) that its lines of code are for.
+        layers: Names of the layers of the model it was made for, in forward order; empty if unknown. Keras numbers
+            the layers of each new model on, so that a fresh one is told apart by position only.
     """
 
     repairs: tuple[str, ...]
     edits: tuple[Edit, ...]
     problems: tuple[str, ...] = ()
     framework: str = "pytorch"
+    layers: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def changes(self) -> tuple[str, ...]:
@@ -53,6 +56,7 @@ class RepairPlan:
             "problems": list(self.problems),
             "repairs": list(self.repairs),
             "edits": [edit.to_dict() for edit in self.edits],
+            "layers": list(self.layers),
         }
         return json.dumps(values, indent=2)
 
@@ -71,6 +75,7 @@ class RepairPlan:
                 tuple(edit_from_dict(edit) for edit in values["edits"]),
                 tuple(values["problems"]),
                 str(values["framework"]),
+                tuple(values.get("layers", ())),
             )
         except (KeyError, TypeError) as error:
             raise ConfigError(f"the repair plan is incomplete: {error!r}") from error
@@ -92,7 +97,17 @@ class RepairPlan:
             InputError: If the model is of no known framework.
             ConfigError: If an edit does not fit the model.
         """
-        return registry.backend_of(model).apply(self.edits, model, optimizer)
+        backend = registry.backend_of(model)
+        names = tuple(layer.name for layer in backend.layers(model))
+        return backend.apply([self._renamed(edit, names) for edit in self.edits], model, optimizer)
+
+    def _renamed(self, edit: Edit, names: tuple[str, ...]) -> Edit:
+        """Return an edit for a model whose layers have other names, one for one."""
+        named = getattr(edit, "layers", ())
+        if len(names) != len(self.layers) or set(names) == set(self.layers) or not named:
+            return edit
+        new = dict(zip(self.layers, names, strict=True))
+        return replace(edit, layers=tuple(new.get(name, name) for name in named))  # type: ignore[call-arg]
 
 
 def load_plan(path: str | Path) -> RepairPlan:

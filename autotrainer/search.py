@@ -41,9 +41,9 @@ class Candidate:
         """Names of all problems answered."""
         return _joined(self.base.problems, self.step.problems)
 
-    def plan(self, framework: str, edits: Sequence[Edit] = ()) -> RepairPlan:
-        """Return the plan, with the edits as they were in force."""
-        return RepairPlan(self.repairs, tuple(edits) or self.spec.edits, self.problems, framework)
+    def plan(self, framework: str, edits: Sequence[Edit] = (), layers: tuple[str, ...] = ()) -> RepairPlan:
+        """Return the plan, with the edits as they were in force, for a model with these layers."""
+        return RepairPlan(self.repairs, tuple(edits) or self.spec.edits, self.problems, framework, layers)
 
 
 @dataclass(eq=False)

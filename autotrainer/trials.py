@@ -249,12 +249,17 @@ def run_trial(trainer: Trainer, spec: TrainingSpec, run: ManagedRun, judge: Judg
         trained, interrupted = run.kept, True
     finally:
         run.monitor.close()
-    if interrupted:
+    if not interrupted:
+        try:
+            _settle(trained, spec, run, judge, validation)
+        except KeyboardInterrupt:
+            if spec.edits:
+                raise
+            interrupted = True
+    else:
         with suppress(KeyboardInterrupt):  # a second Ctrl-C: the score of the last whole epoch stands
             if run.spend(run.validation_rows, training=False):
                 run.judged = judge.judge(trained.evaluate(validation))
-    else:
-        _settle(trained, spec, run, judge, validation)
     findings, context = tuple(run.monitor.findings), run.monitor.context
     if context.framework == "unknown":
         context = run.context

@@ -35,7 +35,7 @@ def _run(given: argparse.Namespace, frameworks: tuple[str, ...]) -> str:
     names = tuple(given.only) or (QUICK if given.quick else ())
     sources = tuple(given.cases.split(","))
     if given.command == "detect":
-        return detect(frameworks, sources, given.seeds, names, given.out, given.workers)
+        return detect(frameworks, sources, given.seeds, names, given.out, given.workers, given.overhead)
     from benchmarks.repair import repair
 
     return repair(frameworks, sources, given.seeds, names, given.out, given.workers, given.budget)
@@ -59,7 +59,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--only", nargs="+", default=[], metavar="ID", help="run these cases alone")
         command.add_argument("--seeds", type=int, default=1, help="seeds a case (default: %(default)s)")
         command.add_argument("--workers", type=int, default=2, help="processes at a time (default: %(default)s)")
-        if name == "repair":
+        if name == "detect":
+            command.add_argument(
+                "--overhead", type=float, default=0.01, help="share that watch may cost (default: %(default)s)"
+            )
+        else:
             command.add_argument("--budget", type=float, default=3.0, help="work in trainings (default: %(default)s)")
     return parser
 

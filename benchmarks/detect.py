@@ -65,7 +65,7 @@ class Verdict:
     steps: int
 
 
-def tasks(cases: Sequence[Case], framework: str, seeds: int) -> list[Task]:
+def tasks(cases: Sequence[Case], framework: str, seeds: int, overhead: float = 0.01) -> list[Task]:
     """Return one task for each case and seed. A recipe that fixes several cases is trained once a seed."""
     made: list[Task] = []
     fixes: list[tuple[Program, int]] = []
@@ -75,9 +75,8 @@ def tasks(cases: Sequence[Case], framework: str, seeds: int) -> list[Task]:
             if case.fixed is not None and (case.fixed, seed) not in fixes:
                 fixes.append((case.fixed, seed))
                 variants.append("fixed")
-            made.append(
-                {"framework": framework, "source": case.source, "case": case.id, "seed": seed, "variants": variants}
-            )
+            task = {"framework": framework, "source": case.source, "case": case.id, "seed": seed}
+            made.append({**task, "variants": variants, "overhead": overhead})
     return made
 
 
@@ -150,7 +149,13 @@ def summarize(rows: Iterable[Row], framework: str) -> str:
 
 
 def detect(
-    frameworks: Sequence[str], sources: Sequence[str], seeds: int, names: Sequence[str], out: Path | None, workers: int
+    frameworks: Sequence[str],
+    sources: Sequence[str],
+    seeds: int,
+    names: Sequence[str],
+    out: Path | None,
+    workers: int,
+    overhead: float = 0.01,
 ) -> str:
     """Run the benchmark.
 
@@ -161,6 +166,7 @@ def detect(
         names: Cases to keep; empty for all.
         out: File of rows, or None.
         workers: Processes at a time.
+        overhead: What `watch` may cost, as a share.
 
     Returns:
         The summary, Markdown.
@@ -168,7 +174,7 @@ def detect(
     cases = load_cases(sources, names)
     parts = []
     for framework in frameworks:
-        rows = run_all("benchmarks.detect_run", tasks(cases, framework, seeds), out, workers=workers)
+        rows = run_all("benchmarks.detect_run", tasks(cases, framework, seeds, overhead), out, workers=workers)
         parts.append(summarize(rows, framework))
     return "\n\n".join(parts)
 

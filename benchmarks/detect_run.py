@@ -32,12 +32,13 @@ def run(task: Task) -> Row:
     """
     (case,) = load_cases([task["source"]], [task["case"]])
     programs = {"given": case.given, "fixed": case.fixed}
-    return {name: _watched(programs[name], task["framework"], int(task["seed"])) for name in task["variants"]}
+    return {name: _watched(programs[name], task) for name in task["variants"]}
 
 
-def _watched(program: Program | None, framework: str, seed: int) -> Row:
+def _watched(program: Program | None, task: Task) -> Row:
     assert program is not None
-    build, data = builder(framework), load(program, seed)
+    seed = int(task["seed"])
+    build, data = builder(task["framework"]), load(program, seed)
     raised: list[Row] = []
     steps_done: Callable[[], int] = int
 
@@ -47,7 +48,7 @@ def _watched(program: Program | None, framework: str, seed: int) -> Row:
     def watch(model: Any, optimizer: Any = None, **known: Any) -> Any:
         nonlocal steps_done
         steps_done = build.step_counter(model, optimizer)
-        return autotrainer.watch(model, optimizer, on_finding=note, **known)
+        return autotrainer.watch(model, optimizer, overhead=task["overhead"], on_finding=note, **known)
 
     complaints = _Complaints()
     logging.getLogger("autotrainer").addHandler(complaints)

@@ -17,7 +17,10 @@ from autotrainer.rules._skill import Witness, trivial_score, witnesses
 from autotrainer.rules._trends import Slope, blocks, growth, recent, theil_sen
 from autotrainer.task import TaskContext
 
-__all__ = ["YOUNG_STEPS", "Outcome", "outcome", "progress"]
+__all__ = ["OUTCOME_NEEDS", "YOUNG_STEPS", "Outcome", "outcome", "progress"]
+
+OUTCOME_NEEDS = frozenset({"loss", "batch_size", "accuracy", "squared_error", "grad_norm", "epochs"})
+"""Columns that the outcome is computed from."""
 
 YOUNG_STEPS = 200
 """Steps after which a run without a known schedule is old enough to be judged."""

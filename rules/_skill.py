@@ -17,6 +17,9 @@ __all__ = ["Witness", "trivial_score", "witnesses"]
 _PRECISE = 0.25
 """Widest half interval of skill that still counts as a measurement."""
 
+_ENOUGH_ROWS = 64
+"""Recent training rows whose accuracy makes cross-entropy unnecessary as a measure."""
+
 _VALIDATION_ROWS = 200
 """Rows of a validation set, whose size is not known: cautious for the usual ones."""
 
@@ -54,13 +57,17 @@ def trivial_score(history: RunHistory, context: TaskContext) -> float:
 def witnesses(history: RunHistory, context: TaskContext) -> list[Witness]:
     """Return the measurements of present skill that are precise enough to judge by.
 
-    Cross-entropy stands in only where no accuracy is precise: its value can mislead, accuracy can't.
+    Cross-entropy stands in only where no accuracy in training is known: its value can mislead, accuracy can't.
     """
     if context.kind(history.targets) == "regression":
         return _precise(_squared_error(history, context))
-    return _precise(_accuracies(history, context, trivial_score(history, context))) or _precise(
-        _entropy(history, context)
-    )
+    found = _precise(_accuracies(history, context, trivial_score(history, context)))
+    sampled = history.scalar("accuracy")[_fresh(history)]
+    batches = history.scalar("batch_size")[_fresh(history)]
+    rows = np.nansum(np.minimum(batches[~np.isnan(sampled)], MAX_ROWS))
+    if found and (rows >= _ENOUGH_ROWS or len(history.epochs("accuracy")[0])):
+        return found
+    return found + _precise(_entropy(history, context))
 
 
 def _precise(found: list[Witness]) -> list[Witness]:

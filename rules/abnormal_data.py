@@ -13,7 +13,7 @@ from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import activated
-from autotrainer.rules._outcome import Outcome, outcome
+from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._trends import last_median
 from autotrainer.signals import Floats
 from autotrainer.task import TaskContext
@@ -63,7 +63,7 @@ class AbnormalData(Rule):
     problem = "abnormal_data"
     code = "AT501"
     aliases = ("abnormal_activation_scale", "unscaled_data", "unnormalized_data", "unscaled_inputs", "data_scale")
-    needs = frozenset(
+    needs = OUTCOME_NEEDS | frozenset(
         {
             "input_mean",
             "input_std",
@@ -72,10 +72,6 @@ class AbnormalData(Rule):
             "input_constant",
             "input_max_abs",
             "activation_mean_abs",
-            "loss",
-            "accuracy",
-            "squared_error",
-            "epochs",
         }
     )
     causes = ("nonfinite_data",)

@@ -12,7 +12,7 @@ from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import names, weight_layers
-from autotrainer.rules._outcome import outcome
+from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
 from autotrainer.rules._trends import last_median
 from autotrainer.signals import DEAD_WINDOW
 from autotrainer.task import TaskContext
@@ -53,7 +53,7 @@ class DyingReLU(Rule):
     problem = "dying_relu"
     code = "AT201"
     aliases = ("dead_relu", "dying_relus", "dead_units", "dying")
-    needs = frozenset({"dead_units", "grad_norm", "accuracy", "squared_error", "loss", "epochs"})
+    needs = OUTCOME_NEEDS | frozenset({"dead_units"})
     causes = (
         "nonfinite_data",
         "improper_output_activation",

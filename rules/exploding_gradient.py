@@ -13,7 +13,7 @@ from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import names, weight_layers
-from autotrainer.rules._outcome import Outcome, outcome
+from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._trends import geometric_mean, growth, last_median, recent
 from autotrainer.signals import Floats
 from autotrainer.task import TaskContext
@@ -54,18 +54,7 @@ class ExplodingGradient(Rule):
     problem = "exploding_gradient"
     code = "AT102"
     aliases = ("exploding", "exploding_gradients", "explode", "learning_rate_too_high")
-    needs = frozenset(
-        {
-            "grad_norm",
-            "weight_norm",
-            "update_ratio",
-            "loss",
-            "accuracy",
-            "squared_error",
-            "activation_max_abs",
-            "epochs",
-        }
-    )
+    needs = OUTCOME_NEEDS | frozenset({"weight_norm", "update_ratio", "activation_max_abs"})
     causes = (
         "nonfinite_data",
         "unscaled_targets",

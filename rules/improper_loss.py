@@ -11,7 +11,7 @@ import numpy as np
 from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._outcome import outcome
+from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
 from autotrainer.task import TaskContext
 
 __all__ = ["ImproperLoss"]
@@ -48,7 +48,7 @@ class ImproperLoss(Rule):
     problem = "improper_loss"
     code = "AT402"
     aliases = ("wrong_loss", "wrong_loss_function", "loss_mismatch", "negative_loss")
-    needs = frozenset({"loss", "accuracy", "squared_error", "target_min", "target_max", "output_max", "epochs"})
+    needs = OUTCOME_NEEDS | frozenset({"target_min", "target_max", "output_max"})
     causes = ("nonfinite_data", "target_mismatch")
     repairs = ("fix_loss", "fix_output_activation")
     static = True

@@ -12,7 +12,7 @@ import numpy as np
 from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._outcome import Outcome, outcome
+from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._ranges import RANGES, output_activation, output_range, unreachable
 from autotrainer.task import TaskContext
 
@@ -71,8 +71,8 @@ class ImproperOutputActivation(Rule):
     problem = "improper_output_activation"
     code = "AT401"
     aliases = ("wrong_output_activation", "improper_activation", "wrong_activation", "output_activation")
-    needs = frozenset(
-        {"output_min", "output_max", "output_row_sum", "output_row_sum_error", "target_min", "accuracy", "loss"}
+    needs = OUTCOME_NEEDS | frozenset(
+        {"output_min", "output_max", "output_row_sum", "output_row_sum_error", "target_min"}
     )
     causes = ("nonfinite_data", "target_mismatch")
     repairs = ("fix_output_activation", "fix_loss")

@@ -13,7 +13,7 @@ from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import inputs_vary
-from autotrainer.rules._outcome import Outcome, outcome
+from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._trends import last_median
 from autotrainer.task import TaskContext
 
@@ -56,9 +56,7 @@ class NotLearning(Rule):
     problem = "not_learning"
     code = "AT303"
     aliases = ("stuck", "no_learning", "chance_level")
-    needs = frozenset(
-        {"loss", "accuracy", "squared_error", "batch_size", "grad_norm", "output_spread", "target_spread", "epochs"}
-    )
+    needs = OUTCOME_NEEDS | frozenset({"output_spread", "target_spread"})
     causes = (
         "nonfinite",
         "nonfinite_data",

@@ -12,7 +12,7 @@ import numpy as np
 from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._outcome import outcome
+from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
 from autotrainer.rules._trends import recent
 from autotrainer.signals import Floats
 from autotrainer.task import TaskContext
@@ -60,7 +60,7 @@ class OscillatingLoss(Rule):
     problem = "oscillating_loss"
     code = "AT301"
     aliases = ("oscillating", "oscillation", "unstable_loss", "fluctuating_loss")
-    needs = frozenset({"loss", "accuracy", "squared_error", "batch_size", "grad_norm", "epochs"})
+    needs = OUTCOME_NEEDS
     causes = ("nonfinite_data", "exploding_gradient", "unscaled_targets", "abnormal_data")
     repairs = (
         "swap_optimizer",
@@ -89,7 +89,8 @@ class OscillatingLoss(Rule):
         values = values[len(values) // 2 :][-200:]
         if len(values) < _EPOCHS or not np.isfinite(values).all():
             return None
-        threshold = max(self.threshold("swing"), 2 * _resolution(values))
+        noise = _resolution(values)
+        threshold = max(self.threshold("swing"), 2 * noise)
         drops = _drops(values)
         drops = drops[drops >= threshold]
         share = 2 * len(drops) / len(values)  # each drop follows a rise
@@ -99,7 +100,8 @@ class OscillatingLoss(Rule):
         behind = np.sort(np.maximum.accumulate(values) - values)
         usual = float(behind[int(0.8 * len(behind))])
         evidence = {"swing": typical, "share": share, "best": float(values.max()), "behind_best": usual}
-        bad = typical >= 2 * self.threshold("swing") and usual >= 3 * self.threshold("swing")
+        swing = self.threshold("swing")
+        bad = typical >= max(2 * swing, 4 * noise) and usual >= max(3 * swing, 4 * noise)
         message = (
             f"{name.replace('_', ' ').replace('val', 'validation')} swings by {typical:.3g} in {share:.0%} of the last "
             f"{len(values)} epochs, and most of the time up to {usual:.3g} below the best so far ({values.max():.3g})."

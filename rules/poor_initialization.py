@@ -13,7 +13,7 @@ from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import inputs_vary, names, weight_layers
-from autotrainer.rules._outcome import outcome
+from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
 from autotrainer.task import TaskContext
 
 __all__ = ["PoorInitialization"]
@@ -52,18 +52,7 @@ class PoorInitialization(Rule):
     problem = "poor_initialization"
     code = "AT701"
     aliases = ("bad_initialization", "initialization", "poor_weight_initialization", "zero_weights", "bad_init")
-    needs = frozenset(
-        {
-            "activation_spread",
-            "activation_std",
-            "weight_norm",
-            "input_std",
-            "accuracy",
-            "squared_error",
-            "loss",
-            "epochs",
-        }
-    )
+    needs = OUTCOME_NEEDS | frozenset({"activation_spread", "activation_std", "weight_norm", "input_std"})
     causes = ("nonfinite_data", "abnormal_data")
     repairs = ("reinitialize", "insert_normalization", "swap_activation")
     static = True

@@ -13,7 +13,7 @@ from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import weight_layers
-from autotrainer.rules._outcome import Outcome, outcome
+from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._trends import theil_sen
 from autotrainer.task import TaskContext
 
@@ -45,7 +45,8 @@ class SlowConvergence(Rule):
     Thresholds
         ``gain`` is delta of AUTOTRAINER, here the gain of accuracy per epoch by the trend; ``schedule`` is the share
         of the planned training from which the size of steps is judged, twice that for trends; ``skill`` is the skill
-        that the run must reach by its end; ``travel`` is how far steps of the present size can carry the weights, relative to their size.
+        that the run must reach by its end; ``travel`` is how far steps of the present size can carry the weights,
+        relative to their size.
 
     When it is wrong
         Plateaus that end by themselves late in the run, and rates that are to rise later. Without a known schedule,
@@ -61,7 +62,7 @@ class SlowConvergence(Rule):
     problem = "slow_convergence"
     code = "AT302"
     aliases = ("slow", "slow_training", "learning_rate_too_low")
-    needs = frozenset({"loss", "accuracy", "squared_error", "batch_size", "grad_norm", "update_ratio", "epochs"})
+    needs = OUTCOME_NEEDS | frozenset({"update_ratio"})
     causes = (
         "improper_output_activation",
         "improper_loss",

@@ -7,7 +7,7 @@ import numpy as np
 from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule
-from autotrainer.rules._outcome import outcome
+from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
 from autotrainer.signals import MAX_ROWS
 from autotrainer.task import TaskContext
 
@@ -49,7 +49,7 @@ class TargetMismatch(Rule):
     problem = "target_mismatch"
     code = "AT406"
     aliases = ("shape_mismatch", "broadcast", "label_mismatch", "wrong_labels", "wrong_targets")
-    needs = frozenset({"loss", "squared_error", "batch_size", "target_min", "target_max", "accuracy"})
+    needs = OUTCOME_NEEDS | frozenset({"target_min", "target_max"})
     causes = ("nonfinite_data",)
     repairs = ("fix_loss",)
     static = True

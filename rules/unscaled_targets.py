@@ -10,7 +10,7 @@ from typing import ClassVar
 from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._outcome import outcome
+from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
 from autotrainer.task import TaskContext
 
 __all__ = ["UnscaledTargets"]
@@ -47,7 +47,7 @@ class UnscaledTargets(Rule):
     problem = "unscaled_targets"
     code = "AT508"
     aliases = ("target_scale", "unnormalized_targets", "large_targets")
-    needs = frozenset({"loss", "squared_error", "target_spread", "target_max", "epochs"})
+    needs = OUTCOME_NEEDS | frozenset({"target_spread", "target_max"})
     causes = ("nonfinite_data",)
     repairs = ("scale_learning_rate", "swap_optimizer")
     static = True

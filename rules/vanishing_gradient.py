@@ -12,7 +12,7 @@ from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import last_epochs, names, weight_layers
-from autotrainer.rules._outcome import outcome
+from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
 from autotrainer.rules._trends import geometric_mean, last_median, recent
 from autotrainer.signals import Floats
 from autotrainer.task import TaskContext
@@ -20,7 +20,8 @@ from autotrainer.task import TaskContext
 __all__ = ["VanishingGradient"]
 
 _FAR_BELOW = 1e-3
-"""A ratio this far below the threshold is worth a warning before the outcome is known."""
+"""A ratio this far below the threshold is worth a warning before the outcome is known, and leaves little hope that a
+falling loss is more than the output layer finding the level of the trivial predictor."""
 
 
 class VanishingGradient(Rule):
@@ -56,7 +57,7 @@ class VanishingGradient(Rule):
     problem = "vanishing_gradient"
     code = "AT101"
     aliases = ("vanishing", "vanishing_gradients", "vanish")
-    needs = frozenset({"grad_norm", "update_ratio", "weight_norm", "accuracy", "squared_error", "loss", "epochs"})
+    needs = OUTCOME_NEEDS | frozenset({"update_ratio", "weight_norm"})
     causes = (
         "improper_output_activation",
         "improper_loss",
@@ -94,10 +95,11 @@ class VanishingGradient(Rule):
         result = outcome(history, context)
         if result.low >= self.threshold("good_score") or result.score >= self.threshold("good_score"):
             return None
-        stuck = result.known and result.stuck() and not result.moving(0.1)
+        extreme = ratio <= self.threshold("ratio") * _FAR_BELOW
+        stuck = result.known and result.stuck() and not result.moving(0.5 if extreme else 0.1)
         if stuck and result.mature(self.threshold("schedule")):
             severity = Severity.ERROR if last == 0 else result.worst
-        elif ratio <= self.threshold("ratio") * _FAR_BELOW and not result.learned(0.3):
+        elif extreme and not result.learned(0.3):
             severity = Severity.WARNING
         else:
             return None

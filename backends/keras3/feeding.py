@@ -218,7 +218,10 @@ def _from_torch(values: Any) -> Any:
 
 
 def _rows(batch: Batch) -> int:
-    return int(first_array(batch[1]).shape[0])
+    shape = first_array(batch[1]).shape
+    if not len(shape):
+        raise DataError("the data set yields single samples, not batches: give dataset.batch(32)")
+    return int(shape[0])
 
 
 def stream_length(source: Any) -> int | None:

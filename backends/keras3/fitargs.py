@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +58,8 @@ class CompileSettings:
                 raise InputError(
                     f"loss={loss!r} is no loss of Keras: give a name, function or object of keras.losses"
                 ) from error
+        if not (loss is None or isinstance(loss, str | list | tuple | Mapping) or callable(loss)):
+            raise InputError(f"loss={loss!r} is no loss of Keras: give a name, function or object of keras.losses")
         if not model.compiled:
             if loss is None:
                 raise InputError("the model is not compiled: give loss and optimizer, or compile it")
@@ -140,10 +142,12 @@ class FitArguments:
         if isinstance(callbacks, keras.callbacks.Callback):
             callbacks = [callbacks]
         if callbacks is not None and not callable(callbacks):
-            callbacks = list(callbacks)
+            callbacks = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
             wrong = [c for c in callbacks if not isinstance(c, keras.callbacks.Callback)]
             if wrong:
                 raise ConfigError(f"fit_args: callbacks must be Keras callbacks, not {type(wrong[0]).__name__}")
+        if not isinstance(rest.get("class_weight") or {}, Mapping):
+            raise ConfigError("fit_args: class_weight must be a dict of weights by class")
         return cls(
             _count(rest, "steps_per_epoch"),
             _count(rest, "validation_steps"),

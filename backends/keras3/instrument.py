@@ -36,6 +36,11 @@ _RANDOM_WITH_STATE = frozenset(
 """TensorFlow operations that keep their random state in a compiled function, and so would repeat it in a second."""
 
 
+_REGROUPED = frozenset({"Mul", "Add", "AddV2", "AddN"})
+"""TensorFlow operations that its graph optimizer puts into another order, and so rounds otherwise, as long as their
+results have no further use (`MinimizeBroadcasts` and others in grappler/optimizers/arithmetic_optimizer.cc)."""
+
+
 class UnobservableError(Exception):
     """Raised while a step is traced: it can't be recorded without changing the training."""
 
@@ -100,7 +105,8 @@ class Recorder:
         if "inputs" not in seen:
             seen.update(self._batch(*args))
         if keras.backend.backend() == "tensorflow":
-            seen = _of_this_graph(seen)
+            known: dict[Any, Any] = {}
+            seen = {key: _apart(value, known) for key, value in _of_this_graph(seen).items()}
         return result[0], seen
 
     def record(self, run: Callable[[], Any]) -> dict[str, Any]:
@@ -276,6 +282,33 @@ def _of_this_graph(seen: dict[str, Any]) -> dict[str, Any]:
         return seen
     graph = tf.compat.v1.get_default_graph()
     return {key: value for key, value in seen.items() if getattr(value, "graph", None) is graph}
+
+
+def _apart(value: Any, known: dict[Any, Any]) -> Any:
+    """Return a tensor of a graph, or a copy of it where giving out the tensor itself would change the rounding.
+
+    Args:
+        value: A tensor.
+        known: Copies made so far, by the reference of what they copy.
+    """
+    import tensorflow as tf
+
+    made_by = _operation(value)
+    if made_by is None or made_by.type not in _REGROUPED:
+        return value
+    if value.ref() not in known:
+        given = [_apart(source, known) for source in made_by.inputs]
+        make = getattr(tf.raw_ops, made_by.type)
+        with tf.compat.v1.get_default_graph()._attr_scope(_distinct()):
+            known[value.ref()] = make(inputs=given) if made_by.type == "AddN" else make(x=given[0], y=given[1])
+    return known[value.ref()]
+
+
+def _distinct() -> dict[str, Any]:
+    """Return an attribute that keeps the graph optimizer from merging a copy with what it copies."""
+    from tensorflow.core.framework.attr_value_pb2 import AttrValue
+
+    return {"_autotrainer_copy": AttrValue(b=True)}
 
 
 class InstrumentedStep:

@@ -74,6 +74,8 @@ class KerasTrainer(Trainer):
         self._targets = target_summary(self._train_data)
         example = self._example(self._train_data, "train_data")
         self._pristine = self._start(given, example)
+        if not self._pristine.trainable_variables:
+            raise InputError("the model has no weight to train: set trainable = True where it is to be trained")
         self._output_shape = self._check_fit(example, "train_data")
         self._check_end(request.validation)
         self._check_fit(self._example(request.validation, "validation_data"), "validation_data")

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotrainer.findings import Severity
+from autotrainer.rules._layers import activated
+from autotrainer.rules._outcome import outcome, progress
+from autotrainer.rules._trends import growth
+from autotrainer.signals import LayerInfo
+
+
+@pytest.mark.parametrize(
+    ("case", "share"),
+    [
+        ({"steps": 300, "planned_epochs": 30}, 0.5),
+        ({"steps": 300, "planned_epochs": None, "planned_steps": 1200}, 0.25),
+        ({"steps": 10, "planned_epochs": 30, "train_rows": 320}, 1 / 30),
+        ({"steps": 900, "planned_epochs": 30}, 1.0),
+        ({"steps": 300, "planned_epochs": None}, math.nan),
+        ({"steps": 10, "planned_epochs": 30}, math.nan),
+        ({"steps": 10, "planned_epochs": 30, "finished": True}, 1.0),
+    ],
+)
+def test_progress(build: Callable[..., Any], case: dict[str, Any], share: float) -> None:
+    assert progress(*build(**case)) == pytest.approx(share, nan_ok=True)
+
+
+def test_skill_is_zero_at_the_trivial_predictor_and_one_for_a_perfect_model(build: Callable[..., Any]) -> None:
+    assert outcome(*build(scalars={"accuracy": 0.5})).skill == pytest.approx(0)
+    assert outcome(*build(scalars={"accuracy": 1.0})).skill == pytest.approx(1)
+    case = {"targets": "real", "loss": "mse"}
+    assert outcome(*build(**case, scalars={"squared_error": 1.0})).skill == pytest.approx(0)
+    assert outcome(*build(**case, scalars={"squared_error": 0.0})).skill == pytest.approx(1)
+
+
+def test_few_rows_tell_nothing(build: Callable[..., Any]) -> None:
+    result = outcome(*build(loss="custom", steps=8, scalars={"accuracy": 0.5, "batch_size": 1}))
+    assert not result.known
+    assert not result.stuck()
+    assert not result.learned(0.0)
+
+
+def test_any_witness_that_has_learned_counts(build: Callable[..., Any]) -> None:
+    run = build(scalars={"accuracy": 0.5}, epochs={"val_accuracy": lambda e: 0.95})
+    assert outcome(*run).learned(0.5)
+
+
+def test_samples_of_the_start_say_nothing_on_the_present(build: Callable[..., Any]) -> None:
+    history, context = build(steps=10, loss="custom", scalars={"accuracy": 0.5})
+    history.step = 500
+    assert not outcome(history, context).known
+
+
+def test_masked_targets_have_no_trivial_accuracy(build: Callable[..., Any], target_summaries: dict[str, Any]) -> None:
+    from dataclasses import replace
+
+    masked = replace(target_summaries["index"], minimum=-100.0, majority=0.9)
+    assert not outcome(*build(targets=masked, loss="ce", output_units=4, scalars={"accuracy": 0.5})).known
+
+
+def test_severity_of_a_judgement_by_schedule(build: Callable[..., Any]) -> None:
+    assert outcome(*build()).worst is Severity.ERROR
+    assert outcome(*build(planned_epochs=None)).worst is Severity.WARNING
+
+
+def test_growth_is_told_from_noise() -> None:
+    rng = np.random.default_rng(0)
+    assert growth(10.0 ** np.arange(8)) > 1e4
+    assert growth(np.r_[np.ones(5), np.inf]) == math.inf
+    assert growth(np.exp(0.01 * np.arange(100))) == pytest.approx(2.5, rel=0.1)
+    assert max(growth(rng.lognormal(0, 2, 60)) for _ in range(100)) < 300
+    assert np.mean([growth(rng.lognormal(0, 2, 60)) > 10 for _ in range(200)]) < 0.03
+    assert math.isnan(growth(np.array([1.0])))
+
+
+def test_only_what_the_next_layer_gets_counts_as_activated(build: Callable[..., Any]) -> None:
+    layers = [
+        LayerInfo("fc", "dense"),
+        LayerInfo("bn", "norm"),
+        LayerInfo("act", "activation", "relu"),
+        LayerInfo("fused", "dense", "relu"),
+        LayerInfo("out", "dense", hidden=False),
+    ]
+    history, _ = build(layers=layers, table={"dead_units": 0.0})
+    assert [layers[row].name for row in activated(history)] == ["act", "fused", "out"]
