@@ -7,10 +7,7 @@ import numpy as np
 from autotrainer.history import RunHistory
 from autotrainer.signals import Floats
 
-__all__ = ["ZERO_REGION", "activated", "inputs_vary", "last_epochs", "names", "weight_layers"]
-
-ZERO_REGION = frozenset({"relu", "relu6", "thresholded_relu", "thresholdedrelu", "threshold"})
-"""Activations that are exactly zero, with zero slope, on a half line."""
+__all__ = ["activated", "inputs_vary", "last_epochs", "names", "weight_layers"]
 
 
 def weight_layers(history: RunHistory) -> list[int]:

@@ -125,7 +125,10 @@ class AbnormalData(Rule):
         return None
 
     def _hidden(self, history: RunHistory, evidence: dict[str, float]) -> tuple[str | None, tuple[str, ...]]:
-        means = last_median(history.layer("activation_mean_abs"))
+        # Outputs that have grown in training tell of the learning rate, outputs of small inputs of the weights.
+        if history.steps[0] > 10 or not math.hypot(evidence["input_mean"], evidence["input_std"]) > _SMALL:
+            return None, ()
+        means = np.fmin(history.layer("activation_mean_abs")[0], last_median(history.layer("activation_mean_abs")))
         rows = [row for row in activated(history) if history.layers[row].hidden]
         large = [row for row in rows if np.isfinite(means[row]) and means[row] >= self.threshold("hidden")]
         if not large:

@@ -76,15 +76,16 @@ class PoorInitialization(Rule):
         )
         if reason is None:
             return None
+        constant = bool(zero) or evidence.get("first_spread") == 0
         result = outcome(history, context)
-        if result.learned(0.3):
+        if result.learned(0.5 if constant else 0.3):
             return None
         poor = result.diverged or (
             result.stuck() and result.mature(self.threshold("schedule")) and not result.moving(0.1)
         )
-        severity = Severity.ERROR if zero or result.diverged else (result.worst if poor else Severity.WARNING)
+        severity = Severity.ERROR if constant or result.diverged else (result.worst if poor else Severity.WARNING)
         message = f"{reason}, and {result.words}." if poor and result.words else f"{reason}."
-        confidence = 0.9 if zero else (0.75 if poor else 0.4)
+        confidence = 0.9 if constant else (0.75 if poor else 0.4)
         return self.finding(severity, confidence, message, evidence, layers=names(history, rows))
 
     @staticmethod
@@ -101,7 +102,8 @@ class PoorInitialization(Rule):
         if len(rows) < 2 or not inputs_vary(history):
             return None, []
         first, last = float(spread[rows[0]]), float(spread[rows[-1]])
-        if not first > 0:
+        if first == 0:
+            evidence["first_spread"] = first
             return "The output of the first layer is the same for all inputs", rows[:1]
         ratio = last / first
         evidence |= {"first_spread": first, "last_spread": last, "spread_ratio": ratio}

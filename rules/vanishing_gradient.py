@@ -97,7 +97,8 @@ class VanishingGradient(Rule):
             return None
         extreme = ratio <= self.threshold("ratio") * _FAR_BELOW
         stuck = result.known and result.stuck() and not result.moving(0.5 if extreme else 0.1)
-        if stuck and result.mature(self.threshold("schedule")):
+        over = result.mature(_LATE) and result.known and not result.learned(0.5)
+        if over or (stuck and result.mature(self.threshold("schedule"))):
             severity = Severity.ERROR if last == 0 else result.worst
         elif extreme and not result.learned(0.3):
             severity = Severity.WARNING

@@ -315,6 +315,16 @@ def test_interrupting_the_training_as_given(epoch: int, status: str) -> None:
     assert np.isfinite(result.score)
 
 
+def test_an_interrupt_between_trainings_returns_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("autotrainer.search.Search.next", interrupted)
+    result = _fit(_script("bad_rate", cured_by={}), test_data=_data(100))
+    assert (result.status, result.stopped_by, result.plan) == ("unrepaired", "interrupt", None)
+    assert result.test_score == result.baseline_test_score == 0.5
+
+
 def test_interrupting_an_attempt_returns_the_best_so_far() -> None:
     def script(edits: tuple[Edit, ...]) -> Outcome:
         if len(edits) > 1:
@@ -442,6 +452,9 @@ def test_save_writes_everything(tmp_path: Any) -> None:
         "report.html",
     }
     assert autotrainer.load_plan(folder / "plan.json") == result.plan
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="can't write"):
+        result.save(tmp_path / "file")
     _fit(lambda edits: Outcome()).save(folder)
     assert not (folder / "plan.json").exists(), "a plan of an earlier result does not belong to this model"
 
@@ -476,6 +489,13 @@ def test_save_writes_everything(tmp_path: Any) -> None:
         ({"repair": "yes"}, ConfigError, "repair"),
         ({"fit_args": [1]}, ConfigError, "fit_args"),
         ({"strategy": None}, ConfigError, "unknown strategy"),
+        ({"select": 3}, ConfigError, "select"),
+        ({"thresholds": 3}, ConfigError, "dict of numbers"),
+        ({"log_dir": 3}, ConfigError, "log_dir"),
+        ({"train": (np.zeros((4, 2)), np.array(["a"] * 4))}, DataError, "targets must be a numeric array"),
+        ({"train": [(np.zeros((4, 2)), np.zeros(4))] * 2}, DataError, "no numeric array"),
+        ({"train": (np.zeros((4, 2)), np.zeros(4), -np.ones(4))}, DataError, "sample weights"),
+        ({"train": (np.zeros((4, 2)), np.zeros(4), np.ones((4, 2)))}, DataError, "sample weights"),
         ({"train": stream_of([]), "validation_data": None}, DataError, "validation_data"),
         ({"train": (np.zeros((4, 2)), np.zeros(3))}, DataError, "rows"),
         ({"validation_data": (np.zeros((4, 2, 2)), np.zeros(4))}, DataError, "validation_data"),

@@ -31,6 +31,9 @@ def _summary(*batches: object) -> DataSummary:
         ([[0.5, 1.5, 2.5]], {"integral": False, "classes": 0, "values": (), "variance": pytest.approx(2 / 3)}),
         ([[1.0, math.nan, 3.0]], {"minimum": 1.0, "maximum": 3.0, "mean": 2.0}),
         ([[[[0.0], [10.0]]]], {"rank": 3, "variance": 25.0}),
+        ([[[0, 1, -100], [1, -100, -100]]], {"classes": 2, "majority": 2 / 3, "minimum": 0.0, "integral": True}),
+        ([[-100, -100], [2, 2, 1]], {"classes": 2, "minimum": 1.0}),
+        ([[-100, -5, 3]], {"classes": 3, "minimum": -100.0}),
     ],
 )
 def test_targets(batches: list[object], wanted: dict[str, object]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ import torch
 from torch import nn
 
 import autotrainer
+from autotrainer import registry
+from autotrainer.edits import InsertNormalization
+from autotrainer.errors import DataError
+from autotrainer.plan import RepairPlan
 from autotrainer.result import Result
 
 Layers = Sequence[tuple[int, str]]
@@ -173,6 +178,29 @@ def test_the_plan_repeats_on_a_fresh_model_and_the_result_is_saved(
     assert shapes[0] == shapes[1]
     outputs = _predict(repeated, _circle()[1][0])
     assert outputs.std() > 0, "a softmax over one unit is always 1"
+
+
+def test_a_plan_that_names_layers_repeats_on_a_fresh_model(make: Callable[..., dict[str, Any]]) -> None:
+    """Keras gives the layers of each new model new names: they are told by position."""
+    layers: Layers = [(5, "sigmoid")] * 3 + [(1, "sigmoid")]
+    given = make(layers, "bce", "adam", 1e-2)
+    names = tuple(layer.name for layer in registry.backend_of(given["model"]).layers(given["model"]))
+    first = names[0]
+    plan = RepairPlan(("insert_normalization",), (InsertNormalization((first,)),), layers=names)
+    fresh = make(layers, "bce", "adam", 1e-2)["model"]
+    before = len(_weights(fresh))
+    repeated, _ = RepairPlan.from_dict(json.loads(plan.to_json())).apply(fresh)
+    assert len(_weights(repeated)) > before
+
+
+def test_class_indices_beyond_the_outputs_are_told(make: Callable[..., dict[str, Any]]) -> None:
+    given = make([(8, "relu"), (3, "linear")], "bce", "adam", 1e-2)
+    torch_model = isinstance(given["model"], nn.Module)
+    given["loss"] = nn.CrossEntropyLoss() if torch_model else "sparse_categorical_crossentropy"
+    (x, y), _ = _circle()
+    data = x, y[:, 0].astype(np.int64) + 2
+    with pytest.raises(DataError, match="class index 3.*3 outputs"):
+        _fit(given, (data, data))
 
 
 def test_interrupted_by_the_metric(make: Callable[..., dict[str, Any]]) -> None:

@@ -424,6 +424,7 @@ def test_summed_loss_is_told_as_a_mean(managed: Any) -> None:
         ({"scheduler": 3}, ConfigError, "scheduler"),
         ({"optimizer": torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)}, InputError, "none of the model's"),
         ({"optimizer": lambda params: None}, InputError, "must return"),
+        ({"loss": None, "step": lambda model, batch: None}, InputError, "step must return loss or"),
         ({"train": (np.zeros((20, 3)), np.zeros(20, int))}, DataError, r"\(2, 3\)"),
         ({"validation": (np.zeros((20, 3)), np.zeros(20, int))}, DataError, "validation_data"),
         ({"train": DataLoader(torch.zeros(2, 4))}, DataError, "step="),
@@ -433,6 +434,21 @@ def test_summed_loss_is_told_as_a_mean(managed: Any) -> None:
 def test_says_what_does_not_fit(managed: Any, changes: dict[str, Any], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         managed.trainer(managed.mlp(), **changes)
+
+
+def test_says_what_the_users_own_callables_must_return(managed: Any) -> None:
+    for changes, says in (
+        ({"scheduler": lambda optimizer: None}, "learning-rate scheduler"),
+        ({"loss": lambda outputs, targets: 1.0}, "the loss must return a tensor"),
+    ):
+        with pytest.raises(InputError, match=says):
+            managed.train(managed.mlp(), **changes)
+
+
+def test_a_model_without_anything_to_train(managed: Any) -> None:
+    for model in (nn.Flatten(), managed.mlp().requires_grad_(False)):
+        with pytest.raises(InputError, match="no parameter to train"):
+            managed.trainer(model)
 
 
 def test_warnings_of_the_model_come_from_the_training_alone(managed: Any) -> None:
