@@ -15,6 +15,9 @@ from autotrainer.task import TaskContext
 
 __all__ = ["Engine"]
 
+_LIKELY = 0.5
+"""Confidence from which a problem is named as the root of another one."""
+
 logger = logging.getLogger("autotrainer")
 
 
@@ -95,6 +98,7 @@ class Engine:
     @staticmethod
     def _root(rule: Rule, verdicts: dict[str, Finding]) -> str | None:
         for cause in rule.causes:
-            if cause in verdicts and verdicts[cause].severity is not Severity.INFO:
+            root = verdicts.get(cause)
+            if root is not None and root.severity is not Severity.INFO and root.confidence >= _LIKELY:
                 return cause
         return None

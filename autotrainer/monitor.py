@@ -88,6 +88,7 @@ class Monitor:
         self._lines = 0
         self._stale = False
         self._next_check = 0
+        self._next_epoch_check = 0
         self._failed: set[str] = set()
         self._log: LogWriter | None = None
         self.closed = False
@@ -158,7 +159,9 @@ class Monitor:
             self.history.add_epoch(epoch, self.history.step, numbers)
             self._write({"type": "epoch", "epoch": epoch, "step": self.history.step, "values": numbers})
             self._stale = True
-            if self.sampler.affordable() or not all(map(math.isfinite, numbers.values())):
+            forced = epoch >= self._next_epoch_check or not all(map(math.isfinite, numbers.values()))
+            if forced or self.sampler.affordable():
+                self._next_epoch_check = epoch + max(1, epoch // 4)
                 self._check()
             self.sampler.charge(perf_counter() - started)
 

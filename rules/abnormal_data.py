@@ -20,6 +20,10 @@ from autotrainer.task import TaskContext
 
 __all__ = ["AbnormalData"]
 
+_SMALL = 3.0
+"""Inputs whose root mean square is at most this have a usual scale: what hidden layers make of them is no matter of
+data."""
+
 _LARGE = 10.0
 """Inputs below are never too large, whatever their features: pixels at the border hardly vary in any image set."""
 
@@ -41,7 +45,8 @@ class AbnormalData(Rule):
         directions: steps are then too large for some weights and too small for the rest.
 
     Evidence used
-        Moments of all inputs sampled so far; mean absolute output of hidden layers; the outcome. Index inputs
+        Moments of all inputs sampled so far; mean absolute output of hidden layers, from the start on, where the
+        inputs are not small; the outcome. Index inputs
         (embeddings) are left out.
 
     Thresholds

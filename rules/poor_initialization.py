@@ -40,7 +40,8 @@ class PoorInitialization(Rule):
 
     When it is wrong
         Normalization and adaptive optimizers overcome a bad start: without a poor outcome it is a warning, and a
-        model that has learned is not reported. Zero weights in a single linear layer are fine.
+        model that has learned is not reported. Only a first layer that answers all inputs alike is an error at once.
+        Zero weights in a single linear layer are fine.
 
     Repairs
         New initial weights (He for ReLU, LeCun for SELU, Glorot for tanh and sigmoid), normalization.

@@ -23,6 +23,9 @@ _FAR_BELOW = 1e-3
 """A ratio this far below the threshold is worth a warning before the outcome is known, and leaves little hope that a
 falling loss is more than the output layer finding the level of the trivial predictor."""
 
+_LATE = 0.9
+"""Share of the schedule from which faded gradients are an error where the model is not good enough yet."""
+
 
 class VanishingGradient(Rule):
     """Gradients fade on their way to the first layers, so that these do not learn.
@@ -45,7 +48,7 @@ class VanishingGradient(Rule):
 
     When it is wrong
         A small ratio alone proves nothing: adaptive optimizers move layers with tiny gradients well. It is an error
-        only where the model also stays at the trivial predictor's level.
+        only where the model also stays at the trivial predictor's level, or is still far from good at the end.
 
     Repairs
         Another hidden activation (SELU, ReLU), normalization before it, new initial weights.

@@ -51,13 +51,20 @@ def probe(
         The context and one observation a batch, without gradients.
 
     Raises:
-        InputError: If the loss can't be called or the optimizer is none.
+        InputError: If the loss can't be called, or the optimizer is none or another model's.
         DataError: If the data are no (x, y), there are none, or the model can't take them.
     """
     if loss is not None and not callable(loss):
         raise InputError(f"loss must be a loss module or a callable, not {type(loss).__name__}")
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         raise InputError(f"optimizer must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
+    if optimizer is not None:
+        own = {id(p) for p in model.parameters()}
+        if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+            raise InputError(
+                f"{type(optimizer).__name__} owns none of the parameters of {type(model).__name__}: "
+                "build it from model.parameters() of the very model that is checked"
+            )
     if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
         model = copy.deepcopy(model)  # a first pass would fix the shapes of lazy layers
     context = TaskContext(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,3 +87,11 @@ def test_as_much_as_one_likes(trainings: float) -> None:
     budget.measure(1)
     budget.spend(10**5)
     assert budget.allows(1)
+
+
+def test_numbers_of_numpy_count() -> None:
+    for limit in (np.float32(2), np.int64(2)):
+        budget = Budget(limit)
+        budget.measure(10)
+        assert budget.allows(20)
+        assert not budget.allows(21)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from autotrainer.errors import InputError
+from autotrainer.errors import ConfigError, InputError
 from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.monitor import Monitor
@@ -169,6 +169,12 @@ def test_close_detaches_and_keeps_the_findings(capsys: pytest.CaptureFixture[str
     watched.end_epoch(val_loss=1.0)
     watched.log(loss=1.0)
     assert watched.history.epoch == 0
+
+
+@pytest.mark.parametrize("options", [{"log_dir": 3}, {"on_finding": "print"}])
+def test_options_of_the_wrong_type(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        monitor(**options)
 
 
 def test_quiet_and_healthy_say_nothing(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:

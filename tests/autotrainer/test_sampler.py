@@ -79,7 +79,7 @@ def test_a_step_is_not_sampled_twice() -> None:
     assert not sampler.due(0)
 
 
-@pytest.mark.parametrize("share", [0, -1, 1.5, float("nan"), "1 %", None])
+@pytest.mark.parametrize("share", [0, -1, 1.5, float("nan"), "1 %", None, True])
 def test_a_share_out_of_range_is_an_error(share: float) -> None:
     with pytest.raises(ConfigError, match="overhead must be a share"):
         Sampler(share)

@@ -199,7 +199,7 @@ def test_class_indices_beyond_the_outputs_are_told(make: Callable[..., dict[str,
     given["loss"] = nn.CrossEntropyLoss() if torch_model else "sparse_categorical_crossentropy"
     (x, y), _ = _circle()
     data = x, y[:, 0].astype(np.int64) + 2
-    with pytest.raises(DataError, match="class index 3.*3 outputs"):
+    with pytest.raises(DataError, match=r"class index 3.*3 outputs"):
         _fit(given, (data, data))
 
 

@@ -26,7 +26,14 @@ def case(steps: int = 600, accuracy: float = 0.5, **values: Any) -> dict[str, An
         pytest.param(case(input_scale_ratio=1e5, input_max_abs=1.0), None, id="pixels that hardly vary"),
         pytest.param(case(input_std=70.0) | {"input_kind": "index"}, None, id="indices"),
         pytest.param(case(), None, id="usual scale, stuck"),
-        pytest.param(case() | {"table": {"activation_mean_abs": [40.0, 0.5, 0.5]}}, "error", id="hidden layer, stuck"),
+        pytest.param(
+            case(input_std=8.0) | {"table": {"activation_mean_abs": [40.0, 0.5, 0.5]}},
+            "error",
+            id="hidden layer, stuck",
+        ),
+        pytest.param(
+            case() | {"table": {"activation_mean_abs": [40.0, 0.5, 0.5]}}, None, id="hidden layer, inputs of unit scale"
+        ),
         pytest.param(case() | {"table": {"activation_mean_abs": [0.4, 0.5, 90.0]}}, None, id="only the output"),
         pytest.param(
             case(input_std=np.nan, input_offset=np.nan, input_scale_ratio=np.nan), None, id="nothing measured"

@@ -50,6 +50,13 @@ def unbuilt() -> Any:
     return keras.Sequential([kl.Dense(16, "relu"), kl.Dropout(0.2), kl.Dense(2, "softmax")])
 
 
+def regrouped() -> Any:
+    """The gradient of the scales is a product, which TensorFlow multiplies otherwise if it has no further use."""
+    return keras.Sequential(
+        [kl.Input((12,)), kl.Dense(16), kl.BatchNormalization(), kl.ReLU(), kl.Dense(2, "softmax")]
+    )
+
+
 def cnn() -> Any:
     return keras.Sequential(
         [
@@ -99,6 +106,7 @@ class Subclass(keras.Model):  # type: ignore[misc]
 DATA: dict[Any, tuple[Any, Any]] = {cnn: (IMAGES, Y[:48]), recurrent: (TOKENS, Y[:64]), attention: (TOKENS, Y[:64])}
 ADAM: Callable[[], Any] = lambda: keras.optimizers.Adam(1e-2)  # noqa: E731
 SGD: Callable[[], Any] = lambda: keras.optimizers.SGD(0.1, momentum=0.9, clipnorm=1.0)  # noqa: E731
+MOMENTUM: Callable[[], Any] = lambda: keras.optimizers.SGD(0.1, momentum=0.9)  # noqa: E731
 
 
 def trained(
@@ -126,6 +134,7 @@ CASES: list[tuple[Any, Any, dict[str, Any], dict[str, Any], int]] = [
     (mlp, ADAM, {"steps_per_execution": 2}, {}, 1),
     (mlp, ADAM, {"weighted_metrics": ["accuracy"]}, {"sample_weight": np.linspace(0, 1, 96)}, 2),
     (unbuilt, ADAM, {}, {}, 1),
+    (regrouped, MOMENTUM, {}, {}, 1),
     (cnn, ADAM, {}, {}, 1),
     (recurrent, SGD, {}, {}, 1),
     (attention, ADAM, {}, {}, 1),

@@ -132,6 +132,8 @@ def test_bad_loss_and_optimizer() -> None:
         probe(model(), (X, Y), "mse", None, 1)
     with pytest.raises(InputError, match="optimizer must be"):
         probe(model(), (X, Y), None, "adam", 1)
+    with pytest.raises(InputError, match="owns none of the parameters"):
+        probe(model(), (X, Y), None, torch.optim.SGD(model().parameters(), lr=0.1), 1)
 
 
 def test_lazy_layers_stay_lazy() -> None:
