@@ -52,9 +52,7 @@ def unbuilt() -> Any:
 
 def regrouped() -> Any:
     """The gradient of the scales is a product, which TensorFlow multiplies otherwise if it has no further use."""
-    return keras.Sequential(
-        [kl.Input((12,)), kl.Dense(16), kl.BatchNormalization(), kl.ReLU(), kl.Dense(2, "softmax")]
-    )
+    return keras.Sequential([kl.Input((12,)), kl.Dense(16), kl.BatchNormalization(), kl.ReLU(), kl.Dense(2, "softmax")])
 
 
 def cnn() -> Any:

@@ -94,7 +94,8 @@ def test_nothing_changes(source: str) -> None:
 
 
 def test_what_is_seen() -> None:
-    context, seen = probe(model(), (X, Y), nn.CrossEntropyLoss(), torch.optim.SGD(model().parameters(), 0.3), 2)
+    given = model()
+    context, seen = probe(given, (X, Y), nn.CrossEntropyLoss(), torch.optim.SGD(given.parameters(), 0.3), 2)
     assert [info.name for info in context.layers] == ["layers.0", "layers.1", "layers.2", "layers.4"]
     assert context.optimizer.learning_rate == seen[0].learning_rate == 0.3
     assert context.train_rows == 600
