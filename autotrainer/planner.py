@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autotrainer.adapter import Support
@@ -74,6 +74,10 @@ class Planner:
             if name not in known:
                 raise ConfigError(f"forbid names an unknown repair {name!r}: {nearest(str(name), known)}")
 
+    @property
+    def _answered(self) -> frozenset[str]:
+        return frozenset(problem for repair in self.repairs for problem in repair.fixes)
+
     def proven(self, findings: Sequence[Finding], context: TaskContext, targets: TargetSummary) -> Step | None:
         """Combine the safe repairs that the evidence proves right, one proposal each, into one step.
 
@@ -88,7 +92,7 @@ class Planner:
         edits: list[Edit] = []
         repairs: list[str] = []
         problems: list[str] = []
-        for finding in acted_on(findings):
+        for finding in acted_on(findings, self._answered):
             for proposal in self._proposals(finding, context, targets, only=Risk.SAFE):
                 new = [edit for edit in proposal.edits if edit not in edits]
                 if proposal.effect < _PROVEN or {type(e) for e in new} & {type(e) for e in edits}:
@@ -108,7 +112,7 @@ class Planner:
         """
         placed: list[tuple[int, int, Step]] = []
         seen: set[tuple[Edit, ...]] = set()
-        for rank, finding in enumerate(acted_on(findings)):
+        for rank, finding in enumerate(acted_on(findings, self._answered)):
             place = 0
             for proposal in self._proposals(finding, context, targets):
                 if proposal.edits in seen:
@@ -163,13 +167,29 @@ class Planner:
         return True
 
 
-def acted_on(findings: Sequence[Finding]) -> list[Finding]:
-    """Return the findings to act on, in their order: errors, and what explains an error."""
-    explained = {f.problem for f in findings if f.severity is Severity.ERROR}
-    roots = {f.problem: f.caused_by for f in findings}
-    for problem in list(explained):
-        cause = roots.get(problem)
-        while cause is not None and cause not in explained:
-            explained.add(cause)
-            cause = roots.get(cause)
-    return [f for f in findings if f.problem in explained and f.severity is not Severity.INFO]
+def acted_on(findings: Sequence[Finding], answered: Collection[str]) -> list[Finding]:
+    """Return the findings to act on, in their order: errors, and what explains an error.
+
+    What follows from an error that no repair answers, such as data that are not finite, is left to the user along
+    with its root: no consequence can be mended under it.
+
+    Args:
+        findings: Of one training, ranked.
+        answered: Problems that some repair fixes.
+    """
+    by_problem = {f.problem: f for f in findings}
+    acted: set[str] = set()
+    for finding in findings:
+        chain = _chain(finding, by_problem)
+        mendable = all(f.problem in answered or f.severity is not Severity.ERROR for f in chain)
+        if finding.severity is Severity.ERROR and mendable:
+            acted.update(f.problem for f in chain)
+    return [f for f in findings if f.problem in acted and f.severity is not Severity.INFO]
+
+
+def _chain(finding: Finding, by_problem: Mapping[str, Finding]) -> list[Finding]:
+    """Return a finding and, one after the other, the roots that it comes from."""
+    chain = [finding]
+    while (root := by_problem.get(chain[-1].caused_by or "")) is not None and root not in chain:
+        chain.append(root)
+    return chain

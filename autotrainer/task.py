@@ -114,7 +114,8 @@ class TaskContext:
         output_activation: Lower-case name (``softmax``, ``sigmoid``, ``relu``, ``linear``, …) of what the
             output went through; None if it can't be known.
         output_units: Size of the output's class or unit axis; None if unknown.
-        input_kind: ``values``, ``index`` (integers for an embedding) or ``unknown``.
+        input_kind: ``values``, ``scaled`` (values that the model standardizes itself, first of all), ``index``
+            (integers for an embedding) or ``unknown``.
         planned_epochs: Planned length in epochs, or None.
         planned_steps: Planned length in steps, or None.
         train_rows: Number of training samples, or None.

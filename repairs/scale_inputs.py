@@ -50,8 +50,8 @@ class ScaleInputsRepair(Repair):
     }
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose scaling, unless the inputs are indices or known to have unit scale already."""
-        if context.input_kind != "index" and not _unit_scale(finding.evidence):
+        """Propose scaling, unless the inputs are indices or have unit scale already."""
+        if context.input_kind not in ("index", "scaled") and not _unit_scale(finding.evidence):
             yield Proposal(self.name, (ScaleInputs(),), self.fixes[finding.problem])
 
 

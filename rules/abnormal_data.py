@@ -47,7 +47,7 @@ class AbnormalData(Rule):
     Evidence used
         Moments of all inputs sampled so far; mean absolute output of hidden layers, from the start on, where the
         inputs are not small; the outcome. Index inputs
-        (embeddings) are left out.
+        (embeddings) and inputs that the model standardizes itself are left out.
 
     Thresholds
         ``std`` and ``offset`` (mean ÷ standard deviation of a feature), ``scale_ratio`` (largest ÷ smallest standard
@@ -94,7 +94,7 @@ class AbnormalData(Rule):
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         """Judge the history as it is now."""
-        if not len(history.steps) or context.input_kind == "index":
+        if not len(history.steps) or context.input_kind in ("index", "scaled"):
             return None
         evidence = {
             name: _last(history.scalar(name))

@@ -42,7 +42,6 @@ class NonFiniteData(Rule):
     code = "AT502"
     aliases = ("nan_data", "missing_values", "nan_input", "nan_in_data")
     needs = frozenset({"input_nonfinite", "target_nonfinite", "loss", "output_max"})
-    repairs = ("scale_inputs",)
     static = True
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from autotrainer.backends.keras3.parts import Part, find_parts, output_activation
+from autotrainer.backends.keras3.parts import Part, find_parts, kind_of, output_activation
 from autotrainer.backends.keras3.stats import read_variable, scalar
 from autotrainer.signals import LayerInfo
 from autotrainer.task import LossInfo, OptimizerInfo, TaskContext
@@ -118,7 +118,6 @@ def learning_rate(optimizer: Any) -> float:
 def context_of(model: Any, parts: Sequence[Part], loss: Any, optimizer: Any) -> TaskContext:
     """Return what is known of a training: layers, loss, optimizer, outputs and kind of input."""
     activation, _ = output_activation(model)
-    first = parts[0].info.kind if parts else "other"
     return TaskContext(
         framework="keras3",
         engine=keras.backend.backend(),
@@ -127,8 +126,20 @@ def context_of(model: Any, parts: Sequence[Part], loss: Any, optimizer: Any) -> 
         layers=tuple(part.info for part in parts),
         output_activation=activation,
         output_units=_output_units(model, parts),
-        input_kind="index" if first == "embedding" else "values",
+        input_kind=_input_kind(model, parts),
     )
+
+
+def _input_kind(model: Any, parts: Sequence[Part]) -> str:
+    if parts and parts[0].info.kind == "embedding":
+        return "index"
+    layer = model
+    while isinstance(layer, keras.Model):
+        inner = [child for child in layer.layers if not isinstance(child, keras.layers.InputLayer)]
+        if not inner:
+            return "values"
+        layer = inner[0]
+    return "scaled" if kind_of(layer) == "norm" or isinstance(layer, keras.layers.Rescaling) else "values"
 
 
 def _is_configuration(loss: Any) -> bool:

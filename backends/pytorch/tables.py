@@ -12,7 +12,7 @@ from torch import Tensor
 from autotrainer.backends.pytorch.stats import ACTIVATION_COLUMNS
 from autotrainer.backends.pytorch.tracing import ForwardTracer
 from autotrainer.backends.pytorch.weights import StepReading
-from autotrainer.signals import DEAD_WINDOW, LAYER_COLUMNS, Floats
+from autotrainer.signals import DEAD_WINDOW, LAYER_COLUMNS, Floats, LayerInfo
 from autotrainer.task import TaskContext
 
 __all__ = ["LayerTable"]
@@ -52,13 +52,18 @@ class LayerTable:
             activation = trace.activation
         units = None if outputs is None else (outputs.shape[axis] if outputs.ndim > 1 else 1)
         tracer.settle()
+        layers = tracer.describe(self._order)
         return replace(
             context,
-            layers=tracer.describe(self._order),
+            layers=layers,
             output_activation=activation,
             output_units=units,
-            input_kind=tracer.input_kind,
+            input_kind=self._input_kind(layers),
         )
+
+    def _input_kind(self, layers: Sequence[LayerInfo]) -> str:
+        scaled = self._tracer.scales_inputs or (bool(layers) and layers[0].kind == "norm")
+        return "scaled" if scaled and self._tracer.input_kind == "values" else self._tracer.input_kind
 
     def fill(self, readings: Sequence[StepReading], scalars: Sequence[Tensor]) -> tuple[Floats, Floats]:
         """Build the table of a step.

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from autotrainer.backends.pytorch.describe import activation_name, layer_info, watched_modules
 from autotrainer.backends.pytorch.functional import FunctionalCalls, Trace, Traces, first_tensor
+from autotrainer.backends.pytorch.modules import InputScaling
 from autotrainer.backends.pytorch.stats import ZERO_REGION, activation_numbers, input_rows, silent_units
 from autotrainer.signals import LayerInfo
 
@@ -77,6 +78,7 @@ class ForwardTracer:
         """Rows of activation modules that follow several layers: they count like functional calls."""
         self.inputs: Tensor | None = None
         self.input_kind = "unknown"
+        self.scales_inputs = any(isinstance(module, InputScaling) for module in model.modules())
         self.batch_size: int | None = None
         self.outputs: Tensor | None = None
         self.output_trace: Trace | None = None

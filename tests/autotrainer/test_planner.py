@@ -59,9 +59,18 @@ def test_acts_on_errors_and_on_what_explains_them() -> None:
         _finding("overfitting", WARNING),
         _finding("nonfinite", INFO),
     ]
-    assert [f.problem for f in acted_on(findings)] == ["abnormal_data", "dying_relu", "not_learning"]
-    assert acted_on([_finding("a", ERROR, "b"), _finding("b", ERROR, "a")]), "causes that go round in a circle"
-    assert acted_on(findings[:2]) == []
+    answered = {f.problem for f in findings}
+    assert [f.problem for f in acted_on(findings, answered)] == ["abnormal_data", "dying_relu", "not_learning"]
+    circle = [_finding("a", ERROR, "b"), _finding("b", ERROR, "a")]
+    assert acted_on(circle, {"a", "b"}), "causes that go round in a circle"
+    assert acted_on(findings[:2], answered) == []
+
+
+def test_what_follows_from_an_error_without_a_repair_is_the_users_to_mend() -> None:
+    findings = [_finding("nonfinite_data"), _finding("nonfinite", ERROR, "nonfinite_data"), _finding("dying_relu")]
+    assert [f.problem for f in acted_on(findings, {"nonfinite", "dying_relu"})] == ["dying_relu"]
+    warned = [_finding("nonfinite_data", WARNING), _finding("nonfinite", ERROR, "nonfinite_data")]
+    assert [f.problem for f in acted_on(warned, {"nonfinite"})] == ["nonfinite_data", "nonfinite"]
 
 
 def test_proven_repairs_of_all_findings_make_one_step() -> None:
