@@ -71,8 +71,9 @@ class DataSummary:
             return
         self._targets.add(columns)
         known = columns.ravel()
-        if targets.dtype.kind in "iu" and (known[known != _MASKED] >= 0).all():
-            known = known[known != _MASKED]
+        unmasked = known[known != _MASKED]
+        masked = targets.dtype.kind in "iu" and len(unmasked) < len(known) and bool((unmasked >= 0).all())
+        known = unmasked if masked else known
         integral = bool((columns == np.round(columns)).all())
         ones_and_zeros = bool(((columns == 0) | (columns == 1)).all())
         counted_columns = self._one_hot
@@ -102,6 +103,7 @@ class DataSummary:
             one_hot=self._one_hot,
             classes=len(classes),
             majority=max(classes.values()) / sum(classes.values()) if classes else float("nan"),
+            masked=old.masked or masked,
         )
 
     def add_inputs(self, inputs: NDArray[Any]) -> dict[str, float]:

@@ -73,6 +73,7 @@ class TargetSummary:
         one_hot: Width > 1 and each row is one 1 and zeros.
         classes: Number of distinct classes seen (whole values, or one-hot columns); 0 if not discrete.
         majority: Share of the commonest class; NaN if not discrete.
+        masked: Whether some class indices are -100, which means "leave this one out" and counts nowhere else here.
     """
 
     count: int = 0
@@ -89,6 +90,7 @@ class TargetSummary:
     one_hot: bool = False
     classes: int = 0
     majority: float = float("nan")
+    masked: bool = False
 
     @property
     def binary(self) -> bool:

@@ -19,48 +19,69 @@ from autotrainer.task import TaskContext
 
 __all__ = ["OscillatingLoss"]
 
-_EPOCHS = 10
+_EPOCHS = 8
 """Fewest epochs whose swings are counted."""
+
+_REPEATED = 2
+"""Fewest falls that are a swing: a single one is an accident."""
 
 _FEW_ROWS = 50
 """Rows that a validation set is taken to have at least: few distinct values say little about its size."""
+
+_MANY_ROWS = 1000
+"""Rows from which two standard deviations of an accuracy are within the usual threshold, whatever its level."""
+
+_LARGE = 0.15
+"""Swing of the loss, as a share of the loss of a model that knows nothing, that no noise explains."""
+
+_BEYOND = 2.0
+"""Standard deviations of the accuracy that a fall must exceed.
+
+The same rows are judged each epoch, so that only those count that change sides: where a fifth do not keep theirs
+by chance, this is four standard deviations of a difference between neighbouring epochs.
+"""
 
 
 class OscillatingLoss(Rule):
     """Loss or accuracy swings up and down instead of settling.
 
     What it does
-        Counts swings between neighbouring highs and lows: of the accuracy from epoch to epoch, and of the loss from
-        step to step where batches are too alike to explain them.
+        Counts swings between highs and lows: of accuracy and loss from epoch to epoch, where they are larger than few
+        rows or a trend explain, and of the loss from step to step where it turns too regularly for batch noise.
 
     Why it hurts
         Steps are too large for the valley that they are in: the model jumps over its lowest point, and its quality
         depends on where training happens to stop.
 
     Evidence used
-        Accuracy of validation (else of training) per epoch over the last half of the run, with the resolution of the
-        set (1 ÷ rows, read off the values themselves) taken as noise; losses of single steps, detrended, compared with
-        the noise between neighbouring steps; the best level that was reached.
+        Accuracy of validation (else of training) per epoch over the last 60 % of the run, with the binomial noise of
+        the set taken off (its rows are read off the values, which are multiples of 1 ÷ rows); where that is steady or
+        unknown, the loss of validation (else of training) per epoch, on the scale of the loss that a model which
+        knows nothing has; losses of single steps that turn at nearly each step; the best level that was reached.
 
     Thresholds
-        ``swing`` is zeta of AUTOTRAINER: high − low of the accuracy; ``share`` is eta: swings ÷ epochs;
-        ``loss_swing``: swing of the loss relative to its level.
+        ``swing`` is zeta of AUTOTRAINER: high − low of the accuracy, or of the loss as a share of the one at the
+        start; ``share`` is eta: highs and lows that belong to swings ÷ epochs; ``loss_swing``: swing of the loss
+        relative to its level.
 
     When it is wrong
-        Cyclic learning rates swing by design. Swings around a good level are a warning; an error needs swings of
-        twice the threshold and a level below the best one.
+        Cyclic learning rates swing by design: they get no error. An error needs swings beyond noise by a further
+        ``swing`` (of the loss: 0.15 of the one at the start), and a level as far below the best one in a share of
+        the epochs that ``share`` gives, after half the schedule. Fewer than 9 epochs are not judged by epoch.
+        Accuracies that are means over batches look like those of a larger set, and so as if they had less noise.
 
     Repairs
         Another optimizer, a lower learning rate, larger batches, momentum, noise on the inputs.
 
     References
-        Zhang et al., AUTOTRAINER, ICSE 2021, section III; Cohen et al., ICLR 2021 (edge of stability).
+        Zhang et al., AUTOTRAINER, ICSE 2021, section III; Cohen et al., ICLR 2021 (edge of stability);
+        Agresti and Coull, The American Statistician 1998 (noise of a share).
     """
 
     problem = "oscillating_loss"
     code = "AT301"
     aliases = ("oscillating", "oscillation", "unstable_loss", "fluctuating_loss")
-    needs = OUTCOME_NEEDS
+    needs = OUTCOME_NEEDS | {"learning_rate"}
     causes = ("nonfinite_data", "exploding_gradient", "unscaled_targets", "abnormal_data")
     repairs = (
         "swap_optimizer",
@@ -81,35 +102,70 @@ class OscillatingLoss(Rule):
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         """Judge the history as it is now."""
-        return self._by_accuracy(history) or self._by_loss(history, context)
+        accuracy = next((name for name in ("val_accuracy", "accuracy") if name in history.epoch_names), None)
+        found = self._by_accuracy(history, context, accuracy) if accuracy else None
+        return found or self._by_epoch_loss(history, context) or self._by_step_loss(history, context)
 
-    def _by_accuracy(self, history: RunHistory) -> Finding | None:
-        name = "val_accuracy" if len(history.epochs("val_accuracy")[0]) else "accuracy"
+    def _by_accuracy(self, history: RunHistory, context: TaskContext, name: str) -> Finding | None:
         values = history.epochs(name)[1]
-        values = values[len(values) // 2 :][-200:]
-        if len(values) < _EPOCHS or not np.isfinite(values).all():
+        late = _late(values)
+        if not late.size:
             return None
-        noise = _resolution(values)
-        threshold = max(self.threshold("swing"), 2 * noise)
-        drops = _drops(values)
-        drops = drops[drops >= threshold]
-        share = 2 * len(drops) / len(values)  # each drop follows a rise
-        if not len(drops) or share < self.threshold("share"):
-            return None
-        typical = float(np.median(drops))
-        behind = np.sort(np.maximum.accumulate(values) - values)
-        usual = float(behind[int(0.8 * len(behind))])
-        evidence = {"swing": typical, "share": share, "best": float(values.max()), "behind_best": usual}
-        swing = self.threshold("swing")
-        bad = typical >= max(2 * swing, 4 * noise) and usual >= max(3 * swing, 4 * noise)
-        message = (
-            f"{name.replace('_', ' ').replace('val', 'validation')} swings by {typical:.3g} in {share:.0%} of the last "
-            f"{len(values)} epochs, and most of the time up to {usual:.3g} below the best so far ({values.max():.3g})."
-        )
-        severity = Severity.ERROR if bad else Severity.WARNING
-        return self.finding(severity, 0.8 if bad else 0.5, message[0].upper() + message[1:], evidence)
+        least = max(self.threshold("swing"), _BEYOND * _binomial_noise(late))
+        return self._judge(history, context, name, values, least, least + self.threshold("swing"))
 
-    def _by_loss(self, history: RunHistory, context: TaskContext) -> Finding | None:
+    def _by_epoch_loss(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Find swings of the loss by epoch, on the scale from 0 to the loss of a model that knows nothing."""
+        name = "val_loss" if "val_loss" in history.epoch_names else "loss"
+        values = history.epochs(name)[1]
+        late = _late(values)
+        start = history.losses[1][:5]
+        start = start[np.isfinite(start)]
+        if not late.size or not start.size:
+            return None
+        whole = abs(float(np.median(start)))
+        if context.loss.family == "squared_error" and context.loss.reduction == "mean" and history.targets.variance > 0:
+            whole = min(whole, history.targets.variance)
+        level = float(np.median(np.abs(late)))
+        relative = min(self.threshold("loss_swing") * level, _LARGE * max(whole, level))
+        least = max(self.threshold("swing") * whole, relative)
+        return self._judge(history, context, name, -values, least, least + _LARGE * whole)
+
+    def _judge(
+        self, history: RunHistory, context: TaskContext, name: str, values: Floats, least: float, large: float
+    ) -> Finding | None:
+        """Judge the swings of a value per epoch, higher being better.
+
+        Args:
+            history: The history.
+            context: What is known of the training.
+            name: Name of the value.
+            values: The value by epoch, shape (epochs,); a loss with its sign turned.
+            least: Size from which a fall is a swing.
+            large: Size from which it makes the result a lottery.
+        """
+        late = _late(values)
+        falls = _falls(late, least)
+        share = 2 * len(falls) / len(late)  # each fall follows a rise
+        if len(falls) < _REPEATED or share < self.threshold("share"):
+            return None
+        best = float(values.max())
+        behind = float(np.mean((np.maximum.accumulate(values) - values)[-len(late) :] >= large))
+        lottery = len(_falls(late, large)) >= _REPEATED and behind >= self.threshold("share")
+        result = outcome(history, context)
+        known = any("accuracy" in other for other in history.epoch_names)  # it is steady where the loss is judged
+        harmless = _cyclic(history.scalar("learning_rate")) or (name.endswith("loss") and known and result.learned(0.5))
+        bad = lottery and not harmless and result.mature(0.5)
+        typical = float(np.median(falls))
+        shown = name.replace("_", " ").replace("val ", "validation ").capitalize()
+        message = (
+            f"{shown} swings by {typical:.3g} in {share:.0%} of the last {len(late)} epochs, and is worse than the "
+            f"best so far ({abs(best):.3g}) by at least {large:.2g} in {behind:.0%} of them."
+        )
+        evidence = {"swing": typical, "share": share, "best": abs(best), "behind_best": behind}
+        return self.finding(Severity.ERROR if bad else Severity.WARNING, 0.8 if bad else 0.5, message, evidence)
+
+    def _by_step_loss(self, history: RunHistory, context: TaskContext) -> Finding | None:
         """Find a loss that alternates from step to step, as it does where steps overshoot."""
         steps, losses = history.losses
         window = recent(steps, 0.5, 20)
@@ -134,27 +190,50 @@ class OscillatingLoss(Rule):
         return self.finding(severity, 0.6, message, {"turns": turns, "loss_swing": swing})
 
 
-def _resolution(values: Floats) -> float:
-    """Return the standard deviation that few rows alone give a swing, from the resolution of the values.
+def _late(values: Floats) -> Floats:
+    """Return the last three fifths of the epochs, without the first steep ones; none if too few or not finite."""
+    judged = len(values) > _EPOCHS and bool(np.isfinite(values).all())
+    return values[-min(200, max(_EPOCHS, len(values) * 3 // 5)) :] if judged else values[:0]
 
-    Accuracies are multiples of 1 ÷ rows: the smallest step between them tells the rows. Neighbouring epochs are judged
-    on the same rows, so that only few of them change sides: a fifth of the binomial variance.
+
+def _cyclic(rates: Floats) -> bool:
+    """Whether the learning rate goes up and down by turns, each time at least twofold."""
+    logs = np.log(rates[rates > 0])
+    return len(_falls(logs, math.log(2))) + len(_falls(-logs, math.log(2))) > 2
+
+
+def _binomial_noise(values: Floats) -> float:
+    """Return the standard deviation of an accuracy that the number of rows alone explains.
+
+    Accuracies are multiples of 1 ÷ rows: the smallest number that fits all of them is taken as the rows. Two answers
+    of each kind are added to the observed ones, so that a perfect score is not free of noise (Agresti and Coull 1998).
     """
-    gaps = np.diff(np.unique(np.round(values, 6)))
-    gaps = gaps[gaps > 1e-5]
-    if not gaps.size:
-        return 0.0
-    rows = max(_FEW_ROWS, 1 / float(gaps.min()))
-    mean = min(max(float(np.mean(values)), 1 / rows), 1 - 1 / rows)
-    return math.sqrt(2 * mean * max(0.0, 1 - mean) / rows / 5)
+    distinct = np.unique(values)[:32]
+    rows = np.arange(_FEW_ROWS, _MANY_ROWS)
+    right = rows[:, None] * distinct
+    fits = (np.abs(right - np.round(right)) <= 1e-5 * rows[:, None]).all(axis=1)
+    count = int(rows[np.argmax(fits)]) if fits.any() else _MANY_ROWS
+    mean = (min(1.0, max(0.0, float(np.mean(values)))) * count + 2) / (count + 4)
+    return math.sqrt(mean * (1 - mean) / count)
 
 
-def _drops(values: Floats) -> Floats:
-    """Return the sizes of the falls from each local maximum to the next local minimum."""
-    moves = np.diff(values)
-    moves = moves[moves != 0]
-    if not moves.size:
-        return np.zeros(0)
-    turns = np.flatnonzero(np.diff(np.sign(moves)) != 0) + 1
-    sizes = np.array([part.sum() for part in np.split(moves, turns)])
-    return np.asarray(-sizes[sizes < 0], np.float64)
+def _falls(values: Floats, least: float) -> Floats:
+    """Return the sizes of falls from a high to the next low, where moves against both smaller than `least` don't count.
+
+    A trend with flicker on it has one long move, not many: swings are those turns that undo at least that much.
+    """
+    falls: list[float] = []
+    high = low = float(values[0]) if len(values) else math.nan
+    falling = False
+    for value in map(float, values):
+        if falling:
+            low = min(low, value)
+            falls[-1] = high - low
+            if value - low >= least:
+                falling, high = False, value
+        elif value <= high - least:
+            falling, low = True, value
+            falls.append(high - value)
+        else:
+            high = max(high, value)
+    return np.array(falls)

@@ -80,8 +80,9 @@ def _cross_entropy(targets: TargetSummary, units: int | None, logits: bool) -> A
         raise ConfigError("cross_entropy takes class indices or one-hot targets; these are real numbers")
     if units is not None and targets.count and targets.maximum >= units:
         raise ConfigError(f"targets go up to {targets.maximum:g}, but the output has {units} units")
-    masked = int(targets.minimum) if targets.count and targets.minimum < 0 else None
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=logits, ignore_class=masked)
+    ignored = int(targets.minimum) if targets.count and targets.minimum < 0 else None
+    ignored = -100 if targets.masked else ignored
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=logits, ignore_class=ignored)
 
 
 def _indices(targets: TargetSummary) -> bool:

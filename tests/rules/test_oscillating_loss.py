@@ -11,7 +11,9 @@ from autotrainer.rules.oscillating_loss import OscillatingLoss
 rng = np.random.default_rng(0)
 wild = rng.uniform(0.55, 0.85, 200).round(3)
 calm = (0.83 + 0.01 * rng.standard_normal(200)).round(3)
-tiny = 0.8 + (rng.binomial(40, 0.5, 200) - 20) / 40 / 3
+small = rng.binomial(60, 0.85, 200) / 60
+spiky = np.where(np.arange(200) % 3 == 1, 0.45, 0.15)
+REAL = {"targets": "real", "loss": "mse", "losses": lambda t: 0.2 + np.exp(-t / 60)}
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,30 @@ tiny = 0.8 + (rng.binomial(40, 0.5, 200) - 20) / 40 / 3
             {"losses": lambda t: 1 + 0.6 * (-1) ** t, "scalars": {"accuracy": 0.95}}, None, id="overshoots, but learns"
         ),
         pytest.param({"losses": lambda t: float(wild[t % 200])}, None, id="batch noise"),
+        pytest.param({"epochs": {"val_accuracy": lambda e: wild[e]}, "steps": 300}, "error", id="short run"),
+        pytest.param(
+            {"epochs": {"val_accuracy": lambda e: wild[e]}, "steps": 240}, "warning", id="much of the schedule is left"
+        ),
+        pytest.param({"epochs": {"val_accuracy": lambda e: small[e]}}, None, id="few rows flicker"),
+        pytest.param({"epochs": {"val_accuracy": lambda e: 0.9 - 0.5 * (e == 20)}}, None, id="one accident"),
+        pytest.param(
+            {
+                "epochs": {"val_accuracy": lambda e: wild[e]},
+                "scalars": {"learning_rate": lambda t: 0.01 * (1 + 9 * (t // 60 % 2))},
+            },
+            "warning",
+            id="cyclic learning rate",
+        ),
+        pytest.param({"epochs": {"val_loss": lambda e: spiky[e]}} | REAL, "error", id="loss by epoch"),
+        pytest.param({"epochs": {"loss": lambda e: 0.3 * spiky[e]}} | REAL, "warning", id="mild swings of the loss"),
+        pytest.param({"epochs": {"val_loss": lambda e: 0.01 * spiky[e]}} | REAL, None, id="tiny loss swings"),
+        pytest.param({"epochs": {"val_loss": lambda e: 0.9**e * (1 + 0.1 * (-1) ** e)}} | REAL, None, id="loss falls"),
+        pytest.param({"epochs": {"val_loss": lambda e: 0.1 * e + 0.02 * (-1) ** e}} | REAL, None, id="loss rises"),
+        pytest.param(
+            {"epochs": {"val_loss": lambda e: spiky[e], "val_accuracy": lambda e: calm[e]}, "loss": "bce"},
+            "warning",
+            id="loss swings, accuracy does not",
+        ),
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
@@ -57,3 +83,27 @@ def test_thresholds_of_the_paper_are_monotone(build: Callable[..., Any]) -> None
     run = build(epochs={"val_accuracy": lambda e: wild[e]})
     assert [OscillatingLoss(swing=s).check(*run) is not None for s in (0.5, 0.1, 0.03)] == [False, True, True]
     assert [OscillatingLoss(share=s).check(*run) is not None for s in (1.0, 0.2)] == [False, True]
+
+
+def test_a_raised_rate_is_found_where_the_run_was_good_before(build: Callable[..., Any]) -> None:
+    run = build(epochs={"val_accuracy": lambda e: calm[e] if e < 15 else 0.35 + 0.3 * (e % 2)})
+    found = OscillatingLoss().check(*run)
+    assert found is not None
+    assert found.severity == "error"
+    assert found.evidence["best"] == max(calm[:15])
+    assert found.evidence["behind_best"] > 0.7
+
+
+@pytest.mark.parametrize("rows", [50, 60, 100, 150, 400])
+@pytest.mark.parametrize("accuracy", [0.6, 0.85, 0.97, 1.0])
+def test_flicker_of_validation_sets(build: Callable[..., Any], rows: int, accuracy: float) -> None:
+    """A set whose answers are drawn anew for a fifth of its rows each epoch hardly ever seems to swing."""
+    draw = np.random.default_rng(rows)
+    found = 0
+    for _ in range(40):
+        values = draw.binomial(1, accuracy, rows)[None] * np.ones((30, 1))
+        again = draw.random((30, rows)) < 0.2
+        values[again] = draw.binomial(1, accuracy, int(again.sum()))
+        mean = values.mean(axis=1)
+        found += OscillatingLoss().check(*build(epochs={"val_accuracy": mean.__getitem__})) is not None
+    assert found <= 2

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -54,15 +52,18 @@ print(json.dumps({
 """
 
 
-def run(engine: str) -> tuple[dict[str, Any], str]:
-    environment = {**os.environ, "KERAS_BACKEND": engine, "TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+@pytest.fixture
+def run(run_python: Callable[..., Any]) -> Callable[[str], tuple[dict[str, Any], str]]:
+    def on_engine(engine: str) -> tuple[dict[str, Any], str]:
+        done = run_python(SCRIPT, KERAS_BACKEND=engine, JAX_PLATFORMS="cpu")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+    return on_engine
 
 
 @pytest.mark.slow
-def test_the_torch_engine_shows_everything() -> None:
+def test_the_torch_engine_shows_everything(run: Callable[[str], tuple[dict[str, Any], str]]) -> None:
     seen, notices = run("torch")
     assert seen["equal"]
     assert seen["same attributes"]
@@ -77,7 +78,9 @@ def test_the_torch_engine_shows_everything() -> None:
 
 
 @pytest.mark.slow
-def test_the_jax_engine_shows_losses_and_epochs_and_says_so_once() -> None:
+def test_the_jax_engine_shows_losses_and_epochs_and_says_so_once(
+    run: Callable[[str], tuple[dict[str, Any], str]],
+) -> None:
     seen, notices = run("jax")
     assert seen["equal"]
     assert seen["same attributes"]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,9 +51,7 @@ print("fine")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "jax"])
-def test_managed_training(engine: str) -> None:
-    environment = {**os.environ, "KERAS_BACKEND": engine, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+def test_managed_training(engine: str, run_python: Callable[..., Any]) -> None:
+    done = run_python(SCRIPT, str(Path(__file__).parent), KERAS_BACKEND=engine)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "fine" in done.stdout
