@@ -34,6 +34,9 @@ _MANY_ROWS = 1000
 _LARGE = 0.15
 """Swing of the loss, as a share of the loss of a model that knows nothing, that no noise explains."""
 
+_OFTEN = 0.3
+"""Share of the epochs, far below the best one, from which the result is a lottery: fewer are accidents."""
+
 _BEYOND = 2.0
 """Standard deviations of the accuracy that a fall must exceed.
 
@@ -151,7 +154,7 @@ class OscillatingLoss(Rule):
             return None
         best = float(values.max())
         behind = float(np.mean((np.maximum.accumulate(values) - values)[-len(late) :] >= large))
-        lottery = len(_falls(late, large)) >= _REPEATED and behind >= self.threshold("share")
+        lottery = len(_falls(late, large)) >= _REPEATED and behind >= _OFTEN
         result = outcome(history, context)
         known = any("accuracy" in other for other in history.epoch_names)  # it is steady where the loss is judged
         harmless = _cyclic(history.scalar("learning_rate")) or (name.endswith("loss") and known and result.learned(0.5))

@@ -24,7 +24,10 @@ _FAR_BELOW = 1e-3
 falling loss is more than the output layer finding the level of the trivial predictor."""
 
 _LATE = 0.9
-"""Share of the schedule from which faded gradients are an error where the model is not good enough yet."""
+"""Share of the schedule from which faded gradients are an error where a deep model is not good enough yet."""
+
+_DEEP = 4
+"""Weight layers from which gradients fade by depth; in a shallower model they vanish with the units, not the layers."""
 
 
 class VanishingGradient(Rule):
@@ -100,7 +103,7 @@ class VanishingGradient(Rule):
             return None
         extreme = ratio <= self.threshold("ratio") * _FAR_BELOW
         stuck = result.known and result.stuck() and not result.moving(0.5 if extreme else 0.1)
-        over = result.mature(_LATE) and result.known and not result.learned(0.5)
+        over = len(rows) >= _DEEP and result.mature(_LATE) and result.known and not result.learned(0.5)
         if over or (stuck and result.mature(self.threshold("schedule"))):
             severity = Severity.ERROR if last == 0 else result.worst
         elif extreme and not result.learned(0.3):
