@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from autotrainer import registry
@@ -41,7 +42,7 @@ def check(
         thresholds: Values by ``problem.name`` or by the papers' names.
 
     Returns:
-        Findings, ranked.
+        Findings, ranked; all of step 0, since none was taken.
 
     Raises:
         InputError: If the model is of no known framework, or data and model do not fit.
@@ -55,4 +56,4 @@ def check(
     for seen in observations:
         stats = summarize(seen, 0, data, context)
         history.add_step(stats, seen.losses, data.targets)
-    return Engine(rules).evaluate(history, context)
+    return [replace(finding, step=0) for finding in Engine(rules).evaluate(history, context)]

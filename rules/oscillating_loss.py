@@ -28,8 +28,8 @@ _REPEATED = 2
 _FEW_ROWS = 50
 """Rows that a validation set is taken to have at least: few distinct values say little about its size."""
 
-_MANY_ROWS = 1000
-"""Rows from which two standard deviations of an accuracy are within the usual threshold, whatever its level."""
+_MANY_ROWS = 1800
+"""Rows from which `_BEYOND` standard deviations of an accuracy are within the usual threshold, whatever its level."""
 
 _LARGE = 0.15
 """Swing of the loss, as a share of the loss of a model that knows nothing, that no noise explains."""
@@ -37,11 +37,14 @@ _LARGE = 0.15
 _OFTEN = 0.3
 """Share of the epochs, far below the best one, from which the result is a lottery: fewer are accidents."""
 
-_BEYOND = 2.0
+_GOOD = 0.8
+"""Mean skill from which swings are no error."""
+
+_BEYOND = 2.5
 """Standard deviations of the accuracy that a fall must exceed.
 
 The same rows are judged each epoch, so that only those count that change sides: where a fifth do not keep theirs
-by chance, this is four standard deviations of a difference between neighbouring epochs.
+by chance, this is four to five standard deviations of a difference between neighbouring epochs.
 """
 
 
@@ -154,11 +157,12 @@ class OscillatingLoss(Rule):
             return None
         best = float(values.max())
         behind = float(np.mean((np.maximum.accumulate(values) - values)[-len(late) :] >= large))
-        lottery = len(_falls(late, large)) >= _REPEATED and behind >= _OFTEN
         result = outcome(history, context)
-        known = any("accuracy" in other for other in history.epoch_names)  # it is steady where the loss is judged
-        harmless = _cyclic(history.scalar("learning_rate")) or (name.endswith("loss") and known and result.learned(0.5))
-        bad = lottery and not harmless and result.mature(0.5)
+        if "accuracy" in name:
+            good = float(np.mean(late)) >= result.trivial + _GOOD * (1 - result.trivial)
+        else:  # where accuracy is known it is steady, or else it would have been judged
+            good = result.learned(0.5 if any("accuracy" in other for other in history.epoch_names) else _GOOD)
+        bad = behind >= _OFTEN and not good and not _cyclic(history.scalar("learning_rate")) and result.mature(0.5)
         typical = float(np.median(falls))
         shown = name.replace("_", " ").replace("val ", "validation ").capitalize()
         message = (

@@ -100,12 +100,14 @@ class PoorInitialization(Rule):
         """Return what is wrong with the signal in the hidden layers at the first step, and where."""
         spread = history.layer("activation_spread")[0]
         rows = [row for row in weight_layers(history) if history.layers[row].hidden and not math.isnan(spread[row])]
-        if len(rows) < 2 or not inputs_vary(history):
+        if not rows or not inputs_vary(history):
             return None, []
         first, last = float(spread[rows[0]]), float(spread[rows[-1]])
         if first == 0:
             evidence["first_spread"] = first
             return "The output of the first layer is the same for all inputs", rows[:1]
+        if len(rows) < 2:
+            return None, []
         ratio = last / first
         evidence |= {"first_spread": first, "last_spread": last, "spread_ratio": ratio}
         ends = f"{first:.2g} in layer {history.layers[rows[0]].name} and {last:.2g} in {history.layers[rows[-1]].name}"
