@@ -21,6 +21,13 @@ __all__ = ["NotLearning"]
 
 _SAMPLES = 10
 
+_BARE_SKILL = 0.2
+"""Skill up to which an accuracy that never moves tells of a constant answer: classes are as unequal as that between
+small samples of training and validation data."""
+
+_SAME_EPOCHS = 5
+"""Epochs, at least, over which an accuracy must be the same to the digit."""
+
 
 class NotLearning(Rule):
     """The model is no better than always giving the same answer, and the loss does not fall.
@@ -36,7 +43,7 @@ class NotLearning(Rule):
         Accuracy or squared error of sampled batches, epochs and validation, with a confidence interval; cross-entropy
         where batches are too small for it; trend of the loss and how much it will still fall within the schedule;
         growth of the gradients (a plateau that is being left); gradients of exactly zero; outputs that do not depend
-        on the input.
+        on the input; an accuracy that is the same to the digit epoch after epoch.
 
     Thresholds
         ``skill``: share of the way from the trivial to the perfect score below which nothing has been learned;
@@ -100,11 +107,15 @@ class NotLearning(Rule):
             return self._told(Severity.ERROR, 0.97, message, evidence, result)
         if not result.known:
             return self._by_loss(history, result, evidence)
+        moving = result.moving(self.threshold("to_come"))
+        same = _same_accuracy(history)
+        if same and result.skill <= _BARE_SKILL and not moving and result.mature(self.threshold("schedule")):
+            told = f"Accuracy has not moved at all for {same} epochs, as where one class is always the answer,"
+            return self._told(result.worst, 0.85, told, evidence, result)
         early = not result.mature(0.5)  # young runs must be clearer cases
         if not result.stuck(self.threshold("skill") * (2 / 3 if early else 1)):
             return None
         constant = self._constant_outputs(history, evidence)
-        moving = result.moving(self.threshold("to_come"))
         if constant and not moving and result.mature(self.threshold("dead_schedule")):
             return self._told(result.worst, 0.9, "The output is the same for all inputs", evidence, result)
         if not moving and result.mature(self.threshold("schedule")):
@@ -137,3 +148,11 @@ class NotLearning(Rule):
     ) -> Finding:
         words = f" and {result.words}" if result.words else ""
         return self.finding(severity, confidence, f"{message}{words} after {result.steps} steps.", evidence)
+
+
+def _same_accuracy(history: RunHistory) -> int:
+    """Return for how many epochs all known accuracies have been the very same, if over the last half; else 0."""
+    known = [history.epochs(name)[1] for name in ("accuracy", "val_accuracy")]
+    late = [values[len(values) // 2 :] for values in known if len(values)]
+    still = bool(late) and all(len(v) >= _SAME_EPOCHS and float(np.ptp(v)) < 1e-6 for v in late)
+    return min(len(v) for v in late) if still else 0

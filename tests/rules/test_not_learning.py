@@ -34,6 +34,18 @@ REAL: dict[str, Any] = {"targets": "real", "loss": "mse"}
             None,
             id="a plateau that is being left",
         ),
+        pytest.param(
+            FLAT
+            | {"scalars": {"accuracy": np.nan}, "epochs": {"val_accuracy": lambda t: 0.58, "accuracy": lambda t: 0.5}},
+            "error",
+            id="the same accuracy every epoch",
+        ),
+        pytest.param(
+            FLAT
+            | {"scalars": {"accuracy": np.nan}, "epochs": {"val_accuracy": lambda t: 0.8, "accuracy": lambda t: 0.8}},
+            None,
+            id="the same accuracy every epoch, but a good one",
+        ),
         pytest.param({}, None, id="learns"),
         pytest.param(FLAT | {"scalars": {"accuracy": 0.62}}, None, id="above chance"),
         pytest.param(
