@@ -34,6 +34,10 @@ logger = logging.getLogger("autotrainer")
 _KEPT_LOSSES = 128
 """Losses of unsampled steps that are kept until the next sample: the latest ones."""
 
+_ALL_LOSSES, _LOSS_PERIOD, _LOSS_BURST = 256, 128, 16
+"""Each of the first steps' losses is kept, then bursts of consecutive ones: detaching a loss is most of what watching
+costs between samples, and bursts still show whether it alternates from step to step."""
+
 
 def observe(
     model: nn.Module,
@@ -193,7 +197,9 @@ class TorchObserver:
 
         def on_loss(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Any) -> None:
             if not count.alert and type(loss) is Tensor and loss.requires_grad and model.training:
-                count.losses.append((count.step, loss.detach()))
+                step = count.step
+                if step < _ALL_LOSSES or step % _LOSS_PERIOD < _LOSS_BURST:
+                    count.losses.append((step, loss.detach()))
             else:
                 seen(module, args, kwargs, loss)
 
