@@ -13,6 +13,7 @@ from autotrainer.errors import ConfigError, nearest
 
 __all__ = [
     "EDITS",
+    "INITIALIZER",
     "AddDropout",
     "AddInputNoise",
     "ClipGradients",
@@ -38,6 +39,23 @@ Activation = Literal[
 ]
 Optimizer = Literal["sgd", "adam", "adamw", "nadam", "adamax", "rmsprop"]
 Initializer = Literal["he_uniform", "he_normal", "lecun_normal", "glorot_uniform", "glorot_normal", "orthogonal"]
+
+
+INITIALIZER = {
+    "relu": "he_uniform",
+    "leaky_relu": "he_uniform",
+    "thresholded_relu": "he_uniform",
+    "elu": "he_uniform",
+    "gelu": "he_uniform",
+    "silu": "he_uniform",
+    "selu": "lecun_normal",
+    "tanh": "glorot_uniform",
+    "sigmoid": "glorot_uniform",
+    "linear": "glorot_uniform",
+    "softmax": "glorot_uniform",
+}
+"""Initializer by activation: He et al. 2015 (1502.01852), Klambauer et al. 2017 (1706.02515, section 3) for SELU,
+Glorot and Bengio 2010 for the symmetric ones."""
 
 
 @dataclass(frozen=True, slots=True)

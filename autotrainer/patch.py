@@ -10,11 +10,7 @@ from autotrainer.plan import RepairPlan
 
 __all__ = ["describe", "lines", "words"]
 
-_INITIALIZERS = {
-    "selu": "LeCun normal",
-    "tanh": "Glorot uniform",
-    "sigmoid": "Glorot uniform",
-}
+_INITIALIZERS = {"he_uniform": "He uniform", "lecun_normal": "LeCun normal", "glorot_uniform": "Glorot uniform"}
 _TORCH_MODULES = {
     "linear": "nn.Identity()",
     "relu": "nn.ReLU()",
@@ -304,13 +300,13 @@ def _(edit: e.SetOutputActivation) -> list[str]:
 
 @words.register
 def _(edit: e.SwapActivation) -> str:
-    drawn = f", weights redrawn ({_INITIALIZERS.get(edit.to, 'He uniform')})" if edit.reinitialize else ""
+    drawn = f", weights redrawn ({_INITIALIZERS[e.INITIALIZER[edit.to]]})" if edit.reinitialize else ""
     return f"{_names(edit.layers)}: activation {edit.to}{drawn}"
 
 
 @_torch.register
 def _(edit: e.SwapActivation) -> list[str]:
-    scheme = {"selu": "lecun_normal", "tanh": "glorot_uniform"}.get(edit.to, "he_uniform")
+    scheme = e.INITIALIZER[edit.to]
     code = [f"# the activation of these layers:  {_TORCH_MODULES[edit.to]}"]
     if edit.reinitialize:
         code += [
@@ -323,7 +319,7 @@ def _(edit: e.SwapActivation) -> list[str]:
 
 @_keras.register
 def _(edit: e.SwapActivation) -> list[str]:
-    scheme = {"selu": "lecun_normal", "tanh": "glorot_uniform"}.get(edit.to, "he_uniform")
+    scheme = e.INITIALIZER[edit.to]
     initializer = f", kernel_initializer={scheme!r}" if edit.reinitialize else ""
     return [f"layers.Dense(..., activation={edit.to!r}{initializer})  # {', '.join(edit.layers)}"]
 

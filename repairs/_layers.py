@@ -4,25 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from autotrainer.edits import INITIALIZER
 from autotrainer.signals import LayerInfo
 from autotrainer.task import TaskContext
 
-__all__ = ["INITIALIZER", "activated", "drawn", "normalizable"]
-
-INITIALIZER = {
-    "relu": "he_uniform",
-    "leaky_relu": "he_uniform",
-    "thresholded_relu": "he_uniform",
-    "elu": "he_uniform",
-    "gelu": "he_uniform",
-    "silu": "he_uniform",
-    "selu": "lecun_normal",
-    "tanh": "glorot_uniform",
-    "sigmoid": "glorot_uniform",
-    "linear": "glorot_uniform",
-}
-"""Initializer by activation: He et al. 2015 (1502.01852), Klambauer et al. 2017 (1706.02515, section 3) for SELU,
-Glorot and Bengio 2010 for the symmetric ones."""
+__all__ = ["activated", "drawn", "normalizable"]
 
 _PLAIN = ("linear", "softmax", "log_softmax", None)
 
