@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from autotrainer.backends.pytorch.calls import LossCall, loss_of, losses_to_host
 from autotrainer.backends.pytorch.describe import layers, loss_info, optimizer_info
 from autotrainer.backends.pytorch.evaluations import Evaluation
+from autotrainer.backends.pytorch.losshook import OnLoss, hook_loss
 from autotrainer.backends.pytorch.sampled import SampledSteps
-from autotrainer.backends.pytorch.tracing import Hook, is_compiled
+from autotrainer.backends.pytorch.tracing import is_compiled
 from autotrainer.errors import InputError
 from autotrainer.monitor import Monitor
 from autotrainer.task import TaskContext
@@ -140,7 +140,7 @@ class TorchObserver:
         self._count = _Count()
         self._sampled = SampledSteps(model, optimizers, context, self._fail)
         self._evaluation = Evaluation(context.loss.reduction != "sum")
-        self._handles: list[RemovableHandle] = []
+        self._removals: list[Callable[[], None]] = []
         self._call: LossCall | None = None
         self._doubtful: LossCall | None = None
         self._seconds = 0.0
@@ -160,16 +160,15 @@ class TorchObserver:
             if is_compiled(self._loss_fn):
                 logger.warning("the loss is compiled and can't be seen: call monitor.log(loss=..., outputs=..., ...)")
             else:
-                hook = Hook(self._loss_hook())
-                self._handles.append(self._loss_fn.register_forward_hook(hook, with_kwargs=True))
+                self._removals.append(hook_loss(self._loss_fn, self._model, self._loss_hook()))
         if self._sampled.compiled:
             logger.warning("the model is compiled: its activations are not measured, everything else is")
-        self._handles.append(self._optimizers[0].register_step_post_hook(self._step_hook()))
+        self._removals.append(self._optimizers[0].register_step_post_hook(self._step_hook()).remove)
         self._look_up(0, self._monitor.sampler.due(0))
 
     def close(self) -> None:
         """Remove every hook and drop every reference to the user's objects."""
-        if not self._handles and self._closed:
+        if not self._removals and self._closed:
             return
         self._detach()
         self._monitor.advance(self._count.step - 1)
@@ -181,9 +180,9 @@ class TorchObserver:
     def _detach(self) -> None:
         self._closed = True
         self._sampled.end()
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        for remove in self._removals:
+            remove()
+        self._removals = []
 
     def _fail(self, error: Exception) -> None:
         """Report what went wrong and stop watching; the training goes on."""
@@ -192,7 +191,7 @@ class TorchObserver:
 
     # -- the two permanent hooks ----------------------------------------------------------------------------------
 
-    def _loss_hook(self) -> Callable[..., None]:
+    def _loss_hook(self) -> OnLoss:
         count, model, seen = self._count, self._model, self._see_loss
 
         def on_loss(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Any) -> None:
