@@ -1,6 +1,6 @@
 """``python -m benchmarks overhead``: what does watching cost a step?
 
-Both trainings of a model run in one process, in blocks A B A B …: A plain, B watched. The ratio of a pair of blocks
+Both trainings of a model run in one process, in blocks A B B A A B …: A plain, B watched. The ratio of a pair of blocks
 is that of their median step times; the first pairs are dropped. The watched training stays watched from its first step
 on, so that the start allowance (0.2 s, told apart) falls into the dropped pairs.
 """
@@ -27,7 +27,7 @@ def overhead(frameworks: Sequence[str], *, quick: bool, out: Path | None) -> str
 
     One process at a time, or the two would disturb each other.
     """
-    pairs, seconds = (16, 0.25) if quick else (60, 0.5)
+    pairs, seconds = (16, 0.25) if quick else (120, 0.25)
     tasks: list[Task] = [
         {"framework": framework, "model": model, "pairs": pairs, "seconds": seconds}
         for framework in frameworks

@@ -40,14 +40,15 @@ def run(task: Task) -> Row:
     start = -_timed(plain, _FIRST)[2] + _timed(watched, _FIRST)[2]
     count = max(_FIRST, round(float(task["seconds"]) / statistics.median(plain(_FIRST)[0])))
     row: Row = {"steps": count, "start": start, "entry": []}
-    for _ in range(int(task["pairs"])):
-        walls = []
-        for name, block in (("plain", plain), ("watched", watched)):
+    for pair in range(int(task["pairs"])):
+        entry = {}
+        blocks = [("plain", plain), ("watched", watched)]
+        for name, block in blocks[:: -1 if pair % 2 else 1]:  # neither is always the first
             seconds, processor, wall = _timed(block, count)
             row.setdefault(f"{name}_median", []).append(statistics.median(seconds))
             row.setdefault(f"{name}_processor", []).append(processor / len(seconds))
-            walls.append(wall - sum(seconds))
-        row["entry"].append(walls[1] - walls[0])
+            entry[name] = wall - sum(seconds)
+        row["entry"].append(entry["watched"] - entry["plain"])
     row["entry"] = statistics.median(row["entry"])
     return row
 
@@ -96,9 +97,13 @@ def _pytorch(model: str, x: NDArray[np.float32], y: NDArray[np.int64], *, watch:
 
 def _keras(model: str, x: NDArray[np.float32], y: NDArray[np.int64], *, watch: bool) -> Block:
     import keras
+    import tensorflow as tf
 
     from benchmarks.overhead_models import keras_model
 
+    if not tf.config.threading.get_intra_op_parallelism_threads():  # one thread, as in PyTorch: threads add noise
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
     keras.utils.set_random_seed(0)
     network = keras_model(model)
     network.compile(
