@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from autotrainer.errors import ConfigError
+from benchmarks.generator import generate
+from benchmarks.generator import names as generated_names
 
 __all__ = ["FAULT_PROBLEMS", "SYMPTOM_PROBLEMS", "Case", "Program", "load_cases"]
 
@@ -105,7 +107,6 @@ class Case:
         symptoms: Problems that the training as given shows, measured or from the literature.
         measured: Outcomes measured beforehand: ``torch``/``keras`` with ``buggy`` and ``fixed`` scores over seeds,
             or ``verdict`` for the zoo.
-        note: How the case differs from its source.
         frameworks: Frameworks in which the fault can exist.
     """
 
@@ -116,7 +117,6 @@ class Case:
     faults: tuple[str, ...] = ()
     symptoms: tuple[str, ...] = ()
     measured: Mapping[str, Any] = field(default_factory=dict)
-    note: str = ""
     frameworks: tuple[str, ...] = ("pytorch", "keras3")
 
     @property
@@ -145,7 +145,7 @@ def load_cases(sources: Iterable[str] = ("real", "zoo"), names: Sequence[str] = 
     """Read the case files.
 
     Args:
-        sources: ``real``, ``zoo``.
+        sources: ``real``, ``zoo``, ``generated`` or ``generated:COUNT``.
         names: Ids to keep; empty for all.
 
     Raises:
@@ -153,6 +153,10 @@ def load_cases(sources: Iterable[str] = ("real", "zoo"), names: Sequence[str] = 
     """
     cases: list[Case] = []
     for source in sources:
+        if source.split(":")[0] == "generated":
+            made = names or generated_names(int(source.partition(":")[2] or 40))
+            cases += [_case(generate(name), "generated") for name in made]
+            continue
         path = _FOLDER / f"{source}.jsonl"
         if not path.is_file():
             known = ", ".join(sorted(p.stem for p in _FOLDER.glob("*.jsonl")))
@@ -177,6 +181,5 @@ def _case(row: dict[str, Any], source: str) -> Case:
         faults=tuple(row.get("faults", ())),
         symptoms=(*row.get("expected_symptoms", ()), *row.get("published", ())),
         measured=row["measured"],
-        note=row.get("note", ""),
         frameworks=tuple(row.get("frameworks", ("pytorch", "keras3"))),
     )

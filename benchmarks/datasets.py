@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,6 @@ from autotrainer.errors import DataError
 from benchmarks.cases import Program
 
 __all__ = ["Arrays", "data_folder", "load", "split"]
-
-Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +118,52 @@ def _mnist(train_rows: int, test_rows: int) -> Arrays:
 
 
 def _generated(name: str) -> Arrays:
-    """Draw AUTOTRAINER's Circle or Blob: 1,000 rows, the first 700 for training."""
-    from sklearn.datasets import make_blobs, make_circles
+    """Return a data set that needs no file: the first 70 % of its rows are for training.
 
-    if name == "circle":
-        x, y = make_circles(1000, noise=0.1, random_state=1)
-    elif name == "blob":
-        x, y = make_blobs(1000, centers=3, n_features=2, cluster_std=2, random_state=2)
-    else:
-        raise DataError(f"unknown data set {name!r}: circle, blob or mnist")
-    return Arrays(x[:700], y[:700], x[700:], y[700:])
+    ``circle`` and ``blob`` are AUTOTRAINER's, as it draws them; the others are shuffled once.
+    """
+    from sklearn import datasets
+
+    made: dict[str, Callable[[], tuple[NDArray[np.generic], NDArray[np.generic]]]] = {
+        "blob": lambda: datasets.make_blobs(1000, centers=3, n_features=2, cluster_std=2, random_state=2)[:2],
+        "cancer": lambda: datasets.load_breast_cancer(return_X_y=True),
+        "circle": lambda: datasets.make_circles(1000, noise=0.1, random_state=1),
+        "diabetes": lambda: datasets.load_diabetes(return_X_y=True, scaled=False),
+        "digit_images": lambda: (datasets.load_digits().images[..., None] / 16, datasets.load_digits().target),
+        "digits": lambda: datasets.load_digits(return_X_y=True),
+        "friedman": lambda: datasets.make_friedman1(1000, noise=0.5, random_state=0),
+        "moons": lambda: datasets.make_moons(1000, noise=0.15, random_state=0),
+        "spirals": _spirals,
+        "waves": _waves,
+        "wine": lambda: datasets.load_wine(return_X_y=True),
+    }
+    if name not in made:
+        raise DataError(f"unknown data set {name!r}: mnist, {', '.join(made)}")
+    x, y = made[name]()
+    if name not in ("circle", "blob"):
+        order = np.random.default_rng(0).permutation(len(x))
+        x, y = x[order], y[order]
+    rows = round(0.7 * len(x))
+    return Arrays(x[:rows], y[:rows], x[rows:], y[rows:])
+
+
+def _spirals() -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    """Draw three interleaved spiral arms of 400 points each, with noise."""
+    draw = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 400)
+    radius = draw.uniform(0.1, 1.0, len(labels))
+    angle = 4 * radius + labels * 2 * np.pi / 3 + draw.normal(0, 0.1, len(labels))
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1), labels
+
+
+def _waves() -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    """Draw 1,000 noisy sequences of shape (24, 2): slow waves (label 0) and faster ones (label 1)."""
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 2, 1000)
+    pitch = np.where(labels, draw.uniform(0.5, 0.8, 1000), draw.uniform(0.25, 0.45, 1000))
+    angle = pitch[:, None] * np.arange(24) + draw.uniform(0, 2 * np.pi, (1000, 1))
+    x = np.stack([np.sin(angle), np.cos(angle)], axis=2)
+    return x + draw.normal(0, 0.3, x.shape), labels
 
 
 def _scale(

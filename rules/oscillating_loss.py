@@ -73,8 +73,9 @@ class OscillatingLoss(Rule):
     When it is wrong
         An error needs repeated swings, a level far below the best one (by noise and ``swing``; for the loss by 0.15
         of the one at the start) in 30 % of the epochs, a mean skill below 0.8, and half of the schedule done; other
-        swings are a warning. Cyclic learning rates swing by design: they get no error. Fewer than 9 epochs are not
-        judged by epoch. Accuracies that are means over batches look like those of a larger, less noisy set.
+        swings are a warning, and nothing where only the loss swings while a good accuracy is steady. Cyclic learning
+        rates swing by design: they get no error. Fewer than 9 epochs are not judged by epoch. Accuracies that are
+        means over batches look like those of a larger, less noisy set.
 
     Repairs
         Another optimizer, a lower learning rate, larger batches, momentum, noise on the inputs.
@@ -161,7 +162,10 @@ class OscillatingLoss(Rule):
         if "accuracy" in name:
             good = float(np.mean(late)) >= result.trivial + _GOOD * (1 - result.trivial)
         else:  # where accuracy is known it is steady, or else it would have been judged
-            good = result.learned(0.5 if any("accuracy" in other for other in history.epoch_names) else _GOOD)
+            steady = any("accuracy" in other for other in history.epoch_names)
+            if steady and result.learned(_GOOD):
+                return None
+            good = result.learned(0.5 if steady else _GOOD)
         bad = behind >= _OFTEN and not good and not _cyclic(history.scalar("learning_rate")) and result.mature(0.5)
         typical = float(np.median(falls))
         shown = name.replace("_", " ").replace("val ", "validation ").capitalize()

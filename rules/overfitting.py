@@ -17,6 +17,9 @@ from autotrainer.task import TaskContext
 
 __all__ = ["Overfitting"]
 
+_COST = 0.02
+"""Fall of validation R² that nobody would mind."""
+
 
 class Overfitting(Rule):
     """The validation loss rises for several evaluations while the training loss falls.
@@ -34,12 +37,12 @@ class Overfitting(Rule):
     Thresholds
         ``rise`` of the validation loss over its best; ``evaluations`` since the best; ``gap`` of accuracy, as in the
         code of AUTOTRAINER (0.1, and 0.07 where the training accuracy is above 0.9); ``fall`` of the
-        validation accuracy from its best, from which it is an error.
+        validation accuracy (in regression: R²) from its best, from which it is an error.
 
     When it is wrong
         Cross-entropy on validation data rises with growing confidence even while accuracy improves: the gap of
-        accuracy must show too, where it is known. It is an error only where validation accuracy itself has fallen
-        clearly.
+        accuracy must show too, where it is known, and R² must have lost 0.02. It is an error only where validation
+        accuracy or R² itself has fallen clearly.
 
     Repairs
         Dropout, weight decay, stopping at the best epoch, noise on the inputs.
@@ -60,7 +63,7 @@ class Overfitting(Rule):
             "evaluations": Threshold(4, "evaluations since the best", "Prechelt 1998, UP criterion", 2),
             "gap": Threshold(0.1, "training − validation accuracy", "code of AUTOTRAINER", maximum=1),
             "fall": Threshold(
-                0.1, "fall of validation accuracy from its best that is an error", "calibrated", maximum=1
+                0.1, "fall of validation accuracy (R²) from its best that is an error", "calibrated", maximum=1
             ),
         }
     )
@@ -76,6 +79,10 @@ class Overfitting(Rule):
         rise = (float(np.median(losses[-3:])) - float(losses[best])) / scale
         if since < self.threshold("evaluations") or rise < self.threshold("rise"):
             return None
+        variance = self._variance(history, context)
+        lost = rise * scale / variance  # of R²
+        if lost < _COST:
+            return None
         if since >= 3 and not theil_sen(epochs[best:], losses[best:]).slope > 0:
             return None
         if not self._training_falls(history, int(epochs[best])):
@@ -87,15 +94,21 @@ class Overfitting(Rule):
             return None
         _, accuracies = history.epochs("val_accuracy")
         smooth = np.convolve(accuracies, np.ones(3) / 3, "valid") if len(accuracies) >= 3 else accuracies
-        fall = float(np.max(smooth) - held_out) if len(smooth) else math.nan
+        fall = float(np.max(smooth) - held_out) if len(smooth) else lost
         severity = Severity.ERROR if fall >= self.threshold("fall") else Severity.WARNING
         message = (
             f"The validation loss was best after epoch {int(epochs[best])} ({losses[best]:.3g}) and is {rise:.0%} "
             f"above that now ({losses[-1]:.3g}), while the training loss fell"
         )
         message += f"; accuracy is {train:.3g} in training and {held_out:.3g} in validation." if gap == gap else "."
-        evidence = {"best_epoch": float(epochs[best]), "rise": rise, "accuracy_gap": gap, "accuracy_fall": fall}
+        evidence = {"best_epoch": float(epochs[best]), "rise": rise, "accuracy_gap": gap, "fall": fall}
         return self.finding(severity, min(0.95, 0.6 + since / 50), message, evidence)
+
+    @staticmethod
+    def _variance(history: RunHistory, context: TaskContext) -> float:
+        """Return the squared error of the mean of the targets; NaN for other losses."""
+        squared = context.loss.family == "squared_error" and context.loss.reduction == "mean"
+        return history.targets.variance if squared and history.targets.variance > 0 else math.nan
 
     @staticmethod
     def _accuracy(history: RunHistory, name: str) -> float:

@@ -23,8 +23,11 @@ _REAL = 0.02
 """Share of the loss that must have gone over the last half of the run: with less it is stuck, not slow."""
 
 
-_FAIR = 0.3
-"""Skill from which the pace has evidently sufficed."""
+_FAIR, _GOOD = 0.3, 0.8
+"""Skill from which the pace has evidently sufficed; and from which it does not matter."""
+
+_STANDING = 0.02
+"""Change of the weights by the end ÷ their size with which they stay what they were: skill was there at the start."""
 
 
 class SlowConvergence(Rule):
@@ -46,7 +49,8 @@ class SlowConvergence(Rule):
         ``gain`` is delta of AUTOTRAINER, here the gain of accuracy per epoch by the trend; ``schedule`` is the share
         of the planned training from which the size of steps is judged, twice that for trends; ``skill`` is the skill
         that the run must reach by its end; ``travel`` is how far steps of the present size can carry the weights,
-        relative to their size.
+        relative to their size; where that is below 0.02, skill up to 0.8 does not excuse it, for it was not learned in
+        this run.
 
     When it is wrong
         Plateaus that end by themselves late in the run, and rates that are to rise later. Without a known schedule,
@@ -102,11 +106,12 @@ class SlowConvergence(Rule):
         """Find steps so small that the weights stay about where they began, however long the schedule lasts."""
         ratios = history.layer("update_ratio")[1:, weight_layers(history)]
         ratios = ratios[np.isfinite(ratios)]
-        if not ratios.size or result.learned(_FAIR) or result.skill > _FAIR:
+        if not ratios.size:
             return None
         ratio = float(np.median(ratios))
         travel = ratio * result.planned
-        if not travel <= self.threshold("travel"):
+        enough = _GOOD if travel <= _STANDING else _FAIR
+        if not travel <= self.threshold("travel") or result.learned(enough) or result.skill > enough:
             return None
         message = (
             f"A step changes the weights by {ratio:.1g} of their size: by the end of the schedule that is at most "

@@ -32,6 +32,21 @@ OVER: dict[str, Any] = {
         pytest.param(OVER | {"losses": lambda t: 0.5}, None, id="training loss does not fall"),
         pytest.param(OVER | {"steps": 260}, None, id="best just passed"),
         pytest.param({}, None, id="no validation"),
+        pytest.param(
+            {"epochs": {"val_loss": rising}, "loss": "mse", "targets": "real"},
+            "error",
+            id="regression loses much of R²",
+        ),
+        pytest.param(
+            {"epochs": {"val_loss": lambda e: 0.05 * rising(e)}, "loss": "mse", "targets": "real"},
+            "warning",
+            id="regression loses some of R²",
+        ),
+        pytest.param(
+            {"epochs": {"val_loss": lambda e: 0.02 * rising(e)}, "loss": "mse", "targets": "real"},
+            None,
+            id="regression loses next to nothing",
+        ),
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:

@@ -9,6 +9,14 @@ from autotrainer.rules.slow_convergence import SlowConvergence
 
 SLOW: dict[str, Any] = {"losses": lambda t: 0.7 - 1e-4 * t, "scalars": {"accuracy": 0.5}, "steps": 300}
 
+STILL: dict[str, Any] = {
+    "losses": lambda t: 0.5,
+    "scalars": {"accuracy": 0.75},
+    "steps": 300,
+    "table": {"update_ratio": 1e-6},
+}
+"""Weights that hardly move, of a model that is right by chance more often than the commonest class."""
+
 
 @pytest.mark.parametrize(
     ("case", "expected"),
@@ -24,6 +32,9 @@ SLOW: dict[str, Any] = {"losses": lambda t: 0.7 - 1e-4 * t, "scalars": {"accurac
         pytest.param(SLOW | {"losses": lambda t: 0.7 - 1.5e-3 * t}, None, id="gets there in time"),
         pytest.param(SLOW | {"epochs": {"accuracy": lambda e: 0.4 + 0.02 * e}}, None, id="accuracy rises every epoch"),
         pytest.param(SLOW | {"epochs": {"accuracy": lambda e: 0.58 if e == 9 else 0.5}}, "error", id="one lucky epoch"),
+        pytest.param(STILL, "error", id="weights stand still, some skill by chance"),
+        pytest.param(STILL | {"scalars": {"accuracy": 0.97}}, None, id="weights stand still, but it is good"),
+        pytest.param(STILL | {"table": {"update_ratio": 1e-4}}, None, id="small steps, some skill"),
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
