@@ -32,6 +32,7 @@ __all__ = [
     "SwapActivation",
     "SwapOptimizer",
     "edit_from_dict",
+    "initializer_for",
 ]
 
 Activation = Literal[
@@ -40,8 +41,7 @@ Activation = Literal[
 Optimizer = Literal["sgd", "adam", "adamw", "nadam", "adamax", "rmsprop"]
 Initializer = Literal["he_uniform", "he_normal", "lecun_normal", "glorot_uniform", "glorot_normal", "orthogonal"]
 
-
-INITIALIZER = {
+INITIALIZER: Mapping[str, Initializer] = {
     "relu": "he_uniform",
     "leaky_relu": "he_uniform",
     "thresholded_relu": "he_uniform",
@@ -56,6 +56,11 @@ INITIALIZER = {
 }
 """Initializer by activation: He et al. 2015 (1502.01852), Klambauer et al. 2017 (1706.02515, section 3) for SELU,
 Glorot and Bengio 2010 for the symmetric ones."""
+
+
+def initializer_for(activation: str | None) -> Initializer:
+    """Return the initializer that suits an activation, by `INITIALIZER`; Glorot uniform for any other or none."""
+    return INITIALIZER.get(activation or "linear", "glorot_uniform")
 
 
 @dataclass(frozen=True, slots=True)

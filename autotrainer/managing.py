@@ -29,6 +29,9 @@ logger = logging.getLogger("autotrainer")
 _LEAST_SHARE = 5
 """An attempt is begun only if the budget allows one epoch of it, or a fifth of it where it has less epochs."""
 
+_ENOUGH = 0.5
+"""Share of the planned epochs that must be over before a training that was ended from outside can be called healthy."""
+
 StoppedBy = Literal["done", "budget", "interrupt"]
 
 
@@ -161,7 +164,7 @@ class Session:
         best = self.best
         status: Literal["healthy", "repaired", "improved", "unrepaired"]
         if best is baseline:
-            status = "unrepaired" if baseline.errors else "healthy"
+            status = "healthy" if not baseline.errors and _seen_enough(baseline) else "unrepaired"
         else:
             status = "repaired" if best.clean else "improved"
         trained, metric = best.trained, self.judge.metric
@@ -185,3 +188,11 @@ class Session:
             notes=dict(self.planner.notes) if self.planner else {},
             epochs=self.request.epochs,
         )
+
+
+def _seen_enough(trial: Trial) -> bool:
+    """Whether a training without errors was seen for long enough to be called healthy: budget or Ctrl-C may end it."""
+    if not (trial.cut_short or trial.interrupted):
+        return True
+    whole = len(trial.history.get("score", ())) - trial.cut_short  # the last epoch is then not a whole one
+    return trial.judged is not None and whole >= _ENOUGH * trial.spec.epochs

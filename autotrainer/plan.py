@@ -86,6 +86,9 @@ class RepairPlan:
         What belongs to the loop rather than to model or optimizer (loss, batch size, clipping in PyTorch, early
         stopping) can't be applied here: `str` of the plan has the lines for it.
 
+        A plan made for the other framework can be applied as far as it names no layers, or layers that the model
+        has by the same names.
+
         Args:
             model: A fresh model of the kind the plan was made for. It is not to be used further.
             optimizer: PyTorch: the optimizer over its parameters, if there is one.
@@ -95,11 +98,30 @@ class RepairPlan:
 
         Raises:
             InputError: If the model is of no known framework.
-            ConfigError: If an edit does not fit the model.
+            ConfigError: If an edit does not fit the model, or names layers of another framework's model.
         """
         backend = registry.backend_of(model)
         names = tuple(layer.name for layer in backend.layers(model))
+        if backend.name != self.framework:
+            self._check_names(names, backend.name)
+            return backend.apply(self.edits, model, optimizer)
         return backend.apply([self._renamed(edit, names) for edit in self.edits], model, optimizer)
+
+    def _check_names(self, names: tuple[str, ...], framework: str) -> None:
+        """Check that a model of another framework has all layers that are named: position says nothing there.
+
+        Raises:
+            ConfigError: If one is missing.
+        """
+        for edit in self.edits:
+            for name in getattr(edit, "layers", ()):
+                if name not in names:
+                    known = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+                    raise ConfigError(
+                        f"this plan was made for a model of {self.framework}, and its {type(edit).__name__} names "
+                        f"layer {name!r}, which this model of {framework} does not have (it has {known}): apply it to "
+                        f"a model of {self.framework}, or let autotrainer.fit plan for this one"
+                    )
 
     def _renamed(self, edit: Edit, names: tuple[str, ...]) -> Edit:
         """Return an edit for a model whose layers have other names, one for one."""

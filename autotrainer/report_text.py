@@ -103,6 +103,11 @@ def _outcome_lines(outcome: Outcome) -> list[str]:
         "improved": "improved: better by more than noise, but errors are left.",
         "unrepaired": "unrepaired: nothing tried was better by more than noise; the training as given is returned.",
     }
+    if not outcome.attempts and outcome.stopped_by != "done":
+        said["unrepaired"] = (
+            "unrepaired: the work was ended before the training could be called healthy or a repair be tried; "
+            "the training as given is returned."
+        )
     lines = _wrap(said.get(outcome.status, outcome.status))
     lines.append(f"  validation {outcome.metric}: {number(outcome.baseline_score)} → {number(outcome.score)}")
     if outcome.test_score is not None:

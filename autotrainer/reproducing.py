@@ -25,6 +25,7 @@ from autotrainer.edits import (
 )
 from autotrainer.errors import ConfigError, DataError, nearest
 from autotrainer.files import write_atomic
+from autotrainer.patch_words import OPTIMIZERS
 from autotrainer.result import Result
 from autotrainer.unpickling import load_plain
 
@@ -239,7 +240,7 @@ def repaired_config(settings: Configuration, edits: tuple[Edit, ...]) -> dict[st
     for edit in edits:
         match edit:
             case SwapOptimizer():
-                values["optimizer"] = _KERAS_NAMES[edit.name]
+                values["optimizer"] = OPTIMIZERS[edit.name]
                 values["opt_kwargs"] = arguments = {"lr": edit.learning_rate}
                 if edit.momentum:
                     arguments["momentum"] = edit.momentum
@@ -261,16 +262,6 @@ def repaired_config(settings: Configuration, edits: tuple[Edit, ...]) -> dict[st
             case _:
                 pass
     return values
-
-
-_KERAS_NAMES = {
-    "sgd": "SGD",
-    "adam": "Adam",
-    "adamw": "AdamW",
-    "nadam": "Nadam",
-    "adamax": "Adamax",
-    "rmsprop": "RMSprop",
-}
 
 
 def _keras_loss(edit: SetLoss, settings: Configuration) -> Any:

@@ -55,7 +55,8 @@ class Result:
 
     Attributes:
         status: ``healthy`` (no error, nothing tried), ``repaired`` (better by more than noise and no error left),
-            ``improved`` (better, errors remain) or ``unrepaired`` (the training as given is returned).
+            ``improved`` (better, errors remain) or ``unrepaired`` (the training as given is returned; also where
+            budget or interrupt ended it before half of its epochs, too early to call it healthy).
         stopped_by: ``done``, ``budget`` or ``interrupt``.
         model: The trained model, in evaluation mode; never worse on validation data than the training as given.
         optimizer: The optimizer that trained it.

@@ -101,6 +101,9 @@ class LayerInfo:
         parameters: Number of its own trainable parameters.
         frozen: True if it owns parameters and none of them is trainable.
         hidden: False for the layer (and a separate activation) that makes the model's output.
+        start: Form of its weight matrix before the first step seen, where that is special: ``zero``, ``constant``
+            (one value), ``equal_units`` (the same for all units), ``equal_inputs`` (the same for all inputs of each
+            unit); else empty.
     """
 
     name: str
@@ -110,6 +113,7 @@ class LayerInfo:
     parameters: int = 0
     frozen: bool = False
     hidden: bool = True
+    start: str = ""
 
 
 @dataclass(slots=True)

@@ -116,6 +116,9 @@ class TaskContext:
         output_activation: Lower-case name (``softmax``, ``sigmoid``, ``relu``, ``linear``, …) of what the
             output went through; None if it can't be known.
         output_units: Size of the output's class or unit axis; None if unknown.
+        output_rank: Number of dimensions of a batch of outputs, where the loss takes them as they are; else None.
+        loss_refusal: Shapes and types of outputs and targets, and what the loss says of them, where `check` finds
+            that it can't be computed; else empty.
         input_kind: ``values``, ``scaled`` (values that the model standardizes itself, first of all), ``index``
             (integers for an embedding) or ``unknown``.
         planned_epochs: Planned length in epochs, or None.
@@ -132,6 +135,8 @@ class TaskContext:
     layers: tuple[LayerInfo, ...] = ()
     output_activation: str | None = None
     output_units: int | None = None
+    output_rank: int | None = None
+    loss_refusal: str = ""
     input_kind: str = "unknown"
     planned_epochs: int | None = None
     planned_steps: int | None = None

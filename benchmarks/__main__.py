@@ -31,14 +31,15 @@ def _run(given: argparse.Namespace, frameworks: tuple[str, ...]) -> str:
 
         return overhead(frameworks, quick=given.quick, out=given.out)
     from benchmarks.detect import QUICK, detect
+    from benchmarks.runs import Runs
 
     names = tuple(given.only) or (QUICK if given.quick else ())
-    sources = tuple(given.cases.split(","))
+    runs = Runs(frameworks, tuple(given.cases.split(",")), given.seeds, names, given.out, given.workers)
     if given.command == "detect":
-        return detect(frameworks, sources, given.seeds, names, given.out, given.workers, given.overhead)
+        return detect(runs, given.overhead)
     from benchmarks.repair import repair
 
-    return repair(frameworks, sources, given.seeds, names, given.out, given.workers, given.budget)
+    return repair(runs, given.budget)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -36,7 +36,6 @@ _LOSSES: Mapping[str, Callable[[], Any]] = {
     "cce": lambda: "categorical_crossentropy",
     "cce_noclip_sum": SummedCrossEntropy,
     "ce_logits": lambda: keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    "mae": lambda: "mean_absolute_error",
     "mse": lambda: "mean_squared_error",
     "mse_sum": lambda: keras.losses.MeanSquaredError(reduction="sum"),
     "scce": lambda: "sparse_categorical_crossentropy",
@@ -174,7 +173,6 @@ def _initializer(name: str) -> Any:
     own = {
         "framework": "glorot_uniform",
         "normal005": keras.initializers.RandomNormal(stddev=0.05),
-        "truncated_normal005": keras.initializers.TruncatedNormal(stddev=0.05),
         "uniform005": keras.initializers.RandomUniform(-0.05, 0.05),
     }
     return own.get(name, name)

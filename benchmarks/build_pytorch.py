@@ -30,7 +30,6 @@ __all__ = [
     "fit_arguments",
     "loss_module",
     "make_optimizer",
-    "parameter_count",
     "predict",
     "step_counter",
     "to_inputs",
@@ -45,10 +44,8 @@ _LOSSES: Mapping[str, Callable[[], nn.Module]] = {
     "cce": CategoricalCrossentropy,
     "cce_noclip_sum": SummedCrossEntropy,
     "ce_logits": nn.CrossEntropyLoss,
-    "mae": nn.L1Loss,
     "mse": nn.MSELoss,
     "mse_sum": lambda: nn.MSELoss(reduction="sum"),
-    "nll": nn.NLLLoss,
     "scce": SparseCategoricalCrossentropy,
 }
 
@@ -76,11 +73,6 @@ def build(program: Program, input_shape: tuple[int, ...]) -> nn.Sequential:
         made, shape = _layer(layer, shape, program.default_init)
         modules += made
     return nn.Sequential(*modules)
-
-
-def parameter_count(model: nn.Module) -> int:
-    """Count parameters, without the second bias of PyTorch's LSTM: it is redundant, and Keras has one."""
-    return sum(p.numel() for name, p in model.named_parameters() if "bias_hh" not in name)
 
 
 def make_optimizer(program: Program, parameters: Iterable[Any]) -> torch.optim.Optimizer:

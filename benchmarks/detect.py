@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from benchmarks.cases import Case, Program, load_cases
-from benchmarks.pool import Row, Task, run_all
+from benchmarks.cases import Case, Program
+from benchmarks.pool import Row, Task
+from benchmarks.runs import Runs, case_of, each_task
 from benchmarks.scoring import is_faulty, is_healthy
 from benchmarks.tables import share, table
 
@@ -43,8 +43,8 @@ class Verdict:
         errors: Problems with an error at the end.
         raised: Problems with an error at any time.
         warnings: Problems with a warning at the end.
-        top: The first two problems at the end, infos left out.
-        named: Whether the true cause is among them; None if it is not known or the training is healthy.
+        named: Whether the true cause is among the first two problems at the end, infos left out; None if it is not
+            known or the training is healthy.
         early: Whether the first error came before 20 % of the planned steps or within 50 steps, whichever is later;
             None if healthy or if the fault needs the end of a training.
         first_error: Step of the first error, or None.
@@ -58,7 +58,6 @@ class Verdict:
     errors: tuple[str, ...]
     raised: tuple[str, ...]
     warnings: tuple[str, ...]
-    top: tuple[str, ...]
     named: bool | None
     early: bool | None
     first_error: int | None
@@ -66,17 +65,18 @@ class Verdict:
 
 
 def tasks(cases: Sequence[Case], framework: str, seeds: int, overhead: float = 0.01) -> list[Task]:
-    """Return one task for each case and seed. A recipe that fixes several cases is trained once a seed."""
+    """Return one task for each case and seed.
+
+    A recipe that fixes several cases is trained once a seed, except where a case is judged by the score of its fix.
+    """
     made: list[Task] = []
     fixes: list[tuple[Program, int]] = []
-    for case in (c for c in cases if framework in c.frameworks):
-        for seed in range(seeds):
-            variants = ["given"]
-            if case.fixed is not None and (case.fixed, seed) not in fixes:
-                fixes.append((case.fixed, seed))
-                variants.append("fixed")
-            task = {"framework": framework, "source": case.source, "case": case.id, "seed": seed}
-            made.append({**task, "variants": variants, "overhead": overhead})
+    for case, task in each_task(cases, framework, seeds):
+        variants = ["given"]
+        if case.fixed is not None and (case.ceiling is None or (case.fixed, task["seed"]) not in fixes):
+            fixes.append((case.fixed, task["seed"]))
+            variants.append("fixed")
+        made.append({**task, "variants": variants, "overhead": overhead})
     return made
 
 
@@ -87,7 +87,7 @@ def judge(row: Row, framework: str) -> tuple[list[Verdict], list[str]]:
         A verdict for each training whose state is known from its score, and in words what was left out and why.
     """
     task = row["task"]
-    (case,) = load_cases([task["source"]], [task["case"]])
+    case = case_of(task)
     name = f"{case.id} (seed {task['seed']})"
     if "error" in row:
         return [], [f"{name}: {row['error']}"]
@@ -148,40 +148,26 @@ def summarize(rows: Iterable[Row], framework: str) -> str:
     return "\n".join(parts)
 
 
-def detect(
-    frameworks: Sequence[str],
-    sources: Sequence[str],
-    seeds: int,
-    names: Sequence[str],
-    out: Path | None,
-    workers: int,
-    overhead: float = 0.01,
-) -> str:
+def detect(runs: Runs, overhead: float = 0.01) -> str:
     """Run the benchmark.
 
     Args:
-        frameworks: ``pytorch``, ``keras3``.
-        sources: ``real``, ``zoo``.
-        seeds: Seeds a case: 0, 1, ….
-        names: Cases to keep; empty for all.
-        out: File of rows, or None.
-        workers: Processes at a time.
+        runs: What to run.
         overhead: What `watch` may cost, as a share.
 
     Returns:
         The summary, Markdown.
     """
-    cases = load_cases(sources, names)
-    parts = []
-    for framework in frameworks:
-        rows = run_all("benchmarks.detect_run", tasks(cases, framework, seeds, overhead), out, workers=workers)
-        parts.append(summarize(rows, framework))
-    return "\n\n".join(parts)
+
+    def of(cases: Sequence[Case], framework: str) -> list[Task]:
+        return tasks(cases, framework, runs.seeds, overhead)
+
+    return runs.summaries("benchmarks.detect_run", of, summarize)
 
 
 def _verdict(case: Case, entry: Row, *, faulty: bool, fixed: bool = False) -> Verdict:
     telling = [f for f in entry["findings"] if f["severity"] != "info"]
-    top = tuple(f["problem"] for f in telling[:2])
+    top = {f["problem"] for f in telling[:2]}
     first, steps = entry["first_error"], entry["steps"]
     late = not case.accepted - LATE
     return Verdict(
@@ -192,8 +178,7 @@ def _verdict(case: Case, entry: Row, *, faulty: bool, fixed: bool = False) -> Ve
         errors=_problems(telling, "error"),
         raised=tuple(dict.fromkeys(f["problem"] for f in entry["raised"] if f["severity"] == "error")),
         warnings=_problems(telling, "warning"),
-        top=top,
-        named=bool(case.accepted & set(top)) if faulty and case.accepted else None,
+        named=bool(case.accepted & top) if faulty and case.accepted else None,
         early=None if not faulty or late else first is not None and first < max(0.2 * steps, 50),
         first_error=first,
         steps=steps,

@@ -10,9 +10,10 @@ from typing import Any
 
 import autotrainer
 from autotrainer import Finding
-from benchmarks.cases import Program, load_cases
+from benchmarks.cases import Program
 from benchmarks.datasets import load
 from benchmarks.pool import Row, Task, worker
+from benchmarks.runs import case_of
 
 __all__ = ["builder", "run"]
 
@@ -30,7 +31,7 @@ def run(task: Task) -> Row:
     An entry has ``score`` on test data, ``steps`` planned, ``first_error`` and ``raised`` (what was found, with the
     step), ``findings`` (the verdict at the end), ``complaints`` (parts of the monitor that failed), ``seconds``.
     """
-    (case,) = load_cases([task["source"]], [task["case"]])
+    case = case_of(task)
     programs = {"given": case.given, "fixed": case.fixed}
     return {name: _watched(programs[name], task) for name in task["variants"]}
 

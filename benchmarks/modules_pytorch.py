@@ -106,8 +106,6 @@ def _draw(weight: Tensor, init: str, fan_in: int, fan_out: int) -> None:
         nn.init.uniform_(weight, -0.05, 0.05)
     elif init == "normal005":
         nn.init.normal_(weight, 0.0, 0.05)
-    elif init == "truncated_normal005":
-        nn.init.trunc_normal_(weight, 0.0, 0.05, -0.1, 0.1)
     else:
         family, form = init.split("_")
         variance = {"glorot": 2 / (fan_in + fan_out), "he": 2 / fan_in, "lecun": 1 / fan_in}[family]

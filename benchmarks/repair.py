@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks.cases import load_cases
-from benchmarks.pool import Row, Task, run_all
+from benchmarks.cases import Case
+from benchmarks.pool import Row, Task
+from benchmarks.runs import Runs, case_of, each_task
 from benchmarks.scoring import is_faulty
 from benchmarks.tables import share, table
 
@@ -18,41 +18,25 @@ WORSE = 0.02
 """A repaired training got worse if its test score lies more than this below that of the training as given."""
 
 
-def repair(
-    frameworks: Sequence[str],
-    sources: Sequence[str],
-    seeds: int,
-    names: Sequence[str],
-    out: Path | None,
-    workers: int,
-    budget: float,
-) -> str:
+def repair(runs: Runs, budget: float) -> str:
     """Run the benchmark on all cases that have a known fix.
 
     Args:
-        frameworks: ``pytorch``, ``keras3``.
-        sources: ``real``, ``zoo``.
-        seeds: Seeds a case: 0, 1, ….
-        names: Cases to keep; empty for all.
-        out: File of rows, or None.
-        workers: Processes at a time.
+        runs: What to run.
         budget: Work that `fit` may do, in trainings as given.
 
     Returns:
         The summary, Markdown.
     """
-    cases = [case for case in load_cases(sources, names) if case.fixed is not None]
-    parts = []
-    for framework in frameworks:
-        tasks: list[Task] = [
-            {"framework": framework, "source": case.source, "case": case.id, "seed": seed, "budget": budget}
-            for case in cases
-            for seed in range(seeds)
-            if framework in case.frameworks
-        ]
-        rows = run_all("benchmarks.repair_run", tasks, out, workers=workers, timeout=1800)
-        parts.append(f"### {framework}, budget {budget:g}\n\n{summarize(rows, budget)}")
-    return "\n\n".join(parts)
+
+    def tasks(cases: Sequence[Case], framework: str) -> list[Task]:
+        fixable = [case for case in cases if case.fixed is not None]
+        return [{**task, "budget": budget} for _, task in each_task(fixable, framework, runs.seeds)]
+
+    def told(rows: Sequence[Row], framework: str) -> str:
+        return f"### {framework}, budget {budget:g}\n\n{summarize(rows, budget)}"
+
+    return runs.summaries("benchmarks.repair_run", tasks, told, timeout=1800)
 
 
 def clipped_ratio(given: float, repaired: float, fixed: float) -> float:
@@ -70,7 +54,7 @@ def summarize(rows: Iterable[Row], budget: float) -> str:
     left_out, lines = [], []
     for row in rows:
         task = row["task"]
-        (case,) = load_cases([task["source"]], [task["case"]])
+        case = case_of(task)
         name = f"{case.id} (seed {task['seed']})"
         if "error" in row:
             left_out.append(f"{name}: {row['error']}")

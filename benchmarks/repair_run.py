@@ -9,10 +9,10 @@ from typing import Any
 
 import autotrainer
 from autotrainer import RepairPlan, Result
-from benchmarks.cases import load_cases
 from benchmarks.datasets import Arrays, load, split
 from benchmarks.detect_run import builder
 from benchmarks.pool import Row, Task, worker
+from benchmarks.runs import case_of
 from benchmarks.scoring import score
 from benchmarks.work import relative_cost
 
@@ -32,7 +32,7 @@ def run(task: Task) -> Row:
         ``cost_to_win``: work up to the end of the winning attempt, or None; ``status``, ``stopped_by``, ``plan``,
         ``attempts``, ``findings``, ``seconds``.
     """
-    (case,) = load_cases([task["source"]], [task["case"]])
+    case = case_of(task)
     assert case.fixed is not None
     seed, shown = int(task["seed"]), {}
     build = builder(task["framework"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from autotrainer.edits import INITIALIZER
+from autotrainer.edits import initializer_for
 from autotrainer.signals import LayerInfo
 from autotrainer.task import TaskContext
 
@@ -42,9 +42,7 @@ def drawn(context: TaskContext, named: Sequence[str] = ()) -> dict[str, tuple[st
     chosen = [layer for layer in layers if layer.name in named] or layers
     groups: dict[str, tuple[str, ...]] = {}
     for layer in chosen:
-        scheme = (
-            "orthogonal" if layer.kind == "recurrent" else INITIALIZER.get(layer.activation or "", "glorot_uniform")
-        )
+        scheme = "orthogonal" if layer.kind == "recurrent" else initializer_for(layer.activation)
         groups[scheme] = (*groups.get(scheme, ()), layer.name)
     return groups
 

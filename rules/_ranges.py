@@ -29,12 +29,9 @@ RANGES = {
 
 
 def output_range(history: RunHistory) -> tuple[float, float]:
-    """Return the smallest and the largest output seen; NaN if none was, infinity where not finite."""
-    low, high = history.scalar("output_min"), history.scalar("output_max")
-    if np.isnan(low).all() or np.isnan(high).all():
-        return math.nan, math.nan
-    finite = low[np.isfinite(low)]
-    return (float(finite.min()) if finite.size else -math.inf), float(np.nanmax(high))
+    """Return the smallest and the largest finite output seen; NaN if there was none."""
+    low, high = (values[np.isfinite(values)] for values in (history.scalar("output_min"), history.scalar("output_max")))
+    return (float(low.min()) if low.size else math.nan), (float(high.max()) if high.size else math.nan)
 
 
 def output_activation(history: RunHistory, context: TaskContext) -> str | None:

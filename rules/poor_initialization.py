@@ -13,10 +13,16 @@ from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import inputs_vary, names, weight_layers
-from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.task import TaskContext
 
 __all__ = ["PoorInitialization"]
+
+_FLAT_AT_ZERO = ("relu", "relu6", "thresholded_relu")
+"""Activations with output and slope zero for an input of zero: no gradient comes back through them."""
+
+_ROUNDING = 1e-6
+"""Spread, relative to size, up to which values are equal but for rounding."""
 
 
 class PoorInitialization(Rule):
@@ -24,14 +30,16 @@ class PoorInitialization(Rule):
 
     What it does
         Looks, at the first sampled step, at how far hidden activations differ between inputs, layer by layer, and
-        for layers whose weights are all zero.
+        for layers whose weights are all zero or the same for all units.
 
     Why it hurts
         A signal that fades from layer to layer gives every input the same answer; one that grows makes loss and
-        first steps huge. Units that start equal stay equal.
+        first steps huge. Units that start equal stay equal, unless the next layer tells them apart: together they are
+        worth one unit.
 
     Evidence used
-        Spread of each hidden layer's output across samples at the first step, its range over layers; weight norms.
+        Spread of each hidden layer's output across samples at the first step, its range over layers; weight norms,
+        and whether weights are equal for all units of a layer and for all inputs of the next one.
 
     Thresholds
         ``fading`` and ``growing``: spread of the last ÷ first hidden layer; ``large``: spread of a hidden layer
@@ -40,20 +48,40 @@ class PoorInitialization(Rule):
 
     When it is wrong
         Normalization and adaptive optimizers overcome a bad start: without a poor outcome it is a warning, and a
-        model that has learned is not reported. Only a first layer that answers all inputs alike is an error at once.
-        Zero weights in a single linear layer are fine.
+        model that has learned is not reported. Only a first layer that answers all inputs alike and units that start
+        equal are errors at once; equal units further on are a warning where the next layer's weights differ, because
+        their gradients then do. Zero weights that end a residual branch, an adapter or the model are fine.
 
     Repairs
         New initial weights (He for ReLU, LeCun for SELU, Glorot for tanh and sigmoid), normalization.
 
     References
-        Glorot and Bengio, AISTATS 2010; He et al., ICCV 2015; Mishkin and Matas (LSUV), ICLR 2016.
+        Glorot and Bengio, AISTATS 2010; He et al., ICCV 2015; Mishkin and Matas (LSUV), ICLR 2016; on equal units:
+        Goodfellow et al., Deep Learning, section 8.4.
     """
 
     problem = "poor_initialization"
     code = "AT701"
-    aliases = ("bad_initialization", "initialization", "poor_weight_initialization", "zero_weights", "bad_init")
-    needs = OUTCOME_NEEDS | frozenset({"activation_spread", "activation_std", "weight_norm", "input_std"})
+    aliases = (
+        "bad_initialization",
+        "initialization",
+        "poor_weight_initialization",
+        "zero_weights",
+        "constant_weights",
+        "bad_init",
+    )
+    needs = OUTCOME_NEEDS | frozenset(
+        {
+            "activation_spread",
+            "activation_std",
+            "activation_mean_abs",
+            "weight_norm",
+            "output_spread",
+            "output_min",
+            "output_max",
+            "input_std",
+        }
+    )
     causes = ("nonfinite_data", "abnormal_data")
     repairs = ("reinitialize", "insert_normalization", "swap_activation")
     static = True
@@ -70,10 +98,15 @@ class PoorInitialization(Rule):
         """Judge the history as it is now."""
         if not len(history.steps) or history.steps[0] > 10:
             return None
+        equal = self._equal_units(history, context)
+        if equal is not None:
+            return equal
         evidence: dict[str, float] = {}
-        zero = self._zero_layers(history)
+        zero = self._dead_zero_layers(history)
         reason, rows = (
-            ("The initial weights of all hidden layers are zero", zero) if zero else self._signal(history, evidence)
+            ("The initial weights of hidden layers are zero, and no signal comes through", zero)
+            if zero
+            else self._signal(history, evidence)
         )
         if reason is None:
             return None
@@ -81,20 +114,62 @@ class PoorInitialization(Rule):
         result = outcome(history, context)
         if result.learned(0.5 if constant else 0.3):
             return None
-        poor = result.diverged or (
-            result.stuck() and result.mature(self.threshold("schedule")) and not result.moving(0.1)
-        )
+        poor = self._is_poor(result)
         severity = Severity.ERROR if constant or result.diverged else (result.worst if poor else Severity.WARNING)
         message = f"{reason}, and {result.words}." if poor and result.words else f"{reason}."
         confidence = 0.9 if constant else (0.75 if poor else 0.4)
         return self.finding(severity, confidence, message, evidence, layers=names(history, rows))
 
+    def _is_poor(self, result: Outcome) -> bool:
+        return result.diverged or (
+            result.stuck() and result.mature(self.threshold("schedule")) and not result.moving(0.1)
+        )
+
+    def _equal_units(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Judge hidden layers whose units all start with the same weights (other than zero), if there are any."""
+        rows = weight_layers(history)
+        layers = [history.layers[row] for row in rows]
+        equal = [i for i, layer in enumerate(layers) if layer.hidden and layer.start in ("constant", "equal_units")]
+        if not equal:
+            return None
+        # Gradients of equal units are equal where the next layer weighs its inputs equally, and so they stay equal.
+        following = [layers[i + 1].start if i + 1 < len(layers) else "" for i in equal]
+        kept = sum(start in ("constant", "equal_inputs", "zero") for start in following)
+        result = outcome(history, context)
+        if result.learned(0.8 if kept else 0.5):
+            return None
+        poor = self._is_poor(result)
+        severity = Severity.ERROR if kept or equal[0] == 0 or poor else Severity.WARNING
+        more = f" (and those of {len(equal) - 1} further hidden layers)" if len(equal) > 1 else ""
+        units = layers[equal[0]].units
+        fate = "and get the same gradients" if kept else "and only the next layer tells them apart"
+        many = "units" if units is None else f"{units} units"
+        reason = f"All {many} of layer {layers[equal[0]].name}{more} start with the same weights, {fate}"
+        message = f"{reason}; {result.words}." if poor and result.words else f"{reason}."
+        evidence = {
+            "equal_layers": float(len(equal)),
+            "staying_equal": float(kept),
+            "weight_layers": float(len(layers)),
+        }
+        found = names(history, [rows[i] for i in equal])
+        return self.finding(severity, 0.95 if kept else 0.6, message, evidence, layers=found)
+
     @staticmethod
-    def _zero_layers(history: RunHistory) -> list[int]:
-        """Return all hidden weight layers if there are some and the weights of each are zero."""
+    def _dead_zero_layers(history: RunHistory) -> list[int]:
+        """Return hidden layers with zero weights through which no signal comes, forward or back.
+
+        That is all hidden layers, or one whose output is zero before or after an activation of slope zero there, if
+        the model's output is the same for all inputs: else there is a way round it, as a residual branch has.
+        """
+        if not _same_output(history):
+            return []
         rows = [row for row in weight_layers(history) if history.layers[row].hidden]
-        weights = history.layer("weight_norm")[0, rows]
-        return rows if rows and (weights == 0).all() else []
+        weights, size = history.layer("weight_norm")[0], history.layer("activation_mean_abs")[0]
+        zero = [row for row in rows if weights[row] == 0 or history.layers[row].start == "zero"]
+        if len(zero) == len(rows):
+            return zero
+        blocked = [row for row in zero if size[row] == 0 and history.layers[row].activation in _FLAT_AT_ZERO]
+        return blocked
 
     def _signal(self, history: RunHistory, evidence: dict[str, float]) -> tuple[str | None, list[int]]:
         """Return what is wrong with the signal in the hidden layers at the first step, and where."""
@@ -102,12 +177,17 @@ class PoorInitialization(Rule):
         rows = [row for row in weight_layers(history) if history.layers[row].hidden and not math.isnan(spread[row])]
         if not rows or not inputs_vary(history):
             return None, []
-        first, last = float(spread[rows[0]]), float(spread[rows[-1]])
-        if first == 0:
-            evidence["first_spread"] = first
+        first, size = float(spread[rows[0]]), float(history.layer("activation_mean_abs")[0, rows[0]])
+        zero = history.layers[rows[0]].start == "zero"
+        alike = first == 0 or (math.isfinite(first) and first <= _ROUNDING * size)
+        if alike and (not zero or _same_output(history)):
+            evidence["first_spread"] = 0.0
             return "The output of the first layer is the same for all inputs", rows[:1]
-        if len(rows) < 2:
+        # Layers of zero weights end a branch, such as a residual one: what counts is what goes past them.
+        rows = [row for row in rows if history.layers[row].start != "zero"]
+        if len(rows) < 2 or spread[rows[0]] == 0:
             return None, []
+        first, last = float(spread[rows[0]]), float(spread[rows[-1]])
         ratio = last / first
         evidence |= {"first_spread": first, "last_spread": last, "spread_ratio": ratio}
         ends = f"{first:.2g} in layer {history.layers[rows[0]].name} and {last:.2g} in {history.layers[rows[-1]].name}"
@@ -124,3 +204,9 @@ class PoorInitialization(Rule):
             name = history.layers[largest].name
             return f"At the start, outputs of layer {name} spread by {spread[largest]:.2g} over inputs", [largest]
         return None, []
+
+
+def _same_output(history: RunHistory) -> bool:
+    """Whether the model answers all inputs of the first sampled step alike, as far as is known."""
+    spread, *ends = (float(history.scalar(name)[0]) for name in ("output_spread", "output_min", "output_max"))
+    return math.isnan(spread) or (math.isfinite(spread) and spread <= _ROUNDING * max(map(abs, ends)))

@@ -9,9 +9,11 @@ from autotrainer.history import RunHistory
 from autotrainer.rule import Rule
 from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
 from autotrainer.signals import MAX_ROWS
-from autotrainer.task import TaskContext
+from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["TargetMismatch"]
+
+_ELEMENTWISE = ("squared_error", "absolute_error", "huber")
 
 _FULL_ROWS = 2
 """Fewest rows of a batch from which broadcasting can be told."""
@@ -22,15 +24,16 @@ class TargetMismatch(Rule):
 
     What it does
         Finds targets that broadcast silently against the outputs, labels beyond the number of outputs, fractional
-        labels given to a loss on class indices, and one-hot targets of another width.
+        labels given to a loss on class indices, one-hot targets of another width, and, before training, targets of a
+        shape or type that the loss refuses.
 
     Why it hurts
         Shapes (n, 1) and (n,) broadcast to (n, n): every output is compared with every target, and the model learns
         their mean. A fractional label is cut to a whole one: labels divided by 255 all become class 0.
 
     Evidence used
-        Shape, type and values of the targets, number of outputs; the squared error of the copied rows, compared with
-        the loss that was computed from the same rows.
+        Shape, type and values of the targets, number of outputs and what the loss says of them; the squared error of
+        the copied rows, compared with the loss that was computed from the same rows.
 
     Thresholds
         None: all of it are facts.
@@ -49,7 +52,7 @@ class TargetMismatch(Rule):
     problem = "target_mismatch"
     code = "AT406"
     aliases = ("shape_mismatch", "broadcast", "label_mismatch", "wrong_labels", "wrong_targets")
-    needs = OUTCOME_NEEDS | frozenset({"target_min", "target_max"})
+    needs = OUTCOME_NEEDS | frozenset({"target_min", "target_max", "output_min", "output_max"})
     causes = ("nonfinite_data",)
     repairs = ("fix_loss",)
     static = True
@@ -65,7 +68,12 @@ class TargetMismatch(Rule):
             "target_width": float(targets.width),
             "outputs": float(units or np.nan),
         }
-        reason = self._encoding(history, context) or self._broadcast(history, context, evidence)
+        reason = (
+            self._encoding(history, context)
+            or self._refused(history, context)
+            or self._shapes(history, context, evidence)
+            or self._broadcast(history, context, evidence)
+        )
         if reason is not None:
             return self.finding(Severity.ERROR, 0.95, reason, evidence)
         skipped = self._skipped_class(history, context)
@@ -89,6 +97,44 @@ class TargetMismatch(Rule):
                 return f"Labels run up to {targets.maximum:.0f}, but {units} outputs take 0 to {units - 1}."
         if loss.targets == "one_hot" and targets.width not in (1, units):
             return f"Targets have {targets.width} columns and the model {units} outputs."
+        return None
+
+    @staticmethod
+    def _refused(history: RunHistory, context: TaskContext) -> str | None:
+        """Return that the loss can't be computed on these targets, and what to do, or None."""
+        loss, targets = context.loss, history.targets
+        if not context.loss_refusal or loss.family in ("custom", "none"):
+            return None
+        if loss.family == "cross_entropy" and context.output_units == 1:
+            return None  # the loss itself is the wrong one
+        if loss.family == "binary_cross_entropy":
+            ends = [float(history.scalar(name)[0]) for name in ("output_min", "output_max")]
+            probable = loss.expects != "probabilities" or (ends[0] >= 0 and ends[1] <= 1)
+            if not probable or targets.minimum < 0 or targets.maximum > 1:
+                return None  # values out of range, whatever the shapes
+        return f"{loss.name} can't be computed on {context.loss_refusal}: {_mend(targets, context)}."
+
+    @staticmethod
+    def _shapes(history: RunHistory, context: TaskContext, evidence: dict[str, float]) -> str | None:
+        """Return that the shapes of outputs and targets broadcast, as far as both are known, or None."""
+        targets, rank, units = history.targets, context.output_rank, context.output_units
+        if rank is None or units is None or not history.scalar("batch_size")[0] >= _FULL_ROWS:
+            return None
+        if context.loss.family not in _ELEMENTWISE:
+            return None
+        column = {rank, targets.rank} == {1, 2} and (units if rank == 2 else targets.width) == 1
+        if column and context.framework == "pytorch":
+            evidence |= {"output_rank": float(rank), "target_rank": float(targets.rank)}
+            flat, deep = ("outputs", "targets") if rank == 1 else ("targets", "outputs")
+            return (
+                f"{context.loss.name} gets {flat} of shape (n,) and {deep} of shape (n, 1): they broadcast to (n, n), "
+                f"and every output is compared with every target; {_mend(targets, context)}."
+            )
+        if rank == targets.rank == 2 and targets.width != units and 1 in (targets.width, units):
+            return (
+                f"{context.loss.name} gets targets with {targets.width} columns and outputs with {units}: the single "
+                "column is compared with each of the others; give the model as many outputs as there are columns."
+            )
         return None
 
     @staticmethod
@@ -122,3 +168,31 @@ class TargetMismatch(Rule):
         if targets.minimum != 1 or targets.maximum != units - 1 or targets.rows < 64:
             return None
         return f"Labels run from 1 to {targets.maximum:.0f}, so output 0 of {units} is never the answer."
+
+
+def _mend(targets: TargetSummary, context: TaskContext) -> str:
+    """Return what to do about targets of a shape or type that the loss does not take."""
+    loss, units = context.loss, context.output_units
+    pytorch = context.framework == "pytorch"
+    wide = targets.width > 1 and targets.width == units
+    if loss.family == "cross_entropy" and loss.targets == "one_hot":
+        return "it takes one-hot rows, so encode class indices, or use its sparse variant"
+    if loss.family == "cross_entropy" and wide:
+        if loss.targets == "either":
+            return "give class probabilities as floats (targets.float()), or class indices (targets.argmax(1))"
+        return "it takes class indices, not one-hot rows: give targets.argmax(-1)"
+    if loss.family == "cross_entropy":
+        flat = ".squeeze(1)" if targets.rank == context.output_rank and targets.width == 1 else ""
+        whole = ".long()" if pytorch else ""
+        return f"it takes whole class indices, one for each row: give targets{flat}{whole}"
+    if targets.width > 1 and units is not None and not wide:
+        return f"targets have {targets.width} columns and outputs {units}"
+    if targets.rank == 1 and context.output_rank == 2 and units != 1:
+        return f"there is one target for each row, but outputs have {units} columns"
+    if targets.rank == 1 and context.output_rank == 2 and units == 1:
+        return f"give targets the shape of the outputs (targets{'.float()' if targets.integer_type else ''}[:, None])"
+    if context.output_rank == 1 and targets.rank == 2:
+        return "give targets the shape of the outputs (targets[:, 0])"
+    if targets.integer_type and pytorch:
+        return "give targets as floats (targets.float())"
+    return "give targets the shape of the outputs"

@@ -6,13 +6,13 @@ import random
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from autotrainer.adapter import Backend, Evaluation, FitRequest, Trained, TrainingSpec
+from autotrainer.adapter import Backend, FitRequest, Trained, TrainingSpec
 from autotrainer.data import ArrayData
 from autotrainer.edits import (
     AddDropout,
@@ -33,65 +33,9 @@ from autotrainer.edits import (
     SwapActivation,
     SwapOptimizer,
 )
-from autotrainer.monitor import Monitor
-from autotrainer.sampler import StepSampler
-from autotrainer.task import TaskContext
+from autotrainer.testing.recorded import RecordedRun
 
-__all__ = ["BackendContract", "RecordedRun", "every_edit"]
-
-
-@dataclass
-class RecordedRun:
-    """A `autotrainer.adapter.Run` that writes down how it is called.
-
-    Attributes:
-        monitor: Takes what the observer sees.
-        allowed: Samples of training steps that are allowed, or None for all.
-        epochs: Epochs after which it ends the training, or None.
-        calls: Names of the calls, in order.
-        trained: Samples trained on.
-        evaluated: Samples evaluated.
-        denied: Calls of training steps after the first one that was denied.
-    """
-
-    monitor: Monitor = field(default_factory=lambda: Monitor([], StepSampler(), quiet=True))
-    allowed: int | None = None
-    epochs: int | None = None
-    calls: list[str] = field(default_factory=list)
-    trained: int = 0
-    evaluated: int = 0
-    denied: int = 0
-    context: TaskContext | None = None
-    operations: float = 0.0
-    ends: list[tuple[int, dict[str, float], Evaluation | None]] = field(default_factory=list)
-
-    def keep(self, trained: Trained) -> None:
-        """Note the call."""
-        self.calls.append("keep")
-
-    def start(self, context: TaskContext, operations: float) -> None:
-        """Note the call."""
-        self.calls.append("start")
-        self.context, self.operations = context, operations
-
-    def spend(self, samples: int, *, training: bool) -> bool:
-        """Count, and deny training steps beyond what is allowed."""
-        self.calls.append("train" if training else "evaluate")
-        if not training:
-            self.evaluated += samples
-            return True
-        if self.allowed is not None and self.trained + samples > self.allowed:
-            self.denied += 1
-            return False
-        self.trained += samples
-        return True
-
-    def end_epoch(self, epoch: int, values: Mapping[str, float], evaluation: Evaluation | None) -> bool:
-        """Note the call, and end the training where that is wanted."""
-        self.calls.append("end_epoch")
-        self.ends.append((epoch, dict(values), evaluation))
-        self.monitor.end_epoch(**values)
-        return self.epochs is None or len(self.ends) < self.epochs
+__all__ = ["BackendContract", "every_edit"]
 
 
 def every_edit(hidden: Sequence[str]) -> tuple[Edit, ...]:
@@ -121,6 +65,7 @@ class BackendContract(ABC):
     """What every backend must do. The tests need no test framework; pytest collects subclasses named ``Test...``."""
 
     rows = 96
+    validation_rows = 40
     epochs = 3
     batch_size = 32
 
@@ -149,7 +94,7 @@ class BackendContract(ABC):
     def request(self) -> FitRequest:
         """Return what `autotrainer.fit` would hand over."""
         data = self.data()
-        validation = data.take(np.arange(40))
+        validation = data.take(np.arange(self.validation_rows))
         return FitRequest(
             train=data, validation=validation, epochs=self.epochs, batch_size=self.batch_size, **self.given()
         )
@@ -206,7 +151,7 @@ class BackendContract(ABC):
 
     def test_monitoring_changes_nothing(self) -> None:
         """Sampled or not, the weights are the same to the bit."""
-        unseen, _ = self.train(run=RecordedRun(Monitor([], StepSampler(active=False), quiet=True)))
+        unseen, _ = self.train(run=RecordedRun(watched=False))
         seen, run = self.train()
         assert len(run.monitor.history.steps) > 0
         assert all(
@@ -218,11 +163,10 @@ class BackendContract(ABC):
         _, run = self.train()
         assert set(run.calls[:2]) == {"keep", "start"}
         assert run.trained == self.rows * self.epochs
-        assert run.evaluated == 40 * self.epochs
+        assert run.evaluated == self.validation_rows * self.epochs
         assert [epoch for epoch, _, _ in run.ends] == list(range(self.epochs))
         assert all(np.isfinite(values["loss"]) for _, values, _ in run.ends)
         assert run.operations >= 1
-        assert run.context is not None
         assert (run.context.framework, run.context.output_units) == (self.backend.name, 1)
         assert run.context.loss.family == "binary_cross_entropy"
 
@@ -234,15 +178,14 @@ class BackendContract(ABC):
     def test_never_does_what_is_denied(self) -> None:
         """A denied step is the last one; the weights are evaluated once more."""
         allowed = self.rows + self.batch_size
-        trained, run = self.train(run=RecordedRun(allowed=allowed))
+        reserve = self.validation_rows
+        trained, run = self.train(run=RecordedRun(3 * allowed + 2 * reserve, reserve))
         assert (run.trained, run.denied) == (allowed, 1)
         assert run.calls[-1] == "end_epoch"
-        _, _, evaluation = run.ends[-1]
-        assert evaluation is not None
         validation = self.request().validation
         assert isinstance(validation, ArrayData)
         np.testing.assert_allclose(
-            trained.predict(validation.inputs).reshape(-1), evaluation.outputs.reshape(-1), rtol=1e-5, atol=1e-6
+            trained.predict(validation.inputs).reshape(-1), run.evaluation.outputs.reshape(-1), rtol=1e-5, atol=1e-6
         )
 
     def test_evaluations_have_all_rows_in_order(self) -> None:

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import keras
 
+from autotrainer.backends.keras3.losses_seen import loss_names
+
 __all__ = ["EpochCallback", "canonical", "data_size", "with_callback"]
 
 _NAMES = {
@@ -54,14 +56,19 @@ class EpochCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def canonical(logs: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers among the logs of an epoch, accuracies under the one name ``accuracy``."""
+    """Return the numbers among the logs of an epoch, accuracies under the one name ``accuracy``.
+
+    The loss of a training step of the user's own is found under ``loss`` too, if it is told under one other name.
+    """
     values: dict[str, float] = {}
+    losses = loss_names(logs)
+    names = {**_NAMES, losses[0]: "loss"} if len(losses) == 1 else _NAMES
     for name, value in logs.items():
         number = _number(value)
         if number is None:
             continue
         prefix = "val_" if name.startswith("val_") else ""
-        values.setdefault(prefix + _NAMES.get(name.removeprefix("val_"), name.removeprefix("val_")), number)
+        values.setdefault(prefix + names.get(name.removeprefix("val_"), name.removeprefix("val_")), number)
     return values
 
 

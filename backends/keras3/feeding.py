@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ __all__ = [
     "first_array",
     "input_statistics",
     "make_feed",
+    "reason_of",
     "stream_length",
     "target_summary",
 ]
@@ -276,3 +278,12 @@ def input_statistics(data: Data, entry: int, name: str | None) -> InputStatistic
     std = np.where(std > 1e-8 * np.maximum(np.abs(mean), 1e-30), std, 1.0)
     spread = math.sqrt(max(whole[2] / max(whole[0], 1) - (whole[1] / max(whole[0], 1)) ** 2, 0.0))
     return InputStatistics(shape, tuple(mean.tolist()), tuple(std.tolist()), spread or 1.0)
+
+
+def reason_of(error: Exception) -> str:
+    """Return the line of Keras' message that says what is wrong, without the colours meant for a terminal."""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()
+    told = [
+        line.strip() for line in lines if line.strip() and not line.startswith("Exception encountered when calling")
+    ]
+    return told[0] if told else type(error).__name__

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 import keras
@@ -137,21 +139,20 @@ class FitArguments:
             if name not in known:
                 raise ConfigError(f"fit_args: {name!r} can't be used here, {nearest(name, set(known) - set(_OWN))}")
         rest = {"verbose": 0, **given}
-        rest.pop("validation_batch_size", None)  # changes nothing in what an evaluation gives
+        _count(rest, "validation_batch_size")  # changes nothing in what an evaluation gives
         callbacks = rest.pop("callbacks", None)
-        if isinstance(callbacks, keras.callbacks.Callback):
-            callbacks = [callbacks]
-        if callbacks is not None and not callable(callbacks):
-            callbacks = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
-            wrong = [c for c in callbacks if not isinstance(c, keras.callbacks.Callback)]
-            if wrong:
-                raise ConfigError(f"fit_args: callbacks must be Keras callbacks, not {type(wrong[0]).__name__}")
-        if not isinstance(rest.get("class_weight") or {}, Mapping):
-            raise ConfigError("fit_args: class_weight must be a dict of weights by class")
+        if callbacks is not None and (isinstance(callbacks, keras.callbacks.Callback) or not callable(callbacks)):
+            callbacks = _as_callbacks(callbacks)
+        _check_class_weight(rest.get("class_weight"))
+        if rest["verbose"] not in ("auto", 0, 1, 2):
+            raise ConfigError(f"fit_args: verbose must be 'auto', 0, 1 or 2, not {rest['verbose']!r}")
+        shuffle = rest.pop("shuffle", True)
+        if not isinstance(shuffle, bool):
+            raise ConfigError(f"fit_args: shuffle must be True or False, not {shuffle!r}")
         return cls(
             _count(rest, "steps_per_epoch"),
             _count(rest, "validation_steps"),
-            bool(rest.pop("shuffle", True)),
+            shuffle,
             rest.pop("sample_weight", None),
             callbacks,
             rest,
@@ -163,8 +164,25 @@ class FitArguments:
             return []
         if not callable(self.callbacks):
             return list(self.callbacks) if first else []
-        made = self.callbacks()
-        return [made] if isinstance(made, keras.callbacks.Callback) else list(made)
+        return _as_callbacks(self.callbacks())
+
+
+def _as_callbacks(given: Any) -> list[Any]:
+    callbacks = list(given) if isinstance(given, Iterable) else [given]
+    wrong = [c for c in callbacks if not isinstance(c, keras.callbacks.Callback)]
+    if wrong:
+        raise ConfigError(f"fit_args: callbacks must be Keras callbacks, not {type(wrong[0]).__name__}")
+    return callbacks
+
+
+def _check_class_weight(given: Any) -> None:
+    if not isinstance(given or {}, Mapping):
+        raise ConfigError("fit_args: class_weight must be a dict of weights by class")
+    for label, weight in (given or {}).items():
+        if isinstance(label, bool) or not isinstance(label, Integral) or label < 0:
+            raise ConfigError(f"fit_args: class_weight has the class {label!r}: classes are whole numbers from 0")
+        if isinstance(weight, bool) or not isinstance(weight, Real) or not 0 <= float(weight) < math.inf:
+            raise ConfigError(f"fit_args: class_weight gives class {label} the weight {weight!r}: not a number >= 0")
 
 
 def _count(arguments: dict[str, Any], name: str) -> int | None:

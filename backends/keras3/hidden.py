@@ -16,11 +16,10 @@ from autotrainer.backends.keras3.layers import (
     normalization_after,
     own_activation,
     set_own_activation,
-    suitable_initializer,
 )
 from autotrainer.backends.keras3.parts import Part, kind_of
 from autotrainer.backends.keras3.workbench import Changes, Workbench
-from autotrainer.edits import AddDropout, Edit, InsertNormalization, Reinitialize, SwapActivation
+from autotrainer.edits import AddDropout, Edit, InsertNormalization, Reinitialize, SwapActivation, initializer_for
 from autotrainer.errors import ConfigError
 
 __all__ = ["add_dropout", "insert_normalization", "reinitialize", "swap_activation"]
@@ -36,7 +35,7 @@ def swap_activation(bench: Workbench, edit: SwapActivation, act: bool) -> Edit:
         raise ConfigError(f"none of {', '.join(edit.layers)} has an activation that can be exchanged here")
     if act:
         for part in sources if edit.reinitialize else ():
-            draw_weights(part, suitable_initializer(edit.to))
+            draw_weights(part, initializer_for(edit.to))
         bench.restructure(changes)
     return edit
 

@@ -16,25 +16,10 @@ __all__ = [
     "normalization_after",
     "own_activation",
     "set_own_activation",
-    "suitable_initializer",
 ]
 
 _MAX_GROUPS = 32
 _MIN_CHANNELS_PER_GROUP = 4
-
-_INITIALIZERS = {
-    "selu": "lecun_normal",  # Klambauer et al. 2017, section 3
-    "relu": "he_uniform",  # He et al. 2015
-    "leaky_relu": "he_uniform",
-    "thresholded_relu": "he_uniform",
-    "elu": "he_uniform",
-    "gelu": "he_uniform",
-}
-
-
-def suitable_initializer(activation: str) -> str:
-    """Return the initializer whose variance suits an activation: LeCun, He, or Glorot (2010) for the rest."""
-    return _INITIALIZERS.get(activation, "glorot_uniform")
 
 
 def own_activation(layer: Any) -> Any:

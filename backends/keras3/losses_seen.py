@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["LossReader"]
+__all__ = ["LossReader", "loss_names"]
 
 _KEPT = 1024
 _MAX_STEPS = 20_000
@@ -21,7 +21,7 @@ class LossReader:
     """Keeps references to the logs of steps, and turns them into losses when there is time.
 
     ``logs["loss"]`` is the mean over the epoch so far for Keras' own training step, and may be anything for others:
-    what it is gets found out at sampled steps, where the loss itself is known.
+    what it is gets found out at sampled steps, where the loss itself is known, or else from the model's metrics.
     """
 
     def __init__(self) -> None:
@@ -30,6 +30,22 @@ class LossReader:
         self._reading = self._unproven = "unknown"
         self._previous = 0.0
         self._found: list[tuple[int, float]] = []
+        self._names: tuple[str, ...] = ("loss",)
+        self._only_failures = False
+        self._means: tuple[Callable[[], float], ...] = ()
+
+    def learn(self, logs: Any, means: Sequence[Callable[[], float]], objectives: int) -> None:
+        """Find out where the loss stands in the logs of a training step of the user's own.
+
+        Args:
+            logs: Logs of a step.
+            means: Each gives the value of a metric that is a mean over the steps of an epoch.
+            objectives: How many optimizers take gradients; for several, of adversaries say, no sum of their losses
+                tells of success, so that only a loss that is not finite is told.
+        """
+        self._names = loss_names(logs)
+        self._only_failures = objectives > 1 and len(self._names) > 1
+        self._means = tuple(means)
 
     def start_epoch(self) -> None:
         """Forget logs not yet read: the running mean starts again."""
@@ -51,15 +67,18 @@ class LossReader:
         Returns:
             The loss of the step: the one given, or else what the logs say.
         """
-        now = _loss_of(self.logs[-1]) if self.logs else math.nan
+        now = self._loss_of(self.logs[-1]) if self.logs else math.nan
         if math.isnan(loss):
+            if self._means and self.logs and done > stride:
+                self._unproven = "mean" if self._tell_means(self.logs[-1]) else self._unproven
+                self._means = ()
             self._reading = self._unproven
-            if self._reading == "mean":
-                before = _loss_of(self.logs[-2]) if len(self.logs) > 1 else self._previous
+            if self._reading == "mean" and math.isfinite(now):
+                before = self._loss_of(self.logs[-2]) if len(self.logs) > 1 else self._previous
                 now = _difference(before, now, done, stride)
-            return now if math.isnan(now) or math.isfinite(now) else math.inf
+            return now
         if done > stride and math.isfinite(loss):
-            before = _loss_of(self.logs[-2]) if len(self.logs) > 1 else self._previous
+            before = self._loss_of(self.logs[-2]) if len(self.logs) > 1 else self._previous
             single = _difference(before, now, done, stride)
             if abs(single - loss) <= _MEAN_TOLERANCE * abs(loss) + 1e-6:
                 self._reading = "mean"
@@ -76,15 +95,16 @@ class LossReader:
             stride: Steps that a call takes.
             sampled: Whether the last step is told by its own observation.
         """
-        values = [_loss_of(logs) for logs in self.logs]
+        values = [self._loss_of(logs) for logs in self.logs]
         before = self._previous if len(values) < _KEPT else math.nan
         for place, value in enumerate(values):
             behind = stride * (len(values) - 1 - place)
             single = _difference(before, value, done - behind, stride) if self._reading == "mean" else value
+            known = not math.isnan(before) and not math.isnan(value)
             before = value
             last = sampled and place == len(values) - 1
             too_late = self._reading == "mean" and done - behind > _MAX_STEPS
-            if self._reading != "unknown" and not last and not too_late and not math.isnan(before):
+            if self._reading != "unknown" and not last and not too_late and known:
                 self._found.append((count - behind - 1, single if math.isfinite(single) else math.inf))
         self._previous = before if values else self._previous
         self.logs.clear()
@@ -95,14 +115,31 @@ class LossReader:
         found, self._found = self._found, []
         return found
 
+    def _tell_means(self, logs: Any) -> bool:
+        """Say whether each of the losses in the logs is what one of the metrics holds."""
+        means = [mean() for mean in self._means]
+        return all(
+            any(math.isclose(logs[name], mean, rel_tol=_RAW_TOLERANCE) for mean in means) for name in self._names
+        )
+
+    def _loss_of(self, logs: Any) -> float:
+        """Return what logs say; NaN if nothing, infinity if it is not finite."""
+        try:
+            value = sum(float(logs[name]) for name in self._names)
+        except (KeyError, TypeError, ValueError):  # not a number: a training step may return anything
+            return math.nan
+        if not math.isfinite(value):
+            return math.inf
+        return value if self._names and not self._only_failures else math.nan
+
 
 def _difference(before: float, now: float, done: int, stride: int) -> float:
     """Return the mean loss of the last call, from the running means before and after it."""
     return (done * now - (done - stride) * before) / stride
 
 
-def _loss_of(logs: Any) -> float:
-    try:
-        return float(logs["loss"]) if isinstance(logs, Mapping) and "loss" in logs else math.nan
-    except (TypeError, ValueError):  # not a number: a custom training step may return anything
-        return math.nan
+def loss_names(logs: Any) -> tuple[str, ...]:
+    """Return under which names logs hold the loss: ``loss``, else a total, else all parts that make it up."""
+    found = [n for n in logs if "loss" in str(n) and not str(n).startswith("val_")] if isinstance(logs, Mapping) else []
+    whole = next((name for name in ("loss", "total_loss") if name in found), None)
+    return tuple(found) if whole is None else (whole,)

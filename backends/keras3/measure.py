@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import keras
 
 from autotrainer.backends.keras3.describe import context_of, learning_rate
-from autotrainer.backends.keras3.instrument import Recorder
+from autotrainer.backends.keras3.initial import with_weight_forms
 from autotrainer.backends.keras3.losses_seen import LossReader
 from autotrainer.backends.keras3.parts import Part, find_parts, in_known_order
+from autotrainer.backends.keras3.recording import Recorder, optimizers_of
 from autotrainer.backends.keras3.stats import LayerMeter, input_rows, row_count, rows_of, scalar
 from autotrainer.signals import Observation
 from autotrainer.task import TaskContext
@@ -52,11 +54,12 @@ class Measure:
         self._model = model
         self._losses = losses
         self._given = loss, optimizer
-        self.parts = find_parts(model)
+        self.parts = with_weight_forms(find_parts(model))
         self._meter = LayerMeter(self.parts)
         self._order = list(range(len(self.parts)))
         self._output: tuple[str | None, int | None] = (None, None)
         self._output_row: int | None = None
+        self._applied: Any = None  # the first optimizer of a training step that does not use the compiled one
         self._learning_rate = float("nan")
         self._loss_scale = 1.0
         self.begun = False
@@ -65,7 +68,7 @@ class Measure:
         """Take down what the step is going to change."""
         if keras.backend.backend() == "jax":
             return  # while it trains, JAX keeps weights and learning rate in its own state, not in the variables
-        optimizer = self._model.optimizer
+        optimizer = self._optimizer()
         self._learning_rate = learning_rate(optimizer)
         self._loss_scale = _loss_scale(optimizer)
         self._meter.before_step()
@@ -73,6 +76,12 @@ class Measure:
     def begin(self, recorder: Recorder | None, seen: Mapping[str, Any]) -> None:
         """Learn from the first sampled step what could not be known before: order of layers, the output."""
         self.begun = True
+        applied = [] if recorder is None else recorder.applied
+        if applied and not any(optimizer is self._optimizer() for optimizer in applied):
+            self._applied = applied[0]
+        means = [partial(_value_of, m) for m in self._model.metrics if type(m) is keras.metrics.Mean]
+        objectives = len({id(optimizer) for optimizer in applied or optimizers_of(self._model)})
+        self._losses.learn(self._losses.logs[-1] if self._losses.logs else None, means, objectives)
         if recorder is None:
             return
         outputs = seen.get("outputs")
@@ -93,7 +102,7 @@ class Measure:
         parts = [self._marked(row) for row in self._order]
         loss, optimizer = self._given
         loss = getattr(model, "loss", None) if loss is None else loss
-        optimizer = getattr(model, "optimizer", None) if optimizer is None else optimizer
+        optimizer = self._optimizer() if optimizer is None else optimizer
         context = context_of(model, parts, loss, optimizer)
         activation, units = self._output
         return replace(
@@ -110,13 +119,17 @@ class Measure:
             seen: Tensors recorded.
             position: Where the run is after the step.
         """
+        updated = recorder is None or _updates(self._optimizer())
+        if _loss_scale(self._optimizer()) < self._loss_scale:
+            # Scaled gradients overflowed: the optimizer has left this step out and scales less from now on.
+            seen, updated = {name: v for name, v in seen.items() if not name.startswith("gradient:")}, False
         loss = scalar(seen["loss"]) if "loss" in seen else float("nan")
         loss = self._losses.calibrate(loss, position.done, position.stride)
         self._losses.collect(position.count, position.done, position.stride, sampled=True)
         table = self._meter.table(
             seen,
             scale=self._loss_scale,
-            updated=recorder is None or _updates(self._model.optimizer),
+            updated=updated,
         )
         inputs, outputs, targets = (seen.get(name) for name in ("inputs", "outputs", "targets"))
         rows = row_count(outputs, targets)
@@ -132,6 +145,9 @@ class Measure:
             losses=self._losses.take(),
         )
 
+    def _optimizer(self) -> Any:
+        return getattr(self._model, "optimizer", None) if self._applied is None else self._applied
+
     def _marked(self, row: int) -> Part:
         """Return a part, no hidden one if a step has shown that it makes the output."""
         part = self.parts[row]
@@ -144,11 +160,14 @@ class Measure:
         return replace(part, info=replace(part.info, hidden=not makes_output))
 
 
+def _value_of(metric: Any) -> float:
+    return float(keras.ops.convert_to_numpy(metric.result()))
+
+
 def _loss_scale(optimizer: Any) -> float:
     """Return the factor by which the optimizer scales the loss, and gets its gradients scaled."""
-    scale = getattr(optimizer, "dynamic_scale", None)
-    if scale is None:
-        scale = getattr(optimizer, "loss_scale_factor", None)
+    names = ("dynamic_scale", "initial_scale", "loss_scale_factor")  # the first is there once it is built
+    scale = next((v for v in (getattr(optimizer, name, None) for name in names) if v is not None), None)
     return 1.0 if scale is None else float(keras.ops.convert_to_numpy(scale))
 
 

@@ -19,9 +19,10 @@ from typing import Any
 import keras
 
 from autotrainer.backends.keras3.epochs import EpochCallback, canonical, data_size, with_callback
-from autotrainer.backends.keras3.instrument import InstrumentedStep, UnobservableError
+from autotrainer.backends.keras3.instrument import InstrumentedStep, has_weights
 from autotrainer.backends.keras3.losses_seen import LossReader
 from autotrainer.backends.keras3.measure import Measure, Position
+from autotrainer.backends.keras3.tensorflow_graph import UnobservableError
 from autotrainer.errors import InputError
 from autotrainer.monitor import Monitor
 
@@ -111,6 +112,8 @@ class KerasObserver:
         self._step = self._measure = None
         self._losses.start_epoch()
         self._monitor.advance(self._count - 1)
+        if self._function is None and not self._monitor.context.managed:
+            logger.warning("no training step of this model was seen: Keras is watched in fit() and train_on_batch()")
 
     # -- what the callback tells ----------------------------------------------------------------------------------
 
@@ -202,8 +205,11 @@ class KerasObserver:
         return result
 
     def _ready(self) -> bool:
-        """Say whether steps can be sampled: the model has to be built; prepare for it the first time."""
-        if self._monitor.closed or not self._model.built:
+        """Say whether steps can be sampled, and prepare for it the first time: the weights have to be there.
+
+        Some models with a training step of their own are never called themselves, and so never count as built.
+        """
+        if self._monitor.closed or not (self._count or has_weights(self._model)):
             return False
         if self._measure is None:
             self._measure = Measure(self._model, self._losses)
@@ -258,6 +264,8 @@ class KerasObserver:
                 measure.begin(recorder, seen)
                 if recorder is not None or not self._monitor.history.layers:
                     self._tell_context()
+                if recorder is not None and recorder.misses_gradients:
+                    logger.warning("gradients can't be watched: the training step gives none to an optimizer's apply()")
             position = Position(self._count, self._count - self._epoch_start, self._stride)
             self._monitor.record(measure.observation(recorder, seen, position))
         self._monitor.sampler.charge(cost + perf_counter() - started, sample=True)

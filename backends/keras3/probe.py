@@ -12,10 +12,11 @@ import keras
 import numpy as np
 
 from autotrainer.backends.keras3.feeding import batches as read_batches
-from autotrainer.backends.keras3.instrument import Recorder, patched
+from autotrainer.backends.keras3.feeding import reason_of
 from autotrainer.backends.keras3.losses_seen import LossReader
 from autotrainer.backends.keras3.measure import Measure, Position
 from autotrainer.backends.keras3.random_state import preserve_random_state
+from autotrainer.backends.keras3.recording import Recorder, patched
 from autotrainer.backends.keras3.stats import input_rows, row_count, rows_of
 from autotrainer.data import ArrayData, Data, StreamData, normalize
 from autotrainer.errors import DataError, InputError
@@ -58,6 +59,8 @@ def probe(model: Any, data: Any, loss: Any, optimizer: Any, batches: int) -> tup
             known_optimizer = keras.optimizers.get(optimizer)
     except ValueError as error:
         raise InputError(f"loss or optimizer unknown to Keras: {error}") from error
+    if known_optimizer is not None and not isinstance(known_optimizer, keras.optimizers.Optimizer):
+        raise InputError(f"optimizer must be a Keras optimizer or its name, not {type(optimizer).__name__}")
     if isinstance(data, list) and data and all(isinstance(item, tuple) for item in data):
         data = StreamData(data)
     known = normalize(data, "train_data")
@@ -91,6 +94,8 @@ class _Probe:
         self._given_loss = given_loss
         self._optimizer = optimizer
         self._errors: list[Exception] = []
+        self._refusal = ""
+        self._output_rank: int | None = None
         self._measure: Measure | None = None
         self._recorder: Recorder | None = None
 
@@ -103,7 +108,11 @@ class _Probe:
             raise self._errors[0]
         measure = self._measure or Measure(self._model, LossReader(), self._given_loss, self._optimizer)
         rows = data.rows if isinstance(data, ArrayData) else None
-        return replace(measure.context(), train_rows=rows), observations
+        context = measure.context()
+        return (
+            replace(context, train_rows=rows, output_rank=self._output_rank, loss_refusal=self._refusal),
+            observations,
+        )
 
     def _look(self, step: int, x: Any, y: Any) -> Observation:
         targets = _first(y)
@@ -123,6 +132,8 @@ class _Probe:
         result: list[Any] = []
         seen = self._recorder.record(lambda: result.append(self._forward(step, x, y)))
         seen |= {"inputs": _first(x), "targets": targets}
+        if not keras.tree.is_nested(result[0]):
+            self._output_rank = len(result[0].shape)
         loss = self._loss_of(y, result[0])
         if loss is not None:
             seen["loss"] = loss
@@ -136,18 +147,28 @@ class _Probe:
             with _like_training(self._subject):
                 return self._subject(keras.tree.map_structure(keras.ops.convert_to_tensor, x), training=False)
         except Exception as error:
-            shapes = ", ".join(f"{tuple(a.shape)} ({keras.backend.standardize_dtype(a.dtype)})" for a in _arrays(x))
+            shapes = ", ".join(map(_described, _arrays(x)))
             raise DataError(
-                f"the model can't take batch {step} of train_data with inputs of shape {shapes}: {error}"
+                f"the model can't take batch {step} of train_data with inputs of shape {shapes}: {reason_of(error)}"
             ) from error
 
     def _loss_of(self, y: Any, outputs: Any) -> Any:
-        """Return the loss, or None where it can't be called like this: that is for the rules to explain."""
+        """Return the loss, or None where it can't be called like this: that is for the rules to explain.
+
+        Targets get the rank of the outputs where Keras does so in training: a last axis of size 1 comes or goes.
+        """
         if self._loss is None or keras.tree.is_nested(outputs):
             return None
         try:
-            return keras.ops.mean(self._loss(keras.ops.convert_to_tensor(_first(y)), outputs))
-        except Exception:  # noqa: BLE001 - whatever the user's loss raises
+            targets = keras.ops.convert_to_tensor(_first(y))
+            axes = abs(len(targets.shape) - len(outputs.shape))
+            if axes == 1 and math.prod(targets.shape) == math.prod(outputs.shape):
+                targets = keras.ops.reshape(targets, outputs.shape)
+            return keras.ops.mean(self._loss(targets, outputs))
+        except Exception as error:  # noqa: BLE001 - whatever the user's loss raises
+            if not keras.tree.is_nested(y) and not self._refusal:
+                first = (str(error).splitlines() or [""])[0].rpartition("}} ")[2].split(" [Op:")[0]
+                self._refusal = f"outputs {_described(outputs)} and targets {_described(_first(y))} ({first[:200]})"
             return None
 
 
@@ -177,6 +198,11 @@ def _in_training(call: Any) -> Any:
         return call(inputs, training=True, mask=mask)
 
     return training_call
+
+
+def _described(array: Any) -> str:
+    """Say shape and type of an array."""
+    return f"{tuple(array.shape)} ({keras.backend.standardize_dtype(array.dtype)})"
 
 
 def _arrays(values: Any) -> list[Any]:

@@ -23,6 +23,7 @@ from autotrainer.backends.keras3.feeding import (
     batches,
     input_statistics,
     make_feed,
+    reason_of,
     stream_length,
     target_summary,
 )
@@ -137,9 +138,8 @@ class KerasTrainer(Trainer):
             return model(inputs, **training)
         except Exception as error:
             shapes = keras.tree.map_structure(lambda v: tuple(v.shape), inputs)
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise DataError(
-                f"{what} does not fit the model: inputs of shape {shapes} (first samples): {reason}"
+                f"{what} does not fit the model: inputs of shape {shapes} (first samples): {reason_of(error)}"
             ) from error
 
     def _check_fit(self, example: Any, what: str) -> tuple[int | None, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -106,6 +107,7 @@ class _Probe:
         self._loss = loss
         self._context = context
         self._errors: list[Exception] = []
+        self._refusal = ""
         self._tracer = ForwardTracer(model, self._errors.append, always=True)
         self._table = LayerTable(self._tracer)
         self._compiled = is_compiled(model)
@@ -125,7 +127,7 @@ class _Probe:
             raise DataError("train_data holds no batch")
         if self._errors:
             raise self._errors[0]
-        return replace(self._context, train_rows=rows), seen
+        return replace(self._context, train_rows=rows, loss_refusal=self._refusal), seen
 
     def _pairs(self, data: Any) -> tuple[int | None, Iterator[tuple[Any, Any]]]:
         """Return the number of rows, if known, and an iterator over (x, y)."""
@@ -159,14 +161,16 @@ class _Probe:
         finally:
             self._tracer.disarm()
         outputs = first_tensor(result, floating=True)
+        loss = self._loss_of(result, targets)
         targets = first_tensor(targets)
         if not step:
-            self._context = self._table.begin(self._context, outputs, None)
+            context = self._table.begin(self._context, outputs, None)
+            self._context = replace(context, output_rank=result.ndim if isinstance(result, Tensor) else None)
         rows = row_count(outputs, targets)
         observation = Observation(
             step=step,
             layers=self._table.fill([], [])[0],
-            loss=self._loss_of(result, targets),
+            loss=loss,
             learning_rate=self._context.optimizer.learning_rate,
             batch_size=float(self._tracer.batch_size or rows),
             inputs=to_host(self._tracer.inputs),
@@ -176,13 +180,19 @@ class _Probe:
         self._tracer.forget()
         return observation
 
-    def _loss_of(self, result: Any, targets: Tensor | None) -> float:
+    def _loss_of(self, result: Any, given: Any) -> float:
         """Return the loss, or NaN where it can't be called like this: that is for the rules to explain."""
+        targets = first_tensor(given)
         if self._loss is None or targets is None:
             return float("nan")
         try:
-            loss = first_tensor(self._loss(result, targets), floating=True)
-        except Exception:  # noqa: BLE001 - whatever the user's loss raises
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about shapes: for the rules to explain
+                loss = first_tensor(self._loss(result, targets), floating=True)
+        except Exception as error:  # noqa: BLE001 - whatever the user's loss raises
+            if isinstance(result, Tensor) and given is targets and not self._refusal:
+                first = (str(error).splitlines() or [""])[0]
+                self._refusal = f"outputs {_shapes(result)} and targets {_shapes(targets)} ({first[:200]})"
             return float("nan")
         if loss is None or not loss.numel():
             return float("nan")

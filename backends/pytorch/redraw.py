@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from autotrainer.errors import ConfigError, nearest
 
-__all__ = ["SCHEMES", "redraw", "scheme_for"]
+__all__ = ["SCHEMES", "redraw"]
 
 SCHEMES: dict[str, Callable[[Tensor], Tensor]] = {
     "he_uniform": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
@@ -23,13 +23,6 @@ SCHEMES: dict[str, Callable[[Tensor], Tensor]] = {
     "orthogonal": nn.init.orthogonal_,
 }
 """Initializers by name: He 2015, LeCun 1998 (as self-normalizing networks need it), Glorot 2010, Saxe 2014."""
-
-_SUITS = {"selu": "lecun_normal", "tanh": "glorot_uniform", "sigmoid": "glorot_uniform", "softmax": "glorot_uniform"}
-
-
-def scheme_for(activation: str) -> str:
-    """Return the initializer that suits an activation: He uniform for everything like ReLU."""
-    return _SUITS.get(activation, "he_uniform")
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from autotrainer.adapter import FitRequest
+from autotrainer.backends.pytorch.hosting import copied, copied_to_host, is_remote
 from autotrainer.backends.pytorch.losses import as_module
 from autotrainer.backends.pytorch.random_state import seed_all
 from autotrainer.errors import ConfigError, InputError
@@ -22,6 +22,8 @@ __all__ = ["Start", "device_of", "dtype_of"]
 @dataclass(slots=True)
 class Start:
     """Makes the objects of each training, always with the same initial weights. Nothing given is ever changed.
+
+    The pristine copies are in host memory, whatever the device of the model given.
 
     Args:
         reference: The pristine model. Run it only to materialize lazy parameters.
@@ -66,8 +68,8 @@ class Start:
                 "the optimizer owns none of the model's parameters: build it over model.parameters(), or give "
                 "callable(params)"
             )
-        pristine = _copied((model, linked, loss))
-        return cls(pristine[0], lambda: _copied(pristine), None if linked is not None else given, pristine[1])
+        pristine, places = copied_to_host((model, linked, loss))
+        return cls(pristine[0], lambda: copied(pristine, places), None if linked is not None else given, pristine[1])
 
     @classmethod
     def _of_builder(cls, build: Any, given: Any, loss: nn.Module | None, seed: int) -> Start:
@@ -80,14 +82,16 @@ class Start:
         first = build()
         if not isinstance(first, nn.Module):
             raise InputError(f"model() must return a torch.nn.Module, not {type(first).__name__}")
-        kept = _copied(loss)
+        kept, places = copied_to_host((loss,))
 
         def fresh() -> tuple[nn.Module, Optimizer | None, nn.Module | None]:
             model = build()
-            if model is first:  # a callable that returns one and the same model
-                return _copied(first), None, _copied(kept)
+            if model is first:  # a callable that returns one and the same model, which is to stay where it is
+                return copied((first,), {})[0], None, copied(kept, places)[0]
+            if any(is_remote(parameter) for parameter in first.parameters()):
+                first.to("cpu")
             model.load_state_dict(first.state_dict())
-            return model, None, _copied(kept)
+            return model, None, copied(kept, places)[0]
 
         return cls(first, fresh, given)
 
@@ -136,18 +140,3 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 def _owns(optimizer: Optimizer, model: nn.Module) -> bool:
     own = {id(parameter) for parameter in model.parameters()}
     return any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])
-
-
-def _copied(objects: Any) -> Any:
-    """Copy objects together, so that parameter groups stay linked to the model.
-
-    Raises:
-        InputError: If one of them can't be copied.
-    """
-    try:
-        return copy.deepcopy(objects)
-    except (RuntimeError, TypeError, NotImplementedError, AttributeError) as error:
-        raise InputError(
-            f"the model (or its optimizer or loss) can't be copied: {error}. Give a callable that builds the model "
-            "instead, and optimizer=callable(params)"
-        ) from error

@@ -18,7 +18,7 @@ from autotrainer.backends.pytorch.modules import (
     make_activation,
 )
 from autotrainer.backends.pytorch.optimizers import adopt_parameters, edit_optimizer
-from autotrainer.backends.pytorch.redraw import redraw, scheme_for
+from autotrainer.backends.pytorch.redraw import redraw
 from autotrainer.backends.pytorch.rerouting import Rerouted
 from autotrainer.backends.pytorch.surgery_planning import SurgeryPlanner
 from autotrainer.edits import (
@@ -30,6 +30,7 @@ from autotrainer.edits import (
     ScaleInputs,
     SetOutputActivation,
     SwapActivation,
+    initializer_for,
 )
 from autotrainer.errors import ConfigError
 
@@ -52,7 +53,7 @@ class Surgeon(SurgeryPlanner):
                 if target.activation and not target.numbers:
                     self._replace_activation(target.name, edit.to)
                 for name in target.layers if edit.reinitialize else ():
-                    redraw(self._places.module(name), scheme_for(edit.to))
+                    redraw(self._places.module(name), initializer_for(edit.to))
         elif isinstance(edit, Reinitialize):
             for name in edit.layers:
                 redraw(self._places.module(name), edit.scheme)

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from autotrainer.backends.pytorch.describe import activation_name, layer_info, watched_modules
 from autotrainer.backends.pytorch.functional import FunctionalCalls, Trace, Traces, first_tensor
+from autotrainer.backends.pytorch.initial import weight_forms
 from autotrainer.backends.pytorch.modules import InputScaling
 from autotrainer.backends.pytorch.stats import ZERO_REGION, activation_numbers, input_rows, silent_units
 from autotrainer.signals import LayerInfo
@@ -87,6 +88,7 @@ class ForwardTracer:
         self._names = list(watched_modules(model))
         self._rows = {id(module): row for row, module in enumerate(self.modules)}
         self._infos = [layer_info(name, m) for name, m in zip(self._names, self.modules, strict=True)]
+        self._starts = weight_forms(self.modules)
         self._traces = Traces()
         self._calls = FunctionalCalls(self._traces, self._on_functional, fail)
         self._plain = [type(module).__module__.startswith("torch.") for module in self.modules]
@@ -331,7 +333,7 @@ class ForwardTracer:
         for row in order:
             info = layer_info(self._names[row], self.modules[row])
             activation = self.activations.get(row, info.activation)
-            infos.append(replace(info, activation=activation, hidden=row not in ends))
+            infos.append(replace(info, activation=activation, hidden=row not in ends, start=self._starts[row]))
         return tuple(infos)
 
     def settle(self) -> None:

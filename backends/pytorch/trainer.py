@@ -254,6 +254,7 @@ class TorchTrainer(Trainer):
         units = None
         if look.output is not None:
             units = int(look.output.shape[info.class_axis]) if look.output.ndim > 1 else 1
+        as_given = look.output is not None and look.single and type(loss).__module__ == "torch.nn.modules.loss"
         return TaskContext(
             framework="pytorch",
             engine="pytorch",
@@ -262,6 +263,7 @@ class TorchTrainer(Trainer):
             layers=look.anatomy.layers,
             output_activation=look.anatomy.output,
             output_units=units,
+            output_rank=look.output.ndim if as_given and look.output is not None else None,
             input_kind="values" if first_tensor(inputs, floating=True) is not None else "index",
             planned_epochs=epochs,
             planned_steps=None if train.steps is None else epochs * train.steps,

@@ -138,6 +138,17 @@ def test_a_healthy_training_is_left_alone() -> None:
     assert {"loss", "val_loss", "val_accuracy", "score"} <= set(result.history)
 
 
+@pytest.mark.parametrize(
+    ("budget", "status"),
+    [(1e-6, "unrepaired"), (0.1, "unrepaired"), (0.45, "unrepaired"), (0.8, "healthy"), (1.0, "healthy")],
+)
+def test_nothing_is_called_healthy_that_was_hardly_seen(budget: float, status: str) -> None:
+    result = _fit(lambda edits: Outcome(0.9), budget=budget)
+    assert (result.status, result.attempts) == (status, [])
+    assert result.stopped_by == ("budget" if budget < 1 else "done")
+    assert ("could be called healthy" in str(result.report())) == (status == "unrepaired")
+
+
 def test_repaired_and_judged_and_planned() -> None:
     result = _fit(_script("bad_rate", cured_by={"bad_rate": RATE}), test_data=_data(100))
     assert (result.status, result.stopped_by) == ("repaired", "done")
@@ -304,13 +315,13 @@ def test_a_crash_of_the_training_as_given_is_the_users() -> None:
         _fit(lambda edits: Outcome(raises={1: ZeroDivisionError("mine")}))
 
 
-@pytest.mark.parametrize(("epoch", "status"), [(0, "healthy"), (2, "unrepaired")])
-def test_interrupting_the_training_as_given(epoch: int, status: str) -> None:
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_interrupting_the_training_as_given(epoch: int) -> None:
     def script(edits: tuple[Edit, ...]) -> Outcome:
         return Outcome(0.5, {"bad_rate": 1.0}, raises={epoch: KeyboardInterrupt()})
 
     result = _fit(script)
-    assert (result.status, result.stopped_by, result.model.epochs) == (status, "interrupt", epoch)
+    assert (result.status, result.stopped_by, result.model.epochs) == ("unrepaired", "interrupt", epoch)
     assert len(result.history.get("loss", [])) == epoch
     assert np.isfinite(result.score)
 

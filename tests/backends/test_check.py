@@ -23,25 +23,26 @@ HOLES = X.copy()
 HOLES[5, 2] = np.nan
 
 
-def torch_model(units: int, output: str | None, zero: bool = False) -> nn.Module:
+def torch_model(units: int, output: str | None, start: float | None = None) -> nn.Module:
     torch.manual_seed(0)
     last = {"relu": nn.ReLU(), "softmax": nn.Softmax(1), "sigmoid": nn.Sigmoid()}
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, units), *([last[output]] if output else []))
-    if zero:
-        for parameter in model.parameters():
-            nn.init.zeros_(parameter)
+    if start is not None:
+        for layer in (model[0], model[2]):
+            nn.init.constant_(layer.weight, start)
+            nn.init.zeros_(layer.bias)
     return model
 
 
-def keras_model(units: int, output: str | None, zero: bool = False) -> Any:
+def keras_model(units: int, output: str | None, start: float | None = None) -> Any:
     keras.utils.set_random_seed(0)
-    start = "zeros" if zero else "glorot_uniform"
+    drawn = "glorot_uniform" if start is None else keras.initializers.Constant(start)
     dense = keras.layers.Dense
     return keras.Sequential(
         [
             keras.Input((6,)),
-            dense(16, "relu", kernel_initializer=start),
-            dense(units, output, kernel_initializer=start),
+            dense(16, "relu", kernel_initializer=drawn),
+            dense(units, output, kernel_initializer=drawn),
         ]
     )
 
@@ -65,7 +66,8 @@ LOSSES: dict[str, tuple[Callable[[], Any], str]] = {
         pytest.param((1, "sigmoid"), (X * 300 + 500, LABELS), "binary", "abnormal_data", id="raw inputs"),
         pytest.param((1, "sigmoid"), (HOLES, LABELS), "binary", "nonfinite_data", id="a hole in the data"),
         pytest.param((1, None), (X, VALUES * 1e4 + 1e5), "squared", "unscaled_targets", id="raw targets"),
-        pytest.param((1, "sigmoid", True), (X, LABELS), "binary", "poor_initialization", id="all weights zero"),
+        pytest.param((1, "sigmoid", 0.0), (X, LABELS), "binary", "poor_initialization", id="all weights zero"),
+        pytest.param((1, "sigmoid", 0.1), (X, LABELS), "binary", "poor_initialization", id="all weights equal"),
         pytest.param((1, "sigmoid"), (X, LABELS), "binary", None, id="sound classifier"),
         pytest.param((1, None), (X, VALUES), "squared", None, id="sound regression"),
     ],
@@ -90,3 +92,57 @@ def test_what_is_wrong_is_named_and_nothing_changes(
     assert torch.equal(states[0], torch.get_rng_state())
     assert np.array_equal(states[1], np.random.get_state()[1])
     assert states[2] == random.getstate()
+
+
+SOFT = (np.eye(3)[CLASSES] * 0.9 + 0.1 / 3).astype("float32")
+HOT = np.eye(3, dtype="float32")[CLASSES]
+SPARSE, DENSE = "sparse_categorical_crossentropy", "categorical_crossentropy"
+
+
+def problems(model: Any, data: Any, loss: Any) -> list[str]:
+    return [f.problem for f in autotrainer.check(model, data, loss=loss) if f.severity == "error"]
+
+
+@pytest.mark.parametrize("loader", [False, True], ids=["arrays", "loader"])
+@pytest.mark.parametrize(
+    ("units", "targets", "loss", "wrong"),
+    [
+        pytest.param(3, CLASSES, nn.CrossEntropyLoss(), False, id="class indices"),
+        pytest.param(3, CLASSES.astype("float32"), nn.CrossEntropyLoss(), True, id="class indices as floats"),
+        pytest.param(3, CLASSES[:, None], nn.CrossEntropyLoss(), True, id="class indices in a column"),
+        pytest.param(3, SOFT, nn.CrossEntropyLoss(), False, id="class probabilities"),
+        pytest.param(3, HOT, nn.CrossEntropyLoss(), False, id="one-hot"),
+        pytest.param(3, HOT.astype(int), nn.CrossEntropyLoss(), True, id="one-hot as whole numbers"),
+        pytest.param(1, VALUES, nn.MSELoss(), False, id="columns"),
+        pytest.param(1, VALUES[:, 0], nn.MSELoss(), True, id="squared error broadcasts"),
+        pytest.param(1, VALUES[:, 0], nn.L1Loss(), True, id="absolute error broadcasts"),
+        pytest.param(1, LABELS, nn.BCEWithLogitsLoss(), False, id="labels"),
+        pytest.param(1, LABELS[:, 0], nn.BCEWithLogitsLoss(), True, id="labels without a column"),
+        pytest.param(1, LABELS.astype(int), nn.BCEWithLogitsLoss(), True, id="labels as whole numbers"),
+    ],
+)
+def test_targets_that_do_not_fit_pytorch(units: int, targets: Any, loss: Any, wrong: bool, loader: bool) -> None:
+    data: Any = (X, targets)
+    if loader:
+        pairs = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(targets))
+        data = torch.utils.data.DataLoader(pairs, batch_size=50)
+    assert problems(torch_model(units, None), data, loss) == (["target_mismatch"] if wrong else [])
+
+
+@pytest.mark.parametrize(
+    ("units", "output", "targets", "loss", "wrong"),
+    [
+        pytest.param(3, "softmax", CLASSES, SPARSE, False, id="class indices"),
+        pytest.param(3, "softmax", CLASSES[:, None].astype("float32"), SPARSE, False, id="indices as Keras takes them"),
+        pytest.param(3, "softmax", HOT, SPARSE, True, id="one-hot for indices"),
+        pytest.param(3, "softmax", CLASSES, DENSE, True, id="indices for one-hot"),
+        pytest.param(3, "softmax", SOFT, DENSE, False, id="class probabilities"),
+        pytest.param(1, "sigmoid", LABELS[:, 0], "binary_crossentropy", False, id="Keras adds the column"),
+        pytest.param(1, "sigmoid", LABELS.astype(int), "binary_crossentropy", False, id="labels as whole numbers"),
+        pytest.param(2, "sigmoid", LABELS[:, 0], "binary_crossentropy", True, id="one label for two outputs"),
+        pytest.param(1, None, VALUES[:, 0], "mse", False, id="Keras adds the column for numbers"),
+        pytest.param(3, None, VALUES, "mse", True, id="one column for three"),
+    ],
+)
+def test_targets_that_do_not_fit_keras(units: int, output: str | None, targets: Any, loss: str, wrong: bool) -> None:
+    assert problems(keras_model(units, output), (X, targets), loss) == (["target_mismatch"] if wrong else [])

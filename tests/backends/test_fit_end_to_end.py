@@ -184,9 +184,10 @@ def test_a_plan_that_names_layers_repeats_on_a_fresh_model(make: Callable[..., d
     """Keras gives the layers of each new model new names: they are told by position."""
     layers: Layers = [(5, "sigmoid")] * 3 + [(1, "sigmoid")]
     given = make(layers, "bce", "adam", 1e-2)
-    names = tuple(layer.name for layer in registry.backend_of(given["model"]).layers(given["model"]))
-    first = names[0]
-    plan = RepairPlan(("insert_normalization",), (InsertNormalization((first,)),), layers=names)
+    backend = registry.backend_of(given["model"])
+    names = tuple(layer.name for layer in backend.layers(given["model"]))
+    edits = (InsertNormalization(names[:1]),)
+    plan = RepairPlan(("insert_normalization",), edits, framework=backend.name, layers=names)
     fresh = make(layers, "bce", "adam", 1e-2)["model"]
     before = len(_weights(fresh))
     repeated, _ = RepairPlan.from_dict(json.loads(plan.to_json())).apply(fresh)

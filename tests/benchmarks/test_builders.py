@@ -70,10 +70,7 @@ def test_same_parameters_outputs_and_loss(name: str) -> None:
     torch.manual_seed(0)
     ours = build_pytorch.build(program, data.x_train.shape[1:])
     theirs = build_keras.build(program, data.x_train.shape[1:])
-    moving = sum(2 * module.num_features for module in ours if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d))
-    assert build_pytorch.parameter_count(ours) + moving == theirs.count_params()
-
-    theirs.set_weights(keras_weights(ours))
+    theirs.set_weights(keras_weights(ours))  # fails where number or shapes differ
     x, y = data.x_train[:8], data.y_train[:8]
     outputs = build_pytorch.predict(ours, build_pytorch.to_inputs(program, x))
     np.testing.assert_allclose(outputs, np.asarray(theirs(x, training=False)), rtol=2e-4, atol=2e-5)

@@ -12,6 +12,7 @@ from benchmarks.detect import detect
 from benchmarks.overhead_run import run as run_overhead
 from benchmarks.pool import read_rows
 from benchmarks.repair_run import run as run_repair
+from benchmarks.runs import Runs
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def needs_data() -> None:
 @pytest.mark.parametrize("framework", ["pytorch", "keras3"])
 def test_two_cases_end_to_end(framework: str, tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
-    text = detect([framework], ["real"], 1, ["so50306988", "so58609115"], out, workers=2)
+    text = detect(Runs([framework], ["real"], names=["so50306988", "so58609115"], out=out))
     rows = read_rows(out)
     assert len(rows) == 2
     for row in rows:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import pool
+from benchmarks import pool, runs
 from benchmarks.__main__ import main
 from benchmarks.cases import load_cases
-from benchmarks.detect import judge, summarize, tasks
+from benchmarks.detect import detect, judge, summarize, tasks
 from benchmarks.overhead import median_ratio, total_ratio
 from benchmarks.repair import clipped_ratio
+from benchmarks.repair import repair as run_repair_benchmark
 from benchmarks.repair import summarize as summarize_repair
 
 
@@ -137,3 +138,36 @@ def test_the_repair_summary_tells_dear_fixes_apart_and_counts_losses() -> None:
 def test_bad_input_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["detect", "--only", "nothing"]) == 2
     assert "'nothing'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "entries", "shown"),
+    [
+        (
+            detect,
+            [{"given": entry(0.46, finding("slow_convergence")), "fixed": entry(1.0)}] * 2,
+            "### pytorch\n\n| cases |",
+        ),
+        (
+            lambda runs: run_repair_benchmark(runs, 3.0),
+            [{"error": "no end after 9 s"}] * 2,
+            "* so50306988 (seed 1): no end after 9 s",
+        ),
+    ],
+)
+def test_each_case_is_run_with_each_seed_in_each_framework(
+    command: Any, entries: list[dict[str, Any]], shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def run(module: str, given: list[dict[str, Any]], *_: Any, **__: Any) -> list[dict[str, Any]]:
+        asked.extend(given)
+        return [{"task": task, **found} for task, found in zip(given, entries, strict=True)]
+
+    monkeypatch.setattr(runs, "run_all", run)
+    text = command(runs.Runs(["pytorch", "keras3"], ["real"], seeds=2, names=["so50306988"]))
+    assert [(task["framework"], task["case"], task["seed"]) for task in asked] == [
+        (framework, "so50306988", seed) for framework in ("pytorch", "keras3") for seed in (0, 1)
+    ]
+    assert shown in text
+    assert "### keras3" in text

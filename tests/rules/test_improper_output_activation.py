@@ -28,6 +28,11 @@ def case(loss: str, activation: str | None, targets: str, units: int, steps: int
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
+        pytest.param(
+            case("cce", "softmax", "one_hot", 4, output_min=-np.inf, output_max=np.inf),
+            None,
+            id="outputs of a training that has failed",
+        ),
         pytest.param(case("bce", "softmax", "binary", 1, **ONE), "error", id="softmax of one unit"),
         pytest.param(
             case("bce", None, "binary", 1, output_min=1.0, output_max=1.0), "error", id="softmax of one unit, by value"

@@ -7,14 +7,60 @@ import numpy as np
 import pytest
 
 from autotrainer.rules.poor_initialization import PoorInitialization
+from autotrainer.signals import LayerInfo
 
+
+def starting(*starts: str, units: int = 16) -> list[LayerInfo]:
+    """Layers of a plain network by the form of their initial weights; the last one makes the output."""
+    last = len(starts) - 1
+    return [LayerInfo(f"fc{i}", "dense", "relu", units, 99, hidden=i < last, start=s) for i, s in enumerate(starts)]
+
+
+SAME = {"output_spread": 0.0}
 STUCK: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}
 
 
 @pytest.mark.parametrize(
     ("case", "expected"),
     [
-        pytest.param({"table": {"weight_norm": 0.0}, "steps": 1}, "error", id="all zero"),
+        pytest.param({"table": {"weight_norm": 0.0}, "scalars": SAME, "steps": 1}, "error", id="all zero"),
+        pytest.param({"table": {"weight_norm": 0.0}, "steps": 1}, None, id="all zero, but a way round"),
+        pytest.param(
+            {
+                "layers": starting("", "zero", ""),
+                "table": {"activation_mean_abs": [0.5, 0, 0], "activation_spread": [0.5, 0, 0]},
+                "scalars": SAME,
+                "steps": 1,
+            },
+            "error",
+            id="zero layer that ReLU blocks",
+        ),
+        pytest.param(
+            {"layers": starting("", "zero", ""), "table": {"activation_spread": [0.5, 0, 0.5]}, "steps": 1},
+            None,
+            id="zero end of a branch",
+        ),
+        pytest.param(
+            {
+                "table": {"activation_spread": np.inf, "activation_mean_abs": np.inf},
+                "scalars": {"output_spread": np.inf, "output_min": np.inf, "output_max": np.inf},
+                "steps": 1,
+            },
+            "warning",
+            id="not finite: large, not alike",
+        ),
+        pytest.param({"layers": starting("constant", "constant", "constant"), "steps": 1}, "error", id="constant"),
+        pytest.param(
+            {"layers": starting("", "equal_units", "zero"), "steps": 1}, "error", id="equal units, zero output"
+        ),
+        pytest.param({"layers": starting("constant", "", ""), "steps": 1}, "error", id="constant first layer"),
+        pytest.param({"layers": starting("", "constant", ""), "steps": 1}, "warning", id="constant, next differs"),
+        pytest.param({"layers": starting("", "", "constant"), "steps": 1}, None, id="constant output layer"),
+        pytest.param({"layers": starting("equal_inputs", "equal_inputs", ""), "steps": 1}, None, id="equal inputs"),
+        pytest.param({"layers": starting("constant", "constant", "constant")}, None, id="constant, but learns"),
+        pytest.param(
+            {"table": {"activation_spread": [1e-8, 0.1, 0.1]}, "steps": 1}, "error", id="first layer alike but rounding"
+        ),
         pytest.param({"table": {"weight_norm": [2.0, 2.0, 0.0]}} | STUCK, None, id="zero output layer"),
         pytest.param({"table": {"activation_spread": [0.5, 1e-6, 1e-6]}, "steps": 1}, "warning", id="fades"),
         pytest.param({"table": {"activation_spread": [0.5, 1e-6, 1e-6]}} | STUCK, "error", id="fades, stuck"),
@@ -28,3 +74,10 @@ STUCK: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
     found = PoorInitialization().check(*build(**case))
     assert (found.severity if found else None) == expected
+
+
+def test_equal_units_are_named_with_their_layers(build: Callable[..., Any]) -> None:
+    found = PoorInitialization().check(*build(layers=starting("constant", "constant", ""), steps=1))
+    assert found is not None
+    assert found.layers == ("fc0", "fc1")
+    assert (found.evidence["equal_layers"], found.evidence["staying_equal"]) == (2, 1)

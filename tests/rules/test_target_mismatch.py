@@ -47,6 +47,23 @@ FROM_ONE = TargetSummary(
         pytest.param({"loss": "ce", "targets": "index", "output_units": 4}, None, id="indices"),
         pytest.param({"loss": "ce", "targets": "one_hot", "output_units": 4}, None, id="one-hot to torch"),
         pytest.param({"loss": "mse", "targets": "real", "scalars": {"squared_error": 9.0}}, None, id="columns"),
+        pytest.param({"loss": "mse", "targets": "flat", "output_rank": 2, "steps": 1}, "error", id="(n,) for (n, 1)"),
+        pytest.param({"loss": "mse", "targets": "real", "output_rank": 1, "steps": 1}, "error", id="(n, 1) for (n,)"),
+        pytest.param({"loss": "mse", "targets": "real", "output_rank": 2, "steps": 1}, None, id="both (n, 1)"),
+        pytest.param({"loss": "mse", "targets": "flat", "output_rank": 1, "steps": 1}, None, id="both (n,)"),
+        pytest.param(
+            {"loss": "custom", "targets": "flat", "output_rank": 2, "steps": 1}, None, id="a loss of one's own"
+        ),
+        pytest.param(
+            {"loss": "mse", "targets": "real", "output_rank": 2, "output_units": 3, "steps": 1},
+            "error",
+            id="one column for three",
+        ),
+        pytest.param(
+            {"loss": "mse", "targets": "flat", "output_rank": 2, "steps": 1, "scalars": {"batch_size": 1}},
+            None,
+            id="one row",
+        ),
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
@@ -57,3 +74,38 @@ def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str 
 def test_keras_squeezes_by_itself(build: Callable[..., Any]) -> None:
     history, context = build(loss="mse", targets="flat", losses=lambda t: 2.0, scalars={"squared_error": 1.3})
     assert TargetMismatch().check(history, replace(context, framework="keras3")) is None
+
+
+@pytest.mark.parametrize(
+    ("case", "mended"),
+    [
+        pytest.param({"loss": "ce", "targets": "flat", "output_units": 4}, "targets.long()", id="float index"),
+        pytest.param({"loss": "ce", "targets": "real", "output_units": 4}, "squeeze(1).long()", id="index in a column"),
+        pytest.param({"loss": "ce", "targets": "one_hot", "output_units": 4}, "targets.float()", id="whole one-hot"),
+        pytest.param({"loss": "scce", "targets": "one_hot", "output_units": 4}, "argmax(-1)", id="one-hot for indices"),
+        pytest.param({"loss": "cce", "targets": "index", "output_units": 4}, "sparse variant", id="index for one-hot"),
+        pytest.param({"loss": "bce_logits", "targets": "binary_flat"}, "[:, None]", id="no column"),
+        pytest.param({"loss": "bce_logits", "targets": "binary", "output_rank": 1}, "[:, 0]", id="column too many"),
+        pytest.param({"loss": "bce_logits", "targets": "multilabel", "output_units": 3}, "4 columns", id="width"),
+        pytest.param({"loss": "mse", "targets": "index", "output_units": 4}, "4 columns", id="index for squared error"),
+        pytest.param({"loss": "ce", "targets": "index", "output_units": 1}, None, id="the loss is wrong"),
+        pytest.param({"loss": "bce", "targets": "binary"}, None, id="outputs out of range"),
+        pytest.param({"loss": "bce_logits", "targets": "signed"}, None, id="targets out of range"),
+        pytest.param({"loss": "custom", "targets": "real"}, None, id="a loss of one's own"),
+    ],
+)
+def test_what_the_loss_refuses_is_told_with_what_to_do(
+    build: Callable[..., Any], target_summaries: dict[str, TargetSummary], case: dict[str, Any], mended: str | None
+) -> None:
+    if case["targets"] == "binary_flat":
+        case = case | {"targets": replace(target_summaries["binary"], rank=1)}
+    if case["loss"] in ("ce",) and case["targets"] in ("flat", "real"):
+        case = case | {"targets": replace(target_summaries[case["targets"]], integral=True, minimum=0.0)}
+    history, context = build(**({"output_rank": 2, "steps": 1} | case))
+    found = TargetMismatch().check(history, replace(context, loss_refusal="outputs (8, 4) and targets (8,) (refused)"))
+    if mended is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert found.severity == "error"
+        assert mended in found.message

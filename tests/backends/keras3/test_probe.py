@@ -108,3 +108,5 @@ def test_wrong_objects_are_refused() -> None:
         probe(build(), [], "mse", None, 1)
     with pytest.raises(InputError, match="unknown"):
         probe(build(), (X, Y), "no such loss", None, 1)
+    with pytest.raises(InputError, match="not int"):
+        probe(build(), (X, Y), "mse", 3, 1)

@@ -69,7 +69,7 @@ def train(trainer: KerasTrainer, run: Any, *edits: Edit, epochs: int = 3) -> Any
 
 
 def losses(run: Any) -> list[float]:
-    return [values["loss"] for _, values, _ in run.epochs]
+    return [values["loss"] for _, values, _ in run.ends]
 
 
 def test_a_training_leaves_the_given_objects_as_they_were(make_run: Callable[..., Any]) -> None:
@@ -82,7 +82,7 @@ def test_a_training_leaves_the_given_objects_as_they_were(make_run: Callable[...
     assert not model.optimizer.built
     assert model.train_function is None
     assert any(not np.array_equal(a, b) for a, b in zip(before, trained.model.get_weights(), strict=True))
-    assert [e for e, _, _ in run.epochs] == [0, 1, 2]
+    assert [e for e, _, _ in run.ends] == [0, 1, 2]
     assert run.kept is trained
     assert run.context.managed
     assert run.context.train_rows == 50
@@ -115,7 +115,7 @@ def test_callers_random_states_are_kept(make_run: Callable[..., Any]) -> None:
 def test_evaluation_gives_raw_outputs_targets_and_mean_loss(make_run: Callable[..., Any]) -> None:
     run = make_run()
     trained = train(make_trainer(request()), run, epochs=1)
-    _, _, evaluation = run.epochs[-1]
+    _, _, evaluation = run.ends[-1]
     expected = trained.model.predict(X[50:], verbose=0)
     np.testing.assert_allclose(evaluation.outputs, expected, rtol=1e-5)
     assert evaluation.outputs.dtype == np.float64
@@ -131,13 +131,13 @@ def test_the_budget_is_never_exceeded(make_run: Callable[..., Any], budget: int)
     train(make_trainer(request()), run, epochs=9)
     assert run.spent <= budget
     assert run.spent > budget - 16 * 3 - 20 or budget == 1000
-    assert len(run.epochs) == (0 if budget < 48 else budget // 170 + (budget % 170 >= 48))
+    assert len(run.ends) == (0 if budget < 48 else budget // 170 + (budget % 170 >= 48))
 
 
 def test_the_core_ends_a_training(make_run: Callable[..., Any]) -> None:
     run = make_run(epochs=2)
     train(make_trainer(request()), run, epochs=9)
-    assert len(run.epochs) == 2
+    assert len(run.ends) == 2
 
 
 EDITS: list[Edit] = [
@@ -170,7 +170,7 @@ def test_every_edit_trains(make_run: Callable[..., Any], edit: Edit, tmp_path: P
     assert trainer.supports(edit).level is SupportLevel.REBUILD
     run = make_run()
     trained = train(trainer, run, edit, epochs=1)
-    assert np.isfinite(run.epochs[0][2].loss)
+    assert np.isfinite(run.ends[0][2].loss)
     saved = save_model(trained.model, tmp_path)
     loaded = keras.models.load_model(saved)
     np.testing.assert_allclose(loaded.predict_on_batch(X), trained.model.predict_on_batch(X), rtol=1e-5)
@@ -221,7 +221,7 @@ def test_stop_early_restores_the_best_weights(make_run: Callable[..., Any]) -> N
     trainer = make_trainer(request(mlp(optimizer=keras.optimizers.SGD(300.0))))
     run = make_run()
     trained = train(trainer, run, StopEarly(2), epochs=30)
-    found = [e.loss for _, _, e in run.epochs]
+    found = [e.loss for _, _, e in run.ends]
     assert len(found) == int(np.argmin(found)) + 3 < 30
     assert trained.evaluate(VALIDATION).loss == pytest.approx(min(found))
 
@@ -238,7 +238,7 @@ def test_a_new_loss_is_trained_but_the_given_one_is_told(make_run: Callable[...,
     trained = train(make_trainer(request()), run, SetLoss("squared_error", "values"), epochs=1)
     assert trained.model.loss.name == "mean_squared_error"
     expected = keras.losses.BinaryCrossentropy()(Y[50:], trained.model.predict_on_batch(X[50:]))
-    assert run.epochs[0][2].loss == pytest.approx(float(expected), rel=1e-5)
+    assert run.ends[0][2].loss == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_batch_order_depends_on_the_seed_only(make_run: Callable[..., Any]) -> None:
@@ -284,7 +284,7 @@ def test_streams(make_run: Callable[..., Any], kind: Any) -> None:
     run = make_run()
     train(trainer, run, ScaleInputs(), epochs=2)
     assert run.spent == 2 * (4 * 16 * 3 + 20)  # how full the last batch is isn't known before it is read
-    assert np.array_equal(run.epochs[0][2].targets, Y[50:])
+    assert np.array_equal(run.ends[0][2].targets, Y[50:])
     assert bool(trainer.supports(SetBatchSize(8))) == (kind is dataset)
 
 
@@ -432,6 +432,12 @@ def test_pretrained_weights_are_where_attempts_start(make_run: Callable[..., Any
         ({"fit_args": {"callbacks": [3]}}, ConfigError, "callbacks"),
         ({"fit_args": {"callbacks": 3}}, ConfigError, "callbacks"),
         ({"fit_args": {"class_weight": 3}}, ConfigError, "class_weight"),
+        ({"fit_args": {"class_weight": {"yes": 1.0}}}, ConfigError, "class 'yes'"),
+        ({"fit_args": {"class_weight": {0: "a"}}}, ConfigError, "weight 'a'"),
+        ({"fit_args": {"verbose": "q"}}, ConfigError, "verbose must be"),
+        ({"fit_args": {"shuffle": "no"}}, ConfigError, "shuffle must be"),
+        ({"fit_args": {"validation_batch_size": 0}}, ConfigError, "validation_batch_size"),
+        ({"fit_args": {"workers": 2}}, ConfigError, "workers"),
         ({"loss": 3}, InputError, "no loss of Keras"),
         ({"fit_args": {"steps_per_epoch": 0}}, ConfigError, "steps_per_epoch"),
         ({"model": keras.Sequential([keras.Input((4,)), layers.Dense(1)])}, InputError, "not compiled"),

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,52 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from autotrainer.adapter import Evaluation, FitRequest, Trained, TrainingSpec
+from autotrainer.adapter import FitRequest, Trained, TrainingSpec
 from autotrainer.backends.pytorch.trainer import TorchTrainer, make_trainer
 from autotrainer.data import normalize
-from autotrainer.monitor import Monitor
-from autotrainer.sampler import StepSampler
-from autotrainer.task import TaskContext
-
-
-class RecordingRun:
-    """What the core does in a training, without a verdict: keeps everything, and stops after some work."""
-
-    def __init__(self, limit: float = float("inf"), *, watched: bool = True) -> None:
-        self.monitor = Monitor([], StepSampler(active=watched), quiet=True)
-        self.limit, self.spent = limit, 0
-        self.ends: list[tuple[int, dict[str, float], Evaluation | None]] = []
-        self.context = TaskContext()
-        self.operations = 0.0
-        self.kept: Trained | None = None
-
-    def keep(self, trained: Trained) -> None:
-        self.kept = trained
-
-    def start(self, context: TaskContext, operations: float) -> None:
-        self.context, self.operations = context, operations
-
-    def spend(self, samples: int, *, training: bool) -> bool:
-        if training and self.spent >= self.limit:
-            return False
-        self.spent += samples * (3 if training else 1)
-        return True
-
-    def end_epoch(self, epoch: int, values: Mapping[str, float], evaluation: Evaluation | None) -> bool:
-        self.ends.append((epoch, dict(values), evaluation))
-        return True
-
-    @property
-    def evaluation(self) -> Evaluation:
-        last = self.ends[-1][2]
-        assert last is not None
-        return last
+from autotrainer.testing import RecordedRun
 
 
 class Managed:
     """A small classification task (200 + 60 rows, 4 features, 2 classes), and trainings of models on it."""
 
-    Run = RecordingRun
+    Run = RecordedRun
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
@@ -84,8 +48,8 @@ class Managed:
 
     def train(
         self, model: Any, *edits: Any, epochs: int = 2, seed: int = 0, **changes: Any
-    ) -> tuple[Trained, RecordingRun]:
-        run = RecordingRun()
+    ) -> tuple[Trained, RecordedRun]:
+        run = RecordedRun()
         trained = self.trainer(model, **changes).train(TrainingSpec(epochs, seed, edits), run)
         return trained, run
 

@@ -138,11 +138,11 @@ def test_given_objects_stay_as_they_were(managed: Any, weights_of: Any) -> None:
 
 
 def test_budget_ends_an_epoch_and_still_evaluates(managed: Any) -> None:
-    run = managed.Run(limit=1000)
+    run = managed.Run(1000, reserve=60)
     managed.trainer(managed.mlp()).train(TrainingSpec(9, 0), run)
     assert [epoch for epoch, _, _ in run.ends] == [0, 1]
     assert run.evaluation.outputs.shape == (60, 2)
-    none = managed.Run(limit=0)
+    none = managed.Run(60)
     managed.trainer(managed.mlp()).train(TrainingSpec(9, 0), none)
     assert np.isnan(none.ends[0][1]["loss"])
     assert none.evaluation.outputs.shape == (60, 2)
@@ -322,7 +322,7 @@ def test_builder_starts_from_the_same_weights_each_time(managed: Any, weights_of
     trainer = managed.trainer(build)
     starts = []
     for seed in (0, 1):
-        run = managed.Run(limit=0)
+        run = managed.Run(0)
         starts.append(weights_of(trainer.train(TrainingSpec(1, seed), run).model))
     assert torch.equal(*starts)
 

@@ -119,7 +119,7 @@ def test_activations(managed: Any, to: Any, kind: type[nn.Module]) -> None:
 
 
 def untrained(managed: Any, model: nn.Module, *edits: e.Edit, **changes: Any) -> nn.Module:
-    run = managed.Run(limit=0)
+    run = managed.Run(0)
     found: nn.Module = managed.trainer(model, **changes).train(TrainingSpec(1, 0, edits), run).model
     return found
 
@@ -390,7 +390,7 @@ def test_functional_activations_are_replaced_one_by_one(managed: Any) -> None:
         e.SetOutputActivation("linear"),
         e.SetLoss("binary_cross_entropy", "logits"),
     )
-    new = trainer.train(TrainingSpec(1, 0, edits), managed.Run(limit=0)).model
+    new = trainer.train(TrainingSpec(1, 0, edits), managed.Run(0)).model
     x = torch.randn(3, 4)
     inner = new.model
     h = inner.layers[0](x)
@@ -496,7 +496,7 @@ def test_frozen_and_kept_layers_are_left_alone(managed: Any) -> None:
         e.Reinitialize(every, "he_normal"),
         e.InsertNormalization(every),
     )
-    run = managed.Run(limit=0)
+    run = managed.Run(0)
     trained = trainer.train(TrainingSpec(1, 0, edits), run)
     assert [edit.layers for edit in trained.edits] == [("4", "5"), ("4",), ("4",)]
     for i in (0, 2):

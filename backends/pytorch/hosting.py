@@ -1,0 +1,84 @@
+"""Copies models, optimizers and losses together to the host and back, so that only what trains is on the device."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+from torch.optim import Optimizer
+
+from autotrainer.errors import InputError
+
+__all__ = ["Places", "copied", "copied_to_host", "is_remote"]
+
+Places = Mapping[int, torch.device]
+"""Where copies of the tensors of a host copy belong, by their ids."""
+
+
+def is_remote(tensor: Tensor) -> bool:
+    """Say whether a tensor's memory is not the host's."""
+    return tensor.device.type not in ("cpu", "meta")
+
+
+def copied_to_host(objects: Sequence[Any]) -> tuple[Any, Places]:
+    """Copy modules and optimizers together, links between them kept, with their tensors in host memory.
+
+    Parameters, buffers and states of optimizers count; tensors of the user's own classes and plain attributes stay
+    where they are, and so does all of a model that has lazy parameters.
+
+    Args:
+        objects: Modules, optimizers, and None.
+
+    Returns:
+        The copies, and where their tensors came from.
+
+    Raises:
+        InputError: If one can't be copied.
+    """
+    tensors = list(_tensors(objects))
+    lazy = any(isinstance(tensor, UninitializedParameter) for tensor in tensors)
+    remote = [] if lazy else [t for t in tensors if type(t) in (nn.Parameter, Tensor) and is_remote(t)]
+    memo: dict[int, Any] = {id(tensor): _moved(tensor, torch.device("cpu")) for tensor in remote}
+    places = {id(memo[id(tensor)]): tensor.device for tensor in remote}
+    return _deepcopied(objects, memo), places
+
+
+def copied(objects: Any, places: Places) -> Any:
+    """Copy what `copied_to_host` returned, to where it came from.
+
+    Raises:
+        InputError: If something can't be copied.
+    """
+    memo: dict[int, Any] = {id(t): _moved(t, places[id(t)]) for t in _tensors(objects) if id(t) in places}
+    return _deepcopied(objects, memo)
+
+
+def _tensors(objects: Sequence[Any]) -> Iterator[Tensor]:
+    for item in objects:
+        if isinstance(item, nn.Module):
+            yield from item.parameters()
+            yield from item.buffers()
+        elif isinstance(item, Optimizer):
+            for state in item.state.values():
+                yield from (value for value in state.values() if isinstance(value, Tensor))
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    copy_ = tensor.detach().to(device, copy=True)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(copy_, requires_grad=tensor.requires_grad)
+    return copy_.requires_grad_(tensor.requires_grad)
+
+
+def _deepcopied(objects: Any, memo: dict[int, Any]) -> Any:
+    try:
+        return copy.deepcopy(objects, memo)
+    except (RuntimeError, TypeError, NotImplementedError, AttributeError) as error:
+        raise InputError(
+            f"the model (or its optimizer or loss) can't be copied: {error}. Give a callable that builds the model "
+            "instead, and optimizer=callable(params)"
+        ) from error

@@ -1,0 +1,68 @@
+"""Tells initial weights of a special form: all zero, one constant, the same for all units or for all inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["weight_forms"]
+
+
+def weight_forms(modules: Sequence[nn.Module]) -> list[str]:
+    """Return the form of each module's weights, as `autotrainer.signals.LayerInfo.start` has it.
+
+    Reads two units and two inputs of each layer, and the whole of those layers alone where these are equal; waits for
+    the device once. Grouped convolutions have none: their units see different inputs.
+    """
+    forms = ["constant" if _repeats_one_value(module) else "" for module in modules]
+    found = [(place, matrix) for place, module in enumerate(modules) if (matrix := _matrix(module)) is not None]
+    if not found:
+        return forms
+    with torch.no_grad():
+        hints = torch.stack([_equal_ends(matrix).cpu() for _, matrix in found]).tolist()
+        for (place, matrix), equal in zip(found, hints, strict=True):
+            forms[place] = _form(matrix) if any(equal) else ""
+    return forms
+
+
+def _matrix(module: nn.Module) -> Tensor | None:
+    """Return the weights of a layer as a view of shape (units, inputs, places), or None."""
+    if not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+        return None
+    weight = module._parameters.get("weight")
+    if type(weight) is not nn.Parameter or weight.device.type == "meta" or weight.layout is not torch.strided:
+        return None
+    if getattr(module, "groups", 1) != 1 or weight.numel() == 0 or not weight.is_floating_point():
+        return None
+    matrix = weight.detach()
+    if getattr(module, "transposed", False):
+        matrix = matrix.transpose(0, 1)
+    return matrix.reshape(*matrix.shape[:2], -1)
+
+
+def _repeats_one_value(module: nn.Module) -> bool:
+    """Say whether all matrices of a recurrent layer hold one and the same value each, and not only zeros."""
+    if not isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        return False
+    with torch.no_grad():
+        matrices = [p for p in module._parameters.values() if p is not None and p.ndim == 2]
+        if not matrices or any(p.device.type == "meta" for p in matrices):
+            return False
+        return all(bool((p == p[0, 0]).all()) for p in matrices) and any(bool(p[0, 0]) for p in matrices)
+
+
+def _equal_ends(matrix: Tensor) -> Tensor:
+    """Say whether the first and the last unit, and the first and the last input, have equal weights; shape (2,)."""
+    return torch.stack([(matrix[0] == matrix[-1]).all(), (matrix[:, 0] == matrix[:, -1]).all()])
+
+
+def _form(matrix: Tensor) -> str:
+    units = matrix.shape[0] > 1 and bool((matrix == matrix[:1]).all())
+    inputs = bool((matrix == matrix[:, :1]).all())
+    if units and inputs:
+        return "constant" if bool(matrix.any()) else "zero"
+    if inputs and not matrix.any():
+        return "zero"
+    return "equal_units" if units else ("equal_inputs" if inputs else "")
