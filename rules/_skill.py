@@ -124,11 +124,12 @@ def _squared_error(history: RunHistory, context: TaskContext) -> list[Witness]:
         ratios = np.minimum(errors / variance, 1e6)
         mean = float(ratios.mean()) if len(ratios) else math.nan
         half = 1.64 * float(ratios.std()) / math.sqrt(len(ratios)) if len(ratios) > 2 else math.inf
-    if math.isinf(half) and context.loss.family == "squared_error":
-        held_out = history.epochs("val_loss")[1]
-        held_out = held_out[len(held_out) // 2 :]
-        mean = float(np.minimum(np.mean(held_out), 1e300) / variance) if held_out.size else mean
-        half = _VALIDATION_NOISE if held_out.size else half
+    held_out = history.epochs("val_loss")[1]
+    held_out = held_out[len(held_out) // 2 :]
+    held_out = held_out[~np.isnan(held_out)]
+    unsure = not (half <= _PRECISE or mean - half >= 1)  # also where one spike dwarfs all other losses
+    if unsure and held_out.size and context.loss.family == "squared_error":
+        mean, half = float(np.minimum(np.mean(held_out), 1e300) / variance), _VALIDATION_NOISE
     # Far below the trivial predictor the interval is wide in absolute terms, yet the judgement is sure.
     half = half if mean - half < 1 else min(half, _PRECISE)
     return [Witness(1 - mean, 1 - mean - half, 1 - mean + half, 1 - mean)]

@@ -142,8 +142,8 @@ class SlowConvergence(Rule):
             "accuracy_per_epoch": gain,
         }
         message = (
-            f"The loss fell by {result.fell:.1%} over the last half of the run: too slow for the schedule, since "
-            f"{result.words} after {result.steps} steps."
+            f"The loss fell by {result.fell / (1 + result.fell):.1%} over the last half of the run: too slow for the "
+            f"schedule, since {result.words} after {result.steps} steps."
         )
         return self.finding(result.worst, 0.75, message, evidence)
 

@@ -55,6 +55,18 @@ _ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.GLU: "glu",
 }
 
+_BY_CLASS = {
+    **{name.replace("_", ""): name for name in _ACTIVATIONS.values() if name != "glu"},
+    "exp": "exponential",
+    "exponential": "exponential",
+    "fastgelu": "gelu",
+    "hardswish": "hard_silu",
+    "newgelu": "gelu",
+    "quickgelu": "gelu",
+    "swish": "silu",
+}
+"""Activations by the name of the class, in lower case."""
+
 _NORMS: tuple[type[nn.Module], ...] = (
     nn.modules.batchnorm._NormBase,
     nn.LayerNorm,
@@ -81,10 +93,16 @@ _WRAPPERS = ("module.", "_orig_mod.")
 
 
 def activation_name(module: nn.Module) -> str | None:
-    """Return the lower-case name of an activation module, or None if it is none."""
+    """Return the lower-case name of an activation module, or None if it is none.
+
+    A user's own class counts by its name (``Swish``, ``QuickGELU``) if it holds neither tensors nor modules.
+    """
     if isinstance(module, nn.Threshold):
         return "thresholded_relu" if module.value == 0 else "threshold"
-    return next((_ACTIVATIONS[t] for t in type(module).__mro__ if t in _ACTIVATIONS), None)
+    known = next((_ACTIVATIONS[t] for t in type(module).__mro__ if t in _ACTIVATIONS), None)
+    if known is None and not any((module._parameters, module._buffers, module._modules)):
+        return _BY_CLASS.get(type(module).__name__.lower().removesuffix("activation"))
+    return known
 
 
 def _kind(module: nn.Module) -> str:

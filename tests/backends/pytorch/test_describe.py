@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from autotrainer.backends.pytorch.describe import layers, loss_info, optimizer_info, plain_name
+from autotrainer.backends.pytorch.describe import activation_name, layers, loss_info, optimizer_info, plain_name
 from autotrainer.task import LossInfo
 
 
@@ -139,3 +139,29 @@ def test_optimizers() -> None:
     adam = optimizer_info(torch.optim.AdamW(parameters, torch.tensor(0.5)))
     assert (adam.name, adam.learning_rate, adam.momentum) == ("adamw", 0.5, 0.0)
     assert math.isnan(optimizer_info(None).learning_rate)
+
+
+class Swish(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * x.sigmoid()
+
+
+class Exponential(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.exp()
+
+
+class Softmax(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.scale * x).softmax(-1)
+
+
+@pytest.mark.parametrize(("module", "expected"), [(Swish(), "silu"), (Exponential(), "exponential"), (Softmax(), None)])
+def test_an_activation_of_ones_own_counts_by_its_name_unless_it_holds_tensors(
+    module: nn.Module, expected: str | None
+) -> None:
+    assert activation_name(module) == expected
