@@ -29,7 +29,7 @@ class NonFiniteData(Rule):
         None: a value is finite or it is not.
 
     When it is wrong
-        Models that mask missing values themselves: while the loss stays finite it is a warning.
+        Models that mask missing values themselves: while loss, gradients and weights stay finite it is a warning.
 
     Repairs
         Fill or drop the rows concerned before training.
@@ -41,7 +41,7 @@ class NonFiniteData(Rule):
     problem = "nonfinite_data"
     code = "AT502"
     aliases = ("nan_data", "missing_values", "nan_input", "nan_in_data")
-    needs = frozenset({"input_nonfinite", "target_nonfinite", "loss", "output_max"})
+    needs = frozenset({"input_nonfinite", "target_nonfinite", "loss", "grad_norm", "weight_norm"})
     static = True
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
@@ -53,7 +53,8 @@ class NonFiniteData(Rule):
         if not inputs and not targets:
             return None
         losses = history.losses[1]
-        harmless = bool(len(losses)) and bool(np.isfinite(losses).all()) and history.step >= 50
+        hurt = any(np.isinf(history.layer(column)).any() for column in ("grad_norm", "weight_norm"))
+        harmless = bool(len(losses)) and bool(np.isfinite(losses).all()) and not hurt and history.step >= 50
         parts = [f"{share:.2%} of the {what}" for share, what in ((inputs, "inputs"), (targets, "targets")) if share]
         message = f"{' and '.join(parts)} in the sampled batches are NaN or infinite."
         return self.finding(

@@ -15,6 +15,11 @@ from autotrainer.rules.nonfinite_data import NonFiniteData
         pytest.param({"scalars": {"input_nonfinite": 0.01}, "steps": 1}, "error", id="inputs"),
         pytest.param({"scalars": {"target_nonfinite": 0.01}, "losses": lambda t: np.inf}, "error", id="targets"),
         pytest.param({"scalars": {"input_nonfinite": 0.01}}, "warning", id="masked by the model"),
+        pytest.param(
+            {"scalars": {"input_nonfinite": 0.01}, "table": {"grad_norm": lambda t: np.inf if t > 20 else 0.3}},
+            "error",
+            id="a ReLU hides it from the loss, the gradients tell",
+        ),
         pytest.param({"scalars": {"input_nonfinite": np.nan, "target_nonfinite": np.nan}}, None, id="not measured"),
         pytest.param({}, None, id="finite"),
     ],
