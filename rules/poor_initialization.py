@@ -129,7 +129,11 @@ class PoorInitialization(Rule):
         """Judge hidden layers whose units all start with the same weights (other than zero), if there are any."""
         rows = weight_layers(history)
         layers = [history.layers[row] for row in rows]
-        equal = [i for i, layer in enumerate(layers) if layer.hidden and layer.start in ("constant", "equal_units")]
+        equal = [
+            i
+            for i, layer in enumerate(layers)
+            if layer.hidden and not layer.frozen and layer.start in ("constant", "equal_units")
+        ]
         if not equal:
             return None
         # Gradients of equal units are equal where the next layer weighs its inputs equally, and so they stay equal.

@@ -147,12 +147,12 @@ class FitArguments:
         if rest["verbose"] not in ("auto", 0, 1, 2):
             raise ConfigError(f"fit_args: verbose must be 'auto', 0, 1 or 2, not {rest['verbose']!r}")
         shuffle = rest.pop("shuffle", True)
-        if not isinstance(shuffle, bool):
+        if shuffle not in (True, False):
             raise ConfigError(f"fit_args: shuffle must be True or False, not {shuffle!r}")
         return cls(
             _count(rest, "steps_per_epoch"),
             _count(rest, "validation_steps"),
-            shuffle,
+            bool(shuffle),
             rest.pop("sample_weight", None),
             callbacks,
             rest,
@@ -179,7 +179,11 @@ def _check_class_weight(given: Any) -> None:
     if not isinstance(given or {}, Mapping):
         raise ConfigError("fit_args: class_weight must be a dict of weights by class")
     for label, weight in (given or {}).items():
-        if isinstance(label, bool) or not isinstance(label, Integral) or label < 0:
+        if (
+            isinstance(label, bool)
+            or not isinstance(label, Real)
+            or not (float(label) >= 0 and float(label).is_integer())
+        ):
             raise ConfigError(f"fit_args: class_weight has the class {label!r}: classes are whole numbers from 0")
         if isinstance(weight, bool) or not isinstance(weight, Real) or not 0 <= float(weight) < math.inf:
             raise ConfigError(f"fit_args: class_weight gives class {label} the weight {weight!r}: not a number >= 0")
@@ -187,6 +191,6 @@ def _check_class_weight(given: Any) -> None:
 
 def _count(arguments: dict[str, Any], name: str) -> int | None:
     value = arguments.pop(name, None)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
         raise ConfigError(f"fit_args: {name} must be a whole number >= 1, not {value!r}")
-    return value
+    return None if value is None else int(value)

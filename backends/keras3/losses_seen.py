@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import keras
+
 __all__ = ["LossReader", "loss_names"]
 
 _KEPT = 1024
@@ -69,7 +71,7 @@ class LossReader:
         """
         now = self._loss_of(self.logs[-1]) if self.logs else math.nan
         if math.isnan(loss):
-            if self._means and self.logs and done > stride:
+            if self._means and self.logs and done > stride and self._unproven == "unknown":
                 self._unproven = "mean" if self._tell_means(self.logs[-1]) else self._unproven
                 self._means = ()
             self._reading = self._unproven
@@ -117,6 +119,10 @@ class LossReader:
 
     def _tell_means(self, logs: Any) -> bool:
         """Say whether each of the losses in the logs is what one of the metrics holds."""
+        if keras.backend.backend() == "jax":
+            return False  # while it trains, its metrics hold no values
+        if any(name not in logs for name in self._names):
+            return False
         means = [mean() for mean in self._means]
         return all(
             any(math.isclose(logs[name], mean, rel_tol=_RAW_TOLERANCE) for mean in means) for name in self._names
@@ -140,6 +146,7 @@ def _difference(before: float, now: float, done: int, stride: int) -> float:
 
 def loss_names(logs: Any) -> tuple[str, ...]:
     """Return under which names logs hold the loss: ``loss``, else a total, else all parts that make it up."""
-    found = [n for n in logs if "loss" in str(n) and not str(n).startswith("val_")] if isinstance(logs, Mapping) else []
+    names = [n for n in logs if not str(n).startswith("val_")] if isinstance(logs, Mapping) else []
+    found = [n for n in names if "loss" in str(n).split("_") and str(n) != "loss_scale"]
     whole = next((name for name in ("loss", "total_loss") if name in found), None)
     return tuple(found) if whole is None else (whole,)

@@ -54,7 +54,9 @@ class Measure:
         self._model = model
         self._losses = losses
         self._given = loss, optimizer
-        self.parts = with_weight_forms(find_parts(model))
+        parts = find_parts(model)
+        # While JAX trains, the variables of the model hold no values.
+        self.parts = parts if keras.backend.backend() == "jax" else with_weight_forms(parts)
         self._meter = LayerMeter(self.parts)
         self._order = list(range(len(self.parts)))
         self._output: tuple[str | None, int | None] = (None, None)

@@ -92,6 +92,9 @@ class _Probe:
         self._subject = subject
         self._loss = loss
         self._given_loss = given_loss
+        own = given_loss if given_loss is not None else getattr(model, "loss", None)
+        module = getattr(own, "__module__", type(own).__module__) or ""
+        self._takes_as_given = isinstance(own, str) or module.startswith("keras.")  # one's own may reshape
         self._optimizer = optimizer
         self._errors: list[Exception] = []
         self._refusal = ""
@@ -132,7 +135,7 @@ class _Probe:
         result: list[Any] = []
         seen = self._recorder.record(lambda: result.append(self._forward(step, x, y)))
         seen |= {"inputs": _first(x), "targets": targets}
-        if not keras.tree.is_nested(result[0]):
+        if not keras.tree.is_nested(result[0]) and self._takes_as_given:
             self._output_rank = len(result[0].shape)
         loss = self._loss_of(y, result[0])
         if loss is not None:

@@ -16,6 +16,7 @@ from autotrainer.task import LossInfo, OptimizerInfo
 
 __all__ = [
     "activation_name",
+    "is_plain",
     "layer_info",
     "layers",
     "loss_info",
@@ -322,6 +323,11 @@ def loss_info(loss_fn: nn.Module | Callable[..., Any] | None) -> LossInfo:
     if str(getattr(loss_fn, "__module__", "")).startswith("torch") and name in _LOSSES:
         return LossInfo(name=name, reduction=reduction, **_LOSSES[name])
     return LossInfo(name=name, reduction=reduction)
+
+
+def is_plain(loss_fn: Any) -> bool:
+    """Say whether a loss is PyTorch's own and takes outputs and targets as they are; a subclass may reshape them."""
+    return type(loss_fn).__module__ == "torch.nn.modules.loss"
 
 
 def optimizer_info(optimizer: Any) -> OptimizerInfo:

@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.optim import Optimizer
 
 from autotrainer.backends.pytorch.calls import LossCall, loss_of, losses_to_host
 from autotrainer.backends.pytorch.describe import layers, loss_info, optimizer_info
 from autotrainer.backends.pytorch.evaluations import Evaluation
-from autotrainer.backends.pytorch.losshook import OnLoss, hook_loss
 from autotrainer.backends.pytorch.sampled import SampledSteps
-from autotrainer.backends.pytorch.tracing import is_compiled
+from autotrainer.backends.pytorch.tracing import Hook, is_compiled
 from autotrainer.errors import InputError
 from autotrainer.monitor import Monitor
 from autotrainer.task import TaskContext
@@ -160,7 +160,9 @@ class TorchObserver:
             if is_compiled(self._loss_fn):
                 logger.warning("the loss is compiled and can't be seen: call monitor.log(loss=..., outputs=..., ...)")
             else:
-                self._removals.append(hook_loss(self._loss_fn, self._model, self._loss_hook()))
+                self._removals.append(
+                    self._loss_fn.register_forward_hook(Hook(self._loss_hook()), with_kwargs=True).remove
+                )
         if self._sampled.compiled:
             logger.warning("the model is compiled: its activations are not measured, everything else is")
         self._removals.append(self._optimizers[0].register_step_post_hook(self._step_hook()).remove)
@@ -191,10 +193,12 @@ class TorchObserver:
 
     # -- the two permanent hooks ----------------------------------------------------------------------------------
 
-    def _loss_hook(self) -> OnLoss:
+    def _loss_hook(self) -> Callable[..., None]:
         count, model, seen = self._count, self._model, self._see_loss
 
         def on_loss(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Any) -> None:
+            if is_compiling():
+                return  # a compiled step holds what is read here as constants
             if not count.alert and type(loss) is Tensor and loss.requires_grad and model.training:
                 step = count.step
                 if step < _ALL_LOSSES or step % _LOSS_PERIOD < _LOSS_BURST:

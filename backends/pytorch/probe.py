@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedParameter
 
 from autotrainer.backends.pytorch.data import ArrayBatches, LoaderBatches, call_model
-from autotrainer.backends.pytorch.describe import layers, loss_info, optimizer_info
+from autotrainer.backends.pytorch.describe import is_plain, layers, loss_info, optimizer_info
 from autotrainer.backends.pytorch.functional import first_tensor
 from autotrainer.backends.pytorch.random_state import preserve_random_state
 from autotrainer.backends.pytorch.stats import row_count, rows_of, to_host
@@ -165,7 +165,8 @@ class _Probe:
         targets = first_tensor(targets)
         if not step:
             context = self._table.begin(self._context, outputs, None)
-            self._context = replace(context, output_rank=result.ndim if isinstance(result, Tensor) else None)
+            as_given = isinstance(result, Tensor) and is_plain(self._loss)
+            self._context = replace(context, output_rank=result.ndim if as_given else None)
         rows = row_count(outputs, targets)
         observation = Observation(
             step=step,

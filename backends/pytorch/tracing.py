@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -22,24 +23,14 @@ from autotrainer.signals import LayerInfo
 __all__ = ["ForwardTracer", "Hook", "is_compiled"]
 
 
-class Hook:
+class Hook(functools.partial[None]):
     """A hook that stays behind when the module that has it is copied or saved.
 
     A copy gets ``contextlib.nullcontext().__exit__`` in its place: a callable of the standard library that does
-    nothing, so that what is saved can be loaded where autotrainer is not installed.
-
-    Args:
-        function: What to call.
+    nothing, so that what is saved can be loaded where autotrainer is not installed. Called at the speed of C.
     """
 
-    __slots__ = ("function",)
-
-    def __init__(self, function: Callable[..., None]) -> None:
-        self.function = function
-
-    def __call__(self, *args: Any) -> None:
-        """Call the function."""
-        self.function(*args)
+    __slots__ = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (nullcontext(), "__exit__")

@@ -254,7 +254,7 @@ class TorchTrainer(Trainer):
         units = None
         if look.output is not None:
             units = int(look.output.shape[info.class_axis]) if look.output.ndim > 1 else 1
-        as_given = look.output is not None and look.single and type(loss).__module__ == "torch.nn.modules.loss"
+        as_given = look.output is not None and look.single and describe.is_plain(loss)
         return TaskContext(
             framework="pytorch",
             engine="pytorch",

@@ -146,3 +146,13 @@ def test_targets_that_do_not_fit_pytorch(units: int, targets: Any, loss: Any, wr
 )
 def test_targets_that_do_not_fit_keras(units: int, output: str | None, targets: Any, loss: str, wrong: bool) -> None:
     assert problems(keras_model(units, output), (X, targets), loss) == (["target_mismatch"] if wrong else [])
+
+
+def test_a_loss_of_ones_own_may_reshape_what_it_takes() -> None:
+    class Squeezing(nn.MSELoss):
+        def forward(self, outputs: Any, targets: Any) -> Any:
+            return super().forward(outputs.squeeze(-1), targets)
+
+    x = torch.randn(64, 4)
+    found = autotrainer.check(nn.Linear(4, 1), (x, x.sum(1)), loss=Squeezing())
+    assert "target_mismatch" not in {f.problem for f in found}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,12 @@ STUCK: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
     found = PoorInitialization().check(*build(**case))
     assert (found.severity if found else None) == expected
+
+
+def test_frozen_filters_may_be_equal(build: Callable[..., Any]) -> None:
+    first, *rest = starting("equal_units", "", "")
+    layers = [replace(first, frozen=True), *rest]
+    assert PoorInitialization().check(*build(layers=layers, steps=1)) is None
 
 
 def test_equal_units_are_named_with_their_layers(build: Callable[..., Any]) -> None:
