@@ -141,11 +141,11 @@ def _pick(draw: np.random.Generator, *choices: Any) -> Any:
     return choices[int(draw.integers(len(choices)))]
 
 
-def _layers(row: Row, change: Callable[[int, Row], Row]) -> Row:
-    """Change the hidden layers with weights, given their number and settings."""
+def _layers(row: Row, change: Callable[[int, Row], Row]) -> Row | None:
+    """Change the hidden layers with an activation, given their number and settings; None if there are none."""
     weighted = [i for i, layer in enumerate(row["layers"][:-1]) if "activation" in layer]
     layers = [change(weighted.index(i), layer) if i in weighted else layer for i, layer in enumerate(row["layers"])]
-    return {"layers": layers}
+    return {"layers": layers} if weighted else None
 
 
 def _head(row: Row, **settings: Any) -> Row:
@@ -164,21 +164,14 @@ def _rate_too_low(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
     return _rate(row, float(_pick(draw, 1e-2, 1e-3, 1e-4)))
 
 
-def _zero_init(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
-    if not any("init" in layer for layer in row["layers"]):
-        return None
-    return _layers(row, lambda i, layer: {**layer, "init": "zeros"})
+def _init(to: str) -> _Fault:
+    def inject(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
+        return _layers(row, lambda i, layer: {**layer, "init": to})
 
-
-def _ones_init(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
-    if not any("init" in layer for layer in row["layers"]):
-        return None
-    return _layers(row, lambda i, layer: {**layer, "init": "ones"})
+    return inject
 
 
 def _dead_units(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
-    if not any("init" in layer for layer in row["layers"]):
-        return None
     bias, where = float(_pick(draw, -10, -30)), int(draw.integers(2))
     return _layers(
         row, lambda i, layer: {**layer, "activation": "relu", **({"bias_const": bias} if i == where else {})}
@@ -248,7 +241,7 @@ FAULTS: Mapping[str, tuple[str, _Fault]] = {
     "few_epochs": ("too few epochs", _few_epochs),
     "mse_for_labels": ("wrong loss", _mse_for_labels),
     "one_unit_softmax": ("wrong output activation", _one_unit_softmax),
-    "ones_init": ("bad initialisation", _ones_init),
+    "ones_init": ("bad initialisation", _init("ones")),
     "rate_too_high": ("lr too high", _rate_too_high),
     "rate_too_low": ("lr too low", _rate_too_low),
     "raw_inputs": ("missing normalisation", _raw_inputs),
@@ -257,6 +250,6 @@ FAULTS: Mapping[str, tuple[str, _Fault]] = {
     "sigmoid_for_values": ("targets out of output range", _sigmoid_for_values),
     "signed_labels": ("labels -1/1 with cross-entropy", _signed_labels),
     "single_rows": ("batch too small", _single_rows),
-    "zero_init": ("bad initialisation", _zero_init),
+    "zero_init": ("bad initialisation", _init("zeros")),
 }
 """Faults by name: in the words of the cases, and what puts it into a training (None where it can't be)."""

@@ -12,7 +12,7 @@ from autotrainer.rules._trends import blocks, wilson
 from autotrainer.signals import MAX_ROWS, Floats
 from autotrainer.task import TaskContext
 
-__all__ = ["Witness", "trivial_score", "witnesses"]
+__all__ = ["Witness", "trivial_score", "trivial_squared_error", "witnesses"]
 
 _PRECISE = 0.25
 """Widest half interval of skill that still counts as a measurement."""
@@ -52,6 +52,12 @@ def trivial_score(history: RunHistory, context: TaskContext) -> float:
     if history.targets.minimum < 0 and not history.targets.signed:
         return math.nan  # masked entries count as a class in the summary, not in the accuracy
     return context.trivial_accuracy(history.targets)
+
+
+def trivial_squared_error(history: RunHistory, context: TaskContext) -> float:
+    """Return the loss of always giving the mean of the targets, for a mean squared error; NaN for other losses."""
+    squared = context.loss.family == "squared_error" and context.loss.reduction == "mean"
+    return history.targets.variance if squared and history.targets.variance > 0 else math.nan
 
 
 def witnesses(history: RunHistory, context: TaskContext) -> list[Witness]:

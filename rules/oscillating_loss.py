@@ -13,6 +13,7 @@ from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._skill import trivial_squared_error
 from autotrainer.rules._trends import recent
 from autotrainer.signals import Floats
 from autotrainer.task import TaskContext
@@ -130,9 +131,7 @@ class OscillatingLoss(Rule):
         start = start[np.isfinite(start)]
         if not late.size or not start.size:
             return None
-        whole = abs(float(np.median(start)))
-        if context.loss.family == "squared_error" and context.loss.reduction == "mean" and history.targets.variance > 0:
-            whole = min(whole, history.targets.variance)
+        whole = float(np.fmin(abs(np.median(start)), trivial_squared_error(history, context)))
         level = float(np.median(np.abs(late)))
         relative = min(self.threshold("loss_swing") * level, _LARGE * max(whole, level))
         least = max(self.threshold("swing") * whole, relative)

@@ -12,6 +12,7 @@ import numpy as np
 from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
+from autotrainer.rules._skill import trivial_squared_error
 from autotrainer.rules._trends import theil_sen
 from autotrainer.task import TaskContext
 
@@ -79,8 +80,7 @@ class Overfitting(Rule):
         rise = (float(np.median(losses[-3:])) - float(losses[best])) / scale
         if since < self.threshold("evaluations") or rise < self.threshold("rise"):
             return None
-        variance = self._variance(history, context)
-        lost = rise * scale / variance  # of R²
+        lost = rise * scale / trivial_squared_error(history, context)  # of R²
         if lost < _COST:
             return None
         if since >= 3 and not theil_sen(epochs[best:], losses[best:]).slope > 0:
@@ -103,12 +103,6 @@ class Overfitting(Rule):
         message += f"; accuracy is {train:.3g} in training and {held_out:.3g} in validation." if gap == gap else "."
         evidence = {"best_epoch": float(epochs[best]), "rise": rise, "accuracy_gap": gap, "fall": fall}
         return self.finding(severity, min(0.95, 0.6 + since / 50), message, evidence)
-
-    @staticmethod
-    def _variance(history: RunHistory, context: TaskContext) -> float:
-        """Return the squared error of the mean of the targets; NaN for other losses."""
-        squared = context.loss.family == "squared_error" and context.loss.reduction == "mean"
-        return history.targets.variance if squared and history.targets.variance > 0 else math.nan
 
     @staticmethod
     def _accuracy(history: RunHistory, name: str) -> float:

@@ -172,8 +172,7 @@ class PoorInitialization(Rule):
         zero = [row for row in rows if weights[row] == 0 or history.layers[row].start == "zero"]
         if len(zero) == len(rows):
             return zero
-        blocked = [row for row in zero if size[row] == 0 and history.layers[row].activation in _FLAT_AT_ZERO]
-        return blocked
+        return [row for row in zero if size[row] == 0 and history.layers[row].activation in _FLAT_AT_ZERO]
 
     def _signal(self, history: RunHistory, evidence: dict[str, float]) -> tuple[str | None, list[int]]:
         """Return what is wrong with the signal in the hidden layers at the first step, and where."""

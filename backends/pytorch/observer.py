@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from autotrainer.backends.pytorch.calls import LossCall, loss_of, losses_to_host
 from autotrainer.backends.pytorch.describe import layers, loss_info, optimizer_info
@@ -140,7 +141,7 @@ class TorchObserver:
         self._count = _Count()
         self._sampled = SampledSteps(model, optimizers, context, self._fail)
         self._evaluation = Evaluation(context.loss.reduction != "sum")
-        self._removals: list[Callable[[], None]] = []
+        self._handles: list[RemovableHandle] = []
         self._call: LossCall | None = None
         self._doubtful: LossCall | None = None
         self._seconds = 0.0
@@ -160,17 +161,16 @@ class TorchObserver:
             if is_compiled(self._loss_fn):
                 logger.warning("the loss is compiled and can't be seen: call monitor.log(loss=..., outputs=..., ...)")
             else:
-                self._removals.append(
-                    self._loss_fn.register_forward_hook(Hook(self._loss_hook()), with_kwargs=True).remove
-                )
+                hook = Hook(self._loss_hook())
+                self._handles.append(self._loss_fn.register_forward_hook(hook, with_kwargs=True))
         if self._sampled.compiled:
             logger.warning("the model is compiled: its activations are not measured, everything else is")
-        self._removals.append(self._optimizers[0].register_step_post_hook(self._step_hook()).remove)
+        self._handles.append(self._optimizers[0].register_step_post_hook(self._step_hook()))
         self._look_up(0, self._monitor.sampler.due(0))
 
     def close(self) -> None:
         """Remove every hook and drop every reference to the user's objects."""
-        if not self._removals and self._closed:
+        if not self._handles and self._closed:
             return
         self._detach()
         self._monitor.advance(self._count.step - 1)
@@ -182,9 +182,9 @@ class TorchObserver:
     def _detach(self) -> None:
         self._closed = True
         self._sampled.end()
-        for remove in self._removals:
-            remove()
-        self._removals = []
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
 
     def _fail(self, error: Exception) -> None:
         """Report what went wrong and stop watching; the training goes on."""
