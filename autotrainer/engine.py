@@ -78,7 +78,11 @@ class Engine:
                 continue
             verdict = replace(verdict, caused_by=self._root(rule, verdicts))
             before = self._current.get(rule.problem)
-            began = before if before is not None else replace(verdict, step=max(history.step, 0), epoch=history.epoch)
+            began = (
+                before
+                if before is not None
+                else replace(verdict, step=max(history.step, 0), epoch=history.epoch_of_step)
+            )
             verdict = replace(verdict, step=began.step, epoch=began.epoch)
             self._current[rule.problem] = verdict
             if before is None or verdict.severity.rank < before.severity.rank:

@@ -125,6 +125,8 @@ def fit(
     if _whole("workers", workers, 1) != 1:
         raise ConfigError(f"workers={workers} is not available yet: leave it out, attempts run one after the other")
     epochs, batch_size = _whole("epochs", epochs, 1), _whole("batch_size", batch_size, 1)
+    if isinstance(loss, type):
+        raise ConfigError(f"loss is the class {loss.__name__}: give an object of it, {loss.__name__}()")
     limit = Budget(budget)
     kept, forbidden = _names("keep", keep), _names("forbid", forbid)
     train, validation, test = _data(train_data, validation_data, test_data, seed)
@@ -136,13 +138,14 @@ def fit(
         )  # fmt: skip
         trainer = backend.trainer(request)
         _check_keep(request.keep, trainer)
-        _check_labels(request, trainer.context)
+        masked = _masked(request)
+        _check_labels(request, trainer.context, masked)
         planner = Planner(registry.repairs(), trainer.supports, strategy, max_change, extra_memory, forbidden)
         off = switched_off()
         shown = stack.enter_context(Progress(progress))
         session = Session(
             trainer=trainer, request=request, rules=() if off else tuple(rules), budget=limit,
-            judge=Judge(choice, trainer.context, train), planner=planner if repair and not off else None,
+            judge=Judge(choice, trainer.context, train, masked), planner=planner if repair and not off else None,
             framework=backend.name, test=test, log_dir=None if off else log_dir, progress=shown,
         )  # fmt: skip
         return session.run()
@@ -182,9 +185,16 @@ def _check_keep(patterns: tuple[str, ...], trainer: Trainer) -> None:
             raise ConfigError(f"keep={pattern!r} names no layer: {nearest(pattern, names)}")
 
 
-def _check_labels(request: FitRequest, context: TaskContext) -> None:
-    """Check that class indices are below the number of outputs, where the framework's own error is hard to read."""
-    units, masked = context.output_units, getattr(request.loss, "ignore_index", None)
+def _masked(request: FitRequest) -> int | None:
+    """Return the class index that the loss leaves out, or None: PyTorch's ``ignore_index``, Keras' ``ignore_class``."""
+    loss = getattr(request.model, "loss", None) if request.loss is None else request.loss
+    found = getattr(loss, "ignore_index", getattr(loss, "ignore_class", None))
+    return found if isinstance(found, int) else None
+
+
+def _check_labels(request: FitRequest, context: TaskContext, masked: int | None) -> None:
+    """Check that class indices are those of the outputs, where the framework's own error is hard to read."""
+    units = context.output_units
     indexed = context.loss.family == "cross_entropy" and context.loss.targets in ("index", "either")
     if context.framework not in ("pytorch", "keras3") or not indexed or units is None or request.step is not None:
         return
@@ -195,11 +205,12 @@ def _check_labels(request: FitRequest, context: TaskContext) -> None:
             or (data.targets.ndim > 1 and units < 2)
         ):
             continue
-        highest = int(data.targets[data.targets != masked].max(initial=0))
-        if highest >= units:
+        labels = data.targets[data.targets != masked]
+        wrong = labels[(labels < 0) | (labels >= units)]
+        if wrong.size:
             raise DataError(
-                f"{name} has class index {highest}, but the model has {units} outputs, for classes 0 to {units - 1}: "
-                "number the classes from 0, or widen the output"
+                f"{name} has class index {int(wrong.max() if wrong.max() >= units else wrong.min())}, but the model "
+                f"has {units} outputs, for classes 0 to {units - 1}: number the classes from 0, or widen the output"
             )
 
 

@@ -65,6 +65,7 @@ class RunHistory:
         self._layers = _Table((len(self.layers), len(LAYER_COLUMNS)), capacity)
         self._losses = _Table((), 4096)
         self._epochs: dict[str, _Table] = {}
+        self._ends = _Table((), 4096)  # by key alone: epochs and their last steps
         self.targets = TargetSummary()
         self.step = -1
         self.epoch = 0
@@ -104,6 +105,7 @@ class RunHistory:
             values: ``loss``, ``accuracy``, ``val_loss``, ``val_accuracy`` and any others, by name.
         """
         self.step, self.epoch = max(self.step, step), epoch + 1
+        self._ends.add((epoch, step), np.asarray(0.0))
         for name, value in values.items():
             table = self._epochs.setdefault(name, _Table((), 4096))
             table.add((epoch, step), np.asarray(value if np.isfinite(value) else np.inf, np.float64))
@@ -140,14 +142,21 @@ class RunHistory:
 
     def step_of_epoch(self, epoch: int) -> int:
         """Return the last step of an ended epoch, or the present step if that is not known."""
-        for table in self._epochs.values():
-            found = table.keys[table.keys[:, 0] == epoch, 1]
-            if found.size:
-                return int(found[-1])
-        return self.step
+        found = self._ends.keys[self._ends.keys[:, 0] == epoch, 1]
+        return int(found[-1]) if found.size else self.step
+
+    def has_ended(self, epoch: int) -> bool:
+        """Whether the end of an epoch was seen."""
+        return bool((self._ends.keys[:, 0] == epoch).any())
+
+    @property
+    def epoch_of_step(self) -> int:
+        """The 0-based epoch that the present step belongs to: at the end of an epoch still that one."""
+        before = self.epoch - 1
+        return before if self.has_ended(before) and self.step <= self.step_of_epoch(before) else self.epoch
 
     @property
     def bytes(self) -> int:
         """Memory that the tables hold."""
-        tables = (self._scalars, self._layers, self._losses, *self._epochs.values())
+        tables = (self._scalars, self._layers, self._losses, self._ends, *self._epochs.values())
         return sum(table.bytes for table in tables)

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from autotrainer.adapter import Evaluation
 from autotrainer.data import ArrayData, Data
@@ -13,8 +18,8 @@ from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["Judge"]
 
-
 _TRIVIAL_R2 = 0.05
+_MASKED = -100
 
 
 class Judge:
@@ -24,13 +29,14 @@ class Judge:
         choice: The user's choice of metric.
         context: The training as given.
         train: Training data.
+        masked: Class index that the loss leaves out, or None: it does not count in the accuracy either.
     """
 
-    def __init__(self, choice: MetricChoice, context: TaskContext, train: Data) -> None:
-        self._choice, self._context = choice, context
+    def __init__(self, choice: MetricChoice, context: TaskContext, train: Data, masked: int | None = None) -> None:
+        self._choice, self._context, self._masked = choice, context, masked
         self._summary = DataSummary()
         if isinstance(train, ArrayData):
-            self._summary.add_targets(train.targets)
+            self._summary.add_targets(self._unmasked(train.targets))
         self._metric: Metric | None = None
         self._accuracy: Metric | None = None
 
@@ -50,13 +56,14 @@ class Judge:
         Raises:
             InputError: If the metric does not fit.
         """
+        seen = self._seen(evaluation)
         if self._metric is None:
             if not self.targets.count:
-                self._summary.add_targets(evaluation.targets)
-            self._metric = self._choice.decide(self._context, self.targets, evaluation)
+                self._summary.add_targets(seen.targets)
+            self._metric = self._choice.decide(self._context, self.targets, seen)
             if len(evaluation.outputs):
-                self._accuracy = accuracy_metric(self._context, self.targets, evaluation)
-        return self._metric.judge(evaluation)
+                self._accuracy = accuracy_metric(self._context, self.targets, seen)
+        return self._metric.judge(seen if isinstance(self._metric, RowMetric) else evaluation)
 
     def above_trivial(self, judged: Judged | None) -> bool:
         """Say whether a score is clearly above that of the trivial predictor: the commonest class, or the mean.
@@ -85,6 +92,15 @@ class Judge:
         if isinstance(self._metric, RowMetric) and self._metric.name == "accuracy":
             return judged.value
         try:
-            return self._accuracy.judge(evaluation).value
+            return self._accuracy.judge(self._seen(evaluation)).value
         except ValueError:  # shapes that do not belong together: no accuracy to tell
             return math.nan
+
+    def _seen(self, evaluation: Evaluation) -> Evaluation:
+        return replace(evaluation, targets=self._unmasked(evaluation.targets))
+
+    def _unmasked(self, targets: NDArray[Any]) -> NDArray[Any]:
+        """Return targets with the class index that does not count in the form that all else knows: negative."""
+        if self._masked is None or self._masked < 0 or targets.dtype.kind not in "iu":
+            return targets
+        return np.where(targets == self._masked, _MASKED, targets.astype(np.int64))

@@ -100,7 +100,7 @@ def accuracy_metric(context: TaskContext, targets: TargetSummary, evaluation: Ev
     units = context.output_units or (evaluation.outputs.shape[axis] if evaluation.outputs.ndim > 1 else 1)
     known = TaskContext(loss=context.loss, output_units=units)
     kind: TaskKind = known.kind(targets)
-    if kind in ("regression", "unknown"):
+    if kind in ("regression", "unknown") or (kind != "multiclass" and _numbers(targets)):
         return None
     cut = known.cut(targets)
     classes = kind == "multiclass" or not (targets.binary or targets.signed or targets.values == ())
@@ -118,6 +118,11 @@ def accuracy_metric(context: TaskContext, targets: TargetSummary, evaluation: Ev
         return scores, unmasked.astype(np.float64)
 
     return RowMetric("accuracy", "max", rows)
+
+
+def _numbers(targets: TargetSummary) -> bool:
+    """Say whether targets are numbers that no yes or no stands for, such as prices under a binary cross-entropy."""
+    return not targets.values and not 0 <= targets.minimum <= targets.maximum <= 1
 
 
 def r2_metric(evaluation: Evaluation) -> RowMetric | None:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 from autotrainer.engine import Engine
 from autotrainer.errors import ConfigError, InputError
 from autotrainer.findings import Finding, Severity
+from autotrainer.guarding import Guard
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule
 from autotrainer.runlog import LogWriter, encode_step
 from autotrainer.sampler import Sampler
-from autotrainer.signals import Observation
+from autotrainer.signals import LAYER_COLUMNS, STEP_COLUMNS, Observation
 from autotrainer.summary import DataSummary, summarize
 from autotrainer.task import TaskContext
 
@@ -117,6 +118,16 @@ class Monitor:
         return any(f.severity is Severity.ERROR for f in self.findings)
 
     @property
+    def needs(self) -> frozenset[str]:
+        """Columns of `STEP_COLUMNS` and `LAYER_COLUMNS` that are worth measuring: all of them for a run log.
+
+        What a log lacks no rule could find in it later.
+        """
+        if self._log is not None:
+            return frozenset((*STEP_COLUMNS, *LAYER_COLUMNS))
+        return frozenset[str]().union(*(rule.needs for rule in self._engine.rules))
+
+    @property
     def log_path(self) -> Path | None:
         """File of the run log, or None."""
         return self._log.path if self._log is not None else None
@@ -135,7 +146,7 @@ class Monitor:
             outputs: Outputs of the model for the batch.
             targets: Targets of the batch.
         """
-        if self._observer is not None and not self.closed:
+        if self._observer is not None and not self.closed and "log()" not in self._failed:
             with self.guard("log()"):
                 self._observer.log(loss=loss, outputs=outputs, targets=targets)
 
@@ -252,9 +263,9 @@ class Monitor:
             self._failed.add(part)
             logger.warning("%s failed and is switched off; the training goes on: %r", part, error)
 
-    def guard(self, part: str) -> _Guard:
+    def guard(self, part: str) -> Guard:
         """Return a context manager that keeps every `Exception` from the training and reports it through `fail`."""
-        return _Guard(self, part)
+        return Guard(self.fail, part)
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
@@ -269,7 +280,7 @@ class Monitor:
             self._lines += 1
             level = logging.INFO if finding.severity is Severity.INFO else logging.WARNING
             logger.log(level, "%s (epoch %d, step %d)", finding, finding.epoch, finding.step)
-        if self._on_finding is not None:
+        if self._on_finding is not None and "on_finding" not in self._failed:
             with self.guard("on_finding"):
                 self._on_finding(finding)
 
@@ -280,29 +291,11 @@ class Monitor:
             self._log.write(record)
 
 
-class _Guard:
-    """Keeps exceptions of one part of the monitor from the user's training."""
-
-    def __init__(self, monitor: Monitor, part: str) -> None:
-        self._monitor, self._part = monitor, part
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        if isinstance(error, Exception) and not isinstance(error, ConfigError | InputError):
-            self._monitor.fail(self._part, error)
-            return True
-        return False
-
-
 def _number(name: str, value: Any) -> float:
-    """Return a number or one-element tensor as a float."""
+    """Return a number, or an array or tensor of one element, as a float."""
     if isinstance(value, bool | str | bytes) or value is None:
         raise InputError(f"end_epoch({name}=…) takes a number, not {value!r}")
     try:
-        return float(value.detach() if hasattr(value, "detach") else value)
-    except (TypeError, ValueError, RuntimeError) as error:
+        return float(value.item() if hasattr(value, "item") else value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InputError(f"end_epoch({name}=…) takes a number, not {type(value).__name__}") from error

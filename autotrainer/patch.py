@@ -16,13 +16,16 @@ _WRITERS: Mapping[str, Callable[[Edit], list[str]]] = {"pytorch": pytorch_lines,
 
 
 def describe(plan: RepairPlan) -> str:
-    """Return what to change in one's own code: what is to be known first, then each change in words and lines."""
+    """Return what to change in one's own code: what is to be known first, then each change in words and lines.
+
+    Changes of the model come first: an optimizer is to be made over the parameters that it then has.
+    """
     text = []
     if plan.problems:
         text.append(f"Against {', '.join(plan.problems)}:")
     if plan.changes:
         text.append(f"Know first: this changes the {', '.join(plan.changes)} of the training.")
-    for number, edit in enumerate(plan.edits, 1):
+    for number, edit in enumerate(sorted(plan.edits, key=lambda edit: edit.change == 0), 1):
         text.append(f"{number}. {words(edit)}")
         text.extend(f"       {line}" for line in lines(edit, plan.framework))
     return "\n".join(text)

@@ -1,4 +1,7 @@
-"""Edits as lines of Keras code."""
+"""Edits as lines of Keras code.
+
+Lines that are no comments run as they stand, behind ``model.compile``. What needs the user's own hand is a comment.
+"""
 
 from __future__ import annotations
 
@@ -31,91 +34,110 @@ def _(edit: e.SetLearningRate) -> list[str]:
 @keras_lines.register
 def _(edit: e.SwapOptimizer) -> list[str]:
     arguments = f"learning_rate={edit.learning_rate:g}{optimizer_arguments(edit)}"
-    return [f"model.compile(optimizer=keras.optimizers.{OPTIMIZERS[edit.name]}({arguments}), loss=...)"]
+    return [f"model.optimizer = keras.optimizers.{OPTIMIZERS[edit.name]}({arguments})"]
+
+
+def _optimizer_with(**settings: object) -> str:
+    """Return the line that makes the optimizer anew with other settings."""
+    changed = ", ".join(f"{name!r}: {value!r}" for name, value in settings.items())
+    return f"model.optimizer = model.optimizer.from_config({{**model.optimizer.get_config(), {changed}}})"
 
 
 @keras_lines.register
 def _(edit: e.SetMomentum) -> list[str]:
-    return [f"keras.optimizers.SGD(learning_rate=..., momentum={edit.value:g})"]
+    return [_optimizer_with(momentum=edit.value, **({"nesterov": True} if edit.nesterov else {}))]
 
 
 @keras_lines.register
 def _(edit: e.SetWeightDecay) -> list[str]:
     return [
-        f"optimizer = keras.optimizers.AdamW(learning_rate=..., weight_decay={edit.value:g})",
-        "optimizer.exclude_from_weight_decay(var_names=['bias', 'gamma', 'beta'])",
+        _optimizer_with(weight_decay=edit.value),
+        "model.optimizer.exclude_from_weight_decay(",
+        "    var_list=[v for v in model.trainable_variables if len(v.shape) < 2])  # biases, normalization",
     ]
 
 
 @keras_lines.register
 def _(edit: e.ClipGradients) -> list[str]:
-    argument = "global_clipnorm" if edit.kind == "norm" else "clipvalue"
-    return [f"keras.optimizers.Adam(..., {argument}={edit.limit:g})  # the same argument in every optimizer"]
+    norm, value = (edit.limit, None) if edit.kind == "norm" else (None, edit.limit)
+    return [_optimizer_with(global_clipnorm=norm, clipvalue=value, clipnorm=None)]
 
 
 @keras_lines.register
 def _(edit: e.ReduceOnPlateau) -> list[str]:
     return [
-        "callbacks=[keras.callbacks.ReduceLROnPlateau(",
-        f"    factor={edit.factor:g}, patience={edit.patience}, min_lr={edit.floor:g} * initial_rate)]",
+        "plateau = keras.callbacks.ReduceLROnPlateau(",
+        f"    factor={edit.factor:g}, patience={edit.patience}, "
+        f"min_lr={edit.floor:g} * float(model.optimizer.learning_rate))",
+        "# model.fit(..., callbacks=[plateau])",
     ]
 
 
 @keras_lines.register
 def _(edit: e.SetBatchSize) -> list[str]:
-    return [f"model.fit(..., batch_size={edit.size})"]
+    return [f"# model.fit(..., batch_size={edit.size})"]
 
 
 @keras_lines.register
 def _(edit: e.StopEarly) -> list[str]:
-    return [f"callbacks=[keras.callbacks.EarlyStopping(patience={edit.patience}, restore_best_weights=True)]"]
+    return [
+        f"stopping = keras.callbacks.EarlyStopping(patience={edit.patience}, restore_best_weights=True)",
+        "# model.fit(..., callbacks=[stopping])",
+    ]
 
 
 @keras_lines.register
 def _(edit: e.SetLoss) -> list[str]:
     if edit.name == "signed_logistic":
-        return ["loss = lambda y, z: keras.ops.mean(keras.ops.softplus(-y * z))  # targets in {-1, 1}"]
-    return [f"loss = keras.losses.{_LOSSES[edit.name].format(edit.expects == 'logits')}"]
+        line = "loss = lambda y, z: keras.ops.mean(keras.ops.softplus(-y * z), axis=-1)  # targets in {-1, 1}"
+    else:
+        line = f"loss = keras.losses.{_LOSSES[edit.name].format(edit.expects == 'logits')}"
+    return [line, "# model.compile(..., loss=loss)"]
+
+
+def _activation(name: str) -> str:
+    if name == "thresholded_relu":
+        return "activation=lambda x: keras.activations.relu(x, threshold=1.0)"
+    return f"activation={name!r}"
 
 
 @keras_lines.register
 def _(edit: e.SetOutputActivation) -> list[str]:
-    return [f"layers.Dense(..., activation={edit.to!r})  # the last layer"]
+    return [f"# in the last layer:  {_activation(edit.to)}"]
 
 
 @keras_lines.register
 def _(edit: e.SwapActivation) -> list[str]:
-    scheme = e.initializer_for(edit.to)
-    initializer = f", kernel_initializer={scheme!r}" if edit.reinitialize else ""
-    return [f"layers.Dense(..., activation={edit.to!r}{initializer})  # {', '.join(edit.layers)}"]
+    initializer = f", kernel_initializer={e.initializer_for(edit.to)!r}" if edit.reinitialize else ""
+    return [f"# in {', '.join(edit.layers)}:  {_activation(edit.to)}{initializer}"]
 
 
 @keras_lines.register
 def _(edit: e.Reinitialize) -> list[str]:
-    return [f"layers.Dense(..., kernel_initializer={edit.scheme!r})  # {', '.join(edit.layers)}"]
+    return [f"# in {', '.join(edit.layers)}:  kernel_initializer={edit.scheme!r}"]
 
 
 @keras_lines.register
 def _(edit: e.InsertNormalization) -> list[str]:
     layer = {"batch": "BatchNormalization()", "layer": "LayerNormalization()", "group": "GroupNormalization(8)"}
-    return [f"# behind {', '.join(edit.layers)}, before their activation:  layers.{layer[edit.kind]}"]
+    return [f"# behind {', '.join(edit.layers)}, before their activation:  keras.layers.{layer[edit.kind]}"]
 
 
 @keras_lines.register
 def _(edit: e.AddDropout) -> list[str]:
-    return [f"# behind the activation of {', '.join(edit.layers)}:  layers.Dropout({edit.rate:g})"]
+    return [f"# behind the activation of {', '.join(edit.layers)}:  keras.layers.Dropout({edit.rate:g})"]
 
 
 @keras_lines.register
 def _(edit: e.AddInputNoise) -> list[str]:
-    return [f"layers.GaussianNoise({edit.std:g} * x_train.std())  # behind the input"]
+    return [f"# behind the input:  keras.layers.GaussianNoise({edit.std:g} * x_train.std())"]
 
 
 @keras_lines.register
 def _(edit: e.ScaleInputs) -> list[str]:
     if not edit.mean:
-        return ["scaling = layers.Normalization(); scaling.adapt(x_train)  # behind the input"]
+        return ["x = (x - x_train.mean(axis=0)) / x_train.std(axis=0)  # the numbers of the training data, everywhere"]
     return [
         f"mean, std = np.array({numbers(edit.mean)}), np.array({numbers(edit.std)})",
-        "layers.Normalization(mean=mean, variance=std**2)  # behind the input",
+        "x = (x - mean) / std  # everywhere the model is used",
     ]

@@ -1,4 +1,8 @@
-"""Edits as lines of PyTorch code."""
+"""Edits as lines of PyTorch code.
+
+Lines that are no comments run as they stand, behind the making of ``model`` and ``optimizer``; ``stop_early`` and
+clipping inside the loop. What needs the user's own hand is a comment.
+"""
 
 from __future__ import annotations
 
@@ -24,24 +28,32 @@ _MODULES = {
     "softmax": "nn.Softmax(dim=-1)",
 }
 _INITIALIZERS = {
-    "he_uniform": "nn.init.kaiming_uniform_(layer.weight, nonlinearity='relu')",
-    "he_normal": "nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')",
-    "lecun_normal": "nn.init.kaiming_normal_(layer.weight, nonlinearity='linear')",
-    "glorot_uniform": "nn.init.xavier_uniform_(layer.weight)",
-    "glorot_normal": "nn.init.xavier_normal_(layer.weight)",
-    "orthogonal": "nn.init.orthogonal_(layer.weight)",
+    "he_uniform": "nn.init.kaiming_uniform_({}, nonlinearity='relu')",
+    "he_normal": "nn.init.kaiming_normal_({}, nonlinearity='relu')",
+    "lecun_normal": "nn.init.kaiming_normal_({}, nonlinearity='linear')",
+    "glorot_uniform": "nn.init.xavier_uniform_({})",
+    "glorot_normal": "nn.init.xavier_normal_({})",
+    "orthogonal": "nn.init.orthogonal_({})",
 }
+
+
+def _elementwise(name: str) -> str:
+    """Return the line of a loss that takes targets of the form of the outputs, whatever the form as given."""
+    return f"loss_fn = lambda z, y: nn.functional.{name}(z, y.reshape(z.shape).to(z))"
+
+
 _LOSSES = {
     ("cross_entropy", "logits"): "loss_fn = nn.CrossEntropyLoss()  # class indices, or one-hot rows as floats",
     ("cross_entropy", "probabilities"): (
-        "loss_fn = lambda p, y: nn.functional.nll_loss(p.clamp_min(1e-7).log(), y)  # class indices"
+        "loss_fn = lambda p, y: nn.functional.cross_entropy(p.clamp_min(1e-7).log(), y)"
+        "  # class indices, or one-hot rows as floats"
     ),
     ("cross_entropy", "log_probabilities"): "loss_fn = nn.NLLLoss()  # class indices",
-    ("binary_cross_entropy", "logits"): "loss_fn = nn.BCEWithLogitsLoss()  # floats of the shape of the outputs",
-    ("binary_cross_entropy", "probabilities"): "loss_fn = nn.BCELoss()  # floats of the shape of the outputs",
-    ("signed_logistic", "logits"): "loss_fn = nn.SoftMarginLoss()  # targets in {-1, 1}, of the shape of the outputs",
-    ("squared_error", "values"): "loss_fn = nn.MSELoss()  # targets of the shape of the outputs",
-    ("absolute_error", "values"): "loss_fn = nn.L1Loss()  # targets of the shape of the outputs",
+    ("binary_cross_entropy", "logits"): _elementwise("binary_cross_entropy_with_logits"),
+    ("binary_cross_entropy", "probabilities"): _elementwise("binary_cross_entropy"),
+    ("signed_logistic", "logits"): _elementwise("soft_margin_loss") + "  # targets in {-1, 1}",
+    ("squared_error", "values"): _elementwise("mse_loss"),
+    ("absolute_error", "values"): _elementwise("l1_loss"),
 }
 
 
@@ -68,15 +80,19 @@ def _(edit: e.SwapOptimizer) -> list[str]:
 
 @pytorch_lines.register
 def _(edit: e.SetMomentum) -> list[str]:
-    return [f"optimizer = torch.optim.SGD(model.parameters(), lr=..., momentum={edit.value:g})"]
+    nesterov = ", group['dampening'], group['nesterov'] = {:g}, 0, True" if edit.nesterov else " = {:g}"
+    return [f"for group in optimizer.param_groups: group['momentum']{nesterov.format(edit.value)}"]
 
 
 @pytorch_lines.register
 def _(edit: e.SetWeightDecay) -> list[str]:
     return [
-        f"groups = [{{'params': [p for p in model.parameters() if p.ndim > 1], 'weight_decay': {edit.value:g}}},",
-        "          {'params': [p for p in model.parameters() if p.ndim <= 1], 'weight_decay': 0.0}]",
-        "optimizer = torch.optim.AdamW(groups, lr=...)",
+        "# before the first step; with Adam, make it torch.optim.AdamW, which decays apart from the gradient",
+        "for group in list(optimizer.param_groups):",
+        "    others = [p for p in group['params'] if p.ndim <= 1]  # biases, normalization",
+        "    group['params'] = [p for p in group['params'] if p.ndim > 1]",
+        "    optimizer.add_param_group({**group, 'params': others, 'weight_decay': 0.0})",
+        f"    group['weight_decay'] = {edit.value:g}",
     ]
 
 
@@ -89,23 +105,29 @@ def _(edit: e.ClipGradients) -> list[str]:
 def _(edit: e.ReduceOnPlateau) -> list[str]:
     return [
         "scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(",
-        f"    optimizer, factor={edit.factor:g}, patience={edit.patience}, min_lr={edit.floor:g} * initial_rate)",
-        "scheduler.step(val_loss)  # after each epoch",
+        f"    optimizer, factor={edit.factor:g}, patience={edit.patience}, "
+        f"min_lr={edit.floor:g} * optimizer.param_groups[0]['lr'])",
+        "# after each epoch:  scheduler.step(val_loss)",
     ]
 
 
 @pytorch_lines.register
 def _(edit: e.SetBatchSize) -> list[str]:
-    return [f"DataLoader(..., batch_size={edit.size}, shuffle=True)"]
+    return [
+        "train_loader = torch.utils.data.DataLoader("
+        f"train_loader.dataset, batch_size={edit.size}, shuffle=True)  # with the options that yours has"
+    ]
 
 
 @pytorch_lines.register
 def _(edit: e.StopEarly) -> list[str]:
     return [
+        "best, waited, kept = float('inf'), 0, None",
         "# after each epoch:",
-        "if val_loss < best: best, waited, kept = val_loss, 0, copy.deepcopy(model.state_dict())",
-        "else: waited += 1",
-        f"if waited >= {edit.patience}: model.load_state_dict(kept); break",
+        "#   if val_loss < best: best, waited, kept = val_loss, 0, copy.deepcopy(model.state_dict())",
+        "#   else: waited += 1",
+        f"#   if waited >= {edit.patience}: break",
+        "# after the last one:  model.load_state_dict(kept)",
     ]
 
 
@@ -121,13 +143,19 @@ def _(edit: e.SetOutputActivation) -> list[str]:
 
 @pytorch_lines.register
 def _(edit: e.SwapActivation) -> list[str]:
-    scheme = e.initializer_for(edit.to)
-    code = [f"# the activation of these layers:  {_MODULES[edit.to]}"]
+    module = _MODULES[edit.to]
+    code = [
+        f"# {module} also where forward calls these layers' activation as a function",
+        _each(edit.layers),
+        "    layer, (parent, _, child) = model.get_submodule(name), name.rpartition('.')",
+        f"    if not hasattr(layer, 'weight'): setattr(model.get_submodule(parent), child, {module})",
+    ]
     if edit.reinitialize:
+        draw = _INITIALIZERS[e.initializer_for(edit.to)].format("layer.weight")
         code += [
-            _each(edit.layers),
-            "    layer = model.get_submodule(name)",
-            f"    if hasattr(layer, 'weight'): {_INITIALIZERS[scheme]}; nn.init.zeros_(layer.bias)",
+            "    elif layer.weight is not None and layer.weight.ndim > 1:",
+            f"        {draw}",
+            "        if layer.bias is not None: nn.init.zeros_(layer.bias)",
         ]
     return code
 
@@ -136,20 +164,31 @@ def _(edit: e.SwapActivation) -> list[str]:
 def _(edit: e.Reinitialize) -> list[str]:
     return [
         _each(edit.layers),
-        "    layer = model.get_submodule(name)",
-        f"    {_INITIALIZERS[edit.scheme]}; nn.init.zeros_(layer.bias)",
+        "    for p in model.get_submodule(name).parameters(recurse=False):",
+        f"        {_INITIALIZERS[edit.scheme].format('p')} if p.ndim > 1 else nn.init.zeros_(p)",
     ]
 
 
 @pytorch_lines.register
 def _(edit: e.InsertNormalization) -> list[str]:
-    module = {"batch": "nn.BatchNorm1d(units)", "layer": "nn.LayerNorm(units)", "group": "nn.GroupNorm(8, units)"}
-    return [f"# behind {', '.join(edit.layers)}:  {module[edit.kind]}  (BatchNorm2d behind convolutions)"]
+    flat = {"batch": "nn.BatchNorm1d(units)", "layer": "nn.LayerNorm(units)"}.get(edit.kind, "nn.GroupNorm(8, units)")
+    deep = {"batch": "nn.BatchNorm2d(units)", "layer": "nn.GroupNorm(1, units)"}.get(edit.kind, flat)
+    either = flat if flat == deep else f"{flat} if hasattr(layer, 'out_features') else {deep}"
+    return [
+        "# before the optimizer is made"
+        + ("; BatchNorm1d or 3d behind Conv1d or Conv3d" if edit.kind == "batch" else ""),
+        _each(edit.layers),
+        "    layer, (parent, _, child) = model.get_submodule(name), name.rpartition('.')",
+        "    units = getattr(layer, 'out_features', None) or layer.out_channels",
+        f"    norm = {either}",
+        "    setattr(model.get_submodule(parent), child, nn.Sequential(layer, norm))",
+    ]
 
 
 @pytorch_lines.register
 def _(edit: e.AddDropout) -> list[str]:
-    return [f"# behind the activation of {', '.join(edit.layers)}:  nn.Dropout({edit.rate:g})"]
+    rate = f"{edit.rate:g}"
+    return [f"# behind the activation of {', '.join(edit.layers)}:  nn.Dropout({rate})  (nn.AlphaDropout behind SELU)"]
 
 
 @pytorch_lines.register

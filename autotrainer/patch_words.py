@@ -36,7 +36,7 @@ def numbers(values: Sequence[float]) -> str:
 def optimizer_arguments(edit: e.SwapOptimizer) -> str:
     """Return the arguments of an optimizer behind its learning rate, which are the same in both frameworks."""
     momentum = f", momentum={edit.momentum:g}" if edit.momentum else ""
-    decay = f", weight_decay={edit.weight_decay:g}" if edit.weight_decay else ""
+    decay = f", weight_decay={edit.weight_decay:g}" if edit.weight_decay or edit.name == "adamw" else ""  # has one
     return momentum + decay
 
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -175,6 +176,8 @@ class Report:
             InputError: If the suffix is unknown or the file can't be written.
         """
         forms = {".html": self.to_html, ".json": self.to_json, ".txt": self.__str__}
+        if not isinstance(path, str | PathLike):
+            raise InputError(f"a report is saved to a path, not to {type(path).__name__}")
         suffix = Path(path).suffix.lower()
         if suffix not in forms:
             hint = nearest(suffix, forms)

@@ -81,7 +81,8 @@ class Rule(ABC):
             known = self.THRESHOLDS.get(name)
             if known is None:
                 raise ConfigError(f"unknown threshold {self.problem}.{name}: {nearest(name, self.THRESHOLDS)}")
-            if not isinstance(value, int | float) or not known.minimum <= value <= known.maximum:
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not known.minimum <= value <= known.maximum:
                 raise ConfigError(
                     f"threshold {self.problem}.{name} must be a number in "
                     f"[{known.minimum:g}, {known.maximum:g}], not {value!r}"
@@ -112,7 +113,6 @@ class Rule(ABC):
         evidence: Mapping[str, float],
         *,
         layers: tuple[str, ...] = (),
-        repairs: tuple[str, ...] | None = None,
     ) -> Finding:
         """Build a finding of this rule's problem; the engine sets step, epoch and cause."""
         return Finding(
@@ -123,7 +123,7 @@ class Rule(ABC):
             message=message,
             layers=layers,
             evidence={name: float(value) for name, value in evidence.items()},
-            repairs=self.repairs if repairs is None else repairs,
+            repairs=self.repairs,
         )
 
     @classmethod

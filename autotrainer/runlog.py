@@ -89,7 +89,7 @@ def read_log(path: str | Path) -> Iterator[dict[str, Any]]:
     try:
         with Path(path).open(encoding="utf-8") as file:
             lines = file.read().split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, TypeError) as error:
         raise LogError(f"can't read the run log {path}: {error}. Give a file that watch(log_dir=…) wrote.") from error
     complete, rest = lines[:-1], lines[-1]
     for number, line in enumerate(complete, 1):

@@ -65,6 +65,7 @@ STEP_COLUMNS = (
     "grad_norm",  # L2 norm over all layers
     "accuracy",  # share of the copied rows that are predicted right (classification tasks)
     "squared_error",  # mean squared difference of outputs and targets (same shape, or broadcast rows)
+    "crossed_error",  # the same of every output with every target: only where (rows, 1) and (rows,) would broadcast
     "output_min",
     "output_max",
     "output_row_sum",  # mean over rows of the sum over the last axis

@@ -199,6 +199,9 @@ def _agreement(seen: Observation, targets: TargetSummary, context: TaskContext) 
     if outputs.size == seen.targets.size:
         wanted = np.asarray(seen.targets, np.float64).reshape(outputs.shape)
         values["squared_error"] = _measured(np.mean((outputs - wanted) ** 2))
+        if {outputs.shape, seen.targets.shape} == {(len(outputs),), (len(outputs), 1)}:
+            apart = outputs.mean() - wanted.mean()
+            values["crossed_error"] = _measured(outputs.var() + wanted.var() + apart**2)
     kind = context.kind(targets)
     if kind in ("multiclass", "binary", "multilabel"):
         try:

@@ -46,12 +46,16 @@ class LossInfo:
 
 @dataclass(frozen=True, slots=True)
 class OptimizerInfo:
-    """Name (lower case: ``sgd``, ``adam``, …), initial learning rate and momentum of an optimizer."""
+    """Name (lower case: ``sgd``, ``adam``, …), initial learning rate and momentum of an optimizer, or of the first.
+
+    ``several`` says that there are further ones, each with a loss of its own.
+    """
 
     name: str = "unknown"
     learning_rate: float = float("nan")
     momentum: float = 0.0
     weight_decay: float = 0.0
+    several: bool = False
 
 
 @dataclass(frozen=True, slots=True)

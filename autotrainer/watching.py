@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 from autotrainer import registry
 from autotrainer.errors import ConfigError
 from autotrainer.findings import Finding
@@ -63,7 +65,8 @@ def watch(
     rules = registry.make_rules(select, ignore, thresholds)
     sampler = Sampler(overhead)
     for name, planned in (("epochs", epochs), ("steps", steps)):
-        if planned is not None and (isinstance(planned, bool) or not isinstance(planned, int) or planned < 1):
+        whole = isinstance(planned, int | np.integer) and not isinstance(planned, bool)
+        if planned is not None and not (whole and planned >= 1):
             raise ConfigError(f"{name} must be a whole number >= 1 or None, not {planned!r}")
     backend = registry.backend_of(model)
     if switched_off():
@@ -74,6 +77,7 @@ def watch(
     if replaced is not None:
         replaced.close()
     monitor = Monitor(rules, sampler, log_dir=log_dir, on_finding=on_finding)
+    epochs, steps = (None if planned is None else int(planned) for planned in (epochs, steps))
     try:
         monitor.attach(backend.observe(model, optimizer, loss_fn, monitor, epochs=epochs, steps=steps))
     except BaseException:

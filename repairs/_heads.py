@@ -39,7 +39,8 @@ def fitting_head(context: TaskContext, targets: TargetSummary) -> Head | None:
         targets: Its targets.
 
     Returns:
-        The head, or None where the outputs can't fit the targets (such as one unit for three classes).
+        The head, or None where the outputs can't fit the targets (such as one unit for three classes). Numbers
+        that are no classes make a regression, whatever the loss as given.
     """
     logits = context.loss.expects == "logits"
     units = context.output_units
@@ -57,7 +58,7 @@ def fitting_head(context: TaskContext, targets: TargetSummary) -> Head | None:
             return Head("linear", "signed_logistic", "logits")
         case "binary" | "multilabel":
             if targets.minimum < 0 or targets.maximum > 1:
-                return None
+                return None if targets.values else Head("linear", "squared_error", "values")
             if logits:
                 return Head("linear", "binary_cross_entropy", "logits")
             return Head("sigmoid", "binary_cross_entropy", "probabilities")

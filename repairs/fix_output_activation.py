@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-from autotrainer.edits import SetOutputActivation
 from autotrainer.findings import Finding
 from autotrainer.repair import Proposal, Repair, Risk
 from autotrainer.repairs._heads import fitting_head
@@ -54,6 +53,8 @@ class FixOutputActivationRepair(Repair):
         keeps_loss = _FAMILY.get(context.loss.family) == head.loss and context.loss.expects in (head.expects, "values")
         if context.kind(targets) == "regression" and not context.loss.classifies:
             keeps_loss = True
-        edits = (SetOutputActivation(head.activation),) if keeps_loss else head.edits
-        if not (keeps_loss and context.output_activation == head.activation):
+        activation, loss = head.edits
+        missing = () if context.output_activation == head.activation else (activation,)
+        edits = missing if keeps_loss else (*missing, loss)
+        if edits:
             yield Proposal(self.name, edits, self.fixes[finding.problem])

@@ -23,7 +23,8 @@ class SwapOptimizerRepair(Repair):
 
     Why it helps:
         Adaptive optimizers give each weight a step of its own size, so that badly scaled problems move at all;
-        SGD with momentum is steadier where an adaptive one flickers.
+        SGD with momentum is steadier where an adaptive one flickers. Where a training crawls, the usual rate of
+        another optimizer is a better guess than a rung above a rate that is too low by an unknown factor.
 
     Safety:
         Unsafe: another optimizer can end in a worse minimum. Judged by outcome.
@@ -38,7 +39,7 @@ class SwapOptimizerRepair(Repair):
     name = "swap_optimizer"
     fixes: ClassVar[dict[str, float]] = {
         "oscillating_loss": 0.5,
-        "slow_convergence": 0.55,
+        "slow_convergence": 0.65,
         "not_learning": 0.4,
         "exploding_gradient": 0.45,
         "nonfinite": 0.45,

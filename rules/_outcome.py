@@ -128,7 +128,7 @@ def progress(history: RunHistory, context: TaskContext) -> float:
     if not context.planned_epochs:
         return math.nan
     per_epoch = math.nan
-    if history.epoch > 0 and history.epoch_names:
+    if history.has_ended(history.epoch - 1):
         per_epoch = (history.step_of_epoch(history.epoch - 1) + 1) / history.epoch
     elif context.train_rows and len(history.steps):
         size = history.scalar("batch_size")[-1]

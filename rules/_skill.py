@@ -153,7 +153,10 @@ def _entropy(history: RunHistory, context: TaskContext) -> list[Witness]:
     share, others = targets.majority, max(1, targets.classes - 1)
     if not 0 < share < 1 or targets.minimum < 0:
         return []
-    entropy = -share * math.log(share) - (1 - share) * math.log((1 - share) / others)
+    common = share
+    if targets.one_hot and loss.family == "binary_cross_entropy":  # the mean over columns, which are mostly 0
+        common, others = 1 - targets.mean, 1
+    entropy = -common * math.log(common) - (1 - common) * math.log((1 - common) / others)
     losses = _late_losses(history)
     _, means = blocks(np.arange(len(losses)), losses)
     if len(means) < 4:

@@ -13,6 +13,7 @@ from autotrainer.signals import Floats
 __all__ = ["Slope", "blocks", "geometric_mean", "growth", "last_median", "recent", "theil_sen", "wilson"]
 
 _MAX_POINTS = 64
+_BLOCKS = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +68,17 @@ def theil_sen(x: NDArray[np.int64] | Floats, y: Floats) -> Slope:
     return Slope(float(np.median(slopes)), float(slopes[low]), float(slopes[high]))
 
 
-def blocks(x: NDArray[np.int64] | Floats, y: Floats, count: int = 24) -> tuple[Floats, Floats]:
-    """Return the means of up to `count` consecutive blocks of equal size: (positions, values).
+def blocks(x: NDArray[np.int64] | Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Return the means of up to `_BLOCKS` consecutive blocks of equal size: (positions, values).
 
     Batch noise shrinks with the root of a block's size. Values that are not finite are left out.
     """
     kept = np.isfinite(y)
     at: Floats = np.asarray(x, np.float64)[kept]
     y = y[kept]
-    if len(at) <= count:
+    if len(at) <= _BLOCKS:
         return at, y
-    edges = np.linspace(0, len(at), count + 1).astype(int)
+    edges = np.linspace(0, len(at), _BLOCKS + 1).astype(int)
     sizes = np.diff(edges)
     return np.add.reduceat(at, edges[:-1]) / sizes, np.add.reduceat(y, edges[:-1]) / sizes
 

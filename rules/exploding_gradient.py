@@ -20,6 +20,19 @@ from autotrainer.task import TaskContext
 
 __all__ = ["ExplodingGradient"]
 
+_FAR = 3.0
+"""Weight norm ÷ root of the units, which is about 1 after the usual initializers: weights that began tiny and grew to
+their usual size are no sign of trouble."""
+
+
+_DEAD_SAMPLES = 3
+_DOUBLED = 2.0
+"""Samples in which all gradients must be exactly zero, and growth of a layer's weights, from which a step as large as
+the weights is what brought the model there: nothing that comes later can say how far it would have gone."""
+
+_GOOD = 0.8
+"""Skill from which it does not matter how far the weights were thrown."""
+
 
 class ExplodingGradient(Rule):
     """Gradients grow without bound and throw the weights far away.
@@ -35,11 +48,14 @@ class ExplodingGradient(Rule):
     Evidence used
         Growth of the total gradient norm, of the loss (medians of samples) and of the weights; the update ratio; a
         gradient that is not finite after finite ones; the ratio of first to last layer, only where the model is also
-        without skill and its steps are large.
+        without skill and its steps are large. Weights that were thrown far beyond the size of any initializer make a
+        poor score an error even where the loss has settled, and so does such a step after which all gradients are
+        exactly zero.
 
     Thresholds
         ``growth`` of the gradient norm together with ``loss_growth``; ``weight_growth`` of any layer and
-        ``update_ratio`` for steps as large as the weights; ``ratio`` is beta_3 of AUTOTRAINER, ``epochs`` is alpha_2.
+        ``update_ratio`` for steps as large as the weights; ``schedule``: share of the planned training from which a
+        poor score after such steps is an error; ``ratio`` is beta_3 of AUTOTRAINER, ``epochs`` is alpha_2.
 
     When it is wrong
         Gradients that grow while the loss falls are healthy, and so is a ratio above 70: neither fires by itself.
@@ -54,7 +70,7 @@ class ExplodingGradient(Rule):
     problem = "exploding_gradient"
     code = "AT102"
     aliases = ("exploding", "exploding_gradients", "explode", "learning_rate_too_high")
-    needs = OUTCOME_NEEDS | frozenset({"weight_norm", "update_ratio", "activation_max_abs"})
+    needs = OUTCOME_NEEDS | frozenset({"weight_norm", "update_ratio"})
     causes = (
         "nonfinite_data",
         "unscaled_targets",
@@ -69,6 +85,9 @@ class ExplodingGradient(Rule):
             "loss_growth": Threshold(10, "growth of the loss since the start", "calibrated", 1),
             "weight_growth": Threshold(10, "growth of a layer's weight norm since the start", "calibrated", 1),
             "update_ratio": Threshold(1.0, "size of a step ÷ weights", "1,000 times the usual 1e-3"),
+            "schedule": Threshold(
+                0.25, "share of the schedule before a poor score is an error", "calibrated", maximum=1
+            ),
             "ratio": Threshold(70, "gradient norm of first ÷ last layer", "AUTOTRAINER", 1, alias="beta_3"),
             "epochs": Threshold(0, "epochs before it is judged", "AUTOTRAINER", alias="alpha_2"),
         }
@@ -117,16 +136,27 @@ class ExplodingGradient(Rule):
         steps = history.layer("update_ratio")[:, rows]
         with np.errstate(all="ignore"):
             start, now = weights[0], last_median(weights, 3)
-            grown = np.where(start > 1e-3, now / start, np.nan)
+            grown = np.where((start > 1e-3) & np.isfinite(now), now / start, np.nan)  # the rest is nonfinite's to tell
             largest = float(np.nanmax(grown)) if not np.isnan(grown).all() else math.nan
-            leap = float(np.nanmax(steps)) if not np.isnan(steps).all() else math.nan
+            leap = float(np.max(steps[np.isfinite(steps)], initial=0.0))
         evidence |= {"weight_growth": largest, "largest_update_ratio": leap}
+        dead = bool((history.layer("grad_norm")[-_DEAD_SAMPLES:, rows] == 0).all())
+        if dead and leap >= self.threshold("update_ratio") and largest >= _DOUBLED and result.high <= 0.15:
+            text = f"A step changed weights by {leap:.2g} times their norm, and no layer gets any gradient now"
+            return Severity.ERROR, 0.9, f"{text}{', while ' + result.words if result.words else ''}."
         if not largest >= self.threshold("weight_growth") or not leap >= self.threshold("update_ratio"):
             return None
         text = f"A step changed weights by {leap:.2g} times their norm, and weights grew {largest:.2g}-fold"
         if result.diverged or result.high <= 0.15 or evidence["loss_growth"] >= self.threshold("loss_growth"):
             return Severity.ERROR, 0.85, f"{text}{', while ' + result.words if result.words else ''}."
-        return None if result.learned(0.5) else (Severity.WARNING, 0.6, f"{text}.")
+        usual = np.sqrt([history.layers[row].units or 1 for row in rows])
+        thrown = bool((now / usual)[grown >= self.threshold("weight_growth")].max(initial=0.0) >= _FAR)
+        if result.learned(_GOOD if thrown else 0.5):
+            return None
+        settled = result.known and result.mature(self.threshold("schedule")) and not result.moving(0.1)
+        if thrown and settled and not result.learned(0.5):
+            return result.worst, 0.8, f"{text}; {result.words} after {result.steps} steps."
+        return Severity.WARNING, 0.6, f"{text}."
 
     def _by_ratio(
         self, history: RunHistory, rows: list[int], evidence: dict[str, float], result: Outcome

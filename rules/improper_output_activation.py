@@ -12,13 +12,18 @@ import numpy as np
 from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
+from autotrainer.rules._layers import weight_layers
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._ranges import RANGES, output_activation, output_range, unreachable
+from autotrainer.rules._trends import last_median
 from autotrainer.task import TaskContext
 
 __all__ = ["ImproperOutputActivation"]
 
 _TOLERANCE = 1e-4
+
+_LASTING = 10
+"""Samples in each of which outputs must be zero for every input to count as lost: single ones may come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,8 @@ class ImproperOutputActivation(Rule):
 
     Evidence used
         Name of the output activation where it is known, smallest and largest output, sum of each output row, range
-        of the targets, number of outputs, and the loss; the outcome for what merely is unusual.
+        of the targets, number of outputs, and the loss; outputs of a ReLU that are zero for every input, which get no
+        gradient any more; the outcome for what merely is unusual.
 
     Thresholds
         ``row_sum`` is omega_2 of AUTOTRAINER: largest mean sum of a row of class probabilities, compared at +0.1;
@@ -72,7 +78,7 @@ class ImproperOutputActivation(Rule):
     code = "AT401"
     aliases = ("wrong_output_activation", "improper_activation", "wrong_activation", "output_activation")
     needs = OUTCOME_NEEDS | frozenset(
-        {"output_min", "output_max", "output_row_sum", "output_row_sum_error", "target_min"}
+        {"output_min", "output_max", "output_row_sum", "output_row_sum_error", "target_min", "dead_units"}
     )
     causes = ("nonfinite_data", "target_mismatch")
     repairs = ("fix_output_activation", "fix_loss")
@@ -139,7 +145,11 @@ class ImproperOutputActivation(Rule):
     ) -> _Misfit | None:
         """Return what does not fit, the surest first."""
         loss, units = context.loss, context.output_units
-        if units == 1 and (activation == "softmax" or (low == high == 1.0 and history.targets.count > 1)):
+        if _silent_outputs(history, 2) >= 1 and _no_gradient(history):
+            through = f"went through {activation} and " if activation else ""
+            return _Misfit(f"Outputs {through}are 0 for every input, so that no gradient passes")
+        proven_by_value = activation is None and low == high == 1.0 and history.targets.count > 1
+        if units == 1 and (activation == "softmax" or proven_by_value):
             return _Misfit("A softmax over a single output is always 1, whatever the input")
         if loss.classifies and loss.family != "hinge":
             by_form = {"logits": self._logits, "probabilities": self._probabilities, "log_probabilities": self._logs}
@@ -152,6 +162,7 @@ class ImproperOutputActivation(Rule):
         history: RunHistory, context: TaskContext, activation: str | None, low: float, high: float
     ) -> _Misfit | None:
         """Judge a loss that applies softmax or sigmoid itself."""
+        silent = _silent_outputs(history, _LASTING)
         binary = context.loss.family == "binary_cross_entropy"
         name = context.loss.name
         if binary and activation in ("sigmoid", "hard_sigmoid", "softmax", "relu", "relu6", "softplus"):
@@ -167,7 +178,8 @@ class ImproperOutputActivation(Rule):
         if activation in ("tanh", "softsign", "hard_tanh"):
             return _Misfit(f"{name} takes logits, but {activation} limits the outputs to −1 … 1", proven=not binary)
         if activation in ("relu", "relu6"):
-            return _Misfit(f"{name} takes logits, but {activation} cuts all negative ones", proven=False)
+            lost = f", and {silent:.0%} of the outputs are 0 for every input" if silent > 0 else ""
+            return _Misfit(f"{name} takes logits, but {activation} cuts all negative ones{lost}", proven=silent > 0)
         return None
 
     def _probabilities(
@@ -214,7 +226,7 @@ class ImproperOutputActivation(Rule):
         """Judge a loss on values, or an unknown one: whether the output can reach the targets."""
         targets = history.targets
         kind = context.kind(targets)
-        classes = context.loss.family == "custom" and kind in ("multiclass", "binary")
+        classes = context.loss.family in ("custom", "none") and kind in ("multiclass", "binary")
         if classes and kind == "multiclass" and activation in ("sigmoid", "hard_sigmoid"):
             return self._row_sum(history, f"{activation} gives each class a probability of its own")
         if classes and activation in ("relu", "relu6"):
@@ -233,3 +245,17 @@ class ImproperOutputActivation(Rule):
             f"{targets.maximum:.3g}, is out of its reach",
             proven=share >= self.threshold("unreachable"),
         )
+
+
+def _silent_outputs(history: RunHistory, samples: int) -> float:
+    """Return the share of outputs that were zero for every input in each of the last samples; 0 where not measured."""
+    last = [row for row, layer in enumerate(history.layers) if not layer.hidden][-1:]
+    dead = history.layer("dead_units")[-samples:, last]
+    return float(dead.min()) if dead.size == samples and np.isfinite(dead).all() else 0.0
+
+
+def _no_gradient(history: RunHistory) -> bool:
+    """Whether the gradients of all layers were exactly zero in most of the last samples."""
+    rows = weight_layers(history)
+    norms = last_median(history.layer("grad_norm")[:, rows]) if rows else np.ones(1)
+    return bool((norms == 0).all())

@@ -81,9 +81,8 @@ class NonFinite(Rule):
             "samples_not_finite": float(rows.mean()) if len(rows) else 0.0,
         }
         place = f"{what} of layer {layer}" if layer else what
-        message = (
-            f"{place[0].upper()}{place[1:]} {'are' if what.endswith('s') else 'is'} not finite since step {first}."
-        )
+        verb = "is" if what == "loss" else "are"
+        message = f"{place[0].upper()}{place[1:]} {verb} not finite since step {first}."
         if what == "loss" and not late and not rows.any():
             message = f"The validation loss is not finite at step {history.step}."
         severity = Severity.ERROR if lasting else Severity.WARNING

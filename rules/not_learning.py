@@ -25,6 +25,10 @@ _BARE_SKILL = 0.2
 """Skill up to which an accuracy that never moves tells of a constant answer: classes are as unequal as that between
 small samples of training and validation data."""
 
+_MIXED = 0.1
+"""Share of losses on either side of zero from which the loss is a surrogate, such as that of a policy gradient, whose
+value says nothing of success."""
+
 _SAME_EPOCHS = 5
 """Epochs, at least, over which an accuracy must be the same to the digit."""
 
@@ -51,7 +55,9 @@ class NotLearning(Rule):
         outputs are constant; ``to_come``: share of the loss that must still be expected to go for patience.
 
     When it is wrong
-        Data without any signal gives the same picture. Without a known schedule it is a warning, after 200 steps.
+        Data without any signal gives the same picture. Without a known schedule it is a warning, after 200 steps, and
+        so it is where only the loss is known; losses around zero (policy gradients) or of several optimizers
+        (adversarial training), which are no measure of success, are not judged.
 
     Repairs
         Learning rate, optimizer, new initial weights, activation, normalization.
@@ -63,7 +69,7 @@ class NotLearning(Rule):
     problem = "not_learning"
     code = "AT303"
     aliases = ("stuck", "no_learning", "chance_level")
-    needs = OUTCOME_NEEDS | frozenset({"output_spread", "target_spread"})
+    needs = OUTCOME_NEEDS | frozenset({"output_spread", "target_spread", "input_std"})
     causes = (
         "nonfinite",
         "nonfinite_data",
@@ -106,7 +112,7 @@ class NotLearning(Rule):
             message = f"All gradients were exactly zero in the last {_SAMPLES} sampled steps"
             return self._told(Severity.ERROR, 0.97, message, evidence, result)
         if not result.known:
-            return self._by_loss(history, result, evidence)
+            return self._by_loss(history, context, result, evidence)
         moving = result.moving(self.threshold("to_come"))
         same = _same_accuracy(history)
         if same and result.skill <= _BARE_SKILL and not moving and result.mature(self.threshold("schedule")):
@@ -119,14 +125,19 @@ class NotLearning(Rule):
         if constant and not moving and result.mature(self.threshold("dead_schedule")):
             return self._told(result.worst, 0.9, "The output is the same for all inputs", evidence, result)
         if not moving and result.mature(self.threshold("schedule")):
-            return self._told(result.worst, 0.85, "The loss is flat", evidence, result)
+            flat = "The loss is flat" if result.fell < self.threshold("to_come") else "The loss fell too little"
+            return self._told(result.worst, 0.85, flat, evidence, result)
         return None
 
-    def _by_loss(self, history: RunHistory, result: Outcome, evidence: dict[str, float]) -> Finding | None:
+    def _by_loss(
+        self, history: RunHistory, context: TaskContext, result: Outcome, evidence: dict[str, float]
+    ) -> Finding | None:
         """Judge by the loss alone: at most a warning, since some losses are no measure of success."""
         _, losses = history.losses
         known = losses[np.isfinite(losses)]
-        if len(known) < 4 * _SAMPLES or not result.mature(0.3) or result.moving(0.02):
+        if len(known) < 4 * _SAMPLES or not result.mature(0.3) or result.moving(0.02) or context.optimizer.several:
+            return None
+        if np.mean(known < 0) > _MIXED < np.mean(known > 0):
             return None
         start, now = (float(np.mean(part)) for part in (known[:_SAMPLES], known[-2 * _SAMPLES :]))
         noise = 3 * float(np.std(known[-2 * _SAMPLES :])) / math.sqrt(2 * _SAMPLES)

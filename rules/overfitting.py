@@ -19,7 +19,7 @@ from autotrainer.task import TaskContext
 __all__ = ["Overfitting"]
 
 _COST = 0.02
-"""Fall of validation R² that nobody would mind."""
+"""Fall of validation R² that nobody would mind; of other losses, the share of the loss at the start."""
 
 
 class Overfitting(Rule):
@@ -42,7 +42,8 @@ class Overfitting(Rule):
 
     When it is wrong
         Cross-entropy on validation data rises with growing confidence even while accuracy improves: the gap of
-        accuracy must show too, where it is known, and R² must have lost 0.02. It is an error only where validation
+        accuracy must show too, where it is known, R² must have lost 0.02, and losses of other tasks that share of
+        the loss at the start. It is an error only where validation
         accuracy or R² itself has fallen clearly.
 
     Repairs
@@ -77,11 +78,15 @@ class Overfitting(Rule):
         best = int(np.argmin(losses))
         since = len(losses) - 1 - best
         scale = max(abs(float(losses[best])), 1e-12)
-        rise = (float(np.median(losses[-3:])) - float(losses[best])) / scale
+        now = float(np.median(losses[-3:]))
+        rise = (now - float(losses[best])) / scale
         if since < self.threshold("evaluations") or rise < self.threshold("rise"):
             return None
         lost = rise * scale / trivial_squared_error(history, context)  # of R²
-        if lost < _COST:
+        classes = context.kind(history.targets) in ("multiclass", "binary", "multilabel")  # the gap of accuracy decides
+        start = history.losses[1][:5]
+        start = np.abs(start[np.isfinite(start)])
+        if lost < _COST or (not classes and start.size and rise * scale < _COST * float(np.median(start))):
             return None
         if since >= 3 and not theil_sen(epochs[best:], losses[best:]).slope > 0:
             return None
@@ -98,7 +103,7 @@ class Overfitting(Rule):
         severity = Severity.ERROR if fall >= self.threshold("fall") else Severity.WARNING
         message = (
             f"The validation loss was best after epoch {int(epochs[best])} ({losses[best]:.3g}) and is {rise:.0%} "
-            f"above that now ({losses[-1]:.3g}), while the training loss fell"
+            f"above that now ({now:.3g}), while the training loss fell"
         )
         message += f"; accuracy is {train:.3g} in training and {held_out:.3g} in validation." if gap == gap else "."
         evidence = {"best_epoch": float(epochs[best]), "rise": rise, "accuracy_gap": gap, "fall": fall}

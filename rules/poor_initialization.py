@@ -48,9 +48,10 @@ class PoorInitialization(Rule):
 
     When it is wrong
         Normalization and adaptive optimizers overcome a bad start: without a poor outcome it is a warning, and a
-        model that has learned is not reported. Only a first layer that answers all inputs alike and units that start
-        equal are errors at once; equal units further on are a warning where the next layer's weights differ, because
-        their gradients then do. Zero weights that end a residual branch, an adapter or the model are fine.
+        model that has learned is not reported. Only a first layer that answers all inputs alike and units that stay
+        equal are errors at once; equal units are a warning where the next layer's weights differ, in the first layer
+        too, because their gradients then do. Zero weights that end a residual branch, an adapter or the model are
+        fine.
 
     Repairs
         New initial weights (He for ReLU, LeCun for SELU, Glorot for tanh and sigmoid), normalization.
@@ -143,7 +144,7 @@ class PoorInitialization(Rule):
         if result.learned(0.8 if kept else 0.5):
             return None
         poor = self._is_poor(result)
-        severity = Severity.ERROR if kept or equal[0] == 0 or poor else Severity.WARNING
+        severity = Severity.ERROR if kept or poor else Severity.WARNING
         more = f" (and those of {len(equal) - 1} further hidden layers)" if len(equal) > 1 else ""
         units = layers[equal[0]].units
         fate = "and get the same gradients" if kept else "and only the next layer tells them apart"

@@ -132,7 +132,8 @@ class SlowConvergence(Rule):
         expected = self._expected(result, gain, len(epochs), context.planned_epochs)
         left = 0.0 if math.isnan(result.progress) else 1 - result.progress
         # The longer the run still lasts, the less a straight line says about its end.
-        if result.high + expected > self.threshold("skill") * (1 - 0.5 * left) or result.fell < _REAL:
+        least = self.threshold("skill") * (2 / 3 if result.regression else 1)  # as for `Outcome.stuck`
+        if result.high + expected > least * (1 - 0.5 * left) or result.fell < _REAL:
             return None
         evidence = {
             "skill": result.skill,

@@ -33,14 +33,15 @@ class TargetMismatch(Rule):
 
     Evidence used
         Shape, type and values of the targets, number of outputs and what the loss says of them; the squared error of
-        the copied rows, compared with the loss that was computed from the same rows.
+        the copied rows, row by row and each with all, compared with the loss that was computed from the same rows.
 
     Thresholds
         None: all of it are facts.
 
     When it is wrong
         A loss that adds further terms differs from the plain squared error too; therefore a mismatch of numbers
-        counts only for plain squared-error losses of PyTorch with targets of one dimension.
+        counts for PyTorch only, where shapes are (n,) and (n, 1), and for a loss of one's own only where its value is
+        that of broadcast shapes.
 
     Repairs
         Give the targets the shape of the outputs; encode labels as 0 … C−1.
@@ -52,7 +53,7 @@ class TargetMismatch(Rule):
     problem = "target_mismatch"
     code = "AT406"
     aliases = ("shape_mismatch", "broadcast", "label_mismatch", "wrong_labels", "wrong_targets")
-    needs = OUTCOME_NEEDS | frozenset({"target_min", "target_max", "output_min", "output_max"})
+    needs = OUTCOME_NEEDS | frozenset({"crossed_error", "target_min", "target_max", "output_min", "output_max"})
     causes = ("nonfinite_data",)
     repairs = ("fix_loss",)
     static = True
@@ -139,23 +140,33 @@ class TargetMismatch(Rule):
 
     @staticmethod
     def _broadcast(history: RunHistory, context: TaskContext, evidence: dict[str, float]) -> str | None:
-        """Return that loss and squared error of the same rows differ, as they do where shapes broadcast, or None."""
-        loss, targets = context.loss, history.targets
-        plain = loss.family == "squared_error" and loss.reduction == "mean" and context.framework == "pytorch"
-        if not plain or targets.rank != 1:
+        """Return that the loss is what it is where shapes broadcast, and not what it is row by row, or None."""
+        loss = context.loss
+        if loss.family not in (*_ELEMENTWISE, "custom", "none") or context.framework != "pytorch":
             return None
-        size, value, error = (history.scalar(name) for name in ("batch_size", "loss", "squared_error"))
+        names = ("batch_size", "loss", "squared_error", "crossed_error")
+        size, value, error, crossed = (history.scalar(name) for name in names)
         whole = (size >= _FULL_ROWS) & (size <= MAX_ROWS) & np.isfinite(value) & np.isfinite(error)
+        whole &= np.isfinite(crossed) & (np.abs(crossed - error) > 1e-2 * np.abs(error))
         if whole.sum() < 2:
             return None
-        with np.errstate(all="ignore"):
-            apart = np.abs(value - error)[whole] / np.maximum(np.abs(value[whole]), 1e-12)
-        if np.median(apart) < 1e-3:
+        value, error, crossed = value[whole], error[whole], crossed[whole]
+        size_of_loss = np.maximum(np.abs(value), 1e-12)
+        plain = loss.family == "squared_error" and loss.reduction == "mean"
+        # A known squared error need only differ from the rows'; of another loss the numbers themselves must say it.
+        unlike = np.median(np.abs(value - error) / size_of_loss) >= 1e-3
+        alike = np.median(np.abs(value - crossed) / size_of_loss) <= 1e-3
+        # Of other errors the shapes are all that is known: told outputs may have been squeezed for the loss alone.
+        shapes = loss.family in ("absolute_error", "huber") and not outcome(history, context).learned(0.3)
+        if not shapes and not (unlike and (plain or alike)):
             return None
-        evidence |= {"loss": float(value[whole][-1]), "squared_error": float(error[whole][-1])}
+        evidence |= {"loss": float(value[-1]), "squared_error": float(error[-1]), "crossed_error": float(crossed[-1])}
+        told = (
+            "Outputs" if shapes else f"The loss is {value[-1]:.3g}, but row by row it would be {error[-1]:.3g}: outputs"
+        )
         return (
-            f"The loss is {value[whole][-1]:.3g}, but row by row it would be {error[whole][-1]:.3g}: targets of shape "
-            "(n,) broadcast against outputs of shape (n, 1), and every output is compared with every target."
+            f"{told} and targets, one of shape (n,) and one of shape (n, 1), broadcast to (n, n), and every output is "
+            "compared with every target."
         )
 
     @staticmethod

@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if sys.stdout is None:  # closed by the caller, as with `>&-`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
     try:
         names = [command.NAME for command in COMMANDS]
         if given and not given[0].startswith("-") and given[0] not in names:
@@ -51,9 +53,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("autotrainer: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, as in `autotrainer rules | head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
+    except OSError as error:
+        _drop_output()
+        print(f"autotrainer: can't write the output: {error.strerror or error}", file=sys.stderr)
+        return 2
     return status
+
+
+def _drop_output() -> None:
+    """Let what is left of the output go nowhere, so that the end of the process does not fail on it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

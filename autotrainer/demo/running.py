@@ -31,7 +31,6 @@ class Shown:
     case: Case
     result: Result
     twin_findings: tuple[Finding, ...]
-    twin_accuracy: float
 
     @property
     def finding(self) -> Finding | None:
@@ -85,7 +84,7 @@ def _show(framework: str, case: Case) -> Shown:
     arguments: dict[str, Any] = module.fit_arguments(case.faulty)
     result = fit(arguments.pop("model"), arguments.pop("train_data"), **arguments)
     monitor, accuracy = module.train_watched(case.twin)
-    one = Shown(framework, case, result, tuple(monitor.findings), accuracy)
+    one = Shown(framework, case, result, tuple(monitor.findings))
     finding = one.finding
     if finding is None:
         print(f"  {case.problem} was not found; found: {', '.join(f.problem for f in result.findings) or 'nothing'}")

@@ -10,7 +10,8 @@ from typing import Any
 
 import keras
 
-from autotrainer.backends.keras3.parts import Part, find_parts, kind_of, output_activation
+from autotrainer.backends.keras3.kinds import kind_of
+from autotrainer.backends.keras3.parts import Part, find_parts, output_activation
 from autotrainer.backends.keras3.stats import read_variable, scalar
 from autotrainer.signals import LayerInfo
 from autotrainer.task import LossInfo, OptimizerInfo, TaskContext

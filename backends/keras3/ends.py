@@ -11,8 +11,8 @@ from typing import Any
 import keras
 
 from autotrainer.backends.keras3.graph import activates
+from autotrainer.backends.keras3.kinds import activation_name, kind_of
 from autotrainer.backends.keras3.layers import input_noise, make_activation, own_activation, set_own_activation
-from autotrainer.backends.keras3.parts import activation_name, kind_of
 from autotrainer.backends.keras3.structure import has_graph
 from autotrainer.backends.keras3.workbench import Changes, Workbench
 from autotrainer.edits import AddInputNoise, Edit, ScaleInputs, SetOutputActivation

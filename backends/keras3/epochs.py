@@ -11,7 +11,7 @@ import keras
 
 from autotrainer.backends.keras3.losses_seen import loss_names
 
-__all__ = ["EpochCallback", "canonical", "data_size", "with_callback"]
+__all__ = ["EpochCallback", "canonical", "data_size", "number", "with_callback"]
 
 _NAMES = {
     "acc": "accuracy",
@@ -29,6 +29,9 @@ class EpochListener(Protocol):
 
     def start_epoch(self, epoch: int) -> None:
         """An epoch begins; 0-based as ``fit`` counts."""
+
+    def end_test(self) -> None:
+        """An evaluation within the ``fit`` has ended."""
 
     def end_epoch(self, logs: Mapping[str, Any]) -> None:
         """An epoch has ended, validation included."""
@@ -50,6 +53,10 @@ class EpochCallback(keras.callbacks.Callback):  # type: ignore[misc]
         """Pass on that an epoch begins."""
         self._listener.start_epoch(epoch)
 
+    def on_test_end(self, logs: Any = None) -> None:
+        """Pass on that an evaluation has ended."""
+        self._listener.end_test()
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Pass on what is known at the end of an epoch."""
         self._listener.end_epoch(logs or {})
@@ -64,11 +71,11 @@ def canonical(logs: Mapping[str, Any]) -> dict[str, float]:
     losses = loss_names(logs)
     names = {**_NAMES, losses[0]: "loss"} if len(losses) == 1 else _NAMES
     for name, value in logs.items():
-        number = _number(value)
-        if number is None:
+        found = number(value)
+        if found is None:
             continue
         prefix = "val_" if name.startswith("val_") else ""
-        values.setdefault(prefix + names.get(name.removeprefix("val_"), name.removeprefix("val_")), number)
+        values.setdefault(prefix + names.get(name.removeprefix("val_"), name.removeprefix("val_")), found)
     return values
 
 
@@ -109,7 +116,8 @@ def data_size(fit: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     return rows, given.get("batch_size") or 32
 
 
-def _number(value: Any) -> float | None:
+def number(value: Any) -> float | None:
+    """Return a value of logs as a number; None if it is none."""
     if isinstance(value, bool | str) or value is None or getattr(value, "shape", ()) not in ((), (1,)):
         return None
     try:

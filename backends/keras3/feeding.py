@@ -139,10 +139,11 @@ class StreamFeed:
         source: `tf.data.Dataset`, `keras.utils.PyDataset`, `torch.utils.data.DataLoader` or another iterable of
             batches that can be read again.
         steps: Batches an epoch, or None for all there are.
+        shuffle: Whether Keras shuffles the batches of a `PyDataset`; others come as they are.
     """
 
-    def __init__(self, source: Any, steps: int | None) -> None:
-        self._source, self._given_steps = source, steps
+    def __init__(self, source: Any, steps: int | None, shuffle: bool = True) -> None:
+        self._source, self._given_steps, self._shuffle = source, steps, shuffle
         length = stream_length(source)
         if length is None and steps is None:
             raise DataError("train_data has no end: give fit_args={'steps_per_epoch': …}")
@@ -167,17 +168,15 @@ class StreamFeed:
 
     def arguments(self, epochs: int, seed: int) -> dict[str, Any]:
         """Return what to call `fit` with."""
-        arguments = {"x": self._source, "steps_per_epoch": self._given_steps}
-        if not isinstance(self._source, keras.utils.PyDataset):
-            arguments["shuffle"] = False
-        return arguments
+        shuffle = self._shuffle and isinstance(self._source, keras.utils.PyDataset)
+        return {"x": self._source, "steps_per_epoch": self._given_steps, "shuffle": shuffle}
 
 
 def make_feed(data: Data, batch_size: int, shuffle: bool, steps: int | None) -> ArrayFeed | StreamFeed:
     """Return the batches of training data."""
     if isinstance(data, ArrayData):
         return ArrayFeed(data, batch_size, shuffle, steps)
-    return StreamFeed(data.source, steps)
+    return StreamFeed(data.source, steps, shuffle)
 
 
 def batches(data: Data, limit: int | None = None, size: int = 256) -> Iterator[Batch]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import keras
 
+from autotrainer.backends.keras3.sample_weights import check_class_weight
 from autotrainer.errors import ConfigError, InputError, nearest
 
 __all__ = ["CompileSettings", "FitArguments"]
@@ -67,17 +67,26 @@ class CompileSettings:
                 raise InputError("the model is not compiled: give loss and optimizer, or compile it")
             return cls(loss)
         metrics, losses = model._compile_metrics, model._compile_loss
-        found = loss if loss is not None else model.loss
-        if found is None and not _computes_its_loss(model):
-            raise InputError("the model is compiled without a loss: give one")
         return cls(
-            found,
+            loss if loss is not None else model.loss,
             losses._user_loss_weights if losses is not None and loss is None else None,
             metrics._user_metrics if metrics is not None else None,
             metrics._user_weighted_metrics if metrics is not None else None,
             model.jit_compile,
             model.run_eagerly,
         )
+
+    def check_loss(self, model: Any) -> None:
+        """Check that there is a loss.
+
+        Args:
+            model: The model, called before: losses that a `call` adds are known only then.
+
+        Raises:
+            InputError: If there is none.
+        """
+        if self.loss is None and not _computes_its_loss(model):
+            raise InputError("the model is compiled without a loss: give one")
 
     def compile(self, model: Any, optimizer: Any, loss: Any) -> None:
         """Compile a model with metrics of its own."""
@@ -143,7 +152,7 @@ class FitArguments:
         callbacks = rest.pop("callbacks", None)
         if callbacks is not None and (isinstance(callbacks, keras.callbacks.Callback) or not callable(callbacks)):
             callbacks = _as_callbacks(callbacks)
-        _check_class_weight(rest.get("class_weight"))
+        rest["class_weight"] = check_class_weight(rest.get("class_weight"))
         if rest["verbose"] not in ("auto", 0, 1, 2):
             raise ConfigError(f"fit_args: verbose must be 'auto', 0, 1 or 2, not {rest['verbose']!r}")
         shuffle = rest.pop("shuffle", True)
@@ -173,20 +182,6 @@ def _as_callbacks(given: Any) -> list[Any]:
     if wrong:
         raise ConfigError(f"fit_args: callbacks must be Keras callbacks, not {type(wrong[0]).__name__}")
     return callbacks
-
-
-def _check_class_weight(given: Any) -> None:
-    if not isinstance(given or {}, Mapping):
-        raise ConfigError("fit_args: class_weight must be a dict of weights by class")
-    for label, weight in (given or {}).items():
-        if (
-            isinstance(label, bool)
-            or not isinstance(label, Real)
-            or not (float(label) >= 0 and float(label).is_integer())
-        ):
-            raise ConfigError(f"fit_args: class_weight has the class {label!r}: classes are whole numbers from 0")
-        if isinstance(weight, bool) or not isinstance(weight, Real) or not 0 <= float(weight) < math.inf:
-            raise ConfigError(f"fit_args: class_weight gives class {label} the weight {weight!r}: not a number >= 0")
 
 
 def _count(arguments: dict[str, Any], name: str) -> int | None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import keras
 
-from autotrainer.backends.keras3.parts import Part, activation_name, find_parts, kind_of
+from autotrainer.backends.keras3.kinds import activation_name, kind_of
+from autotrainer.backends.keras3.parts import Part, find_parts
 from autotrainer.backends.keras3.structure import has_graph, sublayers
 
 __all__ = ["Graph", "activates"]

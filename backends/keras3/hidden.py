@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from autotrainer.backends.keras3.kinds import kind_of
 from autotrainer.backends.keras3.layers import (
     draw_weights,
     make_activation,
@@ -17,7 +18,7 @@ from autotrainer.backends.keras3.layers import (
     own_activation,
     set_own_activation,
 )
-from autotrainer.backends.keras3.parts import Part, kind_of
+from autotrainer.backends.keras3.parts import Part
 from autotrainer.backends.keras3.workbench import Changes, Workbench
 from autotrainer.edits import AddDropout, Edit, InsertNormalization, Reinitialize, SwapActivation, initializer_for
 from autotrainer.errors import ConfigError

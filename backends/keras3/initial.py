@@ -8,10 +8,10 @@ from typing import Any
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
 from autotrainer.backends.keras3.parts import Part
 from autotrainer.backends.keras3.stats import read_variable, to_array
+from autotrainer.initial_form import recurrent_form, weight_form
 
 __all__ = ["with_weight_forms"]
 
@@ -29,25 +29,18 @@ def _form(layer: Any) -> str:
     cell = getattr(layer, "cell", None)
     recurrent = [getattr(cell, name, None) for name in ("kernel", "recurrent_kernel")]
     if all(kernel is not None for kernel in recurrent):
-        matrices = [to_array(read_variable(kernel)) for kernel in recurrent]
-        alike = all(bool((matrix == matrix.flat[0]).all()) for matrix in matrices)
-        return "constant" if alike and any(matrix.flat[0] for matrix in matrices) else ""
+        return recurrent_form([to_array(read_variable(kernel)) for kernel in recurrent])
     axes = _axes(layer)
     kernel = getattr(layer, "kernel", None) if axes is not None else None
     if axes is None or kernel is None or 0 in kernel.shape:
         return ""
     unit_axis, input_axis = axes
     value = read_variable(kernel) if isinstance(kernel, keras.Variable) else kernel
-    if not any(_equal(_ends(value, axis), axis) for axis in axes):
+    several = [unit_axis, *([input_axis] if kernel.shape[input_axis] > 1 else [])]
+    if not any(_equal_ends(value, axis) for axis in several):
         return ""
-    matrix = to_array(value)
-    units = matrix.shape[unit_axis] > 1 and _equal(matrix, unit_axis)
-    inputs = _equal(matrix, input_axis)
-    if inputs and not matrix.any():
-        return "zero"
-    if units and inputs:
-        return "constant"
-    return "equal_units" if units else ("equal_inputs" if inputs else "")
+    matrix = np.moveaxis(to_array(value), axes, (0, 1))
+    return weight_form(matrix.reshape(*matrix.shape[:2], -1))
 
 
 def _axes(layer: Any) -> tuple[int, int] | None:
@@ -58,12 +51,7 @@ def _axes(layer: Any) -> tuple[int, int] | None:
     return (-2, -1) if "BaseConvTranspose" in names else None
 
 
-def _ends(value: Any, axis: int) -> NDArray[Any]:
-    """Return the first and the last slice along an axis."""
-    slices = [value[..., i] if axis == -1 else value[..., i, :] for i in (0, -1)]
-    return np.stack([to_array(part) for part in slices], axis=axis)
-
-
-def _equal(values: NDArray[Any], axis: int) -> bool:
-    """Say whether all slices along an axis are the same."""
-    return bool((values == np.take(values, [0], axis=axis)).all())
+def _equal_ends(value: Any, axis: int) -> bool:
+    """Say whether the first and the last slice along an axis are the same."""
+    first, last = (to_array(value[..., i] if axis == -1 else value[..., i, :]) for i in (0, -1))
+    return bool((first == last).all())

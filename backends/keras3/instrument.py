@@ -43,6 +43,11 @@ class InstrumentedStep:
         """Whether only inputs and targets are recorded: on a CPU, XLA rounds otherwise if more values leave a step."""
         self.recorder = Recorder(model, parts, fail, batch_only=self.batch_only)
 
+    @property
+    def traced(self) -> bool:
+        """Whether it has a train function that is compiled already."""
+        return self._function is not None and not self._model.run_eagerly
+
     def _raise_if_unobservable(self) -> None:
         engine, model = keras.backend.backend(), self._model
         if engine not in ("tensorflow", "torch"):

@@ -7,7 +7,8 @@ from typing import Any
 
 import keras
 
-from autotrainer.backends.keras3.parts import Part, kind_of
+from autotrainer.backends.keras3.kinds import kind_of
+from autotrainer.backends.keras3.parts import Part
 
 __all__ = [
     "draw_weights",

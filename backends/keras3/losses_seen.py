@@ -29,12 +29,20 @@ class LossReader:
     def __init__(self) -> None:
         self.logs: deque[Any] = deque(maxlen=_KEPT)
         """Logs of the last calls of this epoch; the caller appends them."""
+        self.unmeasured: frozenset[str] = frozenset()
+        """Names in the logs under which nothing is told; the caller sets it."""
         self._reading = self._unproven = "unknown"
         self._previous = 0.0
         self._found: list[tuple[int, float]] = []
+        self._last: Any = {}
         self._names: tuple[str, ...] = ("loss",)
         self._only_failures = False
         self._means: tuple[Callable[[], float], ...] = ()
+
+    @property
+    def last(self) -> Any:
+        """The logs of the last call."""
+        return self.logs[-1] if self.logs else self._last
 
     def learn(self, logs: Any, means: Sequence[Callable[[], float]], objectives: int) -> None:
         """Find out where the loss stands in the logs of a training step of the user's own.
@@ -45,12 +53,14 @@ class LossReader:
             objectives: How many optimizers take gradients; for several, of adversaries say, no sum of their losses
                 tells of success, so that only a loss that is not finite is told.
         """
-        self._names = loss_names(logs)
+        told = logs.items() if isinstance(logs, Mapping) else ()
+        self._names = loss_names({name: value for name, value in told if name not in self.unmeasured})
         self._only_failures = objectives > 1 and len(self._names) > 1
         self._means = tuple(means)
 
     def start_epoch(self) -> None:
         """Forget logs not yet read: the running mean starts again."""
+        self._last = self.last
         self.logs.clear()
         self._previous = 0.0
 
@@ -109,6 +119,7 @@ class LossReader:
             if self._reading != "unknown" and not last and not too_late and known:
                 self._found.append((count - behind - 1, single if math.isfinite(single) else math.inf))
         self._previous = before if values else self._previous
+        self._last = self.last
         self.logs.clear()
         del self._found[:-_KEPT]
 

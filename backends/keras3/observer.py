@@ -2,7 +2,8 @@
 
 Two attributes of the model instance are wrapped while it is watched: ``fit``, to add one callback for the epochs, and
 ``make_train_function``, to put one comparison before each call of the train function. A step that is to be sampled
-runs an instrumented train function (see `instrument`); all others run the one that Keras made, untouched.
+runs an instrumented train function (see `instrument`); all others run the one that Keras made, untouched, unless the
+run is so short that tracing a second function would cost more than it saves (see `train_functions`).
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from typing import Any
 
 import keras
 
-from autotrainer.backends.keras3.epochs import EpochCallback, canonical, data_size, with_callback
-from autotrainer.backends.keras3.instrument import InstrumentedStep, has_weights
+from autotrainer.backends.keras3.epoch_values import EpochValues
+from autotrainer.backends.keras3.epochs import EpochCallback, data_size, with_callback
+from autotrainer.backends.keras3.instrument import has_weights
 from autotrainer.backends.keras3.losses_seen import LossReader
-from autotrainer.backends.keras3.measure import Measure, Position
-from autotrainer.backends.keras3.tensorflow_graph import UnobservableError
+from autotrainer.backends.keras3.measure import Measure
+from autotrainer.backends.keras3.schedule import Schedule
+from autotrainer.backends.keras3.train_functions import TrainFunctions
 from autotrainer.errors import InputError
 from autotrainer.monitor import Monitor
 
@@ -32,8 +35,6 @@ logger = logging.getLogger("autotrainer")
 
 _PART = "watching Keras"
 _NEVER = sys.maxsize
-_SHORT_RUN = 1000
-"""Steps up to which the last step of each epoch is sampled too."""
 
 
 def observe(
@@ -73,22 +74,15 @@ class KerasObserver:
     def __init__(self, model: Any, monitor: Monitor, epochs: int | None, steps: int | None) -> None:
         self._model = model
         self._monitor = monitor
-        self._planned = (epochs, steps)
-        self._planned_by_fit: tuple[int | None, int | None] = (None, None)
-        self._data_size: tuple[int | None, int | None] = (None, None)
-        self._count = 0  # optimizer steps so far
+        self._schedule = Schedule(epochs, steps)
         self._next = 0  # the first step at which there is something to ask
-        self._stride = 1  # steps that a call of the train function takes
-        self._epoch_start = 0
-        self._epoch_of_fit: int | None = None
-        self._steps_per_epoch: int | None = None
+        self._values = EpochValues(model)
         self._losses = LossReader()
         self._measure: Measure | None = None
-        self._step: InstrumentedStep | None = None
-        self._from_outside = False
         self._base: Callable[..., Any] | None = None
         self._function: Callable[..., Any] | None = None
         self._own = {name: getattr(model, name) for name in ("fit", "make_train_function")}
+        self._steps = TrainFunctions(model, self._own["make_train_function"], self._fail, self._go_outside)
         self._wrapped = {
             "fit": functools.wraps(self._own["fit"])(functools.partial(self._fit)),
             "make_train_function": functools.wraps(self._own["make_train_function"])(functools.partial(self._make)),
@@ -108,10 +102,11 @@ class KerasObserver:
                 del attributes[name]
         if self._function is not None and attributes.get("train_function") is self._function:
             attributes["train_function"] = self._base
-        self._next = _NEVER
-        self._step = self._measure = None
+        self._measure = None
+        self._stop()
+        self._steps.reset(traced=True)
         self._losses.start_epoch()
-        self._monitor.advance(self._count - 1)
+        self._monitor.advance(self._schedule.count - 1)
         if self._function is None and not self._monitor.context.managed:
             logger.warning("no training step of this model was seen: Keras is watched in fit() and train_on_batch()")
 
@@ -120,71 +115,76 @@ class KerasObserver:
     def start_fit(self, epochs: int | None, steps: int | None) -> None:
         """Take the planned length of a ``fit``: number of its last epoch, steps an epoch."""
         with self._guard():
-            self._steps_per_epoch = steps
-            self._planned_by_fit = (epochs, None)
+            self._schedule.start_fit(epochs, steps)
 
     def start_epoch(self, epoch: int) -> None:
         """Note where an epoch starts; epochs of several ``fit`` are counted on."""
         with self._guard():
-            history = self._monitor.history
-            planned, _ = self._planned_by_fit
-            if planned is not None and self._epoch_of_fit is None:
-                history.epoch = max(history.epoch, epoch)
-                planned = history.epoch + planned - epoch
-                steps = None if self._steps_per_epoch is None else self._steps_per_epoch * planned
-                self._planned_by_fit = (planned, steps)
+            number = self._schedule.start_epoch(epoch, self._monitor.history.epoch)
+            if number is not None:
+                self._monitor.history.epoch = number
                 self._tell_context()
-            self._epoch_of_fit = epoch
-            self._epoch_start = self._count
+                self._steps.choose(self._schedule.planned[1], self._schedule.count)
             self._losses.start_epoch()
+
+    def end_test(self) -> None:
+        """Note what an evaluation has measured."""
+        with self._guard():
+            self._values.after_test()
 
     def end_epoch(self, logs: Mapping[str, Any]) -> None:
         """Pass on what is known at the end of an epoch."""
         with self._guard():
             started = perf_counter()
+            where = self._schedule.position
+            values = self.values(logs)
             if self._monitor.sampler.affordable():
-                self._losses.collect(self._count, self._count - self._epoch_start, self._stride, sampled=False)
+                self._losses.collect(where.count, where.done, where.stride, sampled=False)
             self._monitor.sampler.charge(perf_counter() - started)
-            self._monitor.advance(self._count - 1)
+            self._monitor.advance(where.count - 1)
             if not self._monitor.context.managed:  # else `fit` says so itself, with its own evaluation
-                self._monitor.end_epoch(**canonical(logs))
+                self._monitor.end_epoch(**values)
+
+    def values(self, logs: Mapping[str, Any]) -> dict[str, float]:
+        """Return what the logs of an epoch say of it, by the usual names."""
+        return self._values.of(logs, self._losses.last)
 
     # -- wrapped attributes of the model --------------------------------------------------------------------------
 
     def _fit(self, *args: Any, **kwargs: Any) -> Any:
         own = self._own["fit"]
         with self._guard():
-            self._epoch_of_fit = None
-            self._data_size = data_size(own, args, kwargs)
+            self._schedule.call_fit(data_size(own, args, kwargs))
             args, kwargs = with_callback(own, EpochCallback(self), args, kwargs)
         try:
             return own(*args, **kwargs)
         finally:
-            self._monitor.advance(self._count - 1)
+            self._monitor.advance(self._schedule.count - 1)
 
     def _make(self, force: bool = False) -> Any:
         """Let Keras make its train function, and put a counter before it."""
         attributes = vars(self._model)
         if self._function is not None and attributes.get("train_function") is self._function:
             attributes["train_function"] = self._base
+        traced = attributes.get("train_function") if not force else None
         result = self._own["make_train_function"](force=force)
         with self._guard():
             base = attributes.get("train_function")
             if base is not None and not self._monitor.closed:
                 if base is not self._base:
                     self._base, self._function = base, self._counting(base)
-                    self._step, self._from_outside = None, False
-                    self._stride = max(1, int(self._model.steps_per_execution or 1))
+                    self._steps.reset(traced=base is traced)
+                    self._schedule.stride = max(1, int(self._model.steps_per_execution or 1))
                 attributes["train_function"] = self._function
         return result
 
     def _counting(self, base: Callable[..., Any]) -> Callable[..., Any]:
-        losses, logs_of = self._losses, _logs_of
+        losses, logs_of, schedule, steps = self._losses, _logs_of, self._schedule, self._steps
 
         def train_function(*data: Any) -> Any:
-            if self._count < self._next:
-                result = base(*data)
-                self._count += self._stride
+            if schedule.count < self._next:
+                result = base(*data) if steps.plain else steps.take(base, data)[0]
+                schedule.count += schedule.stride
                 losses.logs.append(logs_of(result))
                 return result
             return self._maybe_sampled(base, data)
@@ -199,75 +199,62 @@ class KerasObserver:
             sample = self._ready() and self._due()
         if sample:
             return self._sampled(base, data)
-        result = base(*data)
-        self._count += self._stride
-        self._losses.logs.append(_logs_of(result))
+        steps = self._steps
+        steps.choose(self._schedule.planned[1], self._schedule.count)
+        result = base(*data) if steps.plain else steps.take(base, data)[0]
+        self._note(result)
         return result
+
+    def _note(self, result: Any) -> None:
+        """Count a call of the train function, and keep the logs that it returned."""
+        self._schedule.count += self._schedule.stride
+        logs = _logs_of(result)
+        self._losses.logs.append(logs)
+        with self._guard():
+            self._losses.unmeasured = self._values.after_call(logs)
 
     def _ready(self) -> bool:
         """Say whether steps can be sampled, and prepare for it the first time: the weights have to be there.
 
         Some models with a training step of their own are never called themselves, and so never count as built.
         """
-        if self._monitor.closed or not (self._count or has_weights(self._model)):
+        if self._monitor.closed or not (self._schedule.count or has_weights(self._model)):
             return False
         if self._measure is None:
             self._measure = Measure(self._model, self._losses)
-        if self._step is None and not self._from_outside:
-            try:
-                make, parts = self._own["make_train_function"], self._measure.parts
-                self._step = InstrumentedStep(self._model, make, parts, self._fail)
-                if self._step.batch_only:
-                    self._look_from_outside("with jit_compile=True on a CPU that would change how it rounds")
-            except UnobservableError as reason:
-                self._look_from_outside(reason)
+        self._steps.prepare(self._measure.parts)
         return True
 
     def _due(self) -> bool:
         """Say whether this step is to be sampled, and note when to ask again."""
-        sampler, step = self._monitor.sampler, self._count
+        sampler, step = self._monitor.sampler, self._schedule.count
         due = sampler.due(step)
-        last = self._last_of_epoch()
+        last = self._schedule.last_of_epoch()
         if not due and step == last:
             due = sampler.affordable()
         self._next = sampler.next_step if last is None or step >= last else min(sampler.next_step, last)
         return due
 
-    def _last_of_epoch(self) -> int | None:
-        """Return the step at which the last call of this epoch starts, in a short run and where it is known."""
-        if self._steps_per_epoch is None or self._epoch_start + self._steps_per_epoch > _SHORT_RUN:
-            return None
-        return self._epoch_start + (self._steps_per_epoch - 1) // self._stride * self._stride
-
     def _sampled(self, base: Callable[..., Any], data: tuple[Any, ...]) -> Any:
         started = perf_counter()
-        measure, step = self._measure, self._step
+        measure = self._measure
         assert measure is not None
         with self._guard():
             measure.before_step()
         cost = perf_counter() - started
         # The time of the step itself, and of tracing it for the first time, is not charged: see the sampler's share.
-        seen: dict[str, Any] = {}
-        if step is None:
-            result = base(*data)
-        else:
-            result, seen, reason = step.run(base, data[0])
-            if reason is not None:
-                self._step = None
-                self._look_from_outside(reason)
+        result, seen = self._steps.take(base, data)
         started = perf_counter()
-        self._count += self._stride
-        self._losses.logs.append(_logs_of(result))
+        self._note(result)
         with self._guard():
-            recorder = step.recorder if step is not None and seen else None
+            recorder = self._steps.recorder if seen else None
             if not measure.begun:
                 measure.begin(recorder, seen)
                 if recorder is not None or not self._monitor.history.layers:
                     self._tell_context()
                 if recorder is not None and recorder.misses_gradients:
                     logger.warning("gradients can't be watched: the training step gives none to an optimizer's apply()")
-            position = Position(self._count, self._count - self._epoch_start, self._stride)
-            self._monitor.record(measure.observation(recorder, seen, position))
+            self._monitor.record(measure.observation(recorder, seen, self._schedule.position))
         self._monitor.sampler.charge(cost + perf_counter() - started, sample=True)
         return result
 
@@ -276,26 +263,26 @@ class KerasObserver:
     def _tell_context(self) -> None:
         model = self._model
         measure = self._measure if self._measure is not None else Measure(model, self._losses)
-        epochs, steps = self._planned
-        rows, batch_size = self._data_size
+        (epochs, steps), (rows, batch_size) = self._schedule.planned, self._schedule.data_size
         context = replace(
             measure.context(),
-            planned_epochs=self._planned_by_fit[0] if epochs is None else epochs,
-            planned_steps=self._planned_by_fit[1] if steps is None else steps,
+            planned_epochs=epochs,
+            planned_steps=steps,
             train_rows=rows,
             batch_size=batch_size,
         )
         self._monitor.begin(context)
 
-    def _look_from_outside(self, reason: Exception | str) -> None:
-        """Go on with what can be seen without looking into steps: losses, learning rate, weights, epochs."""
-        self._from_outside = True
+    def _go_outside(self) -> None:
         if type(self._model).train_step is keras.Model.train_step:
             self._losses.trust_means()
-        logger.warning("layers, gradients and outputs of this training can't be watched: %s", reason)
+
+    def _stop(self) -> None:
+        """Let Keras' own train function take all steps from now on."""
+        self._next, self._steps.plain = _NEVER, True
 
     def _fail(self, error: Exception) -> None:
-        self._next = _NEVER
+        self._stop()
         self._monitor.fail(_PART, error)
 
     @contextmanager

@@ -8,49 +8,11 @@ from typing import Any
 
 import keras
 
+from autotrainer.backends.keras3.kinds import activation_name, kind_of
 from autotrainer.signals import LayerInfo
 
-__all__ = ["Part", "activation_name", "find_parts", "in_known_order", "output_activation"]
+__all__ = ["Part", "find_parts", "in_known_order", "output_activation"]
 
-_KINDS = (
-    ("attention", ("MultiHeadAttention", "GroupedQueryAttention", "Attention")),
-    ("recurrent", ("RNN",)),
-    ("dense", ("Dense", "EinsumDense")),
-    ("conv", ("BaseConv", "BaseConvTranspose", "BaseDepthwiseConv", "BaseSeparableConv")),
-    ("embedding", ("Embedding",)),
-    (
-        "norm",
-        (
-            "BatchNormalization",
-            "LayerNormalization",
-            "GroupNormalization",
-            "RMSNormalization",
-            "UnitNormalization",
-            "Normalization",
-        ),
-    ),
-    ("activation", ("Activation", "ReLU", "LeakyReLU", "ELU", "PReLU", "Softmax")),
-    ("dropout", ("BaseDropout", "Dropout", "GaussianDropout", "GaussianNoise", "AlphaDropout")),
-    ("pool", ("BasePooling", "BaseGlobalPooling")),
-    ("reshape", ("Flatten", "Reshape", "Permute", "RepeatVector")),
-)
-_ACTIVATION_OPERATIONS = {
-    "Softmax": "softmax",
-    "LogSoftmax": "log_softmax",
-    "Sigmoid": "sigmoid",
-    "Tanh": "tanh",
-    "Relu": "relu",
-    "Relu6": "relu6",
-    "Gelu": "gelu",
-    "Elu": "elu",
-    "Selu": "selu",
-    "Silu": "silu",
-    "Softplus": "softplus",
-    "Softsign": "softsign",
-    "LeakyRelu": "leaky_relu",
-    "HardSigmoid": "hard_sigmoid",
-    "HardTanh": "hard_tanh",
-}
 _PASSES_VALUES_ON = ("dropout", "pool", "reshape")
 _OWNS_AN_ACTIVATION = ("dense", "conv", "recurrent")
 
@@ -90,36 +52,6 @@ def find_parts(model: Any) -> tuple[Part, ...]:
 def in_known_order(model: Any) -> bool:
     """Say whether the forward order of a model's layers is known without running it."""
     return isinstance(model, keras.Sequential) or _is_functional(model)
-
-
-def kind_of(layer: Any) -> str:
-    """Return the kind of a layer, as `LayerInfo.kind` has it."""
-    names = {base.__name__ for base in type(layer).__mro__ if base.__module__.startswith("keras.")}
-    for kind, classes in _KINDS:
-        if names.intersection(classes):
-            return kind
-    return "other"
-
-
-def activation_name(activation: Any) -> str | None:
-    """Return the lower-case name of an activation function, layer or operation; None if it has none we know."""
-    if activation is None:
-        return "linear"
-    if isinstance(activation, str):
-        return activation.lower()
-    if isinstance(activation, keras.layers.Layer):
-        kind = type(activation).__name__
-        if kind == "Activation":
-            return activation_name(activation.activation)
-        if kind == "ReLU":
-            return _relu_name(activation)
-        names = {"LeakyReLU": "leaky_relu", "ELU": "elu", "PReLU": "prelu", "Softmax": "softmax"}
-        return names.get(kind)
-    if isinstance(activation, keras.Operation):
-        return _ACTIVATION_OPERATIONS.get(type(activation).__name__)
-    name = getattr(activation, "__name__", None)
-    known = str(getattr(activation, "__module__", "")).startswith("keras.")
-    return name if known and isinstance(name, str) and name != "<lambda>" else None
 
 
 def output_activation(model: Any) -> tuple[str | None, frozenset[int]]:
@@ -207,16 +139,6 @@ def _units(layer: Any, weights: tuple[Any, ...]) -> int | None:
     if kind_of(layer) == "norm" and weights:
         return int(weights[0].shape[-1])
     return None
-
-
-def _relu_name(layer: Any) -> str | None:
-    if layer.threshold:
-        return "thresholded_relu"
-    if layer.negative_slope:
-        return "leaky_relu"
-    if layer.max_value is None:
-        return "relu"
-    return "relu6" if float(layer.max_value) == 6.0 else "clipped_relu"
 
 
 def _with_following_activations(parts: tuple[Part, ...], *, chain: bool) -> tuple[Part, ...]:

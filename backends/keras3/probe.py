@@ -16,7 +16,7 @@ from autotrainer.backends.keras3.feeding import reason_of
 from autotrainer.backends.keras3.losses_seen import LossReader
 from autotrainer.backends.keras3.measure import Measure, Position
 from autotrainer.backends.keras3.random_state import preserve_random_state
-from autotrainer.backends.keras3.recording import Recorder, patched
+from autotrainer.backends.keras3.recording import Recorder, paired, patched
 from autotrainer.backends.keras3.stats import input_rows, row_count, rows_of
 from autotrainer.data import ArrayData, Data, StreamData, normalize
 from autotrainer.errors import DataError, InputError
@@ -134,7 +134,7 @@ class _Probe:
         assert self._recorder is not None
         result: list[Any] = []
         seen = self._recorder.record(lambda: result.append(self._forward(step, x, y)))
-        seen |= {"inputs": _first(x), "targets": targets}
+        seen |= {"inputs": _first(x), "targets": targets, **paired(y, result[0])}
         if not keras.tree.is_nested(result[0]) and self._takes_as_given:
             self._output_rank = len(result[0].shape)
         loss = self._loss_of(y, result[0])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
 from autotrainer.adapter import Evaluation, Run
-from autotrainer.backends.keras3.epochs import canonical
 from autotrainer.backends.keras3.evaluation import Evaluator
 from autotrainer.backends.keras3.feeding import ArrayFeed, StreamFeed
 from autotrainer.data import Data
@@ -34,6 +34,7 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]
         plateau: Reduces the learning rate, or None.
         stop: Stops early and keeps the best weights, or None.
         with_metrics: Also put ``val_`` values into the logs, for callbacks of the user's.
+        values: Returns what the logs of an epoch say of it.
     """
 
     def __init__(
@@ -47,11 +48,12 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]
         plateau: ReduceOnPlateau | None = None,
         stop: StopEarly | None = None,
         with_metrics: bool = False,
+        values: Callable[[Mapping[str, Any]], dict[str, float]],
     ) -> None:
         super().__init__()
         self._run, self._evaluator, self._feed, self._validation = run, evaluator, feed, validation
         self._validation_steps, self._with_metrics = validation_steps, with_metrics
-        self._plateau, self._stop = plateau, stop
+        self._plateau, self._stop, self._values = plateau, stop, values
         self._step = self._epoch = self._epoch_start = 0
         self._best = {"plateau": math.inf, "stop": math.inf}
         self._waited = {"plateau": 0, "stop": 0}
@@ -94,7 +96,7 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]
         found = self._evaluator.evaluate(
             self._validation, lambda rows: self._run.spend(rows, training=False), self._validation_steps
         )
-        values = canonical(logs)
+        values = self._values(logs)
         if found is not None and self._with_metrics:
             logs.update(self._validation_logs(found))
         self._run.monitor.advance(self._step - 1)

@@ -23,7 +23,7 @@ from autotrainer.backends.keras3.tensorflow_graph import (
     raise_if_random,
 )
 
-__all__ = ["Recorder", "optimizers_of", "patched"]
+__all__ = ["Recorder", "optimizers_of", "paired", "patched"]
 
 
 @contextmanager
@@ -130,13 +130,13 @@ class Recorder:
             self._seen.setdefault(f"activation:{row}", output)
 
     def _output(self, output: Any) -> None:
-        self._note("outputs", output)
+        self._seen.update(paired(None, output))
         raise_if_random(self._model)
 
     def _loss(self, signature: inspect.Signature, loss: Any, *args: Any, **kwargs: Any) -> None:
         given = signature.bind(*args, **kwargs).arguments
-        for name, key in (("x", "inputs"), ("y", "targets"), ("y_pred", "outputs")):
-            self._note(key, given.get(name))
+        self._note("inputs", given.get("x"))
+        self._seen.update(paired(given.get("y"), given.get("y_pred")))
         self._note("loss", loss)
 
     def _batch(self, data: Any) -> dict[str, Any]:
@@ -172,22 +172,19 @@ class Recorder:
         own = optimizer.apply
 
         @functools.wraps(own)
-        def apply(grads: Any, trainable_variables: Any = None) -> Any:
-            grads = list(grads)
-            known = trainable_variables
-            if known is None:
-                known = getattr(optimizer, "_trainable_variables", ())
-            else:
-                known = trainable_variables = list(trainable_variables)
+        def apply(*args: Any, **kwargs: Any) -> Any:
+            args, kwargs = tuple(map(_kept, args)), {name: _kept(value) for name, value in kwargs.items()}
             try:
-                self._gradients(grads, known)
+                gradients, variables = _apart((*args, *kwargs.values()))
+                known = getattr(optimizer, "_trainable_variables", ()) if variables is None else variables
+                self._gradients(gradients, known)
                 self.applied.append(optimizer)
                 raise_if_random(self._model)  # later on the optimizer may make its variables
             except UnobservableError:
                 raise
             except Exception as error:  # noqa: BLE001 - nothing of ours may stop a training
                 self._fail(error)
-            return own(grads, trainable_variables)
+            return own(*args, **kwargs)
 
         return apply
 
@@ -204,6 +201,39 @@ class Recorder:
                 self._seen[f"{key}:values"], self._seen[f"{key}:indices"] = gradient.values, gradient.indices
             else:
                 self._seen[key] = gradient
+
+
+def paired(targets: Any, outputs: Any) -> dict[str, Any]:
+    """Return the first output that has a target, as ``outputs``, and that target, as ``targets``.
+
+    Of several outputs none is taken where it can't be told which of them the targets are for.
+    """
+    if isinstance(targets, Mapping) and isinstance(outputs, Mapping):
+        name = next((name for name in sorted(targets, key=str) if name in outputs), None)
+        targets, outputs = targets.get(name), outputs.get(name)
+    found_targets, found_outputs = (
+        [v for v in keras.tree.flatten(values) if hasattr(v, "shape") and hasattr(v, "dtype")]
+        for values in (targets, outputs)
+    )
+    found = {"targets": found_targets[0]} if found_targets else {}
+    if len(found_outputs) == 1 or (found_outputs and len(found_outputs) == len(found_targets)):
+        found["outputs"] = found_outputs[0]
+    return found
+
+
+def _apart(values: Iterable[Any]) -> tuple[Sequence[Any], Sequence[Any] | None]:
+    """Return the gradients and the variables (None: those of the optimizer) among the arguments of an ``apply``.
+
+    Told by what they are: an optimizer of the user's own may call them what it likes, and take more besides.
+    """
+    lists = [value for value in values if isinstance(value, list | tuple)]
+    variables = next((v for v in lists if v and all(hasattr(each, "assign") for each in v)), None)
+    return next((v for v in lists if v is not variables), ()), variables
+
+
+def _kept(value: Any) -> Any:
+    """Return a list in place of an iterator, which could be read only once."""
+    return list(value) if isinstance(value, Iterator) else value
 
 
 def optimizers_of(model: Any) -> list[Any]:

@@ -29,15 +29,16 @@ from autotrainer.backends.keras3.feeding import (
 )
 from autotrainer.backends.keras3.fitargs import CompileSettings, FitArguments
 from autotrainer.backends.keras3.losses import make_loss
-from autotrainer.backends.keras3.observer import observe
+from autotrainer.backends.keras3.observer import KerasObserver, observe
 from autotrainer.backends.keras3.operations import operations_of
 from autotrainer.backends.keras3.parts import find_parts
 from autotrainer.backends.keras3.progress import Course, EndOfTraining
 from autotrainer.backends.keras3.random_state import preserve_random_state, seed_everything
+from autotrainer.backends.keras3.sample_weights import weighted
 from autotrainer.backends.keras3.settings import SETTINGS, check_optimizer_edit, edited_optimizer, resolve_optimizer
 from autotrainer.backends.keras3.structure import check_copy, copy_model, copy_value, has_graph
 from autotrainer.backends.keras3.surgery import Surgeon, in_order
-from autotrainer.data import ArrayData, Data, StreamData
+from autotrainer.data import Data, StreamData
 from autotrainer.edits import Edit, ReduceOnPlateau, SetBatchSize, SetLoss, StopEarly
 from autotrainer.errors import ConfigError, DataError, InputError
 from autotrainer.task import TaskContext
@@ -65,7 +66,8 @@ class KerasTrainer(Trainer):
     def __init__(self, request: FitRequest) -> None:
         self._request = request
         self._arguments = FitArguments.of(request.fit_args)
-        self._train_data = self._weighted(request.train)
+        by_class = self._arguments.rest["class_weight"]
+        self._train_data = weighted(request.train, self._arguments.sample_weight, by_class)
         given = request.model if isinstance(request.model, keras.Model) else _built(request.model)
         self._settings = CompileSettings.of(given, request.loss)
         if request.optimizer is None and not given.compiled:
@@ -78,6 +80,7 @@ class KerasTrainer(Trainer):
         if not self._pristine.trainable_variables:
             raise InputError("the model has no weight to train: set trainable = True where it is to be trained")
         self._output_shape = self._check_fit(example, "train_data")
+        self._settings.check_loss(self._pristine)
         self._check_end(request.validation)
         self._check_fit(self._example(request.validation, "validation_data"), "validation_data")
         self._operations = operations_of(self._pristine, example)
@@ -87,16 +90,6 @@ class KerasTrainer(Trainer):
         self.context = self._context(self._pristine, self._settings.loss, self._optimizer, self._feed, request.epochs)
 
     # -- preparing ------------------------------------------------------------------------------------------------
-
-    def _weighted(self, data: Data) -> Data:
-        weights = self._arguments.sample_weight
-        if weights is None:
-            return data
-        if not isinstance(data, ArrayData) or len(weights) != data.rows:
-            raise ConfigError(
-                "fit_args: sample_weight does not fit the training rows: give (x, y, sample_weight) as train_data"
-            )
-        return ArrayData(data.inputs, data.targets, weights)
 
     def _example(self, data: Data, what: str) -> Any:
         """Return the inputs of two samples."""
@@ -217,12 +210,19 @@ class KerasTrainer(Trainer):
             trained = Trained(model, model.optimizer, edits, evaluator.predict, evaluator.evaluate)  # type: ignore[arg-type]
             run.keep(trained)
             run.start(self._context(model, loss, optimizer, feed, spec.epochs), self._operations)
-            run.monitor.attach(observe(model, None, None, run.monitor))
-            self._fit(trained, evaluator, feed, spec, run)
+            observer = observe(model, None, None, run.monitor)
+            run.monitor.attach(observer)
+            self._fit(trained, evaluator, feed, spec, run, observer)
         return trained
 
     def _fit(
-        self, trained: Trained, evaluator: Evaluator, feed: ArrayFeed | StreamFeed, spec: TrainingSpec, run: Run
+        self,
+        trained: Trained,
+        evaluator: Evaluator,
+        feed: ArrayFeed | StreamFeed,
+        spec: TrainingSpec,
+        run: Run,
+        observer: KerasObserver,
     ) -> None:
         own = self._arguments.callbacks_for(self._first)
         self._first = False
@@ -235,6 +235,7 @@ class KerasTrainer(Trainer):
             plateau=next((e for e in trained.edits if isinstance(e, ReduceOnPlateau)), None),
             stop=next((e for e in trained.edits if isinstance(e, StopEarly)), None),
             with_metrics=bool(own),
+            values=observer.values,
         )
         try:
             trained.model.fit(

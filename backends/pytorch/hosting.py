@@ -15,8 +15,8 @@ from autotrainer.errors import InputError
 
 __all__ = ["Places", "copied", "copied_to_host", "is_remote"]
 
-Places = Mapping[int, torch.device]
-"""Where copies of the tensors of a host copy belong, by their ids."""
+Places = Mapping[Tensor, torch.device]
+"""Where copies of the tensors of a host copy belong. Tensors are keys by identity, and stay alive as such."""
 
 
 def is_remote(tensor: Tensor) -> bool:
@@ -43,7 +43,7 @@ def copied_to_host(objects: Sequence[Any]) -> tuple[Any, Places]:
     lazy = any(isinstance(tensor, UninitializedParameter) for tensor in tensors)
     remote = [] if lazy else [t for t in tensors if type(t) in (nn.Parameter, Tensor) and is_remote(t)]
     memo: dict[int, Any] = {id(tensor): _moved(tensor, torch.device("cpu")) for tensor in remote}
-    places = {id(memo[id(tensor)]): tensor.device for tensor in remote}
+    places = {memo[id(tensor)]: tensor.device for tensor in remote}
     return _deepcopied(objects, memo), places
 
 
@@ -53,7 +53,7 @@ def copied(objects: Any, places: Places) -> Any:
     Raises:
         InputError: If something can't be copied.
     """
-    memo: dict[int, Any] = {id(t): _moved(t, places[id(t)]) for t in _tensors(objects) if id(t) in places}
+    memo: dict[int, Any] = {id(t): _moved(t, places[t]) for t in _tensors(objects) if t in places}
     return _deepcopied(objects, memo)
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from autotrainer.initial_form import recurrent_form, weight_form
 
 __all__ = ["weight_forms"]
 
@@ -16,14 +20,14 @@ def weight_forms(modules: Sequence[nn.Module]) -> list[str]:
     Reads two units and two inputs of each layer, and the whole of those layers alone where these are equal; waits for
     the device once. Grouped convolutions have none: their units see different inputs.
     """
-    forms = ["constant" if _repeats_one_value(module) else "" for module in modules]
+    forms = [_recurrent(module) for module in modules]
     found = [(place, matrix) for place, module in enumerate(modules) if (matrix := _matrix(module)) is not None]
     if not found:
         return forms
     with torch.no_grad():
         hints = torch.stack([_equal_ends(matrix).cpu() for _, matrix in found]).tolist()
         for (place, matrix), equal in zip(found, hints, strict=True):
-            forms[place] = _form(matrix) if any(equal) else ""
+            forms[place] = weight_form(_on_host(matrix)) if equal else ""
     return forms
 
 
@@ -42,27 +46,23 @@ def _matrix(module: nn.Module) -> Tensor | None:
     return matrix.reshape(*matrix.shape[:2], -1)
 
 
-def _repeats_one_value(module: nn.Module) -> bool:
-    """Say whether all matrices of a recurrent layer hold one and the same value each, and not only zeros."""
+def _recurrent(module: nn.Module) -> str:
     if not isinstance(module, nn.RNNBase | nn.RNNCellBase):
-        return False
+        return ""
     with torch.no_grad():
         matrices = [p for p in module._parameters.values() if p is not None and p.ndim == 2]
-        if not matrices or any(p.device.type == "meta" for p in matrices):
-            return False
-        return all(bool((p == p[0, 0]).all()) for p in matrices) and any(bool(p[0, 0]) for p in matrices)
+        if not matrices or any(p.device.type == "meta" or not p.numel() for p in matrices):
+            return ""
+        if not all(bool(p[0, 0] == p[-1, -1]) for p in matrices):
+            return ""
+        return recurrent_form([_on_host(p) for p in matrices])
 
 
 def _equal_ends(matrix: Tensor) -> Tensor:
-    """Say whether the first and the last unit, and the first and the last input, have equal weights; shape (2,)."""
-    return torch.stack([(matrix[0] == matrix[-1]).all(), (matrix[:, 0] == matrix[:, -1]).all()])
+    """Say whether the first and the last unit, or else the first and the last of several inputs, have equal weights."""
+    units = (matrix[0] == matrix[-1]).all()
+    return units if matrix.shape[1] == 1 else units | (matrix[:, 0] == matrix[:, -1]).all()
 
 
-def _form(matrix: Tensor) -> str:
-    units = matrix.shape[0] > 1 and bool((matrix == matrix[:1]).all())
-    inputs = bool((matrix == matrix[:, :1]).all())
-    if units and inputs:
-        return "constant" if bool(matrix.any()) else "zero"
-    if inputs and not matrix.any():
-        return "zero"
-    return "equal_units" if units else ("equal_inputs" if inputs else "")
+def _on_host(values: Tensor) -> NDArray[Any]:
+    return values.detach().double().cpu().numpy()

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotrainer.backends.pytorch.describe import loss_info
 from autotrainer.backends.pytorch.functional import first_tensor
+from autotrainer.backends.pytorch.loss_kinds import loss_info
 from autotrainer.edits import SetLoss
 from autotrainer.errors import ConfigError, DataError
 from autotrainer.task import LossInfo

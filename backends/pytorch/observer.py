@@ -1,7 +1,7 @@
 """Watches a PyTorch training that the user runs, without changing it.
 
-Between sampled steps two hooks remain: one on the loss module, which keeps a reference to the loss, and one on the
-optimizer's step, which counts. A step is sampled from the end of the step before to its own end; only then does the
+Between sampled steps two hooks remain: one on calls of the loss module, which keeps a reference to the loss, and one on
+the optimizer's step, which counts. A step is sampled from the end of the step before to its own end; only then does the
 model have hooks, and only then is anything computed.
 """
 
@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from autotrainer.backends.pytorch.calls import LossCall, loss_of, losses_to_host
-from autotrainer.backends.pytorch.describe import layers, loss_info, optimizer_info
+from autotrainer.backends.pytorch.describe import layers, optimizer_info
 from autotrainer.backends.pytorch.evaluations import Evaluation
+from autotrainer.backends.pytorch.hooks import is_compiled, never_compiled
+from autotrainer.backends.pytorch.loss_calls import Handle, see_calls
+from autotrainer.backends.pytorch.loss_kinds import loss_info
 from autotrainer.backends.pytorch.sampled import SampledSteps
-from autotrainer.backends.pytorch.tracing import Hook, is_compiled
 from autotrainer.errors import InputError
 from autotrainer.monitor import Monitor
 from autotrainer.task import TaskContext
@@ -141,7 +142,7 @@ class TorchObserver:
         self._count = _Count()
         self._sampled = SampledSteps(model, optimizers, context, self._fail)
         self._evaluation = Evaluation(context.loss.reduction != "sum")
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[Handle] = []
         self._call: LossCall | None = None
         self._doubtful: LossCall | None = None
         self._seconds = 0.0
@@ -161,11 +162,10 @@ class TorchObserver:
             if is_compiled(self._loss_fn):
                 logger.warning("the loss is compiled and can't be seen: call monitor.log(loss=..., outputs=..., ...)")
             else:
-                hook = Hook(self._loss_hook())
-                self._handles.append(self._loss_fn.register_forward_hook(hook, with_kwargs=True))
+                self._handles.append(see_calls(self._loss_fn, self._loss_hook()))
         if self._sampled.compiled:
             logger.warning("the model is compiled: its activations are not measured, everything else is")
-        self._handles.append(self._optimizers[0].register_step_post_hook(self._step_hook()))
+        self._handles.append(self._optimizers[0].register_step_post_hook(never_compiled(self._step_hook())))
         self._look_up(0, self._monitor.sampler.due(0))
 
     def close(self) -> None:
@@ -209,17 +209,20 @@ class TorchObserver:
         return on_loss
 
     def _step_hook(self) -> Callable[..., None]:
-        count, sampled, look_up, sampler = self._count, self._sampled, self._look_up, self._monitor.sampler
+        count, sampled = self._count, self._sampled
+        # In a compiled step, the numbers that these read would be constants of the compiled code.
+        rare = self._look_up, self._sleep, self._monitor.sampler.due
+        look_up, sleep, due = (torch.compiler.disable(function) for function in rare)  # type: ignore[no-untyped-call]
 
         def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             count.step = step = count.step + 1
             if step >= count.wake:
                 if sampled.open or step == self._epoch_end:
                     look_up(step, False)
-                elif sampler.due(step):
+                elif due(step):
                     look_up(step, True)
                 else:
-                    self._sleep(step)
+                    sleep(step)
 
         return after_step
 

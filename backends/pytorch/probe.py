@@ -15,12 +15,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedParameter
 
 from autotrainer.backends.pytorch.data import ArrayBatches, LoaderBatches, call_model
-from autotrainer.backends.pytorch.describe import is_plain, layers, loss_info, optimizer_info
+from autotrainer.backends.pytorch.describe import layers, optimizer_info
 from autotrainer.backends.pytorch.functional import first_tensor
+from autotrainer.backends.pytorch.hooks import is_compiled
+from autotrainer.backends.pytorch.loss_kinds import is_plain, loss_info
 from autotrainer.backends.pytorch.random_state import preserve_random_state
 from autotrainer.backends.pytorch.stats import row_count, rows_of, to_host
 from autotrainer.backends.pytorch.tables import LayerTable
-from autotrainer.backends.pytorch.tracing import ForwardTracer, is_compiled
+from autotrainer.backends.pytorch.tracing import ForwardTracer
 from autotrainer.data import ArrayData, StreamData, normalize
 from autotrainer.errors import DataError, InputError
 from autotrainer.signals import Observation
@@ -138,7 +140,8 @@ class _Probe:
             embeds = any(isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in self._model.modules())
             floating = frozenset[str]() if embeds else frozenset({"inputs"})
             arrays = ArrayBatches(known, _BATCH, self._device, self._dtype, floating)
-            return known.rows, ((batch.inputs, batch.targets) for batch in arrays.read())
+            kind = _whole_kind(data)
+            return known.rows, ((b.inputs, b.targets if kind is None else b.targets.to(kind)) for b in arrays.read())
         loader = LoaderBatches(known.source, self._device, pairs=False)
         return loader.rows, self._read(loader)
 
@@ -199,6 +202,16 @@ class _Probe:
             return float("nan")
         value = float(loss.float().mean())
         return value if torch.isfinite(torch.tensor(value)) else float("inf")
+
+
+def _whole_kind(data: Any) -> torch.dtype | None:
+    """Return the type of targets that are a tensor of whole numbers: the user's own loop gives them to the loss so.
+
+    An array has to be made a tensor first, and so gets the type that the loss takes.
+    """
+    targets = data[1] if isinstance(data, tuple | list) else None
+    whole = isinstance(targets, Tensor) and not targets.is_floating_point() and not targets.is_complex()
+    return targets.dtype if whole and isinstance(targets, Tensor) else None
 
 
 def _pair(raw: Any, number: int) -> tuple[Any, Any]:

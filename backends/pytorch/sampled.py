@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
@@ -9,18 +10,24 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from autotrainer.backends.pytorch.calls import LossCall
+from autotrainer.backends.pytorch.hooks import is_compiled
 from autotrainer.backends.pytorch.stats import row_count, rows_of, to_host
 from autotrainer.backends.pytorch.tables import LayerTable
-from autotrainer.backends.pytorch.tracing import ForwardTracer, is_compiled
+from autotrainer.backends.pytorch.tracing import ForwardTracer
 from autotrainer.backends.pytorch.weights import StepReading, owners
 from autotrainer.signals import Observation
 from autotrainer.task import TaskContext
 
 __all__ = ["SampledSteps"]
+
+logger = logging.getLogger("autotrainer")
+
+_LOSS_TOO = ", and the loss can't be seen: call monitor.log(loss=..., outputs=..., targets=...)"
 
 
 class SampledSteps:
@@ -42,6 +49,7 @@ class SampledSteps:
     ) -> None:
         self.context = context
         self.compiled = is_compiled(model)
+        """Whether the model is compiled and takes no hooks: known from the start, or since a pass was compiled."""
         self.tracer = ForwardTracer(model, fail)
         self.open = False
         """Whether the present step is sampled."""
@@ -54,6 +62,8 @@ class SampledSteps:
         self._readings: dict[int, StepReading] = {}
         self._handles: list[RemovableHandle] = []
         self._seconds = 0.0
+        self._told = self.compiled
+        self._step_compiled = False
 
     def take_seconds(self) -> float:
         """Return the time that the hooks have taken since this was last called."""
@@ -67,6 +77,10 @@ class SampledSteps:
         self._readings = {}
         if not self.compiled:
             self.tracer.arm()
+        if self._step_compiled:  # such hooks would have it compiled again and again: the step before is as good a time
+            first = self._optimizers[0]
+            self._readings[id(first)] = StepReading(self._parameters_of(first))
+            return
         for optimizer in self._optimizers:
             self._handles.append(optimizer.register_step_pre_hook(self._before))
         for optimizer in self._optimizers[1:]:
@@ -79,8 +93,12 @@ class SampledSteps:
             handle.remove()
         self._handles = []
         self.tracer.disarm()
+        self.compiled |= self.tracer.traced
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if is_compiling():
+            self._step_compiled = True
+            return
         started = perf_counter()
         try:
             with torch.no_grad():
@@ -93,6 +111,9 @@ class SampledSteps:
         self._seconds += perf_counter() - started
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if is_compiling():
+            self._step_compiled = True
+            return
         started = perf_counter()
         try:
             with torch.no_grad():
@@ -145,6 +166,10 @@ class SampledSteps:
         Returns:
             The observation. What the step has left on the device is dropped.
         """
+        if self.compiled and not self._told:
+            self._told = True
+            unseen = "" if call is not None or step in losses else _LOSS_TOO
+            logger.warning("the training loop compiles the forward pass: activations are not measured%s", unseen)
         outputs, targets = self._outputs(call), None if call is None else call.targets
         rows = row_count(outputs, targets)
         batch = self.tracer.batch_size

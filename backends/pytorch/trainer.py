@@ -14,11 +14,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from autotrainer.adapter import Evaluation, FitRequest, Run, Support, SupportLevel, Trained, Trainer, TrainingSpec
-from autotrainer.backends.pytorch import describe
 from autotrainer.backends.pytorch.anatomy import Anatomy, SiteTracer
 from autotrainer.backends.pytorch.data import Batches, open_data
+from autotrainer.backends.pytorch.describe import optimizer_info
 from autotrainer.backends.pytorch.examples import Examples
 from autotrainer.backends.pytorch.functional import first_tensor
+from autotrainer.backends.pytorch.loss_kinds import is_plain, loss_info
 from autotrainer.backends.pytorch.losses import EditedLoss, TolerantLoss, WeightedLoss, bridge, unreduced
 from autotrainer.backends.pytorch.observer import observe
 from autotrainer.backends.pytorch.operations import count_operations
@@ -155,7 +156,7 @@ class TorchTrainer(Trainer):
         if SetLoss in settings:
             objective = self._objective(EditedLoss(settings[SetLoss]))
             assert objective.loss is not None
-            convert = bridge(describe.loss_info(objective.loss), describe.loss_info(judge.loss))
+            convert = bridge(loss_info(objective.loss), loss_info(judge.loss))
             judge = replace(judge, convert=convert, otherwise=objective.loss)
         stop = settings.get(StopEarly)
         training = Training(
@@ -217,8 +218,8 @@ class TorchTrainer(Trainer):
         train, validation = self._request.train, self._request.validation
         weighted = any(isinstance(data, ArrayData) and data.weights is not None for data in (train, validation))
         if loss is not None and weighted and self._request.step is None:
-            loss = WeightedLoss(unreduced(loss), describe.loss_info(loss))
-        if loss is not None and describe.loss_info(loss).expects in ("probabilities", "unknown"):
+            loss = WeightedLoss(unreduced(loss), loss_info(loss))
+        if loss is not None and loss_info(loss).expects in ("probabilities", "unknown"):
             loss = TolerantLoss(loss)
         return Objective(loss, self._request.step)
 
@@ -249,17 +250,17 @@ class TorchTrainer(Trainer):
     def _context(
         self, look: _Look, optimizer: Optimizer, loss: nn.Module | None, epochs: int, train: Batches
     ) -> TaskContext:
-        info = describe.loss_info(loss)
+        info = loss_info(loss)
         inputs = self._examples.batch.raw if self._examples.batch.inputs is None else self._examples.batch.inputs
         units = None
         if look.output is not None:
             units = int(look.output.shape[info.class_axis]) if look.output.ndim > 1 else 1
-        as_given = look.output is not None and look.single and describe.is_plain(loss)
+        as_given = look.output is not None and look.single and is_plain(loss)
         return TaskContext(
             framework="pytorch",
             engine="pytorch",
             loss=info,
-            optimizer=describe.optimizer_info(optimizer),
+            optimizer=optimizer_info(optimizer),
             layers=look.anatomy.layers,
             output_activation=look.anatomy.output,
             output_units=units,

@@ -193,6 +193,26 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert ran.stderr == ""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device without space")
+def test_a_full_disk_is_told_in_one_line() -> None:
+    code = (
+        "import runpy, sys; runpy.run_path('conftest.py'); from autotrainer.cli import main; sys.exit(main(['rules']))"
+    )
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("autotrainer: can't write the output")
+    assert ran.stderr.count("\n") == 1
+
+
+def test_output_that_is_closed_is_no_error() -> None:
+    code = "import runpy; runpy.run_path('conftest.py'); from autotrainer.cli import main; main(['rules'])"
+    ran = subprocess.run(
+        ["bash", "-c", f'"{sys.executable}" -c "{code}" >&-'], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
 def test_output_into_a_pipe_is_plain() -> None:
     ran = _run_module("rules", FORCE_COLOR="")
     assert ran.returncode == 0

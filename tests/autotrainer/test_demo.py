@@ -71,7 +71,7 @@ def test_what_counts_as_good(status: str, problem: str, twin: Severity, good: bo
     result.status = status
     result.findings = (replace(_Result.findings[0], problem=problem),)
     quiet = (Finding("x", "AT999", twin, 0.9, "m"),)
-    assert running.Shown("pytorch", CASES[0], result, quiet, 0.85).good is good  # type: ignore[arg-type]
+    assert running.Shown("pytorch", CASES[0], result, quiet).good is good  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -53,3 +53,14 @@ def test_epoch_values(given: float, kept: float) -> None:
     assert (epochs.tolist(), values.tolist()) == ([0], [kept])
     assert (history.step, history.epoch, history.step_of_epoch(0)) == (9, 1, 9)
     assert history.epochs("unknown")[0].size == 0
+
+
+def test_an_epoch_ends_whether_or_not_anything_is_known_of_it() -> None:
+    history = RunHistory()
+    assert not history.has_ended(0)
+    history.add_epoch(0, 9, {})
+    assert history.has_ended(0)
+    assert history.step_of_epoch(0) == 9
+    assert history.epoch_of_step == 0
+    history.step = 10
+    assert (history.step_of_epoch(0), history.epoch_of_step) == (9, 1)

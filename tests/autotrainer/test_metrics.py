@@ -61,6 +61,7 @@ NAN = float("nan")
             id="sequences over unmasked tokens",
         ),
         pytest.param(MSE, [1.5, 2.5, 3.5], [1.5, 2.5, 3.5], "r2", 1.0, id="regression"),
+        pytest.param(BCE, [1.5, 2.5, 3.5], [1.5, 2.5, 3.5], "r2", 1.0, id="no labels, whatever the loss"),
         pytest.param(MSE, [1.5, 2.5, 3.5], [[2.5], [2.5], [2.5]], "r2", 0.0, id="the mean, in a column"),
         pytest.param(CUSTOM, [[1.5, 0], [2.5, 7]], [[1.5, 3.5], [2.5, 3.5]], "r2", 0.5, id="two outputs"),
         pytest.param(CUSTOM, [1.5, 2.5], [[1, 2, 3], [1, 2, 3]], "negative loss", -0.25, id="no common shape"),

@@ -122,10 +122,47 @@ def test_what_the_observer_offers_and_what_the_user_tells() -> None:
     assert watched.history.epoch == 2
 
 
-@pytest.mark.parametrize("value", [None, "0.5", True, [1, 2], object()])
+@pytest.mark.parametrize("value", [None, "0.5", True, [1, 2], object(), 10**400, np.ones(2), 1j])
 def test_end_epoch_takes_numbers_only(value: Any) -> None:
     with pytest.raises(InputError, match=r"end_epoch\(val_loss="):
         monitor().end_epoch(val_loss=value)
+
+
+@pytest.mark.parametrize("value", [2, 2.0, np.float32(2), np.array(2.0), np.array([2.0])])
+def test_end_epoch_takes_every_form_of_one_number(value: Any) -> None:
+    watched = monitor()
+    watched.end_epoch(val_loss=value)
+    assert watched.history.epochs("val_loss")[1].tolist() == [2.0]
+
+
+def test_a_finding_at_the_end_of_an_epoch_belongs_to_that_epoch() -> None:
+    watched = monitor()
+    watched._next_check = 100
+    watched.record(seen(0, 50.0))
+    watched.end_epoch()
+    assert [(f.step, f.epoch) for f in watched.findings] == [(0, 0)]
+    watched.record(seen(1, 0.5))
+    watched.end_epoch()
+    watched.record(seen(2, 50.0))
+    assert [(f.step, f.epoch) for f in watched.findings] == [(2, 2)]
+
+
+def test_what_has_failed_is_not_tried_again() -> None:
+    calls = []
+
+    def broken(finding: Finding) -> None:
+        calls.append(finding)
+        raise ZeroDivisionError
+
+    watched = monitor(on_finding=broken)
+    observer = Attached({})
+    watched.attach(observer)
+    for step in range(3):
+        watched.log(loss="bad")
+        watched.record(seen(step, (2.0, 0.5, 50.0)[step]))
+        assert len(watched.findings) == 1
+    assert len(calls) == 1
+    assert len(observer.told) == 1
 
 
 def test_failures_are_told_once_and_never_raised(caplog: pytest.LogCaptureFixture) -> None:
@@ -209,3 +246,9 @@ def test_a_log_that_cant_be_written_is_told_and_left_out(tmp_path: Path, caplog:
     assert caplog.text.count("the run log failed") == 1
     assert watched.log_path is None
     assert watched.history.steps.tolist() == [0]
+
+
+def test_what_the_rules_need_is_known_before_the_run(tmp_path: Path) -> None:
+    assert monitor().needs == {"loss"}
+    with monitor(log_dir=tmp_path) as logged:  # another rule may read the log later
+        assert logged.needs >= {"loss", "activation_std", "dead_units"}

@@ -106,6 +106,7 @@ def test_paper_names_of_thresholds_are_unique() -> None:
         ({"thresholds": {"vanishing_gradient.nope": 1}}, "unknown threshold 'vanishing_gradient.nope'"),
         ({"thresholds": {"beta_1": "x"}}, "must be a number"),
         ({"thresholds": {"gamma": 7.0}}, "must be a number in"),
+        ({"thresholds": {"gamma": True}}, "must be a number in"),
     ],
 )
 def test_wrong_options(options: dict[str, object], said: str) -> None:

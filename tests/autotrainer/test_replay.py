@@ -98,6 +98,12 @@ def test_a_record_that_makes_no_sense_is_an_error(
         autotrainer.replay(path)
 
 
+@pytest.mark.parametrize("log", [None, 5, "missing.jsonl"])
+def test_what_is_no_log_is_a_log_error(log: object) -> None:
+    with pytest.raises(LogError, match="can't read the run log"):
+        autotrainer.replay(log)  # type: ignore[arg-type]
+
+
 def test_options_of_replay(recorded: autotrainer.Monitor) -> None:
     assert recorded.log_path is not None
     problems = {f.problem for f in recorded.findings}

@@ -197,6 +197,8 @@ def test_unknown_suffix_and_unwritable_path_are_input_errors(tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"suffix says the form, did you mean '\.html'"):
         Report().save(tmp_path / "report.htm")
     (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="not to NoneType"):
+        Report.of_run([], RunHistory(), TaskContext()).save(None)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="can't write"):
         Report().save(tmp_path / "file" / "report.html")
 

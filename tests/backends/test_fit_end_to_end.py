@@ -17,7 +17,7 @@ from torch import nn
 import autotrainer
 from autotrainer import registry
 from autotrainer.edits import InsertNormalization
-from autotrainer.errors import DataError
+from autotrainer.errors import ConfigError, DataError
 from autotrainer.plan import RepairPlan
 from autotrainer.result import Result
 
@@ -194,14 +194,40 @@ def test_a_plan_that_names_layers_repeats_on_a_fresh_model(make: Callable[..., d
     assert len(_weights(repeated)) > before
 
 
-def test_class_indices_beyond_the_outputs_are_told(make: Callable[..., dict[str, Any]]) -> None:
+@pytest.mark.parametrize(("shift", "says"), [(2, r"class index 3.*3 outputs"), (-1, r"class index -1.*3 outputs")])
+def test_class_indices_beyond_the_outputs_are_told(make: Callable[..., dict[str, Any]], shift: int, says: str) -> None:
     given = make([(8, "relu"), (3, "linear")], "bce", "adam", 1e-2)
     torch_model = isinstance(given["model"], nn.Module)
     given["loss"] = nn.CrossEntropyLoss() if torch_model else "sparse_categorical_crossentropy"
     (x, y), _ = _circle()
-    data = x, y[:, 0].astype(np.int64) + 2
-    with pytest.raises(DataError, match=r"class index 3.*3 outputs"):
+    data = x, y[:, 0].astype(np.int64) + shift
+    with pytest.raises(DataError, match=says):
         _fit(given, (data, data))
+
+
+@pytest.mark.parametrize("masked", [-1, 0, 255])
+def test_the_class_that_the_loss_leaves_out_does_not_count(make: Callable[..., dict[str, Any]], masked: int) -> None:
+    """Such as the padding of sequences: neither out of range nor part of the accuracy."""
+    given = make([(8, "relu"), (3, "linear")], "bce", "adam", 1e-2)
+    if isinstance(given["model"], nn.Module):
+        given["loss"] = nn.CrossEntropyLoss(ignore_index=masked)
+    else:
+        given["loss"] = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=masked)
+    (x, y), (xv, yv) = _circle()
+    labels, held = y[:, 0].astype(np.int64) + 1, yv[:, 0].astype(np.int64) + 1
+    labels[::4] = held[::3] = masked
+    result = _fit(given, ((x, labels), (xv, held)), repair=False)
+    counted = held != masked
+    right = _predict(result.model, xv).argmax(1) == held
+    assert result.metric == "accuracy"
+    assert result.score == pytest.approx(right[counted].mean(), abs=1e-9)
+
+
+def test_a_loss_class_is_told(make: Callable[..., dict[str, Any]]) -> None:
+    given = make(HEALTHY, "bce", "adam", 1e-2)
+    given["loss"] = nn.BCELoss if isinstance(given["model"], nn.Module) else keras.losses.BinaryCrossentropy
+    with pytest.raises(ConfigError, match="give an object of it"):
+        _fit(given, _circle())
 
 
 def test_interrupted_by_the_metric(make: Callable[..., dict[str, Any]]) -> None:

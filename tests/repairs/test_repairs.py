@@ -36,6 +36,7 @@ CE_LOGITS = LossInfo("ce", "cross_entropy", "logits", "either", 1)
 CE_PROBABILITIES = LossInfo("cce", "cross_entropy", "probabilities", "one_hot")
 BCE = LossInfo("bce", "binary_cross_entropy", "probabilities")
 BCE_LOGITS = LossInfo("bce", "binary_cross_entropy", "logits")
+NLL = LossInfo("nll", "cross_entropy", "log_probabilities", "index", 1)
 MSE = LossInfo("mse", "squared_error", "values")
 
 
@@ -51,6 +52,8 @@ MSE = LossInfo("mse", "squared_error", "values")
         (MSE, "sigmoid", 1, "real", [SetOutputActivation("linear")]),
         (MSE, "linear", 1, "real", None),
         (CE_PROBABILITIES, "softmax", 2, "index", None),
+        (NLL, "softmax", 3, "index", [SetLoss("cross_entropy", "probabilities")]),
+        (NLL, "linear", 3, "index", [SetOutputActivation("softmax"), SetLoss("cross_entropy", "probabilities")]),
     ],
 )
 def test_output_activation_fits_loss_and_targets(
@@ -67,16 +70,15 @@ def test_output_activation_fits_loss_and_targets(
         (MSE, "softmax", 3, "index", [SetLoss("cross_entropy", "probabilities")]),
         (BCE, "sigmoid", 3, "index", [SetOutputActivation("softmax"), SetLoss("cross_entropy", "probabilities")]),
         (BCE, "sigmoid", 1, "signed", [SetOutputActivation("linear"), SetLoss("signed_logistic", "logits")]),
-        (BCE, "linear", 1, "real", None),
+        (BCE, "linear", 1, "real", [SetLoss("squared_error", "values")]),
+        (BCE, "sigmoid", 1, "real", [SetOutputActivation("linear"), SetLoss("squared_error", "values")]),
+        (BCE, "sigmoid", 1, "index", None),
     ],
 )
 def test_loss_fits_targets(loss, activation, units, kind, wanted, finding, context, targets) -> None:
     given = context(loss=loss, output_activation=activation, output_units=units)
     proposals = list(FixLossRepair().propose(finding("improper_loss"), given, targets(kind)))
-    if wanted is None:
-        assert all(SetLoss("cross_entropy", "probabilities") not in p.edits for p in proposals)
-    else:
-        assert [list(p.edits) for p in proposals] == [wanted]
+    assert [list(p.edits) for p in proposals] == ([] if wanted is None else [wanted])
 
 
 def test_swapped_layers_are_hidden_unfrozen_and_not_recurrent(finding, context, targets) -> None:
@@ -189,3 +191,18 @@ def test_nothing_is_proposed_twice_over(finding, context, targets) -> None:
 def test_inputs_of_unit_scale_are_left_alone(evidence, proposed, finding, context, targets) -> None:
     given = finding("abnormal_data", evidence=evidence)
     assert bool(list(ScaleInputsRepair().propose(given, context(), targets("binary")))) is proposed
+
+
+@pytest.mark.parametrize("present", ["sgd", "adam"])
+def test_where_a_training_crawls_a_usual_rate_comes_before_a_multiple_of_the_present_one(
+    present, finding, context, targets
+) -> None:
+    given, problem = context(optimizer=OptimizerInfo(present, 1e-6)), finding("slow_convergence")
+    proposals = [
+        proposal
+        for repair in (ScaleLearningRateRepair(), SwapOptimizerRepair())
+        for proposal in repair.propose(problem, given, targets("binary"))
+    ]
+    first, second = sorted(proposals, key=lambda proposal: -proposal.effect)[:2]
+    assert isinstance(first.edits[0], SwapOptimizer)
+    assert isinstance(second.edits[0], SetLearningRate)

@@ -47,7 +47,9 @@ LOSSES = {
     "scce": LossInfo("sparse_categorical_crossentropy", "cross_entropy", "probabilities", "index"),
     "nll": LossInfo("NLLLoss", "cross_entropy", "log_probabilities", "index", 1),
     "mse": LossInfo("MSELoss", "squared_error", "values"),
+    "mae": LossInfo("L1Loss", "absolute_error", "values"),
     "custom": LossInfo(),
+    "none": LossInfo("none", "none"),
 }
 
 HEALTHY_TABLE: dict[str, Any] = {

@@ -16,6 +16,25 @@ def grows(t: int) -> float:
 REAL: dict[str, Any] = {"targets": "real", "loss": "mse"}
 
 
+def thrown(error: float, start: float = 2.0) -> dict[str, Any]:
+    """A training whose first step threw the weights to 30 times their size, and whose squared error then stays."""
+    table = {
+        "weight_norm": lambda t: start if t < 2 else 30 * start,
+        "update_ratio": lambda t: 40.0 if t < 2 else 1e-3,
+    }
+    return REAL | {"losses": lambda t: error, "scalars": {"squared_error": error}, "table": table}
+
+
+def dead_end(step: float, growth: float) -> dict[str, Any]:
+    """A training at chance level whose gradients are all zero from the second step on."""
+    table = {
+        "weight_norm": lambda t: 2.0 if t < 2 else 2.0 * growth,
+        "update_ratio": lambda t: step if t == 1 else 0.0,
+        "grad_norm": lambda t: 1.0 if t < 2 else 0.0,
+    }
+    return {"steps": 20, "losses": lambda t: 40.0, "scalars": {"accuracy": 0.5}, "table": table}
+
+
 @pytest.mark.parametrize(
     ("case", "expected"),
     [
@@ -47,6 +66,14 @@ REAL: dict[str, Any] = {"targets": "real", "loss": "mse"}
             "error",
             id="thrown far away, then flat",
         ),
+        pytest.param(dead_end(4.0, 3.0), "error", id="one large step into a region without gradients"),
+        pytest.param(dead_end(0.01, 1.0), None, id="no gradients, but never a large step"),
+        pytest.param(dead_end(4.0, 3.0) | {"scalars": {"accuracy": 1.0}}, None, id="no gradients at a perfect fit"),
+        pytest.param(thrown(0.6), "error", id="thrown far away, and settled far from good"),
+        pytest.param(thrown(0.6) | {"steps": 100}, "warning", id="thrown far away, young"),
+        pytest.param(thrown(0.3), "warning", id="thrown far away, fair"),
+        pytest.param(thrown(0.1), None, id="thrown far away, yet good"),
+        pytest.param(thrown(0.6, start=0.02), "warning", id="grown from tiny weights to usual ones"),
         pytest.param({"scalars": {"grad_norm": lambda t: 0.01 * (1 + t)}}, None, id="gradients grow, loss falls"),
         pytest.param({"table": {"grad_norm": [100.0, 1.0, 0.5]}}, None, id="large ratio, but learns"),
         pytest.param({"table": {"grad_norm": np.nan}, "scalars": {"grad_norm": np.nan}}, None, id="not measured"),
@@ -84,3 +111,8 @@ def test_thresholds_are_monotone(build: Callable[..., Any]) -> None:
     run = build(**REAL, steps=12, losses=grows, scalars={"grad_norm": grows, "squared_error": grows})
     found = [ExplodingGradient(growth=g, loss_growth=g).check(*run) is not None for g in (1e12, 1e3, 10.0)]
     assert found == [False, True, True]
+
+
+def test_weights_that_are_not_finite_are_for_another_rule(build: Callable[..., Any]) -> None:
+    table = {"weight_norm": lambda t: 2.0 if t < 2 else np.inf, "update_ratio": lambda t: 0.1 if t < 2 else np.inf}
+    assert ExplodingGradient().check(*build(**REAL, losses=lambda t: 5.0, table=table)) is None

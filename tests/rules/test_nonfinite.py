@@ -40,3 +40,12 @@ def test_names_the_first_layer_and_step(build: Callable[..., Any]) -> None:
     assert found is not None
     assert found.layers == ("fc2",)
     assert found.evidence["first_step"] == 6
+
+
+def test_says_it_in_good_english(build: Callable[..., Any]) -> None:
+    of_loss = NonFinite().check(*build(losses=breaks(0.5)))
+    of_weights = NonFinite().check(*build(table={"weight_norm": lambda t: [2.0, breaks(2.0)(t), 2.0]}))
+    assert of_loss is not None
+    assert of_loss.message.startswith("Loss is not finite")
+    assert of_weights is not None
+    assert of_weights.message.startswith("Weights of layer fc2 are not finite")

@@ -7,10 +7,18 @@ import numpy as np
 import pytest
 
 from autotrainer.rules.not_learning import NotLearning
+from autotrainer.rules.slow_convergence import SlowConvergence
+from autotrainer.task import OptimizerInfo
 
 FLAT: dict[str, Any] = {"losses": lambda t: 0.7}
 CHANCE: dict[str, Any] = FLAT | {"scalars": {"accuracy": 0.5}}
 REAL: dict[str, Any] = {"targets": "real", "loss": "mse"}
+SURROGATE: dict[str, Any] = {
+    "losses": lambda t: 3.0,
+    "targets": "real",
+    "loss": "custom",
+    "scalars": {"squared_error": np.nan},
+}
 
 
 @pytest.mark.parametrize(
@@ -62,6 +70,10 @@ REAL: dict[str, Any] = {"targets": "real", "loss": "mse"}
             id="only a flat loss is known",
         ),
         pytest.param(
+            SURROGATE | {"optimizer": OptimizerInfo("adam", several=True)}, None, id="a loss of several optimizers"
+        ),
+        pytest.param(SURROGATE | {"losses": lambda t: 0.1 * np.sin(t)}, None, id="a loss around zero"),
+        pytest.param(
             {"losses": lambda t: 1 + np.exp(-t / 50), "loss": "custom", "targets": "real"},
             None,
             id="only a loss, falling",
@@ -97,3 +109,12 @@ def test_a_run_that_learned_late_is_no_finding(build: Callable[..., Any]) -> Non
         losses=lambda t: 0.69 if t < 300 else 0.2, scalars={"accuracy": lambda t: 0.5 if t < 300 else 0.95}, steps=580
     )
     assert NotLearning().check(*late) is None
+
+
+def test_does_not_call_flat_what_another_rule_calls_falling(build: Callable[..., Any]) -> None:
+    run = build(**CHANCE | {"losses": lambda t: 0.8 - 1e-4 * t, "finished": True})
+    slow, stuck = SlowConvergence().check(*run), NotLearning().check(*run)
+    assert slow is not None
+    assert "The loss fell" in slow.message
+    assert stuck is not None
+    assert "flat" not in stuck.message

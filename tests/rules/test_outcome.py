@@ -88,3 +88,20 @@ def test_only_what_the_next_layer_gets_counts_as_activated(build: Callable[..., 
     ]
     history, _ = build(layers=layers, table={"dead_units": 0.0})
     assert [layers[row].name for row in activated(history)] == ["act", "fused", "out"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "trivial"), [("ce", math.log(4)), ("bce", -0.25 * math.log(0.25) - 0.75 * math.log(0.75))]
+)
+def test_cross_entropy_of_constant_answers_is_no_skill_in_one_hot_targets(
+    build: Callable[..., Any], loss: str, trivial: float
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.01, 600)
+    run = build(
+        targets="one_hot",
+        loss=loss,
+        output_units=4,
+        losses=lambda t: trivial + noise[t],
+        scalars={"accuracy": np.nan},
+    )
+    assert abs(outcome(*run).skill) < 0.15

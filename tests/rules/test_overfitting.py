@@ -47,11 +47,30 @@ OVER: dict[str, Any] = {
             None,
             id="regression loses next to nothing",
         ),
+        pytest.param(
+            {"epochs": {"val_loss": lambda e: 0.02 * rising(e)}, "loss": "mae", "targets": "real"},
+            None,
+            id="another loss rises by next to nothing of what it was at the start",
+        ),
+        pytest.param(
+            {"epochs": {"val_loss": rising}, "loss": "mae", "targets": "real"},
+            "warning",
+            id="another loss rises by much",
+        ),
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
     found = Overfitting().check(*build(**case))
     assert (found.severity if found else None) == expected
+
+
+def test_the_numbers_told_agree_with_each_other(build: Callable[..., Any]) -> None:
+    found = Overfitting().check(
+        *build(epochs=OVER["epochs"] | {"val_loss": lambda e: rising(e) if e < 29 else 0.41})  # one lucky epoch
+    )
+    assert found is not None
+    assert f"is {found.evidence['rise']:.0%} above" in found.message
+    assert f"({0.4 * (1 + found.evidence['rise']):.3g})" in found.message
 
 
 def test_names_the_best_epoch(build: Callable[..., Any]) -> None:

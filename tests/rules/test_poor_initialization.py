@@ -54,7 +54,9 @@ STUCK: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}
         pytest.param(
             {"layers": starting("", "equal_units", "zero"), "steps": 1}, "error", id="equal units, zero output"
         ),
-        pytest.param({"layers": starting("constant", "", ""), "steps": 1}, "error", id="constant first layer"),
+        pytest.param({"layers": starting("constant", "", ""), "steps": 1}, "warning", id="constant first layer"),
+        pytest.param({"layers": starting("constant", "", "")} | STUCK, "error", id="constant first layer, stuck"),
+        pytest.param({"layers": starting("constant", "zero", ""), "steps": 1}, "error", id="constant, then zero"),
         pytest.param({"layers": starting("", "constant", ""), "steps": 1}, "warning", id="constant, next differs"),
         pytest.param({"layers": starting("", "", "constant"), "steps": 1}, None, id="constant output layer"),
         pytest.param({"layers": starting("equal_inputs", "equal_inputs", ""), "steps": 1}, None, id="equal inputs"),

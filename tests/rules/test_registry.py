@@ -1,13 +1,25 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from autotrainer import registry
+from autotrainer.history import RunHistory
 from autotrainer.rule import DOC_SECTIONS, Rule
 from autotrainer.rules import BUILTIN
 from autotrainer.signals import LAYER_COLUMNS, STEP_COLUMNS
+
+RUNS: list[dict[str, Any]] = [
+    {},
+    {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}, "epochs": {"val_loss": lambda e: 0.7}},
+    {"losses": lambda t: 1.0, "targets": "flat", "loss": "mse", "scalars": {"squared_error": 1.0}},
+    {"losses": lambda t: 1.0, "targets": "real", "loss": "mse", "table": {"dead_units": 1.0, "grad_norm": 0.0}},
+    {"losses": lambda t: np.inf, "targets": "index", "loss": "ce", "output_units": 4, "output_activation": None},
+]
 
 every_rule = pytest.mark.parametrize("rule", BUILTIN, ids=lambda rule: rule.problem)
 
@@ -47,6 +59,20 @@ def test_thresholds_say_what_they_are_and_where_from(rule: type[Rule]) -> None:
 @every_rule
 def test_needs_are_known_columns(rule: type[Rule]) -> None:
     assert rule.needs <= {*STEP_COLUMNS, *LAYER_COLUMNS, "epochs"}
+
+
+@every_rule
+@pytest.mark.parametrize("case", RUNS)
+def test_needs_are_all_that_is_read(
+    build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, rule: type[Rule], case: dict[str, Any]
+) -> None:
+    history, context = build(**case)
+    read = set[str]()
+    for method in ("scalar", "layer"):
+        plain = getattr(RunHistory, method)
+        monkeypatch.setattr(RunHistory, method, lambda self, name, plain=plain: read.add(name) or plain(self, name))
+    rule().check(history, context)
+    assert read <= rule.needs
 
 
 @every_rule

@@ -9,6 +9,13 @@ from autotrainer.rules.slow_convergence import SlowConvergence
 
 SLOW: dict[str, Any] = {"losses": lambda t: 0.7 - 1e-4 * t, "scalars": {"accuracy": 0.5}, "steps": 300}
 
+WEAK: dict[str, Any] = {
+    "losses": lambda t: 1.1 - 1e-4 * t,
+    "targets": "real",
+    "loss": "mse",
+    "steps": 570,
+}
+
 STILL: dict[str, Any] = {
     "losses": lambda t: 0.5,
     "scalars": {"accuracy": 0.75},
@@ -32,6 +39,10 @@ STILL: dict[str, Any] = {
         pytest.param(SLOW | {"losses": lambda t: 0.7 - 1.5e-3 * t}, None, id="gets there in time"),
         pytest.param(SLOW | {"epochs": {"accuracy": lambda e: 0.4 + 0.02 * e}}, None, id="accuracy rises every epoch"),
         pytest.param(SLOW | {"epochs": {"accuracy": lambda e: 0.58 if e == 9 else 0.5}}, "error", id="one lucky epoch"),
+        pytest.param(WEAK | {"scalars": {"squared_error": 0.97}}, "error", id="regression near the mean"),
+        pytest.param(
+            WEAK | {"scalars": {"squared_error": 0.85}}, "warning", id="R² that weak data may allow no more of"
+        ),
         pytest.param(STILL, "error", id="weights stand still, some skill by chance"),
         pytest.param(STILL | {"scalars": {"accuracy": 0.97}}, None, id="weights stand still, but it is good"),
         pytest.param(STILL | {"table": {"update_ratio": 1e-4}}, None, id="small steps, some skill"),

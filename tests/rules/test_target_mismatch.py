@@ -9,6 +9,7 @@ import pytest
 from autotrainer.rules.target_mismatch import TargetMismatch
 from autotrainer.task import TargetSummary
 
+CROSSED = {"squared_error": 1.3, "crossed_error": 2.0}
 FRACTIONS = TargetSummary(600, 600, 1, 1, False, False, 0.0, 0.04, 0.02, 1e-4)
 FROM_ONE = TargetSummary(
     600, 600, 1, 1, True, True, 1.0, 3.0, 2.0, 0.7, values=(1.0, 2.0, 3.0), classes=3, majority=0.34
@@ -19,19 +20,44 @@ FROM_ONE = TargetSummary(
     ("case", "expected"),
     [
         pytest.param(
-            {"loss": "mse", "targets": "flat", "losses": lambda t: 2.0, "scalars": {"squared_error": 1.3}},
+            {"loss": "mse", "targets": "flat", "losses": lambda t: 2.0, "scalars": CROSSED},
             "error",
             id="broadcast",
         ),
         pytest.param(
-            {"loss": "mse", "targets": "flat", "losses": lambda t: 1.3, "scalars": {"squared_error": 1.3}},
+            {"loss": "mse", "targets": "flat", "losses": lambda t: 1.3, "scalars": CROSSED},
             None,
             id="same shape",
         ),
         pytest.param(
-            {"loss": "mse", "targets": "flat", "scalars": {"squared_error": 1.3, "batch_size": 1024}},
+            {"loss": "mse", "targets": "flat", "scalars": CROSSED | {"batch_size": 1024}},
             None,
             id="only some rows copied",
+        ),
+        pytest.param(
+            {"loss": "none", "targets": "flat", "losses": lambda t: 2.0, "scalars": CROSSED},
+            "error",
+            id="broadcast in a function",
+        ),
+        pytest.param(
+            {"loss": "custom", "targets": "real", "losses": lambda t: 2.4, "scalars": CROSSED},
+            None,
+            id="a loss of one's own that is neither",
+        ),
+        pytest.param(
+            {"loss": "mae", "targets": "flat", "losses": lambda t: 0.9, "scalars": CROSSED},
+            "error",
+            id="absolute error",
+        ),
+        pytest.param(
+            {
+                "loss": "mae",
+                "targets": "flat",
+                "losses": lambda t: 0.1,
+                "scalars": {"squared_error": 0.1, "crossed_error": 2.0},
+            },
+            None,
+            id="told shapes that the loss did not get",
         ),
         pytest.param(
             {"loss": "scce", "targets": "index", "output_units": 3, "steps": 1}, "error", id="label too large"
@@ -72,7 +98,7 @@ def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str 
 
 
 def test_keras_squeezes_by_itself(build: Callable[..., Any]) -> None:
-    history, context = build(loss="mse", targets="flat", losses=lambda t: 2.0, scalars={"squared_error": 1.3})
+    history, context = build(loss="mse", targets="flat", losses=lambda t: 2.0, scalars=CROSSED)
     assert TargetMismatch().check(history, replace(context, framework="keras3")) is None
 
 

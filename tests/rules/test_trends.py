@@ -42,7 +42,7 @@ def test_any_values_are_taken(values: np.ndarray) -> None:
     x = np.arange(len(values))
     with np.errstate(all="ignore"):
         slope = theil_sen(x, values)
-        at, means = blocks(x, values, 8)
+        at, means = blocks(x, values)
     assert not (slope.rising and slope.falling)
     assert len(at) == len(means)
     last_median(values)

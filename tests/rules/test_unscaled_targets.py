@@ -8,12 +8,26 @@ import pytest
 from autotrainer.rules.unscaled_targets import UnscaledTargets
 
 
+def slowly(t: int) -> float:
+    return 4e9 * 0.997**t
+
+
 @pytest.mark.parametrize(
     ("case", "expected"),
     [
         pytest.param({"targets": "large", "steps": 2, "scalars": {"squared_error": 4e8}}, "warning", id="young"),
         pytest.param(
             {"targets": "large", "losses": lambda t: 4e8, "scalars": {"squared_error": 4e8}}, "error", id="stuck"
+        ),
+        pytest.param(
+            {"targets": "large", "losses": slowly, "scalars": {"squared_error": slowly}, "steps": 400},
+            "error",
+            id="learns but the mean for half of the schedule",
+        ),
+        pytest.param(
+            {"targets": "large", "losses": slowly, "scalars": {"squared_error": slowly}, "steps": 200},
+            "warning",
+            id="on its way to the mean",
         ),
         pytest.param(
             {"targets": "large", "steps": 6, "losses": lambda t: 1e8 * 9.0**t, "scalars": {"squared_error": 1e20}},

@@ -33,6 +33,15 @@ def equal_inputs(shape: tuple[int, ...], dtype: Any = None) -> Any:
         pytest.param(dense(1, kernel_initializer=HALF), (3,), "equal_inputs", id="constant, one unit"),
         pytest.param(dense(4, kernel_initializer=equal_units), (3,), "equal_units", id="equal columns"),
         pytest.param(dense(4, kernel_initializer=equal_inputs), (3,), "equal_inputs", id="equal rows"),
+        pytest.param(dense(4), (1,), "", id="one input"),
+        pytest.param(dense(1), (1,), "", id="one input, one unit"),
+        pytest.param(dense(4, kernel_initializer="zeros"), (1,), "zero", id="zero, one input"),
+        pytest.param(dense(1, kernel_initializer="zeros"), (3,), "zero", id="zero, one unit"),
+        pytest.param(dense(4, kernel_initializer=HALF), (1,), "constant", id="constant, one input"),
+        pytest.param(conv(4, 1), (8, 8, 1), "", id="one channel"),
+        pytest.param(
+            conv(4, 3, kernel_initializer=equal_units), (8, 8, 1), "equal_units", id="equal filters, one channel"
+        ),
         pytest.param(conv(4, 3), (8, 8, 2), "", id="convolution"),
         pytest.param(conv(4, 3, kernel_initializer=equal_units), (8, 8, 2), "equal_units", id="equal filters"),
         pytest.param(

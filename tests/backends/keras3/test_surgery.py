@@ -11,7 +11,8 @@ from keras.ops import convert_to_numpy as to_numpy
 
 from autotrainer.backends.keras3.describe import layers as layer_infos
 from autotrainer.backends.keras3.feeding import InputStatistics
-from autotrainer.backends.keras3.parts import activation_name, output_activation
+from autotrainer.backends.keras3.kinds import activation_name
+from autotrainer.backends.keras3.parts import output_activation
 from autotrainer.backends.keras3.structure import copy_model
 from autotrainer.backends.keras3.surgery import Surgeon, apply_edits
 from autotrainer.edits import (

@@ -455,6 +455,38 @@ def test_what_can_not_be_used_is_said_at_once(options: dict[str, Any], error: ty
         make_trainer(request(**options))
 
 
+@keras.saving.register_keras_serializable("tests")
+class Reconstructs(keras.Model):  # type: ignore[misc]
+    """Adds its loss in `call`, so that it has one only once it has been called."""
+
+    def __init__(self, adds: bool = True, **options: Any) -> None:
+        super().__init__(**options)
+        self.adds, self.out = adds, layers.Dense(4)
+
+    def call(self, inputs: Any) -> Any:
+        outputs = self.out(inputs)
+        if self.adds:
+            self.add_loss(keras.ops.mean((inputs - outputs) ** 2))
+        return outputs
+
+    def get_config(self) -> dict[str, Any]:
+        return {"adds": self.adds}
+
+
+def test_a_loss_that_the_model_adds_when_called(make_run: Callable[..., Any]) -> None:
+    data = ArrayData(X, X)
+    for adds in (True, False):
+        model = Reconstructs(adds)
+        model.compile("sgd", loss=None)
+        if adds:
+            run = make_run()
+            train(make_trainer(request(model, data, data)), run)
+            assert losses(run)[-1] < losses(run)[0]
+        else:
+            with pytest.raises(InputError, match="compiled without a loss"):
+                make_trainer(request(model, data, data))
+
+
 def test_an_error_of_the_users_passes_through(make_run: Callable[..., Any]) -> None:
     class Breaks(keras.callbacks.Callback):  # type: ignore[misc]
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:

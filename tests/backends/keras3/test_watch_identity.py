@@ -108,7 +108,13 @@ MOMENTUM: Callable[[], Any] = lambda: keras.optimizers.SGD(0.1, momentum=0.9)  #
 
 
 def trained(
-    build: Any, watched: bool, optimizer: Any, settings: dict[str, Any], arguments: dict[str, Any], fits: int = 1
+    build: Any,
+    watched: bool,
+    optimizer: Any,
+    settings: dict[str, Any],
+    arguments: dict[str, Any],
+    fits: int = 1,
+    planned: int = 10_000,
 ) -> tuple[list[Any], Monitor, dict[str, Any]]:
     keras.utils.set_random_seed(3)
     model = build()
@@ -118,7 +124,8 @@ def trained(
     if fits > 1:
         model.fit(x, y, epochs=1, verbose=0)
     if watched:
-        monitor.attach(observe(model, None, None, monitor))
+        # in a run as short as this is, one train function would take all steps; planned to be long, two take turns
+        monitor.attach(observe(model, None, None, monitor, steps=planned))
     history = model.fit(x, y, batch_size=16, epochs=2, verbose=0, **arguments).history
     monitor.close()
     return model.get_weights(), monitor, history
@@ -144,6 +151,16 @@ CASES: list[tuple[Any, Any, dict[str, Any], dict[str, Any], int]] = [
 def test_weights_are_equal_to_the_bit(build: Any, optimizer: Any, settings: Any, arguments: Any, fits: int) -> None:
     weights, _, logs = trained(build, False, optimizer, settings, arguments, fits)
     watched, monitor, watched_logs = trained(build, True, optimizer, settings, arguments, fits)
+    assert len(monitor.history.steps) > 2
+    assert not monitor._failed
+    assert all(np.array_equal(a, b) for a, b in zip(weights, watched, strict=True))
+    assert logs == watched_logs
+
+
+@pytest.mark.parametrize(("build", "optimizer", "settings", "arguments", "fits"), CASES[:6])
+def test_so_they_are_in_a_short_run(build: Any, optimizer: Any, settings: Any, arguments: Any, fits: int) -> None:
+    weights, _, logs = trained(build, False, optimizer, settings, arguments, fits)
+    watched, monitor, watched_logs = trained(build, True, optimizer, settings, arguments, fits, planned=12)
     assert len(monitor.history.steps) > 2
     assert not monitor._failed
     assert all(np.array_equal(a, b) for a, b in zip(weights, watched, strict=True))

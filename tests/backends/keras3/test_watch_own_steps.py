@@ -191,3 +191,89 @@ def test_a_step_that_loss_scaling_leaves_out_is_no_failure(monitor: Monitor) -> 
     assert 0 < left_out.sum() < len(norms)
     assert np.isfinite(norms[~left_out]).all()
     assert norms[~left_out].max() < 1e3  # in the scale of the loss itself
+
+
+class Renamed(keras.optimizers.SGD):  # type: ignore[misc]
+    def apply(self, gradients: Any, variables: Any, *, scale: float = 1.0) -> Any:
+        assert not isinstance(gradients, list) or scale == 1.0
+        return super().apply([scale * g for g in gradients], list(variables))
+
+
+class Open(keras.optimizers.SGD):  # type: ignore[misc]
+    def apply(self, grads: Any, trainable_variables: Any = None, **kwargs: Any) -> Any:
+        kwargs.pop("note", None)
+        return super().apply(grads, trainable_variables, **kwargs)
+
+
+class Anything(keras.optimizers.SGD):  # type: ignore[misc]
+    def apply(self, *args: Any, **kwargs: Any) -> Any:
+        return super().apply(*args, **kwargs)
+
+
+CALLS: list[tuple[Any, Any]] = [
+    (Renamed, lambda o, g, v: o.apply(variables=v, gradients=tuple(g), scale=0.5)),
+    (Renamed, lambda o, g, v: o.apply(iter(g), iter(v))),
+    (Open, lambda o, g, v: o.apply(g, trainable_variables=v, note="a word")),
+    (Anything, lambda o, g, v: o.apply(g, v)),
+    (Anything, lambda o, g, v: o.apply_gradients(zip(g, v, strict=True))),
+]
+
+
+@pytest.mark.parametrize(("optimizer", "call"), CALLS)
+def test_an_optimizer_may_take_its_gradients_in_its_own_way(monitor: Monitor, optimizer: Any, call: Any) -> None:
+    class Calls(Own):
+        def train_step(self, data: Any) -> Any:
+            x, y = data[:2]
+            with tf.GradientTape() as tape:
+                loss = ops.mean((ops.squeeze(self(x, training=True), -1) - y) ** 2)
+            call(self.optimizer, tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+            return {"loss": loss}
+
+    weights = []
+    for watched in (False, True):
+        keras.utils.set_random_seed(0)
+        model = Calls()
+        model.compile(optimizer(0.01))
+        if watched:
+            monitor.attach(observe(model, None, None, monitor))
+        model.fit(X, Y, epochs=1, verbose=0, shuffle=False)
+        weights.append(model.get_weights())
+    assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
+    assert (column(monitor, "grad_norm") > 0).all()
+    assert not monitor._failed
+
+
+class Several(keras.Model):  # type: ignore[misc]
+    """Gives out what it is trained for, and something before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.out = kl.Dense(8, "relu"), kl.Dense(1)
+
+    def call(self, inputs: Any) -> Any:
+        hidden = self.hidden(inputs)
+        return {"a_hidden": hidden, "wanted": self.out(hidden)}
+
+
+class WithLoss(Several):
+    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, *_: Any, **__: Any) -> Any:
+        return ops.mean((y_pred["wanted"] - y) ** 2)
+
+
+def test_of_several_outputs_the_one_with_a_target_is_looked_at(monitor: Monitor) -> None:
+    model = Several()
+    model.compile("sgd", {"wanted": "mse"})
+    monitor.attach(observe(model, None, None, monitor))
+    model.fit(X, {"wanted": Y[:, None]}, verbose=0)
+    assert (monitor.context.output_units, monitor.context.output_activation) == (1, "linear")
+    assert np.isfinite(monitor.history.scalar("squared_error")[-1])
+
+
+def test_of_several_outputs_none_is_looked_at_where_that_is_unknown(monitor: Monitor) -> None:
+    model = WithLoss()
+    model.compile("sgd", loss=None)
+    monitor.attach(observe(model, None, None, monitor))
+    model.fit(X, Y[:, None], verbose=0)
+    assert monitor.context.output_activation is None
+    assert np.isnan(monitor.history.scalar("squared_error")).all()
+    assert np.isfinite(monitor.history.scalar("loss")).all()

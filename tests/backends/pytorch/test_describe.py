@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from autotrainer.backends.pytorch.describe import activation_name, layers, loss_info, optimizer_info, plain_name
+from autotrainer.backends.pytorch.describe import activation_name, layers, optimizer_info, plain_name
+from autotrainer.backends.pytorch.loss_kinds import loss_info
 from autotrainer.task import LossInfo
 
 

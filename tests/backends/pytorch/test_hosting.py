@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -56,6 +58,19 @@ def test_links_values_and_states_survive_the_way_there_and_back() -> None:
         assert not any(given[name].data_ptr() == found[name].data_ptr() for name in given)
         for mine, theirs in zip(optimizer.state.values(), copy_optimizer.state.values(), strict=True):
             assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+@pytest.mark.usefixtures("remote")
+def test_a_new_tensor_is_never_taken_for_one_that_is_gone() -> None:
+    model = nn.BatchNorm1d(4)
+    host, places = copied_to_host((model,))
+    gone = weakref.ref(host[0].running_mean)
+    host[0].running_mean = torch.zeros(4)
+    gc.collect()
+    assert gone() is not None, "its id would be free for another tensor"
+    assert host[0].running_mean not in places
+    assert len(places) == 5
+    assert torch.equal(copied(host, places)[0].running_mean, torch.zeros(4))
 
 
 def test_host_tensors_are_copied_as_ever() -> None:

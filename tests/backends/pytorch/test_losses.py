@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from autotrainer.backends.pytorch.describe import loss_info
+from autotrainer.backends.pytorch.loss_kinds import loss_info
 from autotrainer.backends.pytorch.losses import EditedLoss, FunctionLoss, TolerantLoss, WeightedLoss, bridge, unreduced
 from autotrainer.edits import SetLoss
 from autotrainer.errors import ConfigError, DataError

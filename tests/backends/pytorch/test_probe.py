@@ -172,3 +172,23 @@ def test_named_inputs() -> None:
 
 def test_check_runs_on_it() -> None:
     assert isinstance(autotrainer.check(model(), (X, Y), loss=nn.CrossEntropyLoss()), list)
+
+
+@pytest.mark.parametrize("kind", ["int16", "int32", "int64", "uint8"])
+@pytest.mark.parametrize("form", ["tensors", "loader", "arrays"])
+def test_whole_numbers_that_the_loss_refuses(form: str, kind: str) -> None:
+    """Tensors go to the loss as they are; arrays have to be made tensors first, by `fit` or by the user."""
+    x = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
+    y = (x[:, 0] > 0).astype(kind)
+    model, loss = nn.Linear(4, 2), nn.CrossEntropyLoss()
+    tensors = torch.from_numpy(x), torch.from_numpy(y)
+    try:
+        loss(model(tensors[0]), tensors[1])
+        refused = False
+    except RuntimeError:
+        refused = True
+    assert refused == (kind in ("int16", "int32"))
+    data: Any = {"tensors": tensors, "loader": DataLoader(TensorDataset(*tensors), 16), "arrays": (x, y)}[form]
+    found = autotrainer.check(model, data, loss=loss, select="target_mismatch")
+    assert [f.severity for f in found] == ["error"] * (refused and form != "arrays")
+    assert all(".long()" in f.message for f in found)

@@ -295,12 +295,12 @@ def test_scripted_models_and_parts() -> None:
 def test_a_failure_inside_never_reaches_the_training(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from autotrainer.backends.pytorch import tracing
+    from autotrainer.backends.pytorch import seen
 
     def broken(*args: Any) -> Any:
         raise ZeroDivisionError("inside")
 
-    monkeypatch.setattr(tracing, "activation_numbers", broken)
+    monkeypatch.setattr(seen, "activation_numbers", broken)
     model, loss_fn = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1)), nn.MSELoss()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with caplog.at_level(logging.WARNING, "autotrainer"), autotrainer.watch(model, optimizer, loss_fn=loss_fn):

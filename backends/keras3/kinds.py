@@ -1,0 +1,89 @@
+"""What a layer of Keras is, and which activation a function, layer or operation computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+__all__ = ["activation_name", "kind_of"]
+
+_KINDS = (
+    ("attention", ("MultiHeadAttention", "GroupedQueryAttention", "Attention")),
+    ("recurrent", ("RNN",)),
+    ("dense", ("Dense", "EinsumDense")),
+    ("conv", ("BaseConv", "BaseConvTranspose", "BaseDepthwiseConv", "BaseSeparableConv")),
+    ("embedding", ("Embedding",)),
+    (
+        "norm",
+        (
+            "BatchNormalization",
+            "LayerNormalization",
+            "GroupNormalization",
+            "RMSNormalization",
+            "UnitNormalization",
+            "Normalization",
+        ),
+    ),
+    ("activation", ("Activation", "ReLU", "LeakyReLU", "ELU", "PReLU", "Softmax")),
+    ("dropout", ("BaseDropout", "Dropout", "GaussianDropout", "GaussianNoise", "AlphaDropout")),
+    ("pool", ("BasePooling", "BaseGlobalPooling")),
+    ("reshape", ("Flatten", "Reshape", "Permute", "RepeatVector")),
+)
+_ACTIVATION_OPERATIONS = {
+    "Softmax": "softmax",
+    "LogSoftmax": "log_softmax",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "Relu": "relu",
+    "Relu6": "relu6",
+    "Gelu": "gelu",
+    "Elu": "elu",
+    "Selu": "selu",
+    "Silu": "silu",
+    "Softplus": "softplus",
+    "Softsign": "softsign",
+    "LeakyRelu": "leaky_relu",
+    "HardSigmoid": "hard_sigmoid",
+    "HardTanh": "hard_tanh",
+}
+
+
+def kind_of(layer: Any) -> str:
+    """Return the kind of a layer, as `LayerInfo.kind` has it."""
+    names = {base.__name__ for base in type(layer).__mro__ if base.__module__.startswith("keras.")}
+    for kind, classes in _KINDS:
+        if names.intersection(classes):
+            return kind
+    return "other"
+
+
+def activation_name(activation: Any) -> str | None:
+    """Return the lower-case name of an activation function, layer or operation; None if it has none we know."""
+    if activation is None:
+        return "linear"
+    if isinstance(activation, str):
+        return activation.lower()
+    if isinstance(activation, keras.layers.Layer):
+        kind = type(activation).__name__
+        if kind == "Activation":
+            return activation_name(activation.activation)
+        if kind == "ReLU":
+            return _relu_name(activation)
+        names = {"LeakyReLU": "leaky_relu", "ELU": "elu", "PReLU": "prelu", "Softmax": "softmax"}
+        return names.get(kind)
+    if isinstance(activation, keras.Operation):
+        return _ACTIVATION_OPERATIONS.get(type(activation).__name__)
+    name = getattr(activation, "__name__", None)
+    known = str(getattr(activation, "__module__", "")).startswith("keras.")
+    return name if known and isinstance(name, str) and name != "<lambda>" else None
+
+
+def _relu_name(layer: Any) -> str | None:
+    if layer.threshold:
+        return "thresholded_relu"
+    if layer.negative_slope:
+        return "leaky_relu"
+    if layer.max_value is None:
+        return "relu"
+    return "relu6" if float(layer.max_value) == 6.0 else "clipped_relu"

@@ -1,0 +1,224 @@
+"""The lines of a patch run as they stand, and do what `RepairPlan.apply` does."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from autotrainer import edits as e
+from autotrainer.patch import describe, lines
+from autotrainer.plan import RepairPlan
+
+NAMES = ("0", "1", "2", "3", "5")
+"""Dense layers without and with bias, a normalization, and activations; `6` is the output."""
+
+SETTINGS: list[e.Edit] = [
+    e.SetLearningRate(0.5),
+    e.SwapOptimizer("rmsprop", 0.01),
+    e.SwapOptimizer("sgd", 0.01, momentum=0.9),
+    e.SwapOptimizer("adamw", 0.01),
+    e.SetMomentum(0.9),
+    e.SetMomentum(0.9, nesterov=True),
+    e.SetWeightDecay(0.02),
+]
+
+
+def _torch_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(4, 8, bias=False), nn.ReLU(), nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Identity(), nn.ReLU(),
+        nn.Linear(8, 2),
+    )  # fmt: skip
+
+
+def _run(edit: e.Edit, framework: str, **names: Any) -> dict[str, Any]:
+    code = "\n".join(lines(edit, framework))
+    exec(code, names)
+    return names
+
+
+def _torch_run(edit: e.Edit, model: nn.Module, **names: Any) -> dict[str, Any]:
+    return _run(edit, "pytorch", torch=torch, nn=nn, copy=copy, model=model, **names)
+
+
+def _groups(optimizer: torch.optim.Optimizer) -> list[tuple[Any, ...]]:
+    found = []
+    for group in optimizer.param_groups:
+        settings = {k: v for k, v in group.items() if k != "params"}
+        found += [(tuple(p.shape), sorted(settings.items(), key=str)) for p in group["params"]]
+    return sorted(found, key=str)
+
+
+@pytest.mark.parametrize("edit", SETTINGS, ids=str)
+def test_settings_in_pytorch_are_those_of_the_plan(edit: e.Edit) -> None:
+    model = _torch_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.001)
+    pasted = _torch_run(edit, model, optimizer=optimizer)["optimizer"]
+    other = _torch_model()
+    plan = RepairPlan(("x",), (edit,))
+    _, applied = plan.apply(other, torch.optim.SGD(other.parameters(), lr=0.1, weight_decay=0.001))
+    assert type(pasted) is type(applied)
+    assert _groups(pasted) == _groups(applied)
+
+
+@pytest.mark.parametrize("to", ["selu", "leaky_relu", "tanh", "thresholded_relu"])
+def test_swapped_activations_in_pytorch(to: Any) -> None:
+    edit = e.SwapActivation(NAMES, to, reinitialize=False)
+    model = _torch_model()
+    _torch_run(edit, model)
+    applied, _ = RepairPlan(("x",), (edit,)).apply(_torch_model())
+    x = torch.randn(16, 4)
+    assert torch.equal(model.eval()(x), applied.eval()(x))
+    redrawn = _torch_model()
+    _torch_run(e.SwapActivation(NAMES, to), redrawn)
+    assert (redrawn[3].weight == 1).all(), "normalization stays as it is"
+    assert not redrawn[2].bias.any()
+    assert not torch.equal(redrawn[2].weight, _torch_model()[2].weight)
+
+
+def test_new_weights_in_pytorch() -> None:
+    model = nn.ModuleDict({"rnn": nn.LSTM(4, 8), "dense": nn.Linear(8, 2, bias=False)})
+    _torch_run(e.Reinitialize(("rnn", "dense"), "orthogonal"), model)
+    weight = model["dense"].weight
+    assert torch.allclose(weight @ weight.T, torch.eye(2), atol=1e-5)
+    assert not model["rnn"].bias_hh_l0.any()
+
+
+@pytest.mark.parametrize("kind", ["batch", "layer", "group"])
+def test_normalization_in_pytorch(kind: Any) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 2))
+    given = copy.deepcopy(model)
+    edit = e.InsertNormalization(("0", "3"), kind)
+    _torch_run(edit, model)
+    applied, _ = RepairPlan(("x",), (edit,)).apply(given)
+    x = torch.randn(8, 1, 4, 4)
+    assert torch.allclose(model.train()(x), applied.train()(x), atol=1e-6)
+    assert isinstance(model[0], nn.Sequential)
+    assert isinstance(model[3], nn.Sequential)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        e.SetLoss("cross_entropy", "logits"),
+        e.SetLoss("cross_entropy", "probabilities"),
+        e.SetLoss("cross_entropy", "log_probabilities"),
+    ],
+    ids=str,
+)
+def test_losses_in_pytorch(edit: e.SetLoss) -> None:
+    z, y = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+    made = {"logits": z, "probabilities": z.softmax(1), "log_probabilities": z.log_softmax(1)}[edit.expects]
+    loss = _torch_run(edit, nn.Identity())["loss_fn"]
+    assert torch.allclose(loss(made, y), nn.functional.cross_entropy(z, y), atol=1e-5)
+    if edit.expects != "log_probabilities":
+        assert torch.allclose(
+            loss(made, nn.functional.one_hot(y).float()), nn.functional.cross_entropy(z, y), atol=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    ("edit", "wanted"),
+    [
+        (e.SetLoss("squared_error", "values"), nn.functional.mse_loss),
+        (e.SetLoss("absolute_error", "values"), nn.functional.l1_loss),
+        (e.SetLoss("binary_cross_entropy", "logits"), nn.functional.binary_cross_entropy_with_logits),
+        (e.SetLoss("binary_cross_entropy", "probabilities"), nn.functional.binary_cross_entropy),
+        (e.SetLoss("signed_logistic", "logits"), nn.functional.soft_margin_loss),
+    ],
+    ids=str,
+)
+def test_losses_in_pytorch_take_targets_of_any_form(edit: e.SetLoss, wanted: Any) -> None:
+    """A flat vector of targets against a column of outputs is what such a repair mends."""
+    outputs, labels = torch.rand(6, 1), torch.tensor([1, 1, 0, 1, 0, 1])
+    loss = _torch_run(edit, nn.Identity())["loss_fn"]
+    assert torch.equal(loss(outputs, labels), wanted(outputs, labels[:, None].float()))
+
+
+def test_the_rest_runs_in_pytorch() -> None:
+    model = _torch_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(9, 4)), 2)
+    model(torch.ones(3, 4)).sum().backward()
+    names = {"optimizer": optimizer, "train_loader": loader, "x": torch.ones(3, 2)}
+    plateau = _torch_run(e.ReduceOnPlateau(0.5, 3, 0.01), model, **names)["scheduler"]
+    assert plateau.min_lrs == [pytest.approx(0.001)]
+    assert plateau.patience == 3
+    assert _torch_run(e.SetBatchSize(5), model, **names)["train_loader"].batch_size == 5
+    assert _torch_run(e.ScaleInputs((1.0, 0.0), (2.0, 1.0)), model, **names)["x"].tolist() == [[0.0, 1.0]] * 3
+    for edit in (
+        e.ClipGradients("norm", 1.0),
+        e.ClipGradients("value", 0.5),
+        e.StopEarly(3),
+        e.AddInputNoise(0.1),
+        e.AddDropout(("0",), 0.3),
+        e.SetOutputActivation("softmax"),
+    ):
+        _torch_run(edit, model, **names)
+
+
+@pytest.mark.parametrize(
+    "edit", [*(s for s in SETTINGS if s != SETTINGS[3]), e.ClipGradients("norm", 1.0), e.ClipGradients("value", 0.5)],
+    ids=str,
+)  # fmt: skip
+def test_settings_in_keras_are_those_of_the_plan(edit: e.Edit) -> None:
+    keras = pytest.importorskip("keras")
+
+    def compiled() -> Any:
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        model.compile(keras.optimizers.SGD(0.1), "mse", metrics=["mae"])
+        return model
+
+    model = compiled()
+    _run(edit, "keras3", keras=keras, np=np, model=model)
+    _, optimizer = RepairPlan(("x",), (edit,), framework="keras3").apply(compiled())
+    mine = model.optimizer
+    assert type(mine) is type(optimizer)
+    assert {**mine.get_config(), "name": ""} == {**optimizer.get_config(), "name": ""}
+    history = model.fit(np.ones((8, 4)), np.ones((8, 2)), verbose=0).history
+    assert set(history) == {"loss", "mae"}, "the rest of what was compiled stays"
+    assert int(mine.iterations) == 1
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        e.SetLoss("cross_entropy", "probabilities"),
+        e.SetLoss("binary_cross_entropy", "logits"),
+        e.SetLoss("signed_logistic", "logits"),
+        e.ReduceOnPlateau(0.5, 3, 0.01),
+        e.StopEarly(3),
+        e.SetBatchSize(32),
+        e.SwapActivation(("dense",), "selu"),
+        e.Reinitialize(("dense",), "he_uniform"),
+        e.InsertNormalization(("dense",)),
+        e.AddDropout(("dense",), 0.3),
+        e.AddInputNoise(0.1),
+        e.ScaleInputs((1.0, 0.0), (2.0, 1.0)),
+        e.ScaleInputs(),
+        e.SetOutputActivation("softmax"),
+    ],
+    ids=str,
+)
+def test_the_rest_runs_in_keras(edit: e.Edit) -> None:
+    keras = pytest.importorskip("keras")
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="dense")])
+    model.compile("sgd", "mse")
+    x = np.array([[1.0, 0.0], [3.0, 4.0]])
+    names = _run(edit, "keras3", keras=keras, np=np, model=model, x=x, x_train=x)
+    if "loss" in names:
+        model.compile("sgd", names["loss"])
+        classes = isinstance(edit, e.SetLoss) and edit.name == "cross_entropy"
+        assert np.isfinite(model.evaluate(x, np.array([0, 1]) if classes else np.ones((2, 2)), verbose=0))
+
+
+def test_the_model_comes_before_the_optimizer() -> None:
+    text = describe(RepairPlan(("x",), (e.SwapOptimizer("adam", 1e-3), e.InsertNormalization(("0",)))))
+    assert re.findall(r"^\d\. (\S+)", text, re.MULTILINE) == ["`0`:", "optimizer"]
+    assert text.index("BatchNorm1d") < text.index("torch.optim.Adam")

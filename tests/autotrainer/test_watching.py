@@ -1,0 +1,33 @@
+"""Options of `watch` that no backend sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import autotrainer
+from autotrainer.errors import ConfigError
+
+
+def _watch(**options: Any) -> autotrainer.Monitor:
+    model = nn.Linear(2, 1)
+    return autotrainer.watch(model, torch.optim.SGD(model.parameters(), 0.1), **options)
+
+
+@pytest.mark.parametrize("name", ["epochs", "steps"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "3", True])
+def test_a_planned_length_that_is_none(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{name} must be a whole number >= 1"):
+        _watch(**{name: value})
+
+
+@pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])
+def test_whole_numbers_of_any_type_are_a_planned_length(value: Any) -> None:
+    with _watch(epochs=value, steps=value) as monitor:
+        context = monitor.context
+    assert (context.planned_epochs, context.planned_steps) == (3, 3)
+    assert type(context.planned_epochs) is int  # as the run log and the report need it

@@ -1,0 +1,103 @@
+"""What is said of the epochs of models whose training or evaluation step leaves Keras' own trackers alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers as kl
+from keras import ops
+
+import autotrainer
+
+X = np.random.RandomState(0).randn(96, 8).astype("float32")
+Y = X.sum(axis=1, keepdims=True)
+
+
+class Own(keras.Model):  # type: ignore[misc]
+    """Tells its loss as ``tells`` says; Keras' trackers are never updated."""
+
+    def __init__(self, tells: str = "loss", own_test: bool = False) -> None:
+        super().__init__()
+        self.hidden, self.out = kl.Dense(8, "relu"), kl.Dense(1)
+        self.tells, self.own_test = tells, own_test
+        self.parts = [keras.metrics.Mean(name) for name in ("total_loss", "kl_loss")]
+
+    def call(self, inputs: Any) -> Any:
+        return self.out(self.hidden(inputs))
+
+    def train_step(self, data: Any) -> Any:
+        x, y = data[:2]
+        with tf.GradientTape() as tape:
+            loss = ops.mean((self(x, training=True) - y) ** 2)
+        self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+        if self.tells == "all metrics":
+            self.parts[0].update_state(loss)
+            self.parts[1].update_state(loss / 2)
+            return {m.name: m.result() for m in self.metrics}
+        if self.tells == "all names":
+            return {m.name: loss if m.name == "loss" else 0.0 for m in self.metrics}
+        return {self.tells: loss}
+
+
+class OwnTest(Own):
+    def test_step(self, data: Any) -> Any:
+        x, y = data[:2]
+        return {m.name: ops.mean((self(x) - y) ** 2) for m in self.metrics}
+
+
+def fitted(model: Any, **options: Any) -> tuple[Any, dict[str, Any]]:
+    model.compile("sgd", "mse")
+    with autotrainer.watch(model) as monitor:
+        logs = model.fit(X, Y, epochs=3, verbose=0, shuffle=False, batch_size=32, **options).history
+    return monitor.history, logs
+
+
+def last_losses(tells: str) -> list[float]:
+    """Return the loss of the last batch of each epoch."""
+    keras.utils.set_random_seed(0)
+    model = Own(tells)
+    model.compile("sgd", "mse")
+    found = [
+        model.train_on_batch(X[i : i + 32], Y[i : i + 32], return_dict=True) for _ in range(3) for i in (0, 32, 64)
+    ]
+    return [float(logs["loss"]) for logs in found[2::3]]
+
+
+@pytest.mark.parametrize("options", [{}, {"validation_data": (X, Y)}])
+@pytest.mark.parametrize("tells", ["loss", "all names"])
+def test_a_loss_that_the_step_returns_past_the_tracker(tells: str, options: Any) -> None:
+    expected = last_losses(tells)
+    keras.utils.set_random_seed(0)
+    history, logs = fitted(Own(tells), **options)
+    assert tells == "loss" or logs["loss"] == [0.0] * 3  # so much for Keras
+    np.testing.assert_allclose(history.epochs("loss")[1], expected, rtol=1e-5)
+    assert set(history.epoch_names) <= {"loss", "val_loss", "total_loss", "kl_loss"} | {"val_total_loss", "val_kl_loss"}
+
+
+def test_values_that_nothing_measures_are_left_out() -> None:
+    history, logs = fitted(Own("all metrics"))
+    assert logs["loss"] == [0.0] * 3
+    np.testing.assert_allclose(history.epochs("loss")[1], logs["total_loss"])
+    assert set(history.epoch_names) == {"loss", "kl_loss"}
+    steps, losses = history.losses
+    assert len(steps) >= 8
+    assert (losses > 0.1).all()
+    np.testing.assert_allclose(losses[steps // 3 == 1].mean(), logs["total_loss"][1], rtol=0.5)
+
+
+def test_an_evaluation_step_that_leaves_the_trackers_alone() -> None:
+    history, logs = fitted(OwnTest("loss"), validation_data=(X, Y))
+    assert logs["val_loss"] == [0.0] * 3
+    assert set(history.epoch_names) == {"loss"}
+
+
+def test_managed_trainings_tell_it_too() -> None:
+    model = Own("loss")
+    model.compile("sgd", "mse")
+    result = autotrainer.fit(model, (X, Y), (X, Y), epochs=3, repair=False, progress=False)
+    assert len(result.history["loss"]) == 3
+    assert min(result.history["loss"]) > 0
