@@ -117,11 +117,25 @@ class TrainingSpec:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Predictions on a data set: raw outputs and targets, row by row, and the mean loss (the one as given)."""
+    """Predictions on a data set.
+
+    Attributes:
+        outputs: Raw outputs, row by row.
+        targets: Targets, row by row.
+        loss: Mean of the loss as given, which judges all attempts alike.
+        trained_loss: Mean of the loss that an attempt trains on instead, which tells its course; None where it is
+            the same.
+    """
 
     outputs: NDArray[Any]
     targets: NDArray[Any]
     loss: float
+    trained_loss: float | None = None
+
+    @property
+    def course(self) -> float:
+        """The loss that tells how the training goes: the one that it minimizes."""
+        return self.loss if self.trained_loss is None else self.trained_loss
 
 
 class Run(Protocol):

@@ -119,11 +119,12 @@ class Monitor:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Columns of `STEP_COLUMNS` and `LAYER_COLUMNS` that are worth measuring: all of them for a run log.
+        """Columns of `STEP_COLUMNS` and `LAYER_COLUMNS` that are worth measuring: those that the rules need.
 
-        What a log lacks no rule could find in it later.
+        All of them for a run log, where no rule could find later what it lacks, and for a monitor without any rules,
+        which only keeps a history. Backends leave out what is costly.
         """
-        if self._log is not None:
+        if self._log is not None or not self._engine.rules:
             return frozenset((*STEP_COLUMNS, *LAYER_COLUMNS))
         return frozenset[str]().union(*(rule.needs for rule in self._engine.rules))
 

@@ -20,7 +20,8 @@ __all__ = ["backend_of", "backends", "make_rules", "problem_name", "repairs", "r
 
 logger = logging.getLogger("autotrainer")
 
-_BACKENDS = ("autotrainer.backends.pytorch", "autotrainer.backends.keras3")
+_BACKENDS = ("autotrainer.backends.keras3", "autotrainer.backends.pytorch")
+"""Keras first: on its torch engine, a Keras model is a `torch.nn.Module` too."""
 
 
 @lru_cache

@@ -141,7 +141,7 @@ class ManagedRun:
         numbers = {name: float(value) for name, value in values.items()}
         if evaluation is not None:
             self.judged = self._judge.judge(evaluation)
-            numbers["val_loss"] = float(evaluation.loss)
+            numbers["val_loss"] = float(evaluation.course)
             accuracy = self._judge.accuracy(evaluation, self.judged)
             if not math.isnan(accuracy):
                 numbers["val_accuracy"] = accuracy

@@ -176,6 +176,8 @@ class TargetMismatch(Rule):
         by_index = context.loss.family in ("cross_entropy", "custom") and context.kind(targets) == "multiclass"
         if not by_index or not targets.values or targets.one_hot or units is None:
             return None
+        if targets.masked:  # class 0 may be what is masked, as with padded tokens
+            return None
         if targets.minimum != 1 or targets.maximum != units - 1 or targets.rows < 64:
             return None
         return f"Labels run from 1 to {targets.maximum:.0f}, so output 0 of {units} is never the answer."

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,13 +15,24 @@ from keras.src.trainers.compile_utils import CompileLoss
 from numpy.typing import NDArray
 
 from autotrainer.adapter import Evaluation
+from autotrainer.backends.keras3.describe import loss_info
 from autotrainer.backends.keras3.feeding import batches, cast
+from autotrainer.backends.keras3.masks import mask_of, masked_like, unmasked
 from autotrainer.data import ArrayData, Data, as_array, map_arrays
+from autotrainer.task import LossInfo
 
 __all__ = ["Evaluator"]
 
 _CHUNK_VALUES = 1 << 20
 """Input values of a forward pass at most, within 64 and 4096 rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    outputs: NDArray[np.float64]
+    targets: NDArray[Any]
+    losses: Sequence[float]
+    mask: NDArray[np.bool_] | None
 
 
 class Evaluator:
@@ -31,12 +43,17 @@ class Evaluator:
         loss: Loss as given to `compile` (several, by output, too), or None: losses are then NaN.
         loss_weights: As given to `compile`.
         batch_size: Samples a batch of the training: a loss that is summed is given for a batch of this size.
+        otherwise: Loss that the model is trained on instead of the given one, or None.
     """
 
-    def __init__(self, model: Any, loss: Any, loss_weights: Any, batch_size: int) -> None:
+    def __init__(self, model: Any, loss: Any, loss_weights: Any, batch_size: int, otherwise: Any = None) -> None:
         self._model, self._batch_size = model, batch_size
-        self._loss = None if loss is None else CompileLoss(loss, loss_weights, output_names=_output_names(model))
-        self._summed = getattr(loss, "reduction", None) == "sum"
+        self._losses = [
+            None if each is None else CompileLoss(each, weights, output_names=_output_names(model))
+            for each, weights in ((loss, loss_weights), (otherwise, None))
+        ]
+        self._summed = [getattr(each, "reduction", None) == "sum" for each in (loss, otherwise)]
+        self._convert = None if otherwise is None else _bridge(loss_info(otherwise), loss_info(loss))
         self._step: Callable[..., Any] | None = None
 
     def predict(self, inputs: Any) -> NDArray[np.float64]:
@@ -64,21 +81,32 @@ class Evaluator:
         """
         if isinstance(data, ArrayData) and not allowed(data.rows):
             return None
-        found: list[tuple[NDArray[Any], NDArray[Any], float]] = []
+        found: list[_Batch] = []
         size = _chunk(data.inputs) if isinstance(data, ArrayData) else 1
         for inputs, targets, weights in batches(data, limit, size):
             first = keras.tree.flatten(targets)[0]
             if not isinstance(data, ArrayData) and not allowed(int(first.shape[0])):
                 return None
-            outputs, loss = self._run(inputs, targets, weights)
-            found.append((self._outputs(outputs), as_array(first), float(ops.convert_to_numpy(loss))))
-        sizes = np.array([len(outputs) for outputs, _, _ in found])
-        losses = np.array([loss for _, _, loss in found])
-        total = losses.sum() * self._batch_size if self._summed else (losses * sizes).sum()
-        targets = data.targets if isinstance(data, ArrayData) else np.concatenate([t for _, t, _ in found])
-        return Evaluation(np.concatenate([o for o, _, _ in found]), targets, float(total / sizes.sum()))
+            outputs, losses, mask = self._run(inputs, targets, weights)
+            values = [float(ops.convert_to_numpy(loss)) for loss in losses]
+            found.append(_Batch(self._outputs(outputs), as_array(first), values, _as_numpy(mask)))
+        outputs = np.concatenate([batch.outputs for batch in found])
+        targets = data.targets if isinstance(data, ArrayData) else np.concatenate([b.targets for b in found])
+        masks = [batch.mask for batch in found if batch.mask is not None]
+        mask = np.concatenate(masks) if len(masks) == len(found) else None
+        given, trained = (self._mean(found, which) for which in (0, 1))
+        return Evaluation(
+            outputs, unmasked(targets, outputs, mask), given, None if self._losses[1] is None else trained
+        )
 
-    def _run(self, *batch: Any) -> tuple[Any, Any]:
+    def _mean(self, found: list[_Batch], which: int) -> float:
+        """Return the mean of the loss as given (0), or of the one that is trained on (1)."""
+        sizes = np.array([len(batch.outputs) for batch in found])
+        losses = np.array([batch.losses[which] for batch in found])
+        total = losses.sum() * self._batch_size if self._summed[which] else (losses * sizes).sum()
+        return float(total / sizes.sum())
+
+    def _run(self, *batch: Any) -> tuple[Any, Any, Any]:
         given = tuple(values for values in batch if values is not None)
         if keras.backend.backend() == "torch":
             import torch
@@ -89,7 +117,7 @@ class Evaluator:
             return self._forward(*given)
         if self._step is None:
             self._step = self._compiled(given)
-        outputs: tuple[Any, Any] = self._step(*given)
+        outputs: tuple[Any, Any, Any] = self._step(*given)
         return outputs
 
     def _compiled(self, batch: tuple[Any, ...]) -> Callable[..., Any]:
@@ -102,16 +130,39 @@ class Evaluator:
 
         return tf.function(self._forward, input_signature=tf.nest.map_structure(spec, batch))  # type: ignore[no-any-return]
 
-    def _forward(self, inputs: Any, targets: Any = None, weights: Any = None) -> tuple[Any, Any]:
+    def _forward(self, inputs: Any, targets: Any = None, weights: Any = None) -> tuple[Any, Any, Any]:
+        """Return outputs, the losses (as given, and trained on; NaN for none), and the mask of the first output."""
         training = {"training": False} if self._model._call_has_training_arg else {}
         outputs = self._model(inputs, **training)
-        if targets is None or self._loss is None:
-            return outputs, float("nan")
-        return outputs, ops.mean(self._loss(targets, outputs, weights))
+        mask = mask_of(keras.tree.flatten(outputs)[0])
+        if targets is None:
+            return outputs, (float("nan"), float("nan")), mask
+        taken = (outputs if self._convert is None else keras.tree.map_structure(self._convert, outputs), outputs)
+        losses = tuple(
+            float("nan") if loss is None else ops.mean(loss(targets, values, weights))
+            for loss, values in zip(self._losses, taken, strict=True)
+        )
+        return outputs, losses, mask
 
     @staticmethod
     def _outputs(outputs: Any) -> NDArray[np.float64]:
         return np.asarray(ops.convert_to_numpy(keras.tree.flatten(outputs)[0]), np.float64)
+
+
+def _as_numpy(mask: Any) -> NDArray[np.bool_] | None:
+    return None if mask is None else np.asarray(ops.convert_to_numpy(mask), np.bool_)
+
+
+def _bridge(new: LossInfo, given: LossInfo) -> Callable[[Any], Any] | None:
+    """Return what makes outputs that a new loss takes as logits fit for a given loss that takes probabilities."""
+    if (new.expects, given.expects) != ("logits", "probabilities"):
+        return None
+
+    def convert(outputs: Any) -> Any:
+        several = len(outputs.shape) > 1 and outputs.shape[-1] > 1 and new.family == "cross_entropy"
+        return masked_like(ops.softmax(outputs) if several else ops.sigmoid(outputs), outputs)
+
+    return convert
 
 
 def _output_names(model: Any) -> Any:

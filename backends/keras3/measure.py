@@ -12,6 +12,7 @@ import keras
 from autotrainer.backends.keras3.describe import context_of, learning_rate
 from autotrainer.backends.keras3.initial import with_weight_forms
 from autotrainer.backends.keras3.losses_seen import LossReader
+from autotrainer.backends.keras3.masks import unmasked
 from autotrainer.backends.keras3.parts import Part, find_parts, in_known_order
 from autotrainer.backends.keras3.recording import Recorder, optimizers_of
 from autotrainer.backends.keras3.stats import LayerMeter, input_rows, row_count, rows_of, scalar
@@ -48,16 +49,25 @@ class Measure:
         losses: Logs of its steps.
         loss: Its loss; None for the compiled one.
         optimizer: Its optimizer; None for the compiled one.
+        needs: Columns worth measuring; None for all.
     """
 
-    def __init__(self, model: Any, losses: LossReader, loss: Any = None, optimizer: Any = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        losses: LossReader,
+        loss: Any = None,
+        optimizer: Any = None,
+        *,
+        needs: frozenset[str] | None = None,
+    ) -> None:
         self._model = model
         self._losses = losses
         self._given = loss, optimizer
         parts = find_parts(model)
         # While JAX trains, the variables of the model hold no values.
         self.parts = parts if keras.backend.backend() == "jax" else with_weight_forms(parts)
-        self._meter = LayerMeter(self.parts)
+        self._meter = LayerMeter(self.parts, needs)
         self._order = list(range(len(self.parts)))
         self._output: tuple[str | None, int | None] = (None, None)
         self._output_row: int | None = None
@@ -135,6 +145,9 @@ class Measure:
         )
         inputs, outputs, targets = (seen.get(name) for name in ("inputs", "outputs", "targets"))
         rows = row_count(outputs, targets)
+        shown, wanted, mask = (rows_of(each, rows) for each in (outputs, targets, seen.get("mask")))
+        if shown is not None and wanted is not None:
+            wanted = unmasked(wanted, shown, mask)
         return Observation(
             step=position.count - 1,
             layers=table[self._order],
@@ -142,8 +155,8 @@ class Measure:
             learning_rate=self._learning_rate,
             batch_size=float(inputs.shape[0]) if inputs is not None and inputs.shape else float("nan"),
             inputs=input_rows(inputs),
-            outputs=rows_of(outputs, rows),
-            targets=rows_of(targets, rows),
+            outputs=shown,
+            targets=wanted,
             losses=self._losses.take(),
         )
 

@@ -221,7 +221,7 @@ class KerasObserver:
         if self._monitor.closed or not (self._schedule.count or has_weights(self._model)):
             return False
         if self._measure is None:
-            self._measure = Measure(self._model, self._losses)
+            self._measure = Measure(self._model, self._losses, needs=self._monitor.needs)
         self._steps.prepare(self._measure.parts)
         return True
 

@@ -103,7 +103,7 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]
         goes_on = self._run.end_epoch(self._epoch, values, found)
         if found is None:
             return False
-        judged = found.loss if not math.isnan(found.loss) else values.get("loss", math.nan)
+        judged = found.course if not math.isnan(found.course) else values.get("loss", math.nan)
         return self._stop_or_go(judged) and goes_on
 
     def _stop_or_go(self, loss: float) -> bool:
@@ -128,7 +128,7 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _validation_logs(self, found: Evaluation) -> dict[str, float]:
         """Return ``val_loss`` and the values of the compiled metrics on validation data."""
-        logs = {"val_loss": found.loss}
+        logs = {"val_loss": found.course}
         metrics = self.model._compile_metrics
         if metrics is not None and metrics.built:
             metrics.reset_state()

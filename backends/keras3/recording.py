@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 
+from autotrainer.backends.keras3.masks import mask_of
 from autotrainer.backends.keras3.parts import Part
 from autotrainer.backends.keras3.tensorflow_graph import (
     UnobservableError,
@@ -82,8 +83,8 @@ class Recorder:
 
         Returns:
             What the model's own ``train_step`` returns, and the tensors recorded, by name: ``loss``, ``inputs``,
-            ``targets``, ``outputs``, ``activation:<row>``, ``gradient:<row>:<weight>`` (with ``:values`` and
-            ``:indices`` if sparse).
+            ``targets``, ``outputs``, ``mask`` (of the outputs), ``activation:<row>``,
+            ``gradient:<row>:<weight>`` (with ``:values`` and ``:indices`` if sparse).
 
         Raises:
             UnobservableError: If the step can't be recorded without changing it.
@@ -137,6 +138,7 @@ class Recorder:
         given = signature.bind(*args, **kwargs).arguments
         self._note("inputs", given.get("x"))
         self._seen.update(paired(given.get("y"), given.get("y_pred")))
+        self._note("mask", mask_of(self._seen.get("outputs")))
         self._note("loss", loss)
 
     def _batch(self, data: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotrainer.backends.keras3.feeding import batches
-from autotrainer.data import ArrayData, Data, as_array
+from autotrainer.data import ArrayData, Data, StreamData, as_array
 from autotrainer.errors import ConfigError
 
 __all__ = ["check_class_weight", "weighted"]
@@ -46,7 +46,9 @@ def weighted(data: Data, by_row: Any, by_class: Mapping[int, float] | None) -> D
     Args:
         data: The data.
         by_row: Weights of the rows, or None.
-        by_class: Weights of the classes, or None; only checked: Keras applies them itself.
+        by_class: Weights of the classes, or None. Arrays get them as weights of their rows (of the steps of
+            sequences), 1 for a class that is left out, as in `keras.Model.fit`. For a data set they are only checked:
+            Keras applies them itself.
 
     Raises:
         ConfigError: If Keras can't apply them.
@@ -57,20 +59,24 @@ def weighted(data: Data, by_row: Any, by_class: Mapping[int, float] | None) -> D
                 "fit_args: sample_weight does not fit the training rows: give (x, y, sample_weight) as train_data"
             )
         data = ArrayData(data.inputs, data.targets, by_row)
-    if by_class is not None:
-        _check_classes(data, by_class)
-    return data
+    if by_class is None:
+        return data
+    if not isinstance(data, ArrayData):
+        _check_stream(data, by_class)
+        return data
+    _check_free(data.weights)
+    labels = _classes(data.targets)
+    classes, places = np.unique(labels, return_inverse=True)
+    known = np.array([by_class.get(int(label), 1.0) for label in classes], keras.config.floatx())
+    return ArrayData(data.inputs, data.targets, known[places].reshape(labels.shape))
 
 
-def _check_classes(data: Data, weights: Mapping[int, float]) -> None:
-    """Check that Keras can weigh data by their classes: all of arrays, the first batches of a data set.
+def _check_stream(data: StreamData, weights: Mapping[int, float]) -> None:
+    """Check, by its first batches, that Keras can weigh a data set by its classes.
 
-    Keras gives classes that are left out the weight 1, up to the largest one given; for others it has none.
+    Classes that are left out weigh 1; in a `tf.data.Dataset` only up to the largest one given: there are no weights
+    for others, and their look-up fails.
     """
-    tensorflow = keras.backend.backend() == "tensorflow"
-    if isinstance(data, ArrayData):
-        _check_batch(data.targets, data.weights, weights, sequences=tensorflow)
-        return
     source = data.source
     by_tensorflow = hasattr(source, "cardinality")
     if not by_tensorflow and not isinstance(source, keras.utils.PyDataset):
@@ -80,19 +86,23 @@ def _check_classes(data: Data, weights: Mapping[int, float]) -> None:
     for _, targets, given in batches(data, _SAMPLE_BATCHES):
         if keras.tree.is_nested(targets):
             raise ConfigError("fit_args: Keras takes class_weight only for models with a single output")
-        _check_batch(as_array(targets), given, weights, sequences=by_tensorflow)
+        _check_free(given)
+        labels = as_array(targets)
+        if labels.ndim > 2 and not by_tensorflow:
+            raise ConfigError("fit_args: Keras takes no class_weight for sequences here: give sample weights instead")
+        classes = np.unique(_classes(labels))
+        missing = classes[(classes < 0) | (classes > max(weights))].tolist() if by_tensorflow else []
+        if missing:
+            named = ", ".join(map(str, missing[:10])) + (", …" if len(missing) > 10 else "")
+            raise ConfigError(
+                f"fit_args: class_weight has no weight for classes that occur in the targets: {named}; "
+                "a tf.data.Dataset needs one for the largest class"
+            )
 
 
-def _check_batch(targets: NDArray[Any], given: Any, weights: Mapping[int, float], *, sequences: bool) -> None:
-    if given is not None:
+def _check_free(weights: Any) -> None:
+    if weights is not None:
         raise ConfigError("fit_args: class_weight can't be used together with sample weights: multiply them yourself")
-    if targets.ndim > 2 and not sequences:
-        raise ConfigError("fit_args: Keras takes no class_weight for sequences here: give sample weights instead")
-    classes = np.unique(_classes(targets))
-    missing = classes[(classes < 0) | (classes > max(weights))].tolist()
-    if missing:
-        named = ", ".join(map(str, missing[:10])) + (", …" if len(missing) > 10 else "")
-        raise ConfigError(f"fit_args: class_weight has no weight for classes that occur in the targets: {named}")
 
 
 def _classes(targets: NDArray[Any]) -> NDArray[np.int64]:

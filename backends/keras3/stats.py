@@ -20,6 +20,11 @@ from autotrainer.signals import DEAD_WINDOW, LAYER_COLUMNS, MAX_FEATURES, MAX_RO
 
 __all__ = ["LayerMeter", "input_rows", "read_variable", "row_count", "rows_of", "scalar", "to_array"]
 
+_OUTPUT_COLUMNS = frozenset(name for name in LAYER_COLUMNS if name.startswith("activation_")) | {
+    "dead_units",
+    "saturated",
+}
+"""All columns that are measured on the outputs of layers."""
 _SAMPLED_WEIGHTS = 4096
 _ZERO_REGION = frozenset({"relu", "relu6", "clipped_relu", "thresholded_relu"})
 """Activations that are exactly zero for all inputs below some point."""
@@ -99,10 +104,12 @@ class LayerMeter:
 
     Args:
         parts: The layers: rows of the table.
+        needs: Columns that are worth measuring, None for all; those of activations are left out together.
     """
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[Part], needs: frozenset[str] | None = None) -> None:
         self.parts = tuple(parts)
+        self._measured = needs is None or not needs.isdisjoint(_OUTPUT_COLUMNS)
         self._zero: list[deque[NDArray[np.bool_]]] = [deque(maxlen=DEAD_WINDOW) for _ in parts]
         self._before: list[tuple[float, Floats] | None] = []
 
@@ -133,7 +140,7 @@ class LayerMeter:
                     values |= _weight_values(old, _norm_and_entries(_trainable(part)) if updated else None)
                 values |= _gradient_values(row, part, seen, scale)
                 output = seen.get(f"activation:{row}")
-                if output is not None and math.prod(output.shape):
+                if self._measured and output is not None and math.prod(output.shape):
                     values |= self._activation_values(row, part, output)
                 table[row] = [values.get(column, np.nan) for column in LAYER_COLUMNS]
         return table

@@ -13,13 +13,20 @@ import numpy as np
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.saving.serialization_lib import SafeModeScope, deserialize_keras_object
 
-from autotrainer.errors import InputError
+from autotrainer.errors import ConfigError, InputError
 
-__all__ = ["check_copy", "copy_model", "copy_value", "has_graph", "rebuild", "sublayers"]
+__all__ = ["check_copy", "check_stateless", "copy_model", "copy_value", "has_graph", "rebuild", "sublayers"]
 
 
 _ADVICE = "give a zero-argument callable that builds the model, or implement get_config() and from_config()"
 _PLAIN = (str, int, float, bool, types.NoneType)
+_IDENTITY = frozenset({"name", "built", "seed", "layers", "training"})
+_OF_TRAINING = frozenset(
+    {"compiled", "optimizer", "loss", "history", "steps_per_execution", "unrolled_steps_per_execution"}
+    | {f"{run}_function" for run in ("train", "test", "predict")}
+    | {f"stop_{run}" for run in ("training", "evaluating", "predicting")}
+)
+"""Attributes of a model that `compile`, `fit`, `evaluate` and `predict` set: no part of what is copied."""
 
 
 def has_graph(model: Any) -> bool:
@@ -36,6 +43,20 @@ def has_graph(model: Any) -> bool:
 def sublayers(layer: Any) -> Iterator[Any]:
     """Yield a layer and all layers inside it."""
     yield from layer._flatten_layers()
+
+
+def check_stateless(model: Any) -> None:
+    """See that no layer carries a state from one batch to the next: evaluating between batches would change it.
+
+    Raises:
+        ConfigError: If one does.
+    """
+    for layer in sublayers(model):
+        if getattr(layer, "stateful", False) is True:
+            raise ConfigError(
+                f"layer {layer.name!r} is stateful: what it keeps from batch to batch would be lost between training "
+                "and evaluation; build the model with stateful=False, or watch() a fit() of your own"
+            )
 
 
 def copy_model(model: Any) -> Any:
@@ -169,7 +190,7 @@ def _settings(layer: Any) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # lambdas again
             config = layer.get_config()
-    left_out = ("name", "built", "compiled", "stop_training", "steps_per_execution", "seed", "layers")
+    left_out = _IDENTITY | _OF_TRAINING if isinstance(layer, keras.Model) else _IDENTITY
     return type(layer), [{n: v for n, v in values.items() if n not in left_out} for values in (own, config)]
 
 

@@ -15,9 +15,9 @@ __all__ = ["TrainFunctions"]
 
 logger = logging.getLogger("autotrainer")
 
-_ONE_TRACE = 256
-"""Steps of a run up to which the instrumented train function takes all steps: each is up to a tenth slower, while
-tracing Keras' own as well takes as long as that costs in some 250 to 1000 steps."""
+_ONE_TRACE = 32
+"""Steps of a run up to which the instrumented train function takes all steps. Tracing Keras' own as well takes as long
+as that costs in some 250 to 1000 steps, but the usual step of a run that has one is to be as fast as without us."""
 
 
 class TrainFunctions:

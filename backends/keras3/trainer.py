@@ -36,9 +36,9 @@ from autotrainer.backends.keras3.progress import Course, EndOfTraining
 from autotrainer.backends.keras3.random_state import preserve_random_state, seed_everything
 from autotrainer.backends.keras3.sample_weights import weighted
 from autotrainer.backends.keras3.settings import SETTINGS, check_optimizer_edit, edited_optimizer, resolve_optimizer
-from autotrainer.backends.keras3.structure import check_copy, copy_model, copy_value, has_graph
+from autotrainer.backends.keras3.structure import check_copy, check_stateless, copy_model, copy_value, has_graph
 from autotrainer.backends.keras3.surgery import Surgeon, in_order
-from autotrainer.data import Data, StreamData
+from autotrainer.data import ArrayData, Data, StreamData
 from autotrainer.edits import Edit, ReduceOnPlateau, SetBatchSize, SetLoss, StopEarly
 from autotrainer.errors import ConfigError, DataError, InputError
 from autotrainer.task import TaskContext
@@ -66,9 +66,13 @@ class KerasTrainer(Trainer):
     def __init__(self, request: FitRequest) -> None:
         self._request = request
         self._arguments = FitArguments.of(request.fit_args)
-        by_class = self._arguments.rest["class_weight"]
+        self._rest = dict(self._arguments.rest)
+        by_class = self._rest["class_weight"]
         self._train_data = weighted(request.train, self._arguments.sample_weight, by_class)
+        if isinstance(self._train_data, ArrayData):
+            self._rest["class_weight"] = None  # their rows have these weights now
         given = request.model if isinstance(request.model, keras.Model) else _built(request.model)
+        check_stateless(given)
         self._settings = CompileSettings.of(given, request.loss)
         if request.optimizer is None and not given.compiled:
             raise InputError("the model is not compiled: give an optimizer, or compile it")
@@ -206,7 +210,8 @@ class KerasTrainer(Trainer):
             optimizer = edited_optimizer(self._optimizer, edits, model)
             loss = self._edited_loss(edits, self._output_shape)
             self._settings.compile(model, optimizer, loss)
-            evaluator = Evaluator(model, self._settings.loss, self._settings.loss_weights, feed.batch_size)
+            given, weights = self._settings.loss, self._settings.loss_weights
+            evaluator = Evaluator(model, given, weights, feed.batch_size, None if loss is given else loss)
             trained = Trained(model, model.optimizer, edits, evaluator.predict, evaluator.evaluate)  # type: ignore[arg-type]
             run.keep(trained)
             run.start(self._context(model, loss, optimizer, feed, spec.epochs), self._operations)
@@ -240,7 +245,7 @@ class KerasTrainer(Trainer):
         try:
             trained.model.fit(
                 **feed.arguments(spec.epochs, spec.seed),
-                **self._arguments.rest,
+                **self._rest,
                 epochs=spec.epochs,
                 callbacks=[course, *own],
             )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from autotrainer.backends.pytorch.functional import first_tensor
@@ -22,7 +22,6 @@ __all__ = [
     "Batch",
     "Batches",
     "LoaderBatches",
-    "call_model",
     "map_tensors",
     "open_data",
     "primary_output",
@@ -73,15 +72,6 @@ def primary_output(output: Any) -> Tensor:
     if found is None:
         raise DataError(f"the model returns {type(output).__name__} without a floating-point tensor: give step=")
     return found
-
-
-def call_model(model: nn.Module, inputs: Any) -> Any:
-    """Call a model with a tensor, with a tuple or list as positional arguments, or with a dict as named ones."""
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    if isinstance(inputs, tuple | list):
-        return model(*inputs)
-    return model(inputs)
 
 
 class Batches:

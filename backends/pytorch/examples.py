@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from autotrainer.adapter import FitRequest
-from autotrainer.backends.pytorch.data import Batch, call_model, open_data
+from autotrainer.backends.pytorch.data import Batch, open_data
+from autotrainer.backends.pytorch.model_calls import call_model
 from autotrainer.backends.pytorch.operations import undisturbed
 from autotrainer.backends.pytorch.random_state import preserve_random_state
 from autotrainer.backends.pytorch.start import device_of, dtype_of

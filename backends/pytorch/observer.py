@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -71,7 +72,7 @@ def observe(
         framework="pytorch",
         engine="pytorch",
         loss=loss_info(loss_fn),
-        optimizer=optimizer_info(optimizers[0]),
+        optimizer=replace(optimizer_info(optimizers[0]), several=len(optimizers) > 1),
         layers=layers(model),
         planned_epochs=epochs,
         planned_steps=steps,
@@ -140,7 +141,7 @@ class TorchObserver:
         self._loss_fn = loss_fn
         self._monitor = monitor
         self._count = _Count()
-        self._sampled = SampledSteps(model, optimizers, context, self._fail)
+        self._sampled = SampledSteps(model, optimizers, context, self._fail, monitor.needs)
         self._evaluation = Evaluation(context.loss.reduction != "sum")
         self._handles: list[Handle] = []
         self._call: LossCall | None = None
@@ -149,6 +150,7 @@ class TorchObserver:
         self._closed = False
         self._trains_in_eval = False
         self._vector_loss = False
+        self._told_compiled_loss = False
         self._user_ends_epochs = False
         self._ending_epoch = False
         self._epoch_start = 0
@@ -160,7 +162,7 @@ class TorchObserver:
         """Put the permanent hooks in place and sample the first step if it is due."""
         if isinstance(self._loss_fn, nn.Module) and self._loss_fn is not self._model:
             if is_compiled(self._loss_fn):
-                logger.warning("the loss is compiled and can't be seen: call monitor.log(loss=..., outputs=..., ...)")
+                self._tell_compiled_loss()
             else:
                 self._handles.append(see_calls(self._loss_fn, self._loss_hook()))
         if self._sampled.compiled:
@@ -178,6 +180,11 @@ class TorchObserver:
         if self._evaluation and not self._user_ends_epochs:
             self._end_epoch()
         self._call = self._doubtful = None
+
+    def _tell_compiled_loss(self) -> None:
+        if not self._told_compiled_loss:
+            self._told_compiled_loss = True
+            logger.warning("the loss is compiled and can't be seen: call monitor.log(loss=..., outputs=..., ...)")
 
     def _detach(self) -> None:
         self._closed = True
@@ -369,5 +376,7 @@ class TorchObserver:
             self._monitor.begin(sampled.context)
         losses = dict(self._count.losses)
         self._count.losses.clear()
+        if step not in losses and isinstance(self._loss_fn, nn.Module) and is_compiled(self._loss_fn):
+            self._tell_compiled_loss()
         self._monitor.record(sampled.observation(step, self._call, losses))
         self._call = self._doubtful = None

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedParameter
 
-from autotrainer.backends.pytorch.data import ArrayBatches, LoaderBatches, call_model
+from autotrainer.backends.pytorch.data import ArrayBatches, LoaderBatches
 from autotrainer.backends.pytorch.describe import layers, optimizer_info
 from autotrainer.backends.pytorch.functional import first_tensor
 from autotrainer.backends.pytorch.hooks import is_compiled
 from autotrainer.backends.pytorch.loss_kinds import is_plain, loss_info
+from autotrainer.backends.pytorch.model_calls import call_model
 from autotrainer.backends.pytorch.random_state import preserve_random_state
 from autotrainer.backends.pytorch.stats import row_count, rows_of, to_host
 from autotrainer.backends.pytorch.tables import LayerTable

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from autotrainer.backends.pytorch.calls import LossCall
 from autotrainer.backends.pytorch.hooks import is_compiled
-from autotrainer.backends.pytorch.stats import row_count, rows_of, to_host
+from autotrainer.backends.pytorch.stats import OUTPUT_COLUMNS, row_count, rows_of, to_host
 from autotrainer.backends.pytorch.tables import LayerTable
 from autotrainer.backends.pytorch.tracing import ForwardTracer
 from autotrainer.backends.pytorch.weights import StepReading, owners
@@ -38,6 +38,7 @@ class SampledSteps:
         optimizers: Its optimizers; a step is one step of the first.
         context: What is known of the training so far.
         fail: Called with what went wrong in a hook; nothing is ever raised into the training.
+        needs: Columns that are worth measuring; those of activations are left out together.
     """
 
     def __init__(
@@ -46,11 +47,12 @@ class SampledSteps:
         optimizers: tuple[Optimizer, ...],
         context: TaskContext,
         fail: Callable[[Exception], None],
+        needs: frozenset[str],
     ) -> None:
         self.context = context
         self.compiled = is_compiled(model)
         """Whether the model is compiled and takes no hooks: known from the start, or since a pass was compiled."""
-        self.tracer = ForwardTracer(model, fail)
+        self.tracer = ForwardTracer(model, fail, measured=not needs.isdisjoint(OUTPUT_COLUMNS))
         self.open = False
         """Whether the present step is sampled."""
         self.begun = False

@@ -23,10 +23,12 @@ class LayerRecord:
 
     Args:
         model: The model.
+        measured: Whether the outputs of layers are reduced to numbers, too.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, measured: bool = True) -> None:
         self.model = model
+        self._measured = measured
         self.modules = list(watched_modules(model).values())
         self.numbers: dict[int, Tensor] = {}
         self.silent: dict[int, Tensor] = {}
@@ -134,6 +136,8 @@ class LayerRecord:
             self.activations[layer] = None if several else name
 
     def _keep(self, row: int, tensor: Tensor, activation: str | None, channel_axis: int, batch_axis: int) -> None:
+        if not self._measured:
+            return
         self.numbers[row] = activation_numbers(tensor, activation, batch_axis)
         if activation in ZERO_REGION:
             self.silent[row] = silent_units(tensor, self._axes.setdefault(row, channel_axis))

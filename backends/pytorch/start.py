@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -83,17 +84,22 @@ class Start:
         if not isinstance(first, nn.Module):
             raise InputError(f"model() must return a torch.nn.Module, not {type(first).__name__}")
         kept, places = copied_to_host((loss,))
+        own = {id(tensor): weakref.ref(tensor) for tensor in (*first.parameters(), *first.buffers())}
+        pristine = _pristine(first)
+        ours = pristine is not first
+        del first
 
         def fresh() -> tuple[nn.Module, Optimizer | None, nn.Module | None]:
             model = build()
-            if model is first:  # a callable that returns one and the same model, which is to stay where it is
-                return copied((first,), {})[0], None, copied(kept, places)[0]
-            if any(is_remote(parameter) for parameter in first.parameters()):
-                first.to("cpu")
-            model.load_state_dict(first.state_dict())
+            tensors = (*model.parameters(), *model.buffers())
+            if any(own.get(id(tensor), lambda: None)() is tensor for tensor in tensors):
+                model = copied((model,), {})[0]  # what the callable's models share stays as it is
+            if ours and any(is_remote(parameter) for parameter in pristine.parameters()):
+                pristine.to("cpu")  # it was lazy, and its first pass has put it on the device
+            model.load_state_dict(pristine.state_dict())
             return model, None, copied(kept, places)[0]
 
-        return cls(first, fresh, given)
+        return cls(pristine, fresh, given)
 
     def reference_optimizer(self) -> Optimizer:
         """Return an optimizer over the pristine model, to be asked about and never to be stepped."""
@@ -120,6 +126,15 @@ class Start:
         for group in made.param_groups:
             group.pop("initial_lr", None)
         return made
+
+
+def _pristine(built: nn.Module) -> nn.Module:
+    """Return a copy of a model in host memory; the model itself where it can't be copied."""
+    try:
+        copy_: nn.Module = copied_to_host((built,))[0][0]
+    except InputError:  # it comes from a callable, which needs no copies unless its models share something
+        return built
+    return copy_
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -14,6 +14,7 @@ from autotrainer.signals import LAYER_COLUMNS, MAX_FEATURES, MAX_ROWS, MAX_VALUE
 
 __all__ = [
     "ACTIVATION_COLUMNS",
+    "OUTPUT_COLUMNS",
     "SAMPLED_ENTRIES",
     "ZERO_REGION",
     "activation_numbers",
@@ -33,6 +34,9 @@ ACTIVATION_COLUMNS = tuple(
     for name in ("activation_mean_abs", "activation_std", "activation_max_abs", "activation_spread", "saturated")
 )
 """Columns of the layer table that `activation_numbers` fills, in its order."""
+
+OUTPUT_COLUMNS = frozenset(LAYER_COLUMNS[place] for place in ACTIVATION_COLUMNS) | {"dead_units"}
+"""All columns that are measured on the outputs of layers."""
 
 SAMPLED_ENTRIES = 4096
 """Entries of a layer's weights that are compared before and after a step (`signals.LAYER_COLUMNS`)."""

@@ -29,10 +29,18 @@ class ForwardTracer(LayerRecord):
         model: The model.
         fail: Called with what went wrong in a hook; nothing is ever raised into the model.
         always: See passes without gradients too.
+        measured: Whether the outputs of layers are reduced to numbers, too.
     """
 
-    def __init__(self, model: nn.Module, fail: Callable[[Exception], None], *, always: bool = False) -> None:
-        super().__init__(model)
+    def __init__(
+        self,
+        model: nn.Module,
+        fail: Callable[[Exception], None],
+        *,
+        always: bool = False,
+        measured: bool = True,
+    ) -> None:
+        super().__init__(model, measured=measured)
         self.by_parts = False
         self.traced = False
         """Whether `torch.compile` has met a hook: there is none in the passes after that one, see `arm`."""

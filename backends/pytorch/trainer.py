@@ -69,7 +69,16 @@ def make_trainer(request: FitRequest) -> TorchTrainer:
         value = getattr(request, name)
         if value is not None and not callable(value):
             raise ConfigError(f"{name} must be callable, not {value!r}")
+    if request.loss is not None and loss_info(request.loss).targets in ("index", "either"):
+        request = replace(request, train=_with_indices(request.train), validation=_with_indices(request.validation))
     return TorchTrainer(request)
+
+
+def _with_indices(data: Data) -> Data:
+    """Return data whose boolean targets are the class indices that a loss takes."""
+    if not isinstance(data, ArrayData) or data.targets.dtype.kind != "b":
+        return data
+    return replace(data, targets=data.targets.astype(np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +166,7 @@ class TorchTrainer(Trainer):
             objective = self._objective(EditedLoss(settings[SetLoss]))
             assert objective.loss is not None
             convert = bridge(loss_info(objective.loss), loss_info(judge.loss))
-            judge = replace(judge, convert=convert, otherwise=objective.loss)
+            judge = replace(judge, convert=convert, otherwise=copied(objective.loss))
         stop = settings.get(StopEarly)
         training = Training(
             model=model,

@@ -16,8 +16,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from autotrainer.adapter import Evaluation, Run
-from autotrainer.backends.pytorch.data import Batch, Batches, LoaderBatches, call_model, primary_output
+from autotrainer.backends.pytorch.data import Batch, Batches, LoaderBatches, primary_output
 from autotrainer.backends.pytorch.losses import EditedLoss, plain_loss
+from autotrainer.backends.pytorch.model_calls import call_model
 from autotrainer.backends.pytorch.random_state import mix, seed_all
 from autotrainer.edits import ClipGradients
 from autotrainer.errors import InputError
@@ -35,7 +36,7 @@ class Objective:
         loss: The loss module; None with a ``step``.
         step: The user's own step, or None.
         convert: What the loss takes in place of the model's output, or None.
-        otherwise: Loss where ``loss`` can't take such outputs and targets at all, or None.
+        otherwise: Loss that is trained on in place of ``loss``, which may not take such outputs and targets; or None.
     """
 
     loss: nn.Module | None
@@ -81,7 +82,7 @@ class Training:
         model: The model, with its edits.
         optimizer: The optimizer over its parameters.
         objective: What is minimized.
-        judge: The loss as given, for validation.
+        judge: The loss as given, for validation; its ``otherwise`` is the loss that is trained on instead.
         train: Training data.
         validation: Validation data.
         epochs: Planned epochs.
@@ -114,11 +115,11 @@ class Training:
                     break
                 evaluation = evaluate(self.model, self.judge, self.validation, run)
                 if evaluation is not None:
-                    best.take(self.model, evaluation.loss)
-                values = {"loss": loss} if evaluation is None else {"loss": loss, "val_loss": evaluation.loss}
+                    best.take(self.model, evaluation.course)
+                values = {"loss": loss} if evaluation is None else {"loss": loss, "val_loss": evaluation.course}
                 if not run.end_epoch(epoch, values, evaluation) or not whole or best.exhausted:
                     break
-                self._schedule(math.nan if evaluation is None else evaluation.loss)
+                self._schedule(math.nan if evaluation is None else evaluation.course)
         finally:
             best.restore(self.model)
             self.optimizer.zero_grad(set_to_none=True)
@@ -213,18 +214,19 @@ def evaluate(model: nn.Module, judge: Objective, batches: Batches, run: Run | No
 
     Args:
         model: The model. Stays in evaluation mode.
-        judge: The loss as given.
+        judge: The loss as given, and ``otherwise`` the one that is trained on instead.
         batches: The data.
         run: Accounts for the work; None for work that does not count.
 
     Returns:
-        Outputs (float64), targets and the mean loss over rows; None if the budget does not allow it. Without
+        Outputs (float64), targets and the mean losses over rows; None if the budget does not allow it. Without
         outputs and targets (``step`` hides them), those have no rows.
     """
     model.eval()
     outputs: list[NDArray[Any]] = []
     targets: list[NDArray[Any]] = []
     total: Any = 0.0
+    trained: Any = 0.0
     rows = 0
     with torch.no_grad():
         for batch in batches.read():
@@ -237,8 +239,12 @@ def evaluate(model: nn.Module, judge: Objective, batches: Batches, run: Run | No
                 outputs.append(_host(primary_output(output)))
                 targets.append(target.detach().cpu().numpy())
             total = total + loss * (1 if _summed(judge) else batch.rows)
+            if judge.otherwise is not None:
+                extra = () if batch.weights is None else (batch.weights,)
+                trained = trained + judge.otherwise(primary_output(output), target, *extra) * batch.rows
             rows += batch.rows
-    return Evaluation(_joined(outputs, 0.0), _joined(targets, _MASKED), float(total) / max(rows, 1))
+    course = None if judge.otherwise is None else float(trained) / max(rows, 1)
+    return Evaluation(_joined(outputs, 0.0), _joined(targets, _MASKED), float(total) / max(rows, 1), course)
 
 
 def predict(model: nn.Module, batches: Iterator[Batch]) -> NDArray[np.float64]:

@@ -252,3 +252,4 @@ def test_what_the_rules_need_is_known_before_the_run(tmp_path: Path) -> None:
     assert monitor().needs == {"loss"}
     with monitor(log_dir=tmp_path) as logged:  # another rule may read the log later
         assert logged.needs >= {"loss", "activation_std", "dead_units"}
+    assert Monitor([], Sampler()).needs == logged.needs, "without rules, the history is all that is wanted"

@@ -83,6 +83,15 @@ def test_the_rules_get_accuracy_whatever_the_metric() -> None:
     assert run.history == {"loss": [1.0], "val_loss": [0.3], "val_accuracy": [0.75], "score": [0.25]}
 
 
+def test_an_attempts_course_is_that_of_its_own_loss_and_the_metric_that_of_the_given_one() -> None:
+    run = _run(_judge("loss"))
+    run.start(CONTEXT, 1)
+    run.end_epoch(0, {"loss": 1.0}, replace(_evaluation(0.75, 0.3), trained_loss=0.9))
+    assert run.monitor.history.epochs("val_loss")[1].tolist() == [0.9]
+    assert run.history["val_loss"] == [0.9]
+    assert run.history["score"] == [0.3]
+
+
 def test_values_that_come_late_keep_their_epoch() -> None:
     run = _run(_judge())
     run.start(CONTEXT, 1)

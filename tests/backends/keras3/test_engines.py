@@ -91,3 +91,28 @@ def test_the_jax_engine_shows_losses_and_epochs_and_says_so_once(
     assert seen["epochs"] == ["accuracy", "loss", "val_accuracy", "val_loss"]
     assert seen["probe"] == [True]
     assert notices.count("can't be watched") == 1
+
+
+PUBLIC = """
+import autotrainer, keras, numpy as np
+
+x = np.random.RandomState(0).randn(96, 12).astype("float32")
+y = (x.sum(axis=1) > 0).astype("int64")
+model = keras.Sequential([keras.Input((12,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2, "softmax")])
+model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
+assert not autotrainer.check(model, (x, y))
+with autotrainer.watch(model) as monitor:
+    model.fit(x, y, epochs=2, verbose=0)
+assert "keras3" in str(monitor.report()), monitor.report()
+result = autotrainer.fit(model, (x, y), epochs=2, progress=False)
+assert isinstance(result.model, keras.Model)
+print("fine", result.status)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["torch", "jax"])
+def test_a_keras_model_is_one_on_every_engine(engine: str, run_python: Callable[..., Any]) -> None:
+    done = run_python(PUBLIC, KERAS_BACKEND=engine, JAX_PLATFORMS="cpu")
+    assert done.returncode == 0, done.stderr
+    assert "fine" in done.stdout

@@ -53,19 +53,26 @@ def dataset(*arrays: Any) -> Any:
     return tf.data.Dataset.from_tensor_slices(arrays).batch(16)
 
 
-@pytest.mark.parametrize("make", [lambda: (X, Y), lambda: dataset(X, Y), Batches])
 @pytest.mark.parametrize(("weights", "missing"), [({0: 1.0}, "1, 2"), ({0: 1.0, 1: 2}, "2")])
-def test_classes_without_a_weight_are_named(make: Callable[[], Any], weights: Any, missing: str) -> None:
-    with pytest.raises(ConfigError, match=f"occur in the targets: {missing}$"):
-        fit(make(), weights)
+def test_classes_that_a_dataset_can_not_look_up_are_named(weights: Any, missing: str) -> None:
+    with pytest.raises(ConfigError, match=f"occur in the targets: {missing};"):
+        fit(dataset(X, Y), weights)
 
 
 @pytest.mark.parametrize(
-    ("targets", "missing"), [(HOT, "2"), (Y[:, None], "2"), (np.where(Y > 0, 1, -1), "-1"), (HOT[:, None], "2")]
+    ("targets", "expected"),
+    [
+        (Y, [4, 3, 1]),
+        (HOT, [4, 3, 1]),
+        (Y[:, None], [4, 3, 1]),
+        (np.where(Y > 0, 1, -1), [1, 3, 3]),
+        (Y.astype("float32"), [4, 3, 1]),
+    ],
 )
-def test_targets_are_read_as_keras_does(targets: Any, missing: str) -> None:
-    with pytest.raises(ConfigError, match=f": {missing}$"):
-        weighted(ArrayData(X, targets), None, {0: 1.0, 1: 3.0})
+def test_arrays_are_weighed_by_row_as_keras_does(targets: Any, expected: list[float]) -> None:
+    weights = weighted(ArrayData(X, targets), None, {0: 4.0, 1: 3.0}).weights  # type: ignore[union-attr]
+    assert weights is not None
+    assert weights.tolist() == expected * 20
 
 
 @pytest.mark.parametrize(
@@ -101,7 +108,8 @@ def test_weights_act_as_in_keras(make: Callable[[], Any], targets: Any, weights:
     expected.set_weights(given.get_weights())
     expected.compile("sgd", given.loss)
     size = 20 if make is Batches else 16
-    expected.fit(X, targets, sample_weight=np.where(Y == 2, 5.0, 1.0), batch_size=size, verbose=0, shuffle=False)
+    by_row = np.array([weights.get(int(label), 1.0) for label in Y])
+    expected.fit(X, targets, sample_weight=by_row, batch_size=size, verbose=0, shuffle=False)
     result = fit(make(), weights, given, (X, targets))
     np.testing.assert_allclose(result.model.get_weights()[0], expected.get_weights()[0], rtol=1e-4)
 
@@ -116,3 +124,13 @@ def test_sequences_are_weighed_step_by_step() -> None:
 
 def test_no_weights_are_none() -> None:
     assert fit((X, Y), {}).history["loss"]
+
+
+@pytest.mark.parametrize("make", [lambda: (X, Y), Batches])
+def test_classes_beyond_the_largest_one_given_weigh_one(make: Callable[[], Any]) -> None:
+    given, expected = model(), model()
+    expected.set_weights(given.get_weights())
+    size = 20 if make is Batches else 16
+    expected.fit(X, Y, sample_weight=np.where(Y == 0, 5.0, 1.0), batch_size=size, verbose=0, shuffle=False)
+    result = fit(make(), {0: 5.0}, given)
+    np.testing.assert_allclose(result.model.get_weights()[0], expected.get_weights()[0], rtol=1e-4)

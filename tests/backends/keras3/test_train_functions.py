@@ -28,17 +28,17 @@ def traces(fits: int = 1, before: int = 0, **planned: Any) -> int:
     model = Counting([kl.Input((4,)), kl.Dense(1)])
     model.compile("sgd", "mse")
     for _ in range(before):
-        model.fit(X, X[:, :1], batch_size=1, verbose=0)
+        model.fit(X, X[:, :1], batch_size=4, verbose=0)
     model.traces = 0
     monitor = Monitor([], StepSampler(), quiet=True)
     monitor.attach(observe(model, None, None, monitor, **planned))
     for _ in range(fits):
-        model.fit(X, X[:, :1], batch_size=1, verbose=0)
+        model.fit(X, X[:, :1], batch_size=4, verbose=0)
     monitor.close()
     assert len(monitor.history.steps) > 10
     assert not monitor._failed
     found, model.traces = model.traces, 0
-    model.fit(X, X[:, :1], batch_size=1, verbose=0)
+    model.fit(X, X[:, :1], batch_size=4, verbose=0)
     return found
 
 
@@ -48,7 +48,7 @@ def traces(fits: int = 1, before: int = 0, **planned: Any) -> int:
         ({}, 1),
         ({"fits": 2}, 1),
         ({"fits": 5}, 2),  # longer than it looked at first
-        ({"steps": 10_000}, 2),
+        ({"fits": 4, "steps": 10_000}, 2),
         ({"before": 1}, 1),  # the instrumented one: Keras' own is there already
     ],
 )

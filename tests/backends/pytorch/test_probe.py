@@ -170,6 +170,22 @@ def test_named_inputs() -> None:
     assert np.isnan(seen[0].loss)
 
 
+def test_one_dict() -> None:
+    class Batchwise(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, batch: dict[str, Tensor]) -> Tensor:
+            return self.layer(batch["left"] + batch["right"])
+
+    context, seen = probe(Batchwise(), ({"left": X, "right": X}, Y), nn.CrossEntropyLoss(), None, 1)
+    assert context.output_units == 3
+    assert np.isfinite(seen[0].loss)
+    assert seen[0].inputs is not None
+    assert isinstance(autotrainer.check(Batchwise(), ({"left": X, "right": X}, Y), loss=nn.CrossEntropyLoss()), list)
+
+
 def test_check_runs_on_it() -> None:
     assert isinstance(autotrainer.check(model(), (X, Y), loss=nn.CrossEntropyLoss()), list)
 

@@ -18,7 +18,7 @@ from autotrainer.adapter import TrainingSpec
 from autotrainer.backends.pytorch.random_state import preserve_random_state
 from autotrainer.backends.pytorch.trainer import save_model
 from autotrainer.data import normalize
-from autotrainer.edits import SetBatchSize
+from autotrainer.edits import ScaleInputs, SetBatchSize
 from autotrainer.errors import ConfigError, DataError, InputError
 
 
@@ -239,6 +239,34 @@ def test_several_inputs(managed: Any, form: str) -> None:
     assert trained.predict(parts(managed.x[:7])).shape == (7, 2)
 
 
+class TakesDict(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.layer(torch.cat([batch["a"], batch["b"]], 1))
+
+
+def test_a_model_that_takes_one_dict(managed: Any) -> None:
+    def parts(x: np.ndarray) -> Any:
+        return {"a": x[:, :2], "b": x[:, 2:]}
+
+    data = {"train": (parts(managed.x[:200]), managed.y[:200]), "validation": (parts(managed.x[200:]), managed.y[200:])}
+    for edits in ((), (ScaleInputs(),)):
+        trained, run = managed.train(TakesDict(), *edits, **data)
+        assert run.evaluation.outputs.shape == (60, 2)
+        assert trained.predict(parts(managed.x[:7])).shape == (7, 2)
+    x = {name: torch.tensor(part, dtype=torch.float32) for name, part in parts(managed.x[:40]).items()}
+    rows = [({name: part[i] for name, part in x.items()}, int(managed.y[i])) for i in range(40)]
+    loader = DataLoader(rows, batch_size=8)
+    _, run = managed.train(TakesDict(), train=loader, validation=loader)
+    assert run.evaluation.outputs.shape == (40, 2)
+    extra = {**parts(managed.x[:200]), "c": managed.x[:200]}
+    with pytest.raises(DataError, match="unexpected keyword argument 'c'"):
+        managed.trainer(TwoInputs(), train=(extra, managed.y[:200]))
+
+
 def test_loader_of_several_inputs(managed: Any) -> None:
     x = torch.tensor(managed.x, dtype=torch.float32)
     rows = [((x[i, :2], x[i, 2:]), int(managed.y[i])) for i in range(40)]
@@ -334,6 +362,31 @@ def test_builder_that_returns_one_model(managed: Any, weights_of: Any) -> None:
     assert torch.equal(weights_of(model), before)
 
 
+def test_builder_whose_models_share_a_backbone(managed: Any, weights_of: Any) -> None:
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU())
+    before = weights_of(backbone)
+    trainer = managed.trainer(lambda: nn.Sequential(backbone, nn.Linear(8, 2)))
+    first, second = (trainer.train(TrainingSpec(1, 0), managed.Run()).model for _ in range(2))
+    assert torch.equal(weights_of(backbone), before)
+    assert torch.equal(weights_of(first), weights_of(second)), "each starts from the same weights"
+    assert not torch.equal(weights_of(first[0]), before)
+
+
+def test_builder_of_models_that_cant_be_copied(managed: Any) -> None:
+    class Caching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 2)
+            self.cached = self.layer.weight * 2
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x)
+
+    _, run = managed.train(Caching)
+    assert run.evaluation.outputs.shape == (60, 2)
+
+
 def test_lazy_layers(managed: Any) -> None:
     trainer = managed.trainer(lambda: nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(2)))
     assert trainer.train(TrainingSpec(1, 0), managed.Run()).predict(managed.x[:3]).shape == (3, 2)
@@ -400,6 +453,18 @@ def test_loss_function_is_observed(managed: Any) -> None:
     _, run = managed.train(managed.mlp(), loss=F.cross_entropy)
     assert run.context.loss.family == "cross_entropy"
     assert run.monitor.history.targets.classes == 2
+
+
+def test_boolean_targets_are_class_indices_where_the_loss_takes_those(managed: Any) -> None:
+    flags = managed.y == 1
+    data = {"train": (managed.x[:200], flags[:200]), "validation": (managed.x[200:], flags[200:])}
+    for loss in (nn.CrossEntropyLoss(), F.cross_entropy):
+        _, run = managed.train(managed.mlp(), loss=loss, **data)
+        _, same = managed.train(managed.mlp(), loss=loss)
+        np.testing.assert_array_equal(run.evaluation.outputs, same.evaluation.outputs)
+    hot = np.eye(2, dtype=bool)[managed.y]
+    data = {"train": (managed.x[:200], hot[:200]), "validation": (managed.x[200:], hot[200:])}
+    assert managed.train(managed.mlp(), **data)[1].evaluation.targets.shape == (60, 2)
 
 
 def test_summed_loss_is_told_as_a_mean(managed: Any) -> None:

@@ -344,6 +344,31 @@ def test_given_loss_judges_what_it_would_refuse(managed: Any) -> None:
     assert run.evaluation.loss == pytest.approx(float(expected), rel=1e-4)
 
 
+def test_an_attempt_is_told_in_the_loss_that_it_trains_on(managed: Any) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))
+    targets = managed.x @ np.array([1.0, -2.0, 0.5, 1.0])  # against (rows, 1) outputs, the loss as given is no error
+    data = {"train": (managed.x[:200], targets[:200]), "validation": (managed.x[200:], targets[200:])}
+
+    class Crossed(nn.Module):
+        def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return (outputs - targets).square().mean()
+
+    edits = (e.SetLoss("squared_error", "values"), e.StopEarly(3))
+    trained, run = managed.train(model, *edits, loss=Crossed(), epochs=30, **data)
+    outputs, wanted = run.evaluation.outputs, run.evaluation.targets
+    assert run.ends[-1][1]["val_loss"] == pytest.approx(np.mean((outputs[:, 0] - wanted) ** 2), rel=1e-4)
+    assert run.evaluation.course == run.ends[-1][1]["val_loss"]
+    assert run.evaluation.loss == pytest.approx(np.mean((outputs - wanted) ** 2), rel=1e-4)
+    losses = [values["val_loss"] for _, values, _ in run.ends]
+    assert len(losses) == min(30, int(np.argmin(losses)) + 4), "early stopping goes by it too"
+    assert min(losses) < 0.2 * losses[0]
+    best = trained.evaluate(managed.request(model, **data).validation)
+    assert best.course == pytest.approx(min(losses), rel=1e-6)
+    _, run = managed.train(managed.mlp())
+    assert run.evaluation.course == run.evaluation.loss
+
+
 # -- functional activations -------------------------------------------------------------------------------------------
 
 

@@ -182,6 +182,26 @@ def test_an_exported_model_is_still_measured() -> None:
     assert np.isfinite(monitor.history.layer("activation_std")).all()
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of the compiler's own, at the loss's inputs
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_loss_that_is_compiled_while_it_is_watched_is_told_once(
+    weighted: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    loss_fn = nn.CrossEntropyLoss(weight=torch.ones(2) if weighted else None)
+    x, y = torch.randn(8, 4), torch.zeros(8, dtype=torch.long)
+    with autotrainer.watch(model, optimizer, loss_fn=loss_fn, select=()):
+        for step in range(6):
+            if step == 2:
+                loss_fn.compile(backend="eager")
+            optimizer.zero_grad()
+            loss_fn(model(x), y).backward()
+            optimizer.step()
+    assert caplog.text.count("the loss is compiled and can't be seen") == 1
+
+
 def test_what_the_loop_tells_of_a_compiled_loss(caplog: pytest.LogCaptureFixture) -> None:
     training = Training()
     function = training.compiled(lambda x, y: training.loss(training.model(x), y))

@@ -339,6 +339,45 @@ def test_the_scale_of_a_fused_optimizer_is_taken_out() -> None:
     assert watched.row("linear")["grad_norm"] == pytest.approx(float(expected.norm()), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("select", "measured"),
+    [(["overfitting"], False), (["nonfinite"], True), (["dying_relu"], True), (None, True)],
+)
+def test_activations_are_measured_for_rules_that_need_them(
+    select: list[str] | None, measured: bool, tmp_path: Any
+) -> None:
+    def table(**options: Any) -> np.ndarray[Any, Any]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+        loss_fn, optimizer = nn.MSELoss(), torch.optim.SGD(model.parameters(), 0.1)
+        with autotrainer.watch(model, optimizer, loss_fn=loss_fn, select=select, **options) as monitor:
+            for _ in range(6):
+                optimizer.zero_grad()
+                loss_fn(model(torch.randn(16, 4)), torch.randn(16, 1)).backward()
+                optimizer.step()
+        assert [layer.activation for layer in monitor.context.layers] == ["relu", "relu", "linear"]
+        assert np.isfinite(monitor.history.layer("weight_norm")[:, 0]).all()
+        names = ("activation_std", "dead_units")
+        return np.stack([monitor.history.layer(name)[-1, 1] for name in names])
+
+    assert np.isfinite(table()).all() == measured
+    assert np.isnan(table()).all() != measured
+    assert np.isfinite(table(log_dir=tmp_path)).all(), "a run log is for rules of a later day"
+
+
+def test_of_several_optimizers_the_losses_are_no_single_one() -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"maker": nn.Linear(4, 2), "judge": nn.Linear(2, 1)})
+    optimizers = [torch.optim.Adam(part.parameters(), 1e-3) for part in model.values()]
+    for given, several in ((optimizers, True), (optimizers[:1], False), (optimizers[0], False)):
+        with autotrainer.watch(model, given) as monitor:
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+                model["judge"](model["maker"](torch.randn(8, 4))).mean().backward()
+                optimizer.step()
+        assert monitor.context.optimizer.several is several
+
+
 def test_several_optimizers_each_answer_for_their_own() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
