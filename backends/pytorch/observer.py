@@ -8,24 +8,23 @@ model have hooks, and only then is anything computed.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.compiler import is_compiling
+from torch import nn
 from torch.optim import Optimizer
 
-from autotrainer.backends.pytorch.calls import LossCall, loss_of, losses_to_host
+from autotrainer.backends.pytorch.calls import losses_to_host
 from autotrainer.backends.pytorch.describe import layers, optimizer_info
 from autotrainer.backends.pytorch.evaluations import Evaluation
 from autotrainer.backends.pytorch.hooks import is_compiled, never_compiled
 from autotrainer.backends.pytorch.loss_calls import Handle, see_calls
 from autotrainer.backends.pytorch.loss_kinds import loss_info
 from autotrainer.backends.pytorch.sampled import SampledSteps
+from autotrainer.backends.pytorch.seen_losses import Count, SeenLosses
 from autotrainer.errors import InputError
 from autotrainer.monitor import Monitor
 from autotrainer.task import TaskContext
@@ -33,13 +32,6 @@ from autotrainer.task import TaskContext
 __all__ = ["TorchObserver", "observe"]
 
 logger = logging.getLogger("autotrainer")
-
-_KEPT_LOSSES = 128
-"""Losses of unsampled steps that are kept until the next sample: the latest ones."""
-
-_ALL_LOSSES, _LOSS_PERIOD, _LOSS_BURST = 256, 128, 16
-"""Each of the first steps' losses is kept, then bursts of consecutive ones: detaching a loss is most of what watching
-costs between samples, and bursts still show whether it alternates from step to step."""
 
 
 def observe(
@@ -110,21 +102,6 @@ def _checked(model: Any, optimizer: Any, loss_fn: Any) -> tuple[Optimizer, ...]:
     return optimizers
 
 
-class _Count:
-    """What the two permanent hooks share: plain attributes, read and written at every step."""
-
-    __slots__ = ("alert", "losses", "step", "wake")
-
-    def __init__(self) -> None:
-        self.step = 0
-        """Steps done."""
-        self.wake = 0
-        """Number of steps done at which to look up."""
-        self.alert = True
-        """Whether the next training loss is more than a reference to be kept."""
-        self.losses: deque[tuple[int, Tensor | float]] = deque(maxlen=_KEPT_LOSSES)
-
-
 class TorchObserver:
     """Keeps the hooks of one watched training. Made by `observe`."""
 
@@ -140,16 +117,15 @@ class TorchObserver:
         self._optimizers = optimizers
         self._loss_fn = loss_fn
         self._monitor = monitor
-        self._count = _Count()
+        self._count = Count()
         self._sampled = SampledSteps(model, optimizers, context, self._fail, monitor.needs)
         self._evaluation = Evaluation(context.loss.reduction != "sum")
+        self._losses = SeenLosses(
+            model, loss_fn, self._sampled, self._count, self._evaluation, self._training_resumed, self._fail
+        )
         self._handles: list[Handle] = []
-        self._call: LossCall | None = None
-        self._doubtful: LossCall | None = None
         self._seconds = 0.0
         self._closed = False
-        self._trains_in_eval = False
-        self._vector_loss = False
         self._told_compiled_loss = False
         self._user_ends_epochs = False
         self._ending_epoch = False
@@ -164,7 +140,7 @@ class TorchObserver:
             if is_compiled(self._loss_fn):
                 self._tell_compiled_loss()
             else:
-                self._handles.append(see_calls(self._loss_fn, self._loss_hook()))
+                self._handles.append(see_calls(self._loss_fn, self._losses.hook()))
         if self._sampled.compiled:
             logger.warning("the model is compiled: its activations are not measured, everything else is")
         self._handles.append(self._optimizers[0].register_step_post_hook(never_compiled(self._step_hook())))
@@ -179,7 +155,7 @@ class TorchObserver:
         self._tell_losses()
         if self._evaluation and not self._user_ends_epochs:
             self._end_epoch()
-        self._call = self._doubtful = None
+        self._losses.forget()
 
     def _tell_compiled_loss(self) -> None:
         if not self._told_compiled_loss:
@@ -187,7 +163,7 @@ class TorchObserver:
             logger.warning("the loss is compiled and can't be seen: call monitor.log(loss=..., outputs=..., ...)")
 
     def _detach(self) -> None:
-        self._closed = True
+        self._closed = self._losses.closed = True
         self._sampled.end()
         for handle in self._handles:
             handle.remove()
@@ -198,22 +174,7 @@ class TorchObserver:
         self._monitor.fail("watching the PyTorch training", error)
         self._detach()
 
-    # -- the two permanent hooks ----------------------------------------------------------------------------------
-
-    def _loss_hook(self) -> Callable[..., None]:
-        count, model, seen = self._count, self._model, self._see_loss
-
-        def on_loss(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Any) -> None:
-            if is_compiling():
-                return  # a compiled step holds what is read here as constants
-            if not count.alert and type(loss) is Tensor and loss.requires_grad and model.training:
-                step = count.step
-                if step < _ALL_LOSSES or step % _LOSS_PERIOD < _LOSS_BURST:
-                    count.losses.append((step, loss.detach()))
-            else:
-                seen(module, args, kwargs, loss)
-
-        return on_loss
+    # -- the hook on the steps ------------------------------------------------------------------------------------
 
     def _step_hook(self) -> Callable[..., None]:
         count, sampled = self._count, self._sampled
@@ -240,59 +201,14 @@ class TorchObserver:
 
     # -- losses ---------------------------------------------------------------------------------------------------
 
-    def _see_loss(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Take in a call of the loss module that is more than routine."""
-        if self._closed or module is not self._loss_fn or torch.compiler.is_compiling():
-            return
-        started = perf_counter()
-        try:
-            with torch.no_grad():
-                loss = loss_of(output)
-                if loss is not None:
-                    self._sort_loss(loss, LossCall.of(module, args, kwargs, loss, self._sampled.tracer.outputs))
-        except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
-            self._fail(error)
-        self._seconds += perf_counter() - started
-
-    def _sort_loss(self, loss: Tensor, call: LossCall) -> None:
-        """Decide whether a loss belongs to training or to validation."""
-        if loss.requires_grad and (self._model.training or self._trains_in_eval):
-            if self._evaluation:
-                self._training_resumed()
-            self._vector_loss |= loss.ndim > 0
-            self._count.losses.append((self._count.step, loss.detach().float().mean() if loss.ndim else loss.detach()))
-            if self._sampled.open:
-                self._call = call.copied()
-        else:
-            self._evaluation.add(loss, call.rows)
-            if loss.requires_grad and self._sampled.open:
-                self._doubtful = call.copied()
-        self._set_alert()
-
-    def _set_alert(self) -> None:
-        self._count.alert = self._sampled.open or self._vector_loss or bool(self._evaluation)
-
     def log(self, *, loss: Any, outputs: Any, targets: Any) -> None:
         """Take in what the user's loop tells."""
-        if self._closed:
-            return
-        started = perf_counter()
-        if self._evaluation:
-            self._training_resumed()
-        if loss is not None:
-            value = loss.detach() if isinstance(loss, Tensor) else float(loss)
-            kept = value.float().mean() if isinstance(value, Tensor) and value.ndim else value
-            self._count.losses.append((self._count.step, kept))
-        if self._sampled.open and (outputs is not None or targets is not None):
-            with torch.no_grad():
-                self._call = LossCall.told(outputs, targets, self._call).copied()
-        self._seconds += perf_counter() - started
+        if not self._closed:
+            self._losses.log(loss=loss, outputs=outputs, targets=targets)
 
     def _tell_losses(self) -> None:
         """Hand over the losses of steps since the last sample; this waits for the device."""
-        losses = losses_to_host(dict(self._count.losses))
-        self._count.losses.clear()
-        self._monitor.record_losses(sorted(losses.items()))
+        self._monitor.record_losses(sorted(losses_to_host(self._losses.take()).items()))
 
     # -- epochs ---------------------------------------------------------------------------------------------------
 
@@ -323,7 +239,7 @@ class TorchObserver:
         if not self._sampled.open and step <= self._epoch_end:
             self._count.wake = min(self._count.wake, self._epoch_end)
         values = {"val_loss": self._evaluation.take()} if self._evaluation else {}
-        self._set_alert()
+        self._losses.set_alert()
         return values
 
     # -- sampled steps --------------------------------------------------------------------------------------------
@@ -343,18 +259,21 @@ class TorchObserver:
             with torch.no_grad():
                 if self._sampled.open:
                     self._finish(step - 1)
-                    spent = self._seconds + self._sampled.take_seconds() + perf_counter() - started
+                    spent = (
+                        self._seconds + self._losses.seconds + self._sampled.take_seconds() + perf_counter() - started
+                    )
                     sampler.charge(spent, sample=True)
-                    self._seconds, started = 0.0, perf_counter()
+                    self._seconds = self._losses.seconds = 0.0
+                    started = perf_counter()
                     due = sampler.due(step)
                 self._monitor.advance(step - 1)
                 if due or (step == self._epoch_end and sampler.affordable()):
-                    self._call = self._doubtful = None
+                    self._losses.forget()
                     self._sampled.begin()
                     self._count.wake = step + 1
                 else:
                     self._sleep(step)
-                self._set_alert()
+                self._losses.set_alert()
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
             self._fail(error)
         self._seconds += perf_counter() - started
@@ -364,19 +283,13 @@ class TorchObserver:
         sampled = self._sampled
         sampled.compare(self._optimizers[0])
         sampled.end()
-        if self._call is None and self._doubtful is not None:
-            # The model trains in evaluation mode: what looked like validation was this step's own loss.
-            self._trains_in_eval = True
-            self._evaluation.drop_last()
-            self._call = self._doubtful
-            self._count.losses.append((step, self._doubtful.loss))
+        self._losses.settle(step)
         if not sampled.begun:
-            if not sampled.fix_layers(self._call):
+            if not sampled.fix_layers(self._losses.call):
                 return
             self._monitor.begin(sampled.context)
-        losses = dict(self._count.losses)
-        self._count.losses.clear()
+        losses = self._losses.take()
         if step not in losses and isinstance(self._loss_fn, nn.Module) and is_compiled(self._loss_fn):
             self._tell_compiled_loss()
-        self._monitor.record(sampled.observation(step, self._call, losses))
-        self._call = self._doubtful = None
+        self._monitor.record(sampled.observation(step, self._losses.call, losses))
+        self._losses.forget()
