@@ -7,11 +7,12 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import ops
 from numpy.typing import NDArray
 
 from benchmarks.cases import Program
 from benchmarks.datasets import Arrays
+from benchmarks.layers_keras import apply, make_layer
 from benchmarks.scoring import score
 
 __all__ = ["build", "compiled", "fit_arguments", "make_loss", "make_optimizer", "predict"]
@@ -29,16 +30,30 @@ class SummedCrossEntropy(keras.losses.Loss):  # type: ignore[misc]  # Keras has 
         return -ops.sum(y_true * ops.log(y_pred), axis=-1)
 
 
+class LogSquaredError(keras.losses.Loss):  # type: ignore[misc]
+    """Squared error of logarithms written out, without the 1 that keeps them off zero: ``mean((log y - log p)²)``."""
+
+    def __init__(self, name: str = "log_squared_error", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return one value a row."""
+        return ops.mean(ops.square(ops.log(y_true) - ops.log(y_pred)), axis=-1)
+
+
 _LOSSES: Mapping[str, Callable[[], Any]] = {
     "bce": lambda: "binary_crossentropy",
     "bce_clipped": lambda: "binary_crossentropy",
     "bce_logits": lambda: keras.losses.BinaryCrossentropy(from_logits=True),
+    "bce_sum": lambda: keras.losses.BinaryCrossentropy(reduction="sum"),
     "cce": lambda: "categorical_crossentropy",
     "cce_noclip_sum": SummedCrossEntropy,
     "ce_logits": lambda: keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    "log_squares": LogSquaredError,
     "mse": lambda: "mean_squared_error",
     "mse_sum": lambda: keras.losses.MeanSquaredError(reduction="sum"),
     "scce": lambda: "sparse_categorical_crossentropy",
+    "scce_sum": lambda: keras.losses.SparseCategoricalCrossentropy(reduction="sum"),
 }
 
 
@@ -47,24 +62,32 @@ def make_loss(program: Program) -> Any:
     return _LOSSES[program.loss]()
 
 
-def build(program: Program, input_shape: tuple[int, ...]) -> keras.Sequential:
+def build(program: Program, input_shape: tuple[int, ...]) -> keras.Model:
     """Build the model with freshly drawn weights.
 
     Args:
         program: The recipe.
         input_shape: Shape of one input, channels last.
+
+    Returns:
+        A Sequential model; a Functional one where layers branch.
     """
-    return keras.Sequential(
-        [keras.Input(input_shape), *(_layer(layer, program.default_init) for layer in program.layers)]
-    )
+    tokens = program.layers[0]["type"] == "embedding"
+    inputs = keras.Input(input_shape, dtype="int32" if tokens else None)
+    if any(layer["type"] in ("attention", "residual") for layer in program.layers):
+        return keras.Model(inputs, apply(program.layers, inputs, program.default_init))
+    return keras.Sequential([inputs, *(make_layer(layer, program.default_init) for layer in program.layers)])
 
 
 def make_optimizer(program: Program) -> keras.optimizers.Optimizer:
     """Return the optimizer of a program."""
     spec = {name: value for name, value in program.optimizer.items() if name not in ("name", "lr")}
+    if "clip_norm" in spec:
+        spec["global_clipnorm"] = spec.pop("clip_norm")
     made = {
         "adagrad": keras.optimizers.Adagrad,
         "adam": keras.optimizers.Adam,
+        "adamw": keras.optimizers.AdamW,
         "nadam": keras.optimizers.Nadam,
         "rmsprop": keras.optimizers.RMSprop,
         "sgd": keras.optimizers.SGD,
@@ -72,7 +95,7 @@ def make_optimizer(program: Program) -> keras.optimizers.Optimizer:
     return made(learning_rate=float(program.optimizer["lr"]), **spec)
 
 
-def compiled(program: Program, input_shape: tuple[int, ...]) -> keras.Sequential:
+def compiled(program: Program, input_shape: tuple[int, ...]) -> keras.Model:
     """Build and compile the model."""
     model = build(program, input_shape)
     metrics = [] if program.metric == "r2" else ["accuracy"]
@@ -101,7 +124,8 @@ def fit_arguments(program: Program, train: tuple[Any, Any], held: tuple[Any, Any
     """
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
-    return {"model": compiled(program, train[0].shape[1:]), "train_data": train, "validation_data": held}
+    given = {"model": compiled(program, train[0].shape[1:]), "train_data": train, "validation_data": held}
+    return {**given, "fit_args": {"shuffle": False}} if "shuffle" in program.loop else given
 
 
 def step_counter(model: keras.Model, optimizer: object = None) -> Callable[[], int]:
@@ -133,46 +157,6 @@ def train(program: Program, data: Arrays, seed: int, watch: Callable[..., Any]) 
             validation_data=(data.x_test, data.y_test),
             validation_batch_size=512,
             verbose=0,
+            shuffle=program.loop.get("shuffle", True),
         )
     return score(program, predict(model, data.x_test), data.y_test), monitor
-
-
-def _layer(layer: Mapping[str, Any], default_init: str) -> keras.layers.Layer:
-    kind = str(layer["type"])
-    if kind == "flatten":
-        return layers.Flatten()
-    if kind == "dropout":
-        return layers.Dropout(layer["rate"])
-    if kind == "activation":
-        if layer["fn"] == "leaky_relu":
-            return layers.LeakyReLU(negative_slope=layer.get("alpha", 0.01))
-        return layers.Activation(layer["fn"])
-    if kind == "batchnorm":
-        return layers.BatchNormalization(momentum=0.9, epsilon=1e-5)  # as PyTorch's
-    if kind in ("maxpool1d", "maxpool2d"):
-        return layers.MaxPooling1D(layer["size"]) if kind == "maxpool1d" else layers.MaxPooling2D(layer["size"])
-    if kind == "lstm":
-        lstm = layers.LSTM(layer["units"], return_sequences=layer.get("return_sequences", False))
-        return layers.Bidirectional(lstm) if layer.get("bidirectional") else lstm
-    common = {
-        "activation": layer.get("activation"),
-        "kernel_initializer": _initializer(layer.get("init") or default_init),
-        "bias_initializer": _initializer(layer.get("bias_init", "zeros")),
-    }
-    if "bias_const" in layer:
-        common["bias_initializer"] = keras.initializers.Constant(layer["bias_const"])
-    if kind == "dense":
-        return layers.Dense(layer["units"], **common)
-    if kind in ("conv1d", "conv2d"):
-        conv = layers.Conv1D if kind == "conv1d" else layers.Conv2D
-        return conv(layer["filters"], layer["kernel"], padding=layer["padding"], **common)
-    raise ValueError(f"unknown type of layer {kind!r}")
-
-
-def _initializer(name: str) -> Any:
-    own = {
-        "framework": "glorot_uniform",
-        "normal005": keras.initializers.RandomNormal(stddev=0.05),
-        "uniform005": keras.initializers.RandomUniform(-0.05, 0.05),
-    }
-    return own.get(name, name)

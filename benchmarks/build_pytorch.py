@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,19 +10,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from autotrainer.errors import ConfigError
 from benchmarks.cases import Program
 from benchmarks.datasets import Arrays
-from benchmarks.modules_pytorch import (
+from benchmarks.layers_pytorch import make_layers
+from benchmarks.losses_pytorch import (
     BinaryCrossentropy,
     CategoricalCrossentropy,
-    Exponential,
-    Lstm,
+    LogSquaredError,
     SparseCategoricalCrossentropy,
     SummedCrossEntropy,
-    initialize,
-    initialize_lstm,
 )
 from benchmarks.scoring import score
+from benchmarks.vocabulary import walk
 
 __all__ = [
     "build",
@@ -41,12 +40,15 @@ _LOSSES: Mapping[str, Callable[[], nn.Module]] = {
     "bce": nn.BCELoss,
     "bce_clipped": BinaryCrossentropy,
     "bce_logits": nn.BCEWithLogitsLoss,
+    "bce_sum": lambda: nn.BCELoss(reduction="sum"),
     "cce": CategoricalCrossentropy,
     "cce_noclip_sum": SummedCrossEntropy,
     "ce_logits": nn.CrossEntropyLoss,
+    "log_squares": LogSquaredError,
     "mse": nn.MSELoss,
     "mse_sum": lambda: nn.MSELoss(reduction="sum"),
     "scce": SparseCategoricalCrossentropy,
+    "scce_sum": lambda: SparseCategoricalCrossentropy("sum"),
 }
 
 
@@ -65,14 +67,13 @@ def build(program: Program, input_shape: tuple[int, ...]) -> nn.Sequential:
     Returns:
         The model; images and signals go in channels first, as `to_inputs` gives them.
     """
-    # Channels first; a sequence stays (time, features) unless a convolution reads it.
-    convolves = any(str(layer["type"]).startswith("conv") for layer in program.layers)
-    shape = (input_shape[-1], *input_shape[:-1]) if convolves else input_shape
-    modules: list[nn.Module] = []
-    for layer in program.layers:
-        made, shape = _layer(layer, shape, program.default_init)
-        modules += made
-    return nn.Sequential(*modules)
+    shape = (input_shape[-1], *input_shape[:-1]) if _convolves(program) else input_shape
+    return nn.Sequential(*make_layers(program.layers, shape, program.default_init)[0])
+
+
+def _convolves(program: Program) -> bool:
+    """Say whether inputs go in channels first; a sequence stays (time, features) unless a convolution reads it."""
+    return any(str(layer["type"]).startswith("conv") for layer in walk(program.layers))
 
 
 def make_optimizer(program: Program, parameters: Iterable[Any]) -> torch.optim.Optimizer:
@@ -81,14 +82,21 @@ def make_optimizer(program: Program, parameters: Iterable[Any]) -> torch.optim.O
     name, lr = str(spec["name"]), float(spec["lr"])
     if name == "sgd":
         return torch.optim.SGD(parameters, lr, momentum=spec.get("momentum", 0.0), nesterov=spec.get("nesterov", False))
-    betas = {"betas": (spec.get("beta_1", 0.9), spec.get("beta_2", 0.999))} if name in ("adam", "nadam") else {}
+    more: dict[str, Any] = {}
+    if name in ("adam", "adamw", "nadam"):
+        more["betas"] = (spec.get("beta_1", 0.9), spec.get("beta_2", 0.999))
+    if name == "rmsprop":
+        more["alpha"] = 0.9  # as in Keras; 0.99 makes the first steps three times as long
+    if "weight_decay" in spec:
+        more["weight_decay"] = spec["weight_decay"]
     made = {
         "adagrad": torch.optim.Adagrad,
         "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
         "nadam": torch.optim.NAdam,
         "rmsprop": torch.optim.RMSprop,
     }[name]
-    optimizer: torch.optim.Optimizer = made(parameters, lr=lr, **betas)
+    optimizer: torch.optim.Optimizer = made(parameters, lr=lr, **more)
     return optimizer
 
 
@@ -100,12 +108,20 @@ def fit_arguments(program: Program, train: tuple[Any, Any], held: tuple[Any, Any
         train: Inputs and targets to train on.
         held: Inputs and targets to validate on.
         seed: Seed of the weights.
+
+    Raises:
+        ConfigError: If the fault lies in the loop, which `autotrainer.fit` has its own of.
     """
+    if not program.managed("pytorch"):
+        raise ConfigError("the fault is in the training loop, which fit replaces by its own")
     torch.set_num_threads(1)
     torch.manual_seed(seed)
+    rows: Any = (to_inputs(program, train[0]), to_targets(train[1]))
+    if "shuffle" in program.loop:
+        rows = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*rows), program.batch_size)
     return {
         "model": build(program, train[0].shape[1:]),
-        "train_data": (to_inputs(program, train[0]), to_targets(train[1])),
+        "train_data": rows,
         "validation_data": (to_inputs(program, held[0]), to_targets(held[1])),
         "loss": loss_module(program),
         "optimizer": lambda parameters: make_optimizer(program, parameters),
@@ -126,7 +142,7 @@ def step_counter(model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable
 def to_inputs(program: Program, x: NDArray[Any]) -> Tensor:
     """Return inputs as the model takes them."""
     values = torch.from_numpy(np.ascontiguousarray(x))
-    return values.movedim(-1, 1).contiguous() if str(program.layers[0]["type"]).startswith("conv") else values
+    return values.movedim(-1, 1).contiguous() if _convolves(program) else values
 
 
 def to_targets(y: NDArray[Any]) -> Tensor:
@@ -134,9 +150,9 @@ def to_targets(y: NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(y))
 
 
-def predict(model: nn.Module, inputs: Tensor) -> NDArray[Any]:
-    """Return raw outputs in evaluation mode."""
-    model.eval()
+def predict(model: nn.Module, inputs: Tensor, *, evaluation: bool = True) -> NDArray[Any]:
+    """Return raw outputs in evaluation mode, or in training mode."""
+    model.train(not evaluation)
     with torch.no_grad():
         outputs: NDArray[Any] = model(inputs).numpy()
     model.train()
@@ -157,69 +173,39 @@ def train(program: Program, data: Arrays, seed: int, watch: Callable[..., Any]) 
     """
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    model = build(program, data.x_train.shape[1:])
-    loss_fn, optimizer = loss_module(program), make_optimizer(program, model.parameters())
+    model, loop = build(program, data.x_train.shape[1:]), program.loop
+    loss_fn, optimizer = loss_module(program), make_optimizer(program, _optimized(program, model, data))
     rows = torch.utils.data.TensorDataset(to_inputs(program, data.x_train), to_targets(data.y_train))
-    loader = torch.utils.data.DataLoader(rows, program.batch_size, shuffle=True)
+    loader = torch.utils.data.DataLoader(rows, program.batch_size, shuffle=loop.get("shuffle", True))
     x_test, y_test = to_inputs(program, data.x_test), to_targets(data.y_test)
+    evaluation = loop.get("evaluation") != "train"
     with watch(model, optimizer, loss_fn=loss_fn, epochs=program.epochs) as monitor:
         for _ in range(program.epochs):
+            model.train(loop.get("mode") != "eval")
             for x, y in loader:
-                optimizer.zero_grad()
+                if loop.get("zero_grad", True):
+                    optimizer.zero_grad()
                 loss_fn(model(x), y).backward()
+                if "clip_norm" in program.optimizer:
+                    nn.utils.clip_grad_norm_(model.parameters(), program.optimizer["clip_norm"])
                 optimizer.step()
-            outputs = predict(model, x_test)
+            outputs = predict(model, x_test, evaluation=evaluation)
             values = {"val_loss": float(loss_fn(torch.from_numpy(outputs), y_test))}
             if program.metric != "r2":
                 values["val_accuracy"] = score(program, outputs, data.y_test)
             monitor.end_epoch(**values)
-    return score(program, predict(model, x_test), data.y_test), monitor
+    return score(program, predict(model, x_test, evaluation=evaluation), data.y_test), monitor
 
 
-def _layer(
-    layer: Mapping[str, Any], shape: tuple[int, ...], default_init: str
-) -> tuple[list[nn.Module], tuple[int, ...]]:
-    """Build one layer for inputs of a shape (channels first) and return it with the shape of its output."""
-    kind = str(layer["type"])
-    if kind == "flatten":
-        return [nn.Flatten()], (math.prod(shape),)
-    if kind == "dropout":
-        return [nn.Dropout(layer["rate"])], shape
-    if kind == "activation":
-        return [_activation(str(layer["fn"]), layer.get("alpha", 0.01))], shape
-    if kind == "batchnorm":
-        return [nn.BatchNorm1d(shape[0]) if len(shape) < 3 else nn.BatchNorm2d(shape[0])], shape
-    if kind in ("maxpool1d", "maxpool2d"):
-        size = int(layer["size"])
-        pool = nn.MaxPool1d(size) if kind == "maxpool1d" else nn.MaxPool2d(size)
-        return [pool], (shape[0], *(n // size for n in shape[1:]))
-    if kind == "lstm":
-        both = bool(layer.get("bidirectional", False))
-        sequences = bool(layer.get("return_sequences", False))
-        lstm = Lstm(shape[-1], layer["units"], sequences=sequences, bidirectional=both)
-        initialize_lstm(lstm.lstm, default_init)
-        width = layer["units"] * (2 if both else 1)
-        return [lstm], ((shape[0], width) if sequences else (width,))
-    made: nn.Linear | nn.Conv1d | nn.Conv2d
-    if kind == "dense":
-        made, shape = nn.Linear(shape[-1], layer["units"]), (*shape[:-1], layer["units"])
-    elif kind in ("conv1d", "conv2d"):
-        conv = nn.Conv1d if kind == "conv1d" else nn.Conv2d
-        made = conv(shape[0], layer["filters"], layer["kernel"], padding=layer["padding"])
-        shape = (layer["filters"], *shape[1:])  # "same" padding and stride 1 only
-    else:
-        raise ValueError(f"unknown type of layer {kind!r}")
-    initialize(made, layer, default_init)
-    return [made, *([_activation(str(layer["activation"]), 0.01)] if layer.get("activation") else [])], shape
-
-
-def _activation(name: str, alpha: float) -> nn.Module:
-    made: dict[str, Callable[[], nn.Module]] = {
-        "exponential": Exponential,
-        "leaky_relu": lambda: nn.LeakyReLU(alpha),
-        "relu": nn.ReLU,
-        "sigmoid": nn.Sigmoid,
-        "softmax": lambda: nn.Softmax(dim=-1),
-        "tanh": nn.Tanh,
-    }
-    return made[name]()
+def _optimized(program: Program, model: nn.Sequential, data: Arrays) -> list[nn.Parameter]:
+    """Return the parameters that the optimizer is given."""
+    weighted = [layer for layer in model if any(True for _ in layer.parameters())]
+    return list(
+        {
+            "all": model,
+            "first": weighted[0],
+            "last": weighted[-1],
+            # As if the model had been built anew after the optimizer
+            "none": build(program, data.x_train.shape[1:]) if program.loop.get("optimized") == "none" else model,
+        }[program.loop.get("optimized", "all")].parameters()
+    )

@@ -13,46 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from autotrainer.errors import ConfigError
+from benchmarks.data_files import FILES, find
 from benchmarks.generator import generate
 from benchmarks.generator import names as generated_names
+from benchmarks.problems import FAULT_PROBLEMS, SYMPTOM_PROBLEMS
+from benchmarks.vocabulary import check_program
 
 __all__ = ["FAULT_PROBLEMS", "SYMPTOM_PROBLEMS", "Case", "Program", "load_cases"]
 
 _FOLDER = Path(__file__).parent / "cases"
-
-FAULT_PROBLEMS: Mapping[str, tuple[str, ...]] = {
-    "batch too large": ("slow_convergence",),
-    "batch too small": ("oscillating_loss",),
-    "bad initialisation": ("poor_initialization", "dying_relu"),
-    "dead activation": ("dying_relu",),
-    "dropout too high": ("insufficient_capacity",),
-    "labels -1/1 with cross-entropy": ("target_mismatch", "improper_loss"),
-    "labels 1..2 with 3 outputs": ("target_mismatch",),
-    "labels wrong shape": ("target_mismatch",),
-    "log of zero": ("nonfinite",),
-    "lr too high": ("exploding_gradient", "nonfinite", "oscillating_loss", "learning_rate_too_high", "divergence"),
-    "lr too low": ("slow_convergence", "learning_rate_too_low"),
-    "missing normalisation": ("abnormal_data",),
-    "optimizer": (),
-    "summed loss": ("exploding_gradient", "learning_rate_too_high"),
-    "targets not scaled": ("unscaled_targets",),
-    "targets out of output range": ("unscaled_targets", "improper_output_activation"),
-    "too few epochs": ("too_few_epochs", "slow_convergence"),
-    "too few units (1-unit bottleneck)": ("insufficient_capacity",),
-    "too few units": ("insufficient_capacity",),
-    "wrong hidden activation": ("vanishing_gradient", "saturated_activation", "dying_relu"),
-    "wrong loss": ("improper_loss",),
-    "wrong optimizer": (),
-    "wrong output activation": ("improper_output_activation",),
-}
-"""Which problem names name a fault of a real program. Deliberately narrow: no entry lists `not_learning`."""
-
-SYMPTOM_PROBLEMS: Mapping[str, tuple[str, ...]] = {
-    "nonfinite": ("nonfinite", "exploding_gradient", "divergence"),
-    "oscillating_loss": ("oscillating_loss", "learning_rate_too_high"),
-}
-"""Names of one thing: an activation that overflows is told as it explodes or once it has."""
-
 
 _CEILINGS = {"circle": 0.854, "blob": 0.833}  # two layers of 64 ReLU units, measured
 
@@ -63,14 +32,16 @@ class Program:
 
     Attributes:
         layers: Layers in forward order, each with ``type`` and its settings.
-        loss: Name of the loss: ``bce``, ``bce_clipped``, ``cce``, ``scce``, ``cce_noclip_sum`` (on probabilities),
-            ``bce_logits``, ``ce_logits``, ``mse``, ``mse_sum``.
-        optimizer: ``name``, ``lr`` and, where given, ``momentum``, ``nesterov``, ``beta_1``, ``beta_2``.
+        loss: One of `benchmarks.vocabulary.LOSSES`: ``…_logits`` on logits, ``…_sum`` summed over the batch, other
+            cross-entropies on probabilities.
+        optimizer: ``name``, ``lr`` and, where given, ``momentum``, ``nesterov``, ``beta_1``, ``beta_2``,
+            ``weight_decay``, and ``clip_norm``: gradients are scaled down to this norm before each step.
         batch_size: Rows of a batch.
         epochs: Planned epochs.
         dataset: Where the arrays come from, and how they are scaled and encoded.
         default_init: Initializer of layers that name none: ``glorot_uniform`` or ``framework``.
         metric: ``accuracy``, ``tag_accuracy`` (over time steps) or ``r2``.
+        loop: What the training loop does otherwise than it should (`benchmarks.vocabulary.LOOP`).
     """
 
     layers: tuple[Mapping[str, Any], ...]
@@ -81,6 +52,7 @@ class Program:
     dataset: Mapping[str, Any]
     default_init: str
     metric: str
+    loop: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def layout(self) -> str:
@@ -90,8 +62,13 @@ class Program:
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Program:
         """Build the recipe from a line of a case file."""
-        values = {name: row[name] for name in cls.__dataclass_fields__}
-        return cls(**{**values, "layers": tuple(values["layers"])})
+        values = {name: row[name] for name in cls.__dataclass_fields__ if name != "loop"}
+        return cls(**{**values, "layers": tuple(values["layers"]), "loop": row.get("loop", {})})
+
+    def managed(self, framework: str) -> bool:
+        """Say whether `autotrainer.fit` can be given this training: not where the fault is in a loop of one's own."""
+        clips = framework == "pytorch" and "clip_norm" in self.optimizer
+        return not clips and set(self.loop) <= {"shuffle"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +77,8 @@ class Case:
 
     Attributes:
         id: Its name.
-        source: ``real`` (programs from forums) or ``zoo`` (AUTOTRAINER's benchmark, one per equal architecture).
+        source: ``real`` (programs from forums), ``zoo`` (AUTOTRAINER's benchmark, one per equal architecture),
+            ``generated``, or the path of a case file.
         given: The training as given.
         fixed: The known good recipe, or None.
         faults: Faults in words; empty for the zoo.
@@ -145,34 +123,69 @@ def load_cases(sources: Iterable[str] = ("real", "zoo"), names: Sequence[str] = 
     """Read the case files.
 
     Args:
-        sources: ``real``, ``zoo``, ``generated`` or ``generated:COUNT``.
+        sources: ``real``, ``zoo``; a case file of one's own, ``….jsonl``; ``generated`` (40), ``generated:COUNT``, or
+            ``generated:COUNT@DATA+DATA`` on these data sets alone.
         names: Ids to keep; empty for all.
 
     Raises:
-        ConfigError: If a source or an id is unknown.
+        ConfigError: If a source or an id is unknown, or a case file is broken.
+        DataError: If generated cases are asked for on data that are not on this machine.
     """
     cases: list[Case] = []
+    sources = list(sources)
     for source in sources:
         if source.split(":")[0] == "generated":
-            made = names or generated_names(int(source.partition(":")[2] or 40))
+            asked = [name for name in names if len(sources) == 1 or name.count(".") == 3]
+            made = asked if names else _generated_names(source)
             cases += [_case(generate(name), "generated") for name in made]
-            continue
-        path = _FOLDER / f"{source}.jsonl"
-        if not path.is_file():
-            known = ", ".join(sorted(p.stem for p in _FOLDER.glob("*.jsonl")))
-            raise ConfigError(f"unknown source of cases {source!r}: choose from {known}")
-        cases += [_case(json.loads(line), source) for line in path.read_text(encoding="utf-8").splitlines()]
+        else:
+            cases += _read(source)
     unknown = sorted(set(names) - {c.id for c in cases})
     if unknown:
         raise ConfigError(f"unknown case {unknown[0]!r} in {', '.join(sources)}")
     return [c for c in cases if not names or c.id in names]
 
 
+def _generated_names(source: str) -> list[str]:
+    asked = source.partition(":")[2] or "40"
+    count, _, data = asked.partition("@")
+    if not count.isdecimal() or int(count) < 1:
+        raise ConfigError(f"{source!r}: how many generated cases? Write generated:60, or generated:60@moons+digits")
+    chosen = data.split("+") if data else []
+    made = generated_names(int(count), data=chosen)
+    for name in chosen:
+        if name in FILES:
+            find(name)
+    return made
+
+
+def _read(source: str) -> list[Case]:
+    path = Path(source) if source.endswith(".jsonl") else _FOLDER / f"{source}.jsonl"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in _FOLDER.glob("*.jsonl")))
+        raise ConfigError(f"unknown source of cases {source!r}: choose from {known}, generated:COUNT or a .jsonl file")
+    cases = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            cases.append(_case(json.loads(line), source))
+        except (ConfigError, ValueError, TypeError, KeyError, AttributeError) as error:
+            what = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise ConfigError(f"{path}, line {number}: {what}") from error
+        if cases[-1].id in (case.id for case in cases[:-1]):
+            raise ConfigError(f"{path}, line {number}: a second case {cases[-1].id!r}")
+    return cases
+
+
 def _case(row: dict[str, Any], source: str) -> Case:
-    fix = row.get("fix")
-    patched = None
+    check_program(row)
+    fix, patched = row.get("fix"), None
     if fix is not None:
-        patched = Program.of({**row, **fix, "dataset": {**row["dataset"], **fix.get("dataset", {})}})
+        fixed = {**row, **fix, "dataset": {**row["dataset"], **fix.get("dataset", {})}}
+        check_program(fixed)
+        patched = Program.of(fixed)
+    unknown = sorted(set(row.get("faults", ())) - set(FAULT_PROBLEMS))
+    if unknown:
+        raise ConfigError(f"unknown fault {unknown[0]!r}: benchmarks/problems.py has no problem names for it")
     return Case(
         id=row["id"],
         source=source,
@@ -180,6 +193,6 @@ def _case(row: dict[str, Any], source: str) -> Case:
         fixed=patched,
         faults=tuple(row.get("faults", ())),
         symptoms=(*row.get("expected_symptoms", ()), *row.get("published", ())),
-        measured=row["measured"],
+        measured=row.get("measured", {}),
         frameworks=tuple(row.get("frameworks", ("pytorch", "keras3"))),
     )

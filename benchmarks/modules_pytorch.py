@@ -6,55 +6,21 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 __all__ = [
-    "BinaryCrossentropy",
-    "CategoricalCrossentropy",
     "Exponential",
+    "Gru",
     "Lstm",
-    "SparseCategoricalCrossentropy",
-    "SummedCrossEntropy",
+    "Mean",
+    "Position",
+    "Residual",
+    "SelfAttention",
+    "draw_like_keras",
     "initialize",
-    "initialize_lstm",
+    "initialize_recurrent",
 ]
-
-_CLIP = 1e-7  # Keras keeps probabilities this far from 0 and 1
-
-
-class BinaryCrossentropy(nn.Module):
-    """Binary cross-entropy on probabilities that are kept off 0 and 1, as Keras computes it."""
-
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean over rows and units."""
-        p = outputs.clamp(_CLIP, 1 - _CLIP)
-        return -(targets * p.log() + (1 - targets) * (1 - p).log()).mean()
-
-
-class CategoricalCrossentropy(nn.Module):
-    """Cross-entropy of one-hot targets on probabilities, normalised and kept off 0 and 1, as Keras computes it."""
-
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean over rows."""
-        p = (outputs / outputs.sum(-1, keepdim=True)).clamp(_CLIP, 1 - _CLIP)
-        return -(targets * p.log()).sum(-1).mean()
-
-
-class SparseCategoricalCrossentropy(nn.Module):
-    """Cross-entropy of class indices on probabilities, as Keras computes it: a softmax over their logarithms."""
-
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean over rows and time steps."""
-        logs = outputs.clamp(_CLIP, 1 - _CLIP).log()
-        return nn.functional.nll_loss(logs.log_softmax(-1).flatten(0, -2), targets.flatten())
-
-
-class SummedCrossEntropy(nn.Module):
-    """Cross-entropy written out, with neither a clip nor a mean: ``-sum(y * log(p))``."""
-
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the sum over rows and units."""
-        return -(targets * outputs.log()).sum()
 
 
 class Lstm(nn.Module):
@@ -69,6 +35,72 @@ class Lstm(nn.Module):
         """Return shape (rows, time, units) or (rows, units)."""
         states: Tensor = self.lstm(x)[0]
         return states if self.sequences else states[:, -1]
+
+
+class Gru(nn.Module):
+    """A GRU over (rows, time, features) that gives its hidden states, or the last one alone."""
+
+    def __init__(self, features: int, units: int, *, sequences: bool, bidirectional: bool) -> None:
+        super().__init__()
+        self.gru = nn.GRU(features, units, batch_first=True, bidirectional=bidirectional)
+        self.sequences = sequences
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return shape (rows, time, units) or (rows, units)."""
+        states: Tensor = self.gru(x)[0]
+        return states if self.sequences else states[:, -1]
+
+
+class SelfAttention(nn.Module):
+    """Attention of a sequence, shape (rows, time, units), to itself."""
+
+    def __init__(self, units: int, heads: int) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(units, heads, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the same shape."""
+        attended: Tensor = self.attention(x, x, x, need_weights=False)[0]
+        return attended
+
+    def initialize(self, default_init: str, gain: float) -> None:
+        """Draw each of the four square kernels by Glorot, times a gain."""
+        units = self.attention.embed_dim
+        if default_init != "framework":
+            for kernel in (*self.attention.in_proj_weight.data.chunk(3), self.attention.out_proj.weight):
+                draw_like_keras(kernel, "glorot_uniform", units, units)
+                kernel.data *= gain
+
+
+class Position(nn.Module):
+    """A learned vector for each time step, added to sequences of shape (rows, time, units)."""
+
+    def __init__(self, time: int, units: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(time, units).uniform_(-0.05, 0.05))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the same shape."""
+        return x + self.table
+
+
+class Mean(nn.Module):
+    """The mean over time: (rows, time, units) to (rows, units)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the mean."""
+        return x.mean(1)
+
+
+class Residual(nn.Sequential):
+    """Layers whose output is added to their input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the sum."""
+        inner = x
+        for layer in self:
+            inner = layer(inner)
+        return x + inner
 
 
 class Exponential(nn.Module):
@@ -91,14 +123,15 @@ def initialize(module: nn.Linear | nn.Conv1d | nn.Conv2d, layer: Mapping[str, An
     assert module.bias is not None
     if init != "framework":
         fan_in = module.weight[0].numel()
-        _draw(module.weight, init, fan_in, module.weight.numel() // fan_in * math.prod(module.weight.shape[2:]))
+        fan_out = module.weight.numel() // fan_in * math.prod(module.weight.shape[2:])
+        draw_like_keras(module.weight, init, fan_in, fan_out)
         units = len(module.bias)
-        _draw(module.bias, layer.get("bias_init", "zeros"), units, units)
+        draw_like_keras(module.bias, layer.get("bias_init", "zeros"), units, units)
     if "bias_const" in layer:
         nn.init.constant_(module.bias, layer["bias_const"])
 
 
-def _draw(weight: Tensor, init: str, fan_in: int, fan_out: int) -> None:
+def draw_like_keras(weight: Tensor, init: str, fan_in: int, fan_out: int) -> None:
     """Draw weights as the Keras initializer of that name does."""
     if init in ("zeros", "ones"):
         nn.init.constant_(weight, float(init == "ones"))
@@ -117,17 +150,17 @@ def _draw(weight: Tensor, init: str, fan_in: int, fan_out: int) -> None:
             nn.init.trunc_normal_(weight, 0.0, std, -2 * std, 2 * std)
 
 
-def initialize_lstm(lstm: nn.LSTM, default_init: str) -> None:
-    """Draw an LSTM as Keras does: Glorot and orthogonal kernels, forget gates open."""
+def initialize_recurrent(recurrent: nn.LSTM | nn.GRU, default_init: str) -> None:
+    """Draw an LSTM or GRU as Keras does: Glorot and orthogonal kernels; an LSTM with its forget gates open."""
     if default_init == "framework":
         return
-    units = lstm.hidden_size
-    for name, weight in lstm.named_parameters():
+    units = recurrent.hidden_size
+    for name, weight in recurrent.named_parameters():
         if name.startswith("weight_ih"):
-            _draw(weight, default_init, weight.shape[1], weight.shape[0])
+            draw_like_keras(weight, default_init, weight.shape[1], weight.shape[0])
         elif name.startswith("weight_hh"):
             nn.init.orthogonal_(weight)
         else:
             nn.init.zeros_(weight)
-            if name.startswith("bias_ih"):
+            if name.startswith("bias_ih") and isinstance(recurrent, nn.LSTM):
                 nn.init.ones_(weight.data[units : 2 * units])  # gates in the order i, f, g, o

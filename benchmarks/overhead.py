@@ -1,101 +1,93 @@
-"""``python -m benchmarks overhead``: what does watching cost a step?
+"""``python -m benchmarks overhead``: what does watching cost a step, and what does it keep in memory?
 
-Both trainings of a model run in one process, in blocks A B B A A B …: A plain, B watched. The ratio of a pair of blocks
-is that of their median step times; the first pairs are dropped. The watched training stays watched from its first step
-on, so that the start allowance (0.2 s, told apart) falls into the dropped pairs.
+A grid of models and settings (`benchmarks.overhead_settings`), and of what a user would use instead. Both trainings of
+a cell run in one process, in blocks A B B A A B …: A plain, B with the setting. The ratio of a pair of blocks is that
+of their median step times; the first pairs are dropped. The watched training stays watched from its first step on, so
+that the start allowance (0.2 s, told apart) falls into the dropped pairs. Memory is read in processes of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from autotrainer.errors import ConfigError
+from benchmarks.overhead_models import MODELS
+from benchmarks.overhead_settings import CONTROL, missing, settings_of
+from benchmarks.overhead_tables import median_ratio, summarize, total_ratio
+from benchmarks.pool import Row, Task, key, run_all
+from benchmarks.provenance import told
 
-from benchmarks.pool import Row, Task, run_all
-from benchmarks.tables import table
+__all__ = ["MODELS", "median_ratio", "overhead", "summarize", "tasks", "total_ratio"]
 
-__all__ = ["MODELS", "median_ratio", "overhead", "total_ratio"]
+_QUICK_MODELS = ("mlp",)
+_QUICK_SETTINGS = ("plain", "default", "norm_loop", "detect_anomaly", "check_numerics")
 
-MODELS = ("mlp", "cnn", "transformer")
+_TIMEOUT = 3600.0
+"""Seconds for one task: some of what is measured makes a step ten times as long."""
+
+_STEPS = {"mlp": 8000, "cnn": 4000, "transformer": 600, "lstm": 2000}
+"""Steps after which the memory is read."""
 
 
-def overhead(frameworks: Sequence[str], *, quick: bool, out: Path | None) -> str:
+def overhead(
+    frameworks: Sequence[str],
+    *,
+    quick: bool = False,
+    out: Path | None = None,
+    models: Sequence[str] = (),
+    settings: Sequence[str] = (),
+) -> str:
     """Run the benchmark and return its tables, Markdown.
 
     One process at a time, or the two would disturb each other.
-    """
-    pairs, seconds = (16, 0.25) if quick else (120, 0.25)
-    tasks: list[Task] = [
-        {"framework": framework, "model": model, "pairs": pairs, "seconds": seconds}
-        for framework in frameworks
-        for model in MODELS
-    ]
-    rows = run_all("benchmarks.overhead_run", tasks, out, workers=1)
-    head = [
-        "framework",
-        "model",
-        "step, ms",
-        "ratio of medians",
-        "95 % interval",
-        "processor time",
-        "95 % interval",
-        "start, s",
-        "later fit, s",
-        "pairs",
-    ]
-    return table(head, [_line(row) for row in rows])
-
-
-def median_ratio(plain: NDArray[Any], watched: NDArray[Any]) -> tuple[float, float, float]:
-    """Return the median over pairs of watched ÷ plain, and its 95 % bootstrap interval over pairs.
 
     Args:
-        plain: One number a block, shape (pairs,).
-        watched: The same of the watched training.
+        frameworks: ``pytorch``, ``keras3``.
+        quick: Few blocks, and without other choice a small part of the grid.
+        out: File of rows; those that it holds are not run again.
+        models: Names of `MODELS`; empty for all.
+        settings: Names that `settings_of` gives for a framework; empty for all.
+
+    Raises:
+        ConfigError: If a model or a setting is unknown.
     """
-    return _interval(watched / plain, np.ones_like(plain), np.median)
+    timed, kept = tasks(frameworks, quick=quick, models=models, settings=settings)
+    rows, memory = _rows("benchmarks.overhead_run", timed, out), _rows("benchmarks.overhead_memory", kept, out)
+    return f"{told([row for row in [*rows, *memory] if 'missing' not in row])}\n\n{summarize(rows, memory)}"
 
 
-def total_ratio(plain: NDArray[Any], watched: NDArray[Any]) -> tuple[float, float, float]:
-    """Return the sum of watched ÷ the sum of plain, and its 95 % bootstrap interval over pairs.
-
-    Unlike a median it counts the few steps that were measured, in whichever pair they fall.
-    """
-    return _interval(watched, plain, np.sum)
-
-
-def _interval(
-    upper: NDArray[Any], lower: NDArray[Any], statistic: Callable[..., Any], draws: int = 4000
-) -> tuple[float, float, float]:
-    drawn = np.random.default_rng(0).integers(0, len(upper), (draws, len(upper)))
-    found = statistic(upper[drawn], axis=1) / statistic(lower[drawn], axis=1)
-    low, high = np.quantile(found, (0.025, 0.975))
-    return float(statistic(upper) / statistic(lower)), float(low), float(high)
-
-
-def _line(row: Row) -> list[str]:
-    task = row["task"]
-    if "error" in row:
-        return [task["framework"], task["model"], row["error"], *["–"] * 7]
-    drop = max(2, len(row["plain_median"]) // 4)
-
-    def blocks(name: str) -> NDArray[Any]:
-        return np.asarray(row[name][drop:])
-
-    median, low, high = median_ratio(blocks("plain_median"), blocks("watched_median"))
-    total, least, most = total_ratio(blocks("plain_processor"), blocks("watched_processor"))
-    return [
-        task["framework"],
-        task["model"],
-        f"{1e3 * float(np.median(blocks('plain_median'))):.3g}",
-        f"{median:.4f}",
-        f"{low:.4f} – {high:.4f}",
-        f"{total:.4f}",
-        f"{least:.4f} – {most:.4f}",
-        f"{row['start']:.2f}",
-        f"{row['entry']:.3f}",
-        str(len(row["plain_median"]) - drop),
+def tasks(
+    frameworks: Sequence[str], *, quick: bool = False, models: Sequence[str] = (), settings: Sequence[str] = ()
+) -> tuple[list[Task], list[Task]]:
+    """Return the tasks of `benchmarks.overhead_run` and of `benchmarks.overhead_memory`; as `overhead`."""
+    known = {setting for framework in frameworks for setting in settings_of(framework)}
+    for kind, given, choice in (("model", models, set(MODELS)), ("setting", settings, known)):
+        unknown = sorted(set(given) - choice)
+        if unknown:
+            raise ConfigError(f"unknown {kind} {unknown[0]!r}: choose from {', '.join(sorted(choice))}")
+    models = models or (_QUICK_MODELS if quick else MODELS)
+    settings = settings or (_QUICK_SETTINGS if quick else ())
+    cells: list[Task] = [
+        {"framework": framework, "model": model, "setting": setting}
+        for framework in frameworks
+        for setting in settings_of(framework)
+        for model in models
+        if not settings or setting in (CONTROL, *settings)
     ]
+    timed = [
+        {**cell, "pairs": 12 if quick else 120, "seconds": 0.25}
+        for cell in cells
+        if not settings or cell["setting"] in settings
+    ]
+    # Memory is told as what a setting takes more than the control, which is always there.
+    kept = [{**cell, "steps": _STEPS[cell["model"]] // (10 if quick else 1), "memory": True} for cell in cells]
+    return timed, kept
+
+
+def _rows(module: str, wanted: Sequence[Task], out: Path | None) -> list[Row]:
+    """Run tasks; what is not installed gets a row that is not kept, so that it is run once it is installed."""
+    absent = {key(task): missing(task["framework"], task["setting"]) for task in wanted}
+    there = [task for task in wanted if absent[key(task)] is None]
+    found = {key(row["task"]): row for row in run_all(module, there, out, workers=1, timeout=_TIMEOUT)}
+    return [found.get(key(task), {"task": task, "missing": absent[key(task)]}) for task in wanted]

@@ -1,17 +1,19 @@
-"""Models whose steps are timed: an MLP of six layers, a small CNN and a transformer of four layers."""
+"""Models whose steps are timed: an MLP of six layers, a small CNN, a transformer of four layers, and an LSTM."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["keras_model", "pytorch_model"]
+__all__ = ["MODELS", "keras_model", "pytorch_model"]
+
+MODELS = ("mlp", "cnn", "transformer", "lstm")
 
 _CLASSES = 10
 
 
 def pytorch_model(name: str) -> Any:
-    """Build ``mlp``, ``cnn`` or ``transformer`` as a `torch.nn.Module`."""
+    """Build one of `MODELS` as a `torch.nn.Module`."""
     from torch import nn
 
     class Apply(nn.Module):
@@ -42,13 +44,15 @@ def pytorch_model(name: str) -> Any:
             nn.ReLU(),
             nn.Linear(64, _CLASSES),
         )
+    if name == "lstm":
+        return nn.Sequential(nn.LSTM(16, 64, batch_first=True), Apply(lambda x: x[0][:, -1]), nn.Linear(64, _CLASSES))
     layer = nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, batch_first=True)
     encoder = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
     return nn.Sequential(encoder, Apply(lambda x: x.mean(1)), nn.Linear(64, _CLASSES))
 
 
 def keras_model(name: str) -> Any:
-    """Build ``mlp``, ``cnn`` or ``transformer`` as a `keras.Model`."""
+    """Build one of `MODELS` as a `keras.Model`."""
     import keras
     from keras import layers
 
@@ -66,6 +70,8 @@ def keras_model(name: str) -> Any:
             layers.Dense(_CLASSES),
         ]
         return keras.Sequential([keras.Input((16, 16, 3)), *stack])
+    if name == "lstm":
+        return keras.Sequential([keras.Input((32, 16)), layers.LSTM(64), layers.Dense(_CLASSES)])
     inputs = x = keras.Input((32, 64))
     for _ in range(4):
         x = layers.LayerNormalization()(x + layers.MultiHeadAttention(4, 16)(x, x))

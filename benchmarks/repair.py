@@ -1,122 +1,83 @@
-"""``python -m benchmarks repair``: does `autotrainer.fit` repair faulty trainings, and at what cost?"""
+"""``python -m benchmarks repair``: does `autotrainer.fit` repair faulty trainings, at what cost, beside what else?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-
+from autotrainer.errors import ConfigError
 from benchmarks.cases import Case
+from benchmarks.goals import repair_goals
+from benchmarks.outcomes import Outcome, outcomes
 from benchmarks.pool import Row, Task
-from benchmarks.runs import Runs, case_of, each_task
-from benchmarks.scoring import is_faulty
-from benchmarks.tables import share, table
+from benchmarks.provenance import told
+from benchmarks.published import published
+from benchmarks.repair_run import METHODS
+from benchmarks.repair_tables import by_method, each_case, gains
+from benchmarks.runs import Runs, by_framework, each_task
+from benchmarks.tables import listed
 
-__all__ = ["WORSE", "clipped_ratio", "repair", "summarize"]
+__all__ = ["QUICK", "repair", "report", "summarize"]
 
-WORSE = 0.02
-"""A repaired training got worse if its test score lies more than this below that of the training as given."""
+QUICK = ("so47241622", "so51749207", "so39525358", "so50306988")
+
+_SECONDS = 60
+"""Allowed for one training and its share of the rest."""
 
 
-def repair(runs: Runs, budget: float) -> str:
-    """Run the benchmark on all cases that have a known fix.
+def repair(runs: Runs, budgets: Sequence[float], methods: Sequence[str] = ()) -> str:
+    """Run the benchmark on all cases that have a known fix and no fault in a loop of their own.
 
     Args:
         runs: What to run.
-        budget: Work that `fit` may do, in trainings as given.
+        budgets: Work that a repair may do, in trainings as given; each is a repair of its own.
+        methods: Of `METHODS`; empty for all.
 
     Returns:
         The summary, Markdown.
+
+    Raises:
+        ConfigError: If a method is unknown or there is no budget.
     """
+    methods = methods or METHODS
+    for method in methods:
+        if method not in METHODS:
+            raise ConfigError(f"unknown method {method!r}: choose from {', '.join(METHODS)}")
+    if not budgets or min(budgets) < 1:
+        raise ConfigError("a budget is at least 1, the training as given")
 
     def tasks(cases: Sequence[Case], framework: str) -> list[Task]:
-        fixable = [case for case in cases if case.fixed is not None]
-        return [{**task, "budget": budget} for _, task in each_task(fixable, framework, runs.seeds)]
+        fixable = [case for case in cases if case.fixed is not None and case.given.managed(framework)]
+        asked = {"budgets": list(budgets), "methods": list(methods)}
+        return [{**task, **asked} for _, task in each_task(fixable, framework, runs.seeds)]
 
-    def told(rows: Sequence[Row], framework: str) -> str:
-        return f"### {framework}, budget {budget:g}\n\n{summarize(rows, budget)}"
-
-    return runs.summaries("benchmarks.repair_run", tasks, told, timeout=1800)
-
-
-def clipped_ratio(given: float, repaired: float, fixed: float) -> float:
-    """Return the improvement ratio: how much of the way from the score as given to the fix's, in [0, 1]."""
-    return float(np.clip((repaired - given) / (fixed - given), 0, 1))
+    trainings = 3 + sum(budgets) + 2 * max(budgets) + 2
+    return report(runs.rows("benchmarks.repair_run", tasks, timeout=max(900, _SECONDS * trainings)))
 
 
-def summarize(rows: Iterable[Row], budget: float) -> str:
-    """Return the tables of a run as Markdown.
+def report(rows: Sequence[Row]) -> str:
+    """Return the tables of all rows and what others published, as Markdown."""
+    parts = [summarize(of, framework) for framework, of in by_framework(rows).items()]
+    return "\n\n".join([*parts, published("repair")])
+
+
+def summarize(rows: Sequence[Row], framework: str) -> str:
+    """Return the tables of one framework's rows as Markdown.
 
     Cases whose fix costs more than the budget less 0.2 are told apart: no repair within the budget can be known.
     """
-    within: dict[str, list[Row]] = {}
-    beyond: list[Row] = []
-    left_out, lines = [], []
-    for row in rows:
-        task = row["task"]
-        case = case_of(task)
-        name = f"{case.id} (seed {task['seed']})"
-        if "error" in row:
-            left_out.append(f"{name}: {row['error']}")
-        elif not is_faulty(case, row["given"], row["fixed"]) or row["fixed"] <= row["given"]:
-            left_out.append(f"{name}: scores {row['given']:.3f} as given, {row['fixed']:.3f} fixed: no fault shows")
-        else:
-            # What is returned as it was given gained nothing: its two trainings differ by the order of rows alone.
-            row["ratio"] = clipped_ratio(row["given"], row["repaired"], row["fixed"]) if row["plan"] else 0.0
-            (within.setdefault(task["source"], []) if row["fix_cost"] <= budget - 0.2 else beyond).append(row)
-            lines.append(_case(name, row))
-    groups = [*within.items(), ("all", [row for found in within.values() for row in found])]
-    if beyond:
-        groups.append(("fix beyond the budget", beyond))
-    head = [
-        "cases",
-        "n",
-        "mean clipped IR",
-        "IR ≥ 0.9",
-        "IR > 0",
-        "got worse",
-        "cost to win, median",
-        "p90",
-        "largest cost",
+    found, left_out = outcomes(rows, framework)
+    parts = [f"### {framework}", told(rows)]
+    for budget in sorted({outcome.budget for outcome in found}):
+        of = [outcome for outcome in found if outcome.budget == budget]
+        parts += [f"#### budget {budget:g}", repair_goals(of), by_method(of), gains(of), _trouble(of), each_case(of)]
+    parts.append("\n".join(listed("Left out", left_out)).strip())
+    return "\n\n".join(part for part in parts if part)
+
+
+def _trouble(found: Sequence[Outcome]) -> str:
+    """Return by name what `fit` made worse, and what crashed, which counts as not repaired."""
+    worse = [
+        f"{o.case} (seed {o.seed}): {o.given:.3f} → {o.repaired:.3f}" for o in found if o.worse and o.method == "fit"
     ]
-    detail = ["case", "given", "repaired", "fixed", "IR", "status", "cost", "to win", "fix cost", "findings", "changes"]
-    parts = [table(head, [_group(*group) for group in groups]), "", table(detail, lines)]
-    if left_out:
-        parts += ["", "Left out:", *(f"* {words}" for words in left_out)]
-    return "\n".join(parts)
-
-
-def _group(name: str, rows: Sequence[Row]) -> list[str]:
-    if not rows:
-        return [name, "0", *["–"] * 7]
-    ratios = [row["ratio"] for row in rows]
-    worse = sum(row["repaired"] < row["given"] - WORSE for row in rows if row["plan"])
-    wins = [row["cost_to_win"] for row in rows if row["cost_to_win"] is not None and row["ratio"] > 0]
-    return [
-        name,
-        str(len(rows)),
-        f"{np.mean(ratios):.3f}",
-        share(sum(r >= 0.9 for r in ratios), len(rows)),
-        share(sum(r > 0 for r in ratios), len(rows)),
-        str(worse),
-        f"{np.median(wins):.2f}" if wins else "–",
-        f"{np.quantile(wins, 0.9):.2f}" if wins else "–",
-        f"{max(row['cost'] for row in rows):.2f}",
-    ]
-
-
-def _case(name: str, row: Row) -> list[str]:
-    to_win = row["cost_to_win"]
-    return [
-        name,
-        f"{row['given']:.3f}",
-        f"{row['repaired']:.3f}",
-        f"{row['fixed']:.3f}",
-        f"{row['ratio']:.2f}",
-        row["status"],
-        f"{row['cost']:.2f}",
-        "–" if to_win is None else f"{to_win:.2f}",
-        f"{row['fix_cost']:.2f}",
-        ", ".join(row["findings"][:3]),
-        (row["plan"] or "–").replace("|", "/")[:160],
-    ]
+    crashed = [f"{o.case} (seed {o.seed}), {o.method}: {o.error}" for o in found if o.error]
+    return "\n".join([*listed("Got worse with fit", worse), *listed("Crashed", crashed)]).strip()

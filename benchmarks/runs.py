@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.cases import Case, load_cases
+from benchmarks.data_files import FILES, data_folder, find
 from benchmarks.pool import Row, Task, run_all
 
-__all__ = ["Runs", "case_of", "each_task"]
+__all__ = ["Runs", "by_framework", "case_of", "each_task"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Runs:
         names: Cases to keep; empty for all.
         out: File of rows, or None.
         workers: Processes at a time.
+        retry: Whether tasks that crashed are run again.
     """
 
     frameworks: Sequence[str]
@@ -31,6 +33,30 @@ class Runs:
     names: Sequence[str] = ()
     out: Path | None = None
     workers: int = 2
+    retry: bool = False
+
+    def rows(
+        self, module: str, tasks: Callable[[Sequence[Case], str], Sequence[Task]], *, timeout: float = 900
+    ) -> list[Row]:
+        """Run a benchmark in all frameworks, one after the other, and return its rows.
+
+        Args:
+            module: Runs one task, as `run_all` takes it.
+            tasks: Returns the tasks of these cases in one framework.
+            timeout: Seconds for one task.
+
+        Raises:
+            ConfigError: If a source or a case is unknown.
+            DataError: If data that a case needs are not on this machine.
+        """
+        cases = load_cases(self.sources, self.names)
+        for spec in (case.given.dataset for case in cases):
+            if "arrays" in spec:
+                data_folder()
+            elif spec.get("generator") in FILES:
+                find(spec["generator"])
+        wanted = [task for framework in self.frameworks for task in tasks(cases, framework)]
+        return run_all(module, wanted, self.out, workers=self.workers, timeout=timeout, retry=self.retry)
 
     def summaries(
         self,
@@ -40,23 +66,17 @@ class Runs:
         *,
         timeout: float = 900,
     ) -> str:
-        """Run a benchmark and return its summaries, Markdown.
+        """Run a benchmark and return a summary of each framework's rows, Markdown; the rest is as in `rows`."""
+        found = by_framework(self.rows(module, tasks, timeout=timeout))
+        return "\n\n".join(summarize(found.get(framework, ()), framework) for framework in self.frameworks)
 
-        Args:
-            module: Runs one task, as `run_all` takes it.
-            tasks: Returns the tasks of these cases in one framework.
-            summarize: Returns the summary of the rows of one framework.
-            timeout: Seconds for one task.
 
-        Raises:
-            ConfigError: If a source or a case is unknown.
-        """
-        cases = load_cases(self.sources, self.names)
-        parts = []
-        for framework in self.frameworks:
-            rows = run_all(module, tasks(cases, framework), self.out, workers=self.workers, timeout=timeout)
-            parts.append(summarize(rows, framework))
-        return "\n\n".join(parts)
+def by_framework(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Return rows by the framework of their task, in the order of their first row."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["task"]["framework"], []).append(row)
+    return found
 
 
 def each_task(cases: Sequence[Case], framework: str, seeds: int) -> Iterator[tuple[Case, Task]]:

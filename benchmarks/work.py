@@ -41,8 +41,21 @@ def _layer(layer: Mapping[str, Any], shape: tuple[int, ...]) -> tuple[float, tup
     if kind.startswith("conv"):
         taps = layer["kernel"] ** (len(shape) - 1) * shape[-1]
         return math.prod(shape[:-1]) * taps * layer["filters"], (*shape[:-1], layer["filters"])
-    if kind == "lstm":
+    if kind == "residual":
+        total, inner = 0.0, shape
+        for each in layer["layers"]:
+            operations, inner = _layer(each, inner)
+            total += operations
+        return total, shape
+    if kind == "attention":  # four square kernels; scores and their sums of values
+        time, units = shape
+        return 4 * time * units**2 + 2 * time**2 * units, shape
+    if kind == "embedding":
+        return 0, (*shape, layer["units"])
+    if kind == "mean":
+        return math.prod(shape), shape[1:]
+    if kind in ("gru", "lstm"):
         ways, units = (2 if layer.get("bidirectional") else 1), int(layer["units"])
-        gates = 4 * ways * shape[0] * units * (shape[-1] + units)
+        gates = (4 if kind == "lstm" else 3) * ways * shape[0] * units * (shape[-1] + units)
         return gates, ((shape[0], ways * units) if layer.get("return_sequences") else (ways * units,))
     return math.prod(shape), shape

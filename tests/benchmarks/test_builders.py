@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,18 +15,38 @@ from torch import nn
 
 from autotrainer.errors import DataError
 from benchmarks import build_keras, build_pytorch
-from benchmarks.cases import Program, load_cases
+from benchmarks.cases import Case, Program, load_cases
 from benchmarks.datasets import Arrays, load
-from benchmarks.modules_pytorch import Lstm
+from benchmarks.generator import DATA
+from benchmarks.modules_pytorch import Gru, Lstm, Residual, SelfAttention
+from benchmarks.vocabulary import ENCODINGS, LAYERS, LOSSES, OPTIMIZERS, walk
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You are using a softmax over axis:UserWarning"),
     pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning"),
+    pytest.mark.filterwarnings("ignore:In loss categorical_crossentropy:SyntaxWarning"),
 ]
+
+MADE = [
+    *(f"{data}.{kind}.zero_init.0" for data, kind in (("digits", "mlp"), ("digit_images", "cnn"), ("waves", "cnn1d"))),
+    "cancer_codes.autoencoder.log_of_zero.0",
+    "arm.mlp.summed_loss.0",
+    "moons.mlp.labels_from_one.0",
+    "moons.mlp.summed_loss.0",
+    "moons.mlp.one_unit_cce.0",
+    "digits.norm.doubled_softmax.0",
+    "shapes.cnn_norm.summed_loss.0",
+    "shapes.cnn.missing_values.0",
+    "waves.gru.summed_loss.0",
+    "reviews.gru.signed_labels.0",
+    "reviews.transformer.loud_attention.0",
+    "reviews.transformer.decay_too_strong.0",
+]
+"""One generated case for each kind of network and for what else the others lack."""
 
 PROGRAMS = {
     f"{case.id}-{variant}": program
-    for case in load_cases()
+    for case in [*load_cases(), *load_cases(["generated"], MADE)]
     for variant, program in (("given", case.given), ("fixed", case.fixed))
     if program is not None and not (case.source == "zoo" and variant == "fixed" and case.id != "demo_vanish")
 }
@@ -38,13 +59,15 @@ def data_of(program: Program) -> Arrays:
         pytest.skip(str(error))
 
 
-def keras_weights(model: nn.Sequential) -> list[NDArray[Any]]:
+def keras_weights(model: Iterable[nn.Module]) -> list[NDArray[Any]]:
     """Return a PyTorch model's weights in the order and form of Keras."""
     found: list[NDArray[Any]] = []
     channels = 0
     for module in model:
         state = {name: value.numpy() for name, value in module.state_dict().items()}
-        if isinstance(module, nn.Conv1d | nn.Conv2d):
+        if isinstance(module, Residual):
+            found += keras_weights(module)
+        elif isinstance(module, nn.Conv1d | nn.Conv2d):
             channels = module.out_channels
             found += [np.moveaxis(state["weight"], (1, 0), (-2, -1)), state["bias"]]
         elif isinstance(module, nn.Linear):
@@ -60,6 +83,20 @@ def keras_weights(model: nn.Sequential) -> list[NDArray[Any]]:
             for end in ("l0", "l0_reverse") if module.lstm.bidirectional else ("l0",):
                 bias = state[f"lstm.bias_ih_{end}"] + state[f"lstm.bias_hh_{end}"]
                 found += [state[f"lstm.weight_ih_{end}"].T, state[f"lstm.weight_hh_{end}"].T, bias]
+        elif isinstance(module, Gru):
+            gates = {name: value.reshape(3, -1, *value.shape[1:])[[1, 0, 2]] for name, value in state.items()}
+            for end in ("l0", "l0_reverse") if module.gru.bidirectional else ("l0",):
+                parts = {n: gates[f"gru.{n}_{end}"] for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
+                found += [parts[n].reshape(-1, parts[n].shape[-1]).T for n in ("weight_ih", "weight_hh")]
+                found.append(np.stack([parts["bias_ih"].ravel(), parts["bias_hh"].ravel()]))
+        elif isinstance(module, SelfAttention):
+            heads, units = module.attention.num_heads, module.attention.embed_dim
+            kernels, biases = state["attention.in_proj_weight"], state["attention.in_proj_bias"]
+            for kernel, bias in zip(kernels.reshape(3, units, units), biases.reshape(3, units), strict=True):
+                found += [kernel.T.reshape(units, heads, -1), bias.reshape(heads, -1)]
+            found += [state["attention.out_proj.weight"].T.reshape(heads, -1, units), state["attention.out_proj.bias"]]
+        else:
+            found += state.values()
     return found
 
 
@@ -77,12 +114,37 @@ def test_same_parameters_outputs_and_loss(name: str) -> None:
 
     if outputs.shape[1:] != y.shape[1:] and program.layout == "float_flat":
         return  # a shape fault: each framework broadcasts in its own way
-    if program.loss == "bce":
+    if program.loss in ("bce", "bce_sum"):
         outputs = outputs.clip(0.01, 0.99)  # torch.nn.BCELoss and Keras keep off log(0) at different distances
     with np.errstate(all="ignore"):
         expected = float(np.mean(keras.losses.get(build_keras.make_loss(program))(y, outputs)))
+    if program.loss == "mse_sum":
+        expected *= outputs.shape[-1]  # PyTorch sums over the outputs too, Keras means over them
     loss = build_pytorch.loss_module(program)(torch.from_numpy(outputs), build_pytorch.to_targets(y))
     np.testing.assert_allclose(float(loss), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", load_cases(["generated"], MADE), ids=lambda case: case.id)
+def test_both_optimizers_take_what_a_program_says(case: Case) -> None:
+    program = case.given
+    ours = build_pytorch.make_optimizer(program, [nn.Parameter(torch.zeros(1))]).param_groups[0]
+    theirs = build_keras.make_optimizer(program)
+    assert float(ours["lr"]) == pytest.approx(float(theirs.learning_rate))
+    assert ours.get("momentum", 0) == getattr(theirs, "momentum", 0)
+    if program.optimizer["name"] == "rmsprop":
+        assert ours["alpha"] == theirs.rho
+    if program.optimizer["name"] == "adamw":
+        assert ours["weight_decay"] == theirs.weight_decay == program.optimizer["weight_decay"]
+
+
+def test_every_word_is_built_and_compared() -> None:
+    said = [layer for program in PROGRAMS.values() for layer in walk(program.layers)]
+    assert {layer["type"] for layer in said} == set(LAYERS)
+    assert {program.loss for program in PROGRAMS.values()} | {"bce_logits"} == set(LOSSES)
+    assert {program.optimizer["name"] for program in PROGRAMS.values()} | {"nadam"} == set(OPTIMIZERS)
+    assert {program.layout for program in PROGRAMS.values()} == set(ENCODINGS)
+    kinds = {name.split(".")[1] for name in MADE} | {"lstm"}
+    assert kinds == {kind for spec in DATA.values() for kind in spec["kinds"]}
 
 
 @pytest.mark.parametrize(

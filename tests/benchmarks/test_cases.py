@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from autotrainer.errors import ConfigError, DataError
 from benchmarks.cases import FAULT_PROBLEMS, Case, Program, load_cases
 from benchmarks.datasets import load, split
-from benchmarks.scoring import is_faulty, is_healthy, score
+from benchmarks.generator import FAULTS, generate
+from benchmarks.scoring import fix_verdict, is_faulty, is_healthy, score, verdict
 from benchmarks.work import relative_cost, work
 
 CASES = load_cases()
@@ -26,7 +33,8 @@ def program(**changes: object) -> Program:
 
 def test_ids_are_unique_and_every_fault_is_in_the_table() -> None:
     assert len({case.id for case in CASES}) == len(CASES) >= 40
-    assert {fault for case in CASES for fault in case.faults} == set(FAULT_PROBLEMS)
+    faults = {fault for case in CASES for fault in case.faults} | {fault.words for fault in FAULTS.values()}
+    assert faults == set(FAULT_PROBLEMS)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.source == "real"], ids=lambda c: c.id)
@@ -36,10 +44,71 @@ def test_every_real_case_names_its_cause_and_changes_something(case: Case) -> No
     assert case.fixed != case.given
 
 
-@pytest.mark.parametrize(("sources", "names", "said"), [(["dreams"], [], "real, zoo"), (["real"], ["x1"], "'x1'")])
+@pytest.mark.parametrize(
+    ("sources", "names", "said"),
+    [
+        (["dreams"], [], "real, zoo"),
+        (["real"], ["x1"], "'x1'"),
+        (["generated:x"], [], "how many"),
+        (["generated:0"], [], "how many"),
+        (["generated:5@dreams"], [], "'dreams'"),
+        (["absent.jsonl"], [], "'absent.jsonl'"),
+    ],
+)
 def test_unknown_names_are_told(sources: list[str], names: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         load_cases(sources, names)
+
+
+def test_cases_of_several_sources_are_found_by_name() -> None:
+    names = ["so50306988", "moons.mlp.zero_init.0"]
+    assert [case.id for case in load_cases(["real", "generated"], names)] == names
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda row: row.pop("loss"), "no 'loss'"),
+        (lambda row: row.pop("id"), "no 'id'"),
+        (lambda row: row.update(id="moons.mlp.zero_init.0"), "a second case 'moons.mlp.zero_init.0'"),
+        (lambda row: row.update(optimizer="sgd"), "optimizer is 'sgd': an object is wanted"),
+        (lambda row: row.update(loss="mae"), "unknown loss 'mae': choose from bce,"),
+        (lambda row: row.update(epochs=0), "epochs is 0"),
+        (lambda row: row.update(layers=[]), "no layers"),
+        (lambda row: row.update(layers=[{"type": "conv3d"}]), "unknown type of layer 'conv3d'"),
+        (
+            lambda row: row.update(layers=[{"type": "residual", "layers": [{"type": "dense"}]}]),
+            "dense .* without 'units'",
+        ),
+        (lambda row: row.update(optimizer={"name": "lion", "lr": 1}), "unknown optimizer 'lion'"),
+        (lambda row: row.update(optimizer={"name": "sgd"}), "without 'lr'"),
+        (lambda row: row.update(dataset={"label_encoding": "binary"}), "dataset without"),
+        (lambda row: row.update(faults=["bad luck"]), "unknown fault 'bad luck'"),
+        (lambda row: row.update(fix={"loss": "huber"}), "unknown loss 'huber'"),
+        (lambda row: row.update(loop={"zero_grad": "never"}), "unknown value of loop option 'zero_grad' 'never'"),
+        (lambda row: row.update(loop={"speed": 1}), "unknown loop option 'speed'"),
+    ],
+)
+def test_a_broken_case_file_is_told_with_its_line(
+    change: Callable[[dict[str, Any]], object], said: str, tmp_path: Path
+) -> None:
+    good = generate("moons.mlp.zero_init.0")
+    broken = {**good, "id": "second"}
+    change(broken)
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps(good) + "\n")
+    assert [case.source for case in load_cases([str(path)])] == [str(path)]
+    path.write_text(f"{json.dumps(good)}\n{json.dumps(broken)}\n")
+    with pytest.raises(ConfigError, match=f"own.jsonl, line 2: .*{said}"):
+        load_cases([str(path)])
+
+
+def test_a_line_that_is_no_json_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    for line in ("{'id': 1}", "[1]", ""):
+        path.write_text(f"{line}\n")
+        with pytest.raises(ConfigError, match="line 1: "):
+            load_cases([str(path)])
 
 
 def test_absent_data_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,6 +145,9 @@ def test_split_is_a_partition_and_seeded() -> None:
         ({"metric": "r2"}, [[1.0], [2.0], [3.0]], [[1], [2], [3]], 1.0),
         ({"metric": "r2"}, [[2.0], [2.0], [2.0]], [1, 2, 3], 0.0),
         ({"metric": "r2"}, [[np.inf], [2.0], [3.0]], [1, 2, 3], -1.0),
+        ({"metric": "r2"}, [[1.0, 10.0], [2.0, 20.0]], [[1, 10], [2, 20]], 1.0),
+        ({"metric": "r2"}, [[1.5, 10.0], [1.5, 20.0]], [[1, 10], [2, 20]], 1 - 0.5 / 50.5),
+        ({"dataset": {"label_encoding": "binary_plus1"}}, [[0.9], [0.1]], [[2], [2]], 0.5),
         ({"metric": "r2"}, [[1e30], [2.0], [3.0]], [1, 2, 3], -1.0),
     ],
 )
@@ -84,15 +156,51 @@ def test_score(changes: dict[str, object], outputs: list[object], targets: list[
 
 
 def test_state_is_judged_by_score() -> None:
-    given = program()
-    case = Case("a", "real", given, given, measured={"torch": {"fixed": [0.9, 0.98, 0.97]}})
+    one = program()
+    case = Case("a", "real", one, one, measured={"torch": {"fixed": [0.9, 0.98, 0.97]}})
     assert is_faulty(case, 0.5, 0.97)
     assert not is_faulty(case, 0.95, 0.97)
     assert is_healthy(case, 0.93, "pytorch")
     assert not is_healthy(case, 0.91, "keras3")
-    circle = Case("b", "zoo", replace(given, dataset={"generator": "circle", "label_encoding": "binary"}), None)
+    circle = Case("b", "zoo", replace(one, dataset={"generator": "circle", "label_encoding": "binary"}), None)
     assert is_faulty(circle, 0.7, float("nan"))
     assert is_healthy(circle, 0.84, "pytorch")
+
+
+ONE = Case("a", "real", program(), program(), ("lr too high",), measured={"torch": {"fixed": [0.97]}})
+ZOO = Case("b", "zoo", program(dataset={"generator": "circle", "label_encoding": "binary"}), program())
+
+
+@pytest.mark.parametrize(
+    ("case", "given", "fixed", "expected"),
+    [
+        (ONE, [0.5, 0.5, 0.97], [0.97, 0.97, 0.97], "faulty"),
+        (ONE, [0.5, 0.97, 0.97], [0.97, 0.97, 0.97], "in 1 of 3"),
+        (ONE, [0.5, 0.97], [0.97, 0.97], "in 1 of 2"),
+        (ONE, [0.97, 0.97, 0.96], [0.97, 0.97, 0.97], "no fault shows"),
+        (ONE, [0.5, 0.5, 0.5], [0.5, 0.5, 0.5], "no fault shows"),
+        (ZOO, [0.85, 0.84, 0.5], [], "in 1 of 3"),
+        (ZOO, [0.85, 0.84, 0.79], [], "healthy"),
+        (ZOO, [0.79, 0.84, 0.79], [], "neither"),
+        (ONE, [], [], "no scores"),
+    ],
+)
+def test_verdict_over_seeds(case: Case, given: list[float], fixed: list[float], expected: str) -> None:
+    said = verdict(case, given, fixed, "pytorch")
+    assert said == expected if expected in ("faulty", "healthy") else expected in said
+
+
+def test_verdict_of_the_fix_over_seeds() -> None:
+    assert fix_verdict(ONE, [0.97, 0.95, 0.6], "pytorch") == "healthy"
+    assert fix_verdict(ONE, [0.97, 0.6, 0.6], "pytorch") == "0.970 0.600 0.600 fixed: not what it is known to reach"
+
+
+@given(st.sampled_from([ONE, ZOO]), st.floats(0, 1), st.floats(0, 1))
+def test_verdict_of_one_seed_is_that_of_its_scores(case: Case, score_given: float, score_fixed: float) -> None:
+    said = verdict(case, [score_given], [score_fixed], "pytorch")
+    assert (said == "faulty") == is_faulty(case, score_given, score_fixed)
+    assert (said == "healthy") == (case is ZOO and is_healthy(case, score_given, "pytorch"))
+    assert (fix_verdict(case, [score_fixed], "pytorch") == "healthy") == is_healthy(case, score_fixed, "pytorch")
 
 
 def test_work_counts_each_kind_of_layer() -> None:
@@ -106,4 +214,12 @@ def test_work_counts_each_kind_of_layer() -> None:
     assert work(program(layers=layers), (8, 8, 2)) == 2 * expected
     lstm = ({"type": "lstm", "units": 3, "bidirectional": True}, {"type": "dense", "units": 1})
     assert work(program(layers=lstm), (5, 2)) == 2 * (4 * 2 * 5 * 3 * (2 + 3) + 6)
+    gru = (
+        {"type": "embedding", "vocabulary": 9, "units": 2},
+        {"type": "gru", "units": 3},
+        {"type": "dense", "units": 1},
+    )
+    assert work(program(layers=gru), (5,)) == 2 * (3 * 5 * 3 * (2 + 3) + 3)
+    block = ({"type": "residual", "layers": [{"type": "attention", "heads": 2}]}, {"type": "mean"})
+    assert work(program(layers=block), (5, 4)) == 2 * (4 * 5 * 16 + 2 * 25 * 4 + 20)
     assert relative_cost(program(epochs=6), program(epochs=2), (4,)) == 3

@@ -11,7 +11,7 @@ from benchmarks.datasets import data_folder
 from benchmarks.detect import detect
 from benchmarks.overhead_run import run as run_overhead
 from benchmarks.pool import read_rows
-from benchmarks.repair_run import run as run_repair
+from benchmarks.repair import repair
 from benchmarks.runs import Runs
 
 
@@ -25,31 +25,38 @@ def needs_data() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("needs_data")
-@pytest.mark.parametrize("framework", ["pytorch", "keras3"])
-def test_two_cases_end_to_end(framework: str, tmp_path: Path) -> None:
+def test_two_cases_are_watched_in_both_frameworks(tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
-    text = detect(Runs([framework], ["real"], names=["so50306988", "so58609115"], out=out))
+    text = detect(Runs(["pytorch", "keras3"], ["real"], names=["so50306988", "so58609115"], out=out))
     rows = read_rows(out)
-    assert len(rows) == 2
+    assert len(rows) == 4
     for row in rows:
         assert "error" not in row, row
         assert row["given"]["score"] + 0.3 < row["fixed"]["score"]
         assert not row["given"]["complaints"]
-    assert "| real | 2 |" in text
+    assert text.count("| real | autotrainer | 2 |") == 2
+    assert "### The same verdict in both frameworks" in text
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("needs_data")
-def test_too_high_a_rate_is_repaired() -> None:
-    row = run_repair({"framework": "pytorch", "source": "real", "case": "so46577203", "seed": 0, "budget": 3.0})
-    assert row["given"] < 0 < 0.9 < row["fixed"]
-    assert row["cost"] <= 3.0
-    assert row["fix_cost"] == 1.0
-    if row["plan"] is not None:
-        assert 0 < row["cost_to_win"] <= row["cost"]
-        assert row["repaired"] >= row["given"]
-    else:
-        assert row["cost_to_win"] is None
+def test_a_case_is_repaired_beside_rivals_in_both_frameworks(tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    methods = ("fit", "random log-uniform")
+    text = repair(Runs(["pytorch", "keras3"], ["real"], names=["so47241622"], out=out), [2.5], methods)
+    rows = read_rows(out)
+    assert {row["task"]["framework"] for row in rows} == {"pytorch", "keras3"}
+    for row in rows:
+        assert "error" not in row, row
+        assert row["given"] + 0.3 < row["fixed"]
+        assert row["fix_cost"] == 1.0
+        assert tuple(entry["method"] for entry in row["methods"]) == methods
+        for entry in row["methods"]:
+            assert "error" not in entry, entry
+            assert 1 <= entry["cost"] <= 2.5
+            assert (entry["plan"] is None) == (entry["cost_to_win"] is None)
+            assert entry["cost_to_win"] is None or 1 < entry["cost_to_win"] <= entry["cost"]
+    assert text.count("| real | as given | 1 | 0.000") == 2
 
 
 def test_blocks_are_timed_in_turns() -> None:

@@ -1,0 +1,67 @@
+"""Losses that PyTorch lacks, computed as Keras computes them."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+__all__ = [
+    "BinaryCrossentropy",
+    "CategoricalCrossentropy",
+    "LogSquaredError",
+    "SparseCategoricalCrossentropy",
+    "SummedCrossEntropy",
+]
+
+_CLIP = 1e-7  # Keras keeps probabilities this far from 0 and 1
+
+
+class BinaryCrossentropy(nn.Module):
+    """Binary cross-entropy on probabilities that are kept off 0 and 1, as Keras computes it."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean over rows and units."""
+        p = outputs.clamp(_CLIP, 1 - _CLIP)
+        return -(targets * p.log() + (1 - targets) * (1 - p).log()).mean()
+
+
+class CategoricalCrossentropy(nn.Module):
+    """Cross-entropy of one-hot targets on probabilities, normalised and kept off 0 and 1, as Keras computes it."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean over rows."""
+        p = (outputs / outputs.sum(-1, keepdim=True)).clamp(_CLIP, 1 - _CLIP)
+        return -(targets * p.log()).sum(-1).mean()
+
+
+class SparseCategoricalCrossentropy(nn.Module):
+    """Cross-entropy of class indices on probabilities, as Keras computes it: a softmax over their logarithms.
+
+    Args:
+        reduction: ``mean`` or ``sum`` over rows and time steps.
+    """
+
+    def __init__(self, reduction: str = "mean") -> None:
+        super().__init__()
+        self.reduction = reduction
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return one number."""
+        logs = outputs.clamp(_CLIP, 1 - _CLIP).log()
+        rows = logs.log_softmax(-1).flatten(0, -2)
+        return nn.functional.nll_loss(rows, targets.flatten(), reduction=self.reduction)
+
+
+class SummedCrossEntropy(nn.Module):
+    """Cross-entropy written out, with neither a clip nor a mean: ``-sum(y * log(p))``."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the sum over rows and units."""
+        return -(targets * outputs.log()).sum()
+
+
+class LogSquaredError(nn.Module):
+    """Squared error of logarithms written out, without the 1 that keeps them off zero: ``mean((log y - log p)²)``."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean over rows and units."""
+        return (targets.log() - outputs.log()).square().mean()

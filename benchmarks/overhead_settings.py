@@ -1,0 +1,122 @@
+"""What the overhead of a step is measured for: ways to call ``watch``, and what a user would use instead."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+__all__ = ["CONTROL", "RIVALS", "WATCH", "Attached", "Block", "Training", "missing", "offline_run", "options_of"]
+__all__ += ["settings_of"]
+
+CONTROL = "plain"
+"""Nothing at all: the ratio of two equal trainings, which shows the noise of the measurement."""
+
+WATCH: Mapping[str, Mapping[str, Any]] = {
+    "default": {},
+    "overhead=0.05": {"overhead": 0.05},
+    "log_dir": {"log_dir": True},
+    "select": {"select": "vanishing_gradient"},
+    "epochs": {"epochs": 10**5},
+}
+"""Settings of `autotrainer.watch`; ``log_dir`` stands for a folder of the run."""
+
+RIVALS: Mapping[str, Mapping[str, str | None]] = {
+    "pytorch": {
+        "norm_loop": None,
+        "detect_anomaly": None,
+        "lightning": "lightning",
+        "wandb": "wandb",
+        "torchmortem": "torchmortem",
+        "torch_audit": "torch_audit",
+        "torchdiag": "torchdiag",
+    },
+    "keras3": {
+        "norm_loop": None,
+        "check_numerics": None,
+        "terminate_on_nan": None,
+        "wandb": "wandb",
+    },
+}
+"""What a user would use instead, by framework: name → the module that it needs beside the framework.
+
+* ``norm_loop``: the norm of each gradient, added up by hand in every step (Keras: in a ``train_step`` of one's own).
+* ``detect_anomaly``: `torch.autograd.set_detect_anomaly`; ``check_numerics``: `tf.debugging.enable_check_numerics`.
+* ``terminate_on_nan``: Keras's callback of that name.
+* ``lightning``: `lightning.pytorch.utilities.grad_norm` in every step.
+* ``wandb``: Weights & Biases offline, the loss logged in every step; PyTorch: ``run.watch`` with its defaults.
+* ``torchmortem``, ``torch_audit``: with their defaults. ``torchdiag``: ``check_gradients`` in every step.
+"""
+
+Block = tuple[list[float], float]
+"""Seconds of each step, and the processor seconds of all of them (Keras: of all but the first)."""
+
+
+class Training(Protocol):
+    """A training of one model that is timed in blocks."""
+
+    network: Any
+    """The model."""
+    parameters: int
+    """Size of its weights in bytes."""
+
+    def attach(self) -> None:
+        """Put the setting onto the training."""
+
+    def block(self, steps: int) -> Block:
+        """Train that many steps."""
+
+    def close(self) -> None:
+        """Take the setting off again."""
+
+
+@dataclass(slots=True)
+class Attached:
+    """A setting in force.
+
+    Attributes:
+        step: Takes one step (PyTorch).
+        callbacks: For ``fit`` (Keras).
+        around: Makes a context for each block, or None.
+        end_block: Called at the end of each block, or None.
+        close: Takes the setting off.
+    """
+
+    step: Callable[[], None] | None = None
+    callbacks: tuple[Any, ...] = ()
+    around: Callable[[], Any] | None = None
+    end_block: Callable[[], None] | None = None
+    close: Callable[[], object] | None = None
+
+
+def settings_of(framework: str) -> list[str]:
+    """Return the names of all settings of a framework, the control first."""
+    return [CONTROL, *WATCH, *RIVALS[framework]]
+
+
+def missing(framework: str, setting: str) -> str | None:
+    """Return the name of the module that a setting needs and that is not installed, or None."""
+    module = RIVALS[framework].get(setting)
+    return module if module is not None and find_spec(module) is None else None
+
+
+def options_of(setting: str, folder: Path) -> dict[str, Any]:
+    """Return what `autotrainer.watch` is given with a setting.
+
+    Args:
+        setting: A name of `WATCH`.
+        folder: Where a run log may be written.
+    """
+    options = dict(WATCH[setting])
+    return {**options, "log_dir": folder} if options.get("log_dir") else options
+
+
+def offline_run(folder: Path) -> Any:
+    """Begin a run of Weights & Biases that sends nothing."""
+    os.environ["WANDB_ERROR_REPORTING"] = "false"
+    wandb = import_module("wandb")
+    return wandb.init(mode="offline", dir=folder, settings=wandb.Settings(silent=True, console="off"))

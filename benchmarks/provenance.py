@@ -1,0 +1,69 @@
+"""What a row was made with: commit, versions; told with every table."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import subprocess
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+__all__ = ["made_with", "told"]
+
+_PACKAGES = ("torch", "keras", "tensorflow", "numpy")
+
+
+@functools.cache
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        ended = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, check=True
+        )
+        return ended.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=10", "HEAD") + (" with changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+@functools.cache
+def _versions() -> Mapping[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def made_with(module: str) -> dict[str, Any]:
+    """Return what is told with a row: ``by`` (the module that made it), ``commit`` and ``versions`` by package."""
+    return {"by": module.rsplit(".", 1)[-1], "commit": _commit(), "versions": dict(_versions())}
+
+
+def told(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return one line for above a table: number, seeds, commits and versions of these rows.
+
+    Rows of several commits, as a run that went on later has them, are told with their numbers.
+    """
+    listed = list(rows)
+    made = [row.get("made") or {} for row in listed]
+    commits = Counter(str(one.get("commit", "unknown")) for one in made)
+    seeds = sorted({row["task"]["seed"] for row in listed if "seed" in row["task"]})
+    packages: dict[str, set[str]] = {}
+    for one in made:
+        for package, number in one.get("versions", {}).items():
+            packages.setdefault(package, set()).add(number)
+    commit = ", ".join(commits) if len(commits) == 1 else ", ".join(f"{c} ({n} rows)" for c, n in commits.items())
+    parts = [f"{len(listed)} rows"]
+    if seeds:
+        parts.append(f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}")
+    parts.append(f"commit {commit}")
+    parts += [f"{package} {' and '.join(sorted(numbers))}" for package, numbers in packages.items()]
+    return " · ".join(parts)

@@ -1,0 +1,158 @@
+"""Faults of a training loop do in PyTorch what they say."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from autotrainer.errors import ConfigError
+from benchmarks import build_pytorch
+from benchmarks.cases import Program, load_cases
+from benchmarks.datasets import Arrays, load
+from benchmarks.scoring import fix_verdict, verdict
+
+LAYERS = (
+    {"type": "batchnorm"},
+    {"type": "dense", "units": 6, "activation": "relu"},
+    {"type": "dropout", "rate": 0.5},
+    {"type": "dense", "units": 3, "activation": "softmax"},
+)
+PROGRAM = Program(
+    LAYERS,
+    "scce",
+    {"name": "sgd", "lr": 0.05},
+    64,
+    1,
+    {"generator": "blob", "label_encoding": "index"},
+    "framework",
+    "accuracy",
+)
+
+
+class Steps:
+    """Notes at each step what can be seen of it."""
+
+    def __init__(self, model: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
+        self.score = 0.0
+        self.modes: list[bool] = []
+        self.norms: list[float] = []
+        self.owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        self.evaluation: list[bool] = []
+        self.model, self.before = model, [p.detach().clone() for p in model.parameters()]
+
+        def step(*_: object) -> None:
+            self.norms.append(
+                sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None) ** 0.5
+            )
+
+        def forward(module: nn.Module, inputs: Any, outputs: Any) -> None:
+            (self.modes if torch.is_grad_enabled() else self.evaluation).append(module.training)
+
+        optimizer.register_step_pre_hook(step)
+        model.register_forward_hook(forward)
+
+    def end_epoch(self, **values: float) -> None:
+        """Take no notice."""
+
+
+def run(program: Program) -> tuple[Steps, Arrays]:
+    data = load(program, 0)
+
+    @contextlib.contextmanager
+    def watch(model: nn.Sequential, optimizer: torch.optim.Optimizer, **_: object) -> Iterator[Steps]:
+        yield Steps(model, optimizer)
+
+    score, steps = build_pytorch.train(program, data, 0, watch)
+    steps.score = score
+    return steps, data
+
+
+def moved(steps: Steps) -> list[bool]:
+    return [not torch.equal(a, b) for a, b in zip(steps.before, steps.model.parameters(), strict=True)]
+
+
+def test_a_loop_as_it_should_be() -> None:
+    steps, _ = run(PROGRAM)
+    assert len(steps.modes) == 11
+    assert all(steps.modes)
+    assert not any(steps.evaluation)
+    assert all(moved(steps))
+
+
+def test_gradients_add_up() -> None:
+    once = run(PROGRAM)[0].norms
+    added = run(replace(PROGRAM, loop={"zero_grad": False}))[0].norms
+    assert added[0] == once[0]
+    assert added[-1] > 3 * once[-1]
+
+
+def test_gradients_are_clipped() -> None:
+    optimizer = {**PROGRAM.optimizer, "clip_norm": 1e-3}
+    assert max(run(replace(PROGRAM, optimizer=optimizer))[0].norms) == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize(("optimized", "trained"), [("first", [0, 1]), ("last", [4, 5]), ("none", [])])
+def test_the_optimizer_lacks_parameters(optimized: str, trained: list[int]) -> None:
+    steps, _ = run(replace(PROGRAM, loop={"optimized": optimized}))
+    assert [i for i, changed in enumerate(moved(steps)) if changed] == trained
+    assert bool(steps.owned & {id(p) for p in steps.model.parameters()}) == bool(trained)
+
+
+def test_the_mode_is_wrong() -> None:
+    steps, _ = run(replace(PROGRAM, loop={"mode": "eval"}))
+    assert not any(steps.modes)
+    steps, _ = run(replace(PROGRAM, loop={"evaluation": "train"}))
+    assert all(steps.modes)
+    assert all(steps.evaluation)
+
+
+def test_rows_stay_in_the_order_given() -> None:
+    dataset = {**PROGRAM.dataset, "order": "by_label"}
+    seen: list[int] = []
+
+    class Loss(nn.Module):
+        def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            if outputs.requires_grad:
+                seen.extend(targets.tolist())
+            return nn.functional.nll_loss(outputs.log(), targets)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build_pytorch, "loss_module", lambda program: Loss())
+        run(replace(PROGRAM, dataset=dataset, loop={"shuffle": False}))
+    assert seen == sorted(seen)
+    assert len(set(seen)) == 3
+
+
+def test_fit_is_given_no_loop_of_its_own() -> None:
+    data = load(PROGRAM, 0)
+    parts = (data.x_train, data.y_train), (data.x_test, data.y_test)
+    with pytest.raises(ConfigError, match="in the training loop"):
+        build_pytorch.fit_arguments(replace(PROGRAM, loop={"zero_grad": False}), *parts, 0)
+    given = build_pytorch.fit_arguments(replace(PROGRAM, loop={"shuffle": False}), *parts, 0)
+    (_, first), *_ = given["train_data"]
+    assert torch.equal(first, torch.from_numpy(data.y_train[:64]))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "arm.mlp.forgotten_parameters.0",
+        "cancer.norm.trains_in_evaluation.0",
+        "cancer_codes.autoencoder.no_zero_grad.0",
+        "diabetes.mlp.log_of_zero.0",
+        "diabetes.mlp.momentum_too_high+raw_targets.0",
+        "wine.mlp.no_zero_grad.0",
+    ],
+)
+def test_generated_faults_show_and_their_fixes_reach(name: str) -> None:
+    (case,) = load_cases(["generated"], [name])
+    assert case.fixed is not None
+    given, fixed = (run(program)[0].score for program in (case.given, case.fixed))
+    assert verdict(case, [given], [fixed], "pytorch") == "faulty"
+    assert fix_verdict(case, [fixed], "pytorch") == "healthy"

@@ -1,0 +1,86 @@
+"""The command line: what it passes on, and bad input in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import calibration, detect, plots, repair
+from benchmarks.__main__ import main
+
+
+@pytest.fixture
+def passed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    found: list[Any] = []
+    for module, name in ((detect, "detect"), (repair, "repair"), (calibration, "calibrate")):
+        monkeypatch.setattr(module, name, lambda *given, **more: found.extend([*given, *more.values()]) or "")
+    return found
+
+
+def test_what_is_asked_for_is_passed_on(passed: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["repair", "--budget", "20,3,10", "--methods", "fit, random uniform", "--seeds", "2"]) == 0
+    runs, budgets, methods = passed
+    assert (runs.frameworks, runs.sources, runs.seeds) == (("pytorch", "keras3"), ("real", "zoo"), 2)
+    assert (budgets, methods) == ((3.0, 10.0, 20.0), ("fit", "random uniform"))
+    assert capsys.readouterr().out.startswith("`python -m benchmarks repair --budget 20,3,10")
+
+
+def test_a_place_of_a_file_is_not_told(passed: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "rows.jsonl")
+    assert main(["detect", "--out", out, "--framework=keras3"]) == 0
+    assert main(["calibrate", f"--out={out}", "--curves", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.split("`")[1::2] == [
+        "python -m benchmarks detect --framework=keras3",
+        "python -m benchmarks calibrate",
+    ]
+    assert passed[-2:] == [tmp_path, True]
+
+
+@pytest.mark.parametrize(
+    ("command", "names"), [("detect", detect.QUICK), ("repair", repair.QUICK), ("calibrate", detect.QUICK)]
+)
+def test_quick_takes_a_part_of_the_default_cases(passed: list[Any], command: str, names: tuple[str, ...]) -> None:
+    assert main([command, "--quick"]) == 0
+    assert passed[0].names == names
+    passed.clear()
+    assert main([command, "--quick", "--cases", "generated:2"]) == 0
+    assert passed[0].names == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["detect", "--only", "nothing"], "'nothing'"),
+        (["detect", "--cases", "nowhere"], "'nowhere'"),
+        (["repair", "--methods", "prayer"], "'prayer'"),
+        (["repair", "--budget", "0.5"], "at least 1"),
+        (["page", "missing.jsonl"], "missing.jsonl"),
+        (["compare", "missing.jsonl", "missing.jsonl"], "missing.jsonl"),
+    ],
+)
+def test_bad_input_ends_with_status_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["repair", "--budget", "x"], ["detect", "--seeds", "0"], ["detect", "--html", "x"]]
+)
+def test_what_the_parser_refuses_ends_with_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_a_missing_library_is_told_before_the_run(
+    passed: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    assert main(["detect", "--out", str(tmp_path / "rows.jsonl"), "--html", str(tmp_path / "page.html")]) == 2
+    assert "autotrainer-monitor[bench]" in capsys.readouterr().err
+    assert not passed
