@@ -48,24 +48,24 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(given: argparse.Namespace) -> str:
     if given.command == "compare":
-        from benchmarks.compare import compare
+        from benchmarks.telling.compare import compare
 
         return compare(given.before, given.after)
     if given.command == "page":
-        from benchmarks.page import page
-        from benchmarks.suites import read_suites
+        from benchmarks.telling.page import page
+        from benchmarks.telling.suites import read_suites
 
         page(read_suites(given.rows), given.output)
         return f"Written: {given.output}"
     html = getattr(given, "html", None)
     if html:
-        from benchmarks.plots import require
+        from benchmarks.telling.plots import require
 
         require()  # not after hours of training
     text = _measure(given)
     if html:
-        from benchmarks.page import page
-        from benchmarks.suites import read_suites
+        from benchmarks.telling.page import page
+        from benchmarks.telling.suites import read_suites
 
         page(read_suites([given.out]), html)
     return text
@@ -74,14 +74,15 @@ def _run(given: argparse.Namespace) -> str:
 def _measure(given: argparse.Namespace) -> str:
     frameworks = FRAMEWORKS if given.framework == "all" else (given.framework,)
     if given.command == "overhead":
-        from benchmarks.overhead import overhead
-        from benchmarks.published import published
+        from benchmarks.overhead.suite import overhead
+        from benchmarks.telling.published import published
 
         models, settings = _names(given.models), _names(given.settings)
         text = overhead(frameworks, quick=given.quick, out=given.out, models=models, settings=settings)
         return f"{text}\n\n{published('overhead')}"
-    from benchmarks import detect, repair
-    from benchmarks.runs import Runs
+    from benchmarks.detect import suite as detect
+    from benchmarks.repair import suite as repair
+    from benchmarks.running.runs import Runs
 
     quick = (repair if given.command == "repair" else detect).QUICK
     names = tuple(given.only) or (quick if given.quick and given.cases == CASES else ())
@@ -89,7 +90,7 @@ def _measure(given: argparse.Namespace) -> str:
     if given.command == "detect":
         return detect.detect(runs, given.overhead)
     if given.command == "calibrate":
-        from benchmarks.calibration import calibrate
+        from benchmarks.calibration.suite import calibrate
 
         return calibrate(runs, given.overhead, given.curves, plots=not given.no_plots)
     return repair.repair(runs, given.budget, _names(given.methods))

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from autotrainer.errors import DataError
-from benchmarks import build_keras, build_pytorch
-from benchmarks.cases import Case, Program, load_cases
-from benchmarks.datasets import Arrays, load
-from benchmarks.generator import DATA
-from benchmarks.modules_pytorch import Gru, Lstm, Residual, SelfAttention
-from benchmarks.vocabulary import ENCODINGS, LAYERS, LOSSES, OPTIMIZERS, walk
+from benchmarks.cases.case import Case, Program, load_cases
+from benchmarks.cases.vocabulary import ENCODINGS, LAYERS, LOSSES, OPTIMIZERS, walk
+from benchmarks.data.datasets import Arrays, load
+from benchmarks.generator.generate import DATA
+from benchmarks.programs import keras3 as build_keras
+from benchmarks.programs import pytorch as build_pytorch
+from benchmarks.programs.pytorch_modules import Gru, Lstm, Residual, SelfAttention
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You are using a softmax over axis:UserWarning"),

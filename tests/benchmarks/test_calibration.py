@@ -12,14 +12,15 @@ import torch
 
 import autotrainer
 from autotrainer.errors import ConfigError
-from benchmarks import calibration, calibration_curves
-from benchmarks.calibration import calibrate, judged_logs, report
-from benchmarks.calibration_curves import save_curves
-from benchmarks.calibration_replay import Axis, axes, levels, levels_of_all
-from benchmarks.calibration_run import kind_of
-from benchmarks.calibration_scoring import Counts, Judged, counts, cross_validate, has_effect, wins
-from benchmarks.cases import load_cases
-from benchmarks.runs import Runs
+from benchmarks.calibration import curves as calibration_curves
+from benchmarks.calibration import suite as calibration
+from benchmarks.calibration.curves import save_curves
+from benchmarks.calibration.replay import Axis, axes, levels, levels_of_all
+from benchmarks.calibration.run import kind_of
+from benchmarks.calibration.scoring import Counts, Judged, counts, cross_validate, has_effect, wins
+from benchmarks.calibration.suite import calibrate, judged_logs, report
+from benchmarks.cases.case import load_cases
+from benchmarks.running.runs import Runs
 
 AXIS = Axis("dying_relu", "dead_units", 0.5, (0.25, 0.5, 0.75))
 

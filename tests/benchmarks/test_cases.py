@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotrainer.errors import ConfigError, DataError
-from benchmarks.cases import FAULT_PROBLEMS, Case, Program, load_cases
-from benchmarks.datasets import load, split
-from benchmarks.generator import FAULTS, generate
-from benchmarks.scoring import fix_verdict, is_faulty, is_healthy, score, verdict
-from benchmarks.work import relative_cost, work
+from benchmarks.cases.case import FAULT_PROBLEMS, Case, Program, load_cases
+from benchmarks.cases.scoring import fix_verdict, is_faulty, is_healthy, score, verdict
+from benchmarks.cases.work import relative_cost, work
+from benchmarks.data.datasets import load, split
+from benchmarks.generator.generate import FAULTS, generate
 
 CASES = load_cases()
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.cases import load_cases
-from benchmarks.page import blocks
+from benchmarks.cases.case import load_cases
+from benchmarks.telling.page import blocks
 
 CASES = [case.id for case in load_cases(["real"]) if case.ceiling is None][:12]
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from autotrainer.errors import DataError
-from benchmarks.cases import load_cases
-from benchmarks.data_files import FILES, LENGTH, find, read_files
-from benchmarks.datasets import load
+from benchmarks.cases.case import load_cases
+from benchmarks.data.datasets import load
+from benchmarks.data.files import FILES, LENGTH, find, read_files
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from autotrainer.errors import ConfigError
-from benchmarks.cases import FAULT_PROBLEMS, Case, load_cases
-from benchmarks.datasets import load
-from benchmarks.generator import DATA, FAULTS, QUIET, SEVERAL, generate, names
+from benchmarks.cases.case import FAULT_PROBLEMS, Case, load_cases
+from benchmarks.data.datasets import load
+from benchmarks.generator.generate import DATA, FAULTS, QUIET, SEVERAL, generate, names
 
 EMBEDDED = [data for data, spec in DATA.items() if "rows" not in spec]
 

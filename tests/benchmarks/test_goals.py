@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.goals import detect_goals, repair_goals
-from benchmarks.outcomes import Outcome
-from benchmarks.verdicts import Verdict
+from benchmarks.detect.verdicts import Verdict
+from benchmarks.repair.outcomes import Outcome
+from benchmarks.telling.goals import detect_goals, repair_goals
 
 
 def training(i: int, *, faulty: bool, found: bool) -> Verdict:

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from autotrainer.errors import ConfigError
-from benchmarks import build_pytorch
-from benchmarks.cases import Program, load_cases
-from benchmarks.datasets import Arrays, load
-from benchmarks.scoring import fix_verdict, verdict
+from benchmarks.cases.case import Program, load_cases
+from benchmarks.cases.scoring import fix_verdict, verdict
+from benchmarks.data.datasets import Arrays, load
+from benchmarks.programs import pytorch as build_pytorch
 
 LAYERS = (
     {"type": "batchnorm"},

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import calibration, detect, plots, repair
 from benchmarks.__main__ import main
+from benchmarks.calibration import suite as calibration
+from benchmarks.detect import suite as detect
+from benchmarks.repair import suite as repair
+from benchmarks.telling import plots
 
 
 @pytest.fixture

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from autotrainer.errors import ConfigError
-from benchmarks import overhead, overhead_memory, overhead_settings
-from benchmarks.overhead import MODELS, summarize, tasks
-from benchmarks.overhead_memory import PARTS
-from benchmarks.overhead_run import run, training
-from benchmarks.overhead_settings import CONTROL, RIVALS, WATCH, missing, settings_of
+from benchmarks.overhead import memory as overhead_memory
+from benchmarks.overhead import settings as overhead_settings
+from benchmarks.overhead import suite as overhead
+from benchmarks.overhead.memory import PARTS
+from benchmarks.overhead.run import run, training
+from benchmarks.overhead.settings import CONTROL, RIVALS, WATCH, missing, settings_of
+from benchmarks.overhead.suite import MODELS, summarize, tasks
 
 
 def task(framework: str = "pytorch", setting: str = "default", model: str = "mlp", **more: Any) -> dict[str, Any]:

@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 
 from autotrainer.errors import ConfigError
-from benchmarks import pool, runs
 from benchmarks.__main__ import main
-from benchmarks.detect import detect
-from benchmarks.progress import span
-from benchmarks.provenance import told
-from benchmarks.repair import repair
+from benchmarks.detect.suite import detect
+from benchmarks.repair.suite import repair
+from benchmarks.running import pool, runs
+from benchmarks.running.progress import span
+from benchmarks.running.provenance import told
 
 _SLEEPER = """
 import time
-from benchmarks.pool import worker
+from benchmarks.running.pool import worker
 
 def run(task):
     time.sleep(task["seconds"])
@@ -83,7 +83,7 @@ def test_what_does_not_end_is_a_row_with_its_reason(sleeper: str) -> None:
 def test_an_interrupt_leaves_no_process_and_no_row(tmp_path: Path, sleeper: str) -> None:
     out = tmp_path / "rows.jsonl"
     code = (
-        "from pathlib import Path; from benchmarks.pool import run_all; "
+        "from pathlib import Path; from benchmarks.running.pool import run_all; "
         f"run_all({sleeper!r}, [{{'seconds': 0}}, {{'seconds': 300}}, {{'seconds': 301}}], Path({str(out)!r}))"
     )
     path = os.pathsep.join(sys.path)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.outcomes import clipped_ratio, outcomes
-from benchmarks.repair import summarize
+from benchmarks.repair.outcomes import clipped_ratio, outcomes
+from benchmarks.repair.suite import summarize
 
 FIT = "fit"
 RANDOM = "random uniform"

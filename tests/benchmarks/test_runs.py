@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from autotrainer.errors import DataError
-from benchmarks.datasets import data_folder
-from benchmarks.detect import detect
-from benchmarks.overhead_run import run as run_overhead
-from benchmarks.pool import read_rows
-from benchmarks.repair import repair
-from benchmarks.runs import Runs
+from benchmarks.data.datasets import data_folder
+from benchmarks.detect.suite import detect
+from benchmarks.overhead.run import run as run_overhead
+from benchmarks.repair.suite import repair
+from benchmarks.running.pool import read_rows
+from benchmarks.running.runs import Runs
 
 
 @pytest.fixture

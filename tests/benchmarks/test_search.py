@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.cases import Program, load_cases
-from benchmarks.rivals import Trained, longer, random_search
-from benchmarks.search import LOG_UNIFORM, RATES, SPACE, UNIFORM, Space, draw_program
+from benchmarks.cases.case import Program, load_cases
+from benchmarks.repair.rivals import Trained, longer, random_search
+from benchmarks.repair.search import LOG_UNIFORM, RATES, SPACE, UNIFORM, Space, draw_program
 
 GIVEN = {case.id: case.given for case in load_cases(["real", "zoo"])}
 PROGRAM = GIVEN["so50306988"]
@@ -29,7 +29,7 @@ def test_rates_are_drawn_as_said(space: Space, middle: float) -> None:
 
 @pytest.mark.parametrize("name", sorted(GIVEN))
 def test_every_training_can_be_drawn_anew_and_is_built(name: str) -> None:
-    from benchmarks.build_pytorch import build, loss_module, make_optimizer
+    from benchmarks.programs.pytorch import build, loss_module, make_optimizer
 
     given, draw = GIVEN[name], np.random.default_rng(1)
     shape = (784,) if given.dataset.get("generator") == "mnist" else (2,)

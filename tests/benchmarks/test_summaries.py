@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.cases import load_cases
-from benchmarks.detect import judge, summarize, tasks
-from benchmarks.overhead import median_ratio, total_ratio
-from benchmarks.parity import agreement, parity
-from benchmarks.verdicts import judge_all, rivals, within
+from benchmarks.cases.case import load_cases
+from benchmarks.detect.suite import judge, summarize, tasks
+from benchmarks.detect.verdicts import judge_all, rivals, within
+from benchmarks.overhead.suite import median_ratio, total_ratio
+from benchmarks.telling.parity import agreement, parity
 
 
 def finding(problem: str, severity: str = "error", seen: int = 5) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Precision and recall of each rule over its threshold."""

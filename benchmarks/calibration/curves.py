@@ -1,0 +1,112 @@
+"""Curves of the calibration: one JSON and one SVG file for each rule."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from autotrainer.errors import ConfigError
+from benchmarks.calibration.replay import Axis
+from benchmarks.calibration.scoring import BARS, Counts, Judged, counts, cross_validate, has_effect
+
+__all__ = ["can_plot", "curves", "save_curves"]
+
+_LINES = (("recall", "#0072B2", "o-"), ("precision", "#009E73", "s-"), ("false alarms", "#D55E00", "^-"))
+
+
+def curves(judged: Sequence[Judged], wanted: Sequence[Axis]) -> dict[str, Any]:
+    """Return the curves of each rule, plain values.
+
+    Args:
+        judged: The trainings.
+        wanted: The thresholds.
+
+    Returns:
+        By problem: ``trainings``, and by threshold ``default``, ``values``, for each name of `BARS` the numbers
+        ``hits``, ``misses``, ``alarms``, ``healthy``, ``beside`` of each value, and ``chosen``: the values that
+        cross-validation chose by ``data`` and by ``kind``.
+    """
+    told: dict[str, Any] = {}
+    for axis in wanted:
+        if not has_effect(judged, axis):
+            continue
+        lines: dict[str, Any] = {"default": axis.default, "values": list(axis.values)}
+        for bar in BARS:
+            found = counts(judged, axis, bar)
+            lines[bar] = {name: [getattr(one, name) for one in found] for name in Counts.__slots__}
+        lines["chosen"] = {by: list(cross_validate(judged, axis, by).chosen) for by in ("data", "kind")}
+        rule = told.setdefault(axis.problem, {"trainings": len(judged), "thresholds": {}})
+        rule["thresholds"][axis.threshold] = lines
+    return told
+
+
+def save_curves(judged: Sequence[Judged], wanted: Sequence[Axis], folder: Path, *, plots: bool = True) -> str:
+    """Write ``PROBLEM.json`` and, with plots, ``PROBLEM.svg`` for each rule that has a threshold with an effect.
+
+    Returns:
+        In words what was written.
+
+    Raises:
+        ConfigError: If the folder can't be written, or matplotlib is not installed.
+    """
+    told = curves(judged, wanted)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for problem, rule in told.items():
+            (folder / f"{problem}.json").write_text(json.dumps(rule) + "\n", encoding="utf-8")
+            if plots:
+                _plot(problem, rule, folder / f"{problem}.svg")
+    except OSError as error:
+        raise ConfigError(f"{folder} can't be written: {error.strerror}") from None
+    return f"Curves of {len(told)} rules: {folder.name}/PROBLEM.json" + (" and .svg" if plots else "")
+
+
+def can_plot() -> None:
+    """Make sure that matplotlib is there.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if find_spec("matplotlib") is None:
+        raise ConfigError("plots need matplotlib: pip install 'autotrainer-monitor[bench]'")
+
+
+def _plot(problem: str, rule: dict[str, Any], path: Path) -> None:
+    can_plot()
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    thresholds = rule["thresholds"]
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": problem, "font.size": 9}
+    style |= {"axes.spines.top": False, "axes.spines.right": False}
+    with matplotlib.rc_context(style):
+        size = (3.2 * len(thresholds) + 0.6, 2.8)
+        figure, found = pyplot.subplots(1, len(thresholds), figsize=size, squeeze=False, sharey=True)
+        for axes, (name, lines) in zip(found[0], thresholds.items(), strict=True):
+            error = lines["error"]
+            for (label, colour, marks), values in zip(_LINES, _shares(error), strict=True):
+                axes.plot(lines["values"], values, marks, color=colour, label=label, markersize=3, linewidth=1)
+            axes.axvline(lines["default"], color="#999", linestyle=":", label="default")
+            for value in sorted({v for chosen in lines["chosen"].values() for v in chosen}):
+                axes.plot([value], [-0.06], "|", color="black", markersize=7, clip_on=False)
+            axes.set(xscale="log", xlabel=f"{problem}.{name}", ylim=(-0.03, 1.03))
+        first = next(iter(thresholds.values()))["error"]
+        named, healthy = first["hits"][0] + first["misses"][0], first["healthy"][0]
+        found[0][0].set_ylabel(f"share, errors ({named} to find, {healthy} healthy)")
+        figure.legend(*found[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
+        figure.set_layout_engine("constrained")
+        figure.savefig(path, format="svg", metadata={"Date": None})
+        pyplot.close(figure)
+
+
+def _shares(error: dict[str, list[int]]) -> list[list[float]]:
+    """Return recall, precision and share of healthy trainings with an error, NaN where there is nothing to count."""
+    rows = [Counts(*numbers) for numbers in zip(*(error[name] for name in Counts.__slots__), strict=True)]
+    alarms = [c.alarms / c.healthy if c.healthy else math.nan for c in rows]
+    return [[c.recall for c in rows], [c.precision for c in rows], alarms]

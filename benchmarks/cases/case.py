@@ -1,0 +1,198 @@
+"""Cases: trainings with a known fault and, where one is known, their fix.
+
+A case is one line of ``benchmarks/cases/*.jsonl``, the same for every framework. ``fix`` is a patch: its keys replace
+those of the case, and ``dataset`` is merged key by key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autotrainer.errors import ConfigError
+from benchmarks.cases.problems import FAULT_PROBLEMS, SYMPTOM_PROBLEMS
+from benchmarks.cases.vocabulary import check_program
+from benchmarks.data.files import FILES, find
+from benchmarks.generator.generate import generate
+from benchmarks.generator.generate import names as generated_names
+
+__all__ = ["FAULT_PROBLEMS", "SYMPTOM_PROBLEMS", "Case", "Program", "load_cases"]
+
+_FOLDER = Path(__file__).parent
+
+_CEILINGS = {"circle": 0.854, "blob": 0.833}  # two layers of 64 ReLU units, measured
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One training, as a neutral recipe.
+
+    Attributes:
+        layers: Layers in forward order, each with ``type`` and its settings.
+        loss: One of `vocabulary.LOSSES`: ``…_logits`` on logits, ``…_sum`` summed over the batch, other
+            cross-entropies on probabilities.
+        optimizer: ``name``, ``lr`` and, where given, ``momentum``, ``nesterov``, ``beta_1``, ``beta_2``,
+            ``weight_decay``, and ``clip_norm``: gradients are scaled down to this norm before each step.
+        batch_size: Rows of a batch.
+        epochs: Planned epochs.
+        dataset: Where the arrays come from, and how they are scaled and encoded.
+        default_init: Initializer of layers that name none: ``glorot_uniform`` or ``framework``.
+        metric: ``accuracy``, ``tag_accuracy`` (over time steps) or ``r2``.
+        loop: What the training loop does otherwise than it should (`benchmarks.cases.vocabulary.LOOP`).
+    """
+
+    layers: tuple[Mapping[str, Any], ...]
+    loss: str
+    optimizer: Mapping[str, Any]
+    batch_size: int
+    epochs: int
+    dataset: Mapping[str, Any]
+    default_init: str
+    metric: str
+    loop: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def layout(self) -> str:
+        """Form in which the targets are given."""
+        return str(self.dataset["label_encoding"])
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Program:
+        """Build the recipe from a line of a case file."""
+        values = {name: row[name] for name in cls.__dataclass_fields__ if name != "loop"}
+        return cls(**{**values, "layers": tuple(values["layers"]), "loop": row.get("loop", {})})
+
+    def managed(self, framework: str) -> bool:
+        """Say whether `autotrainer.fit` can be given this training: not where the fault is in a loop of one's own."""
+        clips = framework == "pytorch" and "clip_norm" in self.optimizer
+        return not clips and set(self.loop) <= {"shuffle"}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A faulty (or verified healthy) training and its fix.
+
+    Attributes:
+        id: Its name.
+        source: ``real`` (programs from forums), ``zoo`` (AUTOTRAINER's benchmark, one per equal architecture),
+            ``generated``, or the path of a case file.
+        given: The training as given.
+        fixed: The known good recipe, or None.
+        faults: Faults in words; empty for the zoo.
+        symptoms: Problems that the training as given shows, measured or from the literature.
+        measured: Outcomes measured beforehand: ``torch``/``keras`` with ``buggy`` and ``fixed`` scores over seeds,
+            or ``verdict`` for the zoo.
+        frameworks: Frameworks in which the fault can exist.
+    """
+
+    id: str
+    source: str
+    given: Program
+    fixed: Program | None
+    faults: tuple[str, ...] = ()
+    symptoms: tuple[str, ...] = ()
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    frameworks: tuple[str, ...] = ("pytorch", "keras3")
+
+    @property
+    def accepted(self) -> frozenset[str]:
+        """Problem names that name the true cause of this case."""
+        names = set(self.symptoms)
+        for symptom in self.symptoms:
+            names.update(SYMPTOM_PROBLEMS.get(symptom, ()))
+        for fault in self.faults:
+            names.update(FAULT_PROBLEMS[fault])
+        return frozenset(names)
+
+    @property
+    def ceiling(self) -> float | None:
+        """Validation accuracy that a good network reaches on AUTOTRAINER's data, or None for other data."""
+        return _CEILINGS.get(str(self.given.dataset.get("generator")))
+
+    def reference(self, framework: str) -> float:
+        """Return the score that the known good recipe reaches: median over the measured seeds, NaN if unknown."""
+        of = self.measured.get("keras" if framework == "keras3" else "torch") or self.measured.get("torch")
+        scores = sorted(of["fixed"]) if of else []
+        return float(scores[len(scores) // 2]) if scores else float("nan")
+
+
+def load_cases(sources: Iterable[str] = ("real", "zoo"), names: Sequence[str] = ()) -> list[Case]:
+    """Read the case files.
+
+    Args:
+        sources: ``real``, ``zoo``; a case file of one's own, ``….jsonl``; ``generated`` (40), ``generated:COUNT``, or
+            ``generated:COUNT@DATA+DATA`` on these data sets alone.
+        names: Ids to keep; empty for all.
+
+    Raises:
+        ConfigError: If a source or an id is unknown, or a case file is broken.
+        DataError: If generated cases are asked for on data that are not on this machine.
+    """
+    cases: list[Case] = []
+    sources = list(sources)
+    for source in sources:
+        if source.split(":")[0] == "generated":
+            asked = [name for name in names if len(sources) == 1 or name.count(".") == 3]
+            made = asked if names else _generated_names(source)
+            cases += [_case(generate(name), "generated") for name in made]
+        else:
+            cases += _read(source)
+    unknown = sorted(set(names) - {c.id for c in cases})
+    if unknown:
+        raise ConfigError(f"unknown case {unknown[0]!r} in {', '.join(sources)}")
+    return [c for c in cases if not names or c.id in names]
+
+
+def _generated_names(source: str) -> list[str]:
+    asked = source.partition(":")[2] or "40"
+    count, _, data = asked.partition("@")
+    if not count.isdecimal() or int(count) < 1:
+        raise ConfigError(f"{source!r}: how many generated cases? Write generated:60, or generated:60@moons+digits")
+    chosen = data.split("+") if data else []
+    made = generated_names(int(count), data=chosen)
+    for name in chosen:
+        if name in FILES:
+            find(name)
+    return made
+
+
+def _read(source: str) -> list[Case]:
+    path = Path(source) if source.endswith(".jsonl") else _FOLDER / f"{source}.jsonl"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in _FOLDER.glob("*.jsonl")))
+        raise ConfigError(f"unknown source of cases {source!r}: choose from {known}, generated:COUNT or a .jsonl file")
+    cases = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            cases.append(_case(json.loads(line), source))
+        except (ConfigError, ValueError, TypeError, KeyError, AttributeError) as error:
+            what = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise ConfigError(f"{path}, line {number}: {what}") from error
+        if cases[-1].id in (case.id for case in cases[:-1]):
+            raise ConfigError(f"{path}, line {number}: a second case {cases[-1].id!r}")
+    return cases
+
+
+def _case(row: dict[str, Any], source: str) -> Case:
+    check_program(row)
+    fix, patched = row.get("fix"), None
+    if fix is not None:
+        fixed = {**row, **fix, "dataset": {**row["dataset"], **fix.get("dataset", {})}}
+        check_program(fixed)
+        patched = Program.of(fixed)
+    unknown = sorted(set(row.get("faults", ())) - set(FAULT_PROBLEMS))
+    if unknown:
+        raise ConfigError(f"unknown fault {unknown[0]!r}: benchmarks/problems.py has no problem names for it")
+    return Case(
+        id=row["id"],
+        source=source,
+        given=Program.of(row),
+        fixed=patched,
+        faults=tuple(row.get("faults", ())),
+        symptoms=(*row.get("expected_symptoms", ()), *row.get("published", ())),
+        measured=row.get("measured", {}),
+        frameworks=tuple(row.get("frameworks", ("pytorch", "keras3"))),
+    )

@@ -1,0 +1,1 @@
+"""Data of the cases: read from files, or made."""

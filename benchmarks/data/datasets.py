@@ -1,0 +1,150 @@
+"""Data of the cases: read or generated, then scaled and encoded as the program does it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotrainer.errors import DataError
+from benchmarks.cases.case import Program
+from benchmarks.data.files import FILES, data_folder, read_files
+from benchmarks.data.made import make
+
+__all__ = ["Arrays", "data_folder", "load", "split"]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrays:
+    """Training and test data as the program feeds them: float32; tokens and index targets int64.
+
+    Attributes:
+        x_train: Inputs, shape (rows, …); images are (rows, height, width, channels).
+        y_train: Targets, encoded.
+        x_test: Inputs that training never sees.
+        y_test: Their targets, encoded in the same way.
+    """
+
+    x_train: NDArray[np.generic]
+    y_train: NDArray[np.generic]
+    x_test: NDArray[np.generic]
+    y_test: NDArray[np.generic]
+
+
+def load(program: Program, seed: int) -> Arrays:
+    """Return the data of a program.
+
+    Args:
+        program: The program.
+        seed: Which of the stored draws; those stored once give the same for each seed.
+
+    Raises:
+        DataError: If the arrays are not there.
+    """
+    spec = program.dataset
+    if "arrays" in spec:
+        raw = _stored(str(spec["arrays"]), seed)
+    elif spec["generator"] in FILES:
+        limits = int(spec.get("train_rows", 3000)), int(spec.get("test_rows", 1000))
+        raw = Arrays(*read_files(str(spec["generator"]), *limits))
+    else:
+        raw = Arrays(*make(str(spec["generator"])))
+    x_train, x_test = raw.x_train, raw.x_test
+    if "shape" in spec:
+        x_train, x_test = (x.reshape(len(x), *spec["shape"]) for x in (x_train, x_test))
+    tokens = spec.get("scaling") == "tokens"
+    if not tokens:
+        x_train, x_test = _scale(x_train, x_test, str(spec.get("scaling", "raw")))
+    y_train, y_test = raw.y_train, raw.y_test
+    if spec.get("targets") == "inputs":
+        y_train, y_test = x_train, x_test
+    elif spec.get("target_scaling", "raw") != "raw":
+        columns = [y.reshape(len(y), -1) for y in (y_train, y_test)]
+        y_train, y_test = _scale(columns[0], columns[1], str(spec["target_scaling"]))
+    x_train, y_train = _damaged(x_train, y_train, spec)
+    kind = np.int64 if tokens else np.float32
+    outputs = next(int(layer["units"]) for layer in reversed(program.layers) if "units" in layer)
+    layout = program.layout
+    return Arrays(
+        x_train.astype(kind),
+        _encode(y_train, layout, outputs),
+        x_test.astype(kind),
+        _encode(y_test, layout, outputs),
+    )
+
+
+def split(
+    x: NDArray[np.generic], y: NDArray[np.generic], share: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return row numbers of a training and a validation part, drawn with a seed."""
+    order = np.random.default_rng(seed).permutation(len(x))
+    held = max(1, round(share * len(y)))
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def _stored(name: str, seed: int) -> Arrays:
+    path = data_folder() / "real" / name
+    if not path.is_file():
+        raise DataError(f"no arrays at {path}: set AUTOTRAINER_DATA to the folder that holds real/")
+    with np.load(path) as stored:
+        draws = sorted({int(key.rsplit("_", 1)[1]) for key in stored.files})
+        draw = draws[seed % len(draws)]
+        return Arrays(*(stored[f"{part}_{draw}"] for part in ("x_train", "y_train", "x_test", "y_test")))
+
+
+def _damaged(x: NDArray[np.generic], y: NDArray[np.generic], spec: Mapping[str, Any]) -> list[NDArray[np.generic]]:
+    """Return training rows with the faults of the data: thinned or sorted by class, or with missing values."""
+    draw = np.random.default_rng(0)
+    kept = np.arange(len(x))
+    if spec.get("rare"):  # the share that is left of each class but the first
+        kept = kept[(y == 0) | (draw.random(len(y)) < spec["rare"])]
+    if spec.get("order") == "by_label":
+        kept = kept[np.argsort(y[kept], kind="stable")]
+    x, y = x[kept].copy(), y[kept]
+    if spec.get("missing"):  # so many rows lack one value
+        flat = x.reshape(len(x), -1)
+        rows = draw.permutation(len(x))[: int(spec["missing"])]
+        flat[rows, draw.integers(flat.shape[1], size=len(rows))] = np.nan
+    return [x, y]
+
+
+def _scale(
+    train: NDArray[np.generic], test: NDArray[np.generic], how: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    a, b = train.astype(np.float64), test.astype(np.float64)
+    if how == "raw":
+        return a, b
+    if how == "div255":
+        return a / 255, b / 255
+    if how == "zero_fill_standard":
+        a, b = np.where(a == -999, 0.0, a), np.where(b == -999, 0.0, b)
+    elif how not in ("standard", "minmax"):
+        raise DataError(f"unknown scaling {how!r}: raw, div255, standard, minmax or zero_fill_standard")
+    shift, span = (a.min(0), np.ptp(a, axis=0)) if how == "minmax" else (a.mean(0), a.std(0))
+    span = np.where(span > 0, span, 1.0)
+    return (a - shift) / span, (b - shift) / span
+
+
+def _encode(y: NDArray[np.generic], layout: str, outputs: int) -> NDArray[np.generic]:
+    flat = np.asarray(y)
+    if layout == "index":
+        return flat.astype(np.int64)
+    if layout == "tag_index_plus1":
+        return flat.astype(np.int64) + 1
+    if layout == "onehot":
+        return np.eye(outputs, dtype=np.float32)[flat.astype(np.int64)]
+    if layout == "values":
+        return flat.astype(np.float32)
+    column = flat.reshape(-1, 1).astype(np.float32)
+    if layout in ("binary", "float"):
+        return column
+    if layout == "float_flat":
+        return column[:, 0]
+    if layout == "pm1":
+        return column * 2 - 1
+    if layout == "binary_plus1":
+        return column + 1
+    raise DataError(f"unknown label encoding {layout!r}")

@@ -1,0 +1,87 @@
+"""``python -m benchmarks detect``: are faulty trainings found, named and found early, and healthy ones left alone?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from benchmarks.cases.case import Case, Program
+from benchmarks.detect.tables import by_problem, by_source, details
+from benchmarks.detect.verdicts import LATE, Verdict, judge, judge_all
+from benchmarks.running.pool import Row, Task
+from benchmarks.running.provenance import told
+from benchmarks.running.runs import Runs, by_framework, each_task
+from benchmarks.telling.goals import detect_goals
+from benchmarks.telling.parity import parity
+from benchmarks.telling.published import published
+
+__all__ = ["LATE", "QUICK", "Verdict", "detect", "judge", "report", "summarize", "tasks"]
+
+QUICK = (
+    "so50306988",
+    "so58609115",
+    "so46620813",
+    "so58887284",
+    "sse418955",
+    "so43239467",
+    "so33641799",
+    "so51749207",
+    "so-abs-leaky",
+    "demo_vanish",
+)
+
+
+def tasks(cases: Sequence[Case], framework: str, seeds: int, overhead: float = 0.01) -> list[Task]:
+    """Return one task for each case and seed.
+
+    A recipe that fixes several cases is trained once a seed, except where a case is judged by the score of its fix.
+    """
+    made: list[Task] = []
+    fixes: list[tuple[Program, int]] = []
+    for case, task in each_task(cases, framework, seeds):
+        variants = ["given"]
+        if case.fixed is not None and (case.ceiling is None or (case.fixed, task["seed"]) not in fixes):
+            fixes.append((case.fixed, task["seed"]))
+            variants.append("fixed")
+        made.append({**task, "variants": variants, "overhead": overhead})
+    return made
+
+
+def summarize(rows: Iterable[Row], framework: str) -> str:
+    """Return the tables of one framework's rows as Markdown."""
+    listed = list(rows)
+    verdicts, left_out = judge_all(listed, framework)
+    complaints = {
+        words
+        for row in listed
+        for variant in row["task"]["variants"]
+        for words in row.get(variant, {}).get("complaints", ())
+    }
+    parts = [f"### {framework}", told(listed), detect_goals(verdicts), by_source(verdicts), by_problem(verdicts)]
+    parts.append(details(verdicts, left_out, sorted(complaints)))
+    return "\n\n".join(part for part in parts if part)
+
+
+def report(rows: Sequence[Row]) -> str:
+    """Return the tables of all rows, the agreement of the frameworks, and what others published, as Markdown."""
+    found = by_framework(rows)
+    parts = [summarize(of, framework) for framework, of in found.items()]
+    if len(found) > 1:
+        parts.append(parity([v for framework, of in found.items() for v in judge_all(of, framework)[0]]))
+    return "\n\n".join([*parts, published("detect")])
+
+
+def detect(runs: Runs, overhead: float = 0.01) -> str:
+    """Run the benchmark.
+
+    Args:
+        runs: What to run.
+        overhead: What `watch` may cost, as a share.
+
+    Returns:
+        The summary, Markdown.
+    """
+
+    def of(cases: Sequence[Case], framework: str) -> list[Task]:
+        return tasks(cases, framework, runs.seeds, overhead)
+
+    return report(runs.rows("benchmarks.detect.run", of))

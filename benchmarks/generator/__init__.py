@@ -1,0 +1,1 @@
+"""Makes new pairs of a faulty and a healthy training."""

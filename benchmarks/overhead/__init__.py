@@ -1,0 +1,1 @@
+"""What does watching cost a step, and in memory?"""

@@ -1,0 +1,1 @@
+"""Builds the programs that cases describe, in each framework."""

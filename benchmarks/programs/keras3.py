@@ -1,0 +1,162 @@
+"""Builds and trains the programs of the cases in Keras 3, written as a user would write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from benchmarks.cases.case import Program
+from benchmarks.cases.scoring import score
+from benchmarks.data.datasets import Arrays
+from benchmarks.programs.keras3_layers import apply, make_layer
+
+__all__ = ["build", "compiled", "fit_arguments", "make_loss", "make_optimizer", "predict"]
+__all__ += ["step_counter", "to_inputs", "train"]
+
+
+class SummedCrossEntropy(keras.losses.Loss):  # type: ignore[misc]  # Keras has no types
+    """Cross-entropy written out, with neither a clip nor a mean: ``-sum(y * log(p))``."""
+
+    def __init__(self, name: str = "summed_cross_entropy", **kwargs: Any) -> None:
+        super().__init__(name=name, reduction="sum")
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return one value a row."""
+        return -ops.sum(y_true * ops.log(y_pred), axis=-1)
+
+
+class LogSquaredError(keras.losses.Loss):  # type: ignore[misc]
+    """Squared error of logarithms written out, without the 1 that keeps them off zero: ``mean((log y - log p)²)``."""
+
+    def __init__(self, name: str = "log_squared_error", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return one value a row."""
+        return ops.mean(ops.square(ops.log(y_true) - ops.log(y_pred)), axis=-1)
+
+
+_LOSSES: Mapping[str, Callable[[], Any]] = {
+    "bce": lambda: "binary_crossentropy",
+    "bce_clipped": lambda: "binary_crossentropy",
+    "bce_logits": lambda: keras.losses.BinaryCrossentropy(from_logits=True),
+    "bce_sum": lambda: keras.losses.BinaryCrossentropy(reduction="sum"),
+    "cce": lambda: "categorical_crossentropy",
+    "cce_noclip_sum": SummedCrossEntropy,
+    "ce_logits": lambda: keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    "log_squares": LogSquaredError,
+    "mse": lambda: "mean_squared_error",
+    "mse_sum": lambda: keras.losses.MeanSquaredError(reduction="sum"),
+    "scce": lambda: "sparse_categorical_crossentropy",
+    "scce_sum": lambda: keras.losses.SparseCategoricalCrossentropy(reduction="sum"),
+}
+
+
+def make_loss(program: Program) -> Any:
+    """Return the loss of a program: a name where Keras has one."""
+    return _LOSSES[program.loss]()
+
+
+def build(program: Program, input_shape: tuple[int, ...]) -> keras.Model:
+    """Build the model with freshly drawn weights.
+
+    Args:
+        program: The recipe.
+        input_shape: Shape of one input, channels last.
+
+    Returns:
+        A Sequential model; a Functional one where layers branch.
+    """
+    tokens = program.layers[0]["type"] == "embedding"
+    inputs = keras.Input(input_shape, dtype="int32" if tokens else None)
+    if any(layer["type"] in ("attention", "residual") for layer in program.layers):
+        return keras.Model(inputs, apply(program.layers, inputs, program.default_init))
+    return keras.Sequential([inputs, *(make_layer(layer, program.default_init) for layer in program.layers)])
+
+
+def make_optimizer(program: Program) -> keras.optimizers.Optimizer:
+    """Return the optimizer of a program."""
+    spec = {name: value for name, value in program.optimizer.items() if name not in ("name", "lr")}
+    if "clip_norm" in spec:
+        spec["global_clipnorm"] = spec.pop("clip_norm")
+    made = {
+        "adagrad": keras.optimizers.Adagrad,
+        "adam": keras.optimizers.Adam,
+        "adamw": keras.optimizers.AdamW,
+        "nadam": keras.optimizers.Nadam,
+        "rmsprop": keras.optimizers.RMSprop,
+        "sgd": keras.optimizers.SGD,
+    }[str(program.optimizer["name"])]
+    return made(learning_rate=float(program.optimizer["lr"]), **spec)
+
+
+def compiled(program: Program, input_shape: tuple[int, ...]) -> keras.Model:
+    """Build and compile the model."""
+    model = build(program, input_shape)
+    metrics = [] if program.metric == "r2" else ["accuracy"]
+    model.compile(optimizer=make_optimizer(program), loss=make_loss(program), metrics=metrics)
+    return model
+
+
+def predict(model: keras.Model, x: NDArray[Any]) -> NDArray[Any]:
+    """Return raw outputs in evaluation mode."""
+    return np.asarray(model.predict(x, verbose=0, batch_size=256))
+
+
+def to_inputs(program: Program, x: NDArray[Any]) -> NDArray[Any]:
+    """Return inputs as the model takes them: as they are."""
+    return x
+
+
+def fit_arguments(program: Program, train: tuple[Any, Any], held: tuple[Any, Any], seed: int) -> dict[str, Any]:
+    """Return what `autotrainer.fit` is to be given besides the schedule.
+
+    Args:
+        program: The recipe.
+        train: Inputs and targets to train on.
+        held: Inputs and targets to validate on.
+        seed: Seed of the weights.
+    """
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(seed)
+    given = {"model": compiled(program, train[0].shape[1:]), "train_data": train, "validation_data": held}
+    return {**given, "fit_args": {"shuffle": False}} if "shuffle" in program.loop else given
+
+
+def step_counter(model: keras.Model, optimizer: object = None) -> Callable[[], int]:
+    """Return a function that says how many steps the model's optimizer has taken."""
+    return lambda: int(ops.convert_to_numpy(model.optimizer.iterations))
+
+
+def train(program: Program, data: Arrays, seed: int, watch: Callable[..., Any]) -> tuple[float, Any]:
+    """Train a program from scratch with ``fit``.
+
+    Args:
+        program: The recipe.
+        data: Its data; the test part is also the validation data of each epoch's end.
+        seed: Seed of weights and order.
+        watch: Called as ``watch(model)``; gives a context manager.
+
+    Returns:
+        The test score and what the context manager gave.
+    """
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(seed)
+    model = compiled(program, data.x_train.shape[1:])
+    with watch(model) as monitor:
+        model.fit(
+            data.x_train,
+            data.y_train,
+            batch_size=program.batch_size,
+            epochs=program.epochs,
+            validation_data=(data.x_test, data.y_test),
+            validation_batch_size=512,
+            verbose=0,
+            shuffle=program.loop.get("shuffle", True),
+        )
+    return score(program, predict(model, data.x_test), data.y_test), monitor

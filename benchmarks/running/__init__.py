@@ -1,0 +1,1 @@
+"""Runs tasks in processes of their own, and keeps their rows."""
