@@ -121,16 +121,18 @@ class Evaluation:
 
     Attributes:
         outputs: Raw outputs, row by row.
-        targets: Targets, row by row.
+        targets: Targets, row by row, as given.
         loss: Mean of the loss as given, which judges all attempts alike.
         trained_loss: Mean of the loss that an attempt trains on instead, which tells its course; None where it is
             the same.
+        counted: Targets with -100 as the class index of what does not count; None where all counts.
     """
 
     outputs: NDArray[Any]
     targets: NDArray[Any]
     loss: float
     trained_loss: float | None = None
+    counted: NDArray[Any] | None = None
 
     @property
     def course(self) -> float:

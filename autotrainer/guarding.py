@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import TracebackType
 
-from autotrainer.errors import ConfigError, InputError
-
 __all__ = ["Guard"]
 
 
 class Guard:
-    """A context manager that lets no `Exception` out but those that tell the user of bad input.
+    """A context manager that lets no `Exception` out.
 
     Args:
         fail: Called with the part and the exception.
@@ -27,7 +25,7 @@ class Guard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if isinstance(error, Exception) and not isinstance(error, ConfigError | InputError):
+        if isinstance(error, Exception):
             self._fail(self._part, error)
             return True
         return False

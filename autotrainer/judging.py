@@ -97,7 +97,9 @@ class Judge:
             return math.nan
 
     def _seen(self, evaluation: Evaluation) -> Evaluation:
-        return replace(evaluation, targets=self._unmasked(evaluation.targets))
+        """Return an evaluation with targets that say what does not count; the user's own metric gets those as given."""
+        targets = evaluation.targets if evaluation.counted is None else evaluation.counted
+        return replace(evaluation, targets=self._unmasked(targets))
 
     def _unmasked(self, targets: NDArray[Any]) -> NDArray[Any]:
         """Return targets with the class index that does not count in the form that all else knows: negative."""

@@ -66,6 +66,8 @@ STEP_COLUMNS = (
     "accuracy",  # share of the copied rows that are predicted right (classification tasks)
     "squared_error",  # mean squared difference of outputs and targets (same shape, or broadcast rows)
     "crossed_error",  # the same of every output with every target: only where (rows, 1) and (rows,) would broadcast
+    "absolute_error",  # mean absolute difference of outputs and targets, and the same of every output with every
+    "crossed_absolute_error",  # target: both only where (rows, 1) and (rows,) would broadcast
     "output_min",
     "output_max",
     "output_row_sum",  # mean over rows of the sum over the last axis

@@ -202,6 +202,8 @@ def _agreement(seen: Observation, targets: TargetSummary, context: TaskContext) 
         if {outputs.shape, seen.targets.shape} == {(len(outputs),), (len(outputs), 1)}:
             apart = outputs.mean() - wanted.mean()
             values["crossed_error"] = _measured(outputs.var() + wanted.var() + apart**2)
+            values["absolute_error"] = _measured(np.abs(outputs - wanted).mean())
+            values["crossed_absolute_error"] = _measured(np.abs(outputs.reshape(-1, 1) - wanted.ravel()).mean())
     kind = context.kind(targets)
     if kind in ("multiclass", "binary", "multilabel"):
         try:

@@ -24,11 +24,11 @@ _FAR = 3.0
 """Weight norm ÷ root of the units, which is about 1 after the usual initializers: weights that began tiny and grew to
 their usual size are no sign of trouble."""
 
-
 _DEAD_SAMPLES = 3
+"""Samples in which all gradients must be exactly zero for a model to count as dead."""
+
 _DOUBLED = 2.0
-"""Samples in which all gradients must be exactly zero, and growth of a layer's weights, from which a step as large as
-the weights is what brought the model there: nothing that comes later can say how far it would have gone."""
+"""Growth of a layer's weights from which a step as large as the weights is what killed the model."""
 
 _GOOD = 0.8
 """Skill from which it does not matter how far the weights were thrown."""

@@ -129,9 +129,8 @@ class ImproperOutputActivation(Rule):
             return (Severity.WARNING, 0.6) if good else (Severity.ERROR, 0.95)
         if good or result.learned(0.6) or (result.learned(0.5) and not result.mature(0.5)):
             return None, 0.0
-        if (
-            not misfit.harmful
-        ):  # it trains well as a rule: worth a look where the outcome is poor, never the likely root
+        # It trains well as a rule: worth a look where the outcome is poor, never the likely root.
+        if not misfit.harmful:
             poor = (result.stuck() and not result.moving()) or (result.mature(0.9) and not result.learned(0.5))
             return Severity.WARNING if poor and result.known else Severity.INFO, 0.4
         if not result.known or not result.mature(0.15):

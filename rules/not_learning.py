@@ -114,14 +114,14 @@ class NotLearning(Rule):
         if not result.known:
             return self._by_loss(history, context, result, evidence)
         moving = result.moving(self.threshold("to_come"))
-        same = _same_accuracy(history)
+        constant = self._constant_outputs(history, evidence)
+        same = 0 if constant else _same_accuracy(history)
         if same and result.skill <= _BARE_SKILL and not moving and result.mature(self.threshold("schedule")):
             told = f"Accuracy has not moved at all for {same} epochs, as where one class is always the answer,"
             return self._told(result.worst, 0.85, told, evidence, result)
         early = not result.mature(0.5)  # young runs must be clearer cases
         if not result.stuck(self.threshold("skill") * (2 / 3 if early else 1)):
             return None
-        constant = self._constant_outputs(history, evidence)
         if constant and not moving and result.mature(self.threshold("dead_schedule")):
             return self._told(result.worst, 0.9, "The output is the same for all inputs", evidence, result)
         if not moving and result.mature(self.threshold("schedule")):

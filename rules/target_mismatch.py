@@ -19,6 +19,10 @@ _FULL_ROWS = 2
 """Fewest rows of a batch from which broadcasting can be told."""
 
 
+_CROSSED = {"squared_error": "crossed_error", "absolute_error": "crossed_absolute_error"}
+"""Errors row by row, each with the name of that of every output with every target."""
+
+
 class TargetMismatch(Rule):
     """Shape or encoding of the targets is not what the loss and the outputs take.
 
@@ -32,16 +36,16 @@ class TargetMismatch(Rule):
         their mean. A fractional label is cut to a whole one: labels divided by 255 all become class 0.
 
     Evidence used
-        Shape, type and values of the targets, number of outputs and what the loss says of them; the squared error of
-        the copied rows, row by row and each with all, compared with the loss that was computed from the same rows.
+        Shape, type and values of the targets, number of outputs and what the loss says of them; squared and absolute
+        error of the copied rows, row by row and each with all, compared with the loss of the same rows.
 
     Thresholds
         None: all of it are facts.
 
     When it is wrong
-        A loss that adds further terms differs from the plain squared error too; therefore a mismatch of numbers
-        counts for PyTorch only, where shapes are (n,) and (n, 1), and for a loss of one's own only where its value is
-        that of broadcast shapes.
+        A loss that adds further terms differs from the plain error too; therefore a mismatch of numbers counts for
+        PyTorch only, where shapes are (n,) and (n, 1), and only where the loss is that of broadcast shapes. A loss
+        that is neither a squared nor an absolute error (Huber's) is not compared.
 
     Repairs
         Give the targets the shape of the outputs; encode labels as 0 … C−1.
@@ -53,7 +57,9 @@ class TargetMismatch(Rule):
     problem = "target_mismatch"
     code = "AT406"
     aliases = ("shape_mismatch", "broadcast", "label_mismatch", "wrong_labels", "wrong_targets")
-    needs = OUTCOME_NEEDS | frozenset({"crossed_error", "target_min", "target_max", "output_min", "output_max"})
+    needs = OUTCOME_NEEDS | frozenset(
+        {"target_min", "target_max", "output_min", "output_max", "absolute_error", *_CROSSED.values()}
+    )
     causes = ("nonfinite_data",)
     repairs = ("fix_loss",)
     static = True
@@ -144,30 +150,25 @@ class TargetMismatch(Rule):
         loss = context.loss
         if loss.family not in (*_ELEMENTWISE, "custom", "none") or context.framework != "pytorch":
             return None
-        names = ("batch_size", "loss", "squared_error", "crossed_error")
-        size, value, error, crossed = (history.scalar(name) for name in names)
-        whole = (size >= _FULL_ROWS) & (size <= MAX_ROWS) & np.isfinite(value) & np.isfinite(error)
-        whole &= np.isfinite(crossed) & (np.abs(crossed - error) > 1e-2 * np.abs(error))
-        if whole.sum() < 2:
-            return None
-        value, error, crossed = value[whole], error[whole], crossed[whole]
-        size_of_loss = np.maximum(np.abs(value), 1e-12)
-        plain = loss.family == "squared_error" and loss.reduction == "mean"
-        # A known squared error need only differ from the rows'; of another loss the numbers themselves must say it.
-        unlike = np.median(np.abs(value - error) / size_of_loss) >= 1e-3
-        alike = np.median(np.abs(value - crossed) / size_of_loss) <= 1e-3
-        # Of other errors the shapes are all that is known: told outputs may have been squeezed for the loss alone.
-        shapes = loss.family in ("absolute_error", "huber") and not outcome(history, context).learned(0.3)
-        if not shapes and not (unlike and (plain or alike)):
-            return None
-        evidence |= {"loss": float(value[-1]), "squared_error": float(error[-1]), "crossed_error": float(crossed[-1])}
-        told = (
-            "Outputs" if shapes else f"The loss is {value[-1]:.3g}, but row by row it would be {error[-1]:.3g}: outputs"
-        )
-        return (
-            f"{told} and targets, one of shape (n,) and one of shape (n, 1), broadcast to (n, n), and every output is "
-            "compared with every target."
-        )
+        size, value = history.scalar("batch_size"), history.scalar("loss")
+        for name in ("squared_error", "absolute_error"):
+            error, crossed = history.scalar(name), history.scalar(_CROSSED[name])
+            whole = (size >= _FULL_ROWS) & (size <= MAX_ROWS) & np.isfinite(value) & np.isfinite(error)
+            whole &= np.isfinite(crossed) & (np.abs(crossed - error) > 1e-2 * np.abs(error))
+            if whole.sum() < 2:
+                continue
+            told, error, crossed = value[whole], error[whole], crossed[whole]
+            scale = np.maximum(np.abs(told), 1e-12)
+            # Outputs may have been squeezed for the loss alone: the numbers themselves must say it.
+            if np.median(np.abs(told - error) / scale) < 1e-3 or np.median(np.abs(told - crossed) / scale) > 1e-3:
+                continue
+            evidence |= {"loss": float(told[-1]), name: float(error[-1]), _CROSSED[name]: float(crossed[-1])}
+            return (
+                f"The loss is {told[-1]:.3g}, but row by row it would be {error[-1]:.3g}: outputs and targets, one of "
+                "shape (n,) and one of shape (n, 1), broadcast to (n, n), and every output is compared with every "
+                "target."
+            )
+        return None
 
     @staticmethod
     def _skipped_class(history: RunHistory, context: TaskContext) -> str | None:

@@ -72,13 +72,9 @@ class UnscaledTargets(Rule):
         result = outcome(history, context)
         if result.learned(0.5):
             return None
-        poor = result.diverged or (
-            result.stuck(0.1)
-            and (
-                result.to_come < 0.3 or (result.mature(0.5) and result.high < 0)
-            )  # half the training for the mean alone
-            and result.mature(self.threshold("schedule"))
-        )
+        for_the_mean = result.mature(0.5) and result.high < 0  # half the training went into no more than that
+        hopeless = result.stuck(0.1) and (result.to_come < 0.3 or for_the_mean)
+        poor = result.diverged or (hopeless and result.mature(self.threshold("schedule")))
         message = f"Targets have mean {targets.mean:.3g} and standard deviation {spread:.3g}"
         if poor and result.words:
             message += f", and {result.words}"

@@ -19,6 +19,8 @@ from autotrainer.backends.keras3.describe import loss_info
 from autotrainer.backends.keras3.feeding import batches, cast
 from autotrainer.backends.keras3.masks import mask_of, masked_like, unmasked
 from autotrainer.data import ArrayData, Data, as_array, map_arrays
+from autotrainer.errors import DataError
+from autotrainer.joining import joined, joined_targets
 from autotrainer.task import LossInfo
 
 __all__ = ["Evaluator"]
@@ -33,6 +35,10 @@ class _Batch:
     targets: NDArray[Any]
     losses: Sequence[float]
     mask: NDArray[np.bool_] | None
+
+    def counts(self) -> NDArray[np.bool_]:
+        """Return which steps count, shape (rows, time...)."""
+        return np.ones(self.outputs.shape[:-1], np.bool_) if self.mask is None else self.mask
 
 
 class Evaluator:
@@ -49,7 +55,7 @@ class Evaluator:
     def __init__(self, model: Any, loss: Any, loss_weights: Any, batch_size: int, otherwise: Any = None) -> None:
         self._model, self._batch_size = model, batch_size
         self._losses = [
-            None if each is None else CompileLoss(each, weights, output_names=_output_names(model))
+            None if each is None else CompileLoss(each, weights, output_names=getattr(model, "output_names", None))
             for each, weights in ((loss, loss_weights), (otherwise, None))
         ]
         self._summed = [getattr(each, "reduction", None) == "sum" for each in (loss, otherwise)]
@@ -90,14 +96,15 @@ class Evaluator:
             outputs, losses, mask = self._run(inputs, targets, weights)
             values = [float(ops.convert_to_numpy(loss)) for loss in losses]
             found.append(_Batch(self._outputs(outputs), as_array(first), values, _as_numpy(mask)))
-        outputs = np.concatenate([batch.outputs for batch in found])
-        targets = data.targets if isinstance(data, ArrayData) else np.concatenate([b.targets for b in found])
-        masks = [batch.mask for batch in found if batch.mask is not None]
-        mask = np.concatenate(masks) if len(masks) == len(found) else None
+        if not found:
+            raise DataError("the data set to evaluate on holds no batch")
+        outputs = joined([batch.outputs for batch in found], 0.0)
+        targets = data.targets if isinstance(data, ArrayData) else joined_targets([b.targets for b in found])
+        mask = joined([batch.counts() for batch in found], False) if outputs.ndim > 2 else None
         given, trained = (self._mean(found, which) for which in (0, 1))
-        return Evaluation(
-            outputs, unmasked(targets, outputs, mask), given, None if self._losses[1] is None else trained
-        )
+        counted = unmasked(targets, outputs, mask)
+        course = None if self._losses[1] is None else trained
+        return Evaluation(outputs, targets, given, course, None if counted is targets else counted)
 
     def _mean(self, found: list[_Batch], which: int) -> float:
         """Return the mean of the loss as given (0), or of the one that is trained on (1)."""
@@ -116,19 +123,12 @@ class Evaluator:
         if keras.backend.backend() != "tensorflow" or self._model.run_eagerly or len(given) == 1:
             return self._forward(*given)
         if self._step is None:
-            self._step = self._compiled(given)
+            import tensorflow as tf
+
+            # Not for one shape: the last batch has fewer rows, and sequences may be as long as the longest of a batch.
+            self._step = tf.function(self._forward, reduce_retracing=True)
         outputs: tuple[Any, Any, Any] = self._step(*given)
         return outputs
-
-    def _compiled(self, batch: tuple[Any, ...]) -> Callable[..., Any]:
-        """Return the forward pass on TensorFlow, compiled for any number of rows."""
-        import tensorflow as tf
-
-        def spec(value: Any) -> Any:
-            tensor = tf.convert_to_tensor(value)
-            return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype)
-
-        return tf.function(self._forward, input_signature=tf.nest.map_structure(spec, batch))  # type: ignore[no-any-return]
 
     def _forward(self, inputs: Any, targets: Any = None, weights: Any = None) -> tuple[Any, Any, Any]:
         """Return outputs, the losses (as given, and trained on; NaN for none), and the mask of the first output."""
@@ -163,10 +163,6 @@ def _bridge(new: LossInfo, given: LossInfo) -> Callable[[Any], Any] | None:
         return masked_like(ops.softmax(outputs) if several else ops.sigmoid(outputs), outputs)
 
     return convert
-
-
-def _output_names(model: Any) -> Any:
-    return getattr(model, "output_names", None)
 
 
 def _rows(start: int, end: int, array: NDArray[Any]) -> NDArray[Any]:

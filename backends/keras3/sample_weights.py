@@ -58,6 +58,11 @@ def weighted(data: Data, by_row: Any, by_class: Mapping[int, float] | None) -> D
             raise ConfigError(
                 "fit_args: sample_weight does not fit the training rows: give (x, y, sample_weight) as train_data"
             )
+        if data.weights is not None:
+            raise ConfigError(
+                "fit_args: sample_weight is given together with the weights of train_data (x, y, sample_weight): "
+                "give one of them"
+            )
         data = ArrayData(data.inputs, data.targets, by_row)
     if by_class is None:
         return data

@@ -34,11 +34,10 @@ class Evaluation:
         if len(self._losses) >= _KEPT:
             self._fold()
 
-    def drop_last(self) -> None:
-        """Forget the last batch, if it is still known apart."""
-        if self._losses:
-            self._losses.pop()
-            self._sizes.pop()
+    def drop_last(self, count: int) -> None:
+        """Forget the last batches, as far as they are still known apart."""
+        kept = max(0, len(self._losses) - count)
+        del self._losses[kept:], self._sizes[kept:]
 
     def clear(self) -> None:
         """Forget all."""

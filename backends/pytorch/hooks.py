@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["Hook", "HookHandle", "add_hook", "is_compiled", "never_compiled"]
+__all__ = ["Hook", "HookHandle", "add_hook", "copies_its_state", "is_compiled", "never_compiled"]
 
 _TABLES = (
     ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
@@ -62,12 +62,12 @@ def add_hook(module: nn.Module, hook: Callable[..., None], *, before: bool = Fal
     """
     register = module.register_forward_pre_hook if before else module.register_forward_hook
     handle = register(Hook(hook), **options)
-    if _copies_its_state(type(module)):
+    if copies_its_state(type(module)):
         vars(module)["__getstate__"] = functools.partial(_state_without_hooks, module)
     return HookHandle(module, handle)
 
 
-def _copies_its_state(kind: type[nn.Module]) -> bool:
+def copies_its_state(kind: type[nn.Module]) -> bool:
     """Say whether all copies of a module are made of what ``__getstate__`` returns: all its attributes."""
     own = (kind.__reduce_ex__, kind.__reduce__, kind.__getstate__)
     return own == (object.__reduce_ex__, object.__reduce__, nn.Module.__getstate__) and not hasattr(

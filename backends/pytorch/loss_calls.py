@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from autotrainer.backends.pytorch.hooks import Hook, add_hook
+from autotrainer.backends.pytorch.hooks import Hook, add_hook, copies_its_state
 
 __all__ = ["Handle", "see_calls"]
 
@@ -28,7 +28,8 @@ def see_calls(loss: nn.Module, see: See) -> Handle:
 
     A module with a forward hook is called through a slower path of `torch.nn.Module`: 5 µs of a step of 0.5 ms. So
     the call goes through the place that `torch.nn.Module.compile` uses, which copies, saved files and TorchScript
-    leave out. A replica on another device keeps it; it computes the same only if the module holds no tensors.
+    leave out, unless a class copies itself in a way of its own. A replica on another device keeps it; it computes the
+    same only if the module holds no tensors.
 
     Args:
         loss: The loss module, not compiled.
@@ -36,7 +37,8 @@ def see_calls(loss: nn.Module, see: See) -> Handle:
     """
     holds_tensors = any(True for _ in chain(loss.parameters(), loss.buffers()))
     taken = getattr(loss, "_compiled_call_impl", loss) is not None
-    if type(loss).__call__ is nn.Module.__call__ and not holds_tensors and not taken:
+    usual = type(loss).__call__ is nn.Module.__call__ and copies_its_state(type(loss))
+    if usual and not holds_tensors and not taken:
         return _Passage(loss, see)
     return add_hook(loss, see, with_kwargs=True)
 

@@ -30,12 +30,14 @@ def _takes_whole(model: nn.Module, inputs: Mapping[Any, Any]) -> bool:
 
     Where even one key is the name of a parameter, the rest are too many: the error of the call itself says so best.
     """
-    while isinstance(model, Wrapper | nn.DataParallel):
-        model = model.module
+    inner: Any = model
+    while isinstance(inner, Wrapper | nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner = inner.module
+    inner = getattr(inner, "_orig_mod", inner)
     if not all(isinstance(name, str) for name in inputs):
         return True
     try:
-        signature = inspect.signature(model.forward)
+        signature = inspect.signature(inner.forward)
     except (TypeError, ValueError):  # a script has none
         return False
     if any(name in signature.parameters for name in inputs):

@@ -69,6 +69,7 @@ class SeenLosses:
         self._trains_in_eval = False
         self._vector_loss = False
         self._doubtful: LossCall | None = None
+        self._doubts = 0
         self.call: LossCall | None = None
         """The call of the step that is being sampled, as far as it is known."""
         self.closed = False
@@ -107,16 +108,16 @@ class SeenLosses:
 
     def forget(self) -> None:
         """Drop the calls of the step before."""
-        self.call = self._doubtful = None
+        self.call, self._doubtful, self._doubts = None, None, 0
 
     def settle(self, step: int) -> None:
         """Decide what an ended sampled step's own loss was."""
         if self.call is None and self._doubtful is not None:
-            # The model trains in evaluation mode: what looked like validation was this step's own loss.
+            # The model trains in evaluation mode: what looked like validation were this step's own losses.
             self._trains_in_eval = True
-            self._evaluation.drop_last()
+            self._evaluation.drop_last(self._doubts)
             self.call = self._doubtful
-            self._count.losses.append((step, self._doubtful.loss))
+            self._count.losses.append((step, self.call.loss))
 
     def take(self) -> dict[int, Tensor | float]:
         """Return the losses kept since the last time, by step."""
@@ -154,4 +155,5 @@ class SeenLosses:
             self._evaluation.add(loss, call.rows)
             if loss.requires_grad and self._sampled.open:
                 self._doubtful = call.copied()
+                self._doubts += 1
         self.set_alert()

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from autotrainer.errors import ConfigError, InputError
+from autotrainer.errors import ConfigError, DataError, InputError
 from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.monitor import Monitor
@@ -165,9 +165,10 @@ def test_what_has_failed_is_not_tried_again() -> None:
     assert len(observer.told) == 1
 
 
-def test_failures_are_told_once_and_never_raised(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError, DataError])
+def test_failures_are_told_once_and_never_raised(caplog: pytest.LogCaptureFixture, error: type[Exception]) -> None:
     def broken(finding: Finding) -> None:
-        raise ZeroDivisionError
+        raise error
 
     watched = monitor(on_finding=broken)
     observer = Attached(ZeroDivisionError())

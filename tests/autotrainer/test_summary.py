@@ -81,7 +81,14 @@ CLASSES = TaskContext(loss=LossInfo(family="cross_entropy", expects="logits"), o
         (
             TaskContext(loss=LossInfo(family="squared_error", expects="values"), output_units=1),
             {"outputs": np.array([[1.0], [2.0]]), "targets": np.array([1.5, 2.5])},
-            {"squared_error": 0.25, "crossed_error": 0.75, "accuracy": math.nan, "target_min": 1.5},
+            {
+                "squared_error": 0.25,
+                "crossed_error": 0.75,
+                "absolute_error": 0.5,
+                "crossed_absolute_error": 0.75,
+                "accuracy": math.nan,
+                "target_min": 1.5,
+            },
         ),
         (
             TaskContext(loss=LossInfo(family="squared_error", expects="values"), output_units=1),

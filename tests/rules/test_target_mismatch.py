@@ -9,7 +9,7 @@ import pytest
 from autotrainer.rules.target_mismatch import TargetMismatch
 from autotrainer.task import TargetSummary
 
-CROSSED = {"squared_error": 1.3, "crossed_error": 2.0}
+CROSSED = {"squared_error": 1.3, "crossed_error": 2.0, "absolute_error": 0.7, "crossed_absolute_error": 0.9}
 FRACTIONS = TargetSummary(600, 600, 1, 1, False, False, 0.0, 0.04, 0.02, 1e-4)
 FROM_ONE = TargetSummary(
     600, 600, 1, 1, True, True, 1.0, 3.0, 2.0, 0.7, values=(1.0, 2.0, 3.0), classes=3, majority=0.34
@@ -53,11 +53,16 @@ FROM_ONE = TargetSummary(
             {
                 "loss": "mae",
                 "targets": "flat",
-                "losses": lambda t: 0.1,
-                "scalars": {"squared_error": 0.1, "crossed_error": 2.0},
+                "losses": lambda t: 0.7,
+                "scalars": CROSSED,
             },
             None,
             id="told shapes that the loss did not get",
+        ),
+        pytest.param(
+            {"loss": "mse", "targets": "flat", "losses": lambda t: 1.4, "scalars": CROSSED},
+            None,
+            id="told shapes, and a penalty in the loss",
         ),
         pytest.param(
             {"loss": "scce", "targets": "index", "output_units": 3, "steps": 1}, "error", id="label too large"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers as kl
 
 import autotrainer
@@ -14,7 +16,7 @@ from autotrainer.adapter import FitRequest, TrainingSpec
 from autotrainer.backends.keras3.evaluation import Evaluator
 from autotrainer.backends.keras3.masks import unmasked
 from autotrainer.backends.keras3.trainer import make_trainer
-from autotrainer.data import ArrayData
+from autotrainer.data import ArrayData, StreamData
 from autotrainer.edits import SetLoss, StopEarly
 from autotrainer.monitor import Monitor
 from autotrainer.signals import Observation
@@ -46,13 +48,76 @@ def tagger() -> Any:
 def test_masked_steps_are_left_out(targets: Any) -> None:
     found = Evaluator(tagger(), "sparse_categorical_crossentropy", None, 16).evaluate(ArrayData(TOKENS, targets))
     assert found is not None
-    np.testing.assert_array_equal(found.targets.reshape(TAGS.shape), LEFT_OUT)
+    assert found.targets is targets
+    assert found.counted is not None
+    np.testing.assert_array_equal(found.counted.reshape(TAGS.shape), LEFT_OUT)
 
 
 def test_a_score_counts_unmasked_steps() -> None:
     result = autotrainer.fit(tagger(), (TOKENS, TAGS), (TOKENS, TAGS), epochs=1, repair=False, progress=False)
     right = result.model.predict(TOKENS, verbose=0).argmax(-1) == TAGS
     assert result.score == pytest.approx(right[TOKENS > 0].mean())
+
+
+def test_the_users_own_metric_gets_the_targets_as_given() -> None:
+    targets = TAGS.astype("float32")
+    seen: list[Any] = []
+
+    def metric(wanted: Any, _: Any) -> float:
+        seen.append(wanted)
+        return 0.0
+
+    given = (TOKENS, targets)
+    autotrainer.fit(tagger(), given, given, epochs=1, metric=metric, repair=False, progress=False)
+    assert {wanted.dtype for wanted in seen} == {targets.dtype}
+    np.testing.assert_array_equal(seen[0], targets)
+
+
+def padded(tags: Any) -> Any:
+    """Return four batches whose sequences are as long as the longest of each: 4 steps in the first one, then 6."""
+
+    def rows() -> Iterator[Any]:
+        for number, (tokens, wanted) in enumerate(zip(TOKENS, tags, strict=True)):
+            yield tokens[: 4 if number < 35 else 6], wanted[: 4 if number < 35 else 6]
+
+    kinds = (tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, *tags.shape[2:]], tags.dtype))
+    found = tf.data.Dataset.from_generator(rows, output_signature=kinds).padded_batch(20)
+    return found.apply(tf.data.experimental.assert_cardinality(4))
+
+
+@pytest.mark.parametrize("kind", ["int32", "uint8", "float32"])
+def test_batches_padded_to_different_lengths_are_joined(kind: str) -> None:
+    made = keras.Sequential([kl.Embedding(9, 4, mask_zero=True), kl.LSTM(4, return_sequences=True), kl.Dense(3)])
+    made.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    made.build((None, None))
+    found = Evaluator(made, made.loss, None, 20).evaluate(StreamData(padded(TAGS.astype(kind))))
+    assert found is not None
+    assert found.outputs.shape == (70, 6, 3)
+    assert not found.outputs[:20, 4:].any()
+    assert found.counted is not None
+    np.testing.assert_array_equal(found.counted, LEFT_OUT)
+    whole = ArrayData(TOKENS, TAGS)
+    alone = Evaluator(made, made.loss, None, 20).evaluate(whole)
+    assert alone is not None
+    np.testing.assert_allclose(found.outputs[TOKENS > 0], alone.outputs[TOKENS > 0], atol=1e-5)
+
+
+def test_steps_that_are_filled_up_do_not_count_without_a_mask() -> None:
+    made = keras.Sequential([kl.Embedding(9, 4), kl.Dense(3, "softmax")])
+    made.compile("sgd", "sparse_categorical_crossentropy")
+    found = Evaluator(made, made.loss, None, 20).evaluate(StreamData(padded(TAGS.astype("float32"))))
+    assert found is not None
+    assert found.counted is not None
+    np.testing.assert_array_equal(found.counted[:20, 4:], -100)
+    np.testing.assert_array_equal(found.counted[20:], TAGS[20:])
+
+
+def test_numbers_that_are_filled_up_are_as_the_outputs() -> None:
+    made = keras.Sequential([kl.Embedding(9, 4), kl.Dense(1)])
+    made.compile("sgd", "mse")
+    given = padded(TAGS[..., None] + np.float32(0.5))
+    result = autotrainer.fit(made, given, given, epochs=1, metric="mse", repair=False, progress=False)
+    assert result.score < 5
 
 
 def test_watching_leaves_masked_steps_out(monkeypatch: pytest.MonkeyPatch) -> None:

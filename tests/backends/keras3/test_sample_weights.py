@@ -134,3 +134,8 @@ def test_classes_beyond_the_largest_one_given_weigh_one(make: Callable[[], Any])
     expected.fit(X, Y, sample_weight=np.where(Y == 0, 5.0, 1.0), batch_size=size, verbose=0, shuffle=False)
     result = fit(make(), {0: 5.0}, given)
     np.testing.assert_allclose(result.model.get_weights()[0], expected.get_weights()[0], rtol=1e-4)
+
+
+def test_weights_given_twice_are_refused() -> None:
+    with pytest.raises(ConfigError, match="together with the weights of train_data"):
+        weighted(ArrayData(X, Y, np.ones(60)), np.ones(60), None)

@@ -34,10 +34,21 @@ class Holder(nn.Module):
         return self.loss(x, y)
 
 
+class OwnCopy(nn.Module):
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        copied = OwnCopy.__new__(OwnCopy)
+        vars(copied).update(copy.deepcopy(vars(self), memo))
+        return copied
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.sum()
+
+
 LOSSES: dict[str, Callable[[], nn.Module]] = {
     "plain": nn.CrossEntropyLoss,
     "weighted": lambda: nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0])),
     "own call": OwnCall,
+    "own copy": OwnCopy,
 }
 
 
@@ -47,7 +58,7 @@ def test_calls_are_seen_until_removed(name: str) -> None:
     before, value, seen = sorted(vars(loss)), loss(X, Y), []
     handle = see_calls(loss, lambda module, args, kwargs, output: seen.append((module, args, kwargs, output)))
     assert torch.equal(loss(X, Y), value)
-    assert torch.equal(loss(X, targets=Y) if name == "own call" else loss(X, target=Y), value)
+    assert torch.equal(loss(X, targets=Y) if name.startswith("own") else loss(X, target=Y), value)
     assert [entry[0] is loss for entry in seen] == [True, True]
     assert [len(entry[1]) for entry in seen] == [2, 1]
     assert [len(entry[2]) for entry in seen] == [0, 1]
@@ -130,6 +141,14 @@ def test_copies_are_not_seen(name: str, build: Callable[[], nn.Module]) -> None:
         assert torch.equal(made(X, Y), value)
         assert len(seen) == 1
     handle.remove()
+
+
+def test_a_copy_of_a_class_that_copies_itself_its_own_way_computes() -> None:
+    loss = OwnCopy()
+    handle = see_calls(loss, lambda *_: None)
+    copied = copy.deepcopy(loss)
+    handle.remove()
+    assert torch.equal(copied(X, Y), loss(X, Y))
 
 
 def test_a_replica_computes_with_its_own_tensors() -> None:

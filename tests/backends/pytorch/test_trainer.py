@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from autotrainer.adapter import TrainingSpec
+from autotrainer.backends.pytorch.model_calls import call_model
 from autotrainer.backends.pytorch.random_state import preserve_random_state
 from autotrainer.backends.pytorch.trainer import save_model
 from autotrainer.data import normalize
@@ -262,6 +263,8 @@ def test_a_model_that_takes_one_dict(managed: Any) -> None:
     loader = DataLoader(rows, batch_size=8)
     _, run = managed.train(TakesDict(), train=loader, validation=loader)
     assert run.evaluation.outputs.shape == (40, 2)
+    compiled = torch.compile(TakesDict(), backend="eager")
+    assert call_model(compiled, x).shape == (40, 2)
     extra = {**parts(managed.x[:200]), "c": managed.x[:200]}
     with pytest.raises(DataError, match="unexpected keyword argument 'c'"):
         managed.trainer(TwoInputs(), train=(extra, managed.y[:200]))

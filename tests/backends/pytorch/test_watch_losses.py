@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import autotrainer
 from autotrainer.backends.pytorch.observer import observe
 from autotrainer.monitor import Monitor
 from autotrainer.sampler import Sampler
@@ -196,6 +197,19 @@ def test_a_model_that_trains_in_eval_mode_has_losses() -> None:
     assert set(range(10)) <= set(known)
     assert all(value == pytest.approx(training.losses[step], rel=1e-5) for step, value in known.items())
     assert not training.monitor.history.epochs("val_loss")[1].size
+
+
+def test_gradient_accumulation_in_eval_mode_is_no_validation() -> None:
+    model, loss_fn = nn.Linear(3, 1).eval(), nn.MSELoss()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    with autotrainer.watch(model, optimizer, loss_fn=loss_fn) as monitor:
+        for _ in range(12):
+            optimizer.zero_grad()
+            for _ in range(4):
+                loss_fn(model(torch.ones(2, 3)), torch.zeros(2, 1)).backward()
+            optimizer.step()
+    assert not monitor.history.epochs("val_loss")[1].size
+    assert len(monitor.history.losses[1]) == 12
 
 
 class Custom(nn.Module):
