@@ -83,7 +83,11 @@ class Evaluator:
             limit: Batches to read of a stream at most.
 
         Returns:
-            The evaluation, or None where ``allowed`` said no.
+            The evaluation, or None where ``allowed`` said no. Sequences of batches of different lengths are filled up at
+            their end; what is filled up does not count.
+
+        Raises:
+            DataError: If the data hold no batch.
         """
         if isinstance(data, ArrayData) and not allowed(data.rows):
             return None

@@ -96,9 +96,7 @@ DATA_FAULTS: Mapping[str, Fault] = {
 LOOP_FAULTS: Mapping[str, Fault] = {
     "evaluates_in_training": Fault("wrong mode", _evaluates_in_training, ("loop", "dropout"), _TORCH),
     "flat_targets": Fault("labels wrong shape", _flat_targets, ("targets", "loss", "output"), _TORCH),
-    "forgotten_parameters": Fault(
-        "parameters not optimized", _loop("optimized", "first", "last"), ("loop",), _TORCH
-    ),
+    "forgotten_parameters": Fault("parameters not optimized", _loop("optimized", "first", "last"), ("loop",), _TORCH),
     "no_zero_grad": Fault("missing zero_grad", _loop("zero_grad", False), ("loop", "rate"), _TORCH, "momentum"),
     "trains_in_evaluation": Fault("wrong mode", _trains_in_evaluation, ("loop", "inputs", "hidden"), _TORCH),
 }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 from threading import Event, Lock
 from typing import Any
@@ -99,7 +101,8 @@ def run_all(
     def run(task: Task) -> Row:
         started = time.monotonic()
         found = _run_one(module, task, timeout, processes, stopping)
-        row = {"task": task, "made": made_with(module), "took": round(time.monotonic() - started, 1), **found}
+        took = round(time.monotonic() - started, 1)
+        row = {"task": task, "made": made_with(module), "took": took, **found}
         with lock:
             if out is not None and not stopping.is_set():
                 with out.open("a", encoding="utf-8") as file:
@@ -117,14 +120,16 @@ def run_all(
             stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(processes):
-                process.kill()
+                _kill(process)
             raise
     return [rows[key(task)] for task in tasks]
 
 
 def worker(function: Callable[[Task], Row]) -> None:
-    """Run the task given on the command line and print its row."""
-    print(_MARK + json.dumps(function(json.loads(sys.argv[1]))))
+    """Run the task given on the command line and print its row, with what this very process was made from."""
+    spec = sys.modules["__main__"].__spec__
+    made = made_with(spec.name if spec is not None else "__main__")
+    print(_MARK + json.dumps({"made": made, **function(json.loads(sys.argv[1]))}))
 
 
 def _end_the_last_line(out: Path) -> None:
@@ -160,13 +165,14 @@ def _run_one(module: str, task: Task, timeout: float, processes: set[subprocess.
     )
     processes.add(process)
     if stopping.is_set():
-        process.kill()
+        _kill(process)
+    late = ""
     try:
         output, said = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return {"error": f"no end after {timeout:.0f} s"}
+        _kill(process)
+        output, said = process.communicate()
+        late = f"no end after {timeout:.0f} s"
     finally:
         processes.discard(process)
     for line in output.splitlines():
@@ -174,4 +180,10 @@ def _run_one(module: str, task: Task, timeout: float, processes: set[subprocess.
             row: Row = json.loads(line[len(_MARK) :])
             return row
     last = (said.strip().splitlines() or ["nothing said"])[-1]
-    return {"error": f"ended with status {process.returncode}: {last[:300]}"}
+    return {"error": late or f"ended with status {process.returncode}: {last[:300]}"}
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """Kill a process and those that it has started, which hold its output open."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

@@ -44,7 +44,7 @@ def _versions() -> Mapping[str, str]:
 
 def made_with(module: str) -> dict[str, Any]:
     """Return what is told with a row: ``by`` (the module that made it), ``commit`` and ``versions`` by package."""
-    return {"by": module.rsplit(".", 1)[-1], "commit": _commit(), "versions": dict(_versions())}
+    return {"by": module.removeprefix("benchmarks."), "commit": _commit(), "versions": dict(_versions())}
 
 
 def told(rows: Iterable[Mapping[str, Any]]) -> str:

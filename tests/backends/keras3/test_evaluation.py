@@ -120,6 +120,11 @@ def test_numbers_that_are_filled_up_are_as_the_outputs() -> None:
     assert result.score < 5
 
 
+def test_a_data_set_without_batches_is_refused() -> None:
+    with pytest.raises(autotrainer.errors.DataError, match="holds no batch"):
+        Evaluator(regression(), "mae", None, 16).evaluate(StreamData([]))
+
+
 def test_watching_leaves_masked_steps_out(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Observation] = []
     monkeypatch.setattr(Monitor, "record", lambda self, observation: seen.append(observation))
