@@ -83,8 +83,8 @@ class Evaluator:
             limit: Batches to read of a stream at most.
 
         Returns:
-            The evaluation, or None where ``allowed`` said no. Sequences of batches of different lengths are filled up at
-            their end; what is filled up does not count.
+            The evaluation, or None where ``allowed`` said no. Sequences of a stream whose batches differ in length are
+            filled up at the end.
 
         Raises:
             DataError: If the data hold no batch.

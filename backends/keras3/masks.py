@@ -8,7 +8,7 @@ import numpy as np
 from keras.src import backend
 from numpy.typing import NDArray
 
-__all__ = ["mask_of", "masked_like", "unmasked"]
+__all__ = ["mask_of", "masked_like", "unmasked", "with_mask"]
 
 _MASKED = -100
 """Class index that the core leaves out."""
@@ -24,11 +24,16 @@ def mask_of(output: Any) -> Any:
 def masked_like(new: Any, old: Any) -> Any:
     """Return a tensor, with the mask of another one put on it."""
     mask = mask_of(old)
-    if mask is not None and hasattr(backend, "set_keras_mask"):
-        backend.set_keras_mask(new, mask)
-    elif mask is not None:
-        new._keras_mask = mask
-    return new
+    return new if mask is None else with_mask(new, mask)
+
+
+def with_mask(output: Any, mask: Any) -> Any:
+    """Return a tensor of outputs, with a mask put on it."""
+    if hasattr(backend, "set_keras_mask"):
+        backend.set_keras_mask(output, mask)
+    else:
+        output._keras_mask = mask  # Keras before 3.7
+    return output
 
 
 def unmasked(targets: NDArray[Any], outputs: NDArray[Any], mask: NDArray[Any] | None) -> NDArray[Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from autotrainer.adapter import Evaluation, Run
 from autotrainer.backends.keras3.evaluation import Evaluator
 from autotrainer.backends.keras3.feeding import ArrayFeed, StreamFeed
+from autotrainer.backends.keras3.masks import with_mask
 from autotrainer.data import Data
 from autotrainer.edits import ReduceOnPlateau, StopEarly
 
@@ -132,7 +133,12 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]
         metrics = self.model._compile_metrics
         if metrics is not None and metrics.built:
             metrics.reset_state()
-            metrics.update_state(found.targets, found.outputs.astype("float32"))
+            targets, outputs = found.targets, keras.ops.convert_to_tensor(found.outputs.astype("float32"))
+            if found.counted is not None:
+                counts = (found.counted >= 0).reshape(found.outputs.shape[:-1])
+                targets = np.where(found.counted >= 0, targets, 0)  # a metric may refuse the index that is masked
+                outputs = with_mask(outputs, keras.ops.convert_to_tensor(counts))
+            metrics.update_state(targets, outputs)
             logs.update({f"val_{n}": float(keras.ops.convert_to_numpy(v)) for n, v in metrics.result().items()})
             metrics.reset_state()
         return logs

@@ -22,10 +22,9 @@ from autotrainer.backends.pytorch.model_calls import call_model
 from autotrainer.backends.pytorch.random_state import mix, seed_all
 from autotrainer.edits import ClipGradients
 from autotrainer.errors import InputError
+from autotrainer.joining import joined, joined_targets
 
 __all__ = ["Objective", "Training", "copied", "evaluate", "predict"]
-
-_MASKED = -100
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,14 +243,14 @@ def evaluate(model: nn.Module, judge: Objective, batches: Batches, run: Run | No
                 trained = trained + judge.otherwise(primary_output(output), target, *extra) * batch.rows
             rows += batch.rows
     course = None if judge.otherwise is None else float(trained) / max(rows, 1)
-    return Evaluation(_joined(outputs, 0.0), _joined(targets, _MASKED), float(total) / max(rows, 1), course)
+    return Evaluation(joined(outputs, 0.0), joined_targets(targets), float(total) / max(rows, 1), course)
 
 
 def predict(model: nn.Module, batches: Iterator[Batch]) -> NDArray[np.float64]:
     """Return the raw outputs of a model in evaluation mode, shape (rows, ...)."""
     model.eval()
     with torch.no_grad():
-        return _joined([_host(primary_output(call_model(model, batch.inputs))) for batch in batches], 0.0)
+        return joined([_host(primary_output(call_model(model, batch.inputs))) for batch in batches], 0.0)
 
 
 def _summed(judge: Objective) -> bool:
@@ -260,21 +259,6 @@ def _summed(judge: Objective) -> bool:
 
 def _host(tensor: Tensor) -> NDArray[np.float64]:
     return tensor.detach().double().cpu().numpy()
-
-
-def _joined(parts: list[NDArray[Any]], fill: float) -> NDArray[Any]:
-    """Join batches along the rows; those of sequences of different lengths are filled up at the end."""
-    if not parts:
-        return np.zeros(0)
-    if len({part.shape[1:] for part in parts}) == 1:
-        return np.concatenate(parts)
-    shape = np.max([part.shape[1:] for part in parts], axis=0)
-
-    def filled(part: NDArray[Any]) -> NDArray[Any]:
-        widths = [(0, 0), *((0, int(more)) for more in shape - part.shape[1:])]
-        return np.pad(part, widths, constant_values=part.dtype.type(fill))
-
-    return np.concatenate([filled(part) for part in parts])
 
 
 def copied(module: nn.Module | None) -> nn.Module | None:

@@ -225,3 +225,14 @@ def test_a_compiled_model_of_code_is_copied(settings: dict[str, Any], fitted: bo
         made.predict(X, verbose=0)
     trainer = make_trainer(FitRequest(made, ArrayData(X, Y), ArrayData(X, Y), None, None, 1, 32))
     assert trainer.context.layers
+
+
+def test_callbacks_are_told_of_unmasked_steps_alone() -> None:
+    made, told = keras.Sequential([kl.Input((6,)), kl.Embedding(9, 4, mask_zero=True), kl.Dense(3, "softmax")]), []
+    made.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy", "sparse_categorical_crossentropy"])
+    shown = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: told.append(dict(logs)))
+    data = (TOKENS, TAGS)
+    result = autotrainer.fit(made, data, data, epochs=1, repair=False, progress=False, fit_args={"callbacks": [shown]})
+    known = result.model.evaluate(TOKENS, TAGS, batch_size=len(TAGS), verbose=0, return_dict=True)
+    for name in ("accuracy", "sparse_categorical_crossentropy"):
+        assert told[-1][f"val_{name}"] == pytest.approx(known[name], rel=1e-3), name
