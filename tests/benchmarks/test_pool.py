@@ -83,6 +83,8 @@ def test_what_does_not_end_is_a_row_with_its_reason(sleeper: str) -> None:
 def test_an_interrupt_leaves_no_process_and_no_row(tmp_path: Path, sleeper: str) -> None:
     out = tmp_path / "rows.jsonl"
     code = (
+        # A shell that runs the tests in the background has its children ignore interrupts.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from pathlib import Path; from benchmarks.running.pool import run_all; "
         f"run_all({sleeper!r}, [{{'seconds': 0}}, {{'seconds': 300}}, {{'seconds': 301}}], Path({str(out)!r}))"
     )
