@@ -29,6 +29,8 @@ _MIXED = 0.1
 """Share of losses on either side of zero from which the loss is a surrogate, such as that of a policy gradient, whose
 value says nothing of success."""
 
+_CONSTANT = "The output is the same for all inputs"
+
 _SAME_EPOCHS = 5
 """Epochs, at least, over which an accuracy must be the same to the digit."""
 
@@ -115,15 +117,16 @@ class NotLearning(Rule):
             return self._by_loss(history, context, result, evidence)
         moving = result.moving(self.threshold("to_come"))
         constant = self._constant_outputs(history, evidence)
-        same = 0 if constant else _same_accuracy(history)
+        same = _same_accuracy(history)
         if same and result.skill <= _BARE_SKILL and not moving and result.mature(self.threshold("schedule")):
-            told = f"Accuracy has not moved at all for {same} epochs, as where one class is always the answer,"
+            still = f"Accuracy has not moved at all for {same} epochs, as where one class is always the answer,"
+            told = _CONSTANT if constant else still
             return self._told(result.worst, 0.85, told, evidence, result)
         early = not result.mature(0.5)  # young runs must be clearer cases
         if not result.stuck(self.threshold("skill") * (2 / 3 if early else 1)):
             return None
         if constant and not moving and result.mature(self.threshold("dead_schedule")):
-            return self._told(result.worst, 0.9, "The output is the same for all inputs", evidence, result)
+            return self._told(result.worst, 0.9, _CONSTANT, evidence, result)
         if not moving and result.mature(self.threshold("schedule")):
             flat = "The loss is flat" if result.fell < self.threshold("to_come") else "The loss fell too little"
             return self._told(result.worst, 0.85, flat, evidence, result)
