@@ -154,8 +154,6 @@ def _accepted(name: str, value: float) -> bool:
     """Say whether a rule takes a value: a wrong one is an error before the log is read."""
     try:
         autotrainer.replay(os.devnull, thresholds={name: value})
-    except ConfigError:
-        return False
-    except LogError:
-        pass
+    except (ConfigError, LogError) as error:
+        return isinstance(error, LogError)  # that the empty file is no log
     return True
