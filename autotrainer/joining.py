@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["joined", "joined_targets"]
+from autotrainer.task import MASKED
 
-_MASKED = -100
-"""Class index that does not count."""
+__all__ = ["joined", "joined_targets"]
 
 
 def joined(parts: Sequence[NDArray[Any]], fill: float) -> NDArray[Any]:
@@ -45,5 +44,5 @@ def joined_targets(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """
     if len({part.shape[1:] for part in parts}) > 1 and parts[0].dtype.kind in "biu":
         parts = [part.astype(np.int64) for part in parts]  # an unsigned type has no -100
-        return joined(parts, _MASKED)
+        return joined(parts, MASKED)
     return joined(parts, 0.0)

@@ -14,12 +14,11 @@ from autotrainer.data import ArrayData, Data
 from autotrainer.metric_choice import MetricChoice, accuracy_metric
 from autotrainer.metrics import Judged, Metric, RowMetric
 from autotrainer.summary import DataSummary
-from autotrainer.task import TargetSummary, TaskContext
+from autotrainer.task import MASKED, TargetSummary, TaskContext
 
 __all__ = ["Judge"]
 
 _TRIVIAL_R2 = 0.05
-_MASKED = -100
 
 
 class Judge:
@@ -105,4 +104,4 @@ class Judge:
         """Return targets with the class index that does not count in the form that all else knows: negative."""
         if self._masked is None or self._masked < 0 or targets.dtype.kind not in "iu":
             return targets
-        return np.where(targets == self._masked, _MASKED, targets.astype(np.int64))
+        return np.where(targets == self._masked, MASKED, targets.astype(np.int64))

@@ -9,14 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotrainer.signals import LAYER_COLUMNS, STEP_COLUMNS, Floats, Observation, StepStats
-from autotrainer.task import TargetSummary, TaskContext, correct_rows
+from autotrainer.task import MASKED, TargetSummary, TaskContext, correct_rows
 
 __all__ = ["DataSummary", "summarize"]
 
 _MAX_CLASSES = 4096
 _MAX_VALUES = 32
-_MASKED = -100
-"""Class index of entries that do not count: ``ignore_index`` of PyTorch's losses."""
 
 
 class _Moments:
@@ -71,7 +69,7 @@ class DataSummary:
             return
         self._targets.add(columns)
         known = columns.ravel()
-        unmasked = known[known != _MASKED]
+        unmasked = known[known != MASKED]
         masked = targets.dtype.kind in "iu" and len(unmasked) < len(known) and bool((unmasked >= 0).all())
         known = unmasked if masked else known
         integral = bool((columns == np.round(columns)).all())

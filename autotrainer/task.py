@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 from autotrainer.signals import LayerInfo
 
-__all__ = ["LossInfo", "OptimizerInfo", "TargetSummary", "TaskContext", "TaskKind", "correct_rows"]
+__all__ = ["MASKED", "LossInfo", "OptimizerInfo", "TargetSummary", "TaskContext", "TaskKind", "correct_rows"]
+
+MASKED = -100
+"""Class index of what does not count: `ignore_index` of the losses of PyTorch."""
 
 TaskKind = Literal["multiclass", "binary", "multilabel", "regression", "unknown"]
 Expects = Literal["logits", "probabilities", "log_probabilities", "values", "unknown"]

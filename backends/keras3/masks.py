@@ -8,10 +8,9 @@ import numpy as np
 from keras.src import backend
 from numpy.typing import NDArray
 
-__all__ = ["mask_of", "masked_like", "unmasked", "with_mask"]
+from autotrainer.task import MASKED
 
-_MASKED = -100
-"""Class index that the core leaves out."""
+__all__ = ["mask_of", "masked_like", "unmasked", "with_mask"]
 
 
 def mask_of(output: Any) -> Any:
@@ -50,7 +49,7 @@ def unmasked(targets: NDArray[Any], outputs: NDArray[Any], mask: NDArray[Any] | 
         return targets
     if targets.shape not in (mask.shape, (*mask.shape, 1)) or not _integral(targets):
         return targets
-    return np.where(mask.reshape(targets.shape), targets.astype(np.int64), _MASKED)
+    return np.where(mask.reshape(targets.shape), targets.astype(np.int64), MASKED)
 
 
 def _integral(values: NDArray[Any]) -> bool:
