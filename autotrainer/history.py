@@ -70,6 +70,8 @@ class RunHistory:
         self.step = -1
         self.epoch = 0
         self.finished = False
+        self.changes = 0
+        """How often something was added."""
 
     def add_step(
         self, stats: StepStats, losses: Sequence[tuple[int, float]] = (), targets: TargetSummary | None = None
@@ -81,6 +83,7 @@ class RunHistory:
             losses: (step, loss) pairs of unsampled steps before it whose loss is known.
             targets: Summary of all targets seen so far.
         """
+        self.changes += 1
         self.step, self.epoch = max(self.step, stats.step), stats.epoch
         self._scalars.add((stats.step, stats.epoch), stats.scalars)
         self._layers.add((stats.step, stats.epoch), stats.layers)
@@ -93,6 +96,7 @@ class RunHistory:
 
     def add_losses(self, losses: Sequence[tuple[int, float]]) -> None:
         """Append (step, loss) pairs of unsampled steps whose loss is known."""
+        self.changes += 1
         for step, loss in losses:
             self._losses.add((step, self.epoch), np.asarray(loss, np.float64))
 
@@ -104,6 +108,7 @@ class RunHistory:
             step: Number of the last step of it.
             values: ``loss``, ``accuracy``, ``val_loss``, ``val_accuracy`` and any others, by name.
         """
+        self.changes += 1
         self.step, self.epoch = max(self.step, step), epoch + 1
         self._ends.add((epoch, step), np.asarray(0.0))
         for name, value in values.items():

@@ -10,7 +10,7 @@ not finite" (a NaN in a tensor counts as not finite).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "DORMANT",
     "LAYER_COLUMNS",
     "MAX_FEATURES",
+    "MAX_RANK",
     "MAX_ROWS",
     "MAX_VALUES",
+    "RARE",
     "STEP_COLUMNS",
     "Floats",
     "LayerInfo",
@@ -36,6 +39,9 @@ MAX_ROWS = 256
 
 MAX_FEATURES = 1024
 """Values per row of *inputs* of rank 2 that a backend copies at most: evenly strided columns."""
+
+MAX_RANK = 64
+"""Rows and features that a backend copies at most of what enters the output layer: the rank is found in 1 ms."""
 
 MAX_VALUES = 65536
 """Values that a backend copies at most of each of inputs, outputs and targets: fewer rows, never cut rows of
@@ -52,11 +58,21 @@ LAYER_COLUMNS = (
     "activation_spread",  # root of the mean over units of the variance across samples: 0 = same for all inputs
     "dead_units",  # share of units that were zero on every sample of the last DEAD_WINDOW sampled batches
     "saturated",  # share of entries where a bounded activation's slope is < 1e-3 of its maximum
+    "dormant",  # share of units whose mean |output| is at most DORMANT times the mean over the units of the layer
+    "second_moment_ratio",  # root of the mean of g² / max(v, ε²): v, ε are Adam's second moment (bias-corrected) and ε
+    "attention_entropy",  # mean over rows of the entropy of the attention weights / log of their number, in [0, 1]
+    "attention_max_logit",  # largest |logit| before the softmax of the attention
 )
 """Columns of the table of a step, one row a layer."""
 
+DORMANT = 0.025
+"""Share of its layer's mean up to which a unit is dormant (τ of Sokar et al., ICML 2023, section 3)."""
+
 DEAD_WINDOW = 5
 """Sampled batches in a row on which a unit must be zero for all samples to count as dead."""
+
+RARE = 0.1
+"""Frequency, relative to that of the commonest class, up to which a class is rare."""
 
 STEP_COLUMNS = (
     "loss",  # loss of the batch
@@ -68,6 +84,13 @@ STEP_COLUMNS = (
     "crossed_error",  # the same of every output with every target: only where (rows, 1) and (rows,) would broadcast
     "absolute_error",  # mean absolute difference of outputs and targets, and the same of every output with every
     "crossed_absolute_error",  # target: both only where (rows, 1) and (rows,) would broadcast
+    "rare_accuracy",  # accuracy on the copied rows of classes that are at most RARE times as frequent as the commonest
+    "class_entropy",  # entropy of the classes among the copied rows, in nats (classification tasks)
+    "feature_rank",  # effective rank of what enters the output layer / the largest possible one, in (0, 1]
+    "gradient_cosine",  # cosine of the angle between the gradient and that of the sampled step before
+    "stale_gradients",  # 1 if the backward pass found gradients of the step before, 0 if it found them reset
+    "training_mode",  # share of dropout and batch normalization layers in training mode, in the forward pass
+    "evaluation_mode",  # the same in the latest evaluation (a call of the loss without gradients)
     "output_min",
     "output_max",
     "output_row_sum",  # mean over rows of the sum over the last axis
@@ -107,6 +130,7 @@ class LayerInfo:
         start: Form of its weight matrix before the first step seen, where that is special: ``zero``, ``constant``
             (one value), ``equal_units`` (the same for all units), ``equal_inputs`` (the same for all inputs of each
             unit); else empty.
+        unowned: Number of its own trainable parameters that no optimizer owns.
     """
 
     name: str
@@ -117,6 +141,7 @@ class LayerInfo:
     frozen: bool = False
     hidden: bool = True
     start: str = ""
+    unowned: int = 0
 
 
 @dataclass(slots=True)
@@ -133,6 +158,9 @@ class Observation:
         outputs: First rows of the output, shape (rows, ...), or None.
         targets: First rows of the targets, shape (rows, ...), in the user's form, or None.
         losses: (step, loss) pairs of steps since the last observation whose loss is known.
+        features: First rows of what enters the output layer, shape (rows, features), at most `MAX_ROWS` × `MAX_ROWS`
+            values (evenly strided features), or None.
+        scalars: Further `STEP_COLUMNS` that the backend measures by itself, by name.
     """
 
     step: int
@@ -144,6 +172,8 @@ class Observation:
     outputs: NDArray[Any] | None = None
     targets: NDArray[Any] | None = None
     losses: Sequence[tuple[int, float]] = field(default_factory=tuple)
+    features: NDArray[Any] | None = None
+    scalars: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

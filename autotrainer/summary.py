@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotrainer.signals import LAYER_COLUMNS, STEP_COLUMNS, Floats, Observation, StepStats
+from autotrainer.signals import LAYER_COLUMNS, RARE, STEP_COLUMNS, Floats, Observation, StepStats
 from autotrainer.task import MASKED, TargetSummary, TaskContext, correct_rows
 
 __all__ = ["DataSummary", "summarize"]
@@ -85,6 +85,7 @@ class DataSummary:
             self._classes.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
         old = self._summary
         classes = self._classes if self._discrete else Counter[float]()
+        shares = np.array(list(classes.values()), np.float64) / max(classes.total(), 1)
         listed = self._discrete and not self._one_hot and 0 < len(classes) <= _MAX_VALUES
         self._summary = TargetSummary(
             count=old.count + columns.size,
@@ -100,9 +101,19 @@ class DataSummary:
             values=tuple(sorted(classes)) if listed else ((0.0, 1.0) if self._one_hot else ()),
             one_hot=self._one_hot,
             classes=len(classes),
-            majority=max(classes.values()) / sum(classes.values()) if classes else float("nan"),
+            majority=float(shares.max()) if classes else float("nan"),
+            entropy=_entropy(shares) if classes else float("nan"),
+            rarest=float(shares.min()) if classes else float("nan"),
             masked=old.masked or masked,
         )
+
+    def is_rare(self, labels: NDArray[Any]) -> NDArray[np.bool_]:
+        """Say of each class (whole values, or one-hot columns) whether it is rare among all targets seen so far."""
+        if not self._discrete or not self._classes:
+            return np.zeros(labels.shape, bool)
+        bound = RARE * max(self._classes.values())
+        rare = [label for label, count in self._classes.items() if count <= bound]
+        return np.isin(labels, rare)
 
     def add_inputs(self, inputs: NDArray[Any]) -> dict[str, float]:
         """Take rows of inputs into account and return the ``input_*`` columns."""
@@ -141,6 +152,7 @@ def summarize(seen: Observation, epoch: int, data: DataSummary, context: TaskCon
     values["loss"] = seen.loss
     values["learning_rate"] = seen.learning_rate
     values["batch_size"] = seen.batch_size
+    values.update(seen.scalars)
     values["grad_norm"] = _total_norm(seen.layers[:, LAYER_COLUMNS.index("grad_norm")])
     with np.errstate(all="ignore"):
         if seen.inputs is not None and seen.inputs.size:
@@ -150,7 +162,10 @@ def summarize(seen: Observation, epoch: int, data: DataSummary, context: TaskCon
         if seen.targets is not None and seen.targets.size:
             data.add_targets(seen.targets)
             values.update(_target_values(np.asarray(seen.targets, np.float64)))
-            values.update(_agreement(seen, data.targets, context))
+            values.update(_class_values(np.asarray(seen.targets), data.targets))
+            values.update(_agreement(seen, data, context))
+        if seen.features is not None and seen.features.size:
+            values["feature_rank"] = _effective_rank(np.asarray(seen.features, np.float64))
     return StepStats(seen.step, epoch, np.array([values[c] for c in STEP_COLUMNS]), seen.layers)
 
 
@@ -188,11 +203,48 @@ def _target_values(targets: Floats) -> dict[str, float]:
     }
 
 
-def _agreement(seen: Observation, targets: TargetSummary, context: TaskContext) -> dict[str, float]:
+def _entropy(shares: Floats) -> float:
+    """Return the entropy in nats of shares that add up to 1."""
+    shares = shares[shares > 0]
+    return float(-(shares * np.log(shares)).sum())
+
+
+def _labels(targets: NDArray[Any], summary: TargetSummary) -> NDArray[Any]:
+    """Return the classes: columns of one-hot rows, else the values as they are."""
+    return targets.argmax(axis=-1) if summary.one_hot else targets
+
+
+def _class_values(targets: NDArray[Any], summary: TargetSummary) -> dict[str, float]:
+    """Return the entropy of the classes of a batch; empty where targets are no classes."""
+    if not summary.classes:
+        return {}
+    labels = _labels(targets, summary).ravel()
+    labels = labels[labels != MASKED] if summary.masked else labels
+    _, counts = np.unique(labels, return_counts=True)
+    return {"class_entropy": _entropy(counts / max(counts.sum(), 1))}
+
+
+def _effective_rank(features: Floats) -> float:
+    """Return exp(entropy of the normalized singular values) ÷ min(rows, features), of features less their mean.
+
+    Garrido, Balestriero, Najman and LeCun, RankMe, ICML 2023 (arXiv 2210.02885), section 3.1. NaN where a feature is
+    not finite or there are fewer than two rows; 0 where all rows are the same.
+    """
+    if len(features) < 2 or not np.isfinite(features).all():
+        return float("nan")
+    values = np.linalg.svd(features - features.mean(axis=0), compute_uv=False)
+    total = values.sum()
+    if total <= 1e-12 * max(1.0, float(np.abs(features).max())):
+        return 0.0
+    return float(np.exp(_entropy(values / total)) / min(len(features) - 1, features.shape[1]))
+
+
+def _agreement(seen: Observation, data: DataSummary, context: TaskContext) -> dict[str, float]:
     """Return accuracy (classification) and squared error (equal sizes) of the copied rows."""
     if seen.outputs is None or seen.targets is None or len(seen.outputs) != len(seen.targets):
         return {}
     values: dict[str, float] = {}
+    targets = data.targets
     outputs = np.asarray(seen.outputs, np.float64)
     if outputs.size == seen.targets.size:
         wanted = np.asarray(seen.targets, np.float64).reshape(outputs.shape)
@@ -213,4 +265,9 @@ def _agreement(seen: Observation, targets: TargetSummary, context: TaskContext) 
         known = correct[~np.isnan(correct)]
         if known.size:
             values["accuracy"] = float(known.mean())
+        labels = _labels(np.asarray(seen.targets), targets).reshape(len(correct), -1)
+        if targets.classes and labels.shape[1] == 1:
+            rare = correct[data.is_rare(labels[:, 0])]
+            if rare.size:
+                values["rare_accuracy"] = float(rare.mean())
     return values

@@ -51,7 +51,8 @@ class LossInfo:
 class OptimizerInfo:
     """Name (lower case: ``sgd``, ``adam``, …), initial learning rate and momentum of an optimizer, or of the first.
 
-    ``several`` says that there are further ones, each with a loss of its own.
+    ``several`` says that there are further ones, each with a loss of its own; ``scheduled`` that a schedule of the
+    learning rate is attached.
     """
 
     name: str = "unknown"
@@ -59,6 +60,7 @@ class OptimizerInfo:
     momentum: float = 0.0
     weight_decay: float = 0.0
     several: bool = False
+    scheduled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ class TargetSummary:
         one_hot: Width > 1 and each row is one 1 and zeros.
         classes: Number of distinct classes seen (whole values, or one-hot columns); 0 if not discrete.
         majority: Share of the commonest class; NaN if not discrete.
+        entropy: Entropy of the classes in nats; NaN if not discrete.
+        rarest: Share of the rarest class; NaN if not discrete.
         masked: Whether some class indices are -100, which means "leave this one out" and counts nowhere else here.
     """
 
@@ -97,6 +101,8 @@ class TargetSummary:
     one_hot: bool = False
     classes: int = 0
     majority: float = float("nan")
+    entropy: float = float("nan")
+    rarest: float = float("nan")
     masked: bool = False
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -138,6 +139,10 @@ def progress(history: RunHistory, context: TaskContext) -> float:
     return 1.0 if history.finished else math.nan
 
 
+_LATEST: WeakKeyDictionary[RunHistory, tuple[tuple[int, ...], TaskContext, Outcome]] = WeakKeyDictionary()
+"""The outcome that each history had when it was last asked for: all rules of one verdict ask for the same."""
+
+
 def outcome(history: RunHistory, context: TaskContext) -> Outcome:
     """Judge how the training does at present.
 
@@ -148,6 +153,14 @@ def outcome(history: RunHistory, context: TaskContext) -> Outcome:
     Returns:
         The outcome, from the last half of the run.
     """
+    state = (history.changes, history.step, history.epoch, history.finished)
+    known = _LATEST.get(history)
+    if known is None or known[0] != state or known[1] is not context:
+        known = _LATEST[history] = (state, context, _outcome(history, context))
+    return known[2]
+
+
+def _outcome(history: RunHistory, context: TaskContext) -> Outcome:
     sure = witnesses(history, context)
     share = progress(history, context)
     done = history.step + 1
