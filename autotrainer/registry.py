@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from autotrainer.errors import ConfigError, InputError, PluginError, nearest
 from autotrainer.repair import Repair
 from autotrainer.rule import Rule
+from autotrainer.settings import project_settings
 
 if TYPE_CHECKING:
     from autotrainer.adapter import Backend
@@ -67,6 +68,9 @@ def make_rules(
 ) -> list[Rule]:
     """Build the rules in force.
 
+    What the project says in ``[tool.autotrainer]`` of its ``pyproject.toml`` holds too: its ``select`` where none is
+    given, its ``ignore`` besides, and its ``thresholds`` where the same one is not given.
+
     Args:
         select: Names, codes, code prefixes or everyday aliases of the problems to look for; None for all.
         ignore: The same, for problems to leave out.
@@ -79,17 +83,31 @@ def make_rules(
         ConfigError: If a name is unknown or a value out of range.
     """
     known = rules()
-    chosen = _matching(select, known) if select is not None else set(known)
-    chosen -= _matching(ignore, known)
-    values: dict[type[Rule], dict[str, float]] = {}
+    project = project_settings()
     if thresholds is not None and not isinstance(thresholds, Mapping):
         raise ConfigError(f"thresholds must be a dict of numbers by problem.name, not {type(thresholds).__name__}")
-    for name, value in (thresholds or {}).items():
+    values = _values(thresholds or {}, known)
+    chosen = _matching(select, known) if select is not None else set(known)
+    chosen -= _matching(ignore, known)
+    try:
+        for rule, of_project in _values(project.thresholds, known).items():
+            values[rule] = of_project | values.get(rule, {})
+        if select is None and project.select is not None:
+            chosen &= _matching(project.select, known)
+        chosen -= _matching(project.ignore, known)
+    except ConfigError as error:
+        raise ConfigError(f"{project.path}: {error}") from None
+    return [rule(**values.get(rule, {})) for rule in known if rule in chosen]
+
+
+def _values(thresholds: Mapping[str, float], known: Sequence[type[Rule]]) -> dict[type[Rule], dict[str, float]]:
+    values: dict[type[Rule], dict[str, float]] = {}
+    for name, value in thresholds.items():
         rule, threshold = _threshold(name, known)
         values.setdefault(rule, {})[threshold] = value
     for rule, given in values.items():
         rule(**given)  # a wrong value is an error even for a rule that is left out
-    return [rule(**values.get(rule, {})) for rule in known if rule in chosen]
+    return values
 
 
 def problem_name(name: str) -> str:
