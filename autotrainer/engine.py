@@ -10,7 +10,7 @@ import numpy as np
 
 from autotrainer.findings import Finding, Severity, rank_findings
 from autotrainer.history import RunHistory
-from autotrainer.rule import Rule
+from autotrainer.rule import Place, Rule
 from autotrainer.task import TaskContext
 
 __all__ = ["Engine"]
@@ -30,10 +30,18 @@ class Engine:
     Args:
         rules: The rules in force.
         on_finding: Called with each finding whose episode begins or whose severity rises.
+        locate: Returns the place in the user's code of a layer's making, given its name, or of the call of the loss or
+            the optimizer's step, given None and which; empty if it is not known.
     """
 
-    def __init__(self, rules: Sequence[Rule], on_finding: Callable[[Finding], None] | None = None) -> None:
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        on_finding: Callable[[Finding], None] | None = None,
+        locate: Callable[[Place, str | None], str] | None = None,
+    ) -> None:
         self._rules = list(rules)
+        self._locate = locate
         self._on_finding = on_finding
         self._current: dict[str, Finding] = {}
         self._passed: dict[str, Finding] = {}
@@ -78,12 +86,10 @@ class Engine:
                 continue
             verdict = replace(verdict, caused_by=self._root(rule, verdicts))
             before = self._current.get(rule.problem)
-            began = (
-                before
-                if before is not None
-                else replace(verdict, step=max(history.step, 0), epoch=history.epoch_of_step)
+            began = before or replace(
+                verdict, step=max(history.step, 0), epoch=history.epoch_of_step, place=self._place(rule, verdict)
             )
-            verdict = replace(verdict, step=began.step, epoch=began.epoch)
+            verdict = replace(verdict, step=began.step, epoch=began.epoch, place=began.place)
             self._current[rule.problem] = verdict
             if before is None or verdict.severity.rank < before.severity.rank:
                 raised.append(verdict)
@@ -98,6 +104,11 @@ class Engine:
             if ended.severity is not Severity.INFO:
                 message = f"{ended.message} This passed by step {history.step}."
                 self._passed[problem] = replace(ended, severity=Severity.INFO, message=message, caused_by=None)
+
+    def _place(self, rule: Rule, verdict: Finding) -> str:
+        if self._locate is None or (rule.place == "layer" and not verdict.layers):
+            return ""
+        return self._locate(rule.place, verdict.layers[0] if rule.place == "layer" else None)
 
     @staticmethod
     def _root(rule: Rule, verdicts: dict[str, Finding]) -> str | None:

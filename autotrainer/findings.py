@@ -44,6 +44,7 @@ class Finding:
         evidence: Measured numbers by name.
         repairs: Names of repairs, best first.
         caused_by: Name of the problem that is its root, or None.
+        place: File and line of the user's own code that it points to (``train.py:12``); empty if not known.
     """
 
     problem: str
@@ -57,6 +58,7 @@ class Finding:
     evidence: Mapping[str, float] = field(default_factory=dict)
     repairs: tuple[str, ...] = ()
     caused_by: str | None = None
+    place: str = ""
 
     def __str__(self) -> str:
         return f"{self.code} {self.problem} [{self.severity}]: {self.message}"
@@ -75,6 +77,7 @@ class Finding:
             "evidence": {k: v if math.isfinite(v) else str(v) for k, v in self.evidence.items()},
             "repairs": list(self.repairs),
             "caused_by": self.caused_by,
+            "place": self.place,
         }
 
     @classmethod

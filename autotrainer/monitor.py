@@ -17,7 +17,7 @@ from autotrainer.errors import ConfigError, InputError
 from autotrainer.findings import Finding, Severity
 from autotrainer.guarding import Guard
 from autotrainer.history import RunHistory
-from autotrainer.rule import Rule
+from autotrainer.rule import Place, Rule
 from autotrainer.runlog import LogWriter, encode_step
 from autotrainer.sampler import Sampler
 from autotrainer.signals import LAYER_COLUMNS, STEP_COLUMNS, Observation
@@ -27,7 +27,7 @@ from autotrainer.task import TaskContext
 if TYPE_CHECKING:
     from autotrainer.report import Report
 
-__all__ = ["EpochObserver", "Monitor", "Observer"]
+__all__ = ["EpochObserver", "Locator", "Monitor", "Observer"]
 
 logger = logging.getLogger("autotrainer")
 
@@ -50,6 +50,14 @@ class EpochObserver(Observer, Protocol):
 
     def epoch_values(self) -> Mapping[str, float]:
         """Return what was seen of the epoch that ends now, by name; what the user tells goes before it."""
+
+
+@runtime_checkable
+class Locator(Observer, Protocol):
+    """An observer that knows the user's code."""
+
+    def place(self, what: Place, layer: str | None) -> str:
+        """Return file and line where a layer is made, or the loss or the step is called; empty if unknown."""
 
 
 class Monitor:
@@ -81,7 +89,7 @@ class Monitor:
         self.sampler = sampler
         self.history = RunHistory()
         self.context = TaskContext()
-        self._engine = Engine(rules, self._tell)
+        self._engine = Engine(rules, self._tell, self._place)
         self._data = DataSummary()
         self._observer: Observer | None = None
         self._on_finding = on_finding
@@ -188,13 +196,13 @@ class Monitor:
         with self.guard("close()"):
             if self._observer is not None:
                 self._observer.close()
-        self._observer = None
         self.closed = True
         self.history.finished = finished
         with self.guard("the rules"):
             self._write({"type": "end", "step": self.history.step, "finished": finished})
             self._stale = True
             _ = self.findings
+        self._observer = None
         if self._log is not None:
             with self.guard("the run log"):
                 self._log.close()
@@ -274,6 +282,12 @@ class Monitor:
         self._stale = False
         self._write({"type": "check", "step": self.history.step})
         self._engine.evaluate(self.history, self.context)
+
+    def _place(self, what: Place, layer: str | None) -> str:
+        if isinstance(self._observer, Locator):
+            with self.guard("reading the source"):
+                return self._observer.place(what, layer)
+        return ""
 
     def _tell(self, finding: Finding) -> None:
         self._write({"type": "finding", "finding": finding.to_dict()})

@@ -82,6 +82,8 @@ def _finding_lines(root: Finding, consequences: Sequence[Finding]) -> list[str]:
         f"(first seen in epoch {root.epoch}, step {root.step}; {root.confidence:.0%} sure)"
     ]
     lines += _wrap(root.message, "  ")
+    if root.place:
+        lines += _wrap(f"at {root.place}", "  ")
     if root.layers:
         shown = ", ".join(root.layers[:6]) + (f" and {len(root.layers) - 6} more" if len(root.layers) > 6 else "")
         lines += _wrap(f"layers: {shown}", "  ")

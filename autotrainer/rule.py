@@ -8,14 +8,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from autotrainer.errors import ConfigError, nearest
 from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.task import TaskContext
 
-__all__ = ["DOC_SECTIONS", "Rule", "Threshold"]
+__all__ = ["DOC_SECTIONS", "Place", "Rule", "Threshold"]
+
+Place = Literal["layer", "loss", "step"]
+"""What of the user's code a finding can point to."""
 
 DOC_SECTIONS = (
     "What it does",
@@ -72,6 +75,9 @@ class Rule(ABC):
     """Problems that can be the root of this one, likeliest first."""
     repairs: ClassVar[tuple[str, ...]] = ()
     """Names of repairs, best first."""
+    place: ClassVar[Place] = "layer"
+    """What of the user's code a finding points to: where its first layer is made, or where the loss or the optimizer's
+    step is called."""
     static: ClassVar[bool] = False
     """Whether `check` can already tell something from forward passes before the first step."""
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType({})

@@ -52,6 +52,7 @@ class ImproperLoss(Rule):
     causes = ("nonfinite_data", "target_mismatch")
     repairs = ("fix_loss", "fix_output_activation")
     static = True
+    place = "loss"
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {"schedule": Threshold(0.15, "share of the schedule before it is judged", "delay target of 20 %", maximum=1)}
     )

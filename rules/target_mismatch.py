@@ -63,6 +63,7 @@ class TargetMismatch(Rule):
     causes = ("nonfinite_data",)
     repairs = ("fix_loss",)
     static = True
+    place = "loss"
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         """Judge the history as it is now."""
