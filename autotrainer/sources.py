@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-__all__ = ["calling_file", "calling_line", "keyword_line", "layer_line"]
+__all__ = ["Step", "calling_file", "calling_line", "keyword_line", "layer_line"]
 
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from autotrainer.sources import layer_line
+from autotrainer.sources import Step, layer_line
 
 __all__ = ["layer_place"]
 
@@ -25,7 +25,7 @@ def layer_place(model: Any, name: str, file: str) -> str:
     layer = next((layer for layer in layers if layer.name == name), None)
     if layer is None:
         return ""
-    steps = []
+    steps: list[Step] = []
     attribute = next((key for key, value in vars(model).items() if value is layer and not key.startswith("_")), None)
     if attribute is not None:
         steps.append((model, attribute, ()))
