@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,12 @@ def test_names_codes_and_aliases_are_unique() -> None:
     names = [name for rule in BUILTIN for name in (rule.problem, rule.code.lower(), *rule.aliases)]
     assert len(names) == len(set(names))
     assert all(name == name.lower() for name in names)
+
+
+def test_causes_are_problems_and_no_problem_causes_itself() -> None:
+    graph = {rule.problem: set(rule.causes) for rule in BUILTIN}
+    assert set().union(*graph.values()) <= set(graph)
+    assert set(TopologicalSorter(graph).static_order()) == set(graph)  # a cycle raises
 
 
 def test_rules_are_listed_by_code_and_every_file_is_a_rule() -> None:
