@@ -18,13 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "ATTENTION_LOGITS",
+    "ATTENTION_QUERIES",
+    "ATTENTION_SAMPLES",
     "DORMANT",
     "LAYER_COLUMNS",
+    "MASKING",
     "MAX_FEATURES",
     "MAX_RANK",
     "MAX_ROWS",
     "MAX_VALUES",
     "RARE",
+    "SAMPLED_ENTRIES",
     "STEP_COLUMNS",
     "Floats",
     "LayerInfo",
@@ -51,7 +56,7 @@ LAYER_COLUMNS = (
     "grad_norm",  # L2 norm of the gradients of the layer's own trainable parameters, as the optimizer gets them
     "grad_zero_fraction",  # share of entries of those gradients that are exactly zero, in [0, 1]
     "weight_norm",  # L2 norm of those parameters before the step
-    "update_ratio",  # L2 norm of their change in this step / weight_norm, on at most 4096 strided entries
+    "update_ratio",  # L2 norm of their change in this step / weight_norm, on `SAMPLED_ENTRIES`
     "activation_mean_abs",  # mean of |output|
     "activation_std",  # standard deviation over all entries of the output
     "activation_max_abs",  # max of |output|
@@ -59,14 +64,43 @@ LAYER_COLUMNS = (
     "dead_units",  # share of units that were zero on every sample of the last DEAD_WINDOW sampled batches
     "saturated",  # share of entries where a bounded activation's slope is < 1e-3 of its maximum
     "dormant",  # share of units whose mean |output| is at most DORMANT times the mean over the units of the layer
-    "second_moment_ratio",  # root of the mean of g² / max(v, ε²): v, ε are Adam's second moment (bias-corrected) and ε
-    "attention_entropy",  # mean over rows of the entropy of the attention weights / log of their number, in [0, 1]
-    "attention_max_logit",  # largest |logit| before the softmax of the attention
+    "second_moment_ratio",  # root of the mean of g² / max(v, ε²) over such entries, see `SAMPLED_ENTRIES`
+    "attention_entropy",  # mean over queries of the entropy of their attention weights / log(keys), see below
+    "attention_max_logit",  # largest |q·k × scale| among the same queries and keys
 )
 """Columns of the table of a step, one row a layer."""
 
 DORMANT = 0.025
-"""Share of its layer's mean up to which a unit is dormant (τ of Sokar et al., ICML 2023, section 3)."""
+"""Share of its layer's mean up to which a unit is dormant (τ of Sokar et al., ICML 2023, section 3).
+
+Measured where an activation other than ``linear``, ``softmax``, ``softmin`` and ``log_softmax`` has made the output, in
+the row of the activation where it is a layer of its own, else in that of the layer that has it or that it is called
+for. NaN in all other rows (gates make the output of LSTM and GRU), and in those of layers that are not hidden. The mean
+of a unit is over samples and places (the unit axis is that of ``dead_units``), the mean of the layer over its units;
+where all is zero, all are dormant.
+"""
+
+SAMPLED_ENTRIES = 4096
+"""Evenly strided entries of a layer's parameters that are looked at one by one, at most.
+
+``second_moment_ratio`` (RMS_t of Wortsman et al., arXiv 2304.13013) has g, the gradient as the optimizer
+gets it; v, Adam's second moment as it divides by it in this very step: g included, bias-corrected, the running maximum
+for AMSGrad; and ε, the one that Adam adds to the root. About 1 where the second moment keeps up, at most the root of
+the number of steps done and of 1 / (1 - β2). NaN without such a moment.
+"""
+
+ATTENTION_SAMPLES, ATTENTION_QUERIES, ATTENTION_LOGITS = 8, 256, 2**18
+"""First samples, evenly strided queries, and logits (samples × heads × queries × keys) on which attention is looked at
+at most, with all heads and keys. To keep within the logits, queries are left out first, samples then.
+
+A key is left out for a query where a mask says so: a boolean one, or one that adds `MASKING` or less. What a mask adds
+otherwise counts for the weights, but not for ``attention_max_logit``. Queries that are left with fewer than two keys
+are left out. The row is that of the attention layer; for `scaled_dot_product_attention` called as a function that of
+the layer that made its queries, or, where that can't be told, of the layer that ran last before it.
+"""
+
+MASKING = -1e4
+"""Value up to which what is added to a logit excludes its key: -1e4 (half precision), -1e9 and -inf are in use."""
 
 DEAD_WINDOW = 5
 """Sampled batches in a row on which a unit must be zero for all samples to count as dead."""
@@ -87,10 +121,10 @@ STEP_COLUMNS = (
     "rare_accuracy",  # accuracy on the copied rows of classes that are at most RARE times as frequent as the commonest
     "class_entropy",  # entropy of the classes among the copied rows, in nats (classification tasks)
     "feature_rank",  # effective rank of what enters the output layer / the largest possible one, in (0, 1]
-    "gradient_cosine",  # cosine of the angle between the gradient and that of the sampled step before
+    "gradient_cosine",  # of the angle between the gradient and that of the sampled step before, on `SAMPLED_ENTRIES`
     "stale_gradients",  # 1 if the backward pass found gradients of the step before, 0 if it found them reset
-    "training_mode",  # share of dropout and batch normalization layers in training mode, in the forward pass
-    "evaluation_mode",  # the same in the latest evaluation (a call of the loss without gradients)
+    "training_mode",  # 1 if dropout and batch normalization were in training mode in the forward pass, 0 if in
+    # evaluation mode; NaN without such layers, and where all of them are frozen or in another mode than the model
     "output_min",
     "output_max",
     "output_row_sum",  # mean over rows of the sum over the last axis
@@ -129,7 +163,7 @@ class LayerInfo:
         hidden: False for the layer (and a separate activation) that makes the model's output.
         start: Form of its weight matrix before the first step seen, where that is special: ``zero``, ``constant``
             (one value), ``equal_units`` (the same for all units), ``equal_inputs`` (the same for all inputs of each
-            unit); else empty.
+            unit); ``drawn`` where no optimizer owns it and it looks newly drawn by a usual initializer; else empty.
         unowned: Number of its own trainable parameters that no optimizer owns.
     """
 
@@ -158,8 +192,9 @@ class Observation:
         outputs: First rows of the output, shape (rows, ...), or None.
         targets: First rows of the targets, shape (rows, ...), in the user's form, or None.
         losses: (step, loss) pairs of steps since the last observation whose loss is known.
-        features: First rows of what enters the output layer, shape (rows, features), at most `MAX_ROWS` × `MAX_ROWS`
-            values (evenly strided features), or None.
+        features: What enters the output layer, the last dense layer, where other layers with parameters come before
+            it: shape (rows, features), both evenly strided and at most `MAX_RANK`. Samples and time steps are rows
+            alike. Else None.
         scalars: Further `STEP_COLUMNS` that the backend measures by itself, by name.
     """
 

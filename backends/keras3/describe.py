@@ -104,6 +104,9 @@ def optimizer_info(optimizer: Any) -> OptimizerInfo:
         learning_rate=learning_rate(optimizer),
         momentum=_as_number(getattr(optimizer, "momentum", 0.0)),
         weight_decay=_as_number(getattr(optimizer, "weight_decay", 0.0)),
+        scheduled=isinstance(
+            getattr(optimizer, "_learning_rate", None), keras.optimizers.schedules.LearningRateSchedule
+        ),
     )
 
 
@@ -128,7 +131,15 @@ def context_of(model: Any, parts: Sequence[Part], loss: Any, optimizer: Any) -> 
         output_activation=activation,
         output_units=_output_units(model, parts),
         input_kind=_input_kind(model, parts),
+        dropout=max(_dropout_rates(model), default=0.0),
     )
+
+
+def _dropout_rates(model: Any) -> list[float]:
+    """Return the shares of values that layers leave out at random in training; recurrent layers do so themselves."""
+    names = {"dropout": ("rate",), "recurrent": ("dropout", "recurrent_dropout")}
+    layers = model._flatten_layers() if isinstance(model, keras.layers.Layer) else ()
+    return [_as_number(getattr(layer, name, 0.0)) for layer in layers for name in names.get(kind_of(layer), ())]
 
 
 def _input_kind(model: Any, parts: Sequence[Part]) -> str:

@@ -11,7 +11,7 @@ import keras
 
 from autotrainer.backends.keras3.losses_seen import loss_names
 
-__all__ = ["EpochCallback", "canonical", "data_size", "number", "with_callback"]
+__all__ = ["EpochCallback", "canonical", "data_size", "has_schedule", "number", "with_callback"]
 
 _NAMES = {
     "acc": "accuracy",
@@ -89,7 +89,7 @@ def with_callback(
     """
     signature = inspect.signature(fit)
     bound = signature.bind(*args, **kwargs)
-    given = bound.arguments.get("callbacks", bound.kwargs.get("callbacks"))
+    given = _given_callbacks(bound)
     if isinstance(given, keras.callbacks.CallbackList):
         callback.set_params(given.params)
         callback.set_model(given.model)
@@ -100,6 +100,18 @@ def with_callback(
         bound.arguments["callbacks"] = callbacks
         return bound.args, bound.kwargs
     return args, {**kwargs, "callbacks": callbacks}
+
+
+def has_schedule(fit: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Say whether one of the callbacks given to a ``fit`` is one of Keras' that change the learning rate."""
+    given = _given_callbacks(inspect.signature(fit).bind(*args, **kwargs))
+    given = given.callbacks if isinstance(given, keras.callbacks.CallbackList) else keras.tree.flatten(given or [])
+    kinds = keras.callbacks.LearningRateScheduler | keras.callbacks.ReduceLROnPlateau
+    return any(isinstance(callback, kinds) for callback in given)
+
+
+def _given_callbacks(bound: inspect.BoundArguments) -> Any:
+    return bound.arguments.get("callbacks", bound.kwargs.get("callbacks"))
 
 
 def data_size(fit: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int | None, int | None]:

@@ -12,7 +12,8 @@ from typing import Any
 import keras
 
 from autotrainer.backends.keras3.parts import Part
-from autotrainer.backends.keras3.recording import Recorder, patched
+from autotrainer.backends.keras3.patching import patched
+from autotrainer.backends.keras3.recording import Recorder
 from autotrainer.backends.keras3.tensorflow_graph import UnobservableError, has_accelerator
 
 __all__ = ["InstrumentedStep", "has_weights"]
@@ -26,13 +27,19 @@ class InstrumentedStep:
         make: The model's own ``make_train_function``.
         parts: Its layers.
         fail: Takes an exception of our own code.
+        needs: Columns that are worth measuring, None for all.
 
     Raises:
         UnobservableError: If the engine or the way in which the model is compiled does not allow it.
     """
 
     def __init__(
-        self, model: Any, make: Callable[..., Any], parts: Sequence[Part], fail: Callable[[Exception], None]
+        self,
+        model: Any,
+        make: Callable[..., Any],
+        parts: Sequence[Part],
+        fail: Callable[[Exception], None],
+        needs: frozenset[str] | None = None,
     ) -> None:
         self._model = model
         self._make = make
@@ -41,7 +48,7 @@ class InstrumentedStep:
         self._raise_if_unobservable()
         self.batch_only = self._graph and bool(model.jit_compile) and not has_accelerator()
         """Whether only inputs and targets are recorded: on a CPU, XLA rounds otherwise if more values leave a step."""
-        self.recorder = Recorder(model, parts, fail, batch_only=self.batch_only)
+        self.recorder = Recorder(model, parts, fail, batch_only=self.batch_only, needs=needs)
 
     @property
     def traced(self) -> bool:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 
 from autotrainer.backends.keras3.describe import context_of, learning_rate
 from autotrainer.backends.keras3.initial import with_weight_forms
 from autotrainer.backends.keras3.losses_seen import LossReader
 from autotrainer.backends.keras3.masks import unmasked
-from autotrainer.backends.keras3.parts import Part, find_parts, in_known_order
-from autotrainer.backends.keras3.recording import Recorder, optimizers_of
-from autotrainer.backends.keras3.stats import LayerMeter, input_rows, row_count, rows_of, scalar
-from autotrainer.signals import Observation
+from autotrainer.backends.keras3.meter import LayerMeter
+from autotrainer.backends.keras3.optimizers import optimizers_of
+from autotrainer.backends.keras3.parts import Part, find_parts, in_known_order, with_unowned
+from autotrainer.backends.keras3.recording import Recorder
+from autotrainer.backends.keras3.stats import feature_rows, input_rows, row_count, rows_of, scalar
+from autotrainer.signals import LAYER_COLUMNS, Floats, Observation
 from autotrainer.task import TaskContext
 
 __all__ = ["Measure", "Position"]
+
+_DORMANT = LAYER_COLUMNS.index("dormant")
 
 _OUTPUT_OPERATIONS = {
     "Softmax": "softmax",
@@ -50,6 +56,7 @@ class Measure:
         loss: Its loss; None for the compiled one.
         optimizer: Its optimizer; None for the compiled one.
         needs: Columns worth measuring; None for all.
+        valued: Whether its variables hold values now: not always on the JAX engine, see `carried`.
     """
 
     def __init__(
@@ -60,26 +67,24 @@ class Measure:
         optimizer: Any = None,
         *,
         needs: frozenset[str] | None = None,
+        valued: bool = True,
     ) -> None:
         self._model = model
         self._losses = losses
         self._given = loss, optimizer
         parts = find_parts(model)
-        # While JAX trains, the variables of the model hold no values.
-        self.parts = parts if keras.backend.backend() == "jax" else with_weight_forms(parts)
+        self.parts = with_weight_forms(parts) if valued else parts
         self._meter = LayerMeter(self.parts, needs)
         self._order = list(range(len(self.parts)))
         self._output: tuple[str | None, int | None] = (None, None)
         self._output_row: int | None = None
-        self._applied: Any = None  # the first optimizer of a training step that does not use the compiled one
+        self._applied: list[Any] = []  # the optimizers of a training step that does not use the compiled one
         self._learning_rate = float("nan")
         self._loss_scale = 1.0
         self.begun = False
 
     def before_step(self) -> None:
         """Take down what the step is going to change."""
-        if keras.backend.backend() == "jax":
-            return  # while it trains, JAX keeps weights and learning rate in its own state, not in the variables
         optimizer = self._optimizer()
         self._learning_rate = learning_rate(optimizer)
         self._loss_scale = _loss_scale(optimizer)
@@ -90,7 +95,7 @@ class Measure:
         self.begun = True
         applied = [] if recorder is None else recorder.applied
         if applied and not any(optimizer is self._optimizer() for optimizer in applied):
-            self._applied = applied[0]
+            self._applied = list({id(optimizer): optimizer for optimizer in applied}.values())
         means = [partial(_value_of, m) for m in self._model.metrics if type(m) is keras.metrics.Mean]
         objectives = len({id(optimizer) for optimizer in applied or optimizers_of(self._model)})
         self._losses.learn(self._losses.logs[-1] if self._losses.logs else None, means, objectives)
@@ -111,7 +116,7 @@ class Measure:
     def context(self) -> TaskContext:
         """Return what is known of the training now, apart from its length and its data."""
         model = self._model
-        parts = [self._marked(row) for row in self._order]
+        parts = with_unowned([self._marked(row) for row in self._order], optimizers_of(model))
         loss, optimizer = self._given
         loss = getattr(model, "loss", None) if loss is None else loss
         optimizer = self._optimizer() if optimizer is None else optimizer
@@ -142,7 +147,11 @@ class Measure:
             seen,
             scale=self._loss_scale,
             updated=updated,
+            optimizers=self._applied or [self._optimizer()],
         )
+        scalars = {"gradient_cosine": self._meter.gradient_cosine}
+        if recorder is not None:
+            scalars["training_mode"] = recorder.modes.training_mode
         inputs, outputs, targets = (seen.get(name) for name in ("inputs", "outputs", "targets"))
         rows = row_count(outputs, targets)
         shown, wanted, mask = (rows_of(each, rows) for each in (outputs, targets, seen.get("mask")))
@@ -150,7 +159,7 @@ class Measure:
             wanted = unmasked(wanted, shown, mask)
         return Observation(
             step=position.count - 1,
-            layers=table[self._order],
+            layers=self._shown(table),
             loss=loss,
             learning_rate=self._learning_rate,
             batch_size=float(inputs.shape[0]) if inputs is not None and inputs.shape else float("nan"),
@@ -158,10 +167,18 @@ class Measure:
             outputs=shown,
             targets=wanted,
             losses=self._losses.take(),
+            features=feature_rows(seen.get("features")),
+            scalars={name: value for name, value in scalars.items() if math.isfinite(value)},
         )
 
+    def _shown(self, table: Floats) -> Floats:
+        """Return the table with its rows in forward order: units of the output are never dormant."""
+        hidden = [self._marked(row).info.hidden for row in range(len(self.parts))]
+        table[np.logical_not(hidden), _DORMANT] = np.nan
+        return table[self._order]
+
     def _optimizer(self) -> Any:
-        return getattr(self._model, "optimizer", None) if self._applied is None else self._applied
+        return self._applied[0] if self._applied else getattr(self._model, "optimizer", None)
 
     def _marked(self, row: int) -> Part:
         """Return a part, no hidden one if a step has shown that it makes the output."""

@@ -19,8 +19,9 @@ from typing import Any
 
 import keras
 
+from autotrainer.backends.keras3.carried import carried
 from autotrainer.backends.keras3.epoch_values import EpochValues
-from autotrainer.backends.keras3.epochs import EpochCallback, data_size, with_callback
+from autotrainer.backends.keras3.epochs import EpochCallback, data_size, has_schedule, with_callback
 from autotrainer.backends.keras3.instrument import has_weights
 from autotrainer.backends.keras3.losses_seen import LossReader
 from autotrainer.backends.keras3.measure import Measure
@@ -75,6 +76,7 @@ class KerasObserver:
         self._model = model
         self._monitor = monitor
         self._schedule = Schedule(epochs, steps)
+        self._scheduled = False  # whether a callback of the present fit changes the learning rate
         self._next = 0  # the first step at which there is something to ask
         self._values = EpochValues(model)
         self._losses = LossReader()
@@ -155,6 +157,7 @@ class KerasObserver:
         own = self._own["fit"]
         with self._guard():
             self._schedule.call_fit(data_size(own, args, kwargs))
+            self._scheduled = has_schedule(own, args, kwargs)
             args, kwargs = with_callback(own, EpochCallback(self), args, kwargs)
         try:
             return own(*args, **kwargs)
@@ -195,8 +198,8 @@ class KerasObserver:
 
     def _maybe_sampled(self, base: Callable[..., Any], data: tuple[Any, ...]) -> Any:
         sample = False
-        with self._guard():
-            sample = self._ready() and self._due()
+        with self._guard(), carried(self._model, data) as known:
+            sample = self._ready(known) and self._due()
         if sample:
             return self._sampled(base, data)
         steps = self._steps
@@ -213,16 +216,19 @@ class KerasObserver:
         with self._guard():
             self._losses.unmeasured = self._values.after_call(logs)
 
-    def _ready(self) -> bool:
+    def _ready(self, valued: bool) -> bool:
         """Say whether steps can be sampled, and prepare for it the first time: the weights have to be there.
 
         Some models with a training step of their own are never called themselves, and so never count as built.
+
+        Args:
+            valued: Whether the variables hold values now.
         """
         if self._monitor.closed or not (self._schedule.count or has_weights(self._model)):
             return False
         if self._measure is None:
-            self._measure = Measure(self._model, self._losses, needs=self._monitor.needs)
-        self._steps.prepare(self._measure.parts)
+            self._measure = Measure(self._model, self._losses, needs=self._monitor.needs, valued=valued)
+        self._steps.prepare(self._measure.parts, self._monitor.needs)
         return True
 
     def _due(self) -> bool:
@@ -239,14 +245,15 @@ class KerasObserver:
         started = perf_counter()
         measure = self._measure
         assert measure is not None
-        with self._guard():
-            measure.before_step()
+        with self._guard(), carried(self._model, data) as known:
+            if known:
+                measure.before_step()
         cost = perf_counter() - started
         # The time of the step itself, and of tracing it for the first time, is not charged: see the sampler's share.
         result, seen = self._steps.take(base, data)
         started = perf_counter()
         self._note(result)
-        with self._guard():
+        with self._guard(), carried(self._model, result):
             recorder = self._steps.recorder if seen else None
             if not measure.begun:
                 measure.begin(recorder, seen)
@@ -262,10 +269,17 @@ class KerasObserver:
 
     def _tell_context(self) -> None:
         model = self._model
-        measure = self._measure if self._measure is not None else Measure(model, self._losses)
+        measure = (
+            self._measure
+            if self._measure is not None
+            else Measure(model, self._losses, valued=keras.backend.backend() != "jax")
+        )
         (epochs, steps), (rows, batch_size) = self._schedule.planned, self._schedule.data_size
+        context = measure.context()
+        optimizer = context.optimizer
         context = replace(
-            measure.context(),
+            context,
+            optimizer=replace(optimizer, scheduled=optimizer.scheduled or self._scheduled),
             planned_epochs=epochs,
             planned_steps=steps,
             train_rows=rows,

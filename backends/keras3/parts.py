@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import keras
 from autotrainer.backends.keras3.kinds import activation_name, kind_of
 from autotrainer.signals import LayerInfo
 
-__all__ = ["Part", "find_parts", "in_known_order", "output_activation"]
+__all__ = ["Part", "find_parts", "in_known_order", "output_activation", "with_unowned"]
 
 _PASSES_VALUES_ON = ("dropout", "pool", "reshape")
 _OWNS_AN_ACTIVATION = ("dense", "conv", "recurrent")
@@ -47,6 +47,16 @@ def find_parts(model: Any) -> tuple[Part, ...]:
         makers = frozenset(id(p.layer) for p in parts[-1:])
     parts = _with_following_activations(parts, chain=isinstance(model, keras.Sequential))
     return tuple(replace(p, info=replace(p.info, hidden=id(p.layer) not in makers)) for p in parts)
+
+
+def with_unowned(parts: Sequence[Part], optimizers: Sequence[Any]) -> list[Part]:
+    """Return the layers with the number of their weights that none of the optimizers moves, where all are built."""
+    inner = [getattr(optimizer, "inner_optimizer", optimizer) for optimizer in optimizers]
+    if not inner or not all(optimizer.built for optimizer in inner):
+        return list(parts)
+    owned = {id(v) for optimizer in inner for v in optimizer._trainable_variables}
+    missing = [sum(_size(v) for v in p.weights if v.trainable and id(v) not in owned) for p in parts]
+    return [replace(p, info=replace(p.info, unowned=n)) for p, n in zip(parts, missing, strict=True)]
 
 
 def in_known_order(model: Any) -> bool:
@@ -92,7 +102,9 @@ def _walk(owner: Any, prefix: str, seen: set[int]) -> Iterator[Part]:
             yield from _walk(layer, f"{name}/", seen)
         else:
             part, kind = _part(name, layer, layer), kind_of(layer)
-            always = kind in ("activation", "embedding", *_OWNS_AN_ACTIVATION) or (kind == "norm" and not layer.built)
+            always = kind in ("activation", "attention", "embedding", *_OWNS_AN_ACTIVATION) or (
+                kind == "norm" and not layer.built
+            )
             if always or layer.weights or part.weights:
                 yield part
 

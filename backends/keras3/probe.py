@@ -15,8 +15,9 @@ from autotrainer.backends.keras3.feeding import batches as read_batches
 from autotrainer.backends.keras3.feeding import reason_of
 from autotrainer.backends.keras3.losses_seen import LossReader
 from autotrainer.backends.keras3.measure import Measure, Position
+from autotrainer.backends.keras3.patching import patched
 from autotrainer.backends.keras3.random_state import preserve_random_state
-from autotrainer.backends.keras3.recording import Recorder, paired, patched
+from autotrainer.backends.keras3.recording import Recorder, paired
 from autotrainer.backends.keras3.stats import input_rows, row_count, rows_of
 from autotrainer.data import ArrayData, Data, StreamData, normalize
 from autotrainer.errors import DataError, InputError
@@ -110,12 +111,10 @@ class _Probe:
         if self._errors:
             raise self._errors[0]
         measure = self._measure or Measure(self._model, LossReader(), self._given_loss, self._optimizer)
-        rows = data.rows if isinstance(data, ArrayData) else None
-        context = measure.context()
-        return (
-            replace(context, train_rows=rows, output_rank=self._output_rank, loss_refusal=self._refusal),
-            observations,
-        )
+        context = replace(measure.context(), output_rank=self._output_rank, loss_refusal=self._refusal)
+        if isinstance(data, ArrayData):
+            context = replace(context, train_rows=data.rows, arrays=True)
+        return context, observations
 
     def _look(self, step: int, x: Any, y: Any) -> Observation:
         targets = _first(y)

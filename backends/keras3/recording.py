@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import keras
+import numpy as np
 
+from autotrainer.backends.keras3.attention import ATTENTION_COLUMNS, attention_tensors, noted_method
 from autotrainer.backends.keras3.masks import mask_of
+from autotrainer.backends.keras3.modes import Modes
+from autotrainer.backends.keras3.optimizers import gradients_and_variables, kept, optimizers_of
 from autotrainer.backends.keras3.parts import Part
+from autotrainer.backends.keras3.patching import noting, patched
 from autotrainer.backends.keras3.tensorflow_graph import (
     UnobservableError,
     apart,
@@ -24,23 +29,7 @@ from autotrainer.backends.keras3.tensorflow_graph import (
     raise_if_random,
 )
 
-__all__ = ["Recorder", "optimizers_of", "paired", "patched"]
-
-
-@contextmanager
-def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Set an attribute of an instance past Keras' attribute tracking, and put back what was there."""
-    attributes = vars(owner)
-    missing = object()
-    before = attributes.get(name, missing)
-    attributes[name] = value
-    try:
-        yield
-    finally:
-        if before is missing:
-            attributes.pop(name, None)
-        else:
-            attributes[name] = before
+__all__ = ["Recorder", "batch_of", "paired"]
 
 
 class Recorder:
@@ -51,10 +40,17 @@ class Recorder:
         parts: Its layers.
         fail: Takes an exception of our own code; the step goes on.
         batch_only: Note inputs and targets, and nothing that is computed.
+        needs: Columns that are worth measuring, None for all: what only others need is not noted.
     """
 
     def __init__(
-        self, model: Any, parts: Sequence[Part], fail: Callable[[Exception], None], *, batch_only: bool = False
+        self,
+        model: Any,
+        parts: Sequence[Part],
+        fail: Callable[[Exception], None],
+        *,
+        batch_only: bool = False,
+        needs: frozenset[str] | None = None,
     ) -> None:
         self._batch_only = batch_only
         self._model = model
@@ -62,6 +58,9 @@ class Recorder:
         self._fail = fail
         self._own_step = model.train_step
         self._seen: dict[str, Any] = {}
+        self._entered: dict[int, Any] = {}
+        self._sees_features = needs is None or "feature_rank" in needs
+        self._sees_attention = needs is None or not needs.isdisjoint(ATTENTION_COLUMNS)
         self.calls = 0
         """How often a step was recorded: traced, or taken eagerly."""
         self.output_row: int | None = None
@@ -72,6 +71,8 @@ class Recorder:
         """Rows in the order in which their layers were last called."""
         self.applied: list[Any] = []
         """Optimizers that took gradients, in the order in which they did."""
+        self.modes = Modes(model)
+        """Whether the model was called in training mode."""
 
     @property
     def misses_gradients(self) -> bool:
@@ -83,7 +84,8 @@ class Recorder:
 
         Returns:
             What the model's own ``train_step`` returns, and the tensors recorded, by name: ``loss``, ``inputs``,
-            ``targets``, ``outputs``, ``mask`` (of the outputs), ``activation:<row>``,
+            ``targets``, ``outputs``, ``mask`` (of the outputs), ``features`` (what enters the output layer),
+            ``activation:<row>``, ``attention:<row>:<name>`` (see `attention.attention_tensors`),
             ``gradient:<row>:<weight>`` (with ``:values`` and ``:indices`` if sparse).
 
         Raises:
@@ -101,11 +103,15 @@ class Recorder:
     def record(self, run: Callable[[], Any]) -> dict[str, Any]:
         """Call a function and return the tensors that passed meanwhile, by name."""
         self.calls += 1
-        self._seen, self.order, self.applied = {}, [], []
+        self._seen, self._entered, self.order, self.applied = {}, {}, [], []
+        self.modes.clear()
         with nullcontext() if self._batch_only else self._recording():
             run()
         seen, self._seen = self._seen, {}
         self._describe_output(seen)
+        features = self._features()
+        if features is not None:
+            seen["features"] = features
         return seen
 
     @contextmanager
@@ -113,24 +119,48 @@ class Recorder:
         model = self._model
         with ExitStack() as stack:
             for row, part in enumerate(self.parts):
-                note = functools.partial(self._activation, row)
-                stack.enter_context(patched(part.caller, "call", _noting(part.caller.call, note, self._fail)))
-            stack.enter_context(patched(model, "call", _noting(model.call, self._output, self._fail)))
+                note: Callable[..., None] = functools.partial(self._activation, row)
+                arguments = self._sees_features and part.info.kind == "dense"
+                noted = noting(part.caller.call, note, self._fail, arguments=arguments)
+                stack.enter_context(patched(part.caller, "call", noted))
+                method = noted_method(part.layer) if self._sees_attention else None
+                if method is not None:
+                    own = getattr(part.layer, method)
+                    note = functools.partial(self._attention, row, inspect.signature(own))
+                    stack.enter_context(patched(part.layer, method, noting(own, note, self._fail, arguments=True)))
+            for layer in self.modes.layers:
+                noted = noting(layer.call, self.modes.note_layer, self._fail, arguments=True)
+                stack.enter_context(patched(layer, "call", noted))
+            stack.enter_context(patched(model, "call", noting(model.call, self._output, self._fail, arguments=True)))
             loss = model.compute_loss
             note_loss = functools.partial(self._loss, inspect.signature(loss))
-            stack.enter_context(patched(model, "compute_loss", _noting(loss, note_loss, self._fail, arguments=True)))
+            stack.enter_context(patched(model, "compute_loss", noting(loss, note_loss, self._fail, arguments=True)))
             for optimizer in optimizers_of(model):
                 stack.enter_context(patched(optimizer, "apply", self._applying(optimizer)))
             yield
 
-    def _activation(self, row: int, output: Any) -> None:
+    def _activation(self, row: int, output: Any, *inputs: Any, **_: Any) -> None:
         self.order.append(row)
+        if inputs and keras.ops.is_tensor(inputs[0]):
+            self._entered.setdefault(row, inputs[0])
         if isinstance(output, tuple | list):
             output = output[0]
         if keras.ops.is_tensor(output):
             self._seen.setdefault(f"activation:{row}", output)
 
-    def _output(self, output: Any) -> None:
+    def _attention(self, row: int, known: inspect.Signature, _: Any, *args: Any, **kwargs: Any) -> None:
+        for name, tensor in attention_tensors(known, *args, **kwargs).items():
+            self._seen.setdefault(f"attention:{row}:{name}", tensor)
+
+    def _features(self) -> Any:
+        """Return what entered the output layer: the last dense one, if others with weights come before it."""
+        rows = [row for row in self.order if self.parts[row].info.kind not in ("norm", "activation")]
+        last = rows[-1] if rows else None
+        before = any(self.parts[row].weights for row in rows if row != last)
+        return None if last is None or not before else self._entered.get(last)
+
+    def _output(self, output: Any, *_: Any, **options: Any) -> None:
+        self.modes.note_model(**options)
         self._seen.update(paired(None, output))
         raise_if_random(self._model)
 
@@ -143,15 +173,11 @@ class Recorder:
 
     def _batch(self, data: Any) -> dict[str, Any]:
         """Return inputs and targets of a batch, for a training step that does not compute its loss through Keras."""
-        self._seen = {}
         try:
-            x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-            self._note("inputs", x)
-            self._note("targets", y)
+            return batch_of(data)
         except Exception as error:  # noqa: BLE001 - nothing of ours may stop a training
             self._fail(error)
-        found, self._seen = self._seen, {}
-        return found
+            return {}
 
     def _describe_output(self, seen: Mapping[str, Any]) -> None:
         output = seen.get("outputs")
@@ -165,19 +191,16 @@ class Recorder:
         self.output_operation = name
 
     def _note(self, key: str, value: Any) -> None:
-        """Keep the first tensor of a structure."""
-        tensors = [t for t in keras.tree.flatten(value) if keras.ops.is_tensor(t)]
-        if tensors:
-            self._seen[key] = tensors[0]
+        self._seen.update(_first(key, value))
 
     def _applying(self, optimizer: Any) -> Callable[..., Any]:
         own = optimizer.apply
 
         @functools.wraps(own)
         def apply(*args: Any, **kwargs: Any) -> Any:
-            args, kwargs = tuple(map(_kept, args)), {name: _kept(value) for name, value in kwargs.items()}
+            args, kwargs = tuple(map(kept, args)), {name: kept(value) for name, value in kwargs.items()}
             try:
-                gradients, variables = _apart((*args, *kwargs.values()))
+                gradients, variables = gradients_and_variables((*args, *kwargs.values()))
                 known = getattr(optimizer, "_trainable_variables", ()) if variables is None else variables
                 self._gradients(gradients, known)
                 self.applied.append(optimizer)
@@ -205,6 +228,18 @@ class Recorder:
                 self._seen[key] = gradient
 
 
+def batch_of(data: Any) -> dict[str, Any]:
+    """Return the first of the ``inputs`` and of the ``targets`` of what a training step is given."""
+    x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+    return _first("inputs", x) | _first("targets", y)
+
+
+def _first(key: str, value: Any) -> dict[str, Any]:
+    """Return the first tensor of a structure, by this name; empty if there is none."""
+    found = next((t for t in keras.tree.flatten(value) if keras.ops.is_tensor(t) or isinstance(t, np.ndarray)), None)
+    return {} if found is None else {key: found}
+
+
 def paired(targets: Any, outputs: Any) -> dict[str, Any]:
     """Return the first output that has a target, as ``outputs``, and that target, as ``targets``.
 
@@ -221,56 +256,3 @@ def paired(targets: Any, outputs: Any) -> dict[str, Any]:
     if len(found_outputs) == 1 or (found_outputs and len(found_outputs) == len(found_targets)):
         found["outputs"] = found_outputs[0]
     return found
-
-
-def _apart(values: Iterable[Any]) -> tuple[Sequence[Any], Sequence[Any] | None]:
-    """Return the gradients and the variables (None: those of the optimizer) among the arguments of an ``apply``.
-
-    Told by what they are: an optimizer of the user's own may call them what it likes, and take more besides.
-    """
-    lists = [value for value in values if isinstance(value, list | tuple)]
-    variables = next((v for v in lists if v and all(hasattr(each, "assign") for each in v)), None)
-    return next((v for v in lists if v is not variables), ()), variables
-
-
-def _kept(value: Any) -> Any:
-    """Return a list in place of an iterator, which could be read only once."""
-    return list(value) if isinstance(value, Iterator) else value
-
-
-def optimizers_of(model: Any) -> list[Any]:
-    """Return the optimizers of a model: the compiled one, and those that it (or a model in it) keeps for its steps."""
-    models = [layer for layer in model._flatten_layers() if isinstance(layer, keras.Model)]
-    found = [
-        value
-        for owner in models
-        for attribute in vars(owner).values()
-        for value in _members(attribute)
-        if isinstance(value, keras.optimizers.Optimizer)
-    ]
-    return list({id(o): o for o in found}.values())
-
-
-def _members(attribute: Any) -> Iterable[Any]:
-    if isinstance(attribute, Mapping):
-        return list(attribute.values())
-    return attribute if isinstance(attribute, list | tuple) else (attribute,)
-
-
-def _noting(
-    own: Callable[..., Any], note: Callable[..., None], fail: Callable[[Exception], None], *, arguments: bool = False
-) -> Callable[..., Any]:
-    """Return a function that does what ``own`` does and tells its result (and arguments)."""
-
-    @functools.wraps(own)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        result = own(*args, **kwargs)
-        try:
-            note(result, *args, **kwargs) if arguments else note(result)
-        except UnobservableError:
-            raise
-        except Exception as error:  # noqa: BLE001 - nothing of ours may stop a training
-            fail(error)
-        return result
-
-    return call

@@ -6,6 +6,9 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
+
+from autotrainer.backends.keras3.carried import CarriedStep
 from autotrainer.backends.keras3.instrument import InstrumentedStep
 from autotrainer.backends.keras3.parts import Part
 from autotrainer.backends.keras3.recording import Recorder
@@ -35,6 +38,7 @@ class TrainFunctions:
     ) -> None:
         self._model, self._make, self._fail, self._go_outside = model, make, fail, go_outside
         self._step: InstrumentedStep | None = None
+        self._carried: CarriedStep | None = None
         self._from_outside = False
         self.plain = False
         """Whether Keras' own train function takes the steps that are not sampled."""
@@ -46,17 +50,23 @@ class TrainFunctions:
 
     def reset(self, *, traced: bool) -> None:
         """Start anew, with another train function of Keras' own; ``traced``: that may have been traced already."""
-        self._step, self._from_outside, self.plain = None, False, traced
+        self._step, self._carried, self._from_outside, self.plain = None, None, False, traced
 
-    def prepare(self, parts: Sequence[Part]) -> None:
-        """Make what takes sampled steps, where it is not there yet; the model has to have its weights."""
+    def prepare(self, parts: Sequence[Part], needs: frozenset[str]) -> None:
+        """Make what takes sampled steps, where it is not there yet; the model has to have its weights.
+
+        Args:
+            parts: Its layers.
+            needs: Columns that are worth measuring.
+        """
         if self._step is not None or self._from_outside:
             return
         try:
-            self._step = InstrumentedStep(self._model, self._make, parts, self._fail)
+            self._step = InstrumentedStep(self._model, self._make, parts, self._fail, needs)
             if self._step.batch_only:
                 self._look_from_outside("with jit_compile=True on a CPU that would change how it rounds")
         except UnobservableError as reason:
+            self._carried = CarriedStep(self._model, parts, self._fail) if keras.backend.backend() == "jax" else None
             self._look_from_outside(reason)
 
     def choose(self, planned: int | None, count: int) -> None:
@@ -82,7 +92,7 @@ class TrainFunctions:
         """
         if self._step is None:
             self.plain = True
-            return base(*data), {}
+            return (base(*data), {}) if self._carried is None else self._carried.take(base, data)
         result, seen, reason = self._step.run(base, data[0])
         if reason is not None:
             self._step = None
@@ -93,4 +103,5 @@ class TrainFunctions:
         """Go on with what can be seen without looking into steps: losses, learning rate, weights, epochs."""
         self._from_outside = True
         self._go_outside()
-        logger.warning("layers, gradients and outputs of this training can't be watched: %s", reason)
+        what = "layers, gradients and outputs" if self._carried is None else "outputs of layers and of the model"
+        logger.warning("%s can't be watched in this training: %s", what, reason)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 
 import keras
 
-from autotrainer.adapter import FitRequest, Run, Support, SupportLevel, Trained, Trainer, TrainingSpec
+from autotrainer.adapter import FitRequest, Run, Search, Support, SupportLevel, Trained, Trainer, TrainingSpec
+from autotrainer.backends.keras3.bad_search import CheckedSteps
 from autotrainer.backends.keras3.describe import context_of
 from autotrainer.backends.keras3.evaluation import Evaluator
 from autotrainer.backends.keras3.feeding import (
@@ -29,7 +31,7 @@ from autotrainer.backends.keras3.feeding import (
 )
 from autotrainer.backends.keras3.fitargs import CompileSettings, FitArguments
 from autotrainer.backends.keras3.losses import make_loss
-from autotrainer.backends.keras3.observer import KerasObserver, observe
+from autotrainer.backends.keras3.observer import observe
 from autotrainer.backends.keras3.operations import operations_of
 from autotrainer.backends.keras3.parts import find_parts
 from autotrainer.backends.keras3.progress import Course, EndOfTraining
@@ -38,7 +40,7 @@ from autotrainer.backends.keras3.sample_weights import weighted
 from autotrainer.backends.keras3.settings import SETTINGS, check_optimizer_edit, edited_optimizer, resolve_optimizer
 from autotrainer.backends.keras3.structure import check_copy, check_stateless, copy_model, copy_value, has_graph
 from autotrainer.backends.keras3.surgery import Surgeon, in_order
-from autotrainer.data import ArrayData, Data, StreamData
+from autotrainer.data import ArrayData, Data, StreamData, as_array, stacked
 from autotrainer.edits import Edit, ReduceOnPlateau, SetBatchSize, SetLoss, StopEarly
 from autotrainer.errors import ConfigError, DataError, InputError
 from autotrainer.task import TaskContext
@@ -166,6 +168,29 @@ class KerasTrainer(Trainer):
             managed=True,
         )
 
+    def sample(self, data: Data, rows: int) -> ArrayData | None:
+        """Return the first rows of a data set as arrays, in the order in which it is read."""
+        if isinstance(data, ArrayData):
+            return super().sample(data, rows)
+        inputs: list[Any] = []
+        targets: list[Any] = []
+        with preserve_random_state():
+            for x, y, _ in batches(data):
+                if keras.tree.is_nested(y):
+                    return None
+                inputs.append(keras.tree.map_structure(as_array, x))
+                targets.append(as_array(y))
+                if sum(map(len, targets)) >= rows:
+                    break
+        return stacked(inputs, targets, rows)
+
+    def set_rate(self, trained: Trained, rate: float) -> bool:
+        """Set the learning rate of a training that runs; not where a schedule does, nor within an epoch of JAX's."""
+        if keras.backend.backend() == "jax" or not _plain_rate(trained.optimizer):
+            return False
+        trained.optimizer.learning_rate = rate
+        return True
+
     # -- edits ----------------------------------------------------------------------------------------------------
 
     def supports(self, edit: Edit) -> Support:
@@ -200,25 +225,50 @@ class KerasTrainer(Trainer):
     def train(self, spec: TrainingSpec, run: Run) -> Trained:
         """Build the training from the pristine start with the edits of the recipe, and run it."""
         with preserve_random_state(), _without_retracing_warnings():
-            seed_everything(spec.seed)
-            surgeon = Surgeon(self._fresh(self._pristine), self._request.keep, self._statistics, self._shapes)
-            edits = tuple(surgeon.apply(edit) for edit in in_order(spec.edits))
-            model = surgeon.model
-            feed = self._feed
-            for edit in edits:
-                feed = feed.resized(edit.size) if isinstance(edit, SetBatchSize) else feed
-            optimizer = edited_optimizer(self._optimizer, edits, model)
-            loss = self._edited_loss(edits, self._output_shape)
-            self._settings.compile(model, optimizer, loss)
-            given, weights = self._settings.loss, self._settings.loss_weights
-            evaluator = Evaluator(model, given, weights, feed.batch_size, None if loss is given else loss)
-            trained = Trained(model, model.optimizer, edits, evaluator.predict, evaluator.evaluate)  # type: ignore[arg-type]
+            trained, evaluator, feed = self._build(spec)
             run.keep(trained)
-            run.start(self._context(model, loss, optimizer, feed, spec.epochs), self._operations)
-            observer = observe(model, None, None, run.monitor)
+            run.start(self._context_of(trained, feed, spec), self._operations)
+            observer = observe(trained.model, None, None, run.monitor)
             run.monitor.attach(observer)
-            self._fit(trained, evaluator, feed, spec, run, observer)
+            own = self._arguments.callbacks_for(self._first)
+            self._first = False
+            self._fit(trained, evaluator, feed, spec, run, observer.values, own)
         return trained
+
+    def search(self, spec: TrainingSpec, run: Search) -> None:
+        """Replay a training up to the first value that is not finite; not on JAX, whose steps are pure functions."""
+        if keras.backend.backend() == "jax":
+            return
+        with preserve_random_state(), _without_retracing_warnings():
+            trained, evaluator, feed = self._build(spec)
+            trained.model.steps_per_execution = 1
+            run.start(self._context_of(trained, feed, spec), self._operations)
+            checked = CheckedSteps(trained.model, run)
+            own = self._arguments.callbacks_for(False)
+            try:
+                self._fit(trained, evaluator, feed, spec, run, _loss_alone, own, last=checked)
+            finally:
+                checked.close()
+
+    def _build(self, spec: TrainingSpec) -> tuple[Trained, Evaluator, ArrayFeed | StreamFeed]:
+        """Return a training with the edits of a recipe, what evaluates it, and its batches."""
+        seed_everything(spec.seed)
+        surgeon = Surgeon(self._fresh(self._pristine), self._request.keep, self._statistics, self._shapes)
+        edits = tuple(surgeon.apply(edit) for edit in in_order(spec.edits))
+        model = surgeon.model
+        feed = self._feed
+        for edit in edits:
+            feed = feed.resized(edit.size) if isinstance(edit, SetBatchSize) else feed
+        optimizer = edited_optimizer(self._optimizer, edits, model)
+        loss = self._edited_loss(edits, self._output_shape)
+        self._settings.compile(model, optimizer, loss)
+        given, weights = self._settings.loss, self._settings.loss_weights
+        evaluator = Evaluator(model, given, weights, feed.batch_size, None if loss is given else loss)
+        trained = Trained(model, model.optimizer, edits, evaluator.predict, evaluator.evaluate)  # type: ignore[arg-type]
+        return trained, evaluator, feed
+
+    def _context_of(self, trained: Trained, feed: ArrayFeed | StreamFeed, spec: TrainingSpec) -> TaskContext:
+        return self._context(trained.model, trained.model.loss, trained.optimizer, feed, spec.epochs)
 
     def _fit(
         self,
@@ -227,10 +277,10 @@ class KerasTrainer(Trainer):
         feed: ArrayFeed | StreamFeed,
         spec: TrainingSpec,
         run: Run,
-        observer: KerasObserver,
+        values: Callable[[Mapping[str, Any]], dict[str, float]],
+        own: Sequence[Any],
+        last: Any = None,
     ) -> None:
-        own = self._arguments.callbacks_for(self._first)
-        self._first = False
         course = Course(
             run,
             evaluator,
@@ -240,18 +290,22 @@ class KerasTrainer(Trainer):
             plateau=next((e for e in trained.edits if isinstance(e, ReduceOnPlateau)), None),
             stop=next((e for e in trained.edits if isinstance(e, StopEarly)), None),
             with_metrics=bool(own),
-            values=observer.values,
+            values=values,
         )
         try:
             trained.model.fit(
                 **feed.arguments(spec.epochs, spec.seed),
                 **self._rest,
                 epochs=spec.epochs,
-                callbacks=[course, *own],
+                callbacks=[course, *own, *([] if last is None else [last])],
             )
         except EndOfTraining:
             course.end_early()
         course.restore_best()
+
+
+def _loss_alone(logs: Mapping[str, Any]) -> dict[str, float]:
+    return {"loss": float(logs.get("loss", math.nan))}
 
 
 @contextmanager

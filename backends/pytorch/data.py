@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 
 from autotrainer.backends.pytorch.functional import first_tensor
 from autotrainer.backends.pytorch.random_state import mix, preserve_random_state, seed_all
-from autotrainer.data import ArrayData, Data, map_arrays
+from autotrainer.data import ArrayData, Data, map_arrays, stacked
 from autotrainer.errors import DataError
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Batch",
     "Batches",
     "LoaderBatches",
+    "first_rows",
     "map_tensors",
     "open_data",
     "primary_output",
@@ -48,7 +49,7 @@ class Batch:
     raw: Any
 
 
-def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     """Apply a function to every tensor in nested tuples, lists and dicts; other values stay as they are."""
     if isinstance(value, Tensor):
         return function(value)
@@ -231,6 +232,20 @@ def open_data(
     if isinstance(data, ArrayData):
         return ArrayBatches(data, size, device, dtype, floating)
     return LoaderBatches(data.source, device, pairs=pairs, size=size if rebatch else None)
+
+
+def first_rows(batches: Batches, rows: int) -> ArrayData | None:
+    """Return the first rows as arrays; None where a batch is no (x, y), or batches differ in form."""
+    inputs: list[Any] = []
+    targets: list[NDArray[Any]] = []
+    for batch in batches.read():
+        if not isinstance(batch.targets, Tensor) or not batch.targets.ndim:
+            return None
+        inputs.append(map_tensors(lambda tensor: tensor.detach().cpu().numpy(), batch.inputs))
+        targets.append(batch.targets.detach().cpu().numpy())
+        if sum(map(len, targets)) >= rows:
+            break
+    return stacked(inputs, targets, rows)
 
 
 def rebatch_refusal(source: Any) -> str:

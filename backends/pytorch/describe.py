@@ -15,6 +15,7 @@ from autotrainer.task import OptimizerInfo
 
 __all__ = [
     "activation_name",
+    "is_scheduled",
     "layer_info",
     "layers",
     "optimizer_info",
@@ -263,4 +264,15 @@ def optimizer_info(optimizer: Any) -> OptimizerInfo:
         learning_rate=float(group.get("lr", float("nan"))),
         momentum=float(group.get("momentum", 0.0)),
         weight_decay=float(group.get("weight_decay", 0.0)),
+        scheduled=is_scheduled(optimizer),
     )
+
+
+def is_scheduled(optimizer: Any) -> bool:
+    """Say whether a schedule of the learning rate is attached to an optimizer, as far as it leaves a trace there.
+
+    Schedulers of `torch.optim.lr_scheduler` wrap the optimizer's step, to check that it comes before their own, and
+    note the initial rate; ``ReduceLROnPlateau`` does neither.
+    """
+    wrapped = hasattr(optimizer.step, "_wrapped_by_lr_sched")
+    return wrapped or any("initial_lr" in group for group in optimizer.param_groups)

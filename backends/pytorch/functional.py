@@ -180,6 +180,8 @@ class FunctionalCalls(TorchFunctionMode):
         activated: Called with the trace of the input, the name of the activation and its output, for each
             functional activation of a traced tensor.
         fail: Called with what went wrong, if anything did.
+        attended: Called with the trace of the queries, if any, and the arguments of each call of
+            `scaled_dot_product_attention`; None if nobody wants to know.
     """
 
     def __init__(
@@ -187,6 +189,7 @@ class FunctionalCalls(TorchFunctionMode):
         traces: Traces,
         activated: Callable[[Trace, str, Tensor], None],
         fail: Callable[[Exception], None],
+        attended: Callable[[Trace | None, tuple[Any, ...], dict[str, Any]], None] | None = None,
     ) -> None:
         super().__init__()
         self.muted = 0
@@ -194,6 +197,7 @@ class FunctionalCalls(TorchFunctionMode):
         self._traces = traces
         self._activated = activated
         self._fail = fail
+        self._attended = attended
 
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -204,7 +208,10 @@ class FunctionalCalls(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         base = name if name.startswith("__") else name.rstrip("_")
         if base not in _KNOWN:
-            return func(*args, **(kwargs or {}))
+            result = func(*args, **(kwargs or {}))
+            if base == "scaled_dot_product_attention" and self._attended is not None:
+                self._tell_attention(args, kwargs or {})
+            return result
         before = self._before(args, kwargs)
         result = func(*args, **(kwargs or {}))
         try:
@@ -213,6 +220,14 @@ class FunctionalCalls(TorchFunctionMode):
         except Exception as error:  # noqa: BLE001 - watching must never reach the user's forward pass
             self._fail(error)
         return result
+
+    def _tell_attention(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        try:
+            with torch._C.DisableTorchFunction():
+                query = args[0] if args else kwargs.get("query")
+                self._attended(self._traces.get(query), args, kwargs)  # type: ignore[misc]
+        except Exception as error:  # noqa: BLE001 - watching must never reach the user's forward pass
+            self._fail(error)
 
     def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> list[Trace]:
         """Return the traces of the tensor arguments as they are before an in-place call."""

@@ -1,17 +1,22 @@
-"""Tells initial weights of a special form: all zero, one constant, the same for all units or for all inputs."""
+"""Tells initial weights of a special form: all zero, one constant, the same for all units or inputs, just drawn."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autotrainer.initial_form import recurrent_form, weight_form
+from autotrainer.initial_form import is_drawn, recurrent_form, weight_form
 
-__all__ = ["weight_forms"]
+__all__ = ["is_newly_drawn", "weight_forms"]
+
+_MOST = 65536
+"""Entries that are looked at to see whether weights were just drawn."""
 
 
 def weight_forms(modules: Sequence[nn.Module]) -> list[str]:
@@ -29,6 +34,35 @@ def weight_forms(modules: Sequence[nn.Module]) -> list[str]:
         for (place, matrix), equal in zip(found, hints, strict=True):
             forms[place] = weight_form(_on_host(matrix)) if equal else ""
     return forms
+
+
+def is_newly_drawn(module: nn.Module) -> bool:
+    """Say whether the weights of a layer look as a usual initializer has just drawn them; waits for the device."""
+    weights: list[Tensor]
+    bounds: list[float]
+    deviations: list[float]
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        weights = [p for p in module._parameters.values() if p is not None and p.ndim == 2]
+        bounds, deviations = [1 / math.sqrt(module.hidden_size)], []
+    elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        weights, bounds, deviations = [module.weight], [], [1.0]
+    else:
+        matrix = _matrix(module)
+        if matrix is None:
+            return False
+        outputs, inputs = matrix.shape[0] * matrix.shape[2], matrix.shape[1] * matrix.shape[2]
+        weights, both = [matrix], inputs + outputs
+        bounds = [math.sqrt(square) for square in (1 / inputs, 3 / inputs, 6 / inputs, 6 / both)]
+        deviations = [math.sqrt(square) for square in (1 / inputs, 2 / inputs, 2 / both)] + [0.02]
+    return bool(weights) and all(is_drawn(_some(weight), bounds, deviations) for weight in weights)
+
+
+def _some(weight: Tensor) -> NDArray[Any]:
+    """Return at most 65536 evenly strided entries on the host; none where there is nothing to be read."""
+    if weight.device.type == "meta" or not weight.numel() or not weight.is_floating_point():
+        return np.zeros(0)
+    flat = weight.detach().reshape(-1)
+    return _on_host(flat[:: math.ceil(flat.numel() / _MOST)])
 
 
 def _matrix(module: nn.Module) -> Tensor | None:

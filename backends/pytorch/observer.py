@@ -8,6 +8,7 @@ model have hooks, and only then is anything computed.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
@@ -23,6 +24,8 @@ from autotrainer.backends.pytorch.evaluations import Evaluation
 from autotrainer.backends.pytorch.hooks import is_compiled, never_compiled
 from autotrainer.backends.pytorch.loss_calls import Handle, see_calls
 from autotrainer.backends.pytorch.loss_kinds import loss_info
+from autotrainer.backends.pytorch.modes import dropout_rate
+from autotrainer.backends.pytorch.ownership import Ownership
 from autotrainer.backends.pytorch.sampled import SampledSteps
 from autotrainer.backends.pytorch.seen_losses import Count, SeenLosses
 from autotrainer.errors import InputError
@@ -32,6 +35,9 @@ from autotrainer.task import TaskContext
 __all__ = ["TorchObserver", "observe"]
 
 logger = logging.getLogger("autotrainer")
+
+_HELD_OUT = ("val", "test", "eval", "dev")
+"""How names of results on held-out data begin."""
 
 
 def observe(
@@ -65,7 +71,8 @@ def observe(
         engine="pytorch",
         loss=loss_info(loss_fn),
         optimizer=replace(optimizer_info(optimizers[0]), several=len(optimizers) > 1),
-        layers=layers(model),
+        layers=Ownership(model, optimizers).tell(layers(model)),
+        dropout=max((dropout_rate(module) for module in model.modules()), default=0.0),
         planned_epochs=epochs,
         planned_steps=steps,
     )
@@ -118,7 +125,7 @@ class TorchObserver:
         self._loss_fn = loss_fn
         self._monitor = monitor
         self._count = Count()
-        self._sampled = SampledSteps(model, optimizers, context, self._fail, monitor.needs)
+        self._sampled = SampledSteps(model, optimizers, context, self._fail, monitor.needs, lambda: self._count.step)
         self._evaluation = Evaluation(context.loss.reduction != "sum")
         self._losses = SeenLosses(
             model, loss_fn, self._sampled, self._count, self._evaluation, self._training_resumed, self._fail
@@ -239,6 +246,10 @@ class TorchObserver:
         if not self._sampled.open and step <= self._epoch_end:
             self._count.wake = min(self._count.wake, self._epoch_end)
         values = {"val_loss": self._evaluation.take()} if self._evaluation else {}
+        told = any(name.startswith(_HELD_OUT) for name in self._monitor.history.epoch_names)
+        mode = self._sampled.modes.end_epoch(told)
+        if not math.isnan(mode):
+            values["evaluation_mode"] = mode
         self._losses.set_alert()
         return values
 
@@ -272,6 +283,8 @@ class TorchObserver:
                     self._sampled.begin()
                     self._count.wake = step + 1
                 else:
+                    if step - self._epoch_end in (0, 1) and not self._sampled.compiled:
+                        self._sampled.modes.expect_evaluation(self._epoch_end + 1)
                     self._sleep(step)
                 self._losses.set_alert()
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
@@ -287,6 +300,8 @@ class TorchObserver:
         if not sampled.begun:
             if not sampled.fix_layers(self._losses.call):
                 return
+            self._monitor.begin(sampled.context)
+        elif sampled.refresh():
             self._monitor.begin(sampled.context)
         losses = self._losses.take()
         if step not in losses and isinstance(self._loss_fn, nn.Module) and is_compiled(self._loss_fn):

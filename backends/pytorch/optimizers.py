@@ -105,6 +105,15 @@ def adopt_parameters(optimizer: Optimizer, model: nn.Module, before: Sequence[nn
         optimizer.add_param_group({"params": new, **options})
 
 
+def set_rate(optimizer: Optimizer, rate: float) -> bool:
+    """Set the rate of the first group, and those of the others in their ratios; False where there is no rate."""
+    if any("lr" not in group for group in optimizer.param_groups):
+        return False
+    for group, value in zip(optimizer.param_groups, _scaled_rates(optimizer, rate), strict=True):
+        _set_rate(group, value)
+    return True
+
+
 def _scaled_rates(optimizer: Optimizer, value: float) -> list[float]:
     """Return a rate for each group: ``value`` for the first, the others in the ratios they have."""
     rates = [float(group.get("lr", value)) for group in optimizer.param_groups]

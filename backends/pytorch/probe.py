@@ -142,6 +142,7 @@ class _Probe:
             floating = frozenset[str]() if embeds else frozenset({"inputs"})
             arrays = ArrayBatches(known, _BATCH, self._device, self._dtype, floating)
             kind = _whole_kind(data)
+            self._context = replace(self._context, arrays=True)
             return known.rows, ((b.inputs, b.targets if kind is None else b.targets.to(kind)) for b in arrays.read())
         loader = LoaderBatches(known.source, self._device, pairs=False)
         return loader.rows, self._read(loader)

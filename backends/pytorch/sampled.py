@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -15,8 +16,12 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from autotrainer.backends.pytorch.calls import LossCall
+from autotrainer.backends.pytorch.describe import is_scheduled
 from autotrainer.backends.pytorch.hooks import is_compiled
-from autotrainer.backends.pytorch.stats import OUTPUT_COLUMNS, row_count, rows_of, to_host
+from autotrainer.backends.pytorch.modes import Modes
+from autotrainer.backends.pytorch.ownership import Ownership
+from autotrainer.backends.pytorch.resets import GradientResets
+from autotrainer.backends.pytorch.stats import row_count, rows_of, to_host
 from autotrainer.backends.pytorch.tables import LayerTable
 from autotrainer.backends.pytorch.tracing import ForwardTracer
 from autotrainer.backends.pytorch.weights import StepReading, owners
@@ -38,7 +43,8 @@ class SampledSteps:
         optimizers: Its optimizers; a step is one step of the first.
         context: What is known of the training so far.
         fail: Called with what went wrong in a hook; nothing is ever raised into the training.
-        needs: Columns that are worth measuring; those of activations are left out together.
+        needs: Columns that are worth measuring: what is costly is left out where none of them needs it.
+        steps: Returns the number of steps done.
     """
 
     def __init__(
@@ -48,17 +54,22 @@ class SampledSteps:
         context: TaskContext,
         fail: Callable[[Exception], None],
         needs: frozenset[str],
+        steps: Callable[[], int],
     ) -> None:
         self.context = context
         self.compiled = is_compiled(model)
         """Whether the model is compiled and takes no hooks: known from the start, or since a pass was compiled."""
-        self.tracer = ForwardTracer(model, fail, measured=not needs.isdisjoint(OUTPUT_COLUMNS))
+        self.tracer = ForwardTracer(model, fail, needs=needs)
         self.open = False
         """Whether the present step is sampled."""
         self.begun = False
         """Whether the rows of the layer table are fixed."""
+        self.modes = Modes(model, steps, fail)
         self._optimizers = optimizers
         self._fail = fail
+        self._needs = needs
+        self._resets = GradientResets(optimizers[0], fail)
+        self._ownership = Ownership(model, optimizers)
         self._table = LayerTable(self.tracer)
         self._owners = owners(self.tracer.modules)
         self._readings: dict[int, StepReading] = {}
@@ -69,8 +80,8 @@ class SampledSteps:
 
     def take_seconds(self) -> float:
         """Return the time that the hooks have taken since this was last called."""
-        seconds = self._seconds + self.tracer.seconds
-        self._seconds = self.tracer.seconds = 0.0
+        seconds = self._seconds + self.tracer.seconds + self.modes.seconds + self._resets.seconds
+        self._seconds = self.tracer.seconds = self.modes.seconds = self._resets.seconds = 0.0
         return seconds
 
     def begin(self) -> None:
@@ -79,10 +90,12 @@ class SampledSteps:
         self._readings = {}
         if not self.compiled:
             self.tracer.arm()
+            self.modes.begin()
         if self._step_compiled:  # such hooks would have it compiled again and again: the step before is as good a time
             first = self._optimizers[0]
-            self._readings[id(first)] = StepReading(self._parameters_of(first))
+            self._readings[id(first)] = StepReading(self._parameters_of(first), self._needs)
             return
+        self._resets.begin()
         for optimizer in self._optimizers:
             self._handles.append(optimizer.register_step_pre_hook(self._before))
         for optimizer in self._optimizers[1:]:
@@ -94,6 +107,8 @@ class SampledSteps:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        self._resets.stop()
+        self.modes.end()
         self.tracer.disarm()
         self.compiled |= self.tracer.traced
 
@@ -104,7 +119,7 @@ class SampledSteps:
         started = perf_counter()
         try:
             with torch.no_grad():
-                reading = StepReading(self._parameters_of(optimizer))
+                reading = StepReading(self._parameters_of(optimizer), self._needs)
                 self._readings[id(optimizer)] = reading
                 if not _closure(args, kwargs):
                     reading.read_gradients(optimizer)
@@ -152,7 +167,21 @@ class SampledSteps:
         self.begun = True
         activation = None if call is None else call.activation
         self.context = self._table.begin(self.context, self._outputs(call), activation)
+        self.refresh()
         return True
+
+    def refresh(self) -> bool:
+        """Look again at what may change in a training: who owns the parameters, and whether there is a schedule.
+
+        Returns:
+            Whether the context has changed.
+        """
+        before = self.context
+        scheduled = before.optimizer.scheduled or any(is_scheduled(optimizer) for optimizer in self._optimizers)
+        if scheduled != before.optimizer.scheduled:
+            self.context = replace(self.context, optimizer=replace(before.optimizer, scheduled=scheduled))
+        self.context = replace(self.context, layers=self._ownership.tell(self.context.layers))
+        return self.context != before
 
     def _outputs(self, call: LossCall | None) -> Tensor | None:
         return call.outputs if call is not None and call.outputs is not None else self.tracer.outputs
@@ -177,11 +206,13 @@ class SampledSteps:
         batch = self.tracer.batch_size
         if batch is None and call is not None and call.rows:
             batch = call.rows
-        on_device = [value for value in losses.values() if isinstance(value, Tensor)]
+        resets = self._resets.verdicts()
+        on_device = [value for value in (*losses.values(), *resets) if isinstance(value, Tensor)]
         table, values = self._table.fill(list(self._readings.values()), on_device)
         told = iter(values.tolist())
         known = {at: next(told) if isinstance(value, Tensor) else value for at, value in losses.items()}
         known = {at: value if np.isfinite(value) else float("inf") for at, value in known.items()}
+        stale = [next(told) if isinstance(value, Tensor) else value for value in resets]
         seen = Observation(
             step=step,
             layers=table,
@@ -192,8 +223,15 @@ class SampledSteps:
             outputs=to_host(rows_of(outputs, rows)),
             targets=to_host(rows_of(targets, rows)),
             losses=sorted(known.items()),
+            features=to_host(self.tracer.features),
+            scalars={
+                **self._table.scalars,
+                "stale_gradients": max((value for value in stale if not np.isnan(value)), default=float("nan")),
+                "training_mode": self.modes.training,
+            },
         )
         self.tracer.forget()
+        self._resets.end()
         self._readings = {}
         return seen
 

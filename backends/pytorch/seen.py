@@ -12,10 +12,20 @@ from autotrainer.backends.pytorch.describe import activation_name, layer_info, w
 from autotrainer.backends.pytorch.functional import Trace, Traces, first_tensor
 from autotrainer.backends.pytorch.initial import weight_forms
 from autotrainer.backends.pytorch.modules import InputScaling
-from autotrainer.backends.pytorch.stats import ZERO_REGION, activation_numbers, input_rows, silent_units
-from autotrainer.signals import LayerInfo
+from autotrainer.backends.pytorch.stats import (
+    OUTPUT_COLUMNS,
+    ZERO_REGION,
+    activation_numbers,
+    feature_rows,
+    input_rows,
+    silent_units,
+)
+from autotrainer.signals import LAYER_COLUMNS, LayerInfo
 
-__all__ = ["LayerRecord"]
+__all__ = ["ALL_COLUMNS", "LayerRecord"]
+
+ALL_COLUMNS = frozenset(LAYER_COLUMNS)
+"""What is measured of layers where nobody says what is needed."""
 
 
 class LayerRecord:
@@ -23,15 +33,20 @@ class LayerRecord:
 
     Args:
         model: The model.
-        measured: Whether the outputs of layers are reduced to numbers, too.
+        needs: Columns that are worth measuring: what none of them needs is left out.
     """
 
-    def __init__(self, model: nn.Module, *, measured: bool = True) -> None:
+    def __init__(self, model: nn.Module, *, needs: frozenset[str] = ALL_COLUMNS) -> None:
         self.model = model
-        self._measured = measured
+        self._measured = not needs.isdisjoint(OUTPUT_COLUMNS)
+        self._dormant = "dormant" in needs
+        self._wants_features = "feature_rank" in needs
         self.modules = list(watched_modules(model).values())
         self.numbers: dict[int, Tensor] = {}
         self.silent: dict[int, Tensor] = {}
+        self.attention: dict[int, Tensor] = {}
+        self.features: Tensor | None = None
+        """What enters the output layer, once it is known which one that is: see `find_head`."""
         self.calls: dict[int, int] = {}
         """Rows called in the last pass, each with its place in the order."""
         self.activations: dict[int, str | None] = {}
@@ -52,11 +67,12 @@ class LayerRecord:
         self._axes: dict[int, int] = {}
         self._saw_functional = False
         self._first_use: dict[int, tuple[int | None, Tensor | None]] = {}
+        self._head: int | None = None
 
     def _reset(self) -> None:
-        self.numbers, self.silent, self.calls = {}, {}, {}
+        self.numbers, self.silent, self.attention, self.calls = {}, {}, {}, {}
         self.activations = {}
-        self.inputs = self.outputs = self.output_trace = None
+        self.inputs = self.outputs = self.output_trace = self.features = None
         self._first_use = {}
         self._traces.clear()
 
@@ -138,11 +154,27 @@ class LayerRecord:
     def _keep(self, row: int, tensor: Tensor, activation: str | None, channel_axis: int, batch_axis: int) -> None:
         if not self._measured:
             return
-        self.numbers[row] = activation_numbers(tensor, activation, batch_axis)
-        if activation in ZERO_REGION:
-            self.silent[row] = silent_units(tensor, self._axes.setdefault(row, channel_axis))
+        units = self._axes.setdefault(row, channel_axis) if activation is not None else None
+        self.numbers[row] = activation_numbers(tensor, activation, batch_axis, units if self._dormant else None)
+        if activation in ZERO_REGION and units is not None:
+            self.silent[row] = silent_units(tensor, units)
 
     # -- what the first pass tells of the layers ------------------------------------------------------------------
+
+    def find_head(self, ends: list[int]) -> None:
+        """Note the last dense layer of those that make the output, for its inputs to be kept in the passes to come.
+
+        A model without other layers with parameters before it has none: what enters it are the data.
+        """
+        heads = [row for row in ends if self._infos[row].kind == "dense" and row in self.calls]
+        head = max(heads, key=self.calls.__getitem__, default=None)
+        before = [row for row in self.calls if head is not None and self.calls[row] < self.calls[head]]
+        learns = any(next(self.modules[row].parameters(), None) is not None for row in before)
+        self._head = head if learns and self._wants_features else None
+
+    def _see_features(self, row: int, args: Any) -> None:
+        if row == self._head:
+            self.features = feature_rows(first_tensor(args, floating=True))
 
     def order(self) -> list[int]:
         """Return the rows in forward order; a row that was not called follows the one defined before it.

@@ -153,6 +153,8 @@ class SeenLosses:
                 self.call = call.copied()
         else:
             self._evaluation.add(loss, call.rows)
+            if not (loss.requires_grad or self._sampled.compiled):
+                self._sampled.modes.evaluated()
             if loss.requires_grad and self._sampled.open:
                 self._doubtful = call.copied()
                 self._doubts += 1

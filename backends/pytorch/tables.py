@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autotrainer.backends.pytorch.stats import ACTIVATION_COLUMNS
+from autotrainer.backends.pytorch.attention import ATTENTION_COLUMNS
+from autotrainer.backends.pytorch.moments import Direction
+from autotrainer.backends.pytorch.stats import ACTIVATION_COLUMNS, joined
 from autotrainer.backends.pytorch.tracing import ForwardTracer
 from autotrainer.backends.pytorch.weights import StepReading
 from autotrainer.signals import DEAD_WINDOW, LAYER_COLUMNS, Floats, LayerInfo
@@ -17,8 +19,8 @@ from autotrainer.task import TaskContext
 
 __all__ = ["LayerTable"]
 
-_ALWAYS = np.array([True, True, True, False, False])
-_DEAD = LAYER_COLUMNS.index("dead_units")
+_ALWAYS = np.array([True, True, True, False, False, False])
+_DEAD, _DORMANT = LAYER_COLUMNS.index("dead_units"), LAYER_COLUMNS.index("dormant")
 
 
 class LayerTable:
@@ -33,6 +35,10 @@ class LayerTable:
         self._order: list[int] = list(range(len(tracer.modules)))
         self._silent_for: dict[int, Tensor] = {}
         self._batches: dict[int, int] = {}
+        self._ends: list[int] = []
+        self._directions: dict[int, Direction] = {}
+        self.scalars: dict[str, float] = {}
+        """`STEP_COLUMNS` of the step that was filled in last, by name."""
 
     def begin(self, context: TaskContext, outputs: Tensor | None, activation: str | None) -> TaskContext:
         """Fix rows and their order by the last forward pass.
@@ -53,6 +59,8 @@ class LayerTable:
         units = None if outputs is None else (outputs.shape[axis] if outputs.ndim > 1 else 1)
         tracer.settle()
         layers = tracer.describe(self._order)
+        self._ends = [row for row, info in zip(self._order, layers, strict=True) if not info.hidden]
+        tracer.find_head(self._ends)
         return replace(
             context,
             layers=layers,
@@ -77,19 +85,38 @@ class LayerTable:
         """
         numbers = self._tracer.numbers
         dead = self._dead()
-        groups = [scalars, *(reading.scalars() for reading in readings), [*dead.values()], [*numbers.values()]]
+        attention, cosines = self._tracer.attention, self._cosines(readings)
+        groups = [scalars, *(reading.scalars() for reading in readings)]
+        groups += [cosines, [*attention.values()], [*dead.values()], [*numbers.values()]]
         values = _flat([tensor for group in groups for tensor in group])
         told, *rest = np.split(values, np.cumsum([sum(t.numel() for t in group) for group in groups])[:-1])
         table = np.full((len(self._tracer.modules), len(LAYER_COLUMNS)), np.nan)
         for reading, part in zip(readings, rest, strict=False):
             reading.fill(table, part)
         table[list(dead), _DEAD] = rest[-2]
-        activations = rest[-1].reshape(-1, 5)
+        activations = rest[-1].reshape(-1, len(ACTIVATION_COLUMNS))
         for row, found in zip(numbers, activations, strict=True):
             if not np.isfinite(found[0]):  # some entry is not finite: so is everything that was measured of them
+                share = found[-1]
                 found = np.where(_ALWAYS | ~np.isfinite(found), np.inf, found)
+                found[-1] = share if np.isnan(share) else np.inf
             table[row, ACTIVATION_COLUMNS] = found
+        for row, found in zip(attention, rest[-3].reshape(-1, len(ATTENTION_COLUMNS)), strict=True):
+            table[row, ATTENTION_COLUMNS] = (min(found[0], 1.0), found[1]) if np.isfinite(found[1]) else np.inf
+        table[self._ends, _DORMANT] = np.nan
+        self.scalars = _cosine(rest[-4].reshape(-1, 3))
         return table[self._order], told
+
+    def _cosines(self, readings: Sequence[StepReading]) -> list[Tensor]:
+        """Return, for each optimizer, the cosine to the gradient of the sampled step before, and both lengths."""
+        found = []
+        for reading in readings:
+            now, before = reading.direction, self._directions.get(reading.key)
+            if now is not None:
+                self._directions[reading.key] = now
+            if now is not None and before is not None:
+                found += [now.cosine(before), now.length, before.length]
+        return found
 
     def _dead(self) -> dict[int, Tensor]:
         """Count for how many sampled batches each unit has been silent, and return the share of dead ones."""
@@ -106,10 +133,16 @@ class LayerTable:
         return shares
 
 
+def _cosine(parts: Floats) -> dict[str, float]:
+    """Return the cosine between two gradients of which the cosines between parts are known, and the parts' lengths."""
+    cosine, now, before = parts.T
+    with np.errstate(all="ignore"):
+        product = (cosine * now * before).sum() / (np.linalg.norm(now) * np.linalg.norm(before))
+    return {"gradient_cosine": float(np.clip(product, -1, 1))} if np.isfinite(product) else {}
+
+
 def _flat(tensors: Sequence[Tensor]) -> Floats:
     """Bring scalars and vectors to the host in one transfer."""
     if not tensors:
         return np.zeros(0)
-    device = tensors[0].device
-    flat = torch.cat([t.detach().reshape(-1).to(device, torch.float32) for t in tensors])
-    return flat.cpu().numpy().astype(np.float64)
+    return joined([t.reshape(-1) for t in tensors]).detach().float().cpu().numpy().astype(np.float64)

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
+from autotrainer.backends.pytorch.attention import ATTENTION_COLUMNS, functional_attention, module_attention
 from autotrainer.backends.pytorch.functional import FunctionalCalls, Trace, first_tensor
 from autotrainer.backends.pytorch.hooks import HookHandle, add_hook
-from autotrainer.backends.pytorch.seen import LayerRecord
+from autotrainer.backends.pytorch.seen import ALL_COLUMNS, LayerRecord
+from autotrainer.signals import LAYER_COLUMNS
 
 __all__ = ["ForwardTracer"]
 
@@ -29,7 +31,7 @@ class ForwardTracer(LayerRecord):
         model: The model.
         fail: Called with what went wrong in a hook; nothing is ever raised into the model.
         always: See passes without gradients too.
-        measured: Whether the outputs of layers are reduced to numbers, too.
+        needs: Columns that are worth measuring: what none of them needs is left out.
     """
 
     def __init__(
@@ -38,9 +40,9 @@ class ForwardTracer(LayerRecord):
         fail: Callable[[Exception], None],
         *,
         always: bool = False,
-        measured: bool = True,
+        needs: frozenset[str] = ALL_COLUMNS,
     ) -> None:
-        super().__init__(model, measured=measured)
+        super().__init__(model, needs=needs)
         self.by_parts = False
         self.traced = False
         """Whether `torch.compile` has met a hook: there is none in the passes after that one, see `arm`."""
@@ -48,8 +50,12 @@ class ForwardTracer(LayerRecord):
         """Time that the hooks have taken since it was last set to zero."""
         self._fail = fail
         self._always = always
-        self._calls = FunctionalCalls(self._traces, self._on_functional, fail)
+        self._attends = any(LAYER_COLUMNS[column] in needs for column in ATTENTION_COLUMNS)
+        self._calls = FunctionalCalls(
+            self._traces, self._on_functional, fail, self._on_attention if self._attends else None
+        )
         self._functional = True
+        self._latest: int | None = None
         self._in_pass = False
         self._entered = False
         self._handles: list[HookHandle] = []
@@ -86,12 +92,15 @@ class ForwardTracer(LayerRecord):
     def _reset(self) -> None:
         super()._reset()
         self._calls.muted = 0
+        self._latest = None
 
     def _hook_layers(self) -> None:
         for module in self.modules:
             if module is not self.model and not isinstance(module, torch.jit.ScriptModule):
                 self._layer_handles.append(add_hook(module, self._enter_layer, before=True))
                 self._layer_handles.append(add_hook(module, self._leave_layer))
+                if self._attends and isinstance(module, nn.MultiheadAttention):
+                    self._layer_handles.append(add_hook(module, self._leave_attention, with_kwargs=True))
 
     def _end_pass(self) -> None:
         self._in_pass = False
@@ -173,6 +182,7 @@ class ForwardTracer(LayerRecord):
         if row is None:
             return
         started = perf_counter()
+        self._latest = row
         if self._closed(row):
             self._calls.muted -= 1
         if not (self._always or torch.is_grad_enabled()):
@@ -187,8 +197,37 @@ class ForwardTracer(LayerRecord):
                         self._see_activation(row, tensor, args)
                     else:
                         self._see_layer(row, tensor, args)
+                    self._see_features(row, args)
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
             self._fail(error)
+        self.seconds += perf_counter() - started
+
+    def _leave_attention(
+        self, module: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        if is_compiling() or not (self._always or torch.is_grad_enabled()):
+            return
+        started = perf_counter()
+        try:
+            with torch.no_grad(), torch._C.DisableTorchFunction():
+                found = module_attention(module, *args, **kwargs)
+                row = self._rows.get(id(module))
+                if found is not None and row is not None:
+                    self.attention[row] = found
+        except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
+            self._fail(error)
+        self.seconds += perf_counter() - started
+
+    def _on_attention(self, maker: Trace | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not (self._always or torch.is_grad_enabled()):
+            return
+        started = perf_counter()
+        self._saw_functional = True
+        row = self._latest if maker is None or maker.maker is None else maker.maker
+        with torch.no_grad():
+            found = functional_attention(*args, **kwargs)
+        if found is not None and row is not None:
+            self.attention[row] = found
         self.seconds += perf_counter() - started
 
     def _on_functional(self, source: Trace, name: str, output: Tensor) -> None:

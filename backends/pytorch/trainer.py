@@ -13,9 +13,20 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from autotrainer.adapter import Evaluation, FitRequest, Run, Support, SupportLevel, Trained, Trainer, TrainingSpec
+from autotrainer.adapter import (
+    Evaluation,
+    FitRequest,
+    Run,
+    Search,
+    Support,
+    SupportLevel,
+    Trained,
+    Trainer,
+    TrainingSpec,
+)
 from autotrainer.backends.pytorch.anatomy import Anatomy, SiteTracer
-from autotrainer.backends.pytorch.data import Batches, open_data
+from autotrainer.backends.pytorch.bad_search import SearchedTraining
+from autotrainer.backends.pytorch.data import Batches, first_rows, open_data
 from autotrainer.backends.pytorch.describe import optimizer_info
 from autotrainer.backends.pytorch.examples import Examples
 from autotrainer.backends.pytorch.functional import first_tensor
@@ -23,7 +34,7 @@ from autotrainer.backends.pytorch.loss_kinds import is_plain, loss_info
 from autotrainer.backends.pytorch.losses import EditedLoss, TolerantLoss, WeightedLoss, bridge, unreduced
 from autotrainer.backends.pytorch.observer import observe
 from autotrainer.backends.pytorch.operations import count_operations
-from autotrainer.backends.pytorch.optimizers import adopt_parameters, edit_optimizer
+from autotrainer.backends.pytorch.optimizers import adopt_parameters, edit_optimizer, set_rate
 from autotrainer.backends.pytorch.random_state import preserve_random_state, seed_all
 from autotrainer.backends.pytorch.saving import save_model
 from autotrainer.backends.pytorch.scaling import fit_scale
@@ -122,6 +133,14 @@ class TorchTrainer(Trainer):
             return Support(SupportLevel.NONE, reason)
         return Support(SupportLevel.LIVE if isinstance(edit, _LIVE) else SupportLevel.REBUILD)
 
+    def sample(self, data: Data, rows: int) -> ArrayData | None:
+        """Return the first rows of a data set as arrays; a loader is read in the same order each time."""
+        return super().sample(data, rows) if isinstance(data, ArrayData) else first_rows(self._open(data, rows), rows)
+
+    def set_rate(self, trained: Trained, rate: float) -> bool:
+        """Set the learning rate of a training that runs; parameter groups keep their ratios."""
+        return set_rate(trained.optimizer, rate)
+
     def train(self, spec: TrainingSpec, run: Run) -> Trained:
         """Build the training from the pristine start with the edits of the recipe, and run it.
 
@@ -147,6 +166,14 @@ class TorchTrainer(Trainer):
         finally:
             observer.close()
         return trained
+
+    def search(self, spec: TrainingSpec, run: Search) -> None:
+        """Replay a training up to the first value that is not finite."""
+        seed_all(spec.seed)
+        training, _ = self._build(spec)
+        look = self._look(training.model)
+        run.start(self.context, look.operations)
+        SearchedTraining.of(training, run, [layer.name for layer in look.anatomy.layers]).run(run)
 
     # -- building a training ---------------------------------------------------------------------------------------
 

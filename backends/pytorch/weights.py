@@ -10,13 +10,15 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from autotrainer.backends.pytorch.describe import own_parameters
-from autotrainer.backends.pytorch.stats import SAMPLED_ENTRIES, changes, nonzero_counts, norms, sampled_entries
-from autotrainer.signals import LAYER_COLUMNS, Floats
+from autotrainer.backends.pytorch.moments import Direction, GradientEntries
+from autotrainer.backends.pytorch.stats import changes, nonzero_counts, norms, sampled_entries
+from autotrainer.signals import LAYER_COLUMNS, SAMPLED_ENTRIES, Floats
 
 __all__ = ["StepReading", "owners"]
 
-_GRAD_NORM, _ZEROS, _WEIGHT_NORM, _UPDATE = (
-    LAYER_COLUMNS.index(name) for name in ("grad_norm", "grad_zero_fraction", "weight_norm", "update_ratio")
+_GRAD_NORM, _ZEROS, _WEIGHT_NORM, _UPDATE, _MOMENT = (
+    LAYER_COLUMNS.index(name)
+    for name in ("grad_norm", "grad_zero_fraction", "weight_norm", "update_ratio", "second_moment_ratio")
 )
 
 
@@ -34,9 +36,10 @@ class StepReading:
 
     Args:
         parameters: Trainable parameters, each with the row of its layer.
+        needs: Columns that are worth measuring: without them, second moment and direction of gradients are left out.
     """
 
-    def __init__(self, parameters: Sequence[tuple[nn.Parameter, int]]) -> None:
+    def __init__(self, parameters: Sequence[tuple[nn.Parameter, int]], needs: frozenset[str]) -> None:
         usable = [(parameter, row) for parameter, row in parameters if _usable(parameter)]
         self._parameters = [p for p, _ in usable]
         self._rows = np.array([row for _, row in usable], np.int64)
@@ -53,6 +56,16 @@ class StepReading:
         self._before_norms = norms(self._before)
         self._changes: list[Tensor] = []
         self._graded = False
+        self._needs = needs & {"second_moment_ratio", "gradient_cosine"}
+        self._entries_of_gradients: GradientEntries | None = None
+        self._moments: tuple[list[int], list[int], list[Tensor]] = [], [], []
+        self.direction: Direction | None = None
+        """That of the gradients, where it was worth measuring."""
+
+    @property
+    def key(self) -> int:
+        """What readings of the same optimizer have in common."""
+        return id(self._parameters[0]) if self._parameters else 0
 
     def read_gradients(self, optimizer: Optimizer) -> None:
         """Read the gradients as they are now.
@@ -65,6 +78,8 @@ class StepReading:
         self._gradients = [*norms(gradients), *nonzero_counts(gradients)]
         scale = getattr(optimizer, "grad_scale", None)
         self._scale = scale if isinstance(scale, Tensor) else None
+        if self._needs and gradients:
+            self._entries_of_gradients = GradientEntries(self._parameters, self._entries, self._scale)
 
     def compare(self, optimizer: Optimizer) -> None:
         """Read how far the weights have moved; gradients too if a closure has made them only in the step itself."""
@@ -72,11 +87,16 @@ class StepReading:
             self.read_gradients(optimizer)
         self._changes = changes(self._before, sampled_entries(self._parameters, self._entries))
         self._before = []
+        entries, self._entries_of_gradients = self._entries_of_gradients, None
+        if entries is not None and "gradient_cosine" in self._needs:
+            self.direction = entries.direction()
+        if entries is not None and "second_moment_ratio" in self._needs:
+            self._moments = entries.moment_ratios(optimizer)
 
     def scalars(self) -> list[Tensor]:
         """Return all results as scalars, for one transfer to the host."""
         scale = [] if self._scale is None else [self._scale.detach().reshape(()).float()]
-        return [*self._weights, *self._before_norms, *self._changes, *self._gradients, *scale]
+        return [*self._weights, *self._before_norms, *self._changes, *self._gradients, *self._moments[2], *scale]
 
     def fill(self, table: Floats, values: Floats) -> None:
         """Write the results into the layer table.
@@ -86,8 +106,9 @@ class StepReading:
             values: What `scalars` returned, on the host.
         """
         count, graded = len(self._parameters), len(self._with_gradient)
-        parts = np.split(values, np.cumsum([count, count, len(self._changes), graded, graded]))
-        weights, before, moved, gradients, nonzero, scale = parts
+        places, counts, _ = self._moments
+        parts = np.split(values, np.cumsum([count, count, len(self._changes), graded, graded, len(places)]))
+        weights, before, moved, gradients, nonzero, moments, scale = parts
         sizes = self._sizes.astype(np.float32).astype(np.float64)
         table[:, _WEIGHT_NORM] = _joined(table[:, _WEIGHT_NORM], self._rows, weights)
         if len(moved):
@@ -102,8 +123,13 @@ class StepReading:
             gradients = gradients / scale[0] if len(scale) else gradients
             table[:, _GRAD_NORM] = _joined(table[:, _GRAD_NORM], rows, gradients)
             totals = np.bincount(rows, sizes[self._with_gradient], len(table))
-            counts = np.bincount(rows, nonzero, len(table))
-            table[totals > 0, _ZEROS] = 1 - counts[totals > 0] / totals[totals > 0]
+            found = np.bincount(rows, nonzero, len(table))
+            table[totals > 0, _ZEROS] = 1 - found[totals > 0] / totals[totals > 0]
+        if places:
+            rows = self._rows[places]
+            totals = np.bincount(rows, counts, len(table))
+            ratios = _joined(np.full(len(table), np.nan), rows, moments / np.sqrt(totals[rows]))
+            table[:, _MOMENT] = np.fmax(table[:, _MOMENT], ratios)  # where two optimizers share a layer
 
 
 def _usable(parameter: nn.Parameter) -> bool:

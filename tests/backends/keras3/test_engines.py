@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 SCRIPT = """
@@ -78,7 +79,7 @@ def test_the_torch_engine_shows_everything(run: Callable[[str], tuple[dict[str, 
 
 
 @pytest.mark.slow
-def test_the_jax_engine_shows_losses_and_epochs_and_says_so_once(
+def test_the_jax_engine_shows_what_goes_into_a_step_and_comes_out(
     run: Callable[[str], tuple[dict[str, Any], str]],
 ) -> None:
     seen, notices = run("jax")
@@ -86,11 +87,71 @@ def test_the_jax_engine_shows_losses_and_epochs_and_says_so_once(
     assert seen["same attributes"]
     assert not seen["failed"]
     assert seen["engine"] == "jax"
-    assert seen["losses"] == [True] * 9
-    assert not any(seen["gradients"])
+    assert seen["losses"] == seen["gradients"] == [True] * 9
+    assert not any(seen["activations"] + seen["accuracy"])
     assert seen["epochs"] == ["accuracy", "loss", "val_accuracy", "val_loss"]
     assert seen["probe"] == [True]
     assert notices.count("can't be watched") == 1
+
+
+MOMENTS = """
+import jax, json, keras, numpy as np
+from keras import layers as kl
+from autotrainer.backends.keras3.observer import observe
+from autotrainer.monitor import Monitor
+from autotrainer.sampler import StepSampler
+
+x = np.random.RandomState(0).randn(64, 12).astype("float32")
+y = (x.sum(axis=1) > 0).astype("int64")
+
+def gradients(model, x, y):
+    frozen = [v.value for v in model.non_trainable_variables]
+    def loss(weights):
+        return model.compute_loss(x, y, model.stateless_call(weights, frozen, x)[0])
+    return [np.asarray(g) for g in jax.grad(loss)([v.value for v in model.trainable_variables])]
+
+def compare(optimizer):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([kl.Input((12,)), kl.Dense(8, "relu", name="a"), kl.Dense(2, "softmax", name="out")])
+    model.layers[0].bias.assign([-100.0] * 2 + [0.0] * 6)
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    monitor = Monitor([], StepSampler(), quiet=True)
+    monitor.attach(observe(model, None, None, monitor))
+    expected = []
+    for start in range(0, 64, 16):
+        batch = x[start : start + 16], y[start : start + 16]
+        found = gradients(model, *batch)
+        expected.append([float(np.sqrt(sum((g ** 2).sum() for g in found[i : i + 2]))) for i in (0, 2)])
+        model.train_on_batch(*batch)
+    monitor.close()
+    assert not monitor._failed
+    history = monitor.history
+    return {"expected": expected, "norms": history.layer("grad_norm").tolist(),
+            "zeros": history.layer("grad_zero_fraction")[:, 0].tolist(),
+            "moments": history.layer("second_moment_ratio")[:, 0].tolist(),
+            "weights": history.layer("weight_norm")[:, 0].tolist(),
+            "updates": history.layer("update_ratio")[:, 0].tolist(),
+            "rates": history.scalar("learning_rate").tolist(), "inputs": history.scalar("input_std").tolist()}
+
+kinds = keras.optimizers
+print(json.dumps([compare(o) for o in (kinds.AdamW(0.01), kinds.Nadam(0.01), kinds.SGD(0.1, 0.9, nesterov=True),
+                                       kinds.Adam(0.01, clipnorm=1.0), kinds.SGD(0.1))]))
+"""
+
+
+@pytest.mark.slow
+def test_the_moments_of_optimizers_on_the_jax_engine_tell_the_gradients(run_python: Callable[..., Any]) -> None:
+    done = run_python(MOMENTS, KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
+    assert done.returncode == 0, done.stderr
+    *known, clipped, plain = json.loads(done.stdout.splitlines()[-1])
+    for seen in known:
+        np.testing.assert_allclose(seen["norms"], seen["expected"], rtol=1e-4)
+        assert min(seen["zeros"]) >= 0.25  # two of eight units are dead
+    for seen in (clipped, plain):  # these do not tell
+        assert np.isnan(seen["norms"]).all()
+    for seen in (*known, clipped, plain):
+        assert np.isfinite([seen["weights"], seen["updates"], seen["rates"], seen["inputs"]]).all()
+    assert [bool(np.isfinite(seen["moments"]).all()) for seen in known] == [True, True, False]
 
 
 PUBLIC = """

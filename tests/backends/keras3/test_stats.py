@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 
+from autotrainer.backends.keras3.meter import LayerMeter
 from autotrainer.backends.keras3.parts import find_parts
-from autotrainer.backends.keras3.stats import LayerMeter
 from autotrainer.signals import LAYER_COLUMNS
 
 

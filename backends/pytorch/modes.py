@@ -1,0 +1,163 @@
+"""Sees in which mode a model is run: dropout and batch normalization do not do the same in training and evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import nn
+from torch.compiler import is_compiling
+
+from autotrainer.backends.pytorch.hooks import HookHandle, add_hook
+
+__all__ = ["Modes", "dropout_rate", "mode"]
+
+_DROPS = frozenset({"DropPath", "StochasticDepth"})
+"""Modules of other libraries that leave out whole paths at random, by the name of their class."""
+
+_PATIENCE = 2
+"""Steps for which an evaluation is waited for."""
+
+
+def dropout_rate(module: nn.Module) -> float:
+    """Return the share of values that a module by itself leaves out at random in training mode; 0 for none."""
+    if isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ in _DROPS:
+        rate = getattr(module, "p", getattr(module, "drop_prob", 0.0))
+    elif isinstance(module, nn.MultiheadAttention) or (isinstance(module, nn.RNNBase) and module.num_layers > 1):
+        rate = module.dropout
+    else:
+        return 0.0
+    return float(rate) if isinstance(rate, int | float) else 0.0
+
+
+def _normalizes_by_batch(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+
+
+def _sensitive(model: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+    """Return the modules that do something else in training mode, each with what tells whether its part trains.
+
+    That is batch normalization itself where it has weights, else the module around it.
+    """
+    around = {id(child): module for module in model.modules() for child in module.children()}
+    found = []
+    for module in model.modules():
+        if _normalizes_by_batch(module) or dropout_rate(module) > 0:
+            weighted = next(module.parameters(recurse=False), None) is not None
+            found.append((module, module if weighted else around.get(id(module), module)))
+    return found
+
+
+def mode(model: nn.Module, sensitive: list[tuple[nn.Module, nn.Module]]) -> float:
+    """Return 1 for training mode, 0 for evaluation mode; NaN where it makes no difference, or not one to judge.
+
+    A layer in another mode than the model was put into it on purpose, and one in a part of the model that is frozen
+    may well be in evaluation mode while the rest trains: neither counts.
+    """
+    if model.training:
+        return 1.0 if any(module.training for module, _ in sensitive) else math.nan
+    for module, part in sensitive:
+        if not module.training and any(p.requires_grad for p in part.parameters()):
+            return 0.0
+    return math.nan
+
+
+class Modes:
+    """Sees the modes of single forward passes.
+
+    While a step is sampled the model has a hook. It also has one where an evaluation is expected: until the first pass
+    of that, or until it has not come.
+
+    Args:
+        model: The model, not compiled.
+        step: Returns the number of steps done.
+        fail: Takes an exception of our own code.
+    """
+
+    def __init__(self, model: nn.Module, step: Callable[[], int], fail: Callable[[Exception], None]) -> None:
+        self.training = math.nan
+        """Mode of the latest pass with gradients."""
+        self.seconds = 0.0
+        """Time taken since it was last set to zero."""
+        self._model, self._step, self._fail = model, step, fail
+        self._sensitive = _sensitive(model)
+        self._handle: HookHandle | None = None
+        self._sampled = False
+        self._expected = 0
+        self._latest = (-1, math.nan)  # steps done before the latest pass without gradients, and its mode
+        self._evaluation = math.nan
+
+    def begin(self) -> None:
+        """See the passes of a sampled step."""
+        self.training = math.nan
+        self._sampled = True
+        self._arm()
+
+    def end(self) -> None:
+        """See no more passes."""
+        self._sampled = False
+        self._disarm()
+
+    def expect_evaluation(self, at: int) -> None:
+        """See the first pass of the next evaluation.
+
+        Args:
+            at: How many steps will have been done then.
+        """
+        self._expected = at
+        self._arm()
+
+    def evaluated(self) -> None:
+        """Take in that a loss was computed without gradients: that of the latest pass, if it was seen."""
+        mode = self._after_last_step()
+        if not math.isnan(mode):
+            self._evaluation = mode
+        elif math.isnan(self._evaluation):
+            self.expect_evaluation(self._step())  # of the next batch
+
+    def end_epoch(self, told: bool) -> float:
+        """Return the mode of the evaluation in the epoch that ends now; NaN if none was seen.
+
+        Args:
+            told: Whether the user tells results on held-out data: then a pass without gradients after the last step
+                belongs to an evaluation, too.
+        """
+        found = self._after_last_step() if told and math.isnan(self._evaluation) else self._evaluation
+        self._evaluation = math.nan
+        if not self._sampled:
+            self._disarm()
+        return found
+
+    def _after_last_step(self) -> float:
+        at, mode = self._latest
+        return mode if at == self._step() else math.nan
+
+    def _arm(self) -> None:
+        if self._handle is None and self._sensitive:
+            self._handle = add_hook(self._model, self._see, before=True)
+
+    def _disarm(self) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle = None
+
+    def _see(self, module: nn.Module, args: Any) -> None:
+        if is_compiling() or module is not self._model:
+            return
+        started = perf_counter()
+        try:
+            now, done = mode(self._model, self._sensitive), self._step()
+            if not torch.is_grad_enabled():
+                self._latest = done, now
+                over = done >= self._expected
+            else:
+                self.training, self._latest = now, (-1, math.nan)
+                over = done > self._expected + _PATIENCE
+            if over and not self._sampled:
+                self._disarm()
+        except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
+            self._fail(error)
+        self.seconds += perf_counter() - started
