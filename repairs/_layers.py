@@ -33,13 +33,16 @@ def activated(context: TaskContext, named: Sequence[str] = ()) -> tuple[str, ...
 
 
 def drawn(context: TaskContext, named: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
-    """Return layers whose weights can be drawn anew, by the initializer that suits their activation."""
+    """Return layers whose weights can be drawn anew, by the initializer that suits their activation.
+
+    Layers inside of a named one, such as the output projection of an attention layer, are drawn along with it.
+    """
     layers = [
         layer
         for layer in context.layers
-        if layer.parameters and not layer.frozen and layer.kind in ("dense", "conv", "recurrent")
+        if layer.parameters and not layer.frozen and layer.kind in ("dense", "conv", "recurrent", "attention")
     ]
-    chosen = [layer for layer in layers if layer.name in named] or layers
+    chosen = [layer for layer in layers if any(f"{layer.name}.".startswith(f"{name}.") for name in named)] or layers
     groups: dict[str, tuple[str, ...]] = {}
     for layer in chosen:
         scheme = "orthogonal" if layer.kind == "recurrent" else initializer_for(layer.activation)

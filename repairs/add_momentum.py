@@ -12,12 +12,16 @@ from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["AddMomentumRepair"]
 
+_HEAVY = 0.95
+"""Momentum that adds up twice as many steps as the usual one."""
+
 
 class AddMomentumRepair(Repair):
     """Give SGD momentum.
 
     What it does:
-        Sets a momentum of 0.9 where the optimizer is SGD and has less.
+        Sets a momentum of 0.9 where the optimizer is SGD and has less; where steps are too large and the momentum is
+        0.95 or more, lowers it to that.
 
     Why it helps:
         Averages over past gradients: directions that alternate cancel, directions that persist add up.
@@ -33,9 +37,17 @@ class AddMomentumRepair(Repair):
     """
 
     name = "add_momentum"
-    fixes: ClassVar[dict[str, float]] = {"oscillating_loss": 0.2, "slow_convergence": 0.4}
+    fixes: ClassVar[dict[str, float]] = {
+        "oscillating_loss": 0.2,
+        "slow_convergence": 0.4,
+        "learning_rate_too_low": 0.4,
+        "learning_rate_too_high": 0.7,
+    }
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
         """Propose a momentum of 0.9."""
-        if context.optimizer.name == "sgd" and context.optimizer.momentum < 0.9:
+        if context.optimizer.name != "sgd":
+            return
+        momentum = context.optimizer.momentum
+        if momentum >= _HEAVY if finding.problem == "learning_rate_too_high" else momentum < 0.9:
             yield Proposal(self.name, (SetMomentum(0.9),), self.fixes[finding.problem])

@@ -37,7 +37,17 @@ class ClipGradientsRepair(Repair):
     """
 
     name = "clip_gradients"
-    fixes: ClassVar[dict[str, float]] = {"exploding_gradient": 0.5, "nonfinite": 0.4, "oscillating_loss": 0.15}
+    fixes: ClassVar[dict[str, float]] = {
+        "exploding_gradient": 0.5,
+        "nonfinite": 0.4,
+        "oscillating_loss": 0.15,
+        "learning_rate_too_high": 0.4,
+        "divergence": 0.45,
+        "loss_spike": 0.6,
+        "gradient_spike": 0.6,
+        "attention_entropy_collapse": 0.2,
+        "stale_second_moment": 0.4,
+    }
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
         """Propose clipping by norm, then by value."""

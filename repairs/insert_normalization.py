@@ -42,12 +42,17 @@ class InsertNormalizationRepair(Repair):
 
     name = "insert_normalization"
     fixes: ClassVar[dict[str, float]] = {
+        "no_gradient": 0.3,
         "vanishing_gradient": 0.5,
         "dying_relu": 0.55,
+        "saturated_activation": 0.5,
+        "dormant_neurons": 0.45,
+        "representation_collapse": 0.4,
         "exploding_gradient": 0.3,
         "not_learning": 0.3,
         "slow_convergence": 0.2,
         "abnormal_data": 0.3,
+        "abnormal_initial_loss": 0.2,
     }
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:

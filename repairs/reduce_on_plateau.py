@@ -34,7 +34,7 @@ class ReduceOnPlateauRepair(Repair):
     """
 
     name = "reduce_on_plateau"
-    fixes: ClassVar[dict[str, float]] = {"oscillating_loss": 0.45}
+    fixes: ClassVar[dict[str, float]] = {"oscillating_loss": 0.45, "learning_rate_too_high": 0.3}
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
         """Propose one schedule, with a patience that fits the length of the training."""

@@ -37,8 +37,14 @@ class ReinitializeRepair(Repair):
 
     name = "reinitialize"
     fixes: ClassVar[dict[str, float]] = {
+        "no_gradient": 0.35,
         "poor_initialization": 0.8,
+        "abnormal_initial_loss": 0.5,
         "dying_relu": 0.4,
+        "saturated_activation": 0.55,
+        "dormant_neurons": 0.3,
+        "representation_collapse": 0.35,
+        "attention_entropy_collapse": 0.6,
         "slow_convergence": 0.25,
         "not_learning": 0.3,
         "vanishing_gradient": 0.2,

@@ -20,10 +20,31 @@ _LADDER = {
     "nonfinite": (*_DOWN, 0.001),
     "oscillating_loss": _DOWN,
     "dying_relu": _DOWN,
+    "saturated_activation": _DOWN,
+    "dormant_neurons": _DOWN,
+    "representation_collapse": _DOWN,
+    "attention_entropy_collapse": _DOWN,
+    "stale_second_moment": (*_DOWN, 10.0),
     "slow_convergence": (*_UP, 0.1),
     "not_learning": (10.0, 0.1, 100.0, 0.01),
     "vanishing_gradient": (10.0,),
+    "learning_rate_too_high": _DOWN,
+    "learning_rate_too_low": _UP,
+    "abnormal_update_ratio": (0.1, 10.0),
+    "divergence": _DOWN,
+    "loss_spike": _DOWN[:1],
+    "gradient_spike": _DOWN[:1],
 }
+_FIRST_STEP = 0.015
+"""Length of the first step of healthy trainings ÷ that of the weights."""
+_REACH = 5.0
+"""Way of the weights in a whole training ÷ their length (see `_rates`)."""
+_CLOSE = 0.5
+"""Powers of ten within which a range test only confirms the rate: it tells no more than that."""
+_MEASURED = 1.1
+"""Chance of the rate that a range test ends with ÷ that of the first rung."""
+_MOST = 4
+"""Powers of ten that a rate is off by at most."""
 
 
 class ScaleLearningRateRepair(Repair):
@@ -31,7 +52,8 @@ class ScaleLearningRateRepair(Repair):
 
     What it does:
         Downwards for explosions, non-finite values, oscillation and dying units; upwards first for slow
-        convergence.
+        convergence. Where the finding holds the measured size of steps, it begins at the power of ten that brings
+        these to a usual size. The rate that a short range test ends with comes first, where one was made.
 
     Why it helps:
         The learning rate is the hyperparameter that decides most: gradient descent diverges above 2 over the
@@ -45,18 +67,31 @@ class ScaleLearningRateRepair(Repair):
         None.
 
     References:
-        Goodfellow et al. 2016, section 11.4; Cohen et al. 2021 (2103.00065); AUTOTRAINER (ICSE 2021), table 2.
+        Goodfellow et al. 2016, section 11.4; Cohen et al. 2021 (2103.00065); Smith, WACV 2017 (1506.01186);
+        AUTOTRAINER (ICSE 2021), table 2.
     """
 
     name = "scale_learning_rate"
+    needs = frozenset({"suggested_rate"})
     fixes: ClassVar[dict[str, float]] = {
         "exploding_gradient": 0.6,
         "nonfinite": 0.5,
         "oscillating_loss": 0.6,
         "dying_relu": 0.62,
+        "saturated_activation": 0.35,
+        "dormant_neurons": 0.25,
+        "representation_collapse": 0.33,
+        "attention_entropy_collapse": 0.4,
+        "stale_second_moment": 0.45,
         "slow_convergence": 0.6,
         "not_learning": 0.4,
         "vanishing_gradient": 0.15,
+        "learning_rate_too_high": 0.65,
+        "learning_rate_too_low": 0.68,
+        "abnormal_update_ratio": 0.2,
+        "divergence": 0.6,
+        "loss_spike": 0.4,
+        "gradient_spike": 0.3,
     }
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
@@ -64,7 +99,24 @@ class ScaleLearningRateRepair(Repair):
         rate = context.optimizer.learning_rate
         if not math.isfinite(rate) or rate <= 0:
             return
-        for rank, factor in enumerate(_LADDER[finding.problem]):
+        ladder, suggested = _ladder(finding), context.asked.get("suggested_rate", math.nan)
+        if suggested > 0 and abs(math.log10(suggested / rate)) > _CLOSE:
+            edit = SetLearningRate(float(f"{suggested:.2g}"))
+            if any((factor < 1) is (edit.value < rate) for factor in ladder):  # no test outweighs the finding itself
+                yield Proposal(self.name, (edit,), min(1.0, _MEASURED * self.fixes[finding.problem]))
+        for rank, factor in enumerate(ladder):
             edit = SetLearningRate(float(f"{rate * factor:.6g}"))
             if 1e-8 <= edit.value <= 10:
                 yield Proposal(self.name, (edit,), self.fixes[finding.problem] * 0.8**rank)
+
+
+def _ladder(finding: Finding) -> tuple[float, ...]:
+    """Return the factors to try: from the measured size of steps where that is known."""
+    first, travel = (finding.evidence.get(name, math.nan) for name in ("first_step", "travel"))
+    if finding.problem == "learning_rate_too_high" and math.isfinite(first) and first > _FIRST_STEP:
+        power = min(_MOST, max(1, round(math.log10(first / _FIRST_STEP))))
+        return tuple(0.1**p for p in (power, power + 1, power - 1) if p > 0)
+    if finding.problem == "learning_rate_too_low" and 0 < travel < _REACH:
+        power = min(_MOST, max(1, round(math.log10(_REACH / travel))))
+        return tuple(10.0**p for p in (power, power - 1, power + 1) if p > 0)
+    return _LADDER[finding.problem]

@@ -18,6 +18,10 @@ _ORDER: dict[str, tuple[Any, ...]] = {
     "exploding_gradient": ("selu", "relu", "tanh", "elu"),
     "nonfinite": ("selu", "relu", "tanh"),
     "dying_relu": ("selu", "leaky_relu", "elu", "gelu", "thresholded_relu"),
+    "saturated_activation": ("selu", "relu", "leaky_relu", "gelu"),
+    "dormant_neurons": ("selu", "leaky_relu", "elu"),
+    "representation_collapse": ("selu", "leaky_relu"),
+    "no_gradient": ("selu", "leaky_relu"),
     "not_learning": ("selu", "leaky_relu", "tanh"),
     "slow_convergence": ("selu", "leaky_relu"),
 }
@@ -49,8 +53,12 @@ class SwapActivationRepair(Repair):
 
     name = "swap_activation"
     fixes: ClassVar[dict[str, float]] = {
+        "no_gradient": 0.4,
         "vanishing_gradient": 0.7,
         "dying_relu": 0.6,
+        "saturated_activation": 0.45,
+        "dormant_neurons": 0.4,
+        "representation_collapse": 0.3,
         "exploding_gradient": 0.4,
         "nonfinite": 0.3,
         "not_learning": 0.35,

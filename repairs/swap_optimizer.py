@@ -45,6 +45,11 @@ class SwapOptimizerRepair(Repair):
         "nonfinite": 0.45,
         "vanishing_gradient": 0.3,
         "unscaled_targets": 0.4,
+        "learning_rate_too_high": 0.45,
+        "learning_rate_too_low": 0.62,
+        "abnormal_update_ratio": 0.5,
+        "divergence": 0.4,
+        "stale_second_moment": 0.35,
     }
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:

@@ -108,13 +108,11 @@ def geometric_mean(values: Floats) -> Floats:
 
 def last_median(values: Floats, count: int = 5) -> Floats:
     """Return the median of the last `count` samples over the first axis; NaN where nothing was measured."""
-    rows = values[-count:]
-    flat = rows.reshape(len(rows), int(np.prod(values.shape[1:])))
-    result = np.full(flat.shape[1], np.nan)
-    for column in np.flatnonzero(~np.isnan(flat).all(axis=0)) if len(rows) else ():
-        known = np.sort(flat[~np.isnan(flat[:, column]), column])
-        result[column] = known[(len(known) - 1) // 2]
-    return result.reshape(values.shape[1:])
+    rows = np.sort(values[-count:], axis=0)  # NaN comes last
+    if not len(rows):
+        return np.full(values.shape[1:], np.nan)
+    middle = np.maximum(len(rows) - 1 - np.isnan(rows).sum(axis=0), 0) // 2
+    return np.asarray(np.take_along_axis(rows, middle[None], axis=0)[0])
 
 
 def growth(values: Floats) -> float:

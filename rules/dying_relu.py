@@ -55,10 +55,14 @@ class DyingReLU(Rule):
     aliases = ("dead_relu", "dying_relus", "dead_units", "dying")
     needs = OUTCOME_NEEDS | frozenset({"dead_units"})
     causes = (
+        "missing_zero_grad",
         "nonfinite_data",
         "improper_output_activation",
         "abnormal_data",
         "unscaled_targets",
+        "insufficient_capacity",
+        "unshuffled_data",
+        "learning_rate_too_high",
         "exploding_gradient",
         "poor_initialization",
     )

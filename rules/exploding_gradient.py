@@ -69,7 +69,7 @@ class ExplodingGradient(Rule):
 
     problem = "exploding_gradient"
     code = "AT102"
-    aliases = ("exploding", "exploding_gradients", "explode", "learning_rate_too_high")
+    aliases = ("exploding", "exploding_gradients", "explode")
     needs = OUTCOME_NEEDS | frozenset({"weight_norm", "update_ratio"})
     causes = (
         "nonfinite_data",
@@ -77,6 +77,8 @@ class ExplodingGradient(Rule):
         "abnormal_data",
         "improper_output_activation",
         "poor_initialization",
+        "missing_zero_grad",
+        "learning_rate_too_high",
     )
     repairs = ("scale_learning_rate", "swap_activation", "clip_gradients", "insert_normalization", "swap_optimizer")
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(

@@ -7,6 +7,7 @@ import numpy as np
 from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule
+from autotrainer.rules._first_bad import FIRST_BAD_FACTS, Place, found_by_replay, seen_in_history
 from autotrainer.task import TaskContext
 
 __all__ = ["NonFinite"]
@@ -18,21 +19,27 @@ class NonFinite(Rule):
     """Loss, gradients, weights or activations are NaN or infinite.
 
     What it does
-        Looks for the first place where a value is not finite: the first layer in forward order whose weights or
-        output are not, else the gradients, else the loss alone.
+        Looks for the first place where a value is not finite. A watched training shows it at its first sampled step
+        with such a value, in the order in which a step makes them: weights as the steps before have left them, outputs
+        in forward order, the loss, gradients in backward order. `fit` replays a training that ended so, checks every
+        operation of the steps in question, and names the first that made such a value of others that were finite.
 
     Why it hurts
         One NaN spreads to all weights with the next step; nothing can be learned from then on.
 
     Evidence used
         The last sampled steps, the last losses and the last validation loss. Not finite in all of the last steps is
-        an error; in some of them only, such as steps that a loss scaler skips, a warning.
+        an error; in some of them only, such as steps that a loss scaler skips, a warning. Of a replay: the tensor, its
+        layer, the operation, and the smallest and largest values that went into it.
 
     Thresholds
         None: a value is finite or it is not.
 
     When it is wrong
-        Never, as a fact; mixed precision skips single steps with infinite gradients by design.
+        Never, as a fact; mixed precision skips single steps with infinite gradients by design. The place that a watched
+        training shows is that of the first sampled step, which may be later than the first such value. A replay
+        takes at most a quarter of the work of the training, so that there is none where the value came late; Keras on
+        the JAX engine has none.
 
     Repairs
         A lower learning rate, clipped gradients, scaled inputs, a loss on logits instead of probabilities.
@@ -44,15 +51,18 @@ class NonFinite(Rule):
     problem = "nonfinite"
     code = "AT801"
     aliases = ("nan", "inf", "non_finite", "nan_loss")
-    needs = frozenset({"loss", "grad_norm", "weight_norm", "activation_max_abs", "output_max", "epochs"})
+    needs = FIRST_BAD_FACTS | {"loss", "grad_norm", "weight_norm", "activation_max_abs", "output_max", "epochs"}
     causes = (
+        "missing_zero_grad",
         "nonfinite_data",
         "improper_output_activation",
         "improper_loss",
         "target_mismatch",
         "unscaled_targets",
         "abnormal_data",
+        "learning_rate_too_high",
         "exploding_gradient",
+        "divergence",
         "poor_initialization",
     )
     repairs = ("scale_learning_rate", "clip_gradients", "swap_optimizer", "fix_loss", "scale_inputs", "swap_activation")
@@ -73,33 +83,18 @@ class NonFinite(Rule):
         if not rows.any() and not late and not np.isinf(validation).any():
             return None
         lasting = late or bool(rows[-1:].any()) or bool(np.isinf(validation).any())
-        layer, what = self._place(history)
         first = self._first_step(history)
         evidence = {
             "first_step": float(first),
             "loss_not_finite": float(np.isinf(losses).mean()) if len(losses) else 0.0,
             "samples_not_finite": float(rows.mean()) if len(rows) else 0.0,
         }
-        place = f"{what} of layer {layer}" if layer else what
-        verb = "is" if what == "loss" else "are"
-        message = f"{place[0].upper()}{place[1:]} {verb} not finite since step {first}."
-        if what == "loss" and not late and not rows.any():
-            message = f"The validation loss is not finite at step {history.step}."
-        severity = Severity.ERROR if lasting else Severity.WARNING
-        return self.finding(severity, 1.0 if lasting else 0.6, message, evidence, layers=(layer,) if layer else ())
-
-    @staticmethod
-    def _place(history: RunHistory) -> tuple[str | None, str]:
-        """Return the first layer that is not finite and what of it, at the first sample with any such value."""
-        weights, outputs = np.isinf(history.layer("weight_norm")), np.isinf(history.layer("activation_max_abs"))
-        gradients = np.isinf(history.layer("grad_norm"))
-        for sample in range(len(history.steps)):
-            for table, what in ((weights, "weights"), (outputs, "outputs"), (gradients, "gradients")):
-                bad = np.flatnonzero(table[sample])
-                if bad.size:
-                    row = int(bad[-1] if what == "gradients" else bad[0])
-                    return history.layers[row].name, what
-        return None, "loss"
+        place = found_by_replay(context) or seen_in_history(history, first)
+        if not late and not rows.any():
+            place = Place(None, f"The validation loss is not finite at step {history.step}.", {})
+        severity, confidence = (Severity.ERROR, 1.0) if lasting else (Severity.WARNING, 0.6)
+        layers = (place.layer,) if place.layer else ()
+        return self.finding(severity, confidence, place.told, evidence | dict(place.evidence), layers=layers)
 
     @staticmethod
     def _first_step(history: RunHistory) -> int:
@@ -107,4 +102,6 @@ class NonFinite(Rule):
         found = [int(s) for s in steps[np.isinf(losses)][:1]]
         for name in ("loss", "grad_norm", "output_max"):
             found += [int(s) for s in history.steps[np.isinf(history.scalar(name))][:1]]
+        for name in ("weight_norm", "activation_max_abs"):
+            found += [int(s) for s in history.steps[np.isinf(history.layer(name)).any(axis=1)][:1]]
         return min(found, default=max(0, history.step))

@@ -14,6 +14,7 @@ from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import inputs_vary
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._simple_models import SIMPLE_NEEDS, with_simple_model
 from autotrainer.rules._trends import last_median
 from autotrainer.task import TaskContext
 
@@ -71,19 +72,36 @@ class NotLearning(Rule):
     problem = "not_learning"
     code = "AT303"
     aliases = ("stuck", "no_learning", "chance_level")
-    needs = OUTCOME_NEEDS | frozenset({"output_spread", "target_spread", "input_std"})
+    needs = OUTCOME_NEEDS | frozenset({"output_spread", "target_spread", "input_std"}) | SIMPLE_NEEDS
     causes = (
+        "missing_zero_grad",
+        "wrong_training_mode",
+        "parameters_not_optimized",
+        "wrong_schedule",
         "nonfinite",
         "nonfinite_data",
         "improper_output_activation",
         "target_mismatch",
         "improper_loss",
+        "unlearnable_targets",
+        "insufficient_capacity",
+        "unshuffled_data",
+        "class_imbalance",
+        "learning_rate_too_high",
         "exploding_gradient",
+        "divergence",
         "dying_relu",
         "abnormal_data",
         "unscaled_targets",
+        "saturated_activation",
+        "dormant_neurons",
         "vanishing_gradient",
+        "attention_entropy_collapse",
+        "representation_collapse",
         "poor_initialization",
+        "no_gradient",
+        "learning_rate_too_low",
+        "abnormal_update_ratio",
         "slow_convergence",
         "oscillating_loss",
     )
@@ -99,6 +117,10 @@ class NotLearning(Rule):
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         """Judge the history as it is now."""
+        found = self._judged(history, context)
+        return None if found is None else with_simple_model(found, context)
+
+    def _judged(self, history: RunHistory, context: TaskContext) -> Finding | None:
         if len(history.steps) < _SAMPLES:
             return None
         result = outcome(history, context)

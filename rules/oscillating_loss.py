@@ -90,7 +90,16 @@ class OscillatingLoss(Rule):
     code = "AT301"
     aliases = ("oscillating", "oscillation", "unstable_loss", "fluctuating_loss")
     needs = OUTCOME_NEEDS | {"learning_rate"}
-    causes = ("nonfinite_data", "exploding_gradient", "unscaled_targets", "abnormal_data")
+    causes = (
+        "missing_zero_grad",
+        "wrong_training_mode",
+        "nonfinite_data",
+        "unshuffled_data",
+        "learning_rate_too_high",
+        "exploding_gradient",
+        "unscaled_targets",
+        "abnormal_data",
+    )
     repairs = (
         "swap_optimizer",
         "scale_learning_rate",

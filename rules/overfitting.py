@@ -57,7 +57,11 @@ class Overfitting(Rule):
     code = "AT601"
     aliases = ("overfit", "overfitted")
     needs = frozenset({"loss", "accuracy", "epochs"})
-    causes = ("nonfinite_data",)
+    causes = (
+        "nonfinite_data",
+        "unlearnable_targets",
+        "class_imbalance",
+    )
     repairs = ("add_dropout", "regularize_weights", "stop_early", "add_input_noise")
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {

@@ -65,18 +65,30 @@ class SlowConvergence(Rule):
 
     problem = "slow_convergence"
     code = "AT302"
-    aliases = ("slow", "slow_training", "learning_rate_too_low")
+    aliases = ("slow", "slow_training")
     needs = OUTCOME_NEEDS | frozenset({"update_ratio"})
     causes = (
+        "missing_zero_grad",
+        "wrong_training_mode",
+        "parameters_not_optimized",
+        "wrong_schedule",
         "improper_output_activation",
         "improper_loss",
         "target_mismatch",
         "abnormal_data",
         "unscaled_targets",
+        "insufficient_capacity",
+        "unshuffled_data",
+        "learning_rate_too_high",
+        "learning_rate_too_low",
         "dying_relu",
+        "saturated_activation",
         "vanishing_gradient",
+        "attention_entropy_collapse",
+        "stale_second_moment",
         "exploding_gradient",
         "poor_initialization",
+        "abnormal_update_ratio",
         "oscillating_loss",
     )
     repairs = ("swap_optimizer", "scale_learning_rate", "reinitialize", "insert_normalization", "swap_activation")

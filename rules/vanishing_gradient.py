@@ -65,11 +65,19 @@ class VanishingGradient(Rule):
     aliases = ("vanishing", "vanishing_gradients", "vanish")
     needs = OUTCOME_NEEDS | frozenset({"update_ratio", "weight_norm"})
     causes = (
+        "missing_zero_grad",
+        "wrong_training_mode",
         "improper_output_activation",
         "improper_loss",
+        "insufficient_capacity",
+        "unshuffled_data",
+        "learning_rate_too_high",
         "dying_relu",
+        "saturated_activation",
+        "dormant_neurons",
         "poor_initialization",
         "exploding_gradient",
+        "abnormal_update_ratio",
         "abnormal_data",
     )
     repairs = ("swap_activation", "insert_normalization", "reinitialize", "swap_optimizer")

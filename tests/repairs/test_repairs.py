@@ -13,6 +13,7 @@ from autotrainer.edits import (
     SetBatchSize,
     SetLearningRate,
     SetLoss,
+    SetMomentum,
     SetOutputActivation,
     SwapActivation,
     SwapOptimizer,
@@ -102,6 +103,30 @@ def test_learning_rate_goes_where_the_problem_asks(problem, first, finding, cont
     assert proposals[0].edits == (SetLearningRate(first),)
 
 
+@pytest.mark.parametrize(
+    ("problem", "evidence", "rates"),
+    [
+        ("learning_rate_too_high", {}, [1e-3, 1e-4]),
+        ("learning_rate_too_high", {"first_step": 1.5}, [1e-4, 1e-5, 1e-3]),
+        ("learning_rate_too_high", {"first_step": 0.1}, [1e-3, 1e-4]),
+        ("learning_rate_too_high", {"first_step": 0.01}, [1e-3, 1e-4]),  # it was momentum that made it too high
+        ("learning_rate_too_low", {}, [0.1, 1.0]),
+        ("learning_rate_too_low", {"travel": 0.05}, [1.0, 0.1, 10.0]),
+        ("learning_rate_too_low", {"travel": 0.0}, [0.1, 1.0]),
+    ],
+)
+def test_rate_follows_the_measured_steps(problem, evidence, rates, finding, context, targets) -> None:
+    proposals = list(ScaleLearningRateRepair().propose(finding(problem, evidence=evidence), context(), targets("real")))
+    assert [p.edits[0].value for p in proposals] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(("momentum", "wanted"), [(0.999, [SetMomentum(0.9)]), (0.9, []), (0.0, [])])
+def test_momentum_comes_down_where_steps_are_too_large(momentum, wanted, finding, context, targets) -> None:
+    given = context(optimizer=OptimizerInfo("sgd", 0.05, momentum))
+    proposals = list(AddMomentumRepair().propose(finding("learning_rate_too_high"), given, targets("real")))
+    assert [p.edits[0] for p in proposals] == wanted
+
+
 def test_unknown_learning_rate_proposes_nothing(finding, context, targets) -> None:
     given = context(optimizer=OptimizerInfo("sgd", math.nan))
     assert not list(ScaleLearningRateRepair().propose(finding("nonfinite"), given, targets("binary")))
@@ -133,6 +158,19 @@ def test_reinitialization_suits_the_activation_and_keeps_to_the_named_layers(fin
     assert set(everywhere[0].edits) == {Reinitialize(("a",), "he_uniform"), Reinitialize(("b", "c"), "glorot_uniform")}
     named = list(ReinitializeRepair().propose(finding("dying_relu", layers=("a",)), given, targets("index")))
     assert named[0].edits == (Reinitialize(("a",), "he_uniform"),)
+
+
+def test_an_attention_layer_is_drawn_anew_with_the_layers_inside_of_it(finding, context, targets) -> None:
+    layers = (
+        LayerInfo("words", "embedding", None, 16, 800),
+        LayerInfo("block.attention", "attention", "linear", 16, 816),
+        LayerInfo("block.attention.out_proj", "dense", "linear", 16, 272),
+        LayerInfo("block.attention2", "attention", "linear", 16, 816),
+        LayerInfo("out", "dense", "linear", 2, 34, hidden=False),
+    )
+    given = finding("attention_entropy_collapse", layers=("block.attention",))
+    (proposal,) = ReinitializeRepair().propose(given, context(layers=layers), targets("binary"))
+    assert proposal.edits == (Reinitialize(("block.attention", "block.attention.out_proj"), "glorot_uniform"),)
 
 
 @pytest.mark.parametrize(
@@ -206,3 +244,25 @@ def test_where_a_training_crawls_a_usual_rate_comes_before_a_multiple_of_the_pre
     first, second = sorted(proposals, key=lambda proposal: -proposal.effect)[:2]
     assert isinstance(first.edits[0], SwapOptimizer)
     assert isinstance(second.edits[0], SetLearningRate)
+
+
+@pytest.mark.parametrize(
+    ("problem", "suggested", "first"),
+    [
+        ("learning_rate_too_low", 0.5, 0.5),
+        ("slow_convergence", 0.0004, 0.0004),
+        ("not_learning", 0.347, 0.35),
+        ("learning_rate_too_low", 0.02, 0.1),
+        ("learning_rate_too_low", 0.0004, 0.1),
+        ("exploding_gradient", 0.5, 0.001),
+        ("not_learning", float("nan"), 0.1),
+    ],
+)
+def test_the_rate_of_a_range_test_comes_first_unless_the_finding_says_otherwise(
+    finding, context, targets, problem: str, suggested: float, first: float
+) -> None:
+    asked = {"suggested_rate": suggested}
+    edits = [
+        p.edits[0] for p in ScaleLearningRateRepair().propose(finding(problem), context(asked=asked), targets("binary"))
+    ]
+    assert edits[0] == SetLearningRate(first)

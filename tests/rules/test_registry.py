@@ -13,6 +13,7 @@ from autotrainer.history import RunHistory
 from autotrainer.rule import DOC_SECTIONS, Rule
 from autotrainer.rules import BUILTIN
 from autotrainer.signals import LAYER_COLUMNS, STEP_COLUMNS
+from autotrainer.task import FACTS
 
 RUNS: list[dict[str, Any]] = [
     {},
@@ -65,7 +66,7 @@ def test_thresholds_say_what_they_are_and_where_from(rule: type[Rule]) -> None:
 
 @every_rule
 def test_needs_are_known_columns(rule: type[Rule]) -> None:
-    assert rule.needs <= {*STEP_COLUMNS, *LAYER_COLUMNS, "epochs"}
+    assert rule.needs <= {*STEP_COLUMNS, *LAYER_COLUMNS, *FACTS, "epochs"}
 
 
 @every_rule
@@ -100,7 +101,20 @@ def test_repairs_are_known(rule: type[Rule]) -> None:
     known = {repair.name for repair in registry.repairs()}
     if not known:
         pytest.skip("no repairs are registered")
-    advice_only = {"nonfinite_data"}
+    advice_only = {
+        "nonfinite_data",
+        "data_leakage",
+        "ignored_input",
+        "unlearnable_targets",
+        "missing_zero_grad",
+        "parameters_not_optimized",
+        "wrong_schedule",
+        "wrong_training_mode",
+        "too_few_epochs",
+        "insufficient_capacity",
+        "unshuffled_data",
+        "class_imbalance",
+    }
     assert bool(rule.repairs) is (rule.problem not in advice_only)
     assert set(rule.repairs) <= known
 

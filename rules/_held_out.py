@@ -1,0 +1,31 @@
+"""How a model does on validation data at the end of what is known: what training batches can't tell."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from autotrainer.history import RunHistory
+from autotrainer.rules._skill import trivial_score, trivial_squared_error
+from autotrainer.task import TaskContext
+
+__all__ = ["held_out_accuracy", "held_out_skill"]
+
+
+def held_out_accuracy(history: RunHistory, last: int = 3) -> float:
+    """Return the median validation accuracy of the last epochs; NaN if unknown."""
+    values = history.epochs("val_accuracy")[1][-last:]
+    return float(np.median(values)) if len(values) else math.nan
+
+
+def held_out_skill(history: RunHistory, context: TaskContext, last: int = 3) -> float:
+    """Return the skill on validation data in the last epochs, as `Outcome.skill`; NaN if unknown.
+
+    From the accuracy; in regression from the loss, where that is a mean squared error.
+    """
+    if context.kind(history.targets) == "regression":
+        losses = history.epochs("val_loss")[1][-last:]
+        return 1 - float(np.median(losses)) / trivial_squared_error(history, context) if len(losses) else math.nan
+    trivial = trivial_score(history, context)
+    return (held_out_accuracy(history, last) - trivial) / (1 - trivial) if trivial < 1 else math.nan

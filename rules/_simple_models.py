@@ -1,0 +1,98 @@
+"""What simple models made of the same data, where that was asked: how well, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from autotrainer.findings import Finding
+from autotrainer.rules._trends import wilson
+from autotrainer.task import TaskContext
+
+__all__ = ["SIMPLE_NEEDS", "SimpleModel", "best_simple_model", "skill_of", "with_simple_model"]
+
+SIMPLE_NEEDS = frozenset(
+    {"linear_score", "neighbour_score", "tree_score", "trivial_score", "held_out_score", "held_out_rows"}
+)
+"""Facts that are read here."""
+
+_NAMES = {
+    "linear_score": "a linear model",
+    "neighbour_score": "the nearest neighbours",
+    "tree_score": "a small tree",
+}
+
+_CHANCE = 2.4
+"""Quantile of the lower end: one-sided 2.5 % for the best of three models (Bonferroni)."""
+
+_Z = 1.64
+
+
+@dataclass(frozen=True, slots=True)
+class SimpleModel:
+    """The best simple model.
+
+    Attributes:
+        name: What it is, in words.
+        score: Its accuracy or R² on held-out rows.
+        trivial: The trivial predictor's on the same rows.
+        rows: Number of those rows.
+        low: Lower end of its skill: 0 is the trivial predictor, 1 perfect.
+        high: Upper end of it.
+    """
+
+    name: str
+    score: float
+    trivial: float
+    rows: int
+    low: float
+    high: float
+
+    @property
+    def told(self) -> str:
+        """A sentence."""
+        return f"{self.name[0].upper()}{self.name[1:]} reaches {self.score:.3g} on {self.rows} held-out rows."
+
+
+def best_simple_model(context: TaskContext) -> SimpleModel | None:
+    """Return the best simple model; None where none was asked for."""
+    asked = context.asked
+    scores = {name: asked[name] for name in _NAMES if name in asked and not math.isnan(asked[name])}
+    trivial, rows = asked.get("trivial_score", math.nan), asked.get("held_out_rows", 0.0)
+    if not scores or not trivial < 1 or not rows >= 1:
+        return None
+    best = max(scores, key=scores.__getitem__)
+    score = scores[best]
+    low, _ = skill_of(score, trivial, rows, _CHANCE)
+    _, high = skill_of(score, trivial, rows, _Z)
+    return SimpleModel(_NAMES[best], score, trivial, int(rows), low, high)
+
+
+def skill_of(score: float, trivial: float, rows: float, z: float = _Z) -> tuple[float, float]:
+    """Return the interval of the skill that a score on so many rows shows.
+
+    Accuracy: Wilson (1927). R², whose trivial score is 0: its asymptotic error 2 √R² (1 − R²) ÷ √rows (Olkin and Finn,
+    Psychological Bulletin 1995), and 2 ÷ rows at least. NaN for a score that is not known.
+    """
+    if math.isnan(score):
+        return math.nan, math.nan
+    if trivial == 0:
+        level = min(1.0, max(0.0, score))
+        half = z * (2 * math.sqrt(level) * (1 - level) / math.sqrt(rows) + 2 / rows)
+        return score - half, score + half
+    low, high = wilson(min(1.0, max(0.0, score)), rows, z)
+    return (low - trivial) / (1 - trivial), (high - trivial) / (1 - trivial)
+
+
+def with_simple_model(finding: Finding, context: TaskContext) -> Finding:
+    """Return a finding on a poor training that also tells what a simple model made of the same data."""
+    simple = best_simple_model(context)
+    if simple is None:
+        return finding
+    said = (
+        simple.told
+        if simple.low > 0
+        else "No simple model does better than chance: check whether inputs and targets are matched."
+    )
+    evidence = {**finding.evidence, "simple_score": simple.score, "held_out_rows": float(simple.rows)}
+    return replace(finding, message=f"{finding.message} {said}", evidence=evidence)

@@ -1,0 +1,133 @@
+"""AT206: attention that puts all its weight on single places."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import numpy as np
+
+from autotrainer.findings import Finding, Severity
+from autotrainer.history import RunHistory
+from autotrainer.rule import Rule, Threshold
+from autotrainer.rules._layers import names
+from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._trends import growth, last_median
+from autotrainer.task import TaskContext
+
+__all__ = ["AttentionEntropyCollapse"]
+
+_SAMPLES = 5
+
+_RISE = 1.5
+"""Growth of the largest logit since the start from which it rises, beyond the noise between batches."""
+
+_LATE = 0.9
+"""Share of the schedule from which hard choices are an error where the model is not half way to a perfect score."""
+
+
+class AttentionEntropyCollapse(Rule):
+    """Attention logits are so large that the softmax picks single places.
+
+    What it does
+        Looks, in each attention layer, at the mean entropy of the attention weights of a query, relative to that of
+        equal weights, and at the largest logit before the softmax.
+
+    Why it hurts
+        A softmax that has become a hard choice passes back next to no gradient: queries and keys stay where they are.
+        Logits that grow without bound come before the loss diverges, sooner at high learning rates.
+
+    Evidence used
+        Median of both over the last samples, growth of the largest logit since the start, and the outcome.
+
+    Thresholds
+        ``entropy``: mean entropy ÷ logarithm of the number of places, at most; ``logit``: largest logit, where it
+        rises; ``schedule``: share of the planned training from which a poor outcome makes it an error.
+
+    When it is wrong
+        Attention to one certain place (the token before, a separator) is what some tasks ask for: nothing is said of
+        a model that has learned. An error only where the model stays at the trivial predictor's level, ends far from
+        a good score with hard choices, or the loss diverges; else, and without a known outcome, a warning.
+
+    Repairs
+        A lower learning rate, new initial weights; beyond these, normalized queries and keys or a warm-up.
+
+    References
+        Zhai et al., Stabilizing Transformer Training by Preventing Attention Entropy Collapse, ICML 2023
+        (arXiv 2303.06296); Dehghani et al., ViT-22B, ICML 2023 (2302.05442); Wortsman et al., Small-scale proxies for
+        large-scale Transformer training instabilities, ICLR 2024 (2309.14322).
+    """
+
+    problem = "attention_entropy_collapse"
+    code = "AT206"
+    aliases = ("attention_collapse", "entropy_collapse", "attention_logits", "attention_logit_growth")
+    needs = OUTCOME_NEEDS | frozenset({"attention_entropy", "attention_max_logit"})
+    causes = ("nonfinite_data", "abnormal_data", "unscaled_targets", "learning_rate_too_high", "exploding_gradient")
+    repairs = ("reinitialize", "scale_learning_rate", "clip_gradients")
+    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
+        {
+            "entropy": Threshold(
+                0.1, "entropy of the attention weights ÷ the largest possible", "Zhai 2023", maximum=1
+            ),
+            "logit": Threshold(100, "largest attention logit", "Wortsman 2024"),
+            "schedule": Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
+        }
+    )
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Judge the history as it is now."""
+        if len(history.steps) < _SAMPLES:
+            return None
+        table, logits = history.layer("attention_entropy"), history.layer("attention_max_logit")
+        entropy, largest = last_median(table), last_median(logits)
+        attention = [
+            row for row in range(len(history.layers)) if not (np.isnan(entropy[row]) and np.isnan(largest[row]))
+        ]
+        narrow = [row for row in attention if entropy[row] <= self.threshold("entropy")]
+        loud = [
+            row
+            for row in attention
+            if largest[row] >= self.threshold("logit") and growth(logits[:, row]) >= _RISE and row not in narrow
+        ]
+        affected = sorted([*narrow, *loud])
+        if not affected:
+            return None
+        result = outcome(history, context)
+        if result.learned(0.5):
+            return None
+        poor = result.stuck(0.2) and not result.moving(0.1) and result.mature(self.threshold("schedule"))
+        over = bool(narrow) and result.known and result.mature(_LATE)
+        severity = Severity.ERROR if result.diverged else (result.worst if poor or over else Severity.WARNING)
+        worst = min(narrow, key=lambda row: float(entropy[row])) if narrow else max(loud, key=lambda r: largest[r])
+        evidence = {
+            "entropy": float(entropy[worst]),
+            "largest_logit": float(largest[worst]),
+            "logit_growth": growth(logits[:, worst]),
+            "affected_layers": float(len(affected)),
+            "attention_layers": float(len(attention)),
+        }
+        return self._told(history, severity, affected, worst, evidence, result.words)
+
+    def _told(
+        self,
+        history: RunHistory,
+        severity: Severity,
+        affected: list[int],
+        worst: int,
+        evidence: dict[str, float],
+        words: str,
+    ) -> Finding:
+        name, largest = history.layers[worst].name, evidence["largest_logit"]
+        if evidence["entropy"] <= self.threshold("entropy"):
+            message = f"The attention weights of layer {name} have {evidence['entropy']:.1%} of the largest entropy"
+            message += "" if math.isnan(largest) else f" (largest logit {largest:.3g})"
+        else:
+            message = f"The largest attention logit of layer {name} is {largest:.3g}, "
+            message += f"{evidence['logit_growth']:.2g} times that at the start"
+        if severity is Severity.ERROR and words:
+            message += f", and {words}"
+        order = (worst, *(row for row in affected if row != worst))
+        confidence = 0.85 if severity is Severity.ERROR else 0.5
+        return self.finding(severity, confidence, message + ".", evidence, layers=names(history, list(order)))

@@ -1,0 +1,115 @@
+"""AT305: a loss that goes up and stays up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import numpy as np
+
+from autotrainer.findings import Finding, Severity
+from autotrainer.history import RunHistory
+from autotrainer.rule import Rule, Threshold
+from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._trends import blocks
+from autotrainer.task import TaskContext
+
+__all__ = ["Divergence"]
+
+_LEAST = 48
+"""Losses before which nothing is said, two for each part: the first steps of a healthy training go up and down."""
+
+_LOST = 0.5
+"""Share of what the loss had fallen that must be lost again."""
+
+_ABOVE = 1.5
+"""Loss ÷ that of the untrained model from which the result is worse than none, whatever the batches."""
+
+
+class Divergence(Rule):
+    """The training loss rises and stays up: the model gets worse than it was.
+
+    What it does
+        Divides the losses so far into up to 24 parts and compares the last five of them with the best one.
+
+    Why it hurts
+        More of the same training makes the model worse still.
+
+    Evidence used
+        Mean losses of the parts, relative to the best one and to the first losses; whether they come down again; the
+        outcome: skill over the trivial predictor.
+
+    Thresholds
+        ``factor``: loss ÷ its best, in each of the last ``windows`` of the 24 parts.
+
+    When it is wrong
+        A loss that has nearly vanished doubles easily: it must also have lost half of what it had gained. An error
+        needs a loss 1.5 times above that of the untrained model and a measure of skill that shows nothing learned.
+        Losses around or below zero, those of several optimizers (adversarial training), and training data that grow
+        harder (curricula, values in reinforcement learning) are left out or a warning.
+
+    Repairs
+        A lower learning rate, gradient clipping, another optimizer.
+
+    References
+        MosaicML llm-foundry, LossSpike callback: 2 × the running loss, for several windows; Cohen et al., ICLR 2021.
+    """
+
+    problem = "divergence"
+    code = "AT305"
+    aliases = ("diverging", "diverged", "loss_explodes", "rising_loss")
+    needs = OUTCOME_NEEDS
+    causes = (
+        "nonfinite_data",
+        "target_mismatch",
+        "improper_output_activation",
+        "improper_loss",
+        "poor_initialization",
+        "unscaled_targets",
+        "abnormal_data",
+        "missing_zero_grad",
+        "unshuffled_data",
+        "learning_rate_too_high",
+        "exploding_gradient",
+        "attention_entropy_collapse",
+        "stale_second_moment",
+        "gradient_spike",
+    )
+    repairs = ("scale_learning_rate", "clip_gradients", "swap_optimizer")
+    place = "step"
+    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
+        {
+            "factor": Threshold(2, "loss ÷ its best", "llm-foundry: outlier multiplier", 1),
+            "windows": Threshold(
+                5, "parts of the run, of 24, in which it is that high", "llm-foundry: patience", 1, 12
+            ),
+        }
+    )
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Judge the history as it is now."""
+        losses = history.losses[1]
+        losses = losses[np.isfinite(losses)]
+        if len(losses) < _LEAST or context.optimizer.several:
+            return None
+        _, parts = blocks(np.arange(len(losses)), losses)
+        last = int(self.threshold("windows"))
+        late, best = parts[-last:], float(parts[:-last].min())
+        start = float(np.median(losses[:5]))
+        low = float(late.min())
+        if best <= 0 or low < self.threshold("factor") * best or low < best + _LOST * (start - best):
+            return None
+        rising = bool(late[-1] >= 0.8 * late.max())
+        result = outcome(history, context)
+        if result.learned(0.8) or not (rising or low >= _ABOVE * start):
+            return None
+        lost = result.known and result.high <= 0.15
+        error = lost and low >= _ABOVE * start
+        evidence = {"loss": float(late[-1]), "best": best, "start": start, "rise": low / best}
+        message = f"The loss is {late[-1]:.3g} at step {history.step}, {late[-1] / best:.2g} times its best so far"
+        message += f", and was {start:.3g} at the start" if low >= start else ""
+        message += f"; {result.words}" if error else ""
+        return self.finding(
+            Severity.ERROR if error else Severity.WARNING, 0.9 if error else 0.6, message + ".", evidence
+        )

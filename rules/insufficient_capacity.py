@@ -1,0 +1,192 @@
+"""AT412: a model that can't even fit its training data, because too little of it is there to learn with."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from autotrainer.findings import Finding, Severity
+from autotrainer.history import RunHistory
+from autotrainer.rule import Rule, Threshold
+from autotrainer.rules._held_out import held_out_skill
+from autotrainer.rules._layers import weight_layers
+from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._trends import last_median
+from autotrainer.task import TaskContext
+
+__all__ = ["InsufficientCapacity"]
+
+_WIDE_OUTPUT = 4
+"""Classes from which two units count as narrow, as one does for two."""
+
+_FAIR = 0.85
+"""Skill up to which such a limit is worth a look."""
+
+_SAMPLES = 5
+
+
+_Kind = Literal["narrow", "code", "dropout", "decay", "linear"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """What limits a model: its kind, that in words, the numbers, and the layers."""
+
+    kind: _Kind
+    words: str
+    evidence: dict[str, float]
+    layers: tuple[str, ...] = ()
+
+
+class InsufficientCapacity(Rule):
+    """The training score itself stays low, and the model is plainly too small, or held too small, to do better.
+
+    What it does
+        Where a training has come to rest far from a good score, looks for what limits the model: a hidden layer of
+        one unit that all later layers hang on (of two, for four classes or more), dropout that leaves next to
+        nothing, weight decay that has shrunk the weights away, no non-linear layer at all.
+
+    Why it hurts
+        Underfitting: neither more epochs nor another learning rate can fit what the model can't express.
+
+    Evidence used
+        Skill on training and validation data over the last half of the run, whichever is better; trend of the loss;
+        units and number of parameters of neighbouring layers (a dense layer whose parameters are those of one input
+        hangs on one unit); rates of dropout; size of the weights against that at the start, where the optimizer
+        decays them; activations.
+
+    Thresholds
+        ``skill`` that the model has at most; ``schedule``: share of the planned training before it is judged;
+        ``dropout``: rate, at least; ``shrunk``: weights ÷ those at the start, at most.
+
+    When it is wrong
+        Noisy labels cap the score of any model: without one of these limits nothing is said, and a linear model is
+        at most a warning. One unit can be enough, and the code of an autoencoder is narrow on purpose: where there
+        are more values to give than units, it counts only if nothing was learned. Dropout lowers the score of
+        training itself: without one on validation data it is a warning, and so it is without a known schedule.
+
+    Repairs
+        None of its own: wider hidden layers, less dropout, less weight decay, a hidden layer with an activation.
+
+    References
+        Goodfellow et al., Deep Learning, 2016, section 5.2; Srivastava et al., JMLR 2014, section 7.3 (dropout rates);
+        Loshchilov and Hutter, ICLR 2019 (decoupled weight decay).
+    """
+
+    problem = "insufficient_capacity"
+    code = "AT412"
+    aliases = ("underfitting", "underfit", "too_few_units", "bottleneck", "too_small", "capacity")
+    needs = OUTCOME_NEEDS | frozenset({"weight_norm"})
+    causes = (
+        "parameters_not_optimized",
+        "wrong_schedule",
+        "nonfinite_data",
+        "improper_output_activation",
+        "improper_loss",
+        "target_mismatch",
+        "unscaled_targets",
+        "abnormal_data",
+        "unshuffled_data",
+        "learning_rate_too_high",
+        "learning_rate_too_low",
+    )
+    repairs = ()
+    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
+        {
+            "skill": Threshold(0.7, "skill over the trivial predictor, at most", "calibrated", maximum=1),
+            "schedule": Threshold(0.5, "share of the schedule before it is judged", "calibrated", maximum=1),
+            "dropout": Threshold(0.8, "rate of dropout, at least", "Srivastava 2014: 0.2 to 0.6 are flat", maximum=1),
+            "shrunk": Threshold(0.5, "size of the weights ÷ that at the start, at most", "calibrated", maximum=1),
+        }
+    )
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Judge the history as it is now."""
+        limit = self._limit(history, context)
+        if limit is None:
+            return None
+        result, held = outcome(history, context), math.nan
+        if not result.known or result.diverged or not result.mature(self.threshold("schedule")) or result.moving():
+            return None
+        high, bar = result.high, self.threshold("skill") if limit.kind in ("linear", "code") else _FAIR
+        if limit.kind == "dropout":  # holds the score down in training alone
+            held = held_out_skill(history, context)
+            high = high if math.isnan(held) else max(high, held)
+        if high > bar or (limit.kind == "code" and not result.stuck()):
+            return None
+        norms = history.scalar("grad_norm")[-_SAMPLES:]
+        norms = norms[np.isfinite(norms)]
+        if not norms.size or (norms == 0).all():
+            return None  # nothing flows: there is another reason
+        unsure = limit.kind == "linear" or (limit.kind == "dropout" and math.isnan(held))
+        poor = high <= self.threshold("skill") and not unsure
+        severity = result.worst if poor else Severity.WARNING
+        message = f"{limit.words}, and {result.words} after {result.steps} steps."
+        evidence = {**limit.evidence, "skill": result.skill, "skill_high": high, "progress": result.progress}
+        confidence = {"linear": 0.4, "code": 0.6}.get(limit.kind, 0.85 if poor else 0.5)
+        return self.finding(severity, confidence, message, evidence, layers=limit.layers)
+
+    def _limit(self, history: RunHistory, context: TaskContext) -> _Limit | None:
+        """Return what limits the model; None if nothing plainly does."""
+        narrow = _bottleneck(history, context)
+        if narrow is not None:
+            return narrow
+        left_out = context.dropout or 0.0
+        if left_out >= self.threshold("dropout"):
+            words = f"Dropout leaves out {left_out:.0%} of the values of a layer"
+            return _Limit("dropout", words, {"dropout": left_out})
+        decay = context.optimizer.weight_decay
+        shrunk = _shrunk(history) if decay > 0 else math.nan
+        if shrunk <= self.threshold("shrunk"):
+            words = f"Weight decay of {decay:g} has shrunk the weights to {shrunk:.2g} of their size"
+            return _Limit("decay", words, {"weight_decay": decay, "shrunk": shrunk})
+        if _linear(history):
+            return _Limit("linear", "No layer has an activation but the last: the model is linear", {})
+        return None
+
+
+def _bottleneck(history: RunHistory, context: TaskContext) -> _Limit | None:
+    """Return the first hidden layer that all later ones hang on and that is too narrow for the task."""
+    outputs = context.output_units or 1
+    values = context.kind(history.targets) == "regression"
+    enough = 2 if outputs >= _WIDE_OUTPUT and not values else 1
+    rows = [history.layers[row] for row in weight_layers(history)]
+    for layer, after in itertools.pairwise(rows):
+        units, width = layer.units, after.units
+        if not layer.hidden or layer.kind not in ("dense", "recurrent") or not units or units > enough or not width:
+            continue
+        if not after.hidden and outputs <= units and layer is not rows[0]:
+            continue  # wide layers before it make the answer, which is all that it has to hold
+        # Weights of the next layer for so many inputs, with bias or without: it gets nothing but these units.
+        if after.kind == "dense" and after.parameters in (width * units, width * (units + 1)):
+            count = "one unit" if units == 1 else f"{units} units"
+            kind: _Kind = "code" if values and outputs > units else "narrow"
+            return _Limit(
+                kind, f"All that follows layer {layer.name} hangs on its {count}", {"units": units}, (layer.name,)
+            )
+    return None
+
+
+def _shrunk(history: RunHistory) -> float:
+    """Return the median over layers of the size of the weights ÷ that at the first step; NaN if unknown."""
+    norms = history.layer("weight_norm")[:, weight_layers(history)]
+    if not norms.size:
+        return math.nan
+    with np.errstate(all="ignore"):
+        ratios = last_median(norms) / norms[0]
+    known = ratios[np.isfinite(ratios)]
+    return float(np.median(known)) if known.size else math.nan
+
+
+def _linear(history: RunHistory) -> bool:
+    """Whether nothing but dense layers that are known to have no activation leads to the output."""
+    kinds = {layer.kind for layer in history.layers if layer.hidden}
+    dense = [layer for layer in history.layers if layer.kind == "dense"]
+    plain = bool(dense) and kinds <= {"dense", "reshape", "norm", "dropout"}
+    return plain and all(layer.activation == "linear" for layer in dense if layer.hidden)

@@ -1,0 +1,200 @@
+"""AT408: steps that are too large for what they are to descend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import numpy as np
+
+from autotrainer.findings import Finding, Severity
+from autotrainer.history import RunHistory
+from autotrainer.rule import Rule, Threshold
+from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._steps import STEP_NEEDS, Steps, steps_taken
+from autotrainer.task import TaskContext
+
+__all__ = ["LearningRateTooHigh"]
+
+_DEAD_SAMPLES = 3
+"""Samples in which all gradients must be exactly zero for a model to count as dead."""
+
+_GOOD = 0.8
+"""Skill from which even a loss that has grown does no harm."""
+
+_MOVED = 1.5
+"""Growth of all weights from which a large step has left its mark."""
+
+_BACK = -0.5
+"""Median cosine between gradients an odd number of steps apart at which each step undoes half of the one before."""
+
+_LOSSES = 40
+"""Losses from which their level is known."""
+
+_CONSECUTIVE = 4
+"""Fewest pairs of gradients whose angle is judged."""
+
+_HEAVY = 0.95
+"""Momentum from which it is named: the usual 0.9 adds up ten steps, this one twenty (Sutskever et al. 2013)."""
+
+
+class LearningRateTooHigh(Rule):
+    """The learning rate is too high: steps overshoot, and the weights are thrown far away instead of descending.
+
+    What it does
+        Looks for steps that are large beside the weights, or weights that have grown far beyond any initializer,
+        together with a poor outcome.
+
+    Why it hurts
+        Gradient descent diverges above 2 ÷ the largest curvature. The loss explodes, or one step pushes the units of a
+        layer to where no gradient brings them back, or the model bounces above the valley that it should be in.
+
+    Evidence used
+        Length of the sampled steps and of all weights, relative to the weights' length or, if they began tiny, to that
+        which the usual initializers give; the angle between gradients an odd number of steps apart; the course of the
+        loss; gradients that are exactly zero; skill over the trivial predictor with its interval. Momentum and a loss
+        summed over the batch act like a higher rate, and are named where they raise it.
+
+    Thresholds
+        ``step``: largest step ÷ weights; ``typical``: the median over the last half of the run; ``growth`` of all
+        weights; ``skill``: skill below which a result after such steps is poor; ``schedule``: share of the planned
+        training from which that is an error.
+
+    When it is wrong
+        A model that learns is left alone, however large its steps. A loss that diverges and a model that is dead are an
+        error at once, other outcomes by the schedule. Unscaled data and a wrong loss make every usual rate too high:
+        they come first as roots.
+
+    Repairs
+        A rate that brings the first step to a usual size, a usual momentum, another optimizer, gradient clipping.
+
+    References
+        Smith, WACV 2017 (1506.01186); Cohen et al., ICLR 2021 (2103.00065); Goodfellow et al. 2016, section 8.2.
+    """
+
+    problem = "learning_rate_too_high"
+    code = "AT408"
+    aliases = ("lr_too_high", "high_learning_rate", "learning_rate_high", "momentum_too_high")
+    needs = OUTCOME_NEEDS | STEP_NEEDS | frozenset({"gradient_cosine"})
+    causes = (
+        "nonfinite_data",
+        "target_mismatch",
+        "improper_loss",
+        "improper_output_activation",
+        "missing_zero_grad",
+        "unshuffled_data",
+        "abnormal_data",
+        "unscaled_targets",
+        "poor_initialization",
+    )
+    repairs = ("scale_learning_rate", "add_momentum", "swap_optimizer", "clip_gradients", "reduce_on_plateau")
+    place = "step"
+    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
+        {
+            "step": Threshold(0.1, "largest step ÷ weights", "calibrated: healthy ones stay below 0.08"),
+            "typical": Threshold(0.03, "median step ÷ weights", "Karpathy: log10 at most -1.5"),
+            "growth": Threshold(4, "growth of all weights", "calibrated: healthy ones stay below 3", 1),
+            "skill": Threshold(0.5, "skill below which a result is poor", "half of what can be learned", maximum=1),
+            "schedule": Threshold(0.15, "share of the schedule before an error", "delay target of 20 %", maximum=1),
+        }
+    )
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Judge the history as it is now."""
+        if len(history.steps) < 2:
+            return None
+        steps = steps_taken(history)
+        evidence = {
+            "first_step": steps.first,
+            "largest_step": steps.largest,
+            "typical_step": steps.typical,
+            "weight_growth": steps.grown,
+        }
+        reason = self._reason(history, steps, evidence)
+        if not reason:
+            return None
+        result = outcome(history, context)
+        severity, confidence, told = self._judge(history, context, result, steps)
+        if severity is None:
+            return None
+        evidence |= {"skill_high": result.high, "learning_rate": context.optimizer.learning_rate}
+        message = f"The learning rate {_rate(history, context)}is too high: {reason}, and {told}."
+        return self.finding(severity, confidence, message, evidence)
+
+    def _reason(self, history: RunHistory, steps: Steps, evidence: dict[str, float]) -> str:
+        """Return in words what shows that steps are too large; empty if nothing does."""
+        if steps.largest >= self.threshold("step") and not steps.grown < _MOVED:
+            return f"a step changed the weights by {steps.largest:.2g} of their size"
+        if steps.grown >= self.threshold("growth"):
+            return f"the weights have grown {steps.grown:.2g}-fold"
+        if steps.typical >= self.threshold("typical"):
+            return f"each step changes the weights by {steps.typical:.2g} of their size"
+        # Where each step overshoots the direction alternates: it is turned round after an odd number of steps.
+        odd = np.diff(history.steps, prepend=-2) % 2 == 1
+        late = history.scalar("gradient_cosine")[odd & (history.steps >= history.step / 2)]
+        late = late[np.isfinite(late)]
+        if len(late) >= _CONSECUTIVE and steps.typical >= self.threshold("typical") / 3:
+            evidence["gradient_cosine"] = float(np.median(late))
+            if evidence["gradient_cosine"] <= _BACK:
+                return "each step turns the gradient round"
+        return ""
+
+    def _judge(
+        self, history: RunHistory, context: TaskContext, result: Outcome, steps: Steps
+    ) -> tuple[Severity | None, float, str]:
+        """Return severity, confidence and the outcome in words."""
+        words = result.words or "the loss does not fall"
+        if context.optimizer.several and not result.known:
+            return None, 0.0, ""
+        far = steps.largest >= self.threshold("step") or steps.grown >= self.threshold("growth")
+        if result.diverged and far and not result.learned(_GOOD):
+            fair = result.learned(self.threshold("skill"))
+            return (Severity.WARNING if fair else Severity.ERROR), 0.6 if fair else 0.95, "the loss has exploded"
+        if result.learned(self.threshold("skill")):
+            return None, 0.0, ""
+        norms = history.scalar("grad_norm")[-_DEAD_SAMPLES:]
+        if len(norms) == _DEAD_SAMPLES and (norms == 0).all() and result.high <= 0.3:
+            return Severity.ERROR, 0.95, f"no layer gets any gradient now, while {words}"
+        if not result.mature(self.threshold("schedule")) or result.moving(0.1):
+            return None, 0.0, ""
+        large = steps.largest >= self.threshold("step") or steps.typical >= self.threshold("typical")
+        if not (large or context.optimizer.momentum >= _HEAVY or result.stuck(0.3)):
+            return None, 0.0, ""  # a model of few weights may need large ones
+        if not result.known:
+            return self._by_loss(history, context, result)
+        if result.stuck() or (result.mature(0.25) and result.high <= self.threshold("skill") + 0.1):
+            return result.worst, 0.9 if result.stuck() else 0.8, f"{words} after {result.steps} steps"
+        return Severity.WARNING, 0.5, f"{words} after {result.steps} steps"
+
+    @staticmethod
+    def _by_loss(history: RunHistory, context: TaskContext, result: Outcome) -> tuple[Severity | None, float, str]:
+        """Judge by the loss where skill is not known, or swings too much to be: it must be where it began.
+
+        At most a warning for a loss of one's own, which may be no measure of success.
+        """
+        losses = history.losses[1]
+        losses = losses[np.isfinite(losses)]
+        if len(losses) < _LOSSES:
+            return None, 0.0, ""
+        start, now = float(np.median(losses[:5])), float(np.median(losses[-len(losses) // 4 :]))
+        if not 0 < start <= now:
+            return None, 0.0, ""
+        own = context.loss.family in ("custom", "none")
+        told = f"the loss is {now:.3g} after {result.steps} steps and was {start:.3g} at the start"
+        return (Severity.WARNING if own else result.worst), 0.6 if own else 0.8, told
+
+
+def _rate(history: RunHistory, context: TaskContext) -> str:
+    """Return the rate in words, with what raises it."""
+    rate, momentum = context.optimizer.learning_rate, context.optimizer.momentum
+    if not math.isfinite(rate):
+        return ""
+    raised = []
+    if context.loss.reduction == "sum":
+        size = history.scalar("batch_size")[-1]
+        raised.append(f"the loss is a sum over {f'{size:.0f}' if size > 0 else 'all'} samples")
+    if _HEAVY <= momentum < 1:
+        raised.append(f"a momentum of {momentum:g} adds up {1 / (1 - momentum):.3g} steps")
+    return f"of {rate:.3g} ({' and '.join(raised)}) " if raised else f"of {rate:.3g} "

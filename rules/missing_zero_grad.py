@@ -1,0 +1,110 @@
+"""AT404: gradients that are never reset, so that each step goes along the sum of all gradients so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import numpy as np
+
+from autotrainer.findings import Finding, Severity
+from autotrainer.history import RunHistory
+from autotrainer.rule import Rule, Threshold
+from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._trends import growth, recent
+from autotrainer.task import TaskContext
+
+__all__ = ["MissingZeroGrad"]
+
+_LEAST_SEEN = 3
+"""Steps in which old gradients must have been met: one alone may be a step that was given up."""
+
+_LEAST_COSINES = 8
+"""Sampled gradients whose direction is compared where the gradients themselves were not seen."""
+
+
+class MissingZeroGrad(Rule):
+    """Gradients are not reset between the steps of the optimizer: `zero_grad` is missing.
+
+    What it does
+        Looks, in the backward pass of sampled steps, whether the gradients that the step before has used are still
+        there when new ones are added to them.
+
+    Why it hurts
+        Each step then goes along the sum of all gradients since the start: old directions never fade, steps grow and
+        overshoot, and the loss swings or diverges however small the learning rate.
+
+    Evidence used
+        Gradients of three parameters at the end of a step, and each time that new ones are about to be added to them
+        in the next one. Gradient accumulation resets after its step, and adversarial training before its own backward
+        pass: both show a reset. Where gradients can't be seen: gradients that keep their direction while their norm
+        grows and the loss does not fall, for a warning at most.
+
+    Thresholds
+        ``share`` of the sampled steps that met old gradients; ``cosine`` and ``growth`` of the gradients where they
+        are judged by direction and norm alone; ``good_score`` from which it is a warning only.
+
+    When it is wrong
+        Where gradients are kept on purpose, as a home-made momentum without decay. It is never one in Keras, which
+        has no such call.
+
+    Repairs
+        None is applied: call ``optimizer.zero_grad()`` once before each ``backward()``, or after each ``step()``.
+
+    References
+        PyTorch documentation, torch.optim.Optimizer.zero_grad; Humbatova et al., ICSE 2020 (taxonomy of real faults).
+    """
+
+    problem = "missing_zero_grad"
+    code = "AT404"
+    aliases = ("zero_grad", "no_zero_grad", "gradient_reset", "accumulated_gradients")
+    needs = OUTCOME_NEEDS | frozenset({"stale_gradients", "gradient_cosine"})
+    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
+        {
+            "share": Threshold(
+                0.5, "sampled steps that met gradients of the step before, at least", "0 where reset", maximum=1.0
+            ),
+            "cosine": Threshold(0.95, "cosine between gradients of sampled steps, at least", "catalogue", maximum=1.0),
+            "growth": Threshold(3.0, "growth of the gradient norm, at least", "beyond its noise, as in AT102"),
+            "good_score": Threshold(0.9, "skill from which the harm is small", "not_learning", maximum=1.0),
+        }
+    )
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Judge the history as it is now."""
+        stale = history.scalar("stale_gradients")[recent(history.steps)]
+        stale = stale[np.isfinite(stale)]
+        if not stale.size:
+            return self._by_direction(history, context)
+        share = float(stale.mean())
+        if stale.sum() < _LEAST_SEEN or share < self.threshold("share"):
+            return None
+        result = outcome(history, context)
+        severity = Severity.WARNING if result.learned(self.threshold("good_score")) else result.worst
+        message = (
+            f"In {int(stale.sum())} of {stale.size} sampled steps the gradients of the step before were still there "
+            "when new ones were added: zero_grad() is missing, and each step follows the sum of all gradients so far"
+        )
+        if severity is Severity.ERROR and result.words:
+            message += f"; {result.words}"
+        return self.finding(severity, 0.95, message + ".", {"share": share, "samples": float(stale.size)})
+
+    def _by_direction(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        cosines = history.scalar("gradient_cosine")
+        cosines = cosines[recent(history.steps)]
+        cosines = cosines[np.isfinite(cosines)]
+        if context.framework != "pytorch" or len(cosines) < _LEAST_COSINES:
+            return None
+        cosine, grown = float(np.median(cosines)), growth(history.scalar("grad_norm"))
+        result = outcome(history, context)
+        falls = result.trend.falling or np.isnan(result.trend.slope) or result.learned()
+        if falls or cosine < self.threshold("cosine") or not self.threshold("growth") <= grown < np.inf:
+            return None
+        return self.finding(
+            Severity.WARNING,
+            0.4,
+            f"Gradients keep their direction (cosine {cosine:.3f}) while their norm has grown {grown:.3g} times and "
+            "the loss does not fall: they may never be reset (zero_grad).",
+            {"cosine": cosine, "growth": grown},
+        )

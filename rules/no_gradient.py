@@ -1,0 +1,143 @@
+"""AT104: trainable parameters that get no gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import numpy as np
+
+from autotrainer.findings import Finding, Severity
+from autotrainer.history import RunHistory
+from autotrainer.rule import Rule, Threshold
+from autotrainer.rules._layers import names
+from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.task import TaskContext
+
+__all__ = ["NoGradient"]
+
+_SHOWN = 3
+"""Layers that a message names."""
+
+_SOLVED = 1e-6
+"""Loss, relative to the one at the start, at which a lack of gradients is success: a margin that all samples keep."""
+
+
+class NoGradient(Rule):
+    """Trainable parameters get no gradient at all, so that they stay what they are.
+
+    What it does
+        Looks for layers whose parameters are trainable and belong to the optimizer, and whose gradient is missing or
+        exactly zero step after step.
+
+    Why it hurts
+        Such a layer keeps its random start. It may be cut off from the loss (`detach`, `no_grad`, a layer that is
+        never used), or stand behind units that let nothing through.
+
+    Evidence used
+        Gradient norm of each layer at the sampled steps: zero, or not there while that of other layers is; whether it
+        has ever been there; the outcome. Frozen layers and parameters that no optimizer owns don't count.
+
+    Thresholds
+        ``samples``: sampled steps in a row without a gradient; ``schedule``: share of the planned training from which
+        a model that has learned nothing makes it an error; ``skill``: skill over the trivial predictor from which it
+        is only a fact.
+
+    When it is wrong
+        Heads that are not in use, and features that are kept random on purpose, get no gradient either: where the
+        model learns it is an info. Gradients that vanish because the loss is zero are success, and not told.
+
+    Repairs
+        Another activation, new initial weights, normalization. A layer that is cut off is for the user to connect, or
+        to freeze.
+
+    References
+        Lu et al., Dying ReLU and Initialization, 2019; PyTorch manual, Autograd mechanics.
+    """
+
+    problem = "no_gradient"
+    code = "AT104"
+    aliases = ("missing_gradient", "zero_gradient", "zero_gradients", "none_gradient", "detached")
+    needs = OUTCOME_NEEDS | frozenset({"weight_norm"})
+    causes = (
+        "nonfinite_data",
+        "target_mismatch",
+        "improper_output_activation",
+        "improper_loss",
+        "poor_initialization",
+        "abnormal_data",
+        "unscaled_targets",
+        "insufficient_capacity",
+        "unshuffled_data",
+        "learning_rate_too_high",
+        "exploding_gradient",
+        "dying_relu",
+        "saturated_activation",
+        "vanishing_gradient",
+    )
+    repairs = ("swap_activation", "reinitialize", "insert_normalization")
+    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
+        {
+            "samples": Threshold(10, "sampled steps in a row", "as not_learning", 2),
+            "schedule": Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
+            "skill": Threshold(0.5, "skill from which it is a fact", "half of what can be learned", maximum=1),
+        }
+    )
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Judge the history as it is now."""
+        count = int(self.threshold("samples"))
+        rows = [r for r, layer in enumerate(history.layers) if layer.parameters > 0 and not layer.frozen]
+        if not rows or len(history.steps) < count:
+            return None
+        norms = history.layer("grad_norm")[:, rows]
+        measured = ~np.isnan(norms).all(axis=1)
+        none = (norms == 0) | (np.isnan(norms) & np.isfinite(history.layer("weight_norm")[:, rows]))
+        none = none[measured]
+        if len(none) < count or _solved(history):
+            return None
+        lasting = none[-count:].all(axis=0)
+        if not lasting.any():
+            return None
+        result = outcome(history, context)
+        never = none.all(axis=0)
+        whole = bool(lasting.all())
+        severity = self._severity(result, whole, bool(never.any()))
+        if severity is None:
+            return None
+        hit = [row for row, out in zip(rows, lasting, strict=True) if out]
+        evidence = {"layers_without": float(len(hit)), "layers": float(len(rows)), "never": float(never.sum())}
+        message = self._message(history, hit, whole, bool(never[lasting].all()), len(none))
+        if severity is not Severity.INFO and result.words:
+            message += f", and {result.words}"
+        confidence = 0.9 if severity is Severity.ERROR else 0.6
+        return self.finding(severity, confidence, message + ".", evidence, layers=names(history, hit))
+
+    def _severity(self, result: Outcome, whole: bool, never: bool) -> Severity | None:
+        """Return how much it matters, None where it does not."""
+        good = result.learned(self.threshold("skill"))
+        if whole:
+            return None if good else (Severity.ERROR if result.known else Severity.WARNING)
+        poor = result.stuck(0.2) and not result.moving(0.1)
+        if poor and result.mature(self.threshold("schedule")):
+            return result.worst
+        if not never:  # units that died, or a branch that rests: the outcome decides
+            return None
+        return Severity.INFO if good or result.moving() else Severity.WARNING
+
+    @staticmethod
+    def _message(history: RunHistory, hit: list[int], whole: bool, never: bool, samples: int) -> str:
+        since = f"in any of the {samples} sampled steps" if never else "any more"
+        if whole:
+            return f"No parameter gets a gradient {since}"
+        told = ", ".join(names(history, hit[:_SHOWN]))
+        more = f" and {len(hit) - _SHOWN} more" if len(hit) > _SHOWN else ""
+        return f"{'Layers' if len(hit) > 1 else 'Layer'} {told}{more} got no gradient {since}, although trainable"
+
+
+def _solved(history: RunHistory) -> bool:
+    """Whether the loss has fallen to zero: nothing is left to be learned."""
+    losses = history.losses[1]
+    known = np.abs(losses[np.isfinite(losses)])
+    return len(known) >= 4 and bool(np.median(known[-3:]) <= _SOLVED * np.median(known[:3]))

@@ -1,0 +1,147 @@
+"""AT803: Adam's second moment does not describe the gradients that it divides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import numpy as np
+
+from autotrainer.findings import Finding, Severity
+from autotrainer.history import RunHistory
+from autotrainer.rule import Rule, Threshold
+from autotrainer.rules._layers import names, weight_layers
+from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._trends import recent
+from autotrainer.signals import Floats
+from autotrainer.task import TaskContext
+
+__all__ = ["StaleSecondMoment"]
+
+_SAMPLES = 8
+
+_FIRST = 50
+"""Steps before which the second moment is a mean of few gradients, and the ratio tells little: it is at most the root
+of the number of steps."""
+
+
+class StaleSecondMoment(Rule):
+    """Adam's second moment is out of date: its steps are far larger, or far smaller, than the learning rate says.
+
+    What it does
+        Follows the size of the gradients relative to the second moment that Adam divides them by, layer by layer:
+        about 1 where the second moment is up to date.
+
+    Why it hurts
+        Gradients that outgrow a slow second moment (β2 near 1) make steps too large, and the loss jumps. Gradients
+        far below it, after an explosion or below ε, make steps of next to nothing.
+
+    Evidence used
+        Share of the samples of the last half of the run in which the ratio is large, and its median there, for Adam
+        and its kin; embeddings, most of whose rows have no gradient, and the first 50 steps left out; the outcome.
+
+    Thresholds
+        ``ratio``: root mean square of gradient ÷ root of the second moment from which it is out of date; ``share``:
+        share of the samples in which that must be so; ``small``: the ratio up to which steps are next to nothing;
+        ``schedule``: share of the planned training from which a poor outcome counts.
+
+    When it is wrong
+        Small batches and hard ones have large ratios now and then, a model that leaves a plateau has them for a
+        while, and where the loss falls fast all ratios are small. Nothing is said while the loss still falls or of a
+        model that has learned; small ratios are a warning at most.
+
+    Repairs
+        A lower learning rate, clipped gradients, another optimizer; beyond these, a lower β2 or clipped updates.
+
+    References
+        Wortsman et al., Stable and low-precision training for large-scale vision-language models, NeurIPS 2023
+        (arXiv 2304.13013), section 3.4; Wortsman et al., Small-scale proxies, ICLR 2024 (2309.14322), on ε.
+    """
+
+    problem = "stale_second_moment"
+    code = "AT803"
+    aliases = ("adam_second_moment", "second_moment", "adam_epsilon", "adam_beta2", "stale_adam")
+    needs = OUTCOME_NEEDS | frozenset({"second_moment_ratio"})
+    causes = (
+        "nonfinite_data",
+        "abnormal_data",
+        "unscaled_targets",
+        "learning_rate_too_high",
+        "exploding_gradient",
+        "vanishing_gradient",
+    )
+    repairs = ("scale_learning_rate", "clip_gradients", "swap_optimizer")
+    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
+        {
+            "ratio": Threshold(2.3, "size of the gradient ÷ root of the second moment", "Wortsman 2023", 1),
+            "share": Threshold(0.3, "share of the samples", "healthy runs have up to 0.15", maximum=1),
+            "small": Threshold(0.1, "the ratio at which steps are a tenth of what they should be", "definition"),
+            "schedule": Threshold(0.25, "share of the schedule before it is judged", "not_learning", maximum=1),
+        }
+    )
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Judge the history as it is now."""
+        late = recent(history.steps, least=_SAMPLES)
+        settled = history.steps[late] >= _FIRST
+        if settled.sum() < _SAMPLES:
+            return None
+        ratios = history.layer("second_moment_ratio")[late][settled]
+        rows = [row for row in weight_layers(history) if np.isfinite(ratios[:, row]).sum() >= _SAMPLES]
+        if not rows:
+            return None
+        result = outcome(history, context)
+        waiting = result.moving() or not result.mature(self.threshold("schedule"))
+        if result.learned(0.5) or (waiting and not result.diverged):
+            return None
+        return self._large(history, result, rows, ratios) or self._small(history, result, rows, ratios)
+
+    def _large(self, history: RunHistory, result: Outcome, rows: list[int], ratios: Floats) -> Finding | None:
+        """Find layers whose gradients are again and again far above their second moment."""
+        least = self.threshold("ratio")
+        shares = {row: float(np.mean(_known(ratios, row) >= least)) for row in rows}
+        found = sorted((row for row in rows if shares[row] >= self.threshold("share")), key=lambda row: -shares[row])
+        if not found:
+            return None
+        poor = result.stuck(0.2) and not result.moving(0.1)
+        severity = Severity.ERROR if result.diverged else (result.worst if poor else Severity.WARNING)
+        name, share = history.layers[found[0]].name, shares[found[0]]
+        message = (
+            f"In {share:.0%} of the last sampled steps the gradients of layer {name} were at least {least:g} times "
+            "what Adam's second moment says"
+        )
+        return self._told(history, severity, message, result, found, {"share": share}, ratios)
+
+    def _small(self, history: RunHistory, result: Outcome, rows: list[int], ratios: Floats) -> Finding | None:
+        """Find a model most of whose layers have gradients far below their second moment, or ε."""
+        middle = {row: float(np.median(_known(ratios, row))) for row in rows}
+        found = sorted((row for row in rows if 0 < middle[row] <= self.threshold("small")), key=lambda row: middle[row])
+        if not found or len(found) < len(rows) / 2 or not result.stuck(0.2):
+            return None
+        name = history.layers[found[0]].name
+        message = (
+            f"The gradients of layer {name} are {middle[found[0]]:.2g} times what Adam's second moment and ε say, and "
+            "its steps are as much too small"
+        )
+        return self._told(history, Severity.WARNING, message, result, found, {}, ratios)
+
+    def _told(
+        self,
+        history: RunHistory,
+        severity: Severity,
+        message: str,
+        result: Outcome,
+        found: list[int],
+        evidence: dict[str, float],
+        ratios: Floats,
+    ) -> Finding:
+        words = f"; {result.words}" if result.words else ""
+        evidence |= {"ratio": float(np.median(_known(ratios, found[0]))), "affected_layers": float(len(found))}
+        confidence = 0.75 if severity is Severity.ERROR else 0.5
+        return self.finding(severity, confidence, f"{message}{words}.", evidence, layers=names(history, found))
+
+
+def _known(ratios: Floats, row: int) -> Floats:
+    column: Floats = ratios[:, row]
+    return column[np.isfinite(column)]

@@ -1,0 +1,134 @@
+"""AT410: a schedule of the learning rate that does nothing, or that ends the training long before its end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import numpy as np
+
+from autotrainer.findings import Finding, Severity
+from autotrainer.history import RunHistory
+from autotrainer.rule import Rule, Threshold
+from autotrainer.rules._outcome import OUTCOME_NEEDS, YOUNG_STEPS, Outcome, outcome
+from autotrainer.signals import Floats
+from autotrainer.task import TaskContext
+
+__all__ = ["WrongSchedule"]
+
+_LEAST_STEPS = 20
+"""Steps for which the rate must have been next to zero: a schedule that starts at zero has left it by then."""
+
+_EARLY = 0.2
+"""Share of the schedule within which no schedule is meant to end the training, and no plateau has been reached."""
+
+
+class WrongSchedule(Rule):
+    """The learning rate is next to zero for much of the training, or an attached schedule never changes it.
+
+    What it does
+        Follows the learning rate of the first parameter group over the run.
+
+    Why it hurts
+        At a rate next to zero nothing is learned: the rest of the training is wasted. That happens where a schedule
+        that is meant for epochs is stepped after each batch. One that is never stepped leaves the rate where it was.
+
+    Evidence used
+        The rate relative to its largest value, for how long it has been next to zero, the planned length, whether a
+        schedule is attached, and the outcome.
+
+    Thresholds
+        ``low``: what next to zero is. ``stretch``: share of the planned length that it must last; schedules in cycles
+        or along a cosine touch zero for 2 % of a cycle (the share of a half cosine that lies below ``low``).
+        ``rest``: share of the planned length that must lie beyond the point where the rate vanished. ``epochs`` and
+        ``late``: when a schedule without effect is reported; steps at half or three quarters of the training are
+        common. ``good_score`` from which all that is no more than a fact.
+
+    When it is wrong
+        A rate that was lowered on a plateau at the optimum does no harm: where the model is good enough it is a
+        fact, and an error only where the rate vanished within the first fifth of the planned training, and changed
+        within epochs or left a model without skill.
+
+    Repairs
+        None is applied: call ``scheduler.step()`` after ``optimizer.step()``, as often as the schedule is meant for:
+        once an epoch, or after each batch with the number of batches as its length.
+
+    References
+        PyTorch documentation, "How to adjust learning rate"; Loshchilov and Hutter, ICLR 2017; Smith, WACV 2017.
+    """
+
+    problem = "wrong_schedule"
+    code = "AT410"
+    aliases = ("scheduler", "lr_schedule", "learning_rate_schedule", "scheduler_per_batch", "scheduler_not_stepped")
+    needs = OUTCOME_NEEDS | frozenset({"learning_rate"})
+    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
+        {
+            "low": Threshold(1e-3, "rate next to zero, relative to its largest value", "catalogue", maximum=1.0),
+            "stretch": Threshold(0.05, "share of the plan at such a rate, at least", "2 % for a cosine", maximum=1.0),
+            "rest": Threshold(0.5, "share of the plan after the rate vanished, at least", "much of it", maximum=1.0),
+            "epochs": Threshold(3, "epochs without a change of the rate, at least", "catalogue"),
+            "late": Threshold(0.9, "share of the plan without a change of the rate", "drops at 0.5, 0.75", maximum=1.0),
+            "good_score": Threshold(0.7, "skill that is good enough", "Theta of AUTOTRAINER", maximum=1.0),
+        }
+    )
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Judge the history as it is now."""
+        rates = history.scalar("learning_rate")
+        if len(rates) < 3 or not np.isfinite(rates).all():
+            return None
+        result = outcome(history, context)
+        return self._vanished(history, rates, result) or self._unused(history, context, rates, result)
+
+    def _vanished(self, history: RunHistory, rates: Floats, result: Outcome) -> Finding | None:
+        largest = float(rates.max())
+        low = rates <= self.threshold("low") * largest
+        if not low[-1]:
+            return None
+        since = int(np.flatnonzero(~low)[-1]) + 1 if not low.all() else 0
+        begun = int(history.steps[since])
+        lasted = result.steps - begun
+        whole = result.planned if math.isfinite(result.planned) else max(result.steps, 2 * YOUNG_STEPS)
+        before = begun / whole
+        if lasted < max(_LEAST_STEPS, self.threshold("stretch") * whole) or before > 1 - self.threshold("rest"):
+            return None
+        if math.isnan(result.progress) and lasted < self.threshold("rest") * result.steps:
+            return None
+        if result.learned(self.threshold("good_score")):
+            severity = Severity.INFO
+        else:
+            harmed = before <= _EARLY and result.known and (result.stuck() or _within_epochs(history, rates[:since]))
+            severity = result.worst if harmed or largest == 0 else Severity.WARNING
+        span = f"{before:.0%} of the planned training" if math.isfinite(result.planned) else f"step {begun}"
+        where = "from the start" if largest == 0 else f"at most {self.threshold('low'):g} times its largest value since"
+        where += "" if largest == 0 else f" {span}"
+        message = f"The learning rate is {rates[-1]:.3g}, {where}: the rest of the training changes nothing"
+        if largest > 0 and before <= _EARLY:
+            message += ", a schedule meant for epochs may be stepped after each batch"
+        if severity is Severity.ERROR and result.words:
+            message += f"; {result.words}"
+        evidence = {"rate": float(rates[-1]), "largest": largest, "since_step": float(begun), "share_before": before}
+        return self.finding(severity, 0.9 if largest == 0 or before <= _EARLY else 0.6, message + ".", evidence)
+
+    def _unused(self, history: RunHistory, context: TaskContext, rates: Floats, result: Outcome) -> Finding | None:
+        if not context.optimizer.scheduled or (rates != rates[0]).any() or rates[0] == 0:
+            return None
+        if history.epoch < self.threshold("epochs") or not result.progress >= self.threshold("late"):
+            return None
+        severity = Severity.INFO if result.learned(self.threshold("good_score")) else Severity.WARNING
+        return self.finding(
+            severity,
+            0.7,
+            f"A schedule of the learning rate is attached, but the rate has been {rates[0]:.3g} in all {history.epoch} "
+            "epochs: scheduler.step() is not called, or the schedule is longer than the training.",
+            {"rate": float(rates[0]), "epochs": float(history.epoch)},
+        )
+
+
+def _within_epochs(history: RunHistory, rates: Floats) -> bool:
+    """Say whether the first rates changed within an epoch: no schedule that is stepped once an epoch does that."""
+    ends = np.array([history.step_of_epoch(epoch) for epoch in range(history.epoch)])
+    epochs = np.searchsorted(ends, history.steps[: len(rates)])
+    return bool(((np.diff(epochs) == 0) & (np.diff(rates) < 0)).any())

@@ -1,0 +1,121 @@
+"""AT405: a model that trains in evaluation mode, or is evaluated in training mode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import numpy as np
+
+from autotrainer.findings import Finding, Severity
+from autotrainer.history import RunHistory
+from autotrainer.rule import Rule, Threshold
+from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._trends import recent
+from autotrainer.task import TaskContext
+
+__all__ = ["WrongTrainingMode"]
+
+_LEAST_STEPS = 5
+"""Sampled training steps that are looked at, at least."""
+
+_LEAST_EVALUATIONS = 2
+"""Evaluations that must have been seen: one alone may be a trial before training."""
+
+_LATEST = 8
+"""Evaluations that count: a mode that was mended is no matter any more."""
+
+
+class WrongTrainingMode(Rule):
+    """Dropout and batch normalization work in the wrong mode.
+
+    What it does
+        Looks at the mode of a model with dropout or batch normalization in the forward passes of training steps, and
+        in those of evaluations: passes without gradients that a loss, or the end of an epoch with results on held-out
+        data, belongs to.
+
+    Why it hurts
+        A model that trains in evaluation mode has neither dropout nor normalized activations, and its running
+        statistics stay those of the start. One that is evaluated in training mode drops units at random, normalizes by
+        the batch, and takes the held-out data into its running statistics: its scores say little of the model.
+
+    Evidence used
+        Modes of the layers during the passes. A layer in another mode than the model was put into it on purpose and
+        does not count; nor does one that is frozen, or that belongs to a frozen part: neither fine-tuning with fixed
+        normalization nor dropout at test time over a model in evaluation mode is meant.
+
+    Thresholds
+        ``share`` of the passes in the wrong mode; ``good_score`` from which training in evaluation mode does no harm
+        worth a warning; ``dropout``, the rate from which an evaluation in training mode is an error.
+
+    When it is wrong
+        Where it is meant: predictions averaged over dropout (Gal and Ghahramani 2016) with the whole model in training
+        mode, normalization by the batch at test time (as in meta-learning, style transfer, domain adaptation), or a
+        pretrained model that is trained in evaluation mode to keep its statistics. Ignore ``wrong_training_mode`` then.
+
+    Repairs
+        None is applied: call ``model.train()`` before each epoch of training, ``model.eval()`` before each evaluation.
+
+    References
+        PyTorch documentation, torch.nn.Module.train; Ioffe and Szegedy, ICML 2015; Srivastava et al., JMLR 2014.
+    """
+
+    problem = "wrong_training_mode"
+    code = "AT405"
+    aliases = ("wrong_mode", "eval_mode", "train_mode", "forgotten_eval", "forgotten_train", "set_mode")
+    needs = OUTCOME_NEEDS | frozenset({"training_mode"})
+    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
+        {
+            "share": Threshold(0.8, "passes in the wrong mode, at least", "all but single ones", maximum=1.0),
+            "good_score": Threshold(0.7, "accuracy or R² that is good enough", "Theta of AUTOTRAINER", maximum=1.0),
+            "dropout": Threshold(
+                0.1,
+                "dropout rate from which scores in training mode can't be trusted",
+                "rate of Transformers",
+                0.0,
+                1.0,
+            ),
+        }
+    )
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Judge the history as it is now."""
+        return self._training(history, context) or self._evaluating(history, context)
+
+    def _training(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        modes = history.scalar("training_mode")[recent(history.steps)]
+        modes = modes[np.isfinite(modes)]
+        wrong = float((modes == 0).mean()) if modes.size else 0.0
+        if modes.size < _LEAST_STEPS or wrong < self.threshold("share"):
+            return None
+        result = outcome(history, context)
+        if result.learned(self.threshold("good_score")):
+            severity = Severity.WARNING
+        else:
+            harmed = result.known and result.mature(0.1) and not result.moving(0.2)
+            severity = result.worst if harmed else Severity.WARNING
+        message = (
+            f"The model was in evaluation mode in {wrong:.0%} of {modes.size} sampled training steps: its dropout and "
+            "batch normalization layers do not do what they do in training (model.train() is missing)"
+        )
+        if severity is Severity.ERROR and result.words:
+            message += f"; {result.words}"
+        return self.finding(severity, 0.9, message + ".", {"training_share": wrong, "samples": float(modes.size)})
+
+    def _evaluating(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        modes = history.epochs("evaluation_mode")[1]
+        modes = modes[np.isfinite(modes)][-_LATEST:]
+        wrong = float((modes == 1).mean()) if modes.size else 0.0
+        if modes.size < _LEAST_EVALUATIONS or wrong < self.threshold("share"):
+            return None
+        rate = context.dropout or 0.0
+        drops = rate >= self.threshold("dropout")
+        what = "dropout leaves out values at random" if drops else "it normalizes by the batch, or drops a little"
+        return self.finding(
+            Severity.ERROR if drops else Severity.WARNING,
+            0.9 if drops else 0.6,
+            f"The model was in training mode in {wrong:.0%} of the last {modes.size} evaluations seen: {what}, and the "
+            "scores are not those of the model (model.eval() is missing).",
+            {"evaluation_share": wrong, "evaluations": float(modes.size), "dropout": rate},
+        )

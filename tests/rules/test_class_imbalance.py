@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotrainer.rules.class_imbalance import ClassImbalance
+from autotrainer.task import TargetSummary
+
+
+def two(majority: float) -> TargetSummary:
+    """Return the summary of labels of which this share is 0."""
+    return TargetSummary(
+        600,
+        600,
+        2,
+        1,
+        False,
+        True,
+        0.0,
+        1.0,
+        1 - majority,
+        majority * (1 - majority),
+        values=(0.0, 1.0),
+        classes=2,
+        majority=majority,
+        rarest=1 - majority,
+    )
+
+
+TAIL = TargetSummary(600, 600, 1, 1, True, True, 0.0, 39.0, classes=40, majority=0.35, rarest=0.001)
+
+
+def run(
+    rare: Any, accuracy: Any, targets: TargetSummary | None = None, losses: Any = lambda t: 0.2, **more: Any
+) -> dict[str, Any]:
+    """Return a training with these accuracies on rare classes and on all rows."""
+    scalars = {"rare_accuracy": rare, "accuracy": accuracy}
+    return {"targets": targets or two(0.95), "scalars": scalars, "losses": losses} | more
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param(run(0.0, 0.95), "error", id="rare class ignored, as good as a constant answer"),
+        pytest.param(run(0.0, 0.95, planned_epochs=None), "warning", id="no schedule"),
+        pytest.param(run(0.0, 0.95, steps=120), None, id="young"),
+        pytest.param(run(0.3, 0.96), "warning", id="rare class half ignored"),
+        pytest.param(run(0.9, 0.98), None, id="rare class learned"),
+        pytest.param(run(0.0, 0.85, two(0.85)), None, id="six to one"),
+        pytest.param(run(0.0, 0.3, TAIL, loss="ce", output_units=40), None, id="nothing learned of any class"),
+        pytest.param(run(0.1, 0.8, TAIL, loss="ce", output_units=40), "warning", id="long tail, the rest is learned"),
+        pytest.param(
+            run(lambda t: t / 600, lambda t: 0.95 + t / 2e4, losses=lambda t: 0.2 - 3e-4 * t, steps=400),
+            None,
+            id="rare class is being learned",
+        ),
+        pytest.param(run(np.nan, 0.95), None, id="no rare row seen"),
+        pytest.param(
+            run(0.9, 1.0, epochs={"val_accuracy": lambda e: 0.6}), "error", id="validation data with other shares"
+        ),
+        pytest.param(
+            run(np.nan, 1.0, epochs={"val_accuracy": lambda e: 0.6}, steps=120), "error", id="other shares, early"
+        ),
+        pytest.param(run(0.9, 1.0, epochs={"val_accuracy": lambda e: 0.93}), None, id="good on validation data"),
+        pytest.param(
+            run(0.9, 0.6, epochs={"val_accuracy": lambda e: 0.6}), None, id="as bad in training: no matter of shares"
+        ),
+        pytest.param(
+            run(0.9, 1.0, TAIL, loss="ce", output_units=40, epochs={"val_accuracy": lambda e: 0.2}),
+            None,
+            id="memorised: no class has most rows",
+        ),
+        pytest.param({"targets": "real", "loss": "mse", "scalars": {"rare_accuracy": 0.0}}, None, id="values"),
+    ],
+)
+def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
+    found = ClassImbalance().check(*build(**case))
+    assert (found.severity if found else None) == expected
+
+
+def test_message_names_the_numbers(build: Callable[..., Any]) -> None:
+    found = ClassImbalance().check(*build(**run(0.0, 0.95)))
+    assert found is not None
+    assert "19 times as frequent" in found.message
+    assert found.evidence["rare_accuracy"] == 0

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotrainer.rules.insufficient_capacity import InsufficientCapacity
+from autotrainer.signals import LayerInfo
+from autotrainer.task import OptimizerInfo
+
+
+def dense(*units: int, inputs: int = 8, bias: bool = True, activation: str = "relu") -> tuple[LayerInfo, ...]:
+    """Return dense layers of these units; the last makes the output."""
+    layers, before = [], inputs
+    for i, n in enumerate(units):
+        last = i == len(units) - 1
+        size = (before + bias) * n
+        layers.append(LayerInfo(f"fc{i}", "dense", "linear" if last else activation, n, size, hidden=not last))
+        before = n
+    return tuple(layers)
+
+
+LOW: dict[str, Any] = {"losses": lambda t: 0.6, "scalars": {"accuracy": 0.7}, "table": {"dead_units": np.nan}}
+FAIR: dict[str, Any] = LOW | {"scalars": {"accuracy": 0.88}}
+GOOD: dict[str, Any] = LOW | {"scalars": {"accuracy": 0.97}}
+WIDE = {"layers": dense(16, 16, 1)}
+NARROW = {"layers": dense(1, 16, 1)}
+REAL: dict[str, Any] = {
+    "targets": "real",
+    "loss": "mse",
+    "losses": lambda t: 0.6,
+    "table": {"dead_units": np.nan},
+}
+DECAYED: dict[str, Any] = WIDE | {
+    "optimizer": OptimizerInfo("adamw", 0.01, weight_decay=10.0),
+    "table": {"weight_norm": lambda t: 0.2 + 2 * np.exp(-t / 20), "dead_units": np.nan},
+}
+CLASSES: dict[str, Any] = {"targets": "index", "loss": "ce", "output_units": 4}
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param(LOW | NARROW, "error", id="one unit, poor"),
+        pytest.param(LOW | {"layers": dense(1, 16, 1, bias=False)}, "error", id="one unit, no bias"),
+        pytest.param(LOW | NARROW | {"planned_epochs": None}, "warning", id="one unit, no schedule"),
+        pytest.param(LOW | NARROW | {"steps": 200}, None, id="one unit, young"),
+        pytest.param(
+            LOW | NARROW | {"losses": lambda t: 1 - t / 800, "steps": 400}, None, id="one unit, still learning"
+        ),
+        pytest.param(FAIR | NARROW, "warning", id="one unit, fair"),
+        pytest.param(GOOD | NARROW, None, id="one unit is enough"),
+        pytest.param(LOW | WIDE, None, id="wide and poor: noisy labels"),
+        pytest.param(LOW | {"layers": dense(16, 1, 1)}, None, id="one number is all that the output needs"),
+        pytest.param(LOW | CLASSES | {"layers": dense(16, 2, 4)}, "error", id="two units for four classes"),
+        pytest.param(LOW | CLASSES | {"layers": dense(16, 8, 4)}, None, id="eight units for four classes"),
+        pytest.param(
+            LOW | {"layers": (LayerInfo("score", "dense", "tanh", 1, 17), *dense(16, 1))},
+            None,
+            id="a unit beside the way",
+        ),
+        pytest.param(
+            REAL | {"layers": dense(8, 1, 8, 8), "output_units": 8, "scalars": {"squared_error": 0.6}},
+            None,
+            id="the code of an autoencoder",
+        ),
+        pytest.param(
+            REAL | {"layers": dense(1, 8, 8), "output_units": 8, "scalars": {"squared_error": 1.0}},
+            "error",
+            id="a code that learns nothing",
+        ),
+        pytest.param(
+            LOW | NARROW | {"table": {"grad_norm": 0.0}, "scalars": {"accuracy": 0.7, "grad_norm": 0.0}},
+            None,
+            id="no gradient: not for size",
+        ),
+        pytest.param(LOW | WIDE | {"dropout": 0.9}, "warning", id="heavy dropout, no validation"),
+        pytest.param(
+            LOW | WIDE | {"dropout": 0.9, "epochs": {"val_accuracy": lambda e: 0.7}}, "error", id="heavy dropout, poor"
+        ),
+        pytest.param(
+            LOW | WIDE | {"dropout": 0.9, "epochs": {"val_accuracy": lambda e: 0.95}},
+            None,
+            id="heavy dropout, good on validation data",
+        ),
+        pytest.param(LOW | WIDE | {"dropout": 0.5}, None, id="usual dropout"),
+        pytest.param(LOW | DECAYED, "error", id="weights decayed away, poor"),
+        pytest.param(FAIR | DECAYED | {"scalars": {"accuracy": 0.97}}, None, id="weights decayed, good"),
+        pytest.param(LOW | WIDE | {"optimizer": OptimizerInfo("adamw", 0.01, weight_decay=0.1)}, None, id="decay"),
+        pytest.param(LOW | {"layers": dense(1)}, "warning", id="a linear model"),
+        pytest.param(LOW | {"layers": dense(16, 1, activation="linear")}, "warning", id="two linear layers"),
+        pytest.param(FAIR | {"layers": dense(1)}, None, id="a linear model, fair"),
+        pytest.param({"layers": dense(1, 16, 1)}, None, id="healthy"),
+    ],
+)
+def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
+    found = InsufficientCapacity().check(*build(**case))
+    assert (found.severity if found else None) == expected
+
+
+def test_the_narrow_layer_is_named(build: Callable[..., Any]) -> None:
+    found = InsufficientCapacity().check(*build(**LOW, **NARROW))
+    assert found is not None
+    assert found.layers == ("fc0",)
+    assert "one unit" in found.message

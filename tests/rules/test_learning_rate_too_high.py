@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotrainer.rules.learning_rate_too_high import LearningRateTooHigh
+from autotrainer.signals import LayerInfo
+from autotrainer.task import LossInfo, OptimizerInfo
+
+CHANCE: dict[str, Any] = {"losses": lambda t: 2.0 if t > 3 else 0.7, "scalars": {"accuracy": 0.5}}
+
+
+def steps(largest: float, growth: float, typical: float = 1e-3, start: float = 2.0) -> dict[str, Any]:
+    """A training with large first steps, after which the weights are `growth` times as large."""
+    return {
+        "update_ratio": lambda t: largest if t < 3 else typical,
+        "weight_norm": lambda t: start if t < 3 else growth * start,
+    }
+
+
+def turning(cosine: float) -> dict[str, Any]:
+    """A training with rather large steps, whose gradients are at this angle from sample to sample."""
+    return {"table": {"update_ratio": 0.012}, "scalars": {"accuracy": 0.5, "gradient_cosine": cosine}}
+
+
+def explodes(t: int) -> float:
+    return float(4.0 ** min(t, 100))
+
+
+EACH_STEP: dict[str, Any] = {"steps": 48, "per_epoch": 2, "planned_epochs": 24}  # all of them are sampled
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param(CHANCE | {"table": steps(0.5, 4)}, "error", id="thrown away, at chance since"),
+        pytest.param(CHANCE | {"table": steps(0.5, 4), "steps": 120}, "error", id="a fifth of the schedule"),
+        pytest.param(CHANCE | {"table": steps(0.5, 4), "planned_epochs": None}, "warning", id="no schedule"),
+        pytest.param(
+            {"losses": lambda t: 2.0, "scalars": {"accuracy": 0.7}, "table": steps(0.5, 4)},
+            "error",
+            id="thrown away, poor since",
+        ),
+        pytest.param({"losses": lambda t: 0.3, "scalars": {"accuracy": 0.97}, "table": steps(0.5, 4)}, None, id="good"),
+        pytest.param(
+            {"steps": 8, "losses": explodes, "targets": "real", "loss": "mse", "table": steps(2.0, 100.0)},
+            "error",
+            id="the loss explodes at once",
+        ),
+        pytest.param(
+            {"losses": explodes, "scalars": {"accuracy": 0.85}, "table": steps(2.0, 100.0)},
+            "warning",
+            id="the loss explodes, and yet it is fair",
+        ),
+        pytest.param(
+            {
+                "steps": 20,
+                "losses": lambda t: 40.0,
+                "scalars": {"accuracy": 0.5, "grad_norm": 0.0},
+                "table": steps(2.0, 3.0),
+            },
+            "error",
+            id="dead after one step",
+        ),
+        pytest.param(CHANCE | {"table": {"update_ratio": 0.05}}, "error", id="large steps all along"),
+        pytest.param(CHANCE | {"table": {"update_ratio": 0.01}}, None, id="usual steps"),
+        pytest.param(
+            CHANCE | {"table": {"update_ratio": 0.02, "weight_norm": lambda t: 2.0 * 1.01**t}}, "error", id="grows on"
+        ),
+        pytest.param(
+            {
+                "losses": lambda t: 0.6,
+                "scalars": {"accuracy": 0.75},
+                "table": {"update_ratio": 0.02, "weight_norm": lambda t: 2.0 * 1.01**t},
+            },
+            None,
+            id="weights that have to grow",
+        ),
+        pytest.param(
+            CHANCE | EACH_STEP | turning(-0.9),
+            "error",
+            id="each step turns the gradient round",
+        ),
+        pytest.param(CHANCE | turning(-0.9), None, id="turned round after even numbers of steps: chance"),
+        pytest.param(
+            CHANCE | EACH_STEP | turning(0.1),
+            None,
+            id="gradients in all directions",
+        ),
+        pytest.param(CHANCE | {"table": steps(40.0, 30.0, start=1e-3)}, None, id="tiny weights take their usual size"),
+        pytest.param(CHANCE | {"table": {"update_ratio": np.nan, "weight_norm": np.nan}}, None, id="not measured"),
+        pytest.param({"steps": 1}, None, id="one step"),
+    ],
+)
+def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
+    found = LearningRateTooHigh().check(*build(**case))
+    assert (found.severity if found else None) == expected
+
+
+@pytest.mark.parametrize(
+    ("context", "words"),
+    [
+        ({"optimizer": OptimizerInfo("sgd", 0.05, 0.999)}, "a momentum of 0.999 adds up 1e+03 steps"),
+        ({"optimizer": OptimizerInfo("sgd", 0.05, 0.9)}, "The learning rate of 0.05 is too high"),
+    ],
+)
+def test_says_what_raises_the_rate(build: Callable[..., Any], context: dict[str, Any], words: str) -> None:
+    found = LearningRateTooHigh().check(*build(**CHANCE, table=steps(0.5, 4), **context))
+    assert found is not None
+    assert words in found.message
+
+
+def test_names_a_loss_that_is_summed_over_the_batch(build: Callable[..., Any]) -> None:
+    history, context = build(**CHANCE, table=steps(0.5, 4))
+    summed = type(context)(**{name: getattr(context, name) for name in context.__slots__} | {"loss": _summed()})
+    found = LearningRateTooHigh().check(history, summed)
+    assert found is not None
+    assert "the loss is a sum over 32 samples" in found.message
+
+
+def _summed() -> LossInfo:
+    return LossInfo("BCEWithLogitsLoss", "binary_cross_entropy", "logits", reduction="sum")
+
+
+def test_adversarial_training_without_a_measure_is_left_alone(build: Callable[..., Any]) -> None:
+    several = OptimizerInfo("adam", 0.1, several=True)
+    run = {"targets": "real", "loss": "custom", "scalars": {"accuracy": np.nan}, "losses": explodes}
+    assert LearningRateTooHigh().check(*build(**run, steps=12, table=steps(2.0, 9.0), optimizer=several)) is None
+
+
+def test_first_step_is_told_for_the_repair(build: Callable[..., Any]) -> None:
+    found = LearningRateTooHigh().check(*build(**CHANCE, table=steps(0.5, 4)))
+    assert found is not None
+    assert found.evidence["first_step"] == pytest.approx(0.5)
+
+
+def test_thresholds_are_monotone(build: Callable[..., Any]) -> None:
+    run = build(**CHANCE, table=steps(0.5, 2))
+    found = [LearningRateTooHigh(step=least).check(*run) is not None for least in (10.0, 0.4, 0.1)]
+    assert found == sorted(found)
+    assert found[-1]
+    assert not found[0]
+
+
+def test_frozen_layers_play_no_part(build: Callable[..., Any]) -> None:
+    layers = (LayerInfo("a", "dense", "relu", 16, 100, frozen=True), LayerInfo("b", "dense", "relu", 16, 100))
+    table = {
+        "dead_units": 0.0,
+        "update_ratio": lambda t: [0.5, 1e-3],
+        "weight_norm": lambda t: [2.0 if t < 3 else 9.0, 2.0],
+    }
+    assert LearningRateTooHigh().check(*build(**CHANCE, table=table, layers=layers)) is None

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotrainer.rules.parameters_not_optimized import ParametersNotOptimized
+from autotrainer.signals import LayerInfo
+
+LAYERS = (
+    LayerInfo("body.0", "dense", "relu", 16, 2000),
+    LayerInfo("body.1", "dense", "relu", 16, 3000),
+    LayerInfo("neck", "dense", "relu", 16, 3000),
+    LayerInfo("head", "dense", "linear", 1, 170, hidden=False),
+)
+POOR: dict[str, Any] = {"losses": lambda t: 0.6, "scalars": {"accuracy": 0.6}}
+FAIR: dict[str, Any] = {"losses": lambda t: 0.6, "scalars": {"accuracy": 0.82}}
+LEARNS: dict[str, Any] = {}
+
+
+def left(*rows: int, share: float = 1.0, start: str = "", layers: Sequence[LayerInfo] = LAYERS) -> dict[str, Any]:
+    """Return a run in which no optimizer owns (a share of) the parameters of some layers."""
+    told = [
+        replace(layer, unowned=round(share * layer.parameters), start=start) if row in rows else layer
+        for row, layer in enumerate(layers)
+    ]
+    moves = np.array([row not in rows or share < 1 for row in range(len(layers))])
+    table = {
+        "weight_norm": lambda t: 2.0 + moves * t * 1e-3,
+        "update_ratio": np.where(moves, 1e-3, 0.0),
+        "dead_units": 0.0,
+    }
+    return {"layers": told, "table": table}
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param(left(3) | POOR, "error", id="the head was left out"),
+        pytest.param(left(3) | POOR | {"planned_epochs": None}, "warning", id="no schedule"),
+        pytest.param(left(3) | LEARNS, "warning", id="the head was left out, but the rest learns"),
+        pytest.param(left(2) | POOR, "error", id="a layer in the middle"),
+        pytest.param(left(1, 2, 3) | POOR, "error", id="all but the first"),
+        pytest.param(left(0, 1, 2) | POOR, "error", id="all but the head, and stuck"),
+        pytest.param(left(0, 1, 2) | FAIR, "warning", id="a probe that is not good enough"),
+        pytest.param(left(0, 1, 2) | LEARNS, "info", id="linear probing"),
+        pytest.param(left(0, 1) | LEARNS, "info", id="the body of a network"),
+        pytest.param(left(0, 1, 2) | POOR | {"steps": 15}, "info", id="a young probe"),
+        pytest.param(left(0, 1, 2, start="drawn") | FAIR, "error", id="a probe of random features"),
+        pytest.param(left(0, 1, 2, start="drawn") | LEARNS, "warning", id="random features that do"),
+        pytest.param(left(0, 1, 2, 3, share=0.5) | POOR, "error", id="half of the parameters of each layer"),
+        pytest.param(left(0, 1, 2, 3, share=0.01) | POOR, "warning", id="a few parameters"),
+        pytest.param(left(), None, id="all owned"),
+    ],
+)
+def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
+    found = ParametersNotOptimized().check(*build(**case))
+    assert (found.severity if found else None) == expected
+
+
+NORMED = (*LAYERS[:2], LayerInfo("norm", "norm", None, 16, 320), *LAYERS[2:])
+TOWERS = (
+    LayerInfo("image.a", "conv", "relu", 16, 2000),
+    LayerInfo("text.a", "embedding", None, 16, 2000),
+    LayerInfo("text.b", "dense", "relu", 16, 3000),
+    LayerInfo("head", "dense", "linear", 1, 170, hidden=False),
+)
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param(left(2, layers=NORMED) | POOR, "warning", id="normalization alone"),
+        pytest.param(left(1, 2, layers=TOWERS) | LEARNS, "info", id="one of two towers"),
+        pytest.param(left(2, layers=TOWERS) | POOR, "error", id="part of a tower"),
+        pytest.param(left(0, 2) | POOR | {"steps": 30}, "info", id="adapters in a trained network"),
+        pytest.param(left(0, 2, start="drawn") | POOR | {"steps": 30}, "error", id="most of a new network"),
+        pytest.param(left(3) | POOR | {"steps": 4}, None, id="first steps"),
+    ],
+)
+def test_what_was_left_out_matters(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
+    found = ParametersNotOptimized().check(*build(**case))
+    assert (found.severity if found else None) == expected
+
+
+def with_table(case: dict[str, Any], **table: Any) -> dict[str, Any]:
+    return POOR | case | {"table": case["table"] | table}
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param(
+            with_table(left(3), weight_norm=lambda t: 2.0 + t * 1e-3), None, id="another optimizer, not watched"
+        ),
+        pytest.param(with_table(left(3), grad_norm=[0.3, 0.3, 0.3, 0.0]), None, id="no gradients either"),
+        pytest.param(with_table(left(3), weight_norm=2.0), None, id="nothing moves: no matter of owners"),
+        pytest.param(with_table(left(3), weight_norm=np.nan), None, id="not measured"),
+    ],
+)
+def test_evidence(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
+    assert ParametersNotOptimized().check(*build(**case)) is expected
+
+
+def owned_but_still(row: int, **table: Any) -> dict[str, Any]:
+    case = left(row)
+    return with_table({**case, "layers": LAYERS}, **{"grad_zero_fraction": 0.1, **table})
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param(owned_but_still(1), "error", id="owned, with gradients, and never changed"),
+        pytest.param(owned_but_still(1, grad_norm=[0.3, 1e-6, 0.3, 0.3]), None, id="steps too small to show"),
+        pytest.param(owned_but_still(1, grad_zero_fraction=0.9), None, id="sparse gradients: others change"),
+        pytest.param(owned_but_still(1, update_ratio=1e-4), None, id="changes without changing its norm"),
+    ],
+)
+def test_parameters_that_are_owned(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
+    found = ParametersNotOptimized().check(*build(**case))
+    assert (found.severity if found else None) == expected
+
+
+def test_embeddings_with_untouched_rows_are_none(build: Callable[..., Any]) -> None:
+    case = owned_but_still(0)
+    case["layers"] = (replace(LAYERS[0], kind="embedding"), *LAYERS[1:])
+    assert ParametersNotOptimized().check(*build(**case)) is None
+
+
+def test_names_layers_and_counts(build: Callable[..., Any]) -> None:
+    found = ParametersNotOptimized().check(*build(**left(0, 1, 2, 3, share=0.5), **POOR))
+    assert found is not None
+    assert found.layers == tuple(layer.name for layer in LAYERS)
+    assert found.evidence["parameters"] == 1000 + 1500 + 1500 + 85
+    assert "and 1 more" in found.message
+
+
+def test_ownership_that_changes_later_is_read_from_the_context(build: Callable[..., Any]) -> None:
+    history, context = build(**left(3, share=0.5), **POOR)
+    assert ParametersNotOptimized().check(history, context) is not None
+    assert ParametersNotOptimized().check(history, replace(context, layers=LAYERS)) is None
