@@ -74,7 +74,8 @@ def _divisor(op_type: str, given: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[
 def numbers(tensor: Any) -> np.ndarray[Any, Any] | None:
     """Return floating values as an array; None for what has none."""
     tensor = getattr(tensor, "values", tensor) if hasattr(tensor, "dense_shape") else tensor
-    if not hasattr(tensor, "dtype") or not keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype)):
+    dtype = getattr(tensor, "dtype", "")  # of a kind that Keras does not know for resources of TensorFlow
+    if not str(getattr(dtype, "name", dtype)).removeprefix("torch.").startswith(("float", "bfloat")):
         return None
     values = keras.ops.convert_to_numpy(tensor)
     return values if values.dtype == np.float16 else values.astype(np.float64)

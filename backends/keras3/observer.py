@@ -26,9 +26,12 @@ from autotrainer.backends.keras3.instrument import has_weights
 from autotrainer.backends.keras3.losses_seen import LossReader
 from autotrainer.backends.keras3.measure import Measure
 from autotrainer.backends.keras3.schedule import Schedule
+from autotrainer.backends.keras3.source_lines import place
 from autotrainer.backends.keras3.train_functions import TrainFunctions
 from autotrainer.errors import InputError
 from autotrainer.monitor import Monitor
+from autotrainer.rule import Place
+from autotrainer.sources import calling_file
 
 __all__ = ["KerasObserver", "observe"]
 
@@ -75,6 +78,7 @@ class KerasObserver:
     def __init__(self, model: Any, monitor: Monitor, epochs: int | None, steps: int | None) -> None:
         self._model = model
         self._monitor = monitor
+        self._file = calling_file()
         self._schedule = Schedule(epochs, steps)
         self._scheduled = False  # whether a callback of the present fit changes the learning rate
         self._next = 0  # the first step at which there is something to ask
@@ -95,6 +99,10 @@ class KerasObserver:
 
     def log(self, *, loss: Any, outputs: Any, targets: Any) -> None:
         """Do nothing: ``fit`` shows all of it."""
+
+    def place(self, what: Place, layer: str | None) -> str:
+        """Return file and line where a layer is made or the loss is named; see `Locator`."""
+        return place(self._model, what, layer, self._file)
 
     def close(self) -> None:
         """Take everything off the model again."""

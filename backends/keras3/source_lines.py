@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from autotrainer.sources import Step, layer_line
+from autotrainer.rule import Place
+from autotrainer.sources import Step, keyword_line, layer_line
 
-__all__ = ["layer_place"]
+__all__ = ["place"]
 
 
-def layer_place(model: Any, name: str, file: str) -> str:
-    """Return file and line where a layer is made; empty if that can't be told.
+def place(model: Any, what: Place, layer: str | None, file: str) -> str:
+    """Return file and line of what a finding points to; empty if that can't be told.
 
     Args:
         model: The model.
-        name: Name of the layer.
+        what: The making of a layer, or the loss that ``compile`` names; Keras makes the steps itself.
+        layer: Name of the layer.
         file: The user's file from which the model is watched.
     """
+    if what == "layer":
+        return "" if layer is None else _layer_place(model, layer, file)
+    return keyword_line(file, "compile", "loss") if what == "loss" and file else ""
+
+
+def _layer_place(model: Any, name: str, file: str) -> str:
     import keras
 
     layers = [
