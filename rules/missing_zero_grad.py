@@ -58,6 +58,7 @@ class MissingZeroGrad(Rule):
 
     problem = "missing_zero_grad"
     code = "AT404"
+    place = "step"
     aliases = ("zero_grad", "no_zero_grad", "gradient_reset", "accumulated_gradients")
     needs = OUTCOME_NEEDS | frozenset({"stale_gradients", "gradient_cosine"})
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(

@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -28,8 +29,10 @@ from autotrainer.backends.pytorch.modes import dropout_rate
 from autotrainer.backends.pytorch.ownership import Ownership
 from autotrainer.backends.pytorch.sampled import SampledSteps
 from autotrainer.backends.pytorch.seen_losses import Count, SeenLosses
+from autotrainer.backends.pytorch.source_lines import SourceLines
 from autotrainer.errors import InputError
 from autotrainer.monitor import Monitor
+from autotrainer.rule import Place
 from autotrainer.task import TaskContext
 
 __all__ = ["TorchObserver", "observe"]
@@ -127,8 +130,10 @@ class TorchObserver:
         self._count = Count()
         self._sampled = SampledSteps(model, optimizers, context, self._fail, monitor.needs, lambda: self._count.step)
         self._evaluation = Evaluation(context.loss.reduction != "sum")
+        self._sources = SourceLines(model)
+        note = partial(self._sources.note, "loss")
         self._losses = SeenLosses(
-            model, loss_fn, self._sampled, self._count, self._evaluation, self._training_resumed, self._fail
+            model, loss_fn, self._sampled, self._count, self._evaluation, self._training_resumed, note, self._fail
         )
         self._handles: list[Handle] = []
         self._seconds = 0.0
@@ -163,6 +168,10 @@ class TorchObserver:
         if self._evaluation and not self._user_ends_epochs:
             self._end_epoch()
         self._losses.forget()
+
+    def place(self, what: Place, layer: str | None) -> str:
+        """Return file and line where a layer is made, or the loss or the step is called; see `Locator`."""
+        return self._sources.place(what, layer, managed=self._monitor.context.managed)
 
     def _tell_compiled_loss(self) -> None:
         if not self._told_compiled_loss:
@@ -294,6 +303,7 @@ class TorchObserver:
     def _finish(self, step: int) -> None:
         """Hand over everything of a sampled step."""
         sampled = self._sampled
+        self._sources.note("step")
         sampled.compare(self._optimizers[0])
         sampled.end()
         self._losses.settle(step)

@@ -50,6 +50,7 @@ class SeenLosses:
         count: Steps so far.
         evaluation: Takes the losses that belong to no training step.
         resumed: Called when a training step follows an evaluation.
+        note: Called with the first call of the loss on the stack.
         fail: Takes an exception of our own code.
     """
 
@@ -61,11 +62,12 @@ class SeenLosses:
         count: Count,
         evaluation: Evaluation,
         resumed: Callable[[], None],
+        note: Callable[[], None],
         fail: Callable[[Exception], None],
     ) -> None:
         self._model, self._loss_fn, self._sampled = model, loss_fn, sampled
         self._count, self._evaluation = count, evaluation
-        self._resumed, self._fail = resumed, fail
+        self._resumed, self._note, self._fail = resumed, note, fail
         self._trains_in_eval = False
         self._vector_loss = False
         self._doubtful: LossCall | None = None
@@ -101,6 +103,8 @@ class SeenLosses:
             value = loss.detach() if isinstance(loss, Tensor) else float(loss)
             kept = value.float().mean() if isinstance(value, Tensor) and value.ndim else value
             self._count.losses.append((self._count.step, kept))
+        if self._sampled.open:
+            self._note()
         if self._sampled.open and (outputs is not None or targets is not None):
             with torch.no_grad():
                 self.call = LossCall.told(outputs, targets, self.call).copied()
@@ -150,6 +154,7 @@ class SeenLosses:
             self._vector_loss |= loss.ndim > 0
             self._count.losses.append((self._count.step, loss.detach().float().mean() if loss.ndim else loss.detach()))
             if self._sampled.open:
+                self._note()
                 self.call = call.copied()
         else:
             self._evaluation.add(loss, call.rows)
