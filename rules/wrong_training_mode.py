@@ -55,7 +55,8 @@ class WrongTrainingMode(Rule):
         pretrained model that is trained in evaluation mode to keep its statistics. Ignore ``wrong_training_mode`` then.
 
     Repairs
-        None is applied: call ``model.train()`` before each epoch of training, ``model.eval()`` before each evaluation.
+        None is applied: call ``model.train()`` before each epoch of training, ``model.eval()`` before each evaluation; in
+        Keras, a ``call`` of one's own takes ``training`` and hands it on.
 
     References
         PyTorch documentation, torch.nn.Module.train; Ioffe and Szegedy, ICML 2015; Srivastava et al., JMLR 2014.
@@ -95,9 +96,10 @@ class WrongTrainingMode(Rule):
         else:
             harmed = result.known and result.mature(0.1) and not result.moving(0.2)
             severity = result.worst if harmed else Severity.WARNING
+        missing = "training=True" if context.framework == "keras3" else "model.train()"
         message = (
             f"The model was in evaluation mode in {wrong:.0%} of {modes.size} sampled training steps: its dropout and "
-            "batch normalization layers do not do what they do in training (model.train() is missing)"
+            f"batch normalization layers do not do what they do in training ({missing} is missing)"
         )
         if severity is Severity.ERROR and result.words:
             message += f"; {result.words}"
