@@ -55,8 +55,8 @@ class WrongTrainingMode(Rule):
         pretrained model that is trained in evaluation mode to keep its statistics. Ignore ``wrong_training_mode`` then.
 
     Repairs
-        None is applied: call ``model.train()`` before each epoch of training, ``model.eval()`` before each evaluation; in
-        Keras, a ``call`` of one's own takes ``training`` and hands it on.
+        None is applied: call ``model.train()`` before each epoch of training, ``model.eval()`` before each evaluation.
+        In Keras, a ``call`` of one's own takes ``training`` and hands it on.
 
     References
         PyTorch documentation, torch.nn.Module.train; Ioffe and Szegedy, ICML 2015; Srivastava et al., JMLR 2014.
