@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import signal
 import sys
@@ -16,7 +17,7 @@ FRAMEWORKS = ("pytorch", "keras3")
 
 CASES = "real,zoo"
 
-_PLACES = ("--curves", "--html", "--out", "--output", "-o")
+_PLACES = ("--curves", "--html", "--out", "--output", "--page", "-o")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,9 +60,11 @@ def _run(given: argparse.Namespace) -> str:
         return f"Written: {given.output}"
     html = getattr(given, "html", None)
     if html:
+        from benchmarks.running.files import require_writable
         from benchmarks.telling.plots import require
 
         require()  # not after hours of training
+        require_writable(html)
     text = _measure(given)
     if html:
         from benchmarks.telling.page import page
@@ -92,7 +95,7 @@ def _measure(given: argparse.Namespace) -> str:
     if given.command == "calibrate":
         from benchmarks.calibration.suite import calibrate
 
-        return calibrate(runs, given.overhead, given.curves, plots=not given.no_plots)
+        return calibrate(runs, given.overhead, given.curves, plots=not given.no_plots, page=given.page)
     return repair.repair(runs, given.budget, _names(given.methods))
 
 
@@ -119,11 +122,24 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share above 0, at most 1")
+    return share
+
+
 def _budgets(text: str) -> tuple[float, ...]:
     try:
-        return tuple(sorted({float(part) for part in text.split(",")}))
+        budgets = sorted({float(part) for part in text.split(",")})
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number, nor several with commas") from None
+        budgets = [math.nan]
+    if not all(map(math.isfinite, budgets)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number, nor several with commas")
+    return tuple(budgets)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -158,10 +174,13 @@ def _parser() -> argparse.ArgumentParser:
             continue
         share = 0.01 if name == "detect" else 1.0
         command.add_argument(
-            "--overhead", type=float, default=share, help="share that watch may cost (default: %(default)s)"
+            "--overhead", type=_share, default=share, help="share that watch may cost (default: %(default)s)"
         )
         if name == "calibrate":
             command.add_argument("--curves", type=Path, help="folder of the curves (default: beside --out)")
+            command.add_argument(
+                "--page", type=Path, help="file of what the rules' own pages show: rules/calibration.json"
+            )
             command.add_argument("--no-plots", action="store_true", help="save the curves' numbers alone")
     about = "what changed from one file of rows to another, beyond noise?"
     command = commands.add_parser("compare", help=about, description=about)

@@ -7,6 +7,7 @@ import re
 import textwrap
 
 from autotrainer import registry
+from autotrainer.cli import calibration
 from autotrainer.cli.common import add_json, print_json
 from autotrainer.errors import ConfigError, nearest
 from autotrainer.rule import Rule
@@ -41,7 +42,11 @@ def _page(wanted: str, given: str) -> tuple[str, str, str]:
     """Return title, kind and text of a page."""
     for rule in registry.rules():
         if wanted in (rule.problem, rule.code.lower(), *(a.lower() for a in rule.aliases)):
-            return f"{rule.code} {rule.problem}", "problem", rule.documentation() + _numbers(rule)
+            return (
+                f"{rule.code} {rule.problem}",
+                "problem",
+                rule.documentation() + _numbers(rule) + calibration.section(rule),
+            )
     for repair in registry.repairs():
         if wanted == repair.name:
             fixes = ", ".join(sorted(repair.fixes, key=lambda problem: -repair.fixes[problem]))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
+from typing import Any
 
 from autotrainer import registry
 from autotrainer.cli.common import add_json, print_json, print_table
+from autotrainer.rule import Threshold
 
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
 
@@ -28,10 +31,7 @@ def run(args: argparse.Namespace) -> int:
                     "code": rule.code,
                     "problem": rule.problem,
                     "aliases": list(rule.aliases),
-                    "thresholds": {
-                        name: {"default": t.default, "alias": t.alias, "about": t.about, "source": t.source}
-                        for name, t in rule.THRESHOLDS.items()
-                    },
+                    "thresholds": {name: _threshold(told) for name, told in rule.THRESHOLDS.items()},
                     "repairs": list(rule.repairs),
                 }
                 for rule in rules
@@ -46,3 +46,15 @@ def run(args: argparse.Namespace) -> int:
         rows.append((rule.code, rule.problem, thresholds))
     print_table(("code", "problem", "thresholds"), rows)
     return 0
+
+
+def _threshold(told: Threshold) -> dict[str, Any]:
+    """Return a threshold as JSON has it; null where its range is open."""
+    return {
+        "default": told.default,
+        "minimum": told.minimum if math.isfinite(told.minimum) else None,
+        "maximum": told.maximum if math.isfinite(told.maximum) else None,
+        "alias": told.alias,
+        "about": told.about,
+        "source": told.source,
+    }

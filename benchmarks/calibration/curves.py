@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from autotrainer.errors import ConfigError
 from benchmarks.calibration.replay import Axis
 from benchmarks.calibration.scoring import BARS, Counts, Judged, counts, cross_validate, has_effect
+from benchmarks.telling.plots import require
 
-__all__ = ["can_plot", "curves", "save_curves"]
+__all__ = ["curves", "save_curves"]
 
 _LINES = (("recall", "#0072B2", "o-"), ("precision", "#009E73", "s-"), ("false alarms", "#D55E00", "^-"))
 
@@ -65,18 +65,8 @@ def save_curves(judged: Sequence[Judged], wanted: Sequence[Axis], folder: Path, 
     return f"Curves of {len(told)} rules: {folder.name}/PROBLEM.json" + (" and .svg" if plots else "")
 
 
-def can_plot() -> None:
-    """Make sure that matplotlib is there.
-
-    Raises:
-        ConfigError: If it is not.
-    """
-    if find_spec("matplotlib") is None:
-        raise ConfigError("plots need matplotlib: pip install 'autotrainer-monitor[bench]'")
-
-
 def _plot(problem: str, rule: dict[str, Any], path: Path) -> None:
-    can_plot()
+    require()
     import matplotlib
 
     matplotlib.use("Agg")

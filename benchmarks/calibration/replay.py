@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import autotrainer
 from autotrainer.errors import ConfigError, LogError
@@ -19,10 +21,11 @@ from benchmarks.running.progress import progress
 __all__ = ["STEPS", "Axis", "Levels", "axes", "levels", "levels_of_all"]
 
 STEPS = (-4, -2, -1, 0, 1, 2, 4)
-"""Values of a threshold: default × 2^k for these k; for shares, whose default lies between 0.01 and 1, the odds."""
+"""Values of a threshold: default × 2^k for these k; for shares, whose default lies between 0.01 and 1, the odds.
+Negative ones are logarithms (base 10): their number × 2^k."""
 
 Levels = dict[str, list[str | None]]
-"""By ``problem.threshold``: the severity of the finding at the end of the run for each value; None: no finding."""
+"""By ``problem.threshold``: severity of the finding at the end of the run for each value; None or ``info``: no finding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +134,28 @@ def levels_of_all(logs: Sequence[str], wanted: Sequence[Axis], *, workers: int =
 
 def _told(log: str, wanted: Sequence[Axis]) -> Levels | str:
     try:
-        return levels(log, wanted)
+        with TemporaryDirectory() as folder:
+            return levels(_judged_once(log, Path(folder)), wanted)
     except LogError as error:
         return str(error)
+
+
+def _judged_once(log: str, folder: Path) -> Path:
+    """Return a copy of a log in which only the last verdict is left: those before it have no part in it.
+
+    Raises:
+        LogError: If the log can't be read.
+    """
+    try:
+        lines = Path(log).read_text(encoding="utf-8").splitlines(keepends=True)
+        kinds = [json.loads(line).get("type") for line in lines]
+    except (OSError, ValueError) as error:
+        raise LogError(f"{log} can't be read: {error}") from None
+    last = max((i for i, kind in enumerate(kinds) if kind == "check"), default=-1)
+    copy = folder / Path(log).name
+    kept = [line for i, line in enumerate(lines) if kinds[i] not in ("check", "finding") or i == last]
+    copy.write_text("".join(kept), encoding="utf-8")
+    return copy
 
 
 def _severities(log: str | Path, problems: Sequence[str], thresholds: Mapping[str, float]) -> dict[str, str]:
@@ -144,6 +166,8 @@ def _severities(log: str | Path, problems: Sequence[str], thresholds: Mapping[st
 def _scaled(default: float, k: int) -> float:
     if k == 0:
         return default
+    if default < 0:
+        return default + k * math.log10(2)
     if 0.01 <= default < 1:
         odds = default / (1 - default) * 2.0**k
         return odds / (1 + odds)

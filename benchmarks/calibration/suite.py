@@ -15,15 +15,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.calibration.curves import can_plot, save_curves
+from benchmarks.calibration.curves import save_curves
+from benchmarks.calibration.pages import save_page
 from benchmarks.calibration.replay import Axis, axes, levels_of_all
 from benchmarks.calibration.scoring import Counts, Judged, Validation, counts, cross_validate, has_effect, wins
 from benchmarks.cases.case import Case
 from benchmarks.detect.suite import tasks
 from benchmarks.detect.verdicts import judge_all
+from benchmarks.running.files import require_writable
 from benchmarks.running.pool import Row, Task
-from benchmarks.running.provenance import told
+from benchmarks.running.provenance import made_with, told
 from benchmarks.running.runs import Runs, by_framework
+from benchmarks.telling.plots import require
 from benchmarks.telling.tables import share, table
 
 __all__ = ["calibrate", "judged_logs", "report"]
@@ -32,7 +35,9 @@ _NOTHING: Row = {"findings": [], "raised": [], "first_error": None, "complaints"
 """What the judgement by score does not look at."""
 
 
-def calibrate(runs: Runs, overhead: float = 1.0, folder: Path | None = None, *, plots: bool = True) -> str:
+def calibrate(
+    runs: Runs, overhead: float = 1.0, folder: Path | None = None, *, plots: bool = True, page: Path | None = None
+) -> str:
     """Run the benchmark.
 
     Args:
@@ -42,6 +47,7 @@ def calibrate(runs: Runs, overhead: float = 1.0, folder: Path | None = None, *, 
         folder: Where curves are saved, one JSON and one SVG file for each rule; None: beside ``runs.out``, in a folder
             of its name with ``-curves``, or nowhere.
         plots: Whether to draw the SVG files; needs matplotlib.
+        page: The file for what the pages of the rules show (``autotrainer explain``), or None.
 
     Returns:
         The report, Markdown.
@@ -52,7 +58,11 @@ def calibrate(runs: Runs, overhead: float = 1.0, folder: Path | None = None, *, 
     beside = None if runs.out is None else runs.out.with_suffix("")
     curves = folder or (None if beside is None else Path(f"{beside}-curves"))
     if curves is not None and plots:
-        can_plot()  # not only after the trainings
+        require()  # not only after the trainings
+    for place in (page, curves and curves / "PROBLEM.json"):
+        if place is not None:
+            require_writable(place)
+    wanted = axes()
     with tempfile.TemporaryDirectory() as nowhere:
         logs = nowhere if beside is None else f"{beside}-logs"
 
@@ -60,14 +70,25 @@ def calibrate(runs: Runs, overhead: float = 1.0, folder: Path | None = None, *, 
             return [{**task, "logs": logs} for task in tasks(cases, framework, runs.seeds, overhead)]
 
         rows = runs.rows("benchmarks.calibration.run", of)
-        wanted = axes()
         judged, left_out = judged_logs(rows, wanted, workers=runs.workers)
     text = report(judged, wanted)
     if curves is not None:
         text += f"\n\n{save_curves(judged, wanted, curves, plots=plots)}"
+    if page is not None:
+        text += f"\n\n{save_page(judged, wanted, _made(runs, rows), page)}"
     if left_out:
         text += "\n\n" + "\n".join(["Left out:", "", *(f"* {words}" for words in left_out)])
     return f"{told(rows)}\n\n{text}"
+
+
+def _made(runs: Runs, rows: Sequence[Row]) -> Row:
+    return {
+        "cases": len({(row["task"]["source"], row["task"]["case"]) for row in rows}),
+        "sources": list(runs.names or runs.sources),
+        "frameworks": list(runs.frameworks),
+        "seeds": list(range(runs.seeds)),
+        "commit": made_with(__name__)["commit"],
+    }
 
 
 def judged_logs(rows: Sequence[Row], wanted: Sequence[Axis], *, workers: int = 2) -> tuple[list[Judged], list[str]]:

@@ -7,8 +7,10 @@ those of the case, and ``dataset`` is merged key by key.
 from __future__ import annotations
 
 import json
+import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ from benchmarks.generator.generate import names as generated_names
 __all__ = ["FAULT_PROBLEMS", "SYMPTOM_PROBLEMS", "Case", "Program", "load_cases"]
 
 _FOLDER = Path(__file__).parent
+
+_GENERATED = re.compile(r"generated(?::([1-9]\d*)(?::(\d+))?)?(?:@(.+))?", re.ASCII)
+"""Count, seed and data sets of generated cases."""
 
 _CEILINGS = {"circle": 0.854, "blob": 0.833}  # two layers of 64 ReLU units, measured
 
@@ -71,6 +76,9 @@ class Program:
         return not clips and set(self.loop) <= {"shuffle"}
 
 
+_PARTS = tuple(one.name for one in fields(Program))
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """A faulty (or verified healthy) training and its fix.
@@ -108,6 +116,14 @@ class Case:
         return frozenset(names)
 
     @property
+    def recipe(self) -> str:
+        """What tells the trainings of this case from those that bore its name before it was changed."""
+        programs = [
+            None if one is None else [getattr(one, part) for part in _PARTS] for one in (self.given, self.fixed)
+        ]
+        return f"{zlib.crc32(json.dumps(programs, sort_keys=True).encode()):08x}"
+
+    @property
     def ceiling(self) -> float | None:
         """Validation accuracy that a good network reaches on AUTOTRAINER's data, or None for other data."""
         return _CEILINGS.get(str(self.given.dataset.get("generator")))
@@ -123,8 +139,8 @@ def load_cases(sources: Iterable[str] = ("real", "zoo"), names: Sequence[str] = 
     """Read the case files.
 
     Args:
-        sources: ``real``, ``zoo``; a case file of one's own, ``….jsonl``; ``generated`` (40), ``generated:COUNT``, or
-            ``generated:COUNT@DATA+DATA`` on these data sets alone.
+        sources: ``real``, ``zoo``; a case file of one's own, ``….jsonl``; ``generated`` (40), ``generated:COUNT``,
+            ``generated:COUNT:SEED`` for others than those of seed 0, ``…@DATA+DATA`` for these data sets alone.
         names: Ids to keep; empty for all.
 
     Raises:
@@ -134,7 +150,7 @@ def load_cases(sources: Iterable[str] = ("real", "zoo"), names: Sequence[str] = 
     cases: list[Case] = []
     sources = list(sources)
     for source in sources:
-        if source.split(":")[0] == "generated":
+        if re.match(r"generated\b", source):
             asked = [name for name in names if len(sources) == 1 or name.count(".") == 3]
             made = asked if names else _generated_names(source)
             cases += [_case(generate(name), "generated") for name in made]
@@ -147,12 +163,15 @@ def load_cases(sources: Iterable[str] = ("real", "zoo"), names: Sequence[str] = 
 
 
 def _generated_names(source: str) -> list[str]:
-    asked = source.partition(":")[2] or "40"
-    count, _, data = asked.partition("@")
-    if not count.isdecimal() or int(count) < 1:
-        raise ConfigError(f"{source!r}: how many generated cases? Write generated:60, or generated:60@moons+digits")
+    asked = _GENERATED.fullmatch(source)
+    if asked is None:
+        raise ConfigError(
+            f"{source!r}: how many generated cases, of which seed, on which data? "
+            "Write generated:60, generated:60:7 or generated:60:7@moons+digits"
+        )
+    count, seed, data = asked.groups()
     chosen = data.split("+") if data else []
-    made = generated_names(int(count), data=chosen)
+    made = generated_names(int(count or 40), int(seed or 0), chosen)
     for name in chosen:
         if name in FILES:
             find(name)
@@ -163,7 +182,10 @@ def _read(source: str) -> list[Case]:
     path = Path(source) if source.endswith(".jsonl") else _FOLDER / f"{source}.jsonl"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in _FOLDER.glob("*.jsonl")))
-        raise ConfigError(f"unknown source of cases {source!r}: choose from {known}, generated:COUNT or a .jsonl file")
+        raise ConfigError(
+            f"unknown source of cases {source!r}: choose from {known}, generated:COUNT (also :SEED, @DATA+DATA) "
+            "or a .jsonl file"
+        )
     cases = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
@@ -185,7 +207,7 @@ def _case(row: dict[str, Any], source: str) -> Case:
         patched = Program.of(fixed)
     unknown = sorted(set(row.get("faults", ())) - set(FAULT_PROBLEMS))
     if unknown:
-        raise ConfigError(f"unknown fault {unknown[0]!r}: benchmarks/problems.py has no problem names for it")
+        raise ConfigError(f"unknown fault {unknown[0]!r}: benchmarks/cases/problems.py has no problem names for it")
     return Case(
         id=row["id"],
         source=source,

@@ -121,8 +121,6 @@ def _scale(
         return a / 255, b / 255
     if how == "zero_fill_standard":
         a, b = np.where(a == -999, 0.0, a), np.where(b == -999, 0.0, b)
-    elif how not in ("standard", "minmax"):
-        raise DataError(f"unknown scaling {how!r}: raw, div255, standard, minmax or zero_fill_standard")
     shift, span = (a.min(0), np.ptp(a, axis=0)) if how == "minmax" else (a.mean(0), a.std(0))
     span = np.where(span > 0, span, 1.0)
     return (a - shift) / span, (b - shift) / span

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autotrainer.errors import DataError
 
-__all__ = ["VOCABULARY", "make"]
+__all__ = ["MADE", "VOCABULARY", "make"]
 
 Pair = tuple[NDArray[np.generic], NDArray[np.generic]]
 
@@ -25,29 +26,9 @@ def make(name: str) -> list[NDArray[np.generic]]:
     Raises:
         DataError: If there is no such data set.
     """
-    from sklearn import datasets
-
-    made: dict[str, Callable[[], Pair]] = {
-        "arm": _arm,
-        "blob": lambda: datasets.make_blobs(1000, centers=3, n_features=2, cluster_std=2, random_state=2)[:2],
-        "cancer": lambda: datasets.load_breast_cancer(return_X_y=True),
-        "cancer_odd": _odd_cancer,
-        "circle": lambda: datasets.make_circles(1000, noise=0.1, random_state=1),
-        "diabetes": lambda: datasets.load_diabetes(return_X_y=True, scaled=False),
-        "digit_images": lambda: (datasets.load_digits().images[..., None] / 16, datasets.load_digits().target),
-        "digits": lambda: datasets.load_digits(return_X_y=True),
-        "friedman": lambda: datasets.make_friedman1(1000, noise=0.5, random_state=0),
-        "iris": lambda: datasets.load_iris(return_X_y=True),
-        "moons": lambda: datasets.make_moons(1000, noise=0.15, random_state=0),
-        "reviews": _reviews,
-        "shapes": _shapes,
-        "spirals": _spirals,
-        "waves": _waves,
-        "wine": lambda: datasets.load_wine(return_X_y=True),
-    }
-    if name not in made:
-        raise DataError(f"unknown data set {name!r}: choose from {', '.join(made)}")
-    x, y = made[name]()
+    if name not in MADE:
+        raise DataError(f"unknown data set {name!r}: choose from {', '.join(MADE)}")
+    x, y = MADE[name]()
     if name not in ("circle", "blob"):
         order = np.random.default_rng(0).permutation(len(x))
         x, y = x[order], y[order]
@@ -67,9 +48,7 @@ def _arm() -> Pair:
 
 def _odd_cancer() -> Pair:
     """Return ``cancer`` with oddities that do no harm: a constant and a repeated column, 3 % of the labels wrong."""
-    from sklearn import datasets
-
-    x, y = datasets.load_breast_cancer(return_X_y=True)
+    x, y = _sklearn("load_breast_cancer", return_X_y=True)
     wrong = np.random.default_rng(0).random(len(y)) < 0.03
     return np.column_stack([x, np.full(len(x), 7.0), x[:, 0]]), np.where(wrong, 1 - y, y)
 
@@ -123,3 +102,35 @@ def _waves() -> Pair:
     angle = pitch[:, None] * np.arange(24) + draw.uniform(0, 2 * np.pi, (1000, 1))
     x = np.stack([np.sin(angle), np.cos(angle)], axis=2)
     return x + draw.normal(0, 0.3, x.shape), labels
+
+
+def _sklearn(name: str, *given: Any, **settings: Any) -> Any:
+    from sklearn import datasets
+
+    return getattr(datasets, name)(*given, **settings)
+
+
+def _digit_images() -> Pair:
+    digits = _sklearn("load_digits")
+    return digits.images[..., None] / 16, digits.target
+
+
+MADE: Mapping[str, Callable[[], Pair]] = {
+    "arm": _arm,
+    "blob": lambda: _sklearn("make_blobs", 1000, centers=3, n_features=2, cluster_std=2, random_state=2)[:2],
+    "cancer": lambda: _sklearn("load_breast_cancer", return_X_y=True),
+    "cancer_odd": _odd_cancer,
+    "circle": lambda: _sklearn("make_circles", 1000, noise=0.1, random_state=1),
+    "diabetes": lambda: _sklearn("load_diabetes", return_X_y=True, scaled=False),
+    "digit_images": _digit_images,
+    "digits": lambda: _sklearn("load_digits", return_X_y=True),
+    "friedman": lambda: _sklearn("make_friedman1", 1000, noise=0.5, random_state=0),
+    "iris": lambda: _sklearn("load_iris", return_X_y=True),
+    "moons": lambda: _sklearn("make_moons", 1000, noise=0.15, random_state=0),
+    "reviews": _reviews,
+    "shapes": _shapes,
+    "spirals": _spirals,
+    "waves": _waves,
+    "wine": lambda: _sklearn("load_wine", return_X_y=True),
+}
+"""Data sets by name."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.generator.recipes import Row, pick
 
-__all__ = ["MODEL_FAULTS", "Fault", "Inject"]
+__all__ = ["MODEL_FAULTS", "Fault", "Inject", "head"]
 
 Inject = Callable[[Row, Row, np.random.Generator], Row | None]
 
@@ -44,7 +44,8 @@ def _layers(row: Row, change: Callable[[int, Row], Row]) -> Row | None:
     return {"layers": layers} if weighted else None
 
 
-def _head(row: Row, **settings: Any) -> Row:
+def head(row: Row, **settings: Any) -> Row:
+    """Return the layers with other settings of the last one."""
     return {"layers": [*row["layers"][:-1], {**row["layers"][-1], **settings}]}
 
 
@@ -147,15 +148,15 @@ def _doubled_softmax(row: Row, spec: Row, draw: np.random.Generator) -> Row | No
 
 def _relu_output(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
     loss = "bce_clipped" if row["loss"] == "bce" else row["loss"]  # PyTorch's own refuses probabilities above 1
-    return {**_head(row, activation="relu"), "loss": loss}
+    return {**head(row, activation="relu"), "loss": loss}
 
 
 def _one_unit_softmax(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
-    return _head(row, activation="softmax") if spec["outputs"] == 1 else None
+    return head(row, activation="softmax") if spec["outputs"] == 1 else None
 
 
 def _sigmoid_for_values(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
-    return _head(row, activation="sigmoid") if spec["task"] in ("value", "inputs") else None
+    return head(row, activation="sigmoid") if spec["task"] in ("value", "inputs") else None
 
 
 def _mse_for_labels(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
@@ -171,7 +172,7 @@ def _log_of_zero(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
 
 
 def _loud_attention(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
-    gain = float(pick(draw, 10, 30))
+    gain = float(pick(draw, 20, 30))  # a standard normal's in layers of 400 and 900 units
 
     def louder(layers: list[Row]) -> list[Row]:
         return [

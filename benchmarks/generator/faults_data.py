@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.generator.faults import Fault, Inject
+from benchmarks.generator.faults import Fault, Inject, head
 from benchmarks.generator.recipes import Row, pick
 
 __all__ = ["DATA_FAULTS", "LOOP_FAULTS"]
@@ -29,7 +29,10 @@ def _raw_targets(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
 
 
 def _signed_labels(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
-    return {"loss": "bce_clipped", **_data(row, label_encoding="pm1")} if spec["task"] == "binary" else None
+    """On logits, where the loss of label -1 has no lower end; on probabilities, what is clipped hides the fault."""
+    if spec["task"] != "binary":
+        return None
+    return {**head(row, activation=None), "loss": "bce_logits", **_data(row, label_encoding="pm1")}
 
 
 def _labels_from_one(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
@@ -49,7 +52,7 @@ def _rare_class(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
 
 
 def _sorted_rows(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
-    if spec["task"] not in ("binary", "classes"):
+    if spec["task"] not in ("binary", "classes") or spec.get("easy"):
         return None
     return {"loop": {"shuffle": False}, **_data(row, order="by_label")}
 
@@ -75,7 +78,8 @@ def _trains_in_evaluation(row: Row, spec: Row, draw: np.random.Generator) -> Row
 
 
 def _evaluates_in_training(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
-    if not any(layer["type"] == "dropout" for layer in row["layers"]):
+    few = spec["outputs"] < 4  # classes, which are told apart all the same
+    if few or not any(layer["type"] == "dropout" for layer in row["layers"]):
         return None
     rate = float(pick(draw, 0.6, 0.7))
     layers = [{**layer, "rate": rate} if layer["type"] == "dropout" else layer for layer in row["layers"]]
@@ -88,7 +92,7 @@ DATA_FAULTS: Mapping[str, Fault] = {
     "rare_class": Fault("class imbalance", _rare_class, ("rows",)),
     "raw_inputs": Fault("missing normalisation", _raw_inputs, ("inputs",)),
     "raw_targets": Fault("targets not scaled", _raw_targets, ("targets",)),
-    "signed_labels": Fault("labels -1/1 with cross-entropy", _signed_labels, ("targets", "loss")),
+    "signed_labels": Fault("labels -1/1 with cross-entropy", _signed_labels, ("targets", "loss", "output")),
     "sorted_rows": Fault("rows not shuffled", _sorted_rows, ("loop", "rows", "rate"), optimizer="momentum"),
 }
 """Faults of the data, by name."""

@@ -8,6 +8,7 @@ Whether a fault shows is decided by the scores, as for every other case.
 from __future__ import annotations
 
 import itertools
+import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -29,31 +30,42 @@ QUIET = ("mse_for_labels",)
 SEVERAL = 5
 """One case of so many has two faults: AUTOTRAINER's 262 and 422 faulty models have 316 and 506 problems."""
 
+_SEEDS = 1000
+"""Seeds of cases that belong to one seed of `names`: more than a place is ever drawn again."""
+
+_IN_VAIN = 1000
+"""So many cases in a row that are there already end the search for new ones."""
+
 
 def names(count: int, seed: int = 0, data: Sequence[str] = ()) -> list[str]:
-    """Return names of cases, all different: the faults in turn, each on its data sets and networks in turn.
+    """Return names of cases, no two of one training: the faults in turn, each on its data sets and networks in turn.
 
     Args:
         count: How many; each is a pair of a faulty and a healthy training.
-        seed: Draws the order.
+        seed: Draws the order, and cases that no other seed has.
         data: Data sets; empty for all that need no file.
 
     Raises:
-        ConfigError: If a data set is unknown.
+        ConfigError: If a data set is unknown, or has not so many cases.
     """
     unknown = sorted(set(data) - set(DATA))
     if unknown:
         raise ConfigError(f"unknown data set {unknown[0]!r}: choose from {', '.join(DATA)}")
     chosen = list(dict.fromkeys(data)) or [name for name, spec in DATA.items() if "rows" not in spec]
     draw = np.random.default_rng(seed)
-    made: dict[str, None] = {}
+    made: dict[str, str] = {}  # by all that the training is but its name
+    in_vain = 0
     for fault, name, kind, number in _places(chosen, draw):
         if len(made) >= count:
             break
+        if in_vain == _IN_VAIN:
+            raise ConfigError(f"no {count} different cases on {', '.join(chosen)}: {len(made)} were found")
         second = _second(name, kind, fault, draw) if len(made) % SEVERAL == SEVERAL - 1 else None
         faults = sorted({fault, second or fault}, key=list(FAULTS).index)
-        made[f"{name}.{kind}.{'+'.join(faults)}.{seed + number}"] = None
-    return list(made)
+        case = f"{name}.{kind}.{'+'.join(faults)}.{_SEEDS * seed + number}"
+        known = made.setdefault(json.dumps({**generate(case), "id": ""}, sort_keys=True), case)
+        in_vain = 0 if known == case else in_vain + 1
+    return list(made.values())
 
 
 def _places(data: Sequence[str], draw: np.random.Generator) -> Iterator[tuple[str, str, str, int]]:

@@ -43,12 +43,16 @@ def read_rows(path: Path | None) -> list[Row]:
     """Return the rows of a file, of each task the last; none if it does not exist. An incomplete line is left out.
 
     Raises:
-        ConfigError: If a line is no row of a benchmark.
+        ConfigError: If the file can't be read, or a line is no row of a benchmark.
     """
-    if path is None or not path.exists():
+    if path is None:
         return []
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror}") from None
     rows: dict[str, Row] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         try:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from autotrainer.errors import ConfigError
 from benchmarks.cases.case import Case, load_cases
 from benchmarks.data.files import FILES, data_folder, find
 from benchmarks.running.pool import Row, Task, run_all
@@ -46,7 +47,7 @@ class Runs:
             timeout: Seconds for one task.
 
         Raises:
-            ConfigError: If a source or a case is unknown.
+            ConfigError: If a source or a case is unknown, or no case can be had in these frameworks.
             DataError: If data that a case needs are not on this machine.
         """
         cases = load_cases(self.sources, self.names)
@@ -56,6 +57,9 @@ class Runs:
             elif spec.get("generator") in FILES:
                 find(spec["generator"])
         wanted = [task for framework in self.frameworks for task in tasks(cases, framework)]
+        if not wanted:
+            asked = ", ".join(self.names or self.sources) or "no source"
+            raise ConfigError(f"nothing to run: no case of {asked} can be had in {' or '.join(self.frameworks)}")
         return run_all(module, wanted, self.out, workers=self.workers, timeout=timeout, retry=self.retry)
 
     def summaries(
@@ -80,11 +84,15 @@ def by_framework(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def each_task(cases: Sequence[Case], framework: str, seeds: int) -> Iterator[tuple[Case, Task]]:
-    """Yield each case that the framework can have, and each seed, as the beginning of a task."""
+    """Yield each case that the framework can have, and each seed, as the beginning of a task.
+
+    Its recipe is part of the task: a case that was changed is trained anew.
+    """
     for case in cases:
         if framework in case.frameworks:
+            told = {"framework": framework, "source": case.source, "case": case.id, "recipe": case.recipe}
             for seed in range(seeds):
-                yield case, {"framework": framework, "source": case.source, "case": case.id, "seed": seed}
+                yield case, {**told, "seed": seed}
 
 
 def case_of(task: Task) -> Case:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from autotrainer.errors import ConfigError
 from benchmarks.detect.verdicts import Verdict, judge_all
 from benchmarks.repair.outcomes import Outcome, outcomes
-from benchmarks.running.pool import Row, read_rows
+from benchmarks.running.pool import Row
 from benchmarks.running.provenance import told
 from benchmarks.running.runs import by_framework
 from benchmarks.telling.intervals import bootstrap_mean, mcnemar
 from benchmarks.telling.step_ratios import compared, step_ratios
-from benchmarks.telling.suites import suite_of
+from benchmarks.telling.suites import read_last, suite_of
 from benchmarks.telling.tables import listed, table
 
 __all__ = ["compare"]
@@ -45,27 +46,36 @@ def compare(before: Path, after: Path) -> str:
     Raises:
         ConfigError: If a file is missing, empty, of another benchmark, or shares no training with the other.
     """
-    rows = [_read(path) for path in (before, after)]
+    rows = [read_last(path) for path in (before, after)]
     suites = [suite_of(of) for of in rows]
     if suites[0] != suites[1]:
         raise ConfigError(f"{before} holds rows of {suites[0]}, {after} of {suites[1]}: nothing to compare")
     parts = [f"A: {before.name} · {told(rows[0])}", f"B: {after.name} · {told(rows[1])}"]
+    changed = _changed(*rows)
+    rows = [[row for row in of if _training(row) not in changed] for of in rows]
     if suites[0] == "detect":
         parts.append(_detect(*rows))
     elif suites[0] == "repair":
         parts.append(_repair(*rows))
     elif suites[0] == "overhead":
-        parts.append(compared(*map(step_ratios, rows)))
+        ratios = [step_ratios(of) for of in rows]
+        if not set(ratios[0]) & set(ratios[1]):
+            raise ConfigError("the two files share no framework, model and setting")
+        parts.append(compared(*ratios))
     else:
         raise ConfigError(f"rows of {suites[0]} can't be compared: those of detect, repair and overhead can")
-    return "\n\n".join(parts)
+    names = [f"{case} (seed {seed}, {framework})" for framework, case, seed in changed]
+    return "\n".join(["\n\n".join(parts), *listed("Changed from A to B, so not compared", names)])
 
 
-def _read(path: Path) -> list[Row]:
-    rows = read_rows(path)
-    if not rows:
-        raise ConfigError(f"no rows in {path}")
-    return rows
+def _training(row: Row) -> tuple[Any, ...]:
+    return tuple(row["task"].get(part) for part in ("framework", "case", "seed"))
+
+
+def _changed(before: Sequence[Row], after: Sequence[Row]) -> list[tuple[Any, ...]]:
+    """Return the trainings whose case has another recipe in the two files; older rows don't tell theirs."""
+    recipes = [{_training(row): row["task"].get("recipe") for row in of} for of in (before, after)]
+    return [one for one, recipe in recipes[0].items() if recipe and (recipes[1].get(one) or recipe) != recipe]
 
 
 def _detect(before: Sequence[Row], after: Sequence[Row]) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autotrainer.errors import ConfigError
 from benchmarks.detect.verdicts import judge_all
 from benchmarks.repair.outcomes import outcomes
+from benchmarks.running.files import write
 from benchmarks.running.pool import Row
 from benchmarks.running.provenance import told
 from benchmarks.running.runs import by_framework
@@ -48,11 +48,7 @@ def page(suites: Mapping[str, Sequence[Row]], out: Path) -> None:
         loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, trim_blocks=True
     )
     text = environment.get_template("page.html.j2").render(parts=parts)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{out} can't be written: {error.strerror}") from None
+    write(out, text)
 
 
 def blocks(markdown: str) -> Iterator[dict[str, Any]]:

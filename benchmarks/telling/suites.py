@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from autotrainer.errors import ConfigError
-from benchmarks.running.pool import Row, read_rows
+from benchmarks.running.pool import Row, key, read_rows
 
-__all__ = ["read_suites", "suite_of", "tables_of"]
+__all__ = ["read_last", "read_suites", "suite_of", "tables_of"]
 
 
 def suite_of(rows: Iterable[Row]) -> str:
@@ -23,6 +23,18 @@ def suite_of(rows: Iterable[Row]) -> str:
     return found[0]
 
 
+def read_last(path: Path) -> list[Row]:
+    """Read a file of rows; of a training that was run again because its case was changed, the last row.
+
+    Raises:
+        ConfigError: If the file is missing, empty or holds what is no row.
+    """
+    rows = {key({**row["task"], "recipe": None}): row for row in read_rows(path)}
+    if not rows:
+        raise ConfigError(f"no rows in {path}")
+    return list(rows.values())
+
+
 def read_suites(paths: Sequence[Path]) -> dict[str, list[Row]]:
     """Read files of rows and return them by benchmark.
 
@@ -31,10 +43,7 @@ def read_suites(paths: Sequence[Path]) -> dict[str, list[Row]]:
     """
     found: dict[str, list[Row]] = {}
     for path in paths:
-        rows = read_rows(path)
-        if not rows:
-            raise ConfigError(f"no rows in {path}")
-        for row in rows:
+        for row in read_last(path):
             found.setdefault(_suite(row), []).append(row)
     return found
 
@@ -66,7 +75,7 @@ def tables_of(suite: str, rows: Sequence[Row]) -> str:
 
 def _suite(row: Row) -> str:
     task = row["task"]
-    for suite, key in (("calibrate", "logs"), ("detect", "variants"), ("repair", "methods"), ("overhead", "model")):
-        if key in task:
+    for suite, part in (("calibrate", "logs"), ("detect", "variants"), ("repair", "methods"), ("overhead", "model")):
+        if part in task and "framework" in task:
             return suite
     raise ConfigError(f"a row of no known benchmark: its task has {', '.join(sorted(task))}")

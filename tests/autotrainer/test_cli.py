@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from autotrainer import __version__, registry
-from autotrainer.cli import COMMANDS, main
+from autotrainer.cli import COMMANDS, calibration, main
 from autotrainer.cli.common import import_quietly
 from autotrainer.findings import Finding, Severity
 from autotrainer.report import Report
@@ -81,7 +82,13 @@ def test_rules_lists_every_problem_once(capsys: Capture) -> None:
     assert lines[0].split() == ["code", "problem", "thresholds"]
     assert [line.split()[:2] for line in lines[1:]] == [[rule.code, rule.problem] for rule in registry.rules()]
     assert main(["rules", "--json"]) == 0
-    assert [r["problem"] for r in json.loads(capsys.readouterr().out)] == [r.problem for r in registry.rules()]
+    told = json.loads(capsys.readouterr().out)
+    assert [r["problem"] for r in told] == [r.problem for r in registry.rules()]
+    for rule, found in zip(registry.rules(), told, strict=True):
+        for name, threshold in rule.THRESHOLDS.items():
+            least, most = found["thresholds"][name]["minimum"], found["thresholds"][name]["maximum"]
+            assert threshold.minimum == (-math.inf if least is None else least)
+            assert threshold.maximum == (math.inf if most is None else most)
 
 
 def test_explain_knows_problem_code_alias_and_repair(capsys: Capture) -> None:
@@ -96,6 +103,66 @@ def test_explain_knows_problem_code_alias_and_repair(capsys: Capture) -> None:
         assert repair.name in capsys.readouterr().out
     assert main(["explain", "clip-gradients", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kind"] == "repair"
+
+
+_LINES = {"default": 0.001, "values": [0.0005, 0.001, 0.002], "hits": [1, 2, 3], "alarms": [0, 0, 1]}
+_CHOSE = {"groups": 6, "values": [0.001, 0.002], "f1": 0.5, "default": 0.75}
+
+
+def _calibrated(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: object) -> Path:
+    """Let the rules' calibration be one of four trainings with a vanishing gradient and ten healthy ones."""
+    file = folder / "calibration.json"
+    thresholds = {
+        "ratio": {**_LINES, "beside": [0, 0, 0], "chose": {"data": _CHOSE, "kind": {**_CHOSE, "groups": 1}}},
+        "gone": {},
+    }
+    usual = {"hits": 2, "alarms": 0, "beside": 7}
+    rule = {"bar": "error", "cause": 4, "usual": usual, "thresholds": thresholds, "still": ["first"], **changes}
+    made: dict[str, object] = {
+        "cases": 9,
+        "sources": ["real"],
+        "frameworks": ["pytorch"],
+        "seeds": [0, 1],
+        "commit": "abc123",
+    }
+    told = {"made": {**made, "trainings": 17, "healthy": 10}, "rules": {"vanishing_gradient": rule}}
+    file.write_text(json.dumps(told))
+    monkeypatch.setattr(calibration, "_beside", lambda rule: file)
+    return file
+
+
+def test_the_page_of_a_rule_shows_its_calibration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    file = _calibrated(tmp_path, monkeypatch)
+    assert main(["explain", "AT101"]) == 0
+    page = " ".join(capsys.readouterr().out.partition("\nCalibration\n")[2].split())
+    assert "in 2/4 (50 %) of the faulty trainings whose cause it names" in page
+    table = "0.0005 1/4 (25 %) 1.00 0/10 (0 %) * 0.001 2/4 (50 %) 1.00 0/10 (0 %) 0.002 3/4 (75 %) 0.75 1/10 (10 %)"
+    assert f"vanishing_gradient.ratio cause named precision on healthy {table}" in page
+    assert "6 data sets left out in turn: at 0.001 – 0.002; on those left out 0.50, with the default 0.75" in page
+    assert "kinds of network" not in page  # there was but one
+    assert "The default was" not in page
+    assert "Of 17 trainings, 10 of them healthy by their scores, in 9 cases" in page
+    assert "commit abc123" in page
+    assert main(["explain", "dying_relu"]) == 0  # not in the file
+    assert "Calibration" not in capsys.readouterr().out
+    file.unlink()
+    assert main(["explain", "AT101"]) == 0
+    assert "Calibration" not in capsys.readouterr().out
+
+
+def test_a_calibration_of_other_times_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    lines = {**_LINES, "default": 0.002, "beside": [0, 0, 0], "chose": {}}
+    file = _calibrated(tmp_path, monkeypatch, thresholds={"ratio": lines}, cause=0)
+    assert main(["explain", "AT101"]) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    assert "(The default was 0.002 then, and is 0.001 now.)" in page
+    assert "* 0.001 – – 0/10 (0 %)" in page
+    for broken in ("no json", "[]", '{"rules": {"vanishing_gradient": {}}}'):
+        file.write_text(broken)
+        assert main(["explain", "AT101"]) == 2
+        assert "is no calibration of rules" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

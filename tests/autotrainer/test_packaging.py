@@ -37,11 +37,15 @@ def test_setup_cfg_lists_every_package() -> None:
 
 def test_data_files_are_listed_and_there() -> None:
     for package, patterns in _setup()["options.package_data"].items():
-        folder = ROOT.joinpath(*package.split("."))
+        mapped = _setup()["options"]["package_dir"].split()
+        folder = ROOT / mapped[mapped.index(package) + 2] if package in mapped else ROOT.joinpath(*package.split("."))
         for pattern in patterns.replace(",", " ").split():
             assert list(folder.glob(pattern)), f"{package}: nothing matches {pattern}"
-    others = {p for p in (ROOT / "autotrainer").rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
-    assert {p.suffix or p.name for p in others} <= {".typed", ".j2", ".npz"}
+    files = {
+        p for top in ("autotrainer", "backends", "rules", "repairs") for p in (ROOT / top).rglob("*") if p.is_file()
+    }
+    others = {p for p in files if p.suffix not in (".py", ".pyc")}
+    assert {p.suffix or p.name for p in others} <= {".typed", ".j2", ".npz", ".json"}
 
 
 def test_pyproject_holds_no_metadata() -> None:
@@ -65,7 +69,8 @@ def test_wheel_content(tmp_path: Path) -> None:
     subprocess.run([*pip, str(copy)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"autotrainer/py.typed", "autotrainer/templates/report.html.j2", "autotrainer/demo/data.npz"} <= names
+    data = ("py.typed", "templates/report.html.j2", "demo/data.npz", "rules/calibration.json")
+    assert {f"autotrainer/{name}" for name in data} <= names
     for package in _folders():
         assert f"{package.replace('.', '/')}/__init__.py" in names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"autotrainer"}

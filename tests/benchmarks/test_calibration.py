@@ -12,15 +12,16 @@ import torch
 
 import autotrainer
 from autotrainer.errors import ConfigError
-from benchmarks.calibration import curves as calibration_curves
-from benchmarks.calibration import suite as calibration
+from benchmarks.calibration import suite
 from benchmarks.calibration.curves import save_curves
-from benchmarks.calibration.replay import Axis, axes, levels, levels_of_all
+from benchmarks.calibration.pages import calibration, save_page
+from benchmarks.calibration.replay import Axis, _scaled, axes, levels, levels_of_all
 from benchmarks.calibration.run import kind_of
 from benchmarks.calibration.scoring import Counts, Judged, counts, cross_validate, has_effect, wins
 from benchmarks.calibration.suite import calibrate, judged_logs, report
 from benchmarks.cases.case import load_cases
 from benchmarks.running.runs import Runs
+from benchmarks.telling import plots
 
 AXIS = Axis("dying_relu", "dead_units", 0.5, (0.25, 0.5, 0.75))
 
@@ -65,6 +66,15 @@ def test_all_rules_have_an_axis_around_their_defaults() -> None:
     assert max(by_name["dying_relu.dead_units"].values) < 1
     assert by_name["vanishing_gradient.ratio"].values[-1] == pytest.approx(16e-3)
     assert min(by_name["exploding_gradient.growth"].values) >= 1  # smaller ones are refused
+
+
+@pytest.mark.parametrize(
+    ("default", "k", "value"), [(3.0, 2, 12.0), (0.5, 1, 2 / 3), (0.001, -1, 0.0005), (-1.5, 1, math.log10(2) - 1.5)]
+)
+def test_values_around_a_default(default: float, k: int, value: float) -> None:
+    assert _scaled(default, k) == pytest.approx(value)
+    assert _scaled(default, 0) == default
+    assert _scaled(default, -4) < _scaled(default, -1) < default < _scaled(default, 4)
 
 
 def test_one_replay_tries_a_value_of_each_rule(log: Path) -> None:
@@ -144,9 +154,45 @@ def test_curves_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     pytest.importorskip("matplotlib")
     save_curves(judged, [AXIS], tmp_path / "curves")
     assert "dying_relu.dead_units" in (tmp_path / "curves" / "dying_relu.svg").read_text()
-    monkeypatch.setattr(calibration_curves, "find_spec", lambda name: None)
+    monkeypatch.setattr(plots, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="matplotlib"):
         calibrate(Runs(["pytorch"], ["real"], out=tmp_path / "rows.jsonl"))
+
+
+MADE = {"cases": 2, "sources": ["generated:2"], "frameworks": ["pytorch"], "seeds": [0], "commit": "abc"}
+
+
+def test_what_a_page_shows() -> None:
+    judged = [one("e--", faulty=True, data="a"), one("e--", faulty=True, data="b"), one("e--", faulty=False)]
+    judged.append(one("eee", faulty=True, cause="nonfinite"))
+    told = calibration(judged, [AXIS], MADE)
+    assert told["made"] == {**MADE, "trainings": 4, "healthy": 1}
+    rule = told["rules"]["dying_relu"]
+    assert (rule["bar"], rule["cause"], rule["usual"]) == ("error", 2, {"hits": 0, "alarms": 0, "beside": 1})
+    lines = rule["thresholds"]["dead_units"]
+    assert (lines["values"], lines["hits"], lines["alarms"]) == ([0.25, 0.5, 0.75], [2, 0, 0], [1, 0, 0])
+    assert lines["chose"]["data"] == {"groups": 2, "values": [0.25, 0.25], "f1": 0.8, "default": 0.0}
+    json.dumps(told, allow_nan=False)
+
+
+def test_a_rule_that_never_errs_is_shown_by_its_warnings() -> None:
+    rule = calibration([one("ww-", faulty=True), one("---", faulty=False)], [AXIS], MADE)["rules"]["dying_relu"]
+    assert rule["bar"] == "warning"
+    assert rule["thresholds"]["dead_units"]["hits"] == [1, 1, 0]
+    rule = calibration([one("eee", faulty=True, cause="x"), one("---", faulty=False)], [AXIS], MADE)["rules"][
+        "dying_relu"
+    ]
+    assert (rule["thresholds"], rule["still"]) == ({}, ["dead_units"])
+
+
+def test_the_pages_file_has_a_line_for_each_rule(tmp_path: Path) -> None:
+    judged = [one("e--", faulty=True), one("---", faulty=False)]
+    path = tmp_path / "new" / "calibration.json"
+    assert save_page(judged, [AXIS], MADE, path) == "Pages of 1 rules: calibration.json"
+    assert json.loads(path.read_text()) == calibration(judged, [AXIS], MADE)
+    assert [line[:12] for line in path.read_text().splitlines()] == ['{"made": {"c', '"rules": {', '"dying_relu"', "}}"]
+    with pytest.raises(ConfigError, match="can't be written"):
+        save_page(judged, [AXIS], MADE, path / "below")
 
 
 def test_only_trainings_whose_state_is_known_are_replayed(log: Path) -> None:
@@ -172,11 +218,14 @@ def test_kinds_of_networks() -> None:
 @pytest.mark.slow
 def test_one_case_from_training_to_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = [axis for axis in axes() if axis.problem == "slow_convergence"]
-    monkeypatch.setattr(calibration, "axes", lambda: wanted)
+    monkeypatch.setattr(suite, "axes", lambda: wanted)
     runs = Runs(["pytorch"], ["generated"], names=["moons.mlp.rate_too_low.0"], out=tmp_path / "rows.jsonl", workers=1)
-    text = calibrate(runs, plots=False)
+    page = tmp_path / "page.json"
+    text = calibrate(runs, plots=False, page=page)
+    made = json.loads(page.read_text())["made"]
+    assert (made["cases"], made["sources"], made["seeds"]) == (1, ["moons.mlp.rate_too_low.0"], [0])
     assert "2 trainings: 1 faulty, 1 healthy" in text
     assert "| slow_convergence | 1/1 (100 %) | 1.00 | 0/1 (0 %) |" in text
     assert len(list((tmp_path / "rows-logs").glob("*.jsonl"))) == 2
-    assert calibrate(runs, plots=False) == text  # from the rows and logs, without a training
+    assert calibrate(runs, plots=False, page=page) == text  # from the rows and logs, without a training
     assert len(list((tmp_path / "rows-logs").glob("*.jsonl"))) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -75,6 +76,14 @@ def test_cases_of_several_sources_are_found_by_name() -> None:
         (lambda row: row.update(loss="mae"), "unknown loss 'mae': choose from bce,"),
         (lambda row: row.update(epochs=0), "epochs is 0"),
         (lambda row: row.update(layers=[]), "no layers"),
+        (lambda row: row.update(layers="dense"), "no layers"),
+        (lambda row: row.update(layers=["dense"]), "layer 'dense': an object is wanted"),
+        (lambda row: row["layers"][0].update(activation="rely"), "unknown activation of a dense layer 'rely'"),
+        (lambda row: row["layers"][0].update(init="xavier"), "unknown init of a dense layer 'xavier'"),
+        (lambda row: row["layers"][0].update(units="8"), "units of a dense layer is '8': a number is wanted"),
+        (lambda row: row["optimizer"].update(lr="1e-3"), "lr of the optimizer is '1e-3': a number is wanted"),
+        (lambda row: row["dataset"].update(generator="moon"), "unknown data set 'moon': choose from arm,"),
+        (lambda row: row["dataset"].update(scaling="std"), "unknown scaling 'std'"),
         (lambda row: row.update(layers=[{"type": "conv3d"}]), "unknown type of layer 'conv3d'"),
         (
             lambda row: row.update(layers=[{"type": "residual", "layers": [{"type": "dense"}]}]),
@@ -93,7 +102,7 @@ def test_a_broken_case_file_is_told_with_its_line(
     change: Callable[[dict[str, Any]], object], said: str, tmp_path: Path
 ) -> None:
     good = generate("moons.mlp.zero_init.0")
-    broken = {**good, "id": "second"}
+    broken = {**copy.deepcopy(good), "id": "second"}
     change(broken)
     path = tmp_path / "own.jsonl"
     path.write_text(json.dumps(good) + "\n")
@@ -101,6 +110,18 @@ def test_a_broken_case_file_is_told_with_its_line(
     path.write_text(f"{json.dumps(good)}\n{json.dumps(broken)}\n")
     with pytest.raises(ConfigError, match=f"own.jsonl, line 2: .*{said}"):
         load_cases([str(path)])
+
+
+def test_a_recipe_tells_a_changed_case(tmp_path: Path) -> None:
+    def recipe(**changes: Any) -> str:
+        path = tmp_path / "own.jsonl"
+        path.write_text(json.dumps({**generate("moons.mlp.zero_init.0"), **changes}) + "\n")
+        (case,) = load_cases([str(path)])
+        return case.recipe
+
+    assert recipe() == recipe(id="another", faults=[])
+    fix = generate("moons.mlp.zero_init.0")["fix"]
+    assert len({recipe(), recipe(epochs=7), recipe(loop={"shuffle": False}), recipe(fix={**fix, "epochs": 7})}) == 4
 
 
 def test_a_line_that_is_no_json_is_told(tmp_path: Path) -> None:

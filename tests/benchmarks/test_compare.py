@@ -91,6 +91,26 @@ def test_step_times_are_compared_by_their_intervals(tmp_path: Path, capsys: pyte
     assert re.search(r"pytorch · cnn · default .* \| within noise", text)
 
 
+def test_a_case_that_was_changed_is_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = ([watched(case, found=True) for case in CASES] for _ in range(2))
+    before[0]["task"]["recipe"], after[0]["task"]["recipe"] = "1", "2"
+    after[1]["task"]["recipe"] = "3"  # a row from before recipes were told
+    text = compared(tmp_path, before, after, capsys)
+    assert "| error found | 11/11 | 11/11 |" in text
+    assert text.endswith(f"Changed from A to B, so not compared:\n\n* {CASES[0]} (seed 0, pytorch)\n")
+
+
+def test_of_a_case_that_was_run_again_the_last_row_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = ([watched(case, found=found) for case in CASES] for found in (False, True))
+    for row in new:
+        row["task"]["recipe"] = "2"
+    text = compared(tmp_path, old, [*old, *new], capsys)
+    assert "| error found | 0/12 | 12/12 |" in text
+
+
+CALIBRATED = {"task": {"framework": "pytorch", "logs": "x"}}
+
+
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
@@ -98,7 +118,9 @@ def test_step_times_are_compared_by_their_intervals(tmp_path: Path, capsys: pyte
         ([watched(CASES[0], found=True)], [repaired(CASES[0], 1.0)], "rows of detect"),
         ([watched(CASES[0], found=True)], [watched(CASES[1], found=True)], "share no training"),
         ([{"task": {"what": 1}}], [watched(CASES[1], found=True)], "no known benchmark"),
-        ([{"task": {"logs": "x"}}], [{"task": {"logs": "x"}}], "can't be compared"),
+        ([{"task": {"logs": "x"}}], [{"task": {"logs": "x"}}], "no known benchmark"),
+        ([CALIBRATED], [CALIBRATED], "can't be compared"),
+        ([timed("mlp")], [timed("cnn")], "share no framework, model and setting"),
     ],
 )
 def test_what_can_not_be_compared_ends_with_status_2(

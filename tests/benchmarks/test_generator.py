@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 
 from autotrainer.errors import ConfigError
 from benchmarks.cases.case import FAULT_PROBLEMS, Case, load_cases
-from benchmarks.data.datasets import load
+from benchmarks.data.datasets import Arrays, load
 from benchmarks.generator.generate import DATA, FAULTS, QUIET, SEVERAL, generate, names
+from benchmarks.programs.pytorch import build, loss_module, make_optimizer, to_inputs, to_targets
 
 EMBEDDED = [data for data, spec in DATA.items() if "rows" not in spec]
 
@@ -29,6 +31,49 @@ def test_as_many_as_in_both_evaluations_of_autotrainer() -> None:
     assert set(counts) == set(FAULTS) - set(QUIET)
     assert max(counts.values()) <= 701 * 0.08
     assert sum("+" in name for name in made) == 701 // SEVERAL
+
+
+def test_no_training_is_there_twice() -> None:
+    programs = [(case.given, case.fixed) for case in load_cases(["generated:701"])]
+    assert all(programs.count(pair) == 1 for pair in programs)
+    with pytest.raises(ConfigError, match="no 5000 different cases on iris"):
+        names(5000, data=["iris"])
+
+
+@pytest.mark.parametrize("source", ["generated:60:7", "generated:60:7@moons", "generated:3:1@moons+iris"])
+def test_another_seed_has_other_cases(source: str) -> None:
+    others = {case.id for case in load_cases([source])}
+    assert len(others) == int(source.split(":")[1])
+    assert not others & set(names(701))
+    data = source.partition("@")[2]
+    assert not data or {name.split(".")[0] for name in others} == set(data.split("+"))
+    (first, *_) = load_cases([source])
+    assert load_cases(["generated"], [first.id]) == [first]  # it follows from its name, whatever the seed
+
+
+@pytest.mark.parametrize(
+    "source", ["generated:", "generated:0", "generated:x", "generated::7", "generated:60:", "generated:60:7@"]
+)
+def test_an_unreadable_number_of_cases_is_an_error(source: str) -> None:
+    with pytest.raises(ConfigError, match="generated:60:7@moons"):
+        load_cases([source])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Using a target size:UserWarning")  # one of the faults
+def test_every_case_can_be_built() -> None:
+    cases = load_cases(["generated:701"])
+    arrays: dict[str, Arrays] = {}
+    for program in (program for case in cases for program in (case.given, case.fixed)):
+        assert program is not None
+        which = json.dumps([program.dataset, program.layers[-1]["units"]])
+        if which not in arrays:
+            arrays[which] = load(program, 0)
+        data = arrays[which]
+        model = build(program, data.x_train.shape[1:]).eval()
+        make_optimizer(program, model.parameters())
+        outputs = model(to_inputs(program, data.x_train[:4]))
+        assert loss_module(program)(outputs, to_targets(data.y_train[:4])).ndim == 0
 
 
 def test_few_names_have_every_fault() -> None:

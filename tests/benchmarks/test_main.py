@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from benchmarks.__main__ import main
 from benchmarks.calibration import suite as calibration
 from benchmarks.detect import suite as detect
 from benchmarks.repair import suite as repair
+from benchmarks.running import pool
 from benchmarks.telling import plots
 
 
@@ -33,12 +35,12 @@ def test_what_is_asked_for_is_passed_on(passed: list[Any], capsys: pytest.Captur
 def test_a_place_of_a_file_is_not_told(passed: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "rows.jsonl")
     assert main(["detect", "--out", out, "--framework=keras3"]) == 0
-    assert main(["calibrate", f"--out={out}", "--curves", str(tmp_path)]) == 0
+    assert main(["calibrate", f"--out={out}", "--curves", str(tmp_path), "--page", str(tmp_path / "p.json")]) == 0
     assert capsys.readouterr().out.split("`")[1::2] == [
         "python -m benchmarks detect --framework=keras3",
         "python -m benchmarks calibrate",
     ]
-    assert passed[-2:] == [tmp_path, True]
+    assert passed[-3:] == [tmp_path, True, tmp_path / "p.json"]
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,11 @@ def test_quick_takes_a_part_of_the_default_cases(passed: list[Any], command: str
     [
         (["detect", "--only", "nothing"], "'nothing'"),
         (["detect", "--cases", "nowhere"], "'nowhere'"),
+        (["detect", "--cases", "generated:60:x"], "generated:60:7"),
+        (["detect", "--cases", "generated:5@imbd"], "'imbd'"),
+        (["detect", "--cases", ""], "nothing to run"),
+        (["detect", "--framework", "keras3", "--cases", "generated", "--only", "moons.mlp.no_zero_grad.0"], "keras3"),
+        (["repair", "--cases", "generated", "--only", "moons.mlp.no_zero_grad.0"], "moons.mlp.no_zero_grad.0"),
         (["repair", "--methods", "prayer"], "'prayer'"),
         (["repair", "--budget", "0.5"], "at least 1"),
         (["page", "missing.jsonl"], "missing.jsonl"),
@@ -71,13 +78,46 @@ def test_bad_input_ends_with_status_2(arguments: list[str], words: str, capsys: 
 
 
 @pytest.mark.parametrize(
-    "arguments", [["repair", "--budget", "x"], ["detect", "--seeds", "0"], ["detect", "--html", "x"]]
+    "arguments",
+    [
+        *(["repair", "--budget", budget] for budget in ("x", "nan", "3,inf", "")),
+        *(["detect", "--overhead", share] for share in ("x", "nan", "0", "-1", "7")),
+        ["detect", "--seeds", "0"],
+        ["detect", "--html", "x"],
+    ],
 )
 def test_what_the_parser_refuses_ends_with_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
     assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--html", "--page", "--curves", "--out", "--output"])
+def test_what_cannot_be_written_is_told_before_the_run(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pool, "_run_one", lambda *given: pytest.fail("a task was run"))
+    (tmp_path / "file").touch()
+    place, rows = str(tmp_path / "file" / "x"), str(tmp_path / "rows.jsonl")
+    command = ["calibrate", "--no-plots"] if option in ("--page", "--curves") else ["detect"]
+    command += ["--cases", "generated", "--only", "moons.mlp.zero_init.0"]
+    command += ["--out", rows] if option != "--out" else []
+    if option == "--output":
+        task = {
+            "framework": "pytorch",
+            "source": "generated",
+            "case": "moons.mlp.zero_init.0",
+            "seed": 0,
+            "variants": [],
+        }
+        (tmp_path / "rows.jsonl").write_text(json.dumps({"task": task, "error": "no end"}))
+        command = ["page", rows]
+    assert main([*command, option, place]) == 2
+    said = capsys.readouterr().err
+    assert place in said
+    assert "can't be written" in said
+    assert len(said.splitlines()) == 1
 
 
 def test_a_missing_library_is_told_before_the_run(
