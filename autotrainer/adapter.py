@@ -17,8 +17,9 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from autotrainer.data import Data
+from autotrainer.data import ArrayData, Data
 from autotrainer.edits import Edit, SetLearningRate, SetMomentum, SetWeightDecay, SwapOptimizer
+from autotrainer.first_bad import FirstBad
 from autotrainer.monitor import Monitor, Observer
 from autotrainer.signals import LayerInfo, Observation
 from autotrainer.task import TaskContext
@@ -28,6 +29,7 @@ __all__ = [
     "Evaluation",
     "FitRequest",
     "Run",
+    "Search",
     "Support",
     "SupportLevel",
     "Trained",
@@ -172,6 +174,17 @@ class Run(Protocol):
         """
 
 
+class Search(Run, Protocol):
+    """A run that looks for the first value that is not finite."""
+
+    first: int
+    """First step to check."""
+    found: FirstBad | None
+    """What was found: the trainer sets it, and is given no more work from then on."""
+    steps: int
+    """Training steps that were accounted for."""
+
+
 @dataclass(slots=True)
 class Trained:
     """A finished managed training.
@@ -200,6 +213,33 @@ class Trainer(ABC):
     @abstractmethod
     def supports(self, edit: Edit) -> Support:
         """Say whether a training with this edit can be run, and why not."""
+
+    def sample(self, data: Data, rows: int) -> ArrayData | None:
+        """Return the first rows of a data set as arrays, in the types in which its batches come.
+
+        Args:
+            data: Training or validation data.
+            rows: How many at most; whole batches are read until there are as many.
+
+        Returns:
+            The rows; None where a batch is no (inputs, targets), rows differ in form, or the backend reads no streams.
+        """
+        return data.take(np.arange(min(rows, data.rows))) if isinstance(data, ArrayData) else None
+
+    def set_rate(self, trained: Trained, rate: float) -> bool:
+        """Set the learning rate of a training that runs, before its next step.
+
+        Returns:
+            False where that can't be done: nothing has changed then.
+        """
+        return False
+
+    def search(self, spec: TrainingSpec, run: Search) -> None:
+        """Replay a training, check each step from a given one on, and tell the first value that is not finite.
+
+        Nothing is observed meanwhile, and a trainer that can't do so does nothing.
+        """
+        return None
 
     @abstractmethod
     def train(self, spec: TrainingSpec, run: Run) -> Trained:

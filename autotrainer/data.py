@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from autotrainer.errors import DataError
 
-__all__ = ["ArrayData", "Data", "StreamData", "as_array", "normalize"]
+__all__ = ["ArrayData", "Data", "StreamData", "arrays_of", "as_array", "normalize", "stacked"]
 
 _NUMERIC = "biufcV"
 """Kinds of NumPy types that inputs and targets may have; V are the narrow floating types of ml_dtypes."""
@@ -77,6 +77,13 @@ def map_arrays(function: Callable[[NDArray[Any]], NDArray[Any]], inputs: Any) ->
     return function(inputs)
 
 
+def arrays_of(inputs: Any) -> list[NDArray[Any]]:
+    """Return the array or arrays of inputs: those of a dict in the order of their names."""
+    if isinstance(inputs, Mapping):
+        return [inputs[name] for name in sorted(inputs)]
+    return list(inputs) if isinstance(inputs, tuple) else [inputs]
+
+
 def normalize(data: Any, what: str) -> Data:
     """Bring data to one of the two forms.
 
@@ -107,6 +114,33 @@ def normalize(data: Any, what: str) -> Data:
     if hasattr(data, "__next__"):
         raise DataError(f"{what} is an iterator that can be read once only; give the loader or data set itself")
     return StreamData(data)
+
+
+def stacked(inputs: Sequence[Any], targets: Sequence[NDArray[Any]], rows: int) -> ArrayData | None:
+    """Put the first rows of batches together.
+
+    Args:
+        inputs: Of each batch: an array, or a list, tuple or dict of arrays.
+        targets: Of each batch.
+        rows: How many rows at most.
+
+    Returns:
+        The rows; None where there is none, or batches differ in form.
+    """
+    inputs = [tuple(batch) if isinstance(batch, list) else batch for batch in inputs]
+    flat = [arrays_of(batch) for batch in inputs]
+    if not flat or not all(isinstance(part, np.ndarray) and part.ndim for parts in flat for part in parts):
+        return None
+    shapes = {tuple(part.shape[1:] for part in (*parts, wanted)) for parts, wanted in zip(flat, targets, strict=True)}
+    if len(shapes) > 1:
+        return None
+    joined = [np.concatenate(parts)[:rows] for parts in zip(*flat, strict=True)]
+    first = inputs[0]
+    if isinstance(first, Mapping):
+        whole: Any = dict(zip(sorted(first), joined, strict=True))
+    else:
+        whole = tuple(joined) if isinstance(first, tuple) else joined[0]
+    return ArrayData(whole, np.concatenate(targets)[:rows])
 
 
 def _holds_arrays(values: list[Any]) -> bool:

@@ -1,13 +1,20 @@
-"""Tells weights of a special form from their values: all zero, one constant, the same for all units or all inputs."""
+"""Tells weights of a special form from their values: all zero, one constant, the same for all units, just drawn."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["recurrent_form", "weight_form"]
+__all__ = ["is_drawn", "recurrent_form", "weight_form"]
+
+_LEAST, _LEAST_NORMAL = 256, 4096
+
+_LEVEL = 1.95
+"""Distance of Kolmogorov and Smirnov, times the root of the number of values, that chance exceeds in 0.1 % of cases."""
 
 
 def weight_form(matrix: NDArray[Any]) -> str:
@@ -39,3 +46,39 @@ def recurrent_form(matrices: Sequence[NDArray[Any]]) -> str:
 
 def _is_one_value(values: NDArray[Any]) -> bool:
     return bool((values == values.flat[0]).all())
+
+
+def is_drawn(values: NDArray[Any], bounds: Sequence[float], deviations: Sequence[float]) -> bool:
+    """Say whether values look as an initializer has just drawn them: training keeps neither edges nor distribution.
+
+    Their distribution must be that of the initializer by the test of Kolmogorov and Smirnov, at a level of 0.1 %. A
+    uniform one also reaches both bounds up to what chance leaves free, and never passes them.
+
+    Args:
+        values: Flat; at least 256, and 4096 for a normal distribution, which trained weights resemble more.
+        bounds: Largest values of usual uniform distributions around zero.
+        deviations: Standard deviations of usual normal distributions around zero.
+    """
+    count = values.size
+    if count < _LEAST or not np.isfinite(values).all():
+        return False
+    ordered = np.sort(values.ravel())
+    for bound in bounds:
+        ends = np.array([-ordered[0], ordered[-1]]) / bound
+        reached = (ends >= 1 - 20 / count).all() and (ends <= 1 + 1e-5).all()  # one misses by chance once in e^10
+        if reached and _distance(ordered / (2 * bound) + 0.5) <= _LEVEL / math.sqrt(count):
+            return True
+    if count < _LEAST_NORMAL:
+        return False
+    below = np.array([_normal(ordered / deviation) for deviation in deviations])
+    return any(_distance(one) <= _LEVEL / math.sqrt(count) for one in below)
+
+
+def _distance(expected: NDArray[Any]) -> float:
+    """Return how far the observed distribution is from the expected one, given at the ordered values."""
+    ranks = np.arange(len(expected) + 1) / len(expected)
+    return float(max(np.abs(expected - ranks[:-1]).max(), np.abs(expected - ranks[1:]).max()))
+
+
+def _normal(values: NDArray[Any]) -> NDArray[Any]:
+    return 0.5 + 0.5 * np.fromiter(map(math.erf, (values / math.sqrt(2)).tolist()), np.float64, len(values))

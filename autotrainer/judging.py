@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from autotrainer.adapter import Evaluation
 from autotrainer.data import ArrayData, Data
-from autotrainer.metric_choice import MetricChoice, accuracy_metric
+from autotrainer.metric_choice import MetricChoice, accuracy_metric, r2_metric
 from autotrainer.metrics import Judged, Metric, RowMetric
 from autotrainer.summary import DataSummary
 from autotrainer.task import MASKED, TargetSummary, TaskContext
@@ -78,6 +78,17 @@ class Judge:
         if self._metric.name != "accuracy" or math.isnan(share):
             return True
         return judged.value > share + 1.645 * math.sqrt(share * (1 - share) / len(judged.rows))
+
+    def rows(self, evaluation: Evaluation) -> Judged | None:
+        """Score an evaluation row by row by accuracy or R², whatever the metric; None where the task has neither."""
+        seen = self._seen(evaluation)
+        if not len(seen.outputs):
+            return None
+        metric = accuracy_metric(self._context, self.targets, seen) or r2_metric(seen)
+        try:
+            return None if metric is None else metric.judge(seen)
+        except ValueError:  # shapes that do not belong together: nothing to tell
+            return None
 
     def accuracy(self, evaluation: Evaluation, judged: Judged) -> float:
         """Return the accuracy for the rules, whatever the metric; NaN where the task is no classification.

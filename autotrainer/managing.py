@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from autotrainer.adapter import FitRequest, Trainer, TrainingSpec
+from autotrainer.asking import Questions, lasting
 from autotrainer.budget import Budget
 from autotrainer.data import Data
 from autotrainer.judging import Judge
@@ -54,6 +55,7 @@ class Session:
         best: The best training so far.
         plan: What it changes, or None.
         layers: Names of the given model's layers.
+        facts: What is known of the data: see `autotrainer.asking`.
     """
 
     trainer: Trainer
@@ -70,6 +72,7 @@ class Session:
     best: Trial = field(init=False)
     plan: RepairPlan | None = field(init=False, default=None)
     layers: tuple[str, ...] = field(init=False, default=())
+    facts: dict[str, float] = field(init=False, default_factory=dict)
 
     def run(self) -> Result:
         """Return the result.
@@ -80,6 +83,7 @@ class Session:
         baseline = self._train(TrainingSpec(self.request.epochs, self.request.seed), baseline=True)
         self.budget.end_baseline()
         self.best = baseline
+        self.facts = lasting(baseline.context.asked)
         self.layers = tuple(layer.name for layer in baseline.context.layers)
         stopped: StoppedBy = "interrupt"
         test = baseline_test = None
@@ -95,11 +99,19 @@ class Session:
         title = "training as given" if baseline else f"attempt {len(self.attempts) + 1}"
         self.progress.begin(title, spec.epochs)
         request = self.request
+        ask = None
+        if baseline:
+            needs = frozenset[str]().union(*(rule.needs for rule in self.rules))
+            needs |= frozenset() if self.planner is None else self.planner.needs
+            asking = Questions(
+                self.trainer, self.judge, self.budget, request.train, request.validation, needs, request.seed
+            )
+            self.facts, ask = asking.of_data(), asking.of_training
         run = ManagedRun(
             spec, self.rules, self.budget, self.judge, request.train, request.validation, baseline=baseline,
-            stops=self.planner is not None, log_dir=self.log_dir, tell=self.progress.tell,
+            stops=self.planner is not None, log_dir=self.log_dir, tell=self.progress.tell, facts=self.facts,
         )  # fmt: skip
-        return run_trial(self.trainer, spec, run, self.judge, request.validation)
+        return run_trial(self.trainer, spec, run, self.judge, request.validation, ask)
 
     def _repair(self, baseline: Trial) -> StoppedBy:
         """Attempt to repair a training that failed."""

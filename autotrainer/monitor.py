@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from time import perf_counter
@@ -49,7 +50,11 @@ class EpochObserver(Observer, Protocol):
     """An observer that knows something of an epoch by itself."""
 
     def epoch_values(self) -> Mapping[str, float]:
-        """Return what was seen of the epoch that ends now, by name; what the user tells goes before it."""
+        """Return what was seen of the epoch that ends now, by name; what the user tells goes before it.
+
+        ``evaluation_mode`` is 1 if the model was evaluated with dropout and batch normalization in training mode, 0 if
+        in evaluation mode.
+        """
 
 
 @runtime_checkable
@@ -95,7 +100,7 @@ class Monitor:
         self._on_finding = on_finding
         self._quiet = quiet
         self._lines = 0
-        self._stale = False
+        self._stale = self._ended = False
         self._next_check = 0
         self._next_epoch_check = 0
         self._failed: set[str] = set()
@@ -197,10 +202,8 @@ class Monitor:
             if self._observer is not None:
                 self._observer.close()
         self.closed = True
-        self.history.finished = finished
         with self.guard("the rules"):
-            self._write({"type": "end", "step": self.history.step, "finished": finished})
-            self._stale = True
+            self.finish(finished=finished)
             _ = self.findings
         self._observer = None
         if self._log is not None:
@@ -236,8 +239,23 @@ class Monitor:
             epoch, step = self.history.epoch, self.history.step
             self.history = RunHistory(context.layers)
             self.history.epoch, self.history.step = epoch, step
-        self.context = context
-        self._write({"type": "context", "context": context.to_dict()})
+        known = {**self.context.asked, **context.asked}
+        self.context = replace(context, asked=known) if known else context
+        self._write({"type": "context", "context": self.context.to_dict()})
+
+    def finish(self, *, finished: bool = True) -> None:
+        """Say, once, that the training has ended, by itself or broken off; until `close` more can be learned of it."""
+        if not self._ended:
+            self._ended = self._stale = True
+            self.history.finished = finished
+            self._write({"type": "end", "step": self.history.step, "finished": finished})
+
+    def learn(self, facts: Mapping[str, float]) -> None:
+        """Take in what was asked of data and model, by name: see `autotrainer.task.FACTS`."""
+        if facts:
+            self.context = replace(self.context, asked={**self.context.asked, **facts})
+            self._write({"type": "context", "context": self.context.to_dict()})
+            self._stale = True
 
     def record(self, seen: Observation) -> None:
         """Take in what was seen at a sampled step, and judge if it is time to.

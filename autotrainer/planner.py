@@ -75,6 +75,11 @@ class Planner:
                 raise ConfigError(f"forbid names an unknown repair {name!r}: {nearest(str(name), known)}")
 
     @property
+    def needs(self) -> frozenset[str]:
+        """Facts that the repairs in force read."""
+        return frozenset[str]().union(*(repair.needs for repair in self.repairs if repair.name not in self.forbid))
+
+    @property
     def _answered(self) -> frozenset[str]:
         return frozenset(problem for repair in self.repairs for problem in repair.fixes)
 

@@ -60,6 +60,8 @@ class Repair(ABC):
     fixes: ClassVar[Mapping[str, float]]
     """Problems that it can repair, with the prior chance that it does, in [0, 1]."""
     risk: ClassVar[Risk] = Risk.UNSAFE
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """`FACTS` of the context that `propose` reads: they are asked for only where some repair needs them."""
 
     @abstractmethod
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:

@@ -70,7 +70,7 @@ class Rule(ABC):
     code: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[frozenset[str]]
-    """Columns of `STEP_COLUMNS` and `LAYER_COLUMNS`, or ``epochs``, that `check` reads."""
+    """Columns of `STEP_COLUMNS` and `LAYER_COLUMNS`, ``epochs``, and `FACTS` of the context, that `check` reads."""
     causes: ClassVar[tuple[str, ...]] = ()
     """Problems that can be the root of this one, likeliest first."""
     repairs: ClassVar[tuple[str, ...]] = ()

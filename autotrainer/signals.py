@@ -123,6 +123,7 @@ STEP_COLUMNS = (
     "feature_rank",  # effective rank of what enters the output layer / the largest possible one, in (0, 1]
     "gradient_cosine",  # of the angle between the gradient and that of the sampled step before, on `SAMPLED_ENTRIES`
     "stale_gradients",  # 1 if the backward pass found gradients of the step before, 0 if it found them reset
+    "loss_scale",  # by which loss and gradients were multiplied in half precision; a step that overflows halves it
     "training_mode",  # 1 if dropout and batch normalization were in training mode in the forward pass, 0 if in
     # evaluation mode; NaN without such layers, and where all of them are frozen or in another mode than the model
     "output_min",

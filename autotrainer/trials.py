@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -67,6 +68,7 @@ class ManagedRun:
         stops: Whether an error that shows the training stuck ends it.
         log_dir: Folder for the run log, or None.
         tell: Called at each epoch's end with (epoch, score).
+        facts: What is known of the data beforehand, by name: see `autotrainer.task.FACTS`.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class ManagedRun:
         stops: bool = True,
         log_dir: str | Path | None = None,
         tell: Callable[[int, float], None] | None = None,
+        facts: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self.monitor: Monitor = ManagedMonitor(rules, StepSampler(active=bool(rules)), log_dir=log_dir, quiet=True)
         self.context = TaskContext()
@@ -93,6 +96,7 @@ class ManagedRun:
         self.stuck = False
         self._spec, self._budget, self._judge, self._tell = spec, budget, judge, tell
         self._baseline, self._stops = baseline, stops
+        self._facts = dict(facts)
         self._train_rows = train.rows if isinstance(train, ArrayData) else None
         self._validation_rows = validation.rows if isinstance(validation, ArrayData) else None
         self._evaluations = 2 if any(isinstance(edit, StopEarly) for edit in spec.edits) else 1
@@ -110,7 +114,8 @@ class ManagedRun:
     def start(self, context: TaskContext, operations: float) -> None:
         """Take the context of the training and the operations of one forward pass of one sample."""
         self._workload = Workload(operations)
-        self.context = replace(context, managed=True, planned_epochs=context.planned_epochs or self._spec.epochs)
+        epochs = context.planned_epochs or self._spec.epochs
+        self.context = replace(context, managed=True, planned_epochs=epochs, asked=self._facts)
         if isinstance(self.monitor, ManagedMonitor):
             self.monitor.given = self.context
             observed = self.monitor.context
@@ -131,6 +136,14 @@ class ManagedRun:
         elif self._budget.timed or self._budget.allows(work):
             self._evaluated += int(samples)
         else:
+            return False
+        self._budget.spend(work)
+        self.work += work
+        return True
+
+    def afford(self, work: int) -> bool:
+        """Account for work that is no pass through the model, if the budget allows it."""
+        if not self._budget.allows(work):
             return False
         self._budget.spend(work)
         self.work += work
@@ -157,6 +170,11 @@ class ManagedRun:
             self._tell(epoch, self.history["score"][-1])
         self.stuck = self._stops and self._is_stuck(numbers, evaluation)
         return not (self.stuck or self.cut_short)
+
+    @property
+    def operations(self) -> int:
+        """Operations of one forward pass of one sample."""
+        return self._workload.operations
 
     @property
     def validation_rows(self) -> int:
@@ -230,8 +248,23 @@ class Trial:
         return self.above_trivial and not self.errors
 
 
-def run_trial(trainer: Trainer, spec: TrainingSpec, run: ManagedRun, judge: Judge, validation: Data) -> Trial:
+def run_trial(
+    trainer: Trainer,
+    spec: TrainingSpec,
+    run: ManagedRun,
+    judge: Judge,
+    validation: Data,
+    ask: Callable[[Trained, ManagedRun], None] | None = None,
+) -> Trial:
     """Run one training to its end, or to where it is stuck, interrupted or out of budget.
+
+    Args:
+        trainer: Runs it.
+        spec: Its recipe.
+        run: The core's side of it.
+        judge: Scores evaluations.
+        validation: Validation data.
+        ask: Asks about it at its end, before the last verdict; what goes wrong there is no matter of the training.
 
     Returns:
         The trial. Ctrl-C during the training as given keeps it if it has a score.
@@ -243,6 +276,10 @@ def run_trial(trainer: Trainer, spec: TrainingSpec, run: ManagedRun, judge: Judg
     interrupted = False
     try:
         trained = trainer.train(spec, run)
+        if ask is not None:
+            with run.monitor.guard("asking"):
+                run.monitor.finish()
+                ask(trained, run)
     except KeyboardInterrupt:
         if spec.edits or run.kept is None:
             raise

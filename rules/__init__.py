@@ -20,6 +20,7 @@ from autotrainer.rules.improper_output_activation import ImproperOutputActivatio
 from autotrainer.rules.insufficient_capacity import InsufficientCapacity
 from autotrainer.rules.learning_rate_too_high import LearningRateTooHigh
 from autotrainer.rules.learning_rate_too_low import LearningRateTooLow
+from autotrainer.rules.loss_scale_collapse import LossScaleCollapse
 from autotrainer.rules.loss_spike import LossSpike
 from autotrainer.rules.missing_zero_grad import MissingZeroGrad
 from autotrainer.rules.no_gradient import NoGradient
@@ -30,6 +31,7 @@ from autotrainer.rules.oscillating_loss import OscillatingLoss
 from autotrainer.rules.overfitting import Overfitting
 from autotrainer.rules.parameters_not_optimized import ParametersNotOptimized
 from autotrainer.rules.poor_initialization import PoorInitialization
+from autotrainer.rules.repeated_augmentation import RepeatedAugmentation
 from autotrainer.rules.representation_collapse import RepresentationCollapse
 from autotrainer.rules.saturated_activation import SaturatedActivation
 from autotrainer.rules.slow_convergence import SlowConvergence
@@ -80,10 +82,12 @@ BUILTIN: tuple[type[Rule], ...] = (
     DataLeakage,
     UnlearnableTargets,
     UnscaledTargets,
+    RepeatedAugmentation,
     Overfitting,
     PoorInitialization,
     AbnormalUpdateRatio,
     NonFinite,
+    LossScaleCollapse,
     StaleSecondMoment,
 )
 """All built-in rules, by code."""

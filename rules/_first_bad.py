@@ -86,8 +86,8 @@ def found_by_replay(context: TaskContext) -> Place | None:
     layer = None if math.isnan(row) else context.layers[int(row)].name
     what, verb = _what(tensor, layer, after)
     operation = _operation(facts, tensor, context)
-    told = f"{what} {verb} the first {'value' if verb == 'is' else 'values'} that {verb} not finite, in step"
-    told = f"{told} {facts['first_bad_step']:.0f}{': ' + operation if operation else ''}."
+    told = f"{what} {verb} the first to be not finite, in step {facts['first_bad_step']:.0f}"
+    told = f"{told}: {operation}." if operation else f"{told}."
     evidence = {name: facts[name] for name in sorted(FIRST_BAD_FACTS - _CODES) if name in facts}
     return Place(layer, told, evidence)
 
@@ -117,7 +117,7 @@ def _operation(facts: Mapping[str, float], tensor: str, context: TaskContext) ->
     backward, half = bool(facts["first_bad_backward"]), bool(facts["first_bad_half"])
     at_zero = numbers["nearest"] == 0 and not lowest < 0
     if kind in ("logarithm", "root") and backward:
-        return f"the backward pass divides by 0, at a {kind} of 0" if numbers["nearest"] == 0 else f"a {kind}'s slope"
+        return f"the backward pass divides by 0, at a {kind} of 0"
     if kind == "logarithm" and tensor == "loss" and at_zero and context.loss.family == "cross_entropy":
         return "the cross-entropy of a probability that is exactly 0"
     largest = max(abs(lowest), abs(highest))

@@ -84,7 +84,9 @@ class LearningRateTooLow(Rule):
     place = "step"
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {
-            "travel": Threshold(0.2, "way of the weights by the end ÷ their size", "calibrated: healthy from 0.5 on"),
+            "travel": Threshold(
+                0.2, "way of the weights by the end ÷ their size", "calibrated: healthy ones go further"
+            ),
             "step": Threshold(6e-4, "median step ÷ weights, at most", "below the usual 1e-3"),
             "schedule": Threshold(0.15, "share of the schedule before it is judged", "delay target of 20 %", maximum=1),
         }

@@ -77,5 +77,5 @@ def numbers(tensor: Any) -> np.ndarray[Any, Any] | None:
     dtype = getattr(tensor, "dtype", "")  # of a kind that Keras does not know for resources of TensorFlow
     if not str(getattr(dtype, "name", dtype)).removeprefix("torch.").startswith(("float", "bfloat")):
         return None
-    values = keras.ops.convert_to_numpy(tensor)
+    values = np.asarray(keras.ops.convert_to_numpy(tensor))
     return values if values.dtype == np.float16 else values.astype(np.float64)

@@ -150,6 +150,8 @@ class Measure:
             optimizers=self._applied or [self._optimizer()],
         )
         scalars = {"gradient_cosine": self._meter.gradient_cosine}
+        if getattr(self._optimizer(), "dynamic_scale", None) is not None:
+            scalars["loss_scale"] = _loss_scale(self._optimizer())
         if recorder is not None:
             scalars["training_mode"] = recorder.modes.training_mode
         inputs, outputs, targets = (seen.get(name) for name in ("inputs", "outputs", "targets"))

@@ -15,7 +15,7 @@ from autotrainer.first_bad import Operation, is_intended, kind_of_operation
 __all__ = ["BadOperations", "finite", "tensors"]
 
 
-class BadOperations(TorchDispatchMode):
+class BadOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, keeps the first operation that makes a value that is not finite, of each part of a step.
 
     Attributes:
@@ -25,7 +25,7 @@ class BadOperations(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.forward: Operation | None = None
         self.backward: Operation | None = None
         self.update: Operation | None = None
@@ -97,4 +97,4 @@ def _dense(tensor: Tensor) -> Any:
     """Return the values that can be looked at, or None."""
     if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.device.type == "meta":
         return None
-    return tensor._values() if tensor.is_sparse else tensor  # type: ignore[no-untyped-call]
+    return tensor._values() if tensor.is_sparse else tensor

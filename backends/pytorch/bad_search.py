@@ -101,11 +101,11 @@ class _Flow:
         for path, module in model.named_modules():
             name = plain_name(path)
             if name in layers:
-                note(module.register_forward_pre_hook(self._entering, with_kwargs=True))
+                note(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
                 note(module.register_forward_hook(self._leaving(name)))
                 for parameter in module.parameters(recurse=False):
                     if parameter.requires_grad:
-                        note(parameter.register_hook(partial(self._gradient, name, False)))
+                        self._listen(parameter, partial(self._gradient, name, False))
         if loss is not None:
             note(loss.register_forward_pre_hook(self._judging, with_kwargs=True))
         try:
@@ -114,13 +114,23 @@ class _Flow:
             for handle in self._handles:
                 handle.remove()
 
+    def _listen(self, tensor: Tensor, note: Callable[[Tensor], None]) -> None:
+        """Have a function called with the gradient of a tensor."""
+        self._handles.append(tensor.register_hook(note))  # type: ignore[no-untyped-call]
+
     def _given(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self._left is None and _is_bad(args, kwargs):
             self.forward = self.forward or _Place("input")
 
-    def _entering(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if self.forward is None and _is_bad(args, kwargs):
-            self.forward = _Place("output", self._left, after=True)
+    def _entering(self, name: str) -> Callable[..., None]:
+        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if self.forward is None and _is_bad(args, kwargs):
+                self.forward = _Place("output", self._left, after=True)
+            for tensor in tensors(args):
+                if tensor.requires_grad:
+                    self._listen(tensor, partial(self._gradient_of_input, name))
+
+        return enter
 
     def _leaving(self, name: str) -> Callable[..., None]:
         def leave(module: nn.Module, args: Any, output: Any) -> None:
@@ -129,7 +139,7 @@ class _Flow:
             self._left = name
             for tensor in tensors(output):
                 if tensor.requires_grad:
-                    self._handles.append(tensor.register_hook(partial(self._gradient, name, True)))
+                    self._listen(tensor, partial(self._gradient, name, True))
 
         return leave
 
@@ -149,6 +159,13 @@ class _Flow:
             self.backward = _Place("gradient", (self._reached if of_output else name) or name, made_after)
         if of_output:
             self._reached = name
+
+    def _gradient_of_input(self, name: str, gradient: Tensor) -> None:
+        """Take the gradient of what a layer was given: with that the backward pass has left the layer."""
+        if self.backward is None and not finite(gradient):
+            self.backward = _Place("gradient", name)
+        if self._reached == name:
+            self._reached = None
 
 
 def _is_bad(args: Any, kwargs: Any) -> bool:

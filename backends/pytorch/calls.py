@@ -103,6 +103,8 @@ class LossCall:
         outputs = rest[0] if rest else None
         if targets is None and len(rest) > 1:
             targets = rest[1]
+        if targets is not None and targets.requires_grad:  # another output, as in losses of pairs and triplets
+            targets = None
         if outputs is None:
             return cls(loss.detach())
         same = returned is not None and returned.data_ptr() == outputs.data_ptr()

@@ -164,6 +164,7 @@ class TorchObserver:
             return
         self._detach()
         self._monitor.advance(self._count.step - 1)
+        self._tell_loss_scale()
         self._tell_losses()
         if self._evaluation and not self._user_ends_epochs:
             self._end_epoch()
@@ -226,6 +227,11 @@ class TorchObserver:
         """Hand over the losses of steps since the last sample; this waits for the device."""
         self._monitor.record_losses(sorted(losses_to_host(self._losses.take()).items()))
 
+    def _tell_loss_scale(self) -> None:
+        """Hand over the scale of the loss where steps were given up: such steps are not seen."""
+        if "loss_scale" in self._monitor.needs and (self._count.step or self._count.losses):
+            self._monitor.learn(self._sampled.loss_scale.told(stepped=self._count.step > 0))
+
     # -- epochs ---------------------------------------------------------------------------------------------------
 
     def _training_resumed(self) -> None:
@@ -248,6 +254,7 @@ class TorchObserver:
         if not self._ending_epoch:
             self._user_ends_epochs = True
         self._monitor.advance(step - 1)
+        self._tell_loss_scale()
         if not self._sampled.open:
             self._tell_losses()
         self._epoch_end = 2 * step - self._epoch_start - 1

@@ -24,6 +24,7 @@ from autotrainer.backends.pytorch.random_state import preserve_random_state
 from autotrainer.backends.pytorch.stats import row_count, rows_of, to_host
 from autotrainer.backends.pytorch.tables import LayerTable
 from autotrainer.backends.pytorch.tracing import ForwardTracer
+from autotrainer.backends.pytorch.workers import worker_facts
 from autotrainer.data import ArrayData, StreamData, normalize
 from autotrainer.errors import DataError, InputError
 from autotrainer.signals import Observation
@@ -130,7 +131,8 @@ class _Probe:
             raise DataError("train_data holds no batch")
         if self._errors:
             raise self._errors[0]
-        return replace(self._context, train_rows=rows, loss_refusal=self._refusal), seen
+        asked = worker_facts(data)
+        return replace(self._context, train_rows=rows, loss_refusal=self._refusal, asked=asked), seen
 
     def _pairs(self, data: Any) -> tuple[int | None, Iterator[tuple[Any, Any]]]:
         """Return the number of rows, if known, and an iterator over (x, y)."""

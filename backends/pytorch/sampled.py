@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from autotrainer.backends.pytorch.calls import LossCall
 from autotrainer.backends.pytorch.describe import is_scheduled
 from autotrainer.backends.pytorch.hooks import is_compiled
+from autotrainer.backends.pytorch.loss_scale import LossScale
 from autotrainer.backends.pytorch.modes import Modes
 from autotrainer.backends.pytorch.ownership import Ownership
 from autotrainer.backends.pytorch.resets import GradientResets
@@ -65,6 +66,7 @@ class SampledSteps:
         self.begun = False
         """Whether the rows of the layer table are fixed."""
         self.modes = Modes(model, steps, fail)
+        self.loss_scale = LossScale()
         self._optimizers = optimizers
         self._fail = fail
         self._needs = needs
@@ -207,12 +209,14 @@ class SampledSteps:
         if batch is None and call is not None and call.rows:
             batch = call.rows
         resets = self._resets.verdicts()
-        on_device = [value for value in (*losses.values(), *resets) if isinstance(value, Tensor)]
+        scale = self.loss_scale.read() if "loss_scale" in self._needs else float("nan")
+        on_device = [value for value in (*losses.values(), *resets, scale) if isinstance(value, Tensor)]
         table, values = self._table.fill(list(self._readings.values()), on_device)
         told = iter(values.tolist())
         known = {at: next(told) if isinstance(value, Tensor) else value for at, value in losses.items()}
         known = {at: value if np.isfinite(value) else float("inf") for at, value in known.items()}
         stale = [next(told) if isinstance(value, Tensor) else value for value in resets]
+        scale = next(told) if isinstance(scale, Tensor) else scale
         seen = Observation(
             step=step,
             layers=table,
@@ -228,6 +232,7 @@ class SampledSteps:
                 **self._table.scalars,
                 "stale_gradients": max((value for value in stale if not np.isnan(value)), default=float("nan")),
                 "training_mode": self.modes.training,
+                "loss_scale": scale,
             },
         )
         self.tracer.forget()

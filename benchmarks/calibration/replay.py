@@ -25,7 +25,7 @@ STEPS = (-4, -2, -1, 0, 1, 2, 4)
 Negative ones are logarithms (base 10): their number × 2^k."""
 
 Levels = dict[str, list[str | None]]
-"""By ``problem.threshold``: severity of the finding at the end of the run for each value; None or ``info``: no finding."""
+"""By ``problem.threshold``: the severity of the finding at the end for each value; None or ``info``: no finding."""
 
 
 @dataclass(frozen=True, slots=True)

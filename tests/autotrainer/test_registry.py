@@ -119,7 +119,7 @@ def test_wrong_options(options: dict[str, object], said: str) -> None:
     [
         ("AT101", (), {"vanishing_gradient"}),
         ("at101", (), {"vanishing_gradient"}),
-        (["AT10"], ["exploding_gradient"], {"vanishing_gradient"}),
+        (["AT10"], ["exploding_gradient", "AT103"], {"vanishing_gradient", "no_gradient"}),
         (["nan", "dead_relu"], (), {"nonfinite", "dying_relu"}),
         ([], (), set()),
     ],

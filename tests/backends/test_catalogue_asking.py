@@ -150,8 +150,7 @@ def _trainer(given: dict[str, Any]) -> Any:
 
 
 def _predictions(trainer: Any, run: RecordedRun, *edits: Edit) -> np.ndarray:
-    with registry.backend_of(trainer.train(TrainingSpec(1, 0), RecordedRun()).model).preserve_random_state():
-        trained = trainer.train(TrainingSpec(2, 0, edits), run)
+    trained = trainer.train(TrainingSpec(2, 0, edits), run)
     run.monitor.close()
     return trained.predict(INPUTS[:20])
 
@@ -186,7 +185,8 @@ def test_groups_keep_their_ratios_and_schedules_their_say() -> None:
 
 
 def test_a_range_test_finds_the_rate_that_a_training_lacks(make: Callable[..., dict[str, Any]]) -> None:
-    result = _fit(make(16, 3e-5), (INPUTS, LABELS), epochs=25, budget=2.15)
+    unmeasured = ("learning_rate_too_low", "abnormal_update_ratio")
+    result = _fit(make(16, 3e-5), (INPUTS, LABELS), epochs=25, budget=2.15, ignore=unmeasured)
     assert result.baseline_score < 0.8
     (attempt, *_) = result.attempts
     (edit,) = attempt.plan.edits

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from autotrainer.rules.nonfinite import NonFinite
+from autotrainer.task import BAD_OPERATIONS, BAD_TENSORS
 
 
 def breaks(value: float) -> Callable[[int], float]:
@@ -49,3 +50,139 @@ def test_says_it_in_good_english(build: Callable[..., Any]) -> None:
     assert of_loss.message.startswith("Loss is not finite")
     assert of_weights is not None
     assert of_weights.message.startswith("Weights of layer fc2 are not finite")
+
+
+INFINITE = {"loss": np.inf, "grad_norm": np.inf}
+
+
+@pytest.mark.parametrize(
+    ("scalars", "table", "layers", "told"),
+    [
+        pytest.param(
+            INFINITE | {"output_max": np.inf},
+            {"activation_max_abs": [4.0, np.inf, np.inf], "grad_norm": np.inf},
+            ("fc2",),
+            "Outputs of layer fc2 are not finite since step 4.",
+            id="outputs before gradients",
+        ),
+        pytest.param(
+            INFINITE,
+            {"grad_norm": np.inf},
+            (),
+            "Loss is not finite since step 4, although the outputs are.",
+            id="loss before gradients",
+        ),
+        pytest.param(
+            INFINITE | {"output_max": np.nan},
+            {"activation_max_abs": np.nan},
+            (),
+            "Loss is not finite since step 4.",
+            id="outputs not measured",
+        ),
+        pytest.param(
+            INFINITE | {"output_max": np.inf},
+            {"activation_max_abs": np.nan},
+            (),
+            "Outputs of the model are not finite since step 4.",
+            id="layers not measured",
+        ),
+        pytest.param(
+            {"grad_norm": np.inf},
+            {"grad_norm": [np.inf, np.inf, 1.0]},
+            ("fc2",),
+            "Gradients of layer fc2 are not finite since step 4, although the loss is.",
+            id="gradients in backward order",
+        ),
+        pytest.param(
+            INFINITE | {"output_max": np.inf},
+            {"weight_norm": [2.0, np.inf, np.inf], "activation_max_abs": np.inf},
+            ("fc2",),
+            "Weights of layer fc2 (and of 1 more) are not finite since step 4: a step before that, which was not "
+            "looked at, has left them so.",
+            id="weights that a step before has left",
+        ),
+    ],
+)
+def test_names_what_a_step_makes_first(
+    build: Callable[..., Any], scalars: dict[str, Any], table: dict[str, Any], layers: tuple[str, ...], told: str
+) -> None:
+    def late(value: Any, usual: float) -> Callable[[int], Any]:
+        return lambda t: value if t >= 4 else usual
+
+    history, context = build(
+        steps=8,
+        losses=lambda t: scalars.get("loss", 0.5) if t >= 4 else 0.5,
+        scalars={name: late(value, 1.0) for name, value in scalars.items()},
+        table={name: late(value, 1.0) for name, value in table.items()},
+    )
+    found = NonFinite().check(history, context)
+    assert found is not None
+    assert (found.layers, found.message) == (layers, told)
+
+
+def _facts(tensor: str, operation: str = "unknown", layer: int | None = None, **more: float) -> dict[str, float]:
+    named = {} if layer is None else {"layer": float(layer)}
+    numbers = {"lowest": 0.0, "highest": 2.0, "nearest": 0.0} | more
+    codes = {"tensor": BAD_TENSORS.index(tensor), "operation": BAD_OPERATIONS.index(operation), "step": 3}
+    facts = {"after": 0, "backward": 0, "half": 0} | codes | named | numbers
+    return {f"first_bad_{name}": float(value) for name, value in facts.items()}
+
+
+@pytest.mark.parametrize(
+    ("facts", "layers", "told"),
+    [
+        (_facts("input"), (), "The inputs are the first to be not finite, in step 3."),
+        (_facts("loss", "logarithm"), (), "The loss is the first to be not finite, in step 3: the logarithm of 0."),
+        (
+            _facts("output", "logarithm", 1, lowest=-0.5),
+            ("fc2",),
+            "Outputs of layer fc2 are the first to be not finite, in step 3: the logarithm of a negative number (as "
+            "low as -0.5).",
+        ),
+        (
+            _facts("output", "division", 0, after=1),
+            ("fc1",),
+            "Values made after layer fc1 are the first to be not finite, in step 3: a division by 0.",
+        ),
+        (
+            _facts("gradient", "root", 1, backward=1),
+            ("fc2",),
+            "Gradients of layer fc2 are the first to be not finite, in step 3: the backward pass divides by 0, at a "
+            "root of 0.",
+        ),
+        (
+            _facts("gradient", "overflow", 1, after=1, backward=1, highest=3e38),
+            ("fc2",),
+            "Gradients that reach layer fc2 are the first to be not finite, in step 3: an overflow, of values up to "
+            "3e+38 in the backward pass.",
+        ),
+        (
+            _facts("output", "overflow", 2, half=1, highest=9e4),
+            ("out",),
+            "Outputs of layer out are the first to be not finite, in step 3: an overflow in half precision, which "
+            "ends at 65504, of values up to 9e+04.",
+        ),
+        (
+            _facts("weight", "unknown", 0),
+            ("fc1",),
+            "Weights of layer fc1 are the first to be not finite, in step 3.",
+        ),
+    ],
+)
+def test_tells_what_a_replay_found(
+    build: Callable[..., Any], facts: dict[str, float], layers: tuple[str, ...], told: str
+) -> None:
+    found = NonFinite().check(*build(losses=breaks(0.5), asked=facts))
+    assert found is not None
+    assert (found.severity, found.layers, found.message) == ("error", layers, told)
+    assert found.evidence["first_bad_step"] == 3
+
+
+def test_probabilities_of_zero_are_named(build: Callable[..., Any]) -> None:
+    found = NonFinite().check(*build(losses=breaks(0.5), loss="cce", asked=_facts("loss", "logarithm")))
+    assert found is not None
+    assert found.message.endswith("in step 3: the cross-entropy of a probability that is exactly 0.")
+
+
+def test_facts_of_a_finite_training_say_nothing(build: Callable[..., Any]) -> None:
+    assert NonFinite().check(*build(asked=_facts("loss", "logarithm"))) is None

@@ -114,6 +114,9 @@ def test_repairs_are_known(rule: type[Rule]) -> None:
         "insufficient_capacity",
         "unshuffled_data",
         "class_imbalance",
+        "repeated_augmentation",
+        "loss_scale_collapse",
+        "replica_desync",
     }
     assert bool(rule.repairs) is (rule.problem not in advice_only)
     assert set(rule.repairs) <= known

@@ -1,0 +1,236 @@
+"""Half precision, data loaders with several workers, and several processes: found and left alone end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+
+import autotrainer
+from autotrainer.findings import Finding, Severity
+
+torch.set_num_threads(1)
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(256, 8)).astype(np.float32)
+Y = (X[:, 0] + X[:, 1] > 0).astype(np.float32)
+
+
+# -- loss_scale_collapse ----------------------------------------------------------------------------------------------
+
+
+def overflows(outputs: torch.Tensor) -> torch.Tensor:
+    """A large number in half precision: its gradients fit into it at a small scale only."""
+    return (outputs.half() * 1e4).float() * 1e3
+
+
+def undefined(outputs: torch.Tensor) -> torch.Tensor:
+    """The root of zero: the same numbers, and gradients that are never finite."""
+    return outputs + (outputs - outputs).abs().sqrt()
+
+
+class Scaled:
+    """A training with a scaler of its own; the monitor is told nothing of it."""
+
+    fused, enabled, ends_epochs = False, True, True
+
+    def __init__(self, changed: Any, since: int = 0, steps: int = 120) -> None:
+        self.changed, self.since, self.steps = changed, since, steps
+
+    def run(self) -> dict[str, Finding]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1), nn.Flatten(0))
+        loss_fn = nn.MSELoss()
+        optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=self.fused)
+        scaler = torch.amp.GradScaler("cpu", enabled=self.enabled)
+        x, y = torch.from_numpy(X), torch.from_numpy(Y)
+        select = "loss_scale_collapse"
+        with autotrainer.watch(model, optimizer, loss_fn=loss_fn, select=select, overhead=1.0) as monitor:
+            for step in range(self.steps):
+                rows = torch.randint(256, (32,))
+                optimizer.zero_grad()
+                outputs = model(x[rows])
+                if step >= self.since:
+                    outputs = self.changed(outputs)
+                scaler.scale(loss_fn(outputs, y[rows])).backward()
+                scaler.step(optimizer)
+                scaler.update()
+                if self.ends_epochs and step % 20 == 19:
+                    monitor.end_epoch()
+        assert not monitor._failed
+        return {f.problem: f for f in monitor.findings if f.severity is not Severity.INFO}
+
+
+class Fused(Scaled):
+    fused = True
+
+
+class Endless(Scaled):
+    ends_epochs = False
+
+
+@pytest.mark.parametrize("kind", [Scaled, Fused, Endless])
+@pytest.mark.parametrize("since", [0, 40])
+def test_gradients_that_are_never_finite(kind: type[Scaled], since: int) -> None:
+    found = kind(undefined, since).run()
+    assert found["loss_scale_collapse"].severity is Severity.ERROR
+    assert found["loss_scale_collapse"].evidence["loss_scale"] < 1e-4
+
+
+def test_gradients_that_overflow_at_any_scale() -> None:
+    assert Scaled(overflows).run()["loss_scale_collapse"].severity is Severity.ERROR
+
+
+@pytest.mark.parametrize("kind", [Scaled, Fused, Endless])
+def test_a_scale_that_fits_is_left_alone(kind: type[Scaled]) -> None:
+    assert kind(nn.Identity()).run() == {}
+
+
+def test_a_scaler_that_is_switched_off_is_left_alone() -> None:
+    class Off(Scaled):
+        enabled = False
+
+    assert Off(nn.Identity()).run() == {}
+
+
+def fit_in_half_precision(factor: float) -> dict[str, str]:
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((8,)), keras.layers.Dense(16, "relu", dtype="mixed_float16")]
+    model = keras.Sequential([*layers, keras.layers.Dense(1, dtype="mixed_float16"), keras.layers.Rescaling(factor)])
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(1e-4))
+    model.compile(optimizer, "mse")
+    with autotrainer.watch(model, select="loss_scale_collapse", overhead=1.0) as monitor:
+        model.fit(X, Y, epochs=3, batch_size=16, verbose=0)
+    assert not monitor._failed
+    return {f.problem: str(f.severity) for f in monitor.findings if f.severity is not Severity.INFO}
+
+
+def test_half_precision_in_keras() -> None:
+    assert fit_in_half_precision(1e7) == {"loss_scale_collapse": "error"}
+    assert fit_in_half_precision(1.0) == {}
+
+
+# -- repeated_augmentation --------------------------------------------------------------------------------------------
+
+
+class Augmented(Dataset[Any]):
+    """Rows with noise from a generator of the data set's own, which every worker gets a copy of."""
+
+    def __init__(self) -> None:
+        self.generator = np.random.default_rng(0)
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def noise(self, index: int) -> Any:
+        return self.generator.normal(size=8)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return (X[index] + self.noise(index)).astype(np.float32), Y[index]
+
+
+class DrawsGlobally(Augmented):
+    def noise(self, index: int) -> Any:
+        return np.random.normal(size=8)
+
+
+class DrawsInTorch(Augmented):
+    def noise(self, index: int) -> Any:
+        return torch.randn(8).numpy()
+
+
+class DrawsLazily(Augmented):
+    """Makes its generator in the worker."""
+
+    def __init__(self) -> None:
+        self.generator: Any = None
+
+    def noise(self, index: int) -> Any:
+        if self.generator is None:
+            self.generator = np.random.default_rng(torch.initial_seed())
+        return self.generator.normal(size=8)
+
+
+class DrawsRarely(Augmented):
+    """Changes one row in eight: too few to tell."""
+
+    def noise(self, index: int) -> Any:
+        return self.generator.normal() * (self.generator.random() < 1 / 8)
+
+
+class DrawsByIndex(Augmented):
+    def noise(self, index: int) -> Any:
+        return np.random.default_rng(index).normal(size=8)
+
+
+class Stream(IterableDataset[Any]):
+    """Yields all rows in each worker."""
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        yield from zip(X, Y, strict=True)
+
+
+class DividedStream(Stream):
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        info = get_worker_info()
+        own = slice(None) if info is None else slice(info.id, None, info.num_workers)
+        yield from zip(X[own], Y[own], strict=True)
+
+
+def one_seed(worker: int) -> None:
+    np.random.seed(0)
+
+
+def own_seed(worker: int) -> None:
+    np.random.seed(worker)
+
+
+def inspected(dataset: Any, **options: Any) -> dict[str, str]:
+    """Check a loader, and return severities by problem."""
+    shuffle = None if isinstance(dataset, IterableDataset) else True
+    generator = torch.Generator().manual_seed(3)
+    loader = DataLoader(dataset, 32, shuffle=shuffle, generator=generator, **{"num_workers": 2} | options)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1), nn.Flatten(0))
+    states = torch.get_rng_state(), generator.get_state(), np.random.get_state()[1].tobytes()
+    found = autotrainer.check(model, loader, loss=nn.MSELoss(), select="repeated_augmentation")
+    after = torch.get_rng_state(), generator.get_state(), np.random.get_state()[1].tobytes()
+    assert torch.equal(states[0], after[0]) and torch.equal(states[1], after[1]) and states[2] == after[2]
+    return {f.problem: str(f.severity) for f in found}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "expected"),
+    [
+        (Augmented, {}, "warning"),
+        (Augmented, {"num_workers": 1}, "info"),
+        (Augmented, {"persistent_workers": True}, "warning"),
+        (DrawsGlobally, {"worker_init_fn": one_seed}, "warning"),
+        (DrawsGlobally, {"worker_init_fn": own_seed}, "info"),
+        (Stream, {}, "warning"),
+    ],
+)
+def test_workers_alike(dataset: type[Any], options: dict[str, Any], expected: str) -> None:
+    assert inspected(dataset(), **options) == {"repeated_augmentation": expected}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options"),
+    [
+        (DrawsGlobally, {}),
+        (DrawsInTorch, {}),
+        (DrawsLazily, {}),
+        (DrawsRarely, {}),
+        (DrawsByIndex, {}),
+        (Augmented, {"num_workers": 0}),
+        (DividedStream, {}),
+        (Stream, {"num_workers": 1}),
+    ],
+)
+def test_workers_that_draw_and_read_for_themselves(dataset: type[Any], options: dict[str, Any]) -> None:
+    assert inspected(dataset(), **options) == {}
