@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from autotrainer import registry
 from autotrainer.engine import Engine
 from autotrainer.errors import LogError
 from autotrainer.history import RunHistory
+from autotrainer.replicas import compare_replicas, same_model
 from autotrainer.report import Report
 from autotrainer.runlog import decode_step, read_log
 from autotrainer.task import TaskContext
@@ -19,6 +21,7 @@ __all__ = ["replay"]
 def replay(
     log: str | Path,
     *,
+    replicas: Iterable[str | Path] = (),
     select: str | Iterable[str] | None = None,
     ignore: str | Iterable[str] = (),
     thresholds: Mapping[str, float] | None = None,
@@ -27,6 +30,7 @@ def replay(
 
     Args:
         log: Run log that ``watch(log_dir=…)`` wrote.
+        replicas: Run logs of the other processes of a distributed training, to be compared with this one.
         select: Problems to look for; None for all.
         ignore: Problems to leave out.
         thresholds: Values by ``problem.name`` or by the papers' names.
@@ -35,10 +39,26 @@ def replay(
         The report of the run.
 
     Raises:
-        LogError: If the log can't be read, has no valid header, or is damaged before its last line.
+        LogError: If a log can't be read, has no valid header, is damaged before its last line, or is of another model.
         ConfigError: If a name or value is wrong.
     """
     engine = Engine(registry.make_rules(select, ignore, thresholds))
+    history, context = _replayed(log, engine)
+    others = []
+    for path in replicas:
+        others.append(_replayed(path, Engine(()))[0])
+        if not same_model(history, others[-1]):
+            raise LogError(f"{path} is the log of another model than {log}: give logs of processes that train together")
+    facts = compare_replicas(history, others)
+    if facts:
+        context = replace(context, asked={**context.asked, **facts})
+    if facts or not history.finished:
+        engine.evaluate(history, context)
+    return Report.of_run(engine.findings, history, context)
+
+
+def _replayed(log: str | Path, engine: Engine) -> tuple[RunHistory, TaskContext]:
+    """Read a log and judge it where it was judged."""
     history, context = RunHistory(), TaskContext()
     records = read_log(log)
     header = next(records)
@@ -68,6 +88,4 @@ def replay(
                 history.finished = bool(record.get("finished", True))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LogError(f"{log} holds a damaged record: {error!r}") from error
-    if not history.finished:
-        engine.evaluate(history, context)
-    return Report.of_run(engine.findings, history, context)
+    return history, context

@@ -65,9 +65,10 @@ FACTS = (
     # of the other processes of a distributed training, whose logs were compared with this one's
     "replicas",  # number of processes compared, with this one
     "replica_steps",  # steps that all of them have measured
-    "replica_gap",  # largest difference of a layer's weight norm at the last of these, relative to the norm
-    "replica_layers",  # share of the layers in which it is beyond rounding
-    "replica_twins",  # share of the other processes that had the same batches as this one
+    "replica_gap",  # relative difference of weight norms at the last of these: median over layers
+    "replica_worst_gap",  # the largest one
+    "replica_layer",  # row of its layer
+    "replica_twins",  # share of the other processes that had the same batches as this one at all these steps
 )
 """What a question to data or model can tell besides a training's measurements: names in `TaskContext.asked`."""
 

@@ -32,6 +32,7 @@ from autotrainer.rules.overfitting import Overfitting
 from autotrainer.rules.parameters_not_optimized import ParametersNotOptimized
 from autotrainer.rules.poor_initialization import PoorInitialization
 from autotrainer.rules.repeated_augmentation import RepeatedAugmentation
+from autotrainer.rules.replica_desync import ReplicaDesync
 from autotrainer.rules.representation_collapse import RepresentationCollapse
 from autotrainer.rules.saturated_activation import SaturatedActivation
 from autotrainer.rules.slow_convergence import SlowConvergence
@@ -89,5 +90,6 @@ BUILTIN: tuple[type[Rule], ...] = (
     NonFinite,
     LossScaleCollapse,
     StaleSecondMoment,
+    ReplicaDesync,
 )
 """All built-in rules, by code."""

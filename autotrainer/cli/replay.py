@@ -16,12 +16,15 @@ HELP = "judge a recorded run again, from the log that watch(log_dir=…) wrote"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("log", metavar="LOG", help="file that watch(log_dir=…) wrote")
+    parser.add_argument(
+        "--replica", action="append", metavar="LOG", default=[], help="log of another process of the same training"
+    )
     add_rule_options(parser)
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report of the run."""
-    report = replay(args.log, **rule_options(args))
+    report = replay(args.log, replicas=args.replica, **rule_options(args))
     print(report.to_json() if args.json else report)
     return status_of(report.findings, args.fail_on)

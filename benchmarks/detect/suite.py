@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from benchmarks.cases.case import Case, Program
+from benchmarks.detect.confidence import reliability
 from benchmarks.detect.tables import by_problem, by_source, details
 from benchmarks.detect.verdicts import LATE, Verdict, judge, judge_all
 from benchmarks.running.pool import Row, Task
@@ -57,7 +58,7 @@ def summarize(rows: Iterable[Row], framework: str) -> str:
         for words in row.get(variant, {}).get("complaints", ())
     }
     parts = [f"### {framework}", told(listed), detect_goals(verdicts), by_source(verdicts), by_problem(verdicts)]
-    parts.append(details(verdicts, left_out, sorted(complaints)))
+    parts += [reliability(verdicts), details(verdicts, left_out, sorted(complaints))]
     return "\n\n".join(part for part in parts if part)
 
 

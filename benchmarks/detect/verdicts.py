@@ -38,6 +38,7 @@ class Verdict:
         steps: Planned steps.
         seed: Its seed.
         framework: ``pytorch`` or ``keras3``.
+        roots: Problem and confidence of each error or warning at the end that names no cause.
     """
 
     case: str
@@ -53,6 +54,7 @@ class Verdict:
     steps: int
     seed: int = 0
     framework: str = "pytorch"
+    roots: tuple[tuple[str, float], ...] = ()
 
     @property
     def named(self) -> bool | None:
@@ -189,6 +191,7 @@ def _verdict(case: Case, row: Row, variant: str, *, faulty: bool) -> Verdict:
         steps=entry["steps"],
         seed=task["seed"],
         framework=task["framework"],
+        roots=tuple((f["problem"], f["confidence"]) for f in telling if f["caused_by"] is None),
     )
 
 

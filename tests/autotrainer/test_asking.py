@@ -137,8 +137,11 @@ def test_a_healthy_training_is_asked_nothing_but_its_data(fitted: Callable[..., 
 def test_a_poor_one_is_asked_all_within_a_twentieth(fitted: Callable[..., Any]) -> None:
     result, facts = fitted(1.0)
     assert 1.0 < result.cost <= 1.05
-    left = {name for name in FACTS if name not in facts and not name.startswith("first_bad")}
-    assert left == {"suggested_rate"}, "which is for a repair, and there is none"
+    assert set(facts) >= {
+        "train_score", "permuted_score", "input_gain", "input_gain_error", "held_out_score", "trivial_score",
+        "linear_score", "neighbour_score", "tree_score", "held_out_rows", "simple_features", "shared_inputs",
+    }  # fmt: skip
+    assert "suggested_rate" not in facts, "no repair asks for it"
     assert facts["linear_score"] > 0.8
     assert facts["held_out_score"] == pytest.approx(0.5, abs=0.1)
     assert facts["trivial_score"] == pytest.approx(0.5, abs=0.1)

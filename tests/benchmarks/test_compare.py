@@ -20,7 +20,8 @@ CASES = [case.id for case in load_cases(["real"]) if case.ceiling is None][:12]
 
 def watched(case: str, *, found: bool, accused: bool = False, framework: str = "pytorch") -> dict[str, Any]:
     def entry(score: float, error: bool) -> dict[str, Any]:
-        told = [{"problem": "not_learning", "severity": "error", "seen": 900}] if error else []
+        one = {"problem": "not_learning", "severity": "error", "seen": 900, "confidence": 0.9, "caused_by": None}
+        told = [one] if error else []
         first = 900 if error else None
         return {"score": score, "steps": 1000, "first_error": first, "raised": told, "findings": told}
 

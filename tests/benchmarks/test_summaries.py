@@ -8,14 +8,23 @@ import numpy as np
 import pytest
 
 from benchmarks.cases.case import load_cases
+from benchmarks.detect.confidence import reliability
 from benchmarks.detect.suite import judge, summarize, tasks
 from benchmarks.detect.verdicts import judge_all, rivals, within
 from benchmarks.overhead.suite import median_ratio, total_ratio
 from benchmarks.telling.parity import agreement, parity
 
 
-def finding(problem: str, severity: str = "error", seen: int = 5) -> dict[str, Any]:
-    return {"problem": problem, "severity": severity, "seen": seen}
+def finding(
+    problem: str, severity: str = "error", seen: int = 5, confidence: float = 0.9, caused_by: str | None = None
+) -> dict[str, Any]:
+    return {
+        "problem": problem,
+        "severity": severity,
+        "seen": seen,
+        "confidence": confidence,
+        "caused_by": caused_by,
+    }
 
 
 def entry(score: float, *found: dict[str, Any], steps: int = 1000) -> dict[str, Any]:
@@ -85,6 +94,19 @@ def test_monitors_that_look_at_nothing_stand_beside_ours() -> None:
     assert all(v.early for v in loud if v.faulty)
     text = summarize(rows, "pytorch")
     assert text.count("| null monitor | 2 | 0/2") == text.count("| paranoid monitor | 2 | 2/2") == 1
+
+
+def test_confidence_is_compared_with_how_often_a_root_is_right() -> None:
+    right = finding("slow_convergence", confidence=0.8)
+    follows = finding("not_learning", confidence=0.8, caused_by="slow_convergence")
+    wrong = finding("overfitting", "warning", confidence=0.6)
+    passed = finding("dying_relu", "info", confidence=0.99)
+    verdicts, _ = judge(row(entry(0.46, right, follows, passed), entry(1.0, wrong)), "pytorch")
+
+    lines = reliability(verdicts).splitlines()[2:]
+
+    assert [line.split(" (")[0] for line in lines] == ["| 0.50 – 0.65 | 0.60 | 0/1", "| 0.75 – 0.85 | 0.80 | 1/1"]
+    assert reliability([]) == ""
 
 
 def test_the_summary_counts() -> None:
