@@ -53,6 +53,7 @@ class Outcome:
         escaping: Whether gradients grow while the loss is flat: a plateau that is being left.
         diverged: Whether the loss is not finite, or far above where it was.
         regression: Whether the score is R².
+        by_loss: Whether the score is worked out from cross-entropy, since no accuracy is known.
     """
 
     low: float
@@ -68,6 +69,7 @@ class Outcome:
     escaping: bool
     diverged: bool
     regression: bool
+    by_loss: bool = False
 
     @property
     def known(self) -> bool:
@@ -118,6 +120,9 @@ class Outcome:
             return ""
         if self.regression:
             return f"R² is {self.score:.3g} (the mean of the targets has 0)"
+        if self.by_loss:
+            ratio = 1 - math.copysign(self.skill**2, self.skill)  # skill is the root of the relative gain
+            return f"cross-entropy is {ratio:.3g} times that of always giving the shares of the classes"
         return f"accuracy is {self.score:.3g} (the commonest class has {self.trivial:.3g})"
 
 
@@ -182,6 +187,7 @@ def _outcome(history: RunHistory, context: TaskContext) -> Outcome:
         escaping=_escaping(history),
         diverged=_diverged(history),
         regression=context.kind(history.targets) == "regression",
+        by_loss=best.by_loss,
     )
 
 

@@ -36,12 +36,14 @@ class Witness:
         low: Lower end of the 90 % interval of skill: 0 is the trivial predictor, 1 perfect.
         high: Upper end.
         skill: Best estimate.
+        by_loss: Whether it is worked out from cross-entropy, the score too.
     """
 
     score: float
     low: float
     high: float
     skill: float
+    by_loss: bool = False
 
 
 def trivial_score(history: RunHistory, context: TaskContext) -> float:
@@ -168,7 +170,7 @@ def _entropy(history: RunHistory, context: TaskContext) -> list[Witness]:
     )
     if high <= 0:
         low = max(low, high - _PRECISE)
-    return [Witness(share + skill * (1 - share), low, high, skill)]
+    return [Witness(min(1.0, max(0.0, share + skill * (1 - share))), low, high, skill, by_loss=True)]
 
 
 def _fresh(history: RunHistory) -> slice:

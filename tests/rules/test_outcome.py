@@ -105,3 +105,13 @@ def test_cross_entropy_of_constant_answers_is_no_skill_in_one_hot_targets(
         scalars={"accuracy": np.nan},
     )
     assert abs(outcome(*run).skill) < 0.15
+
+
+def test_a_score_worked_out_from_the_loss_is_told_as_the_loss(build: Callable[..., Any]) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.01, 600)
+    run = build(losses=lambda t: 3 * math.log(2) + noise[t], scalars={"accuracy": np.nan})
+
+    found = outcome(*run)
+
+    assert found.score == 0
+    assert found.words == "cross-entropy is 3 times that of always giving the shares of the classes"
