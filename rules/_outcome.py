@@ -172,7 +172,7 @@ def _outcome(history: RunHistory, context: TaskContext) -> Outcome:
     remaining = done if math.isnan(share) or share <= 0 else done * (1 / share - 1)
     trend, level = _trend(history)
     fall = -trend.slope / abs(level) if trend.falling and level else 0.0
-    best = max(sure, key=lambda w: w.skill) if sure else Witness(*[math.nan] * 4)
+    best = max(sure, key=lambda w: w.skill) if sure else Witness(math.nan, math.nan, math.nan, math.nan)
     return Outcome(
         low=max((w.low for w in sure), default=math.nan),
         high=max((w.high for w in sure), default=math.nan),
