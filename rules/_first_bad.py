@@ -132,7 +132,7 @@ def _operation(facts: Mapping[str, float], tensor: str, context: TaskContext) ->
         "deviation": "a division by a variance or norm of 0",
         "softmax": "a softmax over nothing but -inf, as where a mask leaves nothing",
         "exponential": f"an exponential of {highest:.3g} overflows{precision}",
-        "overflow": f"an overflow{precision}, of values up to {largest:.3g}" if largest >= 0 else "an overflow",
+        "overflow": f"an overflow{precision}" + (f", of values up to {largest:.3g}" if largest >= 0 else ""),
     }
     told = words.get(kind, "")
     return f"{told} in the backward pass" if told and backward else told

@@ -244,3 +244,33 @@ def test_operations_in_both_frameworks(run: Callable[..., Any], kind: str, lowes
         assert found is not None
         assert found.kind == kind
         assert found.lowest == pytest.approx(lowest) or kind == "division"
+
+
+# -- other engines of Keras -------------------------------------------------------------------------------------------
+
+ENGINES = """
+import torch  # before Keras: the other order crashes with some builds
+import keras, numpy as np
+import autotrainer
+x = np.random.default_rng(0).normal(size=(200, 6)).astype("float32")
+inputs = keras.Input((6,))
+hidden = keras.ops.log(keras.ops.relu(keras.layers.Dense(8, name="a")(inputs)))
+model = keras.Model(inputs, keras.layers.Dense(2, name="b")(hidden))
+result = autotrainer.fit(model, (x, (x[:, 0] > 0).astype("int64")), epochs=4, repair=False, progress=False,
+                         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), optimizer="sgd")
+print(next(f.message for f in result.findings if f.problem == "nonfinite"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("engine", "told"),
+    [
+        ("torch", "Values made after layer a are the first to be not finite, in step 0: the logarithm of 0."),
+        ("jax", "not finite"),
+    ],
+)
+def test_other_engines(engine: str, told: str, run_python: Callable[..., Any]) -> None:
+    done = run_python(ENGINES, KERAS_BACKEND=engine, JAX_PLATFORMS="cpu")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert told in done.stdout, done.stdout

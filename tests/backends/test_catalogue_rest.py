@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,6 +16,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 import autotrainer
+from autotrainer.cli import main
+from autotrainer.errors import LogError
 from autotrainer.findings import Finding, Severity
 
 torch.set_num_threads(1)
@@ -234,3 +239,112 @@ def test_workers_alike(dataset: type[Any], options: dict[str, Any], expected: st
 )
 def test_workers_that_draw_and_read_for_themselves(dataset: type[Any], options: dict[str, Any]) -> None:
     assert inspected(dataset(), **options) == {}
+
+
+# -- replica_desync ---------------------------------------------------------------------------------------------------
+
+DISTRIBUTED = """
+import os, sys
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+import autotrainer
+
+torch.set_num_threads(1)
+folder, rank = sys.argv[1], int(sys.argv[2])
+torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+torch.manual_seed(0)
+x = torch.randn(256, 8)
+data = TensorDataset(x, x[:, :1] * 2)
+for kind in ("good", "unwrapped", "bypassed", "ignored", "twins"):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1))
+    if kind == "ignored":
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ["4.weight", "4.bias"])
+    called = model if kind == "unwrapped" else DistributedDataParallel(model)
+    sampler = DistributedSampler(data, 2, rank) if kind != "twins" else DistributedSampler(data, 1, 0)
+    loader = DataLoader(data, 16, sampler=sampler)
+    loss_fn, optimizer = nn.MSELoss(), torch.optim.Adam(model.parameters(), 1e-3)
+    watched = called if rank else model
+    with autotrainer.watch(watched, optimizer, loss_fn=loss_fn, log_dir=f"{folder}/{kind}-{rank}") as monitor:
+        for epoch in range(2):
+            sampler.set_epoch(epoch)
+            for inputs, targets in loader:
+                optimizer.zero_grad()
+                outputs = called.module(inputs) if kind == "bypassed" else called(inputs)
+                loss_fn(outputs, targets).backward()
+                optimizer.step()
+    assert not monitor._failed
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Logs of trainings of two processes each, by name: <kind>-<rank>."""
+    folder = tmp_path_factory.mktemp("replicas")
+    command = [sys.executable, "-c", DISTRIBUTED, str(folder)]
+    processes = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    for process in processes:
+        _, errors = process.communicate(timeout=180)
+        assert process.returncode == 0, errors
+    return folder
+
+
+def compared(logs: Path, kind: str) -> dict[str, Finding]:
+    """Replay the log of the first process beside that of the second."""
+    first, second = (next((logs / f"{kind}-{rank}").glob("*.jsonl")) for rank in range(2))
+    assert autotrainer.replay(first, select="replica_desync").findings == ()
+    report = autotrainer.replay(first, replicas=[second], select="replica_desync")
+    return {f.problem: f for f in report.findings}
+
+
+@pytest.mark.parametrize("kind", ["unwrapped", "bypassed"])
+def test_replicas_that_train_apart(logs: Path, kind: str) -> None:
+    found = compared(logs, kind)["replica_desync"]
+    assert found.severity is Severity.ERROR
+    assert found.evidence["replica_gap"] > 1e-5
+
+
+def test_a_layer_that_is_left_out(logs: Path) -> None:
+    found = compared(logs, "ignored")["replica_desync"]
+    assert (found.severity, found.layers) == (Severity.WARNING, ("4",))
+
+
+def test_the_same_samples_on_both(logs: Path) -> None:
+    found = compared(logs, "twins")["replica_desync"]
+    assert (found.severity, found.evidence["replica_twins"]) == (Severity.WARNING, 1.0)
+
+
+def test_replicas_that_train_together(logs: Path) -> None:
+    assert compared(logs, "good") == {}
+
+
+def test_replicas_on_the_command_line(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (str(next((logs / f"unwrapped-{rank}").glob("*.jsonl"))) for rank in range(2))
+    assert main(["replay", first, "--replica", second, "--select", "AT901"]) == 1
+    assert "each trains a model of its own" in capsys.readouterr().out
+
+
+def recorded(folder: Path, seed: int) -> Path:
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with autotrainer.watch(model, log_dir=folder) as monitor:
+        model.fit(X, Y, epochs=2, batch_size=32, verbose=0)
+    assert monitor.log_path is not None
+    return monitor.log_path
+
+
+def test_logs_of_keras(tmp_path: Path) -> None:
+    first, same, other = (recorded(tmp_path, seed) for seed in (0, 0, 1))
+    select = "replica_desync"
+    apart = autotrainer.replay(first, replicas=[same, other], select=select).findings
+    twins = autotrainer.replay(first, replicas=[same], select=select).findings
+    assert [str(f.severity) for f in (*apart, *twins)] == ["error", "warning"]
+
+
+def test_logs_of_different_models(logs: Path, tmp_path: Path) -> None:
+    with pytest.raises(LogError, match="another model"):
+        autotrainer.replay(next((logs / "good-0").glob("*.jsonl")), replicas=[recorded(tmp_path, 0)])

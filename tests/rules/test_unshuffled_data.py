@@ -121,12 +121,14 @@ def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str 
         pytest.param(classes(1, rows=64), 4, {}, None, id="few rows"),
         pytest.param(classes(1, rows=600), 60, {}, None, id="a whole epoch: constant targets"),
         pytest.param(classes(1, rows=128), 4, {"arrays": True}, None, id="the first rows of an array"),
+        pytest.param(classes(1, rows=128), 4, {"loss": "custom"}, None, id="placeholders of a loss of one's own"),
     ],
 )
 def test_one_class_at_the_start(
     build: Callable[..., Any], targets: TargetSummary, steps: int, case: dict[str, Any], expected: str | None
 ) -> None:
-    run = build(targets=targets, loss="ce", output_units=10, steps=steps, scalars={"class_entropy": 0.0}, **case)
+    case = {"loss": "ce", **case}
+    run = build(targets=targets, output_units=10, steps=steps, scalars={"class_entropy": 0.0}, **case)
     found = UnshuffledData().check(*run)
     assert (found.severity if found else None) == expected
 

@@ -1,0 +1,48 @@
+"""Seeing each operation of a step on Keras' torch engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["TorchOperations"]
+
+
+class TorchOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While active, tells each operation that has run.
+
+    Args:
+        see: Takes its name (with that of the operation it is the gradient of), inputs and outputs.
+    """
+
+    def __init__(self, see: Callable[[str, Sequence[Any], Sequence[Any]], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._note = see
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run an operation and tell it."""
+        kwargs = kwargs or {}
+        given = list(_tensors((args, kwargs)))
+        if func._schema.is_mutable:
+            given = [tensor.clone() for tensor in given]
+        result = func(*args, **kwargs)
+        current = getattr(torch._C, "_current_autograd_node", None)  # a private name of PyTorch
+        node = None if current is None else current()
+        self._note(str(func) if node is None else f"{func} {node.name()}", given, list(_tensors(result)))
+        return result
+
+
+def _tensors(value: Any) -> Iterator[Any]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _tensors(part)
