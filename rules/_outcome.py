@@ -122,7 +122,7 @@ class Outcome:
             return f"R² is {self.score:.3g} (the mean of the targets has 0)"
         if self.by_loss:
             ratio = 1 - math.copysign(self.skill**2, self.skill)  # skill is the root of the relative gain
-            return f"cross-entropy is {ratio:.3g} times that of always giving the shares of the classes"
+            return f"the loss is {ratio:.3g} times a constant answer's"
         return f"accuracy is {self.score:.3g} (the commonest class has {self.trivial:.3g})"
 
 
