@@ -153,8 +153,8 @@ class Questions:
             self.trainer.search(TrainingSpec(context.planned_epochs or 1, self.seed), search)
         finally:
             search.monitor.close()
-        if search.found is not None:
-            run.monitor.learn(search.found.facts(run.monitor.context.layers))
+        if search.told is not None:
+            run.monitor.learn(search.told.facts(run.monitor.context.layers))
 
     def _of_rate(self, run: ManagedRun) -> None:
         """Ask which learning rate suits: with a short training from the start, whose rate grows from step to step."""

@@ -40,6 +40,17 @@ class SearchRun:
         self._workload = Workload(1)
         self._work = 0
 
+    @property
+    def told(self) -> FirstBad | None:
+        """What was found, if it fits the training that was replayed: its first step had a finite loss.
+
+        A replay differs where callbacks are objects, which serve one training only, or data come in another order.
+        """
+        found = self.found
+        if found is None or not self.first or found.step > self.first:
+            return found
+        return found if found.step == self.first and found.tensor in ("gradient", "weight") else None
+
     def keep(self, trained: Trained) -> None:
         """Take what is about to be trained: nothing of it is kept."""
 

@@ -146,7 +146,8 @@ def r2_metric(evaluation: Evaluation) -> RowMetric | None:
 
 
 def _automatic(context: TaskContext, targets: TargetSummary, evaluation: Evaluation) -> Metric:
-    for metric in (accuracy_metric(context, targets, evaluation), r2_metric(evaluation)):
+    logarithms = context.loss.expects in ("log_values", "log_probabilities")  # no estimates of the targets
+    for metric in (accuracy_metric(context, targets, evaluation), None if logarithms else r2_metric(evaluation)):
         if metric is not None and _fits(metric, evaluation):
             return metric
     return LossMetric("negative loss", "max")

@@ -20,11 +20,8 @@ __all__ = ["compare_replicas", "same_model"]
 _BATCH = ("input_max_abs", "target_min", "target_max", "target_spread", "class_entropy")
 """Columns that describe the data of one batch and nothing else."""
 
-_LEAST_STEPS = 8
-"""Steps in which batches must be equal for the same samples to be the reason."""
-
-_DISTINCT = 0.75
-"""Share of these steps that differ from one another in what is logged of their batches, at least."""
+_BATCHES = 8
+"""Batches that must differ from one another, and be equal to those of the other process, for it to be no chance."""
 
 
 def same_model(one: RunHistory, other: RunHistory) -> bool:
@@ -60,11 +57,10 @@ def compare_replicas(history: RunHistory, others: Sequence[RunHistory]) -> dict[
         gaps[~known] = 0.0
         facts |= {"replica_gap": float(np.median(gaps[known])), "replica_worst_gap": float(gaps.max())}
         facts["replica_layer"] = float(gaps.argmax())
-    if len(steps) >= _LEAST_STEPS:
-        batches = _batches(history, steps)
-        if len(np.unique(batches, axis=0)) >= _DISTINCT * len(steps):
-            twins = [np.array_equal(batches, _batches(other, steps)) for other in others]
-            facts["replica_twins"] = float(np.mean(twins))
+    batches = _batches(history, steps)
+    if len(np.unique(batches, axis=0)) >= _BATCHES:
+        twins = [np.array_equal(batches, _batches(other, steps)) for other in others]
+        facts["replica_twins"] = float(np.mean(twins))
     return facts
 
 

@@ -45,7 +45,10 @@ def project_settings(folder: Path | None = None) -> ProjectSettings:
     Raises:
         ConfigError: If that table can't be read, or holds what it should not.
     """
-    start = Path.cwd() if folder is None else folder
+    try:
+        start = Path.cwd() if folder is None else folder
+    except OSError:  # the current folder is gone
+        return ProjectSettings()
     for place in (start, *start.parents):
         path = place / "pyproject.toml"
         try:
@@ -61,9 +64,10 @@ def project_settings(folder: Path | None = None) -> ProjectSettings:
 
 def _table(path: Path, text: str) -> Any:
     try:
-        return tomllib.loads(text).get("tool", {}).get("autotrainer")
+        tools = tomllib.loads(text).get("tool")
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is no valid TOML, so that [{_TABLE}] can't be read: {error}") from None
+    return tools.get("autotrainer") if isinstance(tools, Mapping) else None
 
 
 def _settings(path: Path, table: Any) -> ProjectSettings:

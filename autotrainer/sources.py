@@ -117,7 +117,7 @@ def _attribute(kind: type, name: str) -> tuple[str, ast.expr | None]:
     for base in kind.__mro__:
         try:
             file = inspect.getsourcefile(base) or ""
-        except TypeError:  # built in
+        except (TypeError, OSError):  # built in, or typed in a session without a file
             continue
         if not _is_own(file):
             continue

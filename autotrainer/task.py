@@ -88,7 +88,7 @@ BAD_OPERATIONS = (
 """Operations that values that are not finite come out of."""
 
 TaskKind = Literal["multiclass", "binary", "multilabel", "regression", "unknown"]
-Expects = Literal["logits", "probabilities", "log_probabilities", "values", "unknown"]
+Expects = Literal["logits", "probabilities", "log_probabilities", "values", "log_values", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class LossInfo:
         name: As the framework calls it.
         family: ``cross_entropy`` (over classes), ``binary_cross_entropy``, ``squared_error``,
             ``absolute_error``, ``huber``, ``hinge``, ``poisson``, ``kl_divergence``, ``custom`` or ``none``.
-        expects: What it takes the model's output for.
+        expects: What it takes the model's output for: of the target's own scale, or its logarithm, or a classifier's.
         targets: ``index``, ``one_hot``, ``either`` or ``values``: the form of targets it takes.
         class_axis: Axis of the classes in the output: 1 for PyTorch's cross-entropies, else -1.
         reduction: ``mean``, ``sum`` or ``none``.

@@ -46,34 +46,31 @@ def seen_in_history(history: RunHistory, since: int) -> Place:
     weights, outputs = np.isinf(history.layer("weight_norm")), np.isinf(history.layer("activation_max_abs"))
     gradients, loss = np.isinf(history.layer("grad_norm")), np.isinf(history.scalar("loss"))
     model, total = np.isinf(history.scalar("output_max")), np.isinf(history.scalar("grad_norm"))
-    layered = (weights | outputs | gradients).any(axis=1)
-    bad = np.flatnonzero(layered | loss | model | total)
+    bad = np.flatnonzero((weights | outputs | gradients).any(axis=1) | loss | model | total)
     if not bad.size:
         return Place(None, f"Loss is not finite since step {since}.", {})
     sample = int(bad[0])
-    step = min(since, int(history.steps[sample]))
-    names = [info.name for info in history.layers]
+    seen, names = int(history.steps[sample]), [info.name for info in history.layers]
+    when = f"are not finite since step {min(since, seen)}"
+    where = f" (as seen in step {seen})" if seen > since else ""
     poisoned = np.flatnonzero(weights[sample])
     if poisoned.size:
         name = names[poisoned[0]]
         others = f" (and of {len(poisoned) - 1} more)" if len(poisoned) > 1 else ""
-        told = (
-            f"Weights of layer {name}{others} are not finite since step {step}: a step before that, which was not "
-            f"looked at, has left them so."
-        )
-        return Place(name, told if history.steps[sample] else f"Weights of layer {name} are not finite.", {})
+        left = ": a step before that, which was not looked at, has left them so" if seen else ""
+        return Place(name, f"Weights of layer {name}{others} are not finite since step {seen}{left}.", {})
     if outputs[sample].any():
         name = names[int(np.argmax(outputs[sample]))]
-        return Place(name, f"Outputs of layer {name} are not finite since step {step}.", {})
+        return Place(name, f"Outputs of layer {name} {when}{where}.", {})
     if model[sample]:
-        return Place(None, f"Outputs of the model are not finite since step {step}.", {})
+        return Place(None, f"Outputs of the model {when}{where}.", {})
     if loss[sample]:
-        known = "" if np.isnan(history.scalar("output_max")[sample]) else ", although the outputs are"
-        return Place(None, f"Loss is not finite since step {step}{known}.", {})
-    if gradients[sample].any():
-        name = names[int(np.flatnonzero(gradients[sample])[-1])]
-        return Place(name, f"Gradients of layer {name} are not finite since step {step}, although the loss is.", {})
-    return Place(None, f"Gradients are not finite since step {step}, although the loss is.", {})
+        known = "" if np.isnan(history.scalar("output_max")[sample]) else f", although the outputs are{where}"
+        return Place(None, f"Loss is not finite since step {min(since, seen)}{known}.", {})
+    row = np.flatnonzero(gradients[sample])
+    name = names[int(row[-1])] if row.size else None
+    of = f" of layer {name}" if name else ""
+    return Place(name, f"Gradients{of} {when}, although the loss is{where}.", {})
 
 
 def found_by_replay(context: TaskContext) -> Place | None:

@@ -15,12 +15,12 @@ import numpy as np
 from autotrainer.findings import Severity
 from autotrainer.history import RunHistory
 from autotrainer.rules._skill import Witness, trivial_score, witnesses
-from autotrainer.rules._trends import Slope, blocks, growth, recent, theil_sen
+from autotrainer.rules._trends import Slope, blocks, loss_growth, recent, theil_sen
 from autotrainer.task import TaskContext
 
 __all__ = ["OUTCOME_NEEDS", "YOUNG_STEPS", "Outcome", "outcome", "progress"]
 
-OUTCOME_NEEDS = frozenset({"loss", "batch_size", "accuracy", "squared_error", "grad_norm", "epochs"})
+OUTCOME_NEEDS = frozenset({"loss", "batch_size", "accuracy", "squared_error", "grad_norm", "target_spread", "epochs"})
 """Columns that the outcome is computed from."""
 
 YOUNG_STEPS = 200
@@ -223,4 +223,4 @@ def _escaping(history: RunHistory) -> bool:
 
 def _diverged(history: RunHistory) -> bool:
     """Whether the last losses are not finite, or 10 times above those at the start."""
-    return growth(np.abs(history.losses[1])) > 10
+    return loss_growth(history.losses[1]) > 10

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from autotrainer.history import RunHistory
-from autotrainer.rules._trends import blocks, wilson
+from autotrainer.rules._trends import blocks, theil_sen, wilson
 from autotrainer.signals import MAX_ROWS, Floats
 from autotrainer.task import TaskContext
 
-__all__ = ["Witness", "trivial_score", "trivial_squared_error", "witnesses"]
+__all__ = ["Witness", "targets_growth", "trivial_score", "trivial_squared_error", "witnesses"]
 
 _PRECISE = 0.25
 """Widest half interval of skill that still counts as a measurement."""
@@ -22,6 +22,17 @@ _ENOUGH_ROWS = 64
 
 _VALIDATION_ROWS = 200
 """Rows of a validation set, whose size is not known: cautious for the usual ones."""
+
+_FAR = 1 + 2.33**2
+"""Squared error ÷ variance of the targets up to which a model that explains nothing may serve a loss of its own: that
+of the 99 % quantile of a normal distribution."""
+
+_MOVING = 1.5
+"""Growth of the targets' variance from which they are no data but move with the model, and R² says nothing: beyond
+three standard errors of the variance of ten batches of 32 rows."""
+
+_FIRST = 10
+"""Losses that the start is known by."""
 
 _VALIDATION_NOISE = 0.1
 """Half interval of R² on such a set: 1.64 √(2 ÷ rows) of the squared error, less what is common to all epochs."""
@@ -116,8 +127,15 @@ def _train_rows(history: RunHistory, context: TaskContext) -> float:
 
 
 def _squared_error(history: RunHistory, context: TaskContext) -> list[Witness]:
-    """Return R² of the sampled batches, else from the losses, with an interval from its spread over batches."""
+    """Return R² of the sampled batches, else from the losses, with an interval from its spread over batches.
+
+    None where the loss takes the outputs for something else than the targets' own scale, or targets grow as those of
+    reinforcement learning do; and none below that of the mean where a loss of one's own falls: it may want another
+    value than the mean (a quantile).
+    """
     variance = history.targets.variance
+    if context.loss.expects in ("logits", "log_probabilities", "log_values") or targets_growth(history) > _MOVING:
+        return []
     errors = history.scalar("squared_error")[_fresh(history)]
     errors = errors[~np.isnan(errors)]
     if len(errors) < 4 and context.loss.reduction == "mean":
@@ -138,9 +156,33 @@ def _squared_error(history: RunHistory, context: TaskContext) -> list[Witness]:
     unsure = not (half <= _PRECISE or mean - half >= 1)  # also where one spike dwarfs all other losses
     if unsure and held_out.size and context.loss.family == "squared_error":
         mean, half = float(np.minimum(np.mean(held_out), 1e300) / variance), _VALIDATION_NOISE
+    if context.loss.family == "custom" and 1 < mean - half and mean <= _FAR and _fell(history):
+        return []
     # Far below the trivial predictor the interval is wide in absolute terms, yet the judgement is sure.
     half = half if mean - half < 1 else min(half, _PRECISE)
     return [Witness(1 - mean, 1 - mean - half, 1 - mean + half, 1 - mean)]
+
+
+def targets_growth(history: RunHistory) -> float:
+    """Return the variance of the targets in late batches ÷ that in early ones, where it rises beyond doubt; else 1."""
+    spread = history.scalar("target_spread")
+    known = np.isfinite(spread)
+    spread, steps = spread[known], history.steps[known]
+    part = len(spread) // 4
+    early, late = (float(np.median(values)) if part else 0.0 for values in (spread[:part], spread[-part:]))
+    if not 0 < early < late:
+        return 1.0
+    return (late / early) ** 2 if theil_sen(steps, spread).rising else 1.0
+
+
+def _fell(history: RunHistory) -> bool:
+    """Whether the loss has fallen since the start, beyond the noise of batches."""
+    losses = history.losses[1][np.isfinite(history.losses[1])]
+    if len(losses) < 4 * _FIRST:
+        return False
+    start, now = losses[:_FIRST], losses[-2 * _FIRST :]
+    noise = float(np.hypot(np.std(start) / math.sqrt(_FIRST), np.std(now) / math.sqrt(2 * _FIRST)))
+    return float(start.mean() - now.mean()) > 3 * noise
 
 
 def _entropy(history: RunHistory, context: TaskContext) -> list[Witness]:

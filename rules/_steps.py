@@ -11,8 +11,9 @@ import numpy as np
 from autotrainer.history import RunHistory
 from autotrainer.rules._layers import weight_layers
 from autotrainer.signals import Floats
+from autotrainer.task import TaskContext
 
-__all__ = ["STEP_NEEDS", "Steps", "clipped_norm", "rate_rises", "shortened", "steps_taken"]
+__all__ = ["STEP_NEEDS", "Steps", "clipped_norm", "decay_share", "rate_rises", "shortened", "steps_taken"]
 
 STEP_NEEDS = frozenset({"weight_norm", "update_ratio", "learning_rate"})
 """Columns that these are computed from."""
@@ -95,6 +96,20 @@ def _steps_taken(history: RunHistory) -> Steps:
         kept=math.sqrt(bare[-1] / bare[0]) if len(ends) and bare[0] > 0 else math.nan,
         travel=between + float(found[0]) if len(found) else math.nan,
     )
+
+
+def decay_share(context: TaskContext, rate: float) -> float:
+    """Return what decay alone takes of the weights in a step; NaN where gradients are scaled along with it.
+
+    Keras decays apart from the gradient with each optimizer, PyTorch with AdamW (Loshchilov and Hutter 2019); SGD adds
+    up what is decayed, as it does with gradients.
+    """
+    optimizer = context.optimizer
+    apart = context.framework == "keras3" or optimizer.name == "adamw"
+    if not apart and optimizer.name != "sgd":
+        return math.nan
+    carried = 1.0 if apart or not 0 < optimizer.momentum < 1 else 1 - optimizer.momentum
+    return rate * optimizer.weight_decay / carried
 
 
 def clipped_norm(history: RunHistory) -> float:

@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 
 from autotrainer.signals import Floats
 
-__all__ = ["Slope", "blocks", "geometric_mean", "growth", "last_median", "recent", "theil_sen", "wilson"]
+__all__ = [
+    "Slope",
+    "blocks",
+    "geometric_mean",
+    "growth",
+    "last_median",
+    "loss_growth",
+    "recent",
+    "theil_sen",
+    "wilson",
+]
 
 _MAX_POINTS = 64
 _BLOCKS = 24
@@ -143,6 +153,18 @@ def growth(values: Floats) -> float:
         if gain > 3 * noise * math.sqrt(2 / count):
             largest = max(largest, gain)
     return math.exp(min(largest, 700.0))
+
+
+def loss_growth(losses: Floats) -> float:
+    """Return how many times larger a loss has become, as `growth` does.
+
+    A loss that goes below zero (a likelihood of densities, the return of a policy) has no lowest value that its size
+    could be told from, and grows when it gets better: NaN, unless the last value is not finite.
+    """
+    known = losses[~np.isnan(losses)]
+    if known.size and np.isfinite(known[-1]) and (known < 0).any():
+        return math.nan
+    return growth(np.abs(losses))
 
 
 def wilson(share: float, count: float, z: float = 1.96) -> tuple[float, float]:

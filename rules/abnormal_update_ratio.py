@@ -14,7 +14,7 @@ from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import names, weight_layers
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._steps import STEP_NEEDS, steps_taken
+from autotrainer.rules._steps import STEP_NEEDS, decay_share, steps_taken
 from autotrainer.rules._trends import geometric_mean, recent
 from autotrainer.task import TaskContext
 
@@ -26,6 +26,9 @@ _SAMPLES = 10
 _GOOD = 0.8
 """Skill from which the size of steps does not matter."""
 
+_POOR = 0.7
+"""Upper end of the interval of skill up to which a result is poor, as in `insufficient_capacity`."""
+
 _APART = 10.0
 """Ratio between a layer and the middle one from which that layer stands alone; else it is the rate of all."""
 
@@ -34,6 +37,9 @@ _SYMPTOM = 0.45
 
 _SHRUNK = 0.7
 """Length of all weights ÷ that at the start from which a decay has evidently won: trained weights grow."""
+
+_RESTED = 1e-4
+"""First steps of a layer ÷ its weights from which it has been on its way: a tenth of the usual thousandth."""
 
 _FADED = 0.1
 """Learning rate ÷ its highest below which steps are small by schedule."""
@@ -113,7 +119,7 @@ class AbnormalUpdateRatio(Rule):
     def _by_decay(self, history: RunHistory, context: TaskContext, result: Outcome) -> Finding | None:
         """Find weights that decay faster than they learn."""
         rate = history.scalar("learning_rate")[-1]
-        share = _decay(context, float(rate if rate > 0 else context.optimizer.learning_rate))
+        share = decay_share(context, float(rate if rate > 0 else context.optimizer.learning_rate))
         kept = steps_taken(history).kept
         if not share >= self.threshold("decay") or not kept <= _SHRUNK or result.moving(0.1):
             return None
@@ -122,7 +128,8 @@ class AbnormalUpdateRatio(Rule):
             f"they are down to {kept:.2g} of their size, and {result.words} after {result.steps} steps."
         )
         evidence = {"decay": share, "weights_kept": kept, "skill_high": result.high}
-        return self.finding(result.worst, 0.85, message, evidence)
+        poor = not result.high > _POOR  # what has some skill may be as good as noisy data allow
+        return self.finding(result.worst if poor else Severity.WARNING, 0.85 if poor else 0.5, message, evidence)
 
     def _by_ratio(self, history: RunHistory, result: Outcome) -> Finding | None:
         """Find layers whose steps do not fit them."""
@@ -134,7 +141,8 @@ class AbnormalUpdateRatio(Rule):
             return None
         rows, logs = [row for row, there in zip(rows, known, strict=True) if there], np.log10(typical[known])
         high, low = logs >= self.threshold("high"), logs <= self.threshold("low")
-        low &= not _faded(history)
+        # Layers that have made usual steps are at rest now, or near it: gradients fade at an optimum.
+        low &= ~(geometric_mean(history.layer("update_ratio")[:_SAMPLES, rows]) > _RESTED) & (not _faded(history))
         if not (high | low).any():
             return None
         alone = np.abs(logs - np.median(logs)) >= math.log10(_APART)
@@ -148,20 +156,6 @@ class AbnormalUpdateRatio(Rule):
         message = f"A step changes the weights of {where} by {size:.1g} of their size, and {result.words}."
         evidence = {"update_ratio": size, "middle_update_ratio": 10.0 ** float(np.median(logs)), "skill": result.skill}
         return self.finding(Severity.WARNING, _SYMPTOM, message, evidence, layers=names(history, found))
-
-
-def _decay(context: TaskContext, rate: float) -> float:
-    """Return what decay alone takes of the weights in a step; NaN where gradients are scaled along with it.
-
-    Keras decays apart from the gradient with each optimizer, PyTorch with AdamW (Loshchilov and Hutter 2019); SGD adds
-    up what is decayed, as it does with gradients.
-    """
-    optimizer = context.optimizer
-    apart = context.framework == "keras3" or optimizer.name == "adamw"
-    if not apart and optimizer.name != "sgd":
-        return math.nan
-    carried = 1.0 if apart or not 0 < optimizer.momentum < 1 else 1 - optimizer.momentum
-    return rate * optimizer.weight_decay / carried
 
 
 def _faded(history: RunHistory) -> bool:

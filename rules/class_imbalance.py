@@ -33,6 +33,9 @@ _WORSE = 0.07
 rows, a small validation set. Where the classes of both have equal shares, only a model that is worse than a constant
 answer gets there."""
 
+_EPOCHS = 3
+"""Epochs with a score on validation data, at least."""
+
 _MOST = 0.5
 """Share of the commonest class from which a constant answer is a bar that memorised rows do not fall below."""
 
@@ -107,7 +110,9 @@ class ClassImbalance(Rule):
         """Find a model that fits the shares of the training classes, and fails where classes are less unequal."""
         majority, there = history.targets.majority, held_out_accuracy(history)
         sampled = history.scalar("accuracy")[recent(history.steps)]
-        if majority < _MOST or not there <= majority - _WORSE or not result.mature(_EARLY):
+        if majority < _MOST or not there <= self._at_random(history) - _WORSE or not result.mature(_EARLY):
+            return None
+        if len(history.epochs("val_accuracy")[1]) < _EPOCHS:  # running statistics of normalization lag at first
             return None
         here = float(np.mean(sampled[np.isfinite(sampled)])) if np.isfinite(sampled).any() else math.nan
         if not here >= majority - _WORSE / 2:
@@ -118,6 +123,12 @@ class ClassImbalance(Rule):
         )
         evidence = evidence | {"accuracy": here, "validation_accuracy": there}
         return self.finding(result.worst, 0.85, message, evidence)
+
+    @staticmethod
+    def _at_random(history: RunHistory) -> float:
+        """Return the accuracy of random answers with the shares of the classes, at least: that of pure memory."""
+        share, others = history.targets.majority, history.targets.classes - 1
+        return share**2 + (1 - share) ** 2 / others
 
     def _rare(self, history: RunHistory, result: Outcome, words: str, evidence: dict[str, float]) -> Finding | None:
         """Find rare classes that are not recognised in training."""

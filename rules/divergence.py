@@ -12,6 +12,7 @@ from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._skill import targets_growth
 from autotrainer.rules._trends import blocks
 from autotrainer.task import TaskContext
 
@@ -46,8 +47,9 @@ class Divergence(Rule):
     When it is wrong
         A loss that has nearly vanished doubles easily: it must also have lost half of what it had gained. An error
         needs a loss 1.5 times above that of the untrained model and a measure of skill that shows nothing learned.
-        Losses around or below zero, those of several optimizers (adversarial training), and training data that grow
-        harder (curricula, values in reinforcement learning) are left out or a warning.
+        Losses around or below zero and those of several optimizers (adversarial training) are left out, and so are
+        targets that grow (values in reinforcement learning): by as much as their variance, a loss may. Training data
+        that grow harder (curricula) are a warning.
 
     Repairs
         A lower learning rate, gradient clipping, another optimizer.
@@ -98,7 +100,8 @@ class Divergence(Rule):
         late, best = parts[-last:], float(parts[:-last].min())
         start = float(np.median(losses[:5]))
         low = float(late.min())
-        if best <= 0 or low < self.threshold("factor") * best or low < best + _LOST * (start - best):
+        usual = best * max(1.0, targets_growth(history))
+        if best <= 0 or low < self.threshold("factor") * usual or low < best + _LOST * (start - best):
             return None
         rising = bool(late[-1] >= 0.8 * late.max())
         result = outcome(history, context)

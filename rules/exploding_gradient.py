@@ -14,7 +14,7 @@ from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import names, weight_layers
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._trends import geometric_mean, growth, last_median, recent
+from autotrainer.rules._trends import geometric_mean, growth, last_median, loss_growth, recent
 from autotrainer.signals import Floats
 from autotrainer.task import TaskContext
 
@@ -29,6 +29,9 @@ _DEAD_SAMPLES = 3
 
 _DOUBLED = 2.0
 """Growth of a layer's weights from which a step as large as the weights is what killed the model."""
+
+_BEYOND = 1000.0
+"""Growth of a loss of one's own, which may measure a moving target (values in reinforcement learning), that is none."""
 
 _GOOD = 0.8
 """Skill from which it does not matter how far the weights were thrown."""
@@ -102,9 +105,10 @@ class ExplodingGradient(Rule):
             return None
         gradient = history.scalar("grad_norm")
         _, losses = history.losses
-        evidence = {"growth": growth(gradient), "loss_growth": growth(np.abs(losses))}
+        evidence = {"growth": growth(gradient), "loss_growth": loss_growth(losses)}
         result = outcome(history, context)
-        told = self._by_growth(history, evidence, gradient)
+        own = context.loss.family in ("custom", "none") and not result.known
+        told = self._by_growth(history, evidence, gradient, own)
         told = told or self._by_weights(history, rows, evidence, result)
         told = told or self._by_ratio(history, rows, evidence, result)
         if told is None:
@@ -113,9 +117,9 @@ class ExplodingGradient(Rule):
         return self.finding(severity, confidence, message, evidence, layers=names(history, self._origin(history, rows)))
 
     def _by_growth(
-        self, history: RunHistory, evidence: dict[str, float], gradient: Floats
+        self, history: RunHistory, evidence: dict[str, float], gradient: Floats, own: bool
     ) -> tuple[Severity, float, str] | None:
-        grown, loss_growth = evidence["growth"], evidence["loss_growth"]
+        grown, lost = evidence["growth"], evidence["loss_growth"]
         finite = gradient[np.isfinite(gradient)]
         if len(finite) < 2:
             return None
@@ -126,9 +130,10 @@ class ExplodingGradient(Rule):
                 message = f"The gradient norm grew {before:.2g}-fold and is not finite {at}."
                 return Severity.ERROR, 0.97, message
             return None
-        if grown >= self.threshold("growth") and loss_growth >= self.threshold("loss_growth"):
-            message = f"Gradient norm and loss grew {grown:.2g}-fold and {loss_growth:.2g}-fold {at}."
-            return Severity.ERROR, 0.95, message
+        if grown >= self.threshold("growth") and lost >= self.threshold("loss_growth"):
+            message = f"Gradient norm and loss grew {grown:.2g}-fold and {lost:.2g}-fold {at}."
+            sure = not own or lost >= _BEYOND
+            return (Severity.ERROR, 0.95, message) if sure else (Severity.WARNING, 0.5, message)
         return None
 
     def _by_weights(

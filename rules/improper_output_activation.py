@@ -154,6 +154,8 @@ class ImproperOutputActivation(Rule):
             by_form = {"logits": self._logits, "probabilities": self._probabilities, "log_probabilities": self._logs}
             judge = by_form.get(loss.expects)
             return judge(history, context, activation, low, high) if judge is not None else None
+        if loss.expects == "log_probabilities":
+            return self._logs(history, context, activation, low, high)
         return self._reach(history, context, activation)
 
     @staticmethod

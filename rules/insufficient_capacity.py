@@ -17,6 +17,7 @@ from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._held_out import held_out_skill
 from autotrainer.rules._layers import weight_layers
 from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._steps import decay_share
 from autotrainer.rules._trends import last_median
 from autotrainer.task import TaskContext
 
@@ -24,6 +25,9 @@ __all__ = ["InsufficientCapacity"]
 
 _WIDE_OUTPUT = 4
 """Classes from which two units count as narrow, as one does for two."""
+
+_GATES = ("sigmoid", "hard_sigmoid", "hardsigmoid")
+"""Activations of a layer that weighs what goes past it."""
 
 _FAIR = 0.85
 """Skill up to which such a limit is worth a look."""
@@ -143,7 +147,7 @@ class InsufficientCapacity(Rule):
             return _Limit("dropout", words, {"dropout": left_out})
         decay = context.optimizer.weight_decay
         shrunk = _shrunk(history) if decay > 0 else math.nan
-        if shrunk <= self.threshold("shrunk"):
+        if shrunk <= self.threshold("shrunk") and _by_decay(history, context, shrunk):
             words = f"Weight decay of {decay:g} has shrunk the weights to {shrunk:.2g} of their size"
             return _Limit("decay", words, {"weight_decay": decay, "shrunk": shrunk})
         if _linear(history):
@@ -163,6 +167,8 @@ def _bottleneck(history: RunHistory, context: TaskContext) -> _Limit | None:
             continue
         if not after.hidden and outputs <= units and layer is not rows[0]:
             continue  # wide layers before it make the answer, which is all that it has to hold
+        if after.activation in _GATES or any(layer.frozen for layer in history.layers):
+            continue  # a side branch: weights of channels (squeeze and excitation), or an adapter to what is frozen
         # Weights of the next layer for so many inputs, with bias or without: it gets nothing but these units.
         if after.kind == "dense" and after.parameters in (width * units, width * (units + 1)):
             count = "one unit" if units == 1 else f"{units} units"
@@ -182,6 +188,16 @@ def _shrunk(history: RunHistory) -> float:
         ratios = last_median(norms) / norms[0]
     known = ratios[np.isfinite(ratios)]
     return float(np.median(known)) if known.size else math.nan
+
+
+def _by_decay(history: RunHistory, context: TaskContext, shrunk: float) -> bool:
+    """Whether decay is strong enough to have shrunk the weights so: a fit to small targets shrinks them too."""
+    share = decay_share(context, context.optimizer.learning_rate)
+    if not math.isnan(share):
+        return share * history.step >= -math.log(max(shrunk, 1e-300)) / 2  # half: as far as a loss alone lets them
+    rows = weight_layers(history)  # decay within the gradient of an adaptive optimizer: it must be what leads the step
+    weights, gradients = (last_median(history.layer(name))[rows] for name in ("weight_norm", "grad_norm"))
+    return bool(np.median(context.optimizer.weight_decay * weights - gradients) >= 0)
 
 
 def _linear(history: RunHistory) -> bool:

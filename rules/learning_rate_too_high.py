@@ -24,6 +24,12 @@ _DEAD_SAMPLES = 3
 _GOOD = 0.8
 """Skill from which even a loss that has grown does no harm."""
 
+_SOME = 0.3
+"""Skill, beyond doubt, at which large first steps alone have done no harm that is known: noise may allow no more."""
+
+_AWAY = 2
+"""Growth of the weights ÷ threshold from which they have run away: in a long training on noisy data they grow too."""
+
 _MOVED = 1.5
 """Growth of all weights from which a large step has left its mark."""
 
@@ -150,7 +156,8 @@ class LearningRateTooHigh(Rule):
             return None, 0.0, ""
         far = steps.largest >= self.threshold("step") or steps.grown >= self.threshold("growth")
         if result.diverged and far and not result.learned(_GOOD):
-            fair = result.learned(self.threshold("skill"))
+            own = context.loss.family in ("custom", "none") and not result.known  # it may measure a moving target
+            fair = result.learned(self.threshold("skill")) or own
             return (Severity.WARNING if fair else Severity.ERROR), 0.6 if fair else 0.95, "the loss has exploded"
         if result.learned(self.threshold("skill")):
             return None, 0.0, ""
@@ -160,11 +167,17 @@ class LearningRateTooHigh(Rule):
         if not result.mature(self.threshold("schedule")) or result.moving(0.1):
             return None, 0.0, ""
         large = steps.largest >= self.threshold("step") or steps.typical >= self.threshold("typical")
+        lasting = steps.typical >= self.threshold("typical") or steps.grown >= self.threshold("growth")
+        if result.learned(_SOME) and not (lasting or context.optimizer.momentum >= _HEAVY):
+            return None, 0.0, ""
         if not (large or context.optimizer.momentum >= _HEAVY or result.stuck(0.3)):
             return None, 0.0, ""  # a model of few weights may need large ones
         if not result.known:
             return self._by_loss(history, context, result)
-        if result.stuck() or (result.mature(0.25) and result.high <= self.threshold("skill") + 0.1):
+        # What has some skill may be as good as noisy data allow, unless the weights or the loss have run away.
+        away = steps.grown >= _AWAY * self.threshold("growth") or self._by_loss(history, context, result)[0] is not None
+        poor = result.mature(0.25) and result.high <= self.threshold("skill") + 0.1
+        if result.stuck() or (poor and (away or context.optimizer.momentum >= _HEAVY)):
             return result.worst, 0.9 if result.stuck() else 0.8, f"{words} after {result.steps} steps"
         return Severity.WARNING, 0.5, f"{words} after {result.steps} steps"
 

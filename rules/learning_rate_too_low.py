@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
-from autotrainer.findings import Finding
+from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
@@ -21,6 +21,10 @@ _FAIR, _GOOD = 0.3, 0.8
 
 _STANDING = 0.02
 """Change of the weights by the end ÷ their size with which they stay what they were: skill was there at the start."""
+
+_SURE = 0.05
+"""Way of the weights by the end ÷ their size up to which it is an error: 1 ÷ √400. Layers as wide as that get to their
+optimum with hardly more (Jacot et al. 2018), and noisy data may allow no better score there."""
 
 _FALLS = 0.05
 """Fall of the loss over the last half of the run from which a model is evidently still on its way."""
@@ -120,7 +124,8 @@ class LearningRateTooLow(Rule):
             f"{what}: a step changes the weights by {steps.typical:.1g} of their size, all steps of the schedule by at "
             f"most {travel:.1%}, and {result.words} after {result.steps} steps."
         )
-        return self.finding(result.worst, 0.88, message, evidence)
+        sure = travel <= _SURE
+        return self.finding(result.worst if sure else Severity.WARNING, 0.88 if sure else 0.5, message, evidence)
 
     def _poor(self, result: Outcome, travel: float) -> bool:
         """Whether the outcome is poor, and the small steps can be why: the shorter the way, the more of it."""

@@ -31,8 +31,8 @@ class ReplicaDesync(Rule):
 
     Evidence used
         Norms of all layers' weights at the last step that all processes have measured: equal where weights are equal.
-        Range and spread of inputs and targets at all such steps, at least eight of them: equal to the bit where batches
-        are. Nothing is exchanged between processes while they train; no collective operation is added.
+        Range and spread of inputs and targets at all such steps, with eight different batches at least: equal to the
+        bit where batches are. Nothing is exchanged between processes while they train.
 
     Thresholds
         ``gap``: relative difference of a norm from which weights differ: an error where that is so of half of the

@@ -14,6 +14,7 @@ from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import weight_layers
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._steps import STEP_NEEDS, steps_taken
 from autotrainer.rules._trends import theil_sen
 from autotrainer.task import TaskContext
 
@@ -66,7 +67,7 @@ class SlowConvergence(Rule):
     problem = "slow_convergence"
     code = "AT302"
     aliases = ("slow", "slow_training")
-    needs = OUTCOME_NEEDS | frozenset({"update_ratio"})
+    needs = OUTCOME_NEEDS | STEP_NEEDS
     causes = (
         "missing_zero_grad",
         "wrong_training_mode",
@@ -121,7 +122,7 @@ class SlowConvergence(Rule):
         if not ratios.size:
             return None
         ratio = float(np.median(ratios))
-        travel = ratio * result.planned
+        travel = np.fmax(ratio * result.planned, steps_taken(history).travel)  # large at first, at rest since
         enough = _GOOD if travel <= _STANDING else _FAIR
         if not travel <= self.threshold("travel") or result.learned(enough) or result.skill > enough:
             return None

@@ -65,9 +65,9 @@ class CheckedSteps(keras.callbacks.Callback):  # type: ignore[misc]
     def _judge(self, flow: _Flow, before: Sequence[Part], fine: bool) -> None:
         """Say what was found in a step, if anything was."""
         after = self._bad_weights()
-        tensor, layer, operation, beyond = "weight", None, None, False
-        if before:
-            layer = flow.first_in_order(before)
+        step, tensor, layer, operation, beyond = self._search.steps - 1, "weight", None, None, False
+        if before:  # a step before has left them so, or they were so from the start
+            step, layer = max(0, step - 1), flow.first_in_order(before)
         elif not (fine and flow.loss_is_fine):
             tensor, layer, beyond = flow.forward or ("loss", None, False)
             operation = None if tensor in ("input", "target") else flow.made.first.get("forward")
@@ -78,7 +78,7 @@ class CheckedSteps(keras.callbacks.Callback):  # type: ignore[misc]
             layer, operation = flow.first_in_order(after), flow.made.first.get("update")
         else:
             return
-        self._search.found = FirstBad(self._search.steps - 1, tensor, layer, beyond, operation or Operation())
+        self._search.found = FirstBad(step, tensor, layer, beyond, operation or Operation())
 
     def _bad_weights(self) -> list[Part]:
         return [part for part in self._parts if not _all_finite([w.value for w in part.weights])]

@@ -59,8 +59,8 @@ class SearchedTraining(Training):
         place: _Place | None
         operation: Operation | None = None
         after = self._bad_weight()
-        if before is not None:
-            place = before
+        if before is not None:  # a step before has left them so, or they were so from the start
+            place, step = before, max(0, step - 1)
         elif not finite(loss):
             place = flow.forward or _Place("loss")
             operation = None if place.tensor in ("input", "target") else made.forward or made.update

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -24,7 +25,7 @@ _BCE_LOGITS = _info("binary_cross_entropy", "logits")
 _SQUARED = _info("squared_error", "values")
 _ABSOLUTE = _info("absolute_error", "values")
 _HUBER = _info("huber", "values")
-_POISSON = _info("poisson", "values")
+_POISSON = _info("poisson", "log_values")  # unless ``log_input`` says no
 _DIVERGENCE = _info("kl_divergence", "log_probabilities")
 _MARGIN = _info("hinge", "logits", "index", 1)
 _LOSSES: dict[str, dict[str, Any]] = {
@@ -75,17 +76,21 @@ def loss_info(loss_fn: nn.Module | Callable[..., Any] | None) -> LossInfo:
     if isinstance(told, LossInfo):
         return told
     reduction = str(getattr(loss_fn, "reduction", "mean"))
+    log_input = bool(getattr(loss_fn, "log_input", True))
     if isinstance(loss_fn, functools.partial):
         reduction = str(loss_fn.keywords.get("reduction", "mean"))
+        log_input = bool(loss_fn.keywords.get("log_input", True))
         loss_fn = loss_fn.func
     if isinstance(loss_fn, nn.Module):
         for kind in type(loss_fn).__mro__:
             if kind.__module__.startswith("torch.nn.") and kind.__name__ in _LOSSES:
-                return LossInfo(name=type(loss_fn).__name__, reduction=reduction, **_LOSSES[kind.__name__])
+                known = LossInfo(name=type(loss_fn).__name__, reduction=reduction, **_LOSSES[kind.__name__])
+                return known if log_input else replace(known, expects="values")
         return LossInfo(name=type(loss_fn).__name__, reduction=reduction)
     name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
     if str(getattr(loss_fn, "__module__", "")).startswith("torch") and name in _LOSSES:
-        return LossInfo(name=name, reduction=reduction, **_LOSSES[name])
+        known = LossInfo(name=name, reduction=reduction, **_LOSSES[name])
+        return known if log_input else replace(known, expects="values")
     return LossInfo(name=name, reduction=reduction)
 
 

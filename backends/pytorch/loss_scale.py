@@ -53,7 +53,7 @@ class LossScale:
             return {}
         now = float(scale)
         latest = math.inf if self._latest is None else float(self._latest)
-        if math.isnan(self._told) and now >= latest or now == self._told:
+        if (math.isnan(self._told) and now >= latest) or now == self._told:
             return {}
         self._scaler, self._told = ref(scaler), now
         return {"loss_scale": now}

@@ -51,6 +51,7 @@ class StepReading:
         self._with_gradient: list[int] = []
         self._gradients: list[Tensor] = []
         self._scale: Tensor | None = None
+        self._overflow: Tensor | None = None
         self._weights = norms(self._parameters)
         self._before = sampled_entries(self._parameters, self._entries)
         self._before_norms = norms(self._before)
@@ -70,7 +71,8 @@ class StepReading:
     def read_gradients(self, optimizer: Optimizer) -> None:
         """Read the gradients as they are now.
 
-        A `GradScaler` leaves it to a fused optimizer to take its scale out of them: it is done here too.
+        A `GradScaler` leaves it to a fused optimizer to take its scale out of them, and to leave a step out whose
+        scaled gradients have overflowed: it is done here too.
         """
         self._graded = True
         self._with_gradient = [i for i, p in enumerate(self._parameters) if p.grad is not None]
@@ -78,6 +80,8 @@ class StepReading:
         self._gradients = [*norms(gradients), *nonzero_counts(gradients)]
         scale = getattr(optimizer, "grad_scale", None)
         self._scale = scale if isinstance(scale, Tensor) else None
+        overflow = getattr(optimizer, "found_inf", None)
+        self._overflow = overflow if isinstance(overflow, Tensor) else None
         if self._needs and gradients:
             self._entries_of_gradients = GradientEntries(self._parameters, self._entries, self._scale)
 
@@ -95,8 +99,9 @@ class StepReading:
 
     def scalars(self) -> list[Tensor]:
         """Return all results as scalars, for one transfer to the host."""
-        scale = [] if self._scale is None else [self._scale.detach().reshape(()).float()]
-        return [*self._weights, *self._before_norms, *self._changes, *self._gradients, *self._moments[2], *scale]
+        scaling = [value for value in (self._scale, self._overflow) if value is not None]
+        told = [value.detach().reshape(()).float() for value in scaling]
+        return [*self._weights, *self._before_norms, *self._changes, *self._gradients, *self._moments[2], *told]
 
     def fill(self, table: Floats, values: Floats) -> None:
         """Write the results into the layer table.
@@ -108,9 +113,11 @@ class StepReading:
         count, graded = len(self._parameters), len(self._with_gradient)
         places, counts, _ = self._moments
         parts = np.split(values, np.cumsum([count, count, len(self._changes), graded, graded, len(places)]))
-        weights, before, moved, gradients, nonzero, moments, scale = parts
+        weights, before, moved, gradients, nonzero, moments, scaling = parts
         sizes = self._sizes.astype(np.float32).astype(np.float64)
         table[:, _WEIGHT_NORM] = _joined(table[:, _WEIGHT_NORM], self._rows, weights)
+        if self._overflow is not None and scaling[-1]:
+            return
         if len(moved):
             size = _joined(np.full(len(table), np.nan), self._rows, before)
             change = _joined(np.full(len(table), np.nan), self._rows, moved)
@@ -120,7 +127,7 @@ class StepReading:
             table[known, _UPDATE] = ratio[known]
         if graded:
             rows = self._rows[self._with_gradient]
-            gradients = gradients / scale[0] if len(scale) else gradients
+            gradients = gradients if self._scale is None else gradients / scaling[0]
             table[:, _GRAD_NORM] = _joined(table[:, _GRAD_NORM], rows, gradients)
             totals = np.bincount(rows, sizes[self._with_gradient], len(table))
             found = np.bincount(rows, nonzero, len(table))

@@ -114,5 +114,7 @@ def _differing(one: _Rows, other: _Rows) -> int | None:
     """Return how many samples of two batches differ in any bit; None where that can't be told."""
     if [t.shape for t in one] != [t.shape for t in other] or len({len(t) for t in one}) != 1 or not len(one[0]):
         return None
-    apart = [((a != b) & ~((a != a) & (b != b))).reshape(len(a), -1).any(dim=1) for a, b in zip(one, other, strict=True)]
+    apart = [
+        ((a != b) & ~((a != a) & (b != b))).reshape(len(a), -1).any(dim=1) for a, b in zip(one, other, strict=True)
+    ]
     return int(torch.stack(apart).any(dim=0).sum())

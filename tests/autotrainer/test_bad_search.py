@@ -85,6 +85,24 @@ def test_ends_where_something_is_found_or_the_last_step_is_done() -> None:
     assert not run.end_epoch(0, {}, EVALUATION)
 
 
+@pytest.mark.parametrize(
+    ("first", "found", "told"),
+    [
+        (7, FirstBad(8, "output"), True),
+        (7, FirstBad(7, "gradient"), True),
+        (7, FirstBad(7, "loss"), False),
+        (7, FirstBad(6, "weight"), False),
+        (0, FirstBad(0, "weight"), True),
+        (0, FirstBad(0, "loss"), True),
+    ],
+)
+def test_a_replay_that_went_another_way_tells_nothing(first: int, found: FirstBad, told: bool) -> None:
+    run = SearchRun(first, 10, math.inf, lambda work: True)
+    assert run.told is None
+    run.found = found
+    assert (run.told is found) is told
+
+
 def test_does_nothing_that_the_budget_does_not_allow() -> None:
     run = SearchRun(0, 10, math.inf, lambda work: False)
     assert not run.spend(1, training=True)

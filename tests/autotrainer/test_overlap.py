@@ -85,3 +85,18 @@ def test_other_forms_are_not_compared() -> None:
     data = ArrayData(MEASURED, np.zeros(1000))
     assert shared_inputs(data, ArrayData(MEASURED[:, :2], np.zeros(1000))) == {}
     assert shared_inputs(ArrayData(MEASURED.astype(complex), np.zeros(1000)), data) == {}
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64, np.int8])
+def test_different_rows_have_different_keys(kind: type) -> None:
+    rows = np.stack(np.unravel_index(np.arange(100**2), (100, 100)), axis=1).astype(kind)
+
+    assert _shared(rows[::2], rows[1::2])[0] == 0
+    assert _shared(rows, rows[::2])[:2] == (5000, 1)
+
+
+def test_rows_of_several_inputs_are_told_apart_by_which_input_holds_what() -> None:
+    first, second = np.arange(50)[:, None], np.arange(50, 100)[:, None]
+
+    assert _shared((first, second), (second, first))[0] == 0
+    assert _shared((first, second), (first, second))[0] == 50

@@ -90,3 +90,16 @@ def test_a_wrong_table_is_refused_with_its_file(project: Path, text: str, says: 
     with pytest.raises(ConfigError, match=says) as caught:
         make_rules()
     assert str(project / "pyproject.toml") in str(caught.value)
+
+
+def test_a_file_without_tools_and_a_folder_that_is_gone_say_nothing(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "pyproject.toml").write_text('tool = "not tool.autotrainer"\n')
+    assert project_settings() == ProjectSettings()
+
+    def gone() -> Path:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "cwd", gone)
+    assert project_settings() == ProjectSettings()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import linecache
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +127,11 @@ def test_a_file_that_is_no_python_tells_nothing(tmp_path: Path) -> None:
     path.write_text("class (:\n")
 
     assert sources.layer_line([], "Dense", "last", 1, str(path)) == ""
+
+
+def test_a_class_typed_in_a_session_has_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = types.ModuleType("__main__")  # as in `python -c` or a shell: a module without a file
+    monkeypatch.setitem(sys.modules, "__main__", session)
+    exec("class Net:\n    def __init__(self):\n        self.part = object()\n", vars(session))
+
+    assert sources.layer_line([(session.Net(), "part", ())], "Dense", "part", 1, "") == ""

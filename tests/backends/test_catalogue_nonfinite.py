@@ -137,11 +137,11 @@ def test_replays_the_same_training_up_to_a_late_step(make: Callable[..., dict[st
 
 
 def test_the_budget_goes_before_the_search(make: Callable[..., dict[str, Any]]) -> None:
-    result, found = _fit(make("log", 0.01), LABELS, budget=0.3)
+    result, found = _fit(make("log", 0.01), LABELS, budget=0.3, repair=True)
     assert found is not None
     assert "first_bad_step" in found.evidence
     assert 0.25 < result.cost <= 0.3
-    result, found = _fit(make("log", 0.01), LABELS, budget=0.25)
+    result, found = _fit(make("log", 0.01), LABELS, budget=0.25, repair=True)
     assert found is not None
     assert found.message == "Outputs of layer b are not finite since step 0.", "nothing is left of the budget"
     assert result.cost == 0.25
@@ -153,6 +153,19 @@ def test_a_bad_row_is_found_among_many(make: Callable[..., dict[str, Any]]) -> N
     _, found = _fit(make("nothing", 0.01), LABELS, inputs)
     assert found is not None
     assert found.message == "The inputs are the first to be not finite, in step 0."
+
+
+def test_weights_that_were_so_from_the_start(make: Callable[..., dict[str, Any]]) -> None:
+    given = make("nothing", 0.01)
+    model = given["model"]
+    if isinstance(model, nn.Module):
+        model.b.bias.data[1] = float("nan")
+    else:
+        model.get_layer("b").bias.assign(np.float32([0.0, np.nan]))
+    _, found = _fit(given, LABELS)
+    assert found is not None
+    assert found.layers == ("b",)
+    assert found.message == "Weights of layer b are the first to be not finite, in step 0."
 
 
 def test_a_healthy_training_costs_nothing_more(make: Callable[..., dict[str, Any]]) -> None:

@@ -33,6 +33,12 @@ def decayed(optimizer: OptimizerInfo, **more: Any) -> dict[str, Any]:
     [
         pytest.param(STUCK | {"table": {"update_ratio": 0.1}}, "warning", id="too large everywhere"),
         pytest.param(STUCK | {"table": {"update_ratio": 1e-6}}, "warning", id="too small everywhere"),
+        pytest.param(
+            STUCK | {"table": {"update_ratio": lambda t: max(1e-3 * 0.9**t, 1e-8)}}, None, id="at rest at an optimum"
+        ),
+        pytest.param(
+            decayed(STRONG, scalars={"accuracy": 0.88, "learning_rate": 0.003}), "warning", id="strong decay, fair"
+        ),
         pytest.param(STUCK | {"table": {"update_ratio": [1e-3, 1e-3, 0.2]}}, "warning", id="too large in one layer"),
         pytest.param(STUCK | {"table": {"update_ratio": [1e-7, 1e-3, 1e-3]}}, "warning", id="too small in one layer"),
         pytest.param(STUCK | {"table": {"update_ratio": 1e-3}}, None, id="usual"),

@@ -64,6 +64,16 @@ def run(
         pytest.param(
             run(np.nan, 1.0, epochs={"val_accuracy": lambda e: 0.6}, steps=120), "error", id="other shares, early"
         ),
+        pytest.param(
+            run(np.nan, 1.0, epochs={"val_accuracy": lambda e: 0.6}, steps=45, per_epoch=20, planned_epochs=10),
+            None,
+            id="first epochs: running statistics lag",
+        ),
+        pytest.param(
+            run(0.9, 1.0, two(0.92), epochs={"val_accuracy": lambda e: 0.84}),
+            None,
+            id="noisy labels by heart: as good as random answers on validation data",
+        ),
         pytest.param(run(0.9, 1.0, epochs={"val_accuracy": lambda e: 0.93}), None, id="good on validation data"),
         pytest.param(
             run(0.9, 0.6, epochs={"val_accuracy": lambda e: 0.6}), None, id="as bad in training: no matter of shares"

@@ -35,6 +35,13 @@ def dead_end(step: float, growth: float) -> dict[str, Any]:
     return {"steps": 20, "losses": lambda t: 40.0, "scalars": {"accuracy": 0.5}, "table": table}
 
 
+OWN: dict[str, Any] = {
+    "loss": "custom",
+    "scalars": {"accuracy": np.nan, "grad_norm": lambda t: 0.1 * (1 + t)},
+    "table": {"grad_norm": lambda t: 0.05 * (1 + t)},
+}
+
+
 @pytest.mark.parametrize(
     ("case", "expected"),
     [
@@ -77,6 +84,9 @@ def dead_end(step: float, growth: float) -> dict[str, Any]:
         pytest.param({"scalars": {"grad_norm": lambda t: 0.01 * (1 + t)}}, None, id="gradients grow, loss falls"),
         pytest.param({"table": {"grad_norm": [100.0, 1.0, 0.5]}}, None, id="large ratio, but learns"),
         pytest.param({"table": {"grad_norm": np.nan}, "scalars": {"grad_norm": np.nan}}, None, id="not measured"),
+        pytest.param(OWN | {"losses": lambda t: 0.05 * (1 + t)}, "warning", id="a loss of one's own that grows"),
+        pytest.param(OWN | {"losses": lambda t: 1e-3 * (1 + t) ** 3}, "error", id="the same, without bound"),
+        pytest.param(OWN | {"losses": lambda t: 1.0 - 0.1 * t}, None, id="a likelihood that gets better"),
         pytest.param({"steps": 1}, None, id="one step"),
     ],
 )

@@ -89,6 +89,27 @@ CLASSES: dict[str, Any] = {"targets": "index", "loss": "ce", "output_units": 4}
         pytest.param(LOW | DECAYED, "error", id="weights decayed away, poor"),
         pytest.param(FAIR | DECAYED | {"scalars": {"accuracy": 0.97}}, None, id="weights decayed, good"),
         pytest.param(LOW | WIDE | {"optimizer": OptimizerInfo("adamw", 0.01, weight_decay=0.1)}, None, id="decay"),
+        pytest.param(
+            LOW | DECAYED | {"optimizer": OptimizerInfo("adamw", 0.001, weight_decay=0.01)},
+            None,
+            id="weights that the loss has shrunk: the usual decay can't",
+        ),
+        pytest.param(
+            LOW | DECAYED | {"optimizer": OptimizerInfo("adam", 0.001, weight_decay=0.01)},
+            None,
+            id="decay within the gradient, next to nothing beside it",
+        ),
+        pytest.param(
+            LOW | DECAYED | {"optimizer": OptimizerInfo("adam", 0.001, weight_decay=10.0)},
+            "error",
+            id="decay within the gradient, that leads it",
+        ),
+        pytest.param(LOW | {"layers": dense(1, 16, 1, activation="sigmoid")}, None, id="weights of channels"),
+        pytest.param(
+            LOW | {"layers": (LayerInfo("base", "dense", "relu", 16, 272, frozen=True), *dense(1, 16, 1))},
+            None,
+            id="an adapter of rank one to a frozen layer",
+        ),
         pytest.param(LOW | {"layers": dense(1)}, "warning", id="a linear model"),
         pytest.param(LOW | {"layers": dense(16, 1, activation="linear")}, "warning", id="two linear layers"),
         pytest.param(FAIR | {"layers": dense(1)}, None, id="a linear model, fair"),

@@ -46,6 +46,31 @@ EACH_STEP: dict[str, Any] = {"steps": 48, "per_epoch": 2, "planned_epochs": 24} 
         ),
         pytest.param({"losses": lambda t: 0.3, "scalars": {"accuracy": 0.97}, "table": steps(0.5, 4)}, None, id="good"),
         pytest.param(
+            {"losses": lambda t: 0.6 + 0.1 * (t < 5), "scalars": {"accuracy": 0.7}, "table": steps(0.2, 4.5)},
+            "warning",
+            id="labels that may be noisy, and weights that grew a little",
+        ),
+        pytest.param(
+            {"losses": lambda t: 0.6 + 0.1 * (t < 5), "scalars": {"accuracy": 0.7}, "table": {"update_ratio": 0.032}},
+            "warning",
+            id="labels that may be noisy, and large steps",
+        ),
+        pytest.param(
+            {"losses": lambda t: 0.6 + 0.1 * (t < 5), "scalars": {"accuracy": 0.7}, "table": steps(0.5, 40)},
+            "error",
+            id="the weights have run away",
+        ),
+        pytest.param(
+            {
+                "losses": lambda t: 0.05 * (1 + t),
+                "loss": "custom",
+                "scalars": {"accuracy": np.nan},
+                "table": steps(0.5, 4),
+            },
+            "warning",
+            id="a loss of one's own that grows",
+        ),
+        pytest.param(
             {"steps": 8, "losses": explodes, "targets": "real", "loss": "mse", "table": steps(2.0, 100.0)},
             "error",
             id="the loss explodes at once",

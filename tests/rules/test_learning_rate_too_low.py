@@ -39,6 +39,11 @@ def clipped(t: int) -> float:
         pytest.param(STILL, "error", id="stands still"),
         pytest.param(STILL | {"steps": 120}, "error", id="a fifth of the schedule"),
         pytest.param(STILL | {"steps": 60}, None, id="too young"),
+        pytest.param(
+            STILL | {"table": {"update_ratio": 2e-4, "weight_norm": 5.0}},
+            "warning",
+            id="a tenth: wide layers need less",
+        ),
         pytest.param(STILL | {"planned_epochs": None}, "warning", id="no schedule"),
         pytest.param(STILL | {"table": {"update_ratio": 1e-3, "weight_norm": 5.0}}, None, id="usual steps"),
         pytest.param(STILL | {"scalars": {"accuracy": 0.97}}, None, id="good from the start: fine-tuning"),

@@ -120,6 +120,16 @@ def test_names_what_a_step_makes_first(
     assert (found.layers, found.message) == (layers, told)
 
 
+def test_says_that_it_was_seen_later(build: Callable[..., Any]) -> None:
+    rises = {name: lambda t: np.inf if t >= 301 else 1.0 for name in ("loss", "grad_norm", "output_max")}
+    table = {"activation_max_abs": lambda t: [1.0, np.inf, np.inf] if t >= 301 else 1.0}
+    found = NonFinite().check(
+        *build(steps=400, losses=lambda t: np.inf if t >= 301 else 0.5, scalars=rises, table=table)
+    )
+    assert found is not None
+    assert found.message == "Outputs of layer fc2 are not finite since step 301 (as seen in step 304)."
+
+
 def _facts(tensor: str, operation: str = "unknown", layer: int | None = None, **more: float) -> dict[str, float]:
     named = {} if layer is None else {"layer": float(layer)}
     numbers = {"lowest": 0.0, "highest": 2.0, "nearest": 0.0} | more

@@ -46,6 +46,11 @@ STILL: dict[str, Any] = {
         pytest.param(STILL, "error", id="weights stand still, some skill by chance"),
         pytest.param(STILL | {"scalars": {"accuracy": 0.97}}, None, id="weights stand still, but it is good"),
         pytest.param(STILL | {"table": {"update_ratio": 1e-4}}, None, id="small steps, some skill"),
+        pytest.param(
+            STILL | {"table": {"update_ratio": lambda t: 0.05 * 0.8**t}, "scalars": {"accuracy": 0.62}},
+            "warning",
+            id="usual steps at first, at rest since",
+        ),
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:

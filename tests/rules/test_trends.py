@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from autotrainer.rules._trends import blocks, geometric_mean, last_median, recent, theil_sen, wilson
+from autotrainer.rules._trends import blocks, geometric_mean, last_median, loss_growth, recent, theil_sen, wilson
 
 
 def test_theil_sen_ignores_outliers_and_non_finite_values() -> None:
@@ -75,3 +75,15 @@ def test_wilson_is_the_textbook_interval() -> None:
     assert (low, high) == (pytest.approx(0.4038, abs=1e-3), pytest.approx(0.5962, abs=1e-3))
     assert wilson(1.0, 10)[1] == pytest.approx(1)
     assert wilson(0.3, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        pytest.param([1.0] * 9 + [20.0] * 9, 20.0, id="grows"),
+        pytest.param([1.0 - t for t in range(30)], math.nan, id="a likelihood that gets better"),
+        pytest.param([-1.0, 1.0, -2.0, math.inf], math.inf, id="not finite in the end"),
+    ],
+)
+def test_growth_of_a_loss_needs_a_lowest_value(losses: list[float], expected: float) -> None:
+    assert loss_growth(np.array(losses)) == pytest.approx(expected, nan_ok=True)
