@@ -185,7 +185,7 @@ def _outcome(history: RunHistory, context: TaskContext) -> Outcome:
         to_come=fall * remaining,
         fell=fall * done / 2,
         escaping=_escaping(history),
-        diverged=_diverged(history),
+        diverged=_diverged(history, context),
         regression=context.kind(history.targets) == "regression",
         by_loss=best.by_loss,
     )
@@ -221,6 +221,6 @@ def _escaping(history: RunHistory) -> bool:
     return slope.rising and slope.slope * float(span) > math.log(1.5)
 
 
-def _diverged(history: RunHistory) -> bool:
+def _diverged(history: RunHistory, context: TaskContext) -> bool:
     """Whether the last losses are not finite, or 10 times above those at the start."""
-    return loss_growth(history.losses[1]) > 10
+    return loss_growth(history.losses[1], context.loss.family) > 10

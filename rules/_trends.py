@@ -155,14 +155,16 @@ def growth(values: Floats) -> float:
     return math.exp(min(largest, 700.0))
 
 
-def loss_growth(losses: Floats) -> float:
+def loss_growth(losses: Floats, family: str) -> float:
     """Return how many times larger a loss has become, as `growth` does.
 
     A loss that goes below zero (a likelihood of densities, the return of a policy) has no lowest value that its size
-    could be told from, and grows when it gets better: NaN, unless the last value is not finite.
+    could be told from, and grows when it gets better: NaN, unless the last value is not finite. Cross-entropy is below
+    zero only where its targets are wrong, and then grows without bound.
     """
     known = losses[~np.isnan(losses)]
-    if known.size and np.isfinite(known[-1]) and (known < 0).any():
+    bounded = family in ("cross_entropy", "binary_cross_entropy")
+    if not bounded and known.size and np.isfinite(known[-1]) and (known < 0).any():
         return math.nan
     return growth(np.abs(losses))
 

@@ -65,7 +65,8 @@ class AbnormalUpdateRatio(Rule):
         ``schedule``: share of the planned training from which it is judged.
 
     When it is wrong
-        Nothing is told of a model that has learned well, nor of small steps at the end of a falling schedule. Ratios
+        Nothing is told of a model that has learned well, nor of small steps at the end of a falling schedule or of layers
+        that have made usual ones before: these may be at rest at an optimum. Ratios
         alone are a warning; they are an error only where a weight decay explains them and the result is poor. The rules
         on the learning rate give the reason where all layers are alike.
 

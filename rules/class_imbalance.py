@@ -29,9 +29,9 @@ _EARLY = 0.1
 """Share of the schedule from which a score on validation data below that of a constant answer tells something."""
 
 _WORSE = 0.07
-"""Accuracy by which the validation score must be below the share of the commonest class: two standard errors of 200
-rows, a small validation set. Where the classes of both have equal shares, only a model that is worse than a constant
-answer gets there."""
+"""Accuracy by which the validation score must be below that of random answers with the shares of the classes: two
+standard errors of 200 rows, a small validation set. Where the classes of both have equal shares, not even a model that
+knows noisy labels by heart gets there."""
 
 _EPOCHS = 3
 """Epochs with a score on validation data, at least."""
@@ -55,8 +55,9 @@ class ClassImbalance(Rule):
     Evidence used
         Shares of the commonest and the rarest class among the rows seen; accuracy on rare classes and on all rows of
         sampled batches over the last half of the run, with the Wilson interval of the number of batches that held a
-        rare row; the trend of the former. Validation accuracy against the share of the commonest class in training:
-        lower by 0.07, it says that classes are less unequal there, and that the model leans to the common one.
+        rare row; the trend of the former. Validation accuracy against that of random answers with the shares of
+        the classes in training, from three epochs on: lower by 0.07, it says that classes are less unequal there, and
+        that the model leans to the common one.
 
     Thresholds
         ``ratio``: commonest ÷ rarest class; ``accuracy``: on rare classes, at most; ``schedule``: share of the planned

@@ -70,7 +70,8 @@ class LearningRateTooHigh(Rule):
 
     When it is wrong
         A model that learns is left alone, however large its steps. A loss that diverges and a model that is dead are an
-        error at once, other outcomes by the schedule. Unscaled data and a wrong loss make every usual rate too high:
+        error at once (a warning for a loss of one's own), other outcomes by the schedule. Noisy data allow some skill and
+        no more: then it is an error only where weights or loss have run away. Unscaled data and a wrong loss make every usual rate too high:
         they come first as roots.
 
     Repairs

@@ -15,6 +15,7 @@ from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import inputs_vary
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._simple_models import SIMPLE_NEEDS, with_simple_model
+from autotrainer.rules._skill import targets_growth
 from autotrainer.rules._trends import last_median
 from autotrainer.task import TaskContext
 
@@ -166,7 +167,7 @@ class NotLearning(Rule):
             return None
         start, now = (float(np.mean(part)) for part in (known[:_SAMPLES], known[-2 * _SAMPLES :]))
         noise = 3 * float(np.std(known[-2 * _SAMPLES :])) / math.sqrt(2 * _SAMPLES)
-        if now < start - max(noise, 0.02 * abs(start)):
+        if now < start * targets_growth(history) - max(noise, 0.02 * abs(start)):  # larger targets, larger losses
             return None
         evidence |= {"first_loss": start, "loss": now}
         message = f"The loss is {now:.3g} after {result.steps} steps and was {start:.3g} at the start."

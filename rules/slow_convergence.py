@@ -54,7 +54,8 @@ class SlowConvergence(Rule):
         this run.
 
     When it is wrong
-        Plateaus that end by themselves late in the run, and rates that are to rise later. Without a known schedule,
+        Plateaus that end by themselves late in the run, and rates that are to rise later. Small steps count only where
+        they have been so all along, not at rest at the optimum of noisy data. Without a known schedule,
         or where the score is fair, it is a warning.
 
     Repairs

@@ -41,18 +41,20 @@ def functional_attention(
     if query.is_nested or key.is_nested or query.ndim != key.ndim or query.ndim < 2 or not query.numel():
         return None
     shape = (*query.shape[:-1], key.shape[-2])
-    masks = []
-    if attn_mask is not None:
-        masks.append(~attn_mask if attn_mask.dtype is torch.bool else attn_mask)
-    if is_causal:
-        masks.append(torch.ones(shape[-2:], dtype=torch.bool, device=query.device).triu(1))
-    masks = [_four_axes(mask.broadcast_to(shape)) for mask in masks]
+    mask = None if attn_mask is None else _four_axes(attn_mask.broadcast_to(shape))
     query, key = _four_axes(query), _four_axes(key)
     samples, stride = _part(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
     if enable_gqa:
         key = key[:samples].repeat_interleave(query.shape[1] // key.shape[1], 1)
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    masks = [mask[:samples, :, ::stride] for mask in masks]
+    masks = []  # of the chosen queries alone: whole ones of long sequences take more memory than there may be
+    if mask is not None:
+        mask = mask[:samples, :, ::stride]
+        masks.append(~mask if mask.dtype is torch.bool else mask)
+    if is_causal:
+        places = torch.arange(0, query.shape[2], stride, device=query.device)
+        later = torch.arange(key.shape[2], device=query.device) > places[:, None]
+        masks.append(later.expand(samples, query.shape[1], -1, -1))
     return _numbers(query[:samples, :, ::stride], key[:samples], factor, masks)
 
 

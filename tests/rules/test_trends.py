@@ -78,12 +78,13 @@ def test_wilson_is_the_textbook_interval() -> None:
 
 
 @pytest.mark.parametrize(
-    ("losses", "expected"),
+    ("losses", "family", "expected"),
     [
-        pytest.param([1.0] * 9 + [20.0] * 9, 20.0, id="grows"),
-        pytest.param([1.0 - t for t in range(30)], math.nan, id="a likelihood that gets better"),
-        pytest.param([-1.0, 1.0, -2.0, math.inf], math.inf, id="not finite in the end"),
+        pytest.param([1.0] * 9 + [20.0] * 9, "custom", 20.0, id="grows"),
+        pytest.param([1.0 - t for t in range(30)], "custom", math.nan, id="a likelihood that gets better"),
+        pytest.param([1.0] * 9 + [-20.0] * 9, "binary_cross_entropy", 20.0, id="targets beyond 1"),
+        pytest.param([-1.0, 1.0, -2.0, math.inf], "custom", math.inf, id="not finite in the end"),
     ],
 )
-def test_growth_of_a_loss_needs_a_lowest_value(losses: list[float], expected: float) -> None:
-    assert loss_growth(np.array(losses)) == pytest.approx(expected, nan_ok=True)
+def test_growth_of_a_loss_needs_a_lowest_value(losses: list[float], family: str, expected: float) -> None:
+    assert loss_growth(np.array(losses), family) == pytest.approx(expected, nan_ok=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import autotrainer
 from autotrainer.backends.pytorch import attention
@@ -155,6 +156,27 @@ def test_long_sequences_are_looked_at_in_part(monkeypatch: pytest.MonkeyPatch) -
     assert part is not None
     assert whole is not None
     assert float(part[0]) == pytest.approx(float(whole[0]), rel=1e-2)
+
+
+class LargestResult(TorchDispatchMode):
+    """Keeps the size of the largest tensor that is made; views make none."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.largest = max(self.largest, result.untyped_storage().nbytes())
+        return result
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_masks_of_long_sequences_are_not_made_whole(causal: bool) -> None:
+    query = torch.randn(1, 1, 4096, 4)
+    mask = None if causal else torch.ones(1, 1, 1, 4096, dtype=torch.bool).expand(1, 1, 4096, 4096)
+    with LargestResult() as seen:
+        assert functional_attention(query, query, query, attn_mask=mask, is_causal=causal) is not None
+    assert seen.largest < 4096 * 4096 / 4
 
 
 def test_layers_that_may_do_anything_are_left_alone() -> None:
