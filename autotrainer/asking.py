@@ -10,6 +10,7 @@ training ended in values that are not finite, it is replayed up to the first of 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from autotrainer.simple_models import features, pose, work
 from autotrainer.trials import ManagedRun
 
 __all__ = ["Questions", "lasting", "rate_in_doubt", "suspicious"]
+
+logger = logging.getLogger("autotrainer")
 
 _ROWS = 1000
 """Rows of training and of validation data that are asked about at most."""
@@ -104,7 +107,17 @@ class Questions:
     seed: int
 
     def of_data(self) -> dict[str, float]:
-        """Return what arrays tell before the training; streams are not read for it."""
+        """Return what arrays tell before the training; streams are not read for it.
+
+        What can't be answered, for want of memory or for a type without an order, is left open and reported.
+        """
+        try:
+            return self._of_arrays()
+        except Exception as error:  # noqa: BLE001 - the training does without
+            logger.warning("a question to the data failed and is left open: %r", error)
+            return {}
+
+    def _of_arrays(self) -> dict[str, float]:
         facts: dict[str, float] = {}
         if not isinstance(self.train, ArrayData):
             return facts

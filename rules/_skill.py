@@ -156,7 +156,7 @@ def _squared_error(history: RunHistory, context: TaskContext) -> list[Witness]:
     unsure = not (half <= _PRECISE or mean - half >= 1)  # also where one spike dwarfs all other losses
     if unsure and held_out.size and context.loss.family == "squared_error":
         mean, half = float(np.minimum(np.mean(held_out), 1e300) / variance), _VALIDATION_NOISE
-    if context.loss.family == "custom" and 1 < mean - half and mean <= _FAR and _fell(history):
+    if context.loss.family == "custom" and mean - half > 1 and mean <= _FAR and _fell(history):
         return []
     # Far below the trivial predictor the interval is wide in absolute terms, yet the judgement is sure.
     half = half if mean - half < 1 else min(half, _PRECISE)

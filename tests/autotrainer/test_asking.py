@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import autotrainer
-from autotrainer import registry
+from autotrainer import asking, registry
 from autotrainer.asking import lasting, rate_in_doubt, suspicious
 from autotrainer.data import ArrayData, stacked
 from autotrainer.edits import Edit
@@ -45,6 +45,21 @@ def test_only_a_poor_training_that_nothing_explains_is_suspicious(
     findings: Sequence[Finding], above: bool, asked: bool
 ) -> None:
     assert suspicious(findings, above) is asked
+
+
+def test_a_question_to_the_data_that_fails_is_left_open(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> dict[str, float]:
+        raise MemoryError
+
+    monkeypatch.setattr(asking, "shared_inputs", fails)
+    rows = ArrayData(np.zeros((4, 2)), np.arange(4))
+    nobody: Any = None
+    questions = asking.Questions(nobody, nobody, nobody, rows, rows, frozenset(FACTS), seed=0)
+
+    assert questions.of_data() == {}
+    assert "MemoryError" in caplog.text
 
 
 @pytest.mark.parametrize(

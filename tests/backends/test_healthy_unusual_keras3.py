@@ -25,6 +25,10 @@ STEPS = 300
 """Steps of 15 epochs of 20 batches, as most trainings here have."""
 
 
+def numbers() -> np.random.Generator:
+    return np.random.default_rng(1)
+
+
 @dataclass
 class Run:
     """One training: a compiled model, what `fit` gets, and how well it has done in the end."""
@@ -37,12 +41,11 @@ class Run:
     """Score from which the training is verified to be healthy."""
     epochs: int = 15
     fit: dict[str, Any] = field(default_factory=dict)
-    expected: dict[str, str] = field(default_factory=dict)
-    """Warnings that are in place at the end, and why."""
 
 
 Case = Callable[[], Run]
 CASES: dict[str, Case] = {}
+SLOW = ("full_batch", "transformer_without_warm_up", "gradient_accumulation", "weights_tied")
 
 
 def case(make: Case) -> Case:
@@ -99,39 +102,40 @@ def adam(rate: Any = 0.01, **more: Any) -> Any:
 
 @case
 def sparse_inputs() -> Run:
-    x = (RANDOM.random((640, 100)) < 0.05).astype("float32")
+    x = (numbers().random((640, 100)) < 0.05).astype("float32")
     y = (x[:, :50].sum(1) > x[:, 50:].sum(1)).astype("int64")
-    return trained(dense(32, 2, inputs=100), adam(0.003), x=x, y=y, epochs=30)
+    return trained(dense(32, 2, inputs=100), adam(0.005), x=x, y=y, epochs=15)
 
 
 @case
 def tiny_data() -> Run:
     model = dense(16, 1, activation="tanh")
-    return trained(model, adam(), "mse", x=X[:30], y=VALUES[:30], size=10, epochs=80)
+    return trained(model, adam(), "mse", x=X[:30], y=VALUES[:30], size=5, epochs=35)
 
 
 @case
 def heavy_tailed_noise() -> Run:
-    y = X[:, :1] + RANDOM.standard_t(3, size=(640, 1))
+    y = X[:, :1] + numbers().standard_t(3, size=(640, 1))
     return trained(dense(8, 1), adam(0.003), "mse", y=y, enough=0.15)
 
 
 @case
 def noisy_labels() -> Run:
-    x = RANDOM.normal(size=(1920, 8)).astype("float32")
-    y = ((x[:, 0] + x[:, 1] > 0) ^ (RANDOM.random(1920) > 0.7)).astype("int64")
+    random = numbers()
+    x = random.normal(size=(1920, 8)).astype("float32")
+    y = ((x[:, 0] + x[:, 1] > 0) ^ (random.random(1920) > 0.7)).astype("int64")
     return trained(dense(16, 2), adam(0.003), x=x, y=y, epochs=8, enough=0.65)
 
 
 @case
 def imbalance_that_is_learned() -> Run:
-    x = RANDOM.normal(size=(1280, 8)).astype("float32")
+    x = numbers().normal(size=(1280, 8)).astype("float32")
     return trained(dense(16, 2), adam(0.02), x=x, y=(x[:, 0] > 1.7).astype("int64"), enough=0.98)
 
 
 @case
 def untouched_rows_of_an_embedding() -> Run:
-    words = RANDOM.integers(0, 50, size=(640, 6))
+    words = numbers().integers(0, 50, size=(640, 6))
     y = ((words < 25).sum(1) > 3).astype("int64")
     model = keras.Sequential([keras.Input((6,), dtype="int32"), layers.Embedding(5000, 8), layers.Flatten()])
     model.add(layers.Dense(2))
@@ -206,7 +210,7 @@ def pretrained() -> Any:
     body.add(layers.Dense(32, "relu"))
     whole = keras.Sequential([body, layers.Dense(8)])
     whole.compile(adam(), "mse")
-    whole.fit(X, X, epochs=10, verbose=0)
+    whole.fit(X, X, epochs=5, verbose=0)
     return body
 
 
@@ -248,7 +252,7 @@ def averaged_weights() -> Run:
 
 @case
 def gradient_accumulation() -> Run:
-    return trained(dense(32, 32, 3), adam(0.02, gradient_accumulation_steps=4), epochs=40)
+    return trained(dense(32, 32, 3), adam(0.02, gradient_accumulation_steps=4), epochs=30)
 
 
 @case
@@ -258,7 +262,7 @@ def batch_size_one() -> Run:
 
 @case
 def full_batch() -> Run:
-    return trained(dense(32, 32, 3), adam(), size=640, epochs=200)
+    return trained(dense(32, 32, 3), adam(), size=640, epochs=160)
 
 
 @case
@@ -274,8 +278,8 @@ def half_precision() -> Run:
 
 @case
 def long_plateau_at_the_optimum() -> Run:
-    y = X[:, :1] * 2 - X[:, 1:2] + 0.1 * RANDOM.normal(size=(640, 1))
-    return trained(dense(1), keras.optimizers.SGD(0.02, momentum=0.9), "mse", y=y, epochs=50)
+    y = X[:, :1] * 2 - X[:, 1:2] + 0.1 * numbers().normal(size=(640, 1))
+    return trained(dense(1), keras.optimizers.SGD(0.02, momentum=0.9), "mse", y=y, epochs=30)
 
 
 # -- losses -------------------------------------------------------------------------------------------------------
@@ -283,7 +287,8 @@ def long_plateau_at_the_optimum() -> Run:
 
 @case
 def contrastive_loss() -> Run:
-    pairs = np.stack([POINTS + 0.1 * RANDOM.normal(size=POINTS.shape) for _ in range(2)], 1).astype("float32")
+    random = numbers()
+    pairs = np.stack([POINTS + 0.1 * random.normal(size=POINTS.shape) for _ in range(2)], 1).astype("float32")
 
     def loss(_: Any, made: Any) -> Any:
         made = made / (ops.norm(made, axis=2, keepdims=True) + 1e-6)
@@ -302,7 +307,7 @@ def contrastive_loss() -> Run:
 
 @case
 def negative_likelihood() -> Run:
-    y = (X[:, :1] * 0.1 + 0.01 * RANDOM.normal(size=(640, 1))).astype("float32")
+    y = (X[:, :1] * 0.1 + 0.01 * numbers().normal(size=(640, 1))).astype("float32")
 
     def loss(wanted: Any, given: Any) -> Any:
         spread = ops.softplus(given[:, 1:]) * 0.05 + 1e-6
@@ -344,8 +349,9 @@ def narrow_autoencoder() -> Run:
 
 @case
 def triplet_loss() -> Run:
-    alike = [RANDOM.choice(np.flatnonzero(CLASSES == c)) for c in CLASSES]
-    other = [RANDOM.choice(np.flatnonzero(CLASSES != c)) for c in CLASSES]
+    random = numbers()
+    alike = [random.choice(np.flatnonzero(c == CLASSES)) for c in CLASSES]
+    other = [random.choice(np.flatnonzero(c != CLASSES)) for c in CLASSES]
     triplets = np.stack([X, X[alike], X[other]], 1)
 
     def loss(_: Any, made: Any) -> Any:
@@ -369,9 +375,7 @@ def multi_label() -> Run:
     y = (X[:, :4] > 0.8).astype("float32")
     model = dense(32, 4)
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
-    return trained(
-        model, adam(), loss, y=y, enough=0.93, score=lambda: float(((predicted(model, X) > 0) == y).mean())
-    )
+    return trained(model, adam(), loss, y=y, enough=0.93, score=lambda: float(((predicted(model, X) > 0) == y).mean()))
 
 
 @case
@@ -385,8 +389,9 @@ def two_tasks() -> Run:
 
 @case
 def siamese_network() -> Run:
-    same = RANDOM.random((640, 1)) < 0.5
-    second = np.where(same, X[:, :4] + 0.2 * RANDOM.normal(size=(640, 4)), X[:, 4:]).astype("float32")
+    random = numbers()
+    same = random.random((640, 1)) < 0.5
+    second = np.where(same, X[:, :4] + 0.2 * random.normal(size=(640, 4)), X[:, 4:]).astype("float32")
     inner = dense(32, 8, inputs=4)
     one, two = keras.Input((4,)), keras.Input((4,))
     model = keras.Model([one, two], layers.Dense(1)(ops.abs(inner(one) - inner(two))))
@@ -440,11 +445,12 @@ def weights_tied() -> Run:
 @case
 def language_near_its_entropy() -> Run:
     """Next tokens are drawn from the same chances at every place: no context helps, half of the accuracy is luck."""
-    table = np.exp(2 * RANDOM.normal(size=(24, 24)))
+    random = numbers()
+    table = np.exp(2 * random.normal(size=(24, 24)))
     table /= table.sum(1, keepdims=True)
-    tokens = [RANDOM.integers(24, size=640)]
+    tokens = [random.integers(24, size=640)]
     for _ in range(8):
-        tokens.append((RANDOM.random((640, 1)) > table[tokens[-1]].cumsum(1)).sum(1).clip(0, 23))
+        tokens.append((random.random((640, 1)) > table[tokens[-1]].cumsum(1)).sum(1).clip(0, 23))
     text = np.stack(tokens, 1)
     model = keras.Sequential([keras.Input((8,), dtype="int32"), layers.Embedding(24, 24), layers.Dense(24)])
     entropy = -(table * np.log(table)).sum(1).mean()
@@ -470,16 +476,22 @@ def of(findings: list[Finding], severity: Severity) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def same_random_numbers() -> None:
-    global RANDOM
-    RANDOM = np.random.default_rng(1)
     keras.utils.set_random_seed(0)
 
 
-@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in CASES])
 def test_is_left_alone(name: str) -> None:
     run = CASES[name]()
     monitor, raised = watched(run)
     assert run.score() >= run.enough
     assert of(raised, Severity.ERROR) == []
-    left = [f for f in monitor.findings if f.problem not in run.expected]
-    assert of(left, Severity.WARNING) == []
+    assert of(monitor.findings, Severity.WARNING) == []
+
+
+@pytest.mark.parametrize("steps", [3, 10, 30])
+def test_first_steps_are_left_alone(steps: int) -> None:
+    x = numbers().normal(size=(32 * steps, 8)).astype("float32")
+    run = trained(dense(32, 32, 3), adam(), x=x, y=x[:, :3].argmax(1), epochs=1)
+    monitor, raised = watched(run)
+    assert monitor.history.step == steps - 1
+    assert of(raised, Severity.ERROR) == []

@@ -115,3 +115,37 @@ def test_a_score_worked_out_from_the_loss_is_told_as_the_loss(build: Callable[..
 
     assert found.score == 0
     assert found.words == "the loss is 3 times a constant answer's"
+
+
+def falls(t: int) -> float:
+    return 1 + 2 * 0.98**t
+
+
+@pytest.mark.parametrize(
+    ("case", "known"),
+    [
+        pytest.param({"loss": "mse"}, True, id="mean squared error"),
+        pytest.param({"loss": "custom"}, False, id="a loss of one's own that falls: a quantile may be wanted"),
+        pytest.param({"loss": "custom", "losses": lambda t: 2.0}, True, id="one that does not fall"),
+        pytest.param({"loss": "custom", "scalars": {"squared_error": 50.0}}, True, id="far from any quantile"),
+    ],
+)
+def test_squares_judge_no_loss_that_wants_another_value(
+    build: Callable[..., Any], case: dict[str, Any], known: bool
+) -> None:
+    case = {"targets": "real", "losses": falls, "scalars": {"squared_error": 2.0}} | case
+    assert outcome(*build(**case)).known is known
+
+
+@pytest.mark.parametrize(
+    ("spread", "known"),
+    [
+        pytest.param(lambda t: 1.0 + t / 300, False, id="targets grow with the model"),
+        pytest.param(lambda t: 1.0 + 0.2 * (t % 3), True, id="batches differ"),
+    ],
+)
+def test_squares_judge_no_moving_targets(
+    build: Callable[..., Any], spread: Callable[[int], float], known: bool
+) -> None:
+    scalars = {"squared_error": 1.0, "target_spread": spread}
+    assert outcome(*build(targets="real", loss="mse", scalars=scalars)).known is known
