@@ -29,6 +29,9 @@ _GOOD = 0.8
 _POOR = 0.7
 """Upper end of the interval of skill up to which a result is poor, as in `insufficient_capacity`."""
 
+_SOME = 0.3
+"""Skill, beyond doubt, from which a ratio alone, a symptom, tells nothing."""
+
 _APART = 10.0
 """Ratio between a layer and the middle one from which that layer stands alone; else it is the rate of all."""
 
@@ -65,10 +68,10 @@ class AbnormalUpdateRatio(Rule):
         ``schedule``: share of the planned training from which it is judged.
 
     When it is wrong
-        Nothing is told of a model that has learned well, nor of small steps at the end of a falling schedule or of layers
-        that have made usual ones before: these may be at rest at an optimum. Ratios
-        alone are a warning; they are an error only where a weight decay explains them and the result is poor. The rules
-        on the learning rate give the reason where all layers are alike.
+        Nothing is told of a model that has learned well, nor of small steps at the end of a falling schedule or of
+        layers that have made usual ones before: these may be at rest at an optimum. Ratios alone are a warning; they
+        are an error only where a weight decay explains them and the result is poor. The rules on the learning rate
+        give the reason where all layers are alike.
 
     Repairs
         Another optimizer without that decay, another learning rate, normalization.
@@ -138,7 +141,7 @@ class AbnormalUpdateRatio(Rule):
         ratios = history.layer("update_ratio")[recent(history.steps, least=_SAMPLES)][:, rows]
         typical = geometric_mean(ratios)
         known = typical > 0  # no step at all is for no_gradient to tell
-        if not known.any() or result.moving(0.1):
+        if not known.any() or result.learned(_SOME) or result.moving(0.1):
             return None
         rows, logs = [row for row, there in zip(rows, known, strict=True) if there], np.log10(typical[known])
         high, low = logs >= self.threshold("high"), logs <= self.threshold("low")

@@ -61,9 +61,9 @@ class ExplodingGradient(Rule):
         poor score after such steps is an error; ``ratio`` is beta_3 of AUTOTRAINER, ``epochs`` is alpha_2.
 
     When it is wrong
-        Gradients that grow while the loss falls are healthy, and so is a ratio above 70: neither fires by itself. A loss
-        of one's own may measure a moving target (values in reinforcement learning): growth of less than a thousandfold
-        is a warning, and one that goes below zero (a likelihood, a policy) is not judged by its growth.
+        Gradients that grow while the loss falls are healthy, and so is a ratio above 70: neither fires by itself. A
+        loss of one's own may measure a moving target (values in reinforcement learning): growth of less than a
+        thousandfold is a warning, and one that goes below zero (a likelihood, a policy) is not judged by its growth.
 
     Repairs
         A lower learning rate, gradient clipping, another activation, normalization.

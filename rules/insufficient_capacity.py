@@ -70,12 +70,12 @@ class InsufficientCapacity(Rule):
         ``dropout``: rate, at least; ``shrunk``: weights ÷ those at the start, at most.
 
     When it is wrong
-        Noisy labels cap the score of any model: without one of these limits nothing is said, and a linear model is
-        at most a warning. One unit can be enough, and the code of an autoencoder is narrow on purpose: where there
-        are more values to give than units, it counts only if nothing was learned. Dropout lowers the score of
-        training itself: without one on validation data it is a warning, and so it is without a known schedule. Side
-        branches of one unit (channel weights, adapters to frozen layers) are none, nor are weights that a fit to small
-        targets has shrunk: decay must be strong enough to have done it.
+        Noisy labels cap the score of any model: without one of these limits nothing is said, and a linear model is at
+        most a warning. One unit can be enough, and the code of an autoencoder is narrow on purpose: where there are
+        more values to give than units, it counts only if nothing was learned. Dropout lowers the score of training
+        itself: without one on validation data it is a warning, and so it is without a known schedule. Side branches of
+        one unit (channel weights, adapters to frozen layers) are none, nor are weights that a fit to small targets has
+        shrunk: decay must be strong enough to have done it.
 
     Repairs
         None of its own: wider hidden layers, less dropout, less weight decay, a hidden layer with an activation.

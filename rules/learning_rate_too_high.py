@@ -69,10 +69,10 @@ class LearningRateTooHigh(Rule):
         training from which that is an error.
 
     When it is wrong
-        A model that learns is left alone, however large its steps. A loss that diverges and a model that is dead are an
-        error at once (a warning for a loss of one's own), other outcomes by the schedule. Noisy data allow some skill and
-        no more: then it is an error only where weights or loss have run away. Unscaled data and a wrong loss make every usual rate too high:
-        they come first as roots.
+        A model that learns is left alone, however large its steps. A loss that diverges and a model that is dead are
+        an error at once (a warning for a loss of one's own), other outcomes by the schedule. Noisy data allow some
+        skill and no more: then it is an error only where weights or loss have run away. Unscaled data and a wrong loss
+        make every usual rate too high: they come first as roots.
 
     Repairs
         A rate that brings the first step to a usual size, a usual momentum, another optimizer, gradient clipping.

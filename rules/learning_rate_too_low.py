@@ -60,8 +60,8 @@ class LearningRateTooLow(Rule):
     When it is wrong
         Wide networks learn with small relative changes, and so do pretrained ones: what is good, or has settled with a
         fair score, is left alone. Rates that are still rising (warm-up) are not judged, and a usual rate is not called
-        low because gradients have vanished. Without a known schedule it is a warning, and so it is for a way of more than
-        0.05, with which wide layers can be where noisy data let them.
+        low because gradients have vanished. Without a known schedule it is a warning, and so it is for a way of more
+        than 0.05, with which wide layers can be where noisy data let them.
 
     Repairs
         Ten times the rate, another optimizer with its usual rate; no clipping, or to a larger norm.

@@ -88,7 +88,9 @@ class NoGradient(Rule):
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         """Judge the history as it is now."""
         count = int(self.threshold("samples"))
-        rows = [r for r, layer in enumerate(history.layers) if layer.parameters > 0 and not layer.frozen]
+        layers = context.layers if len(context.layers) == len(history.layers) else history.layers
+        owned = [layer.parameters > layer.unowned and not layer.frozen for layer in layers]  # no averages of weights
+        rows = [row for row, trains in enumerate(owned) if trains]
         if not rows or len(history.steps) < count:
             return None
         norms = history.layer("grad_norm")[:, rows]

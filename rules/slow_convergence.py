@@ -55,8 +55,8 @@ class SlowConvergence(Rule):
 
     When it is wrong
         Plateaus that end by themselves late in the run, and rates that are to rise later. Small steps count only where
-        they have been so all along, not at rest at the optimum of noisy data. Without a known schedule,
-        or where the score is fair, it is a warning.
+        they have been so all along, not at rest at the optimum of noisy data. Without a known schedule, or where the
+        score is fair, it is a warning.
 
     Repairs
         Another optimizer, a higher learning rate, new initial weights, more epochs.

@@ -22,6 +22,7 @@ MSE = LossInfo("mse", "squared_error", "values")
 CE = LossInfo("ce", "cross_entropy", "logits")
 BCE = LossInfo("bce", "binary_cross_entropy", "probabilities")
 BCE_LOGITS = LossInfo("bce", "binary_cross_entropy", "logits")
+POISSON = LossInfo("poisson", "poisson", "log_values")
 CUSTOM = LossInfo()
 
 
@@ -69,6 +70,7 @@ NAN = float("nan")
         pytest.param(CE, [0, 1], [[NAN, NAN], [0, 1]], "accuracy", 0.5, id="not finite is wrong"),
         pytest.param(BCE, [0, 0], [[NAN], [0.1]], "accuracy", 0.5, id="not finite is wrong, one unit"),
         pytest.param(MSE, [1.5, 2.5], [NAN, math.inf], "r2", -1.0, id="not finite is -1"),
+        pytest.param(POISSON, [1.5, 2.5, 3.5], [0.4, 0.9, 1.2], "negative loss", -0.25, id="logarithms of counts"),
         pytest.param(CUSTOM, [], [], "negative loss", -0.25, id="nothing but a loss"),
     ],
 )

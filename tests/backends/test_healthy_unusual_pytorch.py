@@ -176,7 +176,7 @@ def tiny_data() -> Run:
 @case
 def heavy_tailed_noise() -> Run:
     noise = tensor(numbers().standard_t(3, size=(640, 1)))
-    y = X[:, :1] + noise
+    y = 1.3 * X[:, :1] + noise
     model = mlp((8, 8, 1))
     return plain(model, adam(model, 0.003), nn.MSELoss(), x=X, y=y, enough=0.15)
 

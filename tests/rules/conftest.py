@@ -46,6 +46,7 @@ LOSSES = {
     "cce": LossInfo("categorical_crossentropy", "cross_entropy", "probabilities", "one_hot"),
     "scce": LossInfo("sparse_categorical_crossentropy", "cross_entropy", "probabilities", "index"),
     "nll": LossInfo("NLLLoss", "cross_entropy", "log_probabilities", "index", 1),
+    "kl": LossInfo("KLDivLoss", "kl_divergence", "log_probabilities"),
     "mse": LossInfo("MSELoss", "squared_error", "values"),
     "mae": LossInfo("L1Loss", "absolute_error", "values"),
     "custom": LossInfo(),

@@ -34,6 +34,11 @@ def decayed(optimizer: OptimizerInfo, **more: Any) -> dict[str, Any]:
         pytest.param(STUCK | {"table": {"update_ratio": 0.1}}, "warning", id="too large everywhere"),
         pytest.param(STUCK | {"table": {"update_ratio": 1e-6}}, "warning", id="too small everywhere"),
         pytest.param(
+            {"losses": lambda t: 0.6, "scalars": {"accuracy": 0.75}, "table": {"update_ratio": 0.05}},
+            None,
+            id="large, but some skill: labels may be noisy",
+        ),
+        pytest.param(
             STUCK | {"table": {"update_ratio": lambda t: max(1e-3 * 0.9**t, 1e-8)}}, None, id="at rest at an optimum"
         ),
         pytest.param(

@@ -50,6 +50,16 @@ def bump(t: int) -> float:
             id="negative log-likelihood",
         ),
         pytest.param(
+            {
+                "losses": lambda t: 0.3 + t / 200,
+                "targets": "real",
+                "loss": "custom",
+                "scalars": {"accuracy": np.nan, "target_spread": lambda t: 1 + t / 150},
+            },
+            None,
+            id="targets that grow: values in reinforcement learning",
+        ),
+        pytest.param(
             {"losses": rises, "targets": "real", "loss": "custom", "scalars": {"accuracy": np.nan}},
             "warning",
             id="no measure of skill",

@@ -58,6 +58,10 @@ def case(loss: str, activation: str | None, targets: str, units: int, steps: int
             case("bce", "tanh", "binary", 1, output_min=0.1, output_max=0.9), "error", id="tanh, probabilities"
         ),
         pytest.param(case("nll", "softmax", "index", 4, **FOUR), "error", id="nll on probabilities"),
+        pytest.param(case("kl", "softmax", "real", 4, **FOUR), "error", id="divergence on probabilities"),
+        pytest.param(
+            case("kl", "log_softmax", "real", 4, output_min=-3.0, output_max=-0.1), None, id="divergence, distillation"
+        ),
         pytest.param(case("nll", "linear", "index", 4), "error", id="nll on logits"),
         pytest.param(case("mse", "sigmoid", "large", 1, **ONE), "error", id="sigmoid, large targets"),
         pytest.param(case("mse", "relu", "real", 1), "error", id="relu, negative targets"),

@@ -13,6 +13,7 @@ CHANCE: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}
 CUT_OFF = {"grad_norm": [0.0, 0.3, 0.3]}
 DIED = {"grad_norm": lambda t: [0.3 if t < 50 else 0.0, 0.3, 0.3]}
 NOTHING = {"grad_norm": 0.0}
+LAYERS = tuple(LayerInfo(name, "dense", "relu", 16, 100) for name in ("one", "two", "three"))
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,12 @@ NOTHING = {"grad_norm": 0.0}
             CHANCE | {"table": {"grad_norm": [np.nan, 0.3, 0.3], "weight_norm": [np.nan, 2.0, 2.0]}},
             None,
             id="parameters that no optimizer owns",
+        ),
+        pytest.param(
+            CHANCE
+            | {"table": CUT_OFF, "layers": (LayerInfo("mean", "dense", "relu", 16, 100, unowned=100), *LAYERS[1:])},
+            None,
+            id="a moving average of weights: no optimizer owns it",
         ),
         pytest.param({}, None, id="healthy"),
     ],

@@ -249,3 +249,15 @@ def test_a_nonfinite_loss_is_infinite() -> None:
     loss.backward()
     training.optimizer.step()
     assert training.known() == {0: math.inf}
+
+
+def test_another_output_is_no_target() -> None:
+    model, loss = nn.Linear(4, 3), nn.TripletMarginLoss()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    with autotrainer.watch(model, optimizer, loss_fn=loss, overhead=1.0) as monitor:
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss(*model(torch.randn(24, 4)).chunk(3)).backward()
+            optimizer.step()
+    assert monitor.history.targets.count == 0
+    assert all(map(math.isfinite, monitor.history.scalar("loss")))
