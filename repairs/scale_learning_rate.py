@@ -52,8 +52,9 @@ class ScaleLearningRateRepair(Repair):
 
     What it does:
         Downwards for explosions, non-finite values, oscillation and dying units; upwards first for slow
-        convergence. Where the finding holds the measured size of steps, it begins at the power of ten that brings
-        these to a usual size. The rate that a short range test ends with comes first, where one was made.
+        convergence. Where the finding holds the curvature, it begins at the power of ten that brings the rate below
+        1 ÷ curvature, else, where it holds the size of steps, at that which brings these to a usual size. The rate
+        that a short range test ends with comes first, where one was made.
 
     Why it helps:
         The learning rate is the hyperparameter that decides most: gradient descent diverges above 2 over the
@@ -112,7 +113,10 @@ class ScaleLearningRateRepair(Repair):
 
 def _ladder(finding: Finding) -> tuple[float, ...]:
     """Return the factors to try: from the measured size of steps where that is known."""
-    first, travel = (finding.evidence.get(name, math.nan) for name in ("first_step", "travel"))
+    first, travel, sharpness = (finding.evidence.get(n, math.nan) for n in ("first_step", "travel", "sharpness"))
+    if finding.problem == "learning_rate_too_high" and sharpness > 1:  # rate × curvature: 1 is best, 2 the limit
+        power = min(_MOST, max(1, math.ceil(math.log10(sharpness))))
+        return tuple(0.1**p for p in (power, power + 1, power - 1) if p > 0)
     if finding.problem == "learning_rate_too_high" and math.isfinite(first) and first > _FIRST_STEP:
         power = min(_MOST, max(1, round(math.log10(first / _FIRST_STEP))))
         return tuple(0.1**p for p in (power, power + 1, power - 1) if p > 0)

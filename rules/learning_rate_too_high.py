@@ -39,6 +39,12 @@ _BACK = -0.5
 _LOSSES = 40
 """Losses from which their level is known."""
 
+_FIRST_LOSSES = 9
+"""Losses from the first on that tell the curvature."""
+
+_STEADY = 2.0
+"""Largest ratio of the factors by which a loss grows in a quadratic valley."""
+
 _CONSECUTIVE = 4
 """Fewest pairs of gradients whose angle is judged."""
 
@@ -60,8 +66,9 @@ class LearningRateTooHigh(Rule):
     Evidence used
         Length of the sampled steps and of all weights, relative to the weights' length or, if they began tiny, to that
         which the usual initializers give; the angle between gradients an odd number of steps apart; the course of the
-        loss; gradients that are exactly zero; skill over the trivial predictor with its interval. Momentum and a loss
-        summed over the batch act like a higher rate, and are named where they raise it.
+        loss, which tells the curvature where it grows by the same factor in each step; gradients that are exactly zero;
+        skill over the trivial predictor with its interval. Momentum and a loss summed over the batch act like a higher
+        rate, and are named where they raise it.
 
     Thresholds
         ``step``: largest step ÷ weights; ``typical``: the median over the last half of the run; ``growth`` of all
@@ -126,6 +133,9 @@ class LearningRateTooHigh(Rule):
         severity, confidence, told = self._judge(history, context, result, steps)
         if severity is None:
             return None
+        sharpness = _sharpness(history, context)
+        if math.isfinite(sharpness):
+            evidence["sharpness"] = sharpness
         evidence |= {"skill_high": result.high, "learning_rate": context.optimizer.learning_rate}
         message = f"The learning rate {_rate(history, context)}is too high: {reason}, and {told}."
         return self.finding(severity, confidence, message, evidence)
@@ -198,6 +208,22 @@ class LearningRateTooHigh(Rule):
         own = context.loss.family in ("custom", "none")
         told = f"the loss is {now:.3g} after {result.steps} steps and was {start:.3g} at the start"
         return (Severity.WARNING if own else result.worst), 0.6 if own else 0.8, told
+
+
+def _sharpness(history: RunHistory, context: TaskContext) -> float:
+    """Return rate × curvature, from a loss that grows by the same factor from step to step; NaN where it does not.
+
+    Gradient descent on a quadratic multiplies the distance to the minimum by 1 - rate × curvature, the loss by the
+    square of it: above 2 it diverges (Cohen et al., section 2), and 1 goes straight to the minimum.
+    """
+    steps, losses = (values[:_FIRST_LOSSES] for values in history.losses)
+    if context.optimizer.name != "sgd" or len(losses) < 4 or (np.diff(steps) != 1).any():
+        return math.nan
+    factors = losses[1:] / losses[:-1]
+    factors = factors[np.isfinite(factors)]
+    if len(factors) < 3 or not factors.min() > 1 or factors.max() > _STEADY * factors.min():
+        return math.nan
+    return 1 + math.sqrt(float(np.median(factors)))
 
 
 def _rate(history: RunHistory, context: TaskContext) -> str:

@@ -108,6 +108,8 @@ def test_learning_rate_goes_where_the_problem_asks(problem, first, finding, cont
     [
         ("learning_rate_too_high", {}, [1e-3, 1e-4]),
         ("learning_rate_too_high", {"first_step": 1.5}, [1e-4, 1e-5, 1e-3]),
+        ("learning_rate_too_high", {"first_step": 1.5, "sharpness": 3.7}, [1e-3, 1e-4]),
+        ("learning_rate_too_high", {"first_step": 0.1, "sharpness": 30.0}, [1e-4, 1e-5, 1e-3]),
         ("learning_rate_too_high", {"first_step": 0.1}, [1e-3, 1e-4]),
         ("learning_rate_too_high", {"first_step": 0.01}, [1e-3, 1e-4]),  # it was momentum that made it too high
         ("learning_rate_too_low", {}, [0.1, 1.0]),

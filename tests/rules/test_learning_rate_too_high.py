@@ -162,6 +162,27 @@ def test_first_step_is_told_for_the_repair(build: Callable[..., Any]) -> None:
     assert found.evidence["first_step"] == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(
+    ("losses", "optimizer", "sharpness"),
+    [
+        (lambda t: 5.0 * 4.0**t, "sgd", 3.0),
+        (lambda t: 5.0 * 81.0**t, "sgd", 10.0),
+        (lambda t: 5.0 * 4.0**t, "adam", None),  # no gradient descent
+        (lambda t: 5.0 * 4.0 ** (t * t), "sgd", None),  # no quadratic
+        (lambda t: 5.0 * (0.5 if t < 3 else 4.0**t), "sgd", None),  # it fell at first
+    ],
+)
+def test_a_loss_that_grows_by_the_same_factor_tells_the_curvature(
+    build: Callable[..., Any], losses: Callable[[int], float], optimizer: str, sharpness: float | None
+) -> None:
+    run = {"targets": "real", "loss": "mse", "scalars": {"squared_error": losses}, "losses": losses}
+    found = LearningRateTooHigh().check(
+        *build(**run, steps=12, table=steps(2.0, 9.0), optimizer=OptimizerInfo(optimizer, 0.1))
+    )
+    assert found is not None
+    assert found.evidence.get("sharpness") == (None if sharpness is None else pytest.approx(sharpness))
+
+
 def test_thresholds_are_monotone(build: Callable[..., Any]) -> None:
     run = build(**CHANCE, table=steps(0.5, 2))
     found = [LearningRateTooHigh(step=least).check(*run) is not None for least in (10.0, 0.4, 0.1)]
