@@ -76,9 +76,13 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
 
 def _deepcopied(objects: Any, memo: dict[int, Any]) -> Any:
     try:
-        return copy.deepcopy(objects, memo)
+        made = copy.deepcopy(objects, memo)
     except (RuntimeError, TypeError, NotImplementedError, AttributeError) as error:
         raise InputError(
             f"the model (or its optimizer or loss) can't be copied: {error}. Give a callable that builds the model "
             "instead, and optimizer=callable(params)"
         ) from error
+    for one in made:
+        if isinstance(one, torch.optim.LBFGS):  # its copies lack what its constructor derives from the groups
+            one._params, one._numel_cache = one.param_groups[0]["params"], None
+    return made

@@ -407,8 +407,14 @@ def test_parameter_groups_and_state_go_along(managed: Any) -> None:
     assert [group["lr"] for group in trained.optimizer.param_groups] == [0.0, 0.1]
 
 
-def test_lbfgs(managed: Any) -> None:
-    _, run = managed.train(managed.mlp(), optimizer=lambda p: torch.optim.LBFGS(p, lr=0.1, max_iter=3))
+@pytest.mark.parametrize("built", [False, True], ids=["callable", "object"])
+def test_lbfgs(managed: Any, built: bool) -> None:
+    model = managed.mlp()
+
+    def make(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.LBFGS(parameters, lr=0.1, max_iter=3)
+
+    _, run = managed.train(model, optimizer=make(model.parameters()) if built else make)
     assert run.ends[-1][1]["loss"] < run.ends[0][1]["loss"]
 
 
