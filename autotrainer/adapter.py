@@ -98,11 +98,13 @@ class TrainingSpec:
         epochs: Epochs to train.
         seed: Seed of shuffling, dropout and drawn weights.
         edits: Changes to the training as given, in the order in which they were found.
+        rehearsal: Whether it is a short test beside the trainings, in which the user's callbacks have no part.
     """
 
     epochs: int
     seed: int
     edits: tuple[Edit, ...] = ()
+    rehearsal: bool = False
 
     def with_edits(self, edits: Sequence[Edit]) -> Self:
         """Return the recipe with more edits.

@@ -178,7 +178,7 @@ class Questions:
             return
         test = RateRun(rates_around(rate, steps), self.trainer.set_rate, run.afford)
         try:
-            self.trainer.train(TrainingSpec(context.planned_epochs or 1, self.seed), test)
+            self.trainer.train(TrainingSpec(context.planned_epochs or 1, self.seed, rehearsal=True), test)
         finally:
             test.monitor.close()
         suggested = suggested_rate(*test.losses)

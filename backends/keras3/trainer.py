@@ -230,8 +230,8 @@ class KerasTrainer(Trainer):
             run.start(self._context_of(trained, feed, spec), self._operations)
             observer = observe(trained.model, None, None, run.monitor)
             run.monitor.attach(observer)
-            own = self._arguments.callbacks_for(self._first)
-            self._first = False
+            own = () if spec.rehearsal else self._arguments.callbacks_for(self._first)
+            self._first &= spec.rehearsal
             self._fit(trained, evaluator, feed, spec, run, observer.values, own)
         return trained
 

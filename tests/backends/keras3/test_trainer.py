@@ -328,6 +328,8 @@ def test_callback_objects_serve_the_first_training_and_a_callable_all(make_run: 
     train(trainer, make_run(), epochs=1)
     train(trainer, make_run(), SetLearningRate(0.1), epochs=1)
     assert len(seen) == 3
+    trainer.train(TrainingSpec(1, 0, rehearsal=True), make_run())
+    assert len(seen) == 3
 
 
 class Net(keras.Model):
