@@ -21,6 +21,10 @@ _SMALLEST = 1e-7
 _LEARNED = 0.5
 """Skill from which the start no longer matters."""
 
+_USUAL = 1.0
+"""Nats that the loss of an output layer drawn after He et al. may lie above that of answering all classes alike: on
+features of unit variance its logits have variance 2, and by Jensen's inequality the excess is at most half of that."""
+
 
 class AbnormalInitialLoss(Rule):
     """The very first loss is far above that of answering all classes alike, or with the mean.
@@ -114,7 +118,7 @@ class AbnormalInitialLoss(Rule):
             return None
         if not (alike > 0 and first > self.threshold("ratio") * alike and first <= largest * 1.01):
             return None
-        if first - alike <= 3 * noise / math.sqrt(max(rows, 1.0)):
+        if first - alike <= _USUAL + 3 * noise / math.sqrt(max(rows, 1.0)):
             return None
         return alike, "answering all classes alike"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -245,6 +246,8 @@ def test_workers_that_draw_and_read_for_themselves(dataset: type[Any], options: 
 
 # -- replica_desync ---------------------------------------------------------------------------------------------------
 
+ROOT = Path(__file__).parents[2]
+
 DISTRIBUTED = """
 import os, sys
 import torch
@@ -287,8 +290,12 @@ torch.distributed.destroy_process_group()
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Logs of trainings of two processes each, by name: <kind>-<rank>."""
     folder = tmp_path_factory.mktemp("replicas")
-    command = [sys.executable, "-c", DISTRIBUTED, str(folder)]
-    processes = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    # As the fixture `run_python` of conftest.py, for two processes at a time.
+    code = f"import runpy; runpy.run_path({str(ROOT / 'conftest.py')!r})\n{DISTRIBUTED}"
+    command, env = [sys.executable, "-c", code, str(folder)], {**os.environ, "PYTHONPATH": str(ROOT)}
+    processes = [
+        subprocess.Popen([*command, str(rank)], env=env, stderr=subprocess.PIPE, text=True) for rank in range(2)
+    ]
     for process in processes:
         _, errors = process.communicate(timeout=180)
         assert process.returncode == 0, errors

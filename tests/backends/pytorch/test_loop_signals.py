@@ -268,12 +268,21 @@ def train(
     return monitor.history.epochs("evaluation_mode")[1].tolist()
 
 
+@pytest.fixture
+def ten_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sample the first ten steps alone, however fast the machine is, and the last ones of known epochs."""
+    monkeypatch.setattr("autotrainer.sampler._SAMPLES_ALLOWANCE", -math.inf)
+    monkeypatch.setattr("autotrainer.sampler._VERDICTS_ALLOWANCE", math.inf)
+
+
+@pytest.mark.usefixtures("ten_samples")
 def test_mode_of_evaluations() -> None:
     assert train() == [0.0] * 3  # how long an epoch is is known after the first one
     assert train(evaluation=False) == [1.0] * 3
     assert train(evaluation=False, model=net(rate=0.0, bn=False)) == []
 
 
+@pytest.mark.usefixtures("ten_samples")
 def test_evaluations_without_a_loss_module() -> None:
     assert train(evaluation=False, loss=nn.functional.cross_entropy) == [1.0] * 3
     assert train(loss=nn.functional.cross_entropy) == [0.0] * 3
@@ -296,6 +305,7 @@ def test_samples_of_a_generator_are_no_evaluation() -> None:
     assert not model._forward_pre_hooks
 
 
+@pytest.mark.usefixtures("ten_samples")
 def test_a_model_has_no_hook_once_its_evaluation_has_begun() -> None:
     model, hooks = net(), []
     loss = nn.functional.cross_entropy
