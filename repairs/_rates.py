@@ -6,13 +6,14 @@ import math
 
 from autotrainer.task import TaskContext
 
-__all__ = ["ADAPTIVE", "suitable_rate"]
+__all__ = ["ADAPTIVE", "REACH", "suitable_rate"]
 
 ADAPTIVE = ("adam", "adamw", "nadam", "adamax", "rmsprop", "adagrad", "adadelta")
 """Optimizers that divide by the size of past gradients."""
 
 _USUAL = {"sgd": 1e-2, "adam": 1e-3, "adamw": 1e-3, "nadam": 1e-3, "adamax": 2e-3, "rmsprop": 1e-3}
-_REACH = 5.0
+REACH = 5.0
+"""Way of the weights in a whole training ÷ their usual length that a rate should allow."""
 
 
 def suitable_rate(optimizer: str, context: TaskContext) -> float:
@@ -25,5 +26,5 @@ def suitable_rate(optimizer: str, context: TaskContext) -> float:
     usual = _USUAL[optimizer]
     if optimizer == "sgd" or not context.planned_steps:
         return usual
-    rate = min(max(usual, _REACH / context.planned_steps), 10 * usual)
+    rate = min(max(usual, REACH / context.planned_steps), 10 * usual)
     return float(f"{rate:.{1 if rate > usual else 2}g}") if math.isfinite(rate) else usual

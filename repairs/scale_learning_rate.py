@@ -9,6 +9,7 @@ from typing import ClassVar
 from autotrainer.edits import SetLearningRate
 from autotrainer.findings import Finding
 from autotrainer.repair import Proposal, Repair
+from autotrainer.repairs._rates import REACH
 from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["ScaleLearningRateRepair"]
@@ -37,8 +38,6 @@ _LADDER = {
 }
 _FIRST_STEP = 0.015
 """Length of the first step of healthy trainings ÷ that of the weights."""
-_REACH = 5.0
-"""Way of the weights in a whole training ÷ their length (see `_rates`)."""
 _CLOSE = 0.5
 """Powers of ten within which a range test only confirms the rate: it tells no more than that."""
 _MEASURED = 1.1
@@ -120,7 +119,7 @@ def _ladder(finding: Finding) -> tuple[float, ...]:
     if finding.problem == "learning_rate_too_high" and math.isfinite(first) and first > _FIRST_STEP:
         power = min(_MOST, max(1, round(math.log10(first / _FIRST_STEP))))
         return tuple(0.1**p for p in (power, power + 1, power - 1) if p > 0)
-    if finding.problem == "learning_rate_too_low" and 0 < travel < _REACH:
-        power = min(_MOST, max(1, round(math.log10(_REACH / travel))))
+    if finding.problem == "learning_rate_too_low" and 0 < travel < REACH:
+        power = min(_MOST, max(1, round(math.log10(REACH / travel))))
         return tuple(10.0**p for p in (power, power - 1, power + 1) if p > 0)
     return _LADDER[finding.problem]
