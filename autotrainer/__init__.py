@@ -1,6 +1,6 @@
 """autotrainer: watches a neural network while it trains, names what goes wrong, and repairs it.
 
-Importing it imports no framework. See `watch`, `check` and `fit`.
+Importing it imports no framework. See `watch`, `check`, `fit` and `Loop`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from autotrainer._version import __version__
 from autotrainer.checking import check
 from autotrainer.findings import Finding, Severity
 from autotrainer.fitting import fit
+from autotrainer.loop import Loop
 from autotrainer.monitor import Monitor
 from autotrainer.plan import RepairPlan, load_plan
 from autotrainer.replaying import replay
@@ -20,6 +21,7 @@ from autotrainer.watching import watch
 __all__ = [
     "Attempt",
     "Finding",
+    "Loop",
     "Monitor",
     "RepairPlan",
     "Report",

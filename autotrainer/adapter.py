@@ -7,141 +7,24 @@ Both are exercised by the contract tests in `autotrainer.testing`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from autotrainer.data import ArrayData, Data
-from autotrainer.edits import Edit, SetLearningRate, SetMomentum, SetWeightDecay, SwapOptimizer
+from autotrainer.edits import Edit
+from autotrainer.errors import InputError
+from autotrainer.exchange import Evaluation, FitRequest, LoopObjects, LoopRequest, Support, Trained, TrainingSpec
 from autotrainer.first_bad import FirstBad
-from autotrainer.monitor import Monitor, Observer
+from autotrainer.monitor import Monitor
+from autotrainer.observers import Observer
 from autotrainer.signals import LayerInfo, Observation
 from autotrainer.task import TaskContext
 
-__all__ = [
-    "Backend",
-    "Evaluation",
-    "FitRequest",
-    "Run",
-    "Search",
-    "Support",
-    "SupportLevel",
-    "Trained",
-    "Trainer",
-    "TrainingSpec",
-]
-
-
-class SupportLevel(StrEnum):
-    """How a backend can apply an edit: to a running training, by building it anew, or not at all."""
-
-    LIVE = "live"
-    REBUILD = "rebuild"
-    NONE = "none"
-
-
-@dataclass(frozen=True, slots=True)
-class Support:
-    """Answer of `Backend.supports`: the level, and the reason where it is `SupportLevel.NONE`."""
-
-    level: SupportLevel
-    reason: str = ""
-
-    def __bool__(self) -> bool:
-        return self.level is not SupportLevel.NONE
-
-
-@dataclass(frozen=True, slots=True)
-class FitRequest:
-    """What `autotrainer.fit` was given, checked and normalized.
-
-    Attributes:
-        model: Model of the framework, or zero-argument callable that builds one.
-        train: Training data.
-        validation: Validation data.
-        loss: Loss of the framework (module, callable, name), or None for a compiled Keras model.
-        optimizer: Optimizer over the model's parameters, callable(params), name, or None.
-        epochs: Planned epochs, >= 1.
-        batch_size: Samples a batch for array data.
-        step: PyTorch: callable(model, batch) -> loss or (loss, outputs, targets); else None.
-        scheduler: PyTorch: callable(optimizer) -> scheduler; else None.
-        fit_args: Keras: further arguments of ``Model.fit``.
-        keep: Layer-name patterns (fnmatch) that nothing may touch.
-        seed: Seed of every training.
-    """
-
-    model: Any
-    train: Data
-    validation: Data
-    loss: Any
-    optimizer: Any
-    epochs: int
-    batch_size: int
-    step: Callable[..., Any] | None = None
-    scheduler: Callable[..., Any] | None = None
-    fit_args: Mapping[str, Any] = field(default_factory=dict)
-    keep: tuple[str, ...] = ()
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingSpec:
-    """Recipe of one training: the given one, with edits.
-
-    Attributes:
-        epochs: Epochs to train.
-        seed: Seed of shuffling, dropout and drawn weights.
-        edits: Changes to the training as given, in the order in which they were found.
-        rehearsal: Whether it is a short test beside the trainings, in which the user's callbacks have no part.
-    """
-
-    epochs: int
-    seed: int
-    edits: tuple[Edit, ...] = ()
-    rehearsal: bool = False
-
-    def with_edits(self, edits: Sequence[Edit]) -> Self:
-        """Return the recipe with more edits.
-
-        A later edit replaces an earlier one of its kind, for the same layers where it names layers. Another
-        optimizer replaces the settings of the one before it too.
-        """
-        places = {(type(e), getattr(e, "layers", None)) for e in edits}
-        if any(isinstance(e, SwapOptimizer) for e in edits):
-            places |= {(kind, None) for kind in (SetLearningRate, SetMomentum, SetWeightDecay)}
-        kept = tuple(e for e in self.edits if (type(e), getattr(e, "layers", None)) not in places)
-        return replace(self, edits=kept + tuple(edits))
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Predictions on a data set.
-
-    Attributes:
-        outputs: Raw outputs, row by row.
-        targets: Targets, row by row, as given.
-        loss: Mean of the loss as given, which judges all attempts alike.
-        trained_loss: Mean of the loss that an attempt trains on instead, which tells its course; None where it is
-            the same.
-        counted: Targets with -100 as the class index of what does not count; None where all counts.
-    """
-
-    outputs: NDArray[Any]
-    targets: NDArray[Any]
-    loss: float
-    trained_loss: float | None = None
-    counted: NDArray[Any] | None = None
-
-    @property
-    def course(self) -> float:
-        """The loss that tells how the training goes: the one that it minimizes."""
-        return self.loss if self.trained_loss is None else self.trained_loss
+__all__ = ["Backend", "LoopRun", "LoopTrainer", "Run", "Search", "Trainer"]
 
 
 class Run(Protocol):
@@ -176,6 +59,20 @@ class Run(Protocol):
         """
 
 
+class LoopRun(Protocol):
+    """What the core gives a `LoopTrainer` for one training."""
+
+    monitor: Monitor
+    suspect: bool
+    """Whether values are known to be not finite: where weights are so too, the loader is to yield no more batches."""
+
+    def start(self, context: TaskContext, operations: float) -> None:
+        """Take the context of the training with its edits, and operations of one forward pass of one sample."""
+
+    def spend(self, samples: int, *, training: bool) -> bool:
+        """Account for a batch that is about to be used; False if the budget does not allow it."""
+
+
 class Search(Run, Protocol):
     """A run that looks for the first value that is not finite."""
 
@@ -185,25 +82,6 @@ class Search(Run, Protocol):
     """What was found: the trainer sets it, and is given no more work from then on."""
     steps: int
     """Training steps that were accounted for."""
-
-
-@dataclass(slots=True)
-class Trained:
-    """A finished managed training.
-
-    Attributes:
-        model: The trained model, in evaluation mode.
-        optimizer: The optimizer that trained it.
-        edits: The edits in force, with numbers that were fitted on the data filled in.
-        predict: inputs (as in the data) -> raw outputs, shape (rows, ...).
-        evaluate: data -> `Evaluation`.
-    """
-
-    model: Any
-    optimizer: Any
-    edits: tuple[Edit, ...]
-    predict: Callable[[Any], NDArray[np.float64]]
-    evaluate: Callable[[Data], Evaluation]
 
 
 class Trainer(ABC):
@@ -252,6 +130,57 @@ class Trainer(ABC):
         Raises:
             Exception: Whatever the framework or the user's code raises: the core makes it a failed attempt.
         """
+
+
+class LoopTrainer(ABC):
+    """Makes the objects of trainings that the user's own loop runs, each from the same start.
+
+    The first training runs with the user's own objects, unchanged and with the random states as they are; every other
+    one with copies of their start, and with the random states of the beginning.
+    """
+
+    given: LoopObjects
+    """The user's own objects."""
+
+    @abstractmethod
+    def supports(self, edit: Edit) -> Support:
+        """Say whether a training with this edit can be run, and why not. Asked once the first training has ended."""
+
+    @abstractmethod
+    def begin(self, spec: TrainingSpec, run: LoopRun) -> LoopObjects:
+        """Return the objects of a training, watched by ``run.monitor``; those of the one before raise `StateError`.
+
+        Raises:
+            ConfigError: If an edit can't be applied.
+            InputError: If the objects do not belong together.
+        """
+
+    @abstractmethod
+    def begin_epoch(self, epoch: int) -> None:
+        """Say that an epoch begins."""
+
+    @abstractmethod
+    def settle(self) -> bool:
+        """Account for what was trained without the loader, and say whether all weights are finite."""
+
+    @abstractmethod
+    def end_epoch(self, badness: float) -> bool:
+        """Do what the edits want done at the end of an epoch, after `settle`.
+
+        Args:
+            badness: The score, lower being better; NaN if there is none.
+
+        Returns:
+            Whether to go on.
+        """
+
+    @abstractmethod
+    def end(self) -> Trained:
+        """Say that the present training has ended, and return it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the user's objects back to the user: nothing raises any more."""
 
 
 class Backend(ABC):
@@ -312,6 +241,14 @@ class Backend(ABC):
         Raises:
             InputError: If model, data, loss, optimizer or an option can't be used together.
         """
+
+    def loop(self, request: LoopRequest) -> LoopTrainer:
+        """Prepare trainings in the user's own loop.
+
+        Raises:
+            InputError: If the framework has no loops of the user's own, or the objects can't be used together.
+        """
+        raise InputError(f"Loop is for PyTorch: with a {type(request.model).__name__} use autotrainer.fit or watch")
 
     @abstractmethod
     def apply(self, edits: Sequence[Edit], model: Any, optimizer: Any) -> tuple[Any, Any]:

@@ -1,7 +1,7 @@
 """Questions to data and model that statistics of a training can't answer: what `fit` asks, and when.
 
-The answers are facts (`autotrainer.task.FACTS`) that rules read like everything else: they stand in the context, and so
-in the run log. A question is asked only if a rule in force needs its answer. Those to the data alone come first; all
+The answers are facts (`autotrainer.facts.FACTS`) that rules read like everything else: they stand in the context, and
+so in the run log. A question is asked only if a rule in force needs its answer. Those to the data alone come first; all
 others are asked only where the training as given came out poorly and nothing yet says why. They pass some rows forward
 through the trained model and fit simple models on some rows: work that counts, at most a twentieth of one training.
 Where the learning rate is in doubt, a range test of a few dozen steps asks for a better one: at most a tenth. Where
@@ -17,18 +17,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autotrainer.adapter import Trained, Trainer, TrainingSpec
+from autotrainer.adapter import Trainer
 from autotrainer.bad_search import SearchRun, broken, suspects
 from autotrainer.budget import Budget
 from autotrainer.data import ArrayData, Data, map_arrays
 from autotrainer.edits import SetLearningRate
+from autotrainer.exchange import Trained, TrainingSpec
 from autotrainer.findings import Finding, Severity
 from autotrainer.judging import Judge
+from autotrainer.managed_run import ManagedRun
 from autotrainer.overlap import shared_inputs
 from autotrainer.rate_test import RateRun, rates_around, suggested_rate
 from autotrainer.significance import row_gains
 from autotrainer.simple_models import features, pose, work
-from autotrainer.trials import ManagedRun
 
 __all__ = ["Questions", "lasting", "rate_in_doubt", "suspicious"]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from autotrainer.adapter import Evaluation, Trained
 from autotrainer.budget import Workload
+from autotrainer.exchange import Evaluation, Trained
 from autotrainer.findings import Finding, Severity
 from autotrainer.first_bad import FirstBad
 from autotrainer.history import RunHistory

@@ -106,6 +106,13 @@ class Budget:
         """Work so far, in operations."""
         return self._spent
 
+    @property
+    def left(self) -> float:
+        """Work that is left, in trainings as given; infinite where wall time decides."""
+        if self._trainings is None or self._unit is None:
+            return math.inf
+        return self._trainings - self._spent / self._unit
+
     def in_trainings(self, work: int) -> float:
         """Return work in units of one training as given."""
         return work / self._unit if self._unit else float("nan")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from autotrainer.errors import DataError
 
-__all__ = ["ArrayData", "Data", "StreamData", "arrays_of", "as_array", "normalize", "stacked"]
+__all__ = ["ArrayData", "Data", "StreamData", "arrays_of", "as_array", "finite_rows", "normalize", "stacked"]
 
 _NUMERIC = "biufcV"
 """Kinds of NumPy types that inputs and targets may have; V are the narrow floating types of ml_dtypes."""
@@ -82,6 +82,17 @@ def arrays_of(inputs: Any) -> list[NDArray[Any]]:
     if isinstance(inputs, Mapping):
         return [inputs[name] for name in sorted(inputs)]
     return list(inputs) if isinstance(inputs, tuple) else [inputs]
+
+
+def finite_rows(data: ArrayData) -> NDArray[np.int64]:
+    """Return the numbers of the rows whose inputs and targets are all finite."""
+    good = np.ones(data.rows, bool)
+    for array in (*arrays_of(data.inputs), data.targets):
+        if array.dtype.kind in "fc":
+            good &= np.isfinite(array).reshape(data.rows, -1).all(axis=1)
+        elif array.dtype.kind == "V":  # narrow floating types, which NumPy can't ask
+            good &= np.isfinite(array.astype(np.float32)).reshape(data.rows, -1).all(axis=1)
+    return np.flatnonzero(good)
 
 
 def normalize(data: Any, what: str) -> Data:

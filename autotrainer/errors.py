@@ -64,8 +64,12 @@ class PluginError(AutotrainerError):
     """An extension of another distribution that fails to load."""
 
 
+_SHOWN = 12
+"""Names that are listed whole; of more the nearest few."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint that names the closest known spelling, or the known names.
+    """Return a hint that names the closest known spelling, else the known names, or the nearest of many.
 
     Args:
         name: The unknown name.
@@ -76,4 +80,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     options = sorted(set(known))
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(options)}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    if len(options) <= _SHOWN:
+        return f"known: {', '.join(options)}"
+    few = difflib.get_close_matches(name, options, n=5, cutoff=0.0)
+    return f"the nearest of {len(options)} known names: {', '.join(few)}"

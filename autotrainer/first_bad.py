@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from autotrainer.facts import BAD_OPERATIONS, BAD_TENSORS
 from autotrainer.signals import LayerInfo
-from autotrainer.task import BAD_OPERATIONS, BAD_TENSORS
 
 __all__ = ["FirstBad", "Operation", "is_intended", "kind_of_operation"]
 
@@ -87,7 +87,7 @@ class FirstBad:
     operation: Operation = field(default_factory=Operation)
 
     def facts(self, layers: Sequence[LayerInfo]) -> dict[str, float]:
-        """Return it as facts: see `autotrainer.task.FACTS`.
+        """Return it as facts: see `autotrainer.facts.FACTS`.
 
         Args:
             layers: The layers of the context that the facts are for.

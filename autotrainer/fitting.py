@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -14,13 +13,16 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from autotrainer import registry
-from autotrainer.adapter import Backend, FitRequest, Trainer
+from autotrainer.adapter import Backend, Trainer
 from autotrainer.budget import Budget
 from autotrainer.data import ArrayData, Data, normalize
 from autotrainer.errors import ConfigError, DataError, nearest
+from autotrainer.exchange import FitRequest
 from autotrainer.judging import Judge
 from autotrainer.managing import Session
+from autotrainer.mending import mend
 from autotrainer.metric_choice import MetricChoice
+from autotrainer.options import check_bool, names, whole
 from autotrainer.planner import Planner
 from autotrainer.progress import Progress
 from autotrainer.result import Result
@@ -116,19 +118,17 @@ def fit(
     rules = registry.make_rules(select, ignore, thresholds)
     if log_dir is not None and not isinstance(log_dir, str | Path):
         raise ConfigError(f"log_dir must be a folder or None, not {log_dir!r}")
-    choice = MetricChoice(metric, mode, _whole("seed", seed, 0))
-    for name, value in (("repair", repair), ("extra_memory", extra_memory), ("resume", resume), ("progress", progress)):
-        if not isinstance(value, bool):
-            raise ConfigError(f"{name} must be True or False, not {value!r}")
+    choice = MetricChoice(metric, mode, whole("seed", seed, 0))
+    check_bool(repair=repair, extra_memory=extra_memory, resume=resume, progress=progress)
     if resume:
         raise ConfigError("resume=True is not available yet: leave it out")
-    if _whole("workers", workers, 1) != 1:
+    if whole("workers", workers, 1) != 1:
         raise ConfigError(f"workers={workers} is not available yet: leave it out, attempts run one after the other")
-    epochs, batch_size = _whole("epochs", epochs, 1), _whole("batch_size", batch_size, 1)
+    epochs, batch_size = whole("epochs", epochs, 1), whole("batch_size", batch_size, 1)
     if isinstance(loss, type):
         raise ConfigError(f"loss is the class {loss.__name__}: give an object of it, {loss.__name__}()")
     limit = Budget(budget)
-    kept, forbidden = _names("keep", keep), _names("forbid", forbid)
+    kept, forbidden = names("keep", keep), names("forbid", forbid)
     train, validation, test = _data(train_data, validation_data, test_data, seed)
     with ExitStack() as stack:
         backend = _backend(model, stack)
@@ -139,37 +139,23 @@ def fit(
         trainer = backend.trainer(request)
         _check_keep(request.keep, trainer)
         masked = _masked(request)
-        _check_labels(request, trainer.context, masked)
         planner = Planner(registry.repairs(), trainer.supports, strategy, max_change, extra_memory, forbidden)
         off = switched_off()
+        wrong, mended = _label_error(request, trainer.context, masked), None
+        if (wrong is not None or trainer.context.loss_refusal) and repair and not off:
+            mended = mend(backend, trainer, request, rules, planner, wrong)
+        if wrong is not None and mended is None:
+            raise wrong
         shown = stack.enter_context(Progress(progress))
         session = Session(
             trainer=trainer, request=request, rules=() if off else tuple(rules), budget=limit,
             judge=Judge(choice, trainer.context, train, masked), planner=planner if repair and not off else None,
-            framework=backend.name, test=test, log_dir=None if off else log_dir, progress=shown,
+            framework=backend.name, test=test, log_dir=None if off else log_dir, progress=shown, mended=mended,
         )  # fmt: skip
         return session.run()
 
 
 # -- options ------------------------------------------------------------------------------------------------------
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise ConfigError(f"{name} must be a whole number >= {least}, not {value!r}")
-    return number
-
-
-def _names(name: str, values: Any) -> tuple[str, ...]:
-    names = (values,) if isinstance(values, str) else tuple(values) if isinstance(values, Iterable) else (values,)
-    for value in names:
-        if not isinstance(value, str) or not value:
-            raise ConfigError(f"{name} takes one name or several, not {value!r}")
-    return names
 
 
 def _mapping(name: str, values: Any) -> Mapping[str, Any]:
@@ -192,12 +178,12 @@ def _masked(request: FitRequest) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def _check_labels(request: FitRequest, context: TaskContext, masked: int | None) -> None:
-    """Check that class indices are those of the outputs, where the framework's own error is hard to read."""
+def _label_error(request: FitRequest, context: TaskContext, masked: int | None) -> DataError | None:
+    """Return what is wrong with class indices that are no outputs: the framework's own error is hard to read."""
     units = context.output_units
     indexed = context.loss.family == "cross_entropy" and context.loss.targets in ("index", "either")
     if context.framework not in ("pytorch", "keras3") or not indexed or units is None or request.step is not None:
-        return
+        return None
     for name, data in (("train_data", request.train), ("validation_data", request.validation)):
         if (
             not isinstance(data, ArrayData)
@@ -208,10 +194,11 @@ def _check_labels(request: FitRequest, context: TaskContext, masked: int | None)
         labels = data.targets[data.targets != masked]
         wrong = labels[(labels < 0) | (labels >= units)]
         if wrong.size:
-            raise DataError(
+            return DataError(
                 f"{name} has class index {int(wrong.max() if wrong.max() >= units else wrong.min())}, but the model "
                 f"has {units} outputs, for classes 0 to {units - 1}: number the classes from 0, or widen the output"
             )
+    return None
 
 
 # -- model and data -----------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotrainer.adapter import Evaluation
 from autotrainer.data import ArrayData, Data
+from autotrainer.exchange import Evaluation
 from autotrainer.metric_choice import MetricChoice, accuracy_metric, r2_metric
 from autotrainer.metrics import Judged, Metric, RowMetric
 from autotrainer.summary import DataSummary
@@ -108,8 +108,13 @@ class Judge:
 
     def _seen(self, evaluation: Evaluation) -> Evaluation:
         """Return an evaluation with targets that say what does not count; the user's own metric gets those as given."""
-        targets = evaluation.targets if evaluation.counted is None else evaluation.counted
-        return replace(evaluation, targets=self._unmasked(targets))
+        targets = self._unmasked(evaluation.targets if evaluation.counted is None else evaluation.counted)
+        outputs = evaluation.outputs
+        if targets.dtype.kind == "f" and len(targets) == len(outputs):
+            known = np.isfinite(targets).reshape(len(targets), -1).all(axis=1)
+            if known.any() and not known.all():  # nothing can be said of the rest
+                targets, outputs = targets[known], outputs[known]
+        return replace(evaluation, targets=targets, outputs=outputs)
 
     def _unmasked(self, targets: NDArray[Any]) -> NDArray[Any]:
         """Return targets with the class index that does not count in the form that all else knows: negative."""

@@ -7,33 +7,25 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from autotrainer.adapter import FitRequest, Trainer, TrainingSpec
+from autotrainer.adapter import Trainer
 from autotrainer.asking import Questions, lasting
 from autotrainer.budget import Budget
+from autotrainer.course import Course, StoppedBy
 from autotrainer.data import Data
+from autotrainer.exchange import FitRequest, TrainingSpec
 from autotrainer.judging import Judge
-from autotrainer.metrics import Metric
-from autotrainer.plan import RepairPlan
+from autotrainer.managed_run import ManagedRun
+from autotrainer.mending import Mended
 from autotrainer.planner import Planner
 from autotrainer.progress import Progress
-from autotrainer.result import Attempt, Result
+from autotrainer.result import Result
 from autotrainer.rule import Rule
-from autotrainer.search import Candidate, Search
-from autotrainer.trials import ManagedRun, Trial, run_trial
+from autotrainer.trials import Trial, run_trial
 
 __all__ = ["Session"]
 
 logger = logging.getLogger("autotrainer")
-
-_LEAST_SHARE = 5
-"""An attempt is begun only if the budget allows one epoch of it, or a fifth of it where it has less epochs."""
-
-_ENOUGH = 0.5
-"""Share of the planned epochs that must be over before a training that was ended from outside can be called healthy."""
-
-StoppedBy = Literal["done", "budget", "interrupt"]
 
 
 @dataclass
@@ -51,10 +43,7 @@ class Session:
         test: Test data, or None.
         log_dir: Folder for run logs, or None.
         progress: Shows the progress.
-        attempts: Repaired trainings that were tried.
-        best: The best training so far.
-        plan: What it changes, or None.
-        layers: Names of the given model's layers.
+        mended: What makes a training that can't be run as given one that can; None where it can.
         facts: What is known of the data: see `autotrainer.asking`.
     """
 
@@ -68,10 +57,7 @@ class Session:
     test: Data | None
     log_dir: str | Path | None
     progress: Progress
-    attempts: list[Attempt] = field(default_factory=list)
-    best: Trial = field(init=False)
-    plan: RepairPlan | None = field(init=False, default=None)
-    layers: tuple[str, ...] = field(init=False, default=())
+    mended: Mended | None = None
     facts: dict[str, float] = field(init=False, default_factory=dict)
 
     def run(self) -> Result:
@@ -80,24 +66,37 @@ class Session:
         Raises:
             Exception: Whatever is raised in the training as given.
         """
-        baseline = self._train(TrainingSpec(self.request.epochs, self.request.seed), baseline=True)
-        self.budget.end_baseline()
-        self.best = baseline
+        course = Course(self.planner, self.budget, self.framework, self.request.epochs)
+        baseline = self._begin(course)
         self.facts = lasting(baseline.context.asked)
-        self.layers = tuple(layer.name for layer in baseline.context.layers)
+        course.begin(baseline, self.judge.metric, self.judge.targets)
         stopped: StoppedBy = "interrupt"
         test = baseline_test = None
         with suppress(KeyboardInterrupt):  # wherever it comes, the best so far is returned
             baseline_test = test = self._test_score(baseline)
-            stopped = self._repair(baseline)
-            test = self._test_score(self.best) if self.best is not baseline else baseline_test
-        return self._result(baseline, stopped, test, baseline_test)
+            stopped = self._repair(course)
+            test = self._test_score(course.best) if course.best is not baseline else baseline_test
+        return course.result(stopped, test, baseline_test)
 
-    # -- trainings ------------------------------------------------------------------------------------------------
+    def _begin(self, course: Course) -> Trial:
+        """Run the training as given; mended first, where it can't be run otherwise."""
+        spec = TrainingSpec(self.request.epochs, self.request.seed)
+        if self.mended is None:
+            return self._train(spec)
+        try:
+            trial = self._train(spec.with_edits(self.mended.step.edits))
+        except Exception as error:
+            logger.info("the training mended by %s failed: %s", ", ".join(self.mended.step.repairs), error)
+            if self.mended.wrong is not None:
+                raise self.mended.wrong from error
+            return self._train(spec)
+        course.mended = self.mended
+        return trial
 
-    def _train(self, spec: TrainingSpec, *, baseline: bool = False) -> Trial:
-        title = "training as given" if baseline else f"attempt {len(self.attempts) + 1}"
-        self.progress.begin(title, spec.epochs)
+    def _train(self, spec: TrainingSpec, attempt: int | None = None, until: int | None = None) -> Trial:
+        """Run one training, the one as given where it is no attempt."""
+        baseline = attempt is None
+        self.progress.begin("training as given" if baseline else f"attempt {attempt}", until or spec.epochs)
         request = self.request
         ask = None
         if baseline:
@@ -110,101 +109,27 @@ class Session:
         run = ManagedRun(
             spec, self.rules, self.budget, self.judge, request.train, request.validation, baseline=baseline,
             stops=self.planner is not None, log_dir=self.log_dir, tell=self.progress.tell, facts=self.facts,
+            until=until,
         )  # fmt: skip
         return run_trial(self.trainer, spec, run, self.judge, request.validation, ask)
 
-    def _repair(self, baseline: Trial) -> StoppedBy:
+    def _repair(self, course: Course) -> StoppedBy:
         """Attempt to repair a training that failed."""
-        if baseline.interrupted or baseline.cut_short:
-            return "interrupt" if baseline.interrupted else "budget"
-        metric = self.judge.metric
-        if self.planner is None or metric is None or not baseline.errors:
-            return "done"
-        search = Search(self.planner, metric, self.judge.targets, baseline)
-        while not search.repaired:
-            if not self._affords_attempt():
-                return "budget"
-            candidate = search.next()
-            if candidate is None:
-                return "done"
+        while not isinstance(candidate := course.next(), str):
             before = self.budget.spent
             try:
-                trial = self._train(candidate.spec)
+                trial = self._train(candidate.spec, len(course.attempts) + 1, candidate.epochs)
             except KeyboardInterrupt:
-                self._failed(candidate, "interrupted by the user", before)
+                course.fail(candidate, "interrupted by the user", before)
                 return "interrupt"
             except Exception as error:  # noqa: BLE001 - whatever goes wrong in an attempt, the best so far is returned
-                self._failed(candidate, f"{type(error).__name__}: {error}", before)
+                course.fail(candidate, f"{type(error).__name__}: {error}", before)
                 continue
-            self._take(search, candidate, trial)
-        return "done"
-
-    def _take(self, search: Search, candidate: Candidate, trial: Trial) -> None:
-        """Record an attempt that has ended; keep its model only if it is the best."""
-        if trial.judged is None or trial.trained is None:
-            self._failed(candidate, "the budget ended before its first evaluation", self.budget.spent - trial.work)
-            return
-        plan = candidate.plan(self.framework, trial.trained.edits, self.layers)
-        cost = self.budget.in_trainings(trial.work)
-        self.attempts.append(Attempt(plan, trial.judged.value, None, trial.findings, cost))
-        if not search.add(candidate, trial):
-            trial.trained = None
-            return
-        last, self.best, self.plan = self.best, trial, plan
-        last.trained = None
-
-    def _failed(self, candidate: Candidate, error: str, spent_before: int) -> None:
-        cost = self.budget.in_trainings(self.budget.spent - spent_before)
-        self.attempts.append(Attempt(candidate.plan(self.framework, (), self.layers), None, error, (), cost))
-        logger.info("attempt with %s failed: %s", ", ".join(candidate.repairs), error)
-
-    def _affords_attempt(self) -> bool:
-        unit = self.budget.unit or 1
-        return self.budget.allows(max(1, unit // max(_LEAST_SHARE, self.request.epochs)))
-
-    # -- the result -----------------------------------------------------------------------------------------------
+            course.take(candidate, trial)
+        return candidate
 
     def _test_score(self, trial: Trial) -> float | None:
-        metric: Metric | None = self.judge.metric
+        metric = self.judge.metric
         if self.test is None or metric is None or trial.trained is None:
             return None
         return metric.judge(trial.trained.evaluate(self.test)).value
-
-    def _result(
-        self, baseline: Trial, stopped_by: StoppedBy, test_score: float | None, baseline_test_score: float | None
-    ) -> Result:
-        best = self.best
-        status: Literal["healthy", "repaired", "improved", "unrepaired"]
-        if best is baseline:
-            status = "healthy" if not baseline.errors and _seen_enough(baseline) else "unrepaired"
-        else:
-            status = "repaired" if best.clean else "improved"
-        trained, metric = best.trained, self.judge.metric
-        assert trained is not None, "only trainings that are no longer the best drop their model"
-        return Result(
-            status=status,
-            stopped_by=stopped_by,
-            model=trained.model,
-            optimizer=trained.optimizer,
-            history=best.history,
-            score=best.judged.value if best.judged else float("nan"),
-            baseline_score=baseline.judged.value if baseline.judged else float("nan"),
-            test_score=test_score,
-            baseline_test_score=baseline_test_score,
-            findings=list(baseline.findings),
-            plan=self.plan,
-            attempts=self.attempts,
-            cost=self.budget.in_trainings(self.budget.spent),
-            metric=metric.name if metric else "score",
-            mode=metric.mode if metric else "max",
-            notes=dict(self.planner.notes) if self.planner else {},
-            epochs=self.request.epochs,
-        )
-
-
-def _seen_enough(trial: Trial) -> bool:
-    """Whether a training without errors was seen for long enough to be called healthy: budget or Ctrl-C may end it."""
-    if not (trial.cut_short or trial.interrupted):
-        return True
-    whole = len(trial.history.get("score", ())) - trial.cut_short  # the last epoch is then not a whole one
-    return trial.judged is not None and whole >= _ENOUGH * trial.spec.epochs

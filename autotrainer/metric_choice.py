@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from autotrainer.adapter import Evaluation
 from autotrainer.errors import ConfigError, InputError, nearest
+from autotrainer.exchange import Evaluation
 from autotrainer.metrics import LossMetric, Metric, Mode, RowMetric, WholeMetric
 from autotrainer.signals import Floats
 from autotrainer.task import TargetSummary, TaskContext, TaskKind, correct_rows

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from autotrainer.adapter import Evaluation
 from autotrainer.errors import InputError
+from autotrainer.exchange import Evaluation
 from autotrainer.signals import Floats
 from autotrainer.significance import row_gains, significant
 

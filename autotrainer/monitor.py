@@ -11,13 +11,14 @@ from os import PathLike
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Self
 
 from autotrainer.engine import Engine
 from autotrainer.errors import ConfigError, InputError
 from autotrainer.findings import Finding, Severity
 from autotrainer.guarding import Guard
 from autotrainer.history import RunHistory
+from autotrainer.observers import EpochObserver, Locator, Observer
 from autotrainer.rule import Place, Rule
 from autotrainer.runlog import LogWriter, encode_step
 from autotrainer.sampler import Sampler
@@ -28,41 +29,11 @@ from autotrainer.task import TaskContext
 if TYPE_CHECKING:
     from autotrainer.report import Report
 
-__all__ = ["EpochObserver", "Locator", "Monitor", "Observer"]
+__all__ = ["Monitor", "as_number"]
 
 logger = logging.getLogger("autotrainer")
 
 _MAX_LOG_LINES = 10
-
-
-class Observer(Protocol):
-    """What a backend keeps attached to a watched training."""
-
-    def log(self, *, loss: Any, outputs: Any, targets: Any) -> None:
-        """Take what the user's loop tells: tensors of the framework, or None."""
-
-    def close(self) -> None:
-        """Detach everything from the user's objects."""
-
-
-@runtime_checkable
-class EpochObserver(Observer, Protocol):
-    """An observer that knows something of an epoch by itself."""
-
-    def epoch_values(self) -> Mapping[str, float]:
-        """Return what was seen of the epoch that ends now, by name; what the user tells goes before it.
-
-        ``evaluation_mode`` is 1 if the model was evaluated with dropout and batch normalization in training mode, 0 if
-        in evaluation mode.
-        """
-
-
-@runtime_checkable
-class Locator(Observer, Protocol):
-    """An observer that knows the user's code."""
-
-    def place(self, what: Place, layer: str | None) -> str:
-        """Return file and line where a layer is made, or the loss or the step is called; empty if unknown."""
 
 
 class Monitor:
@@ -173,7 +144,7 @@ class Monitor:
         Raises:
             InputError: If a value is not a number.
         """
-        numbers = {name: _number(name, value) for name, value in values.items()}
+        numbers = {name: as_number(name, value) for name, value in values.items()}
         if self.closed:
             return
         with self.guard("end_epoch()"):
@@ -251,7 +222,7 @@ class Monitor:
             self._write({"type": "end", "step": self.history.step, "finished": finished})
 
     def learn(self, facts: Mapping[str, float]) -> None:
-        """Take in what was asked of data and model, by name: see `autotrainer.task.FACTS`."""
+        """Take in what was asked of data and model, by name: see `autotrainer.facts.FACTS`."""
         if facts:
             self.context = replace(self.context, asked={**self.context.asked, **facts})
             self._write({"type": "context", "context": self.context.to_dict()})
@@ -324,8 +295,12 @@ class Monitor:
             self._log.write(record)
 
 
-def _number(name: str, value: Any) -> float:
-    """Return a number, or an array or tensor of one element, as a float."""
+def as_number(name: str, value: Any) -> float:
+    """Return what `end_epoch` was told, a number or an array or tensor of one element, as a float.
+
+    Raises:
+        InputError: If it is no number.
+    """
     if isinstance(value, bool | str | bytes) or value is None:
         raise InputError(f"end_epoch({name}=…) takes a number, not {value!r}")
     try:

@@ -38,7 +38,7 @@ def shared_inputs(train: ArrayData, held_out: ArrayData) -> dict[str, float]:
         held_out: Validation data.
 
     Returns:
-        ``shared_inputs``, ``shared_input_share`` and ``expected_shared_share`` of `autotrainer.task.FACTS`; nothing
+        ``shared_inputs``, ``shared_input_share`` and ``expected_shared_share`` of `autotrainer.facts.FACTS`; nothing
         where the inputs have different forms or are too large to look at.
     """
     pairs = list(zip(arrays_of(train.inputs), arrays_of(held_out.inputs), strict=False))

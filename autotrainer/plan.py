@@ -44,7 +44,7 @@ class RepairPlan:
         return tuple(name for name in order if name in said)
 
     def __str__(self) -> str:
-        from autotrainer.patch import describe
+        from autotrainer.patches import describe
 
         return describe(self)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from autotrainer.adapter import Support
 from autotrainer.edits import Edit
 from autotrainer.errors import ConfigError, nearest
+from autotrainer.exchange import Support
 from autotrainer.findings import Finding, Severity
-from autotrainer.repair import Proposal, Repair, Risk
+from autotrainer.repair import Dimension, Proposal, Repair, Risk
 from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["STRATEGIES", "Planner", "Step"]
@@ -84,7 +84,7 @@ class Planner:
         return frozenset(problem for repair in self.repairs for problem in repair.fixes)
 
     def proven(self, findings: Sequence[Finding], context: TaskContext, targets: TargetSummary) -> Step | None:
-        """Combine the safe repairs that the evidence proves right, one proposal each, into one step.
+        """Combine the safe repairs that the evidence proves right, the best one of each finding, into one step.
 
         Args:
             findings: Of a training, ranked.
@@ -105,6 +105,7 @@ class Planner:
                 edits += new
                 repairs += [proposal.repair] if new and proposal.repair not in repairs else []
                 problems += [finding.problem] if finding.problem not in problems else []
+                break
         return Step(tuple(repairs), tuple(problems), tuple(edits)) if edits else None
 
     def steps(self, findings: Sequence[Finding], context: TaskContext, targets: TargetSummary) -> list[Step]:
@@ -126,6 +127,20 @@ class Planner:
                 placed.append((place + _ROOT_LEAD * rank, rank, self._step(proposal, finding)))
                 place += 1
         return [step for _, _, step in sorted(placed, key=lambda entry: entry[:2])]
+
+    def dimensions(self, context: TaskContext) -> list[Dimension]:
+        """Return what a search without evidence may vary, with the options that are allowed.
+
+        Args:
+            context: The training as given.
+        """
+        found = []
+        for repair in self.repairs:
+            dimension = None if repair.name in self.forbid else repair().dimension(context)
+            if dimension is not None:
+                options = tuple(edits for edits in dimension.options if not self._refusal(edits))
+                found += [Dimension(repair.name, options)] if options else []
+        return found
 
     @staticmethod
     def _step(proposal: Proposal, finding: Finding) -> Step:
@@ -156,20 +171,22 @@ class Planner:
         return sorted(found, key=order)
 
     def _allows(self, proposal: Proposal) -> bool:
-        if not proposal.edits:
-            return False
-        if proposal.change > self.max_change:
-            self.notes.setdefault(proposal.repair, f"max_change={self.max_change} rules it out")
-            return False
-        if not self.extra_memory and any(edit.memory for edit in proposal.edits):
-            self.notes.setdefault(proposal.repair, "extra_memory=False rules it out")
-            return False
-        for edit in proposal.edits:
+        reason = self._refusal(proposal.edits)
+        if reason:
+            self.notes.setdefault(proposal.repair, reason)
+        return bool(proposal.edits) and not reason
+
+    def _refusal(self, edits: Sequence[Edit]) -> str:
+        """Say why edits are not allowed here, or return an empty text."""
+        if max((edit.change for edit in edits), default=0) > self.max_change:
+            return f"max_change={self.max_change} rules it out"
+        if not self.extra_memory and any(edit.memory for edit in edits):
+            return "extra_memory=False rules it out"
+        for edit in edits:
             support = self.supports(edit)
             if not support:
-                self.notes.setdefault(proposal.repair, support.reason)
-                return False
-        return True
+                return support.reason
+        return ""
 
 
 def acted_on(findings: Sequence[Finding], answered: Collection[str]) -> list[Finding]:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from autotrainer.adapter import Evaluation, Trained
 from autotrainer.budget import Workload
+from autotrainer.exchange import Evaluation, Trained
+from autotrainer.managed_run import ManagedMonitor
 from autotrainer.monitor import Monitor
 from autotrainer.sampler import StepSampler
 from autotrainer.signals import Floats
 from autotrainer.task import TaskContext
-from autotrainer.trials import ManagedMonitor
 
 __all__ = ["RateRun", "rates_around", "suggested_rate"]
 

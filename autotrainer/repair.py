@@ -13,7 +13,7 @@ from autotrainer.edits import Edit
 from autotrainer.findings import Finding
 from autotrainer.task import TargetSummary, TaskContext
 
-__all__ = ["DOC_SECTIONS", "Proposal", "Repair", "Risk"]
+__all__ = ["DOC_SECTIONS", "Dimension", "Proposal", "Repair", "Risk"]
 
 DOC_SECTIONS = ("What it does", "Why it helps", "Safety", "Cost", "References")
 """Headings that the docstring of every repair has, in this order: it is the page that ``explain`` shows."""
@@ -53,6 +53,19 @@ class Proposal:
         return max(edit.change for edit in self.edits)
 
 
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """One setting that a search without evidence may vary.
+
+    Attributes:
+        repair: Name of the repair whose setting it is.
+        options: Edits for each value; values of a number in their order.
+    """
+
+    repair: str
+    options: tuple[tuple[Edit, ...], ...]
+
+
 class Repair(ABC):
     """One way of repairing. Pure: sees findings and context, never a framework or a model."""
 
@@ -75,6 +88,14 @@ class Repair(ABC):
         Returns:
             Proposals; none where the repair makes no sense here.
         """
+
+    def dimension(self, context: TaskContext) -> Dimension | None:
+        """Return what a search without evidence may vary by this repair, or None: most repairs answer evidence only.
+
+        Args:
+            context: The training as given.
+        """
+        return None
 
     @classmethod
     def documentation(cls) -> str:

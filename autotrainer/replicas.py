@@ -38,7 +38,7 @@ def compare_replicas(history: RunHistory, others: Sequence[RunHistory]) -> dict[
         others: Histories of the other processes, of the same model.
 
     Returns:
-        Of `autotrainer.task.FACTS`: those that begin with ``replica``; nothing where no step is common.
+        Of `autotrainer.facts.FACTS`: those that begin with ``replica``; nothing where no step is common.
     """
     steps = reduce(np.intersect1d, [other.steps for other in others], history.steps)
     if not others or not len(steps):

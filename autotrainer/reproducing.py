@@ -25,7 +25,7 @@ from autotrainer.edits import (
 )
 from autotrainer.errors import ConfigError, DataError, nearest
 from autotrainer.files import write_atomic
-from autotrainer.patch_words import OPTIMIZERS
+from autotrainer.patches.base import OPTIMIZERS
 from autotrainer.result import Result
 from autotrainer.unpickling import load_plain
 

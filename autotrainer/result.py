@@ -30,6 +30,7 @@ class Attempt:
         error: Why it failed, or None.
         findings: What its own monitor found.
         cost: Its work, in trainings of the given model.
+        epochs: Epochs that it was trained for, where that was only to see whether it is worth more; None: to its end.
     """
 
     plan: RepairPlan
@@ -37,6 +38,7 @@ class Attempt:
     error: str | None
     findings: tuple[Finding, ...]
     cost: float
+    epochs: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON can hold."""
@@ -46,6 +48,7 @@ class Attempt:
             "error": self.error,
             "findings": [finding.to_dict() for finding in self.findings],
             "cost": _plain(self.cost),
+            "epochs": self.epochs,
         }
 
 

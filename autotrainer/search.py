@@ -1,16 +1,23 @@
-"""The search for a repaired training: which step to try next on top of which training, and who is the best."""
+"""The search for a repaired training: which step to try next on top of which training, and who is the best.
+
+First what the evidence says; where that has cost two trainings and nothing is repaired, settings are searched without
+evidence, by successive halving.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from autotrainer.adapter import TrainingSpec
+from autotrainer.budget import Budget
 from autotrainer.edits import Edit, SetLearningRate, SwapOptimizer
+from autotrainer.exchange import TrainingSpec
+from autotrainer.halving import Bracket, rungs, width_within
 from autotrainer.metrics import Metric
 from autotrainer.plan import RepairPlan
 from autotrainer.planner import Planner, Step
+from autotrainer.suggesting import Suggestion, edits_of, make_suggester
 from autotrainer.task import TargetSummary
 from autotrainer.trials import Trial
 
@@ -20,16 +27,33 @@ _PENALTY = {"best": 0.0, "proven": -3.5, "fewer": 0.0, "other": 4.0, "worse": 12
 """How many steps a training to build on is behind the best one, by what it came to."""
 _DEPTH = 4.0
 """The same for each edit that it has more than the best one."""
+_EVIDENCE = 2.0
+"""Work, in trainings as given, that attempts by evidence may cost before settings are searched without it."""
+_LISTED = 3
+"""Attempts by evidence that take part in each halving."""
+_DRAWS = 50
+"""Draws for one bracket at most: most of a small space may have been tried."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
-    """A step on top of a training that was tried."""
+    """A step on top of a training that was tried.
+
+    Attributes:
+        base: That training.
+        step: The step.
+        spec: Recipe with both.
+        proven: Whether the evidence proves it.
+        suggestion: Settings that were suggested without evidence, or None.
+        epochs: Epochs to train, where that is only to see whether it is worth more; None: to the end.
+    """
 
     base: Node
     step: Step
     spec: TrainingSpec
     proven: bool = False
+    suggestion: Suggestion | None = None
+    epochs: int | None = None
 
     @property
     def repairs(self) -> tuple[str, ...]:
@@ -71,15 +95,23 @@ class Search:
         metric: Compares.
         targets: Targets of the training.
         baseline: The training as given.
+        budget: What may be done.
     """
 
-    def __init__(self, planner: Planner, metric: Metric, targets: TargetSummary, baseline: Trial) -> None:
-        self._planner, self._metric, self._targets = planner, metric, targets
+    def __init__(
+        self, planner: Planner, metric: Metric, targets: TargetSummary, baseline: Trial, budget: Budget
+    ) -> None:
+        self._planner, self._metric, self._targets, self._budget = planner, metric, targets, budget
         self.baseline = baseline
         self._tried = {self._key(())}
         root = Node(baseline)
         self._nodes = [root]
         self._best = root
+        self._by_evidence = 0.0
+        self._rungs = rungs(baseline.spec.epochs, baseline.context.planned_steps)
+        self._dimensions = planner.dimensions(baseline.context)
+        self._suggester = make_suggester(self._dimensions, baseline.spec.seed) if self._dimensions else None
+        self._bracket: Bracket[Candidate] | None = None
         self._plan_steps(root)
 
     @property
@@ -99,6 +131,12 @@ class Search:
             candidate = self._take(self._nodes[0], step, proven=True) if step is not None else None
             if candidate is not None:
                 return candidate
+        if self._by_evidence < _EVIDENCE:
+            return self._listed() or self._searched()
+        return self._searched() or self._listed()
+
+    def _listed(self) -> Candidate | None:
+        """Return the next step by evidence."""
         while True:
             open_nodes = [node for node in self._nodes if node.steps]
             if not open_nodes:
@@ -109,12 +147,50 @@ class Search:
                 node.taken += 1
                 return candidate
 
+    def _searched(self) -> Candidate | None:
+        """Return the next training of a successive halving, which begins anew where one has ended."""
+        found = None if self._bracket is None else self._bracket.next()
+        if found is None:
+            entries = self._entries(width_within(self._budget.left, self._rungs))
+            self._bracket = Bracket(entries, self._rungs, lambda score: self._metric.sign * score)
+            found = self._bracket.next() if len(entries) > 1 else None
+        if found is None:
+            return None
+        candidate, epochs = found
+        return candidate if epochs == self._rungs[-1] else replace(candidate, epochs=epochs)
+
+    def _entries(self, width: int) -> list[Candidate]:
+        """Return what a bracket begins with: some steps by evidence, and suggestions without."""
+        if not width or self._suggester is None:
+            return []
+        listed = [candidate for _ in range(min(_LISTED, width - 1)) if (candidate := self._listed()) is not None]
+        entries = listed
+        for draw in range(_DRAWS):
+            if len(entries) >= width:
+                break
+            suggestion = self._suggester.suggest()
+            step = self._suggested(suggestion)
+            base = self._best if draw % 2 else next((n for n in self._nodes if n.proven), self._nodes[0])
+            candidate = self._take(base, step) if step.edits else None
+            if candidate is None:
+                self._suggester.tell(suggestion, math.nan)
+            else:
+                entries.append(replace(candidate, suggestion=suggestion))
+        return entries
+
+    def _suggested(self, suggestion: Suggestion) -> Step:
+        names = tuple(d.repair for d, number in zip(self._dimensions, suggestion, strict=True) if number is not None)
+        return Step(names, (), edits_of(suggestion, self._dimensions))
+
     def add(self, candidate: Candidate, trial: Trial) -> bool:
         """Take in an attempt that has a score.
 
         Returns:
             Whether it is the best now.
         """
+        self._tell(candidate, math.nan if trial.judged is None else trial.judged.value, trial.work)
+        if candidate.epochs is not None:
+            return False
         node = Node(trial, candidate.repairs, candidate.problems, candidate.proven)
         self._nodes.append(node)
         self._plan_steps(node, candidate.base)
@@ -126,6 +202,20 @@ class Search:
         for other in self._nodes:
             other.worse = self._is_worse(other)
         return True
+
+    def fail(self, candidate: Candidate) -> None:
+        """Take in an attempt that came to nothing."""
+        self._tell(candidate, math.nan, 0)
+
+    def _tell(self, candidate: Candidate, score: float, work: int) -> None:
+        entry = next((c for c in self._bracket.entries if c.spec is candidate.spec), None) if self._bracket else None
+        if self._bracket is None or entry is None:
+            self._by_evidence += self._budget.in_trainings(work)
+            return
+        self._bracket.tell(entry, score)
+        first = self._rungs[0] if len(self._rungs) > 1 else None  # scores of longer trainings would not compare
+        if candidate.suggestion is not None and self._suggester is not None and candidate.epochs == first:
+            self._suggester.tell(candidate.suggestion, self._metric.sign * score)
 
     def _wins(self, trial: Trial) -> bool:
         new, old, given = trial.judged, self.best.judged, self.baseline.judged

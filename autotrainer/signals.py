@@ -28,6 +28,8 @@ __all__ = [
     "MAX_RANK",
     "MAX_ROWS",
     "MAX_VALUES",
+    "OFF_ZERO",
+    "PROBABLE",
     "RARE",
     "SAMPLED_ENTRIES",
     "STEP_COLUMNS",
@@ -105,12 +107,20 @@ MASKING = -1e4
 DEAD_WINDOW = 5
 """Sampled batches in a row on which a unit must be zero for all samples to count as dead."""
 
+OFF_ZERO = 1e-3
+"""Distance from 0 and 1 from which probabilities tell ``binary_entropy``: what a loss makes of smaller ones (a clip, or
+single precision) is its own affair."""
+
+PROBABLE = frozenset({"sigmoid", "hard_sigmoid", "softmax"})
+"""Output activations after which a loss of one's own takes outputs for probabilities. After others it takes them for
+logits; where the activation is not known, outputs within 0 and 1 are probabilities."""
+
 RARE = 0.1
 """Frequency, relative to that of the commonest class, up to which a class is rare."""
 
 STEP_COLUMNS = (
     "loss",  # loss of the batch
-    "learning_rate",  # of the first parameter group
+    "learning_rate",  # of the first parameter group that has one above 0
     "batch_size",  # samples
     "grad_norm",  # L2 norm over all layers
     "accuracy",  # share of the copied rows that are predicted right (classification tasks)
@@ -118,6 +128,9 @@ STEP_COLUMNS = (
     "crossed_error",  # the same of every output with every target: only where (rows, 1) and (rows,) would broadcast
     "absolute_error",  # mean absolute difference of outputs and targets, and the same of every output with every
     "crossed_absolute_error",  # target: both only where (rows, 1) and (rows,) would broadcast
+    "binary_entropy",  # binary cross-entropy of outputs (see `OFF_ZERO`) with targets of whole numbers, and the same of
+    "crossed_binary_entropy",  # every output with every target (as above): both only where the loss is one's own
+    "cross_entropy",  # of outputs, probabilities or logits, over classes with one class a row: there only, too
     "rare_accuracy",  # accuracy on the copied rows of classes that are at most RARE times as frequent as the commonest
     "class_entropy",  # entropy of the classes among the copied rows, in nats (classification tasks)
     "feature_rank",  # effective rank of what enters the output layer / the largest possible one, in (0, 1]
@@ -160,7 +173,8 @@ class LayerInfo:
             or None where that can't be known.
         units: Number of units (output features, channels), or None.
         parameters: Number of its own trainable parameters.
-        frozen: True if it owns parameters and none of them is trainable.
+        frozen: True if it owns parameters and none of them is trainable, or all that are rest at a learning rate of 0
+            while others train.
         hidden: False for the layer (and a separate activation) that makes the model's output.
         start: Form of its weight matrix before the first step seen, where that is special: ``zero``, ``constant``
             (one value), ``equal_units`` (the same for all units), ``equal_inputs`` (the same for all inputs of each
@@ -186,7 +200,7 @@ class Observation:
     Attributes:
         step: 0-based optimizer step.
         loss: Loss of the batch; NaN if unknown, infinity if not finite.
-        learning_rate: Of the first parameter group; NaN if unknown.
+        learning_rate: Of the first parameter group that has one above 0; NaN if unknown.
         batch_size: Samples; NaN if unknown.
         layers: Table of shape (layers, len(LAYER_COLUMNS)).
         inputs: First rows of the input, shape (rows, features...), or None.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotrainer.data import ArrayData
+from autotrainer.data import ArrayData, finite_rows
 from autotrainer.errors import DataError
 from autotrainer.summary import DataSummary
 
@@ -20,6 +20,8 @@ _MAX_CLASS_SHARE = 0.1
 
 def hold_out(data: ArrayData, seed: int) -> tuple[ArrayData, ArrayData]:
     """Hold back 20 % of the rows, drawn at random and, for classes, from each class alike.
+
+    Rows with values that are not finite stay in the training data: no prediction for them could be judged.
 
     Args:
         data: All rows.
@@ -36,12 +38,14 @@ def hold_out(data: ArrayData, seed: int) -> tuple[ArrayData, ArrayData]:
     if rows < 2:
         raise DataError("train_data has one row: there is nothing to hold back; give validation_data")
     order = np.random.default_rng(seed).permutation(rows)
+    good = finite_rows(data)
+    order = order[np.isin(order, good)] if 1 < len(good) < rows else order
     labels = _labels(data.targets)
     held = np.zeros(rows, bool)
     if labels is not None:
         order = order[np.argsort(labels[order], kind="stable")]
         _, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
-    held[order[min(_EVERY // 2, rows - 1) :: _EVERY]] = True
+    held[order[min(_EVERY // 2, len(order) - 1) :: _EVERY]] = True
     if labels is not None:
         for begin, count in zip(first, counts, strict=True):
             members = order[begin : begin + count]

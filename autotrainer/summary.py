@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autotrainer.known_losses import binary_entropies, cross_entropy, errors, measured
 from autotrainer.signals import LAYER_COLUMNS, RARE, STEP_COLUMNS, Floats, Observation, StepStats
 from autotrainer.task import MASKED, TargetSummary, TaskContext, correct_rows
 
@@ -169,27 +170,22 @@ def summarize(seen: Observation, epoch: int, data: DataSummary, context: TaskCon
     return StepStats(seen.step, epoch, np.array([values[c] for c in STEP_COLUMNS]), seen.layers)
 
 
-def _measured(value: Any) -> float:
-    """Return a measured value, with infinity for everything that is not finite."""
-    return float(value) if np.isfinite(value) else float("inf")
-
-
 def _total_norm(norms: Floats) -> float:
     known = norms[~np.isnan(norms)]
-    return _measured(np.sqrt(np.sum(known**2))) if known.size else float("nan")
+    return measured(np.sqrt(np.sum(known**2))) if known.size else float("nan")
 
 
 def _spread(rows: Floats) -> float:
-    return _measured(np.sqrt(np.mean(np.var(rows.reshape(len(rows), -1), axis=0))))
+    return measured(np.sqrt(np.mean(np.var(rows.reshape(len(rows), -1), axis=0))))
 
 
 def _output_values(outputs: Floats, class_axis: int) -> dict[str, float]:
     sums = outputs.sum(axis=class_axis) if outputs.ndim > 1 else outputs
     return {
-        "output_min": _measured(outputs.min()),
-        "output_max": _measured(outputs.max()),
-        "output_row_sum": _measured(sums.mean()),
-        "output_row_sum_error": _measured(np.abs(sums - 1).mean()),
+        "output_min": measured(outputs.min()),
+        "output_max": measured(outputs.max()),
+        "output_row_sum": measured(sums.mean()),
+        "output_row_sum_error": measured(np.abs(sums - 1).mean()),
         "output_spread": _spread(outputs),
     }
 
@@ -197,8 +193,8 @@ def _output_values(outputs: Floats, class_axis: int) -> dict[str, float]:
 def _target_values(targets: Floats) -> dict[str, float]:
     return {
         "target_nonfinite": float(np.mean(~np.isfinite(targets))),
-        "target_min": _measured(targets.min()),
-        "target_max": _measured(targets.max()),
+        "target_min": measured(targets.min()),
+        "target_max": measured(targets.max()),
         "target_spread": _spread(targets),
     }
 
@@ -240,20 +236,17 @@ def _effective_rank(features: Floats) -> float:
 
 
 def _agreement(seen: Observation, data: DataSummary, context: TaskContext) -> dict[str, float]:
-    """Return accuracy (classification) and squared error (equal sizes) of the copied rows."""
+    """Return accuracy (classification), squared error (equal sizes) and known losses of the copied rows."""
     if seen.outputs is None or seen.targets is None or len(seen.outputs) != len(seen.targets):
         return {}
     values: dict[str, float] = {}
     targets = data.targets
     outputs = np.asarray(seen.outputs, np.float64)
+    unknown_loss = context.loss.family in ("custom", "none")
     if outputs.size == seen.targets.size:
-        wanted = np.asarray(seen.targets, np.float64).reshape(outputs.shape)
-        values["squared_error"] = _measured(np.mean((outputs - wanted) ** 2))
-        if {outputs.shape, seen.targets.shape} == {(len(outputs),), (len(outputs), 1)}:
-            apart = outputs.mean() - wanted.mean()
-            values["crossed_error"] = _measured(outputs.var() + wanted.var() + apart**2)
-            values["absolute_error"] = _measured(np.abs(outputs - wanted).mean())
-            values["crossed_absolute_error"] = _measured(np.abs(outputs.reshape(-1, 1) - wanted.ravel()).mean())
+        values.update(errors(outputs, seen.targets))
+        if targets.classes and unknown_loss:
+            values.update(binary_entropies(outputs, seen.targets, context.output_activation))
     kind = context.kind(targets)
     if kind in ("multiclass", "binary", "multilabel"):
         try:
@@ -266,6 +259,9 @@ def _agreement(seen: Observation, data: DataSummary, context: TaskContext) -> di
         if known.size:
             values["accuracy"] = float(known.mean())
         labels = _labels(np.asarray(seen.targets), targets).reshape(len(correct), -1)
+        one_class = kind == "multiclass" and outputs.ndim == 2 and labels.shape[1] == 1 and not targets.masked
+        if one_class and unknown_loss:
+            values.update(cross_entropy(outputs, labels[:, 0], context.output_activation))
         if targets.classes and labels.shape[1] == 1:
             rare = correct[data.is_rare(labels[:, 0])]
             if rare.size:

@@ -12,20 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotrainer.adapter import (
-    Backend,
-    Evaluation,
-    FitRequest,
-    Run,
-    Support,
-    SupportLevel,
-    Trained,
-    Trainer,
-    TrainingSpec,
-)
+from autotrainer.adapter import Backend, Run, Trainer
 from autotrainer.data import ArrayData, Data, StreamData
 from autotrainer.edits import Edit, SetLearningRate
-from autotrainer.monitor import Monitor, Observer
+from autotrainer.exchange import Evaluation, FitRequest, Support, SupportLevel, Trained, TrainingSpec
+from autotrainer.monitor import Monitor
+from autotrainer.observers import Observer
 from autotrainer.signals import LayerInfo, Observation
 from autotrainer.task import LossInfo, OptimizerInfo, TaskContext
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from autotrainer.edits import Edit
-from autotrainer.patch_keras import keras_lines
-from autotrainer.patch_pytorch import pytorch_lines
-from autotrainer.patch_words import words
+from autotrainer.patches import course, data, guarding, model, training  # noqa: F401 - their lines register themselves
+from autotrainer.patches.base import keras_lines, pytorch_lines, words
 from autotrainer.plan import RepairPlan
 
 __all__ = ["describe", "lines", "words"]

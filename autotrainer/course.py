@@ -1,0 +1,182 @@
+"""The course of one repair: the training as given, the attempts after it, the best of them, and the result."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from autotrainer.budget import Budget
+from autotrainer.mending import Mended
+from autotrainer.metrics import Metric
+from autotrainer.plan import RepairPlan
+from autotrainer.planner import Planner
+from autotrainer.result import Attempt, Result
+from autotrainer.search import Candidate, Search
+from autotrainer.task import TargetSummary
+from autotrainer.trials import Trial
+
+__all__ = ["Course", "StoppedBy"]
+
+logger = logging.getLogger("autotrainer")
+
+_LEAST_SHARE = 5
+"""An attempt is begun only if the budget allows one epoch of it, or a fifth of it where it has less epochs."""
+
+_ENOUGH = 0.5
+"""Share of the planned epochs that must be over before a training that was ended from outside can be called healthy."""
+
+StoppedBy = Literal["done", "budget", "interrupt"]
+
+
+@dataclass
+class Course:
+    """Says what to try next, and keeps what came of it.
+
+    Attributes:
+        planner: Makes steps from findings; None if nothing is to be repaired.
+        budget: What may be done.
+        framework: Name of the backend.
+        epochs: Planned epochs of the training as given.
+        attempts: Repaired trainings that were tried.
+        baseline: The training as given.
+        best: The best training so far.
+        plan: What it changes, or None.
+        mended: What made a training that can't be run as given one that can: the baseline has it then; or None.
+    """
+
+    planner: Planner | None
+    budget: Budget
+    framework: str
+    epochs: int
+    attempts: list[Attempt] = field(default_factory=list)
+    baseline: Trial = field(init=False)
+    best: Trial = field(init=False)
+    plan: RepairPlan | None = field(init=False, default=None)
+    mended: Mended | None = field(init=False, default=None)
+    _metric: Metric | None = field(init=False, default=None)
+    _search: Search | None = field(init=False, default=None)
+
+    def begin(self, baseline: Trial, metric: Metric | None, targets: TargetSummary) -> None:
+        """Take the training as given.
+
+        Args:
+            baseline: The training as given, ended.
+            metric: Compares trainings; None if there is no score.
+            targets: Targets of the training.
+        """
+        self.budget.end_baseline()
+        self.baseline = self.best = baseline
+        self._metric = metric
+        if self.mended is not None:
+            self._take_mended(baseline)
+        failed = bool(baseline.errors) and not (baseline.interrupted or baseline.cut_short)
+        if self.planner is not None and metric is not None and failed:
+            self._search = Search(self.planner, metric, targets, baseline, self.budget)
+
+    def _take_mended(self, trial: Trial) -> None:
+        assert self.mended is not None
+        step, edits = self.mended.step, trial.spec.edits if trial.trained is None else trial.trained.edits
+        self.plan = RepairPlan(step.repairs, edits, step.problems, self.framework, self._layers)
+        score = None if trial.judged is None else trial.judged.value
+        error = None if trial.judged is not None else "the budget ended before its first evaluation"
+        self.attempts.append(Attempt(self.plan, score, error, trial.findings, self.budget.in_trainings(trial.work)))
+
+    def next(self) -> Candidate | StoppedBy:
+        """Return what to try next, or why nothing is."""
+        if self.baseline.interrupted:
+            return "interrupt"
+        if self.baseline.cut_short:
+            return "budget"
+        if self._search is None or self._search.repaired:
+            return "done"
+        unit = self.budget.unit or 1
+        if not self.budget.allows(max(1, unit // max(_LEAST_SHARE, self.epochs))):
+            return "budget"
+        return self._search.next() or "done"
+
+    def take(self, candidate: Candidate, trial: Trial) -> None:
+        """Record an attempt that has ended; its model is kept only if it is the best."""
+        if trial.judged is None or trial.trained is None:
+            self.fail(candidate, "the budget ended before its first evaluation", self.budget.spent - trial.work)
+            return
+        assert self._search is not None, "only a search makes candidates"
+        plan = self._plan(candidate, trial)
+        cost = self.budget.in_trainings(trial.work)
+        self.attempts.append(Attempt(plan, trial.judged.value, None, trial.findings, cost, candidate.epochs))
+        if not self._search.add(candidate, trial):
+            trial.trained = None
+            return
+        last, self.best, self.plan = self.best, trial, plan
+        last.trained = None
+
+    def fail(self, candidate: Candidate, error: str, spent_before: int) -> None:
+        """Record an attempt that came to nothing."""
+        cost = self.budget.in_trainings(self.budget.spent - spent_before)
+        self.attempts.append(Attempt(self._plan(candidate), None, error, (), cost, candidate.epochs))
+        if self._search is not None:
+            self._search.fail(candidate)
+        logger.info("attempt with %s failed: %s", ", ".join(candidate.repairs), error)
+
+    def result(
+        self, stopped_by: StoppedBy, test_score: float | None = None, baseline_test_score: float | None = None
+    ) -> Result:
+        """Return what all of it came to.
+
+        Args:
+            stopped_by: Why nothing more is tried.
+            test_score: Score of the best training on test data, or None.
+            baseline_test_score: That of the training as given.
+        """
+        best, metric = self.best, self._metric
+        status: Literal["healthy", "repaired", "improved", "unrepaired"]
+        if best is self.baseline and self.mended is None:
+            status = "healthy" if not best.errors and _seen_enough(best) else "unrepaired"
+        else:
+            status = "repaired" if best.clean else "improved"
+        trained = best.trained
+        assert trained is not None, "only trainings that are no longer the best drop their model"
+        return Result(
+            status=status,
+            stopped_by=stopped_by,
+            model=trained.model,
+            optimizer=trained.optimizer,
+            history=best.history,
+            score=_score(best),
+            baseline_score=_score(self.baseline) if self.mended is None else float("nan"),
+            test_score=test_score,
+            baseline_test_score=baseline_test_score,
+            findings=list(self.baseline.findings if self.mended is None else self.mended.findings),
+            plan=self.plan,
+            attempts=self.attempts,
+            cost=self.budget.in_trainings(self.budget.spent),
+            metric=metric.name if metric else "score",
+            mode=metric.mode if metric else "max",
+            notes=dict(self.planner.notes) if self.planner else {},
+            epochs=self.epochs,
+        )
+
+    def _plan(self, candidate: Candidate, trial: Trial | None = None) -> RepairPlan:
+        edits = () if trial is None or trial.trained is None else trial.trained.edits
+        plan = candidate.plan(self.framework, edits, self._layers)
+        if self.mended is None:
+            return plan
+        first = self.mended.step
+        repairs, problems = (*first.repairs, *plan.repairs), (*first.problems, *plan.problems)
+        return replace(plan, repairs=tuple(dict.fromkeys(repairs)), problems=tuple(dict.fromkeys(problems)))
+
+    @property
+    def _layers(self) -> tuple[str, ...]:
+        return tuple(layer.name for layer in self.baseline.context.layers)
+
+
+def _score(trial: Trial) -> float:
+    return trial.judged.value if trial.judged else float("nan")
+
+
+def _seen_enough(trial: Trial) -> bool:
+    """Whether a training without errors was seen for long enough to be called healthy: budget or Ctrl-C may end it."""
+    if not (trial.cut_short or trial.interrupted):
+        return True
+    whole = len(trial.history.get("score", ())) - trial.cut_short  # the last epoch is then not a whole one
+    return trial.judged is not None and whole >= _ENOUGH * trial.spec.epochs

@@ -1,0 +1,142 @@
+"""Edits of the learning rate's course, of length, of Adam and of what an optimizer owns, in words and lines."""
+
+from __future__ import annotations
+
+from autotrainer import edits as e
+from autotrainer.patches.base import keras_lines, names, optimizer_with, pytorch_lines, words
+
+
+def _with_schedule() -> str:
+    """Return the line that makes the optimizer anew with the schedule of the lines before."""
+    return "model.optimizer = model.optimizer.from_config({**model.optimizer.get_config(), 'learning_rate': schedule})"
+
+
+@words.register
+def _(edit: e.WarmUpRate) -> str:
+    return f"learning rate raised evenly from next to nothing over the first {edit.steps} steps"
+
+
+@words.register
+def _(edit: e.DecayRate) -> str:
+    end = f"{edit.floor:g} of itself" if edit.floor else "0"
+    instead = ", in place of the schedule given" if edit.instead else ""
+    return f"learning rate lowered along a cosine to {end} at the last step{instead}"
+
+
+@words.register
+def _(edit: e.ExtendTraining) -> str:
+    return f"{edit.epochs} epochs"
+
+
+@words.register
+def _(edit: e.TuneAdam) -> str:
+    settings = [
+        *([] if edit.beta_2 is None else [f"β2 = {edit.beta_2:g}"]),
+        *([] if edit.epsilon is None else [f"ε = {edit.epsilon:g}"]),
+        *(["updates divided by how far gradients exceed the second moment"] if edit.clip_updates else []),
+    ]
+    return f"Adam: {', '.join(settings) or 'as it is'}"
+
+
+@words.register
+def _(edit: e.CompleteOptimizer) -> str:
+    what = f"the parameters of {names(edit.layers)}" if edit.layers else "all trainable parameters"
+    return f"the optimizer gets {what} that it lacks"
+
+
+@pytorch_lines.register
+def _(edit: e.WarmUpRate) -> list[str]:
+    return [
+        "warm_up = torch.optim.lr_scheduler.LambdaLR(",
+        f"    optimizer, lambda step: min(1.0, (step + 1) / {edit.steps}))",
+        "# after each optimizer.step():  warm_up.step()",
+    ]
+
+
+@pytorch_lines.register
+def _(edit: e.DecayRate) -> list[str]:
+    steps = str(edit.steps) if edit.steps else "epochs * len(train_loader)"
+    return [
+        f"steps = {steps}",
+        "decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (",
+        f"    {edit.floor:g} + {1 - edit.floor:g} * (1 + math.cos(math.pi * min(1.0, step / steps))) / 2))",
+        "# after each optimizer.step():  decay.step()",
+    ]
+
+
+@pytorch_lines.register
+def _(edit: e.ExtendTraining) -> list[str]:
+    return [f"epochs = {edit.epochs}"]
+
+
+@pytorch_lines.register
+def _(edit: e.TuneAdam) -> list[str]:
+    text = []
+    if edit.beta_2 is not None:
+        text.append(f"for group in optimizer.param_groups: group['betas'] = (group['betas'][0], {edit.beta_2!r})")
+    if edit.epsilon is not None:
+        text.append(f"for group in optimizer.param_groups: group['eps'] = {edit.epsilon!r}")
+    if edit.clip_updates:
+        text += [
+            "from autotrainer.backends.pytorch.optimizers import clip_updates",
+            "clip_updates(optimizer)  # divides updates by the root mean square of gradient ÷ root of second moment",
+        ]
+    return text or ["# as it is"]
+
+
+@pytorch_lines.register
+def _(edit: e.CompleteOptimizer) -> list[str]:
+    prefixes = tuple(f"{name}." for name in edit.layers) or ("",)
+    return [
+        "owned = {id(p) for group in optimizer.param_groups for p in group['params']}",
+        "missing = [p for name, p in model.named_parameters()",
+        f"           if p.requires_grad and id(p) not in owned and name.startswith({prefixes!r})]",
+        "options = {k: v for k, v in optimizer.param_groups[0].items() if k != 'params'}",
+        "if missing: optimizer.add_param_group({**options, 'params': missing})",
+    ]
+
+
+@keras_lines.register
+def _(edit: e.WarmUpRate) -> list[str]:
+    return [
+        "rate = float(model.optimizer.learning_rate)",
+        "schedule = keras.optimizers.schedules.CosineDecay(  # alpha 1: the rate stays where the warm-up ends",
+        f"    rate / {edit.steps}, 1, alpha=1.0, warmup_target=rate, warmup_steps={edit.steps})",
+        _with_schedule(),
+    ]
+
+
+@keras_lines.register
+def _(edit: e.DecayRate) -> list[str]:
+    steps = f"steps = {edit.steps}" if edit.steps else "steps = epochs * steps_per_epoch"
+    rate = "rate = model.optimizer.learning_rate"
+    return [
+        *([] if not edit.instead else ["# the rate to start with, in place of the schedule given:"]),
+        rate if edit.instead else f"rate = float({rate.split(' = ')[1]})",
+        steps,
+        f"schedule = keras.optimizers.schedules.CosineDecay(float(rate), steps, alpha={edit.floor:g})",
+        _with_schedule(),
+    ]
+
+
+@keras_lines.register
+def _(edit: e.ExtendTraining) -> list[str]:
+    return [f"epochs = {edit.epochs}  # model.fit(..., epochs=epochs)"]
+
+
+@keras_lines.register
+def _(edit: e.TuneAdam) -> list[str]:
+    settings = {"beta_2": edit.beta_2, "epsilon": edit.epsilon}
+    text = [optimizer_with(**{k: v for k, v in settings.items() if v is not None})]
+    if edit.clip_updates:
+        text += [
+            "from autotrainer.backends.keras3.guards import clip_updates",
+            "clip_updates(model.optimizer)  # divides updates by the root mean square of gradient ÷ root of second "
+            "moment",
+        ]
+    return text
+
+
+@keras_lines.register
+def _(edit: e.CompleteOptimizer) -> list[str]:
+    return ["# Keras gives the optimizer all trainable variables: in a train_step of your own, apply all gradients"]
