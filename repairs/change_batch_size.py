@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from autotrainer.edits import Edit, SetBatchSize, SetLearningRate
 from autotrainer.findings import Finding
-from autotrainer.repair import Proposal, Repair
+from autotrainer.repair import Dimension, Proposal, Repair
 from autotrainer.repairs._rates import ADAPTIVE
 from autotrainer.task import TargetSummary, TaskContext
 
@@ -57,3 +57,12 @@ class ChangeBatchSizeRepair(Repair):
         if context.optimizer.name in ADAPTIVE and math.isfinite(rate):
             edits = (*edits, SetLearningRate(float(f"{rate * math.sqrt(larger / size):.2g}")))
         yield Proposal(self.name, edits, self.fixes[finding.problem])
+
+    def dimension(self, context: TaskContext) -> Dimension | None:
+        """Vary the size from a quarter of that given to four times it."""
+        size = context.batch_size
+        if size is None:
+            return None
+        most = (context.train_rows or 4 * size) // 2
+        sizes = {max(4, min(most, size * factor // 4)) for factor in (1, 2, 8, 16)} - {size}
+        return Dimension(self.name, tuple((SetBatchSize(value),) for value in sorted(sizes)))

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from autotrainer.edits import InsertNormalization
 from autotrainer.findings import Finding
-from autotrainer.repair import Proposal, Repair
+from autotrainer.repair import Dimension, Proposal, Repair
 from autotrainer.repairs._layers import normalizable
 from autotrainer.task import TargetSummary, TaskContext
 
@@ -67,3 +67,8 @@ class InsertNormalizationRepair(Repair):
         sequence = any(layer.kind in ("recurrent", "attention") for layer in context.layers)
         small = context.batch_size is not None and context.batch_size < _SMALL_BATCH
         return "layer" if sequence or small else "batch"
+
+    def dimension(self, context: TaskContext) -> Dimension | None:
+        """Normalize all hidden layers, or none."""
+        layers = tuple(layer.name for layer in normalizable(context))
+        return Dimension(self.name, ((InsertNormalization(layers, self._kind(context)),),)) if layers else None

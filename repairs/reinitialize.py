@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 
 from autotrainer.edits import Reinitialize
 from autotrainer.findings import Finding
-from autotrainer.repair import Proposal, Repair
+from autotrainer.repair import Dimension, Proposal, Repair
 from autotrainer.repairs._layers import drawn
 from autotrainer.task import TargetSummary, TaskContext
 
@@ -59,3 +59,8 @@ class ReinitializeRepair(Repair):
         )
         if edits:
             yield Proposal(self.name, edits, self.fixes[finding.problem])
+
+    def dimension(self, context: TaskContext) -> Dimension | None:
+        """Draw all weights anew, or not."""
+        edits = tuple(Reinitialize(layers, cast(Any, scheme)) for scheme, layers in drawn(context).items())
+        return Dimension(self.name, (edits,)) if edits else None

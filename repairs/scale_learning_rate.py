@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from autotrainer.edits import SetLearningRate
 from autotrainer.findings import Finding
-from autotrainer.repair import Proposal, Repair
+from autotrainer.repair import Dimension, Proposal, Repair
 from autotrainer.repairs._rates import REACH
 from autotrainer.task import TargetSummary, TaskContext
 
@@ -108,6 +108,11 @@ class ScaleLearningRateRepair(Repair):
             edit = SetLearningRate(float(f"{rate * factor:.6g}"))
             if 1e-8 <= edit.value <= 10:
                 yield Proposal(self.name, (edit,), self.fixes[finding.problem] * 0.8**rank)
+
+    def dimension(self, context: TaskContext) -> Dimension | None:
+        """Vary the rate in steps of half a power of ten, over six of them."""
+        rates = [float(f"{10 ** (power / 2):.2g}") for power in range(-11, 2)]
+        return Dimension(self.name, tuple((SetLearningRate(rate),) for rate in rates))
 
 
 def _ladder(finding: Finding) -> tuple[float, ...]:

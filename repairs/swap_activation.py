@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from autotrainer.edits import SwapActivation
 from autotrainer.findings import Finding
-from autotrainer.repair import Proposal, Repair
+from autotrainer.repair import Dimension, Proposal, Repair
 from autotrainer.repairs._layers import activated
 from autotrainer.task import TargetSummary, TaskContext
 
@@ -25,6 +25,7 @@ _ORDER: dict[str, tuple[Any, ...]] = {
     "not_learning": ("selu", "leaky_relu", "tanh"),
     "slow_convergence": ("selu", "leaky_relu"),
 }
+_VARIED: tuple[Any, ...] = ("relu", "tanh", "selu", "elu", "gelu")
 
 
 class SwapActivationRepair(Repair):
@@ -75,3 +76,8 @@ class SwapActivationRepair(Repair):
         for rank, to in enumerate(_ORDER[finding.problem]):
             if present != {to}:
                 yield Proposal(self.name, (SwapActivation(layers, to),), effect * 0.9**rank)
+
+    def dimension(self, context: TaskContext) -> Dimension | None:
+        """Vary the activation of all hidden layers."""
+        layers, names = activated(context), _VARIED
+        return Dimension(self.name, tuple((SwapActivation(layers, name),) for name in names)) if layers else None

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from autotrainer.edits import SwapOptimizer
 from autotrainer.findings import Finding
-from autotrainer.repair import Proposal, Repair
+from autotrainer.repair import Dimension, Proposal, Repair
 from autotrainer.repairs._rates import suitable_rate
 from autotrainer.task import TargetSummary, TaskContext
 
@@ -62,3 +62,13 @@ class SwapOptimizerRepair(Repair):
             edit = SwapOptimizer(name, suitable_rate(name, context), momentum=0.9 if name == "sgd" else 0.0)
             yield Proposal(self.name, (edit,), effect * 0.8**rank)
             rank += 1
+
+    def dimension(self, context: TaskContext) -> Dimension | None:
+        """Vary the optimizer, each at the rate that suits it."""
+        return Dimension(
+            self.name,
+            tuple(
+                (SwapOptimizer(name, suitable_rate(name, context), momentum=0.9 if name == "sgd" else 0.0),)
+                for name in ("adam", "sgd", "nadam", "rmsprop")
+            ),
+        )

@@ -8,9 +8,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from autotrainer.adapter import Backend, FitRequest, Trainer
+from autotrainer.adapter import Backend, Trainer
 from autotrainer.edits import Edit
-from autotrainer.monitor import Monitor, Observer
+from autotrainer.exchange import FitRequest
+from autotrainer.monitor import Monitor
+from autotrainer.observers import Observer
 from autotrainer.signals import LayerInfo, Observation
 from autotrainer.task import TaskContext
 
@@ -68,6 +70,6 @@ class KerasBackend(Backend):
 
     def save_model(self, model: Any, folder: Path) -> Path:
         """Write a trained model to a folder."""
-        from autotrainer.backends.keras3.trainer import save_model
+        from autotrainer.backends.keras3.saving import save_model
 
         return save_model(model, folder)

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from autotrainer.backends.keras3.inserted import CosineAttention, CosineGroupedAttention
 from autotrainer.backends.keras3.stats import measured, to_array
 from autotrainer.signals import ATTENTION_LOGITS, ATTENTION_QUERIES, ATTENTION_SAMPLES
 
@@ -26,6 +27,8 @@ ATTENTION_COLUMNS = frozenset({"attention_entropy", "attention_max_logit"})
 
 def noted_method(layer: Any) -> str | None:
     """Return the name of the method of an attention layer that is given queries and keys; None for other layers."""
+    if isinstance(layer, CosineAttention | CosineGroupedAttention):
+        return "_attend"
     if isinstance(layer, keras.layers.MultiHeadAttention | keras.layers.GroupQueryAttention):
         return "_compute_attention"
     return "_apply_scores" if isinstance(layer, keras.layers.Attention) else None

@@ -101,13 +101,19 @@ def optimizer_info(optimizer: Any) -> OptimizerInfo:
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     return OptimizerInfo(
         name=type(optimizer).__name__.lower(),
-        learning_rate=learning_rate(optimizer),
+        learning_rate=_rate_set(optimizer),
         momentum=_as_number(getattr(optimizer, "momentum", 0.0)),
         weight_decay=_as_number(getattr(optimizer, "weight_decay", 0.0)),
         scheduled=isinstance(
             getattr(optimizer, "_learning_rate", None), keras.optimizers.schedules.LearningRateSchedule
         ),
     )
+
+
+def _rate_set(optimizer: Any) -> float:
+    """Return the learning rate that a training begins with; where a warm-up leads to it, that after the warm-up."""
+    target = getattr(getattr(optimizer, "_learning_rate", None), "warmup_target", None)
+    return learning_rate(optimizer) if target is None else float(target)
 
 
 def learning_rate(optimizer: Any) -> float:

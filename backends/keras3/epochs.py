@@ -30,6 +30,9 @@ class EpochListener(Protocol):
     def start_epoch(self, epoch: int) -> None:
         """An epoch begins; 0-based as ``fit`` counts."""
 
+    def start_test(self) -> None:
+        """An evaluation within the ``fit`` begins."""
+
     def end_test(self) -> None:
         """An evaluation within the ``fit`` has ended."""
 
@@ -52,6 +55,10 @@ class EpochCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Pass on that an epoch begins."""
         self._listener.start_epoch(epoch)
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Pass on that an evaluation begins."""
+        self._listener.start_test()
 
     def on_test_end(self, logs: Any = None) -> None:
         """Pass on that an evaluation has ended."""

@@ -14,12 +14,12 @@ from keras import ops
 from keras.src.trainers.compile_utils import CompileLoss
 from numpy.typing import NDArray
 
-from autotrainer.adapter import Evaluation
 from autotrainer.backends.keras3.describe import loss_info
 from autotrainer.backends.keras3.feeding import batches, cast
 from autotrainer.backends.keras3.masks import mask_of, masked_like, unmasked
 from autotrainer.data import ArrayData, Data, as_array, map_arrays
 from autotrainer.errors import DataError
+from autotrainer.exchange import Evaluation
 from autotrainer.joining import joined, joined_targets
 from autotrainer.task import LossInfo
 
@@ -142,11 +142,18 @@ class Evaluator:
         if targets is None:
             return outputs, (float("nan"), float("nan")), mask
         taken = (outputs if self._convert is None else keras.tree.map_structure(self._convert, outputs), outputs)
-        losses = tuple(
-            float("nan") if loss is None else ops.mean(loss(targets, values, weights))
-            for loss, values in zip(self._losses, taken, strict=True)
-        )
-        return outputs, losses, mask
+        trained = self._loss(1, targets, taken[1], weights)
+        try:
+            given = self._loss(0, targets, taken[0], weights)
+        except (TypeError, ValueError):
+            if self._losses[1] is None:
+                raise
+            given = trained  # the loss as given may not take such outputs and targets
+        return outputs, (given, trained), mask
+
+    def _loss(self, which: int, targets: Any, outputs: Any, weights: Any) -> Any:
+        loss = self._losses[which]
+        return float("nan") if loss is None else ops.mean(loss(targets, outputs, weights))
 
     @staticmethod
     def _outputs(outputs: Any) -> NDArray[np.float64]:

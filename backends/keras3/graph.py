@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from autotrainer.backends.keras3.inserted import Residual
 from autotrainer.backends.keras3.kinds import activation_name, kind_of
 from autotrainer.backends.keras3.parts import Part, find_parts
 from autotrainer.backends.keras3.structure import has_graph, sublayers
@@ -55,6 +56,10 @@ class Graph:
         """Return what takes the output of a layer of the graph."""
         return self._behind[id(layer)]
 
+    def before(self, layer: Any) -> list[Any]:
+        """Return what a layer of the graph takes, once for each time."""
+        return self._before[id(layer)]
+
     def part(self, layer: Any) -> Part | None:
         """Return the row of the layer table of a layer, or None."""
         return next((p for p in self.parts if p.layer is layer), None)
@@ -65,6 +70,8 @@ class Graph:
         Normalization, dropout, pooling and reshaping may lie between.
         """
         layer = self.node(part.layer)
+        if isinstance(layer, Residual):
+            return layer.activation
         while layer is not None:
             behind = self.behind(layer)
             if len(behind) != 1:

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from autotrainer.backends.keras3.inserted import Residual
 from autotrainer.backends.keras3.kinds import kind_of
 from autotrainer.backends.keras3.layers import (
     draw_weights,
@@ -29,7 +30,7 @@ __all__ = ["add_dropout", "insert_normalization", "reinitialize", "swap_activati
 def swap_activation(bench: Workbench, edit: SwapActivation, act: bool) -> Edit:
     """Exchange the activation of hidden layers."""
     changes, sources = Changes(), list[Part]()
-    for carrier, below in _carriers(bench, bench.named(edit.layers)):
+    for carrier, below in carriers(bench, bench.named(edit.layers)):
         if _set_activation(bench, carrier, edit.to, changes, act):
             sources.extend(below)
     if not sources and not changes:
@@ -41,7 +42,7 @@ def swap_activation(bench: Workbench, edit: SwapActivation, act: bool) -> Edit:
     return edit
 
 
-def _carriers(bench: Workbench, parts: Sequence[Part]) -> Iterator[tuple[Any, list[Part]]]:
+def carriers(bench: Workbench, parts: Sequence[Part]) -> Iterator[tuple[Any, list[Part]]]:
     """Yield the layers that apply the hidden activation of these layers, and the layers with weights below."""
     seen: set[int] = set()
     for part in parts:
@@ -68,6 +69,12 @@ def _set_activation(bench: Workbench, carrier: Any, to: str, changes: Changes, a
     """
     node = bench.graph.node(carrier)
     whole = node is carrier
+    if isinstance(node, Residual) and (to == "thresholded_relu" or own_activation(carrier) is None):
+        inner = node.layer
+        if act and own_activation(inner) is not None:
+            set_own_activation(inner, "linear")
+        changes.replaced[id(node)] = Residual(inner, make_activation(to, f"{inner.name}_activation"), name=node.name)
+        return True
     if own_activation(carrier) is not None:
         if to != "thresholded_relu":
             if act:
@@ -107,6 +114,8 @@ def insert_normalization(bench: Workbench, edit: InsertNormalization, act: bool)
         node = bench.graph.node(part.layer)
         if part.info.kind not in ("dense", "conv") or not part.info.hidden or not bench.free(part):
             continue
+        if isinstance(node, Residual):  # what stands behind it would stand behind the sum
+            continue
         if id(node) in changes.after or any(kind_of(n) == "norm" for n in bench.graph.behind(node)):
             continue
         changes.after[id(node)] = [normalization_after(part.layer, node, edit.kind, bench.new_name)]
@@ -134,7 +143,7 @@ def add_dropout(bench: Workbench, edit: AddDropout, act: bool) -> Edit:
         separate = bench.graph.following_activation(part) if part.activation == "linear" else None
         node = separate if separate is not None else bench.graph.node(part.layer)
         row = bench.graph.part(node)
-        if not part.info.hidden or (row is not None and not row.info.hidden):
+        if not part.info.hidden or (row is not None and not row.info.hidden) or isinstance(node, Residual):
             continue
         name = bench.new_name(f"{node.name}_dropout")
         changes.after.setdefault(id(node), [keras.layers.Dropout(edit.rate, name=name)])

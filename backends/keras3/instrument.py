@@ -58,7 +58,7 @@ class InstrumentedStep:
     def _raise_if_unobservable(self) -> None:
         engine, model = keras.backend.backend(), self._model
         if engine not in ("tensorflow", "torch"):
-            raise UnobservableError(f"the {engine} engine compiles the whole step as one pure function")
+            raise UnobservableError(f"the {engine} engine is not known")
         if engine == "torch" and model.jit_compile:
             raise UnobservableError("the model is compiled with jit_compile=True on the torch engine")
         if self._graph and model.distribute_strategy.num_replicas_in_sync > 1:
@@ -113,6 +113,10 @@ class InstrumentedStep:
 
 
 def has_weights(model: Any) -> bool:
-    """Say whether all weights are there: for a model that is never called itself, whether its layers are built."""
+    """Say whether all weights are there.
+
+    A model that is never called itself never counts as built, and one that was built by hand may have layers that its
+    first call builds.
+    """
     layers = list(model._flatten_layers(include_self=False))
-    return bool(model.built or (layers and model.weights and all(layer.built for layer in layers)))
+    return bool((model.built or (layers and model.weights)) and all(layer.built for layer in layers))

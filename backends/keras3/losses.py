@@ -11,7 +11,7 @@ from autotrainer.edits import SetLoss
 from autotrainer.errors import ConfigError
 from autotrainer.task import TargetSummary
 
-__all__ = ["SignedLogistic", "make_loss"]
+__all__ = ["SignedLogistic", "make_loss", "takes_as_given"]
 
 
 @keras.saving.register_keras_serializable(package="autotrainer")
@@ -40,6 +40,11 @@ class SignedLogistic(keras.losses.Loss):  # type: ignore[misc]
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
         return {**super().get_config(), "from_logits": self.from_logits}
+
+
+def takes_as_given(loss: Any) -> bool:
+    """Say whether a loss is a class of the user's own, which gets shapes as they are: Keras aligns those of others."""
+    return isinstance(loss, keras.losses.Loss) and not type(loss).__module__.startswith(("keras.", "autotrainer."))
 
 
 def make_loss(edit: SetLoss, targets: TargetSummary, output_shape: tuple[int | None, ...]) -> Any:

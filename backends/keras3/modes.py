@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import keras
 
 from autotrainer.backends.keras3.kinds import kind_of
+from autotrainer.backends.keras3.patching import noting, patched
 
-__all__ = ["Modes"]
+__all__ = ["EvaluationMode", "Modes"]
 
 
 class Modes:
@@ -22,8 +26,9 @@ class Modes:
     """
 
     def __init__(self, model: Any) -> None:
+        self._model = model
         self.layers = tuple(layer for layer in model._flatten_layers() if _has_mode(layer))
-        self._called, self._inside, self._trains = False, False, False
+        self._called, self._inside, self._trains, self._asked = False, False, False, False
 
     @property
     def training_mode(self) -> float:
@@ -34,17 +39,76 @@ class Modes:
         """
         return float(self._trains) if self._called and self._inside else float("nan")
 
+    @property
+    def asked_to_train(self) -> float:
+        """1 if the model was called with ``training=True``, 0 if not; NaN as above.
+
+        Layers that the model calls in training mode in any case, to sample from its dropout say, do not count.
+        """
+        return float(self._asked) if self._called and self._inside else float("nan")
+
+    @contextmanager
+    def listening(self, fail: Callable[[Exception], None]) -> Iterator[None]:
+        """Take down all calls meanwhile; ``fail`` takes an exception of our own code."""
+        heard = [(layer, self.note_layer) for layer in self.layers] + [(self._model, self.note_model)]
+        with ExitStack() as stack:
+            for layer, note in heard:
+                stack.enter_context(patched(layer, "call", noting(layer.call, note, fail, arguments=True)))
+            yield
+
     def clear(self) -> None:
         """Forget all calls."""
-        self._called, self._inside, self._trains = False, False, False
+        self._called, self._inside, self._trains, self._asked = False, False, False, False
 
-    def note_model(self, training: Any = None, **_: Any) -> None:
+    def note_model(self, _: Any, *__: Any, training: Any = None, **___: Any) -> None:
         """Take down that the model was called."""
-        self._called, self._trains = True, self._trains or _is_on(training)
+        self._called, self._asked = True, self._asked or _is_on(training)
+        self._trains = self._trains or self._asked
 
     def note_layer(self, _: Any, *__: Any, training: Any = None, **___: Any) -> None:
         """Take down that one of the layers was called."""
         self._inside, self._trains = True, self._trains or _is_on(training)
+
+
+class EvaluationMode:
+    """Finds out in which mode a model is evaluated, where its test step is the user's own.
+
+    An engine that compiles runs that step in Python once, so that what was seen then holds for all evaluations.
+
+    Args:
+        model: The model.
+        fail: Takes an exception of our own code.
+    """
+
+    def __init__(self, model: Any, fail: Callable[[Exception], None]) -> None:
+        self._model, self._fail = model, fail
+        self._listening = ExitStack()
+        self._modes: Modes | None = None
+        self._value = math.nan
+        self._evaluated = False
+
+    def begin(self) -> None:
+        """An evaluation begins."""
+        self.end()
+        self._evaluated = True
+        if not math.isfinite(self._value):
+            self._modes = Modes(self._model)
+            if type(self._model).test_step is keras.Model.test_step:
+                self._value = 0.0 if self._modes.layers else math.nan
+            elif self._modes.layers:
+                self._listening.enter_context(self._modes.listening(self._fail))
+
+    def end(self) -> None:
+        """The evaluation has ended, or failed."""
+        self._listening.close()
+        if self._modes is not None and not math.isfinite(self._value):
+            self._value = self._modes.asked_to_train
+        self._modes = None
+
+    def take(self) -> dict[str, float]:
+        """Return ``evaluation_mode`` where it is known of an evaluation since the last call; see `EpochObserver`."""
+        known, self._evaluated = self._evaluated and math.isfinite(self._value), False
+        return {"evaluation_mode": self._value} if known else {}
 
 
 def _is_on(training: Any) -> bool:

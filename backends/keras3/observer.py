@@ -25,6 +25,7 @@ from autotrainer.backends.keras3.epochs import EpochCallback, data_size, has_sch
 from autotrainer.backends.keras3.instrument import has_weights
 from autotrainer.backends.keras3.losses_seen import LossReader
 from autotrainer.backends.keras3.measure import Measure
+from autotrainer.backends.keras3.modes import EvaluationMode
 from autotrainer.backends.keras3.schedule import Schedule
 from autotrainer.backends.keras3.source_lines import place
 from autotrainer.backends.keras3.train_functions import TrainFunctions
@@ -83,6 +84,7 @@ class KerasObserver:
         self._scheduled = False  # whether a callback of the present fit changes the learning rate
         self._next = 0  # the first step at which there is something to ask
         self._values = EpochValues(model)
+        self._evaluation = EvaluationMode(model, self._fail)
         self._losses = LossReader()
         self._measure: Measure | None = None
         self._base: Callable[..., Any] | None = None
@@ -137,9 +139,15 @@ class KerasObserver:
                 self._steps.choose(self._schedule.planned[1], self._schedule.count)
             self._losses.start_epoch()
 
+    def start_test(self) -> None:
+        """Note that an evaluation begins."""
+        with self._guard():
+            self._evaluation.begin()
+
     def end_test(self) -> None:
         """Note what an evaluation has measured."""
         with self._guard():
+            self._evaluation.end()
             self._values.after_test()
 
     def end_epoch(self, logs: Mapping[str, Any]) -> None:
@@ -153,7 +161,7 @@ class KerasObserver:
             self._monitor.sampler.charge(perf_counter() - started)
             self._monitor.advance(where.count - 1)
             if not self._monitor.context.managed:  # else `fit` says so itself, with its own evaluation
-                self._monitor.end_epoch(**values)
+                self._monitor.end_epoch(**values, **self._evaluation.take())
 
     def values(self, logs: Mapping[str, Any]) -> dict[str, float]:
         """Return what the logs of an epoch say of it, by the usual names."""
@@ -170,6 +178,7 @@ class KerasObserver:
         try:
             return own(*args, **kwargs)
         finally:
+            self._evaluation.end()
             self._monitor.advance(self._schedule.count - 1)
 
     def _make(self, force: bool = False) -> Any:
@@ -259,6 +268,7 @@ class KerasObserver:
         cost = perf_counter() - started
         # The time of the step itself, and of tracing it for the first time, is not charged: see the sampler's share.
         result, seen = self._steps.take(base, data)
+        cost += self._steps.cost
         started = perf_counter()
         self._note(result)
         with self._guard(), carried(self._model, result):

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-__all__ = ["gradients_and_variables", "kept", "optimizers_of"]
+__all__ = ["applies", "given_gradients", "gradients_and_variables", "kept", "optimizers_of"]
 
 
 def optimizers_of(model: Any) -> list[Any]:
@@ -27,6 +27,22 @@ def _members(attribute: Any) -> Iterable[Any]:
     if isinstance(attribute, Mapping):
         return list(attribute.values())
     return attribute if isinstance(attribute, list | tuple) else (attribute,)
+
+
+def applies() -> str:
+    """Return the name of the method by which an optimizer takes gradients in a training step."""
+    return "stateless_apply" if keras.backend.backend() == "jax" else "apply"
+
+
+def given_gradients(
+    optimizer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Return the gradients that a call of this method gives an optimizer, and their variables."""
+    known = getattr(getattr(optimizer, "inner_optimizer", optimizer), "_trainable_variables", ())
+    if keras.backend.backend() == "jax":
+        return dict(zip(("optimizer_variables", "grads"), args, strict=False), **kwargs)["grads"], known
+    gradients, variables = gradients_and_variables((*args, *kwargs.values()))
+    return gradients, known if variables is None else variables
 
 
 def gradients_and_variables(values: Iterable[Any]) -> tuple[Sequence[Any], Sequence[Any] | None]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from autotrainer.backends.keras3.inserted import Residual
 from autotrainer.backends.keras3.kinds import activation_name, kind_of
 from autotrainer.signals import LayerInfo
 
@@ -93,6 +94,13 @@ def _walk(owner: Any, prefix: str, seen: set[int]) -> Iterator[Part]:
         if isinstance(layer, keras.layers.Bidirectional):
             for inner in (layer.forward_layer, layer.backward_layer):
                 yield _part(f"{name}/{inner.name}", inner, inner)
+        elif isinstance(layer, Residual):
+            inner = _part(f"{name}/{layer.layer.name}", layer.layer, layer.layer)
+            if layer.activation is None:
+                yield inner
+                continue
+            behind = _part(f"{name}/{layer.activation.name}", layer.activation, layer.activation)
+            yield from (replace(inner, info=replace(inner.info, activation=behind.activation)), behind)
         elif isinstance(layer, keras.layers.Wrapper) and not _children(layer.layer):
             yield _part(f"{name}/{layer.layer.name}", layer.layer, layer)
         elif kind_of(layer) == "other" and _children(layer):
@@ -167,7 +175,20 @@ def _with_following_activations(parts: tuple[Part, ...], *, chain: bool) -> tupl
         rest = [p for p in parts[here + 1 :] if p.info.kind != "norm" or part.info.kind == "norm"]
         if rest and rest[0].info.kind == "activation" and _feeds(part, rest[0], chain=chain):
             result[here] = replace(part, info=replace(part.info, activation=rest[0].activation))
+        elif (called := _called_behind(part.caller)) is not None:
+            result[here] = replace(part, info=replace(part.info, activation=called))
     return tuple(result)
+
+
+def _called_behind(layer: Any) -> str | None:
+    """Return the activation that a layer's output goes through as an operation of the graph, or None."""
+    while len(layer._outbound_nodes) == 1:
+        layer = layer._outbound_nodes[0].operation
+        if not isinstance(layer, keras.layers.Layer):
+            return activation_name(layer)
+        if kind_of(layer) not in ("norm", *_PASSES_VALUES_ON):
+            return None
+    return None
 
 
 def _feeds(part: Part, activation: Part, *, chain: bool) -> bool:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from autotrainer.adapter import Evaluation, Run
+from autotrainer.adapter import Run
+from autotrainer.backends.keras3.companions import Companion
 from autotrainer.backends.keras3.evaluation import Evaluator
 from autotrainer.backends.keras3.feeding import ArrayFeed, StreamFeed
 from autotrainer.backends.keras3.masks import with_mask
 from autotrainer.data import Data
 from autotrainer.edits import ReduceOnPlateau, StopEarly
+from autotrainer.exchange import Evaluation
 
 __all__ = ["Course", "EndOfTraining"]
 
@@ -34,6 +36,7 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]
         validation_steps: Batches of a validation stream, or None for all.
         plateau: Reduces the learning rate, or None.
         stop: Stops early and keeps the best weights, or None.
+        companions: What else acts at the beginning and end of epochs.
         with_metrics: Also put ``val_`` values into the logs, for callbacks of the user's.
         values: Returns what the logs of an epoch say of it.
     """
@@ -48,13 +51,14 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]
         validation_steps: int | None = None,
         plateau: ReduceOnPlateau | None = None,
         stop: StopEarly | None = None,
+        companions: Sequence[Companion] = (),
         with_metrics: bool = False,
         values: Callable[[Mapping[str, Any]], dict[str, float]],
     ) -> None:
         super().__init__()
         self._run, self._evaluator, self._feed, self._validation = run, evaluator, feed, validation
         self._validation_steps, self._with_metrics = validation_steps, with_metrics
-        self._plateau, self._stop, self._values = plateau, stop, values
+        self._plateau, self._stop, self._values, self._companions = plateau, stop, values, companions
         self._step = self._epoch = self._epoch_start = 0
         self._best = {"plateau": math.inf, "stop": math.inf}
         self._waited = {"plateau": 0, "stop": 0}
@@ -69,6 +73,8 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Note where the epoch starts."""
         self._epoch, self._epoch_start = epoch, self._step
+        for companion in self._companions:
+            companion.begin_epoch(epoch)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Account for the batch; leave `fit` if the budget does not allow it."""
@@ -94,10 +100,12 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]
             self.model.set_weights(self._best_weights)
 
     def _close_epoch(self, logs: dict[str, Any]) -> bool:
+        values = self._values(logs)
+        for companion in self._companions:
+            companion.end_epoch(self._epoch, values.get("loss", math.nan))
         found = self._evaluator.evaluate(
             self._validation, lambda rows: self._run.spend(rows, training=False), self._validation_steps
         )
-        values = self._values(logs)
         if found is not None and self._with_metrics:
             logs.update(self._validation_logs(found))
         self._run.monitor.advance(self._step - 1)

@@ -16,9 +16,10 @@ import keras
 import numpy as np
 
 from autotrainer.backends.keras3.attention import ATTENTION_COLUMNS, attention_tensors, noted_method
+from autotrainer.backends.keras3.jax_trace import noting_functions, of_this_trace
 from autotrainer.backends.keras3.masks import mask_of
 from autotrainer.backends.keras3.modes import Modes
-from autotrainer.backends.keras3.optimizers import gradients_and_variables, kept, optimizers_of
+from autotrainer.backends.keras3.optimizers import applies, given_gradients, kept, optimizers_of
 from autotrainer.backends.keras3.parts import Part
 from autotrainer.backends.keras3.patching import noting, patched
 from autotrainer.backends.keras3.tensorflow_graph import (
@@ -59,6 +60,7 @@ class Recorder:
         self._own_step = model.train_step
         self._seen: dict[str, Any] = {}
         self._entered: dict[int, Any] = {}
+        self._made: tuple[str, Any] | None = None  # the last function of the JAX engine, and its output
         self._sees_features = needs is None or "feature_rank" in needs
         self._sees_attention = needs is None or not needs.isdisjoint(ATTENTION_COLUMNS)
         self.calls = 0
@@ -94,7 +96,9 @@ class Recorder:
         result: list[Any] = []
         seen = self.record(lambda: result.append(self._own_step(*args, **kwargs)))
         if "inputs" not in seen:
-            seen.update(self._batch(*args))
+            seen.update(self._batch(args[-1]))
+        if keras.backend.backend() == "jax":
+            return result[0], of_this_trace(seen, args)
         if keras.backend.backend() == "tensorflow":
             known: dict[Any, Any] = {}
             seen = {key: apart(value, known) for key, value in of_this_graph(seen).items()}
@@ -103,7 +107,7 @@ class Recorder:
     def record(self, run: Callable[[], Any]) -> dict[str, Any]:
         """Call a function and return the tensors that passed meanwhile, by name."""
         self.calls += 1
-        self._seen, self._entered, self.order, self.applied = {}, {}, [], []
+        self._seen, self._entered, self.order, self.applied, self._made = {}, {}, [], [], None
         self.modes.clear()
         with nullcontext() if self._batch_only else self._recording():
             run()
@@ -128,15 +132,16 @@ class Recorder:
                     own = getattr(part.layer, method)
                     note = functools.partial(self._attention, row, inspect.signature(own))
                     stack.enter_context(patched(part.layer, method, noting(own, note, self._fail, arguments=True)))
-            for layer in self.modes.layers:
-                noted = noting(layer.call, self.modes.note_layer, self._fail, arguments=True)
-                stack.enter_context(patched(layer, "call", noted))
-            stack.enter_context(patched(model, "call", noting(model.call, self._output, self._fail, arguments=True)))
+            stack.enter_context(patched(model, "call", noting(model.call, self._output, self._fail)))
+            stack.enter_context(self.modes.listening(self._fail))
             loss = model.compute_loss
             note_loss = functools.partial(self._loss, inspect.signature(loss))
             stack.enter_context(patched(model, "compute_loss", noting(loss, note_loss, self._fail, arguments=True)))
             for optimizer in optimizers_of(model):
-                stack.enter_context(patched(optimizer, "apply", self._applying(optimizer)))
+                noted = self._applying(optimizer, getattr(optimizer, applies()))
+                stack.enter_context(patched(optimizer, applies(), noted))
+            if keras.backend.backend() == "jax":
+                stack.enter_context(noting_functions(self._operation, self._fail))
             yield
 
     def _activation(self, row: int, output: Any, *inputs: Any, **_: Any) -> None:
@@ -159,15 +164,16 @@ class Recorder:
         before = any(self.parts[row].weights for row in rows if row != last)
         return None if last is None or not before else self._entered.get(last)
 
-    def _output(self, output: Any, *_: Any, **options: Any) -> None:
-        self.modes.note_model(**options)
+    def _output(self, output: Any) -> None:
         self._seen.update(paired(None, output))
         raise_if_random(self._model)
 
     def _loss(self, signature: inspect.Signature, loss: Any, *args: Any, **kwargs: Any) -> None:
         given = signature.bind(*args, **kwargs).arguments
         self._note("inputs", given.get("x"))
-        self._seen.update(paired(given.get("y"), given.get("y_pred")))
+        targets, outputs = given.get("y"), given.get("y_pred")
+        taken = getattr(self._model.loss, "taken", None)  # a loss that converts them for the one inside of it
+        self._seen.update(paired(*((targets, outputs) if taken is None else taken(targets, outputs))))
         self._note("mask", mask_of(self._seen.get("outputs")))
         self._note("loss", loss)
 
@@ -185,24 +191,26 @@ class Recorder:
         self.output_row = rows[-1] if rows and output is not None else None
         made_by = getattr(output, "grad_fn", None)  # torch
         name = None if made_by is None else type(made_by).__name__.removesuffix("Backward0")
-        if name is None and output is not None and not hasattr(output, "detach"):
-            operation = None if keras.backend.backend() != "tensorflow" else operation_of(output)
+        if keras.backend.backend() == "tensorflow" and output is not None:
+            operation = operation_of(output)
             name = None if operation is None else operation.type
+        if self._made is not None and self._made[1] is output:  # JAX
+            name = self._made[0]
         self.output_operation = name
+
+    def _operation(self, name: str, output: Any) -> None:
+        if "outputs" not in self._seen:  # else it belongs to the loss
+            self._made = name, output
 
     def _note(self, key: str, value: Any) -> None:
         self._seen.update(_first(key, value))
 
-    def _applying(self, optimizer: Any) -> Callable[..., Any]:
-        own = optimizer.apply
-
+    def _applying(self, optimizer: Any, own: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(own)
         def apply(*args: Any, **kwargs: Any) -> Any:
             args, kwargs = tuple(map(kept, args)), {name: kept(value) for name, value in kwargs.items()}
             try:
-                gradients, variables = gradients_and_variables((*args, *kwargs.values()))
-                known = getattr(optimizer, "_trainable_variables", ()) if variables is None else variables
-                self._gradients(gradients, known)
+                self._gradients(*given_gradients(optimizer, args, kwargs))
                 self.applied.append(optimizer)
                 raise_if_random(self._model)  # later on the optimizer may make its variables
             except UnobservableError:
@@ -217,7 +225,9 @@ class Recorder:
         places = {}
         for row, part in enumerate(self.parts):
             for place, weight in enumerate(part.weights):
-                places[id(weight)] = places[id(weight.value)] = f"gradient:{row}:{place}"
+                places[id(weight)] = f"gradient:{row}:{place}"
+                if keras.backend.backend() != "jax":  # whose variables hold nothing while it trains
+                    places[id(weight.value)] = places[id(weight)]
         for gradient, variable in zip(gradients, variables, strict=False):
             key = places.get(id(variable))
             if key is None or gradient is None:

@@ -9,7 +9,18 @@ from typing import Any
 import keras
 
 from autotrainer.backends.keras3.describe import optimizer_info
-from autotrainer.edits import ClipGradients, Edit, SetLearningRate, SetMomentum, SetWeightDecay, SwapOptimizer
+from autotrainer.backends.keras3.guards import clip_updates, has_second_moment
+from autotrainer.edits import (
+    ClipGradients,
+    DecayRate,
+    Edit,
+    SetLearningRate,
+    SetMomentum,
+    SetWeightDecay,
+    SwapOptimizer,
+    TuneAdam,
+    WarmUpRate,
+)
 from autotrainer.errors import ConfigError, InputError
 
 __all__ = ["SETTINGS", "check_optimizer_edit", "edited_optimizer", "resolve_optimizer"]
@@ -94,7 +105,10 @@ def edited_optimizer(template: Any, edits: Sequence[Edit], model: Any) -> Any:
         if change is not None:
             kind, config = change(edit, kind, config)
             decays |= bool(getattr(edit, "weight_decay", 0.0)) or isinstance(edit, SetWeightDecay)
+    config["learning_rate"] = _shaped(config["learning_rate"], kind, config, edits)
     optimizer = kind.from_config(config)
+    if any(isinstance(edit, TuneAdam) and edit.clip_updates for edit in edits):
+        clip_updates(optimizer)
     if decays and model is not None:
         optimizer.exclude_from_weight_decay(var_list=[v for v in model.trainable_variables if len(v.shape) < 2])
     elif template is not None:
@@ -151,6 +165,38 @@ def _set_learning_rate(edit: SetLearningRate, kind: Any, config: dict[str, Any])
     return kind, {**config, "learning_rate": _scaled(rate, edit.value, reference)}
 
 
+def _shaped(rate: Any, kind: Any, config: dict[str, Any], edits: Sequence[Edit]) -> Any:
+    """Return a learning rate with the course that edits give it: one of Keras' own schedules.
+
+    Raises:
+        ConfigError: If it has a schedule already, or the length of the course is not known.
+    """
+    warm_up = next((e for e in edits if isinstance(e, WarmUpRate)), None)
+    decay = next((e for e in edits if isinstance(e, DecayRate)), None)
+    if warm_up is None and (decay is None or not decay.steps):  # a decay without its length belongs to `fit`
+        return rate
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        if decay is None or not decay.instead:
+            raise ConfigError("the optimizer follows a learning-rate schedule of its own")
+        rate = optimizer_info(kind.from_config(dict(config))).learning_rate
+    rising = 0 if warm_up is None else warm_up.steps
+    falling = 1 if decay is None else max(1, decay.steps - rising)
+    return keras.optimizers.schedules.CosineDecay(
+        rate / rising if rising else rate,
+        falling,
+        alpha=1.0 if decay is None else decay.floor,
+        warmup_target=rate if rising else None,
+        warmup_steps=rising,
+    )
+
+
+def _tune_adam(edit: TuneAdam, kind: Any, config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    if not has_second_moment(kind):
+        raise ConfigError(f"{kind.__name__} divides by no second moment")
+    settings = {"beta_2": edit.beta_2, "epsilon": edit.epsilon}
+    return kind, {**config, **{name: value for name, value in settings.items() if value is not None}}
+
+
 def _swap_optimizer(edit: SwapOptimizer, kind: Any, config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     _, scaled = _set_learning_rate(SetLearningRate(edit.learning_rate), kind, config)
     new = {"learning_rate": scaled["learning_rate"]}
@@ -191,4 +237,5 @@ SETTINGS: Mapping[type[Edit], Callable[[Any, Any, dict[str, Any]], tuple[Any, di
     SetMomentum: _set_momentum,
     SetWeightDecay: _set_weight_decay,
     ClipGradients: _clip_gradients,
+    TuneAdam: _tune_adam,
 }

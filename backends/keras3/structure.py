@@ -13,9 +13,10 @@ import numpy as np
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.saving.serialization_lib import SafeModeScope, deserialize_keras_object
 
+from autotrainer.backends.keras3.inserted import BOUNDED, Residual, bound
 from autotrainer.errors import ConfigError, InputError
 
-__all__ = ["check_copy", "check_stateless", "copy_model", "copy_value", "has_graph", "rebuild", "sublayers"]
+__all__ = ["check_copy", "check_stateless", "copy_layer", "copy_model", "copy_value", "has_graph", "rebuild", "sublayers"]
 
 
 _ADVICE = "give a zero-argument callable that builds the model, or implement get_config() and from_config()"
@@ -79,6 +80,7 @@ def _copy_state(old: Any, new: Any) -> None:
     for layer, twin in zip(sublayers(old), sublayers(new), strict=False):
         if type(layer) is type(twin) and twin.trainable != layer.trainable:
             twin.trainable = layer.trainable
+        _carry_edits(layer, twin)
     if [w.shape for w in old.weights] == [w.shape for w in new.weights]:
         for weight, twin in zip(old.weights, new.weights, strict=True):
             copy_value(weight, twin)
@@ -86,24 +88,38 @@ def _copy_state(old: Any, new: Any) -> None:
                 twin.trainable = weight.trainable
 
 
+def _carry_edits(old: Any, new: Any) -> None:
+    """Give a layer what edits have changed in another one in place, which the configuration around it does not say."""
+    if type(old) in BOUNDED.values() and type(new) in BOUNDED:
+        bound(new, old.limit)
+    for before, after in ((old, new), (getattr(old, "cell", None), getattr(new, "cell", None))):
+        own = getattr(before, "activation", None)
+        if type(before) is type(after) and callable(own) and not isinstance(own, keras.layers.Layer):
+            if own is not getattr(after, "activation", own):
+                after.activation = own
+
+
 def copy_value(old: Any, new: Any) -> None:
     """Give a variable the value of another one: through NumPy, since JAX would share the array and donate it later."""
     new.assign(np.array(keras.ops.convert_to_numpy(old)))
 
 
-def _copy_layer(layer: Any) -> Any:
-    """Return a layer (or operation of a graph) of the same configuration, with new weights."""
+def copy_layer(layer: Any, **changes: Any) -> Any:
+    """Return a layer (or operation of a graph) of the same configuration but for some changes, with new weights."""
     if not isinstance(layer, keras.layers.Layer) or isinstance(layer, keras.Model):
         return _from_config(layer)
     if isinstance(layer, keras.layers.Lambda):
         return _copy_lambda(layer)
+    if isinstance(layer, Residual):
+        activation = None if layer.activation is None else copy_layer(layer.activation)
+        return Residual(copy_layer(layer.layer), activation, name=layer.name)
     own = getattr(layer, "activation", None)
     if isinstance(own, types.FunctionType) and not isinstance(layer, keras.layers.RNN):
         # a function of the user's, a lambda even, needs no registration if it is handed over as it is
-        copy = _from_config(layer, activation="linear")
+        copy = _from_config(layer, activation="linear", **changes)
         copy.activation = own
         return copy
-    return _from_config(layer)
+    return _from_config(layer, **changes)
 
 
 def _copy_lambda(layer: Any) -> Any:
@@ -132,7 +148,8 @@ def _from_config(source: Any, **changes: Any) -> Any:
                 return _named_like(source, cls(**_kept_arguments(source)))
             try:
                 config = source.get_config()
-                return cls.from_config({**config, **{name: v for name, v in changes.items() if name in config}})
+                copy = cls.from_config({**config, **{name: v for name, v in changes.items() if name in config}})
+                return _named_like(source, copy)  # a configuration that Keras noted by itself has no name
             except TypeError:
                 noted = getattr(source, "_auto_config", None)  # the constructor takes neither name nor trainable
                 if noted is None:
@@ -149,7 +166,8 @@ def _has_own_config(cls: Any) -> bool:
 
 
 def _named_like(source: Any, copy: Any) -> Any:
-    copy.name = source.name
+    if copy.name != source.name:
+        copy.name = source.name
     return copy
 
 
@@ -259,7 +277,7 @@ class _Rebuild:
             if has_graph(layer):
                 self._made[id(layer)] = self.model(layer)
             else:
-                self._made[id(layer)] = _copy_layer(layer)
+                self._made[id(layer)] = copy_layer(layer)
                 if isinstance(layer, keras.layers.Layer):
                     self.copies.append((layer, self._made[id(layer)]))
         return self._made[id(layer)]

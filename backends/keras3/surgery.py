@@ -11,19 +11,30 @@ from typing import Any
 
 import keras
 
+from autotrainer.backends.keras3.answers import number_classes, scale_targets
 from autotrainer.backends.keras3.ends import add_input_noise, scale_inputs, set_output_activation
 from autotrainer.backends.keras3.graph import Graph
 from autotrainer.backends.keras3.hidden import add_dropout, insert_normalization, reinitialize, swap_activation
+from autotrainer.backends.keras3.precision import raise_precision
+from autotrainer.backends.keras3.resizing import resize_layers
 from autotrainer.backends.keras3.settings import edited_optimizer
+from autotrainer.backends.keras3.structural import add_residual, clip_attention, scale_output_layer
 from autotrainer.backends.keras3.structure import copy_model, has_graph
 from autotrainer.backends.keras3.workbench import Workbench
 from autotrainer.edits import (
     AddDropout,
     AddInputNoise,
+    AddResidual,
+    ClipAttention,
     Edit,
     InsertNormalization,
+    NumberClasses,
+    RaisePrecision,
     Reinitialize,
+    ResizeLayers,
     ScaleInputs,
+    ScaleOutputLayer,
+    ScaleTargets,
     SetOutputActivation,
     SwapActivation,
     SwapOptimizer,
@@ -35,11 +46,18 @@ __all__ = ["Surgeon", "apply_edits", "in_order"]
 _HANDLERS: Mapping[type[Edit], Callable[[Workbench, Any, bool], Edit]] = {
     SwapActivation: swap_activation,
     Reinitialize: reinitialize,
+    RaisePrecision: raise_precision,
+    ResizeLayers: resize_layers,
+    AddResidual: add_residual,
+    ClipAttention: clip_attention,
+    ScaleOutputLayer: scale_output_layer,
     InsertNormalization: insert_normalization,
     AddDropout: add_dropout,
     SetOutputActivation: set_output_activation,
     ScaleInputs: scale_inputs,
     AddInputNoise: add_input_noise,
+    ScaleTargets: scale_targets,
+    NumberClasses: number_classes,
 }
 
 
@@ -70,8 +88,13 @@ class Surgeon(Workbench):
 
 
 def in_order(edits: Sequence[Edit]) -> list[Edit]:
-    """Return edits in the order in which they are applied: scaling first, since noise is measured against it."""
-    return sorted(edits, key=lambda edit: not isinstance(edit, ScaleInputs))
+    """Return edits in the order in which they are applied.
+
+    Scaling of the inputs comes first, since noise is measured against it; what puts outputs back into the user's terms
+    comes last.
+    """
+    last = (ScaleTargets, NumberClasses)
+    return sorted(edits, key=lambda edit: 0 if isinstance(edit, ScaleInputs) else 2 if isinstance(edit, last) else 1)
 
 
 def apply_edits(edits: Sequence[Edit], model: Any, optimizer: Any = None) -> tuple[Any, Any]:

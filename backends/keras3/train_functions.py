@@ -8,9 +8,9 @@ from typing import Any
 
 import keras
 
-from autotrainer.backends.keras3.carried import CarriedStep
 from autotrainer.backends.keras3.instrument import InstrumentedStep
 from autotrainer.backends.keras3.parts import Part
+from autotrainer.backends.keras3.pure_step import PureStep
 from autotrainer.backends.keras3.recording import Recorder
 from autotrainer.backends.keras3.tensorflow_graph import UnobservableError
 
@@ -37,20 +37,24 @@ class TrainFunctions:
         self, model: Any, make: Callable[..., Any], fail: Callable[[Exception], None], go_outside: Callable[[], None]
     ) -> None:
         self._model, self._make, self._fail, self._go_outside = model, make, fail, go_outside
-        self._step: InstrumentedStep | None = None
-        self._carried: CarriedStep | None = None
+        self._step: InstrumentedStep | PureStep | None = None
         self._from_outside = False
         self.plain = False
         """Whether Keras' own train function takes the steps that are not sampled."""
 
     @property
     def recorder(self) -> Recorder | None:
-        """What records the steps that are sampled; None if they are seen from outside."""
+        """What recorded the last step that is sampled; None if it was seen from outside."""
         return None if self._step is None else self._step.recorder
+
+    @property
+    def cost(self) -> float:
+        """Seconds that the last step taken was longer for being recorded, apart from tracing and compiling."""
+        return self._step.cost if isinstance(self._step, PureStep) else 0.0
 
     def reset(self, *, traced: bool) -> None:
         """Start anew, with another train function of Keras' own; ``traced``: that may have been traced already."""
-        self._step, self._carried, self._from_outside, self.plain = None, None, False, traced
+        self._step, self._from_outside, self.plain = None, False, traced
 
     def prepare(self, parts: Sequence[Part], needs: frozenset[str]) -> None:
         """Make what takes sampled steps, where it is not there yet; the model has to have its weights.
@@ -61,12 +65,16 @@ class TrainFunctions:
         """
         if self._step is not None or self._from_outside:
             return
+        if keras.backend.backend() == "jax":
+            self._step, self.plain = PureStep(self._model, parts, self._fail, needs), True
+            if self._step.reason is not None:
+                self._look_from_outside(self._step.reason)
+            return
         try:
             self._step = InstrumentedStep(self._model, self._make, parts, self._fail, needs)
             if self._step.batch_only:
                 self._look_from_outside("with jit_compile=True on a CPU that would change how it rounds")
         except UnobservableError as reason:
-            self._carried = CarriedStep(self._model, parts, self._fail) if keras.backend.backend() == "jax" else None
             self._look_from_outside(reason)
 
     def choose(self, planned: int | None, count: int) -> None:
@@ -77,7 +85,7 @@ class TrainFunctions:
             count: Steps so far.
         """
         short = planned is not None and planned <= _ONE_TRACE
-        traced = self._step is not None and self._step.traced
+        traced = isinstance(self._step, InstrumentedStep) and self._step.traced
         self.plain = self.plain or not (short and (traced or not count))
 
     def take(self, base: Callable[..., Any], data: tuple[Any, ...]) -> tuple[Any, dict[str, Any]]:
@@ -92,7 +100,12 @@ class TrainFunctions:
         """
         if self._step is None:
             self.plain = True
-            return (base(*data), {}) if self._carried is None else self._carried.take(base, data)
+            return base(*data), {}
+        if isinstance(self._step, PureStep):
+            result, seen = self._step.run(base, data)
+            if self._step.reason is not None and not self._from_outside:
+                self._look_from_outside(self._step.reason)
+            return result, seen
         result, seen, reason = self._step.run(base, data[0])
         if reason is not None:
             self._step = None
@@ -103,5 +116,4 @@ class TrainFunctions:
         """Go on with what can be seen without looking into steps: losses, learning rate, weights, epochs."""
         self._from_outside = True
         self._go_outside()
-        what = "layers, gradients and outputs" if self._carried is None else "outputs of layers and of the model"
-        logger.warning("%s can't be watched in this training: %s", what, reason)
+        logger.warning("layers, gradients and outputs can't be watched in this training: %s", reason)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import keras
 
-from autotrainer.adapter import FitRequest, Run, Search, Support, SupportLevel, Trained, Trainer, TrainingSpec
+from autotrainer.adapter import Run, Search, Trainer
 from autotrainer.backends.keras3.bad_search import CheckedSteps
+from autotrainer.backends.keras3.converted import ConvertedLoss, conversions
+from autotrainer.backends.keras3.course_support import check_course_edit, companions_of, plain_rate, with_length
 from autotrainer.backends.keras3.describe import context_of
 from autotrainer.backends.keras3.evaluation import Evaluator
 from autotrainer.backends.keras3.feeding import (
@@ -24,28 +23,32 @@ from autotrainer.backends.keras3.feeding import (
     StreamFeed,
     batches,
     input_statistics,
-    make_feed,
-    reason_of,
     stream_length,
     target_summary,
 )
 from autotrainer.backends.keras3.fitargs import CompileSettings, FitArguments
-from autotrainer.backends.keras3.losses import make_loss
+from autotrainer.backends.keras3.guards import skip_updates
+from autotrainer.backends.keras3.losses import make_loss, takes_as_given
+from autotrainer.backends.keras3.material import Material, last
 from autotrainer.backends.keras3.observer import observe
 from autotrainer.backends.keras3.operations import operations_of
 from autotrainer.backends.keras3.parts import find_parts
+from autotrainer.backends.keras3.pristine import Pristine, built, first_samples
 from autotrainer.backends.keras3.progress import Course, EndOfTraining
 from autotrainer.backends.keras3.random_state import preserve_random_state, seed_everything
 from autotrainer.backends.keras3.sample_weights import weighted
 from autotrainer.backends.keras3.settings import SETTINGS, check_optimizer_edit, edited_optimizer, resolve_optimizer
-from autotrainer.backends.keras3.structure import check_copy, check_stateless, copy_model, copy_value, has_graph
+from autotrainer.backends.keras3.structure import check_stateless
 from autotrainer.backends.keras3.surgery import Surgeon, in_order
+from autotrainer.backends.keras3.target_support import check_own_loss, check_target_edit, loss_refusal
+from autotrainer.backends.keras3.workbench import Workbench
 from autotrainer.data import ArrayData, Data, StreamData, as_array, stacked
-from autotrainer.edits import Edit, ReduceOnPlateau, SetBatchSize, SetLoss, StopEarly
+from autotrainer.edits import Edit, ReduceOnPlateau, SetBatchSize, SetLoss, SkipUpdates, StopEarly
 from autotrainer.errors import ConfigError, DataError, InputError
+from autotrainer.exchange import FitRequest, Support, SupportLevel, Trained, TrainingSpec
 from autotrainer.task import TaskContext
 
-__all__ = ["KerasTrainer", "make_trainer", "save_model"]
+__all__ = ["KerasTrainer", "make_trainer"]
 
 
 def make_trainer(request: FitRequest) -> KerasTrainer:
@@ -73,77 +76,33 @@ class KerasTrainer(Trainer):
         self._train_data = weighted(request.train, self._arguments.sample_weight, by_class)
         if isinstance(self._train_data, ArrayData):
             self._rest["class_weight"] = None  # their rows have these weights now
-        given = request.model if isinstance(request.model, keras.Model) else _built(request.model)
+        given = request.model if isinstance(request.model, keras.Model) else built(request.model)
         check_stateless(given)
         self._settings = CompileSettings.of(given, request.loss)
         if request.optimizer is None and not given.compiled:
             raise InputError("the model is not compiled: give an optimizer, or compile it")
         self._optimizer = resolve_optimizer(given.optimizer if request.optimizer is None else request.optimizer)
-        self._feed = make_feed(self._train_data, request.batch_size, self._arguments.shuffle, self._arguments.steps)
+        self._material = Material(
+            self._train_data, request.batch_size, self._arguments.shuffle, self._arguments.steps,
+            self._rest["class_weight"],
+        )  # fmt: skip
+        self._feed = self._material.feed()
         self._targets = target_summary(self._train_data)
-        example = self._example(self._train_data, "train_data")
-        self._pristine = self._start(given, example)
-        if not self._pristine.trainable_variables:
-            raise InputError("the model has no weight to train: set trainable = True where it is to be trained")
-        self._output_shape = self._check_fit(example, "train_data")
-        self._settings.check_loss(self._pristine)
+        example = first_samples(self._train_data, "train_data")
+        self._pristine = Pristine(given, request.model, example)
+        model = self._pristine.model
+        self._output_shape = self._pristine.output_shape(example, "train_data")
+        self._settings.check_loss(model)
         self._check_end(request.validation)
-        self._check_fit(self._example(request.validation, "validation_data"), "validation_data")
-        self._operations = operations_of(self._pristine, example)
+        self._pristine.output_shape(first_samples(request.validation, "validation_data"), "validation_data")
+        self._sample = example
         self._shapes = [tuple(v.shape[1:]) for v in keras.tree.flatten(example)]
-        self._surgeon = Surgeon(self._pristine, request.keep, self._statistics, self._shapes)
+        self._surgeon = Surgeon(model, request.keep, self._statistics, self._shapes)
         self._first = True
-        self.context = self._context(self._pristine, self._settings.loss, self._optimizer, self._feed, request.epochs)
+        context = self._context(model, self._settings.loss, self._optimizer, self._feed, request.epochs)
+        self.context = replace(context, loss_refusal=loss_refusal(self._settings.loss, model, self._train_data))
 
     # -- preparing ------------------------------------------------------------------------------------------------
-
-    def _example(self, data: Data, what: str) -> Any:
-        """Return the inputs of two samples."""
-        first = next(iter(batches(data, 1, size=2)), None)
-        if first is None:
-            raise DataError(f"{what} holds no batch")
-        return keras.tree.map_structure(lambda v: v[:2], first[0])
-
-    def _start(self, given: Any, example: Any) -> Any:
-        """Return a built copy of the given model, from which all trainings start; the given one stays as it is."""
-        if not given.built:
-            own = given is not self._request.model
-            given = given if own else copy_model(given)
-            self._forward(given, example, "train_data")
-            if not own:
-                return given
-        return self._fresh(given, example)
-
-    def _fresh(self, source: Any, example: Any = None) -> Any:
-        """Return a copy of a built model: by its graph, else by the user's callable, else by its configuration."""
-        builder = self._request.model
-        if has_graph(source) or isinstance(builder, keras.Model):
-            copy = copy_model(source)
-        else:
-            copy = _built(builder)
-            copy = copy_model(source) if copy is source else copy
-        if len(copy.weights) != len(source.weights):
-            example = example if example is not None else self._example(self._train_data, "train_data")
-            self._forward(copy, example, "train_data")
-        if not has_graph(source):
-            check_copy(source, copy)
-        for old, new in zip(source.weights, copy.weights, strict=True):
-            copy_value(old, new)
-        return copy
-
-    def _forward(self, model: Any, inputs: Any, what: str) -> Any:
-        training = {"training": False} if model._call_has_training_arg else {}
-        try:
-            return model(inputs, **training)
-        except Exception as error:
-            shapes = keras.tree.map_structure(lambda v: tuple(v.shape), inputs)
-            raise DataError(
-                f"{what} does not fit the model: inputs of shape {shapes} (first samples): {reason_of(error)}"
-            ) from error
-
-    def _check_fit(self, example: Any, what: str) -> tuple[int | None, ...]:
-        output = keras.tree.flatten(self._forward(self._pristine, example, what))[0]
-        return (None, *output.shape[1:])
 
     def _check_end(self, validation: Data) -> None:
         endless = isinstance(validation, StreamData) and stream_length(validation.source) is None
@@ -151,9 +110,7 @@ class KerasTrainer(Trainer):
             raise DataError("validation_data has no end: give fit_args={'validation_steps': …}")
 
     def _statistics(self, entry: int) -> InputStatistics:
-        inputs = self._pristine.inputs if has_graph(self._pristine) else None
-        name = None if inputs is None else keras.tree.flatten(inputs)[entry]._keras_history.operation.name
-        return input_statistics(self._train_data, entry, name)
+        return input_statistics(self._train_data, entry, self._pristine.input_name(entry))
 
     def _context(self, model: Any, loss: Any, optimizer: Any, feed: ArrayFeed | StreamFeed, epochs: int) -> TaskContext:
         found = context_of(model, find_parts(model), loss, optimizer)
@@ -161,6 +118,7 @@ class KerasTrainer(Trainer):
         return replace(
             found,
             output_units=units,
+            output_rank=len(self._output_shape) if takes_as_given(loss) else None,
             planned_epochs=epochs,
             planned_steps=None if feed.steps is None else feed.steps * epochs,
             train_rows=feed.rows,
@@ -186,7 +144,7 @@ class KerasTrainer(Trainer):
 
     def set_rate(self, trained: Trained, rate: float) -> bool:
         """Set the learning rate of a training that runs; not where a schedule does, nor within an epoch of JAX's."""
-        if keras.backend.backend() == "jax" or not _plain_rate(trained.optimizer):
+        if keras.backend.backend() == "jax" or not plain_rate(trained.optimizer):
             return False
         trained.optimizer.learning_rate = rate
         return True
@@ -203,22 +161,19 @@ class KerasTrainer(Trainer):
                 self._feed.resized(edit.size)
             elif isinstance(edit, SetLoss):
                 self._edited_loss((edit,), self._output_shape)
-            elif isinstance(edit, ReduceOnPlateau) and not _plain_rate(self._optimizer):
-                raise ConfigError("the optimizer follows a learning-rate schedule, which can't be reduced as well")
+            check_target_edit(edit, self._settings.loss, self._pristine.model, self._material)
+            check_course_edit(edit, self._optimizer, self._feed.steps, self._request.epochs, self._surgeon)
         except ConfigError as reason:
             return Support(SupportLevel.NONE, str(reason))
         return Support(SupportLevel.REBUILD)
 
     def _edited_loss(self, edits: Sequence[Edit], output_shape: tuple[int | None, ...]) -> Any:
-        edit = next((e for e in reversed(edits) if isinstance(e, SetLoss)), None)
-        if edit is None:
-            return self._settings.loss
-        kind = type(self._pristine)
-        if kind.train_step is not keras.Model.train_step or kind.compute_loss is not keras.Model.compute_loss:
-            raise ConfigError(f"{kind.__name__} computes its loss in code of its own")
-        if keras.tree.is_nested(self._settings.loss):
-            raise ConfigError("the model has several losses")
-        return make_loss(edit, self._targets, output_shape)
+        edit, converted, loss = last(edits, SetLoss), conversions(edits), self._settings.loss
+        if edit is None and not converted:
+            return loss
+        check_own_loss(self._pristine.model, loss)
+        loss = loss if edit is None else make_loss(edit, self._targets, output_shape)
+        return ConvertedLoss(loss, converted) if converted else loss
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -227,7 +182,7 @@ class KerasTrainer(Trainer):
         with preserve_random_state(), _without_retracing_warnings():
             trained, evaluator, feed = self._build(spec)
             run.keep(trained)
-            run.start(self._context_of(trained, feed, spec), self._operations)
+            run.start(self._context_of(trained, feed, spec), operations_of(trained.model, self._sample))
             observer = observe(trained.model, None, None, run.monitor)
             run.monitor.attach(observer)
             own = () if spec.rehearsal else self._arguments.callbacks_for(self._first)
@@ -242,7 +197,7 @@ class KerasTrainer(Trainer):
         with preserve_random_state(), _without_retracing_warnings():
             trained, evaluator, feed = self._build(spec)
             trained.model.steps_per_execution = 1
-            run.start(self._context_of(trained, feed, spec), self._operations)
+            run.start(self._context_of(trained, feed, spec), operations_of(trained.model, self._sample))
             checked = CheckedSteps(trained.model, run)
             own = self._arguments.callbacks_for(False)
             try:
@@ -253,15 +208,16 @@ class KerasTrainer(Trainer):
     def _build(self, spec: TrainingSpec) -> tuple[Trained, Evaluator, ArrayFeed | StreamFeed]:
         """Return a training with the edits of a recipe, what evaluates it, and its batches."""
         seed_everything(spec.seed)
-        surgeon = Surgeon(self._fresh(self._pristine), self._request.keep, self._statistics, self._shapes)
-        edits = tuple(surgeon.apply(edit) for edit in in_order(spec.edits))
+        surgeon = Surgeon(self._pristine.copy(), self._request.keep, self._statistics, self._shapes)
+        edits = tuple(surgeon.apply(self._material.filled(edit)) for edit in in_order(spec.edits))
         model = surgeon.model
-        feed = self._feed
-        for edit in edits:
-            feed = feed.resized(edit.size) if isinstance(edit, SetBatchSize) else feed
+        feed = self._material.feed(edits, spec.seed)
+        edits = tuple(with_length(edit, feed.steps, spec.epochs) for edit in edits)
         optimizer = edited_optimizer(self._optimizer, edits, model)
         loss = self._edited_loss(edits, self._output_shape)
         self._settings.compile(model, optimizer, loss)
+        if (skip := last(edits, SkipUpdates)) is not None:
+            skip_updates(model, model.optimizer, skip)
         given, weights = self._settings.loss, self._settings.loss_weights
         evaluator = Evaluator(model, given, weights, feed.batch_size, None if loss is given else loss)
         trained = Trained(model, model.optimizer, edits, evaluator.predict, evaluator.evaluate)  # type: ignore[arg-type]
@@ -281,6 +237,7 @@ class KerasTrainer(Trainer):
         own: Sequence[Any],
         last: Any = None,
     ) -> None:
+        bench = Workbench(trained.model, self._request.keep)
         course = Course(
             run,
             evaluator,
@@ -289,19 +246,28 @@ class KerasTrainer(Trainer):
             validation_steps=self._arguments.validation_steps,
             plateau=next((e for e in trained.edits if isinstance(e, ReduceOnPlateau)), None),
             stop=next((e for e in trained.edits if isinstance(e, StopEarly)), None),
+            companions=companions_of(trained.edits, bench, spec.epochs, lambda: self._inputs(feed, run)),
             with_metrics=bool(own),
             values=values,
         )
         try:
             trained.model.fit(
                 **feed.arguments(spec.epochs, spec.seed),
-                **self._rest,
+                **{**self._rest, **self._material.options(trained.edits)},
                 epochs=spec.epochs,
                 callbacks=[course, *own, *([] if last is None else [last])],
             )
         except EndOfTraining:
             course.end_early()
         course.restore_best()
+
+
+    def _inputs(self, feed: ArrayFeed | StreamFeed, run: Run) -> Any:
+        """Return the inputs of a training batch for a forward pass, or None where the budget does not allow it."""
+        with preserve_random_state():
+            found = next(iter(batches(self._train_data, 1, size=feed.batch_size or 1)), None)
+        rows = 0 if found is None else len(keras.tree.flatten(found[0])[0])
+        return found[0] if found is not None and rows and run.spend(rows, training=False) else None
 
 
 def _loss_alone(logs: Mapping[str, Any]) -> dict[str, float]:
@@ -321,34 +287,3 @@ def _without_retracing_warnings() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(other)
-
-
-def _built(builder: Any) -> Any:
-    if not callable(builder):
-        raise InputError(f"model must be a keras.Model or a callable that builds one, not {type(builder).__name__}")
-    model = builder()
-    if not isinstance(model, keras.Model):
-        raise InputError(f"the callable given as model returned no keras.Model but {type(model).__name__}")
-    return model
-
-
-def _plain_rate(optimizer: Any) -> bool:
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    return not isinstance(inner._learning_rate, keras.optimizers.schedules.LearningRateSchedule)
-
-
-def save_model(model: Any, folder: Path) -> Path:
-    """Write a trained model as ``model.keras``; an older file is replaced only by a complete new one.
-
-    Raises:
-        InputError: If the model can't be saved; says why.
-    """
-    target = folder / "model.keras"
-    with TemporaryDirectory(dir=folder) as scratch:
-        file = Path(scratch) / "model.keras"
-        try:
-            model.save(file)
-        except (TypeError, ValueError, NotImplementedError) as error:
-            raise InputError(f"{type(model).__name__} can't be saved as .keras: {error}") from error
-        os.replace(file, target)
-    return target

@@ -8,9 +8,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from autotrainer.adapter import Backend, FitRequest, Trainer
+from autotrainer.adapter import Backend, LoopTrainer, Trainer
 from autotrainer.edits import Edit
-from autotrainer.monitor import Monitor, Observer
+from autotrainer.exchange import FitRequest, LoopRequest
+from autotrainer.monitor import Monitor
+from autotrainer.observers import Observer
 from autotrainer.signals import LayerInfo, Observation
 from autotrainer.task import TaskContext
 
@@ -53,6 +55,12 @@ class PyTorchBackend(Backend):
         from autotrainer.backends.pytorch.trainer import make_trainer
 
         return make_trainer(request)
+
+    def loop(self, request: LoopRequest) -> LoopTrainer:
+        """Prepare trainings in the user's own loop."""
+        from autotrainer.backends.pytorch.looping import make_loop
+
+        return make_loop(request)
 
     def apply(self, edits: Sequence[Edit], model: Any, optimizer: Any) -> tuple[Any, Any]:
         """Return a fresh model and an optimizer with the edits applied."""

@@ -44,6 +44,7 @@ class Anatomy:
         sites: The activation modules.
         functional: Activations that are called as functions inside ``forward``, by the layer that feeds them.
         numbers: Numbers of those calls in a forward pass, by the same layers, where the model's own code calls them.
+        attention: Numbers of the calls of ``scaled_dot_product_attention``, by the layers that their row is.
         output_number: Number of the call that made the output, or None.
         ranks: Number of dimensions of the layers' outputs, where the model has been run.
         normalized: Layers whose output goes straight into a normalization.
@@ -56,6 +57,7 @@ class Anatomy:
     sites: tuple[Site, ...] = ()
     functional: Mapping[str, str] = field(default_factory=dict)
     numbers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    attention: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     output_number: int | None = None
     ranks: Mapping[str, int] = field(default_factory=dict)
     normalized: frozenset[str] = frozenset()
@@ -86,6 +88,7 @@ class SiteTracer(ForwardTracer):
         self._functionals: dict[int, str] = {}
         self._functional_calls: list[tuple[frozenset[int], str, int | None]] = []
         self._numbers: dict[int, tuple[int, ...]] = {}
+        self._attention_numbers: dict[int, tuple[int, ...]] = {}
         self._counter = CallCounter()
 
     def follow(self, forward: Callable[[], Any]) -> Anatomy:
@@ -128,6 +131,7 @@ class SiteTracer(ForwardTracer):
             sites=tuple(sites),
             functional={names[row]: name for row, name in self._functionals.items()},
             numbers={names[row]: numbers for row, numbers in self._numbers.items()},
+            attention={names[row]: numbers for row, numbers in self._attention_numbers.items()},
             output_number=next((n for source, name, n in ends if n is not None), None),
             ranks={names[row]: rank for row, rank in self._ranks.items()},
             normalized=frozenset(named(self._normalized)),
@@ -155,15 +159,22 @@ class SiteTracer(ForwardTracer):
                 self._numbers[row] = (*self._numbers.get(row, ()), number)
         super()._on_functional(source, name, output)
 
+    def _on_attention(self, maker: Trace | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        row = self._attending(maker)
+        if row is not None:
+            self._attention_numbers[row] = (*self._attention_numbers.get(row, ()), self._counter.attentions - 1)
+        super()._on_attention(maker, args, kwargs)
+
 
 @dataclass(slots=True)
 class _Flow:
-    """What is known of a value in a graph: the layers that made it, and the activation it went through."""
+    """What is known of a value in a graph: the layers that made it, the last of them, and its activation."""
 
     layers: frozenset[str] = frozenset()
     pending: frozenset[str] = frozenset()
     activation: str | None = None
     number: int | None = None
+    maker: str | None = None
 
 
 class _Graph:
@@ -176,6 +187,9 @@ class _Graph:
         self._functional: dict[str, str] = {}
         self._numbers: dict[str, tuple[int, ...]] = {}
         self._count = 0
+        self._attention: dict[str, tuple[int, ...]] = {}
+        self._attentions = 0
+        self._latest: str | None = None
 
     def read(self, graph: fx.Graph) -> Anatomy:
         """Follow the values of a graph from the inputs to the output."""
@@ -194,6 +208,7 @@ class _Graph:
             sites=tuple(replace(site, output=_made(site, end)) for site in self._sites),
             functional=self._functional,
             numbers=self._numbers,
+            attention=self._attention,
             output_number=end.number,
             output=end.activation,
             output_layers=end.layers,
@@ -203,10 +218,11 @@ class _Graph:
         name, activation = plain_name(path), activation_name(self._model.get_submodule(path))
         if activation is not None:
             self._sites.append(Site(name, activation, tuple(sorted(source.pending))))
-            return _Flow(source.layers, frozenset(), activation)
+            return _Flow(source.layers, frozenset(), activation, maker=source.maker)
+        self._latest = name
         if self._kinds.get(name, "norm") == "norm":
             return source
-        return _Flow(frozenset({name}), frozenset({name}), "linear")
+        return _Flow(frozenset({name}), frozenset({name}), "linear", maker=name)
 
     def _function(self, target: Any, taken: list[_Flow]) -> _Flow:
         source = taken[0] if taken else _Flow()
@@ -215,16 +231,22 @@ class _Graph:
             number, self._count = self._count, self._count + 1
             self._functional.update(dict.fromkeys(source.pending, activation))
             self._numbers.update({name: (*self._numbers.get(name, ()), number) for name in source.pending})
-            return _Flow(source.layers, frozenset(), activation, number)
+            return _Flow(source.layers, frozenset(), activation, number, source.maker)
         name = target if isinstance(target, str) else getattr(target, "__name__", "")
         if name in functional._PASSES or name == "getitem":
             return source
+        if name == "scaled_dot_product_attention":
+            row = source.maker or self._latest
+            if row is not None:
+                self._attention[row] = (*self._attention.get(row, ()), self._attentions)
+            self._attentions += 1
         made = frozenset[str]().union(*(flow.layers for flow in taken))
         if name not in functional._SUMS:
             return _Flow(made)
         pending = frozenset[str]().union(*(flow.pending for flow in taken))
         linear = all(flow.activation == "linear" for flow in taken)
-        return _Flow(made, pending, "linear" if linear else None)
+        maker = next((flow.maker for flow in taken if flow.pending), None)
+        return _Flow(made, pending, "linear" if linear else None, maker=maker)
 
 
 def _made(site: Site, end: _Flow) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
+from autotrainer.backends.pytorch.cosine_attention import CosineAttention
 from autotrainer.signals import ATTENTION_LOGITS, ATTENTION_QUERIES, ATTENTION_SAMPLES, LAYER_COLUMNS, MASKING
 
 __all__ = ["ATTENTION_COLUMNS", "functional_attention", "module_attention"]
@@ -75,7 +76,8 @@ def module_attention(
         Shape (2,), float32: the `ATTENTION_COLUMNS`. None where it can't be looked at: reading weights that are
         parametrized may change them, and a subclass may do anything.
     """
-    if type(module).forward is not nn.MultiheadAttention.forward or is_parametrized(module):
+    bound = isinstance(module, CosineAttention)
+    if not (bound or type(module).forward is nn.MultiheadAttention.forward) or is_parametrized(module):
         return None
     if query.is_nested or not query.numel() or not key.numel():
         return None
@@ -107,6 +109,9 @@ def _projected(module: nn.MultiheadAttention, query: Tensor, key: Tensor) -> tup
     biases = (None, None) if module.in_proj_bias is None else module.in_proj_bias.float().chunk(3)
     query = F.linear(query.float(), of_query.float(), biases[0])
     key = F.linear(key.float(), of_key.float(), biases[1])
+    if isinstance(module, CosineAttention):
+        split = (module.num_heads, module.head_dim)
+        query, key = (x.flatten(-2) for x in module.directions(query.unflatten(-1, split), key.unflatten(-1, split)))
     if module.bias_k is not None:
         key = torch.cat((key, module.bias_k.float().expand(len(key), 1, -1)), 1)
     if module.add_zero_attn:

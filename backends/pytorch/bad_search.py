@@ -48,7 +48,7 @@ class SearchedTraining(Training):
         own = {each.name: getattr(training, each.name) for each in fields(Training)}
         return cls(**own, search=search, layers=layers)
 
-    def _step(self, batch: Batch, run: Run) -> Tensor:
+    def _step(self, batch: Batch, run: Run) -> Tensor | None:
         step = self.search.steps - 1
         if step < self.search.first:
             return Training._step(self, batch, run)
@@ -61,7 +61,7 @@ class SearchedTraining(Training):
         after = self._bad_weight()
         if before is not None:  # a step before has left them so, or they were so from the start
             place, step = before, max(0, step - 1)
-        elif not finite(loss):
+        elif loss is not None and not finite(loss):
             place = flow.forward or _Place("loss")
             operation = None if place.tensor in ("input", "target") else made.forward or made.update
         elif after is not None:

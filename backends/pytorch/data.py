@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 
 from autotrainer.backends.pytorch.functional import first_tensor
 from autotrainer.backends.pytorch.random_state import mix, preserve_random_state, seed_all
-from autotrainer.data import ArrayData, Data, map_arrays, stacked
+from autotrainer.data import ArrayData, Data, finite_rows, map_arrays, stacked
 from autotrainer.errors import DataError
 
 __all__ = [
@@ -27,6 +27,8 @@ __all__ = [
     "open_data",
     "primary_output",
     "rebatch_refusal",
+    "rows_of",
+    "shuffle_refusal",
 ]
 
 
@@ -151,10 +153,22 @@ class LoaderBatches(Batches):
         device: Where batches go.
         pairs: Whether its batches must be (x, y); else the user's ``step`` takes them as they are.
         size: Read in batches of this size instead of the loader's own.
+        shuffle: Seed of an order of its own for each epoch; None keeps the loader's order.
+        clean: Leave out rows with values that are not finite.
     """
 
-    def __init__(self, source: Any, device: torch.device, *, pairs: bool, size: int | None = None) -> None:
-        self._source = source if size is None else _rebatched(source, size)
+    def __init__(
+        self,
+        source: Any,
+        device: torch.device,
+        *,
+        pairs: bool,
+        size: int | None = None,
+        shuffle: int | None = None,
+        clean: bool = False,
+    ) -> None:
+        self._source = source if size is None and shuffle is None else _rebatched(source, size, shuffle)
+        self._source = CleanLoader(self._source) if clean else self._source
         self._device = device
         self._pairs = pairs
         batch_size = getattr(self._source, "batch_size", None)
@@ -169,6 +183,11 @@ class LoaderBatches(Batches):
         self._generators = [
             (generator, generator.get_state()) for generator in {id(g): g for g in _generators(self._source)}.values()
         ]
+
+    @property
+    def source(self) -> Any:
+        """What is read: the loader as given, or one over the same data with the edits that are about it."""
+        return self._source
 
     def rewind(self) -> None:
         """Put the loader's own random generators back to where they were in the beginning."""
@@ -205,7 +224,7 @@ class LoaderBatches(Batches):
                     "step=callable(model, batch) that computes the loss"
                 )
             inputs, targets = raw if pair else (None, None)
-            yield Batch(inputs, targets, None, _rows(targets if pair else raw), raw)
+            yield Batch(inputs, targets, None, rows_of(targets if pair else raw), raw)
 
 
 def open_data(
@@ -217,6 +236,8 @@ def open_data(
     floating: frozenset[str] = frozenset(),
     pairs: bool = True,
     rebatch: bool = False,
+    shuffle: int | None = None,
+    clean: bool = False,
 ) -> Batches:
     """Return data as batches.
 
@@ -228,10 +249,51 @@ def open_data(
         floating: See `ArrayBatches`.
         pairs: See `LoaderBatches`.
         rebatch: Whether a loader is to be read in batches of ``size`` too.
+        shuffle: See `LoaderBatches`; arrays are shuffled anyway.
+        clean: See `LoaderBatches`.
     """
     if isinstance(data, ArrayData):
-        return ArrayBatches(data, size, device, dtype, floating)
-    return LoaderBatches(data.source, device, pairs=pairs, size=size if rebatch else None)
+        return ArrayBatches(data.take(finite_rows(data)) if clean else data, size, device, dtype, floating)
+    size_of = size if rebatch else None
+    return LoaderBatches(data.source, device, pairs=pairs, size=size_of, shuffle=shuffle, clean=clean)
+
+
+class CleanLoader:
+    """The batches of a loader without the rows that hold values that are not finite; else what the loader is."""
+
+    def __init__(self, source: Any) -> None:
+        self.unclean = source
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.unclean:
+            good = _finite_part(batch)
+            if good is not None:
+                yield good
+
+    def __len__(self) -> int:
+        return len(self.unclean)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "unclean":
+            raise AttributeError(name)
+        return getattr(self.unclean, name)
+
+
+def _finite_part(batch: Any) -> Any:
+    """Return the rows of a batch in which every value is finite; None if there is none."""
+    rows = rows_of(batch)
+    good = torch.ones(rows, dtype=torch.bool)
+
+    def look(tensor: Tensor) -> None:
+        if tensor.ndim and len(tensor) == rows and tensor.is_floating_point():
+            good.logical_and_(torch.isfinite(tensor).reshape(rows, -1).all(1).cpu())
+
+    map_tensors(look, batch)
+    if bool(good.all()):
+        return batch
+    if not bool(good.any()):
+        return None
+    return map_tensors(lambda t: t[good.to(t.device)] if t.ndim and len(t) == rows else t, batch)
 
 
 def first_rows(batches: Batches, rows: int) -> ArrayData | None:
@@ -261,11 +323,22 @@ def rebatch_refusal(source: Any) -> str:
     return ""
 
 
-def _rebatched(source: DataLoader[Any], size: int) -> DataLoader[Any]:
+def shuffle_refusal(source: Any) -> str:
+    """Say why the rows of a loader can't be shuffled, or return an empty text."""
+    reason = rebatch_refusal(source)
+    if reason:
+        return f"{reason}: shuffle where the rows are put in order"
+    return "" if isinstance(source.sampler, SequentialSampler) else "the loader shuffles already"
+
+
+def _rebatched(source: DataLoader[Any], size: int | None, shuffle: int | None) -> DataLoader[Any]:
+    sampler: Any = source.sampler
+    if shuffle is not None:
+        sampler = RandomSampler(source.dataset, generator=torch.Generator().manual_seed(shuffle))  # type: ignore[arg-type]
     return DataLoader(
         source.dataset,
-        batch_size=size,
-        sampler=source.sampler,
+        batch_size=source.batch_size if size is None else size,
+        sampler=sampler,
         num_workers=source.num_workers,
         collate_fn=source.collate_fn,
         pin_memory=source.pin_memory,
@@ -288,14 +361,14 @@ def _length(value: Any) -> int | None:
         return None
 
 
-def _rows(value: Any) -> int:
+def rows_of(value: Any) -> int:
     """Return the number of samples of a batch: the first axis of its first tensor; 1 where there is none."""
     if isinstance(value, Tensor):
         return len(value) if value.ndim else 1
     items = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
     for item in items:
         if isinstance(item, Tensor | Mapping | tuple | list):
-            return _rows(item)
+            return rows_of(item)
     return 1
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "is_scheduled",
     "layer_info",
     "layers",
+    "learning_rate",
     "optimizer_info",
     "own_parameters",
     "plain_name",
@@ -248,7 +249,7 @@ def _followers(model: nn.Module) -> dict[int, str]:
 
 
 def optimizer_info(optimizer: Any) -> OptimizerInfo:
-    """Describe an optimizer by its first parameter group.
+    """Describe an optimizer by its first parameter group, its rate by the first that does not rest.
 
     Args:
         optimizer: `torch.optim.Optimizer`, or None.
@@ -261,11 +262,17 @@ def optimizer_info(optimizer: Any) -> OptimizerInfo:
     group = optimizer.param_groups[0]
     return OptimizerInfo(
         name=type(optimizer).__name__.lower(),
-        learning_rate=float(group.get("lr", float("nan"))),
+        learning_rate=learning_rate(optimizer),
         momentum=float(group.get("momentum", 0.0)),
         weight_decay=float(group.get("weight_decay", 0.0)),
         scheduled=is_scheduled(optimizer),
     )
+
+
+def learning_rate(optimizer: Any) -> float:
+    """Return the rate of the first parameter group that has one above 0: others may rest on purpose. NaN for none."""
+    rates = [float(group.get("lr", float("nan"))) for group in optimizer.param_groups]
+    return next((rate for rate in rates if rate > 0), rates[0])
 
 
 def is_scheduled(optimizer: Any) -> bool:

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autotrainer.adapter import FitRequest
 from autotrainer.backends.pytorch.data import Batch, open_data
 from autotrainer.backends.pytorch.model_calls import call_model
 from autotrainer.backends.pytorch.operations import undisturbed
@@ -20,6 +19,7 @@ from autotrainer.backends.pytorch.start import device_of, dtype_of
 from autotrainer.backends.pytorch.training import Objective
 from autotrainer.data import ArrayData, Data, map_arrays
 from autotrainer.errors import DataError
+from autotrainer.exchange import FitRequest
 
 __all__ = ["Examples"]
 
@@ -72,6 +72,10 @@ class Examples:
                 f"the model runs on train_data, {found.shapes()}, but not on validation_data, {other.shapes()}: {error}"
             ) from error
         return found
+
+    def refusal(self, model: nn.Module) -> str:
+        """Return shapes and types of the examples where the loss and its gradient can't be computed; else nothing."""
+        return "" if self.objective.step is not None or self._loss_works(model) else self.shapes()
 
     def forward(self, model: nn.Module) -> Any:
         """Return what the model returns for the examples, undisturbed; None where the user's ``step`` hides it."""

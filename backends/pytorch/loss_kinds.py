@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from autotrainer.task import LossInfo
 
@@ -75,23 +75,30 @@ def loss_info(loss_fn: nn.Module | Callable[..., Any] | None) -> LossInfo:
     told = getattr(loss_fn, "loss_info", None)
     if isinstance(told, LossInfo):
         return told
-    reduction = str(getattr(loss_fn, "reduction", "mean"))
-    log_input = bool(getattr(loss_fn, "log_input", True))
+    names = ("reduction", "log_input", "weight", "pos_weight")
+    options = {name: getattr(loss_fn, name) for name in names if hasattr(loss_fn, name)}
     if isinstance(loss_fn, functools.partial):
-        reduction = str(loss_fn.keywords.get("reduction", "mean"))
-        log_input = bool(loss_fn.keywords.get("log_input", True))
-        loss_fn = loss_fn.func
+        options, loss_fn = loss_fn.keywords, loss_fn.func
+    reduction = str(options.get("reduction", "mean"))
+    weighted = any(_unequal(options.get(name)) for name in ("weight", "pos_weight"))
+    kind = ""
     if isinstance(loss_fn, nn.Module):
-        for kind in type(loss_fn).__mro__:
-            if kind.__module__.startswith("torch.nn.") and kind.__name__ in _LOSSES:
-                known = LossInfo(name=type(loss_fn).__name__, reduction=reduction, **_LOSSES[kind.__name__])
-                return known if log_input else replace(known, expects="values")
-        return LossInfo(name=type(loss_fn).__name__, reduction=reduction)
-    name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
-    if str(getattr(loss_fn, "__module__", "")).startswith("torch") and name in _LOSSES:
-        known = LossInfo(name=name, reduction=reduction, **_LOSSES[name])
-        return known if log_input else replace(known, expects="values")
-    return LossInfo(name=name, reduction=reduction)
+        name = type(loss_fn).__name__
+        kinds = (k.__name__ for k in type(loss_fn).__mro__ if k.__module__.startswith("torch.nn."))
+        kind = next((k for k in kinds if k in _LOSSES), "")
+    else:
+        name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
+        if str(getattr(loss_fn, "__module__", "")).startswith("torch") and name in _LOSSES:
+            kind = name
+    if not kind:
+        return LossInfo(name=name, reduction=reduction)
+    known = LossInfo(name=name, reduction=reduction, weighted=weighted, **_LOSSES[kind])
+    return known if options.get("log_input", True) else replace(known, expects="values")
+
+
+def _unequal(weights: Any) -> bool:
+    """Whether these are weights of classes that are not all 1."""
+    return isinstance(weights, Tensor) and bool((weights != 1).any())
 
 
 def is_plain(loss_fn: Any) -> bool:

@@ -174,9 +174,9 @@ class FunctionLoss(nn.Module):
         """What the function computes."""
         return loss_info(self.function)
 
-    def forward(self, outputs: Any, targets: Any) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Return what the function returns."""
-        return self.function(outputs, targets)
+        return self.function(*args, **kwargs)
 
 
 class WeightedLoss(nn.Module):
@@ -215,10 +215,10 @@ class TolerantLoss(nn.Module):
         self.loss = loss
         self.loss_info = loss_info(loss)
 
-    def forward(self, outputs: Any, targets: Any, *weights: Tensor) -> Tensor:
+    def forward(self, outputs: Any, targets: Any, *more: Any, **options: Any) -> Tensor:
         """Return the loss of a batch."""
         try:
-            value: Tensor = self.loss(outputs, targets, *weights)
+            value: Tensor = self.loss(outputs, targets, *more, **options)
         except RuntimeError:
             seen = first_tensor(outputs, floating=True)
             if seen is None or bool(torch.isfinite(seen).all()):

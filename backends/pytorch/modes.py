@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.compiler import is_compiling
 
+from autotrainer.backends.pytorch.functional import first_tensor
 from autotrainer.backends.pytorch.hooks import HookHandle, add_hook
 
 __all__ = ["Modes", "dropout_rate", "mode"]
 
 _DROPS = frozenset({"DropPath", "StochasticDepth"})
 """Modules of other libraries that leave out whole paths at random, by the name of their class."""
+
+_REPEATED = 3
+"""Passes over the same inputs in a row that are no accident: a loss and a score may take one each."""
 
 _PATIENCE = 2
 """Steps for which an evaluation is waited for."""
@@ -65,11 +71,34 @@ def mode(model: nn.Module, sensitive: list[tuple[nn.Module, nn.Module]]) -> floa
     return math.nan
 
 
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """What a pass was given, known again only as long as it exists: its memory may serve for another batch then."""
+
+    owner: weakref.ref[Tensor]
+    where: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, args: Any) -> _Inputs | None:
+        """Return that of the arguments of a pass; None without a tensor."""
+        given = first_tensor(args)
+        if given is None:
+            return None
+        whole = given._base if given._is_view() and given._base is not None else given
+        version = 0 if given.is_inference() else given._version  # of what was written into it
+        return cls(weakref.ref(whole), (given.data_ptr(), given.shape, given.stride(), version))
+
+    def same(self, other: _Inputs | None) -> bool:
+        """Whether the other one, seen later, is of the same values."""
+        return other is not None and self.owner() is not None and self.where == other.where
+
+
 class Modes:
     """Sees the modes of single forward passes.
 
-    While a step is sampled the model has a hook. It also has one where an evaluation is expected: until the first pass
-    of that, or until it has not come.
+    While a step is sampled the model has a hook. It also has one where an evaluation is expected: until it goes on to
+    its second batch, or has not come. Several passes over the same inputs in a row are there to average over what is
+    drawn at random in training mode (Gal and Ghahramani 2016): their mode is not one to judge.
 
     Args:
         model: The model, not compiled.
@@ -88,6 +117,8 @@ class Modes:
         self._sampled = False
         self._expected = 0
         self._latest = (-1, math.nan)  # steps done before the latest pass without gradients, and its mode
+        self._inputs: _Inputs | None = None  # of that pass
+        self._alike = 0  # passes in a row over these inputs
         self._evaluation = math.nan
 
     def begin(self) -> None:
@@ -102,12 +133,12 @@ class Modes:
         self._disarm()
 
     def expect_evaluation(self, at: int) -> None:
-        """See the first pass of the next evaluation.
+        """See the first passes of the next evaluation.
 
         Args:
             at: How many steps will have been done then.
         """
-        self._expected = at
+        self._expected, self._inputs = at, None
         self._arm()
 
     def evaluated(self) -> None:
@@ -151,10 +182,14 @@ class Modes:
         try:
             now, done = mode(self._model, self._sensitive), self._step()
             if not torch.is_grad_enabled():
-                self._latest = done, now
-                over = done >= self._expected
+                before, self._inputs = self._inputs, _Inputs.of(args)
+                again = before is not None and before.same(self._inputs)
+                self._alike = self._alike + 1 if again else 1
+                repeated = self._alike >= _REPEATED
+                self._latest = done, math.nan if repeated else now
+                over = done >= self._expected and (repeated or (before is not None and not again))
             else:
-                self.training, self._latest = now, (-1, math.nan)
+                self.training, self._latest, self._inputs = now, (-1, math.nan), None
                 over = done > self._expected + _PATIENCE
             if over and not self._sampled:
                 self._disarm()

@@ -14,7 +14,11 @@ __all__ = [
     "Followed",
     "InputNoise",
     "InputScaling",
+    "LabelColumns",
     "OutputActivation",
+    "Residual",
+    "TargetScaling",
+    "Wrapped",
     "Wrapper",
     "make_activation",
     "on_first_floating",
@@ -160,20 +164,67 @@ class OutputActivation(Wrapper):
         return output
 
 
-class Followed(nn.Module):
-    """A layer with another one right behind it, in the layer's own place.
+class TargetScaling(Wrapper):
+    """A model that was trained on standardized targets and answers in their own units: output * std + mean.
+
+    Args:
+        module: The model; must return a tensor.
+        mean: Means of the targets, one for each column (last axis) or a single one.
+        std: Standard deviations, of the same length, > 0.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__(module)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float64))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run the model inside, and put its output back into the units of the targets."""
+        output: Tensor = self.module(*args, **kwargs)
+        return output * self.std.to(output.dtype) + self.mean.to(output.dtype)
+
+
+class LabelColumns(Wrapper):
+    """A model whose outputs stand in the columns of the labels that they belong to.
+
+    Args:
+        module: The model; must return a tensor.
+        labels: Output k of the model belongs to the k-th of them; further outputs are left out.
+        axis: Axis of the classes.
+        fill: What columns hold that belong to no label.
+    """
+
+    labels: Tensor
+
+    def __init__(self, module: nn.Module, labels: Sequence[int], axis: int, fill: float) -> None:
+        super().__init__(module)
+        self.register_buffer("labels", torch.tensor(labels))
+        self.axis, self.fill = axis, fill
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run the model inside, and put its outputs into their columns."""
+        output: Tensor = self.module(*args, **kwargs)
+        axis = self.axis if output.ndim > 2 else -1
+        scores = output.movedim(axis, -1)[..., : len(self.labels)]
+        columns = scores.new_full((*scores.shape[:-1], int(self.labels[-1]) + 1), self.fill)
+        return columns.index_copy(-1, self.labels, scores).movedim(-1, axis)
+
+
+class Wrapped(nn.Module):
+    """A layer inside another module, in the layer's own place.
 
     Attributes of the layer (``weight``, ``in_features``, …) are reachable as before.
 
     Args:
         layer: The layer; returns a tensor.
-        then: What its output goes through.
     """
 
-    def __init__(self, layer: nn.Module, then: nn.Module) -> None:
+    def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.wrapped_layer = layer
-        self.then = then
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -183,6 +234,38 @@ class Followed(nn.Module):
                 raise
             return getattr(self.wrapped_layer, name)
 
+
+class Followed(Wrapped):
+    """A layer with another one right behind it.
+
+    Args:
+        layer: The layer; returns a tensor.
+        then: What its output goes through.
+    """
+
+    def __init__(self, layer: nn.Module, then: nn.Module) -> None:
+        super().__init__(layer)
+        self.then = then
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the layer, then what follows it."""
         return self.then(self.wrapped_layer(*args, **kwargs))
+
+
+class Residual(Wrapped):
+    """A layer and its activation with a way past them: x + gate · activation(layer(x)). The gate starts at 0.
+
+    Args:
+        layer: A layer with as many outputs as inputs.
+        activation: What its output goes through.
+    """
+
+    def __init__(self, layer: nn.Module, activation: nn.Module) -> None:
+        super().__init__(layer)
+        self.activation = activation
+        self.gate = nn.Parameter(torch.zeros(()))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Add what the layer makes of the values to them."""
+        changed: Tensor = values + self.gate * self.activation(self.wrapped_layer(values))
+        return changed

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from autotrainer.backends.pytorch.bad_inputs import BadInputs
 from autotrainer.backends.pytorch.calls import losses_to_host
 from autotrainer.backends.pytorch.describe import layers, optimizer_info
 from autotrainer.backends.pytorch.evaluations import Evaluation
@@ -129,6 +130,7 @@ class TorchObserver:
         self._monitor = monitor
         self._count = Count()
         self._sampled = SampledSteps(model, optimizers, context, self._fail, monitor.needs, lambda: self._count.step)
+        self._bad_inputs = BadInputs(model, self._fail)
         self._evaluation = Evaluation(context.loss.reduction != "sum")
         self._sources = SourceLines(model)
         note = partial(self._sources.note, "loss")
@@ -182,6 +184,7 @@ class TorchObserver:
     def _detach(self) -> None:
         self._closed = self._losses.closed = True
         self._sampled.end()
+        self._bad_inputs.end()
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -225,7 +228,15 @@ class TorchObserver:
 
     def _tell_losses(self) -> None:
         """Hand over the losses of steps since the last sample; this waits for the device."""
-        self._monitor.record_losses(sorted(losses_to_host(self._losses.take()).items()))
+        losses = losses_to_host(self._losses.take())
+        self._monitor.record_losses(sorted(losses.items()))
+        self._look_through(losses.values())
+
+    def _look_through(self, losses: Iterable[float]) -> None:
+        """Look through the inputs of the steps to come where the loss is no longer finite, and tell what was found."""
+        if not self._closed and not self._sampled.compiled and math.inf in losses:
+            self._bad_inputs.begin(self._count.step)
+        self._monitor.learn(self._bad_inputs.told())
 
     def _tell_loss_scale(self) -> None:
         """Hand over the scale of the loss where steps were given up: such steps are not seen."""
@@ -286,11 +297,9 @@ class TorchObserver:
             with torch.no_grad():
                 if self._sampled.open:
                     self._finish(step - 1)
-                    spent = (
-                        self._seconds + self._losses.seconds + self._sampled.take_seconds() + perf_counter() - started
-                    )
-                    sampler.charge(spent, sample=True)
-                    self._seconds = self._losses.seconds = 0.0
+                    spent = self._seconds + self._losses.seconds + self._bad_inputs.seconds
+                    sampler.charge(spent + self._sampled.take_seconds() + perf_counter() - started, sample=True)
+                    self._seconds = self._losses.seconds = self._bad_inputs.seconds = 0.0
                     started = perf_counter()
                     due = sampler.due(step)
                 self._monitor.advance(step - 1)
@@ -323,5 +332,7 @@ class TorchObserver:
         losses = self._losses.take()
         if step not in losses and isinstance(self._loss_fn, nn.Module) and is_compiled(self._loss_fn):
             self._tell_compiled_loss()
-        self._monitor.record(sampled.observation(step, self._losses.call, losses))
+        seen = sampled.observation(step, self._losses.call, losses)
+        self._monitor.record(seen)
+        self._look_through([seen.loss, *(loss for _, loss in seen.losses)])
         self._losses.forget()

@@ -7,13 +7,27 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from autotrainer.edits import Edit, SetLearningRate, SetMomentum, SetWeightDecay, SwapOptimizer
+from autotrainer.backends.pytorch.describe import watched_modules
+from autotrainer.edits import (
+    CompleteOptimizer,
+    DecayRate,
+    Edit,
+    ResetOptimizerState,
+    RestoreZeroGrad,
+    SetLearningRate,
+    SetMomentum,
+    SetWeightDecay,
+    SkipUpdates,
+    SwapOptimizer,
+    TuneAdam,
+    WarmUpRate,
+)
 from autotrainer.errors import ConfigError
 
-__all__ = ["adopt_parameters", "edit_optimizer", "optimizer_refusal"]
+__all__ = ["adopt_parameters", "clip_updates", "edit_optimizer", "missing_parameters", "optimizer_refusal", "set_rate"]
 
 _OPTIMIZERS: dict[str, type[Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -23,6 +37,7 @@ _OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adamax": torch.optim.Adamax,
     "rmsprop": torch.optim.RMSprop,
 }
+_SECOND_MOMENTS = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam)
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -46,6 +61,16 @@ def optimizer_refusal(edit: Edit, optimizer: Optimizer) -> str:
         if "weight_decay" not in options:
             return f"{name} has no weight decay"
         return "" if math.isfinite(edit.value) and edit.value >= 0 else f"{edit.value!r} is no weight decay"
+    if isinstance(edit, WarmUpRate | DecayRate):
+        return "" if "lr" in options else f"{name} has no learning rate"
+    if isinstance(edit, TuneAdam) and not isinstance(optimizer, _SECOND_MOMENTS):
+        return f"{name} divides by no second moment"
+    if isinstance(edit, CompleteOptimizer) and isinstance(optimizer, torch.optim.LBFGS):
+        return "LBFGS takes one group of parameters, made with it"
+    if isinstance(edit, ResetOptimizerState) and isinstance(optimizer, torch.optim.Adagrad):
+        return "the state of Adagrad is made with it"
+    if isinstance(edit, SkipUpdates) and isinstance(optimizer, torch.optim.LBFGS):
+        return "a step of LBFGS computes gradients of its own"
     return ""
 
 
@@ -81,7 +106,90 @@ def edit_optimizer(optimizer: Optimizer, model: nn.Module, edits: Iterable[Edit]
                     group["nesterov"], group["dampening"] = edit.nesterov, 0
         elif isinstance(edit, SetWeightDecay):
             optimizer = _decayed(optimizer, model, edit.value)
+        elif isinstance(edit, TuneAdam):
+            _tune(optimizer, edit)
+        elif isinstance(edit, CompleteOptimizer):
+            _complete(optimizer, missing_parameters(optimizer, model, edit.layers))
+        elif isinstance(edit, ResetOptimizerState):
+            optimizer.state.clear()
+        elif isinstance(edit, RestoreZeroGrad):
+            optimizer.register_step_post_hook(_forget_gradients)
     return optimizer
+
+
+def missing_parameters(optimizer: Optimizer, model: nn.Module, layers: Sequence[str] = ()) -> list[nn.Parameter]:
+    """Return the trainable parameters that an optimizer lacks.
+
+    Args:
+        optimizer: The optimizer.
+        model: The model.
+        layers: Layers to look in; all of the model if there are none.
+    """
+    modules = watched_modules(model)
+    places = [modules[name] for name in layers if name in modules] if layers else [model]
+    owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    found = {id(p): p for place in places for p in place.parameters() if p.requires_grad and id(p) not in owned}
+    return list(found.values())
+
+
+def clip_updates(optimizer: Optimizer) -> None:
+    """Divide each tensor's update by max(1, RMS of gradient ÷ root of the second moment), from now on.
+
+    StableAdamW: Wortsman et al. 2023 (2304.13013), algorithm 2. Nothing of it is kept in ``state_dict``.
+
+    Args:
+        optimizer: Adam or one of its kin.
+    """
+    clipper = _UpdateClipper()
+    optimizer.register_step_pre_hook(clipper.before)
+    optimizer.register_step_post_hook(clipper.after)
+
+
+class _UpdateClipper:
+    """Hooks around a step: what the weights were, and what share of their update is let through."""
+
+    def __init__(self) -> None:
+        self._updates: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    @torch.no_grad()
+    def before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                second = optimizer.state.get(parameter, {}).get("exp_avg_sq")
+                if parameter.grad is None or second is None:
+                    continue
+                beta, square = group["betas"][1], parameter.grad.square()
+                steps = float(optimizer.state[parameter]["step"]) + 1
+                now = (beta * second + (1 - beta) * square) / (1 - beta**steps)
+                excess = (square / now.clamp_min(group["eps"] ** 2 or torch.finfo(now.dtype).tiny)).mean().sqrt()
+                self._updates.append((parameter, parameter.detach().clone(), 1 / excess.clamp_min(1.0)))
+
+    @torch.no_grad()
+    def after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        for parameter, before, share in self._updates:
+            parameter.copy_(torch.lerp(before, parameter.detach(), share.to(before)))
+        self._updates.clear()
+
+
+def _tune(optimizer: Optimizer, edit: TuneAdam) -> None:
+    for group in optimizer.param_groups:
+        if edit.beta_2 is not None:
+            group["betas"] = (group["betas"][0], edit.beta_2)
+        if edit.epsilon is not None:
+            group["eps"] = edit.epsilon
+    if edit.clip_updates:
+        clip_updates(optimizer)
+
+
+def _complete(optimizer: Optimizer, missing: list[nn.Parameter]) -> None:
+    """Add parameters with the settings of the first group."""
+    if missing:
+        options = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
+        optimizer.add_param_group({**options, "params": missing})
+
+
+def _forget_gradients(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    optimizer.zero_grad()
 
 
 def adopt_parameters(optimizer: Optimizer, model: nn.Module, before: Sequence[nn.Parameter]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
 
 from autotrainer.backends.pytorch.describe import own_parameters, plain_name, watched_modules
-from autotrainer.backends.pytorch.modules import Followed
+from autotrainer.backends.pytorch.modules import Followed, Wrapped
 from autotrainer.errors import ConfigError, nearest
 
 __all__ = ["CLOSED", "Places"]
@@ -29,6 +29,7 @@ class Places:
         self.model = model
         self._keep = tuple(keep)
         self._paths: dict[str, str] = {}
+        self._moved: dict[str, str] = {}
         self._refresh()
         self._protected: dict[int, str] = {}
         for name, module in watched_modules(model).items():
@@ -46,12 +47,17 @@ class Places:
         Raises:
             ConfigError: If there is none.
         """
-        if name not in self._paths:
-            raise ConfigError(f"the model has no layer {name!r}: {nearest(name, self._paths)}")
-        path = self._paths[name]
-        while isinstance(self.model.get_submodule(path), Followed):
+        path = self._outermost(name)
+        while isinstance(self.model.get_submodule(path), Wrapped):
             path = f"{path}.wrapped_layer"
         return path
+
+    def _outermost(self, name: str) -> str:
+        """Return the path of all that edits have wrapped around the module of a layer name."""
+        name = self._moved.get(name, name)
+        if name not in self._paths:
+            raise ConfigError(f"the model has no layer {name!r}: {nearest(name, self._paths)}")
+        return self._paths[name]
 
     def module(self, name: str) -> nn.Module:
         """Return the module of a layer name.
@@ -88,6 +94,21 @@ class Places:
         wrapped = Followed(layer, then.train(layer.training))
         wrapped.training = layer.training
         self.put(path, wrapped)
+
+    def enclose(self, name: str, wrap: Callable[[nn.Module], Wrapped]) -> None:
+        """Put a layer, with all that edits have put behind it, into another module."""
+        path = self._outermost(name)
+        layer = self.model.get_submodule(path)
+        wrapped = wrap(layer)
+        like = next(layer.parameters())
+        for parameter in wrapped.parameters(recurse=False):
+            parameter.data = parameter.data.to(like.device, like.dtype)
+        wrapped.training = layer.training
+        self.put(path, wrapped)
+
+    def move(self, name: str, to: str) -> None:
+        """Have a layer name mean another place from now on."""
+        self._moved[name] = to
 
     def kept(self, name: str) -> str:
         """Return why ``keep`` protects a layer, or an empty text."""

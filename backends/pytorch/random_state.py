@@ -5,30 +5,56 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
 
-__all__ = ["mix", "preserve_random_state", "seed_all"]
+__all__ = ["RandomState", "mix", "preserve_random_state", "seed_all"]
+
+
+@dataclass(frozen=True, slots=True)
+class RandomState:
+    """The states of the global generators of Python, NumPy and torch (all devices in use)."""
+
+    python: Any
+    numpy: Any
+    cpu: torch.Tensor
+    cuda: list[torch.Tensor] | None
+    mps: torch.Tensor | None
+
+    @classmethod
+    def now(cls) -> Self:
+        """Return the present states."""
+        in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        return cls(
+            random.getstate(),
+            np.random.get_state(),
+            torch.get_rng_state(),
+            torch.cuda.get_rng_state_all() if in_use else None,
+            torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
+        )
+
+    def restore(self) -> None:
+        """Put the states back."""
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state_all(self.cuda)
+        if self.mps is not None:
+            torch.mps.set_rng_state(self.mps)
 
 
 @contextmanager
 def preserve_random_state() -> Iterator[None]:
     """Put back the random states of torch (all devices in use), NumPy and Python at the end, whatever happens."""
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    cuda = torch.cuda.get_rng_state_all() if in_use else None
-    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    state = RandomState.now()
     try:
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
-        if mps is not None:
-            torch.mps.set_rng_state(mps)
+        state.restore()
 
 
 def seed_all(seed: int) -> None:

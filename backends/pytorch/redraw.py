@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from autotrainer.errors import ConfigError, nearest
 
-__all__ = ["SCHEMES", "redraw"]
+__all__ = ["SCHEMES", "redraw", "scale_weights"]
 
 SCHEMES: dict[str, Callable[[Tensor], Tensor]] = {
     "he_uniform": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
@@ -61,6 +61,16 @@ def redraw(module: nn.Module, scheme: str) -> None:
             nn.init.orthogonal_(parameter)
         else:
             parameter.copy_(_drawn(draw, parameter, transposed=isinstance(module, nn.modules.conv._ConvTransposeNd)))
+
+
+@torch.no_grad()
+def scale_weights(module: nn.Module, factor: float) -> None:
+    """Multiply weights and biases of one dense or convolutional layer by a factor, in place."""
+    parametrized = list(module.parametrizations) if parametrize.is_parametrized(module) else []  # type: ignore[arg-type]
+    for name in parametrized:
+        setattr(module, name, factor * getattr(module, name))
+    for parameter in module.parameters(recurse=False):
+        parameter.mul_(factor)
 
 
 def _drawn(draw: Callable[[Tensor], Tensor], like: Tensor, *, transposed: bool = False) -> Tensor:

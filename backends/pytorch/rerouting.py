@@ -1,7 +1,7 @@
-"""Activations that a model calls as functions inside ``forward``: counted, and replaced while it runs.
+"""Activations and attention that a model calls as functions inside ``forward``: counted, and replaced while it runs.
 
 Calls are known by their number in a forward pass: 0 for the first activation function that the model's own code
-calls. Calls inside PyTorch's own modules do not count.
+calls. Calls inside PyTorch's own modules do not count. Calls of `scaled_dot_product_attention` are counted apart.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from autotrainer.backends.pytorch import functional
+from autotrainer.backends.pytorch.cosine_attention import bounded
 from autotrainer.backends.pytorch.modules import Wrapper
 
 __all__ = ["CallCounter", "Rerouted", "called_activation"]
@@ -32,12 +33,14 @@ class CallCounter(TorchFunctionMode):
 
     Attributes:
         count: How many there were.
-        output: What the latest one returned.
+        attentions: The same of `scaled_dot_product_attention`.
+        output: What the latest activation function returned.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
+        self.attentions = 0
         self.output: Any = None
 
     def __torch_function__(
@@ -45,14 +48,22 @@ class CallCounter(TorchFunctionMode):
     ) -> Any:
         """Run the function; take note of it if it is an activation."""
         activation = called_activation(func)
-        if activation is None or _inside_torch():
+        attends = getattr(func, "__name__", "") == "scaled_dot_product_attention"
+        if not (attends or activation is not None) or _inside_torch():
             return func(*args, **(kwargs or {}))
+        if attends:
+            self.attentions += 1
+            return self.attended(func, args, kwargs or {})
         self.count += 1
         self.output = self.activated(activation, func, args, kwargs or {})
         return self.output
 
     def activated(self, activation: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the result of a call."""
+        return func(*args, **kwargs)
+
+    def attended(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the result of a call of `scaled_dot_product_attention`."""
         return func(*args, **kwargs)
 
 
@@ -67,6 +78,7 @@ class Rerouted(Wrapper):
         super().__init__(module)
         self.activations = nn.ModuleDict()
         self.replaced: dict[str, str] = {}
+        self.limits: dict[int, float] = {}
 
     def reroute(self, number: int, activation: str, instead: nn.Module) -> None:
         """Replace a call.
@@ -78,6 +90,10 @@ class Rerouted(Wrapper):
         """
         self.activations[str(number)] = instead
         self.replaced[str(number)] = activation
+
+    def activation_at(self, number: int) -> nn.Module | None:
+        """Return what is called in place of a call, or None."""
+        return self.activations[str(number)] if str(number) in self.activations else None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model inside with its activations replaced."""
@@ -96,6 +112,16 @@ class _Rerouting(CallCounter):
         if self._owner.replaced.get(number) == activation and isinstance(values, Tensor):
             return self._owner.activations[number](values)
         return func(*args, **kwargs)
+
+    def attended(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        limit = self._owner.limits.get(self.attentions - 1)
+        if limit is None:
+            return func(*args, **kwargs)
+        given = dict(zip(("query", "key"), args, strict=False)) | kwargs
+        query, key = given.pop("query"), given.pop("key")
+        scale = args[6] if len(args) > 6 else kwargs.get("scale")
+        query, key = bounded(query, key, limit, query.shape[-1] ** -0.5 if scale is None else scale)
+        return func(query, key, *args[2:], **{name: value for name, value in given.items()})
 
 
 def _inside_torch() -> bool:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from autotrainer.backends.pytorch.calls import LossCall
-from autotrainer.backends.pytorch.describe import is_scheduled
+from autotrainer.backends.pytorch.describe import is_scheduled, learning_rate
 from autotrainer.backends.pytorch.hooks import is_compiled
 from autotrainer.backends.pytorch.loss_scale import LossScale
 from autotrainer.backends.pytorch.modes import Modes
@@ -221,7 +221,7 @@ class SampledSteps:
             step=step,
             layers=table,
             loss=known.pop(step, float("nan")),
-            learning_rate=float(self._optimizers[0].param_groups[0].get("lr", float("nan"))),
+            learning_rate=learning_rate(self._optimizers[0]),
             batch_size=float("nan") if batch is None else float(batch),
             inputs=to_host(self.tracer.inputs),
             outputs=to_host(rows_of(outputs, rows)),

@@ -1,22 +1,29 @@
-"""Mean and standard deviation of the inputs, fitted on the training data."""
+"""Mean and standard deviation of inputs or targets, fitted on the training data."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autotrainer.backends.pytorch.data import Batches
+from autotrainer.backends.pytorch.data import Batch, Batches
 from autotrainer.backends.pytorch.functional import first_tensor
 from autotrainer.backends.pytorch.random_state import preserve_random_state
 from autotrainer.errors import ConfigError
 
-__all__ = ["fit_scale"]
+__all__ = ["fit_scale", "fit_target_scale"]
 
 _CONSTANT = 1e-8
 """Standard deviation, relative to the mean, below which a feature counts as constant."""
 
 
-def fit_scale(batches: Batches) -> tuple[tuple[float, ...], tuple[float, ...]]:
+Scale = tuple[tuple[float, ...], tuple[float, ...]]
+"""Means and standard deviations."""
+
+
+def fit_scale(batches: Batches) -> Scale:
     """Return mean and population standard deviation of the first floating-point input.
 
     Values that are not finite are left out. Constant features get a standard deviation of 1.
@@ -30,16 +37,33 @@ def fit_scale(batches: Batches) -> tuple[tuple[float, ...], tuple[float, ...]]:
     Raises:
         ConfigError: If there is no such input.
     """
+
+    def values(batch: Batch) -> NDArray[np.float64]:
+        tensor = first_tensor(batch.inputs, floating=True)
+        if tensor is None:
+            raise ConfigError("there are no floating-point inputs to scale")
+        return _columns(tensor)
+
+    return _fit(batches, values)
+
+
+def fit_target_scale(batches: Batches) -> Scale:
+    """Return mean and population standard deviation of the targets, as `fit_scale` does."""
+    return _fit(batches, lambda batch: _columns(batch.targets))
+
+
+def _columns(tensor: Any) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = tensor.detach().double().cpu().numpy()
+    return found if found.ndim == 2 else found.reshape(-1, 1)
+
+
+def _fit(batches: Batches, values_of: Callable[[Batch], NDArray[np.float64]]) -> Scale:
     count: NDArray[np.float64] = np.zeros(1)
     mean: NDArray[np.float64] = np.zeros(1)
     squares: NDArray[np.float64] = np.zeros(1)
     with preserve_random_state():
         for batch in batches.read():
-            tensor = first_tensor(batch.inputs, floating=True)
-            if tensor is None:
-                raise ConfigError("there are no floating-point inputs to scale")
-            values = tensor.detach().double().cpu().numpy()
-            values = values if values.ndim == 2 else values.reshape(-1, 1)
+            values = values_of(batch)
             finite = np.isfinite(values)
             number = finite.sum(0).astype(np.float64)
             own = np.where(finite, values, 0.0).sum(0) / np.maximum(number, 1)

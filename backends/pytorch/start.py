@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from autotrainer.adapter import FitRequest
 from autotrainer.backends.pytorch.hosting import copied, copied_to_host, is_remote
 from autotrainer.backends.pytorch.losses import as_module
 from autotrainer.backends.pytorch.random_state import seed_all
 from autotrainer.errors import ConfigError, InputError
+from autotrainer.exchange import FitRequest
 
-__all__ = ["Start", "device_of", "dtype_of"]
+__all__ = ["Start", "device_of", "dtype_of", "owns"]
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ class Start:
     @classmethod
     def _of_module(cls, model: nn.Module, given: Any, loss: nn.Module | None) -> Start:
         linked = given if isinstance(given, Optimizer) else None
-        if linked is not None and not _owns(linked, model):
+        if linked is not None and not owns(linked, model):
             raise InputError(
                 "the optimizer owns none of the model's parameters: build it over model.parameters(), or give "
                 "callable(params)"
@@ -121,7 +121,7 @@ class Start:
         made = self.optimizer(list(model.parameters()))
         if not isinstance(made, Optimizer):
             raise InputError(f"optimizer(params) must return a torch optimizer, not {type(made).__name__}")
-        if not _owns(made, model):
+        if not owns(made, model):
             raise InputError("optimizer(params) returned an optimizer that owns none of the parameters it was given")
         for group in made.param_groups:
             group.pop("initial_lr", None)
@@ -152,6 +152,7 @@ def dtype_of(model: nn.Module) -> torch.dtype:
     return torch.get_default_dtype()
 
 
-def _owns(optimizer: Optimizer, model: nn.Module) -> bool:
+def owns(optimizer: Optimizer, model: nn.Module) -> bool:
+    """Say whether an optimizer has any of a model's parameters."""
     own = {id(parameter) for parameter in model.parameters()}
     return any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])

@@ -8,18 +8,21 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from autotrainer.adapter import FitRequest
+from autotrainer.backends.pytorch.course_support import course_refusal, plan_edit
 from autotrainer.backends.pytorch.data import rebatch_refusal
 from autotrainer.backends.pytorch.examples import Examples
 from autotrainer.backends.pytorch.functional import first_tensor
 from autotrainer.backends.pytorch.losses import EditedLoss
+from autotrainer.backends.pytorch.material import Material
 from autotrainer.backends.pytorch.optimizers import optimizer_refusal
 from autotrainer.backends.pytorch.surgery import Surgeon
+from autotrainer.backends.pytorch.target_support import target_refusal
 from autotrainer.data import StreamData
 from autotrainer.edits import (
     EDITS,
     AddInputNoise,
     ClipGradients,
+    DecayRate,
     Edit,
     ReduceOnPlateau,
     ScaleInputs,
@@ -29,6 +32,7 @@ from autotrainer.edits import (
     StopEarly,
 )
 from autotrainer.errors import ConfigError, DataError
+from autotrainer.exchange import FitRequest
 
 __all__ = ["Consultant"]
 
@@ -43,6 +47,7 @@ class Consultant:
         examples: A few samples.
         output: The model's output for them (its primary tensor), or None where ``step`` hides it.
         single: Whether that is all that the model returns.
+        material: Data and numbers of the training as given.
     """
 
     def __init__(
@@ -54,8 +59,10 @@ class Consultant:
         output: Tensor | None,
         *,
         single: bool,
+        material: Material,
     ) -> None:
         self._request = request
+        self._material = material
         self._surgeon = surgeon
         self._optimizer = optimizer
         self._examples = examples
@@ -67,13 +74,23 @@ class Consultant:
         if type(edit).__name__ not in EDITS:
             return f"PyTorch knows no edit {type(edit).__name__}"
         try:
-            return self.value_refusal(edit) or optimizer_refusal(edit, self._optimizer) or self._model(edit)
+            return (
+                self.value_refusal(edit)
+                or optimizer_refusal(edit, self._optimizer)
+                or self._course(edit)
+                or self._model(edit)
+            )
         except ConfigError as error:
             return str(error)
 
     def value_refusal(self, edit: Edit) -> str:
         """Say why the values or the data forbid an edit, whatever else is edited; or return an empty text."""
-        return self._setting(edit) or self._data(edit)
+        return self._setting(edit) or self._data(edit) or self._target(edit)
+
+    def _course(self, edit: Edit) -> str:
+        if isinstance(edit, DecayRate) and self._material.train().steps is None:
+            return "the number of steps is not known beforehand"
+        return course_refusal(edit, self._request, self._surgeon.model, self._optimizer, self._surgeon.anatomy)
 
     def _setting(self, edit: Edit) -> str:
         if isinstance(edit, ReduceOnPlateau):
@@ -106,6 +123,11 @@ class Consultant:
             return "" if first_tensor(given, floating=True) is not None else "there are no floating-point inputs"
         return ""
 
+    def _target(self, edit: Edit) -> str:
+        return target_refusal(
+            edit, self._request, self._examples, self._output, single=self._single, material=self._material
+        )
+
     def _loss(self, edit: SetLoss) -> str:
         if self._request.step is not None or self._output is None:
             return "the user's own step computes the loss"
@@ -120,7 +142,7 @@ class Consultant:
             return "the model returns more than one tensor"
         if isinstance(edit, SetOutputActivation) and edit.to == "softmax" and self._units() == 1:
             return "a softmax over one unit is always 1"
-        _, reason = self._surgeon.plan(edit)
+        _, reason = plan_edit(self._surgeon, edit)
         return reason
 
     def _units(self) -> int:

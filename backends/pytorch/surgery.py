@@ -13,31 +13,34 @@ from autotrainer.backends.pytorch.anatomy import Anatomy
 from autotrainer.backends.pytorch.modules import (
     InputNoise,
     InputScaling,
+    LabelColumns,
     OutputActivation,
-    Wrapper,
+    TargetScaling,
     make_activation,
 )
 from autotrainer.backends.pytorch.optimizers import adopt_parameters, edit_optimizer
 from autotrainer.backends.pytorch.redraw import redraw
-from autotrainer.backends.pytorch.rerouting import Rerouted
-from autotrainer.backends.pytorch.surgery_planning import SurgeryPlanner
+from autotrainer.backends.pytorch.structure_surgery import StructureSurgeon
 from autotrainer.edits import (
     AddDropout,
     AddInputNoise,
     Edit,
     InsertNormalization,
+    NumberClasses,
+    RaisePrecision,
     Reinitialize,
     ScaleInputs,
+    ScaleTargets,
     SetOutputActivation,
     SwapActivation,
     initializer_for,
 )
 from autotrainer.errors import ConfigError
 
-__all__ = ["Surgeon", "apply_edits"]
+__all__ = ["Surgeon", "apply_edits", "in_order"]
 
 
-class Surgeon(SurgeryPlanner):
+class Surgeon(StructureSurgeon):
     """Applies edits to one model. Parameters that stay keep their identity, so optimizers over them stay valid."""
 
     def apply(self, edit: Edit) -> None:
@@ -49,7 +52,7 @@ class Surgeon(SurgeryPlanner):
         if isinstance(edit, SwapActivation):
             for target in self.swap_targets(edit.layers)[0]:
                 for number in target.numbers:
-                    self._reroute(number, self._anatomy.functional[target.name], make_activation(edit.to))
+                    self._replace_call(number, target.name, edit.to)
                 if target.activation and not target.numbers:
                     self._replace_activation(target.name, edit.to)
                 for name in target.layers if edit.reinitialize else ():
@@ -57,6 +60,8 @@ class Surgeon(SurgeryPlanner):
         elif isinstance(edit, Reinitialize):
             for name in edit.layers:
                 redraw(self._places.module(name), edit.scheme)
+        elif isinstance(edit, RaisePrecision):
+            self.model.float()
         elif isinstance(edit, InsertNormalization):
             for name in edit.layers:
                 self._places.follow(name, _normalization(self._places.module(name), edit.kind))
@@ -67,9 +72,15 @@ class Surgeon(SurgeryPlanner):
         elif isinstance(edit, SetOutputActivation):
             self._set_output(edit)
         elif isinstance(edit, ScaleInputs):
-            self._wrap(InputScaling(self.model, edit.mean, edit.std))
+            self.wrap(InputScaling(self.model, edit.mean, edit.std))
         elif isinstance(edit, AddInputNoise):
-            self._wrap(InputNoise(self.model, edit.std))
+            self.wrap(InputNoise(self.model, edit.std))
+        elif isinstance(edit, ScaleTargets):
+            self.wrap(TargetScaling(self.model, edit.mean, edit.std))
+        elif isinstance(edit, NumberClasses):
+            self.wrap(LabelColumns(self.model, edit.labels, self._class_axis, edit.fill))
+        else:
+            self.restructure(edit)
 
     def _replace_activation(self, name: str, to: str) -> None:
         path = self._places.path(name)
@@ -80,9 +91,20 @@ class Surgeon(SurgeryPlanner):
             parent._modules.pop("activation", None)
             parent.activation = known.get(to) or make_activation(to)
             if isinstance(parent, nn.TransformerEncoderLayer):
-                parent.activation_relu_or_gelu = {"relu": 1, "gelu": 2}.get(to, 0)
+                code = {"relu": 1, "gelu": 2}.get(to, 0) if parent.activation_relu_or_gelu else 0
+                parent.activation_relu_or_gelu = code
+                if not code:
+                    self.close_fast_paths(name)
             return
         self._places.put(path, make_activation(to))
+        for inside in self.beside.get(name, ()):
+            self._places.put(self._places.path(inside), make_activation(to))
+
+    def _replace_call(self, number: int, layer: str, to: str) -> None:
+        if number in self.inside:
+            self._places.put(self._places.path(self.inside[number]), make_activation(to))
+        else:
+            self.reroute(number, self._anatomy.functional[layer], make_activation(to))
 
     def _set_output(self, edit: SetOutputActivation) -> None:
         site = self.output_site()
@@ -90,27 +112,14 @@ class Surgeon(SurgeryPlanner):
         if site is not None:
             self._places.put(self._places.path(site.name), activation)
         elif self._anatomy.output_number is not None:
-            self._reroute(self._anatomy.output_number, str(self._anatomy.output), activation)
+            self.reroute(self._anatomy.output_number, str(self._anatomy.output), activation)
         elif edit.to != "linear":
-            self._wrap(OutputActivation(self.model, activation))
+            self.wrap(OutputActivation(self.model, activation))
 
-    def _reroute(self, number: int, activation: str, instead: nn.Module) -> None:
-        """Replace an activation that is called as a function inside ``forward``."""
-        inner = self.model
-        while isinstance(inner, Wrapper) and not isinstance(inner, Rerouted):
-            inner = inner.module
-        if not isinstance(inner, Rerouted):
-            self._wrap(Rerouted(self.model))
-            inner = self.model
-        assert isinstance(inner, Rerouted)
-        inner.reroute(number, activation, instead)
 
-    def _wrap(self, wrapper: nn.Module) -> None:
-        """Put the whole model into a wrapper."""
-        device = next((p.device for p in self.model.parameters()), None)
-        wrapper._buffers.update({k: b.to(device) for k, b in wrapper._buffers.items() if b is not None})
-        wrapper.training = self.model.training
-        self._places.put("", wrapper)
+def in_order(edits: Sequence[Edit]) -> list[Edit]:
+    """Return edits in the order in which they are applied: what puts outputs back into the user's terms comes last."""
+    return sorted(edits, key=lambda edit: isinstance(edit, ScaleTargets | NumberClasses))
 
 
 def apply_edits(edits: Sequence[Edit], model: nn.Module, optimizer: Optimizer | None) -> tuple[nn.Module, Any]:
@@ -131,9 +140,12 @@ def apply_edits(edits: Sequence[Edit], model: nn.Module, optimizer: Optimizer | 
     """
     before = list(model.parameters())
     surgeon = Surgeon(model, Anatomy.of(model))
-    for edit in edits:
-        if isinstance(edit, ScaleInputs) and not edit.mean:
-            raise ConfigError("ScaleInputs has no numbers: take the plan of a result, where they are filled in")
+    for edit in in_order(edits):
+        unfitted = isinstance(edit, ScaleInputs | ScaleTargets) and not edit.mean
+        if unfitted or (isinstance(edit, NumberClasses) and not edit.labels):
+            raise ConfigError(
+                f"{type(edit).__name__} has no numbers: take the plan of a result, where they are filled in"
+            )
         planned, reason = surgeon.plan(edit)
         if reason:
             raise ConfigError(f"{type(edit).__name__} can't be applied to this model: {reason}")

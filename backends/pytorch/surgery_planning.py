@@ -13,7 +13,7 @@ from autotrainer.backends.pytorch.modules import make_activation
 from autotrainer.backends.pytorch.places import Places
 from autotrainer.edits import AddDropout, Edit, InsertNormalization, Reinitialize, SetOutputActivation, SwapActivation
 
-__all__ = ["SurgeryPlanner", "Target"]
+__all__ = ["SurgeryPlanner", "Target", "outcome"]
 
 _TRANSFORMERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 _HOMOGENEOUS = ("linear", "relu", "leaky_relu", "prelu")
@@ -56,6 +56,11 @@ class SurgeryPlanner:
         """The model with the edits applied so far."""
         return self._places.model
 
+    @property
+    def anatomy(self) -> Anatomy:
+        """Where the model's activations were before any edit."""
+        return self._anatomy
+
     # -- what can be done -----------------------------------------------------------------------------------------
 
     def plan(self, edit: Edit) -> tuple[tuple[Edit, ...], str]:
@@ -69,14 +74,14 @@ class SurgeryPlanner:
             return self._plan_swap(edit)
         if isinstance(edit, Reinitialize):
             names, reasons = self._sorted(edit.layers, self._redraw_refusal)
-            return _outcome(names, reasons, lambda n: (replace(edit, layers=n),))
+            return outcome(names, reasons, lambda n: (replace(edit, layers=n),))
         if isinstance(edit, InsertNormalization):
             return self._plan_normalization(edit)
         if isinstance(edit, AddDropout):
             if not 0 < edit.rate < 1:
                 return (), f"a dropout rate must be in (0, 1), not {edit.rate!r}"
             names, reasons = self._sorted(map(self._dropout_place, edit.layers), self._dropout_refusal)
-            return _outcome(names, reasons, lambda n: (replace(edit, layers=n),))
+            return outcome(names, reasons, lambda n: (replace(edit, layers=n),))
         if isinstance(edit, SetOutputActivation):
             reason = self._output_refusal(edit)
             return ((), reason) if reason else ((edit,), "")
@@ -111,7 +116,7 @@ class SurgeryPlanner:
                 names[target.name] = None
         order = {info.name: place for place, info in enumerate(self._anatomy.layers)}
         ordered = tuple(sorted(names, key=lambda n: order.get(n, len(order))))
-        return _outcome(ordered, reasons, lambda n: (replace(edit, layers=n),))
+        return outcome(ordered, reasons, lambda n: (replace(edit, layers=n),))
 
     def swap_targets(self, names: Sequence[str]) -> tuple[list[Target], list[str]]:
         """Return the activations behind some names, with the layers that feed them, and reasons for the rest."""
@@ -178,7 +183,7 @@ class SurgeryPlanner:
             made: list[Edit] = [replace(edit, layers=rest)] if rest else []
             return (*made, replace(edit, layers=sequences, kind="layer")) if sequences else tuple(made)
 
-        return _outcome(names, reasons, edits)
+        return outcome(names, reasons, edits)
 
     def _before(self, name: str) -> tuple[str, ...]:
         """Return the layers that a name stands for: those that feed an activation, or itself."""
@@ -249,9 +254,10 @@ class SurgeryPlanner:
         return ""
 
 
-def _outcome(
+def outcome(
     names: tuple[str, ...], reasons: Sequence[str], edits: Callable[[tuple[str, ...]], tuple[Edit, ...]]
 ) -> tuple[tuple[Edit, ...], str]:
+    """Return the edits for the names that are left, or none and the reasons."""
     if names:
         return edits(names), ""
     return (), "; ".join(dict.fromkeys(reasons)) or "it names no layer"

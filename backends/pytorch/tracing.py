@@ -223,12 +223,16 @@ class ForwardTracer(LayerRecord):
             return
         started = perf_counter()
         self._saw_functional = True
-        row = self._latest if maker is None or maker.maker is None else maker.maker
+        row = self._attending(maker)
         with torch.no_grad():
             found = functional_attention(*args, **kwargs)
         if found is not None and row is not None:
             self.attention[row] = found
         self.seconds += perf_counter() - started
+
+    def _attending(self, maker: Trace | None) -> int | None:
+        """Return the row that a call of `scaled_dot_product_attention` counts for."""
+        return self._latest if maker is None or maker.maker is None else maker.maker
 
     def _on_functional(self, source: Trace, name: str, output: Tensor) -> None:
         started = perf_counter()

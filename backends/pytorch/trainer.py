@@ -13,48 +13,40 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from autotrainer.adapter import (
-    Evaluation,
-    FitRequest,
-    Run,
-    Search,
-    Support,
-    SupportLevel,
-    Trained,
-    Trainer,
-    TrainingSpec,
-)
+from autotrainer.adapter import Run, Search, Trainer
 from autotrainer.backends.pytorch.anatomy import Anatomy, SiteTracer
 from autotrainer.backends.pytorch.bad_search import SearchedTraining
-from autotrainer.backends.pytorch.data import Batches, first_rows, open_data
+from autotrainer.backends.pytorch.course_support import companions_of, plan_edit
+from autotrainer.backends.pytorch.data import Batches, first_rows
 from autotrainer.backends.pytorch.describe import optimizer_info
 from autotrainer.backends.pytorch.examples import Examples
 from autotrainer.backends.pytorch.functional import first_tensor
 from autotrainer.backends.pytorch.loss_kinds import is_plain, loss_info
-from autotrainer.backends.pytorch.losses import EditedLoss, TolerantLoss, WeightedLoss, bridge, unreduced
+from autotrainer.backends.pytorch.losses import EditedLoss, bridge
+from autotrainer.backends.pytorch.material import Material, make_objective, trains_otherwise
 from autotrainer.backends.pytorch.observer import observe
 from autotrainer.backends.pytorch.operations import count_operations
 from autotrainer.backends.pytorch.optimizers import adopt_parameters, edit_optimizer, set_rate
 from autotrainer.backends.pytorch.random_state import preserve_random_state, seed_all
 from autotrainer.backends.pytorch.saving import save_model
-from autotrainer.backends.pytorch.scaling import fit_scale
 from autotrainer.backends.pytorch.start import Start, device_of, dtype_of
 from autotrainer.backends.pytorch.support import Consultant
-from autotrainer.backends.pytorch.surgery import Surgeon
+from autotrainer.backends.pytorch.surgery import Surgeon, in_order
+from autotrainer.backends.pytorch.targets import ConvertedLoss
 from autotrainer.backends.pytorch.training import Objective, Training, copied, evaluate, predict
 from autotrainer.data import ArrayData, Data, as_array, map_arrays
 from autotrainer.edits import (
     ClipGradients,
+    DecayRate,
     Edit,
     ReduceOnPlateau,
-    ScaleInputs,
-    SetBatchSize,
     SetLearningRate,
     SetLoss,
     SetMomentum,
     StopEarly,
 )
 from autotrainer.errors import ConfigError, InputError
+from autotrainer.exchange import Evaluation, FitRequest, Support, SupportLevel, Trained, TrainingSpec
 from autotrainer.task import TaskContext
 
 __all__ = ["TorchTrainer", "make_trainer", "save_model"]
@@ -115,15 +107,18 @@ class TorchTrainer(Trainer):
             model, _, loss = self._start.fresh()
             self._device, self._dtype = device_of(model), dtype_of(model)
             self._examples = Examples.of(request, model, self._objective(loss))
+            self._material = Material(request, self._examples, self._device, self._dtype)
             optimizer = self._start.reference_optimizer()
             look = self._look(model)
-            self.context = self._context(look, optimizer, loss, request.epochs, self._train_data(None))
+            context = self._context(look, optimizer, loss, request.epochs, self._train_data(None))
+            self.context = replace(context, loss_refusal=self._examples.refusal(model))
         self._anatomy = look.anatomy
         deep = look.output is not None and look.output.ndim > 2
         self._class_axis = self.context.loss.class_axis if deep else -1
         surgeon = self._operate(reference)
+        single = look.single or request.step is not None
         self._consultant = Consultant(
-            request, surgeon, optimizer, self._examples, look.output, single=look.single or request.step is not None
+            request, surgeon, optimizer, self._examples, look.output, single=single, material=self._material
         )
 
     def supports(self, edit: Edit) -> Support:
@@ -155,6 +150,7 @@ class TorchTrainer(Trainer):
         model, optimizer, loss = training.model, training.optimizer, training.objective.loss
         look = self._look(model)
         context = self._context(look, optimizer, loss, spec.epochs, training.train)
+        loss = loss.loss if isinstance(loss, ConvertedLoss) else loss
         observed = None if self._request.step is not None else loss
         observer = observe(
             model, optimizer, observed, run.monitor, epochs=context.planned_epochs, steps=context.planned_steps
@@ -188,25 +184,28 @@ class TorchTrainer(Trainer):
             optimizer = self._start.make_optimizer(model)
         adopt_parameters(optimizer, model, before)
         optimizer = edit_optimizer(optimizer, model, edits)
-        objective = self._objective(loss)
         if SetLoss in settings:
-            objective = self._objective(EditedLoss(settings[SetLoss]))
-            assert objective.loss is not None
-            convert = bridge(loss_info(objective.loss), loss_info(judge.loss))
+            loss = EditedLoss(settings[SetLoss])
+        objective = self._objective(loss, edits)
+        if objective.loss is not None and trains_otherwise(edits):
+            convert = bridge(loss_info(objective.loss), loss_info(judge.loss)) if SetLoss in settings else None
             judge = replace(judge, convert=convert, otherwise=copied(objective.loss))
-        stop = settings.get(StopEarly)
+        stop, material = settings.get(StopEarly), self._material_of(model)
+        train = material.train(edits, spec.seed)
+        edits = tuple(_with_length(edit, train, spec.epochs) for edit in edits)
         training = Training(
             model=model,
             optimizer=optimizer,
             objective=objective,
             judge=judge,
-            train=self._train_data(settings.get(SetBatchSize)),
-            validation=self._open(self._request.validation, max(self._request.batch_size, _EVALUATION_ROWS)),
+            train=train,
+            validation=material.open(self._request.validation, max(self._request.batch_size, _EVALUATION_ROWS)),
             epochs=spec.epochs,
             seed=spec.seed,
-            scheduler=self._scheduler(optimizer, settings.get(ReduceOnPlateau)),
+            scheduler=None if DecayRate in settings else self._scheduler(optimizer, settings.get(ReduceOnPlateau)),
             clip=settings.get(ClipGradients),
             patience=None if stop is None else stop.patience,
+            companions=companions_of(edits, model, optimizer, lambda: self._look(model).anatomy, spec.epochs),
         )
         return training, edits
 
@@ -218,23 +217,23 @@ class TorchTrainer(Trainer):
         """
         surgeon = self._operate(model)
         applied: list[Edit] = []
-        for edit in edits:
+        for edit in in_order(edits):
             reason = self._consultant.value_refusal(edit)
             planned: tuple[Edit, ...] = ()
             if not reason:
-                planned, reason = surgeon.plan(edit)
+                planned, reason = plan_edit(surgeon, edit)
             if reason:
                 raise ConfigError(f"{type(edit).__name__} can't be applied: {reason}")
-            for one in planned:
-                if isinstance(one, ScaleInputs) and not one.mean:
-                    mean, std = fit_scale(self._train_data(None))
-                    one = replace(one, mean=mean, std=std)
+            for one in map(self._material.filled, planned):
                 surgeon.apply(one)
                 applied.append(one)
         return surgeon.model, tuple(applied)
 
     def _operate(self, model: nn.Module) -> Surgeon:
-        return Surgeon(model, self._anatomy, self._request.keep, self._class_axis)
+        def run(copy: nn.Module) -> Any:
+            return self._examples.forward(copy.to(self._device))
+
+        return Surgeon(model, self._anatomy, self._request.keep, self._class_axis, run)
 
     def _scheduler(self, optimizer: Optimizer, edit: Any) -> Any:
         if self._request.scheduler is not None:
@@ -249,24 +248,22 @@ class TorchTrainer(Trainer):
         floors = [edit.floor * float(group["lr"]) for group in optimizer.param_groups]
         return ReduceLROnPlateau(optimizer, factor=edit.factor, patience=edit.patience, min_lr=floors)
 
-    def _objective(self, loss: nn.Module | None) -> Objective:
-        """Return what computes the loss: the user's ``step``, or a loss module, weighted if samples are."""
-        train, validation = self._request.train, self._request.validation
-        weighted = any(isinstance(data, ArrayData) and data.weights is not None for data in (train, validation))
-        if loss is not None and weighted and self._request.step is None:
-            loss = WeightedLoss(unreduced(loss), loss_info(loss))
-        if loss is not None and loss_info(loss).expects in ("probabilities", "unknown"):
-            loss = TolerantLoss(loss)
-        return Objective(loss, self._request.step)
+    def _objective(self, loss: nn.Module | None, edits: Sequence[Edit] = ()) -> Objective:
+        return make_objective(self._request, loss, edits)
 
-    def _train_data(self, edit: Any) -> Batches:
-        size = self._request.batch_size if edit is None else edit.size
-        return self._open(self._request.train, size, rebatch=edit is not None)
+    def _material_of(self, model: nn.Module) -> Material:
+        """Return the data in the floating-point type of a model."""
+        if dtype_of(model) == self._dtype:
+            return self._material
+        loss = self._start.fresh()[2]
+        examples = Examples.of(self._request, model, self._objective(loss))
+        return Material(self._request, examples, self._device, dtype_of(model))
 
-    def _open(self, data: Data, size: int, *, rebatch: bool = False) -> Batches:
-        pairs = self._request.step is None
-        floating = self._examples.floating
-        return open_data(data, size, self._device, self._dtype, floating=floating, pairs=pairs, rebatch=rebatch)
+    def _train_data(self, edits: Sequence[Edit] | None, seed: int = 0) -> Batches:
+        return self._material.train(edits or (), seed)
+
+    def _open(self, data: Data, size: int) -> Batches:
+        return self._material.open(data, size)
 
     # -- what is known and what comes out --------------------------------------------------------------------------
 
@@ -277,9 +274,10 @@ class TorchTrainer(Trainer):
         anatomies: list[Anatomy] = []
 
         def forward() -> None:
-            anatomies.append(tracer.follow(lambda: seen.append(self._examples.forward(model))))
+            anatomies.append(tracer.follow(lambda: seen.append(examples.forward(model))))
 
-        operations = count_operations(model, forward, self._examples.batch.rows)
+        examples = self._material_of(model).examples
+        operations = count_operations(model, forward, examples.batch.rows)
         output = first_tensor(seen[0], floating=True)
         return _Look(anatomies[0], operations, None if output is None else output.detach(), output is seen[0])
 
@@ -310,18 +308,31 @@ class TorchTrainer(Trainer):
         )
 
     def _trained(self, training: Training, edits: tuple[Edit, ...]) -> Trained:
-        model, judge = training.model, training.judge
+        model, judge, material = training.model, training.judge, self._material_of(training.model)
         size = max(self._request.batch_size, _EVALUATION_ROWS)
 
         def predict_inputs(inputs: Any) -> NDArray[np.float64]:
             arrays = map_arrays(as_array, tuple(inputs) if isinstance(inputs, list) else inputs)
             first = next(iter(arrays.values())) if isinstance(arrays, dict) else arrays
             rows = len(first[0] if isinstance(first, tuple) else first)
-            return predict(model, self._open(ArrayData(arrays, np.zeros(rows)), size).read())
+            return predict(model, material.open(ArrayData(arrays, np.zeros(rows)), size).read())
 
         def evaluate_data(data: Data) -> Evaluation:
-            found = evaluate(model, judge, self._open(data, size))
+            found = evaluate(model, judge, material.open(data, size))
             assert found is not None
             return found
 
         return Trained(model, training.optimizer, edits, predict_inputs, evaluate_data)
+
+
+def _with_length(edit: Edit, train: Batches, epochs: int) -> Edit:
+    """Return a decay of the learning rate with the steps of its training.
+
+    Raises:
+        ConfigError: If they are not known beforehand.
+    """
+    if not isinstance(edit, DecayRate) or edit.steps:
+        return edit
+    if train.steps is None:
+        raise ConfigError("DecayRate can't be applied: the number of steps is not known beforehand")
+    return replace(edit, steps=epochs * train.steps)

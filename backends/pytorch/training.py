@@ -13,15 +13,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from autotrainer.adapter import Evaluation, Run
+from autotrainer.adapter import Run
+from autotrainer.backends.pytorch.best_weights import BestWeights
+from autotrainer.backends.pytorch.clipping import clip
+from autotrainer.backends.pytorch.companions import Companion
 from autotrainer.backends.pytorch.data import Batch, Batches, LoaderBatches, primary_output
 from autotrainer.backends.pytorch.losses import EditedLoss, plain_loss
 from autotrainer.backends.pytorch.model_calls import call_model
 from autotrainer.backends.pytorch.random_state import mix, seed_all
+from autotrainer.backends.pytorch.schedulers import step_scheduler
+from autotrainer.backends.pytorch.targets import ConvertedLoss
 from autotrainer.edits import ClipGradients
 from autotrainer.errors import InputError
+from autotrainer.exchange import Evaluation
 from autotrainer.joining import joined, joined_targets
 
 __all__ = ["Objective", "Training", "copied", "evaluate", "predict"]
@@ -70,7 +75,7 @@ class Objective:
 
     def _takes_tensor(self) -> bool:
         loss = plain_loss(self.loss)
-        return isinstance(loss, EditedLoss) or type(loss).__module__ == "torch.nn.modules.loss"
+        return isinstance(loss, EditedLoss | ConvertedLoss) or type(loss).__module__ == "torch.nn.modules.loss"
 
 
 @dataclass(slots=True)
@@ -89,6 +94,7 @@ class Training:
         scheduler: Scheduler of the user's or of an edit, stepped after each epoch; or None.
         clip: How gradients are clipped, or None.
         patience: Epochs to wait for a better validation loss before stopping with the best weights, or None.
+        companions: What else has a say before and after steps and at the end of epochs.
     """
 
     model: nn.Module
@@ -102,24 +108,31 @@ class Training:
     scheduler: Any = None
     clip: ClipGradients | None = None
     patience: int | None = None
+    companions: tuple[Companion, ...] = ()
 
     def run(self, run: Run) -> None:
         """Train to the end, or to where the core or the budget ends it. Leaves the model in evaluation mode."""
-        best = _Best(self.patience)
+        best = BestWeights(self.patience)
         try:
             for epoch in range(self.epochs):
                 seed_all(mix(self.seed, epoch))
+                for companion in self.companions:
+                    companion.begin_epoch(epoch)
                 loss, steps, whole = self._epoch(epoch, run)
                 if not steps and epoch:
                     break
+                for companion in self.companions:
+                    companion.end_epoch(epoch, loss)
                 evaluation = evaluate(self.model, self.judge, self.validation, run)
                 if evaluation is not None:
                     best.take(self.model, evaluation.course)
                 values = {"loss": loss} if evaluation is None else {"loss": loss, "val_loss": evaluation.course}
                 if not run.end_epoch(epoch, values, evaluation) or not whole or best.exhausted:
                     break
-                self._schedule(math.nan if evaluation is None else evaluation.course)
+                step_scheduler(self.scheduler, math.nan if evaluation is None else evaluation.course)
         finally:
+            for companion in self.companions:
+                companion.close()
             best.restore(self.model)
             self.optimizer.zero_grad(set_to_none=True)
             self.model.eval()
@@ -138,13 +151,15 @@ class Training:
         for batch in self.train.read(epoch, seed=self.seed):
             if not run.spend(batch.rows, training=True):
                 return float(total) / rows if rows else math.nan, steps, False
-            total = total + self._step(batch, run) * batch.rows
-            rows += batch.rows
+            loss = self._step(batch, run)
             steps += 1
+            if loss is not None:
+                total = total + loss * batch.rows
+                rows += batch.rows
         return float(total) / rows if rows else math.nan, steps, True
 
-    def _step(self, batch: Batch, run: Run) -> Tensor:
-        """Take one optimizer step and return the batch's loss, detached."""
+    def _step(self, batch: Batch, run: Run) -> Tensor | None:
+        """Take one optimizer step and return the batch's loss, detached; None for a step that was left out."""
         if isinstance(self.optimizer, torch.optim.LBFGS):
             first: list[Tensor] = []
 
@@ -153,59 +168,34 @@ class Training:
                 first.append(loss)
                 return loss
 
+            self._prepared()
             self.optimizer.step(closure)  # type: ignore[no-untyped-call]
-            return first[0]
-        loss = self._backward(batch, run)
-        self.optimizer.step()
-        return loss
+            loss, taken = first[0], True
+        else:
+            loss, taken = self._backward(batch, run), self._prepared()
+            if taken:
+                self.optimizer.step()
+        for companion in self.companions:
+            companion.after_step()
+        return loss if taken else None
+
+    def _prepared(self) -> bool:
+        """Let each companion prepare the step, and say whether all of them let it through."""
+        allowed = [companion.before_step() for companion in self.companions]  # each has its say
+        return all(allowed)
 
     def _backward(self, batch: Batch, run: Run) -> Tensor:
         self.optimizer.zero_grad()
         loss, outputs, targets = self.objective(self.model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
+        for companion in self.companions:
+            companion.after_backward(loss.detach())
         if self.clip is not None:
-            if self.clip.kind == "norm":
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.clip.limit)
-            else:
-                nn.utils.clip_grad_value_(self.model.parameters(), self.clip.limit)
+            clip(self.model.parameters(), self.clip)
         loss = loss.detach()
         if self.objective.step is not None:
             run.monitor.log(loss=loss, outputs=outputs, targets=targets)
         return loss
-
-    def _schedule(self, loss: float) -> None:
-        if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(loss)
-        elif self.scheduler is not None:
-            self.scheduler.step()
-
-
-class _Best:
-    """Keeps the weights of the lowest validation loss on the host; does nothing without a patience."""
-
-    def __init__(self, patience: int | None) -> None:
-        self._patience = patience
-        self._waited = 0
-        self._loss = math.inf
-        self._weights: dict[str, Any] | None = None
-
-    @property
-    def exhausted(self) -> bool:
-        return self._patience is not None and self._waited >= self._patience
-
-    def take(self, model: nn.Module, loss: float) -> None:
-        if self._patience is None:
-            return
-        if loss < self._loss:
-            self._loss, self._waited = loss, 0
-            state = model.state_dict()
-            self._weights = {k: v.to("cpu", copy=True) if isinstance(v, Tensor) else v for k, v in state.items()}
-        else:
-            self._waited += 1
-
-    def restore(self, model: nn.Module) -> None:
-        if self._weights is not None:
-            model.load_state_dict(self._weights)
 
 
 def evaluate(model: nn.Module, judge: Objective, batches: Batches, run: Run | None = None) -> Evaluation | None:

@@ -36,8 +36,8 @@ def worker_facts(source: Any) -> dict[str, float]:
         source: What the training data are read from.
 
     Returns:
-        Of `autotrainer.task.FACTS`: ``workers_draw_alike``, ``passes_draw_alike`` and ``workers_read_alike``, as far as
-        they can be told. Nothing where the loader has no workers, or samples do not vary.
+        Of `autotrainer.facts.FACTS`: ``workers_draw_alike``, ``passes_draw_alike`` and ``workers_read_alike``, as far
+        as they can be told. Nothing where the loader has no workers, or samples do not vary.
     """
     if type(source) is not DataLoader or not source.num_workers or not _plain(source):
         return {}

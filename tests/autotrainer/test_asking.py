@@ -15,10 +15,11 @@ from autotrainer import asking, registry
 from autotrainer.asking import lasting, rate_in_doubt, suspicious
 from autotrainer.data import ArrayData, stacked
 from autotrainer.edits import Edit
+from autotrainer.facts import FACTS
 from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule
-from autotrainer.task import FACTS, TaskContext
+from autotrainer.task import TaskContext
 from autotrainer.testing import FakeBackend, FakeModel, Outcome
 
 

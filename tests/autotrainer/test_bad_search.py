@@ -8,13 +8,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from autotrainer.adapter import Evaluation
 from autotrainer.bad_search import SearchRun, broken, suspects
+from autotrainer.exchange import Evaluation
+from autotrainer.facts import FACTS
 from autotrainer.findings import Finding, Severity
 from autotrainer.first_bad import FirstBad, Operation, is_intended, kind_of_operation
 from autotrainer.history import RunHistory
 from autotrainer.signals import LAYER_COLUMNS, STEP_COLUMNS, LayerInfo, StepStats
-from autotrainer.task import FACTS, TaskContext
+from autotrainer.task import TaskContext
 
 EVALUATION = Evaluation(np.zeros((1, 1)), np.zeros(1), 0.5)
 

@@ -87,7 +87,8 @@ def test_readme_has_the_commands_of_the_checks() -> None:
     assert "pip install '.[test]' && pytest" in text
     script = (ROOT / ".ci" / "run").read_text("utf-8")
     assert re.search(r"^pip install .*'\.\[test\]'$", script, flags=re.MULTILINE)
-    assert re.search(r"^pytest", script, flags=re.MULTILINE)
+    assert re.search(r"^pytest$", script, flags=re.MULTILINE)
+    assert re.search(r"^pytest -m slow\b", script, flags=re.MULTILINE)
 
 
 def test_readme_lists_every_command() -> None:

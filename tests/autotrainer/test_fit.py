@@ -347,7 +347,7 @@ def test_interrupting_an_attempt_returns_the_best_so_far() -> None:
     assert result.attempts[-1].error == "interrupted by the user"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     budget=st.floats(0.05, 5.0),
     epochs=st.integers(1, 7),

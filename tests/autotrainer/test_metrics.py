@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotrainer.adapter import Evaluation
 from autotrainer.errors import ConfigError, InputError
+from autotrainer.exchange import Evaluation
 from autotrainer.metric_choice import MetricChoice
 from autotrainer.metrics import LossMetric, Metric
 from autotrainer.significance import significant

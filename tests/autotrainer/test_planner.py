@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from autotrainer import registry
-from autotrainer.adapter import Support, SupportLevel, TrainingSpec
 from autotrainer.edits import (
     ClipGradients,
     Edit,
@@ -15,6 +14,7 @@ from autotrainer.edits import (
     SwapOptimizer,
 )
 from autotrainer.errors import ConfigError
+from autotrainer.exchange import Support, SupportLevel, TrainingSpec
 from autotrainer.findings import Finding, Severity
 from autotrainer.planner import STRATEGIES, Planner, acted_on
 from autotrainer.signals import LayerInfo

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotrainer.adapter import Trained
+from autotrainer.exchange import Trained
 from autotrainer.rate_test import RateRun, rates_around, suggested_rate
 from autotrainer.signals import LAYER_COLUMNS, Observation
 from autotrainer.task import TaskContext

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
+from autotrainer.facts import FACTS
 from autotrainer.history import RunHistory
 from autotrainer.replicas import compare_replicas, same_model
 from autotrainer.signals import LAYER_COLUMNS, STEP_COLUMNS, LayerInfo, StepStats
-from autotrainer.task import FACTS, TargetSummary
+from autotrainer.task import TargetSummary
 
 LAYERS = (LayerInfo("fc1", parameters=10), LayerInfo("relu"), LayerInfo("out", parameters=3))
 NORMS = (2.0, np.nan, 1.0)

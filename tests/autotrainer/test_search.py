@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autotrainer.adapter import Evaluation, Support, SupportLevel, TrainingSpec
+from autotrainer.budget import Budget
 from autotrainer.data import ArrayData
 from autotrainer.edits import ClipGradients, Edit, ScaleInputs, SetLearningRate, SwapOptimizer
+from autotrainer.exchange import Evaluation, Support, SupportLevel, TrainingSpec
 from autotrainer.findings import Finding, Severity
 from autotrainer.judging import Judge
 from autotrainer.metric_choice import MetricChoice
 from autotrainer.planner import Planner, Step
+from autotrainer.repair import Dimension
 from autotrainer.search import Search
 from autotrainer.task import LossInfo, OptimizerInfo, TargetSummary, TaskContext
 from autotrainer.trials import Trial
@@ -64,7 +66,7 @@ def _search(judge: Judge, baseline: Trial, **table: list[Step]) -> Search:
     planner = ListedPlanner((), lambda edit: Support(SupportLevel.REBUILD))
     planner.table = table
     assert judge.metric is not None
-    return Search(planner, judge.metric, TargetSummary(), baseline)
+    return Search(planner, judge.metric, TargetSummary(), baseline, Budget())
 
 
 def _try(search: Search, judge: Judge, accuracy: float, *problems: str) -> tuple[Edit, ...]:
@@ -123,3 +125,38 @@ def test_ends_where_nothing_is_left(judge: Judge) -> None:
     assert _try(search, judge, 0.3, "bad") == (ScaleInputs(),)
     assert search.next() is None
     assert search.best is search.baseline
+
+
+class VaryingPlanner(ListedPlanner):
+    """Varies rate and clipping too."""
+
+    def dimensions(self, context: object) -> list[Dimension]:
+        rates = tuple((SetLearningRate(10.0**-power),) for power in range(7))
+        clips = tuple((ClipGradients("norm", limit),) for limit in (0.1, 1.0, 10.0))
+        return [Dimension("scale_learning_rate", rates), Dimension("clip_gradients", clips)]
+
+
+def test_where_evidence_leads_nowhere_settings_are_searched_by_halving(judge: Judge) -> None:
+    budget = Budget(8.0)
+    budget.measure(100)
+    baseline = _trial(judge, 0.3, "bad")
+    baseline.spec = TrainingSpec(9, 0)
+    budget.spend(100)
+    planner = VaryingPlanner((), lambda edit: Support(SupportLevel.REBUILD))
+    planner.table = {"bad": [_step("a", ScaleInputs()), _step("b", SwapOptimizer("adam", 1e-3))]}
+    assert judge.metric is not None
+    search = Search(planner, judge.metric, TargetSummary(), baseline, budget)
+    lengths: list[int | None] = []
+    while budget.left > 1 and (candidate := search.next()) is not None:
+        lengths.append(candidate.epochs)
+        rate = next((e.value for e in candidate.spec.edits if isinstance(e, SetLearningRate)), 1.0)
+        trial = _trial(judge, 0.9 if rate == 1e-3 else 0.3, "bad", edits=candidate.spec.edits)
+        trial.spec, trial.work = candidate.spec, 100 * (candidate.epochs or 9) // 9
+        budget.spend(trial.work)
+        assert search.add(candidate, trial) is False or candidate.epochs is None, "a short training never wins"
+    assert lengths[:2] == [None, None], "first what the evidence says"
+    assert lengths[2:11] == [1] * 9
+    assert lengths[11:14] == [3] * 3
+    assert lengths[14] is None
+    assert any(isinstance(e, SetLearningRate) and e.value == 1e-3 for e in search.best.spec.edits)
+    assert budget.left >= 0

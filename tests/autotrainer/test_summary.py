@@ -59,6 +59,7 @@ def _step(context: TaskContext, **seen: Any) -> dict[str, float]:
 
 
 CLASSES = TaskContext(loss=LossInfo(family="cross_entropy", expects="logits"), output_units=3)
+OWN, OWN_CLASSES = TaskContext(output_units=1), TaskContext(output_units=3)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +102,42 @@ CLASSES = TaskContext(loss=LossInfo(family="cross_entropy", expects="logits"), o
             {"accuracy": 1.0},
         ),
         (
+            OWN,
+            {"outputs": np.array([[0.8], [0.4]]), "targets": np.array([[1.0], [0.0]])},
+            {"binary_entropy": -math.log(0.8 * 0.6) / 2, "crossed_binary_entropy": math.nan, "cross_entropy": math.nan},
+        ),
+        (
+            OWN,
+            {"outputs": np.array([[0.8], [0.4]]), "targets": np.array([1.0, 0.0])},
+            {"crossed_binary_entropy": -math.log(0.8 * 0.4 * 0.2 * 0.6) / 4},
+        ),
+        (
+            OWN,
+            {"outputs": np.array([[-1.0], [2.0]]), "targets": np.array([[1.0], [2.0]])},
+            {"binary_entropy": (math.log1p(math.e) + math.log1p(math.e**2) - 4) / 2},
+        ),
+        (
+            OWN,
+            {"outputs": np.array([[1e-5], [0.4]]), "targets": np.array([[1.0], [0.0]])},
+            {"binary_entropy": math.nan},
+        ),
+        (
+            OWN_CLASSES,
+            {"outputs": np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.6]]), "targets": np.array([0, 2])},
+            {"cross_entropy": -math.log(0.5 * 0.75) / 2},
+        ),
+        (
+            OWN_CLASSES,
+            {"outputs": np.array([[2.0, 0.0, -1.0]]), "targets": np.array([[0.0, 1.0, 0.0]])},
+            {"cross_entropy": math.log(math.e**2 + 1 + 1 / math.e)},
+        ),
+        (OWN_CLASSES, {"outputs": np.ones((2, 3)), "targets": np.array([0, 3])}, {"cross_entropy": math.nan}),
+        (
+            CLASSES,
+            {"outputs": np.array([[2.0, 0.0, -1.0]]), "targets": np.array([1])},
+            {"cross_entropy": math.nan, "binary_entropy": math.nan},
+        ),
+        (
             CLASSES,
             {"inputs": np.array([[0.0, 5.0], [2.0, 5.0], [math.inf, 5.0]])},
             {"input_nonfinite": 1 / 6, "input_max_abs": 5.0, "input_constant": 0.5},
@@ -117,4 +154,5 @@ def test_step(context: TaskContext, seen: dict[str, Any], wanted: dict[str, floa
 def test_no_shape_raises(rows: int, units: int, kind: str, extra: int) -> None:
     outputs = np.ones((rows, *([2] * extra), units))
     for targets in (np.ones((rows, units)), np.ones(rows), np.ones((rows, *([2] * extra)))):
-        _step(CLASSES, outputs=outputs, targets=targets.astype(int if kind == "i" else float), inputs=outputs)
+        for context in (CLASSES, OWN, OWN_CLASSES):
+            _step(context, outputs=outputs, targets=targets.astype(int if kind == "i" else float), inputs=outputs)

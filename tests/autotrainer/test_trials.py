@@ -8,19 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotrainer.adapter import Evaluation, FitRequest, Trained, Trainer, TrainingSpec
+from autotrainer.adapter import Trainer
 from autotrainer.budget import Budget
 from autotrainer.data import ArrayData, Data
 from autotrainer.edits import Edit, StopEarly
+from autotrainer.exchange import Evaluation, FitRequest, Trained, TrainingSpec
 from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.judging import Judge
+from autotrainer.managed_run import ManagedMonitor, ManagedRun
 from autotrainer.metric_choice import MetricChoice
 from autotrainer.rule import Rule
 from autotrainer.signals import LayerInfo
 from autotrainer.task import LossInfo, OptimizerInfo, TaskContext
 from autotrainer.testing import FakeBackend, FakeModel, Outcome
-from autotrainer.trials import ManagedMonitor, ManagedRun, run_trial
+from autotrainer.trials import run_trial
 
 ROWS = 40
 DATA = ArrayData(np.zeros((ROWS, 2)), np.tile([0, 1], ROWS // 2))

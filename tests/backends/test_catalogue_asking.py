@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import autotrainer
 from autotrainer import registry
-from autotrainer.adapter import FitRequest, TrainingSpec
 from autotrainer.data import ArrayData, StreamData
 from autotrainer.edits import Edit, SetLearningRate
+from autotrainer.exchange import FitRequest, TrainingSpec
 from autotrainer.findings import Severity
 from autotrainer.result import Result
 from autotrainer.testing import RecordedRun

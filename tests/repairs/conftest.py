@@ -52,8 +52,10 @@ def targets() -> Callable[..., TargetSummary]:
         "binary": {"minimum": 0.0, "maximum": 1.0, "values": (0.0, 1.0), "classes": 2, "integral": True},
         "signed": {"minimum": -1.0, "maximum": 1.0, "values": (-1.0, 1.0), "classes": 2, "integral": True},
         "index": {"minimum": 0.0, "maximum": 2.0, "values": (0.0, 1.0, 2.0), "classes": 3, "integral": True},
+        "from_one": {"minimum": 1.0, "maximum": 3.0, "values": (1.0, 2.0, 3.0), "classes": 3, "integral": True},
         "one_hot": {"minimum": 0.0, "maximum": 1.0, "one_hot": True, "width": 3, "classes": 3, "rank": 2},
         "real": {"minimum": -3.7, "maximum": 8.2, "mean": 2.0, "variance": 4.0},
+        "large": {"minimum": 4e4, "maximum": 6e4, "mean": 5e4, "variance": 16e6},
     }
 
     def build(kind: str) -> TargetSummary:

@@ -8,9 +8,11 @@ import pytest
 
 from autotrainer import registry
 from autotrainer.edits import EDITS
-from autotrainer.patch import describe, lines, words
+from autotrainer.patches import describe, lines, words
 from autotrainer.plan import RepairPlan
 from autotrainer.repair import DOC_SECTIONS, Repair
+from autotrainer.signals import LayerInfo
+from autotrainer.task import LossInfo
 
 CASES = [
     pytest.param(repair, problem, id=f"{repair.name}-{problem}")
@@ -39,7 +41,7 @@ def test_fixes_known_problems_with_probabilities(repair: type[Repair]) -> None:
 
 
 @pytest.mark.parametrize(("repair", "problem"), CASES)
-@pytest.mark.parametrize("kind", ["binary", "signed", "index", "one_hot", "real"])
+@pytest.mark.parametrize("kind", ["binary", "signed", "index", "from_one", "one_hot", "real", "large"])
 def test_proposals_are_plans_that_can_be_read_and_kept(repair, problem, kind, finding, context, targets) -> None:
     proposals = list(repair().propose(finding(problem), context(), targets(kind)))
     effects = [proposal.effect for proposal in proposals]
@@ -65,12 +67,20 @@ def test_nothing_known_raises_nothing(repair, problem, finding) -> None:
 
 
 def test_every_edit_is_proposed_by_some_repair(finding, context, targets) -> None:
+    deep = tuple(LayerInfo(f"fc{i}", "dense", "sigmoid", 32, 1056) for i in range(8))
+    labels = context(loss=LossInfo("ce", "cross_entropy", "logits", "either", 1), output_units=3)
+    numbers = context(loss=LossInfo("mse", "squared_error", "values"), output_activation="linear")
+    cases = [
+        (given, kind)
+        for kind in ("binary", "real")
+        for given in (context(), context(output_activation="relu"), context(layers=deep), context(output_rank=2))
+    ] + [(labels, "from_one"), (context(loss=LossInfo("bce", "binary_cross_entropy", "logits")), "signed")]
+    cases.append((numbers, "large"))
     proposed = {
         type(edit).__name__
         for repair in registry.repairs()
         for problem in repair.fixes
-        for kind in ("binary", "real")
-        for given in (context(), context(output_activation="relu"))
+        for given, kind in cases
         for proposal in repair().propose(finding(problem, layers=("fc1",)), given, targets(kind))
         for edit in proposal.edits
     }

@@ -53,7 +53,7 @@ losses = st.sampled_from(["bce", "bce_logits", "ce", "cce", "scce", "nll", "mse"
 targets = st.sampled_from(["binary", "signed", "index", "one_hot", "multilabel", "real", "flat", "large"])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     data=st.data(),
     loss=losses,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,14 @@ def two(majority: float) -> TargetSummary:
 
 
 TAIL = TargetSummary(600, 600, 1, 1, True, True, 0.0, 39.0, classes=40, majority=0.35, rarest=0.001)
+
+
+SHARES = replace(two(0.95), entropy=0.2)
+
+
+def early(step: int) -> float:
+    """Return an accuracy that was measured in the first epoch alone."""
+    return 0.97 if step < 10 else np.nan
 
 
 def run(
@@ -82,6 +91,36 @@ def run(
             run(0.9, 1.0, TAIL, loss="ce", output_units=40, epochs={"val_accuracy": lambda e: 0.2}),
             None,
             id="memorised: no class has most rows",
+        ),
+        pytest.param(
+            run(np.nan, np.nan, SHARES, epochs={"val_accuracy": lambda e: 0.6}, losses=lambda t: 0.15, loss="bce"),
+            "error",
+            id="few rows looked at: the loss tells that training data are fitted",
+        ),
+        pytest.param(
+            run(np.nan, np.nan, SHARES, epochs={"val_accuracy": lambda e: 0.6}, losses=lambda t: 0.5, loss="bce"),
+            None,
+            id="few rows looked at, training data not fitted",
+        ),
+        pytest.param(
+            run(np.nan, np.nan, SHARES, epochs={"val_accuracy": lambda e: 0.6}, losses=lambda t: 0.15, loss="custom"),
+            None,
+            id="few rows looked at, and the loss is nobody knows what",
+        ),
+        pytest.param(
+            run(np.nan, early, epochs={"val_accuracy": lambda e: 0.6}, losses=lambda t: 0.15),
+            "error",
+            id="rows looked at early, and the loss has not risen since",
+        ),
+        pytest.param(
+            run(np.nan, early, epochs={"val_accuracy": lambda e: 0.6}, losses=lambda t: 0.15 + t / 600),
+            None,
+            id="rows looked at early, and the loss has risen since",
+        ),
+        pytest.param(
+            run(0.9, 1.0, epochs={"val_accuracy": lambda e: 0.95 if e > 25 else 0.6}),
+            None,
+            id="good on validation data in the end",
         ),
         pytest.param({"targets": "real", "loss": "mse", "scalars": {"rare_accuracy": 0.0}}, None, id="values"),
     ],

@@ -3,9 +3,36 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from autotrainer.rules.improper_loss import ImproperLoss
+from autotrainer.task import TargetSummary
+
+FROM_ONE = TargetSummary(600, 600, 2, 1, False, True, 1.0, 2.0, 1.5, 0.25, values=(1.0, 2.0), classes=2, majority=0.5)
+TWO = TargetSummary(
+    600, 600, 2, 1, False, True, 0.0, 1.0, 0.5, 0.25, values=(0.0, 1.0), classes=2, majority=0.5, entropy=0.69
+)
+OWN: dict[str, Any] = {
+    "loss": "custom",
+    "targets": FROM_ONE,
+    "losses": lambda t: 0.4 - t,
+    "steps": 20,
+    "output_activation": "sigmoid",
+}
+SILENT: dict[str, Any] = {
+    "loss": "custom",
+    "targets": TWO,
+    "losses": lambda t: 6e-8,
+    "scalars": {"grad_norm": 0.0, "accuracy": 0.5, "output_min": 0.3, "output_max": 0.7},
+    "steps": 10,
+}
+
+
+def own(entropy: Any, low: float = 0.3, high: float = 0.7) -> dict[str, Any]:
+    """Return a training with a loss of its own, whose rows have this binary cross-entropy."""
+    return OWN | {"scalars": {"binary_entropy": entropy, "output_min": low, "output_max": high}}
+
 
 POOR: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.25}}
 
@@ -25,6 +52,28 @@ POOR: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.25}}
         pytest.param({"loss": "mse", "targets": "one_hot", "output_units": 4}, None, id="squared error, learns"),
         pytest.param({"loss": "mse", "targets": "binary"}, None, id="squared error for two classes, learns"),
         pytest.param({"loss": "bce", "targets": "one_hot", "output_units": 4}, None, id="bce over one-hot, learns"),
+        pytest.param(own(lambda t: 0.4 - t), "error", id="labels from 1, in a binary cross-entropy of one's own"),
+        pytest.param(own(lambda t: 0.2 - t), None, id="a loss of one's own that is something else"),
+        pytest.param(own(lambda t: 0.4 - t, 0.4995, 0.5), None, id="outputs of one half: any logistic loss is ln 2"),
+        pytest.param(
+            own(lambda t: 0.4 - t, 0.0, 0.0) | {"output_activation": "linear"}, None, id="logits of zero: the same"
+        ),
+        pytest.param(
+            own(lambda t: 0.4 - t, 0.0, 0.0) | {"output_activation": None}, None, id="logits or probabilities of zero"
+        ),
+        pytest.param(
+            own(lambda t: 0.4 - t, -1.0, 2.0) | {"output_activation": "linear"}, "error", id="labels from 1, logits"
+        ),
+        pytest.param(own(np.nan), None, id="probabilities of 0 and 1: clips unknown"),
+        pytest.param(own(lambda t: 0.4 - t) | {"targets": TWO}, None, id="labels 0 and 1 in one of one's own"),
+        pytest.param(SILENT, "error", id="one unit normalized over itself"),
+        pytest.param(SILENT | {"output_units": 2}, None, id="two units, all margins kept"),
+        pytest.param(SILENT | {"scalars": {**SILENT["scalars"], "accuracy": 0.99}}, None, id="solved from the start"),
+        pytest.param(SILENT | {"scalars": {**SILENT["scalars"], "grad_norm": 0.1}}, None, id="gradients"),
+        pytest.param(SILENT | {"losses": lambda t: 0.69}, None, id="a loss that is not zero: gradients lost elsewhere"),
+        pytest.param(
+            SILENT | {"scalars": {**SILENT["scalars"], "output_max": 0.3}}, None, id="outputs that do not differ"
+        ),
         pytest.param({"loss": "bce"}, None, id="bce"),
         pytest.param({"loss": "ce", "targets": "index", "output_units": 4}, None, id="ce"),
         pytest.param({"loss": "mse", "targets": "real", "scalars": {"squared_error": 2.0}}, None, id="regression"),

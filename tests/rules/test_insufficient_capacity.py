@@ -25,6 +25,8 @@ def dense(*units: int, inputs: int = 8, bias: bool = True, activation: str = "re
 LOW: dict[str, Any] = {"losses": lambda t: 0.6, "scalars": {"accuracy": 0.7}, "table": {"dead_units": np.nan}}
 FAIR: dict[str, Any] = LOW | {"scalars": {"accuracy": 0.88}}
 GOOD: dict[str, Any] = LOW | {"scalars": {"accuracy": 0.97}}
+DEAD_SCALARS = {"accuracy": 0.5, "grad_norm": 0.0}
+STUCK: dict[str, Any] = LOW | {"scalars": {"accuracy": 0.5}}
 WIDE = {"layers": dense(16, 16, 1)}
 NARROW = {"layers": dense(1, 16, 1)}
 REAL: dict[str, Any] = {
@@ -50,7 +52,16 @@ CLASSES: dict[str, Any] = {"targets": "index", "loss": "ce", "output_units": 4}
         pytest.param(
             LOW | NARROW | {"losses": lambda t: 1 - t / 800, "steps": 400}, None, id="one unit, still learning"
         ),
-        pytest.param(FAIR | NARROW, "warning", id="one unit, fair"),
+        pytest.param(FAIR | NARROW, "error", id="one unit before a hidden layer, fair"),
+        pytest.param(FAIR | {"layers": dense(1, 1)}, "warning", id="one unit before the output, fair"),
+        pytest.param(STUCK | NARROW | {"steps": 120}, "error", id="one unit, nothing learned: early"),
+        pytest.param(
+            STUCK
+            | NARROW
+            | {"table": {"grad_norm": 0.0, "dead_units": [1.0, 0.1, np.nan]}, "scalars": DEAD_SCALARS, "steps": 120},
+            "error",
+            id="the one unit is dead",
+        ),
         pytest.param(GOOD | NARROW, None, id="one unit is enough"),
         pytest.param(LOW | WIDE, None, id="wide and poor: noisy labels"),
         pytest.param(LOW | {"layers": dense(16, 1, 1)}, None, id="one number is all that the output needs"),
@@ -110,7 +121,7 @@ CLASSES: dict[str, Any] = {"targets": "index", "loss": "ce", "output_units": 4}
             None,
             id="an adapter of rank one to a frozen layer",
         ),
-        pytest.param(LOW | {"layers": dense(1)}, "warning", id="a linear model"),
+        pytest.param(LOW | {"layers": dense(1)}, None, id="a linear model on purpose"),
         pytest.param(LOW | {"layers": dense(16, 1, activation="linear")}, "warning", id="two linear layers"),
         pytest.param(FAIR | {"layers": dense(1)}, None, id="a linear model, fair"),
         pytest.param({"layers": dense(1, 16, 1)}, None, id="healthy"),

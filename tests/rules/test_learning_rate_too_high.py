@@ -26,6 +26,21 @@ def turning(cosine: float) -> dict[str, Any]:
     return {"table": {"update_ratio": 0.012}, "scalars": {"accuracy": 0.5, "gradient_cosine": cosine}}
 
 
+def grown(growth: float, typical: float = 0.032) -> dict[str, Any]:
+    """A training whose weights grow step by step, by this factor within 80 steps."""
+    return {"update_ratio": typical, "weight_norm": lambda t: 2.0 * growth ** (min(t, 80) / 80)}
+
+
+LOST: dict[str, Any] = {"losses": lambda t: 0.4 if t < 50 else 0.9, "scalars": {"accuracy": 0.85}, "steps": 80}
+COASTING: dict[str, Any] = {
+    "losses": lambda t: 0.7 * 0.98**t,
+    "scalars": {"accuracy": 0.95},
+    "steps": 80,
+    "table": grown(2.0),
+    "optimizer": OptimizerInfo("sgd", 0.05, 0.999),
+}
+
+
 def explodes(t: int) -> float:
     return float(4.0 ** min(t, 100))
 
@@ -118,6 +133,24 @@ EACH_STEP: dict[str, Any] = {"steps": 48, "per_epoch": 2, "planned_epochs": 24} 
         pytest.param(CHANCE | {"table": steps(40.0, 30.0, start=1e-3)}, None, id="tiny weights take their usual size"),
         pytest.param(CHANCE | {"table": {"update_ratio": np.nan, "weight_norm": np.nan}}, None, id="not measured"),
         pytest.param({"steps": 1}, None, id="one step"),
+        pytest.param(
+            LOST | {"table": grown(3.0)}, "error", id="the loss is far above its best, and so are the weights"
+        ),
+        pytest.param(LOST | {"table": grown(3.0), "steps": 40}, None, id="young"),
+        pytest.param(LOST | {"table": grown(1.0)}, None, id="the loss rose by itself"),
+        pytest.param(
+            LOST | {"table": grown(3.0), "scalars": {"accuracy": 0.96}}, None, id="the loss rose, and yet it is good"
+        ),
+        pytest.param(
+            LOST | {"table": grown(3.0), "losses": lambda t: 0.7 * 0.99**t, "scalars": {"accuracy": 0.85}},
+            None,
+            id="weights that have to grow, while the loss falls",
+        ),
+        pytest.param(COASTING, "error", id="momentum that nothing damps, while it still learns"),
+        pytest.param(COASTING | {"planned_epochs": None}, None, id="momentum without a schedule"),
+        pytest.param(COASTING | {"optimizer": OptimizerInfo("sgd", 0.05, 0.9)}, None, id="usual momentum"),
+        pytest.param(COASTING | {"planned_epochs": 300}, None, id="a schedule that damps it"),
+        pytest.param(COASTING | {"table": grown(2.0, 1e-3)}, None, id="a rate that suits the momentum"),
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:

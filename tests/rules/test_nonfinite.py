@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotrainer.facts import BAD_OPERATIONS, BAD_TENSORS
 from autotrainer.rules.nonfinite import NonFinite
-from autotrainer.task import BAD_OPERATIONS, BAD_TENSORS
 
 
 def breaks(value: float) -> Callable[[int], float]:

@@ -8,6 +8,8 @@ import pytest
 
 from autotrainer.rules.nonfinite_data import NonFiniteData
 
+LATER = {"batches_looked_through": 40.0, "nonfinite_batches": 2.0}
+
 
 @pytest.mark.parametrize(
     ("case", "expected"),
@@ -22,6 +24,9 @@ from autotrainer.rules.nonfinite_data import NonFiniteData
         ),
         pytest.param({"scalars": {"input_nonfinite": np.nan, "target_nonfinite": np.nan}}, None, id="not measured"),
         pytest.param({}, None, id="finite"),
+        pytest.param(
+            {"losses": lambda t: np.inf if t > 20 else 0.5, "asked": LATER}, "error", id="seen after the loss was lost"
+        ),
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:

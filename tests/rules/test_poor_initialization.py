@@ -18,6 +18,12 @@ def starting(*starts: str, units: int = 16) -> list[LayerInfo]:
 
 
 SAME = {"output_spread": 0.0}
+SIGMOIDS = (
+    LayerInfo("fc1", "dense", "sigmoid", 4, 100),
+    LayerInfo("fc2", "dense", "sigmoid", 4, 20),
+    LayerInfo("out", "dense", "linear", 1, 17, hidden=False),
+)
+FADES = {"activation_spread": [1.0, 1e-4, 1e-5]}
 STUCK: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}
 
 
@@ -47,8 +53,8 @@ STUCK: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}
                 "scalars": {"output_spread": np.inf, "output_min": np.inf, "output_max": np.inf},
                 "steps": 1,
             },
-            "warning",
-            id="not finite: large, not alike",
+            None,
+            id="not finite: nonfinite tells it",
         ),
         pytest.param({"layers": starting("constant", "constant", "constant"), "steps": 1}, "error", id="constant"),
         pytest.param(
@@ -70,6 +76,23 @@ STUCK: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}
         pytest.param({"table": {"activation_spread": [0.5, 1e-6, 1e-6]}}, None, id="fades, but learns"),
         pytest.param({"table": {"activation_spread": [0.5, 1e4, 1e4]}, "steps": 1}, "warning", id="grows"),
         pytest.param({"table": {"activation_spread": [500.0, 800.0, 1.0]}, "steps": 1}, "warning", id="large"),
+        pytest.param({"layers": SIGMOIDS, "table": FADES, "steps": 1}, "warning", id="sigmoids, before a step"),
+        pytest.param({"layers": SIGMOIDS, "table": FADES} | STUCK, None, id="sigmoids: the activation is the reason"),
+        pytest.param({"table": FADES} | STUCK, "error", id="the same with ReLU"),
+        pytest.param(
+            {"table": {"activation_spread": [0.5, 0.0, 0.0], "activation_mean_abs": [0.5, 0.0, 0.3]}} | STUCK,
+            None,
+            id="dead from the start: dying_relu tells it",
+        ),
+        pytest.param({"table": {"weight_norm": [2.0, 80.0, 1.0]}} | STUCK, "error", id="far larger than usual"),
+        pytest.param({"table": {"weight_norm": [2.0, 80.0, 1.0]}, "steps": 1}, "warning", id="the same, at the start"),
+        pytest.param({"table": {"weight_norm": [2.0, 30.0, 1.0]}} | STUCK, None, id="somewhat larger than usual"),
+        pytest.param({"table": {"weight_norm": [2.0, 80.0, 1.0]}}, None, id="far larger, and it learns"),
+        pytest.param(
+            {"table": {"weight_norm": [2.0, 80.0, 1.0]}, "epochs": {"val_accuracy": lambda e: 0.8}},
+            "warning",
+            id="far larger, and learns by heart",
+        ),
         pytest.param({"table": {"activation_spread": np.nan}} | STUCK, None, id="not measured"),
         pytest.param(STUCK, None, id="usual spread, stuck"),
     ],

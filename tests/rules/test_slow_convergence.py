@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from autotrainer.rules.slow_convergence import SlowConvergence
@@ -24,6 +25,15 @@ STILL: dict[str, Any] = {
 }
 """Weights that hardly move, of a model that is right by chance more often than the commonest class."""
 
+WHOLE: dict[str, Any] = {
+    "losses": lambda t: 0.7 - 6e-3 * t,
+    "scalars": {"accuracy": 0.8},
+    "steps": 40,
+    "per_epoch": 1,
+    "planned_epochs": 40,
+}
+"""Batches of all rows."""
+
 
 @pytest.mark.parametrize(
     ("case", "expected"),
@@ -39,7 +49,8 @@ STILL: dict[str, Any] = {
         pytest.param(SLOW | {"losses": lambda t: 0.7 - 1.5e-3 * t}, None, id="gets there in time"),
         pytest.param(SLOW | {"epochs": {"accuracy": lambda e: 0.4 + 0.02 * e}}, None, id="accuracy rises every epoch"),
         pytest.param(SLOW | {"epochs": {"accuracy": lambda e: 0.58 if e == 9 else 0.5}}, "error", id="one lucky epoch"),
-        pytest.param(WEAK | {"scalars": {"squared_error": 0.97}}, "error", id="regression near the mean"),
+        pytest.param(WEAK | {"scalars": {"squared_error": 1.0}}, "error", id="regression at the mean"),
+        pytest.param(WEAK | {"scalars": {"squared_error": 0.97}}, "warning", id="R² that is low, and surely above 0"),
         pytest.param(
             WEAK | {"scalars": {"squared_error": 0.85}}, "warning", id="R² that weak data may allow no more of"
         ),
@@ -47,10 +58,21 @@ STILL: dict[str, Any] = {
         pytest.param(STILL | {"scalars": {"accuracy": 0.97}}, None, id="weights stand still, but it is good"),
         pytest.param(STILL | {"table": {"update_ratio": 1e-4}}, None, id="small steps, some skill"),
         pytest.param(
-            STILL | {"table": {"update_ratio": lambda t: 0.05 * 0.8**t}, "scalars": {"accuracy": 0.62}},
+            STILL
+            | {
+                "table": {"update_ratio": lambda t: 0.05 * 0.8**t},
+                "scalars": {"accuracy": 0.62},
+                "losses": lambda t: 0.67,
+            },
             "warning",
             id="usual steps at first, at rest since",
         ),
+        pytest.param(WHOLE, "error", id="one step an epoch, still falling"),
+        pytest.param(WHOLE | {"scalars": {"accuracy": 0.92}}, "warning", id="one step an epoch, nearly good"),
+        pytest.param(WHOLE | {"scalars": {"accuracy": 0.97}}, None, id="one step an epoch was enough"),
+        pytest.param(WHOLE | {"steps": 30}, None, id="one step an epoch, not at its end"),
+        pytest.param(WHOLE | {"per_epoch": 4, "planned_epochs": 10}, None, id="few steps, since few epochs"),
+        pytest.param(WHOLE | {"losses": lambda t: 0.5 + 0.02 * np.sin(t)}, None, id="one step an epoch, at rest"),
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:

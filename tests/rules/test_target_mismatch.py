@@ -10,6 +10,7 @@ from autotrainer.rules.target_mismatch import TargetMismatch
 from autotrainer.task import TargetSummary
 
 CROSSED = {"squared_error": 1.3, "crossed_error": 2.0, "absolute_error": 0.7, "crossed_absolute_error": 0.9}
+ENTROPIES = {"binary_entropy": 0.69, "crossed_binary_entropy": 0.694}
 FRACTIONS = TargetSummary(600, 600, 1, 1, False, False, 0.0, 0.04, 0.02, 1e-4)
 FROM_ONE = TargetSummary(
     600, 600, 1, 1, True, True, 1.0, 3.0, 2.0, 0.7, values=(1.0, 2.0, 3.0), classes=3, majority=0.34
@@ -63,6 +64,21 @@ FROM_ONE = TargetSummary(
             {"loss": "mse", "targets": "flat", "losses": lambda t: 1.4, "scalars": CROSSED},
             None,
             id="told shapes, and a penalty in the loss",
+        ),
+        pytest.param(
+            {"loss": "custom", "targets": "binary", "losses": lambda t: 0.694, "scalars": ENTROPIES},
+            "error",
+            id="binary cross-entropy of one's own, broadcast",
+        ),
+        pytest.param(
+            {"loss": "custom", "targets": "binary", "losses": lambda t: 0.69, "scalars": ENTROPIES},
+            None,
+            id="binary cross-entropy of one's own, same shape",
+        ),
+        pytest.param(
+            {"loss": "custom", "targets": "binary", "losses": lambda t: 0.693, "scalars": ENTROPIES},
+            None,
+            id="a loss in between: a penalty",
         ),
         pytest.param(
             {"loss": "scce", "targets": "index", "output_units": 3, "steps": 1}, "error", id="label too large"

@@ -133,6 +133,28 @@ def test_one_class_at_the_start(
     assert (found.severity if found else None) == expected
 
 
+@pytest.mark.parametrize(
+    ("loss", "accuracy", "expected"),
+    [
+        pytest.param(0.6, 0.5, "error", id="neither loss nor validation fit one class that is most"),
+        pytest.param(0.05, 0.5, None, id="loss of a class that is most"),
+        pytest.param(0.6, 0.95, None, id="validation accuracy of a class that is most"),
+    ],
+)
+def test_one_class_in_the_few_samples_of_the_first_epoch(
+    build: Callable[..., Any], loss: float, accuracy: float, expected: str | None
+) -> None:
+    history, context = build(
+        targets=classes(1, rows=320), loss="bce", steps=10, scalars={"class_entropy": 0.0}, planned_epochs=20
+    )
+    history.add_losses([(step, loss) for step in range(10, 200)])
+    for epoch in range(10):
+        history.add_epoch(epoch, 20 * epoch + 19, {"val_accuracy": accuracy})
+    history.step = 199
+    found = UnshuffledData().check(history, context)
+    assert (found.severity if found else None) == expected
+
+
 def test_random_batches_are_never_called_sorted(build: Callable[..., Any]) -> None:
     for seed in range(60):
         shares = list(np.random.default_rng(seed).dirichlet(np.ones(2 + seed % 20)))

@@ -35,6 +35,62 @@ def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str 
     assert (found.severity if found else None) == expected
 
 
+def sigmoids(spread: float, gradient: float, size: float = 4.0) -> dict[str, Any]:
+    """Six hidden layers of 16 sigmoids: spread of the last ÷ first one, gradient of the first ÷ last layer."""
+    layers = [LayerInfo(f"fc{i}", "dense", "sigmoid", 16, 272) for i in range(6)]
+    return {
+        "layers": [*layers, LayerInfo("out", "dense", "linear", 1, 17, hidden=False)],
+        "table": {
+            "activation_spread": [spread ** (i / 5) for i in range(6)] + [1.0],
+            "grad_norm": [gradient ** (1 - i / 6) for i in range(7)],
+            "weight_norm": size,
+            "dead_units": np.nan,
+        },
+    }
+
+
+REST: dict[str, Any] = {"losses": lambda t: 0.5, "steps": 400}
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param(STUCK | sigmoids(1e-4, 5e-3), "error", id="the signal has faded"),
+        pytest.param(STUCK | sigmoids(0.5, 1e-4), "error", id="large gradients, the first 1e-4 of the last"),
+        pytest.param(STUCK | sigmoids(1e-4, 5e-3) | {"steps": 12}, "warning", id="young"),
+        pytest.param(STUCK | sigmoids(0.5, 5e-3), None, id="neither has faded"),
+        pytest.param(STUCK | sigmoids(1e-4, 5e-3, size=0.2), None, id="tiny weights: the initializer"),
+        pytest.param(REST | sigmoids(1e-4, 0.1) | {"scalars": {"accuracy": 0.8}}, "error", id="at rest, poor"),
+        pytest.param(REST | sigmoids(1e-4, 0.1) | {"scalars": {"accuracy": 0.88}}, "warning", id="at rest, fair"),
+        pytest.param(REST | sigmoids(1e-4, 0.1) | {"scalars": {"accuracy": 0.97}}, None, id="at rest, good"),
+        pytest.param(REST | sigmoids(0.1, 0.1) | {"scalars": {"accuracy": 0.8}}, None, id="at rest, no fading"),
+    ],
+)
+def test_sigmoids_shrink_what_goes_through(
+    build: Callable[..., Any], case: dict[str, Any], expected: str | None
+) -> None:
+    found = VanishingGradient().check(*build(**case))
+    assert (found.severity if found else None) == expected
+
+
+def test_a_schedule_lost_on_a_plateau_is_told_at_the_end(build: Callable[..., Any]) -> None:
+    case = sigmoids(1e-4, 1e-6)
+    start, now = case["table"]["grad_norm"], sigmoids(1e-4, 0.5)["table"]["grad_norm"]
+    case["table"]["grad_norm"] = lambda t: start if t < 500 else now
+    case["table"]["activation_spread"] = lambda t: [1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 1.0] if t < 500 else 0.7
+    run = build(**case, losses=lambda t: 0.69 if t < 500 else 0.6, scalars={"accuracy": 0.6})
+    found = VanishingGradient().check(*run)
+    assert found is not None
+    assert found.severity is Severity.ERROR
+
+
+def test_zero_gradients_everywhere_have_many_reasons(build: Callable[..., Any]) -> None:
+    faded, zero = (VanishingGradient().check(*build(table=t, **STUCK)) for t in (FADED, {"grad_norm": 0.0}))
+    assert faded is not None
+    assert zero is not None
+    assert zero.confidence < faded.confidence
+
+
 def test_names_the_starved_layers_in_forward_order(build: Callable[..., Any]) -> None:
     found = VanishingGradient().check(*build(table=FADED, **STUCK))
     assert found is not None

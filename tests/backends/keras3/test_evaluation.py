@@ -12,12 +12,12 @@ import tensorflow as tf
 from keras import layers as kl
 
 import autotrainer
-from autotrainer.adapter import FitRequest, TrainingSpec
 from autotrainer.backends.keras3.evaluation import Evaluator
 from autotrainer.backends.keras3.masks import unmasked
 from autotrainer.backends.keras3.trainer import make_trainer
 from autotrainer.data import ArrayData, StreamData
 from autotrainer.edits import SetLoss, StopEarly
+from autotrainer.exchange import FitRequest, TrainingSpec
 from autotrainer.monitor import Monitor
 from autotrainer.signals import Observation
 from autotrainer.testing import RecordedRun

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from autotrainer.adapter import FitRequest, SupportLevel, TrainingSpec
-from autotrainer.backends.keras3.trainer import KerasTrainer, make_trainer, save_model
+from autotrainer.backends.keras3.saving import save_model
+from autotrainer.backends.keras3.trainer import KerasTrainer, make_trainer
 from autotrainer.data import ArrayData, Data, StreamData
 from autotrainer.edits import (
     AddDropout,
@@ -35,6 +35,7 @@ from autotrainer.edits import (
     SwapOptimizer,
 )
 from autotrainer.errors import ConfigError, DataError, InputError
+from autotrainer.exchange import FitRequest, SupportLevel, TrainingSpec
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(3.0, 2.0, (70, 4)).astype("float32")

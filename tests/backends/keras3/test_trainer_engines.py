@@ -10,7 +10,7 @@ import pytest
 SCRIPT = """
 import torch  # before Keras: the other order crashes with some builds
 import keras, numpy as np
-from autotrainer.adapter import FitRequest, TrainingSpec
+from autotrainer.exchange import FitRequest, TrainingSpec
 from autotrainer.backends.keras3.trainer import make_trainer
 from autotrainer.data import ArrayData
 from autotrainer.edits import *

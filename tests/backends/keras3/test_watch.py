@@ -89,7 +89,7 @@ def test_a_fit_is_seen(monitor: Monitor) -> None:
     assert (context.engine, context.planned_epochs, context.planned_steps) == ("tensorflow", 3, 9)
     assert (context.train_rows, context.batch_size, context.output_units) == (72, 32, 2)
     assert [info.name for info in seen.layers] == ["first", "second", "norm", "leaky", "out"]
-    assert set(seen.epoch_names) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert set(seen.epoch_names) == {"loss", "accuracy", "val_loss", "val_accuracy", "evaluation_mode"}
     np.testing.assert_allclose(seen.epochs("val_loss")[1], history.history["val_loss"])
     assert seen.scalar("batch_size").tolist() == [32, 32, 8] * 3
     np.testing.assert_allclose(seen.scalar("learning_rate"), 0.01, rtol=1e-6)

@@ -277,3 +277,74 @@ def test_of_several_outputs_none_is_looked_at_where_that_is_unknown(monitor: Mon
     assert monitor.context.output_activation is None
     assert np.isnan(monitor.history.scalar("squared_error")).all()
     assert np.isfinite(monitor.history.scalar("loss")).all()
+
+
+class Evaluated(keras.Sequential):  # type: ignore[misc]
+    mode: Any = None
+
+    def test_step(self, data: Any) -> Any:
+        x, y = data
+        outputs = self(x) if self.mode is None else self(x, training=self.mode)
+        self._loss_tracker.update_state(self.compute_loss(x, y, outputs))
+        return {m.name: m.result() for m in self.metrics}
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "rate", "expected"),
+    [
+        (keras.Sequential, None, 0.5, [0.0, 0.0]),
+        (Evaluated, False, 0.5, [0.0, 0.0]),
+        (Evaluated, None, 0.5, [0.0, 0.0]),
+        (Evaluated, True, 0.5, [1.0, 1.0]),
+        (Evaluated, True, 0.0, []),  # nothing in it goes by the mode
+    ],
+)
+@pytest.mark.parametrize("eager", [False, True])
+def test_the_mode_of_evaluations_is_seen(
+    monitor: Monitor, kind: Any, mode: Any, rate: float, expected: Any, eager: bool
+) -> None:
+    model = kind([kl.Input((8,)), kl.Dense(4), kl.Dropout(rate), kl.Dense(1)])
+    if kind is Evaluated:
+        model.mode = mode
+    model.compile("sgd", "mse", run_eagerly=eager)
+    monitor.attach(observe(model, None, None, monitor))
+    before = {key for layer in (model, *model.layers) for key in vars(layer)}
+    model.fit(X, Y, epochs=2, verbose=0, validation_data=(X[:32], Y[:32]))
+    assert monitor.history.epochs("evaluation_mode")[1].tolist() == expected
+    assert "call" not in {key for layer in (model, *model.layers) for key in vars(layer)} - before
+    assert not monitor._failed
+
+
+class SamplesDropout(keras.Model):  # type: ignore[misc]
+    """Its dropout works at test time too, on purpose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.drop, self.out = kl.Dense(4), kl.Dropout(0.5), kl.Dense(1)
+
+    def call(self, x: Any, training: Any = None) -> Any:
+        return self.out(self.drop(self.hidden(x), training=True))
+
+    def test_step(self, data: Any) -> Any:
+        return super().test_step(data)
+
+
+def test_dropout_that_samples_on_purpose_is_no_evaluation_in_training_mode(monitor: Monitor) -> None:
+    model = SamplesDropout()
+    model.compile("sgd", "mse")
+    monitor.attach(observe(model, None, None, monitor))
+    model.fit(X, Y, epochs=2, verbose=0, validation_data=(X[:32], Y[:32]))
+    assert monitor.history.epochs("evaluation_mode")[1].tolist() == [0.0, 0.0]
+
+
+def test_a_model_built_by_hand_shows_the_weights_that_its_first_call_makes(monitor: Monitor) -> None:
+    model = SamplesDropout()
+    with pytest.warns(UserWarning, match="unbuilt state"):
+        model.build((None, 8))
+    model.compile("sgd", "mse")
+    monitor.attach(observe(model, None, None, monitor))
+    model.fit(X, Y, epochs=2, verbose=0)
+    history = monitor.history
+    assert history.steps.tolist() == [1, 2, 3, 4, 5]
+    assert np.isfinite(history.layer("grad_norm")).all()
+    assert np.isfinite(history.layer("weight_norm")).all()

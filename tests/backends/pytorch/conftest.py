@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from autotrainer.adapter import FitRequest, Trained, TrainingSpec
 from autotrainer.backends.pytorch.trainer import TorchTrainer, make_trainer
 from autotrainer.data import normalize
+from autotrainer.exchange import FitRequest, Trained, TrainingSpec
 from autotrainer.testing import RecordedRun
 
 

@@ -305,6 +305,23 @@ def test_samples_of_a_generator_are_no_evaluation() -> None:
     assert not model._forward_pre_hooks
 
 
+@pytest.mark.parametrize(("passes", "expected"), [(1, [1.0, 1.0]), (2, [1.0, 1.0]), (8, [])])
+def test_predictions_averaged_over_dropout_are_meant(passes: int, expected: list[float]) -> None:
+    model, loss = net(), nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with autotrainer.watch(model, optimizer, loss_fn=loss, epochs=2, select=()) as monitor:
+        for _ in range(2):
+            optimizer.zero_grad()
+            loss(model(X), Y).backward()
+            optimizer.step()
+            with torch.no_grad():
+                for rows in (slice(0, 8), slice(8, 16)):
+                    loss(sum(model(X[rows]) for _ in range(passes)) / passes, Y[rows])
+            monitor.end_epoch()
+    assert monitor.history.epochs("evaluation_mode")[1].tolist() == expected
+    assert not model._forward_pre_hooks
+
+
 @pytest.mark.usefixtures("ten_samples")
 def test_a_model_has_no_hook_once_its_evaluation_has_begun() -> None:
     model, hooks = net(), []
@@ -320,7 +337,7 @@ def test_a_model_has_no_hook_once_its_evaluation_has_begun() -> None:
             model.eval()
             hooks.append(len(model._forward_pre_hooks))
             with torch.no_grad():
-                value = loss(model(X), Y)
+                value = loss(model(X[:8]), Y[:8]) + loss(model(X[8:]), Y[8:])
             hooks.append(len(model._forward_pre_hooks))
             monitor.end_epoch(val_loss=value)
     assert hooks == [0, 0, 1, 0, 1, 0]

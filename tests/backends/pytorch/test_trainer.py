@@ -14,13 +14,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from autotrainer.adapter import TrainingSpec
 from autotrainer.backends.pytorch.model_calls import call_model
 from autotrainer.backends.pytorch.random_state import preserve_random_state
 from autotrainer.backends.pytorch.trainer import save_model
 from autotrainer.data import normalize
 from autotrainer.edits import ScaleInputs, SetBatchSize
 from autotrainer.errors import ConfigError, DataError, InputError
+from autotrainer.exchange import TrainingSpec
 
 
 def dropout_model() -> nn.Module:

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from autotrainer import edits as e
-from autotrainer.adapter import SupportLevel, TrainingSpec
 from autotrainer.backends.pytorch.describe import plain_name
 from autotrainer.backends.pytorch.surgery import apply_edits
+from autotrainer.exchange import SupportLevel, TrainingSpec
 
 
 class Functional(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from autotrainer import edits as e
-from autotrainer.patch import describe, lines
+from autotrainer.patches import describe, lines
 from autotrainer.plan import RepairPlan
 
 NAMES = ("0", "1", "2", "3", "5")

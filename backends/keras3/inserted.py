@@ -1,0 +1,96 @@
+"""Layers that edits put into a model. They are saved and loaded like any other once autotrainer's backend is imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+__all__ = ["BOUNDED", "CosineAttention", "CosineGroupedAttention", "Residual", "bound"]
+
+
+@keras.saving.register_keras_serializable(package="autotrainer")
+class Residual(keras.layers.Wrapper):  # type: ignore[misc]
+    """A layer with a way past it: x + gate · activation(layer(x)). The gate starts at 0.
+
+    Args:
+        layer: A layer whose output has the shape of its input.
+        activation: A layer that its output goes through, where it has no activation of its own.
+    """
+
+    def __init__(self, layer: Any, activation: Any = None, **kwargs: Any) -> None:
+        super().__init__(layer, **kwargs)
+        self.activation = activation
+
+    def build(self, input_shape: Any = None) -> None:
+        """Make the gate."""
+        super().build(input_shape)
+        self.gate = self.add_weight(shape=(), initializer="zeros", name="gate")
+
+    def call(self, inputs: Any) -> Any:
+        """Add what the layer makes of the inputs to them."""
+        changed = self.layer(inputs)
+        return inputs + self.gate * (changed if self.activation is None else self.activation(changed))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return the shape of the inputs."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments."""
+        return {**super().get_config(), "activation": keras.saving.serialize_keras_object(self.activation)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """Rebuild it from its arguments."""
+        activation = keras.saving.deserialize_keras_object(config["activation"], custom_objects=custom_objects)
+        return super().from_config({**config, "activation": activation}, custom_objects=custom_objects)
+
+
+class _Bounded:
+    """Attention with logits limit · cos(query, key), head by head, whatever the weights."""
+
+    limit: float
+
+    def __init__(self, *args: Any, limit: float = 10.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.limit = limit
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments."""
+        return {**super().get_config(), "limit": self.limit}  # type: ignore[misc]
+
+    def _compute_attention(self, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        """Attend with queries and keys of unit length, shape (…, features of a head)."""
+        size = self.limit * float(query.shape[-1]) ** 0.5  # Keras divides by the root
+        query, key = size * keras.ops.normalize(query, axis=-1), keras.ops.normalize(key, axis=-1)
+        return self._attend(query, key, value, *args, **kwargs)
+
+    _attend: Any
+
+
+@keras.saving.register_keras_serializable(package="autotrainer")
+class CosineAttention(_Bounded, keras.layers.MultiHeadAttention):  # type: ignore[misc]
+    """`keras.layers.MultiHeadAttention` with bounded logits."""
+
+    _attend = keras.layers.MultiHeadAttention._compute_attention
+
+
+@keras.saving.register_keras_serializable(package="autotrainer")
+class CosineGroupedAttention(_Bounded, keras.layers.GroupQueryAttention):  # type: ignore[misc]
+    """`keras.layers.GroupQueryAttention` with bounded logits."""
+
+    _attend = keras.layers.GroupQueryAttention._compute_attention
+
+
+BOUNDED = {
+    keras.layers.MultiHeadAttention: CosineAttention,
+    keras.layers.GroupQueryAttention: CosineGroupedAttention,
+}
+"""The class with bounded logits of each class of attention layers."""
+
+
+def bound(layer: Any, limit: float) -> None:
+    """Give an attention layer that has not been traced yet bounded logits, in place: its weights stay."""
+    layer.__class__ = BOUNDED[type(layer)]
+    layer.limit = limit

@@ -1,0 +1,69 @@
+"""What targets look like to a loss: their scale, their shape, their encoding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from autotrainer.edits import Edit, EncodeTargets, NumberClasses
+from autotrainer.task import TargetSummary, TaskContext
+
+__all__ = ["differ_in_shape_only", "far_from_unit_scale", "fitting_code"]
+
+_FAR = 30.0
+"""Standard deviation, and mean ÷ standard deviation, from which targets are far from unit scale: those of
+`unscaled_targets`, below which healthy trainings are common."""
+
+_SHAPE_EVIDENCE = ("crossed_error", "crossed_absolute_error", "output_rank")
+
+
+def far_from_unit_scale(targets: TargetSummary) -> bool:
+    """Say whether numbers are so large, or so far from zero, that a loss of usual weights is far too large."""
+    if not targets.variance > 0:
+        return False
+    spread = math.sqrt(targets.variance)
+    return spread >= _FAR or abs(targets.mean) >= max(_FAR * spread, 10.0)
+
+
+def differ_in_shape_only(context: TaskContext, targets: TargetSummary, evidence: Mapping[str, float]) -> bool:
+    """Say whether outputs and targets hold one value a row each, one of them in a column."""
+    if context.loss.family == "cross_entropy" or targets.width != 1:
+        return False
+    if any(name in evidence for name in _SHAPE_EVIDENCE):
+        return True
+    return context.output_rank is not None and {context.output_rank, targets.rank} == {1, 2}
+
+
+def fitting_code(context: TaskContext, targets: TargetSummary) -> Edit | None:
+    """Return what brings targets into the form that the loss takes; None where they have it, or nothing does.
+
+    Args:
+        context: The training.
+        targets: Its targets.
+    """
+    loss = context.loss
+    if not targets.count or not (targets.integral or targets.one_hot):
+        return None
+    if loss.family == "cross_entropy":
+        return _classes(context, targets)
+    if loss.family == "binary_cross_entropy" and targets.signed and loss.expects == "logits":
+        return EncodeTargets("zero_one")
+    margin = loss.family == "hinge" and loss.targets == "values" and context.framework == "pytorch"
+    return EncodeTargets("signed") if margin and targets.values == (0.0, 1.0) else None  # Keras converts these itself
+
+
+def _classes(context: TaskContext, targets: TargetSummary) -> Edit | None:
+    loss, units = context.loss, context.output_units
+    if units is None or units < 2 or targets.minimum < 0:
+        return None
+    if targets.one_hot:
+        taken = loss.targets == "one_hot" or (loss.targets == "either" and not targets.integer_type)
+        return EncodeTargets("index") if not taken and targets.width == units else None
+    if targets.maximum >= units:
+        fill = 0.0 if loss.expects == "probabilities" else -1e4
+        several = 2 <= targets.classes <= units and loss.targets != "one_hot"
+        return NumberClasses(fill=fill) if several else None
+    if loss.targets == "one_hot":
+        return EncodeTargets("one_hot") if targets.width == 1 else None
+    refused = bool(context.loss_refusal) or not targets.integer_type or targets.rank == context.output_rank == 2
+    return EncodeTargets("index") if refused and targets.width == 1 else None

@@ -1,0 +1,65 @@
+"""Lead inputs past layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from autotrainer.edits import AddResidual
+from autotrainer.findings import Finding
+from autotrainer.repair import Proposal, Repair
+from autotrainer.repairs._layers import normalizable
+from autotrainer.task import TargetSummary, TaskContext
+
+__all__ = ["AddResidualRepair"]
+
+_DEEP = 4
+"""Layers of equal width in a row from which a stack is deep: gradients fade by depth, as `vanishing_gradient` has it."""
+
+
+class AddResidualRepair(Repair):
+    """Lead the input of each layer of a deep plain stack past it.
+
+    What it does:
+        Each hidden dense or convolutional layer that has as many units as the one before computes
+        x + gate · activation(layer(x)), with one learned number that starts at 0. In stacks of at least four such
+        layers without normalization and dropout.
+
+    Why it helps:
+        At the start the stack passes its input on unchanged, and gradients reach the first layer in full, however
+        deep it is; layers come in one by one as their gates open.
+
+    Safety:
+        Unsafe: the architecture changes, by one parameter a layer. Where activations shrink signals only a little,
+        nothing is gained. Judged by outcome.
+
+    Cost:
+        One sum a layer.
+
+    References:
+        He et al. 2016 (1512.03385); Bachlechner et al. 2020, ReZero (2003.04887); Zhang et al. 2019, Fixup (1901.09321).
+    """
+
+    name = "add_residual"
+    fixes: ClassVar[dict[str, float]] = {
+        "vanishing_gradient": 0.45,
+        "not_learning": 0.3,
+        "slow_convergence": 0.2,
+        "poor_initialization": 0.35,
+        "saturated_activation": 0.25,
+        "dying_relu": 0.3,
+    }
+
+    def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
+        """Propose it for the layers of a deep stack of equal width."""
+        if context.dropout or any(layer.kind == "attention" for layer in context.layers):
+            return
+        plain = {layer.name for layer in normalizable(context)}
+        weighted = [layer for layer in context.layers if layer.parameters or layer.frozen]
+        layers = tuple(
+            layer.name
+            for before, layer in zip(weighted, weighted[1:], strict=False)
+            if layer.name in plain and (layer.kind, layer.units) == (before.kind, before.units)
+        )
+        if len(layers) >= _DEEP:
+            yield Proposal(self.name, (AddResidual(layers),), self.fixes[finding.problem])

@@ -1,0 +1,43 @@
+"""Leave out training rows that hold NaN or infinity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from autotrainer.edits import DropBadRows
+from autotrainer.findings import Finding
+from autotrainer.repair import Proposal, Repair, Risk
+from autotrainer.task import TargetSummary, TaskContext
+
+__all__ = ["DropBadRowsRepair"]
+
+
+class DropBadRowsRepair(Repair):
+    """Leave out training rows that hold NaN or infinity.
+
+    What it does:
+        Trains on the rows whose inputs and targets are all finite, and tells how many were left out. Validation data
+        stay as they are: a prediction that is not finite counts as wrong.
+
+    Why it helps:
+        A single NaN in a batch makes loss, gradients and then all weights NaN.
+
+    Safety:
+        Safe where few rows are concerned; not done where that is more than half of them. Rows that lack a value may
+        differ from the others: filling them in keeps what they tell.
+
+    Cost:
+        One pass over the training data, and less work in each epoch.
+
+    References:
+        Little and Rubin 2002, Statistical Analysis with Missing Data, chapter 3 (complete cases).
+    """
+
+    name = "drop_bad_rows"
+    risk = Risk.SAFE
+    fixes: ClassVar[dict[str, float]] = {"nonfinite_data": 0.9, "nonfinite": 0.6}
+
+    def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
+        """Propose to leave them out; whether there are any is for the backend to say."""
+        yield Proposal(self.name, (DropBadRows(),), self.fixes[finding.problem])

@@ -1,0 +1,86 @@
+"""Give hidden layers more units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
+
+from autotrainer.edits import ResizeLayers
+from autotrainer.findings import Finding
+from autotrainer.repair import Proposal, Repair
+from autotrainer.signals import LayerInfo
+from autotrainer.task import TargetSummary, TaskContext
+
+__all__ = ["ResizeHiddenLayersRepair"]
+
+_RESIZABLE = ("dense", "conv", "recurrent")
+_FACTOR = 4
+"""How many times as many units all layers get: the power of two that doubles capacity twice, for each layer."""
+_LEAST = 16
+"""Units that a layer gets at least, and up to which layers count as small: hidden layers of fewer are rare in practice,
+and a ReLU layer of n units is dead at the start with probability 2⁻ⁿ (Lu et al. 2019, theorem 3.1 for its first unit)."""
+
+
+class ResizeHiddenLayersRepair(Repair):
+    """Give hidden layers more units, features or channels.
+
+    What it does:
+        A layer that all later ones hang on gets as many units as the widest other hidden layer, at least 16; or all
+        hidden layers get four times as many. What follows (normalization, recurrent layers, a flattened image) takes
+        the new width. Weights of all these layers are drawn anew. Where widths are tied, by a sum or a fixed shape,
+        only the others are changed.
+
+    Why it helps:
+        What goes through one unit is one number: nothing behind it can tell more apart. Wide layers are easier to
+        train too, and less likely to be dead as a whole.
+
+    Safety:
+        Unsafe: the architecture changes, what the resized layers had learnt is lost, and a wider model may overfit.
+        Judged by outcome.
+
+    Cost:
+        Grows with the product of the widths of neighbouring layers: about 16 times the work of hidden layers that
+        become four times as wide, memory along with it.
+
+    References:
+        Goodfellow et al., Deep Learning, 2016, section 5.2; Lu et al. 2019 (1903.06733) on width and dead layers; Neyshabur
+        et al. 2019 (1805.12076) on over-parametrization.
+    """
+
+    name = "resize_hidden_layers"
+    fixes: ClassVar[dict[str, float]] = {"insufficient_capacity": 0.7, "not_learning": 0.15, "dying_relu": 0.15}
+
+    def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
+        """Propose more units for the named layers, then for all."""
+        hidden = [layer for layer in context.layers if layer.hidden and layer.kind in _RESIZABLE and layer.units]
+        free = [layer for layer in hidden if not layer.frozen]
+        effect = self.fixes[finding.problem]
+        if finding.problem == "insufficient_capacity":
+            named = [layer for layer in free if layer.name in finding.layers]
+            if not named:  # something else holds it back: dropout, weight decay, no activation
+                return
+            others = [layer.units or 0 for layer in hidden if layer not in named]
+            width = max(_LEAST, *others) if others else _LEAST
+            yield self._wider(context, {layer.name: width for layer in named}, effect)
+        elif not free or max(layer.units or 0 for layer in hidden) > _LEAST:
+            return
+        units = {layer.name: max(_LEAST, _FACTOR * (layer.units or 1)) for layer in free}
+        yield self._wider(context, units, 0.6 * effect if finding.problem == "insufficient_capacity" else effect)
+
+    def _wider(self, context: TaskContext, units: Mapping[str, int], effect: float) -> Proposal:
+        edit = ResizeLayers(tuple(units), tuple(units.values()))
+        return Proposal(self.name, (edit,), effect, cost=_cost(context.layers, units))
+
+
+def _cost(layers: Iterable[LayerInfo], units: Mapping[str, int]) -> float:
+    """Return the work with other widths ÷ that without, as if each layer took what the one before puts out."""
+    before = after = 0.0
+    grown = 1.0
+    for layer in layers:
+        if not layer.parameters or layer.kind == "norm":
+            continue
+        own = units.get(layer.name, layer.units or 1) / (layer.units or 1)
+        before += layer.parameters
+        after += layer.parameters * grown * own
+        grown = own
+    return after / before if before else 1.0

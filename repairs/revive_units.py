@@ -1,0 +1,57 @@
+"""Draw idle units anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from autotrainer.edits import ReviveUnits
+from autotrainer.findings import Finding
+from autotrainer.repair import Proposal, Repair
+from autotrainer.task import TargetSummary, TaskContext
+
+__all__ = ["ReviveUnitsRepair"]
+
+_LEAST = 4
+"""Epochs with which a unit that is drawn anew has time to learn."""
+
+
+class ReviveUnitsRepair(Repair):
+    """Draw the incoming weights of idle units anew, between the epochs (ReDo).
+
+    What it does:
+        At the end of each epoch of the first three quarters of the training, draws new incoming weights for each unit
+        whose mean output is at most a fortieth of its layer's (dead ones first of all), with the initializer of the
+        activation; its bias becomes zero and the optimizer forgets it. All other units stay as they are.
+
+    Why it helps:
+        A dead unit has no gradient and so can never come back by itself. Redrawn, the layer uses its whole width again,
+        and nothing that was learned is lost.
+
+    Safety:
+        Unsafe: outgoing weights stay, so that the output shifts a little with each unit. Frozen layers and those that
+        ``keep`` names are left out, and recurrent ones. Units that are rightly silent are drawn again and again.
+        Judged by outcome.
+
+    Cost:
+        A sum over the units' outputs of some batches an epoch; in Keras a forward pass of one batch, which counts.
+
+    References:
+        Sokar et al., The Dormant Neuron Phenomenon, ICML 2023 (2302.12902), algorithm 1; Lu et al. 2019 (1903.06733).
+    """
+
+    name = "revive_units"
+    fixes: ClassVar[dict[str, float]] = {"dying_relu": 0.5, "dormant_neurons": 0.5, "representation_collapse": 0.2}
+
+    def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
+        """Propose to revive the layers that the finding names, with those that feed them."""
+        if context.planned_epochs is not None and context.planned_epochs < _LEAST:
+            return
+        layers = tuple(
+            layer.name
+            for layer in context.layers
+            if layer.hidden and not layer.frozen and layer.kind in ("dense", "conv")
+            if layer.activation not in (None, "linear", "softmax", "log_softmax")
+        )
+        if layers:
+            yield Proposal(self.name, (ReviveUnits(layers),), self.fixes[finding.problem])

@@ -1,0 +1,67 @@
+"""Train on standardized targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from autotrainer.edits import Edit, ScaleTargets, SetOutputActivation
+from autotrainer.findings import Finding
+from autotrainer.repair import Proposal, Repair, Risk
+from autotrainer.repairs._targets import far_from_unit_scale
+from autotrainer.task import TargetSummary, TaskContext
+
+__all__ = ["ScaleTargetsRepair"]
+
+_LINEAR = ("squared_error", "absolute_error", "huber")
+_UNSURE = 0.5
+"""Factor on the effect with a loss of one's own: it may be one of ratios, for which zero mean is no good."""
+
+
+class ScaleTargetsRepair(Repair):
+    """Train on standardized targets.
+
+    What it does:
+        Computes the loss of (output - mean) / std and (target - mean) / std, per column of the targets. The numbers are
+        fitted on the training data only; the model puts its output back into the targets' own units itself. An output
+        activation that can't go below zero or beyond one goes.
+
+    Why it helps:
+        Outputs of freshly drawn weights are near zero and about one large. Targets of thousands make first gradients
+        thousands of times too large for plain SGD, and too far to go for optimizers that move by the learning rate.
+
+    Safety:
+        Safe: the same numbers in other units, and the answer in the user's own. The loss is that of scaled values, so
+        columns count alike.
+
+    Cost:
+        One pass over the training data.
+
+    References:
+        LeCun et al. 1998, Efficient BackProp, section 4.3; Bishop 1995, Neural Networks for Pattern Recognition, 8.2.
+    """
+
+    name = "scale_targets"
+    risk = Risk.SAFE
+    fixes: ClassVar[dict[str, float]] = {
+        "unscaled_targets": 0.9,
+        "divergence": 0.6,
+        "exploding_gradient": 0.6,
+        "learning_rate_too_high": 0.5,
+        "nonfinite": 0.6,
+        "not_learning": 0.6,
+        "slow_convergence": 0.6,
+    }
+
+    def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
+        """Propose scaling where the targets are numbers far from unit scale."""
+        loss = context.loss
+        if context.kind(targets) != "regression" or loss.expects in ("log_values", "log_probabilities"):
+            return
+        if loss.family not in (*_LINEAR, "custom") or not far_from_unit_scale(targets):
+            return
+        edits: tuple[Edit, ...] = (ScaleTargets(),)
+        if context.output_activation not in (None, "linear"):
+            edits = (SetOutputActivation("linear"), *edits)
+        effect = self.fixes[finding.problem] * (1.0 if loss.family in _LINEAR else _UNSURE)
+        yield Proposal(self.name, edits, effect)

@@ -1,0 +1,66 @@
+"""Warm the learning rate up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from autotrainer.edits import WarmUpRate
+from autotrainer.findings import Finding
+from autotrainer.repair import Proposal, Repair
+from autotrainer.task import TargetSummary, TaskContext
+
+__all__ = ["WarmUpLearningRateRepair"]
+
+_SHARE = 0.1
+"""Share of the training: Goyal 2017 take 5 of 90 epochs, most short trainings of transformers a tenth."""
+_MOST = 2000
+"""Steps after which Adam's second moment is known, at its usual β2 of 0.999: 2 ÷ (1 − β2)."""
+_LEAST = 5
+"""Steps with which it is a warm-up at all."""
+
+
+class WarmUpLearningRateRepair(Repair):
+    """Raise the learning rate evenly from next to nothing at the start of the training.
+
+    What it does:
+        Takes the first 10 % of the planned steps to reach the rate set, and no more steps than Adam's second moment
+        needs to know the gradients (2 ÷ (1 − β2), 2000 by default).
+
+    Why it helps:
+        The first gradients are the largest, and point all ways: weights are as they were drawn, and a moment
+        estimate is a mean of few gradients. A full step then can kill units, saturate attention or throw the model
+        into a region that it never leaves, at a rate that is right for all the rest of the training.
+
+    Safety:
+        Unsafe only in that the rate may be too high for the whole training: a warm-up then puts the trouble off.
+        Judged by outcome. A training with a schedule of its own in Keras is left as it is.
+
+    Cost:
+        A few steps that go less far.
+
+    References:
+        Goyal et al. 2017 (1706.02677), section 2.2; Ma and Yarats, AAAI 2021 (1910.04209), on 2 ÷ (1 − β2); Gilmer et
+        al., ICLR 2022 (2110.04369); Wortsman et al., ICLR 2024 (2309.14322).
+    """
+
+    name = "warm_up_learning_rate"
+    fixes: ClassVar[dict[str, float]] = {
+        "exploding_gradient": 0.35,
+        "dying_relu": 0.4,
+        "learning_rate_too_high": 0.3,
+        "divergence": 0.35,
+        "loss_spike": 0.35,
+        "gradient_spike": 0.25,
+        "nonfinite": 0.25,
+        "stale_second_moment": 0.3,
+        "attention_entropy_collapse": 0.35,
+        "saturated_activation": 0.25,
+    }
+
+    def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
+        """Propose one length."""
+        if context.planned_steps is None or context.planned_steps < _LEAST / _SHARE:
+            return
+        steps = min(_MOST, int(_SHARE * context.planned_steps))
+        yield Proposal(self.name, (WarmUpRate(steps),), self.fixes[finding.problem])

@@ -1,0 +1,176 @@
+"""What the repairs of data and targets propose, and where they keep quiet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from autotrainer.edits import (
+    DropBadRows,
+    EncodeTargets,
+    NumberClasses,
+    ReshapeTargets,
+    ScaleTargets,
+    SetOutputActivation,
+    ShuffleData,
+    WeightClasses,
+)
+from autotrainer.exchange import Support, SupportLevel
+from autotrainer.planner import Planner
+from autotrainer.repair import Risk
+from autotrainer.repairs.drop_bad_rows import DropBadRowsRepair
+from autotrainer.repairs.encode_targets import EncodeTargetsRepair
+from autotrainer.repairs.fix_loss import FixLossRepair
+from autotrainer.repairs.reshape_targets import ReshapeTargetsRepair
+from autotrainer.repairs.scale_targets import ScaleTargetsRepair
+from autotrainer.repairs.shuffle_data import ShuffleDataRepair
+from autotrainer.repairs.weight_classes import WeightClassesRepair
+from autotrainer.task import LossInfo, TargetSummary
+
+MSE = LossInfo("MSELoss", "squared_error", "values")
+HUBER = LossInfo("SmoothL1Loss", "huber", "values")
+OWN = LossInfo("my_loss")
+POISSON = LossInfo("PoissonNLLLoss", "poisson", "log_values")
+CE = LossInfo("CrossEntropyLoss", "cross_entropy", "logits", "either", 1)
+SPARSE = LossInfo("sparse", "cross_entropy", "probabilities", "index")
+ONE_HOT = LossInfo("categorical", "cross_entropy", "probabilities", "one_hot")
+NLL = LossInfo("NLLLoss", "cross_entropy", "log_probabilities", "index", 1)
+BCE = LossInfo("BCELoss", "binary_cross_entropy", "probabilities")
+BCE_LOGITS = LossInfo("BCEWithLogitsLoss", "binary_cross_entropy", "logits")
+MARGIN = LossInfo("SoftMarginLoss", "hinge", "logits")
+
+
+def numbers(mean: float, std: float) -> TargetSummary:
+    return TargetSummary(
+        count=100, rows=100, rank=2, minimum=mean - 3 * std, maximum=mean + 3 * std, mean=mean, variance=std**2
+    )
+
+
+def labels(*values: float, rank: int = 1, integers: bool = True) -> TargetSummary:
+    return TargetSummary(
+        count=100, rows=100, rank=rank, integer_type=integers, integral=True, minimum=min(values), maximum=max(values),
+        mean=1.0, variance=1.0, values=tuple(values), classes=len(values), majority=0.5, rarest=0.1,
+    )  # fmt: skip
+
+
+def rows(*, integers: bool, width: int = 3) -> TargetSummary:
+    return replace(labels(0.0, 1.0, rank=2, integers=integers), width=width, one_hot=True, classes=width)
+
+
+@pytest.mark.parametrize(
+    ("problem", "loss", "activation", "targets", "wanted"),
+    [
+        ("unscaled_targets", MSE, "linear", numbers(50_000, 4_000), (ScaleTargets(),)),
+        ("unscaled_targets", HUBER, None, numbers(0, 100), (ScaleTargets(),)),
+        ("unscaled_targets", MSE, "sigmoid", numbers(0, 100), (SetOutputActivation("linear"), ScaleTargets())),
+        ("not_learning", MSE, "linear", numbers(1_000, 1), (ScaleTargets(),)),
+        ("nonfinite", OWN, "linear", numbers(0, 1e5), (ScaleTargets(),)),
+        ("not_learning", MSE, "linear", numbers(1, 2), None),
+        ("not_learning", MSE, "linear", numbers(5, 0.1), None),  # far from zero in its own units, yet small
+        ("unscaled_targets", POISSON, "linear", numbers(500, 100), None),
+        ("not_learning", CE, "linear", labels(0, 1, 2), None),
+        ("nonfinite", MSE, "linear", TargetSummary(), None),
+    ],
+)
+def test_targets_are_scaled_where_they_are_numbers_far_from_unit_scale(
+    problem, loss, activation, targets, wanted, finding, context
+) -> None:
+    given = context(loss=loss, output_activation=activation, output_units=1)
+    proposals = list(ScaleTargetsRepair().propose(finding(problem), given, targets))
+    assert [p.edits for p in proposals] == ([] if wanted is None else [wanted])
+
+
+def test_a_loss_of_ones_own_makes_scaling_a_guess(finding, context) -> None:
+    effects = [
+        next(
+            iter(ScaleTargetsRepair().propose(finding("unscaled_targets"), context(loss=loss), numbers(0, 100)))
+        ).effect
+        for loss in (MSE, OWN)
+    ]
+    assert effects[1] < 0.5 < effects[0]
+
+
+@pytest.mark.parametrize(
+    ("loss", "units", "framework", "targets", "wanted"),
+    [
+        (CE, 3, "pytorch", labels(1, 2, 3), NumberClasses()),
+        (SPARSE, 3, "keras3", labels(0, 10, 20), NumberClasses(fill=0.0)),
+        (CE, 3, "pytorch", labels(1, 2, 3, 4), None),  # more classes than outputs
+        (CE, 3, "pytorch", labels(-1, 0, 1), None),
+        (CE, 3, "pytorch", labels(0, 1, 2), None),
+        (CE, 3, "pytorch", labels(0, 1, 2, integers=False), EncodeTargets("index")),
+        (NLL, 3, "pytorch", rows(integers=False), EncodeTargets("index")),
+        (SPARSE, 3, "keras3", rows(integers=False), EncodeTargets("index")),
+        (CE, 3, "pytorch", rows(integers=False), None),  # it takes rows of floats
+        (CE, 3, "pytorch", rows(integers=True), EncodeTargets("index")),
+        (CE, 4, "pytorch", rows(integers=True), None),
+        (ONE_HOT, 3, "keras3", labels(0, 1, 2), EncodeTargets("one_hot")),
+        (ONE_HOT, 3, "keras3", rows(integers=False), None),
+        (ONE_HOT, 3, "keras3", labels(1, 2, 3), None),
+        (BCE_LOGITS, 1, "pytorch", labels(-1, 1), EncodeTargets("zero_one")),
+        (BCE, 1, "pytorch", labels(-1, 1), None),  # probabilities can't say -1: another output is needed
+        (MARGIN, 1, "pytorch", labels(0.0, 1.0), EncodeTargets("signed")),
+        (MARGIN, 1, "keras3", labels(0.0, 1.0), None),  # Keras does so itself
+        (MARGIN, 1, "pytorch", labels(-1, 1), None),
+        (MSE, 1, "pytorch", labels(0, 1), None),
+    ],
+)
+def test_labels_are_encoded_as_the_loss_takes_them(loss, units, framework, targets, wanted, finding, context) -> None:
+    given = context(loss=loss, output_units=units, framework=framework)
+    for problem in EncodeTargetsRepair.fixes:
+        proposals = list(EncodeTargetsRepair().propose(finding(problem), given, targets))
+        assert [p.edits for p in proposals] == ([] if wanted is None else [(wanted,)])
+
+
+@pytest.mark.parametrize(
+    ("loss", "rank", "target_rank", "evidence", "proposed"),
+    [
+        (MSE, 2, 1, {}, True),
+        (HUBER, 1, 2, {}, True),
+        (BCE, 2, 1, {}, True),
+        (OWN, None, 1, {"crossed_error": 2.0}, True),
+        (MSE, 2, 2, {}, False),
+        (OWN, None, 1, {}, False),
+        (CE, 2, 1, {}, False),
+    ],
+)
+def test_targets_get_the_shape_of_the_outputs_where_only_that_differs(
+    loss, rank, target_rank, evidence, proposed, finding, context
+) -> None:
+    given = context(loss=loss, output_units=1, output_rank=rank)
+    targets = replace(numbers(0, 1), rank=target_rank)
+    proposals = list(ReshapeTargetsRepair().propose(finding("target_mismatch", evidence=evidence), given, targets))
+    assert [p.edits for p in proposals] == ([(ReshapeTargets(),)] if proposed else [])
+    wide = replace(targets, width=3)
+    assert not list(ReshapeTargetsRepair().propose(finding("target_mismatch", evidence=evidence), given, wide))
+
+
+@pytest.mark.parametrize(
+    ("repair", "problem", "edit", "risk"),
+    [
+        (ShuffleDataRepair, "unshuffled_data", ShuffleData(), Risk.SAFE),
+        (DropBadRowsRepair, "nonfinite_data", DropBadRows(), Risk.SAFE),
+        (DropBadRowsRepair, "nonfinite", DropBadRows(), Risk.SAFE),
+        (WeightClassesRepair, "class_imbalance", WeightClasses(), Risk.UNSAFE),
+    ],
+)
+def test_data_are_mended_as_the_finding_says(repair, problem, edit, risk, finding, context, targets) -> None:
+    proposals = list(repair().propose(finding(problem), context(), targets("binary")))
+    assert [p.edits for p in proposals] == [(edit,)]
+    assert repair.risk is risk
+
+
+def test_classes_are_weighed_only_where_a_row_has_one(finding, context, targets) -> None:
+    several = replace(targets("index"), rank=2, width=5)
+    assert not list(WeightClassesRepair().propose(finding("class_imbalance"), context(), several))
+    assert not list(WeightClassesRepair().propose(finding("class_imbalance"), context(loss=MSE), targets("real")))
+
+
+def test_of_two_ways_to_mend_one_thing_the_evidence_proves_one(finding, context) -> None:
+    """The shape alone, or the whole loss: both together would be the same twice."""
+    planner = Planner((FixLossRepair, ReshapeTargetsRepair), lambda edit: Support(SupportLevel.REBUILD))
+    given = context(loss=HUBER, output_activation="linear", output_rank=2)
+    step = planner.proven([finding("target_mismatch")], given, replace(numbers(0, 1), rank=1))
+    assert step is not None
+    assert step.edits == (ReshapeTargets(),)
