@@ -1,4 +1,4 @@
-"""Lets the tests run from a bare checkout, where the mapping of setup.cfg is not in force."""
+"""Lets the tests run from a bare checkout, where the mapping of setup.cfg is not in force, and in several processes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,33 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import autotrainer
 
 ROOT = Path(__file__).parent
+MOST_WORKERS = 4  # each holds PyTorch, TensorFlow and JAX: a good gigabyte
+
+for library in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+    os.environ.setdefault(library, "1")  # models here are small: further threads would only wait for each other
 
 if find_spec("autotrainer.rules") is None:
     autotrainer.__path__.append(str(ROOT))
+
+
+settings.register_profile("autotrainer", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("autotrainer")  # how fast an example is says more about the machine than about the code
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Run slow tests too where tests are named."""
+    if any("::" in argument for argument in config.args):
+        config.option.markexpr = ""
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return the number of processes: none but this one where files or tests are named, so that they start at once."""
+    return 0 if all(".py" in argument for argument in config.args) else min(MOST_WORKERS, os.cpu_count() or 1)
 
 
 @pytest.fixture

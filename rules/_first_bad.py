@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autotrainer.facts import BAD_OPERATIONS, BAD_TENSORS, FACTS
 from autotrainer.history import RunHistory
-from autotrainer.task import BAD_OPERATIONS, BAD_TENSORS, FACTS, TaskContext
+from autotrainer.task import TaskContext
 
 __all__ = ["FIRST_BAD_FACTS", "Place", "found_by_replay", "seen_in_history"]
 

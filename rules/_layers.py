@@ -7,7 +7,13 @@ import numpy as np
 from autotrainer.history import RunHistory
 from autotrainer.signals import Floats
 
-__all__ = ["activated", "inputs_vary", "last_epochs", "names", "weight_layers"]
+__all__ = ["activated", "inputs_vary", "last_epochs", "names", "squashing_layers", "weight_layers"]
+
+_SQUASHING = ("sigmoid", "hard_sigmoid", "hardsigmoid")
+"""Activations whose slope is at most 1/4, whatever the weights of usual size."""
+
+_USUAL = 0.3
+"""Size of weights ÷ root of the units, at least: the usual initializers give 0.6 to 1.4 (Glorot 2010, He 2015)."""
 
 
 def weight_layers(history: RunHistory) -> list[int]:
@@ -17,6 +23,19 @@ def weight_layers(history: RunHistory) -> list[int]:
         for row, layer in enumerate(history.layers)
         if layer.parameters > 0 and not layer.frozen and layer.kind not in ("norm", "embedding")
     ]
+
+
+def squashing_layers(history: RunHistory) -> list[int]:
+    """Return the hidden weight layers if each of them shrinks what goes through it, forward and back; else none.
+
+    Sigmoids take at least three quarters of it in each layer. No drawing of weights of usual size makes up for that
+    (Glorot and Bengio 2010): it is the activation, not the initializer, that makes signal and gradient fade.
+    """
+    rows = [row for row in weight_layers(history) if history.layers[row].hidden]
+    if not rows or any(history.layers[row].activation not in _SQUASHING for row in rows) or not len(history.steps):
+        return []
+    sizes = history.layer("weight_norm")[0, rows] / np.sqrt([history.layers[row].units or 1 for row in rows])
+    return rows if np.median(sizes) >= _USUAL else []
 
 
 def activated(history: RunHistory) -> list[int]:

@@ -79,9 +79,12 @@ class Outcome:
     def stuck(self, margin: float = 0.15) -> bool:
         """Whether skill is certainly at the trivial predictor's level: within a margin of accuracy's scale.
 
-        R² takes two thirds of the margin: it is a square, and says more at the same value.
+        R² takes two thirds of the margin: it is a square, and says more at the same value. Where it is above 0 beyond
+        doubt, noise may leave no more to explain, as when a model is to tell weak noise from data.
         """
-        return self.high <= (margin * 2 / 3 if self.regression else margin)
+        if self.regression:
+            return self.high <= margin * 2 / 3 and not self.low > 0
+        return self.high <= margin
 
     def learned(self, level: float = 0.5) -> bool:
         """Whether skill is certainly above a level."""

@@ -20,6 +20,10 @@ _PRECISE = 0.25
 _ENOUGH_ROWS = 64
 """Recent training rows whose accuracy makes cross-entropy unnecessary as a measure."""
 
+_TELLING = 0.2
+"""Skill by accuracy up to which, and upper end of that by cross-entropy from which, there may be a signal that accuracy
+does not show: one that is too weak to make another class than the commonest the likeliest."""
+
 _VALIDATION_ROWS = 200
 """Rows of a validation set, whose size is not known: cautious for the usual ones."""
 
@@ -76,17 +80,31 @@ def trivial_squared_error(history: RunHistory, context: TaskContext) -> float:
 def witnesses(history: RunHistory, context: TaskContext) -> list[Witness]:
     """Return the measurements of present skill that are precise enough to judge by.
 
-    Cross-entropy stands in only where no accuracy in training is known: its value can mislead, accuracy can't.
+    Cross-entropy stands in where no accuracy in training is known, and besides it where accuracy shows nothing
+    (`_TELLING`): its value can mislead, accuracy can't.
     """
     if context.kind(history.targets) == "regression":
         return _precise(_squared_error(history, context))
     found = _precise(_accuracies(history, context, trivial_score(history, context)))
+    if context.loss.weighted:  # moves the answers away from the commonest class: that of being right less often
+        return [w for w in found if w.low > 0]
     sampled = history.scalar("accuracy")[_fresh(history)]
     batches = history.scalar("batch_size")[_fresh(history)]
     rows = np.nansum(np.minimum(batches[~np.isnan(sampled)], MAX_ROWS))
+    by_loss = _entropy(history, context)
     if found and (rows >= _ENOUGH_ROWS or len(history.epochs("accuracy")[0])):
-        return found
-    return found + _precise(_entropy(history, context))
+        hidden = max(w.skill for w in found) < _TELLING
+        return found + [w for w in by_loss if hidden and w.high >= _TELLING and _possible(w, found, history)]
+    return found + _precise(by_loss)
+
+
+def _possible(by_loss: Witness, found: list[Witness], history: RunHistory) -> bool:
+    """Whether a cross-entropy is below that of a constant and that of these answers: a wrong one costs ln 2 at least."""
+    targets = history.targets
+    wrong = 1 - max(w.score for w in found)
+    common, others = targets.majority, max(1, targets.classes - 1)
+    entropy = -common * math.log(common) - (1 - common) * math.log((1 - common) / others)
+    return not targets.one_hot and by_loss.skill > 0 and (1 - by_loss.skill**2) * entropy >= wrong * math.log(2)
 
 
 def _precise(found: list[Witness]) -> list[Witness]:

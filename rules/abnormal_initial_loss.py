@@ -52,7 +52,7 @@ class AbnormalInitialLoss(Rule):
         (pretrained), and losses of one's own have no known start: contrastive losses (ln of the batch), likelihoods.
 
     Repairs
-        New initial weights; normalization before the last layer.
+        Smaller weights of the output layer, new initial weights, normalization before the last layer.
 
     References
         Karpathy, A Recipe for Training Neural Networks, 2019; Mishkin and Matas (LSUV), ICLR 2016.
@@ -70,7 +70,7 @@ class AbnormalInitialLoss(Rule):
         "unscaled_targets",
         "poor_initialization",
     )
-    repairs = ("reinitialize", "insert_normalization")
+    repairs = ("scale_output_layer", "reinitialize", "insert_normalization")
     static = True
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {

@@ -14,6 +14,7 @@ from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import names, weight_layers
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._runaway import loss_rise
 from autotrainer.rules._steps import STEP_NEEDS, decay_share, steps_taken
 from autotrainer.rules._trends import geometric_mean, recent
 from autotrainer.task import TaskContext
@@ -40,6 +41,9 @@ _SYMPTOM = 0.45
 
 _SHRUNK = 0.7
 """Length of all weights ÷ that at the start from which a decay has evidently won: trained weights grow."""
+
+_GONE, _LOST = 0.3, 2.0
+"""Length of all weights ÷ that at the start, and loss ÷ its best level, with which what was learned decays again."""
 
 _RESTED = 1e-4
 """First steps of a layer ÷ its weights from which it has been on its way: a tenth of the usual thousandth."""
@@ -132,7 +136,8 @@ class AbnormalUpdateRatio(Rule):
             f"they are down to {kept:.2g} of their size, and {result.words} after {result.steps} steps."
         )
         evidence = {"decay": share, "weights_kept": kept, "skill_high": result.high}
-        poor = not result.high > _POOR  # what has some skill may be as good as noisy data allow
+        # What has some skill may be as good as noisy data allow, unless it was better before.
+        poor = not result.high > _POOR or (kept <= _GONE and loss_rise(history) >= _LOST)
         return self.finding(result.worst if poor else Severity.WARNING, 0.85 if poor else 0.5, message, evidence)
 
     def _by_ratio(self, history: RunHistory, result: Outcome) -> Finding | None:

@@ -52,7 +52,7 @@ class AttentionEntropyCollapse(Rule):
         a good score with hard choices, or the loss diverges; else, and without a known outcome, a warning.
 
     Repairs
-        A lower learning rate, new initial weights; beyond these, normalized queries and keys or a warm-up.
+        Normalized queries and keys, new initial weights, a lower learning rate, a warm-up.
 
     References
         Zhai et al., Stabilizing Transformer Training by Preventing Attention Entropy Collapse, ICML 2023
@@ -65,7 +65,7 @@ class AttentionEntropyCollapse(Rule):
     aliases = ("attention_collapse", "entropy_collapse", "attention_logits", "attention_logit_growth")
     needs = OUTCOME_NEEDS | frozenset({"attention_entropy", "attention_max_logit"})
     causes = ("nonfinite_data", "abnormal_data", "unscaled_targets", "learning_rate_too_high", "exploding_gradient")
-    repairs = ("reinitialize", "scale_learning_rate", "clip_gradients")
+    repairs = ("clip_attention", "reinitialize", "scale_learning_rate", "clip_gradients", "warm_up_learning_rate")
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {
             "entropy": Threshold(

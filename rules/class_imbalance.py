@@ -13,8 +13,10 @@ from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._held_out import held_out_accuracy
+from autotrainer.rules._loss_values import LOSS_VALUE_NEEDS, computes_cross_entropy
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._trends import recent, theil_sen, wilson
+from autotrainer.signals import MAX_ROWS, Floats
 from autotrainer.task import TaskContext
 
 __all__ = ["ClassImbalance"]
@@ -28,16 +30,21 @@ _TRIVIAL = 0.15
 _EARLY = 0.1
 """Share of the schedule from which a score on validation data below that of a constant answer tells something."""
 
-_WORSE = 0.07
-"""Accuracy by which the validation score must be below that of random answers with the shares of the classes: two
-standard errors of 200 rows, a small validation set. Where the classes of both have equal shares, not even a model that
-knows noisy labels by heart gets there."""
+_VALIDATION_ROWS = 200
+"""Rows of a validation set, whose size is not known: a small one."""
+
+_FITTED = 0.035
+"""Accuracy in training below the share of the commonest class, at most, of a model that fits the training data: one
+standard error of 200 rows."""
 
 _EPOCHS = 3
 """Epochs with a score on validation data, at least."""
 
 _MOST = 0.5
 """Share of the commonest class from which a constant answer is a bar that memorised rows do not fall below."""
+
+_FEW_ROWS = 64
+"""Rows of sampled batches, at least, whose accuracy is a measurement: its standard error is up to 0.06."""
 
 _APART = 0.3
 """Accuracy on all rows − accuracy on rare classes, at least: else the model is just not good."""
@@ -55,9 +62,10 @@ class ClassImbalance(Rule):
     Evidence used
         Shares of the commonest and the rarest class among the rows seen; accuracy on rare classes and on all rows of
         sampled batches over the last half of the run, with the Wilson interval of the number of batches that held a
-        rare row; the trend of the former. Validation accuracy against that of random answers with the shares of
-        the classes in training, from three epochs on: lower by 0.07, it says that classes are less unequal there, and
-        that the model leans to the common one.
+        rare row; the trend of the former. Validation accuracy against that of random answers with the shares of the
+        classes in training, from three epochs on: lower by two standard errors over the last half of the run, it says
+        that classes are less unequal there, and that the model leans to the common one, provided that it fits the
+        training data: by its accuracy there, or by a cross-entropy below that of the shares.
 
     Thresholds
         ``ratio``: commonest ÷ rarest class; ``accuracy``: on rare classes, at most; ``schedule``: share of the planned
@@ -70,7 +78,7 @@ class ClassImbalance(Rule):
         tail of classes is at most a warning. Weighted losses and resampling show in the accuracy on rare classes.
 
     Repairs
-        None of its own: weight the classes in the loss, or draw rare rows more often, and judge by a balanced score.
+        Weights of the classes in the loss; or draw rare rows more often. Judge by a balanced score.
 
     References
         Japkowicz and Stephen, Intelligent Data Analysis 2002; Buda, Maki and Mazurowski, Neural Networks 2018; He and
@@ -80,9 +88,9 @@ class ClassImbalance(Rule):
     problem = "class_imbalance"
     code = "AT504"
     aliases = ("imbalance", "imbalanced", "imbalanced_data", "unbalanced_classes", "rare_class")
-    needs = OUTCOME_NEEDS | frozenset({"rare_accuracy"})
+    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"rare_accuracy"})
     causes = ("nonfinite", "unshuffled_data")
-    repairs = ()
+    repairs = ("weight_classes",)
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {
             "ratio": Threshold(10, "share of the commonest ÷ the rarest class", "Buda et al. 2018", 1),
@@ -103,33 +111,30 @@ class ClassImbalance(Rule):
         evidence = {"majority": targets.majority, "rarest": targets.rarest}
         words = f"The commonest class is {targets.majority / targets.rarest:.3g} times as frequent as the rarest"
         result = outcome(history, context)
-        return self._elsewhere(history, result, words, evidence) or self._rare(history, result, words, evidence)
+        elsewhere = self._elsewhere(history, context, result, words, evidence)
+        return elsewhere or self._rare(history, result, words, evidence)
 
     def _elsewhere(
-        self, history: RunHistory, result: Outcome, words: str, evidence: dict[str, float]
+        self, history: RunHistory, context: TaskContext, result: Outcome, words: str, evidence: dict[str, float]
     ) -> Finding | None:
         """Find a model that fits the shares of the training classes, and fails where classes are less unequal."""
         majority, there = history.targets.majority, held_out_accuracy(history)
-        sampled = history.scalar("accuracy")[recent(history.steps)]
-        if majority < _MOST or not there <= self._at_random(history) - _WORSE or not result.mature(_EARLY):
+        epochs, (bar, noise) = len(history.epochs("val_accuracy")[1]), _at_random(history)
+        lasting = held_out_accuracy(history, max(_EPOCHS, epochs // 2))
+        if majority < _MOST or not (there <= bar and lasting <= bar - noise) or not result.mature(_EARLY):
             return None
-        if len(history.epochs("val_accuracy")[1]) < _EPOCHS:  # running statistics of normalization lag at first
+        if epochs < _EPOCHS:  # running statistics of normalization lag at first
             return None
-        here = float(np.mean(sampled[np.isfinite(sampled)])) if np.isfinite(sampled).any() else math.nan
-        if not here >= majority - _WORSE / 2:
+        here = _fits(history, context)
+        if here is None:
             return None
+        name, value, told = here
         message = (
-            f"{words}; accuracy is {here:.3g} in training, but {there:.3g} on validation data, less than always giving "
-            f"the commonest class ({majority:.3g}) would have if classes were as unequal there."
+            f"{words}; {told} in training, but accuracy on validation data is {there:.3g}, less than always "
+            f"giving the commonest class ({majority:.3g}) would have if classes were as unequal there."
         )
-        evidence = evidence | {"accuracy": here, "validation_accuracy": there}
+        evidence = evidence | {name: value, "validation_accuracy": there}
         return self.finding(result.worst, 0.85, message, evidence)
-
-    @staticmethod
-    def _at_random(history: RunHistory) -> float:
-        """Return the accuracy of random answers with the shares of the classes, at least: that of pure memory."""
-        share, others = history.targets.majority, history.targets.classes - 1
-        return share**2 + (1 - share) ** 2 / others
 
     def _rare(self, history: RunHistory, result: Outcome, words: str, evidence: dict[str, float]) -> Finding | None:
         """Find rare classes that are not recognised in training."""
@@ -151,3 +156,50 @@ class ClassImbalance(Rule):
         evidence = evidence | {"rare_accuracy": share, "rare_accuracy_high": high, "accuracy": overall}
         severity = result.worst if ignored else Severity.WARNING
         return self.finding(severity, 0.85 if ignored else 0.7, message, evidence)
+
+
+def _at_random(history: RunHistory) -> tuple[float, float]:
+    """Return the accuracy on equal shares of random answers with the shares of the classes, at least; and its noise.
+
+    Not even a model that knows noisy labels by heart is worse. The noise is two standard errors: of the accuracy of so
+    few validation rows, and of the share of the commonest class among the training rows that were looked at.
+    """
+    share, others, rows = history.targets.majority, history.targets.classes - 1, max(1, history.targets.rows)
+    bar = share**2 + (1 - share) ** 2 / others
+    variance = bar * (1 - bar) / _VALIDATION_ROWS + (2 * share) ** 2 * share * (1 - share) / rows
+    return bar, 2 * math.sqrt(variance)
+
+
+def _fits(history: RunHistory, context: TaskContext) -> tuple[str, float, str] | None:
+    """Return name, value and words of what shows that training data are fitted as well as by the shares of the classes.
+
+    None where nothing does. It is the accuracy of the latest epochs, that of the latest rows looked at, if the loss has
+    not risen since, or a cross-entropy below that of the shares.
+    """
+    enough_accuracy, whole = history.targets.majority - _FITTED, history.epochs("accuracy")[1][-_EPOCHS:]
+    if len(whole) and float(np.median(whole)) >= enough_accuracy:
+        return "accuracy", float(np.median(whole)), f"accuracy is {float(np.median(whole)):.3g}"
+    targets, losses = history.targets, history.losses[1][history.losses[0] >= history.step / 2]
+    late = losses[np.isfinite(losses)]
+    if len(late) < _ROWS:
+        return None
+    loss, noise = _mean(late)
+    sampled, sizes = history.scalar("accuracy"), np.minimum(history.scalar("batch_size"), MAX_ROWS)
+    known = np.flatnonzero(np.isfinite(sampled) & np.isfinite(sizes))[::-1]
+    enough = int(np.searchsorted(np.cumsum(sizes[known]), _FEW_ROWS)) + 1
+    if enough <= len(known):
+        late_half = history.steps[known] >= history.step / 2
+        latest = known[: max(enough, int(late_half.sum()))]
+        accuracy, (before, noise_before) = float(sampled[latest].mean()), _mean(history.scalar("loss")[latest])
+        if accuracy >= enough_accuracy and loss - before <= math.hypot(noise, noise_before):
+            return "accuracy", accuracy, f"accuracy is {accuracy:.3g}"
+    entropy = context.loss.family in ("cross_entropy", "binary_cross_entropy") and context.loss.reduction == "mean"
+    entropy &= not context.loss.weighted
+    if (entropy or computes_cross_entropy(history)) and loss - noise <= targets.entropy:
+        return "loss", loss, f"the loss is {loss:.3g} (that of the classes' shares is {targets.entropy:.3g})"
+    return None
+
+
+def _mean(values: Floats) -> tuple[float, float]:
+    """Return the mean and twice its standard error."""
+    return float(values.mean()), 2 * float(values.std()) / math.sqrt(len(values))

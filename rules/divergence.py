@@ -13,6 +13,7 @@ from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
 from autotrainer.rules._skill import targets_growth
+from autotrainer.rules._steps import STEP_NEEDS, steps_taken
 from autotrainer.rules._trends import blocks
 from autotrainer.task import TaskContext
 
@@ -23,6 +24,10 @@ _LEAST = 48
 
 _LOST = 0.5
 """Share of what the loss had fallen that must be lost again."""
+
+_FAR = 0.1
+"""Longest step ÷ length of the weights below which a loss without targets grows for another reason than its steps, as
+the values of states do with the returns of a policy: that of `learning_rate_too_high`."""
 
 _ABOVE = 1.5
 """Loss ÷ that of the untrained model from which the result is worse than none, whatever the batches."""
@@ -48,7 +53,8 @@ class Divergence(Rule):
         A loss that has nearly vanished doubles easily: it must also have lost half of what it had gained. An error
         needs a loss 1.5 times above that of the untrained model and a measure of skill that shows nothing learned.
         Losses around or below zero and those of several optimizers (adversarial training) are left out, and so are
-        targets that grow (values in reinforcement learning): by as much as their variance, a loss may. Training data
+        targets that grow (values in reinforcement learning): by as much as their variance, a loss may. One whose
+        targets are not known counts only where a step has changed the weights by a tenth of their size. Training data
         that grow harder (curricula) are a warning.
 
     Repairs
@@ -61,7 +67,7 @@ class Divergence(Rule):
     problem = "divergence"
     code = "AT305"
     aliases = ("diverging", "diverged", "loss_explodes", "rising_loss")
-    needs = OUTCOME_NEEDS
+    needs = OUTCOME_NEEDS | STEP_NEEDS
     causes = (
         "nonfinite_data",
         "target_mismatch",
@@ -78,7 +84,16 @@ class Divergence(Rule):
         "stale_second_moment",
         "gradient_spike",
     )
-    repairs = ("scale_learning_rate", "clip_gradients", "swap_optimizer")
+    repairs = (
+        "scale_learning_rate",
+        "clip_gradients",
+        "swap_optimizer",
+        "rollback",
+        "warm_up_learning_rate",
+        "tune_adam",
+        "skip_update",
+        "reset_optimizer_state",
+    )
     place = "step"
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {
@@ -102,6 +117,8 @@ class Divergence(Rule):
         low = float(late.min())
         usual = best * max(1.0, targets_growth(history))
         if best <= 0 or low < self.threshold("factor") * usual or low < best + _LOST * (start - best):
+            return None
+        if not history.targets.count and steps_taken(history).largest < _FAR:
             return None
         rising = bool(late[-1] >= 0.8 * late.max())
         result = outcome(history, context)

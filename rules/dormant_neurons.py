@@ -89,7 +89,7 @@ class DormantNeurons(Rule):
         "dying_relu",
         "saturated_activation",
     )
-    repairs = ("insert_normalization", "swap_activation", "reinitialize", "scale_learning_rate")
+    repairs = ("revive_units", "insert_normalization", "swap_activation", "reinitialize", "scale_learning_rate")
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {
             "dormant": Threshold(0.3, "share of dormant units in a layer", "Sokar 2023", maximum=1),
@@ -108,8 +108,8 @@ class DormantNeurons(Rule):
         if not affected or not float(last_median(sizes[:, None])[0]) >= _ROWS:
             return None
         result = outcome(history, context)
-        if not result.mature(self.threshold("schedule")):
-            return None
+        if not result.mature(self.threshold("schedule")) or not np.isfinite(history.losses[1][-1:]).all():
+            return None  # what is not finite is for nonfinite to tell
         worst = max(affected, key=lambda row: float(shares[row]))
         share = float(shares[worst])
         gain = share - float(last_median(table[: _SAMPLES // 2, worst, None])[0])
@@ -121,7 +121,7 @@ class DormantNeurons(Rule):
             message += f", and {result.words}"
         evidence = {"dormant": share, "gain": gain, "affected_layers": float(len(affected))}
         order = [worst, *[row for row in affected if row != worst]]
-        confidence = 0.8 if severity is Severity.ERROR else 0.45  # too little to be named as a root
+        confidence = 0.6 if severity is Severity.ERROR else 0.45  # too little to be named as a root
         return self.finding(severity, confidence, message + ".", evidence, layers=names(history, order))
 
     def _affected(self, history: RunHistory, shares: Floats) -> list[int]:

@@ -61,12 +61,24 @@ class DyingReLU(Rule):
         "abnormal_data",
         "unscaled_targets",
         "insufficient_capacity",
+        "abnormal_update_ratio",
         "unshuffled_data",
         "learning_rate_too_high",
         "exploding_gradient",
         "poor_initialization",
+        "abnormal_initial_loss",
     )
-    repairs = ("swap_activation", "insert_normalization", "reinitialize", "scale_learning_rate", "swap_optimizer")
+    repairs = (
+        "swap_activation",
+        "insert_normalization",
+        "reinitialize",
+        "scale_learning_rate",
+        "swap_optimizer",
+        "revive_units",
+        "warm_up_learning_rate",
+        "add_residual",
+        "resize_hidden_layers",
+    )
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {
             "dead_units": Threshold(0.7, "share of dead units in a layer", "AUTOTRAINER", maximum=1, alias="gamma"),

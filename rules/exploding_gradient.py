@@ -81,11 +81,24 @@ class ExplodingGradient(Rule):
         "unscaled_targets",
         "abnormal_data",
         "improper_output_activation",
+        "improper_loss",
+        "target_mismatch",
         "poor_initialization",
         "missing_zero_grad",
         "learning_rate_too_high",
+        "abnormal_initial_loss",
     )
-    repairs = ("scale_learning_rate", "swap_activation", "clip_gradients", "insert_normalization", "swap_optimizer")
+    repairs = (
+        "scale_learning_rate",
+        "swap_activation",
+        "clip_gradients",
+        "insert_normalization",
+        "swap_optimizer",
+        "warm_up_learning_rate",
+        "skip_update",
+        "rollback",
+        "scale_output_layer",
+    )
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {
             "growth": Threshold(10, "growth of the gradient norm since the start", "10 × the running norm", 1),

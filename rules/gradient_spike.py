@@ -71,7 +71,7 @@ class GradientSpike(Rule):
         "abnormal_data",
         "learning_rate_too_high",
     )
-    repairs = ("clip_gradients", "scale_learning_rate")
+    repairs = ("clip_gradients", "skip_update", "scale_learning_rate", "tune_adam", "warm_up_learning_rate")
     place = "step"
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {

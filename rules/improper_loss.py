@@ -11,10 +11,22 @@ import numpy as np
 from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._loss_values import LOSS_VALUE_NEEDS, computes_binary_entropy
+from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._ranges import output_range
 from autotrainer.task import TaskContext
 
 __all__ = ["ImproperLoss"]
+
+_SAMPLES = 5
+"""Samples, from the first one on, in each of which the output must have had no say."""
+
+_TINY = 1e-3
+"""Loss ÷ entropy of the classes up to which a model must know nearly all answers; and spread of outputs ÷ their size
+from which they differ."""
+
+_RIGHT = 0.3
+"""Skill from which a loss of zero may be success, as in `not_learning`."""
 
 
 class ImproperLoss(Rule):
@@ -28,8 +40,10 @@ class ImproperLoss(Rule):
         better. A single output can't tell more than two classes apart.
 
     Evidence used
-        Kind, range and number of classes of the targets, number of outputs, and the sign of the loss. For losses that
-        are merely unusual, such as squared error for classes, the outcome decides.
+        Kind, range and number of classes of the targets, number of outputs, and the sign of the loss. Losses of one's
+        own are told by their numbers: binary cross-entropies of the copied rows; a loss and gradients that are zero
+        from the start, while the single output varies and is wrong. For losses that are merely unusual, such as squared
+        error for classes, the outcome decides.
 
     Thresholds
         ``schedule``: share of the planned training from which an unusual loss counts, where nothing has been learned.
@@ -48,9 +62,9 @@ class ImproperLoss(Rule):
     problem = "improper_loss"
     code = "AT402"
     aliases = ("wrong_loss", "wrong_loss_function", "loss_mismatch", "negative_loss")
-    needs = OUTCOME_NEEDS | frozenset({"target_min", "target_max", "output_max"})
+    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"target_min", "target_max"})
     causes = ("nonfinite_data", "target_mismatch")
-    repairs = ("fix_loss", "fix_output_activation")
+    repairs = ("fix_loss", "encode_targets", "fix_output_activation")
     static = True
     place = "loss"
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
@@ -68,10 +82,10 @@ class ImproperLoss(Rule):
             "classes": float(targets.classes),
             "outputs": float(context.output_units or np.nan),
         }
-        reason = self._proven(history, context)
+        result = outcome(history, context)
+        reason = self._proven(history, context) or self._constant(history, context, result)
         if reason is not None:
             return self.finding(Severity.ERROR, 0.95, reason, evidence)
-        result = outcome(history, context)
         reason = self._unusual(history, context)
         if reason is None or not result.known or not result.stuck() or result.moving():
             return None
@@ -85,9 +99,13 @@ class ImproperLoss(Rule):
         loss, targets, units = context.loss, history.targets, context.output_units
         signed = loss.name == "signed_logistic"  # takes -1 and 1
         outside = targets.minimum < -1e-6 or targets.maximum > 1 + 1e-6
+        span = f"{targets.minimum:.3g} to {targets.maximum:.3g}"
         if loss.family == "binary_cross_entropy" and outside and not (signed and targets.signed):
-            span = f"{targets.minimum:.3g} to {targets.maximum:.3g}"
             return f"{loss.name} takes targets from 0 to 1, but they run from {span}."
+        if loss.family in ("custom", "none") and outside and computes_binary_entropy(history, context):
+            return (
+                f"The loss is, by its numbers, a binary cross-entropy, which takes 0 to 1, but targets run from {span}."
+            )
         if loss.family == "cross_entropy" and units == 1:
             return f"{loss.name} compares outputs of several classes, but the model has a single output."
         if loss.family == "binary_cross_entropy" and units == 1 and targets.classes > 2 and targets.width == 1:
@@ -98,6 +116,25 @@ class ImproperLoss(Rule):
             if negative.sum() >= 2 and negative[-1]:
                 return f"{loss.name} is never negative for targets that fit it, but it is {losses[-1]:.3g} now."
         return None
+
+    @staticmethod
+    def _constant(history: RunHistory, context: TaskContext, result: Outcome) -> str | None:
+        """Return that a single output has no say in the loss, as where it is normalized over itself, or None."""
+        targets, loss = history.targets, history.scalar("loss")
+        if context.output_units != 1 or not targets.entropy > 0 or len(history.steps) < _SAMPLES:
+            return None
+        if not (np.abs(loss) <= _TINY * targets.entropy).all() or not (history.scalar("grad_norm") == 0).all():
+            return None
+        low, high = output_range(history)
+        if not high - low > _TINY * max(abs(low), abs(high)) or result.learned(_RIGHT):
+            return None  # units that give nothing, or margins that all rows keep from the start
+        accuracy = history.scalar("accuracy")
+        if not result.known and not np.nanmean(accuracy) <= targets.majority:
+            return None
+        return (
+            f"The loss is {loss[-1]:.2g} and its gradient 0 whatever the single output is, as where one probability is "
+            f"normalized over itself, though accuracy is {np.nanmean(accuracy):.3g}."
+        )
 
     @staticmethod
     def _unusual(history: RunHistory, context: TaskContext) -> str | None:

@@ -30,12 +30,18 @@ _GATES = ("sigmoid", "hard_sigmoid", "hardsigmoid")
 """Activations of a layer that weighs what goes past it."""
 
 _FAIR = 0.85
-"""Skill up to which such a limit is worth a look."""
+"""Skill up to which such a limit is worth a look, and an error where hidden layers follow that get a single number."""
+
+_CODE = 0.3
+"""R² up to which the code of an autoencoder holds next to nothing of what it is to give back."""
+
+_PLAIN = 0.15
+"""Share of the schedule from which a limit counts where nothing at all has been learned: the delay target of 20 %."""
 
 _SAMPLES = 5
 
 
-_Kind = Literal["narrow", "code", "dropout", "decay", "linear"]
+_Kind = Literal["chain", "narrow", "code", "dropout", "decay", "linear"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +72,20 @@ class InsufficientCapacity(Rule):
         decays them; activations.
 
     Thresholds
-        ``skill`` that the model has at most; ``schedule``: share of the planned training before it is judged;
+        ``skill`` that the model has at most; ``schedule``: share of the planned training before it is judged, 0.15 where
+        nothing at all was learned;
         ``dropout``: rate, at least; ``shrunk``: weights ÷ those at the start, at most.
 
     When it is wrong
-        Noisy labels cap the score of any model: without one of these limits nothing is said, and a linear model is at
-        most a warning. One unit can be enough, and the code of an autoencoder is narrow on purpose: where there are
-        more values to give than units, it counts only if nothing was learned. Dropout lowers the score of training
-        itself: without one on validation data it is a warning, and so it is without a known schedule. Side branches of
+        Noisy labels cap the score of any model: without one of these limits nothing is said, a linear model with
+        hidden layers is at most a warning, and one without them is meant to be one. One unit can be enough, and the
+        code of an autoencoder is narrow on purpose: where there are more values to give than units, it counts only if
+        next to nothing was learned. Dropout lowers the score of training itself: without one on validation data it is a warning, and so it is without a known schedule. Side branches of
         one unit (channel weights, adapters to frozen layers) are none, nor are weights that a fit to small targets has
         shrunk: decay must be strong enough to have done it.
 
     Repairs
-        None of its own: wider hidden layers, less dropout, less weight decay, a hidden layer with an activation.
+        Wider hidden layers. Of one's own: less dropout, less weight decay, a hidden layer with an activation.
 
     References
         Goodfellow et al., Deep Learning, 2016, section 5.2; Srivastava et al., JMLR 2014, section 7.3 (dropout rates);
@@ -88,7 +95,7 @@ class InsufficientCapacity(Rule):
     problem = "insufficient_capacity"
     code = "AT412"
     aliases = ("underfitting", "underfit", "too_few_units", "bottleneck", "too_small", "capacity")
-    needs = OUTCOME_NEEDS | frozenset({"weight_norm"})
+    needs = OUTCOME_NEEDS | frozenset({"weight_norm", "dead_units"})
     causes = (
         "parameters_not_optimized",
         "wrong_schedule",
@@ -102,7 +109,7 @@ class InsufficientCapacity(Rule):
         "learning_rate_too_high",
         "learning_rate_too_low",
     )
-    repairs = ()
+    repairs = ("resize_hidden_layers",)
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {
             "skill": Threshold(0.7, "skill over the trivial predictor, at most", "calibrated", maximum=1),
@@ -118,24 +125,28 @@ class InsufficientCapacity(Rule):
         if limit is None:
             return None
         result, held = outcome(history, context), math.nan
-        if not result.known or result.diverged or not result.mature(self.threshold("schedule")) or result.moving():
+        if not result.known or result.diverged or result.moving():
+            return None
+        plain = limit.kind in ("chain", "narrow", "decay") and result.stuck()  # nothing learned, and it shows why
+        if not result.mature(min(_PLAIN, self.threshold("schedule")) if plain else self.threshold("schedule")):
             return None
         high, bar = result.high, self.threshold("skill") if limit.kind in ("linear", "code") else _FAIR
         if limit.kind == "dropout":  # holds the score down in training alone
             held = held_out_skill(history, context)
             high = high if math.isnan(held) else max(high, held)
-        if high > bar or (limit.kind == "code" and not result.stuck()):
+        if high > bar or (limit.kind == "code" and not high <= _CODE):
             return None
         norms = history.scalar("grad_norm")[-_SAMPLES:]
         norms = norms[np.isfinite(norms)]
-        if not norms.size or (norms == 0).all():
+        if (not norms.size or (norms == 0).all()) and not _dead(history, limit.layers):
             return None  # nothing flows: there is another reason
         unsure = limit.kind == "linear" or (limit.kind == "dropout" and math.isnan(held))
-        poor = high <= self.threshold("skill") and not unsure
+        poor = high <= (_FAIR if limit.kind == "chain" else self.threshold("skill")) and not unsure
         severity = result.worst if poor else Severity.WARNING
         message = f"{limit.words}, and {result.words} after {result.steps} steps."
         evidence = {**limit.evidence, "skill": result.skill, "skill_high": high, "progress": result.progress}
-        confidence = {"linear": 0.4, "code": 0.6}.get(limit.kind, 0.85 if poor else 0.5)
+        sure = high <= self.threshold("skill")
+        confidence = {"linear": 0.4, "code": 0.6}.get(limit.kind, (0.9 if sure else 0.7) if poor else 0.5)
         return self.finding(severity, confidence, message, evidence, layers=limit.layers)
 
     def _limit(self, history: RunHistory, context: TaskContext) -> _Limit | None:
@@ -153,7 +164,7 @@ class InsufficientCapacity(Rule):
             words = f"Weight decay of {decay:g} has shrunk the weights to {shrunk:.2g} of their size"
             return _Limit("decay", words, {"weight_decay": decay, "shrunk": shrunk})
         if _linear(history):
-            return _Limit("linear", "No layer has an activation but the last: the model is linear", {})
+            return _Limit("linear", "Its hidden layers have no activation: the model is linear", {})
         return None
 
 
@@ -174,11 +185,17 @@ def _bottleneck(history: RunHistory, context: TaskContext) -> _Limit | None:
         # Weights of the next layer for so many inputs, with bias or without: it gets nothing but these units.
         if after.kind == "dense" and after.parameters in (width * units, width * (units + 1)):
             count = "one unit" if units == 1 else f"{units} units"
-            kind: _Kind = "code" if values and outputs > units else "narrow"
+            kind: _Kind = "code" if values and outputs > units else "chain" if after.hidden else "narrow"
             return _Limit(
                 kind, f"All that follows layer {layer.name} hangs on its {count}", {"units": units}, (layer.name,)
             )
     return None
+
+
+def _dead(history: RunHistory, layers: tuple[str, ...]) -> bool:
+    """Whether the few units of these layers are dead, and so all that hangs on them."""
+    dead = last_median(history.layer("dead_units"))
+    return any(dead[row] == 1 for row, layer in enumerate(history.layers) if layer.name in layers)
 
 
 def _shrunk(history: RunHistory) -> float:
@@ -203,8 +220,8 @@ def _by_decay(history: RunHistory, context: TaskContext, shrunk: float) -> bool:
 
 
 def _linear(history: RunHistory) -> bool:
-    """Whether nothing but dense layers that are known to have no activation leads to the output."""
+    """Whether hidden layers without activation, and nothing else, lead to the output: one layer alone is meant to."""
     kinds = {layer.kind for layer in history.layers if layer.hidden}
-    dense = [layer for layer in history.layers if layer.kind == "dense"]
+    dense = [layer for layer in history.layers if layer.kind == "dense" and layer.hidden]
     plain = bool(dense) and kinds <= {"dense", "reshape", "norm", "dropout"}
-    return plain and all(layer.activation == "linear" for layer in dense if layer.hidden)
+    return plain and all(layer.activation == "linear" for layer in dense)

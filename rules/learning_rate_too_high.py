@@ -13,6 +13,7 @@ from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._runaway import HEAVY, coasting, loss_rise
 from autotrainer.rules._steps import STEP_NEEDS, Steps, steps_taken
 from autotrainer.task import TaskContext
 
@@ -48,8 +49,17 @@ _STEADY = 2.0
 _CONSECUTIVE = 4
 """Fewest pairs of gradients whose angle is judged."""
 
-_HEAVY = 0.95
-"""Momentum from which it is named: the usual 0.9 adds up ten steps, this one twenty (Sutskever et al. 2013)."""
+_CARRIED = 3.0
+"""Way that momentum will carry the weights ÷ their length, from which nothing of what was learned can be left."""
+
+_DOUBLED = 2.0
+"""Growth of all weights from which a loss that has risen too tells of steps that lead away."""
+
+_RISEN = 1.5
+"""Loss ÷ its best level, beyond noise, from which a training that has made large steps goes the wrong way."""
+
+_SOON = 0.08
+"""Share of the schedule from which that is judged: the warm-up and the first leaps of a training are over."""
 
 
 class LearningRateTooHigh(Rule):
@@ -102,8 +112,17 @@ class LearningRateTooHigh(Rule):
         "abnormal_data",
         "unscaled_targets",
         "poor_initialization",
+        "abnormal_initial_loss",
     )
-    repairs = ("scale_learning_rate", "add_momentum", "swap_optimizer", "clip_gradients", "reduce_on_plateau")
+    repairs = (
+        "scale_learning_rate",
+        "add_momentum",
+        "swap_optimizer",
+        "clip_gradients",
+        "reduce_on_plateau",
+        "warm_up_learning_rate",
+        "schedule_learning_rate",
+    )
     place = "step"
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {
@@ -126,11 +145,18 @@ class LearningRateTooHigh(Rule):
             "typical_step": steps.typical,
             "weight_growth": steps.grown,
         }
-        reason = self._reason(history, steps, evidence)
-        if not reason:
-            return None
         result = outcome(history, context)
-        severity, confidence, told = self._judge(history, context, result, steps)
+        reason = self._reason(history, steps, evidence)
+        carried = coasting(context, result, steps)
+        if carried >= _CARRIED and steps.grown >= _MOVED and result.mature(_SOON):
+            reason = reason or f"each step changes the weights by {steps.typical:.2g} of their size"
+            severity, confidence = result.worst, 0.9
+            told = f"its momentum will carry them by {carried:.2g} times their size until the end of the schedule"
+            evidence["carried"] = carried
+        elif reason:
+            severity, confidence, told = self._judge(history, context, result, steps)
+        else:
+            return None
         if severity is None:
             return None
         sharpness = _sharpness(history, context)
@@ -170,6 +196,10 @@ class LearningRateTooHigh(Rule):
             own = context.loss.family in ("custom", "none") and not result.known  # it may measure a moving target
             fair = result.learned(self.threshold("skill")) or own
             return (Severity.WARNING if fair else Severity.ERROR), 0.6 if fair else 0.95, "the loss has exploded"
+        rise = loss_rise(history)
+        wrong = steps.grown >= _DOUBLED and rise >= _RISEN and not result.to_come and result.mature(_SOON)
+        if wrong and result.known and not result.learned(_GOOD):
+            return result.worst, 0.9, f"the loss is {rise:.2g} times its best so far, while {words}"
         if result.learned(self.threshold("skill")):
             return None, 0.0, ""
         norms = history.scalar("grad_norm")[-_DEAD_SAMPLES:]
@@ -179,16 +209,16 @@ class LearningRateTooHigh(Rule):
             return None, 0.0, ""
         large = steps.largest >= self.threshold("step") or steps.typical >= self.threshold("typical")
         lasting = steps.typical >= self.threshold("typical") or steps.grown >= self.threshold("growth")
-        if result.learned(_SOME) and not (lasting or context.optimizer.momentum >= _HEAVY):
+        if result.learned(_SOME) and not (lasting or context.optimizer.momentum >= HEAVY):
             return None, 0.0, ""
-        if not (large or context.optimizer.momentum >= _HEAVY or result.stuck(0.3)):
+        if not (large or context.optimizer.momentum >= HEAVY or result.stuck(0.3)):
             return None, 0.0, ""  # a model of few weights may need large ones
         if not result.known:
             return self._by_loss(history, context, result)
         # What has some skill may be as good as noisy data allow, unless the weights or the loss have run away.
         away = steps.grown >= _AWAY * self.threshold("growth") or self._by_loss(history, context, result)[0] is not None
-        poor = result.mature(0.25) and result.high <= self.threshold("skill") + 0.1
-        if result.stuck() or (poor and (away or context.optimizer.momentum >= _HEAVY)):
+        poor = result.high <= self.threshold("skill") + 0.1
+        if result.stuck() or (poor and (away or context.optimizer.momentum >= HEAVY)):
             return result.worst, 0.9 if result.stuck() else 0.8, f"{words} after {result.steps} steps"
         return Severity.WARNING, 0.5, f"{words} after {result.steps} steps"
 
@@ -235,6 +265,6 @@ def _rate(history: RunHistory, context: TaskContext) -> str:
     if context.loss.reduction == "sum":
         size = history.scalar("batch_size")[-1]
         raised.append(f"the loss is a sum over {f'{size:.0f}' if size > 0 else 'all'} samples")
-    if _HEAVY <= momentum < 1:
+    if HEAVY <= momentum < 1:
         raised.append(f"a momentum of {momentum:g} adds up {1 / (1 - momentum):.3g} steps")
     return f"of {rate:.3g} ({' and '.join(raised)}) " if raised else f"of {rate:.3g} "

@@ -85,7 +85,7 @@ class LearningRateTooLow(Rule):
         "unscaled_targets",
         "wrong_schedule",
     )
-    repairs = ("scale_learning_rate", "swap_optimizer", "add_momentum")
+    repairs = ("scale_learning_rate", "swap_optimizer", "add_momentum", "extend_training")
     place = "step"
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {

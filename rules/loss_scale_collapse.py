@@ -49,8 +49,8 @@ class LossScaleCollapse(Rule):
         gives up more or fewer steps than are told. Scalers of other libraries are not seen.
 
     Repairs
-        Advice only: bfloat16 in place of float16; exponentials, norms, losses and long sums in float32; and the root,
-        where another finding names one.
+        Single precision throughout. By hand: bfloat16 in place of float16, or exponentials, norms, losses and long
+        sums in float32; and the root, where another finding names one.
 
     References
         Micikevicius et al., Mixed Precision Training, ICLR 2018 (arXiv 1710.03740), section 3.2; fairseq, which ends a
@@ -72,6 +72,7 @@ class LossScaleCollapse(Rule):
         "divergence",
     )
     place = "step"
+    repairs = ("raise_precision",)
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {
             "lost": Threshold(1e-4, "scale at which nothing can be trained any more", "fairseq"),

@@ -78,7 +78,7 @@ class LossSpike(Rule):
         "stale_second_moment",
         "gradient_spike",
     )
-    repairs = ("clip_gradients", "scale_learning_rate")
+    repairs = ("clip_gradients", "skip_update", "scale_learning_rate", "tune_adam", "warm_up_learning_rate", "rollback")
     place = "loss"
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {

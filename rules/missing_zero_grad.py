@@ -50,7 +50,8 @@ class MissingZeroGrad(Rule):
         has no such call.
 
     Repairs
-        None is applied: call ``optimizer.zero_grad()`` once before each ``backward()``, or after each ``step()``.
+        The gradients are reset after each step. In one's own loop: call ``optimizer.zero_grad()`` once before each
+        ``backward()``, or after each ``step()``.
 
     References
         PyTorch documentation, torch.optim.Optimizer.zero_grad; Humbatova et al., ICSE 2020 (taxonomy of real faults).
@@ -61,6 +62,7 @@ class MissingZeroGrad(Rule):
     place = "step"
     aliases = ("zero_grad", "no_zero_grad", "gradient_reset", "accumulated_gradients")
     needs = OUTCOME_NEEDS | frozenset({"stale_gradients", "gradient_cosine"})
+    repairs = ("restore_zero_grad",)
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {
             "share": Threshold(

@@ -65,7 +65,18 @@ class NonFinite(Rule):
         "divergence",
         "poor_initialization",
     )
-    repairs = ("scale_learning_rate", "clip_gradients", "swap_optimizer", "fix_loss", "scale_inputs", "swap_activation")
+    repairs = (
+        "scale_learning_rate",
+        "clip_gradients",
+        "swap_optimizer",
+        "fix_loss",
+        "scale_inputs",
+        "swap_activation",
+        "raise_precision",
+        "rollback",
+        "skip_update",
+        "warm_up_learning_rate",
+    )
     static = True
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

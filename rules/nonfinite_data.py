@@ -23,7 +23,8 @@ class NonFiniteData(Rule):
         A single NaN in a batch makes loss, gradients and then all weights NaN.
 
     Evidence used
-        Share of values that are not finite, of inputs and of targets, over all sampled batches.
+        Share of values that are not finite, of inputs and of targets, over all sampled batches; where the loss is no
+        longer finite, batches of inputs that come after that (PyTorch).
 
     Thresholds
         None: a value is finite or it is not.
@@ -32,7 +33,7 @@ class NonFiniteData(Rule):
         Models that mask missing values themselves: while loss, gradients and weights stay finite it is a warning.
 
     Repairs
-        Fill or drop the rows concerned before training.
+        Leave out the rows concerned, or fill them in before training.
 
     References
         Little and Rubin, Statistical Analysis with Missing Data, 2002.
@@ -41,7 +42,18 @@ class NonFiniteData(Rule):
     problem = "nonfinite_data"
     code = "AT502"
     aliases = ("nan_data", "missing_values", "nan_input", "nan_in_data")
-    needs = frozenset({"input_nonfinite", "target_nonfinite", "loss", "grad_norm", "weight_norm"})
+    needs = frozenset(
+        {
+            "input_nonfinite",
+            "target_nonfinite",
+            "loss",
+            "grad_norm",
+            "weight_norm",
+            "batches_looked_through",
+            "nonfinite_batches",
+        }
+    )
+    repairs = ("drop_bad_rows",)
     static = True
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
@@ -50,18 +62,24 @@ class NonFiniteData(Rule):
             self._share(history.scalar("input_nonfinite")),
             self._share(history.scalar("target_nonfinite")),
         )
-        if not inputs and not targets:
+        batches = context.asked.get("nonfinite_batches", 0.0)
+        if not inputs and not targets and not batches:
             return None
         losses = history.losses[1]
         hurt = any(np.isinf(history.layer(column)).any() for column in ("grad_norm", "weight_norm"))
         harmless = bool(len(losses)) and bool(np.isfinite(losses).all()) and not hurt and history.step >= 50
-        parts = [f"{share:.2%} of the {what}" for share, what in ((inputs, "inputs"), (targets, "targets")) if share]
+        parts = [
+            f"{100 * share:.2g}% of the {what}" for share, what in ((inputs, "inputs"), (targets, "targets")) if share
+        ]
         message = f"{' and '.join(parts)} in the sampled batches are NaN or infinite."
+        if not parts:
+            looked = context.asked["batches_looked_through"]
+            message = f"Of {looked:.0f} batches of inputs, {batches:.0f} have values that are NaN or infinite."
         return self.finding(
             Severity.WARNING if harmless else Severity.ERROR,
             0.6 if harmless else 1.0,
             message,
-            {"input_nonfinite": inputs, "target_nonfinite": targets},
+            {"input_nonfinite": inputs, "target_nonfinite": targets, "nonfinite_batches": batches},
         )
 
     @staticmethod

@@ -16,7 +16,8 @@ from autotrainer.rules._layers import inputs_vary
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._simple_models import SIMPLE_NEEDS, with_simple_model
 from autotrainer.rules._skill import targets_growth
-from autotrainer.rules._trends import last_median
+from autotrainer.rules._trends import last_median, recent
+from autotrainer.signals import Floats
 from autotrainer.task import TaskContext
 
 __all__ = ["NotLearning"]
@@ -30,6 +31,13 @@ small samples of training and validation data."""
 _MIXED = 0.1
 """Share of losses on either side of zero from which the loss is a surrogate, such as that of a policy gradient, whose
 value says nothing of success."""
+
+_LITTLE, _ALIKE = 0.02, 1e-4
+"""Fall of the loss that counts ÷ its value, and scatter of the first losses ÷ their value below which batches are the
+same rows and say nothing of what is much."""
+
+_RISEN = 1.5
+"""Loss ÷ that at the start from which it is a matter of divergence, or of a loss whose value says nothing of success."""
 
 _CONSTANT = "The output is the same for all inputs"
 
@@ -105,8 +113,17 @@ class NotLearning(Rule):
         "abnormal_update_ratio",
         "slow_convergence",
         "oscillating_loss",
+        "abnormal_initial_loss",
     )
-    repairs = ("scale_learning_rate", "swap_optimizer", "reinitialize", "insert_normalization", "swap_activation")
+    repairs = (
+        "scale_learning_rate",
+        "swap_optimizer",
+        "reinitialize",
+        "insert_normalization",
+        "swap_activation",
+        "add_residual",
+        "resize_hidden_layers",
+    )
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {
             "skill": Threshold(0.15, "skill over the trivial predictor, at most", "calibrated", maximum=1),
@@ -152,7 +169,7 @@ class NotLearning(Rule):
             return self._told(result.worst, 0.9, _CONSTANT, evidence, result)
         if not moving and result.mature(self.threshold("schedule")):
             flat = "The loss is flat" if result.fell < self.threshold("to_come") else "The loss fell too little"
-            return self._told(result.worst, 0.85, flat, evidence, result)
+            return self._told(result.worst, 0.6, flat, evidence, result)
         return None
 
     def _by_loss(
@@ -166,8 +183,7 @@ class NotLearning(Rule):
         if np.mean(known < 0) > _MIXED < np.mean(known > 0):
             return None
         start, now = (float(np.mean(part)) for part in (known[:_SAMPLES], known[-2 * _SAMPLES :]))
-        noise = 3 * float(np.std(known[-2 * _SAMPLES :])) / math.sqrt(2 * _SAMPLES)
-        if now < start * targets_growth(history) - max(noise, 0.02 * abs(start)):  # larger targets, larger losses
+        if _falls(known, targets_growth(history)) or now >= _RISEN * abs(start) or _explains(history):
             return None
         evidence |= {"first_loss": start, "loss": now}
         message = f"The loss is {now:.3g} after {result.steps} steps and was {start:.3g} at the start."
@@ -185,6 +201,33 @@ class NotLearning(Rule):
     ) -> Finding:
         words = f" and {result.words}" if result.words else ""
         return self.finding(severity, confidence, f"{message}{words} after {result.steps} steps.", evidence)
+
+
+def _falls(losses: Floats, growth: float) -> bool:
+    """Whether losses have fallen beyond their noise, by mean or median, where larger targets make larger losses.
+
+    The fall must be 2 % of the loss, or what batches differ by: a constant in the loss makes it large, its noise not.
+    """
+    first, late, last = losses[:_SAMPLES], losses[len(losses) // 2 :], losses[-2 * _SAMPLES :]
+    start = float(np.mean(first))
+    scatter = float(np.std(np.diff(first))) / math.sqrt(2)
+    least = _LITTLE * abs(start)
+    least = min(least, scatter) if scatter >= _ALIKE * abs(start) else least
+    noise = 3 * float(np.std(last)) / math.sqrt(len(last))
+    if float(np.mean(last)) < start * growth - max(noise, least):
+        return True
+    middle = float(np.median(late))
+    spread = 1.48 * float(np.median(np.abs(late - middle)))  # as standard deviation; heavy tails leave it alone
+    noise = 3 * 1.25 * spread * math.sqrt(1 / len(first) + 1 / len(late))  # 1.25: error of a median to that of a mean
+    return middle < float(np.median(first)) * growth - max(noise, least)
+
+
+def _explains(history: RunHistory) -> bool:
+    """Whether outputs explain some of the targets of their own batch, where targets grow from batch to batch."""
+    late = recent(history.steps)
+    ratios = history.scalar("squared_error")[late] / history.scalar("target_spread")[late] ** 2
+    ratios = ratios[np.isfinite(ratios)]
+    return len(ratios) >= _SAMPLES and float(np.quantile(ratios, 0.75)) < 1
 
 
 def _same_accuracy(history: RunHistory) -> int:

@@ -108,6 +108,7 @@ class OscillatingLoss(Rule):
         "add_momentum",
         "add_input_noise",
         "reinitialize",
+        "schedule_learning_rate",
     )
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {
@@ -182,7 +183,7 @@ class OscillatingLoss(Rule):
             f"best so far ({abs(best):.3g}) by at least {large:.2g} in {behind:.0%} of them."
         )
         evidence = {"swing": typical, "share": share, "best": abs(best), "behind_best": behind}
-        return self.finding(Severity.ERROR if bad else Severity.WARNING, 0.8 if bad else 0.5, message, evidence)
+        return self.finding(Severity.ERROR if bad else Severity.WARNING, 0.8 if bad else 0.4, message, evidence)
 
     def _by_step_loss(self, history: RunHistory, context: TaskContext) -> Finding | None:
         """Find a loss that alternates from step to step, as it does where steps overshoot."""

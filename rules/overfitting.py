@@ -18,6 +18,9 @@ from autotrainer.task import TaskContext
 
 __all__ = ["Overfitting"]
 
+_HARMLESS = 0.4
+"""Confidence of a warning: a loss that rises while the accuracy stays has hardly ever made the result worse."""
+
 _COST = 0.02
 """Fall of validation R² that nobody would mind; of other losses, the share of the loss at the start."""
 
@@ -111,7 +114,8 @@ class Overfitting(Rule):
         )
         message += f"; accuracy is {train:.3g} in training and {held_out:.3g} in validation." if gap == gap else "."
         evidence = {"best_epoch": float(epochs[best]), "rise": rise, "accuracy_gap": gap, "fall": fall}
-        return self.finding(severity, min(0.95, 0.6 + since / 50), message, evidence)
+        confidence = min(0.95, 0.6 + since / 50) if severity is Severity.ERROR else _HARMLESS
+        return self.finding(severity, confidence, message, evidence)
 
     @staticmethod
     def _accuracy(history: RunHistory, name: str) -> float:

@@ -56,11 +56,12 @@ class ParametersNotOptimized(Rule):
     When it is wrong
         Training a new head on a fixed pretrained network (linear probing) leaves layers out on purpose: where these
         are the first ones, whole parts or most of the model without the output layer, and have been trained before, it
-        is a fact as long as the rest learns. ``requires_grad_(False)`` says so for certain, and saves their gradients.
+        is a fact as long as the rest learns. ``requires_grad_(False)`` says so for certain, and saves their gradients; so does a
+        parameter group of theirs with a learning rate of 0.
 
     Repairs
-        None is applied: give the optimizer ``model.parameters()``, or add what is missing with ``add_param_group``;
-        build it after the model has got its last layer.
+        What is missing is added. By hand: give the optimizer ``model.parameters()``, or add it with
+        ``add_param_group``; build it after the model has got its last layer.
 
     References
         PyTorch documentation, torch.optim; Humbatova et al., ICSE 2020; Alain and Bengio, arXiv 1610.01644 (probes).
@@ -70,6 +71,7 @@ class ParametersNotOptimized(Rule):
     code = "AT403"
     aliases = ("unowned_parameters", "forgotten_parameters", "optimizer_parameters", "missing_parameters")
     needs = OUTCOME_NEEDS | frozenset({"grad_zero_fraction", "weight_norm", "update_ratio", "learning_rate"})
+    repairs = ("complete_optimizer",)
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {
             "good_score": Threshold(0.7, "skill that is good enough", "Theta of AUTOTRAINER", maximum=1.0),

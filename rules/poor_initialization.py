@@ -12,7 +12,8 @@ import numpy as np
 from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._layers import inputs_vary, names, weight_layers
+from autotrainer.rules._held_out import held_out_skill
+from autotrainer.rules._layers import inputs_vary, names, squashing_layers, weight_layers
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.task import TaskContext
 
@@ -20,6 +21,15 @@ __all__ = ["PoorInitialization"]
 
 _FLAT_AT_ZERO = ("relu", "relu6", "thresholded_relu")
 """Activations with output and slope zero for an input of zero: no gradient comes back through them."""
+
+_POOR = 0.7
+"""Skill at rest up to which units that start equal are the likely reason, as in `insufficient_capacity`."""
+
+_GOOD = 0.8
+"""Skill from which it does not matter how large weights began."""
+
+_ACTIVATIONS_TELL = 5
+"""Samples from which `vanishing_gradient` and `dying_relu` judge layers whose activation is the reason."""
 
 _ROUNDING = 1e-6
 """Spread, relative to size, up to which values are equal but for rounding."""
@@ -43,13 +53,14 @@ class PoorInitialization(Rule):
 
     Thresholds
         ``fading`` and ``growing``: spread of the last ÷ first hidden layer; ``large``: spread of a hidden layer
-        (inputs of usual scale).
+        (inputs of usual scale); ``loud``: length of a layer's weights ÷ root of its units.
         ``schedule``: share of the planned training from which a poor outcome makes it an error.
 
     When it is wrong
         Normalization and adaptive optimizers overcome a bad start: without a poor outcome it is a warning, and a
         model that has learned is not reported. Only a first layer that answers all inputs alike and units that stay
-        equal are errors at once; equal units are a warning where the next layer's weights differ, in the first layer
+        equal are errors at once. Sigmoids let the signal fade whatever the initializer, and units of ReLU that are zero
+        for all inputs are dead: `vanishing_gradient` and `dying_relu` tell these, from their first samples on. Equal units are a warning where the next layer's weights differ, in the first layer
         too, because their gradients then do. Zero weights that end a residual branch, an adapter or the model are
         fine.
 
@@ -84,13 +95,14 @@ class PoorInitialization(Rule):
         }
     )
     causes = ("nonfinite_data", "abnormal_data")
-    repairs = ("reinitialize", "insert_normalization", "swap_activation")
+    repairs = ("reinitialize", "insert_normalization", "swap_activation", "add_residual", "scale_output_layer")
     static = True
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {
             "fading": Threshold(1e-3, "spread of the last ÷ first hidden layer, at most", "calibrated", maximum=1),
             "growing": Threshold(1e3, "spread of the last ÷ first hidden layer, at least", "calibrated", 1),
             "large": Threshold(100, "spread of a hidden layer, at least", "LSUV keeps it at 1"),
+            "loud": Threshold(10, "weights ÷ usual ones, at least", "He and Glorot: 0.6 to 1.4"),
             "schedule": Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
         }
     )
@@ -113,12 +125,14 @@ class PoorInitialization(Rule):
             return None
         constant = bool(zero) or evidence.get("first_spread") == 0
         result = outcome(history, context)
-        if result.learned(0.5 if constant else 0.3):
+        loud = "weight_size" in evidence
+        held = float(np.fmin(result.skill, held_out_skill(history, context)))  # large weights learn by heart
+        if held >= _GOOD if loud else result.learned(0.5 if constant else 0.3):
             return None
         poor = self._is_poor(result)
         severity = Severity.ERROR if constant or result.diverged else (result.worst if poor else Severity.WARNING)
         message = f"{reason}, and {result.words}." if poor and result.words else f"{reason}."
-        confidence = 0.9 if constant else (0.75 if poor else 0.4)
+        confidence = 0.9 if constant else (0.6 if poor or loud else 0.4)
         return self.finding(severity, confidence, message, evidence, layers=names(history, rows))
 
     def _is_poor(self, result: Outcome) -> bool:
@@ -143,7 +157,7 @@ class PoorInitialization(Rule):
         result = outcome(history, context)
         if result.learned(0.8 if kept else 0.5):
             return None
-        poor = self._is_poor(result)
+        poor = self._is_poor(result) or (result.high <= _POOR and result.mature(0.5) and not result.moving())
         severity = Severity.ERROR if kept or poor else Severity.WARNING
         more = f" (and those of {len(equal) - 1} further hidden layers)" if len(equal) > 1 else ""
         units = layers[equal[0]].units
@@ -158,6 +172,21 @@ class PoorInitialization(Rule):
         }
         found = names(history, [rows[i] for i in equal])
         return self.finding(severity, 0.95 if kept else 0.6, message, evidence, layers=found)
+
+    def _loud(self, history: RunHistory, rows: list[int], evidence: dict[str, float]) -> list[int]:
+        """Return the layer whose weights are largest beside what the usual initializers give, if they are far larger."""
+        units = np.array([history.layers[row].units or math.nan for row in rows], np.float64)
+        sizes = history.layer("weight_norm")[0, rows] / np.sqrt(units)
+        if not (sizes >= self.threshold("loud")).any():
+            return []
+        evidence["weight_size"] = float(np.nanmax(sizes))
+        return [rows[int(np.nanargmax(sizes))]]
+
+    @staticmethod
+    def _dead(history: RunHistory, rows: list[int]) -> bool:
+        """Whether units are dead from the start: some layer's output is zero for all inputs."""
+        size = history.layer("activation_mean_abs")[0]
+        return any(size[row] == 0 and history.layers[row].activation in _FLAT_AT_ZERO for row in rows)
 
     @staticmethod
     def _dead_zero_layers(history: RunHistory) -> list[int]:
@@ -189,8 +218,14 @@ class PoorInitialization(Rule):
             return "The output of the first layer is the same for all inputs", rows[:1]
         # Layers of zero weights end a branch, such as a residual one: what counts is what goes past them.
         rows = [row for row in rows if history.layers[row].start != "zero"]
-        if len(rows) < 2 or spread[rows[0]] == 0:
+        if len(rows) < 2 or spread[rows[0]] == 0 or not np.isfinite(spread[rows]).all():
+            return None, []  # what is not finite is for nonfinite to tell
+        if len(history.steps) >= _ACTIVATIONS_TELL and (squashing_layers(history) or self._dead(history, rows)):
             return None, []
+        loud = self._loud(history, rows, evidence)
+        if loud:
+            times, name = evidence["weight_size"], history.layers[loud[0]].name
+            return f"The initial weights of layer {name} are {times:.2g} times as large as usual ones", loud
         first, last = float(spread[rows[0]]), float(spread[rows[-1]])
         ratio = last / first
         evidence |= {"first_spread": first, "last_spread": last, "spread_ratio": ratio}

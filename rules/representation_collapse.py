@@ -99,7 +99,7 @@ class RepresentationCollapse(Rule):
         "dormant_neurons",
         "vanishing_gradient",
     )
-    repairs = ("insert_normalization", "reinitialize", "scale_learning_rate", "swap_activation")
+    repairs = ("insert_normalization", "reinitialize", "scale_learning_rate", "swap_activation", "revive_units")
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {
             "spread": Threshold(

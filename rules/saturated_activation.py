@@ -72,7 +72,14 @@ class SaturatedActivation(Rule):
         "learning_rate_too_high",
         "exploding_gradient",
     )
-    repairs = ("reinitialize", "insert_normalization", "swap_activation", "scale_learning_rate")
+    repairs = (
+        "reinitialize",
+        "insert_normalization",
+        "swap_activation",
+        "scale_learning_rate",
+        "warm_up_learning_rate",
+        "add_residual",
+    )
     static = True
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {

@@ -14,6 +14,7 @@ from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import weight_layers
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._pace import SURE, known_losses, pace
 from autotrainer.rules._steps import STEP_NEEDS, steps_taken
 from autotrainer.rules._trends import theil_sen
 from autotrainer.task import TaskContext
@@ -26,6 +27,20 @@ _REAL = 0.02
 
 _FAIR, _GOOD = 0.3, 0.8
 """Skill from which the pace has evidently sufficed; and from which it does not matter."""
+
+_END = 0.98
+"""Share of the schedule from which its end is judged."""
+
+_WHOLE, _HARDLY, _MANY_EPOCHS = 2, 100, 10
+"""Steps an epoch up to which a batch is about all rows; steps that are hardly ever enough; and epochs with which as many
+steps as usual were to be expected."""
+
+_TO_GAIN = 0.1
+"""Expected fall of the loss over as many epochs again, at least, as in `too_few_epochs`."""
+
+_POOR, _FINE = 0.75, 0.9
+"""Upper end of the interval of skill up to which that is an error, and skill from which it does not matter, as in
+`too_few_epochs`."""
 
 _STANDING = 0.02
 """Change of the weights by the end ÷ their size with which they stay what they were: skill was there at the start."""
@@ -93,7 +108,15 @@ class SlowConvergence(Rule):
         "abnormal_update_ratio",
         "oscillating_loss",
     )
-    repairs = ("swap_optimizer", "scale_learning_rate", "reinitialize", "insert_normalization", "swap_activation")
+    repairs = (
+        "swap_optimizer",
+        "scale_learning_rate",
+        "reinitialize",
+        "insert_normalization",
+        "swap_activation",
+        "extend_training",
+        "add_residual",
+    )
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {
             "gain": Threshold(0.01, "gain of accuracy per epoch, at most", "AUTOTRAINER", maximum=1, alias="delta"),
@@ -114,7 +137,8 @@ class SlowConvergence(Rule):
             or (result.escaping and result.progress < 0.9)
         ):
             return None
-        return self._by_travel(history, result) or self._by_trend(history, context, result) or self._low(result)
+        found = self._by_travel(history, result) or self._by_trend(history, context, result)
+        return found or self._by_batch(history, result) or self._low(result)
 
     def _by_travel(self, history: RunHistory, result: Outcome) -> Finding | None:
         """Find steps so small that the weights stay about where they began, however long the schedule lasts."""
@@ -149,6 +173,8 @@ class SlowConvergence(Rule):
         least = self.threshold("skill") * (2 / 3 if result.regression else 1)  # as for `Outcome.stuck`
         if result.high + expected > least * (1 - 0.5 * left) or result.fell < _REAL:
             return None
+        if result.regression and result.low > 0:  # noise may leave no more to explain, as for `Outcome.stuck`
+            return None
         evidence = {
             "skill": result.skill,
             "expected_gain": expected,
@@ -162,9 +188,30 @@ class SlowConvergence(Rule):
         )
         return self.finding(result.worst, 0.75, message, evidence)
 
+    def _by_batch(self, history: RunHistory, result: Outcome) -> Finding | None:
+        """Find an ended run of many epochs that had one or two steps each, since a batch holds about all rows."""
+        few = result.steps <= min(_WHOLE * history.epoch, _HARDLY) and history.epoch >= _MANY_EPOCHS
+        if not few or result.progress < _END or result.skill >= _FINE:
+            return None
+        course, held_out = pace(known_losses(history)), pace(history.epochs("val_loss")[1])
+        if course is None or not course.falling or course.sure < SURE:
+            return None
+        if (course.gain if held_out is None else min(course.gain, held_out.gain)) < _TO_GAIN:
+            return None
+        rows = float(np.nanmedian(history.scalar("batch_size")))
+        held = f"a batch holds {rows:.0f} rows" if rows > 0 else "a batch holds that many rows"
+        message = (
+            f"{history.epoch} epochs were {result.steps} steps, since {held}: too few steps, for the loss still fell "
+            f"by {course.fall:.0%} in the last third, and {result.words}."
+        )
+        evidence = {"steps": float(result.steps), "batch_size": rows, "fall": course.fall, "skill": result.skill}
+        poor = result.high <= _POOR
+        return self.finding(result.worst if poor else Severity.WARNING, 0.85 if poor else 0.6, message, evidence)
+
     def _low(self, result: Outcome) -> Finding | None:
         """Find a model that has learned little by half time and moves no more; data may be noisy, so worth a look."""
-        if result.stuck() or not result.stuck(_FAIR) or not result.mature(0.5) or result.moving(_REAL):
+        little = result.high <= (_FAIR * 2 / 3 if result.regression else _FAIR)
+        if result.stuck() or not little or not result.mature(0.5) or result.moving(_REAL):
             return None
         message = f"The loss falls no more, although {result.words} after {result.steps} steps."
         evidence = {"skill": result.skill, "loss_to_come": result.to_come, "progress": result.progress}

@@ -25,6 +25,10 @@ _FIRST = 50
 """Steps before which the second moment is a mean of few gradients, and the ratio tells little: it is at most the root
 of the number of steps."""
 
+_ENTRIES = 64
+"""Parameters of a layer from which its ratio is a mean over many: those of a few units rise and fall as one, with the
+batch, and all begin anew where a unit has been silent."""
+
 
 class StaleSecondMoment(Rule):
     """Adam's second moment is out of date: its steps are far larger, or far smaller, than the learning rate says.
@@ -39,7 +43,8 @@ class StaleSecondMoment(Rule):
 
     Evidence used
         Share of the samples of the last half of the run in which the ratio is large, and its median there, for Adam
-        and its kin; embeddings, most of whose rows have no gradient, and the first 50 steps left out; the outcome.
+        and its kin; embeddings, most of whose rows have no gradient, layers of less than 64 parameters,
+        whose ratio is that of a few values, and the first 50 steps left out; the outcome.
 
     Thresholds
         ``ratio``: root mean square of gradient ÷ root of the second moment from which it is out of date; ``share``:
@@ -52,7 +57,8 @@ class StaleSecondMoment(Rule):
         model that has learned; small ratios are a warning at most.
 
     Repairs
-        A lower learning rate, clipped gradients, another optimizer; beyond these, a lower β2 or clipped updates.
+        A lower β2 with clipped updates, a smaller ε, an empty memory; a lower learning rate, clipped gradients, another
+        optimizer.
 
     References
         Wortsman et al., Stable and low-precision training for large-scale vision-language models, NeurIPS 2023
@@ -71,7 +77,14 @@ class StaleSecondMoment(Rule):
         "exploding_gradient",
         "vanishing_gradient",
     )
-    repairs = ("scale_learning_rate", "clip_gradients", "swap_optimizer")
+    repairs = (
+        "scale_learning_rate",
+        "clip_gradients",
+        "swap_optimizer",
+        "tune_adam",
+        "reset_optimizer_state",
+        "warm_up_learning_rate",
+    )
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {
             "ratio": Threshold(2.3, "size of the gradient ÷ root of the second moment", "Wortsman 2023", 1),
@@ -88,7 +101,8 @@ class StaleSecondMoment(Rule):
         if settled.sum() < _SAMPLES:
             return None
         ratios = history.layer("second_moment_ratio")[late][settled]
-        rows = [row for row in weight_layers(history) if np.isfinite(ratios[:, row]).sum() >= _SAMPLES]
+        rows = [row for row in weight_layers(history) if history.layers[row].parameters >= _ENTRIES]
+        rows = [row for row in rows if np.isfinite(ratios[:, row]).sum() >= _SAMPLES]
         if not rows:
             return None
         result = outcome(history, context)

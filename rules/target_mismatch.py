@@ -7,8 +7,8 @@ import numpy as np
 from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule
+from autotrainer.rules._loss_values import CROSSED, LOSS_VALUE_NEEDS, broadcast
 from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
-from autotrainer.signals import MAX_ROWS
 from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["TargetMismatch"]
@@ -17,10 +17,6 @@ _ELEMENTWISE = ("squared_error", "absolute_error", "huber")
 
 _FULL_ROWS = 2
 """Fewest rows of a batch from which broadcasting can be told."""
-
-
-_CROSSED = {"squared_error": "crossed_error", "absolute_error": "crossed_absolute_error"}
-"""Errors row by row, each with the name of that of every output with every target."""
 
 
 class TargetMismatch(Rule):
@@ -36,8 +32,9 @@ class TargetMismatch(Rule):
         their mean. A fractional label is cut to a whole one: labels divided by 255 all become class 0.
 
     Evidence used
-        Shape, type and values of the targets, number of outputs and what the loss says of them; squared and absolute
-        error of the copied rows, row by row and each with all, compared with the loss of the same rows.
+        Shape, type and values of the targets, number of outputs and what the loss says of them; squared error, absolute
+        error and binary cross-entropy of the copied rows, row by row and each with all, compared with the loss of the
+        same rows.
 
     Thresholds
         None: all of it are facts.
@@ -45,7 +42,7 @@ class TargetMismatch(Rule):
     When it is wrong
         A loss that adds further terms differs from the plain error too; therefore a mismatch of numbers counts for
         PyTorch only, where shapes are (n,) and (n, 1), and only where the loss is that of broadcast shapes. A loss
-        that is neither a squared nor an absolute error (Huber's) is not compared.
+        that is neither a squared nor an absolute error nor a binary cross-entropy (Huber's) is not compared.
 
     Repairs
         Give the targets the shape of the outputs; encode labels as 0 … C−1.
@@ -57,11 +54,9 @@ class TargetMismatch(Rule):
     problem = "target_mismatch"
     code = "AT406"
     aliases = ("shape_mismatch", "broadcast", "label_mismatch", "wrong_labels", "wrong_targets")
-    needs = OUTCOME_NEEDS | frozenset(
-        {"target_min", "target_max", "output_min", "output_max", "absolute_error", *_CROSSED.values()}
-    )
+    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"target_min", "target_max"})
     causes = ("nonfinite_data",)
-    repairs = ("fix_loss",)
+    repairs = ("reshape_targets", "encode_targets", "fix_loss")
     static = True
     place = "loss"
 
@@ -148,28 +143,18 @@ class TargetMismatch(Rule):
     @staticmethod
     def _broadcast(history: RunHistory, context: TaskContext, evidence: dict[str, float]) -> str | None:
         """Return that the loss is what it is where shapes broadcast, and not what it is row by row, or None."""
-        loss = context.loss
-        if loss.family not in (*_ELEMENTWISE, "custom", "none") or context.framework != "pytorch":
+        # Outputs may have been squeezed for the loss alone: the numbers themselves must say it.
+        if context.loss.family not in (*_ELEMENTWISE, "custom", "none") or context.framework != "pytorch":
             return None
-        size, value = history.scalar("batch_size"), history.scalar("loss")
-        for name in ("squared_error", "absolute_error"):
-            error, crossed = history.scalar(name), history.scalar(_CROSSED[name])
-            whole = (size >= _FULL_ROWS) & (size <= MAX_ROWS) & np.isfinite(value) & np.isfinite(error)
-            whole &= np.isfinite(crossed) & (np.abs(crossed - error) > 1e-2 * np.abs(error))
-            if whole.sum() < 2:
-                continue
-            told, error, crossed = value[whole], error[whole], crossed[whole]
-            scale = np.maximum(np.abs(told), 1e-12)
-            # Outputs may have been squeezed for the loss alone: the numbers themselves must say it.
-            if np.median(np.abs(told - error) / scale) < 1e-3 or np.median(np.abs(told - crossed) / scale) > 1e-3:
-                continue
-            evidence |= {"loss": float(told[-1]), name: float(error[-1]), _CROSSED[name]: float(crossed[-1])}
-            return (
-                f"The loss is {told[-1]:.3g}, but row by row it would be {error[-1]:.3g}: outputs and targets, one of "
-                "shape (n,) and one of shape (n, 1), broadcast to (n, n), and every output is compared with every "
-                "target."
-            )
-        return None
+        found = broadcast(history)
+        if found is None:
+            return None
+        evidence |= {"loss": found.loss, found.name: found.by_rows, CROSSED[found.name]: found.crossed}
+        return (
+            f"The loss is {found.loss:.3g}, but row by row it would be {found.by_rows:.3g}: outputs and targets, one "
+            "of shape (n,) and one of shape (n, 1), broadcast to (n, n), and every output is compared with every "
+            "target."
+        )
 
     @staticmethod
     def _skipped_class(history: RunHistory, context: TaskContext) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -15,8 +14,8 @@ from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._held_out import held_out_skill
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._trends import blocks, theil_sen
-from autotrainer.signals import Floats
+from autotrainer.rules._pace import SURE, Pace, known_losses, pace
+from autotrainer.rules._trends import theil_sen
 from autotrainer.task import TaskContext
 
 __all__ = ["TooFewEpochs"]
@@ -24,17 +23,11 @@ __all__ = ["TooFewEpochs"]
 _END = 0.98
 """Share of the schedule from which its end is judged."""
 
-_LEAST = 6
-"""Losses, at least: two for each third of the run."""
-
 _LITTLE = 0.4
 """Skill up to which a fall over the whole of a very short run suffices: noisy data can come to rest at little more."""
 
 _FEW = 30
 """Steps with which a model that is no better than a constant answer has had no chance to be."""
-
-_SURE = 2.5
-"""Standard errors that the loss must have fallen from the second to the last third of the run."""
 
 _DECAYED = 0.2
 """Learning rate ÷ its largest up to which a schedule has brought it down: that end was planned."""
@@ -43,31 +36,22 @@ _FAIR, _GOOD = 0.75, 0.9
 """Upper end of the interval of skill above which a model may be fair: the interval is wide where one class is most.
 And skill from which more epochs have next to nothing to give."""
 
+_PASSES = 5
+"""Passes over the training data from which a loss that falls on them alone may tell of memory: networks fit noise, too
+(Zhang et al., ICLR 2017)."""
+
 _VISIBLE = 0.02
 """Rise of accuracy or R² over the last third of the run that more epochs could repeat."""
 
+_FEW_EPOCHS, _VISIBLE_LOSS = 5, 0.05
+"""Epochs up to which the last one alone counts, and the share of the validation loss that must have gone in it."""
+
+_MUCH, _FINE = 0.5, 0.8
+"""Expected fall of the loss with which as many epochs again would mend even a fair model, and skill from which it is
+fine, as in `learning_rate_too_high`."""
+
 _EPOCHS = 4
 """Epochs, at least, that a trend of accuracy takes."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Pace:
-    """How the loss falls: by thirds of the run.
-
-    Attributes:
-        fall: Fall from the second to the last third ÷ loss of the second.
-        gain: Expected fall over as many epochs again ÷ present loss, at most 1, where the fall from third to third
-            goes on to shrink as it did.
-        sure: Fall from the second to the last third, in standard errors.
-        falling: Whether it falls beyond doubt over the whole run.
-        absolute: Fall from the second to the last third.
-    """
-
-    fall: float
-    gain: float
-    sure: float
-    falling: bool
-    absolute: float
 
 
 class TooFewEpochs(Rule):
@@ -86,16 +70,18 @@ class TooFewEpochs(Rule):
 
     Thresholds
         ``gain``: expected fall ÷ present loss, at least; ``skill``: skill up to which it is an error, else a
-        warning; ``steps``: steps of a whole run that are hardly ever enough.
+        warning; ``steps``: steps of a whole run that are hardly ever enough. After as few, a loss that would halve is an
+        error up to skill 0.8.
 
     When it is wrong
         Training loss can fall for ever while the validation score has come to rest: where a validation loss rises, or
-        the validation accuracy of a fair model stands still, nothing is said. The end of a decayed learning rate is a
-        planned one. Slow progress has other reasons too (rate, initialization, loss), which then come first.
+        the validation accuracy of a fair model stands still, nothing is said, nor of a fair
+        model without any validation data after more than a few epochs. The end of a decayed learning rate is a planned
+        one. Slow progress has other reasons too (rate, initialization, loss), which then come first.
         Without a known schedule it is a warning.
 
     Repairs
-        None of its own: train longer, until the validation score no longer rises.
+        More epochs, until the validation score no longer rises.
 
     References
         Humbatova et al., Taxonomy of Real Faults in Deep Learning Systems, ICSE 2020; Cao et al., DeepFD, ICSE 2022;
@@ -118,6 +104,7 @@ class TooFewEpochs(Rule):
         "learning_rate_too_high",
         "dying_relu",
         "vanishing_gradient",
+        "attention_entropy_collapse",
         "poor_initialization",
         "unshuffled_data",
         "class_imbalance",
@@ -125,7 +112,7 @@ class TooFewEpochs(Rule):
         "learning_rate_too_low",
         "slow_convergence",
     )
-    repairs = ()
+    repairs = ("extend_training",)
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {
             "gain": Threshold(0.1, "expected fall of the loss over as many epochs again, at least", "calibrated"),
@@ -143,55 +130,47 @@ class TooFewEpochs(Rule):
         if not at_end or not result.known or result.diverged or _decayed(history):
             return None
         skill = float(np.fmax(result.skill, held_out_skill(history, context, 1)))
-        pace = _pace(_losses(history))
-        if pace is None or skill >= _GOOD or _worse(history):
+        course = pace(known_losses(history))
+        if course is None or skill >= _GOOD or _worse(history):
             return None
-        held_out = _pace(history.epochs("val_loss")[1])
-        gain = pace.gain if held_out is None else min(pace.gain, held_out.gain)
+        held_out = pace(history.epochs("val_loss")[1])
+        gain = course.gain if held_out is None else min(course.gain, held_out.gain)
+        brief = result.steps <= self.threshold("steps")
+        still = brief and course.falling and (result.high <= _LITTLE or _fell_at_last(history))
+        still |= result.steps <= _FEW and result.stuck()
+        sure = course.sure >= SURE and gain >= self.threshold("gain")
+        if not still and not sure:
+            return None
         poor = skill <= self.threshold("skill") and result.high <= _FAIR
-        short = result.steps <= self.threshold("steps") and pace.falling and result.high <= _LITTLE
-        short |= result.steps <= _FEW and result.stuck()
-        if not short and not (pace.sure >= _SURE and gain >= self.threshold("gain")):
-            return None
-        if not poor and not _score_rises(history, result, held_out or pace):
+        poor |= brief and sure and gain >= _MUCH and skill < _FINE
+        if not poor and (_by_memory(history) or not _score_rises(history, result, held_out or course)):
             return None
         severity = result.worst if poor else Severity.WARNING
         how = (
-            f" with a loss that was still falling, by {pace.fall:.0%} in the last third,"
-            if pace.fall > _VISIBLE
+            f" with a loss that was still falling, by {course.fall:.0%} in the last third,"
+            if course.fall > _VISIBLE
             else ""
         )
         message = f"Training ended after {result.steps} steps{how} and {result.words}."
         evidence = {
-            "fall": pace.fall,
+            "fall": course.fall,
             "gain_to_come": gain,
-            "standard_errors": pace.sure,
+            "standard_errors": course.sure,
             "skill": skill,
             "steps": float(result.steps),
         }
         return self.finding(severity, 0.8 if poor else 0.6, message, evidence)
 
 
-def _losses(history: RunHistory) -> Floats:
-    """Return the losses of single steps; of epochs where those are known better."""
-    losses, means = (values[np.isfinite(values)] for values in (history.losses[1], history.epochs("loss")[1]))
-    return losses if len(losses) >= max(_LEAST, history.step / 4) or len(means) < _LEAST else means
+def _fell_at_last(history: RunHistory) -> bool:
+    """Whether the validation loss still fell in the last of a few epochs: the same rows each time, so little noise."""
+    losses = history.epochs("val_loss")[1]
+    return 2 <= len(losses) <= _FEW_EPOCHS and bool(losses[-1] <= (1 - _VISIBLE_LOSS) * losses[-2])
 
 
-def _pace(losses: Floats) -> _Pace | None:
-    """Return how the loss falls, or None where too little is known of it."""
-    count = len(losses)
-    if count < _LEAST:
-        return None
-    edges = [0, count // 3, 2 * count // 3]
-    first, second, third = np.add.reduceat(losses, edges) / np.diff([*edges, count])
-    noise = float(np.std(np.diff(losses))) / math.sqrt(2) * math.sqrt(2 / (count // 3))
-    before, last = float(first - second), float(second - third)
-    kept = min(1.0, max(0.0, last / before)) if before > 0 else 1.0
-    gain = min(1.0, last * (kept + kept**2 + kept**3) / max(abs(float(third)), 1e-300))
-    fall = last / max(abs(float(second)), 1e-300)
-    sure = last / noise if noise > 0 else math.copysign(math.inf, last) if last else 0.0
-    return _Pace(fall, gain, sure, theil_sen(*blocks(np.arange(count), losses)).falling, last)
+def _by_memory(history: RunHistory) -> bool:
+    """Whether all that is known of a model are rows that it has seen often enough to know them by heart."""
+    return history.epoch > _PASSES and not any(name.startswith("val_") for name in history.epoch_names)
 
 
 def _decayed(history: RunHistory) -> bool:
@@ -212,10 +191,10 @@ def _worse(history: RunHistory) -> bool:
     )
 
 
-def _score_rises(history: RunHistory, result: Outcome, pace: _Pace) -> bool:
+def _score_rises(history: RunHistory, result: Outcome, course: Pace) -> bool:
     """Whether the score itself rose over the last third of the run, as far as is known: on validation data, if any."""
     if result.regression:
-        return pace.absolute >= _VISIBLE * history.targets.variance
+        return course.absolute >= _VISIBLE * history.targets.variance
     values = history.epochs("val_accuracy" if "val_accuracy" in history.epoch_names else "accuracy")[1]
     late = values[-max(_EPOCHS, len(values) // 3) :]
     if len(late) < _EPOCHS:  # too few epochs to tell

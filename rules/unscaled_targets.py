@@ -49,7 +49,7 @@ class UnscaledTargets(Rule):
     aliases = ("target_scale", "unnormalized_targets", "large_targets")
     needs = OUTCOME_NEEDS | frozenset({"target_spread", "target_max"})
     causes = ("nonfinite_data",)
-    repairs = ("scale_learning_rate", "swap_optimizer")
+    repairs = ("scale_targets", "scale_learning_rate", "swap_optimizer")
     static = True
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {

@@ -13,6 +13,7 @@ from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._held_out import held_out_accuracy, held_out_skill
+from autotrainer.rules._loss_values import LOSS_VALUE_NEEDS, computes_cross_entropy
 from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
 from autotrainer.signals import MAX_ROWS, MAX_VALUES, Floats
 from autotrainer.task import TargetSummary, TaskContext
@@ -24,6 +25,10 @@ _SAMPLES = 3
 
 _ONE_CLASS_ROWS = 100
 """Rows in a row of one class from which that is no chance, though that class had nine tenths of all rows: 3e-5."""
+
+_LATE_LOSSES, _NOT_NINE_TENTHS = 10, 0.75
+"""Losses of the second half of the run, at least, and validation accuracy, at most, that tell that no class has nine
+tenths of all rows: always answering it would have 0.9, with two standard errors of 20 rows."""
 
 _COMPOSED = 0.5
 """Part of the threshold for losses of one's own: contrastive ones take batches of a few classes, several rows each."""
@@ -51,7 +56,8 @@ class UnshuffledData(Rule):
         The mean entropy of random batches is at least that of all rows less log(1 + (classes − 1) ÷ rows), its variance
         at most (v + (classes − 1) ÷ 2 rows) ÷ rows with v the variance of the surprisal, known for two classes and
         bounded for more: the test holds for small batches and many classes too. Where all rows so far are of one
-        class, although the model tells several apart, that counts from 100 rows on.
+        class, although the model tells several apart, that counts from 100 rows on; after the first epoch only where
+        neither the loss nor the validation accuracy fit data of which one class has nine tenths.
 
     Thresholds
         ``z``: standard errors below the entropy of random batches; ``share``: entropy of the batches ÷ that of all
@@ -64,7 +70,7 @@ class UnshuffledData(Rule):
         the order in training, and batches of one row can't be judged.
 
     Repairs
-        None of its own: shuffle the rows (``shuffle=True`` in the loader, a buffer as large as the data set).
+        Shuffled rows: ``shuffle=True`` in the loader, a buffer as large as the data set.
 
     References
         Paninski, Neural Computation 2003 (bias of the entropy of samples); Reeb and Wolf, IEEE Trans. Inf. Theory 2015
@@ -75,9 +81,9 @@ class UnshuffledData(Rule):
     problem = "unshuffled_data"
     code = "AT503"
     aliases = ("unshuffled", "not_shuffled", "sorted_data", "sorted_labels", "no_shuffle", "shuffle")
-    needs = OUTCOME_NEEDS | frozenset({"class_entropy"})
+    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"class_entropy"})
     causes = ()
-    repairs = ()
+    repairs = ("shuffle_data",)
     static = True
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {
@@ -125,15 +131,38 @@ class UnshuffledData(Rule):
         return self.finding(severity, 0.95 if poor else 0.8, message, evidence | {"validation_skill": held})
 
     def _one_class(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Find that all rows so far are of one class: sorted, or very unequal."""
+        """Find that all rows looked at, of the first epoch alone, are of one class: sorted, or very unequal."""
         rows, several = history.targets.rows, context.output_units is None or context.output_units > 1
-        several |= context.loss.family == "binary_cross_entropy"
-        if not context.loss.classifies:  # a loss of one's own that needs no targets is given placeholders
+        several |= not context.loss.classifies or context.loss.family == "binary_cross_entropy"
+        if not (context.loss.classifies or computes_cross_entropy(history)):
+            return None  # a loss of one's own that needs no targets is given placeholders
+        if rows < _ONE_CLASS_ROWS or not several or len(history.steps) < _SAMPLES:
             return None
-        if rows < _ONE_CLASS_ROWS or history.epoch or not several or len(history.steps) < _SAMPLES:
+        evidence = {"rows": rows, "batch_entropy": 0.0}
+        message = f"The first {rows} rows are all of one class: they seem to be sorted, not shuffled"
+        if not history.epoch:
+            return self.finding(Severity.WARNING, 0.6, f"{message}.", evidence)
+        steps, losses = history.losses
+        late, held = losses[(steps >= history.step / 2) & np.isfinite(losses)], held_out_accuracy(history)
+        if history.steps[-1] > history.step_of_epoch(0) or len(late) < _LATE_LOSSES:
             return None
-        message = f"The first {rows} rows are all of one class: they seem to be sorted, not shuffled."
-        return self.finding(Severity.WARNING, 0.6, message, {"rows": rows, "batch_entropy": 0.0})
+        if context.loss.reduction != "mean" or context.loss.weighted:
+            return None
+        loss, noise = float(late.mean()), 2 * float(late.std()) / math.sqrt(len(late))
+        result = outcome(history, context)
+        if not (held <= _NOT_NINE_TENTHS and loss - noise > _nine_tenths_entropy(context) and result.mature(_EARLY)):
+            return None
+        message += (
+            f", since neither a loss of {loss:.3g} nor a validation accuracy of {held:.3g} fit a class that is nine "
+            "tenths of all."
+        )
+        return self.finding(result.worst, 0.85, message, evidence | {"loss": loss, "validation_accuracy": held})
+
+
+def _nine_tenths_entropy(context: TaskContext) -> float:
+    """Return the cross-entropy of knowing but the shares, of classes of which one has nine tenths, at most."""
+    others = max(1, (context.output_units or 2) - 1)
+    return -0.9 * math.log(0.9) - 0.1 * math.log(0.1 / others)
 
 
 def _one_class_a_row(targets: TargetSummary, context: TaskContext) -> bool:

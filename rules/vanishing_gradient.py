@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar
@@ -11,7 +12,7 @@ import numpy as np
 from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._layers import last_epochs, names, weight_layers
+from autotrainer.rules._layers import last_epochs, names, squashing_layers, weight_layers
 from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
 from autotrainer.rules._trends import geometric_mean, last_median, recent
 from autotrainer.signals import Floats
@@ -25,6 +26,13 @@ falling loss is more than the output layer finding the level of the trivial pred
 
 _LATE = 0.9
 """Share of the schedule from which faded gradients are an error where a deep model is not good enough yet."""
+
+_ALL_ZERO = 0.5
+"""Confidence where the gradients of all layers are exactly zero: that is so after many other faults, too."""
+
+_POOR, _FAIR = 0.7, 0.85
+"""Skill at rest up to which layers that let little through are an error, and worth a look, as in
+`insufficient_capacity`."""
 
 _DEEP = 4
 """Weight layers from which gradients fade by depth; in a shallower model they vanish with the units, not the layers."""
@@ -43,7 +51,8 @@ class VanishingGradient(Rule):
         Geometric mean of each layer's gradient norm over the last half of the run (normalization, embedding and
         frozen layers left out); how far the first layer moves in a step relative to its weights; and the outcome:
         skill over the trivial predictor, trend of the loss, share of the schedule done. Gradients that are exactly
-        zero everywhere count too.
+        zero everywhere count too. Where all hidden layers are sigmoids, the spread of their outputs over inputs as well:
+        it fades on the way forward as the gradient does on the way back, and does not depend on the scale of the loss.
 
     Thresholds
         ``ratio``, ``first`` and ``good_score`` are beta_1, beta_2 and Theta of AUTOTRAINER, ``epochs`` is alpha_1;
@@ -63,7 +72,7 @@ class VanishingGradient(Rule):
     problem = "vanishing_gradient"
     code = "AT101"
     aliases = ("vanishing", "vanishing_gradients", "vanish")
-    needs = OUTCOME_NEEDS | frozenset({"update_ratio", "weight_norm"})
+    needs = OUTCOME_NEEDS | frozenset({"update_ratio", "weight_norm", "activation_spread"})
     causes = (
         "missing_zero_grad",
         "wrong_training_mode",
@@ -80,7 +89,7 @@ class VanishingGradient(Rule):
         "abnormal_update_ratio",
         "abnormal_data",
     )
-    repairs = ("swap_activation", "insert_normalization", "reinitialize", "swap_optimizer")
+    repairs = ("swap_activation", "insert_normalization", "add_residual", "reinitialize", "swap_optimizer")
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {
             "ratio": Threshold(1e-3, "gradient norm of first ÷ last layer, at most", "AUTOTRAINER", alias="beta_1"),
@@ -99,17 +108,27 @@ class VanishingGradient(Rule):
         window = last_epochs(history, self.threshold("epochs")) if self.threshold("epochs") else None
         if len(rows) < 2 or len(history.steps) < 5 or (self.threshold("epochs") and window is None):
             return None
+        return self._by_gradient(history, context, rows, window) or self._by_depth(history, context, rows)
+
+    def _by_gradient(
+        self, history: RunHistory, context: TaskContext, rows: list[int], window: slice | None
+    ) -> Finding | None:
+        """Find gradients that have faded, where the outcome is poor."""
+        result = outcome(history, context)
+        squashing = squashing_layers(history) if len(rows) >= _DEEP else []
+        if squashing and window is None and result.mature(_LATE):
+            window = slice(0, len(history.steps))  # where most of the schedule was lost, it is told at the end
         norms = geometric_mean(history.layer("grad_norm")[window or recent(history.steps)])[rows]
         first, last = float(norms[0]), float(norms[-1])
-        if not (np.isfinite(first) and np.isfinite(last)) or first > self.threshold("first"):
+        if not (np.isfinite(first) and np.isfinite(last)) or not (squashing or first <= self.threshold("first")):
             return None
         ratio = first / last if last > 0 else (0.0 if first == 0 else np.inf)
-        if ratio > self.threshold("ratio"):
+        faded = _faded(last_median(history.layer("activation_spread")), squashing)
+        if not np.fmin(ratio, faded) <= self.threshold("ratio"):
             return None
-        result = outcome(history, context)
         if result.low >= self.threshold("good_score") or result.score >= self.threshold("good_score"):
             return None
-        extreme = ratio <= self.threshold("ratio") * _FAR_BELOW
+        extreme = ratio <= self.threshold("ratio") * _FAR_BELOW or bool(squashing)
         stuck = result.known and result.stuck() and not result.moving(0.5 if extreme else 0.1)
         over = len(rows) >= _DEEP and result.mature(_LATE) and result.known and not result.learned(0.5)
         if over or (stuck and result.mature(self.threshold("schedule"))):
@@ -118,8 +137,28 @@ class VanishingGradient(Rule):
             severity = Severity.WARNING
         else:
             return None
-        moved = float(last_median(history.layer("update_ratio")[:, rows[0]]))
-        return self._told(history, severity, rows, norms, ratio, moved, result.words)
+        evidence = {"ratio": ratio, "first_grad_norm": first, "last_grad_norm": last}
+        evidence["first_update_ratio"] = float(last_median(history.layer("update_ratio")[:, rows[0]]))
+        if squashing:
+            evidence |= {"signal_ratio": faded, "squashing_layers": float(len(squashing))}
+        return self._told(history, severity, rows, norms, evidence, result.words)
+
+    def _by_depth(self, history: RunHistory, context: TaskContext, rows: list[int]) -> Finding | None:
+        """Find a stack of sigmoids that let next to nothing through at the start, and that has come to rest too low."""
+        squashing = squashing_layers(history) if len(rows) >= _DEEP else []
+        faded = _faded(history.layer("activation_spread")[0], squashing)
+        if not faded <= self.threshold("ratio"):
+            return None
+        result = outcome(history, context)
+        if not result.known or not result.mature(0.5) or result.moving() or not result.high <= _FAIR:
+            return None
+        message = (
+            f"{len(squashing)} layers of sigmoid left {faded:.1g} of what tells the inputs apart at the start, and the "
+            f"first of them as little of the gradient; {result.words} after {result.steps} steps."
+        )
+        evidence = {"signal_ratio": faded, "squashing_layers": float(len(squashing)), "skill_high": result.high}
+        severity, confidence = (result.worst, 0.75) if result.high <= _POOR else (Severity.WARNING, 0.6)
+        return self.finding(severity, confidence, message, evidence, layers=names(history, squashing))
 
     def _told(
         self,
@@ -127,12 +166,11 @@ class VanishingGradient(Rule):
         severity: Severity,
         rows: list[int],
         norms: Floats,
-        ratio: float,
-        moved: float,
+        evidence: dict[str, float],
         words: str,
     ) -> Finding:
         starved = [row for row, norm in zip(rows, norms, strict=True) if norm <= self.threshold("ratio") * norms[-1]]
-        first, last = float(norms[0]), float(norms[-1])
+        first, last, ratio = float(norms[0]), float(norms[-1]), evidence["ratio"]
         where = f"layer {history.layers[rows[0]].name}"
         if last == 0:
             message = "The gradients of all layers are exactly zero"
@@ -141,12 +179,17 @@ class VanishingGradient(Rule):
                 f"The gradient of {where} is {first:.2g}, {ratio:.1g} times that of layer "
                 f"{history.layers[rows[-1]].name} ({last:.2g})"
             )
+        if evidence.get("signal_ratio", 1.0) <= self.threshold("ratio"):
+            count, faded = evidence["squashing_layers"], evidence["signal_ratio"]
+            message += f", and {count:.0f} layers of sigmoid leave {faded:.1g} of what tells the inputs apart"
         if severity is Severity.ERROR and words:
             message += f", and {words}"
-        return self.finding(
-            severity,
-            0.9 if severity is Severity.ERROR else 0.5,
-            message + ".",
-            {"ratio": ratio, "first_grad_norm": first, "last_grad_norm": last, "first_update_ratio": moved},
-            layers=names(history, starved),
-        )
+        confidence = (_ALL_ZERO if last == 0 else 0.9) if severity is Severity.ERROR else 0.4
+        return self.finding(severity, confidence, message + ".", evidence, layers=names(history, starved or rows[:1]))
+
+
+def _faded(spread: Floats, squashing: list[int]) -> float:
+    """Return the spread over inputs of the last ÷ that of the first squashing layer; NaN where there are none."""
+    if not squashing or not spread[squashing[0]] > 0:
+        return math.nan
+    return float(spread[squashing[-1]] / spread[squashing[0]])

@@ -29,7 +29,7 @@ class WrongSchedule(Rule):
     """The learning rate is next to zero for much of the training, or an attached schedule never changes it.
 
     What it does
-        Follows the learning rate of the first parameter group over the run.
+        Follows the learning rate over the run: that of the first parameter group that has one above 0.
 
     Why it hurts
         At a rate next to zero nothing is learned: the rest of the training is wasted. That happens where a schedule
@@ -52,8 +52,8 @@ class WrongSchedule(Rule):
         within epochs or left a model without skill.
 
     Repairs
-        None is applied: call ``scheduler.step()`` after ``optimizer.step()``, as often as the schedule is meant for:
-        once an epoch, or after each batch with the number of batches as its length.
+        A cosine over the whole training in its place. By hand: call ``scheduler.step()`` after ``optimizer.step()``, as
+        often as the schedule is meant for: once an epoch, or after each batch with the number of batches as its length.
 
     References
         PyTorch documentation, "How to adjust learning rate"; Loshchilov and Hutter, ICLR 2017; Smith, WACV 2017.
@@ -63,6 +63,7 @@ class WrongSchedule(Rule):
     code = "AT410"
     aliases = ("scheduler", "lr_schedule", "learning_rate_schedule", "scheduler_per_batch", "scheduler_not_stepped")
     needs = OUTCOME_NEEDS | frozenset({"learning_rate"})
+    repairs = ("schedule_learning_rate",)
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {
             "low": Threshold(1e-3, "rate next to zero, relative to its largest value", "catalogue", maximum=1.0),

@@ -50,13 +50,14 @@ class WrongTrainingMode(Rule):
         worth a warning; ``dropout``, the rate from which an evaluation in training mode is an error.
 
     When it is wrong
-        Where it is meant: predictions averaged over dropout (Gal and Ghahramani 2016) with the whole model in training
-        mode, normalization by the batch at test time (as in meta-learning, style transfer, domain adaptation), or a
-        pretrained model that is trained in evaluation mode to keep its statistics. Ignore ``wrong_training_mode`` then.
+        Where it is meant: normalization by the batch at test time (as in meta-learning, style transfer, domain
+        adaptation), or a pretrained model that is trained in evaluation mode to keep its statistics. Ignore
+        ``wrong_training_mode`` then. Predictions averaged over dropout (Gal and Ghahramani 2016) are known by their
+        passes over the same inputs, in PyTorch.
 
     Repairs
-        None is applied: call ``model.train()`` before each epoch of training, ``model.eval()`` before each evaluation.
-        In Keras, a ``call`` of one's own takes ``training`` and hands it on.
+        The mode is set before each pass. By hand: call ``model.train()`` before each epoch of training,
+        ``model.eval()`` before each evaluation. In Keras, a ``call`` of one's own takes ``training`` and hands it on.
 
     References
         PyTorch documentation, torch.nn.Module.train; Ioffe and Szegedy, ICML 2015; Srivastava et al., JMLR 2014.
@@ -66,6 +67,7 @@ class WrongTrainingMode(Rule):
     code = "AT405"
     aliases = ("wrong_mode", "eval_mode", "train_mode", "forgotten_eval", "forgotten_train", "set_mode")
     needs = OUTCOME_NEEDS | frozenset({"training_mode"})
+    repairs = ("set_mode",)
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
         {
             "share": Threshold(0.8, "passes in the wrong mode, at least", "all but single ones", maximum=1.0),
