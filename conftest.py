@@ -15,14 +15,13 @@ from hypothesis import HealthCheck, settings
 import autotrainer
 
 ROOT = Path(__file__).parent
-MOST_WORKERS = 4  # each holds PyTorch, TensorFlow and JAX: a good gigabyte
+MOST_WORKERS = 2  # each comes to hold 2.5 GB, of PyTorch and TensorFlow mostly; with more memory: -n 8
 
 for library in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
     os.environ.setdefault(library, "1")  # models here are small: further threads would only wait for each other
 
 if find_spec("autotrainer.rules") is None:
     autotrainer.__path__.append(str(ROOT))
-
 
 settings.register_profile("autotrainer", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("autotrainer")  # how fast an example is says more about the machine than about the code

@@ -20,7 +20,7 @@ import numpy as np
 from autotrainer.adapter import Trainer
 from autotrainer.bad_search import SearchRun, broken, suspects
 from autotrainer.budget import Budget
-from autotrainer.data import ArrayData, Data, map_arrays
+from autotrainer.data import ArrayData, Data, arrays_of, map_arrays
 from autotrainer.edits import SetLearningRate
 from autotrainer.exchange import Trained, TrainingSpec
 from autotrainer.findings import Finding, Severity
@@ -50,6 +50,10 @@ _MEASURED = frozenset({"first_step", "typical_step"})
 
 _SEARCH_SHARE = 0.25
 """Work of the search for the first value that is not finite at most: nearly always it comes early."""
+
+_READ, _READ_BYTES = 5000, 1 << 27
+"""Rows of a loader or stream, and bytes of their inputs, that are read at most to see which are shared: a second, where
+rows are not read from a disk."""
 
 _OF_DATA = ("constant_targets", "shared_inputs", "shared_input_share", "expected_shared_share")
 _OF_SIMPLE = ("linear_score", "neighbour_score", "tree_score", "trivial_score", "held_out_rows", "simple_features")
@@ -108,7 +112,7 @@ class Questions:
     seed: int
 
     def of_data(self) -> dict[str, float]:
-        """Return what arrays tell before the training; streams are not read for it.
+        """Return what arrays tell before the training; streams are read after it.
 
         What can't be answered, for want of memory or for a type without an order, is left open and reported.
         """
@@ -129,6 +133,30 @@ class Questions:
             facts |= shared_inputs(self.train, self.validation)
         return facts
 
+    def _of_streams(self) -> dict[str, float]:
+        """Return what the first rows of loaders and streams share; nothing of arrays, which `of_data` has asked.
+
+        They are read once a training has ended: before, one that can be read but once would be used up.
+        """
+        if isinstance(self.train, ArrayData) and isinstance(self.validation, ArrayData):
+            return {}
+        try:
+            train, held_out = self._first(self.train), self._first(self.validation)
+            return {} if train is None or held_out is None else shared_inputs(train, held_out)
+        except Exception as error:  # noqa: BLE001 - the training is done without
+            logger.warning("a question to the data failed and is left open: %r", error)
+            return {}
+
+    def _first(self, data: Data) -> ArrayData | None:
+        """Return arrays whole, and as many rows of a stream as may be read."""
+        if isinstance(data, ArrayData):
+            return data
+        one = self.trainer.sample(data, 1)
+        if one is None or not one.rows:
+            return None
+        size = sum(array.nbytes for array in arrays_of(one.inputs)) / one.rows
+        return self.trainer.sample(data, max(1, min(_READ, int(_READ_BYTES / max(size, 1.0)))))
+
     def of_training(self, trained: Trained, run: ManagedRun) -> None:
         """Ask about a training that has ended, and tell its monitor.
 
@@ -138,6 +166,8 @@ class Questions:
         """
         if "first_bad_step" in self.needs and broken(run.monitor.findings):
             self._of_first_bad(run)
+        if self.needs.intersection(_OF_DATA[1:]) and "shared_inputs" not in run.monitor.context.asked:
+            run.monitor.learn(self._of_streams())
         if suspicious(run.monitor.findings, self.judge.above_trivial(run.judged)):
             self._of_outcome(trained, run)
         if "suggested_rate" in self.needs and rate_in_doubt(run.monitor.findings):

@@ -73,9 +73,10 @@ class Session:
         stopped: StoppedBy = "interrupt"
         test = baseline_test = None
         with suppress(KeyboardInterrupt):  # wherever it comes, the best so far is returned
-            baseline_test = test = self._test_score(baseline)
+            test = self._test_score(baseline)
+            baseline_test = test if course.mended is None else None
             stopped = self._repair(course)
-            test = self._test_score(course.best) if course.best is not baseline else baseline_test
+            test = self._test_score(course.best) if course.best is not baseline else test
         return course.result(stopped, test, baseline_test)
 
     def _begin(self, course: Course) -> Trial:

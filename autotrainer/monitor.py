@@ -19,6 +19,7 @@ from autotrainer.findings import Finding, Severity
 from autotrainer.guarding import Guard
 from autotrainer.history import RunHistory
 from autotrainer.observers import EpochObserver, Locator, Observer
+from autotrainer.report_text import fold
 from autotrainer.rule import Place, Rule
 from autotrainer.runlog import LogWriter, encode_step
 from autotrainer.sampler import Sampler
@@ -191,8 +192,10 @@ class Monitor:
         errors = [f for f in self.findings if f.severity is Severity.ERROR]
         if errors and not self._quiet:
             print(f"autotrainer: {len(errors)} error(s) in this training", file=sys.stderr)
-            for finding in errors:
-                print(f"  {finding}", file=sys.stderr)
+            for root, consequences in fold(errors):
+                print(f"  {root}", file=sys.stderr)
+                if consequences:
+                    print(f"  └ leads to {', '.join(f.problem for f in consequences)}", file=sys.stderr)
             print(f"  more: monitor.report(), autotrainer explain {errors[0].problem}", file=sys.stderr)
 
     # -- for backends ---------------------------------------------------------------------------------------------

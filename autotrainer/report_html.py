@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from autotrainer._version import __version__
-from autotrainer.report_text import count, fold, number
+from autotrainer.report_text import TOLD, count, fold, number
 
 if TYPE_CHECKING:
     from autotrainer.report import Points, Report
@@ -29,7 +29,7 @@ def render(report: Report) -> str:
     template = environment.from_string(files("autotrainer").joinpath("templates/report.html.j2").read_text("utf-8"))
     return template.render(
         report=report,
-        groups=fold(report.findings),
+        groups=[(root, after[:TOLD], after[TOLD:]) for root, after in fold(report.findings)],
         headline=str(report).split("\n\n", 1)[0],
         facts={k.replace("_", " "): _fact(v) for k, v in report.run.items()},
         chart=_chart(report.curves),

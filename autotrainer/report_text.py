@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,7 +12,10 @@ from autotrainer.findings import Finding, Severity
 if TYPE_CHECKING:
     from autotrainer.report import Outcome, Report
 
-__all__ = ["clean", "count", "fold", "number", "render"]
+__all__ = ["TOLD", "clean", "count", "fold", "number", "render"]
+
+TOLD = 2
+"""Consequences of a root that are told whole: one dead model has many, and the rest are but named."""
 
 _WIDTH = 100
 
@@ -33,8 +37,8 @@ def clean(text: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return a number with four significant digits; a dash for None."""
-    return "–" if value is None else f"{value:.4g}"
+    """Return a number with four significant digits; a dash for one that is not known."""
+    return "–" if value is None or math.isnan(value) else f"{value:.4g}"
 
 
 def count(amount: int, noun: str) -> str:
@@ -89,8 +93,11 @@ def _finding_lines(root: Finding, consequences: Sequence[Finding]) -> list[str]:
         lines += _wrap(f"layers: {shown}", "  ")
     if root.evidence:
         lines += _wrap("evidence: " + ", ".join(f"{k} = {number(v)}" for k, v in root.evidence.items()), "  ")
-    for finding in consequences:
+    for finding in consequences[:TOLD]:
         lines += _wrap(f"└ leads to {finding.code} {finding.problem} [{finding.severity}]: {finding.message}", "  ")
+    if consequences[TOLD:]:
+        named = ", ".join(f"{f.code} {f.problem} [{f.severity}]" for f in consequences[TOLD:])
+        lines += _wrap(f"└ and so to {named}", "  ")
     if root.repairs and root.severity is not Severity.INFO:
         lines += _wrap(f"what helps, best first: {', '.join(root.repairs)}", "  ")
     if root.severity is not Severity.INFO:
@@ -105,6 +112,9 @@ def _outcome_lines(outcome: Outcome) -> list[str]:
         "improved": "improved: better by more than noise, but errors are left.",
         "unrepaired": "unrepaired: nothing tried was better by more than noise; the training as given is returned.",
     }
+    if math.isnan(outcome.baseline_score):
+        said["repaired"] = "repaired: the training as given came to no score; it does now, and no error is left."
+        said["improved"] = "improved: the training as given came to no score; it does now, but errors are left."
     if not outcome.attempts and outcome.stopped_by != "done":
         said["unrepaired"] = (
             "unrepaired: the work was ended before the training could be called healthy or a repair be tried; "

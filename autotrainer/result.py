@@ -65,9 +65,9 @@ class Result:
         optimizer: The optimizer that trained it.
         history: Values by name (``loss``, ``val_loss``, ``score``, ...), one for each epoch of its training.
         score: Its validation score, in the metric's own sign; NaN if the budget allowed no evaluation.
-        baseline_score: That of the training as given.
+        baseline_score: That of the training as given; NaN if it can't be run as given, or came to no evaluation.
         test_score: Its score on the test data, or None without test data.
-        baseline_test_score: That of the training as given.
+        baseline_test_score: That of the training as given; None too if it can't be run as given.
         findings: Of the training as given, ranked.
         plan: What the returned training changes, or None.
         attempts: All repaired trainings that were tried, in order.

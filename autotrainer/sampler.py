@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from time import perf_counter
 
@@ -17,9 +16,6 @@ _SAMPLES_ALLOWANCE = 0.12
 _VERDICTS_ALLOWANCE = 0.18
 """Seconds that monitoring may cost beyond the share (the contract allows 0.2). Samples stop earlier than verdicts, so
 that a short or slow run is still judged at the ends of its epochs."""
-_START, _ALL = 0.4, 200
-"""Share of the allowance for samples that the first ten steps may use, and the step until which the rest is given out,
-evenly on a logarithmic scale: spent at once, it would leave a short run unseen from its first steps to its end."""
 
 
 class Sampler:
@@ -27,7 +23,7 @@ class Sampler:
 
     The first ten steps are sampled. After that a step is sampled if the samples so far stay evenly spread on
     a logarithmic scale of steps, and if what monitoring has cost, plus the expected cost of one more sample,
-    stays within ``share`` of the time since the start plus a start allowance, which grows to 0.12 s by step 200.
+    stays within ``share`` of the time since the start plus a start allowance of 0.12 s.
 
     Args:
         share: Share of the training time that monitoring may cost, in (0, 1].
@@ -68,7 +64,7 @@ class Sampler:
         """
         if step < self._next:
             return False
-        if step < _FIRST_STEPS or self._affordable(_SAMPLES_ALLOWANCE * _given_out(step)):
+        if step < _FIRST_STEPS or self._affordable(_SAMPLES_ALLOWANCE):
             self._next = max(step + 1, step + step // _SPREAD)
             return True
         # Asking the clock at each step would itself cost: look again after a pause.
@@ -93,12 +89,6 @@ class Sampler:
     def _affordable(self, allowance: float) -> bool:
         allowed = allowance + self._share * (self._clock() - self._start)
         return self._spent + self._last_cost <= allowed
-
-
-def _given_out(step: int) -> float:
-    """Return the share of the allowance that may be used by a step."""
-    passed = math.log(max(step, _FIRST_STEPS) / _FIRST_STEPS) / math.log(_ALL / _FIRST_STEPS)
-    return min(1.0, _START + (1 - _START) * passed)
 
 
 class StepSampler(Sampler):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from autotrainer.edits import Edit, EncodeTargets, NumberClasses
+from autotrainer.edits import Edit, EncodeTargets, NumberClasses, ScaleTargets
 from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["differ_in_shape_only", "far_from_unit_scale", "fitting_code"]
@@ -14,7 +14,8 @@ _FAR = 30.0
 """Standard deviation, and mean ÷ standard deviation, from which targets are far from unit scale: those of
 `unscaled_targets`, below which healthy trainings are common."""
 
-_SHAPE_EVIDENCE = ("crossed_error", "crossed_absolute_error", "output_rank")
+_SHAPE_EVIDENCE = ("crossed_", "output_rank")
+"""How names of numbers begin that tell of shapes that broadcast."""
 
 
 def far_from_unit_scale(targets: TargetSummary) -> bool:
@@ -29,17 +30,18 @@ def differ_in_shape_only(context: TaskContext, targets: TargetSummary, evidence:
     """Say whether outputs and targets hold one value a row each, one of them in a column."""
     if context.loss.family == "cross_entropy" or targets.width != 1:
         return False
-    if any(name in evidence for name in _SHAPE_EVIDENCE):
+    if any(name.startswith(_SHAPE_EVIDENCE) for name in evidence):
         return True
     return context.output_rank is not None and {context.output_rank, targets.rank} == {1, 2}
 
 
-def fitting_code(context: TaskContext, targets: TargetSummary) -> Edit | None:
+def fitting_code(context: TaskContext, targets: TargetSummary, *, out_of_range: bool = False) -> Edit | None:
     """Return what brings targets into the form that the loss takes; None where they have it, or nothing does.
 
     Args:
         context: The training.
         targets: Its targets.
+        out_of_range: Whether targets are known to be out of the range of the loss, be it one of the user's own.
     """
     loss = context.loss
     if not targets.count or not (targets.integral or targets.one_hot):
@@ -48,6 +50,12 @@ def fitting_code(context: TaskContext, targets: TargetSummary) -> Edit | None:
         return _classes(context, targets)
     if loss.family == "binary_cross_entropy" and targets.signed and loss.expects == "logits":
         return EncodeTargets("zero_one")
+    chances = loss.family == "binary_cross_entropy" and loss.expects == "probabilities"
+    chances |= out_of_range and loss.family == "custom"
+    two = len(targets.values) == 2 and targets.values != (0.0, 1.0)
+    if chances and two and context.output_units == 1 and context.output_activation == "sigmoid":
+        low, high = targets.values  # the output says low + (high - low) * chance
+        return ScaleTargets((low,), (high - low,))
     margin = loss.family == "hinge" and loss.targets == "values" and context.framework == "pytorch"
     return EncodeTargets("signed") if margin and targets.values == (0.0, 1.0) else None  # Keras converts these itself
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import ClassVar
 
 from autotrainer.edits import AddResidual
@@ -14,7 +15,7 @@ from autotrainer.task import TargetSummary, TaskContext
 __all__ = ["AddResidualRepair"]
 
 _DEEP = 4
-"""Layers of equal width in a row from which a stack is deep: gradients fade by depth, as `vanishing_gradient` has it."""
+"""Layers of equal width in a row from which a stack is deep: as many as `vanishing_gradient` asks for."""
 
 
 class AddResidualRepair(Repair):
@@ -37,7 +38,8 @@ class AddResidualRepair(Repair):
         One sum a layer.
 
     References:
-        He et al. 2016 (1512.03385); Bachlechner et al. 2020, ReZero (2003.04887); Zhang et al. 2019, Fixup (1901.09321).
+        He et al. 2016 (1512.03385); Bachlechner et al. 2020, ReZero (2003.04887); Zhang et al. 2019, Fixup
+        (1901.09321).
     """
 
     name = "add_residual"
@@ -58,7 +60,7 @@ class AddResidualRepair(Repair):
         weighted = [layer for layer in context.layers if layer.parameters or layer.frozen]
         layers = tuple(
             layer.name
-            for before, layer in zip(weighted, weighted[1:], strict=False)
+            for before, layer in pairwise(weighted)
             if layer.name in plain and (layer.kind, layer.units) == (before.kind, before.units)
         )
         if len(layers) >= _DEEP:

@@ -17,9 +17,10 @@ class EncodeTargetsRepair(Repair):
     """Give the loss labels in the encoding that it takes.
 
     What it does:
-        One-hot rows become class indices or the other way round, -1 and 1 become 0 and 1 or the other way round, and
-        labels that don't run from 0 to C - 1 are numbered so. The loss itself stays as it is, with all its options.
-        The model goes on answering in the user's labels: its largest output stands in the column of the label.
+        One-hot rows become class indices or the other way round, two labels such as -1 and 1 become 0 and 1 or the
+        other way round, and labels that don't run from 0 to C - 1 are numbered so. The loss itself stays as it is, with
+        all its options. The model goes on answering in the user's labels: its largest output stands in the column of
+        the label, and a single output lies between the two labels.
 
     Why it helps:
         A loss that gets labels in another encoding fails, or minimizes something else than the user means.
@@ -41,6 +42,6 @@ class EncodeTargetsRepair(Repair):
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
         """Propose the encoding that the loss takes, unless the labels have it."""
-        edit = fitting_code(context, targets)
+        edit = fitting_code(context, targets, out_of_range=finding.problem == "improper_loss")
         if edit is not None:
             yield Proposal(self.name, (edit,), self.fixes[finding.problem])

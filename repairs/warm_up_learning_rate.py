@@ -46,10 +46,10 @@ class WarmUpLearningRateRepair(Repair):
 
     name = "warm_up_learning_rate"
     fixes: ClassVar[dict[str, float]] = {
-        "exploding_gradient": 0.35,
-        "dying_relu": 0.4,
-        "learning_rate_too_high": 0.3,
-        "divergence": 0.35,
+        "exploding_gradient": 0.3,
+        "dying_relu": 0.25,
+        "learning_rate_too_high": 0.2,
+        "divergence": 0.3,
         "loss_spike": 0.35,
         "gradient_spike": 0.25,
         "nonfinite": 0.25,

@@ -1,4 +1,4 @@
-"""Signs of weights that run away. A healthy training shows them at no time, so that they need little of the schedule."""
+"""Signs of weights that run away. Healthy trainings show them at no time, so that they need little of the schedule."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from autotrainer.rules._steps import Steps
 from autotrainer.rules._trends import blocks
 from autotrainer.task import TaskContext
 
-__all__ = ["HEAVY", "coasting", "loss_rise"]
+__all__ = ["HEAVY", "coasting", "loss_rise", "sharpness"]
 
 HEAVY = 0.95
 """Momentum from which it is named: the usual 0.9 adds up ten steps, this one twenty (Sutskever et al. 2013)."""
+
+_FIRST_LOSSES = 9
+"""Losses from the first on that tell the curvature."""
+
+_STEADY = 2.0
+"""Largest ratio of the factors by which a loss grows in a quadratic valley."""
 
 _LEAST = 36
 """Losses from which their level is known."""
@@ -63,3 +69,19 @@ def coasting(context: TaskContext, result: Outcome, steps: Steps) -> float:
     if not memory >= _WHOLE * result.planned:
         return 0.0
     return steps.typical * min(memory, result.planned - result.steps)
+
+
+def sharpness(history: RunHistory, context: TaskContext) -> float:
+    """Return rate × curvature, from a loss that grows by the same factor from step to step; NaN where it does not.
+
+    Gradient descent on a quadratic multiplies the distance to the minimum by 1 - rate × curvature, the loss by the
+    square of it: above 2 it diverges (Cohen et al., ICLR 2021, section 2), and 1 goes straight to the minimum.
+    """
+    steps, losses = (values[:_FIRST_LOSSES] for values in history.losses)
+    if context.optimizer.name != "sgd" or len(losses) < 4 or (np.diff(steps) != 1).any():
+        return math.nan
+    factors = losses[1:] / losses[:-1]
+    factors = factors[np.isfinite(factors)]
+    if len(factors) < 3 or not factors.min() > 1 or factors.max() > _STEADY * factors.min():
+        return math.nan
+    return 1 + math.sqrt(float(np.median(factors)))

@@ -20,6 +20,9 @@ _PRECISE = 0.25
 _ENOUGH_ROWS = 64
 """Recent training rows whose accuracy makes cross-entropy unnecessary as a measure."""
 
+_UNEQUAL = 1.5
+"""Share of the commonest class ÷ that of equal ones from which weights make another answer than that one the best."""
+
 _TELLING = 0.2
 """Skill by accuracy up to which, and upper end of that by cross-entropy from which, there may be a signal that accuracy
 does not show: one that is too weak to make another class than the commonest the likeliest."""
@@ -86,7 +89,8 @@ def witnesses(history: RunHistory, context: TaskContext) -> list[Witness]:
     if context.kind(history.targets) == "regression":
         return _precise(_squared_error(history, context))
     found = _precise(_accuracies(history, context, trivial_score(history, context)))
-    if context.loss.weighted:  # moves the answers away from the commonest class: that of being right less often
+    unequal = history.targets.majority * history.targets.classes >= _UNEQUAL
+    if context.loss.weighted and unequal:  # answers move away from the commonest class, and are right less often
         return [w for w in found if w.low > 0]
     sampled = history.scalar("accuracy")[_fresh(history)]
     batches = history.scalar("batch_size")[_fresh(history)]
@@ -99,7 +103,7 @@ def witnesses(history: RunHistory, context: TaskContext) -> list[Witness]:
 
 
 def _possible(by_loss: Witness, found: list[Witness], history: RunHistory) -> bool:
-    """Whether a cross-entropy is below that of a constant and that of these answers: a wrong one costs ln 2 at least."""
+    """Whether a cross-entropy is below a constant's and possible with these answers: a wrong one costs ln 2 or more."""
     targets = history.targets
     wrong = 1 - max(w.score for w in found)
     common, others = targets.majority, max(1, targets.classes - 1)

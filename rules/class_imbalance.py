@@ -33,6 +33,9 @@ _EARLY = 0.1
 _VALIDATION_ROWS = 200
 """Rows of a validation set, whose size is not known: a small one."""
 
+_SHARED = 100
+"""Rows looked at, at least, for the shares of the classes: of fewer, one in 10 could pass for a rare class."""
+
 _FITTED = 0.035
 """Accuracy in training below the share of the commonest class, at most, of a model that fits the training data: one
 standard error of 200 rows."""
@@ -123,7 +126,7 @@ class ClassImbalance(Rule):
         lasting = held_out_accuracy(history, max(_EPOCHS, epochs // 2))
         if majority < _MOST or not (there <= bar and lasting <= bar - noise) or not result.mature(_EARLY):
             return None
-        if epochs < _EPOCHS:  # running statistics of normalization lag at first
+        if epochs < _EPOCHS or history.targets.rows < _SHARED:  # running statistics of normalization lag at first
             return None
         here = _fits(history, context)
         if here is None:
@@ -161,13 +164,11 @@ class ClassImbalance(Rule):
 def _at_random(history: RunHistory) -> tuple[float, float]:
     """Return the accuracy on equal shares of random answers with the shares of the classes, at least; and its noise.
 
-    Not even a model that knows noisy labels by heart is worse. The noise is two standard errors: of the accuracy of so
-    few validation rows, and of the share of the commonest class among the training rows that were looked at.
+    Not even a model that knows noisy labels by heart is worse. The noise is two standard errors.
     """
-    share, others, rows = history.targets.majority, history.targets.classes - 1, max(1, history.targets.rows)
+    share, others = history.targets.majority, history.targets.classes - 1
     bar = share**2 + (1 - share) ** 2 / others
-    variance = bar * (1 - bar) / _VALIDATION_ROWS + (2 * share) ** 2 * share * (1 - share) / rows
-    return bar, 2 * math.sqrt(variance)
+    return bar, 2 * math.sqrt(bar * (1 - bar) / _VALIDATION_ROWS)
 
 
 def _fits(history: RunHistory, context: TaskContext) -> tuple[str, float, str] | None:

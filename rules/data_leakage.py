@@ -21,7 +21,8 @@ class DataLeakage(Rule):
     """Rows of the validation data are rows of the training data.
 
     What it does
-        Compares the inputs of both, value for value, before a managed training.
+        Compares the inputs of both, value for value, in a managed training: arrays whole, and the first 5,000 rows of
+        loaders and streams, so that of a longer one only a part of what is shared is seen.
 
     Why it hurts
         What was trained on is remembered: the validation score is better than the one on new data, and whoever chooses
@@ -39,8 +40,8 @@ class DataLeakage(Rule):
 
     When it is wrong
         Validation on the training data on purpose, to see whether a model can fit them at all. Rows that are nearly
-        equal, or belong to one patient or one film, are leaks that this does not see. Only `fit` has both data sets,
-        and looks at arrays alone.
+        equal, or belong to one patient or one film, are leaks that this does not see. Only `fit` has both data sets.
+        Rows that are changed at random as they are read (augmentation) are equal to none.
 
     Repairs
         Advice only: take the shared rows out of one of the two, and split before rows are copied or oversampled.

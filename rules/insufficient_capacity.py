@@ -72,17 +72,19 @@ class InsufficientCapacity(Rule):
         decays them; activations.
 
     Thresholds
-        ``skill`` that the model has at most; ``schedule``: share of the planned training before it is judged, 0.15 where
-        nothing at all was learned;
-        ``dropout``: rate, at least; ``shrunk``: weights ÷ those at the start, at most.
+        ``skill`` that the model has at most; ``schedule``: share of the planned training before it is judged, 0.15
+        where nothing at all was learned; ``dropout``: rate, at least; ``shrunk``: weights ÷ those at the start, at
+        most.
 
     When it is wrong
-        Noisy labels cap the score of any model: without one of these limits nothing is said, a linear model with
-        hidden layers is at most a warning, and one without them is meant to be one. One unit can be enough, and the
-        code of an autoencoder is narrow on purpose: where there are more values to give than units, it counts only if
-        next to nothing was learned. Dropout lowers the score of training itself: without one on validation data it is a warning, and so it is without a known schedule. Side branches of
-        one unit (channel weights, adapters to frozen layers) are none, nor are weights that a fit to small targets has
-        shrunk: decay must be strong enough to have done it.
+        Noisy labels cap the score of any model: without one of these limits nothing is said, a linear model with hidden
+        layers is at most a warning, and one without them is meant to be one. One unit can be enough, and the code of an
+        autoencoder is narrow on purpose: where there are more values to give than units, it counts only if next to
+        nothing was learned. Dropout lowers the score of training itself: without one on validation data it is a
+        warning, and so it is without a known schedule. Hidden layers behind one unit make it an error up to skill 0.85:
+        they are there to learn more than one number can carry. Side branches of one unit (channel weights, adapters to
+        frozen layers) are none, nor are weights that a fit to small targets has shrunk: decay must be strong enough to
+        have done it.
 
     Repairs
         Wider hidden layers. Of one's own: less dropout, less weight decay, a hidden layer with an activation.

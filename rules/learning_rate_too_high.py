@@ -13,7 +13,7 @@ from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._runaway import HEAVY, coasting, loss_rise
+from autotrainer.rules._runaway import HEAVY, coasting, loss_rise, sharpness
 from autotrainer.rules._steps import STEP_NEEDS, Steps, steps_taken
 from autotrainer.task import TaskContext
 
@@ -40,17 +40,12 @@ _BACK = -0.5
 _LOSSES = 40
 """Losses from which their level is known."""
 
-_FIRST_LOSSES = 9
-"""Losses from the first on that tell the curvature."""
-
-_STEADY = 2.0
-"""Largest ratio of the factors by which a loss grows in a quadratic valley."""
-
 _CONSECUTIVE = 4
 """Fewest pairs of gradients whose angle is judged."""
 
-_CARRIED = 3.0
-"""Way that momentum will carry the weights ÷ their length, from which nothing of what was learned can be left."""
+_CARRIED = 8.0
+"""Way that momentum will carry the weights ÷ their length from which it leads astray: up to 6, trainings that could
+be learned by large weights alone ended well, at 10 and more none did."""
 
 _DOUBLED = 2.0
 """Growth of all weights from which a loss that has risen too tells of steps that lead away."""
@@ -77,8 +72,9 @@ class LearningRateTooHigh(Rule):
         Length of the sampled steps and of all weights, relative to the weights' length or, if they began tiny, to that
         which the usual initializers give; the angle between gradients an odd number of steps apart; the course of the
         loss, which tells the curvature where it grows by the same factor in each step; gradients that are exactly zero;
-        skill over the trivial predictor with its interval. Momentum and a loss summed over the batch act like a higher
-        rate, and are named where they raise it.
+        skill over the trivial predictor with its interval. Weights that have doubled while the loss is half as much
+        again above its best, and momentum that adds up more steps than the schedule has, count early. Momentum and a
+        loss summed over the batch act like a higher rate, and are named where they raise it.
 
     Thresholds
         ``step``: largest step ÷ weights; ``typical``: the median over the last half of the run; ``growth`` of all
@@ -148,7 +144,8 @@ class LearningRateTooHigh(Rule):
         result = outcome(history, context)
         reason = self._reason(history, steps, evidence)
         carried = coasting(context, result, steps)
-        if carried >= _CARRIED and steps.grown >= _MOVED and result.mature(_SOON):
+        severity: Severity | None
+        if carried >= _CARRIED and steps.grown >= _MOVED and result.mature(_SOON) and not result.learned(_GOOD):
             reason = reason or f"each step changes the weights by {steps.typical:.2g} of their size"
             severity, confidence = result.worst, 0.9
             told = f"its momentum will carry them by {carried:.2g} times their size until the end of the schedule"
@@ -159,9 +156,9 @@ class LearningRateTooHigh(Rule):
             return None
         if severity is None:
             return None
-        sharpness = _sharpness(history, context)
-        if math.isfinite(sharpness):
-            evidence["sharpness"] = sharpness
+        curvature = sharpness(history, context)
+        if math.isfinite(curvature):
+            evidence["sharpness"] = curvature
         evidence |= {"skill_high": result.high, "learning_rate": context.optimizer.learning_rate}
         message = f"The learning rate {_rate(history, context)}is too high: {reason}, and {told}."
         return self.finding(severity, confidence, message, evidence)
@@ -238,22 +235,6 @@ class LearningRateTooHigh(Rule):
         own = context.loss.family in ("custom", "none")
         told = f"the loss is {now:.3g} after {result.steps} steps and was {start:.3g} at the start"
         return (Severity.WARNING if own else result.worst), 0.6 if own else 0.8, told
-
-
-def _sharpness(history: RunHistory, context: TaskContext) -> float:
-    """Return rate × curvature, from a loss that grows by the same factor from step to step; NaN where it does not.
-
-    Gradient descent on a quadratic multiplies the distance to the minimum by 1 - rate × curvature, the loss by the
-    square of it: above 2 it diverges (Cohen et al., section 2), and 1 goes straight to the minimum.
-    """
-    steps, losses = (values[:_FIRST_LOSSES] for values in history.losses)
-    if context.optimizer.name != "sgd" or len(losses) < 4 or (np.diff(steps) != 1).any():
-        return math.nan
-    factors = losses[1:] / losses[:-1]
-    factors = factors[np.isfinite(factors)]
-    if len(factors) < 3 or not factors.min() > 1 or factors.max() > _STEADY * factors.min():
-        return math.nan
-    return 1 + math.sqrt(float(np.median(factors)))
 
 
 def _rate(history: RunHistory, context: TaskContext) -> str:

@@ -37,7 +37,7 @@ _LITTLE, _ALIKE = 0.02, 1e-4
 same rows and say nothing of what is much."""
 
 _RISEN = 1.5
-"""Loss ÷ that at the start from which it is a matter of divergence, or of a loss whose value says nothing of success."""
+"""Loss ÷ that at the start from which it is for divergence to tell, or a loss whose value says nothing of success."""
 
 _CONSTANT = "The output is the same for all inputs"
 

@@ -54,10 +54,10 @@ class ParametersNotOptimized(Rule):
         the share of the planned training from which the outcome of layers left out on purpose counts.
 
     When it is wrong
-        Training a new head on a fixed pretrained network (linear probing) leaves layers out on purpose: where these
-        are the first ones, whole parts or most of the model without the output layer, and have been trained before, it
-        is a fact as long as the rest learns. ``requires_grad_(False)`` says so for certain, and saves their gradients; so does a
-        parameter group of theirs with a learning rate of 0.
+        Training a new head on a fixed pretrained network (linear probing) leaves layers out on purpose: where these are
+        the first ones, whole parts or most of the model without the output layer, and have been trained before, it is a
+        fact as long as the rest learns. ``requires_grad_(False)`` says so for certain, and saves their gradients; so
+        does a parameter group of theirs with a learning rate of 0.
 
     Repairs
         What is missing is added. By hand: give the optimizer ``model.parameters()``, or add it with

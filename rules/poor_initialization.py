@@ -57,12 +57,13 @@ class PoorInitialization(Rule):
         ``schedule``: share of the planned training from which a poor outcome makes it an error.
 
     When it is wrong
-        Normalization and adaptive optimizers overcome a bad start: without a poor outcome it is a warning, and a
-        model that has learned is not reported. Only a first layer that answers all inputs alike and units that stay
-        equal are errors at once. Sigmoids let the signal fade whatever the initializer, and units of ReLU that are zero
-        for all inputs are dead: `vanishing_gradient` and `dying_relu` tell these, from their first samples on. Equal units are a warning where the next layer's weights differ, in the first layer
-        too, because their gradients then do. Zero weights that end a residual branch, an adapter or the model are
-        fine.
+        Normalization and adaptive optimizers overcome a bad start: without a poor outcome it is a warning, and a model
+        that has learned is not reported. Only a first layer that answers all inputs alike and units that stay equal are
+        errors at once. Sigmoids let the signal fade whatever the initializer, and units of ReLU that are zero for all
+        inputs are dead: `vanishing_gradient` and `dying_relu` tell these, from their first samples on. Equal units are
+        a warning where the next layer's weights differ, in the first layer too, because their gradients then do; an
+        error where the model comes to rest poor. Weights far larger than usual are told up to skill 0.8. Zero weights
+        that end a residual branch, an adapter or the model are fine.
 
     Repairs
         New initial weights (He for ReLU, LeCun for SELU, Glorot for tanh and sigmoid), normalization.
@@ -174,7 +175,7 @@ class PoorInitialization(Rule):
         return self.finding(severity, 0.95 if kept else 0.6, message, evidence, layers=found)
 
     def _loud(self, history: RunHistory, rows: list[int], evidence: dict[str, float]) -> list[int]:
-        """Return the layer whose weights are largest beside what the usual initializers give, if they are far larger."""
+        """Return the layer whose weights are largest beside what the usual initializers give, if far larger."""
         units = np.array([history.layers[row].units or math.nan for row in rows], np.float64)
         sizes = history.layer("weight_norm")[0, rows] / np.sqrt(units)
         if not (sizes >= self.threshold("loud")).any():

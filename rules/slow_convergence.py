@@ -32,8 +32,8 @@ _END = 0.98
 """Share of the schedule from which its end is judged."""
 
 _WHOLE, _HARDLY, _MANY_EPOCHS = 2, 100, 10
-"""Steps an epoch up to which a batch is about all rows; steps that are hardly ever enough; and epochs with which as many
-steps as usual were to be expected."""
+"""Steps an epoch up to which a batch is about all rows; steps that are hardly ever enough; and epochs with which the
+usual number of steps was to be expected."""
 
 _TO_GAIN = 0.1
 """Expected fall of the loss over as many epochs again, at least, as in `too_few_epochs`."""
@@ -59,7 +59,8 @@ class SlowConvergence(Rule):
         Robust trends (Theil–Sen) over the last half of the run: of the loss, and of the accuracy per epoch; skill over
         the trivial predictor with its interval; share of the schedule done. A single lucky epoch moves neither trend
         much, and an early plateau leaves the window as the run goes on. Size of a step relative to the weights, times
-        all steps of the schedule: a bound on how far the weights can get.
+        all steps of the schedule: a bound on how far the weights can get. At the end, the steps that many epochs had
+        where a batch holds about all rows, and whether the loss still fell.
 
     Thresholds
         ``gain`` is delta of AUTOTRAINER, here the gain of accuracy per epoch by the trend; ``schedule`` is the share

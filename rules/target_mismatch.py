@@ -163,7 +163,8 @@ class TargetMismatch(Rule):
         by_index = context.loss.family in ("cross_entropy", "custom") and context.kind(targets) == "multiclass"
         if not by_index or not targets.values or targets.one_hot or units is None:
             return None
-        if targets.masked:  # class 0 may be what is masked, as with padded tokens
+        # Class 0 may be what is masked, as with padded tokens, or the blank of connectionist temporal classification.
+        if targets.masked or "ctc" in context.loss.name.lower():
             return None
         if targets.minimum != 1 or targets.maximum != units - 1 or targets.rows < 64:
             return None

@@ -70,8 +70,8 @@ class TooFewEpochs(Rule):
 
     Thresholds
         ``gain``: expected fall ÷ present loss, at least; ``skill``: skill up to which it is an error, else a
-        warning; ``steps``: steps of a whole run that are hardly ever enough. After as few, a loss that would halve is an
-        error up to skill 0.8.
+        warning; ``steps``: steps of a whole run that are hardly ever enough. After as few, a loss that would halve is
+        an error up to skill 0.8, and of a few epochs the fall of the validation loss in the last one counts.
 
     When it is wrong
         Training loss can fall for ever while the validation score has come to rest: where a validation loss rises, or

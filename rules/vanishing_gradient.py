@@ -51,8 +51,9 @@ class VanishingGradient(Rule):
         Geometric mean of each layer's gradient norm over the last half of the run (normalization, embedding and
         frozen layers left out); how far the first layer moves in a step relative to its weights; and the outcome:
         skill over the trivial predictor, trend of the loss, share of the schedule done. Gradients that are exactly
-        zero everywhere count too. Where all hidden layers are sigmoids, the spread of their outputs over inputs as well:
-        it fades on the way forward as the gradient does on the way back, and does not depend on the scale of the loss.
+        zero everywhere count too. Where all hidden layers are sigmoids, the spread of their outputs over inputs counts
+        as well: it fades on the way forward as the gradient does on the way back, and does not depend on the scale of
+        the loss.
 
     Thresholds
         ``ratio``, ``first`` and ``good_score`` are beta_1, beta_2 and Theta of AUTOTRAINER, ``epochs`` is alpha_1;
@@ -60,7 +61,9 @@ class VanishingGradient(Rule):
 
     When it is wrong
         A small ratio alone proves nothing: adaptive optimizers move layers with tiny gradients well. It is an error
-        only where the model also stays at the trivial predictor's level, or is still far from good at the end.
+        only where the model also stays at the trivial predictor's level, or is still far from good at the end. A stack
+        of sigmoids that let next to nothing through at the start is told where it has come to rest below skill 0.85:
+        noisy data may allow no more.
 
     Repairs
         Another hidden activation (SELU, ReLU), normalization before it, new initial weights.

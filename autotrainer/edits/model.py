@@ -37,13 +37,15 @@ class SwapActivation(Edit):
     """Give hidden layers another activation and draw their weights anew with the initializer that suits it.
 
     ``layers`` are layers as `LayerInfo.name` names them: those whose ``activation`` it is, fused or separate.
-    ``reinitialize`` False keeps the weights.
+    ``reinitialize`` False keeps the weights. ``calls`` are the numbers, in a forward pass, of activations that PyTorch
+    code calls as functions, which the plan of a run holds: a model that can't be traced is known by them alone.
     """
 
     change: ClassVar[int] = 1
     layers: tuple[str, ...]
     to: Activation
     reinitialize: bool = True
+    calls: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +113,9 @@ class ResizeLayers(Edit):
 
 @dataclass(frozen=True, slots=True)
 class AddResidual(Edit):
-    """Lead the input of these hidden layers past them: x + gate · activation(layer(x)), a learned gate that starts at 0.
+    """Lead the input of these hidden layers past them: x + gate · activation(layer(x)).
 
-    ``layers`` have as many outputs as inputs. A separate activation goes inside, before the sum.
+    The gate is learned and starts at 0. ``layers`` have as many outputs as inputs. A separate activation goes inside, before the sum.
     """
 
     change: ClassVar[int] = 3
@@ -143,7 +145,8 @@ class ClipAttention(Edit):
     """Bring queries and keys to unit length, head by head, so that no attention logit is beyond ``limit`` > 0.
 
     A logit is then limit · cos(query, key), whatever the weights; no parameter is added. ``layers`` are attention
-    layers, or in PyTorch those that make the queries of a call of ``scaled_dot_product_attention``.
+    layers, or in PyTorch those that make the queries of a call of ``scaled_dot_product_attention``; ``calls`` are the
+    numbers of these calls in a forward pass, which the plan of a run holds.
     """
 
     change: ClassVar[int] = 2
@@ -151,6 +154,7 @@ class ClipAttention(Edit):
     says_first: ClassVar[str | None] = "architecture"
     layers: tuple[str, ...]
     limit: float = 10.0
+    calls: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.limit) and self.limit > 0):

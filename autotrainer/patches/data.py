@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from autotrainer import edits as e
 from autotrainer.patches.base import keras_lines, numbers, pytorch_lines, words
 
@@ -28,8 +30,11 @@ _KERAS_FORMS = {
 def _weights(edit: e.WeightClasses) -> str:
     if not edit.weights:
         return "rows / (classes * rows of the class)"
-    shown = ", ".join(f"{weight:.3g}" for weight in edit.weights[:8])
-    return shown + (", …" if len(edit.weights) > 8 else "")
+    return _shown(edit.weights)
+
+
+def _shown(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:.3g}" for number in numbers[:8]) + (", …" if len(numbers) > 8 else "")
 
 
 @words.register
@@ -49,7 +54,11 @@ def _(edit: e.ScaleInputs) -> str:
 
 @words.register
 def _(edit: e.ScaleTargets) -> str:
-    return "targets standardized for the loss with mean and standard deviation of the training data, outputs put back"
+    if not edit.mean:
+        return (
+            "targets standardized for the loss with mean and standard deviation of the training data, outputs put back"
+        )
+    return f"targets less {_shown(edit.mean)}, divided by {_shown(edit.std)}, for the loss; outputs put back"
 
 
 @words.register

@@ -219,7 +219,8 @@ def _(edit: e.AddResidual) -> list[str]:
         "class Gate(keras.layers.Layer):",
         '    def build(self, shape): self.gate = self.add_weight(shape=(), initializer="zeros")',
         "    def call(self, x): return self.gate * x",
-        f"# around each of {', '.join(edit.layers)}, activation included:  x = keras.layers.Add()([x, Gate()(layer(x))])",
+        f"# around each of {', '.join(edit.layers)}, activation included:",
+        "#   x = keras.layers.Add()([x, Gate()(layer(x))])",
     ]
 
 

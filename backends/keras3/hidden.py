@@ -80,7 +80,7 @@ def _set_activation(bench: Workbench, carrier: Any, to: str, changes: Changes, a
             if act:
                 set_own_activation(carrier, to)
             return True
-        if node is None or kind_of(carrier) == "recurrent":
+        if node is None or kind_of(carrier) == "recurrent" or not (whole or _wrapped_alone(node)):
             return False
         if kind_of(carrier) != "activation":
             changes.after[id(node)] = [make_activation(to, f"{carrier.name}_activation")]
@@ -90,6 +90,15 @@ def _set_activation(bench: Workbench, carrier: Any, to: str, changes: Changes, a
     if whole:
         changes.replaced[id(carrier)] = make_activation(to, carrier.name)
     return whole
+
+
+def _stands_alone(part: Part, node: Any) -> bool:
+    """Say whether what is put behind a node of the graph stands right behind the layer that it is or holds."""
+    return node is part.layer or _wrapped_alone(node)
+
+
+def _wrapped_alone(node: Any) -> bool:
+    return isinstance(node, keras.layers.TimeDistributed | keras.layers.Bidirectional)
 
 
 def reinitialize(bench: Workbench, edit: Reinitialize, act: bool) -> Edit:
@@ -114,7 +123,7 @@ def insert_normalization(bench: Workbench, edit: InsertNormalization, act: bool)
         node = bench.graph.node(part.layer)
         if part.info.kind not in ("dense", "conv") or not part.info.hidden or not bench.free(part):
             continue
-        if isinstance(node, Residual):  # what stands behind it would stand behind the sum
+        if not _stands_alone(part, node):
             continue
         if id(node) in changes.after or any(kind_of(n) == "norm" for n in bench.graph.behind(node)):
             continue
@@ -126,7 +135,8 @@ def insert_normalization(bench: Workbench, edit: InsertNormalization, act: bool)
             split.append(part.layer)
     if not changes:
         raise ConfigError(
-            f"none of {', '.join(edit.layers)} is a hidden dense or convolutional layer without normalization"
+            f"none of {', '.join(edit.layers)} is a hidden dense or convolutional layer of the graph "
+            "without normalization"
         )
     if act:
         for layer in split:
@@ -143,12 +153,16 @@ def add_dropout(bench: Workbench, edit: AddDropout, act: bool) -> Edit:
         separate = bench.graph.following_activation(part) if part.activation == "linear" else None
         node = separate if separate is not None else bench.graph.node(part.layer)
         row = bench.graph.part(node)
-        if not part.info.hidden or (row is not None and not row.info.hidden) or isinstance(node, Residual):
+        hidden = part.info.hidden and (row is None or row.info.hidden)
+        if not hidden or (separate is None and not _stands_alone(part, node)):
             continue
         name = bench.new_name(f"{node.name}_dropout")
         changes.after.setdefault(id(node), [keras.layers.Dropout(edit.rate, name=name)])
     if not changes:
-        raise ConfigError(f"{', '.join(edit.layers)} makes the output: dropout belongs after hidden layers")
+        raise ConfigError(
+            f"{', '.join(edit.layers)}: dropout belongs after hidden layers of the graph, not after the output or "
+            "inside of code"
+        )
     if act:
         bench.restructure(changes)
     return edit

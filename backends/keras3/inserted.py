@@ -1,4 +1,4 @@
-"""Layers that edits put into a model. They are saved and loaded like any other once autotrainer's backend is imported."""
+"""Layers that edits put into a model. They are saved and loaded like any other once this module is imported."""
 
 from __future__ import annotations
 

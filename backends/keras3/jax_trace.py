@@ -25,7 +25,7 @@ _FUNCTIONS = (
 )
 
 
-def of_this_trace(seen: dict[str, Any], arguments: Any) -> dict[str, Any]:
+def of_this_trace(seen: dict[str, Any], arguments: tuple[Any, ...]) -> dict[str, Any]:
     """Return the values of tensors met inside a step, without what belongs to an inner function (a loop's body).
 
     Inside `jax.value_and_grad` a tensor comes with its derivative, and only its value may leave. Both are attributes
@@ -37,8 +37,7 @@ def of_this_trace(seen: dict[str, Any], arguments: Any) -> dict[str, Any]:
     """
     import jax
 
-    traced = [v for v in keras.tree.flatten(arguments) if isinstance(v, jax.core.Tracer)]
-    level = traced[0]._trace if traced else None
+    level = next((v._trace for v in keras.tree.flatten(arguments) if isinstance(v, jax.core.Tracer)), None)
     values = {key: _value(tensor) for key, tensor in seen.items()}
     return {key: v for key, v in values.items() if not isinstance(v, jax.core.Tracer) or v._trace is level}
 

@@ -78,6 +78,7 @@ class Measure:
         self._order = list(range(len(self.parts)))
         self._output: tuple[str | None, int | None] = (None, None)
         self._output_row: int | None = None
+        self._weighted = False
         self._applied: list[Any] = []  # the optimizers of a training step that does not use the compiled one
         self._learning_rate = float("nan")
         self._loss_scale = 1.0
@@ -101,6 +102,7 @@ class Measure:
         self._losses.learn(self._losses.logs[-1] if self._losses.logs else None, means, objectives)
         if recorder is None:
             return
+        self._weighted = recorder.weighted
         outputs = seen.get("outputs")
         units = int(outputs.shape[-1]) if outputs is not None and len(outputs.shape) > 1 else None
         if not in_known_order(self._model):
@@ -124,6 +126,7 @@ class Measure:
         activation, units = self._output
         return replace(
             context,
+            loss=replace(context.loss, weighted=context.loss.weighted or self._weighted),
             output_activation=context.output_activation or activation,
             output_units=units if units is not None else context.output_units,
         )

@@ -181,10 +181,10 @@ def _with_following_activations(parts: tuple[Part, ...], *, chain: bool) -> tupl
 
 
 def _called_behind(layer: Any) -> str | None:
-    """Return the activation that a layer's output goes through as an operation of the graph, or None."""
+    """Return the activation that a layer's output goes through in the graph, as an operation or a layer, or None."""
     while len(layer._outbound_nodes) == 1:
         layer = layer._outbound_nodes[0].operation
-        if not isinstance(layer, keras.layers.Layer):
+        if not isinstance(layer, keras.layers.Layer) or kind_of(layer) == "activation":
             return activation_name(layer)
         if kind_of(layer) not in ("norm", *_PASSES_VALUES_ON):
             return None

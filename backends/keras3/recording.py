@@ -73,6 +73,8 @@ class Recorder:
         """Rows in the order in which their layers were last called."""
         self.applied: list[Any] = []
         """Optimizers that took gradients, in the order in which they did."""
+        self.weighted = False
+        """Whether the loss was given weights of rows, as class weights become."""
         self.modes = Modes(model)
         """Whether the model was called in training mode."""
 
@@ -171,6 +173,7 @@ class Recorder:
     def _loss(self, signature: inspect.Signature, loss: Any, *args: Any, **kwargs: Any) -> None:
         given = signature.bind(*args, **kwargs).arguments
         self._note("inputs", given.get("x"))
+        self.weighted = given.get("sample_weight") is not None
         targets, outputs = given.get("y"), given.get("y_pred")
         taken = getattr(self._model.loss, "taken", None)  # a loss that converts them for the one inside of it
         self._seen.update(paired(*((targets, outputs) if taken is None else taken(targets, outputs))))

@@ -62,8 +62,7 @@ def _refusal(bench: Workbench, part: Part) -> str:
 
 
 def _width_name(layer: Any) -> str | None:
-    config = layer.get_config()
-    return next((name for name in ("units", "filters") if isinstance(config.get(name), int)), None)
+    return next((name for name in ("units", "filters") if isinstance(getattr(layer, name, None), int)), None)
 
 
 def _resized(bench: Workbench, wanted: Mapping[str, int]) -> tuple[Any, str]:

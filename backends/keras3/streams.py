@@ -30,7 +30,10 @@ def clean(source: Any) -> Any:
         found = [tf.reduce_all(tf.math.is_finite(t)) for t in floating]
         return tf.reduce_all(tf.stack(found)) if found else tf.constant(True)
 
-    return source.unbatch().filter(finite).batch(_batch_size(source))
+    good = source.unbatch().filter(finite)
+    if source.cardinality() == tf.data.INFINITE_CARDINALITY:
+        return good.batch(_batch_size(source)).apply(tf.data.experimental.assert_cardinality(-1))
+    return _batched(good, _rows(good), _batch_size(source))
 
 
 def shuffled(source: Any, seed: int) -> Any:
@@ -45,10 +48,19 @@ def shuffled(source: Any, seed: int) -> Any:
 
     if source.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ConfigError("the data set has no end: shuffle where it is made")
-    size = _batch_size(source)
-    rows = int(source.unbatch().reduce(np.int64(0), lambda count, *_: count + 1))
-    mixed = source.unbatch().shuffle(rows, seed=seed).batch(size)
-    return mixed.apply(tf.data.experimental.assert_cardinality(-(-rows // size)))
+    rows = _rows(source.unbatch())
+    return _batched(source.unbatch().shuffle(rows, seed=seed), rows, _batch_size(source))
+
+
+def _rows(dataset: Any) -> int:
+    return int(dataset.reduce(np.int64(0), lambda count, *_: count + 1))
+
+
+def _batched(dataset: Any, rows: int, size: int) -> Any:
+    """Return a data set in batches, with its length: Keras warns of an end that it does not know of."""
+    import tensorflow as tf
+
+    return dataset.batch(size).apply(tf.data.experimental.assert_cardinality(-(-rows // size)))
 
 
 def _batch_size(source: Any) -> int:

@@ -16,7 +16,16 @@ from keras.src.saving.serialization_lib import SafeModeScope, deserialize_keras_
 from autotrainer.backends.keras3.inserted import BOUNDED, Residual, bound
 from autotrainer.errors import ConfigError, InputError
 
-__all__ = ["check_copy", "check_stateless", "copy_layer", "copy_model", "copy_value", "has_graph", "rebuild", "sublayers"]
+__all__ = [
+    "check_copy",
+    "check_stateless",
+    "copy_layer",
+    "copy_model",
+    "copy_value",
+    "has_graph",
+    "rebuild",
+    "sublayers",
+]
 
 
 _ADVICE = "give a zero-argument callable that builds the model, or implement get_config() and from_config()"
@@ -94,9 +103,10 @@ def _carry_edits(old: Any, new: Any) -> None:
         bound(new, old.limit)
     for before, after in ((old, new), (getattr(old, "cell", None), getattr(new, "cell", None))):
         own = getattr(before, "activation", None)
-        if type(before) is type(after) and callable(own) and not isinstance(own, keras.layers.Layer):
-            if own is not getattr(after, "activation", own):
-                after.activation = own
+        if before is None or type(before) is not type(after) or isinstance(own, keras.layers.Layer):
+            continue
+        if after is not None and callable(own) and own is not getattr(after, "activation", own):
+            after.activation = own
 
 
 def copy_value(old: Any, new: Any) -> None:

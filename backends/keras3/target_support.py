@@ -96,7 +96,7 @@ def check_target_edit(edit: Edit, loss: Any, model: Any, material: Material) -> 
         return
     check_own_loss(model, loss)
     info = loss_info(loss)
-    filled = material.filled(edit)
+    filled, exact = material.filled(edit), isinstance(edit, ScaleTargets) and bool(edit.mean)
     targets, output = _first(model, material.data)
     if isinstance(filled, NumberClasses):
         if info.family != "cross_entropy":
@@ -107,7 +107,7 @@ def check_target_edit(edit: Edit, loss: Any, model: Any, material: Material) -> 
             raise ConfigError("classes are numbered from 0 already")
         return
     if isinstance(filled, ScaleTargets):
-        if info.family not in _LINEAR or info.name in _OF_RATIOS:
+        if not exact and (info.family not in _LINEAR or info.name in _OF_RATIOS):
             raise ConfigError(f"{info.name} does not compare outputs with targets by their difference")
         if targets.ndim == len(output.shape) == 2 and targets.shape[1] != output.shape[1]:
             raise ConfigError(f"targets have {targets.shape[1]} columns and the output {output.shape[1]}")
@@ -115,10 +115,13 @@ def check_target_edit(edit: Edit, loss: Any, model: Any, material: Material) -> 
         raise ConfigError("targets have the shape of the outputs already")
     if isinstance(filled, ReshapeTargets | ScaleTargets) and targets.size != math.prod(output.shape):
         raise ConfigError(f"outputs {tuple(output.shape)} do not fit targets {tuple(targets.shape)}")
+    if isinstance(filled, ScaleTargets):
+        output = output * np.asarray(filled.std, "float32") + np.asarray(filled.mean, "float32")
     try:
         value = float(keras.ops.convert_to_numpy(ConvertedLoss(loss, (filled,))(targets, output)))
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"{type(edit).__name__} can't be applied here: {reason}") from error
-    if not np.isfinite(value):
+    known = np.isfinite(keras.ops.convert_to_numpy(output)).all() and np.isfinite(targets.astype(float)).all()
+    if known and not np.isfinite(value):
         raise ConfigError("the loss of the first samples is not finite")

@@ -261,7 +261,6 @@ class KerasTrainer(Trainer):
             course.end_early()
         course.restore_best()
 
-
     def _inputs(self, feed: ArrayFeed | StreamFeed, run: Run) -> Any:
         """Return the inputs of a training batch for a forward pass, or None where the budget does not allow it."""
         with preserve_random_state():

@@ -48,6 +48,7 @@ class Anatomy:
         output_number: Number of the call that made the output, or None.
         ranks: Number of dimensions of the layers' outputs, where the model has been run.
         normalized: Layers whose output goes straight into a normalization.
+        joined: Layers whose output is summed with something else before its activation.
         output: Name of the activation that made the output, ``linear`` for none, None if that can't be known.
         output_layers: Layers that the output comes from.
         guessed: Whether this is no more than the order of definition.
@@ -61,6 +62,7 @@ class Anatomy:
     output_number: int | None = None
     ranks: Mapping[str, int] = field(default_factory=dict)
     normalized: frozenset[str] = frozenset()
+    joined: frozenset[str] = frozenset()
     output: str | None = None
     output_layers: frozenset[str] = frozenset()
     guessed: bool = False
@@ -85,6 +87,7 @@ class SiteTracer(ForwardTracer):
         self._uses: dict[int, list[Trace]] = {}
         self._ranks: dict[int, int] = {}
         self._normalized: set[int] = set()
+        self._joined: set[int] = set()
         self._functionals: dict[int, str] = {}
         self._functional_calls: list[tuple[frozenset[int], str, int | None]] = []
         self._numbers: dict[int, tuple[int, ...]] = {}
@@ -135,6 +138,7 @@ class SiteTracer(ForwardTracer):
             output_number=next((n for source, name, n in ends if n is not None), None),
             ranks={names[row]: rank for row, rank in self._ranks.items()},
             normalized=frozenset(named(self._normalized)),
+            joined=frozenset(named(self._joined)),
             output=trace.activation,
             output_layers=frozenset(named(trace.layers)),
         )
@@ -147,17 +151,24 @@ class SiteTracer(ForwardTracer):
         super()._see_layer(row, tensor, args)
 
     def _see_activation(self, row: int, tensor: Tensor, args: Any) -> None:
-        self._uses.setdefault(row, []).append(self._traces.get(functional.first_tensor(args)) or Trace())
+        source = self._traces.get(functional.first_tensor(args)) or Trace()
+        self._uses.setdefault(row, []).append(source)
+        self._note_sum(source)
         super()._see_activation(row, tensor, args)
 
     def _on_functional(self, source: Trace, name: str, output: Tensor) -> None:
         number = self._counter.count - 1 if self._counter.output is output else None
+        self._note_sum(source)
         self._functional_calls.append((source.layers, name, number))
         for row in source.pending:
             self._functionals.setdefault(row, name)
             if number is not None:
                 self._numbers[row] = (*self._numbers.get(row, ()), number)
         super()._on_functional(source, name, output)
+
+    def _note_sum(self, source: Trace) -> None:
+        if any(row not in source.pending and self._infos[row].kind != "norm" for row in source.layers):
+            self._joined |= source.pending
 
     def _on_attention(self, maker: Trace | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         row = self._attending(maker)
@@ -187,6 +198,7 @@ class _Graph:
         self._functional: dict[str, str] = {}
         self._numbers: dict[str, tuple[int, ...]] = {}
         self._count = 0
+        self._joined: set[str] = set()
         self._attention: dict[str, tuple[int, ...]] = {}
         self._attentions = 0
         self._latest: str | None = None
@@ -209,6 +221,7 @@ class _Graph:
             functional=self._functional,
             numbers=self._numbers,
             attention=self._attention,
+            joined=frozenset(self._joined),
             output_number=end.number,
             output=end.activation,
             output_layers=end.layers,
@@ -217,6 +230,7 @@ class _Graph:
     def _module(self, path: str, source: _Flow) -> _Flow:
         name, activation = plain_name(path), activation_name(self._model.get_submodule(path))
         if activation is not None:
+            self._joined |= source.pending if source.layers != source.pending else frozenset()
             self._sites.append(Site(name, activation, tuple(sorted(source.pending))))
             return _Flow(source.layers, frozenset(), activation, maker=source.maker)
         self._latest = name
@@ -229,6 +243,7 @@ class _Graph:
         activation = called_activation(target)
         if activation is not None:
             number, self._count = self._count, self._count + 1
+            self._joined |= source.pending if source.layers != source.pending else frozenset()
             self._functional.update(dict.fromkeys(source.pending, activation))
             self._numbers.update({name: (*self._numbers.get(name, ()), number) for name in source.pending})
             return _Flow(source.layers, frozenset(), activation, number, source.maker)

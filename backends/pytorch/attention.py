@@ -110,8 +110,7 @@ def _projected(module: nn.MultiheadAttention, query: Tensor, key: Tensor) -> tup
     query = F.linear(query.float(), of_query.float(), biases[0])
     key = F.linear(key.float(), of_key.float(), biases[1])
     if isinstance(module, CosineAttention):
-        split = (module.num_heads, module.head_dim)
-        query, key = (x.flatten(-2) for x in module.directions(query.unflatten(-1, split), key.unflatten(-1, split)))
+        query, key = module.directions(query, key)
     if module.bias_k is not None:
         key = torch.cat((key, module.bias_k.float().expand(len(key), 1, -1)), 1)
     if module.add_zero_attn:

@@ -32,8 +32,10 @@ class CosineAttention(nn.MultiheadAttention):
         module.limit = limit  # type: ignore[assignment]
 
     def directions(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Return projected queries and keys, shape (…, features of a head), as their product needs them."""
-        return bounded(query, key, self.limit, 1 / math.sqrt(self.head_dim))
+        """Return projected queries and keys, shape (…, heads · features of a head), as their product needs them."""
+        query, key = (x.view(*x.shape[:-1], self.num_heads, self.head_dim) for x in (query, key))
+        query, key = bounded(query, key, self.limit, 1 / math.sqrt(self.head_dim))
+        return query.flatten(-2), key.flatten(-2)
 
     def forward(
         self,
@@ -53,14 +55,13 @@ class CosineAttention(nn.MultiheadAttention):
         weights, biases = self._projections()
         query = F.linear(query, weights[0], biases[0])
         key = F.linear(key, weights[1], biases[1])
-        heads = (self.num_heads, self.head_dim)
-        one, other = self.directions(query.unflatten(-1, heads), key.unflatten(-1, heads))
+        one, other = self.directions(query, key)
         # What PyTorch projects is projected already: for queries and keys, by the unit matrix and without bias.
         same = torch.eye(self.embed_dim, dtype=weights[0].dtype, device=weights[0].device)
         bias = None if biases[2] is None else torch.cat((biases[2].new_zeros(2 * self.embed_dim), biases[2]))
         output, shares = F.multi_head_attention_forward(
-            one.flatten(-2),
-            other.flatten(-2),
+            one,
+            other,
             value,
             self.embed_dim,
             self.num_heads,

@@ -51,7 +51,7 @@ class CallCounter(TorchFunctionMode):
         attends = getattr(func, "__name__", "") == "scaled_dot_product_attention"
         if not (attends or activation is not None) or _inside_torch():
             return func(*args, **(kwargs or {}))
-        if attends:
+        if activation is None:
             self.attentions += 1
             return self.attended(func, args, kwargs or {})
         self.count += 1
@@ -77,15 +77,15 @@ class Rerouted(Wrapper):
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
         self.activations = nn.ModuleDict()
-        self.replaced: dict[str, str] = {}
+        self.replaced: dict[str, str | None] = {}
         self.limits: dict[int, float] = {}
 
-    def reroute(self, number: int, activation: str, instead: nn.Module) -> None:
+    def reroute(self, number: int, activation: str | None, instead: nn.Module) -> None:
         """Replace a call.
 
         Args:
             number: Its number in a forward pass.
-            activation: What it calls; a call of this number that is something else is left as it is.
+            activation: What it calls; a call of this number that is something else is left as it is. None for any.
             instead: What to call.
         """
         self.activations[str(number)] = instead
@@ -93,7 +93,7 @@ class Rerouted(Wrapper):
 
     def activation_at(self, number: int) -> nn.Module | None:
         """Return what is called in place of a call, or None."""
-        return self.activations[str(number)] if str(number) in self.activations else None
+        return dict(self.activations.items()).get(str(number))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model inside with its activations replaced."""
@@ -109,7 +109,7 @@ class _Rerouting(CallCounter):
     def activated(self, activation: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         number = str(self.count - 1)
         values = args[0] if args else kwargs.get("input")
-        if self._owner.replaced.get(number) == activation and isinstance(values, Tensor):
+        if self._owner.replaced.get(number, "") in (activation, None) and isinstance(values, Tensor):
             return self._owner.activations[number](values)
         return func(*args, **kwargs)
 
@@ -121,7 +121,7 @@ class _Rerouting(CallCounter):
         query, key = given.pop("query"), given.pop("key")
         scale = args[6] if len(args) > 6 else kwargs.get("scale")
         query, key = bounded(query, key, limit, query.shape[-1] ** -0.5 if scale is None else scale)
-        return func(query, key, *args[2:], **{name: value for name, value in given.items()})
+        return func(query, key, *args[2:], **given)
 
 
 def _inside_torch() -> bool:

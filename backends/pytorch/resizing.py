@@ -185,7 +185,7 @@ def _width(module: nn.Module, given: Tensor | None) -> int | None:
     if isinstance(module, _CONV):
         return int(given.shape[-1 - len(module.kernel_size)])
     if isinstance(module, nn.modules.instancenorm._InstanceNorm):
-        return int(given.shape[-module._get_no_batch_dim()])
+        return int(given.shape[-module._get_no_batch_dim()])  # type: ignore[no-untyped-call]
     if isinstance(module, (_BATCH_NORMS, nn.GroupNorm)):
         return int(given.shape[1])
     return int(given.shape[-1])

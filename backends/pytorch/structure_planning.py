@@ -57,8 +57,11 @@ class StructurePlanner(SurgeryPlanner):
             names, reasons = self._sorted(edit.layers, self._residual_refusal)
             return outcome(names, reasons, lambda n: (replace(edit, layers=n),))
         if isinstance(edit, ClipAttention):
+            if edit.calls:  # found already, by a training that was built with it
+                return (edit,), ""
             names, reasons = self._sorted(edit.layers, self._attention_refusal)
-            return outcome(names, reasons, lambda n: (replace(edit, layers=n),))
+            calls = tuple(sorted({n for name in names for n in self._anatomy.attention.get(name, ())}))
+            return outcome(names, reasons, lambda n: (replace(edit, layers=n, calls=calls),))
         if isinstance(edit, ScaleOutputLayer):
             names = edit.layers or self._output_layers()
             reason = self._scale_refusal(names)
@@ -137,6 +140,8 @@ class StructurePlanner(SurgeryPlanner):
         """
         if self._anatomy.guessed:
             return None, "what follows a layer can't be known without running the model: its forward depends on data"
+        if name in self._anatomy.joined:
+            return None, f"the output of `{name}` is joined with others before its activation"
         uses = [site for site in self._anatomy.sites if name in site.feeders]
         numbers = self._anatomy.numbers.get(name, ())
         if len(uses) + len(numbers) != 1:
@@ -145,10 +150,9 @@ class StructurePlanner(SurgeryPlanner):
                 return None, f"F.{called} is called inside another module behind `{name}`"
             return None, f"`{name}` is used more than once" if uses or numbers else f"no activation follows `{name}`"
         if numbers:
-            joined = [n for n, other in self._anatomy.numbers.items() if numbers[0] in other]
             called = self._anatomy.functional[name]
-            if len(joined) > 1:
-                return None, f"the outputs of {', '.join(joined)} are joined before their activation"
+            if sum(numbers[0] in other for other in self._anatomy.numbers.values()) > 1:
+                return None, f"the output of `{name}` is joined with others before its activation"
             try:
                 make_activation(called)
             except ConfigError:
@@ -156,7 +160,7 @@ class StructurePlanner(SurgeryPlanner):
             return numbers[0], ""
         site = uses[0]
         if site.feeders != (name,):
-            return None, f"the outputs of {', '.join(site.feeders)} are joined before their activation"
+            return None, f"the output of `{name}` is joined with others before its activation"
         if sum(other.name == site.name for other in self._anatomy.sites) > 1:
             if site.activation == "relu":
                 return site.activation, ""

@@ -34,8 +34,7 @@ class StructureSurgeon(StructurePlanner):
             for name in edit.layers:
                 scale_weights(self._places.module(name), edit.factor)
         elif isinstance(edit, ClipAttention):
-            for name in edit.layers:
-                self._bound_attention(name, edit.limit)
+            self._bound_attention(edit)
 
     def _resize(self, edit: ResizeLayers) -> None:
         for name, units in zip(edit.layers, edit.units, strict=True):
@@ -70,14 +69,14 @@ class StructureSurgeon(StructurePlanner):
 
     # -- attention ----------------------------------------------------------------------------------------------------
 
-    def _bound_attention(self, name: str, limit: float) -> None:
-        module = self._places.module(name)
-        if isinstance(module, nn.MultiheadAttention):
-            CosineAttention.bound(module, limit)
-            self.close_fast_paths(name)
-            return
-        for number in self._anatomy.attention[name]:
-            self._rerouted().limits[number] = limit
+    def _bound_attention(self, edit: ClipAttention) -> None:
+        for name in edit.layers:
+            module = self._places.module(name)
+            if isinstance(module, nn.MultiheadAttention):
+                CosineAttention.bound(module, edit.limit)
+                self.close_fast_paths(name)
+        for number in edit.calls:
+            self._rerouted().limits[number] = edit.limit
 
     def close_fast_paths(self, name: str) -> None:
         """Keep transformer layers from computing what is inside them by code of their own, in evaluation."""
@@ -89,7 +88,7 @@ class StructureSurgeon(StructurePlanner):
 
     # -- the model as a whole -----------------------------------------------------------------------------------------
 
-    def reroute(self, number: int, activation: str, instead: nn.Module) -> None:
+    def reroute(self, number: int, activation: str | None, instead: nn.Module) -> None:
         """Replace an activation that is called as a function inside ``forward``."""
         self._rerouted().reroute(number, activation, instead)
 

@@ -57,6 +57,8 @@ class Surgeon(StructureSurgeon):
                     self._replace_activation(target.name, edit.to)
                 for name in target.layers if edit.reinitialize else ():
                     redraw(self._places.module(name), initializer_for(edit.to))
+            for number in edit.calls if self._anatomy.guessed else ():
+                self.reroute(number, None, make_activation(edit.to))
         elif isinstance(edit, Reinitialize):
             for name in edit.layers:
                 redraw(self._places.module(name), edit.scheme)

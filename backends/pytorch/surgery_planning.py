@@ -116,7 +116,8 @@ class SurgeryPlanner:
                 names[target.name] = None
         order = {info.name: place for place, info in enumerate(self._anatomy.layers)}
         ordered = tuple(sorted(names, key=lambda n: order.get(n, len(order))))
-        return outcome(ordered, reasons, lambda n: (replace(edit, layers=n),))
+        calls = tuple(sorted({number for target in targets for number in target.numbers})) or edit.calls
+        return outcome(ordered, reasons, lambda n: (replace(edit, layers=n, calls=calls),))
 
     def swap_targets(self, names: Sequence[str]) -> tuple[list[Target], list[str]]:
         """Return the activations behind some names, with the layers that feed them, and reasons for the rest."""
@@ -155,10 +156,9 @@ class SurgeryPlanner:
             return None, f"F.{self._anatomy.functional[name]} is called inside forward behind `{name}`"
         if isinstance(self._places.module(name), nn.RNNBase | nn.RNNCellBase):
             return None, f"the gates of `{name}` keep their activations"
-        if (
-            any(other in self._sites for other in names)
-            and next(own_parameters(self._places.module(name)), None) is not None
-        ):
+        if (self._anatomy.guessed or any(other in self._sites for other in names)) and next(
+            own_parameters(self._places.module(name)), None
+        ) is not None:
             return Target(name, (name,), activation=False), ""  # a plan names the layers beside their activations
         return None, f"no activation module follows `{name}`"
 

@@ -76,11 +76,15 @@ def _of_loss(edit: Edit, examples: Examples, output: Tensor, targets: Tensor, ma
     assert loss is not None
     info = loss_info(loss)
     if isinstance(edit, ScaleTargets):
-        if info.family not in _LINEAR or info.expects in ("log_values", "log_probabilities"):
+        if edit.mean:
+            mean, std = (output.new_tensor(numbers) for numbers in (edit.mean, edit.std))
+            output = output * std + mean
+        elif info.family not in _LINEAR or info.expects in ("log_values", "log_probabilities"):
             return f"{info.name} does not compare outputs with targets by their difference"
         if targets.ndim == 2 and output.ndim == 2 and targets.shape[1] != output.shape[1]:
             return f"targets have {targets.shape[1]} columns and the output {output.shape[1]}"
-        return ""
+        if not edit.mean:
+            return ""
     if isinstance(edit, NumberClasses):
         if info.family != "cross_entropy" or output.ndim < 2:
             return f"{info.name} takes no class numbers"
@@ -96,5 +100,7 @@ def _of_loss(edit: Edit, examples: Examples, output: Tensor, targets: Tensor, ma
         return "targets have the shape of the outputs already"
     with torch.no_grad():
         value = ConvertedLoss(loss, (edit,))(output, targets)
-    finite = np.isfinite(float(value.float().mean()))
-    return "" if finite else "the loss of the first samples is not finite"
+    given = bool(torch.isfinite(output).all()) and bool(torch.isfinite(targets.float()).all())
+    return (
+        "" if not given or np.isfinite(float(value.float().mean())) else "the loss of the first samples is not finite"
+    )

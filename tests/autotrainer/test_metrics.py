@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autotrainer.data import ArrayData
 from autotrainer.errors import ConfigError, InputError
 from autotrainer.exchange import Evaluation
+from autotrainer.judging import Judge
 from autotrainer.metric_choice import MetricChoice
 from autotrainer.metrics import LossMetric, Metric
 from autotrainer.significance import significant
@@ -209,3 +211,13 @@ def test_false_alarms_of_the_test_are_near_five_percent() -> None:
     flips = np.mean([significant(random.choice([-1.0, 0.0, 1.0], size=100)) for _ in range(2000)])
     assert 0.035 < normal < 0.065
     assert 0.01 < flips < 0.06
+
+
+def test_rows_without_a_target_say_nothing() -> None:
+    targets = np.array([0.0, 1.0, np.nan, 3.0])
+    judge = Judge(
+        MetricChoice(), TaskContext(loss=LossInfo("mse", "squared_error", "values")), ArrayData(targets, targets)
+    )
+    judged = judge.judge(Evaluation(np.array([0.0, 1.0, 7.0, 3.0]), targets, float("nan")))
+    assert judge.metric is not None
+    assert (judge.metric.name, judged.value) == ("r2", 1.0)

@@ -132,7 +132,7 @@ def test_losses_in_pytorch(edit: e.SetLoss) -> None:
         (e.SetLoss("binary_cross_entropy", "probabilities"), nn.functional.binary_cross_entropy),
         (e.SetLoss("signed_logistic", "logits"), nn.functional.soft_margin_loss),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_losses_in_pytorch_take_targets_of_any_form(edit: e.SetLoss, wanted: Any) -> None:
     """A flat vector of targets against a column of outputs is what such a repair mends."""
@@ -216,6 +216,64 @@ def test_the_rest_runs_in_keras(edit: e.Edit) -> None:
         model.compile("sgd", names["loss"])
         classes = isinstance(edit, e.SetLoss) and edit.name == "cross_entropy"
         assert np.isfinite(model.evaluate(x, np.array([0, 1]) if classes else np.ones((2, 2)), verbose=0))
+
+
+TARGETS: list[e.Edit] = [
+    e.ScaleTargets((3.0,), (2.0,)),
+    e.EncodeTargets("zero_one"),
+    e.EncodeTargets("signed"),
+    e.DropBadRows(1),
+    e.WeightClasses((0.5, 2.0)),
+    e.WeightClasses(),
+]
+
+
+@pytest.mark.parametrize("edit", TARGETS, ids=str)
+def test_targets_in_both(edit: e.Edit) -> None:
+    keras = pytest.importorskip("keras")
+    x, y = np.array([[1.0, 0.0], [3.0, np.nan], [0.0, 0.0]]), np.array([[1.0], [-1.0], [1.0]])
+    y = np.abs(y) if isinstance(edit, e.WeightClasses) else y
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    names = _run(edit, "keras3", keras=keras, np=np, model=model, x_train=x, y_train=y)
+    tensors = {"x_train": torch.tensor(x), "y_train": torch.tensor(y), "y": torch.tensor(y)}
+    other = _torch_run(edit, nn.Linear(2, 1), **tensors)
+    if isinstance(edit, e.ScaleTargets | e.EncodeTargets):
+        wanted = {"zero_one": [1, 0, 1], "signed": [1, -3, 1]}.get(getattr(edit, "to", ""), [-1, -2, -1])
+        assert names["y_train"].ravel().tolist() == other["y"].flatten().tolist() == wanted
+    if isinstance(edit, e.DropBadRows):
+        assert len(names["y_train"]) == len(other["y_train"]) == 2
+    if isinstance(edit, e.WeightClasses):
+        assert set(names["class_weight"]) == {0, 1} if edit.weights else {1}
+        assert len(other["weights"]) == 2
+
+
+def test_predictions_are_in_the_units_of_the_targets() -> None:
+    edit, model, x = e.ScaleTargets((3.0, 0.0), (2.0, 5.0)), nn.Linear(4, 2), torch.randn(6, 4)
+    pasted = _torch_run(edit, model, y=torch.ones(6, 2))
+    assert pasted["y"][0].tolist() == pytest.approx([-1.0, 0.2])
+    applied, _ = RepairPlan(("x",), (edit,)).apply(copy.deepcopy(model))
+    assert torch.allclose(pasted["predict"](x), applied(x), atol=1e-6)
+
+
+def test_classes_are_numbered_and_shapes_aligned() -> None:
+    keras = pytest.importorskip("keras")
+    numbered = e.NumberClasses((2, 5, 9))
+    assert _torch_run(numbered, nn.Identity(), y=torch.tensor([9, 2, 5]))["y"].tolist() == [2, 0, 1]
+    assert _run(numbered, "keras3", np=np, y_train=np.array([9, 2, 5]))["y_train"].tolist() == [2, 0, 1]
+    y = torch.tensor([[0, 1], [1, 0]])
+    assert _torch_run(e.EncodeTargets("index"), nn.Identity(), y=y)["y"].tolist() == [1, 0]
+    hot = _torch_run(e.EncodeTargets("one_hot"), nn.Identity(), y=torch.tensor([1, 0]), z=torch.zeros(2, 2))
+    assert hot["y"].tolist() == [[0.0, 1.0], [1.0, 0.0]]
+    assert _torch_run(e.ReshapeTargets(), nn.Identity(), y=torch.ones(3), z=torch.ones(3, 1))["y"].shape == (3, 1)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    names = {"np": np, "keras": keras, "model": model}
+    assert _run(e.EncodeTargets("index"), "keras3", y_train=y.numpy(), **names)["y_train"].tolist() == [1, 0]
+    assert _run(e.EncodeTargets("one_hot"), "keras3", y_train=np.array([1, 0]), **names)["y_train"].shape == (2, 2)
+    assert _run(e.ReshapeTargets(), "keras3", y_train=np.ones(4).reshape(2, 2), **names)["y_train"].shape == (2, 2)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.arange(64)), 64)
+    (mixed,) = next(iter(_torch_run(e.ShuffleData(), nn.Identity(), train_loader=loader)["train_loader"]))
+    assert mixed.tolist() != sorted(mixed.tolist()) == list(range(64))
+    _run(e.ShuffleData(), "keras3")
 
 
 def test_the_model_comes_before_the_optimizer() -> None:

@@ -92,6 +92,20 @@ def test_text_tells_the_root_first_and_folds_its_consequences() -> None:
     assert len(blocks) == 3
 
 
+def test_text_names_further_consequences_in_one_line() -> None:
+    names = ("dying_relu", "no_gradient", "not_learning", "slow_convergence")
+    after = [Finding(p, "AT1", Severity.ERROR, 0.9, f"{p} it is.", caused_by=ROOT.problem) for p in names]
+    told = [line for line in str(Report((ROOT, *after))).splitlines() if line.startswith("  └")]
+    assert told == [
+        "  └ leads to AT1 dying_relu [error]: dying_relu it is.",
+        "  └ leads to AT1 no_gradient [error]: no_gradient it is.",
+        "  └ and so to AT1 not_learning [error], AT1 slow_convergence [error]",
+    ]
+    page = Report((ROOT, *after)).to_html()
+    assert "and so to 2 further findings" in page
+    assert all(f"{p} it is." in page for p in names)
+
+
 def test_text_of_a_quiet_run_says_what_was_watched() -> None:
     text = str(Report.of_run([], *_history([1.0, 0.5])))
     assert text == "autotrainer: no problem found in 2 steps (1 epoch) of a pytorch training of 1 layer"

@@ -60,14 +60,6 @@ def test_the_cost_stays_within_share_and_allowance(share: float, step_time: floa
         assert sampled[-1] > steps * 0.5
 
 
-def test_the_allowance_is_spread_over_the_first_steps() -> None:
-    clock = Clock()
-    sampled = run(Sampler(0.01, clock), clock, 400, step_time=1e-3, cost=4e-3)
-    assert sampled[:10] == list(range(10))
-    assert sum(20 <= step < 50 for step in sampled) >= 3
-    assert sum(50 <= step < 200 for step in sampled) >= 5
-
-
 def test_other_costs_count_too() -> None:
     clock = Clock()
     sampler = Sampler(0.01, clock)

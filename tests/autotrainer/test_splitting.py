@@ -83,3 +83,17 @@ def test_tuples_and_weights_are_split_along() -> None:
 def test_one_row_is_not_enough() -> None:
     with pytest.raises(DataError, match="validation_data"):
         hold_out(_data(np.zeros(1)), 0)
+
+
+def test_rows_that_can_not_be_judged_are_not_held_back() -> None:
+    x, y = np.ones((100, 2)), np.arange(100.0)
+    plain = hold_out(ArrayData(x, y), 0)[1].targets
+    x[::7, 1], y[::11] = np.nan, np.inf
+    train, held = hold_out(ArrayData(x, y), 0)
+    assert np.isfinite(held.inputs).all()
+    assert np.isfinite(held.targets).all()
+    assert train.rows + held.rows == 100
+    assert 12 <= held.rows <= 20
+    assert len(plain) == 20
+    nothing = ArrayData(np.full((10, 1), np.nan), np.arange(10.0))
+    assert hold_out(nothing, 0)[1].rows == 2

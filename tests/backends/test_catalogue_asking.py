@@ -29,6 +29,15 @@ LABELS = (INPUTS[:, 0] + INPUTS[:, 1] > 0).astype(np.int64)
 RANDOM_LABELS = RANDOM.permutation(LABELS)
 
 
+def _stream(given: dict[str, Any], inputs: Any, labels: Any) -> Any:
+    """Return the rows as a loader or data set of the framework, shuffled."""
+    if isinstance(given["model"], nn.Module):
+        return DataLoader(TensorDataset(torch.tensor(inputs), torch.tensor(labels)), 32, shuffle=True)
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices((inputs, labels)).shuffle(2000, seed=0).batch(32)
+
+
 class _Flipped(nn.Module):
     """Means to turn the time axis around, and turns the rows."""
 
@@ -92,6 +101,15 @@ def test_rows_that_both_have_are_leaked(make: Callable[..., dict[str, Any]]) -> 
     assert _severities(result) == {"data_leakage": Severity.ERROR}
     assert "30 of 330 different validation inputs" in result.findings[0].message
     assert (result.status, result.cost) == ("unrepaired", 1.0), "there is nothing to repair"
+
+
+@pytest.mark.parametrize("shared", [30, 0])
+def test_rows_that_both_streams_have_are_leaked(make: Callable[..., dict[str, Any]], shared: int) -> None:
+    given = make(16, 0.03)
+    held_out = tuple(np.concatenate([a[1200:], a[:shared]]) for a in (INPUTS, LABELS))
+    train, validation = _stream(given, INPUTS[:1200], LABELS[:1200]), _stream(given, *held_out)
+    result = _fit(given, train, validation, budget=3.0)
+    assert _severities(result) == ({"data_leakage": Severity.ERROR} if shared else {})
 
 
 def test_few_possible_rows_are_no_leak(make: Callable[..., dict[str, Any]]) -> None:

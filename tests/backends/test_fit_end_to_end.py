@@ -202,7 +202,7 @@ def test_class_indices_beyond_the_outputs_are_told(make: Callable[..., dict[str,
     (x, y), _ = _circle()
     data = x, y[:, 0].astype(np.int64) + shift
     with pytest.raises(DataError, match=says):
-        _fit(given, (data, data))
+        _fit(given, (data, data), repair=False)
 
 
 @pytest.mark.parametrize("masked", [-1, 0, 255])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -54,7 +55,7 @@ def _dense(framework: str, widths: Sequence[int], activation: str, loud: float =
         torch.manual_seed(0)
         kind = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}[activation]
         modules: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             modules += [nn.Linear(before, after), kind()]
     with torch.no_grad():
         modules[-2].weight *= loud  # type: ignore[operator]
@@ -140,4 +141,4 @@ def test_a_deep_stack_gets_ways_past_its_layers(framework: str) -> None:
 def test_attention_that_is_too_loud_is_bounded(framework: str) -> None:
     result = _fit(framework, _attending(framework, 30.0), _recall(), "adam", 3e-3)
     assert "attention_entropy_collapse" in [f.problem for f in result.findings]
-    _repaired_by(result, "clip_attention", 0.9)
+    _repaired_by(result, "clip_attention", 0.8)

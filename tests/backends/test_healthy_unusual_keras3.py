@@ -459,6 +459,64 @@ def language_near_its_entropy() -> Run:
     return trained(model, adam(0.02), x=x, y=y, score=score, enough=-0.15)
 
 
+# -- signals that are weak, shifted or hidden -----------------------------------------------------------------------
+
+
+def ranked(model: Any, x: Any, y: Any) -> float:
+    """Return the chance that a row of class 1 gets more than one of class 0."""
+    given = predicted(model, x)
+    scores = given[:, -1] - (given[:, 0] if given.shape[1] > 1 else 0)
+    return float((scores[y == 1][:, None] > scores[y == 0][None]).mean())
+
+
+@case
+def weak_signal_of_rare_events() -> Run:
+    """No answer is likelier right than the commonest class, and the ranking is good."""
+    random = numbers()
+    x = random.normal(size=(3000, 8)).astype("float32")
+    y = (random.random(3000) < 1 / (1 + np.exp(2.5 - 0.9 * x[:, 0] - 0.5 * x[:, 1]))).astype("int64")
+    model, loss = dense(16, 1), keras.losses.BinaryCrossentropy(from_logits=True)
+    score = lambda: ranked(model, x, y)  # noqa: E731
+    return trained(model, adam(), loss, x=x, y=y[:, None], size=64, epochs=10, score=score, enough=0.7)
+
+
+@case
+def weighted_classes() -> Run:
+    """Weights move the answers to the rare class: they are right less often than the commonest class, on purpose."""
+    random = numbers()
+    x = random.normal(size=(1600, 8)).astype("float32")
+    y = (x[:, 0] + 0.8 * random.normal(size=1600) > 1.7).astype("int64")
+    model, weights = dense(16, 2), {0: 0.2, 1: 1.8}
+    score = lambda: ranked(model, x, y)  # noqa: E731
+    return trained(model, adam(0.003), x=x, y=y, epochs=10, score=score, class_weight=weights)
+
+
+@case
+def noise_known_by_heart() -> Run:
+    """The loss on training rows falls on, and there are no others."""
+    random = numbers()
+    x = random.normal(size=(400, 20)).astype("float32")
+    y = (x[:, 0] + 1.5 * random.normal(size=400) > 0).astype("int64")
+    return trained(dense(64, 64, 2, inputs=20), adam(0.001), x=x, y=y, epochs=25, enough=0.7)
+
+
+@case
+def logistic_regression() -> Run:
+    random = numbers()
+    x = random.normal(size=(1280, 8)).astype("float32")
+    y = (x[:, 0] + x[:, 1] + 1.5 * random.normal(size=1280) > 0).astype("int64")
+    return trained(dense(2), adam(0.02), x=x, y=y, enough=0.7)
+
+
+@case
+def heavier_tails() -> Run:
+    """Noise without a variance, under a loss that bears it."""
+    y = 1.3 * X[:, :1] + numbers().standard_t(1.2, size=(640, 1))
+    model = dense(8, 8, 1)
+    score = lambda: float(np.corrcoef(predicted(model, X)[:, 0], X[:, 0])[0, 1])  # noqa: E731
+    return trained(model, adam(0.003), keras.losses.Huber(), y=y, score=score, enough=0.7)
+
+
 # -- the tests ----------------------------------------------------------------------------------------------------
 
 

@@ -823,6 +823,306 @@ def siamese_network() -> Run:
     return plain(model, adam(model), nn.BCEWithLogitsLoss(), x=x, y=y, score=score)
 
 
+# -- signals that are weak, shifted or hidden -----------------------------------------------------------------------
+
+
+def ranked(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Return the chance that a row of class 1 gets more than one of class 0."""
+    with torch.no_grad():
+        scores = model(x)
+    scores = scores[:, -1] - (scores[:, 0] if scores.shape[1] > 1 else 0)
+    yes, no = scores[y.flatten() == 1], scores[y.flatten() == 0]
+    return float((yes[:, None] > no[None]).float().mean())
+
+
+def rare_events(rows: int, start: float) -> tuple[Tensor, Tensor]:
+    """Return inputs, and events that these make more or less likely, but never likelier than not."""
+    x = tensor(numbers().normal(size=(rows, 8)))
+    chance = torch.sigmoid(start + 0.9 * x[:, 0] + 0.5 * x[:, 1])
+    return x, (torch.rand(rows) < chance).long()
+
+
+@case
+def weak_signal_of_rare_events() -> Run:
+    """No answer is likelier right than the commonest class, and the ranking is good."""
+    x, y = rare_events(3000, -2.5)
+    model = mlp((8, 16, 1))
+    score = lambda: ranked(model, x, y)  # noqa: E731
+    wanted = y.float()[:, None]
+    return plain(model, adam(model), nn.BCEWithLogitsLoss(), x=x, y=wanted, score=score, enough=0.7, epochs=10, size=64)
+
+
+@case
+def weighted_classes() -> Run:
+    """Weights move the answers to the rare class: they are right less often than the commonest class, on purpose."""
+    x = tensor(numbers().normal(size=(1600, 8)))
+    y = (x[:, 0] + 0.8 * torch.randn(1600) > 1.7).long()
+    model = mlp((8, 16, 2))
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([0.2, 1.8]))
+    return plain(model, adam(model, 0.003), loss, x=x, y=y, score=lambda: ranked(model, x, y), enough=0.85, epochs=10)
+
+
+@case
+def weight_of_positives() -> Run:
+    x = tensor(numbers().normal(size=(1600, 8)))
+    y = (x[:, 0] + 0.8 * torch.randn(1600) > 1.7).float()[:, None]
+    model = mlp((8, 16, 1))
+    loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor([8.0]))
+    return plain(model, adam(model, 0.003), loss, x=x, y=y, score=lambda: ranked(model, x, y), enough=0.85, epochs=10)
+
+
+@case
+def noise_known_by_heart() -> Run:
+    """The loss on training rows falls on, and there are no others."""
+    x = tensor(numbers().normal(size=(400, 20)))
+    y = (x[:, 0] + 1.5 * torch.randn(400) > 0).long()
+    model = mlp((20, 64, 64, 2))
+    return plain(model, adam(model, 0.001), x=x, y=y, epochs=25, enough=0.7)
+
+
+@case
+def logistic_regression() -> Run:
+    x = tensor(numbers().normal(size=(1280, 8)))
+    y = (x[:, :1] + x[:, 1:2] + 1.5 * torch.randn(1280, 1) > 0).float()
+    model = nn.Linear(8, 1)
+
+    def score() -> float:
+        with torch.no_grad():
+            return float(((model(x) > 0) == y.bool()).float().mean())
+
+    return plain(model, adam(model, 0.02), nn.BCEWithLogitsLoss(), x=x, y=y, score=score, enough=0.7)
+
+
+@case
+def heavier_tails() -> Run:
+    """Noise without a variance, under a loss that bears it."""
+    y = 1.3 * X[:, :1] + tensor(numbers().standard_t(1.2, size=(640, 1)))
+    model = mlp((8, 8, 1))
+
+    def score() -> float:
+        with torch.no_grad():
+            return float(torch.corrcoef(torch.stack([model(X)[:, 0], X[:, 0]]))[0, 1])
+
+    return plain(model, adam(model, 0.003), nn.HuberLoss(), y=y, score=score, enough=0.7)
+
+
+@case
+def denoising() -> Run:
+    """Noise is to be told from data, at all its strengths."""
+    x, model = (POINTS - POINTS.mean(0)) / POINTS.std(0), mlp((13, 64, 64, 12))
+    loss, optimizer = nn.MSELoss(), adam(model, 0.002)
+
+    def guess(rows: Tensor, strength: Tensor, noise: Tensor) -> Tensor:
+        return model(torch.cat([(1 - strength**2).sqrt() * rows + strength * noise, strength], 1))
+
+    def epoch(monitor: Any) -> None:
+        for (a,) in batches(x, size=64):
+            noise = torch.randn_like(a)
+            optimizer.zero_grad()
+            loss(guess(a, torch.rand(len(a), 1), noise), noise).backward()
+            optimizer.step()
+
+    def score() -> float:
+        noise = torch.randn_like(x)
+        with torch.no_grad():
+            return 1 - float(F.mse_loss(guess(x, torch.full((640, 1), 0.7), noise), noise))
+
+    return Run(model, optimizer, loss, epoch, score, 0.6, epochs=30)
+
+
+@case
+def growing_returns() -> Run:
+    """The better the policy, the larger the returns, and with them the loss of the values of states."""
+    model, size = mlp((8, 32, 4)), [1.0]
+
+    def step(a: Tensor) -> Tensor:
+        size[0] *= 1.004
+        given = model(a)
+        chances = torch.distributions.Categorical(logits=given[:, :3])
+        action = chances.sample()
+        reward = ((action == a[:, :3].argmax(1)).float() + 0.5 * torch.randn(len(a))) * size[0]
+        gain = (reward - given[:, 3]).detach() / size[0]
+        return -(chances.log_prob(action) * gain).mean() + 0.5 * F.mse_loss(given[:, 3], reward)
+
+    def score() -> float:
+        with torch.no_grad():
+            return float((model(X)[:, :3].argmax(1) == CLASSES).float().mean())
+
+    return told(model, adam(model, 0.003), step, X, score=score, enough=0.7, epochs=25)
+
+
+@case
+def harder_rows_later() -> Run:
+    x = tensor(numbers().normal(size=(2000, 8)))
+    y = x[:, :1] + 1.5 * torch.randn(2000, 1) * x[:, 1:2].abs()
+    order, model, loss, done = x[:, 1].abs().argsort(), mlp((8, 32, 1)), nn.MSELoss(), [0]
+    optimizer = adam(model, 0.003)
+
+    def epoch(monitor: Any) -> None:
+        done[0] += 1
+        known = order[: 200 * done[0]]
+        for a, b in batches(x[known], y[known]):
+            optimizer.zero_grad()
+            loss(model(a), b).backward()
+            optimizer.step()
+
+    return Run(model, optimizer, loss, epoch, lambda: explained(model, x, y), 0.2)
+
+
+@case
+def constant_in_the_loss() -> Run:
+    model = mlp((8, 32, 1))
+    score = lambda: explained(model, X, 2 * X[:, :1])  # noqa: E731
+    return told(model, adam(model), lambda a: F.mse_loss(model(a), 2 * a[:, :1]) + 1000, X, score=score, enough=0.9)
+
+
+@case
+def blank_of_ctc() -> Run:
+    """Class 0 is the blank: no label is ever 0."""
+    labels = tensor(numbers().integers(1, 5, size=(320, 3)))
+    x = F.one_hot(labels.repeat_interleave(4, 1), 5).float() + 0.3 * torch.randn(320, 12, 5)
+
+    class Heard(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.out = nn.GRU(5, 24, batch_first=True, bidirectional=True), nn.Linear(48, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.inner(x)[0]).log_softmax(2).transpose(0, 1)
+
+    model, loss = Heard(), nn.CTCLoss()
+    optimizer = adam(model)
+
+    def value(a: Tensor, b: Tensor) -> Tensor:
+        return loss(model(a), b, torch.full((len(a),), 12), torch.full((len(a),), 3))
+
+    def epoch(monitor: Any) -> None:
+        for a, b in batches(x, labels):
+            optimizer.zero_grad()
+            value(a, b).backward()
+            optimizer.step()
+
+    return Run(model, optimizer, loss, epoch, lambda: -float(value(x, labels).detach()), -1.0)
+
+
+# -- parts that rest, and passes that are meant so ------------------------------------------------------------------
+
+
+@case
+def a_group_at_rest() -> Run:
+    model = mlp()
+    rest = {"params": model[0].parameters(), "lr": 0.0}
+    return plain(model, torch.optim.Adam([rest, {"params": [*model[2].parameters(), *model[4].parameters()]}], 0.01))
+
+
+@case
+def the_last_group_at_rest() -> Run:
+    model = mlp()
+    rest = {"params": model[4].parameters(), "lr": 0.0}
+    return plain(model, torch.optim.Adam([{"params": [*model[0].parameters(), *model[2].parameters()]}, rest], 0.01))
+
+
+@case
+def a_group_that_rests_at_first() -> Run:
+    model = mlp()
+    groups = [{"params": model[0].parameters()}, {"params": [*model[2].parameters(), *model[4].parameters()]}]
+    optimizer = torch.optim.SGD(groups, 0.05, momentum=0.9)
+    later = torch.optim.lr_scheduler.LambdaLR(optimizer, [lambda step: float(step > 100), lambda step: 1.0])
+    return plain(model, optimizer, scheduler=later)
+
+
+@case
+def predictions_averaged_over_dropout() -> Run:
+    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Dropout(0.3), nn.Linear(64, 3))
+    loss = nn.CrossEntropyLoss()
+    run = plain(model, adam(model, 0.005), loss, epochs=10)
+    train = run.epoch
+
+    def epoch(monitor: Any) -> None:
+        train(monitor)
+        with torch.no_grad():
+            for i in range(0, 640, 32):
+                loss(torch.stack([model(X[i : i + 32]) for _ in range(8)]).mean(0), CLASSES[i : i + 32])
+
+    run.epoch = epoch
+    return run
+
+
+@case
+def mean_teacher() -> Run:
+    """A slow copy that no optimizer owns stays in training mode, and makes targets."""
+
+    def net() -> nn.Sequential:
+        return nn.Sequential(nn.Linear(8, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.3), nn.Linear(64, 3))
+
+    pupil, teacher, loss = net(), net().requires_grad_(False), nn.CrossEntropyLoss()
+    teacher.load_state_dict(pupil.state_dict())
+    optimizer = adam(pupil, 0.005)
+
+    def epoch(monitor: Any) -> None:
+        for a, b in batches(X, CLASSES):
+            with torch.no_grad():
+                wanted = torch.softmax(teacher(a), 1)
+            given = pupil(a)
+            optimizer.zero_grad()
+            (loss(given, b) + F.mse_loss(torch.softmax(given, 1), wanted)).backward()
+            optimizer.step()
+            for slow, quick in zip(teacher.parameters(), pupil.parameters(), strict=True):
+                slow.data.lerp_(quick.data, 0.05)
+
+    model = nn.ModuleDict({"pupil": pupil, "teacher": teacher})
+    return Run(model, optimizer, loss, epoch, lambda: accuracy(pupil, X, CLASSES), 0.85)
+
+
+# -- optimizers of one's own ----------------------------------------------------------------------------------------
+
+
+class Signs(torch.optim.Optimizer):
+    """Steps by the sign of a running mean, as Lion."""
+
+    def __init__(self, parameters: Any, lr: float) -> None:
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                mean = self.state[p].setdefault("mean", torch.zeros_like(p))
+                p.sub_(group["lr"] * torch.sign(0.9 * mean + 0.1 * p.grad))
+                mean.lerp_(p.grad, 0.01)
+
+
+@case
+def steps_by_sign() -> Run:
+    model = mlp()
+    return plain(model, Signs(model.parameters(), 1e-3))
+
+
+@case
+def sharpness_aware() -> Run:
+    """Each step takes its gradient a little uphill."""
+    model, loss = mlp(), nn.CrossEntropyLoss()
+    optimizer = sgd(model)
+
+    def epoch(monitor: Any) -> None:
+        for a, b in batches(X, CLASSES):
+            loss(model(a), b).backward()
+            with torch.no_grad():
+                norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
+                uphill = [0.05 * p.grad / norm for p in model.parameters()]
+                for p, part in zip(model.parameters(), uphill, strict=True):
+                    p.add_(part)
+            optimizer.zero_grad()
+            loss(model(a), b).backward()
+            with torch.no_grad():
+                for p, part in zip(model.parameters(), uphill, strict=True):
+                    p.sub_(part)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return Run(model, optimizer, loss, epoch, lambda: accuracy(model, X, CLASSES), 0.85)
+
+
 # -- sequences ----------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from autotrainer.edits import Reinitialize, ScaleInputs, SetLearningRate, SetOutputActivation, SwapActivation
+from autotrainer.edits import (
+    NumberClasses,
+    Reinitialize,
+    ScaleInputs,
+    ScaleTargets,
+    SetLearningRate,
+    SetOutputActivation,
+    SwapActivation,
+)
 from autotrainer.errors import ConfigError
 from autotrainer.plan import RepairPlan
 
@@ -57,6 +65,30 @@ def test_settings_and_ends_mean_the_same_in_both() -> None:
     assert float(optimizer.learning_rate) == 0.5
     assert changed.layers[-1].activation is keras.activations.linear
     assert changed.predict(x, verbose=0).shape == (2, 1)
+
+
+def test_outputs_in_the_users_terms_mean_the_same_in_both() -> None:
+    x = np.array([[3.0, -2.0], [0.5, 6.0]], "float32")
+    scaled = ScaleTargets((10.0,), (3.0,))
+    given = torch_model()
+    model, _ = plan("keras3", (), scaled, SetOutputActivation("linear")).apply(given)
+    assert torch.allclose(model(torch.tensor(x)), given[:3](torch.tensor(x)) * 3 + 10, atol=1e-5)
+    fresh = keras_model()
+    expected = fresh.predict(x, verbose=0) * 3 + 10
+    changed, _ = plan("pytorch", (), scaled).apply(fresh)
+    np.testing.assert_allclose(changed.predict(x, verbose=0), expected, rtol=1e-5)
+    columns = NumberClasses((2,), fill=-5.0)
+    one, other = (plan("pytorch", (), columns).apply(build())[0] for build in (torch_model, keras_model))
+    for answers in (one(torch.tensor(x)).detach().numpy(), other.predict(x, verbose=0)):
+        assert answers.shape == (2, 3)
+        assert (answers[:, :2] == -5.0).all()
+
+
+@pytest.mark.parametrize("edit", [ScaleTargets(), NumberClasses(), ScaleInputs()])
+@pytest.mark.parametrize("build", [torch_model, keras_model])
+def test_a_plan_without_its_numbers_says_so(edit: Any, build: Any) -> None:
+    with pytest.raises(ConfigError, match=r"has no (numbers|labels)"):
+        plan("pytorch", (), edit).apply(build())
 
 
 @pytest.mark.parametrize("edit", [SwapActivation(("0",), "relu"), Reinitialize(("0",), "he_uniform")])

@@ -74,6 +74,7 @@ def test_what_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row == overhead_memory.run(task(setting="wandb", steps=4)) == {"missing": "wandb"}
 
 
+@pytest.mark.slow  # collecting garbage under tracemalloc
 def test_memory_that_grows_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     class Fake:
         network = None

@@ -33,8 +33,8 @@ def grown(growth: float, typical: float = 0.032) -> dict[str, Any]:
 
 LOST: dict[str, Any] = {"losses": lambda t: 0.4 if t < 50 else 0.9, "scalars": {"accuracy": 0.85}, "steps": 80}
 COASTING: dict[str, Any] = {
-    "losses": lambda t: 0.7 * 0.98**t,
-    "scalars": {"accuracy": 0.95},
+    "losses": lambda t: 0.7 - 4e-3 * t,
+    "scalars": {"accuracy": 0.85},
     "steps": 80,
     "table": grown(2.0),
     "optimizer": OptimizerInfo("sgd", 0.05, 0.999),
@@ -148,6 +148,9 @@ EACH_STEP: dict[str, Any] = {"steps": 48, "per_epoch": 2, "planned_epochs": 24} 
         ),
         pytest.param(COASTING, "error", id="momentum that nothing damps, while it still learns"),
         pytest.param(COASTING | {"planned_epochs": None}, None, id="momentum without a schedule"),
+        pytest.param(
+            COASTING | {"scalars": {"accuracy": 0.97}}, None, id="momentum that leads where all is learned already"
+        ),
         pytest.param(COASTING | {"optimizer": OptimizerInfo("sgd", 0.05, 0.9)}, None, id="usual momentum"),
         pytest.param(COASTING | {"planned_epochs": 300}, None, id="a schedule that damps it"),
         pytest.param(COASTING | {"table": grown(2.0, 1e-3)}, None, id="a rate that suits the momentum"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from autotrainer.rules._layers import activated
 from autotrainer.rules._outcome import outcome, progress
 from autotrainer.rules._trends import growth
 from autotrainer.signals import LayerInfo
+from autotrainer.task import TargetSummary
 
 
 @pytest.mark.parametrize(
@@ -149,3 +151,43 @@ def test_squares_judge_no_moving_targets(
 ) -> None:
     scalars = {"squared_error": 1.0, "target_spread": spread}
     assert outcome(*build(targets="real", loss="mse", scalars=scalars)).known is known
+
+
+RARE = TargetSummary(
+    2000, 2000, 1, 1, True, True, 0.0, 1.0, 0.09, 0.0819, values=(0.0, 1.0), classes=2, majority=0.91, rarest=0.09
+)
+
+
+def around(level: float) -> Callable[[int], float]:
+    """Return a loss that batches scatter around a level."""
+    return lambda t: level * (1 + 0.1 * math.sin(12.9898 * t) * math.cos(78.233 * t))
+
+
+@pytest.mark.parametrize(
+    ("case", "stuck"),
+    [
+        pytest.param({"losses": around(0.25)}, False, id="below that of the shares: it ranks, and answers as they say"),
+        pytest.param({"losses": around(0.3025)}, True, id="that of the shares"),
+        pytest.param({"losses": around(0.04)}, True, id="less than so many wrong answers cost"),
+        pytest.param({"losses": around(0.25), "loss": "mse"}, True, id="no cross-entropy"),
+    ],
+)
+def test_cross_entropy_tells_of_a_signal_that_accuracy_hides(
+    build: Callable[..., Any], case: dict[str, Any], stuck: bool
+) -> None:
+    assert outcome(*build(targets=RARE, scalars={"accuracy": 0.91}, **case)).stuck(0.2) is stuck
+
+
+def test_weighted_classes_are_not_judged_by_how_often_answers_are_right(build: Callable[..., Any]) -> None:
+    history, context = build(targets=RARE, losses=around(0.3025), scalars={"accuracy": 0.8})
+    assert outcome(history, context).stuck()
+    weighted = replace(context, loss=replace(context.loss, weighted=True))
+    assert not outcome(history, weighted).known
+    assert outcome(*build(targets=RARE, scalars={"accuracy": 0.99})).learned()
+
+
+@pytest.mark.parametrize(("error", "stuck"), [(0.92, False), (0.99, True), (1.05, True)])
+def test_noise_may_leave_no_more_to_explain(build: Callable[..., Any], error: float, stuck: bool) -> None:
+    scalars = {"squared_error": lambda t: error * around(1.0)(t)}
+    case = {"targets": "real", "loss": "mse", "losses": around(error), "scalars": scalars}
+    assert outcome(*build(**case)).stuck() is stuck

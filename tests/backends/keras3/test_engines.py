@@ -172,9 +172,29 @@ class OwnFunction(keras.Sequential):
     def make_train_function(self, force=False):
         return super().make_train_function(force)
 
+class Refusing(keras.Sequential):
+    def train_step(self, state, data):
+        if "call" in vars(self):
+            raise TypeError("this can't be recorded")
+        return super().train_step(state, data)
+
 class Shaking(kl.Layer):
     def call(self, x):
         return x + np.random.rand()
+
+class Gives(kl.Layer):  # a weight as it is
+    def build(self, shape):
+        self.weight = self.add_weight(shape=(16, shape[-1]), name="weight")
+
+    def call(self, x):
+        return self.weight.value
+
+class Adding(keras.Sequential):
+    def call(self, x, training=None, mask=None):
+        given = self.layers[0](x)
+        for layer in self.layers[1:]:
+            x = layer(x, training=training) if isinstance(layer, kl.Dropout) else layer(x)
+        return x + keras.ops.sum(given) / 100
 
 def train(watched, kind=keras.Sequential, first=(), policy=None, batch=None, **compiled):
     keras.utils.set_random_seed(1)
@@ -196,11 +216,13 @@ def train(watched, kind=keras.Sequential, first=(), policy=None, batch=None, **c
 def ways():
     yield "own step", dict(kind=OwnStep)
     yield "own function", dict(kind=OwnFunction)
+    yield "refused", dict(kind=Refusing)
     yield "several steps a call", dict(steps_per_execution=3)
     yield "eager", dict(run_eagerly=True)
     yield "eager, several steps a call", dict(jit_compile=False, steps_per_execution=2)
     yield "scaled loss", dict(policy="mixed_float16")
     yield "numbers drawn while tracing", dict(first=[Shaking])
+    yield "a weight as output", dict(kind=Adding, first=[Gives])
     yield "many shapes", dict(batch=[8, 9, 10, 8, 11])
 
 found = {}
@@ -234,7 +256,7 @@ def test_the_jax_engine_is_left_alone_however_it_trains(run_python: Callable[...
         assert not seen["failed"], name
         assert all(seen["losses"] + seen["input_std"]), name
         shown = [True] * len(seen["steps"])
-        if name == "own function":
+        if name in ("own function", "refused"):
             shown = [False] * len(shown)
         if name == "many shapes":  # the third and the fourth are compiled by Keras alone
             shown = [True, True, False, True, False]
@@ -242,7 +264,7 @@ def test_the_jax_engine_is_left_alone_however_it_trains(run_python: Callable[...
             assert seen[what] == shown, (name, what)
     assert found["several steps a call"]["steps"] == [2, 5, 8, 11]
     assert found["eager, several steps a call"]["steps"] == [1, 3, 5, 7, 9, 11]
-    assert done.stderr.count("can't be watched") == 1
+    assert done.stderr.count("can't be watched") == 2
 
 
 PUBLIC = """

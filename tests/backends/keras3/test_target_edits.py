@@ -70,7 +70,7 @@ class OwnLoss(keras.losses.Loss):  # type: ignore[misc]
 
 def request(model: Any, targets: Any, loss: Any, inputs: Any = None, **options: Any) -> FitRequest:
     x = X if inputs is None else inputs
-    take = (lambda s: {k: v[s] for k, v in x.items()}) if isinstance(x, dict) else lambda s: x[s]  # noqa: E731
+    take = (lambda s: {k: v[s] for k, v in x.items()}) if isinstance(x, dict) else lambda s: x[s]
     given: dict[str, Any] = {
         "train": (take(slice(200)), targets[:200]),
         "validation": (take(slice(200, None)), targets[200:]),

@@ -22,10 +22,11 @@ def _rows() -> tuple[Tensor, Tensor]:
 
 
 def _train(monitor: Monitor, model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
+    loss_fn = nn.MSELoss()
     for _ in range(3):
         for inputs, targets in zip(x, y, strict=True):
             optimizer.zero_grad()
-            loss = nn.functional.mse_loss(model(inputs), targets)
+            loss = loss_fn(model(inputs), targets)
             monitor.log(loss=loss)
             loss.backward()
             optimizer.step()

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from autotrainer.backends.pytorch.describe import activation_name, layers, optimizer_info, plain_name
 from autotrainer.backends.pytorch.loss_kinds import loss_info
+from autotrainer.backends.pytorch.ownership import Ownership
 from autotrainer.task import LossInfo
 
 
@@ -167,3 +168,35 @@ def test_an_activation_of_ones_own_counts_by_its_name_unless_it_holds_tensors(
     module: nn.Module, expected: str | None
 ) -> None:
     assert activation_name(module) == expected
+
+
+@pytest.mark.parametrize(
+    ("loss", "weighted"),
+    [
+        (nn.CrossEntropyLoss(), False),
+        (nn.CrossEntropyLoss(weight=torch.ones(3)), False),
+        (nn.CrossEntropyLoss(weight=torch.tensor([1.0, 9.0])), True),
+        (nn.BCEWithLogitsLoss(pos_weight=torch.tensor([9.0])), True),
+        (functools.partial(F.cross_entropy, weight=torch.tensor([1.0, 9.0])), True),
+        (F.cross_entropy, False),
+    ],
+)
+def test_weights_of_classes(loss: Any, weighted: bool) -> None:
+    assert loss_info(loss).weighted is weighted
+
+
+def test_a_group_at_rest_is_not_the_rate() -> None:
+    first, last = nn.Linear(2, 2), nn.Linear(2, 1)
+    model = nn.Sequential(first, last)
+    optimizer = torch.optim.SGD([{"params": first.parameters(), "lr": 0.0}, {"params": last.parameters()}], 0.1)
+    assert optimizer_info(optimizer).learning_rate == 0.1
+    owned = Ownership(model, [optimizer])
+    told = owned.tell(layers(model))
+    assert [layer.frozen for layer in told] == [True, False]
+    optimizer.param_groups[0]["lr"] = 0.1
+    told = owned.tell(told)
+    assert [layer.frozen for layer in told] == [False, False]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    assert [layer.frozen for layer in owned.tell(told)] == [False, False], "a schedule has ended, nothing is meant"
+    assert optimizer_info(optimizer).learning_rate == 0.0

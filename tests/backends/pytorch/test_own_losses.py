@@ -18,6 +18,8 @@ RNG = torch.Generator().manual_seed(0)
 X = torch.randn(240, 4, generator=RNG)
 LABELS = (X.sum(1, keepdim=True) > 0).float()
 
+JUDGES = ("improper_loss", "target_mismatch")
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -57,10 +59,9 @@ def _found(loss: Loss, targets: Tensor, *, logits: bool, silent_start: bool = Fa
         nn.init.zeros_(head.bias)
     model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), head, nn.Identity() if logits else nn.Sigmoid())
     optimizer, loss_fn = torch.optim.Adam(model.parameters(), 0.01), Own(loss)
-    told = {"loss_fn": loss_fn, "epochs": 5, "overhead": 1.0, "select": ("improper_loss", "target_mismatch")}
-    with autotrainer.watch(model, optimizer, **told) as monitor:
+    with autotrainer.watch(model, optimizer, loss_fn=loss_fn, epochs=5, overhead=1.0, select=JUDGES) as monitor:
         for _ in range(5):
-            for rows in torch.randperm(240, generator=torch.Generator().manual_seed(1)).split(24):
+            for rows in torch.randperm(240, generator=torch.Generator().manual_seed(1)).reshape(10, 24):
                 optimizer.zero_grad()
                 loss_fn(model(X[rows]), targets[rows]).backward()
                 optimizer.step()

@@ -12,6 +12,7 @@ from autotrainer.backends.pytorch.anatomy import Anatomy, SiteTracer
 from autotrainer.backends.pytorch.operations import count_operations
 from autotrainer.backends.pytorch.redraw import SCHEMES
 from autotrainer.backends.pytorch.surgery import apply_edits
+from autotrainer.edits import base
 from autotrainer.errors import ConfigError
 
 
@@ -135,8 +136,8 @@ def test_parameters_of_a_replaced_activation_leave_the_optimizer() -> None:
 
 
 def test_initializers_that_suit_are_known() -> None:
-    assert set(get_args(e.Activation)) <= set(e.INITIALIZER)
-    assert set(e.INITIALIZER.values()) <= set(SCHEMES) == set(get_args(e.Initializer))
+    assert set(get_args(base.Activation)) <= set(e.INITIALIZER)
+    assert set(e.INITIALIZER.values()) <= set(SCHEMES) == set(get_args(base.Initializer))
 
 
 @pytest.mark.parametrize(

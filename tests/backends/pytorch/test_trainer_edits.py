@@ -426,6 +426,30 @@ def test_functional_activations_are_replaced_one_by_one(managed: Any) -> None:
     assert torch.equal(inner.layers[1].weight, model.layers[1].weight)
 
 
+class DependsOnData(nn.Module):
+    """Can't be traced; one activation is called as a function, the other one is a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out, self.act = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2), nn.Tanh()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = F.relu(self.a(x))
+        out: torch.Tensor = self.out(self.act(self.b(h if h.sum() >= 0 else -h)))
+        return out
+
+
+@pytest.mark.parametrize("layers", [("a", "b", "act"), ("a",)])
+def test_plan_on_a_fresh_model_that_can_not_be_traced(managed: Any, layers: Any) -> None:
+    trained, _ = managed.train(DependsOnData(), e.SwapActivation(layers, "selu"), e.ResizeLayers(("a",), (16,)))
+    assert trained.edits[0].calls == (0,)
+    model, _ = apply_edits(trained.edits, DependsOnData(), None)
+    model.load_state_dict(trained.model.state_dict())
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(model.eval()(x), trained.model.eval()(x))
+    assert isinstance(model.module.act, nn.SELU if "act" in layers else nn.Tanh)
+
+
 # -- settings ---------------------------------------------------------------------------------------------------------
 
 
