@@ -36,8 +36,8 @@ class ClipAttentionRepair(Repair):
         Two normalizations a layer; in PyTorch's own attention layer two further projections.
 
     References:
-        Henry et al. 2020, Query-Key Normalization (2010.04245); Liu et al. 2022, Swin Transformer V2 (2111.09883); Dehghani
-        et al. 2023, ViT-22B (2302.05442); Zhai et al. 2023 (2303.06296); Kimi K2 2025 (2507.20534), QK-clip.
+        Henry et al. 2020, Query-Key Normalization (2010.04245); Liu et al. 2022, Swin Transformer V2 (2111.09883);
+        Dehghani et al. 2023, ViT-22B (2302.05442); Zhai et al. 2023 (2303.06296); Kimi K2 2025 (2507.20534), QK-clip.
     """
 
     name = "clip_attention"

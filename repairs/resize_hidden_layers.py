@@ -43,8 +43,8 @@ class ResizeHiddenLayersRepair(Repair):
         become four times as wide, memory along with it.
 
     References:
-        Goodfellow et al., Deep Learning, 2016, section 5.2; Lu et al. 2019 (1903.06733) on width and dead layers; Neyshabur
-        et al. 2019 (1805.12076) on over-parametrization.
+        Goodfellow et al., Deep Learning, 2016, section 5.2; Lu et al. 2019 (1903.06733) on width and dead layers;
+        Neyshabur et al. 2019 (1805.12076) on over-parametrization.
     """
 
     name = "resize_hidden_layers"

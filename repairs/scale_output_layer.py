@@ -38,8 +38,8 @@ class ScaleOutputLayerRepair(Repair):
         None.
 
     References:
-        Karpathy, A Recipe for Training Neural Networks, 2019; Zhang et al. 2019, Fixup (1901.09321); Yang and Hu 2021
-        (2011.14522), on output layers that start near zero.
+        Karpathy, A Recipe for Training Neural Networks, 2019; Zhang et al. 2019, Fixup (1901.09321), and Yang et al.
+        2022 (2203.03466), appendix D.2, on output layers that start at zero.
     """
 
     name = "scale_output_layer"

@@ -115,7 +115,8 @@ class ResizeLayers(Edit):
 class AddResidual(Edit):
     """Lead the input of these hidden layers past them: x + gate · activation(layer(x)).
 
-    The gate is learned and starts at 0. ``layers`` have as many outputs as inputs. A separate activation goes inside, before the sum.
+    The gate is learned and starts at 0. ``layers`` have as many outputs as inputs. A separate
+    activation goes inside, before the sum.
     """
 
     change: ClassVar[int] = 3

@@ -100,7 +100,6 @@ def _of_loss(edit: Edit, examples: Examples, output: Tensor, targets: Tensor, ma
         return "targets have the shape of the outputs already"
     with torch.no_grad():
         value = ConvertedLoss(loss, (edit,))(output, targets)
-    given = bool(torch.isfinite(output).all()) and bool(torch.isfinite(targets.float()).all())
-    return (
-        "" if not given or np.isfinite(float(value.float().mean())) else "the loss of the first samples is not finite"
-    )
+    known = bool(torch.isfinite(output).all()) and bool(torch.isfinite(targets.float()).all())
+    fails = known and not np.isfinite(float(value.float().mean()))
+    return "the loss of the first samples is not finite" if fails else ""

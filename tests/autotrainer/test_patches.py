@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from typing import Any
 
@@ -280,3 +281,114 @@ def test_the_model_comes_before_the_optimizer() -> None:
     text = describe(RepairPlan(("x",), (e.SwapOptimizer("adam", 1e-3), e.InsertNormalization(("0",)))))
     assert re.findall(r"^\d\. (\S+)", text, re.MULTILINE) == ["`0`:", "optimizer"]
     assert text.index("BatchNorm1d") < text.index("torch.optim.Adam")
+
+
+# -- the course of a training -----------------------------------------------------------------------------------------
+
+
+def test_warm_up_and_decay_in_pytorch() -> None:
+    model = _torch_model()
+    names = {"optimizer": torch.optim.SGD(model.parameters(), lr=0.1), "math": math}
+    warm_up = _torch_run(e.WarmUpRate(4), model, **names)["warm_up"]
+    rates = []
+    for _ in range(5):
+        rates.append(warm_up.get_last_lr()[0])
+        names["optimizer"].step()
+        warm_up.step()
+    assert rates == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
+    names["optimizer"] = torch.optim.SGD(model.parameters(), lr=0.1)
+    decay = _torch_run(e.DecayRate(0.1, steps=2), model, **names)["decay"]
+    for wanted in (0.1, 0.055, 0.01):
+        assert decay.get_last_lr()[0] == pytest.approx(wanted)
+        names["optimizer"].step()
+        decay.step()
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(9, 4)), 2)
+    assert _torch_run(e.DecayRate(), model, **names, epochs=3, train_loader=loader)["steps"] == 15
+
+
+@pytest.mark.parametrize("edit", [e.TuneAdam(0.95, 1e-12, clip_updates=True), e.CompleteOptimizer(("6",))], ids=str)
+def test_settings_of_optimizers_in_pytorch(edit: e.Edit) -> None:
+    def owned(model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.Adam(model[:6].parameters(), lr=0.1)
+
+    model, other = _torch_model(), _torch_model()
+    pasted = _torch_run(edit, model, optimizer=owned(model))["optimizer"]
+    _, applied = RepairPlan(("x",), (edit,)).apply(other, owned(other))
+    assert _groups(pasted) == _groups(applied)
+    assert len(pasted._optimizer_step_pre_hooks) == len(applied._optimizer_step_pre_hooks)
+
+
+def test_guards_in_pytorch() -> None:
+    model = _torch_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    names: dict[str, Any] = {"optimizer": optimizer}
+    usual = _torch_run(e.SkipUpdates(6.0, 4), model, **names)["usual"]
+    for factor, wanted in ((1.0, True), (1.1, True), (0.9, True), (1e4, False), (float("nan"), False), (1.0, True)):
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, factor)
+        assert usual() is wanted
+    optimizer.step()
+    assert optimizer.state
+    _torch_run(e.ResetOptimizerState(2), model, **names)
+    assert not optimizer.state
+    _torch_run(e.RestoreZeroGrad(), model, **names)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert _torch_run(e.ReviveUnits(("0", "2")), model)["hidden"] == [model[0], model[2]]
+    _torch_run(e.SetMode(), model.eval())
+    assert model.training
+    _torch_run(e.RaisePrecision(), model.half())
+    assert model[0].weight.dtype == torch.float32
+    assert _torch_run(e.ExtendTraining(9), model)["epochs"] == 9
+    assert _torch_run(e.Rollback(), model, **names)["best"] == float("inf")
+
+
+def _keras_model() -> Any:
+    keras = pytest.importorskip("keras")
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="dense")])
+    model.compile(keras.optimizers.Adam(0.1), "mse")
+    return model
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [e.WarmUpRate(4), e.DecayRate(0.1, steps=20), e.TuneAdam(0.95, 1e-5), e.TuneAdam(0.95, clip_updates=True)],
+    ids=str,
+)
+def test_the_course_in_keras_is_that_of_the_plan(edit: e.Edit) -> None:
+    import keras
+
+    model = _keras_model()
+    _run(edit, "keras3", keras=keras, np=np, model=model)
+    _, optimizer = RepairPlan(("x",), (edit,), framework="keras3").apply(_keras_model())
+    mine, wanted = ({**o.get_config(), "name": ""} for o in (model.optimizer, optimizer))
+    assert str(mine) == str(wanted)
+    assert ("update_step" in vars(model.optimizer)) is ("update_step" in vars(optimizer))
+    model.fit(np.ones((8, 4)), np.ones((8, 2)), verbose=0)
+
+
+def test_guards_in_keras() -> None:
+    import keras
+
+    model = _keras_model()
+    x, y = np.ones((8, 4)), np.ones((8, 2))
+    names = {"keras": keras, "np": np, "model": model}
+    model.fit(x, y, verbose=0)
+    _run(e.ResetOptimizerState(1), "keras3", **names)
+    assert int(model.optimizer.iterations) == 0
+    back = _run(e.Rollback(), "keras3", **names)["Rollback"]()
+    model.fit(x, y, epochs=2, verbose=0, callbacks=[back])
+    kept, rate = [np.array(w) for w in back.kept[:2]], float(model.optimizer.learning_rate)
+    model.fit(x * np.nan, y, verbose=0, callbacks=[back])
+    assert all(np.array_equal(a, b) for a, b in zip(kept, model.get_weights(), strict=True))
+    assert float(model.optimizer.learning_rate) == pytest.approx(rate / 2)
+    assert _run(e.ReviveUnits(("dense",)), "keras3", **names)["hidden"] == [model.layers[0]]
+    assert _run(e.ExtendTraining(9), "keras3", **names)["epochs"] == 9
+    assert _run(e.DecayRate(), "keras3", **names, epochs=3, steps_per_epoch=4)["steps"] == 12
+    policy = keras.config.dtype_policy()
+    try:
+        _run(e.RaisePrecision(), "keras3", **names)
+        assert keras.config.dtype_policy().name == "float32"
+    finally:
+        keras.config.set_dtype_policy(policy)
+    for edit in (e.SkipUpdates(), e.CompleteOptimizer(), e.RestoreZeroGrad(), e.SetMode()):
+        assert all(line.startswith("#") for line in lines(edit, "keras3")), "for the user's own hand"

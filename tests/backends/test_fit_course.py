@@ -133,6 +133,15 @@ def stale(size: float, rate: float) -> Case:
     return classes(model, used, 40)
 
 
+def steep_start() -> Case:
+    """Large weights, whose curvature is that of the start: at a lower rate they leave it."""
+    model = mlp(32, 32, 32, seed=2, outputs=1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    return numbers(model, sgd(0.06), 20)
+
+
 def overflow() -> Case:
     model = mlp(32, 32)
     with torch.no_grad():
@@ -151,13 +160,13 @@ def overflow() -> Case:
         (lambda: stale(1e8, 1e-3), "stale_second_moment", "reset_optimizer_state"),
         (lambda: stale(1e3, 1e-2), "stale_second_moment", "tune_adam"),
         (overflow, "nonfinite", "raise_precision"),
-        (lambda: numbers(mlp(32, 32, 32, seed=2, outputs=1), sgd(0.06), 20), "", "warm_up_learning_rate"),
+        (steep_start, "exploding_gradient", "warm_up_learning_rate"),
     ],
     ids=["revive", "skip", "rollback", "reset", "adam", "precision", "warm_up"],
 )
 def test_a_repair_mends_what_it_says_by_itself(case: Callable[[], Case], problem: str, repair: str) -> None:
     result = fit(case(), repair)
-    assert problem in {"", *(finding.problem for finding in result.findings)}
+    assert problem in {finding.problem for finding in result.findings}
     assert result.status in ("repaired", "improved")
     assert result.plan.repairs == (repair,)
     assert result.score > max(0.0, result.baseline_score) + 0.2
@@ -180,8 +189,8 @@ def keras_classes(model: Any, epochs: int) -> Case:
 
 
 def keras_too_short() -> Case:
-    given = keras_mlp(keras.optimizers.SGD(0.001), activation="tanh", regression=True)
-    return given, (X, REAL), {"epochs": 15}
+    given = keras_mlp(keras.optimizers.SGD(0.0005), activation="tanh", regression=True)
+    return given, (X, REAL), {"epochs": 10}
 
 
 def keras_vanishing_rate() -> Case:

@@ -109,7 +109,7 @@ def test_a_loss_of_ones_own_makes_scaling_a_guess(finding, context) -> None:
         (ONE_HOT, 3, "keras3", rows(integers=False), None),
         (ONE_HOT, 3, "keras3", labels(1, 2, 3), None),
         (BCE_LOGITS, 1, "pytorch", labels(-1, 1), EncodeTargets("zero_one")),
-        (BCE, 1, "pytorch", labels(-1, 1), None),  # probabilities can't say -1: another output is needed
+        (BCE, 1, "pytorch", labels(-1, 1), ScaleTargets((-1.0,), (2.0,))),
         (MARGIN, 1, "pytorch", labels(0.0, 1.0), EncodeTargets("signed")),
         (MARGIN, 1, "keras3", labels(0.0, 1.0), None),  # Keras does so itself
         (MARGIN, 1, "pytorch", labels(-1, 1), None),
@@ -124,12 +124,33 @@ def test_labels_are_encoded_as_the_loss_takes_them(loss, units, framework, targe
 
 
 @pytest.mark.parametrize(
+    ("problem", "loss", "activation", "values", "wanted"),
+    [
+        ("target_mismatch", BCE, "sigmoid", (1.0, 2.0), ScaleTargets((1.0,), (1.0,))),
+        ("improper_loss", BCE, "sigmoid", (-1.0, 1.0), ScaleTargets((-1.0,), (2.0,))),
+        ("improper_loss", OWN, "sigmoid", (1.0, 2.0), ScaleTargets((1.0,), (1.0,))),
+        ("not_learning", OWN, "sigmoid", (1.0, 2.0), None),  # nothing says that the loss wants 0 and 1
+        ("improper_loss", BCE, "linear", (1.0, 2.0), None),
+        ("improper_loss", BCE, "sigmoid", (0.0, 1.0), None),
+        ("improper_loss", BCE, "sigmoid", (1.0, 2.0, 3.0), None),
+    ],
+)
+def test_two_labels_become_the_ends_of_a_probability(
+    problem, loss, activation, values, wanted, finding, context
+) -> None:
+    given = context(loss=loss, output_activation=activation, output_units=1)
+    proposals = list(EncodeTargetsRepair().propose(finding(problem), given, labels(*values)))
+    assert [p.edits for p in proposals] == ([] if wanted is None else [(wanted,)])
+
+
+@pytest.mark.parametrize(
     ("loss", "rank", "target_rank", "evidence", "proposed"),
     [
         (MSE, 2, 1, {}, True),
         (HUBER, 1, 2, {}, True),
         (BCE, 2, 1, {}, True),
         (OWN, None, 1, {"crossed_error": 2.0}, True),
+        (OWN, None, 1, {"crossed_binary_entropy": 2.0}, True),
         (MSE, 2, 2, {}, False),
         (OWN, None, 1, {}, False),
         (CE, 2, 1, {}, False),

@@ -12,7 +12,7 @@ from autotrainer.patches import describe, lines, words
 from autotrainer.plan import RepairPlan
 from autotrainer.repair import DOC_SECTIONS, Repair
 from autotrainer.signals import LayerInfo
-from autotrainer.task import LossInfo
+from autotrainer.task import LossInfo, OptimizerInfo
 
 CASES = [
     pytest.param(repair, problem, id=f"{repair.name}-{problem}")
@@ -75,7 +75,7 @@ def test_every_edit_is_proposed_by_some_repair(finding, context, targets) -> Non
         for kind in ("binary", "real")
         for given in (context(), context(output_activation="relu"), context(layers=deep), context(output_rank=2))
     ] + [(labels, "from_one"), (context(loss=LossInfo("bce", "binary_cross_entropy", "logits")), "signed")]
-    cases.append((numbers, "large"))
+    cases += [(numbers, "large"), (context(optimizer=OptimizerInfo("adam", 1e-3)), "binary")]
     proposed = {
         type(edit).__name__
         for repair in registry.repairs()

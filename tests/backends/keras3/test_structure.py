@@ -227,9 +227,13 @@ def test_recurrent_layers_in_two_directions_and_time_distributed_ones_get_wider(
 
 def test_new_weights_suit_the_activation_and_the_rest_is_kept() -> None:
     model = keras.Sequential(
-        [keras.Input((4,)), layers.Dense(8, name="kept"), layers.Dense(8, "relu", name="a"), layers.Dense(8, "relu", name="b"),
-         layers.Dense(1)]
-    )  # fmt: skip
+        [
+            keras.Input((4,)),
+            layers.Dense(8, name="kept"),
+            *(layers.Dense(8, "relu", name=name) for name in "ab"),
+            layers.Dense(1),
+        ]
+    )
     changed, _ = operate(model, ResizeLayers(("a", "b"), (400, 400)))
     assert np.std(changed.get_layer("b").get_weights()[0]) == pytest.approx((2 / 400) ** 0.5, rel=0.05)
     for old, new in zip(model.get_layer("kept").get_weights(), changed.get_layer("kept").get_weights(), strict=True):

@@ -196,6 +196,16 @@ def test_labels_of_minus_one_and_one_reach_a_loss_of_logits(train: Any) -> None:
     assert np.mean(np.sign(trained.predict(X[200:])) == signed[200:]) > 0.85
 
 
+def test_a_probability_lies_between_two_labels(train: Any) -> None:
+    given = request(net(1, "sigmoid"), (CLASS + 1.0)[:, None].astype("float32"), "binary_crossentropy")
+    edit = e.ScaleTargets((1.0,), (1.0,))
+    assert make_trainer(given).supports(edit)
+    trained, _ = train(given, edit)
+    answers = trained.predict(X[200:])[:, 0]
+    assert ((answers > 1) & (answers < 2)).all()
+    assert np.mean((answers > 1.5) == CLASS[200:]) > 0.85
+
+
 def test_reshaped_targets_are_learned(train: Any) -> None:
     given = request(net(), LINE, OwnLoss())
     plain, _ = train(given)

@@ -183,6 +183,26 @@ def test_two_labels_reach_the_loss_in_its_form(managed: Any, labels: Any, to: An
     assert np.mean((trained.predict(managed.x[200:])[:, 0] > 0) == managed.y[200:]) > 0.85
 
 
+def test_a_probability_lies_between_two_labels(managed: Any) -> None:
+    given = labelled(managed, (managed.y + 1.0)[:, None].astype(np.float32), loss=nn.BCELoss())
+    edit = e.ScaleTargets((1.0,), (1.0,))
+    assert managed.trainer(net(1, nn.Sigmoid()), **given).supports(edit)
+    trained, _ = managed.train(net(1, nn.Sigmoid()), edit, epochs=25, **given)
+    answers = trained.predict(managed.x[200:])[:, 0]
+    assert ((answers > 1) & (answers < 2)).all()
+    assert np.mean((answers > 1.5) == managed.y[200:]) > 0.85
+
+
+def test_missing_values_are_no_reason_against_another_repair(managed: Any, numbers: Any) -> None:
+    x, y = numbers["train"]
+    holes = (x.copy(), y.copy())
+    holes[0][0, 0] = holes[1][1] = np.nan
+    given = {**numbers, "train": holes}
+    assert managed.trainer(net(), **given).supports(e.ScaleTargets())
+    trained, _ = managed.train(net(), e.DropBadRows(), e.ScaleTargets(), epochs=15, **given)
+    assert r2(trained, given["validation"]) > 0.8
+
+
 @pytest.mark.parametrize("loss", [nn.MSELoss(), nn.HuberLoss(), lambda o, t: ((o - t) ** 2).mean()])
 @pytest.mark.parametrize("flat_output", [False, True])
 @pytest.mark.filterwarnings("ignore:Using a target size:UserWarning")  # it is the fault
