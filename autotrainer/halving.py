@@ -1,7 +1,7 @@
-"""Successive halving: many short trainings, the best third of them longer, the best of these to the end.
+"""Successive halving: many short trainings, the best third longer, the best of these to the end.
 
-Jamieson and Talwalkar 2016 (1502.07943), with the rate of Hyperband (Li et al. 2018, 1603.06560): each rung trains three
-times as long as the one before and keeps a third.
+Jamieson and Talwalkar 2016 (1502.07943), with the rate of Hyperband (Li et al. 2018, 1603.06560): each rung trains
+three times as long as the one before and keeps a third.
 """
 
 from __future__ import annotations

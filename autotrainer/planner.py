@@ -128,13 +128,16 @@ class Planner:
                 place += 1
         return [step for _, _, step in sorted(placed, key=lambda entry: entry[:2])]
 
-    def dimensions(self, context: TaskContext) -> list[Dimension]:
+    def dimensions(self, findings: Sequence[Finding], context: TaskContext) -> list[Dimension]:
         """Return what a search without evidence may vary, with the options that are allowed.
 
         Args:
+            findings: Of the training as given; where none is to be acted on, nothing may vary.
             context: The training as given.
         """
-        found = []
+        found: list[Dimension] = []
+        if not acted_on(findings, self._answered):
+            return found
         for repair in self.repairs:
             dimension = None if repair.name in self.forbid else repair().dimension(context)
             if dimension is not None:

@@ -109,7 +109,7 @@ class Search:
         self._best = root
         self._by_evidence = 0.0
         self._rungs = rungs(baseline.spec.epochs, baseline.context.planned_steps)
-        self._dimensions = planner.dimensions(baseline.context)
+        self._dimensions = planner.dimensions(baseline.findings, baseline.context)
         self._suggester = make_suggester(self._dimensions, baseline.spec.seed) if self._dimensions else None
         self._bracket: Bracket[Candidate] | None = None
         self._plan_steps(root)

@@ -135,6 +135,8 @@ def _accuracies(history: RunHistory, context: TaskContext, trivial: float) -> li
     found = []
     for score, count in measured:
         low, high = ((v - trivial) / (1 - trivial) for v in wilson(min(1.0, max(0.0, score)), count, 1.64))
+        if high <= 0:  # where one class is nearly all, the interval is wide, yet the judgement is sure
+            low = max(low, high - _PRECISE)
         found.append(Witness(score, low, high, (score - trivial) / (1 - trivial)))
     return found
 

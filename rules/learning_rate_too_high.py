@@ -229,7 +229,9 @@ class LearningRateTooHigh(Rule):
         losses = losses[np.isfinite(losses)]
         if len(losses) < _LOSSES:
             return None, 0.0, ""
-        start, now = float(np.median(losses[:5])), float(np.median(losses[-len(losses) // 4 :]))
+        # The first loss comes before any step: the next ones may have exploded.
+        start = float(min(losses[0], np.median(losses[:5])))
+        now = float(np.median(losses[-len(losses) // 4 :]))
         if not 0 < start <= now:
             return None, 0.0, ""
         own = context.loss.family in ("custom", "none")

@@ -65,7 +65,7 @@ class WrongTrainingMode(Rule):
 
     problem = "wrong_training_mode"
     code = "AT405"
-    aliases = ("wrong_mode", "eval_mode", "train_mode", "forgotten_eval", "forgotten_train", "set_mode")
+    aliases = ("wrong_mode", "eval_mode", "train_mode", "forgotten_eval", "forgotten_train")
     needs = OUTCOME_NEEDS | frozenset({"training_mode"})
     repairs = ("set_mode",)
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(

@@ -78,7 +78,7 @@ def _(edit: e.TuneAdam) -> list[str]:
         text.append(f"for group in optimizer.param_groups: group['eps'] = {edit.epsilon!r}")
     if edit.clip_updates:
         text += [
-            "from autotrainer.backends.pytorch.optimizers import clip_updates",
+            "from autotrainer.backends.pytorch.update_clipping import clip_updates",
             "clip_updates(optimizer)  # divides updates by the root mean square of gradient ÷ root of second moment",
         ]
     return text or ["# as it is"]

@@ -55,7 +55,8 @@ def scale_targets(bench: Workbench, edit: ScaleTargets, act: bool) -> Edit:
         if not single and keras.config.image_data_format() == "channels_first":
             raise ConfigError("several columns of targets can't be scaled where channels come first")
         scale, offset = (edit.std[0], edit.mean[0]) if single else (list(edit.std), list(edit.mean))
-        _put_behind(bench, keras.layers.Rescaling(scale, offset, name=bench.new_name("target_scaling")))
+        name, precision = bench.new_name("target_scaling"), keras.config.floatx()  # half has no room for the units
+        _put_behind(bench, keras.layers.Rescaling(scale, offset, name=name, dtype=precision))
     return edit
 
 

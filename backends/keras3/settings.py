@@ -14,6 +14,8 @@ from autotrainer.edits import (
     ClipGradients,
     DecayRate,
     Edit,
+    ReduceOnPlateau,
+    Rollback,
     SetLearningRate,
     SetMomentum,
     SetWeightDecay,
@@ -179,6 +181,8 @@ def _shaped(rate: Any, kind: Any, config: dict[str, Any], edits: Sequence[Edit])
         if decay is None or not decay.instead:
             raise ConfigError("the optimizer follows a learning-rate schedule of its own")
         rate = optimizer_info(kind.from_config(dict(config))).learning_rate
+    if any(isinstance(edit, ReduceOnPlateau | Rollback) for edit in edits):
+        raise ConfigError("a rate that follows a schedule can't be reduced as well")
     rising = 0 if warm_up is None else warm_up.steps
     falling = 1 if decay is None else max(1, decay.steps - rising)
     return keras.optimizers.schedules.CosineDecay(

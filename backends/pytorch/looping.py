@@ -24,6 +24,7 @@ from autotrainer.backends.pytorch.random_state import RandomState, seed_all
 from autotrainer.backends.pytorch.retiring import Retired
 from autotrainer.backends.pytorch.schedulers import scheduler_maker, step_scheduler
 from autotrainer.backends.pytorch.start import device_of, owns
+from autotrainer.backends.pytorch.targets import seen_loss
 from autotrainer.backends.pytorch.trainer import TorchTrainer
 from autotrainer.data import StreamData
 from autotrainer.edits import DecayRate, Edit, RestoreZeroGrad, SetMode
@@ -104,7 +105,7 @@ class TorchLoop(LoopTrainer):
         model, optimizer = present.objects.model, present.objects.optimizer
         context, operations = self._described(present, spec)
         plan = {"epochs": spec.epochs, "steps": None if context is None else context.planned_steps}
-        run.monitor.attach(observe(model, optimizer, present.objects.loss_fn, run.monitor, **plan))
+        run.monitor.attach(observe(model, optimizer, seen_loss(present.objects.loss_fn), run.monitor, **plan))
         run.start(context or run.monitor.context, operations)
         present.count_steps()
         return replace(present.objects, loader=LoopLoader(present))

@@ -184,6 +184,7 @@ class TargetScaling(Wrapper):
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run the model inside, and put its output back into the units of the targets."""
         output: Tensor = self.module(*args, **kwargs)
+        output = output.to(torch.promote_types(output.dtype, torch.float32))  # half precision has no room for units
         return output * self.std.to(output.dtype) + self.mean.to(output.dtype)
 
 

@@ -20,7 +20,15 @@ from autotrainer.edits import Edit, EncodeTargets, ReshapeTargets, ScaleTargets,
 from autotrainer.errors import ConfigError, DataError
 from autotrainer.task import MASKED, LossInfo
 
-__all__ = ["ClassWeightedLoss", "ConvertedLoss", "class_counts", "class_weights", "conversions", "labels_of"]
+__all__ = [
+    "ClassWeightedLoss",
+    "ConvertedLoss",
+    "class_counts",
+    "class_weights",
+    "conversions",
+    "labels_of",
+    "seen_loss",
+]
 
 
 def conversions(edits: Iterable[Edit]) -> tuple[Edit, ...]:
@@ -60,6 +68,11 @@ class ConvertedLoss(nn.Module):
                 outputs, targets = (outputs - mean) / std, (targets.to(outputs.dtype) - mean) / std
         value: Tensor = self.loss(outputs, targets, *weights)
         return value
+
+
+def seen_loss(loss: nn.Module | None) -> nn.Module | None:
+    """Return the loss whose calls are to be observed: that which takes targets as they are converted."""
+    return loss.loss if isinstance(loss, ConvertedLoss) else loss
 
 
 def _encoded(outputs: Tensor, targets: Tensor, to: str, axis: int) -> Tensor:

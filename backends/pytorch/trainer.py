@@ -32,7 +32,7 @@ from autotrainer.backends.pytorch.saving import save_model
 from autotrainer.backends.pytorch.start import Start, device_of, dtype_of
 from autotrainer.backends.pytorch.support import Consultant
 from autotrainer.backends.pytorch.surgery import Surgeon, in_order
-from autotrainer.backends.pytorch.targets import ConvertedLoss
+from autotrainer.backends.pytorch.targets import seen_loss
 from autotrainer.backends.pytorch.training import Objective, Training, copied, evaluate, predict
 from autotrainer.data import ArrayData, Data, as_array, map_arrays
 from autotrainer.edits import (
@@ -150,8 +150,7 @@ class TorchTrainer(Trainer):
         model, optimizer, loss = training.model, training.optimizer, training.objective.loss
         look = self._look(model)
         context = self._context(look, optimizer, loss, spec.epochs, training.train)
-        loss = loss.loss if isinstance(loss, ConvertedLoss) else loss
-        observed = None if self._request.step is not None else loss
+        observed = None if self._request.step is not None else seen_loss(loss)
         observer = observe(
             model, optimizer, observed, run.monitor, epochs=context.planned_epochs, steps=context.planned_steps
         )

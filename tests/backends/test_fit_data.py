@@ -180,6 +180,31 @@ def test_rare_classes(kit: Any) -> None:
     assert result.score > result.baseline_score + 0.1
 
 
+@pytest.mark.parametrize("fault", ["large targets", "flat targets", "missing values"])
+def test_in_a_loop_of_the_users_own(fault: str) -> None:
+    y = {"large targets": (2_000 * LINE + 50_000)[:, None], "flat targets": LINE}.get(fault, LINE[:, None])
+    x = X[:400].copy()
+    if fault == "missing values":
+        x[::37, 1] = np.nan
+    kit = Torch()
+    model = kit.net(1)
+    loop = autotrainer.Loop(
+        model, torch.optim.Adam(model.parameters(), 3e-3), nn.MSELoss(), kit.batches(x, y[:400]), epochs=20,
+        progress=False,
+    )  # fmt: skip
+    for _ in loop:
+        for inputs, targets in loop.train_loader:
+            loop.optimizer.zero_grad()
+            loop.loss_fn(loop.model(inputs), targets).backward()
+            loop.optimizer.step()
+        wrong = predict(loop.model, X[400:]).reshape(-1) - y[400:].reshape(-1)
+        loop.end_epoch(val_r2=float(1 - np.mean(wrong**2) / y[400:].var()))
+    assert loop.result.status == "repaired"
+    wanted = {"large targets": ScaleTargets, "flat targets": ReshapeTargets, "missing values": DropBadRows}[fault]
+    assert kinds(loop.result) == [wanted]
+    assert loop.result.score > 0.7
+
+
 # -- what check proves wrong costs no training ---------------------------------------------------------------------
 
 

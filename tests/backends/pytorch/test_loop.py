@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -49,9 +50,12 @@ def _loop(model: nn.Module, rate: float, *, scale: float = 1.0, **options: Any) 
 
 
 def _train(
-    loop: autotrainer.Loop, step: Callable[[Any, Any], Any] | None = None, scale: float = 1.0
+    loop: autotrainer.Loop,
+    step: Callable[[Any, Any], Any] | None = None,
+    scale: float = 1.0,
+    fail_in: int | None = None,
 ) -> list[tuple[int, int]]:
-    """Run a usual loop; returns (attempt, epoch) of all epochs."""
+    """Run a usual loop, which raises after an epoch of attempt `fail_in`; returns (attempt, epoch) of all epochs."""
     seen = []
     for epoch in loop:
         loop.model.train()
@@ -64,7 +68,13 @@ def _train(
             loop.optimizer.step()
         seen.append((loop.attempt, epoch))
         loop.end_epoch(val_accuracy=_accuracy(loop.model, scale))
+        if loop.attempt == fail_in:
+            raise ZeroDivisionError
     return seen
+
+
+def _repairs(loop: autotrainer.Loop) -> tuple[str, ...]:
+    return () if loop.result.plan is None else loop.result.plan.repairs
 
 
 def test_a_healthy_training_is_that_of_the_plain_loop_to_the_bit() -> None:
@@ -87,7 +97,8 @@ def test_a_healthy_training_is_that_of_the_plain_loop_to_the_bit() -> None:
     assert not loop.result.attempts
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), model.parameters(), strict=True))
-    assert not model._forward_pre_hooks and not model._forward_hooks
+    assert not model._forward_pre_hooks
+    assert not model._forward_hooks
 
 
 def test_a_failing_training_is_rewound_and_repaired() -> None:
@@ -98,7 +109,7 @@ def test_a_failing_training_is_rewound_and_repaired() -> None:
     result = loop.result
     assert result.status == "repaired"
     assert result.score > result.baseline_score + 0.2
-    assert result.plan is not None and "learning rate" in str(result.plan)
+    assert "learning rate" in str(result.plan)
     again = [epoch for attempt, epoch in seen if attempt == loop.attempt]
     assert again == list(range(EPOCHS)), "each attempt begins at epoch 0"
     assert seen.index((1, 0)) < EPOCHS, "a stuck training is not run to its end"
@@ -131,10 +142,10 @@ def test_structure_inputs_and_loss_are_repaired_too() -> None:
     scaled = _loop(_mlp(), 0.1, scale=300.0)
     _train(scaled, scale=300.0)
     assert scaled.result.status == "repaired"
-    assert scaled.result.plan is not None and "scale_inputs" in scaled.result.plan.repairs
+    assert "scale_inputs" in _repairs(scaled)
     softmaxed = _loop(nn.Sequential(_mlp(), nn.Softmax(dim=0)), 0.1)
     _train(softmaxed)
-    assert softmaxed.result.plan is not None and "fix_output_activation" in softmaxed.result.plan.repairs
+    assert "fix_output_activation" in _repairs(softmaxed)
 
 
 def test_values_that_are_not_finite_end_the_inner_loop_early() -> None:
@@ -171,7 +182,7 @@ def test_replaced_objects_say_so_until_the_loop_has_ended() -> None:
             loop.loss_fn(loop.model(x), y).backward()
             loop.optimizer.step()
         if loop.attempt == 1 and not raised:
-            for use in (optimizer.step, lambda: model(x)):
+            for use in (optimizer.step, partial(model, x)):
                 with pytest.raises(StateError, match=r"replaced by a repair.*loop\."):
                     use()
             raised.append(True)
@@ -335,9 +346,10 @@ def test_the_budget_is_never_exceeded() -> None:
 
 def test_what_judges() -> None:
     loop = _loop(_mlp(), 0.1, score="f1", epochs=2)
+    epochs = iter(loop)
+    next(epochs)
     with pytest.raises(InputError, match=r"score='f1'.*val_loss.*end_epoch\(f1"):
-        for _ in loop:
-            loop.end_epoch(val_loss=1.0)
+        loop.end_epoch(val_loss=1.0)
     silent = _loop(_mlp(), 1e-6, epochs=6)
     for _ in silent:
         silent.model.train()
@@ -362,15 +374,7 @@ def test_leaving_the_loop_keeps_the_best_so_far() -> None:
     assert loop.result.model is model
     again = _loop(_mlp(), 50.0)
     with pytest.raises(ZeroDivisionError):
-        for _ in again:
-            again.model.train()
-            for x, y in again.train_loader:
-                again.optimizer.zero_grad()
-                again.loss_fn(again.model(x), y).backward()
-                again.optimizer.step()
-            again.end_epoch(val_accuracy=_accuracy(again.model))
-            if again.attempt == 1:
-                raise ZeroDivisionError
+        _train(again, fail_in=1)
     assert again.result.stopped_by == "interrupt"
     assert again.result.attempts[-1].error == "the loop was left"
 
@@ -400,9 +404,9 @@ def test_bad_input() -> None:
         autotrainer.Loop(model, optimizer, loss, iter(loader), epochs=1)
     with pytest.raises(ConfigError, match="epochs"):
         autotrainer.Loop(model, optimizer, loss, loader, epochs=0)
+    other = torch.optim.SGD(_mlp().parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.StepLR(other, 1)
     with pytest.raises(InputError, match="belongs to another optimizer"):
-        other = torch.optim.SGD(_mlp().parameters(), lr=0.1)
-        schedule = torch.optim.lr_scheduler.StepLR(other, 1)
         autotrainer.Loop(model, optimizer, loss, loader, epochs=1, scheduler=schedule)
 
 
@@ -438,7 +442,7 @@ def test_a_forgotten_zero_grad_is_restored() -> None:
     _train(loop, _forgetful)
     assert loop.result.findings[0].problem == "missing_zero_grad"
     assert loop.result.status == "repaired"
-    assert loop.result.plan is not None and "restore_zero_grad" in loop.result.plan.repairs
+    assert "restore_zero_grad" in _repairs(loop)
     assert loop.result.cost <= 2.1, "what is proven is mended in the first attempt"
 
 

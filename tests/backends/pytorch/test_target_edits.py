@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from autotrainer import edits as e
 from autotrainer.backends.pytorch.data import CleanLoader
+from autotrainer.backends.pytorch.modules import TargetScaling
 from autotrainer.backends.pytorch.surgery import apply_edits
 from autotrainer.data import StreamData
 from autotrainer.exchange import TrainingSpec
@@ -96,6 +97,13 @@ def test_the_given_loss_judges_in_the_users_units_and_the_scaled_one_tells_the_c
     assert evaluation.loss == pytest.approx(np.mean(errors**2), rel=1e-3)
     assert evaluation.course == pytest.approx(np.mean(errors**2) / trained.edits[0].std[0] ** 2, rel=1e-3)
     np.testing.assert_array_equal(evaluation.targets, y)
+
+
+def test_units_need_more_than_half_precision() -> None:
+    half = TargetScaling(nn.Linear(4, 1).to(torch.bfloat16), (50_000.0,), (2_000.0,))
+    out = half(torch.randn(8, 4, dtype=torch.bfloat16))
+    assert out.dtype is torch.float32
+    assert len(out.unique()) == 8
 
 
 def test_columns_of_targets_are_scaled_apart(managed: Any, numbers: Any) -> None:

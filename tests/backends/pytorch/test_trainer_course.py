@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from autotrainer import edits as e
-from autotrainer.backends.pytorch.optimizers import clip_updates, edit_optimizer
+from autotrainer.backends.pytorch.optimizers import edit_optimizer
+from autotrainer.backends.pytorch.update_clipping import clip_updates
 from autotrainer.exchange import SupportLevel, TrainingSpec
 from autotrainer.plan import RepairPlan
 
