@@ -130,7 +130,7 @@ def test_ends_where_nothing_is_left(judge: Judge) -> None:
 class VaryingPlanner(ListedPlanner):
     """Varies rate and clipping too."""
 
-    def dimensions(self, context: object) -> list[Dimension]:
+    def dimensions(self, findings: object, context: object) -> list[Dimension]:
         rates = tuple((SetLearningRate(10.0**-power),) for power in range(7))
         clips = tuple((ClipGradients("norm", limit),) for limit in (0.1, 1.0, 10.0))
         return [Dimension("scale_learning_rate", rates), Dimension("clip_gradients", clips)]
