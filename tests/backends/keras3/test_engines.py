@@ -142,7 +142,7 @@ def test_all_engines_see_the_same(run_python: Callable[..., Any]) -> None:
                 rtol, atol = (0.2, 0) if name == "second_moment_ratio" else (0.01, 1e-5)  # divides by tiny moments
                 rounded = name == "grad_zero_fraction"  # of what is 0 but for rounding
                 np.testing.assert_allclose(
-                    others[name], values, rtol, 0.02 if rounded else atol, err_msg=f"{engine} {name}"
+                    others[name], values, rtol, 0.05 if rounded else atol, err_msg=f"{engine} {name}"
                 )
         known = [name for name, values in columns.items() if np.isfinite(np.array(values, float)).any()]
         assert {"grad_norm", "activation_std", "dead_units", "dormant", "attention_entropy"} < set(known)
