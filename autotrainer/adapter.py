@@ -7,8 +7,8 @@ Both are exercised by the contract tests in `autotrainer.testing`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -24,7 +24,10 @@ from autotrainer.observers import Observer
 from autotrainer.signals import LayerInfo, Observation
 from autotrainer.task import TaskContext
 
-__all__ = ["Backend", "LoopRun", "LoopTrainer", "Run", "Search", "Trainer"]
+__all__ = ["Backend", "LoopRun", "LoopTrainer", "OpenWatch", "Run", "Search", "Trainer"]
+
+OpenWatch = Callable[[Any, Any, Any], Monitor | None]
+"""Takes model, optimizer and loss of a training that begins; see `Backend.watch_everything`."""
 
 
 class Run(Protocol):
@@ -89,10 +92,16 @@ class Trainer(ABC):
 
     context: TaskContext
     """The training as given."""
+    first: bool = True
+    """Whether the next training is the first one: what the user gave for that alone, such as Keras callbacks, runs."""
 
     @abstractmethod
     def supports(self, edit: Edit) -> Support:
         """Say whether a training with this edit can be run, and why not."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """Return what the training as given is made of, by name: see `autotrainer.fingerprint.digest`."""
+        return {}
 
     def sample(self, data: Data, rows: int) -> ArrayData | None:
         """Return the first rows of a data set as arrays, in the types in which its batches come.
@@ -136,7 +145,8 @@ class LoopTrainer(ABC):
     """Makes the objects of trainings that the user's own loop runs, each from the same start.
 
     The first training runs with the user's own objects, unchanged and with the random states as they are; every other
-    one with copies of their start, and with the random states of the beginning.
+    one with copies of their start, and with the random states of the beginning, or with those of the point kept where
+    its recipe begins later.
     """
 
     given: LoopObjects
@@ -156,12 +166,24 @@ class LoopTrainer(ABC):
         """
 
     @abstractmethod
+    def keep_point(self, epoch: int) -> bool:
+        """Keep the training as given as it is right before an epoch, for trainings that begin there; the latest only.
+
+        Returns:
+            False where it can't be kept; the point before it is then the latest still.
+        """
+
+    @abstractmethod
     def begin_epoch(self, epoch: int) -> None:
         """Say that an epoch begins."""
 
     @abstractmethod
     def settle(self) -> bool:
         """Account for what was trained without the loader, and say whether all weights are finite."""
+
+    @abstractmethod
+    def overruled(self) -> str:
+        """Say, after `settle`, which edit the user's loop keeps from being in force, and why; else an empty text."""
 
     @abstractmethod
     def end_epoch(self, badness: float) -> bool:
@@ -217,6 +239,17 @@ class Backend(ABC):
             InputError: If the objects do not belong together.
         """
 
+    def watch_everything(self, open_watch: OpenWatch) -> AbstractContextManager[None]:
+        """Return a context in which each training of this framework is watched without being told to.
+
+        Nothing may change the trainings, and nothing that goes wrong may reach them.
+
+        Args:
+            open_watch: Called with model, optimizer and loss, as `observe` takes them, where a training begins.
+                Returns the monitor; None for a training that is to be left alone.
+        """
+        return nullcontext()
+
     @abstractmethod
     def probe(
         self, model: Any, data: Any, loss: Any, optimizer: Any, batches: int
@@ -257,6 +290,14 @@ class Backend(ABC):
         Raises:
             ConfigError: If an edit can't be applied to this model.
         """
+
+    def process_settings(self) -> dict[str, Any]:
+        """Return settings of this process that trainings in another one need to come out the same: `adopt_settings`."""
+        return {}
+
+    def adopt_settings(self, values: Mapping[str, Any]) -> None:
+        """Take the settings of another process, before the framework is used in this one."""
+        return None
 
     @abstractmethod
     def preserve_random_state(self) -> AbstractContextManager[None]:

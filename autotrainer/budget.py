@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from fractions import Fraction
 from numbers import Real
 
 from autotrainer.errors import BudgetError
 
-__all__ = ["Budget", "Workload"]
+__all__ = ["Budget", "BudgetState", "Workload"]
 
 _TRAINING_PASSES = 3  # forward, backward to the activations, backward to the weights
 _DEFAULT_TRAININGS = 3
@@ -32,6 +33,25 @@ class Workload:
     def of(self, samples: int, *, training: bool) -> int:
         """Return the work of a training step (three passes) or a forward pass on some samples."""
         return samples * self.operations * (_TRAINING_PASSES if training else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetState:
+    """A budget at one moment, for another process, whose clock may count from elsewhere.
+
+    Attributes:
+        limit: As given to `Budget`.
+        unit: Work of one training as given, or None.
+        spent: Work so far.
+        seconds: Seconds so far.
+        since_baseline: Seconds since the training as given has ended, or None.
+    """
+
+    limit: float | timedelta | None
+    unit: int | None
+    spent: int
+    seconds: float
+    since_baseline: float | None
 
 
 class Budget:
@@ -57,6 +77,7 @@ class Budget:
             raise BudgetError(f"budget must be a number of trainings, a timedelta or None, not {limit!r}")
         if number is not None and not number > 0:
             raise BudgetError(f"budget={limit!r} allows no work: 1 is one training as given, 3 leaves room for repairs")
+        self._limit = limit
         self._trainings = None if seconds is not None or limit is None else float(number or 0)
         self._seconds = seconds
         self._clock = clock
@@ -64,6 +85,34 @@ class Budget:
         self._baseline_end: float | None = None
         self._unit: int | None = None
         self._spent = 0
+
+    @classmethod
+    def of(cls, state: BudgetState) -> Budget:
+        """Return a budget that goes on from a state."""
+        budget = cls(state.limit)
+        budget._unit, budget._spent = state.unit, state.spent
+        if state.since_baseline is not None:
+            budget._baseline_end = budget._start - state.since_baseline + state.seconds
+        budget.advance(state.seconds)
+        return budget
+
+    @property
+    def state(self) -> BudgetState:
+        """What another process needs to go on from here."""
+        ended = None if self._baseline_end is None else self._clock() - self._baseline_end
+        return BudgetState(self._limit, self._unit, self._spent, self.seconds, ended)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return self._clock() - self._start
+
+    def advance(self, seconds: float) -> None:
+        """Say that so many seconds have passed in all, those of an earlier process included; never less than have."""
+        more = max(0.0, seconds - self.seconds)
+        self._start -= more
+        if self._baseline_end is not None:
+            self._baseline_end -= more
 
     @property
     def unit(self) -> int | None:

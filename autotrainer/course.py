@@ -57,13 +57,14 @@ class Course:
     _metric: Metric | None = field(init=False, default=None)
     _search: Search | None = field(init=False, default=None)
 
-    def begin(self, baseline: Trial, metric: Metric | None, targets: TargetSummary) -> None:
+    def begin(self, baseline: Trial, metric: Metric | None, targets: TargetSummary, healthy: int = 0) -> None:
         """Take the training as given.
 
         Args:
             baseline: The training as given, ended.
             metric: Compares trainings; None if there is no score.
             targets: Targets of the training.
+            healthy: Epochs up to the healthy point from which it has got worse, where attempts can begin; or 0.
         """
         self.budget.end_baseline()
         self.baseline = self.best = baseline
@@ -72,12 +73,12 @@ class Course:
             self._take_mended(baseline)
         failed = bool(baseline.errors) and not (baseline.interrupted or baseline.cut_short)
         if self.planner is not None and metric is not None and failed:
-            self._search = Search(self.planner, metric, targets, baseline, self.budget)
+            self._search = Search(self.planner, metric, targets, baseline, self.budget, healthy)
 
     def _take_mended(self, trial: Trial) -> None:
         assert self.mended is not None
-        step, edits = self.mended.step, trial.spec.edits if trial.trained is None else trial.trained.edits
-        self.plan = RepairPlan(step.repairs, edits, step.problems, self.framework, self._layers)
+        step, edits = self.mended.step, trial.edits or trial.spec.edits
+        self.plan = self._placed(RepairPlan(step.repairs, edits, step.problems, self.framework, self._layers))
         score = None if trial.judged is None else trial.judged.value
         error = None if trial.judged is not None else "the budget ended before its first evaluation"
         self.attempts.append(Attempt(self.plan, score, error, trial.findings, self.budget.in_trainings(trial.work)))
@@ -95,9 +96,13 @@ class Course:
             return "budget"
         return self._search.next() or "done"
 
+    def alike(self, candidate: Candidate) -> list[Candidate]:
+        """Return what is tried next, whatever comes of a candidate."""
+        return [] if self._search is None else self._search.alike(candidate)
+
     def take(self, candidate: Candidate, trial: Trial) -> None:
         """Record an attempt that has ended; its model is kept only if it is the best."""
-        if trial.judged is None or trial.trained is None:
+        if trial.judged is None:
             self.fail(candidate, "the budget ended before its first evaluation", self.budget.spent - trial.work)
             return
         assert self._search is not None, "only a search makes candidates"
@@ -157,13 +162,18 @@ class Course:
         )
 
     def _plan(self, candidate: Candidate, trial: Trial | None = None) -> RepairPlan:
-        edits = () if trial is None or trial.trained is None else trial.trained.edits
-        plan = candidate.plan(self.framework, edits, self._layers)
+        edits = () if trial is None else trial.edits
+        plan = self._placed(candidate.plan(self.framework, edits, self._layers))
         if self.mended is None:
             return plan
         first = self.mended.step
         repairs, problems = (*first.repairs, *plan.repairs), (*first.problems, *plan.problems)
         return replace(plan, repairs=tuple(dict.fromkeys(repairs)), problems=tuple(dict.fromkeys(problems)))
+
+    def _placed(self, plan: RepairPlan) -> RepairPlan:
+        """Return a plan with the places in the user's code that the problems it answers point to."""
+        places = {f.problem: f.place for f in self.baseline.findings if f.place and f.problem in plan.problems}
+        return replace(plan, places=places) if places else plan
 
     @property
     def _layers(self) -> tuple[str, ...]:

@@ -108,12 +108,15 @@ class TrainingSpec:
         seed: Seed of shuffling, dropout and drawn weights.
         edits: Changes to the training as given, in the order in which they were found.
         rehearsal: Whether it is a short test beside the trainings, in which the user's callbacks have no part.
+        start: Epoch in which it begins, >= 0: those before it run as given, without the edits. Only a `LoopTrainer`
+            can begin later than in epoch 0.
     """
 
     epochs: int
     seed: int
     edits: tuple[Edit, ...] = ()
     rehearsal: bool = False
+    start: int = 0
 
     def with_edits(self, edits: Sequence[Edit]) -> Self:
         """Return the recipe with more edits.

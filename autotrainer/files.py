@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 from autotrainer.errors import InputError
 
-__all__ = ["write_atomic"]
+__all__ = ["new_file", "write_atomic"]
+
+
+def new_file(folder: str | Path, kind: str) -> TextIO:
+    """Open a new file to append lines to: ``KIND-TIME-PROCESS-NUMBER.jsonl``.
+
+    Args:
+        folder: Where to write; created if missing.
+        kind: What the file is.
+
+    Raises:
+        OSError: If the folder or the file can't be written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for number in range(10_000):
+        with suppress(FileExistsError):
+            return (folder / f"{kind}-{stamp}-{os.getpid()}-{number}.jsonl").open("x", encoding="utf-8")
+    raise FileExistsError(f"no free name for a {kind} file in {folder}")
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -23,9 +23,11 @@ from autotrainer.managing import Session
 from autotrainer.mending import mend
 from autotrainer.metric_choice import MetricChoice
 from autotrainer.options import check_bool, names, whole
+from autotrainer.parallel import check_sendable
 from autotrainer.planner import Planner
 from autotrainer.progress import Progress
 from autotrainer.result import Result
+from autotrainer.resuming import Records, identity, versions
 from autotrainer.splitting import hold_out
 from autotrainer.task import TaskContext
 from autotrainer.watching import switched_off
@@ -59,7 +61,7 @@ def fit(
     ignore: str | Iterable[str] = (),
     thresholds: Mapping[str, float] | None = None,
     seed: int = 0,
-    workers: int = 1,
+    workers: int | Literal["ray"] = 1,
     log_dir: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -100,9 +102,16 @@ def fit(
         ignore: Problems to leave out.
         thresholds: Values by ``problem.name`` or by the papers' names.
         seed: Seed of the hold-out, shuffling, dropout and drawn weights, >= 0.
-        workers: 1; parallel trials are not available yet.
-        log_dir: Folder for run logs; None writes no file.
-        resume: False; resuming is not available yet.
+        workers: Number of processes in which trainings run that do not depend on each other (those of one rung of the
+            search without evidence); the result is that of 1. Each holds data and a model of its own, on a GPU too.
+            The best training is run again at the end where it was run there, for its model; that is not charged.
+            More than 1 needs the extra ``parallel``, and model, loss and functions that can be pickled. ``ray`` runs
+            them on all CPU cores of the Ray cluster that is there, where autotrainer is installed (extra ``ray``).
+        log_dir: Folder for run logs and the record that ``resume`` reads; None writes no file.
+        resume: Whether to go on with the last record of the same request in ``log_dir``, after a crash: recorded
+            trainings are not run again but for the best one, for its model, which is not charged. The result is that
+            of a run without the crash; recorded seconds count too. Without a record it begins. Of loaders and data
+            sets only public attributes tell whether they are the same.
         progress: Whether to show the progress on a terminal.
 
     Returns:
@@ -111,7 +120,9 @@ def fit(
     Raises:
         DataError: If data can't be used or do not fit the model.
         BudgetError: If the budget allows nothing.
-        ConfigError: If an option is unknown or does not fit.
+        ConfigError: If an option is unknown or does not fit, ``log_dir`` has no record of this request but of others,
+            or something can't be sent to another process.
+        LogError: If the record to go on with is damaged.
         InputError: If model, loss and optimizer do not belong together.
         Exception: Whatever the user's own code raises in the training as given.
     """
@@ -120,10 +131,10 @@ def fit(
         raise ConfigError(f"log_dir must be a folder or None, not {log_dir!r}")
     choice = MetricChoice(metric, mode, whole("seed", seed, 0))
     check_bool(repair=repair, extra_memory=extra_memory, resume=resume, progress=progress)
-    if resume:
-        raise ConfigError("resume=True is not available yet: leave it out")
-    if whole("workers", workers, 1) != 1:
-        raise ConfigError(f"workers={workers} is not available yet: leave it out, attempts run one after the other")
+    if resume and log_dir is None:
+        raise ConfigError("resume=True needs log_dir: the folder where the fit to go on with was recorded")
+    if workers != "ray":
+        workers = whole("workers", workers, 1)
     epochs, batch_size = whole("epochs", epochs, 1), whole("batch_size", batch_size, 1)
     if isinstance(loss, type):
         raise ConfigError(f"loss is the class {loss.__name__}: give an object of it, {loss.__name__}()")
@@ -137,20 +148,34 @@ def fit(
             dict(_mapping("fit_args", fit_args)), kept, seed,
         )  # fmt: skip
         trainer = backend.trainer(request)
+        off = switched_off()
+        if workers != 1 and repair and not off:
+            check_sendable(workers, request, metric)
         _check_keep(request.keep, trainer)
         masked = _masked(request)
         planner = Planner(registry.repairs(), trainer.supports, strategy, max_change, extra_memory, forbidden)
-        off = switched_off()
         wrong, mended = _label_error(request, trainer.context, masked), None
         if (wrong is not None or trainer.context.loss_refusal) and repair and not off:
             mended = mend(backend, trainer, request, rules, planner, wrong)
         if wrong is not None and mended is None:
             raise wrong
+        records = None
+        if log_dir is not None and not off:
+            told = identity(
+                **trainer.identity(), train_data=train, validation_data=validation, test_data=test, epochs=epochs,
+                batch_size=batch_size, metric=metric, mode=mode, step=step, scheduler=scheduler,
+                fit_args=request.fit_args, repair=repair, strategy=strategy, max_change=max_change,
+                extra_memory=extra_memory, keep=kept, forbid=forbidden, budget=str(budget),
+                choice_of_rules=[(type(rule), vars(rule)) for rule in rules], seed=seed,
+            )  # fmt: skip
+            told |= versions(backend.package, trainer.context.engine)
+            records = stack.enter_context(closing(Records(log_dir, told, resume=resume)))
         shown = stack.enter_context(Progress(progress))
         session = Session(
             trainer=trainer, request=request, rules=() if off else tuple(rules), budget=limit,
             judge=Judge(choice, trainer.context, train, masked), planner=planner if repair and not off else None,
-            framework=backend.name, test=test, log_dir=None if off else log_dir, progress=shown, mended=mended,
+            backend=backend, test=test, log_dir=None if off else log_dir, progress=shown, mended=mended,
+            records=records, workers=workers,
         )  # fmt: skip
         return session.run()
 

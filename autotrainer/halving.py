@@ -70,6 +70,11 @@ class Bracket(Generic[T]):
     def __post_init__(self) -> None:
         self._waiting = list(self.entries)
 
+    @property
+    def waiting(self) -> list[tuple[T, int]]:
+        """What else is to be trained on the present rung, and for how many epochs each."""
+        return [(entry, self.lengths[self._rung]) for entry in self._waiting]
+
     def next(self) -> tuple[T, int] | None:
         """Return what to train next and for how many epochs; None at the end, or while scores are awaited."""
         if not self._waiting and self._scores and self._rung + 1 < len(self.lengths):

@@ -35,6 +35,13 @@ class _Table:
         self._keys[self._count], self._rows[self._count] = key, row
         self._count += 1
 
+    def where(self, kept: NDArray[np.bool_]) -> _Table:
+        """Return a copy with some of the rows."""
+        made = _Table(self._rows.shape[1:], len(self._rows))
+        made._count = int(kept.sum())
+        made._keys[: made._count], made._rows[: made._count] = self.keys[kept], self.rows[kept]
+        return made
+
     @property
     def keys(self) -> NDArray[np.int64]:
         return self._keys[: self._count]
@@ -114,6 +121,18 @@ class RunHistory:
         for name, value in values.items():
             table = self._epochs.setdefault(name, _Table((), 4096))
             table.add((epoch, step), np.asarray(value if np.isfinite(value) else np.inf, np.float64))
+
+    def until(self, epoch: int) -> RunHistory:
+        """Return what there was of it at the beginning of an epoch, >= 1, to be gone on with."""
+        end = self.step_of_epoch(epoch - 1)
+        past = RunHistory(self.layers)
+        past._scalars, past._layers, past._losses = (
+            table.where(table.keys[:, 0] <= end) for table in (self._scalars, self._layers, self._losses)
+        )
+        past._ends = self._ends.where(self._ends.keys[:, 0] < epoch)
+        past._epochs = {name: table.where(table.keys[:, 0] < epoch) for name, table in self._epochs.items()}
+        past.targets, past.step, past.epoch = self.targets, end, epoch
+        return past
 
     @property
     def steps(self) -> NDArray[np.int64]:

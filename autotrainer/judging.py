@@ -55,14 +55,23 @@ class Judge:
         Raises:
             InputError: If the metric does not fit.
         """
-        seen = self._seen(evaluation)
+        metric = self.decide(evaluation)
+        return metric.judge(self._seen(evaluation) if isinstance(metric, RowMetric) else evaluation)
+
+    def decide(self, evaluation: Evaluation) -> Metric:
+        """Return the metric: one once and for all, by the types and shapes of a first evaluation, whatever its values.
+
+        Raises:
+            InputError: If the metric does not fit.
+        """
         if self._metric is None:
+            seen = self._seen(evaluation)
             if not self.targets.count:
                 self._summary.add_targets(seen.targets)
             self._metric = self._choice.decide(self._context, self.targets, seen)
             if len(evaluation.outputs):
                 self._accuracy = accuracy_metric(self._context, self.targets, seen)
-        return self._metric.judge(seen if isinstance(self._metric, RowMetric) else evaluation)
+        return self._metric
 
     def above_trivial(self, judged: Judged | None) -> bool:
         """Say whether a score is clearly above that of the trivial predictor: the commonest class, or the mean.

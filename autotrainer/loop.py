@@ -15,6 +15,7 @@ from autotrainer.course import Course, StoppedBy
 from autotrainer.errors import ConfigError, StateError
 from autotrainer.exchange import LoopObjects, LoopRequest, TrainingSpec
 from autotrainer.findings import Finding
+from autotrainer.loop_objects import ObjectsInUse
 from autotrainer.loop_run import ScoreChoice, TrainingInLoop
 from autotrainer.monitor import as_number
 from autotrainer.options import check_bool, names, whole
@@ -30,7 +31,7 @@ __all__ = ["Loop"]
 logger = logging.getLogger("autotrainer")
 
 
-class Loop:
+class Loop(ObjectsInUse):
     """Runs the epochs of the user's own PyTorch loop; where the training fails, rewinds, repairs, and goes on.
 
     ```python
@@ -46,10 +47,18 @@ class Loop:
     ```
 
     The first training runs with the very objects given and draws no random number more than the plain loop would. If
-    it ends with an error, or can be seen to be stuck, the next ``epoch`` is 0 again: model, optimizer, loss, loader,
-    scheduler and scaler of the loop are then repaired copies of those given, as they were in the beginning, and
-    random states are those of the beginning. A stuck training ends its loader early. Call `end_epoch` once an epoch,
-    use the objects through the loop, and step a scheduler of your own through `scheduler`.
+    it ends with an error, or can be seen to be stuck, the next ``epoch`` is one rewound to: model, optimizer, loss,
+    loader, scheduler and scaler of the loop are then repaired copies of those given, as they were then, and so are the
+    random states. That is epoch 0, or, where the training went well for some epochs and then got worse, and where the
+    repair is one that a running training can take (learning rate, momentum, clipping, steps left out or taken back),
+    the end of those epochs. A stuck training ends its loader early. Call `end_epoch` once an epoch, use the objects
+    through the loop, and step a scheduler of your own through `scheduler`.
+
+    What your code keeps besides, such as averages of weights, the best score or a patience, belongs to one training:
+    make it anew where `attempt` has changed. Stop early with `stop` rather than with ``break``.
+
+    Each epoch of the first training without an error and with the lowest loss so far is kept on the host, the latest
+    only, for that: a copy of model and optimizer; models above 1 GiB are not, and begin at epoch 0.
 
     Args:
         model: ``torch.nn.Module``.
@@ -75,7 +84,7 @@ class Loop:
         ignore: Problems to leave out.
         thresholds: Values by ``problem.name``.
         seed: Seed of weights that repairs draw.
-        log_dir: Folder for run logs; None writes no file.
+        log_dir: Folder for run logs, one a training from where it begins; None writes no file.
         progress: Whether to tell each attempt, through ``logging.getLogger("autotrainer")``.
 
     Attributes:
@@ -137,43 +146,15 @@ class Loop:
         self._objects: LoopObjects = self._trainer.given
         self._kept = self._objects
         self._run: TrainingInLoop | None = None
+        self._given_run: TrainingInLoop | None = None
+        self._point = 0
         self._epoch: int | None = None
         self._goes_on = True
+        self._stopped = False
+        self._overruled = ""
         self._begun = False
         self._result: Result | None = None
         self.attempt = 0
-
-    # -- the objects in use -----------------------------------------------------------------------------------------
-
-    @property
-    def model(self) -> Any:
-        """The model in use."""
-        return self._objects.model
-
-    @property
-    def optimizer(self) -> Any:
-        """The optimizer in use."""
-        return self._objects.optimizer
-
-    @property
-    def loss_fn(self) -> Any:
-        """The loss in use."""
-        return self._objects.loss_fn
-
-    @property
-    def train_loader(self) -> Any:
-        """The training batches; they end early where the training is given up."""
-        return self._objects.loader
-
-    @property
-    def scheduler(self) -> Any:
-        """The user's scheduler, for the optimizer in use; None without one."""
-        return self._objects.scheduler
-
-    @property
-    def scaler(self) -> Any:
-        """The gradient scaler in use; None without one."""
-        return self._objects.scaler
 
     @property
     def findings(self) -> list[Finding]:
@@ -194,7 +175,7 @@ class Loop:
     # -- the epochs -----------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[int]:
-        """Yield the epochs of all trainings, each from 0.
+        """Yield the epochs of all trainings.
 
         Raises:
             StateError: If they have been run already.
@@ -219,17 +200,32 @@ class Loop:
         told = {name: as_number(name, value) for name, value in values.items()}
         epoch, run = self._epoch, self._run
         goes_on = run.end(epoch, told, finite=self._trainer.settle())
+        self._overruled = self._trainer.overruled()
         self._epoch = None
         score, metric = run.history["score"][-1], self._choice.metric
         badness = -score if metric is not None and metric.mode == "max" else score
         self._goes_on = self._trainer.end_epoch(badness) and goes_on
+
+    def stop(self) -> None:
+        """End the present training with this epoch, as early stopping of one's own wants it; the loop goes on.
+
+        Where the training has an error it is repaired, as at its planned end. A ``break`` leaves the loop for good.
+
+        Raises:
+            StateError: If no training is running.
+        """
+        if self._result is not None or not self._begun:
+            raise StateError("stop belongs into the body of `for epoch in loop`")
+        self._stopped = True
 
     def _epochs(self) -> Generator[int, None, None]:
         """Run trainings until one is repaired or nothing more is to be tried."""
         stopped: StoppedBy = "interrupt"
         try:
             baseline = yield from self._train(self._spec)
-            self._course.begin(baseline, self._choice.metric, self._targets)
+            assert self._given_run is not None
+            healthy = self._point if self._given_run.has_got_worse_since(self._point) else 0
+            self._course.begin(baseline, self._choice.metric, self._targets, healthy)
             while not isinstance(candidate := self._course.next(), str):
                 yield from self._attempt(candidate)
             stopped = candidate
@@ -243,7 +239,7 @@ class Loop:
         before = self._budget.spent
         try:
             trial = yield from self._train(candidate.spec, candidate)
-        except _BuildError as failed:
+        except _FailedError as failed:
             self._course.fail(candidate, str(failed), before)
         except GeneratorExit:
             self._course.fail(candidate, "the loop was left", before)
@@ -257,34 +253,40 @@ class Loop:
         """Run one training, the one as given where it is no candidate.
 
         Raises:
-            _BuildError: If it can't be built.
+            _FailedError: If it can't be built, or the user's loop undoes it.
         """
         run = self._run = TrainingInLoop(
             spec, self._rules, self._budget, self._choice, baseline=candidate is None,
             stops=self._course.planner is not None, log_dir=self._log_dir,
-            until=None if candidate is None else candidate.epochs,
+            until=None if candidate is None else candidate.epochs, given=self._given_run,
         )  # fmt: skip
+        if candidate is None:
+            self._given_run = run
         try:
             self._objects = self._trainer.begin(spec, run)
         except Exception as error:
             run.monitor.close()
             if candidate is None:
                 raise
-            raise _BuildError(f"{type(error).__name__}: {error}") from error
+            raise _FailedError(f"{type(error).__name__}: {error}") from error
         if candidate is not None:
             self.attempt += 1
             if self._progress:
                 said = "; ".join(words(edit) for edit in self._objects.edits)
-                logger.warning("attempt %d, from epoch 0: %s", self.attempt, said)
-        interrupted = True
+                logger.warning("attempt %d, from epoch %d: %s", self.attempt, spec.start, said)
+        interrupted, self._stopped = True, False
         try:
-            for epoch in range(spec.epochs):
+            for epoch in range(spec.start, spec.epochs):
+                if run.healthy and self._trainer.keep_point(epoch):
+                    self._point = epoch
                 self._epoch, self._goes_on = epoch, True
                 self._trainer.begin_epoch(epoch)
                 yield epoch
                 if self._epoch is not None:
                     self.end_epoch()
-                if not self._goes_on:
+                if self._overruled:
+                    raise _FailedError(self._overruled)
+                if self._stopped or not self._goes_on:
                     break
             interrupted = False
         finally:
@@ -296,9 +298,10 @@ class Loop:
 
     def _ended(self, run: TrainingInLoop, spec: TrainingSpec, interrupted: bool) -> Trial:
         context = run.monitor.context if run.monitor.context.framework != "unknown" else run.context
+        trained = self._trainer.end()
         return Trial(
-            spec, self._trainer.end(), run.judged, tuple(run.monitor.findings), context, run.history, run.work,
-            run.cut_short, interrupted,
+            spec, trained, run.judged, tuple(run.monitor.findings), context, run.history, run.work,
+            run.cut_short, interrupted, edits=trained.edits,
         )  # fmt: skip
 
     @property
@@ -307,5 +310,5 @@ class Loop:
         return self._run.monitor.history.targets
 
 
-class _BuildError(Exception):
-    """An attempt whose objects could not be made."""
+class _FailedError(Exception):
+    """An attempt whose objects could not be made, or whose edits are not in force."""

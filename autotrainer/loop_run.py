@@ -19,6 +19,9 @@ from autotrainer.told_metric import ToldMetric
 
 __all__ = ["ScoreChoice", "TrainingInLoop"]
 
+_LEARNED = 0.1
+"""Share of the first step's loss by which that of an epoch is lower where something was learned."""
+
 
 class ScoreChoice:
     """Which of the values that the user's loop tells judges its trainings: decided once.
@@ -72,6 +75,7 @@ class TrainingInLoop(BaseRun):
         stops: Whether an error that shows the training stuck ends it.
         log_dir: Folder for the run log, or None.
         until: Epochs after which it ends, or None.
+        given: The training as given, where this one goes on from the epoch in which its recipe begins; or None.
     """
 
     def __init__(
@@ -85,12 +89,20 @@ class TrainingInLoop(BaseRun):
         stops: bool,
         log_dir: str | Path | None,
         until: int | None,
+        given: TrainingInLoop | None = None,
     ) -> None:
         super().__init__(
             spec, rules, budget, baseline=baseline, stops=stops, log_dir=log_dir, on_finding=self._found, until=until
         )
         self.suspect = False
+        self.healthy = False
+        """Whether the last epoch's end is a point to come back to: no error, something learned, lowest loss so far."""
+        self._lowest = math.inf
         self._choice = choice
+        if given is not None and spec.start:
+            self.monitor.history = given.monitor.history.until(spec.start)
+            self.history = {name: values[: spec.start] for name, values in given.history.items()}
+            self._epochs = spec.start
 
     def end(self, epoch: int, told: Mapping[str, float], *, finite: bool) -> bool:
         """Take what is known at the end of an epoch, and say whether to go on.
@@ -118,7 +130,24 @@ class TrainingInLoop(BaseRun):
         goes_on = self.conclude(epoch, {**seen, **told}, score, finite=finite)
         if self._choice.metric is not None:
             self.judged = self._choice.metric.told(self.history["score"])
+        if epoch == 0 and len(losses):
+            self._lowest = float(losses[0]) - _LEARNED * abs(float(losses[0]))
+        loss = seen.get("loss", math.inf)
+        self.healthy = self._baseline and self.sound and loss < self._lowest
+        self._lowest = min(self._lowest, loss)
         return goes_on
+
+    def has_got_worse_since(self, epochs: int) -> bool:
+        """Say whether it has ended worse, by more than noise, than it was after so many epochs."""
+        metric, scores = self._choice.metric, self.history.get("score", [])
+        if metric is None or self.judged is None or not 0 < epochs <= len(scores):
+            return False
+        return metric.better(metric.told(scores[:epochs]), self.judged)
+
+    def _work_of_epoch(self) -> int:
+        """Return the work of a whole epoch, which the loader has ended early where it was suspect."""
+        whole = self._workload.of(self.context.train_rows or 0, training=True) if self.suspect else 0
+        return max(whole, self.work)
 
     def _found(self, finding: Finding) -> None:
         if self._stops and finding.problem == "nonfinite" and finding.severity is Severity.ERROR:

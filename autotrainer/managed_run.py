@@ -66,6 +66,13 @@ class BaseRun:
         on_finding: Called with each new finding.
         facts: What is known of the data beforehand, by name: see `autotrainer.facts.FACTS`.
         until: Epochs after which it ends, whatever is planned; None: at its planned end.
+
+    Attributes:
+        work: Its work so far, in operations.
+        granted: Training steps so far.
+        peak: The most that it has asked the budget for, its own work before included: a budget that allows so much at
+            its beginning does not cut it.
+        cut_short: Whether the budget ended it.
     """
 
     def __init__(
@@ -87,9 +94,11 @@ class BaseRun:
         self.context = TaskContext()
         self.judged: Judged | None = None
         self.history: dict[str, list[float]] = {}
-        self.work = 0
+        self.work = self.peak = self.granted = 0
         self.cut_short = False
         self.stuck = False
+        self.sound = False
+        """Whether its last epoch was judged, and no error found."""
         self._spec, self._budget, self._tell = spec, budget, tell
         self._baseline, self._stops = baseline, stops
         self._facts, self._until = dict(facts), until
@@ -110,9 +119,13 @@ class BaseRun:
     def spend(self, samples: int, *, training: bool) -> bool:
         """Account for work that is about to be done, if the budget allows it."""
         work = self._workload.of(int(samples), training=training)
-        if training and not self._budget.allows(work + self._reserve()):
+        reserve = self._reserve() if training else 0
+        self.peak = max(self.peak, self.work + work + reserve)
+        if training and not self._budget.allows(work + reserve):
             self.cut_short = True
-        return not (training and self.cut_short) and self._account(work)
+        granted = not (training and self.cut_short) and self._account(work)
+        self.granted += training and granted
+        return granted
 
     def afford(self, work: int) -> bool:
         """Account for work that is no pass through the model, if the budget allows it."""
@@ -126,7 +139,7 @@ class BaseRun:
     def tell_monitor(self, numbers: Mapping[str, float]) -> None:
         """Say that an epoch has ended, and what is known of it, by name."""
         if self._baseline and self._epochs == 0 and not self.cut_short:
-            self._budget.measure(self._spec.epochs * self.work)
+            self._budget.measure(self._spec.epochs * self._work_of_epoch())
         self.monitor.end_epoch(**numbers)
 
     def conclude(self, epoch: int, numbers: Mapping[str, float], score: float, *, finite: bool) -> bool:
@@ -155,17 +168,23 @@ class BaseRun:
         """Return the work that must stay possible after the next training step."""
         return 0
 
+    def _work_of_epoch(self) -> int:
+        """Return the work of a whole epoch, at the end of the first one."""
+        return self.work
+
     def _account(self, work: int) -> bool:
         self._budget.spend(work)
         self.work += work
         return True
 
     def _is_stuck(self, numbers: Mapping[str, float], finite: bool) -> bool:
+        self.sound = False
         broken = not all(math.isfinite(numbers.get(name, 0.0)) for name in ("loss", "val_loss"))
         if self._epochs < self._next_verdict and not broken:
             return False
         self._next_verdict = self._epochs + max(1, self._epochs // 16)
         errors = {f.problem: f for f in self.monitor.findings if f.severity is Severity.ERROR}
+        self.sound = finite and not broken and not errors
         recovers = any(isinstance(edit, Rollback) for edit in self._spec.edits)
         if "nonfinite" in errors and (not finite or (broken and not recovers)):
             return True
@@ -224,6 +243,7 @@ class ManagedRun(BaseRun):
         if training:
             return super().spend(samples, training=True)
         work = self._workload.of(int(samples), training=False)
+        self.peak = max(self.peak, self.work + work)
         if not (self._budget.timed or self._budget.allows(work)):
             return False
         self._evaluated += int(samples)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from autotrainer.errors import ConfigError, InputError, nearest
+from autotrainer.errors import ConfigError, DataError, InputError, nearest
 from autotrainer.exchange import Evaluation
 from autotrainer.metrics import LossMetric, Metric, Mode, RowMetric, WholeMetric
 from autotrainer.signals import Floats
@@ -64,6 +64,7 @@ class MetricChoice:
 
         Raises:
             InputError: If the metric does not fit the outputs or targets.
+            DataError: If it can't tell anything on these targets.
         """
         name = self._metric
         if not len(evaluation.outputs):  # PyTorch: a ``step`` that returns the loss alone
@@ -74,7 +75,10 @@ class MetricChoice:
             label = getattr(name, "__name__", type(name).__name__)
             return WholeMetric(label, self._mode or "max", name, self._seed)
         if name == "auto":
-            return _automatic(context, targets, evaluation)
+            found = _automatic(context, targets, evaluation)
+            if found.name == "accuracy":
+                _check_classes(targets, evaluation)
+            return found
         if name == "loss":
             return LossMetric("loss", "min")
         if name == "auc":
@@ -87,6 +91,8 @@ class MetricChoice:
         else:
             metric = _error_metric(name, np.square if name == "mse" else np.abs)
         if metric is not None and _fits(metric, evaluation):
+            if name == "accuracy":
+                _check_classes(targets, evaluation)
             return metric
         raise InputError(
             f"metric {name!r} does not fit targets of shape {evaluation.targets.shape} and outputs of shape "
@@ -155,6 +161,22 @@ def _automatic(context: TaskContext, targets: TargetSummary, evaluation: Evaluat
         if metric is not None and _fits(metric, evaluation):
             return metric
     return LossMetric("negative loss", "max")
+
+
+def _check_classes(targets: TargetSummary, evaluation: Evaluation) -> None:
+    """Check that an accuracy tells a training from a constant answer.
+
+    Raises:
+        DataError: If validation data hold one class alone, and training data more.
+    """
+    wanted = evaluation.targets
+    labels = wanted.argmax(axis=-1) if targets.one_hot else wanted[wanted >= 0] if not targets.signed else wanted
+    kinds = np.unique(labels)
+    if len(wanted) > 1 and len(kinds) == 1 and targets.majority < 1 and (targets.one_hot or targets.width == 1):
+        raise DataError(
+            f"validation_data holds a single class ({kinds[0]:g}), train_data more: whatever always answers that class "
+            "would score best; give validation_data with all classes, or another metric"
+        )
 
 
 def _fits(metric: RowMetric, evaluation: Evaluation) -> bool:

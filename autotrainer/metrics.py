@@ -147,6 +147,11 @@ class WholeMetric(Metric):
         share = _nonfinite(evaluation)
         worst = -self.sign * math.inf
         value = worst if share else self._value(evaluation.targets, evaluation.outputs)
+        if math.isnan(value) and not _constant(evaluation.outputs):
+            raise InputError(
+                f"metric {self.name} returned NaN, although predictions are finite and differ: let it return a number "
+                "for whatever a model predicts, such as the worst score where it is not defined"
+            )
         return Judged(value, share, None, None, evaluation)
 
     def _value(self, targets: NDArray[Any], outputs: NDArray[Any]) -> float:
@@ -212,6 +217,11 @@ def _nonfinite(evaluation: Evaluation) -> float:
     if not outputs.size or outputs.dtype.kind not in "fc":
         return 0.0
     return float(1 - np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1).mean())
+
+
+def _constant(outputs: NDArray[Any]) -> bool:
+    """Say whether a model answers all rows alike: a correlation, for one, is then not defined."""
+    return bool((outputs == outputs[:1]).all())
 
 
 def _as_number(value: Any, name: str) -> float:

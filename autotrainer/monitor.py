@@ -200,6 +200,11 @@ class Monitor:
 
     # -- for backends ---------------------------------------------------------------------------------------------
 
+    @property
+    def observer(self) -> Observer | None:
+        """What is attached to the training; None before that and once closed."""
+        return self._observer
+
     def attach(self, observer: Observer) -> None:
         """Keep the observer that is to be closed with this monitor."""
         self._observer = observer

@@ -28,6 +28,8 @@ class RepairPlan:
         framework: Name of the backend (``pytorch``, ``keras3``) that its lines of code are for.
         layers: Names of the layers of the model it was made for, in forward order; empty if unknown. Keras numbers
             the layers of each new model on, so that a fresh one is told apart by position only.
+        start: Epoch from whose beginning on the edits are in force; those before it run as given.
+        places: File and line of the user's own code that a problem points to, by its name, where known.
     """
 
     repairs: tuple[str, ...]
@@ -35,6 +37,8 @@ class RepairPlan:
     problems: tuple[str, ...] = ()
     framework: str = "pytorch"
     layers: tuple[str, ...] = field(default=(), compare=False)
+    start: int = 0
+    places: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def changes(self) -> tuple[str, ...]:
@@ -57,6 +61,8 @@ class RepairPlan:
             "repairs": list(self.repairs),
             "edits": [edit.to_dict() for edit in self.edits],
             "layers": list(self.layers),
+            "start": self.start,
+            "places": dict(self.places),
         }
         return json.dumps(values, indent=2)
 
@@ -76,8 +82,10 @@ class RepairPlan:
                 tuple(values["problems"]),
                 str(values["framework"]),
                 tuple(values.get("layers", ())),
+                int(values.get("start", 0)),
+                {str(problem): str(place) for problem, place in dict(values.get("places", {})).items()},
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"the repair plan is incomplete: {error!r}") from error
 
     def apply(self, model: Any, optimizer: Any = None) -> tuple[Any, Any]:
@@ -85,6 +93,8 @@ class RepairPlan:
 
         What belongs to the loop rather than to model or optimizer (loss, batch size, clipping in PyTorch, early
         stopping) can't be applied here: `str` of the plan has the lines for it.
+
+        A plan with a `start` is to be applied at the beginning of that epoch, to the model and optimizer that train.
 
         A plan made for the other framework can be applied as far as it names no layers, or layers that the model
         has by the same names.

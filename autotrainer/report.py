@@ -18,7 +18,8 @@ from autotrainer.history import RunHistory
 from autotrainer.task import TaskContext
 
 if TYPE_CHECKING:
-    from autotrainer.result import Result
+    from autotrainer.plan import RepairPlan
+    from autotrainer.result import Attempt, Result
 
 __all__ = ["AttemptRow", "Outcome", "Report"]
 
@@ -32,7 +33,11 @@ Points = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True, slots=True)
 class AttemptRow:
-    """One attempt of `autotrainer.fit`: its repairs, score, cost in trainings, what went wrong, what remains."""
+    """One attempt of `autotrainer.fit`: its repairs, score, cost in trainings, what went wrong, what remains.
+
+    ``epochs`` are those that it was trained for where that was only to see whether it is worth more; None: to its end.
+    ``start`` is the epoch of the training as given in which it began.
+    """
 
     repairs: tuple[str, ...]
     score: float | None
@@ -40,6 +45,8 @@ class AttemptRow:
     error: str | None
     remaining: tuple[str, ...]
     chosen: bool
+    epochs: int | None = None
+    start: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,9 @@ class Outcome:
     attempts: tuple[AttemptRow, ...]
     left_out: Mapping[str, str]
     """Repairs that could not be used here, with the reason."""
+    epochs: int = 0
+    """Planned epochs; 0 where they are not known."""
+    mode: str = "max"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +125,9 @@ class Report:
                 cost=a.cost,
                 error=a.error,
                 remaining=tuple(f.problem for f in a.findings if f.severity is Severity.ERROR),
-                chosen=chosen is not None and a.score is not None and a.plan.edits == chosen.edits,
+                chosen=_is_chosen(a, chosen),
+                epochs=a.epochs,
+                start=a.plan.start,
             )
             for a in result.attempts
         )
@@ -132,6 +144,8 @@ class Report:
             changes=() if chosen is None else chosen.changes,
             attempts=rows,
             left_out=dict(result.notes),
+            epochs=result.epochs,
+            mode=result.mode,
         )
         curves = {name: _points(range(len(v)), v) for name, v in result.history.items() if name in ("loss", "val_loss")}
         facts = {"epochs": max((len(v) for v in result.history.values()), default=0)}
@@ -183,6 +197,13 @@ class Report:
             hint = nearest(suffix, forms)
             raise InputError(f"can't save a report as {str(path)!r}: the suffix says the form, {hint}")
         return write_atomic(path, forms[suffix]() + "\n")
+
+
+def _is_chosen(attempt: Attempt, chosen: RepairPlan | None) -> bool:
+    """Say whether a plan is that of an attempt that was trained to its end."""
+    whole = attempt.score is not None and attempt.epochs is None
+    same = chosen is not None and (attempt.plan.edits, attempt.plan.start) == (chosen.edits, chosen.start)
+    return whole and same
 
 
 def _points(positions: Iterable[Any], values: Iterable[Any]) -> Points:

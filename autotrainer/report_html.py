@@ -8,10 +8,10 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from autotrainer._version import __version__
-from autotrainer.report_text import TOLD, count, fold, number
+from autotrainer.report_text import TOLD, brief, count, fold, number
 
 if TYPE_CHECKING:
-    from autotrainer.report import Points, Report
+    from autotrainer.report import Outcome, Points, Report
 
 __all__ = ["render"]
 
@@ -33,9 +33,42 @@ def render(report: Report) -> str:
         headline=str(report).split("\n\n", 1)[0],
         facts={k.replace("_", " "): _fact(v) for k, v in report.run.items()},
         chart=_chart(report.curves),
+        course=None if report.outcome is None else _course(report.outcome),
+        brief=brief,
         version=__version__,
         count=count,
     )
+
+
+def _course(outcome: Outcome) -> dict[str, object] | None:
+    """Lay out the scores of the training as given and of all attempts over the work done until each had ended.
+
+    Returns:
+        ``points``: (x, y, kind, what) of each, in a box of `_WIDTH` × `_HEIGHT`, kind being ``given``, ``brief``,
+        ``chosen`` or ``tried``; ``low`` and ``high``: ends of the score axis; ``last``: end of the work axis. None
+        where there are no two finite scores.
+    """
+    work = max(0.0, outcome.cost - sum(a.cost for a in outcome.attempts))
+    rows = [(work, outcome.baseline_score, "given", "as given")]
+    for a in outcome.attempts:
+        work += a.cost
+        kind = "chosen" if a.chosen else "tried" if a.epochs is None else "brief"
+        said = f" ({brief(a, outcome)})" if kind == "brief" else ""
+        rows.append((work, math.nan if a.score is None else a.score, kind, " + ".join(a.repairs) + said))
+    rows = [row for row in rows if math.isfinite(row[1])]
+    if len(rows) < 2:
+        return None
+    low, high = min(score for _, score, _, _ in rows), max(score for _, score, _, _ in rows)
+    points = [
+        (
+            f"{x / work * _WIDTH:.1f}",
+            f"{(1 - (score - low) / (high - low) if high > low else 0.5) * _HEIGHT:.1f}",
+            kind,
+            f"{what}: {number(score)} after {x:.2f} trainings",
+        )
+        for x, score, kind, what in rows
+    ]
+    return {"points": points, "low": low, "high": high, "last": work}
 
 
 def _fact(value: object) -> str:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from autotrainer.findings import Finding, Severity
 
 if TYPE_CHECKING:
-    from autotrainer.report import Outcome, Report
+    from autotrainer.report import AttemptRow, Outcome, Report
 
-__all__ = ["TOLD", "clean", "count", "fold", "number", "render"]
+__all__ = ["TOLD", "brief", "clean", "count", "fold", "number", "render"]
 
 TOLD = 2
 """Consequences of a root that are told whole: one dead model has many, and the rest are but named."""
@@ -44,6 +44,12 @@ def number(value: float | None) -> str:
 def count(amount: int, noun: str) -> str:
     """Return an amount and its noun, in the plural where it has to be."""
     return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
+
+
+def brief(attempt: AttemptRow, outcome: Outcome) -> str:
+    """Say how long an attempt was trained that was only to show whether it is worth more."""
+    whole = f" of {outcome.epochs}" if outcome.epochs else ""
+    return f"tried for {attempt.epochs}{whole} {'epochs' if whole or attempt.epochs != 1 else 'epoch'}"
 
 
 def fold(findings: Sequence[Finding]) -> list[tuple[Finding, list[Finding]]]:
@@ -145,7 +151,11 @@ def _repair_blocks(outcome: Outcome) -> list[list[str]]:
                 else (f"left: {', '.join(a.remaining)}" if a.remaining else "no error left")
             )
             mark = "*" if a.chosen else " "
-            lines.append(clean(f"{mark} {number(a.score):>9}  {a.cost:>5.2f}  {' + '.join(a.repairs)} ({left})"))
+            length = f"{brief(a, outcome)}; " if a.epochs is not None else ""
+            length += f"from epoch {a.start}; " if a.start else ""
+            lines.append(
+                clean(f"{mark} {number(a.score):>9}  {a.cost:>5.2f}  {' + '.join(a.repairs)} ({length}{left})")
+            )
         if outcome.test_score is None and scored:
             lines += _wrap(
                 f"{count(scored, 'attempt')} and the training as given were compared on one validation set, so the "

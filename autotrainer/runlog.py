@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,11 @@ import numpy as np
 
 from autotrainer._version import __version__
 from autotrainer.errors import LogError
+from autotrainer.files import new_file
 from autotrainer.signals import LAYER_COLUMNS, STEP_COLUMNS, Floats, StepStats
 from autotrainer.task import TargetSummary
 
-__all__ = ["FORMAT", "LogWriter", "decode_step", "encode_step", "read_log"]
+__all__ = ["FORMAT", "LogWriter", "decode_step", "encode_step", "read_lines", "read_log"]
 
 FORMAT = 1
 
@@ -42,19 +41,8 @@ class LogWriter:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        for number in range(10_000):
-            path = folder / f"run-{stamp}-{os.getpid()}-{number}.jsonl"
-            try:
-                self._file = path.open("x", encoding="utf-8")
-            except FileExistsError:
-                continue
-            break
-        else:
-            raise FileExistsError(f"no free name for a run log in {folder}")
-        self.path = path
+        self._file = new_file(folder, "run")
+        self.path = Path(self._file.name)
         columns = {"step_columns": STEP_COLUMNS, "layer_columns": LAYER_COLUMNS}
         self.write({"autotrainer_log": FORMAT, "version": __version__, **columns})
 
@@ -86,15 +74,30 @@ def read_log(path: str | Path) -> Iterator[dict[str, Any]]:
     Raises:
         LogError: If the file can't be read, has no valid header, or is damaged before its last line.
     """
+    return read_lines(path, "run log", {"autotrainer_log": FORMAT}, "give a file that watch(log_dir=…) wrote")
+
+
+def read_lines(
+    path: str | Path, what: str, mark: dict[str, int], hint: str, hook: Callable[[dict[str, Any]], Any] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Read a file of one JSON object a line, the header first; see `read_log`.
+
+    Args:
+        path: The file.
+        what: What it is, for messages.
+        mark: What the header holds at least: the number of the format by the name of its kind.
+        hint: Which file to give instead.
+        hook: Rebuilds objects: see `json.loads`.
+    """
     try:
         with Path(path).open(encoding="utf-8") as file:
             lines = file.read().split("\n")
     except (OSError, UnicodeDecodeError, TypeError) as error:
-        raise LogError(f"can't read the run log {path}: {error}. Give a file that watch(log_dir=…) wrote.") from error
+        raise LogError(f"can't read the {what} {path}: {error}. {hint[0].upper()}{hint[1:]}.") from error
     complete, rest = lines[:-1], lines[-1]
     for number, line in enumerate(complete, 1):
         try:
-            record = json.loads(line)
+            record = json.loads(line, object_hook=hook)
             if not isinstance(record, dict):
                 raise ValueError("not an object")
         except ValueError as error:
@@ -107,13 +110,11 @@ def read_log(path: str | Path) -> Iterator[dict[str, Any]]:
                     f"keep those (head -n {number - 1}) and read the rest"
                 ) from error
             record = {}
-        if number == 1 and record.get("autotrainer_log") != FORMAT:
-            raise LogError(
-                f"{path} has no header of a run log of format {FORMAT}: give a file that watch(log_dir=…) wrote"
-            )
+        if number == 1 and not mark.items() <= record.items():
+            raise LogError(f"{path} has no header of a {what} of format {next(iter(mark.values()))}: {hint}")
         yield record
     if not complete:
-        raise LogError(f"{path} is empty or has no complete line: give a file that watch(log_dir=…) wrote")
+        raise LogError(f"{path} is empty or has no complete line: {hint}")
     if rest:
         logger.warning("%s: the last line is incomplete, as after a crash, and left out", path)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from autotrainer.budget import Budget
 from autotrainer.edits import Edit, SetLearningRate, SwapOptimizer
-from autotrainer.exchange import TrainingSpec
+from autotrainer.exchange import SupportLevel, TrainingSpec
 from autotrainer.halving import Bracket, rungs, width_within
 from autotrainer.metrics import Metric
 from autotrainer.plan import RepairPlan
@@ -31,6 +31,8 @@ _EVIDENCE = 2.0
 """Work, in trainings as given, that attempts by evidence may cost before settings are searched without it."""
 _LISTED = 3
 """Attempts by evidence that take part in each halving."""
+_IN_VAIN = 0.5
+"""Work, in trainings as given, that attempts from the healthy point may cost without having helped."""
 _DRAWS = 50
 """Draws for one bracket at most: most of a small space may have been tried."""
 
@@ -67,7 +69,8 @@ class Candidate:
 
     def plan(self, framework: str, edits: Sequence[Edit] = (), layers: tuple[str, ...] = ()) -> RepairPlan:
         """Return the plan, with the edits as they were in force, for a model with these layers."""
-        return RepairPlan(self.repairs, tuple(edits) or self.spec.edits, self.problems, framework, layers)
+        edits = tuple(edits) or self.spec.edits
+        return RepairPlan(self.repairs, edits, self.problems, framework, layers, self.spec.start)
 
 
 @dataclass(eq=False)
@@ -90,18 +93,32 @@ class Search:
     order; trainings that were no better take their turn where the best one's first steps have failed, since real
     trainings often have two faults of which neither alone is worth anything mended.
 
+    Where the training as given has got worse since a healthy point, edits that a running training can take begin there.
+    Once such attempts have cost half a training in vain, all begin at the start, the same edits too: nothing says that
+    the point was as healthy as it looked.
+
     Args:
         planner: Makes steps from findings.
         metric: Compares.
         targets: Targets of the training.
         baseline: The training as given.
         budget: What may be done.
+        healthy: Epochs of the training as given up to the healthy point from which it has got worse; 0 without one.
     """
 
     def __init__(
-        self, planner: Planner, metric: Metric, targets: TargetSummary, baseline: Trial, budget: Budget
+        self,
+        planner: Planner,
+        metric: Metric,
+        targets: TargetSummary,
+        baseline: Trial,
+        budget: Budget,
+        healthy: int = 0,
     ) -> None:
         self._planner, self._metric, self._targets, self._budget = planner, metric, targets, budget
+        self._healthy = healthy
+        self._in_vain = 0.0
+        self._missed: list[Candidate] = []
         self.baseline = baseline
         self._tried = {self._key(())}
         root = Node(baseline)
@@ -135,14 +152,17 @@ class Search:
             return self._listed() or self._searched()
         return self._searched() or self._listed()
 
-    def _listed(self) -> Candidate | None:
-        """Return the next step by evidence."""
+    def _listed(self, *, whole: bool = False) -> Candidate | None:
+        """Return the next step by evidence; ``whole`` has it begin at the start."""
         while True:
             open_nodes = [node for node in self._nodes if node.steps]
+            if not open_nodes and self._missed:
+                self._leave_point()
+                continue
             if not open_nodes:
                 return None
             node = min(open_nodes, key=lambda n: (n.taken + self._penalty(n), self._nodes.index(n)))
-            candidate = self._take(node, node.steps.pop(0))
+            candidate = self._take(node, node.steps.pop(0), whole=whole)
             if candidate is not None:
                 node.taken += 1
                 return candidate
@@ -156,14 +176,22 @@ class Search:
             found = self._bracket.next() if len(entries) > 1 else None
         if found is None:
             return None
-        candidate, epochs = found
+        return self._for(*found)
+
+    def alike(self, candidate: Candidate) -> list[Candidate]:
+        """Return what is tried next, whatever comes of a candidate: the rest of the rung that it is on, if any."""
+        if self._bracket is None or all(entry.spec is not candidate.spec for entry in self._bracket.entries):
+            return []
+        return [self._for(*waiting) for waiting in self._bracket.waiting]
+
+    def _for(self, candidate: Candidate, epochs: int) -> Candidate:
         return candidate if epochs == self._rungs[-1] else replace(candidate, epochs=epochs)
 
     def _entries(self, width: int) -> list[Candidate]:
-        """Return what a bracket begins with: some steps by evidence, and suggestions without."""
+        """Return what a bracket begins with: some steps by evidence, and suggestions without, all of equal lengths."""
         if not width or self._suggester is None:
             return []
-        listed = [candidate for _ in range(min(_LISTED, width - 1)) if (candidate := self._listed()) is not None]
+        listed = [candidate for _ in range(min(_LISTED, width - 1)) if (candidate := self._listed(whole=True))]
         entries = listed
         for draw in range(_DRAWS):
             if len(entries) >= width:
@@ -171,7 +199,7 @@ class Search:
             suggestion = self._suggester.suggest()
             step = self._suggested(suggestion)
             base = self._best if draw % 2 else next((n for n in self._nodes if n.proven), self._nodes[0])
-            candidate = self._take(base, step) if step.edits else None
+            candidate = self._take(base, step, whole=True) if step.edits else None
             if candidate is None:
                 self._suggester.tell(suggestion, math.nan)
             else:
@@ -191,10 +219,13 @@ class Search:
         self._tell(candidate, math.nan if trial.judged is None else trial.judged.value, trial.work)
         if candidate.epochs is not None:
             return False
+        won = self._wins(trial)
+        if candidate.spec.start and not won:
+            self._miss(candidate, trial.work)
         node = Node(trial, candidate.repairs, candidate.problems, candidate.proven)
         self._nodes.append(node)
         self._plan_steps(node, candidate.base)
-        if not self._wins(trial):
+        if not won:
             node.worse = self._is_worse(node)
             return False
         self._best = node
@@ -206,6 +237,25 @@ class Search:
     def fail(self, candidate: Candidate) -> None:
         """Take in an attempt that came to nothing."""
         self._tell(candidate, math.nan, 0)
+        if candidate.spec.start:
+            self._miss(candidate, 0)
+
+    def _miss(self, candidate: Candidate, work: int) -> None:
+        """Take in an attempt from the healthy point that has not helped."""
+        self._missed.append(candidate)
+        self._in_vain += self._budget.in_trainings(work)
+        if self._in_vain > _IN_VAIN:
+            self._leave_point()
+
+    def _leave_point(self) -> None:
+        """Have all attempts begin at the start from now on: next the first that has not helped, the others last."""
+        self._healthy = 0
+        for candidate in self._missed:
+            steps, first = candidate.base.steps, candidate is self._missed[0]
+            self._tried.discard(self._key(candidate.spec.edits))
+            steps.insert(0 if first else len(steps), candidate.step)
+            candidate.base.taken -= first and not candidate.proven
+        self._missed.clear()
 
     def _tell(self, candidate: Candidate, score: float, work: int) -> None:
         entry = next((c for c in self._bracket.entries if c.spec is candidate.spec), None) if self._bracket else None
@@ -228,13 +278,19 @@ class Search:
         cleaner = trial.clean and not self.best.clean
         return cleaner and self._metric.better(new, given) and self._metric.gain(new, old) >= 0
 
-    def _take(self, base: Node, step: Step, *, proven: bool = False) -> Candidate | None:
+    def _take(self, base: Node, step: Step, *, proven: bool = False, whole: bool = False) -> Candidate | None:
         spec = base.trial.spec.with_edits(step.edits)
         key = self._key(spec.edits)
         if key in self._tried:
             return None
         self._tried.add(key)
-        return Candidate(base, step, spec, proven)
+        start = 0 if whole or not self._is_live(spec) else self._healthy
+        return Candidate(base, step, replace(spec, start=start), proven)
+
+    def _is_live(self, spec: TrainingSpec) -> bool:
+        """Say whether a running training can take all edits; asked only where that matters."""
+        levels = (self._planner.supports(edit).level for edit in spec.edits)
+        return bool(self._healthy) and all(level is SupportLevel.LIVE for level in levels)
 
     def _key(self, edits: Sequence[Edit]) -> tuple[str, ...]:
         """Return what makes a recipe another one: its edits in any order, but not the learning rate as given."""

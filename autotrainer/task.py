@@ -49,6 +49,11 @@ class LossInfo:
         """Whether it is a loss for classes or labels."""
         return self.family in ("cross_entropy", "binary_cross_entropy", "hinge")
 
+    @property
+    def own(self) -> bool:
+        """Whether it is one of the user's own, or not known at all."""
+        return self.family in ("custom", "none")
+
 
 @dataclass(frozen=True, slots=True)
 class OptimizerInfo:

@@ -31,13 +31,22 @@ def lower_is_better(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ToldScore(Judged):
-    """A score with its flicker: the standard deviation from one epoch to the next, trend left out."""
+    """A score with what its last epochs tell of its noise.
+
+    Attributes:
+        flicker: Standard deviation from one epoch to the next, trend left out.
+        best: The best of these epochs' scores.
+    """
 
     flicker: float = 0.0
+    best: float = math.nan
 
 
 class ToldMetric(Metric):
     """Compares scores whose predictions are not seen: by their flicker over the last epochs.
+
+    A training that flickers wildly, as one that has failed does, is also beaten by a score above all that it had in
+    these epochs.
 
     Args:
         name: Name of the score.
@@ -65,14 +74,20 @@ class ToldMetric(Metric):
         worst = -self.sign * math.inf
         broken = not math.isfinite(value)
         recent = np.asarray(scores[-max(3, round(_RECENT * len(scores))) :], dtype=np.float64)
-        changes = np.diff(recent[np.isfinite(recent)])
+        finite = recent[np.isfinite(recent)]
+        changes = np.diff(finite)
         flicker = float(np.std(changes) / math.sqrt(2)) if len(changes) > 1 else 0.0
-        return ToldScore(worst if broken else value, float(broken), None, None, flicker=flicker)
+        best = worst if broken else self.sign * float((self.sign * finite).max())
+        return ToldScore(worst if broken else value, float(broken), None, None, flicker=flicker, best=best)
 
     def _exceeds_noise(self, new: Judged, old: Judged) -> bool:
         if not math.isfinite(old.value):
             return True
-        flickers = [judged.flicker for judged in (new, old) if isinstance(judged, ToldScore)]
+        flicker, wild, best = 0.0, 0.0, old.value
+        if isinstance(new, ToldScore) and isinstance(old, ToldScore):
+            flicker, wild, best = new.flicker, old.flicker, old.best
         share = self.mode == "max" and min(new.value, old.value) >= 0 and max(new.value, old.value) <= 1
         least = _LEAST * (1.0 if share else abs(old.value))
-        return self.gain(new, old) > max(least, _SIGMAS * math.hypot(*flickers))
+        if self.gain(new, old) > max(least, _SIGMAS * math.hypot(flicker, wild)):
+            return True
+        return self.sign * (new.value - best) > max(least, _SIGMAS * flicker)

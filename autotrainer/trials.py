@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from autotrainer.adapter import Trainer
+from autotrainer.budget import Budget
 from autotrainer.data import ArrayData, Data
-from autotrainer.edits import StopEarly
-from autotrainer.exchange import Trained, TrainingSpec
+from autotrainer.edits import Edit, StopEarly
+from autotrainer.exchange import FitRequest, Trained, TrainingSpec
 from autotrainer.findings import Finding, Severity
 from autotrainer.judging import Judge
 from autotrainer.managed_run import ManagedRun
 from autotrainer.metrics import Judged, LossMetric
+from autotrainer.rule import Rule
 from autotrainer.task import TaskContext
 
-__all__ = ["Trial", "run_trial"]
+__all__ = ["Failure", "Trial", "TrialRunner", "run_trial"]
 
 _BLOCKS = 20
 """Blocks of validation rows that tell the noise of a loss."""
@@ -30,7 +33,7 @@ class Trial:
 
     Attributes:
         spec: Its recipe.
-        trained: The trained model, or None once it was dropped.
+        trained: The trained model, or None once it was dropped, and where it was trained in another process.
         judged: Its score on the validation data, or None if it never came to one.
         findings: Verdict of its monitor.
         context: What is known of it.
@@ -39,6 +42,9 @@ class Trial:
         cut_short: Whether the budget ended it.
         interrupted: Whether Ctrl-C ended it.
         above_trivial: Whether its score is clearly above that of the trivial predictor.
+        edits: The edits in force, with numbers that were fitted on the data filled in.
+        granted: Its training steps.
+        peak: The most that it has asked the budget for: see `BaseRun`.
         errors: The findings that are errors.
     """
 
@@ -52,6 +58,9 @@ class Trial:
     cut_short: bool
     interrupted: bool = False
     above_trivial: bool = True
+    edits: tuple[Edit, ...] = ()
+    granted: int = 0
+    peak: int = 0
     errors: tuple[Finding, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,6 +70,67 @@ class Trial:
     def clean(self) -> bool:
         """Whether no error is left; a score at the trivial predictor's level is one, whatever the rules saw."""
         return self.above_trivial and not self.errors
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A training that has failed.
+
+    Attributes:
+        error: What was raised.
+        work: Its work until then, in operations.
+        peak: The most that it has asked the budget for.
+    """
+
+    error: str
+    work: int
+    peak: int = 0
+
+
+@dataclass
+class TrialRunner:
+    """Runs repaired trainings of one request; can be sent to another process but for its trainer.
+
+    Attributes:
+        trainer: Runs trainings.
+        request: What `fit` was given.
+        rules: Rules in force.
+        judge: Scores evaluations.
+        log_dir: Folder for run logs, or None.
+        facts: What is known of the data: see `autotrainer.asking`.
+    """
+
+    trainer: Trainer
+    request: FitRequest
+    rules: Sequence[Rule]
+    judge: Judge
+    log_dir: str | Path | None
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+    def run(
+        self,
+        spec: TrainingSpec,
+        budget: Budget,
+        until: int | None = None,
+        tell: Callable[[int, float], None] | None = None,
+    ) -> Trial | Failure:
+        """Run one training; whatever goes wrong in it makes it a failure.
+
+        Args:
+            spec: Its recipe.
+            budget: What may still be done.
+            until: Epochs after which it ends; None: at its planned end.
+            tell: Called at each epoch's end with (epoch, score).
+        """
+        request = self.request
+        run = ManagedRun(
+            spec, self.rules, budget, self.judge, request.train, request.validation,
+            log_dir=self.log_dir, tell=tell, facts=self.facts, until=until,
+        )  # fmt: skip
+        try:
+            return run_trial(self.trainer, spec, run, self.judge, request.validation)
+        except Exception as error:  # noqa: BLE001 - the best training so far is returned then
+            return Failure(f"{type(error).__name__}: {error}", run.work, run.peak)
 
 
 def run_trial(
@@ -126,6 +196,9 @@ def run_trial(
         run.cut_short,
         interrupted,
         judge.above_trivial(run.judged),
+        trained.edits,
+        run.granted,
+        run.peak,
     )
 
 

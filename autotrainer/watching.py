@@ -16,7 +16,7 @@ from autotrainer.findings import Finding
 from autotrainer.monitor import Monitor
 from autotrainer.sampler import Sampler
 
-__all__ = ["switched_off", "watch"]
+__all__ = ["is_watched", "switched_off", "watch"]
 
 _watched: WeakKeyDictionary[Any, Monitor] = WeakKeyDictionary()
 
@@ -24,6 +24,12 @@ _watched: WeakKeyDictionary[Any, Monitor] = WeakKeyDictionary()
 def switched_off() -> bool:
     """Say whether ``AUTOTRAINER_OFF=1`` is set."""
     return os.environ.get("AUTOTRAINER_OFF", "") not in ("", "0")
+
+
+def is_watched(model: Any) -> bool:
+    """Say whether a model is being watched now."""
+    monitor = _watched.get(model)
+    return monitor is not None and not monitor.closed
 
 
 def watch(

@@ -12,7 +12,16 @@ from autotrainer.history import RunHistory
 from autotrainer.signals import MAX_ROWS, PROBABLE
 from autotrainer.task import TaskContext
 
-__all__ = ["CROSSED", "LOSS_VALUE_NEEDS", "Crossed", "broadcast", "computes_binary_entropy", "computes_cross_entropy"]
+__all__ = [
+    "CROSSED",
+    "LOSS_VALUE_NEEDS",
+    "Crossed",
+    "broadcast",
+    "computes_binary_entropy",
+    "computes_cross_entropy",
+    "computes_squared_error",
+    "measures_distance",
+]
 
 CROSSED: Mapping[str, str] = MappingProxyType(
     {
@@ -54,6 +63,14 @@ _FULL_ROWS = 2
 
 _SAMPLES = 2
 """Samples, at least: one could be chance."""
+
+
+_ALIKE, _PAIRS = 0.8, 8
+"""Rank correlation, from sample to sample, of a loss with the squared error from which it measures the same distance:
+eight samples of unrelated values reach it in one of a hundred cases."""
+
+_ABOUT = 0.05
+"""Relative difference from the squared error or its root, at most, where only some rows of a batch are copied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +117,14 @@ def computes_cross_entropy(history: RunHistory) -> bool:
     return len(gap) >= _ENOUGH and bool(np.median(gap) <= _SAME)
 
 
+def computes_squared_error(history: RunHistory) -> bool:
+    """Say whether the loss is, by its numbers, a mean squared error."""
+    size, value = history.scalar("batch_size"), history.scalar("loss")
+    gap = np.abs(value - history.scalar("squared_error")) / np.maximum(np.abs(value), 1e-12)
+    gap = gap[(size <= MAX_ROWS) & np.isfinite(value) & np.isfinite(gap)]
+    return len(gap) >= _ENOUGH and bool(np.median(gap) <= _SAME)
+
+
 def broadcast(history: RunHistory) -> Crossed | None:
     """Return the loss that is, by its numbers, that of every output with every target, and not one row by row."""
     size, value = history.scalar("batch_size"), history.scalar("loss")
@@ -115,3 +140,23 @@ def broadcast(history: RunHistory) -> Crossed | None:
             continue
         return Crossed(name, *(float(values[whole][-1]) for values in (value, rows, crossed)))
     return None
+
+
+def measures_distance(history: RunHistory) -> bool | None:
+    """Say whether the loss, by its numbers, grows with the distance of outputs and targets; None if that is not known.
+
+    A loss that ranks, correlates or takes another scale does not: outputs may then be anywhere.
+    """
+    value, error = history.scalar("loss"), history.scalar("squared_error")
+    known = np.isfinite(value) & np.isfinite(error)
+    value, error = value[known], error[known]
+    if len(value) < _PAIRS:
+        return None
+    with np.errstate(all="ignore"):
+        if any(np.median(np.abs(value**power / error - 1)) <= _ABOUT for power in (1, 2)):
+            return True
+    moves = np.diff(value), np.diff(error)
+    if not all(np.ptp(move) > 0 for move in moves):
+        return False
+    ranks = np.array([np.argsort(np.argsort(move)) for move in moves])
+    return bool(np.corrcoef(ranks)[0, 1] >= _ALIKE)

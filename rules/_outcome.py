@@ -14,8 +14,9 @@ import numpy as np
 
 from autotrainer.findings import Severity
 from autotrainer.history import RunHistory
-from autotrainer.rules._skill import Witness, trivial_score, witnesses
+from autotrainer.rules._skill import LEAST_R2, Witness, trivial_score, witnesses
 from autotrainer.rules._trends import Slope, blocks, loss_growth, recent, theil_sen
+from autotrainer.rules._words import about
 from autotrainer.task import TaskContext
 
 __all__ = ["OUTCOME_NEEDS", "YOUNG_STEPS", "Outcome", "outcome", "progress"]
@@ -122,10 +123,11 @@ class Outcome:
         if not self.known:
             return ""
         if self.regression:
-            return f"R² is {self.score:.3g} (the mean of the targets has 0)"
+            value = about(self.score, 3) if self.score > LEAST_R2 else f"below {LEAST_R2:.0g}"
+            return f"R² is {value} (the mean of the targets has 0)"
         if self.by_loss:
             ratio = 1 - math.copysign(self.skill**2, self.skill)  # skill is the root of the relative gain
-            return f"the loss is {ratio:.3g} times a constant answer's"
+            return f"the loss is {about(ratio, 3)} times a constant answer's"
         return f"accuracy is {self.score:.3g} (the commonest class has {self.trivial:.3g})"
 
 

@@ -29,9 +29,9 @@ RANGES = {
 
 
 def output_range(history: RunHistory) -> tuple[float, float]:
-    """Return the smallest and the largest finite output seen; NaN if there was none."""
+    """Return the smallest and the largest finite output seen; NaN twice if not both are known."""
     low, high = (values[np.isfinite(values)] for values in (history.scalar("output_min"), history.scalar("output_max")))
-    return (float(low.min()) if low.size else math.nan), (float(high.max()) if high.size else math.nan)
+    return (float(low.min()), float(high.max())) if low.size and high.size else (math.nan, math.nan)
 
 
 def output_activation(history: RunHistory, context: TaskContext) -> str | None:

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from autotrainer.history import RunHistory
+from autotrainer.rules._loss_values import computes_squared_error, measures_distance
 from autotrainer.rules._trends import blocks, theil_sen, wilson
 from autotrainer.signals import MAX_ROWS, Floats
 from autotrainer.task import TaskContext
 
-__all__ = ["Witness", "targets_growth", "trivial_score", "trivial_squared_error", "witnesses"]
+__all__ = ["LEAST_R2", "Witness", "targets_growth", "trivial_score", "trivial_squared_error", "witnesses"]
+
+LEAST_R2 = -1e6
+"""R² below which it is not told apart: outputs, or their squares, may not be finite."""
 
 _PRECISE = 0.25
 """Widest half interval of skill that still counts as a measurement."""
@@ -33,6 +37,9 @@ _VALIDATION_ROWS = 200
 _FAR = 1 + 2.33**2
 """Squared error ÷ variance of the targets up to which a model that explains nothing may serve a loss of its own: that
 of the 99 % quantile of a normal distribution."""
+
+_ATTESTED = 0.5
+"""The same ratio up to which a model has learned, whatever its loss measures."""
 
 _MOVING = 1.5
 """Growth of the targets' variance from which they are no data but move with the model, and R² says nothing: beyond
@@ -154,37 +161,49 @@ def _squared_error(history: RunHistory, context: TaskContext) -> list[Witness]:
     """Return R² of the sampled batches, else from the losses, with an interval from its spread over batches.
 
     None where the loss takes the outputs for something else than the targets' own scale, or targets grow as those of
-    reinforcement learning do; and none below that of the mean where a loss of one's own falls: it may want another
-    value than the mean (a quantile).
+    reinforcement learning do; and none where a loss of one's own may want something else than the mean.
     """
     variance = history.targets.variance
     if context.loss.expects in ("logits", "log_probabilities", "log_values") or targets_growth(history) > _MOVING:
         return []
+    squares = context.loss.family == "squared_error" or (context.loss.own and computes_squared_error(history))
     errors = history.scalar("squared_error")[_fresh(history)]
     errors = errors[~np.isnan(errors)]
     if len(errors) < 4 and context.loss.reduction == "mean":
         losses = _late_losses(history)
-        if context.loss.family == "squared_error":
+        if squares:
             errors = losses
         elif context.loss.family in ("absolute_error", "huber"):  # mean |x| of a normal distribution is 0.8 σ
             errors = (losses / 0.8) ** 2
     if not variance > 0:
         return []
     with np.errstate(all="ignore"):
-        ratios = np.minimum(errors / variance, 1e6)
+        ratios = np.minimum(errors / variance, 1 - LEAST_R2)
         mean = float(ratios.mean()) if len(ratios) else math.nan
         half = 1.64 * float(ratios.std()) / math.sqrt(len(ratios)) if len(ratios) > 2 else math.inf
     held_out = history.epochs("val_loss")[1]
     held_out = held_out[len(held_out) // 2 :]
     held_out = held_out[~np.isnan(held_out)]
     unsure = not (half <= _PRECISE or mean - half >= 1)  # also where one spike dwarfs all other losses
-    if unsure and held_out.size and context.loss.family == "squared_error":
+    if unsure and held_out.size and squares:
         mean, half = float(np.minimum(np.mean(held_out), 1e300) / variance), _VALIDATION_NOISE
-    if context.loss.family == "custom" and mean - half > 1 and mean <= _FAR and _fell(history):
+    if context.loss.own and not squares and _elsewhere(history, mean, half):
         return []
     # Far below the trivial predictor the interval is wide in absolute terms, yet the judgement is sure.
     half = half if mean - half < 1 else min(half, _PRECISE)
     return [Witness(1 - mean, 1 - mean - half, 1 - mean + half, 1 - mean)]
+
+
+def _elsewhere(history: RunHistory, error: float, half: float) -> bool:
+    """Whether a loss of one's own may succeed with outputs of such a squared error ÷ variance of the targets.
+
+    One that measures a distance may want another value than the mean (a quantile), not far from it. To others, such as
+    those that rank, squares can attest success only.
+    """
+    near, fell = error <= _FAR, _fell(history)
+    if measures_distance(history):
+        return error - half > 1 and near and fell
+    return not near or (fell and not error <= _ATTESTED)
 
 
 def targets_growth(history: RunHistory) -> float:

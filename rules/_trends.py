@@ -13,6 +13,7 @@ from autotrainer.signals import Floats
 __all__ = [
     "Slope",
     "blocks",
+    "finite",
     "geometric_mean",
     "growth",
     "last_median",
@@ -114,6 +115,11 @@ def geometric_mean(values: Floats) -> Floats:
     zero = (known & (values == 0)).sum(axis=0) > known.sum(axis=0) / 2
     result = np.where(zero, 0.0, mean)
     return np.asarray(np.where(known.any(axis=0), result, np.nan))
+
+
+def finite(values: Floats) -> Floats:
+    """Return values with NaN in place of what is not finite: that is for `nonfinite` to tell."""
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def last_median(values: Floats, count: int = 5) -> Floats:

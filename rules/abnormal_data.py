@@ -15,6 +15,7 @@ from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import activated
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._trends import last_median
+from autotrainer.rules._words import about
 from autotrainer.signals import Floats
 from autotrainer.task import TaskContext
 
@@ -29,7 +30,7 @@ _LARGE = 10.0
 
 
 def _last(values: Floats) -> float:
-    known = values[~np.isnan(values)]
+    known = values[np.isfinite(values)]
     return float(known[-1]) if known.size else math.nan
 
 
@@ -122,11 +123,12 @@ class AbnormalData(Rule):
     def _inputs(self, evidence: dict[str, float]) -> str | None:
         std, offset, ratio = (evidence[n] for n in ("input_std", "input_offset", "input_scale_ratio"))
         if std >= self.threshold("std"):
-            return f"Inputs have a standard deviation of {std:.3g} (largest value {evidence['input_max_abs']:.3g})"
+            largest = about(evidence["input_max_abs"], 3)
+            return f"Inputs have a standard deviation of {about(std, 3)} (largest value {largest})"
         if offset >= self.threshold("offset"):
-            return f"The mean of an input feature is {offset:.3g} times its standard deviation"
+            return f"The mean of an input feature is {about(offset, 3)} times its standard deviation"
         if ratio >= self.threshold("scale_ratio") and evidence["input_max_abs"] >= _LARGE:
-            return f"Standard deviations of input features differ {ratio:.3g}-fold"
+            return f"Standard deviations of input features differ {about(ratio, 3)}-fold"
         return None
 
     def _hidden(self, history: RunHistory, evidence: dict[str, float]) -> tuple[str | None, tuple[str, ...]]:
@@ -140,4 +142,4 @@ class AbnormalData(Rule):
             return None, ()
         evidence["hidden_mean_abs"] = float(means[large[0]])
         name = history.layers[large[0]].name
-        return f"The mean absolute output of hidden layer {name} is {means[large[0]]:.3g}", (name,)
+        return f"The mean absolute output of hidden layer {name} is {about(means[large[0]], 3)}", (name,)

@@ -11,6 +11,7 @@ from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._words import about
 from autotrainer.task import LossInfo, TargetSummary, TaskContext
 
 __all__ = ["AbnormalInitialLoss"]
@@ -97,7 +98,10 @@ class AbnormalInitialLoss(Rule):
         if reason is None or outcome(history, context).learned(_LEARNED):
             return None
         expected, words = reason
-        message = f"The first loss is {first:.3g}, where {words} has {expected:.3g}; the first outputs are too large."
+        message = (
+            f"The first loss is {about(first, 3)}, where {words} has {about(expected, 3)}; the first outputs are too "
+            "large."
+        )
         evidence = {"first_loss": first, "expected_loss": expected, "output_spread": spread, "output_max": high}
         return self.finding(Severity.WARNING, 0.6, message, evidence | {"output_min": low})
 

@@ -17,6 +17,7 @@ from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._runaway import loss_rise
 from autotrainer.rules._steps import STEP_NEEDS, decay_share, steps_taken
 from autotrainer.rules._trends import geometric_mean, recent
+from autotrainer.rules._words import about
 from autotrainer.task import TaskContext
 
 __all__ = ["AbnormalUpdateRatio"]
@@ -133,7 +134,7 @@ class AbnormalUpdateRatio(Rule):
             return None
         message = (
             f"A weight decay of {context.optimizer.weight_decay:g} takes {share:.1%} of the weights away in each step: "
-            f"they are down to {kept:.2g} of their size, and {result.words} after {result.steps} steps."
+            f"they are down to {about(kept)} of their size, and {result.words} after {result.steps} steps."
         )
         evidence = {"decay": share, "weights_kept": kept, "skill_high": result.high}
         # What has some skill may be as good as noisy data allow, unless it was better before.
@@ -162,7 +163,7 @@ class AbnormalUpdateRatio(Rule):
         worst = int(np.argmax(np.where(hit, np.abs(logs + 3), -np.inf)))
         where = "all layers" if hit.all() else f"layer {history.layers[rows[worst]].name}"
         size = 10.0 ** float(logs[worst])
-        message = f"A step changes the weights of {where} by {size:.1g} of their size, and {result.words}."
+        message = f"A step changes the weights of {where} by {about(size, 1)} of their size, and {result.words}."
         evidence = {"update_ratio": size, "middle_update_ratio": 10.0 ** float(np.median(logs)), "skill": result.skill}
         return self.finding(Severity.WARNING, _SYMPTOM, message, evidence, layers=names(history, found))
 

@@ -14,7 +14,8 @@ from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import names
 from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
-from autotrainer.rules._trends import growth, last_median
+from autotrainer.rules._trends import finite, growth, last_median
+from autotrainer.rules._words import about
 from autotrainer.task import TaskContext
 
 __all__ = ["AttentionEntropyCollapse"]
@@ -80,7 +81,7 @@ class AttentionEntropyCollapse(Rule):
         """Judge the history as it is now."""
         if len(history.steps) < _SAMPLES:
             return None
-        table, logits = history.layer("attention_entropy"), history.layer("attention_max_logit")
+        table, logits = (finite(history.layer(name)) for name in ("attention_entropy", "attention_max_logit"))
         entropy, largest = last_median(table), last_median(logits)
         attention = [
             row for row in range(len(history.layers)) if not (np.isnan(entropy[row]) and np.isnan(largest[row]))
@@ -122,10 +123,10 @@ class AttentionEntropyCollapse(Rule):
         name, largest = history.layers[worst].name, evidence["largest_logit"]
         if evidence["entropy"] <= self.threshold("entropy"):
             message = f"The attention weights of layer {name} have {evidence['entropy']:.1%} of the largest entropy"
-            message += "" if math.isnan(largest) else f" (largest logit {largest:.3g})"
+            message += "" if math.isnan(largest) else f" (largest logit {about(largest, 3)})"
         else:
-            message = f"The largest attention logit of layer {name} is {largest:.3g}, "
-            message += f"{evidence['logit_growth']:.2g} times that at the start"
+            message = f"The largest attention logit of layer {name} is {about(largest, 3)}, "
+            message += f"{about(evidence['logit_growth'])} times that at the start"
         if severity is Severity.ERROR and words:
             message += f", and {words}"
         order = (worst, *(row for row in affected if row != worst))

@@ -15,6 +15,7 @@ from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
 from autotrainer.rules._skill import targets_growth
 from autotrainer.rules._steps import STEP_NEEDS, steps_taken
 from autotrainer.rules._trends import blocks
+from autotrainer.rules._words import about
 from autotrainer.task import TaskContext
 
 __all__ = ["Divergence"]
@@ -127,7 +128,9 @@ class Divergence(Rule):
         lost = result.known and result.high <= 0.15
         error = lost and low >= _ABOVE * start
         evidence = {"loss": float(late[-1]), "best": best, "start": start, "rise": low / best}
-        message = f"The loss is {late[-1]:.3g} at step {history.step}, {late[-1] / best:.2g} times its best so far"
+        message = (
+            f"The loss is {about(late[-1], 3)} at step {history.step}, {about(late[-1] / best)} times its best so far"
+        )
         message += f", and was {start:.3g} at the start" if low >= start else ""
         message += f"; {result.words}" if error else ""
         return self.finding(

@@ -13,7 +13,7 @@ from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import activated, names
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._trends import last_median
+from autotrainer.rules._trends import finite, last_median
 from autotrainer.signals import Floats
 from autotrainer.task import TaskContext
 
@@ -101,7 +101,7 @@ class DormantNeurons(Rule):
         """Judge the history as it is now."""
         if len(history.steps) < _SAMPLES:
             return None
-        table = history.layer("dormant")
+        table = finite(history.layer("dormant"))
         shares = last_median(table)
         affected = self._affected(history, shares)
         sizes = history.scalar("batch_size")[-_SAMPLES:]

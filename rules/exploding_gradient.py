@@ -15,6 +15,7 @@ from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import names, weight_layers
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._trends import geometric_mean, growth, last_median, loss_growth, recent
+from autotrainer.rules._words import about
 from autotrainer.signals import Floats
 from autotrainer.task import TaskContext
 
@@ -122,7 +123,7 @@ class ExplodingGradient(Rule):
         _, losses = history.losses
         evidence = {"growth": growth(gradient), "loss_growth": loss_growth(losses, context.loss.family)}
         result = outcome(history, context)
-        own = context.loss.family in ("custom", "none") and not result.known
+        own = context.loss.own and not result.known
         told = self._by_growth(history, evidence, gradient, own)
         told = told or self._by_weights(history, rows, evidence, result)
         told = told or self._by_ratio(history, rows, evidence, result)
@@ -142,11 +143,11 @@ class ExplodingGradient(Rule):
         if not np.isfinite(gradient[-1]) and not np.isnan(gradient[-1]):
             before = float(finite.max() / finite[0]) if finite[0] > 0 else math.nan
             if before >= self.threshold("growth"):
-                message = f"The gradient norm grew {before:.2g}-fold and is not finite {at}."
+                message = f"The gradient norm grew {about(before)}-fold and is not finite {at}."
                 return Severity.ERROR, 0.97, message
             return None
         if grown >= self.threshold("growth") and lost >= self.threshold("loss_growth"):
-            message = f"Gradient norm and loss grew {grown:.2g}-fold and {lost:.2g}-fold {at}."
+            message = f"Gradient norm and loss grew {about(grown)}-fold and {about(lost)}-fold {at}."
             sure = not own or lost >= _BEYOND
             return (Severity.ERROR, 0.95, message) if sure else (Severity.WARNING, 0.5, message)
         return None
@@ -164,11 +165,11 @@ class ExplodingGradient(Rule):
         evidence |= {"weight_growth": largest, "largest_update_ratio": leap}
         dead = bool((history.layer("grad_norm")[-_DEAD_SAMPLES:, rows] == 0).all())
         if dead and leap >= self.threshold("update_ratio") and largest >= _DOUBLED and result.high <= 0.15:
-            text = f"A step changed weights by {leap:.2g} times their norm, and no layer gets any gradient now"
+            text = f"A step changed weights by {about(leap)} times their norm, and no layer gets any gradient now"
             return Severity.ERROR, 0.9, f"{text}{', while ' + result.words if result.words else ''}."
         if not largest >= self.threshold("weight_growth") or not leap >= self.threshold("update_ratio"):
             return None
-        text = f"A step changed weights by {leap:.2g} times their norm, and weights grew {largest:.2g}-fold"
+        text = f"A step changed weights by {about(leap)} times their norm, and weights grew {about(largest)}-fold"
         if result.diverged or result.high <= 0.15 or evidence["loss_growth"] >= self.threshold("loss_growth"):
             return Severity.ERROR, 0.85, f"{text}{', while ' + result.words if result.words else ''}."
         usual = np.sqrt([history.layers[row].units or 1 for row in rows])
@@ -195,7 +196,7 @@ class ExplodingGradient(Rule):
         if not (large and result.stuck() and result.mature(0.12)) or result.to_come > 0.1:
             return None
         message = (
-            f"The gradient of the first layer is {ratio:.2g} times that of the last one, its steps are {moved:.2g} "
+            f"The gradient of the first layer is {about(ratio)} times that of the last one, its steps are {moved:.2g} "
             f"times its weights, and {result.words}."
         )
         return result.worst, 0.6, message

@@ -14,6 +14,7 @@ from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import names, weight_layers
 from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
 from autotrainer.rules._trends import recent
+from autotrainer.rules._words import about
 from autotrainer.task import TaskContext
 
 __all__ = ["GradientSpike"]
@@ -112,8 +113,8 @@ class GradientSpike(Rule):
             "usual_grad_norm": float(np.exp(middle)),
         }
         message = (
-            f"The gradient norm of step {steps[worst]} was {times:.2g} times the usual one, and {found.sum()} of the "
-            f"last {len(logs)} sampled steps were such spikes."
+            f"The gradient norm of step {steps[worst]} was {about(times)} times the usual one, and {found.sum()} of "
+            f"the last {len(logs)} sampled steps were such spikes."
         )
         return self.finding(Severity.WARNING, 0.6, message, evidence, layers=self._layers(history, int(steps[worst])))
 

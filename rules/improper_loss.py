@@ -102,7 +102,7 @@ class ImproperLoss(Rule):
         span = f"{targets.minimum:.3g} to {targets.maximum:.3g}"
         if loss.family == "binary_cross_entropy" and outside and not (signed and targets.signed):
             return f"{loss.name} takes targets from 0 to 1, but they run from {span}."
-        if loss.family in ("custom", "none") and outside and computes_binary_entropy(history, context):
+        if loss.own and outside and computes_binary_entropy(history, context):
             return (
                 f"The loss is, by its numbers, a binary cross-entropy, which takes 0 to 1, but targets run from {span}."
             )
@@ -111,8 +111,8 @@ class ImproperLoss(Rule):
         if loss.family == "binary_cross_entropy" and units == 1 and targets.classes > 2 and targets.width == 1:
             return f"{loss.name} with a single output can't tell {targets.classes} classes apart."
         if loss.family in ("cross_entropy", "binary_cross_entropy") and loss.expects in ("logits", "probabilities"):
-            _, losses = history.losses
-            negative = losses[np.isfinite(losses)] < -1e-4
+            losses = history.losses[1][np.isfinite(history.losses[1])]
+            negative = losses < -1e-4
             if negative.sum() >= 2 and negative[-1]:
                 return f"{loss.name} is never negative for targets that fit it, but it is {losses[-1]:.3g} now."
         return None

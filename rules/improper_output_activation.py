@@ -205,7 +205,7 @@ class ImproperOutputActivation(Rule):
     def _row_sum(self, history: RunHistory, reason: str) -> _Misfit | None:
         """Return that probabilities of classes do not share 1 among them, or None."""
         sums = history.scalar("output_row_sum")
-        sums = sums[~np.isnan(sums)]
+        sums = sums[np.isfinite(sums)]
         if not sums.size or sums[-1] <= self.threshold("row_sum") + 0.1:
             return None
         return _Misfit(f"{reason}, but those of a row sum to {sums[-1]:.3g}", False, harmful=False)
@@ -227,7 +227,7 @@ class ImproperOutputActivation(Rule):
         """Judge a loss on values, or an unknown one: whether the output can reach the targets."""
         targets = history.targets
         kind = context.kind(targets)
-        classes = context.loss.family in ("custom", "none") and kind in ("multiclass", "binary")
+        classes = context.loss.own and kind in ("multiclass", "binary")
         if classes and kind == "multiclass" and activation in ("sigmoid", "hard_sigmoid"):
             return self._row_sum(history, f"{activation} gives each class a probability of its own")
         if classes and activation in ("relu", "relu6"):
@@ -236,7 +236,7 @@ class ImproperOutputActivation(Rule):
             )
         if kind not in ("regression", "binary") or (kind == "binary" and not targets.signed):
             return None
-        if context.loss.family in ("custom", "none", "poisson"):
+        if context.loss.own or context.loss.family == "poisson":
             return None
         share = unreachable(activation, targets.minimum, targets.maximum)
         if share < 0.05:

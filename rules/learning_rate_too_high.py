@@ -15,6 +15,7 @@ from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._runaway import HEAVY, coasting, loss_rise, sharpness
 from autotrainer.rules._steps import STEP_NEEDS, Steps, steps_taken
+from autotrainer.rules._words import about
 from autotrainer.task import TaskContext
 
 __all__ = ["LearningRateTooHigh"]
@@ -146,9 +147,9 @@ class LearningRateTooHigh(Rule):
         carried = coasting(context, result, steps)
         severity: Severity | None
         if carried >= _CARRIED and steps.grown >= _MOVED and result.mature(_SOON) and not result.learned(_GOOD):
-            reason = reason or f"each step changes the weights by {steps.typical:.2g} of their size"
+            reason = reason or f"each step changes the weights by {about(steps.typical)} of their size"
             severity, confidence = result.worst, 0.9
-            told = f"its momentum will carry them by {carried:.2g} times their size until the end of the schedule"
+            told = f"its momentum will carry them by {about(carried)} times their size until the end of the schedule"
             evidence["carried"] = carried
         elif reason:
             severity, confidence, told = self._judge(history, context, result, steps)
@@ -166,11 +167,11 @@ class LearningRateTooHigh(Rule):
     def _reason(self, history: RunHistory, steps: Steps, evidence: dict[str, float]) -> str:
         """Return in words what shows that steps are too large; empty if nothing does."""
         if steps.largest >= self.threshold("step") and not steps.grown < _MOVED:
-            return f"a step changed the weights by {steps.largest:.2g} of their size"
+            return f"a step changed the weights by {about(steps.largest)} of their size"
         if steps.grown >= self.threshold("growth"):
-            return f"the weights have grown {steps.grown:.2g}-fold"
+            return f"the weights have grown {about(steps.grown)}-fold"
         if steps.typical >= self.threshold("typical"):
-            return f"each step changes the weights by {steps.typical:.2g} of their size"
+            return f"each step changes the weights by {about(steps.typical)} of their size"
         # Where each step overshoots the direction alternates: it is turned round after an odd number of steps.
         odd = np.diff(history.steps, prepend=-2) % 2 == 1
         late = history.scalar("gradient_cosine")[odd & (history.steps >= history.step / 2)]
@@ -190,13 +191,13 @@ class LearningRateTooHigh(Rule):
             return None, 0.0, ""
         far = steps.largest >= self.threshold("step") or steps.grown >= self.threshold("growth")
         if result.diverged and far and not result.learned(_GOOD):
-            own = context.loss.family in ("custom", "none") and not result.known  # it may measure a moving target
+            own = context.loss.own and not result.known  # it may measure a moving target
             fair = result.learned(self.threshold("skill")) or own
             return (Severity.WARNING if fair else Severity.ERROR), 0.6 if fair else 0.95, "the loss has exploded"
         rise = loss_rise(history)
         wrong = steps.grown >= _DOUBLED and rise >= _RISEN and not result.to_come and result.mature(_SOON)
         if wrong and result.known and not result.learned(_GOOD):
-            return result.worst, 0.9, f"the loss is {rise:.2g} times its best so far, while {words}"
+            return result.worst, 0.9, f"the loss is {about(rise)} times its best so far, while {words}"
         if result.learned(self.threshold("skill")):
             return None, 0.0, ""
         norms = history.scalar("grad_norm")[-_DEAD_SAMPLES:]
@@ -234,20 +235,22 @@ class LearningRateTooHigh(Rule):
         now = float(np.median(losses[-len(losses) // 4 :]))
         if not 0 < start <= now:
             return None, 0.0, ""
-        own = context.loss.family in ("custom", "none")
-        told = f"the loss is {now:.3g} after {result.steps} steps and was {start:.3g} at the start"
+        own = context.loss.own
+        told = f"the loss is {about(now, 3)} after {result.steps} steps and was {about(start, 3)} at the start"
         return (Severity.WARNING if own else result.worst), 0.6 if own else 0.8, told
 
 
 def _rate(history: RunHistory, context: TaskContext) -> str:
-    """Return the rate in words, with what raises it."""
-    rate, momentum = context.optimizer.learning_rate, context.optimizer.momentum
-    if not math.isfinite(rate):
+    """Return the rate in words, with what raises it: the largest so far, which a schedule may have led up to."""
+    seen, momentum = history.scalar("learning_rate"), context.optimizer.momentum
+    rates = np.append(seen[np.isfinite(seen)], context.optimizer.learning_rate)
+    if not np.isfinite(rates).any():
         return ""
+    rate = float(np.nanmax(rates))
     raised = []
     if context.loss.reduction == "sum":
         size = history.scalar("batch_size")[-1]
         raised.append(f"the loss is a sum over {f'{size:.0f}' if size > 0 else 'all'} samples")
     if HEAVY <= momentum < 1:
-        raised.append(f"a momentum of {momentum:g} adds up {1 / (1 - momentum):.3g} steps")
+        raised.append(f"a momentum of {momentum:g} adds up {about(1 / (1 - momentum), 3)} steps")
     return f"of {rate:.3g} ({' and '.join(raised)}) " if raised else f"of {rate:.3g} "

@@ -12,6 +12,7 @@ from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._words import about
 from autotrainer.signals import Floats
 from autotrainer.task import TaskContext
 
@@ -109,8 +110,8 @@ class LossSpike(Rule):
         now = float(np.median(losses[-_RUN:]))
         back = now <= before + 0.5 * (top - before)
         evidence = {"spike_step": float(steps[place]), "before": before, "highest": top, "now": now, "z": z}
-        after = f"it has come back to {now:.3g}" if back else f"it is still {now:.3g}"
-        message = f"The loss leapt from {before:.3g} to {top:.3g} at step {steps[place]}; {after}."
+        after = f"it has come back to {about(now, 3)}" if back else f"it is still {about(now, 3)}"
+        message = f"The loss leapt from {about(before, 3)} to {about(top, 3)} at step {steps[place]}; {after}."
         return self.finding(Severity.WARNING, 0.5 if back else 0.7, message, evidence)
 
     def _spike(self, losses: Floats, whole: float) -> tuple[int, float, float] | None:

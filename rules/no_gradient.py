@@ -74,7 +74,9 @@ class NoGradient(Rule):
         "exploding_gradient",
         "dying_relu",
         "saturated_activation",
+        "parameters_not_optimized",
         "vanishing_gradient",
+        "nonfinite",
     )
     repairs = ("swap_activation", "reinitialize", "insert_normalization")
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(

@@ -17,6 +17,7 @@ from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._simple_models import SIMPLE_NEEDS, with_simple_model
 from autotrainer.rules._skill import targets_growth
 from autotrainer.rules._trends import last_median, recent
+from autotrainer.rules._words import about
 from autotrainer.signals import Floats
 from autotrainer.task import TaskContext
 
@@ -40,6 +41,8 @@ _RISEN = 1.5
 """Loss ÷ that at the start from which it is for divergence to tell, or a loss whose value says nothing of success."""
 
 _CONSTANT = "The output is the same for all inputs"
+
+_NOT_FINITE = "The loss is not finite"
 
 _SAME_EPOCHS = 5
 """Epochs, at least, over which an accuracy must be the same to the digit."""
@@ -168,8 +171,7 @@ class NotLearning(Rule):
         if constant and not moving and result.mature(self.threshold("dead_schedule")):
             return self._told(result.worst, 0.9, _CONSTANT, evidence, result)
         if not moving and result.mature(self.threshold("schedule")):
-            flat = "The loss is flat" if result.fell < self.threshold("to_come") else "The loss fell too little"
-            return self._told(result.worst, 0.6, flat, evidence, result)
+            return self._told(result.worst, 0.6, self._course(history, result), evidence, result)
         return None
 
     def _by_loss(
@@ -186,8 +188,14 @@ class NotLearning(Rule):
         if _falls(known, targets_growth(history)) or now >= _RISEN * abs(start) or _explains(history):
             return None
         evidence |= {"first_loss": start, "loss": now}
-        message = f"The loss is {now:.3g} after {result.steps} steps and was {start:.3g} at the start."
+        message = f"The loss is {about(now, 3)} after {result.steps} steps and was {about(start, 3)} at the start."
         return self.finding(Severity.WARNING, 0.5, message, evidence)
+
+    def _course(self, history: RunHistory, result: Outcome) -> str:
+        """Return what the loss has done, in words."""
+        if np.isinf(history.losses[1][-1:]).any():
+            return _NOT_FINITE
+        return "The loss is flat" if result.fell < self.threshold("to_come") else "The loss fell too little"
 
     @staticmethod
     def _constant_outputs(history: RunHistory, evidence: dict[str, float]) -> bool:
@@ -199,7 +207,8 @@ class NotLearning(Rule):
     def _told(
         self, severity: Severity, confidence: float, message: str, evidence: dict[str, float], result: Outcome
     ) -> Finding:
-        words = f" and {result.words}" if result.words else ""
+        words = result.words.removeprefix("the loss ") if message.startswith("The loss ") else result.words
+        words = f" and {words}" if words and message != _NOT_FINITE else ""
         return self.finding(severity, confidence, f"{message}{words} after {result.steps} steps.", evidence)
 
 
@@ -218,7 +227,9 @@ def _falls(losses: Floats, growth: float) -> bool:
         return True
     middle = float(np.median(late))
     spread = 1.48 * float(np.median(np.abs(late - middle)))  # as standard deviation; heavy tails leave it alone
-    noise = 3 * 1.25 * spread * math.sqrt(1 / len(first) + 1 / len(late))  # 1.25: error of a median to that of a mean
+    begun = min(spread, float(np.std(first)))  # losses may scatter less at the start than later
+    error = 1.25  # of a median, to that of a mean
+    noise = 3 * error * math.hypot(begun / math.sqrt(len(first)), spread / math.sqrt(len(late)))
     return middle < float(np.median(first)) * growth - max(noise, least)
 
 

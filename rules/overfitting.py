@@ -12,14 +12,19 @@ import numpy as np
 from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._skill import trivial_squared_error
+from autotrainer.rules._skill import trivial_score, trivial_squared_error
 from autotrainer.rules._trends import theil_sen
+from autotrainer.rules._words import about
 from autotrainer.task import TaskContext
 
 __all__ = ["Overfitting"]
 
 _HARMLESS = 0.4
 """Confidence of a warning: a loss that rises while the accuracy stays has hardly ever made the result worse."""
+
+_MEMORY = 0.2
+"""Gap of accuracy from which a model that is no better than a constant answer on validation data has learned by heart:
+twice what counts otherwise, and out of reach where nearly all rows are of one class."""
 
 _COST = 0.02
 """Fall of validation R² that nobody would mind; of other losses, the share of the loss at the start."""
@@ -46,8 +51,8 @@ class Overfitting(Rule):
     When it is wrong
         Cross-entropy on validation data rises with growing confidence even while accuracy improves: the gap of
         accuracy must show too, where it is known, R² must have lost 0.02, and losses of other tasks that share of
-        the loss at the start. It is an error only where validation
-        accuracy or R² itself has fallen clearly.
+        the loss at the start. It is an error only where validation accuracy or R² itself has fallen clearly, or where
+        since the best loss the accuracy is no better on average than always giving the commonest class.
 
     Repairs
         Dropout, weight decay, stopping at the best epoch, noise on the inputs.
@@ -105,14 +110,16 @@ class Overfitting(Rule):
         if gap < needed:
             return None
         _, accuracies = history.epochs("val_accuracy")
+        useless = gap >= _MEMORY and float(np.mean(accuracies[-since - 1 :])) <= trivial_score(history, context)
         smooth = np.convolve(accuracies, np.ones(3) / 3, "valid") if len(accuracies) >= 3 else accuracies
         fall = float(np.max(smooth) - held_out) if len(smooth) else lost
-        severity = Severity.ERROR if fall >= self.threshold("fall") else Severity.WARNING
+        severity = Severity.ERROR if fall >= self.threshold("fall") or useless else Severity.WARNING
         message = (
-            f"The validation loss was best after epoch {int(epochs[best])} ({losses[best]:.3g}) and is {rise:.0%} "
-            f"above that now ({now:.3g}), while the training loss fell"
+            f"The validation loss was best after epoch {int(epochs[best])} ({about(losses[best], 3)}) and is "
+            f"{rise:.0%} above that now ({about(now, 3)}), while the training loss fell"
         )
-        message += f"; accuracy is {train:.3g} in training and {held_out:.3g} in validation." if gap == gap else "."
+        message += f"; accuracy is {train:.3g} in training and {held_out:.3g} in validation" if gap == gap else ""
+        message += ", where always the commonest class would do as well." if useless else "."
         evidence = {"best_epoch": float(epochs[best]), "rise": rise, "accuracy_gap": gap, "fall": fall}
         confidence = min(0.95, 0.6 + since / 50) if severity is Severity.ERROR else _HARMLESS
         return self.finding(severity, confidence, message, evidence)

@@ -44,8 +44,9 @@ class ParametersNotOptimized(Rule):
 
     Evidence used
         The optimizers' groups, gradient norms, and weight norms that are the same to the last bit over half the run
-        while those of other layers change: parameters that another optimizer, not watched, trains do change. Then
-        which layers these are, whether their weights still look as an initializer has drawn them, and the outcome.
+        while those of other layers change, or get no gradient through what is left out: parameters that another
+        optimizer, not watched, trains do change. Then which layers these are, whether their weights still look as an
+        initializer has drawn them, and the outcome.
 
     Thresholds
         ``good_score`` from which layers that may have been left out on purpose are no more than a fact;
@@ -98,9 +99,12 @@ class ParametersNotOptimized(Rule):
         known = np.isfinite(weights).all(axis=0)
         still = known & (weights == weights[0]).all(axis=0)
         suspects = [row for row, layer in enumerate(layers) if still[row] or layer.unowned]
-        if not suspects or not (known & ~still).any():
+        gradients = last_median(history.layer("grad_norm"))
+        owned = [row for row, layer in enumerate(layers) if layer.parameters > layer.unowned and not layer.frozen]
+        cut_off = bool(owned) and bool((gradients[owned] == 0).all())  # by what is left out: nothing else can change
+        if not suspects or not ((known & ~still).any() or cut_off):
             return None
-        graded = last_median(history.layer("grad_norm")[:, suspects]) > 0
+        graded = gradients[suspects] > 0
         suspects = [row for row, has_gradient in zip(suspects, graded, strict=True) if has_gradient]
         left = [row for row in suspects if layers[row].unowned and (still[row] or _partial(layers[row]))]
         lost = [row for row in suspects if not layers[row].unowned and self._lost(history, layers[row], row, window)]

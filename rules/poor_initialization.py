@@ -15,6 +15,8 @@ from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._held_out import held_out_skill
 from autotrainer.rules._layers import inputs_vary, names, squashing_layers, weight_layers
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._trends import finite
+from autotrainer.rules._words import about
 from autotrainer.task import TaskContext
 
 __all__ = ["PoorInitialization"]
@@ -177,7 +179,7 @@ class PoorInitialization(Rule):
     def _loud(self, history: RunHistory, rows: list[int], evidence: dict[str, float]) -> list[int]:
         """Return the layer whose weights are largest beside what the usual initializers give, if far larger."""
         units = np.array([history.layers[row].units or math.nan for row in rows], np.float64)
-        sizes = history.layer("weight_norm")[0, rows] / np.sqrt(units)
+        sizes = finite(history.layer("weight_norm")[0, rows]) / np.sqrt(units)
         if not (sizes >= self.threshold("loud")).any():
             return []
         evidence["weight_size"] = float(np.nanmax(sizes))
@@ -226,7 +228,7 @@ class PoorInitialization(Rule):
         loud = self._loud(history, rows, evidence)
         if loud:
             times, name = evidence["weight_size"], history.layers[loud[0]].name
-            return f"The initial weights of layer {name} are {times:.2g} times as large as usual ones", loud
+            return f"The initial weights of layer {name} are {about(times)} times as large as usual ones", loud
         first, last = float(spread[rows[0]]), float(spread[rows[-1]])
         ratio = last / first
         evidence |= {"first_spread": first, "last_spread": last, "spread_ratio": ratio}
@@ -242,7 +244,7 @@ class PoorInitialization(Rule):
         usual = not np.isnan(scale[0]) and scale[0] <= 10
         if usual and spread[largest] >= self.threshold("large"):
             name = history.layers[largest].name
-            return f"At the start, outputs of layer {name} spread by {spread[largest]:.2g} over inputs", [largest]
+            return f"At the start, outputs of layer {name} spread by {about(spread[largest])} over inputs", [largest]
         return None, []
 
 

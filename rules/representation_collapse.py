@@ -98,6 +98,7 @@ class RepresentationCollapse(Rule):
         "saturated_activation",
         "dormant_neurons",
         "vanishing_gradient",
+        "nonfinite",
     )
     repairs = ("insert_normalization", "reinitialize", "scale_learning_rate", "swap_activation", "revive_units")
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(

@@ -129,8 +129,8 @@ class SlowConvergence(Rule):
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         """Judge the history as it is now."""
-        if len(history.steps) < 10:
-            return None
+        if len(history.steps) < 10 or np.isinf(history.losses[1][-1:]).any():
+            return None  # what is not finite is for nonfinite to tell
         result = outcome(history, context)
         if (
             not result.known
@@ -214,7 +214,8 @@ class SlowConvergence(Rule):
         little = result.high <= (_FAIR * 2 / 3 if result.regression else _FAIR)
         if result.stuck() or not little or not result.mature(0.5) or result.moving(_REAL):
             return None
-        message = f"The loss falls no more, although {result.words} after {result.steps} steps."
+        words = f"it {result.words.removeprefix('the loss ')}" if result.by_loss else result.words
+        message = f"The loss falls no more, although {words} after {result.steps} steps."
         evidence = {"skill": result.skill, "loss_to_come": result.to_come, "progress": result.progress}
         return self.finding(Severity.WARNING, 0.4, message, evidence)
 

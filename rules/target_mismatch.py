@@ -9,6 +9,7 @@ from autotrainer.history import RunHistory
 from autotrainer.rule import Rule
 from autotrainer.rules._loss_values import CROSSED, LOSS_VALUE_NEEDS, broadcast
 from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._words import about
 from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["TargetMismatch"]
@@ -106,7 +107,7 @@ class TargetMismatch(Rule):
     def _refused(history: RunHistory, context: TaskContext) -> str | None:
         """Return that the loss can't be computed on these targets, and what to do, or None."""
         loss, targets = context.loss, history.targets
-        if not context.loss_refusal or loss.family in ("custom", "none"):
+        if not context.loss_refusal or loss.own:
             return None
         if loss.family == "cross_entropy" and context.output_units == 1:
             return None  # the loss itself is the wrong one
@@ -144,16 +145,16 @@ class TargetMismatch(Rule):
     def _broadcast(history: RunHistory, context: TaskContext, evidence: dict[str, float]) -> str | None:
         """Return that the loss is what it is where shapes broadcast, and not what it is row by row, or None."""
         # Outputs may have been squeezed for the loss alone: the numbers themselves must say it.
-        if context.loss.family not in (*_ELEMENTWISE, "custom", "none") or context.framework != "pytorch":
+        if not (context.loss.own or context.loss.family in _ELEMENTWISE) or context.framework != "pytorch":
             return None
         found = broadcast(history)
         if found is None:
             return None
         evidence |= {"loss": found.loss, found.name: found.by_rows, CROSSED[found.name]: found.crossed}
         return (
-            f"The loss is {found.loss:.3g}, but row by row it would be {found.by_rows:.3g}: outputs and targets, one "
-            "of shape (n,) and one of shape (n, 1), broadcast to (n, n), and every output is compared with every "
-            "target."
+            f"The loss is {about(found.loss, 3)}, but row by row it would be {about(found.by_rows, 3)}: outputs and "
+            "targets, one of shape (n,) and one of shape (n, 1), broadcast to (n, n), and every output is compared "
+            "with every target."
         )
 
     @staticmethod

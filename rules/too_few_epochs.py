@@ -126,7 +126,9 @@ class TooFewEpochs(Rule):
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         """Judge the history as it is now."""
         result = outcome(history, context)
-        at_end = result.progress >= _END or (history.finished and math.isnan(result.progress))
+        planned = _END * (context.planned_epochs or 0)
+        ended = history.finished or history.epoch >= planned  # the last epoch's own values come after its last step
+        at_end = ended and (result.progress >= _END or (history.finished and math.isnan(result.progress)))
         if not at_end or not result.known or result.diverged or _decayed(history):
             return None
         skill = float(np.fmax(result.skill, held_out_skill(history, context, 1)))

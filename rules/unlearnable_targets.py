@@ -18,9 +18,6 @@ __all__ = ["UnlearnableTargets"]
 _ROWS = 20
 """Rows of one and the same target before that is worth a word."""
 
-_OWN = frozenset({"custom", "none"})
-"""Losses of one's own may not look at the targets at all."""
-
 
 class UnlearnableTargets(Rule):
     """The targets are all the same, or nothing predicts them on new rows.
@@ -75,7 +72,7 @@ class UnlearnableTargets(Rule):
     def _constant(self, history: RunHistory, context: TaskContext) -> Finding | None:
         targets = history.targets
         known = context.asked.get("constant_targets")
-        if known == 0 or context.loss.family in _OWN or targets.rows < _ROWS or not _same(targets):
+        if known == 0 or context.loss.own or targets.rows < _ROWS or not _same(targets):
             return None
         one_answer = context.loss.family == "binary_cross_entropy" and targets.binary
         whole = known == 1 or (context.train_rows is not None and 0 < context.train_rows <= targets.rows)

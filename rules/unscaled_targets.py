@@ -10,7 +10,9 @@ from typing import ClassVar
 from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.rule import Rule, Threshold
+from autotrainer.rules._loss_values import measures_distance
 from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._words import about
 from autotrainer.task import TaskContext
 
 __all__ = ["UnscaledTargets"]
@@ -27,7 +29,8 @@ class UnscaledTargets(Rule):
         by about the learning rate a step, so that large targets take very many steps.
 
     Evidence used
-        Standard deviation, and mean ÷ standard deviation, of all targets seen; the outcome.
+        Standard deviation, and mean ÷ standard deviation, of all targets seen; the outcome; whether a loss of one's own
+        moves with the squared error.
 
     Thresholds
         ``spread``: standard deviation; ``offset``: mean ÷ standard deviation, where the mean itself is above 10.
@@ -35,7 +38,8 @@ class UnscaledTargets(Rule):
 
     When it is wrong
         With a fitting learning rate such targets train well: a model that has learned is not reported, and without a
-        poor outcome it is a warning.
+        poor outcome it is a warning. A loss of one's own that does not grow with the distance of outputs and targets
+        (one that ranks, or takes logarithms) may take any: nothing is said from eight samples on.
 
     Repairs
         Standardized targets, a lower learning rate.
@@ -70,12 +74,12 @@ class UnscaledTargets(Rule):
         if spread < self.threshold("spread") and not far:
             return None
         result = outcome(history, context)
-        if result.learned(0.5):
+        if result.learned(0.5) or (context.loss.own and measures_distance(history) is False):
             return None
         for_the_mean = result.mature(0.5) and result.high < 0  # half the training went into no more than that
         hopeless = result.stuck(0.1) and (result.to_come < 0.3 or for_the_mean)
         poor = result.diverged or (hopeless and result.mature(self.threshold("schedule")))
-        message = f"Targets have mean {targets.mean:.3g} and standard deviation {spread:.3g}"
+        message = f"Targets have mean {about(targets.mean, 3)} and standard deviation {about(spread, 3)}"
         if poor and result.words:
             message += f", and {result.words}"
         severity = Severity.ERROR if result.diverged else (result.worst if poor else Severity.WARNING)

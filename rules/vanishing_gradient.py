@@ -79,6 +79,8 @@ class VanishingGradient(Rule):
     causes = (
         "missing_zero_grad",
         "wrong_training_mode",
+        "nonfinite_data",
+        "target_mismatch",
         "improper_output_activation",
         "improper_loss",
         "insufficient_capacity",
@@ -91,6 +93,7 @@ class VanishingGradient(Rule):
         "exploding_gradient",
         "abnormal_update_ratio",
         "abnormal_data",
+        "parameters_not_optimized",
     )
     repairs = ("swap_activation", "insert_normalization", "add_residual", "reinitialize", "swap_optimizer")
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
@@ -125,6 +128,8 @@ class VanishingGradient(Rule):
         first, last = float(norms[0]), float(norms[-1])
         if not (np.isfinite(first) and np.isfinite(last)) or not (squashing or first <= self.threshold("first")):
             return None
+        if last == 0 and np.isinf(history.losses[1][-1:]).any():
+            return None  # what is not finite is for nonfinite to tell
         ratio = first / last if last > 0 else (0.0 if first == 0 else np.inf)
         faded = _faded(last_median(history.layer("activation_spread")), squashing)
         if not np.fmin(ratio, faded) <= self.threshold("ratio"):
@@ -177,6 +182,10 @@ class VanishingGradient(Rule):
         where = f"layer {history.layers[rows[0]].name}"
         if last == 0:
             message = "The gradients of all layers are exactly zero"
+        elif first == 0:
+            message = (
+                f"The gradient of {where} is exactly zero, that of layer {history.layers[rows[-1]].name} {last:.2g}"
+            )
         else:
             message = (
                 f"The gradient of {where} is {first:.2g}, {ratio:.1g} times that of layer "

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from autotrainer._version import __version__
-from autotrainer.cli import check, demo, explain, replay, report, reproduce, rules
+from autotrainer.cli import check, demo, explain, replay, report, reproduce, rules, run
 from autotrainer.errors import AutotrainerError, ConfigError, nearest
 from autotrainer.report_text import clean
 
 __all__ = ["main"]
 
-COMMANDS = (demo, check, rules, explain, replay, report, reproduce)
+COMMANDS = (demo, run, check, rules, explain, replay, report, reproduce)
 """One module a command: ``NAME``, ``HELP``, ``add_arguments(parser)``, ``run(args) -> status``."""
 
 

@@ -2,39 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from autotrainer.edits import Edit
+from autotrainer.edits import DecayRate, Edit, ReduceOnPlateau, SetWeightDecay, TuneAdam, WarmUpRate
 from autotrainer.patches import course, data, guarding, model, training  # noqa: F401 - their lines register themselves
 from autotrainer.patches.base import keras_lines, pytorch_lines, words
+from autotrainer.patches.later import from_epoch
 from autotrainer.plan import RepairPlan
 
-__all__ = ["describe", "lines", "words"]
+__all__ = ["describe", "in_patch_order", "lines", "words"]
 
 _WRITERS: Mapping[str, Callable[[Edit], list[str]]] = {"pytorch": pytorch_lines, "keras3": keras_lines}
+_LATE = (SetWeightDecay, TuneAdam, ReduceOnPlateau, WarmUpRate, DecayRate)
+"""What goes by the optimizer and the rate that other lines set, in this order."""
 
 
 def describe(plan: RepairPlan) -> str:
-    """Return what to change in one's own code: what is to be known first, then each change in words and lines.
-
-    Changes of the model come first: an optimizer is to be made over the parameters that it then has.
-    """
+    """Return what to change in one's own code: what is to be known first, then each change in words and lines."""
     text = []
     if plan.problems:
-        text.append(f"Against {', '.join(plan.problems)}:")
+        told = [f"{name} ({plan.places[name]})" if name in plan.places else name for name in plan.problems]
+        text.append(f"Against {', '.join(told)}:")
     if plan.changes:
         text.append(f"Know first: this changes the {', '.join(plan.changes)} of the training.")
-    for number, edit in enumerate(sorted(plan.edits, key=lambda edit: edit.change == 0), 1):
+    if plan.start:
+        text.append(f"From the beginning of epoch {plan.start} on, counted from 0; the epochs before run as given.")
+    for number, edit in enumerate(in_patch_order(plan.edits), 1):
         text.append(f"{number}. {words(edit)}")
-        text.extend(f"       {line}" for line in lines(edit, plan.framework))
+        written = from_epoch(plan.start, edit, lines(edit, plan.framework, plan.edits))
+        text.extend(f"       {line}" for line in written)
     return "\n".join(text)
 
 
-def lines(edit: Edit, framework: str) -> list[str]:
+def lines(edit: Edit, framework: str, beside: Sequence[Edit] = ()) -> list[str]:
     """Return an edit as lines of code.
 
     Args:
         edit: The edit.
         framework: ``pytorch`` or ``keras3``; other backends get no lines.
+        beside: All edits of its plan.
     """
-    return _WRITERS[framework](edit) if framework in _WRITERS else []
+    if framework not in _WRITERS:
+        return []
+    return course.schedule_lines(edit, framework, beside) or _WRITERS[framework](edit)
+
+
+def in_patch_order(edits: Sequence[Edit]) -> list[Edit]:
+    """Return edits in the order in which their lines are pasted.
+
+    Changes of the model come first, since an optimizer is made over the parameters that it then has; what makes the
+    optimizer anew comes before what hangs on it.
+    """
+    late = {kind: place for place, kind in enumerate(_LATE, 2)}
+    return sorted(edits, key=lambda edit: 0 if edit.change else late.get(type(edit), 1))

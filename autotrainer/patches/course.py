@@ -2,13 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from autotrainer import edits as e
-from autotrainer.patches.base import keras_lines, names, optimizer_with, pytorch_lines, words
+from autotrainer.edits import Edit
+from autotrainer.patches.base import keras_lines, names, pytorch_lines, words
 
 
-def _with_schedule() -> str:
-    """Return the line that makes the optimizer anew with the schedule of the lines before."""
-    return "model.optimizer = model.optimizer.from_config({**model.optimizer.get_config(), 'learning_rate': schedule})"
+def schedule_lines(edit: Edit, framework: str, beside: Sequence[Edit]) -> list[str]:
+    """Return the lines of a warm-up or decay beside the other one, which make one schedule; of other edits none.
+
+    Args:
+        edit: The edit.
+        framework: ``pytorch`` or ``keras3``.
+        beside: All edits of its plan.
+    """
+    rising = next((other.steps for other in beside if isinstance(other, e.WarmUpRate)), 0)
+    if isinstance(edit, e.WarmUpRate) and any(isinstance(other, e.DecayRate) for other in beside):
+        return ["# one schedule with the decay: see there"]
+    if not isinstance(edit, e.DecayRate) or not rising:
+        return []
+    return (_pytorch_decay if framework == "pytorch" else _keras_decay)(edit, rising)
+
+
+def _pytorch_decay(edit: e.DecayRate, rising: int = 0) -> list[str]:
+    steps = str(edit.steps) if edit.steps else "epochs * len(train_loader)"
+    done, up = "step / steps", ""
+    if rising:
+        done, up = f"(step - {rising}) / max(1, steps - {rising})", f"(step + 1) / {rising} if step < {rising} else "
+    return [
+        f"steps = {steps}",
+        f"decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: {up}(",
+        f"    {edit.floor:g} + {1 - edit.floor:g} * (1 + math.cos(math.pi * min(1.0, {done}))) / 2))",
+        "# after each optimizer.step():  decay.step()",
+    ]
+
+
+def _keras_decay(edit: e.DecayRate, rising: int = 0) -> list[str]:
+    steps = f"steps = {edit.steps}" if edit.steps else "steps = epochs * steps_per_epoch"
+    first = ["# the rate to start with, in place of the schedule given:"] if edit.instead else []
+    rate = "rate = model.optimizer.learning_rate" if edit.instead else "rate = float(model.optimizer.learning_rate)"
+    made = ["schedule = keras.optimizers.schedules.CosineDecay(float(rate), steps, alpha={:g})".format(edit.floor)]
+    if rising:
+        made = [
+            "schedule = keras.optimizers.schedules.CosineDecay(",
+            f"    float(rate) / {rising}, max(1, steps - {rising}), alpha={edit.floor:g}, warmup_target=float(rate), "
+            f"warmup_steps={rising})",
+        ]
+    return [*first, rate, steps, *made, _SCHEDULED]
+
+
+_SCHEDULED = "model.optimizer.learning_rate = schedule"
 
 
 @words.register
@@ -47,21 +91,15 @@ def _(edit: e.CompleteOptimizer) -> str:
 @pytorch_lines.register
 def _(edit: e.WarmUpRate) -> list[str]:
     return [
-        "warm_up = torch.optim.lr_scheduler.LambdaLR(",
-        f"    optimizer, lambda step: min(1.0, (step + 1) / {edit.steps}))",
+        "warm_up = torch.optim.lr_scheduler.LinearLR(",
+        f"    optimizer, start_factor=1 / {edit.steps}, total_iters={edit.steps - 1})",
         "# after each optimizer.step():  warm_up.step()",
     ]
 
 
 @pytorch_lines.register
 def _(edit: e.DecayRate) -> list[str]:
-    steps = str(edit.steps) if edit.steps else "epochs * len(train_loader)"
-    return [
-        f"steps = {steps}",
-        "decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (",
-        f"    {edit.floor:g} + {1 - edit.floor:g} * (1 + math.cos(math.pi * min(1.0, step / steps))) / 2))",
-        "# after each optimizer.step():  decay.step()",
-    ]
+    return _pytorch_decay(edit)
 
 
 @pytorch_lines.register
@@ -102,21 +140,13 @@ def _(edit: e.WarmUpRate) -> list[str]:
         "rate = float(model.optimizer.learning_rate)",
         "schedule = keras.optimizers.schedules.CosineDecay(  # alpha 1: the rate stays where the warm-up ends",
         f"    rate / {edit.steps}, 1, alpha=1.0, warmup_target=rate, warmup_steps={edit.steps})",
-        _with_schedule(),
+        _SCHEDULED,
     ]
 
 
 @keras_lines.register
 def _(edit: e.DecayRate) -> list[str]:
-    steps = f"steps = {edit.steps}" if edit.steps else "steps = epochs * steps_per_epoch"
-    rate = "rate = model.optimizer.learning_rate"
-    return [
-        *([] if not edit.instead else ["# the rate to start with, in place of the schedule given:"]),
-        rate if edit.instead else f"rate = float({rate.split(' = ')[1]})",
-        steps,
-        f"schedule = keras.optimizers.schedules.CosineDecay(float(rate), steps, alpha={edit.floor:g})",
-        _with_schedule(),
-    ]
+    return _keras_decay(edit)
 
 
 @keras_lines.register
@@ -127,14 +157,14 @@ def _(edit: e.ExtendTraining) -> list[str]:
 @keras_lines.register
 def _(edit: e.TuneAdam) -> list[str]:
     settings = {"beta_2": edit.beta_2, "epsilon": edit.epsilon}
-    text = [optimizer_with(**{k: v for k, v in settings.items() if v is not None})]
+    text = [f"model.optimizer.{name} = {value!r}" for name, value in settings.items() if value is not None]
     if edit.clip_updates:
         text += [
             "from autotrainer.backends.keras3.guards import clip_updates",
             "clip_updates(model.optimizer)  # divides updates by the root mean square of gradient ÷ root of second "
             "moment",
         ]
-    return text
+    return text or ["# as it is"]
 
 
 @keras_lines.register

@@ -103,7 +103,10 @@ def _(edit: e.SetBatchSize) -> list[str]:
 
 @pytorch_lines.register
 def _(edit: e.AddInputNoise) -> list[str]:
-    return [f"x = x + {edit.std:g} * x.std() * torch.randn_like(x)  # in training only"]
+    return [
+        "spread = x.std(0, correction=0) if x.ndim == 2 else x.std(correction=0)  # of a table by columns",
+        f"x = x + {edit.std:g} * spread * torch.randn_like(x)  # in training only",
+    ]
 
 
 @pytorch_lines.register

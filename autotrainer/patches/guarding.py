@@ -49,25 +49,36 @@ def _(edit: e.RaisePrecision) -> str:
 @pytorch_lines.register
 def _(edit: e.SkipUpdates) -> list[str]:
     return [
-        "norms = []",
-        "def usual():  # behind loss.backward():  if usual(): optimizer.step()",
+        "norms, kept = [], {name: buffer.clone() for name, buffer in model.named_buffers()}",
+        "def usual():  # right behind loss.backward():  if usual(): optimizer.step()",
         "    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), float('inf')))",
         f"    last = torch.tensor(norms[-{edit.window}:])",
         f"    known = len(last) >= {(edit.window + 1) // 2}",
+        f"    fine = norm < float('inf') and not (known and norm > last.mean() + {edit.deviations:g} * last.std())",
         "    norms.extend([norm] if norm < float('inf') else [])",
-        f"    return norm < float('inf') and not (known and norm > last.mean() + {edit.deviations:g} * last.std())",
+        "    for name, buffer in model.named_buffers():  # running statistics",
+        "        if fine: kept[name] = buffer.clone()",
+        "        elif not buffer.isfinite().all(): buffer.copy_(kept[name])",
+        "    return fine",
     ]
 
 
 @pytorch_lines.register
 def _(edit: e.Rollback) -> list[str]:
     return [
-        "best, kept = float('inf'), copy.deepcopy((model.state_dict(), optimizer.state_dict()))",
-        "# after each epoch, with the mean training loss:",
-        "#   if loss < best: best, kept = loss, copy.deepcopy((model.state_dict(), optimizer.state_dict()))",
-        f"#   elif not loss <= {edit.limit:g} * best:",
-        "#       model.load_state_dict(kept[0]); optimizer.load_state_dict(copy.deepcopy(kept[1]))",
-        f"#       for group in optimizer.param_groups: group['lr'] *= {edit.shrink:g}",
+        "def state(): return copy.deepcopy((model.state_dict(), optimizer.state_dict()))",
+        "best = {'loss': None, 'first': None, 'state': state()}",
+        "def go_back():  # behind loss.backward():  if not loss.isfinite(): go_back(); continue",
+        f"    rates = [group['lr'] * {edit.shrink:g} for group in optimizer.param_groups]",
+        "    weights, settings = copy.deepcopy(best['state'])",
+        "    model.load_state_dict(weights); optimizer.load_state_dict(settings)",
+        "    for group, rate in zip(optimizer.param_groups, rates): group['lr'] = rate",
+        "def look(loss):  # after each epoch, with its mean training loss",
+        "    if best['loss'] is None and math.isfinite(loss): best.update(loss=loss, first=loss)",
+        "    if not math.isfinite(loss): return go_back()",
+        f"    room = max({edit.limit - 1:g} * abs(best['loss']), 0.1 * (best['first'] - best['loss']))",
+        "    if loss - best['loss'] > room: go_back()",
+        "    elif loss <= best['loss']: best.update(loss=loss, state=state())",
     ]
 
 
@@ -116,15 +127,22 @@ def _(edit: e.SkipUpdates) -> list[str]:
 def _(edit: e.Rollback) -> list[str]:
     return [
         "class Rollback(keras.callbacks.Callback):",
-        "    best, kept = float('inf'), None",
-        "    def on_epoch_end(self, epoch, logs):",
-        "        variables = [*self.model.variables, *self.model.optimizer.variables]",
-        "        if logs['loss'] < self.best:",
-        "            self.best, self.kept = logs['loss'], [keras.ops.convert_to_numpy(v).copy() for v in variables]",
-        f"        elif not logs['loss'] <= {edit.limit:g} * self.best and self.kept is not None:",
-        f"            rate = float(self.model.optimizer.learning_rate) * {edit.shrink:g}",
-        "            for variable, value in zip(variables, self.kept): variable.assign(value)",
-        "            self.model.optimizer.learning_rate = rate",
+        "    best = first = None",
+        "    def variables(self): return [*self.model.weights, *self.model.optimizer.variables]",
+        "    def keep(self): self.kept = [np.array(keras.ops.convert_to_numpy(v)) for v in self.variables()]",
+        "    def on_train_begin(self, logs=None):",
+        "        self.model.optimizer.build(self.model.trainable_variables)",
+        "        self.keep()",
+        "    def on_epoch_end(self, epoch, logs=None):",
+        "        loss = logs['loss']",
+        "        if self.best is None and np.isfinite(loss): self.best = self.first = loss",
+        f"        if np.isfinite(loss) and loss - self.best <= max({edit.limit - 1:g} * abs(self.best), "
+        "0.1 * (self.first - self.best)):",
+        "            if loss <= self.best: self.best = loss; self.keep()",
+        "            return",
+        f"        rate = float(self.model.optimizer.learning_rate) * {edit.shrink:g}",
+        "        for variable, value in zip(self.variables(), self.kept): variable.assign(value)",
+        "        self.model.optimizer.learning_rate = rate",
         "# model.fit(..., callbacks=[Rollback()])",
     ]
 

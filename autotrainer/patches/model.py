@@ -94,8 +94,8 @@ def _(edit: e.SetOutputActivation) -> list[str]:
 @pytorch_lines.register
 def _(edit: e.SwapActivation) -> list[str]:
     module = _MODULES[edit.to]
-    code = [
-        f"# {module} also where forward calls these layers' activation as a function",
+    code = [f"# in forward, where it calls these layers' activation as a function:  {module}(…)"] if edit.calls else []
+    code += [
         _each(edit.layers),
         "    layer, (parent, _, child) = model.get_submodule(name), name.rpartition('.')",
         f"    if not hasattr(layer, 'weight'): setattr(model.get_submodule(parent), child, {module})",
@@ -121,16 +121,18 @@ def _(edit: e.Reinitialize) -> list[str]:
 
 @pytorch_lines.register
 def _(edit: e.InsertNormalization) -> list[str]:
-    flat = {"batch": "nn.BatchNorm1d(units)", "layer": "nn.LayerNorm(units)"}.get(edit.kind, "nn.GroupNorm(8, units)")
-    deep = {"batch": "nn.BatchNorm2d(units)", "layer": "nn.GroupNorm(1, units)"}.get(edit.kind, flat)
-    either = flat if flat == deep else f"{flat} if hasattr(layer, 'out_features') else {deep}"
+    by_groups = "nn.GroupNorm(max(n for n in range(1, 9) if units % n == 0), units)"
+    norm = {
+        "batch": "(nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[axes](units)",
+        "layer": "nn.GroupNorm(1, units) if axes else nn.LayerNorm(units)",
+    }
     return [
-        "# before the optimizer is made"
-        + ("; BatchNorm1d or 3d behind Conv1d or Conv3d" if edit.kind == "batch" else ""),
+        "# before the optimizer is made",
         _each(edit.layers),
         "    layer, (parent, _, child) = model.get_submodule(name), name.rpartition('.')",
         "    units = getattr(layer, 'out_features', None) or layer.out_channels",
-        f"    norm = {either}",
+        *(["    axes = len(getattr(layer, 'kernel_size', ()))  # of a convolution"] if edit.kind in norm else []),
+        f"    norm = {norm.get(edit.kind, by_groups)}",
         "    setattr(model.get_submodule(parent), child, nn.Sequential(layer, norm))",
     ]
 

@@ -118,7 +118,7 @@ def _(edit: e.ReduceOnPlateau) -> list[str]:
     return [
         "scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(",
         f"    optimizer, factor={edit.factor:g}, patience={edit.patience}, "
-        f"min_lr={edit.floor:g} * optimizer.param_groups[0]['lr'])",
+        f"min_lr=[{edit.floor:g} * group['lr'] for group in optimizer.param_groups])",
         "# after each epoch:  scheduler.step(val_loss)",
     ]
 
@@ -175,7 +175,7 @@ def _(edit: e.ClipGradients) -> list[str]:
 def _(edit: e.ReduceOnPlateau) -> list[str]:
     return [
         "plateau = keras.callbacks.ReduceLROnPlateau(",
-        f"    factor={edit.factor:g}, patience={edit.patience}, "
+        f"    factor={edit.factor:g}, patience={edit.patience}, min_delta=0, "
         f"min_lr={edit.floor:g} * float(model.optimizer.learning_rate))",
         "# model.fit(..., callbacks=[plateau])",
     ]

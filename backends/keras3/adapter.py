@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from autotrainer.adapter import Backend, Trainer
+from autotrainer.adapter import Backend, OpenWatch, Trainer
 from autotrainer.edits import Edit
 from autotrainer.exchange import FitRequest
 from autotrainer.monitor import Monitor
@@ -42,6 +42,12 @@ class KerasBackend(Backend):
 
         return observe(model, optimizer, loss_fn, monitor, **plan)
 
+    def watch_everything(self, open_watch: OpenWatch) -> AbstractContextManager[None]:
+        """Watch each ``fit`` and ``train_on_batch``."""
+        from autotrainer.backends.keras3.scripts import watch_everything
+
+        return watch_everything(open_watch)
+
     def probe(
         self, model: Any, data: Any, loss: Any, optimizer: Any, batches: int
     ) -> tuple[TaskContext, list[Observation]]:
@@ -61,6 +67,18 @@ class KerasBackend(Backend):
         from autotrainer.backends.keras3.surgery import apply_edits
 
         return apply_edits(edits, model, optimizer)
+
+    def process_settings(self) -> dict[str, Any]:
+        """Return settings of this process that trainings in another one need to come out the same."""
+        from autotrainer.backends.keras3.process_settings import process_settings
+
+        return process_settings()
+
+    def adopt_settings(self, values: Mapping[str, Any]) -> None:
+        """Take the settings of another process."""
+        from autotrainer.backends.keras3.process_settings import adopt_settings
+
+        adopt_settings(values)
 
     def preserve_random_state(self) -> AbstractContextManager[None]:
         """Put back every random state that managed trainings touch."""

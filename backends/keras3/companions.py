@@ -44,6 +44,9 @@ class Returning(Companion):
 
     def begin_epoch(self, epoch: int) -> None:
         """Keep the start: the first epoch may be a bad one."""
+        optimizer = self._model.optimizer
+        if not optimizer.built:
+            optimizer.build(self._model.trainable_variables)
         if self._kept is None:
             self._kept = self._state()
 

@@ -101,7 +101,7 @@ class Evaluator:
             values = [float(ops.convert_to_numpy(loss)) for loss in losses]
             found.append(_Batch(self._outputs(outputs), as_array(first), values, _as_numpy(mask)))
         if not found:
-            raise DataError("the data set to evaluate on holds no batch")
+            raise DataError("the data set to evaluate on holds no batch: it is empty, or can be read only once")
         outputs = joined([batch.outputs for batch in found], 0.0)
         targets = data.targets if isinstance(data, ArrayData) else joined_targets([b.targets for b in found])
         mask = joined([batch.counts() for batch in found], False) if outputs.ndim > 2 else None

@@ -150,7 +150,7 @@ class StreamFeed:
         self.steps = steps if steps is not None else (length if length != -1 else None)
         sample = [_rows(b) for b in batches(StreamData(source), 2)]
         if not sample:
-            raise DataError("train_data holds no batch")
+            raise DataError("train_data holds no batch: it is empty, or can be read only once")
         self.batch_size = max(sample)
         self.rows = None if self.steps is None else self.steps * self.batch_size
 

@@ -31,7 +31,10 @@ class Pristine:
         self._example = example
         self.model = self._start(given)
         if not self.model.trainable_variables:
-            raise InputError("the model has no weight to train: set trainable = True where it is to be trained")
+            raise InputError(
+                "the model has no weight to train: call it once on a batch where it is not built yet, or set "
+                "trainable = True where it is to be trained"
+            )
 
     def copy(self) -> Any:
         """Return a fresh copy of the model, with the same weights."""

@@ -16,6 +16,7 @@ from autotrainer.backends.keras3.feeding import ArrayFeed, StreamFeed
 from autotrainer.backends.keras3.masks import with_mask
 from autotrainer.data import Data
 from autotrainer.edits import ReduceOnPlateau, StopEarly
+from autotrainer.errors import DataError
 from autotrainer.exchange import Evaluation
 
 __all__ = ["Course", "EndOfTraining"]
@@ -60,6 +61,7 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]
         self._validation_steps, self._with_metrics = validation_steps, with_metrics
         self._plateau, self._stop, self._values, self._companions = plateau, stop, values, companions
         self._step = self._epoch = self._epoch_start = 0
+        self._trained = False
         self._best = {"plateau": math.inf, "stop": math.inf}
         self._waited = {"plateau": 0, "stop": 0}
         self._best_weights: list[Any] | None = None
@@ -72,7 +74,7 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Note where the epoch starts."""
-        self._epoch, self._epoch_start = epoch, self._step
+        self._epoch, self._epoch_start, self._trained = epoch, self._step, False
         for companion in self._companions:
             companion.begin_epoch(epoch)
 
@@ -82,9 +84,18 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]
             raise EndOfTraining
         self._step += 1
 
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Note that there was a batch: the beginning of one is told before it is known whether there is another."""
+        self._trained = True
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Evaluate, tell the core, and do what the plateau and early-stopping edits ask for."""
         logs = {} if logs is None else logs
+        if not self._trained:
+            raise DataError(
+                f"train_data gave no batch in epoch {epoch}: it can be read only once; give arrays, or what makes its "
+                "batches anew each time that it is iterated"
+            )
         if not self._close_epoch(logs):
             self.model.stop_training = True
 

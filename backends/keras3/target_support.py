@@ -26,7 +26,7 @@ from autotrainer.edits import (
 )
 from autotrainer.errors import ConfigError
 
-__all__ = ["check_own_loss", "check_target_edit", "loss_refusal"]
+__all__ = ["check_own_loss", "check_target_edit", "labels_out_of_range", "loss_refusal"]
 
 _LINEAR = ("squared_error", "absolute_error", "huber", "custom")
 """Losses that compare output and target by their difference, as far as is known."""
@@ -62,6 +62,30 @@ def loss_refusal(loss: Any, model: Any, data: Data) -> str:
         CompileLoss(loss)(targets, output)
     except Exception as error:  # noqa: BLE001 - whatever the user's loss raises: the training as given raises it too
         return (str(error).splitlines() or [type(error).__name__])[0]
+    return ""
+
+
+def labels_out_of_range(loss: Any, units: int, data: Data, limit: int | None) -> str:
+    """Say which class index of the data is no output of the model; return nothing where all are, or none are taken.
+
+    Args:
+        loss: The loss as given.
+        units: Outputs of the model.
+        data: Arrays or a data set.
+        limit: Batches to look through, or None for all.
+    """
+    info = loss_info(loss)
+    if info.family != "cross_entropy" or info.targets == "one_hot" or keras.tree.is_nested(loss):
+        return ""
+    masked = getattr(loss, "ignore_class", None)
+    for _, targets, _ in batches(data, limit):
+        labels = as_array(targets).reshape(-1)
+        wrong = labels[((labels < 0) | (labels >= units)) & (labels != masked)]
+        if wrong.size:
+            return (
+                f"the data hold class index {int(wrong[0])}, but the model has {units} outputs, for classes 0 to "
+                f"{units - 1}: number the classes from 0, or widen the output"
+            )
     return ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +40,12 @@ from autotrainer.backends.keras3.sample_weights import weighted
 from autotrainer.backends.keras3.settings import SETTINGS, check_optimizer_edit, edited_optimizer, resolve_optimizer
 from autotrainer.backends.keras3.structure import check_stateless
 from autotrainer.backends.keras3.surgery import Surgeon, in_order
-from autotrainer.backends.keras3.target_support import check_own_loss, check_target_edit, loss_refusal
+from autotrainer.backends.keras3.target_support import (
+    check_own_loss,
+    check_target_edit,
+    labels_out_of_range,
+    loss_refusal,
+)
 from autotrainer.backends.keras3.workbench import Workbench
 from autotrainer.data import ArrayData, Data, StreamData, as_array, stacked
 from autotrainer.edits import Edit, ReduceOnPlateau, SetBatchSize, SetLoss, SkipUpdates, StopEarly
@@ -98,7 +103,6 @@ class KerasTrainer(Trainer):
         self._sample = example
         self._shapes = [tuple(v.shape[1:]) for v in keras.tree.flatten(example)]
         self._surgeon = Surgeon(model, request.keep, self._statistics, self._shapes)
-        self._first = True
         context = self._context(model, self._settings.loss, self._optimizer, self._feed, request.epochs)
         self.context = replace(context, loss_refusal=loss_refusal(self._settings.loss, model, self._train_data))
 
@@ -125,6 +129,15 @@ class KerasTrainer(Trainer):
             batch_size=feed.batch_size,
             managed=True,
         )
+
+    def identity(self) -> Mapping[str, Any]:
+        """Return what the training as given is made of."""
+        model, settings = self._pristine.model, self._settings
+        return {
+            "model": [model, [keras.ops.convert_to_numpy(v) for v in model.weights], settings.jit_compile],
+            "loss": [settings.loss, settings.loss_weights],
+            "optimizer": self._optimizer,
+        }
 
     def sample(self, data: Data, rows: int) -> ArrayData | None:
         """Return the first rows of a data set as arrays, in the order in which it is read."""
@@ -185,8 +198,8 @@ class KerasTrainer(Trainer):
             run.start(self._context_of(trained, feed, spec), operations_of(trained.model, self._sample))
             observer = observe(trained.model, None, None, run.monitor)
             run.monitor.attach(observer)
-            own = () if spec.rehearsal else self._arguments.callbacks_for(self._first)
-            self._first &= spec.rehearsal
+            own = () if spec.rehearsal else self._arguments.callbacks_for(self.first)
+            self.first &= spec.rehearsal
             self._fit(trained, evaluator, feed, spec, run, observer.values, own)
         return trained
 
@@ -259,7 +272,28 @@ class KerasTrainer(Trainer):
             )
         except EndOfTraining:
             course.end_early()
+        except InputError:
+            raise
+        except Exception as error:
+            reason = self._wrong_data(error)
+            if reason:
+                raise DataError(reason) from error
+            raise
         course.restore_best()
+
+    def _wrong_data(self, error: Exception) -> str:
+        """Say what of the data made a training fail where Keras' own words are hard to read; else return nothing."""
+        train, units = self._request.train, self.context.output_units
+        if str(error).startswith("Unrecognized data type") and isinstance(train, StreamData):
+            return (
+                f"Keras can't train on a {type(train.source).__name__}: give arrays, a tf.data.Dataset, a "
+                "keras.utils.PyDataset or a torch DataLoader"
+            )
+        limits = ((train, self._arguments.steps), (self._request.validation, self._arguments.validation_steps))
+        with suppress(Exception):  # whatever is wrong with reading the data, the error at hand is the one to tell
+            found = (labels_out_of_range(self._settings.loss, units or 1, data, limit) for data, limit in limits)
+            return next(filter(None, found), "")
+        return ""
 
     def _inputs(self, feed: ArrayFeed | StreamFeed, run: Run) -> Any:
         """Return the inputs of a training batch for a forward pass, or None where the budget does not allow it."""

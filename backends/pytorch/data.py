@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from autotrainer.backends.pytorch.functional import first_tensor
+from autotrainer.backends.pytorch.generators import Generators
 from autotrainer.backends.pytorch.random_state import mix, preserve_random_state, seed_all
 from autotrainer.data import ArrayData, Data, finite_rows, map_arrays, stacked
 from autotrainer.errors import DataError
@@ -167,8 +168,8 @@ class LoaderBatches(Batches):
         shuffle: int | None = None,
         clean: bool = False,
     ) -> None:
-        self._source = source if size is None and shuffle is None else _rebatched(source, size, shuffle)
-        self._source = CleanLoader(self._source) if clean else self._source
+        batched = source if size is None and shuffle is None else _rebatched(source, size, shuffle)
+        self._source = CleanLoader(batched) if clean else batched
         self._device = device
         self._pairs = pairs
         batch_size = getattr(self._source, "batch_size", None)
@@ -180,9 +181,7 @@ class LoaderBatches(Batches):
         self.rows = _length(sampler) if dataset is not None and not ready else None
         if getattr(self._source, "drop_last", False) and self.rows and self.steps and self.size:
             self.rows = min(self.rows, self.steps * self.size)
-        self._generators = [
-            (generator, generator.get_state()) for generator in {id(g): g for g in _generators(self._source)}.values()
-        ]
+        self._generators = Generators.of(batched)
 
     @property
     def source(self) -> Any:
@@ -191,29 +190,28 @@ class LoaderBatches(Batches):
 
     def rewind(self) -> None:
         """Put the loader's own random generators back to where they were in the beginning."""
-        for generator, state in self._generators:
-            generator.set_state(state)
+        self._generators.restore()
 
     def read(self, epoch: int | None = None, *, seed: int = 0) -> Iterator[Batch]:
         """Iterate once over the loader, in its own order; without an epoch, in the same one each time.
 
         Raises:
-            DataError: If a batch is no (x, y) where it must be.
+            DataError: If there is no batch, or one is no (x, y) where it must be.
         """
         if epoch is not None:
             yield from self._read()
             return
-        states = [generator.get_state() for generator, _ in self._generators]
+        present = self._generators.now()
         with preserve_random_state():
             seed_all(0)
             self.rewind()
             try:
                 yield from self._read()
             finally:
-                for (generator, _), state in zip(self._generators, states, strict=True):
-                    generator.set_state(state)
+                present.restore()
 
     def _read(self) -> Iterator[Batch]:
+        number = -1
         for number, item in enumerate(self._source):
             raw = map_tensors(lambda tensor: tensor.to(self._device), item)
             pair = isinstance(raw, tuple | list) and len(raw) == 2
@@ -224,7 +222,17 @@ class LoaderBatches(Batches):
                     "step=callable(model, batch) that computes the loss"
                 )
             inputs, targets = raw if pair else (None, None)
+            if self._pairs and isinstance(targets, Tensor) and not targets.ndim:
+                raise DataError(
+                    f"the {type(self._source).__name__} yields single samples, not batches: give "
+                    "torch.utils.data.DataLoader(data, batch_size=32)"
+                )
             yield Batch(inputs, targets, None, rows_of(targets if pair else raw), raw)
+        if number < 0:
+            raise DataError(
+                f"the {type(self._source).__name__} yields no batch: it is empty, or can be read only once; give a "
+                "DataLoader over the data, or what makes its batches anew each time that it is iterated"
+            )
 
 
 def open_data(
@@ -346,12 +354,6 @@ def _rebatched(source: DataLoader[Any], size: int | None, shuffle: int | None) -
         worker_init_fn=source.worker_init_fn,
         generator=source.generator,
     )
-
-
-def _generators(source: Any) -> list[torch.Generator]:
-    owners = (source, getattr(source, "sampler", None), getattr(source, "dataset", None))
-    found = [getattr(owner, "generator", None) for owner in owners if owner is not None]
-    return [generator for generator in found if isinstance(generator, torch.Generator)]
 
 
 def _length(value: Any) -> int | None:

@@ -74,13 +74,27 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     return copy_.requires_grad_(tensor.requires_grad)
 
 
+def _culprit(objects: Any) -> str:
+    """Say which attribute of which module can't be copied, if one can't by itself."""
+    for module in (m for item in objects if isinstance(item, nn.Module) for m in item.modules()):
+        for name, value in vars(module).items():
+            if name in ("_parameters", "_buffers", "_modules"):
+                continue
+            try:
+                copy.deepcopy(value)
+            except (RuntimeError, TypeError, NotImplementedError, AttributeError):
+                return f", because of `{name}` of {type(module).__name__}"
+    return ""
+
+
 def _deepcopied(objects: Any, memo: dict[int, Any]) -> Any:
     try:
         made = copy.deepcopy(objects, memo)
     except (RuntimeError, TypeError, NotImplementedError, AttributeError) as error:
+        reason = str(error).split("  If you", 1)[0].rstrip(".")  # torch goes on about other causes
         raise InputError(
-            f"the model (or its optimizer or loss) can't be copied: {error}. Give a callable that builds the model "
-            "instead, and optimizer=callable(params)"
+            f"the model (or its optimizer or loss) can't be copied{_culprit(objects)}: {reason}. Give a callable that "
+            "builds the model instead, and optimizer=callable(params)"
         ) from error
     for one in made:
         if isinstance(one, torch.optim.LBFGS):  # its copies lack what its constructor derives from the groups

@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from autotrainer.adapter import LoopRun, LoopTrainer
-from autotrainer.backends.pytorch.accompanying import Accompanied, Emptying
-from autotrainer.backends.pytorch.best_weights import BestWeights
-from autotrainer.backends.pytorch.clipping import clip_before_steps
-from autotrainer.backends.pytorch.companions import Companion, FollowingMode
-from autotrainer.backends.pytorch.data import LoaderBatches, rows_of
-from autotrainer.backends.pytorch.describe import layers
-from autotrainer.backends.pytorch.hosting import copied_to_host
+from autotrainer.backends.pytorch.data import LoaderBatches
+from autotrainer.backends.pytorch.hooks import add_hook
+from autotrainer.backends.pytorch.loop_habits import Habits
+from autotrainer.backends.pytorch.loop_points import Point, is_large
+from autotrainer.backends.pytorch.loop_recipes import OF_LOOPS, UNIT, Recipes, SeenCall
+from autotrainer.backends.pytorch.loop_training import LoopLoader, LoopTraining, rates_of
 from autotrainer.backends.pytorch.losses import as_module
 from autotrainer.backends.pytorch.observer import observe
-from autotrainer.backends.pytorch.random_state import RandomState, seed_all
+from autotrainer.backends.pytorch.random_state import seed_all
 from autotrainer.backends.pytorch.retiring import Retired
-from autotrainer.backends.pytorch.schedulers import scheduler_maker, step_scheduler
+from autotrainer.backends.pytorch.schedulers import step_scheduler
 from autotrainer.backends.pytorch.start import device_of, owns
 from autotrainer.backends.pytorch.targets import seen_loss
-from autotrainer.backends.pytorch.trainer import TorchTrainer
 from autotrainer.data import StreamData
-from autotrainer.edits import DecayRate, Edit, RestoreZeroGrad, SetMode
+from autotrainer.edits import DecayRate, Edit
 from autotrainer.errors import DataError, InputError
 from autotrainer.exchange import FitRequest, LoopObjects, LoopRequest, Support, SupportLevel, Trained, TrainingSpec
 from autotrainer.task import TaskContext
 
 __all__ = ["TorchLoop", "make_loop"]
-
-_OF_LOOPS = (RestoreZeroGrad, SetMode)
-"""Edits of what `fit` does by itself."""
-_UNIT = 1000.0
-"""Operations of one sample of the training as given: only the ratio to those of other models counts."""
 
 
 def make_loop(request: LoopRequest) -> TorchLoop:
@@ -50,6 +42,11 @@ def make_loop(request: LoopRequest) -> TorchLoop:
         raise InputError(f"optimizer must be a torch.optim.Optimizer, not {type(request.optimizer).__name__}")
     if not owns(request.optimizer, request.model):
         raise InputError("the optimizer owns none of the model's parameters: build it over model.parameters()")
+    if request.scheduler is None and hasattr(request.optimizer.step, "_wrapped_by_lr_sched"):
+        raise InputError(
+            "the optimizer has a learning-rate scheduler that Loop does not know, and that no repair could follow: "
+            "give it as scheduler=..., and step loop.scheduler"
+        )
     if not callable(request.loss_fn):
         raise InputError(f"loss_fn must be a loss module or callable, not {type(request.loss_fn).__name__}")
     if not hasattr(request.loader, "__iter__") or hasattr(request.loader, "__next__"):
@@ -67,40 +64,43 @@ class TorchLoop(LoopTrainer):
         self._request = request
         self._batches = LoaderBatches(request.loader, device_of(request.model), pairs=False)
         loss = as_module(request.loss_fn)
-        self._pristine, _ = copied_to_host((request.model, request.optimizer, loss))
-        self._scheduler = scheduler_maker(request.scheduler, request.optimizer)
-        self._scaler = copied_to_host((request.scaler,))[0][0]
+        given = LoopObjects(request.model, request.optimizer, loss, request.loader, None, request.scaler)
+        self._pristine = Point.of(given, 0, request.scheduler)
+        self._healthy: Point | None = None
         scheduler = request.scheduler
         if scheduler is not None and not hasattr(scheduler, "step"):
             scheduler = scheduler(request.optimizer)
-        self.given = LoopObjects(request.model, request.optimizer, loss, request.loader, scheduler, request.scaler)
-        self._call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-        self._recipes: _Recipes | None = None
-        self._state = RandomState.now()
-        self._present: _Present | None = None
+        self.given = replace(given, scheduler=scheduler)
+        self._call: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
+        self._recipes: dict[int, Recipes] = {}
+        self._present: LoopTraining | None = None
         self._retired: list[Retired] = []
+        self._keeps_points = not is_large(request.model)
+        self._habits = Habits()
 
     def supports(self, edit: Edit) -> Support:
         """Say whether a training with this edit can be run, and why not."""
-        recipes = self._recipes_now()
+        recipes = self._recipes_from(self._pristine)
+        reason = self._habits.refusal(edit)
         if recipes is None:
-            return Support(SupportLevel.NONE, "the model was never called in training mode, so nothing is known of it")
-        if isinstance(edit, _OF_LOOPS):
-            return Support(SupportLevel.REBUILD)
-        if isinstance(edit, DecayRate) and self._scheduler is not None:
-            return Support(SupportLevel.NONE, "your own loop steps a scheduler")
-        return recipes.supports(edit)
+            reason = "the model was never called in training mode, so nothing is known of it"
+        elif isinstance(edit, DecayRate) and self._pristine.scheduler is not None:
+            reason = "your own loop steps a scheduler"
+        if recipes is None or reason:
+            return Support(SupportLevel.NONE, reason)
+        return Support(SupportLevel.REBUILD) if isinstance(edit, OF_LOOPS) else recipes.supports(edit)
 
     def begin(self, spec: TrainingSpec, run: LoopRun) -> LoopObjects:
         """Return the objects of a training, watched by the run's monitor."""
         before = self._present
         if before is None:
-            self._state = RandomState.now()
-            present = _Present(self.given, run)
+            self._pristine = self._pristine.here()
+            point, present = self._pristine, LoopTraining(self.given, run)
             self._watch_call(present)
         else:
-            present = self._build(spec, run)
-            self._retired.append(Retired(before.objects.model, before.objects.optimizer))
+            point = self._healthy if spec.start and self._healthy is not None else self._pristine
+            present = self._build(point, spec, run)
+            self._retired.append(Retired(before.objects))
         self._present = present
         model, optimizer = present.objects.model, present.objects.optimizer
         context, operations = self._described(present, spec)
@@ -108,38 +108,49 @@ class TorchLoop(LoopTrainer):
         run.monitor.attach(observe(model, optimizer, seen_loss(present.objects.loss_fn), run.monitor, **plan))
         run.start(context or run.monitor.context, operations)
         present.count_steps()
+        present.rates = rates_of(optimizer)
+        point.generators.restore()
+        point.state.restore()
         return replace(present.objects, loader=LoopLoader(present))
+
+    def keep_point(self, epoch: int) -> bool:
+        """Keep the training as given as it is right before an epoch, on the host."""
+        if self._keeps_points:
+            try:
+                self._healthy = Point.of(self.given, epoch)
+            except Exception:  # noqa: BLE001 - it can be copied no more since it has run, and goes on without that
+                self._keeps_points = False
+        return self._keeps_points
 
     def begin_epoch(self, epoch: int) -> None:
         """Tell the edits that an epoch begins."""
-        present = self._present
-        assert present is not None
-        present.epoch, present.over = epoch, False
-        if present.accompanied is not None:
-            present.accompanied.begin_epoch(epoch)
+        self._now.begin_epoch(epoch)
 
     def settle(self) -> bool:
         """Account for steps on batches of the user's own making, and say whether all weights are finite."""
-        present = self._present
-        assert present is not None
+        present = self._now
+        if present.objects is self.given:
+            self._habits.learn(present, self._pristine)
         if not present.batches and present.steps:
             present.run.spend(present.steps * (self._batches.size or 1), training=True)
         present.steps = present.batches = 0
         present.end_training()
         return present.finite
 
+    def overruled(self) -> str:
+        """Say why an edit of the present training is not in force, or return an empty text."""
+        return self._habits.overrules(self._now)
+
     def end_epoch(self, badness: float) -> bool:
         """Step the scheduler of an edit, and keep the best weights where an edit wants them."""
-        present = self._present
-        assert present is not None
+        present = self._now
         step_scheduler(present.scheduler, badness)
         present.best.take(present.objects.model, badness)
         return not present.best.exhausted
 
     def end(self) -> Trained:
         """Say that the present training has ended."""
-        present = self._present
-        assert present is not None
+        present = self._now
         present.detach()
         objects = present.objects
         present.best.restore(objects.model)
@@ -157,10 +168,17 @@ class TorchLoop(LoopTrainer):
         for retired in self._retired:
             retired.release()
         self._retired.clear()
+        self._recipes.clear()
+        self._healthy = None
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _watch_call(self, present: _Present) -> None:
+    @property
+    def _now(self) -> LoopTraining:
+        assert self._present is not None, "the core begins a training first"
+        return self._present
+
+    def _watch_call(self, present: LoopTraining) -> None:
         """Keep the first call of the model as given in training mode: it shows how the user's loop calls it."""
 
         def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -168,173 +186,40 @@ class TorchLoop(LoopTrainer):
                 self._call = args, kwargs
                 handle.remove()
 
-        handle = present.objects.model.register_forward_pre_hook(keep, with_kwargs=True)
+        handle = add_hook(present.objects.model, keep, before=True, with_kwargs=True)
         present.handles.append(handle)
 
-    def _recipes_now(self) -> _Recipes | None:
-        """Return what builds trainings, once it is known how the model is called."""
-        if self._recipes is None:
-            model, optimizer, loss = self._pristine
-            stream = StreamData(self._request.loader)
-            request = FitRequest(
-                model, stream, stream, loss, optimizer, self._request.epochs, self._batches.size or 1,
-                scheduler=self._scheduler, keep=self._request.keep, seed=self._request.seed,
-            )  # fmt: skip
-            try:
-                self._recipes = _Recipes(request)
-            except DataError:  # batches that the user's loop takes apart: go by the call that was seen
-                if self._call is None:
-                    return None
-                self._recipes = _Recipes(replace(request, step=_SeenCall(*self._call)))
-        return self._recipes
+    def _recipes_from(self, point: Point) -> Recipes | None:
+        """Return what builds trainings from a point, once it is known how the model is called."""
+        if point.epoch not in self._recipes:
+            made = self._make_recipes(point)
+            if made is None:
+                return None
+            self._recipes[point.epoch] = made
+        return self._recipes[point.epoch]
 
-    def _described(self, present: _Present, spec: TrainingSpec) -> tuple[TaskContext | None, float]:
-        recipes = self._recipes_now()
-        if recipes is None:
-            return None, _UNIT
-        return recipes.describe(present, spec)
+    def _make_recipes(self, point: Point) -> Recipes | None:
+        stream = StreamData(self._request.loader)
+        request = FitRequest(
+            point.start.reference, stream, stream, self.given.loss_fn, point.start.linked, self._request.epochs,
+            self._batches.size or 1, scheduler=point.scheduler, keep=self._request.keep, seed=self._request.seed,
+        )  # fmt: skip
+        try:
+            return Recipes(request, point.start)
+        except DataError:  # batches that the user's loop takes apart: go by the call that was seen
+            if self._call is None:
+                return None
+            args, kwargs = self._call
+            return Recipes(replace(request, step=SeenCall(args, dict(kwargs))), point.start)
 
-    def _build(self, spec: TrainingSpec, run: LoopRun) -> _Present:
-        recipes = self._recipes_now()
+    def _described(self, present: LoopTraining, spec: TrainingSpec) -> tuple[TaskContext | None, float]:
+        recipes = self._recipes_from(self._pristine)
+        return (None, UNIT) if recipes is None else recipes.describe(present.objects, spec)
+
+    def _build(self, point: Point, spec: TrainingSpec, run: LoopRun) -> LoopTraining:
+        recipes = self._recipes_from(point)
         assert recipes is not None, "nothing is planned for a model of which nothing is known"
-        self._batches.rewind()
         seed_all(spec.seed)
         present = recipes.make(spec, self._request.loader, run)
-        scaler = copied_to_host((self._scaler,))[0][0]
-        present.objects = replace(present.objects, scaler=scaler)
-        self._state.restore()
+        present.objects = replace(present.objects, scaler=point.scaler())
         return present
-
-
-@dataclass(slots=True)
-class _Present:
-    """One training with what belongs to it besides the user's objects."""
-
-    objects: LoopObjects
-    run: LoopRun
-    scheduler: Any = None
-    best: BestWeights = field(default_factory=lambda: BestWeights(None))
-    accompanied: Accompanied | None = None
-    handles: list[Any] = field(default_factory=list)
-    epoch: int = 0
-    over: bool = False
-    steps: int = 0
-    batches: int = 0
-
-    def count_steps(self) -> None:
-        """Count the optimizer's steps from here on."""
-
-        def count(*_: Any) -> None:
-            self.steps += 1
-
-        self.handles.append(self.objects.optimizer.register_step_post_hook(count))
-
-    def end_training(self) -> None:
-        """Tell the edits, once an epoch, that its training is over; what comes is its evaluation."""
-        if not self.over and self.accompanied is not None:
-            self.accompanied.end_epoch(self.epoch)
-        self.over = True
-
-    @property
-    def finite(self) -> bool:
-        """Whether all weights are finite."""
-        return all(bool(torch.isfinite(p).all()) for p in self.objects.model.parameters())
-
-    def detach(self) -> None:
-        """Remove every hook."""
-        for handle in self.handles:
-            handle.remove()
-        self.handles.clear()
-
-
-class _Recipes(TorchTrainer):
-    """Builds the objects of trainings instead of running them."""
-
-    def __init__(self, request: FitRequest) -> None:
-        super().__init__(request)
-        with torch.random.fork_rng():
-            model, _, _ = self._start.fresh()
-            self._operations = self._look(model).operations
-
-    def describe(self, present: _Present, spec: TrainingSpec) -> tuple[TaskContext, float]:
-        """Return the context of a training, and operations of one sample."""
-        objects = present.objects
-        look = self._look(objects.model)
-        context = self._context(look, objects.optimizer, objects.loss_fn, spec.epochs, self._train_data(None))
-        if not look.anatomy.layers:
-            context = replace(context, layers=layers(objects.model))
-        return context, _UNIT * look.operations / self._operations
-
-    def make(self, spec: TrainingSpec, loader: Any, run: LoopRun) -> _Present:
-        """Build a training.
-
-        Raises:
-            ConfigError: If an edit can't be applied.
-        """
-        mine = tuple(edit for edit in spec.edits if isinstance(edit, _OF_LOOPS))
-        training, edits = self._build(replace(spec, edits=tuple(edit for edit in spec.edits if edit not in mine)))
-        own = self._request.scheduler is not None
-        source = training.train.source if isinstance(training.train, LoaderBatches) else loader
-        objects = LoopObjects(
-            training.model,
-            training.optimizer,
-            training.objective.loss,
-            source,
-            training.scheduler if own else None,
-            edits=edits + mine,
-        )
-        present = _Present(objects, run, None if own else training.scheduler, BestWeights(training.patience))
-        more: dict[type[Edit], Callable[[], Companion]] = {
-            RestoreZeroGrad: lambda: Emptying(training.optimizer),
-            SetMode: lambda: FollowingMode(training.model),
-        }
-        companions = (*training.companions, *(more[type(edit)]() for edit in mine))
-        if companions:
-            assert training.objective.loss is not None
-            present.accompanied = Accompanied(training.optimizer, training.objective.loss, companions)
-            present.handles.append(present.accompanied)
-        if training.clip is not None:  # after the companions, which see gradients as they are
-            present.handles.append(clip_before_steps(training.optimizer, training.clip))
-        return present
-
-
-class _SeenCall:
-    """Calls a model as the user's loop did; stands where `fit` has the user's own step."""
-
-    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._args, self._kwargs = args, kwargs
-
-    def __call__(self, model: nn.Module, batch: Any) -> tuple[torch.Tensor, Any, None]:
-        outputs = model(*self._args, **self._kwargs)
-        return torch.zeros(()), outputs, None
-
-
-class LoopLoader:
-    """The training batches of the user's loop; ends early where a repair, or the budget, ends the training.
-
-    Everything else is what the loader itself has: ``len``, ``batch_size``, ``dataset``, ….
-    """
-
-    def __init__(self, present: _Present) -> None:
-        self._present = present
-
-    def __iter__(self) -> Iterator[Any]:
-        present, run = self._present, self._present.run
-        training = False
-        for batch in present.objects.loader:
-            training = present.objects.model.training  # else the user's loop evaluates on training data
-            if training:
-                if (run.suspect and not present.finite) or not run.spend(rows_of(batch), training=True):
-                    break
-                present.batches += 1
-            yield batch
-        if training:
-            present.end_training()
-
-    def __len__(self) -> int:
-        return len(self._present.objects.loader)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "_present":
-            raise AttributeError(name)
-        return getattr(self._present.objects.loader, name)

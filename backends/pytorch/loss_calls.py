@@ -37,7 +37,8 @@ def see_calls(loss: nn.Module, see: See) -> Handle:
     """
     holds_tensors = any(True for _ in chain(loss.parameters(), loss.buffers()))
     taken = getattr(loss, "_compiled_call_impl", loss) is not None
-    usual = type(loss).__call__ is nn.Module.__call__ and copies_its_state(type(loss))
+    own = type(loss).__call__  # in a script that is watched, the losses of torch have one that leads to Module's
+    usual = getattr(own, "__wrapped__", own) is nn.Module.__call__ and copies_its_state(type(loss))
     if usual and not holds_tensors and not taken:
         return _Passage(loss, see)
     return add_hook(loss, see, with_kwargs=True)

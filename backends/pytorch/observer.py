@@ -29,7 +29,7 @@ from autotrainer.backends.pytorch.loss_kinds import loss_info
 from autotrainer.backends.pytorch.modes import dropout_rate
 from autotrainer.backends.pytorch.ownership import Ownership
 from autotrainer.backends.pytorch.sampled import SampledSteps
-from autotrainer.backends.pytorch.seen_losses import Count, SeenLosses
+from autotrainer.backends.pytorch.seen_losses import Count, SeenLosses, is_kept
 from autotrainer.backends.pytorch.source_lines import SourceLines
 from autotrainer.errors import InputError
 from autotrainer.monitor import Monitor
@@ -128,7 +128,7 @@ class TorchObserver:
         self._optimizers = optimizers
         self._loss_fn = loss_fn
         self._monitor = monitor
-        self._count = Count()
+        self._count = Count(monitor.history.step + 1)  # a training may go on from where another one was
         self._sampled = SampledSteps(model, optimizers, context, self._fail, monitor.needs, lambda: self._count.step)
         self._bad_inputs = BadInputs(model, self._fail)
         self._evaluation = Evaluation(context.loss.reduction != "sum")
@@ -143,7 +143,7 @@ class TorchObserver:
         self._told_compiled_loss = False
         self._user_ends_epochs = False
         self._ending_epoch = False
-        self._epoch_start = 0
+        self._epoch_start = self._count.step
         self._epoch_end = -1
 
     # -- attach and detach ----------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ class TorchObserver:
         if self._sampled.compiled:
             logger.warning("the model is compiled: its activations are not measured, everything else is")
         self._handles.append(self._optimizers[0].register_step_post_hook(never_compiled(self._step_hook())))
-        self._look_up(0, self._monitor.sampler.due(0))
+        self._look_up(self._count.step, self._monitor.sampler.due(self._count.step))
 
     def close(self) -> None:
         """Remove every hook and drop every reference to the user's objects."""
@@ -171,6 +171,22 @@ class TorchObserver:
         if self._evaluation and not self._user_ends_epochs:
             self._end_epoch()
         self._losses.forget()
+
+    def skip(self, steps: int) -> None:
+        """Count steps that were taken before this was attached."""
+        self._count.step += steps
+        self._count.wake += steps
+        self._epoch_end += steps
+
+    @property
+    def sampling(self) -> bool:
+        """Whether the present step is measured: outputs and targets are of use then."""
+        return self._sampled.open
+
+    @property
+    def wants_loss(self) -> bool:
+        """Whether the loss of the present step is one to be kept."""
+        return self._sampled.open or is_kept(self._count.step)
 
     def place(self, what: Place, layer: str | None) -> str:
         """Return file and line where a layer is made, or the loss or the step is called; see `Locator`."""

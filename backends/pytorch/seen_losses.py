@@ -15,7 +15,7 @@ from autotrainer.backends.pytorch.calls import LossCall, loss_of
 from autotrainer.backends.pytorch.evaluations import Evaluation
 from autotrainer.backends.pytorch.sampled import SampledSteps
 
-__all__ = ["Count", "SeenLosses"]
+__all__ = ["Count", "SeenLosses", "is_kept"]
 
 _KEPT_LOSSES = 128
 """Losses of unsampled steps that are kept until the next sample: the latest ones."""
@@ -25,13 +25,18 @@ _ALL_LOSSES, _LOSS_PERIOD, _LOSS_BURST = 256, 128, 16
 costs between samples, and bursts still show whether it alternates from step to step."""
 
 
+def is_kept(step: int) -> bool:
+    """Say whether the loss of a step is one of those that are kept between samples."""
+    return step < _ALL_LOSSES or step % _LOSS_PERIOD < _LOSS_BURST
+
+
 class Count:
     """What the two permanent hooks share: plain attributes, read and written at every step."""
 
     __slots__ = ("alert", "losses", "step", "wake")
 
-    def __init__(self) -> None:
-        self.step = 0
+    def __init__(self, step: int = 0) -> None:
+        self.step = step
         """Steps done."""
         self.wake = 0
         """Number of steps done at which to look up."""

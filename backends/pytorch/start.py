@@ -58,11 +58,16 @@ class Start:
             raise ConfigError(f"loss must be a loss module or callable(outputs, targets), not {request.loss!r}")
         loss = None if request.loss is None else as_module(request.loss)
         if isinstance(request.model, nn.Module):
-            return cls._of_module(request.model, given, loss)
+            return cls.of_module(request.model, given, loss)
         return cls._of_builder(request.model, given, loss, request.seed)
 
     @classmethod
-    def _of_module(cls, model: nn.Module, given: Any, loss: nn.Module | None) -> Start:
+    def of_module(cls, model: nn.Module, given: Any, loss: nn.Module | None) -> Start:
+        """Keep copies of a model, its optimizer (or what makes one) and its loss, as they are.
+
+        Raises:
+            InputError: If they do not belong together or can't be copied.
+        """
         linked = given if isinstance(given, Optimizer) else None
         if linked is not None and not owns(linked, model):
             raise InputError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,19 +40,21 @@ from autotrainer.edits import (
     DecayRate,
     Edit,
     ReduceOnPlateau,
+    Rollback,
     SetLearningRate,
     SetLoss,
     SetMomentum,
+    SkipUpdates,
     StopEarly,
 )
 from autotrainer.errors import ConfigError, InputError
 from autotrainer.exchange import Evaluation, FitRequest, Support, SupportLevel, Trained, TrainingSpec
 from autotrainer.task import TaskContext
 
-__all__ = ["TorchTrainer", "make_trainer", "save_model"]
+__all__ = ["Look", "TorchTrainer", "make_trainer", "save_model"]
 
 _EVALUATION_ROWS = 256
-_LIVE = (SetLearningRate, SetMomentum, ClipGradients, ReduceOnPlateau)
+_LIVE = (SetLearningRate, SetMomentum, ClipGradients, ReduceOnPlateau, SkipUpdates, Rollback)
 
 
 def make_trainer(request: FitRequest) -> TorchTrainer:
@@ -85,7 +87,7 @@ def _with_indices(data: Data) -> Data:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class Look:
     """What one forward pass of a model on the examples shows."""
 
     anatomy: Anatomy
@@ -97,10 +99,10 @@ class _Look:
 class TorchTrainer(Trainer):
     """Runs trainings of one PyTorch model, each from the same pristine start. See `make_trainer`."""
 
-    def __init__(self, request: FitRequest) -> None:
+    def __init__(self, request: FitRequest, start: Start | None = None) -> None:
         self._request = request
         with preserve_random_state():
-            self._start = Start.of(request)
+            self._start = Start.of(request) if start is None else start
             reference = self._start.reference
             if any(isinstance(p, UninitializedParameter) for p in reference.parameters()):
                 Examples.of(request, reference, self._objective(None))
@@ -127,6 +129,20 @@ class TorchTrainer(Trainer):
         if reason:
             return Support(SupportLevel.NONE, reason)
         return Support(SupportLevel.LIVE if isinstance(edit, _LIVE) else SupportLevel.REBUILD)
+
+    def identity(self) -> Mapping[str, Any]:
+        """Return what the training as given is made of."""
+        model, optimizer = self._start.reference, self._start.reference_optimizer()
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        groups = [
+            {**group, "params": [names.get(id(parameter)) for parameter in group["params"]]}
+            for group in optimizer.param_groups
+        ]
+        return {
+            "model": [model, str(self._device)],
+            "loss": self._request.loss,
+            "optimizer": [type(optimizer), groups, list(optimizer.state.values())],
+        }
 
     def sample(self, data: Data, rows: int) -> ArrayData | None:
         """Return the first rows of a data set as arrays; a loader is read in the same order each time."""
@@ -266,7 +282,7 @@ class TorchTrainer(Trainer):
 
     # -- what is known and what comes out --------------------------------------------------------------------------
 
-    def _look(self, model: nn.Module) -> _Look:
+    def _look(self, model: nn.Module) -> Look:
         """Run a model once on the examples, undisturbed."""
         tracer = SiteTracer(model)
         seen: list[Any] = []
@@ -278,10 +294,10 @@ class TorchTrainer(Trainer):
         examples = self._material_of(model).examples
         operations = count_operations(model, forward, examples.batch.rows)
         output = first_tensor(seen[0], floating=True)
-        return _Look(anatomies[0], operations, None if output is None else output.detach(), output is seen[0])
+        return Look(anatomies[0], operations, None if output is None else output.detach(), output is seen[0])
 
     def _context(
-        self, look: _Look, optimizer: Optimizer, loss: nn.Module | None, epochs: int, train: Batches
+        self, look: Look, optimizer: Optimizer, loss: nn.Module | None, epochs: int, train: Batches
     ) -> TaskContext:
         info = loss_info(loss)
         inputs = self._examples.batch.raw if self._examples.batch.inputs is None else self._examples.batch.inputs

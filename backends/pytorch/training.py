@@ -19,13 +19,14 @@ from autotrainer.backends.pytorch.best_weights import BestWeights
 from autotrainer.backends.pytorch.clipping import clip
 from autotrainer.backends.pytorch.companions import Companion
 from autotrainer.backends.pytorch.data import Batch, Batches, LoaderBatches, primary_output
+from autotrainer.backends.pytorch.loss_kinds import loss_info
 from autotrainer.backends.pytorch.losses import EditedLoss, plain_loss
 from autotrainer.backends.pytorch.model_calls import call_model
 from autotrainer.backends.pytorch.random_state import mix, seed_all
 from autotrainer.backends.pytorch.schedulers import step_scheduler
 from autotrainer.backends.pytorch.targets import ConvertedLoss
 from autotrainer.edits import ClipGradients
-from autotrainer.errors import InputError
+from autotrainer.errors import DataError, InputError
 from autotrainer.exchange import Evaluation
 from autotrainer.joining import joined, joined_targets
 
@@ -60,8 +61,9 @@ class Objective:
             extra = () if batch.weights is None else (batch.weights,)
             try:
                 loss = self.loss(seen if self.convert is None else self.convert(seen), targets, *extra)
-            except (RuntimeError, ValueError, IndexError, TypeError):
+            except (RuntimeError, ValueError, IndexError, TypeError) as error:
                 if self.otherwise is None:
+                    _check_labels(self.loss, seen, targets, error)
                     raise
                 loss = self.otherwise(primary_output(outputs), targets, *extra)
         if not isinstance(loss, Tensor):
@@ -187,6 +189,11 @@ class Training:
     def _backward(self, batch: Batch, run: Run) -> Tensor:
         self.optimizer.zero_grad()
         loss, outputs, targets = self.objective(self.model, batch)
+        if not loss.requires_grad:
+            raise InputError(
+                "the loss has no gradient: compute it from the model's outputs by operations of torch, without "
+                "detach(), item() or NumPy"
+            )
         loss.backward()  # type: ignore[no-untyped-call]
         for companion in self.companions:
             companion.after_backward(loss.detach())
@@ -241,6 +248,25 @@ def predict(model: nn.Module, batches: Iterator[Batch]) -> NDArray[np.float64]:
     model.eval()
     with torch.no_grad():
         return joined([_host(primary_output(call_model(model, batch.inputs))) for batch in batches], 0.0)
+
+
+def _check_labels(loss: nn.Module | None, outputs: Any, targets: Any, error: Exception) -> None:
+    """Say which class index of a batch is no output, where that is why its loss can't be computed.
+
+    Raises:
+        DataError: If there is one.
+    """
+    info = loss_info(plain_loss(loss))
+    whole = isinstance(targets, Tensor) and isinstance(outputs, Tensor) and not targets.is_floating_point()
+    if info.family != "cross_entropy" or not whole or outputs.ndim < 2 or targets.shape == outputs.shape:
+        return
+    units = int(outputs.shape[info.class_axis])
+    wrong = targets[((targets < 0) | (targets >= units)) & (targets != getattr(plain_loss(loss), "ignore_index", None))]
+    if len(wrong):
+        raise DataError(
+            f"a batch has class index {int(wrong[0])}, but the model has {units} outputs, for classes 0 to "
+            f"{units - 1}: number the classes from 0, or widen the output"
+        ) from error
 
 
 def _summed(judge: Objective) -> bool:

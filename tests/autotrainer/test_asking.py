@@ -214,7 +214,7 @@ def test_what_goes_wrong_in_a_question_is_no_matter_of_the_training(
 
 def test_a_replay_is_told_the_same(fitted: Callable[..., Any], tmp_path: Path) -> None:
     _, facts = fitted(1.0, log_dir=tmp_path)
-    (log,) = tmp_path.iterdir()
+    (log,) = tmp_path.glob("run-*.jsonl")
     Curious.contexts = []
     report = autotrainer.replay(log)
     assert [f.problem for f in report.findings] == ["overfitting"]

@@ -449,7 +449,7 @@ def test_a_builder_is_a_model() -> None:
 
 def test_log_dir_gets_a_log_for_each_training(tmp_path: Any) -> None:
     result = _fit(_script("bad_rate", cured_by={"bad_rate": CLIP}), log_dir=tmp_path)
-    assert len(list(tmp_path.glob("*.jsonl"))) == 1 + len(result.attempts)
+    assert len(list(tmp_path.glob("run-*.jsonl"))) == 1 + len(result.attempts)
 
 
 def test_save_writes_everything(tmp_path: Any) -> None:
@@ -495,8 +495,9 @@ def test_save_writes_everything(tmp_path: Any) -> None:
         ({"epochs": 2.5}, ConfigError, "epochs"),
         ({"batch_size": 0}, ConfigError, "batch_size"),
         ({"seed": -1}, ConfigError, "seed"),
-        ({"workers": 2}, ConfigError, "not available yet"),
-        ({"resume": True}, ConfigError, "not available yet"),
+        ({"workers": 0}, ConfigError, "workers"),
+        ({"resume": True}, ConfigError, "needs log_dir"),
+        ({"resume": 1}, ConfigError, "resume must be True or False"),
         ({"repair": "yes"}, ConfigError, "repair"),
         ({"fit_args": [1]}, ConfigError, "fit_args"),
         ({"strategy": None}, ConfigError, "unknown strategy"),

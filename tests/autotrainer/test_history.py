@@ -64,3 +64,23 @@ def test_an_epoch_ends_whether_or_not_anything_is_known_of_it() -> None:
     assert history.epoch_of_step == 0
     history.step = 10
     assert (history.step_of_epoch(0), history.epoch_of_step) == (9, 1)
+
+
+def test_what_there_was_at_the_beginning_of_an_epoch() -> None:
+    history = RunHistory([LayerInfo("a")])
+    for epoch in range(3):
+        for step in (100 * epoch, 100 * epoch + 50):
+            history.add_step(_stats(step, 1.0 / (step + 1)), losses=[(step + 1, 2.0)])
+        history.add_epoch(epoch, 100 * epoch + 99, {"val_loss": float(epoch)})
+    past = history.until(2)
+    assert (past.step, past.epoch, past.epoch_of_step) == (199, 2, 1)
+    assert past.steps.tolist() == [0, 50, 100, 150]
+    assert past.layer("grad_norm")[:, 0].tolist() == [0, 50, 100, 150]
+    assert past.losses[0].max() == 151
+    assert past.epochs("val_loss")[1].tolist() == [0.0, 1.0]
+    assert (past.has_ended(1), past.has_ended(2)) == (True, False)
+    past.add_step(_stats(200, 9.0))
+    past.add_epoch(2, 299, {"val_loss": 7.0})
+    assert past.epochs("val_loss")[1].tolist() == [0.0, 1.0, 7.0]
+    assert history.epochs("val_loss")[1].tolist() == [0.0, 1.0, 2.0], "the other one goes on by itself"
+    assert past.bytes == history.bytes

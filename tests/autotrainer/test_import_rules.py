@@ -14,6 +14,11 @@ FRAMEWORKS = {"torch", "keras", "tensorflow", "jax", "sklearn", "torchvision"}
 RECORDS = {
     f"autotrainer.{name}" for name in ("errors", "signals", "facts", "task", "history", "findings", "edits", "data")
 }
+EXTRAS = {
+    "autotrainer/suggesting.py": {"optuna"},
+    "autotrainer/parallel.py": {"joblib", "cloudpickle"},
+    "autotrainer/ray_pool.py": {"ray"},
+}
 GLUE = ("autotrainer/registry.py", "autotrainer/__init__.py", "autotrainer/reproducing.py")
 GLUE_FOLDERS = ("autotrainer/cli/", "autotrainer/demo/", "autotrainer/testing/")
 
@@ -94,8 +99,8 @@ def test_core_knows_no_framework_and_no_single_rule(file: str) -> None:
         if not _is_glue(file):
             assert not _within(module, {"autotrainer.rules", "autotrainer.repairs", "autotrainer.backends"}), module
         if _third_party(module):
-            searching = {"optuna"} if file == "autotrainer/suggesting.py" else set()
-            assert top in FRAMEWORKS | {"numpy", "rich", "jinja2", "pytest"} | searching, module
+            extra = EXTRAS.get(file, set())
+            assert top in FRAMEWORKS | {"numpy", "rich", "jinja2", "pytest"} | extra, module
 
 
 @pytest.mark.parametrize("file", _files("autotrainer"))

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from autotrainer import edits as e
-from autotrainer.patches import describe, lines
+from autotrainer.patches import describe, in_patch_order, lines
 from autotrainer.plan import RepairPlan
 
 NAMES = ("0", "1", "2", "3", "5")
@@ -102,6 +102,25 @@ def test_normalization_in_pytorch(kind: Any) -> None:
     assert torch.allclose(model.train()(x), applied.train()(x), atol=1e-6)
     assert isinstance(model[0], nn.Sequential)
     assert isinstance(model[3], nn.Sequential)
+
+
+@pytest.mark.parametrize("kind", ["batch", "layer", "group"])
+@pytest.mark.parametrize("dimensions", [1, 3])
+def test_normalization_of_any_convolution_in_pytorch(kind: Any, dimensions: int) -> None:
+    convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
+    model = nn.Sequential(convolution(1, 12, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+    x = torch.randn(8, 1, *[4] * dimensions)
+    model(x)
+    given, edit = copy.deepcopy(model), e.InsertNormalization(("0",), kind)
+    _torch_run(edit, model)
+    applied, _ = RepairPlan(("x",), (edit,)).apply(given)
+    assert torch.allclose(model.train()(x), applied.train()(x), atol=1e-6)
+
+
+def test_activations_called_as_functions_are_for_the_users_hand() -> None:
+    called = lines(e.SwapActivation(("a", "b"), "elu", calls=(0, 1)), "pytorch")
+    assert called[0] == "# in forward, where it calls these layers' activation as a function:  nn.ELU()(…)"
+    assert not lines(e.SwapActivation(("a",), "elu"), "pytorch")[0].startswith("#")
 
 
 @pytest.mark.parametrize(
@@ -277,6 +296,18 @@ def test_classes_are_numbered_and_shapes_aligned() -> None:
     _run(e.ShuffleData(), "keras3")
 
 
+def test_what_hangs_on_the_optimizer_comes_after_what_makes_it_anew() -> None:
+    edits = (e.DecayRate(steps=9), e.WarmUpRate(3), e.ReduceOnPlateau(), e.TuneAdam(0.95), e.SetWeightDecay(0.1),
+             e.SetLearningRate(0.1), e.SwapOptimizer("adam", 0.2), e.Reinitialize(("0",), "he_uniform"))  # fmt: skip
+    assert [type(edit) for edit in in_patch_order(edits)] == [
+        e.Reinitialize, e.SetLearningRate, e.SwapOptimizer, e.SetWeightDecay, e.TuneAdam, e.ReduceOnPlateau,
+        e.WarmUpRate, e.DecayRate,
+    ]  # fmt: skip
+    for framework, schedule in (("pytorch", "LambdaLR"), ("keras3", "CosineDecay")):
+        text = describe(RepairPlan(("x",), edits[:2], framework=framework))
+        assert text.count(schedule) == 1, "one schedule, not two that undo each other"
+
+
 def test_the_model_comes_before_the_optimizer() -> None:
     text = describe(RepairPlan(("x",), (e.SwapOptimizer("adam", 1e-3), e.InsertNormalization(("0",)))))
     assert re.findall(r"^\d\. (\S+)", text, re.MULTILINE) == ["`0`:", "optimizer"]
@@ -339,7 +370,10 @@ def test_guards_in_pytorch() -> None:
     _torch_run(e.RaisePrecision(), model.half())
     assert model[0].weight.dtype == torch.float32
     assert _torch_run(e.ExtendTraining(9), model)["epochs"] == 9
-    assert _torch_run(e.Rollback(), model, **names)["best"] == float("inf")
+    look = _torch_run(e.Rollback(2.0, 0.5), model, **names, math=math)["look"]
+    for loss, rate in ((1.0, 0.1), (0.5, 0.1), (0.9, 0.1), (1.1, 0.05), (float("nan"), 0.025)):
+        look(loss)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(rate), "lowered again each time"
 
 
 def _keras_model() -> Any:

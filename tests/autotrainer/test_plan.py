@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -28,6 +29,15 @@ def test_what_a_user_must_know_comes_first() -> None:
     assert text.index("input, loss") < text.index("1. ")
     assert "lr" in text
     assert RepairPlan(("x",), (SetLearningRate(0.01),)).changes == ()
+
+
+def test_places_in_the_users_code_are_told_and_kept() -> None:
+    plan = replace(PLAN, places={"improper_loss": "train.py:12"}, start=3)
+    assert "Against abnormal_data, improper_loss (train.py:12):" in str(plan)
+    assert "From the beginning of epoch 3 on" in str(plan)
+    again = RepairPlan.from_dict(json.loads(plan.to_json()))
+    assert (again.places, again.start) == (plan.places, 3)
+    assert plan == replace(PLAN, start=3), "a place is no part of what is changed"
 
 
 @pytest.mark.parametrize(

@@ -234,3 +234,45 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
 def test_control_characters_can_not_steer_a_terminal() -> None:
     assert clean("a\x1b[31mb\nc é →") == "a\\x1b[31mb\\nc é →"
     assert "\x1b" not in str(Report((replace(ROOT, layers=("\x1b[2J",)),)))
+
+
+def _screened() -> Result:
+    """Return a result of a search: two short trainings, one of them taken to its end."""
+    plan = RepairPlan(("scale_learning_rate",), (SetLearningRate(0.01),))
+    other = replace(plan, repairs=("swap_<b>",), edits=(SetLearningRate(0.1),))
+    attempts = [
+        Attempt(plan, 0.7, None, (), 0.2, epochs=3),
+        Attempt(other, 0.6, None, (), 0.2, epochs=3),
+        Attempt(other, None, "it broke", (), 0.1),
+        Attempt(plan, 0.9, None, (NOTE,), 1.0),
+    ]
+    return _result(plan=plan, attempts=attempts, epochs=15, cost=2.5)
+
+
+def test_short_attempts_are_told_as_such_and_never_chosen() -> None:
+    report = _screened().report()
+    assert [a.chosen for a in report.outcome.attempts] == [False, False, False, True]
+    told = [line for line in str(report).splitlines() if "scale_learning_rate (" in line or "swap_<" in line]
+    assert told == [
+        "        0.7   0.20  scale_learning_rate (tried for 3 of 15 epochs; no error left)",
+        "        0.6   0.20  swap_<b> (tried for 3 of 15 epochs; no error left)",
+        "          –   0.10  swap_<b> (failed: it broke)",
+        "*       0.9   1.00  scale_learning_rate (no error left)",
+    ]
+    assert [a["epochs"] for a in json.loads(report.to_json())["result"]["attempts"]] == [3, 3, None, None]
+    assert "tried for 3 of 15 epochs: none" in report.to_html()
+
+
+def test_the_page_draws_scores_over_work() -> None:
+    page = _screened().report().to_html()
+    kinds = ["given", "brief", "brief", "chosen"]
+    assert [page.count(f'<circle class="{kind}"') for kind in dict.fromkeys(kinds)] == [1, 2, 1]
+    assert '<circle class="given" cx="256.0" cy="200.0"' in page, "one of two and a half trainings, the lowest score"
+    assert '<circle class="chosen" cx="640.0" cy="0.0"' in page
+    assert "swap_&lt;b&gt; (tried for 3 of 15 epochs): 0.6 after 1.40 trainings" in page
+    assert "0.5 to 0.9 (higher is better)" in page
+
+
+@pytest.mark.parametrize("attempts", [[], [Attempt(RepairPlan(("x",), ()), None, "it broke", (), 0.1)]])
+def test_nothing_is_drawn_where_there_is_nothing_to_compare(attempts: list[Attempt]) -> None:
+    assert "<circle" not in _result(attempts=attempts, plan=None, status="unrepaired").report().to_html()

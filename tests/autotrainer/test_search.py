@@ -160,3 +160,47 @@ def test_where_evidence_leads_nowhere_settings_are_searched_by_halving(judge: Ju
     assert lengths[14] is None
     assert any(isinstance(e, SetLearningRate) and e.value == 1e-3 for e in search.best.spec.edits)
     assert budget.left >= 0
+
+
+def _live_search(judge: Judge, *steps: Step) -> Search:
+    live = (SetLearningRate, ClipGradients)
+    planner = ListedPlanner(
+        (), lambda edit: Support(SupportLevel.LIVE if isinstance(edit, live) else SupportLevel.REBUILD)
+    )
+    planner.table = {"bad": list(steps)}
+    baseline = _trial(judge, 0.3, "bad")
+    assert judge.metric is not None
+    budget = Budget()
+    budget.measure(100)
+    return Search(planner, judge.metric, TargetSummary(), baseline, budget, healthy=3)
+
+
+def test_live_edits_begin_at_the_healthy_point_while_they_help(judge: Judge) -> None:
+    rate, clip = SetLearningRate(0.01), ClipGradients("norm", 1.0)
+    search = _live_search(judge, _step("rate", rate), _step("clip", clip), _step("scale", ScaleInputs()))
+    begun = []
+    for accuracy in (0.6, 0.7, 0.2, 0.2):
+        candidate = search.next()
+        assert candidate is not None
+        begun.append((candidate.repairs, candidate.spec.start))
+        assert candidate.plan("pytorch").start == candidate.spec.start
+        search.add(candidate, _trial(judge, accuracy, "bad", edits=candidate.spec.edits))
+    assert begun[:2] == [(("rate",), 3), (("rate", "clip"), 3)]
+    assert begun[2] == (("rate", "clip", "scale"), 0), "inputs that are scaled can't begin in the middle"
+
+
+@pytest.mark.parametrize(("share", "begun"), [(1.0, [("rate", 3), ("rate", 0), ("clip", 0)]), (0.3, None), (0.0, None)])
+def test_live_edits_begin_at_the_start_once_the_point_has_cost_too_much(
+    judge: Judge, share: float, begun: list[tuple[str, int]] | None
+) -> None:
+    search = _live_search(judge, _step("rate", SetLearningRate(0.01)), _step("clip", ClipGradients("norm", 1.0)))
+    found = []
+    while (candidate := search.next()) is not None:
+        found += [(candidate.repairs[0], candidate.spec.start)] if len(candidate.repairs) == 1 else []
+        if not share:
+            search.fail(candidate)
+            continue
+        trial = _trial(judge, 0.3, edits=candidate.spec.edits)
+        trial.work = round(100 * share)
+        search.add(candidate, trial)
+    assert found == (begun or [("rate", 3), ("clip", 3), ("rate", 0), ("clip", 0)])

@@ -103,6 +103,15 @@ class ForgottenHead(Loop):
         return model[:5].parameters()
 
 
+class ForgottenZeroHead(ForgottenHead):
+    """Nothing comes back through weights of zero, and nothing changes at all."""
+
+    def model(self) -> nn.Module:
+        model = super().model()
+        nn.init.zeros_(model.get_submodule("6").weight)  # type: ignore[arg-type]
+        return model
+
+
 class RandomFeatures(Loop):
     def model(self) -> nn.Module:
         return nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))
@@ -155,6 +164,7 @@ class NeverStepped(Loop):
     [
         (NoReset, "missing_zero_grad", {"error"}),
         (ForgottenHead, "parameters_not_optimized", {"error", "warning"}),  # the layers before it may make up for it
+        (ForgottenZeroHead, "parameters_not_optimized", {"error"}),
         (RandomFeatures, "parameters_not_optimized", {"error"}),
         (EvaluatesInTraining, "wrong_training_mode", {"error"}),
         (StaysInEvaluation, "wrong_training_mode", {"error", "warning"}),

@@ -687,6 +687,52 @@ def quantile_of_noisy_values() -> Run:
     return plain(model, adam(model, 0.005), Pinball(), y=y, score=score, enough=-0.05)
 
 
+class Pairs(nn.Module):
+    """Loss of the order of all pairs: outputs may be on any scale."""
+
+    def forward(self, given: Tensor, wanted: Tensor) -> Tensor:
+        return F.softplus(-(given - given.T) * torch.sign(wanted - wanted.T)).mean()
+
+
+class Correlation(nn.Module):
+    def forward(self, given: Tensor, wanted: Tensor) -> Tensor:
+        return 1 - torch.corrcoef(torch.stack([given[:, 0], wanted[:, 0]]))[0, 1]
+
+
+class Survival(nn.Module):
+    """Cox's partial likelihood: who lives longer has the smaller risk."""
+
+    def forward(self, given: Tensor, wanted: Tensor) -> Tensor:
+        risk = given[torch.argsort(wanted[:, 0], descending=True), 0]
+        return (torch.logcumsumexp(risk, 0) - risk).mean()
+
+
+def on_another_scale(loss: nn.Module, y: Tensor, sign: int = 1) -> Run:
+    """Return a training whose outputs need only rise (or fall) with the targets."""
+    model = mlp((8, 16, 1))
+
+    def score() -> float:
+        with torch.no_grad():
+            return sign * float(torch.corrcoef(torch.stack([model(X)[:, 0], y.log()[:, 0]]))[0, 1])
+
+    return plain(model, adam(model), loss, y=y, score=score, enough=0.9)
+
+
+@case
+def ranks_of_prices() -> Run:
+    return on_another_scale(Pairs(), 5000 + 100 * X[:, :1])
+
+
+@case
+def correlation_with_prices() -> Run:
+    return on_another_scale(Correlation(), 5000 + 100 * X[:, :1])
+
+
+@case
+def survival_times() -> Run:
+    return on_another_scale(Survival(), (X[:, :1] + 0.3 * torch.randn(640, 1)).exp(), sign=-1)
+
+
 @case
 def q_learning() -> Run:
     """Targets come from a copy of the network, and grow with it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -89,6 +90,17 @@ def test_no_measurement_makes_a_rule_raise(
                 assert found.problem == rule.problem
                 assert found.message.endswith(".")
                 assert 0 <= found.confidence <= 1
+
+
+@pytest.mark.parametrize("since", [0, 300])
+@pytest.mark.parametrize("loss", ["ce", "cce", "custom"])
+@pytest.mark.parametrize("column", [*STEP_COLUMNS, *LAYER_COLUMNS])
+def test_no_message_has_numbers_that_are_none(build: Callable[..., Any], column: str, loss: str, since: int) -> None:
+    broken = {column: lambda t: np.inf if t >= since else 0.5}
+    case = {"scalars": broken} if column in STEP_COLUMNS else {"scalars": {"accuracy": 0.25}, "table": broken}
+    history, context = build(targets="index", loss=loss, output_units=4, losses=lambda t: 1.4, **case)
+    found = Engine(registry.make_rules()).evaluate(history, context)
+    assert [f.message for f in found if re.search(r"\b(inf|nan)\b", f.message)] == []
 
 
 def test_without_a_schedule_judgements_by_schedule_are_warnings(build: Callable[..., Any]) -> None:

@@ -60,6 +60,7 @@ def rectified(dormant: float, dead: float) -> dict[str, Any]:
         pytest.param(smooth(0.0, 0.0, 0.9) | STUCK, None, id="only the output"),
         pytest.param(smooth(0.8, 0.0, 0.0) | STUCK | {"steps": 30}, None, id="young"),
         pytest.param(smooth(np.nan, np.nan, np.nan) | STUCK, None, id="not measured"),
+        pytest.param(smooth(np.inf, 0.0, 0.0) | STUCK, None, id="outputs that are not finite"),
         pytest.param(
             smooth(0.8, 0.0, 0.0) | {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5, "batch_size": 4}},
             None,

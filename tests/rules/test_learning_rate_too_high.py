@@ -164,7 +164,7 @@ def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str 
 @pytest.mark.parametrize(
     ("context", "words"),
     [
-        ({"optimizer": OptimizerInfo("sgd", 0.05, 0.999)}, "a momentum of 0.999 adds up 1e+03 steps"),
+        ({"optimizer": OptimizerInfo("sgd", 0.05, 0.999)}, "a momentum of 0.999 adds up 1000 steps"),
         ({"optimizer": OptimizerInfo("sgd", 0.05, 0.9)}, "The learning rate of 0.05 is too high"),
     ],
 )
@@ -172,6 +172,13 @@ def test_says_what_raises_the_rate(build: Callable[..., Any], context: dict[str,
     found = LearningRateTooHigh().check(*build(**CHANCE, table=steps(0.5, 4), **context))
     assert found is not None
     assert words in found.message
+
+
+def test_names_the_largest_rate_of_a_schedule(build: Callable[..., Any]) -> None:
+    scalars = CHANCE["scalars"] | {"learning_rate": lambda t: 5.0 if 2 < t < 9 else 0.02}
+    found = LearningRateTooHigh().check(*build(**CHANCE | {"scalars": scalars}, table=steps(0.5, 4)))
+    assert found is not None
+    assert "The learning rate of 5 is too high" in found.message
 
 
 def test_names_a_loss_that_is_summed_over_the_batch(build: Callable[..., Any]) -> None:

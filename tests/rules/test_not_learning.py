@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,12 @@ SURROGATE: dict[str, Any] = {
     "loss": "custom",
     "scalars": {"squared_error": np.nan},
 }
+
+
+def below_its_start(t: int) -> float:
+    """A policy's loss: noise that grows as the policy decides, around a level below that of the first steps."""
+    noise = math.sin(12.9898 * t * t)
+    return -2.14 + 0.1 * noise if t < 10 else -2.33 + 0.5 * noise
 
 
 @pytest.mark.parametrize(
@@ -73,6 +80,7 @@ SURROGATE: dict[str, Any] = {
             SURROGATE | {"optimizer": OptimizerInfo("adam", several=True)}, None, id="a loss of several optimizers"
         ),
         pytest.param(SURROGATE | {"losses": lambda t: 0.1 * np.sin(t)}, None, id="a loss around zero"),
+        pytest.param(SURROGATE | {"losses": below_its_start}, None, id="lower than at the start, with more noise"),
         pytest.param(
             {"losses": lambda t: 1 + np.exp(-t / 50), "loss": "custom", "targets": "real"},
             None,
@@ -118,3 +126,25 @@ def test_does_not_call_flat_what_another_rule_calls_falling(build: Callable[...,
     assert "The loss fell" in slow.message
     assert stuck is not None
     assert "flat" not in stuck.message
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        pytest.param(
+            {}, "The loss is flat and accuracy is 0.5 (the commonest class has 0.5) after 600 steps.", id="flat"
+        ),
+        pytest.param(
+            {"losses": lambda t: 2 * math.log(2), "scalars": {"accuracy": np.nan}},
+            "The loss is flat and is 2 times a constant answer's after 600 steps.",
+            id="judged by the loss",
+        ),
+        pytest.param(
+            {"losses": lambda t: 0.7 if t < 400 else np.inf}, "The loss is not finite after 600 steps.", id="not finite"
+        ),
+    ],
+)
+def test_says_what_is_true_of_the_loss(build: Callable[..., Any], case: dict[str, Any], message: str) -> None:
+    found = NotLearning().check(*build(**CHANCE | case))
+    assert found is not None
+    assert found.message == message

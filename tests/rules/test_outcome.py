@@ -119,6 +119,10 @@ def test_a_score_worked_out_from_the_loss_is_told_as_the_loss(build: Callable[..
     assert found.words == "the loss is 3 times a constant answer's"
 
 
+def noisy(t: int) -> float:
+    return math.sin(12.9898 * t * t)
+
+
 def falls(t: int) -> float:
     return 1 + 2 * 0.98**t
 
@@ -129,7 +133,31 @@ def falls(t: int) -> float:
         pytest.param({"loss": "mse"}, True, id="mean squared error"),
         pytest.param({"loss": "custom"}, False, id="a loss of one's own that falls: a quantile may be wanted"),
         pytest.param({"loss": "custom", "losses": lambda t: 2.0}, True, id="one that does not fall"),
-        pytest.param({"loss": "custom", "scalars": {"squared_error": 50.0}}, True, id="far from any quantile"),
+        pytest.param({"loss": "none"}, False, id="a loss that is only told"),
+        pytest.param({"loss": "none", "scalars": {"squared_error": falls}}, True, id="by its values a squared error"),
+        pytest.param({"loss": "custom", "scalars": {"squared_error": 50.0}}, False, id="on another scale: it ranks"),
+        pytest.param({"loss": "none", "losses": lambda t: 2.0, "scalars": {"squared_error": 50.0}}, False, id="so too"),
+        pytest.param({"loss": "custom", "scalars": {"squared_error": 0.99}}, False, id="falls, squares do not show it"),
+        pytest.param({"loss": "custom", "scalars": {"squared_error": 0.2}}, True, id="squares attest success"),
+        pytest.param(
+            {"loss": "custom", "losses": lambda t: 7.0, "scalars": {"squared_error": 50.0}},
+            True,
+            id="by its values the root of a squared error, far off",
+        ),
+        pytest.param(
+            {"loss": "custom", "losses": lambda t: 3 + noisy(t), "scalars": {"squared_error": lambda t: 50 + noisy(t)}},
+            True,
+            id="moves with the squared error from batch to batch",
+        ),
+        pytest.param(
+            {
+                "loss": "custom",
+                "losses": lambda t: 3 + noisy(t),
+                "scalars": {"squared_error": lambda t: 50 + noisy(t + 3)},
+            },
+            False,
+            id="moves by itself",
+        ),
     ],
 )
 def test_squares_judge_no_loss_that_wants_another_value(
@@ -137,6 +165,17 @@ def test_squares_judge_no_loss_that_wants_another_value(
 ) -> None:
     case = {"targets": "real", "losses": falls, "scalars": {"squared_error": 2.0}} | case
     assert outcome(*build(**case)).known is known
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ({"targets": "real", "loss": "mse", "scalars": {"squared_error": math.inf}}, "R² is below -1e+06 (the mean"),
+        ({"targets": "real", "loss": "mse", "scalars": {"squared_error": 5.0}}, "R² is -4 (the mean"),
+    ],
+)
+def test_scores_are_told_in_numbers_that_exist(build: Callable[..., Any], case: dict[str, Any], words: str) -> None:
+    assert outcome(*build(**case)).words.startswith(words)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,11 @@ OVER: dict[str, Any] = {
             "error",
             id="validation accuracy falls",
         ),
+        pytest.param(
+            {"epochs": OVER["epochs"] | {"val_accuracy": lambda e: 0.49 + 0.01 * (e % 2)}},
+            "error",
+            id="learned by heart: never better than chance on validation data",
+        ),
         pytest.param({"epochs": {"val_loss": rising}, "scalars": {"accuracy": 0.9}}, "warning", id="only losses known"),
         pytest.param({"epochs": OVER["epochs"] | {"val_accuracy": lambda e: 0.97}}, None, id="no gap"),
         pytest.param({"epochs": OVER["epochs"] | {"val_loss": lambda e: 0.6 - 0.01 * e}}, None, id="still falls"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,7 @@ WHOLE: dict[str, Any] = {
         pytest.param(SLOW | {"planned_epochs": None}, "warning", id="no schedule"),
         pytest.param(SLOW | {"steps": 60}, None, id="young"),
         pytest.param(SLOW | {"losses": lambda t: 0.7}, None, id="does not fall at all"),
+        pytest.param(STILL | {"losses": lambda t: 0.7 if t < 99 else np.inf}, None, id="not finite: not slow"),
         pytest.param({"steps": 300}, None, id="learns"),
         pytest.param(
             {"losses": lambda t: 0.65, "scalars": {"accuracy": 0.6}, "steps": 400}, "warning", id="little learned, flat"
@@ -83,3 +85,11 @@ def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str 
 def test_threshold_of_the_paper_is_monotone(build: Callable[..., Any]) -> None:
     run = build(**SLOW, epochs={"accuracy": lambda e: 0.48 + 0.001 * e})
     assert [SlowConvergence(gain=g).check(*run) is not None for g in (5e-4, 1e-2)] == [False, True]
+
+
+def test_a_score_worked_out_from_the_loss_is_told_once(build: Callable[..., Any]) -> None:
+    loss = 0.97 * math.log(2)
+    run = build(losses=lambda t: loss, scalars={"accuracy": np.nan}, steps=400)
+    found = SlowConvergence().check(*run)
+    assert found is not None
+    assert found.message == "The loss falls no more, although it is 0.97 times a constant answer's after 400 steps."

@@ -105,6 +105,8 @@ def rising(start: float, by: float) -> Callable[[int], float]:
             REAL | {"losses": lambda t: 0.12 - t / 3e4, "scalars": {"squared_error": 0.105}}, None, id="R² hardly rises"
         ),
         pytest.param(REAL | {"losses": lambda t: 9 - t / 100, "loss": "custom"}, None, id="score not known"),
+        pytest.param(POOR | {"steps": 599}, None, id="the last epoch has not ended: what it came to is not known"),
+        pytest.param(POOR | {"steps": 599, "finished": True}, "error", id="ended within the last epoch"),
         pytest.param({}, None, id="healthy"),
         pytest.param({"finished": True, "planned_epochs": None}, None, id="healthy, no schedule"),
     ],

@@ -35,6 +35,21 @@ def slowly(t: int) -> float:
             id="diverges",
         ),
         pytest.param({"targets": "large", "scalars": {"squared_error": 1e7}}, None, id="learns"),
+        pytest.param(
+            {"targets": "large", "loss": "custom", "losses": lambda t: 4e8, "scalars": {"squared_error": 4e8}},
+            "error",
+            id="stuck with a squared error of one's own",
+        ),
+        pytest.param(
+            {"targets": "large", "loss": "custom", "losses": lambda t: 1.0, "scalars": {"squared_error": 4e8}},
+            None,
+            id="a loss that does not go by distance",
+        ),
+        pytest.param(
+            {"targets": "large", "loss": "custom", "steps": 4, "scalars": {"squared_error": 4e8}},
+            "warning",
+            id="a loss that is not known yet",
+        ),
         pytest.param({"targets": "real", "losses": lambda t: 1.0, "scalars": {"squared_error": 1.0}}, None, id="unit"),
         pytest.param({"targets": "index", "loss": "ce", "output_units": 4}, None, id="classes"),
     ],

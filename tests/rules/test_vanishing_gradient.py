@@ -20,6 +20,11 @@ STUCK: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}
     [
         pytest.param({"table": FADED} | STUCK, "error", id="faded and stuck"),
         pytest.param({"table": {"grad_norm": 0.0}} | STUCK, "error", id="zero everywhere and stuck"),
+        pytest.param(
+            {"table": {"grad_norm": 0.0}, "scalars": STUCK["scalars"], "losses": lambda t: 0.7 if t < 9 else np.inf},
+            None,
+            id="zero everywhere, since the loss is not finite",
+        ),
         pytest.param({"table": {"grad_norm": [0.0, 0.0, 1e-2]}} | STUCK, "error", id="zero but for the last layer"),
         pytest.param({"table": FADED, "planned_epochs": None} | STUCK, "warning", id="no schedule"),
         pytest.param({"table": FADED, "steps": 15} | STUCK, "warning", id="young"),
@@ -149,3 +154,9 @@ def test_must_last_as_many_epochs_as_asked(build: Callable[..., Any]) -> None:
     assert VanishingGradient(epochs=30).check(*run) is None
     history, context = run
     assert VanishingGradient(epochs=31).check(history, replace(context)) is None
+
+
+def test_gradients_of_exactly_zero_are_called_so(build: Callable[..., Any]) -> None:
+    found = VanishingGradient().check(*build(**STUCK, table={"grad_norm": [0.0, 0.0, 1e-2]}))
+    assert found is not None
+    assert found.message.startswith("The gradient of layer fc1 is exactly zero, that of layer out 0.01, and")

@@ -15,6 +15,7 @@ from autotrainer.backends.keras3.parts import find_parts
     ("loss", "family", "expects", "targets"),
     [
         ("mse", "squared_error", "values", "values"),
+        ("msle", "custom", "unknown", "values"),
         ("MeanAbsoluteError", "absolute_error", "values", "values"),
         (keras.losses.Huber(), "huber", "values", "values"),
         ("binary_crossentropy", "binary_cross_entropy", "probabilities", "values"),

@@ -1,0 +1,48 @@
+"""Settings of Keras that hold for a whole process, for trainings in another one that are to come out the same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["adopt_settings", "process_settings"]
+
+
+def process_settings() -> dict[str, Any]:
+    """Return the settings of this process."""
+    import keras
+
+    values = {
+        "engine": keras.backend.backend(),
+        "floatx": keras.config.floatx(),
+        "policy": keras.config.dtype_policy().name,
+        "format": keras.config.image_data_format(),
+    }
+    if values["engine"] == "tensorflow":
+        from tensorflow import config
+
+        values["threads"] = config.threading.get_intra_op_parallelism_threads()
+    elif values["engine"] == "torch":
+        import torch
+
+        values["threads"] = torch.get_num_threads()
+    return values
+
+
+def adopt_settings(values: Mapping[str, Any]) -> None:
+    """Take the settings that `process_settings` returned in another process, before Keras is used in this one."""
+    os.environ["KERAS_BACKEND"] = values["engine"]  # Keras reads it once
+    import keras
+
+    keras.config.set_floatx(values["floatx"])
+    keras.config.set_dtype_policy(values["policy"])
+    keras.config.set_image_data_format(values["format"])
+    if values["engine"] == "tensorflow":
+        from tensorflow import config
+
+        config.threading.set_intra_op_parallelism_threads(values["threads"])
+    elif values["engine"] == "torch":
+        import torch
+
+        torch.set_num_threads(values["threads"])

@@ -1,0 +1,105 @@
+"""Searches that go through evidence and successive halving, with trainings that follow a script: what tests compare."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+import autotrainer
+from autotrainer import registry
+from autotrainer.edits import ClipGradients, Edit, SetLearningRate, SetMomentum
+from autotrainer.findings import Finding, Severity
+from autotrainer.history import RunHistory
+from autotrainer.repair import Dimension, Proposal, Repair, Risk
+from autotrainer.rule import Rule
+from autotrainer.task import TargetSummary, TaskContext
+from autotrainer.testing import FakeBackend, FakeModel, Outcome
+
+_DATA = (np.arange(400.0).reshape(200, 2), np.tile([0, 1], 100))
+
+
+class _Bad(Rule):
+    problem, code, needs = "bad_rate", "AT408", frozenset({"epochs"})
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        values = history.epochs("bad_rate")[1]
+        return self.finding(Severity.ERROR, 0.9, "it is bad", {"value": values[-1]}) if values.size else None
+
+
+class _Rate(Repair):
+    name, risk = "scale_learning_rate", Risk.UNSAFE
+    fixes: ClassVar[dict[str, float]] = {"bad_rate": 0.6}
+
+    def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
+        yield from (Proposal(self.name, (SetLearningRate(rate),), 0.5 - rate) for rate in (0.01, 0.02))
+
+    def dimension(self, context: TaskContext) -> Dimension | None:
+        return Dimension(self.name, tuple((SetLearningRate(10.0**power),) for power in range(-4, 2)))
+
+
+class _Momentum(_Rate):
+    name = "add_momentum"
+
+    def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
+        yield Proposal(self.name, (ClipGradients("norm", 1.0),), 0.3)
+
+    def dimension(self, context: TaskContext) -> Dimension | None:
+        return Dimension(self.name, tuple((SetMomentum(share),) for share in (0.5, 0.9, 0.99)))
+
+
+@dataclass
+class Story:
+    """A `fit` of a model that no repair makes healthy, with scores that hang on the edits.
+
+    Attributes:
+        notes: File that gets the process of each training, one a line.
+    """
+
+    notes: Path
+
+    def fit(self, before: Callable[[tuple[Edit, ...], int], Any] | None = None, **options: Any) -> dict[str, Any]:
+        """Return all that two equal results share.
+
+        Args:
+            before: Called at the beginning of each training with its edits and the number of trainings before.
+            **options: Those of `autotrainer.fit`.
+        """
+        notes = self.notes
+
+        def script(edits: tuple[Edit, ...]) -> Outcome:
+            number = len(notes.read_text().splitlines())
+            with notes.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            if before is not None:
+                before(edits, number)
+            raises: dict[int, BaseException] = {0: ValueError("diverged")} if SetMomentum(0.5) in edits else {}
+            share = zlib.crc32(repr(edits).encode()) % 60 / 100
+            return Outcome(0.4 + share if edits else 0.5, {"bad_rate": 1.0}, raises=raises)
+
+        options = {"epochs": 9, "budget": 12.0, "progress": False, "test_data": _DATA, **options}
+        result = autotrainer.fit(FakeModel(script), _DATA, _DATA, **options)
+        plain = {name: getattr(result, name) for name in result.__slots__ if name not in ("model", "optimizer")}
+        return {**plain, "model": replace(result.model, script=lambda edits: Outcome()).__dict__ | {"script": None}}
+
+    @property
+    def processes(self) -> list[int]:
+        """The process of each training so far."""
+        return [int(line) for line in self.notes.read_text().splitlines()]
+
+
+@pytest.fixture
+def story(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Story:
+    """A story; `fit` sees the fake framework, one rule that always fires, and two repairs alone."""
+    backend = FakeBackend()
+    monkeypatch.setattr(registry, "rules", lambda: (_Bad,))
+    monkeypatch.setattr(registry, "repairs", lambda: (_Rate, _Momentum))
+    monkeypatch.setattr(registry, "backends", lambda: (backend,))
+    (tmp_path / "notes").touch()
+    return Story(tmp_path / "notes")

@@ -1,0 +1,197 @@
+"""``autotrainer run``: a script runs as with python, and each training in it is told of on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from autotrainer.cli import main
+
+Capture = pytest.CaptureFixture[str]
+Write = Callable[..., str]
+
+TRAINING = """
+import torch
+from torch import nn
+torch.manual_seed(0)
+x = torch.randn(128, 8)
+y = (x[:, 0] > x[:, 1]).long()
+model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2){last})
+optimizer = torch.optim.Adam(model.parameters(), 0.01)
+for step in range(60):
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(x), y).backward()
+    optimizer.step()
+print(model[0].weight.sum().item(), torch.rand(1).item())
+"""
+HEALTHY, FAULTY = TRAINING.format(last=""), TRAINING.format(last=", nn.Softmax(1)")
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(text: str, name: str = "script.py") -> str:
+        path = tmp_path / name
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["no_such_script.py"], "there is no script 'no_such_script.py'"),
+        (["-m", "no_such_module"], "there is no module 'no_such_module'"),
+        ([], "required: SCRIPT"),
+        (["--select", "vanishing_gradeint", "x.py"], "did you mean 'vanishing_gradient'?"),
+        (["--threshold", "beta_1", "x.py"], "--threshold takes NAME=VALUE"),
+        (["--epochs", "0", "x.py"], "--epochs must be at least 1"),
+        (["-o", "report.pdf", "x.py"], "can't write a report as 'report.pdf'"),
+    ],
+)
+def test_bad_input_is_status_2_and_one_line(arguments: list[str], said: str, capsys: Capture) -> None:
+    assert main(["run", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("autotrainer: ")
+    assert captured.err.count("\n") == 1
+    assert said in captured.err
+
+
+def test_the_script_finds_what_python_gives_it(write: Write, tmp_path: Path, capsys: Capture) -> None:
+    write("VALUE = 7", "beside.py")
+    script = write(
+        "import pickle, sys\nfrom beside import VALUE\n"
+        "class Own: pass\nassert isinstance(pickle.loads(pickle.dumps(Own())), Own)\n"
+        "print(__name__, __file__, sys.argv, sys.path[0], VALUE)\n"
+    )
+    before = list(sys.argv), list(sys.path)
+    assert main(["run", script, "--epochs", "x", "-o", "--", "y"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"__main__ {script} {[script, '--epochs', 'x', '-o', '--', 'y']} {tmp_path} 7\n"
+    assert captured.err == "autotrainer: no training was seen in this script\n"
+    assert (list(sys.argv), list(sys.path)) == before
+
+
+def test_a_module_is_run_as_with_python_m(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    (tmp_path / "package_for_run").mkdir()
+    write("", "package_for_run/__init__.py")
+    script = write("import sys\nprint(__name__, __package__, sys.argv)", "package_for_run/train.py")
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "-m", "package_for_run.train", "-x"]) == 0
+    assert capsys.readouterr().out == f"__main__ package_for_run {[script, '-x']}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "said"),
+    [
+        ("import sys; sys.exit(3)", 3, ""),
+        ("import sys; sys.exit(0)", 0, ""),
+        ("import sys; sys.exit()", 0, ""),
+        ("import sys; sys.exit('wrong data')", 1, "wrong data\n"),
+        ("def f():\n    raise ValueError('broken')\nf()", 1, "ValueError: broken\n"),
+        ("def f(:", 1, "SyntaxError"),
+        ("raise KeyboardInterrupt", 130, "KeyboardInterrupt"),
+    ],
+)
+def test_the_script_ends_with_its_own_status(text: str, status: int, said: str, write: Write, capsys: Capture) -> None:
+    script = write(text)
+    assert main(["run", script]) == status
+    told = capsys.readouterr().err
+    assert said in told
+    assert ("runpy" in told, "cli/run.py" in told) == (False, False)  # a traceback is the script's own
+    if said == "ValueError: broken\n":
+        assert told.startswith(f'Traceback (most recent call last):\n  File "{script}", line 3, in <module>\n')
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "status"),
+    [
+        (HEALTHY, [], 0),
+        (FAULTY, ["--steps", "60"], 1),
+        (FAULTY, ["--ignore", "improper_output_activation"], 0),
+        (FAULTY + "raise SystemExit(5)", ["--steps", "60"], 5),
+    ],
+)
+def test_status_and_report(text: str, arguments: list[str], status: int, write: Write, capsys: Capture) -> None:
+    assert main(["run", *arguments, write(text)]) == status
+    captured = capsys.readouterr()
+    assert captured.out.count("\n") == 1  # the script's own
+    assert "in 60 steps of a pytorch training" in captured.err
+    assert ("AT401 improper_output_activation" in captured.err) == (
+        text.startswith(FAULTY) and "--ignore" not in arguments
+    )
+
+
+def test_reports_and_logs_are_written(write: Write, tmp_path: Path, capsys: Capture) -> None:
+    report, logs = tmp_path / "report.json", tmp_path / "logs"
+    assert main(["run", "-o", str(report), "--log-dir", str(logs), write(FAULTY + HEALTHY)]) == 1
+    assert "training 2 of 2: Sequential" in capsys.readouterr().err
+    first, second = (json.loads(path.read_text()) for path in (report, tmp_path / "report-2.json"))
+    assert first["findings"][0]["problem"] == "improper_output_activation"
+    assert "improper_output_activation" not in [finding["problem"] for finding in second["findings"]]
+    assert first["findings"][0]["place"].endswith("script.py:7")
+    first_log, _ = sorted(logs.iterdir())
+    assert main(["replay", str(first_log)]) == 1
+
+
+def test_a_report_that_cannot_be_written_is_told_after_all_else(write: Write, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "file").write_text("")
+    arguments = ["run", "-o", str(tmp_path / "file" / "report.txt")]
+    assert main([*arguments, write(HEALTHY)]) == 2
+    assert "autotrainer: can't write" in capsys.readouterr().err.splitlines()[-1]
+    assert main([*arguments, write(HEALTHY + "raise SystemExit(5)")]) == 5
+
+
+def test_the_off_switch_runs_the_script_alone(write: Write, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setenv("AUTOTRAINER_OFF", "1")
+    assert main(["run", write(FAULTY)]) == 0
+    assert capsys.readouterr().err == "autotrainer: no training was seen in this script\n"
+
+
+_MAIN = "import sys\nfrom autotrainer.cli import main\nstatus = main(sys.argv[1:])\n"
+
+
+def test_no_framework_is_imported_that_the_script_does_not_import(
+    write: Write, run_python: Callable[..., CompletedProcess[str]]
+) -> None:
+    after = "print(sorted({'torch', 'keras', 'tensorflow'} & sys.modules.keys()))"
+    ran = run_python(_MAIN + after, "run", write("print('hello')"))
+    assert ran.stdout == "hello\n[]\n"
+
+
+def test_a_script_of_pytorch_as_python_runs_it(write: Write, run_python: Callable[..., CompletedProcess[str]]) -> None:
+    script = write(FAULTY)
+    plain = run_python(f"import runpy\nrunpy.run_path({script!r}, run_name='__main__')")
+    ran = run_python(_MAIN + "sys.exit(status)", "run", script)
+    assert ran.returncode == 1
+    assert ran.stdout == plain.stdout
+    assert "improper_output_activation" in ran.stderr
+
+
+def test_a_script_of_keras_as_python_runs_it(write: Write, run_python: Callable[..., CompletedProcess[str]]) -> None:
+    script = write("""
+import importlib.util
+assert importlib.util.find_spec("keras") is not None
+import keras, numpy as np
+keras.utils.set_random_seed(0)
+x = np.random.default_rng(0).normal(size=(128, 8)).astype("float32")
+y = np.eye(3, dtype="float32")[(x[:, :3]).argmax(1)]
+model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(3, "relu")])
+model.compile("adam", "categorical_crossentropy")
+model.fit(x, y, epochs=5, verbose=0)
+print(model.get_weights()[0].tobytes().hex()[:80])
+""")
+    plain = run_python(f"import runpy\nrunpy.run_path({script!r}, run_name='__main__')")
+    ran = run_python(_MAIN + "sys.exit(status)", "run", script)
+    assert ran.returncode == 1
+    assert ran.stdout == plain.stdout
+    assert "in 20 steps (5 epochs) of a keras3 training of 2 layers" in ran.stderr
+    assert "ERROR  AT401 improper_output_activation" in ran.stderr

@@ -1,0 +1,260 @@
+"""Bad input to `fit` gets an error that says what is wrong and what to give instead, in both frameworks alike."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+import autotrainer
+from autotrainer.errors import ConfigError, DataError, InputError
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(120, 4)).astype("float32")
+Y = (X[:, 0] > 0).astype("int64")
+WRONG = np.where(np.arange(120) == 70, 7, Y)
+VALID = (X[80:], Y[80:])
+
+
+class Once:
+    """Batches that can be read once only, although `iter` may be called again."""
+
+    def __init__(self, tensors: bool, batches: int = 40) -> None:
+        made = ((X[:16], Y[:16]) for _ in range(batches))
+        self.batches: Iterator[Any] = ((torch.tensor(x), torch.tensor(y)) for x, y in made) if tensors else made
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.batches
+
+
+class Torch:
+    """How a user calls `fit` in PyTorch."""
+
+    def fit(self, train: Any = (X[:80], Y[:80]), validation: Any = VALID, model: Any = None, **options: Any) -> Any:
+        torch.manual_seed(0)
+        model = model or nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        options = {"loss": nn.CrossEntropyLoss(), "epochs": 2, "budget": 1.0, "progress": False, **options}
+        return autotrainer.fit(model, train, validation, optimizer=lambda p: torch.optim.Adam(p, 0.01), **options)
+
+    def stream(self, x: Any, y: Any) -> Any:
+        return DataLoader(TensorDataset(torch.tensor(x), torch.tensor(y)), 16)
+
+    def singles(self) -> Any:
+        return TensorDataset(torch.tensor(X), torch.tensor(Y))
+
+    def once(self) -> Any:
+        class Data(IterableDataset[Any]):
+            batches = Once(True)
+
+            def __iter__(self) -> Iterator[Any]:
+                return iter(self.batches)
+
+        return DataLoader(Data(), batch_size=None)
+
+
+class Keras:
+    """The same in Keras."""
+
+    def fit(self, train: Any = (X[:80], Y[:80]), validation: Any = VALID, model: Any = None, **options: Any) -> Any:
+        keras.utils.set_random_seed(0)
+        layers = keras.layers
+        model = model or keras.Sequential([keras.Input((4,)), layers.Dense(8, "relu"), layers.Dense(2, "softmax")])
+        options = {"loss": "sparse_categorical_crossentropy", "epochs": 2, "budget": 1.0, "progress": False, **options}
+        return autotrainer.fit(model, train, validation, optimizer="adam", **options)
+
+    def stream(self, x: Any, y: Any) -> Any:
+        return tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
+
+    def singles(self) -> Any:
+        return tf.data.Dataset.from_tensor_slices((X, Y))
+
+    def once(self) -> Any:
+        batches = Once(False).batches
+        signature = (tf.TensorSpec((16, 4)), tf.TensorSpec((16,), tf.int64))
+        return tf.data.Dataset.from_generator(lambda: batches, output_signature=signature)
+
+
+@pytest.fixture(params=[Torch, Keras], ids=["pytorch", "keras3"])
+def kit(request: pytest.FixtureRequest) -> Any:
+    return request.param()
+
+
+# -- labels and classes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["train", "validation"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_labels_out_of_range(kit: Any, place: str, stream: bool) -> None:
+    good, bad = ((kit.stream(X, y) if stream else (X, y)) for y in (Y, WRONG))
+    data = {"train": good, "validation": good, place: bad}
+    with pytest.raises(DataError, match="class index 7, but the model has 2 outputs, for classes 0 to 1: number the"):
+        kit.fit(**data)
+
+
+@pytest.mark.parametrize("metric", ["auto", "accuracy"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_validation_set_with_one_class(kit: Any, metric: str, stream: bool) -> None:
+    ones = np.flatnonzero(Y == 1)
+    held = kit.stream(X[ones], Y[ones]) if stream else (X[ones], Y[ones])
+    with pytest.raises(DataError, match=r"validation_data holds a single class \(1\), train_data more.* all classes"):
+        kit.fit(validation=held, metric=metric)
+    kit.fit(validation=held, metric="loss")
+
+
+def test_area_under_the_curve_of_one_class(kit: Any) -> None:
+    with pytest.raises(InputError, match="no rows of one of the two classes"):
+        kit.fit(validation=(X[Y == 1], Y[Y == 1]), metric="auc")
+
+
+def test_one_class_in_all_data_is_a_finding_and_no_error(kit: Any) -> None:
+    result = kit.fit((X, np.ones(120, "int64")), (X[:40], np.ones(40, "int64")), budget=1.5)
+    assert "unlearnable_targets" in [finding.problem for finding in result.findings]
+
+
+# -- metrics ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (None, "must return one number, not NoneType"),
+        (np.ones(3), r"must return one number, not ndarray of shape \(3,\)"),
+        ("0.5", "must return one number, not str"),
+        (1 + 2j, "must return one number, not complex"),
+        (float("nan"), "returned NaN, although predictions are finite and differ: let it return a number"),
+    ],
+)
+def test_a_metric_that_returns_no_number(kit: Any, value: Any, says: str) -> None:
+    def mine(y_true: Any, y_pred: Any) -> Any:
+        return value
+
+    with pytest.raises(InputError, match=f"metric mine {says}"):
+        kit.fit(metric=mine)
+
+
+def test_a_metric_without_a_value_for_constant_predictions_is_no_error(kit: Any) -> None:
+    def correlation(y_true: Any, y_pred: Any) -> float:
+        with np.errstate(all="ignore"):
+            return float(np.corrcoef(y_true, y_pred[:, 1] - y_pred[:, 0])[0, 1])
+
+    result = kit.fit((0 * X[:80], Y[:80]), (0 * X[80:], Y[80:]), metric=correlation)
+    assert np.isnan(result.score)
+
+
+def test_a_metric_of_one_argument(kit: Any) -> None:
+    with pytest.raises(InputError, match="metric mine fails on targets of shape .* 1 positional argument"):
+
+        def mine(y_true: Any) -> float:
+            return 1.0
+
+        kit.fit(metric=mine)
+
+
+# -- what can be read once only ---------------------------------------------------------------------------------------
+
+
+def test_a_generator(kit: Any) -> None:
+    for place in ("train", "validation"):
+        with pytest.raises(DataError, match=f"{place}.* is an iterator that can be read once only; give the loader"):
+            kit.fit(**{place: (batch for batch in [(X, Y)])})
+    with pytest.raises(DataError, match="not function"):
+        kit.fit(train=lambda: [(X, Y)])
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
+@pytest.mark.parametrize("place", ["train", "validation"])
+def test_a_data_set_that_can_be_read_once(kit: Any, place: str) -> None:
+    with pytest.raises(DataError, match="can be read only once"):
+        kit.fit(**{place: kit.once(), "epochs": 3})
+
+
+def test_an_object_that_can_be_read_once() -> None:
+    with pytest.raises(DataError, match="the Once yields no batch: .* give a DataLoader"):
+        Torch().fit(Once(True))
+    with pytest.raises(DataError, match="can't train on a Once: give arrays, a tf.data.Dataset"):
+        Keras().fit(Once(False))
+
+
+def test_single_samples(kit: Any) -> None:
+    with pytest.raises(DataError, match="yields single samples, not batches: give"):
+        kit.fit(kit.singles())
+
+
+# -- models that can't be copied --------------------------------------------------------------------------------------
+
+
+class Net(nn.Module):
+    """A model that holds what can't be copied."""
+
+    def __init__(self, held: str, path: Path) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.held: Any = threading.Lock() if held == "lock" else path.open("w") if held == "file" else None
+        if held == "tensor":
+            self.held = self.layer.weight * 2
+
+    def forward(self, x: Any) -> Any:
+        return self.layer(x)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("held", ["lock", "file", "tensor"])
+def test_a_pytorch_model_that_cannot_be_copied(held: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"can't be copied.*`held` of Net.*Give a callable that builds the model"):
+        Torch().fit(model=Net(held, tmp_path / "log"))
+    assert Torch().fit(model=lambda: Net(held, tmp_path / "log")).score > 0
+
+
+class Locked(keras.Model):  # type: ignore[misc]
+    """A model of code with an argument that is no part of a configuration."""
+
+    def __init__(self, held: Any) -> None:
+        super().__init__()
+        self.held, self.layer = held, keras.layers.Dense(2, "softmax")
+
+    def call(self, x: Any) -> Any:
+        return self.layer(x)
+
+
+def test_a_keras_model_that_cannot_be_copied(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as file:
+        for held in (threading.Lock(), file):
+            with pytest.raises(InputError, match="Locked can't be copied .* give a zero-argument callable that builds"):
+                Keras().fit(model=Locked(held))
+    assert Keras().fit(model=lambda: Locked(threading.Lock())).score > 0
+
+
+# -- losses and the rest ----------------------------------------------------------------------------------------------
+
+
+def test_losses_without_a_gradient() -> None:
+    with pytest.raises(InputError, match="must return a tensor with a gradient, not float"):
+        Torch().fit(loss=lambda outputs, targets: 0.5)
+    with pytest.raises(InputError, match="the loss has no gradient: compute it from the model's outputs"):
+        Torch().fit(loss=lambda outputs, targets: nn.functional.cross_entropy(outputs, targets).detach())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"train": (X, Y[:-1])}, DataError, "rows do not fit"),
+        ({"train": (X, np.array(list("ab") * 60))}, DataError, "targets must be a numeric array"),
+        ({"train": X}, DataError, r"must be \(x, y\)"),
+        ({"train": (X[:, :3], Y)}, DataError, r"validation_data has inputs of shape \(\*, 4\), train_data of"),
+        ({"validation": (X[:0], Y[:0])}, DataError, "validation_data"),
+        ({"epochs": 0}, ConfigError, "epochs must be a whole number >= 1"),
+        ({"budget": 0}, InputError, "allows no work"),
+    ],
+)
+def test_the_rest(kit: Any, options: dict[str, Any], error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        kit.fit(**options)
