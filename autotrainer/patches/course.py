@@ -42,7 +42,7 @@ def _keras_decay(edit: e.DecayRate, rising: int = 0) -> list[str]:
     steps = f"steps = {edit.steps}" if edit.steps else "steps = epochs * steps_per_epoch"
     first = ["# the rate to start with, in place of the schedule given:"] if edit.instead else []
     rate = "rate = model.optimizer.learning_rate" if edit.instead else "rate = float(model.optimizer.learning_rate)"
-    made = ["schedule = keras.optimizers.schedules.CosineDecay(float(rate), steps, alpha={:g})".format(edit.floor)]
+    made = [f"schedule = keras.optimizers.schedules.CosineDecay(float(rate), steps, alpha={edit.floor:g})"]
     if rising:
         made = [
             "schedule = keras.optimizers.schedules.CosineDecay(",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.optim import Optimizer
 
-__all__ = ["Found", "find_model", "owned"]
+__all__ = ["Found", "find_model"]
 
 _Held = Sequence[tuple[nn.Module, set[int]]]
 """Modules, each with the ids of its parameters."""
@@ -30,7 +30,7 @@ class Found:
     around: tuple[nn.Module, ...]
 
 
-def owned(optimizer: Optimizer) -> set[int]:
+def _owned(optimizer: Optimizer) -> set[int]:
     """Return the ids of an optimizer's parameters."""
     return {id(p) for group in optimizer.param_groups for p in group["params"]}
 
@@ -50,18 +50,18 @@ def find_model(optimizer: Optimizer, used: Collection[int], known: Collection[in
         What was found; None where no module holds any of its parameters.
     """
     modules, optimizers = _alive()
-    own = owned(optimizer)
+    own = _owned(optimizer)
     everywhere = [(module, {id(p) for p in module.parameters()}) for module in modules]
     around = [(module, held) for module, held in everywhere if not held.isdisjoint(own)]
     if not around:
         return None
     own &= _union(held for _, held in around)
     others = [o for o in optimizers if o is not optimizer]
-    elsewhere = _union(owned(o) for o in others if id(o) in known)
+    elsewhere = _union(_owned(o) for o in others if id(o) in known)
     used = set(used) & _union(held for _, held in everywhere) - elsewhere
     model = _smallest(around, own | used) or _smallest(around, own) or nn.ModuleList(_outermost(around))
     held = {id(p) for p in model.parameters()}
-    further = (o for o in others if id(o) not in known and not owned(o).isdisjoint(held))
+    further = (o for o in others if id(o) not in known and not _owned(o).isdisjoint(held))
     return Found(model, (optimizer, *further), tuple(module for module, _ in around))
 
 

@@ -151,11 +151,10 @@ def test_a_metric_without_a_value_for_constant_predictions_is_no_error(kit: Any)
 
 
 def test_a_metric_of_one_argument(kit: Any) -> None:
-    with pytest.raises(InputError, match="metric mine fails on targets of shape .* 1 positional argument"):
+    def mine(y_true: Any) -> float:
+        return 1.0
 
-        def mine(y_true: Any) -> float:
-            return 1.0
-
+    with pytest.raises(InputError, match=r"metric mine fails on targets of shape .* 1 positional argument"):
         kit.fit(metric=mine)
 
 
@@ -178,9 +177,9 @@ def test_a_data_set_that_can_be_read_once(kit: Any, place: str) -> None:
 
 
 def test_an_object_that_can_be_read_once() -> None:
-    with pytest.raises(DataError, match="the Once yields no batch: .* give a DataLoader"):
+    with pytest.raises(DataError, match=r"the Once yields no batch: .* give a DataLoader"):
         Torch().fit(Once(True))
-    with pytest.raises(DataError, match="can't train on a Once: give arrays, a tf.data.Dataset"):
+    with pytest.raises(DataError, match=r"can't train on a Once: give arrays, a tf\.data\.Dataset"):
         Keras().fit(Once(False))
 
 
@@ -228,7 +227,9 @@ class Locked(keras.Model):  # type: ignore[misc]
 def test_a_keras_model_that_cannot_be_copied(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as file:
         for held in (threading.Lock(), file):
-            with pytest.raises(InputError, match="Locked can't be copied .* give a zero-argument callable that builds"):
+            with pytest.raises(
+                InputError, match=r"Locked can't be copied .* give a zero-argument callable that builds"
+            ):
                 Keras().fit(model=Locked(held))
     assert Keras().fit(model=lambda: Locked(threading.Lock())).score > 0
 

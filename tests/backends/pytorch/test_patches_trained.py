@@ -36,7 +36,8 @@ def loop(managed: Any, model: nn.Module, edits: Sequence[e.Edit], make: Any, bad
     x[:200][bad if bad is not None else []] = math.nan
     names: Pasted = {
         "torch": torch, "nn": nn, "copy": copy, "math": math, "epochs": EPOCHS, "model": model, "x_train": x[:200],
-        "y_train": torch.tensor(managed.y[:200]), "loss_fn": nn.CrossEntropyLoss(), "optimizer": make(model.parameters()),
+        "y_train": torch.tensor(managed.y[:200]), "loss_fn": nn.CrossEntropyLoss(),
+        "optimizer": make(model.parameters()),
         "train_loader": torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x[:200]), BATCH),
     }  # fmt: skip
     order, inside = in_patch_order(edits), {}

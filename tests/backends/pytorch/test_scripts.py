@@ -308,7 +308,9 @@ def test_what_the_script_leaves_to_autotrainer_is_left_alone() -> None:
             progress=False,
         )  # fmt: skip
         model = mlp()
-        loop = autotrainer.Loop(model, sgd(model), loss_fn, DataLoader(TensorDataset(x, y), BATCH), epochs=1)
+        loop = autotrainer.Loop(
+            model, sgd(model), loss_fn, DataLoader(TensorDataset(x, y), BATCH), epochs=1, budget=1.0
+        )
         for _ in loop:
             for inputs, targets in loop.train_loader:
                 loop.optimizer.zero_grad()
@@ -406,6 +408,29 @@ def test_a_compiled_loss_is_compiled_once_and_whole() -> None:
     seen = run(script)[1]
     assert compiled == 1
     assert len(seen) == 1
+
+
+@pytest.mark.filterwarnings("ignore")  # those of torch, while it compiles
+def test_a_compiled_step_is_seen() -> None:
+    def script() -> list[nn.Module]:
+        net, loss_fn = mlp(), nn.CrossEntropyLoss()
+        optimizer = sgd(net)
+        x, y = data()
+
+        @torch.compile(backend="eager")
+        def step() -> None:
+            optimizer.zero_grad()
+            loss_fn(net(x), y).backward()
+            optimizer.step()
+
+        for _ in range(STEPS):
+            step()
+        return [net]
+
+    expected = plainly(script)
+    found, seen = run(script)
+    assert all(torch.equal(a, b) for a, b in zip(expected[0].parameters(), found[0].parameters(), strict=True))
+    assert [monitor.history.step for _, monitor in seen] == [STEPS - 1]
 
 
 @pytest.mark.parametrize(

@@ -555,6 +555,14 @@ def test_optimizer_object_with_a_builder(managed: Any) -> None:
 
 
 def test_errors_of_the_loss_come_out_unchanged(managed: Any) -> None:
-    data = (managed.x[:200], np.full(200, 7))
-    with pytest.raises(IndexError, match="out of bounds"):
+    data = (managed.x[:200], np.eye(3, dtype=np.float32)[np.zeros(200, int)])
+    with pytest.raises(RuntimeError, match=r"Float|size|multi-target"):
         managed.train(managed.mlp(), train=data)
+
+
+def test_class_indices_out_of_range_are_told_with_the_number_of_outputs(managed: Any) -> None:
+    data = (managed.x[:200], np.full(200, 7))
+    with pytest.raises(DataError, match="class index 7, but the model has 2 outputs"):
+        managed.train(managed.mlp(), train=data)
+    masked = np.where(np.arange(200) % 3, managed.y[:200], -100)
+    managed.train(managed.mlp(), train=(managed.x[:200], masked))
