@@ -67,7 +67,8 @@ class UnshuffledData(Rule):
         Batches composed on purpose (a curriculum; a few classes each, for contrastive losses: with a loss of one's own
         half the share counts). Only tasks with one class a row are judged. Without validation accuracy, or with a good
         one, it is a warning: with small steps the order matters little. Whole arrays given to ``check`` say nothing of
-        the order in training, and batches of one row can't be judged.
+        the order in training, and batches of one row can't be judged. Trainings with several optimizers, as those of GANs,
+        whose batches are all real or all made, are left alone.
 
     Repairs
         Shuffled rows: ``shuffle=True`` in the loader, a buffer as large as the data set.
@@ -98,8 +99,8 @@ class UnshuffledData(Rule):
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         """Judge the history as it is now."""
         targets = history.targets
-        if context.arrays or not _one_class_a_row(targets, context):
-            return None
+        if context.arrays or context.optimizer.several or not _one_class_a_row(targets, context):
+            return None  # several optimizers: a GAN's batches are all real or all made
         if targets.classes < 2:
             return self._one_class(history, context)
         # All samples: where classes drift, as the actions of a policy, batches differ from all rows in the end alone.
