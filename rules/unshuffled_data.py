@@ -65,10 +65,10 @@ class UnshuffledData(Rule):
 
     When it is wrong
         Batches composed on purpose (a curriculum; a few classes each, for contrastive losses: with a loss of one's own
-        half the share counts). Only tasks with one class a row are judged. Without validation accuracy, or with a good
-        one, it is a warning: with small steps the order matters little. Whole arrays given to ``check`` say nothing of
-        the order in training, and batches of one row can't be judged. Trainings with several optimizers, as those of GANs,
-        whose batches are all real or all made, are left alone.
+        half the share counts). Only tasks with one class a row are judged, and no trainings with several optimizers:
+        batches of a GAN are all real or all made. Without validation accuracy, or with a good one, it is a warning:
+        with small steps the order matters little. Whole arrays given to ``check`` say nothing of the order in
+        training, and batches of one row can't be judged.
 
     Repairs
         Shuffled rows: ``shuffle=True`` in the loader, a buffer as large as the data set.

@@ -64,7 +64,9 @@ FINE: dict[str, Any] = {"epochs": {"val_accuracy": lambda e: 0.97}}
         pytest.param(SORTED | FINE, "warning", id="sorted, learned all the same"),
         pytest.param(SORTED | FINE | {"arrays": True}, None, id="whole arrays, whose order is not that of training"),
         pytest.param(TWO, "warning", id="two classes, sorted"),
-        pytest.param(TWO | {"optimizer": OptimizerInfo("adam", 1e-3, several=True)}, None, id="real, then made, in a GAN"),
+        pytest.param(
+            TWO | {"optimizer": OptimizerInfo("adam", 1e-3, several=True)}, None, id="real, then made, in a GAN"
+        ),
         pytest.param(TWO | {"scalars": {"class_entropy": 0.4}}, None, id="two classes, a little unequal by batch"),
         pytest.param(
             {"targets": classes(99, 1), "scalars": {"class_entropy": drawn([99, 1], 32)}}, None, id="rare class"
