@@ -14,6 +14,7 @@ from autotrainer.edits import Edit, SwapOptimizer
 
 __all__ = [
     "OPTIMIZERS",
+    "inner_layer",
     "keras_lines",
     "names",
     "numbers",
@@ -68,6 +69,11 @@ def optimizer_with(**settings: object) -> str:
     """Return the line of Keras code that makes the optimizer anew with other settings."""
     changed = ", ".join(f"{name!r}: {value!r}" for name, value in settings.items())
     return f"model.optimizer = model.optimizer.from_config({{**model.optimizer.get_config(), {changed}}})"
+
+
+def inner_layer(name: str) -> str:
+    """Return the expression for a layer of a Keras model, which may lie in a model inside."""
+    return "model" + "".join(f".get_layer({part!r})" for part in name.split("/"))
 
 
 def names(layers: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autotrainer import edits as e
-from autotrainer.patches.base import keras_lines, names, pytorch_lines, words
+from autotrainer.patches.base import inner_layer, keras_lines, names, pytorch_lines, words
 
 
 @words.register
@@ -150,7 +150,7 @@ def _(edit: e.Rollback) -> list[str]:
 @keras_lines.register
 def _(edit: e.ReviveUnits) -> list[str]:
     return [
-        f"hidden = [model.get_layer(name.split('/')[-1]) for name in {list(edit.layers)}]",
+        f"hidden = [{', '.join(map(inner_layer, edit.layers))}]",
         "# between epochs, for each of them, with `a` = its activations on a batch, one column a unit:",
         f"#   size = abs(a).mean(0); idle = size <= {edit.threshold:g} * size.mean()",
         "#   kernel, bias = layer.get_weights(); fresh = keras.initializers.HeUniform()(kernel.shape)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autotrainer import edits as e
-from autotrainer.patches.base import keras_lines, names, pytorch_lines, words
+from autotrainer.patches.base import inner_layer, keras_lines, names, pytorch_lines, words
 
 _MODULES = {
     "linear": "nn.Identity()",
@@ -231,8 +231,7 @@ def _(edit: e.ScaleOutputLayer) -> list[str]:
     scaled = f"set_weights([{edit.factor:g} * w for w in layer.get_weights()])"
     if not edit.layers:
         return [f"# before the first step:  layer = …; layer.{scaled}"]
-    inside = {name: "model" + "".join(f".get_layer({part!r})" for part in name.split("/")) for name in edit.layers}
-    return [f"layer = {layer}; layer.{scaled}" for layer in inside.values()]
+    return [f"layer = {inner_layer(name)}; layer.{scaled}" for name in edit.layers]
 
 
 @keras_lines.register
