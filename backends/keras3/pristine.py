@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from autotrainer.backends.keras3.feeding import batches, reason_of
-from autotrainer.backends.keras3.structure import check_copy, copy_model, copy_value, has_graph
+from autotrainer.backends.keras3.structure import check_copy, copy_model, copy_value, has_graph, name_alike
 from autotrainer.data import Data
 from autotrainer.errors import DataError, InputError
 
@@ -75,6 +75,7 @@ class Pristine:
             _forward(copy, self._example, "train_data")
         if not has_graph(model):
             check_copy(model, copy)
+            name_alike(model, copy)
         for old, new in zip(model.weights, copy.weights, strict=True):
             copy_value(old, new)
         return copy

@@ -23,6 +23,7 @@ __all__ = [
     "copy_model",
     "copy_value",
     "has_graph",
+    "name_alike",
     "rebuild",
     "sublayers",
 ]
@@ -87,10 +88,8 @@ def copy_model(model: Any) -> Any:
 def _copy_state(old: Any, new: Any) -> None:
     """Give a layer the weights and trainable flags of another one of the same kind, as far as it has them yet."""
     for layer, twin in zip(sublayers(old), sublayers(new), strict=False):
-        if type(layer) is type(twin):
-            _named_like(layer, twin)  # code that makes its layers anew gets other numbers in their names
-            if twin.trainable != layer.trainable:
-                twin.trainable = layer.trainable
+        if type(layer) is type(twin) and twin.trainable != layer.trainable:
+            twin.trainable = layer.trainable
         _carry_edits(layer, twin)
     if [w.shape for w in old.weights] == [w.shape for w in new.weights]:
         for weight, twin in zip(old.weights, new.weights, strict=True):
@@ -199,6 +198,12 @@ def _kept_arguments(source: Any) -> dict[str, Any]:
         ):
             found[name] = value
     return found
+
+
+def name_alike(source: Any, copy: Any) -> None:
+    """Give the layers of a copy the names of the source's: code that makes its layers anew numbers them on."""
+    for layer, twin in zip(sublayers(source), sublayers(copy), strict=False):
+        _named_like(layer, twin)
 
 
 def check_copy(source: Any, copy: Any) -> None:

@@ -197,15 +197,13 @@ class Net(nn.Module):
     def __init__(self, held: str, path: Path) -> None:
         super().__init__()
         self.layer = nn.Linear(4, 2)
-        self.held: Any = threading.Lock() if held == "lock" else path.open("w") if held == "file" else None
-        if held == "tensor":
-            self.held = self.layer.weight * 2
+        with path.open("w") as file:
+            self.held: Any = {"lock": threading.Lock(), "file": file, "tensor": self.layer.weight * 2}[held]
 
     def forward(self, x: Any) -> Any:
         return self.layer(x)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("held", ["lock", "file", "tensor"])
 def test_a_pytorch_model_that_cannot_be_copied(held: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"can't be copied.*`held` of Net.*Give a callable that builds the model"):

@@ -292,3 +292,29 @@ def test_half_precision_is_raised(train: Any, policy: str) -> None:
     assert changed.compute_dtype == "float32"
     np.testing.assert_allclose(changed.get_weights()[0], given.get_weights()[0].astype("float32"))
     assert "half precision" in reason(trainer(model()), e.RaisePrecision())
+
+
+class Code(keras.Model):  # type: ignore[misc]
+    """A model of code whose layers get other names each time that they are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.out = layers.Dense(8, "relu"), layers.Dense(1, "sigmoid")
+
+    def call(self, x: Any) -> Any:
+        return self.out(self.hidden(x))
+
+
+@pytest.mark.parametrize("by", ["model", "callable"])
+def test_layers_of_a_model_of_code_are_known_by_name_in_each_copy(by: str, make_run: Callable[..., Any]) -> None:
+    given = Code()
+    given(X[:2])
+    given.compile("adam", "binary_crossentropy")
+    data = (ArrayData(X[:200], Y[:200]), ArrayData(X[200:], Y[200:]))
+    source: Any = (given, *data, None, None) if by == "model" else (Code, *data, "binary_crossentropy", "adam")
+    prepared = make_trainer(FitRequest(*source, 1, 32))
+    names = tuple(layer.name for layer in prepared.context.layers)
+    for edit in (e.SwapActivation(names[:1], "elu"), e.Reinitialize(names, "he_uniform"), e.ReviveUnits(names[:1])):
+        assert prepared.supports(edit)
+        trained = prepared.train(TrainingSpec(1, 0, (edit,)), make_run())
+        assert tuple(layer.name for layer in trained.model.layers) == names
