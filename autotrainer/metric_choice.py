@@ -110,15 +110,13 @@ def accuracy_metric(context: TaskContext, targets: TargetSummary, evaluation: Ev
         return None
     cut = known.cut(targets)
     classes = kind == "multiclass" or not (targets.binary or targets.signed or targets.values == ())
-    two = kind == "binary" and len(targets.values) == 2 and context.loss.expects == "probabilities"
+    two = kind == "binary" and len(targets.values) == 2
 
     def rows(seen: Evaluation) -> tuple[Floats, Floats | None]:
         outputs = np.asarray(seen.outputs, np.float64)
-        if classes and outputs.size == len(outputs):  # one unit for labels beyond yes and no: it says 0 or 1
-            said = (outputs.reshape(-1) > cut) == seen.targets.reshape(-1)
-            if two:  # or the label that it is nearer to
-                low, high = targets.values
-                said = (np.where(outputs.reshape(-1) > (low + high) / 2, high, low)) == seen.targets.reshape(-1)
+        if classes and outputs.size == len(outputs):  # one unit for labels beyond yes and no: it says no or yes
+            low, high = targets.values if two else (0.0, 1.0)
+            said = np.where(outputs.reshape(-1) > cut, high, low) == seen.targets.reshape(-1)
             return np.where(np.isfinite(outputs.reshape(-1)), said, False).astype(np.float64), None
         scores = correct_rows(outputs, seen.targets, kind, cut=cut, class_axis=axis)
         sequence = kind == "multiclass" and seen.targets.ndim > 1 and seen.targets.shape != outputs.shape

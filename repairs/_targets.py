@@ -54,8 +54,10 @@ def fitting_code(context: TaskContext, targets: TargetSummary, *, out_of_range: 
     chances |= out_of_range and loss.family == "custom"
     two = len(targets.values) == 2 and targets.values != (0.0, 1.0)
     if chances and two and context.output_units == 1 and context.output_activation == "sigmoid":
-        low, high = targets.values  # the output says low + (high - low) * chance
-        return ScaleTargets((low,), (high - low,))
+        low, high = targets.values
+        if targets.signed:  # whose answers are cut at 0: the output says low + (high - low) * chance
+            return ScaleTargets((low,), (high - low,))
+        return EncodeTargets("zero_one", (low, high))
     margin = loss.family == "hinge" and loss.targets == "values" and context.framework == "pytorch"
     return EncodeTargets("signed") if margin and targets.values == (0.0, 1.0) else None  # Keras converts these itself
 

@@ -20,7 +20,7 @@ class EncodeTargetsRepair(Repair):
         One-hot rows become class indices or the other way round, two labels such as -1 and 1 become 0 and 1 or the
         other way round, and labels that don't run from 0 to C - 1 are numbered so. The loss itself stays as it is, with
         all its options. The model goes on answering in the user's labels: its largest output stands in the column of
-        the label, and a single output lies between the two labels.
+        the label; a single one is the chance of the higher of two labels, and lies between -1 and 1 where these are.
 
     Why it helps:
         A loss that gets labels in another encoding fails, or minimizes something else than the user means.

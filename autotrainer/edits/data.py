@@ -82,15 +82,20 @@ class EncodeTargets(Edit):
 
     Attributes:
         to: ``index`` (one-hot rows, or class numbers of another shape or type, become class indices), ``one_hot``
-            (class indices become rows), ``zero_one`` (-1 becomes 0) or ``signed`` (0 becomes -1).
+            (class indices become rows), ``zero_one`` (of two labels the lower becomes 0, the other 1) or ``signed``
+            (0 becomes -1).
+        labels: The two labels of ``zero_one``.
     """
 
     says_first: ClassVar[str | None] = "data"
     to: Literal["index", "one_hot", "zero_one", "signed"]
+    labels: tuple[float, float] = (-1.0, 1.0)
 
     def __post_init__(self) -> None:
         if self.to not in ("index", "one_hot", "zero_one", "signed"):
             raise ConfigError(f"targets can't be encoded as {self.to!r}: index, one_hot, zero_one or signed")
+        if len(self.labels) != 2 or not -math.inf < self.labels[0] < self.labels[1] < math.inf:
+            raise ConfigError(f"EncodeTargets takes two labels, the lower one first, not {self.labels}")
 
 
 @dataclass(frozen=True, slots=True)

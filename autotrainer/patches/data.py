@@ -10,21 +10,24 @@ from autotrainer.patches.base import keras_lines, numbers, pytorch_lines, words
 _FORMS = {
     "index": "as class indices",
     "one_hot": "as one-hot rows",
-    "zero_one": "as 0 and 1 (from -1 and 1)",
     "signed": "as -1 and 1 (from 0 and 1)",
 }
 _PYTORCH_FORMS = {
     "index": ["y = y.argmax(1) if y.ndim > 1 and y.shape[1] > 1 else y.reshape(-1).long()"],
     "one_hot": ["y = nn.functional.one_hot(y.reshape(-1).long(), z.shape[1]).to(z)  # z: the outputs"],
-    "zero_one": ["y = (y + 1) / 2"],
     "signed": ["y = 2 * y - 1"],
 }
 _KERAS_FORMS = {
     "index": ["y_train = y_train.argmax(-1) if y_train.ndim > 1 else y_train"],
     "one_hot": ["y_train = keras.utils.to_categorical(y_train, model.output_shape[-1])"],
-    "zero_one": ["y_train = (y_train + 1) / 2"],
     "signed": ["y_train = 2 * y_train - 1"],
 }
+
+
+def _zero_one(name: str, edit: e.EncodeTargets) -> list[str]:
+    low, high = edit.labels
+    moved = f"{name} {'-' if low > 0 else '+'} {abs(low):g}" if low else name
+    return [f"{name} = {moved}" if high - low == 1 else f"{name} = ({moved}) / {high - low:g}"]
 
 
 def _weights(edit: e.WeightClasses) -> str:
@@ -63,7 +66,8 @@ def _(edit: e.ScaleTargets) -> str:
 
 @words.register
 def _(edit: e.EncodeTargets) -> str:
-    return f"targets encoded for the loss {_FORMS[edit.to]}"
+    form = "as 0 and 1 (from {:g} and {:g})".format(*edit.labels) if edit.to == "zero_one" else _FORMS[edit.to]
+    return f"targets encoded for the loss {form}"
 
 
 @words.register
@@ -132,7 +136,7 @@ def _(edit: e.ScaleTargets) -> list[str]:
 
 @pytorch_lines.register
 def _(edit: e.EncodeTargets) -> list[str]:
-    return _PYTORCH_FORMS[edit.to]
+    return _zero_one("y", edit) if edit.to == "zero_one" else _PYTORCH_FORMS[edit.to]
 
 
 @pytorch_lines.register
@@ -209,7 +213,7 @@ def _(edit: e.ScaleTargets) -> list[str]:
 
 @keras_lines.register
 def _(edit: e.EncodeTargets) -> list[str]:
-    return _KERAS_FORMS[edit.to]
+    return _zero_one("y_train", edit) if edit.to == "zero_one" else _KERAS_FORMS[edit.to]
 
 
 @keras_lines.register

@@ -55,7 +55,7 @@ class ConvertedLoss(keras.losses.Loss):  # type: ignore[misc]
         y_true = ops.convert_to_tensor(y_true)
         for edit in self.edits:
             if isinstance(edit, EncodeTargets):
-                y_true = _encoded(y_true, y_pred, edit.to)
+                y_true = _encoded(y_true, y_pred, edit)
             elif isinstance(edit, ReshapeTargets):
                 y_true = ops.reshape(ops.cast(y_true, y_pred.dtype), ops.shape(y_pred))
             elif isinstance(edit, ScaleTargets):
@@ -75,9 +75,11 @@ class ConvertedLoss(keras.losses.Loss):  # type: ignore[misc]
         return cls(**{**config, "loss": keras.saving.deserialize_keras_object(config["loss"])})
 
 
-def _encoded(y_true: Any, y_pred: Any, to: str) -> Any:
+def _encoded(y_true: Any, y_pred: Any, edit: EncodeTargets) -> Any:
+    to = edit.to
     if to == "zero_one":
-        return (ops.cast(y_true, y_pred.dtype) + 1) / 2
+        low, high = edit.labels
+        return (ops.cast(y_true, y_pred.dtype) - low) / (high - low)
     if to == "signed":
         return 2 * ops.cast(y_true, y_pred.dtype) - 1
     rows, classes = ops.shape(y_pred)[:-1], y_pred.shape[-1]

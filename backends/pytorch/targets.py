@@ -60,7 +60,7 @@ class ConvertedLoss(nn.Module):
         """Return the loss of a batch."""
         for edit in self.edits:
             if isinstance(edit, EncodeTargets):
-                targets = _encoded(outputs, targets, edit.to, self.loss_info.class_axis)
+                targets = _encoded(outputs, targets, edit, self.loss_info.class_axis)
             elif isinstance(edit, ReshapeTargets):
                 targets = _reshaped(outputs, targets)
             elif isinstance(edit, ScaleTargets):
@@ -75,9 +75,11 @@ def seen_loss(loss: nn.Module | None) -> nn.Module | None:
     return loss.loss if isinstance(loss, ConvertedLoss) else loss
 
 
-def _encoded(outputs: Tensor, targets: Tensor, to: str, axis: int) -> Tensor:
+def _encoded(outputs: Tensor, targets: Tensor, edit: EncodeTargets, axis: int) -> Tensor:
+    to = edit.to
     if to == "zero_one":
-        return (targets.to(outputs.dtype) + 1) / 2
+        low, high = edit.labels
+        return (targets.to(outputs.dtype) - low) / (high - low)
     if to == "signed":
         return 2 * targets.to(outputs.dtype) - 1
     classes = outputs.shape[axis] if outputs.ndim > 1 else 1

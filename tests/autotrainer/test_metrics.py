@@ -224,8 +224,8 @@ def test_rows_without_a_target_say_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outputs", "score"), [([1.1, 1.9, 1.2, 1.8], 1.0), ([0.1, 0.9, 0.2, 0.8], 0.5), ([1.9, 1.9, 1.9, np.nan], 0.25)]
+    ("outputs", "score"), [([0.1, 0.9, 0.2, 0.8], 1.0), ([0.9, 0.9, 0.9, 0.8], 0.5), ([0.9, 0.9, 0.9, np.nan], 0.25)]
 )
-def test_one_unit_says_which_of_two_labels_it_is_nearer_to(outputs: Any, score: float) -> None:
+def test_one_unit_says_no_or_yes_to_the_higher_of_two_labels(outputs: Any, score: float) -> None:
     metric, found = _decide(BCE, np.array([[1.0], [2.0], [1.0], [2.0]]), np.array(outputs)[:, None])
     assert (metric.name, found) == ("accuracy", score)

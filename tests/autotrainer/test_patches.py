@@ -241,6 +241,7 @@ def test_the_rest_runs_in_keras(edit: e.Edit) -> None:
 TARGETS: list[e.Edit] = [
     e.ScaleTargets((3.0,), (2.0,)),
     e.EncodeTargets("zero_one"),
+    e.EncodeTargets("zero_one", (-3.0, 1.0)),
     e.EncodeTargets("signed"),
     e.DropBadRows(1),
     e.WeightClasses((0.5, 2.0)),
@@ -259,6 +260,7 @@ def test_targets_in_both(edit: e.Edit) -> None:
     other = _torch_run(edit, nn.Linear(2, 1), **tensors)
     if isinstance(edit, e.ScaleTargets | e.EncodeTargets):
         wanted = {"zero_one": [1, 0, 1], "signed": [1, -3, 1]}.get(getattr(edit, "to", ""), [-1, -2, -1])
+        wanted = [1, 0.5, 1] if getattr(edit, "labels", ())[:1] == (-3.0,) else wanted
         assert names["y_train"].ravel().tolist() == other["y"].flatten().tolist() == wanted
     if isinstance(edit, e.DropBadRows):
         assert len(names["y_train"]) == len(other["y_train"]) == 2

@@ -126,9 +126,9 @@ def test_labels_are_encoded_as_the_loss_takes_them(loss, units, framework, targe
 @pytest.mark.parametrize(
     ("problem", "loss", "activation", "values", "wanted"),
     [
-        ("target_mismatch", BCE, "sigmoid", (1.0, 2.0), ScaleTargets((1.0,), (1.0,))),
+        ("target_mismatch", BCE, "sigmoid", (1.0, 2.0), EncodeTargets("zero_one", (1.0, 2.0))),
         ("improper_loss", BCE, "sigmoid", (-1.0, 1.0), ScaleTargets((-1.0,), (2.0,))),
-        ("improper_loss", OWN, "sigmoid", (1.0, 2.0), ScaleTargets((1.0,), (1.0,))),
+        ("improper_loss", OWN, "sigmoid", (1.0, 2.0), EncodeTargets("zero_one", (1.0, 2.0))),
         ("not_learning", OWN, "sigmoid", (1.0, 2.0), None),  # nothing says that the loss wants 0 and 1
         ("improper_loss", BCE, "linear", (1.0, 2.0), None),
         ("improper_loss", BCE, "sigmoid", (0.0, 1.0), None),
