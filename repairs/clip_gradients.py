@@ -9,6 +9,7 @@ from typing import ClassVar
 from autotrainer.edits import ClipGradients
 from autotrainer.findings import Finding
 from autotrainer.repair import Proposal, Repair
+from autotrainer.repairs._steps import before_any_step
 from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["ClipGradientsRepair"]
@@ -51,6 +52,8 @@ class ClipGradientsRepair(Repair):
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
         """Propose clipping by norm, then by value."""
+        if before_any_step(finding):
+            return
         usual = finding.evidence.get("usual_grad_norm", math.nan)
         limit = float(f"{usual:.2g}") if math.isfinite(usual) and usual > 0 else 1.0
         effect = self.fixes[finding.problem]

@@ -9,9 +9,13 @@ from autotrainer.edits import SetLoss
 from autotrainer.findings import Finding
 from autotrainer.repair import Proposal, Repair, Risk
 from autotrainer.repairs._heads import fitting_head
+from autotrainer.repairs._steps import before_any_step
 from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["FixLossRepair"]
+
+_LATER = 0.5
+"""Chance where a loss became not finite in the course of the training ÷ that where it was so from the start."""
 
 
 class FixLossRepair(Repair):
@@ -20,7 +24,8 @@ class FixLossRepair(Repair):
     What it does:
         Cross-entropy for classes, binary cross-entropy for {0, 1} labels, logistic loss for labels in {-1, 1},
         squared error for real values, with the output activation that it takes. The loss brings targets into the
-        form and shape that it needs (indices or one-hot, (n, 1) or (n,)); the user's targets stay as they are.
+        form and shape that it needs (indices or one-hot, (n, 1) or (n,)); the user's targets stay as they are. A loss
+        of one's own goes too where it is the first to be not finite.
 
     Why it helps:
         A loss that does not fit the targets has its minimum elsewhere, or none.
@@ -37,13 +42,17 @@ class FixLossRepair(Repair):
 
     name = "fix_loss"
     risk = Risk.SAFE
-    fixes: ClassVar[dict[str, float]] = {"improper_loss": 0.9, "target_mismatch": 0.8}
+    fixes: ClassVar[dict[str, float]] = {"improper_loss": 0.9, "target_mismatch": 0.8, "nonfinite": 0.6}
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
         """Propose the fitting loss, with its output activation unless the output has it."""
-        head = fitting_head(context, targets)
+        head, effect = fitting_head(context, targets), self.fixes[finding.problem]
         if head is None:
             return
+        if finding.problem == "nonfinite":
+            if finding.layers or not context.loss.own:
+                return
+            effect *= 1.0 if before_any_step(finding) else _LATER
         same = context.output_activation == head.activation
         edits = (SetLoss(head.loss, head.expects),) if same else head.edits
-        yield Proposal(self.name, edits, self.fixes[finding.problem])
+        yield Proposal(self.name, edits, effect)

@@ -8,6 +8,7 @@ from typing import ClassVar
 from autotrainer.edits import Rollback
 from autotrainer.findings import Finding
 from autotrainer.repair import Proposal, Repair
+from autotrainer.repairs._steps import before_any_step
 from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["RollbackRepair"]
@@ -48,5 +49,6 @@ class RollbackRepair(Repair):
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
         """Propose it where there are epochs to go back by."""
-        if context.planned_epochs is None or context.planned_epochs >= _LEAST:
+        enough = context.planned_epochs is None or context.planned_epochs >= _LEAST
+        if enough and not before_any_step(finding):
             yield Proposal(self.name, (Rollback(),), self.fixes[finding.problem])

@@ -10,6 +10,7 @@ from autotrainer.edits import SetLearningRate
 from autotrainer.findings import Finding
 from autotrainer.repair import Dimension, Proposal, Repair
 from autotrainer.repairs._rates import REACH
+from autotrainer.repairs._steps import before_any_step
 from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["ScaleLearningRateRepair"]
@@ -97,7 +98,7 @@ class ScaleLearningRateRepair(Repair):
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
         """Propose the rungs of the ladder, those that the problem asks for first."""
         rate = context.optimizer.learning_rate
-        if not math.isfinite(rate) or rate <= 0:
+        if not math.isfinite(rate) or rate <= 0 or before_any_step(finding):
             return
         ladder, suggested = _ladder(finding), context.asked.get("suggested_rate", math.nan)
         if suggested > 0 and abs(math.log10(suggested / rate)) > _CLOSE:

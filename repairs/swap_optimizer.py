@@ -9,6 +9,7 @@ from autotrainer.edits import SwapOptimizer
 from autotrainer.findings import Finding
 from autotrainer.repair import Dimension, Proposal, Repair
 from autotrainer.repairs._rates import suitable_rate
+from autotrainer.repairs._steps import before_any_step
 from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["SwapOptimizerRepair"]
@@ -54,6 +55,8 @@ class SwapOptimizerRepair(Repair):
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
         """Propose the others, those of another kind than the present one first."""
+        if before_any_step(finding):
+            return
         effect = self.fixes[finding.problem]
         rank = 0
         for name in ("adam", "sgd", "nadam", "rmsprop"):

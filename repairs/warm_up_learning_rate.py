@@ -8,6 +8,7 @@ from typing import ClassVar
 from autotrainer.edits import WarmUpRate
 from autotrainer.findings import Finding
 from autotrainer.repair import Proposal, Repair
+from autotrainer.repairs._steps import before_any_step
 from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["WarmUpLearningRateRepair"]
@@ -60,7 +61,7 @@ class WarmUpLearningRateRepair(Repair):
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
         """Propose one length."""
-        if context.planned_steps is None or context.planned_steps < _LEAST / _SHARE:
+        if context.planned_steps is None or context.planned_steps < _LEAST / _SHARE or before_any_step(finding):
             return
         steps = min(_MOST, int(_SHARE * context.planned_steps))
         yield Proposal(self.name, (WarmUpRate(steps),), self.fixes[finding.problem])

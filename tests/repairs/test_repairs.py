@@ -26,10 +26,12 @@ from autotrainer.repairs.fix_loss import FixLossRepair
 from autotrainer.repairs.fix_output_activation import FixOutputActivationRepair
 from autotrainer.repairs.insert_normalization import InsertNormalizationRepair
 from autotrainer.repairs.reinitialize import ReinitializeRepair
+from autotrainer.repairs.rollback import RollbackRepair
 from autotrainer.repairs.scale_inputs import ScaleInputsRepair
 from autotrainer.repairs.scale_learning_rate import ScaleLearningRateRepair
 from autotrainer.repairs.swap_activation import SwapActivationRepair
 from autotrainer.repairs.swap_optimizer import SwapOptimizerRepair
+from autotrainer.repairs.warm_up_learning_rate import WarmUpLearningRateRepair
 from autotrainer.signals import LayerInfo
 from autotrainer.task import LossInfo, OptimizerInfo
 
@@ -39,6 +41,7 @@ BCE = LossInfo("bce", "binary_cross_entropy", "probabilities")
 BCE_LOGITS = LossInfo("bce", "binary_cross_entropy", "logits")
 NLL = LossInfo("nll", "cross_entropy", "log_probabilities", "index", 1)
 MSE = LossInfo("mse", "squared_error", "values")
+OWN = LossInfo("mine", "custom")
 
 
 @pytest.mark.parametrize(
@@ -268,3 +271,30 @@ def test_the_rate_of_a_range_test_comes_first_unless_the_finding_says_otherwise(
         p.edits[0] for p in ScaleLearningRateRepair().propose(finding(problem), context(asked=asked), targets("binary"))
     ]
     assert edits[0] == SetLearningRate(first)
+
+
+@pytest.mark.parametrize(
+    "repair",
+    [ClipGradientsRepair, RollbackRepair, ScaleLearningRateRepair, SwapOptimizerRepair, WarmUpLearningRateRepair],
+)
+def test_steps_mend_nothing_that_was_wrong_before_the_first(repair, finding, context, targets) -> None:
+    given = context(planned_epochs=10, planned_steps=1000, optimizer=OptimizerInfo("sgd", 0.1))
+    for evidence, proposes in [({"first_step": 0.0}, False), ({"first_step": 7.0}, True), ({}, True)]:
+        assert bool(list(repair().propose(finding("nonfinite", evidence=evidence), given, targets("real")))) is proposes
+    replayed = finding("nonfinite", evidence={"first_step": 0.0, "first_bad_step": 3.0})
+    assert list(repair().propose(replayed, given, targets("real")))
+
+
+@pytest.mark.parametrize(
+    ("loss", "first", "layers", "effect"),
+    [(OWN, 0.0, (), 0.6), (OWN, 4.0, (), 0.3), (OWN, 0.0, ("0",), None), (MSE, 0.0, (), None)],
+)
+def test_a_loss_of_ones_own_that_is_the_first_to_be_not_finite_goes(
+    loss, first, layers, effect, finding, context, targets
+) -> None:
+    given = context(loss=loss, output_activation="linear", output_units=1)
+    found = finding("nonfinite", evidence={"first_step": first}, layers=layers)
+    proposals = list(FixLossRepair().propose(found, given, targets("real")))
+    assert [(p.edits, p.effect) for p in proposals] == (
+        [] if effect is None else [((SetLoss("squared_error", "values"),), effect)]
+    )

@@ -1,0 +1,13 @@
+"""What repairs of an optimizer's steps can't reach."""
+
+from __future__ import annotations
+
+from autotrainer.findings import Finding
+
+__all__ = ["before_any_step"]
+
+
+def before_any_step(finding: Finding) -> bool:
+    """Say whether values were not finite before the first step changed any weight: no other step can mend that."""
+    evidence = finding.evidence
+    return finding.problem == "nonfinite" and evidence.get("first_bad_step", evidence.get("first_step")) == 0
