@@ -201,6 +201,19 @@ class LoopTrainer(ABC):
         """Say that the present training has ended, and return it."""
 
     @abstractmethod
+    def stand_in(self, loss: float) -> AbstractContextManager[tuple[Trainer, Trained] | None]:
+        """Return what can run the training as given by itself, and a copy of what came out of it, to ask about it.
+
+        All random states, those of the data too, are put back in the end.
+
+        Args:
+            loss: The first loss of the training in the user's loop.
+
+        Returns:
+            None where it would not do what the user's loop does: its first batch gives another loss.
+        """
+
+    @abstractmethod
     def close(self) -> None:
         """Give the user's objects back to the user: nothing raises any more."""
 

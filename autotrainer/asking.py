@@ -1,4 +1,4 @@
-"""Questions to data and model that statistics of a training can't answer: what `fit` asks, and when.
+"""Questions to data and model that statistics of a training can't answer: what `fit` and `Loop` ask, and when.
 
 The answers are facts (`autotrainer.facts.FACTS`) that rules read like everything else: they stand in the context, and
 so in the run log. A question is asked only if a rule in force needs its answer. Those to the data alone come first; all
@@ -25,13 +25,13 @@ from autotrainer.edits import SetLearningRate
 from autotrainer.exchange import Trained, TrainingSpec
 from autotrainer.findings import Finding, Severity
 from autotrainer.judging import Judge
-from autotrainer.managed_run import ManagedRun
+from autotrainer.managed_run import BaseRun
 from autotrainer.overlap import shared_inputs
 from autotrainer.rate_test import RateRun, rates_around, suggested_rate
 from autotrainer.significance import row_gains
 from autotrainer.simple_models import features, pose, work
 
-__all__ = ["Questions", "lasting", "rate_in_doubt", "suspicious"]
+__all__ = ["OF_BOTH", "Questions", "lasting", "rate_in_doubt", "suspicious"]
 
 logger = logging.getLogger("autotrainer")
 
@@ -57,6 +57,8 @@ rows are not read from a disk."""
 
 _OF_DATA = ("constant_targets", "shared_inputs", "shared_input_share", "expected_shared_share")
 _OF_SIMPLE = ("linear_score", "neighbour_score", "tree_score", "trivial_score", "held_out_rows", "simple_features")
+OF_BOTH = frozenset(_OF_DATA[1:])
+"""Facts of training and validation data together."""
 _OF_MODEL = ("train_score", "permuted_score", "input_gain", "input_gain_error")
 
 _NO_REASON = frozenset(
@@ -157,7 +159,7 @@ class Questions:
         size = sum(array.nbytes for array in arrays_of(one.inputs)) / one.rows
         return self.trainer.sample(data, max(1, min(_READ, int(_READ_BYTES / max(size, 1.0)))))
 
-    def of_training(self, trained: Trained, run: ManagedRun) -> None:
+    def of_training(self, trained: Trained, run: BaseRun) -> None:
         """Ask about a training that has ended, and tell its monitor.
 
         Args:
@@ -173,7 +175,7 @@ class Questions:
         if "suggested_rate" in self.needs and rate_in_doubt(run.monitor.findings):
             self._of_rate(run)
 
-    def _of_outcome(self, trained: Trained, run: ManagedRun) -> None:
+    def _of_outcome(self, trained: Trained, run: BaseRun) -> None:
         """Ask why a training came out poorly."""
         half = _SHARE / 2 * (self.budget.unit or 0)
         rows = min(_ROWS, int(half / (3 * run.operations)))
@@ -187,7 +189,7 @@ class Questions:
         if self.needs.intersection(_OF_SIMPLE):
             run.monitor.learn(self._of_simple_models(trained, train, held_out, half, run))
 
-    def _of_first_bad(self, run: ManagedRun) -> None:
+    def _of_first_bad(self, run: BaseRun) -> None:
         """Ask where the first value that is not finite arises: by a replay of the training up to there."""
         steps, context = suspects(run.monitor.history), self.trainer.context
         if steps is None or steps[1] > _SEARCH_SHARE * (context.planned_steps or np.inf):
@@ -200,7 +202,7 @@ class Questions:
         if search.told is not None:
             run.monitor.learn(search.told.facts(run.monitor.context.layers))
 
-    def _of_rate(self, run: ManagedRun) -> None:
+    def _of_rate(self, run: BaseRun) -> None:
         """Ask which learning rate suits: with a short training from the start, whose rate grows from step to step."""
         context = self.trainer.context
         rate, planned = context.optimizer.learning_rate, context.planned_steps or 0
@@ -221,7 +223,7 @@ class Questions:
             return self.trainer.sample(data, rows)
         return data.take(np.random.default_rng(self.seed).permutation(data.rows)[:rows])
 
-    def _of_model(self, trained: Trained, train: ArrayData, run: ManagedRun) -> dict[str, float]:
+    def _of_model(self, trained: Trained, train: ArrayData, run: BaseRun) -> dict[str, float]:
         """Ask whether the inputs matter: the same rows are judged with their own inputs and with those of another."""
         if not run.spend(2 * train.rows, training=False):
             return {}
@@ -242,7 +244,7 @@ class Questions:
         }
 
     def _of_simple_models(
-        self, trained: Trained, train: ArrayData, held_out: ArrayData, allowed: float, run: ManagedRun
+        self, trained: Trained, train: ArrayData, held_out: ArrayData, allowed: float, run: BaseRun
     ) -> dict[str, float]:
         """Ask what simple models make of the same rows."""
         width = features(train.inputs, tokens=run.context.input_kind == "index")

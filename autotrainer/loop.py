@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from autotrainer import registry
 from autotrainer.adapter import LoopTrainer
+from autotrainer.asking_loop import ask
 from autotrainer.budget import Budget
 from autotrainer.course import Course, StoppedBy
 from autotrainer.errors import ConfigError, StateError
@@ -289,6 +290,9 @@ class Loop(ObjectsInUse):
                 if self._stopped or not self._goes_on:
                     break
             interrupted = False
+            if candidate is None and self._course.planner is not None:
+                needs = self._course.planner.needs.union(*(rule.needs for rule in self._rules))
+                ask(self._trainer, run, self._budget, needs, spec.seed)
         finally:
             self._epoch = None
             run.monitor.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -15,20 +16,22 @@ from autotrainer.backends.pytorch.accompanying import Accompanied, Emptying
 from autotrainer.backends.pytorch.best_weights import BestWeights
 from autotrainer.backends.pytorch.clipping import clip_before_steps
 from autotrainer.backends.pytorch.companions import Companion, FollowingMode
-from autotrainer.backends.pytorch.data import LoaderBatches
+from autotrainer.backends.pytorch.data import Batch, LoaderBatches, map_tensors, rows_of
 from autotrainer.backends.pytorch.describe import layers
 from autotrainer.backends.pytorch.loop_training import LoopTraining
 from autotrainer.backends.pytorch.random_state import preserve_random_state
 from autotrainer.backends.pytorch.start import Start
 from autotrainer.backends.pytorch.trainer import Look, TorchTrainer
 from autotrainer.edits import Edit, RestoreZeroGrad, SetMode
-from autotrainer.exchange import FitRequest, LoopObjects, TrainingSpec
+from autotrainer.exchange import FitRequest, LoopObjects, Trained, TrainingSpec
 from autotrainer.task import TaskContext
 
 __all__ = ["OF_LOOPS", "UNIT", "Recipes", "SeenCall"]
 
 OF_LOOPS = (RestoreZeroGrad, SetMode)
 """Edits of what `fit` does by itself."""
+_SAME = 1e-3
+"""Relative difference up to which two losses are one, computed in another order."""
 UNIT = 1000.0
 """Operations of one sample of the training as given: only the ratio to those of other models counts."""
 
@@ -59,6 +62,23 @@ class Recipes(TorchTrainer):
         if not look.anatomy.layers:
             context = replace(context, layers=layers(objects.model))
         return context, UNIT * look.operations / self._operations
+
+    def agrees(self, batch: Any, loss: float) -> bool:
+        """Say whether a batch, as the loader gives it, has this loss at the start of the training."""
+        if self._request.step is not None or not (isinstance(batch, tuple | list) and len(batch) == 2):
+            return False
+        inputs, targets = map_tensors(lambda tensor: tensor.to(self._device), batch)
+        with preserve_random_state(), torch.no_grad():
+            model, _, given = self._start.fresh()
+            model.train()
+            found = float(self._objective(given)(model, Batch(inputs, targets, None, rows_of(targets), batch))[0])
+        return math.isclose(found, loss, rel_tol=_SAME) if math.isfinite(found) else math.isinf(loss)
+
+    def copy_of(self, model: nn.Module) -> Trained:
+        """Return a copy of a trained model that can be evaluated."""
+        training, edits = self._build(TrainingSpec(self._request.epochs, self._request.seed))
+        training.model.load_state_dict(model.state_dict())
+        return self._trained(training, edits)
 
     def make(self, spec: TrainingSpec, loader: Any, run: LoopRun) -> LoopTraining:
         """Build a training.

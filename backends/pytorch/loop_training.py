@@ -38,6 +38,7 @@ class LoopTraining:
         over: Whether the training of that epoch is over.
         steps: Optimizer steps since they were last accounted for.
         batches: Batches of the loader since then.
+        first: The first batch that was trained on; None before.
         rates: Learning rates that it began with.
     """
 
@@ -52,6 +53,7 @@ class LoopTraining:
     steps: int = 0
     batches: int = 0
     rates: list[float] = field(default_factory=list)
+    first: Any = None
 
     def count_steps(self) -> None:
         """Count the optimizer's steps from here on."""
@@ -103,6 +105,7 @@ class LoopLoader:
                 if (run.suspect and not whole.finite) or not run.spend(rows_of(batch), training=True):
                     break
                 whole.batches += 1
+                whole.first = batch if whole.first is None else whole.first
             yield batch
         if trains:
             whole.end_training()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from autotrainer.backends.pytorch.loop_recipes import OF_LOOPS, UNIT, Recipes, S
 from autotrainer.backends.pytorch.loop_training import LoopLoader, LoopTraining, rates_of
 from autotrainer.backends.pytorch.losses import as_module
 from autotrainer.backends.pytorch.observer import observe
-from autotrainer.backends.pytorch.random_state import seed_all
+from autotrainer.backends.pytorch.random_state import preserve_random_state, seed_all
 from autotrainer.backends.pytorch.retiring import Retired
 from autotrainer.backends.pytorch.schedulers import step_scheduler
 from autotrainer.backends.pytorch.start import device_of, owns
@@ -160,6 +161,18 @@ class TorchLoop(LoopTrainer):
             raise NotImplementedError("the user's loop evaluates")
 
         return Trained(objects.model, objects.optimizer, objects.edits, unknown, unknown)
+
+    @contextmanager
+    def stand_in(self, loss: float) -> Iterator[tuple[Recipes, Trained] | None]:
+        """Give what runs the training as given, with a copy of its model, if it has the loss of the user's loop."""
+        present, generators = self._now, self._pristine.generators.now()
+        recipes = self._recipes_from(self._pristine)
+        with preserve_random_state():
+            try:
+                same = recipes is not None and recipes.agrees(present.first, loss)
+                yield (recipes, recipes.copy_of(present.objects.model)) if recipes is not None and same else None
+            finally:
+                generators.restore()
 
     def close(self) -> None:
         """Give the user's objects back."""
