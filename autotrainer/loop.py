@@ -289,10 +289,10 @@ class Loop(ObjectsInUse):
                     raise _FailedError(self._overruled)
                 if self._stopped or not self._goes_on:
                     break
-            interrupted = False
             if candidate is None and self._course.planner is not None:
                 needs = self._course.planner.needs.union(*(rule.needs for rule in self._rules))
                 ask(self._trainer, run, self._budget, needs, spec.seed)
+            interrupted = False
         finally:
             self._epoch = None
             run.monitor.close()

@@ -117,3 +117,17 @@ def test_asking_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
         states.append((torch.get_rng_state(), model.state_dict()))
     assert torch.equal(states[0][0], states[1][0])
     assert all(torch.equal(a, b) for a, b in zip(states[0][1].values(), states[1][1].values(), strict=True))
+
+
+def test_ctrl_c_while_asking_keeps_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("autotrainer.asking_loop.Questions.of_training", interrupted)
+    loops: list[autotrainer.Loop] = []
+    made = autotrainer.Loop
+    monkeypatch.setattr(autotrainer, "Loop", lambda *a, **k: loops.append(made(*a, **k)) or loops[-1])
+    with pytest.raises(KeyboardInterrupt):
+        _train(Flipped(_mlp()), 0.003, 30, budget=1.1)
+    assert loops[0].result.stopped_by == "interrupt"
+    assert loops[0].result.status == "unrepaired"
