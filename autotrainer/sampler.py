@@ -12,6 +12,8 @@ __all__ = ["Sampler", "StepSampler"]
 _FIRST_STEPS = 10
 _SPREAD = 25
 """Between two samples lies at least a 25th of the steps so far: about 58 samples for each tenfold of steps."""
+_HOOKS = 0.005
+"""Share of the time that the hooks between samples take, in steps of half a millisecond."""
 _SAMPLES_ALLOWANCE = 0.12
 _VERDICTS_ALLOWANCE = 0.18
 """Seconds that monitoring may cost beyond the share (the contract allows 0.2). Samples stop earlier than verdicts, so
@@ -36,7 +38,7 @@ class Sampler:
     def __init__(self, share: float = 0.01, clock: Callable[[], float] = perf_counter) -> None:
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
             raise ConfigError(f"overhead must be a share in (0, 1], not {share!r}: 0.01 allows 1 % of the time")
-        self._share = share * 0.5  # the hooks between samples need the rest, in steps of half a millisecond
+        self._share = share - min(share / 2, _HOOKS)
         self._clock = clock
         self._start = clock()
         self._spent = 0.0

@@ -46,6 +46,16 @@ def test_samples_are_spread_on_a_logarithmic_scale_where_cost_is_no_object() -> 
     assert all(gap <= max(1, step // 25 + 1) for gap, step in zip(gaps, sampled, strict=False))
 
 
+def test_a_share_of_one_lifts_the_limit_and_a_small_one_leaves_room_for_hooks() -> None:
+    clock = Clock()
+    dear = run(Sampler(1.0, clock), clock, 1000, step_time=3e-4, cost=5e-3)
+    assert dear == run(Sampler(1.0, clock), clock, 1000, step_time=3e-4, cost=0.0)
+    clock = Clock()
+    sampler = Sampler(0.01, clock)
+    run(sampler, clock, 500_000, step_time=5e-4, cost=1e-3)
+    assert 0.12 < sampler.spent <= 0.12 + 0.006 * clock.now
+
+
 @pytest.mark.parametrize("share", [0.01, 0.1])
 @pytest.mark.parametrize(("step_time", "cost"), [(5e-4, 3e-3), (5e-4, 5e-2), (0.1, 0.05), (1e-5, 1e-3)])
 def test_the_cost_stays_within_share_and_allowance(share: float, step_time: float, cost: float) -> None:
