@@ -31,11 +31,11 @@ from autotrainer.rate_test import RateRun, rates_around, suggested_rate
 from autotrainer.significance import row_gains
 from autotrainer.simple_models import features, pose, work
 
-__all__ = ["OF_BOTH", "Questions", "lasting", "rate_in_doubt", "suspicious"]
+__all__ = ["OF_BOTH", "ROWS", "Questions", "lasting", "rate_in_doubt", "suspicious"]
 
 logger = logging.getLogger("autotrainer")
 
-_ROWS = 1000
+ROWS = 1000
 """Rows of training and of validation data that are asked about at most."""
 _FEWEST = 60
 """Rows with which a question is worth asking: with less, nothing differs from chance beyond doubt."""
@@ -131,7 +131,7 @@ class Questions:
         targets = self.train.targets
         if "constant_targets" in self.needs:
             facts["constant_targets"] = float(bool((targets == targets[:1]).all()))
-        if isinstance(self.validation, ArrayData) and self.needs.intersection(_OF_DATA[1:]):
+        if isinstance(self.validation, ArrayData) and self.needs.intersection(OF_BOTH):
             facts |= shared_inputs(self.train, self.validation)
         return facts
 
@@ -168,7 +168,7 @@ class Questions:
         """
         if "first_bad_step" in self.needs and broken(run.monitor.findings):
             self._of_first_bad(run)
-        if self.needs.intersection(_OF_DATA[1:]) and "shared_inputs" not in run.monitor.context.asked:
+        if self.needs.intersection(OF_BOTH) and "shared_inputs" not in run.monitor.context.asked:
             run.monitor.learn(self._of_streams())
         if suspicious(run.monitor.findings, self.judge.above_trivial(run.judged)):
             self._of_outcome(trained, run)
@@ -178,7 +178,7 @@ class Questions:
     def _of_outcome(self, trained: Trained, run: BaseRun) -> None:
         """Ask why a training came out poorly."""
         half = _SHARE / 2 * (self.budget.unit or 0)
-        rows = min(_ROWS, int(half / (3 * run.operations)))
+        rows = min(ROWS, int(half / (3 * run.operations)))
         if rows < _FEWEST or not self.needs.intersection(_OF_MODEL + _OF_SIMPLE):
             return
         train, held_out = (self._some(data, rows) for data in (self.train, self.validation))

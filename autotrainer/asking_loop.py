@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from autotrainer.adapter import LoopTrainer
-from autotrainer.asking import OF_BOTH, Questions, rate_in_doubt, suspicious
+from autotrainer.asking import OF_BOTH, ROWS, Questions, rate_in_doubt, suspicious
 from autotrainer.bad_search import broken
 from autotrainer.budget import Budget
 from autotrainer.data import StreamData
@@ -19,9 +19,6 @@ from autotrainer.loop_run import TrainingInLoop
 from autotrainer.metric_choice import MetricChoice
 
 __all__ = ["ask"]
-
-_ROWS = 1000
-"""Rows of the training data that are asked about at most, as in `fit`."""
 
 
 def ask(trainer: LoopTrainer, run: TrainingInLoop, budget: Budget, needs: frozenset[str], seed: int) -> None:
@@ -40,7 +37,7 @@ def ask(trainer: LoopTrainer, run: TrainingInLoop, budget: Budget, needs: frozen
     if not doubtful or not len(steps) or steps[0]:
         return
     with monitor.guard("asking"), trainer.stand_in(float(losses[0])) as found:
-        rows = None if found is None else found[0].sample(StreamData(trainer.given.loader), _ROWS)
+        rows = None if found is None else found[0].sample(StreamData(trainer.given.loader), ROWS)
         if found is None or rows is None:
             return
         monitor.finish()
