@@ -38,6 +38,8 @@ class Run(Protocol):
     """
 
     monitor: Monitor
+    paused: bool
+    """Whether the training that `end_epoch` has just ended may go on later: see `Trained.paused`."""
 
     def keep(self, trained: Trained) -> None:
         """Take what is about to be trained, before the first batch: the core falls back on it if Ctrl-C ends
@@ -58,7 +60,7 @@ class Run(Protocol):
         """Take what is known at the end of an epoch; ``values`` has ``loss`` at least.
 
         Returns:
-            True to go on, False to end the training here: the trainer returns what it has.
+            True to go on, False to end the training here, or to pause it: the trainer returns what it has.
         """
 
 
@@ -94,6 +96,8 @@ class Trainer(ABC):
     """The training as given."""
     first: bool = True
     """Whether the next training is the first one: what the user gave for that alone, such as Keras callbacks, runs."""
+    resumable: bool = False
+    """Whether a training that is paused at an epoch's end, while others are run, can go on as if nothing had been."""
 
     @abstractmethod
     def supports(self, edit: Edit) -> Support:

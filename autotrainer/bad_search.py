@@ -35,6 +35,7 @@ class SearchRun:
         self.monitor = Monitor([], StepSampler(active=False), quiet=True)
         self.first = first
         self.found: FirstBad | None = None
+        self.paused = False
         self.steps = 0
         self._last, self._limit, self._afford = last, limit, afford
         self._workload = Workload(1)

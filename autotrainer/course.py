@@ -43,12 +43,14 @@ class Course:
         best: The best training so far.
         plan: What it changes, or None.
         mended: What made a training that can't be run as given one that can: the baseline has it then; or None.
+        resumable: Whether trainings can go on where they were paused.
     """
 
     planner: Planner | None
     budget: Budget
     framework: str
     epochs: int
+    resumable: bool = False
     attempts: list[Attempt] = field(default_factory=list)
     baseline: Trial = field(init=False)
     best: Trial = field(init=False)
@@ -73,7 +75,7 @@ class Course:
             self._take_mended(baseline)
         failed = bool(baseline.errors) and not (baseline.interrupted or baseline.cut_short)
         if self.planner is not None and metric is not None and failed:
-            self._search = Search(self.planner, metric, targets, baseline, self.budget, healthy)
+            self._search = Search(self.planner, metric, targets, baseline, self.budget, healthy, self.resumable)
 
     def _take_mended(self, trial: Trial) -> None:
         assert self.mended is not None
@@ -122,6 +124,11 @@ class Course:
         if self._search is not None:
             self._search.fail(candidate)
         logger.info("attempt with %s failed: %s", ", ".join(candidate.repairs), error)
+
+    def close(self) -> None:
+        """Let go of trainings that are paused."""
+        if self._search is not None:
+            self._search.close()
 
     def result(
         self, stopped_by: StoppedBy, test_score: float | None = None, baseline_test_score: float | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
@@ -31,6 +31,7 @@ __all__ = [
     "FitRequest",
     "LoopObjects",
     "LoopRequest",
+    "PausedTraining",
     "Support",
     "SupportLevel",
     "Trained",
@@ -159,6 +160,32 @@ class Evaluation:
         return self.loss if self.trained_loss is None else self.trained_loss
 
 
+class PausedTraining:
+    """A training that can be paused after epochs; the model is that of `Trained`.
+
+    Args:
+        course: Trains as it is iterated; yields where the run is paused.
+    """
+
+    def __init__(self, course: Generator[None]) -> None:
+        self._course = course
+
+    def go_on(self) -> bool:
+        """Train until the run ends or pauses it.
+
+        Returns:
+            Whether it is paused.
+
+        Raises:
+            Exception: Whatever the framework or the user's code raises.
+        """
+        return next(self._course, self) is None
+
+    def close(self) -> None:
+        """Leave it as it is, for good: take everything off the model and the data that was put there."""
+        self._course.close()
+
+
 @dataclass(slots=True)
 class Trained:
     """A finished managed training.
@@ -169,6 +196,7 @@ class Trained:
         edits: The edits in force, with numbers that were fitted on the data filled in.
         predict: inputs (as in the data) -> raw outputs, shape (rows, ...).
         evaluate: data -> `Evaluation`.
+        paused: What goes on with the training, where its run is paused; or None.
     """
 
     model: Any
@@ -176,6 +204,7 @@ class Trained:
     edits: tuple[Edit, ...]
     predict: Callable[[Any], NDArray[np.float64]]
     evaluate: Callable[[Data], Evaluation]
+    paused: PausedTraining | None = None
 
 
 @dataclass(frozen=True, slots=True)

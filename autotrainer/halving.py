@@ -30,21 +30,22 @@ def rungs(epochs: int, steps: int | None = None) -> list[int]:
     return sorted({min(epochs, max(1, least, round(epochs / RATE**power))) for power in range(_RUNGS)})
 
 
-def width_within(left: float, lengths: Sequence[int]) -> int:
+def width_within(left: float, lengths: Sequence[int], *, resumable: bool = False) -> int:
     """Return how many trainings to begin with, so that all rungs fit into so much work.
 
     Args:
         left: Work that is left, in trainings.
         lengths: Epochs of each rung, the last one a whole training.
+        resumable: Whether a training goes on where its shorter one has ended; else each begins at the start.
 
     Returns:
         The number, 9 at most; 0 where not even two fit.
     """
     for width in range(_MOST, 1, -1):
-        work, runs = 0.0, width
+        work, runs, done = 0.0, width, 0
         for length in lengths:
-            work += runs * length / lengths[-1]
-            runs = math.ceil(runs / RATE)
+            work += runs * (length - done) / lengths[-1]
+            runs, done = math.ceil(runs / RATE), length if resumable else 0
         if work <= left:
             return width
     return 0
@@ -78,14 +79,23 @@ class Bracket(Generic[T]):
     def next(self) -> tuple[T, int] | None:
         """Return what to train next and for how many epochs; None at the end, or while scores are awaited."""
         if not self._waiting and self._scores and self._rung + 1 < len(self.lengths):
-            self._scores.sort(key=lambda entry: (-entry[0], entry[1]))
-            kept = math.ceil(len(self._scores) / RATE)
-            self._waiting = [entry for score, _, entry in self._scores[:kept] if score > -math.inf]
+            self._waiting = self._best(math.ceil(len(self._scores) / RATE))
             self._scores.clear()
             self._rung += 1
         return (self._waiting.pop(0), self.lengths[self._rung]) if self._waiting else None
+
+    @property
+    def leading(self) -> list[T]:
+        """Those that are waiting, and those that may go on to the next rung: the best so far of the present one."""
+        last = self._rung + 1 == len(self.lengths)
+        told = [] if last else self._best(math.ceil((len(self._scores) + len(self._waiting)) / RATE))
+        return [*self._waiting, *told]
 
     def tell(self, entry: T, score: float) -> None:
         """Take in the score of an entry; NaN is the worst."""
         value = -math.inf if math.isnan(score) else self.better(score)
         self._scores.append((value, len(self._scores), entry))
+
+    def _best(self, number: int) -> list[T]:
+        self._scores.sort(key=lambda entry: (-entry[0], entry[1]))
+        return [entry for score, _, entry in self._scores[:number] if score > -math.inf]

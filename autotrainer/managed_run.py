@@ -66,6 +66,7 @@ class BaseRun:
         on_finding: Called with each new finding.
         facts: What is known of the data beforehand, by name: see `autotrainer.facts.FACTS`.
         until: Epochs after which it ends, whatever is planned; None: at its planned end.
+        pauses: Whether it is only paused then, and may go on: see `extend`.
 
     Attributes:
         work: Its work so far, in operations.
@@ -73,6 +74,7 @@ class BaseRun:
         peak: The most that it has asked the budget for, its own work before included: a budget that allows so much at
             its beginning does not cut it.
         cut_short: Whether the budget ended it.
+        paused: Whether it was paused.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class BaseRun:
         baseline: bool = False,
         stops: bool = True,
         until: int | None = None,
+        pauses: bool = False,
         log_dir: str | Path | None = None,
         tell: Callable[[int, float], None] | None = None,
         on_finding: Callable[[Finding], None] | None = None,
@@ -95,13 +98,13 @@ class BaseRun:
         self.judged: Judged | None = None
         self.history: dict[str, list[float]] = {}
         self.work = self.peak = self.granted = 0
-        self.cut_short = False
+        self.cut_short = self.paused = False
         self.stuck = False
         self.sound = False
         """Whether its last epoch was judged, and no error found."""
         self._spec, self._budget, self._tell = spec, budget, tell
         self._baseline, self._stops = baseline, stops
-        self._facts, self._until = dict(facts), until
+        self._facts, self._until, self._pauses = dict(facts), until, pauses
         self._workload = Workload(1)
         self._epochs = 0
         self._next_verdict = 0
@@ -162,7 +165,21 @@ class BaseRun:
         if self._tell is not None:
             self._tell(epoch, score)
         self.stuck = self._stops and self._is_stuck(numbers, finite)
-        return not (self.stuck or self.cut_short or self._epochs == self._until)
+        ended, over = self.stuck or self.cut_short, self._epochs == self._until
+        self.paused = over and self._pauses and not ended
+        return not (ended or over)
+
+    def extend(self, budget: Budget, until: int | None, tell: Callable[[int, float], None] | None) -> None:
+        """Have a paused training go on; its work counts anew.
+
+        Args:
+            budget: What may still be done.
+            until: Epochs after which it is paused again, counted from its start; None: at its planned end.
+            tell: Called at each epoch's end with (epoch, score).
+        """
+        self._budget, self._until, self._tell = budget, until, tell
+        self.work = self.peak = 0
+        self.paused = False
 
     def _reserve(self) -> int:
         """Return the work that must stay possible after the next training step."""

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -85,7 +86,7 @@ class Session:
             Exception: Whatever is raised in the training as given.
             KeyboardInterrupt: With Ctrl-C while the best training, known from a record only, is run again.
         """
-        course = Course(self.planner, self.budget, self.backend.name, self.request.epochs)
+        course = Course(self.planner, self.budget, self.backend.name, self.request.epochs, self.trainer.resumable)
         baseline = self._begin(course)
         self._runner.facts = lasting(baseline.context.asked)
         course.begin(baseline, self.judge.metric, self.judge.targets)
@@ -97,6 +98,7 @@ class Session:
             try:
                 stopped = self._repair(course)
             finally:
+                course.close()
                 if self._ahead is not None:
                     self._ahead.close()
         if course.best.trained is None:
@@ -137,7 +139,9 @@ class Session:
             spec, self.rules, self.budget, self.judge, request.train, request.validation, baseline=True,
             stops=self.planner is not None, log_dir=self.log_dir, tell=self.progress.tell, facts=asking.of_data(),
         )  # fmt: skip
-        trial = run_trial(self.trainer, spec, run, self.judge, request.validation, asking.of_training)
+        trial = run_trial(
+            partial(self.trainer.train, spec, run), spec, run, self.judge, request.validation, asking.of_training
+        )
         if self.records is not None:
             self.records.add(spec, None, trial, self.budget)
         return trial
@@ -166,11 +170,11 @@ class Session:
         self.progress.begin(f"attempt {len(course.attempts) + 1}", until or spec.epochs)
         if self._ahead is not None:
             if others := course.alike(candidate):
-                trainings = [(c.spec, c.epochs) for c in (candidate, *others)]
-                self._ahead.begin([t for t in trainings if not self._is_recorded(*t)], self.budget)
+                trainings = [(c.spec, c.epochs, c.after) for c in (candidate, *others)]
+                self._ahead.begin([t for t in trainings if not self._is_recorded(*t[:2])], self.budget)
             outcome = self._ahead.take(spec, until, self.budget)
         if outcome is None:
-            outcome = self._runner.run(spec, self.budget, until, self.progress.tell)
+            outcome = self._runner.run(spec, self.budget, until, self.progress.tell, candidate.after)
         if self.records is not None:
             self.records.add(spec, until, outcome, self.budget)
         return outcome

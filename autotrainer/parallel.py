@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import autotrainer
@@ -33,7 +33,8 @@ _QUEUED = 2
 _WATCH = 2.0
 """Seconds between two looks whether the parent is alive."""
 
-_Training = tuple[TrainingSpec, int | None]
+_Training = tuple[TrainingSpec, int | None, Trial | None]
+"""Recipe, epochs after which it ends or None, and what it goes on from or None: see `TrialRunner.run`."""
 
 logger = logging.getLogger("autotrainer")
 
@@ -52,26 +53,28 @@ class Ahead:
     backend: Backend
     runner: TrialRunner
     _pool: Any = field(init=False, default=None)
-    _open: list[tuple[_Training, Any]] = field(init=False, default_factory=list)
-    _begun: list[_Training] = field(init=False, default_factory=list)
+    _open: list[tuple[tuple[TrainingSpec, int | None], Any]] = field(init=False, default_factory=list)
+    _begun: list[tuple[TrainingSpec, int | None]] = field(init=False, default_factory=list)
     _useless: bool = field(init=False, default=False)
 
     def begin(self, trainings: Iterable[_Training], budget: Budget) -> None:
         """Begin trainings, each at most once, and not many more at a time than there are processes.
 
         Args:
-            trainings: Recipe and the epochs after which each is to end, or None.
+            trainings: What to run.
             budget: What may be done as of now: each may have all of it.
         """
         for training in trainings:
             if self._useless or sum(not future.done() for _, future in self._open) >= _QUEUED * self._processes:
                 return
-            if training in self._begun:
+            spec, until, after = training
+            if (spec, until) in self._begun:
                 continue
-            self._begun.append(training)
+            self._begun.append((spec, until))
+            sent = None if after is None else replace(after, trained=None, paused=None)  # models stay where they are
             try:
                 self._pool = self._pool or self._start()
-                self._open.append((training, self._pool.submit(_work, *training, budget.state)))
+                self._open.append(((spec, until), self._pool.submit(_work, spec, until, sent, budget.state)))
             except Exception as error:  # noqa: BLE001 - whatever becomes of other processes, this one goes on
                 self._give_up(error, for_good=self._pool is None)
                 return
@@ -219,10 +222,11 @@ def _begin(name: str, paths: list[str], setting: bytes, task: bytes) -> None:
         _trouble = f"{type(error).__name__}: {error}"
 
 
-def _work(spec: TrainingSpec, until: int | None, budget: BudgetState) -> Trial | Failure:
+def _work(spec: TrainingSpec, until: int | None, after: Trial | None, budget: BudgetState) -> Trial | Failure:
     if _runner is None:
         raise _NotSetUpError(f"it could not be set up there: {_trouble}")
-    outcome = _runner.run(spec, Budget.of(budget), until)
+    outcome = _runner.run(spec, Budget.of(budget), until, after=after)
     if isinstance(outcome, Trial):
+        outcome.close()
         outcome.trained = None
     return outcome

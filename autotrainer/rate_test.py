@@ -44,6 +44,7 @@ class RateRun:
         self, rates: Floats, set_rate: Callable[[Trained, float], bool], afford: Callable[[int], bool]
     ) -> None:
         self.monitor: Monitor = _LossMonitor([], StepSampler(), quiet=True)
+        self.paused = False
         self._rates, self._set_rate, self._afford = rates, set_rate, afford
         self._kept: Trained | None = None
         self._workload = Workload(1)

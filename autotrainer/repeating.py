@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from autotrainer.budget import Budget
 from autotrainer.exchange import Evaluation, TrainingSpec
@@ -63,7 +64,8 @@ def repeated(runner: TrialRunner, trial: Trial, tell: Callable[[int, float], Non
         Exception: Whatever the trainer raises.
     """
     run = _RepeatedRun(trial, runner, tell)
-    again = run_trial(runner.trainer, trial.spec, run, runner.judge, runner.request.validation)
+    train = partial(runner.trainer.train, trial.spec, run)
+    again = run_trial(train, trial.spec, run, runner.judge, runner.request.validation)
     if again.interrupted:
         raise KeyboardInterrupt
     return again

@@ -29,7 +29,7 @@ class Attempt:
         score: Its validation score, or None if it failed.
         error: Why it failed, or None.
         findings: What its own monitor found.
-        cost: Its work, in trainings of the given model.
+        cost: Its work, in trainings of the given model; of one that went on where a shorter one ended, since then.
         epochs: Epochs that it was trained for, where that was only to see whether it is worth more; None: to its end.
     """
 

@@ -32,7 +32,7 @@ from autotrainer.trials import Failure, Trial
 
 __all__ = ["Records", "identity", "versions"]
 
-FORMAT = 1
+FORMAT = 2
 _MARK = {"autotrainer_fit": FORMAT}
 _SHORT = 60
 """Longest text of an option that a record shows as it is."""

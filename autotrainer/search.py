@@ -48,6 +48,7 @@ class Candidate:
         proven: Whether the evidence proves it.
         suggestion: Settings that were suggested without evidence, or None.
         epochs: Epochs to train, where that is only to see whether it is worth more; None: to the end.
+        after: The same for fewer epochs, which has ended and is worth more; None for one that begins.
     """
 
     base: Node
@@ -56,6 +57,7 @@ class Candidate:
     proven: bool = False
     suggestion: Suggestion | None = None
     epochs: int | None = None
+    after: Trial | None = None
 
     @property
     def repairs(self) -> tuple[str, ...]:
@@ -104,6 +106,7 @@ class Search:
         baseline: The training as given.
         budget: What may be done.
         healthy: Epochs of the training as given up to the healthy point from which it has got worse; 0 without one.
+        resumable: Whether a training can go on where it was paused.
     """
 
     def __init__(
@@ -114,9 +117,10 @@ class Search:
         baseline: Trial,
         budget: Budget,
         healthy: int = 0,
+        resumable: bool = False,
     ) -> None:
         self._planner, self._metric, self._targets, self._budget = planner, metric, targets, budget
-        self._healthy = healthy
+        self._healthy, self._resumable = healthy, resumable
         self._in_vain = 0.0
         self._missed: list[Candidate] = []
         self.baseline = baseline
@@ -129,6 +133,7 @@ class Search:
         self._dimensions = planner.dimensions(baseline.findings, baseline.context)
         self._suggester = make_suggester(self._dimensions, baseline.spec.seed) if self._dimensions else None
         self._bracket: Bracket[Candidate] | None = None
+        self._short: dict[Candidate, Trial] = {}
         self._plan_steps(root)
 
     @property
@@ -171,7 +176,7 @@ class Search:
         """Return the next training of a successive halving, which begins anew where one has ended."""
         found = None if self._bracket is None else self._bracket.next()
         if found is None:
-            entries = self._entries(width_within(self._budget.left, self._rungs))
+            entries = self._entries(width_within(self._budget.left, self._rungs, resumable=self._resumable))
             self._bracket = Bracket(entries, self._rungs, lambda score: self._metric.sign * score)
             found = self._bracket.next() if len(entries) > 1 else None
         if found is None:
@@ -185,7 +190,8 @@ class Search:
         return [self._for(*waiting) for waiting in self._bracket.waiting]
 
     def _for(self, candidate: Candidate, epochs: int) -> Candidate:
-        return candidate if epochs == self._rungs[-1] else replace(candidate, epochs=epochs)
+        whole = epochs == self._rungs[-1]
+        return replace(candidate, epochs=None if whole else epochs, after=self._short.get(candidate))
 
     def _entries(self, width: int) -> list[Candidate]:
         """Return what a bracket begins with: some steps by evidence, and suggestions without, all of equal lengths."""
@@ -216,7 +222,7 @@ class Search:
         Returns:
             Whether it is the best now.
         """
-        self._tell(candidate, math.nan if trial.judged is None else trial.judged.value, trial.work)
+        self._tell(candidate, math.nan if trial.judged is None else trial.judged.value, trial.work, trial)
         if candidate.epochs is not None:
             return False
         won = self._wins(trial)
@@ -257,15 +263,32 @@ class Search:
             candidate.base.taken -= first and not candidate.proven
         self._missed.clear()
 
-    def _tell(self, candidate: Candidate, score: float, work: int) -> None:
+    def close(self) -> None:
+        """Let go of trainings that are paused."""
+        for trial in self._short.values():
+            trial.close()
+        self._short.clear()
+
+    def _tell(self, candidate: Candidate, score: float, work: int, trial: Trial | None = None) -> None:
         entry = next((c for c in self._bracket.entries if c.spec is candidate.spec), None) if self._bracket else None
         if self._bracket is None or entry is None:
             self._by_evidence += self._budget.in_trainings(work)
             return
         self._bracket.tell(entry, score)
+        self._keep_leading(entry, trial)
         first = self._rungs[0] if len(self._rungs) > 1 else None  # scores of longer trainings would not compare
         if candidate.suggestion is not None and self._suggester is not None and candidate.epochs == first:
             self._suggester.tell(candidate.suggestion, self._metric.sign * score)
+
+    def _keep_leading(self, entry: Candidate, trial: Trial | None) -> None:
+        """Keep what may go on, this one too, and let go of the rest: paused trainings take memory."""
+        assert self._bracket is not None, "only what competes is trained for fewer epochs"
+        self._short.pop(entry, None)
+        if trial is not None and trial.goes_on:
+            self._short[entry] = trial
+        leading = set(self._bracket.leading)
+        for other in [c for c in self._short if c not in leading]:
+            self._short.pop(other).close()
 
     def _wins(self, trial: Trial) -> bool:
         new, old, given = trial.judged, self.best.judged, self.baseline.judged

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from autotrainer.metrics import Judged, LossMetric
 from autotrainer.rule import Rule
 from autotrainer.task import TaskContext
 
-__all__ = ["Failure", "Trial", "TrialRunner", "run_trial"]
+__all__ = ["Failure", "Paused", "Trial", "TrialRunner", "run_trial"]
 
 _BLOCKS = 20
 """Blocks of validation rows that tell the noise of a loss."""
@@ -38,13 +40,15 @@ class Trial:
         findings: Verdict of its monitor.
         context: What is known of it.
         history: Values by name, one an epoch.
-        work: Its work, in operations.
+        work: Its work, in operations; of one that went on after a pause, since then.
         cut_short: Whether the budget ended it.
         interrupted: Whether Ctrl-C ended it.
         above_trivial: Whether its score is clearly above that of the trivial predictor.
         edits: The edits in force, with numbers that were fitted on the data filled in.
         granted: Its training steps.
         peak: The most that it has asked the budget for: see `BaseRun`.
+        goes_on: Whether it was paused where it may go on.
+        paused: What goes on with it, if it is here.
         errors: The findings that are errors.
     """
 
@@ -61,6 +65,8 @@ class Trial:
     edits: tuple[Edit, ...] = ()
     granted: int = 0
     peak: int = 0
+    goes_on: bool = False
+    paused: Paused | None = field(default=None, repr=False)
     errors: tuple[Finding, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,6 +76,38 @@ class Trial:
     def clean(self) -> bool:
         """Whether no error is left; a score at the trivial predictor's level is one, whatever the rules saw."""
         return self.above_trivial and not self.errors
+
+    def close(self) -> None:
+        """Let go of the training where it is paused."""
+        if self.paused is not None:
+            self.paused.close()
+            self.paused = None
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """A training that is paused, with the core's side of it."""
+
+    trained: Trained
+    run: ManagedRun
+
+    def go_on(self) -> Trained:
+        """Train on; see `PausedTraining.go_on`."""
+        course = self.trained.paused
+        assert course is not None, "a trainer says whether a training is paused"
+        try:
+            if not course.go_on():
+                self.trained.paused = None
+        except BaseException:
+            self.run.monitor.close()
+            raise
+        return self.trained
+
+    def close(self) -> None:
+        """Leave the training as it is, for good."""
+        if self.trained.paused is not None:
+            self.trained.paused.close()
+        self.run.monitor.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,38 +151,67 @@ class TrialRunner:
         budget: Budget,
         until: int | None = None,
         tell: Callable[[int, float], None] | None = None,
+        after: Trial | None = None,
     ) -> Trial | Failure:
         """Run one training; whatever goes wrong in it makes it a failure.
 
         Args:
             spec: Its recipe.
             budget: What may still be done.
-            until: Epochs after which it ends; None: at its planned end.
+            until: Epochs after which it ends, or is paused where the trainer can do so; None: at its planned end.
             tell: Called at each epoch's end with (epoch, score).
+            after: The same training, ended after fewer epochs: where it was paused it goes on. If it is not here, it is
+                run again up to there, which is not charged again.
         """
-        request = self.request
-        run = ManagedRun(
-            spec, self.rules, budget, self.judge, request.train, request.validation,
-            log_dir=self.log_dir, tell=tell, facts=self.facts, until=until,
-        )  # fmt: skip
+        validation = self.request.validation
+        if after is None or not after.goes_on:
+            run = self._run_of(spec, budget, until, tell)
+            train: Callable[[], Trained] = partial(self.trainer.train, spec, run)
+        else:
+            paused = after.paused or self._again(after)
+            if isinstance(paused, Failure):
+                return paused
+            after.paused = None
+            run, train = paused.run, paused.go_on
+            run.extend(budget, until, tell)
         try:
-            return run_trial(self.trainer, spec, run, self.judge, request.validation)
+            return run_trial(train, spec, run, self.judge, validation)
         except Exception as error:  # noqa: BLE001 - the best training so far is returned then
             return Failure(f"{type(error).__name__}: {error}", run.work, run.peak)
 
+    def _run_of(
+        self, spec: TrainingSpec, budget: Budget, until: int | None, tell: Callable[[int, float], None] | None = None
+    ) -> ManagedRun:
+        request, pauses = self.request, until is not None and self.trainer.resumable
+        return ManagedRun(
+            spec, self.rules, budget, self.judge, request.train, request.validation,
+            log_dir=self.log_dir, tell=tell, facts=self.facts, until=until, pauses=pauses,
+        )  # fmt: skip
+
+    def _again(self, trial: Trial) -> Paused | Failure:
+        """Return a training that was paused elsewhere, trained up to there once more."""
+        run = self._run_of(trial.spec, Budget(math.inf), len(trial.history["score"]))
+        try:
+            trained = self.trainer.train(trial.spec, run)
+        except Exception as error:  # noqa: BLE001 - as above
+            run.monitor.close()
+            return Failure(f"{type(error).__name__}: {error}", 0)
+        _ = run.monitor.findings  # a verdict, as it was given at the pause
+        return Paused(trained, run)
+
 
 def run_trial(
-    trainer: Trainer,
+    train: Callable[[], Trained],
     spec: TrainingSpec,
     run: ManagedRun,
     judge: Judge,
     validation: Data,
     ask: Callable[[Trained, ManagedRun], None] | None = None,
 ) -> Trial:
-    """Run one training to its end, or to where it is stuck, interrupted or out of budget.
+    """Run one training to its end or a pause, or to where it is stuck, interrupted or out of budget.
 
     Args:
-        trainer: Runs it.
+        train: Runs it.
         spec: Its recipe.
         run: The core's side of it.
         judge: Scores evaluations.
@@ -159,8 +226,9 @@ def run_trial(
         Exception: Whatever the trainer raises.
     """
     interrupted = False
+    trained: Trained | None = None
     try:
-        trained = trainer.train(spec, run)
+        trained = train()
         if ask is not None:
             with run.monitor.guard("asking"):
                 run.monitor.finish()
@@ -170,7 +238,9 @@ def run_trial(
             raise
         trained, interrupted = run.kept, True
     finally:
-        run.monitor.close()
+        paused = run.paused and trained is not None and trained.paused is not None
+        if not paused:
+            run.monitor.close()
     if not interrupted:
         try:
             _settle(trained, spec, run, judge, validation)
@@ -191,7 +261,7 @@ def run_trial(
         run.judged,
         findings,
         context,
-        run.history,
+        {name: list(values) for name, values in run.history.items()},
         run.work,
         run.cut_short,
         interrupted,
@@ -199,6 +269,8 @@ def run_trial(
         trained.edits,
         run.granted,
         run.peak,
+        paused,
+        Paused(trained, run) if paused else None,
     )
 
 

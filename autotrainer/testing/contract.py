@@ -222,6 +222,42 @@ class BackendContract(ABC):
         _, run = self.train(run=RecordedRun(epochs=2))
         assert len(run.ends) == 2
 
+    def test_goes_on_after_a_pause_as_if_it_had_not_been(self) -> None:
+        """What is paused, while another training runs, comes out as without, to the bit: weights and evaluations."""
+        request = replace(self.request(), epochs=5)
+        trainer = self.backend.trainer(request)
+        assert trainer.resumable
+        hidden = tuple(layer.name for layer in trainer.context.layers if layer.parameters and layer.hidden)
+        plain: tuple[tuple[Edit, ...], ...] = (
+            (),
+            (AddDropout(hidden, 0.2), SwapOptimizer("adam", 0.01), WarmUpRate(3), ClipGradients("norm", 1.0)),
+            (SetLearningRate(30.0), ReduceOnPlateau(patience=1), StopEarly(3), Rollback(), SkipUpdates()),
+            (AddInputNoise(0.1), DecayRate(), ReviveUnits(hidden), ResetOptimizerState(2), SetMomentum(0.9)),
+        )
+        for edits in plain:
+            outcomes = []
+            for pauses in ((), (1, 3)):
+                run, spec = RecordedRun(pauses=pauses), TrainingSpec(5, 0, edits)
+                with self.backend.preserve_random_state():
+                    trained = trainer.train(spec, run)
+                    for _ in range(len(pauses)):
+                        at_rest = trained.evaluate(request.validation)
+                        other = RecordedRun(epochs=1)
+                        trainer.train(TrainingSpec(5, 1), other)
+                        other.monitor.close()
+                        assert trained.paused is not None, "it was not paused"
+                        if not trained.paused.go_on():
+                            trained.paused = None
+                    assert trained.paused is None
+                    run.monitor.close()
+                losses = [ended.loss for _, _, ended in run.ends if ended is not None]
+                outcomes.append((self.weights(trained.model), losses, run.monitor.history.losses[1]))
+            for old, new in zip(outcomes[0][0], outcomes[1][0], strict=True):
+                np.testing.assert_array_equal(old, new, str(edits))
+            np.testing.assert_array_equal(outcomes[0][1], outcomes[1][1], str(edits))
+            np.testing.assert_array_equal(outcomes[0][2], outcomes[1][2], str(edits))
+            assert np.isfinite(at_rest.loss)
+
     def test_never_does_what_is_denied(self) -> None:
         """A denied step is the last one; the weights are evaluated once more."""
         allowed = self.rows + self.batch_size

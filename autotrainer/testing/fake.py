@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from autotrainer.adapter import Backend, Run, Trainer
 from autotrainer.data import ArrayData, Data, StreamData
 from autotrainer.edits import Edit, SetLearningRate
-from autotrainer.exchange import Evaluation, FitRequest, Support, SupportLevel, Trained, TrainingSpec
+from autotrainer.exchange import Evaluation, FitRequest, PausedTraining, Support, SupportLevel, Trained, TrainingSpec
 from autotrainer.monitor import Monitor
 from autotrainer.observers import Observer
 from autotrainer.signals import LayerInfo, Observation
@@ -127,6 +127,8 @@ class FakeTrainer(Trainer):
         layers: Layers of the context.
     """
 
+    resumable = True
+
     def __init__(self, request: FitRequest, layers: tuple[LayerInfo, ...]) -> None:
         self.request = request
         built = request.model if isinstance(request.model, FakeModel) else request.model()
@@ -153,7 +155,6 @@ class FakeTrainer(Trainer):
         """Follow the script."""
         outcome = self._model.script(spec.edits)
         model = replace(self._model, edits=spec.edits)
-        epoch = 0
 
         def predict(targets: NDArray[Any]) -> NDArray[np.float64]:
             right = np.arange(len(targets)) < outcome.accuracy * len(targets) - 1e-9
@@ -173,18 +174,26 @@ class FakeTrainer(Trainer):
         rate = rates[-1] if rates else self.context.optimizer.learning_rate
         optimizer = replace(self.context.optimizer, learning_rate=rate)
         run.start(replace(self.context, optimizer=optimizer), outcome.operations)
-        for epoch in range(spec.epochs):
-            if epoch in outcome.raises:
-                raise outcome.raises[epoch]
-            batches, done = self._epoch(run)
-            if epoch and not batches:
-                break
-            model.epochs = epoch + 1
-            rows = sum(len(batch) for _, batch in _batches(self.request.validation, 32))
-            evaluation = evaluate(self.request.validation) if run.spend(rows, training=False) else None
-            loss = math.nan if outcome.nonfinite else 1 - outcome.accuracy
-            if not run.end_epoch(epoch, {"loss": loss, **outcome.values}, evaluation) or not done:
-                break
+
+        def course() -> Generator[None]:
+            for epoch in range(spec.epochs):
+                if epoch in outcome.raises:
+                    raise outcome.raises[epoch]
+                batches, done = self._epoch(run)
+                if epoch and not batches:
+                    break
+                model.epochs = epoch + 1
+                rows = sum(len(batch) for _, batch in _batches(self.request.validation, 32))
+                evaluation = evaluate(self.request.validation) if run.spend(rows, training=False) else None
+                loss = math.nan if outcome.nonfinite else 1 - outcome.accuracy
+                goes_on = run.end_epoch(epoch, {"loss": loss, **outcome.values}, evaluation)
+                if not done or not (goes_on or run.paused):
+                    break
+                if not goes_on:
+                    yield
+
+        paused = PausedTraining(course())
+        trained.paused = paused if paused.go_on() else None
         return trained
 
     def _epoch(self, run: Run) -> tuple[int, bool]:

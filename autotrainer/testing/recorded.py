@@ -24,6 +24,7 @@ class RecordedRun:
         reserve: Part of the budget that training steps leave for a last evaluation.
         watched: Whether steps are measured.
         epochs: Epochs after which it ends the training, or None.
+        pauses: Epochs after which it pauses the training.
         monitor: Takes what the observer sees.
         calls: Names of the calls, in order.
         kept: What `keep` was given.
@@ -39,6 +40,8 @@ class RecordedRun:
     reserve: int = 0
     watched: bool = True
     epochs: int | None = None
+    pauses: tuple[int, ...] = ()
+    paused: bool = field(default=False, init=False)
     monitor: Monitor = field(init=False)
     calls: list[str] = field(default_factory=list, init=False)
     kept: Trained | None = field(default=None, init=False)
@@ -91,4 +94,5 @@ class RecordedRun:
         self.calls.append("end_epoch")
         self.ends.append((epoch, dict(values), evaluation))
         self.monitor.end_epoch(**values)
-        return self.epochs is None or len(self.ends) < self.epochs
+        self.paused = len(self.ends) in self.pauses
+        return not self.paused and (self.epochs is None or len(self.ends) < self.epochs)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,8 +36,7 @@ class BestWeights:
             return
         if loss < self._loss:
             self._loss, self._waited = loss, 0
-            state = model.state_dict()
-            self._weights = {k: v.to("cpu", copy=True) if isinstance(v, Tensor) else v for k, v in state.items()}
+            self._weights = _weights_of(model)
         else:
             self._waited += 1
 
@@ -43,3 +44,16 @@ class BestWeights:
         """Give the best weights to the model."""
         if self._weights is not None:
             model.load_state_dict(self._weights)
+
+    @contextmanager
+    def restored(self, model: nn.Module) -> Iterator[None]:
+        """Give the best weights to the model for a while."""
+        present = None if self._weights is None else _weights_of(model)
+        self.restore(model)
+        yield
+        if present is not None:
+            model.load_state_dict(present)
+
+
+def _weights_of(model: nn.Module) -> dict[str, Any]:
+    return {k: v.to("cpu", copy=True) if isinstance(v, Tensor) else v for k, v in model.state_dict().items()}

@@ -24,6 +24,7 @@ __all__ = [
     "Batches",
     "LoaderBatches",
     "first_rows",
+    "is_repeatable",
     "map_tensors",
     "open_data",
     "primary_output",
@@ -192,6 +193,10 @@ class LoaderBatches(Batches):
         """Put the loader's own random generators back to where they were in the beginning."""
         self._generators.restore()
 
+    def generators(self) -> Generators:
+        """Return the loader's own random generators as they are now."""
+        return self._generators.now()
+
     def read(self, epoch: int | None = None, *, seed: int = 0) -> Iterator[Batch]:
         """Iterate once over the loader, in its own order; without an epoch, in the same one each time.
 
@@ -201,7 +206,7 @@ class LoaderBatches(Batches):
         if epoch is not None:
             yield from self._read()
             return
-        present = self._generators.now()
+        present = self.generators()
         with preserve_random_state():
             seed_all(0)
             self.rewind()
@@ -329,6 +334,12 @@ def rebatch_refusal(source: Any) -> str:
     ):
         return "the loader has a batch size or sampler of its own making"
     return ""
+
+
+def is_repeatable(source: Any) -> bool:
+    """Say whether each pass over a loader depends on random generators alone that are known, not on earlier passes."""
+    known = type(source) is DataLoader and not isinstance(source.dataset, IterableDataset)
+    return known and not source.persistent_workers
 
 
 def shuffle_refusal(source: Any) -> str:

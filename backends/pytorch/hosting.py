@@ -13,7 +13,11 @@ from torch.optim import Optimizer
 
 from autotrainer.errors import InputError
 
-__all__ = ["Places", "copied", "copied_to_host", "is_remote"]
+__all__ = ["Places", "copied", "copied_to_host", "is_large", "is_remote"]
+
+_LARGEST = 1 << 30
+"""Bytes of parameters and buffers up to which a model is copied at the ends of epochs: with Adam three times as much
+goes to the host, for which an epoch of such a model leaves time."""
 
 Places = Mapping[Tensor, torch.device]
 """Where copies of the tensors of a host copy belong. Tensors are keys by identity, and stay alive as such."""
@@ -22,6 +26,12 @@ Places = Mapping[Tensor, torch.device]
 def is_remote(tensor: Tensor) -> bool:
     """Say whether a tensor's memory is not the host's."""
     return tensor.device.type not in ("cpu", "meta")
+
+
+def is_large(model: nn.Module) -> bool:
+    """Say whether a model takes too much memory to be copied at the ends of epochs."""
+    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > _LARGEST
 
 
 def copied_to_host(objects: Sequence[Any]) -> tuple[Any, Places]:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from torch import nn
 from torch.optim import Optimizer
 
 from autotrainer.backends.pytorch.generators import Generators
@@ -16,11 +15,7 @@ from autotrainer.backends.pytorch.schedulers import scheduler_maker
 from autotrainer.backends.pytorch.start import Start
 from autotrainer.exchange import LoopObjects
 
-__all__ = ["Point", "is_large"]
-
-_LARGEST = 1 << 30
-"""Bytes of parameters and buffers up to which a model is copied at the ends of epochs: with Adam three times as much
-goes to the host, for which an epoch of such a model leaves time."""
+__all__ = ["Point"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +69,3 @@ class Point:
     def scaler(self) -> Any:
         """Return a fresh gradient scaler, or None."""
         return copied_to_host((self._scaler,))[0][0]
-
-
-def is_large(model: nn.Module) -> bool:
-    """Say whether a model takes too much memory to be copied at the ends of epochs."""
-    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > _LARGEST

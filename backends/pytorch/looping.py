@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 from autotrainer.adapter import LoopRun, LoopTrainer
 from autotrainer.backends.pytorch.data import LoaderBatches
 from autotrainer.backends.pytorch.hooks import add_hook
+from autotrainer.backends.pytorch.hosting import is_large
 from autotrainer.backends.pytorch.loop_habits import Habits
-from autotrainer.backends.pytorch.loop_points import Point, is_large
+from autotrainer.backends.pytorch.loop_points import Point
 from autotrainer.backends.pytorch.loop_recipes import OF_LOOPS, UNIT, Recipes, SeenCall
 from autotrainer.backends.pytorch.loop_training import LoopLoader, LoopTraining, rates_of
 from autotrainer.backends.pytorch.losses import as_module

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,10 +17,11 @@ from autotrainer.adapter import Run, Search, Trainer
 from autotrainer.backends.pytorch.anatomy import Anatomy, SiteTracer
 from autotrainer.backends.pytorch.bad_search import SearchedTraining
 from autotrainer.backends.pytorch.course_support import companions_of, plan_edit
-from autotrainer.backends.pytorch.data import Batches, first_rows
+from autotrainer.backends.pytorch.data import Batches, first_rows, is_repeatable
 from autotrainer.backends.pytorch.describe import optimizer_info
 from autotrainer.backends.pytorch.examples import Examples
 from autotrainer.backends.pytorch.functional import first_tensor
+from autotrainer.backends.pytorch.hosting import is_large, is_remote
 from autotrainer.backends.pytorch.loss_kinds import is_plain, loss_info
 from autotrainer.backends.pytorch.losses import EditedLoss, bridge
 from autotrainer.backends.pytorch.material import Material, make_objective, trains_otherwise
@@ -48,7 +49,7 @@ from autotrainer.edits import (
     StopEarly,
 )
 from autotrainer.errors import ConfigError, InputError
-from autotrainer.exchange import Evaluation, FitRequest, Support, SupportLevel, Trained, TrainingSpec
+from autotrainer.exchange import Evaluation, FitRequest, PausedTraining, Support, SupportLevel, Trained, TrainingSpec
 from autotrainer.task import TaskContext
 
 __all__ = ["Look", "TorchTrainer", "make_trainer", "save_model"]
@@ -114,6 +115,7 @@ class TorchTrainer(Trainer):
             look = self._look(model)
             context = self._context(look, optimizer, loss, request.epochs, self._train_data(None))
             self.context = replace(context, loss_refusal=self._examples.refusal(model))
+        self.resumable = self._is_resumable(model)
         self._anatomy = look.anatomy
         deep = look.output is not None and look.output.ndim > 2
         self._class_axis = self.context.loss.class_axis if deep else -1
@@ -122,6 +124,11 @@ class TorchTrainer(Trainer):
         self._consultant = Consultant(
             request, surgeon, optimizer, self._examples, look.output, single=single, material=self._material
         )
+
+    def _is_resumable(self, model: nn.Module) -> bool:
+        """Say whether a paused training can be kept: not on a device for one model, nor with data that move on."""
+        train, here = self._request.train, not any(is_remote(tensor) for tensor in model.parameters())
+        return here and not is_large(model) and (isinstance(train, ArrayData) or is_repeatable(train.source))
 
     def supports(self, edit: Edit) -> Support:
         """Say whether a training with this edit can be run, and why not."""
@@ -167,15 +174,20 @@ class TorchTrainer(Trainer):
         look = self._look(model)
         context = self._context(look, optimizer, loss, spec.epochs, training.train)
         observed = None if self._request.step is not None else seen_loss(loss)
-        observer = observe(
-            model, optimizer, observed, run.monitor, epochs=context.planned_epochs, steps=context.planned_steps
-        )
-        run.monitor.attach(observer)
-        try:
-            run.start(context, look.operations)
-            training.run(run)
-        finally:
-            observer.close()
+
+        def course() -> Generator[None]:
+            observer = observe(
+                model, optimizer, observed, run.monitor, epochs=context.planned_epochs, steps=context.planned_steps
+            )
+            run.monitor.attach(observer)
+            try:
+                run.start(context, look.operations)
+                yield from training.run(run)
+            finally:
+                observer.close()
+
+        paused = PausedTraining(course())
+        trained.paused = paused if paused.go_on() else None
         return trained
 
     def search(self, spec: TrainingSpec, run: Search) -> None:
@@ -184,7 +196,8 @@ class TorchTrainer(Trainer):
         training, _ = self._build(spec)
         look = self._look(training.model)
         run.start(self.context, look.operations)
-        SearchedTraining.of(training, run, [layer.name for layer in look.anatomy.layers]).run(run)
+        searched = SearchedTraining.of(training, run, [layer.name for layer in look.anatomy.layers])
+        PausedTraining(searched.run(run)).go_on()
 
     # -- building a training ---------------------------------------------------------------------------------------
 

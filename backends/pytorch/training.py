@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,8 +113,12 @@ class Training:
     patience: int | None = None
     companions: tuple[Companion, ...] = ()
 
-    def run(self, run: Run) -> None:
-        """Train to the end, or to where the core or the budget ends it. Leaves the model in evaluation mode."""
+    def run(self, run: Run) -> Generator[None]:
+        """Train to the end, or to where the core or the budget ends it. Leaves the model in evaluation mode.
+
+        Yields:
+            Where the run is paused, with everything as if the training had ended; goes on from there.
+        """
         best = BestWeights(self.patience)
         try:
             for epoch in range(self.epochs):
@@ -129,17 +134,34 @@ class Training:
                 if evaluation is not None:
                     best.take(self.model, evaluation.course)
                 values = {"loss": loss} if evaluation is None else {"loss": loss, "val_loss": evaluation.course}
-                if not run.end_epoch(epoch, values, evaluation) or not whole or best.exhausted:
+                goes_on = run.end_epoch(epoch, values, evaluation)
+                if not whole or best.exhausted or not (goes_on or run.paused):
                     break
+                if not goes_on:
+                    with self._at_rest(best):
+                        yield
                 step_scheduler(self.scheduler, math.nan if evaluation is None else evaluation.course)
         finally:
             for companion in self.companions:
                 companion.close()
             best.restore(self.model)
-            self.optimizer.zero_grad(set_to_none=True)
-            self.model.eval()
-            if isinstance(self.train, LoaderBatches):
-                self.train.rewind()
+            self._end()
+
+    def _end(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.model.eval()
+        if isinstance(self.train, LoaderBatches):
+            self.train.rewind()
+
+    @contextmanager
+    def _at_rest(self, best: BestWeights) -> Iterator[None]:
+        """Leave model and data as at the end of a training, and put them back to where they were."""
+        loader = self.train.generators() if isinstance(self.train, LoaderBatches) else None
+        with best.restored(self.model):
+            self._end()
+            yield
+        if loader is not None:
+            loader.restore()
 
     def _epoch(self, epoch: int, run: Run) -> tuple[float, int, bool]:
         """Train one epoch.

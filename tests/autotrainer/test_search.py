@@ -162,6 +162,44 @@ def test_where_evidence_leads_nowhere_settings_are_searched_by_halving(judge: Ju
     assert budget.left >= 0
 
 
+def test_trainings_that_may_go_on_are_kept_and_no_others(judge: Judge) -> None:
+    class Resting:
+        def __init__(self) -> None:
+            self.open = True
+
+        def close(self) -> None:
+            self.open = False
+
+    budget = Budget(8.0)
+    budget.measure(900)
+    budget.spend(900)
+    baseline = _trial(judge, 0.3, "bad")
+    baseline.spec = TrainingSpec(9, 0)
+    planner = VaryingPlanner((), lambda edit: Support(SupportLevel.REBUILD))
+    planner.table = {"bad": []}
+    assert judge.metric is not None
+    search = Search(planner, judge.metric, TargetSummary(), baseline, budget, resumable=True)
+    resting: list[Resting] = []
+    lengths: list[tuple[int | None, bool]] = []
+    while len(lengths) < 14 and (candidate := search.next()) is not None:
+        lengths.append((candidate.epochs, candidate.after is not None))
+        trial = _trial(judge, 0.2 + 0.01 * len(lengths), "bad", edits=candidate.spec.edits)
+        trial.spec = candidate.spec
+        if candidate.after is not None:
+            assert candidate.after.paused is not None
+            assert candidate.after.paused.open  # type: ignore[attr-defined]
+            candidate.after.close()  # the runner goes on with it
+        if candidate.epochs is not None:
+            resting.append(Resting())
+            trial.goes_on, trial.paused = True, resting[-1]  # type: ignore[assignment]
+        search.add(candidate, trial)
+        assert sum(one.open for one in resting) <= 3
+    assert any(one.open for one in resting)
+    assert lengths == [(1, False)] * 9 + [(3, True)] * 3 + [(None, True)] + [(1, False)]
+    search.close()
+    assert not any(one.open for one in resting)
+
+
 def _live_search(judge: Judge, *steps: Step) -> Search:
     live = (SetLearningRate, ClipGradients)
     planner = ListedPlanner(

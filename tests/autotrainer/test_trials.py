@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -136,7 +137,8 @@ class Restoring(Trainer):
 @pytest.mark.parametrize(("edits", "score", "work"), [((), 0.5, 0), ((StopEarly(2),), 0.9, ROWS)])
 def test_restored_weights_are_scored_anew(edits: tuple[Edit, ...], score: float, work: int) -> None:
     judge = _judge()
-    trial = run_trial(Restoring(), TrainingSpec(1, 0, edits), _run(judge, *edits), judge, DATA)
+    spec, run = TrainingSpec(1, 0, edits), _run(judge, *edits)
+    trial = run_trial(partial(Restoring().train, spec, run), spec, run, judge, DATA)
     assert trial.judged is not None
     assert (trial.judged.value, trial.work) == (score, work)
 
@@ -144,7 +146,8 @@ def test_restored_weights_are_scored_anew(edits: tuple[Edit, ...], score: float,
 def test_a_loss_gets_blocks_if_the_budget_allows() -> None:
     for budget, blocks in ((100.0, 20), (0.1, None)):
         judge = _judge("loss")
-        trial = run_trial(Restoring(), TrainingSpec(1, 0), _run(judge, baseline=True, budget=budget), judge, DATA)
+        spec, run = TrainingSpec(1, 0), _run(judge, baseline=True, budget=budget)
+        trial = run_trial(partial(Restoring().train, spec, run), spec, run, judge, DATA)
         assert trial.judged is not None
         rows = trial.judged.rows
         assert (None if rows is None else len(rows)) == blocks
@@ -157,7 +160,7 @@ def test_enough_is_held_back_for_a_last_evaluation(operations: float) -> None:
     trainer, judge = FakeBackend().trainer(request), _judge()
     for budget in (0.03, 0.11, 0.5, 0.99):
         run = _run(judge, epochs=10, budget=budget, baseline=True)
-        trial = run_trial(trainer, TrainingSpec(10, 0), run, judge, DATA)
+        trial = run_trial(partial(trainer.train, TrainingSpec(10, 0), run), TrainingSpec(10, 0), run, judge, DATA)
         assert trial.cut_short
         assert len(trial.history["val_loss"]) == len(trial.history["loss"])
         assert not np.isnan(trial.history["val_loss"][-1])

@@ -40,7 +40,19 @@ def test_trainings_of_a_rung_run_in_other_processes(story: Any) -> None:
     assert len(set(story.processes[before:])) in (2, 3), "this process, and one or both of the others"
 
 
-@pytest.mark.parametrize("budget", [5.0, 8.0, 9.0])
+def test_what_was_trained_for_a_rung_goes_on_with_the_next(story: Any) -> None:
+    attempts = [attempt for attempt in story.fit(budget=6.5)["attempts"] if attempt.error is None]
+    whole = [attempt for attempt in attempts if attempt.epochs is None]
+    cost = {1: 1, 3: 2, None: 6}
+    for attempt in (a for a in attempts if a not in whole[:2]):
+        assert 9 * attempt.cost == pytest.approx(cost[attempt.epochs]), "only the epochs that are new"
+    failed = 1
+    begun = 1 + 2 + sum(attempt.epochs == 1 for attempt in attempts) + failed
+    assert len(story.processes) == begun, "longer ones do not begin again"
+    assert len(whole) == 2 + 2, "by evidence, and at the end of each halving"
+
+
+@pytest.mark.parametrize("budget", [4.5, 7.0, 8.0])
 def test_a_budget_means_the_same(story: Any, budget: float) -> None:
     alone = story.fit(budget=budget)
     assert alone["stopped_by"] == "budget"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import autotrainer
-from autotrainer.backends.pytorch import loop_points
+from autotrainer.backends.pytorch import hosting
 from autotrainer.edits import ClipGradients, Edit, SetLearningRate, SkipUpdates
 from autotrainer.plan import RepairPlan
 
@@ -112,7 +112,7 @@ def test_what_does_not_help_there_is_tried_from_the_start() -> None:
 
 
 def test_models_that_are_large_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop_points, "_LARGEST", 1000)
+    monkeypatch.setattr(hosting, "_LARGEST", 1000)
     assert set(Trained(budget=2).starts()) <= {0}
 
 
