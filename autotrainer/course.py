@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from autotrainer.budget import Budget
+from autotrainer.candidate import Candidate
 from autotrainer.mending import Mended
 from autotrainer.metrics import Metric
 from autotrainer.plan import RepairPlan
 from autotrainer.planner import Planner
+from autotrainer.repetition import Verdict
 from autotrainer.result import Attempt, Result
-from autotrainer.search import Candidate, Search
+from autotrainer.search import Search
 from autotrainer.task import TargetSummary
 from autotrainer.trials import Trial
 
@@ -44,6 +46,7 @@ class Course:
         plan: What it changes, or None.
         mended: What made a training that can't be run as given one that can: the baseline has it then; or None.
         resumable: Whether trainings can go on where they were paused.
+        repeats: Whether trainings can be repeated with another seed.
     """
 
     planner: Planner | None
@@ -51,6 +54,7 @@ class Course:
     framework: str
     epochs: int
     resumable: bool = False
+    repeats: bool = False
     attempts: list[Attempt] = field(default_factory=list)
     baseline: Trial = field(init=False)
     best: Trial = field(init=False)
@@ -58,6 +62,7 @@ class Course:
     mended: Mended | None = field(init=False, default=None)
     _metric: Metric | None = field(init=False, default=None)
     _search: Search | None = field(init=False, default=None)
+    _tried: list[tuple[Trial, RepairPlan | None]] = field(init=False, default_factory=list)
 
     def begin(self, baseline: Trial, metric: Metric | None, targets: TargetSummary, healthy: int = 0) -> None:
         """Take the training as given.
@@ -75,7 +80,9 @@ class Course:
             self._take_mended(baseline)
         failed = bool(baseline.errors) and not (baseline.interrupted or baseline.cut_short)
         if self.planner is not None and metric is not None and failed:
-            self._search = Search(self.planner, metric, targets, baseline, self.budget, healthy, self.resumable)
+            options = (healthy, self.resumable, self.repeats)
+            self._search = Search(self.planner, metric, targets, baseline, self.budget, *options)
+        self._tried = [(baseline, self.plan)]
 
     def _take_mended(self, trial: Trial) -> None:
         assert self.mended is not None
@@ -108,7 +115,11 @@ class Course:
             self.fail(candidate, "the budget ended before its first evaluation", self.budget.spent - trial.work)
             return
         assert self._search is not None, "only a search makes candidates"
+        if candidate.repeats:
+            self._settle(candidate, trial, self.budget.in_trainings(trial.work))
+            return
         plan = self._plan(candidate, trial)
+        self._tried.append((trial, plan))
         cost = self.budget.in_trainings(trial.work)
         self.attempts.append(Attempt(plan, trial.judged.value, None, trial.findings, cost, candidate.epochs))
         if not self._search.add(candidate, trial):
@@ -117,9 +128,30 @@ class Course:
         last, self.best, self.plan = self.best, trial, plan
         last.trained = None
 
+    def _settle(self, candidate: Candidate, again: Trial | None, cost: float, error: str | None = None) -> None:
+        """Record a repetition, after which another training may be the best."""
+        assert self._search is not None, "only a search makes candidates"
+        plan, score = self._plan(candidate, again), None
+        if again is not None and again.judged is not None:
+            score, again.trained = again.judged.value, None
+        verdict = self._search.settle(candidate, again)
+        if error is None and verdict is Verdict.REFUTED:
+            error = "the gain does not hold with other seeds"
+        elif again is not None and again.cut_short:
+            error = "the budget ended it before it could tell"
+        findings = () if again is None else again.findings
+        self.attempts.append(Attempt(plan, score, error, findings, cost, repeats=True))
+        if self._search.best is not self.best:
+            last, self.best = self.best, self._search.best
+            self.plan = next(plan for trial, plan in self._tried if trial is self.best)
+            last.trained = None
+
     def fail(self, candidate: Candidate, error: str, spent_before: int) -> None:
         """Record an attempt that came to nothing."""
         cost = self.budget.in_trainings(self.budget.spent - spent_before)
+        if candidate.repeats:
+            self._settle(candidate, None, cost, error)
+            return
         self.attempts.append(Attempt(self._plan(candidate), None, error, (), cost, candidate.epochs))
         if self._search is not None:
             self._search.fail(candidate)

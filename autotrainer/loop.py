@@ -12,6 +12,7 @@ from autotrainer import registry
 from autotrainer.adapter import LoopTrainer
 from autotrainer.asking_loop import ask
 from autotrainer.budget import Budget
+from autotrainer.candidate import Candidate
 from autotrainer.course import Course, StoppedBy
 from autotrainer.errors import ConfigError, StateError
 from autotrainer.exchange import LoopObjects, LoopRequest, TrainingSpec
@@ -23,7 +24,6 @@ from autotrainer.options import check_bool, names, whole
 from autotrainer.patches import words
 from autotrainer.planner import Planner
 from autotrainer.result import Result
-from autotrainer.search import Candidate
 from autotrainer.trials import Trial
 from autotrainer.watching import switched_off
 

@@ -15,6 +15,7 @@ import numpy as np
 from autotrainer.adapter import Backend, Trainer
 from autotrainer.asking import Questions, lasting
 from autotrainer.budget import Budget
+from autotrainer.candidate import Candidate
 from autotrainer.course import Course, StoppedBy
 from autotrainer.data import Data
 from autotrainer.exchange import Evaluation, FitRequest, TrainingSpec
@@ -28,7 +29,6 @@ from autotrainer.repeating import first_look, repeated
 from autotrainer.result import Result
 from autotrainer.resuming import Records
 from autotrainer.rule import Rule
-from autotrainer.search import Candidate
 from autotrainer.trial_form import complete
 from autotrainer.trials import Failure, Trial, TrialRunner, run_trial
 
@@ -86,7 +86,8 @@ class Session:
             Exception: Whatever is raised in the training as given.
             KeyboardInterrupt: With Ctrl-C while the best training, known from a record only, is run again.
         """
-        course = Course(self.planner, self.budget, self.backend.name, self.request.epochs, self.trainer.resumable)
+        epochs, resumable = self.request.epochs, self.trainer.resumable
+        course = Course(self.planner, self.budget, self.backend.name, epochs, resumable, repeats=True)
         baseline = self._begin(course)
         self._runner.facts = lasting(baseline.context.asked)
         course.begin(baseline, self.judge.metric, self.judge.targets)

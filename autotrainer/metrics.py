@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from autotrainer.errors import InputError
 from autotrainer.exchange import Evaluation
 from autotrainer.signals import Floats
-from autotrainer.significance import row_gains, significant
+from autotrainer.significance import SIGMAS, row_gains, significant
 
 __all__ = ["Judged", "LossMetric", "Metric", "Mode", "RowMetric", "WholeMetric"]
 
@@ -72,16 +72,22 @@ class Metric(ABC):
             return 0.0
         return self.sign * (new.value - old.value)
 
-    def better(self, new: Judged, old: Judged) -> bool:
-        """Say whether a score is better by more than noise. Predictions that are not finite never win."""
+    def better(self, new: Judged, old: Judged, sigmas: float = SIGMAS) -> bool:
+        """Say whether a score is better by more than noise. Predictions that are not finite never win.
+
+        Args:
+            new: The score.
+            old: The one that it is compared with.
+            sigmas: Standard deviations of the noise that the gain must exceed.
+        """
         if new.nonfinite > old.nonfinite or math.isnan(new.value):
             return False
         if math.isnan(old.value):
             return True
-        return self.gain(new, old) > 0 and self._exceeds_noise(new, old)
+        return self.gain(new, old) > 0 and self._exceeds_noise(new, old, sigmas)
 
     @abstractmethod
-    def _exceeds_noise(self, new: Judged, old: Judged) -> bool:
+    def _exceeds_noise(self, new: Judged, old: Judged, sigmas: float) -> bool:
         """Say whether a positive gain is more than noise."""
 
 
@@ -118,14 +124,14 @@ class RowMetric(Metric):
             mean = float(rows.mean())
         return Judged(self._shown(mean), _nonfinite(evaluation), rows, weights)
 
-    def _exceeds_noise(self, new: Judged, old: Judged) -> bool:
+    def _exceeds_noise(self, new: Judged, old: Judged, sigmas: float) -> bool:
         if new.rows is None or old.rows is None or new.rows.shape != old.rows.shape:
             return False
         weights = np.ones(len(new.rows)) if new.weights is None else new.weights
         plain = row_gains(new.rows, old.rows, weights)
         # The largest errors of a diverged model hide what happened to all other rows: look at limited ones too.
         limited = row_gains(np.clip(new.rows, -1, 1), np.clip(old.rows, -1, 1), weights)
-        return significant(plain) or significant(limited)
+        return significant(plain, sigmas) or significant(limited, sigmas)
 
 
 class WholeMetric(Metric):
@@ -164,13 +170,13 @@ class WholeMetric(Metric):
             ) from error
         return _as_number(value, self.name)
 
-    def _exceeds_noise(self, new: Judged, old: Judged) -> bool:
+    def _exceeds_noise(self, new: Judged, old: Judged, sigmas: float) -> bool:
         if not math.isfinite(old.value):
             return True
         a, b = new.evaluation, old.evaluation
         if a is None or b is None or len(a.outputs) != len(b.outputs):
             return False
-        random = np.random.default_rng(self._seed)
+        random, level = np.random.default_rng(self._seed), 1 - math.erfc(sigmas / math.sqrt(2)) / 2
         gains = []
         for _ in range(_RESAMPLES):
             rows = random.integers(0, len(a.outputs), len(a.outputs))
@@ -179,7 +185,7 @@ class WholeMetric(Metric):
             except InputError:  # such as a draw without one of the classes
                 continue
             gains.append(self.sign * gain)
-        return len(gains) > _RESAMPLES // 2 and float(np.mean(np.array(gains) > 0)) >= 0.95
+        return len(gains) > _RESAMPLES // 2 and float(np.mean(np.array(gains) > 0)) >= level
 
 
 class LossMetric(Metric):
@@ -203,13 +209,13 @@ class LossMetric(Metric):
         """Add the losses of blocks of rows, shape (blocks,), that noise is told by."""
         return Judged(judged.value, judged.nonfinite, -np.asarray(losses), None)
 
-    def _exceeds_noise(self, new: Judged, old: Judged) -> bool:
+    def _exceeds_noise(self, new: Judged, old: Judged, sigmas: float) -> bool:
         if math.isinf(old.value):
             return True
         if new.rows is None or old.rows is None or new.rows.shape != old.rows.shape:
             # A stream has no blocks: a gain of a twentieth is more than what rounding and batch order make.
-            return self.gain(new, old) > 0.05 * abs(old.value)
-        return significant(row_gains(new.rows, old.rows, np.ones(len(new.rows))))
+            return self.gain(new, old) > 0.05 * abs(old.value) * sigmas / SIGMAS
+        return significant(row_gains(new.rows, old.rows, np.ones(len(new.rows))), sigmas)
 
 
 def _nonfinite(evaluation: Evaluation) -> float:

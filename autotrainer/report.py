@@ -36,7 +36,8 @@ class AttemptRow:
     """One attempt of `autotrainer.fit`: its repairs, score, cost in trainings, what went wrong, what remains.
 
     ``epochs`` are those that it was trained for where that was only to see whether it is worth more; None: to its end.
-    ``start`` is the epoch of the training as given in which it began.
+    ``repeats`` says that it is one of them, or the training as given (no repairs), with another seed. ``start`` is the
+    epoch of the training as given in which it began.
     """
 
     repairs: tuple[str, ...]
@@ -47,6 +48,7 @@ class AttemptRow:
     chosen: bool
     epochs: int | None = None
     start: int = 0
+    repeats: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ class Report:
                 chosen=_is_chosen(a, chosen),
                 epochs=a.epochs,
                 start=a.plan.start,
+                repeats=a.repeats,
             )
             for a in result.attempts
         )
@@ -201,7 +204,7 @@ class Report:
 
 def _is_chosen(attempt: Attempt, chosen: RepairPlan | None) -> bool:
     """Say whether a plan is that of an attempt that was trained to its end."""
-    whole = attempt.score is not None and attempt.epochs is None
+    whole = attempt.score is not None and attempt.epochs is None and not attempt.repeats
     same = chosen is not None and (attempt.plan.edits, attempt.plan.start) == (chosen.edits, chosen.start)
     return whole and same
 

@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from autotrainer._version import __version__
-from autotrainer.report_text import TOLD, brief, count, fold, number
+from autotrainer.report_text import TOLD, brief, count, fold, number, repairs_of
 
 if TYPE_CHECKING:
     from autotrainer.report import Outcome, Points, Report
@@ -35,6 +35,7 @@ def render(report: Report) -> str:
         chart=_chart(report.curves),
         course=None if report.outcome is None else _course(report.outcome),
         brief=brief,
+        repairs_of=repairs_of,
         version=__version__,
         count=count,
     )
@@ -52,9 +53,11 @@ def _course(outcome: Outcome) -> dict[str, object] | None:
     rows = [(work, outcome.baseline_score, "given", "as given")]
     for a in outcome.attempts:
         work += a.cost
-        kind = "chosen" if a.chosen else "tried" if a.epochs is None else "brief"
-        said = f" ({brief(a, outcome)})" if kind == "brief" else ""
-        rows.append((work, math.nan if a.score is None else a.score, kind, " + ".join(a.repairs) + said))
+        note = brief(a, outcome)
+        kind = "chosen" if a.chosen else "brief" if note else "tried"
+        said = f" ({note})" if note else ""
+        score = math.nan if a.score is None else a.score
+        rows.append((work, score, kind, f"{repairs_of(a)}{said}"))
     rows = [row for row in rows if math.isfinite(row[1])]
     if len(rows) < 2:
         return None

@@ -12,7 +12,7 @@ from autotrainer.findings import Finding, Severity
 if TYPE_CHECKING:
     from autotrainer.report import AttemptRow, Outcome, Report
 
-__all__ = ["TOLD", "brief", "clean", "count", "fold", "number", "render"]
+__all__ = ["TOLD", "brief", "clean", "count", "fold", "number", "render", "repairs_of"]
 
 TOLD = 2
 """Consequences of a root that are told whole: one dead model has many, and the rest are but named."""
@@ -47,9 +47,18 @@ def count(amount: int, noun: str) -> str:
 
 
 def brief(attempt: AttemptRow, outcome: Outcome) -> str:
-    """Say how long an attempt was trained that was only to show whether it is worth more."""
+    """Say what an attempt was for that was only to show whether it, or an earlier one, is worth more; else nothing."""
+    if attempt.repeats:
+        return "with another seed"
+    if attempt.epochs is None:
+        return ""
     whole = f" of {outcome.epochs}" if outcome.epochs else ""
     return f"tried for {attempt.epochs}{whole} {'epochs' if whole or attempt.epochs != 1 else 'epoch'}"
+
+
+def repairs_of(attempt: AttemptRow) -> str:
+    """Name the repairs of an attempt; the training as given, run again, has none."""
+    return " + ".join(attempt.repairs) or "as given"
 
 
 def fold(findings: Sequence[Finding]) -> list[tuple[Finding, list[Finding]]]:
@@ -142,7 +151,7 @@ def _repair_blocks(outcome: Outcome) -> list[list[str]]:
         lines = ["What to change in your own code:"]
         blocks.append(lines + [f"  {clean(line)}" for line in outcome.patch.splitlines()])
     if outcome.attempts:
-        scored = sum(a.score is not None for a in outcome.attempts)
+        scored = sum(a.score is not None and not a.repeats for a in outcome.attempts)
         lines = ["Attempts:", f"  {'score':>9}  {'cost':>5}  repairs"]
         for a in outcome.attempts:
             left = (
@@ -151,11 +160,9 @@ def _repair_blocks(outcome: Outcome) -> list[list[str]]:
                 else (f"left: {', '.join(a.remaining)}" if a.remaining else "no error left")
             )
             mark = "*" if a.chosen else " "
-            length = f"{brief(a, outcome)}; " if a.epochs is not None else ""
+            length = f"{brief(a, outcome)}; " if brief(a, outcome) else ""
             length += f"from epoch {a.start}; " if a.start else ""
-            lines.append(
-                clean(f"{mark} {number(a.score):>9}  {a.cost:>5.2f}  {' + '.join(a.repairs)} ({length}{left})")
-            )
+            lines.append(clean(f"{mark} {number(a.score):>9}  {a.cost:>5.2f}  {repairs_of(a)} ({length}{left})"))
         if outcome.test_score is None and scored:
             lines += _wrap(
                 f"{count(scored, 'attempt')} and the training as given were compared on one validation set, so the "

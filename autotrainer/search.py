@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from autotrainer.budget import Budget
+from autotrainer.candidate import Candidate, Node
 from autotrainer.edits import Edit, SetLearningRate, SwapOptimizer
 from autotrainer.exchange import SupportLevel, TrainingSpec
 from autotrainer.halving import Bracket, rungs, width_within
 from autotrainer.metrics import Metric
-from autotrainer.plan import RepairPlan
 from autotrainer.planner import Planner, Step
+from autotrainer.repetition import Repetitions, Verdict
 from autotrainer.suggesting import Suggestion, edits_of, make_suggester
 from autotrainer.task import TargetSummary
 from autotrainer.trials import Trial
 
-__all__ = ["Candidate", "Search"]
+__all__ = ["Search"]
 
 _PENALTY = {"best": 0.0, "proven": -3.5, "fewer": 0.0, "other": 4.0, "worse": 12.0}
 """How many steps a training to build on is behind the best one, by what it came to."""
@@ -37,57 +38,6 @@ _DRAWS = 50
 """Draws for one bracket at most: most of a small space may have been tried."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Candidate:
-    """A step on top of a training that was tried.
-
-    Attributes:
-        base: That training.
-        step: The step.
-        spec: Recipe with both.
-        proven: Whether the evidence proves it.
-        suggestion: Settings that were suggested without evidence, or None.
-        epochs: Epochs to train, where that is only to see whether it is worth more; None: to the end.
-        after: The same for fewer epochs, which has ended and is worth more; None for one that begins.
-    """
-
-    base: Node
-    step: Step
-    spec: TrainingSpec
-    proven: bool = False
-    suggestion: Suggestion | None = None
-    epochs: int | None = None
-    after: Trial | None = None
-
-    @property
-    def repairs(self) -> tuple[str, ...]:
-        """Names of all repairs, in the order in which they were found."""
-        return _joined(self.base.repairs, self.step.repairs)
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """Names of all problems answered."""
-        return _joined(self.base.problems, self.step.problems)
-
-    def plan(self, framework: str, edits: Sequence[Edit] = (), layers: tuple[str, ...] = ()) -> RepairPlan:
-        """Return the plan, with the edits as they were in force, for a model with these layers."""
-        edits = tuple(edits) or self.spec.edits
-        return RepairPlan(self.repairs, edits, self.problems, framework, layers, self.spec.start)
-
-
-@dataclass(eq=False)
-class Node:
-    """A training that was tried, with the steps that can be taken from there."""
-
-    trial: Trial
-    repairs: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-    proven: bool = False
-    steps: list[Step] = field(default_factory=list)
-    taken: int = 0
-    worse: bool = False
-
-
 class Search:
     """Holds the trainings tried so far and chooses what to try next. Deterministic.
 
@@ -99,6 +49,10 @@ class Search:
     Once such attempts have cost half a training in vain, all begin at the start, the same edits too: nothing says that
     the point was as healthy as it looked.
 
+    Where that is wanted, a gain that may be luck is looked at with other seeds (`autotrainer.repetition`) before it
+    counts as a repair, and before the search ends. What is refuted leaves its place to the best of the others that are
+    better than the training as given.
+
     Args:
         planner: Makes steps from findings.
         metric: Compares.
@@ -107,6 +61,7 @@ class Search:
         budget: What may be done.
         healthy: Epochs of the training as given up to the healthy point from which it has got worse; 0 without one.
         resumable: Whether a training can go on where it was paused.
+        repeats: Whether trainings can be repeated with another seed.
     """
 
     def __init__(
@@ -118,9 +73,12 @@ class Search:
         budget: Budget,
         healthy: int = 0,
         resumable: bool = False,
+        repeats: bool = False,
     ) -> None:
         self._planner, self._metric, self._targets, self._budget = planner, metric, targets, budget
         self._healthy, self._resumable = healthy, resumable
+        self._repetitions = Repetitions(metric, baseline, budget) if repeats else None
+        self._asks: Node | None = None
         self._in_vain = 0.0
         self._missed: list[Candidate] = []
         self.baseline = baseline
@@ -144,10 +102,19 @@ class Search:
     @property
     def repaired(self) -> bool:
         """Whether the best is better than the training as given by more than noise, and has no error left."""
-        return self._best.trial is not self.baseline and self._best.trial.clean
+        clean = self._best.trial is not self.baseline and self._best.trial.clean
+        return clean and (self._repetitions is None or self._repetitions.next(self.best) is None)
 
     def next(self) -> Candidate | None:
         """Return what to try next, or None if there is nothing left."""
+        if self._best is not self._nodes[0]:
+            asked = self._asked(self._best) if self.best.clean else None
+        else:
+            by_gain = sorted(self._nodes, key=lambda node: -self._gain(node.trial))
+            asked = next(filter(None, map(self._asked, by_gain)), None)
+        return asked or self._found() or self._asked(self._best)
+
+    def _found(self) -> Candidate | None:
         if len(self._tried) == 1:
             step = self._planner.proven(self.baseline.findings, self.baseline.context, self._targets)
             candidate = self._take(self._nodes[0], step, proven=True) if step is not None else None
@@ -228,7 +195,7 @@ class Search:
         won = self._wins(trial)
         if candidate.spec.start and not won:
             self._miss(candidate, trial.work)
-        node = Node(trial, candidate.repairs, candidate.problems, candidate.proven)
+        node = Node(trial, candidate.repairs, candidate.problems, candidate.proven, candidate=candidate)
         self._nodes.append(node)
         self._plan_steps(node, candidate.base)
         if not won:
@@ -245,6 +212,49 @@ class Search:
         self._tell(candidate, math.nan, 0)
         if candidate.spec.start:
             self._miss(candidate, 0)
+
+    def _asked(self, node: Node) -> Candidate | None:
+        """Return the training that tells more of a training's gain, if that is wanted."""
+        spec = None if self._repetitions is None else self._repetitions.next(node.trial)
+        if spec is None:
+            return None
+        self._asks = node
+        given = Candidate(self._nodes[0], Step((), (), ()), spec, repeats=True)
+        if node.candidate is None or spec.edits == self.baseline.spec.edits:
+            return given
+        return replace(given, base=node.candidate.base, step=node.candidate.step)
+
+    def settle(self, candidate: Candidate, again: Trial | None) -> Verdict:
+        """Take in a repetition, which may change who is the best.
+
+        Args:
+            candidate: What `next` returned.
+            again: What came of it; None if it has failed.
+
+        Returns:
+            What is known of the gain in question.
+        """
+        repetitions, node = self._repetitions, self._asks
+        assert repetitions is not None, "only with them is something repeated"
+        assert node is not None, "only what was asked for is told"
+        verdict = repetitions.take(node.trial, candidate.spec, again)
+        if verdict is Verdict.HOLDS:
+            self._best = node
+        elif verdict is Verdict.REFUTED and node is self._best:
+            others = [n for n in self._nodes if n.trial is not self.baseline and self._beats_given(n.trial)]
+            self._best = max(others, key=lambda n: (n.trial.clean, self._gain(n.trial)), default=self._nodes[0])
+        for other in self._nodes:
+            other.worse = self._is_worse(other)
+        return verdict
+
+    def _gain(self, trial: Trial) -> float:
+        new, given = trial.judged, self.baseline.judged
+        return -math.inf if new is None or given is None else self._metric.gain(new, given)
+
+    def _beats_given(self, trial: Trial) -> bool:
+        new, given = trial.judged, self.baseline.judged
+        refuted = self._repetitions is not None and self._repetitions.refuted(trial)
+        return not refuted and new is not None and given is not None and self._metric.better(new, given)
 
     def _miss(self, candidate: Candidate, work: int) -> None:
         """Take in an attempt from the healthy point that has not helped."""
@@ -354,7 +364,3 @@ class Search:
 def _continues(step: Step, before: Step) -> bool:
     """Say whether a step goes on with the training setting that has just helped: the next rung of the ladder."""
     return step.repairs == before.repairs and all(edit.change == 0 for edit in step.edits)
-
-
-def _joined(first: tuple[str, ...], then: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*first, *then)))

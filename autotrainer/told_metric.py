@@ -20,8 +20,6 @@ _RECENT = 1 / 3
 _LEAST = 0.02
 """Smallest gain that counts: of a share in [0, 1] as such, of other scores relative to the old one. That of two
 accuracies over 1,000 rows with the standard error of their difference (0.5 / √1000 × √2 = 0.022) near 1/2."""
-_SIGMAS = 1.645
-"""One-sided 95 %."""
 
 
 def lower_is_better(name: str) -> bool:
@@ -80,7 +78,7 @@ class ToldMetric(Metric):
         best = worst if broken else self.sign * float((self.sign * finite).max())
         return ToldScore(worst if broken else value, float(broken), None, None, flicker=flicker, best=best)
 
-    def _exceeds_noise(self, new: Judged, old: Judged) -> bool:
+    def _exceeds_noise(self, new: Judged, old: Judged, sigmas: float) -> bool:
         if not math.isfinite(old.value):
             return True
         flicker, wild, best = 0.0, 0.0, old.value
@@ -88,6 +86,6 @@ class ToldMetric(Metric):
             flicker, wild, best = new.flicker, old.flicker, old.best
         share = self.mode == "max" and min(new.value, old.value) >= 0 and max(new.value, old.value) <= 1
         least = _LEAST * (1.0 if share else abs(old.value))
-        if self.gain(new, old) > max(least, _SIGMAS * math.hypot(flicker, wild)):
+        if self.gain(new, old) > max(least, sigmas * math.hypot(flicker, wild)):
             return True
-        return self.sign * (new.value - best) > max(least, _SIGMAS * flicker)
+        return self.sign * (new.value - best) > max(least, sigmas * flicker)

@@ -263,6 +263,25 @@ def test_short_attempts_are_told_as_such_and_never_chosen() -> None:
     assert "tried for 3 of 15 epochs: none" in report.to_html()
 
 
+def test_repetitions_are_told_as_such_never_chosen_and_compared_with_nothing() -> None:
+    result = _screened()
+    plan, given = result.attempts[0].plan, RepairPlan((), ())
+    result.attempts += [
+        Attempt(given, 0.5, None, (NOTE,), 0.3, repeats=True),
+        Attempt(plan, 0.4, "the gain does not hold with other seeds", (), 1.0, repeats=True),
+    ]
+    report = result.report()
+    assert [a.chosen for a in report.outcome.attempts] == [False, False, False, True, False, False]
+    assert "        0.5   0.30  as given (with another seed; no error left)" in str(report).splitlines()
+    told = "0.4   1.00  scale_learning_rate (with another seed; failed: the gain does not hold with other seeds)"
+    assert told in str(report)
+    assert "3 attempts and the training as given were compared" in str(report)
+    page = report.to_html()
+    assert "with another seed: the gain does not hold" in page
+    assert "3 attempts and the training as given were compared" in page
+    assert page.count('<circle class="brief"') == 4
+
+
 def test_the_page_draws_scores_over_work() -> None:
     page = _screened().report().to_html()
     kinds = ["given", "brief", "brief", "chosen"]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from autotrainer.budget import Budget
 from autotrainer.data import ArrayData
-from autotrainer.edits import ClipGradients, Edit, ScaleInputs, SetLearningRate, SwapOptimizer
+from autotrainer.edits import ClipGradients, Edit, ScaleInputs, SetLearningRate, SetMomentum, SwapOptimizer
 from autotrainer.exchange import Evaluation, Support, SupportLevel, TrainingSpec
 from autotrainer.findings import Finding, Severity
 from autotrainer.judging import Judge
 from autotrainer.metric_choice import MetricChoice
 from autotrainer.planner import Planner, Step
 from autotrainer.repair import Dimension
+from autotrainer.repetition import Verdict
 from autotrainer.search import Search
 from autotrainer.task import LossInfo, OptimizerInfo, TargetSummary, TaskContext
 from autotrainer.trials import Trial
@@ -198,6 +202,64 @@ def test_trainings_that_may_go_on_are_kept_and_no_others(judge: Judge) -> None:
     assert lengths == [(1, False)] * 9 + [(3, True)] * 3 + [(None, True)] + [(1, False)]
     search.close()
     assert not any(one.open for one in resting)
+
+
+def _doubting(judge: Judge, baseline: Trial, *steps: Step) -> Search:
+    planner = ListedPlanner((), lambda edit: Support(SupportLevel.REBUILD))
+    planner.table = {"bad": list(steps)}
+    assert judge.metric is not None
+    budget = Budget(math.inf)
+    budget.measure(1)
+    return Search(planner, judge.metric, TargetSummary(), baseline, budget, repeats=True)
+
+
+@pytest.mark.parametrize(("again", "best"), [(0.36, "a"), (0.3, "")])
+def test_a_doubtful_gain_is_repeated_before_it_counts(judge: Judge, again: float, best: str) -> None:
+    baseline = _trial(judge, 0.3, "bad")
+    search = _doubting(judge, baseline, _step("a", ScaleInputs()))
+    first = search.next()
+    assert first is not None
+    judged = _trial(judge, 0.37, edits=first.spec.edits)
+    judged.above_trivial = True
+    assert search.add(first, judged)
+    assert not search.repaired, "seven rows more of a hundred"
+    second = search.next()
+    assert second is not None
+    assert (second.repeats, second.repairs, second.spec) == (True, ("a",), replace(first.spec, seed=1))
+    verdict = search.settle(second, _trial(judge, again, edits=first.spec.edits))
+    assert verdict is (Verdict.HOLDS if best else Verdict.REFUTED)
+    assert search.repaired == bool(best)
+    assert search.best is (judged if best else baseline)
+    if not best:
+        assert search.next() is None
+
+
+def test_what_is_refuted_leaves_its_place_to_the_next_best(judge: Judge) -> None:
+    search = _doubting(judge, _trial(judge, 0.3, "bad"), _step("a", ScaleInputs()), _step("b", SetMomentum(0.9)))
+    first = search.next()
+    assert first is not None
+    other = _trial(judge, 0.35, "bad", edits=first.spec.edits)
+    assert search.add(first, other)
+    second = search.next()
+    assert second is not None
+    assert not second.repeats, "where errors are left it goes on first"
+    better = _trial(judge, 0.38, edits=second.spec.edits)
+    better.above_trivial = True
+    assert search.add(second, better)
+    third = search.next()
+    assert third is not None
+    assert (third.repeats, third.repairs) == (True, second.repairs)
+    assert search.settle(third, None) is Verdict.REFUTED
+    assert search.best is other
+    begun = []
+    while (candidate := search.next()) is not None:
+        begun.append(candidate.repeats)
+        if candidate.repeats:
+            search.settle(candidate, _trial(judge, 0.35, "bad"))
+        else:
+            search.add(candidate, _trial(judge, 0.2, edits=candidate.spec.edits))
+    assert begun[-1], "what is left at the end is looked at too"
+    assert search.best is other
 
 
 def _live_search(judge: Judge, *steps: Step) -> Search:
