@@ -36,6 +36,8 @@ _IN_VAIN = 0.5
 """Work, in trainings as given, that attempts from the healthy point may cost without having helped."""
 _DRAWS = 50
 """Draws for one bracket at most: most of a small space may have been tried."""
+_HOPELESS = 20
+"""Trainings of a search of settings that came to nothing one after the other, before it ends: two halvings of nine."""
 
 
 class Search:
@@ -91,6 +93,7 @@ class Search:
         self._dimensions = planner.dimensions(baseline.findings, baseline.context)
         self._suggester = make_suggester(self._dimensions, baseline.spec.seed) if self._dimensions else None
         self._bracket: Bracket[Candidate] | None = None
+        self._dead = 0
         self._short: dict[Candidate, Trial] = {}
         self._plan_steps(root)
 
@@ -162,7 +165,7 @@ class Search:
 
     def _entries(self, width: int) -> list[Candidate]:
         """Return what a bracket begins with: some steps by evidence, and suggestions without, all of equal lengths."""
-        if not width or self._suggester is None:
+        if not width or self._suggester is None or self._dead >= _HOPELESS:
             return []
         listed = [candidate for _ in range(min(_LISTED, width - 1)) if (candidate := self._listed(whole=True))]
         entries = listed
@@ -284,6 +287,10 @@ class Search:
         if self._bracket is None or entry is None:
             self._by_evidence += self._budget.in_trainings(work)
             return
+        if trial is None or trial.stuck:  # a longer one would end where this one has
+            self._dead, score = self._dead + 1, math.nan
+        else:
+            self._dead = 0
         self._bracket.tell(entry, score)
         self._keep_leading(entry, trial)
         first = self._rungs[0] if len(self._rungs) > 1 else None  # scores of longer trainings would not compare

@@ -47,6 +47,7 @@ class Trial:
         edits: The edits in force, with numbers that were fitted on the data filled in.
         granted: Its training steps.
         peak: The most that it has asked the budget for: see `BaseRun`.
+        stuck: Whether an error that showed it stuck ended it.
         goes_on: Whether it was paused where it may go on.
         paused: What goes on with it, if it is here.
         errors: The findings that are errors.
@@ -65,6 +66,7 @@ class Trial:
     edits: tuple[Edit, ...] = ()
     granted: int = 0
     peak: int = 0
+    stuck: bool = False
     goes_on: bool = False
     paused: Paused | None = field(default=None, repr=False)
     errors: tuple[Finding, ...] = field(init=False)
@@ -269,6 +271,7 @@ def run_trial(
         trained.edits,
         run.granted,
         run.peak,
+        run.stuck,
         paused,
         Paused(trained, run) if paused else None,
     )

@@ -189,7 +189,8 @@ def _trial() -> Trial:
     )
     return Trial(
         TrainingSpec(3, 0, (SetLearningRate(0.1),)), None, judged, (finding,), context, {"loss": [1.5, float("nan")]},
-        12, True, above_trivial=False, edits=(SetLearningRate(0.1), inputs), granted=5, peak=13,
+        12, True, above_trivial=False, edits=(SetLearningRate(0.1), inputs), granted=5, peak=13, stuck=True,
+        goes_on=True,
     )  # fmt: skip
 
 
@@ -209,6 +210,8 @@ def test_a_trial_is_rebuilt_to_the_bit() -> None:
         "edits",
         "granted",
         "peak",
+        "stuck",
+        "goes_on",
         "errors",
         "clean",
     ):

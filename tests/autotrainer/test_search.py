@@ -204,6 +204,33 @@ def test_trainings_that_may_go_on_are_kept_and_no_others(judge: Judge) -> None:
     assert not any(one.open for one in resting)
 
 
+def test_a_search_of_settings_ends_where_all_come_to_nothing(judge: Judge) -> None:
+    class WidePlanner(ListedPlanner):
+        def dimensions(self, findings: object, context: object) -> list[Dimension]:
+            rates = tuple((SetLearningRate(10.0**-power),) for power in range(30))
+            return [Dimension("scale_learning_rate", rates), Dimension("add_momentum", ((SetMomentum(0.9),),))]
+
+    def searched(stuck: bool) -> list[int | None]:
+        budget = Budget(100.0)
+        budget.measure(900)
+        baseline = _trial(judge, 0.3, "bad")
+        baseline.spec = TrainingSpec(9, 0)
+        planner = WidePlanner((), lambda edit: Support(SupportLevel.REBUILD))
+        planner.table = {"bad": []}
+        assert judge.metric is not None
+        search = Search(planner, judge.metric, TargetSummary(), baseline, budget)
+        lengths = []
+        while len(lengths) < 50 and (candidate := search.next()) is not None:
+            lengths.append(candidate.epochs)
+            trial = _trial(judge, 0.2, "bad", edits=candidate.spec.edits)
+            trial.spec, trial.stuck = candidate.spec, stuck
+            search.add(candidate, trial)
+        return lengths
+
+    assert searched(stuck=True) == [1] * 27, "three halvings, of which nothing goes on"
+    assert {1, 3, None} == set(searched(stuck=False))
+
+
 def _doubting(judge: Judge, baseline: Trial, *steps: Step) -> Search:
     planner = ListedPlanner((), lambda edit: Support(SupportLevel.REBUILD))
     planner.table = {"bad": list(steps)}

@@ -130,6 +130,23 @@ def test_broken_trainings_are_repaired(make: Callable[..., dict[str, Any]], faul
     assert _score(result.metric, data[1][1], predicted) == pytest.approx(result.score, abs=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", [5.0, 15.0])
+def test_where_no_test_on_the_rows_can_tell_other_seeds_do(make: Callable[..., dict[str, Any]], budget: float) -> None:
+    train, (x, y) = _circle()
+    layers: Layers = [(16, "relu"), (16, "relu"), (1, "softmax")]
+    result = _fit(make(layers, "bce", "adam", 1e-2), (train, (x[:8], y[:8])), epochs=15, budget=budget)
+    again = [attempt for attempt in result.attempts if attempt.repeats]
+    if budget < 10:  # five pairs are not to be had
+        assert (result.status, again) == ("unrepaired", [])
+        assert max(attempt.score or 0 for attempt in result.attempts) == 1.0
+        return
+    assert (result.status, result.baseline_score, result.score) == ("repaired", 0.5, 1.0)
+    assert [bool(attempt.plan.edits) for attempt in again] == [False, True] * 5
+    assert result.cost <= budget
+    assert _score("accuracy", y[:8], _predict(result.model, x[:8])) == 1.0
+
+
 def _predict(model: Any, inputs: np.ndarray) -> np.ndarray:
     if isinstance(model, nn.Module):
         with torch.no_grad():
