@@ -9,16 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from autotrainer.budget import Budget
 from autotrainer.candidate import Candidate, Node
 from autotrainer.edits import Edit, SetLearningRate, SwapOptimizer
 from autotrainer.exchange import SupportLevel, TrainingSpec
-from autotrainer.halving import Bracket, rungs, width_within
 from autotrainer.metrics import Metric
 from autotrainer.planner import Planner, Step
 from autotrainer.repetition import Repetitions, Verdict
-from autotrainer.suggesting import Suggestion, edits_of, make_suggester
+from autotrainer.screening import Screening
 from autotrainer.task import TargetSummary
 from autotrainer.trials import Trial
 
@@ -30,14 +30,8 @@ _DEPTH = 4.0
 """The same for each edit that it has more than the best one."""
 _EVIDENCE = 2.0
 """Work, in trainings as given, that attempts by evidence may cost before settings are searched without it."""
-_LISTED = 3
-"""Attempts by evidence that take part in each halving."""
 _IN_VAIN = 0.5
 """Work, in trainings as given, that attempts from the healthy point may cost without having helped."""
-_DRAWS = 50
-"""Draws for one bracket at most: most of a small space may have been tried."""
-_HOPELESS = 20
-"""Trainings of a search of settings that came to nothing one after the other, before it ends: two halvings of nine."""
 
 
 class Search:
@@ -78,7 +72,7 @@ class Search:
         repeats: bool = False,
     ) -> None:
         self._planner, self._metric, self._targets, self._budget = planner, metric, targets, budget
-        self._healthy, self._resumable = healthy, resumable
+        self._healthy = healthy
         self._repetitions = Repetitions(metric, baseline, budget) if repeats else None
         self._asks: Node | None = None
         self._in_vain = 0.0
@@ -89,12 +83,8 @@ class Search:
         self._nodes = [root]
         self._best = root
         self._by_evidence = 0.0
-        self._rungs = rungs(baseline.spec.epochs, baseline.context.planned_steps)
-        self._dimensions = planner.dimensions(baseline.findings, baseline.context)
-        self._suggester = make_suggester(self._dimensions, baseline.spec.seed) if self._dimensions else None
-        self._bracket: Bracket[Candidate] | None = None
-        self._dead = 0
-        self._short: dict[Candidate, Trial] = {}
+        dimensions = planner.dimensions(baseline.findings, baseline.context)
+        self._screening = Screening(dimensions, metric, baseline, budget, resumable=resumable)
         self._plan_steps(root)
 
     @property
@@ -143,48 +133,17 @@ class Search:
                 return candidate
 
     def _searched(self) -> Candidate | None:
-        """Return the next training of a successive halving, which begins anew where one has ended."""
-        found = None if self._bracket is None else self._bracket.next()
-        if found is None:
-            entries = self._entries(width_within(self._budget.left, self._rungs, resumable=self._resumable))
-            self._bracket = Bracket(entries, self._rungs, lambda score: self._metric.sign * score)
-            found = self._bracket.next() if len(entries) > 1 else None
-        if found is None:
-            return None
-        return self._for(*found)
+        """Return the next training of the search of settings."""
+        bases = (next((n for n in self._nodes if n.proven), self._nodes[0]), self._best)
+        return self._screening.next(partial(self._listed, whole=True), partial(self._take, whole=True), bases)
 
     def alike(self, candidate: Candidate) -> list[Candidate]:
         """Return what is tried next, whatever comes of a candidate: the rest of the rung that it is on, if any."""
-        if self._bracket is None or all(entry.spec is not candidate.spec for entry in self._bracket.entries):
-            return []
-        return [self._for(*waiting) for waiting in self._bracket.waiting]
+        return self._screening.alike(candidate)
 
-    def _for(self, candidate: Candidate, epochs: int) -> Candidate:
-        whole = epochs == self._rungs[-1]
-        return replace(candidate, epochs=None if whole else epochs, after=self._short.get(candidate))
-
-    def _entries(self, width: int) -> list[Candidate]:
-        """Return what a bracket begins with: some steps by evidence, and suggestions without, all of equal lengths."""
-        if not width or self._suggester is None or self._dead >= _HOPELESS:
-            return []
-        listed = [candidate for _ in range(min(_LISTED, width - 1)) if (candidate := self._listed(whole=True))]
-        entries = listed
-        for draw in range(_DRAWS):
-            if len(entries) >= width:
-                break
-            suggestion = self._suggester.suggest()
-            step = self._suggested(suggestion)
-            base = self._best if draw % 2 else next((n for n in self._nodes if n.proven), self._nodes[0])
-            candidate = self._take(base, step, whole=True) if step.edits else None
-            if candidate is None:
-                self._suggester.tell(suggestion, math.nan)
-            else:
-                entries.append(replace(candidate, suggestion=suggestion))
-        return entries
-
-    def _suggested(self, suggestion: Suggestion) -> Step:
-        names = tuple(d.repair for d, number in zip(self._dimensions, suggestion, strict=True) if number is not None)
-        return Step(names, (), edits_of(suggestion, self._dimensions))
+    def close(self) -> None:
+        """Let go of trainings that are paused."""
+        self._screening.close()
 
     def add(self, candidate: Candidate, trial: Trial) -> bool:
         """Take in an attempt that has a score.
@@ -192,7 +151,8 @@ class Search:
         Returns:
             Whether it is the best now.
         """
-        self._tell(candidate, math.nan if trial.judged is None else trial.judged.value, trial.work, trial)
+        if not self._screening.tell(candidate, trial):
+            self._by_evidence += self._budget.in_trainings(trial.work)
         if candidate.epochs is not None:
             return False
         won = self._wins(trial)
@@ -212,7 +172,7 @@ class Search:
 
     def fail(self, candidate: Candidate) -> None:
         """Take in an attempt that came to nothing."""
-        self._tell(candidate, math.nan, 0)
+        self._screening.tell(candidate, None)
         if candidate.spec.start:
             self._miss(candidate, 0)
 
@@ -275,37 +235,6 @@ class Search:
             steps.insert(0 if first else len(steps), candidate.step)
             candidate.base.taken -= first and not candidate.proven
         self._missed.clear()
-
-    def close(self) -> None:
-        """Let go of trainings that are paused."""
-        for trial in self._short.values():
-            trial.close()
-        self._short.clear()
-
-    def _tell(self, candidate: Candidate, score: float, work: int, trial: Trial | None = None) -> None:
-        entry = next((c for c in self._bracket.entries if c.spec is candidate.spec), None) if self._bracket else None
-        if self._bracket is None or entry is None:
-            self._by_evidence += self._budget.in_trainings(work)
-            return
-        if trial is None or trial.stuck:  # a longer one would end where this one has
-            self._dead, score = self._dead + 1, math.nan
-        else:
-            self._dead = 0
-        self._bracket.tell(entry, score)
-        self._keep_leading(entry, trial)
-        first = self._rungs[0] if len(self._rungs) > 1 else None  # scores of longer trainings would not compare
-        if candidate.suggestion is not None and self._suggester is not None and candidate.epochs == first:
-            self._suggester.tell(candidate.suggestion, self._metric.sign * score)
-
-    def _keep_leading(self, entry: Candidate, trial: Trial | None) -> None:
-        """Keep what may go on, this one too, and let go of the rest: paused trainings take memory."""
-        assert self._bracket is not None, "only what competes is trained for fewer epochs"
-        self._short.pop(entry, None)
-        if trial is not None and trial.goes_on:
-            self._short[entry] = trial
-        leading = set(self._bracket.leading)
-        for other in [c for c in self._short if c not in leading]:
-            self._short.pop(other).close()
 
     def _wins(self, trial: Trial) -> bool:
         new, old, given = trial.judged, self.best.judged, self.baseline.judged

@@ -97,12 +97,8 @@ class Paused:
         """Train on; see `PausedTraining.go_on`."""
         course = self.trained.paused
         assert course is not None, "a trainer says whether a training is paused"
-        try:
-            if not course.go_on():
-                self.trained.paused = None
-        except BaseException:
-            self.run.monitor.close()
-            raise
+        if not course.go_on():
+            self.trained.paused = None
         return self.trained
 
     def close(self) -> None:
@@ -193,11 +189,16 @@ class TrialRunner:
     def _again(self, trial: Trial) -> Paused | Failure:
         """Return a training that was paused elsewhere, trained up to there once more."""
         run = self._run_of(trial.spec, Budget(math.inf), len(trial.history["score"]))
+        trained: Trained | None
         try:
             trained = self.trainer.train(trial.spec, run)
         except Exception as error:  # noqa: BLE001 - as above
+            trained, failure = None, f"{type(error).__name__}: {error}"
+        else:
+            failure = "it did not come to the same when it was run again"
+        if trained is None or trained.paused is None:
             run.monitor.close()
-            return Failure(f"{type(error).__name__}: {error}", 0)
+            return Failure(failure, 0)
         _ = run.monitor.findings  # a verdict, as it was given at the pause
         return Paused(trained, run)
 
