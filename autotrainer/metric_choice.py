@@ -104,7 +104,7 @@ def accuracy_metric(context: TaskContext, targets: TargetSummary, evaluation: Ev
     """Return the accuracy in the given target space, or None where the task is no classification."""
     axis = context.loss.class_axis if evaluation.outputs.ndim > 2 else -1
     units = context.output_units or (evaluation.outputs.shape[axis] if evaluation.outputs.ndim > 1 else 1)
-    known = TaskContext(loss=context.loss, output_units=units)
+    known = TaskContext(loss=context.loss, output_units=units, output_activation=context.output_activation)
     kind: TaskKind = known.kind(targets)
     if kind in ("regression", "unknown") or (kind != "multiclass" and _numbers(targets)):
         return None

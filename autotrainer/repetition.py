@@ -15,6 +15,9 @@ __all__ = ["Repetitions", "Verdict"]
 _SURE = 3.09
 """One-sided 99.9 %: a gain that is less sure is looked at again. With that level fifty attempts without any effect have
 one such gain in 5 % of the cases (Bonferroni 1936)."""
+_AGAIN = 0.68
+"""Standard deviations of the noise that a gain must exceed with another seed: with one that has just passed at 95 %,
+both together are as sure (Stouffer et al. 1949, The American Soldier 1: sum of the two, divided by √2)."""
 _FEW = 30
 """Validation rows up to which a gain may be real that no test on these rows shows."""
 _PAIRS = 5
@@ -39,7 +42,8 @@ class Repetitions:
     """Says which training to run with another seed, and what that tells of a gain. Deterministic.
 
     * A training that is better than the one as given by more than noise, but not by so much that it is sure, must be
-      so with another seed. The training as given is not repeated for that: nobody has chosen it among many.
+      better with another seed too, so that both together are more than noise. The training as given is not repeated for
+      that: nobody has chosen it among many.
     * Where validation rows are few, no test on them may show a gain. A training that has no error left and some gain is
       then better if five pairs with seeds of their own say so.
 
@@ -89,7 +93,7 @@ class Repetitions:
         if again is not None and again.cut_short:
             seen.verdict = Verdict.HOLDS if won else Verdict.OPEN
         elif won:
-            holds = new is not None and given is not None and self._metric.better(new, given)
+            holds = new is not None and given is not None and self._metric.better(new, given, _AGAIN)
             seen.verdict = Verdict.HOLDS if holds else Verdict.REFUTED
         elif spec.edits == self._given.spec.edits:
             self._given_again[spec.seed] = new

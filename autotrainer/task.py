@@ -190,6 +190,9 @@ class TaskContext:
             return "multiclass"
         if self.loss.classifies:
             return "multilabel" if targets.width > 1 else "binary"
+        chance = self.output_activation == "sigmoid" and self.output_units == 1
+        if chance and self.loss.family == "custom" and targets.integral and len(targets.values) == 2:
+            return "binary"  # a loss of one's own that gets labels such as 1 and 2
         return "regression"
 
     def cut(self, targets: TargetSummary) -> float:

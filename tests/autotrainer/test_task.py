@@ -37,6 +37,26 @@ def test_kind_of_task(targets: object, family: str, units: int, kind: TaskKind) 
     assert TaskContext(loss=LossInfo(family=family), output_units=units).kind(data.targets) == kind
 
 
+@pytest.mark.parametrize(
+    ("targets", "family", "activation", "units", "kind"),
+    [
+        ([1.0, 2.0], "custom", "sigmoid", 1, "binary"),
+        ([3.0, 7.0], "custom", "sigmoid", 1, "binary"),
+        ([1.0, 2.0], "custom", None, 1, "regression"),
+        ([1.0, 2.5], "custom", "sigmoid", 1, "regression"),
+        ([1.0, 2.0, 3.0], "custom", "sigmoid", 1, "regression"),
+        ([1.0, 2.0], MSE, "sigmoid", 1, "regression"),
+    ],
+)
+def test_two_labels_under_a_sigmoid_and_a_loss_of_ones_own_are_classes(
+    targets: object, family: str, activation: str | None, units: int, kind: TaskKind
+) -> None:
+    data = DataSummary()
+    data.add_targets(np.asarray(targets))
+    context = TaskContext(loss=LossInfo(family=family), output_units=units, output_activation=activation)
+    assert context.kind(data.targets) == kind
+
+
 NAN = math.nan
 
 
