@@ -94,14 +94,27 @@ class ArrayFeed:
         last = step % self._batches == self._batches - 1
         return self.rows - (self._batches - 1) * self.batch_size if last else self.batch_size
 
-    def arguments(self, epochs: int, seed: int) -> dict[str, Any]:
+    @property
+    def goes_on(self) -> bool:
+        """Whether a second `fit` can go on after an epoch of the first.
+
+        But on TensorFlow, an epoch that is no whole pass ends within an order that only the iterator of its `fit` has.
+        """
+        return keras.backend.backend() == "tensorflow" or self.steps == self._batches
+
+    def arguments(self, epochs: int, seed: int, done: int = 0) -> dict[str, Any]:
         """Return what to call `fit` with.
 
         On TensorFlow one pipeline for the whole training: `fit` takes some 20 ms an epoch to restart one.
+
+        Args:
+            epochs: Epochs of the whole training.
+            seed: Its seed.
+            done: Batches of it that were trained on before.
         """
         inputs, targets = map_arrays(cast, self._data.inputs), cast(self._data.targets)
         if keras.backend.backend() == "tensorflow":
-            source = _pipeline((inputs, targets), self._data.weights, self, epochs, seed, self._shuffle)
+            source = _pipeline((inputs, targets), self._data.weights, self, epochs, seed, self._shuffle, done)
             return {"x": source, "steps_per_epoch": self.steps, "shuffle": False}
         return {
             "x": inputs,
@@ -113,21 +126,24 @@ class ArrayFeed:
         }
 
 
-def _pipeline(data: Any, weights: Any, feed: ArrayFeed, epochs: int, seed: int, shuffle: bool) -> Any:
+def _pipeline(data: Any, weights: Any, feed: ArrayFeed, epochs: int, seed: int, shuffle: bool, done: int) -> Any:
     import tensorflow as tf
 
     content = data if weights is None else (*data, cast(weights))
     tensors = tf.nest.map_structure(tf.convert_to_tensor, content)
-    passes = math.ceil(epochs * feed.steps / max(1, math.ceil(feed.rows / feed.batch_size)))
+    in_a_pass = max(1, math.ceil(feed.rows / feed.batch_size))
+    passes, (first, begun) = math.ceil(epochs * feed.steps / in_a_pass), divmod(done, in_a_pass)
 
     def one_pass(number: Any) -> Any:
         rows = tf.range(feed.rows)
         if shuffle:
             rows = tf.random.experimental.stateless_shuffle(rows, seed=tf.stack([tf.constant(seed, tf.int64), number]))
+        if begun:
+            rows = rows[tf.where(tf.equal(number, first), begun * feed.batch_size, 0) :]
         chosen = tf.data.Dataset.from_tensor_slices(rows).batch(feed.batch_size)
         return chosen.map(lambda r: tf.nest.map_structure(lambda t: tf.gather(t, r), tensors))
 
-    return tf.data.Dataset.range(passes).flat_map(one_pass).prefetch(2)
+    return tf.data.Dataset.range(first, passes).flat_map(one_pass).prefetch(2)
 
 
 class StreamFeed:
@@ -141,6 +157,9 @@ class StreamFeed:
         steps: Batches an epoch, or None for all there are.
         shuffle: Whether Keras shuffles the batches of a `PyDataset`; others come as they are.
     """
+
+    goes_on = False
+    """Whether a second `fit` can go on after an epoch of the first: what the passes depend on is not known."""
 
     def __init__(self, source: Any, steps: int | None, shuffle: bool = True) -> None:
         self._source, self._given_steps, self._shuffle = source, steps, shuffle
@@ -166,7 +185,7 @@ class StreamFeed:
         """Return the samples that a batch is taken to hold."""
         return self.batch_size
 
-    def arguments(self, epochs: int, seed: int) -> dict[str, Any]:
+    def arguments(self, epochs: int, seed: int, done: int = 0) -> dict[str, Any]:
         """Return what to call `fit` with."""
         shuffle = self._shuffle and isinstance(self._source, keras.utils.PyDataset)
         return {"x": self._source, "steps_per_epoch": self._given_steps, "shuffle": shuffle}

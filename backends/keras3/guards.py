@@ -100,7 +100,7 @@ def skip_updates(model: Any, optimizer: Any, edit: SkipUpdates) -> None:
 
 def _norm(gradients: list[Any]) -> Any:
     """Return the L2 norm of all gradients; those of embeddings by their rows."""
-    dense = [g.values if hasattr(g, "indices") else g for g in gradients if g is not None]
+    dense = [g.values if hasattr(g, "dense_shape") else g for g in gradients if g is not None]
     squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in dense]
     return ops.sqrt(sum(squares[1:], squares[0]))
 

@@ -133,7 +133,8 @@ class KerasObserver:
         """Note where an epoch starts; epochs of several ``fit`` are counted on."""
         with self._guard():
             number = self._schedule.start_epoch(epoch, self._monitor.history.epoch)
-            if number is not None:
+            goes_on = self._monitor.context.managed and self._schedule.count  # after a pause: all is known
+            if number is not None and not goes_on:
                 self._monitor.history.epoch = number
                 self._tell_context()
                 self._steps.choose(self._schedule.planned[1], self._schedule.count)

@@ -14,6 +14,7 @@ from autotrainer.backends.keras3.companions import Companion
 from autotrainer.backends.keras3.evaluation import Evaluator
 from autotrainer.backends.keras3.feeding import ArrayFeed, StreamFeed
 from autotrainer.backends.keras3.masks import with_mask
+from autotrainer.backends.keras3.pausing import Present
 from autotrainer.data import Data
 from autotrainer.edits import ReduceOnPlateau, StopEarly
 from autotrainer.errors import DataError
@@ -39,7 +40,13 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]
         stop: Stops early and keeps the best weights, or None.
         companions: What else acts at the beginning and end of epochs.
         with_metrics: Also put ``val_`` values into the logs, for callbacks of the user's.
+        pauses: Whether the training can go on after a pause, with another `fit`.
         values: Returns what the logs of an epoch say of it.
+
+    Attributes:
+        steps: Batches so far.
+        epochs: Epochs so far.
+        paused: Whether the last `fit` has ended in a pause.
     """
 
     def __init__(
@@ -54,35 +61,42 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]
         stop: StopEarly | None = None,
         companions: Sequence[Companion] = (),
         with_metrics: bool = False,
+        pauses: bool = False,
         values: Callable[[Mapping[str, Any]], dict[str, float]],
     ) -> None:
         super().__init__()
         self._run, self._evaluator, self._feed, self._validation = run, evaluator, feed, validation
         self._validation_steps, self._with_metrics = validation_steps, with_metrics
         self._plateau, self._stop, self._values, self._companions = plateau, stop, values, companions
-        self._step = self._epoch = self._epoch_start = 0
-        self._trained = False
+        self._pauses = pauses
+        self.steps = self.epochs = self._epoch = self._epoch_start = 0
+        self.paused = self._trained = False
+        self._present: Present | None = None
         self._best = {"plateau": math.inf, "stop": math.inf}
         self._waited = {"plateau": 0, "stop": 0}
         self._best_weights: list[Any] | None = None
         self._floor = 0.0
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Note the initial learning rate."""
-        if self._plateau is not None:
+        """Note the initial learning rate; after a pause, put everything back to where it was."""
+        self.paused = False
+        if self._present is not None:
+            self._present.put_back()
+            self._present = None
+        elif self._plateau is not None:
             self._floor = self._plateau.floor * float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Note where the epoch starts."""
-        self._epoch, self._epoch_start, self._trained = epoch, self._step, False
+        self._epoch, self._epoch_start, self._trained = epoch, self.steps, False
         for companion in self._companions:
             companion.begin_epoch(epoch)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Account for the batch; leave `fit` if the budget does not allow it."""
-        if not self._run.spend(self._feed.rows_of(self._step), training=True):
+        if not self._run.spend(self._feed.rows_of(self.steps), training=True):
             raise EndOfTraining
-        self._step += 1
+        self.steps += 1
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Note that there was a batch: the beginning of one is told before it is known whether there is another."""
@@ -96,12 +110,17 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]
                 f"train_data gave no batch in epoch {epoch}: it can be read only once; give arrays, or what makes its "
                 "batches anew each time that it is iterated"
             )
-        if not self._close_epoch(logs):
+        goes_on, lasts = self._close_epoch(logs)
+        if not goes_on:
             self.model.stop_training = True
+        self.epochs = epoch + 1
+        self.paused = lasts and not goes_on and self._pauses and self._run.paused
+        if self.paused:
+            self._present = Present(self.model)
 
     def end_early(self) -> None:
         """Evaluate a training that the budget ended within an epoch."""
-        if self._step > self._epoch_start:
+        if self.steps > self._epoch_start:
             logs = {n: float(keras.ops.convert_to_numpy(v)) for n, v in self.model.get_metrics_result().items()}
             self._close_epoch(logs)
 
@@ -110,7 +129,8 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]
         if self._best_weights is not None:
             self.model.set_weights(self._best_weights)
 
-    def _close_epoch(self, logs: dict[str, Any]) -> bool:
+    def _close_epoch(self, logs: dict[str, Any]) -> tuple[bool, bool]:
+        """Return whether to go on, and whether that is so but for the core."""
         values = self._values(logs)
         for companion in self._companions:
             companion.end_epoch(self._epoch, values.get("loss", math.nan))
@@ -119,12 +139,13 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]
         )
         if found is not None and self._with_metrics:
             logs.update(self._validation_logs(found))
-        self._run.monitor.advance(self._step - 1)
+        self._run.monitor.advance(self.steps - 1)
         goes_on = self._run.end_epoch(self._epoch, values, found)
         if found is None:
-            return False
+            return False, False
         judged = found.course if not math.isnan(found.course) else values.get("loss", math.nan)
-        return self._stop_or_go(judged) and goes_on
+        lasts = self._stop_or_go(judged)
+        return lasts and goes_on, lasts
 
     def _stop_or_go(self, loss: float) -> bool:
         if self._plateau is not None and self._waits("plateau", loss) >= self._plateau.patience:

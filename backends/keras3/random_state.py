@@ -13,7 +13,7 @@ from keras.src.backend.common import global_state
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from keras.src.utils.rng_utils import GLOBAL_RANDOM_SEED
 
-__all__ = ["preserve_random_state", "seed_everything"]
+__all__ = ["preserve_random_state", "save_random_state", "seed_everything"]
 
 
 def seed_everything(seed: int) -> None:
@@ -28,14 +28,22 @@ def seed_everything(seed: int) -> None:
 @contextmanager
 def preserve_random_state() -> Iterator[None]:
     """Put back every random state as it was: Python, NumPy, Keras' global generator, TensorFlow, PyTorch."""
+    put_back = save_random_state()
+    try:
+        yield
+    finally:
+        put_back()
+
+
+def save_random_state() -> Callable[[], None]:
+    """Return what puts back every random state as it is now; it can be called once or often."""
     python, numpy = random.getstate(), np.random.get_state()
     seed = global_state.get_global_attribute(GLOBAL_RANDOM_SEED)
     generator = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
     drawn = None if generator is None else np.array(keras.ops.convert_to_numpy(generator.state.value))
     restore_engines = [save() for save in (_save_tensorflow, _save_torch)]
-    try:
-        yield
-    finally:
+
+    def put_back() -> None:
         random.setstate(python)
         np.random.set_state(numpy)
         global_state.set_global_attribute(GLOBAL_RANDOM_SEED, seed)
@@ -44,6 +52,8 @@ def preserve_random_state() -> Iterator[None]:
             generator.state.assign(drawn)
         for restore in restore_engines:
             restore()
+
+    return put_back
 
 
 def _save_tensorflow() -> Callable[[], None]:

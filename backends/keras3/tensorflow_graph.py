@@ -6,7 +6,15 @@ from typing import Any
 
 import keras
 
-__all__ = ["UnobservableError", "apart", "has_accelerator", "of_this_graph", "operation_of", "raise_if_random"]
+__all__ = [
+    "UnobservableError",
+    "apart",
+    "draws_by_itself",
+    "has_accelerator",
+    "of_this_graph",
+    "operation_of",
+    "raise_if_random",
+]
 
 _RANDOM_WITH_STATE = frozenset(
     {
@@ -64,6 +72,24 @@ def raise_if_random(model: Any) -> None:
         names = sorted({operation.type for operation in operations} & _RANDOM_WITH_STATE)
         if names:
             raise UnobservableError(f"{model.name} draws random numbers inside the compiled step ({', '.join(names)})")
+
+
+def draws_by_itself(model: Any, batch: tuple[Any, ...]) -> bool:
+    """Say whether a training step, compiled, draws random numbers from a state of its own.
+
+    Such a state begins anew where another training is seeded, which drops compiled functions from TensorFlow's cache.
+
+    Args:
+        model: The model, compiled, whose training step has been taken before.
+        batch: Inputs, targets and sample weights, if there are any.
+    """
+    if keras.backend.backend() != "tensorflow" or model.run_eagerly:
+        return False
+    import tensorflow as tf
+
+    graph = tf.function(lambda *data: model.train_step(data)).get_concrete_function(*batch).graph.as_graph_def()
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    return any(node.op in _RANDOM_WITH_STATE for node in nodes)
 
 
 def of_this_graph(seen: dict[str, Any]) -> dict[str, Any]:

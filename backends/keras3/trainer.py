@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +32,7 @@ from autotrainer.backends.keras3.material import Material, last
 from autotrainer.backends.keras3.observer import observe
 from autotrainer.backends.keras3.operations import operations_of
 from autotrainer.backends.keras3.parts import find_parts
+from autotrainer.backends.keras3.pausing import can_rest, rounds
 from autotrainer.backends.keras3.pristine import Pristine, built, first_samples
 from autotrainer.backends.keras3.progress import Course, EndOfTraining
 from autotrainer.backends.keras3.random_state import preserve_random_state, seed_everything
@@ -46,11 +46,12 @@ from autotrainer.backends.keras3.target_support import (
     labels_out_of_range,
     loss_refusal,
 )
+from autotrainer.backends.keras3.tensorflow_graph import draws_by_itself
 from autotrainer.backends.keras3.workbench import Workbench
 from autotrainer.data import ArrayData, Data, StreamData, as_array, stacked
 from autotrainer.edits import Edit, ReduceOnPlateau, SetBatchSize, SetLoss, SkipUpdates, StopEarly
 from autotrainer.errors import ConfigError, DataError, InputError
-from autotrainer.exchange import FitRequest, Support, SupportLevel, Trained, TrainingSpec
+from autotrainer.exchange import FitRequest, PausedTraining, Support, SupportLevel, Trained, TrainingSpec
 from autotrainer.task import TaskContext
 
 __all__ = ["KerasTrainer", "make_trainer"]
@@ -105,6 +106,9 @@ class KerasTrainer(Trainer):
         self._surgeon = Surgeon(model, request.keep, self._statistics, self._shapes)
         context = self._context(model, self._settings.loss, self._optimizer, self._feed, request.epochs)
         self.context = replace(context, loss_refusal=loss_refusal(self._settings.loss, model, self._train_data))
+        self._repeats: bool | None = None
+        # What callbacks of the user's remember, and put on a model, is theirs.
+        self.resumable = self._feed.goes_on and not callable(self._arguments.callbacks) and can_rest(model)
 
     # -- preparing ------------------------------------------------------------------------------------------------
 
@@ -192,7 +196,7 @@ class KerasTrainer(Trainer):
 
     def train(self, spec: TrainingSpec, run: Run) -> Trained:
         """Build the training from the pristine start with the edits of the recipe, and run it."""
-        with preserve_random_state(), _without_retracing_warnings():
+        with preserve_random_state():
             trained, evaluator, feed = self._build(spec)
             run.keep(trained)
             run.start(self._context_of(trained, feed, spec), operations_of(trained.model, self._sample))
@@ -200,21 +204,23 @@ class KerasTrainer(Trainer):
             run.monitor.attach(observer)
             own = () if spec.rehearsal else self._arguments.callbacks_for(self.first)
             self.first &= spec.rehearsal
-            self._fit(trained, evaluator, feed, spec, run, observer.values, own)
+            training = self._training(trained, evaluator, feed, spec, run, observer.values, own)
+            if training.go_on() and self._steps_repeat(trained.model):
+                trained.paused = training
         return trained
 
     def search(self, spec: TrainingSpec, run: Search) -> None:
         """Replay a training up to the first value that is not finite; not on JAX, whose steps are pure functions."""
         if keras.backend.backend() == "jax":
             return
-        with preserve_random_state(), _without_retracing_warnings():
+        with preserve_random_state():
             trained, evaluator, feed = self._build(spec)
             trained.model.steps_per_execution = 1
             run.start(self._context_of(trained, feed, spec), operations_of(trained.model, self._sample))
             checked = CheckedSteps(trained.model, run)
             own = self._arguments.callbacks_for(False)
             try:
-                self._fit(trained, evaluator, feed, spec, run, _loss_alone, own, last=checked)
+                self._training(trained, evaluator, feed, spec, run, _loss_alone, own, last=checked).go_on()
             finally:
                 checked.close()
 
@@ -239,7 +245,7 @@ class KerasTrainer(Trainer):
     def _context_of(self, trained: Trained, feed: ArrayFeed | StreamFeed, spec: TrainingSpec) -> TaskContext:
         return self._context(trained.model, trained.model.loss, trained.optimizer, feed, spec.epochs)
 
-    def _fit(
+    def _training(
         self,
         trained: Trained,
         evaluator: Evaluator,
@@ -249,7 +255,8 @@ class KerasTrainer(Trainer):
         values: Callable[[Mapping[str, Any]], dict[str, float]],
         own: Sequence[Any],
         last: Any = None,
-    ) -> None:
+    ) -> PausedTraining:
+        """Return a training that is about to begin."""
         bench = Workbench(trained.model, self._request.keep)
         course = Course(
             run,
@@ -261,25 +268,40 @@ class KerasTrainer(Trainer):
             stop=next((e for e in trained.edits if isinstance(e, StopEarly)), None),
             companions=companions_of(trained.edits, bench, spec.epochs, lambda: self._inputs(feed, run)),
             with_metrics=bool(own),
+            pauses=self.resumable and not own,
             values=values,
         )
-        try:
-            trained.model.fit(
-                **feed.arguments(spec.epochs, spec.seed),
-                **{**self._rest, **self._material.options(trained.edits)},
-                epochs=spec.epochs,
-                callbacks=[course, *own, *([] if last is None else [last])],
-            )
-        except EndOfTraining:
-            course.end_early()
-        except InputError:
-            raise
-        except Exception as error:
-            reason = self._wrong_data(error)
-            if reason:
-                raise DataError(reason) from error
-            raise
-        course.restore_best()
+
+        def fit() -> None:
+            try:
+                trained.model.fit(
+                    **feed.arguments(spec.epochs, spec.seed, course.steps),
+                    **{**self._rest, **self._material.options(trained.edits)},
+                    epochs=spec.epochs,
+                    initial_epoch=course.epochs,
+                    callbacks=[course, *own, *([] if last is None else [last])],
+                )
+            except EndOfTraining:
+                course.end_early()
+            except InputError:
+                raise
+            except Exception as error:
+                reason = self._wrong_data(error)
+                if reason:
+                    raise DataError(reason) from error
+                raise
+            course.restore_best()
+
+        return PausedTraining(rounds(course, fit))
+
+    def _steps_repeat(self, model: Any) -> bool:
+        """Say whether steps depend on nothing that another training changes; asked once, edits add no such thing."""
+        if self._repeats is None:
+            batch = next(batches(self._train_data, size=self._feed.batch_size))
+            with preserve_random_state():  # tracing may run code that draws numbers
+                self._repeats = not draws_by_itself(model, tuple(v for v in batch if v is not None))
+            self.resumable &= self._repeats
+        return self._repeats
 
     def _wrong_data(self, error: Exception) -> str:
         """Say what of the data made a training fail where Keras' own words are hard to read; else return nothing."""
@@ -305,18 +327,3 @@ class KerasTrainer(Trainer):
 
 def _loss_alone(logs: Mapping[str, Any]) -> dict[str, float]:
     return {"loss": float(logs.get("loss", math.nan))}
-
-
-@contextmanager
-def _without_retracing_warnings() -> Iterator[None]:
-    """Keep TensorFlow from warning that a function is traced again: each training traces its own, on purpose."""
-    logger = logging.getLogger("tensorflow")
-
-    def other(record: logging.LogRecord) -> bool:
-        return "triggered tf.function retracing" not in str(record.msg)
-
-    logger.addFilter(other)
-    try:
-        yield
-    finally:
-        logger.removeFilter(other)
