@@ -27,7 +27,7 @@ class Candidate:
         suggestion: Settings that were suggested without evidence, or None.
         epochs: Epochs to train, where that is only to see whether it is worth more; None: to the end.
         after: The same for fewer epochs, which has ended and is worth more; None for one that begins.
-        repeats: Whether it is a training that was tried, with another seed, to see whether a gain is more than luck.
+        about: The training whose gain it is to tell from luck, by another seed; None for one that is new.
     """
 
     base: Node
@@ -37,7 +37,7 @@ class Candidate:
     suggestion: Suggestion | None = None
     epochs: int | None = None
     after: Trial | None = None
-    repeats: bool = False
+    about: Node | None = None
 
     @property
     def repairs(self) -> tuple[str, ...]:
@@ -57,7 +57,19 @@ class Candidate:
 
 @dataclass(eq=False)
 class Node:
-    """A training that was tried, with the steps that can be taken from there."""
+    """A training that was tried, with the steps that can be taken from there.
+
+    Attributes:
+        trial: The training.
+        repairs: Names of its repairs.
+        problems: Names of the problems that they answer.
+        proven: Whether the evidence proves them.
+        steps: What can be tried on top of it.
+        taken: Number of those that were.
+        worse: Whether it is worse than the best by more than noise.
+        led: Whether it was the best at a time.
+        candidate: What it was tried as; None for the training as given.
+    """
 
     trial: Trial
     repairs: tuple[str, ...] = ()
@@ -66,6 +78,7 @@ class Node:
     steps: list[Step] = field(default_factory=list)
     taken: int = 0
     worse: bool = False
+    led: bool = False
     candidate: Candidate | None = None
 
 

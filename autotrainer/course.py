@@ -110,23 +110,24 @@ class Course:
         return [] if self._search is None else self._search.alike(candidate)
 
     def take(self, candidate: Candidate, trial: Trial) -> None:
-        """Record an attempt that has ended; its model is kept only if it is the best."""
+        """Record an attempt that has ended; its model is kept only if it may be the result."""
+        cost = self.budget.in_trainings(trial.work)
+        if candidate.about is not None:
+            self._settle(candidate, trial, cost)
+            return
         if trial.judged is None:
+            trial.close()
             self.fail(candidate, "the budget ended before its first evaluation", self.budget.spent - trial.work)
             return
         assert self._search is not None, "only a search makes candidates"
-        if candidate.repeats:
-            self._settle(candidate, trial, self.budget.in_trainings(trial.work))
-            return
         plan = self._plan(candidate, trial)
-        self._tried.append((trial, plan))
-        cost = self.budget.in_trainings(trial.work)
         self.attempts.append(Attempt(plan, trial.judged.value, None, trial.findings, cost, candidate.epochs))
-        if not self._search.add(candidate, trial):
+        self._search.add(candidate, trial)
+        if candidate.epochs is not None:
             trial.trained = None
             return
-        last, self.best, self.plan = self.best, trial, plan
-        last.trained = None
+        self._tried.append((trial, plan))
+        self._follow()
 
     def _settle(self, candidate: Candidate, again: Trial | None, cost: float, error: str | None = None) -> None:
         """Record a repetition, after which another training may be the best."""
@@ -141,19 +142,27 @@ class Course:
             error = "the budget ended it before it could tell"
         findings = () if again is None else again.findings
         self.attempts.append(Attempt(plan, score, error, findings, cost, repeats=True))
-        if self._search.best is not self.best:
-            last, self.best = self.best, self._search.best
-            self.plan = next(plan for trial, plan in self._tried if trial is self.best)
-            last.trained = None
+        self._follow()
 
-    def fail(self, candidate: Candidate, error: str, spent_before: int) -> None:
-        """Record an attempt that came to nothing."""
+    def _follow(self) -> None:
+        """Take over who is the best, and drop the models that can't be the result any more."""
+        assert self._search is not None, "only a search makes candidates"
+        wanted = self._search.wanted()
+        for trial, plan in self._tried:
+            if trial is self._search.best:
+                self.best, self.plan = trial, plan
+            if not any(trial is other for other in wanted):
+                trial.trained = None
+
+    def fail(self, candidate: Candidate, error: str, spent_before: int, *, interrupted: bool = False) -> None:
+        """Record an attempt that came to nothing; of one that was interrupted nothing is concluded."""
         cost = self.budget.in_trainings(self.budget.spent - spent_before)
-        if candidate.repeats:
+        if candidate.about is not None and not interrupted:
             self._settle(candidate, None, cost, error)
             return
-        self.attempts.append(Attempt(self._plan(candidate), None, error, (), cost, candidate.epochs))
-        if self._search is not None:
+        plan = self._plan(candidate)
+        self.attempts.append(Attempt(plan, None, error, (), cost, candidate.epochs, candidate.about is not None))
+        if self._search is not None and not interrupted:
             self._search.fail(candidate)
         logger.info("attempt with %s failed: %s", ", ".join(candidate.repairs), error)
 
@@ -197,6 +206,7 @@ class Course:
             metric=metric.name if metric else "score",
             mode=metric.mode if metric else "max",
             notes=dict(self.planner.notes) if self.planner else {},
+            doubtful=self._search is not None and self._search.doubtful,
             epochs=self.epochs,
         )
 

@@ -69,7 +69,8 @@ class BaseRun:
         pauses: Whether it is only paused then, and may go on: see `extend`.
 
     Attributes:
-        work: Its work so far, in operations.
+        work: Its work so far, in operations; of one that goes on after a pause, since then.
+        total: The same since its start.
         granted: Training steps so far.
         peak: The most that it has asked the budget for, its own work before included: a budget that allows so much at
             its beginning does not cut it.
@@ -97,7 +98,7 @@ class BaseRun:
         self.context = TaskContext()
         self.judged: Judged | None = None
         self.history: dict[str, list[float]] = {}
-        self.work = self.peak = self.granted = 0
+        self.work = self.total = self.peak = self.granted = 0
         self.cut_short = self.paused = False
         self.stuck = False
         self.sound = False
@@ -192,6 +193,7 @@ class BaseRun:
     def _account(self, work: int) -> bool:
         self._budget.spend(work)
         self.work += work
+        self.total += work
         return True
 
     def _is_stuck(self, numbers: Mapping[str, float], finite: bool) -> bool:

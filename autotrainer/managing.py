@@ -154,7 +154,7 @@ class Session:
             try:
                 outcome = self._attempt(course, candidate)
             except KeyboardInterrupt:
-                course.fail(candidate, "interrupted by the user", before)
+                course.fail(candidate, "interrupted by the user", before, interrupted=True)
                 return "interrupt"
             if isinstance(outcome, Failure):
                 course.fail(candidate, outcome.error, before)

@@ -176,7 +176,7 @@ class WholeMetric(Metric):
         a, b = new.evaluation, old.evaluation
         if a is None or b is None or len(a.outputs) != len(b.outputs):
             return False
-        random, level = np.random.default_rng(self._seed), 1 - math.erfc(sigmas / math.sqrt(2)) / 2
+        random = np.random.default_rng(self._seed)
         gains = []
         for _ in range(_RESAMPLES):
             rows = random.integers(0, len(a.outputs), len(a.outputs))
@@ -185,7 +185,12 @@ class WholeMetric(Metric):
             except InputError:  # such as a draw without one of the classes
                 continue
             gains.append(self.sign * gain)
-        return len(gains) > _RESAMPLES // 2 and float(np.mean(np.array(gains) > 0)) >= level
+        if len(gains) <= _RESAMPLES // 2:
+            return False
+        level = round(1 - math.erfc(min(sigmas, SIGMAS) / math.sqrt(2)) / 2, 3)
+        told = float(np.mean(np.array(gains) > 0)) >= level
+        # So few draws can be counted up to 95 %, not beyond.
+        return told and (sigmas <= SIGMAS or float(np.mean(gains)) > sigmas * float(np.std(gains)))
 
 
 class LossMetric(Metric):

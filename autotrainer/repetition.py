@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Literal
+
+import numpy as np
 
 from autotrainer.budget import Budget
 from autotrainer.exchange import TrainingSpec
-from autotrainer.metrics import Judged, Metric
+from autotrainer.metrics import Judged, Metric, RowMetric
 from autotrainer.trials import Trial
 
 __all__ = ["Repetitions", "Verdict"]
@@ -15,9 +18,9 @@ __all__ = ["Repetitions", "Verdict"]
 _SURE = 3.09
 """One-sided 99.9 %: a gain that is less sure is looked at again. With that level fifty attempts without any effect have
 one such gain in 5 % of the cases (Bonferroni 1936)."""
-_AGAIN = 0.68
-"""Standard deviations of the noise that a gain must exceed with another seed: with one that has just passed at 95 %,
-both together are as sure (Stouffer et al. 1949, The American Soldier 1: sum of the two, divided by √2)."""
+_AGAIN = 1.0
+"""Standard deviations of the noise that a gain must exceed with another seed. One in six of the gains that are luck of
+the seed does so, and of true ones that have just passed at 95 % about three in four. Luck of the rows stays."""
 _FEW = 30
 """Validation rows up to which a gain may be real that no test on these rows shows."""
 _PAIRS = 5
@@ -33,7 +36,10 @@ class Verdict(StrEnum):
 
 
 @dataclass
-class _Seen:
+class _Gain:
+    """A training's gain: ``sure`` or none at all, ``doubtful``, or one that too ``few`` rows can't tell from noise."""
+
+    kind: Literal["sure", "doubtful", "few"]
     verdict: Verdict = Verdict.OPEN
     pairs: int = 0
 
@@ -42,10 +48,9 @@ class Repetitions:
     """Says which training to run with another seed, and what that tells of a gain. Deterministic.
 
     * A training that is better than the one as given by more than noise, but not by so much that it is sure, must be
-      better with another seed too, so that both together are more than noise. The training as given is not repeated for
-      that: nobody has chosen it among many.
+      better with another seed too. The training as given is not repeated for that: nobody has chosen it among many.
     * Where validation rows are few, no test on them may show a gain. A training that has no error left and some gain is
-      then better if five pairs with seeds of their own say so.
+      then better if five pairs with seeds of their own say so; one, where both answer each row as they did before.
 
     Args:
         metric: Compares.
@@ -55,24 +60,18 @@ class Repetitions:
 
     def __init__(self, metric: Metric, given: Trial, budget: Budget) -> None:
         self._metric, self._given, self._budget = metric, given, budget
-        self._seen: list[tuple[Trial, _Seen]] = []
+        self._gains: list[tuple[Trial, _Gain]] = []
         self._given_again: dict[int, Judged | None] = {}
 
     def next(self, trial: Trial) -> TrainingSpec | None:
         """Return what to run next to learn more of a training's gain; None if nothing is to be learned, or afforded."""
-        new, given, seen = trial.judged, self._given.judged, self._of(trial)
-        if trial is self._given or new is None or given is None or seen.verdict is not Verdict.OPEN:
+        gain, seed = self._of(trial), trial.spec.seed
+        if gain.kind == "sure" or gain.verdict is not Verdict.OPEN:
             return None
-        if self._metric.better(new, given):
-            doubtful = not self._metric.better(new, given, _SURE)
-            again = replace(trial.spec, seed=trial.spec.seed + 1)
-            return again if doubtful and self._affords(trial, 1, 0) else None
-        few = new.rows is not None and len(new.rows) <= _FEW
-        if not few or not trial.clean or new.nonfinite > given.nonfinite or not self._metric.gain(new, given) > 0:
-            return None
-        seed = trial.spec.seed + seen.pairs + 1
-        known = sum(s >= seed for s in self._given_again)
-        pairs = _PAIRS - seen.pairs
+        if gain.kind == "doubtful":
+            return replace(trial.spec, seed=seed + 1) if self._affords(trial, 1, 0) else None
+        seed += gain.pairs + 1
+        pairs, known = _PAIRS - gain.pairs, sum(number >= seed for number in self._given_again)
         if not self._affords(trial, pairs, pairs - known):
             return None
         return replace((trial if seed in self._given_again else self._given).spec, seed=seed)
@@ -88,37 +87,60 @@ class Repetitions:
         Returns:
             What is known of the gain. A repetition that the budget has cut short tells nothing against it.
         """
-        seen, new, given = self._of(trial), None if again is None else again.judged, self._given.judged
-        won = trial.judged is not None and given is not None and self._metric.better(trial.judged, given)
+        gain, new, given = self._of(trial), None if again is None else again.judged, self._given.judged
         if again is not None and again.cut_short:
-            seen.verdict = Verdict.HOLDS if won else Verdict.OPEN
-        elif won:
+            gain.verdict = Verdict.HOLDS if gain.kind == "doubtful" else Verdict.OPEN
+        elif gain.kind == "doubtful":
             holds = new is not None and given is not None and self._metric.better(new, given, _AGAIN)
-            seen.verdict = Verdict.HOLDS if holds else Verdict.REFUTED
+            gain.verdict = Verdict.HOLDS if holds else Verdict.REFUTED
         elif spec.edits == self._given.spec.edits:
             self._given_again[spec.seed] = new
-        elif new is None or not self._gains(new, self._given_again[spec.seed]):
-            seen.verdict = Verdict.REFUTED
         else:
-            seen.pairs += 1
-            seen.verdict = Verdict.HOLDS if seen.pairs == _PAIRS else Verdict.OPEN
-        return seen.verdict
+            other = self._given_again[spec.seed]
+            if new is None or not (other is None or self._metric.gain(new, other) > 0):
+                gain.verdict = Verdict.REFUTED
+            else:
+                gain.pairs += 1
+                same = _same(new, trial.judged) and _same(other, given)
+                gain.verdict = Verdict.HOLDS if same or gain.pairs == _PAIRS else Verdict.OPEN
+        return gain.verdict
 
     def refuted(self, trial: Trial) -> bool:
         """Say whether the gain of a training is refuted."""
         return self._of(trial).verdict is Verdict.REFUTED
 
-    def _gains(self, new: Judged, old: Judged | None) -> bool:
-        return old is None or self._metric.gain(new, old) > 0
+    def doubtful(self, trial: Trial) -> bool:
+        """Say whether the gain of a training is not sure, and was not looked at again."""
+        gain = self._of(trial)
+        return gain.kind == "doubtful" and gain.verdict is Verdict.OPEN
 
     def _affords(self, trial: Trial, attempts: int, given: int) -> bool:
         """Say whether the budget allows so many trainings like one, and so many like the one as given."""
-        whole = trial.spec.epochs / self._given.spec.epochs
-        return self._budget.left >= attempts * whole + given * self._budget.in_trainings(self._given.work)
+        work = attempts * trial.total + given * self._given.total
+        return self._budget.left >= self._budget.in_trainings(work)
 
-    def _of(self, trial: Trial) -> _Seen:
-        found = next((seen for known, seen in self._seen if known is trial), None)
+    def _of(self, trial: Trial) -> _Gain:
+        found = next((gain for known, gain in self._gains if known is trial), None)
         if found is None:
-            found = _Seen()
-            self._seen.append((trial, found))
+            found = _Gain(self._kind(trial))
+            self._gains.append((trial, found))
         return found
+
+    def _kind(self, trial: Trial) -> Literal["sure", "doubtful", "few"]:
+        new, given = trial.judged, self._given.judged
+        if trial is self._given or new is None or given is None:
+            return "sure"
+        if self._metric.better(new, given):
+            return "sure" if self._metric.better(new, given, _SURE) else "doubtful"
+        if not isinstance(self._metric, RowMetric) or new.rows is None or not trial.clean:
+            return "sure"
+        rows = len(new.rows) if new.weights is None else int((new.weights > 0).sum())
+        some = self._metric.gain(new, given) > 0 and new.nonfinite <= given.nonfinite
+        return "few" if some and rows <= _FEW else "sure"
+
+
+def _same(new: Judged | None, old: Judged | None) -> bool:
+    """Say whether each row has the same score."""
+    if new is None or old is None or new.rows is None or old.rows is None:
+        return False
+    return bool(np.array_equal(new.rows, old.rows, equal_nan=True))

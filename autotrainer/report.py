@@ -68,6 +68,7 @@ class Outcome:
     attempts: tuple[AttemptRow, ...]
     left_out: Mapping[str, str]
     """Repairs that could not be used here, with the reason."""
+    doubtful: bool = False
     epochs: int = 0
     """Planned epochs; 0 where they are not known."""
     mode: str = "max"
@@ -147,6 +148,7 @@ class Report:
             changes=() if chosen is None else chosen.changes,
             attempts=rows,
             left_out=dict(result.notes),
+            doubtful=result.doubtful,
             epochs=result.epochs,
             mode=result.mode,
         )

@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from autotrainer._version import __version__
-from autotrainer.report_text import TOLD, brief, count, fold, number, repairs_of
+from autotrainer.report_text import DOUBT, TOLD, brief, count, fold, number, repairs_of
 
 if TYPE_CHECKING:
     from autotrainer.report import Outcome, Points, Report
@@ -35,6 +35,7 @@ def render(report: Report) -> str:
         chart=_chart(report.curves),
         course=None if report.outcome is None else _course(report.outcome),
         brief=brief,
+        doubt=DOUBT,
         repairs_of=repairs_of,
         version=__version__,
         count=count,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from autotrainer.findings import Finding, Severity
@@ -12,10 +13,12 @@ from autotrainer.findings import Finding, Severity
 if TYPE_CHECKING:
     from autotrainer.report import AttemptRow, Outcome, Report
 
-__all__ = ["TOLD", "brief", "clean", "count", "fold", "number", "render", "repairs_of"]
+__all__ = ["DOUBT", "TOLD", "brief", "clean", "count", "fold", "number", "render", "repairs_of"]
 
 TOLD = 2
 """Consequences of a root that are told whole: one dead model has many, and the rest are but named."""
+
+DOUBT = "The gain may be luck: it is not sure at 99.9 %, and the budget did not allow to look at it with another seed."
 
 _WIDTH = 100
 
@@ -136,6 +139,8 @@ def _outcome_lines(outcome: Outcome) -> list[str]:
             "the training as given is returned."
         )
     lines = _wrap(said.get(outcome.status, outcome.status))
+    if outcome.doubtful:
+        lines += _wrap(DOUBT, "  ")
     lines.append(f"  validation {outcome.metric}: {number(outcome.baseline_score)} → {number(outcome.score)}")
     if outcome.test_score is not None:
         before = number(outcome.baseline_test_score)
@@ -153,16 +158,9 @@ def _repair_blocks(outcome: Outcome) -> list[list[str]]:
     if outcome.attempts:
         scored = sum(a.score is not None and not a.repeats for a in outcome.attempts)
         lines = ["Attempts:", f"  {'score':>9}  {'cost':>5}  repairs"]
-        for a in outcome.attempts:
-            left = (
-                f"failed: {a.error}"
-                if a.error
-                else (f"left: {', '.join(a.remaining)}" if a.remaining else "no error left")
-            )
-            mark = "*" if a.chosen else " "
-            length = f"{brief(a, outcome)}; " if brief(a, outcome) else ""
-            length += f"from epoch {a.start}; " if a.start else ""
-            lines.append(clean(f"{mark} {number(a.score):>9}  {a.cost:>5.2f}  {repairs_of(a)} ({length}{left})"))
+        for repeats, group in groupby(outcome.attempts, key=lambda a: a.repeats):
+            rows = list(group)
+            lines += [_repetition_line(rows)] if repeats else [_attempt_line(a, outcome) for a in rows]
         if outcome.test_score is None and scored:
             lines += _wrap(
                 f"{count(scored, 'attempt')} and the training as given were compared on one validation set, so the "
@@ -176,6 +174,25 @@ def _repair_blocks(outcome: Outcome) -> list[list[str]]:
             lines += _wrap(f"{name}: {reason}", "  ")
         blocks.append(lines)
     return blocks
+
+
+def _attempt_line(a: AttemptRow, outcome: Outcome) -> str:
+    left = f"left: {', '.join(a.remaining)}" if a.remaining else "no error left"
+    left = f"failed: {a.error}" if a.error else left
+    length = f"{brief(a, outcome)}; " if brief(a, outcome) else ""
+    length += f"from epoch {a.start}; " if a.start else ""
+    mark = "*" if a.chosen else " "
+    return clean(f"{mark} {number(a.score):>9}  {a.cost:>5.2f}  {repairs_of(a)} ({length}{left})")
+
+
+def _repetition_line(rows: Sequence[AttemptRow]) -> str:
+    """Tell in one line what trainings with other seeds, which follow each other, came to."""
+    scores: dict[str, list[str]] = {}
+    for a in rows:
+        scores.setdefault(repairs_of(a), []).append(number(a.score))
+    told = "; ".join(f"{name} {', '.join(values)}" for name, values in scores.items())
+    errors = "".join(f": {a.error}" for a in rows[-1:] if a.error)
+    return clean(f"  {'':>9}  {sum(a.cost for a in rows):>5.2f}  └ with other seeds: {told}{errors}")
 
 
 def _wrap(text: str, indent: str = "") -> list[str]:

@@ -80,6 +80,8 @@ class Result:
         mode: ``max`` or ``min``: whether higher or lower is better.
         notes: Why repairs were left out, by the name of the repair.
         epochs: Planned epochs.
+        doubtful: Whether its gain is more than noise, but not sure at 99.9 %, and was not looked at with another seed,
+            for want of budget: it may be the luck of one attempt among several.
     """
 
     status: Literal["healthy", "repaired", "improved", "unrepaired"]
@@ -99,6 +101,7 @@ class Result:
     mode: Literal["max", "min"] = "max"
     notes: Mapping[str, str] = field(default_factory=dict)
     epochs: int = 0
+    doubtful: bool = False
 
     def report(self) -> Report:
         """Return everything known as a report."""

@@ -136,7 +136,8 @@ class Screening:
     def _keep_leading(self, entry: Candidate, trial: Trial | None) -> None:
         """Keep what may go on, this one too, and let go of the rest: paused trainings take memory."""
         assert self._bracket is not None, "only what competes is trained for fewer epochs"
-        self._short.pop(entry, None)
+        if (shorter := self._short.pop(entry, None)) is not None:
+            shorter.close()  # where it has gone on elsewhere
         if trial is not None and trial.goes_on:
             self._short[entry] = trial
         leading = set(self._bracket.leading)

@@ -46,8 +46,8 @@ class Search:
     the point was as healthy as it looked.
 
     Where that is wanted, a gain that may be luck is looked at with other seeds (`autotrainer.repetition`) before it
-    counts as a repair, and before the search ends. What is refuted leaves its place to the best of the others that are
-    better than the training as given.
+    counts as a repair, and before the search ends. What is refuted leaves its place to the best of those that led
+    before.
 
     Args:
         planner: Makes steps from findings.
@@ -74,12 +74,11 @@ class Search:
         self._planner, self._metric, self._targets, self._budget = planner, metric, targets, budget
         self._healthy = healthy
         self._repetitions = Repetitions(metric, baseline, budget) if repeats else None
-        self._asks: Node | None = None
         self._in_vain = 0.0
         self._missed: list[Candidate] = []
         self.baseline = baseline
         self._tried = {self._key(())}
-        root = Node(baseline)
+        root = Node(baseline, led=True)
         self._nodes = [root]
         self._best = root
         self._by_evidence = 0.0
@@ -164,10 +163,8 @@ class Search:
         if not won:
             node.worse = self._is_worse(node)
             return False
-        self._best = node
+        self._lead(node)
         node.steps.sort(key=lambda step: not _continues(step, candidate.step))
-        for other in self._nodes:
-            other.worse = self._is_worse(other)
         return True
 
     def fail(self, candidate: Candidate) -> None:
@@ -181,8 +178,7 @@ class Search:
         spec = None if self._repetitions is None else self._repetitions.next(node.trial)
         if spec is None:
             return None
-        self._asks = node
-        given = Candidate(self._nodes[0], Step((), (), ()), spec, repeats=True)
+        given = Candidate(self._nodes[0], Step((), (), ()), spec, about=node)
         if node.candidate is None or spec.edits == self.baseline.spec.edits:
             return given
         return replace(given, base=node.candidate.base, step=node.candidate.step)
@@ -197,27 +193,37 @@ class Search:
         Returns:
             What is known of the gain in question.
         """
-        repetitions, node = self._repetitions, self._asks
+        repetitions, node = self._repetitions, candidate.about
         assert repetitions is not None, "only with them is something repeated"
-        assert node is not None, "only what was asked for is told"
+        assert node is not None, "only a repetition is about another training"
         verdict = repetitions.take(node.trial, candidate.spec, again)
         if verdict is Verdict.HOLDS:
-            self._best = node
+            self._lead(node)
         elif verdict is Verdict.REFUTED and node is self._best:
-            others = [n for n in self._nodes if n.trial is not self.baseline and self._beats_given(n.trial)]
-            self._best = max(others, key=lambda n: (n.trial.clean, self._gain(n.trial)), default=self._nodes[0])
+            others = (n for n in self._nodes[1:] if n.led and not repetitions.refuted(n.trial))
+            self._lead(max(others, key=lambda n: (n.trial.clean, self._gain(n.trial)), default=self._nodes[0]))
+        return verdict
+
+    def wanted(self) -> list[Trial]:
+        """Return the trainings whose models may yet be the result."""
+        asked = [] if self._repetitions is None else [n for n in self._nodes if self._repetitions.next(n.trial)]
+        if self._best is self._nodes[0]:
+            return [self.best, *(node.trial for node in asked)]
+        return [node.trial for node in self._nodes if node.led] if self._best in asked else [self.best]
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the gain of the best is not sure, and was not looked at again."""
+        return self._repetitions is not None and self._repetitions.doubtful(self.best)
+
+    def _lead(self, node: Node) -> None:
+        self._best, node.led = node, True
         for other in self._nodes:
             other.worse = self._is_worse(other)
-        return verdict
 
     def _gain(self, trial: Trial) -> float:
         new, given = trial.judged, self.baseline.judged
         return -math.inf if new is None or given is None else self._metric.gain(new, given)
-
-    def _beats_given(self, trial: Trial) -> bool:
-        new, given = trial.judged, self.baseline.judged
-        refuted = self._repetitions is not None and self._repetitions.refuted(trial)
-        return not refuted and new is not None and given is not None and self._metric.better(new, given)
 
     def _miss(self, candidate: Candidate, work: int) -> None:
         """Take in an attempt from the healthy point that has not helped."""

@@ -53,6 +53,7 @@ def to_record(outcome: Trial | Failure) -> dict[str, Any]:
         "edits": [edit.to_dict() for edit in outcome.edits],
         "granted": outcome.granted,
         "peak": outcome.peak,
+        "total": outcome.total,
         "stuck": outcome.stuck,
         "goes_on": outcome.goes_on,
     }
@@ -80,6 +81,7 @@ def outcome_of(record: Mapping[str, Any], spec: TrainingSpec) -> Trial | Failure
         edits=tuple(edit_from_dict(values) for values in record["edits"]),
         granted=record["granted"],
         peak=record["peak"],
+        total=record["total"],
         stuck=record["stuck"],
         goes_on=record["goes_on"],
     )

@@ -23,7 +23,7 @@ from autotrainer.metrics import Judged, LossMetric
 from autotrainer.rule import Rule
 from autotrainer.task import TaskContext
 
-__all__ = ["Failure", "Paused", "Trial", "TrialRunner", "run_trial"]
+__all__ = ["Failure", "PausedTrial", "Trial", "TrialRunner", "run_trial"]
 
 _BLOCKS = 20
 """Blocks of validation rows that tell the noise of a loss."""
@@ -47,6 +47,7 @@ class Trial:
         edits: The edits in force, with numbers that were fitted on the data filled in.
         granted: Its training steps.
         peak: The most that it has asked the budget for: see `BaseRun`.
+        total: Its work since its start.
         stuck: Whether an error that showed it stuck ended it.
         goes_on: Whether it was paused where it may go on.
         paused: What goes on with it, if it is here.
@@ -66,9 +67,10 @@ class Trial:
     edits: tuple[Edit, ...] = ()
     granted: int = 0
     peak: int = 0
+    total: int = 0
     stuck: bool = False
     goes_on: bool = False
-    paused: Paused | None = field(default=None, repr=False)
+    paused: PausedTrial | None = field(default=None, repr=False)
     errors: tuple[Finding, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,7 +89,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Paused:
+class PausedTrial:
     """A training that is paused, with the core's side of it."""
 
     trained: Trained
@@ -186,21 +188,22 @@ class TrialRunner:
             log_dir=self.log_dir, tell=tell, facts=self.facts, until=until, pauses=pauses,
         )  # fmt: skip
 
-    def _again(self, trial: Trial) -> Paused | Failure:
+    def _again(self, trial: Trial) -> PausedTrial | Failure:
         """Return a training that was paused elsewhere, trained up to there once more."""
         run = self._run_of(trial.spec, Budget(math.inf), len(trial.history["score"]))
-        trained: Trained | None
         try:
             trained = self.trainer.train(trial.spec, run)
-        except Exception as error:  # noqa: BLE001 - as above
-            trained, failure = None, f"{type(error).__name__}: {error}"
-        else:
+            if trained.paused is not None:
+                _ = run.monitor.findings  # a verdict, as it was given at the pause
+                return PausedTrial(trained, run)
             failure = "it did not come to the same when it was run again"
-        if trained is None or trained.paused is None:
+        except Exception as error:  # noqa: BLE001 - as above
+            failure = f"{type(error).__name__}: {error}"
+        except BaseException:
             run.monitor.close()
-            return Failure(failure, 0)
-        _ = run.monitor.findings  # a verdict, as it was given at the pause
-        return Paused(trained, run)
+            raise
+        run.monitor.close()
+        return Failure(failure, 0)
 
 
 def run_trial(
@@ -247,8 +250,10 @@ def run_trial(
     if not interrupted:
         try:
             _settle(trained, spec, run, judge, validation)
-        except KeyboardInterrupt:
-            if spec.edits:
+        except BaseException as error:
+            if paused:
+                PausedTrial(trained, run).close()
+            if spec.edits or not isinstance(error, KeyboardInterrupt):
                 raise
             interrupted = True
     else:
@@ -272,9 +277,10 @@ def run_trial(
         trained.edits,
         run.granted,
         run.peak,
+        run.total,
         run.stuck,
         paused,
-        Paused(trained, run) if paused else None,
+        PausedTrial(trained, run) if paused else None,
     )
 
 

@@ -347,6 +347,53 @@ def test_interrupting_an_attempt_returns_the_best_so_far() -> None:
     assert result.attempts[-1].error == "interrupted by the user"
 
 
+class Doubtful:
+    """A script whose first attempt gains six of 200 rows; the trainings after it come to what is listed."""
+
+    def __init__(self, *after: float | BaseException) -> None:
+        self.after = list(after)
+        self.begun = 0
+
+    def __call__(self, edits: tuple[Edit, ...]) -> Outcome:
+        self.begun += 1
+        if not edits:
+            return Outcome(0.56, {"bad_rate": 1.0})
+        told = 0.59 if self.begun == 2 else self.after.pop(0)
+        return Outcome(raises={1: told}) if isinstance(told, BaseException) else Outcome(told)
+
+
+@pytest.mark.parametrize(
+    ("again", "status", "stopped"),
+    [
+        (0.59, "repaired", "done"),
+        (0.56, "unrepaired", "budget"),
+        (ValueError("diverged"), "unrepaired", "budget"),
+        (KeyboardInterrupt(), "repaired", "interrupt"),
+    ],
+)
+def test_a_doubtful_gain_is_looked_at_with_another_seed(
+    again: float | BaseException, status: str, stopped: str
+) -> None:
+    script = Doubtful(again, *([0.5] * 40))
+    result = _fit(script)
+    first, second = result.attempts[:2]
+    assert (first.score, first.repeats, second.repeats, second.plan.edits) == (0.59, False, True, first.plan.edits)
+    assert (result.status, result.stopped_by, result.doubtful) == (status, stopped, stopped == "interrupt")
+    kept = status == "repaired"
+    assert result.score == (0.59 if kept else 0.56)
+    assert (result.plan is not None) == bool(result.model.edits) == kept
+    assert script.begun == 1 + len(result.attempts), "no model is trained again"
+    assert result.cost == pytest.approx(1.0 + sum(attempt.cost for attempt in result.attempts))
+    assert (second.error is None) == (again == 0.59)
+
+
+def test_a_gain_that_the_budget_does_not_let_look_at_again_is_told_as_doubtful() -> None:
+    result = _fit(Doubtful(), budget=2.9)
+    assert (result.status, result.doubtful, len(result.attempts)) == ("repaired", True, 1)
+    assert "may be luck" in str(result.report())
+    assert not _fit(_script("bad_rate", cured_by={"bad_rate": RATE})).doubtful, "a gain of half of the rows"
+
+
 @settings(max_examples=60)
 @given(
     budget=st.floats(0.05, 5.0),

@@ -15,7 +15,7 @@ from autotrainer.exchange import Evaluation, TrainingSpec
 from autotrainer.findings import Finding, Severity
 from autotrainer.judging import Judge
 from autotrainer.metric_choice import MetricChoice
-from autotrainer.metrics import Metric
+from autotrainer.metrics import LossMetric, Metric
 from autotrainer.repetition import Repetitions, Verdict
 from autotrainer.task import LossInfo, OptimizerInfo, TaskContext
 from autotrainer.trials import Trial
@@ -39,7 +39,7 @@ class Scores:
         judged = self._judge.judge(Evaluation(outputs, self.targets, 0.0))
         findings = tuple(Finding(p, "AT000", Severity.ERROR, 1.0, p) for p in problems)
         spec = TrainingSpec(10, seed, edits)
-        return Trial(spec, None, judged, findings, CONTEXT, {}, 100, False)
+        return Trial(spec, None, judged, findings, CONTEXT, {}, 100, False, total=100)
 
     @property
     def metric(self) -> Metric:
@@ -49,12 +49,8 @@ class Scores:
     def repetitions(self, budget: float = math.inf, given_work: int = 100) -> Repetitions:
         limit = Budget(budget)
         limit.measure(100)
-        return Repetitions(self.metric, replace_work(self.given, given_work), limit)
-
-
-def replace_work(trial: Trial, work: int) -> Trial:
-    trial.work = work
-    return trial
+        self.given.total = given_work
+        return Repetitions(self.metric, self.given, limit)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +99,32 @@ def test_what_fails_with_another_seed_is_refuted_and_what_is_cut_short_tells_not
         assert repetitions.take(trial, spec, again) is verdict
 
 
+def test_what_is_not_looked_at_again_stays_doubtful() -> None:
+    scores = Scores(100)
+    sure, trial = scores.trial(90, edits=EDITS), scores.trial(58, edits=EDITS)
+    repetitions = scores.repetitions(0.5)
+    assert repetitions.next(trial) is None
+    assert [repetitions.doubtful(one) for one in (sure, trial, scores.given)] == [False, True, False]
+    repetitions = scores.repetitions()
+    spec = repetitions.next(trial)
+    assert spec is not None
+    repetitions.take(trial, spec, scores.trial(58))
+    assert not repetitions.doubtful(trial)
+
+
+def test_blocks_of_a_loss_are_not_few_rows() -> None:
+    metric = LossMetric("loss", "min")
+    trials = []
+    for loss in (1.0, 0.999):
+        judged = metric.with_blocks(
+            metric.judge(Evaluation(np.zeros((5000, 1)), np.zeros(5000), loss)), np.full(20, loss)
+        )
+        trials.append(Trial(TrainingSpec(10, 0), None, judged, (), CONTEXT, {}, 100, False, total=100))
+    budget = Budget(math.inf)
+    budget.measure(100)
+    assert Repetitions(metric, trials[0], budget).next(trials[1]) is None
+
+
 def _pairs(scores: Scores, trial: Trial, repetitions: Repetitions, gains: list[int]) -> list[tuple[int, bool]]:
     """Run what is asked for; the training as given has half of the rows right each time."""
     asked = []
@@ -117,12 +139,27 @@ def _pairs(scores: Scores, trial: Trial, repetitions: Repetitions, gains: list[i
 def test_with_few_rows_five_pairs_must_all_tell_a_gain() -> None:
     scores = Scores(8)
     repetitions, trial = scores.repetitions(), scores.trial(8, edits=EDITS)
-    asked = _pairs(scores, trial, repetitions, [4, 3, 4, 1, 4])
+    asked = _pairs(scores, trial, repetitions, [3, 3, 3, 1, 4])
     assert asked == [(seed, repaired) for seed in range(1, 6) for repaired in (False, True)]
     other = scores.trial(7, edits=(SetLearningRate(0.02),))
-    assert _pairs(scores, other, repetitions, [3, 0]) == [(1, True), (2, True)], "the given ones are known"
+    assert _pairs(scores, other, repetitions, [2, 0]) == [(1, True), (2, True)], "the given ones are known"
     assert repetitions.refuted(other)
     assert not repetitions.refuted(trial)
+
+
+def test_one_pair_will_do_where_each_row_is_answered_as_before() -> None:
+    scores = Scores(8)
+    assert _pairs(scores, scores.trial(8, edits=EDITS), scores.repetitions(), [4]) == [(1, False), (1, True)]
+
+
+def test_rows_that_do_not_count_are_none() -> None:
+    scores = Scores(40)
+    trial = scores.trial(24, edits=EDITS)
+    assert scores.repetitions().next(trial) is None
+    for one in (trial, scores.given):
+        assert one.judged is not None
+        one.judged = replace(one.judged, weights=(np.arange(40) >= 15).astype(float))
+    assert scores.repetitions().next(trial) is not None, "25 are few"
 
 
 @pytest.mark.parametrize(

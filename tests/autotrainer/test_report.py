@@ -272,9 +272,13 @@ def test_repetitions_are_told_as_such_never_chosen_and_compared_with_nothing() -
     ]
     report = result.report()
     assert [a.chosen for a in report.outcome.attempts] == [False, False, False, True, False, False]
-    assert "        0.5   0.30  as given (with another seed; no error left)" in str(report).splitlines()
-    told = "0.4   1.00  scale_learning_rate (with another seed; failed: the gain does not hold with other seeds)"
-    assert told in str(report)
+    told = "└ with other seeds: as given 0.5; scale_learning_rate 0.4: the gain does not hold with other seeds"
+    assert f"              1.30  {told}" in str(report).splitlines()
+    assert "may be luck" not in str(report) + report.to_html()
+    doubtful = replace(result, doubtful=True).report()
+    assert "The gain may be luck: it is not sure at 99.9 %" in str(doubtful)
+    assert "The gain may be luck" in doubtful.to_html()
+    assert json.loads(doubtful.to_json())["result"]["doubtful"] is True
     assert "3 attempts and the training as given were compared" in str(report)
     page = report.to_html()
     assert "with another seed: the gain does not hold" in page

@@ -189,7 +189,7 @@ def _trial() -> Trial:
     )
     return Trial(
         TrainingSpec(3, 0, (SetLearningRate(0.1),)), None, judged, (finding,), context, {"loss": [1.5, float("nan")]},
-        12, True, above_trivial=False, edits=(SetLearningRate(0.1), inputs), granted=5, peak=13, stuck=True,
+        12, True, above_trivial=False, edits=(SetLearningRate(0.1), inputs), granted=5, peak=13, total=14, stuck=True,
         goes_on=True,
     )  # fmt: skip
 
@@ -210,6 +210,7 @@ def test_a_trial_is_rebuilt_to_the_bit() -> None:
         "edits",
         "granted",
         "peak",
+        "total",
         "stuck",
         "goes_on",
         "errors",

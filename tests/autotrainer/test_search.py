@@ -252,7 +252,7 @@ def test_a_doubtful_gain_is_repeated_before_it_counts(judge: Judge, again: float
     assert not search.repaired, "seven rows more of a hundred"
     second = search.next()
     assert second is not None
-    assert (second.repeats, second.repairs, second.spec) == (True, ("a",), replace(first.spec, seed=1))
+    assert (second.about is not None, second.repairs, second.spec) == (True, ("a",), replace(first.spec, seed=1))
     verdict = search.settle(second, _trial(judge, again, edits=first.spec.edits))
     assert verdict is (Verdict.HOLDS if best else Verdict.REFUTED)
     assert search.repaired == bool(best)
@@ -269,19 +269,19 @@ def test_what_is_refuted_leaves_its_place_to_the_next_best(judge: Judge) -> None
     assert search.add(first, other)
     second = search.next()
     assert second is not None
-    assert not second.repeats, "where errors are left it goes on first"
+    assert second.about is None, "where errors are left it goes on first"
     better = _trial(judge, 0.38, edits=second.spec.edits)
     better.above_trivial = True
     assert search.add(second, better)
     third = search.next()
     assert third is not None
-    assert (third.repeats, third.repairs) == (True, second.repairs)
+    assert (third.about is not None, third.repairs) == (True, second.repairs)
     assert search.settle(third, None) is Verdict.REFUTED
     assert search.best is other
     begun = []
     while (candidate := search.next()) is not None:
-        begun.append(candidate.repeats)
-        if candidate.repeats:
+        begun.append(candidate.about is not None)
+        if candidate.about is not None:
             search.settle(candidate, _trial(judge, 0.35, "bad"))
         else:
             search.add(candidate, _trial(judge, 0.2, edits=candidate.spec.edits))
