@@ -12,7 +12,6 @@ from autotrainer.mending import Mended
 from autotrainer.metrics import Metric
 from autotrainer.plan import RepairPlan
 from autotrainer.planner import Planner
-from autotrainer.repetition import Verdict
 from autotrainer.result import Attempt, Result
 from autotrainer.search import Search
 from autotrainer.task import TargetSummary
@@ -27,6 +26,8 @@ _LEAST_SHARE = 5
 
 _ENOUGH = 0.5
 """Share of the planned epochs that must be over before a training that was ended from outside can be called healthy."""
+
+_NO_SCORE = "the budget ended before its first evaluation"
 
 StoppedBy = Literal["done", "budget", "interrupt"]
 
@@ -89,7 +90,7 @@ class Course:
         step, edits = self.mended.step, trial.edits or trial.spec.edits
         self.plan = self._placed(RepairPlan(step.repairs, edits, step.problems, self.framework, self._layers))
         score = None if trial.judged is None else trial.judged.value
-        error = None if trial.judged is not None else "the budget ended before its first evaluation"
+        error = None if trial.judged is not None else _NO_SCORE
         self.attempts.append(Attempt(self.plan, score, error, trial.findings, self.budget.in_trainings(trial.work)))
 
     def next(self) -> Candidate | StoppedBy:
@@ -117,7 +118,7 @@ class Course:
             return
         if trial.judged is None:
             trial.close()
-            self.fail(candidate, "the budget ended before its first evaluation", self.budget.spent - trial.work)
+            self.fail(candidate, _NO_SCORE, self.budget.spent - trial.work)
             return
         assert self._search is not None, "only a search makes candidates"
         plan = self._plan(candidate, trial)
@@ -135,13 +136,11 @@ class Course:
         plan, score = self._plan(candidate, again), None
         if again is not None and again.judged is not None:
             score, again.trained = again.judged.value, None
+        elif error is None:
+            error = _NO_SCORE
         verdict = self._search.settle(candidate, again)
-        if error is None and verdict is Verdict.REFUTED:
-            error = "the gain does not hold with other seeds"
-        elif again is not None and again.cut_short:
-            error = "the budget ended it before it could tell"
         findings = () if again is None else again.findings
-        self.attempts.append(Attempt(plan, score, error, findings, cost, repeats=True))
+        self.attempts.append(Attempt(plan, score, error, findings, cost, verdict=verdict.value))
         self._follow()
 
     def _follow(self) -> None:
@@ -161,7 +160,7 @@ class Course:
             self._settle(candidate, None, cost, error)
             return
         plan = self._plan(candidate)
-        self.attempts.append(Attempt(plan, None, error, (), cost, candidate.epochs, candidate.about is not None))
+        self.attempts.append(Attempt(plan, None, error, (), cost, candidate.epochs, "open" if candidate.about else ""))
         if self._search is not None and not interrupted:
             self._search.fail(candidate)
         logger.info("attempt with %s failed: %s", ", ".join(candidate.repairs), error)

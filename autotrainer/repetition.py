@@ -85,12 +85,12 @@ class Repetitions:
             again: What came of it; None if it has failed.
 
         Returns:
-            What is known of the gain. A repetition that the budget has cut short tells nothing against it.
+            What is known of the gain. A repetition that the budget has cut short tells nothing.
         """
         gain, new, given = self._of(trial), None if again is None else again.judged, self._given.judged
         if again is not None and again.cut_short:
-            gain.verdict = Verdict.HOLDS if gain.kind == "doubtful" else Verdict.OPEN
-        elif gain.kind == "doubtful":
+            return Verdict.OPEN
+        if gain.kind == "doubtful":
             holds = new is not None and given is not None and self._metric.better(new, given, _AGAIN)
             gain.verdict = Verdict.HOLDS if holds else Verdict.REFUTED
         elif spec.edits == self._given.spec.edits:

@@ -36,8 +36,8 @@ class AttemptRow:
     """One attempt of `autotrainer.fit`: its repairs, score, cost in trainings, what went wrong, what remains.
 
     ``epochs`` are those that it was trained for where that was only to see whether it is worth more; None: to its end.
-    ``repeats`` says that it is one of them, or the training as given (no repairs), with another seed. ``start`` is the
-    epoch of the training as given in which it began.
+    ``verdict`` is what one of them, or the training as given (no repairs), tells of a gain with another seed; else empty.
+    ``start`` is the epoch of the training as given in which it began.
     """
 
     repairs: tuple[str, ...]
@@ -48,7 +48,7 @@ class AttemptRow:
     chosen: bool
     epochs: int | None = None
     start: int = 0
-    repeats: bool = False
+    verdict: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class Report:
                 chosen=_is_chosen(a, chosen),
                 epochs=a.epochs,
                 start=a.plan.start,
-                repeats=a.repeats,
+                verdict=a.verdict,
             )
             for a in result.attempts
         )
@@ -206,7 +206,7 @@ class Report:
 
 def _is_chosen(attempt: Attempt, chosen: RepairPlan | None) -> bool:
     """Say whether a plan is that of an attempt that was trained to its end."""
-    whole = attempt.score is not None and attempt.epochs is None and not attempt.repeats
+    whole = attempt.score is not None and attempt.epochs is None and not attempt.verdict
     same = chosen is not None and (attempt.plan.edits, attempt.plan.start) == (chosen.edits, chosen.start)
     return whole and same
 

@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from autotrainer._version import __version__
-from autotrainer.report_text import DOUBT, TOLD, brief, count, fold, number, repairs_of
+from autotrainer.report_text import DOUBT, TOLD, VERDICTS, brief, count, fold, number, repairs_of
 
 if TYPE_CHECKING:
     from autotrainer.report import Outcome, Points, Report
@@ -36,6 +36,7 @@ def render(report: Report) -> str:
         course=None if report.outcome is None else _course(report.outcome),
         brief=brief,
         doubt=DOUBT,
+        verdicts=VERDICTS,
         repairs_of=repairs_of,
         version=__version__,
         count=count,

@@ -13,12 +13,14 @@ from autotrainer.findings import Finding, Severity
 if TYPE_CHECKING:
     from autotrainer.report import AttemptRow, Outcome, Report
 
-__all__ = ["DOUBT", "TOLD", "brief", "clean", "count", "fold", "number", "render", "repairs_of"]
+__all__ = ["DOUBT", "TOLD", "VERDICTS", "brief", "clean", "count", "fold", "number", "render", "repairs_of"]
 
 TOLD = 2
 """Consequences of a root that are told whole: one dead model has many, and the rest are but named."""
 
 DOUBT = "The gain may be luck: it is not sure at 99.9 %, and the budget did not allow to look at it with another seed."
+
+VERDICTS = {"holds": "the gain holds", "refuted": "the gain does not hold"}
 
 _WIDTH = 100
 
@@ -51,7 +53,7 @@ def count(amount: int, noun: str) -> str:
 
 def brief(attempt: AttemptRow, outcome: Outcome) -> str:
     """Say what an attempt was for that was only to show whether it, or an earlier one, is worth more; else nothing."""
-    if attempt.repeats:
+    if attempt.verdict:
         return "with another seed"
     if attempt.epochs is None:
         return ""
@@ -156,11 +158,11 @@ def _repair_blocks(outcome: Outcome) -> list[list[str]]:
         lines = ["What to change in your own code:"]
         blocks.append(lines + [f"  {clean(line)}" for line in outcome.patch.splitlines()])
     if outcome.attempts:
-        scored = sum(a.score is not None and not a.repeats for a in outcome.attempts)
+        scored = sum(a.score is not None and not a.verdict for a in outcome.attempts)
         lines = ["Attempts:", f"  {'score':>9}  {'cost':>5}  repairs"]
-        for repeats, group in groupby(outcome.attempts, key=lambda a: a.repeats):
+        for again, group in groupby(outcome.attempts, key=lambda a: bool(a.verdict)):
             rows = list(group)
-            lines += [_repetition_line(rows)] if repeats else [_attempt_line(a, outcome) for a in rows]
+            lines += [_repetition_line(rows)] if again else [_attempt_line(a, outcome) for a in rows]
         if outcome.test_score is None and scored:
             lines += _wrap(
                 f"{count(scored, 'attempt')} and the training as given were compared on one validation set, so the "
@@ -191,8 +193,10 @@ def _repetition_line(rows: Sequence[AttemptRow]) -> str:
     for a in rows:
         scores.setdefault(repairs_of(a), []).append(number(a.score))
     told = "; ".join(f"{name} {', '.join(values)}" for name, values in scores.items())
-    errors = "".join(f": {a.error}" for a in rows[-1:] if a.error)
-    return clean(f"  {'':>9}  {sum(a.cost for a in rows):>5.2f}  └ with other seeds: {told}{errors}")
+    last = rows[-1]
+    said = f": {VERDICTS[last.verdict]}" if last.verdict in VERDICTS else ""
+    said += f" ({last.error})" if last.error else ""
+    return clean(f"  {'':>9}  {sum(a.cost for a in rows):>5.2f}  └ with other seeds: {told}{said}")
 
 
 def _wrap(text: str, indent: str = "") -> list[str]:

@@ -31,8 +31,8 @@ class Attempt:
         findings: What its own monitor found.
         cost: Its work, in trainings of the given model; of one that went on where a shorter one ended, since then.
         epochs: Epochs that it was trained for, where that was only to see whether it is worth more; None: to its end.
-        repeats: Whether it is an attempt, or the training as given (no repairs), with another seed, to see whether a
-            gain is more than luck; the error says so where it does not hold.
+        verdict: For an attempt, or the training as given (no repairs), that is run again with another seed to see
+            whether a gain is more than luck: ``holds``, ``refuted``, or ``open`` while nothing is concluded; else empty.
     """
 
     plan: RepairPlan
@@ -41,7 +41,7 @@ class Attempt:
     findings: tuple[Finding, ...]
     cost: float
     epochs: int | None = None
-    repeats: bool = False
+    verdict: Literal["", "open", "holds", "refuted"] = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON can hold."""
@@ -52,7 +52,7 @@ class Attempt:
             "findings": [finding.to_dict() for finding in self.findings],
             "cost": _plain(self.cost),
             "epochs": self.epochs,
-            "repeats": self.repeats,
+            "verdict": self.verdict,
         }
 
 

@@ -131,7 +131,7 @@ def _cost_to_win(result: Result) -> float | None:
     """Return the work up to the end of the winning attempt, or None if none won."""
     if result.plan is None:
         return None
-    whole = (i for i, attempt in enumerate(result.attempts) if attempt.epochs is None and not attempt.repeats)
+    whole = (i for i, attempt in enumerate(result.attempts) if attempt.epochs is None and not attempt.verdict)
     last = next((i for i in whole if result.attempts[i].plan == result.plan), None)
     return None if last is None else result.cost - sum(attempt.cost for attempt in result.attempts[last + 1 :])
 

@@ -377,14 +377,16 @@ def test_a_doubtful_gain_is_looked_at_with_another_seed(
     script = Doubtful(again, *([0.5] * 40))
     result = _fit(script)
     first, second = result.attempts[:2]
-    assert (first.score, first.repeats, second.repeats, second.plan.edits) == (0.59, False, True, first.plan.edits)
+    assert (first.score, first.verdict, second.plan.edits) == (0.59, "", first.plan.edits)
     assert (result.status, result.stopped_by, result.doubtful) == (status, stopped, stopped == "interrupt")
     kept = status == "repaired"
     assert result.score == (0.59 if kept else 0.56)
     assert (result.plan is not None) == bool(result.model.edits) == kept
     assert script.begun == 1 + len(result.attempts), "no model is trained again"
     assert result.cost == pytest.approx(1.0 + sum(attempt.cost for attempt in result.attempts))
-    assert (second.error is None) == (again == 0.59)
+    failed = isinstance(again, BaseException)
+    assert (second.score is None, second.error is not None) == (failed, failed)
+    assert second.verdict == ("open" if stopped == "interrupt" else "holds" if kept else "refuted")
 
 
 def test_a_gain_that_the_budget_does_not_let_look_at_again_is_told_as_doubtful() -> None:

@@ -267,12 +267,12 @@ def test_repetitions_are_told_as_such_never_chosen_and_compared_with_nothing() -
     result = _screened()
     plan, given = result.attempts[0].plan, RepairPlan((), ())
     result.attempts += [
-        Attempt(given, 0.5, None, (NOTE,), 0.3, repeats=True),
-        Attempt(plan, 0.4, "the gain does not hold with other seeds", (), 1.0, repeats=True),
+        Attempt(given, 0.5, None, (NOTE,), 0.3, verdict="open"),
+        Attempt(plan, 0.4, None, (), 1.0, verdict="refuted"),
     ]
     report = result.report()
     assert [a.chosen for a in report.outcome.attempts] == [False, False, False, True, False, False]
-    told = "└ with other seeds: as given 0.5; scale_learning_rate 0.4: the gain does not hold with other seeds"
+    told = "└ with other seeds: as given 0.5; scale_learning_rate 0.4: the gain does not hold"
     assert f"              1.30  {told}" in str(report).splitlines()
     assert "may be luck" not in str(report) + report.to_html()
     doubtful = replace(result, doubtful=True).report()

@@ -136,7 +136,7 @@ def test_where_no_test_on_the_rows_can_tell_other_seeds_do(make: Callable[..., d
     train, (x, y) = _circle()
     layers: Layers = [(16, "relu"), (16, "relu"), (1, "softmax")]
     result = _fit(make(layers, "bce", "adam", 1e-2), (train, (x[:8], y[:8])), epochs=15, budget=budget)
-    again = [attempt for attempt in result.attempts if attempt.repeats]
+    again = [attempt for attempt in result.attempts if attempt.verdict]
     if budget < 10:  # five pairs are not to be had
         assert (result.status, again) == ("unrepaired", [])
         assert max(attempt.score or 0 for attempt in result.attempts) == 1.0
