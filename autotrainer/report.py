@@ -36,7 +36,7 @@ class AttemptRow:
     """One attempt of `autotrainer.fit`: its repairs, score, cost in trainings, what went wrong, what remains.
 
     ``epochs`` are those that it was trained for where that was only to see whether it is worth more; None: to its end.
-    ``verdict`` is what one of them, or the training as given (no repairs), tells of a gain with another seed; else empty.
+    ``verdict`` is what one of them, or the training as given (no repairs), told of a gain with another seed; or empty.
     ``start`` is the epoch of the training as given in which it began.
     """
 
