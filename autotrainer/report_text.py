@@ -18,7 +18,7 @@ __all__ = ["DOUBT", "TOLD", "VERDICTS", "brief", "clean", "count", "fold", "numb
 TOLD = 2
 """Consequences of a root that are told whole: one dead model has many, and the rest are but named."""
 
-DOUBT = "The gain may be luck: it is not sure at 99.9 %, and the budget did not allow to look at it with another seed."
+DOUBT = "The gain may be luck: it is not sure at 99.9 %, and was not looked at with another seed."
 
 VERDICTS = {"holds": "the gain holds", "refuted": "the gain does not hold"}
 

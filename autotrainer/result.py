@@ -31,8 +31,8 @@ class Attempt:
         findings: What its own monitor found.
         cost: Its work, in trainings of the given model; of one that went on where a shorter one ended, since then.
         epochs: Epochs that it was trained for, where that was only to see whether it is worth more; None: to its end.
-        verdict: Of an attempt, or the training as given (no repairs), that is run again with another seed to see whether
-            a gain is more than luck: ``holds``, ``refuted``, or ``open`` while nothing is concluded; else empty.
+        verdict: Of an attempt, or the training as given (no repairs), that is run again with another seed to tell a gain
+            from luck: ``holds``, ``refuted``, or ``open`` while nothing is concluded; else empty.
     """
 
     plan: RepairPlan
@@ -80,8 +80,8 @@ class Result:
         mode: ``max`` or ``min``: whether higher or lower is better.
         notes: Why repairs were left out, by the name of the repair.
         epochs: Planned epochs.
-        doubtful: Whether its gain is more than noise, but not sure at 99.9 %, and was not looked at with another seed, for
-            want of budget or by an interrupt: it may be the luck of one attempt among several.
+        doubtful: Whether its gain is more than noise, but not sure at 99.9 %, and was not looked at with another seed,
+            for want of budget or by an interrupt: it may be the luck of one attempt among several.
     """
 
     status: Literal["healthy", "repaired", "improved", "unrepaired"]
