@@ -31,8 +31,8 @@ class Attempt:
         findings: What its own monitor found.
         cost: Its work, in trainings of the given model; of one that went on where a shorter one ended, since then.
         epochs: Epochs that it was trained for, where that was only to see whether it is worth more; None: to its end.
-        verdict: Of an attempt, or the training as given (no repairs), that is run again with another seed to tell a gain
-            from luck: ``holds``, ``refuted``, or ``open`` while nothing is concluded; else empty.
+        verdict: Of an attempt, or the training as given (no repairs), that is run again with another seed, to tell a
+            gain from luck: ``holds``, ``refuted``, or ``open`` while nothing is concluded; else empty.
     """
 
     plan: RepairPlan
