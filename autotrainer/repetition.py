@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
 
@@ -11,6 +12,7 @@ import numpy as np
 from autotrainer.budget import Budget
 from autotrainer.exchange import TrainingSpec
 from autotrainer.metrics import Judged, Metric, RowMetric
+from autotrainer.significance import significant
 from autotrainer.trials import Trial
 
 __all__ = ["Repetitions", "Verdict"]
@@ -23,8 +25,9 @@ _AGAIN = 1.0
 the seed does so, and of true ones that have just passed at 95 % about three in four. Luck of the rows stays."""
 _FEW = 30
 """Validation rows up to which a gain may be real that no test on these rows shows."""
-_PAIRS = 5
-"""Pairs of trainings, equal but for what was repaired, that must all tell a gain: one-sided sign test, 1/32."""
+_PAIRS, _LEAST_PAIRS = 5, 3
+"""Pairs of trainings, equal but for what was repaired, that must all tell a gain: one-sided sign test, 1/32; and at
+least, where a paired t test over them tells it at 95 % already."""
 
 
 class Verdict(StrEnum):
@@ -41,7 +44,7 @@ class _Gain:
 
     kind: Literal["sure", "doubtful", "few"]
     verdict: Verdict = Verdict.OPEN
-    pairs: int = 0
+    pairs: list[float] = field(default_factory=list)
 
 
 class Repetitions:
@@ -50,7 +53,8 @@ class Repetitions:
     * A training that is better than the one as given by more than noise, but not by so much that it is sure, must be
       better with another seed too. The training as given is not repeated for that: nobody has chosen it among many.
     * Where validation rows are few, no test on them may show a gain. A training that has no error left and some gain is
-      then better if five pairs with seeds of their own say so; one, where both answer each row as they did before.
+      then better if pairs with seeds of their own say so: five, or less where their gains are much alike; one, where
+      both answer each row as they did before.
 
     Args:
         metric: Compares.
@@ -70,8 +74,9 @@ class Repetitions:
             return None
         if gain.kind == "doubtful":
             return replace(trial.spec, seed=seed + 1) if self._affords(trial, 1, 0) else None
-        seed += gain.pairs + 1
-        pairs, known = _PAIRS - gain.pairs, sum(number >= seed for number in self._given_again)
+        seed += len(gain.pairs) + 1
+        pairs = max(1, _LEAST_PAIRS - len(gain.pairs))
+        known = min(pairs, sum(number >= seed for number in self._given_again))
         if not self._affords(trial, pairs, pairs - known):
             return None
         return replace((trial if seed in self._given_again else self._given).spec, seed=seed)
@@ -100,9 +105,10 @@ class Repetitions:
             if new is None or not (other is None or self._metric.gain(new, other) > 0):
                 gain.verdict = Verdict.REFUTED
             else:
-                gain.pairs += 1
+                gain.pairs.append(math.inf if other is None else self._metric.gain(new, other))
                 same = _same(new, trial.judged) and _same(other, given)
-                gain.verdict = Verdict.HOLDS if same or gain.pairs == _PAIRS else Verdict.OPEN
+                told = len(gain.pairs) >= _LEAST_PAIRS and significant(np.array(gain.pairs))
+                gain.verdict = Verdict.HOLDS if same or told or len(gain.pairs) == _PAIRS else Verdict.OPEN
         return gain.verdict
 
     def refuted(self, trial: Trial) -> bool:
