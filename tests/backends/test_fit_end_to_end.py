@@ -131,20 +131,20 @@ def test_broken_trainings_are_repaired(make: Callable[..., dict[str, Any]], faul
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("budget", [5.0, 15.0])
+@pytest.mark.parametrize("budget", [4.0, 15.0])
 def test_where_no_test_on_the_rows_can_tell_other_seeds_do(make: Callable[..., dict[str, Any]], budget: float) -> None:
     train, (x, y) = _circle()
     layers: Layers = [(16, "relu"), (16, "relu"), (1, "softmax")]
     result = _fit(make(layers, "bce", "adam", 1e-2), (train, (x[:8], y[:8])), epochs=15, budget=budget)
     again = [attempt for attempt in result.attempts if attempt.verdict]
-    if budget < 10:  # five pairs are not to be had
+    if budget < 10:  # three pairs are not to be had
         assert (result.status, again) == ("unrepaired", [])
         assert max(attempt.score or 0 for attempt in result.attempts) == 1.0
         return
     assert (result.status, result.baseline_score, result.score) == ("repaired", 0.5, 1.0)
     pairs = [bool(attempt.plan.edits) for attempt in again]
     assert pairs == [False, True] * (len(pairs) // 2), "as given, and repaired"
-    assert 2 <= len(pairs) <= 10, "five, or less where one answers each row as before"
+    assert 2 <= len(pairs) <= 10, "up to five"
     assert result.cost <= budget
     assert _score("accuracy", y[:8], _predict(result.model, x[:8])) == 1.0
 
