@@ -140,16 +140,22 @@ class VaryingPlanner(ListedPlanner):
         return [Dimension("scale_learning_rate", rates), Dimension("clip_gradients", clips)]
 
 
-def test_where_evidence_leads_nowhere_settings_are_searched_by_halving(judge: Judge) -> None:
-    budget = Budget(8.0)
+def _halving(judge: Judge, kind: type[ListedPlanner], budget: Budget, *steps: Step, resumable: bool = False) -> Search:
+    """Return a search after a training of nine epochs, 100 operations in all, that came to 0.3."""
     budget.measure(100)
+    budget.spend(100)
     baseline = _trial(judge, 0.3, "bad")
     baseline.spec = TrainingSpec(9, 0)
-    budget.spend(100)
-    planner = VaryingPlanner((), lambda edit: Support(SupportLevel.REBUILD))
-    planner.table = {"bad": [_step("a", ScaleInputs()), _step("b", SwapOptimizer("adam", 1e-3))]}
+    planner = kind((), lambda edit: Support(SupportLevel.REBUILD))
+    planner.table = {"bad": list(steps)}
     assert judge.metric is not None
-    search = Search(planner, judge.metric, TargetSummary(), baseline, budget)
+    return Search(planner, judge.metric, TargetSummary(), baseline, budget, resumable=resumable)
+
+
+def test_where_evidence_leads_nowhere_settings_are_searched_by_halving(judge: Judge) -> None:
+    budget = Budget(8.0)
+    steps = _step("a", ScaleInputs()), _step("b", SwapOptimizer("adam", 1e-3))
+    search = _halving(judge, VaryingPlanner, budget, *steps)
     lengths: list[int | None] = []
     while budget.left > 1 and (candidate := search.next()) is not None:
         lengths.append(candidate.epochs)
@@ -174,15 +180,7 @@ def test_trainings_that_may_go_on_are_kept_and_no_others(judge: Judge) -> None:
         def close(self) -> None:
             self.open = False
 
-    budget = Budget(8.0)
-    budget.measure(900)
-    budget.spend(900)
-    baseline = _trial(judge, 0.3, "bad")
-    baseline.spec = TrainingSpec(9, 0)
-    planner = VaryingPlanner((), lambda edit: Support(SupportLevel.REBUILD))
-    planner.table = {"bad": []}
-    assert judge.metric is not None
-    search = Search(planner, judge.metric, TargetSummary(), baseline, budget, resumable=True)
+    search = _halving(judge, VaryingPlanner, Budget(8.0), resumable=True)
     resting: list[Resting] = []
     lengths: list[tuple[int | None, bool]] = []
     while len(lengths) < 14 and (candidate := search.next()) is not None:
@@ -211,14 +209,7 @@ def test_a_search_of_settings_ends_where_all_come_to_nothing(judge: Judge) -> No
             return [Dimension("scale_learning_rate", rates), Dimension("add_momentum", ((SetMomentum(0.9),),))]
 
     def searched(stuck: bool) -> list[int | None]:
-        budget = Budget(100.0)
-        budget.measure(900)
-        baseline = _trial(judge, 0.3, "bad")
-        baseline.spec = TrainingSpec(9, 0)
-        planner = WidePlanner((), lambda edit: Support(SupportLevel.REBUILD))
-        planner.table = {"bad": []}
-        assert judge.metric is not None
-        search = Search(planner, judge.metric, TargetSummary(), baseline, budget)
+        search = _halving(judge, WidePlanner, Budget(100.0))
         lengths = []
         while len(lengths) < 50 and (candidate := search.next()) is not None:
             lengths.append(candidate.epochs)
