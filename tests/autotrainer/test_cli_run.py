@@ -23,7 +23,7 @@ x = torch.randn(128, 8)
 y = (x[:, 0] > x[:, 1]).long()
 model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2){last})
 optimizer = torch.optim.Adam(model.parameters(), 0.01)
-for step in range(60):
+for step in range(40):
     optimizer.zero_grad()
     nn.functional.cross_entropy(model(x), y).backward()
     optimizer.step()
@@ -115,16 +115,16 @@ def test_the_script_ends_with_its_own_status(text: str, status: int, said: str, 
     ("text", "arguments", "status"),
     [
         (HEALTHY, [], 0),
-        (FAULTY, ["--steps", "60"], 1),
+        (FAULTY, ["--steps", "40"], 1),
         (FAULTY, ["--ignore", "improper_output_activation"], 0),
-        (FAULTY + "raise SystemExit(5)", ["--steps", "60"], 5),
+        (FAULTY + "raise SystemExit(5)", ["--steps", "40"], 5),
     ],
 )
 def test_status_and_report(text: str, arguments: list[str], status: int, write: Write, capsys: Capture) -> None:
     assert main(["run", *arguments, write(text)]) == status
     captured = capsys.readouterr()
     assert captured.out.count("\n") == 1  # the script's own
-    assert "in 60 steps of a pytorch training" in captured.err
+    assert "in 40 steps of a pytorch training" in captured.err
     assert ("AT401 improper_output_activation" in captured.err) == (
         text.startswith(FAULTY) and "--ignore" not in arguments
     )
