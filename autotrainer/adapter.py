@@ -19,14 +19,13 @@ from autotrainer.edits import Edit
 from autotrainer.errors import InputError
 from autotrainer.exchange import Evaluation, FitRequest, LoopObjects, LoopRequest, Support, Trained, TrainingSpec
 from autotrainer.first_bad import FirstBad
-from autotrainer.monitor import Monitor
-from autotrainer.observers import Observer
+from autotrainer.observers import Observer, Recorder
 from autotrainer.signals import LayerInfo, Observation
 from autotrainer.task import TaskContext
 
 __all__ = ["Backend", "LoopRun", "LoopTrainer", "OpenWatch", "Run", "Search", "Trainer"]
 
-OpenWatch = Callable[[Any, Any, Any], Monitor | None]
+OpenWatch = Callable[[Any, Any, Any], Recorder | None]
 """Takes model, optimizer and loss of a training that begins; see `Backend.watch_everything`."""
 
 
@@ -37,7 +36,7 @@ class Run(Protocol):
     when `Trainer.train` has returned or raised.
     """
 
-    monitor: Monitor
+    monitor: Recorder
     paused: bool
     """Whether the training that `end_epoch` has just ended may go on later: see `Trained.paused`."""
 
@@ -67,7 +66,7 @@ class Run(Protocol):
 class LoopRun(Protocol):
     """What the core gives a `LoopTrainer` for one training."""
 
-    monitor: Monitor
+    monitor: Recorder
     suspect: bool
     """Whether values are known to be not finite: where weights are so too, the loader is to yield no more batches."""
 
@@ -238,15 +237,15 @@ class Backend(ABC):
         """Return the layers of a model, in forward order as far as that is known without running it."""
 
     @abstractmethod
-    def observe(self, model: Any, optimizer: Any, loss_fn: Any, monitor: Monitor, **plan: Any) -> Observer:
+    def observe(self, model: Any, optimizer: Any, loss_fn: Any, monitor: Recorder, **plan: Any) -> Observer:
         """Attach to a training that the user runs.
 
         Args:
             model: The model.
             optimizer: Optimizer, sequence of optimizers, or None.
             loss_fn: Loss module or callable, or None.
-            monitor: Takes what is observed: `Monitor.begin`, `Monitor.record`, `Monitor.advance`,
-                `Monitor.end_epoch`.
+            monitor: Takes what is observed: `Recorder.begin`, `Recorder.record`, `Recorder.advance`,
+                `Recorder.end_epoch`.
             **plan: ``epochs`` and ``steps``, the planned length, or None.
 
         Returns:

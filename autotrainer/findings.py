@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["Finding", "Severity", "rank_findings"]
+__all__ = ["Finding", "Severity", "fold", "rank_findings"]
 
 
 class Severity(StrEnum):
@@ -109,3 +109,20 @@ def rank_findings(findings: Iterable[Finding]) -> list[Finding]:
     for finding in list(waiting.values()):
         tell(finding)
     return ranked
+
+
+def fold(findings: Sequence[Finding]) -> list[tuple[Finding, list[Finding]]]:
+    """Group findings: each root with all its direct and indirect consequences, in the order given."""
+    by_name = {f.problem: f for f in findings}
+    groups: dict[str, tuple[Finding, list[Finding]]] = {}
+    for finding in findings:
+        root, seen = finding, {finding.problem}
+        while root.caused_by in by_name and root.caused_by not in seen:
+            root = by_name[root.caused_by]
+            seen.add(root.problem)
+        if root.caused_by in seen:  # rules that name each other: the first one told is the root
+            root = min((by_name[name] for name in seen), key=list(findings).index)
+        group = groups.setdefault(root.problem, (root, []))
+        if finding is not root:
+            group[1].append(finding)
+    return list(groups.values())

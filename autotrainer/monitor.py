@@ -11,24 +11,21 @@ from os import PathLike
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from autotrainer.engine import Engine
 from autotrainer.errors import ConfigError, InputError
-from autotrainer.findings import Finding, Severity
+from autotrainer.findings import Finding, Severity, fold
 from autotrainer.guarding import Guard
 from autotrainer.history import RunHistory
 from autotrainer.observers import EpochObserver, Locator, Observer
-from autotrainer.report_text import fold
+from autotrainer.report import Report
 from autotrainer.rule import Place, Rule
 from autotrainer.runlog import LogWriter, encode_step
 from autotrainer.sampler import Sampler
 from autotrainer.signals import LAYER_COLUMNS, STEP_COLUMNS, Observation
 from autotrainer.summary import DataSummary, summarize
 from autotrainer.task import TaskContext
-
-if TYPE_CHECKING:
-    from autotrainer.report import Report
 
 __all__ = ["Monitor", "as_number"]
 
@@ -120,8 +117,6 @@ class Monitor:
 
     def report(self) -> Report:
         """Return everything known of the run as a report."""
-        from autotrainer.report import Report
-
         return Report.of_run(self.findings, self.history, self.context)
 
     def log(self, *, loss: Any = None, outputs: Any = None, targets: Any = None) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from autotrainer import registry
 from autotrainer.edits import Edit, edit_from_dict
 from autotrainer.errors import ConfigError
+from autotrainer.patches import describe
 
 __all__ = ["RepairPlan", "load_plan"]
 
@@ -48,9 +49,14 @@ class RepairPlan:
         return tuple(name for name in order if name in said)
 
     def __str__(self) -> str:
-        from autotrainer.patches import describe
-
-        return describe(self)
+        return describe(
+            self.edits,
+            self.framework,
+            problems=self.problems,
+            places=self.places,
+            changes=self.changes,
+            start=self.start,
+        )
 
     def to_json(self) -> str:
         """Return the plan as JSON, for `load_plan`."""

@@ -8,20 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from autotrainer._version import __version__
 from autotrainer.errors import InputError, nearest
 from autotrainer.files import write_atomic
-from autotrainer.findings import Finding, Severity
+from autotrainer.findings import Finding
 from autotrainer.history import RunHistory
 from autotrainer.task import TaskContext
 
-if TYPE_CHECKING:
-    from autotrainer.plan import RepairPlan
-    from autotrainer.result import Attempt, Result
-
-__all__ = ["AttemptRow", "Outcome", "Report"]
+__all__ = ["AttemptRow", "Outcome", "Points", "Report", "points"]
 
 FORMAT = 1
 """Version of the JSON form."""
@@ -111,50 +107,11 @@ class Report:
             "epochs": history.epoch,
             "sampled_steps": len(history.steps),
         }
-        curves = {"loss": _points(*history.losses)}
+        curves = {"loss": points(*history.losses)}
         if len(history.epochs("val_loss")[0]):
             epochs, values = history.epochs("val_loss")
-            curves["val_loss"] = _points([history.step_of_epoch(int(e)) for e in epochs], values)
+            curves["val_loss"] = points([history.step_of_epoch(int(e)) for e in epochs], values)
         return cls(tuple(findings), facts, curves)
-
-    @classmethod
-    def of_result(cls, result: Result) -> Self:
-        """Build the report of what `autotrainer.fit` returned."""
-        chosen = result.plan
-        rows = tuple(
-            AttemptRow(
-                repairs=a.plan.repairs,
-                score=a.score,
-                cost=a.cost,
-                error=a.error,
-                remaining=tuple(f.problem for f in a.findings if f.severity is Severity.ERROR),
-                chosen=_is_chosen(a, chosen),
-                epochs=a.epochs,
-                start=a.plan.start,
-                verdict=a.verdict,
-            )
-            for a in result.attempts
-        )
-        outcome = Outcome(
-            status=result.status,
-            stopped_by=result.stopped_by,
-            metric=result.metric,
-            score=result.score,
-            baseline_score=result.baseline_score,
-            test_score=result.test_score,
-            baseline_test_score=result.baseline_test_score,
-            cost=result.cost,
-            patch=None if chosen is None else str(chosen),
-            changes=() if chosen is None else chosen.changes,
-            attempts=rows,
-            left_out=dict(result.notes),
-            doubtful=result.doubtful,
-            epochs=result.epochs,
-            mode=result.mode,
-        )
-        curves = {name: _points(range(len(v)), v) for name, v in result.history.items() if name in ("loss", "val_loss")}
-        facts = {"epochs": max((len(v) for v in result.history.values()), default=0)}
-        return cls(tuple(result.findings), facts, curves, outcome)
 
     def __str__(self) -> str:
         from autotrainer.report_text import render
@@ -204,14 +161,7 @@ class Report:
         return write_atomic(path, forms[suffix]() + "\n")
 
 
-def _is_chosen(attempt: Attempt, chosen: RepairPlan | None) -> bool:
-    """Say whether a plan is that of an attempt that was trained to its end."""
-    whole = attempt.score is not None and attempt.epochs is None and not attempt.verdict
-    same = chosen is not None and (attempt.plan.edits, attempt.plan.start) == (chosen.edits, chosen.start)
-    return whole and same
-
-
-def _points(positions: Iterable[Any], values: Iterable[Any]) -> Points:
+def points(positions: Iterable[Any], values: Iterable[Any]) -> Points:
     """Pair positions and values; at most `_MAX_POINTS` of them, evenly spread."""
     pairs = [(float(x), float(y)) for x, y in zip(positions, values, strict=True)]
     if len(pairs) > _MAX_POINTS:

@@ -8,7 +8,8 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from autotrainer._version import __version__
-from autotrainer.report_text import DOUBT, TOLD, VERDICTS, brief, count, fold, number, repairs_of
+from autotrainer.findings import fold
+from autotrainer.report_text import DOUBT, TOLD, VERDICTS, brief, count, number, repairs_of
 
 if TYPE_CHECKING:
     from autotrainer.report import Outcome, Points, Report

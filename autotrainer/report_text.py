@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from autotrainer.findings import Finding, Severity
+from autotrainer.findings import Finding, Severity, fold
 
 if TYPE_CHECKING:
     from autotrainer.report import AttemptRow, Outcome, Report
 
-__all__ = ["DOUBT", "TOLD", "VERDICTS", "brief", "clean", "count", "fold", "number", "render", "repairs_of"]
+__all__ = ["DOUBT", "TOLD", "VERDICTS", "brief", "clean", "count", "number", "render", "repairs_of"]
 
 TOLD = 2
 """Consequences of a root that are told whole: one dead model has many, and the rest are but named."""
@@ -64,23 +64,6 @@ def brief(attempt: AttemptRow, outcome: Outcome) -> str:
 def repairs_of(attempt: AttemptRow) -> str:
     """Name the repairs of an attempt; the training as given, run again, has none."""
     return " + ".join(attempt.repairs) or "as given"
-
-
-def fold(findings: Sequence[Finding]) -> list[tuple[Finding, list[Finding]]]:
-    """Group findings: each root with all its direct and indirect consequences, in the order given."""
-    by_name = {f.problem: f for f in findings}
-    groups: dict[str, tuple[Finding, list[Finding]]] = {}
-    for finding in findings:
-        root, seen = finding, {finding.problem}
-        while root.caused_by in by_name and root.caused_by not in seen:
-            root = by_name[root.caused_by]
-            seen.add(root.problem)
-        if root.caused_by in seen:  # rules that name each other: the first one told is the root
-            root = min((by_name[name] for name in seen), key=list(findings).index)
-        group = groups.setdefault(root.problem, (root, []))
-        if finding is not root:
-            group[1].append(finding)
-    return list(groups.values())
 
 
 def _headline(report: Report) -> list[str]:

@@ -6,16 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from autotrainer import registry
 from autotrainer.errors import InputError
 from autotrainer.files import write_atomic
-from autotrainer.findings import Finding
+from autotrainer.findings import Finding, Severity
 from autotrainer.plan import RepairPlan
-
-if TYPE_CHECKING:
-    from autotrainer.report import Report
+from autotrainer.report import AttemptRow, Outcome, Report, points
 
 __all__ = ["Attempt", "Result"]
 
@@ -105,9 +103,27 @@ class Result:
 
     def report(self) -> Report:
         """Return everything known as a report."""
-        from autotrainer.report import Report
-
-        return Report.of_result(self)
+        chosen = self.plan
+        outcome = Outcome(
+            status=self.status,
+            stopped_by=self.stopped_by,
+            metric=self.metric,
+            score=self.score,
+            baseline_score=self.baseline_score,
+            test_score=self.test_score,
+            baseline_test_score=self.baseline_test_score,
+            cost=self.cost,
+            patch=None if chosen is None else str(chosen),
+            changes=() if chosen is None else chosen.changes,
+            attempts=tuple(_row(attempt, chosen) for attempt in self.attempts),
+            left_out=dict(self.notes),
+            doubtful=self.doubtful,
+            epochs=self.epochs,
+            mode=self.mode,
+        )
+        curves = {name: points(range(len(v)), v) for name, v in self.history.items() if name in ("loss", "val_loss")}
+        facts = {"epochs": max((len(v) for v in self.history.values()), default=0)}
+        return Report(tuple(self.findings), facts, curves, outcome)
 
     def save(self, folder: str | Path) -> Path:
         """Write model, plan, attempts and report to a folder.
@@ -141,6 +157,23 @@ class Result:
         report.save(folder / "report.json")
         report.save(folder / "report.html")
         return folder
+
+
+def _row(attempt: Attempt, chosen: RepairPlan | None) -> AttemptRow:
+    """Return an attempt as a row of the report; it is marked if it was trained to its end with the chosen plan."""
+    whole = attempt.score is not None and attempt.epochs is None and not attempt.verdict
+    same = chosen is not None and (attempt.plan.edits, attempt.plan.start) == (chosen.edits, chosen.start)
+    return AttemptRow(
+        repairs=attempt.plan.repairs,
+        score=attempt.score,
+        cost=attempt.cost,
+        error=attempt.error,
+        remaining=tuple(f.problem for f in attempt.findings if f.severity is Severity.ERROR),
+        chosen=whole and same,
+        epochs=attempt.epochs,
+        start=attempt.plan.start,
+        verdict=attempt.verdict,
+    )
 
 
 def _plain(value: float | None) -> float | str | None:

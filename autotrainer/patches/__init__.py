@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from autotrainer.edits import DecayRate, Edit, ReduceOnPlateau, SetWeightDecay, TuneAdam, WarmUpRate
 from autotrainer.patches import course, data, guarding, model, training  # noqa: F401 - their lines register themselves
 from autotrainer.patches.base import keras_lines, pytorch_lines, words
 from autotrainer.patches.later import from_epoch
-from autotrainer.plan import RepairPlan
 
 __all__ = ["describe", "in_patch_order", "lines", "words"]
 
@@ -17,20 +17,36 @@ _LATE = (SetWeightDecay, TuneAdam, ReduceOnPlateau, WarmUpRate, DecayRate)
 """What goes by the optimizer and the rate that other lines set, in this order."""
 
 
-def describe(plan: RepairPlan) -> str:
-    """Return what to change in one's own code: what is to be known first, then each change in words and lines."""
+def describe(
+    edits: Sequence[Edit],
+    framework: str,
+    *,
+    problems: Sequence[str] = (),
+    places: Mapping[str, str] = MappingProxyType({}),
+    changes: Sequence[str] = (),
+    start: int = 0,
+) -> str:
+    """Return what to change in one's own code: what is to be known first, then each change in words and lines.
+
+    Args:
+        edits: The edits of one plan.
+        framework: Name of the backend that the lines are for.
+        problems: Names of the problems that they answer.
+        places: File and line that a problem points to, by its name.
+        changes: What of the training changes that a user must know first.
+        start: Epoch from whose beginning on the edits are in force.
+    """
     text = []
-    if plan.problems:
-        told = [f"{name} ({plan.places[name]})" if name in plan.places else name for name in plan.problems]
+    if problems:
+        told = [f"{name} ({places[name]})" if name in places else name for name in problems]
         text.append(f"Against {', '.join(told)}:")
-    if plan.changes:
-        text.append(f"Know first: this changes the {', '.join(plan.changes)} of the training.")
-    if plan.start:
-        text.append(f"From the beginning of epoch {plan.start} on, counted from 0; the epochs before run as given.")
-    for number, edit in enumerate(in_patch_order(plan.edits), 1):
+    if changes:
+        text.append(f"Know first: this changes the {', '.join(changes)} of the training.")
+    if start:
+        text.append(f"From the beginning of epoch {start} on, counted from 0; the epochs before run as given.")
+    for number, edit in enumerate(in_patch_order(edits), 1):
         text.append(f"{number}. {words(edit)}")
-        written = from_epoch(plan.start, edit, lines(edit, plan.framework, plan.edits))
-        text.extend(f"       {line}" for line in written)
+        text.extend(f"       {line}" for line in from_epoch(start, edit, lines(edit, framework, edits)))
     return "\n".join(text)
 
 

@@ -16,8 +16,7 @@ from autotrainer.adapter import Backend, Run, Trainer
 from autotrainer.data import ArrayData, Data, StreamData
 from autotrainer.edits import Edit, SetLearningRate
 from autotrainer.exchange import Evaluation, FitRequest, PausedTraining, Support, SupportLevel, Trained, TrainingSpec
-from autotrainer.monitor import Monitor
-from autotrainer.observers import Observer
+from autotrainer.observers import Observer, Recorder
 from autotrainer.signals import LayerInfo, Observation
 from autotrainer.task import LossInfo, OptimizerInfo, TaskContext
 
@@ -80,7 +79,7 @@ class FakeBackend(Backend):
             LayerInfo("out", "dense", "sigmoid", 1, 5, hidden=False),
         )
 
-    def observe(self, model: Any, optimizer: Any, loss_fn: Any, monitor: Monitor, **plan: Any) -> Observer:
+    def observe(self, model: Any, optimizer: Any, loss_fn: Any, monitor: Recorder, **plan: Any) -> Observer:
         """Attach nothing: values of epochs are all there is to see."""
         raise NotImplementedError("a FakeModel is only trained by fit")
 

@@ -30,7 +30,7 @@ from autotrainer.backends.keras3.schedule import Schedule
 from autotrainer.backends.keras3.source_lines import place
 from autotrainer.backends.keras3.train_functions import TrainFunctions
 from autotrainer.errors import InputError
-from autotrainer.monitor import Monitor
+from autotrainer.observers import Recorder
 from autotrainer.rule import Place
 from autotrainer.sources import calling_file
 
@@ -43,7 +43,7 @@ _NEVER = sys.maxsize
 
 
 def observe(
-    model: Any, optimizer: Any, loss_fn: Any, monitor: Monitor, *, epochs: int | None = None, steps: int | None = None
+    model: Any, optimizer: Any, loss_fn: Any, monitor: Recorder, *, epochs: int | None = None, steps: int | None = None
 ) -> KerasObserver:
     """Attach to the trainings of a Keras model.
 
@@ -76,7 +76,7 @@ def observe(
 class KerasObserver:
     """What stays attached to a watched Keras model. Made by `observe`."""
 
-    def __init__(self, model: Any, monitor: Monitor, epochs: int | None, steps: int | None) -> None:
+    def __init__(self, model: Any, monitor: Recorder, epochs: int | None, steps: int | None) -> None:
         self._model = model
         self._monitor = monitor
         self._file = calling_file()

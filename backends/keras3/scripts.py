@@ -16,7 +16,7 @@ import keras
 
 from autotrainer.adapter import OpenWatch
 from autotrainer.backends.keras3.patching import patched
-from autotrainer.monitor import Monitor
+from autotrainer.observers import Recorder
 from autotrainer.watching import is_watched
 
 __all__ = ["watch_everything"]
@@ -51,7 +51,7 @@ class _Seen:
 
     def __init__(self, open_watch: OpenWatch, fit: Fit) -> None:
         self._open, self._own = open_watch, fit
-        self._watched: dict[int, tuple[weakref.ref[Any], Monitor, Fit]] = {}
+        self._watched: dict[int, tuple[weakref.ref[Any], Recorder, Fit]] = {}
         self._failed = False
 
     def fit(self) -> Fit:

@@ -11,8 +11,7 @@ from typing import Any
 from autotrainer.adapter import Backend, LoopTrainer, OpenWatch, Trainer
 from autotrainer.edits import Edit
 from autotrainer.exchange import FitRequest, LoopRequest
-from autotrainer.monitor import Monitor
-from autotrainer.observers import Observer
+from autotrainer.observers import Observer, Recorder
 from autotrainer.signals import LayerInfo, Observation
 from autotrainer.task import TaskContext
 
@@ -36,7 +35,7 @@ class PyTorchBackend(Backend):
 
         return layers(model)
 
-    def observe(self, model: Any, optimizer: Any, loss_fn: Any, monitor: Monitor, **plan: Any) -> Observer:
+    def observe(self, model: Any, optimizer: Any, loss_fn: Any, monitor: Recorder, **plan: Any) -> Observer:
         """Attach to a training that the user runs."""
         from autotrainer.backends.pytorch.observer import observe
 

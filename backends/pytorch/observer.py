@@ -32,7 +32,7 @@ from autotrainer.backends.pytorch.sampled import SampledSteps
 from autotrainer.backends.pytorch.seen_losses import Count, SeenLosses, is_kept
 from autotrainer.backends.pytorch.source_lines import SourceLines
 from autotrainer.errors import InputError
-from autotrainer.monitor import Monitor
+from autotrainer.observers import Recorder
 from autotrainer.rule import Place
 from autotrainer.task import TaskContext
 
@@ -48,7 +48,7 @@ def observe(
     model: nn.Module,
     optimizer: Any,
     loss_fn: Any,
-    monitor: Monitor,
+    monitor: Recorder,
     *,
     epochs: int | None = None,
     steps: int | None = None,
@@ -121,7 +121,7 @@ class TorchObserver:
         model: nn.Module,
         optimizers: tuple[Optimizer, ...],
         loss_fn: Any,
-        monitor: Monitor,
+        monitor: Recorder,
         context: TaskContext,
     ) -> None:
         self._model = model

@@ -29,7 +29,7 @@ from autotrainer.backends.pytorch.hooks import never_compiled
 from autotrainer.backends.pytorch.live import find_model
 from autotrainer.backends.pytorch.loss_graph import leaves, loss_function, outputs_and_targets
 from autotrainer.backends.pytorch.observer import TorchObserver
-from autotrainer.monitor import Monitor
+from autotrainer.observers import Recorder
 from autotrainer.watching import is_watched
 
 __all__ = ["watch_everything"]
@@ -100,7 +100,7 @@ class _Seen:
         self._loss: Tensor | None = None
         self._scaled: tuple[weakref.ref[Tensor], Tensor] | None = None
         self._calls: dict[int, tuple[nn.Module, int]] = {}
-        self._told: list[tuple[Monitor, TorchObserver]] = []  # trainings whose loss is no module
+        self._told: list[tuple[Recorder, TorchObserver]] = []  # trainings whose loss is no module
         self._failed = False
 
     # -- what is exchanged ----------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from autotrainer.findings import Finding, Severity
 from autotrainer.history import RunHistory
 from autotrainer.plan import RepairPlan
 from autotrainer.report import Report
-from autotrainer.report_text import clean, fold
+from autotrainer.findings import fold
+from autotrainer.report_text import clean
 from autotrainer.result import Attempt, Result
 from autotrainer.signals import LAYER_COLUMNS, STEP_COLUMNS, LayerInfo, StepStats
 from autotrainer.task import TaskContext
