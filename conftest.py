@@ -1,4 +1,4 @@
-"""Lets the tests run from a bare checkout, where the mapping of setup.cfg is not in force, and in several processes."""
+"""Runs the tests in several processes of one thread each."""
 
 from __future__ import annotations
 
@@ -6,22 +6,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-
-import autotrainer
 
 ROOT = Path(__file__).parent
 MOST_WORKERS = 2  # each comes to hold 2.5 GB, of PyTorch and TensorFlow mostly; with more memory: -n 8
 
 for library in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
     os.environ.setdefault(library, "1")  # models here are small: further threads would only wait for each other
-
-if find_spec("autotrainer.rules") is None:
-    autotrainer.__path__.append(str(ROOT))
 
 settings.register_profile("autotrainer", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("autotrainer")  # how fast an example is says more about the machine than about the code
@@ -43,9 +37,8 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs code in a process of its own, with the autotrainer of this checkout; ``environment`` by keywords."""
 
     def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        found = f"import runpy; runpy.run_path({str(ROOT / 'conftest.py')!r})\n{code}"
         env = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
-        command = [sys.executable, "-c", found, *arguments]
+        command = [sys.executable, "-c", code, *arguments]
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
 
     return run

@@ -5,18 +5,24 @@ Importing it imports no framework. See `watch`, `check`, `fit` and `Loop`.
 
 from __future__ import annotations
 
+from importlib.util import find_spec as _find_spec
+from pathlib import Path as _Path
+
 from autotrainer import errors
 from autotrainer._version import __version__
-from autotrainer.checking import check
-from autotrainer.findings import Finding, Severity
-from autotrainer.fitting import fit
-from autotrainer.loop import Loop
-from autotrainer.monitor import Monitor
-from autotrainer.plan import RepairPlan, load_plan
-from autotrainer.replaying import replay
-from autotrainer.report import Report
-from autotrainer.result import Attempt, Result
-from autotrainer.watching import watch
+from autotrainer.api.check import check
+from autotrainer.api.fit import fit
+from autotrainer.api.loop import Loop
+from autotrainer.api.replay import replay
+from autotrainer.api.watch import watch
+from autotrainer.monitoring.monitor import Monitor
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.reporting.plan import RepairPlan, load_plan
+from autotrainer.reporting.report import Report
+from autotrainer.reporting.result import Attempt, Result
+
+if _find_spec("autotrainer.rules") is None:  # a bare checkout: rules, repairs and backends stand beside this folder
+    __path__.append(str(_Path(__file__).parents[1]))
 
 __all__ = [
     "Attempt",

@@ -9,13 +9,13 @@ from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
+from autotrainer.config import project_settings
 from autotrainer.errors import ConfigError, InputError, PluginError, nearest
 from autotrainer.repair import Repair
 from autotrainer.rule import Rule
-from autotrainer.settings import project_settings
 
 if TYPE_CHECKING:
-    from autotrainer.adapter import Backend
+    from autotrainer.adapter.backend import Backend
 
 __all__ = ["backend_of", "backends", "make_rules", "problem_name", "repairs", "rules"]
 
@@ -42,7 +42,7 @@ def repairs() -> tuple[type[Repair], ...]:
 @lru_cache
 def backends() -> tuple[Backend, ...]:
     """Return all backends. None of them imports its framework before it has to do with a model of it."""
-    from autotrainer.adapter import Backend
+    from autotrainer.adapter.backend import Backend
 
     found: list[Backend] = [importlib.import_module(name).BACKEND for name in _BACKENDS]
     return (*found, *(cls() for cls in _plugins("autotrainer.backends", Backend)))

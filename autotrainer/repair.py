@@ -10,8 +10,8 @@ from enum import StrEnum
 from typing import ClassVar
 
 from autotrainer.edits import Edit
-from autotrainer.findings import Finding
-from autotrainer.task import TargetSummary, TaskContext
+from autotrainer.records.findings import Finding
+from autotrainer.records.task import TargetSummary, TaskContext
 
 __all__ = ["DOC_SECTIONS", "Dimension", "Proposal", "Repair", "Risk"]
 

@@ -11,9 +11,9 @@ from types import MappingProxyType
 from typing import ClassVar, Literal
 
 from autotrainer.errors import ConfigError, nearest
-from autotrainer.findings import Finding, Severity
-from autotrainer.history import RunHistory
-from autotrainer.task import TaskContext
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TaskContext
 
 __all__ = ["DOC_SECTIONS", "Place", "Rule", "Threshold"]
 

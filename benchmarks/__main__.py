@@ -49,26 +49,26 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(given: argparse.Namespace) -> str:
     if given.command == "compare":
-        from benchmarks.telling.compare import compare
+        from benchmarks.reporting.compare import compare
 
         return compare(given.before, given.after)
     if given.command == "page":
-        from benchmarks.telling.page import page
-        from benchmarks.telling.suites import read_suites
+        from benchmarks.reporting.page import page
+        from benchmarks.reporting.suites import read_suites
 
         page(read_suites(given.rows), given.output)
         return f"Written: {given.output}"
     html = getattr(given, "html", None)
     if html:
-        from benchmarks.running.files import require_writable
-        from benchmarks.telling.plots import require
+        from benchmarks.execution.files import require_writable
+        from benchmarks.reporting.plots import require
 
         require()  # not after hours of training
         require_writable(html)
     text = _measure(given)
     if html:
-        from benchmarks.telling.page import page
-        from benchmarks.telling.suites import read_suites
+        from benchmarks.reporting.page import page
+        from benchmarks.reporting.suites import read_suites
 
         page(read_suites([given.out]), html)
     return text
@@ -78,14 +78,14 @@ def _measure(given: argparse.Namespace) -> str:
     frameworks = FRAMEWORKS if given.framework == "all" else (given.framework,)
     if given.command == "overhead":
         from benchmarks.overhead.suite import overhead
-        from benchmarks.telling.published import published
+        from benchmarks.reporting.published import published
 
         models, settings = _names(given.models), _names(given.settings)
         text = overhead(frameworks, quick=given.quick, out=given.out, models=models, settings=settings)
         return f"{text}\n\n{published('overhead')}"
     from benchmarks.detect import suite as detect
+    from benchmarks.execution.runs import Runs
     from benchmarks.repair import suite as repair
-    from benchmarks.running.runs import Runs
 
     quick = (repair if given.command == "repair" else detect).QUICK
     names = tuple(given.only) or (quick if given.quick and given.cases == CASES else ())

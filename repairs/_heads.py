@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from autotrainer.edits import Edit, SetLoss, SetOutputActivation
-from autotrainer.task import TargetSummary, TaskContext
+from autotrainer.records.task import TargetSummary, TaskContext
 
 __all__ = ["Head", "fitting_head"]
 

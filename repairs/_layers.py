@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autotrainer.edits import initializer_for
-from autotrainer.signals import LayerInfo
-from autotrainer.task import TaskContext
+from autotrainer.records.signals import LayerInfo
+from autotrainer.records.task import TaskContext
 
 __all__ = ["activated", "drawn", "normalizable"]
 

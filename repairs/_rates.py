@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from autotrainer.task import TaskContext
+from autotrainer.records.task import TaskContext
 
 __all__ = ["ADAPTIVE", "REACH", "suitable_rate"]
 

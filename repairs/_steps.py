@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autotrainer.findings import Finding
+from autotrainer.records.findings import Finding
 
 __all__ = ["before_any_step"]
 

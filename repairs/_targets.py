@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from autotrainer.edits import Edit, EncodeTargets, NumberClasses, ScaleTargets
-from autotrainer.task import TargetSummary, TaskContext
+from autotrainer.records.task import TargetSummary, TaskContext
 
 __all__ = ["differ_in_shape_only", "far_from_unit_scale", "fitting_code"]
 

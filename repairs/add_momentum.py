@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from autotrainer.edits import SetMomentum
-from autotrainer.findings import Finding
+from autotrainer.records.findings import Finding
+from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.repair import Proposal, Repair
-from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["AddMomentumRepair"]
 

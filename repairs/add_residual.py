@@ -7,10 +7,10 @@ from itertools import pairwise
 from typing import ClassVar
 
 from autotrainer.edits import AddResidual
-from autotrainer.findings import Finding
+from autotrainer.records.findings import Finding
+from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.repair import Proposal, Repair
 from autotrainer.repairs._layers import normalizable
-from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["AddResidualRepair"]
 

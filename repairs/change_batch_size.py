@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from autotrainer.edits import Edit, SetBatchSize, SetLearningRate
-from autotrainer.findings import Finding
+from autotrainer.records.findings import Finding
+from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.repair import Dimension, Proposal, Repair
 from autotrainer.repairs._rates import ADAPTIVE
-from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["ChangeBatchSizeRepair"]
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from autotrainer.edits import ClipGradients
-from autotrainer.findings import Finding
+from autotrainer.records.findings import Finding
+from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.repair import Proposal, Repair
 from autotrainer.repairs._steps import before_any_step
-from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["ClipGradientsRepair"]
 

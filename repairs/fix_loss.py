@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from autotrainer.edits import SetLoss
-from autotrainer.findings import Finding
+from autotrainer.records.findings import Finding
+from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.repair import Proposal, Repair, Risk
 from autotrainer.repairs._heads import fitting_head
 from autotrainer.repairs._steps import before_any_step
-from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["FixLossRepair"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-from autotrainer.findings import Finding
+from autotrainer.records.findings import Finding
+from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.repair import Proposal, Repair, Risk
 from autotrainer.repairs._heads import fitting_head
-from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["FixOutputActivationRepair"]
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 from autotrainer.edits import InsertNormalization
-from autotrainer.findings import Finding
+from autotrainer.records.findings import Finding
+from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.repair import Dimension, Proposal, Repair
 from autotrainer.repairs._layers import normalizable
-from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["InsertNormalizationRepair"]
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from autotrainer.edits import SetWeightDecay
-from autotrainer.findings import Finding
+from autotrainer.records.findings import Finding
+from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.repair import Proposal, Repair
 from autotrainer.repairs._rates import ADAPTIVE
-from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["RegularizeWeightsRepair"]
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any, ClassVar, cast
 
 from autotrainer.edits import Reinitialize
-from autotrainer.findings import Finding
+from autotrainer.records.findings import Finding
+from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.repair import Dimension, Proposal, Repair
 from autotrainer.repairs._layers import drawn
-from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["ReinitializeRepair"]
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from autotrainer.edits import ReshapeTargets
-from autotrainer.findings import Finding
+from autotrainer.records.findings import Finding
+from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.repair import Proposal, Repair, Risk
 from autotrainer.repairs._targets import differ_in_shape_only
-from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["ReshapeTargetsRepair"]
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from autotrainer.edits import ResizeLayers
-from autotrainer.findings import Finding
+from autotrainer.records.findings import Finding
+from autotrainer.records.signals import LayerInfo
+from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.repair import Proposal, Repair
-from autotrainer.signals import LayerInfo
-from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["ResizeHiddenLayersRepair"]
 

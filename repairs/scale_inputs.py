@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from autotrainer.edits import ScaleInputs
-from autotrainer.findings import Finding
+from autotrainer.records.findings import Finding
+from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.repair import Proposal, Repair, Risk
-from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["ScaleInputsRepair"]
 

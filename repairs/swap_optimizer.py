@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from autotrainer.edits import SwapOptimizer
-from autotrainer.findings import Finding
+from autotrainer.records.findings import Finding
+from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.repair import Dimension, Proposal, Repair
 from autotrainer.repairs._rates import suitable_rate
 from autotrainer.repairs._steps import before_any_step
-from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["SwapOptimizerRepair"]
 

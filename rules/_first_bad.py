@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autotrainer.facts import BAD_OPERATIONS, BAD_TENSORS, FACTS
-from autotrainer.history import RunHistory
-from autotrainer.task import TaskContext
+from autotrainer.records.facts import BAD_OPERATIONS, BAD_TENSORS, FACTS
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TaskContext
 
 __all__ = ["FIRST_BAD_FACTS", "Place", "found_by_replay", "seen_in_history"]
 

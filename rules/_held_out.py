@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from autotrainer.history import RunHistory
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TaskContext
 from autotrainer.rules._skill import trivial_score, trivial_squared_error
-from autotrainer.task import TaskContext
 
 __all__ = ["held_out_accuracy", "held_out_skill"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from autotrainer.history import RunHistory
-from autotrainer.signals import Floats
+from autotrainer.records.history import RunHistory
+from autotrainer.records.signals import Floats
 
 __all__ = ["activated", "inputs_vary", "last_epochs", "names", "squashing_layers", "weight_layers"]
 

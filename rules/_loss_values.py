@@ -8,9 +8,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from autotrainer.history import RunHistory
-from autotrainer.signals import MAX_ROWS, PROBABLE
-from autotrainer.task import TaskContext
+from autotrainer.records.history import RunHistory
+from autotrainer.records.signals import MAX_ROWS, PROBABLE
+from autotrainer.records.task import TaskContext
 
 __all__ = [
     "CROSSED",

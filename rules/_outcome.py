@@ -12,12 +12,12 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from autotrainer.findings import Severity
-from autotrainer.history import RunHistory
+from autotrainer.records.findings import Severity
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TaskContext
 from autotrainer.rules._skill import LEAST_R2, Witness, trivial_score, witnesses
 from autotrainer.rules._trends import Slope, blocks, loss_growth, recent, theil_sen
 from autotrainer.rules._words import about
-from autotrainer.task import TaskContext
 
 __all__ = ["OUTCOME_NEEDS", "YOUNG_STEPS", "Outcome", "outcome", "progress"]
 

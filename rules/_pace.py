@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autotrainer.history import RunHistory
+from autotrainer.records.history import RunHistory
+from autotrainer.records.signals import Floats
 from autotrainer.rules._trends import blocks, theil_sen
-from autotrainer.signals import Floats
 
 __all__ = ["SURE", "Pace", "known_losses", "pace"]
 

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from autotrainer.history import RunHistory
-from autotrainer.task import TaskContext
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TaskContext
 
 __all__ = ["RANGES", "output_activation", "output_range", "unreachable"]
 

@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 
-from autotrainer.history import RunHistory
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TaskContext
 from autotrainer.rules._outcome import Outcome
 from autotrainer.rules._skill import targets_growth
 from autotrainer.rules._steps import Steps
 from autotrainer.rules._trends import blocks
-from autotrainer.task import TaskContext
 
 __all__ = ["HEAVY", "coasting", "loss_rise", "sharpness"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from autotrainer.findings import Finding
+from autotrainer.records.findings import Finding
+from autotrainer.records.task import TaskContext
 from autotrainer.rules._trends import wilson
-from autotrainer.task import TaskContext
 
 __all__ = ["SIMPLE_NEEDS", "SimpleModel", "best_simple_model", "skill_of", "with_simple_model"]
 

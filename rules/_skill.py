@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autotrainer.history import RunHistory
+from autotrainer.records.history import RunHistory
+from autotrainer.records.signals import MAX_ROWS, Floats
+from autotrainer.records.task import TaskContext
 from autotrainer.rules._loss_values import computes_squared_error, measures_distance
 from autotrainer.rules._trends import blocks, theil_sen, wilson
-from autotrainer.signals import MAX_ROWS, Floats
-from autotrainer.task import TaskContext
 
 __all__ = ["LEAST_R2", "Witness", "targets_growth", "trivial_score", "trivial_squared_error", "witnesses"]
 

@@ -8,10 +8,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from autotrainer.history import RunHistory
+from autotrainer.records.history import RunHistory
+from autotrainer.records.signals import Floats
+from autotrainer.records.task import TaskContext
 from autotrainer.rules._layers import weight_layers
-from autotrainer.signals import Floats
-from autotrainer.task import TaskContext
 
 __all__ = ["STEP_NEEDS", "Steps", "clipped_norm", "decay_share", "rate_rises", "shortened", "steps_taken"]
 

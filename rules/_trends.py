@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autotrainer.signals import Floats
+from autotrainer.records.signals import Floats
 
 __all__ = [
     "Slope",

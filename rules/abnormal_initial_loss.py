@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
-from autotrainer.findings import Finding, Severity
-from autotrainer.history import RunHistory
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import LossInfo, TargetSummary, TaskContext
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
 from autotrainer.rules._words import about
-from autotrainer.task import LossInfo, TargetSummary, TaskContext
 
 __all__ = ["AbnormalInitialLoss"]
 

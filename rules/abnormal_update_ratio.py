@@ -9,8 +9,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.findings import Finding, Severity
-from autotrainer.history import RunHistory
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TaskContext
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import names, weight_layers
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
@@ -18,7 +19,6 @@ from autotrainer.rules._runaway import loss_rise
 from autotrainer.rules._steps import STEP_NEEDS, decay_share, steps_taken
 from autotrainer.rules._trends import geometric_mean, recent
 from autotrainer.rules._words import about
-from autotrainer.task import TaskContext
 
 __all__ = ["AbnormalUpdateRatio"]
 

@@ -9,15 +9,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.findings import Finding, Severity
-from autotrainer.history import RunHistory
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.history import RunHistory
+from autotrainer.records.signals import MAX_ROWS, Floats
+from autotrainer.records.task import TaskContext
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._held_out import held_out_accuracy
 from autotrainer.rules._loss_values import LOSS_VALUE_NEEDS, computes_cross_entropy
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._trends import recent, theil_sen, wilson
-from autotrainer.signals import MAX_ROWS, Floats
-from autotrainer.task import TaskContext
 
 __all__ = ["ClassImbalance"]
 

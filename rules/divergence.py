@@ -8,15 +8,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.findings import Finding, Severity
-from autotrainer.history import RunHistory
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TaskContext
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
 from autotrainer.rules._skill import targets_growth
 from autotrainer.rules._steps import STEP_NEEDS, steps_taken
 from autotrainer.rules._trends import blocks
 from autotrainer.rules._words import about
-from autotrainer.task import TaskContext
 
 __all__ = ["Divergence"]
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
-from autotrainer.findings import Finding, Severity
-from autotrainer.history import RunHistory
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TaskContext
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._simple_models import SIMPLE_NEEDS, best_simple_model
-from autotrainer.task import TaskContext
 
 __all__ = ["IgnoredInput"]
 

@@ -8,13 +8,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.findings import Finding, Severity
-from autotrainer.history import RunHistory
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TaskContext
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._loss_values import LOSS_VALUE_NEEDS, computes_binary_entropy
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._ranges import output_range
-from autotrainer.task import TaskContext
 
 __all__ = ["ImproperLoss"]
 

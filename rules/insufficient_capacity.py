@@ -11,15 +11,15 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from autotrainer.findings import Finding, Severity
-from autotrainer.history import RunHistory
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TaskContext
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._held_out import held_out_skill
 from autotrainer.rules._layers import weight_layers
 from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
 from autotrainer.rules._steps import decay_share
 from autotrainer.rules._trends import last_median
-from autotrainer.task import TaskContext
 
 __all__ = ["InsufficientCapacity"]
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
-from autotrainer.findings import Finding, Severity
-from autotrainer.history import RunHistory
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TaskContext
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._steps import STEP_NEEDS, clipped_norm, rate_rises, shortened, steps_taken
-from autotrainer.task import TaskContext
 
 __all__ = ["LearningRateTooLow"]
 

@@ -8,13 +8,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.findings import Finding, Severity
-from autotrainer.history import RunHistory
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.history import RunHistory
+from autotrainer.records.signals import Floats
+from autotrainer.records.task import TaskContext
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
 from autotrainer.rules._words import about
-from autotrainer.signals import Floats
-from autotrainer.task import TaskContext
 
 __all__ = ["LossSpike"]
 

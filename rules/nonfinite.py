@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from autotrainer.findings import Finding, Severity
-from autotrainer.history import RunHistory
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TaskContext
 from autotrainer.rule import Rule
 from autotrainer.rules._first_bad import FIRST_BAD_FACTS, Place, found_by_replay, seen_in_history
-from autotrainer.task import TaskContext
 
 __all__ = ["NonFinite"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from autotrainer.findings import Finding, Severity
-from autotrainer.history import RunHistory
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.history import RunHistory
+from autotrainer.records.signals import Floats
+from autotrainer.records.task import TaskContext
 from autotrainer.rule import Rule
-from autotrainer.signals import Floats
-from autotrainer.task import TaskContext
 
 __all__ = ["NonFiniteData"]
 

@@ -9,8 +9,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.findings import Finding, Severity
-from autotrainer.history import RunHistory
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.history import RunHistory
+from autotrainer.records.signals import Floats
+from autotrainer.records.task import TaskContext
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import inputs_vary
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
@@ -18,8 +20,6 @@ from autotrainer.rules._simple_models import SIMPLE_NEEDS, with_simple_model
 from autotrainer.rules._skill import targets_growth
 from autotrainer.rules._trends import last_median, recent
 from autotrainer.rules._words import about
-from autotrainer.signals import Floats
-from autotrainer.task import TaskContext
 
 __all__ = ["NotLearning"]
 

@@ -9,13 +9,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.findings import Finding, Severity
-from autotrainer.history import RunHistory
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TaskContext
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._skill import trivial_score, trivial_squared_error
 from autotrainer.rules._trends import theil_sen
 from autotrainer.rules._words import about
-from autotrainer.task import TaskContext
 
 __all__ = ["Overfitting"]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from autotrainer.findings import Finding, Severity
-from autotrainer.history import RunHistory
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TaskContext
 from autotrainer.rule import Rule
-from autotrainer.task import TaskContext
 
 __all__ = ["RepeatedAugmentation"]
 

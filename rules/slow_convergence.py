@@ -9,15 +9,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.findings import Finding, Severity
-from autotrainer.history import RunHistory
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TaskContext
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import weight_layers
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._pace import SURE, known_losses, pace
 from autotrainer.rules._steps import STEP_NEEDS, steps_taken
 from autotrainer.rules._trends import theil_sen
-from autotrainer.task import TaskContext
 
 __all__ = ["SlowConvergence"]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from autotrainer.findings import Finding, Severity
-from autotrainer.history import RunHistory
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.rule import Rule
 from autotrainer.rules._loss_values import CROSSED, LOSS_VALUE_NEEDS, broadcast
 from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
 from autotrainer.rules._words import about
-from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["TargetMismatch"]
 

@@ -9,14 +9,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.findings import Finding, Severity
-from autotrainer.history import RunHistory
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TaskContext
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._held_out import held_out_skill
 from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._pace import SURE, Pace, known_losses, pace
 from autotrainer.rules._trends import theil_sen
-from autotrainer.task import TaskContext
 
 __all__ = ["TooFewEpochs"]
 

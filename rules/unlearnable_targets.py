@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
-from autotrainer.findings import Finding, Severity
-from autotrainer.history import RunHistory
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._simple_models import SIMPLE_NEEDS, best_simple_model, skill_of
-from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["UnlearnableTargets"]
 

@@ -9,14 +9,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.findings import Finding, Severity
-from autotrainer.history import RunHistory
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.history import RunHistory
+from autotrainer.records.signals import MAX_ROWS, MAX_VALUES, Floats
+from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._held_out import held_out_accuracy, held_out_skill
 from autotrainer.rules._loss_values import LOSS_VALUE_NEEDS, computes_cross_entropy
 from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
-from autotrainer.signals import MAX_ROWS, MAX_VALUES, Floats
-from autotrainer.task import TargetSummary, TaskContext
 
 __all__ = ["UnshuffledData"]
 

@@ -9,14 +9,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.findings import Finding, Severity
-from autotrainer.history import RunHistory
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.history import RunHistory
+from autotrainer.records.signals import Floats
+from autotrainer.records.task import TaskContext
 from autotrainer.rule import Rule, Threshold
 from autotrainer.rules._layers import last_epochs, names, squashing_layers, weight_layers
 from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
 from autotrainer.rules._trends import geometric_mean, last_median, recent
-from autotrainer.signals import Floats
-from autotrainer.task import TaskContext
 
 __all__ = ["VanishingGradient"]
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 from autotrainer._version import __version__
 from autotrainer.cli import check, demo, explain, replay, report, reproduce, rules, run
 from autotrainer.errors import AutotrainerError, ConfigError, nearest
-from autotrainer.report_text import clean
+from autotrainer.reporting.terminal import clean
 
 __all__ = ["main"]
 

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from autotrainer.checking import check
+from autotrainer.api.check import check
 from autotrainer.cli.common import add_json, add_rule_options, print_json, rule_options, status_of
 from autotrainer.errors import AutotrainerError, ConfigError, InputError, nearest
-from autotrainer.report import Report
+from autotrainer.reporting.report import Report
 
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
 

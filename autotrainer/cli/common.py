@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
-import os
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from autotrainer.errors import ConfigError
-from autotrainer.findings import Finding, Severity
-from autotrainer.report_text import clean
+from autotrainer.records.findings import Finding, Severity
 
-__all__ = ["add_json", "add_rule_options", "import_quietly", "print_json", "print_table", "rule_options", "status_of"]
+__all__ = ["add_json", "add_rule_options", "print_json", "rule_options", "status_of"]
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -56,40 +52,3 @@ def status_of(findings: Iterable[Finding], fail_on: str) -> int:
 def print_json(value: Any) -> None:
     """Print strict JSON."""
     print(json.dumps(value, indent=2, allow_nan=False))
-
-
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: drawn on a terminal, aligned plain columns elsewhere."""
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(*columns, header_style="bold")
-        for row in rows:
-            table.add_row(*(Text(clean(cell)) for cell in row))
-        Console().print(table)  # honours NO_COLOR
-        return
-    cells = [list(columns), *([clean(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-    for row in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def import_quietly(module: str) -> None:
-    """Import a module without what its libraries print on stderr while they load.
-
-    TensorFlow's do so whatever ``TF_CPP_MIN_LOG_LEVEL`` says, and bad input is to be told in one line.
-
-    Raises:
-        ImportError: If the module can't be imported.
-    """
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        importlib.import_module(module)
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

@@ -17,6 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the cases and print a table."""
-    from autotrainer.demo.running import run_demo
+    from autotrainer.demo.demo import run_demo
 
     return run_demo(args.framework)

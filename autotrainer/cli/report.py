@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from autotrainer.api.replay import replay
 from autotrainer.cli.common import add_rule_options, rule_options, status_of
-from autotrainer.replaying import replay
 
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
 

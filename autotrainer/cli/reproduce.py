@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from autotrainer.cli.common import add_json, import_quietly
+from autotrainer.cli.common import add_json
+from autotrainer.demo.reproduce import BUILTIN_MODEL, read_config, reproduce
 from autotrainer.errors import ConfigError
-from autotrainer.reproducing import BUILTIN_MODEL, read_config, reproduce
+from autotrainer.reporting.terminal import import_quietly
 
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
 

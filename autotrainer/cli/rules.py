@@ -7,7 +7,8 @@ import math
 from typing import Any
 
 from autotrainer import registry
-from autotrainer.cli.common import add_json, print_json, print_table
+from autotrainer.cli.common import add_json, print_json
+from autotrainer.reporting.terminal import print_table
 from autotrainer.rule import Threshold
 
 __all__ = ["HELP", "NAME", "add_arguments", "run"]

@@ -14,11 +14,11 @@ from types import TracebackType
 from typing import Any
 
 from autotrainer import registry
+from autotrainer.api.script import Trainings, watched_frameworks
 from autotrainer.cli.common import add_rule_options, rule_options, status_of
 from autotrainer.errors import ConfigError, InputError, nearest
-from autotrainer.monitor import Monitor
-from autotrainer.report_text import clean
-from autotrainer.scripts import Trainings, watched_frameworks
+from autotrainer.monitoring.monitor import Monitor
+from autotrainer.reporting.terminal import clean
 
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
 

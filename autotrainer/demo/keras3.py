@@ -11,7 +11,7 @@ from autotrainer.demo.cases import BUDGET, SEED, Recipe
 from autotrainer.demo.data import Rows, load
 
 if TYPE_CHECKING:
-    from autotrainer.monitor import Monitor
+    from autotrainer.monitoring.monitor import Monitor
 
 __all__ = ["fit_arguments", "train_watched"]
 

@@ -13,7 +13,7 @@ from autotrainer.demo.data import Rows, load
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from autotrainer.monitor import Monitor
+    from autotrainer.monitoring.monitor import Monitor
 
 __all__ = ["fit_arguments", "train_watched"]
 

@@ -22,15 +22,6 @@ from autotrainer.edits.data import (
     ShuffleData,
     WeightClasses,
 )
-from autotrainer.edits.guarding import (
-    RaisePrecision,
-    ResetOptimizerState,
-    RestoreZeroGrad,
-    ReviveUnits,
-    Rollback,
-    SetMode,
-    SkipUpdates,
-)
 from autotrainer.edits.model import (
     AddDropout,
     AddResidual,
@@ -41,6 +32,15 @@ from autotrainer.edits.model import (
     ScaleOutputLayer,
     SetOutputActivation,
     SwapActivation,
+)
+from autotrainer.edits.safeguards import (
+    RaisePrecision,
+    ResetOptimizerState,
+    RestoreZeroGrad,
+    ReviveUnits,
+    Rollback,
+    SetMode,
+    SkipUpdates,
 )
 from autotrainer.edits.training import (
     ClipGradients,

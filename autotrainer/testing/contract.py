@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from autotrainer.adapter import Backend
-from autotrainer.data import ArrayData
+from autotrainer.adapter.backend import Backend
+from autotrainer.adapter.spec import FitRequest, Trained, TrainingSpec
 from autotrainer.edits import (
     AddDropout,
     AddInputNoise,
@@ -56,7 +56,7 @@ from autotrainer.edits import (
     WarmUpRate,
     WeightClasses,
 )
-from autotrainer.exchange import FitRequest, Trained, TrainingSpec
+from autotrainer.records.data import ArrayData
 from autotrainer.testing.recorded import RecordedRun
 
 __all__ = ["BackendContract", "every_edit"]

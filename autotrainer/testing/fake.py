@@ -12,13 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotrainer.adapter import Backend, Run, Trainer
-from autotrainer.data import ArrayData, Data, StreamData
+from autotrainer.adapter.backend import Backend, Run, Trainer
+from autotrainer.adapter.observer import Observer, Recorder
+from autotrainer.adapter.spec import (
+    Evaluation,
+    FitRequest,
+    PausedTraining,
+    Support,
+    SupportLevel,
+    Trained,
+    TrainingSpec,
+)
 from autotrainer.edits import Edit, SetLearningRate
-from autotrainer.exchange import Evaluation, FitRequest, PausedTraining, Support, SupportLevel, Trained, TrainingSpec
-from autotrainer.observers import Observer, Recorder
-from autotrainer.signals import LayerInfo, Observation
-from autotrainer.task import LossInfo, OptimizerInfo, TaskContext
+from autotrainer.records.data import ArrayData, Data, StreamData
+from autotrainer.records.signals import LayerInfo, Observation
+from autotrainer.records.task import LossInfo, OptimizerInfo, TaskContext
 
 __all__ = ["FakeBackend", "FakeModel", "FakeTrainer", "Outcome"]
 

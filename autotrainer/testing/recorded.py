@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from autotrainer.exchange import Evaluation, Trained
-from autotrainer.managed_run import ManagedMonitor
-from autotrainer.monitor import Monitor
-from autotrainer.sampler import StepSampler
-from autotrainer.task import TaskContext
+from autotrainer.adapter.spec import Evaluation, Trained
+from autotrainer.monitoring.monitor import Monitor
+from autotrainer.monitoring.sampler import StepSampler
+from autotrainer.records.task import TaskContext
+from autotrainer.training.run import ManagedMonitor
 
 __all__ = ["RecordedRun"]
 

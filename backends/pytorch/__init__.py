@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from autotrainer.backends.pytorch.adapter import PyTorchBackend
+from pathlib import Path
+
+from autotrainer.backends.pytorch.backend import PyTorchBackend
 
 __all__ = ["BACKEND"]
 
 BACKEND = PyTorchBackend()
+
+__path__.append(str(Path(__file__).parent / "moved"))  # where files and code of earlier versions find what they name

@@ -11,7 +11,7 @@ from typing import Any
 from autotrainer.errors import ConfigError
 from benchmarks.calibration.replay import Axis
 from benchmarks.calibration.scoring import BARS, Counts, Judged, counts, cross_validate, has_effect
-from benchmarks.telling.plots import require
+from benchmarks.reporting.plots import require
 
 __all__ = ["curves", "save_curves"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.calibration.replay import Axis
 from benchmarks.calibration.scoring import Judged, Validation, counts, cross_validate
-from benchmarks.running.files import write
+from benchmarks.execution.files import write
 
 __all__ = ["calibration", "save_page"]
 

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import autotrainer
 from autotrainer.errors import ConfigError, LogError
-from benchmarks.running.progress import progress
+from benchmarks.execution.progress import progress
 
 __all__ = ["STEPS", "Axis", "Levels", "axes", "levels", "levels_of_all"]
 

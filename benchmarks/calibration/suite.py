@@ -22,12 +22,12 @@ from benchmarks.calibration.scoring import Counts, Judged, Validation, counts, c
 from benchmarks.cases.case import Case
 from benchmarks.detect.suite import tasks
 from benchmarks.detect.verdicts import judge_all
-from benchmarks.running.files import require_writable
-from benchmarks.running.pool import Row, Task
-from benchmarks.running.provenance import made_with, told
-from benchmarks.running.runs import Runs, by_framework
-from benchmarks.telling.plots import require
-from benchmarks.telling.tables import share, table
+from benchmarks.execution.files import require_writable
+from benchmarks.execution.pool import Row, Task
+from benchmarks.execution.provenance import made_with, told
+from benchmarks.execution.runs import Runs, by_framework
+from benchmarks.reporting.plots import require
+from benchmarks.reporting.tables import share, table
 
 __all__ = ["calibrate", "judged_logs", "report"]
 

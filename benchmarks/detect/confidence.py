@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from benchmarks.detect.verdicts import Verdict
-from benchmarks.telling.tables import interval_share, number, table
+from benchmarks.reporting.tables import interval_share, number, table
 
 __all__ = ["reliability"]
 

@@ -12,8 +12,8 @@ import autotrainer
 from autotrainer import Finding
 from benchmarks.cases.case import Program
 from benchmarks.data.datasets import load
-from benchmarks.running.pool import Row, Task, worker
-from benchmarks.running.runs import case_of
+from benchmarks.execution.pool import Row, Task, worker
+from benchmarks.execution.runs import case_of
 
 __all__ = ["builder", "run"]
 

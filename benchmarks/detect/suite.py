@@ -8,12 +8,12 @@ from benchmarks.cases.case import Case, Program
 from benchmarks.detect.confidence import reliability
 from benchmarks.detect.tables import by_problem, by_source, details
 from benchmarks.detect.verdicts import LATE, Verdict, judge, judge_all
-from benchmarks.running.pool import Row, Task
-from benchmarks.running.provenance import told
-from benchmarks.running.runs import Runs, by_framework, each_task
-from benchmarks.telling.goals import detect_goals
-from benchmarks.telling.parity import parity
-from benchmarks.telling.published import published
+from benchmarks.execution.pool import Row, Task
+from benchmarks.execution.provenance import told
+from benchmarks.execution.runs import Runs, by_framework, each_task
+from benchmarks.reporting.goals import detect_goals
+from benchmarks.reporting.parity import parity
+from benchmarks.reporting.published import published
 
 __all__ = ["LATE", "QUICK", "Verdict", "detect", "judge", "report", "summarize", "tasks"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from benchmarks.detect.verdicts import Verdict, rivals, within
-from benchmarks.telling.tables import interval_share, listed, number, table
+from benchmarks.reporting.tables import interval_share, listed, number, table
 
 __all__ = ["by_problem", "by_source", "details"]
 

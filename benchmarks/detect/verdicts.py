@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from benchmarks.cases.case import Case
 from benchmarks.cases.scoring import is_faulty, is_healthy, verdict
-from benchmarks.running.pool import Row
-from benchmarks.running.runs import case_of
+from benchmarks.execution.pool import Row
+from benchmarks.execution.runs import case_of
 
 __all__ = ["LATE", "MONITORS", "Verdict", "judge", "judge_all", "rivals", "within"]
 

@@ -1,4 +1,4 @@
-"""One task of ``overhead``: what a training keeps in memory, and whether it grows. Run by `benchmarks.running.pool`.
+"""One task of ``overhead``: what a training keeps in memory, and whether it grows. Run by `benchmarks.execution.pool`.
 
 A training takes a number of steps in equal parts, in a process of its own. What it has taken more than the plain
 training of the same model after as many steps is the setting's: allocations of Python and NumPy by `tracemalloc`, and
@@ -13,9 +13,9 @@ import tempfile
 import tracemalloc
 from pathlib import Path
 
+from benchmarks.execution.pool import Row, Task, worker
 from benchmarks.overhead.run import FIRST, training
 from benchmarks.overhead.settings import CONTROL, missing
-from benchmarks.running.pool import Row, Task, worker
 
 __all__ = ["PARTS", "run"]
 

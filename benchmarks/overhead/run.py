@@ -1,4 +1,4 @@
-"""One task of ``overhead``: trains one model plain and with a setting, in turns. Run by `benchmarks.running.pool`."""
+"""One task of ``overhead``: trains one model plain and with a setting, in turns. Run by `benchmarks.execution.pool`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.execution.pool import Row, Task, worker
 from benchmarks.overhead.settings import CONTROL, Training, missing
-from benchmarks.running.pool import Row, Task, worker
 
 __all__ = ["FIRST", "run", "training"]
 

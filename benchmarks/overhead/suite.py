@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autotrainer.errors import ConfigError
+from benchmarks.execution.pool import Row, Task, key, run_all
+from benchmarks.execution.provenance import told
 from benchmarks.overhead.models import MODELS
 from benchmarks.overhead.settings import CONTROL, missing, settings_of
 from benchmarks.overhead.tables import median_ratio, summarize, total_ratio
-from benchmarks.running.pool import Row, Task, key, run_all
-from benchmarks.running.provenance import told
 
 __all__ = ["MODELS", "median_ratio", "overhead", "summarize", "tasks", "total_ratio"]
 

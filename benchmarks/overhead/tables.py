@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.execution.pool import Row
 from benchmarks.overhead.models import MODELS
 from benchmarks.overhead.settings import CONTROL, WATCH
-from benchmarks.running.pool import Row
-from benchmarks.telling.tables import table
+from benchmarks.reporting.tables import table
 
 __all__ = ["median_ratio", "summarize", "total_ratio"]
 

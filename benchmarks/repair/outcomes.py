@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.cases.scoring import is_faulty, verdict
-from benchmarks.running.pool import Row
-from benchmarks.running.runs import case_of
+from benchmarks.execution.pool import Row
+from benchmarks.execution.runs import case_of
 
 __all__ = ["AS_GIVEN", "WORSE", "Outcome", "clipped_ratio", "outcomes"]
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cases.case import Program
+from benchmarks.execution.pool import Row
 from benchmarks.repair.search import SPACE, Space, draw_program
-from benchmarks.running.pool import Row
 
 __all__ = ["Trained", "longer", "random_search"]
 

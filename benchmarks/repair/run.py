@@ -15,10 +15,10 @@ from benchmarks.cases.scoring import score
 from benchmarks.cases.work import relative_cost
 from benchmarks.data.datasets import Arrays, load, split
 from benchmarks.detect.run import builder
+from benchmarks.execution.pool import Row, Task, worker
+from benchmarks.execution.runs import case_of
 from benchmarks.repair.rivals import Trained, longer, random_search
 from benchmarks.repair.search import LOG_UNIFORM, UNIFORM
-from benchmarks.running.pool import Row, Task, worker
-from benchmarks.running.runs import case_of
 
 __all__ = ["METHODS", "run"]
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 from autotrainer.errors import ConfigError
 from benchmarks.cases.case import Case
+from benchmarks.execution.pool import Row, Task
+from benchmarks.execution.provenance import told
+from benchmarks.execution.runs import Runs, by_framework, each_task
 from benchmarks.repair.outcomes import Outcome, outcomes
 from benchmarks.repair.run import METHODS
 from benchmarks.repair.tables import by_method, each_case, gains
-from benchmarks.running.pool import Row, Task
-from benchmarks.running.provenance import told
-from benchmarks.running.runs import Runs, by_framework, each_task
-from benchmarks.telling.goals import repair_goals
-from benchmarks.telling.published import published
-from benchmarks.telling.tables import listed
+from benchmarks.reporting.goals import repair_goals
+from benchmarks.reporting.published import published
+from benchmarks.reporting.tables import listed
 
 __all__ = ["QUICK", "repair", "report", "summarize"]
 

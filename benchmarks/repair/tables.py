@@ -8,8 +8,8 @@ import numpy as np
 
 from benchmarks.repair.outcomes import AS_GIVEN, Outcome
 from benchmarks.repair.run import METHODS
-from benchmarks.telling.intervals import bootstrap_mean, signed_rank
-from benchmarks.telling.tables import interval_share, listed, number, table
+from benchmarks.reporting.intervals import bootstrap_mean, signed_rank
+from benchmarks.reporting.tables import interval_share, listed, number, table
 
 __all__ = ["SEEDS", "by_case", "by_method", "each_case", "gains"]
 

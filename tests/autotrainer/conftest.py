@@ -15,11 +15,11 @@ import pytest
 import autotrainer
 from autotrainer import registry
 from autotrainer.edits import ClipGradients, Edit, SetLearningRate, SetMomentum
-from autotrainer.findings import Finding, Severity
-from autotrainer.history import RunHistory
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.repair import Dimension, Proposal, Repair, Risk
 from autotrainer.rule import Rule
-from autotrainer.task import TargetSummary, TaskContext
 from autotrainer.testing import FakeBackend, FakeModel, Outcome
 
 _DATA = (np.arange(400.0).reshape(200, 2), np.tile([0, 1], 100))

@@ -1,45 +1,108 @@
-"""Who may import whom: walks the imports of every file."""
+"""Who may import whom: walks the imports of every file against ordered tables of rooms."""
 
 from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+
+CORE = (
+    {"errors", "_version"},
+    {"records", "edits", "config"},
+    {"rule", "repair"},
+    {"adapter"},
+    {"registry"},
+    {"reporting"},
+    {"monitoring"},
+    {"scoring"},
+    {"training"},
+    {"diagnostics", "workers", "testing"},
+    {"search"},
+    {"api"},
+    {"demo"},
+    {"cli"},
+    {"__init__", "__main__"},
+)
+"""Rooms of the core, lowest first: a file imports its own room and those in lower rows."""
+PYTORCH = (
+    {"layers", "runtime"},
+    {"model"},
+    {"optim"},
+    {"data"},
+    {"statistics"},
+    {"watching"},
+    {"scripts", "surgery"},
+    {"training"},
+    {"loop"},
+    {"backend"},
+    {"__init__", "moved"},
+)
+KERAS = (
+    {"layers", "runtime"},
+    {"model"},
+    {"statistics"},
+    {"engines"},
+    {"data"},
+    {"watching", "surgery"},
+    {"training"},
+    {"backend"},
+    {"__init__", "moved"},
+)
+OUTSIDE = {
+    "rules": {"errors", "records", "rule", "rules"},
+    "repairs": {"errors", "records", "edits", "repair", "repairs"},
+    "backends": {room for row in CORE[:9] for room in row},
+}
+"""Rooms of the core that the other packages see."""
+INTO_BACKENDS = {"__init__", "backend", "layers"}
+"""Rooms of a backend that others may import."""
+
 FRAMEWORKS = {"torch", "keras", "tensorflow", "jax", "sklearn", "torchvision"}
-RECORDS = {
-    f"autotrainer.{name}" for name in ("errors", "signals", "facts", "task", "history", "findings", "edits", "data")
-}
+OWN_FRAMEWORK = {"pytorch": {"torch"}, "keras3": {"keras", "tensorflow", "jax", "torch"}}
 EXTRAS = {
-    "autotrainer/suggesting.py": {"optuna"},
-    "autotrainer/parallel.py": {"joblib", "cloudpickle"},
-    "autotrainer/ray_pool.py": {"ray"},
+    "autotrainer/demo": {"torch", "keras", "h5py"},
+    "autotrainer/diagnostics/baseline_models.py": {"sklearn"},
+    "autotrainer/reporting/html.py": {"jinja2"},
+    "autotrainer/reporting/terminal.py": {"rich"},
+    "autotrainer/search/samplers.py": {"optuna"},
+    "autotrainer/testing": {"pytest"},
+    "autotrainer/training/progress.py": {"rich"},
+    "autotrainer/workers/ray_pool.py": {"ray"},
+    "autotrainer/workers/worker_pool.py": {"joblib", "cloudpickle"},
 }
-GLUE = ("autotrainer/registry.py", "autotrainer/__init__.py", "autotrainer/reproducing.py")
-GLUE_FOLDERS = ("autotrainer/cli/", "autotrainer/demo/", "autotrainer/testing/")
+"""Third-party packages, apart from NumPy, that files of the core import where they need them."""
+AT_ONCE = {"autotrainer/testing": {"pytest"}, "autotrainer/demo/published_models.py": {"keras"}}
+"""Those among them that are imported with the file."""
+MOST_FILES = 16
+"""Files a folder, apart from the flat registries: with more, a newcomer can't predict where something is."""
 
 
 def _files(folder: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*.py"))
 
 
+@cache
+def _tree(file: str) -> ast.Module:
+    return ast.parse((ROOT / file).read_text("utf-8"))
+
+
 def _imports(file: str) -> Iterator[tuple[str, bool]]:
-    """Yield (module, whether it is imported as the file is), types-only imports left out."""
-    tree = ast.parse((ROOT / file).read_text("utf-8"))
-    lazy = {n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)}
-    types = {
-        n
-        for branch in ast.walk(tree)
-        if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.unparse(branch.test)
-        for n in ast.walk(branch)
+    """Yield (module, whether it is imported with the file): not if within a function, nor for types alone."""
+    tree = _tree(file)
+    late = (ast.FunctionDef, ast.AsyncFunctionDef)
+    lazy = {
+        node
+        for part in ast.walk(tree)
+        if isinstance(part, late) or (isinstance(part, ast.If) and "TYPE_CHECKING" in ast.unparse(part.test))
+        for node in ast.walk(part)
     }
     for node in ast.walk(tree):
-        if node in types:
-            continue
         if isinstance(node, ast.Import):
             yield from ((alias.name, node not in lazy) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -50,72 +113,133 @@ def _imports(file: str) -> Iterator[tuple[str, bool]]:
                 yield node.module or "", node not in lazy
 
 
+def _core_room(module: str) -> str:
+    """Return the room of a module of the core; a public name of the package itself belongs to its top."""
+    name = module.split(".")[1] if "." in module else "__init__"
+    return name if any(name in row for row in CORE) else "__init__"
+
+
+def _room_of_file(file: str) -> str:
+    parts = Path(file).parts
+    inner = parts[2:] if parts[0] == "backends" else parts[1:]
+    return inner[0].removesuffix(".py")
+
+
+def _rank(rows: tuple[set[str], ...], room: str) -> int:
+    (rank,) = (number for number, row in enumerate(rows) if room in row)
+    return rank
+
+
 def _third_party(module: str) -> bool:
     top = module.partition(".")[0]
     return top != "autotrainer" and top not in sys.stdlib_module_names
 
 
-def _within(module: str, allowed: set[str]) -> bool:
-    return any(module == name or module.startswith(f"{name}.") for name in allowed)
+def _allowed(file: str, table: Mapping[str, set[str]]) -> set[str]:
+    return {"numpy"}.union(*(names for path, names in table.items() if file == path or file.startswith(f"{path}/")))
 
 
-def _is_glue(file: str) -> bool:
-    return file in GLUE or file.startswith(GLUE_FOLDERS)
+def _is_plugin_side(module: str) -> bool:
+    return module.startswith(("autotrainer.rules", "autotrainer.repairs", "autotrainer.backends"))
 
 
-@pytest.mark.parametrize("file", _files("rules"))
-def test_rules_see_only_records_and_their_base(file: str) -> None:
-    allowed = RECORDS - {"autotrainer.edits", "autotrainer.data"} | {"autotrainer.rule", "autotrainer.rules", "numpy"}
+@pytest.mark.parametrize("file", _files("autotrainer"))
+def test_core_imports_only_downward(file: str) -> None:
+    room = _room_of_file(file)
     for module, _ in _imports(file):
-        assert _within(module, allowed) or module.partition(".")[0] in sys.stdlib_module_names, module
+        if module.partition(".")[0] != "autotrainer" or _is_plugin_side(module):
+            continue
+        other = _core_room(module)
+        below = _rank(CORE, other) < _rank(CORE, room)
+        assert below or other == room or room == "demo", f"{file} imports {module}, which is not below it"
 
 
-@pytest.mark.parametrize("file", _files("repairs"))
-def test_repairs_see_only_records_and_their_base(file: str) -> None:
-    allowed = RECORDS | {"autotrainer.repair", "autotrainer.repairs", "numpy"}
+@pytest.mark.parametrize("file", _files("autotrainer"))
+def test_core_knows_no_rule_no_repair_and_no_backend(file: str) -> None:
+    assert not [module for module, _ in _imports(file) if _is_plugin_side(module)]
+
+
+@pytest.mark.parametrize("file", _files("autotrainer"))
+def test_core_imports_third_parties_only_where_listed_and_when_needed(file: str) -> None:
+    third = [(module.partition(".")[0], early) for module, early in _imports(file) if _third_party(module)]
+    assert {top for top, _ in third} <= _allowed(file, EXTRAS)
+    assert {top for top, early in third if early} <= _allowed(file, AT_ONCE)
+
+
+@pytest.mark.parametrize("file", [*_files("rules"), *_files("repairs")])
+def test_rules_and_repairs_see_only_records_and_their_base(file: str) -> None:
+    allowed = OUTSIDE[Path(file).parts[0]]
     for module, _ in _imports(file):
-        assert _within(module, allowed) or module.partition(".")[0] in sys.stdlib_module_names, module
+        if module.startswith("autotrainer"):
+            assert module.split(".")[1] in allowed, module
+        else:
+            assert module.partition(".")[0] == "numpy" or not _third_party(module), module
 
 
 @pytest.mark.parametrize("file", _files("backends"))
 def test_backends_see_core_and_their_own_framework(file: str) -> None:
-    own = {"pytorch": {"torch"}, "keras3": {"keras", "tensorflow", "jax", "torch", "h5py"}}
     backend = Path(file).parts[1]
     for module, _ in _imports(file):
         if _third_party(module):
-            assert module.partition(".")[0] in own.get(backend, set()) | {"numpy"}, module
-        assert not _within(module, {"autotrainer.rules", "autotrainer.repairs"}), module
-        if _within(module, {"autotrainer.backends"}):
+            assert module.partition(".")[0] in OWN_FRAMEWORK.get(backend, set()) | {"numpy"}, module
+        elif module.startswith("autotrainer.backends"):
             assert module.startswith(f"autotrainer.backends.{backend}"), module
+        elif module.startswith("autotrainer"):
+            assert module.split(".")[1] in OUTSIDE["backends"], module
 
 
-@pytest.mark.parametrize("file", _files("autotrainer"))
-def test_core_knows_no_framework_and_no_single_rule(file: str) -> None:
-    comparing = {"sklearn"} if file == "autotrainer/simple_models.py" else set()  # no neural network: simple models
+@pytest.mark.parametrize("file", [*_files("backends/pytorch"), *_files("backends/keras3")])
+def test_rooms_of_a_backend_import_only_downward(file: str) -> None:
+    backend = Path(file).parts[1]
+    rows = PYTORCH if backend == "pytorch" else KERAS
+    room = _room_of_file(file)
     for module, _ in _imports(file):
-        top = module.partition(".")[0]
-        if not file.startswith("autotrainer/demo/"):
-            assert top not in FRAMEWORKS - comparing, module
-        if not _is_glue(file):
-            assert not _within(module, {"autotrainer.rules", "autotrainer.repairs", "autotrainer.backends"}), module
-        if _third_party(module):
-            extra = EXTRAS.get(file, set())
-            assert top in FRAMEWORKS | {"numpy", "rich", "jinja2", "pytest"} | extra, module
+        if module.startswith(f"autotrainer.backends.{backend}."):
+            other = module.split(".")[3]
+            below = _rank(rows, other) < _rank(rows, room)
+            assert below or other == room, f"{file} imports {module}, which is not below it"
 
 
-@pytest.mark.parametrize("file", _files("autotrainer"))
-def test_core_imports_others_only_when_needed(file: str) -> None:
-    at_once = {module.partition(".")[0] for module, early in _imports(file) if early and _third_party(module)}
-    allowed = {"numpy", "pytest"} if file.startswith("autotrainer/testing/") else {"numpy"}
-    assert at_once <= allowed
+def _graph() -> dict[str, set[str]]:
+    """Return which module imports which, within the four packages, as far as both are files."""
+    files = [file for top in ("autotrainer", "backends", "rules", "repairs") for file in _files(top)]
+
+    def name(file: str) -> str:
+        dotted = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        return dotted if dotted.startswith("autotrainer") else f"autotrainer.{dotted}"
+
+    modules = {name(file): file for file in files}
+    graph = {}
+    for module, file in modules.items():
+        targets: set[str] = set()
+        for node in ast.walk(_tree(file)):
+            if isinstance(node, ast.ImportFrom):
+                targets |= {f"{node.module}.{alias.name}" for alias in node.names} & modules.keys() or {
+                    node.module or ""
+                }
+        graph[module] = (targets & modules.keys()) - {module}
+    return graph
 
 
-@pytest.mark.parametrize("module", sorted(RECORDS))
-def test_records_see_only_records(module: str) -> None:
-    path = module.replace(".", "/")
-    for file in _files(path) or [f"{path}.py"]:
-        for imported, _ in _imports(file):
-            assert not imported.startswith("autotrainer") or _within(imported, RECORDS), imported
+def test_no_import_circles() -> None:
+    graph = _graph()
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " imports ".join((*path[path.index(module) :], module))
+        if module not in done:
+            for target in graph[module]:
+                visit(target, (*path, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("top", ["autotrainer", "backends", "benchmarks"])
+def test_folders_are_small(top: str) -> None:
+    for folder in [ROOT / top, *(path for path in (ROOT / top).rglob("*") if path.is_dir())]:
+        assert len(list(folder.glob("*.py"))) <= MOST_FILES, folder
 
 
 @pytest.mark.parametrize("file", _files("benchmarks"))
@@ -124,4 +248,4 @@ def test_benchmarks_use_the_public_contract_only(file: str) -> None:
 
     public = {f"autotrainer.{name}" for name in autotrainer.__all__} | {"autotrainer"}
     for module, _ in _imports(file):
-        assert not module.startswith("autotrainer") or _within(module, public - {"autotrainer"}) or module in public
+        assert not module.startswith("autotrainer") or module in public or module.startswith("autotrainer.errors")

@@ -10,10 +10,10 @@ import pytest
 
 from autotrainer import registry
 from autotrainer.errors import ConfigError, InputError, PluginError
-from autotrainer.findings import Finding
-from autotrainer.history import RunHistory
+from autotrainer.records.findings import Finding
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TaskContext
 from autotrainer.rule import Rule
-from autotrainer.task import TaskContext
 
 
 class AcmeRule(Rule):

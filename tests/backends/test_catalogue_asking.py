@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import autotrainer
 from autotrainer import registry
-from autotrainer.data import ArrayData, StreamData
+from autotrainer.adapter.spec import FitRequest, TrainingSpec
 from autotrainer.edits import Edit, SetLearningRate
-from autotrainer.exchange import FitRequest, TrainingSpec
-from autotrainer.findings import Severity
-from autotrainer.result import Result
+from autotrainer.records.data import ArrayData, StreamData
+from autotrainer.records.findings import Severity
+from autotrainer.reporting.result import Result
 from autotrainer.testing import RecordedRun
 
 PROBLEMS = ("ignored_input", "data_leakage", "unlearnable_targets")

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, ExponentialLR, LambdaLR, StepLR
 
 import autotrainer
-from autotrainer.findings import Finding, Severity
+from autotrainer.records.findings import Finding, Severity
 
 torch.set_num_threads(1)
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import autotrainer
-from autotrainer.backends.keras3 import bad_operations as of_keras
-from autotrainer.backends.pytorch import bad_operations as of_torch
-from autotrainer.findings import Finding, Severity
+from autotrainer.backends.keras3.training import nonfinite_operations as of_keras
+from autotrainer.backends.pytorch.training import nonfinite_operations as of_torch
+from autotrainer.records.findings import Finding, Severity
 
 RANDOM = np.random.default_rng(0)
 INPUTS = RANDOM.normal(size=(400, 6)).astype(np.float32)

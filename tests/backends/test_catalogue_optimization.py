@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import autotrainer
-from autotrainer.findings import Finding, Severity
+from autotrainer.records.findings import Finding, Severity
 
 PROBLEMS = (
     "gradient_spike",

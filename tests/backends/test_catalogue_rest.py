@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 import autotrainer
 from autotrainer.cli import main
 from autotrainer.errors import LogError
-from autotrainer.findings import Finding, Severity
+from autotrainer.records.findings import Finding, Severity
 
 torch.set_num_threads(1)
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import autotrainer
 from autotrainer.edits import DropBadRows, EncodeTargets, NumberClasses, ReshapeTargets, ScaleTargets, ShuffleData
 from autotrainer.errors import DataError
-from autotrainer.result import Result
+from autotrainer.reporting.result import Result
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(600, 4)).astype(np.float32)
@@ -266,7 +266,7 @@ def test_targets_that_the_loss_refuses(
 
 
 def test_a_mended_training_that_fails_again_says_what_is_wrong_as_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    from autotrainer.backends.pytorch.trainer import TorchTrainer
+    from autotrainer.backends.pytorch.training.trainer import TorchTrainer
 
     plain: Callable[..., Any] = TorchTrainer.train
 

@@ -18,8 +18,8 @@ import autotrainer
 from autotrainer import registry
 from autotrainer.edits import InsertNormalization
 from autotrainer.errors import ConfigError, DataError
-from autotrainer.plan import RepairPlan
-from autotrainer.result import Result
+from autotrainer.reporting.plan import RepairPlan
+from autotrainer.reporting.result import Result
 
 Layers = Sequence[tuple[int, str]]
 Data = tuple[np.ndarray, np.ndarray]

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import autotrainer
-from autotrainer.result import Result
+from autotrainer.reporting.result import Result
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ import pytest
 from keras import layers, ops
 
 import autotrainer
-from autotrainer.findings import Finding, Severity
+from autotrainer.records.findings import Finding, Severity
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(640, 8)).astype("float32")

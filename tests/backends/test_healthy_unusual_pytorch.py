@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import autotrainer
-from autotrainer.engine import Engine
-from autotrainer.findings import Finding, Severity
+from autotrainer.monitoring.engine import Engine
+from autotrainer.records.findings import Finding, Severity
 from autotrainer.registry import make_rules
 
 RANDOM = np.random.default_rng(0)

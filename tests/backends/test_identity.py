@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from autotrainer import registry
-from autotrainer.data import ArrayData
-from autotrainer.exchange import FitRequest
-from autotrainer.fingerprint import digest
+from autotrainer.adapter.spec import FitRequest
+from autotrainer.records.data import ArrayData
+from autotrainer.workers.fingerprint import digest
 
 DATA = ArrayData(np.zeros((8, 4), np.float32), np.array([0, 1] * 4))
 

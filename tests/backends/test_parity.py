@@ -11,11 +11,11 @@ import torch  # before TensorFlow, which can't be the first of the two
 import keras  # isort: skip
 from keras import layers as kl  # isort: skip
 
-from autotrainer.backends.keras3.observer import observe as observe_keras
-from autotrainer.backends.pytorch.observer import observe as observe_torch
-from autotrainer.monitor import Monitor
-from autotrainer.sampler import StepSampler
-from autotrainer.signals import LAYER_COLUMNS, STEP_COLUMNS
+from autotrainer.backends.keras3.watching.observer import observe as observe_keras
+from autotrainer.backends.pytorch.watching.observer import observe as observe_torch
+from autotrainer.monitoring.monitor import Monitor
+from autotrainer.monitoring.sampler import StepSampler
+from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS
 
 RANDOM = np.random.RandomState(0)
 X = RANDOM.randn(56, 6).astype("float32") * 3

@@ -21,7 +21,7 @@ from autotrainer.edits import (
     SwapActivation,
 )
 from autotrainer.errors import ConfigError
-from autotrainer.plan import RepairPlan
+from autotrainer.reporting.plan import RepairPlan
 
 SETTINGS = (SetLearningRate(0.5), ScaleInputs((1.0, 2.0), (2.0, 4.0)), SetOutputActivation("linear"))
 

@@ -20,8 +20,8 @@ from benchmarks.calibration.run import kind_of
 from benchmarks.calibration.scoring import Counts, Judged, counts, cross_validate, has_effect, wins
 from benchmarks.calibration.suite import calibrate, judged_logs, report
 from benchmarks.cases.case import load_cases
-from benchmarks.running.runs import Runs
-from benchmarks.telling import plots
+from benchmarks.execution.runs import Runs
+from benchmarks.reporting import plots
 
 AXIS = Axis("dying_relu", "dead_units", 0.5, (0.25, 0.5, 0.75))
 

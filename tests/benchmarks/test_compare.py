@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.cases.case import load_cases
-from benchmarks.telling.page import blocks
+from benchmarks.reporting.page import blocks
 
 CASES = [case.id for case in load_cases(["real"]) if case.ceiling is None][:12]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.detect.verdicts import Verdict
 from benchmarks.repair.outcomes import Outcome
-from benchmarks.telling.goals import detect_goals, repair_goals
+from benchmarks.reporting.goals import detect_goals, repair_goals
 
 
 def training(i: int, *, faulty: bool, found: bool) -> Verdict:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.telling.intervals import bootstrap_mean, mcnemar, signed_rank, wilson
+from benchmarks.reporting.intervals import bootstrap_mean, mcnemar, signed_rank, wilson
 
 
 @pytest.mark.parametrize(

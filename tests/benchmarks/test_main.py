@@ -11,9 +11,9 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.calibration import suite as calibration
 from benchmarks.detect import suite as detect
+from benchmarks.execution import pool
 from benchmarks.repair import suite as repair
-from benchmarks.running import pool
-from benchmarks.telling import plots
+from benchmarks.reporting import plots
 
 
 @pytest.fixture

@@ -16,14 +16,14 @@ import pytest
 from autotrainer.errors import ConfigError
 from benchmarks.__main__ import main
 from benchmarks.detect.suite import detect
+from benchmarks.execution import pool, runs
+from benchmarks.execution.progress import span
+from benchmarks.execution.provenance import told
 from benchmarks.repair.suite import repair
-from benchmarks.running import pool, runs
-from benchmarks.running.progress import span
-from benchmarks.running.provenance import told
 
 _SLEEPER = """
 import time
-from benchmarks.running.pool import worker
+from benchmarks.execution.pool import worker
 
 def run(task):
     time.sleep(task["seconds"])
@@ -85,7 +85,7 @@ def test_an_interrupt_leaves_no_process_and_no_row(tmp_path: Path, sleeper: str)
     code = (
         # A shell that runs the tests in the background has its children ignore interrupts.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from pathlib import Path; from benchmarks.running.pool import run_all; "
+        "from pathlib import Path; from benchmarks.execution.pool import run_all; "
         f"run_all({sleeper!r}, [{{'seconds': 0}}, {{'seconds': 300}}, {{'seconds': 301}}], Path({str(out)!r}))"
     )
     path = os.pathsep.join(sys.path)

@@ -9,10 +9,10 @@ import pytest
 from autotrainer.errors import DataError
 from benchmarks.data.datasets import data_folder
 from benchmarks.detect.suite import detect
+from benchmarks.execution.pool import read_rows
+from benchmarks.execution.runs import Runs
 from benchmarks.overhead.run import run as run_overhead
 from benchmarks.repair.suite import repair
-from benchmarks.running.pool import read_rows
-from benchmarks.running.runs import Runs
 
 
 @pytest.fixture

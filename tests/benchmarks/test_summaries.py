@@ -12,7 +12,7 @@ from benchmarks.detect.confidence import reliability
 from benchmarks.detect.suite import judge, summarize, tasks
 from benchmarks.detect.verdicts import judge_all, rivals, within
 from benchmarks.overhead.suite import median_ratio, total_ratio
-from benchmarks.telling.parity import agreement, parity
+from benchmarks.reporting.parity import agreement, parity
 
 
 def finding(

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from autotrainer.findings import Finding, Severity
-from autotrainer.signals import LayerInfo
-from autotrainer.task import LossInfo, OptimizerInfo, TargetSummary, TaskContext
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.signals import LayerInfo
+from autotrainer.records.task import LossInfo, OptimizerInfo, TargetSummary, TaskContext
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from autotrainer import edits as e
 from autotrainer import registry
 from autotrainer.edits import edit_from_dict
 from autotrainer.errors import ConfigError
-from autotrainer.signals import LayerInfo
-from autotrainer.task import OptimizerInfo
+from autotrainer.records.signals import LayerInfo
+from autotrainer.records.task import OptimizerInfo
 
 ADAM = {"optimizer": OptimizerInfo("adam", 1e-3)}
 SCHEDULED = {"optimizer": OptimizerInfo("sgd", 0.1, scheduled=True)}

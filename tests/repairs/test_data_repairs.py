@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from autotrainer.adapter.spec import Support, SupportLevel
 from autotrainer.edits import (
     DropBadRows,
     EncodeTargets,
@@ -16,8 +17,7 @@ from autotrainer.edits import (
     ShuffleData,
     WeightClasses,
 )
-from autotrainer.exchange import Support, SupportLevel
-from autotrainer.planner import Planner
+from autotrainer.records.task import LossInfo, TargetSummary
 from autotrainer.repair import Risk
 from autotrainer.repairs.drop_bad_rows import DropBadRowsRepair
 from autotrainer.repairs.encode_targets import EncodeTargetsRepair
@@ -26,7 +26,7 @@ from autotrainer.repairs.reshape_targets import ReshapeTargetsRepair
 from autotrainer.repairs.scale_targets import ScaleTargetsRepair
 from autotrainer.repairs.shuffle_data import ShuffleDataRepair
 from autotrainer.repairs.weight_classes import WeightClassesRepair
-from autotrainer.task import LossInfo, TargetSummary
+from autotrainer.search.planner import Planner
 
 MSE = LossInfo("MSELoss", "squared_error", "values")
 HUBER = LossInfo("SmoothL1Loss", "huber", "values")

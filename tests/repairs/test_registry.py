@@ -8,11 +8,11 @@ import pytest
 
 from autotrainer import registry
 from autotrainer.edits import EDITS
-from autotrainer.patches import describe, lines, words
-from autotrainer.plan import RepairPlan
+from autotrainer.records.signals import LayerInfo
+from autotrainer.records.task import LossInfo, OptimizerInfo
 from autotrainer.repair import DOC_SECTIONS, Repair
-from autotrainer.signals import LayerInfo
-from autotrainer.task import LossInfo, OptimizerInfo
+from autotrainer.reporting.patches import describe, lines, words
+from autotrainer.reporting.plan import RepairPlan
 
 CASES = [
     pytest.param(repair, problem, id=f"{repair.name}-{problem}")
@@ -61,7 +61,7 @@ def test_proposals_are_plans_that_can_be_read_and_kept(repair, problem, kind, fi
 
 @pytest.mark.parametrize(("repair", "problem"), CASES)
 def test_nothing_known_raises_nothing(repair, problem, finding) -> None:
-    from autotrainer.task import TargetSummary, TaskContext
+    from autotrainer.records.task import TargetSummary, TaskContext
 
     list(repair().propose(finding(problem), TaskContext(), TargetSummary()))
 

@@ -18,6 +18,8 @@ from autotrainer.edits import (
     SwapActivation,
     SwapOptimizer,
 )
+from autotrainer.records.signals import LayerInfo
+from autotrainer.records.task import LossInfo, OptimizerInfo
 from autotrainer.repairs.add_dropout import AddDropoutRepair
 from autotrainer.repairs.add_momentum import AddMomentumRepair
 from autotrainer.repairs.change_batch_size import ChangeBatchSizeRepair
@@ -32,8 +34,6 @@ from autotrainer.repairs.scale_learning_rate import ScaleLearningRateRepair
 from autotrainer.repairs.swap_activation import SwapActivationRepair
 from autotrainer.repairs.swap_optimizer import SwapOptimizerRepair
 from autotrainer.repairs.warm_up_learning_rate import WarmUpLearningRateRepair
-from autotrainer.signals import LayerInfo
-from autotrainer.task import LossInfo, OptimizerInfo
 
 CE_LOGITS = LossInfo("ce", "cross_entropy", "logits", "either", 1)
 CE_PROBABILITIES = LossInfo("cce", "cross_entropy", "probabilities", "one_hot")

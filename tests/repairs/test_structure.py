@@ -7,12 +7,12 @@ import math
 import pytest
 
 from autotrainer.edits import AddResidual, ClipAttention, ResizeLayers, ScaleOutputLayer
+from autotrainer.records.signals import LayerInfo
+from autotrainer.records.task import LossInfo
 from autotrainer.repairs.add_residual import AddResidualRepair
 from autotrainer.repairs.clip_attention import ClipAttentionRepair
 from autotrainer.repairs.resize_hidden_layers import ResizeHiddenLayersRepair
 from autotrainer.repairs.scale_output_layer import ScaleOutputLayerRepair
-from autotrainer.signals import LayerInfo
-from autotrainer.task import LossInfo
 
 LOGITS = LossInfo("ce", "cross_entropy", "logits", "index", 1)
 PROBABILITIES = LossInfo("bce", "binary_cross_entropy", "probabilities")

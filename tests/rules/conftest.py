@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotrainer.history import RunHistory
-from autotrainer.signals import LAYER_COLUMNS, STEP_COLUMNS, LayerInfo, StepStats
-from autotrainer.task import LossInfo, OptimizerInfo, TargetSummary, TaskContext
+from autotrainer.records.history import RunHistory
+from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, LayerInfo, StepStats
+from autotrainer.records.task import LossInfo, OptimizerInfo, TargetSummary, TaskContext
 
 LAYERS = (
     LayerInfo("fc1", "dense", "relu", 16, 100),

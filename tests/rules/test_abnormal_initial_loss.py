@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotrainer.records.task import LossInfo
 from autotrainer.rules.abnormal_initial_loss import AbnormalInitialLoss
-from autotrainer.task import LossInfo
 
 LOGITS: dict[str, Any] = {"targets": "index", "loss": "ce", "output_units": 4}
 SHARES: dict[str, Any] = {"targets": "index", "loss": "scce", "output_units": 4}

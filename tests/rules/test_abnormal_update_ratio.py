@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotrainer.records.task import OptimizerInfo
 from autotrainer.rules.abnormal_update_ratio import AbnormalUpdateRatio
-from autotrainer.task import OptimizerInfo
 
 STUCK: dict[str, Any] = {"losses": lambda t: 0.69, "scalars": {"accuracy": 0.6}}
 STRONG = OptimizerInfo("adamw", 0.003, weight_decay=10.0)

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autotrainer import registry
-from autotrainer.engine import Engine
-from autotrainer.findings import Severity
+from autotrainer.monitoring.engine import Engine
+from autotrainer.records.findings import Severity
+from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS
 from autotrainer.rules import BUILTIN
-from autotrainer.signals import LAYER_COLUMNS, STEP_COLUMNS
 
 REAL = {"scalars": {"squared_error": lambda t: 0.05 + np.exp(-t / 60)}, "losses": lambda t: 0.05 + np.exp(-t / 60)}
 

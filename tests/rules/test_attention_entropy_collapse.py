@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotrainer.records.signals import LayerInfo
 from autotrainer.rules.attention_entropy_collapse import AttentionEntropyCollapse
-from autotrainer.signals import LayerInfo
 
 LAYERS = (
     LayerInfo("words", "embedding", None, 16, 800),

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotrainer.records.task import TargetSummary
 from autotrainer.rules.class_imbalance import ClassImbalance
-from autotrainer.task import TargetSummary
 
 
 def two(majority: float) -> TargetSummary:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from autotrainer.findings import Severity
+from autotrainer.records.findings import Severity
 from autotrainer.rules.data_leakage import DataLeakage
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotrainer.records.task import OptimizerInfo
 from autotrainer.rules.divergence import Divergence
-from autotrainer.task import OptimizerInfo
 
 noise = np.random.default_rng(0).standard_normal(2000)
 CHANCE = {"accuracy": 0.5}

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotrainer.records.signals import LayerInfo
 from autotrainer.rules.dormant_neurons import DormantNeurons
-from autotrainer.signals import LayerInfo
 
 TANH = (
     LayerInfo("fc1", "dense", "tanh", 16, 100),

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotrainer.records.task import OptimizerInfo
 from autotrainer.rules.gradient_spike import GradientSpike
-from autotrainer.task import OptimizerInfo
 
 noise = np.random.default_rng(0).lognormal(0, 0.3, 1000)
 heavy = np.random.default_rng(1).lognormal(0, 1.5, 1000)

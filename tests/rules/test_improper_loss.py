@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotrainer.records.task import TargetSummary
 from autotrainer.rules.improper_loss import ImproperLoss
-from autotrainer.task import TargetSummary
 
 FROM_ONE = TargetSummary(600, 600, 2, 1, False, True, 1.0, 2.0, 1.5, 0.25, values=(1.0, 2.0), classes=2, majority=0.5)
 TWO = TargetSummary(

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotrainer.records.signals import LayerInfo
+from autotrainer.records.task import OptimizerInfo
 from autotrainer.rules.insufficient_capacity import InsufficientCapacity
-from autotrainer.signals import LayerInfo
-from autotrainer.task import OptimizerInfo
 
 
 def dense(*units: int, inputs: int = 8, bias: bool = True, activation: str = "relu") -> tuple[LayerInfo, ...]:

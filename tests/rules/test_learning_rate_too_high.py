@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotrainer.records.signals import LayerInfo
+from autotrainer.records.task import LossInfo, OptimizerInfo
 from autotrainer.rules.learning_rate_too_high import LearningRateTooHigh
-from autotrainer.signals import LayerInfo
-from autotrainer.task import LossInfo, OptimizerInfo
 
 CHANCE: dict[str, Any] = {"losses": lambda t: 2.0 if t > 3 else 0.7, "scalars": {"accuracy": 0.5}}
 

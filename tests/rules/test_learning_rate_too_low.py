@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotrainer.records.task import OptimizerInfo
 from autotrainer.rules.learning_rate_too_low import LearningRateTooLow
-from autotrainer.task import OptimizerInfo
 
 LOW = OptimizerInfo("sgd", 1e-5)
 

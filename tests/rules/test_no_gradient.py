@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotrainer.records.signals import LayerInfo
 from autotrainer.rules.no_gradient import NoGradient
-from autotrainer.signals import LayerInfo
 
 CHANCE: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}
 CUT_OFF = {"grad_norm": [0.0, 0.3, 0.3]}

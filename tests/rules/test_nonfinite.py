@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotrainer.facts import BAD_OPERATIONS, BAD_TENSORS
+from autotrainer.records.facts import BAD_OPERATIONS, BAD_TENSORS
 from autotrainer.rules.nonfinite import NonFinite
 
 

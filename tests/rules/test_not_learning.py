@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotrainer.records.task import OptimizerInfo
 from autotrainer.rules.not_learning import NotLearning
 from autotrainer.rules.slow_convergence import SlowConvergence
-from autotrainer.task import OptimizerInfo
 
 FLAT: dict[str, Any] = {"losses": lambda t: 0.7}
 CHANCE: dict[str, Any] = FLAT | {"scalars": {"accuracy": 0.5}}

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotrainer.findings import Severity
+from autotrainer.records.findings import Severity
+from autotrainer.records.signals import LayerInfo
+from autotrainer.records.task import TargetSummary
 from autotrainer.rules._layers import activated
 from autotrainer.rules._outcome import outcome, progress
 from autotrainer.rules._trends import growth
-from autotrainer.signals import LayerInfo
-from autotrainer.task import TargetSummary
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotrainer.records.signals import LayerInfo
 from autotrainer.rules.parameters_not_optimized import ParametersNotOptimized
-from autotrainer.signals import LayerInfo
 
 LAYERS = (
     LayerInfo("body.0", "dense", "relu", 16, 2000),

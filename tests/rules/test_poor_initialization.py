@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotrainer.records.signals import LayerInfo
 from autotrainer.rules.poor_initialization import PoorInitialization
-from autotrainer.signals import LayerInfo
 
 
 def starting(*starts: str, units: int = 16) -> list[LayerInfo]:

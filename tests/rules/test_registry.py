@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from autotrainer import registry
-from autotrainer.facts import FACTS
-from autotrainer.history import RunHistory
+from autotrainer.records.facts import FACTS
+from autotrainer.records.history import RunHistory
+from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS
 from autotrainer.rule import DOC_SECTIONS, Rule
 from autotrainer.rules import BUILTIN
-from autotrainer.signals import LAYER_COLUMNS, STEP_COLUMNS
 
 RUNS: list[dict[str, Any]] = [
     {},

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotrainer.records.task import OptimizerInfo
 from autotrainer.rules.representation_collapse import RepresentationCollapse
-from autotrainer.task import OptimizerInfo
 
 STUCK: dict[str, Any] = {"losses": lambda t: 0.7}
 AT_CHANCE = {"accuracy": 0.5}

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotrainer.records.task import OptimizerInfo
 from autotrainer.rules._outcome import outcome
 from autotrainer.rules._runaway import coasting, loss_rise
 from autotrainer.rules._steps import steps_taken
-from autotrainer.task import OptimizerInfo
 
 
 def noise(t: int) -> float:

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotrainer.engine import Engine
-from autotrainer.findings import Severity
+from autotrainer.monitoring.engine import Engine
+from autotrainer.records.findings import Severity
+from autotrainer.records.signals import LayerInfo
 from autotrainer.rules.abnormal_data import AbnormalData
 from autotrainer.rules.saturated_activation import SaturatedActivation
 from autotrainer.rules.vanishing_gradient import VanishingGradient
-from autotrainer.signals import LayerInfo
 
 LAYERS = (
     LayerInfo("fc1", "dense", "tanh", 16, 100),

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotrainer.records.signals import LayerInfo
 from autotrainer.rules.stale_second_moment import StaleSecondMoment
-from autotrainer.signals import LayerInfo
 
 STUCK: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}
 HALF_WAY: dict[str, Any] = {"losses": lambda t: 0.5, "scalars": {"accuracy": 0.7}}

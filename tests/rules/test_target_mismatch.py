@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from autotrainer.records.task import TargetSummary
 from autotrainer.rules.target_mismatch import TargetMismatch
-from autotrainer.task import TargetSummary
 
 CROSSED = {"squared_error": 1.3, "crossed_error": 2.0, "absolute_error": 0.7, "crossed_absolute_error": 0.9}
 ENTROPIES = {"binary_entropy": 0.69, "crossed_binary_entropy": 0.694}

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from autotrainer.findings import Severity
+from autotrainer.records.findings import Severity
+from autotrainer.records.task import TargetSummary
 from autotrainer.rules.unlearnable_targets import UnlearnableTargets
-from autotrainer.task import TargetSummary
 
 ONES = TargetSummary(600, 600, 2, 1, False, True, 1.0, 1.0, 1.0, 0.0, values=(1.0,), classes=1, majority=1.0)
 SEVENS = replace(ONES, minimum=0.7, maximum=0.7, mean=0.7, integral=False, values=(), classes=0)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotrainer.records.task import OptimizerInfo, TargetSummary
 from autotrainer.rules.unshuffled_data import UnshuffledData
-from autotrainer.task import OptimizerInfo, TargetSummary
 
 RNG = np.random.default_rng(0)
 

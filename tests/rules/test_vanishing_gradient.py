@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotrainer.findings import Severity
+from autotrainer.records.findings import Severity
+from autotrainer.records.signals import LayerInfo
 from autotrainer.rules.vanishing_gradient import VanishingGradient
-from autotrainer.signals import LayerInfo
 
 FADED = {"grad_norm": [1e-9, 1e-5, 1e-2]}
 STUCK: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}

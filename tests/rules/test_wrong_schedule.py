@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotrainer.records.task import OptimizerInfo
 from autotrainer.rules.wrong_schedule import WrongSchedule
-from autotrainer.task import OptimizerInfo
 
 SCHEDULED = {"optimizer": OptimizerInfo("sgd", 0.1, scheduled=True)}
 STUCK = {"losses": lambda t: 0.7}

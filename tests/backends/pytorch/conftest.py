@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from autotrainer.backends.pytorch.trainer import TorchTrainer, make_trainer
-from autotrainer.data import normalize
-from autotrainer.exchange import FitRequest, Trained, TrainingSpec
+from autotrainer.adapter.spec import FitRequest, Trained, TrainingSpec
+from autotrainer.backends.pytorch.training.trainer import TorchTrainer, make_trainer
+from autotrainer.records.data import normalize
 from autotrainer.testing import RecordedRun
 
 

@@ -1,0 +1,109 @@
+"""Settings from outside the code: ``[tool.autotrainer]`` in ``pyproject.toml``, and the off switch."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autotrainer.errors import ConfigError, nearest
+
+__all__ = ["ProjectSettings", "project_settings", "switched_off"]
+
+_TABLE = "tool.autotrainer"
+_KEYS = ("select", "ignore", "thresholds")
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectSettings:
+    """The table's values, by the names that they have as arguments of `autotrainer.watch`.
+
+    Attributes:
+        path: The file; None if there is none.
+        select: Problems to look for; None for all.
+        ignore: Problems to leave out.
+        thresholds: Values by ``problem.name`` or by the papers' names.
+    """
+
+    path: Path | None = None
+    select: tuple[str, ...] | None = None
+    ignore: tuple[str, ...] = ()
+    thresholds: Mapping[str, Any] = field(default_factory=dict)
+
+
+def switched_off() -> bool:
+    """Return whether ``AUTOTRAINER_OFF=1`` is set."""
+    return os.environ.get("AUTOTRAINER_OFF", "") not in ("", "0")
+
+
+def project_settings(folder: Path | None = None) -> ProjectSettings:
+    """Read the nearest ``pyproject.toml`` with a table ``[tool.autotrainer]``.
+
+    Args:
+        folder: Where to begin; its parents are looked at too. None: the current folder.
+
+    Returns:
+        Its settings; empty ones where there is no such file.
+
+    Raises:
+        ConfigError: If that table can't be read, or holds what it should not.
+    """
+    try:
+        start = Path.cwd() if folder is None else folder
+    except OSError:  # the current folder is gone
+        return ProjectSettings()
+    for place in (start, *start.parents):
+        path = place / "pyproject.toml"
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):  # no such file, or none for us
+            continue
+        if _TABLE in text:
+            table = _table(path, text)
+            if table is not None:
+                return _settings(path, table)
+    return ProjectSettings()
+
+
+def _table(path: Path, text: str) -> Any:
+    try:
+        tools = tomllib.loads(text).get("tool")
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is no valid TOML, so that [{_TABLE}] can't be read: {error}") from None
+    return tools.get("autotrainer") if isinstance(tools, Mapping) else None
+
+
+def _settings(path: Path, table: Any) -> ProjectSettings:
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{path}: {_TABLE} must be a table with {', '.join(_KEYS)}")
+    for key in table:
+        if key not in _KEYS:
+            raise ConfigError(f"{path}: unknown setting {key!r} in [{_TABLE}]: {nearest(key, _KEYS)}")
+    select = table.get("select")
+    return ProjectSettings(
+        path=path,
+        select=None if select is None else _names(path, "select", select),
+        ignore=_names(path, "ignore", table.get("ignore", ())),
+        thresholds=dict(_numbers(path, table.get("thresholds", {}))),
+    )
+
+
+def _names(path: Path, key: str, value: Any) -> tuple[str, ...]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{path}: {key} in [{_TABLE}] must be a list of names, codes and code prefixes")
+    return tuple(names)
+
+
+def _numbers(path: Path, table: Any, before: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield thresholds by their full name, whether it is written as one quoted key or as a table of the problem."""
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{path}: thresholds in [{_TABLE}] must be a table of numbers by problem.name")
+    for name, value in table.items():
+        if isinstance(value, Mapping) and not before:
+            yield from _numbers(path, value, f"{name}.")
+        else:
+            yield before + name, value

@@ -1,0 +1,283 @@
+"""`reproduce`: take up the published AUTOTRAINER's own artefacts, repair the training, and save what came out."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotrainer.demo.unpickle import load_plain
+from autotrainer.edits import (
+    ClipGradients,
+    Edit,
+    SetBatchSize,
+    SetLearningRate,
+    SetLoss,
+    SetMomentum,
+    SetWeightDecay,
+    SwapOptimizer,
+)
+from autotrainer.errors import ConfigError, DataError, nearest
+from autotrainer.reporting.files import write_atomic
+from autotrainer.reporting.patches.base import OPTIMIZERS
+from autotrainer.reporting.result import Result
+
+__all__ = ["Configuration", "load_data", "read_config", "repaired_config", "reproduce"]
+
+BUILTIN_MODEL = "builtin:improper_activation_blob"
+"""The one published demo model that comes as code and not as a file."""
+
+Arrays = NDArray[Any]
+Split = tuple[tuple[Arrays, Arrays], tuple[Arrays, Arrays]]
+
+_KEYS = ("dataset", "loss", "optimizer", "epoch", "batchsize")
+_DATASETS = ("simplednn_circle", "simplednn_blob", "mnist")
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A training configuration of AUTOTRAINER.
+
+    Attributes:
+        values: All keys and values as read.
+        dataset: ``simplednn_circle``, ``simplednn_blob`` or ``mnist``.
+        loss: Keras loss: name or serialized form.
+        optimizer: Name of a Keras optimizer.
+        opt_kwargs: Its arguments, as Keras 2 calls them.
+        epochs: Epochs, >= 1.
+        batch_size: Samples a batch, >= 1.
+    """
+
+    values: Mapping[str, Any]
+    dataset: str
+    loss: Any
+    optimizer: str
+    opt_kwargs: Mapping[str, Any]
+    epochs: int
+    batch_size: int
+
+    @classmethod
+    def from_values(cls, values: Any, source: str) -> Self:
+        """Check the values of a configuration.
+
+        Raises:
+            ConfigError: If a key is missing or a value is not what it has to be.
+        """
+        if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+            raise ConfigError(f"{source} must hold a dict with the keys {', '.join(_KEYS)}")
+        missing = [key for key in _KEYS if key not in values]
+        if missing:
+            raise ConfigError(f"{source} lacks {missing[0]!r}: it must have the keys {', '.join(_KEYS)}")
+        for key in ("epoch", "batchsize"):
+            if isinstance(values[key], bool) or not isinstance(values[key], int) or values[key] < 1:
+                raise ConfigError(f"{source}: {key} must be a whole number >= 1, not {values[key]!r}")
+        arguments = values.get("opt_kwargs") or {}
+        if not isinstance(arguments, dict):
+            raise ConfigError(f"{source}: opt_kwargs must be a dict, not {arguments!r}")
+        if values["dataset"] not in _DATASETS:
+            hint = nearest(str(values["dataset"]), _DATASETS)
+            raise ConfigError(f"{source}: unknown dataset {values['dataset']!r}: {hint}")
+        return cls(
+            values,
+            values["dataset"],
+            values["loss"],
+            str(values["optimizer"]),
+            arguments,
+            values["epoch"],
+            values["batchsize"],
+        )
+
+
+def read_config(path: str | Path) -> Configuration:
+    """Read a configuration from ``.json``, or from ``.pkl`` without running anything that it holds.
+
+    Raises:
+        ConfigError: If it can't be read, holds more than plain values, or lacks something.
+    """
+    path = Path(path)
+    if path.suffix in (".pkl", ".pickle"):
+        return Configuration.from_values(load_plain(path), str(path))
+    if path.suffix != ".json":
+        raise ConfigError(f"{path} is no configuration: give a .pkl or .json file")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"can't read the configuration {path}: {error}") from error
+    return Configuration.from_values(values, str(path))
+
+
+def load_data(dataset: str, folder: str | Path | None = None) -> Split:
+    """Load one of the data sets.
+
+    Args:
+        dataset: ``simplednn_circle``, ``simplednn_blob`` (embedded) or ``mnist``.
+        folder: For MNIST: folder with the IDX files (also gzipped), or with a folder ``mnist`` of them. None:
+            the environment variable ``AUTOTRAINER_DATA``.
+
+    Returns:
+        Training and validation data, each (inputs, class indices). MNIST is divided by 255, shape (rows, 28, 28).
+
+    Raises:
+        DataError: If files are missing or damaged.
+    """
+    if dataset != "mnist":
+        from autotrainer.demo.data import load
+
+        parts = load(dataset.removeprefix("simplednn_"))
+        return parts.train, parts.validation
+    given = folder or os.environ.get("AUTOTRAINER_DATA")
+    if not given:
+        raise DataError("MNIST is not embedded: give --data DIR with its four IDX files, or set AUTOTRAINER_DATA")
+    sets = []
+    for part in ("train", "t10k"):
+        images = _read_idx(Path(given), f"{part}-images-idx3-ubyte")
+        labels = _read_idx(Path(given), f"{part}-labels-idx1-ubyte")
+        if len(images) != len(labels):
+            raise DataError(f"{given}: {part} has {len(images)} images and {len(labels)} labels; get the files anew")
+        sets.append((images.astype(np.float32) / 255, labels.astype(np.int64)))
+    return sets[0], sets[1]
+
+
+def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
+    """Read an IDX file of unsigned bytes (format: yann.lecun.com/exdb/mnist)."""
+    for path in (folder / "mnist" / f"{name}.gz", folder / "mnist" / name, folder / f"{name}.gz", folder / name):
+        if not path.is_file():
+            continue
+        try:
+            content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            if content[:3] != b"\x00\x00\x08":
+                raise ValueError("no IDX file of unsigned bytes")
+            rank = content[3]
+            shape = np.frombuffer(content, ">u4", rank, 4).astype(int)
+            return np.frombuffer(content, np.uint8, -1, 4 + 4 * rank).reshape(shape)
+        except (OSError, EOFError, ValueError, IndexError) as error:
+            raise DataError(f"{path} is damaged: {error}; get the file anew") from error
+    raise DataError(
+        f"no {name}(.gz) in {folder} or {folder / 'mnist'}: give --data DIR with the four IDX files of MNIST"
+    )
+
+
+def _shaped(data: tuple[Arrays, Arrays], model: Any, loss: Any, classes: int) -> tuple[Arrays, Arrays]:
+    """Bring inputs and class indices to the form that model and loss take."""
+    inputs, labels = data
+    width = tuple(model.input_shape[1:])
+    if int(np.prod(inputs.shape[1:])) != int(np.prod([w or 1 for w in width])):
+        raise DataError(f"the model takes inputs of shape {width}, the data set has {inputs.shape[1:]}; check --config")
+    inputs = inputs.reshape(len(inputs), *width)
+    units = model.output_shape[-1]
+    if "sparse" in str(loss).lower():
+        return inputs, labels
+    if units == 1:
+        return inputs, labels.astype(np.float32)[:, None]
+    if units < classes:
+        raise DataError(f"the model has {units} outputs, the data set {classes} classes; check --config")
+    return inputs, np.eye(units, dtype=np.float32)[labels]
+
+
+def reproduce(
+    model: str | Path,
+    settings: Configuration,
+    out: str | Path,
+    data: str | Path | None = None,
+    budget: float | None = None,
+) -> Result:
+    """Watch and repair a training of the published AUTOTRAINER.
+
+    Args:
+        model: ``.h5`` (Keras 2 or 3) or ``.keras`` file, or `BUILTIN_MODEL`.
+        settings: Its configuration.
+        out: Folder for what `Result.save` writes (``model.keras``, report, plan) and ``config.json``.
+        data: Folder of MNIST's files.
+        budget: Work allowed, in trainings of the given model; None for the default of `autotrainer.fit`.
+
+    Returns:
+        What `autotrainer.fit` returned.
+
+    Raises:
+        InputError: If an argument can't be used.
+        ImportError: If Keras is not installed.
+    """
+    from autotrainer.api.fit import fit
+    from autotrainer.demo import published_models
+
+    network = (
+        published_models.improper_activation_blob()
+        if str(model) == BUILTIN_MODEL
+        else published_models.load_model(model)
+    )
+    train, validation = load_data(settings.dataset, data)
+    classes = int(train[1].max()) + 1
+    result = fit(
+        network,
+        _shaped(train, network, settings.loss, classes),
+        _shaped(validation, network, settings.loss, classes),
+        loss=published_models.read_loss(settings.loss),
+        optimizer=published_models.build_optimizer(settings.optimizer, settings.opt_kwargs),
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        budget=budget,
+    )
+    _save(result, settings, Path(out))
+    return result
+
+
+def _save(result: Result, settings: Configuration, out: Path) -> None:
+    result.save(out)
+    edits = () if result.plan is None else result.plan.edits
+    write_atomic(out / "config.json", json.dumps(repaired_config(settings, edits), indent=2) + "\n")
+
+
+def repaired_config(settings: Configuration, edits: tuple[Edit, ...]) -> dict[str, Any]:
+    """Return the configuration with a repair's settings, under the keys that it came with.
+
+    What is no setting (layers, normalization, scaling) is in the repaired model.
+    """
+    values = {**settings.values, "opt_kwargs": dict(settings.opt_kwargs)}
+    arguments = values["opt_kwargs"]
+    for edit in edits:
+        match edit:
+            case SwapOptimizer():
+                values["optimizer"] = OPTIMIZERS[edit.name]
+                values["opt_kwargs"] = arguments = {"lr": edit.learning_rate}
+                if edit.momentum:
+                    arguments["momentum"] = edit.momentum
+                if edit.weight_decay:
+                    arguments["weight_decay"] = edit.weight_decay
+            case SetLearningRate():
+                arguments.pop("learning_rate", None)
+                arguments["lr"] = edit.value
+            case SetMomentum():
+                arguments["momentum"] = edit.value
+            case SetWeightDecay():
+                arguments["weight_decay"] = edit.value
+            case ClipGradients():
+                arguments["clipvalue" if edit.kind == "value" else "global_clipnorm"] = edit.limit
+            case SetBatchSize():
+                values["batchsize"] = edit.size
+            case SetLoss():
+                values["loss"] = _keras_loss(edit, settings)
+            case _:
+                pass
+    return values
+
+
+def _keras_loss(edit: SetLoss, settings: Configuration) -> Any:
+    """Return the name of a Keras loss, or its serialized form where a name does not suffice."""
+    sparse = "sparse_" if "sparse" in str(settings.loss).lower() else ""
+    name = {
+        "cross_entropy": f"{sparse}categorical_crossentropy",
+        "binary_cross_entropy": "binary_crossentropy",
+        "squared_error": "mean_squared_error",
+        "absolute_error": "mean_absolute_error",
+    }.get(edit.name, edit.name)
+    if edit.expects == "logits" and name.endswith("crossentropy"):
+        class_name = "".join(part.capitalize() for part in name.split("_"))
+        return {"class_name": class_name, "config": {"from_logits": True}}
+    return name

@@ -1,0 +1,1 @@
+"""Watching one training: samples in, history kept, rules evaluated, findings out."""

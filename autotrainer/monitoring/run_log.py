@@ -1,0 +1,191 @@
+"""The run log: one JSON object a line, appended as the run goes, readable after a crash.
+
+The first line is the header ``{"autotrainer_log": 1, ...}``. The others have a ``type``: ``context``, ``step``,
+``losses``, ``epoch``, ``check`` (the rules were evaluated here), ``finding``, ``end``. Numbers that are not finite are
+written as ``null`` (not measured) and ``"inf"`` (measured, not finite). A log holds statistics, never samples or
+targets.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autotrainer._version import __version__
+from autotrainer.errors import LogError
+from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, Floats, StepStats
+from autotrainer.records.task import TargetSummary
+from autotrainer.reporting.files import new_file
+
+__all__ = ["FORMAT", "LogWriter", "decode_step", "encode_step", "read_lines", "read_log"]
+
+FORMAT = 1
+
+logger = logging.getLogger("autotrainer")
+
+
+class LogWriter:
+    """Appends records to a new file in a folder; every record is on disk before the next begins.
+
+    Args:
+        folder: Where to write; created if missing.
+
+    Raises:
+        OSError: If the folder or the file can't be written.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._file = new_file(folder, "run")
+        self.path = Path(self._file.name)
+        columns = {"step_columns": STEP_COLUMNS, "layer_columns": LAYER_COLUMNS}
+        self.write({"autotrainer_log": FORMAT, "version": __version__, **columns})
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one record.
+
+        Raises:
+            OSError: If it can't be written.
+        """
+        self._file.write(json.dumps(_plain(record), separators=(",", ":"), allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_log(path: str | Path) -> Iterator[dict[str, Any]]:
+    """Read the records of a run log, the header first.
+
+    A last line that is incomplete, as a crash leaves it, is dropped with a note in the log of the program.
+
+    Args:
+        path: The log.
+
+    Yields:
+        The records; ``"inf"`` is left to the reader.
+
+    Raises:
+        LogError: If the file can't be read, has no valid header, or is damaged before its last line.
+    """
+    return read_lines(path, "run log", {"autotrainer_log": FORMAT}, "give a file that watch(log_dir=…) wrote")
+
+
+def read_lines(
+    path: str | Path, what: str, mark: dict[str, int], hint: str, hook: Callable[[dict[str, Any]], Any] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Read a file of one JSON object a line, the header first; see `read_log`.
+
+    Args:
+        path: The file.
+        what: What it is, for messages.
+        mark: What the header holds at least: the number of the format by the name of its kind.
+        hint: Which file to give instead.
+        hook: Rebuilds objects: see `json.loads`.
+    """
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            lines = file.read().split("\n")
+    except (OSError, UnicodeDecodeError, TypeError) as error:
+        raise LogError(f"can't read the {what} {path}: {error}. {hint[0].upper()}{hint[1:]}.") from error
+    complete, rest = lines[:-1], lines[-1]
+    for number, line in enumerate(complete, 1):
+        try:
+            record = json.loads(line, object_hook=hook)
+            if not isinstance(record, dict):
+                raise ValueError("not an object")
+        except ValueError as error:
+            if number == len(complete) and not rest and number > 1:
+                logger.warning("%s: the last line is damaged and left out", path)
+                return
+            if number > 1:
+                raise LogError(
+                    f"{path}, line {number} is damaged ({error}); the lines before it are good: "
+                    f"keep those (head -n {number - 1}) and read the rest"
+                ) from error
+            record = {}
+        if number == 1 and not mark.items() <= record.items():
+            raise LogError(f"{path} has no header of a {what} of format {next(iter(mark.values()))}: {hint}")
+        yield record
+    if not complete:
+        raise LogError(f"{path} is empty or has no complete line: {hint}")
+    if rest:
+        logger.warning("%s: the last line is incomplete, as after a crash, and left out", path)
+
+
+def encode_step(stats: StepStats, losses: Any, targets: TargetSummary) -> dict[str, Any]:
+    """Return the record of a sampled step."""
+    return {
+        "type": "step",
+        "step": stats.step,
+        "epoch": stats.epoch,
+        "scalars": stats.scalars,
+        "layers": stats.layers,
+        "losses": [list(pair) for pair in losses],
+        "targets": asdict(targets),
+    }
+
+
+def decode_step(
+    record: Mapping[str, Any], step_columns: list[str], layer_columns: list[str]
+) -> tuple[StepStats, list[tuple[int, float]], TargetSummary]:
+    """Return statistics, losses and target summary of a record that `encode_step` made.
+
+    Columns are matched by name, so that logs of other versions stay readable.
+
+    Raises:
+        LogError: If the record lacks something.
+    """
+    try:
+        scalars = _by_name(_floats(record["scalars"]), step_columns, STEP_COLUMNS)
+        layers = _floats(record["layers"]).reshape(-1, len(layer_columns))
+        table = _by_name(layers.T, layer_columns, LAYER_COLUMNS).T
+        targets = dict(record["targets"])
+        targets["values"] = tuple(targets["values"])
+        numbers: dict[str, Any] = {name: _number(value) for name, value in targets.items()}
+        losses = [(int(step), float(_number(loss))) for step, loss in record["losses"]]
+        return (
+            StepStats(int(record["step"]), int(record["epoch"]), scalars, np.ascontiguousarray(table)),
+            losses,
+            TargetSummary(**numbers),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise LogError(f"a step record of the run log is damaged: {error!r}") from error
+
+
+def _by_name(values: Floats, names: list[str], wanted: tuple[str, ...]) -> Floats:
+    out = np.full((len(wanted), *values.shape[1:]), np.nan)
+    for row, name in enumerate(wanted):
+        if name in names:
+            out[row] = values[names.index(name)]
+    return out
+
+
+def _number(value: Any) -> Any:
+    return float("nan") if value is None else (float("inf") if value == "inf" else value)
+
+
+def _floats(values: Any) -> Floats:
+    array = np.array(values, dtype=object)
+    array[array == "inf"] = np.inf
+    return array.astype(np.float64)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return value if np.isfinite(value) else (None if np.isnan(value) else "inf")
+    return value

@@ -1,0 +1,1 @@
+"""What is known of a training, as plain data: signals, history, task, facts, findings."""

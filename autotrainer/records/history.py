@@ -1,0 +1,186 @@
+"""The history of a run as columns: what rules read. Bounded in memory however long the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, Floats, LayerInfo, StepStats
+from autotrainer.records.task import TargetSummary
+
+__all__ = ["RunHistory"]
+
+_MAX_BYTES = 8_000_000
+
+
+class _Table:
+    """Rows in arrival order; when full, every second row of the older half is dropped.
+
+    The newest half is always whole, so windows of recent rows see every sample.
+    """
+
+    def __init__(self, width: tuple[int, ...], capacity: int) -> None:
+        self._keys: NDArray[np.int64] = np.zeros((capacity, 2), np.int64)
+        self._rows: Floats = np.full((capacity, *width), np.nan)
+        self._count = 0
+
+    def add(self, key: tuple[int, int], row: Floats) -> None:
+        if self._count == len(self._rows):
+            half = self._count // 2
+            keep = np.concatenate([np.arange(0, half, 2), np.arange(half, self._count)])
+            self._keys[: len(keep)], self._rows[: len(keep)] = self._keys[keep], self._rows[keep]
+            self._count = len(keep)
+        self._keys[self._count], self._rows[self._count] = key, row
+        self._count += 1
+
+    def where(self, kept: NDArray[np.bool_]) -> _Table:
+        """Return a copy with some of the rows."""
+        made = _Table(self._rows.shape[1:], len(self._rows))
+        made._count = int(kept.sum())
+        made._keys[: made._count], made._rows[: made._count] = self.keys[kept], self.rows[kept]
+        return made
+
+    @property
+    def keys(self) -> NDArray[np.int64]:
+        return self._keys[: self._count]
+
+    @property
+    def rows(self) -> Floats:
+        return self._rows[: self._count]
+
+    @property
+    def bytes(self) -> int:
+        return self._keys.nbytes + self._rows.nbytes
+
+
+class RunHistory:
+    """Statistics of sampled steps, losses of single steps, and values of epochs.
+
+    Arrays that the methods return are views: treat them as read-only. All of them are in step order.
+
+    Args:
+        layers: The layers of the model, in forward order: rows of the layer table.
+    """
+
+    def __init__(self, layers: Sequence[LayerInfo] = ()) -> None:
+        self.layers: tuple[LayerInfo, ...] = tuple(layers)
+        row_bytes = 8 * len(LAYER_COLUMNS) * max(1, len(self.layers))
+        capacity = int(np.clip(_MAX_BYTES // row_bytes, 64, 1024))
+        self._scalars = _Table((len(STEP_COLUMNS),), capacity)
+        self._layers = _Table((len(self.layers), len(LAYER_COLUMNS)), capacity)
+        self._losses = _Table((), 4096)
+        self._epochs: dict[str, _Table] = {}
+        self._ends = _Table((), 4096)  # by key alone: epochs and their last steps
+        self.targets = TargetSummary()
+        self.step = -1
+        self.epoch = 0
+        self.finished = False
+        self.changes = 0
+        """How often something was added."""
+
+    def add_step(
+        self, stats: StepStats, losses: Sequence[tuple[int, float]] = (), targets: TargetSummary | None = None
+    ) -> None:
+        """Append a sampled step.
+
+        Args:
+            stats: Statistics of the step.
+            losses: (step, loss) pairs of unsampled steps before it whose loss is known.
+            targets: Summary of all targets seen so far.
+        """
+        self.changes += 1
+        self.step, self.epoch = max(self.step, stats.step), stats.epoch
+        self._scalars.add((stats.step, stats.epoch), stats.scalars)
+        self._layers.add((stats.step, stats.epoch), stats.layers)
+        self.add_losses(losses)
+        own = stats.scalars[STEP_COLUMNS.index("loss")]
+        if not np.isnan(own):
+            self._losses.add((stats.step, stats.epoch), np.asarray(own))
+        if targets is not None:
+            self.targets = targets
+
+    def add_losses(self, losses: Sequence[tuple[int, float]]) -> None:
+        """Append (step, loss) pairs of unsampled steps whose loss is known."""
+        self.changes += 1
+        for step, loss in losses:
+            self._losses.add((step, self.epoch), np.asarray(loss, np.float64))
+
+    def add_epoch(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
+        """Append what is known at the end of an epoch.
+
+        Args:
+            epoch: 0-based epoch that has ended.
+            step: Number of the last step of it.
+            values: ``loss``, ``accuracy``, ``val_loss``, ``val_accuracy`` and any others, by name.
+        """
+        self.changes += 1
+        self.step, self.epoch = max(self.step, step), epoch + 1
+        self._ends.add((epoch, step), np.asarray(0.0))
+        for name, value in values.items():
+            table = self._epochs.setdefault(name, _Table((), 4096))
+            table.add((epoch, step), np.asarray(value if np.isfinite(value) else np.inf, np.float64))
+
+    def until(self, epoch: int) -> RunHistory:
+        """Return what there was of it at the beginning of an epoch, >= 1, to be gone on with."""
+        end = self.step_of_epoch(epoch - 1)
+        past = RunHistory(self.layers)
+        past._scalars, past._layers, past._losses = (
+            table.where(table.keys[:, 0] <= end) for table in (self._scalars, self._layers, self._losses)
+        )
+        past._ends = self._ends.where(self._ends.keys[:, 0] < epoch)
+        past._epochs = {name: table.where(table.keys[:, 0] < epoch) for name, table in self._epochs.items()}
+        past.targets, past.step, past.epoch = self.targets, end, epoch
+        return past
+
+    @property
+    def steps(self) -> NDArray[np.int64]:
+        """Numbers of the sampled steps, shape (samples,)."""
+        return self._scalars.keys[:, 0]
+
+    def scalar(self, column: str) -> Floats:
+        """Return one of `STEP_COLUMNS` over the sampled steps, shape (samples,)."""
+        return self._scalars.rows[:, STEP_COLUMNS.index(column)]
+
+    def layer(self, column: str) -> Floats:
+        """Return one of `LAYER_COLUMNS` over the sampled steps, shape (samples, layers)."""
+        return self._layers.rows[:, :, LAYER_COLUMNS.index(column)]
+
+    @property
+    def losses(self) -> tuple[NDArray[np.int64], Floats]:
+        """All known training losses of single steps: (steps, values)."""
+        return self._losses.keys[:, 0], self._losses.rows
+
+    @property
+    def epoch_names(self) -> tuple[str, ...]:
+        """Names of the values that are known per epoch."""
+        return tuple(self._epochs)
+
+    def epochs(self, name: str) -> tuple[NDArray[np.int64], Floats]:
+        """Return a value over the epochs at whose end it was known: (epochs, values); empty if never."""
+        table = self._epochs.get(name)
+        if table is None:
+            return np.zeros(0, np.int64), np.zeros(0)
+        return table.keys[:, 0], table.rows
+
+    def step_of_epoch(self, epoch: int) -> int:
+        """Return the last step of an ended epoch, or the present step if that is not known."""
+        found = self._ends.keys[self._ends.keys[:, 0] == epoch, 1]
+        return int(found[-1]) if found.size else self.step
+
+    def has_ended(self, epoch: int) -> bool:
+        """Whether the end of an epoch was seen."""
+        return bool((self._ends.keys[:, 0] == epoch).any())
+
+    @property
+    def epoch_of_step(self) -> int:
+        """The 0-based epoch that the present step belongs to: at the end of an epoch still that one."""
+        before = self.epoch - 1
+        return before if self.has_ended(before) and self.step <= self.step_of_epoch(before) else self.epoch
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the tables hold."""
+        tables = (self._scalars, self._layers, self._losses, self._ends, *self._epochs.values())
+        return sum(table.bytes for table in tables)

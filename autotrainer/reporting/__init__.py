@@ -1,0 +1,1 @@
+"""What people read: reports, plans and their lines of code, results, files."""

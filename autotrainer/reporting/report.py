@@ -1,0 +1,133 @@
+"""Reports: everything known of a run, as text, JSON and HTML. They hold statistics, never samples or targets."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self
+
+from autotrainer._version import __version__
+from autotrainer.errors import InputError, nearest
+from autotrainer.records.findings import Finding
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TaskContext
+from autotrainer.reporting import html, text
+from autotrainer.reporting.files import write_atomic
+from autotrainer.reporting.outcome import Outcome, Points
+
+__all__ = ["Report", "points"]
+
+FORMAT = 1
+"""Version of the JSON form."""
+
+_MAX_POINTS = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A report of one run.
+
+    Attributes:
+        findings: Findings, ranked.
+        run: Facts of the run by name (``framework``, ``steps``, ``epochs``, ``layers``, …).
+        curves: Named curves, each a sequence of (step or epoch, value).
+        outcome: What a managed training came to; None for a watched or replayed run.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    run: Mapping[str, Any] = field(default_factory=dict)
+    curves: Mapping[str, Points] = field(default_factory=dict)
+    outcome: Outcome | None = None
+
+    @classmethod
+    def of_run(cls, findings: Sequence[Finding], history: RunHistory, context: TaskContext) -> Self:
+        """Build the report of a watched or replayed run.
+
+        Args:
+            findings: The findings, ranked.
+            history: What was measured.
+            context: What is known of the training.
+        """
+        facts = {
+            "framework": context.framework,
+            "engine": context.engine,
+            "layers": len(context.layers),
+            "parameters": sum(layer.parameters for layer in context.layers),
+            "loss": context.loss.name,
+            "optimizer": context.optimizer.name,
+            "learning_rate": context.optimizer.learning_rate,
+            "steps": max(0, history.step + 1),
+            "epochs": history.epoch,
+            "sampled_steps": len(history.steps),
+        }
+        curves = {"loss": points(*history.losses)}
+        if len(history.epochs("val_loss")[0]):
+            epochs, values = history.epochs("val_loss")
+            curves["val_loss"] = points([history.step_of_epoch(int(e)) for e in epochs], values)
+        return cls(tuple(findings), facts, curves)
+
+    def __str__(self) -> str:
+        return text.render(self.findings, self.run, self.outcome)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that strict JSON can hold; numbers that are not finite become None or strings."""
+        return {
+            "autotrainer_report": FORMAT,
+            "version": __version__,
+            "findings": [finding.to_dict() for finding in self.findings],
+            "run": _plain(self.run),
+            "curves": _plain(self.curves),
+            "result": None if self.outcome is None else _plain(asdict(self.outcome)),
+        }
+
+    def to_json(self) -> str:
+        """Return the report as strict JSON; ``autotrainer_report`` is the version of the form."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+
+    def to_html(self) -> str:
+        """Return the report as one HTML page without any outside resource."""
+        return html.render(self.findings, self.run, self.curves, self.outcome)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the report; a file that was there stays until the new one is complete.
+
+        Args:
+            path: File whose suffix says the form: ``.html``, ``.json`` or ``.txt``.
+
+        Returns:
+            The path.
+
+        Raises:
+            InputError: If the suffix is unknown or the file can't be written.
+        """
+        forms = {".html": self.to_html, ".json": self.to_json, ".txt": self.__str__}
+        if not isinstance(path, str | PathLike):
+            raise InputError(f"a report is saved to a path, not to {type(path).__name__}")
+        suffix = Path(path).suffix.lower()
+        if suffix not in forms:
+            hint = nearest(suffix, forms)
+            raise InputError(f"can't save a report as {str(path)!r}: the suffix says the form, {hint}")
+        return write_atomic(path, forms[suffix]() + "\n")
+
+
+def points(positions: Iterable[Any], values: Iterable[Any]) -> Points:
+    """Pair positions and values; at most `_MAX_POINTS` of them, evenly spread."""
+    pairs = [(float(x), float(y)) for x, y in zip(positions, values, strict=True)]
+    if len(pairs) > _MAX_POINTS:
+        last = len(pairs) - 1
+        pairs = [pairs[round(i * last / (_MAX_POINTS - 1))] for i in range(_MAX_POINTS)]
+    return tuple(pairs)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value

@@ -1,0 +1,52 @@
+"""Output for a terminal: escaped names, tables, and imports that print nothing."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+__all__ = ["clean", "import_quietly", "print_table"]
+
+
+def clean(text: str) -> str:
+    """Escape control characters, so that no name can steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: drawn on a terminal, aligned plain columns elsewhere."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*columns, header_style="bold")
+        for row in rows:
+            table.add_row(*(Text(clean(cell)) for cell in row))
+        Console().print(table)  # honours NO_COLOR
+        return
+    cells = [list(columns), *([clean(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    for row in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def import_quietly(module: str) -> None:
+    """Import a module without what its libraries print on stderr while they load.
+
+    TensorFlow's do so whatever ``TF_CPP_MIN_LOG_LEVEL`` says, and bad input is to be told in one line.
+
+    Raises:
+        ImportError: If the module can't be imported.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        importlib.import_module(module)
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -1,0 +1,1 @@
+"""How good a training is: metrics, their noise, and which one judges."""

@@ -1,0 +1,50 @@
+"""When a gain, measured on the same rows before and after, is more than noise."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+
+from autotrainer.records.signals import Floats
+
+__all__ = ["SIGMAS", "row_gains", "significant"]
+
+SIGMAS = 1.645
+"""One-sided 95 % quantile of the normal distribution: gains beyond it are more than noise."""
+
+
+def row_gains(new: Floats, old: Floats, weights: Floats) -> Floats:
+    """Return the gain of each row that counts, scaled so that the plain mean is the gain of the weighted mean."""
+    used = weights > 0
+    with np.errstate(invalid="ignore"):
+        gains: Floats = (new - old)[used] * weights[used] * (used.sum() / weights[used].sum())
+    return np.nan_to_num(gains, nan=0.0)
+
+
+def significant(gains: Floats, sigmas: float = SIGMAS) -> bool:
+    """Test one-sided whether the mean gain is above zero.
+
+    Gains that are all of one size either way are counted: the exact sign test on the rows that differ (McNemar
+    1947). Others go through a t test, its quantile from the normal one (Abramowitz and Stegun 1964, 26.7.5).
+
+    Args:
+        gains: Gain of each row.
+        sigmas: Level of the test, as a quantile of the normal distribution.
+    """
+    gains = np.clip(gains, -1e100, 1e100)
+    different = gains[gains != 0]
+    if len(gains) < 2 or not len(different):
+        return False
+    sizes = np.abs(different)
+    if np.allclose(sizes, sizes[0]):
+        wins, all_of_them = int((different > 0).sum()), len(different)
+        if all_of_them <= 1000:
+            tail = sum(math.comb(all_of_them, k) for k in range(wins, all_of_them + 1))
+            return bool(tail <= Fraction(math.erfc(sigmas / math.sqrt(2)) / 2) * 2**all_of_them)
+    degrees = len(gains) - 1
+    z = sigmas
+    quantile = z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+    error = float(gains.std(ddof=1)) / math.sqrt(len(gains))
+    return float(gains.mean()) > quantile * error

@@ -1,0 +1,220 @@
+"""Which repairs to try, in what order: findings in, steps out. Knows no model and no training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from autotrainer.adapter.spec import Support
+from autotrainer.edits import Edit
+from autotrainer.errors import ConfigError, nearest
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.task import TargetSummary, TaskContext
+from autotrainer.repair import Dimension, Proposal, Repair, Risk
+
+__all__ = ["STRATEGIES", "Planner", "Step"]
+
+STRATEGIES = ("balance", "structure", "efficiency")
+"""Orders of a problem's repairs, as in AUTOTRAINER (ICSE 2021, section 3.3): effect first and then simplicity; keep
+the model as it is as long as possible; cheapest first."""
+
+_PROVEN = 0.5
+"""Smallest effect of a safe repair that counts as proven by the evidence."""
+_LAST = ("reinitialize", "swap_activation")
+"""Repairs that throw away weights: last, unless the evidence names the layers."""
+_ROOT_LEAD = 2
+"""Steps that a finding's repairs are ahead of those of the finding after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Edits to try next, with the repairs that propose them and the problems that they answer."""
+
+    repairs: tuple[str, ...]
+    problems: tuple[str, ...]
+    edits: tuple[Edit, ...]
+
+
+@dataclass
+class Planner:
+    """Turns the findings of one training into steps.
+
+    Args:
+        repairs: The repairs in force.
+        supports: Says whether a training with an edit can be run.
+        strategy: One of `STRATEGIES`.
+        max_change: 0 training settings only, 1 and weights and activations, 2 and inserted layers, 3 anything.
+        extra_memory: Whether edits may take more memory.
+        forbid: Names of repairs never to use.
+
+    Raises:
+        ConfigError: If an option is unknown.
+    """
+
+    repairs: Sequence[type[Repair]]
+    supports: Callable[[Edit], Support]
+    strategy: str = "balance"
+    max_change: int = 3
+    extra_memory: bool = True
+    forbid: Iterable[str] = ()
+    notes: dict[str, str] = field(default_factory=dict)
+    """Why a repair was left out, by its name."""
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise ConfigError(f"unknown strategy {self.strategy!r}: {nearest(str(self.strategy), STRATEGIES)}")
+        if isinstance(self.max_change, bool) or self.max_change not in (0, 1, 2, 3):
+            raise ConfigError(
+                f"max_change must be 0 (training settings only), 1 (and weights and activations), 2 (and inserted "
+                f"layers) or 3 (anything), not {self.max_change!r}"
+            )
+        self.forbid = frozenset([self.forbid] if isinstance(self.forbid, str) else self.forbid)
+        known = [repair.name for repair in self.repairs]
+        for name in self.forbid:
+            if name not in known:
+                raise ConfigError(f"forbid names an unknown repair {name!r}: {nearest(str(name), known)}")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Facts that the repairs in force read."""
+        return frozenset[str]().union(*(repair.needs for repair in self.repairs if repair.name not in self.forbid))
+
+    @property
+    def _answered(self) -> frozenset[str]:
+        return frozenset(problem for repair in self.repairs for problem in repair.fixes)
+
+    def proven(self, findings: Sequence[Finding], context: TaskContext, targets: TargetSummary) -> Step | None:
+        """Combine the safe repairs that the evidence proves right, the best one of each finding, into one step.
+
+        Args:
+            findings: Of a training, ranked.
+            context: The same training.
+            targets: Its targets.
+
+        Returns:
+            The step, or None if there is none.
+        """
+        edits: list[Edit] = []
+        repairs: list[str] = []
+        problems: list[str] = []
+        for finding in acted_on(findings, self._answered):
+            for proposal in self._proposals(finding, context, targets, only=Risk.SAFE):
+                new = [edit for edit in proposal.edits if edit not in edits]
+                if proposal.effect < _PROVEN or {type(e) for e in new} & {type(e) for e in edits}:
+                    continue
+                edits += new
+                repairs += [proposal.repair] if new and proposal.repair not in repairs else []
+                problems += [finding.problem] if finding.problem not in problems else []
+                break
+        return Step(tuple(repairs), tuple(problems), tuple(edits)) if edits else None
+
+    def steps(self, findings: Sequence[Finding], context: TaskContext, targets: TargetSummary) -> list[Step]:
+        """Return single repairs to try, best first: those of roots before those of their consequences.
+
+        Args:
+            findings: Of a training, ranked.
+            context: The same training.
+            targets: Its targets.
+        """
+        placed: list[tuple[int, int, Step]] = []
+        seen: set[tuple[Edit, ...]] = set()
+        for rank, finding in enumerate(acted_on(findings, self._answered)):
+            place = 0
+            for proposal in self._proposals(finding, context, targets):
+                if proposal.edits in seen:
+                    continue
+                seen.add(proposal.edits)
+                placed.append((place + _ROOT_LEAD * rank, rank, self._step(proposal, finding)))
+                place += 1
+        return [step for _, _, step in sorted(placed, key=lambda entry: entry[:2])]
+
+    def dimensions(self, findings: Sequence[Finding], context: TaskContext) -> list[Dimension]:
+        """Return what a search without evidence may vary, with the options that are allowed.
+
+        Args:
+            findings: Of the training as given; where none is to be acted on, nothing may vary.
+            context: The training as given.
+        """
+        found: list[Dimension] = []
+        if not acted_on(findings, self._answered):
+            return found
+        for repair in self.repairs:
+            dimension = None if repair.name in self.forbid else repair().dimension(context)
+            if dimension is not None:
+                options = tuple(edits for edits in dimension.options if not self._refusal(edits))
+                found += [Dimension(repair.name, options)] if options else []
+        return found
+
+    @staticmethod
+    def _step(proposal: Proposal, finding: Finding) -> Step:
+        return Step((proposal.repair,), (finding.problem,), proposal.edits)
+
+    def _proposals(
+        self, finding: Finding, context: TaskContext, targets: TargetSummary, only: Risk | None = None
+    ) -> list[Proposal]:
+        """Return the allowed proposals against one finding, in the strategy's order."""
+        found: list[Proposal] = []
+        for repair in self.repairs:
+            if finding.problem not in repair.fixes or repair.name in self.forbid:
+                continue
+            if repair.risk is Risk.ADVICE or only not in (None, repair.risk):
+                continue
+            found += [p for p in repair().propose(finding, context, targets) if self._allows(p)]
+        listed = {name: place for place, name in enumerate(finding.repairs)}
+
+        def order(proposal: Proposal) -> tuple[float, ...]:
+            late = proposal.repair in _LAST and not finding.layers
+            key = {
+                "balance": (-proposal.effect, proposal.change, proposal.cost),
+                "structure": (proposal.change, -proposal.effect, proposal.cost),
+                "efficiency": (proposal.cost, -proposal.effect, proposal.change),
+            }[self.strategy]
+            return (late, *key, listed.get(proposal.repair, len(listed)))
+
+        return sorted(found, key=order)
+
+    def _allows(self, proposal: Proposal) -> bool:
+        reason = self._refusal(proposal.edits)
+        if reason:
+            self.notes.setdefault(proposal.repair, reason)
+        return bool(proposal.edits) and not reason
+
+    def _refusal(self, edits: Sequence[Edit]) -> str:
+        """Say why edits are not allowed here, or return an empty text."""
+        if max((edit.change for edit in edits), default=0) > self.max_change:
+            return f"max_change={self.max_change} rules it out"
+        if not self.extra_memory and any(edit.memory for edit in edits):
+            return "extra_memory=False rules it out"
+        for edit in edits:
+            support = self.supports(edit)
+            if not support:
+                return support.reason
+        return ""
+
+
+def acted_on(findings: Sequence[Finding], answered: Collection[str]) -> list[Finding]:
+    """Return the findings to act on, in their order: errors, and what explains an error.
+
+    What follows from an error that no repair answers, such as data that are not finite, is left to the user along
+    with its root: no consequence can be mended under it.
+
+    Args:
+        findings: Of one training, ranked.
+        answered: Problems that some repair fixes.
+    """
+    by_problem = {f.problem: f for f in findings}
+    acted: set[str] = set()
+    for finding in findings:
+        chain = _chain(finding, by_problem)
+        mendable = all(f.problem in answered or f.severity is not Severity.ERROR for f in chain)
+        if finding.severity is Severity.ERROR and mendable:
+            acted.update(f.problem for f in chain)
+    return [f for f in findings if f.problem in acted and f.severity is not Severity.INFO]
+
+
+def _chain(finding: Finding, by_problem: Mapping[str, Finding]) -> list[Finding]:
+    """Return a finding and, one after the other, the roots that it comes from."""
+    chain = [finding]
+    while (root := by_problem.get(chain[-1].caused_by or "")) is not None and root not in chain:
+        chain.append(root)
+    return chain

@@ -1,0 +1,92 @@
+"""What autotrainer asks of Keras, each answered in a file of its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from autotrainer.adapter.backend import Backend, OpenWatch, Trainer
+from autotrainer.adapter.observer import Observer, Recorder
+from autotrainer.adapter.spec import FitRequest
+from autotrainer.edits import Edit
+from autotrainer.records.signals import LayerInfo, Observation
+from autotrainer.records.task import TaskContext
+
+__all__ = ["KerasBackend"]
+
+
+class KerasBackend(Backend):
+    """Adapter for models of Keras."""
+
+    name = "keras3"
+    package = "keras"
+
+    def accepts(self, model: Any) -> bool:
+        """Say whether it is a `keras.Model`."""
+        framework = sys.modules.get("keras")
+        return framework is not None and isinstance(model, framework.Model)
+
+    def layers(self, model: Any) -> tuple[LayerInfo, ...]:
+        """Return the layers, in forward order as far as that is known without running the model."""
+        from autotrainer.backends.keras3.model.describe import layers
+
+        return layers(model)
+
+    def observe(self, model: Any, optimizer: Any, loss_fn: Any, monitor: Recorder, **plan: Any) -> Observer:
+        """Attach to a training that the user runs."""
+        from autotrainer.backends.keras3.watching.observer import observe
+
+        return observe(model, optimizer, loss_fn, monitor, **plan)
+
+    def watch_everything(self, open_watch: OpenWatch) -> AbstractContextManager[None]:
+        """Watch each ``fit`` and ``train_on_batch``."""
+        from autotrainer.backends.keras3.watching.watch_everything import watch_everything
+
+        return watch_everything(open_watch)
+
+    def probe(
+        self, model: Any, data: Any, loss: Any, optimizer: Any, batches: int
+    ) -> tuple[TaskContext, list[Observation]]:
+        """Look at a model before training."""
+        from autotrainer.backends.keras3.watching.probe import probe
+
+        return probe(model, data, loss, optimizer, batches)
+
+    def trainer(self, request: FitRequest) -> Trainer:
+        """Prepare managed trainings."""
+        from autotrainer.backends.keras3.training.trainer import make_trainer
+
+        return make_trainer(request)
+
+    def apply(self, edits: Sequence[Edit], model: Any, optimizer: Any) -> tuple[Any, Any]:
+        """Return a fresh model and an optimizer with the edits applied."""
+        from autotrainer.backends.keras3.surgery.surgery import apply_edits
+
+        return apply_edits(edits, model, optimizer)
+
+    def process_settings(self) -> dict[str, Any]:
+        """Return settings of this process that trainings in another one need to come out the same."""
+        from autotrainer.backends.keras3.runtime.process_settings import process_settings
+
+        return process_settings()
+
+    def adopt_settings(self, values: Mapping[str, Any]) -> None:
+        """Take the settings of another process."""
+        from autotrainer.backends.keras3.runtime.process_settings import adopt_settings
+
+        adopt_settings(values)
+
+    def preserve_random_state(self) -> AbstractContextManager[None]:
+        """Put back every random state that managed trainings touch."""
+        from autotrainer.backends.keras3.runtime.random_state import preserve_random_state
+
+        return preserve_random_state()
+
+    def save_model(self, model: Any, folder: Path) -> Path:
+        """Write a trained model to a folder."""
+        from autotrainer.backends.keras3.runtime.saving import save_model
+
+        return save_model(model, folder)

@@ -1,0 +1,151 @@
+"""Says why an edit of data or targets can't be applied to a training."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras.src.trainers.compile_utils import CompileLoss
+
+from autotrainer.backends.keras3.data.feeding import batches
+from autotrainer.backends.keras3.data.training_data import Material
+from autotrainer.backends.keras3.layers.converted_loss import ConvertedLoss
+from autotrainer.backends.keras3.model.describe import loss_info
+from autotrainer.edits import (
+    DropBadRows,
+    Edit,
+    EncodeTargets,
+    NumberClasses,
+    ReshapeTargets,
+    ScaleTargets,
+    ShuffleData,
+    WeightClasses,
+)
+from autotrainer.errors import ConfigError
+from autotrainer.records.data import Data, as_array
+
+__all__ = ["check_own_loss", "check_target_edit", "labels_out_of_range", "loss_refusal"]
+
+_LINEAR = ("squared_error", "absolute_error", "huber", "custom")
+"""Losses that compare output and target by their difference, as far as is known."""
+_OF_RATIOS = ("mean_absolute_percentage_error", "mean_squared_logarithmic_error")
+_ROWS = 8
+
+
+def check_own_loss(model: Any, loss: Any) -> None:
+    """Raise a `ConfigError` where a model does not compute one loss as Keras does."""
+    kind = type(model)
+    if kind.train_step is not keras.Model.train_step or kind.compute_loss is not keras.Model.compute_loss:
+        raise ConfigError(f"{kind.__name__} computes its loss in code of its own")
+    if keras.tree.is_nested(loss):
+        raise ConfigError("the model has several losses")
+    if loss is None:
+        raise ConfigError("the model adds its losses itself")
+
+
+def loss_refusal(loss: Any, model: Any, data: Data) -> str:
+    """Return why the loss of the first samples can't be computed; nothing where it can, or the model computes its own.
+
+    Args:
+        loss: The loss as given.
+        model: The pristine model.
+        data: The training data.
+    """
+    try:
+        check_own_loss(model, loss)
+        targets, output = _first(model, data)
+    except ConfigError:
+        return ""
+    try:
+        CompileLoss(loss)(targets, output)
+    except Exception as error:  # noqa: BLE001 - whatever the user's loss raises: the training as given raises it too
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    return ""
+
+
+def labels_out_of_range(loss: Any, units: int, data: Data, limit: int | None) -> str:
+    """Say which class index of the data is no output of the model; return nothing where all are, or none are taken.
+
+    Args:
+        loss: The loss as given.
+        units: Outputs of the model.
+        data: Arrays or a data set.
+        limit: Batches to look through, or None for all.
+    """
+    info = loss_info(loss)
+    if info.family != "cross_entropy" or info.targets == "one_hot" or keras.tree.is_nested(loss):
+        return ""
+    masked = getattr(loss, "ignore_class", None)
+    for _, targets, _ in batches(data, limit):
+        labels = as_array(targets).reshape(-1)
+        wrong = labels[((labels < 0) | (labels >= units)) & (labels != masked)]
+        if wrong.size:
+            return (
+                f"the data hold class index {int(wrong[0])}, but the model has {units} outputs, for classes 0 to "
+                f"{units - 1}: number the classes from 0, or widen the output"
+            )
+    return ""
+
+
+def _first(model: Any, data: Data) -> tuple[Any, Any]:
+    """Return targets and outputs of the first samples.
+
+    Raises:
+        ConfigError: If there are several.
+    """
+    inputs, targets, _ = next(iter(batches(data, 1, _ROWS)))
+    training = {"training": False} if model._call_has_training_arg else {}
+    output = model(keras.tree.map_structure(lambda v: v[:_ROWS], inputs), **training)
+    if keras.tree.is_nested(output) or keras.tree.is_nested(targets):
+        raise ConfigError("the model has several outputs")
+    return as_array(targets)[:_ROWS], output
+
+
+def check_target_edit(edit: Edit, loss: Any, model: Any, material: Material) -> None:
+    """Raise a `ConfigError` where a training can't be run with an edit of data or targets; others are passed over.
+
+    Args:
+        edit: The edit.
+        loss: The loss as given.
+        model: The pristine model.
+        material: The training data.
+    """
+    if isinstance(edit, ShuffleData | DropBadRows | WeightClasses):
+        if isinstance(edit, WeightClasses) and keras.tree.is_nested(loss):
+            raise ConfigError("the model has several losses")
+        material.feed([material.filled(edit)])
+    if not isinstance(edit, ScaleTargets | EncodeTargets | NumberClasses | ReshapeTargets):
+        return
+    check_own_loss(model, loss)
+    info = loss_info(loss)
+    filled, exact = material.filled(edit), isinstance(edit, ScaleTargets) and bool(edit.mean)
+    targets, output = _first(model, material.data)
+    if isinstance(filled, NumberClasses):
+        if info.family != "cross_entropy":
+            raise ConfigError(f"{info.name} takes no class numbers")
+        if len(filled.labels) > output.shape[-1]:
+            raise ConfigError(f"there are {len(filled.labels)} classes and {output.shape[-1]} outputs")
+        if filled.labels == tuple(range(len(filled.labels))):
+            raise ConfigError("classes are numbered from 0 already")
+        return
+    if isinstance(filled, ScaleTargets):
+        if not exact and (info.family not in _LINEAR or info.name in _OF_RATIOS):
+            raise ConfigError(f"{info.name} does not compare outputs with targets by their difference")
+        if targets.ndim == len(output.shape) == 2 and targets.shape[1] != output.shape[1]:
+            raise ConfigError(f"targets have {targets.shape[1]} columns and the output {output.shape[1]}")
+    if isinstance(filled, ReshapeTargets) and tuple(targets.shape) == tuple(output.shape):
+        raise ConfigError("targets have the shape of the outputs already")
+    if isinstance(filled, ReshapeTargets | ScaleTargets) and targets.size != math.prod(output.shape):
+        raise ConfigError(f"outputs {tuple(output.shape)} do not fit targets {tuple(targets.shape)}")
+    if isinstance(filled, ScaleTargets):
+        output = output * np.asarray(filled.std, "float32") + np.asarray(filled.mean, "float32")
+    try:
+        value = float(keras.ops.convert_to_numpy(ConvertedLoss(loss, (filled,))(targets, output)))
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{type(edit).__name__} can't be applied here: {reason}") from error
+    known = np.isfinite(keras.ops.convert_to_numpy(output)).all() and np.isfinite(targets.astype(float)).all()
+    if known and not np.isfinite(value):
+        raise ConfigError("the loss of the first samples is not finite")

@@ -1,0 +1,1 @@
+"""What is known of a model, its layers and its loss without training it."""

@@ -1,0 +1,49 @@
+"""The work of one forward pass, from the shapes of weights and outputs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+
+from autotrainer.backends.keras3.model.graph import Graph
+
+__all__ = ["operations_of"]
+
+
+def operations_of(model: Any, example: Any) -> float:
+    """Return the multiply-adds of one forward pass of one sample.
+
+    Each kernel is applied once for each position of its layer's output (pixel, time step), or just once where
+    positions are not known: in a subclassed model, and along axes of any length. Biases and the like count as one
+    operation a parameter.
+
+    Args:
+        model: A built model.
+        example: Inputs of some samples.
+    """
+    total, graph = 0.0, Graph(model)
+    for part in graph.parts:
+        node = graph.node(part.layer)
+        positions = 1 if node is None else _positions(node, part.info.kind)
+        for variable in part.weights:
+            size = math.prod(variable.shape)
+            total += (
+                size * positions if len(variable.shape) > 1 and part.info.kind != "embedding" else variable.shape[-1]
+            )
+    return max(total, float(_sizes(example)))
+
+
+def _positions(layer: Any, kind: str) -> int:
+    """Return how often a layer's kernels are applied to one sample."""
+    tensors = keras.tree.flatten(layer.input if kind == "recurrent" else layer.output)
+    shape = tensors[0].shape
+    if kind == "conv":
+        channels = 1 if getattr(layer, "data_format", None) == "channels_first" else len(shape) - 1
+        return math.prod(n or 1 for axis, n in enumerate(shape) if axis not in (0, channels))
+    return math.prod(n or 1 for n in shape[1:-1])
+
+
+def _sizes(example: Any) -> int:
+    return sum(math.prod(v.shape[1:]) for v in keras.tree.flatten(example))

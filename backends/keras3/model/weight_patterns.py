@@ -1,0 +1,57 @@
+"""Tells initial weights of a special form: all zero, one constant, the same for all units or for all inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from autotrainer.backends.keras3.model.parts import Part
+from autotrainer.backends.keras3.runtime.tensors import read_variable, to_array
+from autotrainer.monitoring.weight_patterns import recurrent_form, weight_form
+
+__all__ = ["with_weight_forms"]
+
+
+def with_weight_forms(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Return the layers with the form of their present weights (`autotrainer.records.signals.LayerInfo.start`).
+
+    Reads two units and two inputs of each layer, and the whole of those layers alone where these are equal. Grouped
+    convolutions have none: their units see different inputs.
+    """
+    return tuple(replace(part, info=replace(part.info, start=_form(part.layer))) for part in parts)
+
+
+def _form(layer: Any) -> str:
+    cell = getattr(layer, "cell", None)
+    recurrent = [getattr(cell, name, None) for name in ("kernel", "recurrent_kernel")]
+    if all(kernel is not None for kernel in recurrent):
+        return recurrent_form([to_array(read_variable(kernel)) for kernel in recurrent])
+    axes = _axes(layer)
+    kernel = getattr(layer, "kernel", None) if axes is not None else None
+    if axes is None or kernel is None or 0 in kernel.shape:
+        return ""
+    unit_axis, input_axis = axes
+    value = read_variable(kernel) if isinstance(kernel, keras.Variable) else kernel
+    several = [unit_axis, *([input_axis] if kernel.shape[input_axis] > 1 else [])]
+    if not any(_equal_ends(value, axis) for axis in several):
+        return ""
+    matrix = np.moveaxis(to_array(value), axes, (0, 1))
+    return weight_form(matrix.reshape(*matrix.shape[:2], -1))
+
+
+def _axes(layer: Any) -> tuple[int, int] | None:
+    """Return the axes of units and inputs of a layer's kernel, or None for a layer whose kernel is no such matrix."""
+    names = {base.__name__ for base in type(layer).__mro__ if base.__module__.startswith("keras.")}
+    if "Dense" in names or ("BaseConv" in names and layer.groups == 1):
+        return -1, -2
+    return (-2, -1) if "BaseConvTranspose" in names else None
+
+
+def _equal_ends(value: Any, axis: int) -> bool:
+    """Say whether the first and the last slice along an axis are the same."""
+    first, last = (to_array(value[..., i] if axis == -1 else value[..., i, :]) for i in (0, -1))
+    return bool((first == last).all())

@@ -1,0 +1,1 @@
+"""The process and its engine: random states, process settings, tensors, saving."""

@@ -1,0 +1,138 @@
+"""Reading tensors of any engine, and copying a few of their rows.
+
+Reductions are written once for two homes of an array: in host memory NumPy reduces it (without copying it there
+first), on an accelerator the same calls of `keras.ops` do, and only scalars travel.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from autotrainer.records.signals import MAX_FEATURES, MAX_RANK, MAX_ROWS, MAX_VALUES
+
+__all__ = [
+    "feature_rows",
+    "home",
+    "input_rows",
+    "measured",
+    "read_variable",
+    "row_count",
+    "rows_of",
+    "scalar",
+    "sum_of_squares",
+    "to_array",
+]
+
+
+def to_array(tensor: Any) -> NDArray[Any]:
+    """Return a tensor of any engine as a NumPy array; 8- and 16-bit floating types come as float32."""
+    if isinstance(tensor, np.ndarray):
+        array = tensor
+    elif hasattr(tensor, "detach"):
+        array = np.asarray(keras.ops.convert_to_numpy(tensor.detach()))
+    elif hasattr(tensor, "numpy"):
+        array = np.asarray(tensor.numpy())
+    else:
+        array = np.asarray(tensor)
+    small = array.dtype.itemsize < 4 and array.dtype.kind not in "iub"  # bfloat16 is no NumPy type of kind f
+    return array.astype(np.float32) if small else array
+
+
+def scalar(value: Any) -> float:
+    """Return a one-element tensor or number as a float: infinity if it is not finite."""
+    return measured(to_array(value).reshape(-1)[0])
+
+
+def read_variable(variable: Any) -> Any:
+    """Return the value of a Keras variable as a tensor of the engine, without a copy where that is possible."""
+    value = variable.value
+    if keras.backend.backend() == "tensorflow" and hasattr(value, "handle") and value.handle is not None:
+        import tensorflow as tf
+
+        # Reading through Keras or tf.Variable takes four times as long, once a weight and sample.
+        return tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype)
+    return value.detach() if hasattr(value, "detach") else value
+
+
+def row_count(*tensors: Any) -> int:
+    """Return how many first rows of all the tensors together may be copied."""
+    counts = [MAX_ROWS]
+    for tensor in tensors:
+        shape = tuple(getattr(tensor, "shape", ()))
+        if shape:
+            counts.append(min(shape[0], max(1, MAX_VALUES // max(1, math.prod(shape[1:])))))
+    return min(counts)
+
+
+def rows_of(tensor: Any, rows: int) -> NDArray[Any] | None:
+    """Copy the first rows to host memory; None for what is not a numeric tensor with rows."""
+    if not _has_numbers(tensor):
+        return None
+    return np.array(to_array((to_array(tensor) if _on_host(tensor) else tensor)[:rows]))
+
+
+def input_rows(tensor: Any) -> NDArray[Any] | None:
+    """Copy the first rows of the inputs to host memory.
+
+    Rank 2 keeps its rank: rows by at most 1024 evenly strided columns. A higher rank becomes (rows, 1, values) where
+    its rows are too large to be copied whole.
+    """
+    if not _has_numbers(tensor):
+        return None
+    rows = (to_array(tensor) if _on_host(tensor) else tensor)[:MAX_ROWS]
+    if len(rows.shape) == 2 and rows.shape[1] > MAX_FEATURES:
+        rows = rows[:, :: math.ceil(rows.shape[1] / MAX_FEATURES)]
+    width = math.prod(rows.shape[1:])
+    if len(rows.shape) > 2 and len(rows) * width > MAX_VALUES:
+        few = rows[: max(1, MAX_VALUES // min(width, 4 * MAX_FEATURES))]
+        xp = np if isinstance(few, np.ndarray) else keras.ops
+        flat = xp.reshape(few, (few.shape[0], width))
+        rows = flat[:, :: math.ceil(width / (MAX_VALUES // flat.shape[0]))][:, None]
+    return np.array(to_array(rows[: max(1, MAX_VALUES // max(1, math.prod(rows.shape[1:])))]))
+
+
+def feature_rows(tensor: Any) -> NDArray[Any] | None:
+    """Copy evenly strided rows and features of what enters a layer to host memory; time steps are rows too."""
+    if not _has_numbers(tensor) or len(tensor.shape) < 2:
+        return None
+    features = to_array(tensor) if _on_host(tensor) else tensor
+    xp = np if isinstance(features, np.ndarray) else keras.ops
+    flat = xp.reshape(features, (-1, features.shape[-1]))
+    rows, columns = (math.ceil(size / MAX_RANK) for size in flat.shape)
+    return np.array(to_array(flat[::rows, ::columns]), np.float32)
+
+
+def _has_numbers(tensor: Any) -> bool:
+    kind = str(getattr(tensor, "dtype", "string"))
+    return bool(math.prod(getattr(tensor, "shape", ()) or (0,))) and "string" not in kind and "complex" not in kind
+
+
+def _on_host(tensor: Any) -> bool:
+    return isinstance(tensor, np.ndarray) or "cpu" in str(getattr(tensor, "device", "cpu")).lower()
+
+
+def home(tensor: Any) -> tuple[Any, Any]:
+    """Return the module that is to reduce a tensor, and the tensor as that module takes it, in 32 bits or more."""
+    if _on_host(tensor):
+        array = to_array(tensor)
+        return np, array if array.dtype.kind == "f" else array.astype(np.float32)
+    return keras.ops, keras.ops.cast(tensor, "float32")
+
+
+def sum_of_squares(xp: Any, values: Any) -> float:
+    """Return the sum of the squares of all entries; ``xp`` handles them, see `home`."""
+    if xp is np:
+        flat = values.reshape(-1)
+        return float(np.vdot(flat, flat))
+    return float(xp.sum(xp.square(values)))
+
+
+def measured(value: Any) -> float:
+    """Return a measured value, with infinity for everything that is not finite."""
+    number = float(value)
+    return number if math.isfinite(number) else math.inf

@@ -1,0 +1,1 @@
+"""The layer table of a sampled step: activations, gradients, weights, attention."""

@@ -1,0 +1,119 @@
+"""Looks at attention: how evenly its weights are spread, and how large their logits are.
+
+Layers do not give out their weights, so those of some queries are worked out once more from what went in, outside of
+the training step.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from autotrainer.backends.keras3.layers.inserted import CosineAttention, CosineGroupedAttention
+from autotrainer.backends.keras3.runtime.tensors import measured, to_array
+from autotrainer.records.signals import ATTENTION_LOGITS, ATTENTION_QUERIES, ATTENTION_SAMPLES
+
+__all__ = ["ATTENTION_COLUMNS", "attention_tensors", "attention_values", "noted_method"]
+
+ATTENTION_COLUMNS = frozenset({"attention_entropy", "attention_max_logit"})
+"""Columns of the layer table that are filled here."""
+
+
+def noted_method(layer: Any) -> str | None:
+    """Return the name of the method of an attention layer that is given queries and keys; None for other layers."""
+    if isinstance(layer, CosineAttention | CosineGroupedAttention):
+        return "_attend"
+    if isinstance(layer, keras.layers.MultiHeadAttention | keras.layers.GroupQueryAttention):
+        return "_compute_attention"
+    return "_apply_scores" if isinstance(layer, keras.layers.Attention) else None
+
+
+def attention_tensors(known: inspect.Signature, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Return what a call of such a method shows.
+
+    Args:
+        known: Signature of the method.
+        args: Arguments of the call.
+        kwargs: Further ones.
+
+    Returns:
+        ``query`` and ``key`` (``causal_key`` where no query may look ahead), shape (samples, places, heads, features),
+        or ``scores``, shape (samples, queries, keys); and ``mask``, true where a key counts.
+    """
+    given = known.bind(*args, **kwargs).arguments
+    key = "causal_key" if given.get("use_causal_mask") else "key"
+    names = {"query": "query", "key": key, "scores": "scores", "attention_mask": "mask", "scores_mask": "mask"}
+    return {name: given[each] for each, name in names.items() if keras.ops.is_tensor(given.get(each))}
+
+
+def attention_values(row: int, seen: Mapping[str, Any]) -> dict[str, float]:
+    """Return the `ATTENTION_COLUMNS` of a layer, by name; empty where nothing was seen of it.
+
+    Args:
+        row: Its row.
+        seen: ``attention:<row>:<name>`` with the names of `attention_tensors`.
+    """
+    what = f"attention:{row}:"
+    names = ("scores", "query", "key", "causal_key", "mask")
+    found: list[Any] = [seen.get(what + name) for name in names]
+    scores, query, key, ahead, mask = found
+    key = ahead if key is None else key
+    if scores is not None and len(scores.shape) == 3:
+        (samples, queries, keys), heads = scores.shape, 1
+    elif query is not None and key is not None and len(query.shape) == len(key.shape) == 4:
+        (samples, queries, heads, _), keys = query.shape, key.shape[1]
+    else:
+        return {}
+    if not samples * queries * heads * keys:
+        return {}
+    few, stride = _part(samples, heads, queries, keys)
+    if scores is not None:
+        logits = to_array(scores[:few, ::stride])[:, None].astype(np.float32)
+    else:
+        logits = _logits(to_array(query[:few, ::stride]), to_array(key[:few]))
+    counts = np.ones((1, 1, queries, keys), bool) if ahead is None else np.tri(queries, keys, dtype=bool)
+    if mask is not None:
+        told = to_array(mask).astype(bool)
+        told = told[:, None] if told.ndim == 2 else told  # of keys alone
+        counts = counts & (told if told.ndim == 4 else told[:, None])
+    counts = np.broadcast_to(counts, (samples, heads, queries, keys))
+    return _reduced(logits, counts[:few, :, ::stride])
+
+
+def _logits(query: NDArray[Any], key: NDArray[Any]) -> NDArray[Any]:
+    """Return the logits of queries and keys, shape (samples, places, heads, features), as (samples, heads, …, …)."""
+    factor = np.float32(1 / math.sqrt(query.shape[-1]))
+    logits: NDArray[Any] = np.matmul(query.transpose(0, 2, 1, 3) * factor, key.transpose(0, 2, 3, 1))
+    return logits
+
+
+def _part(samples: int, heads: int, queries: int, keys: int) -> tuple[int, int]:
+    """Return how many samples to look at, and the stride of queries."""
+    samples, chosen = min(samples, ATTENTION_SAMPLES), min(queries, ATTENTION_QUERIES)
+    chosen = max(1, min(chosen, ATTENTION_LOGITS // (samples * heads * keys)))
+    samples = max(1, min(samples, ATTENTION_LOGITS // (chosen * heads * keys)))
+    return samples, math.ceil(queries / chosen)
+
+
+def _reduced(logits: NDArray[Any], counts: NDArray[np.bool_]) -> dict[str, float]:
+    """Reduce logits, shape (samples, heads, queries, keys), to the numbers; ``counts`` is true where a key counts."""
+    keys = counts.sum(axis=-1)
+    size = np.abs(logits)
+    if not counts.all():
+        logits, size = np.where(counts, logits, -np.inf), np.where(counts, size, 0)
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    weights = np.exp(shifted)
+    totals = weights.sum(axis=-1)
+    products = np.where(weights > 0, weights * shifted, 0)
+    entropy = np.log(totals) - products.sum(axis=-1) / totals  # -Σ p log p of p = weights / total
+    shares = (entropy / np.log(keys))[keys > 1]
+    values = {"attention_max_logit": measured(size.max())}
+    if shares.size:
+        values["attention_entropy"] = measured(np.clip(shares.mean(), 0, 1))
+    return values

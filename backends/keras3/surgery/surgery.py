@@ -1,0 +1,134 @@
+"""Edits of Keras models, one after the other, and a plan on a fresh model.
+
+A `Surgeon` works on a model of its own, never on the user's: activations and weights are changed in place before
+anything is traced; inserted layers take a Sequential or Functional model apart and put it together anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from autotrainer.backends.keras3.model.graph import Graph
+from autotrainer.backends.keras3.model.structure import copy_model, has_graph
+from autotrainer.backends.keras3.surgery.editor import Workbench
+from autotrainer.backends.keras3.surgery.hidden_edits import (
+    add_dropout,
+    insert_normalization,
+    reinitialize,
+    swap_activation,
+)
+from autotrainer.backends.keras3.surgery.io_edits import add_input_noise, scale_inputs, set_output_activation
+from autotrainer.backends.keras3.surgery.optimizer_edits import edited_optimizer
+from autotrainer.backends.keras3.surgery.output_wrappers import number_classes, scale_targets
+from autotrainer.backends.keras3.surgery.precision import raise_precision
+from autotrainer.backends.keras3.surgery.resizing import resize_layers
+from autotrainer.backends.keras3.surgery.structure_edits import add_residual, clip_attention, scale_output_layer
+from autotrainer.edits import (
+    AddDropout,
+    AddInputNoise,
+    AddResidual,
+    ClipAttention,
+    Edit,
+    InsertNormalization,
+    NumberClasses,
+    RaisePrecision,
+    Reinitialize,
+    ResizeLayers,
+    ScaleInputs,
+    ScaleOutputLayer,
+    ScaleTargets,
+    SetOutputActivation,
+    SwapActivation,
+    SwapOptimizer,
+)
+from autotrainer.errors import ConfigError
+
+__all__ = ["Surgeon", "apply_edits", "in_order"]
+
+_HANDLERS: Mapping[type[Edit], Callable[[Workbench, Any, bool], Edit]] = {
+    SwapActivation: swap_activation,
+    Reinitialize: reinitialize,
+    RaisePrecision: raise_precision,
+    ResizeLayers: resize_layers,
+    AddResidual: add_residual,
+    ClipAttention: clip_attention,
+    ScaleOutputLayer: scale_output_layer,
+    InsertNormalization: insert_normalization,
+    AddDropout: add_dropout,
+    SetOutputActivation: set_output_activation,
+    ScaleInputs: scale_inputs,
+    AddInputNoise: add_input_noise,
+    ScaleTargets: scale_targets,
+    NumberClasses: number_classes,
+}
+
+
+class Surgeon(Workbench):
+    """Applies edits to a model."""
+
+    def apply(self, edit: Edit) -> Edit:
+        """Apply an edit; one that is no business of the model is passed over.
+
+        Returns:
+            The edit, with numbers filled in that were fitted on the data.
+
+        Raises:
+            ConfigError: If it leaves nothing to change, or this model can't be changed so; says why.
+        """
+        handler = _HANDLERS.get(type(edit))
+        if handler is None:
+            return edit
+        done = handler(self, edit, True)
+        self.graph = Graph(self.model)
+        return done
+
+    def check(self, edit: Edit) -> None:
+        """Raise what `apply` would raise, changing nothing."""
+        handler = _HANDLERS.get(type(edit))
+        if handler is not None:
+            handler(self, edit, False)
+
+
+def in_order(edits: Sequence[Edit]) -> list[Edit]:
+    """Return edits in the order in which they are applied.
+
+    Scaling of the inputs comes first, since noise is measured against it; what puts outputs back into the user's terms
+    comes last.
+    """
+    last = (ScaleTargets, NumberClasses)
+    return sorted(edits, key=lambda edit: 0 if isinstance(edit, ScaleInputs) else 2 if isinstance(edit, last) else 1)
+
+
+def apply_edits(edits: Sequence[Edit], model: Any, optimizer: Any = None) -> tuple[Any, Any]:
+    """Apply a plan to a fresh model of the user's.
+
+    Args:
+        edits: The edits, with fitted numbers. What belongs to `fit` or `compile` (loss, batch size, plateau,
+            early stopping) is passed over.
+        model: The model, built where an edit changes more than settings. It is not to be used further.
+        optimizer: A Keras optimizer, or None for that of a compiled model.
+
+    Returns:
+        The changed model, to be compiled, and a fresh optimizer (None if there is none to start from).
+
+    Raises:
+        ConfigError: If an edit does not fit the model.
+    """
+    template = optimizer if optimizer is not None else getattr(model, "optimizer", None)
+    if isinstance(template, str):
+        template = keras.optimizers.get(template)
+    if any(type(edit) in _HANDLERS for edit in edits):
+        if not model.built:
+            raise ConfigError(
+                f"model {model.name!r} is not built: give it a keras.Input or call it once before the plan"
+            )
+        surgeon = Surgeon(copy_model(model) if has_graph(model) else model)
+        for edit in in_order(edits):
+            surgeon.apply(edit)
+        model = surgeon.model
+    if template is None and not any(isinstance(edit, SwapOptimizer) for edit in edits):
+        return model, None
+    return model, edited_optimizer(template, edits, model)

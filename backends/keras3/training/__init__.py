@@ -1,0 +1,1 @@
+"""Managed trainings inside `fit`."""

@@ -1,0 +1,98 @@
+"""What autotrainer asks of PyTorch, each answered in a file of its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from autotrainer.adapter.backend import Backend, LoopTrainer, OpenWatch, Trainer
+from autotrainer.adapter.observer import Observer, Recorder
+from autotrainer.adapter.spec import FitRequest, LoopRequest
+from autotrainer.edits import Edit
+from autotrainer.records.signals import LayerInfo, Observation
+from autotrainer.records.task import TaskContext
+
+__all__ = ["PyTorchBackend"]
+
+
+class PyTorchBackend(Backend):
+    """Adapter for models of PyTorch."""
+
+    name = "pytorch"
+    package = "torch"
+
+    def accepts(self, model: Any) -> bool:
+        """Say whether it is a `torch.nn.Module`."""
+        framework = sys.modules.get("torch")
+        return framework is not None and isinstance(model, framework.nn.Module)
+
+    def layers(self, model: Any) -> tuple[LayerInfo, ...]:
+        """Return the layers, in forward order as far as that is known without running the model."""
+        from autotrainer.backends.pytorch.model.describe import layers
+
+        return layers(model)
+
+    def observe(self, model: Any, optimizer: Any, loss_fn: Any, monitor: Recorder, **plan: Any) -> Observer:
+        """Attach to a training that the user runs."""
+        from autotrainer.backends.pytorch.watching.observer import observe
+
+        return observe(model, optimizer, loss_fn, monitor, **plan)
+
+    def watch_everything(self, open_watch: OpenWatch) -> AbstractContextManager[None]:
+        """Watch each training from its second step on."""
+        from autotrainer.backends.pytorch.scripts.watch_everything import watch_everything
+
+        return watch_everything(open_watch)
+
+    def probe(
+        self, model: Any, data: Any, loss: Any, optimizer: Any, batches: int
+    ) -> tuple[TaskContext, list[Observation]]:
+        """Look at a model before training."""
+        from autotrainer.backends.pytorch.watching.probe import probe
+
+        return probe(model, data, loss, optimizer, batches)
+
+    def trainer(self, request: FitRequest) -> Trainer:
+        """Prepare managed trainings."""
+        from autotrainer.backends.pytorch.training.trainer import make_trainer
+
+        return make_trainer(request)
+
+    def loop(self, request: LoopRequest) -> LoopTrainer:
+        """Prepare trainings in the user's own loop."""
+        from autotrainer.backends.pytorch.loop.loop_trainer import make_loop
+
+        return make_loop(request)
+
+    def apply(self, edits: Sequence[Edit], model: Any, optimizer: Any) -> tuple[Any, Any]:
+        """Return a fresh model and an optimizer with the edits applied."""
+        from autotrainer.backends.pytorch.surgery.surgery import apply_edits
+
+        return apply_edits(edits, model, optimizer)
+
+    def process_settings(self) -> dict[str, Any]:
+        """Return settings of this process that trainings in another one need to come out the same."""
+        from autotrainer.backends.pytorch.runtime.process_settings import process_settings
+
+        return process_settings()
+
+    def adopt_settings(self, values: Mapping[str, Any]) -> None:
+        """Take the settings of another process."""
+        from autotrainer.backends.pytorch.runtime.process_settings import adopt_settings
+
+        adopt_settings(values)
+
+    def preserve_random_state(self) -> AbstractContextManager[None]:
+        """Put back every random state that managed trainings touch."""
+        from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state
+
+        return preserve_random_state()
+
+    def save_model(self, model: Any, folder: Path) -> Path:
+        """Write a trained model to a folder."""
+        from autotrainer.backends.pytorch.training.trainer import save_model
+
+        return save_model(model, folder)

@@ -1,0 +1,1 @@
+"""The data of managed trainings: batches, targets, scaling, and edits of them."""

@@ -1,0 +1,1 @@
+"""Modules that repairs put into models, and what printed patches import; saved models name them."""

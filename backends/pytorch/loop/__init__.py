@@ -1,0 +1,1 @@
+"""Trainings in the user's own loop: `autotrainer.Loop`."""

@@ -1,0 +1,106 @@
+"""What is known of a loss without calling it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from autotrainer.records.task import LossInfo
+
+__all__ = ["is_plain", "loss_info"]
+
+
+def _info(family: str, expects: str, targets: str = "values", class_axis: int = -1) -> dict[str, Any]:
+    return {"family": family, "expects": expects, "targets": targets, "class_axis": class_axis}
+
+
+_CROSS_ENTROPY = _info("cross_entropy", "logits", "either", 1)
+_NLL = _info("cross_entropy", "log_probabilities", "index", 1)
+_BCE = _info("binary_cross_entropy", "probabilities")
+_BCE_LOGITS = _info("binary_cross_entropy", "logits")
+_SQUARED = _info("squared_error", "values")
+_ABSOLUTE = _info("absolute_error", "values")
+_HUBER = _info("huber", "values")
+_POISSON = _info("poisson", "log_values")  # unless ``log_input`` says no
+_DIVERGENCE = _info("kl_divergence", "log_probabilities")
+_MARGIN = _info("hinge", "logits", "index", 1)
+_LOSSES: dict[str, dict[str, Any]] = {
+    "CrossEntropyLoss": _CROSS_ENTROPY,
+    "NLLLoss": _NLL,
+    "BCELoss": _BCE,
+    "BCEWithLogitsLoss": _BCE_LOGITS,
+    "MultiLabelSoftMarginLoss": _BCE_LOGITS,
+    "MSELoss": _SQUARED,
+    "L1Loss": _ABSOLUTE,
+    "SmoothL1Loss": _HUBER,
+    "HuberLoss": _HUBER,
+    "PoissonNLLLoss": _POISSON,
+    "KLDivLoss": _DIVERGENCE,
+    "MultiMarginLoss": _MARGIN,
+    "SoftMarginLoss": _info("hinge", "logits"),
+    "HingeEmbeddingLoss": _info("hinge", "values"),
+    "cross_entropy": _CROSS_ENTROPY,
+    "nll_loss": _NLL,
+    "binary_cross_entropy": _BCE,
+    "binary_cross_entropy_with_logits": _BCE_LOGITS,
+    "multilabel_soft_margin_loss": _BCE_LOGITS,
+    "mse_loss": _SQUARED,
+    "l1_loss": _ABSOLUTE,
+    "smooth_l1_loss": _HUBER,
+    "huber_loss": _HUBER,
+    "poisson_nll_loss": _POISSON,
+    "kl_div": _DIVERGENCE,
+    "multi_margin_loss": _MARGIN,
+    "soft_margin_loss": _info("hinge", "logits"),
+    "hinge_embedding_loss": _info("hinge", "values"),
+}
+
+
+def loss_info(loss_fn: nn.Module | Callable[..., Any] | None) -> LossInfo:
+    """Describe a loss.
+
+    Args:
+        loss_fn: Loss module (of `torch.nn`, or any other), function, or None.
+
+    Returns:
+        What it computes; family ``custom`` for a loss that is not one of PyTorch's own, ``none`` for None. An
+        attribute ``loss_info`` of the loss that holds a `LossInfo` is taken at its word.
+    """
+    if loss_fn is None:
+        return LossInfo(name="none", family="none")
+    told = getattr(loss_fn, "loss_info", None)
+    if isinstance(told, LossInfo):
+        return told
+    names = ("reduction", "log_input", "weight", "pos_weight")
+    options = {name: getattr(loss_fn, name) for name in names if hasattr(loss_fn, name)}
+    if isinstance(loss_fn, functools.partial):
+        options, loss_fn = loss_fn.keywords, loss_fn.func
+    reduction = str(options.get("reduction", "mean"))
+    weighted = any(_unequal(options.get(name)) for name in ("weight", "pos_weight"))
+    kind = ""
+    if isinstance(loss_fn, nn.Module):
+        name = type(loss_fn).__name__
+        kinds = (k.__name__ for k in type(loss_fn).__mro__ if k.__module__.startswith("torch.nn."))
+        kind = next((k for k in kinds if k in _LOSSES), "")
+    else:
+        name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
+        if str(getattr(loss_fn, "__module__", "")).startswith("torch") and name in _LOSSES:
+            kind = name
+    if not kind:
+        return LossInfo(name=name, reduction=reduction)
+    known = LossInfo(name=name, reduction=reduction, weighted=weighted, **_LOSSES[kind])
+    return known if options.get("log_input", True) else replace(known, expects="values")
+
+
+def _unequal(weights: Any) -> bool:
+    """Whether these are weights of classes that are not all 1."""
+    return isinstance(weights, Tensor) and bool((weights != 1).any())
+
+
+def is_plain(loss_fn: Any) -> bool:
+    """Say whether a loss is PyTorch's own and takes outputs and targets as they are; a subclass may reshape them."""
+    return type(loss_fn).__module__ == "torch.nn.modules.loss"

@@ -1,0 +1,53 @@
+"""How a model is called on the inputs of a batch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from autotrainer.backends.pytorch.layers.modules import Wrapper
+
+__all__ = ["call_model"]
+
+
+def call_model(model: nn.Module, inputs: Any) -> Any:
+    """Call a model with a tensor, or with a tuple or list as positional arguments.
+
+    A dict goes as named arguments; whole, to a model whose ``forward`` knows none of its keys and takes one argument.
+    """
+    if isinstance(inputs, Mapping):
+        return model(inputs) if _takes_whole(model, inputs) else model(**inputs)
+    if isinstance(inputs, tuple | list):
+        return model(*inputs)
+    return model(inputs)
+
+
+def _takes_whole(model: nn.Module, inputs: Mapping[Any, Any]) -> bool:
+    """Say whether a dict is one argument of a model.
+
+    Where even one key is the name of a parameter, the rest are too many: the error of the call itself says so best.
+    """
+    inner: Any = model
+    while isinstance(inner, Wrapper | nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner = inner.module
+    inner = getattr(inner, "_orig_mod", inner)
+    if not all(isinstance(name, str) for name in inputs):
+        return True
+    try:
+        signature = inspect.signature(inner.forward)
+    except (TypeError, ValueError):  # a script has none
+        return False
+    if any(name in signature.parameters for name in inputs):
+        return False
+    return not _binds(signature, **inputs) and _binds(signature, inputs)
+
+
+def _binds(signature: inspect.Signature, *args: Any, **kwargs: Any) -> bool:
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True

@@ -1,0 +1,136 @@
+"""Modules of a model by layer name: where they are, what protects them, and how another one is put in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from autotrainer.backends.pytorch.layers.modules import Followed, Wrapped
+from autotrainer.backends.pytorch.model.describe import own_parameters, plain_name, watched_modules
+from autotrainer.errors import ConfigError, nearest
+
+__all__ = ["CLOSED", "Places"]
+
+CLOSED = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.MultiheadAttention)
+"""Layers of PyTorch that use the weights of their parts without calling them."""
+
+
+class Places:
+    """The modules of one model by layer name.
+
+    Args:
+        model: The model; `put` changes it.
+        keep: Layer-name patterns that nothing may touch; a pattern that names a container means all in it.
+    """
+
+    def __init__(self, model: nn.Module, keep: Sequence[str] = ()) -> None:
+        self.model = model
+        self._keep = tuple(keep)
+        self._paths: dict[str, str] = {}
+        self._moved: dict[str, str] = {}
+        self._refresh()
+        self._protected: dict[int, str] = {}
+        for name, module in watched_modules(model).items():
+            kept = self.kept(name)
+            for parameter in own_parameters(module):
+                if kept or not parameter.requires_grad:
+                    self._protected[id(parameter)] = kept or f"`{name}` has frozen parameters"
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._paths
+
+    def path(self, name: str) -> str:
+        """Return the path of the module of a layer name: the innermost where edits have wrapped it.
+
+        Raises:
+            ConfigError: If there is none.
+        """
+        path = self._outermost(name)
+        while isinstance(self.model.get_submodule(path), Wrapped):
+            path = f"{path}.wrapped_layer"
+        return path
+
+    def _outermost(self, name: str) -> str:
+        """Return the path of all that edits have wrapped around the module of a layer name."""
+        name = self._moved.get(name, name)
+        if name not in self._paths:
+            raise ConfigError(f"the model has no layer {name!r}: {nearest(name, self._paths)}")
+        return self._paths[name]
+
+    def module(self, name: str) -> nn.Module:
+        """Return the module of a layer name.
+
+        Raises:
+            ConfigError: If there is none.
+        """
+        return self.model.get_submodule(self.path(name))
+
+    def parents(self, name: str) -> Iterator[nn.Module]:
+        """Yield the modules that a layer is a part of, the nearest first."""
+        path = self.path(name)
+        while path:
+            path = path.rpartition(".")[0]
+            yield self.model.get_submodule(path)
+
+    def put(self, path: str, module: nn.Module) -> None:
+        """Put a module in the place of the one at a path; the empty path is that of the model itself."""
+        if path:
+            parent, _, name = path.rpartition(".")
+            self.model.get_submodule(parent)._modules[name] = module
+        else:
+            self.model = module
+        self._refresh()
+
+    def follow(self, name: str, then: nn.Module) -> None:
+        """Put a module behind a layer, before everything that edits have put there already."""
+        path = self.path(name)
+        layer = self.model.get_submodule(path)
+        like = next(layer.parameters(), None)
+        like = next(self.model.parameters(), None) if like is None else like
+        if like is not None and like.is_floating_point():
+            then.to(like.device, like.dtype)
+        wrapped = Followed(layer, then.train(layer.training))
+        wrapped.training = layer.training
+        self.put(path, wrapped)
+
+    def enclose(self, name: str, wrap: Callable[[nn.Module], Wrapped]) -> None:
+        """Put a layer, with all that edits have put behind it, into another module."""
+        path = self._outermost(name)
+        layer = self.model.get_submodule(path)
+        wrapped = wrap(layer)
+        like = next(layer.parameters())
+        for parameter in wrapped.parameters(recurse=False):
+            parameter.data = parameter.data.to(like.device, like.dtype)
+        wrapped.training = layer.training
+        self.put(path, wrapped)
+
+    def move(self, name: str, to: str) -> None:
+        """Have a layer name mean another place from now on."""
+        self._moved[name] = to
+
+    def kept(self, name: str) -> str:
+        """Return why ``keep`` protects a layer, or an empty text."""
+        parts = name.split(".")
+        containers = [".".join(parts[: i + 1]) for i in range(len(parts))]
+        found = next((p for p in self._keep if any(fnmatchcase(c, p) for c in containers)), None)
+        return "" if found is None else f"keep={found!r} protects `{name}`"
+
+    def protection(self, name: str) -> str:
+        """Return why the weights of a layer must stay as they are, or an empty text."""
+        kept = self.kept(name)
+        if kept or name not in self:
+            return kept
+        found = (self._protected.get(id(p)) for p in own_parameters(self.module(name)))
+        return next((reason for reason in found if reason), "")
+
+    def closed_in(self, name: str) -> str:
+        """Say which attention or transformer layer uses a layer without calling it, or return an empty text."""
+        outer = next((parent for parent in self.parents(name) if isinstance(parent, CLOSED)), None)
+        return "" if outer is None else f"`{name}` is a part of {type(outer).__name__}, which does not call it"
+
+    def _refresh(self) -> None:
+        self._paths = {}
+        for path, module in self.model.named_modules(remove_duplicate=False):
+            self._paths.setdefault(plain_name(path) or type(module).__name__.lower(), path)

@@ -1,0 +1,3 @@
+"""Now ``autotrainer.backends.pytorch.layers.functional_patch``."""
+
+from autotrainer.backends.pytorch.layers.functional_patch import *  # noqa: F403

@@ -1,0 +1,245 @@
+"""Edits of optimizers: rates, decay, momentum, another optimizer, and parameters that came or went."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from autotrainer.backends.pytorch.layers.update_clipping import clip_updates
+from autotrainer.backends.pytorch.model.describe import watched_modules
+from autotrainer.edits import (
+    CompleteOptimizer,
+    DecayRate,
+    Edit,
+    ResetOptimizerState,
+    RestoreZeroGrad,
+    SetLearningRate,
+    SetMomentum,
+    SetWeightDecay,
+    SkipUpdates,
+    SwapOptimizer,
+    TuneAdam,
+    WarmUpRate,
+)
+from autotrainer.errors import ConfigError
+
+__all__ = ["adopt_parameters", "edit_optimizer", "missing_parameters", "optimizer_refusal", "owns", "set_rate"]
+
+_OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "nadam": torch.optim.NAdam,
+    "adamax": torch.optim.Adamax,
+    "rmsprop": torch.optim.RMSprop,
+}
+_SECOND_MOMENTS = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam)
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+
+
+def optimizer_refusal(edit: Edit, optimizer: Optimizer) -> str:
+    """Say why an edit can't be applied to an optimizer, or return an empty text."""
+    name, options = type(optimizer).__name__, optimizer.param_groups[0]
+    if isinstance(edit, SetLearningRate | SwapOptimizer):
+        rate = edit.value if isinstance(edit, SetLearningRate) else edit.learning_rate
+        if not (math.isfinite(rate) and rate > 0):
+            return f"a learning rate must be above 0, not {rate!r}"
+        if isinstance(edit, SwapOptimizer) and edit.name not in _OPTIMIZERS:
+            return f"there is no optimizer {edit.name!r}"
+        return "" if "lr" in options or isinstance(edit, SwapOptimizer) else f"{name} has no learning rate"
+    if isinstance(edit, SetMomentum):
+        if "momentum" not in options:
+            return f"{name} has no momentum to set"
+        if edit.nesterov and "nesterov" not in options:
+            return f"{name} has no Nesterov momentum"
+        return "" if 0 <= edit.value < 1 else f"a momentum must be in [0, 1), not {edit.value!r}"
+    if isinstance(edit, SetWeightDecay):
+        if "weight_decay" not in options:
+            return f"{name} has no weight decay"
+        return "" if math.isfinite(edit.value) and edit.value >= 0 else f"{edit.value!r} is no weight decay"
+    if isinstance(edit, WarmUpRate | DecayRate):
+        return "" if "lr" in options else f"{name} has no learning rate"
+    if isinstance(edit, TuneAdam) and not isinstance(optimizer, _SECOND_MOMENTS):
+        return f"{name} divides by no second moment"
+    if isinstance(edit, CompleteOptimizer) and isinstance(optimizer, torch.optim.LBFGS):
+        return "LBFGS takes one group of parameters, made with it"
+    if isinstance(edit, ResetOptimizerState) and isinstance(optimizer, torch.optim.Adagrad):
+        return "the state of Adagrad is made with it"
+    if isinstance(edit, SkipUpdates) and isinstance(optimizer, torch.optim.LBFGS):
+        return "a step of LBFGS computes gradients of its own"
+    return ""
+
+
+def edit_optimizer(optimizer: Optimizer, model: nn.Module, edits: Iterable[Edit]) -> Optimizer:
+    """Apply edits to an optimizer that has not taken a step.
+
+    Parameter groups stay as they are otherwise, and their learning rates keep their ratios.
+
+    Args:
+        optimizer: The optimizer; changed.
+        model: The model whose parameters it has.
+        edits: Edits of any kind; those that are not about optimizers are passed over.
+
+    Returns:
+        The optimizer, or another one over the same parameters.
+
+    Raises:
+        ConfigError: If an edit can't be applied.
+    """
+    for edit in edits:
+        reason = optimizer_refusal(edit, optimizer)
+        if reason:
+            raise ConfigError(f"{type(edit).__name__}: {reason}")
+        if isinstance(edit, SetLearningRate):
+            for group, rate in zip(optimizer.param_groups, _scaled_rates(optimizer, edit.value), strict=True):
+                _set_rate(group, rate)
+        elif isinstance(edit, SwapOptimizer):
+            optimizer = _swapped(optimizer, model, edit)
+        elif isinstance(edit, SetMomentum):
+            for group in optimizer.param_groups:
+                group["momentum"] = edit.value
+                if edit.nesterov or "nesterov" in group:
+                    group["nesterov"], group["dampening"] = edit.nesterov, 0
+        elif isinstance(edit, SetWeightDecay):
+            optimizer = _decayed(optimizer, model, edit.value)
+        elif isinstance(edit, TuneAdam):
+            _tune(optimizer, edit)
+        elif isinstance(edit, CompleteOptimizer):
+            _complete(optimizer, missing_parameters(optimizer, model, edit.layers))
+        elif isinstance(edit, ResetOptimizerState):
+            optimizer.state.clear()
+        elif isinstance(edit, RestoreZeroGrad):
+            optimizer.register_step_post_hook(_forget_gradients)
+    return optimizer
+
+
+def missing_parameters(optimizer: Optimizer, model: nn.Module, layers: Sequence[str] = ()) -> list[nn.Parameter]:
+    """Return the trainable parameters that an optimizer lacks.
+
+    Args:
+        optimizer: The optimizer.
+        model: The model.
+        layers: Layers to look in; all of the model if there are none.
+    """
+    modules = watched_modules(model)
+    places = [modules[name] for name in layers if name in modules] if layers else [model]
+    owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    found = {id(p): p for place in places for p in place.parameters() if p.requires_grad and id(p) not in owned}
+    return list(found.values())
+
+
+def _tune(optimizer: Optimizer, edit: TuneAdam) -> None:
+    for group in optimizer.param_groups:
+        if edit.beta_2 is not None:
+            group["betas"] = (group["betas"][0], edit.beta_2)
+        if edit.epsilon is not None:
+            group["eps"] = edit.epsilon
+    if edit.clip_updates:
+        clip_updates(optimizer)
+
+
+def _complete(optimizer: Optimizer, missing: list[nn.Parameter]) -> None:
+    """Add parameters with the settings of the first group."""
+    if missing:
+        options = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
+        optimizer.add_param_group({**options, "params": missing})
+
+
+def _forget_gradients(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    optimizer.zero_grad()
+
+
+def adopt_parameters(optimizer: Optimizer, model: nn.Module, before: Sequence[nn.Parameter]) -> None:
+    """Give an optimizer the parameters that a model has gained, and take away those that it has lost.
+
+    Args:
+        optimizer: The optimizer; changed. New parameters get the settings of the first group, without decay.
+        model: The model after surgery.
+        before: Its parameters before.
+    """
+    old, now = {id(p) for p in before}, {id(p) for p in model.parameters()}
+    gone = old - now
+    for group in optimizer.param_groups:
+        group["params"] = [p for p in group["params"] if id(p) not in gone]
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    new = [p for p in model.parameters() if id(p) not in old and id(p) not in held]
+    if new:
+        options = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
+        if "weight_decay" in options:
+            options["weight_decay"] = 0.0
+        optimizer.add_param_group({"params": new, **options})
+
+
+def set_rate(optimizer: Optimizer, rate: float) -> bool:
+    """Set the rate of the first group, and those of the others in their ratios; False where there is no rate."""
+    if any("lr" not in group for group in optimizer.param_groups):
+        return False
+    for group, value in zip(optimizer.param_groups, _scaled_rates(optimizer, rate), strict=True):
+        _set_rate(group, value)
+    return True
+
+
+def _scaled_rates(optimizer: Optimizer, value: float) -> list[float]:
+    """Return a rate for each group: ``value`` for the first, the others in the ratios they have."""
+    rates = [float(group.get("lr", value)) for group in optimizer.param_groups]
+    return [value * rate / rates[0] if rates[0] else value for rate in rates]
+
+
+def _set_rate(group: dict[str, Any], rate: float) -> None:
+    if isinstance(group["lr"], torch.Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
+    group.pop("initial_lr", None)
+
+
+def _swapped(optimizer: Optimizer, model: nn.Module, edit: SwapOptimizer) -> Optimizer:
+    options: dict[str, Any] = {"lr": edit.learning_rate}
+    if edit.name in ("sgd", "rmsprop"):
+        options["momentum"] = edit.momentum
+    elif edit.momentum:
+        options["betas"] = (edit.momentum, 0.999)
+    rates = _scaled_rates(optimizer, edit.learning_rate)
+    groups = [
+        {"params": group["params"], "lr": rate} for group, rate in zip(optimizer.param_groups, rates, strict=True)
+    ]
+    made = _OPTIMIZERS[edit.name](groups, **options)
+    return _decayed(made, model, edit.weight_decay)
+
+
+def _decayed(optimizer: Optimizer, model: nn.Module, decay: float) -> Optimizer:
+    """Set the decay of weight matrices, decoupled where the optimizer can, and none of everything else."""
+    if type(optimizer) is torch.optim.Adam and decay and "decoupled_weight_decay" not in optimizer.param_groups[0]:
+        optimizer = torch.optim.AdamW([_without(g, "decoupled_weight_decay") for g in optimizer.param_groups])
+    matrices = {id(p) for p in _matrices(model)}
+    groups = []
+    for group in optimizer.param_groups:
+        for wanted in (True, False):
+            params = [p for p in group["params"] if (id(p) in matrices) is wanted]
+            if params:
+                groups.append({**group, "params": params, "weight_decay": decay if wanted else 0.0})
+                if decay and "decoupled_weight_decay" in group:
+                    groups[-1]["decoupled_weight_decay"] = True
+    optimizer.param_groups = groups
+    return optimizer
+
+
+def _matrices(model: nn.Module) -> Iterator[nn.Parameter]:
+    for module in model.modules():
+        if not isinstance(module, _NORMS):
+            yield from (p for p in module.parameters(recurse=False) if p.ndim > 1)
+
+
+def _without(group: dict[str, Any], name: str) -> dict[str, Any]:
+    return {k: v for k, v in group.items() if k != name}
+
+
+def owns(optimizer: Optimizer, model: nn.Module) -> bool:
+    """Say whether an optimizer has any of a model's parameters."""
+    own = {id(parameter) for parameter in model.parameters()}
+    return any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])

@@ -1,0 +1,1 @@
+"""The process and the device: random states, process settings, hooks, saving."""

@@ -1,0 +1,1 @@
+"""Watching every training of a script that knows nothing of autotrainer."""

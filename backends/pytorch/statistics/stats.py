@@ -1,0 +1,244 @@
+"""Reduces tensors to numbers on their own device; nothing in here waits for it except `to_host`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from autotrainer.records.signals import DORMANT, LAYER_COLUMNS, MAX_FEATURES, MAX_RANK, MAX_ROWS, MAX_VALUES
+
+__all__ = [
+    "ACTIVATION_COLUMNS",
+    "OUTPUT_COLUMNS",
+    "ZERO_REGION",
+    "activation_numbers",
+    "changes",
+    "feature_rows",
+    "input_rows",
+    "joined",
+    "nonzero_counts",
+    "norms",
+    "row_count",
+    "rows_of",
+    "sampled_entries",
+    "silent_units",
+    "strided_entries",
+    "to_host",
+]
+
+ACTIVATION_COLUMNS = tuple(
+    LAYER_COLUMNS.index(name)
+    for name in (
+        "activation_mean_abs",
+        "activation_std",
+        "activation_max_abs",
+        "activation_spread",
+        "saturated",
+        "dormant",
+    )
+)
+"""Columns of the layer table that `activation_numbers` fills, in its order."""
+
+OUTPUT_COLUMNS = frozenset(LAYER_COLUMNS[place] for place in ACTIVATION_COLUMNS) | {"dead_units"}
+"""All columns that are measured on the outputs of layers."""
+
+_NO_UNITS = frozenset({"linear", "softmax", "softmin", "log_softmax"})
+"""Activations after which no unit counts as dormant: none at all, and those that make shares of the units."""
+
+_SLOPE = 1e-3
+"""Slope, relative to the largest one, below which a bounded activation counts as saturated."""
+
+ZERO_REGION = frozenset({"relu", "relu6", "thresholded_relu"})
+"""Activations that are exactly zero for all inputs below some point."""
+
+
+def norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the L2 norm of each tensor, as scalars of type float32.
+
+    Keeps the one private name of PyTorch that reads many tensors in one call.
+    """
+    if not tensors:
+        return []
+    found = torch._foreach_norm([_plain(t) for t in tensors])
+    return [norm if norm.dtype is torch.float32 else norm.float() for norm in found]
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Return a dense, real tensor of at least single precision with the same entries that are not zero."""
+    tensor = tensor.detach()
+    if tensor.dtype is torch.float32 and tensor.layout is torch.strided:  # nearly all: quickly
+        return tensor
+    if tensor.is_sparse:
+        tensor = tensor.coalesce().values()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def nonzero_counts(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the number of entries of each tensor that are not zero, as scalars."""
+    return [torch.count_nonzero(_plain(t)) for t in tensors]
+
+
+def sampled_entries(parameters: Sequence[Tensor], entries: Sequence[int]) -> list[Tensor]:
+    """Return copies of evenly strided entries of each parameter.
+
+    Args:
+        parameters: The parameters.
+        entries: How many entries of each to copy at most.
+
+    Returns:
+        Flat tensors of at least single precision.
+    """
+    return [part.clone() for part in strided_entries(parameters, entries)]
+
+
+def strided_entries(tensors: Sequence[Tensor], entries: Sequence[int]) -> list[Tensor]:
+    """Return the same as `sampled_entries` of dense tensors, but views where that is possible."""
+    parts = []
+    for tensor, most in zip(tensors, entries, strict=True):
+        flat = tensor.detach().reshape(-1)
+        stride = math.ceil(flat.numel() / max(most, 1)) or 1
+        part = _plain(flat if stride == 1 else flat[::stride])
+        parts.append(part if part.ndim == 1 else part.flatten())  # a complex number is two
+    return parts
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Return flat tensors as one, on the device of the first and of a type that holds them all."""
+    device = parts[0].device
+    return torch.cat([part if part.device == device else part.to(device) for part in parts])
+
+
+def changes(before: Sequence[Tensor], after: Sequence[Tensor]) -> list[Tensor]:
+    """Return the L2 norms of the differences, as scalars of type float32."""
+    return norms([a - b for a, b in zip(after, before, strict=True)])
+
+
+def activation_numbers(
+    output: Tensor, activation: str | None, batch_axis: int = 0, channel_axis: int | None = None
+) -> Tensor:
+    """Reduce the output of a layer.
+
+    Args:
+        output: Floating-point tensor with at least one entry.
+        activation: Name of the activation that made it, if any.
+        batch_axis: Axis of the samples.
+        channel_axis: Axis of the units where dormant ones are to be counted, as `silent_units` takes it; else None.
+
+    Returns:
+        Shape (6,), float32: the `ACTIVATION_COLUMNS`. Spread is NaN for fewer than two samples, the saturated share
+        for an activation that is not bounded, the dormant one for none (see `signals.DORMANT`).
+    """
+    values = output.detach()
+    values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+    size = values.abs()
+    unknown = torch.full((), math.nan, device=values.device, dtype=torch.float32)
+    spread = unknown
+    if values.ndim > batch_axis and values.shape[batch_axis] > 1:
+        spread = values.var(dim=batch_axis, unbiased=False).mean().sqrt()
+    flat = _saturated(values, size, activation)
+    mean, dormant = None, unknown
+    if channel_axis is not None and activation is not None and activation not in _NO_UNITS:
+        others = _other_axes(size, channel_axis)
+        units = size.mean(dim=others) if others else size
+        mean = units.mean()
+        dormant = (units <= DORMANT * mean).float().mean()
+    numbers = (
+        size.mean() if mean is None else mean,
+        values.std(unbiased=False),
+        size.amax(),
+        spread,
+        unknown if flat is None else flat.float().mean(),
+        dormant,
+    )
+    return torch.stack([number.float() for number in numbers])
+
+
+def _saturated(values: Tensor, size: Tensor, activation: str | None) -> Tensor | None:
+    """Say, from the output, where the slope of a bounded activation is below 1e-3 of its maximum.
+
+    The slopes: sigmoid y (1 - y), tanh 1 - y², softsign (1 - |y|)²; the hard variants have slope 0 at their bounds.
+    """
+    if activation == "sigmoid":
+        return values * (1 - values) < _SLOPE / 4
+    if activation == "tanh":
+        return 1 - values * values < _SLOPE
+    if activation == "softsign":
+        return (1 - size) ** 2 < _SLOPE
+    if activation == "hard_sigmoid":
+        return (values <= 0) | (values >= 1)
+    if activation == "hard_tanh":
+        return size >= 1
+    return None
+
+
+def silent_units(output: Tensor, channel_axis: int) -> Tensor:
+    """Return, unit by unit, whether it is zero for all samples and places; boolean, shape (units,)."""
+    others = _other_axes(output, channel_axis)
+    nonzero = output.detach() != 0
+    return ~(nonzero.any(dim=others) if others else nonzero)
+
+
+def _other_axes(output: Tensor, channel_axis: int) -> list[int]:
+    """Return all axes but that of the units."""
+    axis = 1 if output.ndim > 3 or (channel_axis == 1 and output.ndim > 2) else output.ndim - 1
+    return [i for i in range(output.ndim) if i != axis]
+
+
+def row_count(*tensors: Tensor | None) -> int:
+    """Return how many first rows of all the tensors together may be copied."""
+    counts = [MAX_ROWS]
+    for tensor in tensors:
+        if tensor is not None and tensor.ndim:
+            rows = tensor.shape[0]
+            counts.append(min(rows, MAX_VALUES // max(1, tensor.numel() // max(rows, 1))))
+    return min(counts)
+
+
+def rows_of(tensor: Tensor | None, rows: int) -> Tensor | None:
+    """Return a copy of the first rows, or None where there is none."""
+    if tensor is None or not rows or not tensor.ndim or tensor.is_complex():
+        return None
+    return tensor.detach()[:rows].clone()
+
+
+def input_rows(tensor: Tensor | None) -> Tensor | None:
+    """Return a copy of the first rows of the input.
+
+    Rank 2 keeps its rank: rows by at most 1024 evenly strided columns. A higher rank becomes (rows, 1, values)
+    where its rows are too large to be copied whole.
+    """
+    if tensor is None or not tensor.ndim or not tensor.numel() or tensor.is_complex():
+        return None
+    rows = tensor.detach()[:MAX_ROWS]
+    if rows.ndim == 2 and rows.shape[1] > MAX_FEATURES:
+        rows = rows[:, :: math.ceil(rows.shape[1] / MAX_FEATURES)]
+    width = rows[0].numel()
+    if rows.ndim > 2 and rows.numel() > MAX_VALUES:
+        flat = rows[: max(1, MAX_VALUES // min(width, 4 * MAX_FEATURES))].flatten(1)
+        rows = flat[:, :: math.ceil(width / (MAX_VALUES // len(flat)))].unsqueeze(1)
+    return rows[: max(1, MAX_VALUES // max(1, rows[0].numel()))].clone()
+
+
+def feature_rows(tensor: Tensor | None) -> Tensor | None:
+    """Return a copy of evenly strided rows and features of what enters a dense layer; None where there are none."""
+    if tensor is None or tensor.ndim < 2 or not tensor.numel() or not tensor.is_floating_point():
+        return None
+    rows = tensor.detach()
+    rows = rows[..., :: math.ceil(rows.shape[-1] / MAX_RANK)].flatten(0, -2)
+    return rows[:: math.ceil(len(rows) / MAX_RANK)].clone()
+
+
+def to_host(tensor: Tensor | None) -> NDArray[Any] | None:
+    """Return a tensor's values as NumPy; this waits for the device."""
+    if tensor is None:
+        return None
+    tensor = tensor.detach().cpu()
+    tensor = tensor.float() if tensor.dtype in (torch.bfloat16,) else tensor
+    return tensor.resolve_neg().numpy()

@@ -1,0 +1,1 @@
+"""Edits of a copy of the model: what is possible, and doing it."""

@@ -1,0 +1,1 @@
+"""Watching a training that the user runs: which step it is, what the loss was, when to sample."""

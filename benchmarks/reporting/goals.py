@@ -1,0 +1,82 @@
+"""Goals of the project, each beside what was measured: met, missed, or too few cases to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from benchmarks.detect.verdicts import Verdict, within
+from benchmarks.repair.outcomes import Outcome
+from benchmarks.repair.tables import by_case
+from benchmarks.reporting.intervals import bootstrap_mean, wilson
+from benchmarks.reporting.tables import interval_share, number, table
+
+__all__ = ["detect_goals", "repair_goals"]
+
+_IR = {3.0: 0.6, 10.0: 0.8}
+"""Mean clipped IR to reach, by budget."""
+
+
+def detect_goals(verdicts: Sequence[Verdict]) -> str:
+    """Return the goals of ``detect`` as Markdown; the first is for real programs alone, the others for all."""
+    faulty = [v for v in verdicts if v.faulty]
+    healthy = [v for v in verdicts if not v.faulty]
+    real = [v for v in faulty if v.source == "real"]
+    lines = [
+        _share("error found, real programs", real, lambda v: v.errors, least=0.95),
+        _share("cause in first two", [v for v in faulty if v.named is not None], lambda v: v.named, least=0.8),
+        _share("early", [v for v in faulty if v.early is not None], lambda v: v.early, least=0.8),
+        _share("error on healthy", healthy, lambda v: v.errors, most=0.02),
+        _share("warning on healthy", healthy, lambda v: v.warnings, most=0.1),
+    ]
+    return _table(lines)
+
+
+def repair_goals(found: Sequence[Outcome]) -> str:
+    """Return the goals of ``repair`` for one budget as Markdown: of ``fit``, on cases whose fix fits into it."""
+    ours = [o for o in found if o.method == "fit" and o.within]
+    if not ours:
+        return ""
+    mean, low, high = bootstrap_mean(by_case(ours))
+    lines = []
+    least = _IR.get(ours[0].budget)
+    if least is not None:
+        lines.append(["clipped IR, mean", f"≥ {least}", f"{mean:.3f}", _verdict(mean, low, high, least=least)])
+    for method in dict.fromkeys(o.method for o in found if o.method.startswith("random")):
+        theirs = bootstrap_mean(by_case(o for o in found if o.method == method and o.within))[0]
+        lines.append([f"clipped IR, mean, above {method}", f"> {theirs:.3f}", f"{mean:.3f}", _plain(mean > theirs)])
+    worse = sum(o.worse for o in found if o.method == "fit")
+    lines.append(["got worse", "0", str(worse), _plain(worse == 0)])
+    wins = [o.cost_to_win for o in ours if o.cost_to_win is not None and o.ratio > 0]
+    if wins:
+        for name, value, most in (("median", np.median(wins), 1.5), ("p90", np.quantile(wins, 0.9), 3.0)):
+            lines.append([f"cost to win, {name}", f"≤ {most:g}", number(float(value)), _plain(value <= most)])
+    return _table(lines)
+
+
+def _share(
+    what: str, of: Sequence[Verdict], test: Callable[[Verdict], object], *, least: float = 0.0, most: float = 1.0
+) -> list[str]:
+    part, units = sum(bool(test(v)) for v in of), within(of)
+    goal = f"≥ {100 * least:.0f} %" if least else f"≤ {100 * most:.0f} %"
+    if not of:
+        return [what, goal, "–", "not measured"]
+    share = part / len(of)
+    verdict = _verdict(share, *wilson(share * units, units), least=least, most=most)
+    return [what, goal, interval_share(part, len(of), units), verdict]
+
+
+def _verdict(value: float, low: float, high: float, *, least: float = -np.inf, most: float = np.inf) -> str:
+    """Say whether a goal is met, and whether the whole interval says the same."""
+    met = least <= value <= most
+    sure = (least <= low and high <= most) if met else (high < least or low > most)
+    return _plain(met) + ("" if sure else ", not beyond noise")
+
+
+def _plain(met: bool | np.bool_) -> str:
+    return "met" if met else "**missed**"
+
+
+def _table(lines: Sequence[Sequence[str]]) -> str:
+    return table(["goal", "", "measured", "verdict"], lines)

@@ -1,0 +1,93 @@
+"""``python -m benchmarks page ROWS…``: tables and plots of stored rows as one page that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.detect.verdicts import judge_all
+from benchmarks.execution.files import write
+from benchmarks.execution.pool import Row
+from benchmarks.execution.provenance import told
+from benchmarks.execution.runs import by_framework
+from benchmarks.repair.outcomes import outcomes
+from benchmarks.reporting import plots
+from benchmarks.reporting.step_ratios import step_ratios
+from benchmarks.reporting.suites import tables_of
+
+__all__ = ["blocks", "page"]
+
+Plot = tuple[str, str]
+
+
+def page(suites: Mapping[str, Sequence[Row]], out: Path) -> None:
+    """Write the page.
+
+    Args:
+        suites: Rows by benchmark, as `read_suites` gives them.
+        out: The file.
+
+    Raises:
+        ConfigError: If it can't be written, or matplotlib is not installed.
+    """
+    from jinja2 import Environment, FileSystemLoader
+    from markupsafe import Markup
+
+    parts = [
+        {
+            "suite": suite,
+            "made": told(rows),
+            # Plots are ours alone and escaped by their library; all else is escaped here.
+            "plots": [(caption, Markup(svg)) for caption, svg in _plots(suite, rows)],
+            "blocks": list(blocks(tables_of(suite, rows))),
+        }
+        for suite, rows in suites.items()
+    ]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, trim_blocks=True
+    )
+    text = environment.get_template("page.html.j2").render(parts=parts)
+    write(out, text)
+
+
+def blocks(markdown: str) -> Iterator[dict[str, Any]]:
+    """Yield headings, tables, lists and paragraphs of the Markdown that our tables are written in."""
+    for part in markdown.replace("**", "").split("\n\n"):
+        lines = [line for line in part.split("\n") if line]
+        if not lines:
+            continue
+        if lines[0].startswith("#"):
+            marks, _, text = lines[0].partition(" ")
+            yield {"kind": "heading", "level": min(6, len(marks)), "text": text}
+            lines = lines[1:]
+        table = [line for line in lines if line.startswith("| ")]
+        if len(table) > 1:
+            cells = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in table]
+            yield {"kind": "table", "head": cells[0], "rows": cells[2:]}
+        elif lines and all(line.startswith("* ") for line in lines):
+            yield {"kind": "list", "lines": [line[2:] for line in lines]}
+        elif lines:
+            yield {"kind": "text", "text": " ".join(lines)}
+
+
+def _plots(suite: str, rows: Sequence[Row]) -> Iterator[Plot]:
+    if suite == "detect":
+        verdicts = [v for name, of in by_framework(rows).items() for v in judge_all(of, name)[0]]
+        if verdicts:
+            yield (
+                "An error found on faulty trainings (filled) and on healthy ones (hollow)",
+                (plots.found_and_accused(verdicts)),
+            )
+            yield "When the first error came", plots.delays(verdicts)
+    elif suite == "repair":
+        for framework, of in by_framework(rows).items():
+            found, _ = outcomes(of, framework)
+            if found:
+                yield f"{framework}: clipped IR by budget, cases whose fix fits in", plots.ratios_by_budget(found)
+                yield f"{framework}: work until the winning attempt", plots.wins(found)
+                yield f"{framework}: each case, mean over seeds", plots.ratios_by_case(found)
+    else:
+        ratios = step_ratios(rows)
+        if ratios:
+            yield "Step time, median over pairs of blocks with its 95 % interval", plots.step_times(ratios)

@@ -1,0 +1,75 @@
+"""Parity of frameworks: the same case should be told the same in PyTorch and in Keras."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.detect.verdicts import Verdict
+from benchmarks.reporting.tables import interval_share, listed
+
+__all__ = ["agreement", "parity"]
+
+_APART = 0.05
+"""Test scores further apart than this are two trainings that went differently."""
+
+
+def agreement(verdicts: Sequence[Verdict]) -> tuple[list[tuple[Verdict, Verdict]], list[tuple[Verdict, Verdict]]]:
+    """Return the pairs of one training in two frameworks, and those of them that are told differently.
+
+    A pair is told alike if both have an error at the end, or neither. A training that is faulty in one framework and
+    healthy in the other is no pair: it ought to be told differently.
+    """
+    by_training: dict[tuple[str, int], list[Verdict]] = {}
+    for v in verdicts:
+        by_training.setdefault((v.case, v.seed), []).append(v)
+    pairs = [(of[0], of[1]) for of in by_training.values() if len(of) == 2 and of[0].faulty == of[1].faulty]
+    return pairs, [(a, b) for a, b in pairs if bool(a.errors) != bool(b.errors)]
+
+
+def parity(verdicts: Sequence[Verdict]) -> str:
+    """Return the agreement of two frameworks as Markdown, with the trainings that differ and why."""
+    pairs, apart = agreement(verdicts)
+    faulty = [(a, b) for a, b in pairs if a.faulty]
+    parts = ["### The same verdict in both frameworks"]
+    for name, of in (("all", pairs), ("faulty", faulty), ("healthy", [p for p in pairs if p not in faulty])):
+        alike = sum(pair not in apart for pair in of)
+        goal = " (goal: ≥ 90 %)" if name == "all" else ""
+        parts.append(f"* {name}: {interval_share(alike, len(of), len({a.unit for a, _ in of}))}{goal}")
+    causes = [(a, b) for a, b in faulty if a.named is not None and b.named is not None and a.errors and b.errors]
+    alike = sum(a.named == b.named for a, b in causes)
+    parts.append(f"* cause named in both or in neither: {interval_share(alike, len(causes))}")
+    text = [parts[0], "", *parts[1:]]
+    text += listed("Told differently", [_reason(a, b) for a, b in apart])
+    mixed = _mixed(verdicts)
+    text += listed("Faulty in one framework and healthy in the other: no pair", mixed)
+    return "\n".join(text)
+
+
+def _reason(a: Verdict, b: Verdict) -> str:
+    found, missed = (a, b) if a.errors else (b, a)
+    words = [
+        f"{a.case} (seed {a.seed}): {', '.join(found.errors)} in {found.framework} alone",
+        f"scores {found.score:.3f} and {missed.score:.3f}",
+    ]
+    if abs(a.score - b.score) > _APART:
+        words.append("the trainings went differently")
+    elif missed.raised:
+        words.append(f"raised and passed in {missed.framework}: {', '.join(missed.raised)}")
+    elif set(missed.warnings) & set(found.errors):
+        words.append(f"a warning in {missed.framework}")
+    elif missed.warnings:
+        words.append(f"only warnings of other problems in {missed.framework}: {', '.join(missed.warnings)}")
+    else:
+        words.append(f"nothing found in {missed.framework}")
+    return "; ".join(words)
+
+
+def _mixed(verdicts: Sequence[Verdict]) -> list[str]:
+    scores: dict[tuple[str, int], dict[str, Verdict]] = {}
+    for v in verdicts:
+        scores.setdefault((v.case, v.seed), {})[v.framework] = v
+    return [
+        f"{case} (seed {seed}): " + ", ".join(f"{v.score:.3f} in {framework}" for framework, v in of.items())
+        for (case, seed), of in scores.items()
+        if len({v.faulty for v in of.values()}) > 1
+    ]

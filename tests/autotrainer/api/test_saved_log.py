@@ -1,0 +1,25 @@
+"""A run log that version 0.1 wrote replays to the findings that it had then."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import autotrainer
+
+SAVED = Path(__file__).parent / "saved"
+FIELDS = ("problem", "code", "severity", "step", "epoch", "layers", "caused_by")
+
+
+def test_saved_log_replays_to_the_same_findings() -> None:
+    before = json.loads((SAVED / "report.json").read_text("utf-8"))
+    now = json.loads(autotrainer.replay(SAVED / "run.jsonl").to_json())
+    assert [[f[name] for name in FIELDS] for f in now["findings"]] == [
+        [f[name] for name in FIELDS] for f in before["findings"]
+    ]
+    for new, old in zip(now["findings"], before["findings"], strict=True):
+        assert new["evidence"] == pytest.approx(old["evidence"])
+    assert now["run"] == pytest.approx(before["run"])
+    assert now["curves"] == before["curves"]

@@ -1,0 +1,144 @@
+"""Simple models: what they can learn, what they can't, and how the problem is put to them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotrainer.diagnostics import baseline_models
+from autotrainer.diagnostics.baseline_models import Problem, features, pose, work
+from autotrainer.monitoring.summary import DataSummary
+from autotrainer.records.data import ArrayData
+from autotrainer.records.task import LossInfo, TaskContext
+
+CLASSES = TaskContext(loss=LossInfo("ce", "cross_entropy", "logits", "either"), output_units=3, input_kind="values")
+NUMBERS = TaskContext(loss=LossInfo("mse", "squared_error", "values"), output_units=1, input_kind="values")
+
+
+def _pose(x: Any, y: np.ndarray, context: TaskContext = CLASSES, rows: int = 400) -> Problem | None:
+    summary = DataSummary()
+    summary.add_targets(y)
+    data = ArrayData(x, y)
+    return pose(data.take(np.arange(rows)), data.take(np.arange(rows, len(y))), summary.targets, context)
+
+
+def _scores(x: Any, y: np.ndarray, context: TaskContext = CLASSES) -> dict[str, float]:
+    problem = _pose(x, y, context)
+    assert problem is not None
+    return problem.scores()
+
+
+def _inputs(width: int = 2) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(800, width)).astype(np.float32)
+
+
+def test_a_linear_border_is_for_the_linear_model() -> None:
+    x = _inputs(10)
+    scores = _scores(x, (x.sum(axis=1) > 0).astype(np.int64))
+    assert scores["linear_score"] > 0.95
+    assert scores["linear_score"] > max(scores["neighbour_score"], scores["tree_score"])
+
+
+def test_a_circle_is_for_neighbours_and_trees() -> None:
+    x = _inputs()
+    scores = _scores(x, ((x**2).sum(axis=1) > 1.4).astype(np.int64))
+    assert scores["linear_score"] < 0.65
+    assert min(scores["neighbour_score"], scores["tree_score"]) > 0.85
+
+
+def test_numbers_are_scored_by_r2() -> None:
+    x = _inputs(5)
+    scores = _scores(x, x[:, :2] @ np.array([[1.0, 2.0], [0.0, -1.0]]), NUMBERS)
+    assert scores["linear_score"] == pytest.approx(1.0, abs=1e-3)
+    assert 0.3 < scores["tree_score"] < 1
+
+
+@pytest.mark.parametrize("width", [3, 700], ids=["few features", "more features than rows"])
+def test_chance_is_no_better_than_trivial(width: int) -> None:
+    y = np.random.default_rng(2).integers(0, 3, 800)
+    problem = _pose(_inputs(width), y)
+    assert problem is not None
+    assert problem.trivial == pytest.approx(1 / 3, abs=0.06)
+    assert all(score < problem.trivial + 0.08 for score in problem.scores().values())
+    noise = np.random.default_rng(3).normal(size=800)
+    assert all(score < 0.05 for score in _scores(_inputs(width), noise, NUMBERS).values())
+
+
+def test_wide_and_narrow_ridge_agree() -> None:
+    x = np.c_[_inputs(30), np.zeros((800, 500))]
+    y = x[:, 0] + 0.1 * np.random.default_rng(0).normal(size=800)
+    problem = _pose(x, y, NUMBERS)
+    assert problem is not None
+    assert problem.inputs.shape[1] == 30, "what does not vary is left out"
+    doubled = replace(problem, inputs=np.tile(problem.inputs, 20), held_inputs=np.tile(problem.held_inputs, 20))
+    assert doubled.inputs.shape[1] > len(doubled.inputs)
+    assert doubled.scores()["linear_score"] == pytest.approx(problem.scores()["linear_score"], abs=0.01)
+
+
+def test_targets_in_every_form_of_classes_give_the_same() -> None:
+    x = _inputs(4)
+    index = (x[:, 0] > 0).astype(np.int64) + (x[:, 1] > 0)
+    forms = [index, index[:, None], np.eye(3)[index]]
+    assert len({tuple(_scores(x, form).values()) for form in forms}) == 1
+
+
+def test_masked_rows_do_not_count() -> None:
+    x = _inputs()
+    y = (x[:, 0] > 0).astype(np.int64)
+    y[::4] = -100
+    problem = _pose(x, y)
+    assert problem is not None
+    assert (len(problem.inputs), len(problem.held_inputs), problem.targets.shape[1]) == (300, 300, 2)
+
+
+def test_a_class_that_only_the_held_out_rows_have_is_wrong() -> None:
+    x = _inputs()
+    y = (x[:, 0] > 0).astype(np.int64)
+    y[600:] = 2
+    problem = _pose(x, y)
+    assert problem is not None
+    assert max(problem.scores().values()) <= 0.5
+
+
+def test_tokens_are_counted() -> None:
+    tokens = np.random.default_rng(0).integers(1, 5000, (800, 12))
+    tokens[::2, 3] = 7
+    scores = _scores(tokens, np.tile([1, 0], 400), replace(CLASSES, input_kind="index"))
+    assert scores["linear_score"] > 0.75
+    assert scores["tree_score"] > 0.9
+    assert features(tokens, tokens=False).shape == (800, 12)
+
+
+def test_several_inputs_stand_side_by_side() -> None:
+    parts = {"b": np.ones((5, 2)), "a": np.full((5, 2, 3), np.nan)}
+    found = features(parts, tokens=False)
+    assert found is not None
+    assert found.tolist() == [[0] * 6 + [1] * 2] * 5
+    assert features((np.ones((5, 4000)), np.ones((5, 4000))), tokens=False) is None
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "context"),
+    [
+        pytest.param(_inputs(), np.tile([1.0, 0.0, 1.0], (800, 1)), CLASSES, id="several labels"),
+        pytest.param(_inputs(), np.random.default_rng(0).integers(0, 3, (800, 5)), CLASSES, id="a tag a step"),
+        pytest.param(_inputs(), np.zeros(800, np.int64), CLASSES, id="one class"),
+        pytest.param(np.ones((800, 3)), np.tile([0, 1], 400), CLASSES, id="equal inputs"),
+        pytest.param(np.ones((800, 80, 80)), np.tile([0, 1], 400), CLASSES, id="too wide"),
+    ],
+)
+def test_what_is_no_such_problem(x: Any, y: np.ndarray, context: TaskContext) -> None:
+    assert _pose(x, y, context) is None
+
+
+def test_without_scikit_learn_there_is_no_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baseline_models, "find_spec", lambda name: None)
+    x = _inputs()
+    assert set(_scores(x, (x[:, 0] > 0).astype(np.int64))) == {"linear_score", "neighbour_score"}
+
+
+def test_work_grows_with_rows_and_features() -> None:
+    assert work(100, 100, 10) < work(200, 100, 10) < work(200, 300, 10) < work(200, 300, 400) < work(1000, 1000, 3000)

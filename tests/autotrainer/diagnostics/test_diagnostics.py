@@ -1,0 +1,245 @@
+"""What `fit` asks, of whom, when, and what it may cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import autotrainer
+from autotrainer import registry
+from autotrainer.diagnostics import diagnostics
+from autotrainer.diagnostics.diagnostics import lasting, rate_in_doubt, suspicious
+from autotrainer.edits import Edit
+from autotrainer.records.data import ArrayData, stacked
+from autotrainer.records.facts import FACTS
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TaskContext
+from autotrainer.rule import Rule
+from autotrainer.testing import FakeBackend, FakeModel, Outcome
+
+
+def _finding(problem: str, severity: Severity = Severity.ERROR, root: str | None = None) -> Finding:
+    return Finding(problem, "AT000", severity, 0.9, "It is.", caused_by=root)
+
+
+@pytest.mark.parametrize(
+    ("findings", "above", "asked"),
+    [
+        ([], True, False),
+        ([], False, True),
+        ([_finding("not_learning")], False, True),
+        ([_finding("not_learning"), _finding("data_leakage")], False, True),
+        ([_finding("data_leakage")], True, False),
+        ([_finding("overfitting")], True, True),
+        ([_finding("improper_loss"), _finding("not_learning", root="improper_loss")], False, False),
+        ([_finding("dying_relu", Severity.WARNING), _finding("not_learning", root="dying_relu")], False, True),
+        ([_finding("overfitting", Severity.WARNING)], True, False),
+        ([_finding("nonfinite")], False, False),
+    ],
+)
+def test_only_a_poor_training_that_nothing_explains_is_suspicious(
+    findings: Sequence[Finding], above: bool, asked: bool
+) -> None:
+    assert suspicious(findings, above) is asked
+
+
+def test_a_question_to_the_data_that_fails_is_left_open(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> dict[str, float]:
+        raise MemoryError
+
+    monkeypatch.setattr(diagnostics, "shared_inputs", fails)
+    rows = ArrayData(np.zeros((4, 2)), np.arange(4))
+    nobody: Any = None
+    questions = diagnostics.Questions(nobody, nobody, nobody, rows, rows, frozenset(FACTS), seed=0)
+
+    assert questions.of_data() == {}
+    assert "MemoryError" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("root", "evidence", "repairs", "doubt"),
+    [
+        (None, {}, ("scale_learning_rate",), True),
+        (None, {"typical_step": 1e-6}, ("scale_learning_rate",), False),
+        ("improper_loss", {}, ("scale_learning_rate",), False),
+        (None, {}, ("fix_loss",), False),
+    ],
+)
+def test_a_rate_is_in_doubt_where_nothing_measured_tells_it(
+    root: str | None, evidence: dict[str, float], repairs: tuple[str, ...], doubt: bool
+) -> None:
+    finding = replace(_finding("not_learning", root=root), evidence=evidence, repairs=repairs)
+    assert rate_in_doubt([finding]) is doubt
+    assert not rate_in_doubt([replace(finding, severity=Severity.WARNING)])
+
+
+def test_only_facts_of_the_data_last() -> None:
+    facts = dict.fromkeys(FACTS, 0.5)
+    assert set(facts) - set(lasting(facts)) >= {
+        "train_score", "permuted_score", "input_gain", "input_gain_error", "held_out_score", "suggested_rate"
+    }  # fmt: skip
+    assert {"shared_inputs", "constant_targets", "linear_score", "trivial_score"} <= set(lasting(facts))
+
+
+# -- in a scripted `fit` --------------------------------------------------------------------------------------------
+
+
+class Curious(Rule):
+    """Writes down what it is told; an error as long as an epoch's value says so."""
+
+    problem = "overfitting"
+    code = "AT601"
+    needs = frozenset({"epochs", *FACTS})
+    contexts: list[TaskContext]
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        self.contexts.append(context)
+        bad = history.epochs("bad")[1]
+        return self.finding(Severity.ERROR, 0.9, "It is.", {}) if bad.size and bad[-1] else None
+
+
+class Plain(Curious):
+    """The same without a question."""
+
+    needs = frozenset({"epochs"})
+
+
+ROWS = 400
+LABELS = np.tile([0, 1, 1, 0], ROWS // 4)
+INPUTS = np.random.default_rng(0).normal(size=(ROWS, 3)) + LABELS[:, None]
+
+
+@pytest.fixture(autouse=True)
+def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = FakeBackend()
+    monkeypatch.setattr(registry, "repairs", lambda: ())
+    monkeypatch.setattr(registry, "backends", lambda: (backend,))
+
+
+@pytest.fixture
+def fitted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[autotrainer.Result, dict[str, float]]]:
+    def fit(
+        bad: float, rule: type[Curious] = Curious, accuracy: float = 0.5, **options: Any
+    ) -> tuple[autotrainer.Result, dict[str, float]]:
+        rule.contexts = []
+        monkeypatch.setattr(registry, "rules", lambda: (rule,))
+
+        def script(edits: tuple[Edit, ...]) -> Outcome:
+            return Outcome(accuracy, {"bad": bad}, operations=50.0)
+
+        data = (INPUTS, LABELS)
+        given = {"validation_data": data, "epochs": 40, "budget": 1.5, "progress": False} | options
+        result = autotrainer.fit(FakeModel(script), given.pop("train", data), given.pop("validation_data"), **given)
+        return result, dict(rule.contexts[-1].asked)
+
+    return fit
+
+
+def test_a_healthy_training_is_asked_nothing_but_its_data(fitted: Callable[..., Any]) -> None:
+    result, facts = fitted(0.0, accuracy=1.0)
+    assert result.cost == 1.0
+    assert facts == {
+        "constant_targets": 0.0, "shared_inputs": 400.0, "shared_input_share": 1.0, "expected_shared_share": 0.0
+    }  # fmt: skip
+
+
+def test_a_poor_one_is_asked_all_within_a_twentieth(fitted: Callable[..., Any]) -> None:
+    result, facts = fitted(1.0)
+    assert 1.0 < result.cost <= 1.05
+    assert set(facts) >= {
+        "train_score", "permuted_score", "input_gain", "input_gain_error", "held_out_score", "trivial_score",
+        "linear_score", "neighbour_score", "tree_score", "held_out_rows", "simple_features", "shared_inputs",
+    }  # fmt: skip
+    assert "suggested_rate" not in facts, "no repair asks for it"
+    assert facts["linear_score"] > 0.8
+    assert facts["held_out_score"] == pytest.approx(0.5, abs=0.1)
+    assert facts["trivial_score"] == pytest.approx(0.5, abs=0.1)
+    assert facts["simple_features"] == 3
+
+
+def test_equal_calls_ask_and_hear_the_same(fitted: Callable[..., Any]) -> None:
+    assert fitted(1.0)[1] == fitted(1.0)[1]
+    assert fitted(1.0, seed=1)[1] != fitted(1.0)[1]
+
+
+def test_what_no_rule_needs_is_not_asked(fitted: Callable[..., Any]) -> None:
+    result, facts = fitted(1.0, Plain)
+    assert (result.cost, facts) == (1.0, {})
+
+
+def test_the_budget_is_never_exceeded_by_a_question(fitted: Callable[..., Any]) -> None:
+    for budget in (0.5, 1.0, 1.005, 1.02, 1.03):
+        result, facts = fitted(1.0, budget=budget)
+        assert result.cost <= budget
+        assert ("train_score" in facts) is (budget > 1.01)
+
+
+def test_few_rows_are_not_asked(fitted: Callable[..., Any]) -> None:
+    few = (INPUTS[:40], LABELS[:40])
+    result, facts = fitted(1.0, train=few, validation_data=few)
+    assert result.cost == 1.0
+    assert "train_score" not in facts
+
+
+def test_streams_are_not_asked_where_a_backend_reads_none(fitted: Callable[..., Any]) -> None:
+    batches = [(INPUTS[i : i + 50], LABELS[i : i + 50]) for i in range(0, ROWS, 50)]
+
+    class Batches:
+        def __iter__(self) -> Any:
+            return iter(batches)
+
+    result, facts = fitted(1.0, train=Batches(), validation_data=(INPUTS, LABELS))
+    assert (result.cost, facts) == (1.0, {})
+
+
+def test_what_goes_wrong_in_a_question_is_no_matter_of_the_training(
+    fitted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*args: Any) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr("autotrainer.diagnostics.diagnostics.pose", broken)
+    result, facts = fitted(1.0)
+    assert result.status == "unrepaired"
+    assert "linear_score" not in facts
+    assert "asking failed" in caplog.text
+
+
+def test_a_replay_is_told_the_same(fitted: Callable[..., Any], tmp_path: Path) -> None:
+    _, facts = fitted(1.0, log_dir=tmp_path)
+    (log,) = tmp_path.glob("run-*.jsonl")
+    Curious.contexts = []
+    report = autotrainer.replay(log)
+    assert [f.problem for f in report.findings] == ["overfitting"]
+    assert dict(Curious.contexts[-1].asked) == facts
+
+
+# -- rows of streams ------------------------------------------------------------------------------------------------
+
+
+def test_batches_are_put_together_in_their_own_form() -> None:
+    parts = [np.arange(6).reshape(3, 2), np.arange(6, 12).reshape(3, 2)]
+    targets = [np.zeros(3), np.ones(3)]
+    for form in (lambda a: a, lambda a: (a, -a), lambda a: [a, -a], lambda a: {"b": a, "a": -a}):
+        found = stacked([form(part) for part in parts], targets, 5)
+        assert isinstance(found, ArrayData)
+        assert found.rows == 5
+        first = found.inputs["b"] if isinstance(found.inputs, dict) else found.inputs
+        first = first[0] if isinstance(first, tuple) else first
+        np.testing.assert_array_equal(first, np.arange(10).reshape(5, 2))
+        assert found.targets.tolist() == [0, 0, 0, 1, 1]
+
+
+def test_batches_of_other_forms_are_not_put_together() -> None:
+    assert stacked([], [], 5) is None
+    assert stacked([np.ones((2, 3)), np.ones((2, 4))], [np.ones(2), np.ones(2)], 5) is None
+    assert stacked([np.ones((2, 3))] * 2, [np.ones(2), np.ones((2, 1))], 5) is None
+    assert stacked(["text"], [np.ones(2)], 5) is None

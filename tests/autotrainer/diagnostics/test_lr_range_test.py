@@ -1,0 +1,124 @@
+"""The range test: which rate a curve of losses suggests, and what its run allows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotrainer.adapter.spec import Trained
+from autotrainer.diagnostics.lr_range_test import RateRun, rates_around, suggested_rate
+from autotrainer.records.signals import LAYER_COLUMNS, Observation
+from autotrainer.records.task import TaskContext
+
+RATES = rates_around(1e-3, 60)
+
+
+def _curve(best: float, start: float = 2.3, lowest: float = 0.5, noise: float = 0.0) -> np.ndarray:
+    """Losses that fall towards a rate and rise steeply beyond it."""
+    below = 1 / (1 + (best / 10 / RATES) ** 2)
+    above = np.maximum(0.0, np.log(RATES / best)) ** 2
+    random = np.random.default_rng(0).normal(size=len(RATES))
+    return start - (start - lowest) * below + 10 * above + noise * random
+
+
+def test_rates_grow_evenly_around_the_given_one() -> None:
+    assert RATES[[0, -1]] == pytest.approx([1e-6, 1.0])
+    assert np.ptp(np.diff(np.log(RATES))) == pytest.approx(0, abs=1e-12)
+    assert rates_around(3.0, 40)[-1] == pytest.approx(10.0)
+    assert rates_around(1e-6, 40)[0] == pytest.approx(1e-7)
+
+
+@pytest.mark.parametrize("best", [0.003, 0.03, 0.3])
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+def test_a_tenth_of_the_rate_with_the_lowest_loss(best: float, noise: float, scale: float) -> None:
+    found = suggested_rate(RATES, scale * _curve(best, noise=noise))
+    assert best / 40 < found < best / 2
+
+
+def test_what_explodes_or_breaks_late_is_cut_off() -> None:
+    losses = _curve(0.01)
+    losses[50:] = [np.nan, *np.full(9, 0.0)]
+    assert 0.01 / 40 < suggested_rate(RATES, losses) < 0.01 / 2
+    losses[50:] = 0.0
+    losses[44:50] = 1e6
+    assert 0.01 / 40 < suggested_rate(RATES, losses) < 0.01 / 2
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        pytest.param(np.full(60, 0.7), id="flat"),
+        pytest.param(np.linspace(0.7, 3.0, 60), id="rising"),
+        pytest.param(np.full(60, np.nan), id="not a number"),
+        pytest.param(_curve(0.01)[:8], id="eight steps"),
+        pytest.param(np.zeros(0), id="none"),
+    ],
+)
+def test_no_fall_no_suggestion(losses: np.ndarray) -> None:
+    assert math.isnan(suggested_rate(RATES[: len(losses)], losses))
+
+
+def test_noise_suggests_hardly_ever_anything() -> None:
+    random = np.random.default_rng(0)
+    found = [suggested_rate(RATES, 0.7 + 0.2 * random.normal(size=60)) for _ in range(200)]
+    assert np.isfinite(found).mean() <= 0.03
+
+
+@pytest.fixture
+def run() -> Callable[..., tuple[RateRun, list[float], list[int]]]:
+    def build(settable: bool = True, budget: float = math.inf) -> tuple[RateRun, list[float], list[int]]:
+        rates: list[float] = []
+        spent: list[int] = []
+
+        def set_rate(trained: Trained, rate: float) -> bool:
+            rates.append(rate)
+            return settable
+
+        def afford(work: int) -> bool:
+            if sum(spent) + work > budget:
+                return False
+            spent.append(work)
+            return True
+
+        made = RateRun(rates_around(0.1, 10), set_rate, afford)
+        trained: Any = object()
+        made.keep(trained)
+        made.start(TaskContext(), 7.0)
+        return made, rates, spent
+
+    return build
+
+
+def test_each_step_has_its_rate_and_all_work_counts(run: Callable[..., Any]) -> None:
+    test, rates, spent = run()
+    test.monitor.begin(TaskContext())
+    for step in range(10):
+        assert test.spend(32, training=True)
+        test.monitor.record(Observation(step, np.zeros((0, len(LAYER_COLUMNS))), loss=float(step)))
+    assert test.spend(5, training=False) is False, "no work after the last step"
+    assert not test.spend(32, training=True)
+    assert rates == pytest.approx(rates_around(0.1, 10))
+    assert spent == [32 * 7 * 3] * 10
+    np.testing.assert_array_equal(test.losses[1], np.arange(10))
+    np.testing.assert_allclose(test.losses[0], rates)
+    assert not test.end_epoch(0, {"loss": 1.0}, None)
+
+
+def test_it_ends_where_the_budget_or_the_rate_does(run: Callable[..., Any]) -> None:
+    test, _, spent = run(budget=32 * 21 * 3)
+    assert [test.spend(32, training=True) for _ in range(4)] == [True, True, True, False]
+    assert sum(spent) == 32 * 21 * 3
+    test, _, spent = run(settable=False)
+    assert not test.spend(32, training=True)
+    assert spent == []
+
+
+def test_a_broken_loss_ends_it(run: Callable[..., Any]) -> None:
+    test, _, _ = run()
+    assert test.end_epoch(0, {"loss": 1.0}, None)
+    assert not test.end_epoch(1, {"loss": math.nan}, None)

@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotrainer.edits import SetLearningRate
+from autotrainer.errors import InputError
+from autotrainer.records.findings import Finding, Severity, fold
+from autotrainer.records.history import RunHistory
+from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, LayerInfo, StepStats
+from autotrainer.records.task import TaskContext
+from autotrainer.reporting.plan import RepairPlan
+from autotrainer.reporting.report import Report
+from autotrainer.reporting.result import Attempt, Result
+from autotrainer.reporting.terminal import clean
+
+ROOT = Finding(
+    "abnormal_data",
+    "AT501",
+    Severity.ERROR,
+    0.97,
+    "Inputs reach 255.",
+    ("fc1", "fc2"),
+    21,
+    3,
+    {"max": 255.0, "norm": math.inf},
+    ("scale_inputs", "insert_normalization"),
+)
+MIDDLE = Finding("dying_relu", "AT201", Severity.ERROR, 0.9, "Half is dead.", caused_by="abnormal_data")
+LEAF = Finding("not_learning", "AT303", Severity.ERROR, 0.9, "It stays at chance.", caused_by="dying_relu")
+NOTE = Finding("oscillating_loss", "AT301", Severity.INFO, 0.9, "It swung. This passed by step 30.", repairs=("x",))
+
+
+def _history(losses: list[float]) -> tuple[RunHistory, TaskContext]:
+    context = TaskContext("pytorch", "pytorch", layers=(LayerInfo("fc1", parameters=12),))
+    history = RunHistory(context.layers)
+    for step, loss in enumerate(losses):
+        scalars = np.full(len(STEP_COLUMNS), np.nan)
+        scalars[STEP_COLUMNS.index("loss")] = loss
+        history.add_step(StepStats(step, 0, scalars, np.zeros((1, len(LAYER_COLUMNS)))))
+    history.add_epoch(0, len(losses) - 1, {"val_loss": 0.4})
+    return history, context
+
+
+def _result(**changes: Any) -> Result:
+    plan = RepairPlan(("scale_learning_rate",), (SetLearningRate(0.01),), ("learning_rate_too_high",))
+    other = replace(plan, edits=(SetLearningRate(0.1),))
+    attempts = [Attempt(other, None, "CUDA <out> of memory", (), 0.2), Attempt(plan, 0.9, None, (NOTE,), 1.0)]
+    values: dict[str, Any] = {
+        "status": "repaired",
+        "stopped_by": "done",
+        "model": None,
+        "optimizer": None,
+        "history": {"loss": [1.0, 0.5], "val_loss": [1.0, 0.6]},
+        "score": 0.9,
+        "baseline_score": 0.5,
+        "test_score": None,
+        "baseline_test_score": None,
+        "findings": [ROOT, MIDDLE, LEAF],
+        "plan": plan,
+        "attempts": attempts,
+        "cost": 2.2,
+        "metric": "accuracy",
+        "notes": {"swap_activation": "F.relu is called as a function"},
+    }
+    return Result(**{**values, **changes})
+
+
+def test_text_tells_the_root_first_and_folds_its_consequences() -> None:
+    text = str(Report((ROOT, MIDDLE, LEAF, NOTE)))
+    blocks = text.split("\n\n")
+    assert blocks[0] == "autotrainer: 3 errors, 1 note"
+    assert blocks[1].splitlines() == [
+        "ERROR  AT501 abnormal_data   (first seen in epoch 3, step 21; 97% sure)",
+        "  Inputs reach 255.",
+        "  layers: fc1, fc2",
+        "  evidence: max = 255, norm = inf",
+        "  └ leads to AT201 dying_relu [error]: Half is dead.",
+        "  └ leads to AT303 not_learning [error]: It stays at chance.",
+        "  what helps, best first: scale_inputs, insert_normalization",
+        "  more: autotrainer explain abnormal_data",
+    ]
+    assert blocks[2].startswith("INFO  AT301 oscillating_loss")
+    assert "what helps" not in blocks[2]
+    assert len(blocks) == 3
+
+
+def test_text_names_further_consequences_in_one_line() -> None:
+    names = ("dying_relu", "no_gradient", "not_learning", "slow_convergence")
+    after = [Finding(p, "AT1", Severity.ERROR, 0.9, f"{p} it is.", caused_by=ROOT.problem) for p in names]
+    told = [line for line in str(Report((ROOT, *after))).splitlines() if line.startswith("  └")]
+    assert told == [
+        "  └ leads to AT1 dying_relu [error]: dying_relu it is.",
+        "  └ leads to AT1 no_gradient [error]: no_gradient it is.",
+        "  └ and so to AT1 not_learning [error], AT1 slow_convergence [error]",
+    ]
+    page = Report((ROOT, *after)).to_html()
+    assert "and so to 2 further findings" in page
+    assert all(f"{p} it is." in page for p in names)
+
+
+def test_text_of_a_quiet_run_says_what_was_watched() -> None:
+    text = str(Report.of_run([], *_history([1.0, 0.5])))
+    assert text == "autotrainer: no problem found in 2 steps (1 epoch) of a pytorch training of 1 layer"
+
+
+@pytest.mark.parametrize(
+    ("causes", "groups"),
+    [
+        ({"a": None, "b": "a"}, {"a": ["b"]}),
+        ({"a": "gone", "b": None}, {"a": [], "b": []}),
+        ({"a": "b", "b": "a", "c": "b"}, {"a": ["b", "c"]}),
+        ({"a": "a"}, {"a": []}),
+    ],
+)
+def test_folding_loses_and_repeats_nothing(causes: dict[str, str | None], groups: dict[str, list[str]]) -> None:
+    findings = [Finding(p, "AT1", Severity.ERROR, 1.0, "m", caused_by=c) for p, c in causes.items()]
+    assert {root.problem: [f.problem for f in rest] for root, rest in fold(findings)} == groups
+
+
+def test_text_of_a_result() -> None:
+    text = str(_result().report())
+    assert "repaired: better by more than noise, and no error is left." in text
+    assert "validation accuracy: 0.5 → 0.9" in text
+    assert "swap_activation: F.relu is called as a function" in text
+    assert "work: 2.20 trainings of the given model" in text
+    assert str(_result().plan).splitlines()[0] in text
+    assert "CUDA <out> of memory" in text
+    assert "1 attempt and the training as given were compared on one validation set" in text
+    assert [line[0] for line in text.splitlines() if "scale_learning_rate (" in line] == [" ", "*"]
+
+
+def test_test_score_is_told_in_place_of_the_caution() -> None:
+    text = str(_result(test_score=0.88, baseline_test_score=0.51).report())
+    assert "0.51 → 0.88" in text
+    assert "compared on one validation set" not in text
+
+
+@pytest.mark.parametrize("status", ["healthy", "repaired", "improved", "unrepaired"])
+@pytest.mark.parametrize("stopped_by", ["done", "budget", "interrupt"])
+def test_every_outcome_has_all_three_forms(status: str, stopped_by: str) -> None:
+    plan = {} if status in ("repaired", "improved") else {"plan": None}
+    report = _result(status=status, stopped_by=stopped_by, score=math.nan, **plan).report()
+    assert status in str(report)
+    assert json.loads(report.to_json())["result"]["status"] == status
+    assert status in report.to_html()
+
+
+def test_json_is_strict_and_versioned() -> None:
+    report = Report.of_run([ROOT], *_history([1.0, math.inf, math.nan, 0.5]))
+    values = json.loads(report.to_json(), parse_constant=pytest.fail)
+    assert values["autotrainer_report"] == 1
+    assert values["result"] is None
+    assert values["findings"][0]["evidence"] == {"max": 255.0, "norm": "inf"}
+    assert values["run"]["steps"] == 4
+    assert [y for _, y in values["curves"]["loss"]] == [1.0, "inf", 0.5]
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+
+
+def test_html_escapes_every_name_and_loads_nothing() -> None:
+    nasty = '<script>alert("x")</script>'
+    finding = replace(ROOT, message=nasty, layers=(nasty,), problem=nasty, evidence={nasty: 1.0}, repairs=(nasty,))
+    plan = RepairPlan((nasty,), (SetLearningRate(0.01),))
+    attempt = Attempt(plan, None, nasty, (finding,), 1.0)
+    report = _result(findings=[finding], attempts=[attempt], plan=plan).report()
+    parser = _Tags()
+    parser.feed(report.to_html())
+    tags = {tag for tag, _ in parser.tags}
+    assert "script" not in tags
+    assert "polyline" in tags
+    assert not [a for _, attributes in parser.tags for a in attributes if a in ("src", "href")]
+
+
+def test_html_breaks_curves_where_they_are_not_finite() -> None:
+    page = Report.of_run([], *_history([1.0, 0.9, math.inf, 0.5, 0.4])).to_html()
+    assert page.count('<polyline class="loss"') == 2
+    assert "nan" not in page.split("<svg")[1].split("</svg>")[0]
+
+
+def test_long_runs_give_short_curves() -> None:
+    report = Report.of_run([], *_history([float(i) for i in range(3000)]))
+    points = report.curves["loss"]
+    assert len(points) == 400
+    assert (points[0], points[-1]) == ((0.0, 0.0), (2999.0, 2999.0))
+
+
+@pytest.mark.parametrize(("suffix", "start"), [("html", "<!doctype html>"), ("json", "{"), ("TXT", "autotrainer:")])
+def test_save(tmp_path: Path, suffix: str, start: str) -> None:
+    path = tmp_path / "new" / f"report.{suffix}"
+    assert Report((ROOT,)).save(path) == path
+    assert path.read_text("utf-8").startswith(start)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_unknown_suffix_and_unwritable_path_are_input_errors(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"suffix says the form, did you mean '\.html'"):
+        Report().save(tmp_path / "report.htm")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="not to NoneType"):
+        Report.of_run([], RunHistory(), TaskContext()).save(None)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="can't write"):
+        Report().save(tmp_path / "file" / "report.html")
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "report.txt"
+    path.write_text("old")
+
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(InputError, match="No space left"):
+        Report().save(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_control_characters_can_not_steer_a_terminal() -> None:
+    assert clean("a\x1b[31mb\nc é →") == "a\\x1b[31mb\\nc é →"
+    assert "\x1b" not in str(Report((replace(ROOT, layers=("\x1b[2J",)),)))
+
+
+def _screened() -> Result:
+    """Return a result of a search: two short trainings, one of them taken to its end."""
+    plan = RepairPlan(("scale_learning_rate",), (SetLearningRate(0.01),))
+    other = replace(plan, repairs=("swap_<b>",), edits=(SetLearningRate(0.1),))
+    attempts = [
+        Attempt(plan, 0.7, None, (), 0.2, epochs=3),
+        Attempt(other, 0.6, None, (), 0.2, epochs=3),
+        Attempt(other, None, "it broke", (), 0.1),
+        Attempt(plan, 0.9, None, (NOTE,), 1.0),
+    ]
+    return _result(plan=plan, attempts=attempts, epochs=15, cost=2.5)
+
+
+def test_short_attempts_are_told_as_such_and_never_chosen() -> None:
+    report = _screened().report()
+    assert [a.chosen for a in report.outcome.attempts] == [False, False, False, True]
+    told = [line for line in str(report).splitlines() if "scale_learning_rate (" in line or "swap_<" in line]
+    assert told == [
+        "        0.7   0.20  scale_learning_rate (tried for 3 of 15 epochs; no error left)",
+        "        0.6   0.20  swap_<b> (tried for 3 of 15 epochs; no error left)",
+        "          –   0.10  swap_<b> (failed: it broke)",
+        "*       0.9   1.00  scale_learning_rate (no error left)",
+    ]
+    assert [a["epochs"] for a in json.loads(report.to_json())["result"]["attempts"]] == [3, 3, None, None]
+    assert "tried for 3 of 15 epochs: none" in report.to_html()
+
+
+def test_repetitions_are_told_as_such_never_chosen_and_compared_with_nothing() -> None:
+    result = _screened()
+    plan, given = result.attempts[0].plan, RepairPlan((), ())
+    result.attempts += [
+        Attempt(given, 0.5, None, (NOTE,), 0.3, verdict="open"),
+        Attempt(plan, 0.4, None, (), 1.0, verdict="refuted"),
+    ]
+    report = result.report()
+    assert [a.chosen for a in report.outcome.attempts] == [False, False, False, True, False, False]
+    told = "└ with other seeds: as given 0.5; scale_learning_rate 0.4: the gain does not hold"
+    assert f"              1.30  {told}" in str(report).splitlines()
+    assert "may be luck" not in str(report) + report.to_html()
+    doubtful = replace(result, doubtful=True).report()
+    assert "The gain may be luck: it is not sure at 99.9 %" in str(doubtful)
+    assert "The gain may be luck" in doubtful.to_html()
+    assert json.loads(doubtful.to_json())["result"]["doubtful"] is True
+    assert "3 attempts and the training as given were compared" in str(report)
+    page = report.to_html()
+    assert "with another seed: the gain does not hold" in page
+    assert "3 attempts and the training as given were compared" in page
+    assert page.count('<circle class="brief"') == 4
+
+
+def test_the_page_draws_scores_over_work() -> None:
+    page = _screened().report().to_html()
+    kinds = ["given", "brief", "brief", "chosen"]
+    assert [page.count(f'<circle class="{kind}"') for kind in dict.fromkeys(kinds)] == [1, 2, 1]
+    assert '<circle class="given" cx="256.0" cy="200.0"' in page, "one of two and a half trainings, the lowest score"
+    assert '<circle class="chosen" cx="640.0" cy="0.0"' in page
+    assert "swap_&lt;b&gt; (tried for 3 of 15 epochs): 0.6 after 1.40 trainings" in page
+    assert "0.5 to 0.9 (higher is better)" in page
+
+
+@pytest.mark.parametrize("attempts", [[], [Attempt(RepairPlan(("x",), ()), None, "it broke", (), 0.1)]])
+def test_nothing_is_drawn_where_there_is_nothing_to_compare(attempts: list[Attempt]) -> None:
+    assert "<circle" not in _result(attempts=attempts, plan=None, status="unrepaired").report().to_html()

@@ -1,0 +1,231 @@
+"""Metrics: which one is chosen, what it says, and when a gain is more than noise."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autotrainer.adapter.spec import Evaluation
+from autotrainer.errors import ConfigError, InputError
+from autotrainer.monitoring.summary import DataSummary
+from autotrainer.records.data import ArrayData
+from autotrainer.records.task import LossInfo, TaskContext
+from autotrainer.scoring.metric_selection import MetricChoice
+from autotrainer.scoring.metrics import LossMetric, Metric
+from autotrainer.scoring.scorer import Judge
+from autotrainer.scoring.significance import significant
+
+MSE = LossInfo("mse", "squared_error", "values")
+CE = LossInfo("ce", "cross_entropy", "logits")
+BCE = LossInfo("bce", "binary_cross_entropy", "probabilities")
+BCE_LOGITS = LossInfo("bce", "binary_cross_entropy", "logits")
+POISSON = LossInfo("poisson", "poisson", "log_values")
+CUSTOM = LossInfo()
+
+
+def _decide(loss: LossInfo, targets: Any, outputs: Any, metric: Any = "auto", mode: Any = None) -> tuple[Metric, float]:
+    targets, outputs = np.asarray(targets), np.asarray(outputs, np.float64)
+    summary = DataSummary()
+    summary.add_targets(targets)
+    evaluation = Evaluation(outputs, targets, 0.25)
+    chosen = MetricChoice(metric, mode).decide(TaskContext(loss=loss), summary.targets, evaluation)
+    return chosen, chosen.judge(evaluation).value
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets", "outputs", "name", "value"),
+    [
+        pytest.param(CE, [0, 1, 2, 1], [[3, 1, 0], [0, 2, 1], [9, 0, 0], [0, 1, 0]], "accuracy", 0.75, id="indices"),
+        pytest.param(CE, np.eye(3)[[0, 1, 2]], np.eye(3)[[0, 1, 1]], "accuracy", 2 / 3, id="one-hot"),
+        pytest.param(MSE, np.eye(2)[[0, 1]], np.eye(2)[[0, 1]], "accuracy", 1.0, id="one-hot with squared error"),
+        pytest.param(BCE, [0, 1, 1, 0], [0.2, 0.7, 0.4, 0.4], "accuracy", 0.75, id="one unit, probabilities"),
+        pytest.param(BCE, [[0.0], [1.0]], [[0.2], [0.7]], "accuracy", 1.0, id="one unit, columns"),
+        pytest.param(BCE_LOGITS, [0, 1, 1, 0], [-2, 0.2, 0.4, 0.4], "accuracy", 0.75, id="one unit, logits"),
+        pytest.param(MSE, [0, 1, 1, 0], [0.2, 0.7, 0.4, 0.4], "accuracy", 0.75, id="0 and 1 with squared error"),
+        pytest.param(MSE, [-1, 1, 1, -1], [-0.2, 0.7, 0.4, 0.4], "accuracy", 0.75, id="signed"),
+        pytest.param(
+            BCE, [[0, 1, 1], [1, 1, 0]], [[0.1, 0.9, 0.8], [0.9, 0.1, 0.1]], "accuracy", 5 / 6, id="multi-label"
+        ),
+        pytest.param(BCE, [0, 1, 2, 2], [0.1, 0.9, 0.9, 0.9], "accuracy", 0.5, id="one unit for three classes"),
+        pytest.param(
+            CE,
+            [[0, 1, -100], [1, -100, -100]],
+            [[[1, 0], [0, 1], [0, 1]], [[1, 0], [0, 1], [0, 1]]],
+            "accuracy",
+            2 / 3,
+            id="sequences over unmasked tokens",
+        ),
+        pytest.param(MSE, [1.5, 2.5, 3.5], [1.5, 2.5, 3.5], "r2", 1.0, id="regression"),
+        pytest.param(BCE, [1.5, 2.5, 3.5], [1.5, 2.5, 3.5], "r2", 1.0, id="no labels, whatever the loss"),
+        pytest.param(MSE, [1.5, 2.5, 3.5], [[2.5], [2.5], [2.5]], "r2", 0.0, id="the mean, in a column"),
+        pytest.param(CUSTOM, [[1.5, 0], [2.5, 7]], [[1.5, 3.5], [2.5, 3.5]], "r2", 0.5, id="two outputs"),
+        pytest.param(CUSTOM, [1.5, 2.5], [[1, 2, 3], [1, 2, 3]], "negative loss", -0.25, id="no common shape"),
+        pytest.param(MSE, [1.5, 1.5], [1.5, 1.0], "negative loss", -0.25, id="constant targets"),
+        pytest.param(CE, [0, 1], [[NAN, NAN], [0, 1]], "accuracy", 0.5, id="not finite is wrong"),
+        pytest.param(BCE, [0, 0], [[NAN], [0.1]], "accuracy", 0.5, id="not finite is wrong, one unit"),
+        pytest.param(MSE, [1.5, 2.5], [NAN, math.inf], "r2", -1.0, id="not finite is -1"),
+        pytest.param(POISSON, [1.5, 2.5, 3.5], [0.4, 0.9, 1.2], "negative loss", -0.25, id="logarithms of counts"),
+        pytest.param(CUSTOM, [], [], "negative loss", -0.25, id="nothing but a loss"),
+    ],
+)
+def test_automatic_metric(loss: LossInfo, targets: Any, outputs: Any, name: str, value: float) -> None:
+    metric, found = _decide(loss, targets, outputs)
+    assert metric.name == name
+    assert found == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("metric", "targets", "outputs", "value"),
+    [
+        ("mse", [1.5, 2.5], [[2.5], [2.5]], 0.5),
+        ("mae", [1.5, 2.5], [2.5, 2.5], 0.5),
+        ("loss", [1.5, 2.5], [2.5, 2.5], 0.25),
+        ("auc", [0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8], 0.75),
+        ("auc", [0, 1, 0, 1], [[0.5], [0.5], [0.5], [0.5]], 0.5),
+        ("auc", np.eye(2)[[0, 1]], [[0.9, 0.1], [0.2, 0.8]], 1.0),
+        ("r2", [0, 1, 1, 0], [0, 1, 1, 0], 1.0),
+        (lambda y, p: np.float32(3), [0, 1], [0, 1], 3.0),
+        (lambda y, p: np.array([[2]]), [0, 1], [0, 1], 2.0),
+    ],
+)
+def test_named_and_callable_metrics(metric: Any, targets: Any, outputs: Any, value: float) -> None:
+    assert _decide(BCE, targets, outputs, metric)[1] == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("metric", "targets", "outputs", "says"),
+    [
+        ("accuracy", [0.5, 1.7], [0.5, 1.7], "accuracy"),
+        ("r2", [1.0, 1.0], [0.5, 1.7], "r2"),
+        ("mse", [1.0, 1.0], [[0.5, 1], [1, 1.7]], "mse"),
+        ("auc", [0, 1], np.eye(3)[[0, 1]], "two classes"),
+        (lambda y, p: None, [0, 1], [0, 1], "one number"),
+        (lambda y, p: y, [0, 1], [0, 1], "one number"),
+        (lambda y, p: [][1], [0, 1], [0, 1], "fails"),
+        ("mse", [], [], "step"),
+    ],
+)
+def test_metrics_that_do_not_fit(metric: Any, targets: Any, outputs: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        _decide(CUSTOM, targets, outputs, metric)
+
+
+def test_modes() -> None:
+    assert MetricChoice("loss", "min")
+    assert _decide(MSE, [0.1, 0.3], [0.1, 0.3], lambda y, p: 1.0, "min")[0].sign == -1
+    with pytest.raises(ConfigError, match="mode"):
+        MetricChoice("accuracy", "min")
+
+
+def _pair(metric: Any, targets: Any, new: Any, old: Any, loss: LossInfo = MSE, mode: Any = None) -> bool:
+    chosen, _ = _decide(loss, targets, old, metric, mode)
+    targets = np.asarray(targets)
+    both = [chosen.judge(Evaluation(np.asarray(p, np.float64), targets, 0.0)) for p in (new, old)]
+    return chosen.better(*both)
+
+
+def test_accuracy_needs_five_rows_more_at_least() -> None:
+    targets = np.tile([0, 1], 50)
+    old = targets.copy()
+    old[:10] = 1 - old[:10]
+    for mended, better in ((4, False), (5, True)):
+        new = old.copy()
+        new[:mended] = targets[:mended]
+        assert _pair("auto", targets, new, old, BCE) is better
+    swapped = old.copy()
+    swapped[:6], swapped[90:94] = targets[:6], 1 - targets[90:94]
+    assert not _pair("auto", targets, swapped, old, BCE), "six won and four lost is noise"
+    assert not _pair("auto", targets, old, old, BCE)
+
+
+def test_r2_gains() -> None:
+    random = np.random.default_rng(0)
+    targets = random.normal(size=100)
+    near, far = targets + 0.1 * random.normal(size=100), targets + random.normal(size=100)
+    assert _pair("auto", targets, near, far)
+    assert not _pair("auto", targets, far, near)
+    one_wild = near.copy()
+    one_wild[3] = 1e9
+    assert not _pair("auto", targets, near, one_wild), "a single row proves nothing"
+    diverged = 1e6 * np.exp(5 * random.normal(size=100))
+    assert _pair("auto", targets, near, diverged), "a few huge errors must not hide that all rows are better"
+    assert _pair("auto", targets, near, np.full(100, np.nan))
+    assert not _pair("auto", targets, np.full(100, np.nan), -1e6 * targets), "R2 of -1, but not finite"
+
+
+@pytest.mark.parametrize("metric", ["mse", "mae", "r2", "auc"])
+def test_named_metrics_tell_gain_from_noise(metric: str) -> None:
+    random = np.random.default_rng(1)
+    targets = np.tile([0.0, 1.0], 60)
+    good, bad = targets + 0.1 * random.normal(size=120), targets + 2 * random.normal(size=120)
+    same = bad + 0.01 * random.normal(size=120)
+    assert _pair(metric, targets, good, bad)
+    assert not _pair(metric, targets, bad, good)
+    assert not (_pair(metric, targets, same, bad) and _pair(metric, targets, bad, same))
+
+
+def test_callables_that_cannot_take_every_draw() -> None:
+    def both_classes(y: np.ndarray, p: np.ndarray) -> float:
+        if y.sum() < 1:
+            raise ValueError("no positive row")
+        return float(np.mean((p > 0.5) == y))
+
+    targets = np.zeros(50)
+    targets[0] = 1
+    assert _pair(both_classes, targets, targets, 1 - targets)
+    assert _pair(both_classes, targets, targets, np.full(50, np.nan)), "not called on what is not finite"
+
+
+def test_losses_are_compared_by_blocks() -> None:
+    metric = LossMetric("loss", "min")
+    low, high = (metric.judge(Evaluation(np.zeros(3), np.zeros(3), loss)) for loss in (0.98, 1.0))
+    assert not metric.better(low, high), "two percent without blocks is noise"
+    blocks = np.linspace(0.5, 1.5, 20)
+    assert metric.better(metric.with_blocks(low, blocks - 0.02), metric.with_blocks(high, blocks))
+    noisy = blocks + np.tile([0.5, -0.54], 10)
+    assert not metric.better(metric.with_blocks(low, noisy), metric.with_blocks(high, blocks))
+    broken = metric.judge(Evaluation(np.zeros(3), np.zeros(3), float("nan")))
+    assert math.isinf(broken.value)
+    assert metric.better(high, broken)
+    assert not metric.better(broken, high)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=60))
+def test_a_gain_and_its_opposite_are_never_both_significant(gains: list[float]) -> None:
+    values = np.array(gains)
+    assert not (significant(values) and significant(-values))
+
+
+def test_false_alarms_of_the_test_are_near_five_percent() -> None:
+    random = np.random.default_rng(0)
+    normal = np.mean([significant(random.normal(size=20)) for _ in range(2000)])
+    flips = np.mean([significant(random.choice([-1.0, 0.0, 1.0], size=100)) for _ in range(2000)])
+    assert 0.035 < normal < 0.065
+    assert 0.01 < flips < 0.06
+
+
+def test_rows_without_a_target_say_nothing() -> None:
+    targets = np.array([0.0, 1.0, np.nan, 3.0])
+    judge = Judge(
+        MetricChoice(), TaskContext(loss=LossInfo("mse", "squared_error", "values")), ArrayData(targets, targets)
+    )
+    judged = judge.judge(Evaluation(np.array([0.0, 1.0, 7.0, 3.0]), targets, float("nan")))
+    assert judge.metric is not None
+    assert (judge.metric.name, judged.value) == ("r2", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "score"), [([0.1, 0.9, 0.2, 0.8], 1.0), ([0.9, 0.9, 0.9, 0.8], 0.5), ([0.9, 0.9, 0.9, np.nan], 0.25)]
+)
+def test_one_unit_says_no_or_yes_to_the_higher_of_two_labels(outputs: Any, score: float) -> None:
+    metric, found = _decide(BCE, np.array([[1.0], [2.0], [1.0], [2.0]]), np.array(outputs)[:, None])
+    assert (metric.name, found) == ("accuracy", score)

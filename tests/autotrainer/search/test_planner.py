@@ -1,0 +1,153 @@
+"""The planner and the recipes of trainings."""
+
+from __future__ import annotations
+
+import pytest
+
+from autotrainer import registry
+from autotrainer.adapter.spec import Support, SupportLevel, TrainingSpec
+from autotrainer.edits import (
+    ClipGradients,
+    Edit,
+    SetLearningRate,
+    SetMomentum,
+    SwapActivation,
+    SwapOptimizer,
+)
+from autotrainer.errors import ConfigError
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.signals import LayerInfo
+from autotrainer.records.task import LossInfo, OptimizerInfo, TargetSummary, TaskContext
+from autotrainer.search.planner import STRATEGIES, Planner, acted_on
+
+ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
+
+LAYERS = tuple(LayerInfo(f"l{i}", "dense", "sigmoid", 5, 30) for i in range(4))
+CONTEXT = TaskContext(
+    "pytorch",
+    "pytorch",
+    LossInfo("BCELoss", "binary_cross_entropy", "probabilities"),
+    OptimizerInfo("sgd", 0.01),
+    (*LAYERS, LayerInfo("out", "dense", "relu", 1, 6, hidden=False)),
+    "relu",
+    1,
+    "values",
+    30,
+    300,
+)
+TARGETS = TargetSummary(100, 100, 1, 1, True, True, 0.0, 1.0, 0.5, 0.25, (0.0, 1.0), classes=2, majority=0.5)
+
+
+def _finding(
+    problem: str, severity: Severity = ERROR, cause: str | None = None, layers: tuple[str, ...] = ()
+) -> Finding:
+    return Finding(problem, "AT000", severity, 0.9, problem, layers, caused_by=cause)
+
+
+def _planner(strategy: str = "balance", **options: object) -> Planner:
+    def supports(edit: Edit) -> Support:
+        return Support(SupportLevel.REBUILD)
+
+    return Planner(registry.repairs(), supports, strategy, **options)  # type: ignore[arg-type]
+
+
+def test_acts_on_errors_and_on_what_explains_them() -> None:
+    findings = [
+        _finding("abnormal_data", WARNING),
+        _finding("dying_relu", WARNING, "abnormal_data"),
+        _finding("not_learning", ERROR, "dying_relu"),
+        _finding("overfitting", WARNING),
+        _finding("nonfinite", INFO),
+    ]
+    answered = {f.problem for f in findings}
+    assert [f.problem for f in acted_on(findings, answered)] == ["abnormal_data", "dying_relu", "not_learning"]
+    circle = [_finding("a", ERROR, "b"), _finding("b", ERROR, "a")]
+    assert acted_on(circle, {"a", "b"}), "causes that go round in a circle"
+    assert acted_on(findings[:2], answered) == []
+
+
+def test_what_follows_from_an_error_without_a_repair_is_the_users_to_mend() -> None:
+    findings = [_finding("nonfinite_data"), _finding("nonfinite", ERROR, "nonfinite_data"), _finding("dying_relu")]
+    assert [f.problem for f in acted_on(findings, {"nonfinite", "dying_relu"})] == ["dying_relu"]
+    warned = [_finding("nonfinite_data", WARNING), _finding("nonfinite", ERROR, "nonfinite_data")]
+    assert [f.problem for f in acted_on(warned, {"nonfinite"})] == ["nonfinite_data", "nonfinite"]
+
+
+def test_proven_repairs_of_all_findings_make_one_step() -> None:
+    findings = [_finding("improper_output_activation"), _finding("abnormal_data"), _finding("not_learning")]
+    step = _planner().proven(findings, CONTEXT, TARGETS)
+    assert step is not None
+    assert step.repairs == ("fix_output_activation", "scale_inputs")
+    assert step.problems == ("improper_output_activation", "abnormal_data")
+    assert _planner(max_change=0).proven(findings, CONTEXT, TARGETS) is None
+    assert _planner().proven([_finding("not_learning")], CONTEXT, TARGETS) is None, "safe, but not proven"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_weights_are_thrown_away_last_unless_the_evidence_names_layers(strategy: str) -> None:
+    planner = _planner(strategy)
+    blind = [s.repairs[0] for s in planner.steps([_finding("vanishing_gradient")], CONTEXT, TARGETS)]
+    throwing = [name in ("swap_activation", "reinitialize") for name in blind]
+    assert any(throwing)
+    assert throwing == sorted(throwing)
+    named = planner.steps([_finding("vanishing_gradient", layers=("l0",))], CONTEXT, TARGETS)
+    if strategy == "balance":
+        assert named[0].repairs == ("swap_activation",)
+
+
+def test_structure_changes_little_first_and_balance_goes_for_effect() -> None:
+    finding = _finding("vanishing_gradient", layers=("l0",))
+    steps = {s: _planner(s).steps([finding], CONTEXT, TARGETS) for s in STRATEGIES}
+    changes = [max(edit.change for edit in step.edits) for step in steps["structure"]]
+    assert changes == sorted(changes)
+    assert set(steps["balance"]) == set(steps["structure"]) == set(steps["efficiency"])
+    assert steps["balance"] != steps["structure"]
+
+
+def test_roots_lead_but_do_not_keep_consequences_waiting_for_ever() -> None:
+    findings = [_finding("exploding_gradient"), _finding("not_learning", ERROR, "exploding_gradient")]
+    problems = [s.problems[0] for s in _planner().steps(findings, CONTEXT, TARGETS)]
+    assert problems[:3] == ["exploding_gradient", "exploding_gradient", "exploding_gradient"]
+    assert "not_learning" in problems[3:6]
+    assert "exploding_gradient" in problems[4:]
+
+
+def test_no_edits_are_proposed_twice() -> None:
+    findings = [_finding("exploding_gradient"), _finding("nonfinite"), _finding("not_learning")]
+    steps = _planner().steps(findings, CONTEXT, TARGETS)
+    assert len({step.edits for step in steps}) == len(steps)
+
+
+def test_reasons_are_kept() -> None:
+    def supports(edit: Edit) -> Support:
+        no = isinstance(edit, SwapActivation)
+        return Support(SupportLevel.NONE, "F.relu is called inside forward") if no else Support(SupportLevel.LIVE)
+
+    planner = Planner(registry.repairs(), supports)
+    steps = planner.steps([_finding("vanishing_gradient")], CONTEXT, TARGETS)
+    assert all("swap_activation" not in step.repairs for step in steps)
+    assert planner.notes["swap_activation"] == "F.relu is called inside forward"
+
+
+def test_options_are_checked() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'structure'"):
+        _planner("structur")
+    with pytest.raises(ConfigError, match="did you mean 'scale_inputs'"):
+        _planner(forbid=("scale_input",))
+    with pytest.raises(ConfigError, match="max_change"):
+        _planner(max_change=-1)
+
+
+def test_a_recipe_keeps_one_edit_of_a_kind_and_place() -> None:
+    spec = TrainingSpec(3, 0, (SetLearningRate(0.1), SwapActivation(("a",), "relu"), ClipGradients("norm", 1)))
+    more = spec.with_edits((SetLearningRate(0.2), SwapActivation(("b",), "relu")))
+    assert more.edits == (
+        SwapActivation(("a",), "relu"),
+        ClipGradients("norm", 1),
+        SetLearningRate(0.2),
+        SwapActivation(("b",), "relu"),
+    )
+    assert spec.with_edits((SwapActivation(("a",), "selu"),)).edits[-1] == SwapActivation(("a",), "selu")
+    assert len(spec.with_edits((SwapActivation(("a",), "selu"),)).edits) == 3
+    swapped = TrainingSpec(3, 0, (SetLearningRate(0.1), SetMomentum(0.9))).with_edits((SwapOptimizer("adam", 1e-3),))
+    assert swapped.edits == (SwapOptimizer("adam", 1e-3),)

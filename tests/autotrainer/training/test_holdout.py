@@ -1,0 +1,99 @@
+"""The hold-out split."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotrainer.errors import DataError
+from autotrainer.records.data import ArrayData
+from autotrainer.training.holdout import hold_out
+
+
+def _rows(data: ArrayData) -> list[int]:
+    return data.inputs[:, 0].astype(int).tolist()
+
+
+def _data(targets: np.ndarray) -> ArrayData:
+    return ArrayData(np.arange(len(targets), dtype=float)[:, None], targets)
+
+
+@given(rows=st.integers(2, 300), seed=st.integers(0, 5), classes=st.integers(1, 5))
+def test_a_partition_of_a_fifth_in_given_order(rows: int, seed: int, classes: int) -> None:
+    train, validation = hold_out(_data(np.arange(rows) % classes), seed)
+    kept, held = _rows(train), _rows(validation)
+    assert sorted(kept + held) == list(range(rows))
+    assert kept == sorted(kept)
+    assert held == sorted(held)
+    assert kept
+    assert held
+    assert abs(len(held) - rows / 5) <= classes + 1
+
+
+LABELS = np.repeat([0, 1, 2], [80, 15, 5])
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        pytest.param(LABELS, id="integers"),
+        pytest.param(LABELS.astype(np.float32)[:, None], id="column of floats"),
+        pytest.param(np.eye(3)[LABELS], id="one-hot"),
+        pytest.param(np.where(LABELS > 0, 1.0, -1.0), id="signed"),
+    ],
+)
+def test_classes_keep_their_shares(targets: np.ndarray) -> None:
+    _, validation = hold_out(_data(targets), 0)
+    share = np.bincount(LABELS[_rows(validation)], minlength=3)
+    assert share.sum() == 20
+    if targets.ndim == 2 or len(np.unique(targets)) == 3:
+        assert share.tolist() == [16, 3, 1]
+    else:
+        assert share[0] == 16
+
+
+def test_a_rare_class_is_on_both_sides() -> None:
+    targets = np.repeat([0, 1], [98, 2])
+    for seed in range(10):
+        train, validation = hold_out(_data(targets), seed)
+        assert set(train.targets) == set(validation.targets) == {0, 1}
+
+
+def test_real_targets_and_many_values_are_drawn_plainly() -> None:
+    for targets in (np.random.default_rng(0).normal(size=100), np.arange(100)):
+        _, validation = hold_out(_data(targets), 0)
+        assert validation.rows == 20
+
+
+def test_seeds_decide() -> None:
+    data = _data(np.arange(50) % 2)
+    assert _rows(hold_out(data, 1)[1]) == _rows(hold_out(data, 1)[1]) != _rows(hold_out(data, 2)[1])
+
+
+def test_tuples_and_weights_are_split_along() -> None:
+    rows = np.arange(10.0)
+    train, validation = hold_out(ArrayData((rows, rows[:, None]), rows, rows), 0)
+    assert train.weights is not None
+    assert train.inputs[0].tolist() == train.inputs[1][:, 0].tolist() == train.weights.tolist()
+    assert validation.rows == 2
+
+
+def test_one_row_is_not_enough() -> None:
+    with pytest.raises(DataError, match="validation_data"):
+        hold_out(_data(np.zeros(1)), 0)
+
+
+def test_rows_that_can_not_be_judged_are_not_held_back() -> None:
+    x, y = np.ones((100, 2)), np.arange(100.0)
+    plain = hold_out(ArrayData(x, y), 0)[1].targets
+    x[::7, 1], y[::11] = np.nan, np.inf
+    train, held = hold_out(ArrayData(x, y), 0)
+    assert np.isfinite(held.inputs).all()
+    assert np.isfinite(held.targets).all()
+    assert train.rows + held.rows == 100
+    assert 12 <= held.rows <= 20
+    assert len(plain) == 20
+    nothing = ArrayData(np.full((10, 1), np.nan), np.arange(10.0))
+    assert hold_out(nothing, 0)[1].rows == 2

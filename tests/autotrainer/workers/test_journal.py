@@ -1,0 +1,231 @@
+"""`fit(resume=True)`: goes on after a crash, to the result of a run without one."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotrainer.adapter.spec import Evaluation, TrainingSpec
+from autotrainer.edits import Edit, ScaleInputs, SetLearningRate
+from autotrainer.errors import ConfigError, LogError
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.signals import LayerInfo
+from autotrainer.records.task import OptimizerInfo, TaskContext
+from autotrainer.scoring.metrics import Judged
+from autotrainer.training.budget import Budget
+from autotrainer.training.trial import Failure, Trial
+from autotrainer.workers.trial_codec import complete, outcome_of, rebuilt, to_line, to_record
+
+
+class Crash(BaseException):
+    """Ends everything, as if the process had died."""
+
+
+def _crash_at(number: int, first: int) -> Any:
+    """Return what ends the training of that number, the first one being the one that was ``first``."""
+
+    def crash(edits: tuple[Edit, ...], done: int) -> None:
+        if done - first == number:
+            raise Crash
+
+    return crash
+
+
+def _crash(story: Any, number: int, folder: Path, **options: Any) -> None:
+    with pytest.raises(Crash):
+        story.fit(_crash_at(number, len(story.processes)), log_dir=folder, **options)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 7, 12, 20])
+@pytest.mark.parametrize("metric", ["auto", "auc"])
+def test_goes_on_as_if_nothing_had_happened(story: Any, tmp_path: Path, number: int, metric: str) -> None:
+    options: dict[str, Any] = {"budget": 8.0, "metric": metric}
+    whole = story.fit(**options)
+    trainings = len(whole["attempts"]) + 1
+    before = len(story.processes)
+    _crash(story, number, tmp_path / "log", **options)
+    again = story.fit(log_dir=tmp_path / "log", resume=True, **options)
+    assert again == whole
+    run = len(story.processes) - before - number - 1
+    assert run <= trainings - number + 2, "what is recorded was run once more at most for a look, and the best one"
+
+
+def test_crashes_again_and_again(story: Any, tmp_path: Path) -> None:
+    whole = story.fit(budget=8.0)
+    _crash(story, 3, tmp_path / "log", budget=8.0)
+    _crash(story, 3, tmp_path / "log", budget=8.0, resume=True)
+    with (file := next((tmp_path / "log").glob("fit-*.jsonl"))).open("a") as cut:
+        cut.write('{"key": "cut')
+    lines = file.read_text().count("\n")
+    assert story.fit(budget=8.0, log_dir=tmp_path / "log", resume=True) == whole
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(records) > lines
+    assert len({record.get("key") for record in records}) == len(records), "no training twice"
+
+
+@pytest.mark.parametrize("lines", [1, 2, 3])
+def test_goes_on_wherever_the_record_ends(story: Any, tmp_path: Path, lines: int) -> None:
+    whole = story.fit(budget=3.0, log_dir=tmp_path)
+    (file,) = tmp_path.glob("fit-*.jsonl")
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:lines]))  # header, training as given, its test
+    again = story.fit(budget=3.0, log_dir=tmp_path, resume=True)
+    assert again == whole
+    assert again["baseline_test_score"] == 0.5
+
+
+def test_an_ended_fit_is_told_again(story: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = story.fit(log_dir=tmp_path)
+    before = len(story.processes)
+    caplog.set_level(logging.INFO, "autotrainer")
+    assert story.fit(log_dir=tmp_path, resume=True) == whole
+    assert len(story.processes) == before + 2, "one step for a look, and the best"
+    assert f"goes on after {len(whole['attempts']) + 2} records" in caplog.text
+
+
+def test_workers_may_go_on(story: Any, tmp_path: Path) -> None:
+    whole = story.fit(budget=8.0)
+    _crash(story, 5, tmp_path / "log", budget=8.0)
+    assert story.fit(budget=8.0, log_dir=tmp_path / "log", resume=True, workers=2) == whole
+
+
+def test_without_a_record_it_begins(story: Any, tmp_path: Path) -> None:
+    (tmp_path / "fit-cut.jsonl").write_text('{"autotrainer_fit":1,"requ')
+    result = story.fit(log_dir=tmp_path, resume=True)
+    assert result == story.fit()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"epochs": 10}, "epochs is 10, recorded 9"),
+        ({"seed": 1}, "seed is 1, recorded 0"),
+        ({"budget": 5.0}, "budget is '5.0', recorded '12.0'"),
+        ({"metric": "auc", "strategy": "structure"}, "metric is 'auc', recorded 'auto', strategy is 'structure'"),
+        ({"metric": lambda y, p: 0.0}, "metric is not the same"),
+        ({"ignore": "bad_rate"}, "choice_of_rules is not the same"),
+        ({"test_data": (np.zeros((4, 2)), np.zeros(4))}, "test_data is not the same"),
+    ],
+)
+def test_a_record_is_for_one_request_only(story: Any, tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    _crash(story, 2, tmp_path / "log")
+    with pytest.raises(ConfigError) as error:
+        story.fit(log_dir=tmp_path / "log", resume=True, **change)
+    assert "records another fit: " in str(error.value)
+    assert says in str(error.value)
+    assert "leave resume out" in str(error.value)
+
+
+def test_the_right_record_is_found_among_others(story: Any, tmp_path: Path) -> None:
+    whole = story.fit(budget=8.0)
+    _crash(story, 4, tmp_path / "log", budget=8.0)
+    story.fit(budget=3.0, log_dir=tmp_path / "log")
+    before = len(story.processes)
+    assert story.fit(budget=8.0, log_dir=tmp_path / "log", resume=True) == whole
+    assert len(story.processes) - before < len(whole["attempts"])
+
+
+def test_a_damaged_record_is_named(story: Any, tmp_path: Path) -> None:
+    _crash(story, 4, tmp_path / "log")
+    file = next((tmp_path / "log").glob("fit-*.jsonl"))
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([lines[0], "nonsense", *lines[2:], ""]))
+    with pytest.raises(LogError, match="line 2 is damaged"):
+        story.fit(log_dir=tmp_path / "log", resume=True)
+
+
+def test_a_disk_that_is_full_ends_the_record_alone(
+    story: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert story.fit(budget=3.0, log_dir=tmp_path)["status"] == "improved"
+    assert caplog.text.count("No space left on device") == 1
+
+
+def test_recorded_seconds_count(story: Any, tmp_path: Path) -> None:
+    _crash(story, 3, tmp_path / "log", budget=timedelta(hours=1))
+    file = next((tmp_path / "log").glob("fit-*.jsonl"))
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines[-1]["seconds"] = 3601.0
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = story.fit(budget=timedelta(hours=1), log_dir=tmp_path / "log", resume=True)
+    assert (result["stopped_by"], len(result["attempts"])) == ("budget", 2)
+
+
+def test_a_budget_goes_on_from_a_state() -> None:
+    now = [100.0]
+    budget = Budget(timedelta(seconds=60), clock=lambda: now[0])
+    budget.measure(7)
+    budget.spend(3)
+    now[0] += 20
+    budget.end_baseline()
+    now[0] += 10
+    other = Budget.of(budget.state)
+    assert (other.unit, other.spent) == (7, 3)
+    assert other.state.seconds == pytest.approx(30, abs=1)
+    assert other.state.since_baseline == pytest.approx(10, abs=1)
+    other.advance(61)
+    other.advance(5)
+    assert not other.allows(1)
+    assert other.state.seconds == pytest.approx(61, abs=1)
+
+
+def _trial() -> Trial:
+    inputs = ScaleInputs(mean=(0.1, 1 / 3), std=(2.0, 1e-30))
+    finding = Finding("x", "AT1", Severity.ERROR, 1 / 3, "é", ("a",), 3, 1, {"n": float("inf"), "m": 0.1}, ("r",), "y")
+    context = TaskContext(
+        "fake", optimizer=OptimizerInfo("sgd", 1e-3), layers=(LayerInfo("a", units=3),), asked={"q": 2.0}
+    )
+    judged = Judged(
+        0.1 + 0.2, 0.0, np.array([1.0, np.nan, -1e-300]), None, Evaluation(np.eye(2), np.array([0, 1]), 0.5)
+    )
+    return Trial(
+        TrainingSpec(3, 0, (SetLearningRate(0.1),)), None, judged, (finding,), context, {"loss": [1.5, float("nan")]},
+        12, True, above_trivial=False, edits=(SetLearningRate(0.1), inputs), granted=5, peak=13, total=14, stuck=True,
+        goes_on=True,
+    )  # fmt: skip
+
+
+def test_a_trial_is_rebuilt_to_the_bit() -> None:
+    trial = _trial()
+    line = to_line(to_record(trial))
+    assert line.count("\n") == 1
+    again = outcome_of(json.loads(line, object_hook=rebuilt), trial.spec)
+    assert isinstance(again, Trial)
+    complete(again, Evaluation(np.zeros((2, 2)), np.array([0, 1]), 0.0))
+    for name in (
+        "spec",
+        "findings",
+        "work",
+        "cut_short",
+        "above_trivial",
+        "edits",
+        "granted",
+        "peak",
+        "total",
+        "stuck",
+        "goes_on",
+        "errors",
+        "clean",
+    ):
+        assert getattr(again, name) == getattr(trial, name), name
+    assert again.context.layers == trial.context.layers
+    assert again.context.asked == trial.context.asked
+    np.testing.assert_array_equal(again.history["loss"], trial.history["loss"])
+    assert again.judged is not None
+    assert trial.judged is not None
+    assert again.judged.value == trial.judged.value
+    np.testing.assert_array_equal(again.judged.rows, trial.judged.rows)  # type: ignore[arg-type]
+    assert again.judged.evaluation is not None
+    np.testing.assert_array_equal(again.judged.evaluation.outputs, np.eye(2))
+    np.testing.assert_array_equal(again.judged.evaluation.targets, [0, 1])
+    failure = Failure("ValueError: ß", 3, 4)
+    assert outcome_of(json.loads(to_line(to_record(failure)), object_hook=rebuilt), trial.spec) == failure

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import keras
+import pytest
+from keras import layers as kl
+
+from autotrainer.backends.keras3.model.describe import context_of, layers, loss_info, optimizer_info
+from autotrainer.backends.keras3.model.parts import find_parts
+
+
+@pytest.mark.parametrize(
+    ("loss", "family", "expects", "targets"),
+    [
+        ("mse", "squared_error", "values", "values"),
+        ("msle", "custom", "unknown", "values"),
+        ("MeanAbsoluteError", "absolute_error", "values", "values"),
+        (keras.losses.Huber(), "huber", "values", "values"),
+        ("binary_crossentropy", "binary_cross_entropy", "probabilities", "values"),
+        (keras.losses.BinaryCrossentropy(from_logits=True), "binary_cross_entropy", "logits", "values"),
+        (keras.losses.categorical_crossentropy, "cross_entropy", "probabilities", "one_hot"),
+        (partial(keras.losses.categorical_crossentropy, from_logits=True), "cross_entropy", "logits", "one_hot"),
+        ("sparse_categorical_crossentropy", "cross_entropy", "probabilities", "index"),
+        (keras.losses.SparseCategoricalCrossentropy(from_logits=True), "cross_entropy", "logits", "index"),
+        (["hinge", "mse"], "hinge", "values", "values"),
+        ({"a": "poisson"}, "poisson", "values", "values"),
+        (lambda y_true, y_pred: y_pred, "custom", "unknown", "values"),
+        ("no such loss", "custom", "unknown", "values"),
+        (None, "none", "unknown", "values"),
+    ],
+)
+def test_losses(loss: Any, family: str, expects: str, targets: str) -> None:
+    info = loss_info(loss)
+    assert (info.family, info.expects, info.targets, info.class_axis) == (family, expects, targets, -1)
+
+
+def test_a_loss_of_the_users_own_is_custom_whatever_its_name() -> None:
+    class MeanSquaredError(keras.losses.MeanSquaredError):  # type: ignore[misc]
+        def call(self, y_true: Any, y_pred: Any) -> Any:
+            return 2 * super().call(y_true, y_pred)
+
+    def mean_squared_error(y_true: Any, y_pred: Any) -> Any:
+        return y_pred
+
+    assert loss_info(MeanSquaredError()).family == "custom"
+    assert loss_info(mean_squared_error).family == "custom"
+    assert loss_info(keras.losses.MeanSquaredError(reduction="sum")).reduction == "sum"
+
+
+def test_optimizers() -> None:
+    sgd = optimizer_info(keras.optimizers.SGD(0.1, momentum=0.9))
+    assert (sgd.name, round(sgd.learning_rate, 6), sgd.momentum, sgd.weight_decay) == ("sgd", 0.1, 0.9, 0.0)
+    decay = keras.optimizers.schedules.ExponentialDecay(0.5, 10, 0.9)
+    assert optimizer_info(keras.optimizers.AdamW(decay)).learning_rate == pytest.approx(0.5)
+    assert optimizer_info("rmsprop").name == "rmsprop"
+    assert optimizer_info(None).name == "unknown"
+
+
+def test_layers_of_a_sequential_model() -> None:
+    model = keras.Sequential(
+        [
+            kl.Input((8, 8, 3)),
+            kl.Conv2D(4, 3, name="conv"),
+            kl.BatchNormalization(name="norm"),
+            kl.ReLU(name="relu"),
+            kl.MaxPooling2D(),
+            kl.Flatten(),
+            kl.Dense(5, "tanh", name="hidden", trainable=False),
+            kl.Dropout(0.1),
+            kl.Dense(2, name="out"),
+            kl.Softmax(name="softmax"),
+        ]
+    )
+    found = {info.name: info for info in layers(model)}
+    assert list(found) == ["conv", "norm", "relu", "hidden", "out", "softmax"]
+    assert [i.kind for i in found.values()] == ["conv", "norm", "activation", "dense", "dense", "activation"]
+    assert [i.activation for i in found.values()] == ["relu", "relu", "relu", "tanh", "softmax", "softmax"]
+    assert [i.hidden for i in found.values()] == [True, True, True, True, False, False]
+    assert (found["conv"].parameters, found["conv"].units) == (4 * 3 * 9 + 4, 4)
+    assert (found["hidden"].frozen, found["hidden"].parameters) == (True, 0)
+    assert not found["norm"].frozen
+
+
+def test_nested_and_wrapped_layers_have_names_of_both() -> None:
+    inner = keras.Sequential([kl.Input((6, 4)), kl.Dense(3, "relu", name="first")], name="inner")
+    inputs = kl.Input((6,), dtype="int32")
+    hidden = inner(kl.Embedding(10, 4, name="embedding")(inputs))
+    hidden = kl.Bidirectional(kl.LSTM(2, return_sequences=True, name="lstm"), name="both")(hidden)
+    hidden = kl.TimeDistributed(kl.Dense(2, "tanh", name="each"), name="time")(hidden)
+    model = keras.Model(inputs, kl.Dense(1, "sigmoid", name="out")(kl.GRU(2, name="gru")(hidden)))
+    found = {info.name: info for info in layers(model)}
+    names = ["embedding", "inner/first", "both/forward_lstm", "both/backward_lstm", "time/each", "gru", "out"]
+    assert list(found) == names
+    assert found["both/forward_lstm"].kind == "recurrent"
+    assert [info.name for info in found.values() if not info.hidden] == ["out"]
+
+
+def two_outputs() -> Any:
+    inputs = kl.Input((4,))
+    hidden = kl.Dense(3, "relu")(inputs)
+    return keras.Model(inputs, [kl.Dense(2, "softmax", name="a")(hidden), kl.Dense(1, name="b")(hidden)])
+
+
+def operation() -> Any:
+    inputs = kl.Input((4,))
+    return keras.Model(inputs, keras.ops.sigmoid(kl.Dense(1)(inputs)))
+
+
+@pytest.mark.parametrize(
+    ("build", "activation", "units"),
+    [
+        (lambda: keras.Sequential([kl.Input((4,)), kl.Dense(3, "softmax")]), "softmax", 3),
+        (lambda: keras.Sequential([kl.Input((4,)), kl.Dense(3), kl.Activation("sigmoid")]), "sigmoid", 3),
+        (lambda: keras.Sequential([kl.Input((4,)), kl.Dense(3), kl.Reshape((3, 1))]), "linear", 1),
+        (lambda: keras.Sequential([kl.Input((4,)), kl.Dense(3), kl.Lambda(lambda x: x * 2)]), None, 3),
+        (operation, "sigmoid", 1),
+        (two_outputs, "softmax", 2),
+        (lambda: keras.Sequential([kl.Dense(3, "relu")]), "relu", 3),
+    ],
+)
+def test_output(build: Any, activation: str | None, units: int) -> None:
+    model = build()
+    context = context_of(model, find_parts(model), "mse", "sgd")
+    assert (context.output_activation, context.output_units) == (activation, units)
+    assert any(not layer.hidden for layer in context.layers)

@@ -1,0 +1,30 @@
+"""Reductions to the layer table."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from autotrainer.backends.keras3.model.parts import find_parts
+from autotrainer.backends.keras3.statistics.layer_table import LayerMeter
+from autotrainer.records.signals import LAYER_COLUMNS
+
+
+@pytest.mark.parametrize(
+    ("needs", "measured"),
+    [
+        (None, True),
+        (frozenset({"loss", "activation_max_abs"}), True),
+        (frozenset({"dead_units"}), True),
+        (frozenset({"loss", "grad_norm"}), False),
+    ],
+)
+def test_activations_are_measured_where_they_are_needed(needs: frozenset[str] | None, measured: bool) -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="relu")])
+    meter = LayerMeter(find_parts(model), needs)
+    meter.before_step()
+    table = meter.table({"activation:0": np.ones((8, 3), np.float32), "gradient:0:0": np.ones((4, 3), np.float32)})
+    found = dict(zip(LAYER_COLUMNS, table[0].tolist(), strict=True))
+    assert np.isfinite([found["grad_norm"], found["weight_norm"]]).all()
+    assert np.isfinite(found["activation_std"]) == measured

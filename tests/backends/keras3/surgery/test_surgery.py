@@ -1,0 +1,412 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras.ops import convert_to_numpy as to_numpy
+
+from autotrainer.backends.keras3.data.feeding import InputStatistics
+from autotrainer.backends.keras3.model.describe import layers as layer_infos
+from autotrainer.backends.keras3.model.kinds import activation_name
+from autotrainer.backends.keras3.model.parts import output_activation
+from autotrainer.backends.keras3.model.structure import copy_model
+from autotrainer.backends.keras3.surgery.surgery import Surgeon, apply_edits
+from autotrainer.edits import (
+    AddDropout,
+    AddInputNoise,
+    ClipGradients,
+    Edit,
+    InsertNormalization,
+    Reinitialize,
+    ScaleInputs,
+    SetBatchSize,
+    SetLearningRate,
+    SetOutputActivation,
+    SetWeightDecay,
+    SwapActivation,
+    SwapOptimizer,
+)
+from autotrainer.errors import ConfigError
+
+X = np.random.default_rng(0).normal(2.0, 3.0, (16, 4)).astype("float32")
+
+
+def fused() -> Any:
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(8, "sigmoid", name="first"),
+            layers.Dense(8, "sigmoid", name="second"),
+            layers.Dense(3, "relu", name="out"),
+        ]
+    )
+
+
+def separate() -> Any:
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(8, name="first"),
+            layers.Activation("sigmoid", name="first_act"),
+            layers.Dense(8, name="second"),
+            layers.LeakyReLU(name="second_act"),
+            layers.Dense(3, name="out"),
+            layers.ReLU(name="out_act"),
+        ]
+    )
+
+
+def branched() -> Any:
+    inputs = keras.Input((4,), name="in")
+    stem = layers.Dense(8, "sigmoid", name="first")(inputs)
+    left = layers.Dense(8, "sigmoid", name="second")(stem)
+    joined = layers.Add(name="sum")([stem, left])
+    return keras.Model(inputs, layers.Dense(3, "relu", name="out")(joined), name="branched")
+
+
+def nested() -> Any:
+    inputs = keras.Input((4,))
+    block = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(8, "sigmoid", name="first"), layers.Dense(8, "sigmoid", name="second")],
+        name="block",
+    )
+    return keras.Model(inputs, layers.Dense(3, "relu", name="out")(block(inputs)))
+
+
+class Subclassed(keras.Model):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = layers.Dense(8, "sigmoid", name="first")
+        self.out = layers.Dense(3, "relu", name="out")
+
+    def call(self, x: Any) -> Any:
+        return self.out(self.first(x))
+
+
+def subclassed() -> Any:
+    model = Subclassed()
+    model(X)
+    return model
+
+
+GRAPHS = [fused, separate, branched, nested]
+
+
+def operate(model: Any, *edits: Edit, keep: tuple[str, ...] = (), statistics: Any = None) -> Any:
+    surgeon = Surgeon(model, keep, statistics, [(4,)])
+    for edit in edits:
+        surgeon.apply(edit)
+    surgeon.model(X)
+    return surgeon.model
+
+
+def find(model: Any, name: str) -> Any:
+    return next(layer for layer in model._flatten_layers() if layer.name == name)
+
+
+def named(model: Any, *parts: str) -> tuple[str, ...]:
+    return tuple(i.name for i in layer_infos(model) if i.name.split("/")[-1] in parts)
+
+
+def weights_of(model: Any) -> dict[str, np.ndarray[Any, Any]]:
+    found = {}
+    for layer in model._flatten_layers():
+        if isinstance(layer, layers.Dense):
+            found[layer.name] = to_numpy(layer.kernel)
+    return found
+
+
+@pytest.mark.parametrize("build", [*GRAPHS, subclassed])
+def test_a_copy_equals_its_model(build: Callable[[], Any]) -> None:
+    model = build()
+    copy = copy_model(model)
+    if not copy.built:
+        copy(X)
+        copy.set_weights(model.get_weights())
+    np.testing.assert_array_equal(model(X), copy(X))
+    assert [layer.name for layer in model.layers] == [layer.name for layer in copy.layers]
+    assert {id(w) for w in model.weights}.isdisjoint(id(w) for w in copy.weights)
+
+
+def test_a_copy_keeps_lambdas_custom_layers_and_frozen_layers() -> None:
+    class Twice(layers.Layer):  # neither registered nor importable
+        def call(self, x: Any) -> Any:
+            return 2 * x
+
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(3, activation=lambda v: keras.ops.sin(v), name="frozen", trainable=False),
+            layers.Lambda(lambda v: v + 1),
+            Twice(),
+            layers.Dense(2),
+        ]
+    )
+    copy = copy_model(model)
+    np.testing.assert_array_equal(model(X), copy(X))
+    assert len(copy.trainable_weights) == len(model.trainable_weights) == 2
+
+
+@pytest.mark.parametrize("build", [*GRAPHS, subclassed])
+@pytest.mark.parametrize("to", ["selu", "relu", "tanh", "thresholded_relu"])
+def test_swap_activation(build: Callable[[], Any], to: str) -> None:
+    model = build()
+    names = named(model, "first")
+    before = weights_of(model)
+    if build is subclassed and to == "thresholded_relu":
+        with pytest.raises(ConfigError, match="exchanged"):
+            operate(model, SwapActivation(names, to))  # type: ignore[arg-type]
+        return
+    changed = operate(model, SwapActivation(names, to))  # type: ignore[arg-type]
+    info = {i.name.split("/")[-1]: i for i in layer_infos(changed)}
+    assert info["first"].activation == to
+    after = weights_of(changed)
+    assert not np.array_equal(before["first"], after["first"])
+    assert np.array_equal(before["out"], after["out"])
+    assert not np.any(to_numpy(find(changed, "first").bias))
+
+
+def test_swap_of_a_separate_activation_named_itself_keeps_weights_if_asked() -> None:
+    model = separate()
+    before = weights_of(model)
+    changed = operate(model, SwapActivation(("second_act",), "elu", reinitialize=False))
+    assert activation_name(find(changed, "second_act")) == "elu"
+    assert all(np.array_equal(before[n], v) for n, v in weights_of(changed).items())
+
+
+def test_initializers_suit_the_activation() -> None:
+    wide = keras.Sequential([keras.Input((400,)), layers.Dense(400, "sigmoid", name="a"), layers.Dense(1)])
+    surgeon = Surgeon(wide)
+    surgeon.apply(SwapActivation(("a",), "selu"))
+    assert np.std(to_numpy(wide.layers[0].kernel)) == pytest.approx((1 / 400) ** 0.5, rel=0.05)
+    surgeon.apply(SwapActivation(("a",), "relu"))
+    assert np.std(to_numpy(wide.layers[0].kernel)) == pytest.approx((2 / 400) ** 0.5, rel=0.05)
+
+
+def test_recurrent_layers_keep_their_gates() -> None:
+    model = keras.Sequential(
+        [keras.Input((5, 2)), layers.LSTM(4, activation="relu", name="rnn"), layers.Dense(1, name="out")]
+    )
+    surgeon = Surgeon(model)
+    surgeon.apply(SwapActivation(("rnn",), "tanh"))
+    surgeon.model(np.zeros((2, 5, 2), "float32"))
+    rnn = surgeon.model.layers[0]
+    assert activation_name(rnn.activation) == "tanh"
+    assert activation_name(rnn.recurrent_activation) == "sigmoid"
+
+
+@pytest.mark.parametrize("build", GRAPHS)
+@pytest.mark.parametrize("to", ["softmax", "linear", "sigmoid"])
+def test_set_output_activation(build: Callable[[], Any], to: str) -> None:
+    model = build()
+    before = weights_of(model)
+    changed = operate(model, SetOutputActivation(to))  # type: ignore[arg-type]
+    assert output_activation(changed)[0] == to
+    assert all(np.array_equal(before[n], v) for n, v in weights_of(changed).items())
+    if to == "softmax":
+        np.testing.assert_allclose(np.sum(changed(X), axis=-1), 1, rtol=1e-5)
+
+
+def test_a_doubled_softmax_becomes_one() -> None:
+    inputs = keras.Input((4,))
+    hidden = layers.Dense(3, "softmax", name="out")(inputs)
+    model = keras.Model(inputs, keras.activations.softmax(hidden))
+    changed = operate(model, SetOutputActivation("linear"))
+    kernel, bias = changed.get_weights()
+    np.testing.assert_allclose(changed(X), X @ kernel + bias, rtol=1e-4, atol=1e-5)
+
+
+def test_an_output_without_a_layer_to_change_gets_an_activation_layer() -> None:
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Add()([layers.Dense(2)(inputs), layers.Dense(2)(inputs)]))
+    changed = operate(model, SetOutputActivation("softmax"))
+    np.testing.assert_allclose(np.sum(changed(X), axis=-1), 1, rtol=1e-5)
+    with pytest.raises(ConfigError, match="no activation"):
+        operate(copy_model(model), SetOutputActivation("linear"))
+
+
+@pytest.mark.parametrize("build", GRAPHS)
+@pytest.mark.parametrize("kind", ["batch", "layer", "group"])
+def test_insert_normalization_stands_before_the_activation(build: Callable[[], Any], kind: str) -> None:
+    model = build()
+    before = weights_of(model)
+    changed = operate(model, InsertNormalization(named(model, "first", "second"), kind))  # type: ignore[arg-type]
+    found = {i.name.split("/")[-1]: i for i in layer_infos(changed)}
+    assert {"first_normalization", "second_normalization"} <= set(found)
+    assert "out_normalization" not in found
+    assert activation_name(find(changed, "first").activation) == "linear"
+    order = [i.name.split("/")[-1] for i in layer_infos(changed)]
+    act = "first_act" if build is separate else "first_activation"
+    assert order.index("first") < order.index("first_normalization") < order.index(act)
+    assert all(np.array_equal(before[n], v) for n, v in weights_of(changed).items())
+    assert layer_infos(changed)[-1].hidden is False
+
+
+def test_insert_normalization_twice_finds_nothing_left() -> None:
+    changed = operate(fused(), InsertNormalization(("first",)))
+    with pytest.raises(ConfigError, match="without normalization"):
+        operate(changed, InsertNormalization(("first",)))
+
+
+def test_normalization_of_channels_first_and_time_distributed() -> None:
+    model = keras.Sequential(
+        [
+            keras.Input((3, 8, 8)),
+            layers.Conv2D(4, 3, data_format="channels_first", activation="relu", name="conv"),
+            layers.Reshape((4, 36)),
+            layers.TimeDistributed(layers.Dense(5, "relu", name="inner"), name="each"),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+    surgeon = Surgeon(model)
+    surgeon.apply(InsertNormalization(("conv", "inner")))
+    assert surgeon.model.get_layer("conv_normalization").axis == 1
+    names = [layer.name for layer in surgeon.model.layers]
+    assert names.index("each") + 1 == names.index("inner_normalization")
+
+
+@pytest.mark.parametrize("build", GRAPHS)
+def test_add_dropout_stands_after_the_activation(build: Callable[[], Any]) -> None:
+    model = build()
+    reference = np.array(model(X))
+    changed = operate(model, AddDropout(named(model, "second"), 0.3))
+    [dropout] = [layer for layer in changed._flatten_layers() if isinstance(layer, layers.Dropout)]
+    assert dropout.rate == 0.3
+    assert dropout.name == ("second_act_dropout" if build is separate else "second_dropout")
+    np.testing.assert_allclose(changed(X), reference, rtol=1e-6)
+    with pytest.raises(ConfigError, match="output"):
+        operate(changed, AddDropout(("out",), 0.3))
+
+
+@pytest.mark.parametrize("build", [*GRAPHS, subclassed])
+def test_scale_inputs(build: Callable[[], Any]) -> None:
+    model = build()
+    mean, std = tuple(X.mean(0).tolist()), tuple(X.std(0).tolist())
+    expected = np.array(model((X - X.mean(0)) / X.std(0)))
+    changed = operate(model, ScaleInputs(mean, std), statistics=lambda e: InputStatistics((4,), mean, std, 1.0))
+    np.testing.assert_allclose(changed(X), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_scale_inputs_globally_and_among_several_inputs() -> None:
+    ids = keras.Input((3,), dtype="int32", name="ids")
+    image = keras.Input((4, 4, 1), name="image")
+    tail = layers.Concatenate()([layers.Flatten()(layers.Embedding(5, 2)(ids)), layers.Flatten()(image)])
+    model = keras.Model({"ids": ids, "image": image}, layers.Dense(1)(tail))
+    data = {"ids": np.ones((2, 3), "int32"), "image": np.full((2, 4, 4, 1), 100.0, "float32")}
+    expected = np.array(model({"ids": data["ids"], "image": np.full((2, 4, 4, 1), 5.0, "float32")}))
+    surgeon = Surgeon(model)
+    surgeon.apply(ScaleInputs((50.0,), (10.0,)))
+    np.testing.assert_allclose(surgeon.model(data), expected, rtol=1e-4)
+
+
+def test_indices_are_not_scaled() -> None:
+    model = keras.Sequential([keras.Input((3,)), layers.Embedding(5, 2), layers.Flatten(), layers.Dense(1)])
+    with pytest.raises(ConfigError, match="indices"):
+        Surgeon(model).check(ScaleInputs())
+
+
+@pytest.mark.parametrize("spread", [1.0, 50.0])
+def test_input_noise_is_measured_in_the_inputs_own_spread(spread: float) -> None:
+    model = keras.Sequential([keras.Input((4,)), layers.Activation("linear"), layers.Dense(4, name="d")])
+    model.layers[-1].set_weights([np.eye(4, dtype="float32"), np.zeros(4, "float32")])
+    statistics = InputStatistics((4,), (0.0,) * 4, (1.0,) * 4, spread)
+    changed = operate(model, AddInputNoise(0.1), statistics=lambda e: statistics)
+    zeros = np.zeros((2000, 4), "float32")
+    assert np.std(changed(zeros, training=True)) == pytest.approx(0.1 * spread, rel=0.1)
+    np.testing.assert_allclose(changed(X), X, rtol=1e-5)
+
+
+def test_reinitialize_draws_anew_and_leaves_the_rest() -> None:
+    model = fused()
+    model.get_layer("second").bias.assign(np.ones(8))
+    before = weights_of(model)
+    changed = operate(model, Reinitialize(("second",), "orthogonal"))
+    after = weights_of(changed)
+    np.testing.assert_allclose(after["second"] @ after["second"].T, np.eye(8), atol=1e-5)
+    assert not np.any(to_numpy(changed.get_layer("second").bias))
+    assert np.array_equal(before["first"], after["first"])
+
+
+@pytest.mark.parametrize("build", GRAPHS)
+@pytest.mark.parametrize("how", ["frozen", "keep"])
+def test_frozen_and_kept_layers_are_never_touched(build: Callable[[], Any], how: str) -> None:
+    model = build()
+    name = named(model, "first")[0]
+    if how == "frozen":
+        find(model, "first").trainable = False
+    keep = ("*first",) if how == "keep" else ()
+    edits: list[Edit] = [
+        SwapActivation((name,), "relu"),
+        Reinitialize((name,), "he_uniform"),
+        InsertNormalization((name,)),
+        AddDropout((name,), 0.5),
+    ]
+    for edit in edits:
+        with pytest.raises(ConfigError, match="keep=" if how == "keep" else "frozen"):
+            Surgeon(model, keep).check(edit)
+    both = (*named(model, "first", "second"),)
+    before = weights_of(model)["first"]
+    changed = operate(model, SwapActivation(both, "relu"), Reinitialize(both, "he_uniform"), keep=keep)
+    assert np.array_equal(weights_of(changed)["first"], before)
+    assert {i.name.split("/")[-1]: i.activation for i in layer_infos(changed)}["first"] == "sigmoid"
+
+
+def test_keep_may_name_what_holds_a_layer() -> None:
+    with pytest.raises(ConfigError, match="keep='block'"):
+        Surgeon(nested(), ("block",)).check(Reinitialize(("block/first",), "he_uniform"))
+
+
+def test_code_of_a_subclassed_model_is_not_restructured() -> None:
+    surgeon = Surgeon(subclassed())
+    for edit in (InsertNormalization(("first",)), AddDropout(("first",), 0.5), SetOutputActivation("softmax")):
+        with pytest.raises(ConfigError, match="is code"):
+            surgeon.check(edit)
+
+
+def test_a_chain_of_edits_survives_saving(tmp_path: Any) -> None:
+    changed = operate(
+        branched(),
+        ScaleInputs((1.0,) * 4, (2.0,) * 4),
+        AddInputNoise(0.1),
+        InsertNormalization(("first", "second")),
+        AddDropout(("second_activation",), 0.2),
+        SwapActivation(("first", "second_activation"), "thresholded_relu"),
+        SetOutputActivation("softmax"),
+    )
+    changed.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    np.testing.assert_allclose(changed(X), loaded(X), rtol=1e-6)
+    assert layer_infos(loaded) == layer_infos(changed)
+
+
+@pytest.mark.parametrize("build", [fused, branched])
+def test_a_plan_on_a_fresh_model(build: Callable[[], Any]) -> None:
+    plan = (
+        ScaleInputs((1.0,) * 4, (2.0,) * 4),
+        SwapActivation(("first",), "relu"),
+        SwapOptimizer("sgd", 0.1, momentum=0.9),
+        ClipGradients("norm", 2.0),
+        SetBatchSize(8),
+    )
+    model = build()
+    model.compile("adam", "mse")
+    out = weights_of(model)["out"]
+    changed, optimizer = apply_edits(plan, model, None)
+    assert np.array_equal(weights_of(changed)["out"], out)
+    assert (type(optimizer).__name__, optimizer.momentum, optimizer.global_clipnorm) == ("SGD", 0.9, 2.0)
+    changed.compile(optimizer, "mse")
+    changed.fit(X, np.zeros((16, 3)), verbose=0)
+
+
+def test_a_plan_takes_the_optimizer_given_and_none_if_there_is_none() -> None:
+    _, optimizer = apply_edits((SetLearningRate(0.5), SetWeightDecay(0.1)), fused(), keras.optimizers.Adam(1e-3))
+    assert float(optimizer.learning_rate) == pytest.approx(0.5)
+    assert optimizer.weight_decay == 0.1
+    assert apply_edits((SetBatchSize(8),), fused(), None)[1] is None
+    with pytest.raises(ConfigError, match="not built"):
+        apply_edits((ScaleInputs((0.0,), (1.0,)),), keras.Sequential([layers.Dense(1)]), None)

@@ -1,0 +1,350 @@
+"""Models with a training step of their own: what is seen of it, and what is said where something can't be."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers as kl
+from keras import ops
+
+from autotrainer.backends.keras3.watching.observer import observe
+from autotrainer.monitoring.monitor import Monitor
+from autotrainer.monitoring.sampler import Sampler
+
+X = np.random.RandomState(0).randn(96, 8).astype("float32")
+Y = X.sum(axis=1)
+
+
+class All(Sampler):
+    def due(self, step: int) -> bool:
+        self._next = step + 1
+        return True
+
+
+@pytest.fixture
+def monitor() -> Iterator[Monitor]:
+    made = Monitor([], All(), quiet=True)
+    yield made
+    made.close()
+
+
+class Adversaries(keras.Model):  # type: ignore[misc]
+    """Two models, two optimizers, and no `call`: such a model never counts as built."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        super().__init__()
+        self.generator = keras.Sequential([kl.Input((4,)), kl.Dense(8, "relu"), kl.Dense(8)], name="generator")
+        self.critic = keras.Sequential([kl.Input((8,)), kl.Dense(8), kl.LeakyReLU(), kl.Dense(1)], name="critic")
+        self.means = {name: keras.metrics.Mean(name) for name in ("d_loss", "g_loss")}
+        self.seeds = keras.random.SeedGenerator(1)
+        self.fails = fails
+
+    def compile(self) -> None:
+        super().compile()
+        self.own = {"critic": keras.optimizers.Adam(1e-2), "generator": keras.optimizers.SGD(1e-3)}
+        self.loss_of = keras.losses.BinaryCrossentropy(from_logits=True)
+
+    @property
+    def metrics(self) -> list[Any]:
+        return list(self.means.values())
+
+    def train_step(self, real: Any) -> Any:
+        rows = ops.shape(real)[0]
+        fake = self.generator(keras.random.normal((rows, 4), seed=self.seeds))
+        labels = ops.concatenate([ops.ones((rows, 1)), ops.zeros((rows, 1))])
+        with tf.GradientTape() as tape:
+            critical = self.loss_of(labels, self.critic(ops.concatenate([fake, real])))
+        weights = self.critic.trainable_weights
+        self.own["critic"].apply_gradients(zip(tape.gradient(critical, weights), weights, strict=True))
+        with tf.GradientTape() as tape:
+            fake = self.generator(keras.random.normal((rows, 4), seed=self.seeds))
+            fooled = self.loss_of(ops.zeros((rows, 1)), self.critic(fake)) * (np.inf if self.fails else 1.0)
+        weights = self.generator.trainable_weights
+        self.own["generator"].apply(tape.gradient(fooled, weights), weights)
+        self.means["d_loss"].update_state(critical)
+        self.means["g_loss"].update_state(fooled)
+        return {name: mean.result() for name, mean in self.means.items()}
+
+
+def column(monitor: Monitor, name: str) -> Any:
+    return monitor.history.layer(name)[:, [info.kind == "dense" for info in monitor.history.layers]]
+
+
+def test_two_optimizers_and_no_call(monitor: Monitor) -> None:
+    weights = []
+    for watched in (False, True):
+        keras.utils.set_random_seed(0)
+        model = Adversaries()
+        model.compile()
+        if watched:
+            monitor.attach(observe(model, None, None, monitor))
+        model.fit(X, epochs=2, verbose=0)
+        weights.append(model.get_weights())
+    assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
+    assert monitor.history.steps.tolist() == list(range(6))
+    assert (column(monitor, "grad_norm") > 0).all()
+    assert (column(monitor, "update_ratio") > 0).all()
+    assert (column(monitor, "activation_std") > 0).all()
+    assert set(monitor.history.epoch_names) == {"d_loss", "g_loss"}
+    # the compiled optimizer, which such a model does not use, is not taken for the one that trains it
+    assert monitor.context.optimizer.name == "adam"
+    np.testing.assert_allclose(monitor.history.scalar("learning_rate")[1:], 1e-2, rtol=1e-6)
+    assert not len(monitor.history.losses[0])  # the losses of adversaries are no measure of success
+    assert not monitor._failed
+
+
+def test_of_adversaries_a_loss_that_is_not_finite_is_told(monitor: Monitor) -> None:
+    model = Adversaries(fails=True)
+    model.compile()
+    monitor.attach(observe(model, None, None, monitor))
+    model.fit(X, epochs=1, verbose=0)
+    assert np.isinf(monitor.history.losses[1]).all()
+    assert len(monitor.history.losses[1])
+
+
+class Own(keras.Model):  # type: ignore[misc]
+    """A training step that computes its loss without Keras, and tells it as ``means`` and ``names`` say."""
+
+    def __init__(self, *, name_of_loss: str = "loss", as_mean: bool = True, applies: bool = True) -> None:
+        super().__init__()
+        self.hidden, self.out = kl.Dense(8, "relu"), kl.Dense(1)
+        self.total = keras.metrics.Mean("total")
+        self.how = name_of_loss, as_mean, applies
+
+    def call(self, inputs: Any) -> Any:
+        return self.out(self.hidden(inputs))
+
+    def train_step(self, data: Any) -> Any:
+        name, as_mean, applies = self.how
+        x, y = data[:2]
+        with tf.GradientTape() as tape:
+            loss = ops.mean((ops.squeeze(self(x, training=True), -1) - y) ** 2)
+        gradients = tape.gradient(loss, self.trainable_variables)
+        if applies:
+            self.optimizer.apply(grads=gradients, trainable_variables=self.trainable_variables)
+        else:
+            for gradient, weight in zip(gradients, self.trainable_variables, strict=True):
+                weight.assign_sub(0.01 * gradient)
+        self.total.update_state(loss)
+        return {name: self.total.result() if as_mean else loss}
+
+
+@pytest.mark.parametrize(
+    ("name", "as_mean"), [("loss", True), ("loss", False), ("total_loss", True), ("mse_loss", True)]
+)
+def test_the_loss_is_found_in_the_logs(monitor: Monitor, name: str, as_mean: bool) -> None:
+    keras.utils.set_random_seed(0)
+    model = Own(as_mean=False)
+    model.compile("sgd")
+    batches = [slice(start, start + 16) for start in range(0, 96, 16)] * 2
+    losses = [float(model.train_on_batch(X[rows], Y[rows], return_dict=True)["loss"]) for rows in batches]
+    keras.utils.set_random_seed(0)
+    model = Own(name_of_loss=name, as_mean=as_mean)
+    model.compile("sgd")
+    monitor.attach(observe(model, None, None, monitor))
+    model.fit(X, Y, batch_size=16, epochs=2, verbose=0, shuffle=False)
+    steps, seen = monitor.history.losses
+    np.testing.assert_allclose(seen, np.array(losses)[steps], rtol=1e-3)
+    assert len(steps) >= 11
+    assert "loss" in monitor.history.epoch_names
+
+
+def test_a_step_that_goes_past_the_optimizer_is_said_once(monitor: Monitor, caplog: Any) -> None:
+    model = Own(applies=False)
+    model.compile("sgd")
+    monitor.attach(observe(model, None, None, monitor))
+    with caplog.at_level(logging.WARNING, "autotrainer"):
+        model.fit(X, Y, epochs=2, verbose=0)
+    assert [r.message for r in caplog.records if r.name == "autotrainer"] == [
+        "gradients can't be watched: the training step gives none to an optimizer's apply()"
+    ]
+    assert (column(monitor, "update_ratio") > 0).all()
+    assert np.isfinite(column(monitor, "activation_std")).all()
+
+
+def test_a_loop_that_goes_past_keras_is_said(monitor: Monitor, caplog: Any) -> None:
+    model = keras.Sequential([kl.Input((8,)), kl.Dense(1)])
+    model.compile("sgd", "mse")
+    monitor.attach(observe(model, None, None, monitor))
+    with tf.GradientTape() as tape:
+        loss = ops.mean(model(X) ** 2)
+    model.optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+    with caplog.at_level(logging.WARNING, "autotrainer"):
+        monitor.close()
+    assert ["no training step" in r.message for r in caplog.records] == [True]
+
+
+def test_a_step_that_loss_scaling_leaves_out_is_no_failure(monitor: Monitor) -> None:
+    half = "mixed_float16"
+    model = keras.Sequential([kl.Input((8,)), kl.Dense(8, "relu", dtype=half), kl.Dense(1, dtype=half)])
+    model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1e-3), initial_scale=2.0**24), "mse")
+    monitor.attach(observe(model, None, None, monitor))
+    model.fit(X, Y, epochs=6, verbose=0)
+    norms = monitor.history.scalar("grad_norm")
+    left_out = np.isnan(norms)
+    assert 0 < left_out.sum() < len(norms)
+    assert np.isfinite(norms[~left_out]).all()
+    assert norms[~left_out].max() < 1e3  # in the scale of the loss itself
+
+
+class Renamed(keras.optimizers.SGD):  # type: ignore[misc]
+    def apply(self, gradients: Any, variables: Any, *, scale: float = 1.0) -> Any:
+        assert not isinstance(gradients, list) or scale == 1.0
+        return super().apply([scale * g for g in gradients], list(variables))
+
+
+class Open(keras.optimizers.SGD):  # type: ignore[misc]
+    def apply(self, grads: Any, trainable_variables: Any = None, **kwargs: Any) -> Any:
+        kwargs.pop("note", None)
+        return super().apply(grads, trainable_variables, **kwargs)
+
+
+class Anything(keras.optimizers.SGD):  # type: ignore[misc]
+    def apply(self, *args: Any, **kwargs: Any) -> Any:
+        return super().apply(*args, **kwargs)
+
+
+CALLS: list[tuple[Any, Any]] = [
+    (Renamed, lambda o, g, v: o.apply(variables=v, gradients=tuple(g), scale=0.5)),
+    (Renamed, lambda o, g, v: o.apply(iter(g), iter(v))),
+    (Open, lambda o, g, v: o.apply(g, trainable_variables=v, note="a word")),
+    (Anything, lambda o, g, v: o.apply(g, v)),
+    (Anything, lambda o, g, v: o.apply_gradients(zip(g, v, strict=True))),
+]
+
+
+@pytest.mark.parametrize(("optimizer", "call"), CALLS)
+def test_an_optimizer_may_take_its_gradients_in_its_own_way(monitor: Monitor, optimizer: Any, call: Any) -> None:
+    class Calls(Own):
+        def train_step(self, data: Any) -> Any:
+            x, y = data[:2]
+            with tf.GradientTape() as tape:
+                loss = ops.mean((ops.squeeze(self(x, training=True), -1) - y) ** 2)
+            call(self.optimizer, tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+            return {"loss": loss}
+
+    weights = []
+    for watched in (False, True):
+        keras.utils.set_random_seed(0)
+        model = Calls()
+        model.compile(optimizer(0.01))
+        if watched:
+            monitor.attach(observe(model, None, None, monitor))
+        model.fit(X, Y, epochs=1, verbose=0, shuffle=False)
+        weights.append(model.get_weights())
+    assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
+    assert (column(monitor, "grad_norm") > 0).all()
+    assert not monitor._failed
+
+
+class Several(keras.Model):  # type: ignore[misc]
+    """Gives out what it is trained for, and something before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.out = kl.Dense(8, "relu"), kl.Dense(1)
+
+    def call(self, inputs: Any) -> Any:
+        hidden = self.hidden(inputs)
+        return {"a_hidden": hidden, "wanted": self.out(hidden)}
+
+
+class WithLoss(Several):
+    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, *_: Any, **__: Any) -> Any:
+        return ops.mean((y_pred["wanted"] - y) ** 2)
+
+
+def test_of_several_outputs_the_one_with_a_target_is_looked_at(monitor: Monitor) -> None:
+    model = Several()
+    model.compile("sgd", {"wanted": "mse"})
+    monitor.attach(observe(model, None, None, monitor))
+    model.fit(X, {"wanted": Y[:, None]}, verbose=0)
+    assert (monitor.context.output_units, monitor.context.output_activation) == (1, "linear")
+    assert np.isfinite(monitor.history.scalar("squared_error")[-1])
+
+
+def test_of_several_outputs_none_is_looked_at_where_that_is_unknown(monitor: Monitor) -> None:
+    model = WithLoss()
+    model.compile("sgd", loss=None)
+    monitor.attach(observe(model, None, None, monitor))
+    model.fit(X, Y[:, None], verbose=0)
+    assert monitor.context.output_activation is None
+    assert np.isnan(monitor.history.scalar("squared_error")).all()
+    assert np.isfinite(monitor.history.scalar("loss")).all()
+
+
+class Evaluated(keras.Sequential):  # type: ignore[misc]
+    mode: Any = None
+
+    def test_step(self, data: Any) -> Any:
+        x, y = data
+        outputs = self(x) if self.mode is None else self(x, training=self.mode)
+        self._loss_tracker.update_state(self.compute_loss(x, y, outputs))
+        return {m.name: m.result() for m in self.metrics}
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "rate", "expected"),
+    [
+        (keras.Sequential, None, 0.5, [0.0, 0.0]),
+        (Evaluated, False, 0.5, [0.0, 0.0]),
+        (Evaluated, None, 0.5, [0.0, 0.0]),
+        (Evaluated, True, 0.5, [1.0, 1.0]),
+        (Evaluated, True, 0.0, []),  # nothing in it goes by the mode
+    ],
+)
+@pytest.mark.parametrize("eager", [False, True])
+def test_the_mode_of_evaluations_is_seen(
+    monitor: Monitor, kind: Any, mode: Any, rate: float, expected: Any, eager: bool
+) -> None:
+    model = kind([kl.Input((8,)), kl.Dense(4), kl.Dropout(rate), kl.Dense(1)])
+    if kind is Evaluated:
+        model.mode = mode
+    model.compile("sgd", "mse", run_eagerly=eager)
+    monitor.attach(observe(model, None, None, monitor))
+    before = {key for layer in (model, *model.layers) for key in vars(layer)}
+    model.fit(X, Y, epochs=2, verbose=0, validation_data=(X[:32], Y[:32]))
+    assert monitor.history.epochs("evaluation_mode")[1].tolist() == expected
+    assert "call" not in {key for layer in (model, *model.layers) for key in vars(layer)} - before
+    assert not monitor._failed
+
+
+class SamplesDropout(keras.Model):  # type: ignore[misc]
+    """Its dropout works at test time too, on purpose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.drop, self.out = kl.Dense(4), kl.Dropout(0.5), kl.Dense(1)
+
+    def call(self, x: Any, training: Any = None) -> Any:
+        return self.out(self.drop(self.hidden(x), training=True))
+
+    def test_step(self, data: Any) -> Any:
+        return super().test_step(data)
+
+
+def test_dropout_that_samples_on_purpose_is_no_evaluation_in_training_mode(monitor: Monitor) -> None:
+    model = SamplesDropout()
+    model.compile("sgd", "mse")
+    monitor.attach(observe(model, None, None, monitor))
+    model.fit(X, Y, epochs=2, verbose=0, validation_data=(X[:32], Y[:32]))
+    assert monitor.history.epochs("evaluation_mode")[1].tolist() == [0.0, 0.0]
+
+
+def test_a_model_built_by_hand_shows_the_weights_that_its_first_call_makes(monitor: Monitor) -> None:
+    model = SamplesDropout()
+    with pytest.warns(UserWarning, match="unbuilt state"):
+        model.build((None, 8))
+    model.compile("sgd", "mse")
+    monitor.attach(observe(model, None, None, monitor))
+    model.fit(X, Y, epochs=2, verbose=0)
+    history = monitor.history
+    assert history.steps.tolist() == [1, 2, 3, 4, 5]
+    assert np.isfinite(history.layer("grad_norm")).all()
+    assert np.isfinite(history.layer("weight_norm")).all()

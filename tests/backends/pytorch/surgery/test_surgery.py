@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from autotrainer import edits as e
+from autotrainer.backends.pytorch.model.operations import count_operations
+from autotrainer.backends.pytorch.surgery.activation_graph import Anatomy, SiteTracer
+from autotrainer.backends.pytorch.surgery.reinitialize import SCHEMES
+from autotrainer.backends.pytorch.surgery.surgery import apply_edits
+from autotrainer.edits import base
+from autotrainer.errors import ConfigError
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.norm, self.relu, self.head = nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.stem(x))
+        x = self.relu(x + self.two(self.relu(self.norm(self.one(x)))))
+        return F.log_softmax(self.head(x.mean((2, 3))), 1)
+
+
+class TwiceCalled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(4, 4), nn.Linear(4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(self.layer(torch.tanh(self.layer(x))))
+        out: torch.Tensor = self.head(x).squeeze(-1)
+        return out
+
+
+class DependsOnData(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.act, self.layer, self.head = nn.Sigmoid(), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.sum() > 1e9:
+            x = x * 0
+        out: torch.Tensor = self.head(self.act(self.layer(x)))
+        return out
+
+
+def sequential() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3), nn.Softmax(-1))
+
+
+INPUTS: dict[Any, torch.Tensor] = {Residual: torch.randn(2, 1, 5, 5)}
+
+
+@pytest.mark.parametrize("build", [Residual, TwiceCalled, sequential])
+def test_graph_and_forward_pass_show_the_same_anatomy(build: Any) -> None:
+    model = build().eval()
+    x = INPUTS.get(build, torch.randn(2, 4))
+    seen, read = SiteTracer(model).follow(lambda: model(x)), Anatomy.of(model)
+    assert {(s.name, s.activation, s.output) for s in seen.sites} == {
+        (s.name, s.activation, s.output) for s in read.sites
+    }
+    assert dict(seen.functional) == dict(read.functional)
+    assert dict(seen.numbers) == dict(read.numbers)
+    assert seen.output == read.output
+    assert seen.output_number == read.output_number
+    assert not read.guessed
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_anatomy() -> None:
+    model = Residual().eval()
+    found = SiteTracer(model).follow(lambda: model(torch.randn(2, 1, 5, 5)))
+    assert dict(found.functional) == {"stem": "relu", "head": "log_softmax"}
+    assert dict(found.numbers) == {"stem": (0,), "head": (1,)}
+    assert found.output_number == 1
+    assert [set(site.feeders) for site in found.sites] == [{"one"}, {"two"}]
+    assert found.normalized == {"one"}
+    assert found.ranks["one"] == 4
+    twice = TwiceCalled()
+    assert SiteTracer(twice).follow(lambda: twice(torch.ones(2, 4))).numbers["layer"] == (0, 1)
+
+
+def test_model_whose_graph_can_not_be_traced() -> None:
+    model, _ = apply_edits((e.SwapActivation(("layer", "act"), "relu"),), DependsOnData(), None)
+    assert isinstance(model.act, nn.ReLU)
+    assert not model.layer.bias.any()
+    assert model.head.bias.any()
+    with pytest.raises(ConfigError, match="depends on the data"):
+        apply_edits((e.SetOutputActivation("softmax"),), DependsOnData(), None)
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (e.ScaleInputs(), "no numbers"),
+        (e.SwapActivation(("nope",), "relu"), "no layer 'nope'"),
+        (e.SwapActivation(("0",), "swish"), "unknown activation"),  # type: ignore[arg-type]
+        (e.Reinitialize(("0",), "zeros"), "unknown initializer"),  # type: ignore[arg-type]
+        (e.SetOutputActivation("softmax"), "already"),
+    ],
+)
+def test_plans_that_do_not_fit(edit: e.Edit, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        apply_edits((edit,), sequential(), None)
+
+
+def test_optimizer_edits_that_do_not_fit() -> None:
+    model = sequential()
+    with pytest.raises(ConfigError, match="no momentum"):
+        apply_edits((e.SetMomentum(0.9),), model, torch.optim.Adam(model.parameters()))
+
+
+def test_settings_of_the_loop_are_passed_over() -> None:
+    model = sequential()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    edits = (e.SetBatchSize(8), e.StopEarly(3), e.SetLoss("cross_entropy", "probabilities"), e.SetLearningRate(0.5))
+    same, changed = apply_edits(edits, model, optimizer)
+    assert same is model
+    assert changed is optimizer
+    assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_parameters_of_a_replaced_activation_leave_the_optimizer() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.PReLU(), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model, optimizer = apply_edits((e.SwapActivation(("0",), "relu"),), model, optimizer)
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in model.parameters()}
+
+
+def test_initializers_that_suit_are_known() -> None:
+    assert set(get_args(base.Activation)) <= set(e.INITIALIZER)
+    assert set(e.INITIALIZER.values()) <= set(SCHEMES) == set(get_args(base.Initializer))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "expected"),
+    [
+        (nn.Linear(4, 8), (3, 4), 32),
+        (nn.Linear(4, 8), (3, 5, 4), 160),
+        (nn.Conv2d(2, 8, 3, padding=1), (3, 2, 6, 6), 36 * 8 * 18),
+        (nn.Conv2d(4, 8, 3, groups=4), (3, 4, 5, 5), 9 * 8 * 9),
+        (nn.ConvTranspose1d(2, 4, 3), (3, 2, 5), 5 * 2 * 12),
+        (nn.LSTM(4, 6, bias=False, batch_first=True), (3, 5, 4), 5 * 24 * 10),
+        (nn.ReLU(), (3, 4), 1),
+    ],
+)
+def test_operations_of_one_sample(model: nn.Module, shape: tuple[int, ...], expected: int) -> None:
+    x = torch.randn(shape)
+    assert count_operations(model, lambda: model(x), 3) == expected
+
+
+def test_counting_leaves_no_trace() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5))
+    attention = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    tokens = torch.randn(3, 5, 8)
+    model[1].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    count_operations(model, lambda: F.dropout(model(torch.randn(3, 4))), 3)
+    assert count_operations(attention, lambda: attention(tokens), 3) > 5 * (4 * 64 + 2 * 8 * 16)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert [module.training for module in model] == [True, False, True]
+    assert torch.equal(torch.get_rng_state(), state)

@@ -1,0 +1,263 @@
+"""Losses: of training and of validation, told and seen."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import autotrainer
+from autotrainer.backends.pytorch.watching.observer import observe
+from autotrainer.monitoring.monitor import Monitor
+from autotrainer.monitoring.sampler import Sampler
+
+torch.set_num_threads(1)
+
+X, Y = torch.linspace(-1, 1, 32).reshape(16, 2), torch.linspace(0, 1, 16).reshape(16, 1)
+
+
+class Clock:
+    """Goes on by an hour whenever it is read: there is always time for a sample, unless it stands still."""
+
+    now, pace = 0.0, 3600.0
+
+    def __call__(self) -> float:
+        self.now += self.pace
+        return self.now
+
+
+class Training:
+    """A small training; `Clock` makes which steps are sampled independent of the machine."""
+
+    def __init__(self, loss_fn: Any = None) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1))
+        self.optimizer = torch.optim.SGD(self.model.parameters(), 0.1)
+        self.loss_fn = nn.MSELoss() if loss_fn is None else loss_fn
+        self.clock = Clock()
+        self.monitor = Monitor([], Sampler(clock=self.clock))
+        self.monitor.attach(observe(self.model, self.optimizer, loss_fn, self.monitor))
+        self.losses: list[float] = []
+
+    def step(self, count: int = 1, **log: Any) -> None:
+        for _ in range(count):
+            self.optimizer.zero_grad()
+            loss = self.loss_fn(self.model(X), Y)
+            loss.mean().backward()
+            self.losses.append(float(loss.detach().mean()))
+            self.optimizer.step()
+
+    def evaluate(self, batches: int = 2, *, grad: bool = False, mode: bool = True) -> float:
+        self.model.train(not mode)
+        total = 0.0
+        with torch.set_grad_enabled(grad):
+            for part in range(batches):
+                rows = slice(part * 4, part * 4 + 4 + 4 * part)
+                loss = self.loss_fn(self.model(X[rows]), Y[rows]).detach()
+                total += float(loss.mean()) * len(X[rows])
+        self.model.train()
+        return total / sum(4 + 4 * part for part in range(batches))
+
+    def known(self) -> dict[int, float]:
+        assert not self.monitor._failed
+        steps, values = self.monitor.history.losses
+        return dict(zip(steps.tolist(), values.tolist(), strict=True))
+
+
+def test_the_losses_of_unsampled_steps_are_known() -> None:
+    training = Training(nn.MSELoss())
+    training.step(10)
+    training.clock.pace = 0.0
+    training.monitor.sampler.charge(1e6)
+    training.step(100)
+    assert len(training.monitor.history.steps) == 11
+    training.monitor.sampler.charge(-1e6)
+    training.step(2)
+    known = training.known()
+    assert len(known) > 100
+    assert all(value == pytest.approx(training.losses[step], rel=1e-5) for step, value in known.items())
+
+
+@pytest.mark.parametrize("shape", ["none", "sum", "mean"])
+def test_reductions(shape: str) -> None:
+    training = Training(nn.MSELoss(reduction=shape))
+    training.step(12)
+    training.monitor.end_epoch()
+    assert training.monitor.context.loss.reduction == shape
+    known = training.known()
+    assert len(known) == 12
+    assert all(value == pytest.approx(training.losses[step], rel=1e-4) for step, value in known.items())
+
+
+def test_a_function_is_told_by_log() -> None:
+    training = Training(F.mse_loss)
+    for _ in range(12):
+        training.optimizer.zero_grad()
+        outputs = training.model(X)
+        loss = F.mse_loss(outputs, Y)
+        loss.backward()
+        training.monitor.log(loss=loss, outputs=outputs, targets=Y)
+        training.losses.append(loss.item())
+        training.optimizer.step()
+    training.monitor.close()
+    assert training.known() == pytest.approx(dict(enumerate(training.losses)))
+    history = training.monitor.history
+    assert history.scalar("squared_error")[3] == pytest.approx(training.losses[3], rel=1e-5)
+    assert history.targets.rows == 16 * len(history.steps)
+    assert training.monitor.context.loss.family == "squared_error"
+
+
+def test_log_takes_numbers_and_arrays() -> None:
+    training = Training(F.mse_loss)
+    training.monitor.log(loss=0.5, outputs=[[1.0], [2.0]], targets=torch.ones(2, 1).numpy())
+    training.step()
+    assert training.known() == {0: 0.5}
+    assert training.monitor.history.scalar("squared_error").tolist() == [0.5]
+
+
+def test_gradient_accumulation_keeps_the_last_loss() -> None:
+    training = Training(nn.MSELoss())
+    for _ in range(3):
+        training.optimizer.zero_grad()
+        for part in range(4):
+            loss = training.loss_fn(training.model(X[part::4]), Y[part::4])
+            loss.backward()
+        training.losses.append(loss.item())
+        training.optimizer.step()
+    assert training.known() == pytest.approx(dict(enumerate(training.losses)))
+
+
+@pytest.mark.parametrize(("grad", "mode"), [(False, True), (False, False), (True, True)])
+def test_validation_is_seen_when_the_epoch_ends(grad: bool, mode: bool) -> None:
+    training = Training(nn.MSELoss())
+    wanted = []
+    for _ in range(3):
+        training.step(5)
+        wanted.append(training.evaluate(grad=grad, mode=mode))
+        training.monitor.end_epoch(val_accuracy=0.5)
+    epochs, values = training.monitor.history.epochs("val_loss")
+    assert epochs.tolist() == [0, 1, 2]
+    assert values.tolist() == pytest.approx(wanted, rel=1e-5)
+    assert training.monitor.history.step_of_epoch(1) == 9
+    assert len(training.known()) == 15
+
+
+def test_what_the_user_tells_goes_first() -> None:
+    training = Training(nn.MSELoss())
+    training.step(2)
+    training.evaluate()
+    training.monitor.end_epoch(val_loss=torch.tensor(7.0, requires_grad=True))
+    assert training.monitor.history.epochs("val_loss")[1].tolist() == [7.0]
+
+
+def test_a_loop_that_never_ends_an_epoch_has_validation_too() -> None:
+    training = Training(nn.MSELoss())
+    wanted = []
+    for _ in range(3):
+        training.step(5)
+        wanted.append(training.evaluate())
+    training.monitor.close()
+    epochs, values = training.monitor.history.epochs("val_loss")
+    assert epochs.tolist() == [0, 1, 2]
+    assert values.tolist() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_evaluation_in_the_middle_of_an_epoch_does_not_end_it_for_a_user_who_does() -> None:
+    training = Training(nn.MSELoss())
+    training.step(2)
+    training.monitor.end_epoch()
+    training.step(2)
+    training.evaluate()
+    training.step(2)
+    training.monitor.end_epoch()
+    assert training.monitor.history.epoch == 2
+
+
+def test_many_validation_batches_are_folded() -> None:
+    training = Training(nn.MSELoss())
+    training.step()
+    training.model.eval()
+    with torch.no_grad():
+        values = [float(training.loss_fn(training.model(X + i / 100), Y)) for i in range(600)]
+    training.model.train()
+    training.monitor.end_epoch()
+    assert training.monitor.history.epochs("val_loss")[1][0] == pytest.approx(sum(values) / 600, rel=1e-5)
+
+
+def test_a_model_that_trains_in_eval_mode_has_losses() -> None:
+    training = Training(nn.MSELoss())
+    training.model.eval()
+    training.step(30)
+    training.monitor.end_epoch()
+    known = training.known()
+    assert set(range(10)) <= set(known)
+    assert all(value == pytest.approx(training.losses[step], rel=1e-5) for step, value in known.items())
+    assert not training.monitor.history.epochs("val_loss")[1].size
+
+
+def test_gradient_accumulation_in_eval_mode_is_no_validation() -> None:
+    model, loss_fn = nn.Linear(3, 1).eval(), nn.MSELoss()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    with autotrainer.watch(model, optimizer, loss_fn=loss_fn) as monitor:
+        for _ in range(12):
+            optimizer.zero_grad()
+            for _ in range(4):
+                loss_fn(model(torch.ones(2, 3)), torch.zeros(2, 1)).backward()
+            optimizer.step()
+    assert not monitor.history.epochs("val_loss")[1].size
+    assert len(monitor.history.losses[1]) == 12
+
+
+class Custom(nn.Module):
+    """A loss of one's own that takes targets first, by name, and returns more than the loss."""
+
+    def forward(self, y_true: Tensor, prediction: Tensor) -> dict[str, Any]:
+        return {"note": "x", "loss": ((prediction - y_true) ** 2).mean(), "count": torch.tensor(3)}
+
+
+def test_losses_that_return_more_than_a_loss() -> None:
+    training = Training(Custom())
+    for _ in range(11):
+        training.optimizer.zero_grad()
+        found = training.loss_fn(prediction=training.model(X), y_true=Y)
+        found["loss"].backward()
+        training.losses.append(found["loss"].item())
+        training.optimizer.step()
+    history = training.monitor.history
+    training.monitor.close()
+    assert training.known() == pytest.approx(dict(enumerate(training.losses)))
+    assert history.targets.maximum == 1
+    assert history.scalar("squared_error")[0] == pytest.approx(training.losses[0], rel=1e-5)
+
+
+def test_the_last_step_of_an_epoch_is_sampled_once_its_length_is_known() -> None:
+    training = Training(nn.MSELoss())
+    for _ in range(4):
+        training.step(37)
+        training.monitor.end_epoch()
+    assert {73, 110, 147} <= set(training.monitor.history.steps.tolist())
+
+
+def test_a_nonfinite_loss_is_infinite() -> None:
+    training = Training(nn.MSELoss())
+    training.optimizer.zero_grad()
+    loss = training.loss_fn(training.model(X) / 0, Y)
+    loss.backward()
+    training.optimizer.step()
+    assert training.known() == {0: math.inf}
+
+
+def test_another_output_is_no_target() -> None:
+    model, loss = nn.Linear(4, 3), nn.TripletMarginLoss()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    with autotrainer.watch(model, optimizer, loss_fn=loss, overhead=1.0) as monitor:
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss(*model(torch.randn(24, 4)).chunk(3)).backward()
+            optimizer.step()
+    assert monitor.history.targets.count == 0
+    assert all(map(math.isfinite, monitor.history.scalar("loss")))
