@@ -27,7 +27,7 @@ class ClipGradientsRepair(Repair):
         size.
 
     Safety:
-        Unsafe where gradients are large for another reason, such as unscaled data: it hides the cause. Judged
+        Unsafe where gradients are large for another reason, such as unscaled data: it hides the cause. Score
         by outcome.
 
     Cost:

@@ -1,6 +1,6 @@
 """The interface between the core and a framework: all that a backend needs to import."""
 
-from autotrainer.adapter.backend import Backend, LoopRun, LoopTrainer, OpenWatch, Run, Search, Trainer
+from autotrainer.adapter.backend import Backend, LoopRun, LoopTrainer, OpenWatch, ReplayRun, Run, Trainer
 from autotrainer.adapter.observer import EpochObserver, Locator, Observer, Recorder, Sampling
 from autotrainer.adapter.spec import (
     Evaluation,
@@ -39,9 +39,9 @@ __all__ = [
     "OptimizerInfo",
     "PausedTraining",
     "Recorder",
+    "ReplayRun",
     "Run",
     "Sampling",
-    "Search",
     "StepStats",
     "StreamData",
     "Support",

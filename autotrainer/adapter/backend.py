@@ -19,11 +19,11 @@ from autotrainer.adapter.spec import Evaluation, FitRequest, LoopObjects, LoopRe
 from autotrainer.edits import Edit
 from autotrainer.errors import InputError
 from autotrainer.records.data import ArrayData, Data
-from autotrainer.records.nonfinite import FirstBad
+from autotrainer.records.nonfinite import FirstNonfinite
 from autotrainer.records.signals import LayerInfo, Observation
 from autotrainer.records.task import TaskContext
 
-__all__ = ["Backend", "LoopRun", "LoopTrainer", "OpenWatch", "Run", "Search", "Trainer"]
+__all__ = ["Backend", "LoopRun", "LoopTrainer", "OpenWatch", "ReplayRun", "Run", "Trainer"]
 
 OpenWatch = Callable[[Any, Any, Any], Recorder | None]
 """Takes model, optimizer and loss of a training that begins; see `Backend.watch_everything`."""
@@ -83,12 +83,12 @@ class LoopRun(Protocol):
         """Account for a batch that is about to be used; False if the budget does not allow it."""
 
 
-class Search(Run, Protocol):
+class ReplayRun(Run, Protocol):
     """A run that looks for the first value that is not finite."""
 
     first: int
     """First step to check."""
-    found: FirstBad | None
+    found: FirstNonfinite | None
     """What was found: the trainer sets it, and is given no more work from then on."""
     steps: int
     """Training steps that were accounted for."""
@@ -132,7 +132,7 @@ class Trainer(ABC):
         """
         return False
 
-    def search(self, spec: TrainingSpec, run: Search) -> None:
+    def search(self, spec: TrainingSpec, run: ReplayRun) -> None:
         """Replay a training, check each step from a given one on, and tell the first value that is not finite.
 
         Nothing is observed meanwhile, and a trainer that can't do so does nothing.

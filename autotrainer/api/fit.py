@@ -21,15 +21,15 @@ from autotrainer.errors import ConfigError, DataError, nearest
 from autotrainer.records.data import ArrayData, Data, normalize
 from autotrainer.records.task import TaskContext
 from autotrainer.reporting.result import Result
-from autotrainer.scoring.metric_selection import MetricChoice
-from autotrainer.scoring.scorer import Judge
+from autotrainer.scoring.metric_selection import MetricSelection
+from autotrainer.scoring.scorer import Scorer
 from autotrainer.search.planner import Planner
 from autotrainer.search.preflight import mend
 from autotrainer.search.session import Session
 from autotrainer.training.budget import Budget
 from autotrainer.training.holdout import hold_out
 from autotrainer.training.progress import Progress
-from autotrainer.workers.journal import Records, identity, versions
+from autotrainer.workers.journal import Journal, identity, versions
 from autotrainer.workers.worker_pool import check_sendable
 
 __all__ = ["fit"]
@@ -129,7 +129,7 @@ def fit(
     rules = registry.make_rules(select, ignore, thresholds)
     if log_dir is not None and not isinstance(log_dir, str | Path):
         raise ConfigError(f"log_dir must be a folder or None, not {log_dir!r}")
-    choice = MetricChoice(metric, mode, whole("seed", seed, 0))
+    choice = MetricSelection(metric, mode, whole("seed", seed, 0))
     check_bool(repair=repair, extra_memory=extra_memory, resume=resume, progress=progress)
     if resume and log_dir is None:
         raise ConfigError("resume=True needs log_dir: the folder where the fit to go on with was recorded")
@@ -169,11 +169,11 @@ def fit(
                 choice_of_rules=[(type(rule), vars(rule)) for rule in rules], seed=seed,
             )  # fmt: skip
             told |= versions(backend.package, trainer.context.engine)
-            records = stack.enter_context(closing(Records(log_dir, told, resume=resume)))
+            records = stack.enter_context(closing(Journal(log_dir, told, resume=resume)))
         shown = stack.enter_context(Progress(progress))
         session = Session(
             trainer=trainer, request=request, rules=() if off else tuple(rules), budget=limit,
-            judge=Judge(choice, trainer.context, train, masked), planner=planner if repair and not off else None,
+            judge=Scorer(choice, trainer.context, train, masked), planner=planner if repair and not off else None,
             backend=backend, test=test, log_dir=None if off else log_dir, progress=shown, mended=mended,
             records=records, workers=workers,
         )  # fmt: skip

@@ -22,7 +22,7 @@ from autotrainer.reporting.patches import words
 from autotrainer.reporting.result import Result
 from autotrainer.search.candidate import Candidate
 from autotrainer.search.planner import Planner
-from autotrainer.search.repair_loop import Course, StoppedBy
+from autotrainer.search.repair_loop import RepairLoop, StoppedBy
 from autotrainer.training.budget import Budget
 from autotrainer.training.loop_run import ScoreChoice, TrainingInLoop
 from autotrainer.training.trial import Trial
@@ -143,7 +143,9 @@ class Loop(ObjectsInUse):
         )
         self._trainer: LoopTrainer = backend.loop(request)
         planner = Planner(registry.repairs(), self._trainer.supports, strategy, max_change, extra_memory, forbidden)
-        self._course = Course(planner if repair and not off else None, self._budget, backend.name, self._spec.epochs)
+        self._course = RepairLoop(
+            planner if repair and not off else None, self._budget, backend.name, self._spec.epochs
+        )
         self._objects: LoopObjects = self._trainer.given
         self._kept = self._objects
         self._run: TrainingInLoop | None = None

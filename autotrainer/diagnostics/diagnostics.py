@@ -21,17 +21,17 @@ from autotrainer.adapter.backend import Trainer
 from autotrainer.adapter.spec import Trained, TrainingSpec
 from autotrainer.diagnostics.baseline_models import features, pose, work
 from autotrainer.diagnostics.lr_range_test import RateRun, rates_around, suggested_rate
-from autotrainer.diagnostics.nonfinite_search import SearchRun, broken, suspects
+from autotrainer.diagnostics.nonfinite_search import NonfiniteReplay, broken, suspects
 from autotrainer.diagnostics.train_val_overlap import shared_inputs
 from autotrainer.edits import SetLearningRate
 from autotrainer.records.data import ArrayData, Data, arrays_of, map_arrays
 from autotrainer.records.findings import Finding, Severity
-from autotrainer.scoring.scorer import Judge
+from autotrainer.scoring.scorer import Scorer
 from autotrainer.scoring.significance import row_gains
 from autotrainer.training.budget import Budget
 from autotrainer.training.run import BaseRun
 
-__all__ = ["OF_BOTH", "ROWS", "Questions", "lasting", "rate_in_doubt", "suspicious"]
+__all__ = ["OF_BOTH", "ROWS", "Diagnostics", "lasting", "rate_in_doubt", "suspicious"]
 
 logger = logging.getLogger("autotrainer")
 
@@ -92,7 +92,7 @@ def lasting(facts: Mapping[str, float]) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Questions:
+class Diagnostics:
     """Asks; see the module.
 
     Attributes:
@@ -106,7 +106,7 @@ class Questions:
     """
 
     trainer: Trainer
-    judge: Judge
+    judge: Scorer
     budget: Budget
     train: Data
     validation: Data
@@ -194,7 +194,7 @@ class Questions:
         steps, context = suspects(run.monitor.history), self.trainer.context
         if steps is None or steps[1] > _SEARCH_SHARE * (context.planned_steps or np.inf):
             return
-        search = SearchRun(*steps, limit=_SEARCH_SHARE * (self.budget.unit or 0), afford=run.afford)
+        search = NonfiniteReplay(*steps, limit=_SEARCH_SHARE * (self.budget.unit or 0), afford=run.afford)
         try:
             self.trainer.search(TrainingSpec(context.planned_epochs or 1, self.seed), search)
         finally:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from autotrainer.adapter.backend import LoopTrainer
-from autotrainer.diagnostics.diagnostics import OF_BOTH, ROWS, Questions, rate_in_doubt, suspicious
+from autotrainer.diagnostics.diagnostics import OF_BOTH, ROWS, Diagnostics, rate_in_doubt, suspicious
 from autotrainer.diagnostics.nonfinite_search import broken
 from autotrainer.records.data import StreamData
-from autotrainer.scoring.metric_selection import MetricChoice
-from autotrainer.scoring.scorer import Judge
+from autotrainer.scoring.metric_selection import MetricSelection
+from autotrainer.scoring.scorer import Scorer
 from autotrainer.training.budget import Budget
 from autotrainer.training.loop_run import TrainingInLoop
 
@@ -41,7 +41,7 @@ def ask(trainer: LoopTrainer, run: TrainingInLoop, budget: Budget, needs: frozen
         if found is None or rows is None:
             return
         monitor.finish()
-        judge = Judge(MetricChoice("auto", None, seed), found[0].context, rows)
+        judge = Scorer(MetricSelection("auto", None, seed), found[0].context, rows)
         order = np.random.default_rng(seed).permutation(rows.rows)
         train, others = (rows.take(part) for part in np.array_split(order, 2))
-        Questions(found[0], judge, budget, train, others, needs - OF_BOTH, seed).of_training(found[1], run)
+        Diagnostics(found[0], judge, budget, train, others, needs - OF_BOTH, seed).of_training(found[1], run)

@@ -11,17 +11,17 @@ from autotrainer.monitoring.monitor import Monitor
 from autotrainer.monitoring.sampler import StepSampler
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
-from autotrainer.records.nonfinite import FirstBad
+from autotrainer.records.nonfinite import FirstNonfinite
 from autotrainer.records.task import TaskContext
 from autotrainer.training.budget import Workload
 
-__all__ = ["SearchRun", "broken", "suspects"]
+__all__ = ["NonfiniteReplay", "broken", "suspects"]
 
 _SLACK = 2
 """Steps to look at beyond the first that is known to be bad."""
 
 
-class SearchRun:
+class NonfiniteReplay:
     """The core's side of a replay: implements `autotrainer.adapter.Search`.
 
     Args:
@@ -34,7 +34,7 @@ class SearchRun:
     def __init__(self, first: int, last: int, limit: float, afford: Callable[[int], bool]) -> None:
         self.monitor = Monitor([], StepSampler(active=False), quiet=True)
         self.first = first
-        self.found: FirstBad | None = None
+        self.found: FirstNonfinite | None = None
         self.paused = False
         self.steps = 0
         self._last, self._limit, self._afford = last, limit, afford
@@ -42,7 +42,7 @@ class SearchRun:
         self._work = 0
 
     @property
-    def told(self) -> FirstBad | None:
+    def told(self) -> FirstNonfinite | None:
         """What was found, if it fits the training that was replayed: its first step had a finite loss.
 
         A replay differs where callbacks are objects, which serve one training only, or data come in another order.

@@ -1,6 +1,6 @@
 """The first value of a training that is not finite: where it arose, and what operation it came out of.
 
-A backend that replays a training step by step fills in `FirstBad`; rules read it as facts of `TaskContext.asked`.
+A backend that replays a training step by step fills in `FirstNonfinite`; rules read it as facts of `TaskContext.asked`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from autotrainer.records.facts import BAD_OPERATIONS, BAD_TENSORS
 from autotrainer.records.signals import LayerInfo
 
-__all__ = ["FirstBad", "Operation", "is_intended", "kind_of_operation"]
+__all__ = ["FirstNonfinite", "Operation", "is_intended", "kind_of_operation"]
 
 _KINDS = (  # part of an operation's name in lower case → kind; the first that fits
     ("expand", "overflow"),
@@ -69,7 +69,7 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True)
-class FirstBad:
+class FirstNonfinite:
     """The first tensor that is not finite.
 
     Attributes:

@@ -14,13 +14,13 @@ from autotrainer.records.signals import Floats
 from autotrainer.records.task import TargetSummary, TaskContext, TaskKind, correct_rows
 from autotrainer.scoring.metrics import LossMetric, Metric, Mode, RowMetric, WholeMetric
 
-__all__ = ["MetricChoice", "accuracy_metric", "r2_metric"]
+__all__ = ["MetricSelection", "accuracy_metric", "r2_metric"]
 
 _WORST_ROW = -1e12
 """Lower limit of one row's R²: keeps a diverged, finite prediction summable."""
 
 
-class MetricChoice:
+class MetricSelection:
     """The user's choice, checked; becomes a `Metric` once targets and a first evaluation are known.
 
     Args:

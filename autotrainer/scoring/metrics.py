@@ -21,7 +21,7 @@ from autotrainer.errors import InputError
 from autotrainer.records.signals import Floats
 from autotrainer.scoring.significance import SIGMAS, row_gains, significant
 
-__all__ = ["Judged", "LossMetric", "Metric", "Mode", "RowMetric", "WholeMetric"]
+__all__ = ["LossMetric", "Metric", "Mode", "RowMetric", "Score", "WholeMetric"]
 
 Mode = Literal["max", "min"]
 
@@ -29,7 +29,7 @@ _RESAMPLES = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Score:
     """An evaluation with its score.
 
     Attributes:
@@ -59,20 +59,20 @@ class Metric(ABC):
         return 1 if self.mode == "max" else -1
 
     @abstractmethod
-    def judge(self, evaluation: Evaluation) -> Judged:
+    def judge(self, evaluation: Evaluation) -> Score:
         """Score an evaluation.
 
         Raises:
             InputError: If the metric can't be computed from finite predictions.
         """
 
-    def gain(self, new: Judged, old: Judged) -> float:
+    def gain(self, new: Score, old: Score) -> float:
         """Return how much better a score is, positive where it is better; NaN where neither is finite."""
         if new.value == old.value:
             return 0.0
         return self.sign * (new.value - old.value)
 
-    def better(self, new: Judged, old: Judged, sigmas: float = SIGMAS) -> bool:
+    def better(self, new: Score, old: Score, sigmas: float = SIGMAS) -> bool:
         """Say whether a score is better by more than noise. Predictions that are not finite never win.
 
         Args:
@@ -87,7 +87,7 @@ class Metric(ABC):
         return self.gain(new, old) > 0 and self._exceeds_noise(new, old, sigmas)
 
     @abstractmethod
-    def _exceeds_noise(self, new: Judged, old: Judged, sigmas: float) -> bool:
+    def _exceeds_noise(self, new: Score, old: Score, sigmas: float) -> bool:
         """Say whether a positive gain is more than noise."""
 
 
@@ -111,7 +111,7 @@ class RowMetric(Metric):
         self.name, self.mode = name, mode
         self._rows, self._shown = rows, shown
 
-    def judge(self, evaluation: Evaluation) -> Judged:
+    def judge(self, evaluation: Evaluation) -> Score:
         """Score an evaluation."""
         rows, weights = self._rows(evaluation)
         if weights is None and np.isnan(rows).any():  # a row whose time steps are all masked does not count
@@ -122,9 +122,9 @@ class RowMetric(Metric):
             mean = float((rows * weights).sum() / total) if total else float("nan")
         else:
             mean = float(rows.mean())
-        return Judged(self._shown(mean), _nonfinite(evaluation), rows, weights)
+        return Score(self._shown(mean), _nonfinite(evaluation), rows, weights)
 
-    def _exceeds_noise(self, new: Judged, old: Judged, sigmas: float) -> bool:
+    def _exceeds_noise(self, new: Score, old: Score, sigmas: float) -> bool:
         if new.rows is None or old.rows is None or new.rows.shape != old.rows.shape:
             return False
         weights = np.ones(len(new.rows)) if new.weights is None else new.weights
@@ -148,7 +148,7 @@ class WholeMetric(Metric):
         self.name, self.mode = name, mode
         self._function, self._seed = function, seed
 
-    def judge(self, evaluation: Evaluation) -> Judged:
+    def judge(self, evaluation: Evaluation) -> Score:
         """Score an evaluation; one with predictions that are not finite has the worst score there is."""
         share = _nonfinite(evaluation)
         worst = -self.sign * math.inf
@@ -158,7 +158,7 @@ class WholeMetric(Metric):
                 f"metric {self.name} returned NaN, although predictions are finite and differ: let it return a number "
                 "for whatever a model predicts, such as the worst score where it is not defined"
             )
-        return Judged(value, share, None, None, evaluation)
+        return Score(value, share, None, None, evaluation)
 
     def _value(self, targets: NDArray[Any], outputs: NDArray[Any]) -> float:
         try:
@@ -170,7 +170,7 @@ class WholeMetric(Metric):
             ) from error
         return _as_number(value, self.name)
 
-    def _exceeds_noise(self, new: Judged, old: Judged, sigmas: float) -> bool:
+    def _exceeds_noise(self, new: Score, old: Score, sigmas: float) -> bool:
         if not math.isfinite(old.value):
             return True
         a, b = new.evaluation, old.evaluation
@@ -204,17 +204,17 @@ class LossMetric(Metric):
     def __init__(self, name: str, mode: Mode) -> None:
         self.name, self.mode = name, mode
 
-    def judge(self, evaluation: Evaluation) -> Judged:
+    def judge(self, evaluation: Evaluation) -> Score:
         """Score an evaluation."""
         loss = evaluation.loss if math.isfinite(evaluation.loss) else math.inf
         share = 1.0 if math.isinf(loss) else _nonfinite(evaluation)
-        return Judged(-self.sign * loss, share, None, None)
+        return Score(-self.sign * loss, share, None, None)
 
-    def with_blocks(self, judged: Judged, losses: Floats) -> Judged:
+    def with_blocks(self, judged: Score, losses: Floats) -> Score:
         """Add the losses of blocks of rows, shape (blocks,), that noise is told by."""
-        return Judged(judged.value, judged.nonfinite, -np.asarray(losses), None)
+        return Score(judged.value, judged.nonfinite, -np.asarray(losses), None)
 
-    def _exceeds_noise(self, new: Judged, old: Judged, sigmas: float) -> bool:
+    def _exceeds_noise(self, new: Score, old: Score, sigmas: float) -> bool:
         if math.isinf(old.value):
             return True
         if new.rows is None or old.rows is None or new.rows.shape != old.rows.shape:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from autotrainer.adapter.spec import Evaluation
-from autotrainer.scoring.metrics import Judged, Metric, Mode
+from autotrainer.scoring.metrics import Metric, Mode, Score
 
-__all__ = ["ToldMetric", "ToldScore", "lower_is_better"]
+__all__ = ["ReportedMetric", "ReportedScore", "lower_is_better"]
 
 _LOWER = ("loss", "error", "mae", "mse")
 """Parts of names of scores of which lower ones are better."""
@@ -28,7 +28,7 @@ def lower_is_better(name: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class ToldScore(Judged):
+class ReportedScore(Score):
     """A score with what its last epochs tell of its noise.
 
     Attributes:
@@ -40,7 +40,7 @@ class ToldScore(Judged):
     best: float = math.nan
 
 
-class ToldMetric(Metric):
+class ReportedMetric(Metric):
     """Compares scores whose predictions are not seen: by their flicker over the last epochs.
 
     A training that flickers wildly, as one that has failed does, is also beaten by a score above all that it had in
@@ -55,11 +55,11 @@ class ToldMetric(Metric):
         self.name = name
         self.mode = mode or ("min" if lower_is_better(name) else "max")
 
-    def judge(self, evaluation: Evaluation) -> Judged:
+    def judge(self, evaluation: Evaluation) -> Score:
         """Not possible: a score that is told is no function of predictions."""
         raise NotImplementedError("the user's loop tells this score")
 
-    def told(self, scores: Sequence[float]) -> ToldScore:
+    def told(self, scores: Sequence[float]) -> ReportedScore:
         """Return the score of a training.
 
         Args:
@@ -76,13 +76,13 @@ class ToldMetric(Metric):
         changes = np.diff(finite)
         flicker = float(np.std(changes) / math.sqrt(2)) if len(changes) > 1 else 0.0
         best = worst if broken else self.sign * float((self.sign * finite).max())
-        return ToldScore(worst if broken else value, float(broken), None, None, flicker=flicker, best=best)
+        return ReportedScore(worst if broken else value, float(broken), None, None, flicker=flicker, best=best)
 
-    def _exceeds_noise(self, new: Judged, old: Judged, sigmas: float) -> bool:
+    def _exceeds_noise(self, new: Score, old: Score, sigmas: float) -> bool:
         if not math.isfinite(old.value):
             return True
         flicker, wild, best = 0.0, 0.0, old.value
-        if isinstance(new, ToldScore) and isinstance(old, ToldScore):
+        if isinstance(new, ReportedScore) and isinstance(old, ReportedScore):
             flicker, wild, best = new.flicker, old.flicker, old.best
         share = self.mode == "max" and min(new.value, old.value) >= 0 and max(new.value, old.value) <= 1
         least = _LEAST * (1.0 if share else abs(old.value))

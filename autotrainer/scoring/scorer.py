@@ -13,15 +13,15 @@ from autotrainer.adapter.spec import Evaluation
 from autotrainer.monitoring.summary import DataSummary
 from autotrainer.records.data import ArrayData, Data
 from autotrainer.records.task import MASKED, TargetSummary, TaskContext
-from autotrainer.scoring.metric_selection import MetricChoice, accuracy_metric, r2_metric
-from autotrainer.scoring.metrics import Judged, Metric, RowMetric
+from autotrainer.scoring.metric_selection import MetricSelection, accuracy_metric, r2_metric
+from autotrainer.scoring.metrics import Metric, RowMetric, Score
 
-__all__ = ["Judge"]
+__all__ = ["Scorer"]
 
 _TRIVIAL_R2 = 0.05
 
 
-class Judge:
+class Scorer:
     """Scores evaluations; decides on the metric with the first one.
 
     Args:
@@ -31,7 +31,7 @@ class Judge:
         masked: Class index that the loss leaves out, or None: it does not count in the accuracy either.
     """
 
-    def __init__(self, choice: MetricChoice, context: TaskContext, train: Data, masked: int | None = None) -> None:
+    def __init__(self, choice: MetricSelection, context: TaskContext, train: Data, masked: int | None = None) -> None:
         self._choice, self._context, self._masked = choice, context, masked
         self._summary = DataSummary()
         if isinstance(train, ArrayData):
@@ -49,7 +49,7 @@ class Judge:
         """Summary of the training targets, of the validation targets where the data are a stream."""
         return self._summary.targets
 
-    def judge(self, evaluation: Evaluation) -> Judged:
+    def judge(self, evaluation: Evaluation) -> Score:
         """Score an evaluation.
 
         Raises:
@@ -73,7 +73,7 @@ class Judge:
                 self._accuracy = accuracy_metric(self._context, self.targets, seen)
         return self._metric
 
-    def above_trivial(self, judged: Judged | None) -> bool:
+    def above_trivial(self, judged: Score | None) -> bool:
         """Say whether a score is clearly above that of the trivial predictor: the commonest class, or the mean.
 
         Accuracy must exceed the commonest class's share by its standard error (one-sided 95 %), R² must exceed 0.05.
@@ -88,7 +88,7 @@ class Judge:
             return True
         return judged.value > share + 1.645 * math.sqrt(share * (1 - share) / len(judged.rows))
 
-    def rows(self, evaluation: Evaluation) -> Judged | None:
+    def rows(self, evaluation: Evaluation) -> Score | None:
         """Score an evaluation row by row by accuracy or R², whatever the metric; None where the task has neither."""
         seen = self._seen(evaluation)
         if not len(seen.outputs):
@@ -99,7 +99,7 @@ class Judge:
         except ValueError:  # shapes that do not belong together: nothing to tell
             return None
 
-    def accuracy(self, evaluation: Evaluation, judged: Judged) -> float:
+    def accuracy(self, evaluation: Evaluation, judged: Score) -> float:
         """Return the accuracy for the rules, whatever the metric; NaN where the task is no classification.
 
         Args:

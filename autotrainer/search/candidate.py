@@ -9,7 +9,7 @@ from autotrainer.adapter.spec import TrainingSpec
 from autotrainer.edits import Edit
 from autotrainer.reporting.plan import RepairPlan
 from autotrainer.search.planner import Step
-from autotrainer.search.samplers import Suggestion
+from autotrainer.search.samplers import SampledSettings
 from autotrainer.training.trial import Trial
 
 __all__ = ["Candidate", "Node"]
@@ -34,7 +34,7 @@ class Candidate:
     step: Step
     spec: TrainingSpec
     proven: bool = False
-    suggestion: Suggestion | None = None
+    suggestion: SampledSettings | None = None
     epochs: int | None = None
     after: Trial | None = None
     about: Node | None = None

@@ -11,11 +11,11 @@ from autotrainer.scoring.metrics import Metric
 from autotrainer.search.brackets import Bracket, rungs, width_within
 from autotrainer.search.candidate import Candidate, Node
 from autotrainer.search.planner import Step
-from autotrainer.search.samplers import Suggestion, edits_of, make_suggester
+from autotrainer.search.samplers import SampledSettings, edits_of, make_sampler
 from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Trial
 
-__all__ = ["Screening"]
+__all__ = ["HalvingSearch"]
 
 _LISTED = 3
 """Attempts by evidence that take part in each halving."""
@@ -25,7 +25,7 @@ _HOPELESS = 20
 """Trainings that came to nothing one after the other, before the search ends: two halvings of nine."""
 
 
-class Screening:
+class HalvingSearch:
     """Chooses the next training of a successive halving, which begins anew where one has ended. Deterministic.
 
     Each halving begins with some steps by evidence, and settings that are suggested without.
@@ -43,7 +43,7 @@ class Screening:
     ) -> None:
         self._dimensions, self._sign, self._budget, self._resumable = dimensions, metric.sign, budget, resumable
         self._rungs = rungs(baseline.spec.epochs, baseline.context.planned_steps)
-        self._suggester = make_suggester(dimensions, baseline.spec.seed) if dimensions else None
+        self._suggester = make_sampler(dimensions, baseline.spec.seed) if dimensions else None
         self._bracket: Bracket[Candidate] | None = None
         self._short: dict[Candidate, Trial] = {}
         self._dead = 0
@@ -121,7 +121,7 @@ class Screening:
                 entries.append(replace(candidate, suggestion=suggestion))
         return entries
 
-    def _suggested(self, suggestion: Suggestion) -> Step:
+    def _suggested(self, suggestion: SampledSettings) -> Step:
         names = tuple(d.repair for d, number in zip(self._dimensions, suggestion, strict=True) if number is not None)
         return Step(names, (), edits_of(suggestion, self._dimensions))
 

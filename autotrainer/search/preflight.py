@@ -22,7 +22,7 @@ from autotrainer.records.task import TargetSummary
 from autotrainer.rule import Rule
 from autotrainer.search.planner import Planner, Step
 
-__all__ = ["Mended", "mend"]
+__all__ = ["Preflight", "mend"]
 
 _BATCHES = 4
 _REFUSING = frozenset({"target_mismatch", "improper_loss"})
@@ -30,7 +30,7 @@ _REFUSING = frozenset({"target_mismatch", "improper_loss"})
 
 
 @dataclass(frozen=True, slots=True)
-class Mended:
+class Preflight:
     """A training that can't be run as given, and what makes it one that can.
 
     Attributes:
@@ -51,7 +51,7 @@ def mend(
     rules: Sequence[Rule],
     planner: Planner,
     wrong: InputError | None,
-) -> Mended | None:
+) -> Preflight | None:
     """Look for what proves that a training can't be run as given, and for what mends it.
 
     Args:
@@ -80,7 +80,7 @@ def mend(
     step = planner.proven(errors, context, data.targets)
     if step is None or _REFUSING.isdisjoint(step.problems) or not _answers(step, request, data.targets):
         return None
-    return Mended(step, errors, wrong)
+    return Preflight(step, errors, wrong)
 
 
 def _all_targets(request: FitRequest, step: int, layers: int) -> list[Observation]:

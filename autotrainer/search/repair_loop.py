@@ -12,12 +12,12 @@ from autotrainer.reporting.result import Attempt, Result
 from autotrainer.scoring.metrics import Metric
 from autotrainer.search.candidate import Candidate
 from autotrainer.search.planner import Planner
-from autotrainer.search.preflight import Mended
+from autotrainer.search.preflight import Preflight
 from autotrainer.search.search import Search
 from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Trial
 
-__all__ = ["Course", "StoppedBy"]
+__all__ = ["RepairLoop", "StoppedBy"]
 
 logger = logging.getLogger("autotrainer")
 
@@ -33,7 +33,7 @@ StoppedBy = Literal["done", "budget", "interrupt"]
 
 
 @dataclass
-class Course:
+class RepairLoop:
     """Says what to try next, and keeps what came of it.
 
     Attributes:
@@ -60,7 +60,7 @@ class Course:
     baseline: Trial = field(init=False)
     best: Trial = field(init=False)
     plan: RepairPlan | None = field(init=False, default=None)
-    mended: Mended | None = field(init=False, default=None)
+    mended: Preflight | None = field(init=False, default=None)
     _metric: Metric | None = field(init=False, default=None)
     _search: Search | None = field(init=False, default=None)
     _tried: list[tuple[Trial, RepairPlan | None]] = field(init=False, default_factory=list)

@@ -13,9 +13,9 @@ import numpy as np
 from autotrainer.edits import Edit
 from autotrainer.repair import Dimension
 
-__all__ = ["RandomSuggester", "Suggestion", "make_suggester"]
+__all__ = ["RandomSampler", "SampledSettings", "make_sampler"]
 
-Suggestion = tuple[int | None, ...]
+SampledSettings = tuple[int | None, ...]
 """For each dimension the number of its option, or None for what the training has."""
 
 _VARIED = 0.4
@@ -23,17 +23,17 @@ _VARIED = 0.4
 _ALWAYS = "scale_learning_rate"
 
 
-class Suggester(Protocol):
+class SettingsSampler(Protocol):
     """Suggests settings, and learns from their scores."""
 
-    def suggest(self) -> Suggestion:
+    def suggest(self) -> SampledSettings:
         """Return settings."""
 
-    def tell(self, suggestion: Suggestion, score: float) -> None:
+    def tell(self, suggestion: SampledSettings, score: float) -> None:
         """Take in a score, higher being better, NaN for a training that failed."""
 
 
-class RandomSuggester:
+class RandomSampler:
     """Draws at random: every dimension, or as in one of the best so far, with up to a third of them drawn anew.
 
     Args:
@@ -44,9 +44,9 @@ class RandomSuggester:
     def __init__(self, dimensions: Sequence[Dimension], seed: int) -> None:
         self._dimensions = dimensions
         self._random = np.random.default_rng(seed)
-        self._told: list[tuple[float, Suggestion]] = []
+        self._told: list[tuple[float, SampledSettings]] = []
 
-    def suggest(self) -> Suggestion:
+    def suggest(self) -> SampledSettings:
         """Return settings."""
         scores = [told for told in self._told if math.isfinite(told[0])]
         if len(scores) < len(self._dimensions) or self._random.random() < 1 / 3:
@@ -58,7 +58,7 @@ class RandomSuggester:
             suggestion[place] = self._drawn(self._dimensions[place])
         return tuple(suggestion)
 
-    def tell(self, suggestion: Suggestion, score: float) -> None:
+    def tell(self, suggestion: SampledSettings, score: float) -> None:
         """Take in a score."""
         self._told.append((score, suggestion))
 
@@ -68,7 +68,7 @@ class RandomSuggester:
         return int(self._random.integers(len(dimension.options)))
 
 
-class OptunaSuggester:
+class OptunaSampler:
     """Asks Optuna's tree-structured Parzen estimator (Bergstra et al. 2011), which learns from random draws first.
 
     Options count as numbers in their order.
@@ -82,16 +82,16 @@ class OptunaSuggester:
         import optuna
 
         self._dimensions = dimensions
-        self._random = RandomSuggester(dimensions, seed)
+        self._random = RandomSampler(dimensions, seed)
         self._draws = 2 * len(dimensions)
         before = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._draws)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         optuna.logging.set_verbosity(before)
-        self._open: dict[Suggestion, Any] = {}
+        self._open: dict[SampledSettings, Any] = {}
 
-    def suggest(self) -> Suggestion:
+    def suggest(self) -> SampledSettings:
         """Return settings."""
         if len(self._study.trials) < self._draws:
             drawn = self._random.suggest()
@@ -104,7 +104,7 @@ class OptunaSuggester:
         self._open[suggestion] = trial
         return suggestion
 
-    def tell(self, suggestion: Suggestion, score: float) -> None:
+    def tell(self, suggestion: SampledSettings, score: float) -> None:
         """Take in a score."""
         from optuna.trial import TrialState
 
@@ -116,15 +116,15 @@ class OptunaSuggester:
             self._study.tell(trial, state=TrialState.FAIL)
 
 
-def make_suggester(dimensions: Sequence[Dimension], seed: int) -> Suggester:
+def make_sampler(dimensions: Sequence[Dimension], seed: int) -> SettingsSampler:
     """Return Optuna where it is installed (``pip install 'autotrainer-monitor[search]'``), else random draws."""
     if importlib.util.find_spec("optuna") is None:
-        return RandomSuggester(dimensions, seed)
+        return RandomSampler(dimensions, seed)
     logging.getLogger("autotrainer").debug("the search without evidence is Optuna's")
-    return OptunaSuggester(dimensions, seed)
+    return OptunaSampler(dimensions, seed)
 
 
-def edits_of(suggestion: Suggestion, dimensions: Sequence[Dimension]) -> tuple[Edit, ...]:
+def edits_of(suggestion: SampledSettings, dimensions: Sequence[Dimension]) -> tuple[Edit, ...]:
     """Return the edits of a suggestion, those of an optimizer before its rate."""
     chosen = [
         edit

@@ -16,9 +16,9 @@ from autotrainer.edits import Edit, SetLearningRate, SwapOptimizer
 from autotrainer.records.task import TargetSummary
 from autotrainer.scoring.metrics import Metric
 from autotrainer.search.candidate import Candidate, Node
-from autotrainer.search.halving_search import Screening
+from autotrainer.search.halving_search import HalvingSearch
 from autotrainer.search.planner import Planner, Step
-from autotrainer.search.seed_repeats import Repetitions, Verdict
+from autotrainer.search.seed_repeats import SeedRepeats, Verdict
 from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Trial
 
@@ -73,7 +73,7 @@ class Search:
     ) -> None:
         self._planner, self._metric, self._targets, self._budget = planner, metric, targets, budget
         self._healthy = healthy
-        self._repetitions = Repetitions(metric, baseline, budget) if repeats else None
+        self._repetitions = SeedRepeats(metric, baseline, budget) if repeats else None
         self._in_vain = 0.0
         self._missed: list[Candidate] = []
         self.baseline = baseline
@@ -83,7 +83,7 @@ class Search:
         self._best = root
         self._by_evidence = 0.0
         dimensions = planner.dimensions(baseline.findings, baseline.context)
-        self._screening = Screening(dimensions, metric, baseline, budget, resumable=resumable)
+        self._screening = HalvingSearch(dimensions, metric, baseline, budget, resumable=resumable)
         self._plan_steps(root)
 
     @property

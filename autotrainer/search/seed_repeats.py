@@ -10,12 +10,12 @@ from typing import Literal
 import numpy as np
 
 from autotrainer.adapter.spec import TrainingSpec
-from autotrainer.scoring.metrics import Judged, Metric, RowMetric
+from autotrainer.scoring.metrics import Metric, RowMetric, Score
 from autotrainer.scoring.significance import significant
 from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Trial
 
-__all__ = ["Repetitions", "Verdict"]
+__all__ = ["SeedRepeats", "Verdict"]
 
 _SURE = 3.09
 """One-sided 99.9 %: a gain that is less sure is looked at again. With that level fifty attempts without any effect have
@@ -47,7 +47,7 @@ class _Gain:
     pairs: list[float] = field(default_factory=list)
 
 
-class Repetitions:
+class SeedRepeats:
     """Says which training to run with another seed, and what that tells of a gain. Deterministic.
 
     * A training that is better than the one as given by more than noise, but not by so much that it is sure, must be
@@ -65,7 +65,7 @@ class Repetitions:
     def __init__(self, metric: Metric, given: Trial, budget: Budget) -> None:
         self._metric, self._given, self._budget = metric, given, budget
         self._gains: list[tuple[Trial, _Gain]] = []
-        self._given_again: dict[int, Judged | None] = {}
+        self._given_again: dict[int, Score | None] = {}
 
     def next(self, trial: Trial) -> TrainingSpec | None:
         """Return what to run next to learn more of a training's gain; None if nothing is to be learned, or afforded."""
@@ -145,7 +145,7 @@ class Repetitions:
         return "few" if some and rows <= _FEW else "sure"
 
 
-def _same(new: Judged | None, old: Judged | None) -> bool:
+def _same(new: Score | None, old: Score | None) -> bool:
     """Say whether each row has the same score."""
     if new is None or old is None or new.rows is None or old.rows is None:
         return False

@@ -14,23 +14,23 @@ import numpy as np
 
 from autotrainer.adapter.backend import Backend, Trainer
 from autotrainer.adapter.spec import Evaluation, FitRequest, TrainingSpec
-from autotrainer.diagnostics.diagnostics import Questions, lasting
+from autotrainer.diagnostics.diagnostics import Diagnostics, lasting
 from autotrainer.records.data import Data
 from autotrainer.reporting.result import Result
 from autotrainer.rule import Rule
-from autotrainer.scoring.scorer import Judge
+from autotrainer.scoring.scorer import Scorer
 from autotrainer.search.candidate import Candidate
 from autotrainer.search.planner import Planner
-from autotrainer.search.preflight import Mended
-from autotrainer.search.repair_loop import Course, StoppedBy
+from autotrainer.search.preflight import Preflight
+from autotrainer.search.repair_loop import RepairLoop, StoppedBy
 from autotrainer.training.budget import Budget
 from autotrainer.training.progress import Progress
 from autotrainer.training.run import ManagedRun
 from autotrainer.training.trial import Failure, Trial, TrialRunner, run_trial
-from autotrainer.workers.journal import Records
+from autotrainer.workers.journal import Journal
 from autotrainer.workers.rerun import first_look, repeated
 from autotrainer.workers.trial_codec import complete
-from autotrainer.workers.worker_pool import Ahead
+from autotrainer.workers.worker_pool import WorkerPool
 
 __all__ = ["Session"]
 
@@ -61,23 +61,23 @@ class Session:
     request: FitRequest
     rules: Sequence[Rule]
     budget: Budget
-    judge: Judge
+    judge: Scorer
     planner: Planner | None
     backend: Backend
     test: Data | None
     log_dir: str | Path | None
     progress: Progress
-    mended: Mended | None = None
-    records: Records | None = None
+    mended: Preflight | None = None
+    records: Journal | None = None
     workers: int | Literal["ray"] = 1
     _runner: TrialRunner = field(init=False)
-    _ahead: Ahead | None = field(init=False, default=None)
+    _ahead: WorkerPool | None = field(init=False, default=None)
     _look: Evaluation | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._runner = TrialRunner(self.trainer, self.request, self.rules, self.judge, self.log_dir)
         if self.workers != 1:
-            self._ahead = Ahead(self.workers, self.backend, self._runner)
+            self._ahead = WorkerPool(self.workers, self.backend, self._runner)
 
     def run(self) -> Result:
         """Return the result.
@@ -87,7 +87,7 @@ class Session:
             KeyboardInterrupt: With Ctrl-C while the best training, known from a record only, is run again.
         """
         epochs, resumable = self.request.epochs, self.trainer.resumable
-        course = Course(self.planner, self.budget, self.backend.name, epochs, resumable, repeats=True)
+        course = RepairLoop(self.planner, self.budget, self.backend.name, epochs, resumable, repeats=True)
         baseline = self._begin(course)
         self._runner.facts = lasting(baseline.context.asked)
         course.begin(baseline, self.judge.metric, self.judge.targets)
@@ -108,7 +108,7 @@ class Session:
             test = self._test_score(course.best) if course.best is not baseline else test
         return course.result(stopped, test, baseline_test)
 
-    def _begin(self, course: Course) -> Trial:
+    def _begin(self, course: RepairLoop) -> Trial:
         """Run the training as given; mended first, where it can't be run otherwise."""
         spec = TrainingSpec(self.request.epochs, self.request.seed)
         if self.mended is None:
@@ -133,7 +133,7 @@ class Session:
         request = self.request
         needs = frozenset[str]().union(*(rule.needs for rule in self.rules))
         needs |= frozenset() if self.planner is None else self.planner.needs
-        asking = Questions(
+        asking = Diagnostics(
             self.trainer, self.judge, self.budget, request.train, request.validation, needs, request.seed
         )
         run = ManagedRun(
@@ -147,7 +147,7 @@ class Session:
             self.records.add(spec, None, trial, self.budget)
         return trial
 
-    def _repair(self, course: Course) -> StoppedBy:
+    def _repair(self, course: RepairLoop) -> StoppedBy:
         """Attempt to repair a training that failed."""
         while not isinstance(candidate := course.next(), str):
             before = self.budget.spent
@@ -162,7 +162,7 @@ class Session:
                 course.take(candidate, outcome)
         return candidate
 
-    def _attempt(self, course: Course, candidate: Candidate) -> Trial | Failure:
+    def _attempt(self, course: RepairLoop, candidate: Candidate) -> Trial | Failure:
         """Run an attempt; or take it from the record, or from another process that has run it ahead of its turn."""
         spec, until = candidate.spec, candidate.epochs
         outcome = self._recorded(spec, until)

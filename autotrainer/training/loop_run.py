@@ -13,7 +13,7 @@ from autotrainer.errors import InputError
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.rule import Rule
 from autotrainer.scoring.metrics import Mode
-from autotrainer.scoring.reported_metric import ToldMetric
+from autotrainer.scoring.reported_metric import ReportedMetric
 from autotrainer.training.budget import Budget
 from autotrainer.training.run import BaseRun
 
@@ -34,7 +34,7 @@ class ScoreChoice:
 
     def __init__(self, name: str | None, mode: Mode | None) -> None:
         self._wanted, self._mode = name, mode
-        self.metric: ToldMetric | None = None if name is None else ToldMetric(name, mode)
+        self.metric: ReportedMetric | None = None if name is None else ReportedMetric(name, mode)
 
     def check(self, told: Mapping[str, float]) -> None:
         """Check that the value that judges was told.
@@ -59,7 +59,7 @@ class ScoreChoice:
             name = next(iter(told), next((n for n in ("val_loss", "loss") if n in seen), None))
             if name is None:
                 return math.nan
-            self.metric = ToldMetric(name, self._mode)
+            self.metric = ReportedMetric(name, self._mode)
         return told.get(self.metric.name, seen.get(self.metric.name, math.nan))
 
 

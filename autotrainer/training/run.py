@@ -19,8 +19,8 @@ from autotrainer.records.data import ArrayData, Data, finite_rows
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.task import TaskContext
 from autotrainer.rule import Rule
-from autotrainer.scoring.metrics import Judged
-from autotrainer.scoring.scorer import Judge
+from autotrainer.scoring.metrics import Score
+from autotrainer.scoring.scorer import Scorer
 from autotrainer.training.budget import Budget, Workload
 
 __all__ = ["BaseRun", "ManagedMonitor", "ManagedRun"]
@@ -96,7 +96,7 @@ class BaseRun:
         sampler = StepSampler(active=bool(rules))
         self.monitor: Monitor = ManagedMonitor(rules, sampler, log_dir=log_dir, on_finding=on_finding, quiet=True)
         self.context = TaskContext()
-        self.judged: Judged | None = None
+        self.judged: Score | None = None
         self.history: dict[str, list[float]] = {}
         self.work = self.total = self.peak = self.granted = 0
         self.cut_short = self.paused = False
@@ -231,7 +231,7 @@ class ManagedRun(BaseRun):
         spec: TrainingSpec,
         rules: Sequence[Rule],
         budget: Budget,
-        judge: Judge,
+        judge: Scorer,
         train: Data,
         validation: Data,
         **options: Any,

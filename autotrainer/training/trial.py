@@ -18,8 +18,8 @@ from autotrainer.records.data import ArrayData, Data
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.task import TaskContext
 from autotrainer.rule import Rule
-from autotrainer.scoring.metrics import Judged, LossMetric
-from autotrainer.scoring.scorer import Judge
+from autotrainer.scoring.metrics import LossMetric, Score
+from autotrainer.scoring.scorer import Scorer
 from autotrainer.training.budget import Budget
 from autotrainer.training.run import ManagedRun
 
@@ -56,7 +56,7 @@ class Trial:
 
     spec: TrainingSpec
     trained: Trained | None
-    judged: Judged | None
+    judged: Score | None
     findings: tuple[Finding, ...]
     context: TaskContext
     history: dict[str, list[float]]
@@ -141,7 +141,7 @@ class TrialRunner:
     trainer: Trainer
     request: FitRequest
     rules: Sequence[Rule]
-    judge: Judge
+    judge: Scorer
     log_dir: str | Path | None
     facts: Mapping[str, float] = field(default_factory=dict)
 
@@ -210,7 +210,7 @@ def run_trial(
     train: Callable[[], Trained],
     spec: TrainingSpec,
     run: ManagedRun,
-    judge: Judge,
+    judge: Scorer,
     validation: Data,
     ask: Callable[[Trained, ManagedRun], None] | None = None,
 ) -> Trial:
@@ -284,7 +284,7 @@ def run_trial(
     )
 
 
-def _settle(trained: Trained, spec: TrainingSpec, run: ManagedRun, judge: Judge, validation: Data) -> None:
+def _settle(trained: Trained, spec: TrainingSpec, run: ManagedRun, judge: Scorer, validation: Data) -> None:
     """Score the weights that are returned where they are not those of the last epoch, and add a loss's noise."""
     restored = any(isinstance(edit, StopEarly) for edit in trained.edits or spec.edits)
     if restored and run.spend(run.validation_rows, training=False):

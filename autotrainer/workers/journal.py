@@ -30,7 +30,7 @@ from autotrainer.training.trial import Failure, Trial
 from autotrainer.workers.fingerprint import digest
 from autotrainer.workers.trial_codec import outcome_of, rebuilt, to_line, to_record
 
-__all__ = ["Records", "identity", "versions"]
+__all__ = ["Journal", "identity", "versions"]
 
 FORMAT = 2
 _MARK = {"autotrainer_fit": FORMAT}
@@ -40,7 +40,7 @@ _SHORT = 60
 logger = logging.getLogger("autotrainer")
 
 
-class Records:
+class Journal:
     """What is recorded of one `fit`. Trouble with the file ends the recording with a warning, never the training.
 
     Args:

@@ -34,7 +34,7 @@ def cluster() -> int:
 
 
 class RayPool:
-    """Runs a function in processes of the cluster: the part of a pool of processes that `Ahead` uses.
+    """Runs a function in processes of the cluster: the part of a pool of processes that `WorkerPool` uses.
 
     Args:
         begin: Prepares a process.

@@ -32,7 +32,7 @@ class _RepeatedRun(ManagedRun):
         return super().spend(samples, training=training)
 
 
-class _FirstLook(ManagedRun):
+class _FirstEvaluation(ManagedRun):
     """Grants one step, and keeps the evaluation after it."""
 
     evaluation: Evaluation | None = None
@@ -79,7 +79,7 @@ def first_look(runner: TrialRunner, spec: TrainingSpec) -> Evaluation | None:
         spec: Recipe of a training that can be run.
     """
     request, spec = runner.request, replace(spec, rehearsal=True)
-    run = _FirstLook(spec, (), Budget(math.inf), runner.judge, request.train, request.validation, stops=False)
+    run = _FirstEvaluation(spec, (), Budget(math.inf), runner.judge, request.train, request.validation, stops=False)
     try:
         runner.trainer.train(spec, run)
     finally:

@@ -17,7 +17,7 @@ from autotrainer.adapter.spec import Evaluation, TrainingSpec
 from autotrainer.edits import edit_from_dict
 from autotrainer.records.findings import Finding
 from autotrainer.records.task import TaskContext
-from autotrainer.scoring.metrics import Judged
+from autotrainer.scoring.metrics import Score
 from autotrainer.training.trial import Failure, Trial
 
 __all__ = ["complete", "outcome_of", "rebuilt", "to_line", "to_record"]
@@ -99,7 +99,7 @@ def complete(trial: Trial, look: Evaluation | None) -> None:
         trial.judged = replace(judged, evaluation=replace(judged.evaluation, targets=look.targets))
 
 
-def _judged(judged: Judged) -> dict[str, Any]:
+def _judged(judged: Score) -> dict[str, Any]:
     seen = judged.evaluation
     return {
         "value": judged.value,
@@ -111,10 +111,10 @@ def _judged(judged: Judged) -> dict[str, Any]:
     }
 
 
-def _of_judged(values: Mapping[str, Any]) -> Judged:
+def _of_judged(values: Mapping[str, Any]) -> Score:
     outputs, loss = values["outputs"], values["loss"]
     seen = None if outputs is None else Evaluation(outputs, np.empty(0), loss)
-    return Judged(values["value"], values["nonfinite"], values["rows"], values["weights"], seen)
+    return Score(values["value"], values["nonfinite"], values["rows"], values["weights"], seen)
 
 
 def _plain(value: Any) -> Any:

@@ -24,7 +24,7 @@ from autotrainer.training.budget import Budget, BudgetState
 from autotrainer.training.trial import Failure, Trial, TrialRunner
 from autotrainer.workers.ray_pool import RayPool, cluster
 
-__all__ = ["Ahead", "check_sendable"]
+__all__ = ["WorkerPool", "check_sendable"]
 
 _QUEUED = 2
 """Trainings for each process that wait or run: enough to keep it busy, few enough to end them at once."""
@@ -39,7 +39,7 @@ logger = logging.getLogger("autotrainer")
 
 
 @dataclass
-class Ahead:
+class WorkerPool:
     """Runs trainings in processes of its own, with joblib's loky, or in those of a Ray cluster.
 
     Attributes:

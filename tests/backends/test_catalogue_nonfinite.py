@@ -219,11 +219,11 @@ def test_a_watched_training_says_which_tensor(
 def test_masks_of_attention_are_meant_in_pytorch() -> None:
     scores = torch.zeros(2, 3, requires_grad=True)
     mask = torch.tensor([[False, True, True], [False, False, True]])
-    with of_torch.BadOperations() as made:
+    with of_torch.NonfiniteOperations() as made:
         weights = scores.masked_fill(mask, float("-inf")).softmax(-1)
         weights.sum().backward()
     assert (made.forward, made.backward) == (None, None)
-    with of_torch.BadOperations() as made:
+    with of_torch.NonfiniteOperations() as made:
         scores.masked_fill(mask | True, float("-inf")).softmax(-1)
     assert made.forward is not None
     assert made.forward.kind == "softmax"
@@ -231,7 +231,7 @@ def test_masks_of_attention_are_meant_in_pytorch() -> None:
 
 def test_changes_in_place_are_seen_before_they_are_made_in_pytorch() -> None:
     values = torch.tensor([0.0, 4.0])
-    with torch.enable_grad(), of_torch.BadOperations() as made:
+    with torch.enable_grad(), of_torch.NonfiniteOperations() as made:
         values.log_()
     assert made.forward == of_torch.Operation("logarithm", 0.0, 4.0, 0.0)
 
@@ -247,9 +247,9 @@ def test_changes_in_place_are_seen_before_they_are_made_in_pytorch() -> None:
     ],
 )
 def test_operations_in_both_frameworks(run: Callable[..., Any], kind: str, lowest: float) -> None:
-    with of_torch.BadOperations() as made:
+    with of_torch.NonfiniteOperations() as made:
         run(torch, torch.tensor([-1.0, 2.0]))
-    seen = of_keras.BadOperations()
+    seen = of_keras.NonfiniteOperations()
     values = keras.ops.convert_to_tensor(np.float32([-1.0, 2.0]))
     with seen.watch():
         run(keras.ops, values)

@@ -383,7 +383,7 @@ def mixture_of_experts() -> Run:
     return plain(model, adam(model))
 
 
-class Skipping(nn.Module):
+class SkipUpdatesCallback(nn.Module):
     """Leaves out each of its residual layers in every other step."""
 
     def __init__(self) -> None:
@@ -401,7 +401,7 @@ class Skipping(nn.Module):
 
 @case
 def stochastic_depth() -> Run:
-    model = Skipping()
+    model = SkipUpdatesCallback()
     return plain(model, adam(model, 0.003))
 
 

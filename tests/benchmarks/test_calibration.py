@@ -17,7 +17,7 @@ from benchmarks.calibration.curves import save_curves
 from benchmarks.calibration.pages import calibration, save_page
 from benchmarks.calibration.replay import Axis, _scaled, axes, levels, levels_of_all
 from benchmarks.calibration.run import kind_of
-from benchmarks.calibration.scoring import Counts, Judged, counts, cross_validate, has_effect, wins
+from benchmarks.calibration.scoring import Counts, Score, counts, cross_validate, has_effect, wins
 from benchmarks.calibration.suite import calibrate, judged_logs, report
 from benchmarks.cases.case import load_cases
 from benchmarks.execution.runs import Runs
@@ -26,11 +26,11 @@ from benchmarks.reporting import plots
 AXIS = Axis("dying_relu", "dead_units", 0.5, (0.25, 0.5, 0.75))
 
 
-def one(found: str, *, faulty: bool, cause: str = "dying_relu", data: str = "a", kind: str = "dense") -> Judged:
+def one(found: str, *, faulty: bool, cause: str = "dying_relu", data: str = "a", kind: str = "dense") -> Score:
     """A training; ``found`` has a letter for each value of the axis: e(rror), w(arning) or a dash."""
     words = {"e": "error", "w": "warning", "-": None}
     named = frozenset({cause}) if faulty else frozenset[str]()
-    return Judged(faulty, named, {"data": data, "kind": kind}, {AXIS.name: [words[letter] for letter in found]})
+    return Score(faulty, named, {"data": data, "kind": kind}, {AXIS.name: [words[letter] for letter in found]})
 
 
 @pytest.fixture(scope="module")

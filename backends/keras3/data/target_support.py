@@ -10,7 +10,7 @@ import numpy as np
 from keras.src.trainers.compile_utils import CompileLoss
 
 from autotrainer.backends.keras3.data.feeding import batches
-from autotrainer.backends.keras3.data.training_data import Material
+from autotrainer.backends.keras3.data.training_data import TrainingData
 from autotrainer.backends.keras3.layers.converted_loss import ConvertedLoss
 from autotrainer.backends.keras3.model.describe import loss_info
 from autotrainer.edits import (
@@ -103,7 +103,7 @@ def _first(model: Any, data: Data) -> tuple[Any, Any]:
     return as_array(targets)[:_ROWS], output
 
 
-def check_target_edit(edit: Edit, loss: Any, model: Any, material: Material) -> None:
+def check_target_edit(edit: Edit, loss: Any, model: Any, material: TrainingData) -> None:
     """Raise a `ConfigError` where a training can't be run with an edit of data or targets; others are passed over.
 
     Args:

@@ -27,7 +27,7 @@ from autotrainer.errors import ConfigError
 from autotrainer.records.data import ArrayData, Data, StreamData, as_array, finite_rows
 from autotrainer.records.task import MASKED
 
-__all__ = ["Material", "last"]
+__all__ = ["TrainingData", "last"]
 
 _LEAST_GOOD = 0.5
 """Share of the training rows that must be left without the bad ones: with less, most rows lack something, and it is for
@@ -42,7 +42,7 @@ def last(edits: Sequence[Edit], kind: type[E]) -> E | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class TrainingData:
     """The training data as `fit` takes them, and the numbers that are fitted on them.
 
     Attributes:

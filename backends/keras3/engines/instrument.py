@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from autotrainer.backends.keras3.engines.patching import patched
-from autotrainer.backends.keras3.engines.recording import Recorder
+from autotrainer.backends.keras3.engines.recording import StepRecorder
 from autotrainer.backends.keras3.engines.tensorflow_graph import UnobservableError, has_accelerator
 from autotrainer.backends.keras3.model.parts import Part
 
@@ -48,7 +48,7 @@ class InstrumentedStep:
         self._raise_if_unobservable()
         self.batch_only = self._graph and bool(model.jit_compile) and not has_accelerator()
         """Whether only inputs and targets are recorded: on a CPU, XLA rounds otherwise if more values leave a step."""
-        self.recorder = Recorder(model, parts, fail, batch_only=self.batch_only, needs=needs)
+        self.recorder = StepRecorder(model, parts, fail, batch_only=self.batch_only, needs=needs)
 
     @property
     def traced(self) -> bool:
@@ -72,7 +72,7 @@ class InstrumentedStep:
             data: What Keras gives its train function.
 
         Returns:
-            The logs; the tensors recorded (see `Recorder.train_step`); and why nothing was recorded, or None.
+            The logs; the tensors recorded (see `StepRecorder.train_step`); and why nothing was recorded, or None.
         """
         if not self._graph:
             with patched(self._model, "train_step", self.recorder.train_step):

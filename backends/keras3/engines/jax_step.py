@@ -14,18 +14,18 @@ from typing import Any
 
 import keras
 
-from autotrainer.backends.keras3.engines.recording import Recorder, batch_of
+from autotrainer.backends.keras3.engines.recording import StepRecorder, batch_of
 from autotrainer.backends.keras3.engines.tensorflow_graph import UnobservableError
 from autotrainer.backends.keras3.model.parts import Part
 from autotrainer.backends.keras3.runtime.random_state import preserve_random_state
 
-__all__ = ["PureStep"]
+__all__ = ["JaxStep"]
 
 _SHAPES = 2
 """Shapes of batches, at most, for which the second function is compiled: full ones, and the last of an epoch."""
 
 
-class PureStep:
+class JaxStep:
     """Takes training steps of the JAX engine, and works out beside them what flows through them.
 
     Args:
@@ -45,13 +45,13 @@ class PureStep:
         import jax
 
         self._model, self._fail = model, fail
-        self._all = Recorder(model, parts, fail, needs=needs)
+        self._all = StepRecorder(model, parts, fail, needs=needs)
         self._beside: Any = jax.jit(lambda state, batch: self._all.train_step(state, batch)[1])
         self._finished: Callable[[Any], Any] = jax.block_until_ready
         self._shapes: set[Any] = set()
         self.reason = _reason_against(model)
         """Why no more than the batch can be seen; None where all can."""
-        self.recorder: Recorder | None = None
+        self.recorder: StepRecorder | None = None
         """What recorded the last step; None where only its batch could be seen."""
         self.cost = 0.0
         """Seconds that the last step has taken longer for being looked at, without compiling."""
@@ -64,7 +64,7 @@ class PureStep:
             data: What Keras gives it: the state and an iterator of batches.
 
         Returns:
-            The logs and the new state; the tensors recorded (see `Recorder.train_step`), or ``inputs`` and
+            The logs and the new state; the tensors recorded (see `StepRecorder.train_step`), or ``inputs`` and
             ``targets`` alone.
         """
         self.recorder, self.cost = None, 0.0

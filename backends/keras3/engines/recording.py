@@ -30,10 +30,10 @@ from autotrainer.backends.keras3.model.optimizers import applies, given_gradient
 from autotrainer.backends.keras3.model.parts import Part
 from autotrainer.backends.keras3.statistics.attention import ATTENTION_COLUMNS, attention_tensors, noted_method
 
-__all__ = ["Recorder", "batch_of", "paired"]
+__all__ = ["StepRecorder", "batch_of", "paired"]
 
 
-class Recorder:
+class StepRecorder:
     """Notes the tensors of a training step.
 
     Args:

@@ -9,8 +9,8 @@ from typing import Any
 import keras
 
 from autotrainer.backends.keras3.engines.instrument import InstrumentedStep
-from autotrainer.backends.keras3.engines.jax_step import PureStep
-from autotrainer.backends.keras3.engines.recording import Recorder
+from autotrainer.backends.keras3.engines.jax_step import JaxStep
+from autotrainer.backends.keras3.engines.recording import StepRecorder
 from autotrainer.backends.keras3.engines.tensorflow_graph import UnobservableError
 from autotrainer.backends.keras3.model.parts import Part
 
@@ -37,20 +37,20 @@ class TrainFunctions:
         self, model: Any, make: Callable[..., Any], fail: Callable[[Exception], None], go_outside: Callable[[], None]
     ) -> None:
         self._model, self._make, self._fail, self._go_outside = model, make, fail, go_outside
-        self._step: InstrumentedStep | PureStep | None = None
+        self._step: InstrumentedStep | JaxStep | None = None
         self._from_outside = False
         self.plain = False
         """Whether Keras' own train function takes the steps that are not sampled."""
 
     @property
-    def recorder(self) -> Recorder | None:
+    def recorder(self) -> StepRecorder | None:
         """What recorded the last step that is sampled; None if it was seen from outside."""
         return None if self._step is None else self._step.recorder
 
     @property
     def cost(self) -> float:
         """Seconds that the last step taken was longer for being recorded, apart from tracing and compiling."""
-        return self._step.cost if isinstance(self._step, PureStep) else 0.0
+        return self._step.cost if isinstance(self._step, JaxStep) else 0.0
 
     def reset(self, *, traced: bool) -> None:
         """Start anew, with another train function of Keras' own; ``traced``: that may have been traced already."""
@@ -66,7 +66,7 @@ class TrainFunctions:
         if self._step is not None or self._from_outside:
             return
         if keras.backend.backend() == "jax":
-            self._step, self.plain = PureStep(self._model, parts, self._fail, needs), True
+            self._step, self.plain = JaxStep(self._model, parts, self._fail, needs), True
             if self._step.reason is not None:
                 self._look_from_outside(self._step.reason)
             return
@@ -101,7 +101,7 @@ class TrainFunctions:
         if self._step is None:
             self.plain = True
             return base(*data), {}
-        if isinstance(self._step, PureStep):
+        if isinstance(self._step, JaxStep):
             result, seen = self._step.run(base, data)
             if self._step.reason is not None and not self._from_outside:
                 self._look_from_outside(self._step.reason)

@@ -14,7 +14,7 @@ from autotrainer.backends.keras3.model.parts import Part
 from autotrainer.backends.keras3.runtime.tensors import home, measured, sum_of_squares, to_array
 from autotrainer.records.signals import DEAD_WINDOW, DORMANT, LAYER_COLUMNS
 
-__all__ = ["OUTPUT_COLUMNS", "ActivationMeter"]
+__all__ = ["OUTPUT_COLUMNS", "ActivationStatistics"]
 
 OUTPUT_COLUMNS = frozenset(name for name in LAYER_COLUMNS if name.startswith("activation_")) | {
     "dead_units",
@@ -31,7 +31,7 @@ _FLAT = 1e-3
 """Share of an activation's largest slope below which an entry counts as saturated."""
 
 
-class ActivationMeter:
+class ActivationStatistics:
     """Measures the outputs of layers at one sampled step after the other.
 
     Args:

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from autotrainer.backends.keras3.model.parts import Part
-from autotrainer.backends.keras3.statistics.activations import OUTPUT_COLUMNS, ActivationMeter
+from autotrainer.backends.keras3.statistics.activations import OUTPUT_COLUMNS, ActivationStatistics
 from autotrainer.backends.keras3.statistics.attention import ATTENTION_COLUMNS, attention_values
-from autotrainer.backends.keras3.statistics.weights import WeightMeter
+from autotrainer.backends.keras3.statistics.weights import WeightStatistics
 from autotrainer.records.signals import LAYER_COLUMNS, Floats
 
-__all__ = ["LayerMeter"]
+__all__ = ["LayerTable"]
 
 
-class LayerMeter:
+class LayerTable:
     """Fills the layer table of one sampled step after the other.
 
     Args:
@@ -29,8 +29,8 @@ class LayerMeter:
         self.parts = tuple(parts)
         self._sees_outputs = needs is None or not needs.isdisjoint(OUTPUT_COLUMNS)
         self._sees_attention = needs is None or not needs.isdisjoint(ATTENTION_COLUMNS)
-        self._activations = ActivationMeter(parts)
-        self._weights = WeightMeter(parts, needs)
+        self._activations = ActivationStatistics(parts)
+        self._weights = WeightStatistics(parts, needs)
 
     @property
     def gradient_cosine(self) -> float:

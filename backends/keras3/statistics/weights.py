@@ -15,7 +15,7 @@ from autotrainer.backends.keras3.model.parts import Part
 from autotrainer.backends.keras3.runtime.tensors import home, measured, read_variable, sum_of_squares, to_array
 from autotrainer.records.signals import SAMPLED_ENTRIES, Floats
 
-__all__ = ["WeightMeter"]
+__all__ = ["WeightStatistics"]
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class _Gradient:
     entries: Floats
 
 
-class WeightMeter:
+class WeightStatistics:
     """Measures weights and gradients at one sampled step after the other.
 
     Args:

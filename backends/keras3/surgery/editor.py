@@ -15,7 +15,7 @@ from autotrainer.backends.keras3.model.parts import Part
 from autotrainer.backends.keras3.model.structure import has_graph, rebuild, sublayers
 from autotrainer.errors import ConfigError
 
-__all__ = ["Changes", "Workbench"]
+__all__ = ["Changes", "Editor"]
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class Changes:
         return bool(self.replaced or self.after)
 
 
-class Workbench:
+class Editor:
     """A model that is edited.
 
     Args:

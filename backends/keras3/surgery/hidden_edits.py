@@ -13,7 +13,7 @@ import keras
 from autotrainer.backends.keras3.layers.inserted import Residual
 from autotrainer.backends.keras3.model.kinds import kind_of
 from autotrainer.backends.keras3.model.parts import Part
-from autotrainer.backends.keras3.surgery.editor import Changes, Workbench
+from autotrainer.backends.keras3.surgery.editor import Changes, Editor
 from autotrainer.backends.keras3.surgery.single_layer import (
     draw_weights,
     make_activation,
@@ -27,7 +27,7 @@ from autotrainer.errors import ConfigError
 __all__ = ["add_dropout", "insert_normalization", "reinitialize", "swap_activation"]
 
 
-def swap_activation(bench: Workbench, edit: SwapActivation, act: bool) -> Edit:
+def swap_activation(bench: Editor, edit: SwapActivation, act: bool) -> Edit:
     """Exchange the activation of hidden layers."""
     changes, sources = Changes(), list[Part]()
     for carrier, below in carriers(bench, bench.named(edit.layers)):
@@ -42,7 +42,7 @@ def swap_activation(bench: Workbench, edit: SwapActivation, act: bool) -> Edit:
     return edit
 
 
-def carriers(bench: Workbench, parts: Sequence[Part]) -> Iterator[tuple[Any, list[Part]]]:
+def carriers(bench: Editor, parts: Sequence[Part]) -> Iterator[tuple[Any, list[Part]]]:
     """Yield the layers that apply the hidden activation of these layers, and the layers with weights below."""
     seen: set[int] = set()
     for part in parts:
@@ -61,7 +61,7 @@ def carriers(bench: Workbench, parts: Sequence[Part]) -> Iterator[tuple[Any, lis
             yield carrier, below
 
 
-def _set_activation(bench: Workbench, carrier: Any, to: str, changes: Changes, act: bool) -> bool:
+def _set_activation(bench: Editor, carrier: Any, to: str, changes: Changes, act: bool) -> bool:
     """Exchange the activation that a layer applies; returns False where that can't be done.
 
     In place where the layer keeps a function; a class of its own, such as `ReLU`, is replaced, for which the
@@ -101,7 +101,7 @@ def _wrapped_alone(node: Any) -> bool:
     return isinstance(node, keras.layers.TimeDistributed | keras.layers.Bidirectional)
 
 
-def reinitialize(bench: Workbench, edit: Reinitialize, act: bool) -> Edit:
+def reinitialize(bench: Editor, edit: Reinitialize, act: bool) -> Edit:
     """Draw weights anew."""
     found = bench.named(edit.layers)
     below = [q for p in found if p.info.kind == "activation" for q in bench.graph.sources(p.layer)]
@@ -113,7 +113,7 @@ def reinitialize(bench: Workbench, edit: Reinitialize, act: bool) -> Edit:
     return edit
 
 
-def insert_normalization(bench: Workbench, edit: InsertNormalization, act: bool) -> Edit:
+def insert_normalization(bench: Editor, edit: InsertNormalization, act: bool) -> Edit:
     """Put a normalization before the activation of hidden layers."""
     bench.need_graph("a normalization can't be inserted")
     found = bench.named(edit.layers)
@@ -145,7 +145,7 @@ def insert_normalization(bench: Workbench, edit: InsertNormalization, act: bool)
     return edit
 
 
-def add_dropout(bench: Workbench, edit: AddDropout, act: bool) -> Edit:
+def add_dropout(bench: Editor, edit: AddDropout, act: bool) -> Edit:
     """Put dropout after the activation of hidden layers."""
     bench.need_graph("a dropout layer can't be inserted")
     changes = Changes()

@@ -13,7 +13,7 @@ import keras
 from autotrainer.backends.keras3.model.graph import activates
 from autotrainer.backends.keras3.model.kinds import activation_name, kind_of
 from autotrainer.backends.keras3.model.structure import has_graph
-from autotrainer.backends.keras3.surgery.editor import Changes, Workbench
+from autotrainer.backends.keras3.surgery.editor import Changes, Editor
 from autotrainer.backends.keras3.surgery.single_layer import (
     input_noise,
     make_activation,
@@ -26,7 +26,7 @@ from autotrainer.errors import ConfigError
 __all__ = ["add_input_noise", "scale_inputs", "set_output_activation"]
 
 
-def set_output_activation(bench: Workbench, edit: SetOutputActivation, act: bool) -> Edit:
+def set_output_activation(bench: Editor, edit: SetOutputActivation, act: bool) -> Edit:
     """Exchange all that the output goes through after its last weights."""
     if not has_graph(bench.model):
         raise ConfigError(f"{type(bench.model).__name__}.call() is code: its output activation can't be exchanged")
@@ -60,7 +60,7 @@ def set_output_activation(bench: Workbench, edit: SetOutputActivation, act: bool
     return edit
 
 
-def scale_inputs(bench: Workbench, edit: ScaleInputs, act: bool) -> Edit:
+def scale_inputs(bench: Editor, edit: ScaleInputs, act: bool) -> Edit:
     """Standardize an input inside the model."""
     entry = _entry(bench)
     if not edit.mean or not edit.std:
@@ -83,7 +83,7 @@ def scale_inputs(bench: Workbench, edit: ScaleInputs, act: bool) -> Edit:
     return edit
 
 
-def add_input_noise(bench: Workbench, edit: AddInputNoise, act: bool) -> Edit:
+def add_input_noise(bench: Editor, edit: AddInputNoise, act: bool) -> Edit:
     """Add noise to an input while training."""
     entry = _entry(bench)
     scaled = bench.scaling is not None
@@ -99,7 +99,7 @@ def add_input_noise(bench: Workbench, edit: AddInputNoise, act: bool) -> Edit:
     return edit
 
 
-def _entry(bench: Workbench) -> int:
+def _entry(bench: Editor) -> int:
     """Return the position of the first input that holds values rather than indices.
 
     Raises:

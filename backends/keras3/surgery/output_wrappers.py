@@ -8,14 +8,14 @@ import keras
 
 from autotrainer.backends.keras3.layers.label_columns import LabelColumns
 from autotrainer.backends.keras3.model.structure import has_graph, rebuild
-from autotrainer.backends.keras3.surgery.editor import Workbench
+from autotrainer.backends.keras3.surgery.editor import Editor
 from autotrainer.edits import Edit, NumberClasses, ScaleTargets
 from autotrainer.errors import ConfigError
 
 __all__ = ["number_classes", "scale_targets"]
 
 
-def scale_targets(bench: Workbench, edit: ScaleTargets, act: bool) -> Edit:
+def scale_targets(bench: Editor, edit: ScaleTargets, act: bool) -> Edit:
     """Put outputs that were trained on standardized targets back into the units of the targets."""
     _check(bench)
     if act:
@@ -30,7 +30,7 @@ def scale_targets(bench: Workbench, edit: ScaleTargets, act: bool) -> Edit:
     return edit
 
 
-def number_classes(bench: Workbench, edit: NumberClasses, act: bool) -> Edit:
+def number_classes(bench: Editor, edit: NumberClasses, act: bool) -> Edit:
     """Put outputs into the columns of their labels."""
     _check(bench)
     if act:
@@ -40,7 +40,7 @@ def number_classes(bench: Workbench, edit: NumberClasses, act: bool) -> Edit:
     return edit
 
 
-def _check(bench: Workbench) -> None:
+def _check(bench: Editor) -> None:
     """Raise a `ConfigError` where nothing can be put behind the model."""
     kind = type(bench.model)
     if not has_graph(bench.model) and kind.train_step is not keras.Model.train_step:
@@ -51,7 +51,7 @@ def _check(bench: Workbench) -> None:
         raise ConfigError("the model has several outputs")
 
 
-def _put_behind(bench: Workbench, layer: Any) -> None:
+def _put_behind(bench: Editor, layer: Any) -> None:
     model = bench.model
     if not has_graph(model):
         shape = None if bench.shapes is None else bench.shapes[0]

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from autotrainer.backends.keras3.model.structure import has_graph, rebuild
-from autotrainer.backends.keras3.surgery.editor import Workbench
+from autotrainer.backends.keras3.surgery.editor import Editor
 from autotrainer.edits import Edit, RaisePrecision
 from autotrainer.errors import ConfigError
 
@@ -16,7 +16,7 @@ __all__ = ["raise_precision"]
 _HALF = ("float16", "bfloat16")
 
 
-def raise_precision(bench: Workbench, edit: RaisePrecision, act: bool) -> Edit:
+def raise_precision(bench: Editor, edit: RaisePrecision, act: bool) -> Edit:
     """Give all layers a policy of single precision; what they keep in half precision is made anew."""
     layers = [layer for layer in bench.model._flatten_layers() if _is_half(layer)]
     if not layers:

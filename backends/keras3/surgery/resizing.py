@@ -9,7 +9,7 @@ import keras
 
 from autotrainer.backends.keras3.model.parts import Part, find_parts
 from autotrainer.backends.keras3.model.structure import copy_layer, rebuild
-from autotrainer.backends.keras3.surgery.editor import Workbench
+from autotrainer.backends.keras3.surgery.editor import Editor
 from autotrainer.backends.keras3.surgery.single_layer import draw_weights
 from autotrainer.edits import Edit, ResizeLayers, initializer_for
 from autotrainer.errors import ConfigError, InputError
@@ -17,7 +17,7 @@ from autotrainer.errors import ConfigError, InputError
 __all__ = ["resize_layers"]
 
 
-def resize_layers(bench: Workbench, edit: ResizeLayers, act: bool) -> Edit:
+def resize_layers(bench: Editor, edit: ResizeLayers, act: bool) -> Edit:
     """Give hidden layers other numbers of units; all that can have them."""
     bench.need_graph("layers can't have another width")
     reasons, wanted = list[str](), dict[str, int]()
@@ -51,7 +51,7 @@ def resize_layers(bench: Workbench, edit: ResizeLayers, act: bool) -> Edit:
     return ResizeLayers(tuple(wanted), tuple(wanted.values()))
 
 
-def _refusal(bench: Workbench, part: Part) -> str:
+def _refusal(bench: Editor, part: Part) -> str:
     node = bench.graph.node(part.layer)
     if part.info.kind not in ("dense", "conv", "recurrent") or not part.info.hidden:
         return "is no hidden dense, convolutional or recurrent layer"
@@ -65,7 +65,7 @@ def _width_name(layer: Any) -> str | None:
     return next((name for name in ("units", "filters") if isinstance(getattr(layer, name, None), int)), None)
 
 
-def _resized(bench: Workbench, wanted: Mapping[str, int]) -> tuple[Any, str]:
+def _resized(bench: Editor, wanted: Mapping[str, int]) -> tuple[Any, str]:
     """Return the model with other widths, or None and why it is not possible."""
     try:
         model = rebuild(bench.model, replaced=_replaced(bench, wanted))
@@ -79,7 +79,7 @@ def _resized(bench: Workbench, wanted: Mapping[str, int]) -> tuple[Any, str]:
     return model, ""
 
 
-def _replaced(bench: Workbench, wanted: Mapping[str, int]) -> dict[int, Any]:
+def _replaced(bench: Editor, wanted: Mapping[str, int]) -> dict[int, Any]:
     """Return the new layers, by `id` of the layer of the graph that each stands for."""
     made: dict[int, Any] = {}
     for part in bench.graph.parts:
@@ -104,12 +104,12 @@ def _shapes(tensors: Any) -> list[tuple[int | None, ...]]:
     return [tuple(tensor.shape) for tensor in keras.tree.flatten(tensors)]
 
 
-def _changed(bench: Workbench, model: Any) -> list[tuple[Part, Part]]:
+def _changed(bench: Editor, model: Any) -> list[tuple[Part, Part]]:
     """Return the layers whose weights have other shapes in a model that was put together anew, before and after."""
     pairs = zip(bench.graph.parts, find_parts(model), strict=True)
     return [(a, b) for a, b in pairs if [w.shape for w in a.weights] != [w.shape for w in b.weights]]
 
 
-def _draw_changed(bench: Workbench, model: Any) -> None:
+def _draw_changed(bench: Editor, model: Any) -> None:
     for _, part in _changed(bench, model):
         draw_weights(part, initializer_for(part.info.activation))

@@ -15,7 +15,7 @@ from autotrainer.backends.keras3.layers.inserted import BOUNDED, Residual, bound
 from autotrainer.backends.keras3.model.graph import activates
 from autotrainer.backends.keras3.model.kinds import activation_name, kind_of
 from autotrainer.backends.keras3.model.parts import Part
-from autotrainer.backends.keras3.surgery.editor import Changes, Workbench
+from autotrainer.backends.keras3.surgery.editor import Changes, Editor
 from autotrainer.backends.keras3.surgery.single_layer import set_own_activation
 from autotrainer.edits import AddResidual, ClipAttention, Edit, ScaleOutputLayer
 from autotrainer.errors import ConfigError
@@ -23,7 +23,7 @@ from autotrainer.errors import ConfigError
 __all__ = ["add_residual", "clip_attention", "scale_output_layer"]
 
 
-def add_residual(bench: Workbench, edit: AddResidual, act: bool) -> Edit:
+def add_residual(bench: Editor, edit: AddResidual, act: bool) -> Edit:
     """Lead the input of layers past them and their activation."""
     bench.need_graph("an input can't be led past a layer")
     changes, reasons, done = Changes(), list[str](), list[str]()
@@ -40,7 +40,7 @@ def add_residual(bench: Workbench, edit: AddResidual, act: bool) -> Edit:
     return replace(edit, layers=tuple(done))
 
 
-def _lead_past(bench: Workbench, part: Part, changes: Changes, act: bool) -> str:
+def _lead_past(bench: Editor, part: Part, changes: Changes, act: bool) -> str:
     """Plan a way past one layer; returns why there can't be one, or an empty text."""
     layer, graph = part.layer, bench.graph
     if part.info.kind not in ("dense", "conv") or not part.info.hidden:
@@ -78,7 +78,7 @@ def _lead_past(bench: Workbench, part: Part, changes: Changes, act: bool) -> str
     return ""
 
 
-def scale_output_layer(bench: Workbench, edit: ScaleOutputLayer, act: bool) -> Edit:
+def scale_output_layer(bench: Editor, edit: ScaleOutputLayer, act: bool) -> Edit:
     """Make the initial weights of the output layer smaller."""
     parts = bench.named(edit.layers) if edit.layers else [_output_part(bench)]
     if any(part.info.kind not in ("dense", "conv") for part in parts):
@@ -88,7 +88,7 @@ def scale_output_layer(bench: Workbench, edit: ScaleOutputLayer, act: bool) -> E
     return replace(edit, layers=tuple(part.info.name for part in parts))
 
 
-def _output_part(bench: Workbench) -> Part:
+def _output_part(bench: Editor) -> Part:
     bench.need_graph("the output layer can't be scaled")
     if len(keras.tree.flatten(bench.model.outputs)) != 1:
         raise ConfigError("the model has several outputs")
@@ -102,7 +102,7 @@ def _output_part(bench: Workbench) -> Part:
     return bench.named((part.info.name,))[0]
 
 
-def clip_attention(bench: Workbench, edit: ClipAttention, act: bool) -> Edit:
+def clip_attention(bench: Editor, edit: ClipAttention, act: bool) -> Edit:
     """Bound the logits of attention layers, in place."""
     found = [part for part in bench.named(edit.layers) if part.info.kind == "attention"]
     fit = [part for part in found if type(part.layer) in BOUNDED]

@@ -13,7 +13,7 @@ import keras
 
 from autotrainer.backends.keras3.model.graph import Graph
 from autotrainer.backends.keras3.model.structure import copy_model, has_graph
-from autotrainer.backends.keras3.surgery.editor import Workbench
+from autotrainer.backends.keras3.surgery.editor import Editor
 from autotrainer.backends.keras3.surgery.hidden_edits import (
     add_dropout,
     insert_normalization,
@@ -48,7 +48,7 @@ from autotrainer.errors import ConfigError
 
 __all__ = ["Surgeon", "apply_edits", "in_order"]
 
-_HANDLERS: Mapping[type[Edit], Callable[[Workbench, Any, bool], Edit]] = {
+_HANDLERS: Mapping[type[Edit], Callable[[Editor, Any, bool], Edit]] = {
     SwapActivation: swap_activation,
     Reinitialize: reinitialize,
     RaisePrecision: raise_precision,
@@ -66,7 +66,7 @@ _HANDLERS: Mapping[type[Edit], Callable[[Workbench, Any, bool], Edit]] = {
 }
 
 
-class Surgeon(Workbench):
+class Surgeon(Editor):
     """Applies edits to a model."""
 
     def apply(self, edit: Edit) -> Edit:

@@ -8,9 +8,15 @@ from typing import Any
 
 import keras
 
-from autotrainer.backends.keras3.surgery.editor import Workbench
+from autotrainer.backends.keras3.surgery.editor import Editor
 from autotrainer.backends.keras3.surgery.optimizer_edits import check_optimizer_edit
-from autotrainer.backends.keras3.training.callbacks import Companion, Resetting, Returning, Reviving, revivable
+from autotrainer.backends.keras3.training.callbacks import (
+    RedoCallback,
+    RollbackCallback,
+    StateResetCallback,
+    TrainingCallback,
+    revivable,
+)
 from autotrainer.edits import (
     CompleteOptimizer,
     DecayRate,
@@ -27,7 +33,7 @@ from autotrainer.edits import (
 )
 from autotrainer.errors import ConfigError
 
-__all__ = ["check_course_edit", "companions_of", "plain_rate", "with_length"]
+__all__ = ["callbacks_of", "check_course_edit", "plain_rate", "with_length"]
 
 _NOT_HERE = {
     CompleteOptimizer: "a Keras optimizer is built over all trainable weights",
@@ -42,7 +48,7 @@ def plain_rate(optimizer: Any) -> bool:
     return not isinstance(inner._learning_rate, keras.optimizers.schedules.LearningRateSchedule)
 
 
-def check_course_edit(edit: Edit, optimizer: Any, steps: int | None, epochs: int, bench: Workbench) -> None:
+def check_course_edit(edit: Edit, optimizer: Any, steps: int | None, epochs: int, bench: Editor) -> None:
     """Check an edit of a training's course against the training as given.
 
     Args:
@@ -90,9 +96,9 @@ def with_length(edit: Edit, steps: int | None, epochs: int) -> Edit:
     return replace(edit, steps=steps * epochs)
 
 
-def companions_of(
-    edits: Sequence[Edit], bench: Workbench, epochs: int, batch: Callable[[], Any]
-) -> tuple[Companion, ...]:
+def callbacks_of(
+    edits: Sequence[Edit], bench: Editor, epochs: int, batch: Callable[[], Any]
+) -> tuple[TrainingCallback, ...]:
     """Return what goes along with a training because of its edits.
 
     Args:
@@ -101,12 +107,12 @@ def companions_of(
         epochs: Planned epochs.
         batch: Returns the inputs of some training samples, or None where the budget allows no pass over them.
     """
-    found: list[Companion] = []
+    found: list[TrainingCallback] = []
     for edit in edits:
         if isinstance(edit, Rollback):
-            found.append(Returning(bench.model, edit))
+            found.append(RollbackCallback(bench.model, edit))
         elif isinstance(edit, ResetOptimizerState):
-            found.append(Resetting(bench.model, edit))
+            found.append(StateResetCallback(bench.model, edit))
         elif isinstance(edit, ReviveUnits):
-            found.append(Reviving(bench, edit, epochs, batch))
+            found.append(RedoCallback(bench, edit, epochs, batch))
     return tuple(found)

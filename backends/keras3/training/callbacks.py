@@ -12,11 +12,11 @@ from keras import ops
 from numpy.typing import NDArray
 
 from autotrainer.backends.keras3.model.parts import Part
-from autotrainer.backends.keras3.surgery.editor import Workbench
+from autotrainer.backends.keras3.surgery.editor import Editor
 from autotrainer.backends.keras3.surgery.hidden_edits import carriers
 from autotrainer.edits import ResetOptimizerState, ReviveUnits, Rollback, initializer_for
 
-__all__ = ["Companion", "Resetting", "Returning", "Reviving", "revivable"]
+__all__ = ["RedoCallback", "RollbackCallback", "StateResetCallback", "TrainingCallback", "revivable"]
 
 _GAINED = 0.1
 """Share of what the loss has fallen by that always counts as noise: near zero a loss doubles without harm."""
@@ -24,7 +24,7 @@ _LAST = 0.75
 """Share of the epochs in which units are drawn anew: later they would have no time to learn."""
 
 
-class Companion:
+class TrainingCallback:
     """Goes along with one training; does nothing unless a subclass says so."""
 
     def begin_epoch(self, epoch: int) -> None:
@@ -34,7 +34,7 @@ class Companion:
         """Act at the end of an epoch with this mean loss, before it is evaluated."""
 
 
-class Returning(Companion):
+class RollbackCallback(TrainingCallback):
     """Goes back to the best epoch where the training loss has gone bad; see `Rollback`."""
 
     def __init__(self, model: Any, edit: Rollback) -> None:
@@ -79,7 +79,7 @@ class Returning(Companion):
         self._model.optimizer.learning_rate = rate
 
 
-class Resetting(Companion):
+class StateResetCallback(TrainingCallback):
     """Makes the optimizer forget; see `ResetOptimizerState`. It is a fresh one at the start in any case."""
 
     def __init__(self, model: Any, edit: ResetOptimizerState) -> None:
@@ -97,7 +97,7 @@ class Resetting(Companion):
                 variable.assign(ops.convert_to_numpy(value))
 
 
-class Reviving(Companion):
+class RedoCallback(TrainingCallback):
     """Draws the incoming weights of idle units anew; see `ReviveUnits`.
 
     Args:
@@ -107,7 +107,7 @@ class Reviving(Companion):
         batch: Returns the inputs of some training samples, or None where the budget allows no pass over them.
     """
 
-    def __init__(self, bench: Workbench, edit: ReviveUnits, epochs: int, batch: Callable[[], Any]) -> None:
+    def __init__(self, bench: Editor, edit: ReviveUnits, epochs: int, batch: Callable[[], Any]) -> None:
         self._model, self._threshold, self._until = bench.model, edit.threshold, _LAST * epochs
         self._batch = batch
         self._places = revivable(bench, edit.layers)
@@ -150,7 +150,7 @@ class Reviving(Companion):
                 _set(state, idle, np.zeros(state.shape))
 
 
-def revivable(bench: Workbench, names: tuple[str, ...]) -> list[tuple[Any, Part]]:
+def revivable(bench: Editor, names: tuple[str, ...]) -> list[tuple[Any, Part]]:
     """Return the layers that apply an activation, and the one dense or convolution layer each that feeds it.
 
     Raises:

@@ -11,10 +11,10 @@ from autotrainer.backends.keras3.model.structure import check_copy, copy_model, 
 from autotrainer.errors import DataError, InputError
 from autotrainer.records.data import Data
 
-__all__ = ["Pristine", "built", "first_samples"]
+__all__ = ["InitialState", "built", "first_samples"]
 
 
-class Pristine:
+class InitialState:
     """Keeps a built copy of the model as given, which stays as it is: all trainings start from copies of it.
 
     Args:

@@ -12,10 +12,10 @@ import numpy as np
 
 from autotrainer.records.nonfinite import Operation, is_intended, kind_of_operation
 
-__all__ = ["BadOperations", "numbers"]
+__all__ = ["NonfiniteOperations", "numbers"]
 
 
-class BadOperations:
+class NonfiniteOperations:
     """While active, keeps the first operation that makes a value that is not finite, of each part of a step.
 
     Attributes:

@@ -10,12 +10,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from autotrainer.adapter.backend import Search
+from autotrainer.adapter.backend import ReplayRun
 from autotrainer.backends.keras3.engines.patching import patched
 from autotrainer.backends.keras3.model.optimizers import gradients_and_variables, kept, optimizers_of
 from autotrainer.backends.keras3.model.parts import Part, find_parts, in_known_order
-from autotrainer.backends.keras3.training.nonfinite_operations import BadOperations, numbers
-from autotrainer.records.nonfinite import FirstBad, Operation
+from autotrainer.backends.keras3.training.nonfinite_operations import NonfiniteOperations, numbers
+from autotrainer.records.nonfinite import FirstNonfinite, Operation
 
 __all__ = ["CheckedSteps"]
 
@@ -30,7 +30,7 @@ class CheckedSteps(keras.callbacks.Callback):  # type: ignore[misc]
         search: The core's side of the replay.
     """
 
-    def __init__(self, model: Any, search: Search) -> None:
+    def __init__(self, model: Any, search: ReplayRun) -> None:
         super().__init__()
         self._trained, self._search = model, search
         self._parts = find_parts(model)
@@ -56,7 +56,7 @@ class CheckedSteps(keras.callbacks.Callback):  # type: ignore[misc]
         if self._search.found is not None:
             return own(*args, **kwargs)
         before = self._bad_weights()
-        flow = _Flow(self._parts, BadOperations())
+        flow = _Flow(self._parts, NonfiniteOperations())
         with flow.watch(self._trained), flow.made.watch():
             logs = own(*args, **kwargs)
         self._judge(flow, before, _all_finite(logs.get("loss") if isinstance(logs, dict) else None))
@@ -78,7 +78,7 @@ class CheckedSteps(keras.callbacks.Callback):  # type: ignore[misc]
             layer, operation = flow.first_in_order(after), flow.made.first.get("update")
         else:
             return
-        self._search.found = FirstBad(step, tensor, layer, beyond, operation or Operation())
+        self._search.found = FirstNonfinite(step, tensor, layer, beyond, operation or Operation())
 
     def _bad_weights(self) -> list[Part]:
         return [part for part in self._parts if not _all_finite([w.value for w in part.weights])]
@@ -95,7 +95,7 @@ class _Flow:
         bad_gradients: Layers with gradients that are not finite.
     """
 
-    def __init__(self, parts: Sequence[Part], made: BadOperations) -> None:
+    def __init__(self, parts: Sequence[Part], made: NonfiniteOperations) -> None:
         self.made = made
         self.forward: tuple[str, str | None, bool] | None = None
         self.loss_is_fine = True

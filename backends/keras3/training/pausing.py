@@ -13,13 +13,13 @@ from keras.src.utils.summary_utils import weight_memory_size
 
 from autotrainer.backends.keras3.runtime.random_state import preserve_random_state, save_random_state
 
-__all__ = ["Present", "can_rest", "rounds"]
+__all__ = ["PauseState", "can_rest", "rounds"]
 
 _LARGEST = 1 << 30
 """Bytes of a model up to which it can rest: several do so at once, each with its optimizer and a copy of itself."""
 
 
-class Present:
+class PauseState:
     """What a model and the random generators are at the end of an epoch.
 
     The ends of `fit` and of a training change the weights: averages of the optimizer, the best weights.

@@ -13,21 +13,21 @@ from autotrainer.adapter.backend import Run
 from autotrainer.adapter.spec import Evaluation
 from autotrainer.backends.keras3.data.feeding import ArrayFeed, StreamFeed
 from autotrainer.backends.keras3.model.masks import with_mask
-from autotrainer.backends.keras3.training.callbacks import Companion
+from autotrainer.backends.keras3.training.callbacks import TrainingCallback
 from autotrainer.backends.keras3.training.evaluation import Evaluator
-from autotrainer.backends.keras3.training.pausing import Present
+from autotrainer.backends.keras3.training.pausing import PauseState
 from autotrainer.edits import ReduceOnPlateau, StopEarly
 from autotrainer.errors import DataError
 from autotrainer.records.data import Data
 
-__all__ = ["Course", "EndOfTraining"]
+__all__ = ["EndOfTraining", "TrainingProgress"]
 
 
 class EndOfTraining(Exception):  # noqa: N818  (not an error: it leaves `fit` before a batch that can't be paid for)
     """Ends a training before its next batch."""
 
 
-class Course(keras.callbacks.Callback):  # type: ignore[misc]
+class TrainingProgress(keras.callbacks.Callback):  # type: ignore[misc]
     """Callback that accounts for each batch before it runs and evaluates at the end of each epoch.
 
     Args:
@@ -59,7 +59,7 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]
         validation_steps: int | None = None,
         plateau: ReduceOnPlateau | None = None,
         stop: StopEarly | None = None,
-        companions: Sequence[Companion] = (),
+        companions: Sequence[TrainingCallback] = (),
         with_metrics: bool = False,
         pauses: bool = False,
         values: Callable[[Mapping[str, Any]], dict[str, float]],
@@ -71,7 +71,7 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]
         self._pauses = pauses
         self.steps = self.epochs = self._epoch = self._epoch_start = 0
         self.paused = self._trained = False
-        self._present: Present | None = None
+        self._present: PauseState | None = None
         self._best = {"plateau": math.inf, "stop": math.inf}
         self._waited = {"plateau": 0, "stop": 0}
         self._best_weights: list[Any] | None = None
@@ -116,7 +116,7 @@ class Course(keras.callbacks.Callback):  # type: ignore[misc]
         self.epochs = epoch + 1
         self.paused = lasts and not goes_on and self._pauses and self._run.paused
         if self.paused:
-            self._present = Present(self.model)
+            self._present = PauseState(self.model)
 
     def end_early(self) -> None:
         """Evaluate a training that the budget ended within an epoch."""

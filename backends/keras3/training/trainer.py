@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from autotrainer.adapter.backend import Run, Search, Trainer
+from autotrainer.adapter.backend import ReplayRun, Run, Trainer
 from autotrainer.adapter.spec import FitRequest, PausedTraining, Support, SupportLevel, Trained, TrainingSpec
 from autotrainer.backends.keras3.data.feeding import (
     ArrayFeed,
@@ -29,7 +29,7 @@ from autotrainer.backends.keras3.data.target_support import (
     labels_out_of_range,
     loss_refusal,
 )
-from autotrainer.backends.keras3.data.training_data import Material, last
+from autotrainer.backends.keras3.data.training_data import TrainingData, last
 from autotrainer.backends.keras3.engines.tensorflow_graph import draws_by_itself
 from autotrainer.backends.keras3.layers.converted_loss import ConvertedLoss, conversions
 from autotrainer.backends.keras3.model.describe import context_of
@@ -38,7 +38,7 @@ from autotrainer.backends.keras3.model.operations import operations_of
 from autotrainer.backends.keras3.model.parts import find_parts
 from autotrainer.backends.keras3.model.structure import check_stateless
 from autotrainer.backends.keras3.runtime.random_state import preserve_random_state, seed_everything
-from autotrainer.backends.keras3.surgery.editor import Workbench
+from autotrainer.backends.keras3.surgery.editor import Editor
 from autotrainer.backends.keras3.surgery.optimizer_edits import (
     SETTINGS,
     check_optimizer_edit,
@@ -47,16 +47,16 @@ from autotrainer.backends.keras3.surgery.optimizer_edits import (
 )
 from autotrainer.backends.keras3.surgery.surgery import Surgeon, in_order
 from autotrainer.backends.keras3.training.callback_support import (
+    callbacks_of,
     check_course_edit,
-    companions_of,
     plain_rate,
     with_length,
 )
 from autotrainer.backends.keras3.training.evaluation import Evaluator
-from autotrainer.backends.keras3.training.initial_state import Pristine, built, first_samples
+from autotrainer.backends.keras3.training.initial_state import InitialState, built, first_samples
 from autotrainer.backends.keras3.training.nonfinite_search import CheckedSteps
 from autotrainer.backends.keras3.training.pausing import can_rest, rounds
-from autotrainer.backends.keras3.training.progress import Course, EndOfTraining
+from autotrainer.backends.keras3.training.progress import EndOfTraining, TrainingProgress
 from autotrainer.backends.keras3.training.skip_updates import skip_updates
 from autotrainer.backends.keras3.watching.observer import observe
 from autotrainer.edits import Edit, ReduceOnPlateau, SetBatchSize, SetLoss, SkipUpdates, StopEarly
@@ -98,14 +98,14 @@ class KerasTrainer(Trainer):
         if request.optimizer is None and not given.compiled:
             raise InputError("the model is not compiled: give an optimizer, or compile it")
         self._optimizer = resolve_optimizer(given.optimizer if request.optimizer is None else request.optimizer)
-        self._material = Material(
+        self._material = TrainingData(
             self._train_data, request.batch_size, self._arguments.shuffle, self._arguments.steps,
             self._rest["class_weight"],
         )  # fmt: skip
         self._feed = self._material.feed()
         self._targets = target_summary(self._train_data)
         example = first_samples(self._train_data, "train_data")
-        self._pristine = Pristine(given, request.model, example)
+        self._pristine = InitialState(given, request.model, example)
         model = self._pristine.model
         self._output_shape = self._pristine.output_shape(example, "train_data")
         self._settings.check_loss(model)
@@ -219,7 +219,7 @@ class KerasTrainer(Trainer):
                 trained.paused = training
         return trained
 
-    def search(self, spec: TrainingSpec, run: Search) -> None:
+    def search(self, spec: TrainingSpec, run: ReplayRun) -> None:
         """Replay a training up to the first value that is not finite; not on JAX, whose steps are pure functions."""
         if keras.backend.backend() == "jax":
             return
@@ -267,8 +267,8 @@ class KerasTrainer(Trainer):
         last: Any = None,
     ) -> PausedTraining:
         """Return a training that is about to begin."""
-        bench = Workbench(trained.model, self._request.keep)
-        course = Course(
+        bench = Editor(trained.model, self._request.keep)
+        course = TrainingProgress(
             run,
             evaluator,
             feed,
@@ -276,7 +276,7 @@ class KerasTrainer(Trainer):
             validation_steps=self._arguments.validation_steps,
             plateau=next((e for e in trained.edits if isinstance(e, ReduceOnPlateau)), None),
             stop=next((e for e in trained.edits if isinstance(e, StopEarly)), None),
-            companions=companions_of(trained.edits, bench, spec.epochs, lambda: self._inputs(feed, run)),
+            companions=callbacks_of(trained.edits, bench, spec.epochs, lambda: self._inputs(feed, run)),
             with_metrics=bool(own),
             pauses=self.resumable and not own,
             values=values,

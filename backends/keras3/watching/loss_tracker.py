@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-__all__ = ["LossReader", "loss_names"]
+__all__ = ["LossTracker", "loss_names"]
 
 _KEPT = 1024
 _MAX_STEPS = 20_000
@@ -19,7 +19,7 @@ _MEAN_TOLERANCE = 1e-3
 _RAW_TOLERANCE = 1e-5
 
 
-class LossReader:
+class LossTracker:
     """Keeps references to the logs of steps, and turns them into losses when there is time.
 
     ``logs["loss"]`` is the mean over the epoch so far for Keras' own training step, and may be anything for others:

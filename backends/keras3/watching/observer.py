@@ -26,10 +26,10 @@ from autotrainer.backends.keras3.engines.modes import EvaluationMode
 from autotrainer.backends.keras3.engines.train_functions import TrainFunctions
 from autotrainer.backends.keras3.watching.epoch_values import EpochValues
 from autotrainer.backends.keras3.watching.epochs import EpochCallback, data_size, has_schedule, with_callback
-from autotrainer.backends.keras3.watching.loss_tracker import LossReader
+from autotrainer.backends.keras3.watching.loss_tracker import LossTracker
 from autotrainer.backends.keras3.watching.schedule import Schedule
 from autotrainer.backends.keras3.watching.source_lines import place
-from autotrainer.backends.keras3.watching.step_measurement import Measure
+from autotrainer.backends.keras3.watching.step_measurement import StepMeasurement
 from autotrainer.errors import InputError
 from autotrainer.monitoring.source_lines import calling_file
 from autotrainer.rule import Place
@@ -85,8 +85,8 @@ class KerasObserver:
         self._next = 0  # the first step at which there is something to ask
         self._values = EpochValues(model)
         self._evaluation = EvaluationMode(model, self._fail)
-        self._losses = LossReader()
-        self._measure: Measure | None = None
+        self._losses = LossTracker()
+        self._measure: StepMeasurement | None = None
         self._base: Callable[..., Any] | None = None
         self._function: Callable[..., Any] | None = None
         self._own = {name: getattr(model, name) for name in ("fit", "make_train_function")}
@@ -245,7 +245,7 @@ class KerasObserver:
         if self._monitor.closed or not (self._schedule.count or has_weights(self._model)):
             return False
         if self._measure is None:
-            self._measure = Measure(self._model, self._losses, needs=self._monitor.needs, valued=valued)
+            self._measure = StepMeasurement(self._model, self._losses, needs=self._monitor.needs, valued=valued)
         self._steps.prepare(self._measure.parts, self._monitor.needs)
         return True
 
@@ -291,7 +291,7 @@ class KerasObserver:
         measure = (
             self._measure
             if self._measure is not None
-            else Measure(model, self._losses, valued=keras.backend.backend() != "jax")
+            else StepMeasurement(model, self._losses, valued=keras.backend.backend() != "jax")
         )
         (epochs, steps), (rows, batch_size) = self._schedule.planned, self._schedule.data_size
         context = measure.context()

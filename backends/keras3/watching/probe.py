@@ -14,11 +14,11 @@ import numpy as np
 from autotrainer.backends.keras3.data.feeding import batches as read_batches
 from autotrainer.backends.keras3.data.feeding import reason_of
 from autotrainer.backends.keras3.engines.patching import patched
-from autotrainer.backends.keras3.engines.recording import Recorder, paired
+from autotrainer.backends.keras3.engines.recording import StepRecorder, paired
 from autotrainer.backends.keras3.runtime.random_state import preserve_random_state
 from autotrainer.backends.keras3.runtime.tensors import input_rows, row_count, rows_of
-from autotrainer.backends.keras3.watching.loss_tracker import LossReader
-from autotrainer.backends.keras3.watching.step_measurement import Measure, Position
+from autotrainer.backends.keras3.watching.loss_tracker import LossTracker
+from autotrainer.backends.keras3.watching.step_measurement import Position, StepMeasurement
 from autotrainer.errors import DataError, InputError
 from autotrainer.records.data import ArrayData, Data, StreamData, normalize
 from autotrainer.records.signals import LAYER_COLUMNS, Observation
@@ -100,8 +100,8 @@ class _Probe:
         self._errors: list[Exception] = []
         self._refusal = ""
         self._output_rank: int | None = None
-        self._measure: Measure | None = None
-        self._recorder: Recorder | None = None
+        self._measure: StepMeasurement | None = None
+        self._recorder: StepRecorder | None = None
 
     def run(self, pairs: list[tuple[Any, Any]], data: Data) -> tuple[TaskContext, list[Observation]]:
         """Look at each batch."""
@@ -110,7 +110,7 @@ class _Probe:
         observations = [self._look(step, x, y) for step, (x, y) in enumerate(pairs)]
         if self._errors:
             raise self._errors[0]
-        measure = self._measure or Measure(self._model, LossReader(), self._given_loss, self._optimizer)
+        measure = self._measure or StepMeasurement(self._model, LossTracker(), self._given_loss, self._optimizer)
         context = replace(measure.context(), output_rank=self._output_rank, loss_refusal=self._refusal)
         if isinstance(data, ArrayData):
             context = replace(context, train_rows=data.rows, arrays=True)
@@ -122,14 +122,14 @@ class _Probe:
             rows = row_count(targets)
             return Observation(
                 step=step,
-                layers=np.full((len(Measure(self._model, LossReader()).parts), len(LAYER_COLUMNS)), np.nan),
+                layers=np.full((len(StepMeasurement(self._model, LossTracker()).parts), len(LAYER_COLUMNS)), np.nan),
                 batch_size=float(len(targets)) if targets is not None else math.nan,
                 inputs=input_rows(_first(x)),
                 targets=rows_of(targets, rows),
             )
         if self._measure is None:
-            self._measure = Measure(self._subject, LossReader(), self._given_loss, self._optimizer)
-            self._recorder = Recorder(self._subject, self._measure.parts, self._errors.append)
+            self._measure = StepMeasurement(self._subject, LossTracker(), self._given_loss, self._optimizer)
+            self._recorder = StepRecorder(self._subject, self._measure.parts, self._errors.append)
         assert self._recorder is not None
         result: list[Any] = []
         seen = self._recorder.record(lambda: result.append(self._forward(step, x, y)))

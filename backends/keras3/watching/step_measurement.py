@@ -11,19 +11,19 @@ from typing import Any
 import keras
 import numpy as np
 
-from autotrainer.backends.keras3.engines.recording import Recorder
+from autotrainer.backends.keras3.engines.recording import StepRecorder
 from autotrainer.backends.keras3.model.describe import context_of, learning_rate
 from autotrainer.backends.keras3.model.masks import unmasked
 from autotrainer.backends.keras3.model.optimizers import optimizers_of
 from autotrainer.backends.keras3.model.parts import Part, find_parts, in_known_order, with_unowned
 from autotrainer.backends.keras3.model.weight_patterns import with_weight_forms
 from autotrainer.backends.keras3.runtime.tensors import feature_rows, input_rows, row_count, rows_of, scalar
-from autotrainer.backends.keras3.statistics.layer_table import LayerMeter
-from autotrainer.backends.keras3.watching.loss_tracker import LossReader
+from autotrainer.backends.keras3.statistics.layer_table import LayerTable
+from autotrainer.backends.keras3.watching.loss_tracker import LossTracker
 from autotrainer.records.signals import LAYER_COLUMNS, Floats, Observation
 from autotrainer.records.task import TaskContext
 
-__all__ = ["Measure", "Position"]
+__all__ = ["Position", "StepMeasurement"]
 
 _DORMANT = LAYER_COLUMNS.index("dormant")
 
@@ -47,7 +47,7 @@ class Position:
     stride: int
 
 
-class Measure:
+class StepMeasurement:
     """Measures the sampled steps of one model.
 
     Args:
@@ -62,7 +62,7 @@ class Measure:
     def __init__(
         self,
         model: Any,
-        losses: LossReader,
+        losses: LossTracker,
         loss: Any = None,
         optimizer: Any = None,
         *,
@@ -74,7 +74,7 @@ class Measure:
         self._given = loss, optimizer
         parts = find_parts(model)
         self.parts = with_weight_forms(parts) if valued else parts
-        self._meter = LayerMeter(self.parts, needs)
+        self._meter = LayerTable(self.parts, needs)
         self._order = list(range(len(self.parts)))
         self._output: tuple[str | None, int | None] = (None, None)
         self._output_row: int | None = None
@@ -91,7 +91,7 @@ class Measure:
         self._loss_scale = _loss_scale(optimizer)
         self._meter.before_step()
 
-    def begin(self, recorder: Recorder | None, seen: Mapping[str, Any]) -> None:
+    def begin(self, recorder: StepRecorder | None, seen: Mapping[str, Any]) -> None:
         """Learn from the first sampled step what could not be known before: order of layers, the output."""
         self.begun = True
         applied = [] if recorder is None else recorder.applied
@@ -131,7 +131,7 @@ class Measure:
             output_units=units if units is not None else context.output_units,
         )
 
-    def observation(self, recorder: Recorder | None, seen: Mapping[str, Any], position: Position) -> Observation:
+    def observation(self, recorder: StepRecorder | None, seen: Mapping[str, Any], position: Position) -> Observation:
         """Return what was seen of the step that has just been taken.
 
         Args:

@@ -10,7 +10,7 @@ from autotrainer.adapter.spec import FitRequest
 from autotrainer.backends.pytorch.data.batches import shuffle_refusal
 from autotrainer.backends.pytorch.data.examples import Examples
 from autotrainer.backends.pytorch.data.targets import ConvertedLoss, labels_of
-from autotrainer.backends.pytorch.data.training_data import Material
+from autotrainer.backends.pytorch.data.training_data import TrainingData
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.edits import (
     DropBadRows,
@@ -34,7 +34,7 @@ _OF_LOSS = (ScaleTargets, EncodeTargets, NumberClasses, ReshapeTargets, WeightCl
 
 
 def target_refusal(
-    edit: Edit, request: FitRequest, examples: Examples, output: Tensor | None, *, single: bool, material: Material
+    edit: Edit, request: FitRequest, examples: Examples, output: Tensor | None, *, single: bool, material: TrainingData
 ) -> str:
     """Say why a training with this edit of data or targets can't be run, or return an empty text.
 
@@ -71,7 +71,7 @@ def target_refusal(
         return f"{type(edit).__name__} can't be applied here: {error}"
 
 
-def _of_loss(edit: Edit, examples: Examples, output: Tensor, targets: Tensor, material: Material) -> str:
+def _of_loss(edit: Edit, examples: Examples, output: Tensor, targets: Tensor, material: TrainingData) -> str:
     loss = examples.objective.loss
     assert loss is not None
     info = loss_info(loss)

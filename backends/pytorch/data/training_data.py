@@ -38,7 +38,7 @@ from autotrainer.edits import (
 from autotrainer.errors import ConfigError
 from autotrainer.records.data import ArrayData, Data
 
-__all__ = ["Material", "make_objective", "trains_otherwise"]
+__all__ = ["TrainingData", "make_objective", "trains_otherwise"]
 
 _LEAST_GOOD = 0.5
 """Share of the training rows that must be left without the bad ones: with less, most rows lack something, and it is for
@@ -76,7 +76,7 @@ def trains_otherwise(edits: Sequence[Edit]) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class TrainingData:
     """The data of managed trainings as batches, and the numbers that are fitted on them.
 
     Attributes:

@@ -13,13 +13,13 @@ from autotrainer.backends.pytorch.data.generators import Generators
 from autotrainer.backends.pytorch.optim.schedulers import scheduler_maker
 from autotrainer.backends.pytorch.runtime.host_offload import copied_to_host
 from autotrainer.backends.pytorch.runtime.random_state import RandomState
-from autotrainer.backends.pytorch.training.initial_state import Start
+from autotrainer.backends.pytorch.training.initial_state import InitialState
 
-__all__ = ["Point"]
+__all__ = ["Checkpoint"]
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class Checkpoint:
     """What a training begins with, in host memory.
 
     Attributes:
@@ -32,7 +32,7 @@ class Point:
     """
 
     epoch: int
-    start: Start
+    start: InitialState
     scheduler: Callable[[Optimizer], Any] | None
     scheduled: int
     state: RandomState
@@ -54,7 +54,7 @@ class Point:
         schedule = objects.scheduler if scheduler is None else scheduler
         return cls(
             epoch,
-            Start.of_module(objects.model, objects.optimizer, objects.loss_fn),
+            InitialState.of_module(objects.model, objects.optimizer, objects.loss_fn),
             scheduler_maker(schedule, objects.optimizer),
             int(getattr(schedule, "last_epoch", 0)),
             RandomState.now(),

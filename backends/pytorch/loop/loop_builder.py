@@ -19,14 +19,14 @@ from autotrainer.backends.pytorch.model.describe import layers
 from autotrainer.backends.pytorch.optim.clipping import clip_before_steps
 from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state
 from autotrainer.backends.pytorch.training.best_weights import BestWeights
-from autotrainer.backends.pytorch.training.callback_hooks import Accompanied, Emptying
-from autotrainer.backends.pytorch.training.callbacks import Companion, FollowingMode
-from autotrainer.backends.pytorch.training.initial_state import Start
+from autotrainer.backends.pytorch.training.callback_hooks import CallbackHooks, Emptying
+from autotrainer.backends.pytorch.training.callbacks import ModeCallback, TrainingCallback
+from autotrainer.backends.pytorch.training.initial_state import InitialState
 from autotrainer.backends.pytorch.training.trainer import Look, TorchTrainer
 from autotrainer.edits import Edit, RestoreZeroGrad, SetMode
 from autotrainer.records.task import TaskContext
 
-__all__ = ["OF_LOOPS", "UNIT", "Recipes", "SeenCall"]
+__all__ = ["OF_LOOPS", "UNIT", "LoopBuilder", "SeenCall"]
 
 OF_LOOPS = (RestoreZeroGrad, SetMode)
 """Edits of what `fit` does by itself."""
@@ -36,7 +36,7 @@ UNIT = 1000.0
 """Operations of one sample of the training as given: only the ratio to those of other models counts."""
 
 
-class Recipes(TorchTrainer):
+class LoopBuilder(TorchTrainer):
     """Builds the objects of trainings instead of running them.
 
     Args:
@@ -44,7 +44,7 @@ class Recipes(TorchTrainer):
         start: What makes model, optimizer and loss.
     """
 
-    def __init__(self, request: FitRequest, start: Start) -> None:
+    def __init__(self, request: FitRequest, start: InitialState) -> None:
         super().__init__(request, start)
         with preserve_random_state():
             model, _, _ = start.fresh()
@@ -98,14 +98,14 @@ class Recipes(TorchTrainer):
             edits=edits + mine,
         )
         made = LoopTraining(objects, run, None if own else training.scheduler, BestWeights(training.patience))
-        more: dict[type[Edit], Callable[[], Companion]] = {
+        more: dict[type[Edit], Callable[[], TrainingCallback]] = {
             RestoreZeroGrad: lambda: Emptying(training.optimizer),
-            SetMode: lambda: FollowingMode(training.model),
+            SetMode: lambda: ModeCallback(training.model),
         }
         companions = (*training.companions, *(more[type(edit)]() for edit in mine))
         if companions:
             assert training.objective.loss is not None
-            made.accompanied = Accompanied(training.optimizer, training.objective.loss, companions)
+            made.accompanied = CallbackHooks(training.optimizer, training.objective.loss, companions)
             made.handles.append(made.accompanied)
         if training.clip is not None:  # after the companions, which see gradients as they are
             made.handles.append(clip_before_steps(training.optimizer, training.clip))

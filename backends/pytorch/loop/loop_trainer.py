@@ -14,11 +14,11 @@ from autotrainer.adapter.backend import LoopRun, LoopTrainer
 from autotrainer.adapter.spec import FitRequest, LoopObjects, LoopRequest, Support, SupportLevel, Trained, TrainingSpec
 from autotrainer.backends.pytorch.data.batches import LoaderBatches
 from autotrainer.backends.pytorch.data.targets import seen_loss
-from autotrainer.backends.pytorch.loop.checkpoint import Point
-from autotrainer.backends.pytorch.loop.loop_builder import OF_LOOPS, UNIT, Recipes, SeenCall
+from autotrainer.backends.pytorch.loop.checkpoint import Checkpoint
+from autotrainer.backends.pytorch.loop.loop_builder import OF_LOOPS, UNIT, LoopBuilder, SeenCall
 from autotrainer.backends.pytorch.loop.loop_training import LoopLoader, LoopTraining, rates_of
-from autotrainer.backends.pytorch.loop.stale_objects import Retired
-from autotrainer.backends.pytorch.loop.user_loop import Habits
+from autotrainer.backends.pytorch.loop.stale_objects import StaleObjects
+from autotrainer.backends.pytorch.loop.user_loop import UserLoop
 from autotrainer.backends.pytorch.model.losses import as_module
 from autotrainer.backends.pytorch.optim.optimizers import owns
 from autotrainer.backends.pytorch.optim.schedulers import step_scheduler
@@ -68,18 +68,18 @@ class TorchLoop(LoopTrainer):
         self._batches = LoaderBatches(request.loader, device_of(request.model), pairs=False)
         loss = as_module(request.loss_fn)
         given = LoopObjects(request.model, request.optimizer, loss, request.loader, None, request.scaler)
-        self._pristine = Point.of(given, 0, request.scheduler)
-        self._healthy: Point | None = None
+        self._pristine = Checkpoint.of(given, 0, request.scheduler)
+        self._healthy: Checkpoint | None = None
         scheduler = request.scheduler
         if scheduler is not None and not hasattr(scheduler, "step"):
             scheduler = scheduler(request.optimizer)
         self.given = replace(given, scheduler=scheduler)
         self._call: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
-        self._recipes: dict[int, Recipes] = {}
+        self._recipes: dict[int, LoopBuilder] = {}
         self._present: LoopTraining | None = None
-        self._retired: list[Retired] = []
+        self._retired: list[StaleObjects] = []
         self._keeps_points = not is_large(request.model)
-        self._habits = Habits()
+        self._habits = UserLoop()
 
     def supports(self, edit: Edit) -> Support:
         """Say whether a training with this edit can be run, and why not."""
@@ -103,7 +103,7 @@ class TorchLoop(LoopTrainer):
         else:
             point = self._healthy if spec.start and self._healthy is not None else self._pristine
             present = self._build(point, spec, run)
-            self._retired.append(Retired(before.objects))
+            self._retired.append(StaleObjects(before.objects))
         self._present = present
         model, optimizer = present.objects.model, present.objects.optimizer
         context, operations = self._described(present, spec)
@@ -120,7 +120,7 @@ class TorchLoop(LoopTrainer):
         """Keep the training as given as it is right before an epoch, on the host."""
         if self._keeps_points:
             try:
-                self._healthy = Point.of(self.given, epoch)
+                self._healthy = Checkpoint.of(self.given, epoch)
             except Exception:  # noqa: BLE001 - it can be copied no more since it has run, and goes on without that
                 self._keeps_points = False
         return self._keeps_points
@@ -165,7 +165,7 @@ class TorchLoop(LoopTrainer):
         return Trained(objects.model, objects.optimizer, objects.edits, unknown, unknown)
 
     @contextmanager
-    def stand_in(self, loss: float) -> Iterator[tuple[Recipes, Trained] | None]:
+    def stand_in(self, loss: float) -> Iterator[tuple[LoopBuilder, Trained] | None]:
         """Give what runs the training as given, with a copy of its model, if it has the loss of the user's loop."""
         present, generators = self._now, self._pristine.generators.now()
         recipes = self._recipes_from(self._pristine)
@@ -204,7 +204,7 @@ class TorchLoop(LoopTrainer):
         handle = add_hook(present.objects.model, keep, before=True, with_kwargs=True)
         present.handles.append(handle)
 
-    def _recipes_from(self, point: Point) -> Recipes | None:
+    def _recipes_from(self, point: Checkpoint) -> LoopBuilder | None:
         """Return what builds trainings from a point, once it is known how the model is called."""
         if point.epoch not in self._recipes:
             made = self._make_recipes(point)
@@ -213,25 +213,25 @@ class TorchLoop(LoopTrainer):
             self._recipes[point.epoch] = made
         return self._recipes[point.epoch]
 
-    def _make_recipes(self, point: Point) -> Recipes | None:
+    def _make_recipes(self, point: Checkpoint) -> LoopBuilder | None:
         stream = StreamData(self._request.loader)
         request = FitRequest(
             point.start.reference, stream, stream, self.given.loss_fn, point.start.linked, self._request.epochs,
             self._batches.size or 1, scheduler=point.scheduler, keep=self._request.keep, seed=self._request.seed,
         )  # fmt: skip
         try:
-            return Recipes(request, point.start)
+            return LoopBuilder(request, point.start)
         except DataError:  # batches that the user's loop takes apart: go by the call that was seen
             if self._call is None:
                 return None
             args, kwargs = self._call
-            return Recipes(replace(request, step=SeenCall(args, dict(kwargs))), point.start)
+            return LoopBuilder(replace(request, step=SeenCall(args, dict(kwargs))), point.start)
 
     def _described(self, present: LoopTraining, spec: TrainingSpec) -> tuple[TaskContext | None, float]:
         recipes = self._recipes_from(self._pristine)
         return (None, UNIT) if recipes is None else recipes.describe(present.objects, spec)
 
-    def _build(self, point: Point, spec: TrainingSpec, run: LoopRun) -> LoopTraining:
+    def _build(self, point: Checkpoint, spec: TrainingSpec, run: LoopRun) -> LoopTraining:
         recipes = self._recipes_from(point)
         assert recipes is not None, "nothing is planned for a model of which nothing is known"
         seed_all(spec.seed)

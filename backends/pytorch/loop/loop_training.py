@@ -13,7 +13,7 @@ from autotrainer.adapter.backend import LoopRun
 from autotrainer.adapter.spec import LoopObjects
 from autotrainer.backends.pytorch.data.batches import rows_of
 from autotrainer.backends.pytorch.training.best_weights import BestWeights
-from autotrainer.backends.pytorch.training.callback_hooks import Accompanied
+from autotrainer.backends.pytorch.training.callback_hooks import CallbackHooks
 
 __all__ = ["LoopLoader", "LoopTraining", "rates_of"]
 
@@ -46,7 +46,7 @@ class LoopTraining:
     run: LoopRun
     scheduler: Any = None
     best: BestWeights = field(default_factory=lambda: BestWeights(None))
-    accompanied: Accompanied | None = None
+    accompanied: CallbackHooks | None = None
     handles: list[Any] = field(default_factory=list)
     epoch: int = 0
     over: bool = False

@@ -10,10 +10,10 @@ from torch.optim import Optimizer
 from autotrainer.adapter.spec import LoopObjects
 from autotrainer.errors import StateError
 
-__all__ = ["Retired"]
+__all__ = ["StaleObjects"]
 
 
-class Retired:
+class StaleObjects:
     """A model, an optimizer and a loss that raise `StateError` when they are used, until they are released.
 
     So does a scheduler of the optimizer, which would change nothing any more; a loss may still be used to evaluate.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from autotrainer.backends.pytorch.loop.checkpoint import Point
+from autotrainer.backends.pytorch.loop.checkpoint import Checkpoint
 from autotrainer.backends.pytorch.loop.loop_training import LoopTraining, rates_of
 from autotrainer.edits import (
     DropBadRows,
@@ -19,7 +19,7 @@ from autotrainer.edits import (
     SwapOptimizer,
 )
 
-__all__ = ["Habits"]
+__all__ = ["UserLoop"]
 
 _OF_LOADERS = (SetBatchSize, ShuffleData, DropBadRows)
 _OF_RATES = (SetLearningRate, SwapOptimizer, ReduceOnPlateau)
@@ -27,7 +27,7 @@ _RATE = "your own loop sets the learning rate: give Loop a scheduler, which foll
 
 
 @dataclass(slots=True)
-class Habits:
+class UserLoop:
     """What was seen of the training as given, at the ends of its epochs.
 
     Attributes:
@@ -43,7 +43,7 @@ class Habits:
     counts_batches: bool = False
     _seen: bool = False
 
-    def learn(self, training: LoopTraining, start: Point) -> None:
+    def learn(self, training: LoopTraining, start: Checkpoint) -> None:
         """Look at the training as given at the end of an epoch.
 
         Args:
@@ -85,7 +85,7 @@ def _sets_rate(training: LoopTraining) -> bool:
     return training.rates != rates_of(training.objects.optimizer)
 
 
-def _trains_elsewhere(training: LoopTraining, start: Point) -> bool:
+def _trains_elsewhere(training: LoopTraining, start: Checkpoint) -> bool:
     owned = {id(p) for group in training.objects.optimizer.param_groups for p in group["params"]}
     before = dict(start.start.reference.named_parameters())
     for name, parameter in training.objects.model.named_parameters():

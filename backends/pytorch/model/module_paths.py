@@ -11,13 +11,13 @@ from autotrainer.backends.pytorch.layers.modules import Followed, Wrapped
 from autotrainer.backends.pytorch.model.describe import own_parameters, plain_name, watched_modules
 from autotrainer.errors import ConfigError, nearest
 
-__all__ = ["CLOSED", "Places"]
+__all__ = ["CLOSED", "ModulePaths"]
 
 CLOSED = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.MultiheadAttention)
 """Layers of PyTorch that use the weights of their parts without calling them."""
 
 
-class Places:
+class ModulePaths:
     """The modules of one model by layer name.
 
     Args:

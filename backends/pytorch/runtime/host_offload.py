@@ -13,13 +13,13 @@ from torch.optim import Optimizer
 
 from autotrainer.errors import InputError
 
-__all__ = ["Places", "copied", "copied_to_host", "is_large", "is_remote"]
+__all__ = ["Devices", "copied", "copied_to_host", "is_large", "is_remote"]
 
 _LARGEST = 1 << 30
 """Bytes of parameters and buffers up to which a model is copied at the ends of epochs: with Adam three times as much
 goes to the host, for which an epoch of such a model leaves time."""
 
-Places = Mapping[Tensor, torch.device]
+Devices = Mapping[Tensor, torch.device]
 """Where copies of the tensors of a host copy belong. Tensors are keys by identity, and stay alive as such."""
 
 
@@ -34,7 +34,7 @@ def is_large(model: nn.Module) -> bool:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > _LARGEST
 
 
-def copied_to_host(objects: Sequence[Any]) -> tuple[Any, Places]:
+def copied_to_host(objects: Sequence[Any]) -> tuple[Any, Devices]:
     """Copy modules and optimizers together, links between them kept, with their tensors in host memory.
 
     Parameters, buffers and states of optimizers count; tensors of the user's own classes and plain attributes stay
@@ -53,17 +53,17 @@ def copied_to_host(objects: Sequence[Any]) -> tuple[Any, Places]:
     lazy = any(isinstance(tensor, UninitializedParameter) for tensor in tensors)
     remote = [] if lazy else [t for t in tensors if type(t) in (nn.Parameter, Tensor) and is_remote(t)]
     memo: dict[int, Any] = {id(tensor): _moved(tensor, torch.device("cpu")) for tensor in remote}
-    places = {memo[id(tensor)]: tensor.device for tensor in remote}
-    return _deepcopied(objects, memo), places
+    devices = {memo[id(tensor)]: tensor.device for tensor in remote}
+    return _deepcopied(objects, memo), devices
 
 
-def copied(objects: Any, places: Places) -> Any:
+def copied(objects: Any, devices: Devices) -> Any:
     """Copy what `copied_to_host` returned, to where it came from.
 
     Raises:
         InputError: If something can't be copied.
     """
-    memo: dict[int, Any] = {id(t): _moved(t, places[t]) for t in _tensors(objects) if t in places}
+    memo: dict[int, Any] = {id(t): _moved(t, devices[t]) for t in _tensors(objects) if t in devices}
     return _deepcopied(objects, memo)
 
 

@@ -22,13 +22,13 @@ from autotrainer.backends.pytorch.statistics.stats import (
 )
 from autotrainer.records.signals import LAYER_COLUMNS, LayerInfo
 
-__all__ = ["ALL_COLUMNS", "LayerRecord"]
+__all__ = ["ALL_COLUMNS", "ForwardRecord"]
 
 ALL_COLUMNS = frozenset(LAYER_COLUMNS)
 """What is measured of layers where nobody says what is needed."""
 
 
-class LayerRecord:
+class ForwardRecord:
     """What the latest forward pass of a model has shown. Whoever sees the pass tells of inputs and outputs one by one.
 
     Args:

@@ -13,7 +13,7 @@ from torch.compiler import is_compiling
 from autotrainer.backends.pytorch.model.functional import FunctionalCalls, Trace, first_tensor
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
 from autotrainer.backends.pytorch.statistics.attention import ATTENTION_COLUMNS, functional_attention, module_attention
-from autotrainer.backends.pytorch.statistics.forward_record import ALL_COLUMNS, LayerRecord
+from autotrainer.backends.pytorch.statistics.forward_record import ALL_COLUMNS, ForwardRecord
 from autotrainer.records.signals import LAYER_COLUMNS
 
 __all__ = ["ForwardTracer"]
@@ -21,7 +21,7 @@ __all__ = ["ForwardTracer"]
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # since PyTorch 2.7
 
 
-class ForwardTracer(LayerRecord):
+class ForwardTracer(ForwardRecord):
     """Sees forward passes of a model from `arm` to `disarm`.
 
     While armed, only the root has hooks; the layers have them during a forward pass of the root alone. A model whose

@@ -15,7 +15,7 @@ from autotrainer.backends.pytorch.model.functional import Trace
 from autotrainer.backends.pytorch.statistics.tracing import ForwardTracer
 from autotrainer.records.signals import LayerInfo
 
-__all__ = ["Anatomy", "Site", "SiteTracer"]
+__all__ = ["ActivationGraph", "Site", "SiteTracer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
-class Anatomy:
+class ActivationGraph:
     """What surgery needs to know of a model. All layers are named as `LayerInfo.name` names them.
 
     Attributes:
@@ -68,7 +68,7 @@ class Anatomy:
     guessed: bool = False
 
     @classmethod
-    def of(cls, model: nn.Module) -> Anatomy:
+    def of(cls, model: nn.Module) -> ActivationGraph:
         """Read off a model that can't be run: from its graph, or failing that from the order of definition."""
         try:
             graph = fx.Tracer().trace(model)
@@ -94,7 +94,7 @@ class SiteTracer(ForwardTracer):
         self._attention_numbers: dict[int, tuple[int, ...]] = {}
         self._counter = CallCounter()
 
-    def follow(self, forward: Callable[[], Any]) -> Anatomy:
+    def follow(self, forward: Callable[[], Any]) -> ActivationGraph:
         """Run a forward pass.
 
         Args:
@@ -112,7 +112,7 @@ class SiteTracer(ForwardTracer):
             self._counter.output = None
         return self._anatomy()
 
-    def _anatomy(self) -> Anatomy:
+    def _anatomy(self) -> ActivationGraph:
         names = self._names
         trace = self.output_trace or Trace()
         made = trace.layers - {self._rows.get(id(self.model), -1)}  # a root with weights of its own makes all outputs
@@ -129,7 +129,7 @@ class SiteTracer(ForwardTracer):
                 output = source.layers == made and activation == trace.activation
                 sites.append(Site(name, activation, named(source.pending), output))
         ends = [c for c in reversed(self._functional_calls) if c[0] == made and c[1] == trace.activation]
-        return Anatomy(
+        return ActivationGraph(
             layers=self.describe(self.order()),
             sites=tuple(sites),
             functional={names[row]: name for row, name in self._functionals.items()},
@@ -203,7 +203,7 @@ class _Graph:
         self._attentions = 0
         self._latest: str | None = None
 
-    def read(self, graph: fx.Graph) -> Anatomy:
+    def read(self, graph: fx.Graph) -> ActivationGraph:
         """Follow the values of a graph from the inputs to the output."""
         flows: dict[Any, _Flow] = {}
         end = _Flow()
@@ -215,7 +215,7 @@ class _Graph:
                 flows[node] = self._module(str(node.target), taken[0] if taken else _Flow())
             elif node.op in ("call_function", "call_method"):
                 flows[node] = self._function(node.target, taken)
-        return Anatomy(
+        return ActivationGraph(
             layers=layers(self._model),
             sites=tuple(replace(site, output=_made(site, end)) for site in self._sites),
             functional=self._functional,
@@ -268,7 +268,7 @@ def _made(site: Site, end: _Flow) -> bool:
     return bool(site.feeders) and set(site.feeders) <= end.layers and site.activation == end.activation
 
 
-def _by_definition(model: nn.Module) -> Anatomy:
+def _by_definition(model: nn.Module) -> ActivationGraph:
     """Take the order of definition for the order of the forward pass."""
     infos = layers(model)
     sites: list[Site] = []
@@ -282,4 +282,4 @@ def _by_definition(model: nn.Module) -> Anatomy:
         elif info.kind != "norm":
             layer, output = info.name, "linear"
     ends = frozenset(info.name for info in infos if not info.hidden and info.kind != "activation")
-    return Anatomy(infos, tuple(sites), output=output, output_layers=ends, guessed=True)
+    return ActivationGraph(infos, tuple(sites), output=output, output_layers=ends, guessed=True)

@@ -12,7 +12,7 @@ from torch import nn
 from autotrainer.backends.pytorch.layers.cosine_attention import CosineAttention
 from autotrainer.backends.pytorch.layers.modules import make_activation
 from autotrainer.backends.pytorch.model.describe import own_parameters, plain_name, watched_modules
-from autotrainer.backends.pytorch.surgery.activation_graph import Anatomy, Site
+from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph, Site
 from autotrainer.backends.pytorch.surgery.resizing import followers_of, width_refusal
 from autotrainer.backends.pytorch.surgery.surgery_planning import SurgeryPlanner, outcome
 from autotrainer.edits import AddResidual, ClipAttention, Edit, ResizeLayers, ScaleOutputLayer
@@ -35,7 +35,7 @@ class StructurePlanner(SurgeryPlanner):
     def __init__(
         self,
         model: nn.Module,
-        anatomy: Anatomy,
+        anatomy: ActivationGraph,
         keep: Sequence[str] = (),
         class_axis: int = -1,
         run: Callable[[nn.Module], Any] | None = None,

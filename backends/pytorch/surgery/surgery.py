@@ -18,7 +18,7 @@ from autotrainer.backends.pytorch.layers.modules import (
     make_activation,
 )
 from autotrainer.backends.pytorch.optim.optimizers import adopt_parameters, edit_optimizer
-from autotrainer.backends.pytorch.surgery.activation_graph import Anatomy
+from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph
 from autotrainer.backends.pytorch.surgery.reinitialize import redraw
 from autotrainer.backends.pytorch.surgery.structure_surgery import StructureSurgeon
 from autotrainer.edits import (
@@ -141,7 +141,7 @@ def apply_edits(edits: Sequence[Edit], model: nn.Module, optimizer: Optimizer | 
         ConfigError: If an edit can't be applied to this model or optimizer.
     """
     before = list(model.parameters())
-    surgeon = Surgeon(model, Anatomy.of(model))
+    surgeon = Surgeon(model, ActivationGraph.of(model))
     for edit in in_order(edits):
         unfitted = isinstance(edit, ScaleInputs | ScaleTargets) and not edit.mean
         if unfitted or (isinstance(edit, NumberClasses) and not edit.labels):

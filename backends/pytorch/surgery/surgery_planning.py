@@ -9,8 +9,8 @@ from torch import nn
 
 from autotrainer.backends.pytorch.layers.modules import make_activation
 from autotrainer.backends.pytorch.model.describe import own_parameters
-from autotrainer.backends.pytorch.model.module_paths import Places
-from autotrainer.backends.pytorch.surgery.activation_graph import Anatomy, Site
+from autotrainer.backends.pytorch.model.module_paths import ModulePaths
+from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph, Site
 from autotrainer.edits import AddDropout, Edit, InsertNormalization, Reinitialize, SetOutputActivation, SwapActivation
 
 __all__ = ["SurgeryPlanner", "Target", "outcome"]
@@ -40,8 +40,10 @@ class SurgeryPlanner:
         class_axis: Axis of the classes in the output, for a softmax.
     """
 
-    def __init__(self, model: nn.Module, anatomy: Anatomy, keep: Sequence[str] = (), class_axis: int = -1) -> None:
-        self._places = Places(model, keep)
+    def __init__(
+        self, model: nn.Module, anatomy: ActivationGraph, keep: Sequence[str] = (), class_axis: int = -1
+    ) -> None:
+        self._places = ModulePaths(model, keep)
         self._anatomy = anatomy
         self._class_axis = class_axis
         self._sites: dict[str, Site] = {}
@@ -57,7 +59,7 @@ class SurgeryPlanner:
         return self._places.model
 
     @property
-    def anatomy(self) -> Anatomy:
+    def anatomy(self) -> ActivationGraph:
         """Where the model's activations were before any edit."""
         return self._anatomy
 

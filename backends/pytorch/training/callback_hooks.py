@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from autotrainer.backends.pytorch.training.callbacks import Companion
+from autotrainer.backends.pytorch.training.callbacks import TrainingCallback
 
-__all__ = ["Accompanied", "Emptying"]
+__all__ = ["CallbackHooks", "Emptying"]
 
 
-class Emptying(Companion):
+class Emptying(TrainingCallback):
     """Empties the gradients after each step: what a loop without ``zero_grad`` has forgotten; see `RestoreZeroGrad`."""
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -25,7 +25,7 @@ class Emptying(Companion):
         self._optimizer.zero_grad()
 
 
-class Accompanied:
+class CallbackHooks:
     """Lets companions go along with a training that the user's own loop runs.
 
     A step that a companion does not let through is taken without gradients: optimizers leave such parameters alone.
@@ -36,7 +36,7 @@ class Accompanied:
         companions: The companions, in the order in which they have their say.
     """
 
-    def __init__(self, optimizer: Optimizer, loss: nn.Module, companions: Sequence[Companion]) -> None:
+    def __init__(self, optimizer: Optimizer, loss: nn.Module, companions: Sequence[TrainingCallback]) -> None:
         self._optimizer, self._companions = optimizer, tuple(companions)
         self._loss = torch.zeros(())
         self._total, self._count = torch.zeros(()), 0

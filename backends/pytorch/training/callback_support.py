@@ -13,17 +13,17 @@ from autotrainer.adapter.spec import FitRequest
 from autotrainer.backends.pytorch.model.describe import watched_modules
 from autotrainer.backends.pytorch.optim.optimizers import missing_parameters
 from autotrainer.backends.pytorch.runtime.devices import dtype_of
-from autotrainer.backends.pytorch.surgery.activation_graph import Anatomy
+from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph
 from autotrainer.backends.pytorch.surgery.surgery_planning import SurgeryPlanner
 from autotrainer.backends.pytorch.training.callbacks import (
-    Companion,
-    FollowingMode,
-    RateCourse,
-    Resetting,
-    Returning,
-    Skipping,
+    ModeCallback,
+    RateCallback,
+    RollbackCallback,
+    SkipUpdatesCallback,
+    StateResetCallback,
+    TrainingCallback,
 )
-from autotrainer.backends.pytorch.training.redo import Reviving, revivable
+from autotrainer.backends.pytorch.training.redo import RedoCallback, revivable
 from autotrainer.edits import (
     CompleteOptimizer,
     DecayRate,
@@ -40,12 +40,14 @@ from autotrainer.edits import (
     WarmUpRate,
 )
 
-__all__ = ["companions_of", "course_refusal", "plan_edit"]
+__all__ = ["callbacks_of", "course_refusal", "plan_edit"]
 
 _HALF = (torch.float16, torch.bfloat16)
 
 
-def course_refusal(edit: Edit, request: FitRequest, model: nn.Module, optimizer: Optimizer, anatomy: Anatomy) -> str:
+def course_refusal(
+    edit: Edit, request: FitRequest, model: nn.Module, optimizer: Optimizer, anatomy: ActivationGraph
+) -> str:
     """Say why the training as given can't take an edit of its course, or return an empty text.
 
     Args:
@@ -88,9 +90,9 @@ def plan_edit(surgeon: SurgeryPlanner, edit: Edit) -> tuple[tuple[Edit, ...], st
     return tuple(replace(edit, layers=one.layers) for one in planned if isinstance(one, Reinitialize)), reason
 
 
-def companions_of(
-    edits: Sequence[Edit], model: nn.Module, optimizer: Optimizer, look: Callable[[], Anatomy], epochs: int
-) -> tuple[Companion, ...]:
+def callbacks_of(
+    edits: Sequence[Edit], model: nn.Module, optimizer: Optimizer, look: Callable[[], ActivationGraph], epochs: int
+) -> tuple[TrainingCallback, ...]:
     """Return what goes along with a training because of its edits; in this order they have their say.
 
     Args:
@@ -100,19 +102,19 @@ def companions_of(
         look: Returns the model's anatomy.
         epochs: Planned epochs.
     """
-    found: list[Companion] = []
+    found: list[TrainingCallback] = []
     rates = {type(edit): edit for edit in edits if isinstance(edit, WarmUpRate | DecayRate)}
     if rates:
-        found.append(RateCourse(optimizer, rates.get(WarmUpRate), rates.get(DecayRate)))  # type: ignore[arg-type]
+        found.append(RateCallback(optimizer, rates.get(WarmUpRate), rates.get(DecayRate)))  # type: ignore[arg-type]
     for edit in edits:
         if isinstance(edit, SkipUpdates):
-            found.append(Skipping(model, edit))
+            found.append(SkipUpdatesCallback(model, edit))
         elif isinstance(edit, Rollback):
-            found.append(Returning(model, optimizer, edit))
+            found.append(RollbackCallback(model, optimizer, edit))
         elif isinstance(edit, ResetOptimizerState):
-            found.append(Resetting(optimizer, edit))
+            found.append(StateResetCallback(optimizer, edit))
         elif isinstance(edit, SetMode):
-            found.append(FollowingMode(model))
+            found.append(ModeCallback(model))
         elif isinstance(edit, ReviveUnits):
-            found.append(Reviving(model, look(), optimizer, edit, epochs))
+            found.append(RedoCallback(model, look(), optimizer, edit, epochs))
     return tuple(found)

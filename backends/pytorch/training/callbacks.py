@@ -13,13 +13,21 @@ from torch.optim import Optimizer
 
 from autotrainer.edits import DecayRate, ResetOptimizerState, Rollback, SkipUpdates, WarmUpRate
 
-__all__ = ["Companion", "FollowingMode", "RateCourse", "Resetting", "Returning", "Skipping", "gradient_norm"]
+__all__ = [
+    "ModeCallback",
+    "RateCallback",
+    "RollbackCallback",
+    "SkipUpdatesCallback",
+    "StateResetCallback",
+    "TrainingCallback",
+    "gradient_norm",
+]
 
 _GAINED = 0.1
 """Share of what the loss has fallen by that always counts as noise: near zero a loss doubles without harm."""
 
 
-class Companion:
+class TrainingCallback:
     """Goes along with one training; does nothing unless a subclass says so."""
 
     def begin_epoch(self, epoch: int) -> None:
@@ -42,7 +50,7 @@ class Companion:
         """Leave nothing behind."""
 
 
-class RateCourse(Companion):
+class RateCallback(TrainingCallback):
     """Takes each step at a rate of its own: warm-up and decay. In between the optimizer has the rate set.
 
     Args:
@@ -81,7 +89,7 @@ class RateCourse(Companion):
             group["lr"] = rate
 
 
-class Skipping(Companion):
+class SkipUpdatesCallback(TrainingCallback):
     """Leaves out steps whose gradient is not finite or far above those before; see `SkipUpdates`."""
 
     def __init__(self, model: nn.Module, edit: SkipUpdates) -> None:
@@ -117,7 +125,7 @@ class Skipping(Companion):
         return [buffer.detach().clone() for buffer in self._model.buffers()]
 
 
-class Returning(Companion):
+class RollbackCallback(TrainingCallback):
     """Goes back to the best epoch where the training loss has gone bad; see `Rollback`."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, edit: Rollback) -> None:
@@ -164,7 +172,7 @@ class Returning(Companion):
             group["lr"] = torch.full_like(group["lr"], rate) if isinstance(group["lr"], Tensor) else rate
 
 
-class Resetting(Companion):
+class StateResetCallback(TrainingCallback):
     """Makes the optimizer forget; see `ResetOptimizerState`."""
 
     def __init__(self, optimizer: Optimizer, edit: ResetOptimizerState) -> None:
@@ -176,7 +184,7 @@ class Resetting(Companion):
             self._optimizer.state.clear()
 
 
-class FollowingMode(Companion):
+class ModeCallback(TrainingCallback):
     """Sets the model's mode before each of its passes, whatever code runs it; see `SetMode`."""
 
     def __init__(self, model: nn.Module) -> None:

@@ -12,7 +12,7 @@ from autotrainer.adapter.spec import FitRequest
 from autotrainer.backends.pytorch.data.batches import rebatch_refusal
 from autotrainer.backends.pytorch.data.examples import Examples
 from autotrainer.backends.pytorch.data.target_support import target_refusal
-from autotrainer.backends.pytorch.data.training_data import Material
+from autotrainer.backends.pytorch.data.training_data import TrainingData
 from autotrainer.backends.pytorch.model.functional import first_tensor
 from autotrainer.backends.pytorch.model.losses import EditedLoss
 from autotrainer.backends.pytorch.optim.optimizers import optimizer_refusal
@@ -34,10 +34,10 @@ from autotrainer.edits import (
 from autotrainer.errors import ConfigError, DataError
 from autotrainer.records.data import StreamData
 
-__all__ = ["Consultant"]
+__all__ = ["EditSupport"]
 
 
-class Consultant:
+class EditSupport:
     """Knows the training as given, and what can be changed in it.
 
     Args:
@@ -59,7 +59,7 @@ class Consultant:
         output: Tensor | None,
         *,
         single: bool,
-        material: Material,
+        material: TrainingData,
     ) -> None:
         self._request = request
         self._material = material

@@ -17,11 +17,11 @@ from autotrainer.backends.pytorch.runtime.host_offload import copied, copied_to_
 from autotrainer.backends.pytorch.runtime.random_state import seed_all
 from autotrainer.errors import ConfigError, InputError
 
-__all__ = ["Start"]
+__all__ = ["InitialState"]
 
 
 @dataclass(slots=True)
-class Start:
+class InitialState:
     """Makes the objects of each training, always with the same initial weights. Nothing given is ever changed.
 
     The pristine copies are in host memory, whatever the device of the model given.
@@ -40,7 +40,7 @@ class Start:
     linked: Optimizer | None = None
 
     @classmethod
-    def of(cls, request: FitRequest) -> Start:
+    def of(cls, request: FitRequest) -> InitialState:
         """Check model, optimizer and loss of a request, and keep copies of them.
 
         Raises:
@@ -62,7 +62,7 @@ class Start:
         return cls._of_builder(request.model, given, loss, request.seed)
 
     @classmethod
-    def of_module(cls, model: nn.Module, given: Any, loss: nn.Module | None) -> Start:
+    def of_module(cls, model: nn.Module, given: Any, loss: nn.Module | None) -> InitialState:
         """Keep copies of a model, its optimizer (or what makes one) and its loss, as they are.
 
         Raises:
@@ -78,7 +78,7 @@ class Start:
         return cls(pristine[0], lambda: copied(pristine, places), None if linked is not None else given, pristine[1])
 
     @classmethod
-    def _of_builder(cls, build: Any, given: Any, loss: nn.Module | None, seed: int) -> Start:
+    def _of_builder(cls, build: Any, given: Any, loss: nn.Module | None, seed: int) -> InitialState:
         if isinstance(given, Optimizer):
             raise ConfigError(
                 "with a callable that builds the model, optimizer must be callable(params): an optimizer object "

@@ -12,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autotrainer.records.nonfinite import Operation, is_intended, kind_of_operation
 
-__all__ = ["BadOperations", "finite", "tensors"]
+__all__ = ["NonfiniteOperations", "finite", "tensors"]
 
 
-class BadOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class NonfiniteOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, keeps the first operation that makes a value that is not finite, of each part of a step.
 
     Attributes:

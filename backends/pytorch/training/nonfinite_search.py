@@ -11,19 +11,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from autotrainer.adapter.backend import Run, Search
+from autotrainer.adapter.backend import ReplayRun, Run
 from autotrainer.backends.pytorch.data.batches import Batch
 from autotrainer.backends.pytorch.model.describe import plain_name
-from autotrainer.backends.pytorch.training.nonfinite_operations import BadOperations, finite, tensors
+from autotrainer.backends.pytorch.training.nonfinite_operations import NonfiniteOperations, finite, tensors
 from autotrainer.backends.pytorch.training.training import Training
-from autotrainer.records.nonfinite import FirstBad, Operation
+from autotrainer.records.nonfinite import FirstNonfinite, Operation
 
 __all__ = ["SearchedTraining"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a tensor that is not finite was seen: see `FirstBad`."""
+    """Where a tensor that is not finite was seen: see `FirstNonfinite`."""
 
     tensor: str
     layer: str | None = None
@@ -39,11 +39,11 @@ class SearchedTraining(Training):
         layers: Names of the layers.
     """
 
-    search: Search = field(kw_only=True)
+    search: ReplayRun = field(kw_only=True)
     layers: Collection[str] = field(kw_only=True)
 
     @classmethod
-    def of(cls, training: Training, search: Search, layers: Collection[str]) -> SearchedTraining:
+    def of(cls, training: Training, search: ReplayRun, layers: Collection[str]) -> SearchedTraining:
         """Return a training as one that is checked."""
         own = {each.name: getattr(training, each.name) for each in fields(Training)}
         return cls(**own, search=search, layers=layers)
@@ -54,7 +54,7 @@ class SearchedTraining(Training):
             return Training._step(self, batch, run)
         before = self._bad_weight()
         flow = _Flow()
-        with flow.watch(self.model, self.objective.loss, self.layers), BadOperations() as made:
+        with flow.watch(self.model, self.objective.loss, self.layers), NonfiniteOperations() as made:
             loss = Training._step(self, batch, run)
         place: _Place | None
         operation: Operation | None = None
@@ -69,7 +69,7 @@ class SearchedTraining(Training):
             operation = made.backward if flow.backward is not None else made.update
         else:
             return loss
-        self.search.found = FirstBad(step, place.tensor, place.layer, place.after, operation or Operation())
+        self.search.found = FirstNonfinite(step, place.tensor, place.layer, place.after, operation or Operation())
         return loss
 
     def _bad_weight(self) -> _Place | None:

@@ -14,13 +14,13 @@ from torch.optim import Optimizer
 
 from autotrainer.backends.pytorch.layers.modules import make_activation
 from autotrainer.backends.pytorch.model.describe import watched_modules
-from autotrainer.backends.pytorch.surgery.activation_graph import Anatomy
+from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph
 from autotrainer.backends.pytorch.surgery.reinitialize import SCHEMES
-from autotrainer.backends.pytorch.training.callbacks import Companion
+from autotrainer.backends.pytorch.training.callbacks import TrainingCallback
 from autotrainer.edits import ReviveUnits, initializer_for
 from autotrainer.errors import ConfigError
 
-__all__ = ["Reviving", "revivable"]
+__all__ = ["RedoCallback", "revivable"]
 
 _BATCHES = 8
 """Last batches of an epoch that tell which units are idle."""
@@ -29,7 +29,7 @@ _LAST = 0.75
 _ACTIVATED = ("dense", "conv")
 
 
-class Reviving(Companion):
+class RedoCallback(TrainingCallback):
     """Watches the units of some layers while they train, and draws the idle ones anew; see `ReviveUnits`.
 
     Args:
@@ -41,7 +41,7 @@ class Reviving(Companion):
     """
 
     def __init__(
-        self, model: nn.Module, anatomy: Anatomy, optimizer: Optimizer, edit: ReviveUnits, epochs: int
+        self, model: nn.Module, anatomy: ActivationGraph, optimizer: Optimizer, edit: ReviveUnits, epochs: int
     ) -> None:
         self._optimizer, self._threshold, self._until = optimizer, edit.threshold, _LAST * epochs
         self._seen: dict[str, deque[Tensor]] = {}
@@ -106,7 +106,7 @@ class Reviving(Companion):
                     value[idle] = 0
 
 
-def revivable(anatomy: Anatomy, modules: dict[str, nn.Module], names: tuple[str, ...]) -> tuple[str, ...]:
+def revivable(anatomy: ActivationGraph, modules: dict[str, nn.Module], names: tuple[str, ...]) -> tuple[str, ...]:
     """Return the layers whose units can be watched and drawn anew one by one.
 
     Args:
@@ -130,7 +130,7 @@ def _rows(module: nn.Module | None) -> int | None:
     return int(weight.shape[0]) if isinstance(weight, nn.Parameter) and weight.ndim > 1 else None
 
 
-def _own_site(anatomy: Anatomy, name: str) -> str | None:
+def _own_site(anatomy: ActivationGraph, name: str) -> str | None:
     """Return the activation module that only this layer feeds, or None."""
     sites = [site for site in anatomy.sites if name in site.feeders]
     if len(sites) != 1 or sites[0].feeders != (name,):
@@ -138,7 +138,7 @@ def _own_site(anatomy: Anatomy, name: str) -> str | None:
     return sites[0].name if sum(site.name == sites[0].name for site in anatomy.sites) == 1 else None
 
 
-def _is_seen(anatomy: Anatomy, name: str, activation: str) -> bool:
+def _is_seen(anatomy: ActivationGraph, name: str, activation: str) -> bool:
     if _own_site(anatomy, name) is not None:
         return True
     try:

@@ -13,7 +13,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from autotrainer.adapter.backend import Run, Search, Trainer
+from autotrainer.adapter.backend import ReplayRun, Run, Trainer
 from autotrainer.adapter.spec import (
     Evaluation,
     FitRequest,
@@ -27,7 +27,7 @@ from autotrainer.backends.pytorch.data.batches import Batches, first_rows, is_re
 from autotrainer.backends.pytorch.data.examples import Examples
 from autotrainer.backends.pytorch.data.objective import Objective
 from autotrainer.backends.pytorch.data.targets import seen_loss
-from autotrainer.backends.pytorch.data.training_data import Material, make_objective, trains_otherwise
+from autotrainer.backends.pytorch.data.training_data import TrainingData, make_objective, trains_otherwise
 from autotrainer.backends.pytorch.model.describe import optimizer_info
 from autotrainer.backends.pytorch.model.functional import first_tensor
 from autotrainer.backends.pytorch.model.loss_kinds import is_plain, loss_info
@@ -38,11 +38,11 @@ from autotrainer.backends.pytorch.runtime.devices import device_of, dtype_of
 from autotrainer.backends.pytorch.runtime.host_offload import is_large, is_remote
 from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state, seed_all
 from autotrainer.backends.pytorch.runtime.saving import save_model
-from autotrainer.backends.pytorch.surgery.activation_graph import Anatomy, SiteTracer
+from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph, SiteTracer
 from autotrainer.backends.pytorch.surgery.surgery import Surgeon, in_order
-from autotrainer.backends.pytorch.training.callback_support import companions_of, plan_edit
-from autotrainer.backends.pytorch.training.edit_support import Consultant
-from autotrainer.backends.pytorch.training.initial_state import Start
+from autotrainer.backends.pytorch.training.callback_support import callbacks_of, plan_edit
+from autotrainer.backends.pytorch.training.edit_support import EditSupport
+from autotrainer.backends.pytorch.training.initial_state import InitialState
 from autotrainer.backends.pytorch.training.nonfinite_search import SearchedTraining
 from autotrainer.backends.pytorch.training.training import Training, copied, evaluate, predict
 from autotrainer.backends.pytorch.watching.observer import observe
@@ -101,7 +101,7 @@ def _with_indices(data: Data) -> Data:
 class Look:
     """What one forward pass of a model on the examples shows."""
 
-    anatomy: Anatomy
+    anatomy: ActivationGraph
     operations: float
     output: Tensor | None
     single: bool
@@ -110,17 +110,17 @@ class Look:
 class TorchTrainer(Trainer):
     """Runs trainings of one PyTorch model, each from the same pristine start. See `make_trainer`."""
 
-    def __init__(self, request: FitRequest, start: Start | None = None) -> None:
+    def __init__(self, request: FitRequest, start: InitialState | None = None) -> None:
         self._request = request
         with preserve_random_state():
-            self._start = Start.of(request) if start is None else start
+            self._start = InitialState.of(request) if start is None else start
             reference = self._start.reference
             if any(isinstance(p, UninitializedParameter) for p in reference.parameters()):
                 Examples.of(request, reference, self._objective(None))
             model, _, loss = self._start.fresh()
             self._device, self._dtype = device_of(model), dtype_of(model)
             self._examples = Examples.of(request, model, self._objective(loss))
-            self._material = Material(request, self._examples, self._device, self._dtype)
+            self._material = TrainingData(request, self._examples, self._device, self._dtype)
             optimizer = self._start.reference_optimizer()
             look = self._look(model)
             context = self._context(look, optimizer, loss, request.epochs, self._train_data(None))
@@ -131,7 +131,7 @@ class TorchTrainer(Trainer):
         self._class_axis = self.context.loss.class_axis if deep else -1
         surgeon = self._operate(reference)
         single = look.single or request.step is not None
-        self._consultant = Consultant(
+        self._consultant = EditSupport(
             request, surgeon, optimizer, self._examples, look.output, single=single, material=self._material
         )
 
@@ -200,7 +200,7 @@ class TorchTrainer(Trainer):
         trained.paused = paused if paused.go_on() else None
         return trained
 
-    def search(self, spec: TrainingSpec, run: Search) -> None:
+    def search(self, spec: TrainingSpec, run: ReplayRun) -> None:
         """Replay a training up to the first value that is not finite."""
         seed_all(spec.seed)
         training, _ = self._build(spec)
@@ -243,7 +243,7 @@ class TorchTrainer(Trainer):
             scheduler=None if DecayRate in settings else self._scheduler(optimizer, settings.get(ReduceOnPlateau)),
             clip=settings.get(ClipGradients),
             patience=None if stop is None else stop.patience,
-            companions=companions_of(edits, model, optimizer, lambda: self._look(model).anatomy, spec.epochs),
+            companions=callbacks_of(edits, model, optimizer, lambda: self._look(model).anatomy, spec.epochs),
         )
         return training, edits
 
@@ -289,13 +289,13 @@ class TorchTrainer(Trainer):
     def _objective(self, loss: nn.Module | None, edits: Sequence[Edit] = ()) -> Objective:
         return make_objective(self._request, loss, edits)
 
-    def _material_of(self, model: nn.Module) -> Material:
+    def _material_of(self, model: nn.Module) -> TrainingData:
         """Return the data in the floating-point type of a model."""
         if dtype_of(model) == self._dtype:
             return self._material
         loss = self._start.fresh()[2]
         examples = Examples.of(self._request, model, self._objective(loss))
-        return Material(self._request, examples, self._device, dtype_of(model))
+        return TrainingData(self._request, examples, self._device, dtype_of(model))
 
     def _train_data(self, edits: Sequence[Edit] | None, seed: int = 0) -> Batches:
         return self._material.train(edits or (), seed)
@@ -309,7 +309,7 @@ class TorchTrainer(Trainer):
         """Run a model once on the examples, undisturbed."""
         tracer = SiteTracer(model)
         seen: list[Any] = []
-        anatomies: list[Anatomy] = []
+        anatomies: list[ActivationGraph] = []
 
         def forward() -> None:
             anatomies.append(tracer.follow(lambda: seen.append(examples.forward(model))))

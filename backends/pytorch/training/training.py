@@ -25,7 +25,7 @@ from autotrainer.backends.pytorch.optim.clipping import clip
 from autotrainer.backends.pytorch.optim.schedulers import step_scheduler
 from autotrainer.backends.pytorch.runtime.random_state import mix, seed_all
 from autotrainer.backends.pytorch.training.best_weights import BestWeights
-from autotrainer.backends.pytorch.training.callbacks import Companion
+from autotrainer.backends.pytorch.training.callbacks import TrainingCallback
 from autotrainer.edits import ClipGradients
 from autotrainer.errors import InputError
 from autotrainer.training.padding import joined, joined_targets
@@ -63,7 +63,7 @@ class Training:
     scheduler: Any = None
     clip: ClipGradients | None = None
     patience: int | None = None
-    companions: tuple[Companion, ...] = ()
+    companions: tuple[TrainingCallback, ...] = ()
 
     def run(self, run: Run) -> Generator[None]:
         """Train to the end, or to where the core or the budget ends it. Leaves the model in evaluation mode.

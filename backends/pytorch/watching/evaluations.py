@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["Evaluation"]
+__all__ = ["ValidationPass"]
 
 _KEPT = 256
 
 
-class Evaluation:
+class ValidationPass:
     """Running mean of losses, weighted by the rows of their batches.
 
     Args:

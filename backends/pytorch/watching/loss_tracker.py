@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from autotrainer.backends.pytorch.watching.evaluations import Evaluation
+from autotrainer.backends.pytorch.watching.evaluations import ValidationPass
 from autotrainer.backends.pytorch.watching.loss_call import LossCall, loss_of
 from autotrainer.backends.pytorch.watching.step_sampler import SampledSteps
 
-__all__ = ["Count", "SeenLosses", "is_kept"]
+__all__ = ["Count", "LossTracker", "is_kept"]
 
 _KEPT_LOSSES = 128
 """Losses of unsampled steps that are kept until the next sample: the latest ones."""
@@ -45,7 +45,7 @@ class Count:
         self.losses: deque[tuple[int, Tensor | float]] = deque(maxlen=_KEPT_LOSSES)
 
 
-class SeenLosses:
+class LossTracker:
     """Sorts losses into those of training steps and those of evaluations.
 
     Args:
@@ -65,7 +65,7 @@ class SeenLosses:
         loss_fn: Any,
         sampled: SampledSteps,
         count: Count,
-        evaluation: Evaluation,
+        evaluation: ValidationPass,
         resumed: Callable[[], None],
         note: Callable[[], None],
         fail: Callable[[Exception], None],

@@ -17,14 +17,14 @@ from torch.compiler import is_compiling
 from autotrainer.backends.pytorch.model.functional import first_tensor
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
 
-__all__ = ["BadInputs"]
+__all__ = ["NonfiniteInputs"]
 
 _MOST, _LEAST = 2, 100
 """Batches that are looked through: twice as many as there were steps until then, since what poisoned the weights was
 among those, and this many more."""
 
 
-class BadInputs:
+class NonfiniteInputs:
     """Looks once through the batches that follow the first loss that is not finite.
 
     Args:

@@ -23,12 +23,12 @@ from autotrainer.adapter.observer import Recorder
 from autotrainer.backends.pytorch.model.describe import layers, optimizer_info
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled, never_compiled
-from autotrainer.backends.pytorch.watching.evaluations import Evaluation
+from autotrainer.backends.pytorch.watching.evaluations import ValidationPass
 from autotrainer.backends.pytorch.watching.loss_call import losses_to_host
 from autotrainer.backends.pytorch.watching.loss_hook import Handle, see_calls
-from autotrainer.backends.pytorch.watching.loss_tracker import Count, SeenLosses, is_kept
+from autotrainer.backends.pytorch.watching.loss_tracker import Count, LossTracker, is_kept
 from autotrainer.backends.pytorch.watching.modes import dropout_rate
-from autotrainer.backends.pytorch.watching.nonfinite_inputs import BadInputs
+from autotrainer.backends.pytorch.watching.nonfinite_inputs import NonfiniteInputs
 from autotrainer.backends.pytorch.watching.ownership import Ownership
 from autotrainer.backends.pytorch.watching.source_lines import SourceLines
 from autotrainer.backends.pytorch.watching.step_sampler import SampledSteps
@@ -130,11 +130,11 @@ class TorchObserver:
         self._monitor = monitor
         self._count = Count(monitor.history.step + 1)  # a training may go on from where another one was
         self._sampled = SampledSteps(model, optimizers, context, self._fail, monitor.needs, lambda: self._count.step)
-        self._bad_inputs = BadInputs(model, self._fail)
-        self._evaluation = Evaluation(context.loss.reduction != "sum")
+        self._bad_inputs = NonfiniteInputs(model, self._fail)
+        self._evaluation = ValidationPass(context.loss.reduction != "sum")
         self._sources = SourceLines(model)
         note = partial(self._sources.note, "loss")
-        self._losses = SeenLosses(
+        self._losses = LossTracker(
             model, loss_fn, self._sampled, self._count, self._evaluation, self._training_resumed, note, self._fail
         )
         self._handles: list[Handle] = []

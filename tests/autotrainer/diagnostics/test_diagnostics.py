@@ -58,7 +58,7 @@ def test_a_question_to_the_data_that_fails_is_left_open(
     monkeypatch.setattr(diagnostics, "shared_inputs", fails)
     rows = ArrayData(np.zeros((4, 2)), np.arange(4))
     nobody: Any = None
-    questions = diagnostics.Questions(nobody, nobody, nobody, rows, rows, frozenset(FACTS), seed=0)
+    questions = diagnostics.Diagnostics(nobody, nobody, nobody, rows, rows, frozenset(FACTS), seed=0)
 
     assert questions.of_data() == {}
     assert "MemoryError" in caplog.text

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from autotrainer.adapter.spec import Evaluation
-from autotrainer.diagnostics.nonfinite_search import SearchRun, broken, suspects
+from autotrainer.diagnostics.nonfinite_search import NonfiniteReplay, broken, suspects
 from autotrainer.records.facts import FACTS
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
-from autotrainer.records.nonfinite import FirstBad, Operation, is_intended, kind_of_operation
+from autotrainer.records.nonfinite import FirstNonfinite, Operation, is_intended, kind_of_operation
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, LayerInfo, StepStats
 from autotrainer.records.task import TaskContext
 
@@ -60,7 +60,7 @@ def test_is_asked_only_of_trainings_that_ended_so() -> None:
 
 def test_work_is_counted_and_bounded() -> None:
     spent: list[int] = []
-    run = SearchRun(2, 10, 200.0, lambda work: spent.append(work) is None)
+    run = NonfiniteReplay(2, 10, 200.0, lambda work: spent.append(work) is None)
     run.start(TaskContext(), 1.0)
     assert [run.spend(10, training=True) for _ in range(3)] == [True, True, True]
     assert spent == [30, 30, 60], "a step that is checked counts twice"
@@ -72,15 +72,15 @@ def test_work_is_counted_and_bounded() -> None:
 
 
 def test_ends_where_something_is_found_or_the_last_step_is_done() -> None:
-    run = SearchRun(0, 1, math.inf, lambda work: True)
+    run = NonfiniteReplay(0, 1, math.inf, lambda work: True)
     run.start(TaskContext(), 1.0)
     assert run.spend(1, training=True)
     assert run.end_epoch(0, {}, EVALUATION)
     assert run.spend(1, training=True)
     assert not run.spend(1, training=True), "steps 0 and 1 are the last"
-    run = SearchRun(0, 10, math.inf, lambda work: True)
+    run = NonfiniteReplay(0, 10, math.inf, lambda work: True)
     assert run.spend(1, training=True)
-    run.found = FirstBad(0, "loss")
+    run.found = FirstNonfinite(0, "loss")
     assert not run.spend(1, training=True)
     assert not run.spend(1, training=False)
     assert not run.end_epoch(0, {}, EVALUATION)
@@ -89,35 +89,35 @@ def test_ends_where_something_is_found_or_the_last_step_is_done() -> None:
 @pytest.mark.parametrize(
     ("first", "found", "told"),
     [
-        (7, FirstBad(8, "output"), True),
-        (7, FirstBad(7, "gradient"), True),
-        (7, FirstBad(7, "loss"), False),
-        (7, FirstBad(6, "weight"), False),
-        (0, FirstBad(0, "weight"), True),
-        (0, FirstBad(0, "loss"), True),
+        (7, FirstNonfinite(8, "output"), True),
+        (7, FirstNonfinite(7, "gradient"), True),
+        (7, FirstNonfinite(7, "loss"), False),
+        (7, FirstNonfinite(6, "weight"), False),
+        (0, FirstNonfinite(0, "weight"), True),
+        (0, FirstNonfinite(0, "loss"), True),
     ],
 )
-def test_a_replay_that_went_another_way_tells_nothing(first: int, found: FirstBad, told: bool) -> None:
-    run = SearchRun(first, 10, math.inf, lambda work: True)
+def test_a_replay_that_went_another_way_tells_nothing(first: int, found: FirstNonfinite, told: bool) -> None:
+    run = NonfiniteReplay(first, 10, math.inf, lambda work: True)
     assert run.told is None
     run.found = found
     assert (run.told is found) is told
 
 
 def test_does_nothing_that_the_budget_does_not_allow() -> None:
-    run = SearchRun(0, 10, math.inf, lambda work: False)
+    run = NonfiniteReplay(0, 10, math.inf, lambda work: False)
     assert not run.spend(1, training=True)
     assert run.steps == 0
 
 
 def test_facts_have_names_and_are_finite() -> None:
-    found = FirstBad(3, "output", "fc2", operation=Operation("softmax", -math.inf, 2.0, 0.5))
+    found = FirstNonfinite(3, "output", "fc2", operation=Operation("softmax", -math.inf, 2.0, 0.5))
     facts = found.facts([LayerInfo("fc1"), LayerInfo("fc2")])
     assert facts["first_bad_layer"] == 1
     assert "first_bad_lowest" not in facts, "infinity can't be written to a log"
     assert set(facts) <= set(FACTS)
     assert TaskContext.from_dict(TaskContext(asked=facts).to_dict()).asked == facts
-    assert "first_bad_layer" not in FirstBad(3, "output", "elsewhere").facts([LayerInfo("fc1")])
+    assert "first_bad_layer" not in FirstNonfinite(3, "output", "elsewhere").facts([LayerInfo("fc1")])
 
 
 @pytest.mark.parametrize(

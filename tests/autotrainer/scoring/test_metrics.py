@@ -15,9 +15,9 @@ from autotrainer.errors import ConfigError, InputError
 from autotrainer.monitoring.summary import DataSummary
 from autotrainer.records.data import ArrayData
 from autotrainer.records.task import LossInfo, TaskContext
-from autotrainer.scoring.metric_selection import MetricChoice
+from autotrainer.scoring.metric_selection import MetricSelection
 from autotrainer.scoring.metrics import LossMetric, Metric
-from autotrainer.scoring.scorer import Judge
+from autotrainer.scoring.scorer import Scorer
 from autotrainer.scoring.significance import significant
 
 MSE = LossInfo("mse", "squared_error", "values")
@@ -33,7 +33,7 @@ def _decide(loss: LossInfo, targets: Any, outputs: Any, metric: Any = "auto", mo
     summary = DataSummary()
     summary.add_targets(targets)
     evaluation = Evaluation(outputs, targets, 0.25)
-    chosen = MetricChoice(metric, mode).decide(TaskContext(loss=loss), summary.targets, evaluation)
+    chosen = MetricSelection(metric, mode).decide(TaskContext(loss=loss), summary.targets, evaluation)
     return chosen, chosen.judge(evaluation).value
 
 
@@ -119,10 +119,10 @@ def test_metrics_that_do_not_fit(metric: Any, targets: Any, outputs: Any, says: 
 
 
 def test_modes() -> None:
-    assert MetricChoice("loss", "min")
+    assert MetricSelection("loss", "min")
     assert _decide(MSE, [0.1, 0.3], [0.1, 0.3], lambda y, p: 1.0, "min")[0].sign == -1
     with pytest.raises(ConfigError, match="mode"):
-        MetricChoice("accuracy", "min")
+        MetricSelection("accuracy", "min")
 
 
 def _pair(metric: Any, targets: Any, new: Any, old: Any, loss: LossInfo = MSE, mode: Any = None) -> bool:
@@ -215,8 +215,8 @@ def test_false_alarms_of_the_test_are_near_five_percent() -> None:
 
 def test_rows_without_a_target_say_nothing() -> None:
     targets = np.array([0.0, 1.0, np.nan, 3.0])
-    judge = Judge(
-        MetricChoice(), TaskContext(loss=LossInfo("mse", "squared_error", "values")), ArrayData(targets, targets)
+    judge = Scorer(
+        MetricSelection(), TaskContext(loss=LossInfo("mse", "squared_error", "values")), ArrayData(targets, targets)
     )
     judged = judge.judge(Evaluation(np.array([0.0, 1.0, 7.0, 3.0]), targets, float("nan")))
     assert judge.metric is not None

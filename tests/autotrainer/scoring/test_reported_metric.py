@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from autotrainer.scoring.reported_metric import ToldMetric
+from autotrainer.scoring.reported_metric import ReportedMetric
 
 NAN = math.nan
 
@@ -30,7 +30,7 @@ NAN = math.nan
     ],
 )
 def test_better_by_more_than_flicker(name: str, new: list[float], old: list[float], better: bool) -> None:
-    metric = ToldMetric(name)
+    metric = ReportedMetric(name)
     assert metric.better(metric.told(new), metric.told(old)) is better
 
 
@@ -38,5 +38,5 @@ def test_better_by_more_than_flicker(name: str, new: list[float], old: list[floa
     ("name", "mode"), [("val_loss", "min"), ("RMSE_error", "min"), ("mae", "min"), ("f1", "max"), ("val_acc", "max")]
 )
 def test_the_name_says_which_way_is_better(name: str, mode: str) -> None:
-    assert ToldMetric(name).mode == mode
-    assert ToldMetric(name, "max").mode == "max"
+    assert ReportedMetric(name).mode == mode
+    assert ReportedMetric(name, "max").mode == "max"

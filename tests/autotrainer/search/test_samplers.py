@@ -6,7 +6,7 @@ import pytest
 
 from autotrainer.edits import SetBatchSize, SetLearningRate, SwapOptimizer
 from autotrainer.repair import Dimension
-from autotrainer.search.samplers import OptunaSuggester, RandomSuggester, edits_of, make_suggester
+from autotrainer.search.samplers import OptunaSampler, RandomSampler, edits_of, make_sampler
 
 RATES = Dimension("scale_learning_rate", tuple((SetLearningRate(10.0**-k),) for k in range(6)))
 SIZES = Dimension("change_batch_size", tuple((SetBatchSize(8 * 2**k),) for k in range(4)))
@@ -20,9 +20,9 @@ def _score(suggestion: tuple[int | None, ...]) -> float:
     return -abs((5 if rate is None else rate) - 2) - 0.5 * (size is not None)
 
 
-@pytest.mark.parametrize("kind", [RandomSuggester, OptunaSuggester])
+@pytest.mark.parametrize("kind", [RandomSampler, OptunaSampler])
 def test_learns_from_scores(kind: type) -> None:
-    if kind is OptunaSuggester:
+    if kind is OptunaSampler:
         pytest.importorskip("optuna")
     suggester = kind(ALL, seed=0)
     scores = []
@@ -36,9 +36,9 @@ def test_learns_from_scores(kind: type) -> None:
     assert max(scores) == 0
 
 
-@pytest.mark.parametrize("kind", [RandomSuggester, OptunaSuggester])
+@pytest.mark.parametrize("kind", [RandomSampler, OptunaSampler])
 def test_a_seed_gives_the_same_suggestions(kind: type) -> None:
-    if kind is OptunaSuggester:
+    if kind is OptunaSampler:
         pytest.importorskip("optuna")
 
     def run(seed: int) -> list[object]:
@@ -55,7 +55,7 @@ def test_a_seed_gives_the_same_suggestions(kind: type) -> None:
 
 def test_without_optuna_draws_are_random(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert isinstance(make_suggester(ALL, 0), RandomSuggester)
+    assert isinstance(make_sampler(ALL, 0), RandomSampler)
 
 
 def test_the_rate_of_a_suggestion_holds_for_its_optimizer() -> None:

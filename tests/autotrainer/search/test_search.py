@@ -14,8 +14,8 @@ from autotrainer.records.data import ArrayData
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.task import LossInfo, OptimizerInfo, TargetSummary, TaskContext
 from autotrainer.repair import Dimension
-from autotrainer.scoring.metric_selection import MetricChoice
-from autotrainer.scoring.scorer import Judge
+from autotrainer.scoring.metric_selection import MetricSelection
+from autotrainer.scoring.scorer import Scorer
 from autotrainer.search.planner import Planner, Step
 from autotrainer.search.search import Search
 from autotrainer.search.seed_repeats import Verdict
@@ -45,11 +45,11 @@ def _step(repair: str, *edits: Edit) -> Step:
 
 
 @pytest.fixture
-def judge() -> Judge:
-    return Judge(MetricChoice("accuracy"), CONTEXT, ArrayData(np.zeros((100, 1)), TARGETS))
+def judge() -> Scorer:
+    return Scorer(MetricSelection("accuracy"), CONTEXT, ArrayData(np.zeros((100, 1)), TARGETS))
 
 
-def _trial(judge: Judge, accuracy: float, *problems: str, edits: tuple[Edit, ...] = ()) -> Trial:
+def _trial(judge: Scorer, accuracy: float, *problems: str, edits: tuple[Edit, ...] = ()) -> Trial:
     outputs = np.where(np.arange(100) < 100 * accuracy, TARGETS, 1 - TARGETS)
     findings = tuple(Finding(p, "AT000", Severity.ERROR, 1.0, p) for p in problems)
     judged = judge.judge(Evaluation(outputs, TARGETS, 0.0))
@@ -66,21 +66,21 @@ def _trial(judge: Judge, accuracy: float, *problems: str, edits: tuple[Edit, ...
     )
 
 
-def _search(judge: Judge, baseline: Trial, **table: list[Step]) -> Search:
+def _search(judge: Scorer, baseline: Trial, **table: list[Step]) -> Search:
     planner = ListedPlanner((), lambda edit: Support(SupportLevel.REBUILD))
     planner.table = table
     assert judge.metric is not None
     return Search(planner, judge.metric, TargetSummary(), baseline, Budget())
 
 
-def _try(search: Search, judge: Judge, accuracy: float, *problems: str) -> tuple[Edit, ...]:
+def _try(search: Search, judge: Scorer, accuracy: float, *problems: str) -> tuple[Edit, ...]:
     candidate = search.next()
     assert candidate is not None
     search.add(candidate, _trial(judge, accuracy, *problems, edits=candidate.spec.edits))
     return candidate.spec.edits
 
 
-def test_goes_on_down_the_ladder_that_helped(judge: Judge) -> None:
+def test_goes_on_down_the_ladder_that_helped(judge: Scorer) -> None:
     rate, clip = SetLearningRate, ClipGradients("norm", 1.0)
     search = _search(
         judge,
@@ -93,7 +93,7 @@ def test_goes_on_down_the_ladder_that_helped(judge: Judge) -> None:
     assert _try(search, judge, 0.6, "dead") == (rate(0.01), clip)
 
 
-def test_the_rate_as_given_is_new_for_another_optimizer(judge: Judge) -> None:
+def test_the_rate_as_given_is_new_for_another_optimizer(judge: Scorer) -> None:
     swap = SwapOptimizer("adam", 0.001)
     steps = [_step("swap", swap), _step("rate", SetLearningRate(0.1))]
     search = _search(judge, _trial(judge, 0.3, "bad"), bad=steps)
@@ -101,7 +101,7 @@ def test_the_rate_as_given_is_new_for_another_optimizer(judge: Judge) -> None:
     assert _try(search, judge, 0.6, "bad") == (swap, SetLearningRate(0.1))
 
 
-def test_a_score_at_the_trivial_level_is_not_repaired(judge: Judge) -> None:
+def test_a_score_at_the_trivial_level_is_not_repaired(judge: Scorer) -> None:
     search = _search(
         judge, _trial(judge, 0.1, "bad"), bad=[_step("a", ScaleInputs()), _step("b", ClipGradients("norm", 1))]
     )
@@ -112,7 +112,7 @@ def test_a_score_at_the_trivial_level_is_not_repaired(judge: Judge) -> None:
     assert search.repaired
 
 
-def test_without_an_error_is_better_than_with_one_if_the_score_is_as_good(judge: Judge) -> None:
+def test_without_an_error_is_better_than_with_one_if_the_score_is_as_good(judge: Scorer) -> None:
     search = _search(
         judge, _trial(judge, 0.3, "bad"), bad=[_step("a", ScaleInputs()), _step("b", ClipGradients("norm", 1))]
     )
@@ -124,7 +124,7 @@ def test_without_an_error_is_better_than_with_one_if_the_score_is_as_good(judge:
     assert search.repaired
 
 
-def test_ends_where_nothing_is_left(judge: Judge) -> None:
+def test_ends_where_nothing_is_left(judge: Scorer) -> None:
     search = _search(judge, _trial(judge, 0.3, "bad"), bad=[_step("a", ScaleInputs())])
     assert _try(search, judge, 0.3, "bad") == (ScaleInputs(),)
     assert search.next() is None
@@ -140,7 +140,7 @@ class VaryingPlanner(ListedPlanner):
         return [Dimension("scale_learning_rate", rates), Dimension("clip_gradients", clips)]
 
 
-def _halving(judge: Judge, kind: type[ListedPlanner], budget: Budget, *steps: Step, resumable: bool = False) -> Search:
+def _halving(judge: Scorer, kind: type[ListedPlanner], budget: Budget, *steps: Step, resumable: bool = False) -> Search:
     """Return a search after a training of nine epochs, 100 operations in all, that came to 0.3."""
     budget.measure(100)
     budget.spend(100)
@@ -152,7 +152,7 @@ def _halving(judge: Judge, kind: type[ListedPlanner], budget: Budget, *steps: St
     return Search(planner, judge.metric, TargetSummary(), baseline, budget, resumable=resumable)
 
 
-def test_where_evidence_leads_nowhere_settings_are_searched_by_halving(judge: Judge) -> None:
+def test_where_evidence_leads_nowhere_settings_are_searched_by_halving(judge: Scorer) -> None:
     budget = Budget(8.0)
     steps = _step("a", ScaleInputs()), _step("b", SwapOptimizer("adam", 1e-3))
     search = _halving(judge, VaryingPlanner, budget, *steps)
@@ -172,7 +172,7 @@ def test_where_evidence_leads_nowhere_settings_are_searched_by_halving(judge: Ju
     assert budget.left >= 0
 
 
-def test_trainings_that_may_go_on_are_kept_and_no_others(judge: Judge) -> None:
+def test_trainings_that_may_go_on_are_kept_and_no_others(judge: Scorer) -> None:
     class Resting:
         def __init__(self) -> None:
             self.open = True
@@ -202,7 +202,7 @@ def test_trainings_that_may_go_on_are_kept_and_no_others(judge: Judge) -> None:
     assert not any(one.open for one in resting)
 
 
-def test_a_search_of_settings_ends_where_all_come_to_nothing(judge: Judge) -> None:
+def test_a_search_of_settings_ends_where_all_come_to_nothing(judge: Scorer) -> None:
     class WidePlanner(ListedPlanner):
         def dimensions(self, findings: object, context: object) -> list[Dimension]:
             rates = tuple((SetLearningRate(10.0**-power),) for power in range(30))
@@ -222,7 +222,7 @@ def test_a_search_of_settings_ends_where_all_come_to_nothing(judge: Judge) -> No
     assert {1, 3, None} == set(searched(stuck=False))
 
 
-def _doubting(judge: Judge, baseline: Trial, *steps: Step) -> Search:
+def _doubting(judge: Scorer, baseline: Trial, *steps: Step) -> Search:
     planner = ListedPlanner((), lambda edit: Support(SupportLevel.REBUILD))
     planner.table = {"bad": list(steps)}
     assert judge.metric is not None
@@ -232,7 +232,7 @@ def _doubting(judge: Judge, baseline: Trial, *steps: Step) -> Search:
 
 
 @pytest.mark.parametrize(("again", "best"), [(0.36, "a"), (0.3, "")])
-def test_a_doubtful_gain_is_repeated_before_it_counts(judge: Judge, again: float, best: str) -> None:
+def test_a_doubtful_gain_is_repeated_before_it_counts(judge: Scorer, again: float, best: str) -> None:
     baseline = _trial(judge, 0.3, "bad")
     search = _doubting(judge, baseline, _step("a", ScaleInputs()))
     first = search.next()
@@ -252,7 +252,7 @@ def test_a_doubtful_gain_is_repeated_before_it_counts(judge: Judge, again: float
         assert search.next() is None
 
 
-def test_what_is_refuted_leaves_its_place_to_the_next_best(judge: Judge) -> None:
+def test_what_is_refuted_leaves_its_place_to_the_next_best(judge: Scorer) -> None:
     search = _doubting(judge, _trial(judge, 0.3, "bad"), _step("a", ScaleInputs()), _step("b", SetMomentum(0.9)))
     first = search.next()
     assert first is not None
@@ -280,7 +280,7 @@ def test_what_is_refuted_leaves_its_place_to_the_next_best(judge: Judge) -> None
     assert search.best is other
 
 
-def _live_search(judge: Judge, *steps: Step) -> Search:
+def _live_search(judge: Scorer, *steps: Step) -> Search:
     live = (SetLearningRate, ClipGradients)
     planner = ListedPlanner(
         (), lambda edit: Support(SupportLevel.LIVE if isinstance(edit, live) else SupportLevel.REBUILD)
@@ -293,7 +293,7 @@ def _live_search(judge: Judge, *steps: Step) -> Search:
     return Search(planner, judge.metric, TargetSummary(), baseline, budget, healthy=3)
 
 
-def test_live_edits_begin_at_the_healthy_point_while_they_help(judge: Judge) -> None:
+def test_live_edits_begin_at_the_healthy_point_while_they_help(judge: Scorer) -> None:
     rate, clip = SetLearningRate(0.01), ClipGradients("norm", 1.0)
     search = _live_search(judge, _step("rate", rate), _step("clip", clip), _step("scale", ScaleInputs()))
     begun = []
@@ -309,7 +309,7 @@ def test_live_edits_begin_at_the_healthy_point_while_they_help(judge: Judge) -> 
 
 @pytest.mark.parametrize(("share", "begun"), [(1.0, [("rate", 3), ("rate", 0), ("clip", 0)]), (0.3, None), (0.0, None)])
 def test_live_edits_begin_at_the_start_once_the_point_has_cost_too_much(
-    judge: Judge, share: float, begun: list[tuple[str, int]] | None
+    judge: Scorer, share: float, begun: list[tuple[str, int]] | None
 ) -> None:
     search = _live_search(judge, _step("rate", SetLearningRate(0.01)), _step("clip", ClipGradients("norm", 1.0)))
     found = []

@@ -13,10 +13,10 @@ from autotrainer.edits import SetLearningRate
 from autotrainer.records.data import ArrayData
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.task import LossInfo, OptimizerInfo, TaskContext
-from autotrainer.scoring.metric_selection import MetricChoice
+from autotrainer.scoring.metric_selection import MetricSelection
 from autotrainer.scoring.metrics import LossMetric, Metric
-from autotrainer.scoring.scorer import Judge
-from autotrainer.search.seed_repeats import Repetitions, Verdict
+from autotrainer.scoring.scorer import Scorer
+from autotrainer.search.seed_repeats import SeedRepeats, Verdict
 from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Trial
 
@@ -31,7 +31,7 @@ class Scores:
 
     def __init__(self, rows: int) -> None:
         self.targets = np.tile([0, 1], (rows + 1) // 2)[:rows]
-        self._judge = Judge(MetricChoice("accuracy"), CONTEXT, ArrayData(np.zeros((rows, 1)), self.targets))
+        self._judge = Scorer(MetricSelection("accuracy"), CONTEXT, ArrayData(np.zeros((rows, 1)), self.targets))
         self.given = self.trial(rows // 2)
 
     def trial(self, right: int, *problems: str, edits: tuple[SetLearningRate, ...] = (), seed: int = 0) -> Trial:
@@ -46,11 +46,11 @@ class Scores:
         assert self._judge.metric is not None
         return self._judge.metric
 
-    def repetitions(self, budget: float = math.inf, given_work: int = 100) -> Repetitions:
+    def repetitions(self, budget: float = math.inf, given_work: int = 100) -> SeedRepeats:
         limit = Budget(budget)
         limit.measure(100)
         self.given.total = given_work
-        return Repetitions(self.metric, self.given, limit)
+        return SeedRepeats(self.metric, self.given, limit)
 
 
 @pytest.mark.parametrize(
@@ -122,10 +122,10 @@ def test_blocks_of_a_loss_are_not_few_rows() -> None:
         trials.append(Trial(TrainingSpec(10, 0), None, judged, (), CONTEXT, {}, 100, False, total=100))
     budget = Budget(math.inf)
     budget.measure(100)
-    assert Repetitions(metric, trials[0], budget).next(trials[1]) is None
+    assert SeedRepeats(metric, trials[0], budget).next(trials[1]) is None
 
 
-def _pairs(scores: Scores, trial: Trial, repetitions: Repetitions, gains: list[int]) -> list[tuple[int, bool]]:
+def _pairs(scores: Scores, trial: Trial, repetitions: SeedRepeats, gains: list[int]) -> list[tuple[int, bool]]:
     """Run what is asked for; the training as given has half of the rows right each time."""
     asked = []
     while (spec := repetitions.next(trial)) is not None:

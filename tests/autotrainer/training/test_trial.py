@@ -18,8 +18,8 @@ from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import LossInfo, OptimizerInfo, TaskContext
 from autotrainer.rule import Rule
-from autotrainer.scoring.metric_selection import MetricChoice
-from autotrainer.scoring.scorer import Judge
+from autotrainer.scoring.metric_selection import MetricSelection
+from autotrainer.scoring.scorer import Scorer
 from autotrainer.testing import FakeBackend, FakeModel, Outcome
 from autotrainer.training.budget import Budget
 from autotrainer.training.run import ManagedMonitor, ManagedRun
@@ -44,11 +44,11 @@ class Stuck(Rule):
         return self.finding(Severity.ERROR, values[-1], "stuck", {}) if values.size else None
 
 
-def _judge(metric: Any = "auto") -> Judge:
-    return Judge(MetricChoice(metric), CONTEXT, DATA)
+def _judge(metric: Any = "auto") -> Scorer:
+    return Scorer(MetricSelection(metric), CONTEXT, DATA)
 
 
-def _run(judge: Judge, *edits: Edit, epochs: int = 30, budget: float = 100.0, **options: Any) -> ManagedRun:
+def _run(judge: Scorer, *edits: Edit, epochs: int = 30, budget: float = 100.0, **options: Any) -> ManagedRun:
     return ManagedRun(TrainingSpec(epochs, 0, edits), [Stuck()], Budget(budget), judge, DATA, DATA, **options)
 
 

@@ -17,7 +17,7 @@ from autotrainer.errors import ConfigError, LogError
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import OptimizerInfo, TaskContext
-from autotrainer.scoring.metrics import Judged
+from autotrainer.scoring.metrics import Score
 from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Failure, Trial
 from autotrainer.workers.trial_codec import complete, outcome_of, rebuilt, to_line, to_record
@@ -184,9 +184,7 @@ def _trial() -> Trial:
     context = TaskContext(
         "fake", optimizer=OptimizerInfo("sgd", 1e-3), layers=(LayerInfo("a", units=3),), asked={"q": 2.0}
     )
-    judged = Judged(
-        0.1 + 0.2, 0.0, np.array([1.0, np.nan, -1e-300]), None, Evaluation(np.eye(2), np.array([0, 1]), 0.5)
-    )
+    judged = Score(0.1 + 0.2, 0.0, np.array([1.0, np.nan, -1e-300]), None, Evaluation(np.eye(2), np.array([0, 1]), 0.5))
     return Trial(
         TrainingSpec(3, 0, (SetLearningRate(0.1),)), None, judged, (finding,), context, {"loss": [1.5, float("nan")]},
         12, True, above_trivial=False, edits=(SetLearningRate(0.1), inputs), granted=5, peak=13, total=14, stuck=True,

@@ -21,7 +21,7 @@ from autotrainer.records.task import TaskContext
 from autotrainer.testing import FakeBackend
 from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Failure, Trial
-from autotrainer.workers.worker_pool import Ahead
+from autotrainer.workers.worker_pool import WorkerPool
 
 ROOT = Path(__file__).parents[3]
 
@@ -77,7 +77,7 @@ def test_what_the_budget_would_have_cut_is_run_again(story: Any) -> None:
         (Failure("ValueError: diverged", 30, 80), True),
         (Failure("ValueError: diverged", 30, 81), False),
     ):
-        ahead = Ahead(2, FakeBackend(), None)  # type: ignore[arg-type]
+        ahead = WorkerPool(2, FakeBackend(), None)  # type: ignore[arg-type]
         future: Future[Any] = Future()
         future.set_result(trial)
         ahead._open.append(((spec, None), future))
@@ -139,7 +139,7 @@ def test_a_pool_that_breaks_ends_nothing(
             return None
 
     alone = story.fit(budget=8.0)
-    monkeypatch.setattr(Ahead, "_start", lambda self: Broken())
+    monkeypatch.setattr(WorkerPool, "_start", lambda self: Broken())
     assert story.fit(budget=8.0, workers=2) == alone
     assert "a worker process was lost" in caplog.text
 

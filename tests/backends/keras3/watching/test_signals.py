@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras import layers as kl
 
 from autotrainer.backends.keras3.model.parts import find_parts
-from autotrainer.backends.keras3.statistics.layer_table import LayerMeter
+from autotrainer.backends.keras3.statistics.layer_table import LayerTable
 from autotrainer.backends.keras3.watching.observer import observe
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.monitoring.sampler import Sampler
@@ -132,7 +132,7 @@ def test_without_such_a_moment_there_is_no_ratio(monitor: Monitor, optimizer: An
 
 
 def test_rows_of_sparse_gradients_stand_where_they_belong() -> None:
-    dense, sparse = (LayerMeter(find_parts(keras.Sequential([kl.Input((1,)), kl.Embedding(50, 3)]))) for _ in "ab")
+    dense, sparse = (LayerTable(find_parts(keras.Sequential([kl.Input((1,)), kl.Embedding(50, 3)]))) for _ in "ab")
     for indices in ([4, 7, 4], [7, 49, 0]):
         values = RANDOM.randn(3, 3).astype("float32")
         whole = np.zeros((50, 3), np.float32)
@@ -323,15 +323,15 @@ def test_only_what_is_needed_is_recorded(monkeypatch: pytest.MonkeyPatch) -> Non
     for needs in (frozenset({"loss"}), frozenset({"feature_rank"}), frozenset({"attention_entropy"})):
         made = Monitor([], All(), quiet=True)
         monkeypatch.setattr(Monitor, "needs", needs)
-        own = LayerMeter.table
+        own = LayerTable.table
 
         def table(self: Any, found: Any, needs: Any = needs, own: Any = own, **options: Any) -> Any:
             seen[needs] = {name.partition(":")[0] for name in found}
             return own(self, found, **options)
 
-        monkeypatch.setattr(LayerMeter, "table", table)
+        monkeypatch.setattr(LayerTable, "table", table)
         watched(transformer(kl.MultiHeadAttention(2, 4), masked=False), made, TOKENS)
-        monkeypatch.setattr(LayerMeter, "table", own)
+        monkeypatch.setattr(LayerTable, "table", own)
         made.close()
     less, features, attention = seen.values()
     assert features - less == {"features"}

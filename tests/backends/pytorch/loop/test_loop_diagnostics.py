@@ -123,7 +123,7 @@ def test_ctrl_c_while_asking_keeps_the_training(monkeypatch: pytest.MonkeyPatch)
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("autotrainer.diagnostics.loop_diagnostics.Questions.of_training", interrupted)
+    monkeypatch.setattr("autotrainer.diagnostics.loop_diagnostics.Diagnostics.of_training", interrupted)
     loops: list[autotrainer.Loop] = []
     made = autotrainer.Loop
     monkeypatch.setattr(autotrainer, "Loop", lambda *a, **k: loops.append(made(*a, **k)) or loops[-1])

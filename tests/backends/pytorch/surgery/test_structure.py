@@ -17,7 +17,7 @@ from autotrainer.adapter.spec import TrainingSpec
 from autotrainer.backends.pytorch.layers.cosine_attention import CosineAttention
 from autotrainer.backends.pytorch.layers.modules import Residual
 from autotrainer.backends.pytorch.statistics.attention import module_attention
-from autotrainer.backends.pytorch.surgery.activation_graph import Anatomy, SiteTracer
+from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph, SiteTracer
 from autotrainer.backends.pytorch.surgery.surgery import apply_edits
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
@@ -467,7 +467,7 @@ class Unpacked(OwnAttention):
 
 def test_the_plan_finds_calls_of_attention_in_the_graph() -> None:
     model = Unpacked().eval()
-    seen, read = SiteTracer(model).follow(lambda: model(torch.randn(2, 4))), Anatomy.of(model)
+    seen, read = SiteTracer(model).follow(lambda: model(torch.randn(2, 4))), ActivationGraph.of(model)
     assert dict(seen.attention) == dict(read.attention) == {"qkv": (0,)}
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from autotrainer import edits as e
 from autotrainer.backends.pytorch.model.operations import count_operations
-from autotrainer.backends.pytorch.surgery.activation_graph import Anatomy, SiteTracer
+from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph, SiteTracer
 from autotrainer.backends.pytorch.surgery.reinitialize import SCHEMES
 from autotrainer.backends.pytorch.surgery.surgery import apply_edits
 from autotrainer.edits import base
@@ -62,7 +62,7 @@ INPUTS: dict[Any, torch.Tensor] = {Residual: torch.randn(2, 1, 5, 5)}
 def test_graph_and_forward_pass_show_the_same_anatomy(build: Any) -> None:
     model = build().eval()
     x = INPUTS.get(build, torch.randn(2, 4))
-    seen, read = SiteTracer(model).follow(lambda: model(x)), Anatomy.of(model)
+    seen, read = SiteTracer(model).follow(lambda: model(x)), ActivationGraph.of(model)
     assert {(s.name, s.activation, s.output) for s in seen.sites} == {
         (s.name, s.activation, s.output) for s in read.sites
     }
