@@ -1,4 +1,4 @@
-"""The base of all repairs: which problems one fixes, and the edits that it proposes."""
+"""The base of all repairs, and all that a repair needs to import beside the edits that it proposes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from autotrainer.edits import Edit
 from autotrainer.records.findings import Finding
 from autotrainer.records.task import TargetSummary, TaskContext
 
-__all__ = ["DOC_SECTIONS", "Dimension", "Proposal", "Repair", "Risk"]
+__all__ = ["DOC_SECTIONS", "Dimension", "Finding", "Proposal", "Repair", "Risk", "TargetSummary", "TaskContext"]
 
 DOC_SECTIONS = ("What it does", "Why it helps", "Safety", "Cost", "References")
 """Headings that the docstring of every repair has, in this order: it is the page that ``explain`` shows."""

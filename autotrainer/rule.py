@@ -1,4 +1,4 @@
-"""The base of all rules: one problem each, a pure function of a run's history."""
+"""The base of all rules, and all that a rule needs to import: one problem each, a pure function of a run's history."""
 
 from __future__ import annotations
 
@@ -15,7 +15,17 @@ from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
 
-__all__ = ["DOC_SECTIONS", "Place", "Rule", "Threshold"]
+__all__ = [
+    "DOC_SECTIONS",
+    "Finding",
+    "Place",
+    "Rule",
+    "RunHistory",
+    "Severity",
+    "TaskContext",
+    "Threshold",
+    "thresholds",
+]
 
 Place = Literal["layer", "loss", "step"]
 """What of the user's code a finding can point to."""
@@ -53,6 +63,11 @@ class Threshold:
     alias: str | None = None
 
 
+def thresholds(**named: Threshold) -> Mapping[str, Threshold]:
+    """Return the table of a rule's thresholds, by name: the value of `Rule.THRESHOLDS`."""
+    return MappingProxyType(named)
+
+
 class Rule(ABC):
     """One problem: when a history shows it, and with what evidence.
 
@@ -69,6 +84,8 @@ class Rule(ABC):
     problem: ClassVar[str]
     code: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
+    phrases: ClassVar[tuple[str, ...]] = ()
+    """What people type who have the problem and not its name (``loss is nan``): ``explain`` finds the page by it."""
     needs: ClassVar[frozenset[str]]
     """Columns of `STEP_COLUMNS` and `LAYER_COLUMNS`, ``epochs``, and `FACTS` of the context, that `check` reads."""
     causes: ClassVar[tuple[str, ...]] = ()

@@ -7,10 +7,8 @@ from itertools import pairwise
 from typing import ClassVar
 
 from autotrainer.edits import AddResidual
-from autotrainer.records.findings import Finding
-from autotrainer.records.task import TargetSummary, TaskContext
-from autotrainer.repair import Proposal, Repair
-from autotrainer.repairs._layers import normalizable
+from autotrainer.repair import Finding, Proposal, Repair, TargetSummary, TaskContext
+from autotrainer.repairs._shared.layers import normalizable
 
 __all__ = ["AddResidualRepair"]
 

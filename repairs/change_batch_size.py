@@ -7,10 +7,8 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from autotrainer.edits import Edit, SetBatchSize, SetLearningRate
-from autotrainer.records.findings import Finding
-from autotrainer.records.task import TargetSummary, TaskContext
-from autotrainer.repair import Dimension, Proposal, Repair
-from autotrainer.repairs._rates import ADAPTIVE
+from autotrainer.repair import Dimension, Finding, Proposal, Repair, TargetSummary, TaskContext
+from autotrainer.repairs._shared.rates import ADAPTIVE
 
 __all__ = ["ChangeBatchSizeRepair"]
 

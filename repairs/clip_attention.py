@@ -6,9 +6,7 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from autotrainer.edits import ClipAttention
-from autotrainer.records.findings import Finding
-from autotrainer.records.task import TargetSummary, TaskContext
-from autotrainer.repair import Proposal, Repair
+from autotrainer.repair import Finding, Proposal, Repair, TargetSummary, TaskContext
 
 __all__ = ["ClipAttentionRepair"]
 

@@ -7,10 +7,8 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from autotrainer.edits import ClipGradients
-from autotrainer.records.findings import Finding
-from autotrainer.records.task import TargetSummary, TaskContext
-from autotrainer.repair import Proposal, Repair
-from autotrainer.repairs._steps import before_any_step
+from autotrainer.repair import Finding, Proposal, Repair, TargetSummary, TaskContext
+from autotrainer.repairs._shared.steps import before_any_step
 
 __all__ = ["ClipGradientsRepair"]
 
@@ -27,7 +25,7 @@ class ClipGradientsRepair(Repair):
         size.
 
     Safety:
-        Unsafe where gradients are large for another reason, such as unscaled data: it hides the cause. Score
+        Unsafe where gradients are large for another reason, such as unscaled data: it hides the cause. Judged
         by outcome.
 
     Cost:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-from autotrainer.records.findings import Finding
-from autotrainer.records.task import TargetSummary, TaskContext
-from autotrainer.repair import Proposal, Repair, Risk
-from autotrainer.repairs._targets import fitting_code
+from autotrainer.repair import Finding, Proposal, Repair, Risk, TargetSummary, TaskContext
+from autotrainer.repairs._shared.targets import fitting_code
 
 __all__ = ["EncodeTargetsRepair"]
 

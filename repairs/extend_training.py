@@ -6,9 +6,7 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from autotrainer.edits import ExtendTraining
-from autotrainer.records.findings import Finding
-from autotrainer.records.task import TargetSummary, TaskContext
-from autotrainer.repair import Dimension, Proposal, Repair, Risk
+from autotrainer.repair import Dimension, Finding, Proposal, Repair, Risk, TargetSummary, TaskContext
 
 __all__ = ["ExtendTrainingRepair"]
 

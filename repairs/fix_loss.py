@@ -6,11 +6,9 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from autotrainer.edits import SetLoss
-from autotrainer.records.findings import Finding
-from autotrainer.records.task import TargetSummary, TaskContext
-from autotrainer.repair import Proposal, Repair, Risk
-from autotrainer.repairs._heads import fitting_head
-from autotrainer.repairs._steps import before_any_step
+from autotrainer.repair import Finding, Proposal, Repair, Risk, TargetSummary, TaskContext
+from autotrainer.repairs._shared.heads import fitting_head
+from autotrainer.repairs._shared.steps import before_any_step
 
 __all__ = ["FixLossRepair"]
 

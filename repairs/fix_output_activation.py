@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-from autotrainer.records.findings import Finding
-from autotrainer.records.task import TargetSummary, TaskContext
-from autotrainer.repair import Proposal, Repair, Risk
-from autotrainer.repairs._heads import fitting_head
+from autotrainer.repair import Finding, Proposal, Repair, Risk, TargetSummary, TaskContext
+from autotrainer.repairs._shared.heads import fitting_head
 
 __all__ = ["FixOutputActivationRepair"]
 

@@ -6,10 +6,8 @@ from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 from autotrainer.edits import InsertNormalization
-from autotrainer.records.findings import Finding
-from autotrainer.records.task import TargetSummary, TaskContext
-from autotrainer.repair import Dimension, Proposal, Repair
-from autotrainer.repairs._layers import normalizable
+from autotrainer.repair import Dimension, Finding, Proposal, Repair, TargetSummary, TaskContext
+from autotrainer.repairs._shared.layers import normalizable
 
 __all__ = ["InsertNormalizationRepair"]
 

@@ -6,10 +6,8 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from autotrainer.edits import SetWeightDecay
-from autotrainer.records.findings import Finding
-from autotrainer.records.task import TargetSummary, TaskContext
-from autotrainer.repair import Proposal, Repair
-from autotrainer.repairs._rates import ADAPTIVE
+from autotrainer.repair import Finding, Proposal, Repair, TargetSummary, TaskContext
+from autotrainer.repairs._shared.rates import ADAPTIVE
 
 __all__ = ["RegularizeWeightsRepair"]
 

@@ -6,10 +6,8 @@ from collections.abc import Iterable
 from typing import Any, ClassVar, cast
 
 from autotrainer.edits import Reinitialize
-from autotrainer.records.findings import Finding
-from autotrainer.records.task import TargetSummary, TaskContext
-from autotrainer.repair import Dimension, Proposal, Repair
-from autotrainer.repairs._layers import drawn
+from autotrainer.repair import Dimension, Finding, Proposal, Repair, TargetSummary, TaskContext
+from autotrainer.repairs._shared.layers import drawn
 
 __all__ = ["ReinitializeRepair"]
 

@@ -6,10 +6,8 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from autotrainer.edits import ReshapeTargets
-from autotrainer.records.findings import Finding
-from autotrainer.records.task import TargetSummary, TaskContext
-from autotrainer.repair import Proposal, Repair, Risk
-from autotrainer.repairs._targets import differ_in_shape_only
+from autotrainer.repair import Finding, Proposal, Repair, Risk, TargetSummary, TaskContext
+from autotrainer.repairs._shared.targets import differ_in_shape_only
 
 __all__ = ["ReshapeTargetsRepair"]
 

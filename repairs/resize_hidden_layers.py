@@ -6,10 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from autotrainer.edits import ResizeLayers
-from autotrainer.records.findings import Finding
 from autotrainer.records.signals import LayerInfo
-from autotrainer.records.task import TargetSummary, TaskContext
-from autotrainer.repair import Proposal, Repair
+from autotrainer.repair import Finding, Proposal, Repair, TargetSummary, TaskContext
 
 __all__ = ["ResizeHiddenLayersRepair"]
 

@@ -7,9 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from autotrainer.edits import ScaleInputs
-from autotrainer.records.findings import Finding
-from autotrainer.records.task import TargetSummary, TaskContext
-from autotrainer.repair import Proposal, Repair, Risk
+from autotrainer.repair import Finding, Proposal, Repair, Risk, TargetSummary, TaskContext
 
 __all__ = ["ScaleInputsRepair"]
 

@@ -7,11 +7,9 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from autotrainer.edits import SetLearningRate
-from autotrainer.records.findings import Finding
-from autotrainer.records.task import TargetSummary, TaskContext
-from autotrainer.repair import Dimension, Proposal, Repair
-from autotrainer.repairs._rates import REACH
-from autotrainer.repairs._steps import before_any_step
+from autotrainer.repair import Dimension, Finding, Proposal, Repair, TargetSummary, TaskContext
+from autotrainer.repairs._shared.rates import REACH
+from autotrainer.repairs._shared.steps import before_any_step
 
 __all__ = ["ScaleLearningRateRepair"]
 

@@ -6,10 +6,8 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from autotrainer.edits import Edit, ScaleTargets, SetOutputActivation
-from autotrainer.records.findings import Finding
-from autotrainer.records.task import TargetSummary, TaskContext
-from autotrainer.repair import Proposal, Repair, Risk
-from autotrainer.repairs._targets import far_from_unit_scale
+from autotrainer.repair import Finding, Proposal, Repair, Risk, TargetSummary, TaskContext
+from autotrainer.repairs._shared.targets import far_from_unit_scale
 
 __all__ = ["ScaleTargetsRepair"]
 

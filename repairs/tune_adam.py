@@ -7,9 +7,7 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from autotrainer.edits import TuneAdam
-from autotrainer.records.findings import Finding
-from autotrainer.records.task import TargetSummary, TaskContext
-from autotrainer.repair import Proposal, Repair
+from autotrainer.repair import Finding, Proposal, Repair, TargetSummary, TaskContext
 
 __all__ = ["TuneAdamRepair"]
 

@@ -6,10 +6,8 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from autotrainer.edits import WarmUpRate
-from autotrainer.records.findings import Finding
-from autotrainer.records.task import TargetSummary, TaskContext
-from autotrainer.repair import Proposal, Repair
-from autotrainer.repairs._steps import before_any_step
+from autotrainer.repair import Finding, Proposal, Repair, TargetSummary, TaskContext
+from autotrainer.repairs._shared.steps import before_any_step
 
 __all__ = ["WarmUpLearningRateRepair"]
 

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Floats
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._layers import activated
-from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._trends import last_median
-from autotrainer.rules._words import about
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.layers import activated
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.trends import last_median
+from autotrainer.rules._shared.words import about
 
 __all__ = ["AbnormalData"]
 
@@ -83,14 +77,12 @@ class AbnormalData(Rule):
     causes = ("nonfinite_data",)
     repairs = ("scale_inputs", "insert_normalization", "scale_learning_rate")
     static = True
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "std": Threshold(20, "standard deviation of the inputs", "raw 8-bit images have about 70"),
-            "offset": Threshold(20, "mean ÷ standard deviation of a feature", "calibrated"),
-            "scale_ratio": Threshold(1000, "largest ÷ smallest standard deviation of features", "calibrated", 1),
-            "hidden": Threshold(10, "mean absolute output of a hidden layer", "AUTOTRAINER", alias="omega_1"),
-            "schedule": Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
-        }
+    THRESHOLDS = thresholds(
+        std=Threshold(20, "standard deviation of the inputs", "raw 8-bit images have about 70"),
+        offset=Threshold(20, "mean ÷ standard deviation of a feature", "calibrated"),
+        scale_ratio=Threshold(1000, "largest ÷ smallest standard deviation of features", "calibrated", 1),
+        hidden=Threshold(10, "mean absolute output of a hidden layer", "AUTOTRAINER", alias="omega_1"),
+        schedule=Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import LossInfo, TargetSummary, TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
-from autotrainer.rules._words import about
+from autotrainer.records.task import LossInfo, TargetSummary
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._shared.words import about
 
 __all__ = ["AbnormalInitialLoss"]
 
@@ -73,11 +68,9 @@ class AbnormalInitialLoss(Rule):
     )
     repairs = ("scale_output_layer", "reinitialize", "insert_normalization")
     static = True
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "ratio": Threshold(1.5, "first loss ÷ that of answering all classes alike", "catalogue of problems", 1),
-            "scale": Threshold(10, "spread of the first outputs ÷ that of targets", "LSUV keeps it at 1", 1),
-        }
+    THRESHOLDS = thresholds(
+        ratio=Threshold(1.5, "first loss ÷ that of answering all classes alike", "catalogue of problems", 1),
+        scale=Threshold(10, "spread of the first outputs ÷ that of targets", "LSUV keeps it at 1", 1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._layers import names, weight_layers
-from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._runaway import loss_rise
-from autotrainer.rules._steps import STEP_NEEDS, decay_share, steps_taken
-from autotrainer.rules._trends import geometric_mean, recent
-from autotrainer.rules._words import about
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.layers import names, weight_layers
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.runaway import loss_rise
+from autotrainer.rules._shared.steps import STEP_NEEDS, decay_share, steps_taken
+from autotrainer.rules._shared.trends import geometric_mean, recent
+from autotrainer.rules._shared.words import about
 
 __all__ = ["AbnormalUpdateRatio"]
 
@@ -107,13 +101,11 @@ class AbnormalUpdateRatio(Rule):
         "exploding_gradient",
     )
     repairs = ("swap_optimizer", "scale_learning_rate", "insert_normalization")
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "high": Threshold(-1.5, "log10 of step ÷ weights, at least", "Karpathy", -math.inf),
-            "low": Threshold(-5, "log10 of step ÷ weights, at most", "Karpathy", -math.inf),
-            "decay": Threshold(0.003, "share of the weights that decays in a step", "300 steps: an epoch of few", 0, 1),
-            "schedule": Threshold(0.15, "share of the schedule before it is judged", "delay target of 20 %", maximum=1),
-        }
+    THRESHOLDS = thresholds(
+        high=Threshold(-1.5, "log10 of step ÷ weights, at least", "Karpathy", -math.inf),
+        low=Threshold(-5, "log10 of step ÷ weights, at most", "Karpathy", -math.inf),
+        decay=Threshold(0.003, "share of the weights that decays in a step", "300 steps: an epoch of few", 0, 1),
+        schedule=Threshold(0.15, "share of the schedule before it is judged", "delay target of 20 %", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

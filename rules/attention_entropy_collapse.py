@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._layers import names
-from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
-from autotrainer.rules._trends import finite, growth, last_median
-from autotrainer.rules._words import about
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.layers import names
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._shared.trends import finite, growth, last_median
+from autotrainer.rules._shared.words import about
 
 __all__ = ["AttentionEntropyCollapse"]
 
@@ -67,14 +61,10 @@ class AttentionEntropyCollapse(Rule):
     needs = OUTCOME_NEEDS | frozenset({"attention_entropy", "attention_max_logit"})
     causes = ("nonfinite_data", "abnormal_data", "unscaled_targets", "learning_rate_too_high", "exploding_gradient")
     repairs = ("clip_attention", "reinitialize", "scale_learning_rate", "clip_gradients", "warm_up_learning_rate")
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "entropy": Threshold(
-                0.1, "entropy of the attention weights ÷ the largest possible", "Zhai 2023", maximum=1
-            ),
-            "logit": Threshold(100, "largest attention logit", "Wortsman 2024"),
-            "schedule": Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
-        }
+    THRESHOLDS = thresholds(
+        entropy=Threshold(0.1, "entropy of the attention weights ÷ the largest possible", "Zhai 2023", maximum=1),
+        logit=Threshold(100, "largest attention logit", "Wortsman 2024"),
+        schedule=Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import MAX_ROWS, Floats
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._held_out import held_out_accuracy
-from autotrainer.rules._loss_values import LOSS_VALUE_NEEDS, computes_cross_entropy
-from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._trends import recent, theil_sen, wilson
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.held_out import held_out_accuracy
+from autotrainer.rules._shared.loss_values import LOSS_VALUE_NEEDS, computes_cross_entropy
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.trends import recent, theil_sen, wilson
 
 __all__ = ["ClassImbalance"]
 
@@ -94,15 +88,11 @@ class ClassImbalance(Rule):
     needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"rare_accuracy"})
     causes = ("nonfinite", "unshuffled_data")
     repairs = ("weight_classes",)
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "ratio": Threshold(10, "share of the commonest ÷ the rarest class", "Buda et al. 2018", 1),
-            "accuracy": Threshold(0.5, "accuracy on rare classes, at most", "half of them are missed", maximum=1),
-            "schedule": Threshold(0.3, "share of the schedule before it is judged", "calibrated", maximum=1),
-            "ignored": Threshold(
-                0.2, "accuracy on rare classes that may be an error, at most", "calibrated", maximum=1
-            ),
-        }
+    THRESHOLDS = thresholds(
+        ratio=Threshold(10, "share of the commonest ÷ the rarest class", "Buda et al. 2018", 1),
+        accuracy=Threshold(0.5, "accuracy on rare classes, at most", "half of them are missed", maximum=1),
+        schedule=Threshold(0.3, "share of the schedule before it is judged", "calibrated", maximum=1),
+        ignored=Threshold(0.2, "accuracy on rare classes that may be an error, at most", "calibrated", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

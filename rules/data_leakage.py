@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 
 __all__ = ["DataLeakage"]
 
@@ -55,12 +49,10 @@ class DataLeakage(Rule):
     code = "AT506"
     aliases = ("leakage", "leak", "duplicates", "train_test_overlap", "contamination")
     needs = frozenset(_FACTS)
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "share": Threshold(0.05, "shared share beyond chance that is an error", "bound on the score", maximum=1),
-            "noticed": Threshold(0.01, "shared share beyond chance worth a look", "below CIFAR-10's 3.3 %", maximum=1),
-            "rows": Threshold(10, "shared rows beyond chance, at least", "fewer happen: Iris holds a pair"),
-        }
+    THRESHOLDS = thresholds(
+        share=Threshold(0.05, "shared share beyond chance that is an error", "bound on the score", maximum=1),
+        noticed=Threshold(0.01, "shared share beyond chance worth a look", "below CIFAR-10's 3.3 %", maximum=1),
+        rows=Threshold(10, "shared rows beyond chance, at least", "fewer happen: Iris holds a pair"),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
-
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
-from autotrainer.rules._skill import targets_growth
-from autotrainer.rules._steps import STEP_NEEDS, steps_taken
-from autotrainer.rules._trends import blocks
-from autotrainer.rules._words import about
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._shared.skill import targets_growth
+from autotrainer.rules._shared.steps import STEP_NEEDS, steps_taken
+from autotrainer.rules._shared.trends import blocks
+from autotrainer.rules._shared.words import about
 
 __all__ = ["Divergence"]
 
@@ -96,13 +89,9 @@ class Divergence(Rule):
         "reset_optimizer_state",
     )
     place = "step"
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "factor": Threshold(2, "loss ÷ its best", "llm-foundry: outlier multiplier", 1),
-            "windows": Threshold(
-                5, "parts of the run, of 24, in which it is that high", "llm-foundry: patience", 1, 12
-            ),
-        }
+    THRESHOLDS = thresholds(
+        factor=Threshold(2, "loss ÷ its best", "llm-foundry: outlier multiplier", 1),
+        windows=Threshold(5, "parts of the run, of 24, in which it is that high", "llm-foundry: patience", 1, 12),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

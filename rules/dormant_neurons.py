@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
-
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Floats
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._layers import activated, names
-from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._trends import finite, last_median
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.layers import activated, names
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.trends import finite, last_median
 
 __all__ = ["DormantNeurons"]
 
@@ -90,11 +83,9 @@ class DormantNeurons(Rule):
         "saturated_activation",
     )
     repairs = ("revive_units", "insert_normalization", "swap_activation", "reinitialize", "scale_learning_rate")
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "dormant": Threshold(0.3, "share of dormant units in a layer", "Sokar 2023", maximum=1),
-            "schedule": Threshold(0.25, "share of the schedule before it is judged", "not_learning", maximum=1),
-        }
+    THRESHOLDS = thresholds(
+        dormant=Threshold(0.3, "share of dormant units in a layer", "Sokar 2023", maximum=1),
+        schedule=Threshold(0.25, "share of the schedule before it is judged", "not_learning", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

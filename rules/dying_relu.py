@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
-
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import DEAD_WINDOW
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._layers import names, weight_layers
-from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
-from autotrainer.rules._trends import last_median
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.layers import names, weight_layers
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._shared.trends import last_median
 
 __all__ = ["DyingReLU"]
 
@@ -79,12 +72,10 @@ class DyingReLU(Rule):
         "add_residual",
         "resize_hidden_layers",
     )
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "dead_units": Threshold(0.7, "share of dead units in a layer", "AUTOTRAINER", maximum=1, alias="gamma"),
-            "epochs": Threshold(0, "epochs before it is judged", "AUTOTRAINER", alias="alpha_3"),
-            "schedule": Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
-        }
+    THRESHOLDS = thresholds(
+        dead_units=Threshold(0.7, "share of dead units in a layer", "AUTOTRAINER", maximum=1, alias="gamma"),
+        epochs=Threshold(0, "epochs before it is judged", "AUTOTRAINER", alias="alpha_3"),
+        schedule=Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Floats
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._layers import names, weight_layers
-from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._trends import geometric_mean, growth, last_median, loss_growth, recent
-from autotrainer.rules._words import about
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.layers import names, weight_layers
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.trends import geometric_mean, growth, last_median, loss_growth, recent
+from autotrainer.rules._shared.words import about
 
 __all__ = ["ExplodingGradient"]
 
@@ -100,18 +94,14 @@ class ExplodingGradient(Rule):
         "rollback",
         "scale_output_layer",
     )
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "growth": Threshold(10, "growth of the gradient norm since the start", "10 × the running norm", 1),
-            "loss_growth": Threshold(10, "growth of the loss since the start", "calibrated", 1),
-            "weight_growth": Threshold(10, "growth of a layer's weight norm since the start", "calibrated", 1),
-            "update_ratio": Threshold(1.0, "size of a step ÷ weights", "1,000 times the usual 1e-3"),
-            "schedule": Threshold(
-                0.25, "share of the schedule before a poor score is an error", "calibrated", maximum=1
-            ),
-            "ratio": Threshold(70, "gradient norm of first ÷ last layer", "AUTOTRAINER", 1, alias="beta_3"),
-            "epochs": Threshold(0, "epochs before it is judged", "AUTOTRAINER", alias="alpha_2"),
-        }
+    THRESHOLDS = thresholds(
+        growth=Threshold(10, "growth of the gradient norm since the start", "10 × the running norm", 1),
+        loss_growth=Threshold(10, "growth of the loss since the start", "calibrated", 1),
+        weight_growth=Threshold(10, "growth of a layer's weight norm since the start", "calibrated", 1),
+        update_ratio=Threshold(1.0, "size of a step ÷ weights", "1,000 times the usual 1e-3"),
+        schedule=Threshold(0.25, "share of the schedule before a poor score is an error", "calibrated", maximum=1),
+        ratio=Threshold(70, "gradient norm of first ÷ last layer", "AUTOTRAINER", 1, alias="beta_3"),
+        epochs=Threshold(0, "epochs before it is judged", "AUTOTRAINER", alias="alpha_2"),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
-
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._layers import names, weight_layers
-from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
-from autotrainer.rules._trends import recent
-from autotrainer.rules._words import about
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.layers import names, weight_layers
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._shared.trends import recent
+from autotrainer.rules._shared.words import about
 
 __all__ = ["GradientSpike"]
 
@@ -74,12 +67,10 @@ class GradientSpike(Rule):
     )
     repairs = ("clip_gradients", "skip_update", "scale_learning_rate", "tune_adam", "warm_up_learning_rate")
     place = "step"
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "z": Threshold(7, "robust standard deviations above the median", "OLMo 2: spike score", 1),
-            "ratio": Threshold(10, "gradient norm ÷ its median", "that of exploding_gradient", 1),
-            "skill": Threshold(0.8, "skill from which they are not told", "that of oscillating_loss", maximum=1),
-        }
+    THRESHOLDS = thresholds(
+        z=Threshold(7, "robust standard deviations above the median", "OLMo 2: spike score", 1),
+        ratio=Threshold(10, "gradient norm ÷ its median", "that of exploding_gradient", 1),
+        skill=Threshold(0.8, "skill from which they are not told", "that of oscillating_loss", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

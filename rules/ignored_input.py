@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._simple_models import SIMPLE_NEEDS, best_simple_model
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.simple_models import SIMPLE_NEEDS, best_simple_model
 
 __all__ = ["IgnoredInput"]
 
@@ -57,11 +51,9 @@ class IgnoredInput(Rule):
     aliases = ("input_blind", "blind", "input_independent", "ignores_input")
     needs = frozenset({"train_score", "permuted_score", "input_gain", "input_gain_error"}) | SIMPLE_NEEDS
     causes = ("not_learning",)
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "gain": Threshold(0.15, "worth of the own inputs, at most", "as not_learning.skill", maximum=1),
-            "reachable": Threshold(0.1, "skill of a simple model beyond doubt", "more than rounding", maximum=1),
-        }
+    THRESHOLDS = thresholds(
+        gain=Threshold(0.15, "worth of the own inputs, at most", "as not_learning.skill", maximum=1),
+        reachable=Threshold(0.1, "skill of a simple model beyond doubt", "more than rounding", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
-
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._loss_values import LOSS_VALUE_NEEDS, computes_binary_entropy
-from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._ranges import output_range
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.loss_values import LOSS_VALUE_NEEDS, computes_binary_entropy
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.ranges import output_range
 
 __all__ = ["ImproperLoss"]
 
@@ -67,8 +60,8 @@ class ImproperLoss(Rule):
     repairs = ("fix_loss", "encode_targets", "fix_output_activation")
     static = True
     place = "loss"
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {"schedule": Threshold(0.15, "share of the schedule before it is judged", "delay target of 20 %", maximum=1)}
+    THRESHOLDS = thresholds(
+        schedule=Threshold(0.15, "share of the schedule before it is judged", "delay target of 20 %", maximum=1)
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._layers import weight_layers
-from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._ranges import RANGES, output_activation, output_range, unreachable
-from autotrainer.rules._trends import last_median
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.layers import weight_layers
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.ranges import RANGES, output_activation, output_range, unreachable
+from autotrainer.rules._shared.trends import last_median
 
 __all__ = ["ImproperOutputActivation"]
 
@@ -83,14 +77,10 @@ class ImproperOutputActivation(Rule):
     causes = ("nonfinite_data", "target_mismatch")
     repairs = ("fix_output_activation", "fix_loss")
     static = True
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "row_sum": Threshold(
-                1.0, "mean sum of a row of class probabilities (+0.1)", "AUTOTRAINER", alias="omega_2"
-            ),
-            "unreachable": Threshold(0.2, "share of the targets' span out of reach", "calibrated", maximum=1),
-            "good_skill": Threshold(0.8, "skill from which a misfit is a warning", "calibrated", maximum=1),
-        }
+    THRESHOLDS = thresholds(
+        row_sum=Threshold(1.0, "mean sum of a row of class probabilities (+0.1)", "AUTOTRAINER", alias="omega_2"),
+        unreachable=Threshold(0.2, "share of the targets' span out of reach", "calibrated", maximum=1),
+        good_skill=Threshold(0.8, "skill from which a misfit is a warning", "calibrated", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._held_out import held_out_skill
-from autotrainer.rules._layers import weight_layers
-from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
-from autotrainer.rules._steps import decay_share
-from autotrainer.rules._trends import last_median
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.held_out import held_out_skill
+from autotrainer.rules._shared.layers import weight_layers
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._shared.steps import decay_share
+from autotrainer.rules._shared.trends import last_median
 
 __all__ = ["InsufficientCapacity"]
 
@@ -112,13 +107,11 @@ class InsufficientCapacity(Rule):
         "learning_rate_too_low",
     )
     repairs = ("resize_hidden_layers",)
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "skill": Threshold(0.7, "skill over the trivial predictor, at most", "calibrated", maximum=1),
-            "schedule": Threshold(0.5, "share of the schedule before it is judged", "calibrated", maximum=1),
-            "dropout": Threshold(0.8, "rate of dropout, at least", "Srivastava 2014: 0.2 to 0.6 are flat", maximum=1),
-            "shrunk": Threshold(0.5, "size of the weights ÷ that at the start, at most", "calibrated", maximum=1),
-        }
+    THRESHOLDS = thresholds(
+        skill=Threshold(0.7, "skill over the trivial predictor, at most", "calibrated", maximum=1),
+        schedule=Threshold(0.5, "share of the schedule before it is judged", "calibrated", maximum=1),
+        dropout=Threshold(0.8, "rate of dropout, at least", "Srivastava 2014: 0.2 to 0.6 are flat", maximum=1),
+        shrunk=Threshold(0.5, "size of the weights ÷ that at the start, at most", "calibrated", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._runaway import HEAVY, coasting, loss_rise, sharpness
-from autotrainer.rules._steps import STEP_NEEDS, Steps, steps_taken
-from autotrainer.rules._words import about
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.runaway import HEAVY, coasting, loss_rise, sharpness
+from autotrainer.rules._shared.steps import STEP_NEEDS, Steps, steps_taken
+from autotrainer.rules._shared.words import about
 
 __all__ = ["LearningRateTooHigh"]
 
@@ -121,14 +115,12 @@ class LearningRateTooHigh(Rule):
         "schedule_learning_rate",
     )
     place = "step"
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "step": Threshold(0.1, "largest step ÷ weights", "calibrated: 97 % of healthy ones stay below"),
-            "typical": Threshold(0.03, "median step ÷ weights", "Karpathy: log10 at most -1.5"),
-            "growth": Threshold(4, "growth of all weights", "calibrated: 98 % of healthy ones stay below", 1),
-            "skill": Threshold(0.5, "skill below which a result is poor", "half of what can be learned", maximum=1),
-            "schedule": Threshold(0.15, "share of the schedule before an error", "delay target of 20 %", maximum=1),
-        }
+    THRESHOLDS = thresholds(
+        step=Threshold(0.1, "largest step ÷ weights", "calibrated: 97 % of healthy ones stay below"),
+        typical=Threshold(0.03, "median step ÷ weights", "Karpathy: log10 at most -1.5"),
+        growth=Threshold(4, "growth of all weights", "calibrated: 98 % of healthy ones stay below", 1),
+        skill=Threshold(0.5, "skill below which a result is poor", "half of what can be learned", maximum=1),
+        schedule=Threshold(0.15, "share of the schedule before an error", "delay target of 20 %", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._steps import STEP_NEEDS, clipped_norm, rate_rises, shortened, steps_taken
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.steps import STEP_NEEDS, clipped_norm, rate_rises, shortened, steps_taken
 
 __all__ = ["LearningRateTooLow"]
 
@@ -87,14 +81,10 @@ class LearningRateTooLow(Rule):
     )
     repairs = ("scale_learning_rate", "swap_optimizer", "add_momentum", "extend_training")
     place = "step"
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "travel": Threshold(
-                0.2, "way of the weights by the end ÷ their size", "calibrated: healthy ones go further"
-            ),
-            "step": Threshold(6e-4, "median step ÷ weights, at most", "below the usual 1e-3"),
-            "schedule": Threshold(0.15, "share of the schedule before it is judged", "delay target of 20 %", maximum=1),
-        }
+    THRESHOLDS = thresholds(
+        travel=Threshold(0.2, "way of the weights by the end ÷ their size", "calibrated: healthy ones go further"),
+        step=Threshold(6e-4, "median step ÷ weights, at most", "below the usual 1e-3"),
+        schedule=Threshold(0.15, "share of the schedule before it is judged", "delay target of 20 %", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Floats
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
-from autotrainer.rules._trends import recent
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._shared.trends import recent
 
 __all__ = ["LossScaleCollapse"]
 
@@ -73,12 +67,10 @@ class LossScaleCollapse(Rule):
     )
     place = "step"
     repairs = ("raise_precision",)
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "lost": Threshold(1e-4, "scale at which nothing can be trained any more", "fairseq"),
-            "scale": Threshold(1.0, "scale worth a warning below it", "PyTorch"),
-            "skipped": Threshold(0.05, "steps given up for each step taken, at least", "catalogue: 5 in 100"),
-        }
+    THRESHOLDS = thresholds(
+        lost=Threshold(1e-4, "scale at which nothing can be trained any more", "fairseq"),
+        scale=Threshold(1.0, "scale worth a warning below it", "PyTorch"),
+        skipped=Threshold(0.05, "steps given up for each step taken, at least", "catalogue: 5 in 100"),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

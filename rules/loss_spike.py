@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
-
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Floats
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
-from autotrainer.rules._words import about
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._shared.words import about
 
 __all__ = ["LossSpike"]
 
@@ -81,13 +74,11 @@ class LossSpike(Rule):
     )
     repairs = ("clip_gradients", "skip_update", "scale_learning_rate", "tune_adam", "warm_up_learning_rate", "rollback")
     place = "loss"
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "z": Threshold(6, "robust standard deviations above the median", "OLMo-core", 1),
-            "rise": Threshold(0.5, "rise ÷ the loss before", "half of what it was"),
-            "whole": Threshold(0.2, "rise ÷ the loss of the untrained model", "what counts for the result"),
-            "skill": Threshold(0.8, "skill from which they are not told", "that of oscillating_loss", maximum=1),
-        }
+    THRESHOLDS = thresholds(
+        z=Threshold(6, "robust standard deviations above the median", "OLMo-core", 1),
+        rise=Threshold(0.5, "rise ÷ the loss before", "half of what it was"),
+        whole=Threshold(0.2, "rise ÷ the loss of the untrained model", "what counts for the result"),
+        skill=Threshold(0.8, "skill from which they are not told", "that of oscillating_loss", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

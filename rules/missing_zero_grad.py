@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
-
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
-from autotrainer.rules._trends import growth, recent
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._shared.trends import growth, recent
 
 __all__ = ["MissingZeroGrad"]
 
@@ -63,15 +56,13 @@ class MissingZeroGrad(Rule):
     aliases = ("zero_grad", "no_zero_grad", "gradient_reset", "accumulated_gradients")
     needs = OUTCOME_NEEDS | frozenset({"stale_gradients", "gradient_cosine"})
     repairs = ("restore_zero_grad",)
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "share": Threshold(
-                0.5, "sampled steps that met gradients of the step before, at least", "0 where reset", maximum=1.0
-            ),
-            "cosine": Threshold(0.95, "cosine between gradients of sampled steps, at least", "catalogue", maximum=1.0),
-            "growth": Threshold(3.0, "growth of the gradient norm, at least", "beyond its noise, as in AT102"),
-            "good_score": Threshold(0.9, "skill from which the harm is small", "not_learning", maximum=1.0),
-        }
+    THRESHOLDS = thresholds(
+        share=Threshold(
+            0.5, "sampled steps that met gradients of the step before, at least", "0 where reset", maximum=1.0
+        ),
+        cosine=Threshold(0.95, "cosine between gradients of sampled steps, at least", "catalogue", maximum=1.0),
+        growth=Threshold(3.0, "growth of the gradient norm, at least", "beyond its noise, as in AT102"),
+        good_score=Threshold(0.9, "skill from which the harm is small", "not_learning", maximum=1.0),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

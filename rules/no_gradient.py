@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
-
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._layers import names
-from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.layers import names
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
 
 __all__ = ["NoGradient"]
 
@@ -79,12 +72,10 @@ class NoGradient(Rule):
         "nonfinite",
     )
     repairs = ("swap_activation", "reinitialize", "insert_normalization")
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "samples": Threshold(10, "sampled steps in a row", "as not_learning", 2),
-            "schedule": Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
-            "skill": Threshold(0.5, "skill from which it is a fact", "half of what can be learned", maximum=1),
-        }
+    THRESHOLDS = thresholds(
+        samples=Threshold(10, "sampled steps in a row", "as not_learning", 2),
+        schedule=Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
+        skill=Threshold(0.5, "skill from which it is a fact", "half of what can be learned", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

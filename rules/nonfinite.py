@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule
-from autotrainer.rules._first_bad import FIRST_BAD_FACTS, Place, found_by_replay, seen_in_history
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext
+from autotrainer.rules._shared.first_bad import FIRST_BAD_FACTS, Place, found_by_replay, seen_in_history
 
 __all__ = ["NonFinite"]
 

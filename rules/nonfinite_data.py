@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Floats
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext
 
 __all__ = ["NonFiniteData"]
 

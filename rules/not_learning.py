@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Floats
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._layers import inputs_vary
-from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._simple_models import SIMPLE_NEEDS, with_simple_model
-from autotrainer.rules._skill import targets_growth
-from autotrainer.rules._trends import last_median, recent
-from autotrainer.rules._words import about
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.layers import inputs_vary
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.simple_models import SIMPLE_NEEDS, with_simple_model
+from autotrainer.rules._shared.skill import targets_growth
+from autotrainer.rules._shared.trends import last_median, recent
+from autotrainer.rules._shared.words import about
 
 __all__ = ["NotLearning"]
 
@@ -127,13 +121,11 @@ class NotLearning(Rule):
         "add_residual",
         "resize_hidden_layers",
     )
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "skill": Threshold(0.15, "skill over the trivial predictor, at most", "calibrated", maximum=1),
-            "schedule": Threshold(0.25, "share of the schedule before an error", "calibrated", maximum=1),
-            "dead_schedule": Threshold(0.05, "the same where outputs are constant", "calibrated", maximum=1),
-            "to_come": Threshold(0.02, "expected fall of the loss for patience", "calibrated", maximum=1),
-        }
+    THRESHOLDS = thresholds(
+        skill=Threshold(0.15, "skill over the trivial predictor, at most", "calibrated", maximum=1),
+        schedule=Threshold(0.25, "share of the schedule before an error", "calibrated", maximum=1),
+        dead_schedule=Threshold(0.05, "the same where outputs are constant", "calibrated", maximum=1),
+        to_come=Threshold(0.02, "expected fall of the loss for patience", "calibrated", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Floats
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
-from autotrainer.rules._skill import trivial_squared_error
-from autotrainer.rules._trends import recent
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._shared.skill import trivial_squared_error
+from autotrainer.rules._shared.trends import recent
 
 __all__ = ["OscillatingLoss"]
 
@@ -110,12 +104,10 @@ class OscillatingLoss(Rule):
         "reinitialize",
         "schedule_learning_rate",
     )
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "swing": Threshold(0.03, "high − low of the accuracy", "AUTOTRAINER", maximum=1, alias="zeta"),
-            "share": Threshold(0.2, "swings ÷ epochs", "AUTOTRAINER", maximum=1, alias="eta"),
-            "loss_swing": Threshold(0.5, "swing of the loss ÷ its level", "calibrated"),
-        }
+    THRESHOLDS = thresholds(
+        swing=Threshold(0.03, "high − low of the accuracy", "AUTOTRAINER", maximum=1, alias="zeta"),
+        share=Threshold(0.2, "swings ÷ epochs", "AUTOTRAINER", maximum=1, alias="eta"),
+        loss_swing=Threshold(0.5, "swing of the loss ÷ its level", "calibrated"),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._skill import trivial_score, trivial_squared_error
-from autotrainer.rules._trends import theil_sen
-from autotrainer.rules._words import about
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.skill import trivial_score, trivial_squared_error
+from autotrainer.rules._shared.trends import theil_sen
+from autotrainer.rules._shared.words import about
 
 __all__ = ["Overfitting"]
 
@@ -71,15 +65,11 @@ class Overfitting(Rule):
         "class_imbalance",
     )
     repairs = ("add_dropout", "regularize_weights", "stop_early", "add_input_noise")
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "rise": Threshold(0.1, "relative rise of the validation loss over its best", "calibrated"),
-            "evaluations": Threshold(4, "evaluations since the best", "Prechelt 1998, UP criterion", 2),
-            "gap": Threshold(0.1, "training − validation accuracy", "code of AUTOTRAINER", maximum=1),
-            "fall": Threshold(
-                0.1, "fall of validation accuracy (R²) from its best that is an error", "calibrated", maximum=1
-            ),
-        }
+    THRESHOLDS = thresholds(
+        rise=Threshold(0.1, "relative rise of the validation loss over its best", "calibrated"),
+        evaluations=Threshold(4, "evaluations since the best", "Prechelt 1998, UP criterion", 2),
+        gap=Threshold(0.1, "training − validation accuracy", "code of AUTOTRAINER", maximum=1),
+        fall=Threshold(0.1, "fall of validation accuracy (R²) from its best that is an error", "calibrated", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

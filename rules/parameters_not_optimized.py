@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import ClassVar
+from collections.abc import Sequence
 
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import LayerInfo
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._layers import names
-from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._trends import last_median, recent
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.layers import names
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.trends import last_median, recent
 
 __all__ = ["ParametersNotOptimized"]
 
@@ -73,20 +68,14 @@ class ParametersNotOptimized(Rule):
     aliases = ("unowned_parameters", "forgotten_parameters", "optimizer_parameters", "missing_parameters")
     needs = OUTCOME_NEEDS | frozenset({"grad_zero_fraction", "weight_norm", "update_ratio", "learning_rate"})
     repairs = ("complete_optimizer",)
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "good_score": Threshold(0.7, "skill that is good enough", "Theta of AUTOTRAINER", maximum=1.0),
-            "harmless": Threshold(
-                0.8, "skill from which the harm is small", "what little is left to gain", maximum=1.0
-            ),
-            "minor": Threshold(
-                0.02, "share of all trainable parameters, at most", "biases of wide layers", maximum=1.0
-            ),
-            "step": Threshold(
-                1e-4, "learning rate × gradient norm ÷ weight norm, at least", "1000 times the precision of float32"
-            ),
-            "schedule": Threshold(0.1, "share of the schedule before the outcome counts", "not_learning", maximum=1.0),
-        }
+    THRESHOLDS = thresholds(
+        good_score=Threshold(0.7, "skill that is good enough", "Theta of AUTOTRAINER", maximum=1.0),
+        harmless=Threshold(0.8, "skill from which the harm is small", "what little is left to gain", maximum=1.0),
+        minor=Threshold(0.02, "share of all trainable parameters, at most", "biases of wide layers", maximum=1.0),
+        step=Threshold(
+            1e-4, "learning rate × gradient norm ÷ weight norm, at least", "1000 times the precision of float32"
+        ),
+        schedule=Threshold(0.1, "share of the schedule before the outcome counts", "not_learning", maximum=1.0),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._held_out import held_out_skill
-from autotrainer.rules._layers import inputs_vary, names, squashing_layers, weight_layers
-from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._trends import finite
-from autotrainer.rules._words import about
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.held_out import held_out_skill
+from autotrainer.rules._shared.layers import inputs_vary, names, squashing_layers, weight_layers
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.trends import finite
+from autotrainer.rules._shared.words import about
 
 __all__ = ["PoorInitialization"]
 
@@ -100,14 +94,12 @@ class PoorInitialization(Rule):
     causes = ("nonfinite_data", "abnormal_data")
     repairs = ("reinitialize", "insert_normalization", "swap_activation", "add_residual", "scale_output_layer")
     static = True
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "fading": Threshold(1e-3, "spread of the last ÷ first hidden layer, at most", "calibrated", maximum=1),
-            "growing": Threshold(1e3, "spread of the last ÷ first hidden layer, at least", "calibrated", 1),
-            "large": Threshold(100, "spread of a hidden layer, at least", "LSUV keeps it at 1"),
-            "loud": Threshold(10, "weights ÷ usual ones, at least", "He and Glorot: 0.6 to 1.4"),
-            "schedule": Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
-        }
+    THRESHOLDS = thresholds(
+        fading=Threshold(1e-3, "spread of the last ÷ first hidden layer, at most", "calibrated", maximum=1),
+        growing=Threshold(1e3, "spread of the last ÷ first hidden layer, at least", "calibrated", 1),
+        large=Threshold(100, "spread of a hidden layer, at least", "LSUV keeps it at 1"),
+        loud=Threshold(10, "weights ÷ usual ones, at least", "He and Glorot: 0.6 to 1.4"),
+        schedule=Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext
 
 __all__ = ["RepeatedAugmentation"]
 

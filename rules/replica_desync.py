@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 
 __all__ = ["ReplicaDesync"]
 
@@ -73,8 +67,8 @@ class ReplicaDesync(Rule):
         }
     )
     place = "step"
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {"gap": Threshold(1e-5, "relative difference of weight norms", "100 times the rounding of float32")}
+    THRESHOLDS = thresholds(
+        gap=Threshold(1e-5, "relative difference of weight norms", "100 times the rounding of float32")
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Floats
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._layers import activated, inputs_vary, names, weight_layers
-from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._trends import last_median
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.layers import activated, inputs_vary, names, weight_layers
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.trends import last_median
 
 __all__ = ["RepresentationCollapse"]
 
@@ -101,17 +95,13 @@ class RepresentationCollapse(Rule):
         "nonfinite",
     )
     repairs = ("insert_normalization", "reinitialize", "scale_learning_rate", "swap_activation", "revive_units")
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "spread": Threshold(
-                1e-4, "spread of the features ÷ their size, at most", "that of not_learning", maximum=1
-            ),
-            "shrunk": Threshold(
-                0.01, "the same, and what is left of the spread at the start", "healthy runs keep a fifth", maximum=1
-            ),
-            "rank": Threshold(0.1, "effective rank ÷ the largest possible, at most", "RankMe", maximum=1),
-            "schedule": Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
-        }
+    THRESHOLDS = thresholds(
+        spread=Threshold(1e-4, "spread of the features ÷ their size, at most", "that of not_learning", maximum=1),
+        shrunk=Threshold(
+            0.01, "the same, and what is left of the spread at the start", "healthy runs keep a fifth", maximum=1
+        ),
+        rank=Threshold(0.1, "effective rank ÷ the largest possible, at most", "RankMe", maximum=1),
+        schedule=Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
-
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._layers import names
-from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
-from autotrainer.rules._trends import last_median
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.layers import names
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._shared.trends import last_median
 
 __all__ = ["SaturatedActivation"]
 
@@ -81,11 +74,9 @@ class SaturatedActivation(Rule):
         "add_residual",
     )
     static = True
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "saturated": Threshold(0.5, "share of saturated outputs of a layer", "Glorot 2010", maximum=1),
-            "schedule": Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
-        }
+    THRESHOLDS = thresholds(
+        saturated=Threshold(0.5, "share of saturated outputs of a layer", "Glorot 2010", maximum=1),
+        schedule=Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._layers import weight_layers
-from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._pace import SURE, known_losses, pace
-from autotrainer.rules._steps import STEP_NEEDS, steps_taken
-from autotrainer.rules._trends import theil_sen
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.layers import weight_layers
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.pace import SURE, known_losses, pace
+from autotrainer.rules._shared.steps import STEP_NEEDS, steps_taken
+from autotrainer.rules._shared.trends import theil_sen
 
 __all__ = ["SlowConvergence"]
 
@@ -118,13 +112,11 @@ class SlowConvergence(Rule):
         "extend_training",
         "add_residual",
     )
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "gain": Threshold(0.01, "gain of accuracy per epoch, at most", "AUTOTRAINER", maximum=1, alias="delta"),
-            "schedule": Threshold(0.15, "share of the schedule before it is judged", "delay target of 20 %", maximum=1),
-            "travel": Threshold(0.1, "change of the weights by the end ÷ their size, at most", "calibrated"),
-            "skill": Threshold(0.2, "skill expected by the end, at most", "calibrated", maximum=1),
-        }
+    THRESHOLDS = thresholds(
+        gain=Threshold(0.01, "gain of accuracy per epoch, at most", "AUTOTRAINER", maximum=1, alias="delta"),
+        schedule=Threshold(0.15, "share of the schedule before it is judged", "delay target of 20 %", maximum=1),
+        travel=Threshold(0.1, "change of the weights by the end ÷ their size, at most", "calibrated"),
+        skill=Threshold(0.2, "skill expected by the end, at most", "calibrated", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

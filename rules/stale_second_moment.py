@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
-
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Floats
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._layers import names, weight_layers
-from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._trends import recent
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.layers import names, weight_layers
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.trends import recent
 
 __all__ = ["StaleSecondMoment"]
 
@@ -85,13 +78,11 @@ class StaleSecondMoment(Rule):
         "reset_optimizer_state",
         "warm_up_learning_rate",
     )
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "ratio": Threshold(2.3, "size of the gradient ÷ root of the second moment", "Wortsman 2023", 1),
-            "share": Threshold(0.3, "share of the samples", "healthy runs have up to 0.15", maximum=1),
-            "small": Threshold(0.1, "the ratio at which steps are a tenth of what they should be", "definition"),
-            "schedule": Threshold(0.25, "share of the schedule before it is judged", "not_learning", maximum=1),
-        }
+    THRESHOLDS = thresholds(
+        ratio=Threshold(2.3, "size of the gradient ÷ root of the second moment", "Wortsman 2023", 1),
+        share=Threshold(0.3, "share of the samples", "healthy runs have up to 0.15", maximum=1),
+        small=Threshold(0.1, "the ratio at which steps are a tenth of what they should be", "definition"),
+        schedule=Threshold(0.25, "share of the schedule before it is judged", "not_learning", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

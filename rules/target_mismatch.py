@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TargetSummary, TaskContext
-from autotrainer.rule import Rule
-from autotrainer.rules._loss_values import CROSSED, LOSS_VALUE_NEEDS, broadcast
-from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
-from autotrainer.rules._words import about
+from autotrainer.records.task import TargetSummary
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext
+from autotrainer.rules._shared.loss_values import CROSSED, LOSS_VALUE_NEEDS, broadcast
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._shared.words import about
 
 __all__ = ["TargetMismatch"]
 

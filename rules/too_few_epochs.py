@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._held_out import held_out_skill
-from autotrainer.rules._outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._pace import SURE, Pace, known_losses, pace
-from autotrainer.rules._trends import theil_sen
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.held_out import held_out_skill
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.pace import SURE, Pace, known_losses, pace
+from autotrainer.rules._shared.trends import theil_sen
 
 __all__ = ["TooFewEpochs"]
 
@@ -113,14 +107,10 @@ class TooFewEpochs(Rule):
         "slow_convergence",
     )
     repairs = ("extend_training",)
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "gain": Threshold(0.1, "expected fall of the loss over as many epochs again, at least", "calibrated"),
-            "skill": Threshold(
-                0.6, "skill over the trivial predictor that is an error, at most", "calibrated", maximum=1
-            ),
-            "steps": Threshold(100, "steps of a whole run that are hardly ever enough", "calibrated"),
-        }
+    THRESHOLDS = thresholds(
+        gain=Threshold(0.1, "expected fall of the loss over as many epochs again, at least", "calibrated"),
+        skill=Threshold(0.6, "skill over the trivial predictor that is an error, at most", "calibrated", maximum=1),
+        steps=Threshold(100, "steps of a whole run that are hardly ever enough", "calibrated"),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TargetSummary, TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._simple_models import SIMPLE_NEEDS, best_simple_model, skill_of
+from autotrainer.records.task import TargetSummary
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.simple_models import SIMPLE_NEEDS, best_simple_model, skill_of
 
 __all__ = ["UnlearnableTargets"]
 
@@ -58,11 +53,9 @@ class UnlearnableTargets(Rule):
     needs = frozenset({"constant_targets", "train_score", "simple_features"}) | SIMPLE_NEEDS
     causes = ("nonfinite_data",)
     static = True
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "skill": Threshold(0.2, "skill on held-out rows, at most", "width of its interval at 250 rows", maximum=1),
-            "memorised": Threshold(0.5, "skill of the network on training rows", "half way to perfect", maximum=1),
-        }
+    THRESHOLDS = thresholds(
+        skill=Threshold(0.2, "skill on held-out rows, at most", "width of its interval at 250 rows", maximum=1),
+        memorised=Threshold(0.5, "skill of the network on training rows", "half way to perfect", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._loss_values import measures_distance
-from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
-from autotrainer.rules._words import about
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.loss_values import measures_distance
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._shared.words import about
 
 __all__ = ["UnscaledTargets"]
 
@@ -55,12 +49,10 @@ class UnscaledTargets(Rule):
     causes = ("nonfinite_data",)
     repairs = ("scale_targets", "scale_learning_rate", "swap_optimizer")
     static = True
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "spread": Threshold(30, "standard deviation of the targets", "calibrated"),
-            "offset": Threshold(30, "mean ÷ standard deviation", "calibrated"),
-            "schedule": Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
-        }
+    THRESHOLDS = thresholds(
+        spread=Threshold(30, "standard deviation of the targets", "calibrated"),
+        offset=Threshold(30, "mean ÷ standard deviation", "calibrated"),
+        schedule=Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

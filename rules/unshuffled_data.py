@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import MAX_ROWS, MAX_VALUES, Floats
-from autotrainer.records.task import TargetSummary, TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._held_out import held_out_accuracy, held_out_skill
-from autotrainer.rules._loss_values import LOSS_VALUE_NEEDS, computes_cross_entropy
-from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
+from autotrainer.records.task import TargetSummary
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.held_out import held_out_accuracy, held_out_skill
+from autotrainer.rules._shared.loss_values import LOSS_VALUE_NEEDS, computes_cross_entropy
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
 
 __all__ = ["UnshuffledData"]
 
@@ -86,14 +81,10 @@ class UnshuffledData(Rule):
     causes = ()
     repairs = ("shuffle_data",)
     static = True
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "z": Threshold(5, "standard errors below random batches", "catalogue of problems"),
-            "share": Threshold(
-                0.5, "entropy of batches ÷ that of all rows, at most", "catalogue of problems", maximum=1
-            ),
-            "skill": Threshold(0.85, "skill on validation data that is an error, at most", "calibrated", maximum=1),
-        }
+    THRESHOLDS = thresholds(
+        z=Threshold(5, "standard errors below random batches", "catalogue of problems"),
+        share=Threshold(0.5, "entropy of batches ÷ that of all rows, at most", "catalogue of problems", maximum=1),
+        skill=Threshold(0.85, "skill on validation data that is an error, at most", "calibrated", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

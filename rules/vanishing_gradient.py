@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Floats
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._layers import last_epochs, names, squashing_layers, weight_layers
-from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
-from autotrainer.rules._trends import geometric_mean, last_median, recent
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.layers import last_epochs, names, squashing_layers, weight_layers
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._shared.trends import geometric_mean, last_median, recent
 
 __all__ = ["VanishingGradient"]
 
@@ -96,16 +90,14 @@ class VanishingGradient(Rule):
         "parameters_not_optimized",
     )
     repairs = ("swap_activation", "insert_normalization", "add_residual", "reinitialize", "swap_optimizer")
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "ratio": Threshold(1e-3, "gradient norm of first ÷ last layer, at most", "AUTOTRAINER", alias="beta_1"),
-            "first": Threshold(1e-4, "gradient norm of the first layer, at most", "AUTOTRAINER", alias="beta_2"),
-            "good_score": Threshold(
-                0.7, "accuracy or R² from which the model is good enough", "AUTOTRAINER", maximum=1.0, alias="Theta"
-            ),
-            "epochs": Threshold(0, "epochs that it must last", "AUTOTRAINER", alias="alpha_1"),
-            "schedule": Threshold(0.05, "share of the schedule before an error", "not_learning", maximum=1.0),
-        }
+    THRESHOLDS = thresholds(
+        ratio=Threshold(1e-3, "gradient norm of first ÷ last layer, at most", "AUTOTRAINER", alias="beta_1"),
+        first=Threshold(1e-4, "gradient norm of the first layer, at most", "AUTOTRAINER", alias="beta_2"),
+        good_score=Threshold(
+            0.7, "accuracy or R² from which the model is good enough", "AUTOTRAINER", maximum=1.0, alias="Theta"
+        ),
+        epochs=Threshold(0, "epochs that it must last", "AUTOTRAINER", alias="alpha_1"),
+        schedule=Threshold(0.05, "share of the schedule before an error", "not_learning", maximum=1.0),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
 
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Floats
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._outcome import OUTCOME_NEEDS, YOUNG_STEPS, Outcome, outcome
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, YOUNG_STEPS, Outcome, outcome
 
 __all__ = ["WrongSchedule"]
 
@@ -64,15 +58,13 @@ class WrongSchedule(Rule):
     aliases = ("scheduler", "lr_schedule", "learning_rate_schedule", "scheduler_per_batch", "scheduler_not_stepped")
     needs = OUTCOME_NEEDS | frozenset({"learning_rate"})
     repairs = ("schedule_learning_rate",)
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "low": Threshold(1e-3, "rate next to zero, relative to its largest value", "catalogue", maximum=1.0),
-            "stretch": Threshold(0.05, "share of the plan at such a rate, at least", "2 % for a cosine", maximum=1.0),
-            "rest": Threshold(0.5, "share of the plan after the rate vanished, at least", "much of it", maximum=1.0),
-            "epochs": Threshold(3, "epochs without a change of the rate, at least", "catalogue"),
-            "late": Threshold(0.9, "share of the plan without a change of the rate", "drops at 0.5, 0.75", maximum=1.0),
-            "good_score": Threshold(0.7, "skill that is good enough", "Theta of AUTOTRAINER", maximum=1.0),
-        }
+    THRESHOLDS = thresholds(
+        low=Threshold(1e-3, "rate next to zero, relative to its largest value", "catalogue", maximum=1.0),
+        stretch=Threshold(0.05, "share of the plan at such a rate, at least", "2 % for a cosine", maximum=1.0),
+        rest=Threshold(0.5, "share of the plan after the rate vanished, at least", "much of it", maximum=1.0),
+        epochs=Threshold(3, "epochs without a change of the rate, at least", "catalogue"),
+        late=Threshold(0.9, "share of the plan without a change of the rate", "drops at 0.5, 0.75", maximum=1.0),
+        good_score=Threshold(0.7, "skill that is good enough", "Theta of AUTOTRAINER", maximum=1.0),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

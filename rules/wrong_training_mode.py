@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
-
 import numpy as np
 
-from autotrainer.records.findings import Finding, Severity
-from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TaskContext
-from autotrainer.rule import Rule, Threshold
-from autotrainer.rules._outcome import OUTCOME_NEEDS, outcome
-from autotrainer.rules._trends import recent
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._shared.trends import recent
 
 __all__ = ["WrongTrainingMode"]
 
@@ -68,18 +61,16 @@ class WrongTrainingMode(Rule):
     aliases = ("wrong_mode", "eval_mode", "train_mode", "forgotten_eval", "forgotten_train")
     needs = OUTCOME_NEEDS | frozenset({"training_mode"})
     repairs = ("set_mode",)
-    THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType(
-        {
-            "share": Threshold(0.8, "passes in the wrong mode, at least", "all but single ones", maximum=1.0),
-            "good_score": Threshold(0.7, "accuracy or R² that is good enough", "Theta of AUTOTRAINER", maximum=1.0),
-            "dropout": Threshold(
-                0.1,
-                "dropout rate from which scores in training mode can't be trusted",
-                "rate of Transformers",
-                0.0,
-                1.0,
-            ),
-        }
+    THRESHOLDS = thresholds(
+        share=Threshold(0.8, "passes in the wrong mode, at least", "all but single ones", maximum=1.0),
+        good_score=Threshold(0.7, "accuracy or R² that is good enough", "Theta of AUTOTRAINER", maximum=1.0),
+        dropout=Threshold(
+            0.1,
+            "dropout rate from which scores in training mode can't be trusted",
+            "rate of Transformers",
+            0.0,
+            1.0,
+        ),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

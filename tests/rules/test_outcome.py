@@ -11,9 +11,9 @@ import pytest
 from autotrainer.records.findings import Severity
 from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import TargetSummary
-from autotrainer.rules._layers import activated
-from autotrainer.rules._outcome import outcome, progress
-from autotrainer.rules._trends import growth
+from autotrainer.rules._shared.layers import activated
+from autotrainer.rules._shared.outcome import outcome, progress
+from autotrainer.rules._shared.trends import growth
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from autotrainer.records.task import OptimizerInfo
-from autotrainer.rules._outcome import outcome
-from autotrainer.rules._runaway import coasting, loss_rise
-from autotrainer.rules._steps import steps_taken
+from autotrainer.rules._shared.outcome import outcome
+from autotrainer.rules._shared.runaway import coasting, loss_rise
+from autotrainer.rules._shared.steps import steps_taken
 
 
 def noise(t: int) -> float:

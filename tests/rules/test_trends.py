@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from autotrainer.rules._trends import blocks, geometric_mean, last_median, loss_growth, recent, theil_sen, wilson
+from autotrainer.rules._shared.trends import blocks, geometric_mean, last_median, loss_growth, recent, theil_sen, wilson
 
 
 def test_theil_sen_ignores_outliers_and_non_finite_values() -> None:

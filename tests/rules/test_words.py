@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from autotrainer.rules._words import about
+from autotrainer.rules._shared.words import about
 
 
 @pytest.mark.parametrize(

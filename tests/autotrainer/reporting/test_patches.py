@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from autotrainer import edits as e
-from autotrainer.reporting.patches import describe, in_patch_order, lines
+from autotrainer.reporting.patches import in_patch_order, lines
 from autotrainer.reporting.plan import RepairPlan
 
 NAMES = ("0", "1", "2", "3", "5")
@@ -306,12 +306,12 @@ def test_what_hangs_on_the_optimizer_comes_after_what_makes_it_anew() -> None:
         e.WarmUpRate, e.DecayRate,
     ]  # fmt: skip
     for framework, schedule in (("pytorch", "LambdaLR"), ("keras3", "CosineDecay")):
-        text = describe(RepairPlan(("x",), edits[:2], framework=framework))
+        text = str(RepairPlan(("x",), edits[:2], framework=framework))
         assert text.count(schedule) == 1, "one schedule, not two that undo each other"
 
 
 def test_the_model_comes_before_the_optimizer() -> None:
-    text = describe(RepairPlan(("x",), (e.SwapOptimizer("adam", 1e-3), e.InsertNormalization(("0",)))))
+    text = str(RepairPlan(("x",), (e.SwapOptimizer("adam", 1e-3), e.InsertNormalization(("0",)))))
     assert re.findall(r"^\d\. (\S+)", text, re.MULTILINE) == ["`0`:", "optimizer"]
     assert text.index("BatchNorm1d") < text.index("torch.optim.Adam")
 

@@ -10,8 +10,8 @@ import numpy as np
 from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import MAX_ROWS, Floats
 from autotrainer.records.task import TaskContext
-from autotrainer.rules._loss_values import computes_squared_error, measures_distance
-from autotrainer.rules._trends import blocks, theil_sen, wilson
+from autotrainer.rules._shared.loss_values import computes_squared_error, measures_distance
+from autotrainer.rules._shared.trends import blocks, theil_sen, wilson
 
 __all__ = ["LEAST_R2", "Witness", "targets_growth", "trivial_score", "trivial_squared_error", "witnesses"]
 

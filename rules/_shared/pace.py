@@ -9,7 +9,7 @@ import numpy as np
 
 from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Floats
-from autotrainer.rules._trends import blocks, theil_sen
+from autotrainer.rules._shared.trends import blocks, theil_sen
 
 __all__ = ["SURE", "Pace", "known_losses", "pace"]
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
-from autotrainer.rules._outcome import Outcome
-from autotrainer.rules._skill import targets_growth
-from autotrainer.rules._steps import Steps
-from autotrainer.rules._trends import blocks
+from autotrainer.rules._shared.outcome import Outcome
+from autotrainer.rules._shared.skill import targets_growth
+from autotrainer.rules._shared.steps import Steps
+from autotrainer.rules._shared.trends import blocks
 
 __all__ = ["HEAVY", "coasting", "loss_rise", "sharpness"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from autotrainer.records.findings import Finding
 from autotrainer.records.task import TaskContext
-from autotrainer.rules._trends import wilson
+from autotrainer.rules._shared.trends import wilson
 
 __all__ = ["SIMPLE_NEEDS", "SimpleModel", "best_simple_model", "skill_of", "with_simple_model"]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
-from autotrainer.rules._skill import trivial_score, trivial_squared_error
+from autotrainer.rules._shared.skill import trivial_score, trivial_squared_error
 
 __all__ = ["held_out_accuracy", "held_out_skill"]
 

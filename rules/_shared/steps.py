@@ -11,7 +11,7 @@ import numpy as np
 from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Floats
 from autotrainer.records.task import TaskContext
-from autotrainer.rules._layers import weight_layers
+from autotrainer.rules._shared.layers import weight_layers
 
 __all__ = ["STEP_NEEDS", "Steps", "clipped_norm", "decay_share", "rate_rises", "shortened", "steps_taken"]
 

@@ -15,9 +15,9 @@ import numpy as np
 from autotrainer.records.findings import Severity
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
-from autotrainer.rules._skill import LEAST_R2, Witness, trivial_score, witnesses
-from autotrainer.rules._trends import Slope, blocks, loss_growth, recent, theil_sen
-from autotrainer.rules._words import about
+from autotrainer.rules._shared.skill import LEAST_R2, Witness, trivial_score, witnesses
+from autotrainer.rules._shared.trends import Slope, blocks, loss_growth, recent, theil_sen
+from autotrainer.rules._shared.words import about
 
 __all__ = ["OUTCOME_NEEDS", "YOUNG_STEPS", "Outcome", "outcome", "progress"]
 

@@ -1,0 +1,1 @@
+"""What several repairs share: heads, layers, rates, steps, targets."""

@@ -1,0 +1,1 @@
+"""What several rules share: outcome, pace, trends, words."""
