@@ -47,9 +47,9 @@ def test_says_it_in_good_english(build: Callable[..., Any]) -> None:
     of_loss = NonFinite().check(*build(losses=breaks(0.5)))
     of_weights = NonFinite().check(*build(table={"weight_norm": lambda t: [2.0, breaks(2.0)(t), 2.0]}))
     assert of_loss is not None
-    assert of_loss.message.startswith("Loss is not finite")
+    assert of_loss.message.startswith("The loss has been NaN or infinite")
     assert of_weights is not None
-    assert of_weights.message.startswith("Weights of layer fc2 are not finite")
+    assert of_weights.message.startswith("The weights of layer fc2 have been NaN or infinite")
 
 
 INFINITE = {"loss": np.inf, "grad_norm": np.inf}
@@ -62,43 +62,43 @@ INFINITE = {"loss": np.inf, "grad_norm": np.inf}
             INFINITE | {"output_max": np.inf},
             {"activation_max_abs": [4.0, np.inf, np.inf], "grad_norm": np.inf},
             ("fc2",),
-            "Outputs of layer fc2 are not finite since step 4.",
+            "The outputs of layer fc2 have been NaN or infinite since step 4.",
             id="outputs before gradients",
         ),
         pytest.param(
             INFINITE,
             {"grad_norm": np.inf},
             (),
-            "Loss is not finite since step 4, although the outputs are.",
+            "The loss has been NaN or infinite since step 4, although the outputs are finite.",
             id="loss before gradients",
         ),
         pytest.param(
             INFINITE | {"output_max": np.nan},
             {"activation_max_abs": np.nan},
             (),
-            "Loss is not finite since step 4.",
+            "The loss has been NaN or infinite since step 4.",
             id="outputs not measured",
         ),
         pytest.param(
             INFINITE | {"output_max": np.inf},
             {"activation_max_abs": np.nan},
             (),
-            "Outputs of the model are not finite since step 4.",
+            "The outputs of the model have been NaN or infinite since step 4.",
             id="layers not measured",
         ),
         pytest.param(
             {"grad_norm": np.inf},
             {"grad_norm": [np.inf, np.inf, 1.0]},
             ("fc2",),
-            "Gradients of layer fc2 are not finite since step 4, although the loss is.",
+            "The gradients of layer fc2 have been NaN or infinite since step 4, although the loss is finite.",
             id="gradients in backward order",
         ),
         pytest.param(
             INFINITE | {"output_max": np.inf},
             {"weight_norm": [2.0, np.inf, np.inf], "activation_max_abs": np.inf},
             ("fc2",),
-            "Weights of layer fc2 (and of 1 more) are not finite since step 4: a step before that, which was not "
-            "looked at, has left them so.",
+            "The weights of layer fc2 (and 1 more layer) have been NaN or infinite since step 4, after an earlier "
+            "update that was not sampled.",
             id="weights that a step before has left",
         ),
     ],
@@ -127,7 +127,10 @@ def test_says_that_it_was_seen_later(build: Callable[..., Any]) -> None:
         *build(steps=400, losses=lambda t: np.inf if t >= 301 else 0.5, scalars=rises, table=table)
     )
     assert found is not None
-    assert found.message == "Outputs of layer fc2 are not finite since step 301 (as seen in step 304)."
+    assert (
+        found.message
+        == "The outputs of layer fc2 have been NaN or infinite since step 301 (first measured in step 304)."
+    )
 
 
 def _facts(tensor: str, operation: str = "unknown", layer: int | None = None, **more: float) -> dict[str, float]:
@@ -141,41 +144,46 @@ def _facts(tensor: str, operation: str = "unknown", layer: int | None = None, **
 @pytest.mark.parametrize(
     ("facts", "layers", "told"),
     [
-        (_facts("input"), (), "The inputs are the first to be not finite, in step 3."),
-        (_facts("loss", "logarithm"), (), "The loss is the first to be not finite, in step 3: the logarithm of 0."),
+        (_facts("input"), (), "NaN or infinite values first appear in the inputs in step 3."),
+        (
+            _facts("loss", "logarithm"),
+            (),
+            "NaN or infinite values first appear in the loss in step 3, caused by the logarithm of 0.",
+        ),
         (
             _facts("output", "logarithm", 1, lowest=-0.5),
             ("fc2",),
-            "Outputs of layer fc2 are the first to be not finite, in step 3: the logarithm of a negative number (as "
-            "low as -0.5).",
+            "NaN or infinite values first appear in the outputs of layer fc2 in step 3, caused by the logarithm of a "
+            "negative number (as low as -0.5).",
         ),
         (
             _facts("output", "division", 0, after=1),
             ("fc1",),
-            "Values made after layer fc1 are the first to be not finite, in step 3: a division by 0.",
+            "NaN or infinite values first appear in values computed after layer fc1 in step 3, caused by a division by "
+            "0.",
         ),
         (
             _facts("gradient", "root", 1, backward=1),
             ("fc2",),
-            "Gradients of layer fc2 are the first to be not finite, in step 3: the backward pass divides by 0, at a "
-            "root of 0.",
+            "NaN or infinite values first appear in the gradients of layer fc2 in step 3, caused by a division by 0 in "
+            "the backward pass, at a root of 0.",
         ),
         (
             _facts("gradient", "overflow", 1, after=1, backward=1, highest=3e38),
             ("fc2",),
-            "Gradients that reach layer fc2 are the first to be not finite, in step 3: an overflow, of values up to "
-            "3e+38 in the backward pass.",
+            "NaN or infinite values first appear in the gradients that reach layer fc2 in step 3, caused by an "
+            "overflow of values up to 3e+38 in the backward pass.",
         ),
         (
             _facts("output", "overflow", 2, half=1, highest=9e4),
             ("out",),
-            "Outputs of layer out are the first to be not finite, in step 3: an overflow in half precision, which "
-            "ends at 65504, of values up to 9e+04.",
+            "NaN or infinite values first appear in the outputs of layer out in step 3, caused by an overflow of "
+            "values up to 9e+04 in half precision (largest number 65504).",
         ),
         (
             _facts("weight", "unknown", 0),
             ("fc1",),
-            "Weights of layer fc1 are the first to be not finite, in step 3.",
+            "NaN or infinite values first appear in the weights of layer fc1 in step 3.",
         ),
     ],
 )
@@ -191,7 +199,7 @@ def test_tells_what_a_replay_found(
 def test_probabilities_of_zero_are_named(build: Callable[..., Any]) -> None:
     found = NonFinite().check(*build(losses=breaks(0.5), loss="cce", asked=_facts("loss", "logarithm")))
     assert found is not None
-    assert found.message.endswith("in step 3: the cross-entropy of a probability that is exactly 0.")
+    assert found.message.endswith("in step 3, caused by the cross-entropy of a probability that is exactly 0.")
 
 
 def test_facts_of_a_finite_training_say_nothing(build: Callable[..., Any]) -> None:
