@@ -62,8 +62,8 @@ def test_tells_what_was_measured(build: Callable[..., Any]) -> None:
     assert narrow is not None
     assert loud is not None
     assert narrow.layers == loud.layers == ("attention",)
-    assert "have 3.0% of the largest entropy (largest logit 400)" in narrow.message
-    assert "The largest attention logit of layer attention is 596, 29 times that at the start" in loud.message
+    assert "has collapsed to 3.0% of the maximum entropy (largest logit 400)" in narrow.message
+    assert "The largest attention logit of layer attention has grown to 596, 29 times its initial value" in loud.message
     assert loud.evidence["logit_growth"] > 10
 
 

@@ -81,7 +81,7 @@ def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str 
 def test_message_has_the_numbers(build: Callable[..., Any]) -> None:
     found = Divergence().check(*build(losses=rises, scalars=CHANCE))
     assert found is not None
-    assert "27 times its best so far" in found.message
+    assert "27 times its best value so far" in found.message
     assert "at the start; accuracy is 0.5" in found.message
 
 

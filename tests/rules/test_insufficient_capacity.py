@@ -136,4 +136,4 @@ def test_the_narrow_layer_is_named(build: Callable[..., Any]) -> None:
     found = InsufficientCapacity().check(*build(**LOW, **NARROW))
     assert found is not None
     assert found.layers == ("fc0",)
-    assert "one unit" in found.message
+    assert "single unit" in found.message

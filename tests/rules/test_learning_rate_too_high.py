@@ -164,7 +164,7 @@ def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str 
 @pytest.mark.parametrize(
     ("context", "words"),
     [
-        ({"optimizer": OptimizerInfo("sgd", 0.05, 0.999)}, "a momentum of 0.999 adds up 1000 steps"),
+        ({"optimizer": OptimizerInfo("sgd", 0.05, 0.999)}, "a momentum of 0.999 sums 1000 steps"),
         ({"optimizer": OptimizerInfo("sgd", 0.05, 0.9)}, "The learning rate of 0.05 is too high"),
     ],
 )

@@ -84,7 +84,7 @@ def test_names_the_clipping(build: Callable[..., Any]) -> None:
     scalars = {"accuracy": 0.52, "grad_norm": clipped}
     found = LearningRateTooLow().check(*build(**STILL | {"scalars": scalars}))
     assert found is not None
-    assert "clipped to 0.001" in found.message
+    assert "clipped to a norm of 0.001" in found.message
     assert found.evidence["clipped_norm"] == pytest.approx(1e-3, rel=1e-3)
 
 

@@ -52,7 +52,7 @@ def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str 
     assert (found.severity if found else None) == expected
 
 
-@pytest.mark.parametrize(("length", "words"), [(30, "it has come back to"), (150, "it is still")])
+@pytest.mark.parametrize(("length", "words"), [(30, "and has since returned to"), (150, "and is still")])
 def test_says_where_and_whether_it_came_back(build: Callable[..., Any], length: int, words: str) -> None:
     found = LossSpike().check(*build(**run(lambda t: spiked(t, length=length))))
     assert found is not None

@@ -85,7 +85,7 @@ def test_names_the_layers(build: Callable[..., Any]) -> None:
     found = NoGradient().check(*build(**CHANCE, table={"grad_norm": [0.0, np.nan, 0.3]}))
     assert found is not None
     assert found.layers == ("fc1", "fc2")
-    assert found.message.startswith("Layers fc1, fc2 got no gradient in any of the")
+    assert found.message.startswith("Layers fc1, fc2 receive no gradient in any of the")
 
 
 def test_thresholds_are_monotone(build: Callable[..., Any]) -> None:

@@ -94,5 +94,5 @@ def test_a_score_worked_out_from_the_loss_is_told_once(build: Callable[..., Any]
     assert found is not None
     assert (
         found.message
-        == "The loss falls no more, although it is 0.97 times that of a constant prediction after 400 steps."
+        == "The loss has stopped falling, but it is 0.97 times that of a constant prediction after 400 steps."
     )

@@ -122,4 +122,4 @@ def test_losses_of_epochs_stand_in_for_those_of_steps(build: Callable[..., Any])
     found = TooFewEpochs().check(*run)
     assert found is not None
     assert found.severity == "error"
-    assert "still falling" in found.message
+    assert "the loss still fell by" in found.message

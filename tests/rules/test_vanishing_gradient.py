@@ -159,4 +159,4 @@ def test_must_last_as_many_epochs_as_asked(build: Callable[..., Any]) -> None:
 def test_gradients_of_exactly_zero_are_called_so(build: Callable[..., Any]) -> None:
     found = VanishingGradient().check(*build(**STUCK, table={"grad_norm": [0.0, 0.0, 1e-2]}))
     assert found is not None
-    assert found.message.startswith("The gradient of layer fc1 is exactly zero, that of layer out 0.01, and")
+    assert found.message.startswith("The gradient of layer fc1 is exactly zero, while that of layer out is 0.01, and")
