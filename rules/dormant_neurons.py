@@ -114,9 +114,7 @@ class DormantNeurons(Rule):
         severity = self._severity(result, share, gain)
         if severity is None:
             return None
-        message = (
-            f"{share:.0%} of the units of layer {history.layers[worst].name} are dormant: they output almost nothing"
-        )
+        message = f"{share:.0%} of the units of layer {history.layers[worst].name} are dormant (almost no output)"
         if result.words:
             message += f"; {result.words}"
         evidence = {"dormant": share, "gain": gain, "affected_layers": float(len(affected))}

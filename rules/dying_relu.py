@@ -107,9 +107,9 @@ class DyingReLU(Rule):
             severity, confidence = Severity.WARNING, 0.5
         else:
             return None
-        message = f"{share:.0%} of the units of layer {history.layers[worst].name} are dead: zero for every input"
+        message = f"{share:.0%} of the units of layer {history.layers[worst].name} are dead (zero for every input)"
         if cut_off:
-            message += ", so that no layer before it receives a gradient"
+            message += ", and no layer before it receives a gradient"
         if severity is Severity.ERROR and result.words:
             message += f"; {result.words}"
         evidence = {

@@ -161,11 +161,14 @@ class ExplodingGradient(Rule):
         evidence |= {"weight_growth": largest, "largest_update_ratio": leap}
         dead = bool((history.layer("grad_norm")[-_DEAD_SAMPLES:, rows] == 0).all())
         if dead and leap >= self.threshold("update_ratio") and largest >= _DOUBLED and result.high <= 0.15:
-            text = f"A step changed weights by {about(leap)} times their norm, and all gradients are now exactly zero"
+            text = f"A step changed a layer's weights by {about(leap)} times their norm, and all gradients are now zero"
             return Severity.ERROR, 0.9, f"{text}{'; ' + result.words if result.words else ''}."
         if not largest >= self.threshold("weight_growth") or not leap >= self.threshold("update_ratio"):
             return None
-        text = f"A step changed weights by {about(leap)} times their norm, and weights grew {about(largest)}-fold"
+        text = (
+            f"A step changed a layer's weights by {about(leap)} times their norm, and weights have grown "
+            f"{about(largest)}-fold"
+        )
         if result.diverged or result.high <= 0.15 or evidence["loss_growth"] >= self.threshold("loss_growth"):
             return Severity.ERROR, 0.85, f"{text}{'; ' + result.words if result.words else ''}."
         usual = np.sqrt([history.layers[row].units or 1 for row in rows])

@@ -143,8 +143,8 @@ class ImproperOutputActivation(Rule):
         """Return the most certain mismatch, or None."""
         loss, units = context.loss, context.output_units
         if _silent_outputs(history, 2) >= 1 and _no_gradient(history):
-            after = f" after {activation}" if activation else ""
-            return _Mismatch(f"The outputs{after} are 0 for every input, so that no gradient passes")
+            through = f" (activation {activation})" if activation else ""
+            return _Mismatch(f"The outputs{through} are 0 for every input, so no gradient passes back")
         proven_by_value = activation is None and low == high == 1.0 and history.targets.count > 1
         if units == 1 and (activation == "softmax" or proven_by_value):
             return _Mismatch("A softmax over a single output is always 1, for any input")

@@ -93,7 +93,6 @@ class InsufficientCapacity(Rule):
     aliases = ("underfitting", "underfit", "too_few_units", "bottleneck", "too_small", "capacity")
     phrases = (
         "model is underfitting",
-        "underfitting",
         "training accuracy is low",
         "model too small",
         "model cannot overfit a small dataset",

@@ -215,7 +215,8 @@ class NotLearning(Rule):
     ) -> Finding:
         subject = next((name for name in ("The loss ", "Accuracy ") if message.startswith(name)), "").lower()
         words = result.words.removeprefix(subject)
-        words = f" and {words}" if words and message != _NOT_FINITE else ""
+        joint = " and " if words != result.words else ", and "
+        words = f"{joint}{words}" if words and message != _NOT_FINITE else ""
         return self.finding(severity, confidence, f"{message}{words} after {result.steps} steps.", evidence)
 
 

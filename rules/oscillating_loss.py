@@ -179,7 +179,8 @@ class OscillatingLoss(Rule):
             good = result.learned(0.5 if steady else _GOOD)
         bad = behind >= _OFTEN and not good and not _cyclic(history.scalar("learning_rate")) and result.mature(0.5)
         typical = float(np.median(falls))
-        label = name.replace("_", " ").replace("val ", "validation ").capitalize()
+        label = name.replace("val_", "validation ")
+        label = f"The {label}" if "loss" in name else label.capitalize()
         message = (
             f"{label} oscillates by {typical:.3g} in {share:.0%} of the last {len(late)} epochs; in {behind:.0%} of "
             f"them it is worse than the best so far ({abs(best):.3g}) by at least {large:.2g}."

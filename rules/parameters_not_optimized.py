@@ -70,7 +70,6 @@ class ParametersNotOptimized(Rule):
     phrases = (
         "parameters not in optimizer",
         "optimizer does not update weights",
-        "weights do not change",
         "weights are not updated",
         "parameters do not update",
         "layer is not training",

@@ -186,15 +186,15 @@ def _advice(targets: TargetSummary, context: TaskContext) -> str:
     pytorch = context.framework == "pytorch"
     wide = targets.width > 1 and targets.width == units
     if loss.family == "cross_entropy" and loss.targets == "one_hot":
-        return "it expects one-hot rows: encode the class indices, or use its sparse variant"
+        return "it expects one-hot rows; encode the class indices, or use its sparse variant"
     if loss.family == "cross_entropy" and wide:
         if loss.targets == "either":
             return "pass class probabilities as floats (targets.float()), or class indices (targets.argmax(1))"
-        return "it expects class indices, not one-hot rows: pass targets.argmax(-1)"
+        return "it expects class indices, not one-hot rows; pass targets.argmax(-1)"
     if loss.family == "cross_entropy":
         flat = ".squeeze(1)" if targets.rank == context.output_rank and targets.width == 1 else ""
         whole = ".long()" if pytorch else ""
-        return f"it expects one integer class index per row: pass targets{flat}{whole}"
+        return f"it expects one integer class index per row; pass targets{flat}{whole}"
     if targets.width > 1 and units is not None and not wide:
         return f"targets have {targets.width} columns, but outputs have {units}"
     if targets.rank == 1 and context.output_rank == 2 and units != 1:

@@ -70,6 +70,7 @@ class VanishingGradient(Rule):
     code = "AT101"
     aliases = ("vanishing", "vanishing_gradients", "vanish")
     phrases = (
+        "gradient zero",
         "gradient is zero",
         "gradients vanish",
         "gradients are very small",
@@ -183,9 +184,7 @@ class VanishingGradient(Rule):
         if last == 0:
             message = "The gradients of all layers are exactly zero"
         elif first == 0:
-            message = (
-                f"The gradient of layer {first_name} is exactly zero, while that of layer {last_name} is {last:.2g}"
-            )
+            message = f"The gradient norm of layer {first_name} is exactly zero, that of layer {last_name} {last:.2g}"
         else:
             message = (
                 f"The gradient norm of layer {first_name} is only {first:.2g}, {ratio:.1g} times that of layer "
@@ -193,7 +192,9 @@ class VanishingGradient(Rule):
             )
         if evidence.get("signal_ratio", 1.0) <= self.threshold("ratio"):
             count, signal = evidence["squashing_layers"], evidence["signal_ratio"]
-            message += f"; after {count:.0f} sigmoid layers, differences between inputs shrink to {signal:.1g}"
+            message += (
+                f"; after {count:.0f} sigmoid layers, differences between inputs shrink to {signal:.1g} of their size"
+            )
         if severity is Severity.ERROR and words:
             message += f", and {words}"
         confidence = (_ALL_ZERO if last == 0 else 0.9) if severity is Severity.ERROR else 0.4

@@ -112,7 +112,7 @@ class WrongSchedule(Rule):
                 f"{self.threshold('low'):g} times its maximum), so the rest of the training changes nothing"
             )
         if largest > 0 and before <= _EARLY:
-            message += "; a schedule meant for epochs may be stepped after each batch"
+            message += ", perhaps because a schedule meant for epochs is stepped after each batch"
         if severity is Severity.ERROR and result.words:
             message += f"; {result.words}"
         evidence = {"rate": float(rates[-1]), "largest": largest, "since_step": float(begun), "share_before": before}
