@@ -77,9 +77,7 @@ class AbnormalInitialLoss(Rule):
     repairs = ("scale_output_layer", "reinitialize", "insert_normalization")
     static = True
     THRESHOLDS = thresholds(
-        ratio=Threshold(
-            1.5, "first loss ÷ that of predicting all classes as equally likely", "catalogue of problems", 1
-        ),
+        ratio=Threshold(1.5, "first loss ÷ that of predicting all classes as equally likely", "catalogue", 1),
         scale=Threshold(10, "spread of the first outputs ÷ that of targets", "LSUV keeps it at 1", 1),
     )
 

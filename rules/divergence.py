@@ -101,7 +101,9 @@ class Divergence(Rule):
     place = "step"
     THRESHOLDS = thresholds(
         factor=Threshold(2, "loss ÷ its best", "llm-foundry: outlier multiplier", 1),
-        windows=Threshold(5, "blocks, of 24 in the run, in which it is that high", "llm-foundry: patience", 1, 12),
+        windows=Threshold(
+            5, "number of the last blocks, of 24, in which it is that high", "llm-foundry: patience", 1, 12
+        ),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -93,7 +93,7 @@ class DormantNeurons(Rule):
     repairs = ("revive_units", "insert_normalization", "swap_activation", "reinitialize", "scale_learning_rate")
     THRESHOLDS = thresholds(
         dormant=Threshold(0.3, "share of dormant units in a layer", "Sokar 2023", maximum=1),
-        schedule=Threshold(0.25, "share of the schedule before it is judged", "not_learning", maximum=1),
+        schedule=Threshold(0.25, "share of the schedule before a verdict", "not_learning", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

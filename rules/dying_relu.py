@@ -83,7 +83,7 @@ class DyingReLU(Rule):
     )
     THRESHOLDS = thresholds(
         dead_units=Threshold(0.7, "share of dead units in a layer", "AUTOTRAINER", maximum=1, alias="gamma"),
-        epochs=Threshold(0, "epochs before it is judged", "AUTOTRAINER", alias="alpha_3"),
+        epochs=Threshold(0, "epochs before a verdict", "AUTOTRAINER", alias="alpha_3"),
         schedule=Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
     )
 

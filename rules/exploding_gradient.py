@@ -108,7 +108,7 @@ class ExplodingGradient(Rule):
         update_ratio=Threshold(1.0, "size of a step ÷ weights", "1,000 times the usual 1e-3"),
         schedule=Threshold(0.25, "share of the schedule before a poor score is an error", "calibrated", maximum=1),
         ratio=Threshold(70, "gradient norm of first ÷ last layer", "AUTOTRAINER", 1, alias="beta_3"),
-        epochs=Threshold(0, "epochs before it is judged", "AUTOTRAINER", alias="alpha_2"),
+        epochs=Threshold(0, "epochs before a verdict", "AUTOTRAINER", alias="alpha_2"),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
@@ -157,16 +157,16 @@ class ExplodingGradient(Rule):
             start, now = weights[0], last_median(weights, 3)
             grown = np.where((start > 1e-3) & np.isfinite(now), now / start, np.nan)  # others: nonfinite
             largest = float(np.nanmax(grown)) if not np.isnan(grown).all() else math.nan
-            leap = float(np.max(steps[np.isfinite(steps)], initial=0.0))
-        evidence |= {"weight_growth": largest, "largest_update_ratio": leap}
+            step_ratio = float(np.max(steps[np.isfinite(steps)], initial=0.0))
+        evidence |= {"weight_growth": largest, "largest_update_ratio": step_ratio}
         dead = bool((history.layer("grad_norm")[-_DEAD_SAMPLES:, rows] == 0).all())
-        if dead and leap >= self.threshold("update_ratio") and largest >= _DOUBLED and result.high <= 0.15:
-            text = f"A step changed a layer's weights by {about(leap)} times their norm, and all gradients are now zero"
+        if dead and step_ratio >= self.threshold("update_ratio") and largest >= _DOUBLED and result.high <= 0.15:
+            text = f"A step changed a layer's weights by {about(step_ratio)} times their norm, and all gradients are now zero"
             return Severity.ERROR, 0.9, f"{text}{'; ' + result.words if result.words else ''}."
-        if not largest >= self.threshold("weight_growth") or not leap >= self.threshold("update_ratio"):
+        if not largest >= self.threshold("weight_growth") or not step_ratio >= self.threshold("update_ratio"):
             return None
         text = (
-            f"A step changed a layer's weights by {about(leap)} times their norm, and weights have grown "
+            f"A step changed a layer's weights by {about(step_ratio)} times their norm, and weights have grown "
             f"{about(largest)}-fold"
         )
         if result.diverged or result.high <= 0.15 or evidence["loss_growth"] >= self.threshold("loss_growth"):

@@ -71,8 +71,8 @@ class GradientSpike(Rule):
     place = "step"
     THRESHOLDS = thresholds(
         z=Threshold(7, "robust standard deviations above the median", "OLMo 2: spike score", 1),
-        ratio=Threshold(10, "gradient norm ÷ its median", "that of exploding_gradient", 1),
-        skill=Threshold(0.8, "skill from which spikes are not reported", "that of oscillating_loss", maximum=1),
+        ratio=Threshold(10, "gradient norm ÷ its median", "as in exploding_gradient", 1),
+        skill=Threshold(0.8, "skill from which spikes are not reported", "as in oscillating_loss", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -115,9 +115,9 @@ class InsufficientCapacity(Rule):
     repairs = ("resize_hidden_layers",)
     THRESHOLDS = thresholds(
         skill=Threshold(0.7, "skill over the trivial predictor, at most", "calibrated", maximum=1),
-        schedule=Threshold(0.5, "share of the schedule before it is judged", "calibrated", maximum=1),
-        dropout=Threshold(0.8, "rate of dropout, at least", "Srivastava 2014: 0.2 to 0.6 are flat", maximum=1),
-        shrunk=Threshold(0.5, "size of the weights ÷ that at the start, at most", "calibrated", maximum=1),
+        schedule=Threshold(0.5, "share of the schedule before a verdict", "calibrated", maximum=1),
+        dropout=Threshold(0.8, "dropout rate, at least", "Srivastava 2014: 0.2 to 0.6 are flat", maximum=1),
+        shrunk=Threshold(0.5, "norm of the weights ÷ that at the start, at most", "calibrated", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

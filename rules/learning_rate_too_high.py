@@ -127,7 +127,7 @@ class LearningRateTooHigh(Rule):
         step=Threshold(0.1, "largest step ÷ weights", "calibrated: 97 % of healthy ones stay below"),
         typical=Threshold(0.03, "median step ÷ weights", "Karpathy: log10 at most -1.5"),
         growth=Threshold(4, "growth of all weights", "calibrated: 98 % of healthy ones stay below", 1),
-        skill=Threshold(0.5, "skill below which a result is poor", "half of what can be learned", maximum=1),
+        skill=Threshold(0.5, "skill below which a result is poor", "halfway to a perfect score", maximum=1),
         schedule=Threshold(0.15, "share of the schedule before an error", "delay target of 20 %", maximum=1),
     )
 

@@ -83,9 +83,9 @@ class LossSpike(Rule):
     place = "loss"
     THRESHOLDS = thresholds(
         z=Threshold(6, "robust standard deviations above the median", "OLMo-core", 1),
-        rise=Threshold(0.5, "rise ÷ the loss before", "half of what it was"),
-        whole=Threshold(0.2, "rise ÷ the loss of the untrained model", "what counts for the result"),
-        skill=Threshold(0.8, "skill from which spikes are not reported", "that of oscillating_loss", maximum=1),
+        rise=Threshold(0.5, "rise ÷ the loss before", "a rise by half"),
+        whole=Threshold(0.2, "rise ÷ the loss of the untrained model", "relevant for the result"),
+        skill=Threshold(0.8, "skill from which spikes are not reported", "as in oscillating_loss", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -68,7 +68,7 @@ class MissingZeroGrad(Rule):
             0.5, "share of sampled steps with gradients of the previous step, at least", "0 if reset", maximum=1.0
         ),
         cosine=Threshold(0.95, "cosine between gradients of sampled steps, at least", "catalogue", maximum=1.0),
-        growth=Threshold(3.0, "growth of the gradient norm, at least", "beyond its noise, as in AT102"),
+        growth=Threshold(3.0, "growth of the gradient norm, at least", "above its noise, as in AT102"),
         good_score=Threshold(0.9, "skill from which the harm is small", "not_learning", maximum=1.0),
     )
 

@@ -39,8 +39,8 @@ class NoGradient(Rule):
         only a fact.
 
     When it is wrong
-        Unused heads and features that are kept random on purpose receive no gradient either: if the model learns, it is
-        an info. Gradients that vanish because the loss is zero are success and are not reported.
+        Unused heads and features that are kept random on purpose receive no gradient either: if the model learns, this
+        is only information. Gradients that vanish because the loss is zero are success and are not reported.
 
     Repairs
         Another activation, new initial weights, or normalization. A disconnected layer must be connected, or frozen, by
@@ -83,9 +83,9 @@ class NoGradient(Rule):
     )
     repairs = ("swap_activation", "reinitialize", "insert_normalization")
     THRESHOLDS = thresholds(
-        samples=Threshold(10, "sampled steps in a row", "as not_learning", 2),
+        samples=Threshold(10, "sampled steps in a row without gradient", "as in not_learning", 2),
         schedule=Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
-        skill=Threshold(0.5, "skill from which it is a fact", "half of what can be learned", maximum=1),
+        skill=Threshold(0.5, "skill from which it is only a fact", "halfway to a perfect score", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

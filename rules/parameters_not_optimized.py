@@ -78,7 +78,7 @@ class ParametersNotOptimized(Rule):
     repairs = ("complete_optimizer",)
     THRESHOLDS = thresholds(
         good_score=Threshold(0.7, "skill that is good enough", "Theta of AUTOTRAINER", maximum=1.0),
-        harmless=Threshold(0.8, "skill from which the harm is small", "what little is left to gain", maximum=1.0),
+        harmless=Threshold(0.8, "skill from which the harm is small", "little is left to gain", maximum=1.0),
         minor=Threshold(0.02, "share of all trainable parameters, at most", "biases of wide layers", maximum=1.0),
         step=Threshold(
             1e-4, "learning rate × gradient norm ÷ weight norm, at least", "1000 times the precision of float32"

@@ -104,7 +104,7 @@ class RepresentationCollapse(Rule):
     )
     repairs = ("insert_normalization", "reinitialize", "scale_learning_rate", "swap_activation", "revive_units")
     THRESHOLDS = thresholds(
-        spread=Threshold(1e-4, "spread of the features ÷ their size, at most", "that of not_learning", maximum=1),
+        spread=Threshold(1e-4, "spread of the features ÷ their size, at most", "as in not_learning", maximum=1),
         shrunk=Threshold(
             0.01, "the same, and spread ÷ spread at the start, at most", "healthy runs keep a fifth", maximum=1
         ),

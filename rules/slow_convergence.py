@@ -122,8 +122,8 @@ class SlowConvergence(Rule):
     )
     THRESHOLDS = thresholds(
         gain=Threshold(0.01, "gain of accuracy per epoch, at most", "AUTOTRAINER", maximum=1, alias="delta"),
-        schedule=Threshold(0.15, "share of the schedule before it is judged", "delay target of 20 %", maximum=1),
-        travel=Threshold(0.1, "change of the weights by the end ÷ their size, at most", "calibrated"),
+        schedule=Threshold(0.15, "share of the schedule before a verdict", "delay target of 20 %", maximum=1),
+        travel=Threshold(0.1, "change of the weights by the end ÷ their norm, at most", "calibrated"),
         skill=Threshold(0.2, "skill expected by the end, at most", "calibrated", maximum=1),
     )
 
@@ -147,7 +147,7 @@ class SlowConvergence(Rule):
         if not ratios.size:
             return None
         ratio = float(np.median(ratios))
-        travel = np.fmax(ratio * result.planned, steps_taken(history).travel)  # steps may have shrunk at rest
+        travel = np.fmax(ratio * result.planned, steps_taken(history).travel)  # early steps may be larger
         enough = _GOOD if travel <= _UNMOVED else _FAIR
         if not travel <= self.threshold("travel") or result.learned(enough) or result.skill > enough:
             return None

@@ -106,7 +106,7 @@ class VanishingGradient(Rule):
         good_score=Threshold(
             0.7, "accuracy or R² from which the model is good enough", "AUTOTRAINER", maximum=1.0, alias="Theta"
         ),
-        epochs=Threshold(0, "epochs that it must last", "AUTOTRAINER", alias="alpha_1"),
+        epochs=Threshold(0, "epochs for which it must last", "AUTOTRAINER", alias="alpha_1"),
         schedule=Threshold(0.05, "share of the schedule before an error", "not_learning", maximum=1.0),
     )
 

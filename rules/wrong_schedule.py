@@ -71,9 +71,11 @@ class WrongSchedule(Rule):
     THRESHOLDS = thresholds(
         low=Threshold(1e-3, "rate that is almost zero ÷ its largest value", "catalogue", maximum=1.0),
         stretch=Threshold(0.05, "share of the plan at such a rate, at least", "2 % for a cosine", maximum=1.0),
-        rest=Threshold(0.5, "share of the plan after the rate vanished, at least", "much of it", maximum=1.0),
+        rest=Threshold(0.5, "share of the plan after the rate vanished, at least", "at least half of it", maximum=1.0),
         epochs=Threshold(3, "epochs without a change of the rate, at least", "catalogue"),
-        late=Threshold(0.9, "share of the plan without a change of the rate", "drops at 0.5, 0.75", maximum=1.0),
+        late=Threshold(
+            0.9, "share of the plan without a change of the rate", "drops at 0.5 and 0.75 are common", maximum=1.0
+        ),
         good_score=Threshold(0.7, "skill that is good enough", "Theta of AUTOTRAINER", maximum=1.0),
     )
 
