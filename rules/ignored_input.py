@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
-from autotrainer.rules._shared.simple_models import SIMPLE_NEEDS, best_simple_model
+from autotrainer.rules._shared.baseline_models import SIMPLE_NEEDS, best_simple_model
 
 __all__ = ["IgnoredInput"]
 
@@ -76,8 +76,8 @@ class IgnoredInput(Rule):
         simple = best_simple_model(context)
         if simple is not None and simple.low >= self.threshold("reachable"):
             evidence["simple_score"] = simple.score
-            return self.finding(Severity.ERROR, 0.9, f"{message}. {simple.told}", evidence)
+            return self.finding(Severity.ERROR, 0.9, f"{message}. {simple.sentence}", evidence)
         none = ", and no simple model can use them either" if simple is not None else ""
         return self.finding(
-            Severity.WARNING, 0.5, f"{message}{none}; check whether inputs and targets are matched.", evidence
+            Severity.WARNING, 0.5, f"{message}{none}; check whether each input is paired with its own target.", evidence
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext
-from autotrainer.rules._shared.first_bad import FIRST_BAD_FACTS, Place, found_by_replay, seen_in_history
+from autotrainer.rules._shared.nonfinite import NONFINITE_FACTS, Origin, origin_in_history, origin_in_replay
 
 __all__ = ["NonFinite"]
 
@@ -57,7 +57,7 @@ class NonFinite(Rule):
         "gradients are nan",
         "model outputs nan",
     )
-    needs = FIRST_BAD_FACTS | {"loss", "grad_norm", "weight_norm", "activation_max_abs", "output_max", "epochs"}
+    needs = NONFINITE_FACTS | {"loss", "grad_norm", "weight_norm", "activation_max_abs", "output_max", "epochs"}
     causes = (
         "missing_zero_grad",
         "nonfinite_data",
@@ -105,12 +105,12 @@ class NonFinite(Rule):
             "loss_not_finite": float(np.isinf(losses).mean()) if len(losses) else 0.0,
             "samples_not_finite": float(rows.mean()) if len(rows) else 0.0,
         }
-        place = found_by_replay(context) or seen_in_history(history, first)
+        origin = origin_in_replay(context) or origin_in_history(history, first)
         if not late and not rows.any():
-            place = Place(None, f"The validation loss is not finite at step {history.step}.", {})
+            origin = Origin(None, f"The validation loss is NaN or infinite at step {history.step}.", {})
         severity, confidence = (Severity.ERROR, 1.0) if lasting else (Severity.WARNING, 0.6)
-        layers = (place.layer,) if place.layer else ()
-        return self.finding(severity, confidence, place.told, evidence | dict(place.evidence), layers=layers)
+        layers = (origin.layer,) if origin.layer else ()
+        return self.finding(severity, confidence, origin.message, evidence | dict(origin.evidence), layers=layers)
 
     @staticmethod
     def _first_step(history: RunHistory) -> int:

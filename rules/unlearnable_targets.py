@@ -6,7 +6,7 @@ import math
 
 from autotrainer.records.task import TargetSummary
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
-from autotrainer.rules._shared.simple_models import SIMPLE_NEEDS, best_simple_model, skill_of
+from autotrainer.rules._shared.baseline_models import SIMPLE_NEEDS, best_simple_model, skill_of
 
 __all__ = ["UnlearnableTargets"]
 
