@@ -66,10 +66,10 @@ class AbnormalData(Rule):
     phrases = (
         "inputs are not normalized",
         "forgot to normalize the data",
-        "pixel values between 0 and 255",
+        "pixel values from 0 to 255",
         "images not divided by 255",
         "features on different scales",
-        "should i scale my input features",
+        "should i scale my features",
     )
     needs = OUTCOME_NEEDS | frozenset(
         {

@@ -88,10 +88,9 @@ class AbnormalUpdateRatio(Rule):
     phrases = (
         "too much weight decay",
         "weights shrink to zero",
-        "weights barely change",
-        "weight updates are too small",
-        "weight updates are too large",
-        "ratio of updates to weights",
+        "weight updates too small",
+        "weight updates too large",
+        "update to weight ratio",
     )
     needs = OUTCOME_NEEDS | STEP_NEEDS
     causes = (

@@ -89,12 +89,12 @@ class ClassImbalance(Rule):
     code = "AT504"
     aliases = ("imbalance", "imbalanced", "imbalanced_data", "unbalanced_classes", "rare_class")
     phrases = (
-        "model predicts only the majority class",
-        "minority class is never predicted",
+        "predicts only the majority class",
+        "minority class is ignored",
+        "rare class is never predicted",
         "high accuracy but low recall",
-        "accuracy is high but f1 score is low",
-        "dataset is not balanced",
-        "one class has many more samples than the others",
+        "low f1 score",
+        "classes are not balanced",
     )
     needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"rare_accuracy"})
     causes = ("nonfinite", "unshuffled_data")
@@ -108,8 +108,8 @@ class ClassImbalance(Rule):
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         targets = history.targets
-        unequal = targets.classes >= 2 and targets.majority >= self.threshold("ratio") * targets.rarest
-        if not unequal or math.isnan(context.trivial_accuracy(targets)):
+        imbalanced = targets.classes >= 2 and targets.majority >= self.threshold("ratio") * targets.rarest
+        if not imbalanced or math.isnan(context.trivial_accuracy(targets)):
             return None
         evidence = {"majority": targets.majority, "rarest": targets.rarest}
         times = f"{targets.majority / targets.rarest:.3g} times as frequent as the rarest"

@@ -51,11 +51,11 @@ class DataLeakage(Rule):
     aliases = ("leakage", "leak", "duplicates", "train_test_overlap", "contamination")
     phrases = (
         "validation accuracy too good to be true",
-        "suspiciously high validation accuracy",
-        "same samples in train and test set",
-        "duplicates in train and validation data",
-        "good validation score but bad on new data",
+        "suspiciously high accuracy",
         "validation accuracy is 100%",
+        "same samples in train and test",
+        "duplicates in train and test data",
+        "good validation score but bad on new data",
     )
     needs = frozenset(_FACTS)
     THRESHOLDS = thresholds(

@@ -20,7 +20,7 @@ class IgnoredInput(Rule):
         Scores the trained model on training rows as they are, and with the inputs exchanged between the rows.
 
     Why it hurts
-        All the model can know is how often each answer occurs. Something between inputs and output is broken, or the
+        All the model can know is how often each target occurs. Something between inputs and output is broken, or the
         inputs do not belong to the targets.
 
     Evidence used
@@ -52,9 +52,9 @@ class IgnoredInput(Rule):
     phrases = (
         "model ignores the input",
         "output does not depend on the input",
-        "predictions do not change when i change the input",
-        "shuffling the inputs does not change the accuracy",
-        "is my model using the input at all",
+        "prediction does not change with the input",
+        "model does not use its inputs",
+        "shuffled inputs give the same accuracy",
     )
     needs = frozenset({"train_score", "permuted_score", "input_gain", "input_gain_error"}) | SIMPLE_NEEDS
     causes = ("not_learning",)

@@ -56,12 +56,13 @@ class LossScaleCollapse(Rule):
     code = "AT802"
     aliases = ("loss_scale", "grad_scaler", "amp_scale", "skipped_steps", "mixed_precision", "float16_overflow")
     phrases = (
+        "gradient overflow",
         "gradient overflow, skipping step",
-        "loss scaler keeps reducing the loss scale",
-        "grad scaler scale goes to zero",
+        "loss scale keeps decreasing",
+        "grad scaler goes to zero",
         "minimum loss scale reached",
-        "training works in fp32 but not in fp16",
-        "amp skips every optimizer step",
+        "fp16 training fails",
+        "works in fp32 but not in fp16",
     )
     needs = OUTCOME_NEEDS | frozenset({"loss_scale"})
     causes = (

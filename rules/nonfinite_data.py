@@ -41,12 +41,11 @@ class NonFiniteData(Rule):
     code = "AT502"
     aliases = ("nan_data", "missing_values", "nan_input", "nan_in_data")
     phrases = (
-        "nan in the dataset",
+        "nan in the data",
         "input contains nan",
-        "input contains nan or infinity",
         "labels contain nan",
-        "missing values in my csv",
-        "how to find nan in training data",
+        "missing values in csv",
+        "infinite values in dataset",
     )
     needs = frozenset(
         {

@@ -62,11 +62,12 @@ class Overfitting(Rule):
     aliases = ("overfit", "overfitted")
     phrases = (
         "validation loss goes up",
+        "validation loss increases",
         "validation loss increases while training loss decreases",
         "training accuracy high but validation accuracy low",
+        "gap between training and validation accuracy",
         "model memorizes the training data",
         "model does not generalize",
-        "large gap between training and validation accuracy",
         "good on training data but bad on test data",
     )
     needs = frozenset({"loss", "accuracy", "epochs"})

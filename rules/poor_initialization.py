@@ -82,13 +82,13 @@ class PoorInitialization(Rule):
         "bad_init",
     )
     phrases = (
-        "all weights initialized to zero",
-        "all neurons have the same weights",
-        "all weights start with the same value",
+        "weights initialized to zero",
+        "all weights are the same",
+        "neurons start with the same weights",
         "wrong weight initialization",
         "initial weights too large",
         "initial weights too small",
-        "which weight initializer should i use",
+        "which initializer to use",
     )
     needs = OUTCOME_NEEDS | frozenset(
         {

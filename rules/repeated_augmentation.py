@@ -11,7 +11,7 @@ class RepeatedAugmentation(Rule):
     """Workers of the data loader draw the same random numbers, or read the same samples.
 
     What it does
-        Before training, has two workers of a loader like the given one read the same samples, twice each.
+        Before training, has two workers of a loader like yours read the same samples, twice each.
 
     Why it hurts
         Samples that are changed at random should differ each time. Workers that draw the same numbers change theirs in
@@ -45,12 +45,12 @@ class RepeatedAugmentation(Rule):
     code = "AT509"
     aliases = ("worker_seed", "same_augmentation", "dataloader_workers", "duplicate_workers", "worker_init_fn")
     phrases = (
-        "same augmentation in every epoch",
-        "random augmentation is identical across workers",
-        "numpy random numbers are the same in every worker",
-        "dataloader returns duplicate samples",
-        "dataloader workers return the same batches",
-        "iterable dataset repeats the data with several workers",
+        "same augmentation every epoch",
+        "augmentation is not random",
+        "same random numbers in every worker",
+        "dataloader workers return the same data",
+        "dataloader returns duplicates",
+        "num_workers repeats data",
     )
     needs = frozenset({"workers_draw_alike", "passes_draw_alike", "workers_read_alike"})
     static = True

@@ -51,12 +51,11 @@ class ReplicaDesync(Rule):
     code = "AT901"
     aliases = ("desync", "ddp", "distributed", "ddp_desync", "distributed_sampler", "unsynchronized_gradients")
     phrases = (
-        "gradients are not synchronized between gpus",
-        "model weights differ between gpus",
+        "gradients not synchronized",
+        "weights differ between gpus",
         "each gpu trains its own model",
         "all gpus get the same data",
-        "ranks have different parameters",
-        "weights out of sync in distributed training",
+        "ddp ranks out of sync",
     )
     needs = frozenset(
         {

@@ -62,12 +62,12 @@ class StaleSecondMoment(Rule):
     code = "AT803"
     aliases = ("adam_second_moment", "second_moment", "adam_epsilon", "adam_beta2", "stale_adam")
     phrases = (
-        "adam suddenly diverges",
-        "adam loss explodes late in training",
+        "adam diverges",
+        "adam becomes unstable",
+        "adam takes tiny steps",
         "adam beta2 too high",
         "adam epsilon too large",
-        "gradients are smaller than adam epsilon",
-        "adam takes very small steps",
+        "gradients smaller than epsilon",
     )
     needs = OUTCOME_NEEDS | frozenset({"second_moment_ratio"})
     causes = (

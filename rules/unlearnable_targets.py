@@ -54,10 +54,10 @@ class UnlearnableTargets(Rule):
     phrases = (
         "all labels are the same",
         "labels do not match the inputs",
-        "labels are wrong or random",
+        "labels got mixed up",
+        "labels are random",
         "no signal in the data",
-        "nothing to learn in my data",
-        "inputs and labels got mixed up",
+        "nothing to learn",
     )
     needs = frozenset({"constant_targets", "train_score", "simple_features"}) | SIMPLE_NEEDS
     causes = ("nonfinite_data",)

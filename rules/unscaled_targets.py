@@ -48,11 +48,11 @@ class UnscaledTargets(Rule):
     aliases = ("target_scale", "unnormalized_targets", "large_targets")
     phrases = (
         "mse loss is huge",
-        "regression loss is in the millions",
-        "target values are very large",
+        "huge loss when predicting prices",
+        "regression loss in the millions",
+        "targets are very large",
         "should i normalize the targets",
-        "predictions are far too small compared to the targets",
-        "predicting prices does not work",
+        "predictions too small for the targets",
     )
     needs = OUTCOME_NEEDS | frozenset({"target_spread", "target_max"})
     causes = ("nonfinite_data",)

@@ -80,12 +80,12 @@ class UnshuffledData(Rule):
     code = "AT503"
     aliases = ("unshuffled", "not_shuffled", "sorted_data", "sorted_labels", "no_shuffle", "shuffle")
     phrases = (
-        "forgot to shuffle the data",
-        "data is sorted by class",
-        "training data is ordered by label",
-        "each batch contains only one class",
-        "model only predicts the last class it saw",
-        "do i need shuffle=true",
+        "forgot to shuffle",
+        "data sorted by class",
+        "data ordered by label",
+        "batches contain only one class",
+        "predicts only the last class it saw",
+        "shuffle=false",
     )
     needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"class_entropy"})
     causes = ()

@@ -69,7 +69,7 @@ FINE: dict[str, Any] = {"epochs": {"val_accuracy": lambda e: 0.97}}
             None,
             id="batches of a GAN, all real or all generated",
         ),
-        pytest.param(TWO | {"scalars": {"class_entropy": 0.4}}, None, id="two classes, a little unequal by batch"),
+        pytest.param(TWO | {"scalars": {"class_entropy": 0.4}}, None, id="two classes, a little imbalanced by batch"),
         pytest.param(
             {"targets": classes(99, 1), "scalars": {"class_entropy": drawn([99, 1], 32)}}, None, id="rare class"
         ),
