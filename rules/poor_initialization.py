@@ -246,8 +246,10 @@ class PoorInitialization(Rule):
         scale = history.scalar("input_std")
         usual = not np.isnan(scale[0]) and scale[0] <= 10
         if usual and spread[largest] >= self.threshold("large"):
-            name, size = history.layers[largest].name, about(spread[largest])
-            return f"With the initial weights, outputs of layer {name} are too large: their spread is {size}", [largest]
+            name, value = history.layers[largest].name, about(spread[largest])
+            return f"With the initial weights, outputs of layer {name} are too large: their spread is {value}", [
+                largest
+            ]
         return None, []
 
 
