@@ -157,16 +157,18 @@ class ExplodingGradient(Rule):
             start, now = weights[0], last_median(weights, 3)
             grown = np.where((start > 1e-3) & np.isfinite(now), now / start, np.nan)  # others: nonfinite
             largest = float(np.nanmax(grown)) if not np.isnan(grown).all() else math.nan
-            step_ratio = float(np.max(steps[np.isfinite(steps)], initial=0.0))
-        evidence |= {"weight_growth": largest, "largest_update_ratio": step_ratio}
+            ratio = float(np.max(steps[np.isfinite(steps)], initial=0.0))
+        evidence |= {"weight_growth": largest, "largest_update_ratio": ratio}
         dead = bool((history.layer("grad_norm")[-_DEAD_SAMPLES:, rows] == 0).all())
-        if dead and step_ratio >= self.threshold("update_ratio") and largest >= _DOUBLED and result.high <= 0.15:
-            text = f"A step changed a layer's weights by {about(step_ratio)} times their norm, and all gradients are now zero"
+        if dead and ratio >= self.threshold("update_ratio") and largest >= _DOUBLED and result.high <= 0.15:
+            text = (
+                f"A step changed a layer's weights by {about(ratio)} times their norm, and all gradients are now zero"
+            )
             return Severity.ERROR, 0.9, f"{text}{'; ' + result.words if result.words else ''}."
-        if not largest >= self.threshold("weight_growth") or not step_ratio >= self.threshold("update_ratio"):
+        if not largest >= self.threshold("weight_growth") or not ratio >= self.threshold("update_ratio"):
             return None
         text = (
-            f"A step changed a layer's weights by {about(step_ratio)} times their norm, and weights have grown "
+            f"A step changed a layer's weights by {about(ratio)} times their norm, and weights have grown "
             f"{about(largest)}-fold"
         )
         if result.diverged or result.high <= 0.15 or evidence["loss_growth"] >= self.threshold("loss_growth"):

@@ -91,7 +91,7 @@ def test_rules_read_only_what_they_need(
 @every_rule
 def test_phrases_are_few_short_and_lower_case(rule: type[Rule]) -> None:
     assert not rule.phrases or 3 <= len(rule.phrases) <= 8
-    assert all(phrase == phrase.lower().strip() and len(phrase) <= 50 for phrase in rule.phrases)
+    assert all(phrase == phrase.lower().strip() and len(phrase) <= 60 for phrase in rule.phrases)
 
 
 @every_rule
