@@ -1,8 +1,8 @@
 """The closed vocabulary of edits: the smallest changes that a repair is made of.
 
-An edit is a frozen record of plain values. It says what is to be different, never how: backends know that. One more edit
-is a class in the file of its kind; each backend applies it, or says in `supports` why it can't, and gives its lines in
-`Backend.patch`.
+An edit is a frozen record of plain values. It says what is to be different, never how: backends know that. One more
+edit is a class in the file of its kind; each backend applies it, or says in `supports` why it can't, and gives its
+lines in `Backend.patch`.
 """
 
 from __future__ import annotations

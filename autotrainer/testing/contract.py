@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import math
 import random
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,47 +17,31 @@ import numpy as np
 from autotrainer.adapter.backend import Backend
 from autotrainer.adapter.spec import FitRequest, Trained, TrainingSpec
 from autotrainer.edits import (
+    EDITS,
     AddDropout,
     AddInputNoise,
     AddResidual,
-    ClipAttention,
     ClipGradients,
-    CompleteOptimizer,
     DecayRate,
-    DropBadRows,
     Edit,
-    EncodeTargets,
     ExtendTraining,
-    InsertNormalization,
-    NumberClasses,
-    RaisePrecision,
     ReduceOnPlateau,
     Reinitialize,
     ResetOptimizerState,
-    ReshapeTargets,
-    ResizeLayers,
-    RestoreZeroGrad,
     ReviveUnits,
     Rollback,
     ScaleInputs,
-    ScaleOutputLayer,
-    ScaleTargets,
     SetBatchSize,
     SetLearningRate,
     SetLoss,
-    SetMode,
     SetMomentum,
-    SetOutputActivation,
-    SetWeightDecay,
-    ShuffleData,
     SkipUpdates,
     StopEarly,
     SwapActivation,
     SwapOptimizer,
-    TuneAdam,
     WarmUpRate,
-    WeightClasses,
 )
+from autotrainer.errors import ConfigError
 from autotrainer.records.data import ArrayData
 from autotrainer.testing.recorded import RecordedRun
 
@@ -63,49 +49,37 @@ __all__ = ["BackendContract", "every_edit"]
 
 
 def every_edit(hidden: Sequence[str]) -> tuple[Edit, ...]:
-    """Return one edit of each kind, for a classifier with the hidden layers given."""
-    layers = tuple(hidden)
-    return (
-        SetLearningRate(0.01),
-        SwapOptimizer("adam", 0.01),
-        SetMomentum(0.9),
-        SetWeightDecay(0.01),
-        ClipGradients("norm", 1.0),
-        TuneAdam(0.95, 1e-12, clip_updates=True),
-        CompleteOptimizer(layers),
-        ResetOptimizerState(1),
-        RestoreZeroGrad(),
-        SkipUpdates(),
-        WarmUpRate(2),
-        DecayRate(),
-        ReduceOnPlateau(),
-        SetBatchSize(16),
-        ExtendTraining(2),
-        StopEarly(2),
-        Rollback(),
-        SetMode(),
-        SetLoss("binary_cross_entropy", "probabilities"),
-        SetOutputActivation("sigmoid"),
-        SwapActivation(layers, "relu"),
-        Reinitialize(layers, "he_uniform"),
-        ReviveUnits(layers),
-        RaisePrecision(),
-        ResizeLayers(layers, (24,) * len(layers)),
-        ScaleOutputLayer(0.5),
-        InsertNormalization(layers),
-        AddResidual(layers),
-        ClipAttention(layers),
-        AddDropout(layers, 0.2),
-        AddInputNoise(0.1),
-        ScaleInputs(),
-        ScaleTargets(),
-        EncodeTargets("zero_one"),
-        NumberClasses(),
-        ReshapeTargets(),
-        ShuffleData(),
-        WeightClasses(),
-        DropBadRows(),
-    )
+    """Return one edit of each kind, for a binary classifier with these hidden layers."""
+    return tuple(kind.example(tuple(hidden)) for kind in EDITS.values())
+
+
+_REFUSED: tuple[Callable[[], Edit], ...] = (
+    lambda: SetBatchSize(0),
+    lambda: SetBatchSize("x"),  # type: ignore[arg-type]
+    lambda: SetBatchSize(True),
+    lambda: ClipGradients("norm", -1.0),
+    lambda: ClipGradients("norm", math.nan),
+    lambda: ClipGradients("median", 1.0),  # type: ignore[arg-type]
+    lambda: SetLearningRate(0.0),
+    lambda: SetLearningRate(-1.0),
+    lambda: SetLearningRate(math.nan),
+    lambda: SetLearningRate(math.inf),
+    lambda: SetMomentum(1.0),
+    lambda: SwapOptimizer("adam", 0.01, momentum=0.9),
+    lambda: ExtendTraining(0),
+    lambda: StopEarly(0),
+    lambda: ReduceOnPlateau(factor=2.0),
+    lambda: SetLoss("squared_error", "log_probabilities"),
+    lambda: ScaleInputs(std=(0.0,)),
+    lambda: ScaleInputs((math.nan,), (1.0,)),
+    lambda: ScaleInputs((0.0, 1.0), (1.0,)),
+    lambda: AddInputNoise(-1.0),
+    lambda: AddDropout(("hidden",), 1.0),
+    lambda: AddResidual(()),
+    lambda: SwapActivation(("hidden",), "cosine"),  # type: ignore[arg-type]
+    lambda: Reinitialize("hidden", "he_uniform"),  # type: ignore[arg-type]
+)
+"""Edits with values that make no sense."""
 
 
 class BackendContract(ABC):
@@ -290,18 +264,39 @@ class BackendContract(ABC):
         for edit in every_edit(hidden):
             support = trainer.supports(edit)
             if not support:
-                assert support.reason, f"{edit} is not supported, and nothing says why"
+                assert support.reason, f"{edit!r} is not supported, and nothing says why"
                 continue
             with self.backend.preserve_random_state():
                 run = RecordedRun()
                 trained = trainer.train(TrainingSpec(1, 0, (edit,)), run)
                 run.monitor.close()
-            assert [type(e) for e in trained.edits] == [type(edit)], f"{edit} got lost"
-            assert np.isfinite(trained.predict(self.data().inputs)).all(), f"{edit} breaks the model"
+            assert [type(e) for e in trained.edits] == [type(edit)], f"{edit!r} got lost"
+            assert np.isfinite(trained.predict(self.data().inputs)).all(), f"{edit!r} breaks the model"
             if isinstance(edit, ScaleInputs):
                 filled = trained.edits[0]
                 assert isinstance(filled, ScaleInputs)
                 np.testing.assert_allclose(filled.mean, self.data().inputs.mean(axis=0), atol=1e-5)
+
+    def test_values_that_make_no_sense_are_refused_before_any_backend(self) -> None:
+        """An edit refuses them when it is made, so that no backend can treat them in a way of its own."""
+        for build in _REFUSED:
+            try:
+                edit = build()
+            except ConfigError:
+                continue
+            raise AssertionError(f"{edit!r} was accepted")
+
+    def test_supported_edits_have_lines_that_run_or_none(self) -> None:
+        """`Backend.patch` returns lines of Python for each supported edit, or an empty list."""
+        trainer = self.backend.trainer(self.request())
+        hidden = [layer.name for layer in trainer.context.layers if layer.parameters and layer.hidden]
+        edits = [edit for edit in every_edit(hidden) if trainer.supports(edit)]
+        for edit in edits:
+            for plan in ((), (edit,), edits):
+                lines = self.backend.patch(edit, plan)
+                assert not isinstance(lines, str)
+                assert all(isinstance(line, str) and "\n" not in line for line in lines), f"{edit!r}: {lines}"
+                ast.parse("\n".join(lines))
 
     def test_kept_layers_are_not_touched(self) -> None:
         """What only concerns layers that ``keep`` names is not supported, and the reason names the pattern."""

@@ -11,7 +11,7 @@ from autotrainer.edits import EDITS
 from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import LossInfo, OptimizerInfo
 from autotrainer.repair import DOC_SECTIONS, Repair
-from autotrainer.reporting.patches import lines, words
+from autotrainer.reporting.patch import patch_lines
 from autotrainer.reporting.plan import RepairPlan
 
 CASES = [
@@ -55,8 +55,8 @@ def test_proposals_are_plans_that_can_be_read_and_kept(repair, problem, kind, fi
             assert RepairPlan.from_dict(json.loads(plan.to_json())) == plan
             text = str(plan)
             for edit in proposal.edits:
-                assert words(edit) in text
-                assert lines(edit, framework)
+                assert str(edit) in text
+                assert patch_lines(edit, framework)
 
 
 @pytest.mark.parametrize(("repair", "problem"), CASES)

@@ -6,7 +6,6 @@ from autotrainer import edits as e
 from autotrainer.adapter.patch_code import number_list, zero_one_line
 from autotrainer.backends.keras3.patches.base import patch_lines
 
-
 _FORMS = {
     "index": ["y_train = y_train.argmax(-1) if y_train.ndim > 1 else y_train"],
     "one_hot": ["y_train = keras.utils.to_categorical(y_train, model.output_shape[-1])"],
@@ -27,9 +26,7 @@ def _(edit: e.AddInputNoise) -> list[str]:
 @patch_lines.register
 def _(edit: e.ScaleInputs) -> list[str]:
     if not edit.mean:
-        return [
-            "x = (x - x_train.mean(axis=0)) / x_train.std(axis=0)  # with the numbers of the training data, wherever the model is used"
-        ]
+        return ["x = (x - x_train.mean(axis=0)) / x_train.std(axis=0)  # wherever the model is used"]
     return [
         f"mean, std = np.array({number_list(edit.mean)}), np.array({number_list(edit.std)})",
         "x = (x - mean) / std  # wherever the model is used",
@@ -58,7 +55,7 @@ def _(edit: e.NumberClasses) -> list[str]:
     labels = f"np.array({list(edit.labels)})" if edit.labels else "np.unique(y_train)"
     return [
         f"labels = {labels}",
-        "y_train = np.searchsorted(labels, y_train)  # labels[model.predict(x).argmax(-1)] is the predicted label",
+        "y_train = np.searchsorted(labels, y_train)  # labels[model.predict(x).argmax(-1)] is the label",
     ]
 
 

@@ -7,7 +7,6 @@ from autotrainer.adapter.patch_code import optimizer_arguments
 from autotrainer.backends.keras3.patches.base import optimizer_with, patch_lines
 from autotrainer.edits import OPTIMIZERS
 
-
 _LOSSES = {
     "cross_entropy": "SparseCategoricalCrossentropy(from_logits={})  # CategoricalCrossentropy for one-hot targets",
     "binary_cross_entropy": "BinaryCrossentropy(from_logits={})",

@@ -6,7 +6,6 @@ from autotrainer import edits as e
 from autotrainer.adapter.patch_code import number_list, zero_one_line
 from autotrainer.backends.pytorch.patches.base import patch_lines
 
-
 _FORMS = {
     "index": ["y = y.argmax(1) if y.ndim > 1 and y.shape[1] > 1 else y.reshape(-1).long()"],
     "one_hot": ["y = nn.functional.one_hot(y.reshape(-1).long(), z.shape[1]).to(z)  # z: the outputs"],
@@ -33,9 +32,7 @@ def _(edit: e.AddInputNoise) -> list[str]:
 @patch_lines.register
 def _(edit: e.ScaleInputs) -> list[str]:
     if not edit.mean:
-        return [
-            "x = (x - x_train.mean(0)) / x_train.std(0)  # with the numbers of the training data, wherever the model is used"
-        ]
+        return ["x = (x - x_train.mean(0)) / x_train.std(0)  # wherever the model is used"]
     return [
         f"mean, std = torch.tensor({number_list(edit.mean)}), torch.tensor({number_list(edit.std)})",
         "x = (x - mean) / std  # wherever the model is used",
@@ -61,12 +58,10 @@ def _(edit: e.EncodeTargets) -> list[str]:
 @patch_lines.register
 def _(edit: e.NumberClasses) -> list[str]:
     if not edit.labels:
-        return [
-            "labels, y = torch.unique(y_train, return_inverse=True)  # labels[model(x).argmax(1)] is the predicted label"
-        ]
+        return ["labels, y = torch.unique(y_train, return_inverse=True)  # labels[model(x).argmax(1)] is the label"]
     return [
         f"labels = torch.tensor({list(edit.labels)})",
-        "y = torch.searchsorted(labels, y)  # class indices for the loss; labels[model(x).argmax(1)] is the predicted label",
+        "y = torch.searchsorted(labels, y)  # for the loss; labels[model(x).argmax(1)] is the label",
     ]
 
 

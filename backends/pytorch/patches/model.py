@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from autotrainer import edits as e
 from autotrainer.backends.pytorch.patches.base import patch_lines
 
-
 _MODULES = {
     "linear": "nn.Identity()",
     "relu": "nn.ReLU()",

@@ -7,7 +7,6 @@ from autotrainer.adapter.patch_code import optimizer_arguments
 from autotrainer.backends.pytorch.patches.base import patch_lines
 from autotrainer.edits import OPTIMIZERS
 
-
 _OPTIMIZERS = {**OPTIMIZERS, "nadam": "NAdam"}
 
 
