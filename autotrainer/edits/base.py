@@ -123,12 +123,13 @@ class Edit:
     """Values of the required fields other than ``layers``, for `example`."""
 
     def __post_init__(self) -> None:
-        for name, hint in _hints(type(self)).items():
+        kind: Any = type(self)
+        for name, hint in _hints(kind).items():
             value = getattr(self, name)
             accepted = _mismatch(value, hint)
             if accepted:
                 raise ConfigError(
-                    f"{type(self).__name__}: {name} must be {accepted}, not {shorten(value)}{_suggestion(value, hint)}"
+                    f"{kind.__name__}: {name} must be {accepted}, not {shorten(value)}{_suggestion(value, hint)}"
                 )
 
     def __str__(self) -> str:
@@ -147,7 +148,7 @@ class Edit:
 
 
 @cache
-def _hints(kind: type[Edit]) -> Mapping[str, Any]:
+def _hints(kind: Any) -> Mapping[str, Any]:
     hints = get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in fields(kind)}
 
@@ -201,10 +202,9 @@ def _suggestion(value: Any, hint: Any) -> str:
 
 
 def _is_number(value: Any, kind: type) -> bool:
-    allowed = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
-    if isinstance(value, bool) or not isinstance(value, allowed):
-        return False
-    return bool(abs(value) <= sys.maxsize if isinstance(value, int | np.integer) else math.isfinite(value))
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return bool(-sys.maxsize <= value <= sys.maxsize)
+    return kind is float and isinstance(value, float | np.floating) and math.isfinite(value)
 
 
 def shorten(value: Any) -> str:

@@ -50,7 +50,9 @@ def patch_text(
     if changes:
         text.append(f"Note: this changes the {', '.join(changes)} of the training.")
     if start:
-        text.append(f"Apply it at the start of epoch {start} (the first epoch is 0); earlier epochs stay unchanged.")
+        text.append(
+            f"Apply this from the start of epoch {start} (the first epoch is 0); earlier epochs stay unchanged."
+        )
     for number, edit in enumerate(in_patch_order(edits), 1):
         text.append(f"{number}. {edit}")
         text.extend(f"       {line}" for line in _from_epoch(start, edit, patch_lines(edit, framework, edits)))

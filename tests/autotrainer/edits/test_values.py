@@ -92,7 +92,20 @@ NESTED: Any = []
 for _ in range(10_000):
     NESTED = [NESTED]
 
-GARBAGE: list[Any] = [object(), {}, [], [None], NESTED, {"a": NESTED}, b"x", math.nan, -math.inf, 10**5000, ((),), "a\nb"]
+GARBAGE: list[Any] = [
+    object(),
+    {},
+    [],
+    [None],
+    NESTED,
+    {"a": NESTED},
+    b"x",
+    math.nan,
+    -math.inf,
+    10**5000,
+    ((),),
+    "a\nb",
+]
 
 
 @pytest.mark.parametrize("edit", every_edit(("a", "b")), ids=lambda edit: type(edit).__name__)

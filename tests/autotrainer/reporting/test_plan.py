@@ -37,7 +37,7 @@ def test_notes_come_first() -> None:
 def test_places_in_the_users_code_are_named_and_kept() -> None:
     plan = replace(PLAN, places={"improper_loss": "train.py:12"}, start=3)
     assert "To fix abnormal_data, improper_loss (train.py:12):" in str(plan)
-    assert "Apply it at the start of epoch 3 (the first epoch is 0)" in str(plan)
+    assert "Apply this from the start of epoch 3 (the first epoch is 0)" in str(plan)
     again = RepairPlan.from_dict(json.loads(plan.to_json()))
     assert (again.places, again.start) == (plan.places, 3)
     assert plan == replace(PLAN, start=3), "a place is not part of what is changed"
