@@ -51,9 +51,9 @@ class ChangeBatchSizeRepair(Repair):
         if larger <= size:
             return
         edits: tuple[Edit, ...] = (SetBatchSize(larger),)
-        rate = context.optimizer.learning_rate
+        rate = float(f"{context.optimizer.learning_rate * math.sqrt(larger / size):.2g}")
         if context.optimizer.name in ADAPTIVE and 0 < rate < math.inf:
-            edits = (*edits, SetLearningRate(float(f"{rate * math.sqrt(larger / size):.2g}")))
+            edits = (*edits, SetLearningRate(rate))
         yield Proposal(self.name, edits, self.fixes[finding.problem])
 
     def dimension(self, context: TaskContext) -> Dimension | None:

@@ -24,7 +24,7 @@ class ClipGradientsRepair(Repair):
         One huge gradient undoes thousands of good steps. Clipping by norm keeps its direction and limits its size.
 
     Safety:
-        Unsafe where gradients are large for another reason, such as unscaled data: it hides the cause. Judged
+        Unsafe if gradients are large for another reason, such as unscaled data: it hides the cause. Judged
         by outcome.
 
     Cost:

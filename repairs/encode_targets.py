@@ -16,9 +16,9 @@ class EncodeTargetsRepair(Repair):
 
     What it does:
         Converts one-hot rows to class indices or the reverse, and two labels such as -1 and 1 to 0 and 1 or the
-        reverse; labels that don't run from 0 to C - 1 are renumbered. The loss itself stays, with all its options. The model
-        still answers in the original labels: its largest output is in the column of the label. A single output is the
-        probability of the higher label, and lies between -1 and 1 if these are the labels.
+        reverse; labels that don't run from 0 to C - 1 are renumbered. The loss itself stays, with all its options. The
+        model still answers in the original labels: its largest output is in the column of the label. A single output is
+        the probability of the higher label, and lies between -1 and 1 if these are the labels.
 
     Why it helps:
         A loss that gets labels in another encoding fails, or minimizes something other than intended.

@@ -15,8 +15,8 @@ _RESIZABLE = ("dense", "conv", "recurrent")
 _FACTOR = 4
 """Factor on the units of all layers: two doublings."""
 _MIN_UNITS = 16
-"""Smallest number of units that a layer gets, and up to which layers count as small. With symmetric initial weights, all
-n ReLU units of a layer are zero for an input with probability 2⁻ⁿ (Lu et al. 2019): with 16 that is one input in 65,536."""
+"""Smallest number of units that a layer gets, and up to which layers count as small. With symmetric initial weights,
+all n ReLU units of a layer are zero for an input with probability 2⁻ⁿ (Lu et al. 2019): with 16, for one in 65,536."""
 
 
 class ResizeHiddenLayersRepair(Repair):

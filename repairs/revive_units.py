@@ -29,8 +29,7 @@ class ReviveUnitsRepair(Repair):
     Safety:
         Unsafe: outgoing weights stay, so that the output shifts a little with each unit. Frozen layers, layers that
         ``keep`` names and recurrent layers are left out. Units that are rarely active for good reason are
-        reinitialized again and again.
-        Judged by outcome.
+        reinitialized again and again. Judged by outcome.
 
     Cost:
         A sum over the units' outputs of some batches per epoch; in Keras a forward pass of one batch, which counts as

@@ -120,12 +120,12 @@ def _ladder(finding: Finding) -> tuple[float, ...]:
     """Return the factors to try, from the measured curvature or size of steps if they are known."""
     first, travel, sharpness = (finding.evidence.get(n, math.nan) for n in ("first_step", "travel", "sharpness"))
     if finding.problem == "learning_rate_too_high" and sharpness > 1:  # rate × curvature: 1 is best, 2 the limit
-        power = min(_MOST, max(1, math.ceil(math.log10(sharpness))))
+        power = max(1, math.ceil(min(_MOST, math.log10(sharpness))))
         return tuple(0.1**p for p in (power, power + 1, power - 1) if p > 0)
     if finding.problem == "learning_rate_too_high" and math.isfinite(first) and first > _FIRST_STEP:
-        power = min(_MOST, max(1, round(math.log10(first / _FIRST_STEP))))
+        power = max(1, round(min(_MOST, math.log10(first / _FIRST_STEP))))
         return tuple(0.1**p for p in (power, power + 1, power - 1) if p > 0)
     if finding.problem == "learning_rate_too_low" and 0 < travel < REACH:
-        power = min(_MOST, max(1, round(math.log10(REACH / travel))))
+        power = max(1, round(min(_MOST, math.log10(REACH / travel))))
         return tuple(10.0**p for p in (power, power - 1, power + 1) if p > 0)
     return _LADDER[finding.problem]

@@ -26,8 +26,8 @@ class ScaleTargetsRepair(Repair):
 
     Why it helps:
         Outputs of newly initialized weights are near zero, with a spread of about one. With targets in the thousands,
-        the first gradients are thousands of times too large for plain SGD, and the way is too long for optimizers whose
-        steps are as large as the learning rate.
+        the first gradients are thousands of times too large for plain SGD, and optimizers whose steps are as large
+        as the learning rate need too many of them.
 
     Safety:
         Safe: the same numbers in other units, and predictions in the original units. The loss is that of scaled values,

@@ -34,7 +34,7 @@ class TuneAdamRepair(Repair):
         outcome.
 
     Cost:
-        Clipping updates takes one more pass over the weights a step, and memory for a copy of them.
+        Clipping updates takes one more pass over the weights per step, and memory for a copy of them.
 
     References:
         Wortsman et al., NeurIPS 2023 (2304.13013), section 3 (StableAdamW); Shazeer and Stern, ICML 2018 (1804.04235),
