@@ -14,11 +14,10 @@ from keras import layers
 from autotrainer import edits as e
 from autotrainer.adapter.spec import FitRequest, Trained, TrainingSpec
 from autotrainer.backends.keras3.data.feeding import ArrayFeed
-from autotrainer.backends.keras3.patches.patch import patch
 from autotrainer.backends.keras3.runtime.random_state import seed_everything
 from autotrainer.backends.keras3.training.trainer import make_trainer
 from autotrainer.records.data import ArrayData
-from autotrainer.reporting.patch import in_patch_order
+from autotrainer.reporting.patch import in_patch_order, patch_lines
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +65,7 @@ def pasted(given: Any, x: Any, edits: Sequence[e.Edit]) -> Any:
     for edit in order:
         if isinstance(edit, e.ScaleInputs):
             names["x"] = names["x_train"]
-        exec("\n".join(patch(edit, order)), names)
+        exec("\n".join(patch_lines(edit, "keras3", order)), names)
         if isinstance(edit, e.ScaleInputs):
             names["x_train"] = names["x"].astype("float32")
         size = edit.size if isinstance(edit, e.SetBatchSize) else size

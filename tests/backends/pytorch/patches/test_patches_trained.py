@@ -14,9 +14,8 @@ from torch import nn
 
 from autotrainer import edits as e
 from autotrainer.adapter.spec import TrainingSpec
-from autotrainer.backends.pytorch.patches.patch import patch
 from autotrainer.backends.pytorch.runtime.random_state import mix, seed_all
-from autotrainer.reporting.patch import in_patch_order
+from autotrainer.reporting.patch import in_patch_order, patch_lines
 from autotrainer.testing import RecordedRun
 
 EPOCHS, BATCH = 4, 32
@@ -44,7 +43,7 @@ def loop(managed: Any, model: nn.Module, edits: Sequence[e.Edit], make: Any, bad
     order, inside = in_patch_order(edits), {}
     seed_all(0)
     for edit in order:
-        code = patch(edit, order)
+        code = patch_lines(edit, "pytorch", order)
         if isinstance(edit, e.ClipGradients | e.ScaleInputs | e.AddInputNoise | e.SetMode | e.EncodeTargets):
             inside[type(edit)] = "\n".join(code)
         else:
