@@ -93,6 +93,7 @@ class Range:
 NOT_EMPTY = "not empty"
 """Marks the type of a tuple that must have an element."""
 
+# types of fields that state the values they accept
 Positive = Annotated[float, Range(above=0)]
 NonNegative = Annotated[float, Range(least=0)]
 Fraction = Annotated[float, Range(least=0, below=1)]
