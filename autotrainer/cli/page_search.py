@@ -1,7 +1,7 @@
 """Finds the page of a problem or a repair by everyday words: ``loss is nan``, ``accuracy stuck``.
 
-Pages are ranked by BM25F: a word counts by the field that it stands in, and more where few pages have it. Added to that is
-how closely the query as a whole agrees with one short text: the name, the title, an alias or a phrase.
+Pages are ranked by BM25F: a word counts by the field that it stands in, and more where few pages have it. Added is how
+closely the query as a whole agrees with one short text: the name, the title, an alias or a phrase.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ _SCORE = 2.2
 """Score of a clear match at least: less is one common word."""
 
 _STOP_WORDS = frozenset(
-    "a about after all always am an and are as at be been but by can do doe doesn for from get got has have how i if "
-    "in is isn it its just keep lot me model my network neural of on or our so still that the their there this to too "
-    "train training very was we what when while why will with you your".split()  # noqa: SIM905 - else a line a word
+    """
+    a about after all always am an and are as at be been but by can do doe doesn for from get got has have how i if in
+    is isn it its just keep lot me model my network neural of on or our so still that the their there this to too train
+    training very was we what when while why will with you your
+    """.split()  # noqa: SIM905 - a list would take a line a word
 )
 _SYNONYMS = {
     stem: word
