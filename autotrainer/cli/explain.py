@@ -125,10 +125,10 @@ def _search_pages() -> list[SearchPage]:
     pages = []
     for rule in registry.rules():
         title, _, body = rule.documentation().partition("\n")
-        pages.append(SearchPage(rule.problem, (*rule.aliases, *rule.phrases), title, body))
+        pages.append(SearchPage(rule.problem, rule.aliases, rule.phrases, title, body))
     for repair in registry.repairs():
         title, _, body = repair.documentation().partition("\n")
-        pages.append(SearchPage(repair.name, (), title, body, _REPAIR_WEIGHT))
+        pages.append(SearchPage(repair.name, (), (), title, body, _REPAIR_WEIGHT))
     return pages
 
 

@@ -12,15 +12,18 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 
 __all__ = ["Match", "SearchPage", "clear_best", "search"]
 
-_WEIGHTS = {"name": 4.0, "keys": 3.0, "title": 2.0, "body": 0.5}
+_WEIGHTS = {"name": 4.0, "aliases": 3.0, "phrases": 3.0, "title": 2.0, "body": 0.5}
 _SATURATION = 1.5
 _LENGTH_PENALTY = 0.5
 """k1 and b of BM25 (Robertson and Zaragoza, 2009), at about their usual values."""
-_AGREEMENT = 8.0
-"""What agreement with a whole short text adds, against about 3 for each matched word of weight."""
+_NAME_AGREEMENT, _PHRASE_AGREEMENT = 8.0, 6.0
+"""What agreement with a whole name or alias, and with a whole phrase or title, adds; a matched word adds about 3."""
+_TYPED_PHRASE = 6.0
+"""What a phrase that was typed exactly adds: small words count there, too."""
 _MARGIN = 1.15
 """A best match is clear from this ratio to the next score."""
 _COVERAGE = 0.4
@@ -86,14 +89,16 @@ class SearchPage:
 
     Attributes:
         name: Problem or repair.
-        keys: Aliases and phrases, each a short text that may be typed as a whole.
+        aliases: Other names.
+        phrases: What people type who do not know the name.
         title: The sentence that the page begins with.
         body: The rest.
         weight: What its score is multiplied by: people describe a symptom more often than a remedy.
     """
 
     name: str
-    keys: tuple[str, ...]
+    aliases: tuple[str, ...]
+    phrases: tuple[str, ...]
     title: str
     body: str
     weight: float = 1.0
@@ -143,11 +148,13 @@ def search(query: str, pages: Sequence[SearchPage]) -> list[Match]:
             if count:
                 covered += weights[word]
                 score += weights[word] * count / (count + _SATURATION)
-        if covered:
-            agreement = max(_agreement(words, text) for text in (page.name, page.title, *page.keys))
-            coverage = covered / total
-            score = page.weight * coverage * (score + _AGREEMENT * agreement**2)
-            matches.append(Match(page.name, score, coverage))
+        typed = _plain(query) in map(_plain, page.phrases)
+        if covered or typed:
+            names = max(_agreement(words, text) for text in (page.name, *page.aliases))
+            phrases = max(_agreement(words, text) for text in (page.title, *page.phrases))
+            score += max(_NAME_AGREEMENT * names**2, _PHRASE_AGREEMENT * phrases**2) + _TYPED_PHRASE * typed
+            coverage = covered / total if total else 1.0
+            matches.append(Match(page.name, page.weight * coverage * score, coverage))
     return sorted(matches, key=lambda match: -match.score)
 
 
@@ -161,17 +168,23 @@ def clear_best(matches: Sequence[Match]) -> Match | None:
 
 
 def _fields(page: SearchPage) -> dict[str, Counter[str]]:
-    texts = {"name": page.name, "keys": " ".join(page.keys), "title": page.title, "body": page.body}
+    texts = {"name": page.name, "title": page.title, "body": page.body}
+    texts |= {"aliases": " ".join(page.aliases), "phrases": " ".join(page.phrases)}
     return {name: Counter(_words(text)) for name, text in texts.items()}
 
 
-def _words(text: str) -> list[str]:
+@lru_cache(maxsize=4096)
+def _words(text: str) -> tuple[str, ...]:
     """Return the words that count, stemmed: ``Losses are exploding`` gives ``loss`` and ``explode``."""
-    plain = re.sub(r"[\W_]+", " ", text.lower())
+    plain = _plain(text)
     for expression, word in _JOINED:
         plain = re.sub(rf"\b{expression}\b", word, plain)
     stems = (_stem(word) for word in plain.split() if word not in _STOP_WORDS)
-    return [_SYNONYMS.get(stem, stem) for stem in stems if stem not in _STOP_WORDS]
+    return tuple(_SYNONYMS.get(stem, stem) for stem in stems if stem not in _STOP_WORDS)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[\W_]+", " ", text.lower()).strip()
 
 
 def _stem(word: str) -> str:
@@ -203,4 +216,4 @@ def _normalized(length: int, average: float) -> float:
 def _agreement(words: Sequence[str], text: str) -> float:
     """Return how far query and text are the same words, in [0, 1]: Dice's coefficient."""
     one, other = set(words), set(_words(text))
-    return 2 * len(one & other) / (len(one) + len(other)) if other else 0.0
+    return 2 * len(one & other) / (len(one) + len(other)) if one and other else 0.0
