@@ -31,6 +31,7 @@ html_title = f"autotrainer {release}"
 html_static_path = ["_static"]
 html_copy_source = html_show_sourcelink = False
 
+napoleon_numpy_docstring = False
 default_role = "py:obj"  # single backticks in docstrings: a link where the name is documented here
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
@@ -119,8 +120,10 @@ def _prose(text: str, links: Mapping[str, str]) -> str:
     return "".join(convert(text))
 
 
-def convert_docstring(_app: Any, _kind: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
-    """Turn Markdown fences into code blocks, and keep Napoleon from taking the text after ``Returns:`` for a type."""
+def convert_docstring(_app: Any, kind: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
+    """Turn Markdown fences into code blocks, and keep Napoleon from taking what stands before a colon for a type."""
+    if kind in ("attribute", "data", "property") and lines and ":" in lines[0]:
+        lines[0] = f": {lines[0]}"
     result: list[str] = []
     inside = False
     for line in lines:
