@@ -24,7 +24,7 @@ from autotrainer.reporting.result import Result
 from autotrainer.scoring.metric_selection import MetricSelection
 from autotrainer.scoring.scorer import Scorer
 from autotrainer.search.planner import Planner
-from autotrainer.search.preflight import mend
+from autotrainer.search.preflight import preflight
 from autotrainer.search.session import Session
 from autotrainer.training.budget import Budget
 from autotrainer.training.holdout import hold_out
@@ -154,12 +154,12 @@ def fit(
         _check_keep(request.keep, trainer)
         masked = _masked(request)
         planner = Planner(registry.repairs(), trainer.supports, strategy, max_change, extra_memory, forbidden)
-        wrong, mended = _label_error(request, trainer.context, masked), None
+        wrong, fix = _label_error(request, trainer.context, masked), None
         if (wrong is not None or trainer.context.loss_refusal) and repair and not off:
-            mended = mend(backend, trainer, request, rules, planner, wrong)
-        if wrong is not None and mended is None:
+            fix = preflight(backend, trainer, request, rules, planner, wrong)
+        if wrong is not None and fix is None:
             raise wrong
-        records = None
+        journal = None
         if log_dir is not None and not off:
             told = identity(
                 **trainer.identity(), train_data=train, validation_data=validation, test_data=test, epochs=epochs,
@@ -169,13 +169,13 @@ def fit(
                 choice_of_rules=[(type(rule), vars(rule)) for rule in rules], seed=seed,
             )  # fmt: skip
             told |= versions(backend.package, trainer.context.engine)
-            records = stack.enter_context(closing(Journal(log_dir, told, resume=resume)))
+            journal = stack.enter_context(closing(Journal(log_dir, told, resume=resume)))
         shown = stack.enter_context(Progress(progress))
         session = Session(
             trainer=trainer, request=request, rules=() if off else tuple(rules), budget=limit,
-            judge=Scorer(choice, trainer.context, train, masked), planner=planner if repair and not off else None,
-            backend=backend, test=test, log_dir=None if off else log_dir, progress=shown, mended=mended,
-            records=records, workers=workers,
+            scorer=Scorer(choice, trainer.context, train, masked), planner=planner if repair and not off else None,
+            backend=backend, test=test, log_dir=None if off else log_dir, progress=shown, preflight_fix=fix,
+            journal=journal, workers=workers,
         )  # fmt: skip
         return session.run()
 

@@ -14,7 +14,7 @@ from autotrainer.adapter.spec import LoopObjects, LoopRequest, TrainingSpec
 from autotrainer.api.loop_objects import ObjectsInUse
 from autotrainer.api.options import check_bool, names, whole
 from autotrainer.config import switched_off
-from autotrainer.diagnostics.loop_diagnostics import ask
+from autotrainer.diagnostics.loop_diagnostics import run_loop_diagnostics
 from autotrainer.errors import ConfigError, StateError
 from autotrainer.monitoring.monitor import as_number
 from autotrainer.records.findings import Finding
@@ -24,7 +24,7 @@ from autotrainer.search.candidate import Candidate
 from autotrainer.search.planner import Planner
 from autotrainer.search.repair_loop import RepairLoop, StoppedBy
 from autotrainer.training.budget import Budget
-from autotrainer.training.loop_run import ScoreChoice, TrainingInLoop
+from autotrainer.training.loop_run import LoopScore, ManagedLoopRun
 from autotrainer.training.trial import Trial
 
 __all__ = ["Loop"]
@@ -133,7 +133,7 @@ class Loop(ObjectsInUse):
             raise ConfigError(f"mode must be 'max', 'min' or None, not {mode!r}")
         check_bool(repair=repair, extra_memory=extra_memory, progress=progress)
         self._progress = progress
-        self._choice = ScoreChoice(score, mode)
+        self._choice = LoopScore(score, mode)
         self._spec = TrainingSpec(whole("epochs", epochs, 1), whole("seed", seed, 0))
         self._budget = Budget(budget)
         kept, forbidden = names("keep", keep), names("forbid", forbid)
@@ -148,8 +148,8 @@ class Loop(ObjectsInUse):
         )
         self._objects: LoopObjects = self._trainer.given
         self._kept = self._objects
-        self._run: TrainingInLoop | None = None
-        self._given_run: TrainingInLoop | None = None
+        self._run: ManagedLoopRun | None = None
+        self._given_run: ManagedLoopRun | None = None
         self._point = 0
         self._epoch: int | None = None
         self._goes_on = True
@@ -248,7 +248,7 @@ class Loop(ObjectsInUse):
             self._course.fail(candidate, "the loop was left", before)
             raise
         else:
-            self._course.take(candidate, trial)
+            self._course.add(candidate, trial)
             if self._course.best is trial:
                 self._kept = self._objects
 
@@ -258,10 +258,10 @@ class Loop(ObjectsInUse):
         Raises:
             _FailedError: If it can't be built, or the user's loop undoes it.
         """
-        run = self._run = TrainingInLoop(
+        run = self._run = ManagedLoopRun(
             spec, self._rules, self._budget, self._choice, baseline=candidate is None,
-            stops=self._course.planner is not None, log_dir=self._log_dir,
-            until=None if candidate is None else candidate.epochs, given=self._given_run,
+            stop_if_stuck=self._course.planner is not None, log_dir=self._log_dir,
+            until=None if candidate is None else candidate.epochs, baseline_run=self._given_run,
         )  # fmt: skip
         if candidate is None:
             self._given_run = run
@@ -293,7 +293,7 @@ class Loop(ObjectsInUse):
                     break
             if candidate is None and self._course.planner is not None:
                 needs = self._course.planner.needs.union(*(rule.needs for rule in self._rules))
-                ask(self._trainer, run, self._budget, needs, spec.seed)
+                run_loop_diagnostics(self._trainer, run, self._budget, needs, spec.seed)
             interrupted = False
         finally:
             self._epoch = None
@@ -302,11 +302,11 @@ class Loop(ObjectsInUse):
                 self._course.begin(self._ended(run, spec, interrupted), self._choice.metric, self._targets)
         return self._ended(run, spec, interrupted)
 
-    def _ended(self, run: TrainingInLoop, spec: TrainingSpec, interrupted: bool) -> Trial:
+    def _ended(self, run: ManagedLoopRun, spec: TrainingSpec, interrupted: bool) -> Trial:
         context = run.monitor.context if run.monitor.context.framework != "unknown" else run.context
         trained = self._trainer.end()
         return Trial(
-            spec, trained, run.judged, tuple(run.monitor.findings), context, run.history, run.work,
+            spec, trained, run.score, tuple(run.monitor.findings), context, run.history, run.work,
             run.cut_short, interrupted, edits=trained.edits,
         )  # fmt: skip
 

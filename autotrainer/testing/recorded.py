@@ -10,7 +10,7 @@ from autotrainer.adapter.spec import Evaluation, Trained
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.monitoring.sampler import StepSampler
 from autotrainer.records.task import TaskContext
-from autotrainer.training.run import ManagedMonitor
+from autotrainer.training.base_run import ManagedMonitor
 
 __all__ = ["RecordedRun"]
 
