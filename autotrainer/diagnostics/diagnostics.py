@@ -31,7 +31,6 @@ from autotrainer.scoring.significance import row_gains
 from autotrainer.training.base_run import BaseRun
 from autotrainer.training.budget import Budget
 
-
 __all__ = ["OVERLAP_FACTS", "ROWS", "Diagnostics", "cause_unknown", "data_facts", "rate_in_doubt"]
 
 logger = logging.getLogger("autotrainer")

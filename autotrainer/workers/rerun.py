@@ -1,4 +1,4 @@
-"""Trainings that are run again, step by step: of those from a journal or another process, only the best needs a model."""
+"""Trainings that are run again: of those from a journal or another process, only the best needs a model."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import pytest
 import autotrainer
 from autotrainer import registry
 from autotrainer.diagnostics import diagnostics
-from autotrainer.diagnostics.diagnostics import data_facts, rate_in_doubt, cause_unknown
+from autotrainer.diagnostics.diagnostics import cause_unknown, data_facts, rate_in_doubt
 from autotrainer.edits import Edit
 from autotrainer.records.data import ArrayData, stacked
 from autotrainer.records.facts import FACTS
@@ -49,9 +49,7 @@ def test_cause_is_unknown_only_after_a_poor_training_without_a_cause(
     assert cause_unknown(findings, above) is unknown
 
 
-def test_failed_data_diagnostic_is_left_out(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failed_data_diagnostic_is_left_out(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     def fails(*_: object) -> dict[str, float]:
         raise MemoryError
 

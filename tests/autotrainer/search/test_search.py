@@ -140,7 +140,9 @@ class VaryingPlanner(ListedPlanner):
         return [Dimension("scale_learning_rate", rates), Dimension("clip_gradients", clips)]
 
 
-def _halving(scorer: Scorer, kind: type[ListedPlanner], budget: Budget, *steps: Step, resumable: bool = False) -> Search:
+def _halving(
+    scorer: Scorer, kind: type[ListedPlanner], budget: Budget, *steps: Step, resumable: bool = False
+) -> Search:
     """Return a search after a baseline of nine epochs and 100 operations with a score of 0.3."""
     budget.measure(100)
     budget.spend(100)

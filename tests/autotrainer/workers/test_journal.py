@@ -20,7 +20,7 @@ from autotrainer.records.task import OptimizerInfo, TaskContext
 from autotrainer.scoring.metrics import Score
 from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Failure, Trial
-from autotrainer.workers.trial_codec import restore_targets, from_record, decode_object, to_line, to_record
+from autotrainer.workers.trial_codec import decode_object, from_record, restore_targets, to_line, to_record
 
 
 class Crash(BaseException):
@@ -79,7 +79,9 @@ def test_resumes_wherever_the_journal_ends(story: Any, tmp_path: Path, lines: in
     assert resumed["baseline_test_score"] == 0.5
 
 
-def test_completed_fit_is_returned_from_its_journal(story: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_completed_fit_is_returned_from_its_journal(
+    story: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     whole = story.fit(log_dir=tmp_path)
     before = len(story.processes)
     caplog.set_level(logging.INFO, "autotrainer")
