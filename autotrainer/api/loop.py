@@ -22,7 +22,7 @@ from autotrainer.reporting.patches import words
 from autotrainer.reporting.result import Result
 from autotrainer.search.candidate import Candidate
 from autotrainer.search.planner import Planner
-from autotrainer.search.repair_loop import RepairLoop, StoppedBy
+from autotrainer.search.repair_loop import RepairLoop
 from autotrainer.training.budget import Budget
 from autotrainer.training.loop_run import LoopScore, ManagedLoopRun
 from autotrainer.training.trial import Trial
@@ -223,19 +223,17 @@ class Loop(ObjectsInUse):
 
     def _epochs(self) -> Generator[int, None, None]:
         """Run trainings until one is repaired or nothing more is to be tried."""
-        stopped: StoppedBy = "interrupt"
         try:
             baseline = yield from self._train(self._spec)
             assert self._given_run is not None
             healthy = self._point if self._given_run.has_got_worse_since(self._point) else 0
             self._course.begin(baseline, self._choice.metric, self._targets, healthy)
-            while not isinstance(candidate := self._course.next(), str):
+            while (candidate := self._course.next()) is not None:
                 yield from self._attempt(candidate)
-            stopped = candidate
         finally:  # also where the user's loop is left: the best so far is the result
             self._trainer.close()
             if hasattr(self._course, "best"):
-                self._result = self._course.result(stopped)
+                self._result = self._course.result()
                 self._objects = self._kept
 
     def _attempt(self, candidate: Candidate) -> Generator[int, None, None]:

@@ -17,7 +17,7 @@ from autotrainer.search.search import Search
 from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Trial
 
-__all__ = ["RepairLoop", "StoppedBy"]
+__all__ = ["RepairLoop"]
 
 logger = logging.getLogger("autotrainer")
 
@@ -28,8 +28,6 @@ _ENOUGH = 0.5
 """Share of the planned epochs after which a training that the budget or the user ended can be called healthy."""
 
 _NO_SCORE = "the budget ended before its first evaluation"
-
-StoppedBy = Literal["done", "budget", "interrupt"]
 
 
 @dataclass
@@ -47,6 +45,7 @@ class RepairLoop:
         baseline: The baseline training.
         best: The best training so far.
         plan: What the best training changes, or None.
+        stopped_by: Why nothing more is tried; ``interrupt`` until `next` has returned None.
         preflight_fix: The fix without which the original training can't run, and with which the baseline has run; or
             None.
     """
@@ -61,6 +60,7 @@ class RepairLoop:
     baseline: Trial = field(init=False)
     best: Trial = field(init=False)
     plan: RepairPlan | None = field(init=False, default=None)
+    stopped_by: Literal["done", "budget", "interrupt"] = field(init=False, default="interrupt")
     preflight_fix: PreflightFix | None = field(init=False, default=None)
     _metric: Metric | None = field(init=False, default=None)
     _search: Search | None = field(init=False, default=None)
@@ -93,18 +93,22 @@ class RepairLoop:
         error = None if trial.score is not None else _NO_SCORE
         self.attempts.append(Attempt(self.plan, score, error, trial.findings, self.budget.in_trainings(trial.work)))
 
-    def next(self) -> Candidate | StoppedBy:
-        """Return what to try next, or why nothing is."""
-        if self.baseline.interrupted:
-            return "interrupt"
-        if self.baseline.cut_short:
-            return "budget"
-        if self._search is None or self._search.repaired:
-            return "done"
+    def next(self) -> Candidate | None:
+        """Return what to try next; None if nothing is, for the reason `stopped_by`."""
         unit = self.budget.unit or 1
-        if not self.budget.allows(max(1, unit // max(_MIN_PARTS, self.epochs))):
-            return "budget"
-        return self._search.next() or "done"
+        if self.baseline.interrupted:
+            self.stopped_by = "interrupt"
+        elif self.baseline.cut_short:
+            self.stopped_by = "budget"
+        elif self._search is None or self._search.repaired:
+            self.stopped_by = "done"
+        elif not self.budget.allows(max(1, unit // max(_MIN_PARTS, self.epochs))):
+            self.stopped_by = "budget"
+        elif (candidate := self._search.next()) is not None:
+            return candidate
+        else:
+            self.stopped_by = "done"
+        return None
 
     def rest_of_rung(self, candidate: Candidate) -> list[Candidate]:
         """Return the other pending candidates of a candidate's rung, if any: they run whatever its outcome."""
@@ -177,13 +181,10 @@ class RepairLoop:
         if self._search is not None:
             self._search.close()
 
-    def result(
-        self, stopped_by: StoppedBy, test_score: float | None = None, baseline_test_score: float | None = None
-    ) -> Result:
+    def result(self, test_score: float | None = None, baseline_test_score: float | None = None) -> Result:
         """Return the result.
 
         Args:
-            stopped_by: Why nothing more is tried.
             test_score: Score of the best training on the test data, or None.
             baseline_test_score: Score of the baseline training on the test data, or None.
         """
@@ -197,7 +198,7 @@ class RepairLoop:
         assert trained is not None, "only trainings that are no longer the best drop their model"
         return Result(
             status=status,
-            stopped_by=stopped_by,
+            stopped_by=self.stopped_by,
             model=trained.model,
             optimizer=trained.optimizer,
             history=best.history,

@@ -22,7 +22,7 @@ from autotrainer.scoring.scorer import Scorer
 from autotrainer.search.candidate import Candidate
 from autotrainer.search.planner import Planner
 from autotrainer.search.preflight import PreflightFix
-from autotrainer.search.repair_loop import RepairLoop, StoppedBy
+from autotrainer.search.repair_loop import RepairLoop
 from autotrainer.training.budget import Budget
 from autotrainer.training.progress import Progress
 from autotrainer.training.run import ManagedRun
@@ -91,13 +91,12 @@ class Session:
         baseline = self._begin(repair_loop)
         self._runner.facts = data_facts(baseline.context.asked)
         repair_loop.begin(baseline, self.scorer.metric, self.scorer.targets)
-        stopped: StoppedBy = "interrupt"
         test = baseline_test = None
         with suppress(KeyboardInterrupt):  # whenever it comes, the best training so far is returned
             test = self._baseline_test_score(baseline)
             baseline_test = test if repair_loop.preflight_fix is None else None
             try:
-                stopped = self._repair(repair_loop)
+                self._repair(repair_loop)
             finally:
                 repair_loop.close()
                 if self._pool is not None:
@@ -106,7 +105,7 @@ class Session:
             self._rerun(repair_loop.best, baseline)
         with suppress(KeyboardInterrupt):
             test = self._test_score(repair_loop.best) if repair_loop.best is not baseline else test
-        return repair_loop.result(stopped, test, baseline_test)
+        return repair_loop.result(test, baseline_test)
 
     def _begin(self, repair_loop: RepairLoop) -> Trial:
         """Run the baseline training, with the preflight fix if it can't run without."""
@@ -147,20 +146,19 @@ class Session:
             self.journal.add(spec, None, trial, self.budget)
         return trial
 
-    def _repair(self, repair_loop: RepairLoop) -> StoppedBy:
+    def _repair(self, repair_loop: RepairLoop) -> None:
         """Attempt to repair a failed training."""
-        while not isinstance(candidate := repair_loop.next(), str):
+        while (candidate := repair_loop.next()) is not None:
             before = self.budget.spent
             try:
                 outcome = self._attempt(repair_loop, candidate)
             except KeyboardInterrupt:
                 repair_loop.fail(candidate, "interrupted by the user", before, interrupted=True)
-                return "interrupt"
+                return
             if isinstance(outcome, Failure):
                 repair_loop.fail(candidate, outcome.error, before)
             else:
                 repair_loop.add(candidate, outcome)
-        return candidate
 
     def _attempt(self, repair_loop: RepairLoop, candidate: Candidate) -> Trial | Failure:
         """Run an attempt; or take it from the journal, or from another process that ran it ahead of its turn."""
