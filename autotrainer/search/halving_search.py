@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from autotrainer.adapter.spec import TrainingSpec
 from autotrainer.repair import Dimension
 from autotrainer.scoring.metrics import Metric
 from autotrainer.search.brackets import Bracket, rungs, width_within
@@ -45,7 +46,7 @@ class HalvingSearch:
         self._rungs = rungs(baseline.spec.epochs, baseline.context.planned_steps)
         self._sampler = make_sampler(dimensions, baseline.spec.seed) if dimensions else None
         self._bracket: Bracket[Candidate] | None = None
-        self._paused: dict[Candidate, Trial] = {}
+        self._paused: dict[TrainingSpec, Trial] = {}
         self._failures = 0
 
     def next(
@@ -126,19 +127,19 @@ class HalvingSearch:
 
     def _on_rung(self, candidate: Candidate, epochs: int) -> Candidate:
         full = epochs == self._rungs[-1]
-        return replace(candidate, epochs=None if full else epochs, shorter=self._paused.get(candidate))
+        return replace(candidate, epochs=None if full else epochs, shorter=self._paused.get(candidate.spec))
 
     def _entry(self, candidate: Candidate) -> Candidate | None:
         entries = () if self._bracket is None else self._bracket.entries
-        return next((entry for entry in entries if entry.spec is candidate.spec), None)
+        return next((entry for entry in entries if entry.spec == candidate.spec), None)
 
     def _keep_leading(self, entry: Candidate, trial: Trial | None) -> None:
         """Keep the paused trainings that may continue, and give up the others: they take memory."""
         assert self._bracket is not None, "only a bracket has rungs"
-        if (shorter := self._paused.pop(entry, None)) is not None:
+        if (shorter := self._paused.pop(entry.spec, None)) is not None:
             shorter.close()  # it may have continued in another process
         if trial is not None and trial.resumable:
-            self._paused[entry] = trial
-        leading = set(self._bracket.leading)
-        for other in [c for c in self._paused if c not in leading]:
-            self._paused.pop(other).close()
+            self._paused[entry.spec] = trial
+        leading = {candidate.spec for candidate in self._bracket.leading}
+        for spec in [spec for spec in self._paused if spec not in leading]:
+            self._paused.pop(spec).close()

@@ -267,16 +267,15 @@ class Search:
         levels = (self._planner.supports(edit).level for edit in spec.edits)
         return bool(self._healthy_epochs) and all(level is SupportLevel.LIVE for level in levels)
 
-    def _key(self, edits: Sequence[Edit]) -> tuple[str, ...]:
+    def _key(self, edits: Sequence[Edit]) -> frozenset[Edit]:
         """Return what distinguishes recipes: their edits in any order, without the baseline's own learning rate."""
         swapped = any(isinstance(edit, SwapOptimizer) for edit in edits)
         rate = self.baseline.context.optimizer.learning_rate
-        counted = [
+        return frozenset(
             edit
             for edit in edits
             if swapped or not (isinstance(edit, SetLearningRate) and math.isclose(edit.value, rate, rel_tol=1e-4))
-        ]
-        return tuple(sorted(repr(edit) for edit in counted))
+        )
 
     def _plan_steps(self, node: Node, base: Node | None = None) -> None:
         """Plan from a training's own findings, or from those of its base if they give no step and it is not clean."""

@@ -65,7 +65,7 @@ class SeedRepeats:
 
     def __init__(self, metric: Metric, baseline: Trial, budget: Budget) -> None:
         self._metric, self._baseline, self._budget = metric, baseline, budget
-        self._gains: list[tuple[Trial, _Gain]] = []
+        self._gains: dict[TrainingSpec, _Gain] = {}
         self._baseline_repeats: dict[int, Score | None] = {}
 
     def next(self, trial: Trial) -> TrainingSpec | None:
@@ -127,15 +127,13 @@ class SeedRepeats:
         return self._budget.left >= self._budget.in_trainings(work)
 
     def _gain_of(self, trial: Trial) -> _Gain:
-        gain = next((gain for other, gain in self._gains if other is trial), None)
-        if gain is None:
-            gain = _Gain(self._kind(trial))
-            self._gains.append((trial, gain))
-        return gain
+        if trial.spec not in self._gains:
+            self._gains[trial.spec] = _Gain(self._kind(trial))
+        return self._gains[trial.spec]
 
     def _kind(self, trial: Trial) -> Literal["sure", "doubtful", "few"]:
         new, baseline = trial.score, self._baseline.score
-        if trial is self._baseline or new is None or baseline is None:
+        if trial.spec == self._baseline.spec or new is None or baseline is None:
             return "sure"
         if self._metric.better(new, baseline):
             return "sure" if self._metric.better(new, baseline, _SURE) else "doubtful"

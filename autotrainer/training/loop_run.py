@@ -47,8 +47,8 @@ class LoopScore:
         """
         if self._name is not None and self._name not in reported:
             raise InputError(
-                f"end_epoch got {', '.join(reported) or 'no value'}, but score={self._name!r} is the score of this "
-                f"training: call loop.end_epoch({self._name}=…)"
+                f"score={self._name!r} is not among the values passed to end_epoch ({', '.join(reported) or 'none'}): "
+                f"call loop.end_epoch({self._name}=…)"
             )
 
     def score(self, reported: Mapping[str, float], observed: Mapping[str, float]) -> float:

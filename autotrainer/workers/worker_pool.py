@@ -32,8 +32,10 @@ _QUEUED = 2
 _PARENT_CHECK = 2.0
 """Seconds between two checks whether the parent process is alive."""
 
+_Key = tuple[TrainingSpec, int | None]
+"""Identifies a training: the arguments ``spec`` and ``until`` of `TrialRunner.run`."""
 _Training = tuple[TrainingSpec, int | None, Trial | None]
-"""The arguments ``spec``, ``until`` and ``shorter`` of `TrialRunner.run`."""
+"""The same with the argument ``shorter``."""
 
 logger = logging.getLogger("autotrainer")
 
@@ -52,8 +54,8 @@ class WorkerPool:
     backend: Backend
     runner: TrialRunner
     _pool: Any = field(init=False, default=None)
-    _futures: list[tuple[tuple[TrainingSpec, int | None], Any]] = field(init=False, default_factory=list)
-    _submitted: list[tuple[TrainingSpec, int | None]] = field(init=False, default_factory=list)
+    _futures: dict[_Key, Any] = field(init=False, default_factory=dict)
+    _submitted: set[_Key] = field(init=False, default_factory=set)
     _disabled: bool = field(init=False, default=False)
 
     def submit(self, trainings: Iterable[_Training], budget: Budget) -> None:
@@ -64,16 +66,16 @@ class WorkerPool:
             budget: The budget as of now: each training may use all of it.
         """
         for training in trainings:
-            if self._disabled or sum(not future.done() for _, future in self._futures) >= _QUEUED * self._processes:
+            if self._disabled or sum(not f.done() for f in self._futures.values()) >= _QUEUED * self._processes:
                 return
             spec, until, shorter = training
             if (spec, until) in self._submitted:
                 continue
-            self._submitted.append((spec, until))
+            self._submitted.add((spec, until))
             sent = None if shorter is None else replace(shorter, trained=None, paused=None)  # models are not sent
             try:
                 self._pool = self._pool or self._start()
-                self._futures.append(((spec, until), self._pool.submit(_run, spec, until, sent, budget.state)))
+                self._futures[spec, until] = self._pool.submit(_run, spec, until, sent, budget.state)
             except Exception as error:  # noqa: BLE001 - whatever happens to other processes, this one continues
                 self._give_up(error, for_good=self._pool is None)
                 return
@@ -84,10 +86,9 @@ class WorkerPool:
         Raises:
             KeyboardInterrupt: With Ctrl-C while waiting for it.
         """
-        future = next((future for training, future in self._futures if training == (spec, until)), None)
+        future = self._futures.pop((spec, until), None)
         if future is None:
             return None
-        self._futures = [entry for entry in self._futures if entry[1] is not future]
         try:
             outcome: Trial | Failure = future.result()
         except Exception as error:  # noqa: BLE001 - as above

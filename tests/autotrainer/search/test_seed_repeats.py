@@ -101,7 +101,7 @@ def test_failed_repeat_refutes_and_cut_short_repeat_shows_nothing() -> None:
 
 def test_gain_without_repeat_stays_doubtful() -> None:
     scores = Scores(100)
-    sure, trial = scores.trial(90, edits=EDITS), scores.trial(58, edits=EDITS)
+    sure, trial = scores.trial(90, edits=(SetLearningRate(0.02),)), scores.trial(58, edits=EDITS)
     repeats = scores.repeats(0.5)
     assert repeats.next(trial) is None
     assert [repeats.doubtful(one) for one in (sure, trial, scores.baseline)] == [False, True, False]
@@ -115,11 +115,11 @@ def test_gain_without_repeat_stays_doubtful() -> None:
 def test_blocks_of_a_loss_do_not_count_as_few_rows() -> None:
     metric = LossMetric("loss", "min")
     trials = []
-    for loss in (1.0, 0.999):
+    for edits, loss in (((), 1.0), (EDITS, 0.999)):
         score = metric.with_blocks(
             metric.judge(Evaluation(np.zeros((5000, 1)), np.zeros(5000), loss)), np.full(20, loss)
         )
-        trials.append(Trial(TrainingSpec(10, 0), None, score, (), CONTEXT, {}, 100, False, total=100))
+        trials.append(Trial(TrainingSpec(10, 0, edits), None, score, (), CONTEXT, {}, 100, False, total=100))
     budget = Budget(math.inf)
     budget.measure(100)
     assert SeedRepeats(metric, trials[0], budget).next(trials[1]) is None

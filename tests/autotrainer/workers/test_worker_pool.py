@@ -80,7 +80,7 @@ def test_outcome_that_exceeds_the_budget_is_not_taken(story: Any) -> None:
         pool = WorkerPool(2, FakeBackend(), None)  # type: ignore[arg-type]
         future: Future[Any] = Future()
         future.set_result(trial)
-        pool._futures.append(((spec, None), future))
+        pool._futures[spec, None] = future
         spent = budget.spent
         assert (pool.take(spec, None, budget) is trial) == taken
         assert budget.spent - spent == (trial.work if taken else 0)
