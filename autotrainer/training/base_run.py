@@ -58,6 +58,7 @@ class BaseRun:
         stop_if_stuck: Whether an error that shows the training is stuck ends it.
         until: Number of epochs after which it ends, whatever is planned; None for its planned end.
         pauses: Whether it is paused then, so that it can continue: see `extend`.
+        max_steps: Number of training steps after which it ends, or None.
         log_dir: Folder for the run log, or None.
         on_epoch: Called at the end of each epoch with (epoch, score).
         on_finding: Called with each new finding.
@@ -73,7 +74,7 @@ class BaseRun:
         granted: Training steps so far.
         peak: The largest amount of work that it has asked the budget for, including its own previous work: a budget
             that allows as much at the start does not cut it short.
-        cut_short: Whether the budget ended it.
+        cut_short: Whether the budget, or `max_steps`, ended it.
         paused: Whether it is paused.
         stuck: Whether an error showed that it was stuck, and ended it.
         sound: Whether the verdict on its last epoch had no error.
@@ -89,6 +90,7 @@ class BaseRun:
         stop_if_stuck: bool = True,
         until: int | None = None,
         pauses: bool = False,
+        max_steps: int | None = None,
         log_dir: str | Path | None = None,
         on_epoch: Callable[[int, float], None] | None = None,
         on_finding: Callable[[Finding], None] | None = None,
@@ -103,7 +105,7 @@ class BaseRun:
         self.cut_short = self.paused = self.stuck = self.sound = False
         self._spec, self._budget, self._on_epoch = spec, budget, on_epoch
         self._baseline, self._stop_if_stuck = baseline, stop_if_stuck
-        self._facts, self._until, self._pauses = dict(facts), until, pauses
+        self._facts, self._until, self._pauses, self._max_steps = dict(facts), until, pauses, max_steps
         self._workload = Workload(1)
         self._epochs = 0
         self._next_verdict = 0
@@ -123,7 +125,7 @@ class BaseRun:
         work = self._workload.of(int(samples), training=training)
         reserve = self._reserve() if training else 0
         self.peak = max(self.peak, self.work + work + reserve)
-        if training and not self._budget.allows(work + reserve):
+        if training and (self.granted == self._max_steps or not self._budget.allows(work + reserve)):
             self.cut_short = True
         granted = not (training and self.cut_short) and self._account(work)
         self.granted += training and granted

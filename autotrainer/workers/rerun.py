@@ -15,36 +15,13 @@ from autotrainer.training.trial import Trial, TrialRunner, run_trial
 __all__ = ["reference_evaluation", "rerun"]
 
 
-class _Rerun(ManagedRun):
-    """Grants as many steps and epochs as a training had; nothing is charged."""
-
-    def __init__(self, trial: Trial, runner: TrialRunner, on_epoch: Callable[[int, float], None] | None) -> None:
-        request = runner.request
-        super().__init__(
-            trial.spec, runner.rules, Budget(math.inf), runner.scorer, request.train, request.validation,
-            stop_if_stuck=False, on_epoch=on_epoch, facts=trial.context.asked,
-            until=len(trial.history.get("score", ())),
-        )  # fmt: skip
-        self._steps = trial.granted
-
-    def spend(self, samples: int, *, training: bool) -> bool:
-        """Grant an evaluation, and a step if the training had it."""
-        self.cut_short |= training and self.granted >= self._steps
-        return super().spend(samples, training=training)
-
-
 class _FirstEvaluation(ManagedRun):
-    """Grants one step, and keeps the evaluation after it."""
+    """Keeps the first evaluation without scoring it."""
 
     evaluation: Evaluation | None = None
 
-    def spend(self, samples: int, *, training: bool) -> bool:
-        """Grant an evaluation, and the first step."""
-        self.cut_short |= training and self.granted > 0
-        return super().spend(samples, training=training)
-
     def end_epoch(self, epoch: int, values: Mapping[str, float], evaluation: Evaluation | None) -> bool:
-        """Keep the evaluation."""
+        """Keep the evaluation, and end the training."""
         self.evaluation = evaluation
         return False
 
@@ -64,9 +41,14 @@ def rerun(runner: TrialRunner, trial: Trial, on_epoch: Callable[[int, float], No
         KeyboardInterrupt: With Ctrl-C.
         Exception: Whatever the trainer raises.
     """
-    run = _Rerun(trial, runner, on_epoch)
+    request = runner.request
+    run = ManagedRun(
+        trial.spec, runner.rules, Budget(math.inf), runner.scorer, request.train, request.validation,
+        stop_if_stuck=False, on_epoch=on_epoch, facts=trial.context.asked,
+        until=len(trial.history.get("score", ())), max_steps=trial.granted,
+    )  # fmt: skip
     train = partial(runner.trainer.train, trial.spec, run)
-    repeated = run_trial(train, trial.spec, run, runner.scorer, runner.request.validation)
+    repeated = run_trial(train, trial.spec, run, runner.scorer, request.validation)
     if repeated.interrupted:
         raise KeyboardInterrupt
     return repeated
@@ -81,7 +63,7 @@ def reference_evaluation(runner: TrialRunner, spec: TrainingSpec) -> Evaluation 
     """
     request, spec = runner.request, replace(spec, rehearsal=True)
     run = _FirstEvaluation(
-        spec, (), Budget(math.inf), runner.scorer, request.train, request.validation, stop_if_stuck=False
+        spec, (), Budget(math.inf), runner.scorer, request.train, request.validation, stop_if_stuck=False, max_steps=1
     )
     try:
         runner.trainer.train(spec, run)
