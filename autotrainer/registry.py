@@ -17,7 +17,7 @@ from autotrainer.rule import Rule
 if TYPE_CHECKING:
     from autotrainer.adapter.backend import Backend
 
-__all__ = ["backend_of", "backends", "make_rules", "problem_name", "repairs", "rules"]
+__all__ = ["backend_named", "backend_of", "backends", "make_rules", "problem_name", "repairs", "rules"]
 
 logger = logging.getLogger("autotrainer")
 
@@ -59,6 +59,11 @@ def backend_of(model: Any) -> Backend:
             return backend
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
     raise InputError(f"{kind} is no model of a known framework: give a torch.nn.Module or a keras.Model (Keras 3)")
+
+
+def backend_named(name: str) -> Backend | None:
+    """Return the backend of a name such as ``pytorch``, or None if it is unknown or not installed."""
+    return next((backend for backend in backends() if backend.name == name), None)
 
 
 def make_rules(

@@ -313,6 +313,21 @@ class Backend(ABC):
             ConfigError: If an edit can't be applied to this model.
         """
 
+    def patch(self, edit: Edit, edits: Sequence[Edit] = ()) -> Sequence[str]:
+        """Return the lines of code to paste into the user's training script for an edit; none by default.
+
+        Lines that are not comments run as they stand; what has to be done by hand is a comment. Nothing imports the
+        framework: a plan can be printed where it is not installed.
+
+        Args:
+            edit: The edit.
+            edits: All edits of its plan, where some are written together, such as a warm-up and a decay.
+
+        Raises:
+            ConfigError: If this backend does not know such an edit.
+        """
+        return ()
+
     def process_settings(self) -> dict[str, Any]:
         """Return settings of this process that trainings in another one need to come out the same: `adopt_settings`."""
         return {}

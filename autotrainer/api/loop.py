@@ -18,7 +18,6 @@ from autotrainer.diagnostics.loop_diagnostics import run_loop_diagnostics
 from autotrainer.errors import ConfigError, StateError
 from autotrainer.monitoring.monitor import as_number
 from autotrainer.records.findings import Finding
-from autotrainer.reporting.patches import words
 from autotrainer.reporting.result import Result
 from autotrainer.search.candidate import Candidate
 from autotrainer.search.planner import Planner
@@ -273,7 +272,7 @@ class Loop(ObjectsInUse):
         if candidate is not None:
             self.attempt += 1
             if self._progress:
-                said = "; ".join(words(edit) for edit in self._objects.edits)
+                said = "; ".join(map(str, self._objects.edits))
                 logger.warning("attempt %d, from epoch %d: %s", self.attempt, spec.start, said)
         interrupted, self._stopped = True, False
         try:

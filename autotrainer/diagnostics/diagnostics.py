@@ -206,7 +206,7 @@ class Diagnostics:
         context = self.trainer.context
         rate, planned = context.optimizer.learning_rate, context.planned_steps or 0
         steps = min(_STEPS, int(_RATE_SHARE * planned))
-        if steps < _MIN_STEPS or not rate > 0 or not self.trainer.supports(SetLearningRate(rate)):
+        if steps < _MIN_STEPS or not 0 < rate < math.inf or not self.trainer.supports(SetLearningRate(rate)):
             return
         test = RangeTestRun(rates_around(rate, steps), self.trainer.set_rate, run.afford)
         try:

@@ -31,7 +31,7 @@ CORE = (
 )
 """Rooms of the core, lowest first: a file imports its own room and those in lower rows."""
 PYTORCH = (
-    {"layers", "runtime"},
+    {"layers", "patches", "runtime"},
     {"model"},
     {"optim"},
     {"data"},
@@ -44,7 +44,7 @@ PYTORCH = (
     {"__init__", "moved"},
 )
 KERAS = (
-    {"layers", "runtime"},
+    {"layers", "patches", "runtime"},
     {"model"},
     {"statistics"},
     {"engines"},

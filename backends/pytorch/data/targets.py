@@ -1,45 +1,25 @@
-"""Targets in another form for the loss than the user's, and what is fitted on them: scale, classes, weights."""
+"""Losses that take targets in another form than the user's, or weigh rows by their class."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotrainer.backends.pytorch.data.batches import Batches
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.model.losses import WeightedLoss
-from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state
-from autotrainer.edits import Edit, EncodeTargets, ReshapeTargets, ScaleTargets, SetLoss
+from autotrainer.edits import Edit, EncodeTargets, ReshapeTargets, ScaleTargets
 from autotrainer.errors import ConfigError, DataError
-from autotrainer.records.task import MASKED, LossInfo
+from autotrainer.records.task import LossInfo
 
 __all__ = [
     "ClassWeightedLoss",
     "ConvertedLoss",
-    "class_counts",
-    "class_weights",
-    "conversions",
-    "labels_of",
     "seen_loss",
 ]
-
-
-def conversions(edits: Iterable[Edit]) -> tuple[Edit, ...]:
-    """Return the edits that convert targets, in the order in which they do: encoded, reshaped, standardized.
-
-    A loss that `SetLoss` names takes targets of any form by itself.
-    """
-    found = list(edits)
-    kinds: tuple[type[Edit], ...] = (EncodeTargets, ReshapeTargets, ScaleTargets)
-    kinds = kinds[2:] if any(isinstance(edit, SetLoss) for edit in found) else kinds
-    return tuple(edit for kind in kinds for edit in found if isinstance(edit, kind))
 
 
 class ConvertedLoss(nn.Module):
@@ -47,7 +27,7 @@ class ConvertedLoss(nn.Module):
 
     Args:
         loss: Takes the converted ones, and is what is observed.
-        edits: What `conversions` returned, with fitted numbers.
+        edits: What `autotrainer.training.data_edits.conversions` returned, with fitted numbers.
     """
 
     def __init__(self, loss: nn.Module, edits: Sequence[Edit]) -> None:
@@ -138,55 +118,8 @@ def row_classes(targets: Tensor) -> Tensor:
     if targets.ndim == 2 and targets.shape[1] > 1 and bool((targets.sum(1) == 1).all()):
         return targets.argmax(1)
     if not targets.ndim or targets.numel() != len(targets):
-        raise ConfigError("weights of classes take one class a row, or one-hot rows")
+        raise ConfigError("class weights need one class a row, or one-hot rows")
     flat = targets.reshape(-1)
     if flat.is_floating_point() and not bool((flat == flat.round()).all()):
-        raise ConfigError("weights of classes take classes as targets; these are real numbers")
+        raise ConfigError("class weights need class numbers as targets; these are real numbers")
     return flat.long()
-
-
-def class_counts(batches: Batches) -> NDArray[np.int64]:
-    """Return how many rows of class 0, 1, … (of -1 and 1) there are; read once, leaving random states as they were.
-
-    Raises:
-        ConfigError: If rows have no single class.
-    """
-    counts = Counter[int]()
-    with preserve_random_state():
-        for batch in batches.read():
-            counts.update(row_classes(batch.targets).tolist())
-    del counts[MASKED]
-    if set(counts) == {-1, 1}:
-        return np.array([counts[-1], counts[1]])
-    if min(counts, default=0) < 0:
-        raise ConfigError(f"a class can't have the number {min(counts)}")
-    return np.array([counts[label] for label in range(max(counts, default=-1) + 1)])
-
-
-def class_weights(counts: NDArray[np.int64]) -> tuple[float, ...]:
-    """Return rows ÷ (classes × rows of the class) for each class, as King and Zeng 2001; 0 for one that never occurs.
-
-    Raises:
-        ConfigError: If there are less than two classes.
-    """
-    present = counts > 0
-    if present.sum() < 2:
-        raise ConfigError("the training data hold a single class")
-    weights = np.where(present, counts.sum() / (present.sum() * np.maximum(counts, 1)), 0.0)
-    return tuple(weights.tolist())
-
-
-def labels_of(batches: Batches) -> tuple[int, ...]:
-    """Return the class numbers that occur, in order; read once, leaving every random state as it was.
-
-    Raises:
-        ConfigError: If targets are no class numbers from 0 on.
-    """
-    found: set[float] = set()
-    with preserve_random_state():
-        for batch in batches.read():
-            found.update(batch.targets.unique().tolist())
-    found.discard(MASKED)
-    if not found or any(label < 0 or label != int(label) for label in found):
-        raise ConfigError("the targets are no class numbers from 0 on")
-    return tuple(sorted(int(label) for label in found))

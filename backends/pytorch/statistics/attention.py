@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
 from autotrainer.backends.pytorch.layers.cosine_attention import CosineAttention
-from autotrainer.records.signals import ATTENTION_LOGITS, ATTENTION_QUERIES, ATTENTION_SAMPLES, LAYER_COLUMNS, MASKING
+from autotrainer.records.measurement import attention_subset
+from autotrainer.records.signals import LAYER_COLUMNS, MASKING
 
 __all__ = ["ATTENTION_COLUMNS", "functional_attention", "module_attention"]
 
@@ -44,7 +45,7 @@ def functional_attention(
     shape = (*query.shape[:-1], key.shape[-2])
     mask = None if attn_mask is None else _four_axes(attn_mask.broadcast_to(shape))
     query, key = _four_axes(query), _four_axes(key)
-    samples, stride = _part(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+    samples, stride = attention_subset(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
     if enable_gqa:
         key = key[:samples].repeat_interleave(query.shape[1] // key.shape[1], 1)
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
@@ -86,7 +87,7 @@ def module_attention(
     elif not module.batch_first:
         query, key = query.transpose(0, 1), key.transpose(0, 1)
     total, queries, keys = len(query), query.shape[1], key.shape[1]
-    samples, stride = _part(total, module.num_heads, queries, keys)
+    samples, stride = attention_subset(total, module.num_heads, queries, keys)
     with _full_precision(query):
         query, key = _projected(module, query[:samples, ::stride], key[:samples])
     masks = []
@@ -124,14 +125,6 @@ def _four_axes(values: Tensor) -> Tensor:
     if values.ndim == 2:
         return values[None, None]
     return values.unsqueeze(1) if values.ndim == 3 else values.flatten(0, -4)
-
-
-def _part(samples: int, heads: int, queries: int, keys: int) -> tuple[int, int]:
-    """Return how many samples to look at, and the stride of queries."""
-    samples, chosen = min(samples, ATTENTION_SAMPLES), min(queries, ATTENTION_QUERIES)
-    chosen = max(1, min(chosen, ATTENTION_LOGITS // (samples * heads * keys)))
-    samples = max(1, min(samples, ATTENTION_LOGITS // (chosen * heads * keys)))
-    return samples, math.ceil(queries / chosen)
 
 
 def _full_precision(values: Tensor) -> AbstractContextManager[None]:

@@ -13,13 +13,12 @@ from autotrainer.backends.pytorch.model.describe import activation_name, layer_i
 from autotrainer.backends.pytorch.model.functional import Trace, Traces, first_tensor
 from autotrainer.backends.pytorch.model.weight_patterns import weight_forms
 from autotrainer.backends.pytorch.statistics.stats import (
-    OUTPUT_COLUMNS,
-    ZERO_REGION,
     activation_numbers,
     feature_rows,
     input_rows,
     silent_units,
 )
+from autotrainer.records.measurement import OUTPUT_COLUMNS, ZERO_REGION
 from autotrainer.records.signals import LAYER_COLUMNS, LayerInfo
 
 __all__ = ["ALL_COLUMNS", "ForwardRecord"]

@@ -10,12 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from autotrainer.records.measurement import OUTPUT_COLUMNS, SATURATION_SLOPE, WITHOUT_UNITS
 from autotrainer.records.signals import DORMANT, LAYER_COLUMNS, MAX_FEATURES, MAX_RANK, MAX_ROWS, MAX_VALUES
 
 __all__ = [
     "ACTIVATION_COLUMNS",
-    "OUTPUT_COLUMNS",
-    "ZERO_REGION",
     "activation_numbers",
     "changes",
     "feature_rows",
@@ -31,30 +30,8 @@ __all__ = [
     "to_host",
 ]
 
-ACTIVATION_COLUMNS = tuple(
-    LAYER_COLUMNS.index(name)
-    for name in (
-        "activation_mean_abs",
-        "activation_std",
-        "activation_max_abs",
-        "activation_spread",
-        "saturated",
-        "dormant",
-    )
-)
+ACTIVATION_COLUMNS = tuple(LAYER_COLUMNS.index(name) for name in OUTPUT_COLUMNS if name != "dead_units")
 """Columns of the layer table that `activation_numbers` fills, in its order."""
-
-OUTPUT_COLUMNS = frozenset(LAYER_COLUMNS[place] for place in ACTIVATION_COLUMNS) | {"dead_units"}
-"""All columns that are measured on the outputs of layers."""
-
-_NO_UNITS = frozenset({"linear", "softmax", "softmin", "log_softmax"})
-"""Activations after which no unit counts as dormant: none at all, and those that make shares of the units."""
-
-_SLOPE = 1e-3
-"""Slope, relative to the largest one, below which a bounded activation counts as saturated."""
-
-ZERO_REGION = frozenset({"relu", "relu6", "thresholded_relu"})
-"""Activations that are exactly zero for all inputs below some point."""
 
 
 def norms(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -144,7 +121,7 @@ def activation_numbers(
         spread = values.var(dim=batch_axis, unbiased=False).mean().sqrt()
     flat = _saturated(values, size, activation)
     mean, dormant = None, unknown
-    if channel_axis is not None and activation is not None and activation not in _NO_UNITS:
+    if channel_axis is not None and activation is not None and activation not in WITHOUT_UNITS:
         others = _other_axes(size, channel_axis)
         units = size.mean(dim=others) if others else size
         mean = units.mean()
@@ -166,11 +143,11 @@ def _saturated(values: Tensor, size: Tensor, activation: str | None) -> Tensor |
     The slopes: sigmoid y (1 - y), tanh 1 - y², softsign (1 - |y|)²; the hard variants have slope 0 at their bounds.
     """
     if activation == "sigmoid":
-        return values * (1 - values) < _SLOPE / 4
+        return values * (1 - values) < SATURATION_SLOPE / 4
     if activation == "tanh":
-        return 1 - values * values < _SLOPE
+        return 1 - values * values < SATURATION_SLOPE
     if activation == "softsign":
-        return (1 - size) ** 2 < _SLOPE
+        return (1 - size) ** 2 < SATURATION_SLOPE
     if activation == "hard_sigmoid":
         return (values <= 0) | (values >= 1)
     if activation == "hard_tanh":

@@ -125,7 +125,7 @@ class EditSupport:
 
     def _target(self, edit: Edit) -> str:
         return target_refusal(
-            edit, self._request, self._examples, self._output, single=self._single, material=self._material
+            edit, self._request, self._examples, self._output, single=self._single, training_data=self._material
         )
 
     def _loss(self, edit: SetLoss) -> str:

@@ -19,16 +19,13 @@ class NonfiniteOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, keeps the first operation that makes a value that is not finite, of each part of a step.
 
     Attributes:
-        forward: The first of the forward pass, or None.
-        backward: The first of the backward pass, or None.
-        update: The first of the optimizer's step (or of other code without gradients), or None.
+        first: The first such operation of each part that has one: ``forward``, ``backward`` and ``update`` (the
+            optimizer's step, or other code without gradients).
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.forward: Operation | None = None
-        self.backward: Operation | None = None
-        self.update: Operation | None = None
+        self.first: dict[str, Operation] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -37,7 +34,7 @@ class NonfiniteOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         node = _node()
         part = "backward" if node is not None else "forward" if torch.is_grad_enabled() else "update"
-        if getattr(self, part) is not None:
+        if part in self.first:
             return func(*args, **kwargs)
         name = str(func)
         changes = func._schema.is_mutable
@@ -49,7 +46,7 @@ class NonfiniteOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             nan = any(_has_nan(t) for t in made)
             handed_on = any(_has_nan(t) if nan else not finite(t) for t in before)
             if not handed_on and not is_intended(name, nan=nan):
-                setattr(self, part, _operation(name, node, before, made[0], nan=nan))
+                self.first[part] = _operation(name, node, before, made[0], nan=nan)
         return result
 
 

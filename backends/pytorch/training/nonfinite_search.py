@@ -16,18 +16,9 @@ from autotrainer.backends.pytorch.data.batches import Batch
 from autotrainer.backends.pytorch.model.describe import plain_name
 from autotrainer.backends.pytorch.training.nonfinite_operations import NonfiniteOperations, finite, tensors
 from autotrainer.backends.pytorch.training.training import Training
-from autotrainer.records.nonfinite import FirstNonfinite, Operation
+from autotrainer.records.nonfinite import Location, first_nonfinite
 
 __all__ = ["SearchedTraining"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a tensor that is not finite was seen: see `FirstNonfinite`."""
-
-    tensor: str
-    layer: str | None = None
-    after: bool = False
 
 
 @dataclass(slots=True)
@@ -56,26 +47,21 @@ class SearchedTraining(Training):
         flow = _Flow()
         with flow.watch(self.model, self.objective.loss, self.layers), NonfiniteOperations() as made:
             loss = Training._step(self, batch, run)
-        place: _Place | None
-        operation: Operation | None = None
-        after = self._bad_weight()
-        if before is not None:  # a step before has left them so, or they were so from the start
-            place, step = before, max(0, step - 1)
-        elif loss is not None and not finite(loss):
-            place = flow.forward or _Place("loss")
-            operation = None if place.tensor in ("input", "target") else made.forward or made.update
-        elif after is not None:
-            place = flow.backward or after
-            operation = made.backward if flow.backward is not None else made.update
-        else:
-            return loss
-        self.search.found = FirstNonfinite(step, place.tensor, place.layer, place.after, operation or Operation())
+        self.search.found = first_nonfinite(
+            step,
+            weight_before=before,
+            loss_is_finite=loss is None or finite(loss),
+            forward=flow.forward,
+            gradient=flow.backward,
+            weight_after=self._bad_weight(),
+            operations=made.first,
+        )
         return loss
 
-    def _bad_weight(self) -> _Place | None:
+    def _bad_weight(self) -> Location | None:
         """Return the first parameter in forward order that is not finite."""
         bad = {plain_name(name.rpartition(".")[0]) for name, p in self.model.named_parameters() if not finite(p)}
-        return _Place("weight", next((name for name in self.layers if name in bad), None)) if bad else None
+        return Location("weight", next((name for name in self.layers if name in bad), None)) if bad else None
 
 
 class _Flow:
@@ -87,8 +73,8 @@ class _Flow:
     """
 
     def __init__(self) -> None:
-        self.forward: _Place | None = None
-        self.backward: _Place | None = None
+        self.forward: Location | None = None
+        self.backward: Location | None = None
         self._left: str | None = None  # the layer that has run last
         self._reached: str | None = None  # the layer whose own gradients are being computed
         self._handles: list[Any] = []
@@ -120,12 +106,12 @@ class _Flow:
 
     def _given(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self._left is None and _is_bad(args, kwargs):
-            self.forward = self.forward or _Place("input")
+            self.forward = self.forward or Location("input")
 
     def _entering(self, name: str) -> Callable[..., None]:
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
             if self.forward is None and _is_bad(args, kwargs):
-                self.forward = _Place("output", self._left, after=True)
+                self.forward = Location("output", self._left, after=True)
             for tensor in tensors(args):
                 if tensor.requires_grad:
                     self._listen(tensor, partial(self._gradient_of_input, name))
@@ -135,7 +121,7 @@ class _Flow:
     def _leaving(self, name: str) -> Callable[..., None]:
         def leave(module: nn.Module, args: Any, output: Any) -> None:
             if self.forward is None and not _all_finite(output):
-                self.forward = _Place("output", name)
+                self.forward = Location("output", name)
             self._left = name
             for tensor in tensors(output):
                 if tensor.requires_grad:
@@ -148,22 +134,22 @@ class _Flow:
             return
         outputs, targets = args[:1], (args[1:], kwargs)
         if not _all_finite(outputs):
-            self.forward = _Place("output", self._left, after=True)
+            self.forward = Location("output", self._left, after=True)
         elif not _all_finite(targets):
-            self.forward = _Place("target")
+            self.forward = Location("target")
 
     def _gradient(self, name: str, of_output: bool, gradient: Tensor) -> None:
         """Take the gradient of a layer's output, which the layers after it make, or of one of its parameters."""
         if self.backward is None and not finite(gradient):
             made_after = of_output and self._reached is None
-            self.backward = _Place("gradient", (self._reached if of_output else name) or name, made_after)
+            self.backward = Location("gradient", (self._reached if of_output else name) or name, made_after)
         if of_output:
             self._reached = name
 
     def _gradient_of_input(self, name: str, gradient: Tensor) -> None:
         """Take the gradient of what a layer was given: with that the backward pass has left the layer."""
         if self.backward is None and not finite(gradient):
-            self.backward = _Place("gradient", name)
+            self.backward = Location("gradient", name)
         if self._reached == name:
             self._reached = None
 

@@ -262,7 +262,7 @@ class TorchTrainer(Trainer):
                 planned, reason = plan_edit(surgeon, edit)
             if reason:
                 raise ConfigError(f"{type(edit).__name__} can't be applied: {reason}")
-            for one in map(self._material.filled, planned):
+            for one in map(self._material.fitted, planned):
                 surgeon.apply(one)
                 applied.append(one)
         return surgeon.model, tuple(applied)

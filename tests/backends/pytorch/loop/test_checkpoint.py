@@ -96,7 +96,7 @@ def test_such_a_repair_is_told_as_it_was_done(clipped: Trained) -> None:
     assert plan is not None
     start = plan.start
     assert start == clipped.starts()[0]
-    assert f"From the beginning of epoch {start} on" in str(plan)
+    assert f"Apply this from the start of epoch {start} (" in str(plan)
     assert f"if epoch >= {start}:" in str(plan)
     assert f"clip_gradients (from epoch {start}; no error left)" in str(result.report())
     assert RepairPlan.from_dict(json.loads(plan.to_json())) == plan
