@@ -230,7 +230,7 @@ class Diagnostics:
         other = np.empty_like(order)
         other[order] = np.roll(order, 1)
         permuted = ArrayData(map_arrays(lambda a: a[other], train.inputs), train.targets, train.weights)
-        score, permuted_score = (self.scorer.rows(trained.evaluate(data)) for data in (train, permuted))
+        score, permuted_score = (self.scorer.score_rows(trained.evaluate(data)) for data in (train, permuted))
         if score is None or permuted_score is None or score.rows is None or permuted_score.rows is None:
             return {}
         weights = np.ones(train.rows) if score.weights is None else score.weights
@@ -264,6 +264,6 @@ class Diagnostics:
             **problem.scores(),
         }
         if run.spend(held_out.rows, training=False):
-            score = self.scorer.rows(trained.evaluate(held_out))
+            score = self.scorer.score_rows(trained.evaluate(held_out))
             facts |= {} if score is None else {"held_out_score": score.value}
         return facts

@@ -189,7 +189,7 @@ class Session:
         if isinstance(outcome, Trial) and outcome.score is not None:
             if self._reference is None and (evaluation := reference_evaluation(self._runner, spec)) is not None:
                 self._reference = evaluation
-                self.scorer.decide(evaluation)
+                self.scorer.select_metric(evaluation)
             restore_targets(outcome, self._reference)
         return outcome
 
@@ -224,4 +224,4 @@ class Session:
         metric = self.scorer.metric
         if self.test is None or metric is None or trial.trained is None:
             return None
-        return metric.judge(trial.trained.evaluate(self.test)).value
+        return metric.score(trial.trained.evaluate(self.test)).value

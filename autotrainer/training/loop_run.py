@@ -108,7 +108,7 @@ class ManagedLoopRun(BaseRun):
         self._lowest = math.inf
         self._loop_score = loop_score
         if baseline_run is not None and spec.start:
-            self.monitor.history = baseline_run.monitor.history.until(spec.start)
+            self.monitor.history = baseline_run.monitor.history.before_epoch(spec.start)
             self.history = {name: values[: spec.start] for name, values in baseline_run.history.items()}
             self._epochs = spec.start
 
@@ -137,7 +137,7 @@ class ManagedLoopRun(BaseRun):
         score = self._loop_score.score(reported, observed)
         goes_on = self.conclude(epoch, {**observed, **reported}, score, finite=finite)
         if self._loop_score.metric is not None:
-            self.score = self._loop_score.metric.told(self.history["score"])
+            self.score = self._loop_score.metric.score_history(self.history["score"])
         if epoch == 0 and len(losses):
             self._lowest = float(losses[0]) - _LEARNED * abs(float(losses[0]))
         loss = observed.get("loss", math.inf)
@@ -150,7 +150,7 @@ class ManagedLoopRun(BaseRun):
         metric, scores = self._loop_score.metric, self.history.get("score", [])
         if metric is None or self.score is None or not 0 < epochs <= len(scores):
             return False
-        return metric.better(metric.told(scores[:epochs]), self.score)
+        return metric.better(metric.score_history(scores[:epochs]), self.score)
 
     def _work_of_epoch(self) -> int:
         """Return the work of one full epoch, even if the loader ended early because of suspect values."""

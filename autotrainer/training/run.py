@@ -83,9 +83,9 @@ class ManagedRun(BaseRun):
         numbers = {name: float(value) for name, value in values.items()}
         score = math.nan
         if evaluation is not None:
-            self.score = self._scorer.judge(evaluation)
+            self.score = self._scorer.score(evaluation)
             score = self.score.value
-            numbers["val_loss"] = float(evaluation.course)
+            numbers["val_loss"] = float(evaluation.training_loss)
             if not math.isfinite(numbers["val_loss"]) and self._finite_on_finite_rows(evaluation):
                 del numbers["val_loss"]  # it says something about the data, not about the model
             accuracy = self._scorer.accuracy(evaluation, self.score)

@@ -263,7 +263,7 @@ def run_trial(
     else:
         with suppress(KeyboardInterrupt):  # after a second Ctrl-C the score of the last full epoch stands
             if run.spend(run.validation_rows, training=False):
-                run.score = scorer.judge(trained.evaluate(validation))
+                run.score = scorer.score(trained.evaluate(validation))
     findings, context = tuple(run.monitor.findings), run.monitor.context
     if context.framework == "unknown":
         context = run.context
@@ -292,7 +292,7 @@ def _finalize_score(trained: Trained, spec: TrainingSpec, run: ManagedRun, score
     """Score the returned weights if they are not those of the last epoch, and estimate the noise of a loss."""
     restored = any(isinstance(edit, StopEarly) for edit in trained.edits or spec.edits)
     if restored and run.spend(run.validation_rows, training=False):
-        run.score = scorer.judge(trained.evaluate(validation))
+        run.score = scorer.score(trained.evaluate(validation))
     metric = scorer.metric
     if not isinstance(metric, LossMetric) or run.score is None or not isinstance(validation, ArrayData):
         return

@@ -1,4 +1,4 @@
-"""Every rule and repair has its page, and what the documents show runs."""
+"""Pages of rules and repairs are complete, and the examples in the documents run."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ def _sections(page: str) -> dict[str, str]:
     return dict(zip((h.strip().rstrip(":") for h in parts[1::2]), parts[2::2], strict=True))
 
 
-def _check(page: str, wanted: tuple[str, ...]) -> None:
+def _check(page: str, headings: tuple[str, ...]) -> None:
     sections = _sections(page)
-    assert tuple(name for name in sections if name in wanted) == wanted
-    assert all(sections[name].strip() for name in wanted)
+    assert tuple(name for name in sections if name in headings) == headings
+    assert all(sections[name].strip() for name in headings)
 
 
 @pytest.mark.parametrize("rule", registry.rules(), ids=lambda rule: rule.problem)
-def test_page_of_a_rule(rule: type[Rule]) -> None:
+def test_rule_page_has_all_sections(rule: type[Rule]) -> None:
     _check(rule.documentation(), RULE_SECTIONS)
     assert all(t.about and t.source for t in rule.THRESHOLDS.values())
     assert all(t.minimum <= t.default <= t.maximum for t in rule.THRESHOLDS.values())
 
 
 @pytest.mark.parametrize("repair", registry.repairs(), ids=lambda repair: repair.name)
-def test_page_of_a_repair(repair: type[Repair]) -> None:
+def test_repair_page_has_all_sections(repair: type[Repair]) -> None:
     _check(repair.documentation(), REPAIR_SECTIONS)
 
 
-def test_rules_name_known_repairs_and_causes_and_repairs_known_problems() -> None:
+def test_rules_and_repairs_refer_to_existing_names() -> None:
     rules, repairs = registry.rules(), registry.repairs()
     problems, names = {r.problem for r in rules}, {r.name for r in repairs}
     for rule in rules:
@@ -58,20 +58,20 @@ def _blocks(document: str, language: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(_blocks("README.md", "python"))))
-def test_examples_of_the_readme_run(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readme_examples_run(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     exec(compile(_blocks("README.md", "python")[number], f"README.md block {number}", "exec"), {"__name__": "readme"})
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_documents_name_no_path_of_a_machine_and_link_to_files_that_exist(document: str) -> None:
+def test_documents_have_valid_links_and_no_local_paths(document: str) -> None:
     text = (ROOT / document).read_text("utf-8")
     assert not re.findall(r"(?<![\w.])/(?:work|home|root|tmp|Users)/", text)
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert (ROOT / target).exists(), target
 
 
-def test_contributing_takes_at_most_eight_steps_each() -> None:
+def test_contributing_guides_have_at_most_eight_steps() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     sections = [s for s in re.split(r"^## ", text, flags=re.MULTILINE) if s.startswith("Add a")]
     assert [s.split("\n", 1)[0] for s in sections] == ["Add a rule", "Add a repair", "Add a backend"]
@@ -81,7 +81,7 @@ def test_contributing_takes_at_most_eight_steps_each() -> None:
         assert 1 < len(steps) <= 8
 
 
-def test_readme_has_the_commands_of_the_checks() -> None:
+def test_readme_has_the_commands_of_ci() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     assert "pip install '.[torch]' && autotrainer demo" in text
     assert "pip install '.[test]' && pytest" in text

@@ -15,7 +15,7 @@ from autotrainer import registry
 from autotrainer.diagnostics import diagnostics
 from autotrainer.diagnostics.diagnostics import cause_unknown, data_facts, rate_in_doubt
 from autotrainer.edits import Edit
-from autotrainer.records.data import ArrayData, stacked
+from autotrainer.records.data import ArrayData, concatenate_batches
 from autotrainer.records.facts import FACTS
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
@@ -227,7 +227,7 @@ def test_batches_are_stacked_in_their_own_structure() -> None:
     parts = [np.arange(6).reshape(3, 2), np.arange(6, 12).reshape(3, 2)]
     targets = [np.zeros(3), np.ones(3)]
     for form in (lambda a: a, lambda a: (a, -a), lambda a: [a, -a], lambda a: {"b": a, "a": -a}):
-        data = stacked([form(part) for part in parts], targets, 5)
+        data = concatenate_batches([form(part) for part in parts], targets, 5)
         assert isinstance(data, ArrayData)
         assert data.rows == 5
         first = data.inputs["b"] if isinstance(data.inputs, dict) else data.inputs
@@ -237,7 +237,7 @@ def test_batches_are_stacked_in_their_own_structure() -> None:
 
 
 def test_batches_of_different_structure_are_not_stacked() -> None:
-    assert stacked([], [], 5) is None
-    assert stacked([np.ones((2, 3)), np.ones((2, 4))], [np.ones(2), np.ones(2)], 5) is None
-    assert stacked([np.ones((2, 3))] * 2, [np.ones(2), np.ones((2, 1))], 5) is None
-    assert stacked(["text"], [np.ones(2)], 5) is None
+    assert concatenate_batches([], [], 5) is None
+    assert concatenate_batches([np.ones((2, 3)), np.ones((2, 4))], [np.ones(2), np.ones(2)], 5) is None
+    assert concatenate_batches([np.ones((2, 3))] * 2, [np.ones(2), np.ones((2, 1))], 5) is None
+    assert concatenate_batches(["text"], [np.ones(2)], 5) is None
