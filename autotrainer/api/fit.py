@@ -22,7 +22,7 @@ from autotrainer.reporting.result import Result
 from autotrainer.scoring.metric_selection import MetricSelection
 from autotrainer.scoring.scorer import Scorer
 from autotrainer.search.planner import Planner
-from autotrainer.search.preflight import mend
+from autotrainer.search.preflight import preflight
 from autotrainer.search.session import Session
 from autotrainer.training.budget import Budget
 from autotrainer.training.progress import Progress
@@ -154,10 +154,10 @@ def fit(
         _check_keep(request.keep, trainer)
         masked = ignored_class(request)
         planner = Planner(registry.repairs(), trainer.supports, strategy, max_change, extra_memory, forbidden)
-        label_error, preflight = class_index_error(request, trainer.context, masked), None
+        label_error, fix = class_index_error(request, trainer.context, masked), None
         if (label_error is not None or trainer.context.loss_refusal) and repair and not off:
-            preflight = mend(backend, trainer, request, rules, planner, label_error)
-        if label_error is not None and preflight is None:
+            fix = preflight(backend, trainer, request, rules, planner, label_error)
+        if label_error is not None and fix is None:
             raise label_error
         journal = None
         if log_dir is not None and not off:
@@ -173,9 +173,9 @@ def fit(
         progress_display = stack.enter_context(Progress(progress))
         session = Session(
             trainer=trainer, request=request, rules=() if off else tuple(rules), budget=work_budget,
-            judge=Scorer(choice, trainer.context, train, masked), planner=planner if repair and not off else None,
+            scorer=Scorer(choice, trainer.context, train, masked), planner=planner if repair and not off else None,
             backend=backend, test=test, log_dir=None if off else log_dir, progress=progress_display,
-            mended=preflight, records=journal, workers=workers,
+            preflight_fix=fix, journal=journal, workers=workers,
         )  # fmt: skip
         return session.run()
 

@@ -14,16 +14,16 @@ from autotrainer.adapter.spec import LoopObjects, LoopRequest, TrainingSpec
 from autotrainer.api.loop_objects import ObjectsInUse
 from autotrainer.api.options import check_bool, integer, names
 from autotrainer.config import switched_off
-from autotrainer.diagnostics.loop_diagnostics import ask
+from autotrainer.diagnostics.loop_diagnostics import run_loop_diagnostics
 from autotrainer.errors import ConfigError, StateError
 from autotrainer.monitoring.monitor import as_number
 from autotrainer.records.findings import Finding
 from autotrainer.reporting.result import Result
 from autotrainer.search.candidate import Candidate
 from autotrainer.search.planner import Planner
-from autotrainer.search.repair_loop import RepairLoop, StoppedBy
+from autotrainer.search.repair_loop import RepairLoop
 from autotrainer.training.budget import Budget
-from autotrainer.training.loop_run import ScoreChoice, TrainingInLoop
+from autotrainer.training.loop_run import LoopScore, ManagedLoopRun
 from autotrainer.training.trial import Trial
 
 __all__ = ["Loop"]
@@ -132,7 +132,7 @@ class Loop(ObjectsInUse):
             raise ConfigError(f"mode must be 'max', 'min' or None, not {mode!r}")
         check_bool(repair=repair, extra_memory=extra_memory, progress=progress)
         self._progress = progress
-        self._choice = ScoreChoice(score, mode)
+        self._loop_score = LoopScore(score, mode)
         self._spec = TrainingSpec(integer("epochs", epochs, 1), integer("seed", seed, 0))
         self._budget = Budget(budget)
         kept, forbidden = names("keep", keep), names("forbid", forbid)
@@ -147,8 +147,8 @@ class Loop(ObjectsInUse):
         )
         self._objects: LoopObjects = self._trainer.given
         self._best_objects = self._objects
-        self._run: TrainingInLoop | None = None
-        self._baseline_run: TrainingInLoop | None = None
+        self._run: ManagedLoopRun | None = None
+        self._baseline_run: ManagedLoopRun | None = None
         self._checkpoint_epoch = 0
         self._epoch: int | None = None
         self._continues = True
@@ -204,7 +204,7 @@ class Loop(ObjectsInUse):
         continues = run.end(epoch, numbers, finite=self._trainer.settle())
         self._overruled = self._trainer.overruled()
         self._epoch = None
-        score, metric = run.history["score"][-1], self._choice.metric
+        score, metric = run.history["score"][-1], self._loop_score.metric
         badness = -score if metric is not None and metric.mode == "max" else score
         self._continues = self._trainer.end_epoch(badness) and continues
 
@@ -222,19 +222,17 @@ class Loop(ObjectsInUse):
 
     def _epochs(self) -> Generator[int, None, None]:
         """Run trainings until one is repaired or no attempt is left."""
-        stopped: StoppedBy = "interrupt"
         try:
             baseline = yield from self._train(self._spec)
             assert self._baseline_run is not None
             healthy = self._checkpoint_epoch if self._baseline_run.has_got_worse_since(self._checkpoint_epoch) else 0
-            self._repair_loop.begin(baseline, self._choice.metric, self._targets, healthy)
-            while not isinstance(candidate := self._repair_loop.next(), str):
+            self._repair_loop.begin(baseline, self._loop_score.metric, self._targets, healthy)
+            while (candidate := self._repair_loop.next()) is not None:
                 yield from self._attempt(candidate)
-            stopped = candidate
         finally:  # also if the user leaves the loop: the result is the best training so far
             self._trainer.close()
             if hasattr(self._repair_loop, "best"):
-                self._result = self._repair_loop.result(stopped)
+                self._result = self._repair_loop.result()
                 self._objects = self._best_objects
 
     def _attempt(self, candidate: Candidate) -> Generator[int, None, None]:
@@ -247,7 +245,7 @@ class Loop(ObjectsInUse):
             self._repair_loop.fail(candidate, "the loop was left", spent_before)
             raise
         else:
-            self._repair_loop.take(candidate, trial)
+            self._repair_loop.add(candidate, trial)
             if self._repair_loop.best is trial:
                 self._best_objects = self._objects
 
@@ -257,10 +255,10 @@ class Loop(ObjectsInUse):
         Raises:
             _FailedError: If its objects can't be created, or the user's loop overrides an edit.
         """
-        run = self._run = TrainingInLoop(
-            spec, self._rules, self._budget, self._choice, baseline=candidate is None,
-            stops=self._repair_loop.planner is not None, log_dir=self._log_dir,
-            until=None if candidate is None else candidate.epochs, given=self._baseline_run,
+        run = self._run = ManagedLoopRun(
+            spec, self._rules, self._budget, self._loop_score, baseline=candidate is None,
+            stop_if_stuck=self._repair_loop.planner is not None, log_dir=self._log_dir,
+            until=None if candidate is None else candidate.epochs, baseline_run=self._baseline_run,
         )  # fmt: skip
         if candidate is None:
             self._baseline_run = run
@@ -292,20 +290,20 @@ class Loop(ObjectsInUse):
                     break
             if candidate is None and self._repair_loop.planner is not None:
                 needs = self._repair_loop.planner.needs.union(*(rule.needs for rule in self._rules))
-                ask(self._trainer, run, self._budget, needs, spec.seed)
+                run_loop_diagnostics(self._trainer, run, self._budget, needs, spec.seed)
             interrupted = False
         finally:
             self._epoch = None
             run.monitor.close()
             if interrupted and candidate is None:
-                self._repair_loop.begin(self._ended(run, spec, interrupted), self._choice.metric, self._targets)
+                self._repair_loop.begin(self._ended(run, spec, interrupted), self._loop_score.metric, self._targets)
         return self._ended(run, spec, interrupted)
 
-    def _ended(self, run: TrainingInLoop, spec: TrainingSpec, interrupted: bool) -> Trial:
+    def _ended(self, run: ManagedLoopRun, spec: TrainingSpec, interrupted: bool) -> Trial:
         context = run.monitor.context if run.monitor.context.framework != "unknown" else run.context
         trained = self._trainer.end()
         return Trial(
-            spec, trained, run.judged, tuple(run.monitor.findings), context, run.history, run.work,
+            spec, trained, run.score, tuple(run.monitor.findings), context, run.history, run.work,
             run.cut_short, interrupted, edits=trained.edits,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Help for tests: a backend without a framework, and the contract that every backend passes."""
+"""Helpers for tests: a backend without a framework, and the contract that every backend must pass."""
 
 from __future__ import annotations
 
