@@ -305,6 +305,7 @@ class Loop(ObjectsInUse):
         return Trial(
             spec, trained, run.score, tuple(run.monitor.findings), context, run.history, run.work,
             run.cut_short, interrupted, edits=trained.edits,
+            above_trivial=run.above_trivial(context.trivial_accuracy(run.monitor.history.targets)),
         )  # fmt: skip
 
     @property

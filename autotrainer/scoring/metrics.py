@@ -21,7 +21,10 @@ from autotrainer.errors import InputError
 from autotrainer.records.signals import Floats
 from autotrainer.scoring.significance import SIGMAS, row_gains, significant
 
-__all__ = ["LossMetric", "Metric", "Mode", "RowMetric", "Score", "WholeMetric"]
+__all__ = ["TRIVIAL_R2", "LossMetric", "Metric", "Mode", "RowMetric", "Score", "WholeMetric"]
+
+TRIVIAL_R2 = 0.05
+"""R² up to which a model is no better than the mean of the targets."""
 
 Mode = Literal["max", "min"]
 

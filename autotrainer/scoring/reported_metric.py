@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from autotrainer.adapter.spec import Evaluation
-from autotrainer.scoring.metrics import Metric, Mode, Score
+from autotrainer.scoring.metrics import TRIVIAL_R2, Metric, Mode, Score
 
 __all__ = ["ReportedMetric", "ReportedScore", "lower_is_better"]
 
 _LOWER = ("loss", "error", "mae", "mse")
 """Parts of the names of scores that are better when lower."""
+_ACCURACY, _R2 = re.compile(r"^(?!.*(balanced|top)).*(\b|_)acc(uracy)?$"), re.compile(r"(\b|_)r2(_score)?$")
+"""Names of scores whose trivial value is known."""
 _RECENT = 1 / 3
 """Share of the epochs, the last ones, whose fluctuation estimates the noise of a score."""
 _MIN_GAIN = 0.02
@@ -77,6 +80,24 @@ class ReportedMetric(Metric):
         fluctuation = float(np.std(changes) / math.sqrt(2)) if len(changes) > 1 else 0.0
         best = worst if broken else self.sign * float((self.sign * finite).max())
         return ReportedScore(worst if broken else value, float(broken), None, None, fluctuation=fluctuation, best=best)
+
+    def above_trivial(self, score: Score | None, trivial_accuracy: float) -> bool:
+        """Return whether a score is above that of the trivial predictor.
+
+        Args:
+            score: The score; None if there is none.
+            trivial_accuracy: Accuracy of always predicting the most common class; NaN if unknown.
+
+        Returns:
+            Only accuracy and R² have a known trivial score; others, known by their names, always pass.
+        """
+        if score is None:
+            return False
+        if _R2.search(self.name.lower()):
+            return score.value > TRIVIAL_R2
+        if not _ACCURACY.search(self.name.lower()) or math.isnan(trivial_accuracy):
+            return True
+        return score.value > trivial_accuracy
 
     def _exceeds_noise(self, new: Score, old: Score, sigmas: float) -> bool:
         if not math.isfinite(old.value):

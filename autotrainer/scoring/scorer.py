@@ -14,12 +14,10 @@ from autotrainer.monitoring.summary import DataSummary
 from autotrainer.records.data import ArrayData, Data
 from autotrainer.records.task import MASKED, TargetSummary, TaskContext
 from autotrainer.scoring.metric_selection import MetricSelection, accuracy_metric, r2_metric
-from autotrainer.scoring.metrics import Metric, RowMetric, Score
+from autotrainer.scoring.metrics import TRIVIAL_R2, Metric, RowMetric, Score
 from autotrainer.scoring.significance import SIGMAS
 
 __all__ = ["Scorer"]
-
-_TRIVIAL_R2 = 0.05
 
 
 class Scorer:
@@ -83,7 +81,7 @@ class Scorer:
         if score is None or score.rows is None or self._metric is None:
             return score is not None
         if self._metric.name == "r2":
-            return score.value > _TRIVIAL_R2
+            return score.value > TRIVIAL_R2
         share = self.targets.majority
         if self._metric.name != "accuracy" or math.isnan(share):
             return True

@@ -145,6 +145,11 @@ class ManagedLoopRun(BaseRun):
         self._lowest = min(self._lowest, loss)
         return goes_on
 
+    def above_trivial(self, trivial_accuracy: float) -> bool:
+        """Return whether the score is above that of the trivial predictor: see `ReportedMetric.above_trivial`."""
+        metric = self._loop_score.metric
+        return metric is None or metric.above_trivial(self.score, trivial_accuracy)
+
     def has_got_worse_since(self, epochs: int) -> bool:
         """Return whether its score at the end is worse, by more than noise, than after so many epochs."""
         metric, scores = self._loop_score.metric, self.history.get("score", [])

@@ -40,3 +40,25 @@ def test_gain_must_exceed_fluctuation(name: str, new: list[float], old: list[flo
 def test_mode_is_derived_from_the_name(name: str, mode: str) -> None:
     assert ReportedMetric(name).mode == mode
     assert ReportedMetric(name, "max").mode == "max"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "trivial", "above"),
+    [
+        ("val_accuracy", 0.6, 0.5, True),
+        ("val_accuracy", 0.5, 0.5, False),
+        ("val_acc", 0.4, 0.5, False),
+        ("val_acc", 0.4, NAN, True),
+        ("accuracy", NAN, 0.5, False),
+        ("balanced_accuracy", 0.4, 0.5, True),
+        ("top5_accuracy", 0.4, 0.5, True),
+        ("r2", 0.04, NAN, False),
+        ("val_r2", 0.06, NAN, True),
+        ("val_loss", 2.0, 0.5, True),
+        ("f1", 0.1, 0.5, True),
+    ],
+)
+def test_scores_at_the_level_of_a_constant_prediction(name: str, value: float, trivial: float, above: bool) -> None:
+    metric = ReportedMetric(name)
+    assert metric.above_trivial(metric.score_history([value]), trivial) is above
+    assert metric.above_trivial(None, trivial) is False
