@@ -16,8 +16,6 @@ from autotrainer.rules._shared.words import about
 
 __all__ = ["PoorInitialization"]
 
-"""Activations whose output and slope are zero for an input of zero: no gradient flows back through them."""
-
 _POOR = 0.7
 """Skill of a model that has come to rest, up to which units that start equal are the likely cause, as in
 `insufficient_capacity`."""
