@@ -32,7 +32,7 @@ def make_layers(layers: Sequence[Mapping[str, Any]], shape: Shape, default_init:
     Args:
         layers: Their descriptions, in forward order.
         shape: Shape of one input, channels first where a convolution reads it; a sequence is (time, features).
-        default_init: Initializer of layers that name none.
+        default_init: Initializer of layers without their own.
 
     Returns:
         The modules, and the shape of one output.
