@@ -105,15 +105,15 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _command_line(options: argparse.Namespace, arguments: list[str]) -> str:
     """Return the command without file paths, which mean nothing on another machine."""
-    kept, skip = [], False
+    shown, skip = [], False
     for argument in arguments:
         if skip:
             skip = False
         elif argument in _PATH_OPTIONS:
             skip = True
         elif argument.partition("=")[0] not in _PATH_OPTIONS:
-            kept.append(Path(argument).name if options.command in ("compare", "page") else argument)
-    return shlex.join(kept)
+            shown.append(Path(argument).name if options.command in ("compare", "page") else argument)
+    return shlex.join(shown)
 
 
 def _positive_int(text: str) -> int:

@@ -48,7 +48,7 @@ def save_curves(labelled: Sequence[LabelledRun], axes: Sequence[Axis], folder: P
     """Write ``PROBLEM.json`` and, with plots, ``PROBLEM.svg`` for each rule that has a threshold with an effect.
 
     Returns:
-        A line that says what was written.
+        A message with the number of files written.
 
     Raises:
         ConfigError: If the folder can't be written, or matplotlib is not installed.

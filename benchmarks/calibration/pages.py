@@ -17,22 +17,22 @@ __all__ = ["calibration", "save_page"]
 _COUNTED = ("hits", "alarms", "beside")
 
 
-def save_page(labelled: Sequence[LabelledRun], axes: Sequence[Axis], made: Mapping[str, Any], path: Path) -> str:
+def save_page(labelled: Sequence[LabelledRun], axes: Sequence[Axis], provenance: Mapping[str, Any], path: Path) -> str:
     """Write the file that ``autotrainer explain`` reads, one line per rule.
 
     Args:
         labelled: The labelled trainings.
         axes: The thresholds.
-        made: Their provenance; see `calibration`.
+        provenance: Where they come from; see `calibration`.
         path: The file.
 
     Returns:
-        A line that says what was written.
+        A message with the number of pages written.
 
     Raises:
         ConfigError: If it can't be written.
     """
-    content = calibration(labelled, axes, made)
+    content = calibration(labelled, axes, provenance)
     lines = [
         f"{json.dumps(problem)}: {json.dumps(rule, allow_nan=False)}" for problem, rule in content["rules"].items()
     ]
@@ -41,13 +41,13 @@ def save_page(labelled: Sequence[LabelledRun], axes: Sequence[Axis], made: Mappi
     return f"Pages of {len(lines)} rules: {path.name}"
 
 
-def calibration(labelled: Sequence[LabelledRun], axes: Sequence[Axis], made: Mapping[str, Any]) -> dict[str, Any]:
+def calibration(labelled: Sequence[LabelledRun], axes: Sequence[Axis], provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of the pages as plain values.
 
     Args:
         labelled: The labelled trainings.
         axes: The thresholds.
-        made: ``cases``, ``sources``, ``frameworks``, ``seeds``, ``commit``.
+        provenance: ``cases``, ``sources``, ``frameworks``, ``seeds``, ``commit``.
 
     Returns:
         ``made``, with the numbers of ``trainings`` and of ``healthy`` ones. ``rules`` by problem: ``bar`` (a name of
@@ -57,22 +57,22 @@ def calibration(labelled: Sequence[LabelledRun], axes: Sequence[Axis], made: Map
         cross-validation by ``data`` and ``kind`` ``chose``: smallest and largest value, ``f1`` on the held-out
         trainings, and that of the default on the same.
     """
-    healthy = sum(not one.faulty for one in labelled)
+    healthy = sum(not training.faulty for training in labelled)
     by_rule: dict[str, list[Axis]] = {}
     for axis in axes:
         by_rule.setdefault(axis.problem, []).append(axis)
     return {
-        "made": {**made, "trainings": len(labelled), "healthy": healthy},
-        "rules": {problem: _rule(labelled, of) for problem, of in by_rule.items()},
+        "made": {**provenance, "trainings": len(labelled), "healthy": healthy},
+        "rules": {problem: _rule(labelled, rule_axes) for problem, rule_axes in by_rule.items()},
     }
 
 
-def _rule(labelled: Sequence[LabelledRun], of: Sequence[Axis]) -> dict[str, Any]:
+def _rule(labelled: Sequence[LabelledRun], rule_axes: Sequence[Axis]) -> dict[str, Any]:
     """Return the content of one rule's page; for a rule that raises no error anywhere, its warnings count."""
-    errors = any("error" in training.levels[axis.name] for training in labelled for axis in of)
+    errors = any("error" in training.levels[axis.name] for training in labelled for axis in rule_axes)
     bar = "error" if errors else "warning"
-    at_default = counts(labelled, of[0], bar)[of[0].values.index(of[0].default)]
-    thresholds = {axis.threshold: _threshold(labelled, axis, bar) for axis in of if axis.threshold}
+    at_default = counts(labelled, rule_axes[0], bar)[rule_axes[0].values.index(rule_axes[0].default)]
+    thresholds = {axis.threshold: _threshold(labelled, axis, bar) for axis in rule_axes if axis.threshold}
     moving = {
         name: lines for name, lines in thresholds.items() if any(len(set(lines[count])) > 1 for count in _COUNTED[:2])
     }

@@ -153,8 +153,8 @@ def _keep_last_check(log: str, folder: Path) -> Path:
         raise LogError(f"{log} can't be read: {error}") from None
     last = max((i for i, kind in enumerate(kinds) if kind == "check"), default=-1)
     copy = folder / Path(log).name
-    kept = [line for i, line in enumerate(lines) if kinds[i] not in ("check", "finding") or i == last]
-    copy.write_text("".join(kept), encoding="utf-8")
+    remaining_lines = [line for i, line in enumerate(lines) if kinds[i] not in ("check", "finding") or i == last]
+    copy.write_text("".join(remaining_lines), encoding="utf-8")
     return copy
 
 

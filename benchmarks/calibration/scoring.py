@@ -119,7 +119,7 @@ def best_value(totals: Sequence[Counts], axis: Axis) -> int:
 
 def has_effect(labelled: Sequence[LabelledRun], axis: Axis) -> bool:
     """Return whether any value of the threshold changes the severity in some training."""
-    return any(len(set(one.levels[axis.name])) > 1 for one in labelled)
+    return any(len(set(training.levels[axis.name])) > 1 for training in labelled)
 
 
 def cross_validate(labelled: Sequence[LabelledRun], axis: Axis, by: str, bar: str = "error") -> Validation:
@@ -133,8 +133,8 @@ def cross_validate(labelled: Sequence[LabelledRun], axis: Axis, by: str, bar: st
     """
     default_index = axis.values.index(axis.default)
     of_group: dict[str, list[LabelledRun]] = {}
-    for one in labelled:
-        of_group.setdefault(one.groups[by], []).append(one)
+    for training in labelled:
+        of_group.setdefault(training.groups[by], []).append(training)
     per_group = {group: counts(members, axis, bar) for group, members in of_group.items()}
     everything = [sum(column, Counts()) for column in zip(*per_group.values(), strict=True)]
     chosen, held_out, default = [], Counts(), Counts()

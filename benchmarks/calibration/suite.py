@@ -83,13 +83,13 @@ def calibrate(
     if curves is not None:
         text += f"\n\n{save_curves(labelled, axes, curves, plots=plots)}"
     if page is not None:
-        text += f"\n\n{save_page(labelled, axes, _made(runs, rows), page)}"
+        text += f"\n\n{save_page(labelled, axes, _provenance(runs, rows), page)}"
     if left_out:
         text += "\n\n" + "\n".join(["Left out:", "", *(f"* {reason}" for reason in left_out)])
     return f"{provenance_line(rows)}\n\n{text}"
 
 
-def _made(runs: Runs, rows: Sequence[Row]) -> Row:
+def _provenance(runs: Runs, rows: Sequence[Row]) -> Row:
     return {
         "cases": len({(row["task"]["source"], row["task"]["case"]) for row in rows}),
         "sources": list(runs.names or runs.sources),

@@ -39,7 +39,7 @@ class Program:
         layers: Layers in forward order, each with ``type`` and its settings.
         loss: One of `vocabulary.LOSSES`: ``…_logits`` on logits, ``…_sum`` summed over the batch, other
             cross-entropies on probabilities.
-        optimizer: ``name``, ``lr`` and, where given, ``momentum``, ``nesterov``, ``beta_1``, ``beta_2``,
+        optimizer: ``name``, ``lr`` and optionally ``momentum``, ``nesterov``, ``beta_1``, ``beta_2``,
             ``weight_decay``, and ``clip_norm``: gradients are scaled down to this norm before each step.
         batch_size: Rows of a batch.
         epochs: Planned epochs.
@@ -65,7 +65,7 @@ class Program:
         return str(self.dataset["label_encoding"])
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Program:
+    def from_row(cls, row: Mapping[str, Any]) -> Program:
         """Build the recipe from a line of a case file."""
         values = {name: row[name] for name in cls.__dataclass_fields__ if name != "loop"}
         return cls(**{**values, "layers": tuple(values["layers"]), "loop": row.get("loop", {})})
@@ -205,14 +205,14 @@ def _case(row: dict[str, Any], source: str) -> Case:
     if fix is not None:
         fixed = {**row, **fix, "dataset": {**row["dataset"], **fix.get("dataset", {})}}
         check_program(fixed)
-        patched = Program.of(fixed)
+        patched = Program.from_row(fixed)
     unknown = sorted(set(row.get("faults", ())) - set(FAULT_PROBLEMS))
     if unknown:
         raise ConfigError(f"unknown fault {unknown[0]!r}: it has no entry in benchmarks/cases/problems.py")
     return Case(
         id=row["id"],
         source=source,
-        original=Program.of(row),
+        original=Program.from_row(row),
         fixed=patched,
         faults=tuple(row.get("faults", ())),
         symptoms=(*row.get("expected_symptoms", ()), *row.get("published", ())),

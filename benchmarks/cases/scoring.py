@@ -53,7 +53,7 @@ def is_faulty(case: Case, original: float, fixed: float) -> bool:
 
     Args:
         case: The case.
-        given: Test score of the original training.
+        original: Test score of the original training.
         fixed: Test score of the known good training; may be NaN (not run) for the zoo.
     """
     if case.ceiling is not None:
@@ -75,7 +75,7 @@ def case_state(case: Case, original: Sequence[float], fixed: Sequence[float], fr
 
     Args:
         case: The case.
-        given: Test scores of the original training, one per seed.
+        original: Test scores of the original training, one per seed.
         fixed: Those of the known good training, for the same seeds; may be empty (not run) for the zoo.
         framework: ``pytorch`` or ``keras3``.
 

@@ -81,8 +81,8 @@ def split(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return row numbers of a training and a validation part, drawn with a seed."""
     order = np.random.default_rng(seed).permutation(len(x))
-    held = max(1, round(share * len(y)))
-    return np.sort(order[held:]), np.sort(order[:held])
+    count = max(1, round(share * len(y)))
+    return np.sort(order[count:]), np.sort(order[:count])
 
 
 def _stored(name: str, seed: int) -> Arrays:
@@ -100,12 +100,12 @@ def _inject_faults(
 ) -> list[NDArray[np.generic]]:
     """Return training rows with the faults of the data: classes thinned, rows sorted by class, or values missing."""
     draw = np.random.default_rng(0)
-    kept = np.arange(len(x))
+    selected = np.arange(len(x))
     if spec.get("rare"):  # the share kept of each class but the first
-        kept = kept[(y == 0) | (draw.random(len(y)) < spec["rare"])]
+        selected = selected[(y == 0) | (draw.random(len(y)) < spec["rare"])]
     if spec.get("order") == "by_label":
-        kept = kept[np.argsort(y[kept], kind="stable")]
-    x, y = x[kept].copy(), y[kept]
+        selected = selected[np.argsort(y[selected], kind="stable")]
+    x, y = x[selected].copy(), y[selected]
     if spec.get("missing"):  # number of rows that lack one value
         flat = x.reshape(len(x), -1)
         rows = draw.permutation(len(x))[: int(spec["missing"])]

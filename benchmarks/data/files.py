@@ -132,8 +132,8 @@ def _tokens(texts: Array) -> Array:
     """Return texts as token indices of shape (rows, `LENGTH`): words from 3, 1 at the start, padded with 0 in front."""
     tokens = np.zeros((len(texts), LENGTH), np.int64)
     for row, text in zip(tokens, texts, strict=True):
-        kept = [1, *(word + 3 if word + 3 < WORDS else 2 for word in text)][-LENGTH:]
-        row[LENGTH - len(kept) :] = kept
+        tokens_of_text = [1, *(word + 3 if word + 3 < WORDS else 2 for word in text)][-LENGTH:]
+        row[LENGTH - len(tokens_of_text) :] = tokens_of_text
     return tokens
 
 

@@ -69,7 +69,7 @@ def summarize(rows: Iterable[Row], framework: str) -> str:
 
 
 def report(rows: Sequence[Row]) -> str:
-    """Return the tables of all rows, the agreement of the frameworks, and what others published, as Markdown."""
+    """Return the tables of all rows, the agreement of the frameworks, and published figures, as Markdown."""
     grouped = by_framework(rows)
     parts = [summarize(of_framework, name) for name, of_framework in grouped.items()]
     if len(grouped) > 1:

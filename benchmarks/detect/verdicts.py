@@ -1,4 +1,4 @@
-"""Verdicts on the rows of ``detect``: the state of each training by its score, and what the monitor reported."""
+"""Verdicts on the rows of ``detect``: the state of each training by its score, and the findings of the monitor."""
 
 from __future__ import annotations
 

@@ -53,12 +53,12 @@ def provenance_line(rows: Iterable[Mapping[str, Any]]) -> str:
     If the rows come from several commits, as after a resumed run, each commit is shown with its number of rows.
     """
     listed = list(rows)
-    made = [row.get("made") or {} for row in listed]
-    commits = Counter(str(one.get("commit", "unknown")) for one in made)
+    records = [row.get("made") or {} for row in listed]
+    commits = Counter(str(record.get("commit", "unknown")) for record in records)
     seeds = sorted({row["task"]["seed"] for row in listed if "seed" in row["task"]})
     packages: dict[str, set[str]] = {}
-    for one in made:
-        for package, number in one.get("versions", {}).items():
+    for record in records:
+        for package, number in record.get("versions", {}).items():
             packages.setdefault(package, set()).add(number)
     commit = ", ".join(commits) if len(commits) == 1 else ", ".join(f"{c} ({n} rows)" for c, n in commits.items())
     parts = [f"{len(listed)} rows"]

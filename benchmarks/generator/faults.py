@@ -119,8 +119,8 @@ def _dead_units(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
 def _deep_sigmoid(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
     if row["layers"][0]["type"] != "dense":
         return None
-    one = {"type": "dense", "units": row["layers"][0]["units"], "activation": "sigmoid"}
-    return {"layers": [one] * int(pick(draw, 6, 8, 10)) + row["layers"][-1:]}
+    hidden = {"type": "dense", "units": row["layers"][0]["units"], "activation": "sigmoid"}
+    return {"layers": [hidden] * int(pick(draw, 6, 8, 10)) + row["layers"][-1:]}
 
 
 def _bottleneck(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
@@ -133,10 +133,10 @@ def _bottleneck(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
 
 def _heavy_dropout(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
     layer = {"type": "dropout", "rate": float(pick(draw, 0.9, 0.95))}
-    kept = [other for other in row["layers"] if other["type"] != "dropout"]
-    wide = [i for i, other in enumerate(kept[:-1]) if "units" in other or other["type"] in ("flatten", "mean")]
+    others = [other for other in row["layers"] if other["type"] != "dropout"]
+    wide = [i for i, other in enumerate(others[:-1]) if "units" in other or other["type"] in ("flatten", "mean")]
     layers: list[Row] = []
-    for i, other in enumerate(kept):
+    for i, other in enumerate(others):
         layers += [other, layer] if i in wide and other["type"] not in ("embedding",) else [other]
     return {"layers": layers}
 

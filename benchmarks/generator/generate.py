@@ -53,19 +53,19 @@ def names(count: int, seed: int = 0, data: Sequence[str] = ()) -> list[str]:
         raise ConfigError(f"unknown data set {unknown[0]!r}: choose from {', '.join(DATA)}")
     chosen = list(dict.fromkeys(data)) or [name for name, spec in DATA.items() if "rows" not in spec]
     draw = np.random.default_rng(seed)
-    made: dict[str, str] = {}  # by everything in the case except its name
+    cases: dict[str, str] = {}  # by everything in the case except its name
     duplicates = 0
     for fault, name, kind, number in _combinations(chosen, draw):
-        if len(made) >= count:
+        if len(cases) >= count:
             break
         if duplicates == _MAX_DUPLICATES:
-            raise ConfigError(f"no {count} different cases on {', '.join(chosen)}: only {len(made)}")
-        second = _second(name, kind, fault, draw) if len(made) % TWO_FAULT_INTERVAL == TWO_FAULT_INTERVAL - 1 else None
+            raise ConfigError(f"no {count} different cases on {', '.join(chosen)}: only {len(cases)}")
+        second = _second(name, kind, fault, draw) if len(cases) % TWO_FAULT_INTERVAL == TWO_FAULT_INTERVAL - 1 else None
         faults = sorted({fault, second or fault}, key=list(FAULTS).index)
         case = f"{name}.{kind}.{'+'.join(faults)}.{_SEEDS * seed + number}"
-        first = made.setdefault(json.dumps({**generate(case), "id": ""}, sort_keys=True), case)
+        first = cases.setdefault(json.dumps({**generate(case), "id": ""}, sort_keys=True), case)
         duplicates = 0 if first == case else duplicates + 1
-    return list(made.values())
+    return list(cases.values())
 
 
 def _combinations(data: Sequence[str], draw: np.random.Generator) -> Iterator[tuple[str, str, str, int]]:

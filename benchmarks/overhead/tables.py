@@ -47,7 +47,7 @@ def summarize(rows: Sequence[Row], memory: Sequence[Row]) -> str:
             lambda r: _ratio(r, "processor"),
         ),
         *_grid("Start, s (Keras: + s for each later `fit`)", rows, _start),
-        *_grid("Extra memory, MB: Python and NumPy / whole process", excess, _kept),
+        *_grid("Extra memory, MB: Python and NumPy / whole process", excess, _extra_memory),
         *_grid("Growth of the extra memory in the second half of the steps, MB", excess, _growth),
         *_grid("Step time without the setting, ms", _plain(rows), _plain_step),
     ]
@@ -162,7 +162,7 @@ def _both(row: Row, number: Callable[[Sequence[int]], float], digits: int) -> st
     return " / ".join(cells)
 
 
-def _kept(row: Row) -> str:
+def _extra_memory(row: Row) -> str:
     return _both(row, lambda used: used[-1], 1)
 
 
@@ -195,7 +195,7 @@ def _missed_memory(row: Row) -> list[str]:
     if row["task"]["setting"] not in WATCH or "traced" not in row:
         return []
     name, allowed = f"* {_name(row)}, {row['task']['model']}", max(_ALLOWED, 0.01 * row["parameters"])
-    kept = max(row[way][-1] for way in _WAYS if row[way] is not None)
+    used = max(row[way][-1] for way in _WAYS if row[way] is not None)
     grown = _second_half(row["traced"])
-    missed = [f"{name}: {kept / _MEGABYTE:.1f} MB of {allowed / _MEGABYTE:.1f} allowed"] if kept > allowed else []
+    missed = [f"{name}: {used / _MEGABYTE:.1f} MB of {allowed / _MEGABYTE:.1f} allowed"] if used > allowed else []
     return missed + ([f"{name}: grows, by {grown / _MEGABYTE:.2f} MB"] if grown > _GROWTH else [])

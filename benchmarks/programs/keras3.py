@@ -84,7 +84,7 @@ def make_optimizer(program: Program) -> keras.optimizers.Optimizer:
     spec = {name: value for name, value in program.optimizer.items() if name not in ("name", "lr")}
     if "clip_norm" in spec:
         spec["global_clipnorm"] = spec.pop("clip_norm")
-    made = {
+    factory = {
         "adagrad": keras.optimizers.Adagrad,
         "adam": keras.optimizers.Adam,
         "adamw": keras.optimizers.AdamW,
@@ -92,7 +92,7 @@ def make_optimizer(program: Program) -> keras.optimizers.Optimizer:
         "rmsprop": keras.optimizers.RMSprop,
         "sgd": keras.optimizers.SGD,
     }[str(program.optimizer["name"])]
-    return made(learning_rate=float(program.optimizer["lr"]), **spec)
+    return factory(learning_rate=float(program.optimizer["lr"]), **spec)
 
 
 def compiled(program: Program, input_shape: tuple[int, ...]) -> keras.Model:
@@ -119,7 +119,7 @@ def fit_arguments(program: Program, train: tuple[Any, Any], validation: tuple[An
     Args:
         program: The recipe.
         train: Inputs and targets to train on.
-        held: Inputs and targets to validate on.
+        validation: Inputs and targets to validate on.
         seed: Seed of the weights.
     """
     keras.backend.clear_session()

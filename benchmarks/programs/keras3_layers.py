@@ -73,8 +73,8 @@ def make_layer(layer: Mapping[str, Any], default_init: str) -> keras.layers.Laye
     if kind in ("maxpool1d", "maxpool2d"):
         return layers.MaxPooling1D(layer["size"]) if kind == "maxpool1d" else layers.MaxPooling2D(layer["size"])
     if kind in ("gru", "lstm"):
-        made = layers.LSTM if kind == "lstm" else layers.GRU
-        recurrent = made(layer["units"], return_sequences=layer.get("return_sequences", False))
+        factory = layers.LSTM if kind == "lstm" else layers.GRU
+        recurrent = factory(layer["units"], return_sequences=layer.get("return_sequences", False))
         return layers.Bidirectional(recurrent) if layer.get("bidirectional") else recurrent
     common = {
         "activation": layer.get("activation"),

@@ -89,14 +89,14 @@ def make_optimizer(program: Program, parameters: Iterable[Any]) -> torch.optim.O
         more["alpha"] = 0.9  # as in Keras; 0.99 makes the first steps three times as long
     if "weight_decay" in spec:
         more["weight_decay"] = spec["weight_decay"]
-    made = {
+    factory = {
         "adagrad": torch.optim.Adagrad,
         "adam": torch.optim.Adam,
         "adamw": torch.optim.AdamW,
         "nadam": torch.optim.NAdam,
         "rmsprop": torch.optim.RMSprop,
     }[name]
-    optimizer: torch.optim.Optimizer = made(parameters, lr=lr, **more)
+    optimizer: torch.optim.Optimizer = factory(parameters, lr=lr, **more)
     return optimizer
 
 
@@ -106,7 +106,7 @@ def fit_arguments(program: Program, train: tuple[Any, Any], validation: tuple[An
     Args:
         program: The recipe.
         train: Inputs and targets to train on.
-        held: Inputs and targets to validate on.
+        validation: Inputs and targets to validate on.
         seed: Seed of the weights.
 
     Raises:

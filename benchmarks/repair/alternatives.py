@@ -81,7 +81,7 @@ def random_search(
 
     Args:
         method: Name for the entries.
-        given: The original training.
+        original: The original training.
         baseline: Its scores; it costs 1 and stays the best until an attempt beats it.
         space: Search space.
         budgets: Work, in original trainings.

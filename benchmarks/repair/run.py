@@ -117,9 +117,9 @@ def _fitted(build: Any, case: Case, data: Arrays, validation: tuple[Any, Any], s
 
 def _parts(data: Arrays, seed: int) -> tuple[Arrays, tuple[Any, Any]]:
     """Return the data without a fifth of the training rows, and that fifth."""
-    kept, validation = split(data.x_train, data.y_train, VALIDATION_SHARE, seed)
-    rest = Arrays(data.x_train[kept], data.y_train[kept], data.x_test, data.y_test)
-    return rest, (data.x_train[validation], data.y_train[validation])
+    training, validation = split(data.x_train, data.y_train, VALIDATION_SHARE, seed)
+    remaining = Arrays(data.x_train[training], data.y_train[training], data.x_test, data.y_test)
+    return remaining, (data.x_train[validation], data.y_train[validation])
 
 
 def _changes(plan: RepairPlan) -> str:

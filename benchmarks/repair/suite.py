@@ -55,7 +55,7 @@ def repair(runs: Runs, budgets: Sequence[float], methods: Sequence[str] = ()) ->
 
 
 def report(rows: Sequence[Row]) -> str:
-    """Return the tables of all rows and what others published, as Markdown."""
+    """Return the tables of all rows and published figures, as Markdown."""
     parts = [summarize(of_framework, name) for name, of_framework in by_framework(rows).items()]
     return "\n\n".join([*parts, published("repair")])
 

@@ -26,7 +26,7 @@ def by_method(results: Sequence[Outcome]) -> str:
     groups.append(("fix beyond the budget", [o for o in results if not o.fix_affordable]))
     head = ["cases", "method", "n", "clipped IR, mean", "IR ≥ 0.9", "IR > 0", "repaired, p < 0.05", "got worse"]
     head += ["cost to win, median", "p90", "largest cost"]
-    lines = [_line(name, method, of) for name, group in groups for method, of in _methods(group).items()]
+    lines = [_line(name, method, selected) for name, group in groups for method, selected in _methods(group).items()]
     return table(head, lines)
 
 
@@ -35,8 +35,8 @@ def gains(results: Sequence[Outcome]) -> str:
     methods = _methods([o for o in results if o.fix_affordable])
     ours = {(o.case, o.seed): o.ratio for o in methods.get("fit", [])}
     lines = []
-    for method, of in methods.items():
-        paired = [(o, ours[o.case, o.seed] - o.ratio) for o in of if (o.case, o.seed) in ours]
+    for method, selected in methods.items():
+        paired = [(o, ours[o.case, o.seed] - o.ratio) for o in selected if (o.case, o.seed) in ours]
         if method != "fit" and paired:
             mean, low, high = bootstrap_mean(_grouped((o.case, gain) for o, gain in paired))
             lines.append(f"{method}: {mean:+.3f} ({low:+.3f} to {high:+.3f}, {len(paired)} pairs)")

@@ -38,7 +38,7 @@ _TESTS: tuple[_Test, ...] = (
 
 
 def compare(before: Path, after: Path) -> str:
-    """Return what changed, as Markdown: paired over cases and seeds, with gains and losses by name.
+    """Return the changes as Markdown: paired over cases and seeds, with gains and losses by name.
 
     Shares are compared by McNemar's exact test over cases, ratios by a bootstrap over cases and seeds, step times by
     their confidence intervals.
@@ -75,7 +75,9 @@ def _training(row: Row) -> tuple[Any, ...]:
 def _changed(before: Sequence[Row], after: Sequence[Row]) -> list[tuple[Any, ...]]:
     """Return the trainings whose recipe differs between the two files; older rows lack it and count as unchanged."""
     recipes = [{_training(row): row["task"].get("recipe") for row in rows} for rows in (before, after)]
-    return [one for one, recipe in recipes[0].items() if recipe and (recipes[1].get(one) or recipe) != recipe]
+    return [
+        training for training, recipe in recipes[0].items() if recipe and (recipes[1].get(training) or recipe) != recipe
+    ]
 
 
 def _detect(before: Sequence[Row], after: Sequence[Row]) -> str:

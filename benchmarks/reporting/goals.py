@@ -56,15 +56,15 @@ def repair_goals(results: Sequence[Outcome]) -> str:
 
 
 def _share(
-    name: str, of: Sequence[Verdict], test: Callable[[Verdict], object], *, least: float = 0.0, most: float = 1.0
+    name: str, verdicts: Sequence[Verdict], test: Callable[[Verdict], object], *, least: float = 0.0, most: float = 1.0
 ) -> list[str]:
-    part, units = sum(bool(test(v)) for v in of), case_count(of)
+    part, units = sum(bool(test(v)) for v in verdicts), case_count(verdicts)
     goal = f"≥ {100 * least:.0f} %" if least else f"≤ {100 * most:.0f} %"
-    if not of:
+    if not verdicts:
         return [name, goal, "–", "not measured"]
-    share = part / len(of)
+    share = part / len(verdicts)
     verdict = _verdict(share, *wilson(share * units, units), least=least, most=most)
-    return [name, goal, interval_share(part, len(of), units), verdict]
+    return [name, goal, interval_share(part, len(verdicts), units), verdict]
 
 
 def _verdict(value: float, low: float, high: float, *, least: float = -np.inf, most: float = np.inf) -> str:

@@ -22,7 +22,9 @@ def agreement(verdicts: Sequence[Verdict]) -> tuple[list[tuple[Verdict, Verdict]
     by_training: dict[tuple[str, int], list[Verdict]] = {}
     for v in verdicts:
         by_training.setdefault((v.case, v.seed), []).append(v)
-    pairs = [(of[0], of[1]) for of in by_training.values() if len(of) == 2 and of[0].faulty == of[1].faulty]
+    pairs = [
+        (group[0], group[1]) for group in by_training.values() if len(group) == 2 and group[0].faulty == group[1].faulty
+    ]
     return pairs, [(a, b) for a, b in pairs if bool(a.errors) != bool(b.errors)]
 
 
@@ -31,10 +33,10 @@ def parity(verdicts: Sequence[Verdict]) -> str:
     pairs, differing = agreement(verdicts)
     faulty = [(a, b) for a, b in pairs if a.faulty]
     parts = ["### The same verdict in both frameworks"]
-    for name, of in (("all", pairs), ("faulty", faulty), ("healthy", [p for p in pairs if p not in faulty])):
-        alike = sum(pair not in differing for pair in of)
+    for name, group in (("all", pairs), ("faulty", faulty), ("healthy", [p for p in pairs if p not in faulty])):
+        alike = sum(pair not in differing for pair in group)
         goal = " (goal: ≥ 90 %)" if name == "all" else ""
-        parts.append(f"* {name}: {interval_share(alike, len(of), len({a.case for a, _ in of}))}{goal}")
+        parts.append(f"* {name}: {interval_share(alike, len(group), len({a.case for a, _ in group}))}{goal}")
     causes = [(a, b) for a, b in faulty if a.named is not None and b.named is not None and a.errors and b.errors]
     alike = sum(a.named == b.named for a, b in causes)
     parts.append(f"* cause named in both or in neither: {interval_share(alike, len(causes))}")
@@ -68,7 +70,7 @@ def _mixed(verdicts: Sequence[Verdict]) -> list[str]:
     for v in verdicts:
         scores.setdefault((v.case, v.seed), {})[v.framework] = v
     return [
-        f"{case} (seed {seed}): " + ", ".join(f"{v.score:.3f} in {framework}" for framework, v in of.items())
-        for (case, seed), of in scores.items()
-        if len({v.faulty for v in of.values()}) > 1
+        f"{case} (seed {seed}): " + ", ".join(f"{v.score:.3f} in {framework}" for framework, v in group.items())
+        for (case, seed), group in scores.items()
+        if len({v.faulty for v in group.values()}) > 1
     ]

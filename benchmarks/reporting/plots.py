@@ -68,9 +68,9 @@ def error_shares(verdicts: Sequence[Verdict]) -> str:
             for faulty, filled in ((True, True), (False, False)):
                 for y, group in enumerate(groups):
                     judged = with_reference_monitors([v for v in verdicts if (v.framework, v.source) == group])[monitor]
-                    of = [v for v in judged if v.faulty == faulty]
+                    selected = [v for v in judged if v.faulty == faulty]
                     label = f"{monitor}: error on {'faulty' if faulty else 'healthy'}" if y == 0 else None
-                    _share(axes, y + offset, sum(bool(v.errors) for v in of), of, i, filled, label)
+                    _share(axes, y + offset, sum(bool(v.errors) for v in selected), selected, i, filled, label)
         axes.set_yticks(range(len(groups)), [f"{framework}, {source}" for framework, source in groups])
         axes.set(xlim=(-0.02, 1.02), xlabel="share of trainings, with 95 % interval")
         axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
@@ -103,9 +103,9 @@ def ratios_by_budget(results: Sequence[Outcome]) -> str:
         for i, method in enumerate(methods):
             points = []
             for budget in budgets:
-                of = by_case(o for o in results if o.fix_affordable and (o.method, o.budget) == (method, budget))
-                if of:
-                    points.append((budget * (1 + 0.02 * (i - len(methods) / 2)), *bootstrap_mean(of)))
+                selected = by_case(o for o in results if o.fix_affordable and (o.method, o.budget) == (method, budget))
+                if selected:
+                    points.append((budget * (1 + 0.02 * (i - len(methods) / 2)), *bootstrap_mean(selected)))
             if points:
                 x, mean, low, high = np.array(points).T
                 style: dict[str, Any] = {"color": _COLOURS[i % 6], "marker": _MARKERS[i % 6], "label": method}
@@ -120,13 +120,13 @@ def ratios_by_budget(results: Sequence[Outcome]) -> str:
 def ratios_by_case(results: Sequence[Outcome]) -> str:
     """Plot, for the largest budget, each case's clipped IR by method, ``fit``'s worst cases at the top."""
     largest = max(o.budget for o in results)
-    of = [o for o in results if o.budget == largest]
-    methods = [m for m in dict.fromkeys(o.method for o in of) if m != ORIGINAL]
-    ours = {case: float(np.mean(r)) for case, r in by_case(o for o in of if o.method == "fit").items()}
-    cases = sorted({o.case for o in of}, key=lambda case: (-ours.get(case, 0.0), case))
+    selected = [o for o in results if o.budget == largest]
+    methods = [m for m in dict.fromkeys(o.method for o in selected) if m != ORIGINAL]
+    ours = {case: float(np.mean(r)) for case, r in by_case(o for o in selected if o.method == "fit").items()}
+    cases = sorted({o.case for o in selected}, key=lambda case: (-ours.get(case, 0.0), case))
     with _figure(7, 1 + 0.22 * len(cases)) as (axes, svg):
         for i, method in enumerate(methods):
-            means = {case: np.mean(r) for case, r in by_case(o for o in of if o.method == method).items()}
+            means = {case: np.mean(r) for case, r in by_case(o for o in selected if o.method == method).items()}
             y = [cases.index(case) + 0.12 * (i - len(methods) / 2) for case in means]
             style = {"color": _COLOURS[i % 6], "marker": _MARKERS[i % 6], "label": method}
             axes.scatter(list(means.values()), y, s=18, **style)
@@ -139,10 +139,10 @@ def ratios_by_case(results: Sequence[Outcome]) -> str:
 def wins(results: Sequence[Outcome]) -> str:
     """Plot, for the largest budget, the share of cases that each method has improved over the cost."""
     largest = max(o.budget for o in results)
-    of = [o for o in results if o.budget == largest]
+    selected = [o for o in results if o.budget == largest]
     with _figure(6, 3) as (axes, svg):
-        for i, method in enumerate(m for m in dict.fromkeys(o.method for o in of) if m != ORIGINAL):
-            mine = [o for o in of if o.method == method]
+        for i, method in enumerate(m for m in dict.fromkeys(o.method for o in selected) if m != ORIGINAL):
+            mine = [o for o in selected if o.method == method]
             costs = sorted(o.cost_to_win for o in mine if o.cost_to_win is not None and o.ratio > 0)
             parts = [k / len(mine) for k in range(len(costs) + 1)]
             x, y = [1, *costs, largest], [*parts, parts[-1]]
@@ -178,10 +178,12 @@ def _embeddable(svg: str) -> str:
     return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", body)
 
 
-def _share(axes: Any, y: float, part: int, of: Sequence[Verdict], colour: int, filled: bool, label: str | None) -> None:
-    if not of:
+def _share(
+    axes: Any, y: float, part: int, selected: Sequence[Verdict], colour: int, filled: bool, label: str | None
+) -> None:
+    if not selected:
         return
-    share, units = part / len(of), case_count(of)
+    share, units = part / len(selected), case_count(selected)
     low, high = wilson(share * units, units)
     axes.errorbar(
         share,
