@@ -51,7 +51,7 @@ def main(framework, folder, options):
 
     model, arguments = parts(framework)
     arguments |= {"epochs": 9, "batch_size": 8, "metric": accuracy, "log_dir": folder or None, "progress": False}
-    result = autotrainer.fit(model, (x, y), test_data=(x, y), **arguments, **options)
+    result = autotrainer.fit(model, (x, y), test_data=(x, y), **{**arguments, **options})
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(w).tobytes() for w in weights(result.model))).hexdigest()
     values = {name: getattr(result, name) for name in result.__slots__}
     values |= {"model": digest, "optimizer": type(result.optimizer).__name__, "plan": str(result.plan)}
