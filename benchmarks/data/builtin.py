@@ -1,4 +1,4 @@
-"""Data sets that need no file: drawn, or part of scikit-learn."""
+"""Data sets that need no file: synthetic, or part of scikit-learn."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from numpy.typing import NDArray
 
 from autotrainer.errors import DataError
 
-__all__ = ["MADE", "VOCABULARY", "make"]
+__all__ = ["BUILTIN", "VOCABULARY", "make_builtin"]
 
 Pair = tuple[NDArray[np.generic], NDArray[np.generic]]
 
 VOCABULARY = 40
-"""Tokens of ``reviews``: 0 turns the next word around, 1 – 8 are good, 9 – 16 bad, the others say nothing."""
+"""Tokens of ``reviews``: 0 negates the next word, 1 – 8 are positive, 9 – 16 negative, the others neutral."""
 
 
-def make(name: str) -> list[NDArray[np.generic]]:
-    """Return inputs and targets for training, then for the test: the first 70 % of the rows, and the rest.
+def make_builtin(name: str) -> list[NDArray[np.generic]]:
+    """Return inputs and targets for training (the first 70 % of the rows), then for the test (the rest).
 
-    ``circle`` and ``blob`` are AUTOTRAINER's, as it draws them; the others are shuffled once.
+    ``circle`` and ``blob`` are drawn as AUTOTRAINER draws them; the others are shuffled once.
 
     Raises:
         DataError: If there is no such data set.
     """
-    if name not in MADE:
-        raise DataError(f"unknown data set {name!r}: choose from {', '.join(MADE)}")
-    x, y = MADE[name]()
+    if name not in BUILTIN:
+        raise DataError(f"unknown data set {name!r}: choose from {', '.join(BUILTIN)}")
+    x, y = BUILTIN[name]()
     if name not in ("circle", "blob"):
         order = np.random.default_rng(0).permutation(len(x))
         x, y = x[order], y[order]
@@ -37,30 +37,30 @@ def make(name: str) -> list[NDArray[np.generic]]:
 
 
 def _arm() -> Pair:
-    """Draw 1,000 times three angles of a robot's arm, in radians, and where its hand is, shape (1000, 2)."""
+    """Draw 1,000 triples of joint angles of a robot arm, in radians, and the position of its hand, shape (1000, 2)."""
     draw = np.random.default_rng(0)
     angles = draw.uniform(-1.5, 1.5, (1000, 3))
-    ways = angles.cumsum(1)
+    directions = angles.cumsum(1)
     lengths = np.array([1.0, 0.7, 0.4])
-    hand = np.stack([(lengths * np.cos(ways)).sum(1), (lengths * np.sin(ways)).sum(1)], axis=1)
+    hand = np.stack([(lengths * np.cos(directions)).sum(1), (lengths * np.sin(directions)).sum(1)], axis=1)
     return angles, hand + draw.normal(0, 0.02, hand.shape)
 
 
 def _odd_cancer() -> Pair:
-    """Return ``cancer`` with oddities that do no harm: a constant and a repeated column, 3 % of the labels wrong."""
+    """Return ``cancer`` with harmless oddities: a constant and a duplicate column, and 3 % wrong labels."""
     x, y = _sklearn("load_breast_cancer", return_X_y=True)
     wrong = np.random.default_rng(0).random(len(y)) < 0.03
     return np.column_stack([x, np.full(len(x), 7.0), x[:, 0]]), np.where(wrong, 1 - y, y)
 
 
 def _reviews() -> Pair:
-    """Draw 1,500 sequences of 16 tokens (`VOCABULARY`), labelled 1 if more is good than bad."""
+    """Draw 1,500 sequences of 16 tokens (`VOCABULARY`), labelled 1 if more words are positive than negative."""
     draw = np.random.default_rng(0)
     x = draw.integers(1, VOCABULARY, (4000, 16))
     x = np.where(draw.random(x.shape) < 0.04, 0, x)
-    worth = np.zeros(VOCABULARY)
-    worth[1:9], worth[9:17] = 1, -1
-    values = worth[x]
+    sentiment = np.zeros(VOCABULARY)
+    sentiment[1:9], sentiment[9:17] = 1, -1
+    values = sentiment[x]
     values[:, 1:] *= np.where(x[:, :-1] == 0, -1, 1)
     total = values.sum(1)
     clear = np.abs(total) >= 2
@@ -76,10 +76,10 @@ def _shapes() -> Pair:
     for image, label in zip(images, labels, strict=True):
         (row, column), size = draw.uniform(4, 7, 2), draw.uniform(2.5, 4)
         down, across = np.abs(height - row), np.abs(width - column)
-        far = np.hypot(down, across)
-        disc = far < size
+        radius = np.hypot(down, across)
+        disc = radius < size
         square, cross = np.maximum(down, across) < 0.9 * size, np.minimum(down, across) < 1
-        inside = (disc, square, cross & disc, disc & (far > 0.55 * size))
+        inside = (disc, square, cross & disc, disc & (radius > 0.55 * size))
         dark, bright = draw.uniform(20, 90, 3), draw.uniform(140, 230, 3)
         image[:] = np.where(inside[label][..., None], bright, dark)
     return np.clip(images + draw.normal(0, 25, images.shape), 0, 255).round(), labels
@@ -104,10 +104,10 @@ def _waves() -> Pair:
     return x + draw.normal(0, 0.3, x.shape), labels
 
 
-def _sklearn(name: str, *given: Any, **settings: Any) -> Any:
+def _sklearn(name: str, *args: Any, **settings: Any) -> Any:
     from sklearn import datasets
 
-    return getattr(datasets, name)(*given, **settings)
+    return getattr(datasets, name)(*args, **settings)
 
 
 def _digit_images() -> Pair:
@@ -115,7 +115,7 @@ def _digit_images() -> Pair:
     return digits.images[..., None] / 16, digits.target
 
 
-MADE: Mapping[str, Callable[[], Pair]] = {
+BUILTIN: Mapping[str, Callable[[], Pair]] = {
     "arm": _arm,
     "blob": lambda: _sklearn("make_blobs", 1000, centers=3, n_features=2, cluster_std=2, random_state=2)[:2],
     "cancer": lambda: _sklearn("load_breast_cancer", return_X_y=True),

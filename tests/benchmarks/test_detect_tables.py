@@ -1,4 +1,4 @@
-"""Rows of ``detect`` become verdicts and tables."""
+"""Verdicts and tables of ``detect``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from benchmarks.cases.case import load_cases
 from benchmarks.detect.confidence import reliability
 from benchmarks.detect.suite import judge, summarize, tasks
-from benchmarks.detect.verdicts import judge_all, rivals, within
+from benchmarks.detect.verdicts import case_count, judge_all, with_reference_monitors
 from benchmarks.overhead.suite import median_ratio, total_ratio
 from benchmarks.reporting.parity import agreement, parity
 
@@ -27,21 +27,28 @@ def finding(
     }
 
 
-def entry(score: float, *found: dict[str, Any], steps: int = 1000) -> dict[str, Any]:
-    first = min((f["seen"] for f in found if f["severity"] == "error"), default=None)
-    told = list(found)
-    return {"score": score, "steps": steps, "first_error": first, "raised": told, "findings": told, "complaints": []}
+def entry(score: float, *findings: dict[str, Any], steps: int = 1000) -> dict[str, Any]:
+    first = min((f["seen"] for f in findings if f["severity"] == "error"), default=None)
+    entries = list(findings)
+    return {
+        "score": score,
+        "steps": steps,
+        "first_error": first,
+        "raised": entries,
+        "findings": entries,
+        "complaints": [],
+    }
 
 
 def row(
-    given: dict[str, Any], fixed: dict[str, Any], case: str = "so50306988", framework: str = "pytorch", seed: int = 0
+    original: dict[str, Any], fixed: dict[str, Any], case: str = "so50306988", framework: str = "pytorch", seed: int = 0
 ) -> dict[str, Any]:
     task = {"framework": framework, "source": "real", "case": case, "seed": seed, "variants": ["given", "fixed"]}
-    return {"task": task, "given": given, "fixed": fixed}
+    return {"task": task, "given": original, "fixed": fixed}
 
 
 @pytest.mark.parametrize(
-    ("found", "named", "early"),
+    ("findings", "named", "early"),
     [
         ((finding("slow_convergence"),), True, True),
         ((finding("nonfinite", seen=199), finding("slow_convergence")), True, True),
@@ -54,8 +61,8 @@ def row(
         ((), False, False),
     ],
 )
-def test_a_faulty_training_is_judged(found: tuple[dict[str, Any], ...], named: bool, early: bool) -> None:
-    (faulty, healthy), left_out = judge(row(entry(0.46, *found), entry(1.0)), "pytorch")
+def test_cause_and_delay_of_a_faulty_training(findings: tuple[dict[str, Any], ...], named: bool, early: bool) -> None:
+    (faulty, healthy), left_out = judge(row(entry(0.46, *findings), entry(1.0)), "pytorch")
     assert faulty.faulty
     assert (faulty.named, faulty.early) == (named, early)
     assert healthy.case.endswith("+fix")
@@ -63,7 +70,7 @@ def test_a_faulty_training_is_judged(found: tuple[dict[str, Any], ...], named: b
     assert not left_out
 
 
-def test_what_does_not_show_is_left_out() -> None:
+def test_trainings_without_a_visible_fault_are_left_out() -> None:
     verdicts, left_out = judge(row(entry(0.99), entry(1.0)), "pytorch")
     assert [v.faulty for v in verdicts] == [False]
     assert len(left_out) == 1
@@ -72,7 +79,7 @@ def test_what_does_not_show_is_left_out() -> None:
     assert "no end" in left_out[0]
 
 
-def test_a_case_is_judged_over_its_seeds() -> None:
+def test_state_of_a_case_depends_on_all_seeds() -> None:
     rows = [
         row(entry(score, finding("slow_convergence")), entry(1.0), seed=seed)
         for seed, score in enumerate((0.4, 0.5, 0.98))
@@ -80,14 +87,14 @@ def test_a_case_is_judged_over_its_seeds() -> None:
     verdicts, left_out = judge_all(rows, "pytorch")
     assert [(v.seed, v.faulty) for v in verdicts] == [(0, True), (0, False), (1, True), (1, False), (2, False)]
     assert "seed 2" in left_out[0]
-    assert within([v for v in verdicts if v.faulty]) == 1
+    assert case_count([v for v in verdicts if v.faulty]) == 1
     rows = [row(entry(score), entry(1.0), seed=seed) for seed, score in enumerate((0.4, 0.99, 0.98))]
     assert not any(v.faulty for v in judge_all(rows, "pytorch")[0])
 
 
-def test_monitors_that_look_at_nothing_stand_beside_ours() -> None:
+def test_trivial_monitors_are_compared() -> None:
     rows = [row(entry(0.46), entry(1.0)), row(entry(0.11), entry(0.98, finding("not_learning")), "so58609115")]
-    ours, silent, loud = rivals(judge_all(rows, "pytorch")[0]).values()
+    ours, silent, loud = with_reference_monitors(judge_all(rows, "pytorch")[0]).values()
     assert [bool(v.errors) for v in ours] == [False, False, False, True]
     assert not any(v.errors or v.warnings or v.raised or v.named or v.early for v in silent)
     assert all(v.errors and v.raised and v.warnings and v.first_error == 0 for v in loud)
@@ -96,7 +103,7 @@ def test_monitors_that_look_at_nothing_stand_beside_ours() -> None:
     assert text.count("| null monitor | 2 | 0/2") == text.count("| paranoid monitor | 2 | 2/2") == 1
 
 
-def test_confidence_is_compared_with_how_often_a_root_is_right() -> None:
+def test_confidence_is_compared_with_accuracy() -> None:
     right = finding("slow_convergence", confidence=0.8)
     follows = finding("not_learning", confidence=0.8, caused_by="slow_convergence")
     wrong = finding("overfitting", "warning", confidence=0.6)
@@ -109,7 +116,7 @@ def test_confidence_is_compared_with_how_often_a_root_is_right() -> None:
     assert reliability([]) == ""
 
 
-def test_the_summary_counts() -> None:
+def test_summary_counts() -> None:
     rows = [row(entry(0.46, finding("slow_convergence")), entry(1.0, finding("overfitting", "warning")))]
     rows.append(row(entry(0.11), entry(0.98, finding("not_learning")), "so58609115"))
     text = summarize(rows, "pytorch")
@@ -117,13 +124,13 @@ def test_the_summary_counts() -> None:
     assert (
         f"| real | autotrainer | 2 | {half} | {half} | {half} | {half} | 0 % | 2 | {half} | {half} | {half} |" in text
     )
-    assert "Not found:\n\n* so58609115 (seed 0)" in text
+    assert "No error found:\n\n* so58609115 (seed 0)" in text
     assert "False alarms:" in text
 
 
-def test_a_shared_fix_is_trained_once() -> None:
-    made = tasks(load_cases(["zoo"]), "pytorch", 1)
-    assert sum("fixed" in task["variants"] for task in made) == 3  # one each for Circle, Blob and MNIST
+def test_shared_fix_is_trained_once() -> None:
+    zoo = tasks(load_cases(["zoo"]), "pytorch", 1)
+    assert sum("fixed" in task["variants"] for task in zoo) == 3  # one each for Circle, Blob and MNIST
     assert all(task["case"] != "ptf-linreg-shape" for task in tasks(load_cases(["real"]), "keras3", 1))
 
 
@@ -140,17 +147,17 @@ def test_overhead_statistics() -> None:
     assert high - low < 0.01
 
 
-def test_frameworks_are_compared_on_the_same_training() -> None:
-    found = finding("slow_convergence")
-    rows = [row(entry(0.46, found), entry(1.0)), row(entry(0.11), entry(0.98), "so58609115")]
-    rows.append(row(entry(0.46, found), entry(1.0), "so39939881"))
-    other = [row(entry(0.46, found), entry(1.0), framework="keras3")]
+def test_parity_of_frameworks() -> None:
+    cause = finding("slow_convergence")
+    rows = [row(entry(0.46, cause), entry(1.0)), row(entry(0.11), entry(0.98), "so58609115")]
+    rows.append(row(entry(0.46, cause), entry(1.0), "so39939881"))
+    other = [row(entry(0.46, cause), entry(1.0), framework="keras3")]
     other.append(row(entry(0.30, finding("dying_relu")), entry(0.98), "so58609115", "keras3"))
     other.append(row(entry(0.99), entry(1.0), "so39939881", "keras3"))
     verdicts = [v for of, name in ((rows, "pytorch"), (other, "keras3")) for v in judge_all(of, name)[0]]
-    pairs, apart = agreement(verdicts)
-    assert [a.case for a, _ in apart] == ["so58609115"]
+    pairs, differing = agreement(verdicts)
+    assert [a.case for a, _ in differing] == ["so58609115"]
     text = parity(verdicts)
     assert f"* all: {len(pairs) - 1}/{len(pairs)}" in text
     assert "* faulty: 1/2 (50 %" in text
-    assert "so58609115 (seed 0): dying_relu in keras3 alone; scores 0.300 and 0.110; the trainings went" in text
+    assert "so58609115 (seed 0): dying_relu only in keras3; scores 0.300 and 0.110; the trainings went" in text

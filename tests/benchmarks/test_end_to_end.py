@@ -1,4 +1,4 @@
-"""Small runs from end to end."""
+"""Small end-to-end runs of the benchmarks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def needs_data() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("needs_data")
-def test_two_cases_are_watched_in_both_frameworks(tmp_path: Path) -> None:
+def test_detect_in_both_frameworks(tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
     text = detect(Runs(["pytorch", "keras3"], ["real"], names=["so50306988", "so58609115"], out=out))
     rows = read_rows(out)
@@ -40,7 +40,7 @@ def test_two_cases_are_watched_in_both_frameworks(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("needs_data")
-def test_a_case_is_repaired_beside_rivals_in_both_frameworks(tmp_path: Path) -> None:
+def test_repair_in_both_frameworks(tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
     methods = ("fit", "random log-uniform")
     text = repair(Runs(["pytorch", "keras3"], ["real"], names=["so47241622"], out=out), [2.5], methods)
@@ -56,10 +56,10 @@ def test_a_case_is_repaired_beside_rivals_in_both_frameworks(tmp_path: Path) -> 
             assert 1 <= entry["cost"] <= 2.5
             assert (entry["plan"] is None) == (entry["cost_to_win"] is None)
             assert entry["cost_to_win"] is None or 1 < entry["cost_to_win"] <= entry["cost"]
-    assert text.count("| real | as given | 1 | 0.000") == 2
+    assert text.count("| real | original | 1 | 0.000") == 2
 
 
-def test_blocks_are_timed_in_turns() -> None:
+def test_overhead_times_plain_and_watched_blocks() -> None:
     row = run_overhead({"framework": "pytorch", "model": "mlp", "pairs": 3, "seconds": 0.01})
     for name in ("plain_median", "watched_median", "plain_processor", "watched_processor"):
         assert len(row[name]) == 3

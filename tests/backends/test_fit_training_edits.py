@@ -1,4 +1,4 @@
-"""`fit` on faulty programs that edits of a training's course repair: from the finding to the plan."""
+"""`fit` on faulty programs that edits of the training process repair: from the finding to the plan."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ Case = tuple[Any, tuple[Any, Any], dict[str, Any]]
 
 
 def fit(case: Case, *repairs: str, budget: float = 4, **options: Any) -> Any:
-    """Run `fit` on a case; only with some repairs, if any are named."""
-    model, data, given = case
+    """Run `fit` on a case, restricted to the named repairs if there are any."""
+    model, data, arguments = case
     forbidden = [repair.name for repair in registry.repairs() if repair.name not in repairs] if repairs else []
-    values = {"budget": budget, "progress": False, "forbid": forbidden, **given, **options}
+    values = {"budget": budget, "progress": False, "forbid": forbidden, **arguments, **options}
     return autotrainer.fit(model, data, **values)
 
 
 def mlp(*widths: int, seed: int = 1, outputs: int = 2, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
     torch.manual_seed(seed)
-    made: list[nn.Module] = []
+    modules: list[nn.Module] = []
     for before, width in zip((4, *widths[:-1]), widths, strict=True):
-        made += [nn.Linear(before, width), activation()]
-    return nn.Sequential(*made, nn.Linear(widths[-1], outputs))
+        modules += [nn.Linear(before, width), activation()]
+    return nn.Sequential(*modules, nn.Linear(widths[-1], outputs))
 
 
 def classes(model: nn.Module, optimizer: Any, epochs: int, **options: Any) -> Case:
@@ -55,7 +55,7 @@ def adam(rate: float) -> Any:
     return lambda params: torch.optim.Adam(params, rate)
 
 
-def forgotten() -> Case:
+def missing_parameters() -> Case:
     model = mlp(32, 32)
     return classes(model, torch.optim.SGD(model[0].parameters(), 0.1), 30)
 
@@ -71,28 +71,28 @@ def vanishing_rate() -> Case:
 
 def evaluation_mode() -> Case:
     torch.manual_seed(1)
-    made: list[nn.Module] = []
+    modules: list[nn.Module] = []
     for width in (4, 16, 16, 16, 16, 16):
-        made += [nn.Linear(width, 16), nn.BatchNorm1d(16), nn.Sigmoid()]
+        modules += [nn.Linear(width, 16), nn.BatchNorm1d(16), nn.Sigmoid()]
 
     def step(model: nn.Module, batch: Any) -> Any:
         model.eval()
         outputs = model(batch[0])
         return nn.functional.cross_entropy(outputs, batch[1]), outputs, batch[1]
 
-    return classes(nn.Sequential(*made, nn.Linear(16, 2)), adam(0.01), 30, loss=None, step=step)
+    return classes(nn.Sequential(*modules, nn.Linear(16, 2)), adam(0.01), 30, loss=None, step=step)
 
 
 @pytest.mark.parametrize(
     ("case", "problem", "repair"),
     [
-        (forgotten, "parameters_not_optimized", "complete_optimizer"),
+        (missing_parameters, "parameters_not_optimized", "complete_optimizer"),
         (too_short, "too_few_epochs", "extend_training"),
         (vanishing_rate, "wrong_schedule", "schedule_learning_rate"),
         (evaluation_mode, "wrong_training_mode", "set_mode"),
     ],
 )
-def test_what_the_evidence_proves_is_the_first_attempt(case: Callable[[], Case], problem: str, repair: str) -> None:
+def test_proven_cause_is_repaired_in_the_first_attempt(case: Callable[[], Case], problem: str, repair: str) -> None:
     result = fit(case())
     assert problem in {finding.problem for finding in result.findings}
     assert result.status == "repaired"
@@ -114,15 +114,15 @@ def bad_row() -> Case:
     return model, (x, SIGNS[80:]), options
 
 
-def slightly_too_high() -> Case:
+def rate_slightly_too_high() -> Case:
     x = X * np.array([1, 1, 1, 3], "float32")
     torch.manual_seed(0)
     y = (X @ np.array([1, 2, 3, 4], "float32"))[:, None]
     return nn.Sequential(nn.Linear(4, 1)), (x, y), {"loss": nn.MSELoss(), "optimizer": sgd(0.15), "epochs": 20}
 
 
-def stale(size: float, rate: float) -> Case:
-    """An optimizer that has seen gradients of another size."""
+def stale_optimizer_state(size: float, rate: float) -> Case:
+    """An optimizer whose state comes from gradients of another size."""
     model = mlp(32, 32)
     used = torch.optim.Adam(model.parameters(), rate, betas=(0.0, 0.999))
     start = {name: value.clone() for name, value in model.state_dict().items()}
@@ -133,8 +133,8 @@ def stale(size: float, rate: float) -> Case:
     return classes(model, used, 40)
 
 
-def steep_start() -> Case:
-    """Large weights, whose curvature is that of the start: at a lower rate they leave it."""
+def large_initial_weights() -> Case:
+    """Large weights with high curvature at the start, which a lower rate leaves behind."""
     model = mlp(32, 32, 32, seed=1, outputs=1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -156,15 +156,15 @@ def overflow() -> Case:
     [
         (dead_units, "dying_relu", "revive_units"),
         (bad_row, "nonfinite", "skip_update"),
-        (slightly_too_high, "divergence", "rollback"),
-        (lambda: stale(1e8, 1e-3), "stale_second_moment", "reset_optimizer_state"),
-        (lambda: stale(1e3, 1e-2), "stale_second_moment", "tune_adam"),
+        (rate_slightly_too_high, "divergence", "rollback"),
+        (lambda: stale_optimizer_state(1e8, 1e-3), "stale_second_moment", "reset_optimizer_state"),
+        (lambda: stale_optimizer_state(1e3, 1e-2), "stale_second_moment", "tune_adam"),
         (overflow, "nonfinite", "raise_precision"),
-        (steep_start, "exploding_gradient", "warm_up_learning_rate"),
+        (large_initial_weights, "exploding_gradient", "warm_up_learning_rate"),
     ],
     ids=["revive", "skip", "rollback", "reset", "adam", "precision", "warm_up"],
 )
-def test_a_repair_mends_what_it_says_by_itself(case: Callable[[], Case], problem: str, repair: str) -> None:
+def test_single_repair_in_pytorch(case: Callable[[], Case], problem: str, repair: str) -> None:
     result = fit(case(), repair)
     assert problem in {finding.problem for finding in result.findings}
     assert result.status in ("repaired", "improved")
@@ -179,9 +179,9 @@ def keras_mlp(optimizer: Any, *, activation: str = "relu", regression: bool = Fa
     keras.utils.set_random_seed(1)
     hidden = [layers.Dense(32, activation, name=name) for name in ("a", "b")]
     last = layers.Dense(1, None if regression else "sigmoid", name="out")
-    made = keras.Sequential([keras.Input((4,)), *hidden, last])
-    made.compile(optimizer, "mse" if regression else "binary_crossentropy")
-    return made
+    modules = keras.Sequential([keras.Input((4,)), *hidden, last])
+    modules.compile(optimizer, "mse" if regression else "binary_crossentropy")
+    return modules
 
 
 def keras_classes(model: Any, epochs: int) -> Case:
@@ -189,8 +189,8 @@ def keras_classes(model: Any, epochs: int) -> Case:
 
 
 def keras_too_short() -> Case:
-    given = keras_mlp(keras.optimizers.SGD(0.0005), activation="tanh", regression=True)
-    return given, (X, REAL), {"epochs": 10}
+    model = keras_mlp(keras.optimizers.SGD(0.0005), activation="tanh", regression=True)
+    return model, (X, REAL), {"epochs": 10}
 
 
 def keras_vanishing_rate() -> Case:
@@ -199,24 +199,24 @@ def keras_vanishing_rate() -> Case:
 
 
 def keras_dead_units() -> Case:
-    given = keras_mlp(keras.optimizers.Adam(0.01))
-    given.get_layer("a").bias.assign(np.full(32, -100.0))
-    return keras_classes(given, 30)
+    model = keras_mlp(keras.optimizers.Adam(0.01))
+    model.get_layer("a").bias.assign(np.full(32, -100.0))
+    return keras_classes(model, 30)
 
 
 def keras_bad_row() -> Case:
-    given, (x, y), options = keras_classes(keras_mlp(keras.optimizers.Adam(0.01)), 15)
+    model, (x, y), options = keras_classes(keras_mlp(keras.optimizers.Adam(0.01)), 15)
     bad = x[80:].copy()
     bad[5] = np.nan
-    return given, (bad, y[80:]), {**options, "validation_data": (x[:80], y[:80])}
+    return model, (bad, y[80:]), {**options, "validation_data": (x[:80], y[:80])}
 
 
-def keras_slightly_too_high() -> Case:
+def keras_rate_slightly_too_high() -> Case:
     keras.utils.set_random_seed(1)
-    given = keras.Sequential([keras.Input((4,)), layers.Dense(1)])
-    given.compile(keras.optimizers.SGD(0.15), "mse")
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.15), "mse")
     y = (X @ np.array([1, 2, 3, 4], "float32"))[:, None]
-    return given, (X * np.array([1, 1, 1, 3], "float32"), y), {"epochs": 20}
+    return model, (X * np.array([1, 1, 1, 3], "float32"), y), {"epochs": 20}
 
 
 @pytest.mark.parametrize(
@@ -226,11 +226,11 @@ def keras_slightly_too_high() -> Case:
         (keras_vanishing_rate, "schedule_learning_rate"),
         (keras_dead_units, "revive_units"),
         (keras_bad_row, "skip_update"),
-        (keras_slightly_too_high, "rollback"),
+        (keras_rate_slightly_too_high, "rollback"),
     ],
     ids=["extend", "schedule", "revive", "skip", "rollback"],
 )
-def test_a_repair_mends_what_it_says_in_keras(case: Callable[[], Case], repair: str) -> None:
+def test_single_repair_in_keras(case: Callable[[], Case], repair: str) -> None:
     result = fit(case(), repair)
     assert result.status in ("repaired", "improved")
     assert result.plan.repairs == (repair,)

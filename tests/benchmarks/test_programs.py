@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:In loss categorical_crossentropy:SyntaxWarning"),
 ]
 
-MADE = [
+GENERATED = [
     *(f"{data}.{kind}.zero_init.0" for data, kind in (("digits", "mlp"), ("digit_images", "cnn"), ("waves", "cnn1d"))),
     "cancer_codes.autoencoder.log_of_zero.0",
     "arm.mlp.summed_loss.0",
@@ -43,12 +43,12 @@ MADE = [
     "reviews.transformer.loud_attention.0",
     "reviews.transformer.decay_too_strong.0",
 ]
-"""One generated case for each kind of network and for what else the others lack."""
+"""One generated case for each kind of network, and for everything else that the other cases do not cover."""
 
 PROGRAMS = {
     f"{case.id}-{variant}": program
-    for case in [*load_cases(), *load_cases(["generated"], MADE)]
-    for variant, program in (("given", case.given), ("fixed", case.fixed))
+    for case in [*load_cases(), *load_cases(["generated"], GENERATED)]
+    for variant, program in (("given", case.original), ("fixed", case.fixed))
     if program is not None and not (case.source == "zoo" and variant == "fixed" and case.id != "demo_vanish")
 }
 
@@ -61,48 +61,51 @@ def data_of(program: Program) -> Arrays:
 
 
 def keras_weights(model: Iterable[nn.Module]) -> list[NDArray[Any]]:
-    """Return a PyTorch model's weights in the order and form of Keras."""
-    found: list[NDArray[Any]] = []
+    """Return a PyTorch model's weights in the order and layout of Keras."""
+    weights: list[NDArray[Any]] = []
     channels = 0
     for module in model:
         state = {name: value.numpy() for name, value in module.state_dict().items()}
         if isinstance(module, Residual):
-            found += keras_weights(module)
+            weights += keras_weights(module)
         elif isinstance(module, nn.Conv1d | nn.Conv2d):
             channels = module.out_channels
-            found += [np.moveaxis(state["weight"], (1, 0), (-2, -1)), state["bias"]]
+            weights += [np.moveaxis(state["weight"], (1, 0), (-2, -1)), state["bias"]]
         elif isinstance(module, nn.Linear):
             weight = state["weight"]
-            if channels:  # what was flattened goes channels last in Keras
+            if channels:  # Keras flattens channels last
                 units, cells = len(weight), weight.shape[1] // channels
                 weight = np.swapaxes(weight.reshape(units, channels, cells), 1, 2).reshape(units, -1)
                 channels = 0
-            found += [weight.T, state["bias"]]
+            weights += [weight.T, state["bias"]]
         elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            found += [state[name] for name in ("weight", "bias", "running_mean", "running_var")]
+            weights += [state[name] for name in ("weight", "bias", "running_mean", "running_var")]
         elif isinstance(module, Lstm):
             for end in ("l0", "l0_reverse") if module.lstm.bidirectional else ("l0",):
                 bias = state[f"lstm.bias_ih_{end}"] + state[f"lstm.bias_hh_{end}"]
-                found += [state[f"lstm.weight_ih_{end}"].T, state[f"lstm.weight_hh_{end}"].T, bias]
+                weights += [state[f"lstm.weight_ih_{end}"].T, state[f"lstm.weight_hh_{end}"].T, bias]
         elif isinstance(module, Gru):
             gates = {name: value.reshape(3, -1, *value.shape[1:])[[1, 0, 2]] for name, value in state.items()}
             for end in ("l0", "l0_reverse") if module.gru.bidirectional else ("l0",):
                 parts = {n: gates[f"gru.{n}_{end}"] for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
-                found += [parts[n].reshape(-1, parts[n].shape[-1]).T for n in ("weight_ih", "weight_hh")]
-                found.append(np.stack([parts["bias_ih"].ravel(), parts["bias_hh"].ravel()]))
+                weights += [parts[n].reshape(-1, parts[n].shape[-1]).T for n in ("weight_ih", "weight_hh")]
+                weights.append(np.stack([parts["bias_ih"].ravel(), parts["bias_hh"].ravel()]))
         elif isinstance(module, SelfAttention):
             heads, units = module.attention.num_heads, module.attention.embed_dim
             kernels, biases = state["attention.in_proj_weight"], state["attention.in_proj_bias"]
             for kernel, bias in zip(kernels.reshape(3, units, units), biases.reshape(3, units), strict=True):
-                found += [kernel.T.reshape(units, heads, -1), bias.reshape(heads, -1)]
-            found += [state["attention.out_proj.weight"].T.reshape(heads, -1, units), state["attention.out_proj.bias"]]
+                weights += [kernel.T.reshape(units, heads, -1), bias.reshape(heads, -1)]
+            weights += [
+                state["attention.out_proj.weight"].T.reshape(heads, -1, units),
+                state["attention.out_proj.bias"],
+            ]
         else:
-            found += state.values()
-    return found
+            weights += state.values()
+    return weights
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_same_parameters_outputs_and_loss(name: str) -> None:
+def test_parameters_outputs_and_loss_are_equal_in_both_frameworks(name: str) -> None:
     program = PROGRAMS[name]
     data = data_of(program)
     torch.manual_seed(0)
@@ -125,9 +128,9 @@ def test_same_parameters_outputs_and_loss(name: str) -> None:
     np.testing.assert_allclose(float(loss), expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", load_cases(["generated"], MADE), ids=lambda case: case.id)
-def test_both_optimizers_take_what_a_program_says(case: Case) -> None:
-    program = case.given
+@pytest.mark.parametrize("case", load_cases(["generated"], GENERATED), ids=lambda case: case.id)
+def test_optimizers_have_equal_settings_in_both_frameworks(case: Case) -> None:
+    program = case.original
     ours = build_pytorch.make_optimizer(program, [nn.Parameter(torch.zeros(1))]).param_groups[0]
     theirs = build_keras.make_optimizer(program)
     assert float(ours["lr"]) == pytest.approx(float(theirs.learning_rate))
@@ -138,20 +141,20 @@ def test_both_optimizers_take_what_a_program_says(case: Case) -> None:
         assert ours["weight_decay"] == theirs.weight_decay == program.optimizer["weight_decay"]
 
 
-def test_every_word_is_built_and_compared() -> None:
-    said = [layer for program in PROGRAMS.values() for layer in walk(program.layers)]
-    assert {layer["type"] for layer in said} == set(LAYERS)
+def test_programs_cover_the_whole_vocabulary() -> None:
+    layers = [layer for program in PROGRAMS.values() for layer in walk(program.layers)]
+    assert {layer["type"] for layer in layers} == set(LAYERS)
     assert {program.loss for program in PROGRAMS.values()} | {"bce_logits"} == set(LOSSES)
     assert {program.optimizer["name"] for program in PROGRAMS.values()} | {"nadam"} == set(OPTIMIZERS)
     assert {program.layout for program in PROGRAMS.values()} == set(ENCODINGS)
-    kinds = {name.split(".")[1] for name in MADE} | {"lstm"}
+    kinds = {name.split(".")[1] for name in GENERATED} | {"lstm"}
     assert kinds == {kind for spec in DATA.values() for kind in spec["kinds"]}
 
 
 @pytest.mark.parametrize(
     "init", ["he_uniform", "he_normal", "lecun_normal", "glorot_normal", "uniform005", "normal005"]
 )
-def test_initializers_have_the_spread_of_keras(init: str) -> None:
+def test_initializers_have_the_same_spread_as_keras(init: str) -> None:
     layers = ({"type": "dense", "units": 300, "init": init},)
     program = Program(layers, "mse", {"name": "sgd", "lr": 0.1}, 8, 1, {"label_encoding": "float"}, "framework", "r2")
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""What tells the training as given from others: model, loss and optimizer, in both frameworks."""
+"""Fingerprint of a training: model, loss and optimizer, in both frameworks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _torch(change: str) -> dict[str, str]:
 
 
 def _keras(change: str) -> dict[str, str]:
-    keras.utils.clear_session()  # names of layers are counted on in a process
+    keras.utils.clear_session()  # layer names are numbered within a process
     keras.utils.set_random_seed(int(change == "weights"))
     hidden = keras.layers.Dense(4, "tanh" if change == "attribute" else "relu")
     rest = [keras.layers.Dropout(0.2 if change == "layer" else 0.1), keras.layers.Dense(2)]
@@ -54,7 +54,7 @@ def _identity(request: FitRequest) -> dict[str, str]:
     return {name: digest(value) for name, value in identity.items()}
 
 
-@pytest.mark.parametrize("of", [_torch, _keras])
+@pytest.mark.parametrize("build", [_torch, _keras])
 @pytest.mark.parametrize(
     ("change", "part"),
     [
@@ -67,9 +67,9 @@ def _identity(request: FitRequest) -> dict[str, str]:
         ("nothing", None),
     ],
 )
-def test_a_change_is_seen_where_it_is(of: Any, change: str, part: str | None) -> None:
-    given, changed = of(""), of(change)
-    assert [name for name in given if given[name] != changed[name]] == ([part] if part else [])
+def test_changes_affect_only_their_part(build: Any, change: str, part: str | None) -> None:
+    original, changed = build(""), build(change)
+    assert [name for name in original if original[name] != changed[name]] == ([part] if part else [])
 
 
 def _scaled_by(factor: float) -> Any:
@@ -101,7 +101,7 @@ def test_equal_values_have_equal_digests(one: Any, other: Any, same: bool) -> No
     assert (digest(one) == digest(other)) == same
 
 
-def test_a_value_may_hold_itself() -> None:
+def test_recursive_values() -> None:
     ring: list[Any] = [1]
     ring.append(ring)
     other: list[Any] = [1]

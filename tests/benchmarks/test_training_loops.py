@@ -1,4 +1,4 @@
-"""Faults of a training loop do in PyTorch what they say."""
+"""Faults of a PyTorch training loop have their described effect."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from autotrainer.errors import ConfigError
 from benchmarks.cases.case import Program, load_cases
-from benchmarks.cases.scoring import fix_verdict, verdict
+from benchmarks.cases.scoring import case_state, fix_state
 from benchmarks.data.datasets import Arrays, load
 from benchmarks.programs import pytorch as build_pytorch
 
@@ -36,7 +36,7 @@ PROGRAM = Program(
 
 
 class Steps:
-    """Notes at each step what can be seen of it."""
+    """Records what happens at each step."""
 
     def __init__(self, model: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
         self.score = 0.0
@@ -58,7 +58,7 @@ class Steps:
         model.register_forward_hook(forward)
 
     def end_epoch(self, **values: float) -> None:
-        """Take no notice."""
+        """Do nothing."""
 
 
 def run(program: Program) -> tuple[Steps, Arrays]:
@@ -77,7 +77,7 @@ def moved(steps: Steps) -> list[bool]:
     return [not torch.equal(a, b) for a, b in zip(steps.before, steps.model.parameters(), strict=True)]
 
 
-def test_a_loop_as_it_should_be() -> None:
+def test_correct_loop() -> None:
     steps, _ = run(PROGRAM)
     assert len(steps.modes) == 11
     assert all(steps.modes)
@@ -85,7 +85,7 @@ def test_a_loop_as_it_should_be() -> None:
     assert all(moved(steps))
 
 
-def test_gradients_add_up() -> None:
+def test_gradients_accumulate_without_zero_grad() -> None:
     once = run(PROGRAM)[0].norms
     added = run(replace(PROGRAM, loop={"zero_grad": False}))[0].norms
     assert added[0] == once[0]
@@ -98,13 +98,13 @@ def test_gradients_are_clipped() -> None:
 
 
 @pytest.mark.parametrize(("optimized", "trained"), [("first", [0, 1]), ("last", [4, 5]), ("none", [])])
-def test_the_optimizer_lacks_parameters(optimized: str, trained: list[int]) -> None:
+def test_optimizer_lacks_parameters(optimized: str, trained: list[int]) -> None:
     steps, _ = run(replace(PROGRAM, loop={"optimized": optimized}))
     assert [i for i, changed in enumerate(moved(steps)) if changed] == trained
     assert bool(steps.owned & {id(p) for p in steps.model.parameters()}) == bool(trained)
 
 
-def test_the_mode_is_wrong() -> None:
+def test_wrong_modes() -> None:
     steps, _ = run(replace(PROGRAM, loop={"mode": "eval"}))
     assert not any(steps.modes)
     steps, _ = run(replace(PROGRAM, loop={"evaluation": "train"}))
@@ -112,30 +112,30 @@ def test_the_mode_is_wrong() -> None:
     assert all(steps.evaluation)
 
 
-def test_rows_stay_in_the_order_given() -> None:
+def test_rows_stay_in_order_without_shuffling() -> None:
     dataset = {**PROGRAM.dataset, "order": "by_label"}
-    seen: list[int] = []
+    labels: list[int] = []
 
     class Loss(nn.Module):
         def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             if outputs.requires_grad:
-                seen.extend(targets.tolist())
+                labels.extend(targets.tolist())
             return nn.functional.nll_loss(outputs.log(), targets)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build_pytorch, "loss_module", lambda program: Loss())
         run(replace(PROGRAM, dataset=dataset, loop={"shuffle": False}))
-    assert seen == sorted(seen)
-    assert len(set(seen)) == 3
+    assert labels == sorted(labels)
+    assert len(set(labels)) == 3
 
 
-def test_fit_is_given_no_loop_of_its_own() -> None:
+def test_fit_arguments_reject_loop_faults() -> None:
     data = load(PROGRAM, 0)
     parts = (data.x_train, data.y_train), (data.x_test, data.y_test)
     with pytest.raises(ConfigError, match="in the training loop"):
         build_pytorch.fit_arguments(replace(PROGRAM, loop={"zero_grad": False}), *parts, 0)
-    given = build_pytorch.fit_arguments(replace(PROGRAM, loop={"shuffle": False}), *parts, 0)
-    (_, first), *_ = given["train_data"]
+    arguments = build_pytorch.fit_arguments(replace(PROGRAM, loop={"shuffle": False}), *parts, 0)
+    (_, first), *_ = arguments["train_data"]
     assert torch.equal(first, torch.from_numpy(data.y_train[:64]))
 
 
@@ -150,9 +150,9 @@ def test_fit_is_given_no_loop_of_its_own() -> None:
         "wine.mlp.no_zero_grad.0",
     ],
 )
-def test_generated_faults_show_and_their_fixes_reach(name: str) -> None:
+def test_generated_faults_show_and_their_fixes_work(name: str) -> None:
     (case,) = load_cases(["generated"], [name])
     assert case.fixed is not None
-    given, fixed = (run(program)[0].score for program in (case.given, case.fixed))
-    assert verdict(case, [given], [fixed], "pytorch") == "faulty"
-    assert fix_verdict(case, [fixed], "pytorch") == "healthy"
+    original, fixed = (run(program)[0].score for program in (case.original, case.fixed))
+    assert case_state(case, [original], [fixed], "pytorch") == "faulty"
+    assert fix_state(case, [fixed], "pytorch") == "healthy"

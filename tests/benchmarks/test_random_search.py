@@ -1,4 +1,4 @@
-"""Random search: its space, its budget, and that it never looks at the test rows."""
+"""Random search: its space and budget, and that the test rows never influence a choice."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from benchmarks.cases.case import Program, load_cases
-from benchmarks.repair.rivals import Trained, longer, random_search
-from benchmarks.repair.search import LOG_UNIFORM, RATES, SPACE, UNIFORM, Space, draw_program
+from benchmarks.repair.alternatives import Scores, longer, random_search
+from benchmarks.repair.search_space import LOG_UNIFORM, RATES, SPACE, UNIFORM, Space, draw_program
 
-GIVEN = {case.id: case.given for case in load_cases(["real", "zoo"])}
-PROGRAM = GIVEN["so50306988"]
+ORIGINAL = {case.id: case.original for case in load_cases(["real", "zoo"])}
+PROGRAM = ORIGINAL["so50306988"]
 
 
 def cost(program: Program) -> float:
@@ -20,32 +20,32 @@ def cost(program: Program) -> float:
 
 
 @pytest.mark.parametrize(("space", "middle"), [(UNIFORM, 0.05), (LOG_UNIFORM, 0.00316)])
-def test_rates_are_drawn_as_said(space: Space, middle: float) -> None:
+def test_rates_follow_their_distribution(space: Space, middle: float) -> None:
     draw = np.random.default_rng(0)
     rates = [space.rate(draw) for _ in range(2000)]
     assert RATES[0] <= min(rates) < max(rates) <= RATES[1]
     assert np.median(rates) == pytest.approx(middle, rel=0.1)
 
 
-@pytest.mark.parametrize("name", sorted(GIVEN))
-def test_every_training_can_be_drawn_anew_and_is_built(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(ORIGINAL))
+def test_drawn_programs_can_be_built(name: str) -> None:
     from benchmarks.programs.pytorch import build, loss_module, make_optimizer
 
-    given, draw = GIVEN[name], np.random.default_rng(1)
-    shape = (784,) if given.dataset.get("generator") == "mnist" else (2,)
+    original, draw = ORIGINAL[name], np.random.default_rng(1)
+    shape = (784,) if original.dataset.get("generator") == "mnist" else (2,)
     for _ in range(3):
-        program = draw_program(given, UNIFORM, draw)
-        assert (program.dataset, program.metric) == (given.dataset, given.metric)
+        program = draw_program(original, UNIFORM, draw)
+        assert (program.dataset, program.metric) == (original.dataset, original.metric)
         assert program.batch_size in SPACE["batch_size"]
         assert [layer.get("units") for layer in program.layers if layer["type"] == "dense"] == [
-            layer.get("units") for layer in given.layers if layer["type"] == "dense"
+            layer.get("units") for layer in original.layers if layer["type"] == "dense"
         ]
         if all(layer["type"] in ("dense", "activation", "batchnorm", "dropout") for layer in program.layers):
             make_optimizer(program, build(program, shape).parameters())
         loss_module(program)
 
 
-def test_an_activation_behind_a_normalization_is_not_doubled() -> None:
+def test_activation_after_normalization_is_not_duplicated() -> None:
     layers = ({"type": "dense", "units": 4}, {"type": "batchnorm"}, {"type": "activation", "fn": "relu"})
     program = replace(PROGRAM, layers=(*layers, {"type": "dense", "units": 2}))
     drawn = draw_program(program, UNIFORM, np.random.default_rng(0)).layers
@@ -54,18 +54,18 @@ def test_an_activation_behind_a_normalization_is_not_doubled() -> None:
     assert drawn[3]["activation"] in ("softmax", "sigmoid")
 
 
-def test_no_budget_is_exceeded_and_more_of_it_never_loses() -> None:
-    seen: list[Program] = []
+def test_budgets_are_kept_and_larger_ones_never_worse() -> None:
+    programs: list[Program] = []
 
-    def train(program: Program) -> Trained:
-        seen.append(program)
-        if len(seen) % 4 == 0:
+    def train(program: Program) -> Scores:
+        programs.append(program)
+        if len(programs) % 4 == 0:
             raise RuntimeError("refused")
         good = 1 - abs(np.log10(program.optimizer["lr"]) + 2)
-        return Trained(validation=float(good), test=float(good) - 0.1)
+        return Scores(validation=float(good), test=float(good) - 0.1)
 
     budgets = (1.0, 3.0, 10.0, 20.0)
-    entries = random_search("random", PROGRAM, Trained(-2.0, -2.0), LOG_UNIFORM, budgets, train, cost, 0)
+    entries = random_search("random", PROGRAM, Scores(-2.0, -2.0), LOG_UNIFORM, budgets, train, cost, 0)
     assert [entry["budget"] for entry in entries] == list(budgets)
     assert entries[0]["plan"] is None
     assert (entries[0]["cost"], entries[0]["cost_to_win"], entries[0]["attempts"]) == (1.0, None, [])
@@ -75,23 +75,23 @@ def test_no_budget_is_exceeded_and_more_of_it_never_loses() -> None:
     scores = [entry["repaired"] for entry in entries]
     assert scores == sorted(scores)
     assert any("refused" in str(a[2]) for a in entries[-1]["attempts"])
-    alone = random_search("random", PROGRAM, Trained(-2.0, -2.0), LOG_UNIFORM, (3.0,), train, cost, 0)
+    alone = random_search("random", PROGRAM, Scores(-2.0, -2.0), LOG_UNIFORM, (3.0,), train, cost, 0)
     assert [a[0] for a in alone[0]["attempts"]] == [a[0] for a in entries[1]["attempts"]]
 
 
-def test_the_choice_is_made_on_validation_rows() -> None:
-    def train(program: Program) -> Trained:
-        return Trained(validation=0.4, test=0.99)
+def test_attempts_are_chosen_by_validation_score() -> None:
+    def train(program: Program) -> Scores:
+        return Scores(validation=0.4, test=0.99)
 
-    (entry,) = random_search("random", PROGRAM, Trained(0.5, 0.5), UNIFORM, (4.0,), train, cost, 0)
+    (entry,) = random_search("random", PROGRAM, Scores(0.5, 0.5), UNIFORM, (4.0,), train, cost, 0)
     assert (entry["repaired"], entry["plan"]) == (0.5, None)
 
 
-def test_twice_as_long_costs_two_more() -> None:
-    def train(program: Program) -> Trained:
+def test_twice_as_long_costs_two_trainings() -> None:
+    def train(program: Program) -> Scores:
         assert program.epochs == 2 * PROGRAM.epochs
-        return Trained(0.9, 0.8)
+        return Scores(0.9, 0.8)
 
-    poor, rich = longer("longer", PROGRAM, Trained(0.5, 0.5), (2.5, 3.0), train, cost)
+    poor, rich = longer("longer", PROGRAM, Scores(0.5, 0.5), (2.5, 3.0), train, cost)
     assert (poor["repaired"], poor["plan"]) == (0.5, None)
     assert (rich["repaired"], rich["cost"], rich["cost_to_win"]) == (0.8, 3.0, 3.0)

@@ -1,4 +1,4 @@
-"""Half precision, data loaders with several workers, and several processes: found and left alone end to end."""
+"""Half precision, data loader workers and distributed replicas end to end, with and without problems."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ Y = (X[:, 0] + X[:, 1] > 0).astype(np.float32)
 
 
 def overflows(outputs: torch.Tensor) -> torch.Tensor:
-    """A large number in half precision: its gradients fit into it at a small scale only."""
+    """Large values in half precision: their gradients overflow unless the scale is small."""
     return (outputs.half() * 1e4).float() * 1e3
 
 
 def undefined(outputs: torch.Tensor) -> torch.Tensor:
-    """The root of zero: the same numbers, and gradients that are never finite."""
+    """The square root of zero: unchanged values, and gradients that are never finite."""
     return outputs + (outputs - outputs).abs().sqrt()
 
 
 class Scaled:
-    """A training with a scaler of its own; the monitor is told nothing of it."""
+    """A training with a gradient scaler that is not passed to the monitor."""
 
     fused, enabled, ends_epochs = False, True, True
 
@@ -83,22 +83,22 @@ class Endless(Scaled):
 
 @pytest.mark.parametrize("kind", [Scaled, Fused, Endless])
 @pytest.mark.parametrize("since", [0, 40])
-def test_gradients_that_are_never_finite(kind: type[Scaled], since: int) -> None:
+def test_nonfinite_gradients_collapse_the_loss_scale(kind: type[Scaled], since: int) -> None:
     found = kind(undefined, since).run()
     assert found["loss_scale_collapse"].severity is Severity.ERROR
     assert found["loss_scale_collapse"].evidence["loss_scale"] < 1e-4
 
 
-def test_gradients_that_overflow_at_any_scale() -> None:
+def test_overflowing_gradients_collapse_the_loss_scale() -> None:
     assert Scaled(overflows).run()["loss_scale_collapse"].severity is Severity.ERROR
 
 
 @pytest.mark.parametrize("kind", [Scaled, Fused, Endless])
-def test_a_scale_that_fits_is_left_alone(kind: type[Scaled]) -> None:
+def test_stable_loss_scale_has_no_finding(kind: type[Scaled]) -> None:
     assert kind(nn.Identity()).run() == {}
 
 
-def test_a_scaler_that_is_switched_off_is_left_alone() -> None:
+def test_disabled_scaler_has_no_finding() -> None:
     class Off(Scaled):
         enabled = False
 
@@ -117,7 +117,7 @@ def fit_in_half_precision(factor: float) -> dict[str, str]:
     return {f.problem: str(f.severity) for f in monitor.findings if f.severity is not Severity.INFO}
 
 
-def test_half_precision_in_keras() -> None:
+def test_loss_scale_in_keras() -> None:
     assert fit_in_half_precision(1e7) == {"loss_scale_collapse": "error"}
     assert fit_in_half_precision(1.0) == {}
 
@@ -126,7 +126,7 @@ def test_half_precision_in_keras() -> None:
 
 
 class Augmented(Dataset[Any]):
-    """Rows with noise from a generator of the data set's own, which every worker gets a copy of."""
+    """Rows with noise from the data set's generator, of which every worker gets a copy."""
 
     def __init__(self) -> None:
         self.generator = np.random.default_rng(0)
@@ -152,7 +152,7 @@ class DrawsInTorch(Augmented):
 
 
 class DrawsLazily(Augmented):
-    """Makes its generator in the worker."""
+    """Creates its generator in the worker."""
 
     def __init__(self) -> None:
         self.generator: Any = None
@@ -164,7 +164,7 @@ class DrawsLazily(Augmented):
 
 
 class DrawsRarely(Augmented):
-    """Changes one row in eight: too few to tell."""
+    """Changes one row in eight: too few to detect."""
 
     def noise(self, index: int) -> Any:
         return self.generator.normal() * (self.generator.random() < 1 / 8)
@@ -185,8 +185,8 @@ class Stream(IterableDataset[Any]):
 class DividedStream(Stream):
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         info = get_worker_info()
-        own = slice(None) if info is None else slice(info.id, None, info.num_workers)
-        yield from zip(X[own], Y[own], strict=True)
+        rows = slice(None) if info is None else slice(info.id, None, info.num_workers)
+        yield from zip(X[rows], Y[rows], strict=True)
 
 
 def one_seed(worker: int) -> None:
@@ -197,7 +197,7 @@ def own_seed(worker: int) -> None:
     np.random.seed(worker)
 
 
-def inspected(dataset: Any, **options: Any) -> dict[str, str]:
+def check_loader(dataset: Any, **options: Any) -> dict[str, str]:
     """Check a loader, and return severities by problem."""
     shuffle = None if isinstance(dataset, IterableDataset) else True
     generator = torch.Generator().manual_seed(3)
@@ -223,8 +223,8 @@ def inspected(dataset: Any, **options: Any) -> dict[str, str]:
         (Stream, {}, "warning"),
     ],
 )
-def test_workers_alike(dataset: type[Any], options: dict[str, Any], expected: str) -> None:
-    assert inspected(dataset(), **options) == {"repeated_augmentation": expected}
+def test_workers_with_equal_random_numbers_or_rows(dataset: type[Any], options: dict[str, Any], expected: str) -> None:
+    assert check_loader(dataset(), **options) == {"repeated_augmentation": expected}
 
 
 @pytest.mark.parametrize(
@@ -240,8 +240,8 @@ def test_workers_alike(dataset: type[Any], options: dict[str, Any], expected: st
         (Stream, {"num_workers": 1}),
     ],
 )
-def test_workers_that_draw_and_read_for_themselves(dataset: type[Any], options: dict[str, Any]) -> None:
-    assert inspected(dataset(), **options) == {}
+def test_independent_workers_have_no_finding(dataset: type[Any], options: dict[str, Any]) -> None:
+    assert check_loader(dataset(), **options) == {}
 
 
 # -- replica_desync ---------------------------------------------------------------------------------------------------
@@ -311,23 +311,23 @@ def compared(logs: Path, kind: str) -> dict[str, Finding]:
 
 
 @pytest.mark.parametrize("kind", ["unwrapped", "bypassed"])
-def test_replicas_that_train_apart(logs: Path, kind: str) -> None:
+def test_unsynchronized_replicas(logs: Path, kind: str) -> None:
     found = compared(logs, kind)["replica_desync"]
     assert found.severity is Severity.ERROR
     assert found.evidence["replica_gap"] > 1e-5
 
 
-def test_a_layer_that_is_left_out(logs: Path) -> None:
+def test_unsynchronized_layer(logs: Path) -> None:
     found = compared(logs, "ignored")["replica_desync"]
     assert (found.severity, found.layers) == (Severity.WARNING, ("4",))
 
 
-def test_the_same_samples_on_both(logs: Path) -> None:
+def test_replicas_with_the_same_samples(logs: Path) -> None:
     found = compared(logs, "twins")["replica_desync"]
     assert (found.severity, found.evidence["replica_twins"]) == (Severity.WARNING, 1.0)
 
 
-def test_replicas_that_train_together(logs: Path) -> None:
+def test_synchronized_replicas_have_no_finding(logs: Path) -> None:
     assert compared(logs, "good") == {}
 
 
@@ -347,7 +347,7 @@ def recorded(folder: Path, seed: int) -> Path:
     return monitor.log_path
 
 
-def test_logs_of_keras(tmp_path: Path) -> None:
+def test_replica_logs_of_keras(tmp_path: Path) -> None:
     first, same, other = (recorded(tmp_path, seed) for seed in (0, 0, 1))
     select = "replica_desync"
     apart = autotrainer.replay(first, replicas=[same, other], select=select).findings
@@ -355,6 +355,6 @@ def test_logs_of_keras(tmp_path: Path) -> None:
     assert [str(f.severity) for f in (*apart, *twins)] == ["error", "warning"]
 
 
-def test_logs_of_different_models(logs: Path, tmp_path: Path) -> None:
+def test_replica_logs_of_different_models_are_rejected(logs: Path, tmp_path: Path) -> None:
     with pytest.raises(LogError, match="another model"):
         autotrainer.replay(next((logs / "good-0").glob("*.jsonl")), replicas=[recorded(tmp_path, 0)])

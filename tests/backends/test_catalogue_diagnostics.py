@@ -1,4 +1,4 @@
-"""Problems that only a question tells: `ignored_input`, `data_leakage`, `unlearnable_targets`, in real trainings."""
+"""Problems that only diagnostics detect: `ignored_input`, `data_leakage`, `unlearnable_targets`, in real trainings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _stream(given: dict[str, Any], inputs: Any, labels: Any) -> Any:
 
 
 class _Flipped(nn.Module):
-    """Means to turn the time axis around, and turns the rows."""
+    """Is meant to flip the time axis, but flips the rows."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -88,14 +88,14 @@ def _severities(result: Result) -> dict[str, Severity]:
     return {f.problem: f.severity for f in result.findings if f.problem in PROBLEMS}
 
 
-def test_a_healthy_training_has_none_of_them_and_costs_what_it_costs(make: Callable[..., dict[str, Any]]) -> None:
+def test_healthy_training_has_no_finding_and_no_extra_cost(make: Callable[..., dict[str, Any]]) -> None:
     result = _fit(make(16, 0.03), (INPUTS, LABELS), budget=2.0)
     assert result.status == "healthy", [str(f) for f in result.findings]
     assert _severities(result) == {}
     assert result.cost == 1.0
 
 
-def test_rows_that_both_have_are_leaked(make: Callable[..., dict[str, Any]]) -> None:
+def test_shared_rows_are_data_leakage(make: Callable[..., dict[str, Any]]) -> None:
     inputs, labels = (np.concatenate([a[1200:], a[:30]]) for a in (INPUTS, LABELS))
     result = _fit(make(16, 0.03), (INPUTS[:1200], LABELS[:1200]), (inputs, labels), budget=3.0)
     assert _severities(result) == {"data_leakage": Severity.ERROR}
@@ -104,7 +104,7 @@ def test_rows_that_both_have_are_leaked(make: Callable[..., dict[str, Any]]) -> 
 
 
 @pytest.mark.parametrize("shared", [30, 0])
-def test_rows_that_both_streams_have_are_leaked(make: Callable[..., dict[str, Any]], shared: int) -> None:
+def test_shared_rows_of_streams_are_data_leakage(make: Callable[..., dict[str, Any]], shared: int) -> None:
     given = make(16, 0.03)
     held_out = tuple(np.concatenate([a[1200:], a[:shared]]) for a in (INPUTS, LABELS))
     train, validation = _stream(given, INPUTS[:1200], LABELS[:1200]), _stream(given, *held_out)
@@ -112,13 +112,13 @@ def test_rows_that_both_streams_have_are_leaked(make: Callable[..., dict[str, An
     assert _severities(result) == ({"data_leakage": Severity.ERROR} if shared else {})
 
 
-def test_few_possible_rows_are_no_leak(make: Callable[..., dict[str, Any]]) -> None:
+def test_few_possible_rows_are_not_data_leakage(make: Callable[..., dict[str, Any]]) -> None:
     inputs = RANDOM.integers(0, 2, (1500, 10)).astype(np.float32)
     result = _fit(make(16, 0.03), (inputs, (inputs.sum(axis=1) > 5).astype(np.int64)))
     assert _severities(result) == {}
 
 
-def test_random_labels_are_learned_by_heart_and_not_repaired(make: Callable[..., dict[str, Any]]) -> None:
+def test_random_labels_are_memorized_and_not_repaired(make: Callable[..., dict[str, Any]]) -> None:
     result = _fit(make(256, 0.02), (INPUTS[:800], RANDOM_LABELS[:800]), (INPUTS[800:], RANDOM_LABELS[800:]),
                   epochs=40, budget=3.0)  # fmt: skip
     assert _severities(result) == {"unlearnable_targets": Severity.ERROR}, [str(f) for f in result.findings]
@@ -127,7 +127,7 @@ def test_random_labels_are_learned_by_heart_and_not_repaired(make: Callable[...,
     assert result.cost <= 1.05
 
 
-def test_equal_labels_are_nothing_to_learn(make: Callable[..., dict[str, Any]]) -> None:
+def test_constant_labels_are_unlearnable(make: Callable[..., dict[str, Any]]) -> None:
     result = _fit(make(16, 0.03), (INPUTS[:600], np.ones(600, np.int64)), budget=3.0)
     assert _severities(result) == {"unlearnable_targets": Severity.ERROR}
     given = make(16, 0.03)
@@ -136,7 +136,7 @@ def test_equal_labels_are_nothing_to_learn(make: Callable[..., dict[str, Any]]) 
 
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
-def test_inputs_of_other_rows_are_as_good_as_none(make: Callable[..., dict[str, Any]]) -> None:
+def test_inputs_of_other_rows_are_ignored_input(make: Callable[..., dict[str, Any]]) -> None:
     result = _fit(make(16, 0.003, flipped=True), (INPUTS, LABELS), epochs=30)
     told = {f.problem: f for f in result.findings}
     assert _severities(result) == {"ignored_input": Severity.ERROR}, [str(f) for f in result.findings]
@@ -173,7 +173,7 @@ def _predictions(trainer: Any, run: RecordedRun, *edits: Edit) -> np.ndarray:
     return trained.predict(INPUTS[:20])
 
 
-def test_a_rate_that_is_set_is_the_rate_of_the_step(make: Callable[..., dict[str, Any]]) -> None:
+def test_set_rate_applies_to_the_next_step(make: Callable[..., dict[str, Any]]) -> None:
     trainer = _trainer(make(8, 0.01))
     run = _Setting()
     run.trainer = trainer
@@ -182,7 +182,7 @@ def test_a_rate_that_is_set_is_the_rate_of_the_step(make: Callable[..., dict[str
     assert not np.allclose(found, _predictions(trainer, RecordedRun()))
 
 
-def test_groups_keep_their_ratios_and_schedules_their_say() -> None:
+def test_set_rate_keeps_group_ratios_and_schedules() -> None:
     given = _torch(8, 0.01)
     layers = list(given["model"].children())
     groups = [{"params": layers[0].parameters()}, {"params": layers[2].parameters(), "lr": 1.0}]
@@ -202,7 +202,7 @@ def test_groups_keep_their_ratios_and_schedules_their_say() -> None:
     assert trainer.set_rate(kept.kept, 0.5) is False
 
 
-def test_a_range_test_finds_the_rate_that_a_training_lacks(make: Callable[..., dict[str, Any]]) -> None:
+def test_lr_range_test_finds_a_better_rate(make: Callable[..., dict[str, Any]]) -> None:
     unmeasured = ("learning_rate_too_low", "abnormal_update_ratio")
     result = _fit(make(16, 3e-5), (INPUTS, LABELS), epochs=25, budget=2.15, ignore=unmeasured)
     assert result.baseline_score < 0.8
@@ -225,7 +225,7 @@ def _sampled(backend: str, given: dict[str, Any], source: Any, rows: int) -> Arr
     return trainer.sample(StreamData(source), rows)
 
 
-def test_a_loader_gives_its_first_rows_and_is_as_before() -> None:
+def test_sample_of_a_loader_leaves_its_state_unchanged() -> None:
     generator = torch.Generator().manual_seed(3)
     rows = TensorDataset(torch.from_numpy(INPUTS), torch.from_numpy(LABELS))
     loader = DataLoader(rows, batch_size=32, shuffle=True, generator=generator)
@@ -243,12 +243,12 @@ def test_a_loader_gives_its_first_rows_and_is_as_before() -> None:
     assert place != sorted(place)
 
 
-def test_batches_that_are_no_pair_give_no_rows() -> None:
+def test_sample_of_batches_that_are_not_pairs_is_none() -> None:
     given = _torch(4, 0.1)
     assert _sampled("pytorch", given, [(torch.ones(8, 10), [1, 2])], 5) is None
 
 
-def test_a_data_set_gives_its_first_rows() -> None:
+def test_sample_of_a_data_set_has_its_first_rows() -> None:
     import tensorflow as tf
 
     source = tf.data.Dataset.from_tensor_slices((INPUTS, LABELS)).batch(32)
