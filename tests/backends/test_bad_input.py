@@ -163,7 +163,8 @@ def test_metric_with_one_argument(kit: Any) -> None:
 
 def test_iterators_and_functions_are_rejected_as_data(kit: Any) -> None:
     for argument in ("train", "validation"):
-        with pytest.raises(DataError, match=f"{argument}.* is an iterator, which can be read only once; pass the loader"):
+        message = f"{argument}.* is an iterator, which can be read only once; pass the loader"
+        with pytest.raises(DataError, match=message):
             kit.fit(**{argument: (batch for batch in [(X, Y)])})
     with pytest.raises(DataError, match="not function"):
         kit.fit(train=lambda: [(X, Y)])
