@@ -111,7 +111,7 @@ def _best_match(query: str) -> Page:
     """
     pages = _search_pages()
     matches = search(query, pages)
-    mistyped_name = "_" in query and " " not in query  # whoever types a name wants that page and no other
+    mistyped_name = re.fullmatch(r"[a-z]+(_[a-z]+)+", query)  # whoever types a name wants that page and no other
     best = None if mistyped_name else clear_best(matches)
     page = _named(best.name) if best else None
     if page is not None:
