@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotrainer.backends.pytorch.data.batches import Batch, Batches
-from autotrainer.backends.pytorch.model.functional import first_tensor
 from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state
+from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.errors import ConfigError
 
 __all__ = ["fit_scale", "fit_target_scale"]
@@ -26,13 +26,13 @@ Scale = tuple[tuple[float, ...], tuple[float, ...]]
 def fit_scale(batches: Batches) -> Scale:
     """Return mean and population standard deviation of the first floating-point input.
 
-    Values that are not finite are left out. Constant features get a standard deviation of 1.
+    Non-finite values are left out. Constant features get a standard deviation of 1.
 
     Args:
-        batches: The training data; read once, leaving every random state as it was.
+        batches: The training data; read once, random states preserved.
 
     Returns:
-        Means and standard deviations: one for each feature of inputs of rank 2, else a single one.
+        Means and standard deviations: one for each feature of inputs of rank 2, otherwise a single one.
 
     Raises:
         ConfigError: If there is no such input.
@@ -53,8 +53,8 @@ def fit_target_scale(batches: Batches) -> Scale:
 
 
 def _columns(tensor: Any) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = tensor.detach().double().cpu().numpy()
-    return found if found.ndim == 2 else found.reshape(-1, 1)
+    values: NDArray[np.float64] = tensor.detach().double().cpu().numpy()
+    return values if values.ndim == 2 else values.reshape(-1, 1)
 
 
 def _fit(batches: Batches, values_of: Callable[[Batch], NDArray[np.float64]]) -> Scale:
@@ -66,10 +66,10 @@ def _fit(batches: Batches, values_of: Callable[[Batch], NDArray[np.float64]]) ->
             values = values_of(batch)
             finite = np.isfinite(values)
             number = finite.sum(0).astype(np.float64)
-            own = np.where(finite, values, 0.0).sum(0) / np.maximum(number, 1)
-            spread = (np.where(finite, values - own, 0.0) ** 2).sum(0)
+            batch_mean = np.where(finite, values, 0.0).sum(0) / np.maximum(number, 1)
+            spread = (np.where(finite, values - batch_mean, 0.0) ** 2).sum(0)
             total = np.maximum(count + number, 1)
-            delta = own - mean  # combined as in Chan, Golub and LeVeque 1979
+            delta = batch_mean - mean  # combined as in Chan, Golub and LeVeque 1979
             squares = squares + spread + delta**2 * count * number / total
             mean = mean + delta * number / total
             count = count + number

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from autotrainer.adapter.spec import FitRequest
-from autotrainer.backends.pytorch.data.batches import shuffle_refusal
 from autotrainer.backends.pytorch.data.examples import Examples
+from autotrainer.backends.pytorch.data.loaders import shuffle_refusal
 from autotrainer.backends.pytorch.data.targets import ConvertedLoss, labels_of
 from autotrainer.backends.pytorch.data.training_data import TrainingData
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info

@@ -54,7 +54,7 @@ _PASSED_THROUGH = (
     "torch.overrides",
     "torch.nn.functional",
     "torch._tensor",
-    "autotrainer.backends.pytorch.model.functional",
+    "autotrainer.backends.pytorch.model.tensor_origins",
     __name__,
 )
 
@@ -162,7 +162,7 @@ class _Rerouting(CallCounter):
 
 
 def _inside_torch() -> bool:
-    """Say whether the code that called the present torch function belongs to PyTorch."""
+    """Return whether the code that called the present torch function belongs to PyTorch."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__") in _PASSED_THROUGH:
         frame = frame.f_back

@@ -15,7 +15,7 @@ from autotrainer.adapter.backend import ReplayRun, Run
 from autotrainer.backends.pytorch.data.batches import Batch
 from autotrainer.backends.pytorch.model.describe import plain_name
 from autotrainer.backends.pytorch.training.nonfinite_operations import NonfiniteOperations, finite, tensors
-from autotrainer.backends.pytorch.training.training import Training
+from autotrainer.backends.pytorch.training.training_loop import Training
 from autotrainer.records.nonfinite import FirstNonfinite, Operation
 
 __all__ = ["SearchedTraining"]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from autotrainer.backends.pytorch.model.functional import first_tensor
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
+from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 
 __all__ = ["NonfiniteInputs"]
 

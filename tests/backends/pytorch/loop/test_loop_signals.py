@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
 import autotrainer
 from autotrainer.backends.pytorch.model.describe import optimizer_info
 from autotrainer.backends.pytorch.model.weight_patterns import is_newly_drawn
-from autotrainer.backends.pytorch.watching.modes import Modes, dropout_rate
+from autotrainer.backends.pytorch.watching.mode_tracker import ModeTracker, dropout_rate
 from autotrainer.backends.pytorch.watching.observer import observe
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.monitoring.sampler import Sampler
@@ -162,13 +162,13 @@ def test_a_closure_resets_for_itself() -> None:
 
 def test_adversarial_training_shows_a_reset() -> None:
     torch.manual_seed(0)
-    maker, critic = nn.Linear(2, 4), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
-    makes, judges = torch.optim.Adam(maker.parameters()), torch.optim.Adam(critic.parameters())
+    last_layer, critic = nn.Linear(2, 4), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    makes, judges = torch.optim.Adam(last_layer.parameters()), torch.optim.Adam(critic.parameters())
     monitor = Monitor([], Sampler(1.0))
     monitor.attach(observe(critic, judges, None, monitor))
     for _ in range(8):
         judges.zero_grad()
-        made = maker(torch.randn(16, 2))
+        made = last_layer(torch.randn(16, 2))
         (critic(made.detach()).mean() - critic(X).mean()).backward()
         judges.step()
         makes.zero_grad()
@@ -346,7 +346,7 @@ def test_a_model_has_no_hook_once_its_evaluation_has_begun() -> None:
 
 def test_waiting_for_an_evaluation_ends() -> None:
     model, steps = net(), [10]
-    modes = Modes(model, lambda: steps[0], pytest.fail)
+    modes = ModeTracker(model, lambda: steps[0], pytest.fail)
     modes.expect_evaluation(10)
     model(X)
     assert model._forward_pre_hooks

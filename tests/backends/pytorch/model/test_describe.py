@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from autotrainer.backends.pytorch.model.describe import activation_name, layers, optimizer_info, plain_name
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
-from autotrainer.backends.pytorch.watching.ownership import Ownership
+from autotrainer.backends.pytorch.watching.parameter_ownership import ParameterOwnership
 from autotrainer.records.task import LossInfo
 
 
@@ -190,13 +190,13 @@ def test_a_group_at_rest_is_not_the_rate() -> None:
     model = nn.Sequential(first, last)
     optimizer = torch.optim.SGD([{"params": first.parameters(), "lr": 0.0}, {"params": last.parameters()}], 0.1)
     assert optimizer_info(optimizer).learning_rate == 0.1
-    owned = Ownership(model, [optimizer])
-    told = owned.tell(layers(model))
+    owned = ParameterOwnership(model, [optimizer])
+    told = owned.annotate(layers(model))
     assert [layer.frozen for layer in told] == [True, False]
     optimizer.param_groups[0]["lr"] = 0.1
-    told = owned.tell(told)
+    told = owned.annotate(told)
     assert [layer.frozen for layer in told] == [False, False]
     for group in optimizer.param_groups:
         group["lr"] = 0.0
-    assert [layer.frozen for layer in owned.tell(told)] == [False, False], "a schedule has ended, nothing is meant"
+    assert [layer.frozen for layer in owned.annotate(told)] == [False, False], "a schedule has ended, nothing is meant"
     assert optimizer_info(optimizer).learning_rate == 0.0

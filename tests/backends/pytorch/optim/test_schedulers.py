@@ -54,12 +54,12 @@ def test_schedules_follow_and_are_scaled_along(made: Callable[[Any], Any], done:
     schedule = made(given)
     start = float(given.param_groups[0].get("initial_lr", given.param_groups[0]["lr"]))
     _rates(given, schedule, done)
-    maker = scheduler_maker(schedule, given)
-    assert maker is not None
+    last_layer = scheduler_maker(schedule, given)
+    assert last_layer is not None
     other.load_state_dict(given.state_dict())
     if scale != 1:
         set_rate(other, scale * start)
-    copied = maker(other)
+    copied = last_layer(other)
     follows = _rates(other, copied, 5)
     assert follows == pytest.approx([scale * rate for rate in _rates(given, schedule, 5)])
     assert copied.get_last_lr()[0] == pytest.approx(other.param_groups[0]["lr"])
@@ -67,11 +67,11 @@ def test_schedules_follow_and_are_scaled_along(made: Callable[[Any], Any], done:
 
 def test_a_schedule_for_one_group_serves_an_optimizer_of_several() -> None:
     one = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=4.0, momentum=0.9)
-    maker = scheduler_maker(_one_cycle(one), one)
-    assert maker is not None
+    last_layer = scheduler_maker(_one_cycle(one), one)
+    assert last_layer is not None
     groups = [{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(2)]
     several = torch.optim.Adam(groups, lr=0.5)
-    schedule = maker(several)
+    schedule = last_layer(several)
     _rates(several, schedule, 4)
     rates = [group["lr"] for group in several.param_groups]
     assert rates[0] == pytest.approx(rates[1])

@@ -88,7 +88,7 @@ def test_copies_are_as_without(way: str, loss_fn: nn.Module, steps: int) -> None
         copied_optimizer.step()
         for item in (model, loss_fn, optimizer):
             torch.load(io.BytesIO(saved(item.state_dict())), weights_only=True)
-        assert monitor._observer._count.step == steps  # type: ignore[union-attr]
+        assert monitor._observer._counter.step == steps  # type: ignore[union-attr]
     assert (attributes(model), attributes(loss_fn)) == before
 
 

@@ -374,7 +374,7 @@ def test_a_search_over_many_models_is_watched_in_part(caplog: pytest.LogCaptureF
     assert sum("20 trainings have been watched" in message for message in caplog.messages) == 1
 
 
-@pytest.mark.parametrize("where", ["find_model", "leaves", "outputs_and_targets", "loss_function"])
+@pytest.mark.parametrize("where", ["find_model", "loss_parameters", "outputs_and_targets", "loss_function"])
 def test_what_fails_does_not_reach_the_script(
     where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

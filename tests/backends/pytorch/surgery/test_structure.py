@@ -17,8 +17,8 @@ from autotrainer.adapter.spec import TrainingSpec
 from autotrainer.backends.pytorch.layers.cosine_attention import CosineAttention
 from autotrainer.backends.pytorch.layers.modules import Residual
 from autotrainer.backends.pytorch.statistics.attention import module_attention
-from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph, SiteTracer
-from autotrainer.backends.pytorch.surgery.surgery import apply_edits
+from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph, ActivationTracer
+from autotrainer.backends.pytorch.surgery.model_editor import apply_edits
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 
@@ -450,7 +450,7 @@ def test_attention_is_bounded_in_training_and_evaluation(managed: Any, build: An
     with torch.no_grad():
         quick = model(x)
     torch.testing.assert_close(quick, model(x), msg="no code of PyTorch's own goes past it in evaluation")
-    tracer = SiteTracer(model)
+    tracer = ActivationTracer(model)
     tracer.arm()
     model(x)
     tracer.disarm()
@@ -467,7 +467,7 @@ class Unpacked(OwnAttention):
 
 def test_the_plan_finds_calls_of_attention_in_the_graph() -> None:
     model = Unpacked().eval()
-    seen, read = SiteTracer(model).follow(lambda: model(torch.randn(2, 4))), ActivationGraph.of(model)
+    seen, read = ActivationTracer(model).follow(lambda: model(torch.randn(2, 4))), ActivationGraph.of(model)
     assert dict(seen.attention) == dict(read.attention) == {"qkv": (0,)}
 
 

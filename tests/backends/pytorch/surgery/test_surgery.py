@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from autotrainer import edits as e
 from autotrainer.backends.pytorch.model.operations import count_operations
-from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph, SiteTracer
+from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph, ActivationTracer
+from autotrainer.backends.pytorch.surgery.model_editor import apply_edits
 from autotrainer.backends.pytorch.surgery.reinitialize import SCHEMES
-from autotrainer.backends.pytorch.surgery.surgery import apply_edits
 from autotrainer.edits import base
 from autotrainer.errors import ConfigError
 
@@ -62,7 +62,7 @@ INPUTS: dict[Any, torch.Tensor] = {Residual: torch.randn(2, 1, 5, 5)}
 def test_graph_and_forward_pass_show_the_same_anatomy(build: Any) -> None:
     model = build().eval()
     x = INPUTS.get(build, torch.randn(2, 4))
-    seen, read = SiteTracer(model).follow(lambda: model(x)), ActivationGraph.of(model)
+    seen, read = ActivationTracer(model).follow(lambda: model(x)), ActivationGraph.of(model)
     assert {(s.name, s.activation, s.output) for s in seen.sites} == {
         (s.name, s.activation, s.output) for s in read.sites
     }
@@ -76,7 +76,7 @@ def test_graph_and_forward_pass_show_the_same_anatomy(build: Any) -> None:
 
 def test_anatomy() -> None:
     model = Residual().eval()
-    found = SiteTracer(model).follow(lambda: model(torch.randn(2, 1, 5, 5)))
+    found = ActivationTracer(model).follow(lambda: model(torch.randn(2, 1, 5, 5)))
     assert dict(found.functional) == {"stem": "relu", "head": "log_softmax"}
     assert dict(found.numbers) == {"stem": (0,), "head": (1,)}
     assert found.output_number == 1
@@ -84,7 +84,7 @@ def test_anatomy() -> None:
     assert found.normalized == {"one"}
     assert found.ranks["one"] == 4
     twice = TwiceCalled()
-    assert SiteTracer(twice).follow(lambda: twice(torch.ones(2, 4))).numbers["layer"] == (0, 1)
+    assert ActivationTracer(twice).follow(lambda: twice(torch.ones(2, 4))).numbers["layer"] == (0, 1)
 
 
 def test_model_whose_graph_can_not_be_traced() -> None:

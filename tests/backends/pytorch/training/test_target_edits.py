@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from autotrainer import edits as e
 from autotrainer.adapter.spec import TrainingSpec
-from autotrainer.backends.pytorch.data.batches import CleanLoader
+from autotrainer.backends.pytorch.data.loaders import FiniteRowsLoader
 from autotrainer.backends.pytorch.layers.modules import TargetScaling
-from autotrainer.backends.pytorch.surgery.surgery import apply_edits
+from autotrainer.backends.pytorch.surgery.model_editor import apply_edits
 from autotrainer.records.data import StreamData
 
 
@@ -274,7 +274,7 @@ def test_bad_rows_of_a_users_own_step(managed: Any) -> None:
 
 def test_a_clean_loader_is_else_the_loader() -> None:
     loader = DataLoader(TensorDataset(torch.tensor([[1.0], [torch.nan], [3.0]]), torch.arange(3)), 1)
-    clean = CleanLoader(loader)
+    clean = FiniteRowsLoader(loader)
     assert len(clean) == 3
     assert clean.batch_size == 1
     assert [int(y) for _, y in clean] == [0, 2]

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from autotrainer import edits as e
 from autotrainer.adapter.spec import SupportLevel, TrainingSpec
 from autotrainer.backends.pytorch.model.describe import plain_name
-from autotrainer.backends.pytorch.surgery.surgery import apply_edits
+from autotrainer.backends.pytorch.surgery.model_editor import apply_edits
 
 
 class Functional(nn.Module):

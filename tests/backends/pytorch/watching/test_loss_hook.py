@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import autotrainer
-from autotrainer.backends.pytorch.watching.loss_hook import see_calls
+from autotrainer.backends.pytorch.watching.loss_hook import hook_loss_calls
 
 X, Y = torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 1])
 
@@ -56,7 +56,7 @@ LOSSES: dict[str, Callable[[], nn.Module]] = {
 def test_calls_are_seen_until_removed(name: str) -> None:
     loss = LOSSES[name]()
     before, value, seen = sorted(vars(loss)), loss(X, Y), []
-    handle = see_calls(loss, lambda module, args, kwargs, output: seen.append((module, args, kwargs, output)))
+    handle = hook_loss_calls(loss, lambda module, args, kwargs, output: seen.append((module, args, kwargs, output)))
     assert torch.equal(loss(X, Y), value)
     assert torch.equal(loss(X, targets=Y) if name.startswith("own") else loss(X, target=Y), value)
     assert [entry[0] is loss for entry in seen] == [True, True]
@@ -73,7 +73,7 @@ def test_calls_are_seen_until_removed(name: str) -> None:
 def test_two_watch_one_loss(first: int) -> None:
     loss = nn.CrossEntropyLoss()
     seen: list[int] = []
-    handles = [see_calls(loss, lambda *_, number=number: seen.append(number)) for number in (0, 1)]  # type: ignore[misc]
+    handles = [hook_loss_calls(loss, lambda *_, number=number: seen.append(number)) for number in (0, 1)]  # type: ignore[misc]
     loss(X, Y)
     assert sorted(seen) == [0, 1]
     handles[first].remove()
@@ -105,7 +105,7 @@ def test_hooks_of_the_user_run_and_what_they_return_is_seen() -> None:
     loss = nn.CrossEntropyLoss()
     loss.register_forward_hook(lambda module, args, output: 10 * output)
     seen: list[Tensor] = []
-    value, handle = loss(X, Y), see_calls(loss, lambda module, args, kwargs, output: seen.append(output))
+    value, handle = loss(X, Y), hook_loss_calls(loss, lambda module, args, kwargs, output: seen.append(output))
     assert torch.equal(loss(X, Y), value)
     handle.remove()
     assert torch.equal(seen[0], value)
@@ -134,7 +134,7 @@ def test_copies_are_not_seen(name: str, build: Callable[[], nn.Module]) -> None:
     whole = build()
     loss = getattr(whole, "loss", whole)
     seen: list[Any] = []
-    handle = see_calls(loss, lambda *entry: seen.append(entry))
+    handle = hook_loss_calls(loss, lambda *entry: seen.append(entry))
     value = whole(X, Y)
     made = COPIES[name](whole)
     if not (name == "shallow" and build is Holder):  # that one shares the loss
@@ -145,7 +145,7 @@ def test_copies_are_not_seen(name: str, build: Callable[[], nn.Module]) -> None:
 
 def test_a_copy_of_a_class_that_copies_itself_its_own_way_computes() -> None:
     loss = OwnCopy()
-    handle = see_calls(loss, lambda *_: None)
+    handle = hook_loss_calls(loss, lambda *_: None)
     copied = copy.deepcopy(loss)
     handle.remove()
     assert torch.equal(copied(X, Y), loss(X, Y))
@@ -153,7 +153,7 @@ def test_a_copy_of_a_class_that_copies_itself_its_own_way_computes() -> None:
 
 def test_a_replica_computes_with_its_own_tensors() -> None:
     loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0]))
-    handle = see_calls(loss, lambda *_: None)
+    handle = hook_loss_calls(loss, lambda *_: None)
     replica = loss._replicate_for_data_parallel()
     replica.weight = torch.tensor([5.0, 1.0])
     assert not torch.equal(replica(X, Y), loss(X, Y))
@@ -162,7 +162,7 @@ def test_a_replica_computes_with_its_own_tensors() -> None:
 
 def test_a_loss_that_the_user_compiles_meanwhile_stays_compiled() -> None:
     loss = nn.CrossEntropyLoss()
-    handle = see_calls(loss, lambda *_: None)
+    handle = hook_loss_calls(loss, lambda *_: None)
     loss.compile(backend="eager")
     compiled = loss._compiled_call_impl
     handle.remove()
@@ -177,7 +177,7 @@ def test_a_step_compiled_with_its_loss_is_one_graph() -> None:
         return graph.forward
 
     step = torch.compile(lambda x, y: loss(x, y), backend=backend, fullgraph=True)
-    handle = see_calls(loss, lambda *_: None)
+    handle = hook_loss_calls(loss, lambda *_: None)
     values = [step(X, Y) for _ in range(3)]
     handle.remove()
     assert torch.equal(values[-1], loss(X, Y))

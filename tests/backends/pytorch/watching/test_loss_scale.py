@@ -77,27 +77,27 @@ def test_no_scaler_and_one_that_is_switched_off() -> None:
     assert np.isnan(hook.step(torch.amp.GradScaler("cpu", enabled=False)))
     hook.optimizer.step()
     assert np.isnan(float(hook.values[-1]))
-    assert hook.read.told(stepped=True) == {}
+    assert hook.read.facts(stepped=True) == {}
 
 
 def test_steps_that_are_given_up_are_told_once() -> None:
     hook, scaler = StepHook(), torch.amp.GradScaler("cpu")
     assert hook.step(scaler) == 65536
-    assert hook.read.told(stepped=True) == {}
+    assert hook.read.facts(stepped=True) == {}
     assert np.isnan(hook.step(scaler, torch.inf))
-    assert hook.read.told(stepped=True) == {"loss_scale": 32768.0}
-    assert hook.read.told(stepped=True) == {}
+    assert hook.read.facts(stepped=True) == {"loss_scale": 32768.0}
+    assert hook.read.facts(stepped=True) == {}
 
 
 def test_without_any_step_the_only_scaler_is_taken() -> None:
     gc.collect()
     hook, scaler = StepHook(), torch.amp.GradScaler("cpu")
     hook.step(scaler, torch.inf)
-    assert hook.read.told(stepped=False) == {"loss_scale": 32768.0}
+    assert hook.read.facts(stepped=False) == {"loss_scale": 32768.0}
     other, second = StepHook(), torch.amp.GradScaler("cpu")
     other.step(second, torch.inf)
-    assert other.read.told(stepped=False) == {}
-    assert other.read.told(stepped=True) == {}
+    assert other.read.facts(stepped=False) == {}
+    assert other.read.facts(stepped=True) == {}
 
 
 def test_the_scaler_is_not_kept_alive() -> None:
@@ -107,5 +107,5 @@ def test_the_scaler_is_not_kept_alive() -> None:
     del scaler
     gc.collect()
     assert alive() is None
-    assert hook.read.told(stepped=True) == {}
+    assert hook.read.facts(stepped=True) == {}
     assert hook.step(torch.amp.GradScaler("cpu", init_scale=8.0)) == 8

@@ -225,7 +225,7 @@ def test_copies_and_saved_models_are_as_without(steps: int) -> None:
             assert torch.isfinite(other.criterion(other(x), y))
         assert not copied_optimizer._optimizer_step_post_hooks
         assert len(monitor.history.steps) == seen
-        assert all(step < steps for step, _ in monitor._observer._count.losses)  # type: ignore[union-attr]
+        assert all(step < steps for step, _ in monitor._observer._counter.losses)  # type: ignore[union-attr]
         assert not monitor._failed
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from autotrainer.backends.pytorch.data.workers import _differing, worker_facts
+from autotrainer.backends.pytorch.data.loader_workers import _differing, worker_facts
 
 
 class Noise(Dataset[Any]):
