@@ -70,7 +70,7 @@ def _comparison_loader(source: DataLoader[Any]) -> DataLoader[Any]:
     """Return a loader over the same data set with at most two workers and batches of identical samples."""
     sampling: dict[str, Any] = {"batch_size": _ROWS if source.batch_size else None}
     if not isinstance(source.dataset, IterableDataset):
-        indices = [place % len(source.dataset) for place in range(_ROWS)]  # type: ignore[arg-type]
+        indices = [index % len(source.dataset) for index in range(_ROWS)]  # type: ignore[arg-type]
         batched = isinstance(source.batch_sampler, BatchSampler)
         sampling = {"batch_sampler": [indices] * 4} if batched else {"batch_size": None, "sampler": [0] * 4}
     return DataLoader(

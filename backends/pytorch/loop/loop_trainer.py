@@ -69,13 +69,13 @@ class TorchLoop(LoopTrainer):
         self._request = request
         self._batches = LoaderBatches(request.loader, device_of(request.model), pairs=False)
         loss = as_module(request.loss_fn)
-        given = LoopObjects(request.model, request.optimizer, loss, request.loader, None, request.scaler)
-        self._initial = Checkpoint.of(given, 0, request.scheduler)
+        objects = LoopObjects(request.model, request.optimizer, loss, request.loader, None, request.scaler)
+        self._initial = Checkpoint.of(objects, 0, request.scheduler)
         self._healthy_checkpoint: Checkpoint | None = None
         scheduler = request.scheduler
         if scheduler is not None and not hasattr(scheduler, "step"):
             scheduler = scheduler(request.optimizer)
-        self.given = replace(given, scheduler=scheduler)
+        self.given = replace(objects, scheduler=scheduler)
         self._first_call: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
         self._builders: dict[int, LoopBuilder] = {}
         self._current: LoopTraining | None = None

@@ -180,7 +180,7 @@ class EditSupport:
                 return f"the standard deviation of noise must be above 0, not {edit.std!r}"
             inputs: Any = self._examples.batch.inputs if self._request.step is None else self._examples.batch.raw
             if self._examples.batch.inputs is None:
-                return "the user's step takes batches that are not (x, y)"
+                return "the user's own step takes batches that are not (x, y)"
             return "" if first_tensor(inputs, floating=True) is not None else "there are no floating-point inputs"
         return ""
 
@@ -191,7 +191,7 @@ class EditSupport:
 
     def _loss_refusal(self, edit: SetLoss) -> str:
         if self._request.step is not None or self._output is None:
-            return "the user's step computes the loss"
+            return "the user's own step computes the loss"
         try:
             EditedLoss(edit)(self._output, self._examples.batch.targets)
         except (DataError, RuntimeError, ValueError, IndexError) as error:

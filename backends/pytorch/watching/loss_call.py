@@ -93,7 +93,7 @@ class LossCall:
             loss: Its loss.
             returned: The latest output of the model, detached, or None.
         """
-        arguments: dict[str, Any] = {str(place): value for place, value in enumerate(args)}
+        arguments: dict[str, Any] = {str(index): value for index, value in enumerate(args)}
         if kwargs:
             arguments = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
         tensors = {name: tensor for name, value in arguments.items() if (tensor := first_tensor(value)) is not None}

@@ -68,7 +68,7 @@ def observe(
         The attached observer.
 
     Raises:
-        InputError: If the objects are not what they should be or do not belong together.
+        InputError: If the objects have the wrong type or do not belong together.
     """
     optimizers = _check_objects(model, optimizer, loss_fn)
     context = TaskContext(
@@ -91,7 +91,7 @@ def _check_objects(model: Any, optimizer: Any, loss_fn: Any) -> tuple[Optimizer,
     """Return the optimizers.
 
     Raises:
-        InputError: If the objects are not what they should be or do not belong together.
+        InputError: If the objects have the wrong type or do not belong together.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, not {type(model).__name__}")

@@ -33,7 +33,7 @@ __all__ = ["StepSampler"]
 
 logger = logging.getLogger("autotrainer")
 
-_LOSS_TOO = ", and the loss can't be seen: call monitor.log(loss=..., outputs=..., targets=...)"
+_LOSS_TOO = ", and the loss can't be observed: call monitor.log(loss=..., outputs=..., targets=...)"
 
 
 class StepSampler:

@@ -346,14 +346,14 @@ def test_a_model_has_no_hook_once_its_evaluation_has_begun() -> None:
 
 def test_waiting_for_an_evaluation_ends() -> None:
     model, steps = net(), [10]
-    modes = ModeTracker(model, lambda: steps[0], pytest.fail)
-    modes.expect_evaluation(10)
+    tracker = ModeTracker(model, lambda: steps[0], pytest.fail)
+    tracker.expect_evaluation(10)
     model(X)
     assert model._forward_pre_hooks
     steps[0] = 13
     model(X)
     assert not model._forward_pre_hooks
-    assert math.isnan(modes.end_epoch(told=True))
+    assert math.isnan(tracker.end_epoch(held_out_reported=True))
 
 
 @pytest.mark.parametrize(

@@ -267,18 +267,18 @@ def tied_weights() -> nn.Module:
 @pytest.mark.parametrize(
     ("build", "edit", "says"),
     [
-        (Tied, e.ResizeLayers(("first",), (16,)), "widths are tied"),
+        (Tied, e.ResizeLayers(("first",), (16,)), "other widths do not fit"),
         (Tied, e.ResizeLayers(("out",), (16,)), "makes the output"),
         (frozen_behind, e.ResizeLayers(("1",), (16,)), "`4` has frozen parameters"),
         (tied_weights, e.ResizeLayers(("2",), (16,)), "shares weights"),
         (tied_weights, e.ResizeLayers(("0",), (16,)), "shares weights"),
-        (Sequences, e.ResizeLayers(("rnn",), (15,)), "two directions"),
+        (Sequences, e.ResizeLayers(("rnn",), (15,)), "bidirectional"),
         (lambda: nn.Sequential(nn.Unflatten(1, (4, 1)), nn.Conv1d(4, 4, 1, groups=4), nn.Flatten(), nn.Linear(4, 2)),
          e.ResizeLayers(("1",), (8,)), "in groups"),
         (lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 8)), nn.Linear(8, 2)),
          e.ResizeLayers(("0",), (16,)), "parametrized"),
         (lambda: nn.Sequential(nn.Linear(4, 8), nn.Unflatten(1, (2, 4)), nn.Flatten(), nn.Linear(8, 2)),
-         e.ResizeLayers(("0",), (16,)), "tied"),
+         e.ResizeLayers(("0",), (16,)), "do not fit"),
     ],
 )  # fmt: skip
 def test_says_why_a_width_must_stay(managed: Any, build: Any, edit: e.Edit, says: str) -> None:
@@ -375,8 +375,8 @@ def test_other_edits_go_inside(managed: Any) -> None:
         (Branches, ("stem",), "as many outputs as inputs"),
         (lambda: SharedActivation(nn.Tanh), ("b",), "shared by several layers"),
         (SharedLayer, ("twice",), "more than once"),
-        (Summed, ("two",), "joined with others"),
-        (SummedBefore, ("one", "two"), "joined with others"),
+        (Summed, ("two",), "summed with others"),
+        (SummedBefore, ("one", "two"), "summed with others"),
         (Encoder, ("blocks.layers.0.self_attn.out_proj",), "part of"),
     ],
 )
@@ -467,8 +467,8 @@ class Unpacked(OwnAttention):
 
 def test_the_plan_finds_calls_of_attention_in_the_graph() -> None:
     model = Unpacked().eval()
-    seen, read = ActivationTracer(model).follow(lambda: model(torch.randn(2, 4))), ActivationGraph.of(model)
-    assert dict(seen.attention) == dict(read.attention) == {"qkv": (0,)}
+    run, symbolic = ActivationTracer(model).trace(lambda: model(torch.randn(2, 4))), ActivationGraph.of(model)
+    assert dict(run.attention_calls) == dict(symbolic.attention_calls) == {"qkv": (0,)}
 
 
 def test_says_why_attention_is_not_bounded(managed: Any) -> None:
@@ -483,9 +483,9 @@ def test_says_why_attention_is_not_bounded(managed: Any) -> None:
             self.blocks.layers[1].self_attn = nn.MultiheadAttention(8, 2, batch_first=True, add_bias_kv=True)
 
     trainer = managed.trainer(Attending())
-    for number, says in enumerate(("code of its own", "keys of its own")):
+    for number, says in enumerate(("custom forward", "add_bias_kv")):
         assert says in trainer.supports(e.ClipAttention((f"blocks.layers.{number}.self_attn",))).reason
-    assert "no attention layer" in trainer.supports(e.ClipAttention(("out",))).reason
+    assert "not an attention layer" in trainer.supports(e.ClipAttention(("out",))).reason
     frozen = Encoder()
     frozen.blocks.requires_grad_(False)
     assert "frozen" in managed.trainer(frozen).supports(e.ClipAttention(("blocks.layers.0.self_attn",))).reason

@@ -382,7 +382,7 @@ def test_loaders_that_can_not_be_shuffled(managed: Any) -> None:
     for loader, reason in (
         (DataLoader(pairs, 4, shuffle=True), "shuffles already"),
         (DataLoader(Stream(), 4), "iterable data set"),
-        (StreamData([(torch.zeros(4, 4), torch.zeros(4).long())]), "made by itself"),
+        (StreamData([(torch.zeros(4, 4), torch.zeros(4).long())]), "makes its batches by itself"),
     ):
         support = managed.trainer(net(2), train=loader, validation=loader).supports(e.ShuffleData())
         assert reason in support.reason

@@ -97,7 +97,7 @@ def test_a_schedule_of_the_users_goes_on_below_a_warm_up(managed: Any) -> None:
     assert rates[7] == pytest.approx(0.01)
     trainer = managed.trainer(managed.mlp(), **options)
     for edit in (e.DecayRate(), e.ExtendTraining(9), e.ReduceOnPlateau()):
-        assert "scheduler of its own" in trainer.supports(edit).reason
+        assert "has its own scheduler" in trainer.supports(edit).reason
     rates.clear()
     managed.train(managed.mlp(), e.DecayRate(instead=True), **options)
     assert rates[7] == pytest.approx(0.05, rel=0.01), "half way along the cosine, not a tenth"
@@ -112,7 +112,7 @@ def test_a_longer_training_has_its_epochs_and_its_work(managed: Any) -> None:
     assert [epoch for epoch, _, _ in run.ends] == [0, 1, 2, 3, 4]
     assert run.trained == 5 * 200
     assert run.context.planned_epochs == 5
-    assert "has 2 epochs as it is" in trainer.supports(e.ExtendTraining(2)).reason
+    assert "has 2 epochs already" in trainer.supports(e.ExtendTraining(2)).reason
 
 
 def test_schedules_replace_each_other() -> None:

@@ -141,10 +141,10 @@ def values(training: Training) -> list[Tensor]:
 @pytest.mark.parametrize(
     ("name", "fullgraph", "told"),
     [
-        ("loss_step", False, "the loss can't be seen"),
-        ("loss_step", True, "the loss can't be seen"),
+        ("loss_step", False, "the loss can't be observed"),
+        ("loss_step", True, "the loss can't be observed"),
         ("forward_step", True, "activations are not measured"),
-        ("backward_step", False, "the loss can't be seen"),
+        ("backward_step", False, "the loss can't be observed"),
         ("part_step", True, "activations are not measured"),
         ("wrapped_step", False, "activations are not measured"),
         ("late_step", True, "activations are not measured"),
@@ -199,7 +199,7 @@ def test_a_loss_that_is_compiled_while_it_is_watched_is_told_once(
             optimizer.zero_grad()
             loss_fn(model(x), y).backward()
             optimizer.step()
-    assert caplog.text.count("the loss is compiled and can't be seen") == 1
+    assert caplog.text.count("the loss is compiled and can't be observed") == 1
 
 
 def test_what_the_loop_tells_of_a_compiled_loss(caplog: pytest.LogCaptureFixture) -> None:
@@ -214,4 +214,4 @@ def test_what_the_loop_tells_of_a_compiled_loss(caplog: pytest.LogCaptureFixture
             training.optimizer.step()
     assert np.isfinite(monitor.history.scalar("loss")).all()
     assert "activations are not measured" in caplog.text
-    assert "can't be seen" not in caplog.text
+    assert "can't be observed" not in caplog.text

@@ -317,7 +317,7 @@ LINEAR = nn.Linear(2, 1)
 @pytest.mark.parametrize(
     ("optimizer", "loss_fn", "message"),
     [
-        (None, None, "give the optimizer"),
+        (None, None, "the optimizer is missing"),
         ((), None, "empty sequence"),
         ("adam", None, "must be a torch.optim.Optimizer"),
         (torch.optim.SGD(nn.Linear(2, 1).parameters(), 0.1), None, "owns none of the parameters"),
