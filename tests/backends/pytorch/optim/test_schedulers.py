@@ -1,4 +1,4 @@
-"""The user's scheduler in repaired trainings: the same course, at another rate, from wherever it was."""
+"""The user's scheduler in repaired trainings: the same schedule at another rate, from any state."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def _rates(optimizer: Any, scheduler: Any, steps: int) -> list[float]:
 @pytest.mark.parametrize("made", [_one_cycle, _warm_up_then_cosine, _chained, _cyclic], ids=lambda made: made.__name__)
 @pytest.mark.parametrize("done", [0, 4])
 @pytest.mark.parametrize("scale", [1.0, 0.01])
-def test_schedules_follow_and_are_scaled_along(made: Callable[[Any], Any], done: int, scale: float) -> None:
+def test_copied_schedulers_continue_and_scale_with_the_rate(
+    made: Callable[[Any], Any], done: int, scale: float
+) -> None:
     """The schedule of a repaired training has the given one's course from where it was, at another rate."""
 
     def optimizer() -> torch.optim.Optimizer:
@@ -65,7 +67,7 @@ def test_schedules_follow_and_are_scaled_along(made: Callable[[Any], Any], done:
     assert copied.get_last_lr()[0] == pytest.approx(other.param_groups[0]["lr"])
 
 
-def test_a_schedule_for_one_group_serves_an_optimizer_of_several() -> None:
+def test_scheduler_of_one_group_is_copied_to_several_groups() -> None:
     one = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=4.0, momentum=0.9)
     last_layer = scheduler_maker(_one_cycle(one), one)
     assert last_layer is not None

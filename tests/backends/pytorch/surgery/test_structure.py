@@ -1,4 +1,4 @@
-"""Edits of the structure of PyTorch models: widths, ways past layers, the output layer, attention."""
+"""Edits of the structure of PyTorch models: widths, residual connections, the output layer, attention."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def same_as_applied(managed: Any, build: Callable[[], nn.Module], *edits: e.Edit
         (Encoder, ("first", "blocks.layers.0.linear1"), (16, 32), ("blocks.layers.0.linear1",), None),
     ],
 )
-def test_hidden_layers_get_wider_and_what_follows_them_too(
+def test_resized_layers_and_their_followers(
     managed: Any, build: Any, layers: Any, units: Any, resized: Any, followers: Any
 ) -> None:
     trained = same_as_applied(managed, build, e.ResizeLayers(layers, units))
@@ -243,7 +243,7 @@ def test_parameters_stay_with_their_groups(managed: Any) -> None:
     assert model[0].weight.shape == (16, 4), "the model given stays as it is"
 
 
-def test_new_weights_suit_the_activation(managed: Any) -> None:
+def test_new_weights_use_the_initializer_for_the_activation(managed: Any) -> None:
     model = nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
     trained = managed.trainer(model).train(
         TrainingSpec(1, 0, (e.ResizeLayers(("0", "2"), (400, 400)),)), managed.Run(0)
@@ -281,7 +281,7 @@ def tied_weights() -> nn.Module:
          e.ResizeLayers(("0",), (16,)), "do not fit"),
     ],
 )  # fmt: skip
-def test_says_why_a_width_must_stay(managed: Any, build: Any, edit: e.Edit, says: str) -> None:
+def test_refused_widths_have_a_reason(managed: Any, build: Any, edit: e.Edit, says: str) -> None:
     model = build()
     before = [p.detach().clone() for p in model.parameters()]
     found = managed.trainer(model).supports(edit)
@@ -296,7 +296,7 @@ def test_kept_layers_do_not_follow(managed: Any) -> None:
     assert trained.edits[0].layers == ("first",)
 
 
-def test_widths_without_data_come_from_a_plan() -> None:
+def test_widths_without_data_need_a_plan() -> None:
     from autotrainer.errors import ConfigError
 
     with pytest.raises(ConfigError, match="plan of a result"):
@@ -315,7 +315,7 @@ def test_widths_without_data_come_from_a_plan() -> None:
         (conv, ("1", "4", "7"), ("4",)),
     ],
 )
-def test_layers_are_led_past_with_a_gate_that_starts_at_zero(managed: Any, build: Any, layers: Any, led: Any) -> None:
+def test_residual_gate_starts_at_zero(managed: Any, build: Any, layers: Any, led: Any) -> None:
     trained = same_as_applied(managed, build, e.AddResidual(layers))
     assert trained.edits[0].layers == led
     gates = [m.gate for m in trained.model.modules() if isinstance(m, Residual)]
@@ -330,7 +330,7 @@ def test_layers_are_led_past_with_a_gate_that_starts_at_zero(managed: Any, build
     assert all(torch.equal(before, after) for before, after in inside.values())
 
 
-def test_it_learns_what_a_deep_stack_can_not(managed: Any) -> None:
+def test_residual_connections_train_a_deep_stack(managed: Any) -> None:
     """Sixteen sigmoid layers answer all inputs alike; led past, they tell the sign of a sum."""
     y = (managed.x.sum(1) > 0).astype("int64")
     data = {"train": (managed.x[:200], y[:200]), "validation": (managed.x[200:], y[200:])}
@@ -344,7 +344,7 @@ def test_it_learns_what_a_deep_stack_can_not(managed: Any) -> None:
     assert losses[1] < 0.3
 
 
-def test_other_edits_go_inside(managed: Any) -> None:
+def test_other_edits_apply_inside_a_residual_block(managed: Any) -> None:
     edits = (
         e.AddResidual(("2", "4")),
         e.SwapActivation(("3", "4"), "relu"),
@@ -380,7 +380,7 @@ def test_other_edits_go_inside(managed: Any) -> None:
         (Encoder, ("blocks.layers.0.self_attn.out_proj",), "part of"),
     ],
 )
-def test_says_why_there_is_no_way_past(managed: Any, build: Any, layers: Any, says: str) -> None:
+def test_refused_residual_connections_have_a_reason(managed: Any, build: Any, layers: Any, says: str) -> None:
     assert says in managed.trainer(build()).supports(e.AddResidual(layers)).reason
 
 
@@ -390,7 +390,7 @@ def test_says_why_there_is_no_way_past(managed: Any, build: Any, layers: Any, sa
 @pytest.mark.parametrize(
     ("build", "names"), [(Called, ("out",)), (conv, ("10",)), (Branches, ("out",)), (Sequences, ("out",))]
 )
-def test_the_output_layer_starts_smaller(managed: Any, build: Any, names: Any) -> None:
+def test_output_layer_is_scaled_down(managed: Any, build: Any, names: Any) -> None:
     torch.manual_seed(0)
     model = build()
     trained = managed.trainer(model).train(TrainingSpec(1, 0, (e.ScaleOutputLayer(0.25),)), managed.Run(0))
@@ -408,7 +408,7 @@ def test_the_output_layer_starts_smaller(managed: Any, build: Any, names: Any) -
         (lambda: nn.LSTM(4, 2), {"loss": lambda out, y: out[0].mean()}, "not made by"),
     ],
 )
-def test_says_why_the_output_layer_stays(managed: Any, build: Any, changes: Any, says: str) -> None:
+def test_refused_scaling_of_the_output_layer_has_a_reason(managed: Any, build: Any, changes: Any, says: str) -> None:
     assert says in managed.trainer(build(), **changes).supports(e.ScaleOutputLayer(0.1)).reason
 
 
@@ -471,7 +471,7 @@ def test_the_plan_finds_calls_of_attention_in_the_graph() -> None:
     assert dict(run.attention_calls) == dict(symbolic.attention_calls) == {"qkv": (0,)}
 
 
-def test_says_why_attention_is_not_bounded(managed: Any) -> None:
+def test_refused_attention_bounds_have_a_reason(managed: Any) -> None:
     class Own(nn.MultiheadAttention):
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             return super().forward(*args, **kwargs)

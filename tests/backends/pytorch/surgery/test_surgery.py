@@ -117,7 +117,7 @@ def test_optimizer_edits_that_do_not_fit() -> None:
         apply_edits((e.SetMomentum(0.9),), model, torch.optim.Adam(model.parameters()))
 
 
-def test_settings_of_the_loop_are_passed_over() -> None:
+def test_edits_of_the_loop_are_ignored() -> None:
     model = sequential()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     edits = (e.SetBatchSize(8), e.StopEarly(3), e.SetLoss("cross_entropy", "probabilities"), e.SetLearningRate(0.5))
@@ -135,7 +135,7 @@ def test_parameters_of_a_replaced_activation_leave_the_optimizer() -> None:
     assert held == {id(p) for p in model.parameters()}
 
 
-def test_initializers_that_suit_are_known() -> None:
+def test_initializers_for_activations() -> None:
     assert set(get_args(base.Activation)) <= set(e.INITIALIZER)
     assert set(e.INITIALIZER.values()) <= set(SCHEMES) == set(get_args(base.Initializer))
 

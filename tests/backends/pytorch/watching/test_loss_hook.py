@@ -1,4 +1,4 @@
-"""Each call of a loss module is seen, and the module stays what it is."""
+"""Each call of a loss module is observed, and the module stays unchanged."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ LOSSES: dict[str, Callable[[], nn.Module]] = {
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_calls_are_seen_until_removed(name: str) -> None:
+def test_calls_are_observed_until_removed(name: str) -> None:
     loss = LOSSES[name]()
     before, value, seen = sorted(vars(loss)), loss(X, Y), []
     handle = hook_loss_calls(loss, lambda module, args, kwargs, output: seen.append((module, args, kwargs, output)))
@@ -70,7 +70,7 @@ def test_calls_are_seen_until_removed(name: str) -> None:
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_two_watch_one_loss(first: int) -> None:
+def test_two_observers_of_one_loss(first: int) -> None:
     loss = nn.CrossEntropyLoss()
     seen: list[int] = []
     handles = [hook_loss_calls(loss, lambda *_, number=number: seen.append(number)) for number in (0, 1)]  # type: ignore[misc]
@@ -85,7 +85,7 @@ def test_two_watch_one_loss(first: int) -> None:
     assert vars(loss).keys() == vars(nn.CrossEntropyLoss()).keys()
 
 
-def test_two_models_share_a_loss_without_a_complaint(caplog: pytest.LogCaptureFixture) -> None:
+def test_two_models_can_share_a_loss(caplog: pytest.LogCaptureFixture) -> None:
     loss = nn.MSELoss()
     models = [nn.Linear(2, 1), nn.Linear(2, 1)]
     optimizers = [torch.optim.SGD(m.parameters(), 0.01) for m in models]
@@ -101,7 +101,7 @@ def test_two_models_share_a_loss_without_a_complaint(caplog: pytest.LogCaptureFi
     assert "compiled" not in caplog.text
 
 
-def test_hooks_of_the_user_run_and_what_they_return_is_seen() -> None:
+def test_user_hooks_run_and_their_output_is_observed() -> None:
     loss = nn.CrossEntropyLoss()
     loss.register_forward_hook(lambda module, args, output: 10 * output)
     seen: list[Tensor] = []
@@ -130,7 +130,7 @@ def _saved(loss: nn.Module) -> io.BytesIO:
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 @pytest.mark.parametrize("build", [nn.CrossEntropyLoss, Holder])
 @pytest.mark.parametrize("name", COPIES)
-def test_copies_are_not_seen(name: str, build: Callable[[], nn.Module]) -> None:
+def test_copies_are_not_observed(name: str, build: Callable[[], nn.Module]) -> None:
     whole = build()
     loss = getattr(whole, "loss", whole)
     seen: list[Any] = []
@@ -143,7 +143,7 @@ def test_copies_are_not_seen(name: str, build: Callable[[], nn.Module]) -> None:
     handle.remove()
 
 
-def test_a_copy_of_a_class_that_copies_itself_its_own_way_computes() -> None:
+def test_copy_of_a_class_with_custom_copying_computes() -> None:
     loss = OwnCopy()
     handle = hook_loss_calls(loss, lambda *_: None)
     copied = copy.deepcopy(loss)
@@ -160,7 +160,7 @@ def test_a_replica_computes_with_its_own_tensors() -> None:
     handle.remove()
 
 
-def test_a_loss_that_the_user_compiles_meanwhile_stays_compiled() -> None:
+def test_loss_that_the_user_compiles_meanwhile_stays_compiled() -> None:
     loss = nn.CrossEntropyLoss()
     handle = hook_loss_calls(loss, lambda *_: None)
     loss.compile(backend="eager")

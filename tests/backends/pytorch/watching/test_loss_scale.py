@@ -1,4 +1,4 @@
-"""The scale of a `GradScaler` that nobody has told of."""
+"""The scale of a `GradScaler` that is not passed to `watch`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def trained(*, watched: bool, fused: bool = False, steps: int = 30) -> tuple[Any
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_scale_of_each_step_and_a_training_that_stays_as_it_is(fused: bool) -> None:
+def test_loss_scale_is_recorded_without_changing_the_training(fused: bool) -> None:
     weights, state, _, _ = trained(watched=False, fused=fused)
     same, same_state, scales, history = trained(watched=True, fused=fused)
     assert all(torch.equal(weights[name], same[name]) for name in weights)
@@ -72,7 +72,7 @@ class StepHook:
         return float(self.values[-1]) if len(self.values) > before else np.nan
 
 
-def test_no_scaler_and_one_that_is_switched_off() -> None:
+def test_no_scaler_and_a_disabled_scaler() -> None:
     hook = StepHook()
     assert np.isnan(hook.step(torch.amp.GradScaler("cpu", enabled=False)))
     hook.optimizer.step()
@@ -80,7 +80,7 @@ def test_no_scaler_and_one_that_is_switched_off() -> None:
     assert hook.read.facts(stepped=True) == {}
 
 
-def test_steps_that_are_given_up_are_told_once() -> None:
+def test_skipped_steps_are_reported_once() -> None:
     hook, scaler = StepHook(), torch.amp.GradScaler("cpu")
     assert hook.step(scaler) == 65536
     assert hook.read.facts(stepped=True) == {}
@@ -89,7 +89,7 @@ def test_steps_that_are_given_up_are_told_once() -> None:
     assert hook.read.facts(stepped=True) == {}
 
 
-def test_without_any_step_the_only_scaler_is_taken() -> None:
+def test_only_scaler_is_used_without_any_step() -> None:
     gc.collect()
     hook, scaler = StepHook(), torch.amp.GradScaler("cpu")
     hook.step(scaler, torch.inf)
