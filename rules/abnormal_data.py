@@ -1,4 +1,4 @@
-"""AT501: inputs on a scale that networks learn badly from."""
+"""AT501: inputs on a scale that makes training difficult."""
 
 from __future__ import annotations
 
@@ -16,45 +16,45 @@ from autotrainer.rules._shared.words import about
 __all__ = ["AbnormalData"]
 
 _SMALL = 3.0
-"""Inputs whose root mean square is at most this have a usual scale: what hidden layers make of them is no matter of
-data."""
+"""Root mean square up to which inputs have a usual scale: large hidden outputs are then not due to the data."""
 
 _LARGE = 10.0
-"""Inputs below are never too large, whatever their features: pixels at the border hardly vary in any image set."""
+"""Magnitude below which inputs are never too large, however far the scales of features differ: pixels at the border
+hardly vary in any image set."""
 
 
 def _last(values: Floats) -> float:
-    known = values[np.isfinite(values)]
-    return float(known[-1]) if known.size else math.nan
+    finite = values[np.isfinite(values)]
+    return float(finite[-1]) if finite.size else math.nan
 
 
 class AbnormalData(Rule):
-    """Inputs, or what hidden layers make of them, are on a scale that networks learn badly from.
+    """Inputs, or the hidden activations they produce, are on a scale that makes training difficult.
 
     What it does
-        Looks at scale and offset of the inputs per feature, at differences of scale between features, at features
-        without any variation, and at the size of hidden activations.
+        Checks the scale and offset of each input feature, how far the scales of features differ, and the size of hidden
+        activations.
 
     Why it hurts
-        Large or shifted inputs saturate or kill the units of the first layer and make the loss steep in a few
-        directions: steps are then too large for some weights and too small for the rest.
+        Large or shifted inputs saturate or kill the units of the first layer. They also make the loss steep in a few
+        directions only: steps are then too large for some weights and too small for the others.
 
     Evidence used
-        Moments of all inputs sampled so far; mean absolute output of hidden layers, from the start on, where the
-        inputs are not small; the outcome. Index inputs
-        (embeddings) and inputs that the model standardizes itself are left out.
+        Statistics of all inputs sampled so far; where the inputs are not small, hidden layers whose mean absolute
+        output has been large from the start; the outcome of the training. Index inputs (embeddings) and inputs that the
+        model standardizes itself are left out.
 
     Thresholds
-        ``std`` and ``offset`` (mean ÷ standard deviation of a feature), ``scale_ratio`` (largest ÷ smallest standard
-        deviation), ``hidden`` is omega_1 of AUTOTRAINER: mean absolute output of a hidden layer.
-        ``schedule``: share of the planned training from which a poor outcome makes it an error.
+        ``std``: standard deviation of the inputs. ``offset``: mean ÷ standard deviation of a feature. ``scale_ratio``:
+        largest ÷ smallest standard deviation of the features. ``hidden`` (omega_1 in AUTOTRAINER): mean absolute output
+        of a hidden layer. ``schedule``: share of the planned training from which a poor outcome makes this an error.
 
     When it is wrong
         Many models train well on raw data. A model that has learned is not reported, and without a poor outcome or
-        an explosion it is a warning.
+        divergence this is only a warning.
 
     Repairs
-        Inputs standardized with the moments of the training data.
+        Standardize the inputs with the mean and standard deviation of the training data.
 
     References
         LeCun et al., Efficient BackProp, 1998, section 4.3; Zhang et al., AUTOTRAINER, TDSC 2024.
@@ -63,6 +63,14 @@ class AbnormalData(Rule):
     problem = "abnormal_data"
     code = "AT501"
     aliases = ("abnormal_activation_scale", "unscaled_data", "unnormalized_data", "unscaled_inputs", "data_scale")
+    phrases = (
+        "inputs are not normalized",
+        "forgot to normalize the data",
+        "pixel values from 0 to 255",
+        "images not divided by 255",
+        "features on different scales",
+        "should i scale my features",
+    )
     needs = OUTCOME_NEEDS | frozenset(
         {
             "input_mean",
@@ -86,7 +94,6 @@ class AbnormalData(Rule):
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         if not len(history.steps) or context.input_kind in ("index", "scaled"):
             return None
         evidence = {
@@ -116,15 +123,18 @@ class AbnormalData(Rule):
         std, offset, ratio = (evidence[n] for n in ("input_std", "input_offset", "input_scale_ratio"))
         if std >= self.threshold("std"):
             largest = about(evidence["input_max_abs"], 3)
-            return f"Inputs have a standard deviation of {about(std, 3)} (largest value {largest})"
+            return f"Inputs are far from unit scale: standard deviation {about(std, 3)}, largest magnitude {largest}"
         if offset >= self.threshold("offset"):
-            return f"The mean of an input feature is {about(offset, 3)} times its standard deviation"
+            return f"Inputs are not centered: the mean of a feature is {about(offset, 3)} times its standard deviation"
         if ratio >= self.threshold("scale_ratio") and evidence["input_max_abs"] >= _LARGE:
-            return f"Standard deviations of input features differ {about(ratio, 3)}-fold"
+            times = about(ratio, 3)
+            return (
+                f"Input features are on very different scales: their standard deviations differ by a factor of {times}"
+            )
         return None
 
     def _hidden(self, history: RunHistory, evidence: dict[str, float]) -> tuple[str | None, tuple[str, ...]]:
-        # Outputs that have grown in training tell of the learning rate, outputs of small inputs of the weights.
+        # Outputs that grow during training are due to the learning rate, large outputs of small inputs to the weights.
         if history.steps[0] > 10 or not math.hypot(evidence["input_mean"], evidence["input_std"]) > _SMALL:
             return None, ()
         means = np.fmin(history.layer("activation_mean_abs")[0], last_median(history.layer("activation_mean_abs")))
@@ -134,4 +144,5 @@ class AbnormalData(Rule):
             return None, ()
         evidence["hidden_mean_abs"] = float(means[large[0]])
         name = history.layers[large[0]].name
-        return f"The mean absolute output of hidden layer {name} is {about(means[large[0]], 3)}", (name,)
+        size = about(means[large[0]], 3)
+        return f"Hidden activations are too large: the mean absolute output of layer {name} is {size}", (name,)

@@ -1,4 +1,4 @@
-"""AT702: steps of a layer that are far too large or far too small for its weights."""
+"""AT702: optimizer steps that are far too large or too small for a layer's weights."""
 
 from __future__ import annotations
 
@@ -17,72 +17,81 @@ from autotrainer.rules._shared.words import about
 __all__ = ["AbnormalUpdateRatio"]
 
 _SAMPLES = 10
-"""Samples of the window, at least."""
+"""Fewest samples in the window."""
 
 _GOOD = 0.8
 """Skill from which the size of steps does not matter."""
 
 _POOR = 0.7
-"""Upper end of the interval of skill up to which a result is poor, as in `insufficient_capacity`."""
+"""Upper end of the skill interval up to which a result is poor, as in `insufficient_capacity`."""
 
 _SOME = 0.3
-"""Skill, beyond doubt, from which a ratio alone, a symptom, tells nothing."""
+"""Skill, beyond doubt, from which a ratio alone is no evidence: it is only a symptom."""
 
 _APART = 10.0
-"""Ratio between a layer and the middle one from which that layer stands alone; else it is the rate of all."""
+"""Factor between a layer's update ratio and the median one from which that layer stands out; else the learning rate
+of all layers is off."""
 
 _SYMPTOM = 0.45
-"""Confidence of a ratio alone: a symptom, which is named as the root of nothing."""
+"""Confidence where only the ratio is off: too low to be named as the root cause of anything."""
 
 _SHRUNK = 0.7
-"""Length of all weights ÷ that at the start from which a decay has evidently won: trained weights grow."""
+"""Norm of all weights ÷ its initial value up to which decay has evidently won: training makes weights grow."""
 
-_GONE, _LOST = 0.3, 2.0
-"""Length of all weights ÷ that at the start, and loss ÷ its best level, with which what was learned decays again."""
+_FORGOTTEN_NORM, _FORGOTTEN_LOSS = 0.3, 2.0
+"""Norm of all weights ÷ its initial value, and loss ÷ its best level, at which what was learned decays again."""
 
-_RESTED = 1e-4
-"""First steps of a layer ÷ its weights from which it has been on its way: a tenth of the usual thousandth."""
+_TRAINED = 1e-4
+"""Update ratio of a layer's first steps from which the layer has trained before: a tenth of the usual thousandth."""
 
 _FADED = 0.1
-"""Learning rate ÷ its highest below which steps are small by schedule."""
+"""Learning rate ÷ its maximum below which steps are small by schedule."""
 
 
 class AbnormalUpdateRatio(Rule):
-    """Steps are far too large or far too small for the weights that they change, in some layers or in all.
+    """Optimizer steps are far too large or too small for the weights that they change, in some layers or in all.
 
     What it does
-        Compares, for each layer over the last half of the run, the length of a step with that of the weights, and
-        what weight decay alone takes away in a step.
+        Compares, for each layer over the last half of the run, the norm of a step with the norm of the weights. Also
+        checks how much of the weights weight decay alone removes in a step.
 
     Why it hurts
-        About a thousandth of the weights per step is usual. A layer that gets far more forgets what it has learned; one
-        that gets far less hardly learns; and weights that decay faster than they learn keep nothing.
+        A step usually changes weights by about a thousandth. A layer that changes far more forgets what it has learned,
+        one that changes far less hardly learns, and weights that decay faster than they learn retain nothing.
 
     Evidence used
-        Geometric mean of each layer's update ratio over the last half of the run; learning rate × weight decay, and
-        how far all weights have shrunk; skill over the trivial predictor; schedule of the learning rate.
+        Geometric mean of each layer's update ratio (norm of the step ÷ norm of the weights) over the last half of the
+        run; learning rate × weight decay, and how far the weights have shrunk; skill relative to the trivial predictor;
+        the learning-rate schedule.
 
     Thresholds
-        ``high`` and ``low``: log10 of the update ratio; ``decay``: share of the weights that decay takes in a step;
-        ``schedule``: share of the planned training from which it is judged.
+        ``high`` and ``low``: log10 of the update ratio. ``decay``: share of the weights that decay removes in a step.
+        ``schedule``: share of the planned training before this is judged.
 
     When it is wrong
-        Nothing is told of a model that has learned well, nor of small steps at the end of a falling schedule or of
-        layers that have made usual ones before: these may be at rest at an optimum. Ratios alone are a warning; they
-        are an error only where a weight decay explains them and the result is poor. The rules on the learning rate
-        give the reason where all layers are alike.
+        Nothing is reported for a model that has learned well, for small steps at the end of a falling schedule, or for
+        layers that made steps of usual size before: these may have converged. The ratio alone gives a warning; it is an
+        error only where weight decay explains it and the result is poor. Where all layers are alike, the rules on the
+        learning rate name the cause.
 
     Repairs
-        Another optimizer without that decay, another learning rate, normalization.
+        Use an optimizer without that weight decay, another learning rate, or normalization layers.
 
     References
-        Karpathy, CS231n notes and "makemore", 2022: log10 about -3; Kosson et al. 2023 (2305.17212); Wang and
-        Aitchison 2024 (2405.13698): decay should average over at least an epoch.
+        Karpathy, CS231n notes and "makemore", 2022: log10 about -3; Kosson et al. 2023 (2305.17212); Wang and Aitchison
+        2024 (2405.13698): decay should average over at least an epoch.
     """
 
     problem = "abnormal_update_ratio"
     code = "AT702"
     aliases = ("update_ratio", "weight_decay_too_strong", "weight_decay_too_high")
+    phrases = (
+        "too much weight decay",
+        "weights shrink to zero",
+        "weight updates too small",
+        "weight updates too large",
+        "update to weight ratio",
+    )
     needs = OUTCOME_NEEDS | STEP_NEEDS
     causes = (
         "missing_zero_grad",
@@ -104,12 +113,11 @@ class AbnormalUpdateRatio(Rule):
     THRESHOLDS = thresholds(
         high=Threshold(-1.5, "log10 of step ÷ weights, at least", "Karpathy", -math.inf),
         low=Threshold(-5, "log10 of step ÷ weights, at most", "Karpathy", -math.inf),
-        decay=Threshold(0.003, "share of the weights that decays in a step", "300 steps: an epoch of few", 0, 1),
+        decay=Threshold(0.003, "share of the weights that decays in a step", "300 steps: a short epoch", 0, 1),
         schedule=Threshold(0.15, "share of the schedule before it is judged", "delay target of 20 %", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         if len(history.steps) < _SAMPLES or context.optimizer.several:
             return None
         result = outcome(history, context)
@@ -118,50 +126,51 @@ class AbnormalUpdateRatio(Rule):
         return self._by_decay(history, context, result) or self._by_ratio(history, result)
 
     def _by_decay(self, history: RunHistory, context: TaskContext, result: Outcome) -> Finding | None:
-        """Find weights that decay faster than they learn."""
         rate = history.scalar("learning_rate")[-1]
         share = decay_share(context, float(rate if rate > 0 else context.optimizer.learning_rate))
         kept = steps_taken(history).kept
         if not share >= self.threshold("decay") or not kept <= _SHRUNK or result.moving(0.1):
             return None
         message = (
-            f"A weight decay of {context.optimizer.weight_decay:g} takes {share:.1%} of the weights away in each step: "
-            f"they are down to {about(kept)} of their size, and {result.words} after {result.steps} steps."
+            f"A weight decay of {context.optimizer.weight_decay:g} is too strong: it removes {share:.1%} of the "
+            f"weights in each step and has shrunk them to {about(kept)} times their initial norm; {result.words} after "
+            f"{result.steps} steps."
         )
         evidence = {"decay": share, "weights_kept": kept, "skill_high": result.high}
-        # What has some skill may be as good as noisy data allow, unless it was better before.
-        poor = not result.high > _POOR or (kept <= _GONE and loss_rise(history) >= _LOST)
+        # A model with some skill may be as good as noisy data allow, unless it was better before.
+        poor = not result.high > _POOR or (kept <= _FORGOTTEN_NORM and loss_rise(history) >= _FORGOTTEN_LOSS)
         return self.finding(result.worst if poor else Severity.WARNING, 0.85 if poor else 0.5, message, evidence)
 
     def _by_ratio(self, history: RunHistory, result: Outcome) -> Finding | None:
-        """Find layers whose steps do not fit them."""
         rows = weight_layers(history)
         ratios = history.layer("update_ratio")[recent(history.steps, least=_SAMPLES)][:, rows]
         typical = geometric_mean(ratios)
-        known = typical > 0  # no step at all is for no_gradient to tell
-        if not known.any() or result.learned(_SOME) or result.moving(0.1):
+        moves = typical > 0  # layers without any step are for no_gradient to report
+        if not moves.any() or result.learned(_SOME) or result.moving(0.1):
             return None
-        rows, logs = [row for row, there in zip(rows, known, strict=True) if there], np.log10(typical[known])
+        rows, logs = [row for row, kept in zip(rows, moves, strict=True) if kept], np.log10(typical[moves])
         high, low = logs >= self.threshold("high"), logs <= self.threshold("low")
-        # Layers that have made usual steps are at rest now, or near it: gradients fade at an optimum.
-        low &= ~(geometric_mean(history.layer("update_ratio")[:_SAMPLES, rows]) > _RESTED) & (not _faded(history))
+        # Layers that made steps of usual size before have converged, or nearly so: gradients fade at an optimum.
+        low &= ~(geometric_mean(history.layer("update_ratio")[:_SAMPLES, rows]) > _TRAINED) & (not _faded(history))
         if not (high | low).any():
             return None
         alone = np.abs(logs - np.median(logs)) >= math.log10(_APART)
         if (alone & (high | low)).any():
             high, low = high & alone, low & alone
         hit = high if high.any() else low
-        found = [row for row, there in zip(rows, hit, strict=True) if there]
+        affected = [row for row, kept in zip(rows, hit, strict=True) if kept]
         worst = int(np.argmax(np.where(hit, np.abs(logs + 3), -np.inf)))
         where = "all layers" if hit.all() else f"layer {history.layers[rows[worst]].name}"
         size = 10.0 ** float(logs[worst])
-        message = f"A step changes the weights of {where} by {about(size, 1)} of their size, and {result.words}."
+        message = (
+            f"Steps are too {'large' if high.any() else 'small'} for the weights of {where}: a typical one changes "
+            f"them by {about(size, 1)} of their norm (about 0.001 is usual), and {result.words}."
+        )
         evidence = {"update_ratio": size, "middle_update_ratio": 10.0 ** float(np.median(logs)), "skill": result.skill}
-        return self.finding(Severity.WARNING, _SYMPTOM, message, evidence, layers=names(history, found))
+        return self.finding(Severity.WARNING, _SYMPTOM, message, evidence, layers=names(history, affected))
 
 
 def _faded(history: RunHistory) -> bool:
-    """Whether a schedule has brought the learning rate down to next to nothing."""
     rates = history.scalar("learning_rate")
     rates = rates[np.isfinite(rates)]
     return len(rates) > 0 and bool(rates[-1] < _FADED * rates.max())

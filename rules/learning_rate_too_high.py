@@ -8,7 +8,7 @@ import numpy as np
 
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._shared.runaway import HEAVY, coasting, loss_rise, sharpness
+from autotrainer.rules._shared.runaway import HIGH_MOMENTUM, loss_rise, momentum_travel, sharpness
 from autotrainer.rules._shared.steps import STEP_NEEDS, Steps, steps_taken
 from autotrainer.rules._shared.words import about
 
@@ -136,7 +136,7 @@ class LearningRateTooHigh(Rule):
         }
         result = outcome(history, context)
         reason = self._reason(history, steps, evidence)
-        carried = coasting(context, result, steps)
+        carried = momentum_travel(context, result, steps)
         severity: Severity | None
         if carried >= _CARRIED and steps.grown >= _MOVED and result.mature(_SOON) and not result.learned(_GOOD):
             reason = reason or f"each step changes the weights by {about(steps.typical)} of their size"
@@ -199,16 +199,16 @@ class LearningRateTooHigh(Rule):
             return None, 0.0, ""
         large = steps.largest >= self.threshold("step") or steps.typical >= self.threshold("typical")
         lasting = steps.typical >= self.threshold("typical") or steps.grown >= self.threshold("growth")
-        if result.learned(_SOME) and not (lasting or context.optimizer.momentum >= HEAVY):
+        if result.learned(_SOME) and not (lasting or context.optimizer.momentum >= HIGH_MOMENTUM):
             return None, 0.0, ""
-        if not (large or context.optimizer.momentum >= HEAVY or result.stuck(0.3)):
+        if not (large or context.optimizer.momentum >= HIGH_MOMENTUM or result.stuck(0.3)):
             return None, 0.0, ""  # a model of few weights may need large ones
         if not result.known:
             return self._by_loss(history, context, result)
         # What has some skill may be as good as noisy data allow, unless the weights or the loss have run away.
         away = steps.grown >= _AWAY * self.threshold("growth") or self._by_loss(history, context, result)[0] is not None
         poor = result.high <= self.threshold("skill") + 0.1
-        if result.stuck() or (poor and (away or context.optimizer.momentum >= HEAVY)):
+        if result.stuck() or (poor and (away or context.optimizer.momentum >= HIGH_MOMENTUM)):
             return result.worst, 0.9 if result.stuck() else 0.8, f"{words} after {result.steps} steps"
         return Severity.WARNING, 0.5, f"{words} after {result.steps} steps"
 
@@ -243,6 +243,6 @@ def _rate(history: RunHistory, context: TaskContext) -> str:
     if context.loss.reduction == "sum":
         size = history.scalar("batch_size")[-1]
         raised.append(f"the loss is a sum over {f'{size:.0f}' if size > 0 else 'all'} samples")
-    if HEAVY <= momentum < 1:
+    if HIGH_MOMENTUM <= momentum < 1:
         raised.append(f"a momentum of {momentum:g} adds up {about(1 / (1 - momentum), 3)} steps")
     return f"of {rate:.3g} ({' and '.join(raised)}) " if raised else f"of {rate:.3g} "

@@ -6,7 +6,7 @@ import math
 
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._shared.steps import STEP_NEEDS, clipped_norm, rate_rises, shortened, steps_taken
+from autotrainer.rules._shared.steps import STEP_NEEDS, clipped_norm, rate_rises, step_per_gradient, steps_taken
 
 __all__ = ["LearningRateTooLow"]
 
@@ -134,7 +134,7 @@ class LearningRateTooLow(Rule):
         if not math.isnan(clipped):
             evidence["clipped_norm"] = clipped
             return f"The learning rate{rate} is too low for gradients that are clipped to {clipped:.2g}"
-        if optimizer.name == "sgd" and (left := shortened(history)) <= _SHORT:
+        if optimizer.name == "sgd" and (left := step_per_gradient(history)) <= _SHORT:
             evidence["of_gradient"] = left
             return f"The learning rate{rate} is too low for gradients that are clipped to {left:.1g} of their size"
         usual = 10 * _USUAL * (1 - optimizer.momentum) if optimizer.name == "sgd" else _USUAL

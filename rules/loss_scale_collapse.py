@@ -1,4 +1,4 @@
-"""AT802: a loss scale of mixed precision that falls and falls, because gradients overflow at every scale."""
+"""AT802: a mixed-precision loss scale that keeps falling because gradients overflow at every scale."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from autotrainer.rules._shared.trends import recent
 __all__ = ["LossScaleCollapse"]
 
 _WINDOW = 100
-"""Steps over which steps that were given up are counted, at least: the catalogue counts five in a hundred."""
+"""Fewest steps over which skipped steps are counted."""
 
 
 class LossScaleCollapse(Rule):
-    """The loss scale of half precision falls again and again: gradients overflow at any scale.
+    """The loss scale of mixed precision keeps falling: gradients overflow at every scale.
 
     What it does
-        Follows the number that loss and gradients are multiplied by in half precision, of a `GradScaler` (PyTorch) or
-        a `LossScaleOptimizer` (Keras).
+        Follows the factor by which loss and gradients are multiplied in half precision, from a `GradScaler` (PyTorch)
+        or a `LossScaleOptimizer` (Keras).
 
     Why it hurts
-        A step whose gradients overflow is given up and halves the scale. One such step in thousands is how the scale
-        is found; many of them are lost work, and below a scale of 1 small gradients vanish that half precision could
-        hold before. With gradients that are never finite the model stands still, and no exception says so.
+        A step whose gradients overflow is skipped and halves the scale. One such step in thousands is how the scale is
+        found. Many of them are lost work, and below a scale of 1, small gradients vanish that half precision could
+        represent without scaling. If gradients are never finite, the model stands still, and no exception is raised.
 
     Evidence used
-        The scale at sampled steps. How often it was halved tells how many steps were given up, at least. Where no step
-        follows any more, the scale at the end of an epoch or of the training; and the outcome.
+        The scale at sampled steps; how often it was halved gives the least number of skipped steps. Where no step
+        completes any more, the scale at the end of an epoch or of the training. The outcome of the training.
 
     Thresholds
-        ``lost``: scale up to which it is an error; ``scale`` below which it is a warning, and an error with a training
-        that diverges or stays at the trivial predictor's level; ``skipped``: steps given up for each one taken, over
-        at least 100 steps of the last half of the run, without those by which the scale is found in the beginning.
+        ``lost``: scale up to which this is an error. ``scale``: scale below which it is a warning, or an error if the
+        training diverges or stays at the trivial predictor's level. ``skipped``: skipped steps per completed step, over
+        at least 100 steps of the last half of the run, so that the search for a scale at the beginning does not count.
 
     When it is wrong
-        A scale that is lowered by hand on purpose looks the same, and a scaler that halves by another factor than 2
-        gives up more or fewer steps than are told. Scalers of other libraries are not seen.
+        A scale that is lowered by hand on purpose looks the same. A scaler that reduces the scale by another factor
+        than 2 skips more or fewer steps than reported. Scalers of other libraries are not seen.
 
     Repairs
-        Single precision throughout. By hand: bfloat16 in place of float16, or exponentials, norms, losses and long
-        sums in float32; and the root, where another finding names one.
+        Single precision throughout. By hand: bfloat16 instead of float16, or exponentials, norms, losses and long sums
+        in float32; and the root cause, if another finding names one.
 
     References
         Micikevicius et al., Mixed Precision Training, ICLR 2018 (arXiv 1710.03740), section 3.2; fairseq, which ends a
@@ -55,6 +55,15 @@ class LossScaleCollapse(Rule):
     problem = "loss_scale_collapse"
     code = "AT802"
     aliases = ("loss_scale", "grad_scaler", "amp_scale", "skipped_steps", "mixed_precision", "float16_overflow")
+    phrases = (
+        "gradient overflow",
+        "gradient overflow, skipping step",
+        "loss scale keeps decreasing",
+        "grad scaler goes to zero",
+        "minimum loss scale reached",
+        "fp16 training fails",
+        "works in fp32 but not in fp16",
+    )
     needs = OUTCOME_NEEDS | frozenset({"loss_scale"})
     causes = (
         "nonfinite_data",
@@ -69,26 +78,24 @@ class LossScaleCollapse(Rule):
     repairs = ("raise_precision",)
     THRESHOLDS = thresholds(
         lost=Threshold(1e-4, "scale at which nothing can be trained any more", "fairseq"),
-        scale=Threshold(1.0, "scale worth a warning below it", "PyTorch"),
-        skipped=Threshold(0.05, "steps given up for each step taken, at least", "catalogue: 5 in 100"),
+        scale=Threshold(1.0, "scale below which it is a warning", "PyTorch"),
+        skipped=Threshold(0.05, "steps skipped for each step completed, at least", "convention: 5 in 100"),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         scales = history.scalar("loss_scale")
-        known = np.isfinite(scales)
-        told = context.asked.get("loss_scale", math.nan)
-        measured = scales[known]
-        if not measured.size and math.isnan(told):
+        measured = scales[np.isfinite(scales)]
+        latest = context.asked.get("loss_scale", math.nan)
+        if not measured.size and math.isnan(latest):
             return None
-        now = float(measured[-1]) if math.isnan(told) else told
+        now = float(measured[-1]) if math.isnan(latest) else latest
         first = float(measured[0]) if measured.size else math.nan
         skipped = self._skipped(history, scales)
         evidence = {"loss_scale": now, "first_scale": first, "skipped_per_step": skipped}
-        came = f" ({first:g} at the start)" if first > now else ""
-        message = f"The loss scale is {now:.3g}{came}: gradients overflow at any scale"
+        origin = f" ({first:g} at the start)" if first > now else ""
+        message = f"The loss scale is only {now:.3g}{origin}: gradients overflow at every scale"
         if now <= self.threshold("lost"):
-            message += ", and steps are given up one after the other."
+            message += ", and one step after another is skipped."
             return self.finding(Severity.ERROR, 0.95, message, evidence)
         result = outcome(history, context)
         if now < self.threshold("scale"):
@@ -98,8 +105,8 @@ class LossScaleCollapse(Rule):
             return self.finding(severity, 0.8, message + words, evidence)
         if skipped >= self.threshold("skipped"):
             message = (
-                f"For every 100 steps taken, {100 * skipped:.0f} were given up because their scaled gradients "
-                f"overflowed; the loss scale is {now:.3g}{came}."
+                f"Many steps are skipped because their scaled gradients overflow: {100 * skipped:.0f} for every 100 "
+                f"completed; the loss scale is {now:.3g}{origin}."
             )
             return self.finding(Severity.WARNING, 0.7, message, evidence)
         return None

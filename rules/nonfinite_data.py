@@ -1,4 +1,4 @@
-"""AT502: NaN or infinity in the data."""
+"""AT502: NaN or infinite values in the data."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ __all__ = ["NonFiniteData"]
 
 
 class NonFiniteData(Rule):
-    """Inputs or targets hold NaN or infinite values.
+    """Inputs or targets contain NaN or infinite values.
 
     What it does
         Counts the values of the sampled rows that are not finite.
 
     Why it hurts
-        A single NaN in a batch makes loss, gradients and then all weights NaN.
+        A single NaN in a batch turns the loss, the gradients and then all weights into NaN.
 
     Evidence used
-        Share of values that are not finite, of inputs and of targets, over all sampled batches; where the loss is no
-        longer finite, batches of inputs that come after that (PyTorch).
+        Share of values that are not finite among the inputs and among the targets, over all sampled batches. Once the
+        loss is no longer finite, also later batches of inputs (PyTorch).
 
     Thresholds
         None: a value is finite or it is not.
 
     When it is wrong
-        Models that mask missing values themselves: while loss, gradients and weights stay finite it is a warning.
+        Models that mask missing values themselves: if loss, gradients and weights are still finite after 50 steps, this
+        is a warning.
 
     Repairs
-        Leave out the rows concerned, or fill them in before training.
+        Leave out the affected rows, or fill in the values before training.
 
     References
         Little and Rubin, Statistical Analysis with Missing Data, 2002.
@@ -39,6 +40,13 @@ class NonFiniteData(Rule):
     problem = "nonfinite_data"
     code = "AT502"
     aliases = ("nan_data", "missing_values", "nan_input", "nan_in_data")
+    phrases = (
+        "nan in the data",
+        "input contains nan",
+        "labels contain nan",
+        "missing values in csv",
+        "infinite values in dataset",
+    )
     needs = frozenset(
         {
             "input_nonfinite",
@@ -54,7 +62,6 @@ class NonFiniteData(Rule):
     static = True
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         inputs, targets = (
             self._share(history.scalar("input_nonfinite")),
             self._share(history.scalar("target_nonfinite")),
@@ -63,15 +70,17 @@ class NonFiniteData(Rule):
         if not inputs and not targets and not batches:
             return None
         losses = history.losses[1]
-        hurt = any(np.isinf(history.layer(column)).any() for column in ("grad_norm", "weight_norm"))
-        harmless = bool(len(losses)) and bool(np.isfinite(losses).all()) and not hurt and history.step >= 50
+        damaged = any(np.isinf(history.layer(column)).any() for column in ("grad_norm", "weight_norm"))
+        harmless = bool(len(losses)) and bool(np.isfinite(losses).all()) and not damaged and history.step >= 50
         parts = [
-            f"{100 * share:.2g}% of the {what}" for share, what in ((inputs, "inputs"), (targets, "targets")) if share
+            f"{100 * share:.2g}% of the {kind} values"
+            for share, kind in ((inputs, "input"), (targets, "target"))
+            if share
         ]
         message = f"{' and '.join(parts)} in the sampled batches are NaN or infinite."
         if not parts:
-            looked = context.asked["batches_looked_through"]
-            message = f"Of {looked:.0f} batches of inputs, {batches:.0f} have values that are NaN or infinite."
+            checked = context.asked["batches_looked_through"]
+            message = f"Inputs contain NaN or infinite values, in {batches:.0f} of {checked:.0f} batches."
         return self.finding(
             Severity.WARNING if harmless else Severity.ERROR,
             0.6 if harmless else 1.0,
@@ -81,5 +90,5 @@ class NonFiniteData(Rule):
 
     @staticmethod
     def _share(values: Floats) -> float:
-        known = values[np.isfinite(values)]
-        return float(known.mean()) if known.size else 0.0
+        finite = values[np.isfinite(values)]
+        return float(finite.mean()) if finite.size else 0.0

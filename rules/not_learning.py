@@ -8,9 +8,9 @@ import numpy as np
 
 from autotrainer.records.signals import Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.baseline_models import SIMPLE_NEEDS, with_simple_model
 from autotrainer.rules._shared.layers import inputs_vary
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._shared.simple_models import SIMPLE_NEEDS, with_simple_model
 from autotrainer.rules._shared.skill import targets_growth
 from autotrainer.rules._shared.trends import last_median, recent
 from autotrainer.rules._shared.words import about

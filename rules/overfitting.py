@@ -14,18 +14,18 @@ from autotrainer.rules._shared.words import about
 __all__ = ["Overfitting"]
 
 _HARMLESS = 0.4
-"""Confidence of a warning: a loss that rises while the accuracy stays has hardly ever made the result worse."""
+"""Confidence of a warning: a loss that rises while accuracy holds has hardly ever made the result worse."""
 
 _MEMORY = 0.2
-"""Gap of accuracy from which a model that is no better than a constant answer on validation data has learned by heart:
-twice what counts otherwise, and out of reach where nearly all rows are of one class."""
+"""Accuracy gap from which a model that is no better than a constant prediction on validation data has memorized the
+training data: twice the usual one, and out of reach where nearly all rows are of one class."""
 
 _COST = 0.02
-"""Fall of validation R² that nobody would mind; of other losses, the share of the loss at the start."""
+"""Drop of validation R² that nobody would mind; for other losses, the rise as a share of the initial loss."""
 
 
 class Overfitting(Rule):
-    """The validation loss rises for several evaluations while the training loss falls.
+    """The validation loss rises over several evaluations while the training loss falls.
 
     What it does
         Finds the best evaluation and looks at the trend since then.
@@ -34,22 +34,24 @@ class Overfitting(Rule):
         Every further epoch makes the model worse on data that it has not seen.
 
     Evidence used
-        Rise of the validation loss above its best, and its trend since; trend of the training loss over the same
+        Rise of the validation loss above its best value, and its trend since; trend of the training loss over the same
         epochs; the gap between training and validation accuracy.
 
     Thresholds
-        ``rise`` of the validation loss over its best; ``evaluations`` since the best; ``gap`` of accuracy, as in the
-        code of AUTOTRAINER (0.1, and 0.07 where the training accuracy is above 0.9); ``fall`` of the
-        validation accuracy (in regression: R²) from its best, from which it is an error.
+        ``rise``: rise of the validation loss relative to its best value. ``evaluations``: evaluations since the best.
+        ``gap``: training − validation accuracy, as in AUTOTRAINER's code (0.1, and 0.07 where training accuracy is
+        above 0.9). ``fall``: drop of validation accuracy (in regression: R²) from its best, from which this is an
+        error.
 
     When it is wrong
-        Cross-entropy on validation data rises with growing confidence even while accuracy improves: the gap of
-        accuracy must show too, where it is known, R² must have lost 0.02, and losses of other tasks that share of
-        the loss at the start. It is an error only where validation accuracy or R² itself has fallen clearly, or where
-        since the best loss the accuracy is no better on average than always giving the commonest class.
+        Cross-entropy on validation data rises with growing confidence even while accuracy improves. So where accuracy
+        is known, there must also be an accuracy gap; in regression, R² must have dropped by 0.02; other losses must
+        have risen by 2 % of the initial loss. It is an error only where validation accuracy or R² itself has clearly
+        dropped, or where the accuracy since the best loss is on average no better than always predicting the most
+        common class.
 
     Repairs
-        Dropout, weight decay, stopping at the best epoch, noise on the inputs.
+        Dropout, weight decay, stopping at the best epoch, or noise on the inputs.
 
     References
         Prechelt, Early Stopping – But When?, 1998; code of AUTOTRAINER (never reported there).
@@ -58,6 +60,16 @@ class Overfitting(Rule):
     problem = "overfitting"
     code = "AT601"
     aliases = ("overfit", "overfitted")
+    phrases = (
+        "validation loss goes up",
+        "validation loss increases",
+        "validation loss increases while training loss decreases",
+        "training accuracy high but validation accuracy low",
+        "gap between training and validation accuracy",
+        "model memorizes the training data",
+        "model does not generalize",
+        "good on training data but bad on test data",
+    )
     needs = frozenset({"loss", "accuracy", "epochs"})
     causes = (
         "nonfinite_data",
@@ -73,7 +85,6 @@ class Overfitting(Rule):
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         epochs, losses = history.epochs("val_loss")
         if len(losses) < self.threshold("evaluations") + 2 or not np.isfinite(losses).all():
             return None
@@ -105,11 +116,12 @@ class Overfitting(Rule):
         fall = float(np.max(smooth) - held_out) if len(smooth) else lost
         severity = Severity.ERROR if fall >= self.threshold("fall") or useless else Severity.WARNING
         message = (
-            f"The validation loss was best after epoch {int(epochs[best])} ({about(losses[best], 3)}) and is "
-            f"{rise:.0%} above that now ({about(now, 3)}), while the training loss fell"
+            f"The model overfits: the validation loss was best after epoch {int(epochs[best])} "
+            f"({about(losses[best], 3)}) and is now {rise:.0%} above that ({about(now, 3)}), while the training loss "
+            "fell"
         )
         message += f"; accuracy is {train:.3g} in training and {held_out:.3g} in validation" if gap == gap else ""
-        message += ", where always the commonest class would do as well." if useless else "."
+        message += ", no better than always predicting the most common class." if useless else "."
         evidence = {"best_epoch": float(epochs[best]), "rise": rise, "accuracy_gap": gap, "fall": fall}
         confidence = min(0.95, 0.6 + since / 50) if severity is Severity.ERROR else _HARMLESS
         return self.finding(severity, confidence, message, evidence)

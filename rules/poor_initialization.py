@@ -1,4 +1,4 @@
-"""AT701: initial weights from which a network learns badly or not at all."""
+"""AT701: initial weights from which a network learns poorly or not at all."""
 
 from __future__ import annotations
 
@@ -16,53 +16,55 @@ from autotrainer.rules._shared.words import about
 __all__ = ["PoorInitialization"]
 
 _FLAT_AT_ZERO = ("relu", "relu6", "thresholded_relu")
-"""Activations with output and slope zero for an input of zero: no gradient comes back through them."""
+"""Activations whose output and slope are zero for an input of zero: no gradient flows back through them."""
 
 _POOR = 0.7
-"""Skill at rest up to which units that start equal are the likely reason, as in `insufficient_capacity`."""
+"""Skill of a model that has come to rest, up to which units that start equal are the likely cause, as in
+`insufficient_capacity`."""
 
 _GOOD = 0.8
-"""Skill from which it does not matter how large weights began."""
+"""Skill from which the size of the initial weights does not matter."""
 
-_ACTIVATIONS_TELL = 5
-"""Samples from which `vanishing_gradient` and `dying_relu` judge layers whose activation is the reason."""
+_ACTIVATION_SAMPLES = 5
+"""Samples from which `vanishing_gradient` and `dying_relu` judge layers whose activation is the cause."""
 
 _ROUNDING = 1e-6
-"""Spread, relative to size, up to which values are equal but for rounding."""
+"""Spread, relative to size, up to which values are equal except for rounding."""
 
 
 class PoorInitialization(Rule):
-    """Initial weights make the signal fade, blow up, or equal for all inputs.
+    """Initial weights make the signal fade, blow up, or become equal for all inputs.
 
     What it does
-        Looks, at the first sampled step, at how far hidden activations differ between inputs, layer by layer, and
-        for layers whose weights are all zero or the same for all units.
+        At the first sampled step, checks layer by layer how far hidden activations differ between inputs, and looks for
+        layers whose weights are all zero or the same for all units.
 
     Why it hurts
-        A signal that fades from layer to layer gives every input the same answer; one that grows makes loss and
-        first steps huge. Units that start equal stay equal, unless the next layer tells them apart: together they are
-        worth one unit.
+        If the signal fades from layer to layer, the output is the same for every input; if it grows, the loss and the
+        first steps are huge. Units that start equal stay equal unless the next layer weights them differently: together
+        they are worth one unit.
 
     Evidence used
-        Spread of each hidden layer's output across samples at the first step, its range over layers; weight norms,
+        Spread of each hidden layer's output across samples at the first step, compared between layers; weight norms;
         and whether weights are equal for all units of a layer and for all inputs of the next one.
 
     Thresholds
-        ``fading`` and ``growing``: spread of the last ÷ first hidden layer; ``large``: spread of a hidden layer
-        (inputs of usual scale); ``loud``: length of a layer's weights ÷ root of its units.
-        ``schedule``: share of the planned training from which a poor outcome makes it an error.
+        ``fading`` and ``growing``: spread of the last ÷ first hidden layer. ``large``: spread of a hidden layer (for
+        inputs of usual scale). ``loud``: norm of a layer's weights ÷ square root of its number of units. ``schedule``:
+        share of the planned training from which a poor outcome makes this an error.
 
     When it is wrong
-        Normalization and adaptive optimizers overcome a bad start: without a poor outcome it is a warning, and a model
-        that has learned is not reported. Only a first layer that answers all inputs alike and units that stay equal are
-        errors at once. Sigmoids let the signal fade whatever the initializer, and units of ReLU that are zero for all
-        inputs are dead: `vanishing_gradient` and `dying_relu` tell these, from their first samples on. Equal units are
-        a warning where the next layer's weights differ, in the first layer too, because their gradients then do; an
-        error where the model comes to rest poor. Weights far larger than usual are told up to skill 0.8. Zero weights
-        that end a residual branch, an adapter or the model are fine.
+        Normalization and adaptive optimizers overcome a bad start: without a poor outcome this is a warning, and a
+        model that has learned is not reported. Only three cases are errors at once: zero weights that let no signal
+        through, a first layer whose output is the same for all inputs, and units that stay equal. Sigmoids let the
+        signal fade whatever the initializer, and ReLU units that are zero for all inputs are dead: `vanishing_gradient`
+        and `dying_relu` report these, from their first samples on. Equal units are a warning where the next layer's
+        weights differ, in the first layer as well, because their gradients then differ; they are an error where the
+        model comes to rest with a poor result. Weights far larger than usual are reported up to skill 0.8. Zero weights
+        at the end of a residual branch, an adapter or the model are fine.
 
     Repairs
-        New initial weights (He for ReLU, LeCun for SELU, Glorot for tanh and sigmoid), normalization.
+        New initial weights (He for ReLU, LeCun for SELU, Glorot for tanh and sigmoid), or normalization layers.
 
     References
         Glorot and Bengio, AISTATS 2010; He et al., ICCV 2015; Mishkin and Matas (LSUV), ICLR 2016; on equal units:
@@ -78,6 +80,15 @@ class PoorInitialization(Rule):
         "zero_weights",
         "constant_weights",
         "bad_init",
+    )
+    phrases = (
+        "weights initialized to zero",
+        "all weights are the same",
+        "neurons start with the same weights",
+        "wrong weight initialization",
+        "initial weights too large",
+        "initial weights too small",
+        "which initializer to use",
     )
     needs = OUTCOME_NEEDS | frozenset(
         {
@@ -103,7 +114,6 @@ class PoorInitialization(Rule):
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         if not len(history.steps) or history.steps[0] > 10:
             return None
         equal = self._equal_units(history, context)
@@ -112,7 +122,7 @@ class PoorInitialization(Rule):
         evidence: dict[str, float] = {}
         zero = self._dead_zero_layers(history)
         reason, rows = (
-            ("The initial weights of hidden layers are zero, and no signal comes through", zero)
+            ("The initial weights of hidden layers are zero and let no signal through", zero)
             if zero
             else self._signal(history, evidence)
         )
@@ -121,8 +131,8 @@ class PoorInitialization(Rule):
         constant = bool(zero) or evidence.get("first_spread") == 0
         result = outcome(history, context)
         loud = "weight_size" in evidence
-        held = float(np.fmin(result.skill, held_out_skill(history, context)))  # large weights learn by heart
-        if held >= _GOOD if loud else result.learned(0.5 if constant else 0.3):
+        skill = float(np.fmin(result.skill, held_out_skill(history, context)))  # models with large weights memorize
+        if skill >= _GOOD if loud else result.learned(0.5 if constant else 0.3):
             return None
         poor = self._is_poor(result)
         severity = Severity.ERROR if constant or result.diverged else (result.worst if poor else Severity.WARNING)
@@ -136,7 +146,6 @@ class PoorInitialization(Rule):
         )
 
     def _equal_units(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge hidden layers whose units all start with the same weights (other than zero), if there are any."""
         rows = weight_layers(history)
         layers = [history.layers[row] for row in rows]
         equal = [
@@ -154,22 +163,23 @@ class PoorInitialization(Rule):
             return None
         poor = self._is_poor(result) or (result.high <= _POOR and result.mature(0.5) and not result.moving())
         severity = Severity.ERROR if kept or poor else Severity.WARNING
-        more = f" (and those of {len(equal) - 1} further hidden layers)" if len(equal) > 1 else ""
+        others = len(equal) - 1
+        more = f" (and of {others} more hidden layer{'s' * (others > 1)})" if others else ""
         units = layers[equal[0]].units
-        fate = "and get the same gradients" if kept else "and only the next layer tells them apart"
+        effect = "so they get the same gradients" if kept else "and only the next layer weights them differently"
         many = "units" if units is None else f"{units} units"
-        reason = f"All {many} of layer {layers[equal[0]].name}{more} start with the same weights, {fate}"
+        reason = f"All {many} of layer {layers[equal[0]].name}{more} start with the same weights, {effect}"
         message = f"{reason}; {result.words}." if poor and result.words else f"{reason}."
         evidence = {
             "equal_layers": float(len(equal)),
             "staying_equal": float(kept),
             "weight_layers": float(len(layers)),
         }
-        found = names(history, [rows[i] for i in equal])
-        return self.finding(severity, 0.95 if kept else 0.6, message, evidence, layers=found)
+        affected = names(history, [rows[i] for i in equal])
+        return self.finding(severity, 0.95 if kept else 0.6, message, evidence, layers=affected)
 
     def _loud(self, history: RunHistory, rows: list[int], evidence: dict[str, float]) -> list[int]:
-        """Return the layer whose weights are largest beside what the usual initializers give, if far larger."""
+        """Return the layer whose weights are largest relative to the usual initializers', if far larger."""
         units = np.array([history.layers[row].units or math.nan for row in rows], np.float64)
         sizes = finite(history.layer("weight_norm")[0, rows]) / np.sqrt(units)
         if not (sizes >= self.threshold("loud")).any():
@@ -179,16 +189,16 @@ class PoorInitialization(Rule):
 
     @staticmethod
     def _dead(history: RunHistory, rows: list[int]) -> bool:
-        """Whether units are dead from the start: some layer's output is zero for all inputs."""
+        """Return whether units are dead from the start: some layer's output is zero for all inputs."""
         size = history.layer("activation_mean_abs")[0]
         return any(size[row] == 0 and history.layers[row].activation in _FLAT_AT_ZERO for row in rows)
 
     @staticmethod
     def _dead_zero_layers(history: RunHistory) -> list[int]:
-        """Return hidden layers with zero weights through which no signal comes, forward or back.
+        """Return hidden layers with zero weights that let no signal through, forward or backward.
 
-        That is all hidden layers, or one whose output is zero before or after an activation of slope zero there, if
-        the model's output is the same for all inputs: else there is a way round it, as a residual branch has.
+        These are all hidden layers, or one whose output is zero before or after an activation with slope zero there,
+        if the model's output is the same for all inputs: else there is a path around it, as with a residual branch.
         """
         if not _same_output(history):
             return []
@@ -211,36 +221,39 @@ class PoorInitialization(Rule):
         if alike and (not zero or _same_output(history)):
             evidence["first_spread"] = 0.0
             return "The output of the first layer is the same for all inputs", rows[:1]
-        # Layers of zero weights end a branch, such as a residual one: what counts is what goes past them.
+        # Layers with zero weights end a branch, such as a residual one: what counts is the path around them.
         rows = [row for row in rows if history.layers[row].start != "zero"]
         if len(rows) < 2 or spread[rows[0]] == 0 or not np.isfinite(spread[rows]).all():
-            return None, []  # what is not finite is for nonfinite to tell
-        if len(history.steps) >= _ACTIVATIONS_TELL and (squashing_layers(history) or self._dead(history, rows)):
+            return None, []  # values that are not finite are for nonfinite to report
+        if len(history.steps) >= _ACTIVATION_SAMPLES and (squashing_layers(history) or self._dead(history, rows)):
             return None, []
         loud = self._loud(history, rows, evidence)
         if loud:
             times, name = evidence["weight_size"], history.layers[loud[0]].name
-            return f"The initial weights of layer {name} are {about(times)} times as large as usual ones", loud
+            return f"The initial weights of layer {name} are too large, {about(times)} times the usual size", loud
         first, last = float(spread[rows[0]]), float(spread[rows[-1]])
         ratio = last / first
         evidence |= {"first_spread": first, "last_spread": last, "spread_ratio": ratio}
-        ends = f"{first:.2g} in layer {history.layers[rows[0]].name} and {last:.2g} in {history.layers[rows[-1]].name}"
+        start, end = (history.layers[rows[i]].name for i in (0, -1))
+        ends = f"its spread across inputs is {first:.2g} in layer {start} and {last:.2g} in layer {end}"
         if ratio <= self.threshold("fading"):
             faded = [row for row in rows if spread[row] <= first * math.sqrt(self.threshold("fading"))]
-            return f"At the start, the signal fades from layer to layer: its spread over inputs is {ends}", faded
+            return f"With the initial weights, the signal fades from layer to layer: {ends}", faded
         if ratio >= self.threshold("growing"):
             grown = [row for row in rows if spread[row] >= first * math.sqrt(self.threshold("growing"))]
-            return f"At the start, the signal grows from layer to layer: its spread over inputs is {ends}", grown
+            return f"With the initial weights, the signal grows from layer to layer: {ends}", grown
         largest = max(rows, key=lambda row: float(spread[row]))
         scale = history.scalar("input_std")
         usual = not np.isnan(scale[0]) and scale[0] <= 10
         if usual and spread[largest] >= self.threshold("large"):
-            name = history.layers[largest].name
-            return f"At the start, outputs of layer {name} spread by {about(spread[largest])} over inputs", [largest]
+            name, value = history.layers[largest].name, about(spread[largest])
+            return f"With the initial weights, outputs of layer {name} are too large: their spread is {value}", [
+                largest
+            ]
         return None, []
 
 
 def _same_output(history: RunHistory) -> bool:
-    """Whether the model answers all inputs of the first sampled step alike, as far as is known."""
+    """Return whether the model's output is the same for all inputs of the first sampled step, as far as is known."""
     spread, *ends = (float(history.scalar(name)[0]) for name in ("output_spread", "output_min", "output_max"))
     return math.isnan(spread) or (math.isfinite(spread) and spread <= _ROUNDING * max(map(abs, ends)))

@@ -9,7 +9,7 @@ import numpy as np
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.layers import weight_layers
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._shared.pace import SURE, known_losses, pace
+from autotrainer.rules._shared.pace import SURE, loss_series, pace
 from autotrainer.rules._shared.steps import STEP_NEEDS, steps_taken
 from autotrainer.rules._shared.trends import theil_sen
 
@@ -186,7 +186,7 @@ class SlowConvergence(Rule):
         few = result.steps <= min(_WHOLE * history.epoch, _HARDLY) and history.epoch >= _MANY_EPOCHS
         if not few or result.progress < _END or result.skill >= _FINE:
             return None
-        course, held_out = pace(known_losses(history)), pace(history.epochs("val_loss")[1])
+        course, held_out = pace(loss_series(history)), pace(history.epochs("val_loss")[1])
         if course is None or not course.falling or course.sure < SURE:
             return None
         if (course.gain if held_out is None else min(course.gain, held_out.gain)) < _TO_GAIN:

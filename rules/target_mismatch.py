@@ -6,7 +6,7 @@ import numpy as np
 
 from autotrainer.records.task import TargetSummary
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext
-from autotrainer.rules._shared.loss_values import CROSSED, LOSS_VALUE_NEEDS, broadcast
+from autotrainer.rules._shared.loss_values import BROADCAST_COLUMNS, LOSS_VALUE_NEEDS, broadcast_loss
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
 from autotrainer.rules._shared.words import about
 
@@ -145,10 +145,10 @@ class TargetMismatch(Rule):
         # Outputs may have been squeezed for the loss alone: the numbers themselves must say it.
         if not (context.loss.own or context.loss.family in _ELEMENTWISE) or context.framework != "pytorch":
             return None
-        found = broadcast(history)
+        found = broadcast_loss(history)
         if found is None:
             return None
-        evidence |= {"loss": found.loss, found.name: found.by_rows, CROSSED[found.name]: found.crossed}
+        evidence |= {"loss": found.loss, found.name: found.by_rows, BROADCAST_COLUMNS[found.name]: found.broadcast}
         return (
             f"The loss is {about(found.loss, 3)}, but row by row it would be {about(found.by_rows, 3)}: outputs and "
             "targets, one of shape (n,) and one of shape (n, 1), broadcast to (n, n), and every output is compared "

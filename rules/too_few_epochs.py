@@ -9,7 +9,7 @@ import numpy as np
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.held_out import held_out_skill
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
-from autotrainer.rules._shared.pace import SURE, Pace, known_losses, pace
+from autotrainer.rules._shared.pace import SURE, Pace, loss_series, pace
 from autotrainer.rules._shared.trends import theil_sen
 
 __all__ = ["TooFewEpochs"]
@@ -122,7 +122,7 @@ class TooFewEpochs(Rule):
         if not at_end or not result.known or result.diverged or _decayed(history):
             return None
         skill = float(np.fmax(result.skill, held_out_skill(history, context, 1)))
-        course = pace(known_losses(history))
+        course = pace(loss_series(history))
         if course is None or skill >= _GOOD or _worse(history):
             return None
         held_out = pace(history.epochs("val_loss")[1])

@@ -16,27 +16,28 @@ class UnscaledTargets(Rule):
     """Regression targets are far from unit scale.
 
     What it does
-        Compares spread and mean of the targets with 1.
+        Compares the spread and the mean of the targets with 1.
 
     Why it hurts
-        Gradients of a squared error grow with the targets: plain SGD explodes. Adaptive optimizers move each weight
-        by about the learning rate a step, so that large targets take very many steps.
+        Gradients of a squared error grow with the targets: plain SGD explodes. Adaptive optimizers move each weight by
+        about the learning rate per step, so large targets take very many steps.
 
     Evidence used
-        Standard deviation, and mean ÷ standard deviation, of all targets seen; the outcome; whether a loss of one's own
-        moves with the squared error.
+        Standard deviation, and mean ÷ standard deviation, of all sampled targets; the outcome of the training; whether
+        a custom loss changes with the squared error.
 
     Thresholds
-        ``spread``: standard deviation; ``offset``: mean ÷ standard deviation, where the mean itself is above 10.
-        ``schedule``: share of the planned training from which a poor outcome makes it an error.
+        ``spread``: standard deviation. ``offset``: mean ÷ standard deviation, where the mean itself is at least 10.
+        ``schedule``: share of the planned training from which a poor outcome makes this an error.
 
     When it is wrong
-        With a fitting learning rate such targets train well: a model that has learned is not reported, and without a
-        poor outcome it is a warning. A loss of one's own that does not grow with the distance of outputs and targets
-        (one that ranks, or takes logarithms) may take any: nothing is said from eight samples on.
+        With a suitable learning rate such targets train well: a model that has learned is not reported, and without a
+        poor outcome this is a warning. A custom loss that does not grow with the distance between outputs and targets
+        (one that ranks, or takes logarithms) works with targets on any scale: nothing is reported once eight samples
+        have shown it.
 
     Repairs
-        Standardized targets, a lower learning rate.
+        Standardize the targets, or lower the learning rate.
 
     References
         LeCun et al., Efficient BackProp, 1998, section 4.3; Bishop, Neural Networks for Pattern Recognition, 8.2.
@@ -45,6 +46,14 @@ class UnscaledTargets(Rule):
     problem = "unscaled_targets"
     code = "AT508"
     aliases = ("target_scale", "unnormalized_targets", "large_targets")
+    phrases = (
+        "mse loss is huge",
+        "huge loss when predicting prices",
+        "regression loss in the millions",
+        "targets are very large",
+        "should i normalize the targets",
+        "predictions too small for the targets",
+    )
     needs = OUTCOME_NEEDS | frozenset({"target_spread", "target_max"})
     causes = ("nonfinite_data",)
     repairs = ("scale_targets", "scale_learning_rate", "swap_optimizer")
@@ -56,7 +65,6 @@ class UnscaledTargets(Rule):
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         targets = history.targets
         if context.kind(targets) != "regression" or targets.rows < 2 or context.loss.classifies:
             return None
@@ -68,10 +76,11 @@ class UnscaledTargets(Rule):
         result = outcome(history, context)
         if result.learned(0.5) or (context.loss.own and measures_distance(history) is False):
             return None
-        for_the_mean = result.mature(0.5) and result.high < 0  # half the training went into no more than that
-        hopeless = result.stuck(0.1) and (result.to_come < 0.3 or for_the_mean)
+        below_mean = result.mature(0.5) and result.high < 0  # half the training, and still worse than the mean
+        hopeless = result.stuck(0.1) and (result.to_come < 0.3 or below_mean)
         poor = result.diverged or (hopeless and result.mature(self.threshold("schedule")))
-        message = f"Targets have mean {about(targets.mean, 3)} and standard deviation {about(spread, 3)}"
+        size = f"mean {about(targets.mean, 3)}, standard deviation {about(spread, 3)}"
+        message = f"Targets are far from unit scale ({size})"
         if poor and result.words:
             message += f", and {result.words}"
         severity = Severity.ERROR if result.diverged else (result.worst if poor else Severity.WARNING)

@@ -1,4 +1,4 @@
-"""AT503: rows that come sorted by class."""
+"""AT503: rows that are sorted by class."""
 
 from __future__ import annotations
 
@@ -16,57 +16,59 @@ from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
 __all__ = ["UnshuffledData"]
 
 _SAMPLES = 3
-"""Batches, at least, that are compared with all rows."""
+"""Fewest batches that are compared with all rows."""
 
 _ONE_CLASS_ROWS = 100
-"""Rows in a row of one class from which that is no chance, though that class had nine tenths of all rows: 3e-5."""
+"""Consecutive rows of one class that are not due to chance, even if that class has nine tenths of all rows: 3e-5."""
 
 _LATE_LOSSES, _NOT_NINE_TENTHS = 10, 0.75
-"""Losses of the second half of the run, at least, and validation accuracy, at most, that tell that no class has nine
-tenths of all rows: always answering it would have 0.9, with two standard errors of 20 rows."""
+"""Fewest losses of the second half of the run, and largest validation accuracy, that show that no class has nine tenths
+of all rows: always predicting it would reach 0.9, with two standard errors of 20 rows."""
 
-_COMPOSED = 0.5
-"""Part of the threshold for losses of one's own: contrastive ones take batches of a few classes, several rows each."""
+_CUSTOM_LOSS = 0.5
+"""Factor of ``share`` for custom losses: contrastive ones use batches of a few classes, with several rows each."""
 
 _EARLY, _HALF = 0.1, 0.5
-"""Share of the schedule before which a poor validation score is no evidence of harm yet; and until which only a
-very poor one is."""
+"""Share of the schedule before which a poor validation score is no evidence of harm, and until which only a very poor
+one is."""
 
 _VERY_POOR = 0.5
+"""Validation skill up to which a score is very poor."""
 
 
 class UnshuffledData(Rule):
-    """Batches hold far fewer classes than the data: rows come sorted or in runs, not shuffled.
+    """Batches hold far fewer classes than the data: rows are sorted or come in runs, not shuffled.
 
     What it does
-        Compares the entropy of the classes in each batch with what a random batch of that size would have.
+        Compares the entropy of the classes in each batch with that of a random batch of the same size.
 
     Why it hurts
-        The gradient of a batch that holds one class says "always answer this one"; the next batch says the opposite.
-        The model forgets what it learned of the classes that come first in an epoch, the score of a batch flatters it,
-        and statistics of batch normalization fit no mixed batch.
+        The gradient of a batch with a single class says "always predict this one"; the next batch says the opposite.
+        The model forgets what it learned about the classes that come first in an epoch, its score on a batch looks too
+        good, and batch normalization statistics do not fit mixed batches.
 
     Evidence used
-        Entropy of the classes of sampled batches, entropy of the classes of all rows seen so far; validation accuracy.
-        The mean entropy of random batches is at least that of all rows less log(1 + (classes − 1) ÷ rows), its variance
-        at most (v + (classes − 1) ÷ 2 rows) ÷ rows with v the variance of the surprisal, known for two classes and
-        bounded for more: the test holds for small batches and many classes too. Where all rows so far are of one
-        class, although the model tells several apart, that counts from 100 rows on; after the first epoch only where
-        neither the loss nor the validation accuracy fit data of which one class has nine tenths.
+        Entropy of the classes in sampled batches, entropy of the classes of all rows sampled so far; validation
+        accuracy. The mean entropy of random batches is at least that of all rows less log(1 + (classes − 1) ÷ rows),
+        its variance at most (v + (classes − 1) ÷ 2 rows) ÷ rows, where v is the variance of the surprisal, known for
+        two classes and bounded for more: the test also holds for small batches and many classes. If all rows so far are
+        of one class although the model distinguishes several, that counts from 100 rows on. After the first epoch it
+        counts only if neither the loss nor the validation accuracy fits data in which one class has nine tenths of the
+        rows.
 
     Thresholds
-        ``z``: standard errors below the entropy of random batches; ``share``: entropy of the batches ÷ that of all
-        rows; ``skill``: skill on validation data up to which it is an error in the second half of the schedule.
+        ``z``: standard errors below the entropy of random batches. ``share``: entropy of the batches ÷ that of all
+        rows. ``skill``: skill on validation data up to which this is an error in the second half of the schedule.
 
     When it is wrong
-        Batches composed on purpose (a curriculum; a few classes each, for contrastive losses: with a loss of one's own
-        half the share counts). Only tasks with one class a row are judged, and no trainings with several optimizers:
-        batches of a GAN are all real or all made. Without validation accuracy, or with a good one, it is a warning:
-        with small steps the order matters little. Whole arrays given to ``check`` say nothing of the order in
-        training, and batches of one row can't be judged.
+        Batches composed on purpose: a curriculum, or a few classes each for contrastive losses (with a custom loss,
+        ``share`` is halved). Only tasks with one class per row and trainings with one optimizer are judged: the batches
+        of a GAN are all real or all generated. Without validation accuracy, or with a good one, this is a warning: with
+        small steps, the order matters little. Whole arrays given to ``check`` do not show the order in training, and
+        batches of one row can't be judged.
 
     Repairs
-        Shuffled rows: ``shuffle=True`` in the loader, a buffer as large as the data set.
+        Shuffle the rows: ``shuffle=True`` in the loader, or a shuffle buffer as large as the data set.
 
     References
         Paninski, Neural Computation 2003 (bias of the entropy of samples); Reeb and Wolf, IEEE Trans. Inf. Theory 2015
@@ -77,82 +79,91 @@ class UnshuffledData(Rule):
     problem = "unshuffled_data"
     code = "AT503"
     aliases = ("unshuffled", "not_shuffled", "sorted_data", "sorted_labels", "no_shuffle", "shuffle")
+    phrases = (
+        "forgot to shuffle",
+        "data sorted by class",
+        "data ordered by label",
+        "batches contain only one class",
+        "predicts only the last class it saw",
+        "shuffle=false",
+    )
     needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"class_entropy"})
     causes = ()
     repairs = ("shuffle_data",)
     static = True
     THRESHOLDS = thresholds(
-        z=Threshold(5, "standard errors below random batches", "catalogue of problems"),
-        share=Threshold(0.5, "entropy of batches ÷ that of all rows, at most", "catalogue of problems", maximum=1),
-        skill=Threshold(0.85, "skill on validation data that is an error, at most", "calibrated", maximum=1),
+        z=Threshold(5, "standard errors below random batches", "convention"),
+        share=Threshold(0.5, "entropy of batches ÷ that of all rows, at most", "convention", maximum=1),
+        skill=Threshold(0.85, "validation skill up to which it is an error", "calibrated", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         targets = history.targets
         if context.arrays or context.optimizer.several or not _one_class_a_row(targets, context):
             return None  # several optimizers: a GAN's batches are all real or all made
         if targets.classes < 2:
             return self._one_class(history, context)
-        # All samples: where classes drift, as the actions of a policy, batches differ from all rows in the end alone.
-        seen, rows = history.scalar("class_entropy"), history.scalar("batch_size")
-        known = np.isfinite(seen) & (rows > 1)
-        if known.sum() < _SAMPLES:
+        # All samples: where classes drift, as the actions of a policy do, only late batches differ from all rows.
+        entropies, rows = history.scalar("class_entropy"), history.scalar("batch_size")
+        measured = np.isfinite(entropies) & (rows > 1)
+        if measured.sum() < _SAMPLES:
             return None
-        entropy, rows = float(seen[known].mean()), _copied(rows[known], targets)
+        entropy, rows = float(entropies[measured].mean()), _copied(rows[measured], targets)
         others = targets.classes - 1
         expected = float((targets.entropy - np.log1p(others / rows)).mean())
-        variance = float(((_surprisal_variance(targets) + others / (2 * rows)) / rows).mean()) / int(known.sum())
+        variance = float(((_surprisal_variance(targets) + others / (2 * rows)) / rows).mean()) / int(measured.sum())
         z = (expected - entropy) / math.sqrt(variance)
         share = entropy / targets.entropy if targets.entropy > 0 else math.nan
-        few = self.threshold("share") * (1 if context.loss.classifies else _COMPOSED)
-        if not (z > self.threshold("z") and share <= few):
+        limit = self.threshold("share") * (1 if context.loss.classifies else _CUSTOM_LOSS)
+        if not (z > self.threshold("z") and share <= limit):
             return None
         result = outcome(history, context)
-        held = held_out_skill(history, context)
+        skill = held_out_skill(history, context)
         needed = self.threshold("skill") if result.mature(_HALF) else _VERY_POOR
-        poor = held <= needed and result.progress >= _EARLY
+        poor = skill <= needed and result.progress >= _EARLY
         poor |= result.known and result.stuck() and result.mature(_EARLY) and not result.moving()
         severity = result.worst if poor else Severity.WARNING
         message = (
-            f"Batches hold {share:.0%} of the variety of classes that all rows have (entropy {entropy:.3g} of "
-            f"{targets.entropy:.3g}, random batches have at least {expected:.3g}): rows are not shuffled"
+            f"Rows are not shuffled: the entropy of the classes is {entropy:.3g} in a batch and {targets.entropy:.3g} "
+            f"in all rows (random batches would have at least {expected:.3g})"
         )
-        message += f", and validation accuracy is {held_out_accuracy(history):.3g}." if poor and held == held else "."
+        message += f", and validation accuracy is {held_out_accuracy(history):.3g}." if poor and skill == skill else "."
         evidence = {"batch_entropy": entropy, "entropy": targets.entropy, "expected_entropy": expected, "z": z}
-        return self.finding(severity, 0.95 if poor else 0.8, message, evidence | {"validation_skill": held})
+        return self.finding(severity, 0.95 if poor else 0.8, message, evidence | {"validation_skill": skill})
 
     def _one_class(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Find that all rows looked at, of the first epoch alone, are of one class: sorted, or very unequal."""
+        """Find that all sampled rows, of the first epoch only, are of one class: sorted, or very imbalanced."""
         rows, several = history.targets.rows, context.output_units is None or context.output_units > 1
         several |= not context.loss.classifies or context.loss.family == "binary_cross_entropy"
         if not (context.loss.classifies or computes_cross_entropy(history)):
-            return None  # a loss of one's own that needs no targets is given placeholders
+            return None  # a custom loss that needs no targets is given placeholders
         if rows < _ONE_CLASS_ROWS or not several or len(history.steps) < _SAMPLES:
             return None
         evidence = {"rows": rows, "batch_entropy": 0.0}
-        message = f"The first {rows} rows are all of one class: they seem to be sorted, not shuffled"
+        message = f"Rows seem to be sorted by class, not shuffled: the first {rows} are all of one class"
         if not history.epoch:
             return self.finding(Severity.WARNING, 0.6, f"{message}.", evidence)
         steps, losses = history.losses
-        late, held = losses[(steps >= history.step / 2) & np.isfinite(losses)], held_out_accuracy(history)
+        late, accuracy = losses[(steps >= history.step / 2) & np.isfinite(losses)], held_out_accuracy(history)
         if history.steps[-1] > history.step_of_epoch(0) or len(late) < _LATE_LOSSES:
             return None
         if context.loss.reduction != "mean" or context.loss.weighted:
             return None
         loss, noise = float(late.mean()), 2 * float(late.std()) / math.sqrt(len(late))
         result = outcome(history, context)
-        if not (held <= _NOT_NINE_TENTHS and loss - noise > _nine_tenths_entropy(context) and result.mature(_EARLY)):
+        if not (
+            accuracy <= _NOT_NINE_TENTHS and loss - noise > _nine_tenths_entropy(context) and result.mature(_EARLY)
+        ):
             return None
         message += (
-            f", since neither a loss of {loss:.3g} nor a validation accuracy of {held:.3g} fit a class that is nine "
-            "tenths of all."
+            f", but neither a loss of {loss:.3g} nor a validation accuracy of {accuracy:.3g} fits data in which one "
+            "class has nine tenths of the rows."
         )
-        return self.finding(result.worst, 0.85, message, evidence | {"loss": loss, "validation_accuracy": held})
+        return self.finding(result.worst, 0.85, message, evidence | {"loss": loss, "validation_accuracy": accuracy})
 
 
 def _nine_tenths_entropy(context: TaskContext) -> float:
-    """Return the cross-entropy of knowing but the shares, of classes of which one has nine tenths, at most."""
+    """Return the largest cross-entropy of predicting just the class shares, where one class has nine tenths."""
     others = max(1, (context.output_units or 2) - 1)
     return -0.9 * math.log(0.9) - 0.1 * math.log(0.1 / others)
 
@@ -165,7 +176,7 @@ def _one_class_a_row(targets: TargetSummary, context: TaskContext) -> bool:
 
 
 def _copied(rows: Floats, targets: TargetSummary) -> Floats:
-    """Return how many rows of batches were looked at."""
+    """Return how many rows of each batch were copied."""
     most = min(MAX_ROWS, max(1, MAX_VALUES // targets.width))
     return np.clip(rows, 1, most)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from autotrainer.records.facts import BAD_OPERATIONS, BAD_TENSORS
 from autotrainer.records.signals import LayerInfo
 
-__all__ = ["FirstNonfinite", "Operation", "is_intended", "kind_of_operation"]
+__all__ = ["FirstNonfinite", "Location", "Operation", "first_nonfinite", "is_intended", "kind_of_operation"]
 
 _KINDS = (  # part of an operation's name in lower case → kind; the first that fits
     ("expand", "overflow"),
@@ -69,6 +69,21 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True)
+class Location:
+    """A tensor of a step.
+
+    Attributes:
+        tensor: One of `BAD_TENSORS`.
+        layer: Name of the layer that it belongs to, or None.
+        after: Whether it is made by other code, after that layer has run (before all layers without one).
+    """
+
+    tensor: str
+    layer: str | None = None
+    after: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class FirstNonfinite:
     """The first tensor that is not finite.
 
@@ -107,6 +122,42 @@ class FirstNonfinite:
             "first_bad_nearest": made.nearest,
         }
         return {name: value for name, value in facts.items() if math.isfinite(value)}
+
+
+def first_nonfinite(
+    step: int,
+    *,
+    weight_before: Location | None,
+    loss_is_finite: bool,
+    forward: Location | None,
+    gradient: Location | None,
+    weight_after: Location | None,
+    operations: Mapping[str, Operation],
+) -> FirstNonfinite | None:
+    """Return the first tensor of a training step that is not finite, or None.
+
+    Args:
+        step: 0-based number of the step.
+        weight_before: First weight that was not finite before the step: an earlier step, or the start, has made it so.
+        loss_is_finite: Whether the loss is.
+        forward: First such tensor of the forward pass.
+        gradient: First such tensor of the backward pass.
+        weight_after: First weight that is not finite after the step.
+        operations: First operation with such a result in each part of the step: ``forward``, ``backward``, ``update``.
+    """
+    operation = None
+    if weight_before is not None:
+        step, location = max(0, step - 1), weight_before
+    elif not loss_is_finite:
+        location = forward or Location("loss")
+        if location.tensor not in ("input", "target"):
+            operation = operations.get("forward") or operations.get("update")
+    elif weight_after is not None:
+        location = gradient or weight_after
+        operation = operations.get("update" if gradient is None else "backward")
+    else:
+        return None
+    return FirstNonfinite(step, location.tensor, location.layer, location.after, operation or Operation())
 
 
 def is_intended(name: str, *, nan: bool) -> bool:

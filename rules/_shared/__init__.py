@@ -1,1 +1,1 @@
-"""What several rules share: outcome, pace, trends, words."""
+"""What several rules share: the outcome of a training, statistics, and wording."""

@@ -1,4 +1,4 @@
-"""How a model does on validation data at the end of what is known: what training batches can't tell."""
+"""Accuracy and skill on validation data in the last epochs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def held_out_accuracy(history: RunHistory, last: int = 3) -> float:
 
 
 def held_out_skill(history: RunHistory, context: TaskContext, last: int = 3) -> float:
-    """Return the skill on validation data in the last epochs, as `Outcome.skill`; NaN if unknown.
+    """Return the skill on validation data in the last epochs, on the scale of `Outcome.skill`; NaN if unknown.
 
-    From the accuracy; in regression from the loss, where that is a mean squared error.
+    It is computed from the accuracy; in regression from the loss, if that is a mean squared error.
     """
     if context.kind(history.targets) == "regression":
         losses = history.epochs("val_loss")[1][-last:]

@@ -10,10 +10,11 @@ from autotrainer.records.signals import Floats
 __all__ = ["activated", "inputs_vary", "last_epochs", "names", "squashing_layers", "weight_layers"]
 
 _SQUASHING = ("sigmoid", "hard_sigmoid", "hardsigmoid")
-"""Activations whose slope is at most 1/4, whatever the weights of usual size."""
+"""Activations whose slope is at most 1/4."""
 
 _USUAL = 0.3
-"""Size of weights ÷ root of the units, at least: the usual initializers give 0.6 to 1.4 (Glorot 2010, He 2015)."""
+"""Smallest usual norm of the weights ÷ root of the units: standard initializers give 0.6 to 1.4 (Glorot 2010, He
+2015)."""
 
 
 def weight_layers(history: RunHistory) -> list[int]:
@@ -26,10 +27,10 @@ def weight_layers(history: RunHistory) -> list[int]:
 
 
 def squashing_layers(history: RunHistory) -> list[int]:
-    """Return the hidden weight layers if each of them shrinks what goes through it, forward and back; else none.
+    """Return the hidden weight layers if each of them shrinks signal and gradient; else an empty list.
 
-    Sigmoids take at least three quarters of it in each layer. No drawing of weights of usual size makes up for that
-    (Glorot and Bengio 2010): it is the activation, not the initializer, that makes signal and gradient fade.
+    A sigmoid removes at least three quarters of both in each layer. No initialization with weights of usual size
+    compensates for that (Glorot and Bengio 2010): the activation is the cause, not the initializer.
     """
     rows = [row for row in weight_layers(history) if history.layers[row].hidden]
     if not rows or any(history.layers[row].activation not in _SQUASHING for row in rows) or not len(history.steps):
@@ -39,19 +40,19 @@ def squashing_layers(history: RunHistory) -> list[int]:
 
 
 def activated(history: RunHistory) -> list[int]:
-    """Return the rows whose output is what the next layer gets: no layer before normalization or an activation."""
+    """Return the rows whose output the next layer receives: no layer that a normalization or an activation follows."""
     kinds = [layer.kind for layer in history.layers]
     followed = [after in ("norm", "activation") for after in [*kinds[1:], ""]]
     return [row for row, kind in enumerate(kinds) if kind != "norm" and not followed[row]]
 
 
 def names(history: RunHistory, rows: list[int]) -> tuple[str, ...]:
-    """Return the names of layers."""
+    """Return the names of the layers in these rows."""
     return tuple(history.layers[row].name for row in rows)
 
 
 def last_epochs(history: RunHistory, count: float) -> slice | None:
-    """Return the samples of the last `count` ended epochs; None if there are not as many."""
+    """Return the samples of the last `count` finished epochs; None if there are fewer."""
     if history.epoch < count:
         return None
     begin = history.step_of_epoch(history.epoch - 1 - int(count)) if history.epoch > count else -1
@@ -59,7 +60,7 @@ def last_epochs(history: RunHistory, count: float) -> slice | None:
 
 
 def inputs_vary(history: RunHistory) -> bool:
-    """Whether the sampled inputs differ from row to row, as far as is known."""
+    """Return whether the sampled inputs differ from row to row; true if unknown."""
     spread: Floats = history.scalar("input_std")
-    known = spread[~np.isnan(spread)]
-    return not known.size or bool(known[-1] > 0)
+    spread = spread[~np.isnan(spread)]
+    return not spread.size or bool(spread[-1] > 0)

@@ -1,7 +1,7 @@
-"""How well a training does, whatever its task: skill over the trivial predictor, trend, and share of the schedule.
+"""How well a training does, for any task: skill over the trivial predictor, trend, and share of the schedule.
 
-Symptoms alone prove little: a model can learn with vanishing gradients or dead units. Rules therefore judge
-them together with the outcome that is computed here, once for all of them.
+Symptoms alone prove little: a model can learn with vanishing gradients or dead units. Rules therefore combine them with
+the outcome, which is computed here once for all rules.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from autotrainer.records.findings import Severity
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
-from autotrainer.rules._shared.skill import LEAST_R2, Witness, trivial_score, witnesses
+from autotrainer.rules._shared.skill import LEAST_R2, SkillEstimate, skill_estimates, trivial_score
 from autotrainer.rules._shared.trends import Slope, blocks, loss_growth, recent, theil_sen
 from autotrainer.rules._shared.words import about
 
@@ -25,13 +25,16 @@ OUTCOME_NEEDS = frozenset({"loss", "batch_size", "accuracy", "squared_error", "g
 """Columns that the outcome is computed from."""
 
 YOUNG_STEPS = 200
-"""Steps after which a run without a known schedule is old enough to be judged."""
+"""Steps after which a run of unknown length can be judged."""
 
 _OVER = 0.95
-"""Share of the schedule from which a late rise no longer changes the result."""
+"""Share of the schedule from which further progress no longer changes the result."""
+
+_EQUAL = 0.995
+"""Ratio of two losses from which a message calls them equal."""
 
 _FEW_STEPS = 40
-"""Steps before which only the end of a short schedule allows a judgement."""
+"""Steps before which a run is only judged near the end of a short schedule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +42,22 @@ class Outcome:
     """How a training does at present.
 
     Attributes:
-        low: Lower end of the 90 % interval of skill; skill is 0 at the level of the trivial predictor (commonest
+        low: Lower end of the 90 % interval of skill; skill is 0 at the level of the trivial predictor (most common
             class, mean of the targets) and 1 for a perfect model. NaN if unknown.
         high: Upper end.
         skill: Best estimate of skill.
-        score: Accuracy or R², as told to the user.
-        trivial: The trivial predictor's score.
+        score: Accuracy or R², as reported to the user.
+        trivial: Score of the trivial predictor.
         progress: Share of the planned schedule that is done, in [0, 1]; NaN if unknown.
         steps: Optimizer steps done.
         trend: Trend of the training loss over the last half of the run, per step.
-        to_come: Expected fall of the loss until the end of the schedule (without one: over as many steps again),
-            as a share of its present level; 0 if it does not fall beyond doubt.
-        fell: Fall of the loss over the last half of the run, as such a share.
-        escaping: Whether gradients grow while the loss is flat: a plateau that is being left.
-        diverged: Whether the loss is not finite, or far above where it was.
+        to_come: Expected fall of the loss until the end of the schedule (if unknown: over the same number of steps
+            again), as a share of its present level; 0 unless it falls significantly.
+        fell: Fall of the loss over the last half of the run, as a share of its present level.
+        escaping: Whether gradients grow while the loss is flat: the training is leaving a plateau.
+        diverged: Whether the loss is not finite, or far above its start.
         regression: Whether the score is R².
-        by_loss: Whether the score is worked out from cross-entropy, since no accuracy is known.
+        by_loss: Whether the score is derived from cross-entropy, as no accuracy is known.
     """
 
     low: float
@@ -74,27 +77,27 @@ class Outcome:
 
     @property
     def known(self) -> bool:
-        """Whether skill is known well enough to judge."""
+        """Whether skill is known precisely enough to judge."""
         return not math.isnan(self.skill)
 
     def stuck(self, margin: float = 0.15) -> bool:
-        """Whether skill is certainly at the trivial predictor's level: within a margin of accuracy's scale.
+        """Return whether skill is certainly within a margin (on the scale of accuracy) of the trivial predictor.
 
-        R² takes two thirds of the margin: it is a square, and says more at the same value. Where it is above 0 beyond
-        doubt, noise may leave no more to explain, as when a model is to tell weak noise from data.
+        R² gets two thirds of the margin: it is a square, so the same value means more. An R² that is certainly above 0
+        is not stuck: noise may leave no more to explain.
         """
         if self.regression:
             return self.high <= margin * 2 / 3 and not self.low > 0
         return self.high <= margin
 
     def learned(self, level: float = 0.5) -> bool:
-        """Whether skill is certainly above a level."""
+        """Return whether skill is certainly above a level."""
         return self.low >= level
 
     def moving(self, to_come: float = 0.05) -> bool:
-        """Whether patience is due: the loss will still fall by this share, or a plateau is being left.
+        """Return whether a verdict should wait: the loss will still fall by this share, or is leaving a plateau.
 
-        Where the trend of the loss is not known, patience lasts for half the schedule; at its end there is none.
+        If the trend of the loss is unknown, a verdict waits for half the schedule; at its end it never waits.
         """
         if self.progress >= _OVER:
             return False
@@ -102,7 +105,7 @@ class Outcome:
         return self.to_come >= to_come or self.escaping or unknown
 
     def mature(self, share: float) -> bool:
-        """Whether a share of the schedule is done; without a schedule, whether `YOUNG_STEPS` are."""
+        """Return whether this share of the schedule is done; without a schedule, whether `YOUNG_STEPS` are."""
         if math.isnan(self.progress):
             return self.steps >= YOUNG_STEPS
         return self.progress >= share and (self.steps >= _FEW_STEPS or self.progress >= 0.8)
@@ -114,25 +117,27 @@ class Outcome:
 
     @property
     def worst(self) -> Severity:
-        """The severity that a judgement by schedule may have: error only where the schedule is known."""
+        """The highest severity of a verdict by schedule: error only if the schedule is known."""
         return Severity.WARNING if math.isnan(self.progress) else Severity.ERROR
 
     @property
     def words(self) -> str:
-        """The score in words, or an empty string."""
+        """The score as a clause of a sentence; empty if unknown."""
         if not self.known:
             return ""
         if self.regression:
             value = about(self.score, 3) if self.score > LEAST_R2 else f"below {LEAST_R2:.0g}"
-            return f"R² is {value} (the mean of the targets has 0)"
+            return f"R² is {value} (always predicting the mean gives 0)"
         if self.by_loss:
             ratio = 1 - math.copysign(self.skill**2, self.skill)  # skill is the root of the relative gain
-            return f"the loss is {about(ratio, 3)} times a constant answer's"
-        return f"accuracy is {self.score:.3g} (the commonest class has {self.trivial:.3g})"
+            if _EQUAL <= ratio < 2 - _EQUAL:
+                return "the loss is no better than a constant prediction"
+            return f"the loss is {about(ratio, 3)} times that of a constant prediction"
+        return f"accuracy is {self.score:.3g} (always predicting the most common class gives {self.trivial:.3g})"
 
 
 def progress(history: RunHistory, context: TaskContext) -> float:
-    """Return the share of the planned schedule that is done, in [0, 1]; NaN if that can't be known."""
+    """Return the share of the planned schedule that is done, in [0, 1]; NaN if unknown."""
     done = history.step + 1
     if context.planned_steps:
         return min(1.0, done / context.planned_steps)
@@ -150,37 +155,37 @@ def progress(history: RunHistory, context: TaskContext) -> float:
 
 
 _LATEST: WeakKeyDictionary[RunHistory, tuple[tuple[int, ...], TaskContext, Outcome]] = WeakKeyDictionary()
-"""The outcome that each history had when it was last asked for: all rules of one verdict ask for the same."""
+"""Cache of the last outcome for each history: all rules of one evaluation need the same."""
 
 
 def outcome(history: RunHistory, context: TaskContext) -> Outcome:
-    """Judge how the training does at present.
+    """Return how well the training does at present.
 
     Args:
         history: Everything measured so far.
-        context: What is known of the training.
+        context: Facts about the training.
 
     Returns:
         The outcome, from the last half of the run.
     """
     state = (history.changes, history.step, history.epoch, history.finished)
-    known = _LATEST.get(history)
-    if known is None or known[0] != state or known[1] is not context:
-        known = _LATEST[history] = (state, context, _outcome(history, context))
-    return known[2]
+    cached = _LATEST.get(history)
+    if cached is None or cached[0] != state or cached[1] is not context:
+        cached = _LATEST[history] = (state, context, _outcome(history, context))
+    return cached[2]
 
 
 def _outcome(history: RunHistory, context: TaskContext) -> Outcome:
-    sure = witnesses(history, context)
+    estimates = skill_estimates(history, context)
     share = progress(history, context)
     done = history.step + 1
     remaining = done if math.isnan(share) or share <= 0 else done * (1 / share - 1)
     trend, level = _trend(history)
     fall = -trend.slope / abs(level) if trend.falling and level else 0.0
-    best = max(sure, key=lambda w: w.skill) if sure else Witness(math.nan, math.nan, math.nan, math.nan)
+    best = max(estimates, key=lambda e: e.skill) if estimates else SkillEstimate(math.nan, math.nan, math.nan, math.nan)
     return Outcome(
-        low=max((w.low for w in sure), default=math.nan),
-        high=max((w.high for w in sure), default=math.nan),
+        low=max((e.low for e in estimates), default=math.nan),
+        high=max((e.high for e in estimates), default=math.nan),
         skill=best.skill,
         score=best.score,
         trivial=trivial_score(history, context),
@@ -197,7 +202,7 @@ def _outcome(history: RunHistory, context: TaskContext) -> Outcome:
 
 
 def _trend(history: RunHistory) -> tuple[Slope, float]:
-    """Return trend and present level of the loss over the last half of the run: of the surest series there is."""
+    """Return trend and present level of the loss over the last half of the run, from the least noisy series."""
     steps, losses = history.losses
     late = steps >= history.step / 2
     late[-16:] |= len(steps) == history.step + 1
@@ -227,5 +232,5 @@ def _escaping(history: RunHistory) -> bool:
 
 
 def _diverged(history: RunHistory, context: TaskContext) -> bool:
-    """Whether the last losses are not finite, or 10 times above those at the start."""
+    """Return whether the last losses are not finite, or 10 times above those at the start."""
     return loss_growth(history.losses[1], context.loss.family) > 10

@@ -1,4 +1,4 @@
-"""How the loss falls over a whole run, by thirds: what more of the same training could be expected to give."""
+"""How fast the loss falls over the whole run, by thirds: what longer training can be expected to gain."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Floats
 from autotrainer.rules._shared.trends import blocks, theil_sen
 
-__all__ = ["SURE", "Pace", "known_losses", "pace"]
+__all__ = ["SURE", "Pace", "loss_series", "pace"]
 
 SURE = 2.5
-"""Standard errors that the loss must have fallen from the second to the last third of the run."""
+"""Standard errors by which the loss must have fallen from the second to the last third of the run."""
 
-_LEAST = 6
-"""Losses, at least: two for each third of the run."""
+_MIN_LOSSES = 6
+"""Fewest losses: two for each third of the run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How the loss falls: by thirds of the run.
+    """How fast the loss falls, by thirds of the run.
 
     Attributes:
         fall: Fall from the second to the last third ÷ loss of the second.
-        gain: Expected fall over as many epochs again ÷ present loss, at most 1, where the fall from third to third
-            goes on to shrink as it did.
+        gain: Expected fall over the same number of further epochs ÷ present loss, at most 1, if the fall from third
+            to third keeps shrinking at the same rate.
         sure: Fall from the second to the last third, in standard errors.
-        falling: Whether it falls beyond doubt over the whole run.
+        falling: Whether it falls significantly over the whole run.
         absolute: Fall from the second to the last third.
     """
 
@@ -40,16 +40,16 @@ class Pace:
     absolute: float
 
 
-def known_losses(history: RunHistory) -> Floats:
-    """Return the losses of single steps; of epochs where those are known better."""
+def loss_series(history: RunHistory) -> Floats:
+    """Return the losses of single steps, or the means of epochs where too few steps were recorded."""
     losses, means = (values[np.isfinite(values)] for values in (history.losses[1], history.epochs("loss")[1]))
-    return losses if len(losses) >= max(_LEAST, history.step / 4) or len(means) < _LEAST else means
+    return losses if len(losses) >= max(_MIN_LOSSES, history.step / 4) or len(means) < _MIN_LOSSES else means
 
 
 def pace(losses: Floats) -> Pace | None:
-    """Return how the loss falls, or None where too little is known of it."""
+    """Return how fast the loss falls, or None with too few losses."""
     count = len(losses)
-    if count < _LEAST:
+    if count < _MIN_LOSSES:
         return None
     edges = [0, count // 3, 2 * count // 3]
     first, second, third = np.add.reduceat(losses, edges) / np.diff([*edges, count])

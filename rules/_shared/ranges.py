@@ -1,4 +1,4 @@
-"""What an output activation can give, and what outputs and targets were seen to be."""
+"""Ranges of output activations, and of the outputs and targets that were measured."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ RANGES = {
     "log_softmax": (-math.inf, 0.0),
     "log_sigmoid": (-math.inf, 0.0),
 }
-"""Smallest and largest value that an activation can give, where it is limited."""
+"""Smallest and largest value of each activation with a limited range."""
 
 
 def output_range(history: RunHistory) -> tuple[float, float]:
-    """Return the smallest and the largest finite output seen; NaN twice if not both are known."""
+    """Return the smallest and the largest finite output measured; (NaN, NaN) unless both are known."""
     low, high = (values[np.isfinite(values)] for values in (history.scalar("output_min"), history.scalar("output_max")))
     return (float(low.min()), float(high.max())) if low.size and high.size else (math.nan, math.nan)
 
 
 def output_activation(history: RunHistory, context: TaskContext) -> str | None:
-    """Return the output's activation: as known, else what the outputs prove to be a softmax, else None."""
+    """Return the output activation: as declared, else softmax where the outputs prove it, else None."""
     if context.output_activation is not None:
         return context.output_activation
     errors = history.scalar("output_row_sum_error")
@@ -47,7 +47,7 @@ def output_activation(history: RunHistory, context: TaskContext) -> str | None:
 
 
 def unreachable(activation: str | None, minimum: float, maximum: float) -> float:
-    """Return how much of the span of the targets lies outside of what an activation can give.
+    """Return the share of the range of the targets that lies outside the range of an activation.
 
     Args:
         activation: Name of the output activation, or None.

@@ -1,4 +1,4 @@
-"""Skill of a model over the trivial predictor (commonest class, mean of the targets), each way it can be measured."""
+"""Skill of a model over the trivial predictor (most common class, mean of the targets), by each available measure."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ from autotrainer.records.task import TaskContext
 from autotrainer.rules._shared.loss_values import computes_squared_error, measures_distance
 from autotrainer.rules._shared.trends import blocks, theil_sen, wilson
 
-__all__ = ["LEAST_R2", "Witness", "targets_growth", "trivial_score", "trivial_squared_error", "witnesses"]
+__all__ = ["LEAST_R2", "SkillEstimate", "skill_estimates", "targets_growth", "trivial_score", "trivial_squared_error"]
 
 LEAST_R2 = -1e6
-"""R² below which it is not told apart: outputs, or their squares, may not be finite."""
+"""Lower limit of R²: outputs, or their squares, may not be finite."""
 
 _PRECISE = 0.25
-"""Widest half interval of skill that still counts as a measurement."""
+"""Widest half interval of skill that counts as a measurement."""
 
 _ENOUGH_ROWS = 64
-"""Recent training rows whose accuracy makes cross-entropy unnecessary as a measure."""
+"""Recent training rows from which accuracy is used instead of cross-entropy."""
 
 _UNEQUAL = 1.5
-"""Share of the commonest class ÷ that of equal ones from which weights make another answer than that one the best."""
+"""Share of the most common class ÷ share in balanced classes from which class weights favour other predictions."""
 
-_TELLING = 0.2
-"""Skill by accuracy up to which, and upper end of that by cross-entropy from which, there may be a signal that accuracy
-does not show: one that is too weak to make another class than the commonest the likeliest."""
+_HIDDEN = 0.2
+"""Highest skill by accuracy, and lowest upper end of skill by cross-entropy, with which the model may have found a
+signal that accuracy does not show: one too weak to make any other class than the most common one the likeliest."""
 
 _VALIDATION_ROWS = 200
-"""Rows of a validation set, whose size is not known: cautious for the usual ones."""
+"""Rows assumed for a validation set, whose size is unknown: a cautious value."""
 
 _FAR = 1 + 2.33**2
-"""Squared error ÷ variance of the targets up to which a model that explains nothing may serve a loss of its own: that
-of the 99 % quantile of a normal distribution."""
+"""Largest squared error ÷ variance of the targets with which a model that explains nothing may still minimize a custom
+loss: that of the 99 % quantile of a normal distribution."""
 
-_ATTESTED = 0.5
-"""The same ratio up to which a model has learned, whatever its loss measures."""
+_LEARNED = 0.5
+"""Largest such ratio that shows learning, whatever the loss measures."""
 
 _MOVING = 1.5
-"""Growth of the targets' variance from which they are no data but move with the model, and R² says nothing: beyond
-three standard errors of the variance of ten batches of 32 rows."""
+"""Growth of the targets' variance from which they depend on the model, so that R² is meaningless: three standard errors
+of the variance of ten batches of 32 rows."""
 
 _FIRST = 10
-"""Losses that the start is known by."""
+"""Number of losses that represent the start."""
 
 _VALIDATION_NOISE = 0.1
-"""Half interval of R² on such a set: 1.64 √(2 ÷ rows) of the squared error, less what is common to all epochs."""
+"""Half interval of R² on such a set: 1.64 √(2 ÷ rows) of the squared error, less the part common to all epochs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Witness:
+class SkillEstimate:
     """One measurement of skill.
 
     Attributes:
@@ -61,7 +61,7 @@ class Witness:
         low: Lower end of the 90 % interval of skill: 0 is the trivial predictor, 1 perfect.
         high: Upper end.
         skill: Best estimate.
-        by_loss: Whether it is worked out from cross-entropy, the score too.
+        by_loss: Whether skill and score are derived from cross-entropy.
     """
 
     score: float
@@ -72,84 +72,89 @@ class Witness:
 
 
 def trivial_score(history: RunHistory, context: TaskContext) -> float:
-    """Return the score of the trivial predictor: accuracy of the commonest class, 0 for R²; NaN if unknown."""
+    """Return the score of the trivial predictor: accuracy of the most common class, 0 for R²; NaN if unknown."""
     kind = context.kind(history.targets)
     if kind == "regression":
         return 0.0
     if history.targets.minimum < 0 and not history.targets.signed:
-        return math.nan  # masked entries count as a class in the summary, not in the accuracy
+        return math.nan  # the summary counts masked entries as a class, accuracy does not
     return context.trivial_accuracy(history.targets)
 
 
 def trivial_squared_error(history: RunHistory, context: TaskContext) -> float:
-    """Return the loss of always giving the mean of the targets, for a mean squared error; NaN for other losses."""
+    """Return the mean squared error of always predicting the mean of the targets; NaN for other losses."""
     squared = context.loss.family == "squared_error" and context.loss.reduction == "mean"
     return history.targets.variance if squared and history.targets.variance > 0 else math.nan
 
 
-def witnesses(history: RunHistory, context: TaskContext) -> list[Witness]:
-    """Return the measurements of present skill that are precise enough to judge by.
+def skill_estimates(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
+    """Return the estimates of present skill that are precise enough to judge by.
 
-    Cross-entropy stands in where no accuracy in training is known, and besides it where accuracy shows nothing
-    (`_TELLING`): its value can mislead, accuracy can't.
+    Cross-entropy replaces an unknown training accuracy, and supplements one that shows nothing (`_HIDDEN`): its value
+    can mislead, accuracy can't.
     """
     if context.kind(history.targets) == "regression":
         return _precise(_squared_error(history, context))
-    found = _precise(_accuracies(history, context, trivial_score(history, context)))
+    by_accuracy = _precise(_accuracies(history, context, trivial_score(history, context)))
     unequal = history.targets.majority * history.targets.classes >= _UNEQUAL
-    if context.loss.weighted and unequal:  # answers move away from the commonest class, and are right less often
-        return [w for w in found if w.low > 0]
+    if context.loss.weighted and unequal:  # predictions move to rare classes and are correct less often
+        return [estimate for estimate in by_accuracy if estimate.low > 0]
     sampled = history.scalar("accuracy")[_fresh(history)]
     batches = history.scalar("batch_size")[_fresh(history)]
     rows = np.nansum(np.minimum(batches[~np.isnan(sampled)], MAX_ROWS))
     by_loss = _entropy(history, context)
-    if found and (rows >= _ENOUGH_ROWS or len(history.epochs("accuracy")[0])):
-        hidden = max(w.skill for w in found) < _TELLING
-        return found + [w for w in by_loss if hidden and w.high >= _TELLING and _possible(w, found, history)]
-    return found + _precise(by_loss)
+    if by_accuracy and (rows >= _ENOUGH_ROWS or len(history.epochs("accuracy")[0])):
+        if max(estimate.skill for estimate in by_accuracy) >= _HIDDEN:
+            return by_accuracy
+        accuracy = max(estimate.score for estimate in by_accuracy)
+        return by_accuracy + [e for e in by_loss if e.high >= _HIDDEN and _possible(e, accuracy, history)]
+    return by_accuracy + _precise(by_loss)
 
 
-def _possible(by_loss: Witness, found: list[Witness], history: RunHistory) -> bool:
-    """Whether a cross-entropy is below a constant's and possible with these answers: a wrong one costs ln 2 or more."""
+def _possible(by_loss: SkillEstimate, accuracy: float, history: RunHistory) -> bool:
+    """Return whether a cross-entropy beats a constant prediction and fits the accuracy.
+
+    Each wrong prediction costs ln 2 or more.
+    """
     targets = history.targets
-    wrong = 1 - max(w.score for w in found)
+    wrong = 1 - accuracy
     common, others = targets.majority, max(1, targets.classes - 1)
     entropy = -common * math.log(common) - (1 - common) * math.log((1 - common) / others)
     return not targets.one_hot and by_loss.skill > 0 and (1 - by_loss.skill**2) * entropy >= wrong * math.log(2)
 
 
-def _precise(found: list[Witness]) -> list[Witness]:
-    return [w for w in found if w.high - w.low <= 2 * _PRECISE]
+def _precise(estimates: list[SkillEstimate]) -> list[SkillEstimate]:
+    return [estimate for estimate in estimates if estimate.high - estimate.low <= 2 * _PRECISE]
 
 
-def _accuracies(history: RunHistory, context: TaskContext, trivial: float) -> list[Witness]:
-    """Return skills from accuracies: of sampled batches, of epochs, of validation."""
+def _accuracies(history: RunHistory, context: TaskContext, trivial: float) -> list[SkillEstimate]:
+    """Return estimates from the accuracies of sampled batches, of epochs, and on validation data."""
     if math.isnan(trivial) or trivial >= 1:
         return []
     measured: list[tuple[float, float]] = []
     window = _fresh(history)
     values, sizes = history.scalar("accuracy")[window], history.scalar("batch_size")[window]
     rows = np.where(np.isnan(sizes), 1.0, np.clip(sizes, 1, MAX_ROWS))
-    known = ~np.isnan(values)
-    if known.any():
-        measured.append((float(np.average(values[known], weights=rows[known])), float(rows[known].sum())))
+    valid = ~np.isnan(values)
+    if valid.any():
+        measured.append((float(np.average(values[valid], weights=rows[valid])), float(rows[valid].sum())))
     for name, size in (("accuracy", _train_rows(history, context)), ("val_accuracy", _VALIDATION_ROWS)):
         epochs = history.epochs(name)[1]
         late = epochs[-max(1, len(epochs) // 2) :]
         late = late[np.isfinite(late)]
         if late.size:
             measured.append((float(np.mean(late)), float(max(size, _VALIDATION_ROWS))))
-    found = []
+    estimates = []
     for score, count in measured:
         low, high = ((v - trivial) / (1 - trivial) for v in wilson(min(1.0, max(0.0, score)), count, 1.64))
-        if high <= 0:  # where one class is nearly all, the interval is wide, yet the judgement is sure
+        if high <= 0:  # with one dominant class the interval is wide, yet the verdict is certain
             low = max(low, high - _PRECISE)
-        found.append(Witness(score, low, high, (score - trivial) / (1 - trivial)))
-    return found
+        estimates.append(SkillEstimate(score, low, high, (score - trivial) / (1 - trivial)))
+    return estimates
 
 
 def _train_rows(history: RunHistory, context: TaskContext) -> float:
-    """Return the number of training samples, as known or from batches and epochs."""
+    """Return the number of training samples, as declared or from batches and epochs."""
     sizes = history.scalar("batch_size")
     sizes = sizes[np.isfinite(sizes)]
     if context.train_rows or not sizes.size or not history.epoch:
@@ -157,11 +162,11 @@ def _train_rows(history: RunHistory, context: TaskContext) -> float:
     return float(np.median(sizes)) * (history.step + 1) / history.epoch
 
 
-def _squared_error(history: RunHistory, context: TaskContext) -> list[Witness]:
+def _squared_error(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
     """Return R² of the sampled batches, else from the losses, with an interval from its spread over batches.
 
-    None where the loss takes the outputs for something else than the targets' own scale, or targets grow as those of
-    reinforcement learning do; and none where a loss of one's own may want something else than the mean.
+    Empty if the loss expects outputs on another scale than the targets, if targets grow as in reinforcement learning,
+    or if a custom loss may have another optimum than the mean.
     """
     variance = history.targets.variance
     if context.loss.expects in ("logits", "log_probabilities", "log_values") or targets_growth(history) > _MOVING:
@@ -184,33 +189,33 @@ def _squared_error(history: RunHistory, context: TaskContext) -> list[Witness]:
     held_out = history.epochs("val_loss")[1]
     held_out = held_out[len(held_out) // 2 :]
     held_out = held_out[~np.isnan(held_out)]
-    unsure = not (half <= _PRECISE or mean - half >= 1)  # also where one spike dwarfs all other losses
+    unsure = not (half <= _PRECISE or mean - half >= 1)  # also if one spike dwarfs all other losses
     if unsure and held_out.size and squares:
         mean, half = float(np.minimum(np.mean(held_out), 1e300) / variance), _VALIDATION_NOISE
-    if context.loss.own and not squares and _elsewhere(history, mean, half):
+    if context.loss.own and not squares and _other_optimum(history, mean, half):
         return []
-    # Far below the trivial predictor the interval is wide in absolute terms, yet the judgement is sure.
+    # Far below the trivial predictor the interval is wide in absolute terms, yet the verdict is certain.
     half = half if mean - half < 1 else min(half, _PRECISE)
-    return [Witness(1 - mean, 1 - mean - half, 1 - mean + half, 1 - mean)]
+    return [SkillEstimate(1 - mean, 1 - mean - half, 1 - mean + half, 1 - mean)]
 
 
-def _elsewhere(history: RunHistory, error: float, half: float) -> bool:
-    """Whether a loss of one's own may succeed with outputs of such a squared error ÷ variance of the targets.
+def _other_optimum(history: RunHistory, error: float, half: float) -> bool:
+    """Return whether a custom loss may be succeeding with this squared error ÷ variance of the targets.
 
-    One that measures a distance may want another value than the mean (a quantile), not far from it. To others, such as
-    those that rank, squares can attest success only.
+    A loss that measures a distance may have another optimum than the mean (a quantile), not far from it. For others,
+    such as ranking losses, the squared error can only confirm success.
     """
     near, fell = error <= _FAR, _fell(history)
     if measures_distance(history):
         return error - half > 1 and near and fell
-    return not near or (fell and not error <= _ATTESTED)
+    return not near or (fell and not error <= _LEARNED)
 
 
 def targets_growth(history: RunHistory) -> float:
-    """Return the variance of the targets in late batches ÷ that in early ones, where it rises beyond doubt; else 1."""
+    """Return the variance of the targets in late batches ÷ that in early ones, if it rises significantly; else 1."""
     spread = history.scalar("target_spread")
-    known = np.isfinite(spread)
-    spread, steps = spread[known], history.steps[known]
+    valid = np.isfinite(spread)
+    spread, steps = spread[valid], history.steps[valid]
     part = len(spread) // 4
     early, late = (float(np.median(values)) if part else 0.0 for values in (spread[:part], spread[-part:]))
     if not 0 < early < late:
@@ -219,7 +224,7 @@ def targets_growth(history: RunHistory) -> float:
 
 
 def _fell(history: RunHistory) -> bool:
-    """Whether the loss has fallen since the start, beyond the noise of batches."""
+    """Return whether the loss has fallen since the start, beyond the noise of batches."""
     losses = history.losses[1][np.isfinite(history.losses[1])]
     if len(losses) < 4 * _FIRST:
         return False
@@ -228,11 +233,11 @@ def _fell(history: RunHistory) -> bool:
     return float(start.mean() - now.mean()) > 3 * noise
 
 
-def _entropy(history: RunHistory, context: TaskContext) -> list[Witness]:
-    """Return skill from a mean cross-entropy, against that of always answering the class frequencies.
+def _entropy(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
+    """Return skill from a mean cross-entropy, compared with always predicting the class frequencies.
 
-    Accuracy above chance grows with the root of what cross-entropy gains (second order around the trivial
-    predictor), so the root of the relative gain is on the scale of skill from accuracy.
+    Accuracy above chance grows with the root of the gain in cross-entropy (which is of second order around the trivial
+    predictor), so the root of the relative gain is on the scale of skill by accuracy.
     """
     targets, loss = history.targets, context.loss
     if loss.family not in ("cross_entropy", "binary_cross_entropy") or loss.reduction != "mean":
@@ -255,11 +260,11 @@ def _entropy(history: RunHistory, context: TaskContext) -> list[Witness]:
     )
     if high <= 0:
         low = max(low, high - _PRECISE)
-    return [Witness(min(1.0, max(0.0, share + skill * (1 - share))), low, high, skill, by_loss=True)]
+    return [SkillEstimate(min(1.0, max(0.0, share + skill * (1 - share))), low, high, skill, by_loss=True)]
 
 
 def _fresh(history: RunHistory) -> slice:
-    """Return the samples of the last half of the run: none if sampling could not be afforded since."""
+    """Return the samples of the last half of the run; empty if the sampler had no time for any."""
     return slice(int(np.searchsorted(history.steps, history.step / 2)), len(history.steps))
 
 

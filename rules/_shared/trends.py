@@ -1,4 +1,4 @@
-"""Statistics that rules share: windows of recent samples, robust slopes, growth, confidence intervals."""
+"""Statistics of series: windows of recent samples, robust slopes, growth, confidence intervals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BLOCKS = 24
 
 @dataclass(frozen=True, slots=True)
 class Slope:
-    """A robust linear trend: its slope per unit of x, and the 95 % confidence interval of that."""
+    """A robust linear trend: its slope per unit of x, and the 95 % confidence interval (low, high) of the slope."""
 
     slope: float = math.nan
     low: float = math.nan
@@ -37,12 +37,12 @@ class Slope:
 
     @property
     def falling(self) -> bool:
-        """Whether it goes down beyond doubt."""
+        """Whether the series falls significantly."""
         return self.high < 0
 
     @property
     def rising(self) -> bool:
-        """Whether it goes up beyond doubt."""
+        """Whether the series rises significantly."""
         return self.low > 0
 
 
@@ -105,26 +105,26 @@ def recent(steps: NDArray[np.int64], share: float = 0.5, least: int = 5) -> slic
 def geometric_mean(values: Floats) -> Floats:
     """Return the geometric mean over the first axis, NaN and infinity left out; zero where more than half are zero.
 
-    A single exact zero is no reason to call a norm zero, and a single spike none to call it large.
+    A single exact zero does not make a norm zero, and a single spike does not make it large.
     """
     with np.errstate(all="ignore"):
-        known = np.isfinite(values)
-        positive = known & (values > 0)
+        valid = np.isfinite(values)
+        positive = valid & (values > 0)
         logs = np.where(positive, np.log(np.where(positive, values, 1.0)), 0.0)
         mean = np.exp(logs.sum(axis=0) / positive.sum(axis=0))
-    zero = (known & (values == 0)).sum(axis=0) > known.sum(axis=0) / 2
+    zero = (valid & (values == 0)).sum(axis=0) > valid.sum(axis=0) / 2
     result = np.where(zero, 0.0, mean)
-    return np.asarray(np.where(known.any(axis=0), result, np.nan))
+    return np.asarray(np.where(valid.any(axis=0), result, np.nan))
 
 
 def finite(values: Floats) -> Floats:
-    """Return values with NaN in place of what is not finite: that is for `nonfinite` to tell."""
+    """Return the values with NaN in place of infinity, which is reported by `nonfinite`."""
     return np.where(np.isfinite(values), values, np.nan)
 
 
 def last_median(values: Floats, count: int = 5) -> Floats:
     """Return the median of the last `count` samples over the first axis; NaN where nothing was measured."""
-    rows = np.sort(values[-count:], axis=0)  # NaN comes last
+    rows = np.sort(values[-count:], axis=0)  # NaN sorts last
     if not len(rows):
         return np.full(values.shape[1:], np.nan)
     middle = np.maximum(len(rows) - 1 - np.isnan(rows).sum(axis=0), 0) // 2
@@ -132,23 +132,23 @@ def last_median(values: Floats, count: int = 5) -> Floats:
 
 
 def growth(values: Floats) -> float:
-    """Return how many times larger the last values are than the first ones, where that is beyond their noise.
+    """Return how many times larger the last values are than the first ones, if that exceeds their noise.
 
-    Medians of the last and the first 3 and 9 values are compared, the larger result counts. It must exceed three
-    standard errors, from how far the steps between neighbours on a logarithmic scale scatter around their median: a
-    steady growth has no noise, single samples of a batch of one have much.
+    The medians of the last and the first 3 values are compared, then those of 9; the larger ratio counts. It must
+    exceed three standard errors, estimated from the scatter of the differences between neighbours on a logarithmic
+    scale around their median: steady growth has no noise, single samples of a batch of one have much.
 
     Args:
         values: Positive values in order, shape (values,); NaN is left out.
 
     Returns:
-        The factor; 1 where noise explains it, infinity where the last value is not finite, NaN with fewer than two
-        finite values.
+        The factor; 1 if noise explains it, infinity if the last value is infinite, NaN with fewer than two finite
+        positive values.
     """
-    known = values[~np.isnan(values)]
-    if known.size and math.isinf(known[-1]):
+    values = values[~np.isnan(values)]
+    if values.size and math.isinf(values[-1]):
         return math.inf
-    logs = np.log(known[np.isfinite(known) & (known > 0)])
+    logs = np.log(values[np.isfinite(values) & (values > 0)])
     if len(logs) < 2:
         return math.nan
     moves = np.diff(logs)
@@ -164,13 +164,13 @@ def growth(values: Floats) -> float:
 def loss_growth(losses: Floats, family: str) -> float:
     """Return how many times larger a loss has become, as `growth` does.
 
-    A loss that goes below zero (a likelihood of densities, the return of a policy) has no lowest value that its size
-    could be told from, and grows when it gets better: NaN, unless the last value is not finite. Cross-entropy is below
-    zero only where its targets are wrong, and then grows without bound.
+    A loss that goes below zero (a likelihood of densities, the return of a policy) has no lower bound to measure its
+    size from, and its magnitude grows when it improves: NaN, unless the last value is infinite. Cross-entropy is below
+    zero only if its targets are wrong, and then its magnitude grows without bound.
     """
-    known = losses[~np.isnan(losses)]
+    valid = losses[~np.isnan(losses)]
     bounded = family in ("cross_entropy", "binary_cross_entropy")
-    if not bounded and known.size and np.isfinite(known[-1]) and (known < 0).any():
+    if not bounded and valid.size and np.isfinite(valid[-1]) and (valid < 0).any():
         return math.nan
     return growth(np.abs(losses))
 
@@ -184,7 +184,7 @@ def wilson(share: float, count: float, z: float = 1.96) -> tuple[float, float]:
         z: Normal quantile.
 
     Returns:
-        (low, high); (0, 1) without a whole observation.
+        (low, high); (0, 1) with less than one observation.
     """
     if not count >= 1:
         return 0.0, 1.0

@@ -99,7 +99,7 @@ def test_rows_that_both_have_are_leaked(make: Callable[..., dict[str, Any]]) -> 
     inputs, labels = (np.concatenate([a[1200:], a[:30]]) for a in (INPUTS, LABELS))
     result = _fit(make(16, 0.03), (INPUTS[:1200], LABELS[:1200]), (inputs, labels), budget=3.0)
     assert _severities(result) == {"data_leakage": Severity.ERROR}
-    assert "30 of 330 different validation inputs" in result.findings[0].message
+    assert "30 of 330 distinct validation inputs" in result.findings[0].message
     assert (result.status, result.cost) == ("unrepaired", 1.0), "there is nothing to repair"
 
 
@@ -122,7 +122,7 @@ def test_random_labels_are_learned_by_heart_and_not_repaired(make: Callable[...,
     result = _fit(make(256, 0.02), (INPUTS[:800], RANDOM_LABELS[:800]), (INPUTS[800:], RANDOM_LABELS[800:]),
                   epochs=40, budget=3.0)  # fmt: skip
     assert _severities(result) == {"unlearnable_targets": Severity.ERROR}, [str(f) for f in result.findings]
-    assert "by heart" in result.findings[0].message
+    assert "memorized" in result.findings[0].message
     assert result.attempts == [], "no repair finds what is not there"
     assert result.cost <= 1.05
 

@@ -200,7 +200,7 @@ def test_weights_that_decay_faster_than_they_learn(train: Train) -> None:
     findings = train(("adamw", 0.003), {"weight_decay": 30.0})
     told = {f.problem: f for f in findings}
     assert told["abnormal_update_ratio"].severity is Severity.ERROR, findings
-    assert "weight decay of 30 takes 9.0%" in told["abnormal_update_ratio"].message
+    assert "weight decay of 30 is too strong: it removes 9.0%" in told["abnormal_update_ratio"].message
     assert "learning_rate_too_high" not in told
 
 

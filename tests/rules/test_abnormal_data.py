@@ -8,22 +8,22 @@ import pytest
 
 from autotrainer.rules.abnormal_data import AbnormalData
 
-STUCK = {"accuracy": 0.5}
-
 
 def case(steps: int = 600, accuracy: float = 0.5, **values: Any) -> dict[str, Any]:
     return {"losses": lambda t: 0.7, "steps": steps, "scalars": {"accuracy": accuracy} | values}
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("training", "expected"),
     [
         pytest.param(case(2, input_std=70.0, input_max_abs=255.0), "warning", id="raw images, young"),
         pytest.param(case(input_std=70.0, input_max_abs=255.0), "error", id="raw images, stuck"),
         pytest.param(case(accuracy=0.95, input_std=70.0, input_max_abs=255.0), None, id="raw images, learns"),
         pytest.param(case(input_offset=40.0), "error", id="offset, stuck"),
         pytest.param(case(input_scale_ratio=1e5, input_max_abs=900.0), "error", id="scales apart, stuck"),
-        pytest.param(case(input_scale_ratio=1e5, input_max_abs=1.0), None, id="pixels that hardly vary"),
+        pytest.param(
+            case(input_scale_ratio=1e5, input_max_abs=1.0), None, id="scales apart, but small: pixels that hardly vary"
+        ),
         pytest.param(case(input_std=70.0) | {"input_kind": "index"}, None, id="indices"),
         pytest.param(case(), None, id="usual scale, stuck"),
         pytest.param(
@@ -40,18 +40,18 @@ def case(steps: int = 600, accuracy: float = 0.5, **values: Any) -> dict[str, An
         ),
     ],
 )
-def test_verdict(build: Callable[..., Any], given: dict[str, Any], expected: str | None) -> None:
-    found = AbnormalData().check(*build(**given))
-    assert (found.severity if found else None) == expected
+def test_verdict(build: Callable[..., Any], training: dict[str, Any], expected: str | None) -> None:
+    finding = AbnormalData().check(*build(**training))
+    assert (finding.severity if finding else None) == expected
 
 
 def test_divergence_makes_it_an_error_at_once(build: Callable[..., Any]) -> None:
     run = build(
         targets="real", loss="mse", steps=6, losses=lambda t: 10.0**t, scalars={"input_std": 50.0, "squared_error": 1e9}
     )
-    found = AbnormalData().check(*run)
-    assert found is not None
-    assert found.severity == "error"
+    finding = AbnormalData().check(*run)
+    assert finding is not None
+    assert finding.severity == "error"
 
 
 def test_thresholds_are_monotone(build: Callable[..., Any]) -> None:

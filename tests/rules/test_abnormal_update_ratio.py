@@ -36,11 +36,9 @@ def decayed(optimizer: OptimizerInfo, **more: Any) -> dict[str, Any]:
         pytest.param(
             {"losses": lambda t: 0.6, "scalars": {"accuracy": 0.75}, "table": {"update_ratio": 0.05}},
             None,
-            id="large, but some skill: labels may be noisy",
+            id="too large, but some skill: labels may be noisy",
         ),
-        pytest.param(
-            STUCK | {"table": {"update_ratio": lambda t: max(1e-3 * 0.9**t, 1e-8)}}, None, id="at rest at an optimum"
-        ),
+        pytest.param(STUCK | {"table": {"update_ratio": lambda t: max(1e-3 * 0.9**t, 1e-8)}}, None, id="converged"),
         pytest.param(
             decayed(STRONG, scalars={"accuracy": 0.88, "learning_rate": 0.003}), "warning", id="strong decay, fair"
         ),
@@ -50,7 +48,7 @@ def decayed(optimizer: OptimizerInfo, **more: Any) -> dict[str, Any]:
         pytest.param(STUCK | {"table": {"update_ratio": 0.0}}, None, id="no steps at all"),
         pytest.param(STUCK | {"table": {"update_ratio": np.nan}}, None, id="not measured"),
         pytest.param({"table": {"update_ratio": 0.1}}, None, id="learns with large steps"),
-        pytest.param({"table": {"update_ratio": 1e-7}}, None, id="at the optimum"),
+        pytest.param({"table": {"update_ratio": 1e-7}}, None, id="learns with small steps"),
         pytest.param(
             STUCK
             | {
@@ -67,10 +65,12 @@ def decayed(optimizer: OptimizerInfo, **more: Any) -> dict[str, Any]:
         pytest.param(
             decayed(OptimizerInfo("adam", 0.003, weight_decay=10.0), framework="keras3"),
             "error",
-            id="Keras decays apart",
+            id="decoupled decay in Keras",
         ),
         pytest.param(
-            decayed(OptimizerInfo("sgd", 0.01, momentum=0.9, weight_decay=0.1)), "error", id="SGD adds up decay"
+            decayed(OptimizerInfo("sgd", 0.01, momentum=0.9, weight_decay=0.1)),
+            "error",
+            id="SGD with momentum accumulates decay",
         ),
         pytest.param(decayed(STRONG, scalars={"accuracy": 0.97}), None, id="strong decay, but good"),
         pytest.param(
@@ -81,8 +81,8 @@ def decayed(optimizer: OptimizerInfo, **more: Any) -> dict[str, Any]:
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = AbnormalUpdateRatio().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = AbnormalUpdateRatio().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
 @pytest.mark.parametrize(
@@ -90,23 +90,23 @@ def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str 
     [([1e-3, 1e-3, 0.2], ("out",)), ([1e-7, 1e-3, 1e-3], ("fc1",)), ([0.1, 0.1, 0.1], ("fc1", "fc2", "out"))],
 )
 def test_names_the_layers(build: Callable[..., Any], ratios: list[float], layers: tuple[str, ...]) -> None:
-    found = AbnormalUpdateRatio().check(*build(**STUCK, table={"update_ratio": ratios}))
-    assert found is not None
-    assert found.layers == layers
+    finding = AbnormalUpdateRatio().check(*build(**STUCK, table={"update_ratio": ratios}))
+    assert finding is not None
+    assert finding.layers == layers
 
 
-def test_says_what_decay_takes(build: Callable[..., Any]) -> None:
-    found = AbnormalUpdateRatio().check(*build(**decayed(STRONG)))
-    assert found is not None
-    assert found.message.startswith(
-        "A weight decay of 10 takes 3.0% of the weights away in each step: they are down to 0.4"
+def test_message_reports_what_decay_removes(build: Callable[..., Any]) -> None:
+    finding = AbnormalUpdateRatio().check(*build(**decayed(STRONG)))
+    assert finding is not None
+    assert finding.message.startswith(
+        "A weight decay of 10 is too strong: it removes 3.0% of the weights in each step and has shrunk them to 0.4"
     )
 
 
-def test_a_ratio_alone_is_the_root_of_nothing(build: Callable[..., Any]) -> None:
-    found = AbnormalUpdateRatio().check(*build(**STUCK, table={"update_ratio": 0.1}))
-    assert found is not None
-    assert found.confidence < 0.5
+def test_a_ratio_alone_has_low_confidence(build: Callable[..., Any]) -> None:
+    finding = AbnormalUpdateRatio().check(*build(**STUCK, table={"update_ratio": 0.1}))
+    assert finding is not None
+    assert finding.confidence < 0.5
 
 
 def test_thresholds_are_monotone(build: Callable[..., Any]) -> None:

@@ -53,12 +53,12 @@ def run(
 @pytest.mark.parametrize(
     ("case", "expected"),
     [
-        pytest.param(run(0.0, 0.95), "error", id="rare class ignored, as good as a constant answer"),
+        pytest.param(run(0.0, 0.95), "error", id="rare class ignored, as good as a constant prediction"),
         pytest.param(run(0.0, 0.95, planned_epochs=None), "warning", id="no schedule"),
         pytest.param(run(0.0, 0.95, steps=120), None, id="young"),
         pytest.param(run(0.3, 0.96), "warning", id="rare class half ignored"),
         pytest.param(run(0.9, 0.98), None, id="rare class learned"),
-        pytest.param(run(0.0, 0.85, two(0.85)), None, id="six to one"),
+        pytest.param(run(0.0, 0.85, two(0.85)), None, id="ratio of six to one"),
         pytest.param(run(0.0, 0.3, TAIL, loss="ce", output_units=40), None, id="nothing learned of any class"),
         pytest.param(run(0.1, 0.8, TAIL, loss="ce", output_units=40), "warning", id="long tail, the rest is learned"),
         pytest.param(
@@ -66,7 +66,7 @@ def run(
             None,
             id="rare class is being learned",
         ),
-        pytest.param(run(np.nan, 0.95), None, id="no rare row seen"),
+        pytest.param(run(np.nan, 0.95), None, id="no rare row sampled"),
         pytest.param(
             run(0.9, 1.0, epochs={"val_accuracy": lambda e: 0.6}), "error", id="validation data with other shares"
         ),
@@ -81,57 +81,55 @@ def run(
         pytest.param(
             run(0.9, 1.0, two(0.92), epochs={"val_accuracy": lambda e: 0.84}),
             None,
-            id="noisy labels by heart: as good as random answers on validation data",
+            id="noisy labels memorized: as good as random guesses on validation data",
         ),
         pytest.param(run(0.9, 1.0, epochs={"val_accuracy": lambda e: 0.93}), None, id="good on validation data"),
-        pytest.param(
-            run(0.9, 0.6, epochs={"val_accuracy": lambda e: 0.6}), None, id="as bad in training: no matter of shares"
-        ),
+        pytest.param(run(0.9, 0.6, epochs={"val_accuracy": lambda e: 0.6}), None, id="as bad in training"),
         pytest.param(
             run(0.9, 1.0, TAIL, loss="ce", output_units=40, epochs={"val_accuracy": lambda e: 0.2}),
             None,
-            id="memorised: no class has most rows",
+            id="memorized: no class has most rows",
         ),
         pytest.param(
             run(np.nan, np.nan, SHARES, epochs={"val_accuracy": lambda e: 0.6}, losses=lambda t: 0.15, loss="bce"),
             "error",
-            id="few rows looked at: the loss tells that training data are fitted",
+            id="few rows sampled, the loss shows that training data are fitted",
         ),
         pytest.param(
             run(np.nan, np.nan, SHARES, epochs={"val_accuracy": lambda e: 0.6}, losses=lambda t: 0.5, loss="bce"),
             None,
-            id="few rows looked at, training data not fitted",
+            id="few rows sampled, training data not fitted",
         ),
         pytest.param(
             run(np.nan, np.nan, SHARES, epochs={"val_accuracy": lambda e: 0.6}, losses=lambda t: 0.15, loss="custom"),
             None,
-            id="few rows looked at, and the loss is nobody knows what",
+            id="few rows sampled, unknown loss",
         ),
         pytest.param(
             run(np.nan, early, epochs={"val_accuracy": lambda e: 0.6}, losses=lambda t: 0.15),
             "error",
-            id="rows looked at early, and the loss has not risen since",
+            id="rows sampled early, the loss has not risen since",
         ),
         pytest.param(
             run(np.nan, early, epochs={"val_accuracy": lambda e: 0.6}, losses=lambda t: 0.15 + t / 600),
             None,
-            id="rows looked at early, and the loss has risen since",
+            id="rows sampled early, the loss has risen since",
         ),
         pytest.param(
             run(0.9, 1.0, epochs={"val_accuracy": lambda e: 0.95 if e > 25 else 0.6}),
             None,
             id="good on validation data in the end",
         ),
-        pytest.param({"targets": "real", "loss": "mse", "scalars": {"rare_accuracy": 0.0}}, None, id="values"),
+        pytest.param({"targets": "real", "loss": "mse", "scalars": {"rare_accuracy": 0.0}}, None, id="regression"),
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = ClassImbalance().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = ClassImbalance().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
-def test_message_names_the_numbers(build: Callable[..., Any]) -> None:
-    found = ClassImbalance().check(*build(**run(0.0, 0.95)))
-    assert found is not None
-    assert "19 times as frequent" in found.message
-    assert found.evidence["rare_accuracy"] == 0
+def test_message_has_the_numbers(build: Callable[..., Any]) -> None:
+    finding = ClassImbalance().check(*build(**run(0.0, 0.95)))
+    assert finding is not None
+    assert "19 times as frequent" in finding.message
+    assert finding.evidence["rare_accuracy"] == 0

@@ -24,27 +24,27 @@ CASES = [
     pytest.param(_facts(4, 1.0, 0.0), None, id="a table of four rows"),
     pytest.param(_facts(50, 0.005, 0.0), None, id="one in two hundred"),
     pytest.param(_facts(0, 0.0, 0.0), None, id="nothing shared"),
-    pytest.param({}, None, id="not asked"),
+    pytest.param({}, None, id="not measured"),
 ]
 
 
 @pytest.mark.parametrize(("facts", "severity"), CASES)
 def test_shared_rows(build: Callable[..., Any], facts: dict[str, float], severity: Severity | None) -> None:
-    found = DataLeakage().check(*build(asked=facts))
-    assert (None if found is None else found.severity) == severity
+    finding = DataLeakage().check(*build(asked=facts))
+    assert (None if finding is None else finding.severity) == severity
 
 
-def test_numbers_are_told(build: Callable[..., Any]) -> None:
-    found = DataLeakage().check(*build(asked=_facts(90, 0.45, 0.05)))
-    assert found is not None
-    assert "90 of 200 different validation inputs (45.0%)" in found.message
-    assert "5.0%" in found.message
-    assert found.repairs == ()
+def test_message_has_the_numbers(build: Callable[..., Any]) -> None:
+    finding = DataLeakage().check(*build(asked=_facts(90, 0.45, 0.05)))
+    assert finding is not None
+    assert "90 of 200 distinct validation inputs (45.0%)" in finding.message
+    assert "chance explains 5.0%" in finding.message
+    assert finding.repairs == ()
 
 
 def test_thresholds_move_the_verdict(build: Callable[..., Any]) -> None:
     run = build(asked=_facts(30, 0.033, 0.0))
-    found = DataLeakage(share=0.03).check(*run)
-    assert found is not None
-    assert found.severity is Severity.ERROR
+    finding = DataLeakage(share=0.03).check(*run)
+    assert finding is not None
+    assert finding.severity is Severity.ERROR
     assert DataLeakage(rows=40).check(*run) is None

@@ -18,26 +18,28 @@ def _facts(gain: float, error: float, linear: float | None = None) -> dict[str, 
 
 CASES = [
     pytest.param(_facts(0.0, 0.0, 0.93), Severity.ERROR, id="constant outputs, linear model works"),
-    pytest.param(_facts(0.01, 0.03, 0.8), Severity.ERROR, id="outputs of no use"),
+    pytest.param(_facts(0.01, 0.03, 0.8), Severity.ERROR, id="useless outputs"),
     pytest.param(_facts(0.0, 0.0, 0.52), Severity.WARNING, id="nothing predicts the targets"),
-    pytest.param(_facts(0.0, 0.0), Severity.WARNING, id="simple models not asked"),
+    pytest.param(_facts(0.0, 0.0), Severity.WARNING, id="simple models not scored"),
     pytest.param(_facts(0.45, 0.02, 0.93), None, id="learned"),
     pytest.param(_facts(0.05, 0.02, 0.93), None, id="a little is learned"),
     pytest.param(_facts(0.03, 0.2, 0.93), None, id="too few rows to tell"),
-    pytest.param(_facts(0.5, 0.02, 0.5), None, id="memorised"),
+    pytest.param(_facts(0.5, 0.02, 0.5), None, id="memorized"),
     pytest.param(_facts(float("nan"), 0.0, 0.93), None, id="not finite"),
-    pytest.param({}, None, id="not asked"),
+    pytest.param({}, None, id="not measured"),
 ]
 
 
 @pytest.mark.parametrize(("facts", "severity"), CASES)
-def test_own_and_foreign_inputs(build: Callable[..., Any], facts: dict[str, float], severity: Severity | None) -> None:
-    found = IgnoredInput().check(*build(asked=facts))
-    assert (None if found is None else found.severity) == severity
+def test_correct_and_permuted_inputs(
+    build: Callable[..., Any], facts: dict[str, float], severity: Severity | None
+) -> None:
+    finding = IgnoredInput().check(*build(asked=facts))
+    assert (None if finding is None else finding.severity) == severity
 
 
-def test_what_is_reachable_is_told(build: Callable[..., Any]) -> None:
-    found = IgnoredInput().check(*build(asked=_facts(0.0, 0.0, 0.93)))
-    assert found is not None
-    assert "A linear model reaches 0.93 on 300 held-out rows." in found.message
-    assert found.evidence["simple_score"] == 0.93
+def test_message_names_the_best_simple_model(build: Callable[..., Any]) -> None:
+    finding = IgnoredInput().check(*build(asked=_facts(0.0, 0.0, 0.93)))
+    assert finding is not None
+    assert "A linear model reaches 0.93 on 300 held-out rows." in finding.message
+    assert finding.evidence["simple_score"] == 0.93

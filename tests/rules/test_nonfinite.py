@@ -24,87 +24,89 @@ def breaks(value: float) -> Callable[[int], float]:
         pytest.param({"table": {"weight_norm": lambda t: [2.0, breaks(2.0)(t), 2.0]}}, "error", id="weights"),
         pytest.param({"table": {"activation_max_abs": np.inf}, "steps": 1}, "error", id="before training"),
         pytest.param({"epochs": {"val_loss": lambda e: np.inf}}, "error", id="validation loss"),
-        pytest.param({"losses": lambda t: np.inf if t == 599 - 1 else 0.5}, None, id="once, and passed"),
+        pytest.param({"losses": lambda t: np.inf if t == 599 - 1 else 0.5}, None, id="once, and over"),
         pytest.param({"losses": lambda t: np.inf if t == 100 else 0.5}, None, id="long ago"),
-        pytest.param({"losses": lambda t: np.nan}, None, id="loss not known"),
+        pytest.param({"losses": lambda t: np.nan}, None, id="loss not measured"),
         pytest.param({}, None, id="finite"),
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = NonFinite().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = NonFinite().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
 def test_names_the_first_layer_and_step(build: Callable[..., Any]) -> None:
     table = {"weight_norm": lambda t: [2.0, 2.0 if t < 6 else np.inf, 2.0 if t < 6 else np.inf]}
-    found = NonFinite().check(*build(steps=10, table=table, scalars={"output_max": lambda t: 1.0 if t < 6 else np.inf}))
-    assert found is not None
-    assert found.layers == ("fc2",)
-    assert found.evidence["first_step"] == 6
+    finding = NonFinite().check(
+        *build(steps=10, table=table, scalars={"output_max": lambda t: 1.0 if t < 6 else np.inf})
+    )
+    assert finding is not None
+    assert finding.layers == ("fc2",)
+    assert finding.evidence["first_step"] == 6
 
 
-def test_says_it_in_good_english(build: Callable[..., Any]) -> None:
+def test_message_is_grammatical(build: Callable[..., Any]) -> None:
     of_loss = NonFinite().check(*build(losses=breaks(0.5)))
     of_weights = NonFinite().check(*build(table={"weight_norm": lambda t: [2.0, breaks(2.0)(t), 2.0]}))
     assert of_loss is not None
-    assert of_loss.message.startswith("Loss is not finite")
+    assert of_loss.message.startswith("The loss has been NaN or infinite")
     assert of_weights is not None
-    assert of_weights.message.startswith("Weights of layer fc2 are not finite")
+    assert of_weights.message.startswith("The weights of layer fc2 have been NaN or infinite")
 
 
 INFINITE = {"loss": np.inf, "grad_norm": np.inf}
 
 
 @pytest.mark.parametrize(
-    ("scalars", "table", "layers", "told"),
+    ("scalars", "table", "layers", "message"),
     [
         pytest.param(
             INFINITE | {"output_max": np.inf},
             {"activation_max_abs": [4.0, np.inf, np.inf], "grad_norm": np.inf},
             ("fc2",),
-            "Outputs of layer fc2 are not finite since step 4.",
+            "The outputs of layer fc2 have been NaN or infinite since step 4.",
             id="outputs before gradients",
         ),
         pytest.param(
             INFINITE,
             {"grad_norm": np.inf},
             (),
-            "Loss is not finite since step 4, although the outputs are.",
+            "The loss has been NaN or infinite since step 4, although the outputs are finite.",
             id="loss before gradients",
         ),
         pytest.param(
             INFINITE | {"output_max": np.nan},
             {"activation_max_abs": np.nan},
             (),
-            "Loss is not finite since step 4.",
+            "The loss has been NaN or infinite since step 4.",
             id="outputs not measured",
         ),
         pytest.param(
             INFINITE | {"output_max": np.inf},
             {"activation_max_abs": np.nan},
             (),
-            "Outputs of the model are not finite since step 4.",
+            "The outputs of the model have been NaN or infinite since step 4.",
             id="layers not measured",
         ),
         pytest.param(
             {"grad_norm": np.inf},
             {"grad_norm": [np.inf, np.inf, 1.0]},
             ("fc2",),
-            "Gradients of layer fc2 are not finite since step 4, although the loss is.",
+            "The gradients of layer fc2 have been NaN or infinite since step 4, although the loss is finite.",
             id="gradients in backward order",
         ),
         pytest.param(
             INFINITE | {"output_max": np.inf},
             {"weight_norm": [2.0, np.inf, np.inf], "activation_max_abs": np.inf},
             ("fc2",),
-            "Weights of layer fc2 (and of 1 more) are not finite since step 4: a step before that, which was not "
-            "looked at, has left them so.",
-            id="weights that a step before has left",
+            "The weights of layer fc2 (and 1 more layer) have been NaN or infinite since step 4, after an earlier "
+            "update that was not sampled.",
+            id="weights left by an earlier step",
         ),
     ],
 )
-def test_names_what_a_step_makes_first(
-    build: Callable[..., Any], scalars: dict[str, Any], table: dict[str, Any], layers: tuple[str, ...], told: str
+def test_names_what_a_step_computes_first(
+    build: Callable[..., Any], scalars: dict[str, Any], table: dict[str, Any], layers: tuple[str, ...], message: str
 ) -> None:
     def late(value: Any, usual: float) -> Callable[[int], Any]:
         return lambda t: value if t >= 4 else usual
@@ -115,19 +117,22 @@ def test_names_what_a_step_makes_first(
         scalars={name: late(value, 1.0) for name, value in scalars.items()},
         table={name: late(value, 1.0) for name, value in table.items()},
     )
-    found = NonFinite().check(history, context)
-    assert found is not None
-    assert (found.layers, found.message) == (layers, told)
+    finding = NonFinite().check(history, context)
+    assert finding is not None
+    assert (finding.layers, finding.message) == (layers, message)
 
 
-def test_says_that_it_was_seen_later(build: Callable[..., Any]) -> None:
+def test_message_reports_a_later_measurement(build: Callable[..., Any]) -> None:
     rises = {name: lambda t: np.inf if t >= 301 else 1.0 for name in ("loss", "grad_norm", "output_max")}
     table = {"activation_max_abs": lambda t: [1.0, np.inf, np.inf] if t >= 301 else 1.0}
-    found = NonFinite().check(
+    finding = NonFinite().check(
         *build(steps=400, losses=lambda t: np.inf if t >= 301 else 0.5, scalars=rises, table=table)
     )
-    assert found is not None
-    assert found.message == "Outputs of layer fc2 are not finite since step 301 (as seen in step 304)."
+    assert finding is not None
+    assert (
+        finding.message
+        == "The outputs of layer fc2 have been NaN or infinite since step 301 (first measured in step 304)."
+    )
 
 
 def _facts(tensor: str, operation: str = "unknown", layer: int | None = None, **more: float) -> dict[str, float]:
@@ -139,60 +144,65 @@ def _facts(tensor: str, operation: str = "unknown", layer: int | None = None, **
 
 
 @pytest.mark.parametrize(
-    ("facts", "layers", "told"),
+    ("facts", "layers", "message"),
     [
-        (_facts("input"), (), "The inputs are the first to be not finite, in step 3."),
-        (_facts("loss", "logarithm"), (), "The loss is the first to be not finite, in step 3: the logarithm of 0."),
+        (_facts("input"), (), "NaN or infinite values first appear in the inputs in step 3."),
+        (
+            _facts("loss", "logarithm"),
+            (),
+            "NaN or infinite values first appear in the loss in step 3, caused by the logarithm of 0.",
+        ),
         (
             _facts("output", "logarithm", 1, lowest=-0.5),
             ("fc2",),
-            "Outputs of layer fc2 are the first to be not finite, in step 3: the logarithm of a negative number (as "
-            "low as -0.5).",
+            "NaN or infinite values first appear in the outputs of layer fc2 in step 3, caused by the logarithm of a "
+            "negative number (as low as -0.5).",
         ),
         (
             _facts("output", "division", 0, after=1),
             ("fc1",),
-            "Values made after layer fc1 are the first to be not finite, in step 3: a division by 0.",
+            "NaN or infinite values first appear in values computed after layer fc1 in step 3, caused by a division by "
+            "0.",
         ),
         (
             _facts("gradient", "root", 1, backward=1),
             ("fc2",),
-            "Gradients of layer fc2 are the first to be not finite, in step 3: the backward pass divides by 0, at a "
-            "root of 0.",
+            "NaN or infinite values first appear in the gradients of layer fc2 in step 3, caused by a division by 0 in "
+            "the backward pass, at a root of 0.",
         ),
         (
             _facts("gradient", "overflow", 1, after=1, backward=1, highest=3e38),
             ("fc2",),
-            "Gradients that reach layer fc2 are the first to be not finite, in step 3: an overflow, of values up to "
-            "3e+38 in the backward pass.",
+            "NaN or infinite values first appear in the gradients that reach layer fc2 in step 3, caused by an "
+            "overflow of values up to 3e+38 in the backward pass.",
         ),
         (
             _facts("output", "overflow", 2, half=1, highest=9e4),
             ("out",),
-            "Outputs of layer out are the first to be not finite, in step 3: an overflow in half precision, which "
-            "ends at 65504, of values up to 9e+04.",
+            "NaN or infinite values first appear in the outputs of layer out in step 3, caused by an overflow of "
+            "values up to 9e+04 in half precision (largest number 65504).",
         ),
         (
             _facts("weight", "unknown", 0),
             ("fc1",),
-            "Weights of layer fc1 are the first to be not finite, in step 3.",
+            "NaN or infinite values first appear in the weights of layer fc1 in step 3.",
         ),
     ],
 )
-def test_tells_what_a_replay_found(
-    build: Callable[..., Any], facts: dict[str, float], layers: tuple[str, ...], told: str
+def test_message_names_the_origin_in_a_replay(
+    build: Callable[..., Any], facts: dict[str, float], layers: tuple[str, ...], message: str
 ) -> None:
-    found = NonFinite().check(*build(losses=breaks(0.5), asked=facts))
-    assert found is not None
-    assert (found.severity, found.layers, found.message) == ("error", layers, told)
-    assert found.evidence["first_bad_step"] == 3
+    finding = NonFinite().check(*build(losses=breaks(0.5), asked=facts))
+    assert finding is not None
+    assert (finding.severity, finding.layers, finding.message) == ("error", layers, message)
+    assert finding.evidence["first_bad_step"] == 3
 
 
 def test_probabilities_of_zero_are_named(build: Callable[..., Any]) -> None:
-    found = NonFinite().check(*build(losses=breaks(0.5), loss="cce", asked=_facts("loss", "logarithm")))
-    assert found is not None
-    assert found.message.endswith("in step 3: the cross-entropy of a probability that is exactly 0.")
+    finding = NonFinite().check(*build(losses=breaks(0.5), loss="cce", asked=_facts("loss", "logarithm")))
+    assert finding is not None
+    assert finding.message.endswith("in step 3, caused by the cross-entropy of a probability that is exactly 0.")
 
 
-def test_facts_of_a_finite_training_say_nothing(build: Callable[..., Any]) -> None:
+def test_facts_of_a_finite_training_are_ignored(build: Callable[..., Any]) -> None:
     assert NonFinite().check(*build(asked=_facts("loss", "logarithm"))) is None

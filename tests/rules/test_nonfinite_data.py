@@ -20,15 +20,17 @@ LATER = {"batches_looked_through": 40.0, "nonfinite_batches": 2.0}
         pytest.param(
             {"scalars": {"input_nonfinite": 0.01}, "table": {"grad_norm": lambda t: np.inf if t > 20 else 0.3}},
             "error",
-            id="a ReLU hides it from the loss, the gradients tell",
+            id="hidden from the loss by a ReLU, not from the gradients",
         ),
         pytest.param({"scalars": {"input_nonfinite": np.nan, "target_nonfinite": np.nan}}, None, id="not measured"),
         pytest.param({}, None, id="finite"),
         pytest.param(
-            {"losses": lambda t: np.inf if t > 20 else 0.5, "asked": LATER}, "error", id="seen after the loss was lost"
+            {"losses": lambda t: np.inf if t > 20 else 0.5, "asked": LATER},
+            "error",
+            id="found after the loss became non-finite",
         ),
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = NonFiniteData().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = NonFiniteData().check(*build(**case))
+    assert (finding.severity if finding else None) == expected

@@ -132,11 +132,13 @@ def test_does_not_call_flat_what_another_rule_calls_falling(build: Callable[...,
     ("case", "message"),
     [
         pytest.param(
-            {}, "The loss is flat and accuracy is 0.5 (the commonest class has 0.5) after 600 steps.", id="flat"
+            {},
+            "The loss is flat and accuracy is 0.5 (always predicting the most common class gives 0.5) after 600 steps.",
+            id="flat",
         ),
         pytest.param(
             {"losses": lambda t: 2 * math.log(2), "scalars": {"accuracy": np.nan}},
-            "The loss is flat and is 2 times a constant answer's after 600 steps.",
+            "The loss is flat and is 2 times that of a constant prediction after 600 steps.",
             id="judged by the loss",
         ),
         pytest.param(

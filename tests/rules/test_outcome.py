@@ -116,7 +116,7 @@ def test_a_score_worked_out_from_the_loss_is_told_as_the_loss(build: Callable[..
     found = outcome(*run)
 
     assert found.score == 0
-    assert found.words == "the loss is 3 times a constant answer's"
+    assert found.words == "the loss is 3 times that of a constant prediction"
 
 
 def noisy(t: int) -> float:
@@ -170,8 +170,14 @@ def test_squares_judge_no_loss_that_wants_another_value(
 @pytest.mark.parametrize(
     ("case", "words"),
     [
-        ({"targets": "real", "loss": "mse", "scalars": {"squared_error": math.inf}}, "R² is below -1e+06 (the mean"),
-        ({"targets": "real", "loss": "mse", "scalars": {"squared_error": 5.0}}, "R² is -4 (the mean"),
+        (
+            {"targets": "real", "loss": "mse", "scalars": {"squared_error": math.inf}},
+            "R² is below -1e+06 (always predicting the mean gives 0)",
+        ),
+        (
+            {"targets": "real", "loss": "mse", "scalars": {"squared_error": 5.0}},
+            "R² is -4 (always predicting the mean gives 0)",
+        ),
     ],
 )
 def test_scores_are_told_in_numbers_that_exist(build: Callable[..., Any], case: dict[str, Any], words: str) -> None:

@@ -29,9 +29,11 @@ OVER: dict[str, Any] = {
         pytest.param(
             {"epochs": OVER["epochs"] | {"val_accuracy": lambda e: 0.49 + 0.01 * (e % 2)}},
             "error",
-            id="learned by heart: never better than chance on validation data",
+            id="memorized: never better than chance on validation data",
         ),
-        pytest.param({"epochs": {"val_loss": rising}, "scalars": {"accuracy": 0.9}}, "warning", id="only losses known"),
+        pytest.param(
+            {"epochs": {"val_loss": rising}, "scalars": {"accuracy": 0.9}}, "warning", id="only losses measured"
+        ),
         pytest.param({"epochs": OVER["epochs"] | {"val_accuracy": lambda e: 0.97}}, None, id="no gap"),
         pytest.param({"epochs": OVER["epochs"] | {"val_loss": lambda e: 0.6 - 0.01 * e}}, None, id="still falls"),
         pytest.param(OVER | {"losses": lambda t: 0.5}, None, id="training loss does not fall"),
@@ -50,12 +52,12 @@ OVER: dict[str, Any] = {
         pytest.param(
             {"epochs": {"val_loss": lambda e: 0.02 * rising(e)}, "loss": "mse", "targets": "real"},
             None,
-            id="regression loses next to nothing",
+            id="regression loses negligibly",
         ),
         pytest.param(
             {"epochs": {"val_loss": lambda e: 0.02 * rising(e)}, "loss": "mae", "targets": "real"},
             None,
-            id="another loss rises by next to nothing of what it was at the start",
+            id="another loss rises by a negligible share of the initial loss",
         ),
         pytest.param(
             {"epochs": {"val_loss": rising}, "loss": "mae", "targets": "real"},
@@ -65,21 +67,21 @@ OVER: dict[str, Any] = {
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = Overfitting().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = Overfitting().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
-def test_the_numbers_told_agree_with_each_other(build: Callable[..., Any]) -> None:
-    found = Overfitting().check(
+def test_numbers_in_the_message_agree(build: Callable[..., Any]) -> None:
+    finding = Overfitting().check(
         *build(epochs=OVER["epochs"] | {"val_loss": lambda e: rising(e) if e < 29 else 0.41})  # one lucky epoch
     )
-    assert found is not None
-    assert f"is {found.evidence['rise']:.0%} above" in found.message
-    assert f"({0.4 * (1 + found.evidence['rise']):.3g})" in found.message
+    assert finding is not None
+    assert f"is now {finding.evidence['rise']:.0%} above" in finding.message
+    assert f"({0.4 * (1 + finding.evidence['rise']):.3g})" in finding.message
 
 
 def test_names_the_best_epoch(build: Callable[..., Any]) -> None:
-    found = Overfitting().check(*build(**OVER))
-    assert found is not None
-    assert found.evidence["best_epoch"] == 10
-    assert "after epoch 10" in found.message
+    finding = Overfitting().check(*build(**OVER))
+    assert finding is not None
+    assert finding.evidence["best_epoch"] == 10
+    assert "after epoch 10" in finding.message

@@ -31,7 +31,7 @@ STUCK: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}
     ("case", "expected"),
     [
         pytest.param({"table": {"weight_norm": 0.0}, "scalars": SAME, "steps": 1}, "error", id="all zero"),
-        pytest.param({"table": {"weight_norm": 0.0}, "steps": 1}, None, id="all zero, but a way round"),
+        pytest.param({"table": {"weight_norm": 0.0}, "steps": 1}, None, id="all zero, but with a path around"),
         pytest.param(
             {
                 "layers": starting("", "zero", ""),
@@ -54,7 +54,7 @@ STUCK: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}
                 "steps": 1,
             },
             None,
-            id="not finite: nonfinite tells it",
+            id="not finite: nonfinite reports it",
         ),
         pytest.param({"layers": starting("constant", "constant", "constant"), "steps": 1}, "error", id="constant"),
         pytest.param(
@@ -68,7 +68,9 @@ STUCK: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}
         pytest.param({"layers": starting("equal_inputs", "equal_inputs", ""), "steps": 1}, None, id="equal inputs"),
         pytest.param({"layers": starting("constant", "constant", "constant")}, None, id="constant, but learns"),
         pytest.param(
-            {"table": {"activation_spread": [1e-8, 0.1, 0.1]}, "steps": 1}, "error", id="first layer alike but rounding"
+            {"table": {"activation_spread": [1e-8, 0.1, 0.1]}, "steps": 1},
+            "error",
+            id="first layer the same except for rounding",
         ),
         pytest.param({"table": {"weight_norm": [2.0, 2.0, 0.0]}} | STUCK, None, id="zero output layer"),
         pytest.param({"table": {"activation_spread": [0.5, 1e-6, 1e-6]}, "steps": 1}, "warning", id="fades"),
@@ -77,12 +79,12 @@ STUCK: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}
         pytest.param({"table": {"activation_spread": [0.5, 1e4, 1e4]}, "steps": 1}, "warning", id="grows"),
         pytest.param({"table": {"activation_spread": [500.0, 800.0, 1.0]}, "steps": 1}, "warning", id="large"),
         pytest.param({"layers": SIGMOIDS, "table": FADES, "steps": 1}, "warning", id="sigmoids, before a step"),
-        pytest.param({"layers": SIGMOIDS, "table": FADES} | STUCK, None, id="sigmoids: the activation is the reason"),
+        pytest.param({"layers": SIGMOIDS, "table": FADES} | STUCK, None, id="sigmoids: the activation is the cause"),
         pytest.param({"table": FADES} | STUCK, "error", id="the same with ReLU"),
         pytest.param(
             {"table": {"activation_spread": [0.5, 0.0, 0.0], "activation_mean_abs": [0.5, 0.0, 0.3]}} | STUCK,
             None,
-            id="dead from the start: dying_relu tells it",
+            id="dead from the start: dying_relu reports it",
         ),
         pytest.param({"table": {"weight_norm": [2.0, 80.0, 1.0]}} | STUCK, "error", id="far larger than usual"),
         pytest.param({"table": {"weight_norm": [2.0, 80.0, 1.0]}, "steps": 1}, "warning", id="the same, at the start"),
@@ -91,15 +93,15 @@ STUCK: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}
         pytest.param(
             {"table": {"weight_norm": [2.0, 80.0, 1.0]}, "epochs": {"val_accuracy": lambda e: 0.8}},
             "warning",
-            id="far larger, and learns by heart",
+            id="far larger, and memorizes",
         ),
         pytest.param({"table": {"activation_spread": np.nan}} | STUCK, None, id="not measured"),
         pytest.param(STUCK, None, id="usual spread, stuck"),
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = PoorInitialization().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = PoorInitialization().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
 def test_frozen_filters_may_be_equal(build: Callable[..., Any]) -> None:
@@ -109,7 +111,7 @@ def test_frozen_filters_may_be_equal(build: Callable[..., Any]) -> None:
 
 
 def test_equal_units_are_named_with_their_layers(build: Callable[..., Any]) -> None:
-    found = PoorInitialization().check(*build(layers=starting("constant", "constant", ""), steps=1))
-    assert found is not None
-    assert found.layers == ("fc0", "fc1")
-    assert (found.evidence["equal_layers"], found.evidence["staying_equal"]) == (2, 1)
+    finding = PoorInitialization().check(*build(layers=starting("constant", "constant", ""), steps=1))
+    assert finding is not None
+    assert finding.layers == ("fc0", "fc1")
+    assert (finding.evidence["equal_layers"], finding.evidence["staying_equal"]) == (2, 1)

@@ -22,6 +22,6 @@ from autotrainer.rules.repeated_augmentation import RepeatedAugmentation
     ],
 )
 def test_facts(build: Callable[..., Any], facts: dict[str, float], expected: str | None, words: str) -> None:
-    found = RepeatedAugmentation().check(*build(asked=facts))
-    assert (found and str(found.severity)) == expected
-    assert found is None or (words in found.message and found.evidence == facts)
+    finding = RepeatedAugmentation().check(*build(asked=facts))
+    assert (finding and str(finding.severity)) == expected
+    assert finding is None or (words in finding.message and finding.evidence == facts)

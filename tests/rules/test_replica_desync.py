@@ -26,9 +26,9 @@ ALIKE = {"replicas": 4.0, "replica_steps": 10.0, "replica_gap": 0.0, "replica_wo
     ],
 )
 def test_facts(build: Callable[..., Any], facts: dict[str, float], expected: str | None, words: str) -> None:
-    found = ReplicaDesync().check(*build(asked=facts))
-    assert (found and str(found.severity)) == expected
-    assert found is None or (words in found.message and found.evidence == facts)
+    finding = ReplicaDesync().check(*build(asked=facts))
+    assert (finding and str(finding.severity)) == expected
+    assert finding is None or (words in finding.message and finding.evidence == facts)
 
 
 def test_threshold(build: Callable[..., Any]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from autotrainer.records.task import OptimizerInfo
 from autotrainer.rules._shared.outcome import outcome
-from autotrainer.rules._shared.runaway import coasting, loss_rise
+from autotrainer.rules._shared.runaway import loss_rise, momentum_travel
 from autotrainer.rules._shared.steps import steps_taken
 
 
@@ -52,7 +52,7 @@ def test_larger_targets_make_larger_losses(build: Callable[..., Any]) -> None:
     ],
     ids=["undamped", "over", "damped within the schedule", "usual", "no plain momentum", "no schedule"],
 )
-def test_coasting(
+def test_momentum_travel(
     build: Callable[..., Any], optimizer: OptimizerInfo, planned_epochs: int | None, carried: float | None
 ) -> None:
     history, context = build(
@@ -61,5 +61,5 @@ def test_coasting(
         optimizer=optimizer,
         planned_epochs=planned_epochs,
     )
-    found = coasting(context, outcome(history, context), steps_taken(history))
+    found = momentum_travel(context, outcome(history, context), steps_taken(history))
     assert found == pytest.approx(carried or 0.0)

@@ -92,4 +92,7 @@ def test_a_score_worked_out_from_the_loss_is_told_once(build: Callable[..., Any]
     run = build(losses=lambda t: loss, scalars={"accuracy": np.nan}, steps=400)
     found = SlowConvergence().check(*run)
     assert found is not None
-    assert found.message == "The loss falls no more, although it is 0.97 times a constant answer's after 400 steps."
+    assert (
+        found.message
+        == "The loss falls no more, although it is 0.97 times that of a constant prediction after 400 steps."
+    )

@@ -49,17 +49,17 @@ def now_and_then(t: int) -> float:
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = StaleSecondMoment().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = StaleSecondMoment().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
 def test_names_the_layer_and_leaves_embeddings_out(build: Callable[..., Any]) -> None:
     layers = (LayerInfo("words", "embedding", None, 8, 80), *build()[0].layers)
     case = {"layers": layers, "table": {"second_moment_ratio": [30.0, 1.0, 3.0, 1.0], "dead_units": np.nan}}
-    found = StaleSecondMoment().check(*build(**case, **STUCK))
-    assert found is not None
-    assert found.layers == ("fc2",)
-    assert found.evidence["ratio"] == pytest.approx(3.0)
+    finding = StaleSecondMoment().check(*build(**case, **STUCK))
+    assert finding is not None
+    assert finding.layers == ("fc2",)
+    assert finding.evidence["ratio"] == pytest.approx(3.0)
     case["table"]["second_moment_ratio"] = [30.0, 1.0, 1.0, 1.0]
     assert StaleSecondMoment().check(*build(**case, **STUCK)) is None
 

@@ -21,13 +21,13 @@ ALL, SOME = {"constant_targets": 1.0}, {"constant_targets": 0.0}
 CONSTANT = [
     pytest.param(ONES, "bce_logits", ALL, {}, Severity.ERROR, id="one class in all data"),
     pytest.param(SEVENS, "mse", ALL, {}, Severity.ERROR, id="one number in all data"),
-    pytest.param(RATED, "mse", {}, {"train_rows": 600}, Severity.ERROR, id="all rows were seen; rounding"),
+    pytest.param(RATED, "mse", {}, {"train_rows": 600}, Severity.ERROR, id="all rows were sampled; rounding"),
     pytest.param(VECTORS, "mse", {}, {"train_rows": 600}, Severity.ERROR, id="one vector"),
     pytest.param(SEVENS, "mse", {}, {}, Severity.WARNING, id="the rest may differ"),
     pytest.param(SEVENS, "mse", SOME, {}, None, id="the rest does differ"),
     pytest.param(ONES, "bce_logits", {}, {}, None, id="adversarial generator"),
-    pytest.param(SEVENS, "custom", ALL, {}, None, id="a loss that may not look at them"),
-    pytest.param(SEVENS, "none", ALL, {}, None, id="no loss known"),
+    pytest.param(SEVENS, "custom", ALL, {}, None, id="a loss that may not use them"),
+    pytest.param(SEVENS, "none", ALL, {}, None, id="loss unknown"),
     pytest.param(FEW, "mse", {}, {"train_rows": 10}, None, id="ten rows"),
     pytest.param("binary", "bce_logits", SOME, {}, None, id="two classes"),
     pytest.param("real", "mse", {}, {}, None, id="numbers"),
@@ -39,8 +39,8 @@ CONSTANT = [
 def test_constant_targets(
     build: Callable[..., Any], targets: Any, loss: str, facts: dict[str, float], context: Any, severity: Severity | None
 ) -> None:
-    found = UnlearnableTargets().check(*build(targets=targets, loss=loss, asked=facts, **context))
-    assert (None if found is None else found.severity) == severity
+    finding = UnlearnableTargets().check(*build(targets=targets, loss=loss, asked=facts, **context))
+    assert (None if finding is None else finding.severity) == severity
 
 
 def _facts(train: float, held_out: float, linear: float, trivial: float = 0.5, rows: float = 400) -> dict[str, float]:
@@ -54,28 +54,28 @@ def _facts(train: float, held_out: float, linear: float, trivial: float = 0.5, r
     }
 
 
-ASKED = [
-    pytest.param(_facts(0.98, 0.51, 0.52), Severity.ERROR, id="learned by heart"),
-    pytest.param(_facts(0.99, 0.12, 0.11, 0.1), Severity.ERROR, id="ten classes by heart"),
-    pytest.param(_facts(0.95, -0.3, 0.01, 0.0), Severity.ERROR, id="numbers by heart"),
+SCORED = [
+    pytest.param(_facts(0.98, 0.51, 0.52), Severity.ERROR, id="memorized"),
+    pytest.param(_facts(0.99, 0.12, 0.11, 0.1), Severity.ERROR, id="ten classes memorized"),
+    pytest.param(_facts(0.95, -0.3, 0.01, 0.0), Severity.ERROR, id="numbers memorized"),
     pytest.param(_facts(0.55, 0.49, 0.51), Severity.WARNING, id="nothing learned"),
     pytest.param(_facts(0.98, 0.51, 0.93), None, id="a linear model works"),
     pytest.param(_facts(0.98, 0.51, 0.6), None, id="a linear model works a little"),
     pytest.param(_facts(0.98, 0.75, 0.5), None, id="the network works"),
-    pytest.param(_facts(0.98, 0.51, 0.5, rows=40), None, id="too few rows to tell"),
-    pytest.param(_facts(0.8, 0.2, 0.3, 0.0), None, id="numbers, told a little"),
-    pytest.param(_facts(0.98, float("nan"), 0.5), None, id="the network was not asked"),
+    pytest.param(_facts(0.98, 0.51, 0.5, rows=40), None, id="too few rows"),
+    pytest.param(_facts(0.8, 0.2, 0.3, 0.0), None, id="numbers, somewhat predictable"),
+    pytest.param(_facts(0.98, float("nan"), 0.5), None, id="network not scored"),
 ]
 
 
-@pytest.mark.parametrize(("facts", "severity"), ASKED)
+@pytest.mark.parametrize(("facts", "severity"), SCORED)
 def test_no_simple_model(build: Callable[..., Any], facts: dict[str, float], severity: Severity | None) -> None:
-    found = UnlearnableTargets().check(*build(asked=facts))
-    assert (None if found is None else found.severity) == severity
+    finding = UnlearnableTargets().check(*build(asked=facts))
+    assert (None if finding is None else finding.severity) == severity
 
 
-def test_numbers_are_told(build: Callable[..., Any]) -> None:
-    found = UnlearnableTargets().check(*build(asked=_facts(0.98, 0.51, 0.52)))
-    assert found is not None
-    for part in ("0.98", "0.51", "400 held-out rows", "a linear model, has 0.52", "trivial predictor 0.5"):
-        assert part in found.message
+def test_message_has_the_numbers(build: Callable[..., Any]) -> None:
+    finding = UnlearnableTargets().check(*build(asked=_facts(0.98, 0.51, 0.52)))
+    assert finding is not None
+    for part in ("0.98", "0.51", "400 held-out rows", "a linear model, scores 0.52", "trivial predictor 0.5"):
+        assert part in finding.message

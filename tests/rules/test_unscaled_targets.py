@@ -22,7 +22,7 @@ def slowly(t: int) -> float:
         pytest.param(
             {"targets": "large", "losses": slowly, "scalars": {"squared_error": slowly}, "steps": 400},
             "error",
-            id="learns but the mean for half of the schedule",
+            id="below the mean for half of the schedule",
         ),
         pytest.param(
             {"targets": "large", "losses": slowly, "scalars": {"squared_error": slowly}, "steps": 200},
@@ -38,22 +38,22 @@ def slowly(t: int) -> float:
         pytest.param(
             {"targets": "large", "loss": "custom", "losses": lambda t: 4e8, "scalars": {"squared_error": 4e8}},
             "error",
-            id="stuck with a squared error of one's own",
+            id="stuck with a custom squared error",
         ),
         pytest.param(
             {"targets": "large", "loss": "custom", "losses": lambda t: 1.0, "scalars": {"squared_error": 4e8}},
             None,
-            id="a loss that does not go by distance",
+            id="a custom loss that does not measure distance",
         ),
         pytest.param(
             {"targets": "large", "loss": "custom", "steps": 4, "scalars": {"squared_error": 4e8}},
             "warning",
-            id="a loss that is not known yet",
+            id="a custom loss, not identified yet",
         ),
         pytest.param({"targets": "real", "losses": lambda t: 1.0, "scalars": {"squared_error": 1.0}}, None, id="unit"),
         pytest.param({"targets": "index", "loss": "ce", "output_units": 4}, None, id="classes"),
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = UnscaledTargets().check(*build(**{"loss": "mse"} | case))
-    assert (found.severity if found else None) == expected
+    finding = UnscaledTargets().check(*build(**{"loss": "mse"} | case))
+    assert (finding.severity if finding else None) == expected

@@ -61,13 +61,15 @@ FINE: dict[str, Any] = {"epochs": {"val_accuracy": lambda e: 0.97}}
         pytest.param(SORTED | POOR | {"steps": 100}, "error", id="sorted, poor after a sixth of the schedule"),
         pytest.param(SORTED | POOR | {"steps": 50}, "warning", id="sorted, young"),
         pytest.param(SORTED | POOR | {"planned_epochs": None}, "warning", id="sorted, no schedule"),
-        pytest.param(SORTED | FINE, "warning", id="sorted, learned all the same"),
+        pytest.param(SORTED | FINE, "warning", id="sorted, learned anyway"),
         pytest.param(SORTED | FINE | {"arrays": True}, None, id="whole arrays, whose order is not that of training"),
         pytest.param(TWO, "warning", id="two classes, sorted"),
         pytest.param(
-            TWO | {"optimizer": OptimizerInfo("adam", 1e-3, several=True)}, None, id="real, then made, in a GAN"
+            TWO | {"optimizer": OptimizerInfo("adam", 1e-3, several=True)},
+            None,
+            id="batches of a GAN, all real or all generated",
         ),
-        pytest.param(TWO | {"scalars": {"class_entropy": 0.4}}, None, id="two classes, a little unequal by batch"),
+        pytest.param(TWO | {"scalars": {"class_entropy": 0.4}}, None, id="two classes, a little imbalanced by batch"),
         pytest.param(
             {"targets": classes(99, 1), "scalars": {"class_entropy": drawn([99, 1], 32)}}, None, id="rare class"
         ),
@@ -100,21 +102,21 @@ FINE: dict[str, Any] = {"epochs": {"val_accuracy": lambda e: 0.97}}
                 "scalars": {"class_entropy": 2.08},
             },
             None,
-            id="eight classes a batch, for a contrastive loss",
+            id="eight classes per batch, for a contrastive loss",
         ),
         pytest.param(
             CLASSES | {"scalars": {"class_entropy": lambda t: 2.2 * np.exp(-t / 300)}}, None, id="actions of a policy"
         ),
-        pytest.param(SORTED | {"loss": "custom"}, "warning", id="sorted, a loss of one's own"),
-        pytest.param(SORTED | {"targets": classes(*TEN, rank=2, width=40)}, None, id="tokens: many classes a row"),
+        pytest.param(SORTED | {"loss": "custom"}, "warning", id="sorted, custom loss"),
+        pytest.param(SORTED | {"targets": classes(*TEN, rank=2, width=40)}, None, id="tokens: many classes per row"),
         pytest.param(SORTED | {"targets": classes(*TEN, masked=True)}, None, id="masked"),
         pytest.param(SORTED | {"scalars": {"class_entropy": np.nan}}, None, id="not measured"),
-        pytest.param({"targets": "real", "loss": "mse", "scalars": {"class_entropy": 0.0}}, None, id="values"),
+        pytest.param({"targets": "real", "loss": "mse", "scalars": {"class_entropy": 0.0}}, None, id="regression"),
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = UnshuffledData().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = UnshuffledData().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
 @pytest.mark.parametrize(
@@ -124,7 +126,7 @@ def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str 
         pytest.param(classes(1, rows=64), 4, {}, None, id="few rows"),
         pytest.param(classes(1, rows=600), 60, {}, None, id="a whole epoch: constant targets"),
         pytest.param(classes(1, rows=128), 4, {"arrays": True}, None, id="the first rows of an array"),
-        pytest.param(classes(1, rows=128), 4, {"loss": "custom"}, None, id="placeholders of a loss of one's own"),
+        pytest.param(classes(1, rows=128), 4, {"loss": "custom"}, None, id="placeholder targets of a custom loss"),
     ],
 )
 def test_one_class_at_the_start(
@@ -132,16 +134,16 @@ def test_one_class_at_the_start(
 ) -> None:
     case = {"loss": "ce", **case}
     run = build(targets=targets, output_units=10, steps=steps, scalars={"class_entropy": 0.0}, **case)
-    found = UnshuffledData().check(*run)
-    assert (found.severity if found else None) == expected
+    finding = UnshuffledData().check(*run)
+    assert (finding.severity if finding else None) == expected
 
 
 @pytest.mark.parametrize(
     ("loss", "accuracy", "expected"),
     [
-        pytest.param(0.6, 0.5, "error", id="neither loss nor validation fit one class that is most"),
-        pytest.param(0.05, 0.5, None, id="loss of a class that is most"),
-        pytest.param(0.6, 0.95, None, id="validation accuracy of a class that is most"),
+        pytest.param(0.6, 0.5, "error", id="neither loss nor validation fits one dominant class"),
+        pytest.param(0.05, 0.5, None, id="loss fits a dominant class"),
+        pytest.param(0.6, 0.95, None, id="validation accuracy fits a dominant class"),
     ],
 )
 def test_one_class_in_the_few_samples_of_the_first_epoch(
@@ -154,11 +156,11 @@ def test_one_class_in_the_few_samples_of_the_first_epoch(
     for epoch in range(10):
         history.add_epoch(epoch, 20 * epoch + 19, {"val_accuracy": accuracy})
     history.step = 199
-    found = UnshuffledData().check(history, context)
-    assert (found.severity if found else None) == expected
+    finding = UnshuffledData().check(history, context)
+    assert (finding.severity if finding else None) == expected
 
 
-def test_random_batches_are_never_called_sorted(build: Callable[..., Any]) -> None:
+def test_random_batches_are_never_reported(build: Callable[..., Any]) -> None:
     for seed in range(60):
         shares = list(np.random.default_rng(seed).dirichlet(np.ones(2 + seed % 20)))
         rows = (2, 3, 8, 32)[seed % 4]
@@ -167,9 +169,9 @@ def test_random_batches_are_never_called_sorted(build: Callable[..., Any]) -> No
         assert UnshuffledData(share=1).check(*run) is None, seed
 
 
-def test_numbers_are_told(build: Callable[..., Any]) -> None:
-    found = UnshuffledData().check(*build(**SORTED, **POOR))
-    assert found is not None
-    assert found.evidence["entropy"] == pytest.approx(math.log(10))
-    assert found.evidence["batch_entropy"] < found.evidence["expected_entropy"] < found.evidence["entropy"]
-    assert "validation accuracy is 0.2" in found.message
+def test_message_has_the_numbers(build: Callable[..., Any]) -> None:
+    finding = UnshuffledData().check(*build(**SORTED, **POOR))
+    assert finding is not None
+    assert finding.evidence["entropy"] == pytest.approx(math.log(10))
+    assert finding.evidence["batch_entropy"] < finding.evidence["expected_entropy"] < finding.evidence["entropy"]
+    assert "validation accuracy is 0.2" in finding.message

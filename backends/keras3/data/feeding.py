@@ -16,6 +16,7 @@ from autotrainer.errors import ConfigError, DataError
 from autotrainer.monitoring.summary import DataSummary
 from autotrainer.records.data import ArrayData, Data, StreamData, as_array, map_arrays
 from autotrainer.records.task import TargetSummary
+from autotrainer.training.data_edits import Moments
 
 __all__ = [
     "ArrayFeed",
@@ -273,29 +274,16 @@ def input_statistics(data: Data, entry: int, name: str | None) -> InputStatistic
         entry: Position among the flattened inputs.
         name: Name of the input, for inputs that are a dict.
     """
-    count = total = squares = np.zeros(0)
-    whole = np.zeros(3)
+    columns, values = Moments(), Moments()
     shape: tuple[int, ...] = ()
     for inputs, _, _ in batches(data, size=8192):
         chosen = inputs[name] if isinstance(inputs, dict) and name in inputs else keras.tree.flatten(inputs)[entry]
         rows = np.asarray(as_array(chosen), np.float64)
         shape = rows.shape[1:]
-        rows = rows if rows.ndim == 2 else rows.reshape(-1, 1)
-        finite = np.isfinite(rows)
-        rows = np.where(finite, rows, 0.0)
-        if not count.size:
-            count, total, squares = (np.zeros(rows.shape[1]) for _ in range(3))
-            shift = rows.mean(axis=0)  # sums of squares about a typical value lose no digits
-        rows = np.where(finite, rows - shift, 0.0)
-        count, total, squares = count + finite.sum(0), total + rows.sum(0), squares + (rows**2).sum(0)
-        whole += [finite.sum(), (rows + shift * finite).sum(), ((rows + shift * finite) ** 2).sum()]
-    known = np.maximum(count, 1)
-    mean, variance = total / known, squares / known - (total / known) ** 2
-    std = np.sqrt(np.maximum(variance, 0))
-    mean = mean + shift
-    std = np.where(std > 1e-8 * np.maximum(np.abs(mean), 1e-30), std, 1.0)
-    spread = math.sqrt(max(whole[2] / max(whole[0], 1) - (whole[1] / max(whole[0], 1)) ** 2, 0.0))
-    return InputStatistics(shape, tuple(mean.tolist()), tuple(std.tolist()), spread or 1.0)
+        columns.add(rows)
+        values.add(rows.reshape(-1, 1))
+    mean, std = columns.scale()
+    return InputStatistics(shape, mean, std, values.scale()[1][0])
 
 
 def reason_of(error: Exception) -> str:

@@ -25,12 +25,10 @@ from autotrainer.edits import (
 )
 from autotrainer.errors import ConfigError
 from autotrainer.records.data import Data, as_array
+from autotrainer.training.data_edits import numbering_refusal, scaling_refusal
 
 __all__ = ["check_own_loss", "check_target_edit", "labels_out_of_range", "loss_refusal"]
 
-_LINEAR = ("squared_error", "absolute_error", "huber", "custom")
-"""Losses that compare output and target by their difference, as far as is known."""
-_OF_RATIOS = ("mean_absolute_percentage_error", "mean_squared_logarithmic_error")
 _ROWS = 8
 
 
@@ -103,36 +101,30 @@ def _first(model: Any, data: Data) -> tuple[Any, Any]:
     return as_array(targets)[:_ROWS], output
 
 
-def check_target_edit(edit: Edit, loss: Any, model: Any, material: TrainingData) -> None:
+def check_target_edit(edit: Edit, loss: Any, model: Any, training_data: TrainingData) -> None:
     """Raise a `ConfigError` where a training can't be run with an edit of data or targets; others are passed over.
 
     Args:
         edit: The edit.
         loss: The loss as given.
         model: The pristine model.
-        material: The training data.
+        training_data: The training data.
     """
     if isinstance(edit, ShuffleData | DropBadRows | WeightClasses):
         if isinstance(edit, WeightClasses) and keras.tree.is_nested(loss):
             raise ConfigError("the model has several losses")
-        material.feed([material.filled(edit)])
+        training_data.feed([training_data.fitted(edit)])
     if not isinstance(edit, ScaleTargets | EncodeTargets | NumberClasses | ReshapeTargets):
         return
     check_own_loss(model, loss)
     info = loss_info(loss)
-    filled, exact = material.filled(edit), isinstance(edit, ScaleTargets) and bool(edit.mean)
-    targets, output = _first(model, material.data)
+    filled, exact = training_data.fitted(edit), isinstance(edit, ScaleTargets) and bool(edit.mean)
+    targets, output = _first(model, training_data.data)
     if isinstance(filled, NumberClasses):
-        if info.family != "cross_entropy":
-            raise ConfigError(f"{info.name} takes no class numbers")
-        if len(filled.labels) > output.shape[-1]:
-            raise ConfigError(f"there are {len(filled.labels)} classes and {output.shape[-1]} outputs")
-        if filled.labels == tuple(range(len(filled.labels))):
-            raise ConfigError("classes are numbered from 0 already")
+        _refuse(numbering_refusal(filled.labels, output.shape[-1], info))
         return
     if isinstance(filled, ScaleTargets):
-        if not exact and (info.family not in _LINEAR or info.name in _OF_RATIOS):
-            raise ConfigError(f"{info.name} does not compare outputs with targets by their difference")
+        _refuse("" if exact else scaling_refusal(info))
         if targets.ndim == len(output.shape) == 2 and targets.shape[1] != output.shape[1]:
             raise ConfigError(f"targets have {targets.shape[1]} columns and the output {output.shape[1]}")
     if isinstance(filled, ReshapeTargets) and tuple(targets.shape) == tuple(output.shape):
@@ -149,3 +141,8 @@ def check_target_edit(edit: Edit, loss: Any, model: Any, material: TrainingData)
     known = np.isfinite(keras.ops.convert_to_numpy(output)).all() and np.isfinite(targets.astype(float)).all()
     if known and not np.isfinite(value):
         raise ConfigError("the loss of the first samples is not finite")
+
+
+def _refuse(reason: str) -> None:
+    if reason:
+        raise ConfigError(reason)

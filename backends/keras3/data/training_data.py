@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import keras
-import numpy as np
 from numpy.typing import NDArray
 
 from autotrainer.backends.keras3.data.feeding import ArrayFeed, StreamFeed, batches, first_array, make_feed
@@ -25,20 +23,18 @@ from autotrainer.edits import (
 )
 from autotrainer.errors import ConfigError
 from autotrainer.records.data import ArrayData, Data, StreamData, as_array, finite_rows
-from autotrainer.records.task import MASKED
+from autotrainer.training.data_edits import (
+    FittedEdits,
+    Moments,
+    bad_row_count,
+    class_counts,
+    class_labels,
+    class_weights,
+    last,
+    row_weights,
+)
 
-__all__ = ["TrainingData", "last"]
-
-_LEAST_GOOD = 0.5
-"""Share of the training rows that must be left without the bad ones: with less, most rows lack something, and it is for
-the user to say what."""
-
-E = TypeVar("E", bound=Edit)
-
-
-def last(edits: Sequence[Edit], kind: type[E]) -> E | None:
-    """Return the last edit of a kind, or None."""
-    return next((edit for edit in reversed(edits) if isinstance(edit, kind)), None)
+__all__ = ["TrainingData"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +47,7 @@ class TrainingData:
         shuffle: Whether they are shuffled as given.
         steps: ``steps_per_epoch``, or None.
         class_weight: The user's weights of classes where `fit` applies them itself, or None.
-        known: What was fitted already, or why it can't be.
+        fitted: Edits with the numbers that are fitted on the training data.
     """
 
     data: Data
@@ -59,7 +55,10 @@ class TrainingData:
     shuffle: bool
     steps: int | None
     class_weight: Any = None
-    known: dict[Edit, Edit | ConfigError] = field(default_factory=dict)
+    fitted: FittedEdits = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fitted", FittedEdits(self._fit))
 
     def feed(self, edits: Sequence[Edit] = (), seed: int = 0) -> ArrayFeed | StreamFeed:
         """Return the training data with the edits that are about them.
@@ -89,112 +88,47 @@ class TrainingData:
             return {}
         return {"class_weight": dict(enumerate(by_class.weights))}
 
-    def filled(self, edit: Edit) -> Edit:
-        """Return an edit with the numbers that are fitted on the training data.
-
-        Raises:
-            ConfigError: If the data don't allow it.
-        """
-        if edit not in self.known:
-            try:
-                self.known[edit] = self._fitted(edit)
-            except ConfigError as error:
-                self.known[edit] = error
-        found = self.known[edit]
-        if isinstance(found, ConfigError):
-            raise found
-        return found
-
-    def _fitted(self, edit: Edit) -> Edit:
+    def _fit(self, edit: Edit) -> Edit:
         if isinstance(edit, ScaleTargets) and not edit.mean:
-            mean, std = self._target_scale()
+            moments = Moments()
+            for targets in self._targets():
+                moments.add(targets)
+            mean, std = moments.scale()
             return replace(edit, mean=mean, std=std)
         if isinstance(edit, NumberClasses) and not edit.labels:
-            return replace(edit, labels=tuple(sorted(self._labels(0))))
+            return replace(edit, labels=class_labels(self._targets()))
         if isinstance(edit, WeightClasses) and not edit.weights:
             return replace(edit, weights=self._class_weights())
         if isinstance(edit, DropBadRows) and edit.rows is None:
-            return replace(edit, rows=self._bad_rows())
+            return replace(edit, rows=bad_row_count(*self._rows()))
         return edit
 
     def _targets(self, data: Data | None = None) -> Iterator[NDArray[Any]]:
         for _, targets, _ in batches(self.data if data is None else data, self.steps, 8192):
             yield as_array(first_array(targets))
 
-    def _target_scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        columns = [np.asarray(t, np.float64) for t in self._targets()]
-        rows = np.concatenate([c if c.ndim == 2 else c.reshape(-1, 1) for c in columns])
-        rows = rows[np.isfinite(rows).all(axis=1)]
-        if not len(rows):
-            raise ConfigError("no target is finite")
-        mean, std = rows.mean(axis=0), rows.std(axis=0)
-        std = np.where(std > 1e-8 * np.maximum(np.abs(mean), 1e-30), std, 1.0)
-        return tuple(mean.tolist()), tuple(std.tolist())
-
-    def _labels(self, least: int) -> Counter[int]:
-        """Return how many rows of each class there are.
-
-        Raises:
-            ConfigError: If the targets are no class numbers from ``least`` on, one a row.
-        """
-        found = Counter[int]()
-        for targets in self._targets():
-            if targets.ndim == 2 and targets.shape[1] > 1 and (targets.sum(axis=1) == 1).all():
-                targets = targets.argmax(axis=1)
-            if targets.size != len(targets) or (targets != np.round(targets)).any():
-                raise ConfigError("the targets are no class numbers, one a row")
-            found.update(np.asarray(targets, np.int64).reshape(-1).tolist())
-        del found[MASKED]
-        if not found or min(found) < least:
-            raise ConfigError(f"the targets are no class numbers from {least} on")
-        return found
-
     def _class_weights(self) -> tuple[float, ...]:
-        """Return rows ÷ (classes × rows of the class), as King and Zeng 2001; 0 for one that never occurs."""
-        found = self._labels(-1)
-        signed = set(found) == {-1, 1}
-        if min(found) < 0 and not signed:
-            raise ConfigError("a class can't have the number -1")
-        if len(found) < 2:
-            raise ConfigError("the training data hold a single class")
-        if not isinstance(self.data, ArrayData):
-            if signed:
+        counts = class_counts(self._targets())
+        if not isinstance(self.data, ArrayData) and len(counts) > 1:
+            if min(counts) < 0:
                 raise ConfigError("Keras weighs classes of a data set from 0 on, not -1 and 1")
             if self.class_weight:
                 raise ConfigError("fit_args has a class_weight already")
-            weighted(self.data, None, dict.fromkeys(range(max(found) + 1), 1.0))
-        whole = found.total() / len(found)
-        labels = (-1, 1) if signed else range(max(found) + 1)
-        return tuple(whole / found[label] if found[label] else 0.0 for label in labels)
+            weighted(self.data, None, dict.fromkeys(range(max(counts) + 1), 1.0))
+        return class_weights(counts)
 
-    def _bad_rows(self) -> int:
+    def _rows(self) -> tuple[int, int]:
+        """Return how many rows there are, and how many hold finite values alone."""
         data = self.data
         if isinstance(data, ArrayData):
-            rows, good = data.rows, len(finite_rows(data))
-        else:
-            rows = sum(map(len, self._targets()))
-            good = sum(map(len, self._targets(StreamData(clean(data.source)))))
-        if good == rows:
-            raise ConfigError("all values of the training data are finite")
-        if good < _LEAST_GOOD * rows:
-            raise ConfigError(
-                f"{rows - good} of {rows} training rows hold values that are not finite: fill them, or leave out the "
-                "columns concerned"
-            )
-        return rows - good
+            return data.rows, len(finite_rows(data))
+        return sum(map(len, self._targets())), sum(map(len, self._targets(StreamData(clean(data.source)))))
 
 
 def _weighted(data: ArrayData, weights: Sequence[float]) -> ArrayData:
     """Return data whose rows count by their class besides the weights that they have."""
-    targets = data.targets
-    if targets.ndim == 2 and targets.shape[1] > 1:
-        classes = targets.argmax(axis=1)
-    else:
-        classes = np.asarray(np.round(targets), np.int64).reshape(-1)
-        classes = np.where(classes == -1, 0, classes) if len(weights) == 2 else classes
-    own = np.where(classes < 0, 0.0, np.asarray(weights)[np.clip(classes, 0, len(weights) - 1)])
-    own = own.astype(keras.config.floatx())
-    given = data.weights
-    if given is not None and given.size != len(own):
-        raise ConfigError("the training data have weights of their own for each step of a sequence")
-    return ArrayData(data.inputs, targets, own if given is None else own * given.reshape(-1))
+    by_class = row_weights(data.targets, weights).astype(keras.config.floatx())
+    by_row = data.weights
+    if by_row is not None and by_row.size != len(by_class):
+        raise ConfigError("the training data already have a weight for each step of a sequence")
+    return ArrayData(data.inputs, data.targets, by_class if by_row is None else by_class * by_row.reshape(-1))

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 from keras.src.losses.losses import LossFunctionWrapper
 
-from autotrainer.edits import Edit, EncodeTargets, ReshapeTargets, ScaleTargets, SetLoss, edit_from_dict
+from autotrainer.edits import Edit, EncodeTargets, ReshapeTargets, ScaleTargets, edit_from_dict
 from autotrainer.errors import ConfigError
 
-__all__ = ["ConvertedLoss", "conversions"]
-
-
-def conversions(edits: Iterable[Edit]) -> tuple[Edit, ...]:
-    """Return the edits that convert targets, in the order in which they do: encoded, reshaped, standardized.
-
-    A loss that `SetLoss` names is made for the targets as they are.
-    """
-    found = list(edits)
-    kinds: tuple[type[Edit], ...] = (EncodeTargets, ReshapeTargets, ScaleTargets)
-    kinds = kinds[2:] if any(isinstance(edit, SetLoss) for edit in found) else kinds
-    return tuple(edit for kind in kinds for edit in found if isinstance(edit, kind))
+__all__ = ["ConvertedLoss"]
 
 
 @keras.saving.register_keras_serializable(package="autotrainer")
@@ -32,7 +21,7 @@ class ConvertedLoss(keras.losses.Loss):  # type: ignore[misc]
 
     Args:
         loss: Loss of Keras that takes the converted ones: object, function or name.
-        edits: What `conversions` returned, with fitted numbers; or their plain values.
+        edits: What `autotrainer.training.data_edits.conversions` returned, with fitted numbers; or their plain values.
         name: Name of the loss; that of ``loss`` if None.
     """
 

@@ -12,23 +12,10 @@ from numpy.typing import NDArray
 
 from autotrainer.backends.keras3.model.parts import Part
 from autotrainer.backends.keras3.runtime.tensors import home, measured, sum_of_squares, to_array
-from autotrainer.records.signals import DEAD_WINDOW, DORMANT, LAYER_COLUMNS
+from autotrainer.records.measurement import SATURATION_SLOPE, WITHOUT_UNITS, ZERO_REGION
+from autotrainer.records.signals import DEAD_WINDOW, DORMANT
 
-__all__ = ["OUTPUT_COLUMNS", "ActivationStatistics"]
-
-OUTPUT_COLUMNS = frozenset(name for name in LAYER_COLUMNS if name.startswith("activation_")) | {
-    "dead_units",
-    "saturated",
-    "dormant",
-}
-"""All columns that are measured on the outputs of layers."""
-
-_ZERO_REGION = frozenset({"relu", "relu6", "clipped_relu", "thresholded_relu"})
-"""Activations that are exactly zero for all inputs below some point."""
-_NO_UNITS = (None, "linear", "softmax", "softmin", "log_softmax")
-"""Activations after which no unit is asleep: none (it may follow in a row of its own) and shares of a sum."""
-_FLAT = 1e-3
-"""Share of an activation's largest slope below which an entry counts as saturated."""
+__all__ = ["ActivationStatistics"]
 
 
 class ActivationStatistics:
@@ -65,10 +52,10 @@ class ActivationStatistics:
         }
         if values.shape[0] > 1:
             numbers["activation_spread"] = measured(math.sqrt(variance))
-        if part.activation in _ZERO_REGION:
+        if part.activation in ZERO_REGION:
             numbers["dead_units"] = self._dead_units(row, units == 0)
         gates = getattr(part.layer, "recurrent_activation", None) is not None  # they make the output of LSTM and GRU
-        if part.activation not in _NO_UNITS and not gates:
+        if part.activation not in (None, *WITHOUT_UNITS) and not gates:
             numbers["dormant"] = _dormant(to_array(xp.mean(magnitude, axis=others)))
         return numbers
 
@@ -96,11 +83,11 @@ def _dormant(sizes: NDArray[Any]) -> float:
 def _saturated(xp: Any, values: Any, magnitude: Any, activation: str | None) -> float:
     """Return the share of outputs where the slope of a bounded activation is < 1e-3 of its maximum."""
     if activation == "sigmoid":
-        flat = 4.0 * values * (1.0 - values) < _FLAT
+        flat = 4.0 * values * (1.0 - values) < SATURATION_SLOPE
     elif activation == "tanh":
-        flat = xp.square(values) > 1.0 - _FLAT
+        flat = xp.square(values) > 1.0 - SATURATION_SLOPE
     elif activation == "softsign":
-        flat = magnitude > 1.0 - math.sqrt(_FLAT)  # its slope is (1 - |output|) ** 2
+        flat = magnitude > 1.0 - math.sqrt(SATURATION_SLOPE)  # its slope is (1 - |output|) ** 2
     elif activation == "hard_sigmoid":
         flat = xp.abs(values - 0.5) >= 0.5
     elif activation == "hard_tanh":

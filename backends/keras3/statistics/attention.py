@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from autotrainer.backends.keras3.layers.inserted import CosineAttention, CosineGroupedAttention
 from autotrainer.backends.keras3.runtime.tensors import measured, to_array
-from autotrainer.records.signals import ATTENTION_LOGITS, ATTENTION_QUERIES, ATTENTION_SAMPLES
+from autotrainer.records.measurement import attention_subset
 
 __all__ = ["ATTENTION_COLUMNS", "attention_tensors", "attention_values", "noted_method"]
 
@@ -72,7 +72,7 @@ def attention_values(row: int, seen: Mapping[str, Any]) -> dict[str, float]:
         return {}
     if not samples * queries * heads * keys:
         return {}
-    few, stride = _part(samples, heads, queries, keys)
+    few, stride = attention_subset(samples, heads, queries, keys)
     if scores is not None:
         logits = to_array(scores[:few, ::stride])[:, None].astype(np.float32)
     else:
@@ -91,14 +91,6 @@ def _logits(query: NDArray[Any], key: NDArray[Any]) -> NDArray[Any]:
     factor = np.float32(1 / math.sqrt(query.shape[-1]))
     logits: NDArray[Any] = np.matmul(query.transpose(0, 2, 1, 3) * factor, key.transpose(0, 2, 3, 1))
     return logits
-
-
-def _part(samples: int, heads: int, queries: int, keys: int) -> tuple[int, int]:
-    """Return how many samples to look at, and the stride of queries."""
-    samples, chosen = min(samples, ATTENTION_SAMPLES), min(queries, ATTENTION_QUERIES)
-    chosen = max(1, min(chosen, ATTENTION_LOGITS // (samples * heads * keys)))
-    samples = max(1, min(samples, ATTENTION_LOGITS // (chosen * heads * keys)))
-    return samples, math.ceil(queries / chosen)
 
 
 def _reduced(logits: NDArray[Any], counts: NDArray[np.bool_]) -> dict[str, float]:

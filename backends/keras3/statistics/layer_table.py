@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from autotrainer.backends.keras3.model.parts import Part
-from autotrainer.backends.keras3.statistics.activations import OUTPUT_COLUMNS, ActivationStatistics
+from autotrainer.backends.keras3.statistics.activations import ActivationStatistics
 from autotrainer.backends.keras3.statistics.attention import ATTENTION_COLUMNS, attention_values
 from autotrainer.backends.keras3.statistics.weights import WeightStatistics
+from autotrainer.records.measurement import OUTPUT_COLUMNS
 from autotrainer.records.signals import LAYER_COLUMNS, Floats
 
 __all__ = ["LayerTable"]

@@ -15,7 +15,7 @@ from autotrainer.backends.keras3.engines.patching import patched
 from autotrainer.backends.keras3.model.optimizers import gradients_and_variables, kept, optimizers_of
 from autotrainer.backends.keras3.model.parts import Part, find_parts, in_known_order
 from autotrainer.backends.keras3.training.nonfinite_operations import NonfiniteOperations, numbers
-from autotrainer.records.nonfinite import FirstNonfinite, Operation
+from autotrainer.records.nonfinite import Location, first_nonfinite
 
 __all__ = ["CheckedSteps"]
 
@@ -59,26 +59,18 @@ class CheckedSteps(keras.callbacks.Callback):  # type: ignore[misc]
         flow = _Flow(self._parts, NonfiniteOperations())
         with flow.watch(self._trained), flow.made.watch():
             logs = own(*args, **kwargs)
-        self._judge(flow, before, _all_finite(logs.get("loss") if isinstance(logs, dict) else None))
-        return logs
-
-    def _judge(self, flow: _Flow, before: Sequence[Part], fine: bool) -> None:
-        """Say what was found in a step, if anything was."""
+        loss = logs.get("loss") if isinstance(logs, dict) else None
         after = self._bad_weights()
-        step, tensor, layer, operation, beyond = self._search.steps - 1, "weight", None, None, False
-        if before:  # a step before has left them so, or they were so from the start
-            step, layer = max(0, step - 1), flow.first_in_order(before)
-        elif not (fine and flow.loss_is_fine):
-            tensor, layer, beyond = flow.forward or ("loss", None, False)
-            operation = None if tensor in ("input", "target") else flow.made.first.get("forward")
-        elif after and flow.bad_gradients:
-            tensor, layer = "gradient", flow.last_in_order(flow.bad_gradients)
-            operation = flow.made.first.get("backward")
-        elif after:
-            layer, operation = flow.first_in_order(after), flow.made.first.get("update")
-        else:
-            return
-        self._search.found = FirstNonfinite(step, tensor, layer, beyond, operation or Operation())
+        self._search.found = first_nonfinite(
+            self._search.steps - 1,
+            weight_before=Location("weight", flow.first_in_order(before)) if before else None,
+            loss_is_finite=flow.loss_is_finite and _all_finite(loss),
+            forward=flow.forward,
+            gradient=Location("gradient", flow.last_in_order(flow.bad_gradients)) if flow.bad_gradients else None,
+            weight_after=Location("weight", flow.first_in_order(after)) if after else None,
+            operations=flow.made.first,
+        )
+        return logs
 
     def _bad_weights(self) -> list[Part]:
         return [part for part in self._parts if not _all_finite([w.value for w in part.weights])]
@@ -89,16 +81,15 @@ class _Flow:
 
     Attributes:
         made: Looks at the operations.
-        forward: Tensor, layer and whether it is made after that layer: the first place of the forward pass with
-            values that are not finite; None without one.
-        loss_is_fine: Whether the loss is finite, as far as it was seen.
+        forward: The first tensor of the forward pass with values that are not finite; None without one.
+        loss_is_finite: Whether the loss is finite, as far as it was seen.
         bad_gradients: Layers with gradients that are not finite.
     """
 
     def __init__(self, parts: Sequence[Part], made: NonfiniteOperations) -> None:
         self.made = made
-        self.forward: tuple[str, str | None, bool] | None = None
-        self.loss_is_fine = True
+        self.forward: Location | None = None
+        self.loss_is_finite = True
         self.bad_gradients: list[Part] = []
         self._parts = parts
         self._called: list[Part] = []
@@ -133,7 +124,7 @@ class _Flow:
         @functools.wraps(own)
         def call(*args: Any, **kwargs: Any) -> Any:
             if self.forward is None and not _all_finite(args[:1]):
-                self.forward = ("input", None, False)
+                self.forward = Location("input")
             return own(*args, **kwargs)
 
         return call
@@ -142,10 +133,10 @@ class _Flow:
         @functools.wraps(own)
         def call(*args: Any, **kwargs: Any) -> Any:
             if self.forward is None and not _all_finite(args[:1]):
-                self.forward = ("output", left[-1] if left else None, True)
+                self.forward = Location("output", left[-1] if left else None, after=True)
             output = own(*args, **kwargs)
             if self.forward is None and not _all_finite(output):
-                self.forward = ("output", part.info.name, False)
+                self.forward = Location("output", part.info.name)
             left.append(part.info.name)
             if part not in self._called:
                 self._called.append(part)
@@ -158,11 +149,11 @@ class _Flow:
         def compute_loss(*args: Any, **kwargs: Any) -> Any:
             given = dict(zip(("x", "y", "y_pred"), args, strict=False)) | kwargs
             if self.forward is None and not _all_finite(given.get("y_pred")):
-                self.forward = ("output", left[-1] if left else None, True)
+                self.forward = Location("output", left[-1] if left else None, after=True)
             if self.forward is None and not _all_finite(given.get("y")):
-                self.forward = ("target", None, False)
+                self.forward = Location("target")
             loss = own(*args, **kwargs)
-            self.loss_is_fine = self.loss_is_fine and _all_finite(loss)
+            self.loss_is_finite = self.loss_is_finite and _all_finite(loss)
             self.made.part = "backward"
             return loss
 

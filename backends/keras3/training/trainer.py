@@ -29,9 +29,9 @@ from autotrainer.backends.keras3.data.target_support import (
     labels_out_of_range,
     loss_refusal,
 )
-from autotrainer.backends.keras3.data.training_data import TrainingData, last
+from autotrainer.backends.keras3.data.training_data import TrainingData
 from autotrainer.backends.keras3.engines.tensorflow_graph import draws_by_itself
-from autotrainer.backends.keras3.layers.converted_loss import ConvertedLoss, conversions
+from autotrainer.backends.keras3.layers.converted_loss import ConvertedLoss
 from autotrainer.backends.keras3.model.describe import context_of
 from autotrainer.backends.keras3.model.losses import make_loss, takes_as_given
 from autotrainer.backends.keras3.model.operations import operations_of
@@ -63,6 +63,7 @@ from autotrainer.edits import Edit, ReduceOnPlateau, SetBatchSize, SetLoss, Skip
 from autotrainer.errors import ConfigError, DataError, InputError
 from autotrainer.records.data import ArrayData, Data, StreamData, as_array, stacked
 from autotrainer.records.task import TaskContext
+from autotrainer.training.data_edits import conversions, last
 
 __all__ = ["KerasTrainer", "make_trainer"]
 
@@ -238,7 +239,7 @@ class KerasTrainer(Trainer):
         """Return a training with the edits of a recipe, what evaluates it, and its batches."""
         seed_everything(spec.seed)
         surgeon = Surgeon(self._pristine.copy(), self._request.keep, self._statistics, self._shapes)
-        edits = tuple(surgeon.apply(self._material.filled(edit)) for edit in in_order(spec.edits))
+        edits = tuple(surgeon.apply(self._material.fitted(edit)) for edit in in_order(spec.edits))
         model = surgeon.model
         feed = self._material.feed(edits, spec.seed)
         edits = tuple(with_length(edit, feed.steps, spec.epochs) for edit in edits)

@@ -1,4 +1,4 @@
-"""Says which edits of data and targets a training can be run with, and why not."""
+"""Decides which edits of data and targets a training supports, and why not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from autotrainer.adapter.spec import FitRequest
 from autotrainer.backends.pytorch.data.examples import Examples
 from autotrainer.backends.pytorch.data.loaders import shuffle_refusal
-from autotrainer.backends.pytorch.data.targets import ConvertedLoss, labels_of
+from autotrainer.backends.pytorch.data.targets import ConvertedLoss
 from autotrainer.backends.pytorch.data.training_data import TrainingData
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.edits import (
@@ -24,27 +24,31 @@ from autotrainer.edits import (
 )
 from autotrainer.errors import ConfigError, DataError
 from autotrainer.records.data import ArrayData
+from autotrainer.training.data_edits import numbering_refusal, scaling_refusal
 
 __all__ = ["target_refusal"]
 
-_LINEAR = ("squared_error", "absolute_error", "huber", "custom")
-"""Losses that compare output and target by their difference, as far as is known."""
-
-_OF_LOSS = (ScaleTargets, EncodeTargets, NumberClasses, ReshapeTargets, WeightClasses)
+_LOSS_EDITS = (ScaleTargets, EncodeTargets, NumberClasses, ReshapeTargets, WeightClasses)
 
 
 def target_refusal(
-    edit: Edit, request: FitRequest, examples: Examples, output: Tensor | None, *, single: bool, material: TrainingData
+    edit: Edit,
+    request: FitRequest,
+    examples: Examples,
+    output: Tensor | None,
+    *,
+    single_output: bool,
+    training_data: TrainingData,
 ) -> str:
-    """Say why a training with this edit of data or targets can't be run, or return an empty text.
+    """Return why a training does not support an edit of data or targets, or an empty string.
 
     Args:
-        edit: Any edit; those of other parts are passed over.
-        request: The training as given.
+        edit: Any edit; other kinds are not refused.
+        request: The training.
         examples: A few samples.
-        output: The model's output for them, or None where the user's ``step`` hides it.
-        single: Whether that is all that the model returns.
-        material: Data and numbers of the training as given.
+        output: The model's output for them, or None if the user's ``step`` hides it.
+        single_output: Whether that is all that the model returns.
+        training_data: Its data, and the numbers fitted on them.
     """
     if isinstance(edit, ShuffleData):
         if isinstance(request.train, ArrayData):
@@ -52,26 +56,28 @@ def target_refusal(
         return shuffle_refusal(request.train.source)
     if isinstance(edit, DropBadRows):
         try:
-            material.filled(edit)
+            training_data.fitted(edit)
         except ConfigError as error:
             return str(error)
         return ""
-    if not isinstance(edit, _OF_LOSS):
+    if not isinstance(edit, _LOSS_EDITS):
         return ""
     if request.step is not None or output is None:
         return "the user's own step computes the loss"
-    if not single:
+    if not single_output:
         return "the model returns more than one tensor"
     targets = examples.batch.targets
     if not isinstance(targets, Tensor):
-        return "the targets are no single tensor"
+        return "the targets are not a single tensor"
     try:
-        return _of_loss(edit, examples, output, targets, material)
+        return _loss_edit_refusal(edit, examples, output, targets, training_data)
     except (ConfigError, DataError, RuntimeError, ValueError, IndexError, TypeError) as error:
         return f"{type(edit).__name__} can't be applied here: {error}"
 
 
-def _of_loss(edit: Edit, examples: Examples, output: Tensor, targets: Tensor, material: TrainingData) -> str:
+def _loss_edit_refusal(
+    edit: Edit, examples: Examples, output: Tensor, targets: Tensor, training_data: TrainingData
+) -> str:
     loss = examples.objective.loss
     assert loss is not None
     info = loss_info(loss)
@@ -79,8 +85,8 @@ def _of_loss(edit: Edit, examples: Examples, output: Tensor, targets: Tensor, ma
         if edit.mean:
             mean, std = (output.new_tensor(numbers) for numbers in (edit.mean, edit.std))
             output = output * std + mean
-        elif info.family not in _LINEAR or info.expects in ("log_values", "log_probabilities"):
-            return f"{info.name} does not compare outputs with targets by their difference"
+        elif refusal := scaling_refusal(info):
+            return refusal
         if targets.ndim == 2 and output.ndim == 2 and targets.shape[1] != output.shape[1]:
             return f"targets have {targets.shape[1]} columns and the output {output.shape[1]}"
         if not edit.mean:
@@ -88,18 +94,16 @@ def _of_loss(edit: Edit, examples: Examples, output: Tensor, targets: Tensor, ma
     if isinstance(edit, NumberClasses):
         if info.family != "cross_entropy" or output.ndim < 2:
             return f"{info.name} takes no class numbers"
-        units = int(output.shape[info.class_axis])
-        labels = edit.labels or labels_of(material.train())
-        if len(labels) > units:
-            return f"there are {len(labels)} classes and {units} outputs"
-        return "classes are numbered from 0 already" if labels == tuple(range(len(labels))) else ""
+        fitted = training_data.fitted(edit)
+        assert isinstance(fitted, NumberClasses)
+        return numbering_refusal(fitted.labels, int(output.shape[info.class_axis]), info)
     if isinstance(edit, WeightClasses):
-        material.filled(edit)
+        training_data.fitted(edit)
         return ""
     if isinstance(edit, ReshapeTargets) and targets.shape == output.shape:
         return "targets have the shape of the outputs already"
     with torch.no_grad():
         value = ConvertedLoss(loss, (edit,))(output, targets)
-    known = bool(torch.isfinite(output).all()) and bool(torch.isfinite(targets.float()).all())
-    fails = known and not np.isfinite(float(value.float().mean()))
+    finite = bool(torch.isfinite(output).all()) and bool(torch.isfinite(targets.float()).all())
+    fails = finite and not np.isfinite(float(value.float().mean()))
     return "the loss of the first samples is not finite" if fails else ""

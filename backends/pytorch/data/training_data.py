@@ -1,29 +1,25 @@
-"""What managed trainings are made of besides the model: data and losses, with the edits that are about them."""
+"""The data and losses of managed trainings, with the edits that concern them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from autotrainer.adapter.spec import FitRequest
-from autotrainer.backends.pytorch.data.batches import Batches, open_data
+from autotrainer.backends.pytorch.data.batches import Batch, Batches, open_data
 from autotrainer.backends.pytorch.data.examples import Examples
 from autotrainer.backends.pytorch.data.objective import Objective
-from autotrainer.backends.pytorch.data.scaling import fit_scale, fit_target_scale
-from autotrainer.backends.pytorch.data.targets import (
-    ClassWeightedLoss,
-    ConvertedLoss,
-    class_counts,
-    class_weights,
-    conversions,
-    labels_of,
-)
+from autotrainer.backends.pytorch.data.targets import ClassWeightedLoss, ConvertedLoss
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.model.losses import TolerantLoss, WeightedLoss, unreduced
+from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state
+from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.edits import (
     DropBadRows,
     Edit,
@@ -37,21 +33,25 @@ from autotrainer.edits import (
 )
 from autotrainer.errors import ConfigError
 from autotrainer.records.data import ArrayData, Data
+from autotrainer.training.data_edits import (
+    FittedEdits,
+    Moments,
+    bad_row_count,
+    class_counts,
+    class_labels,
+    class_weights,
+    conversions,
+    last,
+)
 
-__all__ = ["TrainingData", "make_objective", "trains_otherwise"]
-
-_LEAST_GOOD = 0.5
-"""Share of the training rows that must be left without the bad ones: with less, most rows lack something, and it is for
-the user to say what."""
-
-E = TypeVar("E", bound=Edit)
+__all__ = ["TrainingData", "make_objective", "trains_on_another_loss"]
 
 
 def make_objective(request: FitRequest, loss: nn.Module | None, edits: Sequence[Edit] = ()) -> Objective:
-    """Return what computes the loss: the user's ``step``, or a loss module, with the weights and edits in force.
+    """Return what computes the loss: the user's ``step``, or a loss module with weights and edits applied.
 
     Args:
-        request: The training as given.
+        request: The training.
         loss: The loss module; None with a ``step``.
         edits: The edits, with fitted numbers.
     """
@@ -70,8 +70,8 @@ def make_objective(request: FitRequest, loss: nn.Module | None, edits: Sequence[
     return Objective(loss, request.step)
 
 
-def trains_otherwise(edits: Sequence[Edit]) -> bool:
-    """Say whether edits train on another loss than the one given."""
+def trains_on_another_loss(edits: Sequence[Edit]) -> bool:
+    """Return whether edits replace the loss that is trained on, or its targets or weights."""
     return bool(conversions(edits)) or any(isinstance(edit, SetLoss | WeightClasses) for edit in edits)
 
 
@@ -80,18 +80,21 @@ class TrainingData:
     """The data of managed trainings as batches, and the numbers that are fitted on them.
 
     Attributes:
-        request: The training as given.
-        examples: A few samples, in types that model and loss take.
-        device: Where batches go.
+        request: The training.
+        examples: A few samples, in types that model and loss accept.
+        device: Device of the batches.
         dtype: Floating-point type of the model.
-        known: What was fitted already, or why it can't be.
+        fitted: Edits with the numbers that are fitted on the training data.
     """
 
     request: FitRequest
     examples: Examples
     device: torch.device
     dtype: torch.dtype
-    known: dict[Edit, Edit | ConfigError] = field(default_factory=dict)
+    fitted: FittedEdits = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fitted", FittedEdits(self._fit))
 
     def open(self, data: Data, size: int, **options: Any) -> Batches:
         """Return data as batches; ``options`` are those of `open_data`."""
@@ -99,7 +102,7 @@ class TrainingData:
         return open_data(data, size, self.device, self.dtype, floating=self.examples.floating, pairs=pairs, **options)
 
     def train(self, edits: Sequence[Edit] = (), seed: int = 0) -> Batches:
-        """Return the training data as batches, with the edits that are about them."""
+        """Return the training data as batches, with the edits that concern them."""
         resized = last(edits, SetBatchSize)
         return self.open(
             self.request.train,
@@ -109,52 +112,46 @@ class TrainingData:
             clean=last(edits, DropBadRows) is not None,
         )
 
-    def filled(self, edit: Edit) -> Edit:
-        """Return an edit with the numbers that are fitted on the training data.
-
-        Raises:
-            ConfigError: If the data don't allow it.
-        """
-        if edit not in self.known:
-            try:
-                self.known[edit] = self._fitted(edit)
-            except ConfigError as error:
-                self.known[edit] = error
-        found = self.known[edit]
-        if isinstance(found, ConfigError):
-            raise found
-        return found
-
-    def _fitted(self, edit: Edit) -> Edit:
+    def _fit(self, edit: Edit) -> Edit:
         if isinstance(edit, ScaleInputs) and not edit.mean:
-            mean, std = fit_scale(self.train())
+            mean, std = self._scale(_scaled_input)
             return replace(edit, mean=mean, std=std)
         if isinstance(edit, ScaleTargets) and not edit.mean:
-            mean, std = fit_target_scale(self.train())
+            mean, std = self._scale(lambda batch: batch.targets)
             return replace(edit, mean=mean, std=std)
         if isinstance(edit, NumberClasses) and not edit.labels:
-            return replace(edit, labels=labels_of(self.train()))
+            return replace(edit, labels=class_labels(self._targets()))
         if isinstance(edit, WeightClasses) and not edit.weights:
-            return replace(edit, weights=class_weights(class_counts(self.train())))
+            return replace(edit, weights=class_weights(class_counts(self._targets())))
         if isinstance(edit, DropBadRows) and edit.rows is None:
-            return replace(edit, rows=self._bad_rows())
+            rows, good = (
+                sum(batch.rows for batch in self.open(self.request.train, self.request.batch_size, clean=clean).read())
+                for clean in (False, True)
+            )
+            return replace(edit, rows=bad_row_count(rows, good))
         return edit
 
-    def _bad_rows(self) -> int:
-        rows, good = (
-            sum(batch.rows for batch in self.open(self.request.train, self.request.batch_size, clean=clean).read())
-            for clean in (False, True)
-        )
-        if good == rows:
-            raise ConfigError("all values of the training data are finite")
-        if good < _LEAST_GOOD * rows:
-            raise ConfigError(
-                f"{rows - good} of {rows} training rows hold values that are not finite: fill them, or leave out the "
-                "columns concerned"
-            )
-        return rows - good
+    def _targets(self) -> Iterator[NDArray[Any]]:
+        with preserve_random_state():
+            for batch in self.train().read():
+                yield _to_host(batch.targets)
+
+    def _scale(self, tensor_of: Callable[[Batch], Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        moments = Moments()
+        with preserve_random_state():
+            for batch in self.train().read():
+                moments.add(_to_host(tensor_of(batch)))
+        return moments.scale()
 
 
-def last(edits: Sequence[Edit], kind: type[E]) -> E | None:
-    """Return the last edit of a kind, or None."""
-    return next((edit for edit in reversed(edits) if isinstance(edit, kind)), None)
+def _scaled_input(batch: Batch) -> Tensor:
+    tensor = first_tensor(batch.inputs, floating=True)
+    if tensor is None:
+        raise ConfigError("there are no floating-point inputs to scale")
+    return tensor
+
+
+def _to_host(tensor: Tensor) -> NDArray[Any]:
+    """Return a tensor as an array in host memory; floating-point values in double precision."""
+    tensor = tensor.detach().cpu()
+    return np.asarray(tensor.double().numpy() if tensor.is_floating_point() else tensor.numpy())

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from autotrainer.adapter.backend import LoopRun, LoopTrainer
 from autotrainer.adapter.spec import FitRequest, LoopObjects, LoopRequest, Support, SupportLevel, Trained, TrainingSpec
 from autotrainer.backends.pytorch.data.batches import LoaderBatches
-from autotrainer.backends.pytorch.data.targets import seen_loss
+from autotrainer.backends.pytorch.data.targets import observed_loss
 from autotrainer.backends.pytorch.loop.checkpoint import Checkpoint
 from autotrainer.backends.pytorch.loop.loop_builder import LOOP_EDITS, REFERENCE_OPERATIONS, LoopBuilder, RecordedCall
 from autotrainer.backends.pytorch.loop.loop_training import LoopLoader, LoopTraining, rates_of
@@ -111,7 +111,7 @@ class TorchLoop(LoopTrainer):
         model, optimizer = current.objects.model, current.objects.optimizer
         context, operations = self._describe(current, spec)
         plan = {"epochs": spec.epochs, "steps": None if context is None else context.planned_steps}
-        run.monitor.attach(observe(model, optimizer, seen_loss(current.objects.loss_fn), run.monitor, **plan))
+        run.monitor.attach(observe(model, optimizer, observed_loss(current.objects.loss_fn), run.monitor, **plan))
         run.start(context or run.monitor.context, operations)
         current.count_steps()
         current.rates = rates_of(optimizer)

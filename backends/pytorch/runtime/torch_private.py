@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
     "HOOK_TABLES",
@@ -19,16 +20,20 @@ __all__ = [
     "InstanceNorm",
     "Loss",
     "RunningNorm",
+    "TorchDispatchMode",
     "call_implementation",
     "compiled_call",
+    "current_autograd_node",
     "drop_compiled_call",
     "foreach_norm",
     "gradient_scale",
+    "is_mutating",
     "is_step_wrapped",
     "map_tree",
     "refresh_lbfgs",
     "set_compiled_call",
     "skip_compilation",
+    "sparse_values",
     "step_post_hooks",
     "view_base",
     "write_version",
@@ -107,6 +112,22 @@ def is_step_wrapped(optimizer: Any) -> bool:
 def step_post_hooks(optimizer: Optimizer) -> list[Callable[..., Any]]:
     """Return the hooks that run after each step of an optimizer."""
     return list(optimizer._optimizer_step_post_hooks.values())
+
+
+def current_autograd_node() -> Any:
+    """Return the node of the autograd graph whose gradient is being computed, or None."""
+    current = getattr(torch._C, "_current_autograd_node", None)
+    return None if current is None else current()
+
+
+def is_mutating(operation: Any) -> bool:
+    """Return whether an operation of a `TorchDispatchMode` changes an argument in place."""
+    return bool(operation._schema.is_mutable)
+
+
+def sparse_values(tensor: Tensor) -> Tensor:
+    """Return the values of a sparse tensor, which need not be coalesced."""
+    return tensor._values()
 
 
 def refresh_lbfgs(optimizer: LBFGS) -> None:

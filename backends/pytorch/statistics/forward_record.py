@@ -14,13 +14,12 @@ from autotrainer.backends.pytorch.model.tensor_origins import TensorOrigin, Tens
 from autotrainer.backends.pytorch.model.weight_patterns import weight_forms
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.statistics.stats import (
-    OUTPUT_COLUMNS,
-    ZERO_REGION,
     activation_numbers,
     feature_rows,
     input_rows,
     silent_units,
 )
+from autotrainer.records.measurement import OUTPUT_COLUMNS, ZERO_REGION
 from autotrainer.records.signals import LAYER_COLUMNS, LayerInfo
 
 __all__ = ["ALL_COLUMNS", "ForwardRecord"]

@@ -186,7 +186,12 @@ class EditSupport:
 
     def _target_refusal(self, edit: Edit) -> str:
         return target_refusal(
-            edit, self._request, self._examples, self._output, single=self._single_output, material=self._training_data
+            edit,
+            self._request,
+            self._examples,
+            self._output,
+            single_output=self._single_output,
+            training_data=self._training_data,
         )
 
     def _loss_refusal(self, edit: SetLoss) -> str:

@@ -27,8 +27,8 @@ from autotrainer.backends.pytorch.data.batches import Batches, first_rows
 from autotrainer.backends.pytorch.data.examples import Examples
 from autotrainer.backends.pytorch.data.loaders import is_repeatable
 from autotrainer.backends.pytorch.data.objective import Objective
-from autotrainer.backends.pytorch.data.targets import seen_loss
-from autotrainer.backends.pytorch.data.training_data import TrainingData, make_objective, trains_otherwise
+from autotrainer.backends.pytorch.data.targets import observed_loss
+from autotrainer.backends.pytorch.data.training_data import TrainingData, make_objective, trains_on_another_loss
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.model.losses import EditedLoss, bridge
 from autotrainer.backends.pytorch.optim.optimizers import adopt_parameters, edit_optimizer, set_rate
@@ -177,7 +177,7 @@ class TorchTrainer(Trainer):
         model, optimizer, loss = training.model, training.optimizer, training.objective.loss
         profile = self._profile(model)
         context = profile.context(optimizer, loss, spec.epochs, training.train)
-        observed = None if self._request.step is not None else seen_loss(loss)
+        observed = None if self._request.step is not None else observed_loss(loss)
 
         def run_training() -> Generator[None]:
             observer = observe(
@@ -219,7 +219,7 @@ class TorchTrainer(Trainer):
         if SetLoss in settings:
             loss = EditedLoss(settings[SetLoss])
         objective = self._objective(loss, edits)
-        if objective.loss is not None and trains_otherwise(edits):
+        if objective.loss is not None and trains_on_another_loss(edits):
             original = loss_info(evaluation_objective.loss)
             convert = bridge(loss_info(objective.loss), original) if SetLoss in settings else None
             otherwise = unobserved_copy(objective.loss)
@@ -260,7 +260,7 @@ class TorchTrainer(Trainer):
                 planned, reason = plan_edit(editor, edit)
             if reason:
                 raise ConfigError(f"{type(edit).__name__} can't be applied: {reason}")
-            for planned_edit in map(self._training_data.filled, planned):
+            for planned_edit in map(self._training_data.fitted, planned):
                 editor.apply(planned_edit)
                 applied.append(planned_edit)
         return editor.model, tuple(applied)

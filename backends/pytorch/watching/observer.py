@@ -261,7 +261,7 @@ class TorchObserver:
         """Check the inputs of the next steps if the loss is no longer finite, and report the result."""
         if not self._closed and not self._step_sampler.compiled and math.inf in losses:
             self._nonfinite_inputs.begin(self._counter.step)
-        self._monitor.learn(self._nonfinite_inputs.told())
+        self._monitor.learn(self._nonfinite_inputs.facts())
 
     def _report_loss_scale(self) -> None:
         """Report the loss scale if steps were skipped: no hook runs in such steps."""

@@ -317,7 +317,7 @@ def test_weights_of_classes_come_on_top_of_those_of_rows_and_of_the_user(train: 
         (net, LINE[:, None], "mse", e.ReshapeTargets(), "shape of the outputs already"),
         (net, LINE[:, None], "mse", e.ShuffleData(), "shuffled in each epoch already"),
         (net, LINE[:, None], "mse", e.DropBadRows(), "are finite"),
-        (net, LINE[:, None], "mse", e.WeightClasses(), "no class numbers"),
+        (net, LINE[:, None], "mse", e.WeightClasses(), "these are real numbers"),
         (OwnStep, CLASS, "mse", e.EncodeTargets("zero_one"), "code of its own"),
     ],
 )

@@ -109,7 +109,7 @@ def test_matches_a_plain_loop_in_the_same_order(managed: Any) -> None:
     plain, optimizer = copy.deepcopy(model), None
     trainer = managed.trainer(model)
     optimizer = torch.optim.Adam(plain.parameters(), lr=1e-2)
-    for batch in trainer._train_data(None).read(0, seed=0):
+    for batch in trainer._training_data.train().read(0, seed=0):
         optimizer.zero_grad()
         F.cross_entropy(plain(batch.inputs), batch.targets).backward()
         optimizer.step()

@@ -53,7 +53,7 @@ def test_the_batch_is_found_in_the_next_epoch(monkeypatch: pytest.MonkeyPatch) -
     found = next(f for f in monitor.findings if f.problem == "nonfinite_data")
     assert not sampled.any()
     assert found.severity == "error"
-    assert "of inputs, 1 have" in found.message
+    assert "Inputs contain NaN or infinite values, in 1 of" in found.message
     assert not model._forward_pre_hooks
 
 

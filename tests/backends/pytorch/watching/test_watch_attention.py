@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import autotrainer
 from autotrainer.backends.pytorch.statistics import attention
 from autotrainer.backends.pytorch.statistics.attention import functional_attention, module_attention
+from autotrainer.records import measurement
 
 torch.set_num_threads(1)
 
@@ -147,8 +148,8 @@ def test_long_sequences_are_subsampled(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(attention, "_entropies", counted)
     part = functional_attention(query, key, key)
-    monkeypatch.setattr(attention, "ATTENTION_LOGITS", 2**40)
-    monkeypatch.setattr(attention, "ATTENTION_QUERIES", 2**40)
+    monkeypatch.setattr(measurement, "ATTENTION_LOGITS", 2**40)
+    monkeypatch.setattr(measurement, "ATTENTION_QUERIES", 2**40)
     whole = functional_attention(query, key, key)
     assert sizes[0][0] == 8
     assert math.prod(sizes[0]) <= 2**18

@@ -1,4 +1,4 @@
-"""What simple models made of the same data, where that was asked: how well, and how sure that is."""
+"""Scores of simple models on the same data, where diagnostics have measured them, and how certain these are."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ __all__ = ["SIMPLE_NEEDS", "SimpleModel", "best_simple_model", "skill_of", "with
 SIMPLE_NEEDS = frozenset(
     {"linear_score", "neighbour_score", "tree_score", "trivial_score", "held_out_score", "held_out_rows"}
 )
-"""Facts that are read here."""
+"""Facts that are read here: names in `TaskContext.asked`."""
 
 _NAMES = {
     "linear_score": "a linear model",
-    "neighbour_score": "the nearest neighbours",
+    "neighbour_score": "a nearest-neighbour model",
     "tree_score": "a small tree",
 }
 
 _CHANCE = 2.4
-"""Quantile of the lower end: one-sided 2.5 % for the best of three models (Bonferroni)."""
+"""Normal quantile of the lower end: one-sided 2.5 % for the best of three models (Bonferroni)."""
 
 _Z = 1.64
 
 
 @dataclass(frozen=True, slots=True)
 class SimpleModel:
-    """The best simple model.
+    """The simple model with the highest score.
 
     Attributes:
-        name: What it is, in words.
+        name: Its name in a message.
         score: Its accuracy or R² on held-out rows.
-        trivial: The trivial predictor's on the same rows.
+        trivial: Score of the trivial predictor on the same rows.
         rows: Number of those rows.
         low: Lower end of its skill: 0 is the trivial predictor, 1 perfect.
         high: Upper end of it.
@@ -49,16 +49,16 @@ class SimpleModel:
     high: float
 
     @property
-    def told(self) -> str:
-        """A sentence."""
+    def sentence(self) -> str:
+        """Its score, as a sentence for a message."""
         return f"{self.name[0].upper()}{self.name[1:]} reaches {self.score:.3g} on {self.rows} held-out rows."
 
 
 def best_simple_model(context: TaskContext) -> SimpleModel | None:
-    """Return the best simple model; None where none was asked for."""
-    asked = context.asked
-    scores = {name: asked[name] for name in _NAMES if name in asked and not math.isnan(asked[name])}
-    trivial, rows = asked.get("trivial_score", math.nan), asked.get("held_out_rows", 0.0)
+    """Return the simple model with the highest score; None where none was trained."""
+    facts = context.asked
+    scores = {name: facts[name] for name in _NAMES if name in facts and not math.isnan(facts[name])}
+    trivial, rows = facts.get("trivial_score", math.nan), facts.get("held_out_rows", 0.0)
     if not scores or not trivial < 1 or not rows >= 1:
         return None
     best = max(scores, key=scores.__getitem__)
@@ -69,10 +69,10 @@ def best_simple_model(context: TaskContext) -> SimpleModel | None:
 
 
 def skill_of(score: float, trivial: float, rows: float, z: float = _Z) -> tuple[float, float]:
-    """Return the interval of the skill that a score on so many rows shows.
+    """Return the confidence interval (low, high) of the skill that a score on this number of rows shows.
 
     Accuracy: Wilson (1927). R², whose trivial score is 0: its asymptotic error 2 √R² (1 − R²) ÷ √rows (Olkin and Finn,
-    Psychological Bulletin 1995), and 2 ÷ rows at least. NaN for a score that is not known.
+    Psychological Bulletin 1995), and 2 ÷ rows at least. NaN for an unknown score.
     """
     if math.isnan(score):
         return math.nan, math.nan
@@ -85,14 +85,14 @@ def skill_of(score: float, trivial: float, rows: float, z: float = _Z) -> tuple[
 
 
 def with_simple_model(finding: Finding, context: TaskContext) -> Finding:
-    """Return a finding on a poor training that also tells what a simple model made of the same data."""
+    """Return a finding on a poor training, extended by the score of the best simple model on the same data."""
     simple = best_simple_model(context)
     if simple is None:
         return finding
-    said = (
-        simple.told
+    comparison = (
+        simple.sentence
         if simple.low > 0
-        else "No simple model does better than chance: check whether inputs and targets are matched."
+        else "No simple model does better than chance: check whether each input is paired with its own target."
     )
     evidence = {**finding.evidence, "simple_score": simple.score, "held_out_rows": float(simple.rows)}
-    return replace(finding, message=f"{finding.message} {said}", evidence=evidence)
+    return replace(finding, message=f"{finding.message} {comparison}", evidence=evidence)
