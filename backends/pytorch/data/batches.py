@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,7 @@ class Batches:
     size: int | None
     """Samples in a batch, if known."""
 
-    def read(self, epoch: int | None = None, *, seed: int = 0) -> Iterator[Batch]:
+    def read(self, epoch: int | None = None, *, seed: int = 0) -> Generator[Batch]:
         """Iterate once over the data.
 
         Args:
@@ -111,7 +111,7 @@ class ArrayBatches(Batches):
         self._edges = edges
         self.steps = len(edges) - 1
 
-    def read(self, epoch: int | None = None, *, seed: int = 0) -> Iterator[Batch]:
+    def read(self, epoch: int | None = None, *, seed: int = 0) -> Generator[Batch]:
         """Iterate once over the data, shuffled if an epoch is given."""
         order = None
         if epoch is not None:
@@ -178,7 +178,7 @@ class LoaderBatches(Batches):
         """Return the loader's own random generators with their current states."""
         return self._generators.now()
 
-    def read(self, epoch: int | None = None, *, seed: int = 0) -> Iterator[Batch]:
+    def read(self, epoch: int | None = None, *, seed: int = 0) -> Generator[Batch]:
         """Iterate once over the loader, in its own order; without an epoch, in the same order each time.
 
         Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -120,9 +121,11 @@ class TrainingData:
             mean, std = self._scale(lambda batch: batch.targets)
             return replace(edit, mean=mean, std=std)
         if isinstance(edit, NumberClasses) and not edit.labels:
-            return replace(edit, labels=class_labels(self._targets()))
+            with self._targets() as targets:
+                return replace(edit, labels=class_labels(targets))
         if isinstance(edit, WeightClasses) and not edit.weights:
-            return replace(edit, weights=class_weights(class_counts(self._targets())))
+            with self._targets() as targets:
+                return replace(edit, weights=class_weights(class_counts(targets)))
         if isinstance(edit, DropBadRows) and edit.rows is None:
             rows, good = (
                 sum(batch.rows for batch in self.open(self.request.train, self.request.batch_size, clean=clean).read())
@@ -131,15 +134,25 @@ class TrainingData:
             return replace(edit, rows=bad_row_count(rows, good))
         return edit
 
-    def _targets(self) -> Iterator[NDArray[Any]]:
-        with preserve_random_state():
-            for batch in self.train().read():
-                yield _to_host(batch.targets)
+    @contextmanager
+    def _batches(self) -> Iterator[Iterator[Batch]]:
+        """Read the training data once, random states preserved.
+
+        The reader is closed here: if its consumer raises, the traceback would keep it, and it would restore random
+        states whenever that is collected, in the middle of another training.
+        """
+        with preserve_random_state(), closing(self.train().read()) as batches:
+            yield batches
+
+    @contextmanager
+    def _targets(self) -> Iterator[Iterator[NDArray[Any]]]:
+        with self._batches() as batches:
+            yield (_to_host(batch.targets) for batch in batches)
 
     def _scale(self, tensor_of: Callable[[Batch], Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
         moments = Moments()
-        with preserve_random_state():
-            for batch in self.train().read():
+        with self._batches() as batches:
+            for batch in batches:
                 moments.add(_to_host(tensor_of(batch)))
         return moments.scale()
 

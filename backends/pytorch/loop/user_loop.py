@@ -8,6 +8,7 @@ import torch
 
 from autotrainer.backends.pytorch.loop.checkpoint import Checkpoint
 from autotrainer.backends.pytorch.loop.loop_training import LoopTraining, rates_of
+from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
 from autotrainer.edits import (
     DropBadRows,
     Edit,
@@ -86,7 +87,7 @@ def _sets_rate(training: LoopTraining) -> bool:
 
 
 def _trains_elsewhere(training: LoopTraining, initial: Checkpoint) -> bool:
-    owned = {id(p) for group in training.objects.optimizer.param_groups for p in group["params"]}
+    owned = parameter_ids(training.objects.optimizer)
     before = dict(initial.initial_state.reference.named_parameters())
     for name, parameter in training.objects.model.named_parameters():
         if id(parameter) in owned or not parameter.requires_grad or name not in before:

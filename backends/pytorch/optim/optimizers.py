@@ -29,7 +29,15 @@ from autotrainer.edits import (
 )
 from autotrainer.errors import ConfigError
 
-__all__ = ["adopt_parameters", "edit_optimizer", "missing_parameters", "optimizer_refusal", "owns", "set_rate"]
+__all__ = [
+    "adopt_parameters",
+    "edit_optimizer",
+    "missing_parameters",
+    "optimizer_refusal",
+    "owns",
+    "parameter_ids",
+    "set_rate",
+]
 
 _OPTIMIZERS: dict[str, type[Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -133,7 +141,7 @@ def missing_parameters(optimizer: Optimizer, model: nn.Module, layers: Sequence[
     """
     modules = watched_modules(model)
     searched = [modules[name] for name in layers if name in modules] if layers else [model]
-    owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    owned = parameter_ids(optimizer)
     missing = {id(p): p for module in searched for p in module.parameters() if p.requires_grad and id(p) not in owned}
     return list(missing.values())
 
@@ -170,7 +178,7 @@ def adopt_parameters(optimizer: Optimizer, model: nn.Module, before: Sequence[nn
     gone = old - now
     for group in optimizer.param_groups:
         group["params"] = [p for p in group["params"] if id(p) not in gone]
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    held = parameter_ids(optimizer)
     new = [p for p in model.parameters() if id(p) not in old and id(p) not in held]
     if new:
         options = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
@@ -245,5 +253,9 @@ def _without(group: dict[str, Any], name: str) -> dict[str, Any]:
 
 def owns(optimizer: Optimizer, model: nn.Module) -> bool:
     """Return whether an optimizer has any of a model's parameters."""
-    parameters = {id(parameter) for parameter in model.parameters()}
-    return any(id(parameter) in parameters for group in optimizer.param_groups for parameter in group["params"])
+    return not parameter_ids(optimizer).isdisjoint(id(parameter) for parameter in model.parameters())
+
+
+def parameter_ids(optimizer: Optimizer) -> set[int]:
+    """Return the ids of an optimizer's parameters."""
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}

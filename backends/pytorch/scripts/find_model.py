@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from torch import nn
 from torch.optim import Optimizer
 
+from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
+
 __all__ = ["ModelMatch", "find_model"]
 
 _ParameterIds = Sequence[tuple[nn.Module, set[int]]]
@@ -30,10 +32,6 @@ class ModelMatch:
     containers: tuple[nn.Module, ...]
 
 
-def _parameters_of(optimizer: Optimizer) -> set[int]:
-    return {id(p) for group in optimizer.param_groups for p in group["params"]}
-
-
 def find_model(optimizer: Optimizer, used: Collection[int], watched: Collection[int]) -> ModelMatch | None:
     """Find the model that an optimizer trains: the smallest module with all of its parameters.
 
@@ -50,19 +48,19 @@ def find_model(optimizer: Optimizer, used: Collection[int], watched: Collection[
         The match; None if no module has any of its parameters.
     """
     modules, optimizers = _live_objects()
-    parameters = _parameters_of(optimizer)
+    parameters = parameter_ids(optimizer)
     all_modules = [(module, {id(p) for p in module.parameters()}) for module in modules]
     containers = [(module, ids) for module, ids in all_modules if not ids.isdisjoint(parameters)]
     if not containers:
         return None
     parameters &= _union(ids for _, ids in containers)
     others = [o for o in optimizers if o is not optimizer]
-    of_others = _union(_parameters_of(o) for o in others if id(o) in watched)
+    of_others = _union(parameter_ids(o) for o in others if id(o) in watched)
     used = set(used) & _union(ids for _, ids in all_modules) - of_others
     whole = _smallest(containers, parameters | used) or _smallest(containers, parameters)
     model = whole or nn.ModuleList(_outermost(containers))
     ids = {id(p) for p in model.parameters()}
-    further = (o for o in others if id(o) not in watched and not _parameters_of(o).isdisjoint(ids))
+    further = (o for o in others if id(o) not in watched and not parameter_ids(o).isdisjoint(ids))
     return ModelMatch(model, (optimizer, *further), tuple(module for module, _ in containers))
 
 

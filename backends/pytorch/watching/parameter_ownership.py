@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from autotrainer.backends.pytorch.model.describe import direct_parameters, watched_modules
 from autotrainer.backends.pytorch.model.weight_patterns import is_newly_drawn
+from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
 from autotrainer.records.signals import LayerInfo
 
 __all__ = ["ParameterOwnership"]
@@ -38,7 +39,7 @@ class ParameterOwnership:
 
     def annotate(self, layers: tuple[LayerInfo, ...]) -> tuple[LayerInfo, ...]:
         """Update ``unowned``, ``start`` and ``frozen`` of the layers; return the same objects if nothing changed."""
-        owned = {id(p) for optimizer in self._optimizers for group in optimizer.param_groups for p in group["params"]}
+        owned = set[int]().union(*map(parameter_ids, self._optimizers))
         zero_rate = self._zero_rate_parameters()
         trainable = {layer: [p for p in parameters if p.requires_grad] for layer, parameters in self._layers.items()}
         state = (len(layers), len(owned), len(zero_rate), *(len(parameters) for parameters in trainable.values()))

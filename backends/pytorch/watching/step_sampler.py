@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from autotrainer.backends.pytorch.model.describe import is_scheduled, learning_rate
+from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled
 from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
 from autotrainer.backends.pytorch.statistics.layer_table import LayerTable
@@ -149,7 +150,7 @@ class StepSampler:
 
     def _parameters_of(self, optimizer: Optimizer) -> list[tuple[nn.Parameter, int]]:
         """Return the parameters of an optimizer without those of earlier ones; the first also has the unowned ones."""
-        owned = [{id(p) for group in o.param_groups for p in group["params"]} for o in self._optimizers]
+        owned = [parameter_ids(each) for each in self._optimizers]
         position = next(i for i, each in enumerate(self._optimizers) if each is optimizer)
         earlier = set[int]().union(*owned[:position])
         unowned = {id(p) for p in self._rows} - set[int]().union(*owned) if position == 0 else set[int]()

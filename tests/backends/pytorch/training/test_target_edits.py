@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 from typing import Any
 
@@ -398,3 +399,16 @@ def test_targets_without_classes_have_no_weights(managed: Any) -> None:
     assert "real numbers" in managed.trainer(net(1), **given).supports(e.WeightClasses()).reason
     single = labelled(managed, np.zeros(260, np.int64))
     assert "single class" in managed.trainer(net(2), **single).supports(e.WeightClasses()).reason
+
+
+@pytest.mark.parametrize("loader", [False, True])
+def test_a_refused_edit_never_restores_random_states_later(managed: Any, loader: bool) -> None:
+    x, y = torch.randn(64, 4), torch.randn(64, 1)
+    data: Any = DataLoader(TensorDataset(x, y), 32) if loader else (x.numpy(), y.numpy())
+    trainer = managed.trainer(nn.Linear(4, 1), train=data, loss=nn.MSELoss())
+    assert not trainer.supports(e.WeightClasses())
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    del trainer
+    gc.collect()
+    assert torch.equal(torch.get_rng_state(), state)
