@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from autotrainer.demo.unpickle import load_plain
 from autotrainer.edits import (
+    OPTIMIZERS,
     ClipGradients,
     Edit,
     SetBatchSize,
@@ -26,7 +27,6 @@ from autotrainer.edits import (
 )
 from autotrainer.errors import ConfigError, DataError, nearest
 from autotrainer.reporting.files import write_atomic
-from autotrainer.reporting.patches.base import OPTIMIZERS
 from autotrainer.reporting.result import Result
 
 __all__ = ["Configuration", "load_data", "read_config", "repaired_config", "reproduce"]

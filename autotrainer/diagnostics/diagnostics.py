@@ -207,7 +207,7 @@ class Diagnostics:
         context = self.trainer.context
         rate, planned = context.optimizer.learning_rate, context.planned_steps or 0
         steps = min(_STEPS, int(_RATE_SHARE * planned))
-        if steps < _FEWEST_STEPS or not rate > 0 or not self.trainer.supports(SetLearningRate(rate)):
+        if steps < _FEWEST_STEPS or not 0 < rate < math.inf or not self.trainer.supports(SetLearningRate(rate)):
             return
         test = RateRun(rates_around(rate, steps), self.trainer.set_rate, run.afford)
         try:
@@ -231,7 +231,7 @@ class Diagnostics:
         other = np.empty_like(order)
         other[order] = np.roll(order, 1)
         exchanged = ArrayData(map_arrays(lambda a: a[other], train.inputs), train.targets, train.weights)
-        own, foreign = (self.judge.rows(trained.evaluate(data)) for data in (train, exchanged))
+        own, foreign = (self.judge.score_rows(trained.evaluate(data)) for data in (train, exchanged))
         if own is None or foreign is None or own.rows is None or foreign.rows is None:
             return {}
         weights = np.ones(train.rows) if own.weights is None else own.weights
@@ -264,6 +264,6 @@ class Diagnostics:
             **problem.scores(),
         }
         if run.spend(held_out.rows, training=False):
-            own = self.judge.rows(trained.evaluate(held_out))
+            own = self.judge.score_rows(trained.evaluate(held_out))
             facts |= {} if own is None else {"held_out_score": own.value}
         return facts

@@ -191,7 +191,7 @@ class Session:
         if isinstance(found, Trial) and found.judged is not None:
             if self._look is None and (look := first_look(self._runner, spec)) is not None:
                 self._look = look
-                self.judge.decide(look)
+                self.judge.select_metric(look)
             complete(found, self._look)
         return found
 
@@ -226,4 +226,4 @@ class Session:
         metric = self.judge.metric
         if self.test is None or metric is None or trial.trained is None:
             return None
-        return metric.judge(trial.trained.evaluate(self.test)).value
+        return metric.score(trial.trained.evaluate(self.test)).value

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from autotrainer.testing.contract import BackendContract, every_edit
+from autotrainer.testing.contract import BackendContract
+from autotrainer.testing.edits import every_edit
 from autotrainer.testing.fake import FakeBackend, FakeModel, FakeTrainer, Outcome
 from autotrainer.testing.recorded import RecordedRun
 

@@ -100,7 +100,7 @@ class TrainingInLoop(BaseRun):
         self._lowest = math.inf
         self._choice = choice
         if given is not None and spec.start:
-            self.monitor.history = given.monitor.history.until(spec.start)
+            self.monitor.history = given.monitor.history.before_epoch(spec.start)
             self.history = {name: values[: spec.start] for name, values in given.history.items()}
             self._epochs = spec.start
 
@@ -129,7 +129,7 @@ class TrainingInLoop(BaseRun):
         score = self._choice.score(told, seen)
         goes_on = self.conclude(epoch, {**seen, **told}, score, finite=finite)
         if self._choice.metric is not None:
-            self.judged = self._choice.metric.told(self.history["score"])
+            self.judged = self._choice.metric.score_history(self.history["score"])
         if epoch == 0 and len(losses):
             self._lowest = float(losses[0]) - _LEARNED * abs(float(losses[0]))
         loss = seen.get("loss", math.inf)
@@ -142,7 +142,7 @@ class TrainingInLoop(BaseRun):
         metric, scores = self._choice.metric, self.history.get("score", [])
         if metric is None or self.judged is None or not 0 < epochs <= len(scores):
             return False
-        return metric.better(metric.told(scores[:epochs]), self.judged)
+        return metric.better(metric.score_history(scores[:epochs]), self.judged)
 
     def _work_of_epoch(self) -> int:
         """Return the work of a whole epoch, which the loader has ended early where it was suspect."""

@@ -273,9 +273,9 @@ class ManagedRun(BaseRun):
         numbers = {name: float(value) for name, value in values.items()}
         score = math.nan
         if evaluation is not None:
-            self.judged = self._judge.judge(evaluation)
+            self.judged = self._judge.score(evaluation)
             score = self.judged.value
-            numbers["val_loss"] = float(evaluation.course)
+            numbers["val_loss"] = float(evaluation.training_loss)
             if not math.isfinite(numbers["val_loss"]) and self._finite_on_good_rows(evaluation):
                 del numbers["val_loss"]  # it tells of the data, not of the model
             accuracy = self._judge.accuracy(evaluation, self.judged)

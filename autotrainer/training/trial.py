@@ -259,7 +259,7 @@ def run_trial(
     else:
         with suppress(KeyboardInterrupt):  # a second Ctrl-C: the score of the last whole epoch stands
             if run.spend(run.validation_rows, training=False):
-                run.judged = judge.judge(trained.evaluate(validation))
+                run.judged = judge.score(trained.evaluate(validation))
     findings, context = tuple(run.monitor.findings), run.monitor.context
     if context.framework == "unknown":
         context = run.context
@@ -288,7 +288,7 @@ def _settle(trained: Trained, spec: TrainingSpec, run: ManagedRun, judge: Scorer
     """Score the weights that are returned where they are not those of the last epoch, and add a loss's noise."""
     restored = any(isinstance(edit, StopEarly) for edit in trained.edits or spec.edits)
     if restored and run.spend(run.validation_rows, training=False):
-        run.judged = judge.judge(trained.evaluate(validation))
+        run.judged = judge.score(trained.evaluate(validation))
     metric = judge.metric
     if not isinstance(metric, LossMetric) or run.judged is None or not isinstance(validation, ArrayData):
         return

@@ -111,7 +111,7 @@ def test_a_validation_set_with_one_class(kit: Any, metric: str, stream: bool) ->
 
 
 def test_area_under_the_curve_of_one_class(kit: Any) -> None:
-    with pytest.raises(InputError, match="no rows of one of the two classes"):
+    with pytest.raises(InputError, match="one of the two classes has no rows"):
         kit.fit(validation=(X[Y == 1], Y[Y == 1]), metric="auc")
 
 
@@ -130,7 +130,7 @@ def test_one_class_in_all_data_is_a_finding_and_no_error(kit: Any) -> None:
         (np.ones(3), r"must return one number, not ndarray of shape \(3,\)"),
         ("0.5", "must return one number, not str"),
         (1 + 2j, "must return one number, not complex"),
-        (float("nan"), "returned NaN, although predictions are finite and differ: let it return a number"),
+        (float("nan"), "returned NaN, although predictions are finite and differ: return a number"),
     ],
 )
 def test_a_metric_that_returns_no_number(kit: Any, value: Any, says: str) -> None:
@@ -163,7 +163,7 @@ def test_a_metric_of_one_argument(kit: Any) -> None:
 
 def test_a_generator(kit: Any) -> None:
     for place in ("train", "validation"):
-        with pytest.raises(DataError, match=f"{place}.* is an iterator that can be read once only; give the loader"):
+        with pytest.raises(DataError, match=f"{place}.* is an iterator, which can be read only once; pass the loader"):
             kit.fit(**{place: (batch for batch in [(X, Y)])})
     with pytest.raises(DataError, match="not function"):
         kit.fit(train=lambda: [(X, Y)])
@@ -245,7 +245,7 @@ def test_losses_without_a_gradient() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
-        ({"train": (X, Y[:-1])}, DataError, "rows do not fit"),
+        ({"train": (X, Y[:-1])}, DataError, "the numbers of rows differ"),
         ({"train": (X, np.array(list("ab") * 60))}, DataError, "targets must be a numeric array"),
         ({"train": X}, DataError, r"must be \(x, y\)"),
         ({"train": (X[:, :3], Y)}, DataError, r"validation_data has inputs of shape \(\*, 4\), train_data of"),

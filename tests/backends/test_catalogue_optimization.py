@@ -177,7 +177,7 @@ def test_rate_too_high_is_the_root(train: Train, case: str) -> None:
         (f.problem, f.caused_by) for f in findings
     ]
     if case == "momentum":
-        assert "a momentum of 0.999 adds up" in findings[0].message
+        assert "a momentum of 0.999 sums" in findings[0].message
     if case == "summed loss":
         assert "the loss is a sum over 32 samples" in findings[0].message
 
@@ -208,7 +208,7 @@ def test_weights_that_decay_faster_than_they_learn(train: Train) -> None:
 def test_layers_that_are_cut_off_are_named(train: Train) -> None:
     told = {f.problem: f for f in train(("adam", 0.01), {}, detached=True)}
     assert told["no_gradient"].layers[0].startswith("first")
-    assert "got no gradient in any of the" in told["no_gradient"].message
+    assert "receives no gradient in any of the" in told["no_gradient"].message
 
 
 def test_divergence_in_the_middle_of_a_run(train: Train) -> None:

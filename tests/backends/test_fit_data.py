@@ -221,7 +221,7 @@ def test_labels_beyond_the_outputs(kit: Any, labels: Any) -> None:
     assert result.cost <= 1.01, "the training as given is not tried"
     assert [f.problem for f in result.findings] == ["target_mismatch"]
     assert result.baseline_test_score is None
-    assert "as given came to no score" in str(result.report())
+    assert "the original training reached no score" in str(result.report())
     assert "nan" not in str(result.report())
     with pytest.raises(DataError, match="number the classes from 0"):
         fit(kit.net(3), *halves(X, labels), **given, repair=False)

@@ -245,7 +245,7 @@ def test_the_class_that_the_loss_leaves_out_does_not_count(make: Callable[..., d
 def test_a_loss_class_is_told(make: Callable[..., dict[str, Any]]) -> None:
     given = make(HEALTHY, "bce", "adam", 1e-2)
     given["loss"] = nn.BCELoss if isinstance(given["model"], nn.Module) else keras.losses.BinaryCrossentropy
-    with pytest.raises(ConfigError, match="give an object of it"):
+    with pytest.raises(ConfigError, match="pass an instance"):
         _fit(given, _circle())
 
 

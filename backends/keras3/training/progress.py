@@ -143,7 +143,7 @@ class TrainingProgress(keras.callbacks.Callback):  # type: ignore[misc]
         goes_on = self._run.end_epoch(self._epoch, values, found)
         if found is None:
             return False, False
-        judged = found.course if not math.isnan(found.course) else values.get("loss", math.nan)
+        judged = found.training_loss if not math.isnan(found.training_loss) else values.get("loss", math.nan)
         lasts = self._stop_or_go(judged)
         return lasts and goes_on, lasts
 
@@ -169,7 +169,7 @@ class TrainingProgress(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _validation_logs(self, found: Evaluation) -> dict[str, float]:
         """Return ``val_loss`` and the values of the compiled metrics on validation data."""
-        logs = {"val_loss": found.course}
+        logs = {"val_loss": found.training_loss}
         metrics = self.model._compile_metrics
         if metrics is not None and metrics.built:
             metrics.reset_state()

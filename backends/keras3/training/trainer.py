@@ -61,7 +61,7 @@ from autotrainer.backends.keras3.training.skip_updates import skip_updates
 from autotrainer.backends.keras3.watching.observer import observe
 from autotrainer.edits import Edit, ReduceOnPlateau, SetBatchSize, SetLoss, SkipUpdates, StopEarly
 from autotrainer.errors import ConfigError, DataError, InputError
-from autotrainer.records.data import ArrayData, Data, StreamData, as_array, stacked
+from autotrainer.records.data import ArrayData, Data, StreamData, as_array, concatenate_batches
 from autotrainer.records.task import TaskContext
 from autotrainer.training.data_edits import conversions, last
 
@@ -168,7 +168,7 @@ class KerasTrainer(Trainer):
                 targets.append(as_array(y))
                 if sum(map(len, targets)) >= rows:
                     break
-        return stacked(inputs, targets, rows)
+        return concatenate_batches(inputs, targets, rows)
 
     def set_rate(self, trained: Trained, rate: float) -> bool:
         """Set the learning rate of a training that runs; not where a schedule does, nor within an epoch of JAX's."""

@@ -16,7 +16,7 @@ from autotrainer.backends.pytorch.data.random_generators import RandomGenerators
 from autotrainer.backends.pytorch.runtime.random_state import mix, preserve_random_state, seed_all
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor, map_tensors
 from autotrainer.errors import DataError
-from autotrainer.records.data import ArrayData, Data, finite_rows, map_arrays, stacked
+from autotrainer.records.data import ArrayData, Data, concatenate_batches, finite_rows, map_arrays
 
 __all__ = [
     "ArrayBatches",
@@ -263,7 +263,7 @@ def first_rows(batches: Batches, rows: int) -> ArrayData | None:
         targets.append(batch.targets.detach().cpu().numpy())
         if sum(map(len, targets)) >= rows:
             break
-    return stacked(inputs, targets, rows)
+    return concatenate_batches(inputs, targets, rows)
 
 
 def _tensor(array: NDArray[Any], dtype: torch.dtype | None) -> Tensor:

@@ -79,15 +79,15 @@ class Training:
                     callback.end_epoch(epoch, loss)
                 evaluation = evaluate(self.model, self.evaluation_objective, self.validation, run)
                 if evaluation is not None:
-                    best.update(self.model, evaluation.course)
-                values = {"loss": loss} if evaluation is None else {"loss": loss, "val_loss": evaluation.course}
+                    best.update(self.model, evaluation.training_loss)
+                values = {"loss": loss} if evaluation is None else {"loss": loss, "val_loss": evaluation.training_loss}
                 continues = run.end_epoch(epoch, values, evaluation)
                 if not complete or best.exhausted or not (continues or run.paused):
                     break
                 if not continues:
                     with self._paused(best):
                         yield
-                step_scheduler(self.scheduler, math.nan if evaluation is None else evaluation.course)
+                step_scheduler(self.scheduler, math.nan if evaluation is None else evaluation.training_loss)
         finally:
             for callback in self.callbacks:
                 callback.close()

@@ -124,7 +124,7 @@ def test_status_and_report(text: str, arguments: list[str], status: int, write: 
     assert main(["run", *arguments, write(text)]) == status
     captured = capsys.readouterr()
     assert captured.out.count("\n") == 1  # the script's own
-    assert "in 40 steps of a pytorch training" in captured.err
+    assert "in 40 steps of training a pytorch model" in captured.err
     assert ("AT401 improper_output_activation" in captured.err) == (
         text.startswith(FAULTY) and "--ignore" not in arguments
     )
@@ -193,5 +193,5 @@ print(model.get_weights()[0].tobytes().hex()[:80])
     ran = run_python(_MAIN + "sys.exit(status)", "run", script)
     assert ran.returncode == 1
     assert ran.stdout == plain.stdout
-    assert "in 20 steps (5 epochs) of a keras3 training of 2 layers" in ran.stderr
+    assert "in 20 steps (5 epochs) of training a keras3 model with 2 layers" in " ".join(ran.stderr.split())
     assert "ERROR  AT401 improper_output_activation" in ran.stderr

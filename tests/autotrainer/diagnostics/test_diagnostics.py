@@ -15,7 +15,7 @@ from autotrainer import registry
 from autotrainer.diagnostics import diagnostics
 from autotrainer.diagnostics.diagnostics import lasting, rate_in_doubt, suspicious
 from autotrainer.edits import Edit
-from autotrainer.records.data import ArrayData, stacked
+from autotrainer.records.data import ArrayData, concatenate_batches
 from autotrainer.records.facts import FACTS
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
@@ -229,7 +229,7 @@ def test_batches_are_put_together_in_their_own_form() -> None:
     parts = [np.arange(6).reshape(3, 2), np.arange(6, 12).reshape(3, 2)]
     targets = [np.zeros(3), np.ones(3)]
     for form in (lambda a: a, lambda a: (a, -a), lambda a: [a, -a], lambda a: {"b": a, "a": -a}):
-        found = stacked([form(part) for part in parts], targets, 5)
+        found = concatenate_batches([form(part) for part in parts], targets, 5)
         assert isinstance(found, ArrayData)
         assert found.rows == 5
         first = found.inputs["b"] if isinstance(found.inputs, dict) else found.inputs
@@ -239,7 +239,7 @@ def test_batches_are_put_together_in_their_own_form() -> None:
 
 
 def test_batches_of_other_forms_are_not_put_together() -> None:
-    assert stacked([], [], 5) is None
-    assert stacked([np.ones((2, 3)), np.ones((2, 4))], [np.ones(2), np.ones(2)], 5) is None
-    assert stacked([np.ones((2, 3))] * 2, [np.ones(2), np.ones((2, 1))], 5) is None
-    assert stacked(["text"], [np.ones(2)], 5) is None
+    assert concatenate_batches([], [], 5) is None
+    assert concatenate_batches([np.ones((2, 3)), np.ones((2, 4))], [np.ones(2), np.ones(2)], 5) is None
+    assert concatenate_batches([np.ones((2, 3))] * 2, [np.ones(2), np.ones((2, 1))], 5) is None
+    assert concatenate_batches(["text"], [np.ones(2)], 5) is None

@@ -52,7 +52,7 @@ def judge() -> Scorer:
 def _trial(judge: Scorer, accuracy: float, *problems: str, edits: tuple[Edit, ...] = ()) -> Trial:
     outputs = np.where(np.arange(100) < 100 * accuracy, TARGETS, 1 - TARGETS)
     findings = tuple(Finding(p, "AT000", Severity.ERROR, 1.0, p) for p in problems)
-    judged = judge.judge(Evaluation(outputs, TARGETS, 0.0))
+    judged = judge.score(Evaluation(outputs, TARGETS, 0.0))
     return Trial(
         TrainingSpec(1, 0, edits),
         None,

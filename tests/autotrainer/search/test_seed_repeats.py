@@ -36,7 +36,7 @@ class Scores:
 
     def trial(self, right: int, *problems: str, edits: tuple[SetLearningRate, ...] = (), seed: int = 0) -> Trial:
         outputs = np.where(np.arange(len(self.targets)) < right, self.targets, 1 - self.targets)
-        judged = self._judge.judge(Evaluation(outputs, self.targets, 0.0))
+        judged = self._judge.score(Evaluation(outputs, self.targets, 0.0))
         findings = tuple(Finding(p, "AT000", Severity.ERROR, 1.0, p) for p in problems)
         spec = TrainingSpec(10, seed, edits)
         return Trial(spec, None, judged, findings, CONTEXT, {}, 100, False, total=100)
@@ -117,7 +117,7 @@ def test_blocks_of_a_loss_are_not_few_rows() -> None:
     trials = []
     for loss in (1.0, 0.999):
         judged = metric.with_blocks(
-            metric.judge(Evaluation(np.zeros((5000, 1)), np.zeros(5000), loss)), np.full(20, loss)
+            metric.score(Evaluation(np.zeros((5000, 1)), np.zeros(5000), loss)), np.full(20, loss)
         )
         trials.append(Trial(TrainingSpec(10, 0), None, judged, (), CONTEXT, {}, 100, False, total=100))
     budget = Budget(math.inf)

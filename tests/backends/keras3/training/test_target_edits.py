@@ -111,7 +111,7 @@ def test_scaled_targets_are_learned_and_answered_in_their_own_units(train: Any, 
     errors = trained.predict(X[200:])[:, 0] - LARGE[200:]
     evaluation = run.ends[-1][2]
     assert evaluation.loss == pytest.approx(np.mean(errors**2), rel=1e-3)
-    assert evaluation.course == pytest.approx(np.mean(errors**2) / trained.edits[0].std[0] ** 2, rel=1e-3)
+    assert evaluation.training_loss == pytest.approx(np.mean(errors**2) / trained.edits[0].std[0] ** 2, rel=1e-3)
     seen = run.monitor.history
     assert abs(seen.targets.mean) < 0.2, "the monitor sees what the loss sees"
     assert seen.targets.variance == pytest.approx(1, abs=0.2)

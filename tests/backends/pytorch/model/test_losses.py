@@ -92,11 +92,6 @@ def test_mismatched_shapes_raise_instead_of_broadcasting(name: Any) -> None:
         EditedLoss(SetLoss(name, "values"))(LOGITS, VALUES)
 
 
-def test_unknown_combination() -> None:
-    with pytest.raises(ConfigError, match="no loss"):
-        EditedLoss(SetLoss("squared_error", "log_probabilities"))
-
-
 def test_loss_info_of_edited_losses() -> None:
     info = EditedLoss(SetLoss("cross_entropy", "probabilities")).loss_info
     assert (info.family, info.expects, info.class_axis) == ("cross_entropy", "probabilities", 1)

@@ -94,7 +94,7 @@ def test_original_loss_is_in_user_units_and_trained_loss_is_scaled(managed: Any,
     errors = trained.predict(x) - y
     evaluation = run.ends[-1][2]
     assert evaluation.loss == pytest.approx(np.mean(errors**2), rel=1e-3)
-    assert evaluation.course == pytest.approx(np.mean(errors**2) / trained.edits[0].std[0] ** 2, rel=1e-3)
+    assert evaluation.training_loss == pytest.approx(np.mean(errors**2) / trained.edits[0].std[0] ** 2, rel=1e-3)
     np.testing.assert_array_equal(evaluation.targets, y)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from autotrainer import edits as e
 from autotrainer.adapter.spec import TrainingSpec
 from autotrainer.backends.pytorch.runtime.random_state import mix, seed_all
-from autotrainer.reporting.patches import in_patch_order, lines
+from autotrainer.reporting.patch import in_patch_order, patch_lines
 from autotrainer.testing import RecordedRun
 
 EPOCHS, BATCH = 4, 32
@@ -43,7 +43,7 @@ def loop(managed: Any, model: nn.Module, edits: Sequence[e.Edit], make: Any, bad
     order, inside = in_patch_order(edits), {}
     seed_all(0)
     for edit in order:
-        code = lines(edit, "pytorch", order)
+        code = patch_lines(edit, "pytorch", order)
         if isinstance(edit, e.ClipGradients | e.ScaleInputs | e.AddInputNoise | e.SetMode | e.EncodeTargets):
             inside[type(edit)] = "\n".join(code)
         else:
@@ -79,9 +79,9 @@ def _trained(names: Pasted, kinds: set[type], inside: dict[Any, str], x_val: Any
             loss = loss_fn(model(inputs(x[part])), y[part])
             loss.backward()
             if e.Rollback in kinds and not loss.isfinite():
-                names["go_back"]()
+                names["restore_best"]()
                 continue
-            if e.SkipUpdates in kinds and not names["usual"]():
+            if e.SkipUpdates in kinds and not names["should_step"]():
                 continue
             exec(inside.get(e.ClipGradients, ""), names)
             optimizer.step()
@@ -90,7 +90,7 @@ def _trained(names: Pasted, kinds: set[type], inside: dict[Any, str], x_val: Any
                     names[scheduler].step()
             total, rows = total + float(loss.detach()) * len(part), rows + len(part)
         if e.Rollback in kinds:
-            names["look"](total / rows if rows else math.nan)
+            names["check_epoch"](total / rows if rows else math.nan)
         model.eval()
         with torch.no_grad():
             val_loss = float(loss_fn(model(inputs(x_val)), y_val))

@@ -1,4 +1,4 @@
-"""What the repairs of a training's course propose, and when nothing."""
+"""What the repairs of schedules, optimizers and safeguards propose, and when nothing."""
 
 from __future__ import annotations
 
@@ -83,13 +83,13 @@ def test_proposals(repair, problem, evidence, given, wanted, finding, context, t
     assert [list(proposal.edits) for proposal in found] == [[edit] for edit in wanted]
 
 
-def test_an_optimizer_gets_what_the_finding_names(finding, context, targets) -> None:
+def test_the_optimizer_gets_the_layers_of_the_finding(finding, context, targets) -> None:
     repair = {r.name: r for r in registry.repairs()}["complete_optimizer"]()
     found = repair.propose(finding("parameters_not_optimized", layers=("fc1", "out")), context(), targets("binary"))
     assert [proposal.edits for proposal in found] == [(e.CompleteOptimizer(("fc1", "out")),)]
 
 
-def test_a_longer_training_costs_what_it_is_longer_and_is_proven_only_as_a_root(finding, context, targets) -> None:
+def test_a_longer_training_costs_more_and_is_proven_only_if_it_fixes_a_root_cause(finding, context, targets) -> None:
     repair = {r.name: r for r in registry.repairs()}["extend_training"]()
     root, follows = (
         list(repair.propose(finding("too_few_epochs", caused_by=cause), context(), targets("real")))
@@ -100,7 +100,7 @@ def test_a_longer_training_costs_what_it_is_longer_and_is_proven_only_as_a_root(
 
 
 @pytest.mark.parametrize(
-    ("kind", "values", "said"),
+    ("kind", "values", "message"),
     [
         (e.WarmUpRate, {"steps": 0}, r"steps must be a whole number >= 1, not 0"),
         (e.DecayRate, {"floor": 1.0}, r"floor must be a number >= 0 and < 1, not 1.0"),
@@ -116,11 +116,11 @@ def test_a_longer_training_costs_what_it_is_longer_and_is_proven_only_as_a_root(
         (e.ResetOptimizerState, {"every": "often"}, r"every must be a whole number >= 0, not 'often'"),
     ],
 )
-def test_numbers_out_of_range_are_refused(kind, values, said) -> None:
-    with pytest.raises(ConfigError, match=f"{kind.__name__}: {said}"):
+def test_numbers_out_of_range_are_refused(kind, values, message) -> None:
+    with pytest.raises(ConfigError, match=f"{kind.__name__}: {message}"):
         kind(**values)
 
 
 @pytest.mark.parametrize("edit", [e.TuneAdam(0.9, None, True), e.DecayRate(0.1, True, 40), e.ReviveUnits(("a", "b"))])
-def test_plans_come_back_as_they_were(edit) -> None:
+def test_edits_come_back_from_json_unchanged(edit) -> None:
     assert edit_from_dict(json.loads(json.dumps(edit.to_dict()))) == edit

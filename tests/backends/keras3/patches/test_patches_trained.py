@@ -17,7 +17,7 @@ from autotrainer.backends.keras3.data.feeding import ArrayFeed
 from autotrainer.backends.keras3.runtime.random_state import seed_everything
 from autotrainer.backends.keras3.training.trainer import make_trainer
 from autotrainer.records.data import ArrayData
-from autotrainer.reporting.patches import in_patch_order, lines
+from autotrainer.reporting.patch import in_patch_order, patch_lines
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +65,7 @@ def pasted(given: Any, x: Any, edits: Sequence[e.Edit]) -> Any:
     for edit in order:
         if isinstance(edit, e.ScaleInputs):
             names["x"] = names["x_train"]
-        exec("\n".join(lines(edit, "keras3", order)), names)
+        exec("\n".join(patch_lines(edit, "keras3", order)), names)
         if isinstance(edit, e.ScaleInputs):
             names["x_train"] = names["x"].astype("float32")
         size = edit.size if isinstance(edit, e.SetBatchSize) else size
