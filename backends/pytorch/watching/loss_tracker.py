@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from autotrainer.backends.pytorch.watching.loss_call import LossCall, loss_of
-from autotrainer.backends.pytorch.watching.step_sampler import StepSampler
+from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
 from autotrainer.backends.pytorch.watching.validation_loss import ValidationLoss
 
 __all__ = ["LossTracker", "StepCounter", "is_kept"]
@@ -51,7 +51,7 @@ class LossTracker:
     Args:
         model: The model.
         loss_fn: The loss.
-        step_sampler: Measures sampled steps.
+        step_measurement: Measures sampled steps.
         counter: Steps so far.
         validation_loss: Takes the losses that do not belong to a training step.
         on_training_resumed: Called when a training step follows an evaluation.
@@ -63,14 +63,14 @@ class LossTracker:
         self,
         model: nn.Module,
         loss_fn: Any,
-        step_sampler: StepSampler,
+        step_measurement: StepMeasurement,
         counter: StepCounter,
         validation_loss: ValidationLoss,
         on_training_resumed: Callable[[], None],
         note_call: Callable[[], None],
         fail: Callable[[Exception], None],
     ) -> None:
-        self._model, self._loss_fn, self._step_sampler = model, loss_fn, step_sampler
+        self._model, self._loss_fn, self._step_measurement = model, loss_fn, step_measurement
         self._counter, self._validation_loss = counter, validation_loss
         self._on_training_resumed, self._note_call, self._fail = on_training_resumed, note_call, fail
         self._trains_in_eval = False
@@ -108,9 +108,9 @@ class LossTracker:
             value = loss.detach() if isinstance(loss, Tensor) else float(loss)
             scalar = value.float().mean() if isinstance(value, Tensor) and value.ndim else value
             self._counter.losses.append((self._counter.step, scalar))
-        if self._step_sampler.sampling:
+        if self._step_measurement.sampling:
             self._note_call()
-        if self._step_sampler.sampling and (outputs is not None or targets is not None):
+        if self._step_measurement.sampling and (outputs is not None or targets is not None):
             with torch.no_grad():
                 self.call = LossCall.reported(outputs, targets, self.call).copied()
         self.seconds += perf_counter() - started
@@ -136,7 +136,7 @@ class LossTracker:
 
     def update_inspection(self) -> None:
         """Decide whether the next loss needs more than keeping a reference."""
-        self._counter.inspect_next = self._step_sampler.sampling or self._vector_loss or bool(self._validation_loss)
+        self._counter.inspect_next = self._step_measurement.sampling or self._vector_loss or bool(self._validation_loss)
 
     def _record_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self.closed or module is not self._loss_fn or is_compiling():
@@ -146,7 +146,9 @@ class LossTracker:
             with torch.no_grad():
                 loss = loss_of(output)
                 if loss is not None:
-                    self._record_loss(loss, LossCall.of(module, args, kwargs, loss, self._step_sampler.tracer.outputs))
+                    self._record_loss(
+                        loss, LossCall.of(module, args, kwargs, loss, self._step_measurement.tracer.outputs)
+                    )
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
             self._fail(error)
         self.seconds += perf_counter() - started
@@ -159,14 +161,14 @@ class LossTracker:
             self._counter.losses.append(
                 (self._counter.step, loss.detach().float().mean() if loss.ndim else loss.detach())
             )
-            if self._step_sampler.sampling:
+            if self._step_measurement.sampling:
                 self._note_call()
                 self.call = call.copied()
         else:
             self._validation_loss.add(loss, call.rows)
-            if not (loss.requires_grad or self._step_sampler.compiled):
-                self._step_sampler.mode_tracker.note_evaluation_loss()
-            if loss.requires_grad and self._step_sampler.sampling:
+            if not (loss.requires_grad or self._step_measurement.compiled):
+                self._step_measurement.mode_tracker.note_evaluation_loss()
+            if loss.requires_grad and self._step_measurement.sampling:
                 self._ambiguous_call = call.copied()
                 self._ambiguous_losses += 1
         self.update_inspection()

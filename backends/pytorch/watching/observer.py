@@ -31,7 +31,7 @@ from autotrainer.backends.pytorch.watching.mode_tracker import dropout_rate
 from autotrainer.backends.pytorch.watching.nonfinite_inputs import NonfiniteInputs
 from autotrainer.backends.pytorch.watching.parameter_ownership import ParameterOwnership
 from autotrainer.backends.pytorch.watching.source_lines import SourceLines
-from autotrainer.backends.pytorch.watching.step_sampler import StepSampler
+from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
 from autotrainer.backends.pytorch.watching.validation_loss import ValidationLoss
 from autotrainer.errors import InputError
 from autotrainer.records.task import TaskContext
@@ -129,7 +129,7 @@ class TorchObserver:
         self._loss_fn = loss_fn
         self._monitor = monitor
         self._counter = StepCounter(monitor.history.step + 1)  # a training may continue another one
-        self._step_sampler = StepSampler(
+        self._step_measurement = StepMeasurement(
             model, optimizers, context, self._fail, monitor.needs, lambda: self._counter.step
         )
         self._nonfinite_inputs = NonfiniteInputs(model, self._fail)
@@ -139,7 +139,7 @@ class TorchObserver:
         self._loss_tracker = LossTracker(
             model,
             loss_fn,
-            self._step_sampler,
+            self._step_measurement,
             self._counter,
             self._validation_loss,
             self._training_resumed,
@@ -164,7 +164,7 @@ class TorchObserver:
                 self._warn_compiled_loss()
             else:
                 self._handles.append(hook_loss_calls(self._loss_fn, self._loss_tracker.make_hook()))
-        if self._step_sampler.compiled:
+        if self._step_measurement.compiled:
             logger.warning("the model is compiled: its activations are not measured, everything else is")
         self._handles.append(self._optimizers[0].register_step_post_hook(never_compiled(self._step_hook())))
         self._begin_or_finish_sample(self._counter.step, self._monitor.sampler.due(self._counter.step))
@@ -190,12 +190,12 @@ class TorchObserver:
     @property
     def sampling(self) -> bool:
         """Whether the current step is measured, so that outputs and targets are used."""
-        return self._step_sampler.sampling
+        return self._step_measurement.sampling
 
     @property
     def wants_loss(self) -> bool:
         """Whether the loss of the current step is kept."""
-        return self._step_sampler.sampling or is_kept(self._counter.step)
+        return self._step_measurement.sampling or is_kept(self._counter.step)
 
     def place(self, what: Place, layer: str | None) -> str:
         """Return file and line where a layer is made, or the loss or the step is called; see `Locator`."""
@@ -208,7 +208,7 @@ class TorchObserver:
 
     def _detach(self) -> None:
         self._closed = self._loss_tracker.closed = True
-        self._step_sampler.end()
+        self._step_measurement.end()
         self._nonfinite_inputs.end()
         for handle in self._handles:
             handle.remove()
@@ -222,7 +222,7 @@ class TorchObserver:
     # -- the hook on the steps ------------------------------------------------------------------------------------
 
     def _step_hook(self) -> Callable[..., None]:
-        counter, step_sampler = self._counter, self._step_sampler
+        counter, step_measurement = self._counter, self._step_measurement
         # In a compiled step, the attributes that these read would become constants of the compiled code.
         rare = self._begin_or_finish_sample, self._set_wake_step, self._monitor.sampler.due
         sample, set_wake_step, due = (torch.compiler.disable(function) for function in rare)  # type: ignore[no-untyped-call]
@@ -230,7 +230,7 @@ class TorchObserver:
         def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             counter.step = step = counter.step + 1
             if step >= counter.wake_step:
-                if step_sampler.sampling or step == self._epoch_end:
+                if step_measurement.sampling or step == self._epoch_end:
                     sample(step, False)
                 elif due(step):
                     sample(step, True)
@@ -259,14 +259,14 @@ class TorchObserver:
 
     def _check_inputs(self, losses: Iterable[float]) -> None:
         """Check the inputs of the next steps if the loss is no longer finite, and report the result."""
-        if not self._closed and not self._step_sampler.compiled and math.inf in losses:
+        if not self._closed and not self._step_measurement.compiled and math.inf in losses:
             self._nonfinite_inputs.begin(self._counter.step)
         self._monitor.learn(self._nonfinite_inputs.facts())
 
     def _report_loss_scale(self) -> None:
         """Report the loss scale if steps were skipped: no hook runs in such steps."""
         if "loss_scale" in self._monitor.needs and (self._counter.step or self._counter.losses):
-            self._monitor.learn(self._step_sampler.loss_scale.facts(stepped=self._counter.step > 0))
+            self._monitor.learn(self._step_measurement.loss_scale.facts(stepped=self._counter.step > 0))
 
     # -- epochs ---------------------------------------------------------------------------------------------------
 
@@ -291,15 +291,15 @@ class TorchObserver:
             self._user_ends_epochs = True
         self._monitor.advance(step - 1)
         self._report_loss_scale()
-        if not self._step_sampler.sampling:
+        if not self._step_measurement.sampling:
             self._report_losses()
         self._epoch_end = 2 * step - self._epoch_start - 1
         self._epoch_start = step
-        if not self._step_sampler.sampling and step <= self._epoch_end:
+        if not self._step_measurement.sampling and step <= self._epoch_end:
             self._counter.wake_step = min(self._counter.wake_step, self._epoch_end)
         values = {"val_loss": self._validation_loss.take()} if self._validation_loss else {}
         held_out_reported = any(name.startswith(_HELD_OUT_PREFIXES) for name in self._monitor.history.epoch_names)
-        mode = self._step_sampler.mode_tracker.end_epoch(held_out_reported)
+        mode = self._step_measurement.mode_tracker.end_epoch(held_out_reported)
         if not math.isnan(mode):
             values["evaluation_mode"] = mode
         self._loss_tracker.update_inspection()
@@ -320,21 +320,23 @@ class TorchObserver:
         sampler = self._monitor.sampler
         try:
             with torch.no_grad():
-                if self._step_sampler.sampling:
+                if self._step_measurement.sampling:
                     self._finish(step - 1)
                     spent = self._seconds + self._loss_tracker.seconds + self._nonfinite_inputs.seconds
-                    sampler.charge(spent + self._step_sampler.take_seconds() + perf_counter() - started, sample=True)
+                    sampler.charge(
+                        spent + self._step_measurement.take_seconds() + perf_counter() - started, sample=True
+                    )
                     self._seconds = self._loss_tracker.seconds = self._nonfinite_inputs.seconds = 0.0
                     started = perf_counter()
                     due = sampler.due(step)
                 self._monitor.advance(step - 1)
                 if due or (step == self._epoch_end and sampler.affordable()):
                     self._loss_tracker.clear_call()
-                    self._step_sampler.begin()
+                    self._step_measurement.begin()
                     self._counter.wake_step = step + 1
                 else:
-                    if step - self._epoch_end in (0, 1) and not self._step_sampler.compiled:
-                        self._step_sampler.mode_tracker.expect_evaluation(self._epoch_end + 1)
+                    if step - self._epoch_end in (0, 1) and not self._step_measurement.compiled:
+                        self._step_measurement.mode_tracker.expect_evaluation(self._epoch_end + 1)
                     self._set_wake_step(step)
                 self._loss_tracker.update_inspection()
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
@@ -343,21 +345,21 @@ class TorchObserver:
 
     def _finish(self, step: int) -> None:
         """Report everything of a sampled step."""
-        step_sampler = self._step_sampler
+        step_measurement = self._step_measurement
         self._source_lines.record_call("step")
-        step_sampler.compare_step(self._optimizers[0])
-        step_sampler.end()
+        step_measurement.compare_step(self._optimizers[0])
+        step_measurement.end()
         self._loss_tracker.resolve_ambiguous_loss(step)
-        if not step_sampler.layers_fixed:
-            if not step_sampler.fix_layers(self._loss_tracker.call):
+        if not step_measurement.layers_fixed:
+            if not step_measurement.fix_layers(self._loss_tracker.call):
                 return
-            self._monitor.begin(step_sampler.context)
-        elif step_sampler.refresh():
-            self._monitor.begin(step_sampler.context)
+            self._monitor.begin(step_measurement.context)
+        elif step_measurement.refresh():
+            self._monitor.begin(step_measurement.context)
         losses = self._loss_tracker.take_losses()
         if step not in losses and isinstance(self._loss_fn, nn.Module) and is_compiled(self._loss_fn):
             self._warn_compiled_loss()
-        observation = step_sampler.observation(step, self._loss_tracker.call, losses)
+        observation = step_measurement.observation(step, self._loss_tracker.call, losses)
         self._monitor.record(observation)
         self._check_inputs([observation.loss, *(loss for _, loss in observation.losses)])
         self._loss_tracker.clear_call()

@@ -30,14 +30,14 @@ from autotrainer.backends.pytorch.watching.zero_grad_check import ZeroGradCheck
 from autotrainer.records.signals import Observation
 from autotrainer.records.task import TaskContext
 
-__all__ = ["StepSampler"]
+__all__ = ["StepMeasurement"]
 
 logger = logging.getLogger("autotrainer")
 
 _LOSS_TOO = ", and the loss can't be observed: call monitor.log(loss=..., outputs=..., targets=...)"
 
 
-class StepSampler:
+class StepMeasurement:
     """Measures single steps of a training, from the end of the previous step to their own end.
 
     Args:
