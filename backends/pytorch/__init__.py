@@ -10,4 +10,4 @@ __all__ = ["BACKEND"]
 
 BACKEND = PyTorchBackend()
 
-__path__.append(str(Path(__file__).parent / "moved"))  # where files and code of earlier versions find what they name
+__path__.append(str(Path(__file__).parent / "moved"))  # import paths of version 0.1 in saved files

@@ -1,4 +1,4 @@
-"""What autotrainer asks of PyTorch, each answered in a file of its own."""
+"""The PyTorch backend: each method delegates to a module that is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class PyTorchBackend(Backend):
     package = "torch"
 
     def accepts(self, model: Any) -> bool:
-        """Say whether it is a `torch.nn.Module`."""
+        """Return whether it is a `torch.nn.Module`."""
         framework = sys.modules.get("torch")
         return framework is not None and isinstance(model, framework.nn.Module)
 
     def layers(self, model: Any) -> tuple[LayerInfo, ...]:
-        """Return the layers, in forward order as far as that is known without running the model."""
+        """Return the layers, in forward order as far as it is known without running the model."""
         from autotrainer.backends.pytorch.model.describe import layers
 
         return layers(model)
@@ -50,7 +50,7 @@ class PyTorchBackend(Backend):
     def probe(
         self, model: Any, data: Any, loss: Any, optimizer: Any, batches: int
     ) -> tuple[TaskContext, list[Observation]]:
-        """Look at a model before training."""
+        """Observe a model before training."""
         from autotrainer.backends.pytorch.watching.probe import probe
 
         return probe(model, data, loss, optimizer, batches)
@@ -69,7 +69,7 @@ class PyTorchBackend(Backend):
 
     def apply(self, edits: Sequence[Edit], model: Any, optimizer: Any) -> tuple[Any, Any]:
         """Return a fresh model and an optimizer with the edits applied."""
-        from autotrainer.backends.pytorch.surgery.surgery import apply_edits
+        from autotrainer.backends.pytorch.surgery.model_editor import apply_edits
 
         return apply_edits(edits, model, optimizer)
 
@@ -80,19 +80,19 @@ class PyTorchBackend(Backend):
         return patch(edit, edits)
 
     def process_settings(self) -> dict[str, Any]:
-        """Return settings of this process that trainings in another one need to come out the same."""
+        """Return the settings of this process that a training in another one needs to give the same result."""
         from autotrainer.backends.pytorch.runtime.process_settings import process_settings
 
         return process_settings()
 
     def adopt_settings(self, values: Mapping[str, Any]) -> None:
-        """Take the settings of another process."""
+        """Apply the settings of another process."""
         from autotrainer.backends.pytorch.runtime.process_settings import adopt_settings
 
         adopt_settings(values)
 
     def preserve_random_state(self) -> AbstractContextManager[None]:
-        """Put back every random state that managed trainings touch."""
+        """Return a context manager that restores every random state that managed trainings change."""
         from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state
 
         return preserve_random_state()

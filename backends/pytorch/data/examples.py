@@ -1,4 +1,4 @@
-"""Example batches of the given data: in types that model and loss take, and the proof that they fit together."""
+"""Example batches of the data: in types that model and loss accept, and checked to fit the model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Examples:
     Attributes:
         batch: The first samples (arrays) or the first batch (loader).
         floating: Which of ``inputs`` and ``targets`` are converted to the model's floating-point type although they
-            are whole numbers, because the model or the loss takes nothing else.
+            are integers, because the model or the loss accepts nothing else.
         objective: Computes the loss of a batch.
     """
 
@@ -43,44 +43,45 @@ class Examples:
 
     @classmethod
     def of(cls, request: FitRequest, model: nn.Module, objective: Objective) -> Examples:
-        """Read examples of the training data, and check that training and validation data go through the model.
+        """Read examples of the training data, and check that the model runs on training and validation data.
 
         Args:
             request: Training and validation data.
-            model: A copy of the model; left as it was, except that lazy parameters get their shapes.
-            objective: Computes the loss of a batch, by the user's ``step`` if there is one.
+            model: A copy of the model; unchanged, except that lazy parameters get their shapes.
+            objective: Computes the loss of a batch, through the user's ``step`` if there is one.
 
         Raises:
-            DataError: If the model can't be run on the data; says which shapes were tried.
+            DataError: If the model can't be run on the data; the message has the shapes.
         """
-        whole = _whole_numbers(request.train)
-        found = cls(_first(request.train, model, frozenset(), objective), frozenset(), objective)
-        error = found._failure(model)
-        if error is not None and "inputs" in whole:
-            changed = found._with(request.train, model, {"inputs"})
-            again = changed._failure(model)
-            found, error = (changed, None) if again is None else (found, error)
+        integers = _integer_parts(request.train)
+        examples = cls(_first_batch(request.train, model, frozenset(), objective), frozenset(), objective)
+        error = examples._failure(model)
+        if error is not None and "inputs" in integers:
+            converted = examples._with(request.train, model, {"inputs"})
+            if converted._failure(model) is None:
+                examples, error = converted, None
         if error is not None:
-            raise DataError(f"the model can't be run on train_data, {found.shapes()}: {error}") from error
-        if "targets" in whole and not found._loss_works(model):
-            changed = found._with(request.train, model, {"targets"})
-            found = changed if changed._loss_works(model) else found
-        other = found._with(request.validation, model, set())
-        error = other._failure(model)
+            raise DataError(f"the model can't be run on train_data, {examples.shapes()}: {error}") from error
+        if "targets" in integers and not examples._loss_works(model):
+            converted = examples._with(request.train, model, {"targets"})
+            examples = converted if converted._loss_works(model) else examples
+        validation = examples._with(request.validation, model, set())
+        error = validation._failure(model)
         if error is not None:
             raise DataError(
-                f"the model runs on train_data, {found.shapes()}, but not on validation_data, {other.shapes()}: {error}"
+                f"the model runs on train_data, {examples.shapes()}, but not on validation_data, "
+                f"{validation.shapes()}: {error}"
             ) from error
-        return found
+        return examples
 
     def refusal(self, model: nn.Module) -> str:
-        """Return shapes and types of the examples where the loss and its gradient can't be computed; else nothing."""
+        """Return shapes and types of the examples if the loss or its gradient can't be computed, or an empty string."""
         return "" if self.objective.step is not None or self._loss_works(model) else self.shapes()
 
     def forward(self, model: nn.Module) -> Any:
-        """Return what the model returns for the examples, undisturbed; None where the user's ``step`` hides it."""
+        """Return the model's output for the examples, undisturbed; None if the user's ``step`` hides it."""
         with undisturbed(model), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the training itself says what there is to say
+            warnings.simplefilter("ignore")  # the training itself raises them again
             if self.objective.step is not None:
                 return self.objective(model, self.batch)[1]
             return call_model(model, self.batch.inputs)
@@ -93,32 +94,32 @@ class Examples:
 
     def _with(self, data: Data, model: nn.Module, more: set[str]) -> Examples:
         floating = self.floating | more
-        return Examples(_first(data, model, floating, self.objective), floating, self.objective)
+        return Examples(_first_batch(data, model, floating, self.objective), floating, self.objective)
 
     def _failure(self, model: nn.Module) -> Exception | None:
         if self.objective.step is not None:
-            return None  # the user's own code: what it raises comes out of the training as given, unchanged
+            return None  # the user's code: the training itself raises its errors unchanged
         try:
             self.forward(model)
-        except Exception as error:  # noqa: BLE001 - whatever the user's model raises; the caller tells it
+        except Exception as error:  # noqa: BLE001 - whatever the user's model raises; the caller reports it
             return error
         return None
 
     def _loss_works(self, model: nn.Module) -> bool:
-        """Say whether the loss of the examples and its gradient can be computed."""
+        """Return whether the loss of the examples and its gradient can be computed."""
         trained = [p for p in model.parameters() if p.requires_grad]
         try:
             with undisturbed(model), warnings.catch_warnings(), torch.enable_grad():
                 warnings.simplefilter("ignore")
                 loss, _, _ = self.objective(model, self.batch)
                 torch.autograd.grad(loss, trained, allow_unused=True)
-        except Exception:  # noqa: BLE001 - the user's loss: its error comes out of the training as given
+        except Exception:  # noqa: BLE001 - the user's loss: the training itself raises its error
             return False
         return True
 
 
-def _first(data: Data, model: nn.Module, floating: frozenset[str], objective: Objective) -> Batch:
-    """Read the first samples, leaving every random state as it was.
+def _first_batch(data: Data, model: nn.Module, floating: frozenset[str], objective: Objective) -> Batch:
+    """Read the first samples, random states preserved.
 
     Raises:
         DataError: If there are none.
@@ -134,19 +135,19 @@ def _first(data: Data, model: nn.Module, floating: frozenset[str], objective: Ob
     return batch
 
 
-def _whole_numbers(data: Data) -> frozenset[str]:
-    """Return which of inputs and targets hold whole numbers or booleans; nothing for loaders."""
+def _integer_parts(data: Data) -> frozenset[str]:
+    """Return which of inputs and targets hold integers or booleans; none for loaders."""
     if not isinstance(data, ArrayData):
         return frozenset()
     kinds: list[str] = []
 
-    def note(array: Any) -> Any:
+    def add_kind(array: Any) -> Any:
         kinds.append(array.dtype.kind)
         return array
 
-    map_arrays(note, data.inputs)
-    found = {"inputs"} if any(kind in "iub" for kind in kinds) else set()
-    return frozenset(found | ({"targets"} if data.targets.dtype.kind in "iub" else set()))
+    map_arrays(add_kind, data.inputs)
+    inputs = {"inputs"} if any(kind in "iub" for kind in kinds) else set()
+    return frozenset(inputs | ({"targets"} if data.targets.dtype.kind in "iub" else set()))
 
 
 def _described(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The loss of a batch: by a loss module, or by the user's own ``step``."""
+"""The loss of a batch: from a loss module, or from the user's ``step``."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ __all__ = ["Objective"]
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """Computes the loss of a batch: with the loss module, or with the user's own ``step``.
+    """Computes the loss of a batch: with the loss module, or with the user's ``step``.
 
     Attributes:
         loss: The loss module; None with a ``step``.
-        step: The user's own step, or None.
-        convert: What the loss takes in place of the model's output, or None.
-        otherwise: Loss that is trained on in place of ``loss``, which may not take such outputs and targets; or None.
+        step: The user's step, or None.
+        convert: Converts the model's output to what the loss takes, or None.
+        otherwise: The loss that is trained on instead of ``loss``, used if ``loss`` does not take such outputs and
+            targets; or None.
     """
 
     loss: nn.Module | None
@@ -35,29 +36,29 @@ class Objective:
     otherwise: nn.Module | None = None
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any, Any]:
-        """Return (loss, outputs, targets) of a batch; outputs and targets are None where ``step`` hides them."""
+        """Return (loss, outputs, targets) of a batch; outputs and targets are None if ``step`` hides them."""
         if self.step is not None:
             result = self.step(model, batch.raw)
             loss, outputs, targets = result if isinstance(result, tuple) and len(result) == 3 else (result, None, None)
         else:
             assert self.loss is not None
             outputs, targets = call_model(model, batch.inputs), batch.targets
-            seen = primary_output(outputs) if self._takes_tensor() else outputs
+            predictions = primary_output(outputs) if self._takes_tensor() else outputs
             extra = () if batch.weights is None else (batch.weights,)
             try:
-                loss = self.loss(seen if self.convert is None else self.convert(seen), targets, *extra)
+                loss = self.loss(predictions if self.convert is None else self.convert(predictions), targets, *extra)
             except (RuntimeError, ValueError, IndexError, TypeError) as error:
                 if self.otherwise is None:
-                    _check_labels(self.loss, seen, targets, error)
+                    _check_labels(self.loss, predictions, targets, error)
                     raise
                 loss = self.otherwise(primary_output(outputs), targets, *extra)
         if not isinstance(loss, Tensor):
-            what = (
+            requirement = (
                 "the loss must return a tensor"
                 if self.step is None
                 else "step must return loss or (loss, outputs, targets)"
             )
-            raise InputError(f"{what} with a gradient, not {type(loss).__name__}")
+            raise InputError(f"{requirement} with a gradient, not {type(loss).__name__}")
         return (loss.mean() if loss.ndim else loss), outputs, targets
 
     def _takes_tensor(self) -> bool:
@@ -66,19 +67,21 @@ class Objective:
 
 
 def _check_labels(loss: nn.Module | None, outputs: Any, targets: Any, error: Exception) -> None:
-    """Say which class index of a batch is no output, where that is why its loss can't be computed.
+    """Explain an error of a loss by a class index out of range.
 
     Raises:
-        DataError: If there is one.
+        DataError: If there is such an index.
     """
     info = loss_info(plain_loss(loss))
-    whole = isinstance(targets, Tensor) and isinstance(outputs, Tensor) and not targets.is_floating_point()
-    if info.family != "cross_entropy" or not whole or outputs.ndim < 2 or targets.shape == outputs.shape:
+    integers = isinstance(targets, Tensor) and isinstance(outputs, Tensor) and not targets.is_floating_point()
+    if info.family != "cross_entropy" or not integers or outputs.ndim < 2 or targets.shape == outputs.shape:
         return
     units = int(outputs.shape[info.class_axis])
-    wrong = targets[((targets < 0) | (targets >= units)) & (targets != getattr(plain_loss(loss), "ignore_index", None))]
-    if len(wrong):
+    out_of_range = targets[
+        ((targets < 0) | (targets >= units)) & (targets != getattr(plain_loss(loss), "ignore_index", None))
+    ]
+    if len(out_of_range):
         raise DataError(
-            f"a batch has class index {int(wrong[0])}, but the model has {units} outputs, for classes 0 to "
+            f"a batch has class index {int(out_of_range[0])}, but the model has {units} outputs, for classes 0 to "
             f"{units - 1}: number the classes from 0, or widen the output"
         ) from error

@@ -1,4 +1,4 @@
-"""Says which edits of data and targets a training can be run with, and why not."""
+"""Decides which edits of data and targets a training supports, and why not."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from autotrainer.adapter.spec import FitRequest
-from autotrainer.backends.pytorch.data.batches import shuffle_refusal
 from autotrainer.backends.pytorch.data.examples import Examples
+from autotrainer.backends.pytorch.data.loaders import shuffle_refusal
 from autotrainer.backends.pytorch.data.targets import ConvertedLoss
 from autotrainer.backends.pytorch.data.training_data import TrainingData
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
@@ -28,7 +28,7 @@ from autotrainer.training.data_edits import numbering_refusal, scaling_refusal
 
 __all__ = ["target_refusal"]
 
-_OF_LOSS = (ScaleTargets, EncodeTargets, NumberClasses, ReshapeTargets, WeightClasses)
+_LOSS_EDITS = (ScaleTargets, EncodeTargets, NumberClasses, ReshapeTargets, WeightClasses)
 
 
 def target_refusal(
@@ -37,18 +37,18 @@ def target_refusal(
     examples: Examples,
     output: Tensor | None,
     *,
-    single: bool,
+    single_output: bool,
     training_data: TrainingData,
 ) -> str:
-    """Say why a training with this edit of data or targets can't be run, or return an empty text.
+    """Return why a training does not support an edit of data or targets, or an empty string.
 
     Args:
-        edit: Any edit; those of other parts are passed over.
-        request: The training as given.
+        edit: Any edit; other kinds are not refused.
+        request: The training.
         examples: A few samples.
-        output: The model's output for them, or None where the user's ``step`` hides it.
-        single: Whether that is all that the model returns.
-        training_data: Data and numbers of the training as given.
+        output: The model's output for them, or None if the user's ``step`` hides it.
+        single_output: Whether that is all that the model returns.
+        training_data: Its data, and the numbers fitted on them.
     """
     if isinstance(edit, ShuffleData):
         if isinstance(request.train, ArrayData):
@@ -60,22 +60,24 @@ def target_refusal(
         except ConfigError as error:
             return str(error)
         return ""
-    if not isinstance(edit, _OF_LOSS):
+    if not isinstance(edit, _LOSS_EDITS):
         return ""
     if request.step is not None or output is None:
         return "the user's own step computes the loss"
-    if not single:
+    if not single_output:
         return "the model returns more than one tensor"
     targets = examples.batch.targets
     if not isinstance(targets, Tensor):
-        return "the targets are no single tensor"
+        return "the targets are not a single tensor"
     try:
-        return _of_loss(edit, examples, output, targets, training_data)
+        return _loss_edit_refusal(edit, examples, output, targets, training_data)
     except (ConfigError, DataError, RuntimeError, ValueError, IndexError, TypeError) as error:
         return f"{type(edit).__name__} can't be applied here: {error}"
 
 
-def _of_loss(edit: Edit, examples: Examples, output: Tensor, targets: Tensor, training_data: TrainingData) -> str:
+def _loss_edit_refusal(
+    edit: Edit, examples: Examples, output: Tensor, targets: Tensor, training_data: TrainingData
+) -> str:
     loss = examples.objective.loss
     assert loss is not None
     info = loss_info(loss)
@@ -102,6 +104,6 @@ def _of_loss(edit: Edit, examples: Examples, output: Tensor, targets: Tensor, tr
         return "targets have the shape of the outputs already"
     with torch.no_grad():
         value = ConvertedLoss(loss, (edit,))(output, targets)
-    known = bool(torch.isfinite(output).all()) and bool(torch.isfinite(targets.float()).all())
-    fails = known and not np.isfinite(float(value.float().mean()))
+    finite = bool(torch.isfinite(output).all()) and bool(torch.isfinite(targets.float()).all())
+    fails = finite and not np.isfinite(float(value.float().mean()))
     return "the loss of the first samples is not finite" if fails else ""

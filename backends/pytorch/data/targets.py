@@ -1,4 +1,4 @@
-"""Losses that take targets in another form than the user's, or weigh rows by their class."""
+"""Losses that convert the user's targets to another form, or weight rows by their class."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from autotrainer.records.task import LossInfo
 __all__ = [
     "ClassWeightedLoss",
     "ConvertedLoss",
-    "seen_loss",
+    "observed_loss",
 ]
 
 
 class ConvertedLoss(nn.Module):
-    """A loss that gets outputs and targets in another form than model and data give them.
+    """A loss that converts outputs and targets before it computes another loss.
 
     Args:
-        loss: Takes the converted ones, and is what is observed.
+        loss: Takes the converted outputs and targets; its calls are observed.
         edits: What `autotrainer.training.data_edits.conversions` returned, with fitted numbers.
     """
 
@@ -40,9 +40,9 @@ class ConvertedLoss(nn.Module):
         """Return the loss of a batch."""
         for edit in self.edits:
             if isinstance(edit, EncodeTargets):
-                targets = _encoded(outputs, targets, edit, self.loss_info.class_axis)
+                targets = _encode(outputs, targets, edit, self.loss_info.class_axis)
             elif isinstance(edit, ReshapeTargets):
-                targets = _reshaped(outputs, targets)
+                targets = _reshape(outputs, targets)
             elif isinstance(edit, ScaleTargets):
                 mean, std = (outputs.new_tensor(numbers) for numbers in (edit.mean, edit.std))
                 outputs, targets = (outputs - mean) / std, (targets.to(outputs.dtype) - mean) / std
@@ -50,12 +50,12 @@ class ConvertedLoss(nn.Module):
         return value
 
 
-def seen_loss(loss: nn.Module | None) -> nn.Module | None:
-    """Return the loss whose calls are to be observed: that which takes targets as they are converted."""
+def observed_loss(loss: nn.Module | None) -> nn.Module | None:
+    """Return the loss whose calls are to be observed: inside a `ConvertedLoss`, that of the converted targets."""
     return loss.loss if isinstance(loss, ConvertedLoss) else loss
 
 
-def _encoded(outputs: Tensor, targets: Tensor, edit: EncodeTargets, axis: int) -> Tensor:
+def _encode(outputs: Tensor, targets: Tensor, edit: EncodeTargets, axis: int) -> Tensor:
     to = edit.to
     if to == "zero_one":
         low, high = edit.labels
@@ -68,15 +68,15 @@ def _encoded(outputs: Tensor, targets: Tensor, edit: EncodeTargets, axis: int) -
         if targets.numel() != rows.numel():
             raise _misfit(outputs, targets)
         return F.one_hot(targets.reshape(rows).long(), classes).movedim(-1, axis).to(outputs.dtype)
-    wanted = outputs.movedim(axis, -1).shape[:-1]
+    shape = outputs.movedim(axis, -1).shape[:-1]
     if targets.shape == outputs.shape and classes > 1:
         return targets.argmax(axis)
-    if targets.numel() != wanted.numel():
+    if targets.numel() != shape.numel():
         raise _misfit(outputs, targets)
-    return targets.reshape(wanted).long()
+    return targets.reshape(shape).long()
 
 
-def _reshaped(outputs: Tensor, targets: Tensor) -> Tensor:
+def _reshape(outputs: Tensor, targets: Tensor) -> Tensor:
     if targets.numel() != outputs.numel():
         raise _misfit(outputs, targets)
     return targets.reshape(outputs.shape).to(outputs.dtype)
@@ -87,12 +87,12 @@ def _misfit(outputs: Tensor, targets: Tensor) -> DataError:
 
 
 class ClassWeightedLoss(WeightedLoss):
-    """A loss in which each row counts as much as its class, and as its own weight where it has one.
+    """A loss in which each row is weighted by its class, and by its sample weight if it has one.
 
     Args:
         entries: The loss without reduction.
         info: What the loss computes.
-        weights: Of class 0, 1, …; of -1 and 1.
+        weights: Weights of class 0, 1, …; or of the labels -1 and 1.
     """
 
     def __init__(self, entries: nn.Module, info: LossInfo, weights: Sequence[float]) -> None:
@@ -104,16 +104,16 @@ class ClassWeightedLoss(WeightedLoss):
         classes = row_classes(targets)
         if len(self.weights) == 2:
             classes = torch.where(classes == -1, 0, classes)  # labels -1 and 1
-        known = torch.tensor(self.weights, device=classes.device)
-        own = torch.where(classes < 0, 0.0, known[classes.clamp(0, len(known) - 1)])
-        return super().forward(outputs, targets, own if weights is None else own * weights)
+        class_weights = torch.tensor(self.weights, device=classes.device)
+        row_weights = torch.where(classes < 0, 0.0, class_weights[classes.clamp(0, len(class_weights) - 1)])
+        return super().forward(outputs, targets, row_weights if weights is None else row_weights * weights)
 
 
 def row_classes(targets: Tensor) -> Tensor:
-    """Return the label of each row as a whole number; that of one-hot rows is their column.
+    """Return the label of each row as an integer; for one-hot rows, the column.
 
     Raises:
-        ConfigError: If rows have no single label.
+        ConfigError: If a row does not have a single label.
     """
     if targets.ndim == 2 and targets.shape[1] > 1 and bool((targets.sum(1) == 1).all()):
         return targets.argmax(1)

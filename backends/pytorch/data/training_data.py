@@ -1,8 +1,9 @@
-"""What managed trainings are made of besides the model: data and losses, with the edits that are about them."""
+"""The data and losses of managed trainings, with the edits that concern them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,10 +17,10 @@ from autotrainer.backends.pytorch.data.batches import Batch, Batches, open_data
 from autotrainer.backends.pytorch.data.examples import Examples
 from autotrainer.backends.pytorch.data.objective import Objective
 from autotrainer.backends.pytorch.data.targets import ClassWeightedLoss, ConvertedLoss
-from autotrainer.backends.pytorch.model.functional import first_tensor
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.model.losses import TolerantLoss, WeightedLoss, unreduced
 from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state
+from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.edits import (
     DropBadRows,
     Edit,
@@ -44,14 +45,14 @@ from autotrainer.training.data_edits import (
     last,
 )
 
-__all__ = ["TrainingData", "make_objective", "trains_otherwise"]
+__all__ = ["TrainingData", "make_objective", "trains_on_another_loss"]
 
 
 def make_objective(request: FitRequest, loss: nn.Module | None, edits: Sequence[Edit] = ()) -> Objective:
-    """Return what computes the loss: the user's ``step``, or a loss module, with the weights and edits in force.
+    """Return what computes the loss: the user's ``step``, or a loss module with weights and edits applied.
 
     Args:
-        request: The training as given.
+        request: The training.
         loss: The loss module; None with a ``step``.
         edits: The edits, with fitted numbers.
     """
@@ -70,8 +71,8 @@ def make_objective(request: FitRequest, loss: nn.Module | None, edits: Sequence[
     return Objective(loss, request.step)
 
 
-def trains_otherwise(edits: Sequence[Edit]) -> bool:
-    """Say whether edits train on another loss than the one given."""
+def trains_on_another_loss(edits: Sequence[Edit]) -> bool:
+    """Return whether edits replace the loss that is trained on, or its targets or weights."""
     return bool(conversions(edits)) or any(isinstance(edit, SetLoss | WeightClasses) for edit in edits)
 
 
@@ -80,9 +81,9 @@ class TrainingData:
     """The data of managed trainings as batches, and the numbers that are fitted on them.
 
     Attributes:
-        request: The training as given.
-        examples: A few samples, in types that model and loss take.
-        device: Where batches go.
+        request: The training.
+        examples: A few samples, in types that model and loss accept.
+        device: Device of the batches.
         dtype: Floating-point type of the model.
         fitted: Edits with the numbers that are fitted on the training data.
     """
@@ -102,7 +103,7 @@ class TrainingData:
         return open_data(data, size, self.device, self.dtype, floating=self.examples.floating, pairs=pairs, **options)
 
     def train(self, edits: Sequence[Edit] = (), seed: int = 0) -> Batches:
-        """Return the training data as batches, with the edits that are about them."""
+        """Return the training data as batches, with the edits that concern them."""
         resized = last(edits, SetBatchSize)
         return self.open(
             self.request.train,
@@ -120,9 +121,11 @@ class TrainingData:
             mean, std = self._scale(lambda batch: batch.targets)
             return replace(edit, mean=mean, std=std)
         if isinstance(edit, NumberClasses) and not edit.labels:
-            return replace(edit, labels=class_labels(self._targets()))
+            with self._targets() as targets:
+                return replace(edit, labels=class_labels(targets))
         if isinstance(edit, WeightClasses) and not edit.weights:
-            return replace(edit, weights=class_weights(class_counts(self._targets())))
+            with self._targets() as targets:
+                return replace(edit, weights=class_weights(class_counts(targets)))
         if isinstance(edit, DropBadRows) and edit.rows is None:
             rows, good = (
                 sum(batch.rows for batch in self.open(self.request.train, self.request.batch_size, clean=clean).read())
@@ -131,15 +134,25 @@ class TrainingData:
             return replace(edit, rows=bad_row_count(rows, good))
         return edit
 
-    def _targets(self) -> Iterator[NDArray[Any]]:
-        with preserve_random_state():
-            for batch in self.train().read():
-                yield _to_host(batch.targets)
+    @contextmanager
+    def _batches(self) -> Iterator[Iterator[Batch]]:
+        """Read the training data once, random states preserved.
+
+        The reader is closed here: if its consumer raises, the traceback would keep it, and it would restore random
+        states whenever that is collected, in the middle of another training.
+        """
+        with preserve_random_state(), closing(self.train().read()) as batches:
+            yield batches
+
+    @contextmanager
+    def _targets(self) -> Iterator[Iterator[NDArray[Any]]]:
+        with self._batches() as batches:
+            yield (_to_host(batch.targets) for batch in batches)
 
     def _scale(self, tensor_of: Callable[[Batch], Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
         moments = Moments()
-        with preserve_random_state():
-            for batch in self.train().read():
+        with self._batches() as batches:
+            for batch in batches:
                 moments.add(_to_host(tensor_of(batch)))
         return moments.scale()
 

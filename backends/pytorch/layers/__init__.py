@@ -1,1 +1,1 @@
-"""Modules that repairs put into models, and what printed patches import; saved models name them."""
+"""Modules that edits put into models; saved models and printed patches import them from here."""

@@ -1,4 +1,4 @@
-"""Attention whose logits can't grow: queries and keys have unit length, head by head."""
+"""Attention with bounded logits: the queries and keys of each head are normalized to unit length."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ __all__ = ["CosineAttention", "bounded"]
 
 
 def bounded(query: Tensor, key: Tensor, limit: float, scale: float) -> tuple[Tensor, Tensor]:
-    """Return queries and keys with the same directions, for which scale · query · key = limit · cos(query, key)."""
+    """Rescale queries and keys so that scale · query · key = limit · cos(query, key)."""
     return F.normalize(query, dim=-1) * (limit / scale), F.normalize(key, dim=-1)
 
 
 class CosineAttention(nn.MultiheadAttention):
     """An attention layer with the weights and arguments of `nn.MultiheadAttention`, and logits limit · cos(q, k).
 
-    Made of a layer that is there by `bound`: parameters and their names stay as they were.
+    `bound` converts an existing layer: parameters and their names stay the same.
     """
 
     limit: float
 
     @classmethod
     def bound(cls, module: nn.MultiheadAttention, limit: float) -> None:
-        """Make an attention layer one of this class, in place."""
+        """Convert an attention layer to this class, in place."""
         module.__class__ = cls
         module.limit = limit  # type: ignore[assignment]
 
     def directions(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Return projected queries and keys, shape (…, heads · features of a head), as their product needs them."""
+        """Normalize projected queries and keys head by head; shape (…, heads · features of a head)."""
         query, key = (x.view(*x.shape[:-1], self.num_heads, self.head_dim) for x in (query, key))
         query, key = bounded(query, key, self.limit, 1 / math.sqrt(self.head_dim))
         return query.flatten(-2), key.flatten(-2)
@@ -48,20 +48,20 @@ class CosineAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend, as `nn.MultiheadAttention.forward` does but for the logits."""
-        turned = self.batch_first and query.dim() == 3
-        if turned:
+        """Compute attention as `nn.MultiheadAttention.forward` does, apart from the logits."""
+        transposed = self.batch_first and query.dim() == 3
+        if transposed:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
         weights, biases = self._projections()
         query = F.linear(query, weights[0], biases[0])
         key = F.linear(key, weights[1], biases[1])
-        one, other = self.directions(query, key)
-        # What PyTorch projects is projected already: for queries and keys, by the unit matrix and without bias.
-        same = torch.eye(self.embed_dim, dtype=weights[0].dtype, device=weights[0].device)
+        unit_query, unit_key = self.directions(query, key)
+        # Queries and keys are projected already: have PyTorch project them with the identity and without bias.
+        identity = torch.eye(self.embed_dim, dtype=weights[0].dtype, device=weights[0].device)
         bias = None if biases[2] is None else torch.cat((biases[2].new_zeros(2 * self.embed_dim), biases[2]))
-        output, shares = F.multi_head_attention_forward(
-            one,
-            other,
+        output, attention_weights = F.multi_head_attention_forward(
+            unit_query,
+            unit_key,
             value,
             self.embed_dim,
             self.num_heads,
@@ -78,13 +78,13 @@ class CosineAttention(nn.MultiheadAttention):
             need_weights=need_weights,
             attn_mask=attn_mask,
             use_separate_proj_weight=True,
-            q_proj_weight=same,
-            k_proj_weight=same,
+            q_proj_weight=identity,
+            k_proj_weight=identity,
             v_proj_weight=weights[2],
             average_attn_weights=average_attn_weights,
             is_causal=is_causal,
         )
-        return (output.transpose(0, 1) if turned else output), shares
+        return (output.transpose(0, 1) if transposed else output), attention_weights
 
     def _projections(self) -> tuple[Any, Any]:
         """Return weights and biases (or None) of the projections of queries, keys and values."""

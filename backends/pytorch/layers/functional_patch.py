@@ -1,7 +1,7 @@
-"""Activations and attention that a model calls as functions inside ``forward``: counted, and replaced while it runs.
+"""Counts and replaces the activations and attention that a model calls as functions inside ``forward``.
 
-Calls are known by their number in a forward pass: 0 for the first activation function that the model's own code
-calls. Calls inside PyTorch's own modules do not count. Calls of `scaled_dot_product_attention` are counted apart.
+Calls are identified by their number in a forward pass: 0 for the first activation function that the model's own code
+calls. Calls inside PyTorch's modules do not count. Calls of `scaled_dot_product_attention` have separate numbers.
 """
 
 from __future__ import annotations
@@ -54,24 +54,24 @@ _PASSED_THROUGH = (
     "torch.overrides",
     "torch.nn.functional",
     "torch._tensor",
-    "autotrainer.backends.pytorch.model.functional",
+    "autotrainer.backends.pytorch.model.tensor_origins",
     __name__,
 )
 
 
 def called_activation(function: Any) -> str | None:
-    """Return the lower-case name of the activation that a torch function or method is, or None."""
+    """Return the lower-case name of the activation that a torch function or method computes, or None."""
     name = function if isinstance(function, str) else getattr(function, "__name__", "")
     return ACTIVATIONS.get(name if name.startswith("__") else name.rstrip("_"))
 
 
 class CallCounter(TorchFunctionMode):
-    """Counts the activation functions that are called while it is entered.
+    """Counts calls of activation functions while it is entered.
 
     Attributes:
-        count: How many there were.
-        attentions: The same of `scaled_dot_product_attention`.
-        output: What the latest activation function returned.
+        count: Number of calls so far.
+        attentions: Number of calls of `scaled_dot_product_attention` so far.
+        output: Result of the latest activation function.
     """
 
     def __init__(self) -> None:
@@ -83,10 +83,10 @@ class CallCounter(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run the function; take note of it if it is an activation."""
+        """Run the function, and count it if it is an activation or attention."""
         activation = called_activation(func)
-        attends = getattr(func, "__name__", "") == "scaled_dot_product_attention"
-        if not (attends or activation is not None) or _inside_torch():
+        is_attention = getattr(func, "__name__", "") == "scaled_dot_product_attention"
+        if not (is_attention or activation is not None) or _inside_torch():
             return func(*args, **(kwargs or {}))
         if activation is None:
             self.attentions += 1
@@ -96,16 +96,16 @@ class CallCounter(TorchFunctionMode):
         return self.output
 
     def activated(self, activation: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return the result of a call."""
+        """Return the result of an activation; overridden to replace it."""
         return func(*args, **kwargs)
 
     def attended(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return the result of a call of `scaled_dot_product_attention`."""
+        """Return the result of a call of `scaled_dot_product_attention`; overridden to replace it."""
         return func(*args, **kwargs)
 
 
 class Rerouted(Wrapper):
-    """A model with other activations in place of some that its ``forward`` calls as functions.
+    """A model in which some activations that its ``forward`` calls as functions are replaced.
 
     Args:
         module: The model.
@@ -121,15 +121,15 @@ class Rerouted(Wrapper):
         """Replace a call.
 
         Args:
-            number: Its number in a forward pass.
-            activation: What it calls; a call of this number that is something else is left as it is. None for any.
-            instead: What to call.
+            number: Number of the call in a forward pass.
+            activation: The expected activation; any other call with this number is not replaced. None for any.
+            instead: The replacement.
         """
         self.activations[str(number)] = instead
         self.replaced[str(number)] = activation
 
     def activation_at(self, number: int) -> nn.Module | None:
-        """Return what is called in place of a call, or None."""
+        """Return the replacement of a call, or None."""
         return dict(self.activations.items()).get(str(number))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -154,15 +154,15 @@ class _Rerouting(CallCounter):
         limit = self._owner.limits.get(self.attentions - 1)
         if limit is None:
             return func(*args, **kwargs)
-        given = dict(zip(("query", "key"), args, strict=False)) | kwargs
-        query, key = given.pop("query"), given.pop("key")
+        named = dict(zip(("query", "key"), args, strict=False)) | kwargs
+        query, key = named.pop("query"), named.pop("key")
         scale = args[6] if len(args) > 6 else kwargs.get("scale")
         query, key = bounded(query, key, limit, query.shape[-1] ** -0.5 if scale is None else scale)
-        return func(query, key, *args[2:], **given)
+        return func(query, key, *args[2:], **named)
 
 
 def _inside_torch() -> bool:
-    """Say whether the code that called the present torch function belongs to PyTorch."""
+    """Return whether the current torch function was called by code of PyTorch."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__") in _PASSED_THROUGH:
         frame = frame.f_back

@@ -1,4 +1,4 @@
-"""Modules that edits put into a model. They pickle, copy, and move between devices like any other."""
+"""Modules that edits put into a model. They can be pickled, copied and moved between devices like any other."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
 
 
 def make_activation(name: str, *, axis: int = -1) -> nn.Module:
-    """Return an activation module by its name in edits; ``axis`` is that of the classes, for ``softmax``.
+    """Return an activation module by its name in edits; ``axis`` is the class axis, for ``softmax``.
 
     Raises:
         ConfigError: If there is none of that name.
@@ -72,7 +72,7 @@ def on_first_floating(function: Callable[[Tensor], Tensor], value: Any) -> tuple
 
 
 class Wrapper(nn.Module):
-    """A whole model inside another module; the names of its layers stay as they were but for ``module.``."""
+    """A whole model inside another module; its layers keep their names, with the prefix ``module.``."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -80,19 +80,19 @@ class Wrapper(nn.Module):
 
     @property
     def model(self) -> nn.Module:
-        """The model inside."""
+        """The wrapped model."""
         return self.module
 
 
 class _InputChange(Wrapper):
-    """A model whose first floating-point input is changed first."""
+    """A model whose first floating-point input is transformed."""
 
     def change(self, values: Tensor) -> Tensor:
-        """Return the inputs as the model inside gets them."""
+        """Return the inputs for the wrapped model."""
         raise NotImplementedError
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model inside on the changed inputs."""
+        """Run the wrapped model on the changed inputs."""
         args, done = on_first_floating(self.change, args)
         if not done:
             kwargs, _ = on_first_floating(self.change, kwargs)
@@ -100,11 +100,11 @@ class _InputChange(Wrapper):
 
 
 class InputScaling(_InputChange):
-    """A model that standardizes its inputs itself: (x - mean) / std.
+    """A model that standardizes its inputs: (x - mean) / std.
 
     Args:
         module: The model.
-        mean: Means, one for each feature (last axis) or a single one.
+        mean: Means, one for each feature (last axis), or a single one.
         std: Standard deviations, of the same length, > 0.
     """
 
@@ -117,12 +117,12 @@ class InputScaling(_InputChange):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float64))
 
     def change(self, values: Tensor) -> Tensor:
-        """Return the inputs, standardized in their own type."""
+        """Return the standardized inputs, in their original type."""
         return (values - self.mean.to(values.dtype)) / self.std.to(values.dtype)
 
 
 class InputNoise(_InputChange):
-    """A model that adds Gaussian noise to its inputs while it trains.
+    """A model that adds Gaussian noise to its inputs in training mode.
 
     Args:
         module: The model.
@@ -142,7 +142,7 @@ class InputNoise(_InputChange):
         return values + self.std * scale * torch.randn_like(values)
 
     def extra_repr(self) -> str:
-        """Return what ``print`` shows."""
+        """Return the options that ``print`` shows."""
         return f"std={self.std}"
 
 
@@ -159,17 +159,17 @@ class OutputActivation(Wrapper):
         self.activation = activation
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Run the model inside, then the activation."""
+        """Run the wrapped model, then the activation."""
         output: Tensor = self.activation(self.module(*args, **kwargs))
         return output
 
 
 class TargetScaling(Wrapper):
-    """A model that was trained on standardized targets and answers in their own units: output * std + mean.
+    """A model that is trained on standardized targets and predicts in their original units: output * std + mean.
 
     Args:
         module: The model; must return a tensor.
-        mean: Means of the targets, one for each column (last axis) or a single one.
+        mean: Means of the targets, one for each column (last axis), or a single one.
         std: Standard deviations, of the same length, > 0.
     """
 
@@ -182,20 +182,20 @@ class TargetScaling(Wrapper):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float64))
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Run the model inside, and put its output back into the units of the targets."""
+        """Run the wrapped model, and convert its output to the units of the targets."""
         output: Tensor = self.module(*args, **kwargs)
-        output = output.to(torch.promote_types(output.dtype, torch.float32))  # half precision has no room for units
+        output = output.to(torch.promote_types(output.dtype, torch.float32))  # half precision has too small a range
         return output * self.std.to(output.dtype) + self.mean.to(output.dtype)
 
 
 class LabelColumns(Wrapper):
-    """A model whose outputs stand in the columns of the labels that they belong to.
+    """A model whose outputs are moved to the columns of their labels.
 
     Args:
         module: The model; must return a tensor.
-        labels: Output k of the model belongs to the k-th of them; further outputs are left out.
+        labels: Output k of the model belongs to the k-th label; further outputs are dropped.
         axis: Axis of the classes.
-        fill: What columns hold that belong to no label.
+        fill: Value of columns without a label.
     """
 
     labels: Tensor
@@ -206,7 +206,7 @@ class LabelColumns(Wrapper):
         self.axis, self.fill = axis, fill
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Run the model inside, and put its outputs into their columns."""
+        """Run the wrapped model, and move its outputs to their columns."""
         output: Tensor = self.module(*args, **kwargs)
         axis = self.axis if output.ndim > 2 else -1
         scores = output.movedim(axis, -1)[..., : len(self.labels)]
@@ -215,9 +215,9 @@ class LabelColumns(Wrapper):
 
 
 class Wrapped(nn.Module):
-    """A layer inside another module, in the layer's own place.
+    """A layer inside another module, which takes the layer's place in the model.
 
-    Attributes of the layer (``weight``, ``in_features``, …) are reachable as before.
+    Attributes of the layer (``weight``, ``in_features``, …) remain accessible.
 
     Args:
         layer: The layer; returns a tensor.
@@ -231,17 +231,17 @@ class Wrapped(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == "wrapped_layer":  # while it is being copied or unpickled
+            if name == "wrapped_layer":  # while copying or unpickling
                 raise
             return getattr(self.wrapped_layer, name)
 
 
 class Followed(Wrapped):
-    """A layer with another one right behind it.
+    """A layer followed directly by another one.
 
     Args:
         layer: The layer; returns a tensor.
-        then: What its output goes through.
+        then: The following module.
     """
 
     def __init__(self, layer: nn.Module, then: nn.Module) -> None:
@@ -249,16 +249,16 @@ class Followed(Wrapped):
         self.then = then
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the layer, then what follows it."""
+        """Run the layer, then the following module."""
         return self.then(self.wrapped_layer(*args, **kwargs))
 
 
 class Residual(Wrapped):
-    """A layer and its activation with a way past them: x + gate · activation(layer(x)). The gate starts at 0.
+    """A residual block of a layer and its activation: x + gate · activation(layer(x)). The gate starts at 0.
 
     Args:
         layer: A layer with as many outputs as inputs.
-        activation: What its output goes through.
+        activation: The activation of its output.
     """
 
     def __init__(self, layer: nn.Module, activation: nn.Module) -> None:
@@ -267,6 +267,6 @@ class Residual(Wrapped):
         self.gate = nn.Parameter(torch.zeros(()))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Add what the layer makes of the values to them."""
+        """Add the gated output of layer and activation to the input."""
         changed: Tensor = values + self.gate * self.activation(self.wrapped_layer(values))
         return changed

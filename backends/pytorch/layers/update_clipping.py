@@ -1,4 +1,4 @@
-"""Updates of Adam that are no longer than its learning rate says, however its second moment lags behind."""
+"""Update clipping for Adam: updates do not exceed the learning rate while the second moment lags behind."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["clip_updates"]
 
 
 def clip_updates(optimizer: Optimizer) -> None:
-    """Divide each tensor's update by max(1, RMS of gradient ÷ root of the second moment), from now on.
+    """Divide the update of each tensor by max(1, RMS of gradient ÷ root of second moment), from now on.
 
-    StableAdamW: Wortsman et al. 2023 (2304.13013), algorithm 2. Nothing of it is kept in ``state_dict``.
+    StableAdamW: Wortsman et al. 2023 (2304.13013), algorithm 2. It adds nothing to ``state_dict``.
 
     Args:
-        optimizer: Adam or one of its kin.
+        optimizer: An optimizer of the Adam family.
     """
     clipper = _UpdateClipper()
     optimizer.register_step_pre_hook(clipper.before)
@@ -25,7 +25,7 @@ def clip_updates(optimizer: Optimizer) -> None:
 
 
 class _UpdateClipper:
-    """Hooks around a step: what the weights were, and what share of their update is let through."""
+    """Hooks around a step: keep the weights before it, and scale down their update."""
 
     def __init__(self) -> None:
         self._updates: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -34,17 +34,21 @@ class _UpdateClipper:
     def before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                second = optimizer.state.get(parameter, {}).get("exp_avg_sq")
-                if parameter.grad is None or second is None:
+                second_moment = optimizer.state.get(parameter, {}).get("exp_avg_sq")
+                if parameter.grad is None or second_moment is None:
                     continue
-                beta, square = group["betas"][1], parameter.grad.square()
+                beta, squared = group["betas"][1], parameter.grad.square()
                 steps = float(optimizer.state[parameter]["step"]) + 1
-                now = (beta * second + (1 - beta) * square) / (1 - beta**steps)
-                excess = (square / now.clamp_min(group["eps"] ** 2 or torch.finfo(now.dtype).tiny)).mean().sqrt()
+                corrected = (beta * second_moment + (1 - beta) * squared) / (1 - beta**steps)
+                excess = (
+                    (squared / corrected.clamp_min(group["eps"] ** 2 or torch.finfo(corrected.dtype).tiny))
+                    .mean()
+                    .sqrt()
+                )
                 self._updates.append((parameter, parameter.detach().clone(), 1 / excess.clamp_min(1.0)))
 
     @torch.no_grad()
     def after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for parameter, before, share in self._updates:
-            parameter.copy_(torch.lerp(before, parameter.detach(), share.to(before)))
+        for parameter, before, scale in self._updates:
+            parameter.copy_(torch.lerp(before, parameter.detach(), scale.to(before)))
         self._updates.clear()

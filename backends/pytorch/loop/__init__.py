@@ -1,1 +1,1 @@
-"""Trainings in the user's own loop: `autotrainer.Loop`."""
+"""Trainings in the user's own loop, for `autotrainer.Loop`."""

@@ -1,4 +1,4 @@
-"""Where trainings in a user's loop begin: at the start as given, or at a later point of the training as given."""
+"""Checkpoints from which trainings in a user's loop begin: the initial state, or a later epoch of the original one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Self
 from torch.optim import Optimizer
 
 from autotrainer.adapter.spec import LoopObjects
-from autotrainer.backends.pytorch.data.generators import Generators
+from autotrainer.backends.pytorch.data.random_generators import RandomGenerators
 from autotrainer.backends.pytorch.optim.schedulers import scheduler_maker
 from autotrainer.backends.pytorch.runtime.host_offload import copied_to_host
 from autotrainer.backends.pytorch.runtime.random_state import RandomState
@@ -20,51 +20,51 @@ __all__ = ["Checkpoint"]
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a training begins with, in host memory.
+    """The state from which a training begins, in host memory.
 
     Attributes:
-        epoch: Epoch that it begins with.
-        start: Makes model, optimizer and loss.
-        scheduler: Makes the user's scheduler, as far as it has come; or None.
-        scheduled: Steps that it has taken.
-        state: Global random states.
+        epoch: The first epoch of such a training.
+        initial_state: Makes model, optimizer and loss.
+        scheduler: callable(optimizer) that makes the user's scheduler in its state; or None.
+        scheduler_steps: Steps that the scheduler has taken.
+        random_state: Global random states.
         generators: The loader's own generators, with their states.
     """
 
     epoch: int
-    start: InitialState
+    initial_state: InitialState
     scheduler: Callable[[Optimizer], Any] | None
-    scheduled: int
-    state: RandomState
-    generators: Generators
+    scheduler_steps: int
+    random_state: RandomState
+    generators: RandomGenerators
     _scaler: Any
 
     @classmethod
     def of(cls, objects: LoopObjects, epoch: int, scheduler: Any = None) -> Self:
-        """Copy the objects of a training as they are.
+        """Copy the objects of a training in their current state.
 
         Args:
             objects: The objects.
             epoch: The epoch that is about to begin.
-            scheduler: Scheduler, or callable that makes one, in place of that of the objects; None for theirs.
+            scheduler: Scheduler, or callable(optimizer), to use instead of that of the objects; None for theirs.
 
         Raises:
             InputError: If they can't be copied.
         """
-        schedule = objects.scheduler if scheduler is None else scheduler
+        user_scheduler = objects.scheduler if scheduler is None else scheduler
         return cls(
             epoch,
             InitialState.of_module(objects.model, objects.optimizer, objects.loss_fn),
-            scheduler_maker(schedule, objects.optimizer),
-            int(getattr(schedule, "last_epoch", 0)),
+            scheduler_maker(user_scheduler, objects.optimizer),
+            int(getattr(user_scheduler, "last_epoch", 0)),
             RandomState.now(),
-            Generators.of(objects.loader),
+            RandomGenerators.of(objects.loader),
             copied_to_host((objects.scaler,))[0][0],
         )
 
-    def here(self) -> Self:
-        """Return the same point with the random states of now."""
-        return replace(self, state=RandomState.now(), generators=self.generators.now())
+    def with_current_randomness(self) -> Self:
+        """Return the same checkpoint with the current random states."""
+        return replace(self, random_state=RandomState.now(), generators=self.generators.now())
 
     def scaler(self) -> Any:
         """Return a fresh gradient scaler, or None."""

@@ -1,4 +1,4 @@
-"""Trainings in the user's own loop: the objects of each, made from the same start."""
+"""Trainings in the user's own loop: makes the objects of each from the same initial state."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 from autotrainer.adapter.backend import LoopRun, LoopTrainer
 from autotrainer.adapter.spec import FitRequest, LoopObjects, LoopRequest, Support, SupportLevel, Trained, TrainingSpec
 from autotrainer.backends.pytorch.data.batches import LoaderBatches
-from autotrainer.backends.pytorch.data.targets import seen_loss
+from autotrainer.backends.pytorch.data.targets import observed_loss
 from autotrainer.backends.pytorch.loop.checkpoint import Checkpoint
-from autotrainer.backends.pytorch.loop.loop_builder import OF_LOOPS, UNIT, LoopBuilder, SeenCall
+from autotrainer.backends.pytorch.loop.loop_builder import LOOP_EDITS, REFERENCE_OPERATIONS, LoopBuilder, RecordedCall
 from autotrainer.backends.pytorch.loop.loop_training import LoopLoader, LoopTraining, rates_of
 from autotrainer.backends.pytorch.loop.stale_objects import StaleObjects
 from autotrainer.backends.pytorch.loop.user_loop import UserLoop
@@ -26,6 +26,7 @@ from autotrainer.backends.pytorch.runtime.devices import device_of
 from autotrainer.backends.pytorch.runtime.hooks import add_hook
 from autotrainer.backends.pytorch.runtime.host_offload import is_large
 from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state, seed_all
+from autotrainer.backends.pytorch.runtime.torch_private import is_step_wrapped
 from autotrainer.backends.pytorch.watching.observer import observe
 from autotrainer.edits import DecayRate, Edit
 from autotrainer.errors import DataError, InputError
@@ -39,22 +40,23 @@ def make_loop(request: LoopRequest) -> TorchLoop:
     """Prepare trainings in the user's own loop.
 
     Raises:
-        InputError: If model, optimizer, loss, loader or scheduler are not what they should be.
+        DataError: If the loader can't be read repeatedly.
+        InputError: If model, optimizer, loss or scheduler have the wrong type or do not belong together.
     """
     if not isinstance(request.optimizer, Optimizer):
         raise InputError(f"optimizer must be a torch.optim.Optimizer, not {type(request.optimizer).__name__}")
     if not owns(request.optimizer, request.model):
         raise InputError("the optimizer owns none of the model's parameters: build it over model.parameters()")
-    if request.scheduler is None and hasattr(request.optimizer.step, "_wrapped_by_lr_sched"):
+    if request.scheduler is None and is_step_wrapped(request.optimizer):
         raise InputError(
-            "the optimizer has a learning-rate scheduler that Loop does not know, and that no repair could follow: "
+            "the optimizer has a learning-rate scheduler that Loop does not know, so it could not follow a repair: "
             "give it as scheduler=..., and step loop.scheduler"
         )
     if not callable(request.loss_fn):
         raise InputError(f"loss_fn must be a loss module or callable, not {type(request.loss_fn).__name__}")
     if not hasattr(request.loader, "__iter__") or hasattr(request.loader, "__next__"):
         raise DataError(
-            f"train_loader must be a DataLoader or another iterable that can be read in each epoch anew, not "
+            f"train_loader must be a DataLoader or another iterable that can be read anew in each epoch, not "
             f"{type(request.loader).__name__}"
         )
     return TorchLoop(request)
@@ -67,174 +69,182 @@ class TorchLoop(LoopTrainer):
         self._request = request
         self._batches = LoaderBatches(request.loader, device_of(request.model), pairs=False)
         loss = as_module(request.loss_fn)
-        given = LoopObjects(request.model, request.optimizer, loss, request.loader, None, request.scaler)
-        self._pristine = Checkpoint.of(given, 0, request.scheduler)
-        self._healthy: Checkpoint | None = None
+        objects = LoopObjects(request.model, request.optimizer, loss, request.loader, None, request.scaler)
+        self._initial = Checkpoint.of(objects, 0, request.scheduler)
+        self._healthy_checkpoint: Checkpoint | None = None
         scheduler = request.scheduler
         if scheduler is not None and not hasattr(scheduler, "step"):
             scheduler = scheduler(request.optimizer)
-        self.given = replace(given, scheduler=scheduler)
-        self._call: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
-        self._recipes: dict[int, LoopBuilder] = {}
-        self._present: LoopTraining | None = None
-        self._retired: list[StaleObjects] = []
-        self._keeps_points = not is_large(request.model)
-        self._habits = UserLoop()
+        self.given = replace(objects, scheduler=scheduler)
+        self._first_call: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
+        self._builders: dict[int, LoopBuilder] = {}
+        self._current: LoopTraining | None = None
+        self._stale: list[StaleObjects] = []
+        self._keeps_checkpoints = not is_large(request.model)
+        self._user_loop = UserLoop()
 
     def supports(self, edit: Edit) -> Support:
-        """Say whether a training with this edit can be run, and why not."""
-        recipes = self._recipes_from(self._pristine)
-        reason = self._habits.refusal(edit)
-        if recipes is None:
-            reason = "the model was never called in training mode, so nothing is known of it"
-        elif isinstance(edit, DecayRate) and self._pristine.scheduler is not None:
+        """Return whether a training with this edit can be run, and why not."""
+        builder = self._builder_from(self._initial)
+        reason = self._user_loop.refusal(edit)
+        if builder is None:
+            reason = "the model was never called in training mode, so nothing is known about it"
+        elif isinstance(edit, DecayRate) and self._initial.scheduler is not None:
             reason = "your own loop steps a scheduler"
-        if recipes is None or reason:
+        if builder is None or reason:
             return Support(SupportLevel.NONE, reason)
-        return Support(SupportLevel.REBUILD) if isinstance(edit, OF_LOOPS) else recipes.supports(edit)
+        return Support(SupportLevel.REBUILD) if isinstance(edit, LOOP_EDITS) else builder.supports(edit)
 
     def begin(self, spec: TrainingSpec, run: LoopRun) -> LoopObjects:
         """Return the objects of a training, watched by the run's monitor."""
-        before = self._present
-        if before is None:
-            self._pristine = self._pristine.here()
-            point, present = self._pristine, LoopTraining(self.given, run)
-            self._watch_call(present)
+        previous = self._current
+        if previous is None:
+            self._initial = self._initial.with_current_randomness()
+            checkpoint, current = self._initial, LoopTraining(self.given, run)
+            self._record_first_call(current)
         else:
-            point = self._healthy if spec.start and self._healthy is not None else self._pristine
-            present = self._build(point, spec, run)
-            self._retired.append(StaleObjects(before.objects))
-        self._present = present
-        model, optimizer = present.objects.model, present.objects.optimizer
-        context, operations = self._described(present, spec)
+            healthy = self._healthy_checkpoint
+            checkpoint = healthy if spec.start and healthy is not None else self._initial
+            current = self._build(checkpoint, spec, run)
+            self._stale.append(StaleObjects(previous.objects))
+        self._current = current
+        model, optimizer = current.objects.model, current.objects.optimizer
+        context, operations = self._describe(current, spec)
         plan = {"epochs": spec.epochs, "steps": None if context is None else context.planned_steps}
-        run.monitor.attach(observe(model, optimizer, seen_loss(present.objects.loss_fn), run.monitor, **plan))
+        run.monitor.attach(observe(model, optimizer, observed_loss(current.objects.loss_fn), run.monitor, **plan))
         run.start(context or run.monitor.context, operations)
-        present.count_steps()
-        present.rates = rates_of(optimizer)
-        point.generators.restore()
-        point.state.restore()
-        return replace(present.objects, loader=LoopLoader(present))
+        current.count_steps()
+        current.rates = rates_of(optimizer)
+        checkpoint.generators.restore()
+        checkpoint.random_state.restore()
+        return replace(current.objects, loader=LoopLoader(current))
 
     def keep_point(self, epoch: int) -> bool:
-        """Keep the training as given as it is right before an epoch, on the host."""
-        if self._keeps_points:
+        """Keep the original training as it is right before an epoch, in host memory."""
+        if self._keeps_checkpoints:
             try:
-                self._healthy = Checkpoint.of(self.given, epoch)
-            except Exception:  # noqa: BLE001 - it can be copied no more since it has run, and goes on without that
-                self._keeps_points = False
-        return self._keeps_points
+                self._healthy_checkpoint = Checkpoint.of(self.given, epoch)
+            except Exception:  # noqa: BLE001 - it can no longer be copied since it has run, and continues without
+                self._keeps_checkpoints = False
+        return self._keeps_checkpoints
 
     def begin_epoch(self, epoch: int) -> None:
-        """Tell the edits that an epoch begins."""
-        self._now.begin_epoch(epoch)
+        """Run the callbacks of edits at the beginning of an epoch."""
+        self._running.begin_epoch(epoch)
 
     def settle(self) -> bool:
-        """Account for steps on batches of the user's own making, and say whether all weights are finite."""
-        present = self._now
-        if present.objects is self.given:
-            self._habits.learn(present, self._pristine)
-        if not present.batches and present.steps:
-            present.run.spend(present.steps * (self._batches.size or 1), training=True)
-        present.steps = present.batches = 0
-        present.end_training()
-        return present.finite
+        """Account for steps on batches from elsewhere than the loader; return whether all weights are finite."""
+        current = self._running
+        if current.objects is self.given:
+            self._user_loop.observe_epoch(current, self._initial)
+        if not current.batches and current.steps:
+            current.run.spend(current.steps * (self._batches.size or 1), training=True)
+        current.steps = current.batches = 0
+        current.end_training()
+        return current.finite
 
     def overruled(self) -> str:
-        """Say why an edit of the present training is not in force, or return an empty text."""
-        return self._habits.overrules(self._now)
+        """Return why an edit of the current training has no effect, or an empty string."""
+        return self._user_loop.overrides(self._running)
 
     def end_epoch(self, badness: float) -> bool:
-        """Step the scheduler of an edit, and keep the best weights where an edit wants them."""
-        present = self._now
-        step_scheduler(present.scheduler, badness)
-        present.best.take(present.objects.model, badness)
-        return not present.best.exhausted
+        """Step the scheduler of an edit, and keep the best weights if an edit asks for it."""
+        current = self._running
+        step_scheduler(current.scheduler, badness)
+        current.best.update(current.objects.model, badness)
+        return not current.best.exhausted
 
     def end(self) -> Trained:
-        """Say that the present training has ended."""
-        present = self._now
-        present.detach()
-        objects = present.objects
-        present.best.restore(objects.model)
+        """End the current training, and return it."""
+        current = self._running
+        current.detach()
+        objects = current.objects
+        current.best.restore(objects.model)
         objects.model.eval()
 
-        def unknown(_: Any) -> Any:
+        def unsupported(_: Any) -> Any:
             raise NotImplementedError("the user's loop evaluates")
 
-        return Trained(objects.model, objects.optimizer, objects.edits, unknown, unknown)
+        return Trained(objects.model, objects.optimizer, objects.edits, unsupported, unsupported)
 
     @contextmanager
     def stand_in(self, loss: float) -> Iterator[tuple[LoopBuilder, Trained] | None]:
-        """Give what runs the training as given, with a copy of its model, if it has the loss of the user's loop."""
-        present, generators = self._now, self._pristine.generators.now()
-        recipes = self._recipes_from(self._pristine)
+        """Return a trainer for the original training and a copy of its model, if it reproduces the loss of the loop."""
+        current, generators = self._running, self._initial.generators.now()
+        builder = self._builder_from(self._initial)
         with preserve_random_state():
             try:
-                same = recipes is not None and recipes.agrees(present.first, loss)
-                yield (recipes, recipes.copy_of(present.objects.model)) if recipes is not None and same else None
+                reproduced = builder is not None and builder.reproduces(current.first_batch, loss)
+                yield (builder, builder.copy_of(current.objects.model)) if builder is not None and reproduced else None
             finally:
                 generators.restore()
 
     def close(self) -> None:
-        """Give the user's objects back."""
-        if self._present is not None:
-            self._present.detach()
-        for retired in self._retired:
-            retired.release()
-        self._retired.clear()
-        self._recipes.clear()
-        self._healthy = None
-
-    # -- inside -------------------------------------------------------------------------------------------------------
+        """Release the user's objects."""
+        if self._current is not None:
+            self._current.detach()
+        for stale in self._stale:
+            stale.release()
+        self._stale.clear()
+        self._builders.clear()
+        self._healthy_checkpoint = None
 
     @property
-    def _now(self) -> LoopTraining:
-        assert self._present is not None, "the core begins a training first"
-        return self._present
+    def _running(self) -> LoopTraining:
+        assert self._current is not None, "the core begins a training first"
+        return self._current
 
-    def _watch_call(self, present: LoopTraining) -> None:
-        """Keep the first call of the model as given in training mode: it shows how the user's loop calls it."""
+    def _record_first_call(self, current: LoopTraining) -> None:
+        """Record the first call of the original model in training mode, to know how the user's loop calls it."""
 
-        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if module.training and self._call is None:
-                self._call = args, kwargs
+        def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if module.training and self._first_call is None:
+                self._first_call = args, kwargs
                 handle.remove()
 
-        handle = add_hook(present.objects.model, keep, before=True, with_kwargs=True)
-        present.handles.append(handle)
+        handle = add_hook(current.objects.model, record, before=True, with_kwargs=True)
+        current.handles.append(handle)
 
-    def _recipes_from(self, point: Checkpoint) -> LoopBuilder | None:
-        """Return what builds trainings from a point, once it is known how the model is called."""
-        if point.epoch not in self._recipes:
-            made = self._make_recipes(point)
-            if made is None:
+    def _builder_from(self, checkpoint: Checkpoint) -> LoopBuilder | None:
+        """Return what builds trainings from a checkpoint, once it is known how the model is called."""
+        if checkpoint.epoch not in self._builders:
+            builder = self._make_builder(checkpoint)
+            if builder is None:
                 return None
-            self._recipes[point.epoch] = made
-        return self._recipes[point.epoch]
+            self._builders[checkpoint.epoch] = builder
+        return self._builders[checkpoint.epoch]
 
-    def _make_recipes(self, point: Checkpoint) -> LoopBuilder | None:
+    def _make_builder(self, checkpoint: Checkpoint) -> LoopBuilder | None:
         stream = StreamData(self._request.loader)
+        state = checkpoint.initial_state
         request = FitRequest(
-            point.start.reference, stream, stream, self.given.loss_fn, point.start.linked, self._request.epochs,
-            self._batches.size or 1, scheduler=point.scheduler, keep=self._request.keep, seed=self._request.seed,
-        )  # fmt: skip
+            state.reference,
+            stream,
+            stream,
+            self.given.loss_fn,
+            state.linked_optimizer,
+            self._request.epochs,
+            self._batches.size or 1,
+            scheduler=checkpoint.scheduler,
+            keep=self._request.keep,
+            seed=self._request.seed,
+        )
         try:
-            return LoopBuilder(request, point.start)
-        except DataError:  # batches that the user's loop takes apart: go by the call that was seen
-            if self._call is None:
+            return LoopBuilder(request, state)
+        except DataError:  # the user's loop unpacks its batches in its own way: use the recorded call
+            if self._first_call is None:
                 return None
-            args, kwargs = self._call
-            return LoopBuilder(replace(request, step=SeenCall(args, dict(kwargs))), point.start)
+            args, kwargs = self._first_call
+            return LoopBuilder(replace(request, step=RecordedCall(args, dict(kwargs))), state)
 
-    def _described(self, present: LoopTraining, spec: TrainingSpec) -> tuple[TaskContext | None, float]:
-        recipes = self._recipes_from(self._pristine)
-        return (None, UNIT) if recipes is None else recipes.describe(present.objects, spec)
+    def _describe(self, current: LoopTraining, spec: TrainingSpec) -> tuple[TaskContext | None, float]:
+        builder = self._builder_from(self._initial)
+        return (None, REFERENCE_OPERATIONS) if builder is None else builder.describe(current.objects, spec)
 
-    def _build(self, point: Checkpoint, spec: TrainingSpec, run: LoopRun) -> LoopTraining:
-        recipes = self._recipes_from(point)
-        assert recipes is not None, "nothing is planned for a model of which nothing is known"
+    def _build(self, checkpoint: Checkpoint, spec: TrainingSpec, run: LoopRun) -> LoopTraining:
+        builder = self._builder_from(checkpoint)
+        assert builder is not None, "nothing is planned for a model about which nothing is known"
         seed_all(spec.seed)
-        present = recipes.make(spec, self._request.loader, run)
-        present.objects = replace(present.objects, scaler=point.scaler())
-        return present
+        current = builder.build(spec, self._request.loader, run)
+        current.objects = replace(current.objects, scaler=checkpoint.scaler())
+        return current

@@ -1,4 +1,4 @@
-"""One training in the user's own loop: its objects, what belongs to it besides, and its batches."""
+"""One training in the user's own loop: its objects, its progress, and its batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from autotrainer.adapter.backend import LoopRun
 from autotrainer.adapter.spec import LoopObjects
-from autotrainer.backends.pytorch.data.batches import rows_of
+from autotrainer.backends.pytorch.data.loaders import rows_of
 from autotrainer.backends.pytorch.training.best_weights import BestWeights
 from autotrainer.backends.pytorch.training.callback_hooks import CallbackHooks
 
@@ -19,7 +19,7 @@ __all__ = ["LoopLoader", "LoopTraining", "rates_of"]
 
 
 def rates_of(optimizer: Optimizer) -> list[float]:
-    """Return the learning rates of an optimizer's groups, 0 where there is none."""
+    """Return the learning rates of an optimizer's groups, 0 for a group without one."""
     return [float(group.get("lr", 0.0)) for group in optimizer.param_groups]
 
 
@@ -31,32 +31,32 @@ class LoopTraining:
         objects: The objects that the user's loop uses.
         run: The core's side of it.
         scheduler: Scheduler of an edit, or None.
-        best: The best weights, where an edit wants them.
-        accompanied: Companions of edits, or None.
-        handles: What takes hooks off again.
-        epoch: The present epoch.
-        over: Whether the training of that epoch is over.
+        best: The best weights, if an edit asks for them.
+        callback_hooks: Runs the callbacks of edits, or None.
+        handles: Handles that remove hooks.
+        epoch: The current epoch.
+        epoch_trained: Whether the training part of that epoch is over.
         steps: Optimizer steps since they were last accounted for.
         batches: Batches of the loader since then.
-        first: The first batch that was trained on; None before.
-        rates: Learning rates that it began with.
+        rates: Initial learning rates.
+        first_batch: The first batch that was trained on; None before.
     """
 
     objects: LoopObjects
     run: LoopRun
     scheduler: Any = None
     best: BestWeights = field(default_factory=lambda: BestWeights(None))
-    accompanied: CallbackHooks | None = None
+    callback_hooks: CallbackHooks | None = None
     handles: list[Any] = field(default_factory=list)
     epoch: int = 0
-    over: bool = False
+    epoch_trained: bool = False
     steps: int = 0
     batches: int = 0
     rates: list[float] = field(default_factory=list)
-    first: Any = None
+    first_batch: Any = None
 
     def count_steps(self) -> None:
-        """Count the optimizer's steps from here on."""
+        """Count the optimizer's steps from now on."""
 
         def count(*_: Any) -> None:
             self.steps += 1
@@ -64,16 +64,16 @@ class LoopTraining:
         self.handles.append(self.objects.optimizer.register_step_post_hook(count))
 
     def begin_epoch(self, epoch: int) -> None:
-        """Tell the edits that an epoch begins."""
-        self.epoch, self.over = epoch, False
-        if self.accompanied is not None:
-            self.accompanied.begin_epoch(epoch)
+        """Run the callbacks of edits at the beginning of an epoch."""
+        self.epoch, self.epoch_trained = epoch, False
+        if self.callback_hooks is not None:
+            self.callback_hooks.begin_epoch(epoch)
 
     def end_training(self) -> None:
-        """Tell the edits, once an epoch, that its training is over; what comes is its evaluation."""
-        if not self.over and self.accompanied is not None:
-            self.accompanied.end_epoch(self.epoch)
-        self.over = True
+        """Run the callbacks of edits, once an epoch, when only its evaluation is left."""
+        if not self.epoch_trained and self.callback_hooks is not None:
+            self.callback_hooks.end_epoch(self.epoch)
+        self.epoch_trained = True
 
     @property
     def finite(self) -> bool:
@@ -88,27 +88,27 @@ class LoopTraining:
 
 
 class LoopLoader:
-    """The training batches of the user's loop; ends early where a repair, or the budget, ends the training.
+    """The training batches of the user's loop; ends early if a repair or the budget ends the training.
 
-    Everything else is what the loader itself has: ``len``, ``batch_size``, ``dataset``, ….
+    All other attributes are those of the loader itself: ``len``, ``batch_size``, ``dataset``, ….
     """
 
     def __init__(self, training: LoopTraining) -> None:
         self._training = training
 
     def __iter__(self) -> Iterator[Any]:
-        whole, run = self._training, self._training.run
-        trains = False
-        for batch in whole.objects.loader:
-            trains = whole.objects.model.training  # else the user's loop evaluates on training data
-            if trains:
-                if (run.suspect and not whole.finite) or not run.spend(rows_of(batch), training=True):
+        training, run = self._training, self._training.run
+        is_training = False
+        for batch in training.objects.loader:
+            is_training = training.objects.model.training  # otherwise the user's loop evaluates on training data
+            if is_training:
+                if (run.suspect and not training.finite) or not run.spend(rows_of(batch), training=True):
                     break
-                whole.batches += 1
-                whole.first = batch if whole.first is None else whole.first
+                training.batches += 1
+                training.first_batch = batch if training.first_batch is None else training.first_batch
             yield batch
-        if trains:
-            whole.end_training()
+        if is_training:
+            training.end_training()
 
     def __len__(self) -> int:
         return len(self._training.objects.loader)

@@ -1,4 +1,4 @@
-"""Objects that a repair has replaced: whoever still uses them is told so."""
+"""Objects that a repair has replaced: using them raises an error."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["StaleObjects"]
 
 
 class StaleObjects:
-    """A model, an optimizer and a loss that raise `StateError` when they are used, until they are released.
+    """Makes a model, an optimizer and a loss raise `StateError` when they are used, until `release`.
 
-    So does a scheduler of the optimizer, which would change nothing any more; a loss may still be used to evaluate.
+    So does a scheduler of the optimizer, which would no longer have an effect; the loss may still be used to evaluate.
 
     Args:
         objects: The objects.
@@ -35,7 +35,7 @@ class StaleObjects:
         optimizer.param_groups = self._guards
 
     def release(self) -> None:
-        """Let them be used again."""
+        """Allow their use again."""
         for handle in self._handles:
             handle.remove()
         if self._optimizer.param_groups is self._guards:
@@ -43,11 +43,11 @@ class StaleObjects:
 
 
 class _Guard(dict[str, Any]):
-    """A parameter group whose settings can't be set."""
+    """A parameter group whose settings can't be changed."""
 
     def __setitem__(self, name: str, value: Any) -> NoReturn:
         raise StateError(
-            f"{name!r} of an optimizer was set that a repair has replaced: set it in loop.optimizer, and give a "
+            f"{name!r} was set in an optimizer that a repair has replaced: set it in loop.optimizer, and give a "
             "scheduler to Loop(scheduler=...) and step loop.scheduler, which are always those in use"
         )
 

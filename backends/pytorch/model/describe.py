@@ -1,4 +1,4 @@
-"""What is known of a PyTorch model and its optimizer without running anything."""
+"""Describes a PyTorch model and its optimizer without running anything."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
+from autotrainer.backends.pytorch.runtime.torch_private import Conv, Dropout, RunningNorm, is_step_wrapped
 from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import OptimizerInfo
 
 __all__ = [
     "activation_name",
+    "direct_parameters",
     "is_scheduled",
     "layer_info",
     "layers",
     "learning_rate",
     "optimizer_info",
-    "own_parameters",
     "plain_name",
     "watched_modules",
 ]
@@ -65,22 +66,22 @@ _BY_CLASS = {
     "quickgelu": "gelu",
     "swish": "silu",
 }
-"""Activations by the name of the class, in lower case."""
+"""Activations by lower-case class name, for custom classes."""
 
 _NORMS: tuple[type[nn.Module], ...] = (
-    nn.modules.batchnorm._NormBase,
+    RunningNorm,
     nn.LayerNorm,
     nn.GroupNorm,
     nn.LocalResponseNorm,
     nn.CrossMapLRN2d,
     *((nn.RMSNorm,) if hasattr(nn, "RMSNorm") else ()),
 )
-_DROPOUTS = (nn.modules.dropout._DropoutNd, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_DROPOUTS = (Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _RESHAPES = (nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.Upsample, nn.Fold, nn.Unfold, nn.Identity)
 _KINDS: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
     ("norm", _NORMS),
     ("dense", (nn.Linear, nn.Bilinear)),
-    ("conv", (nn.modules.conv._ConvNd,)),
+    ("conv", (Conv,)),
     ("recurrent", (nn.RNNBase, nn.RNNCellBase)),
     ("embedding", (nn.Embedding, nn.EmbeddingBag)),
     ("attention", (nn.MultiheadAttention,)),
@@ -93,16 +94,16 @@ _WRAPPERS = ("module.", "_orig_mod.")
 
 
 def activation_name(module: nn.Module) -> str | None:
-    """Return the lower-case name of an activation module, or None if it is none.
+    """Return the lower-case name of an activation module; None for any other module.
 
-    A user's own class counts by its name (``Swish``, ``QuickGELU``) if it holds neither tensors nor modules.
+    A custom class counts by its name (``Swish``, ``QuickGELU``) if it holds neither tensors nor modules.
     """
     if isinstance(module, nn.Threshold):
         return "thresholded_relu" if module.value == 0 else "threshold"
-    known = next((_ACTIVATIONS[t] for t in type(module).__mro__ if t in _ACTIVATIONS), None)
-    if known is None and not any((module._parameters, module._buffers, module._modules)):
+    activation = next((_ACTIVATIONS[t] for t in type(module).__mro__ if t in _ACTIVATIONS), None)
+    if activation is None and not any((module._parameters, module._buffers, module._modules)):
         return _BY_CLASS.get(type(module).__name__.lower().removesuffix("activation"))
-    return known
+    return activation
 
 
 def _kind(module: nn.Module) -> str:
@@ -126,7 +127,7 @@ def _units(module: nn.Module) -> int | None:
 
 
 def _static_activation(module: nn.Module) -> str | None:
-    """Return what a module by itself says of its activation."""
+    """Return the activation of a module as far as the module itself determines it."""
     name = activation_name(module)
     if name is not None:
         return name
@@ -138,14 +139,14 @@ def _static_activation(module: nn.Module) -> str | None:
 
 
 def plain_name(name: str) -> str:
-    """Strip what `DataParallel`, `DistributedDataParallel`, `torch.compile` and edits put into a layer's name."""
+    """Strip from a layer's name what `DataParallel`, `DistributedDataParallel`, `torch.compile` and edits add to it."""
     while name.startswith(_WRAPPERS):
         name = name.split(".", 1)[1]
     return name.replace("._orig_mod", "").replace(".wrapped_layer", "") if name not in ("module", "_orig_mod") else ""
 
 
-def own_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
-    """Yield the parameters that a module owns itself, those behind a parametrization included."""
+def direct_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield the parameters of a module without those of its submodules, but with those behind a parametrization."""
     yield from (parameter for _, parameter in module.named_parameters(recurse=False))
     parametrized = _parametrizations(module)
     if parametrized is not None:
@@ -159,10 +160,10 @@ def _parametrizations(module: nn.Module) -> nn.Module | None:
 def watched_modules(model: nn.Module) -> dict[str, nn.Module]:
     """Return the modules that are rows of the layer table, in order of definition, by plain name.
 
-    These are the modules that own parameters, the root among them, and the activation modules. A module that
-    stands in several places counts once, under its first name; a root is named after its class.
+    These are the modules with direct parameters, including the root, and the activation modules. A module that is
+    used in several places counts once, under its first name; the root is named after its class.
     """
-    found: dict[str, nn.Module] = {}
+    rows: dict[str, nn.Module] = {}
     inside: set[int] = set()
     for name, module in model.named_modules():
         parametrized = _parametrizations(module)
@@ -170,9 +171,9 @@ def watched_modules(model: nn.Module) -> dict[str, nn.Module]:
             inside.update(id(m) for m in parametrized.modules())
         if id(module) in inside:
             continue
-        if activation_name(module) is not None or next(own_parameters(module), None) is not None:
-            found[plain_name(name) or type(module).__name__.lower()] = module
-    return found
+        if activation_name(module) is not None or next(direct_parameters(module), None) is not None:
+            rows[plain_name(name) or type(module).__name__.lower()] = module
+    return rows
 
 
 def layer_info(name: str, module: nn.Module) -> LayerInfo:
@@ -183,10 +184,10 @@ def layer_info(name: str, module: nn.Module) -> LayerInfo:
         module: The module.
 
     Returns:
-        What can be known without running it; ``activation`` is that of the module itself.
+        What is known without running it; ``activation`` is that of the module itself.
     """
-    owned = [p for p in own_parameters(module) if not isinstance(p, UninitializedParameter)]
-    trainable = [p for p in own_parameters(module) if p.requires_grad]
+    owned = [p for p in direct_parameters(module) if not isinstance(p, UninitializedParameter)]
+    trainable = [p for p in direct_parameters(module) if p.requires_grad]
     return LayerInfo(
         name=name,
         kind=_kind(module),
@@ -200,8 +201,8 @@ def layer_info(name: str, module: nn.Module) -> LayerInfo:
 def layers(model: nn.Module) -> tuple[LayerInfo, ...]:
     """Describe the layers of a model in order of definition.
 
-    Separate activation modules that directly follow a layer in an `nn.Sequential` count as its activation;
-    functional calls only show when the model runs.
+    A separate activation module that directly follows a layer in an `nn.Sequential` counts as its activation;
+    functional calls are visible only when the model runs.
 
     Args:
         model: The model.
@@ -210,12 +211,12 @@ def layers(model: nn.Module) -> tuple[LayerInfo, ...]:
         One entry for each of `watched_modules`; the last one, and its activation, are not hidden.
     """
     modules = watched_modules(model)
-    follower = _followers(model)
+    followers = _followers(model)
     infos = []
     for name, module in modules.items():
         info = layer_info(name, module)
-        if info.kind not in ("activation", "recurrent") and id(module) in follower:
-            info = replace(info, activation=follower[id(module)])
+        if info.kind not in ("activation", "recurrent") and id(module) in followers:
+            info = replace(info, activation=followers[id(module)])
         infos.append(info)
     for i in range(len(infos) - 1, -1, -1):
         infos[i] = replace(infos[i], hidden=False)
@@ -225,8 +226,8 @@ def layers(model: nn.Module) -> tuple[LayerInfo, ...]:
 
 
 def _followers(model: nn.Module) -> dict[int, str]:
-    """Return, by id of a module in an `nn.Sequential`, the activation that its output goes through there."""
-    found: dict[int, str] = {}
+    """Return the activation that follows each module of an `nn.Sequential`, by the module's id."""
+    followers: dict[int, str] = {}
     for sequence in model.modules():
         if not isinstance(sequence, nn.Sequential):
             continue
@@ -240,22 +241,22 @@ def _followers(model: nn.Module) -> dict[int, str]:
                 following = None
             elif kind in ("norm", "dropout", "pool", "reshape"):
                 if following is not None:
-                    found[id(module)] = following
+                    followers[id(module)] = following
             else:
                 if following is not None:
-                    found[id(module)] = following
+                    followers[id(module)] = following
                 following = None
-    return found
+    return followers
 
 
 def optimizer_info(optimizer: Any) -> OptimizerInfo:
-    """Describe an optimizer by its first parameter group, its rate by the first that does not rest.
+    """Describe an optimizer by its first parameter group, and by the first learning rate above 0.
 
     Args:
         optimizer: `torch.optim.Optimizer`, or None.
 
     Returns:
-        Name in lower case, learning rate, momentum and weight decay; defaults where there is none.
+        Lower-case name, learning rate, momentum and weight decay; defaults without an optimizer.
     """
     if optimizer is None or not optimizer.param_groups:
         return OptimizerInfo()
@@ -270,16 +271,15 @@ def optimizer_info(optimizer: Any) -> OptimizerInfo:
 
 
 def learning_rate(optimizer: Any) -> float:
-    """Return the rate of the first parameter group that has one above 0: others may rest on purpose. NaN for none."""
+    """Return the first learning rate above 0 of the parameter groups (0 may be intended); NaN if there is none."""
     rates = [float(group.get("lr", float("nan"))) for group in optimizer.param_groups]
     return next((rate for rate in rates if rate > 0), rates[0])
 
 
 def is_scheduled(optimizer: Any) -> bool:
-    """Say whether a schedule of the learning rate is attached to an optimizer, as far as it leaves a trace there.
+    """Return whether a learning-rate scheduler is attached to an optimizer, as far as it leaves a trace there.
 
-    Schedulers of `torch.optim.lr_scheduler` wrap the optimizer's step, to check that it comes before their own, and
-    note the initial rate; ``ReduceLROnPlateau`` does neither.
+    Schedulers of `torch.optim.lr_scheduler` wrap the optimizer's ``step`` and record the initial rate;
+    ``ReduceLROnPlateau`` does neither.
     """
-    wrapped = hasattr(optimizer.step, "_wrapped_by_lr_sched")
-    return wrapped or any("initial_lr" in group for group in optimizer.param_groups)
+    return is_step_wrapped(optimizer) or any("initial_lr" in group for group in optimizer.param_groups)

@@ -1,4 +1,4 @@
-"""What is known of a loss without calling it."""
+"""Describes a loss without calling it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BCE_LOGITS = _info("binary_cross_entropy", "logits")
 _SQUARED = _info("squared_error", "values")
 _ABSOLUTE = _info("absolute_error", "values")
 _HUBER = _info("huber", "values")
-_POISSON = _info("poisson", "log_values")  # unless ``log_input`` says no
+_POISSON = _info("poisson", "log_values")  # unless ``log_input`` is false
 _DIVERGENCE = _info("kl_divergence", "log_probabilities")
 _MARGIN = _info("hinge", "logits", "index", 1)
 _LOSSES: dict[str, dict[str, Any]] = {
@@ -67,14 +67,14 @@ def loss_info(loss_fn: nn.Module | Callable[..., Any] | None) -> LossInfo:
         loss_fn: Loss module (of `torch.nn`, or any other), function, or None.
 
     Returns:
-        What it computes; family ``custom`` for a loss that is not one of PyTorch's own, ``none`` for None. An
-        attribute ``loss_info`` of the loss that holds a `LossInfo` is taken at its word.
+        What it computes; family ``custom`` for a loss that is not PyTorch's, ``none`` for None. A `LossInfo` in an
+        attribute ``loss_info`` of the loss takes precedence.
     """
     if loss_fn is None:
         return LossInfo(name="none", family="none")
-    told = getattr(loss_fn, "loss_info", None)
-    if isinstance(told, LossInfo):
-        return told
+    declared = getattr(loss_fn, "loss_info", None)
+    if isinstance(declared, LossInfo):
+        return declared
     names = ("reduction", "log_input", "weight", "pos_weight")
     options = {name: getattr(loss_fn, name) for name in names if hasattr(loss_fn, name)}
     if isinstance(loss_fn, functools.partial):
@@ -92,15 +92,15 @@ def loss_info(loss_fn: nn.Module | Callable[..., Any] | None) -> LossInfo:
             kind = name
     if not kind:
         return LossInfo(name=name, reduction=reduction)
-    known = LossInfo(name=name, reduction=reduction, weighted=weighted, **_LOSSES[kind])
-    return known if options.get("log_input", True) else replace(known, expects="values")
+    info = LossInfo(name=name, reduction=reduction, weighted=weighted, **_LOSSES[kind])
+    return info if options.get("log_input", True) else replace(info, expects="values")
 
 
 def _unequal(weights: Any) -> bool:
-    """Whether these are weights of classes that are not all 1."""
+    """Return whether these are class weights that are not all 1."""
     return isinstance(weights, Tensor) and bool((weights != 1).any())
 
 
 def is_plain(loss_fn: Any) -> bool:
-    """Say whether a loss is PyTorch's own and takes outputs and targets as they are; a subclass may reshape them."""
+    """Return whether a loss is a class of PyTorch itself; a subclass may reshape outputs and targets."""
     return type(loss_fn).__module__ == "torch.nn.modules.loss"

@@ -1,4 +1,4 @@
-"""Losses of managed training: those that `SetLoss` names, and the given one with sample weights or as a module."""
+"""Losses of managed trainings: those that `SetLoss` names, and the user's loss as a module or with sample weights."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autotrainer.backends.pytorch.model.functional import first_tensor
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
+from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.edits import SetLoss
 from autotrainer.errors import ConfigError, DataError
 from autotrainer.records.task import LossInfo
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 _SMALLEST = 1e-12
-"""Smallest probability whose logarithm is taken."""
+"""Probabilities are raised to this before their logarithm is taken."""
 
 _EXPECTED = {
     "cross_entropy": ("logits", "probabilities", "log_probabilities"),
@@ -45,7 +45,7 @@ def _shaped(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the targets in the shape and type of the outputs.
 
     Raises:
-        DataError: If they have another number of values: broadcasting would pair rows with rows.
+        DataError: If they differ in the number of values: broadcasting would pair each row with every other.
     """
     if targets.numel() != outputs.numel():
         raise DataError(f"outputs of shape {tuple(outputs.shape)} do not fit targets of shape {tuple(targets.shape)}")
@@ -53,7 +53,7 @@ def _shaped(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _units(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return targets in [0, 1] for each output unit; class indices become one-hot."""
+    """Return targets in [0, 1] for each output unit; class indices become one-hot rows."""
     units = outputs.shape[-1] if outputs.ndim > 1 else 1
     if units > 1 and targets.numel() * units == outputs.numel():
         targets = F.one_hot(targets.reshape(outputs.shape[:-1]).long(), units)
@@ -61,7 +61,7 @@ def _units(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _class_axis(outputs: Tensor, targets: Tensor) -> int:
-    """Return the axis of the classes: 1, PyTorch's own, unless only the last one fits the targets."""
+    """Return the axis of the classes: 1, as in PyTorch, unless only the last axis fits the targets."""
     if targets.shape == outputs.shape:
         ones_last = bool((targets.sum(-1) == 1).all())
         return -1 if ones_last else 1
@@ -70,7 +70,7 @@ def _class_axis(outputs: Tensor, targets: Tensor) -> int:
 
 
 def _cross_entropy(outputs: Tensor, targets: Tensor, expects: str) -> Tensor:
-    if outputs.ndim < 2 or outputs.shape[1:].numel() == 1:  # one unit says how sure class 1 is
+    if outputs.ndim < 2 or outputs.shape[1:].numel() == 1:  # one unit: the score of class 1
         return _binary_cross_entropy(outputs, targets, expects)
     axis = _class_axis(outputs, targets) if outputs.ndim > 2 else 1
     scores = outputs.movedim(axis, 1)
@@ -81,25 +81,25 @@ def _cross_entropy(outputs: Tensor, targets: Tensor, expects: str) -> Tensor:
         logs = scores if expects == "log_probabilities" else F.log_softmax(scores, 1)
     if targets.shape == outputs.shape:
         return -(logs * targets.movedim(axis, 1).to(logs.dtype)).sum(1)
-    wanted = logs.shape[:1] + logs.shape[2:]
-    if targets.numel() != wanted.numel():
+    shape = logs.shape[:1] + logs.shape[2:]
+    if targets.numel() != shape.numel():
         raise DataError(f"outputs of shape {tuple(outputs.shape)} do not fit targets of shape {tuple(targets.shape)}")
-    return F.nll_loss(logs, targets.reshape(wanted).long(), reduction="none")
+    return F.nll_loss(logs, targets.reshape(shape).long(), reduction="none")
 
 
 def _binary_cross_entropy(outputs: Tensor, targets: Tensor, expects: str) -> Tensor:
-    wanted = _units(outputs, targets)
+    labels = _units(outputs, targets)
     if expects == "logits":
-        return F.binary_cross_entropy_with_logits(outputs, wanted, reduction="none")
-    chances = outputs.exp() if expects == "log_probabilities" else outputs
-    return F.binary_cross_entropy(chances.clamp(0, 1), wanted, reduction="none")
+        return F.binary_cross_entropy_with_logits(outputs, labels, reduction="none")
+    probabilities = outputs.exp() if expects == "log_probabilities" else outputs
+    return F.binary_cross_entropy(probabilities.clamp(0, 1), labels, reduction="none")
 
 
 def _signed_logistic(outputs: Tensor, targets: Tensor, expects: str) -> Tensor:
-    wanted = _shaped(outputs, targets)
+    signs = _shaped(outputs, targets)
     if expects == "probabilities":
-        return F.binary_cross_entropy(outputs.clamp(0, 1), (wanted + 1) / 2, reduction="none")
-    return F.softplus(-wanted * outputs)
+        return F.binary_cross_entropy(outputs.clamp(0, 1), (signs + 1) / 2, reduction="none")
+    return F.softplus(-signs * outputs)
 
 
 def _squared_error(outputs: Tensor, targets: Tensor, expects: str) -> Tensor:
@@ -122,16 +122,16 @@ _ENTRIES: dict[str, Callable[[Tensor, Tensor, str], Tensor]] = {
 class EditedLoss(nn.Module):
     """The loss that a `SetLoss` names: the mean over all entries that are not masked.
 
-    Targets keep the user's form and are converted here: class indices of any number type, shape (rows,) or
-    (rows, 1), one-hot rows, labels per unit. Negative class indices are masked. Outputs have shape (rows, units),
+    Targets are converted here from the form of the user's data: class indices of any numeric type, shape (rows,) or
+    (rows, 1), one-hot rows, or labels per unit. Negative class indices are masked. Outputs have shape (rows, units),
     (rows,), or for sequences and images (rows, classes, ...) or (rows, ..., classes).
 
     Args:
-        edit: Names the loss and what the output is.
+        edit: Names the loss, and what the model's output is (``expects``).
         reduction: ``mean`` (a scalar) or ``none`` (entry by entry).
 
     Raises:
-        ConfigError: If the loss can't take such an output.
+        ConfigError: If there is no such loss for such an output.
     """
 
     def __init__(self, edit: SetLoss, reduction: str = "mean") -> None:
@@ -152,18 +152,18 @@ class EditedLoss(nn.Module):
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of a batch."""
         masked = self.edit.name == "cross_entropy" and targets.shape != outputs.shape
-        known = targets >= 0 if masked else torch.ones_like(targets, dtype=torch.bool)
+        counted = targets >= 0 if masked else torch.ones_like(targets, dtype=torch.bool)
         entries = _ENTRIES[self.edit.name](outputs, targets.clamp_min(0) if masked else targets, self.edit.expects)
         if masked:
-            known = known.reshape(entries.shape)
-            entries = torch.where(known, entries, torch.zeros_like(entries))
+            counted = counted.reshape(entries.shape)
+            entries = torch.where(counted, entries, torch.zeros_like(entries))
         if self.reduction == "none":
             return entries
-        return entries.sum() / known.sum().clamp_min(1) if masked else entries.mean()
+        return entries.sum() / counted.sum().clamp_min(1) if masked else entries.mean()
 
 
 class FunctionLoss(nn.Module):
-    """A loss function as a module, so that its calls can be observed as those of any loss module."""
+    """A loss function as a module, so that its calls can be observed like those of any loss module."""
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ class FunctionLoss(nn.Module):
 
 
 class WeightedLoss(nn.Module):
-    """A loss with sample weights: the weighted mean over rows of each row's own mean.
+    """A loss with sample weights: the weighted mean over rows of the mean of each row.
 
     Args:
         entries: The loss without reduction.
@@ -202,9 +202,9 @@ class WeightedLoss(nn.Module):
 
 
 class TolerantLoss(nn.Module):
-    """A loss that is NaN, rather than an error, where the outputs are not finite.
+    """A loss that is NaN, instead of raising, where the outputs are not finite.
 
-    `torch.nn.BCELoss` refuses them, which would end a diverged training with an error that does not tell why.
+    `torch.nn.BCELoss` refuses them, which would end a diverged training with an error that does not name the cause.
 
     Args:
         loss: The loss.
@@ -220,10 +220,10 @@ class TolerantLoss(nn.Module):
         try:
             value: Tensor = self.loss(outputs, targets, *more, **options)
         except RuntimeError:
-            seen = first_tensor(outputs, floating=True)
-            if seen is None or bool(torch.isfinite(seen).all()):
+            tensor = first_tensor(outputs, floating=True)
+            if tensor is None or bool(torch.isfinite(tensor).all()):
                 raise
-            value = seen.sum() * torch.nan
+            value = tensor.sum() * torch.nan
         return value
 
 
@@ -233,27 +233,29 @@ def plain_loss(loss: nn.Module | None) -> nn.Module | None:
     return loss.entries if isinstance(loss, WeightedLoss) else loss
 
 
-def bridge(new: LossInfo, given: LossInfo) -> Callable[[Tensor], Tensor] | None:
-    """Return what makes outputs that a new loss is trained on fit for a given loss that takes other ones.
+def bridge(trained: LossInfo, original: LossInfo) -> Callable[[Tensor], Tensor] | None:
+    """Return the conversion of outputs trained with one loss into what the original loss takes.
 
     Args:
-        new: The loss in force.
-        given: The loss as given.
+        trained: The loss that is minimized.
+        original: The loss of the user.
 
     Returns:
-        A function of outputs; None where the given loss can take them as they are.
+        A function of outputs; None if the original loss takes them unchanged.
     """
-    chances = ("probabilities", "log_probabilities")
-    if given.expects not in chances or new.expects == given.expects or new.expects not in ("logits", *chances):
+    probabilities = ("probabilities", "log_probabilities")
+    if original.expects not in probabilities or trained.expects == original.expects:
+        return None
+    if trained.expects not in ("logits", *probabilities):
         return None
 
     def convert(outputs: Tensor) -> Tensor:
         several = outputs.ndim > 1 and outputs.shape[1] > 1
-        if new.expects == "logits":
-            found = outputs.softmax(1) if several and new.family == "cross_entropy" else outputs.sigmoid()
+        if trained.expects == "logits":
+            chances = outputs.softmax(1) if several and trained.family == "cross_entropy" else outputs.sigmoid()
         else:
-            found = outputs.exp() if new.expects == "log_probabilities" else outputs
-        return found if given.expects == "probabilities" else found.clamp_min(_SMALLEST).log()
+            chances = outputs.exp() if trained.expects == "log_probabilities" else outputs
+        return chances if original.expects == "probabilities" else chances.clamp_min(_SMALLEST).log()
 
     return convert
 
@@ -264,7 +266,7 @@ def as_module(loss: Any) -> nn.Module:
 
 
 def unreduced(loss: Any) -> nn.Module:
-    """Return a loss that gives one value per entry, as sample weights need.
+    """Return a loss without reduction: one value per entry, as sample weights need.
 
     Raises:
         ConfigError: If the loss has no ``reduction`` to set to ``none``.
@@ -274,7 +276,7 @@ def unreduced(loss: Any) -> nn.Module:
     if isinstance(loss, nn.Module):
         if isinstance(getattr(loss, "reduction", None), str):
             entries = copy.deepcopy(loss)
-            entries.reduction = "none"  # type: ignore[assignment]  # an attribute of every loss of torch
+            entries.reduction = "none"  # type: ignore[assignment]  # an attribute of PyTorch's losses
             return entries
     elif "reduction" in _parameters(loss):
         return FunctionLoss(functools.partial(loss, reduction="none"))

@@ -16,7 +16,7 @@ __all__ = ["call_model"]
 def call_model(model: nn.Module, inputs: Any) -> Any:
     """Call a model with a tensor, or with a tuple or list as positional arguments.
 
-    A dict goes as named arguments; whole, to a model whose ``forward`` knows none of its keys and takes one argument.
+    A dict is passed as keyword arguments; as one argument if ``forward`` takes one and has no parameter of such a name.
     """
     if isinstance(inputs, Mapping):
         return model(inputs) if _takes_whole(model, inputs) else model(**inputs)
@@ -26,9 +26,9 @@ def call_model(model: nn.Module, inputs: Any) -> Any:
 
 
 def _takes_whole(model: nn.Module, inputs: Mapping[Any, Any]) -> bool:
-    """Say whether a dict is one argument of a model.
+    """Return whether a dict is one argument of a model.
 
-    Where even one key is the name of a parameter, the rest are too many: the error of the call itself says so best.
+    If even one key is the name of a parameter, the others are too many: the error of the call itself says so best.
     """
     inner: Any = model
     while isinstance(inner, Wrapper | nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -38,7 +38,7 @@ def _takes_whole(model: nn.Module, inputs: Mapping[Any, Any]) -> bool:
         return True
     try:
         signature = inspect.signature(inner.forward)
-    except (TypeError, ValueError):  # a script has none
+    except (TypeError, ValueError):  # TorchScript has none
         return False
     if any(name in signature.parameters for name in inputs):
         return False

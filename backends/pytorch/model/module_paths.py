@@ -1,4 +1,4 @@
-"""Modules of a model by layer name: where they are, what protects them, and how another one is put in their place."""
+"""Modules of a model by layer name: their paths, what protects them, and replacing them."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from autotrainer.backends.pytorch.layers.modules import Followed, Wrapped
-from autotrainer.backends.pytorch.model.describe import own_parameters, plain_name, watched_modules
+from autotrainer.backends.pytorch.model.describe import direct_parameters, plain_name, watched_modules
 from autotrainer.errors import ConfigError, nearest
 
 __all__ = ["CLOSED", "ModulePaths"]
 
 CLOSED = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.MultiheadAttention)
-"""Layers of PyTorch that use the weights of their parts without calling them."""
+"""Layers of PyTorch that use the weights of their submodules without calling these."""
 
 
 class ModulePaths:
     """The modules of one model by layer name.
 
     Args:
-        model: The model; `put` changes it.
-        keep: Layer-name patterns that nothing may touch; a pattern that names a container means all in it.
+        model: The model; `replace` changes it.
+        keep: Patterns of layer names that must not be touched; a pattern that matches a container covers all in it.
     """
 
     def __init__(self, model: nn.Module, keep: Sequence[str] = ()) -> None:
         self.model = model
         self._keep = tuple(keep)
         self._paths: dict[str, str] = {}
-        self._moved: dict[str, str] = {}
+        self._renamed: dict[str, str] = {}
         self._refresh()
         self._protected: dict[int, str] = {}
         for name, module in watched_modules(model).items():
-            kept = self.kept(name)
-            for parameter in own_parameters(module):
+            kept = self.kept_reason(name)
+            for parameter in direct_parameters(module):
                 if kept or not parameter.requires_grad:
                     self._protected[id(parameter)] = kept or f"`{name}` has frozen parameters"
 
@@ -42,10 +42,10 @@ class ModulePaths:
         return name in self._paths
 
     def path(self, name: str) -> str:
-        """Return the path of the module of a layer name: the innermost where edits have wrapped it.
+        """Return the path of the module of a layer name; where edits have wrapped it, that of the layer inside.
 
         Raises:
-            ConfigError: If there is none.
+            ConfigError: If there is no such layer.
         """
         path = self._outermost(name)
         while isinstance(self.model.get_submodule(path), Wrapped):
@@ -53,8 +53,8 @@ class ModulePaths:
         return path
 
     def _outermost(self, name: str) -> str:
-        """Return the path of all that edits have wrapped around the module of a layer name."""
-        name = self._moved.get(name, name)
+        """Return the path of the outermost wrapper that edits have put around the module of a layer name."""
+        name = self._renamed.get(name, name)
         if name not in self._paths:
             raise ConfigError(f"the model has no layer {name!r}: {nearest(name, self._paths)}")
         return self._paths[name]
@@ -63,19 +63,19 @@ class ModulePaths:
         """Return the module of a layer name.
 
         Raises:
-            ConfigError: If there is none.
+            ConfigError: If there is no such layer.
         """
         return self.model.get_submodule(self.path(name))
 
     def parents(self, name: str) -> Iterator[nn.Module]:
-        """Yield the modules that a layer is a part of, the nearest first."""
+        """Yield the modules that contain a layer, innermost first."""
         path = self.path(name)
         while path:
             path = path.rpartition(".")[0]
             yield self.model.get_submodule(path)
 
-    def put(self, path: str, module: nn.Module) -> None:
-        """Put a module in the place of the one at a path; the empty path is that of the model itself."""
+    def replace(self, path: str, module: nn.Module) -> None:
+        """Replace the module at a path; the empty path is that of the model itself."""
         if path:
             parent, _, name = path.rpartition(".")
             self.model.get_submodule(parent)._modules[name] = module
@@ -83,8 +83,8 @@ class ModulePaths:
             self.model = module
         self._refresh()
 
-    def follow(self, name: str, then: nn.Module) -> None:
-        """Put a module behind a layer, before everything that edits have put there already."""
+    def insert_after(self, name: str, then: nn.Module) -> None:
+        """Insert a module directly behind a layer, before what edits have inserted there already."""
         path = self.path(name)
         layer = self.model.get_submodule(path)
         like = next(layer.parameters(), None)
@@ -93,10 +93,10 @@ class ModulePaths:
             then.to(like.device, like.dtype)
         wrapped = Followed(layer, then.train(layer.training))
         wrapped.training = layer.training
-        self.put(path, wrapped)
+        self.replace(path, wrapped)
 
     def enclose(self, name: str, wrap: Callable[[nn.Module], Wrapped]) -> None:
-        """Put a layer, with all that edits have put behind it, into another module."""
+        """Put a layer, with everything that edits have inserted behind it, into another module."""
         path = self._outermost(name)
         layer = self.model.get_submodule(path)
         wrapped = wrap(layer)
@@ -104,29 +104,29 @@ class ModulePaths:
         for parameter in wrapped.parameters(recurse=False):
             parameter.data = parameter.data.to(like.device, like.dtype)
         wrapped.training = layer.training
-        self.put(path, wrapped)
+        self.replace(path, wrapped)
 
-    def move(self, name: str, to: str) -> None:
-        """Have a layer name mean another place from now on."""
-        self._moved[name] = to
+    def rename(self, name: str, to: str) -> None:
+        """Have a layer name refer to the module of another name from now on."""
+        self._renamed[name] = to
 
-    def kept(self, name: str) -> str:
-        """Return why ``keep`` protects a layer, or an empty text."""
+    def kept_reason(self, name: str) -> str:
+        """Return why ``keep`` protects a layer, or an empty string."""
         parts = name.split(".")
         containers = [".".join(parts[: i + 1]) for i in range(len(parts))]
-        found = next((p for p in self._keep if any(fnmatchcase(c, p) for c in containers)), None)
-        return "" if found is None else f"keep={found!r} protects `{name}`"
+        pattern = next((p for p in self._keep if any(fnmatchcase(c, p) for c in containers)), None)
+        return "" if pattern is None else f"keep={pattern!r} protects `{name}`"
 
     def protection(self, name: str) -> str:
-        """Return why the weights of a layer must stay as they are, or an empty text."""
-        kept = self.kept(name)
+        """Return why the weights of a layer must stay as they are, or an empty string."""
+        kept = self.kept_reason(name)
         if kept or name not in self:
             return kept
-        found = (self._protected.get(id(p)) for p in own_parameters(self.module(name)))
-        return next((reason for reason in found if reason), "")
+        reasons = (self._protected.get(id(p)) for p in direct_parameters(self.module(name)))
+        return next((reason for reason in reasons if reason), "")
 
-    def closed_in(self, name: str) -> str:
-        """Say which attention or transformer layer uses a layer without calling it, or return an empty text."""
+    def closed_reason(self, name: str) -> str:
+        """Return which attention or transformer layer uses a layer without calling it, or an empty string."""
         outer = next((parent for parent in self.parents(name) if isinstance(parent, CLOSED)), None)
         return "" if outer is None else f"`{name}` is a part of {type(outer).__name__}, which does not call it"
 

@@ -1,4 +1,4 @@
-"""Tells initial weights of a special form: all zero, one constant, the same for all units or inputs, just drawn."""
+"""Recognizes patterns of initial weights: all zero, one constant, equal for all units or inputs, freshly drawn."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from autotrainer.backends.pytorch.runtime.torch_private import Conv
 from autotrainer.monitoring.weight_patterns import is_freshly_initialized, recurrent_form, weight_form
 
 __all__ = ["is_newly_drawn", "weight_forms"]
 
 _MOST = 65536
-"""Entries that are looked at to see whether weights were just drawn."""
+"""Entries of a weight that are examined to decide whether it was freshly drawn, at most."""
 
 
 def weight_forms(modules: Sequence[nn.Module]) -> list[str]:
-    """Return the form of each module's weights, as `autotrainer.records.signals.LayerInfo.start` has it.
+    """Return the pattern of each module's weights, as in `autotrainer.records.signals.LayerInfo.start`.
 
-    Reads two units and two inputs of each layer, and the whole of those layers alone where these are equal; waits for
-    the device once. Grouped convolutions have none: their units see different inputs.
+    Compares two units and two inputs of each layer, and reads a whole layer only if these are equal; synchronizes with
+    the device once. Grouped convolutions have no pattern: their units have different inputs.
     """
     forms = [_recurrent(module) for module in modules]
-    found = [(place, matrix) for place, module in enumerate(modules) if (matrix := _matrix(module)) is not None]
-    if not found:
+    matrices = [(index, matrix) for index, module in enumerate(modules) if (matrix := _matrix(module)) is not None]
+    if not matrices:
         return forms
     with torch.no_grad():
-        hints = torch.stack([_equal_ends(matrix).cpu() for _, matrix in found]).tolist()
-        for (place, matrix), equal in zip(found, hints, strict=True):
-            forms[place] = weight_form(_on_host(matrix)) if equal else ""
+        hints = torch.stack([_equal_ends(matrix).cpu() for _, matrix in matrices]).tolist()
+        for (index, matrix), equal in zip(matrices, hints, strict=True):
+            forms[index] = weight_form(_on_host(matrix)) if equal else ""
     return forms
 
 
 def is_newly_drawn(module: nn.Module) -> bool:
-    """Say whether the weights of a layer look as a usual initializer has just drawn them; waits for the device."""
+    """Return whether a layer's weights look freshly drawn by a common initializer; synchronizes with the device."""
     weights: list[Tensor]
     bounds: list[float]
     deviations: list[float]
@@ -58,7 +59,7 @@ def is_newly_drawn(module: nn.Module) -> bool:
 
 
 def _some(weight: Tensor) -> NDArray[Any]:
-    """Return at most 65536 evenly strided entries on the host; none where there is nothing to be read."""
+    """Return at most `_MOST` evenly strided entries on the host; none if there are no values to read."""
     if weight.device.type == "meta" or not weight.numel() or not weight.is_floating_point():
         return np.zeros(0)
     flat = weight.detach().reshape(-1)
@@ -66,8 +67,8 @@ def _some(weight: Tensor) -> NDArray[Any]:
 
 
 def _matrix(module: nn.Module) -> Tensor | None:
-    """Return the weights of a layer as a view of shape (units, inputs, places), or None."""
-    if not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+    """Return the weights of a layer as a view of shape (units, inputs, positions), or None."""
+    if not isinstance(module, nn.Linear | Conv):
         return None
     weight = module._parameters.get("weight")
     if type(weight) is not nn.Parameter or weight.device.type == "meta" or weight.layout is not torch.strided:
@@ -93,7 +94,7 @@ def _recurrent(module: nn.Module) -> str:
 
 
 def _equal_ends(matrix: Tensor) -> Tensor:
-    """Say whether the first and the last unit, or else the first and the last of several inputs, have equal weights."""
+    """Return whether the first and last unit, or the first and last of several inputs, have equal weights."""
     units = (matrix[0] == matrix[-1]).all()
     return units if matrix.shape[1] == 1 else units | (matrix[:, 0] == matrix[:, -1]).all()
 

@@ -1,1 +1,1 @@
-"""Optimizers, schedulers and clipping."""
+"""Optimizers, learning-rate schedulers and gradient clipping."""

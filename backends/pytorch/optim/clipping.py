@@ -1,4 +1,4 @@
-"""Clips gradients, in a managed training or right before the steps of an optimizer in a loop of the user's own."""
+"""Gradient clipping: in managed trainings, and before each optimizer step of the user's own loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def clip(parameters: Iterable[nn.Parameter], edit: ClipGradients) -> None:
 
 
 def clip_before_steps(optimizer: Optimizer, edit: ClipGradients) -> RemovableHandle:
-    """Clip before each step of an optimizer; where the step takes a closure, behind each call of that."""
+    """Clip before each step of an optimizer; if the step takes a closure, after each call of the closure."""
 
     def clip_all() -> None:
         clip([p for group in optimizer.param_groups for p in group["params"]], edit)

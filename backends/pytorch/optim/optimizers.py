@@ -1,4 +1,4 @@
-"""Edits of optimizers: rates, decay, momentum, another optimizer, and parameters that came or went."""
+"""Edits of optimizers: learning rate, weight decay, momentum, another optimizer, added and removed parameters."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from autotrainer.backends.pytorch.layers.update_clipping import clip_updates
 from autotrainer.backends.pytorch.model.describe import watched_modules
+from autotrainer.backends.pytorch.runtime.torch_private import RunningNorm
 from autotrainer.edits import (
     CompleteOptimizer,
     DecayRate,
@@ -28,7 +29,15 @@ from autotrainer.edits import (
 )
 from autotrainer.errors import ConfigError
 
-__all__ = ["adopt_parameters", "edit_optimizer", "missing_parameters", "optimizer_refusal", "owns", "set_rate"]
+__all__ = [
+    "adopt_parameters",
+    "edit_optimizer",
+    "missing_parameters",
+    "optimizer_refusal",
+    "owns",
+    "parameter_ids",
+    "set_rate",
+]
 
 _OPTIMIZERS: dict[str, type[Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -39,11 +48,11 @@ _OPTIMIZERS: dict[str, type[Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
 }
 _SECOND_MOMENTS = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam)
-_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+_NORMS = (RunningNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 def optimizer_refusal(edit: Edit, optimizer: Optimizer) -> str:
-    """Say why an edit can't be applied to an optimizer, or return an empty text."""
+    """Return why an edit can't be applied to an optimizer; or an empty string."""
     name, options = type(optimizer).__name__, optimizer.param_groups[0]
     if isinstance(edit, SetLearningRate | SwapOptimizer):
         rate = edit.value if isinstance(edit, SetLearningRate) else edit.learning_rate
@@ -61,29 +70,33 @@ def optimizer_refusal(edit: Edit, optimizer: Optimizer) -> str:
     if isinstance(edit, SetWeightDecay):
         if "weight_decay" not in options:
             return f"{name} has no weight decay"
-        return "" if math.isfinite(edit.value) and edit.value >= 0 else f"{edit.value!r} is no weight decay"
+        return (
+            ""
+            if math.isfinite(edit.value) and edit.value >= 0
+            else f"{edit.value!r} is not a weight decay: give a number >= 0"
+        )
     if isinstance(edit, WarmUpRate | DecayRate):
         return "" if "lr" in options else f"{name} has no learning rate"
     if isinstance(edit, TuneAdam) and not isinstance(optimizer, _SECOND_MOMENTS):
-        return f"{name} divides by no second moment"
+        return f"{name} keeps no second moment"
     if isinstance(edit, CompleteOptimizer) and isinstance(optimizer, torch.optim.LBFGS):
-        return "LBFGS takes one group of parameters, made with it"
+        return "LBFGS takes a single parameter group, which its constructor fixes"
     if isinstance(edit, ResetOptimizerState) and isinstance(optimizer, torch.optim.Adagrad):
-        return "the state of Adagrad is made with it"
+        return "the state of Adagrad is created by its constructor"
     if isinstance(edit, SkipUpdates) and isinstance(optimizer, torch.optim.LBFGS):
-        return "a step of LBFGS computes gradients of its own"
+        return "a step of LBFGS computes gradients by itself"
     return ""
 
 
 def edit_optimizer(optimizer: Optimizer, model: nn.Module, edits: Iterable[Edit]) -> Optimizer:
     """Apply edits to an optimizer that has not taken a step.
 
-    Parameter groups stay as they are otherwise, and their learning rates keep their ratios.
+    Parameter groups are otherwise unchanged, and their learning rates keep their ratios.
 
     Args:
         optimizer: The optimizer; changed.
         model: The model whose parameters it has.
-        edits: Edits of any kind; those that are not about optimizers are passed over.
+        edits: Edits of any kind; those that do not concern optimizers are ignored.
 
     Returns:
         The optimizer, or another one over the same parameters.
@@ -114,7 +127,7 @@ def edit_optimizer(optimizer: Optimizer, model: nn.Module, edits: Iterable[Edit]
         elif isinstance(edit, ResetOptimizerState):
             optimizer.state.clear()
         elif isinstance(edit, RestoreZeroGrad):
-            optimizer.register_step_post_hook(_forget_gradients)
+            optimizer.register_step_post_hook(_zero_gradients)
     return optimizer
 
 
@@ -124,13 +137,13 @@ def missing_parameters(optimizer: Optimizer, model: nn.Module, layers: Sequence[
     Args:
         optimizer: The optimizer.
         model: The model.
-        layers: Layers to look in; all of the model if there are none.
+        layers: Names of the layers to look in; empty for the whole model.
     """
     modules = watched_modules(model)
-    places = [modules[name] for name in layers if name in modules] if layers else [model]
-    owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    found = {id(p): p for place in places for p in place.parameters() if p.requires_grad and id(p) not in owned}
-    return list(found.values())
+    searched = [modules[name] for name in layers if name in modules] if layers else [model]
+    owned = parameter_ids(optimizer)
+    missing = {id(p): p for module in searched for p in module.parameters() if p.requires_grad and id(p) not in owned}
+    return list(missing.values())
 
 
 def _tune(optimizer: Optimizer, edit: TuneAdam) -> None:
@@ -144,29 +157,28 @@ def _tune(optimizer: Optimizer, edit: TuneAdam) -> None:
 
 
 def _complete(optimizer: Optimizer, missing: list[nn.Parameter]) -> None:
-    """Add parameters with the settings of the first group."""
     if missing:
         options = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
         optimizer.add_param_group({**options, "params": missing})
 
 
-def _forget_gradients(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+def _zero_gradients(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     optimizer.zero_grad()
 
 
 def adopt_parameters(optimizer: Optimizer, model: nn.Module, before: Sequence[nn.Parameter]) -> None:
-    """Give an optimizer the parameters that a model has gained, and take away those that it has lost.
+    """Add the parameters that a model has gained to its optimizer, and remove those that it has lost.
 
     Args:
         optimizer: The optimizer; changed. New parameters get the settings of the first group, without decay.
         model: The model after surgery.
-        before: Its parameters before.
+        before: Its parameters before surgery.
     """
     old, now = {id(p) for p in before}, {id(p) for p in model.parameters()}
     gone = old - now
     for group in optimizer.param_groups:
         group["params"] = [p for p in group["params"] if id(p) not in gone]
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    held = parameter_ids(optimizer)
     new = [p for p in model.parameters() if id(p) not in old and id(p) not in held]
     if new:
         options = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
@@ -176,7 +188,7 @@ def adopt_parameters(optimizer: Optimizer, model: nn.Module, before: Sequence[nn
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> bool:
-    """Set the rate of the first group, and those of the others in their ratios; False where there is no rate."""
+    """Set the learning rate of the first group, keeping the ratios to the others; False if there is no rate."""
     if any("lr" not in group for group in optimizer.param_groups):
         return False
     for group, value in zip(optimizer.param_groups, _scaled_rates(optimizer, rate), strict=True):
@@ -185,7 +197,7 @@ def set_rate(optimizer: Optimizer, rate: float) -> bool:
 
 
 def _scaled_rates(optimizer: Optimizer, value: float) -> list[float]:
-    """Return a rate for each group: ``value`` for the first, the others in the ratios they have."""
+    """Return a rate for each group: ``value`` for the first, in the current ratios for the others."""
     rates = [float(group.get("lr", value)) for group in optimizer.param_groups]
     return [value * rate / rates[0] if rates[0] else value for rate in rates]
 
@@ -208,21 +220,21 @@ def _swapped(optimizer: Optimizer, model: nn.Module, edit: SwapOptimizer) -> Opt
     groups = [
         {"params": group["params"], "lr": rate} for group, rate in zip(optimizer.param_groups, rates, strict=True)
     ]
-    made = _OPTIMIZERS[edit.name](groups, **options)
-    return _decayed(made, model, edit.weight_decay)
+    swapped = _OPTIMIZERS[edit.name](groups, **options)
+    return _decayed(swapped, model, edit.weight_decay)
 
 
 def _decayed(optimizer: Optimizer, model: nn.Module, decay: float) -> Optimizer:
-    """Set the decay of weight matrices, decoupled where the optimizer can, and none of everything else."""
+    """Set the weight decay of matrices, decoupled if the optimizer supports it; everything else gets none."""
     if type(optimizer) is torch.optim.Adam and decay and "decoupled_weight_decay" not in optimizer.param_groups[0]:
         optimizer = torch.optim.AdamW([_without(g, "decoupled_weight_decay") for g in optimizer.param_groups])
     matrices = {id(p) for p in _matrices(model)}
     groups = []
     for group in optimizer.param_groups:
-        for wanted in (True, False):
-            params = [p for p in group["params"] if (id(p) in matrices) is wanted]
+        for decays in (True, False):
+            params = [p for p in group["params"] if (id(p) in matrices) is decays]
             if params:
-                groups.append({**group, "params": params, "weight_decay": decay if wanted else 0.0})
+                groups.append({**group, "params": params, "weight_decay": decay if decays else 0.0})
                 if decay and "decoupled_weight_decay" in group:
                     groups[-1]["decoupled_weight_decay"] = True
     optimizer.param_groups = groups
@@ -240,6 +252,10 @@ def _without(group: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def owns(optimizer: Optimizer, model: nn.Module) -> bool:
-    """Say whether an optimizer has any of a model's parameters."""
-    own = {id(parameter) for parameter in model.parameters()}
-    return any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])
+    """Return whether an optimizer has any of a model's parameters."""
+    return not parameter_ids(optimizer).isdisjoint(id(parameter) for parameter in model.parameters())
+
+
+def parameter_ids(optimizer: Optimizer) -> set[int]:
+    """Return the ids of an optimizer's parameters."""
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}

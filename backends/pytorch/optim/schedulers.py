@@ -1,4 +1,4 @@
-"""The user's learning-rate scheduler, for each training anew."""
+"""Copies of the user's learning-rate scheduler, one for each training."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from autotrainer.errors import ConfigError, InputError
 
 __all__ = ["scheduler_maker", "step_scheduler"]
 
-_OWN = ("max_lr", "min_lr", "max_momentum", "base_momentum")
-"""What `OneCycleLR` and `CyclicLR` keep in the optimizer's parameter groups."""
-_LISTS = ("base_lrs", "lr_lambdas", "min_lrs", "max_lrs", "base_momentums", "max_momentums", "_last_lr")
-"""What schedulers keep for each group."""
+_GROUP_SETTINGS = ("max_lr", "min_lr", "max_momentum", "base_momentum")
+"""Values that `OneCycleLR` and `CyclicLR` keep in the optimizer's parameter groups."""
+_LISTS_BY_GROUP = ("base_lrs", "lr_lambdas", "min_lrs", "max_lrs", "base_momentums", "max_momentums", "_last_lr")
+"""Attributes of schedulers with one value for each parameter group."""
 
 
 def step_scheduler(scheduler: Any, loss: float) -> None:
@@ -28,12 +28,12 @@ def step_scheduler(scheduler: Any, loss: float) -> None:
 
 
 def scheduler_maker(scheduler: Any, optimizer: Optimizer) -> Callable[[Optimizer], Any] | None:
-    """Return what makes such a scheduler for another optimizer.
+    """Return a function that makes an equal scheduler for another optimizer.
 
     Args:
         scheduler: Scheduler of the optimizer, in the state in which trainings start; callable(optimizer) that makes
             one; or None.
-        optimizer: The optimizer as given.
+        optimizer: The user's optimizer.
 
     Returns:
         callable(optimizer), or None.
@@ -48,53 +48,55 @@ def scheduler_maker(scheduler: Any, optimizer: Optimizer) -> Callable[[Optimizer
             raise InputError(f"scheduler must be a scheduler or callable(optimizer), not {type(scheduler).__name__}")
         return scheduler  # type: ignore[no-any-return]
     if getattr(scheduler, "optimizer", optimizer) is not optimizer:
-        raise InputError("the scheduler belongs to another optimizer than the one given")
-    kind, of = type(scheduler), type(optimizer)
-    place = object()  # stands for the optimizer, wherever a schedule made of others holds it
-    state = copy.deepcopy(vars(scheduler), {id(optimizer): place})
+        raise InputError("the scheduler belongs to another optimizer: make it from the optimizer that is given")
+    kind, optimizer_class = type(scheduler), type(optimizer)
+    placeholder = object()  # stands for the optimizer wherever a chained scheduler refers to it
+    state = copy.deepcopy(vars(scheduler), {id(optimizer): placeholder})
     rates = [(float(group["lr"]), float(group.get("initial_lr", group["lr"]))) for group in optimizer.param_groups]
-    own = [{name: group[name] for name in _OWN if name in group} for group in optimizer.param_groups]
+    settings = [{name: group[name] for name in _GROUP_SETTINGS if name in group} for group in optimizer.param_groups]
 
     def make(other: Optimizer) -> Any:
         groups = other.param_groups
         if len(groups) != len(rates) != 1:
             raise ConfigError(
-                f"the {kind.__name__} given was made for {len(rates)} parameter groups, and this repair makes "
+                f"the {kind.__name__} was made for {len(rates)} parameter groups, but this repair makes "
                 f"{len(other.param_groups)}: give scheduler=callable(optimizer)"
             )
-        copies = len(groups) if len(rates) == 1 else 1  # the one group given may be several now
-        for group, (rate, initial), values in zip(groups, rates * copies, own * copies, strict=True):
+        copies = len(groups) if len(rates) == 1 else 1  # a single group may have been split since
+        for group, (rate, initial), values in zip(groups, rates * copies, settings * copies, strict=True):
             if "initial_lr" in group:
                 continue
-            # An edit has set another rate: where the schedule starts, not where it is.
+            # An edit has set another rate: that is where the schedule starts, not where it stands now.
             group["initial_lr"] = float(group["lr"])
             group["lr"] = group["lr"] * (rate / initial if initial else 1.0)
             scale = group["initial_lr"] / initial if initial else 1.0
             group.update({name: value * scale if name.endswith("_lr") else value for name, value in values.items()})
         now = [group["lr"] for group in groups]
-        LambdaLR(other, lambda _: 1.0, last_epoch=0)  # marks the optimizer's step, which a scheduler looks for
+        LambdaLR(other, lambda _: 1.0, last_epoch=0)  # wraps the optimizer's step, which schedulers check
         for group, rate in zip(groups, now, strict=True):
             group["lr"] = rate
-        made = object.__new__(kind)
-        vars(made).update(copy.deepcopy(state, {id(place): other}), optimizer=other)
-        for one in _all(made):
-            vars(one).update({k: v * copies for k, v in vars(one).items() if k in _LISTS and isinstance(v, list)})
-            if hasattr(one, "base_lrs"):
-                before, one.base_lrs = one.base_lrs, [float(group["initial_lr"]) for group in groups]
-                if hasattr(one, "max_lrs"):  # of `CyclicLR`
-                    scales = [new / old if old else 1.0 for new, old in zip(one.base_lrs, before, strict=True)]
-                    one.max_lrs = [rate * scale for rate, scale in zip(one.max_lrs, scales, strict=True)]
-            if hasattr(one, "_last_lr"):
-                one._last_lr = [float(group["lr"]) for group in groups]
-            if getattr(one, "cycle_momentum", False) and type(other) is not of:
-                one.cycle_momentum = False  # another optimizer may have none, or call it otherwise
-        return made
+        copied = object.__new__(kind)
+        vars(copied).update(copy.deepcopy(state, {id(placeholder): other}), optimizer=other)
+        for part in _parts(copied):
+            vars(part).update(
+                {k: v * copies for k, v in vars(part).items() if k in _LISTS_BY_GROUP and isinstance(v, list)}
+            )
+            if hasattr(part, "base_lrs"):
+                before, part.base_lrs = part.base_lrs, [float(group["initial_lr"]) for group in groups]
+                if hasattr(part, "max_lrs"):  # of `CyclicLR`
+                    scales = [new / old if old else 1.0 for new, old in zip(part.base_lrs, before, strict=True)]
+                    part.max_lrs = [rate * scale for rate, scale in zip(part.max_lrs, scales, strict=True)]
+            if hasattr(part, "_last_lr"):
+                part._last_lr = [float(group["lr"]) for group in groups]
+            if getattr(part, "cycle_momentum", False) and type(other) is not optimizer_class:
+                part.cycle_momentum = False  # another optimizer may have no momentum, or another name for it
+        return copied
 
     return make
 
 
-def _all(scheduler: Any) -> Iterator[Any]:
-    """Yield a scheduler and those that it is made of."""
+def _parts(scheduler: Any) -> Iterator[Any]:
+    """Yield a scheduler and those that it is composed of."""
     yield scheduler
     for part in getattr(scheduler, "_schedulers", ()):
-        yield from _all(part)
+        yield from _parts(part)

@@ -1,1 +1,1 @@
-"""The process and the device: random states, process settings, hooks, saving."""
+"""The process and the device: random states, process settings, hooks, saving, private names of PyTorch."""

@@ -1,4 +1,4 @@
-"""Copies models, optimizers and losses together to the host and back, so that only what trains is on the device."""
+"""Copies of models, optimizers and losses in host memory, so that only the present training is on the device."""
 
 from __future__ import annotations
 
@@ -11,43 +11,44 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
+from autotrainer.backends.pytorch.runtime.torch_private import refresh_lbfgs
 from autotrainer.errors import InputError
 
 __all__ = ["Devices", "copied", "copied_to_host", "is_large", "is_remote"]
 
 _LARGEST = 1 << 30
-"""Bytes of parameters and buffers up to which a model is copied at the ends of epochs: with Adam three times as much
-goes to the host, for which an epoch of such a model leaves time."""
+"""Bytes of parameters and buffers up to which a model is copied at the end of an epoch. With Adam three times as much
+is transferred to the host; an epoch of a model of this size takes much longer than that."""
 
 Devices = Mapping[Tensor, torch.device]
-"""Where copies of the tensors of a host copy belong. Tensors are keys by identity, and stay alive as such."""
+"""Original device of each tensor of a host copy. The tensors are keys by identity, which also keeps them alive."""
 
 
 def is_remote(tensor: Tensor) -> bool:
-    """Say whether a tensor's memory is not the host's."""
+    """Return whether a tensor is in the memory of another device than the host."""
     return tensor.device.type not in ("cpu", "meta")
 
 
 def is_large(model: nn.Module) -> bool:
-    """Say whether a model takes too much memory to be copied at the ends of epochs."""
+    """Return whether a model is too large to be copied at the end of each epoch."""
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > _LARGEST
 
 
 def copied_to_host(objects: Sequence[Any]) -> tuple[Any, Devices]:
-    """Copy modules and optimizers together, links between them kept, with their tensors in host memory.
+    """Copy modules and optimizers together into host memory; links between them are preserved.
 
-    Parameters, buffers and states of optimizers count; tensors of the user's own classes and plain attributes stay
-    where they are, and so does all of a model that has lazy parameters.
+    Moves parameters, buffers and optimizer states. Custom tensor classes and tensors in plain attributes keep their
+    device, as does everything in a model with lazy parameters.
 
     Args:
         objects: Modules, optimizers, and None.
 
     Returns:
-        The copies, and where their tensors came from.
+        The copies, and the original devices of their tensors.
 
     Raises:
-        InputError: If one can't be copied.
+        InputError: If one of them can't be copied.
     """
     tensors = list(_tensors(objects))
     lazy = any(isinstance(tensor, UninitializedParameter) for tensor in tensors)
@@ -58,7 +59,7 @@ def copied_to_host(objects: Sequence[Any]) -> tuple[Any, Devices]:
 
 
 def copied(objects: Any, devices: Devices) -> Any:
-    """Copy what `copied_to_host` returned, to where it came from.
+    """Copy what `copied_to_host` returned back to its original devices.
 
     Raises:
         InputError: If something can't be copied.
@@ -84,8 +85,8 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     return copy_.requires_grad_(tensor.requires_grad)
 
 
-def _culprit(objects: Any) -> str:
-    """Say which attribute of which module can't be copied, if one can't by itself."""
+def _uncopyable_attribute(objects: Any) -> str:
+    """Return a clause that names the attribute which can't be copied; empty if each can by itself."""
     for module in (m for item in objects if isinstance(item, nn.Module) for m in item.modules()):
         for name, value in vars(module).items():
             if name in ("_parameters", "_buffers", "_modules"):
@@ -99,14 +100,14 @@ def _culprit(objects: Any) -> str:
 
 def _deepcopied(objects: Any, memo: dict[int, Any]) -> Any:
     try:
-        made = copy.deepcopy(objects, memo)
+        copies = copy.deepcopy(objects, memo)
     except (RuntimeError, TypeError, NotImplementedError, AttributeError) as error:
-        reason = str(error).split("  If you", 1)[0].rstrip(".")  # torch goes on about other causes
+        reason = str(error).split("  If you", 1)[0].rstrip(".")  # the rest is about other causes
         raise InputError(
-            f"the model (or its optimizer or loss) can't be copied{_culprit(objects)}: {reason}. Give a callable that "
-            "builds the model instead, and optimizer=callable(params)"
+            f"the model (or its optimizer or loss) can't be copied{_uncopyable_attribute(objects)}: {reason}. "
+            "Give a callable that builds the model instead, and optimizer=callable(params)"
         ) from error
-    for one in made:
-        if isinstance(one, torch.optim.LBFGS):  # its copies lack what its constructor derives from the groups
-            one._params, one._numel_cache = one.param_groups[0]["params"], None
-    return made
+    for item in copies:
+        if isinstance(item, torch.optim.LBFGS):
+            refresh_lbfgs(item)
+    return copies

@@ -1,4 +1,4 @@
-"""Settings of PyTorch that hold for a whole process, for trainings in another one that are to come out the same."""
+"""Process-wide settings of PyTorch that a training in another process needs to give the same result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def process_settings() -> dict[str, Any]:
 
 
 def adopt_settings(values: Mapping[str, Any]) -> None:
-    """Take the settings that `process_settings` returned in another process."""
+    """Apply the settings that `process_settings` returned in another process."""
     torch.set_num_threads(values["threads"])
     torch.set_default_dtype(values["dtype"])
     torch.set_float32_matmul_precision(values["precision"])

@@ -1,4 +1,4 @@
-"""The random states that managed trainings touch: put back afterwards, and set for each training and epoch."""
+"""The global random states: preserved around managed trainings, and seeded for each training and epoch."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class RandomState:
 
     @classmethod
     def now(cls) -> Self:
-        """Return the present states."""
-        in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        """Return the current states."""
+        cuda_in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         return cls(
             random.getstate(),
             np.random.get_state(),
             torch.get_rng_state(),
-            torch.cuda.get_rng_state_all() if in_use else None,
+            torch.cuda.get_rng_state_all() if cuda_in_use else None,
             torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
         )
 
     def restore(self) -> None:
-        """Put the states back."""
+        """Set the global generators to these states."""
         random.setstate(self.python)
         np.random.set_state(self.numpy)
         torch.set_rng_state(self.cpu)
@@ -49,7 +49,7 @@ class RandomState:
 
 @contextmanager
 def preserve_random_state() -> Iterator[None]:
-    """Put back the random states of torch (all devices in use), NumPy and Python at the end, whatever happens."""
+    """Restore the random states of torch (all devices in use), NumPy and Python at the end, whatever happens."""
     state = RandomState.now()
     try:
         yield
@@ -61,7 +61,7 @@ def seed_all(seed: int) -> None:
     """Seed torch (all devices), NumPy's global generator and Python's.
 
     Args:
-        seed: Any whole number.
+        seed: Any integer.
     """
     torch.manual_seed(seed % 2**63)
     np.random.seed(seed % 2**32)
@@ -69,5 +69,5 @@ def seed_all(seed: int) -> None:
 
 
 def mix(seed: int, epoch: int) -> int:
-    """Return the seed of one epoch, in [0, 2**63): what is drawn in it does not depend on earlier epochs."""
+    """Return the seed of one epoch, in [0, 2**63), so that its random numbers do not depend on earlier epochs."""
     return (seed * 1_000_003 + epoch + 1) % 2**63

@@ -1,4 +1,4 @@
-"""Writes trained models to disk."""
+"""Saving trained models."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["save_model"]
 
 
 def save_model(model: nn.Module, folder: Path) -> Path:
-    """Write ``model.pt``: a dict with ``state_dict``, and the whole ``model`` where it can be pickled.
+    """Write ``model.pt``: a dict with ``state_dict``, and with the whole ``model`` if it can be pickled.
 
-    ``torch.load(path)["state_dict"]`` reads the weights alone; the whole model needs ``weights_only=False`` and the
-    code of its classes.
+    ``torch.load(path)["state_dict"]`` reads the weights alone; loading the whole model needs ``weights_only=False``
+    and the code of its classes.
 
     Args:
         model: The model.
         folder: An existing folder.
 
     Returns:
-        The file. An older one is replaced only once the new one is complete.
+        The file. An existing one is replaced only once the new one is complete.
 
     Raises:
         InputError: If the file can't be written.

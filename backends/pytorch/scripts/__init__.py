@@ -1,1 +1,1 @@
-"""Watching every training of a script that knows nothing of autotrainer."""
+"""Watching every training of a script that does not use autotrainer."""

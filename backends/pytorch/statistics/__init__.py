@@ -1,1 +1,1 @@
-"""The layer table of a sampled step: activations, gradients, weights, attention."""
+"""Statistics of a sampled step, as rows of the layer table: activations, gradients, weights, attention."""

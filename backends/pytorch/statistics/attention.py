@@ -1,7 +1,7 @@
-"""Looks at attention: how evenly its weights are spread, and how large their logits are.
+"""Statistics of attention: the entropy of its weights, and the size of its logits.
 
-Layers do not return their weights, so those of some queries are worked out once more from what went in. Nothing of it
-is random, and no gradient is recorded.
+Layers do not return their weights, so those of some queries are recomputed from the inputs. This draws no random
+number and records no gradient.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from autotrainer.records.signals import LAYER_COLUMNS, MASK_LOGIT
 __all__ = ["ATTENTION_COLUMNS", "functional_attention", "module_attention"]
 
 ATTENTION_COLUMNS = tuple(LAYER_COLUMNS.index(name) for name in ("attention_entropy", "attention_max_logit"))
-"""Columns of the layer table that are filled here, in the order of the numbers returned."""
+"""Columns of the layer table that are filled here, in the order of the values returned."""
 
 
 def functional_attention(
@@ -35,10 +35,10 @@ def functional_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor | None:
-    """Look at a call of `scaled_dot_product_attention`, whose arguments these are.
+    """Measure a call of `scaled_dot_product_attention` with these arguments.
 
     Returns:
-        Shape (2,), float32: the `ATTENTION_COLUMNS`. None where it can't be looked at.
+        Shape (2,), float32: the `ATTENTION_COLUMNS`. None if it can't be measured.
     """
     if query.is_nested or key.is_nested or query.ndim != key.ndim or query.ndim < 2 or not query.numel():
         return None
@@ -49,15 +49,15 @@ def functional_attention(
     if enable_gqa:
         key = key[:samples].repeat_interleave(query.shape[1] // key.shape[1], 1)
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    masks = []  # of the chosen queries alone: whole ones of long sequences take more memory than there may be
+    masks = []  # of the chosen queries alone: whole masks of long sequences may not fit in memory
     if mask is not None:
         mask = mask[:samples, :, ::stride]
         masks.append(~mask if mask.dtype is torch.bool else mask)
     if is_causal:
-        places = torch.arange(0, query.shape[2], stride, device=query.device)
-        later = torch.arange(key.shape[2], device=query.device) > places[:, None]
+        positions = torch.arange(0, query.shape[2], stride, device=query.device)
+        later = torch.arange(key.shape[2], device=query.device) > positions[:, None]
         masks.append(later.expand(samples, query.shape[1], -1, -1))
-    return _numbers(query[:samples, :, ::stride], key[:samples], factor, masks)
+    return _attention_stats(query[:samples, :, ::stride], key[:samples], factor, masks)
 
 
 def module_attention(
@@ -71,14 +71,14 @@ def module_attention(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> Tensor | None:
-    """Look at a call of an attention layer, whose arguments these are.
+    """Measure a call of an attention layer with these arguments.
 
     Returns:
-        Shape (2,), float32: the `ATTENTION_COLUMNS`. None where it can't be looked at: reading weights that are
-        parametrized may change them, and a subclass may do anything.
+        Shape (2,), float32: the `ATTENTION_COLUMNS`. None if it can't be measured: reading parametrized weights may
+        change them, and a subclass may compute anything.
     """
-    bound = isinstance(module, CosineAttention)
-    if not (bound or type(module).forward is nn.MultiheadAttention.forward) or is_parametrized(module):
+    cosine = isinstance(module, CosineAttention)
+    if not (cosine or type(module).forward is nn.MultiheadAttention.forward) or is_parametrized(module):
         return None
     if query.is_nested or not query.numel() or not key.numel():
         return None
@@ -98,18 +98,18 @@ def module_attention(
     shape = (total, module.num_heads, queries, keys)
     masks = [mask.broadcast_to(shape)[:samples, :, ::stride] for mask in masks]
     masks = [F.pad(mask, (0, key.shape[2] - keys)) for mask in masks]
-    return _numbers(query, key, 1 / math.sqrt(module.head_dim), masks)
+    return _attention_stats(query, key, 1 / math.sqrt(module.head_dim), masks)
 
 
 def _projected(module: nn.MultiheadAttention, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """Return queries and keys as the heads get them, shape (samples, heads, places, features of a head)."""
+    """Return queries and keys as the heads receive them, shape (samples, heads, places, features of a head)."""
     if module.in_proj_weight is not None:
-        of_query, of_key, _ = module.in_proj_weight.chunk(3)
+        query_weight, key_weight, _ = module.in_proj_weight.chunk(3)
     else:
-        of_query, of_key = module.q_proj_weight, module.k_proj_weight
+        query_weight, key_weight = module.q_proj_weight, module.k_proj_weight
     biases = (None, None) if module.in_proj_bias is None else module.in_proj_bias.float().chunk(3)
-    query = F.linear(query.float(), of_query.float(), biases[0])
-    key = F.linear(key.float(), of_key.float(), biases[1])
+    query = F.linear(query.float(), query_weight.float(), biases[0])
+    key = F.linear(key.float(), key_weight.float(), biases[1])
     if isinstance(module, CosineAttention):
         query, key = module.directions(query, key)
     if module.bias_k is not None:
@@ -132,8 +132,8 @@ def _full_precision(values: Tensor) -> AbstractContextManager[None]:
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
-def _numbers(query: Tensor, key: Tensor, factor: float, masks: Sequence[Tensor]) -> Tensor:
-    """Reduce queries, keys and masks, all of rank 4, to the numbers. A boolean mask is true where a key is left out."""
+def _attention_stats(query: Tensor, key: Tensor, factor: float, masks: Sequence[Tensor]) -> Tensor:
+    """Return the statistics for queries, keys and masks of rank 4. A boolean mask is true where a key is left out."""
     with _full_precision(query):
         logits = torch.matmul(query.float() * factor, key.float().transpose(-2, -1))
     if not masks:
@@ -144,11 +144,11 @@ def _numbers(query: Tensor, key: Tensor, factor: float, masks: Sequence[Tensor])
     largest = logits.abs().masked_fill(left_out, 0).amax()
     for mask in masks:
         logits = logits + mask.float() if mask.is_floating_point() else logits
-    # Not to minus infinity: of a weight of 0, its logarithm must stay a number.
+    # Not minus infinity: the logarithm of a weight of 0 must stay finite.
     entropies = _entropies(logits.masked_fill(left_out, torch.finfo(torch.float32).min))
     count = (~left_out).sum(-1).float()
-    known = count > 1
-    return torch.stack((torch.where(known, entropies / count.log(), 0).sum() / known.sum(), largest))
+    counted = count > 1
+    return torch.stack((torch.where(counted, entropies / count.log(), 0).sum() / counted.sum(), largest))
 
 
 def _entropies(logits: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Reduces tensors to numbers on their own device; nothing in here waits for it except `to_host`."""
+"""Reduces tensors to statistics on their device; only `to_host` synchronizes with it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from autotrainer.backends.pytorch.runtime.torch_private import foreach_norm
 from autotrainer.records.measurement import OUTPUT_COLUMNS, SATURATION_SLOPE, WITHOUT_UNITS
 from autotrainer.records.signals import DORMANT, LAYER_COLUMNS, MAX_FEATURES, MAX_RANK, MAX_ROWS, MAX_VALUES
 
@@ -35,20 +36,17 @@ ACTIVATION_COLUMNS = tuple(LAYER_COLUMNS.index(name) for name in OUTPUT_COLUMNS 
 
 
 def norms(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the L2 norm of each tensor, as scalars of type float32.
-
-    Keeps the one private name of PyTorch that reads many tensors in one call.
-    """
+    """Return the L2 norm of each tensor, as scalars of type float32."""
     if not tensors:
         return []
-    found = torch._foreach_norm([_plain(t) for t in tensors])
-    return [norm if norm.dtype is torch.float32 else norm.float() for norm in found]
+    computed = foreach_norm([_dense_real(t) for t in tensors])
+    return [norm if norm.dtype is torch.float32 else norm.float() for norm in computed]
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    """Return a dense, real tensor of at least single precision with the same entries that are not zero."""
+def _dense_real(tensor: Tensor) -> Tensor:
+    """Return a dense, real tensor of at least single precision with the same nonzero entries."""
     tensor = tensor.detach()
-    if tensor.dtype is torch.float32 and tensor.layout is torch.strided:  # nearly all: quickly
+    if tensor.dtype is torch.float32 and tensor.layout is torch.strided:  # nearly all tensors
         return tensor
     if tensor.is_sparse:
         tensor = tensor.coalesce().values()
@@ -59,7 +57,7 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def nonzero_counts(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return the number of entries of each tensor that are not zero, as scalars."""
-    return [torch.count_nonzero(_plain(t)) for t in tensors]
+    return [torch.count_nonzero(_dense_real(t)) for t in tensors]
 
 
 def sampled_entries(parameters: Sequence[Tensor], entries: Sequence[int]) -> list[Tensor]:
@@ -67,7 +65,7 @@ def sampled_entries(parameters: Sequence[Tensor], entries: Sequence[int]) -> lis
 
     Args:
         parameters: The parameters.
-        entries: How many entries of each to copy at most.
+        entries: How many entries of each to copy, at most.
 
     Returns:
         Flat tensors of at least single precision.
@@ -76,18 +74,18 @@ def sampled_entries(parameters: Sequence[Tensor], entries: Sequence[int]) -> lis
 
 
 def strided_entries(tensors: Sequence[Tensor], entries: Sequence[int]) -> list[Tensor]:
-    """Return the same as `sampled_entries` of dense tensors, but views where that is possible."""
+    """Return the same as `sampled_entries` for dense tensors, as views where possible."""
     parts = []
     for tensor, most in zip(tensors, entries, strict=True):
         flat = tensor.detach().reshape(-1)
         stride = math.ceil(flat.numel() / max(most, 1)) or 1
-        part = _plain(flat if stride == 1 else flat[::stride])
-        parts.append(part if part.ndim == 1 else part.flatten())  # a complex number is two
+        part = _dense_real(flat if stride == 1 else flat[::stride])
+        parts.append(part if part.ndim == 1 else part.flatten())  # a complex entry becomes two
     return parts
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
-    """Return flat tensors as one, on the device of the first and of a type that holds them all."""
+    """Concatenate flat tensors on the device of the first, in their common type."""
     device = parts[0].device
     return torch.cat([part if part.device == device else part.to(device) for part in parts])
 
@@ -100,13 +98,13 @@ def changes(before: Sequence[Tensor], after: Sequence[Tensor]) -> list[Tensor]:
 def activation_numbers(
     output: Tensor, activation: str | None, batch_axis: int = 0, channel_axis: int | None = None
 ) -> Tensor:
-    """Reduce the output of a layer.
+    """Return statistics of the output of a layer.
 
     Args:
         output: Floating-point tensor with at least one entry.
         activation: Name of the activation that made it, if any.
         batch_axis: Axis of the samples.
-        channel_axis: Axis of the units where dormant ones are to be counted, as `silent_units` takes it; else None.
+        channel_axis: Axis of the units, as in `silent_units`, to count dormant ones; None not to count them.
 
     Returns:
         Shape (6,), float32: the `ACTIVATION_COLUMNS`. Spread is NaN for fewer than two samples, the saturated share
@@ -138,9 +136,9 @@ def activation_numbers(
 
 
 def _saturated(values: Tensor, size: Tensor, activation: str | None) -> Tensor | None:
-    """Say, from the output, where the slope of a bounded activation is below 1e-3 of its maximum.
+    """Return where the slope of a bounded activation is below 1e-3 of its maximum, computed from its output.
 
-    The slopes: sigmoid y (1 - y), tanh 1 - y², softsign (1 - |y|)²; the hard variants have slope 0 at their bounds.
+    The slopes are sigmoid y (1 - y), tanh 1 - y², softsign (1 - |y|)²; the hard variants have slope 0 at their bounds.
     """
     if activation == "sigmoid":
         return values * (1 - values) < SATURATION_SLOPE / 4
@@ -156,20 +154,20 @@ def _saturated(values: Tensor, size: Tensor, activation: str | None) -> Tensor |
 
 
 def silent_units(output: Tensor, channel_axis: int) -> Tensor:
-    """Return, unit by unit, whether it is zero for all samples and places; boolean, shape (units,)."""
+    """Return for each unit whether it is zero for all samples and positions; boolean, shape (units,)."""
     others = _other_axes(output, channel_axis)
     nonzero = output.detach() != 0
     return ~(nonzero.any(dim=others) if others else nonzero)
 
 
 def _other_axes(output: Tensor, channel_axis: int) -> list[int]:
-    """Return all axes but that of the units."""
+    """Return all axes except that of the units."""
     axis = 1 if output.ndim > 3 or (channel_axis == 1 and output.ndim > 2) else output.ndim - 1
     return [i for i in range(output.ndim) if i != axis]
 
 
 def row_count(*tensors: Tensor | None) -> int:
-    """Return how many first rows of all the tensors together may be copied."""
+    """Return how many of the first rows of each tensor may be copied within the limits."""
     counts = [MAX_ROWS]
     for tensor in tensors:
         if tensor is not None and tensor.ndim:
@@ -179,7 +177,7 @@ def row_count(*tensors: Tensor | None) -> int:
 
 
 def rows_of(tensor: Tensor | None, rows: int) -> Tensor | None:
-    """Return a copy of the first rows, or None where there is none."""
+    """Return a copy of the first rows, or None if there are none."""
     if tensor is None or not rows or not tensor.ndim or tensor.is_complex():
         return None
     return tensor.detach()[:rows].clone()
@@ -189,7 +187,7 @@ def input_rows(tensor: Tensor | None) -> Tensor | None:
     """Return a copy of the first rows of the input.
 
     Rank 2 keeps its rank: rows by at most 1024 evenly strided columns. A higher rank becomes (rows, 1, values)
-    where its rows are too large to be copied whole.
+    if its rows are too large to be copied whole.
     """
     if tensor is None or not tensor.ndim or not tensor.numel() or tensor.is_complex():
         return None
@@ -204,7 +202,7 @@ def input_rows(tensor: Tensor | None) -> Tensor | None:
 
 
 def feature_rows(tensor: Tensor | None) -> Tensor | None:
-    """Return a copy of evenly strided rows and features of what enters a dense layer; None where there are none."""
+    """Return a copy of evenly strided rows and features of a dense layer's input; None if there are none."""
     if tensor is None or tensor.ndim < 2 or not tensor.numel() or not tensor.is_floating_point():
         return None
     rows = tensor.detach()

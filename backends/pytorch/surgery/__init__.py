@@ -1,1 +1,1 @@
-"""Edits of a copy of the model: what is possible, and doing it."""
+"""Edits of a model: planning which are possible, and applying them."""

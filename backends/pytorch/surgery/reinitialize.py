@@ -1,4 +1,4 @@
-"""Draws the weights of layers anew."""
+"""Reinitializes the weights of layers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from autotrainer.backends.pytorch.runtime.torch_private import ConvTranspose
 from autotrainer.errors import ConfigError, nearest
 
-__all__ = ["SCHEMES", "redraw", "scale_weights"]
+__all__ = ["SCHEMES", "reinitialize", "scale_weights"]
 
 SCHEMES: dict[str, Callable[[Tensor], Tensor]] = {
     "he_uniform": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
@@ -22,15 +23,15 @@ SCHEMES: dict[str, Callable[[Tensor], Tensor]] = {
     "glorot_normal": nn.init.xavier_normal_,
     "orthogonal": nn.init.orthogonal_,
 }
-"""Initializers by name: He 2015, LeCun 1998 (as self-normalizing networks need it), Glorot 2010, Saxe 2014."""
+"""Initializers by name: He 2015, LeCun 1998 (needed by self-normalizing networks), Glorot 2010, Saxe 2014."""
 
 
 @torch.no_grad()
-def redraw(module: nn.Module, scheme: str) -> None:
-    """Draw the weights of one layer anew, in place: parameters stay the same objects.
+def reinitialize(module: nn.Module, scheme: str) -> None:
+    """Reinitialize the weights of one layer in place: parameters stay the same objects.
 
-    Biases become zero. Layers with an initialization of their own kind (embeddings, normalization, attention) get
-    that; recurrent layers get orthogonal recurrent weights.
+    Biases become zero. Embeddings, normalization and attention layers get their default initialization; recurrent
+    layers get orthogonal recurrent weights.
 
     Args:
         module: The layer.
@@ -41,7 +42,7 @@ def redraw(module: nn.Module, scheme: str) -> None:
     """
     if scheme not in SCHEMES:
         raise ConfigError(f"unknown initializer {scheme!r}: {nearest(scheme, SCHEMES)}")
-    draw = SCHEMES[scheme]
+    initialize = SCHEMES[scheme]
     if isinstance(module, nn.MultiheadAttention):
         module._reset_parameters()
         return
@@ -52,7 +53,7 @@ def redraw(module: nn.Module, scheme: str) -> None:
         return
     if parametrize.is_parametrized(module):
         for name in list(module.parametrizations):  # type: ignore[arg-type]
-            setattr(module, name, _drawn(draw, getattr(module, name)))
+            setattr(module, name, _initialized(initialize, getattr(module, name)))
     for name, parameter in module.named_parameters(recurse=False):
         recurrent = isinstance(module, nn.RNNBase | nn.RNNCellBase) and "weight_hh" in name
         if parameter.ndim < 2:
@@ -60,7 +61,7 @@ def redraw(module: nn.Module, scheme: str) -> None:
         elif recurrent:
             nn.init.orthogonal_(parameter)
         else:
-            parameter.copy_(_drawn(draw, parameter, transposed=isinstance(module, nn.modules.conv._ConvTransposeNd)))
+            parameter.copy_(_initialized(initialize, parameter, transposed=isinstance(module, ConvTranspose)))
 
 
 @torch.no_grad()
@@ -73,11 +74,11 @@ def scale_weights(module: nn.Module, factor: float) -> None:
         parameter.mul_(factor)
 
 
-def _drawn(draw: Callable[[Tensor], Tensor], like: Tensor, *, transposed: bool = False) -> Tensor:
-    """Return new values of the same shape; fans of transposed convolutions are counted the right way round."""
-    fresh = torch.empty_like(like.transpose(0, 1) if transposed else like).contiguous()
-    fresh = draw(fresh)
-    return fresh.transpose(0, 1) if transposed else fresh
+def _initialized(initialize: Callable[[Tensor], Tensor], values: Tensor, *, transposed: bool = False) -> Tensor:
+    """Return new values of the same shape; swaps the axes of transposed convolutions, so that fans are right."""
+    new_values = torch.empty_like(values.transpose(0, 1) if transposed else values).contiguous()
+    new_values = initialize(new_values)
+    return new_values.transpose(0, 1) if transposed else new_values
 
 
 def _has_matrix(module: nn.Module) -> bool:

@@ -1,1 +1,1 @@
-"""Managed trainings inside `fit`."""
+"""Managed trainings, for `autotrainer.fit`: initial state, edits, callbacks, training loop, evaluation."""

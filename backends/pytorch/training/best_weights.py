@@ -1,4 +1,4 @@
-"""The weights of the best epoch so far, kept on the host."""
+"""The weights of the best epoch so far, in host memory."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["BestWeights"]
 
 
 class BestWeights:
-    """Keeps the weights of the lowest validation loss on the host; does nothing without a patience.
+    """Keeps the weights of the lowest validation loss in host memory; does nothing without a patience.
 
     Args:
-        patience: Epochs to wait for a lower one, or None.
+        patience: Epochs to wait for a lower loss, or None.
     """
 
     def __init__(self, patience: int | None) -> None:
@@ -27,11 +27,11 @@ class BestWeights:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the patience is at its end."""
+        """Whether the patience is exhausted."""
         return self._patience is not None and self._waited >= self._patience
 
-    def take(self, model: nn.Module, loss: float) -> None:
-        """Take in the model at the end of an epoch."""
+    def update(self, model: nn.Module, loss: float) -> None:
+        """Keep the weights at the end of an epoch if its loss is the lowest."""
         if self._patience is None:
             return
         if loss < self._loss:
@@ -41,18 +41,18 @@ class BestWeights:
             self._waited += 1
 
     def restore(self, model: nn.Module) -> None:
-        """Give the best weights to the model."""
+        """Load the best weights into the model."""
         if self._weights is not None:
             model.load_state_dict(self._weights)
 
     @contextmanager
     def restored(self, model: nn.Module) -> Iterator[None]:
-        """Give the best weights to the model for a while."""
-        present = None if self._weights is None else _weights_of(model)
+        """Load the best weights into the model, and restore the current ones at the end."""
+        current = None if self._weights is None else _weights_of(model)
         self.restore(model)
         yield
-        if present is not None:
-            model.load_state_dict(present)
+        if current is not None:
+            model.load_state_dict(current)
 
 
 def _weights_of(model: nn.Module) -> dict[str, Any]:

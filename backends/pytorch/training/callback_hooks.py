@@ -1,4 +1,4 @@
-"""Companions of a training in the user's own loop: they have their say through hooks of loss and optimizer."""
+"""Runs callbacks in the user's own training loop, through hooks on loss and optimizer."""
 
 from __future__ import annotations
 
@@ -11,61 +11,50 @@ from torch.optim import Optimizer
 
 from autotrainer.backends.pytorch.training.callbacks import TrainingCallback
 
-__all__ = ["CallbackHooks", "Emptying"]
-
-
-class Emptying(TrainingCallback):
-    """Empties the gradients after each step: what a loop without ``zero_grad`` has forgotten; see `RestoreZeroGrad`."""
-
-    def __init__(self, optimizer: Optimizer) -> None:
-        self._optimizer = optimizer
-
-    def after_step(self) -> None:
-        """Empty them."""
-        self._optimizer.zero_grad()
+__all__ = ["CallbackHooks"]
 
 
 class CallbackHooks:
-    """Lets companions go along with a training that the user's own loop runs.
+    """Runs callbacks in a training of the user's own loop.
 
-    A step that a companion does not let through is taken without gradients: optimizers leave such parameters alone.
+    A step that a callback does not allow is taken without gradients: optimizers skip such parameters.
 
     Args:
         optimizer: The optimizer, whose steps are hooked.
-        loss: The loss module, whose last training loss companions see.
-        companions: The companions, in the order in which they have their say.
+        loss: The loss module; callbacks receive its latest training loss.
+        callbacks: The callbacks, in the order in which they run.
     """
 
-    def __init__(self, optimizer: Optimizer, loss: nn.Module, companions: Sequence[TrainingCallback]) -> None:
-        self._optimizer, self._companions = optimizer, tuple(companions)
+    def __init__(self, optimizer: Optimizer, loss: nn.Module, callbacks: Sequence[TrainingCallback]) -> None:
+        self._optimizer, self._callbacks = optimizer, tuple(callbacks)
         self._loss = torch.zeros(())
         self._total, self._count = torch.zeros(()), 0
         self._handles = [
-            loss.register_forward_hook(self._see),
+            loss.register_forward_hook(self._record_loss),
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
         ]
 
     def begin_epoch(self, epoch: int) -> None:
-        """Say that an epoch begins."""
+        """Run the callbacks at the beginning of an epoch."""
         self._total, self._count = torch.zeros(()), 0
-        for companion in self._companions:
-            companion.begin_epoch(epoch)
+        for callback in self._callbacks:
+            callback.begin_epoch(epoch)
 
     def end_epoch(self, epoch: int) -> None:
-        """Say that an epoch has ended, before the user's loop evaluates it."""
+        """Run the callbacks at the end of an epoch, before the user's loop evaluates it."""
         loss = float(self._total) / self._count if self._count else float("nan")
-        for companion in self._companions:
-            companion.end_epoch(epoch, loss)
+        for callback in self._callbacks:
+            callback.end_epoch(epoch, loss)
 
     def remove(self) -> None:
-        """Take every hook off."""
+        """Remove every hook, and close the callbacks."""
         for handle in self._handles:
             handle.remove()
-        for companion in self._companions:
-            companion.close()
+        for callback in self._callbacks:
+            callback.close()
 
-    def _see(self, module: nn.Module, args: Any, loss: Any) -> None:
+    def _record_loss(self, module: nn.Module, args: Any, loss: Any) -> None:
         if isinstance(loss, Tensor) and loss.requires_grad:
             self._loss = loss.detach().mean()
             self._total, self._count = self._total.to(self._loss) + self._loss, self._count + 1
@@ -75,25 +64,25 @@ class CallbackHooks:
     ) -> tuple[Any, dict[str, Any]] | None:
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
-            self._prepare()
+            self._prepare_step()
             return None
 
-        def prepared() -> Any:
+        def closure_with_callbacks() -> Any:
             loss = closure()
-            self._prepare()
+            self._prepare_step()
             return loss
 
-        return args[:1], {**kwargs, "closure": prepared}
+        return args[:1], {**kwargs, "closure": closure_with_callbacks}
 
-    def _prepare(self) -> None:
-        for companion in self._companions:
-            companion.after_backward(self._loss)
-        allowed = [companion.before_step() for companion in self._companions]  # each has its say
+    def _prepare_step(self) -> None:
+        for callback in self._callbacks:
+            callback.after_backward(self._loss)
+        allowed = [callback.before_step() for callback in self._callbacks]  # every callback runs
         if not all(allowed):
             for group in self._optimizer.param_groups:
                 for parameter in group["params"]:
                     parameter.grad = None
 
     def _after(self, *_: Any) -> None:
-        for companion in self._companions:
-            companion.after_step()
+        for callback in self._callbacks:
+            callback.after_step()

@@ -1,4 +1,4 @@
-"""What edits add to the training loop: each companion has its say before and after steps and at the end of epochs."""
+"""Callbacks that edits add to a training: they run before and after steps and at the end of epochs."""
 
 from __future__ import annotations
 
@@ -20,43 +20,44 @@ __all__ = [
     "SkipUpdatesCallback",
     "StateResetCallback",
     "TrainingCallback",
+    "ZeroGradCallback",
     "gradient_norm",
 ]
 
-_GAINED = 0.1
-"""Share of what the loss has fallen by that always counts as noise: near zero a loss doubles without harm."""
+_NOISE_SHARE = 0.1
+"""Share of the loss's decrease so far that always counts as noise: near zero a loss may double without harm."""
 
 
 class TrainingCallback:
-    """Goes along with one training; does nothing unless a subclass says so."""
+    """Callback of one training; does nothing unless a subclass overrides a method."""
 
     def begin_epoch(self, epoch: int) -> None:
-        """Take note that an epoch begins."""
+        """Run at the beginning of an epoch."""
 
     def after_backward(self, loss: Tensor) -> None:
-        """Look at the gradients of a step, before they are clipped."""
+        """Run after the backward pass of a step, before gradients are clipped."""
 
     def before_step(self) -> bool:
-        """Prepare a step of the optimizer, and say whether it is to be taken."""
+        """Run before an optimizer step; return whether to take the step."""
         return True
 
     def after_step(self) -> None:
-        """Clean up after a step that was taken or left out."""
+        """Run after a step that was taken or skipped."""
 
     def end_epoch(self, epoch: int, loss: float) -> None:
-        """Act at the end of an epoch with this mean loss, before it is evaluated."""
+        """Run at the end of an epoch with this mean loss, before the evaluation."""
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Remove everything that was attached."""
 
 
 class RateCallback(TrainingCallback):
-    """Takes each step at a rate of its own: warm-up and decay. In between the optimizer has the rate set.
+    """Warm-up and decay of the learning rate, step by step. Between steps the optimizer has its base rate.
 
     Args:
         optimizer: The optimizer.
-        warm_up: How the rate rises, or None.
-        decay: How it falls, with its steps, or None.
+        warm_up: The warm-up, or None.
+        decay: The decay, with its number of steps, or None.
     """
 
     def __init__(self, optimizer: Optimizer, warm_up: WarmUpRate | None, decay: DecayRate | None) -> None:
@@ -65,14 +66,14 @@ class RateCallback(TrainingCallback):
         self._rates: list[Any] = []
 
     def factor(self, step: int) -> float:
-        """Return the rate of a step ÷ the rate set."""
-        rising = 0 if self._warm_up is None else self._warm_up.steps
-        if step < rising:
-            return (step + 1) / rising
+        """Return the rate of a step ÷ the base rate."""
+        warm_up_steps = 0 if self._warm_up is None else self._warm_up.steps
+        if step < warm_up_steps:
+            return (step + 1) / warm_up_steps
         if self._decay is None:
             return 1.0
-        done = min(1.0, (step - rising) / max(1, self._decay.steps - rising))
-        return self._decay.floor + (1 - self._decay.floor) * (1 + math.cos(math.pi * done)) / 2
+        progress = min(1.0, (step - warm_up_steps) / max(1, self._decay.steps - warm_up_steps))
+        return self._decay.floor + (1 - self._decay.floor) * (1 + math.cos(math.pi * progress)) / 2
 
     def before_step(self) -> bool:
         """Set the rate of this step."""
@@ -83,88 +84,88 @@ class RateCallback(TrainingCallback):
         return True
 
     def after_step(self) -> None:
-        """Put the rate set back, which a scheduler may change."""
+        """Restore the base rate, which a scheduler may change."""
         self._step += 1
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate
 
 
 class SkipUpdatesCallback(TrainingCallback):
-    """Leaves out steps whose gradient is not finite or far above those before; see `SkipUpdates`."""
+    """Skips steps whose gradient is not finite or far above the previous ones; see `SkipUpdates`."""
 
     def __init__(self, model: nn.Module, edit: SkipUpdates) -> None:
         self._model, self._edit = model, edit
         self._norms: deque[float] = deque(maxlen=edit.window)
-        self._fine = True
+        self._allowed = True
         self._buffers = self._copies()
 
     def after_backward(self, loss: Tensor) -> None:
-        """Compare the norm with the last ones. It counts itself from then on, so that lasting growth is let through."""
+        """Compare the norm with the recent ones, and add it to them, so that lasting growth is allowed."""
         norm = float(gradient_norm(self._model))
-        self._fine = math.isfinite(norm) and not self._exceeds(norm)
+        self._allowed = math.isfinite(norm) and not self._exceeds(norm)
         if math.isfinite(norm):
             self._norms.append(norm)
 
     def before_step(self) -> bool:
-        """Let a step through or not; one that is left out leaves no running statistics that are not finite."""
-        if self._fine:
+        """Allow the step or not; after a skipped step, non-finite running statistics are restored."""
+        if self._allowed:
             self._buffers = self._copies()
         else:
-            for buffer, kept in zip(self._model.buffers(), self._buffers, strict=True):
+            for buffer, values in zip(self._model.buffers(), self._buffers, strict=True):
                 if not bool(torch.isfinite(buffer).all()):
-                    buffer.copy_(kept)
-        return self._fine
+                    buffer.copy_(values)
+        return self._allowed
 
     def _exceeds(self, norm: float) -> bool:
         if len(self._norms) < self._edit.window / 2:
             return False
-        last = torch.tensor(list(self._norms), dtype=torch.float64)
-        return norm > float(last.mean() + self._edit.deviations * last.std())
+        recent = torch.tensor(list(self._norms), dtype=torch.float64)
+        return norm > float(recent.mean() + self._edit.deviations * recent.std())
 
     def _copies(self) -> list[Tensor]:
         return [buffer.detach().clone() for buffer in self._model.buffers()]
 
 
 class RollbackCallback(TrainingCallback):
-    """Goes back to the best epoch where the training loss has gone bad; see `Rollback`."""
+    """Rolls back to the best epoch when the training loss has deteriorated; see `Rollback`."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, edit: Rollback) -> None:
         self._model, self._optimizer, self._edit = model, optimizer, edit
         self._first = self._best = math.nan
-        self._broken = False
-        self._kept = self._state()
+        self._loss_nonfinite = False
+        self._best_state = self._state()
 
     def after_backward(self, loss: Tensor) -> None:
-        """See a loss that is not finite at once: all steps after it would be lost."""
-        self._broken = not math.isfinite(float(loss))
+        """Check whether the loss is finite: all later steps would be lost."""
+        self._loss_nonfinite = not math.isfinite(float(loss))
 
     def before_step(self) -> bool:
-        """Go back in place of a step that would poison the weights."""
-        if self._broken:
-            self._go_back()
-        return not self._broken
+        """Roll back instead of taking a step with a non-finite loss."""
+        if self._loss_nonfinite:
+            self._roll_back()
+        return not self._loss_nonfinite
 
     def end_epoch(self, epoch: int, loss: float) -> None:
-        """Keep a good epoch, leave a bad one."""
+        """Keep the state of a good epoch; roll back after a bad one."""
         if math.isnan(self._first) and math.isfinite(loss):
             self._first = self._best = loss
         if self._is_bad(loss):
-            self._go_back()
+            self._roll_back()
         elif loss <= self._best:
-            self._best, self._kept = loss, self._state()
+            self._best, self._best_state = loss, self._state()
 
     def _is_bad(self, loss: float) -> bool:
         if not math.isfinite(loss):
             return True
-        room = max((self._edit.limit - 1) * abs(self._best), _GAINED * (self._first - self._best))
-        return loss - self._best > room
+        tolerance = max((self._edit.limit - 1) * abs(self._best), _NOISE_SHARE * (self._first - self._best))
+        return loss - self._best > tolerance
 
     def _state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         host = {k: v.detach().to("cpu", copy=True) for k, v in self._model.state_dict().items()}
         return host, copy.deepcopy(self._optimizer.state_dict())
 
-    def _go_back(self) -> None:
-        weights, state = self._kept
+    def _roll_back(self) -> None:
+        weights, state = self._best_state
         rates = [float(group["lr"]) * self._edit.shrink for group in self._optimizer.param_groups]
         self._model.load_state_dict(weights)
         self._optimizer.load_state_dict(copy.deepcopy(state))
@@ -173,29 +174,40 @@ class RollbackCallback(TrainingCallback):
 
 
 class StateResetCallback(TrainingCallback):
-    """Makes the optimizer forget; see `ResetOptimizerState`."""
+    """Clears the optimizer's state; see `ResetOptimizerState`."""
 
     def __init__(self, optimizer: Optimizer, edit: ResetOptimizerState) -> None:
         self._optimizer, self._every = optimizer, edit.every
 
     def begin_epoch(self, epoch: int) -> None:
-        """Clear the state at the start, and again in the rhythm that the edit says."""
+        """Clear the state in the first epoch, or every so many epochs if the edit says so."""
         if epoch % self._every == 0 if self._every else epoch == 0:
             self._optimizer.state.clear()
 
 
+class ZeroGradCallback(TrainingCallback):
+    """Zeroes the gradients after each step of a loop that lacks ``zero_grad``; see `RestoreZeroGrad`."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+
+    def after_step(self) -> None:
+        """Zero the gradients."""
+        self._optimizer.zero_grad()
+
+
 class ModeCallback(TrainingCallback):
-    """Sets the model's mode before each of its passes, whatever code runs it; see `SetMode`."""
+    """Sets the model's mode before each forward pass by whether gradients are enabled; see `SetMode`."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._handle = model.register_forward_pre_hook(_follow)
+        self._handle = model.register_forward_pre_hook(_set_mode)
 
     def close(self) -> None:
-        """Leave the model to its user."""
+        """Remove the hook."""
         self._handle.remove()
 
 
-def _follow(model: nn.Module, args: Any) -> None:
+def _set_mode(model: nn.Module, args: Any) -> None:
     if model.training is not torch.is_grad_enabled():
         model.train(torch.is_grad_enabled())
 

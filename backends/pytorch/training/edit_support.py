@@ -1,134 +1,200 @@
-"""Says which edits a training can be run with, and why not."""
+"""Decides which edits a training supports, and why not."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
-from torch.optim import Optimizer
+import torch
+from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer
 
 from autotrainer.adapter.spec import FitRequest
-from autotrainer.backends.pytorch.data.batches import rebatch_refusal
 from autotrainer.backends.pytorch.data.examples import Examples
+from autotrainer.backends.pytorch.data.loaders import rebatch_refusal
 from autotrainer.backends.pytorch.data.target_support import target_refusal
 from autotrainer.backends.pytorch.data.training_data import TrainingData
-from autotrainer.backends.pytorch.model.functional import first_tensor
+from autotrainer.backends.pytorch.model.describe import watched_modules
 from autotrainer.backends.pytorch.model.losses import EditedLoss
-from autotrainer.backends.pytorch.optim.optimizers import optimizer_refusal
-from autotrainer.backends.pytorch.surgery.surgery import Surgeon
-from autotrainer.backends.pytorch.training.callback_support import course_refusal, plan_edit
+from autotrainer.backends.pytorch.optim.optimizers import missing_parameters, optimizer_refusal
+from autotrainer.backends.pytorch.runtime.devices import dtype_of
+from autotrainer.backends.pytorch.runtime.tensors import first_tensor
+from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph
+from autotrainer.backends.pytorch.surgery.edit_planner import EditPlanner
+from autotrainer.backends.pytorch.surgery.model_editor import ModelEditor
+from autotrainer.backends.pytorch.training.redo import redo_layers
 from autotrainer.edits import (
     EDITS,
     AddInputNoise,
     ClipGradients,
+    CompleteOptimizer,
     DecayRate,
     Edit,
+    ExtendTraining,
+    RaisePrecision,
     ReduceOnPlateau,
+    Reinitialize,
+    RestoreZeroGrad,
+    ReviveUnits,
+    Rollback,
     ScaleInputs,
     SetBatchSize,
     SetLoss,
+    SetMode,
     SetOutputActivation,
     StopEarly,
 )
 from autotrainer.errors import ConfigError, DataError
 from autotrainer.records.data import StreamData
 
-__all__ = ["EditSupport"]
+__all__ = ["EditSupport", "plan_edit"]
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def callback_refusal(
+    edit: Edit, request: FitRequest, model: nn.Module, optimizer: Optimizer, activation_graph: ActivationGraph
+) -> str:
+    """Return why the training can't take an edit of its schedule or callbacks, or an empty string.
+
+    Args:
+        edit: Any edit; one of another kind is not refused.
+        request: The training.
+        model: Its initial model.
+        optimizer: Optimizer of that model.
+        activation_graph: That of the model.
+    """
+    match edit:
+        case DecayRate(instead=False) | ExtendTraining() if request.scheduler is not None:
+            return "the training has its own scheduler"
+        case DecayRate(instead=True) if request.scheduler is None:
+            return "the training has no scheduler to replace"
+        case ExtendTraining() if edit.epochs <= request.epochs:
+            return f"the training has {request.epochs} epochs already"
+        case RestoreZeroGrad():
+            return "fit resets the gradients before each step itself"
+        case SetMode() if request.step is None:
+            return "fit sets the mode itself"
+        case Rollback() if isinstance(optimizer, LBFGS):
+            return "a step of LBFGS computes losses by itself"
+        case RaisePrecision() if dtype_of(model) not in _HALF:
+            return "the weights have single precision already: half precision comes from your own code"
+        case ReviveUnits() if not redo_layers(activation_graph, watched_modules(model), edit.layers):
+            return "none of the layers has units that can be observed and reinitialized one by one"
+        case CompleteOptimizer() if not missing_parameters(optimizer, model, edit.layers):
+            return "the optimizer has all of these parameters"
+    return ""
+
+
+def plan_edit(editor: EditPlanner, edit: Edit) -> tuple[tuple[Edit, ...], str]:
+    """Return an edit as it can be applied, or why it can't be; see `EditPlanner.plan`.
+
+    Edits that change how layers are trained apply to the layers that may be reinitialized: neither kept nor frozen.
+    """
+    if not isinstance(edit, ReviveUnits | CompleteOptimizer) or not edit.layers:
+        return editor.plan(edit)
+    planned, reason = editor.plan(Reinitialize(edit.layers, "he_uniform"))
+    return tuple(replace(edit, layers=each.layers) for each in planned if isinstance(each, Reinitialize)), reason
 
 
 class EditSupport:
-    """Knows the training as given, and what can be changed in it.
+    """Decides which edits a training supports.
 
     Args:
-        request: The training as given.
-        surgeon: Over the pristine model.
-        optimizer: Over the pristine model.
+        request: The training.
+        editor: Editor of the initial model.
+        optimizer: Optimizer of the initial model.
         examples: A few samples.
-        output: The model's output for them (its primary tensor), or None where ``step`` hides it.
-        single: Whether that is all that the model returns.
-        material: Data and numbers of the training as given.
+        output: The model's output for them (its primary tensor), or None if ``step`` hides it.
+        single_output: Whether that is all that the model returns.
+        training_data: Its data, and the numbers fitted on them.
     """
 
     def __init__(
         self,
         request: FitRequest,
-        surgeon: Surgeon,
+        editor: ModelEditor,
         optimizer: Optimizer,
         examples: Examples,
         output: Tensor | None,
         *,
-        single: bool,
-        material: TrainingData,
+        single_output: bool,
+        training_data: TrainingData,
     ) -> None:
         self._request = request
-        self._material = material
-        self._surgeon = surgeon
+        self._training_data = training_data
+        self._editor = editor
         self._optimizer = optimizer
         self._examples = examples
         self._output = output
-        self._single = single
+        self._single_output = single_output
 
     def refusal(self, edit: Edit) -> str:
-        """Say why a training with this edit can't be run, or return an empty text."""
+        """Return why a training with this edit can't be run; or an empty string."""
         if type(edit).__name__ not in EDITS:
-            return f"PyTorch knows no edit {type(edit).__name__}"
+            return f"the PyTorch backend has no edit {type(edit).__name__}"
         try:
             return (
                 self.value_refusal(edit)
                 or optimizer_refusal(edit, self._optimizer)
-                or self._course(edit)
-                or self._model(edit)
+                or self._callback_refusal(edit)
+                or self._model_refusal(edit)
             )
         except ConfigError as error:
             return str(error)
 
     def value_refusal(self, edit: Edit) -> str:
-        """Say why the values or the data forbid an edit, whatever else is edited; or return an empty text."""
-        return self._setting(edit) or self._data(edit) or self._target(edit)
+        """Return why an edit's values or the data forbid it, whatever else is edited; or an empty string."""
+        return self._setting_refusal(edit) or self._data_refusal(edit) or self._target_refusal(edit)
 
-    def _course(self, edit: Edit) -> str:
-        if isinstance(edit, DecayRate) and self._material.train().steps is None:
-            return "the number of steps is not known beforehand"
-        return course_refusal(edit, self._request, self._surgeon.model, self._optimizer, self._surgeon.anatomy)
+    def _callback_refusal(self, edit: Edit) -> str:
+        if isinstance(edit, DecayRate) and self._training_data.train().steps is None:
+            return "the number of steps is unknown beforehand"
+        return callback_refusal(edit, self._request, self._editor.model, self._optimizer, self._editor.activation_graph)
 
-    def _setting(self, edit: Edit) -> str:
+    def _setting_refusal(self, edit: Edit) -> str:
         if isinstance(edit, ReduceOnPlateau):
             if self._request.scheduler is not None:
-                return "the training has a scheduler of its own"
+                return "the training has its own scheduler"
             if not (0 < edit.factor < 1 and edit.patience >= 0 and 0 <= edit.floor < 1):
                 return "factor must be in (0, 1), patience >= 0 and floor in [0, 1)"
             return "" if "lr" in self._optimizer.defaults else "the optimizer has no learning rate"
         if isinstance(edit, StopEarly):
             return "" if edit.patience >= 1 else f"patience must be >= 1, not {edit.patience!r}"
         if isinstance(edit, ClipGradients):
-            fine = edit.kind in ("value", "norm") and math.isfinite(edit.limit) and edit.limit > 0
-            return "" if fine else f"gradients can't be clipped by {edit.kind!r} to {edit.limit!r}"
+            valid = edit.kind in ("value", "norm") and math.isfinite(edit.limit) and edit.limit > 0
+            return "" if valid else f"gradients can't be clipped by {edit.kind!r} to {edit.limit!r}"
         return ""
 
-    def _data(self, edit: Edit) -> str:
+    def _data_refusal(self, edit: Edit) -> str:
         if isinstance(edit, SetBatchSize):
             if edit.size < 1:
                 return f"a batch size must be >= 1, not {edit.size!r}"
             train = self._request.train
             return rebatch_refusal(train.source) if isinstance(train, StreamData) else ""
         if isinstance(edit, SetLoss):
-            return self._loss(edit)
+            return self._loss_refusal(edit)
         if isinstance(edit, ScaleInputs | AddInputNoise):
             if isinstance(edit, AddInputNoise) and not (math.isfinite(edit.std) and edit.std > 0):
-                return f"a noise must have a standard deviation above 0, not {edit.std!r}"
-            given: Any = self._examples.batch.inputs if self._request.step is None else self._examples.batch.raw
+                return f"the standard deviation of noise must be above 0, not {edit.std!r}"
+            inputs: Any = self._examples.batch.inputs if self._request.step is None else self._examples.batch.raw
             if self._examples.batch.inputs is None:
-                return "the user's own step takes batches that are no (x, y)"
-            return "" if first_tensor(given, floating=True) is not None else "there are no floating-point inputs"
+                return "the user's own step takes batches that are not (x, y)"
+            return "" if first_tensor(inputs, floating=True) is not None else "there are no floating-point inputs"
         return ""
 
-    def _target(self, edit: Edit) -> str:
+    def _target_refusal(self, edit: Edit) -> str:
         return target_refusal(
-            edit, self._request, self._examples, self._output, single=self._single, training_data=self._material
+            edit,
+            self._request,
+            self._examples,
+            self._output,
+            single_output=self._single_output,
+            training_data=self._training_data,
         )
 
-    def _loss(self, edit: SetLoss) -> str:
+    def _loss_refusal(self, edit: SetLoss) -> str:
         if self._request.step is not None or self._output is None:
             return "the user's own step computes the loss"
         try:
@@ -137,15 +203,15 @@ class EditSupport:
             return f"{edit.name} on {edit.expects} can't be computed here: {error}"
         return ""
 
-    def _model(self, edit: Edit) -> str:
-        if isinstance(edit, SetOutputActivation) and not self._single:
+    def _model_refusal(self, edit: Edit) -> str:
+        if isinstance(edit, SetOutputActivation) and not self._single_output:
             return "the model returns more than one tensor"
-        if isinstance(edit, SetOutputActivation) and edit.to == "softmax" and self._units() == 1:
+        if isinstance(edit, SetOutputActivation) and edit.to == "softmax" and self._output_units() == 1:
             return "a softmax over one unit is always 1"
-        _, reason = plan_edit(self._surgeon, edit)
+        _, reason = plan_edit(self._editor, edit)
         return reason
 
-    def _units(self) -> int:
+    def _output_units(self) -> int:
         if self._output is None or self._output.ndim < 2:
             return 1
         return int(self._output.shape[1:].numel())

@@ -1,4 +1,4 @@
-"""What a call of the loss tells: the loss, the outputs and the targets."""
+"""One call of the loss: its value, the outputs and the targets."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autotrainer.backends.pytorch.model.functional import first_tensor
+from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.statistics.stats import row_count, rows_of
 
 __all__ = ["LossCall", "loss_of", "losses_to_host", "output_activation"]
 
 _TARGET_NAMES = frozenset({"target", "targets", "label", "labels", "y_true", "truth", "y"})
 
-_BY_GRADIENT = {
+_BY_NODE = {
     "Softmax": "softmax",
     "LogSoftmax": "log_softmax",
     "Sigmoid": "sigmoid",
@@ -55,11 +55,11 @@ _NEUTRAL = frozenset(
 
 
 def losses_to_host(losses: Mapping[int, Tensor | float]) -> dict[int, float]:
-    """Return losses by step as numbers, infinity where one is not finite; one transfer, which waits for the device."""
+    """Return losses by step as numbers, infinity for one that is not finite; synchronizes with the device once."""
     tensors = [loss.detach().float() for loss in losses.values() if isinstance(loss, Tensor)]
-    told = iter(torch.stack(tensors).tolist() if tensors else ())
-    known = {step: next(told) if isinstance(loss, Tensor) else float(loss) for step, loss in losses.items()}
-    return {step: loss if math.isfinite(loss) else math.inf for step, loss in known.items()}
+    values = iter(torch.stack(tensors).tolist() if tensors else ())
+    by_step = {step: next(values) if isinstance(loss, Tensor) else float(loss) for step, loss in losses.items()}
+    return {step: loss if math.isfinite(loss) else math.inf for step, loss in by_step.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,10 @@ class LossCall:
 
     Attributes:
         loss: The loss, detached.
-        outputs: What it took for the model's output, or None.
+        outputs: What it received as the model's output, or None.
         targets: Targets, or None.
         rows: Rows of the batch; 0 if unknown.
-        activation: What the outputs went through after they left the model, or None.
+        activation: Activation of the outputs after they left the model, or None.
     """
 
     loss: Tensor | float = float("nan")
@@ -84,26 +84,26 @@ class LossCall:
     def of(
         cls, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Tensor, returned: Tensor | None
     ) -> LossCall:
-        """Read a call of a loss module.
+        """Interpret a call of a loss module.
 
         Args:
             module: The loss module.
             args: Its arguments.
             kwargs: Its keyword arguments.
-            loss: What it returned.
-            returned: What the model returned last, detached, or None.
+            loss: Its loss.
+            returned: The latest output of the model, detached, or None.
         """
-        named: dict[str, Any] = {str(place): value for place, value in enumerate(args)}
+        arguments: dict[str, Any] = {str(index): value for index, value in enumerate(args)}
         if kwargs:
-            named = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
-        tensors = {name: tensor for name, value in named.items() if (tensor := first_tensor(value)) is not None}
+            arguments = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
+        tensors = {name: tensor for name, value in arguments.items() if (tensor := first_tensor(value)) is not None}
         target_name = next((name for name in tensors if name in _TARGET_NAMES), None)
         targets = tensors.pop(target_name, None) if target_name is not None else None
         rest = list(tensors.values())
         outputs = rest[0] if rest else None
         if targets is None and len(rest) > 1:
             targets = rest[1]
-        if targets is not None and targets.requires_grad:  # another output, as in losses of pairs and triplets
+        if targets is not None and targets.requires_grad:  # another output, as in losses of pairs or triplets
             targets = None
         if outputs is None:
             return cls(loss.detach())
@@ -113,30 +113,30 @@ class LossCall:
         return cls(loss.detach(), outputs.detach(), None if targets is None else targets.detach(), rows, activation)
 
     @classmethod
-    def told(cls, outputs: Any, targets: Any, seen: LossCall | None) -> LossCall:
-        """Return what the user's loop told, completed by what was seen."""
-        seen = seen or cls()
+    def reported(cls, outputs: Any, targets: Any, observed: LossCall | None) -> LossCall:
+        """Return the call with what the user's loop reports, completed from the observed call."""
+        observed = observed or cls()
         return cls(
-            seen.loss,
-            seen.outputs if outputs is None else torch.as_tensor(outputs).detach(),
-            seen.targets if targets is None else torch.as_tensor(targets).detach(),
-            seen.rows,
-            output_activation(outputs) if isinstance(outputs, Tensor) else seen.activation,
+            observed.loss,
+            observed.outputs if outputs is None else torch.as_tensor(outputs).detach(),
+            observed.targets if targets is None else torch.as_tensor(targets).detach(),
+            observed.rows,
+            output_activation(outputs) if isinstance(outputs, Tensor) else observed.activation,
         )
 
     def copied(self) -> LossCall:
-        """Return the same with copies of as many rows as may be kept, and no reference to the user's tensors."""
+        """Return the call with copies of as many rows as may be kept, without references to the user's tensors."""
         rows = row_count(self.outputs, self.targets)
         return replace(self, outputs=rows_of(self.outputs, rows), targets=rows_of(self.targets, rows))
 
 
 def loss_of(output: Any) -> Tensor | None:
-    """Return the loss in what a loss module returns: the first floating-point tensor."""
+    """Return the loss in the output of a loss module: its first floating-point tensor."""
     return first_tensor(output, floating=True)
 
 
 def output_activation(tensor: Tensor) -> str | None:
-    """Return the activation that a tensor went through last, by its place in the autograd graph, or None."""
+    """Return the last activation that a tensor went through, from the autograd graph; None if unknown."""
     node: Any = tensor.grad_fn
     logs = {"softmax": "log_softmax", "sigmoid": "log_sigmoid"}
     logged = False
@@ -145,9 +145,9 @@ def output_activation(tensor: Tensor) -> str | None:
             return None
         name = node.name().split("::")[-1]
         name = name.split("Backward")[0]
-        if name in _BY_GRADIENT:
-            found = _BY_GRADIENT[name]
-            return logs.get(found) if logged else found
+        if name in _BY_NODE:
+            activation = _BY_NODE[name]
+            return logs.get(activation) if logged else activation
         logged = logged or name == "Log"
         if name not in _NEUTRAL or not node.next_functions:
             return None

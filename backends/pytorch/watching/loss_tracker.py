@@ -1,4 +1,4 @@
-"""Takes in the losses of a watched training: those that its loss module is called for, and those that it logs."""
+"""The losses of a watched training: from calls of its loss module, and from `Monitor.log`."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from autotrainer.backends.pytorch.watching.evaluations import ValidationPass
 from autotrainer.backends.pytorch.watching.loss_call import LossCall, loss_of
-from autotrainer.backends.pytorch.watching.step_sampler import SampledSteps
+from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
+from autotrainer.backends.pytorch.watching.validation_loss import ValidationLoss
 
-__all__ = ["Count", "LossTracker", "is_kept"]
+__all__ = ["LossTracker", "StepCounter", "is_kept"]
 
-_KEPT_LOSSES = 128
-"""Losses of unsampled steps that are kept until the next sample: the latest ones."""
+_MOST_LOSSES = 128
+"""Latest losses of unsampled steps that are kept until the next sample."""
 
 _ALL_LOSSES, _LOSS_PERIOD, _LOSS_BURST = 256, 128, 16
-"""Each of the first steps' losses is kept, then bursts of consecutive ones: detaching a loss is most of what watching
-costs between samples, and bursts still show whether it alternates from step to step."""
+"""The loss of each of the first steps is kept, then bursts of consecutive ones: detaching a loss is most of the cost of
+watching between samples, and bursts still show whether the loss alternates from step to step."""
 
 
 def is_kept(step: int) -> bool:
-    """Say whether the loss of a step is one of those that are kept between samples."""
+    """Return whether the loss of a step is kept between samples."""
     return step < _ALL_LOSSES or step % _LOSS_PERIOD < _LOSS_BURST
 
 
-class Count:
-    """What the two permanent hooks share: plain attributes, read and written at every step."""
+class StepCounter:
+    """State that the two permanent hooks share: plain attributes, read and written at every step."""
 
-    __slots__ = ("alert", "losses", "step", "wake")
+    __slots__ = ("inspect_next", "losses", "step", "wake_step")
 
     def __init__(self, step: int = 0) -> None:
         self.step = step
         """Steps done."""
-        self.wake = 0
-        """Number of steps done at which to look up."""
-        self.alert = True
-        """Whether the next training loss is more than a reference to be kept."""
-        self.losses: deque[tuple[int, Tensor | float]] = deque(maxlen=_KEPT_LOSSES)
+        self.wake_step = 0
+        """Number of steps done at which the step hook acts again."""
+        self.inspect_next = True
+        """Whether the next training loss needs more than keeping a reference."""
+        self.losses: deque[tuple[int, Tensor | float]] = deque(maxlen=_MOST_LOSSES)
 
 
 class LossTracker:
@@ -51,11 +51,11 @@ class LossTracker:
     Args:
         model: The model.
         loss_fn: The loss.
-        sampled: The sampled steps.
-        count: Steps so far.
-        evaluation: Takes the losses that belong to no training step.
-        resumed: Called when a training step follows an evaluation.
-        note: Called with the first call of the loss on the stack.
+        step_measurement: Measures sampled steps.
+        counter: Steps so far.
+        validation_loss: Takes the losses that do not belong to a training step.
+        on_training_resumed: Called when a training step follows an evaluation.
+        note_call: Called while a call of the loss is on the stack.
         fail: Takes an exception of our own code.
     """
 
@@ -63,83 +63,82 @@ class LossTracker:
         self,
         model: nn.Module,
         loss_fn: Any,
-        sampled: SampledSteps,
-        count: Count,
-        evaluation: ValidationPass,
-        resumed: Callable[[], None],
-        note: Callable[[], None],
+        step_measurement: StepMeasurement,
+        counter: StepCounter,
+        validation_loss: ValidationLoss,
+        on_training_resumed: Callable[[], None],
+        note_call: Callable[[], None],
         fail: Callable[[Exception], None],
     ) -> None:
-        self._model, self._loss_fn, self._sampled = model, loss_fn, sampled
-        self._count, self._evaluation = count, evaluation
-        self._resumed, self._note, self._fail = resumed, note, fail
+        self._model, self._loss_fn, self._step_measurement = model, loss_fn, step_measurement
+        self._counter, self._validation_loss = counter, validation_loss
+        self._on_training_resumed, self._note_call, self._fail = on_training_resumed, note_call, fail
         self._trains_in_eval = False
         self._vector_loss = False
-        self._doubtful: LossCall | None = None
-        self._doubts = 0
+        self._ambiguous_call: LossCall | None = None
+        self._ambiguous_losses = 0
         self.call: LossCall | None = None
-        """The call of the step that is being sampled, as far as it is known."""
+        """The call in the sampled step, as far as it is known."""
         self.closed = False
         self.seconds = 0.0
-        """Time taken since it was last set to zero."""
+        """Time spent since this was last set to zero."""
 
-    def hook(self) -> Callable[..., None]:
-        """Return what is to see each call of the loss module."""
-        count, model, seen = self._count, self._model, self._see
+    def make_hook(self) -> Callable[..., None]:
+        """Return the hook for each call of the loss module."""
+        counter, model, record_call = self._counter, self._model, self._record_call
 
         def on_loss(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Any) -> None:
             if is_compiling():
-                return  # a compiled step holds what is read here as constants
-            if not count.alert and type(loss) is Tensor and loss.requires_grad and model.training:
-                step = count.step
+                return  # a compiled step would hold what is read here as constants
+            if not counter.inspect_next and type(loss) is Tensor and loss.requires_grad and model.training:
+                step = counter.step
                 if step < _ALL_LOSSES or step % _LOSS_PERIOD < _LOSS_BURST:
-                    count.losses.append((step, loss.detach()))
+                    counter.losses.append((step, loss.detach()))
             else:
-                seen(module, args, kwargs, loss)
+                record_call(module, args, kwargs, loss)
 
         return on_loss
 
     def log(self, *, loss: Any, outputs: Any, targets: Any) -> None:
-        """Take in what the user's loop tells."""
+        """Record what the user's loop reports."""
         started = perf_counter()
-        if self._evaluation:
-            self._resumed()
+        if self._validation_loss:
+            self._on_training_resumed()
         if loss is not None:
             value = loss.detach() if isinstance(loss, Tensor) else float(loss)
-            kept = value.float().mean() if isinstance(value, Tensor) and value.ndim else value
-            self._count.losses.append((self._count.step, kept))
-        if self._sampled.open:
-            self._note()
-        if self._sampled.open and (outputs is not None or targets is not None):
+            scalar = value.float().mean() if isinstance(value, Tensor) and value.ndim else value
+            self._counter.losses.append((self._counter.step, scalar))
+        if self._step_measurement.sampling:
+            self._note_call()
+        if self._step_measurement.sampling and (outputs is not None or targets is not None):
             with torch.no_grad():
-                self.call = LossCall.told(outputs, targets, self.call).copied()
+                self.call = LossCall.reported(outputs, targets, self.call).copied()
         self.seconds += perf_counter() - started
 
-    def forget(self) -> None:
-        """Drop the calls of the step before."""
-        self.call, self._doubtful, self._doubts = None, None, 0
+    def clear_call(self) -> None:
+        """Drop the calls of the previous step."""
+        self.call, self._ambiguous_call, self._ambiguous_losses = None, None, 0
 
-    def settle(self, step: int) -> None:
-        """Decide what an ended sampled step's own loss was."""
-        if self.call is None and self._doubtful is not None:
-            # The model trains in evaluation mode: what looked like validation were this step's own losses.
+    def resolve_ambiguous_loss(self, step: int) -> None:
+        """Decide, at the end of a sampled step, whether losses in evaluation mode belonged to it."""
+        if self.call is None and self._ambiguous_call is not None:
+            # The model trains in evaluation mode: what looked like validation losses were those of this step.
             self._trains_in_eval = True
-            self._evaluation.drop_last(self._doubts)
-            self.call = self._doubtful
-            self._count.losses.append((step, self.call.loss))
+            self._validation_loss.drop_last(self._ambiguous_losses)
+            self.call = self._ambiguous_call
+            self._counter.losses.append((step, self.call.loss))
 
-    def take(self) -> dict[int, Tensor | float]:
-        """Return the losses kept since the last time, by step."""
-        losses = dict(self._count.losses)
-        self._count.losses.clear()
+    def take_losses(self) -> dict[int, Tensor | float]:
+        """Return and drop the losses kept so far, by step."""
+        losses = dict(self._counter.losses)
+        self._counter.losses.clear()
         return losses
 
-    def set_alert(self) -> None:
-        """Look closely at the next loss, or not."""
-        self._count.alert = self._sampled.open or self._vector_loss or bool(self._evaluation)
+    def update_inspection(self) -> None:
+        """Decide whether the next loss needs more than keeping a reference."""
+        self._counter.inspect_next = self._step_measurement.sampling or self._vector_loss or bool(self._validation_loss)
 
-    def _see(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Take in a call of the loss module that is more than routine."""
+    def _record_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self.closed or module is not self._loss_fn or is_compiling():
             return
         started = perf_counter()
@@ -147,25 +146,29 @@ class LossTracker:
             with torch.no_grad():
                 loss = loss_of(output)
                 if loss is not None:
-                    self._sort(loss, LossCall.of(module, args, kwargs, loss, self._sampled.tracer.outputs))
+                    self._record_loss(
+                        loss, LossCall.of(module, args, kwargs, loss, self._step_measurement.tracer.outputs)
+                    )
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
             self._fail(error)
         self.seconds += perf_counter() - started
 
-    def _sort(self, loss: Tensor, call: LossCall) -> None:
+    def _record_loss(self, loss: Tensor, call: LossCall) -> None:
         if loss.requires_grad and (self._model.training or self._trains_in_eval):
-            if self._evaluation:
-                self._resumed()
+            if self._validation_loss:
+                self._on_training_resumed()
             self._vector_loss |= loss.ndim > 0
-            self._count.losses.append((self._count.step, loss.detach().float().mean() if loss.ndim else loss.detach()))
-            if self._sampled.open:
-                self._note()
+            self._counter.losses.append(
+                (self._counter.step, loss.detach().float().mean() if loss.ndim else loss.detach())
+            )
+            if self._step_measurement.sampling:
+                self._note_call()
                 self.call = call.copied()
         else:
-            self._evaluation.add(loss, call.rows)
-            if not (loss.requires_grad or self._sampled.compiled):
-                self._sampled.modes.evaluated()
-            if loss.requires_grad and self._sampled.open:
-                self._doubtful = call.copied()
-                self._doubts += 1
-        self.set_alert()
+            self._validation_loss.add(loss, call.rows)
+            if not (loss.requires_grad or self._step_measurement.compiled):
+                self._step_measurement.mode_tracker.note_evaluation_loss()
+            if loss.requires_grad and self._step_measurement.sampling:
+                self._ambiguous_call = call.copied()
+                self._ambiguous_losses += 1
+        self.update_inspection()

@@ -1,7 +1,7 @@
-"""Looks for values that are not finite in the inputs of a training whose loss is no longer finite.
+"""Checks the inputs of a training for non-finite values once its loss is no longer finite.
 
-Few steps are sampled, and a row that lacks a value may be in none of them. Once the loss is lost there is nothing else
-to be seen, and the rows come again with the next epoch: until then each batch is looked through.
+Few steps are sampled, and a row with a missing value may be in none of them. Once the loss is lost there is nothing
+else to measure, and the rows come again in the next epoch: until then each batch is checked.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from autotrainer.backends.pytorch.model.functional import first_tensor
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
+from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 
 __all__ = ["NonfiniteInputs"]
 
-_MOST, _LEAST = 2, 100
-"""Batches that are looked through: twice as many as there were steps until then, since what poisoned the weights was
-among those, and this many more."""
+_STEP_FACTOR, _EXTRA = 2, 100
+"""Batches to check: twice as many as there were steps until then (the cause was in one of those), plus some more."""
 
 
 class NonfiniteInputs:
-    """Looks once through the batches that follow the first loss that is not finite.
+    """Checks the batches that follow the first non-finite loss, once.
 
     Args:
         model: The model, not compiled.
@@ -34,50 +33,50 @@ class NonfiniteInputs:
 
     def __init__(self, model: nn.Module, fail: Callable[[Exception], None]) -> None:
         self.seconds = 0.0
-        """Time taken since it was last set to zero."""
+        """Time spent since this was last set to zero."""
         self._model, self._fail = model, fail
         self._handle: HookHandle | None = None
-        self._wanted = 0
-        self._seen = 0
-        self._bad: Tensor | None = None  # on the device: to read it would wait for that
+        self._planned = 0
+        self._checked = 0
+        self._nonfinite: Tensor | None = None  # on the device: reading it synchronizes
 
     def begin(self, step: int) -> None:
-        """Look through the batches to come, unless that has been done.
+        """Start to check the next batches, unless that has been done.
 
         Args:
-            step: Steps done.
+            step: Number of steps done.
         """
-        if not self._wanted:
-            self._wanted = _MOST * step + _LEAST
-            self._handle = add_hook(self._model, self._see, before=True)
+        if not self._planned:
+            self._planned = _STEP_FACTOR * step + _EXTRA
+            self._handle = add_hook(self._model, self._check, before=True)
 
-    def told(self) -> Mapping[str, float]:
-        """Return what was found as `autotrainer.records.facts.FACTS`, once; it waits for the device."""
-        if self._bad is None:
+    def facts(self) -> Mapping[str, float]:
+        """Return the result as `autotrainer.records.facts.FACTS`, once; synchronizes with the device."""
+        if self._nonfinite is None:
             return {}
-        found = float(self._bad)
-        if found or self._seen >= self._wanted:
+        batches = float(self._nonfinite)
+        if batches or self._checked >= self._planned:
             self.end()
-            self._bad = None
-        return {"batches_looked_through": float(self._seen), "nonfinite_batches": found} if found else {}
+            self._nonfinite = None
+        return {"batches_looked_through": float(self._checked), "nonfinite_batches": batches} if batches else {}
 
     def end(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         if self._handle is not None:
             self._handle.remove()
         self._handle = None
 
-    def _see(self, module: nn.Module, args: Any) -> None:
-        if is_compiling() or module is not self._model or not torch.is_grad_enabled() or self._seen >= self._wanted:
+    def _check(self, module: nn.Module, args: Any) -> None:
+        if is_compiling() or module is not self._model or not torch.is_grad_enabled() or self._checked >= self._planned:
             return
         started = perf_counter()
         try:
-            self._seen += 1
+            self._checked += 1
             inputs = first_tensor(args, floating=True)
             if inputs is not None:
                 with torch.no_grad():
-                    bad = inputs.isfinite().all().logical_not().long()
-                    self._bad = bad if self._bad is None else self._bad + bad
+                    nonfinite = inputs.isfinite().all().logical_not().long()
+                    self._nonfinite = nonfinite if self._nonfinite is None else self._nonfinite + nonfinite
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
             self._fail(error)
         self.seconds += perf_counter() - started

@@ -1,4 +1,4 @@
-"""Looks at a model before training: forward passes on a few batches that leave no trace."""
+"""Observes a model before training: forward passes on a few batches that leave no trace."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedParameter
 
 from autotrainer.backends.pytorch.data.batches import ArrayBatches, LoaderBatches
-from autotrainer.backends.pytorch.data.workers import worker_facts
+from autotrainer.backends.pytorch.data.loader_workers import worker_facts
 from autotrainer.backends.pytorch.model.describe import layers, optimizer_info
-from autotrainer.backends.pytorch.model.functional import first_tensor
 from autotrainer.backends.pytorch.model.loss_kinds import is_plain, loss_info
 from autotrainer.backends.pytorch.model.model_calls import call_model
+from autotrainer.backends.pytorch.optim.optimizers import owns
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled
 from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state
+from autotrainer.backends.pytorch.runtime.tensors import first_tensor
+from autotrainer.backends.pytorch.runtime.torch_private import BatchNorm
+from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
 from autotrainer.backends.pytorch.statistics.layer_table import LayerTable
 from autotrainer.backends.pytorch.statistics.stats import row_count, rows_of, to_host
-from autotrainer.backends.pytorch.statistics.tracing import ForwardTracer
 from autotrainer.errors import DataError, InputError
 from autotrainer.records.data import ArrayData, StreamData, normalize
 from autotrainer.records.signals import Observation
@@ -33,45 +34,43 @@ from autotrainer.records.task import TaskContext
 __all__ = ["probe"]
 
 _BATCH = 256
-"""Rows of a batch of array data."""
+"""Rows in a batch of array data."""
 
 
 def probe(
     model: nn.Module, data: Any, loss: Any, optimizer: Any, batches: int
 ) -> tuple[TaskContext, list[Observation]]:
-    """Look at a model before training.
+    """Observe a model before training.
 
-    Dropout is off and no random number is drawn for good; batch normalization goes by the statistics of the batch,
-    as it does in training. Model, modes, buffers and random states are as before afterwards.
+    Dropout is off; batch normalization uses the statistics of the batch, as in training. The model, its modes and
+    buffers, and the random states are restored afterwards.
 
     Args:
         model: The model.
-        data: ``(x, y)`` arrays or tensors, a `DataLoader`, or anything that can be iterated again and again and
-            yields ``(x, y)``.
-        loss: Loss, or None. Its value is unknown where it can't be called on outputs and targets as they are.
+        data: ``(x, y)`` arrays or tensors, a `DataLoader`, or another iterable that can be read repeatedly and yields
+            ``(x, y)``.
+        loss: Loss, or None. Its value is NaN if it can't be called on outputs and targets as they are.
         optimizer: Optimizer, or None.
-        batches: How many batches to read at most.
+        batches: How many batches to read, at most.
 
     Returns:
-        The context and one observation a batch, without gradients.
+        The context, and one observation for each batch, without gradients.
 
     Raises:
-        InputError: If the loss can't be called, or the optimizer is none or another model's.
-        DataError: If the data are no (x, y), there are none, or the model can't take them.
+        InputError: If the loss is not callable, or the optimizer is not an optimizer of the model.
+        DataError: If the data are not (x, y), are empty, or the model can't run on them.
     """
     if loss is not None and not callable(loss):
         raise InputError(f"loss must be a loss module or a callable, not {type(loss).__name__}")
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         raise InputError(f"optimizer must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
-    if optimizer is not None:
-        own = {id(p) for p in model.parameters()}
-        if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
-            raise InputError(
-                f"{type(optimizer).__name__} owns none of the parameters of {type(model).__name__}: "
-                "build it from model.parameters() of the very model that is checked"
-            )
+    if optimizer is not None and not owns(optimizer, model):
+        raise InputError(
+            f"{type(optimizer).__name__} owns none of the parameters of {type(model).__name__}: "
+            "build it from model.parameters() of the model that is checked"
+        )
     if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
-        model = copy.deepcopy(model)  # a first pass would fix the shapes of lazy layers
+        model = copy.deepcopy(model)  # a first pass would initialize lazy layers
     context = TaskContext(
         framework="pytorch",
         engine="pytorch",
@@ -85,12 +84,12 @@ def probe(
 
 @contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
-    """Put a model's modes and buffers back at the end; inside, only batch normalization is in training mode."""
+    """Restore a model's modes and buffers at the end; meanwhile only batch normalization is in training mode."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in m.named_buffers(recurse=False)]
     try:
         for module, _ in modes:
-            module.training = isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
+            module.training = isinstance(module, BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
         yield
     finally:
         for module, mode in modes:
@@ -104,15 +103,13 @@ def _untouched(model: nn.Module) -> Iterator[None]:
 
 
 class _Probe:
-    """One look at a model."""
-
     def __init__(self, model: nn.Module, loss: Any, context: TaskContext) -> None:
         self._model = model
         self._loss = loss
         self._context = context
         self._errors: list[Exception] = []
-        self._refusal = ""
-        self._tracer = ForwardTracer(model, self._errors.append, always=True)
+        self._loss_refusal = ""
+        self._tracer = ForwardTracer(model, self._errors.append, without_gradients=True)
         self._table = LayerTable(self._tracer)
         self._compiled = is_compiled(model)
         parameters = [p for p in model.parameters() if p.is_floating_point()]
@@ -120,33 +117,36 @@ class _Probe:
         self._dtype = parameters[0].dtype if parameters else torch.float32
 
     def run(self, data: Any, batches: int) -> tuple[TaskContext, list[Observation]]:
-        """Read the batches and look at each."""
-        seen: list[Observation] = []
+        """Read the batches, and observe the model on each."""
+        observations: list[Observation] = []
         rows, pairs = self._pairs(data)
         for inputs, targets in pairs:
-            seen.append(self._look(len(seen), inputs, targets))
-            if len(seen) == batches:
+            observations.append(self._observe_batch(len(observations), inputs, targets))
+            if len(observations) == batches:
                 break
-        if not seen:
+        if not observations:
             raise DataError("train_data holds no batch")
         if self._errors:
             raise self._errors[0]
-        asked = worker_facts(data)
-        return replace(self._context, train_rows=rows, loss_refusal=self._refusal, asked=asked), seen
+        facts = worker_facts(data)
+        return replace(self._context, train_rows=rows, loss_refusal=self._loss_refusal, asked=facts), observations
 
     def _pairs(self, data: Any) -> tuple[int | None, Iterator[tuple[Any, Any]]]:
         """Return the number of rows, if known, and an iterator over (x, y)."""
         if isinstance(data, list) and data and all(isinstance(item, tuple) for item in data):
             data = StreamData(data)
-        known = normalize(data, "train_data")
-        if isinstance(known, ArrayData):
+        normalized = normalize(data, "train_data")
+        if isinstance(normalized, ArrayData):
             embeds = any(isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in self._model.modules())
             floating = frozenset[str]() if embeds else frozenset({"inputs"})
-            arrays = ArrayBatches(known, _BATCH, self._device, self._dtype, floating)
-            kind = _whole_kind(data)
+            arrays = ArrayBatches(normalized, _BATCH, self._device, self._dtype, floating)
+            integer_dtype = _integer_dtype(data)
             self._context = replace(self._context, arrays=True)
-            return known.rows, ((b.inputs, b.targets if kind is None else b.targets.to(kind)) for b in arrays.read())
-        loader = LoaderBatches(known.source, self._device, pairs=False)
+            batches = ((b.inputs, b.targets) for b in arrays.read())
+            if integer_dtype is not None:
+                batches = ((inputs, targets.to(integer_dtype)) for inputs, targets in batches)
+            return normalized.rows, batches
+        loader = LoaderBatches(normalized.source, self._device, pairs=False)
         return loader.rows, self._read(loader)
 
     def _read(self, loader: LoaderBatches) -> Iterator[tuple[Any, Any]]:
@@ -156,7 +156,7 @@ class _Probe:
         finally:
             loader.rewind()
 
-    def _look(self, step: int, inputs: Any, targets: Any) -> Observation:
+    def _observe_batch(self, step: int, inputs: Any, targets: Any) -> Observation:
         if not self._compiled:
             self._tracer.arm()
         try:
@@ -172,8 +172,8 @@ class _Probe:
         targets = first_tensor(targets)
         if not step:
             context = self._table.begin(self._context, outputs, None)
-            as_given = isinstance(result, Tensor) and is_plain(self._loss)
-            self._context = replace(context, output_rank=result.ndim if as_given else None)
+            unchanged = isinstance(result, Tensor) and is_plain(self._loss)
+            self._context = replace(context, output_rank=result.ndim if unchanged else None)
         rows = row_count(outputs, targets)
         observation = Observation(
             step=step,
@@ -185,22 +185,22 @@ class _Probe:
             outputs=to_host(rows_of(outputs, rows)),
             targets=to_host(rows_of(targets, rows)),
         )
-        self._tracer.forget()
+        self._tracer.clear()
         return observation
 
-    def _loss_of(self, result: Any, given: Any) -> float:
-        """Return the loss, or NaN where it can't be called like this: that is for the rules to explain."""
-        targets = first_tensor(given)
+    def _loss_of(self, result: Any, target: Any) -> float:
+        """Return the loss, or NaN if it can't be called like this: the rules explain why."""
+        targets = first_tensor(target)
         if self._loss is None or targets is None:
             return float("nan")
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about shapes: for the rules to explain
+                warnings.simplefilter("ignore")  # about shapes, which the rules explain
                 loss = first_tensor(self._loss(result, targets), floating=True)
         except Exception as error:  # noqa: BLE001 - whatever the user's loss raises
-            if isinstance(result, Tensor) and given is targets and not self._refusal:
-                first = (str(error).splitlines() or [""])[0]
-                self._refusal = f"outputs {_shapes(result)} and targets {_shapes(targets)} ({first[:200]})"
+            if isinstance(result, Tensor) and target is targets and not self._loss_refusal:
+                first_line = (str(error).splitlines() or [""])[0]
+                self._loss_refusal = f"outputs {_shapes(result)} and targets {_shapes(targets)} ({first_line[:200]})"
             return float("nan")
         if loss is None or not loss.numel():
             return float("nan")
@@ -208,14 +208,14 @@ class _Probe:
         return value if torch.isfinite(torch.tensor(value)) else float("inf")
 
 
-def _whole_kind(data: Any) -> torch.dtype | None:
-    """Return the type of targets that are a tensor of whole numbers: the user's own loop gives them to the loss so.
+def _integer_dtype(data: Any) -> torch.dtype | None:
+    """Return the type of targets that are a tensor of integers: the user's loop passes them to the loss unchanged.
 
-    An array has to be made a tensor first, and so gets the type that the loss takes.
+    An array has to be converted to a tensor first, and then gets the type that the loss takes.
     """
     targets = data[1] if isinstance(data, tuple | list) else None
-    whole = isinstance(targets, Tensor) and not targets.is_floating_point() and not targets.is_complex()
-    return targets.dtype if whole and isinstance(targets, Tensor) else None
+    integers = isinstance(targets, Tensor) and not targets.is_floating_point() and not targets.is_complex()
+    return targets.dtype if integers and isinstance(targets, Tensor) else None
 
 
 def _pair(raw: Any, number: int) -> tuple[Any, Any]:
@@ -232,7 +232,7 @@ def _pair(raw: Any, number: int) -> tuple[Any, Any]:
 
 
 def _shapes(inputs: Any) -> str:
-    """Say the shapes of inputs."""
+    """Describe the shapes of inputs for a message."""
     if isinstance(inputs, Tensor):
         return f"{tuple(inputs.shape)} ({str(inputs.dtype).removeprefix('torch.')})"
     if isinstance(inputs, Mapping):

@@ -1,4 +1,4 @@
-"""Where in the user's files the layers of a PyTorch model are made, and the loss and the step are called."""
+"""Lines of the user's files where layers of a PyTorch model are made, and loss and optimizer step are called."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["SourceLines"]
 
 
 class SourceLines:
-    """Files and lines of one training. Made where the user's call is on the stack.
+    """Finds files and lines of one training. Construct it while the user's call is on the stack.
 
     Args:
         model: The model.
@@ -21,28 +21,28 @@ class SourceLines:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._file = calling_file()
-        self._calls: dict[Place, str] = {}
+        self._call_lines: dict[Place, str] = {}
 
-    def note(self, what: Place) -> None:
-        """Note the call that is on the stack now, the first time."""
-        if what not in self._calls:
-            self._calls[what] = calling_line()
+    def record_call(self, kind: Place) -> None:
+        """Record the line of the user's call that is on the stack now, once for each kind."""
+        if kind not in self._call_lines:
+            self._call_lines[kind] = calling_line()
 
-    def place(self, what: Place, layer: str | None, *, managed: bool) -> str:
-        """Return file and line of what a finding points to; empty if that can't be told.
+    def locate(self, kind: Place, layer: str | None, *, managed: bool) -> str:
+        """Return file and line that a finding points to, or an empty string if unknown.
 
         Args:
-            what: The making of a layer, or a call that was noted.
+            kind: Construction of a layer, or a call that was recorded.
             layer: Name of the layer.
-            managed: Whether `autotrainer.fit` runs the training: then the loss is what its call says.
+            managed: Whether `autotrainer.fit` runs the training: then the loss is an argument of that call.
         """
-        if what == "layer":
-            return "" if layer is None else self._layer_place(layer)
+        if kind == "layer":
+            return "" if layer is None else self._layer_line(layer)
         if not managed:
-            return self._calls.get(what, "")
-        return keyword_line(self._file, "fit", "loss") if what == "loss" and self._file else ""
+            return self._call_lines.get(kind, "")
+        return keyword_line(self._file, "fit", "loss") if kind == "loss" and self._file else ""
 
-    def _layer_place(self, name: str) -> str:
+    def _layer_line(self, name: str) -> str:
         layer = watched_modules(self._model).get(name)
         path = next((path for path, module in self._model.named_modules() if module is layer), None)
         if layer is None or not path:
@@ -52,9 +52,9 @@ class SourceLines:
         for part in path.split("."):
             parts = owner._modules
             steps.append((owner, part, [type(child).__name__ for child in parts.values()]))
-            following = parts.get(part)
-            if following is None:
+            child = parts.get(part)
+            if child is None:
                 return ""
-            owner = following
+            owner = child
         count = sum(type(module) is type(layer) for module in self._model.modules())
         return layer_line(steps, type(layer).__name__, path.rpartition(".")[2], count, self._file)

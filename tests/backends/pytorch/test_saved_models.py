@@ -1,4 +1,4 @@
-"""Models and pasted code of version 0.1, whose modules have moved since, load and compute what they did."""
+"""Models and pasted code of version 0.1, whose modules have moved since, load and compute the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES = sorted(path.stem for path in SAVED.glob("*.pt"))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_saved_model_computes_what_it_did(name: str) -> None:
+def test_saved_model_computes_the_same(name: str) -> None:
     model = torch.load(SAVED / f"{name}.pt", weights_only=False)["model"].eval()
     with np.load(SAVED / "expected.npz") as expected, torch.no_grad():
         outputs = model(torch.from_numpy(expected[f"{name}_x"]))
@@ -34,7 +34,7 @@ def test_there_is_a_model_of_each_kind() -> None:
         ("cosine_attention", "CosineAttention"),
     ],
 )
-def test_old_paths_name_the_same_objects(module: str, name: str) -> None:
+def test_old_import_paths_give_the_same_objects(module: str, name: str) -> None:
     old = getattr(importlib.import_module(f"autotrainer.backends.pytorch.{module}"), name)
     assert old is getattr(importlib.import_module(old.__module__), name)
     assert old.__module__.startswith("autotrainer.backends.pytorch.layers.")

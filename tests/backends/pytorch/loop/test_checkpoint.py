@@ -1,4 +1,4 @@
-"""Repairs that `Loop` begins at the last healthy point of the training as given."""
+"""Repairs of `Loop` that start from the last healthy checkpoint of the original training."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def clipped() -> Trained:
     return Trained(forbid=others)
 
 
-def test_a_live_edit_begins_where_the_training_was_last_healthy(clipped: Trained) -> None:
+def test_live_edit_starts_from_the_last_healthy_checkpoint(clipped: Trained) -> None:
     start = clipped.starts()[0]
     assert 1 <= start <= BAD
     (weights, rate, random), (again, same_rate, same_random) = clipped.begun[0, start], clipped.begun[1, start]
@@ -87,7 +87,7 @@ def test_a_live_edit_begins_where_the_training_was_last_healthy(clipped: Trained
     assert attempt.cost <= (EPOCHS - start) / EPOCHS + 0.01, "the epochs before it are not trained again"
 
 
-def test_such_a_repair_is_told_as_it_was_done(clipped: Trained) -> None:
+def test_repair_from_a_checkpoint_is_described_as_applied(clipped: Trained) -> None:
     result = clipped.result
     assert result.status in ("repaired", "improved")
     assert result.score > result.baseline_score + 0.1
@@ -102,7 +102,7 @@ def test_such_a_repair_is_told_as_it_was_done(clipped: Trained) -> None:
     assert RepairPlan.from_dict(json.loads(plan.to_json())) == plan
 
 
-def test_what_does_not_help_there_is_tried_from_the_start() -> None:
+def test_repair_that_fails_from_a_checkpoint_is_tried_from_the_start() -> None:
     trained = Trained(forbid=("clip_gradients", "skip_update", "rollback", "swap_optimizer", "add_momentum"))
     first, second = trained.result.attempts[:2]
     assert first.plan.edits == second.plan.edits
@@ -111,12 +111,12 @@ def test_what_does_not_help_there_is_tried_from_the_start() -> None:
     assert torch.equal(trained.begun[2, 0][2], trained.begun[0, 0][2]), "with the random states of the beginning"
 
 
-def test_models_that_are_large_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_models_have_no_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_offload, "_LARGEST", 1000)
     assert set(Trained(budget=2).starts()) <= {0}
 
 
-def test_other_edits_begin_at_the_start() -> None:
+def test_other_edits_start_from_the_initial_state() -> None:
     trained = Trained(budget=2, forbid=("scale_learning_rate", "clip_gradients", "skip_update", "rollback"))
     assert trained.starts()[0] == 0
 
@@ -164,7 +164,7 @@ def _healthy(watched: bool) -> tuple[list[Tensor], Tensor, autotrainer.Loop | No
     return [p.detach().clone() for p in (*model.parameters(), *model.buffers())], torch.get_rng_state(), loop
 
 
-def test_keeping_points_changes_nothing() -> None:
+def test_checkpoints_do_not_change_the_training() -> None:
     plain, state, _ = _healthy(False)
     watched, watched_state, loop = _healthy(True)
     assert loop is not None
@@ -174,7 +174,7 @@ def test_keeping_points_changes_nothing() -> None:
     assert torch.equal(state, watched_state)
 
 
-def test_trainings_are_made_where_the_objects_were(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trainings_are_built_on_the_original_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an accelerator, host tensors are taken for remote ones: the way back is the same."""
     from autotrainer.backends.pytorch.runtime import host_offload
     from autotrainer.backends.pytorch.training import initial_state

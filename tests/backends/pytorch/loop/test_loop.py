@@ -1,4 +1,4 @@
-"""`autotrainer.Loop` around real loops, in the ways in which people write them."""
+"""`autotrainer.Loop` around realistic training loops."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _repairs(loop: autotrainer.Loop) -> tuple[str, ...]:
     return () if loop.result.plan is None else loop.result.plan.repairs
 
 
-def test_a_healthy_training_is_that_of_the_plain_loop_to_the_bit() -> None:
+def test_healthy_training_is_bit_identical_to_the_plain_loop() -> None:
     plain, torch_state = _mlp(), None
     optimizer, loss, loader = torch.optim.SGD(plain.parameters(), lr=0.1), nn.CrossEntropyLoss(), _loader()
     torch.manual_seed(3)
@@ -101,7 +101,7 @@ def test_a_healthy_training_is_that_of_the_plain_loop_to_the_bit() -> None:
     assert not model._forward_hooks
 
 
-def test_a_failing_training_is_rewound_and_repaired() -> None:
+def test_failing_training_is_restarted_and_repaired() -> None:
     model = _mlp()
     start = copy.deepcopy(model.state_dict())
     loop = _loop(model, 50.0)
@@ -132,7 +132,7 @@ def test_equal_loops_give_equal_results() -> None:
     assert all(torch.equal(a, b) for a, b in zip(once(), once(), strict=True))
 
 
-def test_structure_inputs_and_loss_are_repaired_too() -> None:
+def test_structure_inputs_and_loss_are_repaired() -> None:
     torch.manual_seed(0)
     layers = [m for i in range(7) for m in (nn.Linear(10 if i == 0 else 32, 32), nn.Sigmoid())]
     deep = _loop(nn.Sequential(*layers, nn.Linear(32, 2)), 0.05)
@@ -148,7 +148,7 @@ def test_structure_inputs_and_loss_are_repaired_too() -> None:
     assert "fix_output_activation" in _repairs(softmaxed)
 
 
-def test_values_that_are_not_finite_end_the_inner_loop_early() -> None:
+def test_nonfinite_values_end_the_inner_loop_early() -> None:
     batches = [0]
 
     def step(loop: Any, batch: Any) -> None:
@@ -170,7 +170,7 @@ def test_values_that_are_not_finite_end_the_inner_loop_early() -> None:
     assert loop.result.status == "repaired"
 
 
-def test_replaced_objects_say_so_until_the_loop_has_ended() -> None:
+def test_stale_objects_raise_until_the_loop_has_ended() -> None:
     model = _mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=50.0)
     loop = _loop(model, 0.0, optimizer=optimizer)
@@ -198,7 +198,7 @@ def _own_batches(loop: Any) -> Iterator[Any]:
         yield x[start : start + 32], y[start : start + 32]
 
 
-def test_batches_of_ones_own_are_counted_by_steps() -> None:
+def test_custom_batches_are_counted_by_steps() -> None:
     loop = _loop(_mlp(), 50.0, budget=3)
     for _ in loop:
         loop.model.train()
@@ -252,7 +252,7 @@ def test_loops_of_many_kinds(step: Callable[[Any, Any], None]) -> None:
     assert scaler is None or loop.scaler is not scaler
 
 
-def test_clipping_of_a_plan_is_done_before_the_steps_of_the_users_loop() -> None:
+def test_clipping_of_a_plan_runs_before_the_steps_of_the_user_loop() -> None:
     from autotrainer.backends.pytorch.optim.clipping import clip_before_steps
     from autotrainer.edits import ClipGradients
 
@@ -277,7 +277,7 @@ def test_clipping_of_a_plan_is_done_before_the_steps_of_the_users_loop() -> None
 
 
 @pytest.mark.parametrize("made", [False, True])
-def test_schedulers_follow(made: bool) -> None:
+def test_schedulers_follow_repairs(made: bool) -> None:
     model = _mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=50.0)
 
@@ -324,7 +324,7 @@ class _Two(nn.Module):
         return self.last(F.relu(self.first(features * scale)))  # type: ignore[no-any-return]
 
 
-def test_batches_that_only_the_users_loop_understands() -> None:
+def test_custom_batch_structure() -> None:
     def step(loop: Any, batch: Any) -> None:
         loop.optimizer.zero_grad()
         loop.loss_fn(loop.model(batch["features"], scale=1.0), batch["label"]).backward()
@@ -344,7 +344,7 @@ def test_the_budget_is_never_exceeded() -> None:
         assert loop.result.stopped_by == "budget" or loop.result.status == "repaired"
 
 
-def test_what_judges() -> None:
+def test_score_of_a_loop() -> None:
     loop = _loop(_mlp(), 0.1, score="f1", epochs=2)
     epochs = iter(loop)
     next(epochs)
@@ -400,7 +400,7 @@ def test_bad_input() -> None:
         autotrainer.Loop(model, model.parameters(), loss, loader, epochs=1)
     with pytest.raises(InputError, match="owns none"):
         autotrainer.Loop(_mlp(), optimizer, loss, loader, epochs=1)
-    with pytest.raises(DataError, match="read in each epoch anew"):
+    with pytest.raises(DataError, match="read anew in each epoch"):
         autotrainer.Loop(model, optimizer, loss, iter(loader), epochs=1)
     with pytest.raises(ConfigError, match="epochs"):
         autotrainer.Loop(model, optimizer, loss, loader, epochs=0)
@@ -410,14 +410,14 @@ def test_bad_input() -> None:
         autotrainer.Loop(model, optimizer, loss, loader, epochs=1, scheduler=schedule)
 
 
-def test_a_keras_model_is_told_what_to_use_instead() -> None:
+def test_error_for_a_keras_model_names_the_alternative() -> None:
     keras = pytest.importorskip("keras")
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     with pytest.raises(InputError, match=r"PyTorch.*autotrainer\.fit"):
         autotrainer.Loop(model, None, None, [], epochs=1)
 
 
-def test_switched_off_it_trains_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disabled_loop_trains_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOTRAINER_OFF", "1")
     loop = _loop(_mlp(), 50.0)
     assert _train(loop) == [(0, epoch) for epoch in range(EPOCHS)]
@@ -436,7 +436,7 @@ def _forgetful(loop: Any, batch: Any) -> None:
     loop.optimizer.step()
 
 
-def test_a_forgotten_zero_grad_is_restored() -> None:
+def test_missing_zero_grad_is_restored() -> None:
     model = _mlp()
     loop = _loop(model, 0.0, optimizer=torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9))
     _train(loop, _forgetful)
@@ -446,7 +446,7 @@ def test_a_forgotten_zero_grad_is_restored() -> None:
     assert loop.result.cost <= 2.1, "what is proven is mended in the first attempt"
 
 
-def test_a_wrong_mode_is_mended() -> None:
+def test_wrong_mode_is_repaired() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(10, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 2))
     loop = _loop(model, 0.05, epochs=12)
@@ -466,7 +466,7 @@ def test_a_wrong_mode_is_mended() -> None:
     assert not modes[0]
 
 
-def test_parameters_that_were_forgotten_are_given_to_the_optimizer() -> None:
+def test_missing_parameters_are_added_to_the_optimizer() -> None:
     model = _mlp()
     with torch.no_grad():
         model[0].weight.mul_(1e-3)

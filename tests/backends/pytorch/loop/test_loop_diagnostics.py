@@ -1,4 +1,4 @@
-"""`Loop` asks rather than guesses: on copies, of a training that came out poorly and does what a plain loop does."""
+"""Diagnostics of `Loop`: they run on copies of a training that came out poorly."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ def _train(
     return loop
 
 
-def test_inputs_of_other_rows_are_as_good_as_none() -> None:
+def test_shuffled_inputs_give_the_same_result() -> None:
     loop = _train(Flipped(_mlp()), 0.003, 30, budget=1.1)
     told = {f.problem: f.severity for f in loop.result.findings}
     assert told["ignored_input"] is Severity.ERROR
     assert 1 < loop.result.cost <= 1.1, "questions are work that counts"
 
 
-def test_a_range_test_finds_the_rate_that_a_training_lacks() -> None:
+def test_lr_range_test_finds_a_better_rate() -> None:
     unmeasured = ("learning_rate_too_low", "abnormal_update_ratio")
     loop = _train(_mlp(), 3e-5, 25, budget=2.2, ignore=unmeasured)
     (edit,) = loop.result.attempts[0].plan.edits
@@ -87,7 +87,7 @@ def test_a_range_test_finds_the_rate_that_a_training_lacks() -> None:
     assert loop.result.status == "repaired"
 
 
-def test_a_replay_names_the_operation_and_the_loss_goes() -> None:
+def test_replay_names_the_first_nonfinite_operation() -> None:
     def relative(outputs: Tensor, targets: Tensor) -> Tensor:
         return ((outputs.log() - targets.log()) ** 2).mean()
 
@@ -101,12 +101,12 @@ def test_a_replay_names_the_operation_and_the_loss_goes() -> None:
 @pytest.mark.parametrize(
     ("change", "asked"), [(lambda x: x, True), (lambda x: 3 * x + 1, False), (lambda x: x[:, :10] + 0, True)]
 )
-def test_nothing_is_asked_where_the_loop_changes_batches(change: Any, asked: bool) -> None:
+def test_no_diagnostics_if_the_loop_changes_batches(change: Any, asked: bool) -> None:
     loop = _train(Flipped(_mlp()), 0.003, 30, change, budget=1.1)
     assert ("ignored_input" in {f.problem for f in loop.result.findings}) is asked
 
 
-def test_asking_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_diagnostics_leave_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     states = []
     for asks in (True, False):
         if not asks:
@@ -119,7 +119,7 @@ def test_asking_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(torch.equal(a, b) for a, b in zip(states[0][1].values(), states[1][1].values(), strict=True))
 
 
-def test_ctrl_c_while_asking_keeps_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_during_diagnostics_keeps_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""`autotrainer.Loop` in loops as people write them: what they keep besides, do by themselves, or forget."""
+"""`autotrainer.Loop` in loops of many kinds: with extra state, custom code, or something missing."""
 
 from __future__ import annotations
 
@@ -293,7 +293,7 @@ LOOPS = (
 
 
 @pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__name__)
-def test_healthy_loops_are_left_in_peace(loop: Callable[[bool], autotrainer.Loop]) -> None:
+def test_healthy_loops_are_not_repaired(loop: Callable[[bool], autotrainer.Loop]) -> None:
     result = loop(False).result
     assert result.status == "healthy"
     assert result.cost == pytest.approx(1)
@@ -314,7 +314,7 @@ def _one_cycle(optimizer: Any) -> Any:
     return lr_scheduler.OneCycleLR(optimizer, max_lr=100.0, total_steps=10)
 
 
-def test_a_scheduler_that_the_loop_does_not_know_is_refused() -> None:
+def test_unknown_scheduler_is_refused() -> None:
     model = _mlp()
     optimizer = _sgd(model)
     lr_scheduler.StepLR(optimizer, 1)
@@ -322,7 +322,7 @@ def test_a_scheduler_that_the_loop_does_not_know_is_refused() -> None:
         _loop(model, optimizer)
 
 
-def test_a_scheduler_made_later_is_told_when_a_repair_has_left_it_behind() -> None:
+def test_stale_scheduler_raises_after_a_repair() -> None:
     model = _mlp()
     optimizer = _sgd(model)
     loop = _loop(model, optimizer)
@@ -341,7 +341,7 @@ def test_a_scheduler_made_later_is_told_when_a_repair_has_left_it_behind() -> No
     assert type(optimizer.param_groups[0]) is dict
 
 
-def test_a_loss_that_was_replaced_still_evaluates() -> None:
+def test_replaced_loss_still_evaluates() -> None:
     loss, model = nn.CrossEntropyLoss(), _mlp()
     loop = _loop(model, _sgd(model), loss)
     raised = False
@@ -362,7 +362,7 @@ def test_a_loss_that_was_replaced_still_evaluates() -> None:
 
 
 @pytest.mark.parametrize("decay", [0.9, 1.0])
-def test_rates_set_by_hand_are_not_repaired(decay: float) -> None:
+def test_manually_set_rates_are_not_repaired(decay: float) -> None:
     model = _mlp()
     loop = _loop(model, _sgd(model, HIGH), max_change=0, budget=4)
     for epoch in loop:
@@ -376,7 +376,7 @@ def test_rates_set_by_hand_are_not_repaired(decay: float) -> None:
     assert not {"scale_learning_rate", "swap_optimizer"} & set(loop.result.plan.repairs if loop.result.plan else ())
 
 
-def test_with_a_second_optimizer_nothing_is_tried() -> None:
+def test_second_optimizer_rules_out_repairs() -> None:
     model = _Heads()
     first = torch.optim.SGD([*model.trunk.parameters(), *model.classes.parameters()], lr=HIGH)
     second = torch.optim.SGD(model.copy.parameters(), lr=0.1)
@@ -397,7 +397,7 @@ def test_with_a_second_optimizer_nothing_is_tried() -> None:
     assert "trains a part of the model" in loop.result.notes["scale_learning_rate"]
 
 
-def test_batches_of_ones_own_take_no_edits_of_the_loader() -> None:
+def test_custom_batches_rule_out_edits_of_the_loader() -> None:
     from autotrainer.edits import SetBatchSize
 
     model = _mlp()
@@ -412,7 +412,7 @@ def test_batches_of_ones_own_take_no_edits_of_the_loader() -> None:
 
 
 @pytest.mark.parametrize("by_batch", [False, True])
-def test_a_schedule_by_batches_keeps_their_number(by_batch: bool) -> None:
+def test_schedule_by_batches_rules_out_another_batch_size(by_batch: bool) -> None:
     from autotrainer.edits import SetBatchSize
 
     model = _mlp()
@@ -427,7 +427,7 @@ def test_a_schedule_by_batches_keeps_their_number(by_batch: bool) -> None:
     assert bool(supported) is not by_batch, supported.reason
 
 
-def test_early_stopping_of_ones_own() -> None:
+def test_early_stopping_in_the_user_loop() -> None:
     """`stop` ends a training, and what failed is repaired all the same."""
     model = _mlp()
     loop = _loop(model, _sgd(model), epochs=20)
@@ -453,7 +453,7 @@ def test_early_stopping_of_ones_own() -> None:
         loop.stop()
 
 
-def test_a_first_epoch_that_was_cut_short_is_no_measure_of_work() -> None:
+def test_truncated_first_epoch_does_not_measure_work() -> None:
     result = adds_losses(True).result
     whole = [attempt.cost for attempt in result.attempts if attempt.epochs is None and attempt.score is not None]
     assert whole[0] == pytest.approx(1)
@@ -472,7 +472,7 @@ class _Remembering(nn.Module):
         return self.seen
 
 
-def test_a_model_that_can_be_copied_no_more_goes_on() -> None:
+def test_model_that_becomes_uncopyable_continues() -> None:
     model = _Remembering()
     loop = _loop(model, _sgd(model, FINE), epochs=3)
     for _ in loop:

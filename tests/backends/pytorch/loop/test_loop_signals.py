@@ -1,4 +1,4 @@
-"""What is seen of the loop itself: resets of gradients, modes, owners of parameters, schedules."""
+"""What is observed of a loop itself: zeroing of gradients, modes, parameter ownership, schedules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
 import autotrainer
 from autotrainer.backends.pytorch.model.describe import optimizer_info
 from autotrainer.backends.pytorch.model.weight_patterns import is_newly_drawn
-from autotrainer.backends.pytorch.watching.modes import Modes, dropout_rate
+from autotrainer.backends.pytorch.watching.mode_tracker import ModeTracker, dropout_rate
 from autotrainer.backends.pytorch.watching.observer import observe
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.monitoring.sampler import Sampler
@@ -138,14 +138,14 @@ def decays_by_hand(w: Watched) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_gradients_of_the_step_before(step: Callable[[Watched], None], values: set[float]) -> None:
+def test_stale_gradients(step: Callable[[Watched], None], values: set[float]) -> None:
     watched = Watched()
     for _ in range(6):
         step(watched)
     assert set(watched.known("stale_gradients")) == values
 
 
-def test_a_closure_resets_for_itself() -> None:
+def test_closure_resets_gradients() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
     watched = Watched(model, torch.optim.LBFGS(model.parameters(), max_iter=3))
 
@@ -162,13 +162,13 @@ def test_a_closure_resets_for_itself() -> None:
 
 def test_adversarial_training_shows_a_reset() -> None:
     torch.manual_seed(0)
-    maker, critic = nn.Linear(2, 4), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
-    makes, judges = torch.optim.Adam(maker.parameters()), torch.optim.Adam(critic.parameters())
+    last_layer, critic = nn.Linear(2, 4), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    makes, judges = torch.optim.Adam(last_layer.parameters()), torch.optim.Adam(critic.parameters())
     monitor = Monitor([], Sampler(1.0))
     monitor.attach(observe(critic, judges, None, monitor))
     for _ in range(8):
         judges.zero_grad()
-        made = maker(torch.randn(16, 2))
+        made = last_layer(torch.randn(16, 2))
         (critic(made.detach()).mean() - critic(X).mean()).backward()
         judges.step()
         makes.zero_grad()
@@ -178,7 +178,7 @@ def test_adversarial_training_shows_a_reset() -> None:
     assert set(stale[~np.isnan(stale)]) == {0.0}
 
 
-def test_no_hook_is_left_behind() -> None:
+def test_hooks_are_removed() -> None:
     watched = Watched()
     for _ in range(3):
         never(watched)
@@ -271,8 +271,8 @@ def train(
 @pytest.fixture
 def ten_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sample the first ten steps alone, however fast the machine is, and the last ones of known epochs."""
-    monkeypatch.setattr("autotrainer.monitoring.sampler._SAMPLES_ALLOWANCE", -math.inf)
-    monkeypatch.setattr("autotrainer.monitoring.sampler._VERDICTS_ALLOWANCE", math.inf)
+    monkeypatch.setattr("autotrainer.monitoring.sampler._SAMPLING_ALLOWANCE", -math.inf)
+    monkeypatch.setattr("autotrainer.monitoring.sampler._RULES_ALLOWANCE", math.inf)
 
 
 @pytest.mark.usefixtures("ten_samples")
@@ -289,7 +289,7 @@ def test_evaluations_without_a_loss_module() -> None:
     assert train(evaluation=False, loss=nn.functional.cross_entropy, told=False) == []
 
 
-def test_samples_of_a_generator_are_no_evaluation() -> None:
+def test_generator_samples_are_not_an_evaluation() -> None:
     model, loss = net(), nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with autotrainer.watch(model, optimizer, loss_fn=loss, epochs=4, select=()) as monitor:
@@ -306,7 +306,7 @@ def test_samples_of_a_generator_are_no_evaluation() -> None:
 
 
 @pytest.mark.parametrize(("passes", "expected"), [(1, [1.0, 1.0]), (2, [1.0, 1.0]), (8, [])])
-def test_predictions_averaged_over_dropout_are_meant(passes: int, expected: list[float]) -> None:
+def test_averaging_over_dropout_is_intended(passes: int, expected: list[float]) -> None:
     model, loss = net(), nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with autotrainer.watch(model, optimizer, loss_fn=loss, epochs=2, select=()) as monitor:
@@ -346,14 +346,14 @@ def test_a_model_has_no_hook_once_its_evaluation_has_begun() -> None:
 
 def test_waiting_for_an_evaluation_ends() -> None:
     model, steps = net(), [10]
-    modes = Modes(model, lambda: steps[0], pytest.fail)
-    modes.expect_evaluation(10)
+    tracker = ModeTracker(model, lambda: steps[0], pytest.fail)
+    tracker.expect_evaluation(10)
     model(X)
     assert model._forward_pre_hooks
     steps[0] = 13
     model(X)
     assert not model._forward_pre_hooks
-    assert math.isnan(modes.end_epoch(told=True))
+    assert math.isnan(tracker.end_epoch(held_out_reported=True))
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def unowned(watched: Watched) -> list[int]:
     return [layer.unowned for layer in watched.monitor.context.layers if layer.parameters]
 
 
-def test_owners_are_known_at_once_and_followed() -> None:
+def test_parameter_ownership_is_tracked_from_the_start() -> None:
     model = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 2))
     watched = Watched(model, torch.optim.SGD([model[0].weight], 0.1))
     assert unowned(watched) == [64, 130]
@@ -439,7 +439,7 @@ def test_trained_weights_are_not_newly_drawn() -> None:
     ],
     ids=["steps", "cycle", "plateau", "none"],
 )
-def test_schedules_are_seen_before_and_after_the_start(attach: Callable[[Any], Any], expected: bool) -> None:
+def test_schedulers_are_detected_before_and_after_the_start(attach: Callable[[Any], Any], expected: bool) -> None:
     watched = Watched()
     assert not watched.monitor.context.optimizer.scheduled
     reset_first(watched)

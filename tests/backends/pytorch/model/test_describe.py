@@ -1,4 +1,4 @@
-"""What is told of a model, a loss and an optimizer without running them."""
+"""Describing a model, a loss and an optimizer without running them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from autotrainer.backends.pytorch.model.describe import activation_name, layers, optimizer_info, plain_name
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
-from autotrainer.backends.pytorch.watching.ownership import Ownership
+from autotrainer.backends.pytorch.watching.parameter_ownership import ParameterOwnership
 from autotrainer.records.task import LossInfo
 
 
@@ -76,7 +76,7 @@ def test_every_activation_of_pytorch_is_known() -> None:
     assert not missing
 
 
-def test_names_lose_their_wrappers() -> None:
+def test_plain_name_strips_wrappers() -> None:
     assert [
         plain_name(n) for n in ("module.a", "_orig_mod.module.a.b", "modules.a", "a._orig_mod.b", "module", "")
     ] == [
@@ -118,7 +118,7 @@ def test_losses(loss: Any, family: str, expects: str, targets: str, axis: int) -
     assert (info.family, info.expects, info.targets, info.class_axis) == (family, expects, targets, axis)
 
 
-def test_losses_of_ones_own() -> None:
+def test_custom_losses() -> None:
     class Smoothed(nn.CrossEntropyLoss):
         pass
 
@@ -164,9 +164,7 @@ class Softmax(nn.Module):
 
 
 @pytest.mark.parametrize(("module", "expected"), [(Swish(), "silu"), (Exponential(), "exponential"), (Softmax(), None)])
-def test_an_activation_of_ones_own_counts_by_its_name_unless_it_holds_tensors(
-    module: nn.Module, expected: str | None
-) -> None:
+def test_custom_activation_counts_by_name_unless_it_holds_tensors(module: nn.Module, expected: str | None) -> None:
     assert activation_name(module) == expected
 
 
@@ -181,22 +179,22 @@ def test_an_activation_of_ones_own_counts_by_its_name_unless_it_holds_tensors(
         (F.cross_entropy, False),
     ],
 )
-def test_weights_of_classes(loss: Any, weighted: bool) -> None:
+def test_class_weights(loss: Any, weighted: bool) -> None:
     assert loss_info(loss).weighted is weighted
 
 
-def test_a_group_at_rest_is_not_the_rate() -> None:
+def test_group_with_rate_zero_does_not_set_the_learning_rate() -> None:
     first, last = nn.Linear(2, 2), nn.Linear(2, 1)
     model = nn.Sequential(first, last)
     optimizer = torch.optim.SGD([{"params": first.parameters(), "lr": 0.0}, {"params": last.parameters()}], 0.1)
     assert optimizer_info(optimizer).learning_rate == 0.1
-    owned = Ownership(model, [optimizer])
-    told = owned.tell(layers(model))
+    owned = ParameterOwnership(model, [optimizer])
+    told = owned.annotate(layers(model))
     assert [layer.frozen for layer in told] == [True, False]
     optimizer.param_groups[0]["lr"] = 0.1
-    told = owned.tell(told)
+    told = owned.annotate(told)
     assert [layer.frozen for layer in told] == [False, False]
     for group in optimizer.param_groups:
         group["lr"] = 0.0
-    assert [layer.frozen for layer in owned.tell(told)] == [False, False], "a schedule has ended, nothing is meant"
+    assert [layer.frozen for layer in owned.annotate(told)] == [False, False], "a schedule has ended, nothing is meant"
     assert optimizer_info(optimizer).learning_rate == 0.0

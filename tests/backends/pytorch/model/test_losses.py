@@ -87,12 +87,12 @@ def test_probabilities_of_zero_stay_finite() -> None:
 
 
 @pytest.mark.parametrize("name", ["squared_error", "absolute_error"])
-def test_never_broadcasts(name: Any) -> None:
+def test_mismatched_shapes_raise_instead_of_broadcasting(name: Any) -> None:
     with pytest.raises(DataError, match=r"\(6, 3\)"):
         EditedLoss(SetLoss(name, "values"))(LOGITS, VALUES)
 
 
-def test_tells_what_it_computes() -> None:
+def test_loss_info_of_edited_losses() -> None:
     info = EditedLoss(SetLoss("cross_entropy", "probabilities")).loss_info
     assert (info.family, info.expects, info.class_axis) == ("cross_entropy", "probabilities", 1)
     assert EditedLoss(SetLoss("binary_cross_entropy", "logits")).loss_info.classifies
@@ -115,7 +115,7 @@ def test_weights_need_rows() -> None:
         unreduced(lambda outputs, targets: outputs.sum())
 
 
-def test_outputs_that_are_not_finite_give_a_loss_of_nan() -> None:
+def test_nonfinite_outputs_give_a_nan_loss() -> None:
     outputs = torch.tensor([0.5, torch.nan], requires_grad=True)
     targets = torch.tensor([1.0, 0.0])
     with pytest.raises(RuntimeError, match="between 0 and 1"):
@@ -140,7 +140,7 @@ def test_outputs_that_are_not_finite_give_a_loss_of_nan() -> None:
         (SetLoss("cross_entropy", "log_probabilities"), nn.NLLLoss(), LOGITS, None),
     ],
 )
-def test_the_given_loss_judges_outputs_of_another_kind(new: SetLoss, given: Any, outputs: Any, expected: Any) -> None:
+def test_bridge_converts_outputs_for_the_original_loss(new: SetLoss, given: Any, outputs: Any, expected: Any) -> None:
     convert = bridge(EditedLoss(new).loss_info, loss_info(given))
     if expected is None:
         assert convert is None

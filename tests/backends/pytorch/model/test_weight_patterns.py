@@ -1,4 +1,4 @@
-"""Initial weights of a special form, told from the weights alone."""
+"""Patterns of initial weights, recognized from the weights alone."""
 
 from __future__ import annotations
 

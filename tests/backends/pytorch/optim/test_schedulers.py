@@ -1,4 +1,4 @@
-"""The user's scheduler in repaired trainings: the same course, at another rate, from wherever it was."""
+"""The user's scheduler in repaired trainings: the same schedule at another rate, from any state."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def _rates(optimizer: Any, scheduler: Any, steps: int) -> list[float]:
 @pytest.mark.parametrize("made", [_one_cycle, _warm_up_then_cosine, _chained, _cyclic], ids=lambda made: made.__name__)
 @pytest.mark.parametrize("done", [0, 4])
 @pytest.mark.parametrize("scale", [1.0, 0.01])
-def test_schedules_follow_and_are_scaled_along(made: Callable[[Any], Any], done: int, scale: float) -> None:
+def test_copied_schedulers_continue_and_scale_with_the_rate(
+    made: Callable[[Any], Any], done: int, scale: float
+) -> None:
     """The schedule of a repaired training has the given one's course from where it was, at another rate."""
 
     def optimizer() -> torch.optim.Optimizer:
@@ -54,24 +56,24 @@ def test_schedules_follow_and_are_scaled_along(made: Callable[[Any], Any], done:
     schedule = made(given)
     start = float(given.param_groups[0].get("initial_lr", given.param_groups[0]["lr"]))
     _rates(given, schedule, done)
-    maker = scheduler_maker(schedule, given)
-    assert maker is not None
+    last_layer = scheduler_maker(schedule, given)
+    assert last_layer is not None
     other.load_state_dict(given.state_dict())
     if scale != 1:
         set_rate(other, scale * start)
-    copied = maker(other)
+    copied = last_layer(other)
     follows = _rates(other, copied, 5)
     assert follows == pytest.approx([scale * rate for rate in _rates(given, schedule, 5)])
     assert copied.get_last_lr()[0] == pytest.approx(other.param_groups[0]["lr"])
 
 
-def test_a_schedule_for_one_group_serves_an_optimizer_of_several() -> None:
+def test_scheduler_of_one_group_is_copied_to_several_groups() -> None:
     one = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=4.0, momentum=0.9)
-    maker = scheduler_maker(_one_cycle(one), one)
-    assert maker is not None
+    last_layer = scheduler_maker(_one_cycle(one), one)
+    assert last_layer is not None
     groups = [{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(2)]
     several = torch.optim.Adam(groups, lr=0.5)
-    schedule = maker(several)
+    schedule = last_layer(several)
     _rates(several, schedule, 4)
     rates = [group["lr"] for group in several.param_groups]
     assert rates[0] == pytest.approx(rates[1])

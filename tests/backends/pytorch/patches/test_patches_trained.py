@@ -1,4 +1,4 @@
-"""The lines of a patch, pasted into a plain loop, train what `fit` trains with the same edits."""
+"""The lines of a patch, pasted into a plain loop, train the same model as `fit` with the same edits."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ CASES: list[tuple[Make, tuple[e.Edit, ...]]] = [
 
 
 @pytest.mark.parametrize(("make", "edits"), CASES, ids=lambda value: str(value) if isinstance(value, tuple) else "")
-def test_pasted_lines_train_what_fit_trains(managed: Any, make: Make, edits: tuple[e.Edit, ...]) -> None:
+def test_pasted_patch_trains_the_same_model_as_fit(managed: Any, make: Make, edits: tuple[e.Edit, ...]) -> None:
     run = RecordedRun()
     spec = TrainingSpec(EPOCHS, 0).with_edits(edits)
     fitted = managed.trainer(managed.mlp(), optimizer=make, epochs=EPOCHS, batch_size=BATCH).train(spec, run)
@@ -179,7 +179,7 @@ def _scaled(edits: Sequence[e.Edit], x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("edit", [e.SkipUpdates(6.0, 128), e.Rollback(), e.DropBadRows()], ids=str)
 @pytest.mark.parametrize("normalized", [False, True])
-def test_pasted_lines_get_over_a_row_that_is_not_finite(managed: Any, edit: e.Edit, normalized: bool) -> None:
+def test_pasted_patch_handles_a_nonfinite_row(managed: Any, edit: e.Edit, normalized: bool) -> None:
     def model() -> nn.Module:
         made = managed.mlp()
         return nn.Sequential(made[0], nn.BatchNorm1d(16), *made[1:]) if normalized else made

@@ -1,4 +1,4 @@
-"""What is copied or saved while it is watched is what it is without."""
+"""Copies and saved files of watched objects equal those of unwatched ones."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def attributes(module: nn.Module) -> list[dict[str, Any]]:
     ids=["plain", "weighted", "own"],
 )
 @pytest.mark.parametrize("way", WAYS)
-def test_copies_are_as_without(way: str, loss_fn: nn.Module, steps: int) -> None:
+def test_copies_and_saved_files_equal_those_without_hooks(way: str, loss_fn: nn.Module, steps: int) -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     before = attributes(copy.deepcopy(model)), attributes(copy.deepcopy(loss_fn))
@@ -88,12 +88,12 @@ def test_copies_are_as_without(way: str, loss_fn: nn.Module, steps: int) -> None
         copied_optimizer.step()
         for item in (model, loss_fn, optimizer):
             torch.load(io.BytesIO(saved(item.state_dict())), weights_only=True)
-        assert monitor._observer._count.step == steps  # type: ignore[union-attr]
+        assert monitor._observer._counter.step == steps  # type: ignore[union-attr]
     assert (attributes(model), attributes(loss_fn)) == before
 
 
 @pytest.mark.parametrize("way", ["save", "deepcopy", "pickle"])
-def test_a_class_that_saves_itself_in_its_own_way(way: str) -> None:
+def test_class_with_custom_pickling(way: str) -> None:
     model = OwnState(4, 2)
     with autotrainer.watch(model, torch.optim.SGD(model.parameters(), 0.1), select=()):
         assert b"autotrainer" not in pickle.dumps(model).replace(__name__.encode(), b"")
@@ -102,7 +102,7 @@ def test_a_class_that_saves_itself_in_its_own_way(way: str) -> None:
         assert torch.equal(copied(X), model(X))
 
 
-def test_hooks_of_the_user_are_copied() -> None:
+def test_user_hooks_are_copied() -> None:
     seen: list[str] = []
     model = nn.Linear(4, 2)
     model.register_forward_hook(lambda *_: seen.append("theirs"))

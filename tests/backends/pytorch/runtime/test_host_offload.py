@@ -1,4 +1,4 @@
-"""Copies in host memory. Without an accelerator, host tensors are taken for remote ones: the way is the same."""
+"""Copies in host memory. Without an accelerator, host tensors are treated as remote ones: the code path is the same."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def remote(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("remote")
-def test_links_values_and_states_survive_the_way_there_and_back() -> None:
+def test_links_values_and_states_survive_the_round_trip() -> None:
     model, optimizer = trained()
     host, places = copied_to_host((model, optimizer, None))
     back = copied(host, places)
@@ -61,7 +61,7 @@ def test_links_values_and_states_survive_the_way_there_and_back() -> None:
 
 
 @pytest.mark.usefixtures("remote")
-def test_a_new_tensor_is_never_taken_for_one_that_is_gone() -> None:
+def test_new_tensor_is_not_mistaken_for_a_deleted_one() -> None:
     model = nn.BatchNorm1d(4)
     host, places = copied_to_host((model,))
     gone = weakref.ref(host[0].running_mean)
@@ -73,14 +73,14 @@ def test_a_new_tensor_is_never_taken_for_one_that_is_gone() -> None:
     assert torch.equal(copied(host, places)[0].running_mean, torch.zeros(4))
 
 
-def test_host_tensors_are_copied_as_ever() -> None:
+def test_host_tensors_are_copied() -> None:
     model, optimizer = trained()
     host, places = copied_to_host((model, optimizer))
     assert places == {}
     assert torch.equal(host[0].inner[0].weight, model.inner[0].weight)
 
 
-def test_trainings_from_the_host_are_the_same_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trainings_from_host_copies_are_bit_identical(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
 
     def weights() -> list[np.ndarray[Any, Any]]:

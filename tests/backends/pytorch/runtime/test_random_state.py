@@ -13,7 +13,7 @@ def draw() -> tuple[float, float, float]:
     return random.random(), float(np.random.random()), float(torch.rand(()))
 
 
-def test_states_are_put_back_even_after_an_error() -> None:
+def test_random_states_are_restored_after_an_error() -> None:
     seed_all(3)
     expected = draw()
     seed_all(3)

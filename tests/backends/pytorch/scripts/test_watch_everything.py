@@ -1,4 +1,4 @@
-"""Trainings of a script that knows nothing of it: each is found, and none is changed."""
+"""Trainings of a script that does not use autotrainer: each is watched, and none is changed."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def plainly(script: Script) -> list[nn.Module]:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_each_training_is_found_and_none_is_changed(script: Script, models: list[str], losses: list[str]) -> None:
+def test_each_training_is_watched_and_none_is_changed(script: Script, models: list[str], losses: list[str]) -> None:
     expected = plainly(script)
     drawn = torch.rand(3)
     found, seen = run(script)
@@ -246,7 +246,7 @@ def test_each_training_is_found_and_none_is_changed(script: Script, models: list
     assert sum(layer.parameters for _, monitor in seen for layer in monitor.context.layers) == weights
 
 
-def test_a_scaled_loss_is_told_as_it_is() -> None:
+def test_scaled_loss_is_reported_unscaled() -> None:
     ((_, monitor),) = run(with_a_scaler)[1]
     assert 0.3 < monitor.history.losses[1].max() < 2  # scaled by 65,536 it trains
 
@@ -295,7 +295,7 @@ def test_problems_are_found_in_the_whole_model(script: Script, problem: str) -> 
     assert not {f.problem for f in monitor.findings} & {"abnormal_initial_loss"}  # of a step that nobody saw
 
 
-def test_what_the_script_leaves_to_autotrainer_is_left_alone() -> None:
+def test_trainings_that_use_autotrainer_are_not_watched_again() -> None:
     def script() -> list[nn.Module]:
         watched, loss_fn = mlp(), nn.CrossEntropyLoss()
         optimizer = sgd(watched)
@@ -322,7 +322,7 @@ def test_what_the_script_leaves_to_autotrainer_is_left_alone() -> None:
     assert run(script)[1] == []
 
 
-def test_parameters_without_a_module_are_left_alone() -> None:
+def test_parameters_without_a_module_are_not_watched() -> None:
     def script() -> list[nn.Module]:
         weights = torch.zeros(8, 2, requires_grad=True)
         train(lambda x: x @ weights, torch.optim.SGD([weights], 0.1), F.cross_entropy)
@@ -331,7 +331,7 @@ def test_parameters_without_a_module_are_left_alone() -> None:
     assert run(script)[1] == []
 
 
-def test_a_copied_optimizer_is_watched_from_its_third_step_on() -> None:
+def test_copied_optimizer_is_watched_from_its_third_step_on() -> None:
     def script() -> list[nn.Module]:
         net = mlp()
         train(net, sgd(net), nn.CrossEntropyLoss())
@@ -343,7 +343,7 @@ def test_a_copied_optimizer_is_watched_from_its_third_step_on() -> None:
     assert len(run(script)[1]) == 2
 
 
-def test_nothing_stays_behind() -> None:
+def test_patches_and_hooks_are_removed() -> None:
     before = torch.autograd.backward, torch.amp.GradScaler.scale, torch.optim.Optimizer.__init__
     models, _ = run(with_module)
     assert (torch.autograd.backward, torch.amp.GradScaler.scale, torch.optim.Optimizer.__init__) == before
@@ -355,7 +355,7 @@ def test_nothing_stays_behind() -> None:
     assert gone() is None
 
 
-def test_ended_trainings_are_let_go_of() -> None:
+def test_ended_trainings_are_released() -> None:
     models: list[weakref.ref[nn.Module]] = []
 
     def script() -> list[nn.Module]:
@@ -367,15 +367,15 @@ def test_ended_trainings_are_let_go_of() -> None:
     assert len(run(script)[1]) == 4
 
 
-def test_a_search_over_many_models_is_watched_in_part(caplog: pytest.LogCaptureFixture) -> None:
+def test_search_over_many_models_is_watched_in_part(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "autotrainer"):
         seen = run(lambda: [with_module()[0] for _ in range(23)])[1]
     assert len(seen) == 20
     assert sum("20 trainings of this script have been watched" in message for message in caplog.messages) == 1
 
 
-@pytest.mark.parametrize("where", ["find_model", "leaves", "outputs_and_targets", "loss_function"])
-def test_what_fails_does_not_reach_the_script(
+@pytest.mark.parametrize("where", ["find_model", "loss_parameters", "outputs_and_targets", "loss_function"])
+def test_failures_do_not_reach_the_script(
     where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = plainly(with_function)
@@ -391,7 +391,7 @@ def test_what_fails_does_not_reach_the_script(
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_a_compiled_loss_is_compiled_once_and_whole() -> None:
+def test_compiled_loss_is_compiled_once_as_one_graph() -> None:
     compiled = 0
 
     def backend(graph: Any, inputs: Any) -> Any:
@@ -411,7 +411,7 @@ def test_a_compiled_loss_is_compiled_once_and_whole() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # those of torch, while it compiles
-def test_a_compiled_step_is_seen() -> None:
+def test_compiled_step_is_watched() -> None:
     def script() -> list[nn.Module]:
         net, loss_fn = mlp(), nn.CrossEntropyLoss()
         optimizer = sgd(net)
@@ -451,7 +451,7 @@ def test_a_compiled_step_is_seen() -> None:
     ],
 )
 @pytest.mark.parametrize("after", [False, True])
-def test_the_graph_tells_the_loss(
+def test_loss_function_is_read_from_the_graph(
     loss: Callable[..., Tensor], name: str | None, reduction: str, weighted: bool, after: bool
 ) -> None:
     from autotrainer.backends.pytorch.model.loss_kinds import loss_info

@@ -1,4 +1,4 @@
-"""Edits of the structure of PyTorch models: widths, ways past layers, the output layer, attention."""
+"""Edits of the structure of PyTorch models: widths, residual connections, the output layer, attention."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from autotrainer.adapter.spec import TrainingSpec
 from autotrainer.backends.pytorch.layers.cosine_attention import CosineAttention
 from autotrainer.backends.pytorch.layers.modules import Residual
 from autotrainer.backends.pytorch.statistics.attention import module_attention
-from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph, SiteTracer
-from autotrainer.backends.pytorch.surgery.surgery import apply_edits
+from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph, ActivationTracer
+from autotrainer.backends.pytorch.surgery.model_editor import apply_edits
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 
@@ -210,7 +210,7 @@ def same_as_applied(managed: Any, build: Callable[[], nn.Module], *edits: e.Edit
         (Encoder, ("first", "blocks.layers.0.linear1"), (16, 32), ("blocks.layers.0.linear1",), None),
     ],
 )
-def test_hidden_layers_get_wider_and_what_follows_them_too(
+def test_resized_layers_and_their_followers(
     managed: Any, build: Any, layers: Any, units: Any, resized: Any, followers: Any
 ) -> None:
     trained = same_as_applied(managed, build, e.ResizeLayers(layers, units))
@@ -243,7 +243,7 @@ def test_parameters_stay_with_their_groups(managed: Any) -> None:
     assert model[0].weight.shape == (16, 4), "the model given stays as it is"
 
 
-def test_new_weights_suit_the_activation(managed: Any) -> None:
+def test_new_weights_use_the_initializer_for_the_activation(managed: Any) -> None:
     model = nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
     trained = managed.trainer(model).train(
         TrainingSpec(1, 0, (e.ResizeLayers(("0", "2"), (400, 400)),)), managed.Run(0)
@@ -267,21 +267,21 @@ def tied_weights() -> nn.Module:
 @pytest.mark.parametrize(
     ("build", "edit", "says"),
     [
-        (Tied, e.ResizeLayers(("first",), (16,)), "widths are tied"),
+        (Tied, e.ResizeLayers(("first",), (16,)), "other widths do not fit"),
         (Tied, e.ResizeLayers(("out",), (16,)), "makes the output"),
         (frozen_behind, e.ResizeLayers(("1",), (16,)), "`4` has frozen parameters"),
         (tied_weights, e.ResizeLayers(("2",), (16,)), "shares weights"),
         (tied_weights, e.ResizeLayers(("0",), (16,)), "shares weights"),
-        (Sequences, e.ResizeLayers(("rnn",), (15,)), "two directions"),
+        (Sequences, e.ResizeLayers(("rnn",), (15,)), "bidirectional"),
         (lambda: nn.Sequential(nn.Unflatten(1, (4, 1)), nn.Conv1d(4, 4, 1, groups=4), nn.Flatten(), nn.Linear(4, 2)),
          e.ResizeLayers(("1",), (8,)), "in groups"),
         (lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 8)), nn.Linear(8, 2)),
          e.ResizeLayers(("0",), (16,)), "parametrized"),
         (lambda: nn.Sequential(nn.Linear(4, 8), nn.Unflatten(1, (2, 4)), nn.Flatten(), nn.Linear(8, 2)),
-         e.ResizeLayers(("0",), (16,)), "tied"),
+         e.ResizeLayers(("0",), (16,)), "do not fit"),
     ],
 )  # fmt: skip
-def test_says_why_a_width_must_stay(managed: Any, build: Any, edit: e.Edit, says: str) -> None:
+def test_refused_widths_have_a_reason(managed: Any, build: Any, edit: e.Edit, says: str) -> None:
     model = build()
     before = [p.detach().clone() for p in model.parameters()]
     found = managed.trainer(model).supports(edit)
@@ -296,7 +296,7 @@ def test_kept_layers_do_not_follow(managed: Any) -> None:
     assert trained.edits[0].layers == ("first",)
 
 
-def test_widths_without_data_come_from_a_plan() -> None:
+def test_widths_without_data_need_a_plan() -> None:
     from autotrainer.errors import ConfigError
 
     with pytest.raises(ConfigError, match="plan of a result"):
@@ -315,7 +315,7 @@ def test_widths_without_data_come_from_a_plan() -> None:
         (conv, ("1", "4", "7"), ("4",)),
     ],
 )
-def test_layers_are_led_past_with_a_gate_that_starts_at_zero(managed: Any, build: Any, layers: Any, led: Any) -> None:
+def test_residual_gate_starts_at_zero(managed: Any, build: Any, layers: Any, led: Any) -> None:
     trained = same_as_applied(managed, build, e.AddResidual(layers))
     assert trained.edits[0].layers == led
     gates = [m.gate for m in trained.model.modules() if isinstance(m, Residual)]
@@ -330,7 +330,7 @@ def test_layers_are_led_past_with_a_gate_that_starts_at_zero(managed: Any, build
     assert all(torch.equal(before, after) for before, after in inside.values())
 
 
-def test_it_learns_what_a_deep_stack_can_not(managed: Any) -> None:
+def test_residual_connections_train_a_deep_stack(managed: Any) -> None:
     """Sixteen sigmoid layers answer all inputs alike; led past, they tell the sign of a sum."""
     y = (managed.x.sum(1) > 0).astype("int64")
     data = {"train": (managed.x[:200], y[:200]), "validation": (managed.x[200:], y[200:])}
@@ -344,7 +344,7 @@ def test_it_learns_what_a_deep_stack_can_not(managed: Any) -> None:
     assert losses[1] < 0.3
 
 
-def test_other_edits_go_inside(managed: Any) -> None:
+def test_other_edits_apply_inside_a_residual_block(managed: Any) -> None:
     edits = (
         e.AddResidual(("2", "4")),
         e.SwapActivation(("3", "4"), "relu"),
@@ -375,12 +375,12 @@ def test_other_edits_go_inside(managed: Any) -> None:
         (Branches, ("stem",), "as many outputs as inputs"),
         (lambda: SharedActivation(nn.Tanh), ("b",), "shared by several layers"),
         (SharedLayer, ("twice",), "more than once"),
-        (Summed, ("two",), "joined with others"),
-        (SummedBefore, ("one", "two"), "joined with others"),
+        (Summed, ("two",), "summed with others"),
+        (SummedBefore, ("one", "two"), "summed with others"),
         (Encoder, ("blocks.layers.0.self_attn.out_proj",), "part of"),
     ],
 )
-def test_says_why_there_is_no_way_past(managed: Any, build: Any, layers: Any, says: str) -> None:
+def test_refused_residual_connections_have_a_reason(managed: Any, build: Any, layers: Any, says: str) -> None:
     assert says in managed.trainer(build()).supports(e.AddResidual(layers)).reason
 
 
@@ -390,7 +390,7 @@ def test_says_why_there_is_no_way_past(managed: Any, build: Any, layers: Any, sa
 @pytest.mark.parametrize(
     ("build", "names"), [(Called, ("out",)), (conv, ("10",)), (Branches, ("out",)), (Sequences, ("out",))]
 )
-def test_the_output_layer_starts_smaller(managed: Any, build: Any, names: Any) -> None:
+def test_output_layer_is_scaled_down(managed: Any, build: Any, names: Any) -> None:
     torch.manual_seed(0)
     model = build()
     trained = managed.trainer(model).train(TrainingSpec(1, 0, (e.ScaleOutputLayer(0.25),)), managed.Run(0))
@@ -408,7 +408,7 @@ def test_the_output_layer_starts_smaller(managed: Any, build: Any, names: Any) -
         (lambda: nn.LSTM(4, 2), {"loss": lambda out, y: out[0].mean()}, "not made by"),
     ],
 )
-def test_says_why_the_output_layer_stays(managed: Any, build: Any, changes: Any, says: str) -> None:
+def test_refused_scaling_of_the_output_layer_has_a_reason(managed: Any, build: Any, changes: Any, says: str) -> None:
     assert says in managed.trainer(build(), **changes).supports(e.ScaleOutputLayer(0.1)).reason
 
 
@@ -450,7 +450,7 @@ def test_attention_is_bounded_in_training_and_evaluation(managed: Any, build: An
     with torch.no_grad():
         quick = model(x)
     torch.testing.assert_close(quick, model(x), msg="no code of PyTorch's own goes past it in evaluation")
-    tracer = SiteTracer(model)
+    tracer = ActivationTracer(model)
     tracer.arm()
     model(x)
     tracer.disarm()
@@ -467,11 +467,11 @@ class Unpacked(OwnAttention):
 
 def test_the_plan_finds_calls_of_attention_in_the_graph() -> None:
     model = Unpacked().eval()
-    seen, read = SiteTracer(model).follow(lambda: model(torch.randn(2, 4))), ActivationGraph.of(model)
-    assert dict(seen.attention) == dict(read.attention) == {"qkv": (0,)}
+    run, symbolic = ActivationTracer(model).trace(lambda: model(torch.randn(2, 4))), ActivationGraph.of(model)
+    assert dict(run.attention_calls) == dict(symbolic.attention_calls) == {"qkv": (0,)}
 
 
-def test_says_why_attention_is_not_bounded(managed: Any) -> None:
+def test_refused_attention_bounds_have_a_reason(managed: Any) -> None:
     class Own(nn.MultiheadAttention):
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             return super().forward(*args, **kwargs)
@@ -483,9 +483,9 @@ def test_says_why_attention_is_not_bounded(managed: Any) -> None:
             self.blocks.layers[1].self_attn = nn.MultiheadAttention(8, 2, batch_first=True, add_bias_kv=True)
 
     trainer = managed.trainer(Attending())
-    for number, says in enumerate(("code of its own", "keys of its own")):
+    for number, says in enumerate(("custom forward", "add_bias_kv")):
         assert says in trainer.supports(e.ClipAttention((f"blocks.layers.{number}.self_attn",))).reason
-    assert "no attention layer" in trainer.supports(e.ClipAttention(("out",))).reason
+    assert "not an attention layer" in trainer.supports(e.ClipAttention(("out",))).reason
     frozen = Encoder()
     frozen.blocks.requires_grad_(False)
     assert "frozen" in managed.trainer(frozen).supports(e.ClipAttention(("blocks.layers.0.self_attn",))).reason

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from autotrainer import edits as e
 from autotrainer.backends.pytorch.model.operations import count_operations
-from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph, SiteTracer
+from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph, ActivationTracer
+from autotrainer.backends.pytorch.surgery.model_editor import apply_edits
 from autotrainer.backends.pytorch.surgery.reinitialize import SCHEMES
-from autotrainer.backends.pytorch.surgery.surgery import apply_edits
 from autotrainer.edits import base
 from autotrainer.errors import ConfigError
 
@@ -59,32 +59,32 @@ INPUTS: dict[Any, torch.Tensor] = {Residual: torch.randn(2, 1, 5, 5)}
 
 
 @pytest.mark.parametrize("build", [Residual, TwiceCalled, sequential])
-def test_graph_and_forward_pass_show_the_same_anatomy(build: Any) -> None:
+def test_symbolic_trace_and_forward_pass_give_the_same_activation_graph(build: Any) -> None:
     model = build().eval()
     x = INPUTS.get(build, torch.randn(2, 4))
-    seen, read = SiteTracer(model).follow(lambda: model(x)), ActivationGraph.of(model)
-    assert {(s.name, s.activation, s.output) for s in seen.sites} == {
-        (s.name, s.activation, s.output) for s in read.sites
+    run, symbolic = ActivationTracer(model).trace(lambda: model(x)), ActivationGraph.of(model)
+    assert {(n.name, n.activation, n.output) for n in run.nodes} == {
+        (n.name, n.activation, n.output) for n in symbolic.nodes
     }
-    assert dict(seen.functional) == dict(read.functional)
-    assert dict(seen.numbers) == dict(read.numbers)
-    assert seen.output == read.output
-    assert seen.output_number == read.output_number
-    assert not read.guessed
+    assert dict(run.functional) == dict(symbolic.functional)
+    assert dict(run.call_numbers) == dict(symbolic.call_numbers)
+    assert run.output == symbolic.output
+    assert run.output_call == symbolic.output_call
+    assert not symbolic.guessed
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_anatomy() -> None:
+def test_activation_graph() -> None:
     model = Residual().eval()
-    found = SiteTracer(model).follow(lambda: model(torch.randn(2, 1, 5, 5)))
-    assert dict(found.functional) == {"stem": "relu", "head": "log_softmax"}
-    assert dict(found.numbers) == {"stem": (0,), "head": (1,)}
-    assert found.output_number == 1
-    assert [set(site.feeders) for site in found.sites] == [{"one"}, {"two"}]
-    assert found.normalized == {"one"}
-    assert found.ranks["one"] == 4
+    graph = ActivationTracer(model).trace(lambda: model(torch.randn(2, 1, 5, 5)))
+    assert dict(graph.functional) == {"stem": "relu", "head": "log_softmax"}
+    assert dict(graph.call_numbers) == {"stem": (0,), "head": (1,)}
+    assert graph.output_call == 1
+    assert [set(node.feeders) for node in graph.nodes] == [{"one"}, {"two"}]
+    assert graph.normalized == {"one"}
+    assert graph.ranks["one"] == 4
     twice = TwiceCalled()
-    assert SiteTracer(twice).follow(lambda: twice(torch.ones(2, 4))).numbers["layer"] == (0, 1)
+    assert ActivationTracer(twice).trace(lambda: twice(torch.ones(2, 4))).call_numbers["layer"] == (0, 1)
 
 
 def test_model_whose_graph_can_not_be_traced() -> None:
@@ -99,7 +99,7 @@ def test_model_whose_graph_can_not_be_traced() -> None:
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (e.ScaleInputs(), "no numbers"),
+        (e.ScaleInputs(), "no fitted numbers"),
         (e.SwapActivation(("nope",), "relu"), "no layer 'nope'"),
         (e.SetOutputActivation("softmax"), "already"),
     ],
@@ -115,7 +115,7 @@ def test_optimizer_edits_that_do_not_fit() -> None:
         apply_edits((e.SetMomentum(0.9),), model, torch.optim.Adam(model.parameters()))
 
 
-def test_settings_of_the_loop_are_passed_over() -> None:
+def test_edits_of_the_loop_are_ignored() -> None:
     model = sequential()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     edits = (e.SetBatchSize(8), e.StopEarly(3), e.SetLoss("cross_entropy", "probabilities"), e.SetLearningRate(0.5))
@@ -133,7 +133,7 @@ def test_parameters_of_a_replaced_activation_leave_the_optimizer() -> None:
     assert held == {id(p) for p in model.parameters()}
 
 
-def test_initializers_that_suit_are_known() -> None:
+def test_initializers_for_activations() -> None:
     assert set(get_args(base.Activation)) <= set(e.INITIALIZER)
     assert set(e.INITIALIZER.values()) <= set(SCHEMES) == set(get_args(base.Initializer))
 

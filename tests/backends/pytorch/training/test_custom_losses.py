@@ -1,4 +1,4 @@
-"""Losses of one's own, whose kind nothing but their numbers tells."""
+"""Custom losses, whose kind shows only in their values."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _found(loss: Loss, targets: Tensor, *, logits: bool, silent_start: bool = Fa
         pytest.param(lambda z, t: (z - t).abs().mean(), LABELS[:, 0], True, "target_mismatch", id="flat, absolute"),
     ],
 )
-def test_the_numbers_tell_the_fault(loss: Loss, targets: Tensor, logits: bool, problem: str) -> None:
+def test_custom_loss_faults_are_detected(loss: Loss, targets: Tensor, logits: bool, problem: str) -> None:
     found = _found(loss, targets, logits=logits)
     assert [(f.problem, f.severity) for f in found] == [(problem, "error")]
     assert found[0].step < 10
@@ -103,5 +103,5 @@ def test_the_numbers_tell_the_fault(loss: Loss, targets: Tensor, logits: bool, p
         pytest.param(lambda z, t: (z * (1 - 2 * t)).mean(), LABELS, True, id="critic"),
     ],
 )
-def test_losses_that_fit_are_left_in_peace(loss: Loss, targets: Tensor, logits: bool, silent_start: bool) -> None:
+def test_correct_custom_losses_have_no_findings(loss: Loss, targets: Tensor, logits: bool, silent_start: bool) -> None:
     assert not _found(loss, targets, logits=logits, silent_start=silent_start)

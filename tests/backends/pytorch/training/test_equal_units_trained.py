@@ -1,4 +1,4 @@
-"""What becomes of units that start equal, in real trainings: the verdict at the first step is to foretell it."""
+"""What becomes of units with equal initial weights in real trainings, which the verdict at the first step predicts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def train(model: nn.Module) -> tuple[Monitor, set[str], float]:
 
 
 @pytest.mark.parametrize("first", [0.1, "equal rows"])
-def test_units_that_the_next_layer_tells_apart_learn_to_differ(first: float | str) -> None:
+def test_equal_units_with_different_outgoing_weights_diverge(first: float | str) -> None:
     model = network(first, None)
     [found] = autotrainer.check(model, (X, Y), loss=nn.CrossEntropyLoss(), select="poor_initialization")
     assert found.severity == "warning"
@@ -61,7 +61,7 @@ def test_units_that_the_next_layer_tells_apart_learn_to_differ(first: float | st
 
 
 @pytest.mark.parametrize(("first", "second"), [(0.1, 0.1), (0.1, 0.0), (0.0, 0.0)])
-def test_units_that_the_next_layer_takes_for_one_stay_equal(first: float, second: float) -> None:
+def test_equal_units_with_equal_outgoing_weights_stay_equal(first: float, second: float) -> None:
     model = network(first, second)
     [found] = autotrainer.check(model, (X, Y), loss=nn.CrossEntropyLoss(), select="poor_initialization")
     assert found.severity == "error"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 from typing import Any
 
@@ -15,9 +16,9 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from autotrainer import edits as e
 from autotrainer.adapter.spec import TrainingSpec
-from autotrainer.backends.pytorch.data.batches import CleanLoader
+from autotrainer.backends.pytorch.data.loaders import FiniteRowsLoader
 from autotrainer.backends.pytorch.layers.modules import TargetScaling
-from autotrainer.backends.pytorch.surgery.surgery import apply_edits
+from autotrainer.backends.pytorch.surgery.model_editor import apply_edits
 from autotrainer.records.data import StreamData
 
 
@@ -73,7 +74,7 @@ def r2(trained: Any, data: Any) -> float:
 
 
 @pytest.mark.parametrize("loss", [nn.MSELoss(), nn.L1Loss(), nn.SmoothL1Loss(), lambda o, t: ((o - t) ** 2).mean()])
-def test_scaled_targets_are_learned_and_answered_in_their_own_units(managed: Any, numbers: Any, loss: Any) -> None:
+def test_predictions_of_scaled_targets_are_in_original_units(managed: Any, numbers: Any, loss: Any) -> None:
     given = {**numbers, "loss": loss}
     plain, _ = managed.train(net(), epochs=15, **given)
     trained, run = managed.train(net(), e.ScaleTargets(), epochs=15, **given)
@@ -87,9 +88,7 @@ def test_scaled_targets_are_learned_and_answered_in_their_own_units(managed: Any
     assert first.targets.variance == pytest.approx(1, abs=0.2)
 
 
-def test_the_given_loss_judges_in_the_users_units_and_the_scaled_one_tells_the_course(
-    managed: Any, numbers: Any
-) -> None:
+def test_original_loss_is_in_user_units_and_trained_loss_is_scaled(managed: Any, numbers: Any) -> None:
     trained, run = managed.train(net(), e.ScaleTargets(), epochs=5, **numbers)
     x, y = numbers["validation"]
     errors = trained.predict(x) - y
@@ -106,7 +105,7 @@ def test_units_need_more_than_half_precision() -> None:
     assert len(out.unique()) == 8
 
 
-def test_columns_of_targets_are_scaled_apart(managed: Any, numbers: Any) -> None:
+def test_target_columns_are_scaled_separately(managed: Any, numbers: Any) -> None:
     y = np.c_[managed.x[:, 0] * 500, managed.x[:, 1] * 1e-2 + 300].astype(np.float32)
     given = {**numbers, "train": (managed.x[:200], y[:200]), "validation": (managed.x[200:], y[200:])}
     trained, _ = managed.train(net(2), e.ScaleTargets(), epochs=30, **given)
@@ -115,7 +114,7 @@ def test_columns_of_targets_are_scaled_apart(managed: Any, numbers: Any) -> None
 
 
 @pytest.mark.parametrize("build", [TwoInputs, Recurrent])
-def test_models_of_any_kind_are_scaled_and_frozen_layers_stay(managed: Any, numbers: Any, build: Any) -> None:
+def test_models_of_any_kind_are_scaled_and_frozen_layers_stay_frozen(managed: Any, numbers: Any, build: Any) -> None:
     torch.manual_seed(0)
     model = build()
     given = dict(numbers)
@@ -132,7 +131,7 @@ def test_models_of_any_kind_are_scaled_and_frozen_layers_stay(managed: Any, numb
     assert not torch.equal(trained.model.module.out.weight, before["out.weight"]), "kept is not frozen"
 
 
-def test_a_scaled_model_is_copied_saved_and_planned(managed: Any, numbers: Any) -> None:
+def test_scaled_model_can_be_copied_saved_and_planned(managed: Any, numbers: Any) -> None:
     trained, _ = managed.train(net(1, nn.Sigmoid()), e.SetOutputActivation("linear"), e.ScaleTargets(), **numbers)
     x = torch.tensor(managed.x[:8], dtype=torch.float32)
     expected = trained.model(x)
@@ -166,7 +165,7 @@ def labelled(managed: Any, train: Any, **options: Any) -> dict[str, Any]:
         (lambda y: 7 * y + 5, e.NumberClasses(fill=-1e4), nn.NLLLoss(), [nn.LogSoftmax(1)]),
     ],
 )
-def test_classes_reach_the_loss_in_its_form(managed: Any, labels: Any, edit: Any, loss: Any, behind: Any) -> None:
+def test_encoded_classes_reach_the_loss(managed: Any, labels: Any, edit: Any, loss: Any, behind: Any) -> None:
     given = labelled(managed, labels(managed.y), loss=loss)
     trained, run = managed.train(net(2, *behind), edit, epochs=25, **given)
     assert all(np.isfinite(values["loss"]) for _, values, _ in run.ends)
@@ -185,13 +184,13 @@ def test_classes_reach_the_loss_in_its_form(managed: Any, labels: Any, edit: Any
         (lambda y: 1.0 * y, "signed", nn.SoftMarginLoss()),
     ],
 )
-def test_two_labels_reach_the_loss_in_its_form(managed: Any, labels: Any, to: Any, loss: Any) -> None:
+def test_encoded_binary_labels_reach_the_loss(managed: Any, labels: Any, to: Any, loss: Any) -> None:
     given = labelled(managed, labels(managed.y)[:, None].astype(np.float32), loss=loss)
     trained, _ = managed.train(net(1), e.EncodeTargets(to), epochs=25, **given)
     assert np.mean((trained.predict(managed.x[200:])[:, 0] > 0) == managed.y[200:]) > 0.85
 
 
-def test_a_probability_lies_between_two_labels(managed: Any) -> None:
+def test_probability_lies_between_two_labels(managed: Any) -> None:
     given = labelled(managed, (managed.y + 1.0)[:, None].astype(np.float32), loss=nn.BCELoss())
     edit = e.ScaleTargets((1.0,), (1.0,))
     assert managed.trainer(net(1, nn.Sigmoid()), **given).supports(edit)
@@ -201,7 +200,7 @@ def test_a_probability_lies_between_two_labels(managed: Any) -> None:
     assert np.mean((answers > 1.5) == managed.y[200:]) > 0.85
 
 
-def test_missing_values_are_no_reason_against_another_repair(managed: Any, numbers: Any) -> None:
+def test_missing_values_do_not_rule_out_other_repairs(managed: Any, numbers: Any) -> None:
     x, y = numbers["train"]
     holes = (x.copy(), y.copy())
     holes[0][0, 0] = holes[1][1] = np.nan
@@ -225,7 +224,7 @@ def test_reshaped_targets_are_learned(managed: Any, loss: Any, flat_output: bool
     assert r2(trained, given["validation"]) > 0.85
 
 
-def test_another_loss_takes_targets_of_any_form_by_itself(managed: Any) -> None:
+def test_set_loss_takes_targets_of_any_form(managed: Any) -> None:
     spec = TrainingSpec(1, 0, (e.EncodeTargets("index"), e.ReshapeTargets(), e.SetLearningRate(0.1)))
     loss = e.SetLoss("cross_entropy", "logits")
     assert spec.with_edits((loss,)).edits == (e.SetLearningRate(0.1), loss)
@@ -245,7 +244,7 @@ def with_holes(managed: Any, targets: bool) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("targets", [False, True])
 @pytest.mark.parametrize("as_loader", [False, True])
-def test_bad_rows_are_left_out_and_counted(managed: Any, targets: bool, as_loader: bool) -> None:
+def test_nonfinite_rows_are_dropped_and_counted(managed: Any, targets: bool, as_loader: bool) -> None:
     x, y = with_holes(managed, targets)
     held = (managed.x[200:], (managed.x[200:, :1] - managed.x[200:, 1:2]).astype(np.float32))
     train: Any = (x, y)
@@ -258,7 +257,7 @@ def test_bad_rows_are_left_out_and_counted(managed: Any, targets: bool, as_loade
     assert r2(trained, held) > 0.8
 
 
-def test_bad_rows_of_a_users_own_step(managed: Any) -> None:
+def test_nonfinite_rows_with_a_custom_step(managed: Any) -> None:
     x, y = with_holes(managed, targets=False)
     loader = DataLoader(TensorDataset(torch.tensor(x), torch.tensor(y)), 32)
 
@@ -272,15 +271,15 @@ def test_bad_rows_of_a_users_own_step(managed: Any) -> None:
     assert all(bool(torch.isfinite(p).all()) for p in trained.model.parameters())
 
 
-def test_a_clean_loader_is_else_the_loader() -> None:
+def test_finite_rows_loader_delegates_to_the_loader() -> None:
     loader = DataLoader(TensorDataset(torch.tensor([[1.0], [torch.nan], [3.0]]), torch.arange(3)), 1)
-    clean = CleanLoader(loader)
+    clean = FiniteRowsLoader(loader)
     assert len(clean) == 3
     assert clean.batch_size == 1
     assert [int(y) for _, y in clean] == [0, 2]
 
 
-def test_unshuffled_loaders_are_shuffled_anew_in_each_epoch_and_alike_for_one_seed(managed: Any) -> None:
+def test_loaders_are_shuffled_in_each_epoch_by_seed(managed: Any) -> None:
     x = torch.arange(64.0)[:, None]
     seen: list[list[float]] = []
 
@@ -304,7 +303,7 @@ def test_unshuffled_loaders_are_shuffled_anew_in_each_epoch_and_alike_for_one_se
     assert first != sorted(first)
 
 
-def test_classes_count_alike(managed: Any) -> None:
+def test_weighted_classes_count_equally(managed: Any) -> None:
     x = managed.x.astype(np.float32)
     y = (x[:, 0] > 1.3).astype(np.int64)
     given = labelled(managed, y, optimizer=lambda params: torch.optim.SGD(params, 0.05))
@@ -317,7 +316,7 @@ def test_classes_count_alike(managed: Any) -> None:
 
 
 @pytest.mark.parametrize("form", ["index", "column", "one_hot", "signed", "zero_one"])
-def test_weights_of_classes_are_those_of_the_frameworks_own_loss(managed: Any, form: str) -> None:
+def test_class_weights_equal_those_of_pytorch_losses(managed: Any, form: str) -> None:
     y = (managed.x[:, 0] > 0.8).astype(np.int64)
     targets = {
         "index": y,
@@ -371,7 +370,7 @@ def own_step(model: nn.Module, batch: Any) -> Any:
         (e.WeightClasses(), {"loss": None, "step": own_step}, "own step"),
     ],
 )
-def test_says_why_not(managed: Any, edit: e.Edit, options: dict[str, Any], reason: str) -> None:
+def test_refusals_have_a_reason(managed: Any, edit: e.Edit, options: dict[str, Any], reason: str) -> None:
     support = managed.trainer(net(2), **options).supports(edit)
     assert not support
     assert reason in support.reason
@@ -382,21 +381,34 @@ def test_loaders_that_can_not_be_shuffled(managed: Any) -> None:
     for loader, reason in (
         (DataLoader(pairs, 4, shuffle=True), "shuffles already"),
         (DataLoader(Stream(), 4), "iterable data set"),
-        (StreamData([(torch.zeros(4, 4), torch.zeros(4).long())]), "made by itself"),
+        (StreamData([(torch.zeros(4, 4), torch.zeros(4).long())]), "makes its batches by itself"),
     ):
         support = managed.trainer(net(2), train=loader, validation=loader).supports(e.ShuffleData())
         assert reason in support.reason
 
 
-def test_more_holes_than_rows_are_for_the_user_to_fill(managed: Any) -> None:
+def test_too_many_nonfinite_rows_are_refused(managed: Any) -> None:
     x = managed.x[:200].astype(np.float32)
     x[:120, 0] = np.nan
     support = managed.trainer(net(2), train=(x, managed.y[:200])).supports(e.DropBadRows())
     assert "120 of 200" in support.reason
 
 
-def test_targets_that_are_no_classes_have_no_weights(managed: Any) -> None:
+def test_targets_without_classes_have_no_weights(managed: Any) -> None:
     given = labelled(managed, managed.x[:, :1].astype(np.float32), loss=nn.MSELoss())
     assert "real numbers" in managed.trainer(net(1), **given).supports(e.WeightClasses()).reason
     single = labelled(managed, np.zeros(260, np.int64))
     assert "single class" in managed.trainer(net(2), **single).supports(e.WeightClasses()).reason
+
+
+@pytest.mark.parametrize("loader", [False, True])
+def test_a_refused_edit_never_restores_random_states_later(managed: Any, loader: bool) -> None:
+    x, y = torch.randn(64, 4), torch.randn(64, 1)
+    data: Any = DataLoader(TensorDataset(x, y), 32) if loader else (x.numpy(), y.numpy())
+    trainer = managed.trainer(nn.Linear(4, 1), train=data, loss=nn.MSELoss())
+    assert not trainer.supports(e.WeightClasses())
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    del trainer
+    gc.collect()
+    assert torch.equal(torch.get_rng_state(), state)

@@ -92,7 +92,7 @@ def test_context_of_the_training(managed: Any) -> None:
     assert [info.activation for info in context.layers if info.kind == "dense"] == ["relu", "tanh", "linear"]
 
 
-def test_same_to_the_bit_watched_or_not_and_again(managed: Any, weights_of: Any) -> None:
+def test_trainings_are_bit_identical_watched_or_not(managed: Any, weights_of: Any) -> None:
     trainer = managed.trainer(dropout_model())
     found = []
     for watched in (True, False, True):
@@ -109,7 +109,7 @@ def test_matches_a_plain_loop_in_the_same_order(managed: Any) -> None:
     plain, optimizer = copy.deepcopy(model), None
     trainer = managed.trainer(model)
     optimizer = torch.optim.Adam(plain.parameters(), lr=1e-2)
-    for batch in trainer._train_data(None).read(0, seed=0):
+    for batch in trainer._training_data.train().read(0, seed=0):
         optimizer.zero_grad()
         F.cross_entropy(plain(batch.inputs), batch.targets).backward()
         optimizer.step()
@@ -118,7 +118,7 @@ def test_matches_a_plain_loop_in_the_same_order(managed: Any) -> None:
         assert torch.equal(ours, theirs)
 
 
-def test_given_objects_stay_as_they_were(managed: Any, weights_of: Any) -> None:
+def test_user_objects_are_not_changed(managed: Any, weights_of: Any) -> None:
     model, loss = dropout_model(), nn.CrossEntropyLoss()
     model[0].eval()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -149,13 +149,13 @@ def test_budget_ends_an_epoch_and_still_evaluates(managed: Any) -> None:
     assert none.evaluation.outputs.shape == (60, 2)
 
 
-def test_keeps_going_when_values_are_not_finite(managed: Any) -> None:
+def test_training_continues_with_nonfinite_values(managed: Any) -> None:
     _, run = managed.train(managed.mlp(), optimizer=lambda p: torch.optim.SGD(p, lr=1e38), epochs=3)
     assert len(run.ends) == 3
     assert not np.isfinite(run.evaluation.loss)
 
 
-def test_a_loss_that_refuses_values_that_are_not_finite_does_not_end_the_training(managed: Any) -> None:
+def test_loss_that_refuses_nonfinite_values_does_not_end_the_training(managed: Any) -> None:
     y = managed.y[:, None].astype(np.float32)
     data = {"train": (1e3 * managed.x[:200], y[:200]), "validation": (managed.x[200:], y[200:])}
     model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 1), nn.Sigmoid())
@@ -165,7 +165,7 @@ def test_a_loss_that_refuses_values_that_are_not_finite_does_not_end_the_trainin
     assert not np.isfinite(run.monitor.history.losses[1]).all()
 
 
-def test_interrupt_passes_through_and_leaves_what_there_is(managed: Any) -> None:
+def test_interrupt_propagates_and_keeps_the_partial_training(managed: Any) -> None:
     class Interrupted(managed.Run):  # type: ignore[misc]
         def end_epoch(self, *args: Any) -> bool:
             super().end_epoch(*args)
@@ -189,7 +189,7 @@ def test_trained_model_and_optimizer_can_be_saved(managed: Any, tmp_path: Path) 
     assert torch.load(path, weights_only=False)["model"](torch.ones(1, 4)).shape == (1, 2)
 
 
-def test_a_model_that_does_not_pickle_is_saved_by_its_weights(tmp_path: Path) -> None:
+def test_unpicklable_model_is_saved_as_weights(tmp_path: Path) -> None:
     model = nn.Linear(2, 2)
     model.extra = lambda x: x
     saved = torch.load(save_model(model, tmp_path))
@@ -199,7 +199,7 @@ def test_a_model_that_does_not_pickle_is_saved_by_its_weights(tmp_path: Path) ->
 # -- kinds of data ----------------------------------------------------------------------------------------------------
 
 
-def test_loader_keeps_its_batch_size_and_is_the_same_again(managed: Any, weights_of: Any) -> None:
+def test_loader_keeps_its_batch_size_and_is_restored(managed: Any, weights_of: Any) -> None:
     x, y = torch.tensor(managed.x, dtype=torch.float32), torch.tensor(managed.y)
     generator = torch.Generator().manual_seed(4)
     state = generator.get_state()
@@ -249,7 +249,7 @@ class TakesDict(nn.Module):
         return self.layer(torch.cat([batch["a"], batch["b"]], 1))
 
 
-def test_a_model_that_takes_one_dict(managed: Any) -> None:
+def test_model_that_takes_one_dict(managed: Any) -> None:
     def parts(x: np.ndarray) -> Any:
         return {"a": x[:, :2], "b": x[:, 2:]}
 
@@ -292,7 +292,7 @@ def test_types_of_inputs_and_targets_fit_the_model(managed: Any, kind: Any) -> N
     assert np.isfinite(run.evaluation.loss)
 
 
-def test_whole_targets_become_floating_where_the_loss_needs_it(managed: Any) -> None:
+def test_integer_targets_become_floating_if_the_loss_needs_it(managed: Any) -> None:
     model = nn.Sequential(nn.Linear(4, 1))
     y = managed.y[:, None]
     data = {"train": (managed.x[:200], y[:200]), "validation": (managed.x[200:], y[200:])}
@@ -324,7 +324,7 @@ def test_sample_weights(managed: Any) -> None:
     np.testing.assert_allclose(run.evaluation.outputs, same.evaluation.outputs, atol=1e-5)
 
 
-def test_sequences_of_different_lengths_are_filled_up(managed: Any) -> None:
+def test_sequences_of_different_lengths_are_padded(managed: Any) -> None:
     def batch(time: int) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.randn(4, time, 4), torch.ones(4, time, dtype=torch.long)
 
@@ -376,7 +376,7 @@ def test_builder_whose_models_share_a_backbone(managed: Any, weights_of: Any) ->
     assert not torch.equal(weights_of(first[0]), before)
 
 
-def test_builder_of_models_that_cant_be_copied(managed: Any) -> None:
+def test_builder_of_uncopyable_models(managed: Any) -> None:
     class Caching(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -398,7 +398,7 @@ def test_lazy_layers(managed: Any) -> None:
     assert isinstance(given[0].weight, nn.parameter.UninitializedParameter)
 
 
-def test_parameter_groups_and_state_go_along(managed: Any) -> None:
+def test_parameter_groups_and_state_are_copied(managed: Any) -> None:
     model = managed.mlp()
     groups = [{"params": model[0].parameters(), "lr": 0.0}, {"params": model[4].parameters(), "lr": 0.1}]
     trained, _ = managed.train(model, optimizer=torch.optim.SGD(groups, lr=1.0))
@@ -431,7 +431,7 @@ def test_scheduler_is_stepped_each_epoch(managed: Any, scheduler: Any) -> None:
 
 
 @pytest.mark.parametrize("shows", ["loss", "all"])
-def test_own_step(managed: Any, shows: str) -> None:
+def test_custom_step(managed: Any, shows: str) -> None:
     def step(model: nn.Module, batch: Any) -> Any:
         x, y = batch
         outputs = model(x)
@@ -444,7 +444,7 @@ def test_own_step(managed: Any, shows: str) -> None:
     assert len(run.monitor.history.losses[0])
 
 
-def test_own_step_with_batches_of_its_own_kind(managed: Any) -> None:
+def test_custom_step_with_custom_batches(managed: Any) -> None:
     x, y = torch.tensor(managed.x, dtype=torch.float32), torch.tensor(managed.y)
     items = [{"x": x[i : i + 20], "label": y[i : i + 20], "id": "a"} for i in range(0, 200, 20)]
     batches = DataLoader(items, batch_size=None)
@@ -464,7 +464,7 @@ def test_loss_function_is_observed(managed: Any) -> None:
     assert run.monitor.history.targets.classes == 2
 
 
-def test_boolean_targets_are_class_indices_where_the_loss_takes_those(managed: Any) -> None:
+def test_boolean_targets_become_class_indices_if_the_loss_takes_those(managed: Any) -> None:
     flags = managed.y == 1
     data = {"train": (managed.x[:200], flags[:200]), "validation": (managed.x[200:], flags[200:])}
     for loss in (nn.CrossEntropyLoss(), F.cross_entropy):
@@ -476,7 +476,7 @@ def test_boolean_targets_are_class_indices_where_the_loss_takes_those(managed: A
     assert managed.train(managed.mlp(), **data)[1].evaluation.targets.shape == (60, 2)
 
 
-def test_summed_loss_is_told_as_a_mean(managed: Any) -> None:
+def test_summed_loss_is_reported_as_a_mean(managed: Any) -> None:
     _, run = managed.train(managed.mlp(), loss=nn.CrossEntropyLoss(reduction="sum"))
     outputs = torch.tensor(run.evaluation.outputs)
     assert run.evaluation.loss == pytest.approx(
@@ -505,12 +505,14 @@ def test_summed_loss_is_told_as_a_mean(managed: Any) -> None:
         ({"train": DataLoader(TensorDataset(torch.zeros(0, 4)))}, DataError, "no batch"),
     ],
 )
-def test_says_what_does_not_fit(managed: Any, changes: dict[str, Any], error: type[Exception], says: str) -> None:
+def test_errors_name_what_does_not_fit(
+    managed: Any, changes: dict[str, Any], error: type[Exception], says: str
+) -> None:
     with pytest.raises(error, match=says):
         managed.trainer(managed.mlp(), **changes)
 
 
-def test_says_what_the_users_own_callables_must_return(managed: Any) -> None:
+def test_errors_name_what_user_callables_must_return(managed: Any) -> None:
     for changes, says in (
         ({"scheduler": lambda optimizer: None}, "learning-rate scheduler"),
         ({"loss": lambda outputs, targets: 1.0}, "the loss must return a tensor"),
@@ -519,13 +521,13 @@ def test_says_what_the_users_own_callables_must_return(managed: Any) -> None:
             managed.train(managed.mlp(), **changes)
 
 
-def test_a_model_without_anything_to_train(managed: Any) -> None:
+def test_model_without_trainable_parameters(managed: Any) -> None:
     for model in (nn.Flatten(), managed.mlp().requires_grad_(False)):
         with pytest.raises(InputError, match="no parameter to train"):
             managed.trainer(model)
 
 
-def test_warnings_of_the_model_come_from_the_training_alone(managed: Any) -> None:
+def test_model_warnings_come_from_the_training_alone(managed: Any) -> None:
     class Warns(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             warnings.warn("slow", stacklevel=1)
@@ -542,7 +544,7 @@ def test_sample_weights_need_a_loss_without_reduction(managed: Any) -> None:
         managed.trainer(managed.mlp(), train=data, loss=lambda p, y: F.cross_entropy(p, y))
 
 
-def test_a_model_that_can_not_be_copied(managed: Any) -> None:
+def test_uncopyable_model(managed: Any) -> None:
     with pytest.raises(InputError, match="callable that builds the model"):
         managed.trainer(Cached())
     managed.train(Cached)
@@ -554,13 +556,13 @@ def test_optimizer_object_with_a_builder(managed: Any) -> None:
         managed.trainer(managed.mlp, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
 
 
-def test_errors_of_the_loss_come_out_unchanged(managed: Any) -> None:
+def test_errors_of_the_loss_propagate_unchanged(managed: Any) -> None:
     data = (managed.x[:200], np.eye(3, dtype=np.float32)[np.zeros(200, int)])
     with pytest.raises(RuntimeError, match=r"Float|size|multi-target"):
         managed.train(managed.mlp(), train=data)
 
 
-def test_class_indices_out_of_range_are_told_with_the_number_of_outputs(managed: Any) -> None:
+def test_error_for_class_indices_out_of_range_names_the_number_of_outputs(managed: Any) -> None:
     data = (managed.x[:200], np.full(200, 7))
     with pytest.raises(DataError, match="class index 7, but the model has 2 outputs"):
         managed.train(managed.mlp(), train=data)

@@ -1,4 +1,4 @@
-"""Edits of how a training goes, in real trainings."""
+"""Edits that add schedules and callbacks, in real trainings."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ class Two(nn.Module):
 # -- learning rate and length -----------------------------------------------------------------------------------------
 
 
-def test_warm_up_rises_evenly_and_leaves_the_rate_as_it_was(managed: Any) -> None:
+def test_warm_up_rises_linearly_to_the_base_rate(managed: Any) -> None:
     rates: list[float] = []
     trained, _ = managed.train(managed.mlp(), e.WarmUpRate(4), optimizer=recording(rates))
     assert rates[:5] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
     assert trained.optimizer.param_groups[0]["lr"] == 0.1
 
 
-def test_decay_ends_at_its_floor_and_the_plan_holds_its_length(managed: Any) -> None:
+def test_decay_ends_at_its_floor_and_the_plan_has_its_steps(managed: Any) -> None:
     rates: list[float] = []
     edits = (e.WarmUpRate(2), e.DecayRate(0.1))
     trained, _ = managed.train(managed.mlp(), *edits, optimizer=recording(rates), epochs=3)
@@ -86,7 +86,7 @@ def test_decay_ends_at_its_floor_and_the_plan_holds_its_length(managed: Any) -> 
     assert trained.edits[1] == e.DecayRate(0.1, steps=21)
 
 
-def test_a_schedule_of_the_users_goes_on_below_a_warm_up(managed: Any) -> None:
+def test_user_scheduler_continues_below_a_warm_up(managed: Any) -> None:
     rates: list[float] = []
     options = {
         "optimizer": recording(rates),
@@ -97,13 +97,13 @@ def test_a_schedule_of_the_users_goes_on_below_a_warm_up(managed: Any) -> None:
     assert rates[7] == pytest.approx(0.01)
     trainer = managed.trainer(managed.mlp(), **options)
     for edit in (e.DecayRate(), e.ExtendTraining(9), e.ReduceOnPlateau()):
-        assert "scheduler of its own" in trainer.supports(edit).reason
+        assert "has its own scheduler" in trainer.supports(edit).reason
     rates.clear()
     managed.train(managed.mlp(), e.DecayRate(instead=True), **options)
     assert rates[7] == pytest.approx(0.05, rel=0.01), "half way along the cosine, not a tenth"
 
 
-def test_a_longer_training_has_its_epochs_and_its_work(managed: Any) -> None:
+def test_extended_training_has_more_epochs_and_more_work(managed: Any) -> None:
     trainer = managed.trainer(managed.mlp())
     spec = TrainingSpec(2, 0).with_edits((e.ExtendTraining(5),))
     assert spec.epochs == 5
@@ -112,7 +112,7 @@ def test_a_longer_training_has_its_epochs_and_its_work(managed: Any) -> None:
     assert [epoch for epoch, _, _ in run.ends] == [0, 1, 2, 3, 4]
     assert run.trained == 5 * 200
     assert run.context.planned_epochs == 5
-    assert "has 2 epochs as it is" in trainer.supports(e.ExtendTraining(2)).reason
+    assert "has 2 epochs already" in trainer.supports(e.ExtendTraining(2)).reason
 
 
 def test_schedules_replace_each_other() -> None:
@@ -125,7 +125,7 @@ def test_schedules_replace_each_other() -> None:
 # -- optimizer --------------------------------------------------------------------------------------------------------
 
 
-def test_adam_is_tuned_and_other_optimizers_are_not(managed: Any) -> None:
+def test_tune_adam_applies_to_adam_only(managed: Any) -> None:
     trained, _ = managed.train(managed.mlp(), e.TuneAdam(0.95, 1e-15))
     assert [(g["betas"], g["eps"]) for g in trained.optimizer.param_groups] == [((0.9, 0.95), 1e-15)]
     sgd = managed.trainer(managed.mlp(), optimizer=lambda params: torch.optim.SGD(params, 0.1))
@@ -146,13 +146,13 @@ def moved(clipped: bool, jump: float) -> float:
     return float((weight.detach() - before).abs().mean()) / 0.01
 
 
-def test_clipped_updates_stay_near_the_rate_where_gradients_outgrow_their_second_moment() -> None:
+def test_clipped_updates_stay_near_the_learning_rate_when_gradients_jump() -> None:
     assert moved(False, 30.0) > 1
     assert moved(True, 30.0) < 0.1
     assert moved(True, 1.0) == pytest.approx(moved(False, 1.0), rel=0.2)
 
 
-def test_a_first_step_is_never_clipped(managed: Any) -> None:
+def test_first_step_is_never_clipped(managed: Any) -> None:
     plain, clipped = (
         managed.train(managed.mlp(), *edits, epochs=1, batch_size=200)[0].model
         for edits in ((), (e.TuneAdam(clip_updates=True),))
@@ -160,7 +160,7 @@ def test_a_first_step_is_never_clipped(managed: Any) -> None:
     assert same(plain, clipped, "")
 
 
-def test_forgotten_parameters_learn_and_frozen_or_kept_ones_stay(managed: Any) -> None:
+def test_missing_parameters_learn_and_frozen_or_kept_ones_do_not(managed: Any) -> None:
     model = managed.mlp()
     model[0].weight.requires_grad_(False)
     given = torch.optim.SGD(model[2].parameters(), lr=0.1)
@@ -175,7 +175,7 @@ def test_forgotten_parameters_learn_and_frozen_or_kept_ones_stay(managed: Any) -
     assert "has all of these" in whole.supports(edit).reason
 
 
-def test_a_plan_completes_an_optimizer() -> None:
+def test_plan_completes_an_optimizer() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1, momentum=0.9)
     _, changed = RepairPlan(("x",), (e.CompleteOptimizer(("2",)),)).apply(model, optimizer)
@@ -183,7 +183,7 @@ def test_a_plan_completes_an_optimizer() -> None:
     assert changed.param_groups[1]["momentum"] == 0.9
 
 
-def test_a_used_optimizer_begins_anew_and_forgets_again(managed: Any) -> None:
+def test_optimizer_state_is_reset_at_the_start_and_periodically(managed: Any) -> None:
     model = managed.mlp()
     used = torch.optim.Adam(model.parameters(), lr=1e-2)
     for parameter in model.parameters():
@@ -199,7 +199,7 @@ def test_a_used_optimizer_begins_anew_and_forgets_again(managed: Any) -> None:
     assert {int(s["step"]) for s in fresh.optimizer.state.values()} == {140}
 
 
-def test_gradients_are_reset_behind_each_step() -> None:
+def test_gradients_are_zeroed_after_each_step() -> None:
     model = nn.Linear(2, 1)
     optimizer = edit_optimizer(torch.optim.SGD(model.parameters(), lr=0.1), model, (e.RestoreZeroGrad(),))
     for _ in range(2):
@@ -223,7 +223,7 @@ def bad_batch(managed: Any, value: float) -> tuple[Any, Any]:
     return x, managed.y[:200]
 
 
-def test_a_bad_batch_is_left_out_with_all_it_would_leave_behind(managed: Any) -> None:
+def test_bad_batch_is_skipped_without_traces(managed: Any) -> None:
     data = bad_batch(managed, np.nan)
     poisoned, _ = managed.train(normalized(managed), train=data)
     assert not all(torch.isfinite(v).all() for v in poisoned.model.state_dict().values())
@@ -232,7 +232,7 @@ def test_a_bad_batch_is_left_out_with_all_it_would_leave_behind(managed: Any) ->
     assert all(np.isfinite(values["loss"]) for _, values, _ in run.ends)
 
 
-def test_a_gradient_far_outside_the_runs_own_is_left_out(managed: Any) -> None:
+def test_step_with_an_outlier_gradient_is_skipped(managed: Any) -> None:
     options = {"optimizer": lambda params: torch.optim.SGD(params, 0.05), "epochs": 40}
     options["train"] = bad_batch(managed, 3000.0)
     torch.manual_seed(1)
@@ -242,13 +242,13 @@ def test_a_gradient_far_outside_the_runs_own_is_left_out(managed: Any) -> None:
     assert guarded.ends[-1][1]["loss"] < plain.ends[-1][1]["loss"] / 2
 
 
-def test_sound_steps_are_all_taken(managed: Any) -> None:
+def test_healthy_steps_are_all_taken(managed: Any) -> None:
     plain, _ = managed.train(managed.mlp(), epochs=10)
     guarded, _ = managed.train(managed.mlp(), e.SkipUpdates(), e.Rollback(), epochs=10)
     assert same(plain.model, guarded.model, "")
 
 
-def test_it_goes_back_to_the_best_epoch_and_on_at_a_lower_rate(managed: Any) -> None:
+def test_rollback_returns_to_the_best_epoch_at_a_lower_rate(managed: Any) -> None:
     class Jump(nn.Module):
         """Loses its weights in one epoch."""
 
@@ -287,7 +287,7 @@ def train_accuracy(managed: Any, trained: Any) -> float:
     return float((trained.predict(managed.x[:200]).argmax(1) == managed.y[:200]).mean())
 
 
-def test_dead_units_come_back_and_learn(managed: Any) -> None:
+def test_dead_units_are_reinitialized_and_learn(managed: Any) -> None:
     torch.manual_seed(1)
     model = dead(nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2)), "0")
     stuck, _ = managed.train(model, epochs=30)
@@ -296,7 +296,7 @@ def test_dead_units_come_back_and_learn(managed: Any) -> None:
     assert train_accuracy(managed, alive) > 0.9
 
 
-def test_living_units_stay_as_they_are(managed: Any) -> None:
+def test_active_units_are_not_reinitialized(managed: Any) -> None:
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
     with torch.no_grad():
@@ -308,7 +308,7 @@ def test_living_units_stay_as_they_are(managed: Any) -> None:
     assert float(trained.model[0].bias[3].detach()) == pytest.approx(0, abs=1e-6)
 
 
-def test_units_are_found_behind_functions_shared_modules_and_beside_recurrent_layers(managed: Any) -> None:
+def test_units_of_functional_and_shared_activations_are_observed(managed: Any) -> None:
     model = dead(Functional(), "a", "c")
     trained, _ = managed.train(model, e.ReviveUnits(("a", "b", "c")), epochs=4)
     assert all(bool((trained.model.get_submodule(name).bias > -1).all()) for name in ("a", "c"))
@@ -321,7 +321,7 @@ def test_units_are_found_behind_functions_shared_modules_and_beside_recurrent_la
     assert "none of the layers" in managed.trainer(Two(), **options).supports(e.ReviveUnits(("rnn",))).reason
 
 
-def test_frozen_and_kept_layers_are_not_revived(managed: Any) -> None:
+def test_frozen_and_kept_layers_are_not_reinitialized(managed: Any) -> None:
     model = dead(managed.mlp(), "0")
     assert "keep" in managed.trainer(model, keep=("0",)).supports(e.ReviveUnits(("0",))).reason
     for parameter in model[0].parameters():
@@ -335,7 +335,7 @@ def test_frozen_and_kept_layers_are_not_revived(managed: Any) -> None:
 # -- mode and precision -----------------------------------------------------------------------------------------------
 
 
-def test_a_step_that_forgets_the_mode_gets_it_set(managed: Any) -> None:
+def test_mode_is_set_for_a_step_that_does_not_set_it(managed: Any) -> None:
     def step(model: nn.Module, batch: Any) -> Any:
         model.eval()
         outputs = model(batch[0])
@@ -352,7 +352,7 @@ def test_a_step_that_forgets_the_mode_gets_it_set(managed: Any) -> None:
     assert "resets the gradients" in managed.trainer(given).supports(e.RestoreZeroGrad()).reason
 
 
-def test_half_precision_is_raised_with_data_and_optimizer(managed: Any) -> None:
+def test_raising_precision_converts_data_and_optimizer(managed: Any) -> None:
     model = managed.mlp().half()
     x = managed.x * 1e5  # beyond 65504, and fine in single precision
     options = {

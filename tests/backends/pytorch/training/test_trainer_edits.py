@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from autotrainer import edits as e
 from autotrainer.adapter.spec import SupportLevel, TrainingSpec
 from autotrainer.backends.pytorch.model.describe import plain_name
-from autotrainer.backends.pytorch.surgery.surgery import apply_edits
+from autotrainer.backends.pytorch.surgery.model_editor import apply_edits
 
 
 class Functional(nn.Module):
@@ -124,7 +124,7 @@ def untrained(managed: Any, model: nn.Module, *edits: e.Edit, **changes: Any) ->
     return found
 
 
-def test_swap_draws_the_feeding_layers_anew_and_only_those(managed: Any) -> None:
+def test_swap_reinitializes_only_the_feeding_layers(managed: Any) -> None:
     model = managed.mlp()
     new = untrained(managed, model, e.SwapActivation(("0",), "selu"))
     assert not torch.equal(new[0].weight, model[0].weight)
@@ -227,7 +227,7 @@ def test_insert_normalization_behind_functional_activations_layers(managed: Any)
     assert trained.edits[0].layers == ("a", "b")
 
 
-def test_layers_that_are_normalized_already(managed: Any) -> None:
+def test_already_normalized_layers_are_refused(managed: Any) -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
     assert "already" in managed.trainer(model).supports(e.InsertNormalization(("0",))).reason
 
@@ -280,7 +280,7 @@ def test_scale_inputs_of_higher_rank_and_from_a_loader(managed: Any) -> None:
     assert trained.edits[0].std == pytest.approx([float(x.std())], rel=1e-2)
 
 
-def test_scale_inputs_needs_numbers(managed: Any) -> None:
+def test_scale_inputs_needs_fitted_numbers(managed: Any) -> None:
     model = nn.Sequential(nn.Embedding(10, 8), nn.Flatten(), nn.Linear(24, 2))
     x = np.zeros((20, 3), int)
     trainer = managed.trainer(model, train=(x, managed.y[:20]), validation=(x, managed.y[:20]))
@@ -307,7 +307,7 @@ def test_output_activation(managed: Any, build: Any, to: Any, expected: str) -> 
     assert run.context.output_activation == to
 
 
-def test_output_activation_that_stands_in_several_places(managed: Any) -> None:
+def test_output_activation_that_is_used_in_several_places(managed: Any) -> None:
     act = nn.Sigmoid()
     model = nn.Sequential(nn.Linear(4, 8), act, nn.Linear(8, 2), act)
     new = untrained(managed, model, e.SetOutputActivation("linear"))
@@ -333,7 +333,7 @@ def test_loss_with_sample_weights(managed: Any) -> None:
     np.testing.assert_allclose(run.evaluation.outputs, same.evaluation.outputs, rtol=1e-4)
 
 
-def test_given_loss_judges_what_it_would_refuse(managed: Any) -> None:
+def test_original_loss_evaluates_converted_outputs(managed: Any) -> None:
     model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1), nn.Sigmoid())
     y = managed.y[:, None].astype(np.float32)
     data = {"train": (managed.x[:200], y[:200]), "validation": (managed.x[200:], y[200:])}
@@ -344,7 +344,7 @@ def test_given_loss_judges_what_it_would_refuse(managed: Any) -> None:
     assert run.evaluation.loss == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_an_attempt_is_told_in_the_loss_that_it_trains_on(managed: Any) -> None:
+def test_trained_loss_is_reported_for_an_attempt_with_another_loss(managed: Any) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))
     targets = managed.x @ np.array([1.0, -2.0, 0.5, 1.0])  # against (rows, 1) outputs, the loss as given is no error
@@ -533,7 +533,7 @@ def test_stop_early_restores_the_best_weights(managed: Any) -> None:
 # -- consent, and what can't be done ----------------------------------------------------------------------------------
 
 
-def test_frozen_and_kept_layers_are_left_alone(managed: Any) -> None:
+def test_frozen_and_kept_layers_are_not_edited(managed: Any) -> None:
     model = nn.Sequential(
         nn.Linear(4, 8), nn.Sigmoid(), nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 2)
     )
@@ -557,7 +557,7 @@ def test_frozen_and_kept_layers_are_left_alone(managed: Any) -> None:
         assert "keep='2'" in found.reason
 
 
-def test_keep_names_containers(managed: Any) -> None:
+def test_keep_pattern_covers_containers(managed: Any) -> None:
     trainer = managed.trainer(Nested(), keep=("encoder", "out"))
     assert not trainer.supports(e.SwapActivation(("encoder.2.0",), "relu"))
     assert not trainer.supports(e.SetOutputActivation("linear"))
@@ -581,7 +581,7 @@ def test_keep_names_containers(managed: Any) -> None:
         (lambda: nn.Linear(4, 1), e.SetOutputActivation("softmax"), "one unit"),
     ],
 )
-def test_says_why_not(managed: Any, build: Any, edit: e.Edit, reason: str) -> None:
+def test_refusals_have_a_reason(managed: Any, build: Any, edit: e.Edit, reason: str) -> None:
     model = build()
     changes: dict[str, Any] = {}
     if isinstance(model, nn.LSTM):
@@ -594,7 +594,7 @@ def test_says_why_not(managed: Any, build: Any, edit: e.Edit, reason: str) -> No
     assert re.search(reason, found.reason), found.reason
 
 
-def test_loaders_that_make_their_own_batches(managed: Any) -> None:
+def test_loaders_with_custom_batches_are_not_rebatched(managed: Any) -> None:
     x, y = torch.zeros(20, 4), torch.zeros(20, dtype=torch.long)
     ready = DataLoader([(x, y)], batch_size=None)
     trainer = managed.trainer(managed.mlp(), train=ready, validation=ready)
@@ -603,7 +603,7 @@ def test_loaders_that_make_their_own_batches(managed: Any) -> None:
     assert managed.trainer(managed.mlp(), train=plain, validation=ready).supports(e.SetBatchSize(4))
 
 
-def test_own_step_decides_on_the_loss(managed: Any) -> None:
+def test_custom_step_rules_out_edits_of_the_loss(managed: Any) -> None:
     def step(model: nn.Module, batch: Any) -> Any:
         return F.cross_entropy(model(batch[0]), batch[1])
 
@@ -612,7 +612,7 @@ def test_own_step_decides_on_the_loss(managed: Any) -> None:
     assert trainer.supports(e.SwapActivation(("0",), "selu"))
 
 
-def test_own_scheduler_excludes_another(managed: Any) -> None:
+def test_user_scheduler_rules_out_another(managed: Any) -> None:
     scheduler = lambda o: torch.optim.lr_scheduler.StepLR(o, 1)  # noqa: E731
     assert "scheduler" in managed.trainer(managed.mlp(), scheduler=scheduler).supports(e.ReduceOnPlateau()).reason
 
@@ -646,7 +646,7 @@ def test_all_edits_together_are_reproducible_and_can_be_saved(managed: Any, weig
     assert torch.equal(loaded(x), first.model(x))
 
 
-def test_a_later_edit_of_the_same_layers_wins(managed: Any) -> None:
+def test_later_edit_of_the_same_layers_wins(managed: Any) -> None:
     edits = (
         e.SwapActivation(("0",), "selu"),
         e.AddDropout(("0",), 0.2),

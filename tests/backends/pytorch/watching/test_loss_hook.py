@@ -1,4 +1,4 @@
-"""Each call of a loss module is seen, and the module stays what it is."""
+"""Each call of a loss module is observed, and the module stays unchanged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import autotrainer
-from autotrainer.backends.pytorch.watching.loss_hook import see_calls
+from autotrainer.backends.pytorch.watching.loss_hook import hook_loss_calls
 
 X, Y = torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 1])
 
@@ -53,10 +53,10 @@ LOSSES: dict[str, Callable[[], nn.Module]] = {
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_calls_are_seen_until_removed(name: str) -> None:
+def test_calls_are_observed_until_removed(name: str) -> None:
     loss = LOSSES[name]()
     before, value, seen = sorted(vars(loss)), loss(X, Y), []
-    handle = see_calls(loss, lambda module, args, kwargs, output: seen.append((module, args, kwargs, output)))
+    handle = hook_loss_calls(loss, lambda module, args, kwargs, output: seen.append((module, args, kwargs, output)))
     assert torch.equal(loss(X, Y), value)
     assert torch.equal(loss(X, targets=Y) if name.startswith("own") else loss(X, target=Y), value)
     assert [entry[0] is loss for entry in seen] == [True, True]
@@ -70,10 +70,10 @@ def test_calls_are_seen_until_removed(name: str) -> None:
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_two_watch_one_loss(first: int) -> None:
+def test_two_observers_of_one_loss(first: int) -> None:
     loss = nn.CrossEntropyLoss()
     seen: list[int] = []
-    handles = [see_calls(loss, lambda *_, number=number: seen.append(number)) for number in (0, 1)]  # type: ignore[misc]
+    handles = [hook_loss_calls(loss, lambda *_, number=number: seen.append(number)) for number in (0, 1)]  # type: ignore[misc]
     loss(X, Y)
     assert sorted(seen) == [0, 1]
     handles[first].remove()
@@ -85,7 +85,7 @@ def test_two_watch_one_loss(first: int) -> None:
     assert vars(loss).keys() == vars(nn.CrossEntropyLoss()).keys()
 
 
-def test_two_models_share_a_loss_without_a_complaint(caplog: pytest.LogCaptureFixture) -> None:
+def test_two_models_can_share_a_loss(caplog: pytest.LogCaptureFixture) -> None:
     loss = nn.MSELoss()
     models = [nn.Linear(2, 1), nn.Linear(2, 1)]
     optimizers = [torch.optim.SGD(m.parameters(), 0.01) for m in models]
@@ -101,11 +101,11 @@ def test_two_models_share_a_loss_without_a_complaint(caplog: pytest.LogCaptureFi
     assert "compiled" not in caplog.text
 
 
-def test_hooks_of_the_user_run_and_what_they_return_is_seen() -> None:
+def test_user_hooks_run_and_their_output_is_observed() -> None:
     loss = nn.CrossEntropyLoss()
     loss.register_forward_hook(lambda module, args, output: 10 * output)
     seen: list[Tensor] = []
-    value, handle = loss(X, Y), see_calls(loss, lambda module, args, kwargs, output: seen.append(output))
+    value, handle = loss(X, Y), hook_loss_calls(loss, lambda module, args, kwargs, output: seen.append(output))
     assert torch.equal(loss(X, Y), value)
     handle.remove()
     assert torch.equal(seen[0], value)
@@ -130,11 +130,11 @@ def _saved(loss: nn.Module) -> io.BytesIO:
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 @pytest.mark.parametrize("build", [nn.CrossEntropyLoss, Holder])
 @pytest.mark.parametrize("name", COPIES)
-def test_copies_are_not_seen(name: str, build: Callable[[], nn.Module]) -> None:
+def test_copies_are_not_observed(name: str, build: Callable[[], nn.Module]) -> None:
     whole = build()
     loss = getattr(whole, "loss", whole)
     seen: list[Any] = []
-    handle = see_calls(loss, lambda *entry: seen.append(entry))
+    handle = hook_loss_calls(loss, lambda *entry: seen.append(entry))
     value = whole(X, Y)
     made = COPIES[name](whole)
     if not (name == "shallow" and build is Holder):  # that one shares the loss
@@ -143,9 +143,9 @@ def test_copies_are_not_seen(name: str, build: Callable[[], nn.Module]) -> None:
     handle.remove()
 
 
-def test_a_copy_of_a_class_that_copies_itself_its_own_way_computes() -> None:
+def test_copy_of_a_class_with_custom_copying_computes() -> None:
     loss = OwnCopy()
-    handle = see_calls(loss, lambda *_: None)
+    handle = hook_loss_calls(loss, lambda *_: None)
     copied = copy.deepcopy(loss)
     handle.remove()
     assert torch.equal(copied(X, Y), loss(X, Y))
@@ -153,16 +153,16 @@ def test_a_copy_of_a_class_that_copies_itself_its_own_way_computes() -> None:
 
 def test_a_replica_computes_with_its_own_tensors() -> None:
     loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0]))
-    handle = see_calls(loss, lambda *_: None)
+    handle = hook_loss_calls(loss, lambda *_: None)
     replica = loss._replicate_for_data_parallel()
     replica.weight = torch.tensor([5.0, 1.0])
     assert not torch.equal(replica(X, Y), loss(X, Y))
     handle.remove()
 
 
-def test_a_loss_that_the_user_compiles_meanwhile_stays_compiled() -> None:
+def test_loss_that_the_user_compiles_meanwhile_stays_compiled() -> None:
     loss = nn.CrossEntropyLoss()
-    handle = see_calls(loss, lambda *_: None)
+    handle = hook_loss_calls(loss, lambda *_: None)
     loss.compile(backend="eager")
     compiled = loss._compiled_call_impl
     handle.remove()
@@ -177,7 +177,7 @@ def test_a_step_compiled_with_its_loss_is_one_graph() -> None:
         return graph.forward
 
     step = torch.compile(lambda x, y: loss(x, y), backend=backend, fullgraph=True)
-    handle = see_calls(loss, lambda *_: None)
+    handle = hook_loss_calls(loss, lambda *_: None)
     values = [step(X, Y) for _ in range(3)]
     handle.remove()
     assert torch.equal(values[-1], loss(X, Y))

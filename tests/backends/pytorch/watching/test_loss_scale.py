@@ -1,4 +1,4 @@
-"""The scale of a `GradScaler` that nobody has told of."""
+"""The scale of a `GradScaler` that is not passed to `watch`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def trained(*, watched: bool, fused: bool = False, steps: int = 30) -> tuple[Any
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_scale_of_each_step_and_a_training_that_stays_as_it_is(fused: bool) -> None:
+def test_loss_scale_is_recorded_without_changing_the_training(fused: bool) -> None:
     weights, state, _, _ = trained(watched=False, fused=fused)
     same, same_state, scales, history = trained(watched=True, fused=fused)
     assert all(torch.equal(weights[name], same[name]) for name in weights)
@@ -72,32 +72,32 @@ class StepHook:
         return float(self.values[-1]) if len(self.values) > before else np.nan
 
 
-def test_no_scaler_and_one_that_is_switched_off() -> None:
+def test_no_scaler_and_a_disabled_scaler() -> None:
     hook = StepHook()
     assert np.isnan(hook.step(torch.amp.GradScaler("cpu", enabled=False)))
     hook.optimizer.step()
     assert np.isnan(float(hook.values[-1]))
-    assert hook.read.told(stepped=True) == {}
+    assert hook.read.facts(stepped=True) == {}
 
 
-def test_steps_that_are_given_up_are_told_once() -> None:
+def test_skipped_steps_are_reported_once() -> None:
     hook, scaler = StepHook(), torch.amp.GradScaler("cpu")
     assert hook.step(scaler) == 65536
-    assert hook.read.told(stepped=True) == {}
+    assert hook.read.facts(stepped=True) == {}
     assert np.isnan(hook.step(scaler, torch.inf))
-    assert hook.read.told(stepped=True) == {"loss_scale": 32768.0}
-    assert hook.read.told(stepped=True) == {}
+    assert hook.read.facts(stepped=True) == {"loss_scale": 32768.0}
+    assert hook.read.facts(stepped=True) == {}
 
 
-def test_without_any_step_the_only_scaler_is_taken() -> None:
+def test_only_scaler_is_used_without_any_step() -> None:
     gc.collect()
     hook, scaler = StepHook(), torch.amp.GradScaler("cpu")
     hook.step(scaler, torch.inf)
-    assert hook.read.told(stepped=False) == {"loss_scale": 32768.0}
+    assert hook.read.facts(stepped=False) == {"loss_scale": 32768.0}
     other, second = StepHook(), torch.amp.GradScaler("cpu")
     other.step(second, torch.inf)
-    assert other.read.told(stepped=False) == {}
-    assert other.read.told(stepped=True) == {}
+    assert other.read.facts(stepped=False) == {}
+    assert other.read.facts(stepped=True) == {}
 
 
 def test_the_scaler_is_not_kept_alive() -> None:
@@ -107,5 +107,5 @@ def test_the_scaler_is_not_kept_alive() -> None:
     del scaler
     gc.collect()
     assert alive() is None
-    assert hook.read.told(stepped=True) == {}
+    assert hook.read.facts(stepped=True) == {}
     assert hook.step(torch.amp.GradScaler("cpu", init_scale=8.0)) == 8

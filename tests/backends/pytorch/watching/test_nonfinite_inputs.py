@@ -44,7 +44,7 @@ def _watched(x: Tensor, y: Tensor, rate: float) -> tuple[Monitor, nn.Module]:
 
 def test_the_batch_is_found_in_the_next_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "autotrainer.monitoring.sampler._SAMPLES_ALLOWANCE", -math.inf
+        "autotrainer.monitoring.sampler._SAMPLING_ALLOWANCE", -math.inf
     )  # on any machine ten samples only
     x, y = _rows()
     x[25, 1, 0] = math.nan

@@ -1,4 +1,4 @@
-"""A look before training leaves no trace, and sees what training would see."""
+"""Observing a model before training leaves no trace, and agrees with training."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_nothing_changes(source: str) -> None:
     assert context.train_rows in (600, None)
 
 
-def test_what_is_seen() -> None:
+def test_probe_observations() -> None:
     given = model()
     context, seen = probe(given, (X, Y), nn.CrossEntropyLoss(), torch.optim.SGD(given.parameters(), 0.3), 2)
     assert [info.name for info in context.layers] == ["layers.0", "layers.1", "layers.2", "layers.4"]
@@ -107,13 +107,13 @@ def test_what_is_seen() -> None:
     np.testing.assert_array_equal(seen[1].targets, Y[256:512])
 
 
-def test_a_loss_that_fails_is_unknown() -> None:
+def test_failing_loss_is_nan() -> None:
     for loss in (nn.CrossEntropyLoss(), lambda outputs, targets: None, lambda outputs: outputs):
         _, seen = probe(model(), (X, np.zeros((600, 2))), loss, None, 1)
         assert np.isnan(seen[0].loss)
 
 
-def test_a_model_that_fails_is_an_error_with_shapes() -> None:
+def test_failing_model_raises_an_error_with_shapes() -> None:
     given = model()
     modes = [m.training for m in given.modules()]
     with pytest.raises(DataError, match=r"inputs of shape \(256, 7\) \(float32\)"):
@@ -144,7 +144,7 @@ def test_lazy_layers_stay_lazy() -> None:
     assert isinstance(given[0], nn.LazyLinear)
 
 
-def test_whole_numbers() -> None:
+def test_integer_inputs_and_targets() -> None:
     table = nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(12, 2))
     context, seen = probe(table, (np.ones((20, 3), np.int64), Y[:20]), nn.CrossEntropyLoss(), None, 1)
     assert context.input_kind == "index"
@@ -192,7 +192,7 @@ def test_check_runs_on_it() -> None:
 
 @pytest.mark.parametrize("kind", ["int16", "int32", "int64", "uint8"])
 @pytest.mark.parametrize("form", ["tensors", "loader", "arrays"])
-def test_whole_numbers_that_the_loss_refuses(form: str, kind: str) -> None:
+def test_integer_targets_that_the_loss_refuses(form: str, kind: str) -> None:
     """Tensors go to the loss as they are; arrays have to be made tensors first, by `fit` or by the user."""
     x = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
     y = (x[:, 0] > 0).astype(kind)

@@ -62,19 +62,19 @@ def line(mark: str) -> int:
     ],
 )
 def test_a_layer_is_found_where_it_is_made(model: nn.Module, layer: str, mark: str) -> None:
-    found = SourceLines(model).place("layer", layer, managed=False)
+    found = SourceLines(model).locate("layer", layer, managed=False)
 
     assert found.endswith(f"{HERE.name}:{line(mark)}")
 
 
-def test_what_the_text_does_not_tell_is_left_open() -> None:
+def test_unknown_source_lines_are_empty() -> None:
     sources = SourceLines(nn.ModuleList([nn.Linear(2, 2) for _ in range(3)]))
-    assert sources.place("layer", "1", managed=False) == ""
-    assert sources.place("layer", "no.such.layer", managed=False) == ""
-    assert sources.place("loss", None, managed=False) == ""
+    assert sources.locate("layer", "1", managed=False) == ""
+    assert sources.locate("layer", "no.such.layer", managed=False) == ""
+    assert sources.locate("loss", None, managed=False) == ""
 
 
-def test_the_calls_of_loss_and_step_are_told() -> None:
+def test_calls_of_loss_and_step_are_located() -> None:
     torch.manual_seed(0)
     model, loss_fn = sequence(), nn.BCEWithLogitsLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -96,7 +96,7 @@ def test_the_calls_of_loss_and_step_are_told() -> None:
         assert places["improper_output_activation"].endswith(f"{HERE.name}:{line('end of the sequence')}")
 
 
-def test_in_a_managed_training_the_loss_is_what_the_call_says() -> None:
+def test_loss_of_a_managed_training_is_an_argument_of_the_call() -> None:
     model = sequence()
     x = torch.randn(64, 4)
     result = autotrainer.fit(
@@ -109,4 +109,4 @@ def test_in_a_managed_training_the_loss_is_what_the_call_says() -> None:
         progress=False,
     )
     assert result.status in ("healthy", "unrepaired")
-    assert SourceLines(model).place("loss", None, managed=True).endswith(f":{line('the loss of the call')}")
+    assert SourceLines(model).locate("loss", None, managed=True).endswith(f":{line('the loss of the call')}")

@@ -1,4 +1,4 @@
-"""Entropy and logits of attention are right: compared with the weights that the framework's own layers return."""
+"""Entropy and logits of attention, compared with the weights that PyTorch's layers return."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_grouped_queries_share_keys() -> None:
     torch.testing.assert_close(grouped, alone)
 
 
-def test_long_sequences_are_looked_at_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_sequences_are_subsampled(monkeypatch: pytest.MonkeyPatch) -> None:
     query, key = torch.randn(20, 4, 600, 8), torch.randn(20, 4, 600, 8)
     sizes = []
     numbers = attention._entropies
@@ -172,7 +172,7 @@ class LargestResult(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_masks_of_long_sequences_are_not_made_whole(causal: bool) -> None:
+def test_masks_of_long_sequences_are_not_materialized(causal: bool) -> None:
     query = torch.randn(1, 1, 4096, 4)
     mask = None if causal else torch.ones(1, 1, 1, 4096, dtype=torch.bool).expand(1, 1, 4096, 4096)
     with LargestResult() as seen:
@@ -180,7 +180,7 @@ def test_masks_of_long_sequences_are_not_made_whole(causal: bool) -> None:
     assert seen.largest < 4096 * 4096 / 4
 
 
-def test_layers_that_may_do_anything_are_left_alone() -> None:
+def test_custom_attention_layers_are_not_measured() -> None:
     class Own(nn.MultiheadAttention):
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             return super().forward(*args, **kwargs)
@@ -196,7 +196,7 @@ def test_layers_that_may_do_anything_are_left_alone() -> None:
     assert functional_attention(torch.randn(7, 8), x, x) is None
 
 
-def test_autocast_is_not_for_what_is_measured() -> None:
+def test_measurements_do_not_use_autocast() -> None:
     layer = nn.MultiheadAttention(8, 2, batch_first=True)
     x = torch.randn(3, 7, 8)
     plain = module_attention(layer, x, x, x), functional_attention(x, x, x)
@@ -247,7 +247,7 @@ def trained(model: nn.Module, x: Tensor, **options: Any) -> tuple[dict[str, floa
 
 
 @pytest.mark.parametrize(("fused", "row"), [(False, "q"), (True, "qkv")])
-def test_functional_attention_is_told_of_the_layer_that_made_the_queries(fused: bool, row: str) -> None:
+def test_functional_attention_belongs_to_the_layer_of_the_queries(fused: bool, row: str) -> None:
     model = Attending(fused)
     x = torch.randn(6, 7, 8)
     entropy, logits = trained(model, x)
@@ -287,7 +287,7 @@ def test_logits_that_are_not_finite_are_infinite() -> None:
     assert entropy == logits == {"q": math.inf}
 
 
-def test_attention_is_left_alone_where_no_rule_needs_it() -> None:
+def test_attention_is_not_measured_if_no_rule_needs_it() -> None:
     assert trained(Attending(False), torch.randn(6, 7, 8), select=["vanishing_gradient"]) == ({}, {})
 
 

@@ -1,4 +1,4 @@
-"""Steps that the user compiles: not compiled again and again, the same to the bit, and measured as far as can be."""
+"""Compiled steps: no recompilation, bit-identical results, and measured as far as possible."""
 
 from __future__ import annotations
 
@@ -141,10 +141,10 @@ def values(training: Training) -> list[Tensor]:
 @pytest.mark.parametrize(
     ("name", "fullgraph", "told"),
     [
-        ("loss_step", False, "the loss can't be seen"),
-        ("loss_step", True, "the loss can't be seen"),
+        ("loss_step", False, "the loss can't be observed"),
+        ("loss_step", True, "the loss can't be observed"),
         ("forward_step", True, "activations are not measured"),
-        ("backward_step", False, "the loss can't be seen"),
+        ("backward_step", False, "the loss can't be observed"),
         ("part_step", True, "activations are not measured"),
         ("wrapped_step", False, "activations are not measured"),
         ("late_step", True, "activations are not measured"),
@@ -184,9 +184,7 @@ def test_an_exported_model_is_still_measured() -> None:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # of the compiler's own, at the loss's inputs
 @pytest.mark.parametrize("weighted", [False, True])
-def test_a_loss_that_is_compiled_while_it_is_watched_is_told_once(
-    weighted: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_warning_once_for_a_loss_compiled_while_watched(weighted: bool, caplog: pytest.LogCaptureFixture) -> None:
     torch.manual_seed(0)
     model = nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -199,10 +197,10 @@ def test_a_loss_that_is_compiled_while_it_is_watched_is_told_once(
             optimizer.zero_grad()
             loss_fn(model(x), y).backward()
             optimizer.step()
-    assert caplog.text.count("the loss is compiled and can't be seen") == 1
+    assert caplog.text.count("the loss is compiled and can't be observed") == 1
 
 
-def test_what_the_loop_tells_of_a_compiled_loss(caplog: pytest.LogCaptureFixture) -> None:
+def test_logged_values_of_a_compiled_loss(caplog: pytest.LogCaptureFixture) -> None:
     training = Training()
     function = training.compiled(lambda x, y: training.loss(training.model(x), y))
     with autotrainer.watch(training.model, training.optimizer, loss_fn=training.loss, select=()) as monitor:
@@ -214,4 +212,4 @@ def test_what_the_loop_tells_of_a_compiled_loss(caplog: pytest.LogCaptureFixture
             training.optimizer.step()
     assert np.isfinite(monitor.history.scalar("loss")).all()
     assert "activations are not measured" in caplog.text
-    assert "can't be seen" not in caplog.text
+    assert "can't be observed" not in caplog.text

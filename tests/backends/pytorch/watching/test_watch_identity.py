@@ -1,4 +1,4 @@
-"""Watching changes nothing: not one bit of the weights, no random number, nothing that stays behind."""
+"""Watching changes nothing: bit-identical weights, no random number drawn, nothing left behind."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def train(
 
 @pytest.mark.parametrize("build", [plain, Functional, Recurrent, transformer])
 @pytest.mark.parametrize("make", [adam, sgd, lbfgs])
-def test_weights_are_the_same_to_the_bit(
+def test_weights_are_bit_identical(
     build: Callable[[], nn.Module], make: Callable[[nn.Module], torch.optim.Optimizer]
 ) -> None:
     alone, watched = train(build, make, False), train(build, make, True)
@@ -122,7 +122,7 @@ def test_weights_are_the_same_to_the_bit(
     assert alone[2] == watched[2]
 
 
-def test_gradient_accumulation_is_the_same_to_the_bit() -> None:
+def test_gradient_accumulation_is_bit_identical() -> None:
     alone, watched = train(plain, adam, False, 4), train(plain, adam, True, 4)
     assert all(torch.equal(value, watched[0][name]) for name, value in alone[0].items())
 
@@ -179,7 +179,7 @@ class Failing(nn.Module):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_an_error_in_the_model_passes_and_leaves_nothing_behind(error: type[BaseException]) -> None:
+def test_model_error_propagates_and_leaves_nothing_behind(error: type[BaseException]) -> None:
     model = Failing(error)
     with pytest.raises(error, match="own"), autotrainer.watch(model, sgd(model), loss_fn=nn.MSELoss()):
         model(torch.ones(2, 4))
@@ -187,7 +187,7 @@ def test_an_error_in_the_model_passes_and_leaves_nothing_behind(error: type[Base
     assert not torch.overrides._get_current_function_mode_stack()
 
 
-def test_a_caught_error_in_the_model_does_not_end_watching() -> None:
+def test_caught_model_error_does_not_end_watching() -> None:
     model, loss_fn = Failing(KeyboardInterrupt), nn.MSELoss()
     optimizer = sgd(model)
     with autotrainer.watch(model, optimizer, loss_fn=loss_fn) as monitor:
@@ -203,7 +203,7 @@ def test_a_caught_error_in_the_model_does_not_end_watching() -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 3, 40])
-def test_copies_and_saved_models_are_as_without(steps: int) -> None:
+def test_copies_and_saved_models_equal_unwatched_ones(steps: int) -> None:
     model, loss_fn = Functional(), nn.NLLLoss()
     model.criterion = loss_fn
     optimizer = adam(model)
@@ -225,7 +225,7 @@ def test_copies_and_saved_models_are_as_without(steps: int) -> None:
             assert torch.isfinite(other.criterion(other(x), y))
         assert not copied_optimizer._optimizer_step_post_hooks
         assert len(monitor.history.steps) == seen
-        assert all(step < steps for step, _ in monitor._observer._count.losses)  # type: ignore[union-attr]
+        assert all(step < steps for step, _ in monitor._observer._counter.losses)  # type: ignore[union-attr]
         assert not monitor._failed
 
 
@@ -257,7 +257,7 @@ def test_watching_twice_replaces_the_first() -> None:
     assert hooks_of(model, loss_fn) == 0
 
 
-def test_a_shallow_copy_of_the_loss_computes_its_own_way() -> None:
+def test_shallow_copy_of_the_loss_is_independent() -> None:
     model, loss_fn = nn.Linear(4, 1), nn.MSELoss()
     with autotrainer.watch(model, adam(model), loss_fn=loss_fn):
         each = copy.copy(loss_fn)

@@ -1,4 +1,4 @@
-"""Losses: of training and of validation, told and seen."""
+"""Training and validation losses, logged and observed."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Training:
         return dict(zip(steps.tolist(), values.tolist(), strict=True))
 
 
-def test_the_losses_of_unsampled_steps_are_known() -> None:
+def test_losses_of_unsampled_steps_are_recorded() -> None:
     training = Training(nn.MSELoss())
     training.step(10)
     training.clock.pace = 0.0
@@ -93,7 +93,7 @@ def test_reductions(shape: str) -> None:
     assert all(value == pytest.approx(training.losses[step], rel=1e-4) for step, value in known.items())
 
 
-def test_a_function_is_told_by_log() -> None:
+def test_loss_of_a_function_is_logged() -> None:
     training = Training(F.mse_loss)
     for _ in range(12):
         training.optimizer.zero_grad()
@@ -132,7 +132,7 @@ def test_gradient_accumulation_keeps_the_last_loss() -> None:
 
 
 @pytest.mark.parametrize(("grad", "mode"), [(False, True), (False, False), (True, True)])
-def test_validation_is_seen_when_the_epoch_ends(grad: bool, mode: bool) -> None:
+def test_validation_loss_is_recorded_at_the_end_of_the_epoch(grad: bool, mode: bool) -> None:
     training = Training(nn.MSELoss())
     wanted = []
     for _ in range(3):
@@ -146,7 +146,7 @@ def test_validation_is_seen_when_the_epoch_ends(grad: bool, mode: bool) -> None:
     assert len(training.known()) == 15
 
 
-def test_what_the_user_tells_goes_first() -> None:
+def test_values_from_the_user_take_precedence() -> None:
     training = Training(nn.MSELoss())
     training.step(2)
     training.evaluate()
@@ -154,7 +154,7 @@ def test_what_the_user_tells_goes_first() -> None:
     assert training.monitor.history.epochs("val_loss")[1].tolist() == [7.0]
 
 
-def test_a_loop_that_never_ends_an_epoch_has_validation_too() -> None:
+def test_validation_loss_without_end_epoch() -> None:
     training = Training(nn.MSELoss())
     wanted = []
     for _ in range(3):
@@ -177,7 +177,7 @@ def test_evaluation_in_the_middle_of_an_epoch_does_not_end_it_for_a_user_who_doe
     assert training.monitor.history.epoch == 2
 
 
-def test_many_validation_batches_are_folded() -> None:
+def test_many_validation_batches_are_accumulated() -> None:
     training = Training(nn.MSELoss())
     training.step()
     training.model.eval()
@@ -199,7 +199,7 @@ def test_a_model_that_trains_in_eval_mode_has_losses() -> None:
     assert not training.monitor.history.epochs("val_loss")[1].size
 
 
-def test_gradient_accumulation_in_eval_mode_is_no_validation() -> None:
+def test_gradient_accumulation_in_eval_mode_is_not_validation() -> None:
     model, loss_fn = nn.Linear(3, 1).eval(), nn.MSELoss()
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     with autotrainer.watch(model, optimizer, loss_fn=loss_fn) as monitor:
@@ -251,7 +251,7 @@ def test_a_nonfinite_loss_is_infinite() -> None:
     assert training.known() == {0: math.inf}
 
 
-def test_another_output_is_no_target() -> None:
+def test_another_output_is_not_a_target() -> None:
     model, loss = nn.Linear(4, 3), nn.TripletMarginLoss()
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     with autotrainer.watch(model, optimizer, loss_fn=loss, overhead=1.0) as monitor:

@@ -224,7 +224,7 @@ class ByParts(nn.Module):
         self.decoder = nn.Linear(3, 4)
 
 
-def test_a_model_that_is_called_by_parts() -> None:
+def test_model_that_is_called_by_parts() -> None:
     model, loss_fn = ByParts(), nn.MSELoss()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with autotrainer.watch(model, optimizer, loss_fn=loss_fn, select=()) as monitor:
@@ -277,7 +277,7 @@ def test_checkpointed_parts() -> None:
     assert all(measured(watched(model, batch), "grad_norm")[name] for name in ("a.0", "b"))
 
 
-def test_a_model_without_batches_of_more_than_one() -> None:
+def test_batches_of_one_sample() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1))
     monitor = watched(model, lambda: torch.randn(1, 4))
     assert not any(measured(monitor, "activation_spread").values())
@@ -292,7 +292,7 @@ def test_scripted_models_and_parts() -> None:
     assert measured(monitor, "activation_std") == {"0.0": False, "0.2": False, "1": True, "2": True}
 
 
-def test_a_failure_inside_never_reaches_the_training(
+def test_internal_failure_never_reaches_the_training(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from autotrainer.backends.pytorch.statistics import forward_record
@@ -317,7 +317,7 @@ LINEAR = nn.Linear(2, 1)
 @pytest.mark.parametrize(
     ("optimizer", "loss_fn", "message"),
     [
-        (None, None, "give the optimizer"),
+        (None, None, "the optimizer is missing"),
         ((), None, "empty sequence"),
         ("adam", None, "must be a torch.optim.Optimizer"),
         (torch.optim.SGD(nn.Linear(2, 1).parameters(), 0.1), None, "owns none of the parameters"),

@@ -1,4 +1,4 @@
-"""Dormant units, second moments, features and directions of gradients are right: compared with plain computations."""
+"""Dormant units, second moments, features and gradient directions, compared with plain computations."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_dormant_units_are_counted_after_the_activation(activation: type[nn.Modu
     assert watched.column("dormant") == pytest.approx({"0": NAN, "1": share, "2": NAN, "3": NAN}, nan_ok=True)
 
 
-def test_units_are_channels_and_functions_count_for_their_layer() -> None:
+def test_units_are_channels_and_functional_activations_count_for_their_layer() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -104,7 +104,7 @@ def test_no_unit_is_dormant_without_an_activation_or_after_a_softmax() -> None:
     assert np.isnan(list(watched.column("dormant").values())).all()
 
 
-def test_all_units_are_dormant_where_all_is_zero_and_nothing_is_where_values_are_not_finite() -> None:
+def test_dormant_share_of_zero_and_of_nonfinite_outputs() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     nn.init.constant_(model[0].bias, -100)  # type: ignore[arg-type]
@@ -153,7 +153,7 @@ def test_second_moment_ratio(make: Callable[..., Any], beta: float, largest: boo
         assert watched.column("second_moment_ratio")["linear"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_jump_of_the_gradient_shows_against_an_old_second_moment() -> None:
+def test_gradient_jump_shows_in_the_second_moment_ratio() -> None:
     torch.manual_seed(0)
     model = nn.Linear(5, 3)
     watched = Watched(model, torch.optim.Adam(model.parameters(), 1e-5))
@@ -181,7 +181,7 @@ def test_other_optimizers_have_no_ratio(make: Callable[..., Any]) -> None:
     assert math.isnan(watched.column("second_moment_ratio")["linear"])
 
 
-def test_groups_with_settings_and_steps_of_their_own_and_a_layer_of_two_optimizers() -> None:
+def test_groups_with_different_settings_and_a_layer_of_two_optimizers() -> None:
     torch.manual_seed(0)
     first, second = nn.Linear(4, 4), nn.Linear(4, 2)
     model = nn.Sequential(first, second)
@@ -200,7 +200,7 @@ def test_groups_with_settings_and_steps_of_their_own_and_a_layer_of_two_optimize
     assert 0 < watched.column("second_moment_ratio")["1"] < 2
 
 
-def test_the_scale_of_a_fused_optimizer_is_taken_out() -> None:
+def test_scale_of_a_fused_optimizer_is_removed() -> None:
     found = []
     for scale in (1.0, 1024.0):
         torch.manual_seed(0)
@@ -256,7 +256,7 @@ def test_gradient_cosine_needs_two_directions() -> None:
     assert "gradient_cosine" not in watched.step(x).scalars
 
 
-def test_a_parameter_without_gradient_counts_as_one_with_a_gradient_of_zero() -> None:
+def test_missing_gradient_counts_as_zero() -> None:
     torch.manual_seed(0)
     model = nn.ModuleDict({"a": nn.Linear(3, 1), "b": nn.Linear(3, 1)})
 
@@ -311,7 +311,7 @@ def test_models_without_a_hidden_layer_or_a_dense_output_have_no_features(model:
 # -- what is not needed ----------------------------------------------------------------------------------------------
 
 
-def test_nothing_of_it_is_measured_where_no_rule_needs_it() -> None:
+def test_unneeded_statistics_are_not_measured() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     watched = Watched(model, torch.optim.Adam(model.parameters()), select=["vanishing_gradient"])

@@ -1,4 +1,4 @@
-"""What is measured is right: compared with plain NumPy and autograd."""
+"""Measured values, compared with plain NumPy and autograd."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class Net(nn.Module):
         (lambda x: torch.relu(x) + torch.sigmoid(x), None),
     ],
 )
-def test_functional_activations_are_seen(function: Callable[[Tensor], Tensor], name: str | None) -> None:
+def test_functional_activations_are_recorded(function: Callable[[Tensor], Tensor], name: str | None) -> None:
     torch.manual_seed(0)
     watched = Watched(Net(function), nn.MSELoss())
     for _ in range(6):
@@ -325,7 +325,7 @@ def test_closure_optimizers_have_gradients() -> None:
     assert np.isfinite(watched.seen[0].loss)
 
 
-def test_the_scale_of_a_fused_optimizer_is_taken_out() -> None:
+def test_scale_of_a_fused_optimizer_is_removed() -> None:
     torch.manual_seed(0)
     model = nn.Linear(4, 1)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, fused=True)
@@ -365,7 +365,7 @@ def test_activations_are_measured_for_rules_that_need_them(
     assert np.isfinite(table(log_dir=tmp_path)).all(), "a run log is for rules of a later day"
 
 
-def test_of_several_optimizers_the_losses_are_no_single_one() -> None:
+def test_losses_of_several_optimizers_are_not_one_loss() -> None:
     torch.manual_seed(0)
     model = nn.ModuleDict({"maker": nn.Linear(4, 2), "judge": nn.Linear(2, 1)})
     optimizers = [torch.optim.Adam(part.parameters(), 1e-3) for part in model.values()]
@@ -378,7 +378,7 @@ def test_of_several_optimizers_the_losses_are_no_single_one() -> None:
         assert monitor.context.optimizer.several is several
 
 
-def test_several_optimizers_each_answer_for_their_own() -> None:
+def test_each_optimizer_has_its_own_parameters() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
     first, second = (torch.optim.SGD(model[i].parameters(), 0.1) for i in (0, 2))

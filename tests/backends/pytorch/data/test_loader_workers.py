@@ -1,4 +1,4 @@
-"""What two workers of a data loader show of one another."""
+"""Facts about the workers of a data loader."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from autotrainer.backends.pytorch.data.workers import _differing, worker_facts
+from autotrainer.backends.pytorch.data.loader_workers import _differing, worker_facts
 
 
 class Noise(Dataset[Any]):
@@ -53,7 +53,7 @@ def test_forms_of_samples(form: str, options: dict[str, Any], expected: dict[str
     assert worker_facts(DataLoader(Noise(form), num_workers=2, **options)) == expected
 
 
-def test_what_is_no_loader_with_workers() -> None:
+def test_other_data_have_no_worker_facts() -> None:
     assert worker_facts([(np.ones(3), np.ones(3))]) == {}
     assert worker_facts(DataLoader(Noise("plain"), 2)) == {}
 

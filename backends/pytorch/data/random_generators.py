@@ -1,4 +1,4 @@
-"""Random generators that data have of their own, beside the global ones."""
+"""Random generators that belong to the data, besides the global ones."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-__all__ = ["Generators"]
+__all__ = ["RandomGenerators"]
 
 _LOADERS = ("loader", "dataloader", "sampler", "batch_sampler", "dataset", "datasets", "collate_fn")
 _PARTS = (*_LOADERS, "transform", "transforms", "target_transform", "augment", "augmentation")
-"""Attributes by which loaders, data sets and transforms hold each other."""
+"""Attributes by which loaders, data sets and transforms refer to each other."""
 _DEEPEST = 6
 _LONGEST = 32
-"""Parts of a list of transforms or data sets at most; a longer one holds samples."""
+"""Length up to which a list is searched as one of transforms or data sets; a longer one holds samples."""
 _KINDS = (torch.Generator, np.random.Generator, np.random.RandomState)
 
 _State = Any
 
 
 @dataclass(frozen=True, slots=True)
-class Generators:
-    """The generators in the attributes of a loader, its samplers, its data set and its transforms, with their states.
+class RandomGenerators:
+    """The generators in the attributes of a loader, its samplers, its data set and its transforms.
 
     Attributes:
-        found: The generators and their states when they were found.
+        states: The generators, each with its state.
     """
 
-    found: tuple[tuple[Any, _State], ...]
+    states: tuple[tuple[Any, _State], ...]
 
     @classmethod
     def of(cls, loader: Any) -> Self:
-        """Return those of a loader, as they are."""
-        unique = {id(generator): generator for generator in _inside(loader, _DEEPEST)}
+        """Return the generators of a loader with their current states."""
+        unique = {id(generator): generator for generator in _generators_in(loader, _DEEPEST)}
         return cls(tuple((generator, _state(generator)) for generator in unique.values()))
 
     def now(self) -> Self:
-        """Return the same generators with their present states."""
-        return type(self)(tuple((generator, _state(generator)) for generator, _ in self.found))
+        """Return the same generators with their current states."""
+        return type(self)(tuple((generator, _state(generator)) for generator, _ in self.states))
 
     def restore(self) -> None:
-        """Put them back to the states kept here."""
-        for generator, state in self.found:
+        """Set the generators to the states kept here."""
+        for generator, state in self.states:
             if isinstance(generator, torch.Generator | np.random.RandomState):
                 generator.set_state(state)
             elif isinstance(generator, np.random.Generator):
@@ -63,16 +63,16 @@ def _state(generator: Any) -> _State:
     return generator.getstate()
 
 
-def _inside(owner: Any, depth: int) -> Iterator[Any]:
+def _generators_in(owner: Any, depth: int) -> Iterator[Any]:
     if depth < 0:
         return
     if isinstance(owner, list | tuple):
         for part in owner if len(owner) <= _LONGEST else ():
-            yield from _inside(part, depth - 1)
+            yield from _generators_in(part, depth - 1)
         return
-    held = getattr(owner, "__dict__", None)
-    for name, value in list(held.items()) if isinstance(held, dict) else ():
+    attributes = getattr(owner, "__dict__", None)
+    for name, value in list(attributes.items()) if isinstance(attributes, dict) else ():
         if isinstance(value, _KINDS) or type(value) is random.Random:
             yield value
         elif name in _PARTS:
-            yield from _inside(value, depth - 1)
+            yield from _generators_in(value, depth - 1)

@@ -1,20 +1,21 @@
-"""The mean loss of a validation pass, without waiting for the device while it runs."""
+"""The mean loss of a validation pass, without synchronizing with the device while it runs."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["ValidationPass"]
+__all__ = ["ValidationLoss"]
 
-_KEPT = 256
+_MOST_PENDING = 256
+"""Losses that are kept one by one before they are added up."""
 
 
-class ValidationPass:
+class ValidationLoss:
     """Running mean of losses, weighted by the rows of their batches.
 
     Args:
-        weighted: False where a loss is a sum over its batch: all batches then count the same.
+        weighted: False if each loss is a sum over its batch: all batches then count the same.
     """
 
     def __init__(self, weighted: bool = True) -> None:
@@ -28,22 +29,22 @@ class ValidationPass:
         return bool(self._losses) or self._total is not None
 
     def add(self, loss: Tensor, rows: int) -> None:
-        """Take in the loss of a batch; a loss that is no scalar counts by its mean."""
+        """Add the loss of a batch; a loss that is not a scalar counts by its mean."""
         self._losses.append(loss.detach() if not loss.ndim else loss.detach().mean())
         self._sizes.append(max(rows, 1) if self._weighted else 1)
-        if len(self._losses) >= _KEPT:
-            self._fold()
+        if len(self._losses) >= _MOST_PENDING:
+            self._accumulate()
 
     def drop_last(self, count: int) -> None:
-        """Forget the last batches, as far as they are still known apart."""
-        kept = max(0, len(self._losses) - count)
-        del self._losses[kept:], self._sizes[kept:]
+        """Drop the last batches, as far as they have not been added up."""
+        remaining = max(0, len(self._losses) - count)
+        del self._losses[remaining:], self._sizes[remaining:]
 
     def clear(self) -> None:
-        """Forget all."""
+        """Drop all losses."""
         self._total, self._rows, self._losses, self._sizes = None, 0, [], []
 
-    def _fold(self) -> None:
+    def _accumulate(self) -> None:
         losses = torch.stack([loss.float() for loss in self._losses])
         total = torch.dot(losses, torch.tensor(self._sizes, dtype=losses.dtype).to(losses.device))
         self._total = total if self._total is None else self._total + total
@@ -51,9 +52,9 @@ class ValidationPass:
         self._losses, self._sizes = [], []
 
     def take(self) -> float:
-        """Return the mean and start anew; NaN where there was nothing. This waits for the device."""
+        """Return the mean and reset; NaN if there were no losses. Synchronizes with the device."""
         if self._losses:
-            self._fold()
+            self._accumulate()
         mean = float("nan") if self._total is None else float(self._total) / self._rows
         self.clear()
         return mean

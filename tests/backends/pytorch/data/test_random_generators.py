@@ -1,4 +1,4 @@
-"""Random generators of the user's data, beside the global ones."""
+"""Random generators of the user's data, besides the global ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import autotrainer
-from autotrainer.backends.pytorch.data.generators import Generators
+from autotrainer.backends.pytorch.data.random_generators import RandomGenerators
 
 
 class _Noisy(TensorDataset):
@@ -36,9 +36,9 @@ def _random_generators() -> Iterator[tuple[Any, str]]:
 
 
 @pytest.mark.parametrize(("rng", "draw"), list(_random_generators()))
-def test_generators_of_data_are_put_back(rng: Any, draw: str) -> None:
+def test_generators_of_data_are_restored(rng: Any, draw: str) -> None:
     loader = DataLoader(_Noisy(rng, draw), batch_size=50)
-    found = Generators.of(loader)
+    found = RandomGenerators.of(loader)
     first = next(iter(loader))[0]
     later = found.now()
     second = next(iter(loader))[0]
@@ -50,7 +50,7 @@ def test_generators_of_data_are_put_back(rng: Any, draw: str) -> None:
 
 
 @pytest.mark.parametrize(("rng", "draw"), list(_random_generators()))
-def test_a_loop_takes_nothing_from_them(rng: Any, draw: str) -> None:
+def test_loop_does_not_advance_the_generators(rng: Any, draw: str) -> None:
     before = copy.deepcopy(rng)
     model = nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -61,12 +61,12 @@ def test_a_loop_takes_nothing_from_them(rng: Any, draw: str) -> None:
         loop.end_epoch(val_loss=1.0)
 
 
-def test_where_generators_are_looked_for() -> None:
+def test_where_generators_are_searched() -> None:
     """In loaders, samplers, data sets within data sets and transforms; never among samples."""
     torch_one, numpy_one = torch.Generator(), np.random.default_rng(0)
     inner = _Noisy(numpy_one, "random")
     loader = DataLoader(Subset(inner, range(50)), batch_size=10, shuffle=True, generator=torch_one)
-    assert {id(generator) for generator, _ in Generators.of(loader).found} == {id(torch_one), id(numpy_one)}
+    assert {id(generator) for generator, _ in RandomGenerators.of(loader).states} == {id(torch_one), id(numpy_one)}
     samples = DataLoader([np.random.default_rng(i) for i in range(40)])  # type: ignore[arg-type]
-    assert not Generators.of(samples).found
-    assert not Generators.of([(torch.zeros(2), 1)]).found
+    assert not RandomGenerators.of(samples).states
+    assert not RandomGenerators.of([(torch.zeros(2), 1)]).states

@@ -1,0 +1,263 @@
+"""The origin of each tensor of a forward pass: the layers that made it, and the activation it went through."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from autotrainer.backends.pytorch.layers.functional_patch import ACTIVATIONS
+from autotrainer.backends.pytorch.runtime.torch_private import DisableTorchFunction
+
+__all__ = ["PASS_THROUGH", "SUMS", "FunctionalCallMode", "TensorOrigin", "TensorOrigins"]
+
+_CLAMPS = frozenset({"clamp", "clip", "clamp_min"})
+PASS_THROUGH = frozenset(
+    (
+        "dropout",
+        "dropout1d",
+        "dropout2d",
+        "dropout3d",
+        "alpha_dropout",
+        "feature_alpha_dropout",
+        "feature_dropout",
+        "batch_norm",
+        "layer_norm",
+        "group_norm",
+        "instance_norm",
+        "rms_norm",
+        "max_pool1d",
+        "max_pool2d",
+        "max_pool3d",
+        "avg_pool1d",
+        "avg_pool2d",
+        "avg_pool3d",
+        "lp_pool1d",
+        "lp_pool2d",
+        "adaptive_avg_pool1d",
+        "adaptive_avg_pool2d",
+        "adaptive_avg_pool3d",
+        "adaptive_max_pool1d",
+        "adaptive_max_pool2d",
+        "adaptive_max_pool3d",
+        "interpolate",
+        "pad",
+        "pixel_shuffle",
+        "flatten",
+        "unflatten",
+        "view",
+        "reshape",
+        "squeeze",
+        "unsqueeze",
+        "permute",
+        "transpose",
+        "movedim",
+        "swapaxes",
+        "t",
+        "contiguous",
+        "float",
+        "double",
+        "half",
+        "bfloat16",
+        "to",
+        "type",
+        "clone",
+        "__getitem__",
+        "select",
+        "narrow",
+        "chunk",
+        "expand",
+        "mean",
+        "sum",
+    )
+)
+"""Functions whose output has the origin of their input."""
+SUMS = frozenset({"add", "sub", "__add__", "__radd__", "__iadd__"})
+_LINEAR = frozenset(
+    (
+        "linear",
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "matmul",
+        "mm",
+        "bmm",
+        "addmm",
+        "baddbmm",
+        "einsum",
+        "bilinear",
+    )
+)
+_TRACKED = PASS_THROUGH | SUMS | _LINEAR | _CLAMPS | ACTIVATIONS.keys() | {"mul", "log", "exp"}
+_LOGARITHMS: dict[str, dict[str, str]] = {
+    "log": {"softmax": "log_softmax", "sigmoid": "log_sigmoid"},
+    "exp": {"log_softmax": "softmax", "log_sigmoid": "sigmoid"},
+}
+_AXIS_LAST = frozenset({"linear", "layer_norm", "rms_norm", "permute", "transpose", "movedim", "swapaxes", "t"})
+
+
+@dataclass(frozen=True, slots=True)
+class TensorOrigin:
+    """Where a tensor comes from. Layers are rows of the layer table.
+
+    Attributes:
+        layers: Layers that made it.
+        pending: Those of them whose output has not gone through an activation yet.
+        activation: Name of the last activation, ``linear`` for none, None if unknown.
+        channel_axis: Axis of the units: 1 after a convolution, else -1.
+        last_layer: The last of the layers, or None.
+        activation_module: The separate activation module that made it, or None.
+    """
+
+    layers: frozenset[int] = frozenset()
+    pending: frozenset[int] = frozenset()
+    activation: str | None = None
+    channel_axis: int = -1
+    last_layer: int | None = None
+    activation_module: int | None = None
+
+
+class TensorOrigins:
+    """Origins of the tensors of one forward pass. Keeps no tensor alive."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[int, tuple[weakref.ref[Tensor], TensorOrigin]] = {}
+
+    def get(self, tensor: Any) -> TensorOrigin | None:
+        """Return the origin of a tensor, or None."""
+        entry = self._by_id.get(id(tensor))
+        return entry[1] if entry is not None and entry[0]() is tensor else None
+
+    def set(self, tensor: Any, origin: TensorOrigin) -> None:
+        """Set the origin of a tensor."""
+        if isinstance(tensor, Tensor):
+            self._by_id[id(tensor)] = (weakref.ref(tensor), origin)
+
+    def clear(self) -> None:
+        """Drop all origins."""
+        self._by_id.clear()
+
+
+class FunctionalCallMode(TorchFunctionMode):
+    """Tracks origins through every call of a torch function while entered; never changes a result.
+
+    Args:
+        origins: Updated by every function that is known.
+        on_activation: Called for each functional activation of a tensor with pending layers, with the origin of the
+            input, the name of the activation and its output.
+        fail: Called with an exception of our own code.
+        on_attention: Called for each `scaled_dot_product_attention` with the origin of the queries, if known, and the
+            arguments; or None.
+    """
+
+    def __init__(
+        self,
+        origins: TensorOrigins,
+        on_activation: Callable[[TensorOrigin, str, Tensor], None],
+        fail: Callable[[Exception], None],
+        on_attention: Callable[[TensorOrigin | None, tuple[Any, ...], dict[str, Any]], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.muted = 0
+        """Above 0 while calls come from within an opaque module; they are not tracked."""
+        self._origins = origins
+        self._on_activation = on_activation
+        self._fail = fail
+        self._on_attention = on_attention
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the function, and track its output."""
+        if torch.compiler.is_compiling() or self.muted:
+            return func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        base = name if name.startswith("__") else name.rstrip("_")
+        if base not in _TRACKED:
+            result = func(*args, **(kwargs or {}))
+            if base == "scaled_dot_product_attention" and self._on_attention is not None:
+                self._report_attention(args, kwargs or {})
+            return result
+        argument_origins = self._argument_origins(args, kwargs)  # before an in-place call changes them
+        result = func(*args, **(kwargs or {}))
+        try:
+            with DisableTorchFunction():
+                self._track(base, args, kwargs or {}, argument_origins, result)
+        except Exception as error:  # noqa: BLE001 - watching must never reach the user's forward pass
+            self._fail(error)
+        return result
+
+    def _report_attention(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        try:
+            with DisableTorchFunction():
+                query = args[0] if args else kwargs.get("query")
+                self._on_attention(self._origins.get(query), args, kwargs)  # type: ignore[misc]
+        except Exception as error:  # noqa: BLE001 - watching must never reach the user's forward pass
+            self._fail(error)
+
+    def _argument_origins(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> list[TensorOrigin]:
+        values = args if not kwargs else (*args, *kwargs.values())
+        origins = (self._origins.get(value) for value in values if isinstance(value, Tensor))
+        return [origin for origin in origins if origin is not None]
+
+    def _track(
+        self, base: str, args: tuple[Any, ...], kwargs: dict[str, Any], sources: list[TensorOrigin], result: Any
+    ) -> None:
+        source = sources[0] if sources else TensorOrigin()
+        activation = ACTIVATIONS.get(base) if base not in _CLAMPS else _clamp(args, kwargs)
+        if activation is not None and isinstance(result, Tensor):
+            self._origins.set(
+                result, replace(source, pending=frozenset(), activation=activation, activation_module=None)
+            )
+            if source.pending:
+                self._on_activation(source, activation, result)
+        elif base in _LOGARITHMS and sources:
+            activation = _LOGARITHMS[base].get(source.activation or "")
+            self._origins.set(result, replace(source, activation=activation))
+        elif base in _LINEAR:
+            axis = 1 if base.startswith("conv") else -1
+            self._origins.set(result, TensorOrigin(activation="linear", channel_axis=axis))
+        elif base in SUMS and sources:
+            self._origins.set(result, _sum(sources) if len(sources) > 1 else source)
+        elif base == "mul" and len(sources) == 2:
+            self._product(sources, result)
+        elif sources and base in PASS_THROUGH | _CLAMPS:
+            axis = -1 if base in _AXIS_LAST else source.channel_axis
+            for part in result if isinstance(result, tuple | list) else (result,):
+                self._origins.set(part, replace(source, channel_axis=axis))
+
+    def _product(self, factors: list[TensorOrigin], result: Any) -> None:
+        """Track a product; x · sigmoid(x) of one tensor is a SiLU."""
+        gate, value = factors if factors[0].activation == "sigmoid" else reversed(factors)
+        if gate.activation == "sigmoid" and value.pending and gate.layers == value.layers:
+            self._origins.set(result, replace(value, pending=frozenset(), activation="silu"))
+            self._on_activation(value, "silu", result)
+
+
+def _clamp(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """Return ``relu`` or ``relu6`` if a clamp is one."""
+    low = args[1] if len(args) > 1 else kwargs.get("min")
+    high = args[2] if len(args) > 2 else kwargs.get("max")
+    if isinstance(low, Tensor) or low is None or low != 0 or isinstance(high, Tensor):
+        return None
+    return "relu" if high is None else ("relu6" if high == 6 else None)
+
+
+def _sum(terms: list[TensorOrigin]) -> TensorOrigin:
+    """Return the origin of a sum: linear only if each term is."""
+    linear = all(term.activation == "linear" for term in terms)
+    return TensorOrigin(
+        layers=frozenset().union(*(term.layers for term in terms)),
+        pending=frozenset().union(*(term.pending for term in terms)),
+        activation="linear" if linear else None,
+        channel_axis=terms[0].channel_axis,
+        last_layer=next((term.last_layer for term in terms if term.pending), None),
+    )

@@ -1,0 +1,51 @@
+"""Tensors in nested containers: what models take and return, and batches of data loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["first_tensor", "map_tensors"]
+
+
+def first_tensor(value: Any, *, floating: bool = False) -> Tensor | None:
+    """Return the first tensor in what a module takes or returns, or None.
+
+    Args:
+        value: A tensor, or nested tuples, lists, mappings or objects with an attribute ``logits``.
+        floating: Skip tensors that are not floating-point.
+    """
+    if isinstance(value, Tensor):
+        return value if not floating or value.is_floating_point() else None
+    logits = getattr(value, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    if isinstance(value, dict):
+        parts: Iterable[Any] = value.values() if "logits" not in value else (value["logits"], *value.values())
+    elif isinstance(value, tuple | list):
+        parts = value
+    elif hasattr(value, "values") and callable(value.values) and hasattr(value, "keys"):
+        parts = value.values()
+    else:
+        return None
+    for part in parts:
+        tensor = first_tensor(part, floating=floating)
+        if tensor is not None:
+            return tensor
+    return None
+
+
+def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """Apply a function to every tensor in nested tuples, lists and dicts; other values stay as they are."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {name: map_tensors(function, item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        items = [map_tensors(function, item) for item in value]
+        if isinstance(value, list):
+            return items
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return value

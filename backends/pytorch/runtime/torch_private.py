@@ -1,0 +1,145 @@
+"""Private names of PyTorch that autotrainer depends on: a release that moves one of them breaks this file alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = [
+    "HOOK_TABLES",
+    "BatchNorm",
+    "Conv",
+    "ConvTranspose",
+    "DisableTorchFunction",
+    "Dropout",
+    "InstanceNorm",
+    "Loss",
+    "RunningNorm",
+    "TorchDispatchMode",
+    "call_implementation",
+    "compiled_call",
+    "current_autograd_node",
+    "drop_compiled_call",
+    "foreach_norm",
+    "gradient_scale",
+    "is_mutating",
+    "is_step_wrapped",
+    "map_tree",
+    "refresh_lbfgs",
+    "set_compiled_call",
+    "skip_compilation",
+    "sparse_values",
+    "step_post_hooks",
+    "view_base",
+    "write_version",
+]
+
+BatchNorm = nn.modules.batchnorm._BatchNorm
+InstanceNorm = nn.modules.instancenorm._InstanceNorm
+RunningNorm = nn.modules.batchnorm._NormBase
+"""Base of batch and instance normalization."""
+Conv = nn.modules.conv._ConvNd
+ConvTranspose = nn.modules.conv._ConvTransposeNd
+Dropout = nn.modules.dropout._DropoutNd
+Loss = nn.modules.loss._Loss
+
+DisableTorchFunction = torch._C.DisableTorchFunction
+
+HOOK_TABLES = (
+    ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+)
+"""Attributes of a module that hold its hooks by key, each followed by those that hold options by the same keys."""
+
+
+def foreach_norm(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the L2 norm of each tensor, computed in one call."""
+    return list(torch._foreach_norm(list(tensors)))
+
+
+def map_tree(function: Callable[[Any], Any], value: Any) -> Any:
+    """Apply a function to all leaves of nested containers, registered ones included."""
+    return torch.utils._pytree.tree_map(function, value)
+
+
+def skip_compilation(function: Callable[..., None]) -> Callable[..., None]:
+    """Have `torch.compile` leave a function alone without wrapping it; `torch.compiler.disable` where that is gone."""
+    from torch._dynamo import decorators  # loaded with the first optimizer
+
+    skipped: Callable[..., None] = getattr(decorators, "skip", torch.compiler.disable)(function)
+    return skipped
+
+
+def call_implementation(module: nn.Module) -> Callable[..., Any]:
+    """Return what ``module(...)`` runs where the module is not compiled: its hooks and its ``forward``."""
+    implementation: Callable[..., Any] = module._call_impl
+    return implementation
+
+
+def compiled_call(module: nn.Module) -> Callable[..., Any] | None:
+    """Return what `torch.nn.Module.compile` has put in place of `call_implementation`, or None."""
+    compiled: Callable[..., Any] | None = module._compiled_call_impl
+    return compiled
+
+
+def set_compiled_call(module: nn.Module, call: Callable[..., Any]) -> None:
+    """Have ``module(...)`` run this instead of `call_implementation`."""
+    module._compiled_call_impl = call
+
+
+def drop_compiled_call(module: nn.Module, call: Callable[..., Any]) -> None:
+    """Undo `set_compiled_call`, unless something else has been put in place since."""
+    if vars(module).get("_compiled_call_impl") is call:
+        del module._compiled_call_impl
+
+
+def gradient_scale(scaler: Any) -> Tensor | None:
+    """Return the scale of a `GradScaler`; None before its first loss, where it is disabled, and for None."""
+    scale = getattr(scaler, "_scale", None)
+    return scale if isinstance(scale, Tensor) else None
+
+
+def is_step_wrapped(optimizer: Any) -> bool:
+    """Return whether a learning-rate scheduler has wrapped the optimizer's ``step``."""
+    return hasattr(optimizer.step, "_wrapped_by_lr_sched")
+
+
+def step_post_hooks(optimizer: Optimizer) -> list[Callable[..., Any]]:
+    """Return the hooks that run after each step of an optimizer."""
+    return list(optimizer._optimizer_step_post_hooks.values())
+
+
+def current_autograd_node() -> Any:
+    """Return the node of the autograd graph whose gradient is being computed, or None."""
+    current = getattr(torch._C, "_current_autograd_node", None)
+    return None if current is None else current()
+
+
+def is_mutating(operation: Any) -> bool:
+    """Return whether an operation of a `TorchDispatchMode` changes an argument in place."""
+    return bool(operation._schema.is_mutable)
+
+
+def sparse_values(tensor: Tensor) -> Tensor:
+    """Return the values of a sparse tensor, which need not be coalesced."""
+    return tensor._values()
+
+
+def refresh_lbfgs(optimizer: LBFGS) -> None:
+    """Set what the constructor of LBFGS derives from the parameter groups, which a deep copy leaves out."""
+    optimizer._params, optimizer._numel_cache = optimizer.param_groups[0]["params"], None
+
+
+def view_base(tensor: Tensor) -> Tensor:
+    """Return the tensor that a view looks into, or the tensor itself."""
+    return tensor._base if tensor._is_view() and tensor._base is not None else tensor
+
+
+def write_version(tensor: Tensor) -> int:
+    """Return how often a tensor was written in place; 0 for one of inference mode, which does not count."""
+    return 0 if tensor.is_inference() else tensor._version

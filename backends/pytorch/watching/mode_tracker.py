@@ -1,0 +1,198 @@
+"""Tracks the mode in which a model is run: dropout and batch normalization differ between training and evaluation."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.compiler import is_compiling
+
+from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
+from autotrainer.backends.pytorch.runtime.tensors import first_tensor
+from autotrainer.backends.pytorch.runtime.torch_private import BatchNorm, Dropout, view_base, write_version
+
+__all__ = ["ModeTracker", "dropout_rate", "mode"]
+
+_PATH_DROPOUTS = frozenset({"DropPath", "StochasticDepth"})
+"""Modules of other libraries that drop whole paths at random, by class name."""
+
+_REPEATS = 3
+"""Consecutive passes over the same inputs that count as repeated on purpose: a loss and a score may take one each."""
+
+_PATIENCE = 2
+"""Steps to wait for an evaluation."""
+
+
+def dropout_rate(module: nn.Module) -> float:
+    """Return the share of values that a module itself drops at random in training mode; 0 for none."""
+    if isinstance(module, Dropout) or type(module).__name__ in _PATH_DROPOUTS:
+        rate = getattr(module, "p", getattr(module, "drop_prob", 0.0))
+    elif isinstance(module, nn.MultiheadAttention) or (isinstance(module, nn.RNNBase) and module.num_layers > 1):
+        rate = module.dropout
+    else:
+        return 0.0
+    return float(rate) if isinstance(rate, int | float) else 0.0
+
+
+def _normalizes_by_batch(module: nn.Module) -> bool:
+    return isinstance(module, BatchNorm) and module.track_running_stats
+
+
+def _sensitive_modules(model: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+    """Return the modules that behave differently in training mode, each with the module whose parameters train with it.
+
+    That is batch normalization itself if it has weights, otherwise the parent module.
+    """
+    parent_of = {id(child): module for module in model.modules() for child in module.children()}
+    sensitive = []
+    for module in model.modules():
+        if _normalizes_by_batch(module) or dropout_rate(module) > 0:
+            weighted = next(module.parameters(recurse=False), None) is not None
+            sensitive.append((module, module if weighted else parent_of.get(id(module), module)))
+    return sensitive
+
+
+def mode(model: nn.Module, sensitive: list[tuple[nn.Module, nn.Module]]) -> float:
+    """Return 1 for training mode, 0 for evaluation mode; NaN if it makes no difference, or may be intended.
+
+    A layer in another mode than the model was put into it on purpose, and a frozen part of the model may well be in
+    evaluation mode while the rest trains: neither counts.
+    """
+    if model.training:
+        return 1.0 if any(module.training for module, _ in sensitive) else math.nan
+    for module, part in sensitive:
+        if not module.training and any(p.requires_grad for p in part.parameters()):
+            return 0.0
+    return math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class _InputIdentity:
+    """Identifies the inputs of a pass as long as they exist: their memory may be reused for another batch later."""
+
+    owner: weakref.ref[Tensor]
+    location: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, args: Any) -> _InputIdentity | None:
+        """Return the identity of the arguments of a pass; None without a tensor."""
+        tensor = first_tensor(args)
+        if tensor is None:
+            return None
+        location = (tensor.data_ptr(), tensor.shape, tensor.stride(), write_version(tensor))
+        return cls(weakref.ref(view_base(tensor)), location)
+
+    def same(self, other: _InputIdentity | None) -> bool:
+        """Return whether inputs seen later hold the same values."""
+        return other is not None and self.owner() is not None and self.location == other.location
+
+
+class ModeTracker:
+    """Tracks the modes of single forward passes.
+
+    The model has a hook while a step is sampled, and while an evaluation is expected: until its second batch, or until
+    it has not come. Several passes in a row over the same inputs average over dropout masks on purpose (Gal and
+    Ghahramani 2016): their mode does not count.
+
+    Args:
+        model: The model, not compiled.
+        step: Returns the number of steps done.
+        fail: Takes an exception of our own code.
+    """
+
+    def __init__(self, model: nn.Module, step: Callable[[], int], fail: Callable[[Exception], None]) -> None:
+        self.training = math.nan
+        """Mode of the latest pass with gradients."""
+        self.seconds = 0.0
+        """Time spent since this was last set to zero."""
+        self._model, self._step, self._fail = model, step, fail
+        self._sensitive_modules = _sensitive_modules(model)
+        self._handle: HookHandle | None = None
+        self._sampled = False
+        self._expected = 0
+        self._latest = (-1, math.nan)  # steps done before the latest pass without gradients, and its mode
+        self._inputs: _InputIdentity | None = None  # of that pass
+        self._repeats = 0  # consecutive passes over these inputs
+        self._evaluation = math.nan
+
+    def begin(self) -> None:
+        """Track the passes of a sampled step."""
+        self.training = math.nan
+        self._sampled = True
+        self._arm()
+
+    def end(self) -> None:
+        """Stop tracking passes."""
+        self._sampled = False
+        self._disarm()
+
+    def expect_evaluation(self, at: int) -> None:
+        """Track the first passes of the next evaluation.
+
+        Args:
+            at: Number of steps done by then.
+        """
+        self._expected, self._inputs = at, None
+        self._arm()
+
+    def note_evaluation_loss(self) -> None:
+        """Note that a loss was computed without gradients: that of the latest pass, if it was tracked."""
+        mode = self._after_last_step()
+        if not math.isnan(mode):
+            self._evaluation = mode
+        elif math.isnan(self._evaluation):
+            self.expect_evaluation(self._step())  # of the next batch
+
+    def end_epoch(self, held_out_reported: bool) -> float:
+        """Return the mode of the evaluation in the epoch that ends now; NaN if none was tracked.
+
+        Args:
+            held_out_reported: Whether the user reports results on held-out data: then a pass without gradients after
+                the last step belongs to an evaluation, too.
+        """
+        evaluated = self._after_last_step() if held_out_reported and math.isnan(self._evaluation) else self._evaluation
+        self._evaluation = math.nan
+        if not self._sampled:
+            self._disarm()
+        return evaluated
+
+    def _after_last_step(self) -> float:
+        at, mode = self._latest
+        return mode if at == self._step() else math.nan
+
+    def _arm(self) -> None:
+        if self._handle is None and self._sensitive_modules:
+            self._handle = add_hook(self._model, self._record_pass, before=True)
+
+    def _disarm(self) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle = None
+
+    def _record_pass(self, module: nn.Module, args: Any) -> None:
+        if is_compiling() or module is not self._model:
+            return
+        started = perf_counter()
+        try:
+            now, done = mode(self._model, self._sensitive_modules), self._step()
+            if not torch.is_grad_enabled():
+                before, self._inputs = self._inputs, _InputIdentity.of(args)
+                again = before is not None and before.same(self._inputs)
+                self._repeats = self._repeats + 1 if again else 1
+                repeated = self._repeats >= _REPEATS
+                self._latest = done, math.nan if repeated else now
+                over = done >= self._expected and (repeated or (before is not None and not again))
+            else:
+                self.training, self._latest, self._inputs = now, (-1, math.nan), None
+                over = done > self._expected + _PATIENCE
+            if over and not self._sampled:
+                self._disarm()
+        except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
+            self._fail(error)
+        self.seconds += perf_counter() - started

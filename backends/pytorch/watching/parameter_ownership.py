@@ -1,0 +1,68 @@
+"""Which trainable parameters no optimizer has, and which have a learning rate of 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+from torch.optim import Optimizer
+
+from autotrainer.backends.pytorch.model.describe import direct_parameters, watched_modules
+from autotrainer.backends.pytorch.model.weight_patterns import is_newly_drawn
+from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
+from autotrainer.records.signals import LayerInfo
+
+__all__ = ["ParameterOwnership"]
+
+
+class ParameterOwnership:
+    """Finds trainable parameters that no optimizer has, and those with a learning rate of 0 while others train.
+
+    Args:
+        model: The model.
+        optimizers: All its optimizers.
+    """
+
+    def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        self._optimizers = optimizers
+        self._layers: dict[str, list[nn.Parameter]] = {}
+        assigned: set[int] = set()
+        self._modules = watched_modules(model)
+        for name, module in self._modules.items():
+            parameters = [p for p in direct_parameters(module) if id(p) not in assigned]  # shared ones count once
+            assigned.update(id(p) for p in parameters)
+            self._layers[name] = parameters
+        self._frozen: dict[str, bool] = {}
+        self._state: tuple[int, ...] = ()
+
+    def annotate(self, layers: tuple[LayerInfo, ...]) -> tuple[LayerInfo, ...]:
+        """Update ``unowned``, ``start`` and ``frozen`` of the layers; return the same objects if nothing changed."""
+        owned = set[int]().union(*map(parameter_ids, self._optimizers))
+        zero_rate = self._zero_rate_parameters()
+        trainable = {layer: [p for p in parameters if p.requires_grad] for layer, parameters in self._layers.items()}
+        state = (len(layers), len(owned), len(zero_rate), *(len(parameters) for parameters in trainable.values()))
+        if state == self._state:
+            return layers
+        self._state = state
+        annotated = []
+        for info in layers:
+            parameters = trainable.get(info.name, ())
+            unowned = sum(p.numel() for p in parameters if id(p) not in owned and _is_initialized(p))
+            freshly_drawn = unowned > 0 and not info.start and is_newly_drawn(self._modules[info.name])
+            frozen = self._frozen.setdefault(info.name, info.frozen)
+            frozen |= bool(parameters) and all(id(p) in zero_rate for p in parameters)
+            start = "drawn" if freshly_drawn else info.start
+            annotated.append(replace(info, unowned=unowned, start=start, frozen=frozen))
+        return tuple(annotated)
+
+    def _zero_rate_parameters(self) -> set[int]:
+        """Return the parameters of groups with a rate of 0; none if all groups have it, which is not on purpose."""
+        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups if "lr" in group]
+        zero = [group for group in groups if group["lr"] == 0]
+        return {id(p) for group in zero for p in group["params"]} if len(zero) < len(groups) else set()
+
+
+def _is_initialized(parameter: nn.Parameter) -> bool:
+    return not isinstance(parameter, UninitializedParameter)

@@ -1,0 +1,247 @@
+"""Measures single steps: sets hooks, removes them, and makes an observation of what they recorded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.compiler import is_compiling
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from autotrainer.backends.pytorch.model.describe import is_scheduled, learning_rate
+from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
+from autotrainer.backends.pytorch.runtime.hooks import is_compiled
+from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
+from autotrainer.backends.pytorch.statistics.layer_table import LayerTable
+from autotrainer.backends.pytorch.statistics.stats import row_count, rows_of, to_host
+from autotrainer.backends.pytorch.statistics.weights import OptimizerStepStats, owners
+from autotrainer.backends.pytorch.watching.loss_call import LossCall
+from autotrainer.backends.pytorch.watching.loss_scale import LossScale
+from autotrainer.backends.pytorch.watching.mode_tracker import ModeTracker
+from autotrainer.backends.pytorch.watching.parameter_ownership import ParameterOwnership
+from autotrainer.backends.pytorch.watching.zero_grad_check import ZeroGradCheck
+from autotrainer.records.signals import Observation
+from autotrainer.records.task import TaskContext
+
+__all__ = ["StepMeasurement"]
+
+logger = logging.getLogger("autotrainer")
+
+_LOSS_TOO = ", and the loss can't be observed: call monitor.log(loss=..., outputs=..., targets=...)"
+
+
+class StepMeasurement:
+    """Measures single steps of a training, from the end of the previous step to their own end.
+
+    Args:
+        model: The model.
+        optimizers: Its optimizers; a step is one step of the first.
+        context: The context so far.
+        fail: Called with an exception of a hook; nothing is ever raised into the training.
+        needs: Columns to measure; costly statistics that none of them needs are skipped.
+        steps: Returns the number of steps done.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: tuple[Optimizer, ...],
+        context: TaskContext,
+        fail: Callable[[Exception], None],
+        needs: frozenset[str],
+        steps: Callable[[], int],
+    ) -> None:
+        self.context = context
+        self.compiled = is_compiled(model)
+        """Whether the model is compiled and takes no hooks: from the start, or since a pass was compiled."""
+        self.tracer = ForwardTracer(model, fail, needs=needs)
+        self.sampling = False
+        """Whether the current step is sampled."""
+        self.layers_fixed = False
+        """Whether the rows of the layer table are fixed."""
+        self.mode_tracker = ModeTracker(model, steps, fail)
+        self.loss_scale = LossScale()
+        self._optimizers = optimizers
+        self._fail = fail
+        self._needs = needs
+        self._zero_grad_check = ZeroGradCheck(optimizers[0], fail)
+        self._ownership = ParameterOwnership(model, optimizers)
+        self._table = LayerTable(self.tracer)
+        self._rows = owners(self.tracer.modules)
+        self._step_stats: dict[int, OptimizerStepStats] = {}
+        self._handles: list[RemovableHandle] = []
+        self._seconds = 0.0
+        self._warned_compiled = self.compiled
+        self._step_compiled = False
+
+    def take_seconds(self) -> float:
+        """Return the time spent in the hooks since the last call."""
+        seconds = self._seconds + self.tracer.seconds + self.mode_tracker.seconds + self._zero_grad_check.seconds
+        self._seconds = self.tracer.seconds = self.mode_tracker.seconds = self._zero_grad_check.seconds = 0.0
+        return seconds
+
+    def begin(self) -> None:
+        """Set the hooks for the step that begins."""
+        self.sampling = True
+        self._step_stats = {}
+        if not self.compiled:
+            self.tracer.arm()
+            self.mode_tracker.begin()
+        if self._step_compiled:  # hooks would cause another compilation each time: read the weights now
+            first = self._optimizers[0]
+            self._step_stats[id(first)] = OptimizerStepStats(self._parameters_of(first), self._needs)
+            return
+        self._zero_grad_check.begin()
+        for optimizer in self._optimizers:
+            self._handles.append(optimizer.register_step_pre_hook(self._before_step))
+        for optimizer in self._optimizers[1:]:
+            self._handles.append(optimizer.register_step_post_hook(self._after_step))
+
+    def end(self) -> None:
+        """Remove the hooks."""
+        self.sampling = False
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._zero_grad_check.stop()
+        self.mode_tracker.end()
+        self.tracer.disarm()
+        self.compiled |= self.tracer.compiled
+
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if is_compiling():
+            self._step_compiled = True
+            return
+        started = perf_counter()
+        try:
+            with torch.no_grad():
+                stats = OptimizerStepStats(self._parameters_of(optimizer), self._needs)
+                self._step_stats[id(optimizer)] = stats
+                if not _has_closure(args, kwargs):
+                    stats.read_gradients(optimizer)
+        except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
+            self._fail(error)
+        self._seconds += perf_counter() - started
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if is_compiling():
+            self._step_compiled = True
+            return
+        started = perf_counter()
+        try:
+            with torch.no_grad():
+                self.compare_step(optimizer)
+        except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
+            self._fail(error)
+        self._seconds += perf_counter() - started
+
+    def compare_step(self, optimizer: Optimizer) -> None:
+        """Read what the step of an optimizer has changed."""
+        stats = self._step_stats.get(id(optimizer))
+        if stats is not None:
+            stats.compare(optimizer)
+
+    def _parameters_of(self, optimizer: Optimizer) -> list[tuple[nn.Parameter, int]]:
+        """Return the parameters of an optimizer without those of earlier ones; the first also has the unowned ones."""
+        owned = [parameter_ids(each) for each in self._optimizers]
+        position = next(i for i, each in enumerate(self._optimizers) if each is optimizer)
+        earlier = set[int]().union(*owned[:position])
+        unowned = {id(p) for p in self._rows} - set[int]().union(*owned) if position == 0 else set[int]()
+        ids = (owned[position] - earlier) | unowned
+        return [(p, row) for p, row in self._rows.items() if id(p) in ids]
+
+    def fix_layers(self, call: LossCall | None) -> bool:
+        """Fix the rows of the layer table and complete the context, from the step that has just been measured.
+
+        Returns:
+            False if no forward pass was recorded: the next step is measured in another way.
+        """
+        tracer = self.tracer
+        if not tracer.calls and not self.compiled and not tracer.by_parts:
+            tracer.by_parts = True  # the root is never called: hook its parts instead
+            return False
+        self.layers_fixed = True
+        activation = None if call is None else call.activation
+        self.context = self._table.begin(self.context, self._outputs(call), activation)
+        self.refresh()
+        return True
+
+    def refresh(self) -> bool:
+        """Update what may change in a training: the ownership of parameters, and whether there is a schedule.
+
+        Returns:
+            Whether the context has changed.
+        """
+        before = self.context
+        scheduled = before.optimizer.scheduled or any(is_scheduled(optimizer) for optimizer in self._optimizers)
+        if scheduled != before.optimizer.scheduled:
+            self.context = replace(self.context, optimizer=replace(before.optimizer, scheduled=scheduled))
+        self.context = replace(self.context, layers=self._ownership.annotate(self.context.layers))
+        return self.context != before
+
+    def _outputs(self, call: LossCall | None) -> Tensor | None:
+        return call.outputs if call is not None and call.outputs is not None else self.tracer.outputs
+
+    def observation(self, step: int, call: LossCall | None, losses: Mapping[int, Tensor | float]) -> Observation:
+        """Transfer everything of the sampled step to the host.
+
+        Args:
+            step: Its number.
+            call: Call of the loss in it, if observed.
+            losses: Losses of steps since the last sample, by step.
+
+        Returns:
+            The observation. Tensors of the step are dropped.
+        """
+        if self.compiled and not self._warned_compiled:
+            self._warned_compiled = True
+            unseen = "" if call is not None or step in losses else _LOSS_TOO
+            logger.warning("the training loop compiles the forward pass: activations are not measured%s", unseen)
+        outputs, targets = self._outputs(call), None if call is None else call.targets
+        rows = row_count(outputs, targets)
+        batch = self.tracer.batch_size
+        if batch is None and call is not None and call.rows:
+            batch = call.rows
+        verdicts = self._zero_grad_check.verdicts()
+        scale = self.loss_scale.read() if "loss_scale" in self._needs else float("nan")
+        on_device = [value for value in (*losses.values(), *verdicts, scale) if isinstance(value, Tensor)]
+        table, values = self._table.fill(list(self._step_stats.values()), on_device)
+        host_values = iter(values.tolist())
+        by_step = {at: next(host_values) if isinstance(value, Tensor) else value for at, value in losses.items()}
+        by_step = {at: value if np.isfinite(value) else float("inf") for at, value in by_step.items()}
+        stale = [next(host_values) if isinstance(value, Tensor) else value for value in verdicts]
+        scale = next(host_values) if isinstance(scale, Tensor) else scale
+        observation = Observation(
+            step=step,
+            layers=table,
+            loss=by_step.pop(step, float("nan")),
+            learning_rate=learning_rate(self._optimizers[0]),
+            batch_size=float("nan") if batch is None else float(batch),
+            inputs=to_host(self.tracer.inputs),
+            outputs=to_host(rows_of(outputs, rows)),
+            targets=to_host(rows_of(targets, rows)),
+            losses=sorted(by_step.items()),
+            features=to_host(self.tracer.features),
+            scalars={
+                **self._table.scalars,
+                "stale_gradients": max((value for value in stale if not np.isnan(value)), default=float("nan")),
+                "training_mode": self.mode_tracker.training,
+                "loss_scale": scale,
+            },
+        )
+        self.tracer.clear()
+        self._zero_grad_check.end()
+        self._step_stats = {}
+        return observation
+
+
+def _has_closure(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Return whether an optimizer's step has a closure, from the arguments of its hooks (the optimizer is first)."""
+    return (len(args) > 1 and callable(args[1])) or callable(kwargs.get("closure"))
