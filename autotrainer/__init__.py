@@ -1,6 +1,6 @@
-"""autotrainer: watches a neural network while it trains, names what goes wrong, and repairs it.
+"""autotrainer: watches neural-network training, diagnoses problems and repairs them, in PyTorch and Keras.
 
-Importing it imports no framework. See `watch`, `check`, `fit` and `Loop`.
+Importing it imports no framework. Start with `watch`, `check`, `fit` or `Loop`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from autotrainer.reporting.plan import RepairPlan, load_plan
 from autotrainer.reporting.report import Report
 from autotrainer.reporting.result import Attempt, Result
 
-if _find_spec("autotrainer.rules") is None:  # a bare checkout: rules, repairs and backends stand beside this folder
+if _find_spec("autotrainer.rules") is None:  # a source checkout: rules, repairs and backends are beside this folder
     __path__.append(str(_Path(__file__).parents[1]))
 
 __all__ = [

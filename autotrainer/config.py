@@ -1,4 +1,4 @@
-"""Settings from outside the code: ``[tool.autotrainer]`` in ``pyproject.toml``, and the off switch."""
+"""Configuration outside the code: ``[tool.autotrainer]`` in ``pyproject.toml``, and the off switch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _KEYS = ("select", "ignore", "thresholds")
 
 @dataclass(frozen=True, slots=True)
 class ProjectSettings:
-    """The table's values, by the names that they have as arguments of `autotrainer.watch`.
+    """Project defaults for the arguments of the same names of `autotrainer.watch`.
 
     Attributes:
-        path: The file; None if there is none.
-        select: Problems to look for; None for all.
-        ignore: Problems to leave out.
-        thresholds: Values by ``problem.name`` or by the papers' names.
+        path: Path of the file; None if there is none.
+        select: Problems to detect; None for all.
+        ignore: Problems to skip.
+        thresholds: Values by ``problem.name``, or by the names in the AUTOTRAINER papers.
     """
 
     path: Path | None = None
@@ -43,23 +43,23 @@ def project_settings(folder: Path | None = None) -> ProjectSettings:
     """Read the nearest ``pyproject.toml`` with a table ``[tool.autotrainer]``.
 
     Args:
-        folder: Where to begin; its parents are looked at too. None: the current folder.
+        folder: Folder to search first, before its parents; None for the current folder.
 
     Returns:
-        Its settings; empty ones where there is no such file.
+        The settings; empty ones if there is no such file.
 
     Raises:
-        ConfigError: If that table can't be read, or holds what it should not.
+        ConfigError: If the table can't be read, or has an unknown or invalid setting.
     """
     try:
         start = Path.cwd() if folder is None else folder
-    except OSError:  # the current folder is gone
+    except OSError:  # the current folder has been deleted
         return ProjectSettings()
-    for place in (start, *start.parents):
-        path = place / "pyproject.toml"
+    for parent in (start, *start.parents):
+        path = parent / "pyproject.toml"
         try:
             text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):  # no such file, or none for us
+        except (OSError, UnicodeDecodeError):  # no such file, or not readable
             continue
         if _TABLE in text:
             table = _table(path, text)
@@ -72,7 +72,7 @@ def _table(path: Path, text: str) -> Any:
     try:
         tools = tomllib.loads(text).get("tool")
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is no valid TOML, so that [{_TABLE}] can't be read: {error}") from None
+        raise ConfigError(f"{path} is not valid TOML, so [{_TABLE}] can't be read: {error}") from None
     return tools.get("autotrainer") if isinstance(tools, Mapping) else None
 
 
@@ -98,12 +98,12 @@ def _names(path: Path, key: str, value: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _numbers(path: Path, table: Any, before: str = "") -> Iterable[tuple[str, Any]]:
-    """Yield thresholds by their full name, whether it is written as one quoted key or as a table of the problem."""
+def _numbers(path: Path, table: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield thresholds by their full name, written either as a quoted key or as a table of the problem."""
     if not isinstance(table, Mapping):
         raise ConfigError(f"{path}: thresholds in [{_TABLE}] must be a table of numbers by problem.name")
     for name, value in table.items():
-        if isinstance(value, Mapping) and not before:
+        if isinstance(value, Mapping) and not prefix:
             yield from _numbers(path, value, f"{name}.")
         else:
-            yield before + name, value
+            yield prefix + name, value

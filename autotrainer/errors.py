@@ -1,17 +1,17 @@
-"""Errors that autotrainer raises for its user.
+"""Errors that autotrainer raises.
 
 ```
 AutotrainerError
-├── InputError (also a ValueError)   what was given can't be used
-│   ├── DataError                    data, or data that do not fit the model
-│   ├── BudgetError                  a budget that allows nothing
-│   └── ConfigError                  unknown or unfitting names, options, thresholds
+├── InputError (also a ValueError)   invalid arguments
+│   ├── DataError                    invalid data, or data that do not fit the model
+│   ├── BudgetError                  a budget that allows no work
+│   └── ConfigError                  unknown or invalid names, options, thresholds
 ├── StateError                       a call at the wrong time
 ├── LogError                         a run log that can't be read
-└── PluginError                      an extension that fails to load
+└── PluginError                      a plugin that can't be loaded
 ```
 
-Every message says what is wrong, where, and how to mend it.
+Every message says what is wrong, where, and how to fix it.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class AutotrainerError(Exception):
 
 
 class InputError(AutotrainerError, ValueError):
-    """Something that was given can't be used."""
+    """An invalid argument."""
 
 
 class DataError(InputError):
-    """Data that can't be used, or that do not fit the model."""
+    """Invalid data, or data that do not fit the model."""
 
 
 class BudgetError(InputError):
@@ -49,11 +49,11 @@ class BudgetError(InputError):
 
 
 class ConfigError(InputError):
-    """An unknown or unfitting name, option or threshold."""
+    """An unknown or invalid name, option or threshold."""
 
 
 class StateError(AutotrainerError):
-    """A call at a time at which it makes no sense."""
+    """A call at the wrong time."""
 
 
 class LogError(AutotrainerError):
@@ -61,28 +61,28 @@ class LogError(AutotrainerError):
 
 
 class PluginError(AutotrainerError):
-    """An extension of another distribution that fails to load."""
+    """A plugin of another distribution that can't be loaded."""
 
 
-_SHOWN = 12
-"""Names that are listed whole; of more the nearest few."""
+_MAX_LISTED = 12
+"""Maximum number of names that are all listed; of more, only the closest few are."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint that names the closest known spelling, else the known names, or the nearest of many.
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Return a hint to an unknown name: the closest valid name, else all valid names, or the closest of many.
 
     Args:
         name: The unknown name.
-        known: All names that would have been right.
+        valid: All valid names.
 
     Returns:
-        A sentence such as ``did you mean 'balance'?``.
+        A clause such as ``did you mean 'balance'?``.
     """
-    options = sorted(set(known))
+    options = sorted(set(valid))
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     if close:
         return f"did you mean {close[0]!r}?"
-    if len(options) <= _SHOWN:
-        return f"known: {', '.join(options)}"
-    few = difflib.get_close_matches(name, options, n=5, cutoff=0.0)
-    return f"the nearest of {len(options)} known names: {', '.join(few)}"
+    if len(options) <= _MAX_LISTED:
+        return f"valid names: {', '.join(options)}"
+    closest = difflib.get_close_matches(name, options, n=5, cutoff=0.0)
+    return f"the closest of {len(options)} valid names: {', '.join(closest)}"

@@ -1,4 +1,4 @@
-"""Finds rules, repairs and backends: the built-in ones and those that other distributions register."""
+"""The registry of rules, repairs and backends: built-in ones, and plugins of other distributions."""
 
 from __future__ import annotations
 
@@ -17,48 +17,53 @@ from autotrainer.rule import Rule
 if TYPE_CHECKING:
     from autotrainer.adapter.backend import Backend
 
-__all__ = ["backend_of", "backends", "make_rules", "problem_name", "repairs", "rules"]
+__all__ = ["backend_named", "backend_of", "backends", "make_rules", "problem_name", "repairs", "rules"]
 
 logger = logging.getLogger("autotrainer")
 
 _BACKENDS = ("autotrainer.backends.keras3", "autotrainer.backends.pytorch")
-"""Keras first: on its torch engine, a Keras model is a `torch.nn.Module` too."""
+"""Keras first: on its torch engine, a Keras model is also a `torch.nn.Module`."""
 
 
 @lru_cache
 def rules() -> tuple[type[Rule], ...]:
-    """Return all rule classes: built-in ones by code, then those of other distributions."""
+    """Return all rule classes: built-in ones by code, then plugins."""
     builtin: tuple[type[Rule], ...] = importlib.import_module("autotrainer.rules").BUILTIN
     return builtin + tuple(_plugins("autotrainer.rules", Rule))
 
 
 @lru_cache
 def repairs() -> tuple[type[Repair], ...]:
-    """Return all repair classes: built-in ones, then those of other distributions."""
+    """Return all repair classes: built-in ones, then plugins."""
     builtin: tuple[type[Repair], ...] = importlib.import_module("autotrainer.repairs").BUILTIN
     return builtin + tuple(_plugins("autotrainer.repairs", Repair))
 
 
 @lru_cache
 def backends() -> tuple[Backend, ...]:
-    """Return all backends. None of them imports its framework before it has to do with a model of it."""
+    """Return all backends: built-in ones, then plugins. A backend imports its framework only when it gets a model."""
     from autotrainer.adapter.backend import Backend
 
-    found: list[Backend] = [importlib.import_module(name).BACKEND for name in _BACKENDS]
-    return (*found, *(cls() for cls in _plugins("autotrainer.backends", Backend)))
+    builtin: list[Backend] = [importlib.import_module(name).BACKEND for name in _BACKENDS]
+    return (*builtin, *(cls() for cls in _plugins("autotrainer.backends", Backend)))
 
 
 def backend_of(model: Any) -> Backend:
-    """Return the backend that a model belongs to.
+    """Return the backend of a model.
 
     Raises:
-        InputError: If the model is of no known framework.
+        InputError: If the model belongs to no supported framework.
     """
     for backend in backends():
         if backend.accepts(model):
             return backend
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
-    raise InputError(f"{kind} is no model of a known framework: give a torch.nn.Module or a keras.Model (Keras 3)")
+    raise InputError(f"{kind} is not a supported model: pass a torch.nn.Module or a keras.Model (Keras 3)")
+
+
+def backend_named(name: str) -> Backend | None:
+    """Return the backend of a name such as ``pytorch``, or None if it is unknown or not installed."""
+    return next((backend for backend in backends() if backend.name == name), None)
 
 
 def make_rules(
@@ -66,52 +71,54 @@ def make_rules(
     ignore: str | Iterable[str] = (),
     thresholds: Mapping[str, float] | None = None,
 ) -> list[Rule]:
-    """Build the rules in force.
+    """Return the active rules.
 
-    What the project says in ``[tool.autotrainer]`` of its ``pyproject.toml`` holds too: its ``select`` where none is
-    given, its ``ignore`` besides, and its ``thresholds`` where the same one is not given.
+    Project defaults in ``[tool.autotrainer]`` of ``pyproject.toml`` apply, too: ``select`` if it is not passed,
+    ``ignore`` in addition, and those ``thresholds`` that are not passed.
 
     Args:
-        select: Names, codes, code prefixes or everyday aliases of the problems to look for; None for all.
-        ignore: The same, for problems to leave out.
-        thresholds: Values by ``problem.name``, or by the papers' names (``beta_1``).
+        select: Names, codes, code prefixes or aliases of the problems to detect; None for all.
+        ignore: The same, for problems to skip.
+        thresholds: Values by ``problem.name``, or by the names in the AUTOTRAINER papers (``beta_1``).
 
     Returns:
-        Rule objects in the order of the registry.
+        Rule objects, in the order of the registry.
 
     Raises:
         ConfigError: If a name is unknown or a value out of range.
     """
-    known = rules()
+    all_rules = rules()
     project = project_settings()
     if thresholds is not None and not isinstance(thresholds, Mapping):
         raise ConfigError(f"thresholds must be a dict of numbers by problem.name, not {type(thresholds).__name__}")
-    values = _values(thresholds or {}, known)
-    chosen = _matching(select, known) if select is not None else set(known)
-    chosen -= _matching(ignore, known)
+    values = _threshold_values(thresholds or {}, all_rules)
+    active = _matching(select, all_rules) if select is not None else set(all_rules)
+    active -= _matching(ignore, all_rules)
     try:
-        for rule, of_project in _values(project.thresholds, known).items():
-            values[rule] = of_project | values.get(rule, {})
+        for rule, project_values in _threshold_values(project.thresholds, all_rules).items():
+            values[rule] = project_values | values.get(rule, {})
         if select is None and project.select is not None:
-            chosen &= _matching(project.select, known)
-        chosen -= _matching(project.ignore, known)
+            active &= _matching(project.select, all_rules)
+        active -= _matching(project.ignore, all_rules)
     except ConfigError as error:
         raise ConfigError(f"{project.path}: {error}") from None
-    return [rule(**values.get(rule, {})) for rule in known if rule in chosen]
+    return [rule(**values.get(rule, {})) for rule in all_rules if rule in active]
 
 
-def _values(thresholds: Mapping[str, float], known: Sequence[type[Rule]]) -> dict[type[Rule], dict[str, float]]:
+def _threshold_values(
+    thresholds: Mapping[str, float], all_rules: Sequence[type[Rule]]
+) -> dict[type[Rule], dict[str, float]]:
     values: dict[type[Rule], dict[str, float]] = {}
     for name, value in thresholds.items():
-        rule, threshold = _threshold(name, known)
+        rule, threshold = _threshold(name, all_rules)
         values.setdefault(rule, {})[threshold] = value
-    for rule, given in values.items():
-        rule(**given)  # a wrong value is an error even for a rule that is left out
+    for rule, rule_values in values.items():
+        rule(**rule_values)  # an invalid value is an error even for a rule that is not active
     return values
 
 
 def problem_name(name: str) -> str:
-    """Return the problem that a name, code or everyday alias means.
+    """Return the name of the problem with a name, code or alias.
 
     Raises:
         ConfigError: If it is unknown.
@@ -123,49 +130,49 @@ def problem_name(name: str) -> str:
     raise ConfigError(f"unknown problem {name!r}: {nearest(name, names)}")
 
 
-def _matching(wanted: str | Iterable[str], known: Sequence[type[Rule]]) -> set[type[Rule]]:
-    found: set[type[Rule]] = set()
-    for name in [wanted] if isinstance(wanted, str) or not isinstance(wanted, Iterable) else wanted:
+def _matching(names: str | Iterable[str], all_rules: Sequence[type[Rule]]) -> set[type[Rule]]:
+    matching: set[type[Rule]] = set()
+    for name in [names] if isinstance(names, str) or not isinstance(names, Iterable) else names:
         if not isinstance(name, str):
             raise ConfigError(f"select and ignore take names, codes and code prefixes, not {name!r}")
-        by_prefix = {r for r in known if name and r.code.lower().startswith(name.lower())}
-        found |= by_prefix or {r for r in known if r.problem == problem_name(name)}
-    return found
+        by_prefix = {r for r in all_rules if name and r.code.lower().startswith(name.lower())}
+        matching |= by_prefix or {r for r in all_rules if r.problem == problem_name(name)}
+    return matching
 
 
-def _threshold(name: str, known: Sequence[type[Rule]]) -> tuple[type[Rule], str]:
+def _threshold(name: str, all_rules: Sequence[type[Rule]]) -> tuple[type[Rule], str]:
     names = {}
-    for rule in known:
-        for threshold, meaning in rule.THRESHOLDS.items():
-            names[f"{rule.problem}.{threshold}"] = (rule, threshold)
-            if meaning.alias:
-                names[meaning.alias] = (rule, threshold)
+    for rule in all_rules:
+        for key, threshold in rule.THRESHOLDS.items():
+            names[f"{rule.problem}.{key}"] = (rule, key)
+            if threshold.alias:
+                names[threshold.alias] = (rule, key)
     if name not in names:
         raise ConfigError(f"unknown threshold {name!r}: {nearest(str(name), names)}")
     return names[name]
 
 
 def _plugins(group: str, base: type[Any]) -> list[type[Any]]:
-    found = []
+    plugins = []
     for point in entry_points(group=group):
         try:
-            found.append(_load(point, base))
+            plugins.append(_load(point, base))
         except PluginError as error:
             logger.warning("%s", error)
-    return found
+    return plugins
 
 
 def _load(point: EntryPoint, base: type[Any]) -> type[Any]:
-    """Load one extension.
+    """Load one plugin.
 
     Raises:
-        PluginError: If it fails to load or is not a subclass of the base; names its distribution.
+        PluginError: If it fails to load or is not a subclass of the base class.
     """
     origin = point.dist.name if point.dist is not None else "an unknown distribution"
     try:
         loaded = point.load()
     except Exception as error:
-        raise PluginError(f"{origin}: extension {point.name!r} fails to load and is left out: {error!r}") from error
+        raise PluginError(f"{origin}: plugin {point.name!r} can't be loaded and is skipped: {error!r}") from error
     if not (isinstance(loaded, type) and issubclass(loaded, base)):
-        raise PluginError(f"{origin}: extension {point.name!r} is no subclass of {base.__name__} and is left out")
+        raise PluginError(f"{origin}: plugin {point.name!r} is not a subclass of {base.__name__} and is skipped")
     return loaded

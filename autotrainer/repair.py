@@ -1,4 +1,4 @@
-"""The base of all repairs, and all that a repair needs to import beside the edits that it proposes."""
+"""The base class of repairs, with everything that a repair needs to import besides its edits."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from autotrainer.records.task import TargetSummary, TaskContext
 __all__ = ["DOC_SECTIONS", "Dimension", "Finding", "Proposal", "Repair", "Risk", "TargetSummary", "TaskContext"]
 
 DOC_SECTIONS = ("What it does", "Why it helps", "Safety", "Cost", "References")
-"""Headings that the docstring of every repair has, in this order: it is the page that ``explain`` shows."""
+"""Headings in the docstring of every repair, in this order; ``autotrainer explain`` shows it."""
 
 
 class Risk(StrEnum):
-    """What can go wrong with a repair.
+    """The risk of a repair.
 
-    ``safe``: proven right by the evidence, or harmless. ``unsafe``: to be judged by its outcome. ``advice``: only
-    told, never applied.
+    ``safe``: correct by the evidence, or harmless. ``unsafe``: has to prove itself by its score. ``advice``: only
+    suggested, never applied.
     """
 
     SAFE = "safe"
@@ -33,13 +33,13 @@ class Risk(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """One concrete way to repair.
+    """One concrete application of a repair.
 
     Attributes:
         repair: Name of the repair.
-        edits: What it changes.
-        effect: Prior chance, in [0, 1], that it repairs the problem.
-        cost: Work of a training with it, relative to one without.
+        edits: The changes.
+        effect: Prior probability that it repairs the problem, in [0, 1].
+        cost: Work of a training with the edits, relative to one without.
     """
 
     repair: str
@@ -49,17 +49,17 @@ class Proposal:
 
     @property
     def change(self) -> int:
-        """How far it changes the training, 0 to 3."""
+        """How far it changes the training, from 0 to 3; see ``max_change`` of `autotrainer.fit`."""
         return max(edit.change for edit in self.edits)
 
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """One setting that a search without evidence may vary.
+    """One dimension of the search space: a setting that a search may vary without evidence.
 
     Attributes:
         repair: Name of the repair whose setting it is.
-        options: Edits for each value; values of a number in their order.
+        options: Edits for each value; numeric values in ascending or descending order.
     """
 
     repair: str
@@ -67,37 +67,42 @@ class Dimension:
 
 
 class Repair(ABC):
-    """One way of repairing. Pure: sees findings and context, never a framework or a model."""
+    """Proposes edits that repair problems. It has no state, and no access to the framework or the model.
+
+    Its docstring is its page, with the headings of `DOC_SECTIONS`.
+    """
 
     name: ClassVar[str]
+    """Name of the repair, in snake case."""
     fixes: ClassVar[Mapping[str, float]]
-    """Problems that it can repair, with the prior chance that it does, in [0, 1]."""
+    """Problems that it can repair, each with the prior probability that it does, in [0, 1]."""
     risk: ClassVar[Risk] = Risk.UNSAFE
+    """See `Risk`."""
     needs: ClassVar[frozenset[str]] = frozenset()
-    """`FACTS` of the context that `propose` reads: they are asked for only where some repair needs them."""
+    """`FACTS` of the context that `propose` reads; they are measured only if a repair needs them."""
 
     @abstractmethod
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
         """Propose edits against a finding, best first.
 
         Args:
-            finding: One of the problems in `fixes`.
-            context: The training as it is now, with the edits in force.
-            targets: What the targets look like.
+            finding: A finding of one of the problems in `fixes`.
+            context: The current training, with the active edits.
+            targets: Summary of the targets.
 
         Returns:
-            Proposals; none where the repair makes no sense here.
+            Proposals; none if the repair does not apply.
         """
 
     def dimension(self, context: TaskContext) -> Dimension | None:
-        """Return what a search without evidence may vary by this repair, or None: most repairs answer evidence only.
+        """Return the setting of this repair that a search may vary without evidence; None for most repairs.
 
         Args:
-            context: The training as given.
+            context: The original training.
         """
         return None
 
     @classmethod
     def documentation(cls) -> str:
-        """Return the repair's page: its docstring, cleaned."""
+        """Return the repair's page: its docstring without indentation."""
         return inspect.getdoc(cls) or ""

@@ -1,4 +1,4 @@
-"""The base of all rules, and all that a rule needs to import: one problem each, a pure function of a run's history."""
+"""The base class of rules, with everything that a rule needs to import."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 Place = Literal["layer", "loss", "step"]
-"""What of the user's code a finding can point to."""
+"""What a finding can point to in the user's code."""
 
 DOC_SECTIONS = (
     "What it does",
@@ -39,20 +39,20 @@ DOC_SECTIONS = (
     "Repairs",
     "References",
 )
-"""Headings that the docstring of every rule has, in this order: it is the page that ``explain`` shows."""
+"""Headings in the docstring of every rule, in this order; ``autotrainer explain`` shows it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """A number that a rule compares with.
+    """A threshold of a rule, which users can set.
 
     Attributes:
-        default: Its value unless the user says otherwise.
-        about: What it is, with its unit.
-        source: Where the default comes from.
-        minimum: Smallest value that makes sense.
-        maximum: Largest value that makes sense.
-        alias: Name of the same parameter in the AUTOTRAINER papers, if it has one.
+        default: Default value.
+        about: Meaning, with the unit.
+        source: Source of the default: a publication, a calibration, or a convention.
+        minimum: Smallest valid value.
+        maximum: Largest valid value.
+        alias: Name of the same parameter in the AUTOTRAINER papers, or None.
     """
 
     default: float
@@ -64,68 +64,72 @@ class Threshold:
 
 
 def thresholds(**named: Threshold) -> Mapping[str, Threshold]:
-    """Return the table of a rule's thresholds, by name: the value of `Rule.THRESHOLDS`."""
+    """Return thresholds by name, as the value of `Rule.THRESHOLDS`."""
     return MappingProxyType(named)
 
 
 class Rule(ABC):
-    """One problem: when a history shows it, and with what evidence.
+    """Detects one problem in the history of a run.
 
-    A rule sees neither framework nor adapter. It keeps no state: the engine calls `check` again and again on a
-    growing history, and judges when an episode begins and ends.
+    A rule has no access to the framework, and no state: the engine calls `check` repeatedly on a growing history, and
+    tracks when an episode of the problem begins and ends. Its docstring is its page, with the headings of
+    `DOC_SECTIONS`.
 
     Args:
-        thresholds: Values by the names in `THRESHOLDS`; the rest keep their defaults.
+        thresholds: Values by the names in `THRESHOLDS`; the others keep their defaults.
 
     Raises:
         ConfigError: If a name is unknown or a value out of range.
     """
 
     problem: ClassVar[str]
+    """Name of the problem, in snake case."""
     code: ClassVar[str]
+    """Code of the problem (``AT101``), unique among all rules."""
     aliases: ClassVar[tuple[str, ...]] = ()
+    """Everyday names of the problem (``nan``), which users may use instead."""
     phrases: ClassVar[tuple[str, ...]] = ()
-    """What people type who have the problem and not its name (``loss is nan``): ``explain`` finds the page by it."""
+    """Search phrases for the problem (``loss is nan``), by which ``autotrainer explain`` finds its page."""
     needs: ClassVar[frozenset[str]]
-    """Columns of `STEP_COLUMNS` and `LAYER_COLUMNS`, ``epochs``, and `FACTS` of the context, that `check` reads."""
+    """What `check` reads: `STEP_COLUMNS`, `LAYER_COLUMNS`, ``epochs``, and `FACTS` of the context."""
     causes: ClassVar[tuple[str, ...]] = ()
-    """Problems that can be the root of this one, likeliest first."""
+    """Problems that can be the root cause of this one, most likely first."""
     repairs: ClassVar[tuple[str, ...]] = ()
-    """Names of repairs, best first."""
+    """Names of suggested repairs, best first."""
     place: ClassVar[Place] = "layer"
-    """What of the user's code a finding points to: where its first layer is made, or where the loss or the optimizer's
-    step is called."""
+    """What a finding points to in the user's code: where its first layer is created, or where the loss or the
+    optimizer's step is called."""
     static: ClassVar[bool] = False
-    """Whether `check` can already tell something from forward passes before the first step."""
+    """Whether forward passes before the first step can show the problem: `autotrainer.check` then runs the rule."""
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType({})
 
     def __init__(self, **thresholds: float) -> None:
         for name, value in thresholds.items():
-            known = self.THRESHOLDS.get(name)
-            if known is None:
+            threshold = self.THRESHOLDS.get(name)
+            if threshold is None:
                 raise ConfigError(f"unknown threshold {self.problem}.{name}: {nearest(name, self.THRESHOLDS)}")
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not known.minimum <= value <= known.maximum:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or not threshold.minimum <= value <= threshold.maximum:
                 raise ConfigError(
                     f"threshold {self.problem}.{name} must be a number in "
-                    f"[{known.minimum:g}, {known.maximum:g}], not {value!r}"
+                    f"[{threshold.minimum:g}, {threshold.maximum:g}], not {value!r}"
                 )
         self._values = {name: float(thresholds.get(name, t.default)) for name, t in self.THRESHOLDS.items()}
 
     def threshold(self, name: str) -> float:
-        """Return the value in force of one of `THRESHOLDS`."""
+        """Return the current value of one of `THRESHOLDS`."""
         return self._values[name]
 
     @abstractmethod
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now.
+        """Check the current history for the problem.
 
         Args:
-            history: Everything measured so far.
-            context: What is known of the training.
+            history: All measurements so far.
+            context: The training's model, loss, optimizer and data.
 
         Returns:
-            A finding, or None where the evidence is missing or does not suffice.
+            A finding, or None if evidence is missing or insufficient.
         """
 
     def finding(
@@ -137,7 +141,15 @@ class Rule(ABC):
         *,
         layers: tuple[str, ...] = (),
     ) -> Finding:
-        """Build a finding of this rule's problem; the engine sets step, epoch and cause."""
+        """Return a finding of this rule's problem; the engine sets step, epoch, cause and place.
+
+        Args:
+            severity: See `Severity`.
+            confidence: Probability that the finding is correct; clipped to [0, 1].
+            message: One sentence with the measured numbers.
+            evidence: Measured numbers by name.
+            layers: Names of the affected layers, the one where the problem starts first.
+        """
         return Finding(
             problem=self.problem,
             code=self.code,
@@ -151,5 +163,5 @@ class Rule(ABC):
 
     @classmethod
     def documentation(cls) -> str:
-        """Return the rule's page: its docstring, cleaned."""
+        """Return the rule's page: its docstring without indentation."""
         return inspect.getdoc(cls) or ""

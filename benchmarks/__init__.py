@@ -1,4 +1,4 @@
-"""Benchmarks: how well autotrainer detects and repairs faulty trainings, and what watching costs.
+"""Benchmarks: detection and repair of faulty trainings, the cost of watching, and the calibration of thresholds.
 
 Uses only the public contract of autotrainer. See ``benchmarks/README.md`` and ``python -m benchmarks --help``.
 """

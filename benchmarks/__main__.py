@@ -17,7 +17,7 @@ FRAMEWORKS = ("pytorch", "keras3")
 
 CASES = "real,zoo"
 
-_PLACES = ("--curves", "--html", "--out", "--output", "--page", "-o")
+_PATH_OPTIONS = ("--curves", "--html", "--out", "--output", "--page", "-o")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,98 +27,98 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 2 for bad input, 130 after an interrupt.
     """
     parser = _parser()
-    given = parser.parse_args(arguments)
-    if getattr(given, "html", None) and not given.out:
-        parser.error("--html shows the rows in --out: give both")
+    options = parser.parse_args(arguments)
+    if getattr(options, "html", None) and not options.out:
+        parser.error("--html needs --out: the page is made from those rows")
     try:
-        shown = _shown(given, sys.argv[1:] if arguments is None else arguments)
-        print(f"`python -m benchmarks {shown}`\n\n{_run(given)}")
+        command_line = _command_line(options, sys.argv[1:] if arguments is None else arguments)
+        print(f"`python -m benchmarks {command_line}`\n\n{_run(options)}")
     except AutotrainerError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        out = getattr(given, "out", None)
-        kept = f"; the same command goes on from the rows in {out}" if out else ""
-        print(f"benchmarks: interrupted{kept}", file=sys.stderr)
+        out = getattr(options, "out", None)
+        hint = f"; run the same command again to resume from the rows in {out}" if out else ""
+        print(f"benchmarks: interrupted{hint}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        sys.stderr.close()  # whoever read the tables has seen enough
+        sys.stderr.close()  # the reader, such as `head`, closed the pipe
         return 0
     return 0
 
 
-def _run(given: argparse.Namespace) -> str:
-    if given.command == "compare":
+def _run(options: argparse.Namespace) -> str:
+    if options.command == "compare":
         from benchmarks.reporting.compare import compare
 
-        return compare(given.before, given.after)
-    if given.command == "page":
+        return compare(options.before, options.after)
+    if options.command == "page":
         from benchmarks.reporting.page import page
         from benchmarks.reporting.suites import read_suites
 
-        page(read_suites(given.rows), given.output)
-        return f"Written: {given.output}"
-    html = getattr(given, "html", None)
+        page(read_suites(options.rows), options.output)
+        return f"Written: {options.output}"
+    html = getattr(options, "html", None)
     if html:
         from benchmarks.execution.files import require_writable
         from benchmarks.reporting.plots import require
 
-        require()  # not after hours of training
+        require()  # before hours of training
         require_writable(html)
-    text = _measure(given)
+    text = _measure(options)
     if html:
         from benchmarks.reporting.page import page
         from benchmarks.reporting.suites import read_suites
 
-        page(read_suites([given.out]), html)
+        page(read_suites([options.out]), html)
     return text
 
 
-def _measure(given: argparse.Namespace) -> str:
-    frameworks = FRAMEWORKS if given.framework == "all" else (given.framework,)
-    if given.command == "overhead":
+def _measure(options: argparse.Namespace) -> str:
+    frameworks = FRAMEWORKS if options.framework == "all" else (options.framework,)
+    if options.command == "overhead":
         from benchmarks.overhead.suite import overhead
         from benchmarks.reporting.published import published
 
-        models, settings = _names(given.models), _names(given.settings)
-        text = overhead(frameworks, quick=given.quick, out=given.out, models=models, settings=settings)
+        models, settings = _names(options.models), _names(options.settings)
+        text = overhead(frameworks, quick=options.quick, out=options.out, models=models, settings=settings)
         return f"{text}\n\n{published('overhead')}"
     from benchmarks.detect import suite as detect
     from benchmarks.execution.runs import Runs
     from benchmarks.repair import suite as repair
 
-    quick = (repair if given.command == "repair" else detect).QUICK
-    names = tuple(given.only) or (quick if given.quick and given.cases == CASES else ())
-    runs = Runs(frameworks, _names(given.cases), given.seeds, names, given.out, given.workers, given.retry)
-    if given.command == "detect":
-        return detect.detect(runs, given.overhead)
-    if given.command == "calibrate":
+    quick = (repair if options.command == "repair" else detect).QUICK
+    names = tuple(options.only) or (quick if options.quick and options.cases == CASES else ())
+    runs = Runs(frameworks, _names(options.cases), options.seeds, names, options.out, options.workers, options.retry)
+    if options.command == "detect":
+        return detect.detect(runs, options.overhead)
+    if options.command == "calibrate":
         from benchmarks.calibration.suite import calibrate
 
-        return calibrate(runs, given.overhead, given.curves, plots=not given.no_plots, page=given.page)
-    return repair.repair(runs, given.budget, _names(given.methods))
+        return calibrate(runs, options.overhead, options.curves, plots=not options.no_plots, page=options.page)
+    return repair.repair(runs, options.budget, _names(options.methods))
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _shown(given: argparse.Namespace, arguments: list[str]) -> str:
-    """Return the command without the places of files, which are of no use elsewhere."""
-    kept, skip = [], False
+def _command_line(options: argparse.Namespace, arguments: list[str]) -> str:
+    """Return the command without file paths, which mean nothing on another machine."""
+    shown, skip = [], False
     for argument in arguments:
         if skip:
             skip = False
-        elif argument in _PLACES:
+        elif argument in _PATH_OPTIONS:
             skip = True
-        elif argument.partition("=")[0] not in _PLACES:
-            kept.append(Path(argument).name if given.command in ("compare", "page") else argument)
-    return shlex.join(kept)
+        elif argument.partition("=")[0] not in _PATH_OPTIONS:
+            shown.append(Path(argument).name if options.command in ("compare", "page") else argument)
+    return shlex.join(shown)
 
 
-def _count(text: str) -> int:
+def _positive_int(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
 
 
@@ -128,7 +128,7 @@ def _share(text: str) -> float:
     except ValueError:
         share = math.nan
     if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share above 0, at most 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share: it must be above 0 and at most 1")
     return share
 
 
@@ -138,51 +138,67 @@ def _budgets(text: str) -> tuple[float, ...]:
     except ValueError:
         budgets = [math.nan]
     if not all(map(math.isfinite, budgets)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number, nor several with commas")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number or a comma-separated list of numbers")
     return tuple(budgets)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What autotrainer is worth, measured.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure how well autotrainer detects and repairs faulty trainings, and what it costs.",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, about in (
-        ("detect", "are faulty trainings found, named, and found early?"),
-        ("repair", "does fit repair them, at what cost, beside what else?"),
+        ("detect", "does watching detect faulty trainings early, and name their cause?"),
+        ("repair", "does fit repair faulty trainings, at what cost, compared with alternatives?"),
         ("overhead", "what does watching cost?"),
-        ("calibrate", "what would other thresholds of the rules find?"),
+        ("calibrate", "how do detections and false alarms depend on the thresholds of the rules?"),
     ):
         command = commands.add_parser(name, help=about, description=about)
         command.add_argument("--framework", choices=(*FRAMEWORKS, "all"), default="all")
-        command.add_argument("--quick", action="store_true", help="a small part, for a look: at most 5 minutes")
-        command.add_argument("--out", type=Path, help="JSON lines file; rows that it holds are not run again")
+        command.add_argument("--quick", action="store_true", help="run a small part: at most 5 minutes")
+        command.add_argument(
+            "--out", type=Path, help="JSON lines file for the rows; tasks whose row it holds are not run again"
+        )
         if name != "calibrate":
-            command.add_argument("--html", type=Path, help="page of the rows in --out, with plots")
+            command.add_argument("--html", type=Path, help="HTML page of the rows in --out, with plots")
         if name == "overhead":
-            command.add_argument("--models", default="", help="models, with commas (default: all)")
-            command.add_argument("--settings", default="", help="settings and rivals, with commas (default: all)")
-            continue
-        command.add_argument("--cases", default=CASES, help="sources of cases, with commas (default: %(default)s)")
-        command.add_argument("--only", nargs="+", default=[], metavar="ID", help="run these cases alone")
-        command.add_argument("--seeds", type=_count, default=1, help="seeds a case (default: %(default)s)")
-        command.add_argument("--retry", action="store_true", help="run again what crashed, by the rows in --out")
-        command.add_argument("--workers", type=_count, default=2, help="processes at a time (default: %(default)s)")
-        if name == "repair":
-            command.add_argument("--budget", type=_budgets, default=(3.0,), help="trainings, with commas (default: 3)")
+            command.add_argument("--models", default="", help="models, comma-separated (default: all)")
             command.add_argument(
-                "--methods", default="", help="what repairs: fit, random uniform, …, with commas (default: all)"
+                "--settings", default="", help="settings and alternative tools, comma-separated (default: all)"
+            )
+            continue
+        command.add_argument("--cases", default=CASES, help="sources of cases, comma-separated (default: %(default)s)")
+        command.add_argument("--only", nargs="+", default=[], metavar="ID", help="run only these cases")
+        command.add_argument("--seeds", type=_positive_int, default=1, help="seeds per case (default: %(default)s)")
+        command.add_argument(
+            "--retry", action="store_true", help="run again the tasks that crashed, according to the rows in --out"
+        )
+        command.add_argument(
+            "--workers", type=_positive_int, default=2, help="parallel processes (default: %(default)s)"
+        )
+        if name == "repair":
+            command.add_argument(
+                "--budget", type=_budgets, default=(3.0,), help="budgets in trainings, comma-separated (default: 3)"
+            )
+            command.add_argument(
+                "--methods", default="", help="repair methods: fit, random uniform, …, comma-separated (default: all)"
             )
             continue
         share = 0.01 if name == "detect" else 1.0
         command.add_argument(
-            "--overhead", type=_share, default=share, help="share that watch may cost (default: %(default)s)"
+            "--overhead",
+            type=_share,
+            default=share,
+            help="share of the time that watching may cost (default: %(default)s)",
         )
         if name == "calibrate":
-            command.add_argument("--curves", type=Path, help="folder of the curves (default: beside --out)")
+            command.add_argument("--curves", type=Path, help="folder for the curves (default: next to --out)")
             command.add_argument(
-                "--page", type=Path, help="file of what the rules' own pages show: rules/calibration.json"
+                "--page", type=Path, help="file for the calibration that the rules' pages show: rules/calibration.json"
             )
-            command.add_argument("--no-plots", action="store_true", help="save the curves' numbers alone")
-    about = "what changed from one file of rows to another, beyond noise?"
+            command.add_argument("--no-plots", action="store_true", help="save only the numbers of the curves")
+    about = "what changed between two files of rows, beyond noise?"
     command = commands.add_parser("compare", help=about, description=about)
     command.add_argument("before", type=Path, metavar="A.jsonl")
     command.add_argument("after", type=Path, metavar="B.jsonl")

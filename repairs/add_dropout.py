@@ -10,24 +10,24 @@ from autotrainer.repair import Finding, Proposal, Repair, TargetSummary, TaskCon
 
 __all__ = ["AddDropoutRepair"]
 
-_LEAST_UNITS = 16
+_MIN_UNITS = 16
 
 
 class AddDropoutRepair(Repair):
     """Drop activations of hidden layers while training.
 
     What it does:
-        Inserts dropout (rate 0.3) after the activation of hidden dense layers with at least 16 units; none where
-        the model has dropout already.
+        Inserts dropout (rate 0.3) after the activation of hidden dense layers with at least 16 units; nothing
+        where the model already has dropout.
 
     Why it helps:
-        Units can't rely on single others, which averages over many thinned networks.
+        No unit can rely on a single other unit; the result approximates an average over many thinned networks.
 
     Safety:
         Unsafe: slows learning and hurts small layers. Judged by outcome.
 
     Cost:
-        One random number a unit and sample.
+        One random number per unit and sample.
 
     References:
         Srivastava et al. 2014; AUTOTRAINER (ICSE 2021).
@@ -37,13 +37,13 @@ class AddDropoutRepair(Repair):
     fixes: ClassVar[dict[str, float]] = {"overfitting": 0.45}
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose dropout behind wide hidden layers."""
+        """Propose dropout after wide hidden layers."""
         if any(layer.kind == "dropout" for layer in context.layers):
             return
         layers = tuple(
             layer.name
             for layer in context.layers
-            if layer.hidden and layer.kind == "dense" and (layer.units or 0) >= _LEAST_UNITS
+            if layer.hidden and layer.kind == "dense" and (layer.units or 0) >= _MIN_UNITS
         )
         if layers:
             yield Proposal(self.name, (AddDropout(layers, 0.3),), self.fixes[finding.problem])

@@ -11,24 +11,24 @@ from autotrainer.repair import Finding, Proposal, Repair, TargetSummary, TaskCon
 __all__ = ["AddMomentumRepair"]
 
 _HEAVY = 0.95
-"""Momentum that adds up twice as many steps as the usual one."""
+"""Momentum that sums over twice as many steps as the usual 0.9."""
 
 
 class AddMomentumRepair(Repair):
     """Give SGD momentum.
 
     What it does:
-        Sets a momentum of 0.9 where the optimizer is SGD and has less; where steps are too large and the momentum is
-        0.95 or more, lowers it to that.
+        Sets the momentum of SGD to 0.9 if it is lower. If steps are too large and the momentum is 0.95 or more, lowers
+        it to 0.9.
 
     Why it helps:
-        Averages over past gradients: directions that alternate cancel, directions that persist add up.
+        Momentum averages past gradients: directions that alternate cancel, directions that persist add up.
 
     Safety:
-        Unsafe: the effective rate rises up to tenfold. Judged by outcome.
+        Unsafe: the effective learning rate rises up to tenfold. Judged by outcome.
 
     Cost:
-        One more number a weight in memory.
+        One more number per weight in memory.
 
     References:
         Sutskever et al. 2013; AUTOTRAINER (ICSE 2021), table 2.

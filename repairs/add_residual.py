@@ -1,4 +1,4 @@
-"""Lead inputs past layers."""
+"""Add residual connections."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from autotrainer.repairs._shared.layers import normalizable
 
 __all__ = ["AddResidualRepair"]
 
-_DEEP = 4
-"""Layers of equal width in a row from which a stack is deep: as many as `vanishing_gradient` asks for."""
+_DEEP_STACK = 4
+"""Layers of equal width in a row that make a stack deep: as many as `vanishing_gradient` requires."""
 
 
 class AddResidualRepair(Repair):
-    """Lead the input of each layer of a deep plain stack past it.
+    """Add a residual connection around each layer of a deep plain stack.
 
     What it does:
-        Each hidden dense or convolutional layer that has as many units as the one before computes
-        x + gate · activation(layer(x)), with one learned number that starts at 0. In stacks of at least four such
-        layers without normalization and dropout.
+        Each hidden dense or convolutional layer that has as many units as the previous one computes
+        x + gate · activation(layer(x)), where the gate is one learned number that starts at 0. Applies to stacks of at
+        least four such layers without normalization and dropout.
 
     Why it helps:
-        At the start the stack passes its input on unchanged, and gradients reach the first layer in full, however
-        deep it is; layers come in one by one as their gates open.
+        At the start the stack passes its input on unchanged, and gradients reach the first layer in full, whatever
+        the depth; layers start to contribute as their gates open.
 
     Safety:
-        Unsafe: the architecture changes, by one parameter a layer. Where activations shrink signals only a little,
+        Unsafe: the architecture changes, by one parameter per layer. Where activations shrink signals only a little,
         nothing is gained. Judged by outcome.
 
     Cost:
-        One sum a layer.
+        One sum per layer.
 
     References:
         He et al. 2016 (1512.03385); Bachlechner et al. 2020, ReZero (2003.04887); Zhang et al. 2019, Fixup
@@ -61,5 +61,5 @@ class AddResidualRepair(Repair):
             for before, layer in pairwise(weighted)
             if layer.name in plain and (layer.kind, layer.units) == (before.kind, before.units)
         )
-        if len(layers) >= _DEEP:
+        if len(layers) >= _DEEP_STACK:
             yield Proposal(self.name, (AddResidual(layers),), self.fixes[finding.problem])

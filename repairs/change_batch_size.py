@@ -19,18 +19,18 @@ class ChangeBatchSizeRepair(Repair):
     """Train with larger batches.
 
     What it does:
-        Raises the batch size to 32, or fourfold where it is at least 16 (never above a quarter of the data). The
-        learning rate follows with the square root of the factor for adaptive optimizers; for SGD it stays, since
-        the batches were too noisy for the rate in use.
+        Raises the batch size to 32, or fourfold if it is at least 16 (never above a quarter of the data). For adaptive
+        optimizers the learning rate grows with the square root of the factor; for SGD it stays, since the batches
+        were too noisy for the rate in use.
 
     Why it helps:
         The noise of a gradient falls with the square root of the batch size.
 
     Safety:
-        Unsafe: fewer steps an epoch. Judged by outcome.
+        Unsafe: fewer steps per epoch. Judged by outcome.
 
     Cost:
-        The same number of samples; memory for more activations at once.
+        No more work: the number of samples stays. More activations in memory at once.
 
     References:
         Smith et al. 2018 (1711.00489); Malladi et al. 2022 (2205.10287) for the square root; AUTOTRAINER (ICSE
@@ -51,13 +51,13 @@ class ChangeBatchSizeRepair(Repair):
         if larger <= size:
             return
         edits: tuple[Edit, ...] = (SetBatchSize(larger),)
-        rate = context.optimizer.learning_rate
-        if context.optimizer.name in ADAPTIVE and math.isfinite(rate):
-            edits = (*edits, SetLearningRate(float(f"{rate * math.sqrt(larger / size):.2g}")))
+        rate = float(f"{context.optimizer.learning_rate * math.sqrt(larger / size):.2g}")
+        if context.optimizer.name in ADAPTIVE and 0 < rate < math.inf:
+            edits = (*edits, SetLearningRate(rate))
         yield Proposal(self.name, edits, self.fixes[finding.problem])
 
     def dimension(self, context: TaskContext) -> Dimension | None:
-        """Vary the size from a quarter of that given to four times it."""
+        """Vary the size from a quarter of the original to four times as much."""
         size = context.batch_size
         if size is None:
             return None

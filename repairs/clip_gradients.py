@@ -17,19 +17,18 @@ class ClipGradientsRepair(Repair):
     """Clip gradients before each step.
 
     What it does:
-        Limits the global L2 norm of the gradients: to the norm that the run had before it exploded where the
-        finding holds that number (evidence ``usual_grad_norm``), else to 1; or each entry to 0.5.
+        Limits the global L2 norm of the gradients: to its value before the explosion if the finding holds that number
+        (evidence ``usual_grad_norm``), otherwise to 1; or limits each entry to 0.5.
 
     Why it helps:
-        One huge gradient undoes thousands of good steps. Clipping by norm keeps its direction and takes its
-        size.
+        One huge gradient undoes thousands of good steps. Clipping by norm keeps its direction and limits its size.
 
     Safety:
-        Unsafe where gradients are large for another reason, such as unscaled data: it hides the cause. Judged
+        Unsafe if gradients are large for another reason, such as unscaled data: it hides the cause. Judged
         by outcome.
 
     Cost:
-        One pass over the gradients a step.
+        One pass over the gradients per step.
 
     References:
         Pascanu et al. 2013 (1211.5063); AUTOTRAINER (ICSE 2021), table 2.

@@ -1,4 +1,4 @@
-"""Give the optimizer the parameters that it lacks."""
+"""Add missing parameters to the optimizer."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ __all__ = ["CompleteOptimizerRepair"]
 
 
 class CompleteOptimizerRepair(Repair):
-    """Give the optimizer the trainable parameters that it was not given.
+    """Add missing trainable parameters to the optimizer.
 
     What it does:
         Adds the parameters of the layers that the finding names, with the settings of the first parameter group.
 
     Why it helps:
-        What no optimizer owns keeps its random values for ever, whatever gradients it gets.
+        Parameters that no optimizer updates keep their random initial values, whatever gradients they get.
 
     Safety:
-        Safe: the layers have gradients, are not frozen, and were left as they were drawn. Frozen parameters and
-        layers that ``keep`` names are left out, and a linear probe over a trained model is no error to begin with.
+        Safe: the layers get gradients, are not frozen, and still have their initial weights. Frozen parameters and
+        layers that ``keep`` names are left out; a linear probe on a trained model is not reported in the first place.
 
     Cost:
         The optimizer's memory for these parameters.
@@ -36,5 +36,5 @@ class CompleteOptimizerRepair(Repair):
     fixes: ClassVar[dict[str, float]] = {"parameters_not_optimized": 0.9}
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose to add what the finding names."""
+        """Propose to add the layers that the finding names."""
         yield Proposal(self.name, (CompleteOptimizer(finding.layers),), self.fixes[finding.problem])

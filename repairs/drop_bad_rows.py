@@ -15,15 +15,15 @@ class DropBadRowsRepair(Repair):
     """Leave out training rows that hold NaN or infinity.
 
     What it does:
-        Trains on the rows whose inputs and targets are all finite, and tells how many were left out. Validation data
-        stay as they are: a prediction that is not finite counts as wrong.
+        Trains only on rows whose inputs and targets are all finite, and reports how many were left out. Validation data
+        stay unchanged: a prediction that is not finite counts as wrong.
 
     Why it helps:
         A single NaN in a batch makes loss, gradients and then all weights NaN.
 
     Safety:
-        Safe where few rows are concerned; not done where that is more than half of them. Rows that lack a value may
-        differ from the others: filling them in keeps what they tell.
+        Safe if few rows are affected; not applied if more than half of them are. Rows with missing values may differ
+        from the others: imputing the values keeps their information.
 
     Cost:
         One pass over the training data, and less work in each epoch.
@@ -37,5 +37,5 @@ class DropBadRowsRepair(Repair):
     fixes: ClassVar[dict[str, float]] = {"nonfinite_data": 0.9, "nonfinite": 0.6}
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose to leave them out; whether there are any is for the backend to say."""
+        """Propose to leave them out; the backend checks whether there are any."""
         yield Proposal(self.name, (DropBadRows(),), self.fixes[finding.problem])

@@ -1,4 +1,4 @@
-"""Give the loss labels in the encoding that it takes."""
+"""Encode the labels as the loss expects them."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from autotrainer.repair import Finding, Proposal, Repair, Risk, TargetSummary, TaskContext
-from autotrainer.repairs._shared.targets import fitting_code
+from autotrainer.repairs._shared.targets import fitting_encoding
 
 __all__ = ["EncodeTargetsRepair"]
 
 
 class EncodeTargetsRepair(Repair):
-    """Give the loss labels in the encoding that it takes.
+    """Encode the labels as the loss expects them.
 
     What it does:
-        One-hot rows become class indices or the other way round, two labels such as -1 and 1 become 0 and 1 or the
-        other way round, and labels that don't run from 0 to C - 1 are numbered so. The loss itself stays as it is, with
-        all its options. The model goes on answering in the user's labels: its largest output stands in the column of
-        the label; a single one is the chance of the higher of two labels, and lies between -1 and 1 where these are.
+        Converts one-hot rows to class indices or the reverse, and two labels such as -1 and 1 to 0 and 1 or the
+        reverse; labels that don't run from 0 to C - 1 are renumbered. The loss itself stays, with all its options. The
+        model still answers in the original labels: its largest output is in the column of the label. A single output is
+        the probability of the higher label, and lies between -1 and 1 if these are the labels.
 
     Why it helps:
-        A loss that gets labels in another encoding fails, or minimizes something else than the user means.
+        A loss that gets labels in another encoding fails, or minimizes something other than intended.
 
     Safety:
-        Safe: the same classes under other names. With numbered classes the output gets as many columns as the largest
-        label asks for.
+        Safe: the same classes under other names. With renumbered classes the output gets as many columns as the largest
+        label requires.
 
     Cost:
-        None; numbered classes take one pass over the training data.
+        None; renumbered classes take one pass over the training data.
 
     References:
         Bishop 2006, Pattern Recognition and Machine Learning, section 4.3; Tambon et al., EMSE 2024.
@@ -39,7 +39,7 @@ class EncodeTargetsRepair(Repair):
     fixes: ClassVar[dict[str, float]] = {"target_mismatch": 0.9, "improper_loss": 0.92, "not_learning": 0.6}
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose the encoding that the loss takes, unless the labels have it."""
-        edit = fitting_code(context, targets, out_of_range=finding.problem == "improper_loss")
+        """Propose the encoding that the loss expects, unless the labels already have it."""
+        edit = fitting_encoding(context, targets, out_of_range=finding.problem == "improper_loss")
         if edit is not None:
             yield Proposal(self.name, (edit,), self.fixes[finding.problem])

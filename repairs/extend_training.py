@@ -11,30 +11,30 @@ from autotrainer.repair import Dimension, Finding, Proposal, Repair, Risk, Targe
 __all__ = ["ExtendTrainingRepair"]
 
 _SHORT = 100
-"""Steps of a whole training that are hardly ever enough: the threshold of `too_few_epochs`."""
+"""Steps below which a whole training is hardly ever long enough: the threshold of `too_few_epochs`."""
 _FACTORS, _SHORT_FACTORS = (2, 4), (4, 10, 2)
-_FOLLOWS = 0.5
-"""Chance where something else is the root ÷ that where the length itself is."""
+_CONSEQUENCE = 0.5
+"""Probability of success if another problem is the root cause ÷ that if the length itself is."""
 
 
 class ExtendTrainingRepair(Repair):
     """Train for more epochs.
 
     What it does:
-        Doubles the epochs, or takes four times as many; ten times as many where the whole training is less than 100
-        steps. A constant learning rate goes on, the cosine of another repair stretches.
+        Trains for two or four times as many epochs; also ten times as many if the whole training is shorter than 100
+        steps. A constant learning rate stays constant; the cosine of another repair is stretched.
 
     Why it helps:
-        A training that ends while loss and score still improve gives away what the next epochs would bring: among the
-        commonest of real faults, and the simplest to mend.
+        A training that ends while loss and score still improve misses what further epochs would gain. It is among the
+        most common real faults, and the simplest to fix.
 
     Safety:
-        Safe where the evidence is that the loss still falls: the best epoch of a longer training is no worse. It costs
-        what it trains longer, and the budget counts that. A schedule of the user's that is made for the length given
-        is never run beyond it: the reason is told.
+        Safe if the evidence is that the loss still falls: the best epoch of a longer training is no worse. The extra
+        epochs count against the budget. A user's schedule that is made for the original length is never run beyond it;
+        the report says why.
 
     Cost:
-        As many times the work as it trains longer.
+        Proportional to the number of epochs.
 
     References:
         Humbatova et al., Taxonomy of Real Faults in Deep Learning Systems, ICSE 2020; Cao et al., DeepFD, ICSE 2022.
@@ -55,7 +55,7 @@ class ExtendTrainingRepair(Repair):
             return
         effect = self.fixes[finding.problem]
         if finding.caused_by is not None:
-            effect *= _FOLLOWS
+            effect *= _CONSEQUENCE
         steps = finding.evidence.get("steps", context.planned_steps or _SHORT)
         factors = _FACTORS if steps >= _SHORT else _SHORT_FACTORS
         for rank, factor in enumerate(factors):

@@ -13,7 +13,7 @@ from autotrainer.repairs._shared.steps import before_any_step
 __all__ = ["FixLossRepair"]
 
 _LATER = 0.5
-"""Chance where a loss became not finite in the course of the training ÷ that where it was so from the start."""
+"""Probability of success if a loss became non-finite during the training ÷ that if it was so from the start."""
 
 
 class FixLossRepair(Repair):
@@ -21,12 +21,12 @@ class FixLossRepair(Repair):
 
     What it does:
         Cross-entropy for classes, binary cross-entropy for {0, 1} labels, logistic loss for labels in {-1, 1},
-        squared error for real values, with the output activation that it takes. The loss brings targets into the
-        form and shape that it needs (indices or one-hot, (n, 1) or (n,)); the user's targets stay as they are. A loss
-        of one's own goes too where it is the first to be not finite.
+        squared error for real values, with the output activation that it takes. The loss converts targets to
+        the form and shape that it needs (indices or one-hot, (n, 1) or (n,)); the user's targets stay unchanged. A
+        custom loss is also replaced if its value is the first that is not finite.
 
     Why it helps:
-        A loss that does not fit the targets has its minimum elsewhere, or none.
+        A loss that does not fit the targets has its minimum in the wrong place, or has none.
 
     Safety:
         Safe: follows from the targets.
@@ -43,7 +43,7 @@ class FixLossRepair(Repair):
     fixes: ClassVar[dict[str, float]] = {"improper_loss": 0.9, "target_mismatch": 0.8, "nonfinite": 0.6}
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose the fitting loss, with its output activation unless the output has it."""
+        """Propose the fitting loss, with its output activation unless the output already has it."""
         head, effect = fitting_head(context, targets), self.fixes[finding.problem]
         if head is None:
             return

@@ -21,13 +21,12 @@ class FixOutputActivationRepair(Repair):
     """Give the output the activation that loss and targets need.
 
     What it does:
-        Softmax for one class of several, sigmoid for one unit or several labels, linear for real values; linear
-        in place of softmax or sigmoid where the loss takes logits. The loss stays if it fits, and is exchanged
-        along where it does not.
+        Softmax for one class of several, sigmoid for one unit or several labels, linear for real values; linear instead
+        of softmax or sigmoid if the loss expects logits. The loss stays if it fits, and is replaced otherwise.
 
     Why it helps:
-        A ReLU, a one-unit softmax or a doubled softmax before the loss cuts off gradients or targets: no
-        training can make up for it.
+        A ReLU, a one-unit softmax or a doubled softmax before the loss cuts off gradients or possible
+        outputs: no training can make up for it.
 
     Safety:
         Safe: follows from targets and loss.
@@ -44,7 +43,7 @@ class FixOutputActivationRepair(Repair):
     fixes: ClassVar[dict[str, float]] = {"improper_output_activation": 0.9}
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose the fitting activation, with the loss as given where that fits."""
+        """Propose the fitting activation, and keep the present loss if it fits."""
         head = fitting_head(context, targets)
         if head is None:
             return

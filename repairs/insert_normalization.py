@@ -18,9 +18,9 @@ class InsertNormalizationRepair(Repair):
     """Normalize the pre-activations of hidden layers.
 
     What it does:
-        Inserts batch normalization before the activation of hidden dense and convolution layers that have none
-        behind them; layer normalization in models with recurrent or attention layers and for batches of fewer
-        than 8 samples, whose statistics are too noisy for batch normalization.
+        Inserts batch normalization before the activation of hidden dense and convolution layers that have none yet;
+        layer normalization in models with recurrent or attention layers, and for batches of fewer than 8 samples,
+        whose statistics are too noisy for batch normalization.
 
     Why it helps:
         Pre-activations keep mean 0 and variance 1, so that units neither saturate nor die, and gradients keep
@@ -31,7 +31,7 @@ class InsertNormalizationRepair(Repair):
         Judged by outcome.
 
     Cost:
-        Two parameters a unit, about a tenth more time, and memory for one more activation a layer.
+        Two parameters per unit, about a tenth more time, and memory for one more activation per layer.
 
     References:
         Ioffe and Szegedy 2015 (1502.03167); Ba et al. 2016 (1607.06450); Wu and He 2018 (1803.08494) on small

@@ -18,15 +18,15 @@ class RaisePrecisionRepair(Repair):
         Converts weights, inputs and arithmetic to float32.
 
     Why it helps:
-        float16 ends at 65504 and loses what is below 6e-8: sums, exponentials and gradients of a sound model leave
-        that range. In float32 they do not.
+        float16 ends at 65504 and rounds values below 6e-8 to 0: sums, exponentials and gradients of a correct model can
+        leave that range. In float32 they do not.
 
     Safety:
-        Unsafe only in that it may cover a cause of another kind, such as a rate that is too high, for longer. Judged by
-        outcome. The model answers in float32.
+        Unsafe only in that it may hide another cause for longer, such as a learning rate that is too high. Judged by
+        outcome. The model returns float32.
 
     Cost:
-        Twice the memory; slower on hardware with fast half precision. bfloat16 has the range at half the memory.
+        Twice the memory; slower on hardware with fast half precision. bfloat16 has the same range at half the memory.
 
     References:
         Micikevicius et al., ICLR 2018 (1710.03740), section 3; Kalamkar et al. 2019 (1905.12322), on bfloat16.
@@ -37,7 +37,7 @@ class RaisePrecisionRepair(Repair):
     fixes: ClassVar[dict[str, float]] = {"loss_scale_collapse": 0.7, "nonfinite": 0.7}
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose it; of values that are not finite only where the first one arose in half precision."""
+        """Propose it; for values that are not finite only if the first of them arose in half precision."""
         if finding.problem == "nonfinite" and not context.asked.get("first_bad_half", 0.0):
             return
         yield Proposal(self.name, (RaisePrecision(),), self.fixes[finding.problem])

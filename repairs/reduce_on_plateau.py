@@ -12,17 +12,17 @@ __all__ = ["ReduceOnPlateauRepair"]
 
 
 class ReduceOnPlateauRepair(Repair):
-    """Reduce the learning rate where the loss stops to fall.
+    """Reduce the learning rate when the loss stops falling.
 
     What it does:
-        Halves the rate after a twentieth of the planned epochs (at least 2) without progress, down to a
-        hundredth of the initial one.
+        Halves the learning rate after a twentieth of the planned epochs (at least 2) without improvement, down to a
+        hundredth of the initial rate.
 
     Why it helps:
-        A rate that is right at first is too high near a minimum: the iterates bounce around it.
+        A learning rate that is right at first is too high near a minimum: the weights bounce around it.
 
     Safety:
-        Unsafe only in that a rate lowered too early slows the rest. The floor is relative to the rate in use.
+        Unsafe only in that a rate lowered too early slows the rest. The lower limit is relative to the rate in use.
 
     Cost:
         None.

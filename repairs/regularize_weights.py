@@ -1,4 +1,4 @@
-"""Decay weights."""
+"""Set weight decay."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["RegularizeWeightsRepair"]
 
 
 class RegularizeWeightsRepair(Repair):
-    """Decay the weights, decoupled from the gradient.
+    """Set a weight decay that is decoupled from the gradient.
 
     What it does:
         Sets a weight decay (0.01 with adaptive optimizers, 1e-3 with SGD) on weight matrices, not on biases and
-        normalization parameters; ten times more where some is set already.
+        normalization parameters; ten times the present value if some is set already.
 
     Why it helps:
-        Smaller weights make smoother functions, which generalize better.
+        Smaller weights give smoother functions, which generalize better.
 
     Safety:
         Unsafe: too much of it underfits. Judged by outcome.

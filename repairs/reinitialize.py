@@ -1,4 +1,4 @@
-"""Draw weights anew."""
+"""Reinitialize weights."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Any, ClassVar, cast
 
 from autotrainer.edits import Reinitialize
 from autotrainer.repair import Dimension, Finding, Proposal, Repair, TargetSummary, TaskContext
-from autotrainer.repairs._shared.layers import drawn
+from autotrainer.repairs._shared.layers import layers_by_initializer
 
 __all__ = ["ReinitializeRepair"]
 
 
 class ReinitializeRepair(Repair):
-    """Draw the weights of layers anew, each with the initializer that suits its activation.
+    """Reinitialize the weights of layers, each with the initializer that suits its activation.
 
     What it does:
-        He uniform for ReLU and its kin, LeCun normal for SELU, Glorot uniform for symmetric activations,
-        orthogonal for recurrent layers; biases become zero. Only the layers that the finding names, or all.
+        He uniform for ReLU and its variants, LeCun normal for SELU, Glorot uniform for symmetric activations,
+        orthogonal for recurrent layers; biases become zero. Applies to the layers that the finding names, or to all.
 
     Why it helps:
-        A bad start (constant, far too small or too large weights, all units of a layer dead) can't be left by
-        gradient descent.
+        Gradient descent can't escape a bad start (constant, far too small or far too large weights, or a layer whose
+        units are all dead).
 
     Safety:
-        Unsafe: what the layers had learnt is lost. Tried last for pretrained weights. Judged by outcome.
+        Unsafe: what the layers have learned is lost. Tried last for pretrained weights. Judged by outcome.
 
     Cost:
         None.
@@ -53,12 +53,15 @@ class ReinitializeRepair(Repair):
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
         """Propose new weights for the layers named in the finding, else for all."""
         edits = tuple(
-            Reinitialize(layers, cast(Any, scheme)) for scheme, layers in drawn(context, finding.layers).items()
+            Reinitialize(layers, cast(Any, scheme))
+            for scheme, layers in layers_by_initializer(context, finding.layers).items()
         )
         if edits:
             yield Proposal(self.name, edits, self.fixes[finding.problem])
 
     def dimension(self, context: TaskContext) -> Dimension | None:
-        """Draw all weights anew, or not."""
-        edits = tuple(Reinitialize(layers, cast(Any, scheme)) for scheme, layers in drawn(context).items())
+        """Reinitialize all weights, or none."""
+        edits = tuple(
+            Reinitialize(layers, cast(Any, scheme)) for scheme, layers in layers_by_initializer(context).items()
+        )
         return Dimension(self.name, (edits,)) if edits else None

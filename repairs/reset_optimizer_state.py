@@ -1,4 +1,4 @@
-"""Make the optimizer forget."""
+"""Clear the optimizer state."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from autotrainer.repair import Finding, Proposal, Repair, TargetSummary, TaskCon
 __all__ = ["ResetOptimizerStateRepair"]
 
 _PARTS = 10
-"""Parts of the training that begin with an empty memory."""
+"""Parts of the training that start with an empty state."""
 
 
 class ResetOptimizerStateRepair(Repair):
-    """Make the optimizer forget what it remembers of other gradients.
+    """Clear the optimizer state that stems from other gradients.
 
     What it does:
-        Starts with moments at zero, also where the optimizer given has been used before, and clears them again at the
-        start of each epoch, or of every tenth of the training.
+        Starts with moments at zero, even if the optimizer has been used before, and clears them again at the start of
+        each epoch, or after every tenth of the training.
 
     Why it helps:
-        Moments of gradients that are gone, from before an explosion or from other data, shrink or bend every step for
-        a thousand steps. Cleared, they are those of the present gradients after a few.
+        Moments of past gradients, from before an explosion or from other data, distort the next thousand steps. Once
+        cleared, they describe the present gradients after a few steps.
 
     Safety:
-        Unsafe: the first steps after each reset are noisy, as those of a training are. Judged by outcome.
+        Unsafe: the first steps after each reset are noisy, like the first steps of any training. Judged by outcome.
 
     Cost:
         None.
@@ -39,7 +39,7 @@ class ResetOptimizerStateRepair(Repair):
     fixes: ClassVar[dict[str, float]] = {"stale_second_moment": 0.35, "divergence": 0.1}
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose a rhythm that fits the length of the training."""
+        """Propose an interval that fits the length of the training."""
         if context.optimizer.name == "sgd" and not context.optimizer.momentum:
             return
         every = max(1, (context.planned_epochs or _PARTS) // _PARTS)

@@ -16,15 +16,15 @@ class ReshapeTargetsRepair(Repair):
     """Give targets the shape of the outputs.
 
     What it does:
-        The loss gets targets of shape (n,) as (n, 1) where the outputs are so, or the other way round, in the number
-        type of the outputs. Loss, data and model stay as they are.
+        Gives the loss targets of shape (n,) as (n, 1) if the outputs have that shape, or the reverse, in the data type
+        of the outputs. Loss, data and model stay unchanged.
 
     Why it helps:
         Shapes (n,) and (n, 1) broadcast to (n, n): the loss compares every output with every target, and the best
-        answer is the mean of all targets.
+        prediction is the mean of all targets.
 
     Safety:
-        Safe: the same values in another shape, and only where there are as many of them.
+        Safe: the same values in another shape, and only if there are equally many.
 
     Cost:
         None.
@@ -38,6 +38,6 @@ class ReshapeTargetsRepair(Repair):
     fixes: ClassVar[dict[str, float]] = {"target_mismatch": 0.95, "not_learning": 0.6}
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose the shape of the outputs where nothing else tells targets and outputs apart."""
+        """Propose the shape of the outputs if targets and outputs differ in nothing else."""
         if differ_in_shape_only(context, targets, finding.evidence):
             yield Proposal(self.name, (ReshapeTargets(),), self.fixes[finding.problem])

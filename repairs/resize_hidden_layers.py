@@ -13,32 +13,32 @@ __all__ = ["ResizeHiddenLayersRepair"]
 
 _RESIZABLE = ("dense", "conv", "recurrent")
 _FACTOR = 4
-"""How many times as many units all layers get: the power of two that doubles capacity twice, for each layer."""
-_LEAST = 16
-"""Units that a layer gets at least, and up to which layers count as small. At a symmetric start all n ReLU units of a
-layer are zero for an input with probability 2⁻ⁿ (Lu et al. 2019): with 16 that is one input in 65,536."""
+"""Factor on the units of all layers: two doublings."""
+_MIN_UNITS = 16
+"""Smallest number of units that a layer gets, and up to which layers count as small. With symmetric initial weights,
+all n ReLU units of a layer are zero for an input with probability 2⁻ⁿ (Lu et al. 2019): with 16, for one in 65,536."""
 
 
 class ResizeHiddenLayersRepair(Repair):
     """Give hidden layers more units, features or channels.
 
     What it does:
-        A layer that all later ones hang on gets as many units as the widest other hidden layer, at least 16; or all
-        hidden layers get four times as many. What follows (normalization, recurrent layers, a flattened image) takes
-        the new width. Weights of all these layers are drawn anew. Where widths are tied, by a sum or a fixed shape,
-        only the others are changed.
+        A bottleneck layer gets as many units as the widest other hidden layer, at least 16; or all hidden layers get
+        four times as many. The layers that follow (normalization, recurrent layers, a flattened image) take the new
+        width. The weights of all these layers are reinitialized. Layers whose width is tied to others, by a sum or a
+        fixed shape, are left unchanged.
 
     Why it helps:
-        What goes through one unit is one number: nothing behind it can tell more apart. Wide layers are easier to
-        train too, and less likely to be dead as a whole.
+        A single unit passes on a single number, so that later layers can't distinguish more. Wide layers are also
+        easier to train, and less likely to be dead as a whole.
 
     Safety:
-        Unsafe: the architecture changes, what the resized layers had learnt is lost, and a wider model may overfit.
+        Unsafe: the architecture changes, what the resized layers have learned is lost, and a wider model may overfit.
         Judged by outcome.
 
     Cost:
-        Grows with the product of the widths of neighbouring layers: about 16 times the work of hidden layers that
-        become four times as wide, memory along with it.
+        Grows with the product of the widths of neighbouring layers: about 16 times the work for hidden layers that
+        become four times as wide, and more memory accordingly.
 
     References:
         Goodfellow et al., Deep Learning, 2016, section 5.2; Lu et al. 2019 (1903.06733) on width and dead layers;
@@ -55,14 +55,14 @@ class ResizeHiddenLayersRepair(Repair):
         effect = self.fixes[finding.problem]
         if finding.problem == "insufficient_capacity":
             named = [layer for layer in free if layer.name in finding.layers]
-            if not named:  # something else holds it back: dropout, weight decay, no activation
+            if not named:  # the cause is another one: dropout, weight decay, no activation
                 return
             others = [layer.units or 0 for layer in hidden if layer not in named]
-            width = max(_LEAST, *others) if others else _LEAST
+            width = max(_MIN_UNITS, *others) if others else _MIN_UNITS
             yield self._wider(context, {layer.name: width for layer in named}, effect)
-        elif not free or max(layer.units or 0 for layer in hidden) > _LEAST:
+        elif not free or max(layer.units or 0 for layer in hidden) > _MIN_UNITS:
             return
-        units = {layer.name: max(_LEAST, _FACTOR * (layer.units or 1)) for layer in free}
+        units = {layer.name: max(_MIN_UNITS, _FACTOR * (layer.units or 1)) for layer in free}
         yield self._wider(context, units, 0.6 * effect if finding.problem == "insufficient_capacity" else effect)
 
     def _wider(self, context: TaskContext, units: Mapping[str, int], effect: float) -> Proposal:
@@ -71,14 +71,14 @@ class ResizeHiddenLayersRepair(Repair):
 
 
 def _cost(layers: Iterable[LayerInfo], units: Mapping[str, int]) -> float:
-    """Return the work with other widths ÷ that without, as if each layer took what the one before puts out."""
+    """Return the work with other widths ÷ that without, as if each layer took the outputs of the previous one."""
     before = after = 0.0
     grown = 1.0
     for layer in layers:
         if not layer.parameters or layer.kind == "norm":
             continue
-        own = units.get(layer.name, layer.units or 1) / (layer.units or 1)
+        factor = units.get(layer.name, layer.units or 1) / (layer.units or 1)
         before += layer.parameters
-        after += layer.parameters * grown * own
-        grown = own
+        after += layer.parameters * grown * factor
+        grown = factor
     return after / before if before else 1.0

@@ -16,13 +16,13 @@ class RestoreZeroGradRepair(Repair):
 
     What it does:
         Calls the optimizer's ``zero_grad`` after each of its steps. Gradients that are accumulated over several batches
-        before a step stay.
+        before a step are kept.
 
     Why it helps:
-        Without a reset each step goes along the sum of all gradients since the start: steps grow and overshoot.
+        Without a reset each step follows the sum of all gradients since the start: steps grow and overshoot.
 
     Safety:
-        Safe: the evidence is that a step has met the gradients of the step before. ``fit`` resets them in any case.
+        Safe: the evidence is a step that still used the gradients of the previous step. ``fit`` always resets them.
 
     Cost:
         None.

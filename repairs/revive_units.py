@@ -1,4 +1,4 @@
-"""Draw idle units anew."""
+"""Reinitialize idle units."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from autotrainer.repair import Finding, Proposal, Repair, TargetSummary, TaskCon
 
 __all__ = ["ReviveUnitsRepair"]
 
-_LEAST = 4
-"""Epochs with which a unit that is drawn anew has time to learn."""
+_MIN_EPOCHS = 4
+"""Shortest training, in epochs, in which a reinitialized unit has time to learn."""
 
 
 class ReviveUnitsRepair(Repair):
-    """Draw the incoming weights of idle units anew, between the epochs (ReDo).
+    """Reinitialize the incoming weights of idle units between epochs (ReDo).
 
     What it does:
-        At the end of each epoch of the first three quarters of the training, draws new incoming weights for each unit
-        whose mean output is at most a fortieth of its layer's (dead ones first of all), with the initializer of the
-        activation; its bias becomes zero and the optimizer forgets it. All other units stay as they are.
+        At the end of each epoch in the first three quarters of the training, draws new incoming weights for each unit
+        whose mean output is at most a fortieth of its layer's mean (dead units above all), with the initializer that
+        suits the activation. Its bias becomes zero and its optimizer state is cleared. Other units stay unchanged.
 
     Why it helps:
-        A dead unit has no gradient and so can never come back by itself. Redrawn, the layer uses its whole width again,
-        and nothing that was learned is lost.
+        A dead unit has no gradient and so can never recover by itself. After the reinitialization the layer uses its
+        whole width again, and nothing that was learned is lost.
 
     Safety:
-        Unsafe: outgoing weights stay, so that the output shifts a little with each unit. Frozen layers and those that
-        ``keep`` names are left out, and recurrent ones. Units that are rightly silent are drawn again and again.
-        Judged by outcome.
+        Unsafe: outgoing weights stay, so that the output shifts a little with each unit. Frozen layers, layers that
+        ``keep`` names and recurrent layers are left out. Units that are rarely active for good reason are
+        reinitialized again and again. Judged by outcome.
 
     Cost:
-        A sum over the units' outputs of some batches an epoch; in Keras a forward pass of one batch, which counts.
+        A sum over the units' outputs of some batches per epoch; in Keras a forward pass of one batch, which counts as
+        work.
 
     References:
         Sokar et al., The Dormant Neuron Phenomenon, ICML 2023 (2302.12902), algorithm 1; Lu et al. 2019 (1903.06733).
@@ -42,8 +43,8 @@ class ReviveUnitsRepair(Repair):
     fixes: ClassVar[dict[str, float]] = {"dying_relu": 0.5, "dormant_neurons": 0.5, "representation_collapse": 0.2}
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose to revive the layers that the finding names, with those that feed them."""
-        if context.planned_epochs is not None and context.planned_epochs < _LEAST:
+        """Propose to revive the layers that the finding names, and those that feed them."""
+        if context.planned_epochs is not None and context.planned_epochs < _MIN_EPOCHS:
             return
         layers = tuple(
             layer.name

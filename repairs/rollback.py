@@ -1,4 +1,4 @@
-"""Go back to the last good epoch."""
+"""Return to the best epoch."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from autotrainer.repairs._shared.steps import before_any_step
 
 __all__ = ["RollbackRepair"]
 
-_LEAST = 3
-"""Epochs with which there is one to go back to and one to go on with."""
+_MIN_EPOCHS = 3
+"""Shortest training, in epochs, that has one to return to and one to continue with."""
 
 
 class RollbackRepair(Repair):
-    """Go back to the last good epoch where the training loss has gone bad, and on from there with other batches.
+    """Return to the best epoch when the training loss has gone bad, and continue from there with other batches.
 
     What it does:
-        Keeps weights and optimizer of the best epoch. Where an epoch's mean loss is not finite or twice the best one,
-        puts them back, halves the learning rate, and goes on with the next epoch: its batches come in another order.
+        Keeps weights and optimizer state of the best epoch. If an epoch's mean loss is not finite or twice the best,
+        restores them, halves the learning rate, and continues with the next epoch, whose batches come in another order.
 
     Why it helps:
-        A training that has jumped out of a good region seldom finds back. What led there is as a rule a few batches
-        at a rate that is a little too high.
+        A training that has jumped out of a good region rarely finds its way back. The cause is usually a few batches
+        at a learning rate that is a little too high.
 
     Safety:
-        Unsafe only in that it hides a cause that comes again. The weights returned are never those of a bad epoch.
+        Unsafe only in that it hides a recurring cause. The weights returned are never those of a bad epoch.
         Judged by outcome.
 
     Cost:
-        The epochs that are thrown away; memory for a copy of weights and optimizer.
+        The discarded epochs; memory for a copy of weights and optimizer.
 
     References:
         Chowdhery et al., PaLM (2204.02311), section 5.1 (restart before the spike, skip the batches).
@@ -46,7 +46,7 @@ class RollbackRepair(Repair):
     }
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose it where there are epochs to go back by."""
-        enough = context.planned_epochs is None or context.planned_epochs >= _LEAST
+        """Propose it if there are enough epochs."""
+        enough = context.planned_epochs is None or context.planned_epochs >= _MIN_EPOCHS
         if enough and not before_any_step(finding):
             yield Proposal(self.name, (Rollback(),), self.fixes[finding.problem])

@@ -17,16 +17,14 @@ class ScaleInputsRepair(Repair):
 
     What it does:
         Subtracts the mean and divides by the standard deviation, per feature for tables and globally for images
-        and sequences. The numbers are fitted on the training data only and kept in the model, so that
-        validation data and later inputs get the same scaling.
+        and sequences. Mean and standard deviation are computed on the training data only and kept in the
+        model, so that validation data and later inputs are scaled in the same way.
 
     Why it helps:
-        Inputs far from zero mean and unit variance make the loss badly conditioned, saturate units or kill
-        them.
+        Inputs far from zero mean and unit variance make the loss ill-conditioned, and saturate or kill units.
 
     Safety:
-        Safe where the evidence is about the inputs: the model sees the same information. It takes the raw inputs
-        as before.
+        Safe if the evidence is about the inputs: the model gets the same information, and still takes the raw inputs.
 
     Cost:
         One pass over the training data.
@@ -48,13 +46,13 @@ class ScaleInputsRepair(Repair):
     }
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose scaling, unless the inputs are indices or have unit scale already."""
+        """Propose scaling, unless the inputs are indices or already have unit scale."""
         if context.input_kind not in ("index", "scaled") and not _unit_scale(finding.evidence):
             yield Proposal(self.name, (ScaleInputs(),), self.fixes[finding.problem])
 
 
 def _unit_scale(evidence: Mapping[str, float]) -> bool:
-    """Say whether the evidence shows inputs for which scaling would change nothing that matters."""
+    """Return whether the evidence shows inputs that scaling would hardly change."""
     std = evidence.get("input_std", math.nan)
     offset = evidence.get("input_offset", math.nan)
     ratio = evidence.get("input_scale_ratio", math.nan)

@@ -36,31 +36,31 @@ _LADDER = {
     "gradient_spike": _DOWN[:1],
 }
 _FIRST_STEP = 0.015
-"""Length of the first step of healthy trainings ÷ that of the weights."""
+"""Length of the first step ÷ length of the weights, in healthy trainings."""
 _CLOSE = 0.5
-"""Powers of ten within which a range test only confirms the rate: it tells no more than that."""
+"""Powers of ten within which a range test only confirms the present rate: it is no more precise than that."""
 _MEASURED = 1.1
-"""Chance of the rate that a range test ends with ÷ that of the first rung."""
+"""Probability of success of the range test's rate ÷ that of the first factor."""
 _MOST = 4
-"""Powers of ten that a rate is off by at most."""
+"""Largest correction, in powers of ten."""
 
 
 class ScaleLearningRateRepair(Repair):
     """Scale the learning rate by powers of ten.
 
     What it does:
-        Downwards for explosions, non-finite values, oscillation and dying units; upwards first for slow
-        convergence. Where the finding holds the curvature, it begins at the power of ten that brings the rate below
-        1 ÷ curvature, else, where it holds the size of steps, at that which brings these to a usual size. The rate
-        that a short range test ends with comes first, where one was made.
+        Lowers it for explosions, non-finite values, oscillation and dying units; first raises it for slow convergence.
+        If the finding holds the curvature, starts at the power of ten that brings the rate below 1 ÷ curvature; if it
+        holds the size of steps, at the one that brings them to a usual size. If a short learning-rate range test was
+        made, its result is tried first.
 
     Why it helps:
-        The learning rate is the hyperparameter that decides most: gradient descent diverges above 2 over the
-        largest curvature, and crawls far below it. One step that is far too large pushes all units of a ReLU layer
-        below zero, where no gradient brings them back.
+        The learning rate is the most important hyperparameter: gradient descent diverges above 2 ÷ largest curvature,
+        and is very slow far below it. One step that is far too large can push all units of a ReLU layer below zero,
+        where no gradient brings them back.
 
     Safety:
-        Unsafe only in that it can be the wrong direction. Judged by outcome.
+        Unsafe only in that the direction can be wrong. Judged by outcome.
 
     Cost:
         None.
@@ -94,36 +94,38 @@ class ScaleLearningRateRepair(Repair):
     }
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose the rungs of the ladder, those that the problem asks for first."""
+        """Propose scaled rates, the most promising first."""
         rate = context.optimizer.learning_rate
         if not math.isfinite(rate) or rate <= 0 or before_any_step(finding):
             return
         ladder, suggested = _ladder(finding), context.asked.get("suggested_rate", math.nan)
-        if suggested > 0 and abs(math.log10(suggested / rate)) > _CLOSE:
+        if 0 < suggested < math.inf and abs(math.log10(suggested / rate)) > _CLOSE:
             edit = SetLearningRate(float(f"{suggested:.2g}"))
-            if any((factor < 1) is (edit.value < rate) for factor in ladder):  # no test outweighs the finding itself
+            if any(
+                (factor < 1) is (edit.value < rate) for factor in ladder
+            ):  # a test does not outweigh the finding itself
                 yield Proposal(self.name, (edit,), min(1.0, _MEASURED * self.fixes[finding.problem]))
         for rank, factor in enumerate(ladder):
-            edit = SetLearningRate(float(f"{rate * factor:.6g}"))
-            if 1e-8 <= edit.value <= 10:
-                yield Proposal(self.name, (edit,), self.fixes[finding.problem] * 0.8**rank)
+            scaled = float(f"{rate * factor:.6g}")
+            if 1e-8 <= scaled <= 10:
+                yield Proposal(self.name, (SetLearningRate(scaled),), self.fixes[finding.problem] * 0.8**rank)
 
     def dimension(self, context: TaskContext) -> Dimension | None:
-        """Vary the rate in steps of half a power of ten, over six of them."""
+        """Vary the rate over six powers of ten, in steps of half a power."""
         rates = [float(f"{10 ** (power / 2):.2g}") for power in range(-11, 2)]
         return Dimension(self.name, tuple((SetLearningRate(rate),) for rate in rates))
 
 
 def _ladder(finding: Finding) -> tuple[float, ...]:
-    """Return the factors to try: from the measured size of steps where that is known."""
+    """Return the factors to try, from the measured curvature or size of steps if they are known."""
     first, travel, sharpness = (finding.evidence.get(n, math.nan) for n in ("first_step", "travel", "sharpness"))
     if finding.problem == "learning_rate_too_high" and sharpness > 1:  # rate × curvature: 1 is best, 2 the limit
-        power = min(_MOST, max(1, math.ceil(math.log10(sharpness))))
+        power = max(1, math.ceil(min(_MOST, math.log10(sharpness))))
         return tuple(0.1**p for p in (power, power + 1, power - 1) if p > 0)
     if finding.problem == "learning_rate_too_high" and math.isfinite(first) and first > _FIRST_STEP:
-        power = min(_MOST, max(1, round(math.log10(first / _FIRST_STEP))))
+        power = max(1, round(min(_MOST, math.log10(first / _FIRST_STEP))))
         return tuple(0.1**p for p in (power, power + 1, power - 1) if p > 0)
     if finding.problem == "learning_rate_too_low" and 0 < travel < REACH:
-        power = min(_MOST, max(1, round(math.log10(REACH / travel))))
+        power = max(1, round(min(_MOST, math.log10(REACH / travel))))
         return tuple(10.0**p for p in (power, power - 1, power + 1) if p > 0)
     return _LADDER[finding.problem]

@@ -1,4 +1,4 @@
-"""Draw the output layer smaller."""
+"""Shrink the initial weights of the output layer."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from autotrainer.repair import Finding, Proposal, Repair, Risk, TargetSummary, T
 
 __all__ = ["ScaleOutputLayerRepair"]
 
-_WANTED = 0.1
-"""Spread of the first outputs: of logits, for a loss within 1 % of ln C (by its second-order term, variance ÷ 2); of
-values, in units of the targets' own."""
-_UNKNOWN = 0.1
+_TARGET_SPREAD = 0.1
+"""Target spread of the first outputs: of logits, for a loss within 1 % of ln C (by its second-order term,
+variance ÷ 2); of values, in units of the targets' spread."""
+_DEFAULT_FACTOR = 0.1
 _SMALLEST = 1e-6
 
 
 class ScaleOutputLayerRepair(Repair):
-    """Make the initial weights of the output layer smaller.
+    """Shrink the initial weights of the output layer.
 
     What it does:
-        Multiplies weights and biases of the output layer by a factor, such that the first outputs spread by about
-        0.1: logits then answer all classes alike, values start near zero. By 0.1 where their spread is not known.
+        Multiplies weights and biases of the output layer by a factor that gives the first outputs a spread of about
+        0.1: logits then favor no class, values start near zero. The factor is 0.1 if the spread is unknown.
 
     Why it helps:
-        A model that starts sure of wrong answers spends its first steps on undoing that, with gradients large enough
-        to throw all layers below where they do not come back from.
+        A model that starts with confident wrong predictions spends its first steps on undoing them, with gradients
+        large enough to push earlier layers to where they can't recover.
 
     Safety:
-        Safe: the direction of each output is kept, layers below get all of their gradient within the first steps.
+        Safe: the direction of each output is kept, and earlier layers get their full gradient after the first steps.
 
     Cost:
         None.
@@ -49,18 +49,17 @@ class ScaleOutputLayerRepair(Repair):
     }
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose the factor that the first outputs ask for."""
-        factor = self._factor(finding, context, targets)
+        """Propose the factor that the first outputs require."""
+        factor = max(_SMALLEST, float(f"{self._factor(finding, context, targets):.1g}"))
         if factor < 1:
-            edit = ScaleOutputLayer(max(_SMALLEST, float(f"{factor:.1g}")))
-            yield Proposal(self.name, (edit,), self.fixes[finding.problem])
+            yield Proposal(self.name, (ScaleOutputLayer(factor),), self.fixes[finding.problem])
 
     @staticmethod
     def _factor(finding: Finding, context: TaskContext, targets: TargetSummary) -> float:
         spread = finding.evidence.get("output_spread", math.nan)
-        if context.loss.expects == "probabilities":  # they hide how large the logits are: the loss tells
+        if context.loss.expects == "probabilities":  # they hide the size of the logits, which the loss shows
             spread = finding.evidence.get("first_loss", math.nan)
         if not (math.isfinite(spread) and spread > 0):
-            return _UNKNOWN
+            return _DEFAULT_FACTOR
         unit = math.sqrt(targets.variance) if context.kind(targets) == "regression" else 1.0
-        return _WANTED * unit / spread if unit > 0 else _UNKNOWN
+        return _TARGET_SPREAD * unit / spread if unit > 0 else _DEFAULT_FACTOR

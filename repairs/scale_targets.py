@@ -13,24 +13,25 @@ __all__ = ["ScaleTargetsRepair"]
 
 _LINEAR = ("squared_error", "absolute_error", "huber")
 _UNSURE = 0.5
-"""Factor on the effect with a loss of one's own: it may be one of ratios, for which zero mean is no good."""
+"""Factor on the effect with a custom loss: it may compare ratios, for which zero-mean targets don't work."""
 
 
 class ScaleTargetsRepair(Repair):
     """Train on standardized targets.
 
     What it does:
-        Computes the loss of (output - mean) / std and (target - mean) / std, per column of the targets. The numbers are
-        fitted on the training data only; the model puts its output back into the targets' own units itself. An output
-        activation that can't go below zero or beyond one goes.
+        Computes the loss of (output - mean) / std and (target - mean) / std, per column of the targets, with mean and
+        standard deviation of the training data only. The model converts its output back to the units of the targets.
+        An output activation that can't go below zero or above one is removed.
 
     Why it helps:
-        Outputs of freshly drawn weights are near zero and about one large. Targets of thousands make first gradients
-        thousands of times too large for plain SGD, and too far to go for optimizers that move by the learning rate.
+        Outputs of newly initialized weights are near zero, with a spread of about one. With targets in the thousands,
+        the first gradients are thousands of times too large for plain SGD, and optimizers whose steps are as large
+        as the learning rate need too many of them.
 
     Safety:
-        Safe: the same numbers in other units, and the answer in the user's own. The loss is that of scaled values, so
-        columns count alike.
+        Safe: the same numbers in other units, and predictions in the original units. The loss is that of scaled values,
+        so that all columns count alike.
 
     Cost:
         One pass over the training data.
@@ -52,7 +53,7 @@ class ScaleTargetsRepair(Repair):
     }
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose scaling where the targets are numbers far from unit scale."""
+        """Propose scaling if the targets are numbers far from unit scale."""
         loss = context.loss
         if context.kind(targets) != "regression" or loss.expects in ("log_values", "log_probabilities"):
             return

@@ -10,24 +10,24 @@ from autotrainer.repair import Finding, Proposal, Repair, TargetSummary, TaskCon
 
 __all__ = ["ScheduleLearningRateRepair"]
 
-_LEAST = 3
-"""Epochs with which a schedule matters."""
+_MIN_EPOCHS = 3
+"""Shortest training, in epochs, in which a schedule matters."""
 
 
 class ScheduleLearningRateRepair(Repair):
-    """Let the learning rate fall along half a cosine, to nothing at the last step.
+    """Decay the learning rate along half a cosine, to zero at the last step.
 
     What it does:
-        Keeps the rate set at the start and lowers it step by step. Where the finding is that the schedule given ends
-        the training long before its end, the cosine takes its place.
+        Starts at the present rate and lowers it step by step. If the finding is that the user's schedule reaches
+        negligible rates long before the end of the training, the cosine replaces it.
 
     Why it helps:
-        A rate that is right at first is too high near a minimum, where the iterates bounce around it: a falling rate
-        averages that noise away. And it never vanishes before the training is over.
+        A rate that is right at first is too high near a minimum, where the weights bounce around it: a falling rate
+        averages that noise away. And it does not vanish before the training is over.
 
     Safety:
-        Unsafe only in that a training that has far to go is slowed in its last third. A schedule of the user's stays,
-        unless it is what the evidence blames. Judged by outcome.
+        Unsafe only in that a training that still has far to go is slowed down in its last third. A user's schedule
+        stays, unless it is the problem itself. Judged by outcome.
 
     Cost:
         None.
@@ -45,9 +45,9 @@ class ScheduleLearningRateRepair(Repair):
     }
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose a cosine; in place of the schedule given only where that is what is wrong."""
+        """Propose a cosine; it replaces a user's schedule only if that is the problem."""
         instead = finding.problem == "wrong_schedule"
         if context.optimizer.scheduled and not instead:
             return
-        if context.planned_epochs is None or context.planned_epochs >= _LEAST:
+        if context.planned_epochs is None or context.planned_epochs >= _MIN_EPOCHS:
             yield Proposal(self.name, (DecayRate(instead=instead),), self.fixes[finding.problem])

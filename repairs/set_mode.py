@@ -12,19 +12,18 @@ __all__ = ["SetModeRepair"]
 
 
 class SetModeRepair(Repair):
-    """Run the model in training mode while it trains, and in evaluation mode while it is judged.
+    """Run the model in training mode while it trains, and in evaluation mode while it is evaluated.
 
     What it does:
-        Sets the mode before each pass of the training: training mode where gradients are recorded, else evaluation
-        mode.
+        Sets the mode before each forward pass: training mode if gradients are recorded, otherwise evaluation mode.
 
     Why it helps:
-        Dropout and batch normalization do different things in the two. A model that trains in evaluation mode has
-        neither; one that is judged in training mode drops units at random while it is scored.
+        Dropout and batch normalization behave differently in the two modes. A model that trains in evaluation mode
+        gets neither; one that is evaluated in training mode drops units at random while it is scored.
 
     Safety:
-        Safe: the evidence is the mode of passes that were seen. A model's own ``train()`` is called, so that parts it
-        holds in evaluation mode on purpose stay there.
+        Safe: the evidence is the mode of recorded passes. The model's own ``train()`` is called, so that parts that it
+        keeps in evaluation mode on purpose stay there.
 
     Cost:
         None.

@@ -15,15 +15,15 @@ class ShuffleDataRepair(Repair):
     """Shuffle the training rows.
 
     What it does:
-        Draws the rows in an order of its own for each epoch: a loader of PyTorch gets a random sampler, arrays in
-        Keras ``shuffle=True``, a ``tf.data.Dataset`` a buffer as large as the data. Validation data keep their order.
+        Puts the rows in a new random order in each epoch: a PyTorch loader gets a random sampler, arrays in Keras get
+        ``shuffle=True``, a ``tf.data.Dataset`` a shuffle buffer as large as the data. Validation data keep their order.
 
     Why it helps:
         Batches of a single class pull the model to that class and back again with the next; what was learned first in
-        an epoch is forgotten at its end, and statistics of batch normalization fit no mixed batch.
+        an epoch is forgotten at its end, and the statistics of batch normalization do not fit mixed batches.
 
     Safety:
-        Safe: the same rows, each once an epoch. Data whose order carries meaning from batch to batch, as in stateful
+        Safe: the same rows, each once per epoch. Data whose order carries meaning from batch to batch, as in stateful
         recurrent layers, are not shuffled.
 
     Cost:
@@ -38,5 +38,5 @@ class ShuffleDataRepair(Repair):
     fixes: ClassVar[dict[str, float]] = {"unshuffled_data": 0.9}
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose to shuffle."""
+        """Propose it."""
         yield Proposal(self.name, (ShuffleData(),), self.fixes[finding.problem])

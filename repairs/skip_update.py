@@ -1,4 +1,4 @@
-"""Leave out steps that are out of all proportion."""
+"""Skip steps with extreme gradients."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from autotrainer.repair import Finding, Proposal, Repair, TargetSummary, TaskCon
 
 __all__ = ["SkipUpdateRepair"]
 
-_WINDOW, _LEAST = 128, 12
-"""Steps whose norms count: as many as in OLMo-core, and as few as tell a mean and a deviation."""
+_WINDOW, _MIN_WINDOW = 128, 12
+"""Steps whose norms count: at most as many as in OLMo-core, at least enough for a mean and a standard deviation."""
 _SHARE = 0.1
-"""Share of a short training that they take: nothing is left out before half of them are known."""
+"""Share of a short training that they take: nothing is skipped before half of them are known."""
 
 
 class SkipUpdateRepair(Repair):
-    """Leave out the steps whose gradient is not finite, or far outside what the run has had.
+    """Skip the steps whose gradient is not finite, or far larger than those of previous steps.
 
     What it does:
-        Before each step compares the gradient's norm with those of the last 128 steps, or of a tenth of the training
-        where it is short: above their mean by more than six standard deviations, or not finite, and no step is taken.
+        Before each step, compares the gradient norm with those of the last 128 steps, or of a tenth of the training if
+        it is short. If it is not finite, or more than six standard deviations above their mean, the step is skipped.
 
     Why it helps:
-        One bad batch makes a gradient that undoes thousands of good steps, or poisons all weights with NaN. Left out,
-        it costs one step.
+        One bad batch can give a gradient that undoes thousands of good steps, or makes all weights NaN. Skipping it
+        costs one step.
 
     Safety:
-        Unsafe where the gradients are large for another reason: it hides the cause. The norms of left-out steps count
-        as well, so that gradients which have really grown are let through. Judged by outcome.
+        Unsafe if the gradients are large for another reason: it hides the cause. The norms of skipped steps count as
+        well, so that gradients that have grown for good are accepted after a while. Judged by outcome.
 
     Cost:
-        One pass over the gradients a step; in Keras memory for a copy of weights and optimizer.
+        One pass over the gradients per step; in Keras memory for a copy of weights and optimizer.
 
     References:
         OLMo 2 (2501.00656) and the skipped steps of OLMo-core; Chowdhery et al., PaLM (2204.02311), section 5.1;
@@ -50,5 +50,5 @@ class SkipUpdateRepair(Repair):
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
         """Propose one limit, against as many of the last steps as the length of the training allows."""
-        window = min(_WINDOW, max(_LEAST, (context.planned_steps or _WINDOW / _SHARE) * _SHARE))
+        window = min(_WINDOW, max(_MIN_WINDOW, (context.planned_steps or _WINDOW / _SHARE) * _SHARE))
         yield Proposal(self.name, (SkipUpdates(window=int(window)),), self.fixes[finding.problem])

@@ -12,17 +12,17 @@ __all__ = ["StopEarlyRepair"]
 
 
 class StopEarlyRepair(Repair):
-    """Stop when the validation loss has not fallen for a while, and keep the best weights.
+    """Stop when the validation loss has not improved for a while, and keep the best weights.
 
     What it does:
         Stops after a tenth of the planned epochs (at least 3) without a better validation loss, and restores the
         weights of the best epoch.
 
     Why it helps:
-        Past that epoch the model learns the noise of the training data.
+        After that epoch the model learns the noise of the training data.
 
     Safety:
-        Unsafe only in that the validation data chooses the epoch: judge on other data.
+        Unsafe only in that the validation data choose the epoch: report the score on other data.
 
     Cost:
         Less than a full training; memory for one copy of the weights.
@@ -35,6 +35,6 @@ class StopEarlyRepair(Repair):
     fixes: ClassVar[dict[str, float]] = {"overfitting": 0.6, "exploding_gradient": 0.1, "oscillating_loss": 0.15}
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose one patience that fits the length of the training."""
+        """Propose a patience that fits the length of the training."""
         patience = max(3, (context.planned_epochs or 50) // 10)
         yield Proposal(self.name, (StopEarly(patience),), self.fixes[finding.problem], cost=0.8)

@@ -1,4 +1,4 @@
-"""Exchange the activations of hidden layers."""
+"""Replace the activations of hidden layers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from autotrainer.edits import SwapActivation
 from autotrainer.repair import Dimension, Finding, Proposal, Repair, TargetSummary, TaskContext
-from autotrainer.repairs._shared.layers import activated
+from autotrainer.repairs._shared.layers import layers_with_activation
 
 __all__ = ["SwapActivationRepair"]
 
@@ -27,23 +27,23 @@ _VARIED: tuple[Any, ...] = ("relu", "tanh", "selu", "elu", "gelu")
 
 
 class SwapActivationRepair(Repair):
-    """Exchange the activations of hidden layers and draw the weights anew with the initializer that suits.
+    """Replace the activations of hidden layers and reinitialize the weights accordingly.
 
     What it does:
-        Gives hidden layers SELU (weights LeCun normal), ReLU or LeakyReLU (He uniform), tanh, ELU, GELU or
-        thresholded ReLU, whether the activation is fused into a layer or a layer of its own. Recurrent layers
-        keep their gates, frozen and protected layers stay.
+        Gives hidden layers SELU (weights LeCun normal), ReLU or LeakyReLU (He uniform), tanh, ELU, GELU or thresholded
+        ReLU, whether the activation is part of a layer or a separate layer. Recurrent layers keep their gates; frozen
+        and protected layers stay unchanged.
 
     Why it helps:
         The slope of a sigmoid is at most 1/4, so gradients shrink with every layer; ReLU units without any
-        positive input pass nothing back; exponentials overflow. SELU keeps activations near mean 0 and variance
+        positive input pass no gradient back; exponentials overflow. SELU keeps activations near mean 0 and variance
         1 over many layers.
 
     Safety:
-        Unsafe: weights of the changed layers are drawn anew, what they had learnt is lost. Judged by outcome.
+        Unsafe: the changed layers are reinitialized, and what they have learned is lost. Judged by outcome.
 
     Cost:
-        None: a training with it costs what one without costs.
+        None.
 
     References:
         Klambauer et al. 2017 (1706.02515); He et al. 2015 (1502.01852); Glorot and Bengio 2010; Zhang et al.,
@@ -66,7 +66,7 @@ class SwapActivationRepair(Repair):
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
         """Propose each activation that the hidden layers do not have yet."""
-        layers = activated(context)
+        layers = layers_with_activation(context)
         present = {layer.activation for layer in context.layers if layer.name in layers}
         if not layers:
             return
@@ -77,5 +77,5 @@ class SwapActivationRepair(Repair):
 
     def dimension(self, context: TaskContext) -> Dimension | None:
         """Vary the activation of all hidden layers."""
-        layers, names = activated(context), _VARIED
+        layers, names = layers_with_activation(context), _VARIED
         return Dimension(self.name, tuple((SwapActivation(layers, name),) for name in names)) if layers else None

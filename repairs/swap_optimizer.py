@@ -17,19 +17,18 @@ class SwapOptimizerRepair(Repair):
     """Train with another optimizer, at a learning rate that suits it and the length of the training.
 
     What it does:
-        Proposes Adam, then SGD with momentum 0.9 (where the present one is adaptive), Nadam and RMSprop, without
-        the one in use.
+        Proposes Adam, then SGD with momentum 0.9, Nadam and RMSprop, without the one in use.
 
     Why it helps:
-        Adaptive optimizers give each weight a step of its own size, so that badly scaled problems move at all;
-        SGD with momentum is steadier where an adaptive one flickers. Where a training crawls, the usual rate of
-        another optimizer is a better guess than a rung above a rate that is too low by an unknown factor.
+        Adaptive optimizers give each weight its own step size, so that badly scaled problems make progress; SGD with
+        momentum is steadier where an adaptive optimizer oscillates. If a training is very slow, the usual rate of
+        another optimizer is a better guess than a multiple of a rate that is too low by an unknown factor.
 
     Safety:
         Unsafe: another optimizer can end in a worse minimum. Judged by outcome.
 
     Cost:
-        Up to two more numbers a weight in memory.
+        Up to two more numbers per weight in memory.
 
     References:
         Kingma and Ba 2015 (1412.6980); Sutskever et al. 2013; AUTOTRAINER (ICSE 2021), table 2.
@@ -52,7 +51,7 @@ class SwapOptimizerRepair(Repair):
     }
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose the others, those of another kind than the present one first."""
+        """Propose the others, in a fixed order."""
         if before_any_step(finding):
             return
         effect = self.fixes[finding.problem]

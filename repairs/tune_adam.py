@@ -11,30 +11,30 @@ from autotrainer.repair import Finding, Proposal, Repair, TargetSummary, TaskCon
 
 __all__ = ["TuneAdamRepair"]
 
-_KIN = ("adam", "adamw", "nadam")
-"""Optimizers that divide by the root of a mean of squared gradients, and take a first moment."""
+_ADAM_VARIANTS = ("adam", "adamw", "nadam")
+"""Optimizers that divide by the root of a mean of squared gradients, and use a first moment."""
 _SMALL = 1e-15
-"""ε that no gradient falls below: Wortsman 2024."""
+"""An ε that is below all gradients: Wortsman et al. 2024."""
 
 
 class TuneAdamRepair(Repair):
-    """Make Adam's second moment follow the gradients, and limit updates that it does not describe.
+    """Make Adam's second moment follow the gradients, and limit updates that exceed it.
 
     What it does:
-        Lets the second moment forget within 20 steps (β2 = 0.95), or 100 (0.99), and divides an update by the root mean
-        square of gradient ÷ root of the second moment where that is above 1. Where the gradients are far below the
-        second moment, also lowers ε, which otherwise decides the size of steps.
+        Shortens the memory of the second moment to 20 steps (β2 = 0.95) or 100 (0.99), and divides an update by the
+        root mean square of gradient ÷ root of the second moment if that is above 1. If the gradients are far below the
+        second moment, lowers ε instead of clipping updates: ε would otherwise decide the size of steps.
 
     Why it helps:
         With β2 = 0.999 the second moment is a mean over a thousand steps. Gradients that outgrow it make steps many
-        times the learning rate, and the loss jumps; gradients far below it, or below ε, make steps of next to nothing.
+        times the learning rate, and the loss jumps; gradients far below it, or below ε, make negligible steps.
 
     Safety:
         Unsafe: a short memory makes steps noisier. Clipped updates are never longer than unclipped ones. Judged by
         outcome.
 
     Cost:
-        Clipping updates takes one more pass over the weights a step, and memory for a copy of them.
+        Clipping updates takes one more pass over the weights per step, and memory for a copy of them.
 
     References:
         Wortsman et al., NeurIPS 2023 (2304.13013), section 3 (StableAdamW); Shazeer and Stern, ICML 2018 (1804.04235),
@@ -50,8 +50,8 @@ class TuneAdamRepair(Repair):
     }
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose a shorter memory with clipped updates, then that with a small ε where gradients are small."""
-        if context.optimizer.name not in _KIN:
+        """Propose a shorter memory with clipped updates; a small ε if gradients are small."""
+        if context.optimizer.name not in _ADAM_VARIANTS:
             return
         effect = self.fixes[finding.problem]
         if finding.problem == "stale_second_moment" and finding.evidence.get("ratio", math.inf) < 1:

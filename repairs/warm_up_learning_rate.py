@@ -1,4 +1,4 @@
-"""Warm the learning rate up."""
+"""Warm up the learning rate."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from autotrainer.repairs._shared.steps import before_any_step
 __all__ = ["WarmUpLearningRateRepair"]
 
 _SHARE = 0.1
-"""Share of the training: Goyal 2017 take 5 of 90 epochs, most short trainings of transformers a tenth."""
-_MOST = 2000
-"""Steps after which Adam's second moment is known, at its usual β2 of 0.999: 2 ÷ (1 − β2)."""
-_LEAST = 5
-"""Steps with which it is a warm-up at all."""
+"""Share of the training: 5 of 90 epochs in Goyal et al. 2017, a tenth in most short trainings of transformers."""
+_MAX_STEPS = 2000
+"""Steps after which Adam's second moment has adapted, at its usual β2 of 0.999: 2 ÷ (1 − β2)."""
+_MIN_STEPS = 5
+"""Shortest useful warm-up, in steps."""
 
 
 class WarmUpLearningRateRepair(Repair):
-    """Raise the learning rate evenly from next to nothing at the start of the training.
+    """Raise the learning rate linearly at the start of the training.
 
     What it does:
-        Takes the first 10 % of the planned steps to reach the rate set, and no more steps than Adam's second moment
-        needs to know the gradients (2 ÷ (1 − β2), 2000 by default).
+        Reaches the full rate after the first 10 % of the planned steps, but after no more steps than Adam's second
+        moment needs to adapt to the gradients (2 ÷ (1 − β2), 2000 by default).
 
     Why it helps:
-        The first gradients are the largest, and point all ways: weights are as they were drawn, and a moment
-        estimate is a mean of few gradients. A full step then can kill units, saturate attention or throw the model
-        into a region that it never leaves, at a rate that is right for all the rest of the training.
+        The first gradients are the largest and the least reliable: weights are random, and a moment estimate is a mean
+        of few gradients. A full step can then kill units, saturate attention or push the model into a region that it
+        never leaves, at a rate that is right for the rest of the training.
 
     Safety:
-        Unsafe only in that the rate may be too high for the whole training: a warm-up then puts the trouble off.
-        Judged by outcome. A training with a schedule of its own in Keras is left as it is.
+        Unsafe only in that the rate may be too high for the whole training: a warm-up then only delays the problem.
+        Judged by outcome. In Keras, a training that already has a schedule is left unchanged.
 
     Cost:
-        A few steps that go less far.
+        A few smaller steps.
 
     References:
         Goyal et al. 2017 (1706.02677), section 2.2; Ma and Yarats, AAAI 2021 (1910.04209), on 2 ÷ (1 − β2); Gilmer et
@@ -59,7 +59,7 @@ class WarmUpLearningRateRepair(Repair):
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
         """Propose one length."""
-        if context.planned_steps is None or context.planned_steps < _LEAST / _SHARE or before_any_step(finding):
+        if context.planned_steps is None or context.planned_steps < _MIN_STEPS / _SHARE or before_any_step(finding):
             return
-        steps = min(_MOST, int(_SHARE * context.planned_steps))
+        steps = min(_MAX_STEPS, int(_SHARE * context.planned_steps))
         yield Proposal(self.name, (WarmUpRate(steps),), self.fixes[finding.problem])

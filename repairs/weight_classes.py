@@ -1,4 +1,4 @@
-"""Let rare classes count as much as common ones."""
+"""Weight classes in the loss."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ class WeightClassesRepair(Repair):
     """Let rare classes count as much as common ones.
 
     What it does:
-        Weighs each row in the loss by rows / (classes * rows of its class), counted on the training data only. Weights
-        of rows that the user gives are multiplied by it.
+        Weights each row in the loss by rows / (classes * rows of its class), counted on the training data only. The
+        user's own sample weights are multiplied by it.
 
     Why it helps:
-        Where one class makes nine tenths of the loss, always giving that class is a good answer, and the gradient of
-        the rare ones drowns.
+        If nine tenths of the rows have the same class, always predicting that class gives a low loss, and the gradients
+        of rare classes hardly count.
 
     Safety:
-        To be judged by its outcome: rare classes are found more often, at the price of more false alarms, and
-        probabilities are no longer those of the data's own shares.
+        Unsafe: rare classes are recognized more often, at the price of more false alarms, and predicted probabilities
+        no longer match the class frequencies of the data. Judged by outcome.
 
     Cost:
         One pass over the training data.
@@ -38,7 +38,7 @@ class WeightClassesRepair(Repair):
     fixes: ClassVar[dict[str, float]] = {"class_imbalance": 0.7}
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose weights where rows have one class each."""
+        """Propose weights if each row has one class."""
         single = targets.rank <= 1 or targets.width == 1 or targets.one_hot
         if single and context.kind(targets) in ("multiclass", "binary"):
             yield Proposal(self.name, (WeightClasses(),), self.fixes[finding.problem])

@@ -1,4 +1,4 @@
-"""AT407: a first loss far above that of a model that knows nothing."""
+"""AT407: a first loss far above that of a model that knows nothing about the inputs."""
 
 from __future__ import annotations
 
@@ -12,43 +12,44 @@ from autotrainer.rules._shared.words import about
 __all__ = ["AbnormalInitialLoss"]
 
 _SMALLEST = 1e-7
-"""Probability at which Keras cuts off before the logarithm."""
+"""Probability to which Keras clips before the logarithm."""
 
 _LEARNED = 0.5
 """Skill from which the start no longer matters."""
 
 _USUAL = 1.0
-"""Nats that the loss of an output layer drawn after He et al. may lie above that of answering all classes alike: on
-features of unit variance its logits have variance 2, and by Jensen's inequality the excess is at most half of that."""
+"""Nats by which He initialization of the output layer may raise the loss above that of uniform predictions: on features
+of unit variance its logits have variance 2, and by Jensen's inequality the excess is at most half of that."""
 
 
 class AbnormalInitialLoss(Rule):
-    """The very first loss is far above that of answering all classes alike, or with the mean.
+    """The first loss is far above that of predicting all classes as equally likely, or the mean.
 
     What it does
-        Compares the loss of the first step with ln C for C classes, ln 2 for labels, or the mean square of the
-        targets, and looks whether the outputs are spread so widely that they explain it.
+        Compares the loss of the first step with ln C for C classes, ln 2 for labels, or the mean square of the targets,
+        and checks whether the spread of the outputs explains it.
 
     Why it hurts
-        The model starts sure of wrong answers. The first part of the training only undoes the initial weights of the
-        last layers, with large gradients that can push units to where they stay.
+        The model starts with confident wrong predictions. The first part of the training only corrects the initial
+        weights of the last layers, with large gradients that can kill units for good.
 
     Evidence used
-        Loss, batch size, smallest and largest output and their spread at the first step, before any weight has
-        changed. A loss that these outputs can't have as a plain mean (weighted, summed or with a penalty) is not
-        judged; nor is one that the noise of a batch of this size explains.
+        Loss, batch size, smallest and largest output and their spread at the first step, before any weight has changed.
+        A loss that can't be a plain mean over these outputs (weighted, summed or with a penalty) is not judged, nor is
+        one that the noise of a batch of this size explains.
 
     Thresholds
-        ``ratio``: first loss ÷ that of answering all classes alike; ``scale``: spread of the outputs ÷ that of the
-        targets (at least 1), in regression.
+        ``ratio``: first loss ÷ that of predicting all classes as equally likely; ``scale``: spread of the outputs ÷
+        that of the targets (at least 1), in regression.
 
     When it is wrong
-        A pretrained model, which is sure of its answers, on other classes. Many models recover within an epoch:
-        it is a warning, and a model that has learned is not reported. A first loss that is too low tells nothing
-        (pretrained), and losses of one's own have no known start: contrastive losses (ln of the batch), likelihoods.
+        A pretrained model that is confident of its predictions, on other classes. Many models recover within an epoch:
+        it is a warning, and a model that has learned is not reported. A first loss that is too low proves nothing
+        (pretrained), and custom losses have no known initial value: contrastive losses (ln of the batch size),
+        likelihoods.
 
     Repairs
-        Smaller weights of the output layer, new initial weights, normalization before the last layer.
+        Smaller weights of the output layer, new initial weights, or normalization before the last layer.
 
     References
         Karpathy, A Recipe for Training Neural Networks, 2019; Mishkin and Matas (LSUV), ICLR 2016.
@@ -57,6 +58,13 @@ class AbnormalInitialLoss(Rule):
     problem = "abnormal_initial_loss"
     code = "AT407"
     aliases = ("initial_loss", "first_loss", "bad_first_loss")
+    phrases = (
+        "initial loss too high",
+        "loss is very high at the start",
+        "first loss is huge",
+        "loss starts very high",
+        "expected initial loss",
+    )
     needs = OUTCOME_NEEDS | frozenset({"output_min", "output_max", "output_spread"})
     causes = (
         "nonfinite_data",
@@ -69,12 +77,11 @@ class AbnormalInitialLoss(Rule):
     repairs = ("scale_output_layer", "reinitialize", "insert_normalization")
     static = True
     THRESHOLDS = thresholds(
-        ratio=Threshold(1.5, "first loss ÷ that of answering all classes alike", "catalogue of problems", 1),
+        ratio=Threshold(1.5, "first loss ÷ that of predicting all classes as equally likely", "catalogue", 1),
         scale=Threshold(10, "spread of the first outputs ÷ that of targets", "LSUV keeps it at 1", 1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         if not len(history.steps) or history.steps[0] != 0 or context.loss.reduction != "mean":
             return None
         first, rows, low, high, spread = (
@@ -87,51 +94,51 @@ class AbnormalInitialLoss(Rule):
         if kind == "regression":
             reason = self._of_values(first, spread, targets, context.loss)
         else:
-            reason = self._of_classes(first, rows, (low, high, spread), _alike(context, kind), context.loss)
+            reason = self._of_classes(first, rows, (low, high, spread), _uniform_loss(context, kind), context.loss)
         if reason is None or outcome(history, context).learned(_LEARNED):
             return None
         expected, words = reason
         message = (
-            f"The first loss is {about(first, 3)}, where {words} has {about(expected, 3)}; the first outputs are too "
-            "large."
+            f"The initial outputs are too large: the first loss is {about(first, 3)}, but {words} gives "
+            f"{about(expected, 3)}."
         )
         evidence = {"first_loss": first, "expected_loss": expected, "output_spread": spread, "output_max": high}
         return self.finding(Severity.WARNING, 0.6, message, evidence | {"output_min": low})
 
     def _of_classes(
-        self, first: float, rows: float, outputs: tuple[float, float, float], alike: float, loss: LossInfo
+        self, first: float, rows: float, outputs: tuple[float, float, float], uniform: float, loss: LossInfo
     ) -> tuple[float, str] | None:
-        """Return the loss of answering all classes alike, and that in words, where the first one is far above."""
+        """Return the loss of uniform predictions, and their name, if the first loss is far above it; else None."""
         low, high, spread = outputs
         if loss.expects == "logits":
-            largest = max(high - low, abs(low), abs(high)) + alike
+            largest = max(high - low, abs(low), abs(high)) + uniform
             noise = min(first, math.sqrt(2) * spread)
         elif loss.expects == "probabilities":
-            largest = -math.log(max(min(low, 1 - high if alike == math.log(2) else low), _SMALLEST))
+            largest = -math.log(max(min(low, 1 - high if uniform == math.log(2) else low), _SMALLEST))
             noise = first
         elif loss.expects == "log_probabilities":
             largest, noise = -low, first
         else:
             return None
-        if not (alike > 0 and first > self.threshold("ratio") * alike and first <= largest * 1.01):
+        if not (uniform > 0 and first > self.threshold("ratio") * uniform and first <= largest * 1.01):
             return None
-        if first - alike <= _USUAL + 3 * noise / math.sqrt(max(rows, 1.0)):
+        if first - uniform <= _USUAL + 3 * noise / math.sqrt(max(rows, 1.0)):
             return None
-        return alike, "answering all classes alike"
+        return uniform, "predicting all classes as equally likely"
 
     def _of_values(
         self, first: float, spread: float, targets: TargetSummary, loss: LossInfo
     ) -> tuple[float, str] | None:
-        """Return the loss of answering zero, and that in words, where outputs are far larger than targets."""
+        """Return the loss of predicting 0, and its name, if outputs are far larger than targets; else None."""
         square = targets.variance + targets.mean**2
         scale = self.threshold("scale")
         if loss.family != "squared_error" or not square > 0 or not first > scale**2 * square:
             return None
-        return (square, "answering 0") if spread >= scale * max(1.0, math.sqrt(square)) else None
+        return (square, "predicting 0") if spread >= scale * max(1.0, math.sqrt(square)) else None
 
 
-def _alike(context: TaskContext, kind: str) -> float:
-    """Return the cross-entropy of answering all classes alike; 0 for other losses."""
+def _uniform_loss(context: TaskContext, kind: str) -> float:
+    """Return the cross-entropy of predicting all classes as equally likely; 0 for other losses."""
     if context.loss.family == "cross_entropy" and kind == "multiclass" and (context.output_units or 0) > 1:
         return math.log(context.output_units or 0)
     if context.loss.family == "binary_cross_entropy" and kind in ("binary", "multilabel", "multiclass"):

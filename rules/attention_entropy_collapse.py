@@ -1,4 +1,4 @@
-"""AT206: attention that puts all its weight on single places."""
+"""AT206: attention that puts all its weight on single positions."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ __all__ = ["AttentionEntropyCollapse"]
 _SAMPLES = 5
 
 _RISE = 1.5
-"""Growth of the largest logit since the start from which it rises, beyond the noise between batches."""
+"""Growth of the largest logit since the start that exceeds the noise between batches."""
 
 _LATE = 0.9
-"""Share of the schedule from which hard choices are an error where the model is not half way to a perfect score."""
+"""Share of the schedule from which low entropy is an error if the model is not halfway to a perfect score."""
 
 
 class AttentionEntropyCollapse(Rule):
-    """Attention logits are so large that the softmax picks single places.
+    """Attention logits are so large that the softmax selects single positions.
 
     What it does
-        Looks, in each attention layer, at the mean entropy of the attention weights of a query, relative to that of
-        equal weights, and at the largest logit before the softmax.
+        For each attention layer, measures the mean entropy of the attention weights of a query, relative to that of
+        equal weights, and the largest logit before the softmax.
 
     Why it hurts
-        A softmax that has become a hard choice passes back next to no gradient: queries and keys stay where they are.
-        Logits that grow without bound come before the loss diverges, sooner at high learning rates.
+        A softmax that selects a single position passes back almost no gradient: queries and keys stop learning. Logits
+        that grow without bound precede divergence of the loss, sooner at high learning rates.
 
     Evidence used
         Median of both over the last samples, growth of the largest logit since the start, and the outcome.
 
     Thresholds
-        ``entropy``: mean entropy ÷ logarithm of the number of places, at most; ``logit``: largest logit, where it
+        ``entropy``: mean entropy ÷ logarithm of the number of positions, at most; ``logit``: largest logit, if it
         rises; ``schedule``: share of the planned training from which a poor outcome makes it an error.
 
     When it is wrong
-        Attention to one certain place (the token before, a separator) is what some tasks ask for: nothing is said of
-        a model that has learned. An error only where the model stays at the trivial predictor's level, ends far from
-        a good score with hard choices, or the loss diverges; else, and without a known outcome, a warning.
+        Some tasks require attention to one position (the previous token, a separator): a model that has learned is not
+        reported. It is an error only if the model stays at the level of the trivial predictor, ends far from a good
+        score with such selections, or the loss diverges; otherwise, and if the outcome is unknown, it is a warning.
 
     Repairs
-        Normalized queries and keys, new initial weights, a lower learning rate, a warm-up.
+        Normalized queries and keys, new initial weights, a lower learning rate, or a warm-up.
 
     References
         Zhai et al., Stabilizing Transformer Training by Preventing Attention Entropy Collapse, ICML 2023
@@ -58,6 +58,14 @@ class AttentionEntropyCollapse(Rule):
     problem = "attention_entropy_collapse"
     code = "AT206"
     aliases = ("attention_collapse", "entropy_collapse", "attention_logits", "attention_logit_growth")
+    phrases = (
+        "attention collapses",
+        "attention weights are one hot",
+        "attention focuses on one token",
+        "attention logits too large",
+        "transformer training diverges",
+        "attention scores explode",
+    )
     needs = OUTCOME_NEEDS | frozenset({"attention_entropy", "attention_max_logit"})
     causes = ("nonfinite_data", "abnormal_data", "unscaled_targets", "learning_rate_too_high", "exploding_gradient")
     repairs = ("clip_attention", "reinitialize", "scale_learning_rate", "clip_gradients", "warm_up_learning_rate")
@@ -68,7 +76,6 @@ class AttentionEntropyCollapse(Rule):
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         if len(history.steps) < _SAMPLES:
             return None
         table, logits = (finite(history.layer(name)) for name in ("attention_entropy", "attention_max_logit"))
@@ -77,12 +84,12 @@ class AttentionEntropyCollapse(Rule):
             row for row in range(len(history.layers)) if not (np.isnan(entropy[row]) and np.isnan(largest[row]))
         ]
         narrow = [row for row in attention if entropy[row] <= self.threshold("entropy")]
-        loud = [
+        large = [
             row
             for row in attention
             if largest[row] >= self.threshold("logit") and growth(logits[:, row]) >= _RISE and row not in narrow
         ]
-        affected = sorted([*narrow, *loud])
+        affected = sorted([*narrow, *large])
         if not affected:
             return None
         result = outcome(history, context)
@@ -91,7 +98,7 @@ class AttentionEntropyCollapse(Rule):
         poor = result.stuck(0.2) and not result.moving(0.1) and result.mature(self.threshold("schedule"))
         over = bool(narrow) and result.known and result.mature(_LATE)
         severity = Severity.ERROR if result.diverged else (result.worst if poor or over else Severity.WARNING)
-        worst = min(narrow, key=lambda row: float(entropy[row])) if narrow else max(loud, key=lambda r: largest[r])
+        worst = min(narrow, key=lambda row: float(entropy[row])) if narrow else max(large, key=lambda r: largest[r])
         evidence = {
             "entropy": float(entropy[worst]),
             "largest_logit": float(largest[worst]),
@@ -99,9 +106,9 @@ class AttentionEntropyCollapse(Rule):
             "affected_layers": float(len(affected)),
             "attention_layers": float(len(attention)),
         }
-        return self._told(history, severity, affected, worst, evidence, result.words)
+        return self._finding(history, severity, affected, worst, evidence, result.words)
 
-    def _told(
+    def _finding(
         self,
         history: RunHistory,
         severity: Severity,
@@ -112,11 +119,11 @@ class AttentionEntropyCollapse(Rule):
     ) -> Finding:
         name, largest = history.layers[worst].name, evidence["largest_logit"]
         if evidence["entropy"] <= self.threshold("entropy"):
-            message = f"The attention weights of layer {name} have {evidence['entropy']:.1%} of the largest entropy"
+            message = f"Attention in layer {name} has collapsed to {evidence['entropy']:.1%} of the maximum entropy"
             message += "" if math.isnan(largest) else f" (largest logit {about(largest, 3)})"
         else:
-            message = f"The largest attention logit of layer {name} is {about(largest, 3)}, "
-            message += f"{about(evidence['logit_growth'])} times that at the start"
+            message = f"The largest attention logit of layer {name} has grown to {about(largest, 3)}, "
+            message += f"{about(evidence['logit_growth'])} times its initial value"
         if severity is Severity.ERROR and words:
             message += f", and {words}"
         order = (worst, *(row for row in affected if row != worst))

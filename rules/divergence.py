@@ -1,4 +1,4 @@
-"""AT305: a loss that goes up and stays up."""
+"""AT305: a loss that rises and stays high."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ from autotrainer.rules._shared.words import about
 
 __all__ = ["Divergence"]
 
-_LEAST = 48
-"""Losses before which nothing is said, two for each part: the first steps of a healthy training go up and down."""
+_MIN_LOSSES = 48
+"""Fewest losses for a verdict, two for each block: the first losses of a healthy training go up and down."""
 
 _LOST = 0.5
-"""Share of what the loss had fallen that must be lost again."""
+"""Share of the previous fall of the loss that must be lost again."""
 
 _FAR = 0.1
-"""Longest step ÷ length of the weights below which a loss without targets grows for another reason than its steps, as
-the values of states do with the returns of a policy: that of `learning_rate_too_high`."""
+"""Largest step ÷ norm of the weights, as in `learning_rate_too_high`, below which a loss without targets grows for
+another reason than its steps, as the values of states do with the returns of a policy."""
 
 _ABOVE = 1.5
-"""Loss ÷ that of the untrained model from which the result is worse than none, whatever the batches."""
+"""Loss ÷ that of the untrained model from which the model is certainly worse than untrained."""
 
 
 class Divergence(Rule):
-    """The training loss rises and stays up: the model gets worse than it was.
+    """The training loss rises and stays high: the model becomes worse than it was.
 
     What it does
-        Divides the losses so far into up to 24 parts and compares the last five of them with the best one.
+        Divides the losses so far into up to 24 blocks and compares the last five of them with the best one.
 
     Why it hurts
-        More of the same training makes the model worse still.
+        Longer training makes the model even worse.
 
     Evidence used
-        Mean losses of the parts, relative to the best one and to the first losses; whether they come down again; the
+        Mean losses of the blocks, relative to the best one and to the first losses; whether they come down again; the
         outcome: skill over the trivial predictor.
 
     Thresholds
-        ``factor``: loss ÷ its best, in each of the last ``windows`` of the 24 parts.
+        ``factor``: loss ÷ its best, in each of the last ``windows`` of the 24 blocks.
 
     When it is wrong
-        A loss that has nearly vanished doubles easily: it must also have lost half of what it had gained. An error
-        needs a loss 1.5 times above that of the untrained model and a measure of skill that shows nothing learned.
-        Losses around or below zero and those of several optimizers (adversarial training) are left out, and so are
-        targets that grow (values in reinforcement learning): by as much as their variance, a loss may. One whose
-        targets are not known counts only where a step has changed the weights by a tenth of their size. Training data
-        that grow harder (curricula) are a warning.
+        A loss close to zero doubles easily: it must also have lost half of its previous fall. An error requires a loss
+        1.5 times that of the untrained model and a measure of skill that shows nothing learned. Losses at or below zero
+        and those of several optimizers (adversarial training) are left out. If targets grow (values in reinforcement
+        learning), the loss may grow by as much as their variance. A loss whose targets are unknown counts only if a
+        step has changed the weights by a tenth of their norm. Training data that becomes harder (curricula) is a
+        warning.
 
     Repairs
-        A lower learning rate, gradient clipping, another optimizer.
+        A lower learning rate, gradient clipping, or another optimizer.
 
     References
         MosaicML llm-foundry, LossSpike callback: 2 × the running loss, for several windows; Cohen et al., ICLR 2021.
@@ -61,6 +61,16 @@ class Divergence(Rule):
     problem = "divergence"
     code = "AT305"
     aliases = ("diverging", "diverged", "loss_explodes", "rising_loss")
+    phrases = (
+        "loss goes up",
+        "loss increases",
+        "loss explodes",
+        "loss is increasing",
+        "loss diverges",
+        "training loss increases",
+        "loss becomes huge",
+        "loss blows up",
+    )
     needs = OUTCOME_NEEDS | STEP_NEEDS
     causes = (
         "nonfinite_data",
@@ -91,14 +101,15 @@ class Divergence(Rule):
     place = "step"
     THRESHOLDS = thresholds(
         factor=Threshold(2, "loss ÷ its best", "llm-foundry: outlier multiplier", 1),
-        windows=Threshold(5, "parts of the run, of 24, in which it is that high", "llm-foundry: patience", 1, 12),
+        windows=Threshold(
+            5, "number of the last blocks, of 24, in which it is that high", "llm-foundry: patience", 1, 12
+        ),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         losses = history.losses[1]
         losses = losses[np.isfinite(losses)]
-        if len(losses) < _LEAST or context.optimizer.several:
+        if len(losses) < _MIN_LOSSES or context.optimizer.several:
             return None
         _, parts = blocks(np.arange(len(losses)), losses)
         last = int(self.threshold("windows"))
@@ -118,7 +129,8 @@ class Divergence(Rule):
         error = lost and low >= _ABOVE * start
         evidence = {"loss": float(late[-1]), "best": best, "start": start, "rise": low / best}
         message = (
-            f"The loss is {about(late[-1], 3)} at step {history.step}, {about(late[-1] / best)} times its best so far"
+            f"The loss diverges: it is {about(late[-1], 3)} at step {history.step}, {about(late[-1] / best)} times its "
+            "best value so far"
         )
         message += f", and was {start:.3g} at the start" if low >= start else ""
         message += f"; {result.words}" if error else ""

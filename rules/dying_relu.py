@@ -1,4 +1,4 @@
-"""AT201: ReLU units that give zero for every input."""
+"""AT201: ReLU units that output zero for every input."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ __all__ = ["DyingReLU"]
 
 
 class DyingReLU(Rule):
-    """Units of a ReLU layer give zero for every input and so can never learn again.
+    """Units of a ReLU layer output zero for every input and can no longer learn.
 
     What it does
-        Looks at each layer whose activation has a zero region, for the share of units that were zero on every
-        sample of several batches.
+        For each layer whose activation has a zero region, measures the share of units that were zero on every sample of
+        several batches.
 
     Why it hurts
-        A unit that is always zero has no gradient. Where a whole layer is dead, nothing passes: the output is the
-        same for all inputs, and all layers before it stop learning.
+        A unit that is always zero has no gradient. If a whole layer is dead, nothing passes: the output is the same for
+        all inputs, and all layers before it stop learning.
 
     Evidence used
-        Share of dead units of each layer over the last sampled batches; whether the gradients of all layers before
-        it are exactly zero; the outcome. Sparse inputs and embeddings play no part: only units count, not zeros.
+        Share of dead units of each layer over the last sampled batches; whether the gradients of all layers up to it
+        are exactly zero; the outcome. Sparse inputs and embeddings have no influence: units count, not zeros.
 
     Thresholds
-        ``dead_units`` is gamma of AUTOTRAINER, here a share of units of one layer; ``epochs`` is alpha_3.
+        ``dead_units`` is gamma of AUTOTRAINER, here a share of the units of one layer; ``epochs`` is alpha_3.
         ``schedule``: share of the planned training from which a poor outcome makes it an error.
 
     When it is wrong
-        Healthy nets have up to half of their units dead in places: without a poor outcome only a layer that is dead
-        throughout is an error, and only where the layers before it get no gradient (no connection skips it).
+        In healthy networks, up to half of the units of a layer can be dead: without a poor outcome, only a layer that
+        is entirely dead is an error, and only if the layers before it receive no gradient (no skip connection bypasses
+        it).
 
     Repairs
-        Another activation (LeakyReLU, SELU), normalization, new initial weights, a lower learning rate.
+        Another activation (LeakyReLU, SELU), normalization, new initial weights, or a lower learning rate.
 
     References
         Lu et al., Dying ReLU and Initialization, 2019; Zhang et al., AUTOTRAINER, ICSE 2021, section III.
@@ -46,6 +47,14 @@ class DyingReLU(Rule):
     problem = "dying_relu"
     code = "AT201"
     aliases = ("dead_relu", "dying_relus", "dead_units", "dying")
+    phrases = (
+        "dead relu",
+        "relu dies",
+        "dead neurons",
+        "neurons are dead",
+        "relu outputs only zeros",
+        "activations are all zero",
+    )
     needs = OUTCOME_NEEDS | frozenset({"dead_units"})
     causes = (
         "missing_zero_grad",
@@ -74,12 +83,11 @@ class DyingReLU(Rule):
     )
     THRESHOLDS = thresholds(
         dead_units=Threshold(0.7, "share of dead units in a layer", "AUTOTRAINER", maximum=1, alias="gamma"),
-        epochs=Threshold(0, "epochs before it is judged", "AUTOTRAINER", alias="alpha_3"),
+        epochs=Threshold(0, "epochs before a verdict", "AUTOTRAINER", alias="alpha_3"),
         schedule=Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         if len(history.steps) < DEAD_WINDOW or history.epoch < self.threshold("epochs"):
             return None
         dead = last_median(history.layer("dead_units"), 3)
@@ -99,11 +107,11 @@ class DyingReLU(Rule):
             severity, confidence = Severity.WARNING, 0.5
         else:
             return None
-        message = f"{share:.0%} of the units of layer {history.layers[worst].name} are zero for every input"
+        message = f"{share:.0%} of the units of layer {history.layers[worst].name} are dead (zero for every input)"
         if cut_off:
-            message += " and no layer before it gets a gradient"
+            message += ", and no layer before it receives a gradient"
         if severity is Severity.ERROR and result.words:
-            message += f", and {result.words}"
+            message += f"; {result.words}"
         evidence = {
             "dead_units": share,
             "affected_layers": float(len(affected)),
@@ -114,7 +122,7 @@ class DyingReLU(Rule):
 
     @staticmethod
     def _no_gradient_before(history: RunHistory, row: int) -> bool:
-        """Whether all weight layers up to this one had gradients of exactly zero in the last samples."""
+        """Return whether all weight layers up to this one had gradients of exactly zero in the last samples."""
         before = [r for r in weight_layers(history) if r <= row]
         norms = last_median(history.layer("grad_norm")[:, before], 3)
         return bool(before) and bool((norms == 0).all())

@@ -16,39 +16,38 @@ from autotrainer.rules._shared.words import about
 __all__ = ["ExplodingGradient"]
 
 _FAR = 3.0
-"""Weight norm ÷ root of the units, which is about 1 after the usual initializers: weights that began tiny and grew to
-their usual size are no sign of trouble."""
+"""Weight norm ÷ root of the units from which weights are too large; standard initializers give about 1, to which tiny
+weights may grow."""
 
 _DEAD_SAMPLES = 3
-"""Samples in which all gradients must be exactly zero for a model to count as dead."""
+"""Samples in which all gradients must be exactly zero for the model to count as dead."""
 
 _DOUBLED = 2.0
-"""Growth of a layer's weights from which a step as large as the weights is what killed the model."""
+"""Growth of a layer's weights from which a step as large as the weights explains a dead model."""
 
-_BEYOND = 1000.0
-"""Growth of a loss of one's own, which may measure a moving target (values in reinforcement learning), that is none."""
+_EXTREME = 1000.0
+"""Growth of a custom loss that a moving target (values in reinforcement learning) does not explain."""
 
 _GOOD = 0.8
-"""Skill from which it does not matter how far the weights were thrown."""
+"""Skill from which large weights do not matter."""
 
 
 class ExplodingGradient(Rule):
-    """Gradients grow without bound and throw the weights far away.
+    """Gradients grow without bound and move the weights far away.
 
     What it does
-        Compares gradients, weights and loss with the run's own beginning, and looks for steps that are larger than
-        the weights they change.
+        Compares gradients, weights and loss with the start of the run, and looks for steps that are larger than the
+        weights they change.
 
     Why it hurts
-        Steps overshoot further and further: the loss grows until it is not finite, or the model ends in a dead
-        region where nothing moves any more.
+        Steps overshoot more and more: the loss grows until it is NaN or infinite, or the model ends in a dead region
+        where no gradient is left.
 
     Evidence used
         Growth of the total gradient norm, of the loss (medians of samples) and of the weights; the update ratio; a
-        gradient that is not finite after finite ones; the ratio of first to last layer, only where the model is also
-        without skill and its steps are large. Weights that were thrown far beyond the size of any initializer make a
-        poor score an error even where the loss has settled, and so does such a step after which all gradients are
-        exactly zero.
+        gradient that is NaN or infinite after finite ones; the ratio of first to last layer, only if the model also has
+        no skill and its steps are large. Weights far beyond the size that any initializer gives make a poor score an
+        error even if the loss has settled, and so does such a step after which all gradients are exactly zero.
 
     Thresholds
         ``growth`` of the gradient norm together with ``loss_growth``; ``weight_growth`` of any layer and
@@ -56,12 +55,12 @@ class ExplodingGradient(Rule):
         poor score after such steps is an error; ``ratio`` is beta_3 of AUTOTRAINER, ``epochs`` is alpha_2.
 
     When it is wrong
-        Gradients that grow while the loss falls are healthy, and so is a ratio above 70: neither fires by itself. A
-        loss of one's own may measure a moving target (values in reinforcement learning): growth of less than a
-        thousandfold is a warning, and one that goes below zero (a likelihood, a policy) is not judged by its growth.
+        Gradients that grow while the loss falls are healthy, and so is a ratio above 70: neither is reported on its
+        own. A custom loss may follow a moving target (values in reinforcement learning): growth of less than a
+        thousandfold is a warning, and a loss that goes below zero (a likelihood, a policy) is not judged by its growth.
 
     Repairs
-        A lower learning rate, gradient clipping, another activation, normalization.
+        A lower learning rate, gradient clipping, another activation, or normalization.
 
     References
         Pascanu et al., ICML 2013; Zhang et al., AUTOTRAINER, ICSE 2021, section III.
@@ -70,6 +69,14 @@ class ExplodingGradient(Rule):
     problem = "exploding_gradient"
     code = "AT102"
     aliases = ("exploding", "exploding_gradients", "explode")
+    phrases = (
+        "gradients explode",
+        "gradient norm too large",
+        "gradient is huge",
+        "gradient is inf",
+        "weights become huge",
+        "weights explode",
+    )
     needs = OUTCOME_NEEDS | frozenset({"weight_norm", "update_ratio"})
     causes = (
         "nonfinite_data",
@@ -101,11 +108,10 @@ class ExplodingGradient(Rule):
         update_ratio=Threshold(1.0, "size of a step ÷ weights", "1,000 times the usual 1e-3"),
         schedule=Threshold(0.25, "share of the schedule before a poor score is an error", "calibrated", maximum=1),
         ratio=Threshold(70, "gradient norm of first ÷ last layer", "AUTOTRAINER", 1, alias="beta_3"),
-        epochs=Threshold(0, "epochs before it is judged", "AUTOTRAINER", alias="alpha_2"),
+        epochs=Threshold(0, "epochs before a verdict", "AUTOTRAINER", alias="alpha_2"),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         rows = weight_layers(history)
         if not rows or len(history.steps) < 2 or history.epoch < self.threshold("epochs"):
             return None
@@ -113,17 +119,17 @@ class ExplodingGradient(Rule):
         _, losses = history.losses
         evidence = {"growth": growth(gradient), "loss_growth": loss_growth(losses, context.loss.family)}
         result = outcome(history, context)
-        own = context.loss.own and not result.known
-        told = self._by_growth(history, evidence, gradient, own)
-        told = told or self._by_weights(history, rows, evidence, result)
-        told = told or self._by_ratio(history, rows, evidence, result)
-        if told is None:
+        custom = context.loss.own and not result.known
+        verdict = self._by_growth(history, evidence, gradient, custom)
+        verdict = verdict or self._by_weights(history, rows, evidence, result)
+        verdict = verdict or self._by_ratio(history, rows, evidence, result)
+        if verdict is None:
             return None
-        severity, confidence, message = told
+        severity, confidence, message = verdict
         return self.finding(severity, confidence, message, evidence, layers=names(history, self._origin(history, rows)))
 
     def _by_growth(
-        self, history: RunHistory, evidence: dict[str, float], gradient: Floats, own: bool
+        self, history: RunHistory, evidence: dict[str, float], gradient: Floats, custom: bool
     ) -> tuple[Severity, float, str] | None:
         grown, lost = evidence["growth"], evidence["loss_growth"]
         finite = gradient[np.isfinite(gradient)]
@@ -133,13 +139,13 @@ class ExplodingGradient(Rule):
         if not np.isfinite(gradient[-1]) and not np.isnan(gradient[-1]):
             before = float(finite.max() / finite[0]) if finite[0] > 0 else math.nan
             if before >= self.threshold("growth"):
-                message = f"The gradient norm grew {about(before)}-fold and is not finite {at}."
+                message = f"The gradient norm grew {about(before)}-fold and became NaN or infinite {at}."
                 return Severity.ERROR, 0.97, message
             return None
         if grown >= self.threshold("growth") and lost >= self.threshold("loss_growth"):
-            message = f"Gradient norm and loss grew {about(grown)}-fold and {about(lost)}-fold {at}."
-            sure = not own or lost >= _BEYOND
-            return (Severity.ERROR, 0.95, message) if sure else (Severity.WARNING, 0.5, message)
+            message = f"The gradient norm grew {about(grown)}-fold and the loss {about(lost)}-fold {at}."
+            certain = not custom or lost >= _EXTREME
+            return (Severity.ERROR, 0.95, message) if certain else (Severity.WARNING, 0.5, message)
         return None
 
     def _by_weights(
@@ -149,25 +155,30 @@ class ExplodingGradient(Rule):
         steps = history.layer("update_ratio")[:, rows]
         with np.errstate(all="ignore"):
             start, now = weights[0], last_median(weights, 3)
-            grown = np.where((start > 1e-3) & np.isfinite(now), now / start, np.nan)  # the rest is nonfinite's to tell
+            grown = np.where((start > 1e-3) & np.isfinite(now), now / start, np.nan)  # others: nonfinite
             largest = float(np.nanmax(grown)) if not np.isnan(grown).all() else math.nan
-            leap = float(np.max(steps[np.isfinite(steps)], initial=0.0))
-        evidence |= {"weight_growth": largest, "largest_update_ratio": leap}
+            ratio = float(np.max(steps[np.isfinite(steps)], initial=0.0))
+        evidence |= {"weight_growth": largest, "largest_update_ratio": ratio}
         dead = bool((history.layer("grad_norm")[-_DEAD_SAMPLES:, rows] == 0).all())
-        if dead and leap >= self.threshold("update_ratio") and largest >= _DOUBLED and result.high <= 0.15:
-            text = f"A step changed weights by {about(leap)} times their norm, and no layer gets any gradient now"
-            return Severity.ERROR, 0.9, f"{text}{', while ' + result.words if result.words else ''}."
-        if not largest >= self.threshold("weight_growth") or not leap >= self.threshold("update_ratio"):
+        if dead and ratio >= self.threshold("update_ratio") and largest >= _DOUBLED and result.high <= 0.15:
+            text = (
+                f"A step changed a layer's weights by {about(ratio)} times their norm, and all gradients are now zero"
+            )
+            return Severity.ERROR, 0.9, f"{text}{'; ' + result.words if result.words else ''}."
+        if not largest >= self.threshold("weight_growth") or not ratio >= self.threshold("update_ratio"):
             return None
-        text = f"A step changed weights by {about(leap)} times their norm, and weights grew {about(largest)}-fold"
+        text = (
+            f"A step changed a layer's weights by {about(ratio)} times their norm, and weights have grown "
+            f"{about(largest)}-fold"
+        )
         if result.diverged or result.high <= 0.15 or evidence["loss_growth"] >= self.threshold("loss_growth"):
-            return Severity.ERROR, 0.85, f"{text}{', while ' + result.words if result.words else ''}."
+            return Severity.ERROR, 0.85, f"{text}{'; ' + result.words if result.words else ''}."
         usual = np.sqrt([history.layers[row].units or 1 for row in rows])
-        thrown = bool((now / usual)[grown >= self.threshold("weight_growth")].max(initial=0.0) >= _FAR)
-        if result.learned(_GOOD if thrown else 0.5):
+        far = bool((now / usual)[grown >= self.threshold("weight_growth")].max(initial=0.0) >= _FAR)
+        if result.learned(_GOOD if far else 0.5):
             return None
         settled = result.known and result.mature(self.threshold("schedule")) and not result.moving(0.1)
-        if thrown and settled and not result.learned(0.5):
+        if far and settled and not result.learned(0.5):
             return result.worst, 0.8, f"{text}; {result.words} after {result.steps} steps."
         return Severity.WARNING, 0.6, f"{text}."
 
@@ -186,14 +197,14 @@ class ExplodingGradient(Rule):
         if not (large and result.stuck() and result.mature(0.12)) or result.to_come > 0.1:
             return None
         message = (
-            f"The gradient of the first layer is {about(ratio)} times that of the last one, its steps are {moved:.2g} "
-            f"times its weights, and {result.words}."
+            f"The gradient norm of the first layer is {about(ratio)} times that of the last one, a step changes its "
+            f"weights by {moved:.2g} times their norm, and {result.words}."
         )
         return result.worst, 0.6, message
 
     @staticmethod
     def _origin(history: RunHistory, rows: list[int]) -> list[int]:
-        """Return the layers by their growth of gradient, the largest first: at most three."""
+        """Return up to three layers, by the growth of their gradient, the largest first."""
         norms = history.layer("grad_norm")[:, rows]
         finite = np.isfinite(norms).all(axis=1)
         if finite.sum() < 2:

@@ -1,4 +1,4 @@
-"""AT103: single gradients far above all others."""
+"""AT103: single gradients far larger than all others."""
 
 from __future__ import annotations
 
@@ -13,41 +13,42 @@ from autotrainer.rules._shared.words import about
 __all__ = ["GradientSpike"]
 
 _SAMPLES = 16
-"""Samples in the last half of the run from which their usual scatter is known."""
+"""Fewest samples in the last half of the run that show the usual scatter."""
 
 _SCATTER = 0.1
-"""Least scatter of the logarithm: gradients of one and the same training differ by a tenth anyway."""
+"""Smallest scatter of the logarithm: gradients of any training differ by a tenth."""
 
 _FIRST = 10
-"""Samples whose gradients are those of an untrained model."""
+"""First samples, whose gradients are those of the untrained model."""
 
 
 class GradientSpike(Rule):
     """Single gradients are far larger than all others, and larger than those of the untrained model.
 
     What it does
-        Looks in the last half of the run for gradient norms far outside their usual scatter.
+        Looks for gradient norms far outside their usual scatter in the last half of the run.
 
     Why it hurts
-        One such step undoes many good ones. Adaptive optimizers feel it for as long as their averages last, and where
-        spikes become more frequent divergence is near.
+        One such step can undo many good ones. It stays in the averages of adaptive optimizers for a long time, and
+        spikes that become more frequent announce divergence.
 
     Evidence used
-        Total gradient norm of the sampled steps, on a logarithmic scale: robust z against median and median absolute
-        deviation, ratio to the median, and ratio to the largest gradient of the first steps. The share of samples
-        with a spike is the spike score of OLMo 2.
+        Total gradient norm of the sampled steps on a logarithmic scale: robust z-score from median and median absolute
+        deviation, ratio to the median, and ratio to the largest gradient of the first steps. The share of samples with
+        a spike is the spike score of OLMo 2.
 
     Thresholds
         ``z``: robust standard deviations; ``ratio``: norm ÷ median norm, at least; ``skill``: skill over the trivial
         predictor from which spikes do no harm.
 
     When it is wrong
-        A model that fits its data well has tiny gradients and now and then one for a hard sample: those are no larger
-        than the first gradients of the run, and don't count. Adversarial trainings with several optimizers are not
-        judged. Always a warning; nothing where gradients are clipped, for they are seen after that.
+        A model that fits its data well has tiny gradients, with an occasional larger one for a hard sample: those are
+        no larger than the first gradients of the run and do not count. Adversarial training with several optimizers is
+        not judged. It is always a warning; if gradients are clipped, spikes are not visible, as the norm is measured
+        afterwards.
 
     Repairs
-        Gradient clipping, a lower learning rate.
+        Gradient clipping, or a lower learning rate.
 
     References
         Kumar et al., ZClip, 2025 (2504.02507); OLMo 2, 2025 (2501.00656), section 3.
@@ -56,6 +57,7 @@ class GradientSpike(Rule):
     problem = "gradient_spike"
     code = "AT103"
     aliases = ("gradient_spikes", "spiky_gradient")
+    phrases = ("gradient spikes", "gradient norm spikes", "sudden large gradient", "gradient norm suddenly jumps")
     needs = OUTCOME_NEEDS
     causes = (
         "missing_zero_grad",
@@ -69,12 +71,11 @@ class GradientSpike(Rule):
     place = "step"
     THRESHOLDS = thresholds(
         z=Threshold(7, "robust standard deviations above the median", "OLMo 2: spike score", 1),
-        ratio=Threshold(10, "gradient norm ÷ its median", "that of exploding_gradient", 1),
-        skill=Threshold(0.8, "skill from which they are not told", "that of oscillating_loss", maximum=1),
+        ratio=Threshold(10, "gradient norm ÷ its median", "as in exploding_gradient", 1),
+        skill=Threshold(0.8, "skill from which spikes are not reported", "as in oscillating_loss", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         norms = history.scalar("grad_norm")
         window = recent(history.steps)
         late = norms[window]
@@ -88,9 +89,9 @@ class GradientSpike(Rule):
         first = first[np.isfinite(first) & (first > 0)]
         least = max(middle + self.threshold("z") * scatter, middle + np.log(self.threshold("ratio")))
         least = max(least, float(np.log(first).max(initial=-np.inf)))
-        found = logs > least
-        # Where the gradients stay up it is no spike but growth, which other rules judge.
-        if not found.any() or found.mean() > 0.25 or found[-1]:
+        spikes = logs > least
+        # Gradients that stay large are not a spike but growth, which other rules judge.
+        if not spikes.any() or spikes.mean() > 0.25 or spikes[-1]:
             return None
         if outcome(history, context).learned(self.threshold("skill")):
             return None
@@ -100,12 +101,12 @@ class GradientSpike(Rule):
             "spike_step": float(steps[worst]),
             "ratio": times,
             "z": (float(logs[worst]) - middle) / scatter,
-            "spike_score": float(found.mean()),
+            "spike_score": float(spikes.mean()),
             "usual_grad_norm": float(np.exp(middle)),
         }
         message = (
-            f"The gradient norm of step {steps[worst]} was {about(times)} times the usual one, and {found.sum()} of "
-            f"the last {len(logs)} sampled steps were such spikes."
+            f"The gradient norm jumped to {about(times)} times its usual value at step {steps[worst]} (spikes in "
+            f"{spikes.sum()} of the last {len(logs)} sampled steps)."
         )
         return self.finding(Severity.WARNING, 0.6, message, evidence, layers=self._layers(history, int(steps[worst])))
 

@@ -1,4 +1,4 @@
-"""AT401: an output activation that does not fit loss and targets."""
+"""AT401: an output activation that does not fit the loss and the targets."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["ImproperOutputActivation"]
 _TOLERANCE = 1e-4
 
 _LASTING = 10
-"""Samples in each of which outputs must be zero for every input to count as lost: single ones may come back."""
+"""Samples in all of which an output must be zero for every input to count as dead: single outputs may recover."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Misfit:
+class _Mismatch:
     """Why an activation does not fit.
 
     Attributes:
-        reason: In words.
-        proven: Whether the targets can't be met at all.
-        harmful: Where that is not proven: whether such models usually end clearly worse.
+        reason: Clause for the message.
+        proven: Whether the outputs can't fit the targets at all.
+        harmful: If that is not proven, whether such models usually end clearly worse.
     """
 
     reason: str
@@ -39,30 +39,30 @@ class ImproperOutputActivation(Rule):
     """The output activation does not fit the loss and the targets.
 
     What it does
-        Compares the activation of the output with what the loss takes outputs for (logits, probabilities, log
+        Compares the output activation with the kind of outputs that the loss expects (logits, probabilities, log
         probabilities, values) and with the range of the targets.
 
     Why it hurts
-        Outputs can't reach the targets, or the loss is computed from numbers that are no probabilities: a softmax
-        over a single unit is always 1, a sigmoid before a loss on logits is applied twice, a ReLU gives no negative
+        Outputs can't reach the targets, or the loss is computed from numbers that are not probabilities: a softmax over
+        a single unit is always 1, a sigmoid before a loss on logits is applied twice, a ReLU never outputs a negative
         value.
 
     Evidence used
-        Name of the output activation where it is known, smallest and largest output, sum of each output row, range
-        of the targets, number of outputs, and the loss; outputs of a ReLU that are zero for every input, which get no
-        gradient any more; the outcome for what merely is unusual.
+        Name of the output activation, if known; smallest and largest output; sum of each output row; range of the
+        targets; number of outputs; and the loss; outputs of a ReLU that are zero for every input and no longer receive
+        a gradient; for combinations that are merely unusual, the outcome.
 
     Thresholds
         ``row_sum`` is omega_2 of AUTOTRAINER: largest mean sum of a row of class probabilities, compared at +0.1;
-        ``unreachable`` is the share of the span of regression targets that the output can't give; ``good_skill``:
-        skill over the trivial predictor from which a misfit is only a warning.
+        ``unreachable`` is the share of the range of regression targets that the output can't reach; ``good_skill``:
+        skill over the trivial predictor from which a mismatch is only a warning.
 
     When it is wrong
-        Some misfits train well (a doubled softmax, independent sigmoids with cross-entropy over classes): a model
-        that has learned is never an error.
+        Some mismatches train well (a doubled softmax, independent sigmoids with cross-entropy over classes): in a model
+        that has learned, they are never an error.
 
     Repairs
-        The activation that belongs to loss and targets.
+        The activation that fits the loss and the targets.
 
     References
         Zhang et al., AUTOTRAINER, ICSE 2021, section III; Goodfellow et al., Deep Learning, 2016, section 6.2.2.
@@ -71,6 +71,15 @@ class ImproperOutputActivation(Rule):
     problem = "improper_output_activation"
     code = "AT401"
     aliases = ("wrong_output_activation", "improper_activation", "wrong_activation", "output_activation")
+    phrases = (
+        "sigmoid or softmax",
+        "softmax with one output",
+        "softmax with cross entropy loss",
+        "activation in last layer",
+        "last layer activation",
+        "model always outputs 1",
+        "model outputs only positive values",
+    )
     needs = OUTCOME_NEEDS | frozenset(
         {"output_min", "output_max", "output_row_sum", "output_row_sum_error", "target_min", "dead_units"}
     )
@@ -79,21 +88,20 @@ class ImproperOutputActivation(Rule):
     static = True
     THRESHOLDS = thresholds(
         row_sum=Threshold(1.0, "mean sum of a row of class probabilities (+0.1)", "AUTOTRAINER", alias="omega_2"),
-        unreachable=Threshold(0.2, "share of the targets' span out of reach", "calibrated", maximum=1),
-        good_skill=Threshold(0.8, "skill from which a misfit is a warning", "calibrated", maximum=1),
+        unreachable=Threshold(0.2, "share of the range of the targets out of reach", "calibrated", maximum=1),
+        good_skill=Threshold(0.8, "skill from which a mismatch is a warning", "calibrated", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         if not len(history.steps):
             return None
         low, high = output_range(history)
         activation = output_activation(history, context)
-        misfit = self._misfit(history, context, activation, low, high)
-        if misfit is None:
+        mismatch = self._mismatch(history, context, activation, low, high)
+        if mismatch is None:
             return None
         result = outcome(history, context)
-        severity, confidence = self._severity(misfit, result)
+        severity, confidence = self._severity(mismatch, result)
         if severity is None:
             return None
         sums = history.scalar("output_row_sum")
@@ -105,22 +113,22 @@ class ImproperOutputActivation(Rule):
             "target_min": targets.minimum,
             "target_max": targets.maximum,
         }
-        told = (
-            f"{misfit.reason}; {result.words}."
+        message = (
+            f"{mismatch.reason}; {result.words}."
             if severity is Severity.ERROR and result.words and result.steps >= 10
-            else f"{misfit.reason}."
+            else f"{mismatch.reason}."
         )
         last = tuple(layer.name for layer in history.layers if not layer.hidden)[-1:]
-        return self.finding(severity, confidence, told, evidence, layers=last)
+        return self.finding(severity, confidence, message, evidence, layers=last)
 
-    def _severity(self, misfit: _Misfit, result: Outcome) -> tuple[Severity | None, float]:
+    def _severity(self, mismatch: _Mismatch, result: Outcome) -> tuple[Severity | None, float]:
         good = result.learned(self.threshold("good_skill"))
-        if misfit.proven:
+        if mismatch.proven:
             return (Severity.WARNING, 0.6) if good else (Severity.ERROR, 0.95)
         if good or result.learned(0.6) or (result.learned(0.5) and not result.mature(0.5)):
             return None, 0.0
-        # It trains well as a rule: worth a look where the outcome is poor, never the likely root.
-        if not misfit.harmful:
+        # Usually trains well: a warning if the outcome is poor, never the likely root cause.
+        if not mismatch.harmful:
             poor = (result.stuck() and not result.moving()) or (result.mature(0.9) and not result.learned(0.5))
             return Severity.WARNING if poor and result.known else Severity.INFO, 0.4
         if not result.known or not result.mature(0.15):
@@ -129,21 +137,21 @@ class ImproperOutputActivation(Rule):
             return result.worst, 0.7
         return Severity.WARNING, 0.5
 
-    def _misfit(
+    def _mismatch(
         self, history: RunHistory, context: TaskContext, activation: str | None, low: float, high: float
-    ) -> _Misfit | None:
-        """Return what does not fit, the surest first."""
+    ) -> _Mismatch | None:
+        """Return the most certain mismatch, or None."""
         loss, units = context.loss, context.output_units
         if _silent_outputs(history, 2) >= 1 and _no_gradient(history):
-            through = f"went through {activation} and " if activation else ""
-            return _Misfit(f"Outputs {through}are 0 for every input, so that no gradient passes")
+            through = f" (activation {activation})" if activation else ""
+            return _Mismatch(f"The outputs{through} are 0 for every input, so no gradient passes back")
         proven_by_value = activation is None and low == high == 1.0 and history.targets.count > 1
         if units == 1 and (activation == "softmax" or proven_by_value):
-            return _Misfit("A softmax over a single output is always 1, whatever the input")
+            return _Mismatch("A softmax over a single output is always 1, for any input")
         if loss.classifies and loss.family != "hinge":
             by_form = {"logits": self._logits, "probabilities": self._probabilities, "log_probabilities": self._logs}
-            judge = by_form.get(loss.expects)
-            return judge(history, context, activation, low, high) if judge is not None else None
+            check = by_form.get(loss.expects)
+            return check(history, context, activation, low, high) if check is not None else None
         if loss.expects == "log_probabilities":
             return self._logs(history, context, activation, low, high)
         return self._reach(history, context, activation)
@@ -151,78 +159,81 @@ class ImproperOutputActivation(Rule):
     @staticmethod
     def _logits(
         history: RunHistory, context: TaskContext, activation: str | None, low: float, high: float
-    ) -> _Misfit | None:
-        """Judge a loss that applies softmax or sigmoid itself."""
+    ) -> _Mismatch | None:
+        """Check the outputs for a loss that applies softmax or sigmoid itself."""
         silent = _silent_outputs(history, _LASTING)
         binary = context.loss.family == "binary_cross_entropy"
         name = context.loss.name
         if binary and activation in ("sigmoid", "hard_sigmoid", "softmax", "relu", "relu6", "softplus"):
-            return _Misfit(
-                f"{name} takes logits, but the outputs went through {activation}: they are never negative, so no "
-                "answer can be below one half"
+            return _Mismatch(
+                f"{name} expects logits, but the output activation is {activation}: outputs are never negative, so no "
+                "predicted probability can be below one half"
             )
         if activation in ("softmax", "sigmoid", "hard_sigmoid"):
-            return _Misfit(
-                f"{name} takes logits, but the outputs went through {activation}: between 0 and 1 they can't tell "
-                "classes apart clearly"
+            return _Mismatch(
+                f"{name} expects logits, but the output activation is {activation}: outputs between 0 and 1 can't "
+                "separate the classes clearly"
             )
         if activation in ("tanh", "softsign", "hard_tanh"):
-            return _Misfit(f"{name} takes logits, but {activation} limits the outputs to −1 … 1", proven=not binary)
+            return _Mismatch(f"{name} expects logits, but {activation} limits the outputs to −1 … 1", proven=not binary)
         if activation in ("relu", "relu6"):
-            lost = f", and {silent:.0%} of the outputs are 0 for every input" if silent > 0 else ""
-            return _Misfit(f"{name} takes logits, but {activation} cuts all negative ones{lost}", proven=silent > 0)
+            dead = f", and {silent:.0%} of the outputs are 0 for every input" if silent > 0 else ""
+            message = f"{name} expects logits, but {activation} sets all negative ones to 0{dead}"
+            return _Mismatch(message, proven=silent > 0)
         return None
 
     def _probabilities(
         self, history: RunHistory, context: TaskContext, activation: str | None, low: float, high: float
-    ) -> _Misfit | None:
-        """Judge a loss that takes probabilities."""
+    ) -> _Mismatch | None:
+        """Check the outputs for a loss that expects probabilities."""
         name, targets = context.loss.name, history.targets
         if low < -_TOLERANCE or high > 1 + _TOLERANCE:
             through = f" (activation {activation})" if activation else ""
-            return _Misfit(f"{name} takes probabilities, but outputs{through} run from {low:.3g} to {high:.3g}")
+            return _Mismatch(f"{name} expects probabilities, but outputs{through} range from {low:.3g} to {high:.3g}")
         limits = RANGES.get(activation or "sigmoid")
         if activation is not None and (limits is None or limits[0] < 0 or limits[1] > 1):
-            return _Misfit(f"{name} takes probabilities, but the output activation is {activation}")
+            return _Mismatch(f"{name} expects probabilities, but the output activation is {activation}")
         kind = context.kind(targets)
         labels = targets.mean * targets.width
         if activation == "softmax" and kind == "multilabel" and labels > 1.2:
-            return _Misfit(f"A softmax shares 1 among {targets.width} outputs, but a row has {labels:.2g} labels")
+            return _Mismatch(
+                f"A softmax makes {targets.width} outputs sum to 1, but a row has {labels:.2g} labels on average"
+            )
         if context.loss.family == "cross_entropy" and activation != "softmax" and kind == "multiclass":
-            return self._row_sum(history, f"{name} takes class probabilities")
+            return self._row_sum(history, f"{name} expects class probabilities")
         return None
 
-    def _row_sum(self, history: RunHistory, reason: str) -> _Misfit | None:
-        """Return that probabilities of classes do not share 1 among them, or None."""
+    def _row_sum(self, history: RunHistory, reason: str) -> _Mismatch | None:
+        """Return a mismatch if the class probabilities of a row do not sum to 1."""
         sums = history.scalar("output_row_sum")
         sums = sums[np.isfinite(sums)]
         if not sums.size or sums[-1] <= self.threshold("row_sum") + 0.1:
             return None
-        return _Misfit(f"{reason}, but those of a row sum to {sums[-1]:.3g}", False, harmful=False)
+        return _Mismatch(f"{reason}, but those of a row sum to {sums[-1]:.3g}", False, harmful=False)
 
     @staticmethod
     def _logs(
         history: RunHistory, context: TaskContext, activation: str | None, low: float, high: float
-    ) -> _Misfit | None:
-        """Judge a loss that takes log probabilities."""
+    ) -> _Mismatch | None:
+        """Check the outputs for a loss that expects log probabilities."""
         if high > _TOLERANCE or (activation in RANGES and not activation.startswith("log")):
             through = f" (activation {activation})" if activation else ""
-            return _Misfit(
-                f"{context.loss.name} takes log probabilities, which are never positive, but outputs{through} run from "
-                f"{low:.3g} to {high:.3g}"
+            return _Mismatch(
+                f"{context.loss.name} expects log probabilities, which are never positive, but outputs{through} range "
+                f"from {low:.3g} to {high:.3g}"
             )
         return None
 
-    def _reach(self, history: RunHistory, context: TaskContext, activation: str | None) -> _Misfit | None:
-        """Judge a loss on values, or an unknown one: whether the output can reach the targets."""
+    def _reach(self, history: RunHistory, context: TaskContext, activation: str | None) -> _Mismatch | None:
+        """Check whether the outputs can reach the targets, for a loss on values or an unknown loss."""
         targets = history.targets
         kind = context.kind(targets)
         classes = context.loss.own and kind in ("multiclass", "binary")
         if classes and kind == "multiclass" and activation in ("sigmoid", "hard_sigmoid"):
-            return self._row_sum(history, f"{activation} gives each class a probability of its own")
+            return self._row_sum(history, f"{activation} computes an independent probability for each class")
         if classes and activation in ("relu", "relu6"):
-            return _Misfit(
-                f"Outputs for classes went through {activation}, which makes all negative ones 0", proven=False
+            return _Mismatch(
+                f"The class outputs pass through {activation}, which sets all negative ones to 0", proven=False
             )
         if kind not in ("regression", "binary") or (kind == "binary" and not targets.signed):
             return None
@@ -231,22 +242,22 @@ class ImproperOutputActivation(Rule):
         share = unreachable(activation, targets.minimum, targets.maximum)
         if share < 0.05:
             return None
-        return _Misfit(
-            f"Outputs went through {activation}, but {share:.0%} of the span of the targets, {targets.minimum:.3g} to "
-            f"{targets.maximum:.3g}, is out of its reach",
+        return _Mismatch(
+            f"The output activation {activation} can't reach {share:.0%} of the range of the targets "
+            f"({targets.minimum:.3g} to {targets.maximum:.3g})",
             proven=share >= self.threshold("unreachable"),
         )
 
 
 def _silent_outputs(history: RunHistory, samples: int) -> float:
-    """Return the share of outputs that were zero for every input in each of the last samples; 0 where not measured."""
+    """Return the share of outputs that were zero for every input in each of the last samples; 0 if not measured."""
     last = [row for row, layer in enumerate(history.layers) if not layer.hidden][-1:]
     dead = history.layer("dead_units")[-samples:, last]
     return float(dead.min()) if dead.size == samples and np.isfinite(dead).all() else 0.0
 
 
 def _no_gradient(history: RunHistory) -> bool:
-    """Whether the gradients of all layers were exactly zero in most of the last samples."""
+    """Return whether the gradients of all layers were exactly zero in most of the last samples."""
     rows = weight_layers(history)
     norms = last_median(history.layer("grad_norm")[:, rows]) if rows else np.ones(1)
     return bool((norms == 0).all())

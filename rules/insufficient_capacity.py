@@ -1,4 +1,4 @@
-"""AT412: a model that can't even fit its training data, because too little of it is there to learn with."""
+"""AT412: a model that can't even fit its training data, because it is too small or too restricted."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from autotrainer.rules._shared.trends import last_median
 __all__ = ["InsufficientCapacity"]
 
 _WIDE_OUTPUT = 4
-"""Classes from which two units count as narrow, as one does for two."""
+"""Classes from which two units are a bottleneck, as one unit is for two classes."""
 
 _GATES = ("sigmoid", "hard_sigmoid", "hardsigmoid")
-"""Activations of a layer that weighs what goes past it."""
+"""Activations of a layer that gates another branch."""
 
 _FAIR = 0.85
-"""Skill up to which such a limit is worth a look, and an error where hidden layers follow that get a single number."""
+"""Skill up to which such a limit is a warning, and an error if hidden layers follow that receive a single number."""
 
 _CODE = 0.3
-"""R² up to which the code of an autoencoder holds next to nothing of what it is to give back."""
+"""R² up to which the code of an autoencoder holds almost nothing of its input."""
 
-_PLAIN = 0.15
-"""Share of the schedule from which a limit counts where nothing at all has been learned: the delay target of 20 %."""
+_EARLY = 0.15
+"""Share of the schedule from which a limit counts if nothing at all has been learned: the delay target of 20 %."""
 
 _SAMPLES = 5
 
@@ -41,7 +41,7 @@ _Kind = Literal["chain", "narrow", "code", "dropout", "decay", "linear"]
 
 @dataclass(frozen=True, slots=True)
 class _Limit:
-    """What limits a model: its kind, that in words, the numbers, and the layers."""
+    """What limits a model; `words` is a clause for the message."""
 
     kind: _Kind
     words: str
@@ -50,39 +50,38 @@ class _Limit:
 
 
 class InsufficientCapacity(Rule):
-    """The training score itself stays low, and the model is plainly too small, or held too small, to do better.
+    """The training score itself stays low, and the model is clearly too small, or too restricted, to do better.
 
     What it does
-        Where a training has come to rest far from a good score, looks for what limits the model: a hidden layer of
-        one unit that all later layers hang on (of two, for four classes or more), dropout that leaves next to
-        nothing, weight decay that has shrunk the weights away, no non-linear layer at all.
+        If training has settled far from a good score, looks for what limits the model: a hidden layer of one unit that
+        all later layers depend on (of two, for four classes or more), dropout that keeps almost nothing, weight decay
+        that has shrunk the weights, or no non-linear layer at all.
 
     Why it hurts
         Underfitting: neither more epochs nor another learning rate can fit what the model can't express.
 
     Evidence used
         Skill on training and validation data over the last half of the run, whichever is better; trend of the loss;
-        units and number of parameters of neighbouring layers (a dense layer whose parameters are those of one input
-        hangs on one unit); rates of dropout; size of the weights against that at the start, where the optimizer
-        decays them; activations.
+        units and number of parameters of adjacent layers (a dense layer whose parameters are those of one input depends
+        on one unit); dropout rates; norm of the weights relative to the start, if the optimizer decays them;
+        activations.
 
     Thresholds
-        ``skill`` that the model has at most; ``schedule``: share of the planned training before it is judged, 0.15
-        where nothing at all was learned; ``dropout``: rate, at least; ``shrunk``: weights ÷ those at the start, at
-        most.
+        ``skill`` that the model has at most; ``schedule``: share of the planned training before it is judged, 0.15 if
+        nothing at all was learned; ``dropout``: rate, at least; ``shrunk``: weights ÷ those at the start, at most.
 
     When it is wrong
-        Noisy labels cap the score of any model: without one of these limits nothing is said, a linear model with hidden
-        layers is at most a warning, and one without them is meant to be one. One unit can be enough, and the code of an
-        autoencoder is narrow on purpose: where there are more values to give than units, it counts only if next to
-        nothing was learned. Dropout lowers the score of training itself: without one on validation data it is a
-        warning, and so it is without a known schedule. Hidden layers behind one unit make it an error up to skill 0.85:
-        they are there to learn more than one number can carry. Side branches of one unit (channel weights, adapters to
-        frozen layers) are none, nor are weights that a fit to small targets has shrunk: decay must be strong enough to
-        have done it.
+        Noisy labels limit the score of any model: without one of these limits nothing is reported. A linear model with
+        hidden layers is at most a warning, and one without them is meant to be linear. One unit can be enough, and the
+        code of an autoencoder is narrow on purpose: if there are more target values than units, it counts only if
+        almost nothing was learned. Dropout lowers the training score itself: without a validation score it is a
+        warning, and so it is without a known schedule. Hidden layers after a single unit make it an error up to skill
+        0.85: they are there to learn more than one number can carry. Side branches of one unit (channel weights,
+        adapters to frozen layers) do not count, nor do weights that a fit to small targets has shrunk: decay must be
+        strong enough to have done it.
 
     Repairs
-        Wider hidden layers. Of one's own: less dropout, less weight decay, a hidden layer with an activation.
+        Wider hidden layers. By hand: less dropout, less weight decay, or a hidden layer with an activation.
 
     References
         Goodfellow et al., Deep Learning, 2016, section 5.2; Srivastava et al., JMLR 2014, section 7.3 (dropout rates);
@@ -92,6 +91,13 @@ class InsufficientCapacity(Rule):
     problem = "insufficient_capacity"
     code = "AT412"
     aliases = ("underfitting", "underfit", "too_few_units", "bottleneck", "too_small", "capacity")
+    phrases = (
+        "model is underfitting",
+        "training accuracy is low",
+        "model too small",
+        "model cannot overfit a small dataset",
+        "training loss stays high",
+    )
     needs = OUTCOME_NEEDS | frozenset({"weight_norm", "dead_units"})
     causes = (
         "parameters_not_optimized",
@@ -109,62 +115,60 @@ class InsufficientCapacity(Rule):
     repairs = ("resize_hidden_layers",)
     THRESHOLDS = thresholds(
         skill=Threshold(0.7, "skill over the trivial predictor, at most", "calibrated", maximum=1),
-        schedule=Threshold(0.5, "share of the schedule before it is judged", "calibrated", maximum=1),
-        dropout=Threshold(0.8, "rate of dropout, at least", "Srivastava 2014: 0.2 to 0.6 are flat", maximum=1),
-        shrunk=Threshold(0.5, "size of the weights ÷ that at the start, at most", "calibrated", maximum=1),
+        schedule=Threshold(0.5, "share of the schedule before a verdict", "calibrated", maximum=1),
+        dropout=Threshold(0.8, "dropout rate, at least", "Srivastava 2014: 0.2 to 0.6 are flat", maximum=1),
+        shrunk=Threshold(0.5, "norm of the weights ÷ that at the start, at most", "calibrated", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         limit = self._limit(history, context)
         if limit is None:
             return None
-        result, held = outcome(history, context), math.nan
+        result, held_out = outcome(history, context), math.nan
         if not result.known or result.diverged or result.moving():
             return None
-        plain = limit.kind in ("chain", "narrow", "decay") and result.stuck()  # nothing learned, and it shows why
-        if not result.mature(min(_PLAIN, self.threshold("schedule")) if plain else self.threshold("schedule")):
+        clear = limit.kind in ("chain", "narrow", "decay") and result.stuck()  # nothing learned, for an evident reason
+        if not result.mature(min(_EARLY, self.threshold("schedule")) if clear else self.threshold("schedule")):
             return None
         high, bar = result.high, self.threshold("skill") if limit.kind in ("linear", "code") else _FAIR
-        if limit.kind == "dropout":  # holds the score down in training alone
-            held = held_out_skill(history, context)
-            high = high if math.isnan(held) else max(high, held)
+        if limit.kind == "dropout":  # lowers the score in training alone
+            held_out = held_out_skill(history, context)
+            high = high if math.isnan(held_out) else max(high, held_out)
         if high > bar or (limit.kind == "code" and not high <= _CODE):
             return None
         norms = history.scalar("grad_norm")[-_SAMPLES:]
         norms = norms[np.isfinite(norms)]
         if (not norms.size or (norms == 0).all()) and not _dead(history, limit.layers):
-            return None  # nothing flows: there is another reason
-        unsure = limit.kind == "linear" or (limit.kind == "dropout" and math.isnan(held))
-        poor = high <= (_FAIR if limit.kind == "chain" else self.threshold("skill")) and not unsure
+            return None  # no gradient: another problem
+        uncertain = limit.kind == "linear" or (limit.kind == "dropout" and math.isnan(held_out))
+        poor = high <= (_FAIR if limit.kind == "chain" else self.threshold("skill")) and not uncertain
         severity = result.worst if poor else Severity.WARNING
         message = f"{limit.words}, and {result.words} after {result.steps} steps."
         evidence = {**limit.evidence, "skill": result.skill, "skill_high": high, "progress": result.progress}
-        sure = high <= self.threshold("skill")
-        confidence = {"linear": 0.4, "code": 0.6}.get(limit.kind, (0.9 if sure else 0.7) if poor else 0.5)
+        low = high <= self.threshold("skill")
+        confidence = {"linear": 0.4, "code": 0.6}.get(limit.kind, (0.9 if low else 0.7) if poor else 0.5)
         return self.finding(severity, confidence, message, evidence, layers=limit.layers)
 
     def _limit(self, history: RunHistory, context: TaskContext) -> _Limit | None:
-        """Return what limits the model; None if nothing plainly does."""
+        """Return what limits the model; None if nothing clearly does."""
         narrow = _bottleneck(history, context)
         if narrow is not None:
             return narrow
-        left_out = context.dropout or 0.0
-        if left_out >= self.threshold("dropout"):
-            words = f"Dropout leaves out {left_out:.0%} of the values of a layer"
-            return _Limit("dropout", words, {"dropout": left_out})
+        rate = context.dropout or 0.0
+        if rate >= self.threshold("dropout"):
+            return _Limit("dropout", f"Dropout discards {rate:.0%} of the values of a layer", {"dropout": rate})
         decay = context.optimizer.weight_decay
         shrunk = _shrunk(history) if decay > 0 else math.nan
         if shrunk <= self.threshold("shrunk") and _by_decay(history, context, shrunk):
-            words = f"Weight decay of {decay:g} has shrunk the weights to {shrunk:.2g} of their size"
+            words = f"Weight decay of {decay:g} has shrunk the weights to {shrunk:.2g} times their initial norm"
             return _Limit("decay", words, {"weight_decay": decay, "shrunk": shrunk})
         if _linear(history):
-            return _Limit("linear", "Its hidden layers have no activation: the model is linear", {})
+            return _Limit("linear", "The model is linear, as its hidden layers have no activation", {})
         return None
 
 
 def _bottleneck(history: RunHistory, context: TaskContext) -> _Limit | None:
-    """Return the first hidden layer that all later ones hang on and that is too narrow for the task."""
+    """Return the first hidden layer that is too narrow for the task and that all later layers depend on."""
     outputs = context.output_units or 1
     values = context.kind(history.targets) == "regression"
     enough = 2 if outputs >= _WIDE_OUTPUT and not values else 1
@@ -174,48 +178,47 @@ def _bottleneck(history: RunHistory, context: TaskContext) -> _Limit | None:
         if not layer.hidden or layer.kind not in ("dense", "recurrent") or not units or units > enough or not width:
             continue
         if not after.hidden and outputs <= units and layer is not rows[0]:
-            continue  # wide layers before it make the answer, which is all that it has to hold
+            continue  # wide layers before it compute the prediction, which it only passes on
         if after.activation in _GATES or any(layer.frozen for layer in history.layers):
-            continue  # a side branch: weights of channels (squeeze and excitation), or an adapter to what is frozen
-        # Weights of the next layer for so many inputs, with bias or without: it gets nothing but these units.
+            continue  # a side branch: channel weights (squeeze and excitation), or an adapter to frozen layers
+        # The next layer has weights for this number of inputs, with or without bias: these units are its only input.
         if after.kind == "dense" and after.parameters in (width * units, width * (units + 1)):
-            count = "one unit" if units == 1 else f"{units} units"
+            count = "single unit" if units == 1 else f"{units} units"
             kind: _Kind = "code" if values and outputs > units else "chain" if after.hidden else "narrow"
-            return _Limit(
-                kind, f"All that follows layer {layer.name} hangs on its {count}", {"units": units}, (layer.name,)
-            )
+            words = f"All later layers depend on the {count} of layer {layer.name}"
+            return _Limit(kind, words, {"units": units}, (layer.name,))
     return None
 
 
 def _dead(history: RunHistory, layers: tuple[str, ...]) -> bool:
-    """Whether the few units of these layers are dead, and so all that hangs on them."""
+    """Return whether the few units of these layers are dead."""
     dead = last_median(history.layer("dead_units"))
     return any(dead[row] == 1 for row, layer in enumerate(history.layers) if layer.name in layers)
 
 
 def _shrunk(history: RunHistory) -> float:
-    """Return the median over layers of the size of the weights ÷ that at the first step; NaN if unknown."""
+    """Return the median over layers of the norm of the weights ÷ that at the first step; NaN if unknown."""
     norms = history.layer("weight_norm")[:, weight_layers(history)]
     if not norms.size:
         return math.nan
     with np.errstate(all="ignore"):
         ratios = last_median(norms) / norms[0]
-    known = ratios[np.isfinite(ratios)]
-    return float(np.median(known)) if known.size else math.nan
+    ratios = ratios[np.isfinite(ratios)]
+    return float(np.median(ratios)) if ratios.size else math.nan
 
 
 def _by_decay(history: RunHistory, context: TaskContext, shrunk: float) -> bool:
-    """Whether decay is strong enough to have shrunk the weights so: a fit to small targets shrinks them too."""
+    """Return whether decay is strong enough to have shrunk the weights: a fit to small targets shrinks them too."""
     share = decay_share(context, context.optimizer.learning_rate)
     if not math.isnan(share):
-        return share * history.step >= -math.log(max(shrunk, 1e-300)) / 2  # half: as far as a loss alone lets them
-    rows = weight_layers(history)  # decay within the gradient of an adaptive optimizer: it must be what leads the step
+        return share * history.step >= -math.log(max(shrunk, 1e-300)) / 2  # half: the loss counteracts
+    rows = weight_layers(history)  # decay is part of the gradient, which it must dominate
     weights, gradients = (last_median(history.layer(name))[rows] for name in ("weight_norm", "grad_norm"))
     return bool(np.median(context.optimizer.weight_decay * weights - gradients) >= 0)
 
 
 def _linear(history: RunHistory) -> bool:
-    """Whether hidden layers without activation, and nothing else, lead to the output: one layer alone is meant to."""
+    """Return whether only hidden layers without activation lead to the output; a single layer is linear on purpose."""
     kinds = {layer.kind for layer in history.layers if layer.hidden}
     dense = [layer for layer in history.layers if layer.kind == "dense" and layer.hidden]
     plain = bool(dense) and kinds <= {"dense", "reshape", "norm", "dropout"}

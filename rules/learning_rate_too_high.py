@@ -1,4 +1,4 @@
-"""AT408: steps that are too large for what they are to descend."""
+"""AT408: steps that are too large to descend the loss."""
 
 from __future__ import annotations
 
@@ -15,61 +15,61 @@ from autotrainer.rules._shared.words import about
 __all__ = ["LearningRateTooHigh"]
 
 _DEAD_SAMPLES = 3
-"""Samples in which all gradients must be exactly zero for a model to count as dead."""
+"""Samples in which all gradients must be exactly zero for the model to count as dead."""
 
 _GOOD = 0.8
-"""Skill from which even a loss that has grown does no harm."""
+"""Skill from which even a loss that has grown is harmless."""
 
 _SOME = 0.3
-"""Skill, beyond doubt, at which large first steps alone have done no harm that is known: noise may allow no more."""
+"""Certain skill from which large first steps alone are not blamed: noise may allow no more."""
 
-_AWAY = 2
-"""Growth of the weights ÷ threshold from which they have run away: in a long training on noisy data they grow too."""
+_RUNAWAY = 2
+"""Growth of the weights ÷ threshold from which they have run away: they also grow in long training on noisy data."""
 
 _MOVED = 1.5
-"""Growth of all weights from which a large step has left its mark."""
+"""Growth of all weights that confirms the effect of a large step."""
 
-_BACK = -0.5
-"""Median cosine between gradients an odd number of steps apart at which each step undoes half of the one before."""
+_REVERSED = -0.5
+"""Median cosine between gradients an odd number of steps apart with which each step undoes half of the previous one."""
 
-_LOSSES = 40
-"""Losses from which their level is known."""
+_MIN_LOSSES = 40
+"""Fewest losses that give a level."""
 
-_CONSECUTIVE = 4
+_MIN_PAIRS = 4
 """Fewest pairs of gradients whose angle is judged."""
 
-_CARRIED = 8.0
-"""Way that momentum will carry the weights ÷ their length from which it leads astray: up to 6, trainings that could
-be learned by large weights alone ended well, at 10 and more none did."""
+_FAR = 8.0
+"""Distance that momentum will move the weights ÷ their norm from which training fails: up to 6, trainings that large
+weights alone can solve ended well; from 10 on, none did."""
 
 _DOUBLED = 2.0
-"""Growth of all weights from which a loss that has risen too tells of steps that lead away."""
+"""Growth of all weights with which a risen loss shows steps in the wrong direction."""
 
 _RISEN = 1.5
-"""Loss ÷ its best level, beyond noise, from which a training that has made large steps goes the wrong way."""
+"""Loss ÷ its best level, beyond noise, that shows steps in the wrong direction."""
 
-_SOON = 0.08
-"""Share of the schedule from which that is judged: the warm-up and the first leaps of a training are over."""
+_EARLY = 0.08
+"""Share of the schedule from which that is judged: warm-up and the first large steps are over."""
 
 
 class LearningRateTooHigh(Rule):
-    """The learning rate is too high: steps overshoot, and the weights are thrown far away instead of descending.
+    """The learning rate is too high: steps overshoot and throw the weights far away instead of descending.
 
     What it does
-        Looks for steps that are large beside the weights, or weights that have grown far beyond any initializer,
+        Looks for steps that are large relative to the weights, or weights that have grown far beyond any initializer,
         together with a poor outcome.
 
     Why it hurts
-        Gradient descent diverges above 2 ÷ the largest curvature. The loss explodes, or one step pushes the units of a
-        layer to where no gradient brings them back, or the model bounces above the valley that it should be in.
+        Gradient descent diverges above 2 ÷ the largest curvature. The loss explodes, or one step moves the units of a
+        layer to where no gradient can bring them back, or the model bounces above the valley that it should descend.
 
     Evidence used
-        Length of the sampled steps and of all weights, relative to the weights' length or, if they began tiny, to that
-        which the usual initializers give; the angle between gradients an odd number of steps apart; the course of the
-        loss, which tells the curvature where it grows by the same factor in each step; gradients that are exactly zero;
-        skill over the trivial predictor with its interval. Weights that have doubled while the loss is half as much
-        again above its best, and momentum that adds up more steps than the schedule has, count early. Momentum and a
-        loss summed over the batch act like a higher rate, and are named where they raise it.
+        Norm of the sampled steps and of all weights, relative to the norm of the weights or, if they started tiny, to
+        that of standard initializers; the angle between gradients an odd number of steps apart; the course of the loss,
+        which shows the curvature if it grows by the same factor in each step; gradients that are exactly zero; skill
+        over the trivial predictor with its interval. Weights that have doubled while the loss is 1.5 times its best,
+        and momentum that sums more steps than the schedule has, count early. Momentum and a loss summed over the batch
+        act like a higher rate and are named if they raise it.
 
     Thresholds
         ``step``: largest step ÷ weights; ``typical``: the median over the last half of the run; ``growth`` of all
@@ -77,13 +77,13 @@ class LearningRateTooHigh(Rule):
         training from which that is an error.
 
     When it is wrong
-        A model that learns is left alone, however large its steps. A loss that diverges and a model that is dead are
-        an error at once (a warning for a loss of one's own), other outcomes by the schedule. Noisy data allow some
-        skill and no more: then it is an error only where weights or loss have run away. Unscaled data and a wrong loss
-        make every usual rate too high: they come first as roots.
+        A model that learns is not reported, however large its steps. A diverging loss and a dead model are an error at
+        once (a warning for a custom loss), other outcomes by the schedule. Noisy data may allow some skill and no more:
+        then it is an error only if weights or loss have run away. Unscaled data and a wrong loss make every usual rate
+        too high: they come first as root causes.
 
     Repairs
-        A rate that brings the first step to a usual size, a usual momentum, another optimizer, gradient clipping.
+        A rate that gives the first step a usual size, a usual momentum, another optimizer, or gradient clipping.
 
     References
         Smith, WACV 2017 (1506.01186); Cohen et al., ICLR 2021 (2103.00065); Goodfellow et al. 2016, section 8.2.
@@ -92,6 +92,14 @@ class LearningRateTooHigh(Rule):
     problem = "learning_rate_too_high"
     code = "AT408"
     aliases = ("lr_too_high", "high_learning_rate", "learning_rate_high", "momentum_too_high")
+    phrases = (
+        "learning rate too high",
+        "learning rate too large",
+        "loss explodes after a few steps",
+        "loss increases after first epoch",
+        "training is unstable",
+        "loss jumps after the first step",
+    )
     needs = OUTCOME_NEEDS | STEP_NEEDS | frozenset({"gradient_cosine"})
     causes = (
         "nonfinite_data",
@@ -119,12 +127,11 @@ class LearningRateTooHigh(Rule):
         step=Threshold(0.1, "largest step ÷ weights", "calibrated: 97 % of healthy ones stay below"),
         typical=Threshold(0.03, "median step ÷ weights", "Karpathy: log10 at most -1.5"),
         growth=Threshold(4, "growth of all weights", "calibrated: 98 % of healthy ones stay below", 1),
-        skill=Threshold(0.5, "skill below which a result is poor", "half of what can be learned", maximum=1),
+        skill=Threshold(0.5, "skill below which a result is poor", "halfway to a perfect score", maximum=1),
         schedule=Threshold(0.15, "share of the schedule before an error", "delay target of 20 %", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         if len(history.steps) < 2:
             return None
         steps = steps_taken(history)
@@ -136,15 +143,15 @@ class LearningRateTooHigh(Rule):
         }
         result = outcome(history, context)
         reason = self._reason(history, steps, evidence)
-        carried = momentum_travel(context, result, steps)
+        travel = momentum_travel(context, result, steps)
         severity: Severity | None
-        if carried >= _CARRIED and steps.grown >= _MOVED and result.mature(_SOON) and not result.learned(_GOOD):
-            reason = reason or f"each step changes the weights by {about(steps.typical)} of their size"
+        if travel >= _FAR and steps.grown >= _MOVED and result.mature(_EARLY) and not result.learned(_GOOD):
+            reason = reason or f"each step changes the weights by {about(steps.typical)} times their norm"
             severity, confidence = result.worst, 0.9
-            told = f"its momentum will carry them by {about(carried)} times their size until the end of the schedule"
-            evidence["carried"] = carried
+            effect = f"momentum will move the weights by {about(travel)} times their norm by the end of the schedule"
+            evidence["carried"] = travel
         elif reason:
-            severity, confidence, told = self._judge(history, context, result, steps)
+            severity, confidence, effect = self._judge(history, context, result, steps)
         else:
             return None
         if severity is None:
@@ -153,48 +160,48 @@ class LearningRateTooHigh(Rule):
         if math.isfinite(curvature):
             evidence["sharpness"] = curvature
         evidence |= {"skill_high": result.high, "learning_rate": context.optimizer.learning_rate}
-        message = f"The learning rate {_rate(history, context)}is too high: {reason}, and {told}."
+        message = f"The learning rate {_rate(history, context)}is too high: {reason}, and {effect}."
         return self.finding(severity, confidence, message, evidence)
 
     def _reason(self, history: RunHistory, steps: Steps, evidence: dict[str, float]) -> str:
-        """Return in words what shows that steps are too large; empty if nothing does."""
+        """Return what shows that steps are too large, as a clause; empty if nothing does."""
         if steps.largest >= self.threshold("step") and not steps.grown < _MOVED:
-            return f"a step changed the weights by {about(steps.largest)} of their size"
+            return f"a step changed the weights by {about(steps.largest)} times their norm"
         if steps.grown >= self.threshold("growth"):
             return f"the weights have grown {about(steps.grown)}-fold"
         if steps.typical >= self.threshold("typical"):
-            return f"each step changes the weights by {about(steps.typical)} of their size"
-        # Where each step overshoots the direction alternates: it is turned round after an odd number of steps.
+            return f"each step changes the weights by {about(steps.typical)} times their norm"
+        # If each step overshoots, the gradient alternates: it is reversed after an odd number of steps.
         odd = np.diff(history.steps, prepend=-2) % 2 == 1
         late = history.scalar("gradient_cosine")[odd & (history.steps >= history.step / 2)]
         late = late[np.isfinite(late)]
-        if len(late) >= _CONSECUTIVE and steps.typical >= self.threshold("typical") / 3:
+        if len(late) >= _MIN_PAIRS and steps.typical >= self.threshold("typical") / 3:
             evidence["gradient_cosine"] = float(np.median(late))
-            if evidence["gradient_cosine"] <= _BACK:
-                return "each step turns the gradient round"
+            if evidence["gradient_cosine"] <= _REVERSED:
+                return "each step reverses the gradient"
         return ""
 
     def _judge(
         self, history: RunHistory, context: TaskContext, result: Outcome, steps: Steps
     ) -> tuple[Severity | None, float, str]:
-        """Return severity, confidence and the outcome in words."""
+        """Return severity, confidence and a clause on the outcome."""
         words = result.words or "the loss does not fall"
         if context.optimizer.several and not result.known:
             return None, 0.0, ""
         far = steps.largest >= self.threshold("step") or steps.grown >= self.threshold("growth")
         if result.diverged and far and not result.learned(_GOOD):
-            own = context.loss.own and not result.known  # it may measure a moving target
-            fair = result.learned(self.threshold("skill")) or own
+            custom = context.loss.own and not result.known  # may follow a moving target
+            fair = result.learned(self.threshold("skill")) or custom
             return (Severity.WARNING if fair else Severity.ERROR), 0.6 if fair else 0.95, "the loss has exploded"
         rise = loss_rise(history)
-        wrong = steps.grown >= _DOUBLED and rise >= _RISEN and not result.to_come and result.mature(_SOON)
+        wrong = steps.grown >= _DOUBLED and rise >= _RISEN and not result.to_come and result.mature(_EARLY)
         if wrong and result.known and not result.learned(_GOOD):
-            return result.worst, 0.9, f"the loss is {about(rise)} times its best so far, while {words}"
+            return result.worst, 0.9, f"the loss is {about(rise)} times its best value so far, while {words}"
         if result.learned(self.threshold("skill")):
             return None, 0.0, ""
         norms = history.scalar("grad_norm")[-_DEAD_SAMPLES:]
         if len(norms) == _DEAD_SAMPLES and (norms == 0).all() and result.high <= 0.3:
-            return Severity.ERROR, 0.95, f"no layer gets any gradient now, while {words}"
+            return Severity.ERROR, 0.95, f"all gradients are now exactly zero, while {words}"
         if not result.mature(self.threshold("schedule")) or result.moving(0.1):
             return None, 0.0, ""
         large = steps.largest >= self.threshold("step") or steps.typical >= self.threshold("typical")
@@ -202,47 +209,49 @@ class LearningRateTooHigh(Rule):
         if result.learned(_SOME) and not (lasting or context.optimizer.momentum >= HIGH_MOMENTUM):
             return None, 0.0, ""
         if not (large or context.optimizer.momentum >= HIGH_MOMENTUM or result.stuck(0.3)):
-            return None, 0.0, ""  # a model of few weights may need large ones
+            return None, 0.0, ""  # a model with few weights may need large ones
         if not result.known:
             return self._by_loss(history, context, result)
-        # What has some skill may be as good as noisy data allow, unless the weights or the loss have run away.
-        away = steps.grown >= _AWAY * self.threshold("growth") or self._by_loss(history, context, result)[0] is not None
+        # Some skill may be all that noisy data allow, unless the weights or the loss have run away.
+        runaway = (
+            steps.grown >= _RUNAWAY * self.threshold("growth") or self._by_loss(history, context, result)[0] is not None
+        )
         poor = result.high <= self.threshold("skill") + 0.1
-        if result.stuck() or (poor and (away or context.optimizer.momentum >= HIGH_MOMENTUM)):
+        if result.stuck() or (poor and (runaway or context.optimizer.momentum >= HIGH_MOMENTUM)):
             return result.worst, 0.9 if result.stuck() else 0.8, f"{words} after {result.steps} steps"
         return Severity.WARNING, 0.5, f"{words} after {result.steps} steps"
 
     @staticmethod
     def _by_loss(history: RunHistory, context: TaskContext, result: Outcome) -> tuple[Severity | None, float, str]:
-        """Judge by the loss where skill is not known, or swings too much to be: it must be where it began.
+        """Judge by the loss if skill is unknown or too noisy: the loss must not be below its start.
 
-        At most a warning for a loss of one's own, which may be no measure of success.
+        At most a warning for a custom loss, which may not measure success.
         """
         losses = history.losses[1]
         losses = losses[np.isfinite(losses)]
-        if len(losses) < _LOSSES:
+        if len(losses) < _MIN_LOSSES:
             return None, 0.0, ""
         # The first loss comes before any step: the next ones may have exploded.
         start = float(min(losses[0], np.median(losses[:5])))
         now = float(np.median(losses[-len(losses) // 4 :]))
         if not 0 < start <= now:
             return None, 0.0, ""
-        own = context.loss.own
-        told = f"the loss is {about(now, 3)} after {result.steps} steps and was {about(start, 3)} at the start"
-        return (Severity.WARNING if own else result.worst), 0.6 if own else 0.8, told
+        custom = context.loss.own
+        effect = f"the loss is {about(now, 3)} after {result.steps} steps and was {about(start, 3)} at the start"
+        return (Severity.WARNING if custom else result.worst), 0.6 if custom else 0.8, effect
 
 
 def _rate(history: RunHistory, context: TaskContext) -> str:
-    """Return the rate in words, with what raises it: the largest so far, which a schedule may have led up to."""
-    seen, momentum = history.scalar("learning_rate"), context.optimizer.momentum
-    rates = np.append(seen[np.isfinite(seen)], context.optimizer.learning_rate)
+    """Return the largest rate so far (schedules may raise it), with what amplifies it, as part of a sentence."""
+    sampled, momentum = history.scalar("learning_rate"), context.optimizer.momentum
+    rates = np.append(sampled[np.isfinite(sampled)], context.optimizer.learning_rate)
     if not np.isfinite(rates).any():
         return ""
     rate = float(np.nanmax(rates))
-    raised = []
+    amplifiers = []
     if context.loss.reduction == "sum":
         size = history.scalar("batch_size")[-1]
-        raised.append(f"the loss is a sum over {f'{size:.0f}' if size > 0 else 'all'} samples")
+        amplifiers.append(f"the loss is a sum over {f'{size:.0f}' if size > 0 else 'all'} samples")
     if HIGH_MOMENTUM <= momentum < 1:
-        raised.append(f"a momentum of {momentum:g} adds up {about(1 / (1 - momentum), 3)} steps")
-    return f"of {rate:.3g} ({' and '.join(raised)}) " if raised else f"of {rate:.3g} "
+        amplifiers.append(f"a momentum of {momentum:g} sums {about(1 / (1 - momentum), 3)} steps")
+    return f"of {rate:.3g} ({' and '.join(amplifiers)}) " if amplifiers else f"of {rate:.3g} "

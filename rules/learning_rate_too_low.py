@@ -1,4 +1,4 @@
-"""AT409: steps that are too small to get anywhere within the schedule."""
+"""AT409: steps that are too small to make progress within the schedule."""
 
 from __future__ import annotations
 
@@ -11,54 +11,54 @@ from autotrainer.rules._shared.steps import STEP_NEEDS, clipped_norm, rate_rises
 __all__ = ["LearningRateTooLow"]
 
 _FAIR, _GOOD = 0.3, 0.8
-"""Skill from which the pace has evidently sufficed; and from which it does not matter."""
+"""Skill from which the pace was evidently sufficient, and from which it does not matter."""
 
-_STANDING = 0.02
-"""Change of the weights by the end ÷ their size with which they stay what they were: skill was there at the start."""
+_UNMOVED = 0.02
+"""Change of the weights by the end ÷ their norm up to which they are unchanged: any skill was there at the start."""
 
-_SURE = 0.05
-"""Way of the weights by the end ÷ their size up to which it is an error: 1 ÷ √400. Layers as wide as that get to their
-optimum with hardly more (Jacot et al. 2018), and noisy data may allow no better score there."""
+_CERTAIN = 0.05
+"""Distance that the weights move by the end ÷ their norm up to which it is an error: 1 ÷ √400. Layers of that width
+reach their optimum with hardly more (Jacot et al. 2018), and noisy data may allow no better score there."""
 
 _FALLS = 0.05
-"""Fall of the loss over the last half of the run from which a model is evidently still on its way."""
+"""Fall of the loss over the last half of the run from which training evidently still progresses."""
 
 _SHORT = 0.1
-"""Length of a step of SGD ÷ (rate × gradient) that only a clipping explains."""
+"""Norm of a step of SGD ÷ (rate × gradient norm) that only clipping explains."""
 
 _FEW_STEPS = 60
-"""Steps of a whole schedule below which it is the schedule that is too short."""
+"""Steps of a whole schedule below which the schedule itself is too short."""
 
 _USUAL = 1e-3
-"""Usual learning rate of adaptive optimizers; ten times that for SGD. From there on small steps have other reasons."""
+"""Usual learning rate of adaptive optimizers; ten times that for SGD. From there on, small steps have other reasons."""
 
 
 class LearningRateTooLow(Rule):
-    """The learning rate is too low: the weights hardly leave their start within the schedule.
+    """The learning rate is too low: the weights hardly move from their initial values within the schedule.
 
     What it does
-        Adds up the length of the steps to the end of the schedule, and compares it with the size of the weights.
+        Sums the norms of the steps to the end of the schedule and compares the result with the norm of the weights.
 
     Why it hurts
         However well each step descends, the training ends long before the model is good.
 
     Evidence used
-        Length of the sampled steps relative to all weights: an upper bound on how far these can get; skill over the
+        Norm of the sampled steps relative to all weights: an upper bound on how far they can move; skill over the
         trivial predictor with its interval; a loss that still falls; the learning rate, and a norm to which gradients
         are evidently clipped.
 
     Thresholds
-        ``travel``: way of the weights by the end of the schedule ÷ their size, at most; ``step``: median step ÷
-        weights, at most; ``schedule``: share of the planned training from which it is judged.
+        ``travel``: distance that the weights move by the end of the schedule ÷ their norm, at most; ``step``: median
+        step ÷ weights, at most; ``schedule``: share of the planned training from which it is judged.
 
     When it is wrong
-        Wide networks learn with small relative changes, and so do pretrained ones: what is good, or has settled with a
-        fair score, is left alone. Rates that are still rising (warm-up) are not judged, and a usual rate is not called
-        low because gradients have vanished. Without a known schedule it is a warning, and so it is for a way of more
-        than 0.05, with which wide layers can be where noisy data let them.
+        Wide networks learn with small relative changes, and so do pretrained ones: a model that is good, or has settled
+        with a fair score, is not reported. Rates that are still rising (warm-up) are not judged, and a usual rate is
+        not called low because gradients have vanished. Without a known schedule it is a warning, and so it is for a
+        distance of more than 0.05, which can suffice for wide layers if noisy data allow no better score.
 
     Repairs
-        Ten times the rate, another optimizer with its usual rate; no clipping, or to a larger norm.
+        Ten times the rate, another optimizer at its usual rate, or clipping to a larger norm or none.
 
     References
         Smith, WACV 2017 (1506.01186); Karpathy, CS231n notes (update ratio about 1e-3); Jacot et al., NeurIPS 2018.
@@ -67,6 +67,13 @@ class LearningRateTooLow(Rule):
     problem = "learning_rate_too_low"
     code = "AT409"
     aliases = ("lr_too_low", "low_learning_rate", "learning_rate_low", "clipping_too_small")
+    phrases = (
+        "learning rate too low",
+        "learning rate too small",
+        "loss decreases too slowly",
+        "weights barely change",
+        "model barely learns",
+    )
     needs = OUTCOME_NEEDS | STEP_NEEDS
     causes = (
         "parameters_not_optimized",
@@ -82,13 +89,14 @@ class LearningRateTooLow(Rule):
     repairs = ("scale_learning_rate", "swap_optimizer", "add_momentum", "extend_training")
     place = "step"
     THRESHOLDS = thresholds(
-        travel=Threshold(0.2, "way of the weights by the end ÷ their size", "calibrated: healthy ones go further"),
+        travel=Threshold(
+            0.2, "distance that the weights move by the end ÷ their norm", "calibrated: healthy ones go further"
+        ),
         step=Threshold(6e-4, "median step ÷ weights, at most", "below the usual 1e-3"),
-        schedule=Threshold(0.15, "share of the schedule before it is judged", "delay target of 20 %", maximum=1),
+        schedule=Threshold(0.15, "share of the schedule before a verdict", "delay target of 20 %", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         if len(history.steps) < 10:
             return None
         steps = steps_taken(history)
@@ -108,34 +116,34 @@ class LearningRateTooLow(Rule):
             "skill": result.skill,
             "progress": result.progress,
         }
-        what = self._reason(history, context, evidence)
-        if not what:
+        reason = self._reason(history, context, evidence)
+        if not reason:
             return None
         message = (
-            f"{what}: a step changes the weights by {steps.typical:.1g} of their size, all steps of the schedule by at "
-            f"most {travel:.1%}, and {result.words} after {result.steps} steps."
+            f"{reason}: a step changes the weights by {steps.typical:.1g} times their norm, all steps of the schedule "
+            f"by at most {travel:.1%}, and {result.words} after {result.steps} steps."
         )
-        sure = travel <= _SURE
-        return self.finding(result.worst if sure else Severity.WARNING, 0.88 if sure else 0.5, message, evidence)
+        certain = travel <= _CERTAIN
+        return self.finding(result.worst if certain else Severity.WARNING, 0.88 if certain else 0.5, message, evidence)
 
     def _poor(self, result: Outcome, travel: float) -> bool:
-        """Whether the outcome is poor, and the small steps can be why: the shorter the way, the more of it."""
-        on_its_way = travel <= self.threshold("travel") / 2 and result.fell >= _FALLS and result.mature(0.2)
-        enough = _GOOD if travel <= _STANDING or on_its_way else _FAIR
+        """Return whether the outcome is poor enough to blame the small steps."""
+        progressing = travel <= self.threshold("travel") / 2 and result.fell >= _FALLS and result.mature(0.2)
+        enough = _GOOD if travel <= _UNMOVED or progressing else _FAIR
         expected = result.skill + (1 - result.skill) * min(1.0, result.to_come)
         return not (result.learned(enough) or expected > enough)
 
     @staticmethod
     def _reason(history: RunHistory, context: TaskContext, evidence: dict[str, float]) -> str:
-        """Return in words why steps are small: a low rate, or gradients that are clipped; else an empty string."""
+        """Return why steps are small, as a clause: a low rate, or clipped gradients; else an empty string."""
         optimizer = context.optimizer
         rate = f" of {optimizer.learning_rate:.3g}" if math.isfinite(optimizer.learning_rate) else ""
         clipped = clipped_norm(history)
         if not math.isnan(clipped):
             evidence["clipped_norm"] = clipped
-            return f"The learning rate{rate} is too low for gradients that are clipped to {clipped:.2g}"
-        if optimizer.name == "sgd" and (left := step_per_gradient(history)) <= _SHORT:
-            evidence["of_gradient"] = left
-            return f"The learning rate{rate} is too low for gradients that are clipped to {left:.1g} of their size"
+            return f"The learning rate{rate} is too low for gradients that are clipped to a norm of {clipped:.2g}"
+        if optimizer.name == "sgd" and (share := step_per_gradient(history)) <= _SHORT:
+            evidence["of_gradient"] = share
+            return f"The learning rate{rate} is too low for gradients that are clipped to {share:.1g} of their norm"
         usual = 10 * _USUAL * (1 - optimizer.momentum) if optimizer.name == "sgd" else _USUAL
         return "" if optimizer.learning_rate >= usual else f"The learning rate{rate} is too low"

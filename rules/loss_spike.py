@@ -1,4 +1,4 @@
-"""AT304: a loss that leaps up for a while."""
+"""AT304: a loss that jumps up for several steps."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from autotrainer.rules._shared.words import about
 __all__ = ["LossSpike"]
 
 _WINDOW, _CLEAN, _RUN = 128, 64, 5
-"""Losses that a spike is compared with, the fewest of them, and losses whose median must be up: a single hard batch is
-no spike."""
+"""Losses that a spike is compared with, the fewest of them, and losses whose median must be high: a single hard batch
+is not a spike."""
 
 _SCANNED = 1024
-"""Newest losses that are looked at: what lies before was judged before."""
+"""Latest losses that are examined: earlier evaluations have judged the others."""
 
 _CANDIDATES = 3
 """Largest rises that are compared with the scatter before them."""
@@ -26,30 +26,30 @@ _RESTART = 1.5
 
 
 class LossSpike(Rule):
-    """The loss leaps far above its usual scatter and stays there for several steps.
+    """The loss jumps far above its usual scatter and stays there for several steps.
 
     What it does
         Compares medians of five losses with the 128 losses before them.
 
     Why it hurts
-        What was learned is partly lost and must be learned again; some trainings never come back.
+        Part of what was learned is lost and must be learned again; some trainings never recover.
 
     Evidence used
-        Losses of single steps (the newest 1,024, of the last half of the run): one-sided robust z of the median of
-        five, its size relative to the loss before and to that of the untrained model; learning rate around it;
-        whether the loss has come back.
+        Losses of single steps (the latest 1,024, in the last half of the run): one-sided robust z-score of the median
+        of five, its size relative to the loss before it and to that of the untrained model; the learning rate around
+        it; whether the loss has recovered.
 
     Thresholds
-        ``z``: robust standard deviations; ``rise``: rise ÷ the loss before, at least; ``whole``: rise ÷ the loss of
-        the untrained model, at least; ``skill``: skill over the trivial predictor from which spikes did no harm.
+        ``z``: robust standard deviations; ``rise``: rise ÷ the loss before, at least; ``whole``: rise ÷ the loss of the
+        untrained model, at least; ``skill``: skill over the trivial predictor from which spikes did no harm.
 
     When it is wrong
-        Data in a fixed order (sorted by class or by difficulty) give the same picture. Restarts of the learning rate
-        and adversarial trainings are left out; single hard batches don't count. Always a warning: a loss that does
-        not come back is `divergence`.
+        Data in a fixed order (sorted by class or by difficulty) looks the same. Restarts of the learning rate and
+        adversarial training are left out; single hard batches do not count. It is always a warning: a loss that does
+        not recover is `divergence`.
 
     Repairs
-        Gradient clipping, a lower learning rate.
+        Gradient clipping, or a lower learning rate.
 
     References
         OLMo 2, 2025 (2501.00656), section 3.1; OLMo-core's SpikeDetector: z > 6 over 128 after 64 clean steps.
@@ -58,6 +58,13 @@ class LossSpike(Rule):
     problem = "loss_spike"
     code = "AT304"
     aliases = ("loss_spikes", "loss_jump")
+    phrases = (
+        "loss spikes",
+        "sudden spike in loss",
+        "loss suddenly jumps",
+        "loss suddenly increases",
+        "training loss spike",
+    )
     needs = OUTCOME_NEEDS | frozenset({"learning_rate"})
     causes = (
         "missing_zero_grad",
@@ -76,39 +83,41 @@ class LossSpike(Rule):
     place = "loss"
     THRESHOLDS = thresholds(
         z=Threshold(6, "robust standard deviations above the median", "OLMo-core", 1),
-        rise=Threshold(0.5, "rise ÷ the loss before", "half of what it was"),
-        whole=Threshold(0.2, "rise ÷ the loss of the untrained model", "what counts for the result"),
-        skill=Threshold(0.8, "skill from which they are not told", "that of oscillating_loss", maximum=1),
+        rise=Threshold(0.5, "rise ÷ the loss before", "a rise by half"),
+        whole=Threshold(0.2, "rise ÷ the loss of the untrained model", "relevant for the result"),
+        skill=Threshold(0.8, "skill from which spikes are not reported", "as in oscillating_loss", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         steps, losses = history.losses
         first = losses[:_RUN]
         begin = max(len(losses) - _SCANNED, int(np.searchsorted(steps, history.step / 2)) - _WINDOW, 0)
         steps, losses = steps[begin:], losses[begin:]
         if len(losses) < _CLEAN + _RUN or not np.isfinite(losses).all() or context.optimizer.several:
             return None
-        whole = abs(float(np.median(first)))
+        untrained = abs(float(np.median(first)))
         steps, losses = steps[len(losses) % _RUN :], losses[len(losses) % _RUN :]
-        found = self._spike(losses, whole)
-        if found is None:
+        spike = self._spike(losses, untrained)
+        if spike is None:
             return None
-        place, before, z = found
-        if self._restarted(history, int(steps[place])) or outcome(history, context).learned(self.threshold("skill")):
+        start, before, z = spike
+        if self._restarted(history, int(steps[start])) or outcome(history, context).learned(self.threshold("skill")):
             return None
-        top = float(losses[place:].max())
+        top = float(losses[start:].max())
         now = float(np.median(losses[-_RUN:]))
         back = now <= before + 0.5 * (top - before)
-        evidence = {"spike_step": float(steps[place]), "before": before, "highest": top, "now": now, "z": z}
-        after = f"it has come back to {about(now, 3)}" if back else f"it is still {about(now, 3)}"
-        message = f"The loss leapt from {about(before, 3)} to {about(top, 3)} at step {steps[place]}; {after}."
+        evidence = {"spike_step": float(steps[start]), "before": before, "highest": top, "now": now, "z": z}
+        after = "has since returned to" if back else "is still"
+        message = (
+            f"The loss jumped from {about(before, 3)} to {about(top, 3)} at step {steps[start]} and {after} "
+            f"{about(now, 3)}."
+        )
         return self.finding(Severity.WARNING, 0.5 if back else 0.7, message, evidence)
 
-    def _spike(self, losses: Floats, whole: float) -> tuple[int, float, float] | None:
-        """Return where the largest spike begins, the loss before it and its z; None if there is none.
+    def _spike(self, losses: Floats, untrained: float) -> tuple[int, float, float] | None:
+        """Return the index at which the largest spike begins, the loss before it and its z-score; None without one.
 
-        Medians of five losses each that exceed all of the 25 before, by enough, are looked at more closely.
+        Candidates are medians of five losses that exceed all of the 25 medians before them.
         """
         levels = np.sort(losses.reshape(-1, _RUN), axis=1)[:, _RUN // 2]
         clean, window = -(-_CLEAN // _RUN), _WINDOW // _RUN
@@ -116,20 +125,20 @@ class LossSpike(Rule):
         before = np.lib.stride_tricks.sliding_window_view(padded, window)[:-1].max(axis=1)
         rise = levels - before
         rise[:clean] = -np.inf
-        for place in np.argsort(-rise)[:_CANDIDATES]:
-            if rise[place] < self.threshold("whole") * whole:
+        for block in np.argsort(-rise)[:_CANDIDATES]:
+            if rise[block] < self.threshold("whole") * untrained:
                 return None
-            usual = losses[max(0, place - window) * _RUN : place * _RUN]
+            usual = losses[max(0, block - window) * _RUN : block * _RUN]
             middle = float(np.median(usual))
             scatter = 1.4826 * float(np.median(np.abs(usual - middle)))
-            height = float(levels[place]) - middle
+            height = float(levels[block]) - middle
             if height >= max(self.threshold("z") * scatter, self.threshold("rise") * abs(middle)):
-                return int(place) * _RUN, middle, height / scatter if scatter > 0 else np.inf
+                return int(block) * _RUN, middle, height / scatter if scatter > 0 else np.inf
         return None
 
     @staticmethod
     def _restarted(history: RunHistory, step: int) -> bool:
-        """Whether the learning rate has risen around a step."""
+        """Return whether the learning rate has risen around a step."""
         rates = history.scalar("learning_rate")
         near = (history.steps >= step - 2 * _WINDOW) & (history.steps <= step + _CLEAN) & (rates > 0)
         rates = rates[near]

@@ -1,4 +1,4 @@
-"""AT404: gradients that are never reset, so that each step goes along the sum of all gradients so far."""
+"""AT404: gradients that are never reset, so that each step follows the sum of all gradients so far."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from autotrainer.rules._shared.trends import growth, recent
 
 __all__ = ["MissingZeroGrad"]
 
-_LEAST_SEEN = 3
-"""Steps in which old gradients must have been met: one alone may be a step that was given up."""
+_MIN_STALE = 3
+"""Fewest steps with old gradients: a single one may be a skipped step."""
 
-_LEAST_COSINES = 8
-"""Sampled gradients whose direction is compared where the gradients themselves were not seen."""
+_MIN_COSINES = 8
+"""Fewest sampled gradients whose directions are compared if the gradients themselves are not visible."""
 
 
 class MissingZeroGrad(Rule):
     """Gradients are not reset between the steps of the optimizer: `zero_grad` is missing.
 
     What it does
-        Looks, in the backward pass of sampled steps, whether the gradients that the step before has used are still
-        there when new ones are added to them.
+        Checks, in the backward pass of sampled steps, whether the gradients of the previous step are still there when
+        new ones are added.
 
     Why it hurts
-        Each step then goes along the sum of all gradients since the start: old directions never fade, steps grow and
-        overshoot, and the loss swings or diverges however small the learning rate.
+        Each step then follows the sum of all gradients since the start: old directions never fade, steps grow and
+        overshoot, and the loss swings or diverges even at a low learning rate.
 
     Evidence used
-        Gradients of three parameters at the end of a step, and each time that new ones are about to be added to them
-        in the next one. Gradient accumulation resets after its step, and adversarial training before its own backward
-        pass: both show a reset. Where gradients can't be seen: gradients that keep their direction while their norm
-        grows and the loss does not fall, for a warning at most.
+        Gradients of three parameters at the end of a step, and whenever new ones are about to be added to them in the
+        next step. Gradient accumulation resets after its step, and adversarial training before its own backward pass:
+        both show a reset. If the gradients themselves are not visible: gradients that keep their direction while their
+        norm grows and the loss does not fall, for a warning at most.
 
     Thresholds
-        ``share`` of the sampled steps that met old gradients; ``cosine`` and ``growth`` of the gradients where they
-        are judged by direction and norm alone; ``good_score`` from which it is a warning only.
+        ``share`` of the sampled steps in which old gradients were still there; ``cosine`` and ``growth`` of the
+        gradients if they are judged by direction and norm alone; ``good_score`` from which it is only a warning.
 
     When it is wrong
-        Where gradients are kept on purpose, as a home-made momentum without decay. It is never one in Keras, which
+        If gradients are kept on purpose, as a hand-made momentum without decay. It is never reported in Keras, which
         has no such call.
 
     Repairs
-        The gradients are reset after each step. In one's own loop: call ``optimizer.zero_grad()`` once before each
+        The gradients are reset after each step. In a custom loop: call ``optimizer.zero_grad()`` once before each
         ``backward()``, or after each ``step()``.
 
     References
@@ -54,31 +54,37 @@ class MissingZeroGrad(Rule):
     code = "AT404"
     place = "step"
     aliases = ("zero_grad", "no_zero_grad", "gradient_reset", "accumulated_gradients")
+    phrases = (
+        "forgot zero_grad",
+        "optimizer.zero_grad",
+        "gradients accumulate",
+        "gradients are not reset",
+        "zero_grad missing",
+    )
     needs = OUTCOME_NEEDS | frozenset({"stale_gradients", "gradient_cosine"})
     repairs = ("restore_zero_grad",)
     THRESHOLDS = thresholds(
         share=Threshold(
-            0.5, "sampled steps that met gradients of the step before, at least", "0 where reset", maximum=1.0
+            0.5, "share of sampled steps with gradients of the previous step, at least", "0 if reset", maximum=1.0
         ),
         cosine=Threshold(0.95, "cosine between gradients of sampled steps, at least", "catalogue", maximum=1.0),
-        growth=Threshold(3.0, "growth of the gradient norm, at least", "beyond its noise, as in AT102"),
+        growth=Threshold(3.0, "growth of the gradient norm, at least", "above its noise, as in AT102"),
         good_score=Threshold(0.9, "skill from which the harm is small", "not_learning", maximum=1.0),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         stale = history.scalar("stale_gradients")[recent(history.steps)]
         stale = stale[np.isfinite(stale)]
         if not stale.size:
             return self._by_direction(history, context)
         share = float(stale.mean())
-        if stale.sum() < _LEAST_SEEN or share < self.threshold("share"):
+        if stale.sum() < _MIN_STALE or share < self.threshold("share"):
             return None
         result = outcome(history, context)
         severity = Severity.WARNING if result.learned(self.threshold("good_score")) else result.worst
         message = (
-            f"In {int(stale.sum())} of {stale.size} sampled steps the gradients of the step before were still there "
-            "when new ones were added: zero_grad() is missing, and each step follows the sum of all gradients so far"
+            f"zero_grad() is missing: in {int(stale.sum())} of {stale.size} sampled steps, the gradients of the "
+            "previous step were still there when new ones were added, so each step follows the sum of all gradients"
         )
         if severity is Severity.ERROR and result.words:
             message += f"; {result.words}"
@@ -88,7 +94,7 @@ class MissingZeroGrad(Rule):
         cosines = history.scalar("gradient_cosine")
         cosines = cosines[recent(history.steps)]
         cosines = cosines[np.isfinite(cosines)]
-        if context.framework != "pytorch" or len(cosines) < _LEAST_COSINES:
+        if context.framework != "pytorch" or len(cosines) < _MIN_COSINES:
             return None
         cosine, grown = float(np.median(cosines)), growth(history.scalar("grad_norm"))
         result = outcome(history, context)
@@ -98,7 +104,7 @@ class MissingZeroGrad(Rule):
         return self.finding(
             Severity.WARNING,
             0.4,
-            f"Gradients keep their direction (cosine {cosine:.3f}) while their norm has grown {grown:.3g} times and "
-            "the loss does not fall: they may never be reset (zero_grad).",
+            f"Gradients may never be reset (zero_grad): they keep their direction (cosine {cosine:.3f}) while their "
+            f"norm has grown {grown:.3g}-fold and the loss does not fall.",
             {"cosine": cosine, "growth": grown},
         )

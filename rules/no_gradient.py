@@ -1,4 +1,4 @@
-"""AT104: trainable parameters that get no gradient."""
+"""AT104: trainable parameters that receive no gradient."""
 
 from __future__ import annotations
 
@@ -14,36 +14,37 @@ _SHOWN = 3
 """Layers that a message names."""
 
 _SOLVED = 1e-6
-"""Loss, relative to the one at the start, at which a lack of gradients is success: a margin that all samples keep."""
+"""Loss ÷ loss at the start up to which a lack of gradients is success: all samples keep their margin."""
 
 
 class NoGradient(Rule):
-    """Trainable parameters get no gradient at all, so that they stay what they are.
+    """Trainable parameters receive no gradient at all and therefore never change.
 
     What it does
-        Looks for layers whose parameters are trainable and belong to the optimizer, and whose gradient is missing or
+        Looks for layers whose parameters are trainable and belong to the optimizer, but whose gradient is missing or
         exactly zero step after step.
 
     Why it hurts
-        Such a layer keeps its random start. It may be cut off from the loss (`detach`, `no_grad`, a layer that is
-        never used), or stand behind units that let nothing through.
+        Such a layer keeps its random initial weights. It may be disconnected from the loss (`detach`, `no_grad`, a
+        layer that is never used), or lie before units that pass nothing back.
 
     Evidence used
-        Gradient norm of each layer at the sampled steps: zero, or not there while that of other layers is; whether it
-        has ever been there; the outcome. Frozen layers and parameters that no optimizer owns don't count.
+        Gradient norm of each layer at the sampled steps: zero, or missing while that of other layers is present;
+        whether the layer has ever had a gradient; the outcome. Frozen layers and parameters that no optimizer owns do
+        not count.
 
     Thresholds
         ``samples``: sampled steps in a row without a gradient; ``schedule``: share of the planned training from which
-        a model that has learned nothing makes it an error; ``skill``: skill over the trivial predictor from which it
-        is only a fact.
+        it is an error in a model that has learned nothing; ``skill``: skill over the trivial predictor from which it is
+        only a fact.
 
     When it is wrong
-        Heads that are not in use, and features that are kept random on purpose, get no gradient either: where the
-        model learns it is an info. Gradients that vanish because the loss is zero are success, and not told.
+        Unused heads and features that are kept random on purpose receive no gradient either: if the model learns, this
+        is only information. Gradients that vanish because the loss is zero are success and are not reported.
 
     Repairs
-        Another activation, new initial weights, normalization. A layer that is cut off is for the user to connect, or
-        to freeze.
+        Another activation, new initial weights, or normalization. A disconnected layer must be connected, or frozen, by
+        hand.
 
     References
         Lu et al., Dying ReLU and Initialization, 2019; PyTorch manual, Autograd mechanics.
@@ -52,6 +53,15 @@ class NoGradient(Rule):
     problem = "no_gradient"
     code = "AT104"
     aliases = ("missing_gradient", "zero_gradient", "zero_gradients", "none_gradient", "detached")
+    phrases = (
+        "gradient is none",
+        "grad is none",
+        "parameters have no gradient",
+        "all gradients are zero",
+        "weights do not update",
+        "weights do not change",
+        "layer does not get gradients",
+    )
     needs = OUTCOME_NEEDS | frozenset({"weight_norm"})
     causes = (
         "nonfinite_data",
@@ -73,16 +83,17 @@ class NoGradient(Rule):
     )
     repairs = ("swap_activation", "reinitialize", "insert_normalization")
     THRESHOLDS = thresholds(
-        samples=Threshold(10, "sampled steps in a row", "as not_learning", 2),
+        samples=Threshold(10, "sampled steps in a row without gradient", "as in not_learning", 2),
         schedule=Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
-        skill=Threshold(0.5, "skill from which it is a fact", "half of what can be learned", maximum=1),
+        skill=Threshold(0.5, "skill from which it is only a fact", "halfway to a perfect score", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         count = int(self.threshold("samples"))
         layers = context.layers if len(context.layers) == len(history.layers) else history.layers
-        owned = [layer.parameters > layer.unowned and not layer.frozen for layer in layers]  # no averages of weights
+        owned = [
+            layer.parameters > layer.unowned and not layer.frozen for layer in layers
+        ]  # leaves out averages of weights
         rows = [row for row, trains in enumerate(owned) if trains]
         if not rows or len(history.steps) < count:
             return None
@@ -110,14 +121,14 @@ class NoGradient(Rule):
         return self.finding(severity, confidence, message + ".", evidence, layers=names(history, hit))
 
     def _severity(self, result: Outcome, whole: bool, never: bool) -> Severity | None:
-        """Return how much it matters, None where it does not."""
+        """Return the severity, or None if the missing gradient does no harm."""
         good = result.learned(self.threshold("skill"))
         if whole:
             return None if good else (Severity.ERROR if result.known else Severity.WARNING)
         poor = result.stuck(0.2) and not result.moving(0.1)
         if poor and result.mature(self.threshold("schedule")):
             return result.worst
-        if not never:  # units that died, or a branch that rests: the outcome decides
+        if not never:  # dead units or an idle branch: the outcome decides
             return None
         return Severity.INFO if good or result.moving() else Severity.WARNING
 
@@ -125,14 +136,16 @@ class NoGradient(Rule):
     def _message(history: RunHistory, hit: list[int], whole: bool, never: bool, samples: int) -> str:
         since = f"in any of the {samples} sampled steps" if never else "any more"
         if whole:
-            return f"No parameter gets a gradient {since}"
-        told = ", ".join(names(history, hit[:_SHOWN]))
+            return f"No parameter receives a gradient {since}"
+        layers = ", ".join(names(history, hit[:_SHOWN]))
         more = f" and {len(hit) - _SHOWN} more" if len(hit) > _SHOWN else ""
-        return f"{'Layers' if len(hit) > 1 else 'Layer'} {told}{more} got no gradient {since}, although trainable"
+        if len(hit) > 1:
+            return f"Layers {layers}{more} receive no gradient {since}, although they are trainable"
+        return f"Layer {layers} receives no gradient {since}, although it is trainable"
 
 
 def _solved(history: RunHistory) -> bool:
-    """Whether the loss has fallen to zero: nothing is left to be learned."""
+    """Return whether the loss has fallen to zero, so that nothing is left to learn."""
     losses = history.losses[1]
-    known = np.abs(losses[np.isfinite(losses)])
-    return len(known) >= 4 and bool(np.median(known[-3:]) <= _SOLVED * np.median(known[:3]))
+    sizes = np.abs(losses[np.isfinite(losses)])
+    return len(sizes) >= 4 and bool(np.median(sizes[-3:]) <= _SOLVED * np.median(sizes[:3]))

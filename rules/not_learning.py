@@ -1,4 +1,4 @@
-"""AT303: a model that stays at the level of a constant answer."""
+"""AT303: a model that stays at the level of a constant prediction."""
 
 from __future__ import annotations
 
@@ -20,56 +20,56 @@ __all__ = ["NotLearning"]
 _SAMPLES = 10
 
 _BARE_SKILL = 0.2
-"""Skill up to which an accuracy that never moves tells of a constant answer: classes are as unequal as that between
-small samples of training and validation data."""
+"""Skill up to which an accuracy that never changes shows a constant prediction: class frequencies in small samples of
+training and validation data differ by as much."""
 
 _MIXED = 0.1
 """Share of losses on either side of zero from which the loss is a surrogate, such as that of a policy gradient, whose
-value says nothing of success."""
+value does not measure success."""
 
 _LITTLE, _ALIKE = 0.02, 1e-4
-"""Fall of the loss that counts ÷ its value, and scatter of the first losses ÷ their value below which batches are the
-same rows and say nothing of what is much."""
+"""Smallest fall of the loss ÷ its value that counts; and scatter of the first losses ÷ their value below which all
+batches hold the same rows, so that the scatter sets no scale."""
 
 _RISEN = 1.5
-"""Loss ÷ that at the start from which it is for divergence to tell, or a loss whose value says nothing of success."""
+"""Loss ÷ that at the start from which `divergence` reports it, or the loss does not measure success."""
 
 _CONSTANT = "The output is the same for all inputs"
 
-_NOT_FINITE = "The loss is not finite"
+_NOT_FINITE = "The loss is NaN or infinite"
 
 _SAME_EPOCHS = 5
-"""Epochs, at least, over which an accuracy must be the same to the digit."""
+"""Fewest epochs over which an accuracy must be identical."""
 
 
 class NotLearning(Rule):
-    """The model is no better than always giving the same answer, and the loss does not fall.
+    """The model is no better than a constant prediction, and the loss does not decrease.
 
     What it does
-        Compares the model with the trivial predictor (commonest class, mean of the targets) over the last half of
-        the run.
+        Compares the model with the trivial predictor (most common class, mean of the targets) over the last half of the
+        run.
 
     Why it hurts
-        Nothing of the inputs has been learned; more of the same training will not change that.
+        The model has learned nothing from the inputs, and longer training of the same kind will not change that.
 
     Evidence used
         Accuracy or squared error of sampled batches, epochs and validation, with a confidence interval; cross-entropy
-        where batches are too small for it; trend of the loss and how much it will still fall within the schedule;
-        growth of the gradients (a plateau that is being left); gradients of exactly zero; outputs that do not depend
-        on the input; an accuracy that is the same to the digit epoch after epoch.
+        if batches are too small for it; trend of the loss and how much it will still fall within the schedule; growth
+        of the gradients (leaving a plateau); gradients of exactly zero; outputs that do not depend on the input; an
+        accuracy that is identical epoch after epoch.
 
     Thresholds
         ``skill``: share of the way from the trivial to the perfect score below which nothing has been learned;
-        ``schedule``: share of the planned training from which that is an error; ``dead_schedule``: the same where
-        outputs are constant; ``to_come``: share of the loss that must still be expected to go for patience.
+        ``schedule``: share of the planned training from which that is an error; ``dead_schedule``: the same for
+        constant outputs; ``to_come``: expected fall of the loss from which the verdict waits.
 
     When it is wrong
-        Data without any signal gives the same picture. Without a known schedule it is a warning, after 200 steps, and
-        so it is where only the loss is known; losses around zero (policy gradients) or of several optimizers
-        (adversarial training), which are no measure of success, are not judged.
+        Data without any signal looks the same. Without a known schedule it is a warning, after 200 steps, and so it is
+        if only the loss is known. Losses around zero (policy gradients) or of several optimizers (adversarial training)
+        do not measure success and are not judged.
 
     Repairs
-        Learning rate, optimizer, new initial weights, activation, normalization.
+        Learning rate, optimizer, new initial weights, activation, or normalization.
 
     References
         Karpathy, A Recipe for Training Neural Networks, 2019; Wilson, JASA 1927.
@@ -78,6 +78,16 @@ class NotLearning(Rule):
     problem = "not_learning"
     code = "AT303"
     aliases = ("stuck", "no_learning", "chance_level")
+    phrases = (
+        "accuracy stuck",
+        "accuracy does not improve",
+        "accuracy does not change",
+        "loss does not decrease",
+        "loss is not decreasing",
+        "loss is constant",
+        "model predicts the same class",
+        "model always predicts one class",
+    )
     needs = OUTCOME_NEEDS | frozenset({"output_spread", "target_spread", "input_std"}) | SIMPLE_NEEDS
     causes = (
         "missing_zero_grad",
@@ -124,16 +134,15 @@ class NotLearning(Rule):
     THRESHOLDS = thresholds(
         skill=Threshold(0.15, "skill over the trivial predictor, at most", "calibrated", maximum=1),
         schedule=Threshold(0.25, "share of the schedule before an error", "calibrated", maximum=1),
-        dead_schedule=Threshold(0.05, "the same where outputs are constant", "calibrated", maximum=1),
-        to_come=Threshold(0.02, "expected fall of the loss for patience", "calibrated", maximum=1),
+        dead_schedule=Threshold(0.05, "the same for constant outputs", "calibrated", maximum=1),
+        to_come=Threshold(0.02, "expected fall of the loss for which the verdict waits", "calibrated", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
-        found = self._judged(history, context)
-        return None if found is None else with_simple_model(found, context)
+        finding = self._without_baseline(history, context)
+        return None if finding is None else with_simple_model(finding, context)
 
-    def _judged(self, history: RunHistory, context: TaskContext) -> Finding | None:
+    def _without_baseline(self, history: RunHistory, context: TaskContext) -> Finding | None:
         if len(history.steps) < _SAMPLES:
             return None
         result = outcome(history, context)
@@ -147,44 +156,49 @@ class NotLearning(Rule):
         norms = history.scalar("grad_norm")[-_SAMPLES:]
         if (norms == 0).all() and not result.learned(0.3):
             message = f"All gradients were exactly zero in the last {_SAMPLES} sampled steps"
-            return self._told(Severity.ERROR, 0.97, message, evidence, result)
+            return self._with_outcome(Severity.ERROR, 0.97, message, evidence, result)
         if not result.known:
             return self._by_loss(history, context, result, evidence)
         moving = result.moving(self.threshold("to_come"))
         constant = self._constant_outputs(history, evidence)
         same = _same_accuracy(history)
         if same and result.skill <= _BARE_SKILL and not moving and result.mature(self.threshold("schedule")):
-            still = f"Accuracy has not moved at all for {same} epochs, as where one class is always the answer,"
-            told = _CONSTANT if constant else still
-            return self._told(result.worst, 0.85, told, evidence, result)
-        early = not result.mature(0.5)  # young runs must be clearer cases
+            message = (
+                _CONSTANT
+                if constant
+                else f"Accuracy has not changed for {same} epochs (as if the model predicted a single class)"
+            )
+            return self._with_outcome(result.worst, 0.85, message, evidence, result)
+        early = not result.mature(0.5)  # early verdicts require clearer cases
         if not result.stuck(self.threshold("skill") * (2 / 3 if early else 1)):
             return None
         if constant and not moving and result.mature(self.threshold("dead_schedule")):
-            return self._told(result.worst, 0.9, _CONSTANT, evidence, result)
+            return self._with_outcome(result.worst, 0.9, _CONSTANT, evidence, result)
         if not moving and result.mature(self.threshold("schedule")):
-            return self._told(result.worst, 0.6, self._course(history, result), evidence, result)
+            return self._with_outcome(result.worst, 0.6, self._loss_in_words(history, result), evidence, result)
         return None
 
     def _by_loss(
         self, history: RunHistory, context: TaskContext, result: Outcome, evidence: dict[str, float]
     ) -> Finding | None:
-        """Judge by the loss alone: at most a warning, since some losses are no measure of success."""
+        """Judge by the loss alone: at most a warning, as some losses do not measure success."""
         _, losses = history.losses
-        known = losses[np.isfinite(losses)]
-        if len(known) < 4 * _SAMPLES or not result.mature(0.3) or result.moving(0.02) or context.optimizer.several:
+        losses = losses[np.isfinite(losses)]
+        if len(losses) < 4 * _SAMPLES or not result.mature(0.3) or result.moving(0.02) or context.optimizer.several:
             return None
-        if np.mean(known < 0) > _MIXED < np.mean(known > 0):
+        if np.mean(losses < 0) > _MIXED < np.mean(losses > 0):
             return None
-        start, now = (float(np.mean(part)) for part in (known[:_SAMPLES], known[-2 * _SAMPLES :]))
-        if _falls(known, targets_growth(history)) or now >= _RISEN * abs(start) or _explains(history):
+        start, now = (float(np.mean(part)) for part in (losses[:_SAMPLES], losses[-2 * _SAMPLES :]))
+        if _falls(losses, targets_growth(history)) or now >= _RISEN * abs(start) or _explains(history):
             return None
         evidence |= {"first_loss": start, "loss": now}
-        message = f"The loss is {about(now, 3)} after {result.steps} steps and was {about(start, 3)} at the start."
+        message = (
+            f"The loss has not clearly decreased: it is {about(now, 3)} after {result.steps} steps and was "
+            f"{about(start, 3)} at the start."
+        )
         return self.finding(Severity.WARNING, 0.5, message, evidence)
 
-    def _course(self, history: RunHistory, result: Outcome) -> str:
-        """Return what the loss has done, in words."""
+    def _loss_in_words(self, history: RunHistory, result: Outcome) -> str:
         if np.isinf(history.losses[1][-1:]).any():
             return _NOT_FINITE
         return "The loss is flat" if result.fell < self.threshold("to_come") else "The loss fell too little"
@@ -192,22 +206,24 @@ class NotLearning(Rule):
     @staticmethod
     def _constant_outputs(history: RunHistory, evidence: dict[str, float]) -> bool:
         spread = float(last_median(history.scalar("output_spread")[:, None])[0])
-        wanted = float(last_median(history.scalar("target_spread")[:, None])[0])
+        target_spread = float(last_median(history.scalar("target_spread")[:, None])[0])
         evidence["output_spread"] = spread
-        return inputs_vary(history) and wanted > 0 and spread <= 1e-4 * min(wanted, 1.0)
+        return inputs_vary(history) and target_spread > 0 and spread <= 1e-4 * min(target_spread, 1.0)
 
-    def _told(
+    def _with_outcome(
         self, severity: Severity, confidence: float, message: str, evidence: dict[str, float], result: Outcome
     ) -> Finding:
-        words = result.words.removeprefix("the loss ") if message.startswith("The loss ") else result.words
-        words = f" and {words}" if words and message != _NOT_FINITE else ""
+        subject = next((name for name in ("The loss ", "Accuracy ") if message.startswith(name)), "").lower()
+        words = result.words.removeprefix(subject)
+        joint = " and " if words != result.words else ", and "
+        words = f"{joint}{words}" if words and message != _NOT_FINITE else ""
         return self.finding(severity, confidence, f"{message}{words} after {result.steps} steps.", evidence)
 
 
 def _falls(losses: Floats, growth: float) -> bool:
-    """Whether losses have fallen beyond their noise, by mean or median, where larger targets make larger losses.
+    """Return whether losses have fallen beyond their noise, by mean or median; targets that grow make larger losses.
 
-    The fall must be 2 % of the loss, or what batches differ by: a constant in the loss makes it large, its noise not.
+    The fall must be 2 % of the loss, or the scatter between batches: a constant term in the loss enlarges the former.
     """
     first, late, last = losses[:_SAMPLES], losses[len(losses) // 2 :], losses[-2 * _SAMPLES :]
     start = float(np.mean(first))
@@ -218,15 +234,15 @@ def _falls(losses: Floats, growth: float) -> bool:
     if float(np.mean(last)) < start * growth - max(noise, least):
         return True
     middle = float(np.median(late))
-    spread = 1.48 * float(np.median(np.abs(late - middle)))  # as standard deviation; heavy tails leave it alone
-    begun = min(spread, float(np.std(first)))  # losses may scatter less at the start than later
-    error = 1.25  # of a median, to that of a mean
-    noise = 3 * error * math.hypot(begun / math.sqrt(len(first)), spread / math.sqrt(len(late)))
+    spread = 1.48 * float(np.median(np.abs(late - middle)))  # robust standard deviation
+    early = min(spread, float(np.std(first)))  # losses may scatter less at the start
+    error = 1.25  # standard error of a median ÷ that of a mean
+    noise = 3 * error * math.hypot(early / math.sqrt(len(first)), spread / math.sqrt(len(late)))
     return middle < float(np.median(first)) * growth - max(noise, least)
 
 
 def _explains(history: RunHistory) -> bool:
-    """Whether outputs explain some of the targets of their own batch, where targets grow from batch to batch."""
+    """Return whether outputs explain part of the targets of their own batch, even if targets grow between batches."""
     late = recent(history.steps)
     ratios = history.scalar("squared_error")[late] / history.scalar("target_spread")[late] ** 2
     ratios = ratios[np.isfinite(ratios)]
@@ -234,8 +250,8 @@ def _explains(history: RunHistory) -> bool:
 
 
 def _same_accuracy(history: RunHistory) -> int:
-    """Return for how many epochs all known accuracies have been the very same, if over the last half; else 0."""
-    known = [history.epochs(name)[1] for name in ("accuracy", "val_accuracy")]
-    late = [values[len(values) // 2 :] for values in known if len(values)]
-    still = bool(late) and all(len(v) >= _SAME_EPOCHS and float(np.ptp(v)) < 1e-6 for v in late)
-    return min(len(v) for v in late) if still else 0
+    """Return for how many epochs all accuracies have been identical, if over the last half; else 0."""
+    accuracies = [history.epochs(name)[1] for name in ("accuracy", "val_accuracy")]
+    late = [values[len(values) // 2 :] for values in accuracies if len(values)]
+    constant = bool(late) and all(len(v) >= _SAME_EPOCHS and float(np.ptp(v)) < 1e-6 for v in late)
+    return min(len(v) for v in late) if constant else 0

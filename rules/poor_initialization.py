@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from autotrainer.records.measurement import ZERO_REGION
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.held_out import held_out_skill
 from autotrainer.rules._shared.layers import inputs_vary, names, squashing_layers, weight_layers
@@ -14,9 +15,6 @@ from autotrainer.rules._shared.trends import finite
 from autotrainer.rules._shared.words import about
 
 __all__ = ["PoorInitialization"]
-
-_FLAT_AT_ZERO = ("relu", "relu6", "thresholded_relu")
-"""Activations whose output and slope are zero for an input of zero: no gradient flows back through them."""
 
 _POOR = 0.7
 """Skill of a model that has come to rest, up to which units that start equal are the likely cause, as in
@@ -191,7 +189,7 @@ class PoorInitialization(Rule):
     def _dead(history: RunHistory, rows: list[int]) -> bool:
         """Return whether units are dead from the start: some layer's output is zero for all inputs."""
         size = history.layer("activation_mean_abs")[0]
-        return any(size[row] == 0 and history.layers[row].activation in _FLAT_AT_ZERO for row in rows)
+        return any(size[row] == 0 and history.layers[row].activation in ZERO_REGION for row in rows)
 
     @staticmethod
     def _dead_zero_layers(history: RunHistory) -> list[int]:
@@ -207,7 +205,7 @@ class PoorInitialization(Rule):
         zero = [row for row in rows if weights[row] == 0 or history.layers[row].start == "zero"]
         if len(zero) == len(rows):
             return zero
-        return [row for row in zero if size[row] == 0 and history.layers[row].activation in _FLAT_AT_ZERO]
+        return [row for row in zero if size[row] == 0 and history.layers[row].activation in ZERO_REGION]
 
     def _signal(self, history: RunHistory, evidence: dict[str, float]) -> tuple[str | None, list[int]]:
         """Return what is wrong with the signal in the hidden layers at the first step, and where."""

@@ -1,4 +1,4 @@
-"""AT205: representations that no longer tell one input from another."""
+"""AT205: representations that no longer distinguish inputs."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ __all__ = ["RepresentationCollapse"]
 _SAMPLES = 8
 
 _UNKNOWN = 0.3
-"""Share of the schedule before which a training without a known outcome is not judged."""
+"""Share of the schedule before which a training of unknown outcome is not judged."""
 
 _FELL = 0.5
-"""Share of the effective rank at the start that is left of it where it has collapsed."""
+"""Effective rank ÷ that at the start up to which it has collapsed."""
 
 
 class RepresentationCollapse(Rule):
-    """The features that the output is made from are the same for all inputs, or have next to no rank left.
+    """The features before the output are the same for all inputs, or have almost no rank left.
 
     What it does
-        Compares the spread over inputs of the last hidden layer (of the output itself, where no targets are known)
-        with its size, and the effective rank of what enters the output layer with the largest possible one.
+        Compares the spread over inputs of the last hidden layer (of the output itself, if there are no targets) with
+        its size, and the effective rank of the features that enter the output layer with the largest possible rank.
 
     Why it hurts
-        The output layer can't tell apart what its inputs do not. In training without labels, the loss may be at its
-        best all the same: equal representations are the short cut that such losses have to be guarded against.
+        The output layer can't separate inputs whose features are equal. In self-supervised training the loss may be at
+        its best all the same: equal representations are the shortcut that such losses must be protected from.
 
     Evidence used
-        Median of both over the last samples, compared with the start of the run; the outcome, or, where skill is not
-        known, whether the loss has come to rest.
+        Median of both over the last samples, compared with the start of the run; the outcome, or, if skill is unknown,
+        whether the loss has settled.
 
     Thresholds
-        ``spread``: spread ÷ size of the features up to which they are the same for all inputs; ``shrunk``: the same,
-        and spread ÷ spread at the start, from which features are shrinking to a point where no outcome is known;
-        ``rank``: effective rank ÷ min(samples, features) up to which it has collapsed; ``schedule``: share of the
-        planned training from which that is an error.
+        ``spread``: spread ÷ size of the features up to which they are the same for all inputs; ``shrunk``: the same
+        ratio, and spread ÷ spread at the start, up to which features are shrinking to a point, if the outcome is
+        unknown; ``rank``: effective rank ÷ min(samples, features) up to which it has collapsed; ``schedule``: share of
+        the planned training from which that is an error.
 
     When it is wrong
         The features of a good classifier have a rank of about the number of classes (neural collapse), those of a
-        regression of about one. The rank therefore counts only where it fell and the model stays at the trivial
-        predictor's level. Without a known outcome only features that shrink to a point count, and are an error only
-        where they are the same for all inputs and the loss is at rest; adversarial training, with its several
-        optimizers, is not judged so.
+        regression of about one. The rank therefore counts only if it fell and the model stays at the level of the
+        trivial predictor. If the outcome is unknown, only features that shrink to a point count; they are an error only
+        if they are the same for all inputs and the loss has settled. Adversarial training, with its several optimizers,
+        is not judged this way.
 
     Repairs
-        Normalization, new initial weights, a lower learning rate, another activation. In training without labels:
-        what keeps the pairs apart (negatives, a stopped gradient, a variance term).
+        Normalization, new initial weights, a lower learning rate, or another activation. In self-supervised training: a
+        mechanism that keeps pairs apart (negatives, a stopped gradient, a variance term).
 
     References
         Garrido et al., RankMe, ICML 2023 (arXiv 2210.02885); Jing et al., Understanding Dimensional Collapse in
@@ -63,6 +63,14 @@ class RepresentationCollapse(Rule):
     problem = "representation_collapse"
     code = "AT205"
     aliases = ("collapse", "rank_collapse", "dimensional_collapse", "feature_collapse", "oversmoothing")
+    phrases = (
+        "embeddings are all the same",
+        "all embeddings collapse",
+        "features are identical for all inputs",
+        "representations collapse",
+        "contrastive loss collapses",
+        "model outputs the same embedding",
+    )
     needs = OUTCOME_NEEDS | frozenset(
         {
             "feature_rank",
@@ -96,17 +104,16 @@ class RepresentationCollapse(Rule):
     )
     repairs = ("insert_normalization", "reinitialize", "scale_learning_rate", "swap_activation", "revive_units")
     THRESHOLDS = thresholds(
-        spread=Threshold(1e-4, "spread of the features ÷ their size, at most", "that of not_learning", maximum=1),
+        spread=Threshold(1e-4, "spread of the features ÷ their size, at most", "as in not_learning", maximum=1),
         shrunk=Threshold(
-            0.01, "the same, and what is left of the spread at the start", "healthy runs keep a fifth", maximum=1
+            0.01, "the same, and spread ÷ spread at the start, at most", "healthy runs keep a fifth", maximum=1
         ),
         rank=Threshold(0.1, "effective rank ÷ the largest possible, at most", "RankMe", maximum=1),
         schedule=Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
-        stand_in = context.loss.family == "custom"  # a loss without targets is often given zeros in their place
+        stand_in = context.loss.family == "custom"  # a loss without targets often gets zeros instead
         if len(history.steps) < _SAMPLES or not inputs_vary(history) or (_one_target(history) and not stand_in):
             return None
         result = outcome(history, context)
@@ -119,7 +126,7 @@ class RepresentationCollapse(Rule):
         return self._same_features(history, result) or self._shrunk(result, history.scalar("output_spread"), sizes)
 
     def _same_features(self, history: RunHistory, result: Outcome) -> Finding | None:
-        """Find a last hidden layer that gives the same for all inputs."""
+        """Return a finding if the outputs of the last hidden layer are the same for all inputs."""
         row = _last_hidden(history)
         if row is None:
             return None
@@ -130,39 +137,42 @@ class RepresentationCollapse(Rule):
         now, before = _ends(_relative(spread, sizes))
         if not now <= self.threshold("spread"):
             return None
-        message = f"The features that layer {layers[0]} gives are the same for all inputs, and {result.words}."
+        message = f"The features of layer {layers[0]} are the same for all inputs, and {result.words}."
         confidence = 0.85 if result.worst is Severity.ERROR else 0.5
         return self.finding(result.worst, confidence, message, {"spread": now, "first_spread": before}, layers=layers)
 
     def _shrunk(self, result: Outcome, spread: Floats, sizes: Floats, layers: tuple[str, ...] = ()) -> Finding | None:
-        """Find features or outputs, of a training whose outcome is not known, that tell inputs apart no more."""
+        """Return a finding if features or outputs no longer distinguish inputs, in a training of unknown outcome."""
         (now, before), (width, start) = _ends(_relative(spread, sizes)), _ends(spread)
         if not (now <= self.threshold("shrunk") and width <= self.threshold("shrunk") * start and start > 0):
             return None
         over = now <= self.threshold("spread") and not result.moving(0.02)
         severity = result.worst if over else Severity.WARNING
-        what = f"The features that layer {layers[0]} gives" if layers else "The outputs"
-        message = f"{what} differ between inputs by {now:.2g} of their size, and by {before:.2g} at the start."
+        values = f"features of layer {layers[0]}" if layers else "outputs"
+        message = (
+            f"The {values} hardly differ between inputs any more: by {now:.2g} times their size, and by {before:.2g} "
+            "at the start."
+        )
         evidence = {"spread": now, "first_spread": before, "shrunk": width / start}
         confidence = 0.7 if severity is Severity.ERROR else 0.5
         return self.finding(severity, confidence, message, evidence, layers=layers)
 
     def _low_rank(self, history: RunHistory, result: Outcome) -> Finding | None:
-        """Find features whose rank has collapsed, in a training that is known to go badly."""
+        """Return a finding if the rank of the features has collapsed, in a training with a poor outcome."""
         now, before = _ends(history.scalar("feature_rank"))
         mature = result.mature(min(1.0, 2 * self.threshold("schedule")))
         if not (mature and now <= self.threshold("rank") and now <= _FELL * before):
             return None
-        fall = f"from {before:.1%} to {now:.1%} of the possible"
-        message = f"The effective rank of what enters the output layer fell {fall}, and {result.words}."
+        fall = f"from {before:.1%} to {now:.1%} of its maximum"
+        message = f"The effective rank of the features before the output layer fell {fall}, and {result.words}."
         confidence = 0.7 if result.worst is Severity.ERROR else 0.5
         return self.finding(result.worst, confidence, message, {"rank": now, "first_rank": before})
 
 
 def _one_target(history: RunHistory) -> bool:
-    """Whether the targets are known not to differ."""
-    wanted = _ends(history.scalar("target_spread"))[0]
-    return not math.isnan(wanted) and wanted <= 0
+    """Return whether the targets are known not to differ."""
+    spread = _ends(history.scalar("target_spread"))[0]
+    return not math.isnan(spread) and spread <= 0
 
 
 def _last_hidden(history: RunHistory) -> int | None:
@@ -174,7 +184,7 @@ def _last_hidden(history: RunHistory) -> int | None:
 
 
 def _relative(spread: Floats, sizes: Floats) -> Floats:
-    """Return spread ÷ size; 0 where all is zero."""
+    """Return spread ÷ size; 0 where both are zero."""
     return np.where(sizes > 0, spread / np.where(sizes > 0, sizes, 1.0), np.where(sizes == 0, 0.0, np.nan))
 
 

@@ -1,4 +1,4 @@
-"""AT202: units at the flat ends of a bounded activation."""
+"""AT202: units in the flat regions of a bounded activation."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from autotrainer.rules._shared.trends import last_median
 __all__ = ["SaturatedActivation"]
 
 _NEARLY_ALL = 0.9
-"""Share of saturated entries that is worth a warning before the outcome is known."""
+"""Share of saturated outputs that is a warning before the outcome is known."""
 
 _LATE = 0.9
-"""Share of the schedule from which that is an error where the model is not half way to a perfect score."""
+"""Share of the schedule from which that is an error if the model is not halfway to a perfect score."""
 
 
 class SaturatedActivation(Rule):
-    """A sigmoid, tanh or another bounded activation gives next to nothing but its two bounds.
+    """A sigmoid, tanh or other bounded activation outputs almost only its two extreme values.
 
     What it does
-        Looks at each hidden layer with a bounded activation for the share of its outputs at which the slope is below
-        a thousandth of the largest one.
+        For each hidden layer with a bounded activation, measures the share of its outputs at which the slope is below a
+        thousandth of the largest one.
 
     Why it hurts
-        Next to no gradient comes back through a saturated unit: the layers before it stop learning, and the unit
-        itself is left with two values.
+        Almost no gradient passes back through a saturated unit: the layers before it stop learning, and the unit itself
+        is left with two values.
 
     Evidence used
         Median over the last samples of each layer's share of saturated outputs; the outcome.
 
     Thresholds
-        ``saturated``: share of a layer's outputs; ``schedule``: share of the planned training from which a poor
-        outcome makes it an error.
+        ``saturated``: share of a layer's outputs; ``schedule``: share of the planned training from which a poor outcome
+        makes it an error.
 
     When it is wrong
-        Gates and binary codes saturate on purpose, and adaptive optimizers learn with nine saturated units of ten.
-        Hence an error only where the model stays at the trivial predictor's level too, or ends far from a good score
-        with nearly all outputs saturated, and nothing where it has learned. Outputs of recurrent layers are products
-        of gates and are not looked at, nor is the model's output.
+        Gates and binary codes saturate on purpose, and adaptive optimizers learn even with nine of ten units saturated.
+        It is therefore an error only if the model also stays at the level of the trivial predictor, or ends far from a
+        good score with nearly all outputs saturated; a model that has learned is not reported. Outputs of recurrent
+        layers, which are products of gates, and the model's output are not judged.
 
     Repairs
-        New initial weights of the right size, normalization before the activation, another activation, a lower
-        learning rate; scaled inputs, where these are the root.
+        New initial weights of the right size, normalization before the activation, another activation, or a lower
+        learning rate; scaled inputs, if these are the root cause.
 
     References
         Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks, AISTATS 2010;
@@ -54,6 +54,13 @@ class SaturatedActivation(Rule):
     problem = "saturated_activation"
     code = "AT202"
     aliases = ("saturation", "saturated", "saturated_units", "saturated_sigmoid", "saturated_tanh")
+    phrases = (
+        "sigmoid saturates",
+        "tanh saturates",
+        "sigmoid outputs only 0 and 1",
+        "activations are saturated",
+        "outputs are always 1 or -1",
+    )
     needs = OUTCOME_NEEDS | frozenset({"saturated"})
     causes = (
         "missing_zero_grad",
@@ -80,7 +87,6 @@ class SaturatedActivation(Rule):
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         shares = last_median(history.layer("saturated"))
         bounded = [row for row, layer in enumerate(history.layers) if layer.hidden and np.isfinite(shares[row])]
         affected = [row for row in bounded if shares[row] >= self.threshold("saturated") and shares[row] > 0]

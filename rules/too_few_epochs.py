@@ -1,4 +1,4 @@
-"""AT411: a training that ends while it still gets better."""
+"""AT411: a training that ends while it still improves."""
 
 from __future__ import annotations
 
@@ -18,61 +18,60 @@ _END = 0.98
 """Share of the schedule from which its end is judged."""
 
 _LITTLE = 0.4
-"""Skill up to which a fall over the whole of a very short run suffices: noisy data can come to rest at little more."""
+"""Skill up to which a fall over the whole of a very short run suffices: noisy data can settle at little more."""
 
 _FEW = 30
-"""Steps with which a model that is no better than a constant answer has had no chance to be."""
+"""Steps that give a model no chance to become better than a constant prediction."""
 
 _DECAYED = 0.2
-"""Learning rate ÷ its largest up to which a schedule has brought it down: that end was planned."""
+"""Learning rate ÷ its maximum up to which a schedule has lowered it, so that the end was planned."""
 
 _FAIR, _GOOD = 0.75, 0.9
-"""Upper end of the interval of skill above which a model may be fair: the interval is wide where one class is most.
-And skill from which more epochs have next to nothing to give."""
+"""Upper end of the interval of skill above which a model may be fair (the interval is wide with one dominant class);
+and skill from which more epochs gain almost nothing."""
 
 _PASSES = 5
-"""Passes over the training data from which a loss that falls on them alone may tell of memory: networks fit noise, too
-(Zhang et al., ICLR 2017)."""
+"""Passes over the training data from which a falling training loss may be memorization: networks fit noise, too (Zhang
+et al., ICLR 2017)."""
 
 _VISIBLE = 0.02
 """Rise of accuracy or R² over the last third of the run that more epochs could repeat."""
 
 _FEW_EPOCHS, _VISIBLE_LOSS = 5, 0.05
-"""Epochs up to which the last one alone counts, and the share of the validation loss that must have gone in it."""
+"""Epochs up to which the last one alone counts, and the share by which the validation loss must have fallen in it."""
 
 _MUCH, _FINE = 0.5, 0.8
-"""Expected fall of the loss with which as many epochs again would mend even a fair model, and skill from which it is
-fine, as in `learning_rate_too_high`."""
+"""Expected fall of the loss with which the same number of further epochs would improve even a fair model; and skill
+from which a model is good, as in `learning_rate_too_high`."""
 
 _EPOCHS = 4
-"""Epochs, at least, that a trend of accuracy takes."""
+"""Fewest epochs for a trend of accuracy."""
 
 
 class TooFewEpochs(Rule):
     """The training ends although loss and score still improve.
 
     What it does
-        At the end of the schedule, extends the fall of the loss by as many epochs again.
+        At the end of the schedule, extends the fall of the loss by the same number of epochs.
 
     Why it hurts
-        The model is worse than the same model, trained on, would be: the cheapest of all faults to mend.
+        The model is worse than the same model would be after longer training: the cheapest of all faults to fix.
 
     Evidence used
         Means of training and validation loss over the thirds of the run, the standard error of their difference, and
-        the share by which the fall shrinks from third to third; skill over the trivial predictor; validation accuracy;
-        the learning rate. In a run of very few steps, which are too few to tell a plateau, a fall over the whole run.
+        the factor by which the fall shrinks from third to third; skill over the trivial predictor; validation accuracy;
+        the learning rate. In a run with too few steps to show a plateau, a fall over the whole run.
 
     Thresholds
-        ``gain``: expected fall ÷ present loss, at least; ``skill``: skill up to which it is an error, else a
-        warning; ``steps``: steps of a whole run that are hardly ever enough. After as few, a loss that would halve is
-        an error up to skill 0.8, and of a few epochs the fall of the validation loss in the last one counts.
+        ``gain``: expected fall ÷ present loss, at least; ``skill``: skill up to which it is an error, else a warning;
+        ``steps``: steps of a whole run that are rarely enough. After so few, a loss that would halve is an error up to
+        skill 0.8, and in a run of a few epochs the fall of the validation loss in the last one counts.
 
     When it is wrong
-        Training loss can fall for ever while the validation score has come to rest: where a validation loss rises, or
-        the validation accuracy of a fair model stands still, nothing is said, nor of a fair
-        model without any validation data after more than a few epochs. The end of a decayed learning rate is a planned
-        one. Slow progress has other reasons too (rate, initialization, loss), which then come first.
-        Without a known schedule it is a warning.
+        Training loss can keep falling after the validation score has settled: if the validation loss rises, or the
+        validation accuracy of a fair model no longer changes, nothing is reported, nor for a fair model without
+        validation data after more than a few epochs. The end of a decayed learning rate was planned. Slow progress has
+        other causes too (rate, initialization, loss), which then come first. Without a known schedule it is a warning.
 
     Repairs
         More epochs, until the validation score no longer rises.
@@ -85,6 +84,14 @@ class TooFewEpochs(Rule):
     problem = "too_few_epochs"
     code = "AT411"
     aliases = ("few_epochs", "stopped_too_early", "undertrained", "not_converged", "more_epochs")
+    phrases = (
+        "how many epochs",
+        "not enough epochs",
+        "training stopped too early",
+        "loss still decreasing at the end",
+        "model has not converged",
+        "train longer",
+    )
     needs = OUTCOME_NEEDS | frozenset({"learning_rate"})
     causes = (
         "wrong_schedule",
@@ -108,46 +115,42 @@ class TooFewEpochs(Rule):
     )
     repairs = ("extend_training",)
     THRESHOLDS = thresholds(
-        gain=Threshold(0.1, "expected fall of the loss over as many epochs again, at least", "calibrated"),
-        skill=Threshold(0.6, "skill over the trivial predictor that is an error, at most", "calibrated", maximum=1),
-        steps=Threshold(100, "steps of a whole run that are hardly ever enough", "calibrated"),
+        gain=Threshold(0.1, "expected fall of the loss over the same number of further epochs, at least", "calibrated"),
+        skill=Threshold(0.6, "skill over the trivial predictor up to which it is an error", "calibrated", maximum=1),
+        steps=Threshold(100, "steps of a whole run that are rarely enough", "calibrated"),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         result = outcome(history, context)
         planned = _END * (context.planned_epochs or 0)
-        ended = history.finished or history.epoch >= planned  # the last epoch's own values come after its last step
+        ended = history.finished or history.epoch >= planned  # the values of the last epoch follow its last step
         at_end = ended and (result.progress >= _END or (history.finished and math.isnan(result.progress)))
         if not at_end or not result.known or result.diverged or _decayed(history):
             return None
         skill = float(np.fmax(result.skill, held_out_skill(history, context, 1)))
-        course = pace(loss_series(history))
-        if course is None or skill >= _GOOD or _worse(history):
+        training = pace(loss_series(history))
+        if training is None or skill >= _GOOD or _worse(history):
             return None
         held_out = pace(history.epochs("val_loss")[1])
-        gain = course.gain if held_out is None else min(course.gain, held_out.gain)
+        gain = training.gain if held_out is None else min(training.gain, held_out.gain)
         brief = result.steps <= self.threshold("steps")
-        still = brief and course.falling and (result.high <= _LITTLE or _fell_at_last(history))
+        still = brief and training.falling and (result.high <= _LITTLE or _fell_at_last(history))
         still |= result.steps <= _FEW and result.stuck()
-        sure = course.sure >= SURE and gain >= self.threshold("gain")
-        if not still and not sure:
+        certain = training.sure >= SURE and gain >= self.threshold("gain")
+        if not still and not certain:
             return None
         poor = skill <= self.threshold("skill") and result.high <= _FAIR
-        poor |= brief and sure and gain >= _MUCH and skill < _FINE
-        if not poor and (_by_memory(history) or not _score_rises(history, result, held_out or course)):
+        poor |= brief and certain and gain >= _MUCH and skill < _FINE
+        if not poor and (_may_memorize(history) or not _score_rises(history, result, held_out or training)):
             return None
         severity = result.worst if poor else Severity.WARNING
-        how = (
-            f" with a loss that was still falling, by {course.fall:.0%} in the last third,"
-            if course.fall > _VISIBLE
-            else ""
-        )
-        message = f"Training ended after {result.steps} steps{how} and {result.words}."
+        falling = training.fall > _VISIBLE
+        course = f"the loss still fell by {training.fall:.0%} in the last third, and " if falling else ""
+        message = f"Training ended too early, after {result.steps} steps: {course}{result.words}."
         evidence = {
-            "fall": course.fall,
+            "fall": training.fall,
             "gain_to_come": gain,
-            "standard_errors": course.sure,
+            "standard_errors": training.sure,
             "skill": skill,
             "steps": float(result.steps),
         }
@@ -155,25 +158,25 @@ class TooFewEpochs(Rule):
 
 
 def _fell_at_last(history: RunHistory) -> bool:
-    """Whether the validation loss still fell in the last of a few epochs: the same rows each time, so little noise."""
+    """Return whether the validation loss, on the same rows each time, still fell in the last of a few epochs."""
     losses = history.epochs("val_loss")[1]
     return 2 <= len(losses) <= _FEW_EPOCHS and bool(losses[-1] <= (1 - _VISIBLE_LOSS) * losses[-2])
 
 
-def _by_memory(history: RunHistory) -> bool:
-    """Whether all that is known of a model are rows that it has seen often enough to know them by heart."""
+def _may_memorize(history: RunHistory) -> bool:
+    """Return whether only rows that the model may have memorized were evaluated."""
     return history.epoch > _PASSES and not any(name.startswith("val_") for name in history.epoch_names)
 
 
 def _decayed(history: RunHistory) -> bool:
-    """Whether a schedule has brought the learning rate down by the end."""
+    """Return whether a schedule has lowered the learning rate by the end."""
     rates = history.scalar("learning_rate")
     rates = rates[np.isfinite(rates)]
     return bool(rates.size) and bool(rates[-1] <= _DECAYED * rates.max())
 
 
 def _worse(history: RunHistory) -> bool:
-    """Whether the validation loss no longer falls: it rises, or its best is not among the last third."""
+    """Return whether the validation loss no longer falls: it rises, or its best value is not in the last third."""
     losses = history.epochs("val_loss")[1]
     if len(losses) < 4:
         return False
@@ -184,12 +187,12 @@ def _worse(history: RunHistory) -> bool:
 
 
 def _score_rises(history: RunHistory, result: Outcome, course: Pace) -> bool:
-    """Whether the score itself rose over the last third of the run, as far as is known: on validation data, if any."""
+    """Return whether the score rose over the last third of the run, on validation data if there is any."""
     if result.regression:
         return course.absolute >= _VISIBLE * history.targets.variance
     values = history.epochs("val_accuracy" if "val_accuracy" in history.epoch_names else "accuracy")[1]
     late = values[-max(_EPOCHS, len(values) // 3) :]
-    if len(late) < _EPOCHS:  # too few epochs to tell
+    if len(late) < _EPOCHS:  # too few epochs for a trend
         return True
     trend = theil_sen(np.arange(len(late)), late)
     return trend.rising and trend.slope * len(late) >= _VISIBLE

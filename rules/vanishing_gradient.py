@@ -1,4 +1,4 @@
-"""AT101: gradients that fade on their way to the first layers."""
+"""AT101: gradients that vanish on their way back to the first layers."""
 
 from __future__ import annotations
 
@@ -15,52 +15,52 @@ from autotrainer.rules._shared.trends import geometric_mean, last_median, recent
 __all__ = ["VanishingGradient"]
 
 _FAR_BELOW = 1e-3
-"""A ratio this far below the threshold is worth a warning before the outcome is known, and leaves little hope that a
-falling loss is more than the output layer finding the level of the trivial predictor."""
+"""Ratio ÷ threshold up to which a warning does not wait for the outcome: a falling loss is then hardly more than the
+output layer learning to predict a constant."""
 
 _LATE = 0.9
-"""Share of the schedule from which faded gradients are an error where a deep model is not good enough yet."""
+"""Share of the schedule from which vanished gradients are an error in a deep model that is not good enough yet."""
 
 _ALL_ZERO = 0.5
-"""Confidence where the gradients of all layers are exactly zero: that is so after many other faults, too."""
+"""Confidence if the gradients of all layers are exactly zero, which many other faults cause, too."""
 
 _POOR, _FAIR = 0.7, 0.85
-"""Skill at rest up to which layers that let little through are an error, and worth a look, as in
-`insufficient_capacity`."""
+"""Final skill up to which layers that pass little are an error, and a warning, as in `insufficient_capacity`."""
 
 _DEEP = 4
-"""Weight layers from which gradients fade by depth; in a shallower model they vanish with the units, not the layers."""
+"""Weight layers from which gradients vanish by depth; in a shallower model they vanish because of dead units."""
 
 
 class VanishingGradient(Rule):
-    """Gradients fade on their way to the first layers, so that these do not learn.
+    """Gradients shrink on their way back to the first layers, so that these do not learn.
 
     What it does
         Compares the gradient norm of the first weight layer, in forward order, with that of the last one.
 
     Why it hurts
-        Layers with next to no gradient keep their random start: the model learns nothing, or only in its last layers.
+        Layers with almost no gradient keep their random initial weights: the model learns nothing, or only in its last
+        layers.
 
     Evidence used
-        Geometric mean of each layer's gradient norm over the last half of the run (normalization, embedding and
-        frozen layers left out); how far the first layer moves in a step relative to its weights; and the outcome:
-        skill over the trivial predictor, trend of the loss, share of the schedule done. Gradients that are exactly
-        zero everywhere count too. Where all hidden layers are sigmoids, the spread of their outputs over inputs counts
-        as well: it fades on the way forward as the gradient does on the way back, and does not depend on the scale of
-        the loss.
+        Geometric mean of each layer's gradient norm over the last half of the run, without normalization, embedding and
+        frozen layers; how much a step changes the first layer relative to its weights; and the outcome: skill over the
+        trivial predictor, trend of the loss, share of the schedule done. Gradients that are exactly zero everywhere
+        count too. If all hidden layers are sigmoids, the spread of their outputs over the inputs counts as well: it
+        shrinks in the forward pass as the gradient does in the backward pass, and does not depend on the scale of the
+        loss.
 
     Thresholds
         ``ratio``, ``first`` and ``good_score`` are beta_1, beta_2 and Theta of AUTOTRAINER, ``epochs`` is alpha_1;
         ``schedule`` is the share of the planned training from which a model without skill is an error.
 
     When it is wrong
-        A small ratio alone proves nothing: adaptive optimizers move layers with tiny gradients well. It is an error
-        only where the model also stays at the trivial predictor's level, or is still far from good at the end. A stack
-        of sigmoids that let next to nothing through at the start is told where it has come to rest below skill 0.85:
+        A small ratio alone proves nothing: adaptive optimizers train layers with tiny gradients well. It is an error
+        only if the model also stays at the level of the trivial predictor, or is still far from good at the end. A
+        stack of sigmoids that passed almost nothing at the start is reported if training has settled below skill 0.85;
         noisy data may allow no more.
 
     Repairs
-        Another hidden activation (SELU, ReLU), normalization before it, new initial weights.
+        Another hidden activation (SELU, ReLU), normalization before it, or new initial weights.
 
     References
         Zhang et al., AUTOTRAINER, ICSE 2021, section III; Glorot and Bengio, AISTATS 2010; Hochreiter 1998.
@@ -69,6 +69,16 @@ class VanishingGradient(Rule):
     problem = "vanishing_gradient"
     code = "AT101"
     aliases = ("vanishing", "vanishing_gradients", "vanish")
+    phrases = (
+        "gradient zero",
+        "gradient is zero",
+        "gradients vanish",
+        "gradients are very small",
+        "early layers do not learn",
+        "first layers do not train",
+        "deep network does not learn",
+        "gradient close to zero",
+    )
     needs = OUTCOME_NEEDS | frozenset({"update_ratio", "weight_norm", "activation_spread"})
     causes = (
         "missing_zero_grad",
@@ -96,12 +106,11 @@ class VanishingGradient(Rule):
         good_score=Threshold(
             0.7, "accuracy or R² from which the model is good enough", "AUTOTRAINER", maximum=1.0, alias="Theta"
         ),
-        epochs=Threshold(0, "epochs that it must last", "AUTOTRAINER", alias="alpha_1"),
+        epochs=Threshold(0, "epochs for which it must last", "AUTOTRAINER", alias="alpha_1"),
         schedule=Threshold(0.05, "share of the schedule before an error", "not_learning", maximum=1.0),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         rows = weight_layers(history)
         window = last_epochs(history, self.threshold("epochs")) if self.threshold("epochs") else None
         if len(rows) < 2 or len(history.steps) < 5 or (self.threshold("epochs") and window is None):
@@ -111,20 +120,20 @@ class VanishingGradient(Rule):
     def _by_gradient(
         self, history: RunHistory, context: TaskContext, rows: list[int], window: slice | None
     ) -> Finding | None:
-        """Find gradients that have faded, where the outcome is poor."""
+        """Return a finding if gradients have vanished and the outcome is poor."""
         result = outcome(history, context)
         squashing = squashing_layers(history) if len(rows) >= _DEEP else []
         if squashing and window is None and result.mature(_LATE):
-            window = slice(0, len(history.steps))  # where most of the schedule was lost, it is told at the end
+            window = slice(0, len(history.steps))  # at the end, what slowed down most of the schedule counts
         norms = geometric_mean(history.layer("grad_norm")[window or recent(history.steps)])[rows]
         first, last = float(norms[0]), float(norms[-1])
         if not (np.isfinite(first) and np.isfinite(last)) or not (squashing or first <= self.threshold("first")):
             return None
         if last == 0 and np.isinf(history.losses[1][-1:]).any():
-            return None  # what is not finite is for nonfinite to tell
+            return None  # reported by nonfinite
         ratio = first / last if last > 0 else (0.0 if first == 0 else np.inf)
-        faded = _faded(last_median(history.layer("activation_spread")), squashing)
-        if not np.fmin(ratio, faded) <= self.threshold("ratio"):
+        signal = _signal_ratio(last_median(history.layer("activation_spread")), squashing)
+        if not np.fmin(ratio, signal) <= self.threshold("ratio"):
             return None
         if result.low >= self.threshold("good_score") or result.score >= self.threshold("good_score"):
             return None
@@ -140,27 +149,27 @@ class VanishingGradient(Rule):
         evidence = {"ratio": ratio, "first_grad_norm": first, "last_grad_norm": last}
         evidence["first_update_ratio"] = float(last_median(history.layer("update_ratio")[:, rows[0]]))
         if squashing:
-            evidence |= {"signal_ratio": faded, "squashing_layers": float(len(squashing))}
-        return self._told(history, severity, rows, norms, evidence, result.words)
+            evidence |= {"signal_ratio": signal, "squashing_layers": float(len(squashing))}
+        return self._gradient_finding(history, severity, rows, norms, evidence, result.words)
 
     def _by_depth(self, history: RunHistory, context: TaskContext, rows: list[int]) -> Finding | None:
-        """Find a stack of sigmoids that let next to nothing through at the start, and that has come to rest too low."""
+        """Return a finding if a stack of sigmoids passed almost nothing at the start and training settled too low."""
         squashing = squashing_layers(history) if len(rows) >= _DEEP else []
-        faded = _faded(history.layer("activation_spread")[0], squashing)
-        if not faded <= self.threshold("ratio"):
+        signal = _signal_ratio(history.layer("activation_spread")[0], squashing)
+        if not signal <= self.threshold("ratio"):
             return None
         result = outcome(history, context)
         if not result.known or not result.mature(0.5) or result.moving() or not result.high <= _FAIR:
             return None
         message = (
-            f"{len(squashing)} layers of sigmoid left {faded:.1g} of what tells the inputs apart at the start, and the "
-            f"first of them as little of the gradient; {result.words} after {result.steps} steps."
+            f"At the start of training, {len(squashing)} sigmoid layers shrank differences between inputs to "
+            f"{signal:.1g} of their size, and gradients by as much; {result.words} after {result.steps} steps."
         )
-        evidence = {"signal_ratio": faded, "squashing_layers": float(len(squashing)), "skill_high": result.high}
+        evidence = {"signal_ratio": signal, "squashing_layers": float(len(squashing)), "skill_high": result.high}
         severity, confidence = (result.worst, 0.75) if result.high <= _POOR else (Severity.WARNING, 0.6)
         return self.finding(severity, confidence, message, evidence, layers=names(history, squashing))
 
-    def _told(
+    def _gradient_finding(
         self,
         history: RunHistory,
         severity: Severity,
@@ -171,29 +180,29 @@ class VanishingGradient(Rule):
     ) -> Finding:
         starved = [row for row, norm in zip(rows, norms, strict=True) if norm <= self.threshold("ratio") * norms[-1]]
         first, last, ratio = float(norms[0]), float(norms[-1]), evidence["ratio"]
-        where = f"layer {history.layers[rows[0]].name}"
+        first_name, last_name = (history.layers[rows[end]].name for end in (0, -1))
         if last == 0:
             message = "The gradients of all layers are exactly zero"
         elif first == 0:
-            message = (
-                f"The gradient of {where} is exactly zero, that of layer {history.layers[rows[-1]].name} {last:.2g}"
-            )
+            message = f"The gradient norm of layer {first_name} is exactly zero, that of layer {last_name} {last:.2g}"
         else:
             message = (
-                f"The gradient of {where} is {first:.2g}, {ratio:.1g} times that of layer "
-                f"{history.layers[rows[-1]].name} ({last:.2g})"
+                f"The gradient norm of layer {first_name} is only {first:.2g}, {ratio:.1g} times that of layer "
+                f"{last_name} ({last:.2g})"
             )
         if evidence.get("signal_ratio", 1.0) <= self.threshold("ratio"):
-            count, faded = evidence["squashing_layers"], evidence["signal_ratio"]
-            message += f", and {count:.0f} layers of sigmoid leave {faded:.1g} of what tells the inputs apart"
+            count, signal = evidence["squashing_layers"], evidence["signal_ratio"]
+            message += (
+                f"; after {count:.0f} sigmoid layers, differences between inputs shrink to {signal:.1g} of their size"
+            )
         if severity is Severity.ERROR and words:
             message += f", and {words}"
         confidence = (_ALL_ZERO if last == 0 else 0.9) if severity is Severity.ERROR else 0.4
         return self.finding(severity, confidence, message + ".", evidence, layers=names(history, starved or rows[:1]))
 
 
-def _faded(spread: Floats, squashing: list[int]) -> float:
-    """Return the spread over inputs of the last ÷ that of the first squashing layer; NaN where there are none."""
+def _signal_ratio(spread: Floats, squashing: list[int]) -> float:
+    """Return the spread over inputs of the last ÷ that of the first squashing layer; NaN without such layers."""
     if not squashing or not spread[squashing[0]] > 0:
         return math.nan
     return float(spread[squashing[-1]] / spread[squashing[0]])

@@ -1,4 +1,4 @@
-"""AT410: a schedule of the learning rate that does nothing, or that ends the training long before its end."""
+"""AT410: a learning-rate schedule that does nothing, or that reaches zero long before the end."""
 
 from __future__ import annotations
 
@@ -12,42 +12,43 @@ from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, YOUNG_STEPS, Outcom
 
 __all__ = ["WrongSchedule"]
 
-_LEAST_STEPS = 20
-"""Steps for which the rate must have been next to zero: a schedule that starts at zero has left it by then."""
+_MIN_STEPS = 20
+"""Fewest steps with a rate of almost zero: a schedule that starts at zero has left it by then."""
 
 _EARLY = 0.2
-"""Share of the schedule within which no schedule is meant to end the training, and no plateau has been reached."""
+"""Share of the schedule within which no schedule should reach zero, and no plateau has been reached."""
 
 
 class WrongSchedule(Rule):
-    """The learning rate is next to zero for much of the training, or an attached schedule never changes it.
+    """The learning rate is almost zero for much of the training, or an attached schedule never changes it.
 
     What it does
-        Follows the learning rate over the run: that of the first parameter group that has one above 0.
+        Follows the learning rate over the run: that of the first parameter group whose rate is above 0.
 
     Why it hurts
-        At a rate next to zero nothing is learned: the rest of the training is wasted. That happens where a schedule
-        that is meant for epochs is stepped after each batch. One that is never stepped leaves the rate where it was.
+        At a rate of almost zero nothing is learned: the rest of the training is wasted. This happens if a schedule
+        meant for epochs is stepped after each batch. A schedule that is never stepped leaves the rate unchanged.
 
     Evidence used
-        The rate relative to its largest value, for how long it has been next to zero, the planned length, whether a
+        The rate relative to its largest value, for how long it has been almost zero, the planned length, whether a
         schedule is attached, and the outcome.
 
     Thresholds
-        ``low``: what next to zero is. ``stretch``: share of the planned length that it must last; schedules in cycles
-        or along a cosine touch zero for 2 % of a cycle (the share of a half cosine that lies below ``low``).
-        ``rest``: share of the planned length that must lie beyond the point where the rate vanished. ``epochs`` and
-        ``late``: when a schedule without effect is reported; steps at half or three quarters of the training are
-        common. ``good_score`` from which all that is no more than a fact.
+        ``low``: rate that counts as almost zero. ``stretch``: share of the planned length that it must last; cyclic and
+        cosine schedules touch zero for 2 % of a cycle (the share of a half cosine that lies below ``low``). ``rest``:
+        share of the planned length that must remain after the rate vanished. ``epochs`` and ``late``: when a schedule
+        without effect is reported; drops at half or three quarters of the training are common. ``good_score`` from
+        which all of this is only a fact.
 
     When it is wrong
-        A rate that was lowered on a plateau at the optimum does no harm: where the model is good enough it is a
-        fact, and an error only where the rate vanished within the first fifth of the planned training, and changed
-        within epochs or left a model without skill.
+        A rate that was lowered on a plateau at the optimum does no harm: if the model is good enough, it is a fact. It
+        is an error only if the rate vanished within the first fifth of the planned training, and changed within epochs
+        or left a model without skill.
 
     Repairs
-        A cosine over the whole training in its place. By hand: call ``scheduler.step()`` after ``optimizer.step()``, as
-        often as the schedule is meant for: once an epoch, or after each batch with the number of batches as its length.
+        A cosine schedule over the whole training instead. By hand: call ``scheduler.step()`` after
+        ``optimizer.step()``, as often as the schedule expects: once per epoch, or after each batch with the number of
+        batches as its length.
 
     References
         PyTorch documentation, "How to adjust learning rate"; Loshchilov and Hutter, ICLR 2017; Smith, WACV 2017.
@@ -56,19 +57,29 @@ class WrongSchedule(Rule):
     problem = "wrong_schedule"
     code = "AT410"
     aliases = ("scheduler", "lr_schedule", "learning_rate_schedule", "scheduler_per_batch", "scheduler_not_stepped")
+    phrases = (
+        "learning rate does not change",
+        "learning rate becomes zero",
+        "learning rate is zero",
+        "scheduler does not work",
+        "scheduler.step",
+        "scheduler per batch or per epoch",
+        "learning rate drops too fast",
+    )
     needs = OUTCOME_NEEDS | frozenset({"learning_rate"})
     repairs = ("schedule_learning_rate",)
     THRESHOLDS = thresholds(
-        low=Threshold(1e-3, "rate next to zero, relative to its largest value", "catalogue", maximum=1.0),
+        low=Threshold(1e-3, "rate that is almost zero ÷ its largest value", "catalogue", maximum=1.0),
         stretch=Threshold(0.05, "share of the plan at such a rate, at least", "2 % for a cosine", maximum=1.0),
-        rest=Threshold(0.5, "share of the plan after the rate vanished, at least", "much of it", maximum=1.0),
+        rest=Threshold(0.5, "share of the plan after the rate vanished, at least", "at least half of it", maximum=1.0),
         epochs=Threshold(3, "epochs without a change of the rate, at least", "catalogue"),
-        late=Threshold(0.9, "share of the plan without a change of the rate", "drops at 0.5, 0.75", maximum=1.0),
+        late=Threshold(
+            0.9, "share of the plan without a change of the rate", "drops at 0.5 and 0.75 are common", maximum=1.0
+        ),
         good_score=Threshold(0.7, "skill that is good enough", "Theta of AUTOTRAINER", maximum=1.0),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Judge the history as it is now."""
         rates = history.scalar("learning_rate")
         if len(rates) < 3 or not np.isfinite(rates).all():
             return None
@@ -85,7 +96,7 @@ class WrongSchedule(Rule):
         lasted = result.steps - begun
         whole = result.planned if math.isfinite(result.planned) else max(result.steps, 2 * YOUNG_STEPS)
         before = begun / whole
-        if lasted < max(_LEAST_STEPS, self.threshold("stretch") * whole) or before > 1 - self.threshold("rest"):
+        if lasted < max(_MIN_STEPS, self.threshold("stretch") * whole) or before > 1 - self.threshold("rest"):
             return None
         if math.isnan(result.progress) and lasted < self.threshold("rest") * result.steps:
             return None
@@ -95,11 +106,15 @@ class WrongSchedule(Rule):
             harmed = before <= _EARLY and result.known and (result.stuck() or _within_epochs(history, rates[:since]))
             severity = result.worst if harmed or largest == 0 else Severity.WARNING
         span = f"{before:.0%} of the planned training" if math.isfinite(result.planned) else f"step {begun}"
-        where = "from the start" if largest == 0 else f"at most {self.threshold('low'):g} times its largest value since"
-        where += "" if largest == 0 else f" {span}"
-        message = f"The learning rate is {rates[-1]:.3g}, {where}: the rest of the training changes nothing"
+        if largest == 0:
+            message = "The learning rate has been 0 from the start, so training changes nothing"
+        else:
+            message = (
+                f"The learning rate has been almost zero since {span} (now {rates[-1]:.3g}, at most "
+                f"{self.threshold('low'):g} times its maximum), so the rest of the training changes nothing"
+            )
         if largest > 0 and before <= _EARLY:
-            message += ", a schedule meant for epochs may be stepped after each batch"
+            message += ", perhaps because a schedule meant for epochs is stepped after each batch"
         if severity is Severity.ERROR and result.words:
             message += f"; {result.words}"
         evidence = {"rate": float(rates[-1]), "largest": largest, "since_step": float(begun), "share_before": before}
@@ -114,14 +129,14 @@ class WrongSchedule(Rule):
         return self.finding(
             severity,
             0.7,
-            f"A schedule of the learning rate is attached, but the rate has been {rates[0]:.3g} in all {history.epoch} "
+            f"A learning-rate schedule is attached, but the rate has been {rates[0]:.3g} in all {history.epoch} "
             "epochs: scheduler.step() is not called, or the schedule is longer than the training.",
             {"rate": float(rates[0]), "epochs": float(history.epoch)},
         )
 
 
 def _within_epochs(history: RunHistory, rates: Floats) -> bool:
-    """Say whether the first rates changed within an epoch: no schedule that is stepped once an epoch does that."""
+    """Return whether the first rates changed within an epoch, as no schedule that is stepped once per epoch does."""
     ends = np.array([history.step_of_epoch(epoch) for epoch in range(history.epoch)])
     epochs = np.searchsorted(ends, history.steps[: len(rates)])
     return bool(((np.diff(epochs) == 0) & (np.diff(rates) < 0)).any())

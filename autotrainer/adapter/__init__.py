@@ -1,6 +1,7 @@
-"""The interface between the core and a framework: all that a backend needs to import."""
+"""The interface between the core and a framework: everything that a backend needs to import."""
 
-from autotrainer.adapter.backend import Backend, LoopRun, LoopTrainer, OpenWatch, ReplayRun, Run, Trainer
+from autotrainer.adapter.backend import Backend, OpenWatch
+from autotrainer.adapter.loop import LoopRun, LoopTrainer
 from autotrainer.adapter.observer import EpochObserver, Locator, Observer, Recorder, Sampling
 from autotrainer.adapter.spec import (
     Evaluation,
@@ -13,6 +14,7 @@ from autotrainer.adapter.spec import (
     Trained,
     TrainingSpec,
 )
+from autotrainer.adapter.trainer import ReplayRun, Run, Trainer
 from autotrainer.records.data import ArrayData, Data, StreamData
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, LayerInfo, Observation, StepStats
 from autotrainer.records.task import LossInfo, OptimizerInfo, TargetSummary, TaskContext

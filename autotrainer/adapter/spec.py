@@ -1,4 +1,4 @@
-"""What the core and a backend exchange about managed trainings: what is wanted, and what came of it."""
+"""Data that the core and a backend exchange about managed trainings: requests, specs and results."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ _REPLACES: Mapping[type[Edit], tuple[type[Edit], ...]] = {
     ReduceOnPlateau: (DecayRate,),
     SetLoss: (EncodeTargets, ReshapeTargets),
 }
-"""Edits that leave nothing of others that came before them."""
+"""Edits that make earlier edits of other kinds void."""
 
 
 class SupportLevel(StrEnum):
-    """How a backend can apply an edit: to a running training, by building it anew, or not at all."""
+    """How a backend can apply an edit: to a running training, only by rebuilding it, or not at all."""
 
     LIVE = "live"
     REBUILD = "rebuild"
@@ -58,7 +58,7 @@ class SupportLevel(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """Answer of `Trainer.supports`: the level, and the reason where it is `SupportLevel.NONE`."""
+    """Result of `Trainer.supports`: the level, and the reason if it is `SupportLevel.NONE`; true for other levels."""
 
     level: SupportLevel
     reason: str = ""
@@ -69,7 +69,7 @@ class Support:
 
 @dataclass(frozen=True, slots=True)
 class FitRequest:
-    """What `autotrainer.fit` was given, checked and normalized.
+    """The arguments of `autotrainer.fit`, checked and normalized.
 
     Attributes:
         model: Model of the framework, or zero-argument callable that builds one.
@@ -78,7 +78,7 @@ class FitRequest:
         loss: Loss of the framework (module, callable, name), or None for a compiled Keras model.
         optimizer: Optimizer over the model's parameters, callable(params), name, or None.
         epochs: Planned epochs, >= 1.
-        batch_size: Samples a batch for array data.
+        batch_size: Samples per batch, for array data.
         step: PyTorch: callable(model, batch) -> loss or (loss, outputs, targets); else None.
         scheduler: PyTorch: callable(optimizer) -> scheduler; else None.
         fit_args: Keras: further arguments of ``Model.fit``.
@@ -102,15 +102,15 @@ class FitRequest:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSpec:
-    """Recipe of one training: the given one, with edits.
+    """Specification of one training: the original one with edits.
 
     Attributes:
         epochs: Epochs to train.
-        seed: Seed of shuffling, dropout and drawn weights.
-        edits: Changes to the training as given, in the order in which they were found.
-        rehearsal: Whether it is a short test beside the trainings, in which the user's callbacks have no part.
-        start: Epoch in which it begins, >= 0: those before it run as given, without the edits. Only a `LoopTrainer`
-            can begin later than in epoch 0.
+        seed: Seed of shuffling, dropout and initial weights.
+        edits: Changes to the original training, in the order in which they were chosen.
+        rehearsal: Whether it is a short diagnostic run, without the user's callbacks.
+        start: Epoch in which it starts, >= 0; the epochs before run without the edits. Only a `LoopTrainer` can start
+            later than in epoch 0.
     """
 
     epochs: int
@@ -120,17 +120,17 @@ class TrainingSpec:
     start: int = 0
 
     def with_edits(self, edits: Sequence[Edit]) -> Self:
-        """Return the recipe with more edits.
+        """Return the spec with more edits.
 
-        A later edit replaces an earlier one of its kind, for the same layers where it names layers. Another
-        optimizer replaces the settings of the one before it too, one schedule the other, and another loss, which takes
-        targets of any form, what gave them to the one before it. `ExtendTraining` sets the epochs.
+        A later edit replaces an earlier one of its kind (for the same layers, if it names layers). A new optimizer also
+        replaces settings of the previous one, a schedule the other schedule, and a new loss, which takes targets of any
+        form, the conversion of targets for the previous one. `ExtendTraining` sets the epochs.
         """
-        places = {(type(e), getattr(e, "layers", None)) for e in edits}
+        replaced = {(type(e), getattr(e, "layers", None)) for e in edits}
         for kind, others in _REPLACES.items():
             if any(isinstance(e, kind) for e in edits):
-                places |= {(other, None) for other in others}
-        kept = tuple(e for e in self.edits if (type(e), getattr(e, "layers", None)) not in places)
+                replaced |= {(other, None) for other in others}
+        kept = tuple(e for e in self.edits if (type(e), getattr(e, "layers", None)) not in replaced)
         epochs = [e.epochs for e in edits if isinstance(e, ExtendTraining)]
         return replace(self, edits=kept + tuple(edits), epochs=epochs[-1] if epochs else self.epochs)
 
@@ -141,11 +141,10 @@ class Evaluation:
 
     Attributes:
         outputs: Raw outputs, row by row.
-        targets: Targets, row by row, as given.
-        loss: Mean of the loss as given, which judges all attempts alike.
-        trained_loss: Mean of the loss that an attempt trains on instead, which tells its course; None where it is
-            the same.
-        counted: Targets with -100 as the class index of what does not count; None where all counts.
+        targets: Targets, row by row, in the user's form.
+        loss: Mean of the original loss, by which all attempts are compared.
+        trained_loss: Mean of the loss that an attempt minimizes instead; None if it is the same.
+        counted: Targets with -100 as the class index of masked ones; None if nothing is masked.
     """
 
     outputs: NDArray[Any]
@@ -155,35 +154,35 @@ class Evaluation:
     counted: NDArray[Any] | None = None
 
     @property
-    def course(self) -> float:
-        """The loss that tells how the training goes: the one that it minimizes."""
+    def training_loss(self) -> float:
+        """The loss that the training minimizes."""
         return self.loss if self.trained_loss is None else self.trained_loss
 
 
 class PausedTraining:
-    """A training that can be paused after epochs; the model is that of `Trained`.
+    """A training that can be paused at the end of an epoch and continued later; it trains the model of `Trained`.
 
     Args:
-        course: Trains as it is iterated; yields where the run is paused.
+        epochs: Generator that trains when iterated, and yields whenever the run is paused.
     """
 
-    def __init__(self, course: Generator[None]) -> None:
-        self._course = course
+    def __init__(self, epochs: Generator[None]) -> None:
+        self._epochs = epochs
 
     def go_on(self) -> bool:
-        """Train until the run ends or pauses it.
+        """Continue until the run ends or pauses the training.
 
         Returns:
             Whether it is paused.
 
         Raises:
-            Exception: Whatever the framework or the user's code raises.
+            Exception: Any exception of the framework or the user's code.
         """
-        return next(self._course, self) is None
+        return next(self._epochs, self) is None
 
     def close(self) -> None:
-        """Leave it as it is, for good: take everything off the model and the data that was put there."""
-        self._course.close()
+        """End the training in its current state, and remove all hooks from model and data."""
+        self._epochs.close()
 
 
 @dataclass(slots=True)
@@ -193,10 +192,10 @@ class Trained:
     Attributes:
         model: The trained model, in evaluation mode.
         optimizer: The optimizer that trained it.
-        edits: The edits in force, with numbers that were fitted on the data filled in.
-        predict: inputs (as in the data) -> raw outputs, shape (rows, ...).
-        evaluate: data -> `Evaluation`.
-        paused: What goes on with the training, where its run is paused; or None.
+        edits: The active edits, with the values that were fitted to the data.
+        predict: Function of inputs (in the form of the data) that returns raw outputs, shape (rows, ...).
+        evaluate: Function of data that returns an `Evaluation`.
+        paused: Handle to continue the training if it is paused, else None.
     """
 
     model: Any
@@ -209,18 +208,18 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class LoopRequest:
-    """What `autotrainer.Loop` was given, checked and normalized.
+    """The arguments of `autotrainer.Loop`, checked and normalized.
 
     Attributes:
         model: Model of the framework.
         optimizer: Optimizer over its parameters.
         loss_fn: Loss module or callable(outputs, targets).
-        loader: Training batches, readable more than once.
+        loader: Training batches, re-iterable.
         epochs: Planned epochs, >= 1.
-        scheduler: Scheduler of the optimizer, callable(optimizer) that makes one, or None.
+        scheduler: Scheduler of the optimizer, callable(optimizer) that returns one, or None.
         scaler: Gradient scaler, or None.
         keep: Layer-name patterns (fnmatch) that nothing may touch.
-        seed: Seed of weights that repairs draw.
+        seed: Seed of weights that repairs initialize.
     """
 
     model: Any
@@ -236,7 +235,7 @@ class LoopRequest:
 
 @dataclass(frozen=True, slots=True)
 class LoopObjects:
-    """The objects of one training in the user's own loop.
+    """The objects of one training in the user's loop.
 
     Attributes:
         model: The model.
@@ -245,7 +244,7 @@ class LoopObjects:
         loader: The training batches.
         scheduler: The user's scheduler, or None.
         scaler: The gradient scaler, or None.
-        edits: The edits in force, with numbers that were fitted on the data filled in.
+        edits: The active edits, with the values that were fitted to the data.
     """
 
     model: Any

@@ -1,1 +1,1 @@
-"""The public verbs: `watch`, `check`, `fit`, `Loop`, `replay`, and the watch over a whole script."""
+"""The public functions `watch`, `check`, `fit`, `Loop` and `replay`, and watching of whole scripts."""

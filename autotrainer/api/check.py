@@ -1,4 +1,4 @@
-"""`check`: what can be known before the first step."""
+"""`check`: problems that can be detected before the first step."""
 
 from __future__ import annotations
 
@@ -28,24 +28,25 @@ def check(
     ignore: str | Iterable[str] = (),
     thresholds: Mapping[str, float] | None = None,
 ) -> list[Finding]:
-    """Look at a training before it starts: forward passes on a few batches, no step.
+    """Check model, data, loss and optimizer before training, by forward passes on a few batches.
 
-    Model, mode, data and every random state are as before afterwards.
+    No training step is taken. Model, training mode, data and all random states are left unchanged.
 
     Args:
         model: ``torch.nn.Module`` or ``keras.Model``.
-        train_data: ``(x, y)`` or a loader or data set of the framework.
+        train_data: ``(x, y)``, or a loader or data set of the framework.
         loss: The loss; None for a compiled Keras model.
-        optimizer: The optimizer, if it is to be looked at too.
-        select: Problems to look for; None for all.
-        ignore: Problems to leave out.
-        thresholds: Values by ``problem.name`` or by the papers' names.
+        optimizer: The optimizer, to be checked as well; None for a compiled Keras model.
+        select: Names, codes, code prefixes (``"AT4"``) or aliases of the problems to detect; None for all.
+        ignore: The same, for problems to skip.
+        thresholds: Values by ``problem.name`` (``{"vanishing_gradient.ratio": 1e-4}``), or by the names in the
+            AUTOTRAINER papers (``beta_1``).
 
     Returns:
-        Findings, ranked; all of step 0, since none was taken.
+        Findings, ranked; all of them at step 0.
 
     Raises:
-        InputError: If the model is of no known framework, or data and model do not fit.
+        InputError: If the model belongs to no supported framework, data and model do not fit, or an option is invalid.
     """
     rules = [rule for rule in registry.make_rules(select, ignore, thresholds) if rule.static]
     backend = registry.backend_of(model)
@@ -53,7 +54,7 @@ def check(
         return []
     context, observations = backend.probe(model, train_data, loss, optimizer, _BATCHES)
     history, data = RunHistory(context.layers), DataSummary()
-    for seen in observations:
-        stats = summarize(seen, 0, data, context)
-        history.add_step(stats, seen.losses, data.targets)
+    for observation in observations:
+        stats = summarize(observation, 0, data, context)
+        history.add_step(stats, observation.losses, data.targets)
     return [replace(finding, step=0) for finding in Engine(rules).evaluate(history, context)]

@@ -1,4 +1,4 @@
-"""`fit`: managed training and repair, the same call for both frameworks."""
+"""`fit`: managed training and repair, for both frameworks."""
 
 from __future__ import annotations
 
@@ -10,24 +10,21 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from numpy.typing import NDArray
-
 from autotrainer import registry
-from autotrainer.adapter.backend import Backend, Trainer
+from autotrainer.adapter.backend import Backend
 from autotrainer.adapter.spec import FitRequest
-from autotrainer.api.options import check_bool, names, whole
+from autotrainer.adapter.trainer import Trainer
+from autotrainer.api.fit_data import class_index_error, ignored_class, prepare_data
+from autotrainer.api.options import check_bool, integer, names
 from autotrainer.config import switched_off
-from autotrainer.errors import ConfigError, DataError, nearest
-from autotrainer.records.data import ArrayData, Data, normalize
-from autotrainer.records.task import TaskContext
+from autotrainer.errors import ConfigError, nearest
 from autotrainer.reporting.result import Result
 from autotrainer.scoring.metric_selection import MetricSelection
 from autotrainer.scoring.scorer import Scorer
 from autotrainer.search.planner import Planner
-from autotrainer.search.preflight import mend
+from autotrainer.search.preflight import preflight
 from autotrainer.search.session import Session
 from autotrainer.training.budget import Budget
-from autotrainer.training.holdout import hold_out
 from autotrainer.training.progress import Progress
 from autotrainer.workers.journal import Journal, identity, versions
 from autotrainer.workers.worker_pool import check_sendable
@@ -66,81 +63,84 @@ def fit(
     resume: bool = False,
     progress: bool = True,
 ) -> Result:
-    """Train a model, repair the training if it fails, and prove on validation data that the repair helped.
+    """Train a model, repair the training if it fails, and verify on validation data that the repair helped.
 
-    The objects given are not changed, nor is any random state of the caller's. Equal calls give equal results,
-    to the bit on a CPU, unless the budget is wall time.
+    The original training runs first, as the *baseline*. If its monitor reports an error, repairs are tried within the
+    budget, and the best training by validation score is returned. The objects passed in are not changed, nor are the
+    caller's random states. Equal calls give equal results, bitwise on a CPU, unless the budget is a wall time.
 
     Args:
-        model: ``torch.nn.Module``, ``keras.Model``, or zero-argument callable that builds one.
-        train_data: ``(x, y)`` or ``(x, y, sample_weight)`` of arrays or tensors, x also a tuple or dict of them; or
-            a loader or data set of the framework.
-        validation_data: The same. None holds back 20 % of ``(x, y)``, drawn with the seed, for classes from each
-            class alike; loaders, data sets and data in an order of time need it.
-        loss: PyTorch: loss module or callable. Keras: loss or name, None for a compiled model.
-        optimizer: PyTorch: optimizer over ``model.parameters()`` or callable(params). Keras: optimizer or name, None
+        model: ``torch.nn.Module``, ``keras.Model``, or a callable without arguments that builds one.
+        train_data: ``(x, y)`` or ``(x, y, sample_weight)`` of arrays or tensors, where x may also be a tuple or dict of
+            them; or a loader or data set of the framework.
+        validation_data: The same. None holds back 20% of ``(x, y)``, drawn with the seed and stratified by class.
+            Required for loaders, data sets and time-ordered data.
+        loss: PyTorch: loss module or callable. Keras: loss or name; None for a compiled model.
+        optimizer: PyTorch: optimizer over ``model.parameters()``, or callable(params). Keras: optimizer or name; None
             for a compiled model.
-        epochs: Epochs of the training, >= 1.
-        batch_size: Samples a batch, for arrays; >= 1.
+        epochs: Number of epochs, >= 1.
+        batch_size: Samples per batch for arrays, >= 1; a loader keeps its own.
         metric: ``auto`` (accuracy for classes, R² for numbers), ``accuracy``, ``r2``, ``auc``, ``mse``, ``mae``,
-            ``loss``, or a callable(y_true, y_pred) on NumPy arrays, the predictions being raw outputs.
-        mode: Whether a higher (``max``) or lower (``min``) value of a callable metric is better; None for ``max``.
-        step: PyTorch: callable(model, batch) -> loss or (loss, outputs, targets).
-        scheduler: PyTorch: callable(optimizer) -> learning-rate scheduler.
+            ``loss``, or a callable(y_true, y_pred) on NumPy arrays, where y_pred are raw outputs.
+        mode: Whether higher (``max``) or lower (``min``) values of a callable metric are better; None for ``max``.
+        step: PyTorch: callable(model, batch) that returns loss or (loss, outputs, targets).
+        scheduler: PyTorch: callable(optimizer) that returns a learning-rate scheduler.
         fit_args: Keras: further arguments of ``Model.fit``.
-        repair: False only trains, to the end, and reports.
+        repair: False only trains and reports, without stopping early or trying repairs.
         strategy: Order in which repairs are tried: ``balance``, ``structure`` or ``efficiency``.
-        max_change: How far the model may be changed: 0 training settings only, 1 and weights and activations,
-            2 and inserted layers, 3 anything.
-        extra_memory: Whether repairs may take more memory.
-        keep: Layer-name patterns (``fnmatch``) that nothing may touch.
-        forbid: Names of repairs never to use.
-        budget: Number of trainings of the given model, this one included (> 0, reproducible); or wall time; None for
-            three trainings or one minute, whichever is more, but at most 30 minutes beyond the training as given.
-        test_data: Data that take no part in any decision; the result then has test scores.
-        select: Problems to look for (names, codes, code prefixes); None for all.
-        ignore: Problems to leave out.
-        thresholds: Values by ``problem.name`` or by the papers' names.
-        seed: Seed of the hold-out, shuffling, dropout and drawn weights, >= 0.
-        workers: Number of processes in which trainings run that do not depend on each other (those of one rung of the
-            search without evidence); the result is that of 1. Each holds data and a model of its own, on a GPU too.
-            The best training is run again at the end where it was run there, for its model; that is not charged.
-            More than 1 needs the extra ``parallel``, and model, loss and functions that can be pickled. ``ray`` runs
-            them on all CPU cores of the Ray cluster that is there, where autotrainer is installed (extra ``ray``).
-        log_dir: Folder for run logs and the record that ``resume`` reads; None writes no file.
-        resume: Whether to go on with the last record of the same request in ``log_dir``, after a crash: recorded
-            trainings are not run again but for the best one, for its model, which is not charged. The result is that
-            of a run without the crash; recorded seconds count too. Without a record it begins. Of loaders and data
-            sets only public attributes tell whether they are the same.
+        max_change: How much repairs may change: 0 training settings only, 1 also weights and activations, 2 also
+            inserted layers, 3 anything.
+        extra_memory: Whether repairs may use more memory.
+        keep: Layer-name patterns (``fnmatch``) of layers that repairs must not change.
+        forbid: Names of repairs that must not be used.
+        budget: Total work as a multiple of the original training, which is included (> 0, reproducible); or a wall
+            time. None allows three trainings or one minute, whichever is more, but at most 30 minutes beyond the
+            baseline.
+        test_data: Data that are used for no decision; the result then has test scores.
+        select: Names, codes, code prefixes (``"AT4"``) or aliases of the problems to detect; None for all.
+        ignore: The same, for problems to skip.
+        thresholds: Values by ``problem.name`` (``{"vanishing_gradient.ratio": 1e-4}``), or by the names in the
+            AUTOTRAINER papers (``beta_1``).
+        seed: Seed of the hold-out, shuffling, dropout and initial weights, >= 0.
+        workers: Number of processes for independent trainings, such as those of one rung of successive halving; the
+            result is the same as with 1. Each process has its own copy of data and model, also on a GPU. If the best
+            training ran in another process, it is run again at the end to obtain its model, outside the budget.
+            More than 1 needs the extra ``parallel``, and model, loss and functions that can be pickled. ``ray`` uses
+            all CPU cores of a running Ray cluster on which autotrainer is installed (extra ``ray``).
+        log_dir: Folder for run logs and the journal that ``resume`` reads; None writes no file.
+        resume: Whether to continue the last journal of the same request in ``log_dir`` after a crash. Recorded
+            trainings are not run again, except the best one to obtain its model, outside the budget. The result is
+            that of a run without the crash; recorded seconds count as well. Without a journal a new one begins. Loaders
+            and data sets are compared by their public attributes only.
         progress: Whether to show the progress on a terminal.
 
     Returns:
         The result: status, model, scores, findings, plan, attempts.
 
     Raises:
-        DataError: If data can't be used or do not fit the model.
-        BudgetError: If the budget allows nothing.
-        ConfigError: If an option is unknown or does not fit, ``log_dir`` has no record of this request but of others,
-            or something can't be sent to another process.
-        LogError: If the record to go on with is damaged.
+        DataError: If the data are invalid or do not fit the model.
+        BudgetError: If the budget allows no work.
+        ConfigError: If an option is invalid, ``log_dir`` has journals of other requests only, or an object can't be
+            sent to another process.
+        LogError: If the journal to continue is damaged.
         InputError: If model, loss and optimizer do not belong together.
-        Exception: Whatever the user's own code raises in the training as given.
+        Exception: Any exception of the user's code in the original training.
     """
     rules = registry.make_rules(select, ignore, thresholds)
     if log_dir is not None and not isinstance(log_dir, str | Path):
         raise ConfigError(f"log_dir must be a folder or None, not {log_dir!r}")
-    choice = MetricSelection(metric, mode, whole("seed", seed, 0))
+    choice = MetricSelection(metric, mode, integer("seed", seed, 0))
     check_bool(repair=repair, extra_memory=extra_memory, resume=resume, progress=progress)
     if resume and log_dir is None:
-        raise ConfigError("resume=True needs log_dir: the folder where the fit to go on with was recorded")
+        raise ConfigError("resume=True needs log_dir: the folder with the journal to continue")
     if workers != "ray":
-        workers = whole("workers", workers, 1)
-    epochs, batch_size = whole("epochs", epochs, 1), whole("batch_size", batch_size, 1)
+        workers = integer("workers", workers, 1)
+    epochs, batch_size = integer("epochs", epochs, 1), integer("batch_size", batch_size, 1)
     if isinstance(loss, type):
-        raise ConfigError(f"loss is the class {loss.__name__}: give an object of it, {loss.__name__}()")
-    limit = Budget(budget)
+        raise ConfigError(f"loss is the class {loss.__name__}: pass an instance, {loss.__name__}()")
+    work_budget = Budget(budget)
     kept, forbidden = names("keep", keep), names("forbid", forbid)
-    train, validation, test = _data(train_data, validation_data, test_data, seed)
+    train, validation, test = prepare_data(train_data, validation_data, test_data, seed)
     with ExitStack() as stack:
         backend = _backend(model, stack)
         request = FitRequest(
@@ -152,35 +152,32 @@ def fit(
         if workers != 1 and repair and not off:
             check_sendable(workers, request, metric)
         _check_keep(request.keep, trainer)
-        masked = _masked(request)
+        masked = ignored_class(request)
         planner = Planner(registry.repairs(), trainer.supports, strategy, max_change, extra_memory, forbidden)
-        wrong, mended = _label_error(request, trainer.context, masked), None
-        if (wrong is not None or trainer.context.loss_refusal) and repair and not off:
-            mended = mend(backend, trainer, request, rules, planner, wrong)
-        if wrong is not None and mended is None:
-            raise wrong
-        records = None
+        label_error, fix = class_index_error(request, trainer.context, masked), None
+        if (label_error is not None or trainer.context.loss_refusal) and repair and not off:
+            fix = preflight(backend, trainer, request, rules, planner, label_error)
+        if label_error is not None and fix is None:
+            raise label_error
+        journal = None
         if log_dir is not None and not off:
-            told = identity(
+            request_identity = identity(
                 **trainer.identity(), train_data=train, validation_data=validation, test_data=test, epochs=epochs,
                 batch_size=batch_size, metric=metric, mode=mode, step=step, scheduler=scheduler,
                 fit_args=request.fit_args, repair=repair, strategy=strategy, max_change=max_change,
                 extra_memory=extra_memory, keep=kept, forbid=forbidden, budget=str(budget),
                 choice_of_rules=[(type(rule), vars(rule)) for rule in rules], seed=seed,
             )  # fmt: skip
-            told |= versions(backend.package, trainer.context.engine)
-            records = stack.enter_context(closing(Journal(log_dir, told, resume=resume)))
-        shown = stack.enter_context(Progress(progress))
+            request_identity |= versions(backend.package, trainer.context.engine)
+            journal = stack.enter_context(closing(Journal(log_dir, request_identity, resume=resume)))
+        progress_display = stack.enter_context(Progress(progress))
         session = Session(
-            trainer=trainer, request=request, rules=() if off else tuple(rules), budget=limit,
-            judge=Scorer(choice, trainer.context, train, masked), planner=planner if repair and not off else None,
-            backend=backend, test=test, log_dir=None if off else log_dir, progress=shown, mended=mended,
-            records=records, workers=workers,
+            trainer=trainer, request=request, rules=() if off else tuple(rules), budget=work_budget,
+            scorer=Scorer(choice, trainer.context, train, masked), planner=planner if repair and not off else None,
+            backend=backend, test=test, log_dir=None if off else log_dir, progress=progress_display,
+            preflight_fix=fix, journal=journal, workers=workers,
         )  # fmt: skip
         return session.run()
-
-
-# -- options ------------------------------------------------------------------------------------------------------
 
 
 def _mapping(name: str, values: Any) -> Mapping[str, Any]:
@@ -193,44 +190,11 @@ def _check_keep(patterns: tuple[str, ...], trainer: Trainer) -> None:
     names = [layer.name for layer in trainer.context.layers]
     for pattern in patterns:
         if names and not any(fnmatchcase(name, pattern) for name in names):
-            raise ConfigError(f"keep={pattern!r} names no layer: {nearest(pattern, names)}")
-
-
-def _masked(request: FitRequest) -> int | None:
-    """Return the class index that the loss leaves out, or None: PyTorch's ``ignore_index``, Keras' ``ignore_class``."""
-    loss = getattr(request.model, "loss", None) if request.loss is None else request.loss
-    found = getattr(loss, "ignore_index", getattr(loss, "ignore_class", None))
-    return found if isinstance(found, int) else None
-
-
-def _label_error(request: FitRequest, context: TaskContext, masked: int | None) -> DataError | None:
-    """Return what is wrong with class indices that are no outputs: the framework's own error is hard to read."""
-    units = context.output_units
-    indexed = context.loss.family == "cross_entropy" and context.loss.targets in ("index", "either")
-    if context.framework not in ("pytorch", "keras3") or not indexed or units is None or request.step is not None:
-        return None
-    for name, data in (("train_data", request.train), ("validation_data", request.validation)):
-        if (
-            not isinstance(data, ArrayData)
-            or data.targets.dtype.kind not in "iu"
-            or (data.targets.ndim > 1 and units < 2)
-        ):
-            continue
-        labels = data.targets[data.targets != masked]
-        wrong = labels[(labels < 0) | (labels >= units)]
-        if wrong.size:
-            return DataError(
-                f"{name} has class index {int(wrong.max() if wrong.max() >= units else wrong.min())}, but the model "
-                f"has {units} outputs, for classes 0 to {units - 1}: number the classes from 0, or widen the output"
-            )
-    return None
-
-
-# -- model and data -----------------------------------------------------------------------------------------------
+            raise ConfigError(f"keep={pattern!r} matches no layer: {nearest(pattern, names)}")
 
 
 def _backend(model: Any, stack: ExitStack) -> Backend:
-    """Return the backend of a model or of what a callable builds; from here on random states are kept."""
+    """Return the backend of a model or of a callable that builds one, and preserve random states from here on."""
     for backend in registry.backends():
         if backend.accepts(model):
             stack.enter_context(backend.preserve_random_state())
@@ -244,49 +208,6 @@ def _backend(model: Any, stack: ExitStack) -> Backend:
         built = model()
     except TypeError as error:
         raise ConfigError(
-            f"model must be a model or a callable without arguments that builds one; {model!r} says: {error}"
+            f"model must be a model or a callable without arguments that builds one; calling {model!r} raised: {error}"
         ) from error
     return registry.backend_of(built)
-
-
-def _data(train_data: Any, validation_data: Any, test_data: Any, seed: int) -> tuple[Data, Data, Data | None]:
-    train = normalize(train_data, "train_data")
-    if validation_data is not None:
-        validation = normalize(validation_data, "validation_data")
-    elif isinstance(train, ArrayData):
-        train, validation = hold_out(train, seed)
-    else:
-        raise DataError(
-            f"train_data is a {type(train.source).__name__}, of which nothing can be held back: give validation_data"
-        )
-    test = None if test_data is None else normalize(test_data, "test_data")
-    for name, other in (("validation_data", validation), ("test_data", test)):
-        if isinstance(train, ArrayData) and isinstance(other, ArrayData):
-            _check_alike(train, other, name)
-    return train, validation, test
-
-
-def _check_alike(train: ArrayData, other: ArrayData, name: str) -> None:
-    """Check that other data have the form of the training data; lengths of sequences may differ."""
-    forms = [_form(data.inputs) for data in (train, other)]
-    if forms[0] != forms[1]:
-        raise DataError(f"{name} has inputs of {forms[1]}, train_data of {forms[0]}: give both in one form")
-    if train.targets.ndim != other.targets.ndim:
-        raise DataError(
-            f"{name} has targets of shape {other.targets.shape}, train_data of shape {train.targets.shape}: "
-            "give both in one form"
-        )
-
-
-def _form(inputs: Any) -> str:
-    if isinstance(inputs, Mapping):
-        return "{" + ", ".join(f"{name!r}: {_shape(array)}" for name, array in sorted(inputs.items())) + "}"
-    if isinstance(inputs, tuple):
-        return "(" + ", ".join(map(_shape, inputs)) + ")"
-    return f"shape {_shape(inputs)}"
-
-
-def _shape(array: NDArray[Any]) -> str:
-    """Return a shape with the axes open that may differ: rows, time, and the sides of images."""
-    last = array.ndim - 1 if array.ndim == 3 or (array.ndim == 2 and array.dtype.kind == "f") else None
-    return "(" + ", ".join(str(size) if axis == last else "*" for axis, size in enumerate(array.shape)) + ")"

@@ -1,4 +1,4 @@
-"""`Loop`: repair inside the user's own training loop."""
+"""`Loop`: repair inside the user's own PyTorch training loop."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autotrainer import registry
-from autotrainer.adapter.backend import LoopTrainer
+from autotrainer.adapter.loop import LoopTrainer
 from autotrainer.adapter.spec import LoopObjects, LoopRequest, TrainingSpec
 from autotrainer.api.loop_objects import ObjectsInUse
-from autotrainer.api.options import check_bool, names, whole
+from autotrainer.api.options import check_bool, integer, names
 from autotrainer.config import switched_off
-from autotrainer.diagnostics.loop_diagnostics import ask
+from autotrainer.diagnostics.loop_diagnostics import run_loop_diagnostics
 from autotrainer.errors import ConfigError, StateError
 from autotrainer.monitoring.monitor import as_number
 from autotrainer.records.findings import Finding
-from autotrainer.reporting.patches import words
 from autotrainer.reporting.result import Result
 from autotrainer.search.candidate import Candidate
 from autotrainer.search.planner import Planner
-from autotrainer.search.repair_loop import RepairLoop, StoppedBy
+from autotrainer.search.repair_loop import RepairLoop
 from autotrainer.training.budget import Budget
-from autotrainer.training.loop_run import ScoreChoice, TrainingInLoop
+from autotrainer.training.loop_run import LoopScore, ManagedLoopRun
 from autotrainer.training.trial import Trial
 
 __all__ = ["Loop"]
@@ -33,7 +32,7 @@ logger = logging.getLogger("autotrainer")
 
 
 class Loop(ObjectsInUse):
-    """Runs the epochs of the user's own PyTorch loop; where the training fails, rewinds, repairs, and goes on.
+    """Yields the epochs of the user's PyTorch loop; if the training fails, rewinds it, repairs it and continues.
 
     ```python
     loop = autotrainer.Loop(model, optimizer, loss_fn, train_loader, epochs=30)
@@ -47,52 +46,52 @@ class Loop(ObjectsInUse):
     loop.result
     ```
 
-    The first training runs with the very objects given and draws no random number more than the plain loop would. If
-    it ends with an error, or can be seen to be stuck, the next ``epoch`` is one rewound to: model, optimizer, loss,
-    loader, scheduler and scaler of the loop are then repaired copies of those given, as they were then, and so are the
-    random states. That is epoch 0, or, where the training went well for some epochs and then got worse, and where the
-    repair is one that a running training can take (learning rate, momentum, clipping, steps left out or taken back),
-    the end of those epochs. A stuck training ends its loader early. Call `end_epoch` once an epoch, use the objects
-    through the loop, and step a scheduler of your own through `scheduler`.
+    The first training uses the objects passed in, and draws the same random numbers as the plain loop. If it ends with
+    an error, or is found to be stuck, the next ``epoch`` is an earlier one: model, optimizer, loss, loader, scheduler
+    and scaler of the loop are then repaired copies of the original ones, restored to that epoch together with the
+    random states. That is epoch 0; or, if the training went well for some epochs before it got worse, the end of those
+    epochs, for repairs that a running training can take (learning rate, momentum, clipping, skipped or reverted steps).
+    A stuck training ends its loader early. Call `end_epoch` once per epoch, use the objects through the loop, and step
+    your own scheduler through `scheduler`. Stepping an object that a repair has replaced raises `StateError`.
 
-    What your code keeps besides, such as averages of weights, the best score or a patience, belongs to one training:
-    make it anew where `attempt` has changed. Stop early with `stop` rather than with ``break``.
+    Any other state in your code, such as averaged weights, the best score or a patience counter, belongs to one
+    training: reset it when `attempt` changes. To stop early, call `stop` rather than ``break``.
 
-    Each epoch of the first training without an error and with the lowest loss so far is kept on the host, the latest
-    only, for that: a copy of model and optimizer; models above 1 GiB are not, and begin at epoch 0.
+    To restart from a later epoch, the loop keeps one checkpoint of model and optimizer in host memory: that of the
+    latest error-free epoch with the lowest loss so far. Models above 1 GiB have none and restart at epoch 0.
 
     Args:
         model: ``torch.nn.Module``.
         optimizer: Optimizer over ``model.parameters()``.
-        loss_fn: Loss module or callable(outputs, targets).
-        train_loader: Training batches, readable once an epoch anew.
-        epochs: Planned epochs, >= 1.
-        score: Name of the `end_epoch` value that judges; None for the first one told. Without any, the loss of the
-            loss module in evaluation mode judges, else that in training.
-        mode: Whether a higher (``max``) or lower (``min``) score is better; None goes by its name: lower with loss,
-            error, mae or mse in it.
-        scheduler: Scheduler of the optimizer, or callable(optimizer) that makes one.
+        loss_fn: Loss module, or callable(outputs, targets).
+        train_loader: Training batches, re-iterable.
+        epochs: Planned number of epochs, >= 1.
+        score: Name of the `end_epoch` value by which trainings are compared; None for the first value passed. Without
+            any value it is the loss of the loss module in evaluation mode, or else in training mode.
+        mode: Whether higher (``max``) or lower (``min``) scores are better; None decides by the name: lower if it
+            contains loss, error, mae or mse.
+        scheduler: Scheduler of the optimizer, or callable(optimizer) that returns one.
         scaler: ``torch.amp.GradScaler``.
         repair: False only watches.
-        strategy: See `autotrainer.fit`; so are all that follow.
-        max_change: How far the model may be changed.
-        extra_memory: Whether repairs may take more memory.
-        keep: Layer-name patterns that nothing may touch.
-        forbid: Names of repairs never to use.
-        budget: Number of trainings of the given model, this one included; or wall time; None for three trainings or one
-            minute, whichever is more. Validation in the user's loop is not counted.
-        select: Problems to look for.
-        ignore: Problems to leave out.
+        strategy: See `autotrainer.fit`, as for all arguments below.
+        max_change: How much repairs may change, 0 to 3.
+        extra_memory: Whether repairs may use more memory.
+        keep: Layer-name patterns of layers that repairs must not change.
+        forbid: Names of repairs that must not be used.
+        budget: Total work as a multiple of the original training, which is included; or a wall time. None allows three
+            trainings or one minute, whichever is more. Validation in the user's loop is not counted.
+        select: Problems to detect.
+        ignore: Problems to skip.
         thresholds: Values by ``problem.name``.
-        seed: Seed of weights that repairs draw.
-        log_dir: Folder for run logs, one a training from where it begins; None writes no file.
-        progress: Whether to tell each attempt, through ``logging.getLogger("autotrainer")``.
+        seed: Seed of weights that repairs initialize.
+        log_dir: Folder for run logs, one per training; None writes no file.
+        progress: Whether to log each attempt through ``logging.getLogger("autotrainer")``.
 
     Attributes:
-        attempt: Number of the present training: 0 for the one as given.
+        attempt: Number of the current training: 0 for the original one.
 
     Raises:
-        InputError: If the objects do not belong together or can't be copied, or an option is wrong.
+        InputError: If the objects do not belong together or can't be copied, or an option is invalid.
     """
 
     def __init__(
@@ -133,8 +132,8 @@ class Loop(ObjectsInUse):
             raise ConfigError(f"mode must be 'max', 'min' or None, not {mode!r}")
         check_bool(repair=repair, extra_memory=extra_memory, progress=progress)
         self._progress = progress
-        self._choice = ScoreChoice(score, mode)
-        self._spec = TrainingSpec(whole("epochs", epochs, 1), whole("seed", seed, 0))
+        self._loop_score = LoopScore(score, mode)
+        self._spec = TrainingSpec(integer("epochs", epochs, 1), integer("seed", seed, 0))
         self._budget = Budget(budget)
         kept, forbidden = names("keep", keep), names("forbid", forbid)
         backend = registry.backend_of(model)
@@ -143,128 +142,126 @@ class Loop(ObjectsInUse):
         )
         self._trainer: LoopTrainer = backend.loop(request)
         planner = Planner(registry.repairs(), self._trainer.supports, strategy, max_change, extra_memory, forbidden)
-        self._course = RepairLoop(
+        self._repair_loop = RepairLoop(
             planner if repair and not off else None, self._budget, backend.name, self._spec.epochs
         )
         self._objects: LoopObjects = self._trainer.given
-        self._kept = self._objects
-        self._run: TrainingInLoop | None = None
-        self._given_run: TrainingInLoop | None = None
-        self._point = 0
+        self._best_objects = self._objects
+        self._run: ManagedLoopRun | None = None
+        self._baseline_run: ManagedLoopRun | None = None
+        self._checkpoint_epoch = 0
         self._epoch: int | None = None
-        self._goes_on = True
+        self._continues = True
         self._stopped = False
         self._overruled = ""
-        self._begun = False
+        self._started = False
         self._result: Result | None = None
         self.attempt = 0
 
     @property
     def findings(self) -> list[Finding]:
-        """The verdict on the present training as of now."""
+        """The current findings on the current training, ranked."""
         return self._run.monitor.findings if self._run is not None else []
 
     @property
     def result(self) -> Result:
-        """What came of it.
+        """The result: status, model, scores, findings, plan, attempts.
 
         Raises:
-            StateError: If the epochs have not been run yet, or are not over.
+            StateError: If the loop has not ended.
         """
         if self._result is None:
-            raise StateError("loop.result is there once `for epoch in loop` has ended")
+            raise StateError("loop.result is available only after `for epoch in loop` has ended")
         return self._result
 
     # -- the epochs -----------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[int]:
-        """Yield the epochs of all trainings.
+        """Yield the epochs of all trainings, each 0-based within its training.
 
         Raises:
-            StateError: If they have been run already.
+            StateError: If the loop has been run before.
         """
-        if self._begun:
-            raise StateError("this Loop has been run already: make a new one for another training")
-        self._begun = True
+        if self._started:
+            raise StateError("this Loop has already been run: create a new one for another training")
+        self._started = True
         return self._epochs()
 
     def end_epoch(self, **values: Any) -> None:
-        """Say that an epoch has ended. An epoch of which this is not said ends without any values.
+        """Mark the end of an epoch. Without this call, an epoch ends without values.
 
         Args:
-            **values: Numbers known at its end, by name: ``val_accuracy``, ``val_loss``, ….
+            **values: Values of the epoch by name, numbers or one-element tensors: ``val_accuracy``, ``val_loss``, ….
 
         Raises:
-            InputError: If a value is no number, or the one that judges is missing.
+            InputError: If a value is not a number, or the ``score`` is missing.
             StateError: If no epoch is running.
         """
         if self._epoch is None or self._run is None:
-            raise StateError("end_epoch belongs at the end of the body of `for epoch in loop`, once")
-        told = {name: as_number(name, value) for name, value in values.items()}
+            raise StateError("call end_epoch once, at the end of the body of `for epoch in loop`")
+        numbers = {name: as_number(name, value) for name, value in values.items()}
         epoch, run = self._epoch, self._run
-        goes_on = run.end(epoch, told, finite=self._trainer.settle())
+        continues = run.end(epoch, numbers, finite=self._trainer.settle())
         self._overruled = self._trainer.overruled()
         self._epoch = None
-        score, metric = run.history["score"][-1], self._choice.metric
+        score, metric = run.history["score"][-1], self._loop_score.metric
         badness = -score if metric is not None and metric.mode == "max" else score
-        self._goes_on = self._trainer.end_epoch(badness) and goes_on
+        self._continues = self._trainer.end_epoch(badness) and continues
 
     def stop(self) -> None:
-        """End the present training with this epoch, as early stopping of one's own wants it; the loop goes on.
+        """End the current training after this epoch, for custom early stopping; the loop itself continues.
 
-        Where the training has an error it is repaired, as at its planned end. A ``break`` leaves the loop for good.
+        If the training has an error, it is repaired as at its planned end. A ``break`` ends the whole loop instead.
 
         Raises:
             StateError: If no training is running.
         """
-        if self._result is not None or not self._begun:
-            raise StateError("stop belongs into the body of `for epoch in loop`")
+        if self._result is not None or not self._started:
+            raise StateError("call stop inside the body of `for epoch in loop`")
         self._stopped = True
 
     def _epochs(self) -> Generator[int, None, None]:
-        """Run trainings until one is repaired or nothing more is to be tried."""
-        stopped: StoppedBy = "interrupt"
+        """Run trainings until one is repaired or no attempt is left."""
         try:
             baseline = yield from self._train(self._spec)
-            assert self._given_run is not None
-            healthy = self._point if self._given_run.has_got_worse_since(self._point) else 0
-            self._course.begin(baseline, self._choice.metric, self._targets, healthy)
-            while not isinstance(candidate := self._course.next(), str):
+            assert self._baseline_run is not None
+            healthy = self._checkpoint_epoch if self._baseline_run.has_got_worse_since(self._checkpoint_epoch) else 0
+            self._repair_loop.begin(baseline, self._loop_score.metric, self._targets, healthy)
+            while (candidate := self._repair_loop.next()) is not None:
                 yield from self._attempt(candidate)
-            stopped = candidate
-        finally:  # also where the user's loop is left: the best so far is the result
+        finally:  # also if the user leaves the loop: the result is the best training so far
             self._trainer.close()
-            if hasattr(self._course, "best"):
-                self._result = self._course.result(stopped)
-                self._objects = self._kept
+            if hasattr(self._repair_loop, "best"):
+                self._result = self._repair_loop.result()
+                self._objects = self._best_objects
 
     def _attempt(self, candidate: Candidate) -> Generator[int, None, None]:
-        before = self._budget.spent
+        spent_before = self._budget.spent
         try:
             trial = yield from self._train(candidate.spec, candidate)
         except _FailedError as failed:
-            self._course.fail(candidate, str(failed), before)
+            self._repair_loop.fail(candidate, str(failed), spent_before)
         except GeneratorExit:
-            self._course.fail(candidate, "the loop was left", before)
+            self._repair_loop.fail(candidate, "the loop was left", spent_before)
             raise
         else:
-            self._course.take(candidate, trial)
-            if self._course.best is trial:
-                self._kept = self._objects
+            self._repair_loop.add(candidate, trial)
+            if self._repair_loop.best is trial:
+                self._best_objects = self._objects
 
     def _train(self, spec: TrainingSpec, candidate: Candidate | None = None) -> Generator[int, None, Trial]:
-        """Run one training, the one as given where it is no candidate.
+        """Run one training: that of a candidate, or the original one.
 
         Raises:
-            _FailedError: If it can't be built, or the user's loop undoes it.
+            _FailedError: If its objects can't be created, or the user's loop overrides an edit.
         """
-        run = self._run = TrainingInLoop(
-            spec, self._rules, self._budget, self._choice, baseline=candidate is None,
-            stops=self._course.planner is not None, log_dir=self._log_dir,
-            until=None if candidate is None else candidate.epochs, given=self._given_run,
+        run = self._run = ManagedLoopRun(
+            spec, self._rules, self._budget, self._loop_score, baseline=candidate is None,
+            stop_if_stuck=self._repair_loop.planner is not None, log_dir=self._log_dir,
+            until=None if candidate is None else candidate.epochs, baseline_run=self._baseline_run,
         )  # fmt: skip
         if candidate is None:
-            self._given_run = run
+            self._baseline_run = run
         try:
             self._objects = self._trainer.begin(spec, run)
         except Exception as error:
@@ -275,39 +272,40 @@ class Loop(ObjectsInUse):
         if candidate is not None:
             self.attempt += 1
             if self._progress:
-                said = "; ".join(words(edit) for edit in self._objects.edits)
-                logger.warning("attempt %d, from epoch %d: %s", self.attempt, spec.start, said)
+                changes = "; ".join(map(str, self._objects.edits))
+                logger.warning("attempt %d, from epoch %d: %s", self.attempt, spec.start, changes)
         interrupted, self._stopped = True, False
         try:
             for epoch in range(spec.start, spec.epochs):
                 if run.healthy and self._trainer.keep_point(epoch):
-                    self._point = epoch
-                self._epoch, self._goes_on = epoch, True
+                    self._checkpoint_epoch = epoch
+                self._epoch, self._continues = epoch, True
                 self._trainer.begin_epoch(epoch)
                 yield epoch
                 if self._epoch is not None:
                     self.end_epoch()
                 if self._overruled:
                     raise _FailedError(self._overruled)
-                if self._stopped or not self._goes_on:
+                if self._stopped or not self._continues:
                     break
-            if candidate is None and self._course.planner is not None:
-                needs = self._course.planner.needs.union(*(rule.needs for rule in self._rules))
-                ask(self._trainer, run, self._budget, needs, spec.seed)
+            if candidate is None and self._repair_loop.planner is not None:
+                needs = self._repair_loop.planner.needs.union(*(rule.needs for rule in self._rules))
+                run_loop_diagnostics(self._trainer, run, self._budget, needs, spec.seed)
             interrupted = False
         finally:
             self._epoch = None
             run.monitor.close()
             if interrupted and candidate is None:
-                self._course.begin(self._ended(run, spec, interrupted), self._choice.metric, self._targets)
+                self._repair_loop.begin(self._ended(run, spec, interrupted), self._loop_score.metric, self._targets)
         return self._ended(run, spec, interrupted)
 
-    def _ended(self, run: TrainingInLoop, spec: TrainingSpec, interrupted: bool) -> Trial:
+    def _ended(self, run: ManagedLoopRun, spec: TrainingSpec, interrupted: bool) -> Trial:
         context = run.monitor.context if run.monitor.context.framework != "unknown" else run.context
         trained = self._trainer.end()
         return Trial(
-            spec, trained, run.judged, tuple(run.monitor.findings), context, run.history, run.work,
+            spec, trained, run.score, tuple(run.monitor.findings), context, run.history, run.work,
             run.cut_short, interrupted, edits=trained.edits,
+            above_trivial=run.above_trivial(context.trivial_accuracy(run.monitor.history.targets)),
         )  # fmt: skip
 
     @property
@@ -317,4 +315,4 @@ class Loop(ObjectsInUse):
 
 
 class _FailedError(Exception):
-    """An attempt whose objects could not be made, or whose edits are not in force."""
+    """An attempt whose objects can't be created, or whose edits the user's loop overrides."""

@@ -1,4 +1,4 @@
-"""What the user's own loop uses: the objects of the training that runs."""
+"""The objects that the user's loop uses."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ __all__ = ["ObjectsInUse"]
 
 
 class ObjectsInUse:
-    """Hands out the objects of the training that runs; after the last one, those of the best."""
+    """Access to the objects of the current training; after the last one, to those of the best."""
 
     _objects: LoopObjects
 
     @property
     def model(self) -> Any:
-        """The model in use."""
+        """The model of the current training."""
         return self._objects.model
 
     @property
     def optimizer(self) -> Any:
-        """The optimizer in use."""
+        """The optimizer of the current training."""
         return self._objects.optimizer
 
     @property
     def loss_fn(self) -> Any:
-        """The loss in use."""
+        """The loss of the current training."""
         return self._objects.loss_fn
 
     @property
     def train_loader(self) -> Any:
-        """The training batches; they end early where the training is given up, so iterate over them with ``for``."""
+        """The training batches; iterate over them with ``for``, as they end early if the training is abandoned."""
         return self._objects.loader
 
     @property
     def scheduler(self) -> Any:
-        """The user's scheduler, for the optimizer in use; None without one."""
+        """The user's scheduler for the current optimizer; None without one."""
         return self._objects.scheduler
 
     @property
     def scaler(self) -> Any:
-        """The gradient scaler in use; None without one."""
+        """The gradient scaler of the current training; None without one."""
         return self._objects.scaler

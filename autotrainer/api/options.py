@@ -1,4 +1,4 @@
-"""Checks of options that `fit` and `Loop` share."""
+"""Checks of options shared by `fit` and `Loop`."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from typing import Any
 
 from autotrainer.errors import ConfigError
 
-__all__ = ["check_bool", "names", "whole"]
+__all__ = ["check_bool", "integer", "names"]
 
 
-def whole(name: str, value: Any, least: int) -> int:
-    """Return a whole number.
+def integer(name: str, value: Any, minimum: int) -> int:
+    """Return an option as an integer.
 
     Raises:
-        ConfigError: If it is none, or below ``least``.
+        ConfigError: If it is not an integer, or below ``minimum``.
     """
     try:
         number = operator.index(value)
     except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise ConfigError(f"{name} must be a whole number >= {least}, not {value!r}")
+        number = minimum - 1
+    if isinstance(value, bool) or number < minimum:
+        raise ConfigError(f"{name} must be a whole number >= {minimum}, not {value!r}")
     return number
 
 
 def names(name: str, values: Any) -> tuple[str, ...]:
-    """Return one name or several as a tuple.
+    """Return an option that takes one or several names as a tuple.
 
     Raises:
-        ConfigError: If one is no name.
+        ConfigError: If one of them is not a non-empty string.
     """
-    given = (values,) if isinstance(values, str) else tuple(values) if isinstance(values, Iterable) else (values,)
-    for value in given:
-        if not isinstance(value, str) or not value:
-            raise ConfigError(f"{name} takes one name or several, not {value!r}")
-    return given
+    items = (values,) if isinstance(values, str) else tuple(values) if isinstance(values, Iterable) else (values,)
+    for item in items:
+        if not isinstance(item, str) or not item:
+            raise ConfigError(f"{name} takes one or several names, not {item!r}")
+    return items
 
 
 def check_bool(**options: Any) -> None:
     """Check that options are True or False.
 
     Raises:
-        ConfigError: If one is not.
+        ConfigError: If one of them is not.
     """
     for name, value in options.items():
         if not isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""`replay`: judge a recorded run again, from its log."""
+"""`replay`: evaluates the rules on a recorded run."""
 
 from __future__ import annotations
 
@@ -26,21 +26,25 @@ def replay(
     ignore: str | Iterable[str] = (),
     thresholds: Mapping[str, float] | None = None,
 ) -> Report:
-    """Judge a recorded run again: the same history, judged at the same steps, gives the same findings.
+    """Evaluate the rules on a recorded run, possibly with other thresholds.
+
+    The rules see the same history at the same steps as during the run, so that equal options give equal findings.
 
     Args:
-        log: Run log that ``watch(log_dir=…)`` wrote.
-        replicas: Run logs of the other processes of a distributed training, to be compared with this one.
-        select: Problems to look for; None for all.
-        ignore: Problems to leave out.
-        thresholds: Values by ``problem.name`` or by the papers' names.
+        log: Run log written by ``watch(log_dir=…)``.
+        replicas: Run logs of the other processes of a distributed training, to compare with this one.
+        select: Names, codes, code prefixes (``"AT4"``) or aliases of the problems to detect; None for all.
+        ignore: The same, for problems to skip.
+        thresholds: Values by ``problem.name`` (``{"vanishing_gradient.ratio": 1e-4}``), or by the names in the
+            AUTOTRAINER papers (``beta_1``).
 
     Returns:
         The report of the run.
 
     Raises:
-        LogError: If a log can't be read, has no valid header, is damaged before its last line, or is of another model.
-        ConfigError: If a name or value is wrong.
+        LogError: If a log can't be read, has no valid header, is damaged before its last line, or belongs to another
+            model.
+        ConfigError: If an option is invalid.
     """
     engine = Engine(registry.make_rules(select, ignore, thresholds))
     history, context = _replayed(log, engine)
@@ -48,7 +52,9 @@ def replay(
     for path in replicas:
         others.append(_replayed(path, Engine(()))[0])
         if not same_model(history, others[-1]):
-            raise LogError(f"{path} is the log of another model than {log}: give logs of processes that train together")
+            raise LogError(
+                f"{path} is the log of another model than {log}: pass logs of processes of the same training"
+            )
     facts = compare_replicas(history, others)
     if facts:
         context = replace(context, asked={**context.asked, **facts})
@@ -58,7 +64,7 @@ def replay(
 
 
 def _replayed(log: str | Path, engine: Engine) -> tuple[RunHistory, TaskContext]:
-    """Read a log and judge it where it was judged."""
+    """Read a log and evaluate the rules where the run did."""
     history, context = RunHistory(), TaskContext()
     records = read_log(log)
     header = next(records)
@@ -68,9 +74,9 @@ def _replayed(log: str | Path, engine: Engine) -> tuple[RunHistory, TaskContext]
             if kind == "context":
                 context = TaskContext.from_dict(record["context"])
                 if not len(history.steps):
-                    restarted = RunHistory(context.layers)
-                    restarted.step, restarted.epoch = history.step, history.epoch
-                    history = restarted
+                    with_layers = RunHistory(context.layers)
+                    with_layers.step, with_layers.epoch = history.step, history.epoch
+                    history = with_layers
             elif kind == "step":
                 stats, losses, targets = decode_step(record, header["step_columns"], header["layer_columns"])
                 history.add_step(stats, losses, targets)
@@ -87,5 +93,5 @@ def _replayed(log: str | Path, engine: Engine) -> tuple[RunHistory, TaskContext]
             elif kind == "end":
                 history.finished = bool(record.get("finished", True))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise LogError(f"{log} holds a damaged record: {error!r}") from error
+        raise LogError(f"{log} has a damaged record: {error!r}") from error
     return history, context

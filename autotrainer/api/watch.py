@@ -1,4 +1,4 @@
-"""`watch`: attach a monitor to a training that the user runs."""
+"""`watch`: attaches a monitor to a training that the user runs."""
 
 from __future__ import annotations
 
@@ -32,42 +32,52 @@ def watch(
     log_dir: str | Path | None = None,
     on_finding: Callable[[Finding], None] | None = None,
 ) -> Monitor:
-    """Watch a training without changing it.
+    """Watch a training run without changing it.
+
+    ```python
+    with autotrainer.watch(model, optimizer, loss_fn=loss_fn, epochs=30) as monitor:
+        ...  # PyTorch: the training loop, unchanged
+    with autotrainer.watch(keras_model) as monitor:
+        keras_model.fit(x, y)
+    print(monitor.report())
+    ```
 
     Args:
         model: ``torch.nn.Module`` or ``keras.Model``.
-        optimizer: PyTorch: the optimizer, or several; Keras knows its own.
-        loss_fn: PyTorch: the loss. A module is seen through its own calls; for a function, call `Monitor.log`.
-        epochs: Planned epochs, where the loop can't tell.
-        steps: Planned steps, where the loop can't tell.
+        optimizer: PyTorch: the optimizer, or a sequence of optimizers. Not needed for Keras.
+        loss_fn: PyTorch: the loss. A module is observed automatically; for a function, call `Monitor.log` each step.
+        epochs: Planned number of epochs, >= 1. Not needed for Keras; without it, rules that depend on the schedule
+            report at most a warning while the run continues.
+        steps: Planned number of optimizer steps, >= 1, in place of ``epochs``.
         overhead: Share of the training time that monitoring may cost, in (0, 1].
-        select: Problems to look for (names, codes, code prefixes); None for all.
-        ignore: Problems to leave out.
-        thresholds: Values by ``problem.name`` or by the papers' names.
-        log_dir: Folder for the run log; None writes no file.
-        on_finding: Called with each new finding.
+        select: Names, codes, code prefixes (``"AT4"``) or aliases of the problems to detect; None for all.
+        ignore: The same, for problems to skip.
+        thresholds: Values by ``problem.name`` (``{"vanishing_gradient.ratio": 1e-4}``), or by the names in the
+            AUTOTRAINER papers (``beta_1``).
+        log_dir: Folder for the run log, which `autotrainer.replay` reads; None writes no file.
+        on_finding: Called with each new finding, and when the severity of a finding rises.
 
     Returns:
-        The monitor: a context manager, or to be closed with `Monitor.close`. Watching a model twice closes the
-        first monitor.
+        The monitor: use it as a context manager, or call `Monitor.close` at the end. Watching a model again closes its
+        previous monitor.
 
     Raises:
-        InputError: If model, optimizer and loss do not belong together, or a name or value is wrong.
+        InputError: If model, optimizer and loss do not belong together, or an option is invalid.
     """
     rules = registry.make_rules(select, ignore, thresholds)
     sampler = Sampler(overhead)
     for name, planned in (("epochs", epochs), ("steps", steps)):
-        whole = isinstance(planned, int | np.integer) and not isinstance(planned, bool)
-        if planned is not None and not (whole and planned >= 1):
+        is_integer = isinstance(planned, int | np.integer) and not isinstance(planned, bool)
+        if planned is not None and not (is_integer and planned >= 1):
             raise ConfigError(f"{name} must be a whole number >= 1 or None, not {planned!r}")
     backend = registry.backend_of(model)
     if switched_off():
-        inert = Monitor([], sampler, quiet=True)
-        inert.closed = True
-        return inert
-    replaced = watched_models.pop(model, None)
-    if replaced is not None:
-        replaced.close()
+        inactive = Monitor([], sampler, quiet=True)
+        inactive.closed = True
+        return inactive
+    previous = watched_models.pop(model, None)
+    if previous is not None:
+        previous.close()
     monitor = Monitor(rules, sampler, log_dir=log_dir, on_finding=on_finding)
     epochs, steps = (None if planned is None else int(planned) for planned in (epochs, steps))
     try:

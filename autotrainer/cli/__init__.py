@@ -1,4 +1,4 @@
-"""The command line. Status 0: nothing found or all repaired; 1: errors remain; 2: bad input, told in one line."""
+"""The command line. Status 0: nothing found or all repaired; 1: errors remain; 2: bad input, reported in one line."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from autotrainer.reporting.terminal import clean
 __all__ = ["main"]
 
 COMMANDS = (demo, run, check, rules, explain, replay, report, reproduce)
-"""One module a command: ``NAME``, ``HELP``, ``add_arguments(parser)``, ``run(args) -> status``."""
+"""One module per command: ``NAME``, ``HELP``, ``add_arguments(parser)``, ``run(args) -> status``."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose usage errors are errors of autotrainer: one line, status 2."""
+    """A parser that raises usage errors as `ConfigError`: one line, status 2."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")
@@ -30,20 +30,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: Arguments after the program's name; None for those of the process.
+        arguments: Arguments without the program's name; None for those of the process.
 
     Returns:
         The exit status.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if sys.stdout is None:  # closed by the caller, as with `>&-`
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
+    if sys.stdout is None:  # closed by the caller, for example with `>&-`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open until the process ends
     try:
         names = [command.NAME for command in COMMANDS]
-        if given and not given[0].startswith("-") and given[0] not in names:
-            raise ConfigError(f"unknown command {given[0]!r}: {nearest(given[0], names)}")
-        args = _parser().parse_args(given)
+        if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
+            raise ConfigError(f"unknown command {arguments[0]!r}: {nearest(arguments[0], names)}")
+        args = _parser().parse_args(arguments)
         status: int = args.run(args)
         sys.stdout.flush()
     except AutotrainerError as error:
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("autotrainer: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader, as in `autotrainer rules | head`, has seen enough
+    except BrokenPipeError:  # the reader has closed the pipe, as in `autotrainer rules | head`
         _drop_output()
         return 0
     except OSError as error:
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _drop_output() -> None:
-    """Let what is left of the output go nowhere, so that the end of the process does not fail on it again."""
+    """Discard the rest of the output, so that flushing it at the end of the process does not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"autotrainer {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
-        own = commands.add_parser(command.NAME, help=command.HELP, description=command.HELP)
-        command.add_arguments(own)
-        own.set_defaults(run=command.run)
+        subparser = commands.add_parser(command.NAME, help=command.HELP, description=command.HELP)
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run)
     return parser

@@ -1,4 +1,4 @@
-"""``autotrainer check``: look at a training before it starts."""
+"""``autotrainer check``: check a training before it starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from autotrainer.reporting.report import Report
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
 
 NAME = "check"
-HELP = "look at a training before it starts: MODULE:FUNCTION returns the arguments of autotrainer.check"
+HELP = "check a training before it starts: MODULE:FUNCTION returns the arguments of autotrainer.check"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the findings."""
+    """Print the findings, and return the exit status."""
     positional, keywords = _arguments(_call(args.target), args.target)
-    given = {name: value for name, value in rule_options(args).items() if value}
-    findings = check(*positional, **{**keywords, **given})
+    options = {name: value for name, value in rule_options(args).items() if value}
+    findings = check(*positional, **{**keywords, **options})
     if args.json:
         print_json([finding.to_dict() for finding in findings])
     else:
@@ -41,15 +41,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _call(target: str) -> Any:
-    """Import the module, from the present folder too, and call its function.
+    """Import the module, also from the current folder, and call its function.
 
     Raises:
-        ConfigError: If there is no such module or function, or it needs arguments.
-        InputError: If module or function fail.
+        ConfigError: If there is no such module or function.
+        InputError: If the module or the function fails.
     """
     module_name, separator, function_name = target.partition(":")
     if not separator or not function_name or not all(part.isidentifier() for part in module_name.split(".")):
-        raise ConfigError(f"check takes MODULE:FUNCTION, as train:make (no path, no .py), not {target!r}")
+        raise ConfigError(f"check takes MODULE:FUNCTION, such as train:make (no path, no .py), not {target!r}")
     sys.path.insert(0, os.getcwd())
     try:
         return _import_and_call(module_name, function_name)
@@ -66,7 +66,7 @@ def _import_and_call(module_name: str, function_name: str) -> Any:
             raise ConfigError(
                 f"no module {module_name!r} in {os.getcwd()} or among the installed packages; give MODULE:FUNCTION"
             ) from error
-        raise InputError(f"module {module_name} fails to import: {error}; install what it needs") from error
+        raise InputError(f"module {module_name} fails to import ({error}): install what it needs") from error
     except AutotrainerError:
         raise
     except Exception as error:
@@ -82,14 +82,13 @@ def _import_and_call(module_name: str, function_name: str) -> Any:
     except AutotrainerError:
         raise
     except Exception as error:
-        raise InputError(f"{target} fails: {type(error).__name__}: {error}; it is called without arguments") from error
+        raise InputError(f"{target}, called without arguments, fails with {type(error).__name__}: {error}") from error
 
 
 def _arguments(returned: Any, target: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Split what the function returned into positional and keyword arguments of `autotrainer.check`.
+    """Split the function's return value into positional and keyword arguments of `autotrainer.check`.
 
-    It may be a dict, (model, train_data, loss, optimizer) with or without the last ones, (model, train_data, dict), or
-    (positional, dict).
+    It may be a dict, (model, train_data[, loss[, optimizer]]), (model, train_data, ..., dict), or (tuple, dict).
 
     Raises:
         ConfigError: If it does not fit the signature.
@@ -116,7 +115,7 @@ def _arguments(returned: Any, target: str) -> tuple[tuple[Any, ...], dict[str, A
     try:
         inspect.signature(check).bind(*positional, **keywords)
     except TypeError as error:
-        raise ConfigError(f"what {target} returned does not fit autotrainer.check: {error}") from error
+        raise ConfigError(f"the return value of {target} does not fit autotrainer.check: {error}") from error
     return positional, keywords
 
 

@@ -1,4 +1,4 @@
-"""What several commands share: choosing rules, exit status, and output that suits terminal and pipe."""
+"""What several commands share: selection of rules, exit status, and JSON output."""
 
 from __future__ import annotations
 
@@ -19,33 +19,39 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def add_rule_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose rules and decide the exit status."""
-    parser.add_argument("--select", action="append", metavar="NAME", help="only these problems: name, code, prefix")
-    parser.add_argument("--ignore", action="append", metavar="NAME", default=[], help="not these problems")
-    parser.add_argument("--threshold", action="append", metavar="NAME=VALUE", default=[], help="problem.name=value")
-    parser.add_argument("--fail-on", choices=("error", "warning"), default="error", help="what makes the status 1")
+    """Add the options that select rules and decide the exit status."""
+    parser.add_argument(
+        "--select", action="append", metavar="NAME", help="look only for this problem: name, code or prefix"
+    )
+    parser.add_argument("--ignore", action="append", metavar="NAME", default=[], help="do not look for this problem")
+    parser.add_argument(
+        "--threshold", action="append", metavar="NAME=VALUE", default=[], help="set a threshold, by problem.name"
+    )
+    parser.add_argument(
+        "--fail-on", choices=("error", "warning"), default="error", help="severity with which the status is 1"
+    )
 
 
 def rule_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return ``select``, ``ignore`` and ``thresholds`` of the options that `add_rule_options` added.
+    """Return the values of `add_rule_options` as ``select``, ``ignore`` and ``thresholds``.
 
     Raises:
         ConfigError: If a threshold is not NAME=VALUE with a number.
     """
     thresholds = {}
-    for given in args.threshold:
-        name, _, value = given.partition("=")
+    for option in args.threshold:
+        name, _, value = option.partition("=")
         try:
             thresholds[name] = float(value)
         except ValueError as error:
             raise ConfigError(
-                f"--threshold takes NAME=VALUE with a number, as vanishing_gradient.ratio=1e-4, not {given!r}"
+                f"--threshold takes NAME=VALUE with a number, such as vanishing_gradient.ratio=1e-4, not {option!r}"
             ) from error
     return {"select": args.select, "ignore": args.ignore, "thresholds": thresholds}
 
 
 def status_of(findings: Iterable[Finding], fail_on: str) -> int:
-    """Return 1 if there is a finding of that severity or worse, else 0."""
+    """Return 1 if there is a finding of this severity or worse, else 0."""
     return int(any(f.severity.rank <= Severity(fail_on).rank for f in findings))
 
 

@@ -12,7 +12,7 @@ HELP = "find and repair the published demo cases of AUTOTRAINER (about two minut
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--framework", choices=("pytorch", "keras3"), help="only this one; default: all installed")
+    parser.add_argument("--framework", choices=("pytorch", "keras3"), help="run only this one; default: all installed")
 
 
 def run(args: argparse.Namespace) -> int:

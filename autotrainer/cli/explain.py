@@ -1,26 +1,55 @@
-"""``autotrainer explain``: the page of a problem or a repair."""
+"""``autotrainer explain``: the page of a problem or a repair, by its name or by what people type who don't know it."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import textwrap
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
 
 from autotrainer import registry
 from autotrainer.cli import calibration
 from autotrainer.cli.common import add_json, print_json
-from autotrainer.errors import ConfigError, nearest
+from autotrainer.cli.page_search import SearchPage, clear_best, search
+from autotrainer.errors import ConfigError
+from autotrainer.repair import Repair
 from autotrainer.rule import Rule
 
-__all__ = ["HELP", "NAME", "add_arguments", "run"]
+__all__ = ["HELP", "NAME", "Page", "add_arguments", "problem_page", "repair_page", "run"]
 
 NAME = "explain"
-HELP = "explain a problem (name, code or everyday alias) or a repair"
+HELP = "explain a problem or a repair, by name, code, alias, or in your own words: explain loss is nan"
+
+_SUGGESTIONS = 3
+_REPAIR_WEIGHT = 0.7
+"""Weight of a repair's page in a search: people describe the symptom more often than the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The page of a problem or a repair.
+
+    Attributes:
+        kind: Which of the two.
+        title: Its name, with the code of a problem.
+        text: Its text: a summary, then headings, each followed by indented lines.
+    """
+
+    kind: Literal["problem", "repair"]
+    title: str
+    text: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("name", metavar="PROBLEM|REPAIR", help="as vanishing_gradient, AT101, nan, clip_gradients")
+    parser.add_argument(
+        "name",
+        metavar="PROBLEM|REPAIR|WORDS",
+        nargs="+",
+        help="such as vanishing_gradient, AT101, nan, clip_gradients, or a description: accuracy stuck",
+    )
     add_json(parser)
 
 
@@ -28,37 +57,84 @@ def run(args: argparse.Namespace) -> int:
     """Print the page.
 
     Raises:
-        ConfigError: If the name is unknown.
+        ConfigError: If the name is unknown and the words fit no page clearly better than others.
     """
-    title, kind, page = _page(args.name.strip().lower().replace("-", "_").replace(" ", "_"), args.name)
+    query = " ".join(" ".join(args.name).split())
+    page = _named(query)
+    searched = page is None
+    if page is None:
+        page = _best_match(query)
     if args.json:
-        print_json({"kind": kind, "title": title, "page": page})
+        match = {"best_match_for": query} if searched else {}
+        print_json({"kind": page.kind, "title": page.title, "page": page.text, **match})
     else:
-        print(f"{title}\n{'=' * len(title)}\n\n{page}")
+        if searched:
+            print(f"Best match for {query!r}: {page.title}\n")
+        print(f"{page.title}\n{'=' * len(page.title)}\n\n{page.text}")
     return 0
 
 
-def _page(wanted: str, given: str) -> tuple[str, str, str]:
-    """Return title, kind and text of a page."""
+def problem_page(rule: type[Rule]) -> Page:
+    """Return the page of a problem: its documentation, thresholds, repairs and calibration.
+
+    Raises:
+        ConfigError: If the calibration stored beside the rule can't be read.
+    """
+    text = rule.documentation() + _thresholds_and_repairs(rule) + calibration.section(rule)
+    return Page("problem", f"{rule.code} {rule.problem}", text)
+
+
+def repair_page(repair: type[Repair]) -> Page:
+    """Return the page of a repair: its documentation, and the problems that it answers, likeliest first."""
+    text = re.sub(r"^(\S.*):$", r"\1", repair.documentation(), flags=re.MULTILINE)  # headings as those of rules
+    problems = ", ".join(sorted(repair.fixes, key=lambda problem: -repair.fixes[problem]))
+    return Page("repair", repair.name, f"{text}\n\nAnswers\n    {problems}")
+
+
+def _named(query: str) -> Page | None:
+    """Return the page of exactly this name, code or alias."""
+    name = query.lower().replace("-", "_").replace(" ", "_")
     for rule in registry.rules():
-        if wanted in (rule.problem, rule.code.lower(), *(a.lower() for a in rule.aliases)):
-            return (
-                f"{rule.code} {rule.problem}",
-                "problem",
-                rule.documentation() + _numbers(rule) + calibration.section(rule),
-            )
+        if name in (rule.problem, rule.code.lower(), *(alias.lower() for alias in rule.aliases)):
+            return problem_page(rule)
     for repair in registry.repairs():
-        if wanted == repair.name:
-            fixes = ", ".join(sorted(repair.fixes, key=lambda problem: -repair.fixes[problem]))
-            page = re.sub(r"^(\S.*):$", r"\1", repair.documentation(), flags=re.MULTILINE)  # headings as those of rules
-            return repair.name, "repair", f"{page}\n\nAnswers\n    {fixes}"
-    names = {n for rule in registry.rules() for n in (rule.problem, rule.code, *rule.aliases)}
-    hint = nearest(wanted, names | {repair.name for repair in registry.repairs()})
-    raise ConfigError(f"unknown problem or repair {given!r}: {hint}")
+        if name == repair.name:
+            return repair_page(repair)
+    return None
 
 
-def _numbers(rule: type[Rule]) -> str:
-    """Return what the page of a rule does not say itself: the thresholds' values and the repairs' names."""
+def _best_match(query: str) -> Page:
+    """Return the page that fits the words clearly better than others.
+
+    Raises:
+        ConfigError: If there is none; it offers the best few.
+    """
+    pages = _search_pages()
+    matches = search(query, pages)
+    mistyped_name = "_" in query and " " not in query  # whoever types a name wants that page and no other
+    best = None if mistyped_name else clear_best(matches)
+    page = _named(best.name) if best else None
+    if page is not None:
+        return page
+    names = [match.name for match in matches[:_SUGGESTIONS]]
+    names = names or get_close_matches(query, [page.name for page in pages], n=_SUGGESTIONS, cutoff=0.0)
+    *others, last = names
+    raise ConfigError(f"no clear match for {query!r}: did you mean {', '.join(others)}{' or ' * bool(others)}{last}?")
+
+
+def _search_pages() -> list[SearchPage]:
+    pages = []
+    for rule in registry.rules():
+        title, _, body = rule.documentation().partition("\n")
+        pages.append(SearchPage(rule.problem, rule.aliases, rule.phrases, title, body))
+    for repair in registry.repairs():
+        title, _, body = repair.documentation().partition("\n")
+        pages.append(SearchPage(repair.name, (), (), title, body, _REPAIR_WEIGHT))
+    return pages
+
+
+def _thresholds_and_repairs(rule: type[Rule]) -> str:
+    """Return what the documentation of a rule leaves out: the thresholds' values and the repairs' names."""
     lines = []
     for name, threshold in rule.THRESHOLDS.items():
         alias = f" ({threshold.alias})" if threshold.alias else ""

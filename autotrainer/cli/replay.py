@@ -1,4 +1,4 @@
-"""``autotrainer replay``: judge a recorded run again."""
+"""``autotrainer replay``: evaluate a recorded run again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from autotrainer.cli.common import add_json, add_rule_options, rule_options, sta
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
 
 NAME = "replay"
-HELP = "judge a recorded run again, from the log that watch(log_dir=…) wrote"
+HELP = "evaluate a recorded run again, from the log that watch(log_dir=…) wrote"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the report of the run."""
+    """Print the report of the run, and return the exit status."""
     report = replay(args.log, replicas=args.replica, **rule_options(args))
     print(report.to_json() if args.json else report)
     return status_of(report.findings, args.fail_on)

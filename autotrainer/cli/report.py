@@ -16,12 +16,12 @@ HELP = "write the report of a recorded run as .html, .json or .txt"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("log", metavar="LOG", help="file that watch(log_dir=…) wrote")
-    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="its suffix says the form")
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="a .html, .json or .txt file")
     add_rule_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the file and say where."""
+    """Write the report, print its path, and return the exit status."""
     report = replay(args.log, **rule_options(args))
     print(f"report: {report.save(args.output)}")
     return status_of(report.findings, args.fail_on)

@@ -13,7 +13,7 @@ from autotrainer.reporting.terminal import import_quietly
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
 
 NAME = "reproduce"
-HELP = "repair a training of the published AUTOTRAINER, from its own model and configuration"
+HELP = "repair a training of the published AUTOTRAINER, from its model and configuration files"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,24 +21,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="FILE", help=f".h5 or .keras, or {BUILTIN_MODEL}")
     parser.add_argument("--config", required=True, metavar="FILE", help=".pkl (plain values only) or .json")
     parser.add_argument("--out", metavar="DIR", help="folder for the repaired model; default: reproduced/<model>")
-    parser.add_argument("--data", metavar="DIR", help="folder of MNIST's files; default: $AUTOTRAINER_DATA")
-    parser.add_argument("--budget", type=float, metavar="N", help="work allowed, in trainings of the given model")
+    parser.add_argument("--data", metavar="DIR", help="folder of the MNIST files; default: $AUTOTRAINER_DATA")
+    parser.add_argument("--budget", type=float, metavar="N", help="budget in trainings of the original model")
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the report and say where everything is.
+    """Print the report and the output folder, and return the exit status.
 
     Raises:
         InputError: If an argument can't be used, or Keras is not installed.
     """
     out = Path(args.out or Path("reproduced") / Path(args.model.removeprefix("builtin:")).stem)
-    settings = read_config(args.config)
+    config = read_config(args.config)
     try:
         import_quietly("keras")
     except ImportError as error:
         raise ConfigError(f"reproduce needs Keras 3 ({error}): pip install 'autotrainer-monitor[keras]'") from error
-    result = reproduce(args.model, settings, out, args.data, args.budget)
+    result = reproduce(args.model, config, out, args.data, args.budget)
     report = result.report()
     print(report.to_json() if args.json else f"{report}\n\nsaved in {out}")
     return 0 if result.status in ("healthy", "repaired") else 1

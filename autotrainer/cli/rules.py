@@ -1,4 +1,4 @@
-"""``autotrainer rules``: all problems that are looked for."""
+"""``autotrainer rules``: list all problems."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autotrainer.rule import Threshold
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
 
 NAME = "rules"
-HELP = "list the problems that are looked for, with their thresholds"
+HELP = "list all problems that autotrainer looks for, with their thresholds"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the table."""
+    """Print the table, and return the exit status."""
     rules = registry.rules()
     if args.json:
         print_json(
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
                     "code": rule.code,
                     "problem": rule.problem,
                     "aliases": list(rule.aliases),
-                    "thresholds": {name: _threshold(told) for name, told in rule.THRESHOLDS.items()},
+                    "thresholds": {name: _to_json(threshold) for name, threshold in rule.THRESHOLDS.items()},
                     "repairs": list(rule.repairs),
                 }
                 for rule in rules
@@ -49,13 +49,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _threshold(told: Threshold) -> dict[str, Any]:
-    """Return a threshold as JSON has it; null where its range is open."""
+def _to_json(threshold: Threshold) -> dict[str, Any]:
+    """Return a threshold as JSON values; a limit that is infinite is null."""
     return {
-        "default": told.default,
-        "minimum": told.minimum if math.isfinite(told.minimum) else None,
-        "maximum": told.maximum if math.isfinite(told.maximum) else None,
-        "alias": told.alias,
-        "about": told.about,
-        "source": told.source,
+        "default": threshold.default,
+        "minimum": threshold.minimum if math.isfinite(threshold.minimum) else None,
+        "maximum": threshold.maximum if math.isfinite(threshold.maximum) else None,
+        "alias": threshold.alias,
+        "about": threshold.about,
+        "source": threshold.source,
     }

@@ -23,39 +23,41 @@ from autotrainer.reporting.terminal import clean
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
 
 NAME = "run"
-HELP = "run a script as python does, and watch each training in it"
+HELP = "run a script as python does, and watch every training in it"
 
-_FORMS = (".html", ".json", ".txt")
+_FORMATS = (".html", ".json", ".txt")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("-m", dest="module", action="store_true", help="SCRIPT is the name of a module, as python -m")
-    parser.add_argument("-o", "--report", metavar="FILE", help="write the report here too: .html, .json or .txt")
+    parser.add_argument(
+        "-m", dest="module", action="store_true", help="SCRIPT is the name of a module, as with python -m"
+    )
+    parser.add_argument("-o", "--report", metavar="FILE", help="also write the report to a .html, .json or .txt file")
     parser.add_argument("--log-dir", metavar="DIR", help="folder for the run logs")
-    parser.add_argument("--epochs", type=int, metavar="N", help="planned epochs of each training, if known")
-    parser.add_argument("--steps", type=int, metavar="N", help="planned steps of each training, if known")
+    parser.add_argument("--epochs", type=int, metavar="N", help="planned epochs of every training, if known")
+    parser.add_argument("--steps", type=int, metavar="N", help="planned steps of every training, if known")
     add_rule_options(parser)
-    parser.add_argument("script", metavar="SCRIPT", help="the script; options of this command stand before it")
+    parser.add_argument("script", metavar="SCRIPT", help="the script; options of this command go before it")
     parser.add_argument("arguments", metavar="ARGS", nargs=argparse.REMAINDER, help="the script's own arguments")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the script, and print a report of each training in it on stderr.
+    """Run the script, print a report of every training in it on stderr, and return the exit status.
 
     Raises:
-        ConfigError: If there is no such script, or an option can't be used.
+        ConfigError: If there is no such script, or an option is invalid.
     """
     options = _watch_options(args)
-    report = None if args.report is None else Path(args.report).absolute()  # the script may change the folder
+    report = None if args.report is None else Path(args.report).absolute()  # the script may change folders
     trainings = Trainings(options)
     with _as_main(args.script, args.arguments, module=args.module), watched_frameworks(trainings):
         (_check_module if args.module else _check_script)(args.script)
         status = _run_script(args.script, module=args.module)
-        seen = trainings.close(finished=status == 0)
+        watched = trainings.close(finished=status == 0)
     _flush()
-    unsaved = _tell(seen, report)
-    findings = [finding for _, monitor in seen for finding in monitor.findings]
+    unsaved = _print_reports(watched, report)
+    findings = [finding for _, monitor in watched for finding in monitor.findings]
     return status or unsaved or status_of(findings, args.fail_on)
 
 
@@ -63,31 +65,31 @@ def _watch_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options for `autotrainer.watch`.
 
     Raises:
-        ConfigError: If one can't be used: better now than when a training begins.
+        ConfigError: If one is invalid, before any training begins.
     """
     rules = rule_options(args)
     registry.make_rules(**rules)
     for name in ("epochs", "steps"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ConfigError(f"--{name} must be at least 1, not {getattr(args, name)}")
-    if args.report is not None and Path(args.report).suffix.lower() not in _FORMS:
-        hint = nearest(Path(args.report).suffix.lower(), _FORMS)
-        raise ConfigError(f"can't write a report as {args.report!r}: the suffix says the form, {hint}")
+    if args.report is not None and Path(args.report).suffix.lower() not in _FORMATS:
+        hint = nearest(Path(args.report).suffix.lower(), _FORMATS)
+        raise ConfigError(f"can't write a report as {args.report!r}: the suffix decides the format; {hint}")
     logs = None if args.log_dir is None else Path(args.log_dir).absolute()
     return {**rules, "epochs": args.epochs, "steps": args.steps, "log_dir": logs}
 
 
 def _check_script(script: str) -> None:
     if not Path(script).exists():
-        raise ConfigError(f"there is no script {script!r} in {os.getcwd()}; a module is run with -m")
+        raise ConfigError(f"there is no script {script!r} in {os.getcwd()}; to run a module, add -m")
 
 
 def _check_module(module: str) -> None:
     try:
-        known = find_spec(module) is not None
-    except (ImportError, ValueError):  # no such package around it, or no name of a module
-        known = False
-    if not known:
+        exists = find_spec(module) is not None
+    except (ImportError, ValueError):  # its package does not exist, or the name is invalid
+        exists = False
+    if not exists:
         raise ConfigError(f"there is no module {module!r} in {os.getcwd()} or among the installed packages")
 
 
@@ -95,7 +97,7 @@ def _check_module(module: str) -> None:
 
 
 def _run_script(script: str, *, module: bool) -> int:
-    """Run a script or a module as python does, and return the status with which python would have ended."""
+    """Run a script or a module as python does, and return the exit status that python would have."""
     try:
         if module:
             runpy.run_module(script, run_name="__main__", alter_sys=True)
@@ -103,17 +105,17 @@ def _run_script(script: str, *, module: bool) -> int:
             runpy.run_path(script, run_name="__main__")
     except SystemExit as end:
         return _status(end.code)
-    except BaseException as error:  # noqa: BLE001 - it is told as python tells it
+    except BaseException as error:  # noqa: BLE001 - reported as python reports it
         _flush()
-        error = error.with_traceback(_own_part(error.__traceback__))
+        error = error.with_traceback(_script_frames(error.__traceback__))
         sys.excepthook(type(error), error, error.__traceback__)
         return 130 if isinstance(error, KeyboardInterrupt) else 1
     return 0
 
 
 def _flush() -> None:
-    """Let what the script printed stand before what is told of it."""
-    with suppress(AttributeError, ValueError, OSError):  # the script may have closed it, or put anything in its place
+    """Flush the script's output, so that it comes before the reports."""
+    with suppress(AttributeError, ValueError, OSError):  # the script may have closed or replaced it
         sys.stdout.flush()
 
 
@@ -131,15 +133,15 @@ def _as_main(script: str, arguments: Sequence[str], *, module: bool) -> Iterator
 
 
 def _status(code: Any) -> int:
-    """Return the status of ``sys.exit(code)``; any other object is printed, as python does."""
+    """Return the status of ``sys.exit(code)``; any object other than an integer is printed, as python does."""
     if code is None or isinstance(code, int):
         return int(code or 0)
     print(code, file=sys.stderr)
     return 1
 
 
-def _own_part(trace: TracebackType | None) -> TracebackType | None:
-    """Return the traceback from the script on, without the frames that ran it; None if it did not come to run."""
+def _script_frames(trace: TracebackType | None) -> TracebackType | None:
+    """Return the traceback without the frames that ran the script; None if the script was not reached."""
     while trace is not None and trace.tb_frame.f_globals.get("__name__") in (__name__, runpy.__name__):
         trace = trace.tb_next
     return trace
@@ -148,18 +150,18 @@ def _own_part(trace: TracebackType | None) -> TracebackType | None:
 # -- the reports ------------------------------------------------------------------------------------------------------
 
 
-def _tell(seen: Sequence[tuple[str, Monitor]], file: Path | None) -> int:
-    """Print the report of each training on stderr, and write them to files: FILE, FILE-2, ….
+def _print_reports(watched: Sequence[tuple[str, Monitor]], file: Path | None) -> int:
+    """Print the report of every training on stderr, and write them to files: FILE, FILE-2, ….
 
     Returns:
         2 if a file can't be written, else 0.
     """
     status = 0
-    if not seen:
-        print("autotrainer: no training was seen in this script", file=sys.stderr)
-    for number, (name, monitor) in enumerate(seen, start=1):
+    if not watched:
+        print("autotrainer: no training was found in this script", file=sys.stderr)
+    for number, (name, monitor) in enumerate(watched, start=1):
         report = monitor.report()
-        title = f"training {number} of {len(seen)}: {clean(name)}\n" if len(seen) > 1 else ""
+        title = f"training {number} of {len(watched)}: {clean(name)}\n" if len(watched) > 1 else ""
         print(f"\n{title}{report}", file=sys.stderr)
         if file is not None:
             try:

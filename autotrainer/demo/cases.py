@@ -1,4 +1,4 @@
-"""The published demo cases, each with a healthy twin, in a form that every framework can build."""
+"""The published demo cases, each with a healthy twin, as recipes that every framework can build."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["BUDGET", "CASES", "SEED", "Case", "Layer", "Recipe"]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A dense layer: units, activation, and whether its weights are He (for ReLU) or Glorot uniform."""
+    """A dense layer: units, activation, and whether its initial weights are He (for ReLU) or Glorot uniform."""
 
     units: int
     activation: Literal["linear", "relu", "sigmoid", "softmax"]
@@ -22,13 +22,13 @@ class Recipe:
     """A training on one of the embedded data sets.
 
     Attributes:
-        data: ``circle`` (one unit, binary cross-entropy) or ``blob`` (three classes, cross-entropy).
-        layers: Dense layers, the output last.
+        data: ``circle`` (one output unit, binary cross-entropy) or ``blob`` (three classes, cross-entropy).
+        layers: Dense layers, the output layer last.
         optimizer: ``adam`` or ``sgd``.
         learning_rate: Learning rate.
-        batch_size: Samples a batch.
-        epochs: Epochs.
-        momentum: Of SGD.
+        batch_size: Samples per batch.
+        epochs: Number of epochs.
+        momentum: Momentum of SGD.
     """
 
     data: Literal["circle", "blob"]
@@ -42,19 +42,19 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A failing training of the published demo, the problem that it shows, and a twin without it."""
+    """A faulty training of the published demo, its problem, and a healthy twin."""
 
     problem: str
-    about: str
+    description: str
     faulty: Recipe
     twin: Recipe
 
 
 SEED = 1
-"""Of everything that is random."""
+"""Seed of everything that is random."""
 
 BUDGET = 4.0
-"""Work allowed for each case, in trainings of the model as given."""
+"""Budget of each case, in baseline trainings."""
 
 _HIDDEN = Layer(50, "relu", he=True)
 _VANISHING = Recipe("circle", (*[Layer(5, "sigmoid")] * 8, Layer(1, "sigmoid")), "adam", 1e-3, 128, 300)
@@ -78,10 +78,10 @@ CASES = (
     ),
     Case(
         "improper_output_activation",
-        "Blob, ReLU where softmax is due",
+        "Blob, ReLU output instead of softmax",
         _IMPROPER,
         replace(_IMPROPER, layers=(*[_HIDDEN] * 4, Layer(3, "softmax")), learning_rate=1e-3, epochs=100),
     ),
 )
-"""The cases. Layers, data, optimizers and batch sizes are the published ones; the case of batch size 1 has 20 epochs
-in place of 200."""
+"""The cases. Layers, data, optimizers and batch sizes are the published ones; the case with batch size 1 has 20 epochs
+instead of 200."""

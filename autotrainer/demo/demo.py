@@ -1,4 +1,4 @@
-"""Runs the demo: finds and repairs each case, and shows that its healthy twin stays quiet."""
+"""Runs the demo: finds and repairs each case, and shows that its healthy twin has no findings."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from autotrainer.reporting.result import Result
 from autotrainer.reporting.terminal import import_quietly, print_table
 from autotrainer.reporting.text import number
 
-__all__ = ["FRAMEWORKS", "Shown", "run_demo"]
+__all__ = ["FRAMEWORKS", "CaseOutcome", "run_demo"]
 
 FRAMEWORKS = {"pytorch": "torch", "keras3": "keras"}
-"""Backends by name, and what has to be installed for each."""
+"""The package that each backend needs, by the name of the backend."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """What one case came to in one framework."""
+class CaseOutcome:
+    """The outcome of one case in one framework."""
 
     framework: str
     case: Case
@@ -34,28 +34,28 @@ class Shown:
 
     @property
     def finding(self) -> Finding | None:
-        """The finding of the case's problem, if there is one."""
+        """The finding of the case's problem, or None if it was not found."""
         return next((f for f in self.result.findings if f.problem == self.case.problem), None)
 
     @property
     def quiet(self) -> bool:
-        """Whether the twin had neither error nor warning."""
+        """Whether the twin has neither an error nor a warning."""
         return all(f.severity is Severity.INFO for f in self.twin_findings)
 
     @property
-    def good(self) -> bool:
-        """Whether the problem was found, the training repaired, and the twin quiet."""
+    def passed(self) -> bool:
+        """Whether the problem was found, the training was repaired, and the twin is quiet."""
         return self.finding is not None and self.result.status == "repaired" and self.quiet
 
 
 def run_demo(framework: str | None = None) -> int:
-    """Run all cases and print what was found, what helped, and a table.
+    """Run all cases and print findings, repairs and a table.
 
     Args:
         framework: ``pytorch`` or ``keras3``; None for all that are installed.
 
     Returns:
-        0 if every problem was found and repaired and every twin stayed quiet, else 1.
+        0 if all cases have passed, else 1.
 
     Raises:
         ConfigError: If the framework is not installed.
@@ -69,56 +69,57 @@ def run_demo(framework: str | None = None) -> int:
         import_quietly(FRAMEWORKS[name])
     started = perf_counter()
     jobs = [(name, case) for name in chosen for case in CASES]
-    shown = []
+    outcomes = []
     for place, (name, case) in enumerate(jobs, 1):
-        print(f"[{place}/{len(jobs)}] {name}: {case.about}", flush=True)
-        shown.append(_show(name, case))
-    _print_table(shown)
-    good = sum(one.good for one in shown)
-    print(f"\n{good} of {len(shown)} found and repaired with a quiet twin, in {perf_counter() - started:.0f} s")
-    return 0 if good == len(shown) else 1
+        print(f"[{place}/{len(jobs)}] {name}: {case.description}", flush=True)
+        outcomes.append(_run_case(name, case))
+    _print_table(outcomes)
+    passed = sum(outcome.passed for outcome in outcomes)
+    seconds = perf_counter() - started
+    print(f"\n{passed} of {len(outcomes)} found and repaired with a quiet twin, in {seconds:.0f} s")
+    return 0 if passed == len(outcomes) else 1
 
 
-def _show(framework: str, case: Case) -> Shown:
+def _run_case(framework: str, case: Case) -> CaseOutcome:
     module = import_module(f"autotrainer.demo.{framework}")
     arguments: dict[str, Any] = module.fit_arguments(case.faulty)
     result = fit(arguments.pop("model"), arguments.pop("train_data"), **arguments)
     monitor, accuracy = module.train_watched(case.twin)
-    one = Shown(framework, case, result, tuple(monitor.findings))
-    finding = one.finding
+    outcome = CaseOutcome(framework, case, result, tuple(monitor.findings))
+    finding = outcome.finding
     if finding is None:
-        print(f"  {case.problem} was not found; found: {', '.join(f.problem for f in result.findings) or 'nothing'}")
+        print(f"  {case.problem} was not found; findings: {', '.join(f.problem for f in result.findings) or 'none'}")
     else:
         print(f"  found in epoch {finding.epoch}, step {finding.step}: {finding}")
         print(f"    evidence: {', '.join(f'{k} = {number(v)}' for k, v in finding.evidence.items())}")
     print(f"  {result.status}: test accuracy {_share(result.baseline_test_score)} → {_share(result.test_score)}")
     if result.plan is not None:
         print("\n".join(f"    {line}" for line in str(result.plan).splitlines()))
-    quiet = "quiet" if one.quiet else f"not quiet: {'; '.join(str(f) for f in one.twin_findings)}"
+    quiet = "quiet" if outcome.quiet else f"not quiet: {'; '.join(str(f) for f in outcome.twin_findings)}"
     print(f"  healthy twin: test accuracy {_share(accuracy)}, {quiet}\n", flush=True)
-    return one
+    return outcome
 
 
 def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
 
 
-def _print_table(shown: list[Shown]) -> None:
+def _print_table(outcomes: list[CaseOutcome]) -> None:
     columns = ("framework", "problem", "found at", "before", "after", "cost", "repair", "twin")
     rows = []
-    for one in shown:
-        finding, plan = one.finding, one.result.plan
+    for outcome in outcomes:
+        finding, result = outcome.finding, outcome.result
         rows.append(
             (
-                one.framework,
-                one.case.problem,
+                outcome.framework,
+                outcome.case.problem,
                 "–" if finding is None else f"epoch {finding.epoch}",
-                _share(one.result.baseline_test_score),
-                _share(one.result.test_score),
-                f"{one.result.cost:.1f}×",
-                one.result.status if plan is None else " + ".join(plan.repairs),
-                "quiet" if one.quiet else "not quiet",
+                _share(result.baseline_test_score),
+                _share(result.test_score),
+                f"{result.cost:.1f}×",
+                result.status if result.plan is None else " + ".join(result.plan.repairs),
+                "quiet" if outcome.quiet else "not quiet",
             )
         )
-    print("Accuracy on test data, before and after; cost in trainings of the model as given:", file=sys.stdout)
+    print("Accuracy on test data, before and after; cost in trainings of the original model:", file=sys.stdout)
     print_table(columns, rows)

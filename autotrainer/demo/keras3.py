@@ -18,12 +18,12 @@ __all__ = ["fit_arguments", "train_watched"]
 
 def fit_arguments(recipe: Recipe) -> dict[str, Any]:
     """Return the arguments of `autotrainer.fit` for a recipe."""
-    parts = load(recipe.data)
+    split = load(recipe.data)
     return {
         "model": _model(recipe),
-        "train_data": _rows(parts.train, recipe),
-        "validation_data": _rows(parts.validation, recipe),
-        "test_data": _rows(parts.test, recipe),
+        "train_data": _rows(split.train, recipe),
+        "validation_data": _rows(split.validation, recipe),
+        "test_data": _rows(split.test, recipe),
         "epochs": recipe.epochs,
         "batch_size": recipe.batch_size,
         "seed": SEED,
@@ -32,20 +32,20 @@ def fit_arguments(recipe: Recipe) -> dict[str, Any]:
 
 
 def train_watched(recipe: Recipe) -> tuple[Monitor, float]:
-    """Train inside `autotrainer.watch`; returns the closed monitor and the accuracy on test data."""
-    parts = load(recipe.data)
+    """Train inside `autotrainer.watch`; return the closed monitor and the accuracy on test data."""
+    split = load(recipe.data)
     model = _model(recipe)
-    x, y = _rows(parts.train, recipe)
+    x, y = _rows(split.train, recipe)
     with watch(model) as monitor:
         model.fit(
             x,
             y,
-            validation_data=_rows(parts.validation, recipe),
+            validation_data=_rows(split.validation, recipe),
             epochs=recipe.epochs,
             batch_size=recipe.batch_size,
             verbose=0,
         )
-    return monitor, float(model.evaluate(*_rows(parts.test, recipe), verbose=0)[1])
+    return monitor, float(model.evaluate(*_rows(split.test, recipe), verbose=0)[1])
 
 
 def _rows(rows: Rows, recipe: Recipe) -> Rows:

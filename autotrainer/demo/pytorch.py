@@ -22,13 +22,13 @@ def fit_arguments(recipe: Recipe) -> dict[str, Any]:
     """Return the arguments of `autotrainer.fit` for a recipe."""
     import torch
 
-    torch.set_num_threads(1)  # networks this small are slower with more
-    parts = load(recipe.data)
+    torch.set_num_threads(1)  # networks this small are slower with more threads
+    split = load(recipe.data)
     return {
         "model": lambda: _model(recipe),
-        "train_data": _rows(parts.train, recipe),
-        "validation_data": _rows(parts.validation, recipe),
-        "test_data": _rows(parts.test, recipe),
+        "train_data": _rows(split.train, recipe),
+        "validation_data": _rows(split.validation, recipe),
+        "test_data": _rows(split.test, recipe),
         "loss": _loss(recipe),
         "optimizer": lambda parameters: _optimizer(recipe, parameters),
         "epochs": recipe.epochs,
@@ -39,12 +39,12 @@ def fit_arguments(recipe: Recipe) -> dict[str, Any]:
 
 
 def train_watched(recipe: Recipe) -> tuple[Monitor, float]:
-    """Train in a plain loop inside `autotrainer.watch`; returns the closed monitor and the accuracy on test data."""
+    """Train in a plain loop inside `autotrainer.watch`; return the closed monitor and the accuracy on test data."""
     import torch
 
     torch.manual_seed(SEED)
-    parts = load(recipe.data)
-    x, y = (torch.from_numpy(a) for a in _rows(parts.train, recipe))
+    split = load(recipe.data)
+    x, y = (torch.from_numpy(a) for a in _rows(split.train, recipe))
     model, loss_fn = _model(recipe), _loss(recipe)
     optimizer = _optimizer(recipe, model.parameters())
     with watch(model, optimizer, loss_fn=loss_fn, epochs=recipe.epochs) as monitor:
@@ -55,8 +55,8 @@ def train_watched(recipe: Recipe) -> tuple[Monitor, float]:
                 loss_fn(model(x[rows]), y[rows]).backward()
                 optimizer.step()
             model.eval()
-            monitor.end_epoch(val_accuracy=_accuracy(model, parts.validation))
-    return monitor, _accuracy(model, parts.test)
+            monitor.end_epoch(val_accuracy=_accuracy(model, split.validation))
+    return monitor, _accuracy(model, split.test)
 
 
 def _accuracy(model: nn.Module, rows: Rows) -> float:

@@ -1,4 +1,4 @@
-"""`reproduce`: take up the published AUTOTRAINER's own artefacts, repair the training, and save what came out."""
+"""`reproduce`: load the artefacts of the published AUTOTRAINER, repair the training, and save the result."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from autotrainer.demo.unpickle import load_plain
 from autotrainer.edits import (
+    OPTIMIZERS,
     ClipGradients,
     Edit,
     SetBatchSize,
@@ -26,13 +27,12 @@ from autotrainer.edits import (
 )
 from autotrainer.errors import ConfigError, DataError, nearest
 from autotrainer.reporting.files import write_atomic
-from autotrainer.reporting.patches.base import OPTIMIZERS
 from autotrainer.reporting.result import Result
 
 __all__ = ["Configuration", "load_data", "read_config", "repaired_config", "reproduce"]
 
 BUILTIN_MODEL = "builtin:improper_activation_blob"
-"""The one published demo model that comes as code and not as a file."""
+"""The one published demo model that is code rather than a file."""
 
 Arrays = NDArray[Any]
 Split = tuple[tuple[Arrays, Arrays], tuple[Arrays, Arrays]]
@@ -50,9 +50,9 @@ class Configuration:
         dataset: ``simplednn_circle``, ``simplednn_blob`` or ``mnist``.
         loss: Keras loss: name or serialized form.
         optimizer: Name of a Keras optimizer.
-        opt_kwargs: Its arguments, as Keras 2 calls them.
-        epochs: Epochs, >= 1.
-        batch_size: Samples a batch, >= 1.
+        opt_kwargs: Its arguments, by their Keras 2 names.
+        epochs: Number of epochs, >= 1.
+        batch_size: Samples per batch, >= 1.
     """
 
     values: Mapping[str, Any]
@@ -67,17 +67,21 @@ class Configuration:
     def from_values(cls, values: Any, source: str) -> Self:
         """Check the values of a configuration.
 
+        Args:
+            values: What the file contains.
+            source: Name of the file, for messages.
+
         Raises:
-            ConfigError: If a key is missing or a value is not what it has to be.
+            ConfigError: If a key is missing or a value is invalid.
         """
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-            raise ConfigError(f"{source} must hold a dict with the keys {', '.join(_KEYS)}")
+            raise ConfigError(f"{source} must contain a dict with the keys {', '.join(_KEYS)}")
         missing = [key for key in _KEYS if key not in values]
         if missing:
             raise ConfigError(f"{source} lacks {missing[0]!r}: it must have the keys {', '.join(_KEYS)}")
         for key in ("epoch", "batchsize"):
             if isinstance(values[key], bool) or not isinstance(values[key], int) or values[key] < 1:
-                raise ConfigError(f"{source}: {key} must be a whole number >= 1, not {values[key]!r}")
+                raise ConfigError(f"{source}: {key} must be an integer >= 1, not {values[key]!r}")
         arguments = values.get("opt_kwargs") or {}
         if not isinstance(arguments, dict):
             raise ConfigError(f"{source}: opt_kwargs must be a dict, not {arguments!r}")
@@ -96,16 +100,16 @@ class Configuration:
 
 
 def read_config(path: str | Path) -> Configuration:
-    """Read a configuration from ``.json``, or from ``.pkl`` without running anything that it holds.
+    """Read a configuration from ``.json``, or from ``.pkl`` without running any code in it.
 
     Raises:
-        ConfigError: If it can't be read, holds more than plain values, or lacks something.
+        ConfigError: If it can't be read, contains more than plain values, or is incomplete.
     """
     path = Path(path)
     if path.suffix in (".pkl", ".pickle"):
         return Configuration.from_values(load_plain(path), str(path))
     if path.suffix != ".json":
-        raise ConfigError(f"{path} is no configuration: give a .pkl or .json file")
+        raise ConfigError(f"{path} is not a configuration: give a .pkl or .json file")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -118,11 +122,12 @@ def load_data(dataset: str, folder: str | Path | None = None) -> Split:
 
     Args:
         dataset: ``simplednn_circle``, ``simplednn_blob`` (embedded) or ``mnist``.
-        folder: For MNIST: folder with the IDX files (also gzipped), or with a folder ``mnist`` of them. None:
+        folder: For MNIST, the folder of the IDX files (gzipped or not), or of a folder ``mnist`` with them; None for
             the environment variable ``AUTOTRAINER_DATA``.
 
     Returns:
-        Training and validation data, each (inputs, class indices). MNIST is divided by 255, shape (rows, 28, 28).
+        Training and validation data, each (inputs, class indices). MNIST images have shape (rows, 28, 28), values in
+        [0, 1].
 
     Raises:
         DataError: If files are missing or damaged.
@@ -132,15 +137,17 @@ def load_data(dataset: str, folder: str | Path | None = None) -> Split:
 
         parts = load(dataset.removeprefix("simplednn_"))
         return parts.train, parts.validation
-    given = folder or os.environ.get("AUTOTRAINER_DATA")
-    if not given:
+    folder = folder or os.environ.get("AUTOTRAINER_DATA")
+    if not folder:
         raise DataError("MNIST is not embedded: give --data DIR with its four IDX files, or set AUTOTRAINER_DATA")
     sets = []
     for part in ("train", "t10k"):
-        images = _read_idx(Path(given), f"{part}-images-idx3-ubyte")
-        labels = _read_idx(Path(given), f"{part}-labels-idx1-ubyte")
+        images = _read_idx(Path(folder), f"{part}-images-idx3-ubyte")
+        labels = _read_idx(Path(folder), f"{part}-labels-idx1-ubyte")
         if len(images) != len(labels):
-            raise DataError(f"{given}: {part} has {len(images)} images and {len(labels)} labels; get the files anew")
+            raise DataError(
+                f"{folder}: {part} has {len(images)} images but {len(labels)} labels: download the files again"
+            )
         sets.append((images.astype(np.float32) / 255, labels.astype(np.int64)))
     return sets[0], sets[1]
 
@@ -153,23 +160,26 @@ def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
         try:
             content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
             if content[:3] != b"\x00\x00\x08":
-                raise ValueError("no IDX file of unsigned bytes")
+                raise ValueError("not an IDX file of unsigned bytes")
             rank = content[3]
             shape = np.frombuffer(content, ">u4", rank, 4).astype(int)
             return np.frombuffer(content, np.uint8, -1, 4 + 4 * rank).reshape(shape)
         except (OSError, EOFError, ValueError, IndexError) as error:
-            raise DataError(f"{path} is damaged: {error}; get the file anew") from error
+            raise DataError(f"{path} is damaged ({error}): download the file again") from error
     raise DataError(
-        f"no {name}(.gz) in {folder} or {folder / 'mnist'}: give --data DIR with the four IDX files of MNIST"
+        f"there is no {name}(.gz) in {folder} or {folder / 'mnist'}: give --data DIR with the four IDX files of MNIST"
     )
 
 
 def _shaped(data: tuple[Arrays, Arrays], model: Any, loss: Any, classes: int) -> tuple[Arrays, Arrays]:
-    """Bring inputs and class indices to the form that model and loss take."""
+    """Reshape inputs and encode class indices as model and loss expect them."""
     inputs, labels = data
     width = tuple(model.input_shape[1:])
     if int(np.prod(inputs.shape[1:])) != int(np.prod([w or 1 for w in width])):
-        raise DataError(f"the model takes inputs of shape {width}, the data set has {inputs.shape[1:]}; check --config")
+        raise DataError(
+            f"the model takes inputs of shape {width}, but the data set has {inputs.shape[1:]}: check the dataset in "
+            "--config"
+        )
     inputs = inputs.reshape(len(inputs), *width)
     units = model.output_shape[-1]
     if "sparse" in str(loss).lower():
@@ -177,28 +187,30 @@ def _shaped(data: tuple[Arrays, Arrays], model: Any, loss: Any, classes: int) ->
     if units == 1:
         return inputs, labels.astype(np.float32)[:, None]
     if units < classes:
-        raise DataError(f"the model has {units} outputs, the data set {classes} classes; check --config")
+        raise DataError(
+            f"the model has {units} outputs, but the data set has {classes} classes: check the dataset in --config"
+        )
     return inputs, np.eye(units, dtype=np.float32)[labels]
 
 
 def reproduce(
     model: str | Path,
-    settings: Configuration,
+    config: Configuration,
     out: str | Path,
     data: str | Path | None = None,
     budget: float | None = None,
 ) -> Result:
-    """Watch and repair a training of the published AUTOTRAINER.
+    """Run and repair a training of the published AUTOTRAINER.
 
     Args:
         model: ``.h5`` (Keras 2 or 3) or ``.keras`` file, or `BUILTIN_MODEL`.
-        settings: Its configuration.
-        out: Folder for what `Result.save` writes (``model.keras``, report, plan) and ``config.json``.
-        data: Folder of MNIST's files.
-        budget: Work allowed, in trainings of the given model; None for the default of `autotrainer.fit`.
+        config: Its configuration.
+        out: Folder for the files of `Result.save` (``model.keras``, report, plan) and for ``config.json``.
+        data: Folder of the MNIST files.
+        budget: Budget in trainings of the original model; None for the default of `autotrainer.fit`.
 
     Returns:
-        What `autotrainer.fit` returned.
+        The result of `autotrainer.fit`.
 
     Raises:
         InputError: If an argument can't be used.
@@ -212,34 +224,30 @@ def reproduce(
         if str(model) == BUILTIN_MODEL
         else published_models.load_model(model)
     )
-    train, validation = load_data(settings.dataset, data)
+    train, validation = load_data(config.dataset, data)
     classes = int(train[1].max()) + 1
     result = fit(
         network,
-        _shaped(train, network, settings.loss, classes),
-        _shaped(validation, network, settings.loss, classes),
-        loss=published_models.read_loss(settings.loss),
-        optimizer=published_models.build_optimizer(settings.optimizer, settings.opt_kwargs),
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
+        _shaped(train, network, config.loss, classes),
+        _shaped(validation, network, config.loss, classes),
+        loss=published_models.read_loss(config.loss),
+        optimizer=published_models.build_optimizer(config.optimizer, config.opt_kwargs),
+        epochs=config.epochs,
+        batch_size=config.batch_size,
         budget=budget,
     )
-    _save(result, settings, Path(out))
+    result.save(out)
+    edits = () if result.plan is None else result.plan.edits
+    write_atomic(Path(out) / "config.json", json.dumps(repaired_config(config, edits), indent=2) + "\n")
     return result
 
 
-def _save(result: Result, settings: Configuration, out: Path) -> None:
-    result.save(out)
-    edits = () if result.plan is None else result.plan.edits
-    write_atomic(out / "config.json", json.dumps(repaired_config(settings, edits), indent=2) + "\n")
+def repaired_config(config: Configuration, edits: tuple[Edit, ...]) -> dict[str, Any]:
+    """Return the configuration with the settings of a repair, under its original keys.
 
-
-def repaired_config(settings: Configuration, edits: tuple[Edit, ...]) -> dict[str, Any]:
-    """Return the configuration with a repair's settings, under the keys that it came with.
-
-    What is no setting (layers, normalization, scaling) is in the repaired model.
+    Other changes (layers, normalization, scaling) are in the repaired model.
     """
-    values = {**settings.values, "opt_kwargs": dict(settings.opt_kwargs)}
+    values = {**config.values, "opt_kwargs": dict(config.opt_kwargs)}
     arguments = values["opt_kwargs"]
     for edit in edits:
         match edit:
@@ -262,15 +270,15 @@ def repaired_config(settings: Configuration, edits: tuple[Edit, ...]) -> dict[st
             case SetBatchSize():
                 values["batchsize"] = edit.size
             case SetLoss():
-                values["loss"] = _keras_loss(edit, settings)
+                values["loss"] = _keras_loss(edit, config)
             case _:
                 pass
     return values
 
 
-def _keras_loss(edit: SetLoss, settings: Configuration) -> Any:
-    """Return the name of a Keras loss, or its serialized form where a name does not suffice."""
-    sparse = "sparse_" if "sparse" in str(settings.loss).lower() else ""
+def _keras_loss(edit: SetLoss, config: Configuration) -> Any:
+    """Return the name of a Keras loss, or its serialized form if it takes logits."""
+    sparse = "sparse_" if "sparse" in str(config.loss).lower() else ""
     name = {
         "cross_entropy": f"{sparse}categorical_crossentropy",
         "binary_cross_entropy": "binary_crossentropy",

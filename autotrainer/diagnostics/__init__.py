@@ -1,1 +1,1 @@
-"""Experiments on copies that name a cause: baseline models, learning rates, overlap, the first non-finite value."""
+"""Diagnostics: experiments that name a cause. Baseline models, learning rates, data overlap, first non-finite value."""

@@ -1,7 +1,7 @@
-"""Simple models on a sample of rows: what the inputs tell of the targets without any network.
+"""Baseline models on a sample of rows: how well the inputs predict the targets without a network.
 
-Ridge regression and nearest neighbours are computed here, so that they are the same everywhere; a small tree comes from
-scikit-learn where that is installed.
+Ridge regression and nearest neighbours are implemented here, so that they are the same everywhere; a small tree comes
+from scikit-learn if that is installed.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from autotrainer.records.data import ArrayData, arrays_of
 from autotrainer.records.signals import Floats
 from autotrainer.records.task import MASKED, TargetSummary, TaskContext
 
-__all__ = ["Problem", "pose", "work"]
+__all__ = ["TabularProblem", "features", "make_problem", "operations"]
 
-_WIDEST = 4096
-"""Features of a row at most: beyond, a linear model on a thousand rows says nothing."""
+_MAX_FEATURES = 4096
+"""Maximum features of a row: with more, a linear model on a thousand rows says nothing."""
 _BINS = 1024
-"""Columns that tokens are counted in, by their index modulo this."""
+"""Columns in which tokens are counted, by their index modulo this number."""
 _COLUMNS = 16
-"""Columns of numeric targets at most: evenly strided ones."""
+"""Maximum columns of numeric targets: evenly spaced ones."""
 _NEIGHBOURS = 15
 _PENALTIES = tuple(10.0**power for power in range(-3, 5))
-_LEAVES, _LEAST_LEAF, _LEVELS = 32, 5, 5
+_LEAVES, _MIN_LEAF_ROWS, _LEVELS = 32, 5, 5
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """Rows to learn from and rows to be judged on.
+class TabularProblem:
+    """Rows to fit models on and rows to score them on.
 
     Attributes:
-        inputs: Features, shape (rows, features), standardized.
+        inputs: Standardized features, shape (rows, features).
         targets: Indicators of classes, or numbers, shape (rows, columns).
-        held_inputs: The same of held-out rows.
-        held_targets: The same of held-out rows; a class that is not among the others has no indicator.
+        held_inputs: Features of the held-out rows.
+        held_targets: Targets of the held-out rows; a class that is not among `targets` has no indicator.
         classes: Whether targets are classes.
     """
 
@@ -51,26 +51,26 @@ class Problem:
 
     @property
     def trivial(self) -> float:
-        """Score of the commonest class of the rows to learn from; 0 for R²."""
+        """Accuracy of always predicting the most frequent class of `targets`; 0 for R²."""
         return float(self.held_targets[:, self.targets.sum(axis=0).argmax()].mean()) if self.classes else 0.0
 
     def scores(self) -> dict[str, float]:
-        """Return the score of each simple model on the held-out rows: accuracy, or R² averaged over columns."""
-        found = {"linear_score": self._score(self._ridge()), "neighbour_score": self._score(self._neighbours())}
+        """Return the score of each baseline model on the held-out rows: accuracy, or R² averaged over columns."""
+        scores = {"linear_score": self._score(self._ridge()), "neighbour_score": self._score(self._neighbours())}
         if find_spec("sklearn") is not None:
-            found["tree_score"] = self._score(self._tree())
-        return found
+            scores["tree_score"] = self._score(self._tree())
+        return scores
 
-    def _score(self, said: Floats) -> float:
+    def _score(self, predicted: Floats) -> float:
         if self.classes:
-            return float(self.held_targets[np.arange(len(said)), said.argmax(axis=1)].mean())
+            return float(self.held_targets[np.arange(len(predicted)), predicted.argmax(axis=1)].mean())
         variance = self.held_targets.var(axis=0)
         used = variance > 0
-        errors = ((said - self.held_targets) ** 2).mean(axis=0)
+        errors = ((predicted - self.held_targets) ** 2).mean(axis=0)
         return float(1 - (errors[used] / variance[used]).mean()) if used.any() else math.nan
 
     def _ridge(self) -> Floats:
-        """Linear model; the penalty with the least error of leaving out one row (PRESS, Allen 1974)."""
+        """Ridge regression with the penalty of the smallest leave-one-out error (PRESS, Allen 1974)."""
         x, center = self.inputs, self.targets.mean(axis=0)
         wide = x.shape[1] > len(x)
         values, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
@@ -78,42 +78,47 @@ class Problem:
         values, vectors = values[kept], vectors[:, kept]
         lengths = np.sqrt(values)
         rows, axes = (vectors, x.T @ vectors / lengths) if wide else (x @ vectors / lengths, vectors)
-        seen = rows.T @ (self.targets - center)
+        projected = rows.T @ (self.targets - center)
         best: tuple[float, Floats] = (math.inf, np.zeros_like(values))
         for penalty in _PENALTIES:
             shrunk = values / (values + penalty * len(x))
-            left = (self.targets - center - rows @ (shrunk[:, None] * seen)) / (
+            residuals = (self.targets - center - rows @ (shrunk[:, None] * projected)) / (
                 1 - 1 / len(x) - np.minimum((rows**2) @ shrunk, 0.999)[:, None]
             ).clip(1e-3)
-            error = float((left**2).mean())
+            error = float((residuals**2).mean())
             best = min(best, (error, shrunk), key=lambda pair: pair[0])
-        weights: Floats = axes @ ((best[1] / lengths)[:, None] * seen)
-        said: Floats = self.held_inputs @ weights + center
-        return said
+        weights: Floats = axes @ ((best[1] / lengths)[:, None] * projected)
+        predicted: Floats = self.held_inputs @ weights + center
+        return predicted
 
     def _neighbours(self) -> Floats:
-        """Mean of the targets of the nearest rows; ties between classes go to the nearest row."""
+        """Mean of the targets of the nearest rows; the nearest row breaks ties between classes."""
         count = max(1, min(_NEIGHBOURS, len(self.inputs) // 10))
         squares = (self.inputs**2).sum(axis=1) - 2 * self.held_inputs @ self.inputs.T
         near = np.argpartition(squares, count - 1, axis=1)[:, :count]
         nearest = self.targets[squares.argmin(axis=1)]
-        said: Floats = self.targets[near].mean(axis=1) + 1e-6 * nearest
-        return said
+        predicted: Floats = self.targets[near].mean(axis=1) + 1e-6 * nearest
+        return predicted
 
     def _tree(self) -> Floats:
-        """Regression tree, on indicators for classes."""
+        """Regression tree, for classes on their indicators."""
         from sklearn.tree import DecisionTreeRegressor
 
-        tree = DecisionTreeRegressor(max_leaf_nodes=_LEAVES, min_samples_leaf=_LEAST_LEAF, random_state=0)
-        said: Floats = tree.fit(self.inputs, self.targets).predict(self.held_inputs).reshape(len(self.held_inputs), -1)
-        return said
+        tree = DecisionTreeRegressor(max_leaf_nodes=_LEAVES, min_samples_leaf=_MIN_LEAF_ROWS, random_state=0)
+        predicted: Floats = tree.fit(self.inputs, self.targets).predict(self.held_inputs)
+        return predicted.reshape(len(self.held_inputs), -1)
 
 
-def work(rows: int, held_out: int, features: int) -> int:
-    """Return the multiply-adds of all simple models on so many rows to learn from, to be judged on, and features.
+def operations(rows: int, held_out: int, features: int) -> int:
+    """Return the multiply-adds of fitting all baseline models on so many rows, and of scoring them.
 
     Ridge regression: the smaller Gram matrix and its eigenvectors (5 q³); neighbours: all distances; tree: a sort of
     each feature on each level.
+
+    Args:
+        rows: Rows to fit on.
+        held_out: Rows to score on.
+        features: Features of a row.
     """
     side = min(rows, features)
     ridge = rows * features * side + 5 * side**3
@@ -121,53 +126,55 @@ def work(rows: int, held_out: int, features: int) -> int:
     return ridge + rows * held_out * features + tree
 
 
-def pose(train: ArrayData, held_out: ArrayData, targets: TargetSummary, context: TaskContext) -> Problem | None:
-    """Return the problem as simple models take it.
+def make_problem(
+    train: ArrayData, held_out: ArrayData, targets: TargetSummary, context: TaskContext
+) -> TabularProblem | None:
+    """Return the problem in the form that baseline models take.
 
     Args:
-        train: Rows to learn from.
-        held_out: Rows to be judged on.
+        train: Rows to fit on.
+        held_out: Rows to score on.
         targets: Summary of all training targets.
-        context: The training.
+        context: Context of the training.
 
     Returns:
-        The problem; None where there is one target a time step or several labels a row, rows are too wide, or
-        nothing varies.
+        The problem; None if there is one target per time step, several labels per row, too many features, or no
+        variation.
     """
     kind = context.kind(targets)
     classes = kind in ("multiclass", "binary")
     if kind not in ("multiclass", "binary", "regression"):
         return None
-    seen, held = (features(data.inputs, tokens=context.input_kind == "index") for data in (train, held_out))
-    if seen is None or held is None or seen.shape[1] != held.shape[1]:
+    inputs, held = (features(data.inputs, tokens=context.input_kind == "index") for data in (train, held_out))
+    if inputs is None or held is None or inputs.shape[1] != held.shape[1]:
         return None
-    wanted = _classes(train, held_out, targets) if classes else _numbers(train, held_out)
-    if wanted is None:
+    columns = _classes(train, held_out, targets) if classes else _numbers(train, held_out)
+    if columns is None:
         return None
-    kept = [(y != MASKED).any(axis=1) if classes else np.isfinite(y).all(axis=1) for y in wanted]
-    (x, y), (held_x, held_y) = ((x[k], y[k]) for x, y, k in zip((seen, held), wanted, kept, strict=True))
+    kept = [(y != MASKED).any(axis=1) if classes else np.isfinite(y).all(axis=1) for y in columns]
+    (x, y), (held_x, held_y) = ((x[k], y[k]) for x, y, k in zip((inputs, held), columns, kept, strict=True))
     spread = x.std(axis=0) if len(x) else np.zeros(0)
     varying = spread > 1e-8 * np.maximum(np.abs(x).max(axis=0, initial=0), 1e-30)
     if not varying.any() or not len(held_x) or not y.var(axis=0).any():
         return None
     mean, spread = x[:, varying].mean(axis=0), spread[varying]
     scaled = [((part[:, varying] - mean) / spread).clip(-10, 10) for part in (x, held_x)]
-    return Problem(scaled[0], y, scaled[1], held_y, classes)
+    return TabularProblem(scaled[0], y, scaled[1], held_y, classes)
 
 
 def features(inputs: Any, *, tokens: bool) -> Floats | None:
-    """Return a row of numbers for each row of inputs: values as they are, tokens counted; None if that is too wide."""
+    """Return features of shape (rows, features): values as they are, tokens as counts; None if there are too many."""
     parts: list[Floats] = []
     for array in arrays_of(inputs):
         flat = array.reshape(len(array), -1)
         if tokens and array.dtype.kind in "iu":
             parts.append(_counted(flat))
-        elif flat.shape[1] > _WIDEST or array.dtype.kind not in "biuf":
+        elif flat.shape[1] > _MAX_FEATURES or array.dtype.kind not in "biuf":
             return None
         else:
             parts.append(np.nan_to_num(flat.astype(np.float64), posinf=0.0, neginf=0.0))
     joined = np.concatenate(parts, axis=1)
-    return joined if 0 < joined.shape[1] <= _WIDEST else None
+    return joined if 0 < joined.shape[1] <= _MAX_FEATURES else None
 
 
 def _counted(tokens: NDArray[Any]) -> Floats:
@@ -177,17 +184,17 @@ def _counted(tokens: NDArray[Any]) -> Floats:
 
 
 def _classes(train: ArrayData, held_out: ArrayData, targets: TargetSummary) -> list[Floats] | None:
-    """Return indicators of the classes of the rows to learn from; rows that do not count are `MASKED`."""
+    """Return indicators of the classes that the training rows have; masked rows are `MASKED`."""
     labels = []
     for data in (train, held_out):
         one_hot = targets.one_hot and data.targets.ndim == 2
         if not one_hot and data.targets.size != len(data.targets):
             return None
         labels.append(data.targets.argmax(axis=1) if one_hot else data.targets.reshape(-1))
-    known = np.unique(labels[0][labels[0] != MASKED])
-    indicators = [(found[:, None] == known).astype(np.float64) for found in labels]
-    for found, rows in zip(labels, indicators, strict=True):
-        rows[found == MASKED] = MASKED
+    classes = np.unique(labels[0][labels[0] != MASKED])
+    indicators = [(part[:, None] == classes).astype(np.float64) for part in labels]
+    for part, rows in zip(labels, indicators, strict=True):
+        rows[part == MASKED] = MASKED
     return indicators
 
 
@@ -197,4 +204,4 @@ def _numbers(train: ArrayData, held_out: ArrayData) -> list[Floats] | None:
     if columns[1].shape[1] != width:
         return None
     chosen = np.unique(np.linspace(0, width - 1, min(width, _COLUMNS)).astype(int))
-    return [found[:, chosen] for found in columns]
+    return [part[:, chosen] for part in columns]

@@ -12,32 +12,33 @@ from autotrainer.monitoring.monitor import Monitor
 from autotrainer.monitoring.sampler import StepSampler
 from autotrainer.records.signals import Floats
 from autotrainer.records.task import TaskContext
+from autotrainer.training.base_run import ManagedMonitor
 from autotrainer.training.budget import Workload
-from autotrainer.training.run import ManagedMonitor
 
-__all__ = ["RateRun", "rates_around", "suggested_rate"]
+__all__ = ["RangeTestRun", "rates_around", "suggested_rate"]
 
 _REACH = 1000.0
-"""Factor by which the rates tried go beyond the given one, both ways: with a wider reach, steps take it by storm."""
+"""Factor between the original rate and the smallest and the largest rate of the test; with a larger one, the rate grows
+too fast from step to step."""
 _SMALLEST, _LARGEST = 1e-7, 10.0
 _SMOOTHING = 0.8
 _EXPLODED = 2.0
-"""Smoothed loss ÷ that at the start from which the test is over."""
-_FELL = 0.05
-"""Share of the loss at the start that must have gone for a rate to be suggested."""
+"""Ratio of the smoothed loss to the loss at the start at which the test is over."""
+_MIN_DECREASE = 0.05
+"""Minimum decrease of the loss, relative to the loss at the start, for which a rate is suggested."""
 _NOISE = 2.0
-"""The same in standard deviations of single losses: 1 % of runs of pure noise fall as much once they are smoothed."""
+"""The same in standard deviations of single losses: 1 % of runs of pure noise decrease as much once smoothed."""
 _BACK = 10.0
-"""Factor from the rate of the lowest loss, where training is about to get unstable, back to a rate to train with."""
+"""Divides the rate of the lowest loss, at which training is about to become unstable: the result is suggested."""
 
 
-class RateRun:
+class RangeTestRun:
     """The core's side of a range test: implements `autotrainer.adapter.Run`.
 
     Args:
         rates: Rate of each step.
-        set_rate: Sets the rate of the training.
-        afford: Accounts for work, if the budget allows it.
+        set_rate: Sets the rate of the training; returns whether it could.
+        afford: Accounts for operations, if the budget allows them.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class RateRun:
 
     @property
     def losses(self) -> tuple[Floats, Floats]:
-        """Rates and losses of the steps done."""
+        """Rates and losses of the steps that were run."""
         steps, losses = self.monitor.history.losses
         done = steps < self._step
         return self._rates[steps[done]], losses[done]
@@ -70,7 +71,7 @@ class RateRun:
         if self._step >= len(self._rates):
             return False
         if training:
-            assert self._kept is not None, "trainers tell what they train before the first step"
+            assert self._kept is not None, "trainers call keep before the first step"
             if not self._set_rate(self._kept, float(self._rates[self._step])):
                 return False
         if not self._afford(self._workload.of(int(samples), training=training)):
@@ -79,34 +80,34 @@ class RateRun:
         return True
 
     def end_epoch(self, epoch: int, values: Mapping[str, float], evaluation: Evaluation | None) -> bool:
-        """Go on until all rates are tried or the loss is no number any more."""
+        """Continue until all rates are tried or the loss is not finite."""
         return self._step < len(self._rates) and math.isfinite(values.get("loss", 0.0))
 
 
 class _LossMonitor(ManagedMonitor):
-    """Keeps the losses alone."""
+    """Records only losses."""
 
     @property
     def needs(self) -> frozenset[str]:
-        """Columns that are worth measuring."""
+        """Columns to measure."""
         return frozenset({"loss"})
 
 
 def rates_around(rate: float, steps: int) -> Floats:
-    """Return rates that grow by one factor from step to step, the given one in their middle."""
+    """Return rates that grow geometrically from step to step, with the original rate in the middle."""
     low, high = max(_SMALLEST, rate / _REACH), min(_LARGEST, rate * _REACH)
     return np.geomspace(min(low, high), high, steps)
 
 
 def suggested_rate(rates: Floats, losses: Floats) -> float:
-    """Return a rate to train with: a tenth of that at which the loss was lowest; NaN where it fell at none.
+    """Return a rate to train with: a tenth of the rate of the lowest loss; NaN if the loss did not decrease.
 
     Args:
         rates: Rate of each step, rising.
         losses: Loss of each step's batch.
     """
-    broken = np.flatnonzero(~np.isfinite(losses))
-    losses = losses[: broken[0]] if broken.size else losses
+    nonfinite = np.flatnonzero(~np.isfinite(losses))
+    losses = losses[: nonfinite[0]] if nonfinite.size else losses
     if len(losses) < 10:
         return math.nan
     smooth = np.empty(len(losses))
@@ -116,10 +117,10 @@ def suggested_rate(rates: Floats, losses: Floats) -> float:
         smooth[step] = mean / (1 - _SMOOTHING ** (step + 1))
     first = len(losses) // 5
     start = float(np.median(losses[:first]))
-    noise = 1.48 * float(np.median(np.abs(np.diff(losses[: 2 * first])))) / math.sqrt(2)  # whatever the trend
+    noise = 1.48 * float(np.median(np.abs(np.diff(losses[: 2 * first])))) / math.sqrt(2)  # independent of the trend
     exploded = np.flatnonzero(smooth > start + (_EXPLODED - 1) * abs(start) + 3 * noise)
     smooth = smooth[: exploded[0]] if exploded.size else smooth
     lowest = int(np.argmin(smooth)) if len(smooth) else 0
-    if lowest < first or start - smooth[lowest] < max(_FELL * abs(start), _NOISE * noise):
+    if lowest < first or start - smooth[lowest] < max(_MIN_DECREASE * abs(start), _NOISE * noise):
         return math.nan
     return float(rates[lowest]) / _BACK

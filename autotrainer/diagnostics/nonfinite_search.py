@@ -1,4 +1,4 @@
-"""Finding the first value that is not finite: which steps to replay, and the core's side of the replay."""
+"""The search for the first non-finite value: which steps to replay, and the core's side of the replay."""
 
 from __future__ import annotations
 
@@ -15,20 +15,24 @@ from autotrainer.records.nonfinite import FirstNonfinite
 from autotrainer.records.task import TaskContext
 from autotrainer.training.budget import Workload
 
-__all__ = ["NonfiniteReplay", "broken", "suspects"]
+__all__ = ["NonfiniteReplay", "ended_nonfinite", "suspect_steps"]
 
 _SLACK = 2
-"""Steps to look at beyond the first that is known to be bad."""
+"""Steps to replay beyond the first one that is known to be non-finite."""
 
 
 class NonfiniteReplay:
-    """The core's side of a replay: implements `autotrainer.adapter.Search`.
+    """The core's side of a replay: implements `autotrainer.adapter.ReplayRun`.
 
     Args:
         first: First step to check.
         last: Last step to replay.
-        limit: Work that the replay may take.
-        afford: Accounts for work, if the budget allows it.
+        limit: Maximum operations of the replay.
+        afford: Accounts for operations, if the budget allows them.
+
+    Attributes:
+        found: What the trainer has found, or None.
+        steps: Training steps so far.
     """
 
     def __init__(self, first: int, last: int, limit: float, afford: Callable[[int], bool]) -> None:
@@ -42,10 +46,10 @@ class NonfiniteReplay:
         self._work = 0
 
     @property
-    def told(self) -> FirstNonfinite | None:
-        """What was found, if it fits the training that was replayed: its first step had a finite loss.
+    def confirmed(self) -> FirstNonfinite | None:
+        """What was found, if it is consistent with the original training, where the first step had a finite loss.
 
-        A replay differs where callbacks are objects, which serve one training only, or data come in another order.
+        A replay can differ if callbacks are objects, which serve a single training, or if data come in another order.
         """
         found = self.found
         if found is None or not self.first or found.step > self.first:
@@ -53,7 +57,7 @@ class NonfiniteReplay:
         return found if found.step == self.first and found.tensor in ("gradient", "weight") else None
 
     def keep(self, trained: Trained) -> None:
-        """Take what is about to be trained: nothing of it is kept."""
+        """Take what is about to be trained; it is not needed."""
 
     def start(self, context: TaskContext, operations: float) -> None:
         """Take the operations of one forward pass of one sample."""
@@ -62,7 +66,7 @@ class NonfiniteReplay:
     def spend(self, samples: int, *, training: bool) -> bool:
         """Account for work that is about to be done: a step that is checked counts twice.
 
-        To check a value takes an operation, and each operation of the step makes one value at most.
+        Checking a value takes one operation, and each operation of the step produces at most one value.
         """
         if self.found is not None or (training and self.steps > self._last):
             return False
@@ -75,25 +79,25 @@ class NonfiniteReplay:
         return True
 
     def end_epoch(self, epoch: int, values: Mapping[str, float], evaluation: Evaluation | None) -> bool:
-        """Go on until something is found."""
+        """Continue until something is found, or the last step is replayed."""
         return self.found is None and self.steps <= self._last and evaluation is not None
 
 
-def broken(findings: Sequence[Finding]) -> bool:
-    """Say whether a training has ended in values that are not finite."""
+def ended_nonfinite(findings: Sequence[Finding]) -> bool:
+    """Return whether a training has ended in non-finite values."""
     return any(f.problem == "nonfinite" and f.severity is Severity.ERROR for f in findings)
 
 
-def suspects(history: RunHistory) -> tuple[int, int] | None:
-    """Return the first and the last step in which training values may have stopped to be finite; None if never.
+def suspect_steps(history: RunHistory) -> tuple[int, int] | None:
+    """Return the first and the last step in which the first non-finite value may have arisen; None if all are finite.
 
-    The first is the last whose loss is known to be finite: its update may have been bad already.
+    The first is the last step whose loss is known to be finite: its update may have produced the value.
     """
     steps, losses = history.losses
-    bad = [int(s) for s in steps[np.isinf(losses)][:1]]
-    of_samples = np.isinf(history.scalar("grad_norm")) | np.isinf(history.layer("weight_norm")).any(axis=1)
-    bad += [int(s) for s in history.steps[of_samples][:1]]
-    if not bad:
+    nonfinite = [int(s) for s in steps[np.isinf(losses)][:1]]
+    in_samples = np.isinf(history.scalar("grad_norm")) | np.isinf(history.layer("weight_norm")).any(axis=1)
+    nonfinite += [int(s) for s in history.steps[in_samples][:1]]
+    if not nonfinite:
         return None
-    fine = steps[np.isfinite(losses) & (steps < min(bad))]
-    return (int(fine[-1]) if fine.size else 0), min(bad) + _SLACK
+    finite = steps[np.isfinite(losses) & (steps < min(nonfinite))]
+    return (int(finite[-1]) if finite.size else 0), min(nonfinite) + _SLACK

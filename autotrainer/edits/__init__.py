@@ -1,174 +1,55 @@
 """The closed vocabulary of edits: the smallest changes that a repair is made of.
 
-An edit is a frozen record of plain values. It says what is to be different, never how: backends know that.
+An edit is a frozen record of plain values. It says what is to be different, never how: backends know that. One more
+edit is a class in the file of its kind; each backend applies it, or says in `supports` why it can't, and gives its
+lines in `Backend.patch`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any
 
-from autotrainer.edits.base import INITIALIZER, Edit, initializer_for
-from autotrainer.edits.data import (
-    AddInputNoise,
-    DropBadRows,
-    EncodeTargets,
-    NumberClasses,
-    ReshapeTargets,
-    ScaleInputs,
-    ScaleTargets,
-    SetBatchSize,
-    ShuffleData,
-    WeightClasses,
-)
-from autotrainer.edits.model import (
-    AddDropout,
-    AddResidual,
-    ClipAttention,
-    InsertNormalization,
-    Reinitialize,
-    ResizeLayers,
-    ScaleOutputLayer,
-    SetOutputActivation,
-    SwapActivation,
-)
-from autotrainer.edits.safeguards import (
-    RaisePrecision,
-    ResetOptimizerState,
-    RestoreZeroGrad,
-    ReviveUnits,
-    Rollback,
-    SetMode,
-    SkipUpdates,
-)
-from autotrainer.edits.training import (
-    ClipGradients,
-    CompleteOptimizer,
-    DecayRate,
-    ExtendTraining,
-    ReduceOnPlateau,
-    SetLearningRate,
-    SetLoss,
-    SetMomentum,
-    SetWeightDecay,
-    StopEarly,
-    SwapOptimizer,
-    TuneAdam,
-    WarmUpRate,
-)
+from autotrainer.edits import data, model, safeguards, training
+from autotrainer.edits.base import INITIALIZER, OPTIMIZERS, Edit, initializer_for, shorten
+from autotrainer.edits.data import *  # noqa: F403
+from autotrainer.edits.model import *  # noqa: F403
+from autotrainer.edits.safeguards import *  # noqa: F403
+from autotrainer.edits.training import *  # noqa: F403
 from autotrainer.errors import ConfigError, nearest
 
-__all__ = [
-    "EDITS",
-    "INITIALIZER",
-    "AddDropout",
-    "AddInputNoise",
-    "AddResidual",
-    "ClipAttention",
-    "ClipGradients",
-    "CompleteOptimizer",
-    "DecayRate",
-    "DropBadRows",
-    "Edit",
-    "EncodeTargets",
-    "ExtendTraining",
-    "InsertNormalization",
-    "NumberClasses",
-    "RaisePrecision",
-    "ReduceOnPlateau",
-    "Reinitialize",
-    "ResetOptimizerState",
-    "ReshapeTargets",
-    "ResizeLayers",
-    "RestoreZeroGrad",
-    "ReviveUnits",
-    "Rollback",
-    "ScaleInputs",
-    "ScaleOutputLayer",
-    "ScaleTargets",
-    "SetBatchSize",
-    "SetLearningRate",
-    "SetLoss",
-    "SetMode",
-    "SetMomentum",
-    "SetOutputActivation",
-    "SetWeightDecay",
-    "ShuffleData",
-    "SkipUpdates",
-    "StopEarly",
-    "SwapActivation",
-    "SwapOptimizer",
-    "TuneAdam",
-    "WarmUpRate",
-    "WeightClasses",
-    "edit_from_dict",
-    "initializer_for",
-]
+__all__ = ["EDITS", "INITIALIZER", "OPTIMIZERS", "Edit", "edit_from_dict", "initializer_for"]
+__all__ += data.__all__
+__all__ += model.__all__
+__all__ += safeguards.__all__
+__all__ += training.__all__
 
 EDITS: Mapping[str, type[Edit]] = {
-    cls.__name__: cls
-    for cls in (
-        SetLearningRate,
-        SwapOptimizer,
-        SetMomentum,
-        SetWeightDecay,
-        TuneAdam,
-        CompleteOptimizer,
-        ResetOptimizerState,
-        RestoreZeroGrad,
-        ClipGradients,
-        SkipUpdates,
-        WarmUpRate,
-        DecayRate,
-        ReduceOnPlateau,
-        SetBatchSize,
-        ExtendTraining,
-        StopEarly,
-        Rollback,
-        SetMode,
-        SetLoss,
-        SetOutputActivation,
-        SwapActivation,
-        ResizeLayers,
-        Reinitialize,
-        ReviveUnits,
-        RaisePrecision,
-        ScaleOutputLayer,
-        InsertNormalization,
-        AddResidual,
-        ClipAttention,
-        AddDropout,
-        AddInputNoise,
-        ScaleInputs,
-        ScaleTargets,
-        EncodeTargets,
-        NumberClasses,
-        ReshapeTargets,
-        ShuffleData,
-        WeightClasses,
-        DropBadRows,
-    )
+    name: getattr(module, name) for module in (training, safeguards, model, data) for name in module.__all__
 }
-"""All edits by their kind. The order is that in which edits of one plan are best read."""
+"""All edits by their kind."""
 
 
-def edit_from_dict(values: Mapping[str, Any]) -> Edit:
+def edit_from_dict(values: Any) -> Edit:
     """Rebuild an edit from what `Edit.to_dict` returned.
 
     Raises:
-        ConfigError: If the kind or one of the values is unknown.
+        ConfigError: If it is not a mapping of that form, or the kind or one of the values is unknown or not accepted.
     """
-    kind = str(values.get("edit"))
-    if kind not in EDITS:
-        raise ConfigError(f"unknown edit {kind!r}: {nearest(kind, EDITS)}")
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"an edit must be a mapping such as {{'edit': 'ShuffleData'}}, not {shorten(values)}")
+    kind = values.get("edit")
+    if not isinstance(kind, str) or kind not in EDITS:
+        raise ConfigError(
+            f"unknown edit {shorten(kind)}: {nearest(kind[:100] if isinstance(kind, str) else '', EDITS)}"
+        )
     cls = EDITS[kind]
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "edit"}
-    known = {f.name for f in fields(cls)}
-    unknown = set(given) - known
-    if unknown:
-        raise ConfigError(f"{kind} has no {sorted(unknown)[0]!r}: {nearest(sorted(unknown)[0], known)}")
-    try:
-        return cls(**given)
-    except TypeError as error:
-        raise ConfigError(f"{kind} is incomplete: {error}") from error
+    names = {field.name for field in fields(cls)}
+    for name in values:
+        if name != "edit" and name not in names:
+            raise ConfigError(f"{kind} has no {shorten(name)}: {nearest(shorten(name), names)}")
+    missing = [field.name for field in fields(cls) if field.default is MISSING and field.name not in values]
+    if missing:
+        raise ConfigError(f"{kind} is incomplete: it needs {', '.join(missing)}")
+    return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name != "edit"})

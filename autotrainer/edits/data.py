@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from autotrainer.edits.base import Edit
+from autotrainer.edits.base import Count, Edit, NonNegative, Positive, Range, Whole, join_numbers
 from autotrainer.errors import ConfigError
 
 __all__ = [
@@ -25,20 +25,28 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class SetBatchSize(Edit):
-    """Train with batches of this many samples."""
+    """Train with batches of this many samples (>= 1)."""
 
     memory: ClassVar[bool] = True
-    says_first: ClassVar[str | None] = "data"
-    size: int
+    affects: ClassVar[str | None] = "data"
+    example_values: ClassVar[Mapping[str, Any]] = {"size": 16}
+    size: Count
+
+    def __str__(self) -> str:
+        return f"batches of {self.size} samples"
 
 
 @dataclass(frozen=True, slots=True)
 class AddInputNoise(Edit):
-    """Add Gaussian noise to the inputs while training; ``std`` in units of the inputs' standard deviation."""
+    """Add Gaussian noise to the inputs while training; ``std``, in (0, 1], is in units of their standard deviation."""
 
     change: ClassVar[int] = 2
-    says_first: ClassVar[str | None] = "architecture"
-    std: float
+    affects: ClassVar[str | None] = "architecture"
+    example_values: ClassVar[Mapping[str, Any]] = {"std": 0.1}
+    std: Annotated[float, Range(above=0, most=1)]
+
+    def __str__(self) -> str:
+        return f"Gaussian noise of {self.std:g} standard deviations on the inputs while training"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,30 +58,49 @@ class ScaleInputs(Edit):
     """
 
     change: ClassVar[int] = 2
-    says_first: ClassVar[str | None] = "input"
+    affects: ClassVar[str | None] = "input"
     mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    std: tuple[Positive, ...] = ()
+
+    def __post_init__(self) -> None:
+        Edit.__post_init__(self)
+        _check_pairs(self)
+
+    def __str__(self) -> str:
+        return "inputs standardized inside the model with mean and standard deviation of the training data"
 
 
 @dataclass(frozen=True, slots=True)
 class ScaleTargets(Edit):
-    """Train on standardized targets, and go on answering in their own units.
+    """Train on standardized targets; the model still returns outputs in the original units.
 
-    The loss compares (output - mean) / std with (target - mean) / std; what the model gave before is multiplied by
-    std, and mean is added, inside the model. Without numbers they are fitted on the training data when the training
-    is built, one for each column of the targets; the plan of a run holds the fitted numbers.
+    The loss compares (output - mean) / std with (target - mean) / std; inside the model, the previous output is
+    multiplied by std, and mean is added. Without numbers they are fitted on the training data when the training is
+    built, one for each column of the targets; the plan of a run holds the fitted numbers.
     """
 
     change: ClassVar[int] = 2
-    says_first: ClassVar[str | None] = "loss"
+    affects: ClassVar[str | None] = "loss"
     mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    std: tuple[Positive, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std):
-            raise ConfigError(f"ScaleTargets has {len(self.mean)} means and {len(self.std)} standard deviations")
-        if not all(map(math.isfinite, (*self.mean, *self.std))) or not all(std > 0 for std in self.std):
-            raise ConfigError("ScaleTargets takes finite means, and finite standard deviations above 0")
+        Edit.__post_init__(self)
+        _check_pairs(self)
+
+    def __str__(self) -> str:
+        numbers = "mean and standard deviation of the training data"
+        if self.mean:
+            numbers = f"mean {join_numbers(self.mean)} and standard deviation {join_numbers(self.std)}"
+        return f"targets standardized for the loss with {numbers}; outputs converted back to the original units"
+
+
+def _check_pairs(edit: ScaleInputs | ScaleTargets) -> None:
+    if len(edit.mean) != len(edit.std):
+        raise ConfigError(
+            f"{type(edit).__name__} has {len(edit.mean)} means and {len(edit.std)} standard deviations: give as many "
+            "of each, or none to fit them on the training data"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,70 +111,97 @@ class EncodeTargets(Edit):
         to: ``index`` (one-hot rows, or class numbers of another shape or type, become class indices), ``one_hot``
             (class indices become rows), ``zero_one`` (of two labels the lower becomes 0, the other 1) or ``signed``
             (0 becomes -1).
-        labels: The two labels of ``zero_one``.
+        labels: The two labels of ``zero_one``, the lower one first.
     """
 
-    says_first: ClassVar[str | None] = "data"
+    affects: ClassVar[str | None] = "data"
+    example_values: ClassVar[Mapping[str, Any]] = {"to": "zero_one"}
     to: Literal["index", "one_hot", "zero_one", "signed"]
     labels: tuple[float, float] = (-1.0, 1.0)
 
     def __post_init__(self) -> None:
-        if self.to not in ("index", "one_hot", "zero_one", "signed"):
-            raise ConfigError(f"targets can't be encoded as {self.to!r}: index, one_hot, zero_one or signed")
-        if len(self.labels) != 2 or not -math.inf < self.labels[0] < self.labels[1] < math.inf:
+        Edit.__post_init__(self)
+        if not self.labels[0] < self.labels[1]:
             raise ConfigError(f"EncodeTargets takes two labels, the lower one first, not {self.labels}")
+
+    def __str__(self) -> str:
+        forms = {
+            "index": "as class indices",
+            "one_hot": "as one-hot rows",
+            "signed": "as -1 and 1 (from 0 and 1)",
+            "zero_one": "as 0 and 1 (from {:g} and {:g})".format(*self.labels),
+        }
+        return f"targets encoded for the loss {forms[self.to]}"
 
 
 @dataclass(frozen=True, slots=True)
 class NumberClasses(Edit):
-    """Give the classes that occur, whatever their numbers, the outputs 0 to C - 1, and go on answering in the labels.
+    """Number the classes that occur from 0 to C - 1 for the loss; the model still answers in the original labels.
 
-    Output k belongs to the k-th of ``labels``; inside the model it gets the column of that label, and columns of
-    labels that never occur say no. So the loss takes the labels as they are, and the largest output is the label.
-    Without labels those of the training data are taken when the training is built. ``fill`` is what columns of no label
-    hold: far below every logit, or 0 for probabilities.
+    Output k belongs to the k-th of ``labels``; inside the model it is moved to the column of that label, and columns
+    of labels that never occur get ``fill``. So the loss takes the labels as they are, and the largest output is that of
+    the predicted label.
+
+    Attributes:
+        labels: Labels >= 0, each once and in order; empty: those of the training data, found when the training is
+            built.
+        fill: Value of the columns of no label: far below every logit, or 0 for probabilities.
     """
 
     change: ClassVar[int] = 2
-    says_first: ClassVar[str | None] = "output"
-    labels: tuple[int, ...] = ()
+    affects: ClassVar[str | None] = "output"
+    labels: tuple[Whole, ...] = ()
     fill: float = -1e4
 
     def __post_init__(self) -> None:
-        if any(label < 0 for label in self.labels) or list(self.labels) != sorted(set(self.labels)):
-            raise ConfigError(f"NumberClasses takes labels from 0 on, each once and in order, not {self.labels}")
-        if not math.isfinite(self.fill):
-            raise ConfigError("NumberClasses takes a finite fill")
+        Edit.__post_init__(self)
+        if list(self.labels) != sorted(set(self.labels)):
+            raise ConfigError(f"NumberClasses takes labels in rising order, each once, not {self.labels}")
+
+    def __str__(self) -> str:
+        span = f" {self.labels[0]} … {self.labels[-1]}" if self.labels else ""
+        return f"classes numbered from 0 inside the model, outputs moved to the columns of the original labels{span}"
 
 
 @dataclass(frozen=True, slots=True)
 class ReshapeTargets(Edit):
     """Give the loss the targets in the shape of the outputs: (n,) becomes (n, 1), or the other way round."""
 
-    says_first: ClassVar[str | None] = "data"
+    affects: ClassVar[str | None] = "data"
+
+    def __str__(self) -> str:
+        return "targets in the shape of the outputs"
 
 
 @dataclass(frozen=True, slots=True)
 class ShuffleData(Edit):
-    """Draw the rows of each epoch in an order of its own."""
+    """Shuffle the training rows in each epoch."""
 
-    says_first: ClassVar[str | None] = "data"
+    affects: ClassVar[str | None] = "data"
+
+    def __str__(self) -> str:
+        return "training rows shuffled in each epoch"
 
 
 @dataclass(frozen=True, slots=True)
 class WeightClasses(Edit):
-    """Weigh each row in the loss by its class, so that all classes count alike.
+    """Weight each row in the loss by its class, so that all classes count alike.
 
-    ``weights`` are those of class 0, 1, ... (of -1 and 1). Without, they are rows / (classes * rows of the class) in
-    the training data, fitted when the training is built.
+    ``weights`` (>= 0) are those of class 0, 1, ... (of -1 and 1). Without, they are rows / (classes * rows of the
+    class) in the training data, computed when the training is built.
     """
 
-    says_first: ClassVar[str | None] = "loss"
-    weights: tuple[float, ...] = ()
+    affects: ClassVar[str | None] = "loss"
+    weights: tuple[NonNegative, ...] = ()
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(weight) and weight >= 0 for weight in self.weights):
-            raise ConfigError("WeightClasses takes finite weights >= 0")
+        Edit.__post_init__(self)
+        if self.weights and not any(self.weights):
+            raise ConfigError("WeightClasses needs a weight above 0: with only zeros, no row counts")
+
+    def __str__(self) -> str:
+        weights = join_numbers(self.weights) if self.weights else "rows / (classes * rows of the class)"
+        return f"rows weighted in the loss by their class: {weights}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +211,9 @@ class DropBadRows(Edit):
     ``rows`` is how many there are, None before the training is built; validation data stay as they are.
     """
 
-    says_first: ClassVar[str | None] = "data"
-    rows: int | None = None
+    affects: ClassVar[str | None] = "data"
+    rows: Whole | None = None
 
-    def __post_init__(self) -> None:
-        if self.rows is not None and self.rows < 0:
-            raise ConfigError(f"DropBadRows can't leave out {self.rows} rows")
+    def __str__(self) -> str:
+        rows = "training rows" if self.rows is None else f"{self.rows} training rows"
+        return f"{rows} with NaN or infinite values left out"

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from autotrainer.edits.base import Activation, Edit, Initializer
+from autotrainer.edits.base import (
+    Activation,
+    Count,
+    Edit,
+    Initializer,
+    Layers,
+    Positive,
+    Range,
+    Whole,
+    initializer_for,
+    join_names,
+)
 from autotrainer.errors import ConfigError
 
 __all__ = [
@@ -22,39 +32,65 @@ __all__ = [
     "SwapActivation",
 ]
 
+_INITIALIZERS: Mapping[Initializer, str] = {
+    "he_uniform": "He uniform",
+    "he_normal": "He normal",
+    "lecun_normal": "LeCun normal",
+    "glorot_uniform": "Glorot uniform",
+    "glorot_normal": "Glorot normal",
+    "orthogonal": "orthogonal",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class SetOutputActivation(Edit):
-    """Give the output this activation in place of the one it has (``linear`` removes it)."""
+    """Give the output this activation in place of the present one (``linear`` removes it)."""
 
     change: ClassVar[int] = 1
-    says_first: ClassVar[str | None] = "output"
+    affects: ClassVar[str | None] = "output"
+    example_values: ClassVar[Mapping[str, Any]] = {"to": "sigmoid"}
     to: Activation
+
+    def __str__(self) -> str:
+        return "no activation on the output" if self.to == "linear" else f"output activation {self.to}"
 
 
 @dataclass(frozen=True, slots=True)
 class SwapActivation(Edit):
-    """Give hidden layers another activation and draw their weights anew with the initializer that suits it.
+    """Give hidden layers another activation and reinitialize their weights with the initializer that suits it.
 
-    ``layers`` are layers as `LayerInfo.name` names them: those whose ``activation`` it is, fused or separate.
-    ``reinitialize`` False keeps the weights. ``calls`` are the numbers, in a forward pass, of activations that PyTorch
-    code calls as functions, which the plan of a run holds: a model that can't be traced is known by them alone.
+    Attributes:
+        layers: Layers as `LayerInfo.name` names them: those whose ``activation`` it is, fused or separate.
+        to: The new activation.
+        reinitialize: False keeps the weights.
+        calls: Numbers, in a forward pass, of the activations that PyTorch code calls as functions. The plan of a run
+            holds them: in a model that can't be traced, nothing else identifies them.
     """
 
     change: ClassVar[int] = 1
-    layers: tuple[str, ...]
+    example_values: ClassVar[Mapping[str, Any]] = {"to": "relu"}
+    layers: Layers
     to: Activation
     reinitialize: bool = True
-    calls: tuple[int, ...] = ()
+    calls: tuple[Whole, ...] = ()
+
+    def __str__(self) -> str:
+        scheme = _INITIALIZERS[initializer_for(self.to)]
+        weights = f", weights reinitialized ({scheme})" if self.reinitialize else ""
+        return f"{join_names(self.layers)}: activation {self.to}{weights}"
 
 
 @dataclass(frozen=True, slots=True)
 class Reinitialize(Edit):
-    """Draw the weights of these layers anew; biases become zero."""
+    """Draw new weights for these layers; biases become zero."""
 
     change: ClassVar[int] = 1
-    layers: tuple[str, ...]
+    example_values: ClassVar[Mapping[str, Any]] = {"scheme": "he_uniform"}
+    layers: Layers
     scheme: Initializer
+
+    def __str__(self) -> str:
+        return f"{join_names(self.layers)}: weights reinitialized ({_INITIALIZERS[self.scheme]}), biases zero"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +99,12 @@ class InsertNormalization(Edit):
 
     change: ClassVar[int] = 2
     memory: ClassVar[bool] = True
-    says_first: ClassVar[str | None] = "architecture"
-    layers: tuple[str, ...]
+    affects: ClassVar[str | None] = "architecture"
+    layers: Layers
     kind: Literal["batch", "layer", "group"] = "batch"
+
+    def __str__(self) -> str:
+        return f"{join_names(self.layers)}: {self.kind} normalization between layer and activation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +112,13 @@ class AddDropout(Edit):
     """Drop activations of these hidden layers at this rate in (0, 1) while training."""
 
     change: ClassVar[int] = 2
-    says_first: ClassVar[str | None] = "architecture"
-    layers: tuple[str, ...]
-    rate: float
+    affects: ClassVar[str | None] = "architecture"
+    example_values: ClassVar[Mapping[str, Any]] = {"rate": 0.2}
+    layers: Layers
+    rate: Annotated[float, Range(above=0, below=1)]
+
+    def __str__(self) -> str:
+        return f"{join_names(self.layers)}: dropout {self.rate:g} after the activation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,67 +126,84 @@ class ResizeLayers(Edit):
     """Give hidden layers another number of units (features, channels); new weights are drawn for their activation.
 
     Attributes:
-        layers: The layers.
+        layers: The layers, each once.
         units: Their numbers of units, >= 1, one each.
-        followers: Layers whose input becomes wider with them, with ``inputs``, their numbers of inputs. Found when the
-            training is built where they are left out; the plan of a run holds them for PyTorch, where a layer can't
-            tell by itself. Keras builds its layers by what they get, and leaves them empty.
+        followers: Layers whose number of inputs changes with them, and ``inputs``, these numbers. Determined when the
+            training is built if they are left out; the plan of a run holds them for PyTorch, whose layers can't adapt
+            by themselves. Keras builds its layers for the inputs that they get, and leaves them empty.
+        inputs: Numbers of inputs of the followers, >= 1, one each.
     """
 
     change: ClassVar[int] = 3
     memory: ClassVar[bool] = True
-    says_first: ClassVar[str | None] = "architecture"
-    layers: tuple[str, ...]
-    units: tuple[int, ...]
+    affects: ClassVar[str | None] = "architecture"
+    layers: Layers
+    units: tuple[Count, ...]
     followers: tuple[str, ...] = ()
-    inputs: tuple[int, ...] = ()
+    inputs: tuple[Count, ...] = ()
 
     def __post_init__(self) -> None:
+        Edit.__post_init__(self)
         if len(self.layers) != len(self.units) or len(self.followers) != len(self.inputs):
-            raise ConfigError("ResizeLayers needs one number for each layer")
-        for number in (*self.units, *self.inputs):
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise ConfigError(f"a layer must have at least one unit, not {number!r}")
+            raise ConfigError(
+                "ResizeLayers needs one number for each layer: as many units as layers, as many inputs as followers"
+            )
+        if len(set(self.layers)) < len(self.layers):
+            raise ConfigError("ResizeLayers takes each layer once: one of its layers is named twice")
+
+    @classmethod
+    def example(cls, layers: tuple[str, ...]) -> ResizeLayers:
+        """Return an edit that gives each layer 24 units."""
+        return cls(layers, (24,) * len(layers))
 
     def of(self, layers: Sequence[str]) -> ResizeLayers:
-        """Return the edit for some of its layers, without what follows them."""
+        """Return the edit for some of its layers, without followers."""
         pairs = [(name, n) for name, n in zip(self.layers, self.units, strict=True) if name in layers]
         return ResizeLayers(tuple(name for name, _ in pairs), tuple(n for _, n in pairs))
+
+    def __str__(self) -> str:
+        return ", ".join(f"`{name}`: {units} units" for name, units in zip(self.layers, self.units, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class AddResidual(Edit):
-    """Lead the input of these hidden layers past them: x + gate · activation(layer(x)).
+    """Add a residual connection around these hidden layers: x + gate · activation(layer(x)).
 
-    The gate is learned and starts at 0. ``layers`` have as many outputs as inputs. A separate
-    activation goes inside, before the sum.
+    The gate is learned and starts at 0. ``layers`` have as many outputs as inputs. A separate activation goes inside,
+    before the sum.
     """
 
     change: ClassVar[int] = 3
     memory: ClassVar[bool] = True
-    says_first: ClassVar[str | None] = "architecture"
-    layers: tuple[str, ...]
+    affects: ClassVar[str | None] = "architecture"
+    layers: Layers
+
+    def __str__(self) -> str:
+        return (
+            f"{join_names(self.layers)}: residual connection around layer and activation, with a gate that starts at 0"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class ScaleOutputLayer(Edit):
     """Multiply the initial weights (and biases) of the layers that make the output by a factor in (0, 1).
 
-    ``layers`` are found when the training is built where they are left out; the plan of a run holds them.
+    ``layers`` are determined when the training is built if they are left out; the plan of a run holds them.
     """
 
     change: ClassVar[int] = 1
-    factor: float
+    example_values: ClassVar[Mapping[str, Any]] = {"factor": 0.5}
+    factor: Annotated[float, Range(above=0, below=1)]
     layers: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        if not 0 < self.factor < 1:
-            raise ConfigError(f"the factor of the output layer must be in (0, 1), not {self.factor!r}")
+    def __str__(self) -> str:
+        names = f" {join_names(self.layers)}" if self.layers else ""
+        return f"initial weights of the output layer{names} multiplied by {self.factor:g}"
 
 
 @dataclass(frozen=True, slots=True)
 class ClipAttention(Edit):
-    """Bring queries and keys to unit length, head by head, so that no attention logit is beyond ``limit`` > 0.
+    """Normalize queries and keys to unit length, head by head, so that no attention logit exceeds ``limit`` > 0.
 
     A logit is then limit · cos(query, key), whatever the weights; no parameter is added. ``layers`` are attention
     layers, or in PyTorch those that make the queries of a call of ``scaled_dot_product_attention``; ``calls`` are the
@@ -152,11 +212,11 @@ class ClipAttention(Edit):
 
     change: ClassVar[int] = 2
     memory: ClassVar[bool] = True
-    says_first: ClassVar[str | None] = "architecture"
-    layers: tuple[str, ...]
-    limit: float = 10.0
-    calls: tuple[int, ...] = ()
+    affects: ClassVar[str | None] = "architecture"
+    layers: Layers
+    limit: Positive = 10.0
+    calls: tuple[Whole, ...] = ()
 
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.limit) and self.limit > 0):
-            raise ConfigError(f"the largest attention logit must be above 0, not {self.limit!r}")
+    def __str__(self) -> str:
+        names = join_names(self.layers)
+        return f"{names}: queries and keys of unit length, attention logits {self.limit:g} · cos(query, key)"

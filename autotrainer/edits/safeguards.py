@@ -1,11 +1,12 @@
-"""Edits that watch over a training while it runs: bad steps, bad epochs, idle units, stale state, mode, precision."""
+"""Edits that protect a training while it runs: bad steps, bad epochs, idle units, stale state, mode, precision."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar
 
-from autotrainer.edits.base import Edit, check_number
+from autotrainer.edits.base import Edit, Fraction, Layers, Positive, Range, Whole, join_names
 
 __all__ = [
     "RaisePrecision",
@@ -20,24 +21,26 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class SkipUpdates(Edit):
-    """Take no step along a gradient that is not finite, or whose norm is far above that of the steps before.
+    """Skip the steps whose gradient is not finite, or whose gradient norm is far above that of previous steps.
 
     Attributes:
-        deviations: Standard deviations above the mean norm of the last steps from which it is left out, > 0.
-        window: How many of the last norms count, >= 2; nothing finite is left out before half of them are known.
+        deviations: Standard deviations above the mean norm of the last steps from which a step is skipped, > 0.
+        window: How many of the last norms count, >= 2; no finite gradient is skipped before half of them are known.
     """
 
-    deviations: float = 6.0
-    window: int = 128
+    deviations: Positive = 6.0
+    window: Annotated[int, Range(least=2)] = 128
 
-    def __post_init__(self) -> None:
-        check_number(self, "deviations", above=0)
-        check_number(self, "window", least=2, whole=True)
+    def __str__(self) -> str:
+        return (
+            "steps skipped whose gradient is not finite, or has a norm more than "
+            f"{self.deviations:g} standard deviations above the mean of the last {self.window}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Rollback(Edit):
-    """Put weights and optimizer back to the end of the best epoch where the training loss has gone bad.
+    """Restore weights and optimizer from the end of the best epoch when the training loss has gone bad.
 
     Attributes:
         limit: The loss is bad where it is not finite, or this many times the best epoch's, > 1.
@@ -45,17 +48,20 @@ class Rollback(Edit):
     """
 
     memory: ClassVar[bool] = True
-    limit: float = 2.0
-    shrink: float = 0.5
+    limit: Annotated[float, Range(above=1)] = 2.0
+    shrink: Annotated[float, Range(above=0, most=1)] = 0.5
 
-    def __post_init__(self) -> None:
-        check_number(self, "limit", above=1)
-        check_number(self, "shrink", above=0, most=1)
+    def __str__(self) -> str:
+        text = (
+            "weights and optimizer of the best epoch restored when the training loss is not finite or "
+            f"{self.limit:g} times its best"
+        )
+        return text + (f", learning rate then multiplied by {self.shrink:g}" if self.shrink < 1 else "")
 
 
 @dataclass(frozen=True, slots=True)
 class ReviveUnits(Edit):
-    """Between epochs, draw the incoming weights of idle units of these hidden layers anew.
+    """Between epochs, reinitialize the incoming weights of idle units of these hidden layers.
 
     Attributes:
         layers: Dense and convolution layers with an activation.
@@ -63,37 +69,51 @@ class ReviveUnits(Edit):
     """
 
     change: ClassVar[int] = 1
-    layers: tuple[str, ...]
-    threshold: float = 0.025
+    layers: Layers
+    threshold: Fraction = 0.025
 
-    def __post_init__(self) -> None:
-        check_number(self, "threshold", least=0, below=1)
+    def __str__(self) -> str:
+        return (
+            f"{join_names(self.layers)}: idle units reinitialized between epochs "
+            f"(mean output at most {self.threshold:g} of the layer's mean)"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class ResetOptimizerState(Edit):
-    """Begin with an optimizer that remembers nothing, and make it forget again every so many epochs (0: never)."""
+    """Start with an empty optimizer state, and clear it again every so many epochs (0: never)."""
 
-    every: int = 0
+    example_values: ClassVar[Mapping[str, Any]] = {"every": 1}
+    every: Whole = 0
 
-    def __post_init__(self) -> None:
-        check_number(self, "every", least=0, whole=True)
+    def __str__(self) -> str:
+        times = {0: "at the start", 1: "at the start of each epoch"}
+        return f"optimizer state cleared {times.get(self.every, f'at the start and after every {self.every} epochs')}"
 
 
 @dataclass(frozen=True, slots=True)
 class RestoreZeroGrad(Edit):
     """Reset the gradients after each step of the optimizer."""
 
+    def __str__(self) -> str:
+        return "gradients reset after each step"
+
 
 @dataclass(frozen=True, slots=True)
 class SetMode(Edit):
     """Run the model in training mode where gradients are recorded, and in evaluation mode elsewhere."""
 
+    def __str__(self) -> str:
+        return "training mode in training steps, evaluation mode in evaluations"
+
 
 @dataclass(frozen=True, slots=True)
 class RaisePrecision(Edit):
-    """Train in single precision in place of half precision."""
+    """Train in single precision instead of half precision."""
 
     change: ClassVar[int] = 1
     memory: ClassVar[bool] = True
-    says_first: ClassVar[str | None] = "output"
+    affects: ClassVar[str | None] = "output"
+
+    def __str__(self) -> str:
+        return "single precision (float32) throughout"

@@ -1,1 +1,1 @@
-"""Watching one training: samples in, history kept, rules evaluated, findings out."""
+"""Watching one training: sampling steps, keeping the history, evaluating the rules."""

@@ -1,4 +1,4 @@
-"""The engine: runs the rules over a history and turns their verdicts into findings with episodes and causes."""
+"""The engine: evaluates rules on a history and tracks episodes and causes of their findings."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from autotrainer.rule import Place, Rule
 
 __all__ = ["Engine"]
 
-_LIKELY = 0.5
-"""Confidence from which a problem is named as the root of another one."""
+_MIN_CAUSE_CONFIDENCE = 0.5
+"""Minimum confidence of a problem to be named as the cause of another one."""
 
 logger = logging.getLogger("autotrainer")
 
 
 class Engine:
-    """Judges a growing history again and again.
+    """Evaluates rules on a growing history.
 
-    An episode of a problem begins where a rule first reports it and ends where the rule reports it no more;
-    the finding then becomes an info that says so. A rule that raises is reported once and left out from then on.
+    An episode of a problem begins when its rule first reports it and ends when the rule no longer does; the finding
+    then becomes an info that says so. A rule that raises is reported once and switched off.
 
     Args:
-        rules: The rules in force.
+        rules: The active rules.
         on_finding: Called with each finding whose episode begins or whose severity rises.
-        locate: Returns the place in the user's code of a layer's making, given its name, or of the call of the loss or
-            the optimizer's step, given None and which; empty if it is not known.
+        locate: Returns file and line in the user's code of what a rule points to (see `Rule.place`), given the name of
+            the layer or None; empty if unknown.
     """
 
     def __init__(
@@ -44,76 +44,75 @@ class Engine:
         self._locate = locate
         self._on_finding = on_finding
         self._current: dict[str, Finding] = {}
-        self._passed: dict[str, Finding] = {}
+        self._resolved: dict[str, Finding] = {}
 
     @property
     def rules(self) -> tuple[Rule, ...]:
-        """The rules that are still in force."""
+        """The active rules: those that have not failed."""
         return tuple(self._rules)
 
     @property
     def findings(self) -> list[Finding]:
-        """Findings as of the last evaluation, ranked; passed ones last, as infos."""
-        passed = [f for problem, f in self._passed.items() if problem not in self._current]
-        return rank_findings([*self._current.values(), *passed])
+        """Findings as of the last evaluation, ranked; resolved ones last, as infos."""
+        resolved = [f for problem, f in self._resolved.items() if problem not in self._current]
+        return rank_findings([*self._current.values(), *resolved])
 
     def evaluate(self, history: RunHistory, context: TaskContext) -> list[Finding]:
-        """Run all rules on the history as it is now.
+        """Evaluate all rules on the current history.
 
         Args:
             history: The history.
-            context: What is known of the training.
+            context: The training's model, loss, optimizer and data.
 
         Returns:
-            The findings, as the property of that name.
+            The findings, as in `findings`.
         """
-        verdicts: dict[str, Finding] = {}
+        reported: dict[str, Finding] = {}
         for rule in list(self._rules):
             try:
                 with np.errstate(all="ignore"):  # histories of broken trainings overflow
-                    verdict = rule.check(history, context)
+                    finding = rule.check(history, context)
             except Exception as error:  # noqa: BLE001 - a broken rule must never reach the user's training
                 self._rules.remove(rule)
                 logger.warning("rule %s failed and is switched off: %r", rule.problem, error)
                 continue
-            if verdict is not None:
-                verdicts[rule.problem] = verdict
-        self._close_episodes(verdicts, history)
+            if finding is not None:
+                reported[rule.problem] = finding
+        self._close_episodes(reported, history)
         raised = []
         for rule in self._rules:
-            verdict = verdicts.get(rule.problem)
-            if verdict is None:
+            if rule.problem not in reported:
                 continue
-            verdict = replace(verdict, caused_by=self._root(rule, verdicts))
-            before = self._current.get(rule.problem)
-            began = before or replace(
-                verdict, step=max(history.step, 0), epoch=history.epoch_of_step, place=self._place(rule, verdict)
+            finding = replace(reported[rule.problem], caused_by=self._cause(rule, reported))
+            previous = self._current.get(rule.problem)
+            first = previous or replace(
+                finding, step=max(history.step, 0), epoch=history.epoch_of_step, place=self._place(rule, finding)
             )
-            verdict = replace(verdict, step=began.step, epoch=began.epoch, place=began.place)
-            self._current[rule.problem] = verdict
-            if before is None or verdict.severity.rank < before.severity.rank:
-                raised.append(verdict)
+            finding = replace(finding, step=first.step, epoch=first.epoch, place=first.place)
+            self._current[rule.problem] = finding
+            if previous is None or finding.severity.rank < previous.severity.rank:
+                raised.append(finding)
         if self._on_finding is not None:
             for finding in rank_findings(raised):
                 self._on_finding(finding)
         return self.findings
 
-    def _close_episodes(self, verdicts: dict[str, Finding], history: RunHistory) -> None:
-        for problem in [p for p in self._current if p not in verdicts]:
+    def _close_episodes(self, reported: dict[str, Finding], history: RunHistory) -> None:
+        for problem in [p for p in self._current if p not in reported]:
             ended = self._current.pop(problem)
             if ended.severity is not Severity.INFO:
-                message = f"{ended.message} This passed by step {history.step}."
-                self._passed[problem] = replace(ended, severity=Severity.INFO, message=message, caused_by=None)
+                message = f"{ended.message} Resolved by step {history.step}."
+                self._resolved[problem] = replace(ended, severity=Severity.INFO, message=message, caused_by=None)
 
-    def _place(self, rule: Rule, verdict: Finding) -> str:
-        if self._locate is None or (rule.place == "layer" and not verdict.layers):
+    def _place(self, rule: Rule, finding: Finding) -> str:
+        if self._locate is None or (rule.place == "layer" and not finding.layers):
             return ""
-        return self._locate(rule.place, verdict.layers[0] if rule.place == "layer" else None)
+        return self._locate(rule.place, finding.layers[0] if rule.place == "layer" else None)
 
     @staticmethod
-    def _root(rule: Rule, verdicts: dict[str, Finding]) -> str | None:
-        for cause in rule.causes:
-            root = verdicts.get(cause)
-            if root is not None and root.severity is not Severity.INFO and root.confidence >= _LIKELY:
-                return cause
+    def _cause(rule: Rule, reported: dict[str, Finding]) -> str | None:
+        for problem in rule.causes:
+            cause = reported.get(problem)
+            if cause is not None and cause.severity is not Severity.INFO and cause.confidence >= _MIN_CAUSE_CONFIDENCE:
+                return problem
         return None

@@ -1,4 +1,4 @@
-"""Keeps what goes wrong in a part of the monitor from the user's training."""
+"""Keeps exceptions of the monitor away from the user's training."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ __all__ = ["Guard"]
 
 
 class Guard:
-    """A context manager that lets no `Exception` out.
+    """A context manager that suppresses every `Exception` and reports it.
 
     Args:
         fail: Called with the part and the exception.
-        part: What the block belongs to, in words.
+        part: Name of the part of the monitor that the block belongs to, for messages.
     """
 
     def __init__(self, fail: Callable[[str, BaseException], None], part: str) -> None:

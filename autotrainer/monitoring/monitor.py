@@ -1,4 +1,4 @@
-"""The monitor: what `watch` returns. Takes observations in, keeps the history, and tells the findings."""
+"""The monitor that `watch` returns: records observations, keeps the history, and reports findings."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, Observation
 from autotrainer.records.task import TaskContext
 from autotrainer.reporting.report import Report
+from autotrainer.reporting.text import count
 from autotrainer.rule import Place, Rule
 
 __all__ = ["Monitor", "as_number", "is_watched", "watched_models"]
@@ -36,20 +37,29 @@ _MAX_LOG_LINES = 10
 
 
 class Monitor:
-    """Watches one training. Made by `autotrainer.watch`.
+    """Watches one training run; created by `autotrainer.watch`.
 
-    Nothing that goes wrong in here reaches the training: it is reported once through
-    ``logging.getLogger("autotrainer")`` and switches off the part concerned.
+    A monitor is a context manager; leaving the block closes it, prints a short summary if there are errors, and never
+    suppresses an exception. Without ``with``, call `close` at the end.
+
+    New findings are logged through ``logging.getLogger("autotrainer")``, at most ten per run. An exception inside the
+    monitor never reaches the training: it is logged once, and the part that failed is switched off.
 
     Args:
-        rules: Rules in force.
+        rules: Active rules.
         sampler: Decides which steps are measured.
-        log_dir: Folder for the run log, or None for no file.
+        log_dir: Folder for the run log; None writes no file.
         on_finding: Called with each new finding.
-        quiet: Say nothing, neither while running nor at the end.
+        quiet: Whether to suppress log messages and the summary at the end.
+
+    Attributes:
+        history: The measurements so far.
+        context: The training's model, loss, optimizer and data.
+        sampler: Decides which steps are measured.
+        closed: Whether the monitor has been closed.
 
     Raises:
-        ConfigError: If the folder is no path, or ``on_finding`` can't be called.
+        ConfigError: If ``log_dir`` is not a path, or ``on_finding`` is not callable.
     """
 
     def __init__(
@@ -64,12 +74,12 @@ class Monitor:
         self.sampler = sampler
         self.history = RunHistory()
         self.context = TaskContext()
-        self._engine = Engine(rules, self._tell, self._place)
+        self._engine = Engine(rules, self._report, self._place)
         self._data = DataSummary()
         self._observer: Observer | None = None
         self._on_finding = on_finding
         self._quiet = quiet
-        self._lines = 0
+        self._logged = 0
         self._stale = self._ended = False
         self._next_check = 0
         self._next_epoch_check = 0
@@ -90,22 +100,22 @@ class Monitor:
 
     @property
     def findings(self) -> list[Finding]:
-        """The verdict as of now, ranked: roots before their consequences, errors first."""
+        """The current findings, ranked: roots before their consequences, then by severity and confidence."""
         if self._stale:
             self._check()
         return self._engine.findings
 
     @property
     def should_stop(self) -> bool:
-        """True once there is an error."""
+        """Whether there is currently an error."""
         return any(f.severity is Severity.ERROR for f in self.findings)
 
     @property
     def needs(self) -> frozenset[str]:
-        """Columns of `STEP_COLUMNS` and `LAYER_COLUMNS` that are worth measuring: those that the rules need.
+        """Columns of `STEP_COLUMNS` and `LAYER_COLUMNS` worth measuring: those that the rules need.
 
-        All of them for a run log, where no rule could find later what it lacks, and for a monitor without any rules,
-        which only keeps a history. Backends leave out what is costly.
+        All columns if a run log is written, so that any rule can be evaluated on it later, or if there are no rules,
+        as the monitor then only keeps a history. Backends skip costly columns that are not needed.
         """
         if self._log is not None or not self._engine.rules:
             return frozenset((*STEP_COLUMNS, *LAYER_COLUMNS))
@@ -113,30 +123,33 @@ class Monitor:
 
     @property
     def log_path(self) -> Path | None:
-        """File of the run log, or None."""
+        """Path of the run log, or None."""
         return self._log.path if self._log is not None else None
 
     def report(self) -> Report:
-        """Return everything known of the run as a report."""
+        """Return the report of the run so far: ``str(report)``, or save it as text, JSON or HTML."""
         return Report.of_run(self.findings, self.history, self.context)
 
     def log(self, *, loss: Any = None, outputs: Any = None, targets: Any = None) -> None:
-        """Tell the monitor what it can't see by itself, once a step and before the optimizer's step.
+        """Report what the monitor can't observe itself, once per step, before the optimizer's step.
+
+        Needed only if the loss is not a module; also for outputs and targets that the loss is not called with.
 
         Args:
             loss: Loss of the batch: a scalar tensor or number.
-            outputs: Outputs of the model for the batch.
-            targets: Targets of the batch.
+            outputs: Outputs of the model for the batch, shape (rows, ...).
+            targets: Targets of the batch, shape (rows, ...).
         """
         if self._observer is not None and not self.closed and "log()" not in self._failed:
             with self.guard("log()"):
                 self._observer.log(loss=loss, outputs=outputs, targets=targets)
 
     def end_epoch(self, **values: Any) -> None:
-        """Say that an epoch has ended.
+        """Mark the end of an epoch. Optional if evaluations or data loaders reveal the epochs.
 
         Args:
-            **values: Numbers known at its end, by name: ``val_loss``, ``val_accuracy``, ``loss``, ….
+            **values: Values of the epoch by name, numbers or one-element tensors: ``val_loss``, ``val_accuracy``,
+                ``loss``, ….
 
         Raises:
             InputError: If a value is not a number.
@@ -159,11 +172,11 @@ class Monitor:
             self.sampler.charge(perf_counter() - started)
 
     def close(self) -> None:
-        """Detach from the training; the findings stay readable. Closing twice does nothing."""
+        """Detach from the training. Findings and report stay available; closing twice does nothing."""
         self._close(finished=True)
 
     def _close(self, *, finished: bool) -> None:
-        """Detach; a training that an exception broke off has not finished: it is judged as far as it came."""
+        """Detach; ``finished`` is False if an exception ended the training."""
         if self.closed:
             return
         with self.guard("close()"):
@@ -187,89 +200,90 @@ class Monitor:
         self._close(finished=error is None)
         errors = [f for f in self.findings if f.severity is Severity.ERROR]
         if errors and not self._quiet:
-            print(f"autotrainer: {len(errors)} error(s) in this training", file=sys.stderr)
+            print(f"autotrainer: {count(len(errors), 'error')} in this training run", file=sys.stderr)
             for root, consequences in fold(errors):
                 print(f"  {root}", file=sys.stderr)
                 if consequences:
-                    print(f"  └ leads to {', '.join(f.problem for f in consequences)}", file=sys.stderr)
+                    print(f"  └ causes {', '.join(f.problem for f in consequences)}", file=sys.stderr)
             print(f"  more: monitor.report(), autotrainer explain {errors[0].problem}", file=sys.stderr)
 
     # -- for backends ---------------------------------------------------------------------------------------------
 
     @property
     def observer(self) -> Observer | None:
-        """What is attached to the training; None before that and once closed."""
+        """The attached observer; None before `attach` and after `close`."""
         return self._observer
 
     def attach(self, observer: Observer) -> None:
-        """Keep the observer that is to be closed with this monitor."""
+        """Set the observer, which is closed with this monitor."""
         self._observer = observer
 
     def begin(self, context: TaskContext) -> None:
-        """Start or refine the run: the layers of the context become the rows of the layer table.
+        """Set the context of the run; its layers become the rows of the layer table.
 
-        Called before the first `record`, and again when more is known; layers are fixed once a step is recorded.
+        Called before the first `record`, and again when more is known; the layers are fixed once a step is recorded.
         """
         if not len(self.history.steps):
             epoch, step = self.history.epoch, self.history.step
             self.history = RunHistory(context.layers)
             self.history.epoch, self.history.step = epoch, step
-        known = {**self.context.asked, **context.asked}
-        self.context = replace(context, asked=known) if known else context
+        facts = {**self.context.asked, **context.asked}
+        self.context = replace(context, asked=facts) if facts else context
         self._write({"type": "context", "context": self.context.to_dict()})
 
     def finish(self, *, finished: bool = True) -> None:
-        """Say, once, that the training has ended, by itself or broken off; until `close` more can be learned of it."""
+        """Mark the training as ended, regularly or interrupted; facts can still be added until `close`."""
         if not self._ended:
             self._ended = self._stale = True
             self.history.finished = finished
             self._write({"type": "end", "step": self.history.step, "finished": finished})
 
     def learn(self, facts: Mapping[str, float]) -> None:
-        """Take in what was asked of data and model, by name: see `autotrainer.records.facts.FACTS`."""
+        """Add facts about data and model, by name: see `autotrainer.records.facts.FACTS`."""
         if facts:
             self.context = replace(self.context, asked={**self.context.asked, **facts})
             self._write({"type": "context", "context": self.context.to_dict()})
             self._stale = True
 
-    def record(self, seen: Observation) -> None:
-        """Take in what was seen at a sampled step, and judge if it is time to.
+    def record(self, observation: Observation) -> None:
+        """Record a sampled step, and evaluate the rules if that is due.
 
         Args:
-            seen: The observation. Its arrays are not kept.
+            observation: The observation. Its arrays are not kept.
         """
-        stats = summarize(seen, self.history.epoch, self._data, self.context)
-        self.history.add_step(stats, seen.losses, self._data.targets)
-        self._write(encode_step(stats, seen.losses, self._data.targets))
+        stats = summarize(observation, self.history.epoch, self._data, self.context)
+        self.history.add_step(stats, observation.losses, self._data.targets)
+        self._write(encode_step(stats, observation.losses, self._data.targets))
         self._stale = True
-        if seen.step >= self._next_check or seen.loss == float("inf"):
-            # Dense enough to name a problem within a tenth of the steps so far, sparse where verdicts cost most.
-            self._next_check = seen.step + max(2, seen.step // (2 if seen.step < 32 else 8))
+        if observation.step >= self._next_check or observation.loss == float("inf"):
+            # Dense enough to report a problem early, sparse in long histories, where rules take longest.
+            step = observation.step
+            self._next_check = step + max(2, step // (2 if step < 32 else 8))
             self._check()
 
     def record_losses(self, losses: Sequence[tuple[int, float]]) -> None:
-        """Take in (step, loss) pairs of steps that were not sampled; infinity for a loss that is not finite."""
+        """Record (step, loss) pairs of steps that were not sampled; infinity for a loss that is not finite."""
         if losses:
             self.history.add_losses(losses)
             self._write({"type": "losses", "losses": [list(pair) for pair in losses]})
             self._stale = True
 
     def advance(self, step: int) -> None:
-        """Say which step was the last one, sampled or not; cheap."""
+        """Set the latest step, sampled or not; cheap."""
         if step > self.history.step:
             self.history.step = step
 
     def fail(self, part: str, error: BaseException) -> None:
-        """Report, once, that a part failed; the training goes on."""
+        """Log, once, that a part failed and is switched off; the training continues."""
         if part not in self._failed:
             self._failed.add(part)
-            logger.warning("%s failed and is switched off; the training goes on: %r", part, error)
+            logger.warning("%s failed and is switched off; the training continues: %r", part, error)
 
     def guard(self, part: str) -> Guard:
-        """Return a context manager that keeps every `Exception` from the training and reports it through `fail`."""
+        """Return a context manager that suppresses every `Exception` and reports it through `fail`."""
         return Guard(self.fail, part)
 
-    # -- inside ---------------------------------------------------------------------------------------------------
+    # -- internal ---------------------------------------------------------------------------------------------------
 
     def _check(self) -> None:
         self._stale = False
@@ -282,10 +296,10 @@ class Monitor:
                 return self._observer.place(what, layer)
         return ""
 
-    def _tell(self, finding: Finding) -> None:
+    def _report(self, finding: Finding) -> None:
         self._write({"type": "finding", "finding": finding.to_dict()})
-        if not self._quiet and self._lines < _MAX_LOG_LINES:
-            self._lines += 1
+        if not self._quiet and self._logged < _MAX_LOG_LINES:
+            self._logged += 1
             level = logging.INFO if finding.severity is Severity.INFO else logging.WARNING
             logger.log(level, "%s (epoch %d, step %d)", finding, finding.epoch, finding.step)
         if self._on_finding is not None and "on_finding" not in self._failed:
@@ -300,10 +314,10 @@ class Monitor:
 
 
 def as_number(name: str, value: Any) -> float:
-    """Return what `end_epoch` was told, a number or an array or tensor of one element, as a float.
+    """Return a value passed to `Monitor.end_epoch`, a number or one-element array or tensor, as a float.
 
     Raises:
-        InputError: If it is no number.
+        InputError: If it is not a number.
     """
     if isinstance(value, bool | str | bytes) or value is None:
         raise InputError(f"end_epoch({name}=…) takes a number, not {value!r}")
@@ -314,10 +328,10 @@ def as_number(name: str, value: Any) -> float:
 
 
 watched_models: WeakKeyDictionary[Any, Monitor] = WeakKeyDictionary()
-"""The latest monitor of each watched model, closed ones too."""
+"""The latest monitor of each watched model, open or closed."""
 
 
 def is_watched(model: Any) -> bool:
-    """Return whether a model is being watched now."""
+    """Return whether a model has an open monitor."""
     monitor = watched_models.get(model)
     return monitor is not None and not monitor.closed

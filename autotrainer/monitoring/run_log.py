@@ -1,8 +1,8 @@
-"""The run log: one JSON object a line, appended as the run goes, readable after a crash.
+"""The run log: one JSON object per line, appended during the run and readable after a crash.
 
 The first line is the header ``{"autotrainer_log": 1, ...}``. The others have a ``type``: ``context``, ``step``,
 ``losses``, ``epoch``, ``check`` (the rules were evaluated here), ``finding``, ``end``. Numbers that are not finite are
-written as ``null`` (not measured) and ``"inf"`` (measured, not finite). A log holds statistics, never samples or
+written as ``null`` (not measured) or ``"inf"`` (measured, but not finite). A log holds statistics, never samples or
 targets.
 """
 
@@ -31,10 +31,10 @@ logger = logging.getLogger("autotrainer")
 
 
 class LogWriter:
-    """Appends records to a new file in a folder; every record is on disk before the next begins.
+    """Appends records to a new file in a folder, flushing each one.
 
     Args:
-        folder: Where to write; created if missing.
+        folder: The folder; created if missing.
 
     Raises:
         OSError: If the folder or the file can't be written.
@@ -63,37 +63,37 @@ class LogWriter:
 def read_log(path: str | Path) -> Iterator[dict[str, Any]]:
     """Read the records of a run log, the header first.
 
-    A last line that is incomplete, as a crash leaves it, is dropped with a note in the log of the program.
+    An incomplete last line, as left by a crash, is skipped with a logged warning.
 
     Args:
         path: The log.
 
     Yields:
-        The records; ``"inf"`` is left to the reader.
+        The records; ``"inf"`` is left as it is.
 
     Raises:
         LogError: If the file can't be read, has no valid header, or is damaged before its last line.
     """
-    return read_lines(path, "run log", {"autotrainer_log": FORMAT}, "give a file that watch(log_dir=…) wrote")
+    return read_lines(path, "run log", {"autotrainer_log": FORMAT}, "pass a file written by watch(log_dir=…)")
 
 
 def read_lines(
-    path: str | Path, what: str, mark: dict[str, int], hint: str, hook: Callable[[dict[str, Any]], Any] | None = None
+    path: str | Path, kind: str, header: dict[str, int], hint: str, hook: Callable[[dict[str, Any]], Any] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Read a file of one JSON object a line, the header first; see `read_log`.
+    """Read a file with one JSON object per line, the header first; see `read_log`.
 
     Args:
         path: The file.
-        what: What it is, for messages.
-        mark: What the header holds at least: the number of the format by the name of its kind.
-        hint: Which file to give instead.
-        hook: Rebuilds objects: see `json.loads`.
+        kind: Kind of file, for messages.
+        header: Required content of the header: the format version by the name of the format.
+        hint: Which file to pass instead, for messages.
+        hook: ``object_hook`` of `json.loads`.
     """
     try:
         with Path(path).open(encoding="utf-8") as file:
             lines = file.read().split("\n")
     except (OSError, UnicodeDecodeError, TypeError) as error:
-        raise LogError(f"can't read the {what} {path}: {error}. {hint[0].upper()}{hint[1:]}.") from error
+        raise LogError(f"can't read the {kind} {path}: {error}. {hint[0].upper()}{hint[1:]}.") from error
     complete, rest = lines[:-1], lines[-1]
     for number, line in enumerate(complete, 1):
         try:
@@ -102,21 +102,21 @@ def read_lines(
                 raise ValueError("not an object")
         except ValueError as error:
             if number == len(complete) and not rest and number > 1:
-                logger.warning("%s: the last line is damaged and left out", path)
+                logger.warning("%s: the last line is damaged and is skipped", path)
                 return
             if number > 1:
                 raise LogError(
-                    f"{path}, line {number} is damaged ({error}); the lines before it are good: "
-                    f"keep those (head -n {number - 1}) and read the rest"
+                    f"{path}: line {number} is damaged ({error}); keep the lines before it "
+                    f"(head -n {number - 1}) and read those"
                 ) from error
             record = {}
-        if number == 1 and not mark.items() <= record.items():
-            raise LogError(f"{path} has no header of a {what} of format {next(iter(mark.values()))}: {hint}")
+        if number == 1 and not header.items() <= record.items():
+            raise LogError(f"{path} has no header of a {kind} of format {next(iter(header.values()))}: {hint}")
         yield record
     if not complete:
         raise LogError(f"{path} is empty or has no complete line: {hint}")
     if rest:
-        logger.warning("%s: the last line is incomplete, as after a crash, and left out", path)
+        logger.warning("%s: the last line is incomplete, as after a crash, and is skipped", path)
 
 
 def encode_step(stats: StepStats, losses: Any, targets: TargetSummary) -> dict[str, Any]:
@@ -135,12 +135,12 @@ def encode_step(stats: StepStats, losses: Any, targets: TargetSummary) -> dict[s
 def decode_step(
     record: Mapping[str, Any], step_columns: list[str], layer_columns: list[str]
 ) -> tuple[StepStats, list[tuple[int, float]], TargetSummary]:
-    """Return statistics, losses and target summary of a record that `encode_step` made.
+    """Return statistics, losses and target summary of a record of `encode_step`.
 
     Columns are matched by name, so that logs of other versions stay readable.
 
     Raises:
-        LogError: If the record lacks something.
+        LogError: If the record is incomplete or malformed.
     """
     try:
         scalars = _by_name(_floats(record["scalars"]), step_columns, STEP_COLUMNS)
@@ -159,9 +159,9 @@ def decode_step(
         raise LogError(f"a step record of the run log is damaged: {error!r}") from error
 
 
-def _by_name(values: Floats, names: list[str], wanted: tuple[str, ...]) -> Floats:
-    out = np.full((len(wanted), *values.shape[1:]), np.nan)
-    for row, name in enumerate(wanted):
+def _by_name(values: Floats, names: list[str], columns: tuple[str, ...]) -> Floats:
+    out = np.full((len(columns), *values.shape[1:]), np.nan)
+    for row, name in enumerate(columns):
         if name in names:
             out[row] = values[names.index(name)]
     return out

@@ -1,4 +1,4 @@
-"""When to measure: few steps, spread over the run, within what the user allows it to cost."""
+"""Selects the steps to measure: few, spread over the run, within the allowed overhead."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ __all__ = ["Sampler", "StepSampler"]
 
 _FIRST_STEPS = 10
 _SPREAD = 25
-"""Between two samples lies at least a 25th of the steps so far: about 58 samples for each tenfold of steps."""
+"""Samples are at least 1/25 of the steps so far apart: about 58 samples per factor of ten in steps."""
 _HOOKS = 0.005
-"""Share of the time that the hooks between samples take, in steps of half a millisecond."""
-_SAMPLES_ALLOWANCE = 0.12
-_VERDICTS_ALLOWANCE = 0.18
-"""Seconds that monitoring may cost beyond the share (the contract allows 0.2). Samples stop earlier than verdicts, so
-that a short or slow run is still judged at the ends of its epochs."""
+"""Share of the time that the hooks take between samples, for steps of half a millisecond."""
+_SAMPLING_ALLOWANCE = 0.12
+_RULES_ALLOWANCE = 0.18
+"""Seconds that monitoring may cost beyond the share (the contract allows 0.2). Sampling stops before the rules do, so
+that they are still evaluated at the end of epochs in a short or slow run."""
 
 
 class Sampler:
-    """Decides which steps are sampled, from the cost measured so far.
+    """Decides which steps are sampled, by the cost measured so far.
 
-    The first ten steps are sampled. After that a step is sampled if the samples so far stay evenly spread on
-    a logarithmic scale of steps, and if what monitoring has cost, plus the expected cost of one more sample,
-    stays within ``share`` of the time since the start plus a start allowance of 0.12 s.
+    The first ten steps are sampled. A later step is sampled if the samples stay evenly spread on a logarithmic scale
+    of steps, and if the cost of monitoring so far, plus the expected cost of one more sample, stays within ``share`` of
+    the time since the start plus 0.12 s.
 
     Args:
         share: Share of the training time that monitoring may cost, in (0, 1].
@@ -37,7 +37,7 @@ class Sampler:
 
     def __init__(self, share: float = 0.01, clock: Callable[[], float] = perf_counter) -> None:
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-            raise ConfigError(f"overhead must be a share in (0, 1], not {share!r}: 0.01 allows 1 % of the time")
+            raise ConfigError(f"overhead must be a share in (0, 1], not {share!r}; 0.01 allows 1% of the training time")
         self._share = share - min(share / 2, _HOOKS)
         self._clock = clock
         self._start = clock()
@@ -52,37 +52,37 @@ class Sampler:
 
     @property
     def next_step(self) -> int:
-        """The earliest step that may be sampled; compare with it before asking `due`."""
+        """The earliest step that may be sampled; a cheap check before calling `due`."""
         return self._next
 
     def due(self, step: int) -> bool:
-        """Say whether to sample a step.
+        """Return whether to sample a step.
 
         Args:
-            step: 0-based number of the step that is about to begin.
+            step: 0-based step that is about to begin.
 
         Returns:
-            True if it is to be sampled; `charge` is then to be called with what that cost.
+            True if it is to be sampled; the caller then passes the cost to `charge`.
         """
         if step < self._next:
             return False
-        if step < _FIRST_STEPS or self._affordable(_SAMPLES_ALLOWANCE):
+        if step < _FIRST_STEPS or self._affordable(_SAMPLING_ALLOWANCE):
             self._next = max(step + 1, step + step // _SPREAD)
             return True
-        # Asking the clock at each step would itself cost: look again after a pause.
+        # Reading the clock at every step has a cost, too: check again after a pause.
         self._next = step + max(1, step // (8 * _SPREAD))
         return False
 
     def affordable(self) -> bool:
-        """Say whether a verdict, or one more sample whatever the spread, stays within the allowance."""
-        return self._affordable(_VERDICTS_ALLOWANCE)
+        """Return whether evaluating the rules, or one more sample, stays within the allowance."""
+        return self._affordable(_RULES_ALLOWANCE)
 
     def charge(self, seconds: float, *, sample: bool = False) -> None:
-        """Account for time that monitoring has taken.
+        """Account for time spent on monitoring.
 
         Args:
             seconds: The time.
-            sample: Whether it is the cost of a sample, the best guess of what the next one will cost.
+            sample: Whether it is the cost of a sample, which predicts the cost of the next one.
         """
         self._spent += seconds
         if sample:
@@ -94,9 +94,9 @@ class Sampler:
 
 
 class StepSampler(Sampler):
-    """Decides by step numbers alone, so that equal trainings are sampled equally: for managed trainings.
+    """Decides by step numbers alone, so that managed trainings are reproducible.
 
-    The same steps as those of `Sampler` where cost is no object.
+    Samples the same steps as `Sampler` without a cost limit.
 
     Args:
         active: False samples nothing.
@@ -108,7 +108,7 @@ class StepSampler(Sampler):
             self._next = 1 << 62
 
     def affordable(self) -> bool:
-        """Return False: managed trainings ask for a verdict themselves, at epochs of their choice."""
+        """Return False: managed trainings evaluate the rules themselves, at epochs of their choice."""
         return False
 
     def _affordable(self, allowance: float) -> bool:

@@ -1,4 +1,4 @@
-"""Running summaries of inputs and targets, and the reduction of an observation to its numbers."""
+"""Running summaries of inputs and targets, and the reduction of observations to statistics."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotrainer.monitoring.loss_values import binary_entropies, cross_entropy, errors, measured
-from autotrainer.records.signals import LAYER_COLUMNS, RARE, STEP_COLUMNS, Floats, Observation, StepStats
+from autotrainer.monitoring.loss_values import binary_entropies, cross_entropy, errors, finite_or_inf
+from autotrainer.records.signals import LAYER_COLUMNS, RARE_CLASS_RATIO, STEP_COLUMNS, Floats, Observation, StepStats
 from autotrainer.records.task import MASKED, TargetSummary, TaskContext, correct_rows
 
 __all__ = ["DataSummary", "summarize"]
@@ -28,7 +28,7 @@ class _Moments:
 
     def add(self, columns: Floats) -> None:
         if self.count and self.mean.shape != columns.shape[1:]:
-            return  # a batch of another width: the first one stays the reference
+            return  # a batch of another width: the first width stays the reference
         count, mean = len(columns), columns.mean(axis=0)
         squares = ((columns - mean) ** 2).sum(axis=0)
         if not self.count:
@@ -46,7 +46,7 @@ class _Moments:
 
 
 class DataSummary:
-    """Accumulates what the sampled rows of a run say about its data. Holds moments and counts, never rows."""
+    """Accumulates moments and class counts of the sampled rows of a run. Holds no rows."""
 
     def __init__(self) -> None:
         self._inputs = _Moments()
@@ -58,32 +58,32 @@ class DataSummary:
 
     @property
     def targets(self) -> TargetSummary:
-        """Summary of all targets seen so far."""
+        """Summary of all targets so far."""
         return self._summary
 
     def add_targets(self, targets: NDArray[Any]) -> None:
-        """Take rows of targets into account; values that are not finite are left out, and masked class indices."""
+        """Add rows of targets; rows with values that are not finite and masked class indices are ignored."""
         width = targets.shape[-1] if targets.ndim > 1 else 1
         columns = np.asarray(targets, np.float64).reshape(-1, width)
         columns = columns[np.isfinite(columns).all(axis=1)]
         if not len(columns):
             return
         self._targets.add(columns)
-        known = columns.ravel()
-        unmasked = known[known != MASKED]
-        masked = targets.dtype.kind in "iu" and len(unmasked) < len(known) and bool((unmasked >= 0).all())
-        known = unmasked if masked else known
+        values = columns.ravel()
+        unmasked = values[values != MASKED]
+        masked = targets.dtype.kind in "iu" and len(unmasked) < len(values) and bool((unmasked >= 0).all())
+        values = unmasked if masked else values
         integral = bool((columns == np.round(columns)).all())
-        ones_and_zeros = bool(((columns == 0) | (columns == 1)).all())
-        counted_columns = self._one_hot
-        self._one_hot &= width > 1 and ones_and_zeros and bool((columns.sum(axis=1) == 1).all())
-        if counted_columns and not self._one_hot:
-            self._classes.clear()  # columns of what looked like one-hot rows, not values
+        zeros_and_ones = bool(((columns == 0) | (columns == 1)).all())
+        was_one_hot = self._one_hot
+        self._one_hot &= width > 1 and zeros_and_ones and bool((columns.sum(axis=1) == 1).all())
+        if was_one_hot and not self._one_hot:
+            self._classes.clear()  # these counted columns of rows that looked one-hot, not values
         self._discrete &= integral
         if self._discrete and (self._one_hot or len(self._classes) <= _MAX_CLASSES):
-            labels = columns.argmax(axis=1) if self._one_hot else known
-            values, counts = np.unique(labels, return_counts=True)
-            self._classes.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+            labels = columns.argmax(axis=1) if self._one_hot else values
+            distinct, counts = np.unique(labels, return_counts=True)
+            self._classes.update(dict(zip(distinct.tolist(), counts.tolist(), strict=True)))
         old = self._summary
         classes = self._classes if self._discrete else Counter[float]()
         shares = np.array(list(classes.values()), np.float64) / max(classes.total(), 1)
@@ -95,7 +95,7 @@ class DataSummary:
             width=width,
             integer_type=targets.dtype.kind in "iub",
             integral=self._discrete,
-            minimum=float(np.fmin(old.minimum, known.min() if known.size else np.nan)),
+            minimum=float(np.fmin(old.minimum, values.min() if values.size else np.nan)),
             maximum=float(np.fmax(old.maximum, columns.max())),
             mean=float(self._targets.mean.mean()),
             variance=float((self._targets.std**2).mean()),
@@ -109,15 +109,15 @@ class DataSummary:
         )
 
     def is_rare(self, labels: NDArray[Any]) -> NDArray[np.bool_]:
-        """Say of each class (whole values, or one-hot columns) whether it is rare among all targets seen so far."""
+        """Return for each class (integral value, or one-hot column) whether it is rare among all targets so far."""
         if not self._discrete or not self._classes:
             return np.zeros(labels.shape, bool)
-        bound = RARE * max(self._classes.values())
+        bound = RARE_CLASS_RATIO * max(self._classes.values())
         rare = [label for label, count in self._classes.items() if count <= bound]
         return np.isin(labels, rare)
 
     def add_inputs(self, inputs: NDArray[Any]) -> dict[str, float]:
-        """Take rows of inputs into account and return the ``input_*`` columns."""
+        """Add rows of inputs and return the ``input_*`` columns."""
         rows = np.asarray(inputs, np.float64)
         finite = np.isfinite(rows)
         values = {"input_nonfinite": float(1 - finite.mean())}
@@ -137,55 +137,55 @@ class DataSummary:
         return values
 
 
-def summarize(seen: Observation, epoch: int, data: DataSummary, context: TaskContext) -> StepStats:
-    """Reduce an observation to its numbers and update the running summary of the data.
+def summarize(observation: Observation, epoch: int, data: DataSummary, context: TaskContext) -> StepStats:
+    """Reduce an observation to statistics and update the running summary of the data.
 
     Args:
-        seen: The observation.
+        observation: The observation.
         epoch: 0-based epoch of the step.
         data: Running summary of the run's data; updated.
-        context: What is known of the training.
+        context: The training's model, loss, optimizer and data.
 
     Returns:
         The statistics of the step.
     """
     values = dict.fromkeys(STEP_COLUMNS, float("nan"))
-    values["loss"] = seen.loss
-    values["learning_rate"] = seen.learning_rate
-    values["batch_size"] = seen.batch_size
-    values.update(seen.scalars)
-    values["grad_norm"] = _total_norm(seen.layers[:, LAYER_COLUMNS.index("grad_norm")])
+    values["loss"] = observation.loss
+    values["learning_rate"] = observation.learning_rate
+    values["batch_size"] = observation.batch_size
+    values.update(observation.scalars)
+    values["grad_norm"] = _total_norm(observation.layers[:, LAYER_COLUMNS.index("grad_norm")])
     with np.errstate(all="ignore"):
-        if seen.inputs is not None and seen.inputs.size:
-            values.update(data.add_inputs(seen.inputs))
-        if seen.outputs is not None and seen.outputs.size:
-            values.update(_output_values(np.asarray(seen.outputs, np.float64), context.loss.class_axis))
-        if seen.targets is not None and seen.targets.size:
-            data.add_targets(seen.targets)
-            values.update(_target_values(np.asarray(seen.targets, np.float64)))
-            values.update(_class_values(np.asarray(seen.targets), data.targets))
-            values.update(_agreement(seen, data, context))
-        if seen.features is not None and seen.features.size:
-            values["feature_rank"] = _effective_rank(np.asarray(seen.features, np.float64))
-    return StepStats(seen.step, epoch, np.array([values[c] for c in STEP_COLUMNS]), seen.layers)
+        if observation.inputs is not None and observation.inputs.size:
+            values.update(data.add_inputs(observation.inputs))
+        if observation.outputs is not None and observation.outputs.size:
+            values.update(_output_values(np.asarray(observation.outputs, np.float64), context.loss.class_axis))
+        if observation.targets is not None and observation.targets.size:
+            data.add_targets(observation.targets)
+            values.update(_target_values(np.asarray(observation.targets, np.float64)))
+            values.update(_class_values(np.asarray(observation.targets), data.targets))
+            values.update(_compare_with_targets(observation, data, context))
+        if observation.features is not None and observation.features.size:
+            values["feature_rank"] = _effective_rank(np.asarray(observation.features, np.float64))
+    return StepStats(observation.step, epoch, np.array([values[c] for c in STEP_COLUMNS]), observation.layers)
 
 
 def _total_norm(norms: Floats) -> float:
-    known = norms[~np.isnan(norms)]
-    return measured(np.sqrt(np.sum(known**2))) if known.size else float("nan")
+    norms = norms[~np.isnan(norms)]
+    return finite_or_inf(np.sqrt(np.sum(norms**2))) if norms.size else float("nan")
 
 
 def _spread(rows: Floats) -> float:
-    return measured(np.sqrt(np.mean(np.var(rows.reshape(len(rows), -1), axis=0))))
+    return finite_or_inf(np.sqrt(np.mean(np.var(rows.reshape(len(rows), -1), axis=0))))
 
 
 def _output_values(outputs: Floats, class_axis: int) -> dict[str, float]:
     sums = outputs.sum(axis=class_axis) if outputs.ndim > 1 else outputs
     return {
-        "output_min": measured(outputs.min()),
-        "output_max": measured(outputs.max()),
-        "output_row_sum": measured(sums.mean()),
-        "output_row_sum_error": measured(np.abs(sums - 1).mean()),
+        "output_min": finite_or_inf(outputs.min()),
+        "output_max": finite_or_inf(outputs.max()),
+        "output_row_sum": finite_or_inf(sums.mean()),
+        "output_row_sum_error": finite_or_inf(np.abs(sums - 1).mean()),
         "output_spread": _spread(outputs),
     }
 
@@ -193,25 +193,25 @@ def _output_values(outputs: Floats, class_axis: int) -> dict[str, float]:
 def _target_values(targets: Floats) -> dict[str, float]:
     return {
         "target_nonfinite": float(np.mean(~np.isfinite(targets))),
-        "target_min": measured(targets.min()),
-        "target_max": measured(targets.max()),
+        "target_min": finite_or_inf(targets.min()),
+        "target_max": finite_or_inf(targets.max()),
         "target_spread": _spread(targets),
     }
 
 
 def _entropy(shares: Floats) -> float:
-    """Return the entropy in nats of shares that add up to 1."""
+    """Return the entropy in nats of shares that sum to 1."""
     shares = shares[shares > 0]
     return float(-(shares * np.log(shares)).sum())
 
 
 def _labels(targets: NDArray[Any], summary: TargetSummary) -> NDArray[Any]:
-    """Return the classes: columns of one-hot rows, else the values as they are."""
+    """Return class indices of one-hot rows; other targets unchanged."""
     return targets.argmax(axis=-1) if summary.one_hot else targets
 
 
 def _class_values(targets: NDArray[Any], summary: TargetSummary) -> dict[str, float]:
-    """Return the entropy of the classes of a batch; empty where targets are no classes."""
+    """Return the entropy of the classes of a batch; empty if the targets are not classes."""
     if not summary.classes:
         return {}
     labels = _labels(targets, summary).ravel()
@@ -221,10 +221,10 @@ def _class_values(targets: NDArray[Any], summary: TargetSummary) -> dict[str, fl
 
 
 def _effective_rank(features: Floats) -> float:
-    """Return exp(entropy of the normalized singular values) ÷ min(rows, features), of features less their mean.
+    """Return exp(entropy of the normalized singular values) of the centered features, relative to the largest rank.
 
-    Garrido, Balestriero, Najman and LeCun, RankMe, ICML 2023 (arXiv 2210.02885), section 3.1. NaN where a feature is
-    not finite or there are fewer than two rows; 0 where all rows are the same.
+    Garrido, Balestriero, Najman and LeCun, RankMe, ICML 2023 (arXiv 2210.02885), section 3.1. NaN if a feature is not
+    finite or there are fewer than two rows; 0 if all rows are equal.
     """
     if len(features) < 2 or not np.isfinite(features).all():
         return float("nan")
@@ -235,32 +235,30 @@ def _effective_rank(features: Floats) -> float:
     return float(np.exp(_entropy(values / total)) / min(len(features) - 1, features.shape[1]))
 
 
-def _agreement(seen: Observation, data: DataSummary, context: TaskContext) -> dict[str, float]:
-    """Return accuracy (classification), squared error (equal sizes) and known losses of the copied rows."""
-    if seen.outputs is None or seen.targets is None or len(seen.outputs) != len(seen.targets):
+def _compare_with_targets(observation: Observation, data: DataSummary, context: TaskContext) -> dict[str, float]:
+    """Return accuracies (classification), errors (equal sizes) and standard losses of the copied rows."""
+    rows = observation.targets
+    if observation.outputs is None or rows is None or len(observation.outputs) != len(rows):
         return {}
     values: dict[str, float] = {}
     targets = data.targets
-    outputs = np.asarray(seen.outputs, np.float64)
-    unknown_loss = context.loss.family in ("custom", "none")
-    if outputs.size == seen.targets.size:
-        values.update(errors(outputs, seen.targets))
-        if targets.classes and unknown_loss:
-            values.update(binary_entropies(outputs, seen.targets, context.output_activation))
+    outputs = np.asarray(observation.outputs, np.float64)
+    if outputs.size == rows.size:
+        values.update(errors(outputs, rows))
+        if targets.classes and context.loss.own:
+            values.update(binary_entropies(outputs, rows, context.output_activation))
     kind = context.kind(targets)
     if kind in ("multiclass", "binary", "multilabel"):
         try:
-            correct = correct_rows(
-                outputs, seen.targets, kind, cut=context.cut(targets), class_axis=context.loss.class_axis
-            )
-        except ValueError:  # shapes that do not belong together: no accuracy to tell
+            correct = correct_rows(outputs, rows, kind, cut=context.cut(targets), class_axis=context.loss.class_axis)
+        except ValueError:  # outputs and targets have incompatible shapes
             return values
-        known = correct[~np.isnan(correct)]
-        if known.size:
-            values["accuracy"] = float(known.mean())
-        labels = _labels(np.asarray(seen.targets), targets).reshape(len(correct), -1)
+        unmasked = correct[~np.isnan(correct)]
+        if unmasked.size:
+            values["accuracy"] = float(unmasked.mean())
+        labels = _labels(np.asarray(rows), targets).reshape(len(correct), -1)
         one_class = kind == "multiclass" and outputs.ndim == 2 and labels.shape[1] == 1 and not targets.masked
-        if one_class and unknown_loss:
+        if one_class and context.loss.own:
             values.update(cross_entropy(outputs, labels[:, 0], context.output_activation))
         if targets.classes and labels.shape[1] == 1:
             rare = correct[data.is_rare(labels[:, 0])]

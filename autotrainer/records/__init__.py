@@ -1,1 +1,1 @@
-"""What is known of a training, as plain data: signals, history, task, facts, findings."""
+"""Plain data about a training: signals, history, task, facts and findings."""

@@ -1,4 +1,4 @@
-"""Data as the user gives it, brought to two forms: arrays in memory, or a stream that only its framework reads."""
+"""The user's data in one of two forms: arrays in memory, or a stream that only its framework reads."""
 
 from __future__ import annotations
 
@@ -11,10 +11,20 @@ from numpy.typing import NDArray
 
 from autotrainer.errors import DataError
 
-__all__ = ["ArrayData", "Data", "StreamData", "arrays_of", "as_array", "finite_rows", "normalize", "stacked"]
+__all__ = [
+    "ArrayData",
+    "Data",
+    "StreamData",
+    "arrays_of",
+    "as_array",
+    "concatenate_batches",
+    "finite_rows",
+    "map_arrays",
+    "normalize",
+]
 
 _NUMERIC = "biufcV"
-"""Kinds of NumPy types that inputs and targets may have; V are the narrow floating types of ml_dtypes."""
+"""Kinds of NumPy types that inputs and targets may have; V holds the narrow floating types of ml_dtypes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +47,14 @@ class ArrayData:
         return len(self.targets)
 
     def take(self, rows: NDArray[np.int64]) -> ArrayData:
-        """Return some rows, in the order given."""
+        """Return the selected rows, in the order of the indices."""
         weights = None if self.weights is None else self.weights[rows]
         return ArrayData(map_arrays(lambda a: a[rows], self.inputs), self.targets[rows], weights)
 
 
 @dataclass(frozen=True, slots=True)
 class StreamData:
-    """A loader or data set of a framework; only its backend reads it. It must be readable more than once."""
+    """A loader or data set of a framework, which only its backend reads. It must be re-iterable."""
 
     source: Any
 
@@ -53,19 +63,19 @@ Data = ArrayData | StreamData
 
 
 def as_array(values: Any) -> NDArray[Any]:
-    """Return NumPy arrays, tensors of any framework, lists and pandas columns as a NumPy array.
+    """Convert an array, a tensor of any framework, a list or a pandas column to a NumPy array.
 
     Raises:
-        DataError: If the values make no array.
+        DataError: If that is not possible.
     """
-    if hasattr(values, "detach"):  # a torch tensor, wherever it lies
+    if hasattr(values, "detach"):  # a torch tensor, on any device
         values = values.detach().cpu()
     if hasattr(values, "numpy") and callable(values.numpy):
         values = values.numpy()
     try:
         return np.asarray(values)
     except ValueError as error:  # rows of different lengths, or a list of batches
-        raise DataError(f"a {type(values).__name__} in the data is no numeric array: {error}") from error
+        raise DataError(f"a {type(values).__name__} in the data is not a numeric array: {error}") from error
 
 
 def map_arrays(function: Callable[[NDArray[Any]], NDArray[Any]], inputs: Any) -> Any:
@@ -78,97 +88,97 @@ def map_arrays(function: Callable[[NDArray[Any]], NDArray[Any]], inputs: Any) ->
 
 
 def arrays_of(inputs: Any) -> list[NDArray[Any]]:
-    """Return the array or arrays of inputs: those of a dict in the order of their names."""
+    """Return the arrays of inputs as a list; those of a dict sorted by name."""
     if isinstance(inputs, Mapping):
         return [inputs[name] for name in sorted(inputs)]
     return list(inputs) if isinstance(inputs, tuple) else [inputs]
 
 
 def finite_rows(data: ArrayData) -> NDArray[np.int64]:
-    """Return the numbers of the rows whose inputs and targets are all finite."""
-    good = np.ones(data.rows, bool)
+    """Return the indices of the rows whose inputs and targets are all finite."""
+    finite = np.ones(data.rows, bool)
     for array in (*arrays_of(data.inputs), data.targets):
         if array.dtype.kind in "fc":
-            good &= np.isfinite(array).reshape(data.rows, -1).all(axis=1)
-        elif array.dtype.kind == "V":  # narrow floating types, which NumPy can't ask
-            good &= np.isfinite(array.astype(np.float32)).reshape(data.rows, -1).all(axis=1)
-    return np.flatnonzero(good)
+            finite &= np.isfinite(array).reshape(data.rows, -1).all(axis=1)
+        elif array.dtype.kind == "V":  # narrow floating types, which np.isfinite does not take
+            finite &= np.isfinite(array.astype(np.float32)).reshape(data.rows, -1).all(axis=1)
+    return np.flatnonzero(finite)
 
 
-def normalize(data: Any, what: str) -> Data:
-    """Bring data to one of the two forms.
+def normalize(data: Any, name: str) -> Data:
+    """Convert data to one of the two forms, and check them.
 
     Args:
-        data: ``(x, y)`` or ``(x, y, sample_weight)`` with arrays or tensors, x also a tuple, list or dict of them;
-            or a loader or data set.
-        what: Name of the argument, for messages.
+        data: ``(x, y)`` or ``(x, y, sample_weight)`` of arrays or tensors, where x may also be a tuple, list or dict
+            of them; or a loader or data set.
+        name: Name of the argument, for messages.
 
     Returns:
         `ArrayData` or `StreamData`.
 
     Raises:
-        DataError: If it is neither, or rows do not fit.
+        DataError: If it is neither, or the numbers of rows differ.
     """
     if isinstance(data, ArrayData | StreamData):
         return data
     if isinstance(data, tuple | list):
         if len(data) not in (2, 3):
-            raise DataError(f"{what} must be (x, y) or (x, y, sample_weight), not {len(data)} items")
+            raise DataError(f"{name} must be (x, y) or (x, y, sample_weight), not {len(data)} items")
         inputs = data[0]
         inputs = tuple(inputs) if isinstance(inputs, list) and _holds_arrays(inputs) else inputs
         inputs = map_arrays(as_array, inputs)
         targets = as_array(data[1])
         weights = as_array(data[2]) if len(data) == 3 and data[2] is not None else None
-        return _checked(ArrayData(inputs, targets, weights), what)
+        return _checked(ArrayData(inputs, targets, weights), name)
     if isinstance(data, np.ndarray) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
-        raise DataError(f"{what} must be (x, y) or a loader or data set, not {type(data).__name__}")
+        raise DataError(f"{name} must be (x, y), a loader or a data set, not {type(data).__name__}")
     if hasattr(data, "__next__"):
-        raise DataError(f"{what} is an iterator that can be read once only; give the loader or data set itself")
+        raise DataError(f"{name} is an iterator, which can be read only once; pass the loader or data set itself")
     return StreamData(data)
 
 
-def stacked(inputs: Sequence[Any], targets: Sequence[NDArray[Any]], rows: int) -> ArrayData | None:
-    """Put the first rows of batches together.
+def concatenate_batches(inputs: Sequence[Any], targets: Sequence[NDArray[Any]], rows: int) -> ArrayData | None:
+    """Concatenate batches and keep the first rows.
 
     Args:
-        inputs: Of each batch: an array, or a list, tuple or dict of arrays.
-        targets: Of each batch.
-        rows: How many rows at most.
+        inputs: Inputs of each batch: an array, or a list, tuple or dict of arrays.
+        targets: Targets of each batch.
+        rows: Maximum number of rows.
 
     Returns:
-        The rows; None where there is none, or batches differ in form.
+        The rows; None if there are none, or if the batches differ in form.
     """
     inputs = [tuple(batch) if isinstance(batch, list) else batch for batch in inputs]
     flat = [arrays_of(batch) for batch in inputs]
     if not flat or not all(isinstance(part, np.ndarray) and part.ndim for parts in flat for part in parts):
         return None
-    shapes = {tuple(part.shape[1:] for part in (*parts, wanted)) for parts, wanted in zip(flat, targets, strict=True)}
+    shapes = {tuple(a.shape[1:] for a in (*arrays, y)) for arrays, y in zip(flat, targets, strict=True)}
     if len(shapes) > 1:
         return None
     joined = [np.concatenate(parts)[:rows] for parts in zip(*flat, strict=True)]
     first = inputs[0]
     if isinstance(first, Mapping):
-        whole: Any = dict(zip(sorted(first), joined, strict=True))
+        rebuilt: Any = dict(zip(sorted(first), joined, strict=True))
     else:
-        whole = tuple(joined) if isinstance(first, tuple) else joined[0]
-    return ArrayData(whole, np.concatenate(targets)[:rows])
+        rebuilt = tuple(joined) if isinstance(first, tuple) else joined[0]
+    return ArrayData(rebuilt, np.concatenate(targets)[:rows])
 
 
 def _holds_arrays(values: list[Any]) -> bool:
     return bool(values) and all(hasattr(v, "shape") and len(v.shape) > 0 for v in values)
 
 
-def _checked(data: ArrayData, what: str) -> ArrayData:
+def _checked(data: ArrayData, name: str) -> ArrayData:
     if data.targets.ndim == 0 or data.targets.dtype.kind not in _NUMERIC:
         raise DataError(
-            f"{what}: the targets must be a numeric array of shape (rows, ...), not {data.targets.dtype} of shape "
+            f"{name}: the targets must be a numeric array of shape (rows, ...), not {data.targets.dtype} of shape "
             f"{data.targets.shape}"
         )
     sizes: list[int] = []
 
     def size(array: NDArray[Any]) -> NDArray[Any]:
         if array.ndim == 0 or array.dtype.kind not in _NUMERIC:
-            raise DataError(f"{what}: inputs must be numeric arrays of shape (rows, ...), not {array.dtype}")
+            raise DataError(f"{name}: the inputs must be numeric arrays of shape (rows, ...), not {array.dtype}")
         sizes.append(len(array))
         return array
 
@@ -176,8 +186,8 @@ def _checked(data: ArrayData, what: str) -> ArrayData:
     weights = data.weights
     if weights is not None:
         if weights.ndim != 1 or weights.dtype.kind not in "biuf" or not (weights >= 0).all() or np.isinf(weights).any():
-            raise DataError(f"{what}: the sample weights must be finite numbers >= 0, of shape (rows,)")
+            raise DataError(f"{name}: the sample weights must be finite numbers >= 0, of shape (rows,)")
         sizes.append(len(weights))
     if not data.rows or any(s != data.rows for s in sizes):
-        raise DataError(f"{what}: rows do not fit: inputs and weights have {sizes}, targets {data.rows}")
+        raise DataError(f"{name}: the numbers of rows differ: inputs and weights have {sizes}, targets {data.rows}")
     return data

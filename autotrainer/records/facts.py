@@ -1,59 +1,60 @@
-"""What can be asked of data and model besides a training's measurements: names, and numbers of what has no number."""
+"""Names of the facts about data and model that diagnostics add to the measurements of a training."""
 
 from __future__ import annotations
 
 __all__ = ["BAD_OPERATIONS", "BAD_TENSORS", "FACTS"]
 
 FACTS = (
-    # known of the data before the training; inputs are equal where they are to the bit
+    # known of the data before the training; inputs count as equal if they are bitwise equal
     "constant_targets",  # 1 if all training targets are the same, else 0
-    "shared_inputs",  # different validation inputs that are training inputs too
-    "shared_input_share",  # the same, as a share of all different validation inputs
-    "expected_shared_share",  # such a share between a part of the training data and the rest of it: what chance gives
-    # asked on suspicion; scores are accuracies or R², the trivial one is that of the commonest class, or of the mean
+    "shared_inputs",  # distinct validation inputs that are also training inputs
+    "shared_input_share",  # the same, as a share of all distinct validation inputs
+    "expected_shared_share",  # that share between one part of the training data and the rest: expected by chance
+    # measured only if training looks suspicious; scores are accuracies or R², the trivial predictor is the most common
+    # class or the mean
     "train_score",  # of the network, on training rows
-    "permuted_score",  # the same where each row has the inputs of another one
-    "input_gain",  # mean over those rows of how much better the own inputs are than those of another row
+    "permuted_score",  # the same with the inputs of each row replaced by those of another one
+    "input_gain",  # mean over those rows of the score with their own inputs less that with those of another row
     "input_gain_error",  # its standard error
-    "trivial_score",  # of the trivial predictor, on held-out (validation) rows; so are all that follow
+    "trivial_score",  # of the trivial predictor, on held-out (validation) rows, as all scores below
     "held_out_score",  # of the network
     "linear_score",  # of a linear model (ridge regression; on indicators of the classes)
     "neighbour_score",  # of the nearest neighbours
-    "tree_score",  # of a small tree; only where scikit-learn is installed
-    "held_out_rows",  # rows that these were scored on
-    "suggested_rate",  # learning rate that a range test on the training as given ends with
-    "simple_features",  # features that the simple models saw: values of a row, or counts of tokens
-    # of the first value that is not finite, where a training ended in such values: see `autotrainer.records.nonfinite`
+    "tree_score",  # of a small decision tree; only if scikit-learn is installed
+    "held_out_rows",  # number of those rows
+    "suggested_rate",  # learning rate suggested by a learning-rate range test on the original training
+    "simple_features",  # number of features of the simple models: values of a row, or token counts
+    # the first value that was not finite, if training ended in such values: see `autotrainer.records.nonfinite`
     "first_bad_step",  # step in which it arose
-    "first_bad_tensor",  # number in BAD_TENSORS
-    "first_bad_layer",  # row of its layer
-    "first_bad_after",  # 1 if it is made by other code after that layer, or before all layers if there is none
-    "first_bad_operation",  # number in BAD_OPERATIONS of what it came out of
-    "first_bad_backward",  # 1 if that belongs to the backward pass
+    "first_bad_tensor",  # index in BAD_TENSORS
+    "first_bad_layer",  # row of its layer in the layer table
+    "first_bad_after",  # 1 if other code makes it after that layer, or before all layers if there is none
+    "first_bad_operation",  # index in BAD_OPERATIONS of the operation that produced it
+    "first_bad_backward",  # 1 if that operation belongs to the backward pass
     "first_bad_half",  # 1 if its result has half precision
-    "first_bad_lowest",  # smallest value that went into it
-    "first_bad_highest",  # largest value
-    "first_bad_nearest",  # magnitude of what came closest to 0, of a division's divisors
-    # of inputs, after a loss that is not finite
-    "batches_looked_through",  # batches of training inputs that were looked through
-    "nonfinite_batches",  # those of them with values that are not finite
-    "loss_scale",  # the scale of the loss now, where steps were given up since the one that was last seen
-    # of a data loader's workers, where they draw random numbers: 1 if two of them draw the same ones, else 0
-    "workers_draw_alike",
-    "passes_draw_alike",  # 1 if the workers draw the same ones in each pass over the data, else 0
+    "first_bad_lowest",  # smallest input of the operation
+    "first_bad_highest",  # largest input
+    "first_bad_nearest",  # smallest magnitude of an input; of a division, of the divisors
+    # of inputs, after a loss that was not finite
+    "batches_looked_through",  # number of batches of training inputs that were checked
+    "nonfinite_batches",  # number of those with values that are not finite
+    "loss_scale",  # current loss scale, if steps were skipped since the last observed one
+    # of a data loader's workers that draw random numbers
+    "workers_draw_alike",  # 1 if two workers draw the same random numbers, else 0
+    "passes_draw_alike",  # 1 if the workers draw the same random numbers in each pass over the data, else 0
     "workers_read_alike",  # 1 if two workers of an iterable data set yield the same samples, else 0
-    # of the other processes of a distributed training, whose logs were compared with this one's
-    "replicas",  # number of processes compared, with this one
-    "replica_steps",  # steps that all of them have measured
+    # of the processes of a distributed training, whose logs were compared with this one
+    "replicas",  # number of processes compared, including this one
+    "replica_steps",  # number of steps that all of them measured
     "replica_gap",  # relative difference of weight norms at the last of these: median over layers
     "replica_worst_gap",  # the largest one
     "replica_layer",  # row of its layer
-    "replica_twins",  # share of the other processes that had the same batches as this one at all these steps
+    "replica_twins",  # share of the other processes with the same batches as this one at all these steps
 )
-"""What a question to data or model can tell besides a training's measurements: names in `TaskContext.asked`."""
+"""Names in `TaskContext.asked`: results of diagnostics of data and model, beside the measurements of a training."""
 
 BAD_TENSORS = ("input", "target", "output", "loss", "gradient", "weight")
-"""Tensors in which values that are not finite can be seen first."""
+"""Kinds of tensors in which values that are not finite can appear first."""
 
 BAD_OPERATIONS = (
     "unknown",
@@ -65,4 +66,4 @@ BAD_OPERATIONS = (
     "deviation",  # division by a norm, a variance or a standard deviation
     "softmax",  # over values that are all -inf
 )
-"""Operations that values that are not finite come out of."""
+"""Kinds of operations that produce values that are not finite."""

@@ -1,4 +1,4 @@
-"""Findings: what a rule says about a run, and the order in which findings are told."""
+"""Findings of rules about a run, their order, and their grouping by root cause."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["Finding", "Severity", "fold", "rank_findings"]
 class Severity(StrEnum):
     """How much a finding matters.
 
-    ``error``: the result is or will be clearly worse than reachable, or can't be trusted.
-    ``warning``: worth a look. ``info``: a fact.
+    ``error``: the result is or will be clearly worse than it could be, or can't be trusted. ``warning``: worth a
+    look. ``info``: a fact, or a problem that is resolved.
     """
 
     ERROR = "error"
@@ -24,7 +24,7 @@ class Severity(StrEnum):
 
     @property
     def rank(self) -> int:
-        """0 for errors, 1 for warnings, 2 for infos: the order of telling."""
+        """Sort key: 0 for errors, 1 for warnings, 2 for infos."""
         return ("error", "warning", "info").index(self.value)
 
 
@@ -32,19 +32,21 @@ class Severity(StrEnum):
 class Finding:
     """One problem of one run, with its evidence.
 
+    ``str(finding)`` is one line with code, problem, severity and message.
+
     Attributes:
-        problem: Name of the problem, as in the catalogue (``vanishing_gradient``).
-        code: Its code (``AT101``).
+        problem: Name of the problem (``vanishing_gradient``); ``autotrainer explain NAME`` shows its page.
+        code: Code of the problem (``AT101``).
         severity: See `Severity`.
-        confidence: Probability, in [0, 1], that the finding is right.
-        message: One plain sentence with the measured numbers.
-        layers: Names of the layers concerned, the one where it starts first.
-        step: 0-based optimizer step at which the present episode was first raised.
+        confidence: Probability that the finding is correct, in [0, 1].
+        message: One sentence with the measured numbers.
+        layers: Names of the affected layers, the one where the problem starts first.
+        step: 0-based optimizer step at which the current episode of the problem was first reported.
         epoch: 0-based epoch of that step.
         evidence: Measured numbers by name.
-        repairs: Names of repairs, best first.
-        caused_by: Name of the problem that is its root, or None.
-        place: File and line of the user's own code that it points to (``train.py:12``); empty if not known.
+        repairs: Names of suggested repairs, best first.
+        caused_by: Name of the problem that is its root cause, or None.
+        place: File and line of the user's code that it points to (``train.py:12``); empty if unknown.
     """
 
     problem: str
@@ -64,7 +66,7 @@ class Finding:
         return f"{self.code} {self.problem} [{self.severity}]: {self.message}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values that JSON can hold; non-finite numbers become strings."""
+        """Return plain values for JSON; evidence that is not finite becomes a string."""
         return {
             "problem": self.problem,
             "code": self.code,
@@ -82,7 +84,7 @@ class Finding:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Finding:
-        """Rebuild a finding from what `to_dict` returned."""
+        """Rebuild a finding from the values of `to_dict`."""
         return cls(
             **{
                 **values,
@@ -95,33 +97,33 @@ class Finding:
 
 
 def rank_findings(findings: Iterable[Finding]) -> list[Finding]:
-    """Order findings by severity, confidence and code, each one right after the root that it names."""
+    """Sort findings by severity, confidence and code, moving each root before its first consequence."""
     waiting = {f.problem: f for f in sorted(findings, key=lambda f: (f.severity.rank, -f.confidence, f.code))}
     ranked: list[Finding] = []
 
-    def tell(finding: Finding) -> None:
+    def append(finding: Finding) -> None:
         if waiting.pop(finding.problem, None) is None:
             return
         if finding.caused_by in waiting:
-            tell(waiting[finding.caused_by])
+            append(waiting[finding.caused_by])
         ranked.append(finding)
 
     for finding in list(waiting.values()):
-        tell(finding)
+        append(finding)
     return ranked
 
 
 def fold(findings: Sequence[Finding]) -> list[tuple[Finding, list[Finding]]]:
-    """Group findings: each root with all its direct and indirect consequences, in the order given."""
+    """Group findings into roots with all their direct and indirect consequences, keeping the order."""
     by_name = {f.problem: f for f in findings}
     groups: dict[str, tuple[Finding, list[Finding]]] = {}
     for finding in findings:
-        root, seen = finding, {finding.problem}
-        while root.caused_by in by_name and root.caused_by not in seen:
+        root, chain = finding, {finding.problem}
+        while root.caused_by in by_name and root.caused_by not in chain:
             root = by_name[root.caused_by]
-            seen.add(root.problem)
-        if root.caused_by in seen:  # rules that name each other: the first one told is the root
-            root = min((by_name[name] for name in seen), key=list(findings).index)
+            chain.add(root.problem)
+        if root.caused_by in chain:  # problems that name each other: the first in order is the root
+            root = min((by_name[name] for name in chain), key=list(findings).index)
         group = groups.setdefault(root.problem, (root, []))
         if finding is not root:
             group[1].append(finding)

@@ -1,4 +1,4 @@
-"""The history of a run as columns: what rules read. Bounded in memory however long the run."""
+"""The history of a run in columns, which rules read. Its memory is bounded however long the run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_BYTES = 8_000_000
 class _Table:
     """Rows in arrival order; when full, every second row of the older half is dropped.
 
-    The newest half is always whole, so windows of recent rows see every sample.
+    The newer half stays complete, so that windows of recent rows contain every sample.
     """
 
     def __init__(self, width: tuple[int, ...], capacity: int) -> None:
@@ -35,12 +35,11 @@ class _Table:
         self._keys[self._count], self._rows[self._count] = key, row
         self._count += 1
 
-    def where(self, kept: NDArray[np.bool_]) -> _Table:
-        """Return a copy with some of the rows."""
-        made = _Table(self._rows.shape[1:], len(self._rows))
-        made._count = int(kept.sum())
-        made._keys[: made._count], made._rows[: made._count] = self.keys[kept], self.rows[kept]
-        return made
+    def where(self, mask: NDArray[np.bool_]) -> _Table:
+        copy = _Table(self._rows.shape[1:], len(self._rows))
+        copy._count = int(mask.sum())
+        copy._keys[: copy._count], copy._rows[: copy._count] = self.keys[mask], self.rows[mask]
+        return copy
 
     @property
     def keys(self) -> NDArray[np.int64]:
@@ -58,10 +57,17 @@ class _Table:
 class RunHistory:
     """Statistics of sampled steps, losses of single steps, and values of epochs.
 
-    Arrays that the methods return are views: treat them as read-only. All of them are in step order.
+    The arrays that the methods return are views: treat them as read-only. All of them are in step order.
 
     Args:
-        layers: The layers of the model, in forward order: rows of the layer table.
+        layers: The layers of the model, in forward order: the rows of the layer table.
+
+    Attributes:
+        targets: Summary of all targets so far.
+        step: 0-based latest step, sampled or not; -1 before the first.
+        epoch: 0-based current epoch: the number of epochs that have ended.
+        finished: Whether the training ran to its end, rather than still running or being interrupted.
+        changes: Number of additions so far.
     """
 
     def __init__(self, layers: Sequence[LayerInfo] = ()) -> None:
@@ -78,7 +84,6 @@ class RunHistory:
         self.epoch = 0
         self.finished = False
         self.changes = 0
-        """How often something was added."""
 
     def add_step(
         self, stats: StepStats, losses: Sequence[tuple[int, float]] = (), targets: TargetSummary | None = None
@@ -88,16 +93,16 @@ class RunHistory:
         Args:
             stats: Statistics of the step.
             losses: (step, loss) pairs of unsampled steps before it whose loss is known.
-            targets: Summary of all targets seen so far.
+            targets: Summary of all targets so far.
         """
         self.changes += 1
         self.step, self.epoch = max(self.step, stats.step), stats.epoch
         self._scalars.add((stats.step, stats.epoch), stats.scalars)
         self._layers.add((stats.step, stats.epoch), stats.layers)
         self.add_losses(losses)
-        own = stats.scalars[STEP_COLUMNS.index("loss")]
-        if not np.isnan(own):
-            self._losses.add((stats.step, stats.epoch), np.asarray(own))
+        loss = stats.scalars[STEP_COLUMNS.index("loss")]
+        if not np.isnan(loss):
+            self._losses.add((stats.step, stats.epoch), np.asarray(loss))
         if targets is not None:
             self.targets = targets
 
@@ -108,12 +113,13 @@ class RunHistory:
             self._losses.add((step, self.epoch), np.asarray(loss, np.float64))
 
     def add_epoch(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
-        """Append what is known at the end of an epoch.
+        """End an epoch and append its values.
 
         Args:
             epoch: 0-based epoch that has ended.
-            step: Number of the last step of it.
-            values: ``loss``, ``accuracy``, ``val_loss``, ``val_accuracy`` and any others, by name.
+            step: Its last step.
+            values: ``loss``, ``accuracy``, ``val_loss``, ``val_accuracy`` and any others, by name; values that are
+                not finite are stored as infinity.
         """
         self.changes += 1
         self.step, self.epoch = max(self.step, step), epoch + 1
@@ -122,8 +128,8 @@ class RunHistory:
             table = self._epochs.setdefault(name, _Table((), 4096))
             table.add((epoch, step), np.asarray(value if np.isfinite(value) else np.inf, np.float64))
 
-    def until(self, epoch: int) -> RunHistory:
-        """Return what there was of it at the beginning of an epoch, >= 1, to be gone on with."""
+    def before_epoch(self, epoch: int) -> RunHistory:
+        """Return a copy of the history as it was at the beginning of an epoch (>= 1), to continue from there."""
         end = self.step_of_epoch(epoch - 1)
         past = RunHistory(self.layers)
         past._scalars, past._layers, past._losses = (
@@ -154,33 +160,33 @@ class RunHistory:
 
     @property
     def epoch_names(self) -> tuple[str, ...]:
-        """Names of the values that are known per epoch."""
+        """Names of the values recorded at the end of epochs."""
         return tuple(self._epochs)
 
     def epochs(self, name: str) -> tuple[NDArray[np.int64], Floats]:
-        """Return a value over the epochs at whose end it was known: (epochs, values); empty if never."""
+        """Return the epochs at whose end a value was recorded, and the values; both empty if it never was."""
         table = self._epochs.get(name)
         if table is None:
             return np.zeros(0, np.int64), np.zeros(0)
         return table.keys[:, 0], table.rows
 
     def step_of_epoch(self, epoch: int) -> int:
-        """Return the last step of an ended epoch, or the present step if that is not known."""
-        found = self._ends.keys[self._ends.keys[:, 0] == epoch, 1]
-        return int(found[-1]) if found.size else self.step
+        """Return the last step of an epoch that has ended, or the latest step if that is unknown."""
+        steps = self._ends.keys[self._ends.keys[:, 0] == epoch, 1]
+        return int(steps[-1]) if steps.size else self.step
 
     def has_ended(self, epoch: int) -> bool:
-        """Whether the end of an epoch was seen."""
+        """Return whether the end of an epoch was recorded."""
         return bool((self._ends.keys[:, 0] == epoch).any())
 
     @property
     def epoch_of_step(self) -> int:
-        """The 0-based epoch that the present step belongs to: at the end of an epoch still that one."""
-        before = self.epoch - 1
-        return before if self.has_ended(before) and self.step <= self.step_of_epoch(before) else self.epoch
+        """The 0-based epoch of the latest step; right after the end of an epoch still that one."""
+        previous = self.epoch - 1
+        return previous if self.has_ended(previous) and self.step <= self.step_of_epoch(previous) else self.epoch
 
     @property
     def bytes(self) -> int:
-        """Memory that the tables hold."""
+        """Memory of the tables in bytes."""
         tables = (self._scalars, self._layers, self._losses, self._ends, *self._epochs.values())
         return sum(table.bytes for table in tables)

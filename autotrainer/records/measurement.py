@@ -1,4 +1,4 @@
-"""What backends measure of the outputs of layers: the same activations, and the same part of large tensors."""
+"""What all backends measure alike: columns of layer outputs, kinds of activations, and subsets of large tensors."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ OUTPUT_COLUMNS = (
 """Columns of the layer table that are measured on the outputs of layers."""
 
 ZERO_REGION = frozenset({"relu", "relu6", "clipped_relu", "thresholded_relu"})
-"""Activations that are exactly zero for all inputs below some point: their units can be dead."""
+"""Activations that are exactly zero below some input: their units can be dead."""
 
 WITHOUT_UNITS = frozenset({"linear", "softmax", "softmin", "log_softmax"})
-"""Activations after which no unit counts as dormant: none at all, and those that make shares of the units."""
+"""Activations for which dormant units are not defined: the identity, and those that normalize over the units."""
 
 SATURATION_SLOPE = 1e-3
-"""Slope, relative to its largest one, below which an entry of a bounded activation counts as saturated."""
+"""Slope relative to the largest one, below which an entry of a bounded activation counts as saturated."""
 
 
 def attention_subset(samples: int, heads: int, queries: int, keys: int) -> tuple[int, int]:
-    """Return how many samples of an attention layer are measured, and the stride of their queries.
+    """Return the number of samples of an attention layer to measure, and the stride of their queries.
 
-    See `ATTENTION_LOGITS`: queries are left out first, then samples.
+    See `ATTENTION_LOGITS`: queries are dropped first, then samples.
     """
-    samples, chosen = min(samples, ATTENTION_SAMPLES), min(queries, ATTENTION_QUERIES)
-    chosen = max(1, min(chosen, ATTENTION_LOGITS // (samples * heads * keys)))
-    samples = max(1, min(samples, ATTENTION_LOGITS // (chosen * heads * keys)))
-    return samples, math.ceil(queries / chosen)
+    samples, measured = min(samples, ATTENTION_SAMPLES), min(queries, ATTENTION_QUERIES)
+    measured = max(1, min(measured, ATTENTION_LOGITS // (samples * heads * keys)))
+    samples = max(1, min(samples, ATTENTION_LOGITS // (measured * heads * keys)))
+    return samples, math.ceil(queries / measured)

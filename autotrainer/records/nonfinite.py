@@ -1,4 +1,4 @@
-"""The first value of a training that is not finite: where it arose, and what operation it came out of.
+"""The first value of a training that is not finite: where it appeared, and which operation produced it.
 
 A backend that replays a training step by step fills in `FirstNonfinite`; rules read it as facts of `TaskContext.asked`.
 """
@@ -14,7 +14,7 @@ from autotrainer.records.signals import LayerInfo
 
 __all__ = ["FirstNonfinite", "Location", "Operation", "first_nonfinite", "is_intended", "kind_of_operation"]
 
-_KINDS = (  # part of an operation's name in lower case → kind; the first that fits
+_KINDS = (  # part of an operation's lower-case name → kind; the first match counts
     ("expand", "overflow"),
     ("logsumexp", "overflow"),
     ("softmax", "softmax"),
@@ -30,7 +30,7 @@ _KINDS = (  # part of an operation's name in lower case → kind; the first that
 _LARGE = 1e18
 """Magnitude from which squares overflow in single precision."""
 _PASSED_ON = ("empty", "resize", "set_", "readvariable", "iterator")
-"""Memory that nothing has been written to yet, and what hands values on as they are."""
+"""Operations that return uninitialized memory, or pass values on unchanged."""
 _FILLS = (
     "fill",
     "full",
@@ -44,19 +44,19 @@ _FILLS = (
     "pad",
     "scalar_tensor",
 )
-"""What puts values where it is told to: infinity is meant there, as in masks of attention."""
+"""Operations that write given values: infinity is intended there, as in attention masks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An operation that made a value that is not finite.
+    """An operation that produced a value that is not finite.
 
     Attributes:
         kind: One of `BAD_OPERATIONS`.
-        lowest: Smallest value that went in; NaN if unknown.
-        highest: Largest value.
-        nearest: Magnitude of the value closest to 0 in what went in last: a divisor, where it is a division.
-        half: Whether the result has half precision (float16), which ends at 65504.
+        lowest: Smallest input value; NaN if unknown.
+        highest: Largest input value; NaN if unknown.
+        nearest: Smallest magnitude in the last input, which is the divisor of a division; NaN if unknown.
+        half: Whether the result has half precision (float16), whose largest value is 65504.
         backward: Whether it belongs to the backward pass.
     """
 
@@ -70,13 +70,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A tensor of a step.
-
-    Attributes:
-        tensor: One of `BAD_TENSORS`.
-        layer: Name of the layer that it belongs to, or None.
-        after: Whether it is made by other code, after that layer has run (before all layers without one).
-    """
+    """The location of a tensor in a training step; see `FirstNonfinite`."""
 
     tensor: str
     layer: str | None = None
@@ -91,8 +85,8 @@ class FirstNonfinite:
         step: 0-based optimizer step.
         tensor: One of `BAD_TENSORS`.
         layer: Name of the layer that it belongs to, or None.
-        after: Whether it is made by other code, after that layer has run (before all layers without one).
-        operation: What it came out of.
+        after: Whether other code produced it, after that layer had run (before all layers if ``layer`` is None).
+        operation: The operation that produced it.
     """
 
     step: int
@@ -102,24 +96,24 @@ class FirstNonfinite:
     operation: Operation = field(default_factory=Operation)
 
     def facts(self, layers: Sequence[LayerInfo]) -> dict[str, float]:
-        """Return it as facts: see `autotrainer.records.facts.FACTS`.
+        """Return it as facts by name: see `autotrainer.records.facts.FACTS`.
 
         Args:
             layers: The layers of the context that the facts are for.
         """
         rows = {info.name: float(row) for row, info in enumerate(layers)}
-        made = self.operation
+        operation = self.operation
         facts = {
             "first_bad_step": float(self.step),
             "first_bad_tensor": float(BAD_TENSORS.index(self.tensor)),
             "first_bad_layer": rows.get(self.layer or "", math.nan),
             "first_bad_after": float(self.after),
-            "first_bad_operation": float(BAD_OPERATIONS.index(made.kind)),
-            "first_bad_backward": float(made.backward),
-            "first_bad_half": float(made.half),
-            "first_bad_lowest": made.lowest,
-            "first_bad_highest": made.highest,
-            "first_bad_nearest": made.nearest,
+            "first_bad_operation": float(BAD_OPERATIONS.index(operation.kind)),
+            "first_bad_backward": float(operation.backward),
+            "first_bad_half": float(operation.half),
+            "first_bad_lowest": operation.lowest,
+            "first_bad_highest": operation.highest,
+            "first_bad_nearest": operation.nearest,
         }
         return {name: value for name, value in facts.items() if math.isfinite(value)}
 
@@ -138,12 +132,13 @@ def first_nonfinite(
 
     Args:
         step: 0-based number of the step.
-        weight_before: First weight that was not finite before the step: an earlier step, or the start, has made it so.
-        loss_is_finite: Whether the loss is.
-        forward: First such tensor of the forward pass.
-        gradient: First such tensor of the backward pass.
-        weight_after: First weight that is not finite after the step.
-        operations: First operation with such a result in each part of the step: ``forward``, ``backward``, ``update``.
+        weight_before: First non-finite weight before the step, or None.
+        loss_is_finite: Whether the loss is finite.
+        forward: First non-finite tensor of the forward pass, or None.
+        gradient: First non-finite gradient, or None.
+        weight_after: First non-finite weight after the step, or None.
+        operations: First operation with a non-finite result in each part of the step: ``forward``, ``backward``,
+            ``update``.
     """
     operation = None
     if weight_before is not None:
@@ -161,23 +156,23 @@ def first_nonfinite(
 
 
 def is_intended(name: str, *, nan: bool) -> bool:
-    """Say whether an operation may put out what is not finite without any harm.
+    """Return whether values that are not finite are intended in the output of an operation.
 
     Args:
         name: Its name in the framework.
-        nan: Whether there is a NaN, which nothing puts anywhere on purpose.
+        nan: Whether the output holds a NaN, which is never written on purpose.
     """
     name = name.lower()
     return any(part in name for part in _PASSED_ON) or (not nan and any(part in name for part in _FILLS))
 
 
 def kind_of_operation(name: str, values: Mapping[str, float], *, nan: bool, backward: bool) -> str:
-    """Return which of `BAD_OPERATIONS` one was, by its name, by what went in and by what came out.
+    """Classify an operation as one of `BAD_OPERATIONS` by its name, inputs and output.
 
     Args:
-        name: Its name in the framework; in the backward pass with that of the operation it is the gradient of.
+        name: Its name in the framework; in the backward pass together with that of the forward operation.
         values: ``lowest``, ``highest`` and ``nearest``: see `Operation`.
-        nan: Whether a NaN came out, rather than infinity alone.
+        nan: Whether the output holds a NaN, rather than only infinities.
         backward: Whether it belongs to the backward pass.
     """
     name = name.lower()
@@ -192,6 +187,6 @@ def kind_of_operation(name: str, values: Mapping[str, float], *, nan: bool, back
         "logarithm": nearest == 0 or (nan and lowest < 0 and not backward),
         "division": nearest == 0,
         "deviation": nan and largest < _LARGE,
-        "exponential": not backward and highest > 10,  # half precision ends at exp(11.1)
+        "exponential": not backward and highest > 10,  # half precision overflows at exp(11.1)
     }
     return kind if possible.get(kind, False) else "overflow"

@@ -1,11 +1,11 @@
-"""What is measured at a sampled step: the observation a backend hands over and the numbers kept of it.
+"""Measurements of a sampled step: the observation that a backend passes on, and the statistics kept of it.
 
-A backend reduces weights, gradients and activations on the device to one table (layers by
-`LAYER_COLUMNS`) and copies a few rows of inputs, outputs and targets. Everything that is computed from
-those rows is computed here, in NumPy, once for all frameworks; the rows themselves are dropped.
+A backend reduces weights, gradients and activations on the device to one table (layers by `LAYER_COLUMNS`) and copies
+a few rows of inputs, outputs and targets. Everything derived from those rows is computed in NumPy by
+`autotrainer.monitoring.summary`, once for all frameworks; the rows themselves are discarded.
 
-Two values have a meaning of their own in every table: NaN is "not measured", infinity is "measured, and
-not finite" (a NaN in a tensor counts as not finite).
+Two values are special in every table: NaN means "not measured", infinity means "measured, but not finite" (a NaN in a
+tensor counts as not finite).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ __all__ = [
     "ATTENTION_SAMPLES",
     "DORMANT",
     "LAYER_COLUMNS",
-    "MASKING",
+    "MASK_LOGIT",
     "MAX_FEATURES",
     "MAX_RANK",
     "MAX_ROWS",
     "MAX_VALUES",
-    "OFF_ZERO",
-    "PROBABLE",
-    "RARE",
+    "PROBABILITY_ACTIVATIONS",
+    "PROBABILITY_MARGIN",
+    "RARE_CLASS_RATIO",
     "SAMPLED_ENTRIES",
     "STEP_COLUMNS",
     "Floats",
@@ -42,20 +42,20 @@ __all__ = [
 Floats = NDArray[np.float64]
 
 MAX_ROWS = 256
-"""Rows of inputs, outputs and targets that a backend copies at most per sampled step (the first ones)."""
+"""Maximum number of rows of inputs, outputs and targets that a backend copies per sampled step (the first ones)."""
 
 MAX_FEATURES = 1024
-"""Values per row of *inputs* of rank 2 that a backend copies at most: evenly strided columns."""
+"""Maximum number of values per row of *inputs* of rank 2 that a backend copies: evenly strided columns."""
 
 MAX_RANK = 64
-"""Rows and features that a backend copies at most of what enters the output layer: the rank is found in 1 ms."""
+"""Maximum number of rows and of features of the output layer's input that a backend copies: its rank takes 1 ms."""
 
 MAX_VALUES = 65536
-"""Values that a backend copies at most of each of inputs, outputs and targets: fewer rows, never cut rows of
-outputs or targets (the class axis stays whole)."""
+"""Maximum number of values that a backend copies of each of inputs, outputs and targets. Rows of outputs and targets
+are dropped, never truncated: the class axis stays complete."""
 
 LAYER_COLUMNS = (
-    "grad_norm",  # L2 norm of the gradients of the layer's own trainable parameters, as the optimizer gets them
+    "grad_norm",  # L2 norm of the gradients of the layer's own trainable parameters, as passed to the optimizer
     "grad_zero_fraction",  # share of entries of those gradients that are exactly zero, in [0, 1]
     "weight_norm",  # L2 norm of those parameters before the step
     "update_ratio",  # L2 norm of their change in this step / weight_norm, on `SAMPLED_ENTRIES`
@@ -70,75 +70,75 @@ LAYER_COLUMNS = (
     "attention_entropy",  # mean over queries of the entropy of their attention weights / log(keys), see below
     "attention_max_logit",  # largest |q·k × scale| among the same queries and keys
 )
-"""Columns of the table of a step, one row a layer."""
+"""Columns of the layer table of a step: one row per layer."""
 
 DORMANT = 0.025
 """Share of its layer's mean up to which a unit is dormant (τ of Sokar et al., ICML 2023, section 3).
 
-Measured where an activation other than ``linear``, ``softmax``, ``softmin`` and ``log_softmax`` has made the output, in
-the row of the activation where it is a layer of its own, else in that of the layer that has it or that it is called
-for. NaN in all other rows (gates make the output of LSTM and GRU), and in those of layers that are not hidden. The mean
-of a unit is over samples and places (the unit axis is that of ``dead_units``), the mean of the layer over its units;
-where all is zero, all are dormant.
+Measured for outputs of any activation but ``linear``, ``softmax``, ``softmin`` and ``log_softmax``: in the row of the
+activation if it is a separate layer, else in that of the layer that has it or that it is called for. NaN in all other
+rows (LSTM and GRU outputs come from gates) and for layers that are not hidden. The mean of a unit is taken over samples
+and positions (the unit axis is that of ``dead_units``), the mean of the layer over its units; if all outputs are zero,
+all units are dormant.
 """
 
 SAMPLED_ENTRIES = 4096
-"""Evenly strided entries of a layer's parameters that are looked at one by one, at most.
+"""Maximum number of evenly strided entries of a layer's parameters that are compared one by one.
 
-``second_moment_ratio`` (RMS_t of Wortsman et al., arXiv 2304.13013) has g, the gradient as the optimizer
-gets it; v, Adam's second moment as it divides by it in this very step: g included, bias-corrected, the running maximum
-for AMSGrad; and ε, the one that Adam adds to the root. About 1 where the second moment keeps up, at most the root of
-the number of steps done and of 1 / (1 - β2). NaN without such a moment.
+In ``second_moment_ratio`` (RMS_t of Wortsman et al., arXiv 2304.13013), g is the gradient passed to the optimizer; v is
+Adam's second moment as used in this very step: including g, bias-corrected, the running maximum for AMSGrad; ε is the
+constant that Adam adds to the root. The ratio is about 1 while the second moment keeps up, and at most the root of the
+number of steps and of 1 / (1 - β2). NaN for optimizers without a second moment.
 """
 
 ATTENTION_SAMPLES, ATTENTION_QUERIES, ATTENTION_LOGITS = 8, 256, 2**18
-"""First samples, evenly strided queries, and logits (samples × heads × queries × keys) on which attention is looked at
-at most, with all heads and keys. To keep within the logits, queries are left out first, samples then.
+"""Attention is measured on the first samples, on evenly strided queries, and on at most so many logits (samples × heads
+× queries × keys), with all heads and keys. To stay within the logits, queries are dropped first, then samples.
 
-A key is left out for a query where a mask says so: a boolean one, or one that adds `MASKING` or less. What a mask adds
-otherwise counts for the weights, but not for ``attention_max_logit``. Queries that are left with fewer than two keys
-are left out. The row is that of the attention layer; for `scaled_dot_product_attention` called as a function that of
-the layer that made its queries, or, where that can't be told, of the layer that ran last before it.
+A key is excluded for a query by a boolean mask, or by one that adds `MASK_LOGIT` or less. Any other value that a mask
+adds counts for the weights, but not for ``attention_max_logit``. Queries with fewer than two keys are excluded. The
+row is that of the attention layer; for `scaled_dot_product_attention` called as a function, that of the layer that made
+its queries, or, if that is unknown, of the layer that ran last before it.
 """
 
-MASKING = -1e4
-"""Value up to which what is added to a logit excludes its key: -1e4 (half precision), -1e9 and -inf are in use."""
+MASK_LOGIT = -1e4
+"""A mask value up to this excludes its key: -1e4 (half precision), -1e9 and -inf are in use."""
 
 DEAD_WINDOW = 5
-"""Sampled batches in a row on which a unit must be zero for all samples to count as dead."""
+"""Number of consecutive sampled batches on which a dead unit is zero for every sample."""
 
-OFF_ZERO = 1e-3
-"""Distance from 0 and 1 from which probabilities tell ``binary_entropy``: what a loss makes of smaller ones (a clip, or
-single precision) is its own affair."""
+PROBABILITY_MARGIN = 1e-3
+"""Minimum distance of probabilities from 0 and 1 for ``binary_entropy``: closer ones depend on the loss's clipping and
+on single precision."""
 
-PROBABLE = frozenset({"sigmoid", "hard_sigmoid", "softmax"})
-"""Output activations after which a loss of one's own takes outputs for probabilities. After others it takes them for
-logits; where the activation is not known, outputs within 0 and 1 are probabilities."""
+PROBABILITY_ACTIVATIONS = frozenset({"sigmoid", "hard_sigmoid", "softmax"})
+"""Output activations after which a custom loss is taken to expect probabilities, else logits. If the activation is
+unknown, outputs in [0, 1] are taken as probabilities."""
 
-RARE = 0.1
-"""Frequency, relative to that of the commonest class, up to which a class is rare."""
+RARE_CLASS_RATIO = 0.1
+"""A class is rare up to this frequency relative to that of the most common class."""
 
 STEP_COLUMNS = (
     "loss",  # loss of the batch
     "learning_rate",  # of the first parameter group that has one above 0
     "batch_size",  # samples
     "grad_norm",  # L2 norm over all layers
-    "accuracy",  # share of the copied rows that are predicted right (classification tasks)
+    "accuracy",  # share of the copied rows that are predicted correctly (classification tasks)
     "squared_error",  # mean squared difference of outputs and targets (same shape, or broadcast rows)
-    "crossed_error",  # the same of every output with every target: only where (rows, 1) and (rows,) would broadcast
-    "absolute_error",  # mean absolute difference of outputs and targets, and the same of every output with every
-    "crossed_absolute_error",  # target: both only where (rows, 1) and (rows,) would broadcast
-    "binary_entropy",  # binary cross-entropy of outputs (see `OFF_ZERO`) with targets of whole numbers, and the same of
-    "crossed_binary_entropy",  # every output with every target (as above): both only where the loss is one's own
-    "cross_entropy",  # of outputs, probabilities or logits, over classes with one class a row: there only, too
-    "rare_accuracy",  # accuracy on the copied rows of classes that are at most RARE times as frequent as the commonest
+    "crossed_error",  # the same between every output and every target: only if (rows, 1) and (rows,) would broadcast
+    "absolute_error",  # mean absolute difference of outputs and targets, only if they would broadcast like that
+    "crossed_absolute_error",  # the same between every output and every target, under the same condition
+    "binary_entropy",  # binary cross-entropy of outputs with integral targets, only for a custom loss
+    "crossed_binary_entropy",  # the same between every output and every target, only if they would broadcast
+    "cross_entropy",  # cross-entropy of probabilities or logits with one class per row, only for a custom loss
+    "rare_accuracy",  # accuracy on the copied rows of rare classes, see `RARE_CLASS_RATIO`
     "class_entropy",  # entropy of the classes among the copied rows, in nats (classification tasks)
-    "feature_rank",  # effective rank of what enters the output layer / the largest possible one, in (0, 1]
-    "gradient_cosine",  # of the angle between the gradient and that of the sampled step before, on `SAMPLED_ENTRIES`
-    "stale_gradients",  # 1 if the backward pass found gradients of the step before, 0 if it found them reset
-    "loss_scale",  # by which loss and gradients were multiplied in half precision; a step that overflows halves it
+    "feature_rank",  # effective rank of the output layer's input / the largest possible one, in (0, 1]
+    "gradient_cosine",  # cosine between the gradients of this and the previous sampled step, on `SAMPLED_ENTRIES`
+    "stale_gradients",  # 1 if the backward pass started from gradients of the previous step, 0 if they were reset
+    "loss_scale",  # factor on loss and gradients in half precision; a step that overflows halves it
     "training_mode",  # 1 if dropout and batch normalization were in training mode in the forward pass, 0 if in
-    # evaluation mode; NaN without such layers, and where all of them are frozen or in another mode than the model
+    # evaluation mode; NaN without such layers, or if all of them are frozen or in another mode than the model
     "output_min",
     "output_max",
     "output_row_sum",  # mean over rows of the sum over the last axis
@@ -150,8 +150,8 @@ STEP_COLUMNS = (
     "target_nonfinite",  # share of target values that are not finite
     "input_nonfinite",  # share of input values that are not finite
     "input_max_abs",  # of the finite ones
-    # the rest describes all inputs sampled up to this step; features are columns of inputs of rank 2, and
-    # one single feature for images, sequences and other inputs of higher rank
+    # the rest describes all inputs sampled up to this step; features are columns of inputs of rank 2; images,
+    # sequences and other inputs of higher rank count as a single feature
     "input_mean",
     "input_std",
     "input_offset",  # largest |mean| / std over features
@@ -163,22 +163,22 @@ STEP_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class LayerInfo:
-    """What is known of one layer without running it.
+    """Static properties of one layer, known without running it.
 
     Attributes:
         name: Dotted path (PyTorch) or layer name (Keras).
         kind: ``dense``, ``conv``, ``recurrent``, ``embedding``, ``attention``, ``norm``, ``activation``,
             ``dropout``, ``pool``, ``reshape`` or ``other``.
-        activation: Lower-case name of the activation that its output went through (``linear`` for none),
-            or None where that can't be known.
+        activation: Lower-case name of the activation applied to its output (``linear`` for none), or None if
+            unknown.
         units: Number of units (output features, channels), or None.
         parameters: Number of its own trainable parameters.
-        frozen: True if it owns parameters and none of them is trainable, or all that are rest at a learning rate of 0
-            while others train.
+        frozen: True if it has parameters and none of them is trainable, or all trainable ones have a learning rate of
+            0 while others train.
         hidden: False for the layer (and a separate activation) that makes the model's output.
-        start: Form of its weight matrix before the first step seen, where that is special: ``zero``, ``constant``
-            (one value), ``equal_units`` (the same for all units), ``equal_inputs`` (the same for all inputs of each
-            unit); ``drawn`` where no optimizer owns it and it looks newly drawn by a usual initializer; else empty.
+        start: Pattern of its weight matrix before the first observed step: ``zero``, ``constant`` (one value),
+            ``equal_units`` (the same for all units), ``equal_inputs`` (the same for all inputs of each unit),
+            ``drawn`` (freshly initialized, and owned by no optimizer), or empty for none of these.
         unowned: Number of its own trainable parameters that no optimizer owns.
     """
 
@@ -195,22 +195,22 @@ class LayerInfo:
 
 @dataclass(slots=True)
 class Observation:
-    """What a backend saw at one sampled step.
+    """The measurements of one sampled step, as a backend passes them on.
 
     Attributes:
         step: 0-based optimizer step.
         loss: Loss of the batch; NaN if unknown, infinity if not finite.
-        learning_rate: Of the first parameter group that has one above 0; NaN if unknown.
-        batch_size: Samples; NaN if unknown.
+        learning_rate: Learning rate of the first parameter group with one above 0; NaN if unknown.
+        batch_size: Number of samples; NaN if unknown.
         layers: Table of shape (layers, len(LAYER_COLUMNS)).
         inputs: First rows of the input, shape (rows, features...), or None.
         outputs: First rows of the output, shape (rows, ...), or None.
         targets: First rows of the targets, shape (rows, ...), in the user's form, or None.
         losses: (step, loss) pairs of steps since the last observation whose loss is known.
-        features: What enters the output layer, the last dense layer, where other layers with parameters come before
-            it: shape (rows, features), both evenly strided and at most `MAX_RANK`. Samples and time steps are rows
-            alike. Else None.
-        scalars: Further `STEP_COLUMNS` that the backend measures by itself, by name.
+        features: Input of the output layer (the last dense layer), if other layers with parameters come before it:
+            shape (rows, features), both evenly strided and at most `MAX_RANK`; samples and time steps are both rows.
+            Else None.
+        scalars: Further `STEP_COLUMNS` that the backend measures itself, by name.
     """
 
     step: int
@@ -228,7 +228,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class StepStats:
-    """The numbers kept of one sampled step.
+    """The statistics kept of one sampled step.
 
     Attributes:
         step: 0-based optimizer step.

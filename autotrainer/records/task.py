@@ -1,4 +1,4 @@
-"""What the training is for: loss, kind of targets, kind of task, and when an output counts as right."""
+"""What a model is trained for: loss, targets, kind of task, and when an output counts as correct."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autotrainer.records.signals import LayerInfo
 __all__ = ["MASKED", "LossInfo", "OptimizerInfo", "TargetSummary", "TaskContext", "TaskKind", "correct_rows"]
 
 MASKED = -100
-"""Class index of what does not count: `ignore_index` of the losses of PyTorch."""
+"""Class index of masked targets, which do not count: the default `ignore_index` of PyTorch's losses."""
 
 TaskKind = Literal["multiclass", "binary", "multilabel", "regression", "unknown"]
 Expects = Literal["logits", "probabilities", "log_probabilities", "values", "log_values", "unknown"]
@@ -22,18 +22,19 @@ Expects = Literal["logits", "probabilities", "log_probabilities", "values", "log
 
 @dataclass(frozen=True, slots=True)
 class LossInfo:
-    """What a loss computes.
+    """Properties of a loss.
 
     Attributes:
-        name: As the framework calls it.
+        name: Its name in the framework.
         family: ``cross_entropy`` (over classes), ``binary_cross_entropy``, ``squared_error``,
             ``absolute_error``, ``huber``, ``hinge``, ``poisson``, ``kl_divergence``, ``custom`` or ``none``.
-        expects: What it takes the model's output for: of the target's own scale, or its logarithm, or a classifier's.
-        targets: ``index``, ``one_hot``, ``either`` or ``values``: the form of targets it takes.
+        expects: The outputs that it expects: ``logits``, ``probabilities``, ``log_probabilities``, ``values`` (on the
+            scale of the targets), ``log_values`` (their logarithm) or ``unknown``.
+        targets: The form of targets that it takes: ``index``, ``one_hot``, ``either`` or ``values``.
         class_axis: Axis of the classes in the output: 1 for PyTorch's cross-entropies, else -1.
         reduction: ``mean``, ``sum`` or ``none``.
-        weighted: Whether it is known to weigh classes or rows unequally: its value and the share of right answers
-            are then not what they are otherwise.
+        weighted: Whether it is known to weight classes or rows unequally, so that its value is not comparable with
+            an unweighted one.
     """
 
     name: str = "unknown"
@@ -46,21 +47,26 @@ class LossInfo:
 
     @property
     def classifies(self) -> bool:
-        """Whether it is a loss for classes or labels."""
+        """Whether it is a classification loss."""
         return self.family in ("cross_entropy", "binary_cross_entropy", "hinge")
 
     @property
     def own(self) -> bool:
-        """Whether it is one of the user's own, or not known at all."""
+        """Whether it is a custom loss, or unknown."""
         return self.family in ("custom", "none")
 
 
 @dataclass(frozen=True, slots=True)
 class OptimizerInfo:
-    """Name (lower case: ``sgd``, ``adam``, …), initial learning rate and momentum of an optimizer, or of the first.
+    """Properties of the optimizer, or of the first of several.
 
-    ``several`` says that there are further ones, each with a loss of its own; ``scheduled`` that a schedule of the
-    learning rate is attached.
+    Attributes:
+        name: Lower-case name (``sgd``, ``adam``, …).
+        learning_rate: Initial learning rate; NaN if unknown.
+        momentum: Momentum; 0 without any.
+        weight_decay: Weight decay; 0 without any.
+        several: Whether there are further optimizers, each with a separate loss.
+        scheduled: Whether a learning-rate schedule is attached.
     """
 
     name: str = "unknown"
@@ -73,26 +79,26 @@ class OptimizerInfo:
 
 @dataclass(frozen=True, slots=True)
 class TargetSummary:
-    """What all targets seen so far look like.
+    """Summary of all targets so far.
 
     Attributes:
-        count: Values seen (rows × width).
-        rows: Rows seen.
+        count: Number of values (rows × width).
+        rows: Number of rows.
         rank: Number of dimensions of a batch of targets.
         width: Size of the last axis if the rank is at least 2, else 1.
-        integer_type: Whether they came with an integer (or boolean) type.
+        integer_type: Whether their type is integer (or boolean).
         integral: Whether all values are whole numbers.
         minimum: Smallest value.
         maximum: Largest value.
         mean: Mean of all values.
-        variance: Mean over columns of their variance: the squared error of the best constant.
+        variance: Mean over columns of their variance: the squared error of the best constant prediction.
         values: The distinct values if there are at most 32 and all are whole, sorted; else empty.
-        one_hot: Width > 1 and each row is one 1 and zeros.
-        classes: Number of distinct classes seen (whole values, or one-hot columns); 0 if not discrete.
-        majority: Share of the commonest class; NaN if not discrete.
+        one_hot: Whether the width is > 1 and each row holds a single 1 and zeros.
+        classes: Number of distinct classes (integral values, or one-hot columns); 0 if not discrete.
+        majority: Share of the most common class; NaN if not discrete.
         entropy: Entropy of the classes in nats; NaN if not discrete.
         rarest: Share of the rarest class; NaN if not discrete.
-        masked: Whether some class indices are -100, which means "leave this one out" and counts nowhere else here.
+        masked: Whether some class indices are -100 (see `MASKED`); these count nowhere else here.
     """
 
     count: int = 0
@@ -115,18 +121,18 @@ class TargetSummary:
 
     @property
     def binary(self) -> bool:
-        """Only 0 and 1."""
+        """Whether all values are 0 or 1."""
         return bool(self.values) and set(self.values) <= {0.0, 1.0}
 
     @property
     def signed(self) -> bool:
-        """Only -1 and 1 (both)."""
+        """Whether the values are exactly -1 and 1."""
         return set(self.values) == {-1.0, 1.0}
 
 
 @dataclass(frozen=True, slots=True)
 class TaskContext:
-    """What is known of a training besides its measurements.
+    """Model, loss, optimizer and data of a training: what is known besides its measurements.
 
     Attributes:
         framework: ``pytorch`` or ``keras3``.
@@ -134,22 +140,22 @@ class TaskContext:
         loss: The loss.
         optimizer: The optimizer.
         layers: All layers, in forward order.
-        output_activation: Lower-case name (``softmax``, ``sigmoid``, ``relu``, ``linear``, …) of what the
-            output went through; None if it can't be known.
+        output_activation: Lower-case name of the activation applied to the output (``softmax``, ``sigmoid``,
+            ``relu``, ``linear``, …); None if unknown.
         output_units: Size of the output's class or unit axis; None if unknown.
-        output_rank: Number of dimensions of a batch of outputs, where the loss takes them as they are; else None.
-        loss_refusal: Shapes and types of outputs and targets, and what the loss says of them, where `check` finds
-            that it can't be computed; else empty.
-        input_kind: ``values``, ``scaled`` (values that the model standardizes itself, first of all), ``index``
-            (integers for an embedding) or ``unknown``.
+        output_rank: Number of dimensions of a batch of outputs, if the loss takes them unchanged; else None.
+        loss_refusal: If the loss can't be computed on a first batch: shapes and types of outputs and targets, and the
+            loss's error message; else empty.
+        input_kind: ``values``, ``scaled`` (values that the model's first layer standardizes), ``index`` (integers for
+            an embedding) or ``unknown``.
         planned_epochs: Planned length in epochs, or None.
         planned_steps: Planned length in steps, or None.
         train_rows: Number of training samples, or None.
-        batch_size: Samples a batch, or None.
-        dropout: Largest share of values that a layer leaves out at random in training mode, or None.
+        batch_size: Samples per batch, or None.
+        dropout: Largest dropout rate of a layer, or None.
         managed: True inside `autotrainer.fit`.
-        arrays: True where `check` was given whole arrays: their order says nothing of that in training.
-        asked: What was asked of data and model, by name: see `autotrainer.records.facts.FACTS`.
+        arrays: True if `check` got whole arrays, whose order need not be that of the training.
+        asked: Results of diagnostics of data and model, by name: see `autotrainer.records.facts.FACTS`.
     """
 
     framework: str = "unknown"
@@ -172,7 +178,7 @@ class TaskContext:
     asked: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def kind(self, targets: TargetSummary) -> TaskKind:
-        """Return the kind of task, from the targets first and the loss second."""
+        """Return the kind of task, by the targets first and the loss second."""
         if targets.count == 0:
             return "unknown"
         if targets.one_hot:
@@ -180,75 +186,77 @@ class TaskContext:
         if targets.width > 1 and targets.binary and self.output_units == targets.width:
             return "multilabel"
         if targets.binary or targets.signed:
-            many = self.output_units is not None and self.output_units > 1
-            return "multiclass" if many and targets.binary else "binary"
+            several_units = self.output_units is not None and self.output_units > 1
+            return "multiclass" if several_units and targets.binary else "binary"
         if self.loss.family == "cross_entropy":
             return "multiclass"
-        room = self.output_units is not None and self.output_units >= max(2, targets.classes)
-        steps = targets.integer_type and targets.width != self.output_units  # one index for each step of a sequence
-        if targets.integral and targets.classes and targets.minimum >= 0 and (targets.width == 1 or steps) and room:
+        enough_units = self.output_units is not None and self.output_units >= max(2, targets.classes)
+        sequence = targets.integer_type and targets.width != self.output_units  # one class index per time step
+        indices = targets.integral and targets.classes and targets.minimum >= 0 and (targets.width == 1 or sequence)
+        if indices and enough_units:
             return "multiclass"
         if self.loss.classifies:
             return "multilabel" if targets.width > 1 else "binary"
-        chance = self.output_activation == "sigmoid" and self.output_units == 1
-        if chance and self.loss.family == "custom" and targets.integral and len(targets.values) == 2:
-            return "binary"  # a loss of one's own that gets labels such as 1 and 2
+        probability = self.output_activation == "sigmoid" and self.output_units == 1
+        if probability and self.loss.family == "custom" and targets.integral and len(targets.values) == 2:
+            return "binary"  # a custom loss with labels such as 1 and 2
         return "regression"
 
     def cut(self, targets: TargetSummary) -> float:
-        """Return the value above which a single output unit means "yes"."""
+        """Return the threshold above which a single output unit predicts the positive class."""
         return 0.0 if self.loss.expects == "logits" or targets.signed else 0.5
 
     def trivial_accuracy(self, targets: TargetSummary) -> float:
-        """Return the accuracy of always answering the commonest class; NaN for regression."""
+        """Return the accuracy of always predicting the most common class; NaN for regression."""
         return targets.majority if self.kind(targets) not in ("regression", "unknown") else float("nan")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values that JSON can hold."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Rebuild a context from what `to_dict` returned; unknown keys are ignored."""
-        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        known["loss"] = LossInfo(**known.get("loss", {}))
-        optimizer = dict(known.get("optimizer", {}))
+        """Rebuild a context from the values of `to_dict`; unknown keys are ignored."""
+        arguments = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        arguments["loss"] = LossInfo(**arguments.get("loss", {}))
+        optimizer = dict(arguments.get("optimizer", {}))
         rate = optimizer.get("learning_rate")
         optimizer["learning_rate"] = float("nan") if rate is None else float(rate)
-        known["optimizer"] = OptimizerInfo(**optimizer)
-        known["layers"] = tuple(LayerInfo(**v) for v in known.get("layers", ()))
-        known["asked"] = {name: float(value) for name, value in known.get("asked", {}).items() if value is not None}
-        return cls(**known)
+        arguments["optimizer"] = OptimizerInfo(**optimizer)
+        arguments["layers"] = tuple(LayerInfo(**v) for v in arguments.get("layers", ()))
+        facts = arguments.get("asked", {})
+        arguments["asked"] = {name: float(value) for name, value in facts.items() if value is not None}
+        return cls(**arguments)
 
 
 def correct_rows(
     outputs: NDArray[Any], targets: NDArray[Any], kind: TaskKind, *, cut: float = 0.5, class_axis: int = -1
 ) -> NDArray[np.float64]:
-    """Return, row by row, how much of a prediction is right.
+    """Return the share of correct predictions of each row.
 
     Args:
         outputs: Raw outputs, shape (rows, units), (rows, time, units) or, with ``class_axis=1``,
             (rows, units, time...).
         targets: Class indices, one-hot rows, labels in {0, 1} or {-1, 1}. Negative class indices are masked.
-        kind: Kind of task; must be a classification.
-        cut: Value above which a single unit means "yes".
+        kind: Kind of task; must be a classification task.
+        cut: Threshold above which a single unit predicts the positive class.
         class_axis: Axis of the classes in ``outputs``.
 
     Returns:
-        Shape (rows,), each in [0, 1]: the mean over labels or unmasked time steps; NaN where all is masked.
-        A row with an output that is not finite counts as wrong.
+        Shape (rows,), in [0, 1]: the mean over labels or unmasked time steps; NaN for rows that are fully masked. A
+        row with an output that is not finite counts as incorrect.
     """
     rows = len(outputs)
     finite = np.isfinite(outputs.reshape(rows, -1)).all(axis=1)
     if outputs.ndim > 1 and outputs.shape[class_axis] > 1 and kind == "multiclass":
         predicted = np.argmax(outputs, axis=class_axis)
         one_hot = targets.shape == outputs.shape
-        wanted = np.argmax(targets, axis=class_axis) if one_hot else targets.reshape(predicted.shape)
-        mask = np.ones(predicted.shape, bool) if one_hot else wanted >= 0
+        labels = np.argmax(targets, axis=class_axis) if one_hot else targets.reshape(predicted.shape)
+        mask = np.ones(predicted.shape, bool) if one_hot else labels >= 0
     else:
         predicted = outputs.reshape(rows, -1) > cut
-        wanted = targets.reshape(rows, -1) > 0.5 if targets.min(initial=0) >= 0 else targets.reshape(rows, -1) > 0
+        labels = targets.reshape(rows, -1) > 0.5 if targets.min(initial=0) >= 0 else targets.reshape(rows, -1) > 0
         mask = np.ones(predicted.shape, bool)
-    right = ((predicted == wanted) & mask).reshape(rows, -1).sum(axis=1)
+    correct = ((predicted == labels) & mask).reshape(rows, -1).sum(axis=1)
     with np.errstate(invalid="ignore"):
-        return np.where(finite, right / mask.reshape(rows, -1).sum(axis=1), 0.0)
+        return np.where(finite, correct / mask.reshape(rows, -1).sum(axis=1), 0.0)

@@ -1,1 +1,1 @@
-"""What people read: reports, plans and their lines of code, results, files."""
+"""Reports, results and repair plans, as text, HTML, JSON and code patches."""

@@ -1,4 +1,4 @@
-"""Files that are either complete or not there."""
+"""Writing files: new names that never collide, and replacement only by a complete file."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def new_file(folder: str | Path, kind: str) -> TextIO:
     """Open a new file to append lines to: ``KIND-TIME-PROCESS-NUMBER.jsonl``.
 
     Args:
-        folder: Where to write; created if missing.
-        kind: What the file is.
+        folder: The folder; created if missing.
+        kind: Prefix of the file's name.
 
     Raises:
         OSError: If the folder or the file can't be written.
@@ -33,7 +33,7 @@ def new_file(folder: str | Path, kind: str) -> TextIO:
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> Path:
-    """Write a file so that the one before stays until the new one is complete.
+    """Write a file; an existing one is replaced only once the new one is complete.
 
     Args:
         path: The file; missing folders are created.
@@ -56,5 +56,5 @@ def write_atomic(path: str | Path, content: str | bytes) -> Path:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"can't write {path}: {error.strerror or error}; give a path that can be written") from error
+        raise InputError(f"can't write {path}: {error.strerror or error}; choose a writable path") from error
     return path

@@ -1,4 +1,4 @@
-"""What a report holds of a managed training: its outcome, its attempts, its curves."""
+"""What a report needs of a managed training: its outcome and its attempts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ Points = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True, slots=True)
 class AttemptRow:
-    """One attempt of `autotrainer.fit`: its repairs, score, cost in trainings, what went wrong, what remains.
+    """One attempt as a row of the report.
 
-    ``epochs`` are those that it was trained for where that was only to see whether it is worth more; None: to its end.
-    ``verdict`` is what one of them, or the training as given (no repairs), told of a gain with another seed; or empty.
-    ``start`` is the epoch of the training as given in which it began.
+    Attributes:
+        repairs: Names of its repairs; none for a rerun of the original training.
+        score: Its validation score, or None if it failed.
+        cost: Its work, relative to one original training.
+        error: Why it failed, or None.
+        remaining: Problems that are still errors.
+        chosen: Whether it is the training that is returned.
+        epochs: See `autotrainer.Attempt`.
+        start: Epoch of the original training from which it continued.
+        verdict: See `autotrainer.Attempt`.
     """
 
     repairs: tuple[str, ...]
@@ -32,7 +39,7 @@ class AttemptRow:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What `autotrainer.fit` came to; fields as in `autotrainer.Result`, with the patch in words."""
+    """The outcome of a managed training: the fields of `autotrainer.Result` in plain values, with the patch as text."""
 
     status: str
     stopped_by: str
@@ -46,8 +53,8 @@ class Outcome:
     changes: tuple[str, ...]
     attempts: tuple[AttemptRow, ...]
     left_out: Mapping[str, str]
-    """Repairs that could not be used here, with the reason."""
+    """Reasons why repairs were not used, by the name of the repair."""
     doubtful: bool = False
     epochs: int = 0
-    """Planned epochs; 0 where they are not known."""
+    """Planned epochs; 0 if unknown."""
     mode: str = "max"

@@ -10,12 +10,14 @@ from typing import Any
 
 from autotrainer import registry
 from autotrainer.edits import Edit, edit_from_dict
-from autotrainer.errors import ConfigError
-from autotrainer.reporting.patches import describe
+from autotrainer.edits.base import shorten
+from autotrainer.errors import AutotrainerError, ConfigError
+from autotrainer.reporting.patch import patch_text
 
 __all__ = ["RepairPlan", "load_plan"]
 
 _FORMAT = 1
+_LARGEST_START = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +27,15 @@ class RepairPlan:
     Attributes:
         repairs: Names of the repairs, in the order in which they were found.
         edits: The edits, with numbers that were fitted on the training data filled in.
-        problems: Names of the problems that it answers.
+        problems: Names of the problems that it fixes.
         framework: Name of the backend (``pytorch``, ``keras3``) that its lines of code are for.
-        layers: Names of the layers of the model it was made for, in forward order; empty if unknown. Keras numbers
-            the layers of each new model on, so that a fresh one is told apart by position only.
-        start: Epoch from whose beginning on the edits are in force; those before it run as given.
+        layers: Names of the layers of the model it was made for, in forward order; empty if unknown. Keras continues
+            the numbers in layer names from model to model, so that a fresh model's layers are matched by position.
+        start: Epoch, counted from 0, at whose start the edits take effect; earlier epochs stay unchanged.
         places: File and line of the user's own code that a problem points to, by its name, where known.
+
+    Raises:
+        ConfigError: If a value is of the wrong type.
     """
 
     repairs: tuple[str, ...]
@@ -41,15 +46,24 @@ class RepairPlan:
     start: int = 0
     places: Mapping[str, str] = field(default_factory=dict, compare=False)
 
+    def __post_init__(self) -> None:
+        for name in ("repairs", "problems", "layers"):
+            _check(name, getattr(self, name), _all(getattr(self, name), str), "a list of names")
+        _check("edits", self.edits, _all(self.edits, Edit), "a list of edits")
+        _check("framework", self.framework, isinstance(self.framework, str), "the name of a backend")
+        _check("start", self.start, _is_epoch(self.start), "an epoch >= 0")
+        texts = isinstance(self.places, Mapping) and _all([*self.places, *self.places.values()], str)
+        _check("places", self.places, texts, "a mapping from names of problems to places in the code")
+
     @property
     def changes(self) -> tuple[str, ...]:
         """What a user must know first: which of input, output, loss, data, length, architecture it changes."""
         order = ("input", "output", "loss", "data", "length", "architecture")
-        said = {edit.says_first for edit in self.edits}
-        return tuple(name for name in order if name in said)
+        affected = {edit.affects for edit in self.edits}
+        return tuple(name for name in order if name in affected)
 
     def __str__(self) -> str:
-        return describe(
+        return patch_text(
             self.edits,
             self.framework,
             problems=self.problems,
@@ -77,22 +91,23 @@ class RepairPlan:
         """Rebuild a plan from the object that `to_json` wrote.
 
         Raises:
-            ConfigError: If it is no plan.
+            ConfigError: If it is not a plan, or holds a value that is not accepted.
         """
-        if values.get("autotrainer_plan") != _FORMAT:
-            raise ConfigError(f"this is no repair plan of format {_FORMAT}: give what plan.to_json() returned")
-        try:
-            return cls(
-                tuple(values["repairs"]),
-                tuple(edit_from_dict(edit) for edit in values["edits"]),
-                tuple(values["problems"]),
-                str(values["framework"]),
-                tuple(values.get("layers", ())),
-                int(values.get("start", 0)),
-                {str(problem): str(place) for problem, place in dict(values.get("places", {})).items()},
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"the repair plan is incomplete: {error!r}") from error
+        if not isinstance(values, Mapping) or values.get("autotrainer_plan") != _FORMAT:
+            raise ConfigError(f"this is not a repair plan of format {_FORMAT}: give what plan.to_json() returned")
+        missing = [name for name in ("repairs", "edits", "problems", "framework") if name not in values]
+        if missing:
+            raise ConfigError(f"the repair plan is incomplete: it has no {', '.join(missing)}")
+        _check("edits", values["edits"], isinstance(values["edits"], list | tuple), "a list of edits")
+        return cls(
+            _as_tuple(values["repairs"]),
+            tuple(map(edit_from_dict, values["edits"])),
+            _as_tuple(values["problems"]),
+            values["framework"],
+            _as_tuple(values.get("layers", ())),
+            values.get("start", 0),
+            values.get("places", {}),
+        )
 
     def apply(self, model: Any, optimizer: Any = None) -> tuple[Any, Any]:
         """Repeat the plan on a fresh model.
@@ -100,31 +115,38 @@ class RepairPlan:
         What belongs to the loop rather than to model or optimizer (loss, batch size, clipping in PyTorch, early
         stopping) can't be applied here: `str` of the plan has the lines for it.
 
-        A plan with a `start` is to be applied at the beginning of that epoch, to the model and optimizer that train.
+        Apply a plan with a `start` at the beginning of that epoch, to the model and optimizer that are being trained.
 
-        A plan made for the other framework can be applied as far as it names no layers, or layers that the model
-        has by the same names.
+        A plan made for the other framework can be applied if it names no layers, or only layers that the model has by
+        the same names.
 
         Args:
-            model: A fresh model of the kind the plan was made for. It is not to be used further.
+            model: A fresh model of the kind the plan was made for. Don't use it afterwards.
             optimizer: PyTorch: the optimizer over its parameters, if there is one.
 
         Returns:
             The changed model and optimizer.
 
         Raises:
-            InputError: If the model is of no known framework.
+            InputError: If the model is not of a supported framework.
             ConfigError: If an edit does not fit the model, or names layers of another framework's model.
         """
         backend = registry.backend_of(model)
         names = tuple(layer.name for layer in backend.layers(model))
+        edits = self.edits
         if backend.name != self.framework:
             self._check_names(names, backend.name)
-            return backend.apply(self.edits, model, optimizer)
-        return backend.apply([self._renamed(edit, names) for edit in self.edits], model, optimizer)
+        else:
+            edits = tuple(self._renamed(edit, names) for edit in self.edits)
+        try:
+            return backend.apply(edits, model, optimizer)
+        except AutotrainerError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"the plan can't be applied to this {type(model).__name__}: {error}") from error
 
     def _check_names(self, names: tuple[str, ...], framework: str) -> None:
-        """Check that a model of another framework has all layers that are named: position says nothing there.
+        """Check that a model of another framework has all layers that are named: positions need not correspond.
 
         Raises:
             ConfigError: If one is missing.
@@ -141,23 +163,40 @@ class RepairPlan:
 
     def _renamed(self, edit: Edit, names: tuple[str, ...]) -> Edit:
         """Return an edit for a model whose layers have other names, one for one."""
-        named = getattr(edit, "layers", ())
-        if len(names) != len(self.layers) or set(names) == set(self.layers) or not named:
+        layers = getattr(edit, "layers", ())
+        if len(names) != len(self.layers) or set(names) == set(self.layers) or not layers:
             return edit
         new = dict(zip(self.layers, names, strict=True))
-        return replace(edit, layers=tuple(new.get(name, name) for name in named))  # type: ignore[call-arg]
+        return replace(edit, layers=tuple(new.get(name, name) for name in layers))  # type: ignore[call-arg]
+
+
+def _check(name: str, value: Any, accepted: bool, expected: str) -> None:
+    if not accepted:
+        raise ConfigError(f"`{name}` of a repair plan must be {expected}, not {shorten(value)}")
+
+
+def _all(values: Any, kind: type) -> bool:
+    return isinstance(values, list | tuple) and all(isinstance(value, kind) for value in values)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _is_epoch(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_START
 
 
 def load_plan(path: str | Path) -> RepairPlan:
     """Read a plan that was saved as JSON.
 
     Raises:
-        ConfigError: If the file can't be read or holds no plan.
+        ConfigError: If the file can't be read or does not hold a plan.
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"can't read a repair plan from {path}: {error}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds no repair plan: give what plan.to_json() returned")
+        raise ConfigError(f"{path} does not hold a repair plan: give what plan.to_json() returned")
     return RepairPlan.from_dict(values)

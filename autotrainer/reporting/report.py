@@ -1,4 +1,4 @@
-"""Reports: everything known of a run, as text, JSON and HTML. They hold statistics, never samples or targets."""
+"""Reports of a run as text, JSON and HTML. They hold statistics, never samples or targets."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from autotrainer.reporting.outcome import Outcome, Points
 __all__ = ["Report", "points"]
 
 FORMAT = 1
-"""Version of the JSON form."""
+"""Version of the JSON format."""
 
 _MAX_POINTS = 400
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A report of one run.
+    """A report of one run: ``str(report)`` is its text form.
 
     Attributes:
-        findings: Findings, ranked.
+        findings: Findings, ranked: roots before their consequences, then by severity and confidence.
         run: Facts of the run by name (``framework``, ``steps``, ``epochs``, ``layers``, …).
-        curves: Named curves, each a sequence of (step or epoch, value).
-        outcome: What a managed training came to; None for a watched or replayed run.
+        curves: Curves by name (``loss``, ``val_loss``), each a sequence of (step, value) pairs, or of (epoch, value)
+            pairs for a managed training; at most 400 points.
+        outcome: The outcome of a managed training; None for a watched or replayed run.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -49,8 +50,8 @@ class Report:
 
         Args:
             findings: The findings, ranked.
-            history: What was measured.
-            context: What is known of the training.
+            history: The measurements.
+            context: The training's model, loss, optimizer and data.
         """
         facts = {
             "framework": context.framework,
@@ -74,7 +75,7 @@ class Report:
         return text.render(self.findings, self.run, self.outcome)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values that strict JSON can hold; numbers that are not finite become None or strings."""
+        """Return plain values for strict JSON; NaN becomes None, infinities become strings."""
         return {
             "autotrainer_report": FORMAT,
             "version": __version__,
@@ -85,18 +86,19 @@ class Report:
         }
 
     def to_json(self) -> str:
-        """Return the report as strict JSON; ``autotrainer_report`` is the version of the form."""
+        """Return the report as strict JSON; the key ``autotrainer_report`` holds the format version."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def to_html(self) -> str:
-        """Return the report as one HTML page without any outside resource."""
+        """Return the report as one self-contained HTML page."""
         return html.render(self.findings, self.run, self.curves, self.outcome)
 
     def save(self, path: str | Path) -> Path:
-        """Write the report; a file that was there stays until the new one is complete.
+        """Write the report to a file. An existing file is replaced only once the new one is complete.
 
         Args:
-            path: File whose suffix says the form: ``.html``, ``.json`` or ``.txt``.
+            path: The file; its suffix selects the format: ``.html``, ``.json`` or ``.txt``. Missing folders are
+                created.
 
         Returns:
             The path.
@@ -104,18 +106,18 @@ class Report:
         Raises:
             InputError: If the suffix is unknown or the file can't be written.
         """
-        forms = {".html": self.to_html, ".json": self.to_json, ".txt": self.__str__}
+        formats = {".html": self.to_html, ".json": self.to_json, ".txt": self.__str__}
         if not isinstance(path, str | PathLike):
-            raise InputError(f"a report is saved to a path, not to {type(path).__name__}")
+            raise InputError(f"path must be a string or path, not {type(path).__name__}")
         suffix = Path(path).suffix.lower()
-        if suffix not in forms:
-            hint = nearest(suffix, forms)
-            raise InputError(f"can't save a report as {str(path)!r}: the suffix says the form, {hint}")
-        return write_atomic(path, forms[suffix]() + "\n")
+        if suffix not in formats:
+            hint = nearest(suffix, formats)
+            raise InputError(f"can't save the report as {str(path)!r}: the suffix selects the format, {hint}")
+        return write_atomic(path, formats[suffix]() + "\n")
 
 
 def points(positions: Iterable[Any], values: Iterable[Any]) -> Points:
-    """Pair positions and values; at most `_MAX_POINTS` of them, evenly spread."""
+    """Return (position, value) pairs, evenly downsampled to at most `_MAX_POINTS`."""
     pairs = [(float(x), float(y)) for x, y in zip(positions, values, strict=True)]
     if len(pairs) > _MAX_POINTS:
         last = len(pairs) - 1

@@ -1,4 +1,4 @@
-"""What `fit` returns."""
+"""The result of `fit` and `Loop`, and its attempts."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ __all__ = ["Attempt", "Result"]
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One repaired training that was tried.
+    """One training that was tried with a repair plan.
 
     Attributes:
-        plan: What it changed.
+        plan: The changes it was trained with.
         score: Its validation score, or None if it failed.
         error: Why it failed, or None.
-        findings: What its own monitor found.
-        cost: Its work, in trainings of the given model; of one that went on where a shorter one ended, since then.
-        epochs: Epochs that it was trained for, where that was only to see whether it is worth more; None: to its end.
-        verdict: Of an attempt, or the training as given (no repairs), that is run again with another seed, to tell a
-            gain from luck: ``holds``, ``refuted``, or ``open`` while nothing is concluded; else empty.
+        findings: The findings of its own monitor.
+        cost: Its work, relative to one original training. For an attempt that continued a shorter one, only the work
+            since then.
+        epochs: Number of epochs of a short trial that only decides whether the plan deserves a full training; None
+            for a full training.
+        verdict: Set for a rerun with another seed, which checks whether a gain is due to chance: ``holds``,
+            ``refuted``, or ``open`` while undecided. Empty for all other attempts. A rerun of the original training
+            has a plan without repairs.
     """
 
     plan: RepairPlan
@@ -43,7 +46,7 @@ class Attempt:
     verdict: Literal["", "open", "holds", "refuted"] = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values that JSON can hold."""
+        """Return plain values for JSON."""
         return {
             "plan": json.loads(self.plan.to_json()),
             "score": _plain(self.score),
@@ -57,30 +60,33 @@ class Attempt:
 
 @dataclass(slots=True)
 class Result:
-    """What a managed training came to.
+    """The result of a managed training: the best model, its score against the baseline, and how it was reached.
+
+    The *baseline* is the original training, without any repair.
 
     Attributes:
-        status: ``healthy`` (no error, nothing tried), ``repaired`` (better by more than noise and no error left),
-            ``improved`` (better, errors remain) or ``unrepaired`` (the training as given is returned; also where
-            budget or interrupt ended it before half of its epochs, too early to call it healthy).
+        status: ``healthy`` (no errors, nothing tried), ``repaired`` (better than the baseline by more than noise, no
+            errors remain), ``improved`` (better by more than noise, errors remain) or ``unrepaired`` (the baseline is
+            returned; also if the budget or an interrupt ended it before half of its epochs, too early to call it
+            healthy).
         stopped_by: ``done``, ``budget`` or ``interrupt``.
-        model: The trained model, in evaluation mode; never worse on validation data than the training as given.
+        model: The trained model, in evaluation mode; never worse on the validation data than the baseline.
         optimizer: The optimizer that trained it.
-        history: Values by name (``loss``, ``val_loss``, ``score``, ...), one for each epoch of its training.
+        history: Values by name (``loss``, ``val_loss``, ``score``, …), one per epoch of its training.
         score: Its validation score, in the metric's own sign; NaN if the budget allowed no evaluation.
-        baseline_score: That of the training as given; NaN if it can't be run as given, or came to no evaluation.
-        test_score: Its score on the test data, or None without test data.
-        baseline_test_score: That of the training as given; None too if it can't be run as given.
-        findings: Of the training as given, ranked.
-        plan: What the returned training changes, or None.
-        attempts: All repaired trainings that were tried, in order.
-        cost: Total work, in trainings of the given model.
+        baseline_score: Validation score of the baseline; NaN if it can't be run or was never evaluated.
+        test_score: Its score on the test data; None without test data.
+        baseline_test_score: Test score of the baseline; None without test data, or if the baseline can't be run.
+        findings: Findings of the baseline, ranked.
+        plan: The changes that the returned training needs, or None.
+        attempts: All attempts, in the order in which they were tried.
+        cost: Total work, relative to one original training.
         metric: Name of the metric.
-        mode: ``max`` or ``min``: whether higher or lower is better.
-        notes: Why repairs were left out, by the name of the repair.
+        mode: ``max`` or ``min``: whether higher or lower scores are better.
+        notes: Reasons why repairs were not used, by the name of the repair.
         epochs: Planned epochs.
-        doubtful: Whether its gain is more than noise, but not sure at 99.9 %, and was not looked at with another seed,
-            for want of budget or by an interrupt: it may be the luck of one attempt among several.
+        doubtful: Whether the gain exceeds the noise, but is not significant at the 99.9% level and was not confirmed
+            with another seed (no budget left, or interrupted): it may be due to chance, as one attempt among several.
     """
 
     status: Literal["healthy", "repaired", "improved", "unrepaired"]
@@ -103,7 +109,7 @@ class Result:
     doubtful: bool = False
 
     def report(self) -> Report:
-        """Return everything known as a report."""
+        """Return the report: outcome, findings, repair plan, attempts and curves."""
         chosen = self.plan
         outcome = Outcome(
             status=self.status,
@@ -129,24 +135,24 @@ class Result:
     def save(self, folder: str | Path) -> Path:
         """Write model, plan, attempts and report to a folder.
 
-        Files that are there are replaced, each only once the new one is complete. The model comes in its
-        framework's own format (``model.pt``, ``model.keras``), the rest as ``plan.json`` (where there is a plan),
-        ``attempts.json``, ``report.json`` and ``report.html``.
+        The model is written in its framework's own format (``model.pt`` or ``model.keras``), the rest as
+        ``plan.json`` (if there is a plan), ``attempts.json``, ``report.json`` and ``report.html``. An existing file
+        is replaced only once the new one is complete.
 
         Args:
-            folder: Where to write; created if missing.
+            folder: The folder; created if missing.
 
         Returns:
             The folder.
 
         Raises:
-            InputError: If the model can't be saved or the folder not be written.
+            InputError: If the model can't be saved or the folder can't be written.
         """
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"can't write to {folder}: {error.strerror or error}; give another folder") from error
+            raise InputError(f"can't write to {folder}: {error.strerror or error}; choose another folder") from error
         registry.backend_of(self.model).save_model(self.model, folder)
         if self.plan is not None:
             write_atomic(folder / "plan.json", self.plan.to_json())
@@ -161,16 +167,16 @@ class Result:
 
 
 def _row(attempt: Attempt, chosen: RepairPlan | None) -> AttemptRow:
-    """Return an attempt as a row of the report; it is marked if it was trained to its end with the chosen plan."""
-    whole = attempt.score is not None and attempt.epochs is None and not attempt.verdict
-    same = chosen is not None and (attempt.plan.edits, attempt.plan.start) == (chosen.edits, chosen.start)
+    """Return an attempt as a row of the report, marked if it is the full training with the chosen plan."""
+    is_full = attempt.score is not None and attempt.epochs is None and not attempt.verdict
+    is_same_plan = chosen is not None and (attempt.plan.edits, attempt.plan.start) == (chosen.edits, chosen.start)
     return AttemptRow(
         repairs=attempt.plan.repairs,
         score=attempt.score,
         cost=attempt.cost,
         error=attempt.error,
         remaining=tuple(f.problem for f in attempt.findings if f.severity is Severity.ERROR),
-        chosen=whole and same,
+        chosen=is_full and is_same_plan,
         epochs=attempt.epochs,
         start=attempt.plan.start,
         verdict=attempt.verdict,

@@ -1,4 +1,4 @@
-"""Output for a terminal: escaped names, tables, and imports that print nothing."""
+"""Terminal output: escaped text, tables, and imports that print nothing."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["clean", "import_quietly", "print_table"]
 
 
 def clean(text: str) -> str:
-    """Escape control characters, so that no name can steer a terminal."""
+    """Escape control characters, so that no name can control the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: drawn on a terminal, aligned plain columns elsewhere."""
+    """Print a table: styled on a terminal, in aligned plain columns elsewhere."""
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
@@ -34,19 +34,19 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def import_quietly(module: str) -> None:
-    """Import a module without what its libraries print on stderr while they load.
+    """Import a module and discard what its libraries print on stderr while loading.
 
-    TensorFlow's do so whatever ``TF_CPP_MIN_LOG_LEVEL`` says, and bad input is to be told in one line.
+    TensorFlow prints there whatever ``TF_CPP_MIN_LOG_LEVEL`` is, and an input error should be a single line.
 
     Raises:
         ImportError: If the module can't be imported.
     """
     sys.stderr.flush()
-    kept = os.dup(2)
+    saved_stderr = os.dup(2)
     try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+        with open(os.devnull, "wb") as devnull:
+            os.dup2(devnull.fileno(), 2)
         importlib.import_module(module)
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(saved_stderr, 2)
+        os.close(saved_stderr)

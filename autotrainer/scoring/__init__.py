@@ -1,1 +1,1 @@
-"""How good a training is: metrics, their noise, and which one judges."""
+"""Scoring a training: metrics, their noise, and their selection."""

@@ -1,4 +1,4 @@
-"""Which metric judges: the user's choice, or what targets and loss ask for."""
+"""Selects the metric: the user's choice, or the one that fits targets and loss."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from autotrainer.scoring.metrics import LossMetric, Metric, Mode, RowMetric, Who
 
 __all__ = ["MetricSelection", "accuracy_metric", "r2_metric"]
 
-_WORST_ROW = -1e12
-"""Lower limit of one row's R²: keeps a diverged, finite prediction summable."""
+_MIN_ROW_R2 = -1e12
+"""Lower limit of the R² of one row: keeps finite predictions of a diverged model summable."""
 
 
 class MetricSelection:
-    """The user's choice, checked; becomes a `Metric` once targets and a first evaluation are known.
+    """The user's choice of a metric, checked; `select` returns the `Metric` once targets and outputs are known.
 
     Args:
-        metric: ``auto``, ``loss``, another name, or a callable(y_true, y_pred) on NumPy arrays.
-        mode: ``max``, ``min`` or None for what is usual.
+        metric: ``auto``, a name in `NAMES`, or a callable(y_true, y_pred) on NumPy arrays.
+        mode: ``max``, ``min``, or None for the default of the metric.
         seed: Seed of the bootstrap.
 
     Raises:
-        ConfigError: If the name is unknown or the mode does not fit.
+        ConfigError: If the name is unknown, or the mode contradicts the metric.
     """
 
     NAMES: ClassVar[dict[str, Mode]] = {
@@ -47,38 +47,40 @@ class MetricSelection:
         if isinstance(metric, str):
             if metric != "auto" and metric not in self.NAMES:
                 raise ConfigError(f"unknown metric {metric!r}: {nearest(metric, ['auto', *self.NAMES])}")
-            usual = self.NAMES.get(metric, "max")
-            if mode not in (None, usual):
-                raise ConfigError(f"metric {metric!r} has mode {usual!r}; leave mode out, or give a callable metric")
+            default = self.NAMES.get(metric, "max")
+            if mode not in (None, default):
+                raise ConfigError(f"metric {metric!r} has mode {default!r}; omit mode, or pass a callable metric")
         elif not callable(metric):
             raise ConfigError(f"metric must be a name or a callable(y_true, y_pred), not {type(metric).__name__}")
         self._metric, self._mode, self._seed = metric, mode, seed
 
-    def decide(self, context: TaskContext, targets: TargetSummary, evaluation: Evaluation) -> Metric:
+    def select(self, context: TaskContext, targets: TargetSummary, evaluation: Evaluation) -> Metric:
         """Return the metric.
 
         Args:
-            context: The training as given.
-            targets: Its targets.
-            evaluation: A first one.
+            context: The original training.
+            targets: Summary of its targets.
+            evaluation: A first evaluation, for the shapes of outputs and targets.
 
         Raises:
             InputError: If the metric does not fit the outputs or targets.
-            DataError: If it can't tell anything on these targets.
+            DataError: If the validation targets hold a single class.
         """
         name = self._metric
         if not len(evaluation.outputs):  # PyTorch: a ``step`` that returns the loss alone
             if name not in ("auto", "loss"):
-                raise InputError(f"metric {name!r} needs outputs and targets: let step return (loss, outputs, targets)")
+                raise InputError(
+                    f"metric {name!r} needs outputs and targets: return (loss, outputs, targets) from step"
+                )
             return LossMetric("loss", "min") if name == "loss" else LossMetric("negative loss", "max")
         if callable(name):
             label = getattr(name, "__name__", type(name).__name__)
             return WholeMetric(label, self._mode or "max", name, self._seed)
         if name == "auto":
-            found = _automatic(context, targets, evaluation)
-            if found.name == "accuracy":
+            automatic = _automatic(context, targets, evaluation)
+            if automatic.name == "accuracy":
                 _check_classes(targets, evaluation)
-            return found
+            return automatic
         if name == "loss":
             return LossMetric("loss", "min")
         if name == "auc":
@@ -96,65 +98,64 @@ class MetricSelection:
             return metric
         raise InputError(
             f"metric {name!r} does not fit targets of shape {evaluation.targets.shape} and outputs of shape "
-            f"{evaluation.outputs.shape}: choose another metric or give a callable(y_true, y_pred)"
+            f"{evaluation.outputs.shape}: choose another metric, or pass a callable(y_true, y_pred)"
         )
 
 
 def accuracy_metric(context: TaskContext, targets: TargetSummary, evaluation: Evaluation) -> RowMetric | None:
-    """Return the accuracy in the given target space, or None where the task is no classification."""
+    """Return the accuracy in the original target space, or None if the task is not a classification."""
     axis = context.loss.class_axis if evaluation.outputs.ndim > 2 else -1
     units = context.output_units or (evaluation.outputs.shape[axis] if evaluation.outputs.ndim > 1 else 1)
-    known = TaskContext(loss=context.loss, output_units=units, output_activation=context.output_activation)
-    kind: TaskKind = known.kind(targets)
-    if kind in ("regression", "unknown") or (kind != "multiclass" and _numbers(targets)):
+    task = TaskContext(loss=context.loss, output_units=units, output_activation=context.output_activation)
+    kind: TaskKind = task.kind(targets)
+    if kind in ("regression", "unknown") or (kind != "multiclass" and _are_continuous(targets)):
         return None
-    cut = known.cut(targets)
-    classes = kind == "multiclass" or not (targets.binary or targets.signed or targets.values == ())
-    two = kind == "binary" and len(targets.values) == 2
+    cut = task.cut(targets)
+    class_labels = kind == "multiclass" or not (targets.binary or targets.signed or targets.values == ())
+    two_labels = kind == "binary" and len(targets.values) == 2
 
-    def rows(seen: Evaluation) -> tuple[Floats, Floats | None]:
-        outputs = np.asarray(seen.outputs, np.float64)
-        if classes and outputs.size == len(outputs):  # one unit for labels beyond yes and no: it says no or yes
-            low, high = targets.values if two else (0.0, 1.0)
-            said = np.where(outputs.reshape(-1) > cut, high, low) == seen.targets.reshape(-1)
-            return np.where(np.isfinite(outputs.reshape(-1)), said, False).astype(np.float64), None
-        scores = correct_rows(outputs, seen.targets, kind, cut=cut, class_axis=axis)
-        sequence = kind == "multiclass" and seen.targets.ndim > 1 and seen.targets.shape != outputs.shape
-        if not sequence or seen.targets.size == len(seen.targets):
+    def rows(evaluation: Evaluation) -> tuple[Floats, Floats | None]:
+        outputs, labels = np.asarray(evaluation.outputs, np.float64), evaluation.targets
+        if class_labels and outputs.size == len(outputs):  # a single unit can predict two labels only
+            low, high = targets.values if two_labels else (0.0, 1.0)
+            correct = np.where(outputs.reshape(-1) > cut, high, low) == labels.reshape(-1)
+            return np.where(np.isfinite(outputs.reshape(-1)), correct, False).astype(np.float64), None
+        scores = correct_rows(outputs, labels, kind, cut=cut, class_axis=axis)
+        sequence = kind == "multiclass" and labels.ndim > 1 and labels.shape != outputs.shape
+        if not sequence or labels.size == len(labels):
             return scores, None
-        unmasked = (seen.targets.reshape(len(scores), -1) >= 0).sum(axis=1)
+        unmasked = (labels.reshape(len(scores), -1) >= 0).sum(axis=1)
         return scores, unmasked.astype(np.float64)
 
     return RowMetric("accuracy", "max", rows)
 
 
-def _numbers(targets: TargetSummary) -> bool:
-    """Say whether targets are numbers that no yes or no stands for, such as prices under a binary cross-entropy."""
+def _are_continuous(targets: TargetSummary) -> bool:
+    """Return whether targets can't be binary labels, such as prices under a binary cross-entropy."""
     return not targets.values and not 0 <= targets.minimum <= targets.maximum <= 1
 
 
 def r2_metric(evaluation: Evaluation) -> RowMetric | None:
-    """Return R² against the mean of the validation targets, averaged over outputs, or None where it is undefined."""
-    wanted = _columns(evaluation.targets)
-    varying = wanted.var(axis=0) > 0
+    """Return R² against the mean of the validation targets, averaged over outputs, or None if it is undefined."""
+    varying = _columns(evaluation.targets).var(axis=0) > 0
     if not varying.any() or evaluation.outputs.size != evaluation.targets.size:
         return None
 
-    def rows(seen: Evaluation) -> tuple[Floats, Floats | None]:
-        targets = _columns(seen.targets)
-        outputs = np.asarray(seen.outputs, np.float64).reshape(targets.shape)
+    def rows(evaluation: Evaluation) -> tuple[Floats, Floats | None]:
+        targets = _columns(evaluation.targets)
+        outputs = np.asarray(evaluation.outputs, np.float64).reshape(targets.shape)
         scale = targets.var(axis=0)
         used = varying & (scale > 0)
         with np.errstate(all="ignore"):
             scores = 1 - ((outputs - targets)[:, used] ** 2 / scale[used]).mean(axis=1)
-        scores = np.maximum(np.nan_to_num(scores, nan=_WORST_ROW, neginf=_WORST_ROW), _WORST_ROW)
+        scores = np.maximum(np.nan_to_num(scores, nan=_MIN_ROW_R2, neginf=_MIN_ROW_R2), _MIN_ROW_R2)
         return np.where(np.isfinite(outputs).all(axis=1), scores, -1.0), None
 
     return RowMetric("r2", "max", rows)
 
 
 def _automatic(context: TaskContext, targets: TargetSummary, evaluation: Evaluation) -> Metric:
-    logarithms = context.loss.expects in ("log_values", "log_probabilities")  # no estimates of the targets
+    logarithms = context.loss.expects in ("log_values", "log_probabilities")  # outputs do not estimate the targets
     for metric in (accuracy_metric(context, targets, evaluation), None if logarithms else r2_metric(evaluation)):
         if metric is not None and _fits(metric, evaluation):
             return metric
@@ -162,34 +163,37 @@ def _automatic(context: TaskContext, targets: TargetSummary, evaluation: Evaluat
 
 
 def _check_classes(targets: TargetSummary, evaluation: Evaluation) -> None:
-    """Check that an accuracy tells a training from a constant answer.
+    """Check that an accuracy can distinguish a trained model from a constant prediction.
 
     Raises:
-        DataError: If validation data hold one class alone, and training data more.
+        DataError: If the validation data hold a single class, and the training data more.
     """
-    wanted = evaluation.targets
-    labels = wanted.argmax(axis=-1) if targets.one_hot else wanted[wanted >= 0] if not targets.signed else wanted
-    kinds = np.unique(labels)
-    if len(wanted) > 1 and len(kinds) == 1 and targets.majority < 1 and (targets.one_hot or targets.width == 1):
+    labels = evaluation.targets
+    if targets.one_hot:
+        labels = labels.argmax(axis=-1)
+    elif not targets.signed:
+        labels = labels[labels >= 0]
+    classes = np.unique(labels)
+    comparable = targets.one_hot or targets.width == 1
+    if len(evaluation.targets) > 1 and len(classes) == 1 and targets.majority < 1 and comparable:
         raise DataError(
-            f"validation_data holds a single class ({kinds[0]:g}), train_data more: whatever always answers that class "
-            "would score best; give validation_data with all classes, or another metric"
+            f"validation_data holds a single class ({classes[0]:g}), train_data more: a constant prediction would "
+            "score best; pass validation_data with all classes, or another metric"
         )
 
 
 def _fits(metric: RowMetric, evaluation: Evaluation) -> bool:
-    """Say whether a metric can bring together the shapes of outputs and targets."""
+    """Return whether a metric takes the shapes of these outputs and targets."""
     try:
-        metric.judge(evaluation)
+        metric.score(evaluation)
     except ValueError:
         return False
     return True
 
 
 def _error_metric(name: str, error: Callable[[Floats], Floats]) -> RowMetric:
-    def rows(seen: Evaluation) -> tuple[Floats, Floats | None]:
-        outputs = np.asarray(seen.outputs, np.float64).reshape(len(seen.outputs), -1)
-        targets = np.asarray(seen.targets, np.float64).reshape(len(seen.targets), -1)
+    def rows(evaluation: Evaluation) -> tuple[Floats, Floats | None]:
+        outputs, targets = _columns(evaluation.outputs), _columns(evaluation.targets)
         if outputs.shape != targets.shape:
             raise ValueError("outputs and targets have different sizes")
         with np.errstate(all="ignore"):
@@ -200,20 +204,21 @@ def _error_metric(name: str, error: Callable[[Floats], Floats]) -> RowMetric:
 
 
 def _auc(targets: NDArray[Any], outputs: NDArray[Any]) -> float:
-    """Area under the ROC curve for two classes, by ranks (Mann and Whitney 1947)."""
+    """Return the area under the ROC curve of two classes, by ranks (Mann and Whitney 1947)."""
     scores = outputs.reshape(len(outputs), -1)
     scores = scores[:, -1] - scores[:, 0] if scores.shape[1] == 2 else scores[:, 0]
     labels = np.argmax(targets, axis=1) if targets.ndim > 1 and targets.shape[1] == 2 else targets.reshape(-1)
     if outputs.size > 2 * len(outputs) or len(labels) != len(scores):
-        raise ValueError("auc takes two classes: one or two output units, one label a row")
+        raise ValueError("auc takes two classes: one or two output units, one label per row")
     positive = labels > (labels.min() + labels.max()) / 2
     if positive.all() or not positive.any():
-        raise ValueError("there are no rows of one of the two classes")
-    values, place = np.unique(scores, return_inverse=True)
-    counts = np.bincount(place, minlength=len(values))
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    hits = int(positive.sum())
-    return float((ranks[positive].sum() - hits * (hits + 1) / 2) / (hits * (len(labels) - hits)))
+        raise ValueError("one of the two classes has no rows")
+    values, index = np.unique(scores, return_inverse=True)
+    counts = np.bincount(index, minlength=len(values))
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[index]
+    positives = int(positive.sum())
+    rank_sum = ranks[positive].sum() - positives * (positives + 1) / 2
+    return float(rank_sum / (positives * (len(labels) - positives)))
 
 
 def _columns(values: NDArray[Any]) -> Floats:

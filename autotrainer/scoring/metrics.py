@@ -1,7 +1,7 @@
-"""The metric that judges trainings, and when one training is better than another by more than noise.
+"""Metrics: they score trainings and decide whether one is better than another by more than noise.
 
-A metric with a value per row (accuracy, R², squared and absolute error) is compared row by row on the same
-validation rows: a paired one-sided test at 95 %. Any other function of all rows is compared by a paired, seeded
+A metric with a value per row (accuracy, R², squared and absolute error) is compared row by row on the same validation
+rows, with a paired one-sided test at the 95% level. Any other function of all rows is compared by a paired, seeded
 bootstrap over rows (Efron and Tibshirani 1993, chapter 13); a loss by paired blocks of rows.
 """
 
@@ -21,7 +21,10 @@ from autotrainer.errors import InputError
 from autotrainer.records.signals import Floats
 from autotrainer.scoring.significance import SIGMAS, row_gains, significant
 
-__all__ = ["LossMetric", "Metric", "Mode", "RowMetric", "Score", "WholeMetric"]
+__all__ = ["TRIVIAL_R2", "LossMetric", "Metric", "Mode", "RowMetric", "Score", "WholeMetric"]
+
+TRIVIAL_R2 = 0.05
+"""R² up to which a model is no better than the mean of the targets."""
 
 Mode = Literal["max", "min"]
 
@@ -30,14 +33,14 @@ _RESAMPLES = 200
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """An evaluation with its score.
+    """The score of an evaluation.
 
     Attributes:
         value: The score in the metric's own sign.
-        nonfinite: Share of rows with a prediction that is not finite.
-        rows: Score of each row, higher is better, shape (rows,); None where the metric has none.
-        weights: Weight of each row in the score (unmasked time steps), or None for equal weights.
-        evaluation: What was judged, where it is needed for comparisons.
+        nonfinite: Share of rows with a prediction that is not finite, in [0, 1].
+        rows: Score of each row, higher is better, shape (rows,); None if the metric has no values per row.
+        weights: Weight of each row (its unmasked time steps), shape (rows,); None for equal weights.
+        evaluation: The scored evaluation, if comparisons need it.
     """
 
     value: float
@@ -48,7 +51,7 @@ class Score:
 
 
 class Metric(ABC):
-    """A metric: gives scores and compares them."""
+    """A metric: computes scores and compares them."""
 
     name: str
     mode: Mode = "max"
@@ -59,7 +62,7 @@ class Metric(ABC):
         return 1 if self.mode == "max" else -1
 
     @abstractmethod
-    def judge(self, evaluation: Evaluation) -> Score:
+    def score(self, evaluation: Evaluation) -> Score:
         """Score an evaluation.
 
         Raises:
@@ -67,18 +70,18 @@ class Metric(ABC):
         """
 
     def gain(self, new: Score, old: Score) -> float:
-        """Return how much better a score is, positive where it is better; NaN where neither is finite."""
+        """Return how much better ``new`` is than ``old``, positive if better; NaN if neither is finite."""
         if new.value == old.value:
             return 0.0
         return self.sign * (new.value - old.value)
 
     def better(self, new: Score, old: Score, sigmas: float = SIGMAS) -> bool:
-        """Say whether a score is better by more than noise. Predictions that are not finite never win.
+        """Return whether a score is better by more than noise; more non-finite predictions are never better.
 
         Args:
-            new: The score.
-            old: The one that it is compared with.
-            sigmas: Standard deviations of the noise that the gain must exceed.
+            new: The new score.
+            old: The score to compare with.
+            sigmas: Number of standard deviations of the noise that the gain must exceed.
         """
         if new.nonfinite > old.nonfinite or math.isnan(new.value):
             return False
@@ -88,7 +91,7 @@ class Metric(ABC):
 
     @abstractmethod
     def _exceeds_noise(self, new: Score, old: Score, sigmas: float) -> bool:
-        """Say whether a positive gain is more than noise."""
+        """Return whether a positive gain is more than noise."""
 
 
 class RowMetric(Metric):
@@ -97,8 +100,8 @@ class RowMetric(Metric):
     Args:
         name: Its name.
         mode: Whether higher or lower is better.
-        rows: Evaluation -> score of each row (higher is better), and weights or None.
-        shown: Mean score -> value in the metric's own sign.
+        rows: Function of an evaluation that returns the score of each row (higher is better), and weights or None.
+        to_value: Converts the mean score to the metric's own sign.
     """
 
     def __init__(
@@ -106,15 +109,15 @@ class RowMetric(Metric):
         name: str,
         mode: Mode,
         rows: Callable[[Evaluation], tuple[Floats, Floats | None]],
-        shown: Callable[[float], float] = float,
+        to_value: Callable[[float], float] = float,
     ) -> None:
         self.name, self.mode = name, mode
-        self._rows, self._shown = rows, shown
+        self._rows, self._to_value = rows, to_value
 
-    def judge(self, evaluation: Evaluation) -> Score:
+    def score(self, evaluation: Evaluation) -> Score:
         """Score an evaluation."""
         rows, weights = self._rows(evaluation)
-        if weights is None and np.isnan(rows).any():  # a row whose time steps are all masked does not count
+        if weights is None and np.isnan(rows).any():  # fully masked rows do not count
             weights = (~np.isnan(rows)).astype(np.float64)
         if weights is not None:
             rows = np.where(weights > 0, rows, 0.0)
@@ -122,25 +125,25 @@ class RowMetric(Metric):
             mean = float((rows * weights).sum() / total) if total else float("nan")
         else:
             mean = float(rows.mean())
-        return Score(self._shown(mean), _nonfinite(evaluation), rows, weights)
+        return Score(self._to_value(mean), _nonfinite(evaluation), rows, weights)
 
     def _exceeds_noise(self, new: Score, old: Score, sigmas: float) -> bool:
         if new.rows is None or old.rows is None or new.rows.shape != old.rows.shape:
             return False
         weights = np.ones(len(new.rows)) if new.weights is None else new.weights
         plain = row_gains(new.rows, old.rows, weights)
-        # The largest errors of a diverged model hide what happened to all other rows: look at limited ones too.
-        limited = row_gains(np.clip(new.rows, -1, 1), np.clip(old.rows, -1, 1), weights)
-        return significant(plain, sigmas) or significant(limited, sigmas)
+        # A few huge errors of a diverged model would hide the gains of all other rows: also test clipped scores.
+        clipped = row_gains(np.clip(new.rows, -1, 1), np.clip(old.rows, -1, 1), weights)
+        return significant(plain, sigmas) or significant(clipped, sigmas)
 
 
 class WholeMetric(Metric):
-    """A function of all rows.
+    """A metric that is a function of all rows together.
 
     Args:
         name: Its name.
         mode: Whether higher or lower is better.
-        function: (targets, raw outputs) -> number.
+        function: Function of targets and raw outputs that returns a number.
         seed: Seed of the bootstrap.
     """
 
@@ -148,15 +151,15 @@ class WholeMetric(Metric):
         self.name, self.mode = name, mode
         self._function, self._seed = function, seed
 
-    def judge(self, evaluation: Evaluation) -> Score:
-        """Score an evaluation; one with predictions that are not finite has the worst score there is."""
+    def score(self, evaluation: Evaluation) -> Score:
+        """Score an evaluation; predictions that are not finite get the worst possible score."""
         share = _nonfinite(evaluation)
         worst = -self.sign * math.inf
         value = worst if share else self._value(evaluation.targets, evaluation.outputs)
         if math.isnan(value) and not _constant(evaluation.outputs):
             raise InputError(
-                f"metric {self.name} returned NaN, although predictions are finite and differ: let it return a number "
-                "for whatever a model predicts, such as the worst score where it is not defined"
+                f"metric {self.name} returned NaN, although predictions are finite and differ: return a number for any "
+                "predictions, such as the worst score where the metric is undefined"
             )
         return Score(value, share, None, None, evaluation)
 
@@ -182,19 +185,19 @@ class WholeMetric(Metric):
             rows = random.integers(0, len(a.outputs), len(a.outputs))
             try:
                 gain = self._value(a.targets[rows], a.outputs[rows]) - self._value(b.targets[rows], b.outputs[rows])
-            except InputError:  # such as a draw without one of the classes
+            except InputError:  # such as a resample without one of the classes
                 continue
             gains.append(self.sign * gain)
         if len(gains) <= _RESAMPLES // 2:
             return False
         level = round(1 - math.erfc(min(sigmas, SIGMAS) / math.sqrt(2)) / 2, 3)
-        told = float(np.mean(np.array(gains) > 0)) >= level
-        # So few draws can be counted up to 95 %, not beyond.
-        return told and (sigmas <= SIGMAS or float(np.mean(gains)) > sigmas * float(np.std(gains)))
+        more_often = float(np.mean(np.array(gains) > 0)) >= level
+        # So few resamples can be counted up to the 95% level, not beyond.
+        return more_often and (sigmas <= SIGMAS or float(np.mean(gains)) > sigmas * float(np.std(gains)))
 
 
 class LossMetric(Metric):
-    """The validation loss as given.
+    """The validation loss, by the original loss function.
 
     Args:
         name: Its name.
@@ -204,21 +207,21 @@ class LossMetric(Metric):
     def __init__(self, name: str, mode: Mode) -> None:
         self.name, self.mode = name, mode
 
-    def judge(self, evaluation: Evaluation) -> Score:
+    def score(self, evaluation: Evaluation) -> Score:
         """Score an evaluation."""
         loss = evaluation.loss if math.isfinite(evaluation.loss) else math.inf
         share = 1.0 if math.isinf(loss) else _nonfinite(evaluation)
         return Score(-self.sign * loss, share, None, None)
 
-    def with_blocks(self, judged: Score, losses: Floats) -> Score:
-        """Add the losses of blocks of rows, shape (blocks,), that noise is told by."""
-        return Score(judged.value, judged.nonfinite, -np.asarray(losses), None)
+    def with_blocks(self, score: Score, losses: Floats) -> Score:
+        """Return a score with the losses of blocks of rows, shape (blocks,), which show its noise."""
+        return Score(score.value, score.nonfinite, -np.asarray(losses), None)
 
     def _exceeds_noise(self, new: Score, old: Score, sigmas: float) -> bool:
         if math.isinf(old.value):
             return True
         if new.rows is None or old.rows is None or new.rows.shape != old.rows.shape:
-            # A stream has no blocks: a gain of a twentieth is more than what rounding and batch order make.
+            # A stream has no blocks: a gain of 5% is more than the effect of rounding and batch order.
             return self.gain(new, old) > 0.05 * abs(old.value) * sigmas / SIGMAS
         return significant(row_gains(new.rows, old.rows, np.ones(len(new.rows))), sigmas)
 
@@ -231,7 +234,7 @@ def _nonfinite(evaluation: Evaluation) -> float:
 
 
 def _constant(outputs: NDArray[Any]) -> bool:
-    """Say whether a model answers all rows alike: a correlation, for one, is then not defined."""
+    """Return whether a model predicts the same for all rows, so that a correlation, for example, is undefined."""
     return bool((outputs == outputs[:1]).all())
 
 

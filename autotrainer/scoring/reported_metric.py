@@ -1,72 +1,75 @@
-"""A score that the user's own loop tells, one an epoch, and when one training is better than another by it."""
+"""A metric whose scores the user's loop reports, one per epoch."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from autotrainer.adapter.spec import Evaluation
-from autotrainer.scoring.metrics import Metric, Mode, Score
+from autotrainer.scoring.metrics import TRIVIAL_R2, Metric, Mode, Score
 
 __all__ = ["ReportedMetric", "ReportedScore", "lower_is_better"]
 
 _LOWER = ("loss", "error", "mae", "mse")
-"""Parts of names of scores of which lower ones are better."""
+"""Parts of the names of scores that are better when lower."""
+_ACCURACY, _R2 = re.compile(r"^(?!.*(balanced|top)).*(\b|_)acc(uracy)?$"), re.compile(r"(\b|_)r2(_score)?$")
+"""Names of scores whose trivial value is known."""
 _RECENT = 1 / 3
-"""Share of the epochs, the last ones, whose flicker tells the noise of a score."""
-_LEAST = 0.02
-"""Smallest gain that counts: of a share in [0, 1] as such, of other scores relative to the old one. That of two
-accuracies over 1,000 rows with the standard error of their difference (0.5 / √1000 × √2 = 0.022) near 1/2."""
+"""Share of the epochs, the last ones, whose fluctuation estimates the noise of a score."""
+_MIN_GAIN = 0.02
+"""Smallest gain that counts, absolute for scores in [0, 1] and relative to the old score for others: about the standard
+error of the difference of two accuracies near 1/2 over 1,000 rows (0.5 / √1000 × √2 = 0.022)."""
 
 
 def lower_is_better(name: str) -> bool:
-    """Say whether lower values of a score are better, by its name."""
+    """Return whether lower values of a score are better, by its name."""
     return any(part in name.lower() for part in _LOWER)
 
 
 @dataclass(frozen=True, slots=True)
 class ReportedScore(Score):
-    """A score with what its last epochs tell of its noise.
+    """A score with an estimate of its noise over the last epochs.
 
     Attributes:
-        flicker: Standard deviation from one epoch to the next, trend left out.
-        best: The best of these epochs' scores.
+        fluctuation: Standard deviation from one epoch to the next, without the trend.
+        best: The best score of these epochs.
     """
 
-    flicker: float = 0.0
+    fluctuation: float = 0.0
     best: float = math.nan
 
 
 class ReportedMetric(Metric):
-    """Compares scores whose predictions are not seen: by their flicker over the last epochs.
+    """Compares scores without predictions, by their fluctuation over the last epochs.
 
-    A training that flickers wildly, as one that has failed does, is also beaten by a score above all that it had in
-    these epochs.
+    A failed training often fluctuates so much that no gain would exceed its noise; a score is then also better if it
+    exceeds all scores of these epochs.
 
     Args:
         name: Name of the score.
-        mode: Whether higher or lower is better; None goes by the name.
+        mode: Whether higher or lower is better; None decides by the name.
     """
 
     def __init__(self, name: str, mode: Mode | None = None) -> None:
         self.name = name
         self.mode = mode or ("min" if lower_is_better(name) else "max")
 
-    def judge(self, evaluation: Evaluation) -> Score:
-        """Not possible: a score that is told is no function of predictions."""
-        raise NotImplementedError("the user's loop tells this score")
+    def score(self, evaluation: Evaluation) -> Score:
+        """Not possible: a reported score is not a function of predictions."""
+        raise NotImplementedError("the user's loop reports this score")
 
-    def told(self, scores: Sequence[float]) -> ReportedScore:
+    def score_history(self, scores: Sequence[float]) -> ReportedScore:
         """Return the score of a training.
 
         Args:
-            scores: What was told at each epoch's end, NaN where nothing was.
+            scores: The score reported at the end of each epoch, NaN where none was.
 
         Returns:
-            The last score; infinitely bad if that is not finite.
+            The last score; infinitely bad if it is not finite.
         """
         value = float(scores[-1]) if len(scores) else math.nan
         worst = -self.sign * math.inf
@@ -74,18 +77,36 @@ class ReportedMetric(Metric):
         recent = np.asarray(scores[-max(3, round(_RECENT * len(scores))) :], dtype=np.float64)
         finite = recent[np.isfinite(recent)]
         changes = np.diff(finite)
-        flicker = float(np.std(changes) / math.sqrt(2)) if len(changes) > 1 else 0.0
+        fluctuation = float(np.std(changes) / math.sqrt(2)) if len(changes) > 1 else 0.0
         best = worst if broken else self.sign * float((self.sign * finite).max())
-        return ReportedScore(worst if broken else value, float(broken), None, None, flicker=flicker, best=best)
+        return ReportedScore(worst if broken else value, float(broken), None, None, fluctuation=fluctuation, best=best)
+
+    def above_trivial(self, score: Score | None, trivial_accuracy: float) -> bool:
+        """Return whether a score is above that of the trivial predictor.
+
+        Args:
+            score: The score; None if there is none.
+            trivial_accuracy: Accuracy of always predicting the most common class; NaN if unknown.
+
+        Returns:
+            Only accuracy and R² have a known trivial score; others, known by their names, always pass.
+        """
+        if score is None:
+            return False
+        if _R2.search(self.name.lower()):
+            return score.value > TRIVIAL_R2
+        if not _ACCURACY.search(self.name.lower()) or math.isnan(trivial_accuracy):
+            return True
+        return score.value > trivial_accuracy
 
     def _exceeds_noise(self, new: Score, old: Score, sigmas: float) -> bool:
         if not math.isfinite(old.value):
             return True
-        flicker, wild, best = 0.0, 0.0, old.value
+        new_noise, old_noise, old_best = 0.0, 0.0, old.value
         if isinstance(new, ReportedScore) and isinstance(old, ReportedScore):
-            flicker, wild, best = new.flicker, old.flicker, old.best
-        share = self.mode == "max" and min(new.value, old.value) >= 0 and max(new.value, old.value) <= 1
-        least = _LEAST * (1.0 if share else abs(old.value))
-        if self.gain(new, old) > max(least, sigmas * math.hypot(flicker, wild)):
+            new_noise, old_noise, old_best = new.fluctuation, old.fluctuation, old.best
+        is_share = self.mode == "max" and min(new.value, old.value) >= 0 and max(new.value, old.value) <= 1
+        min_gain = _MIN_GAIN * (1.0 if is_share else abs(old.value))
+        if self.gain(new, old) > max(min_gain, sigmas * math.hypot(new_noise, old_noise)):
             return True
-        return self.sign * (new.value - best) > max(least, sigmas * flicker)
+        return self.sign * (new.value - old_best) > max(min_gain, sigmas * new_noise)

@@ -1,4 +1,4 @@
-"""The judge of one `fit`: one metric for all of its trainings."""
+"""Scores all trainings of one `fit` by one metric."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from autotrainer.monitoring.summary import DataSummary
 from autotrainer.records.data import ArrayData, Data
 from autotrainer.records.task import MASKED, TargetSummary, TaskContext
 from autotrainer.scoring.metric_selection import MetricSelection, accuracy_metric, r2_metric
-from autotrainer.scoring.metrics import Metric, RowMetric, Score
+from autotrainer.scoring.metrics import TRIVIAL_R2, Metric, RowMetric, Score
+from autotrainer.scoring.significance import SIGMAS
 
 __all__ = ["Scorer"]
 
-_TRIVIAL_R2 = 0.05
-
 
 class Scorer:
-    """Scores evaluations; decides on the metric with the first one.
+    """Scores evaluations; the first one selects the metric.
 
     Args:
         choice: The user's choice of metric.
-        context: The training as given.
+        context: The original training.
         train: Training data.
-        masked: Class index that the loss leaves out, or None: it does not count in the accuracy either.
+        masked: Class index that the loss ignores, and so does the accuracy; None without one.
     """
 
     def __init__(self, choice: MetricSelection, context: TaskContext, train: Data, masked: int | None = None) -> None:
@@ -46,87 +45,87 @@ class Scorer:
 
     @property
     def targets(self) -> TargetSummary:
-        """Summary of the training targets, of the validation targets where the data are a stream."""
+        """Summary of the training targets; of the validation targets if the training data are a stream."""
         return self._summary.targets
 
-    def judge(self, evaluation: Evaluation) -> Score:
+    def score(self, evaluation: Evaluation) -> Score:
         """Score an evaluation.
 
         Raises:
             InputError: If the metric does not fit.
         """
-        metric = self.decide(evaluation)
-        return metric.judge(self._seen(evaluation) if isinstance(metric, RowMetric) else evaluation)
+        metric = self.select_metric(evaluation)
+        return metric.score(self._countable(evaluation) if isinstance(metric, RowMetric) else evaluation)
 
-    def decide(self, evaluation: Evaluation) -> Metric:
-        """Return the metric: one once and for all, by the types and shapes of a first evaluation, whatever its values.
+    def select_metric(self, evaluation: Evaluation) -> Metric:
+        """Return the metric; the first call selects it by types and shapes of outputs and targets, not by their values.
 
         Raises:
             InputError: If the metric does not fit.
         """
         if self._metric is None:
-            seen = self._seen(evaluation)
+            countable = self._countable(evaluation)
             if not self.targets.count:
-                self._summary.add_targets(seen.targets)
-            self._metric = self._choice.decide(self._context, self.targets, seen)
+                self._summary.add_targets(countable.targets)
+            self._metric = self._choice.select(self._context, self.targets, countable)
             if len(evaluation.outputs):
-                self._accuracy = accuracy_metric(self._context, self.targets, seen)
+                self._accuracy = accuracy_metric(self._context, self.targets, countable)
         return self._metric
 
-    def above_trivial(self, judged: Score | None) -> bool:
-        """Say whether a score is clearly above that of the trivial predictor: the commonest class, or the mean.
+    def above_trivial(self, score: Score | None) -> bool:
+        """Return whether a score is clearly above that of the trivial predictor: the most common class, or the mean.
 
-        Accuracy must exceed the commonest class's share by its standard error (one-sided 95 %), R² must exceed 0.05.
-        Other metrics have no known trivial level, and pass.
+        Accuracy must exceed the share of the most common class significantly (one-sided 95%), R² must exceed 0.05.
+        Other metrics have no known trivial score and always pass.
         """
-        if judged is None or judged.rows is None or self._metric is None:
-            return judged is not None
+        if score is None or score.rows is None or self._metric is None:
+            return score is not None
         if self._metric.name == "r2":
-            return judged.value > _TRIVIAL_R2
+            return score.value > TRIVIAL_R2
         share = self.targets.majority
         if self._metric.name != "accuracy" or math.isnan(share):
             return True
-        return judged.value > share + 1.645 * math.sqrt(share * (1 - share) / len(judged.rows))
+        return score.value > share + SIGMAS * math.sqrt(share * (1 - share) / len(score.rows))
 
-    def rows(self, evaluation: Evaluation) -> Score | None:
-        """Score an evaluation row by row by accuracy or R², whatever the metric; None where the task has neither."""
-        seen = self._seen(evaluation)
-        if not len(seen.outputs):
+    def score_rows(self, evaluation: Evaluation) -> Score | None:
+        """Score an evaluation by accuracy or R², whatever the metric; None if neither fits the task."""
+        countable = self._countable(evaluation)
+        if not len(countable.outputs):
             return None
-        metric = accuracy_metric(self._context, self.targets, seen) or r2_metric(seen)
+        metric = accuracy_metric(self._context, self.targets, countable) or r2_metric(countable)
         try:
-            return None if metric is None else metric.judge(seen)
-        except ValueError:  # shapes that do not belong together: nothing to tell
+            return None if metric is None else metric.score(countable)
+        except ValueError:  # outputs and targets have incompatible shapes
             return None
 
-    def accuracy(self, evaluation: Evaluation, judged: Score) -> float:
-        """Return the accuracy for the rules, whatever the metric; NaN where the task is no classification.
+    def accuracy(self, evaluation: Evaluation, score: Score) -> float:
+        """Return the accuracy for the rules, whatever the metric; NaN if the task is not a classification.
 
         Args:
             evaluation: The evaluation.
-            judged: Its score.
+            score: Its score.
         """
         if self._accuracy is None:
             return math.nan
         if isinstance(self._metric, RowMetric) and self._metric.name == "accuracy":
-            return judged.value
+            return score.value
         try:
-            return self._accuracy.judge(self._seen(evaluation)).value
-        except ValueError:  # shapes that do not belong together: no accuracy to tell
+            return self._accuracy.score(self._countable(evaluation)).value
+        except ValueError:  # outputs and targets have incompatible shapes
             return math.nan
 
-    def _seen(self, evaluation: Evaluation) -> Evaluation:
-        """Return an evaluation with targets that say what does not count; the user's own metric gets those as given."""
+    def _countable(self, evaluation: Evaluation) -> Evaluation:
+        """Return an evaluation with masked class indices negative and rows without finite targets removed."""
         targets = self._unmasked(evaluation.targets if evaluation.counted is None else evaluation.counted)
         outputs = evaluation.outputs
         if targets.dtype.kind == "f" and len(targets) == len(outputs):
-            known = np.isfinite(targets).reshape(len(targets), -1).all(axis=1)
-            if known.any() and not known.all():  # nothing can be said of the rest
-                targets, outputs = targets[known], outputs[known]
+            finite = np.isfinite(targets).reshape(len(targets), -1).all(axis=1)
+            if finite.any() and not finite.all():
+                targets, outputs = targets[finite], outputs[finite]
         return replace(evaluation, targets=targets, outputs=outputs)
 
     def _unmasked(self, targets: NDArray[Any]) -> NDArray[Any]:
-        """Return targets with the class index that does not count in the form that all else knows: negative."""
+        """Return targets with the ignored class index replaced by `MASKED`."""
         if self._masked is None or self._masked < 0 or targets.dtype.kind not in "iu":
             return targets
         return np.where(targets == self._masked, MASKED, targets.astype(np.int64))

@@ -1,4 +1,4 @@
-"""When a gain, measured on the same rows before and after, is more than noise."""
+"""Significance of a gain measured on the same rows before and after."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from autotrainer.records.signals import Floats
 __all__ = ["SIGMAS", "row_gains", "significant"]
 
 SIGMAS = 1.645
-"""One-sided 95 % quantile of the normal distribution: gains beyond it are more than noise."""
+"""One-sided 95% quantile of the normal distribution: larger gains are more than noise."""
 
 
 def row_gains(new: Floats, old: Floats, weights: Floats) -> Floats:
-    """Return the gain of each row that counts, scaled so that the plain mean is the gain of the weighted mean."""
+    """Return the gains of the rows with a weight, scaled so that their plain mean is the gain of the weighted mean."""
     used = weights > 0
     with np.errstate(invalid="ignore"):
         gains: Floats = (new - old)[used] * weights[used] * (used.sum() / weights[used].sum())
@@ -26,11 +26,11 @@ def row_gains(new: Floats, old: Floats, weights: Floats) -> Floats:
 def significant(gains: Floats, sigmas: float = SIGMAS) -> bool:
     """Test one-sided whether the mean gain is above zero.
 
-    Gains that are all of one size either way are counted: the exact sign test on the rows that differ (McNemar
-    1947). Others go through a t test, its quantile from the normal one (Abramowitz and Stegun 1964, 26.7.5).
+    If all gains have the same magnitude or are zero, this is an exact sign test on the rows that differ (McNemar 1947);
+    else a t test, with the quantile approximated from the normal one (Abramowitz and Stegun 1964, 26.7.5).
 
     Args:
-        gains: Gain of each row.
+        gains: Gain of each row, shape (rows,).
         sigmas: Level of the test, as a quantile of the normal distribution.
     """
     gains = np.clip(gains, -1e100, 1e100)
@@ -39,10 +39,10 @@ def significant(gains: Floats, sigmas: float = SIGMAS) -> bool:
         return False
     sizes = np.abs(different)
     if np.allclose(sizes, sizes[0]):
-        wins, all_of_them = int((different > 0).sum()), len(different)
-        if all_of_them <= 1000:
-            tail = sum(math.comb(all_of_them, k) for k in range(wins, all_of_them + 1))
-            return bool(tail <= Fraction(math.erfc(sigmas / math.sqrt(2)) / 2) * 2**all_of_them)
+        wins, total = int((different > 0).sum()), len(different)
+        if total <= 1000:
+            tail = sum(math.comb(total, k) for k in range(wins, total + 1))
+            return bool(tail <= Fraction(math.erfc(sigmas / math.sqrt(2)) / 2) * 2**total)
     degrees = len(gains) - 1
     z = sigmas
     quantile = z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)

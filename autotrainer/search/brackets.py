@@ -24,22 +24,22 @@ def rungs(epochs: int, steps: int | None = None) -> list[int]:
 
     Args:
         epochs: Epochs of a whole training, >= 1.
-        steps: Its optimizer steps, if they are known: no rung has less than 100, which tell nothing yet.
+        steps: Its optimizer steps, if known: no rung has fewer than 100, too few to compare trainings.
     """
     least = 1 if not steps else math.ceil(_LEAST_STEPS * epochs / steps)
     return sorted({min(epochs, max(1, least, round(epochs / RATE**power))) for power in range(_RUNGS)})
 
 
 def width_within(left: float, lengths: Sequence[int], *, resumable: bool = False) -> int:
-    """Return how many trainings to begin with, so that all rungs fit into so much work.
+    """Return the number of trainings on the first rung for which all rungs fit into the remaining work.
 
     Args:
-        left: Work that is left, in trainings.
-        lengths: Epochs of each rung, the last one a whole training.
-        resumable: Whether a training goes on where its shorter one has ended; else each begins at the start.
+        left: Remaining work, in full trainings.
+        lengths: Epochs of each rung, the last one a full training.
+        resumable: Whether a training continues where it ended on the rung before; else each starts again.
 
     Returns:
-        The number, 9 at most; 0 where not even two fit.
+        At most 9; 0 if not even two fit.
     """
     for width in range(_MOST, 1, -1):
         work, runs, done = 0.0, width, 0
@@ -56,44 +56,44 @@ class Bracket(Generic[T]):
     """One run of successive halving. Deterministic.
 
     Attributes:
-        entries: What competes.
+        entries: The competing trainings.
         lengths: Epochs of each rung.
-        better: Says which of two scores is higher: a key for sorting, higher is better.
+        key: Maps a score to a sort key, higher being better.
     """
 
     entries: Sequence[T]
     lengths: Sequence[int]
-    better: Callable[[float], float] = float
+    key: Callable[[float], float] = float
     _rung: int = field(init=False, default=0)
-    _waiting: list[T] = field(init=False)
+    _pending: list[T] = field(init=False)
     _scores: list[tuple[float, int, T]] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        self._waiting = list(self.entries)
+        self._pending = list(self.entries)
 
     @property
-    def waiting(self) -> list[tuple[T, int]]:
-        """What else is to be trained on the present rung, and for how many epochs each."""
-        return [(entry, self.lengths[self._rung]) for entry in self._waiting]
+    def pending(self) -> list[tuple[T, int]]:
+        """Entries that are still to be trained on the current rung, and for how many epochs each."""
+        return [(entry, self.lengths[self._rung]) for entry in self._pending]
 
     def next(self) -> tuple[T, int] | None:
-        """Return what to train next and for how many epochs; None at the end, or while scores are awaited."""
-        if not self._waiting and self._scores and self._rung + 1 < len(self.lengths):
-            self._waiting = self._best(math.ceil(len(self._scores) / RATE))
+        """Return the next entry to train and for how many epochs; None at the end, or if the rung has no score yet."""
+        if not self._pending and self._scores and self._rung + 1 < len(self.lengths):
+            self._pending = self._best(math.ceil(len(self._scores) / RATE))
             self._scores.clear()
             self._rung += 1
-        return (self._waiting.pop(0), self.lengths[self._rung]) if self._waiting else None
+        return (self._pending.pop(0), self.lengths[self._rung]) if self._pending else None
 
     @property
     def leading(self) -> list[T]:
-        """Those that are waiting, and those that may go on to the next rung: the best so far of the present one."""
+        """Pending entries, and those that may reach the next rung: the best so far of the current one."""
         last = self._rung + 1 == len(self.lengths)
-        told = [] if last else self._best(math.ceil((len(self._scores) + len(self._waiting)) / RATE))
-        return [*self._waiting, *told]
+        promoted = [] if last else self._best(math.ceil((len(self._scores) + len(self._pending)) / RATE))
+        return [*self._pending, *promoted]
 
-    def tell(self, entry: T, score: float) -> None:
-        """Take in the score of an entry; NaN is the worst."""
-        value = -math.inf if math.isnan(score) else self.better(score)
+    def add(self, entry: T, score: float) -> None:
+        """Record the score of an entry; NaN is the worst."""
+        value = -math.inf if math.isnan(score) else self.key(score)
         self._scores.append((value, len(self._scores), entry))
 
     def _best(self, number: int) -> list[T]:

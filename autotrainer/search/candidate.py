@@ -1,4 +1,4 @@
-"""What a search tries, and what it has tried: a step on top of a training, and the training with its own next steps."""
+"""What a search tries and has tried: a step on top of a training, and a training with the steps that can follow it."""
 
 from __future__ import annotations
 
@@ -24,51 +24,57 @@ class Candidate:
         step: The step.
         spec: Recipe with both.
         proven: Whether the evidence proves it.
-        suggestion: Settings that were suggested without evidence, or None.
-        epochs: Epochs to train, where that is only to see whether it is worth more; None: to the end.
-        after: The same for fewer epochs, which has ended and is worth more; None for one that begins.
-        about: The training whose gain it is to tell from luck, by another seed; None for one that is new.
+        settings: The sampled settings that it tries without evidence, or None.
+        epochs: Epochs to train on a rung of a halving; None for a full training.
+        shorter: The same training on the rung before, which has ended and is worth more epochs; or None.
+        repeat_of: The training that it repeats with another seed, to tell its gain from luck; None for a new one.
     """
 
     base: Node
     step: Step
     spec: TrainingSpec
     proven: bool = False
-    suggestion: SampledSettings | None = None
+    settings: SampledSettings | None = None
     epochs: int | None = None
-    after: Trial | None = None
-    about: Node | None = None
+    shorter: Trial | None = None
+    repeat_of: Node | None = None
 
     @property
     def repairs(self) -> tuple[str, ...]:
-        """Names of all repairs, in the order in which they were found."""
-        return _joined(self.base.repairs, self.step.repairs)
+        """Names of all repairs, in the order in which they were added."""
+        return _merged(self.base.repairs, self.step.repairs)
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Names of all problems answered."""
-        return _joined(self.base.problems, self.step.problems)
+        """Names of all problems that they answer."""
+        return _merged(self.base.problems, self.step.problems)
 
     def plan(self, framework: str, edits: Sequence[Edit] = (), layers: tuple[str, ...] = ()) -> RepairPlan:
-        """Return the plan, with the edits as they were in force, for a model with these layers."""
+        """Return the plan for a model with these layers.
+
+        Args:
+            framework: Name of the backend.
+            edits: The edits as they were in force; without any, those of the recipe.
+            layers: Names of the model's layers.
+        """
         edits = tuple(edits) or self.spec.edits
         return RepairPlan(self.repairs, edits, self.problems, framework, layers, self.spec.start)
 
 
 @dataclass(eq=False)
 class Node:
-    """A training that was tried, with the steps that can be taken from there.
+    """A training that was tried, with the steps that can follow it.
 
     Attributes:
         trial: The training.
         repairs: Names of its repairs.
         problems: Names of the problems that they answer.
         proven: Whether the evidence proves them.
-        steps: What can be tried on top of it.
-        taken: Number of those that were.
+        steps: Steps that can still be tried on top of it.
+        tried: Number of steps that were tried.
         worse: Whether it is worse than the best by more than noise.
-        led: Whether it was the best at a time.
-        candidate: What it was tried as; None for the training as given.
+        was_best: Whether it has been the best training.
+        candidate: The candidate that it was tried as; None for the baseline.
     """
 
     trial: Trial
@@ -76,11 +82,11 @@ class Node:
     problems: tuple[str, ...] = ()
     proven: bool = False
     steps: list[Step] = field(default_factory=list)
-    taken: int = 0
+    tried: int = 0
     worse: bool = False
-    led: bool = False
+    was_best: bool = False
     candidate: Candidate | None = None
 
 
-def _joined(first: tuple[str, ...], then: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*first, *then)))
+def _merged(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*first, *second)))

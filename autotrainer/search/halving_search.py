@@ -1,4 +1,4 @@
-"""A search of settings by successive halving: many short trainings, the best of them longer, one to the end."""
+"""A search of settings by successive halving: many short trainings, the best of them longer, one in full."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from autotrainer.adapter.spec import TrainingSpec
 from autotrainer.repair import Dimension
 from autotrainer.scoring.metrics import Metric
 from autotrainer.search.brackets import Bracket, rungs, width_within
@@ -17,25 +18,25 @@ from autotrainer.training.trial import Trial
 
 __all__ = ["HalvingSearch"]
 
-_LISTED = 3
+_BY_EVIDENCE = 3
 """Attempts by evidence that take part in each halving."""
-_DRAWS = 50
-"""Draws for one halving at most: most of a small space may have been tried."""
-_HOPELESS = 20
-"""Trainings that came to nothing one after the other, before the search ends: two halvings of nine."""
+_MAX_DRAWS = 50
+"""Maximum number of draws for one halving: most of a small space may have been tried."""
+_MAX_FAILURES = 20
+"""Consecutive failed or stuck trainings after which the search ends: two halvings of nine, and more."""
 
 
 class HalvingSearch:
-    """Chooses the next training of a successive halving, which begins anew where one has ended. Deterministic.
+    """Chooses the next training of a successive halving; when one ends, another begins. Deterministic.
 
-    Each halving begins with some steps by evidence, and settings that are suggested without.
+    Each halving begins with some steps by evidence, and with settings that are sampled without evidence.
 
     Args:
-        dimensions: Settings to be searched; without any there is no halving.
-        metric: Compares.
-        baseline: The training as given.
-        budget: What may be done.
-        resumable: Whether a training can go on where it was paused.
+        dimensions: The search space; without any dimension there is no halving.
+        metric: Compares scores.
+        baseline: The baseline training.
+        budget: Limits the work.
+        resumable: Whether paused trainings can continue.
     """
 
     def __init__(
@@ -43,103 +44,102 @@ class HalvingSearch:
     ) -> None:
         self._dimensions, self._sign, self._budget, self._resumable = dimensions, metric.sign, budget, resumable
         self._rungs = rungs(baseline.spec.epochs, baseline.context.planned_steps)
-        self._suggester = make_sampler(dimensions, baseline.spec.seed) if dimensions else None
+        self._sampler = make_sampler(dimensions, baseline.spec.seed) if dimensions else None
         self._bracket: Bracket[Candidate] | None = None
-        self._short: dict[Candidate, Trial] = {}
-        self._dead = 0
+        self._paused: dict[TrainingSpec, Trial] = {}
+        self._failures = 0
 
     def next(
         self,
-        listed: Callable[[], Candidate | None],
-        take: Callable[[Node, Step], Candidate | None],
+        next_by_evidence: Callable[[], Candidate | None],
+        new_candidate: Callable[[Node, Step], Candidate | None],
         bases: Sequence[Node],
     ) -> Candidate | None:
-        """Return what to try next, or None where nothing is left or fits into the budget.
+        """Return the next candidate, or None if nothing is left or fits into the budget.
 
         Args:
-            listed: Returns the next step by evidence, or None.
-            take: Returns a step on top of a training, or None where that was tried.
-            bases: Trainings that settings are tried on top of, in turn.
+            next_by_evidence: Returns the next candidate by evidence, or None.
+            new_candidate: Returns the candidate for a step on top of a training, or None if that was tried.
+            bases: Trainings on top of which settings are tried, in turn.
         """
-        found = None if self._bracket is None else self._bracket.next()
-        if found is None:
+        entry = None if self._bracket is None else self._bracket.next()
+        if entry is None:
             width = width_within(self._budget.left, self._rungs, resumable=self._resumable)
-            entries = self._entries(width, listed, take, bases)
+            entries = self._entries(width, next_by_evidence, new_candidate, bases)
             self._bracket = Bracket(entries, self._rungs, lambda score: self._sign * score)
-            found = self._bracket.next() if len(entries) > 1 else None
-        return None if found is None else self._for(*found)
+            entry = self._bracket.next() if len(entries) > 1 else None
+        return None if entry is None else self._on_rung(*entry)
 
-    def alike(self, candidate: Candidate) -> list[Candidate]:
-        """Return what is tried next, whatever comes of a candidate: the rest of the rung that it is on, if any."""
+    def rest_of_rung(self, candidate: Candidate) -> list[Candidate]:
+        """Return the other pending candidates of a candidate's rung: they run whatever its outcome."""
         if self._bracket is None or self._entry(candidate) is None:
             return []
-        return [self._for(*waiting) for waiting in self._bracket.waiting]
+        return [self._on_rung(*pending) for pending in self._bracket.pending]
 
-    def tell(self, candidate: Candidate, trial: Trial | None) -> bool:
-        """Take in what came of a candidate, None where it has failed, and say whether it was one of a halving."""
+    def add(self, candidate: Candidate, trial: Trial | None) -> bool:
+        """Record the outcome of a candidate, None if it has failed; return whether it belongs to the halving."""
         entry = self._entry(candidate)
         if self._bracket is None or entry is None:
             return False
-        score = math.nan if trial is None or trial.judged is None else trial.judged.value
-        if trial is None or trial.stuck:  # a longer one would end where this one has
-            self._dead, score = self._dead + 1, math.nan
+        score = math.nan if trial is None or trial.score is None else trial.score.value
+        if trial is None or trial.stuck:  # a longer training would end at the same point
+            self._failures, score = self._failures + 1, math.nan
         else:
-            self._dead = 0
-        self._bracket.tell(entry, score)
+            self._failures = 0
+        self._bracket.add(entry, score)
         self._keep_leading(entry, trial)
-        first = self._rungs[0] if len(self._rungs) > 1 else None  # scores of longer trainings would not compare
-        if candidate.suggestion is not None and self._suggester is not None and candidate.epochs == first:
-            self._suggester.tell(candidate.suggestion, self._sign * score)
+        first = self._rungs[0] if len(self._rungs) > 1 else None  # scores of longer trainings do not compare
+        if candidate.settings is not None and self._sampler is not None and candidate.epochs == first:
+            self._sampler.add(candidate.settings, self._sign * score)
         return True
 
     def close(self) -> None:
-        """Let go of trainings that are paused."""
-        for trial in self._short.values():
+        """Give up all paused trainings."""
+        for trial in self._paused.values():
             trial.close()
-        self._short.clear()
+        self._paused.clear()
 
     def _entries(
         self,
         width: int,
-        listed: Callable[[], Candidate | None],
-        take: Callable[[Node, Step], Candidate | None],
+        next_by_evidence: Callable[[], Candidate | None],
+        new_candidate: Callable[[Node, Step], Candidate | None],
         bases: Sequence[Node],
     ) -> list[Candidate]:
-        """Return what a halving begins with, all of equal lengths."""
-        if not width or self._suggester is None or self._dead >= _HOPELESS:
+        if not width or self._sampler is None or self._failures >= _MAX_FAILURES:
             return []
-        entries = [candidate for _ in range(min(_LISTED, width - 1)) if (candidate := listed())]
-        for draw in range(_DRAWS):
+        entries = [candidate for _ in range(min(_BY_EVIDENCE, width - 1)) if (candidate := next_by_evidence())]
+        for draw in range(_MAX_DRAWS):
             if len(entries) >= width:
                 break
-            suggestion = self._suggester.suggest()
-            step = self._suggested(suggestion)
-            candidate = take(bases[draw % len(bases)], step) if step.edits else None
+            settings = self._sampler.sample()
+            step = self._step(settings)
+            candidate = new_candidate(bases[draw % len(bases)], step) if step.edits else None
             if candidate is None:
-                self._suggester.tell(suggestion, math.nan)
+                self._sampler.add(settings, math.nan)
             else:
-                entries.append(replace(candidate, suggestion=suggestion))
+                entries.append(replace(candidate, settings=settings))
         return entries
 
-    def _suggested(self, suggestion: SampledSettings) -> Step:
-        names = tuple(d.repair for d, number in zip(self._dimensions, suggestion, strict=True) if number is not None)
-        return Step(names, (), edits_of(suggestion, self._dimensions))
+    def _step(self, settings: SampledSettings) -> Step:
+        repairs = tuple(d.repair for d, index in zip(self._dimensions, settings, strict=True) if index is not None)
+        return Step(repairs, (), edits_of(settings, self._dimensions))
 
-    def _for(self, candidate: Candidate, epochs: int) -> Candidate:
-        whole = epochs == self._rungs[-1]
-        return replace(candidate, epochs=None if whole else epochs, after=self._short.get(candidate))
+    def _on_rung(self, candidate: Candidate, epochs: int) -> Candidate:
+        full = epochs == self._rungs[-1]
+        return replace(candidate, epochs=None if full else epochs, shorter=self._paused.get(candidate.spec))
 
     def _entry(self, candidate: Candidate) -> Candidate | None:
         entries = () if self._bracket is None else self._bracket.entries
-        return next((entry for entry in entries if entry.spec is candidate.spec), None)
+        return next((entry for entry in entries if entry.spec == candidate.spec), None)
 
     def _keep_leading(self, entry: Candidate, trial: Trial | None) -> None:
-        """Keep what may go on, this one too, and let go of the rest: paused trainings take memory."""
-        assert self._bracket is not None, "only what competes is trained for fewer epochs"
-        if (shorter := self._short.pop(entry, None)) is not None:
-            shorter.close()  # where it has gone on elsewhere
-        if trial is not None and trial.goes_on:
-            self._short[entry] = trial
-        leading = set(self._bracket.leading)
-        for other in [c for c in self._short if c not in leading]:
-            self._short.pop(other).close()
+        """Keep the paused trainings that may continue, and give up the others: they take memory."""
+        assert self._bracket is not None, "only a bracket has rungs"
+        if (shorter := self._paused.pop(entry.spec, None)) is not None:
+            shorter.close()  # it may have continued in another process
+        if trial is not None and trial.resumable:
+            self._paused[entry.spec] = trial
+        leading = {candidate.spec for candidate in self._bracket.leading}
+        for spec in [spec for spec in self._paused if spec not in leading]:
+            self._paused.pop(spec).close()

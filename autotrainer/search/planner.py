@@ -1,4 +1,4 @@
-"""Which repairs to try, in what order: findings in, steps out. Knows no model and no training."""
+"""Which repairs to try, in what order: findings in, steps out. Independent of models and trainings."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from autotrainer.repair import Dimension, Proposal, Repair, Risk
 __all__ = ["STRATEGIES", "Planner", "Step"]
 
 STRATEGIES = ("balance", "structure", "efficiency")
-"""Orders of a problem's repairs, as in AUTOTRAINER (ICSE 2021, section 3.3): effect first and then simplicity; keep
-the model as it is as long as possible; cheapest first."""
+"""Orders of a problem's repairs, as in AUTOTRAINER (ICSE 2021, section 3.3): largest effect, then simplest; smallest
+change of the model first; cheapest first."""
 
 _PROVEN = 0.5
-"""Smallest effect of a safe repair that counts as proven by the evidence."""
+"""Minimum effect of a safe repair that counts as proven by the evidence."""
 _LAST = ("reinitialize", "swap_activation")
-"""Repairs that throw away weights: last, unless the evidence names the layers."""
+"""Repairs that discard weights: last, unless the evidence names the layers."""
 _ROOT_LEAD = 2
-"""Steps that a finding's repairs are ahead of those of the finding after it."""
+"""Positions by which a finding's repairs are ahead of those of the next finding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Edits to try next, with the repairs that propose them and the problems that they answer."""
+    """Edits to try together, with the repairs that propose them and the problems that they answer."""
 
     repairs: tuple[str, ...]
     problems: tuple[str, ...]
@@ -41,11 +41,15 @@ class Planner:
 
     Args:
         repairs: The repairs in force.
-        supports: Says whether a training with an edit can be run.
+        supports: Returns whether a training with an edit can be run.
         strategy: One of `STRATEGIES`.
-        max_change: 0 training settings only, 1 and weights and activations, 2 and inserted layers, 3 anything.
+        max_change: Largest change of the model: 0 training settings only, 1 also weights and activations, 2 also
+            inserted layers, 3 anything.
         extra_memory: Whether edits may take more memory.
         forbid: Names of repairs never to use.
+
+    Attributes:
+        notes: Why repairs were left out, by the name of the repair.
 
     Raises:
         ConfigError: If an option is unknown.
@@ -58,49 +62,48 @@ class Planner:
     extra_memory: bool = True
     forbid: Iterable[str] = ()
     notes: dict[str, str] = field(default_factory=dict)
-    """Why a repair was left out, by its name."""
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise ConfigError(f"unknown strategy {self.strategy!r}: {nearest(str(self.strategy), STRATEGIES)}")
         if isinstance(self.max_change, bool) or self.max_change not in (0, 1, 2, 3):
             raise ConfigError(
-                f"max_change must be 0 (training settings only), 1 (and weights and activations), 2 (and inserted "
+                f"max_change must be 0 (training settings only), 1 (also weights and activations), 2 (also inserted "
                 f"layers) or 3 (anything), not {self.max_change!r}"
             )
         self.forbid = frozenset([self.forbid] if isinstance(self.forbid, str) else self.forbid)
-        known = [repair.name for repair in self.repairs]
+        names = [repair.name for repair in self.repairs]
         for name in self.forbid:
-            if name not in known:
-                raise ConfigError(f"forbid names an unknown repair {name!r}: {nearest(str(name), known)}")
+            if name not in names:
+                raise ConfigError(f"forbid names an unknown repair {name!r}: {nearest(str(name), names)}")
 
     @property
     def needs(self) -> frozenset[str]:
-        """Facts that the repairs in force read."""
+        """Names of the facts that the repairs in force read."""
         return frozenset[str]().union(*(repair.needs for repair in self.repairs if repair.name not in self.forbid))
 
     @property
-    def _answered(self) -> frozenset[str]:
+    def _repairable(self) -> frozenset[str]:
         return frozenset(problem for repair in self.repairs for problem in repair.fixes)
 
     def proven(self, findings: Sequence[Finding], context: TaskContext, targets: TargetSummary) -> Step | None:
-        """Combine the safe repairs that the evidence proves right, the best one of each finding, into one step.
+        """Combine the safe repairs that the evidence proves, the best one of each finding, into one step.
 
         Args:
-            findings: Of a training, ranked.
-            context: The same training.
-            targets: Its targets.
+            findings: Ranked findings of a training.
+            context: Its context.
+            targets: Summary of its targets.
 
         Returns:
-            The step, or None if there is none.
+            The step, or None if nothing is proven.
         """
         edits: list[Edit] = []
         repairs: list[str] = []
         problems: list[str] = []
-        for finding in acted_on(findings, self._answered):
+        for finding in actionable(findings, self._repairable):
             for proposal in self._proposals(finding, context, targets, only=Risk.SAFE):
                 new = [edit for edit in proposal.edits if edit not in edits]
-                if proposal.effect < _PROVEN or {type(e) for e in new} & {type(e) for e in edits}:
+                if proposal.effect < _PROVEN or {type(edit) for edit in new} & {type(edit) for edit in edits}:
                     continue
                 edits += new
                 repairs += [proposal.repair] if new and proposal.repair not in repairs else []
@@ -112,55 +115,52 @@ class Planner:
         """Return single repairs to try, best first: those of roots before those of their consequences.
 
         Args:
-            findings: Of a training, ranked.
-            context: The same training.
-            targets: Its targets.
+            findings: Ranked findings of a training.
+            context: Its context.
+            targets: Summary of its targets.
         """
-        placed: list[tuple[int, int, Step]] = []
-        seen: set[tuple[Edit, ...]] = set()
-        for rank, finding in enumerate(acted_on(findings, self._answered)):
+        ranked: list[tuple[int, int, Step]] = []
+        proposed: set[tuple[Edit, ...]] = set()
+        for rank, finding in enumerate(actionable(findings, self._repairable)):
             place = 0
             for proposal in self._proposals(finding, context, targets):
-                if proposal.edits in seen:
+                if proposal.edits in proposed:
                     continue
-                seen.add(proposal.edits)
-                placed.append((place + _ROOT_LEAD * rank, rank, self._step(proposal, finding)))
+                proposed.add(proposal.edits)
+                step = Step((proposal.repair,), (finding.problem,), proposal.edits)
+                ranked.append((place + _ROOT_LEAD * rank, rank, step))
                 place += 1
-        return [step for _, _, step in sorted(placed, key=lambda entry: entry[:2])]
+        return [step for _, _, step in sorted(ranked, key=lambda entry: entry[:2])]
 
     def dimensions(self, findings: Sequence[Finding], context: TaskContext) -> list[Dimension]:
-        """Return what a search without evidence may vary, with the options that are allowed.
+        """Return the dimensions of a search without evidence, with the options that are allowed.
 
         Args:
-            findings: Of the training as given; where none is to be acted on, nothing may vary.
-            context: The training as given.
+            findings: Ranked findings of the baseline training; if none is actionable, there are no dimensions.
+            context: Context of the baseline training.
         """
-        found: list[Dimension] = []
-        if not acted_on(findings, self._answered):
-            return found
+        dimensions: list[Dimension] = []
+        if not actionable(findings, self._repairable):
+            return dimensions
         for repair in self.repairs:
             dimension = None if repair.name in self.forbid else repair().dimension(context)
             if dimension is not None:
                 options = tuple(edits for edits in dimension.options if not self._refusal(edits))
-                found += [Dimension(repair.name, options)] if options else []
-        return found
-
-    @staticmethod
-    def _step(proposal: Proposal, finding: Finding) -> Step:
-        return Step((proposal.repair,), (finding.problem,), proposal.edits)
+                dimensions += [Dimension(repair.name, options)] if options else []
+        return dimensions
 
     def _proposals(
         self, finding: Finding, context: TaskContext, targets: TargetSummary, only: Risk | None = None
     ) -> list[Proposal]:
-        """Return the allowed proposals against one finding, in the strategy's order."""
-        found: list[Proposal] = []
+        """Return the allowed proposals for one finding, in the strategy's order."""
+        proposals: list[Proposal] = []
         for repair in self.repairs:
             if finding.problem not in repair.fixes or repair.name in self.forbid:
                 continue
             if repair.risk is Risk.ADVICE or only not in (None, repair.risk):
                 continue
-            found += [p for p in repair().propose(finding, context, targets) if self._allows(p)]
-        listed = {name: place for place, name in enumerate(finding.repairs)}
+            proposals += [p for p in repair().propose(finding, context, targets) if self._allows(p)]
+        places = {name: place for place, name in enumerate(finding.repairs)}
 
         def order(proposal: Proposal) -> tuple[float, ...]:
             late = proposal.repair in _LAST and not finding.layers
@@ -169,9 +169,9 @@ class Planner:
                 "structure": (proposal.change, -proposal.effect, proposal.cost),
                 "efficiency": (proposal.cost, -proposal.effect, proposal.change),
             }[self.strategy]
-            return (late, *key, listed.get(proposal.repair, len(listed)))
+            return (late, *key, places.get(proposal.repair, len(places)))
 
-        return sorted(found, key=order)
+        return sorted(proposals, key=order)
 
     def _allows(self, proposal: Proposal) -> bool:
         reason = self._refusal(proposal.edits)
@@ -180,7 +180,7 @@ class Planner:
         return bool(proposal.edits) and not reason
 
     def _refusal(self, edits: Sequence[Edit]) -> str:
-        """Say why edits are not allowed here, or return an empty text."""
+        """Return why edits are not allowed, or an empty string."""
         if max((edit.change for edit in edits), default=0) > self.max_change:
             return f"max_change={self.max_change} rules it out"
         if not self.extra_memory and any(edit.memory for edit in edits):
@@ -192,28 +192,28 @@ class Planner:
         return ""
 
 
-def acted_on(findings: Sequence[Finding], answered: Collection[str]) -> list[Finding]:
-    """Return the findings to act on, in their order: errors, and what explains an error.
+def actionable(findings: Sequence[Finding], repairable: Collection[str]) -> list[Finding]:
+    """Return the findings to act on, in their order: errors, and what explains them.
 
-    What follows from an error that no repair answers, such as data that are not finite, is left to the user along
-    with its root: no consequence can be mended under it.
+    A consequence of an error that no repair fixes, such as non-finite data, is left to the user along with its root:
+    it can't be repaired on its own.
 
     Args:
-        findings: Of one training, ranked.
-        answered: Problems that some repair fixes.
+        findings: Ranked findings of one training.
+        repairable: Problems that some repair fixes.
     """
     by_problem = {f.problem: f for f in findings}
-    acted: set[str] = set()
+    problems: set[str] = set()
     for finding in findings:
-        chain = _chain(finding, by_problem)
-        mendable = all(f.problem in answered or f.severity is not Severity.ERROR for f in chain)
-        if finding.severity is Severity.ERROR and mendable:
-            acted.update(f.problem for f in chain)
-    return [f for f in findings if f.problem in acted and f.severity is not Severity.INFO]
+        chain = _causes(finding, by_problem)
+        fixable = all(f.problem in repairable or f.severity is not Severity.ERROR for f in chain)
+        if finding.severity is Severity.ERROR and fixable:
+            problems.update(f.problem for f in chain)
+    return [f for f in findings if f.problem in problems and f.severity is not Severity.INFO]
 
 
-def _chain(finding: Finding, by_problem: Mapping[str, Finding]) -> list[Finding]:
-    """Return a finding and, one after the other, the roots that it comes from."""
+def _causes(finding: Finding, by_problem: Mapping[str, Finding]) -> list[Finding]:
+    """Return a finding and its chain of causes, the root last."""
     chain = [finding]
     while (root := by_problem.get(chain[-1].caused_by or "")) is not None and root not in chain:
         chain.append(root)

@@ -1,4 +1,4 @@
-"""What is proven wrong before a training begins: mended at once where that can be done, and costs no training."""
+"""Preflight: finds what keeps a training from running at all, and the edits that fix it, at the cost of no training."""
 
 from __future__ import annotations
 
@@ -22,82 +22,82 @@ from autotrainer.records.task import TargetSummary
 from autotrainer.rule import Rule
 from autotrainer.search.planner import Planner, Step
 
-__all__ = ["Preflight", "mend"]
+__all__ = ["PreflightFix", "preflight"]
 
 _BATCHES = 4
-_REFUSING = frozenset({"target_mismatch", "improper_loss"})
-"""Problems for which a loss can't be computed at all."""
+_BLOCKING = frozenset({"target_mismatch", "improper_loss"})
+"""Problems with which a loss can't be computed at all."""
 
 
 @dataclass(frozen=True, slots=True)
-class Preflight:
-    """A training that can't be run as given, and what makes it one that can.
+class PreflightFix:
+    """Edits that make a training run which can't run without them.
 
     Attributes:
-        step: The edits that mend it.
-        findings: What proves it wrong.
-        wrong: The error that says so where the framework's own is hard to read, or None.
+        step: The edits.
+        findings: Errors that prove that they are needed.
+        error: An error that is easier to understand than the framework's own, or None.
     """
 
     step: Step
     findings: tuple[Finding, ...]
-    wrong: InputError | None = None
+    error: InputError | None = None
 
 
-def mend(
+def preflight(
     backend: Backend,
     trainer: Trainer,
     request: FitRequest,
     rules: Sequence[Rule],
     planner: Planner,
-    wrong: InputError | None,
-) -> Preflight | None:
-    """Look for what proves that a training can't be run as given, and for what mends it.
+    error: InputError | None,
+) -> PreflightFix | None:
+    """Check a training with forward passes only, and look for a fix if it can't run.
 
     Args:
         backend: The framework.
-        trainer: Prepared for the training as given.
-        request: The training as given.
+        trainer: Prepared for the original training.
+        request: The request to `fit`.
         rules: The rules in force.
         planner: Makes steps from findings.
-        wrong: What is known to be wrong, or None.
+        error: An error in the request, or None.
 
     Returns:
-        The repair; None where nothing is proven, or nothing mends it.
+        The fix; None if nothing is proven, or nothing fixes it.
     """
     model = request.model if backend.accepts(request.model) else request.model()
     try:
         probed, observations = backend.probe(model, request.train, request.loss, None, _BATCHES)
-    except InputError:  # the training as given says it in its own words
+    except InputError:  # the original training raises it
         return None
     refusal = trainer.context.loss_refusal and probed.loss_refusal
     context = replace(trainer.context, output_rank=probed.output_rank, loss_refusal=refusal, arrays=probed.arrays)
     history, data = RunHistory(probed.layers), DataSummary()
-    for seen in (*observations, *_all_targets(request, len(observations), len(probed.layers))):
-        history.add_step(summarize(seen, 0, data, context), seen.losses, data.targets)
-    found = Engine([rule for rule in rules if rule.static]).evaluate(history, context)
-    errors = tuple(replace(f, step=0) for f in found if f.severity is Severity.ERROR)
+    for observation in (*observations, *_all_targets(request, len(observations), len(probed.layers))):
+        history.add_step(summarize(observation, 0, data, context), observation.losses, data.targets)
+    findings = Engine([rule for rule in rules if rule.static]).evaluate(history, context)
+    errors = tuple(replace(f, step=0) for f in findings if f.severity is Severity.ERROR)
     step = planner.proven(errors, context, data.targets)
-    if step is None or _REFUSING.isdisjoint(step.problems) or not _answers(step, request, data.targets):
+    if step is None or _BLOCKING.isdisjoint(step.problems) or not _covers_validation(step, request, data.targets):
         return None
-    return Preflight(step, errors, wrong)
+    return PreflightFix(step, errors, error)
 
 
 def _all_targets(request: FitRequest, step: int, layers: int) -> list[Observation]:
-    """Return an observation of the targets of all rows, where they are in memory."""
+    """Return an observation of the targets of all rows if they are in memory, else none."""
     if not isinstance(request.train, ArrayData):
         return []
     table = np.full((layers, len(LAYER_COLUMNS)), np.nan)
     return [Observation(step=step, layers=table, targets=request.train.targets)]
 
 
-def _answers(step: Step, request: FitRequest, targets: TargetSummary) -> bool:
-    """Say whether classes that validation data have are those of the training data, where labels are numbered anew."""
-    numbered = any(isinstance(edit, NumberClasses) for edit in step.edits)
-    if not numbered or not isinstance(request.validation, ArrayData):
+def _covers_validation(step: Step, request: FitRequest, targets: TargetSummary) -> bool:
+    """Return whether the training data have all classes of the validation data, if a step renumbers the labels."""
+    renumbers = any(isinstance(edit, NumberClasses) for edit in step.edits)
+    if not renumbers or not isinstance(request.validation, ArrayData):
         return True
-    return set(np.unique(request.validation.targets).tolist()) <= _values(request.train, targets)
+    return set(np.unique(request.validation.targets).tolist()) <= _labels(request.train, targets)
 
 
-def _values(train: Any, targets: TargetSummary) -> set[float]:
+def _labels(train: Any, targets: TargetSummary) -> set[float]:
     return set(np.unique(train.targets).tolist()) if isinstance(train, ArrayData) else set(targets.values)

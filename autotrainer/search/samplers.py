@@ -1,4 +1,4 @@
-"""Settings to try without evidence: drawn at random near the best so far, or by Optuna where that is installed."""
+"""Settings to try without evidence: sampled by Optuna if it is installed, else at random near the best so far."""
 
 from __future__ import annotations
 
@@ -16,65 +16,65 @@ from autotrainer.repair import Dimension
 __all__ = ["RandomSampler", "SampledSettings", "make_sampler"]
 
 SampledSettings = tuple[int | None, ...]
-"""For each dimension the number of its option, or None for what the training has."""
+"""For each dimension the index of an option, or None to leave it unchanged."""
 
 _VARIED = 0.4
-"""Chance that a dimension is varied at all; the learning rate always is."""
+"""Probability that a dimension is varied at all; the learning rate always is."""
 _ALWAYS = "scale_learning_rate"
 
 
 class SettingsSampler(Protocol):
-    """Suggests settings, and learns from their scores."""
+    """Samples settings, and learns from their scores."""
 
-    def suggest(self) -> SampledSettings:
+    def sample(self) -> SampledSettings:
         """Return settings."""
 
-    def tell(self, suggestion: SampledSettings, score: float) -> None:
-        """Take in a score, higher being better, NaN for a training that failed."""
+    def add(self, settings: SampledSettings, score: float) -> None:
+        """Record the score of settings, higher being better, NaN for a failed training."""
 
 
 class RandomSampler:
-    """Draws at random: every dimension, or as in one of the best so far, with up to a third of them drawn anew.
+    """Samples every dimension at random, or one of the best settings so far with up to a third of them drawn again.
 
     Args:
-        dimensions: What may vary.
+        dimensions: The dimensions of the search space.
         seed: Seed of the draws.
     """
 
     def __init__(self, dimensions: Sequence[Dimension], seed: int) -> None:
         self._dimensions = dimensions
         self._random = np.random.default_rng(seed)
-        self._told: list[tuple[float, SampledSettings]] = []
+        self._scores: list[tuple[float, SampledSettings]] = []
 
-    def suggest(self) -> SampledSettings:
+    def sample(self) -> SampledSettings:
         """Return settings."""
-        scores = [told for told in self._told if math.isfinite(told[0])]
+        scores = [entry for entry in self._scores if math.isfinite(entry[0])]
         if len(scores) < len(self._dimensions) or self._random.random() < 1 / 3:
-            return tuple(self._drawn(dimension) for dimension in self._dimensions)
-        best = sorted(scores, key=lambda told: -told[0])[: max(1, len(scores) // 4)]
-        suggestion = list(best[self._random.integers(len(best))][1])
-        most = 1 + len(suggestion) // 3
-        for place in self._random.permutation(len(suggestion))[: self._random.integers(1, most + 1)]:
-            suggestion[place] = self._drawn(self._dimensions[place])
-        return tuple(suggestion)
+            return tuple(self._draw(dimension) for dimension in self._dimensions)
+        best = sorted(scores, key=lambda entry: -entry[0])[: max(1, len(scores) // 4)]
+        settings = list(best[self._random.integers(len(best))][1])
+        most = 1 + len(settings) // 3
+        for place in self._random.permutation(len(settings))[: self._random.integers(1, most + 1)]:
+            settings[place] = self._draw(self._dimensions[place])
+        return tuple(settings)
 
-    def tell(self, suggestion: SampledSettings, score: float) -> None:
-        """Take in a score."""
-        self._told.append((score, suggestion))
+    def add(self, settings: SampledSettings, score: float) -> None:
+        """Record the score of settings."""
+        self._scores.append((score, settings))
 
-    def _drawn(self, dimension: Dimension) -> int | None:
+    def _draw(self, dimension: Dimension) -> int | None:
         if dimension.repair != _ALWAYS and self._random.random() >= _VARIED:
             return None
         return int(self._random.integers(len(dimension.options)))
 
 
 class OptunaSampler:
-    """Asks Optuna's tree-structured Parzen estimator (Bergstra et al. 2011), which learns from random draws first.
+    """Samples with Optuna's tree-structured Parzen estimator (Bergstra et al. 2011), after random draws to learn from.
 
-    Options count as numbers in their order.
+    Options are treated as ordered integers.
 
     Args:
-        dimensions: What may vary.
+        dimensions: The dimensions of the search space.
         seed: Seed of the sampler.
     """
 
@@ -91,25 +91,25 @@ class OptunaSampler:
         optuna.logging.set_verbosity(before)
         self._open: dict[SampledSettings, Any] = {}
 
-    def suggest(self) -> SampledSettings:
+    def sample(self) -> SampledSettings:
         """Return settings."""
         if len(self._study.trials) < self._draws:
-            drawn = self._random.suggest()
+            drawn = self._random.sample()
             self._study.enqueue_trial(
                 {d.repair: -1 if n is None else n for d, n in zip(self._dimensions, drawn, strict=True)}
             )
         trial = self._study.ask()
-        numbers = [trial.suggest_int(d.repair, -1, len(d.options) - 1) for d in self._dimensions]
-        suggestion = tuple(None if number < 0 else number for number in numbers)
-        self._open[suggestion] = trial
-        return suggestion
+        indices = [trial.suggest_int(d.repair, -1, len(d.options) - 1) for d in self._dimensions]
+        settings = tuple(None if index < 0 else index for index in indices)
+        self._open[settings] = trial
+        return settings
 
-    def tell(self, suggestion: SampledSettings, score: float) -> None:
-        """Take in a score."""
+    def add(self, settings: SampledSettings, score: float) -> None:
+        """Record the score of settings."""
         from optuna.trial import TrialState
 
-        self._random.tell(suggestion, score)
-        trial = self._open.pop(suggestion, None)
+        self._random.add(settings, score)
+        trial = self._open.pop(settings, None)
         if trial is not None and math.isfinite(score):
             self._study.tell(trial, score)
         elif trial is not None:
@@ -117,19 +117,19 @@ class OptunaSampler:
 
 
 def make_sampler(dimensions: Sequence[Dimension], seed: int) -> SettingsSampler:
-    """Return Optuna where it is installed (``pip install 'autotrainer-monitor[search]'``), else random draws."""
+    """Return Optuna's sampler if it is installed (``pip install 'autotrainer-monitor[search]'``), else a random one."""
     if importlib.util.find_spec("optuna") is None:
         return RandomSampler(dimensions, seed)
-    logging.getLogger("autotrainer").debug("the search without evidence is Optuna's")
+    logging.getLogger("autotrainer").debug("the search without evidence uses Optuna")
     return OptunaSampler(dimensions, seed)
 
 
-def edits_of(suggestion: SampledSettings, dimensions: Sequence[Dimension]) -> tuple[Edit, ...]:
-    """Return the edits of a suggestion, those of an optimizer before its rate."""
+def edits_of(settings: SampledSettings, dimensions: Sequence[Dimension]) -> tuple[Edit, ...]:
+    """Return the edits of settings, a new optimizer before its learning rate."""
     chosen = [
         edit
-        for number, dimension in zip(suggestion, dimensions, strict=True)
-        if number is not None
-        for edit in dimension.options[number]
+        for index, dimension in zip(settings, dimensions, strict=True)
+        if index is not None
+        for edit in dimension.options[index]
     ]
     return tuple(sorted(chosen, key=lambda edit: type(edit).__name__ != "SwapOptimizer"))

@@ -1,6 +1,6 @@
-"""The search for a repaired training: which step to try next on top of which training, and who is the best.
+"""The search for a repaired training: which step to try next on top of which training, and which is the best.
 
-First what the evidence says; where that has cost two trainings and nothing is repaired, settings are searched without
+First the evidence decides. If that has cost two trainings and nothing is repaired, settings are searched without
 evidence, by successive halving.
 """
 
@@ -25,38 +25,37 @@ from autotrainer.training.trial import Trial
 __all__ = ["Search"]
 
 _PENALTY = {"best": 0.0, "proven": -3.5, "fewer": 0.0, "other": 4.0, "worse": 12.0}
-"""How many steps a training to build on is behind the best one, by what it came to."""
+"""Steps by which a training to build on is behind the best one, by its outcome."""
 _DEPTH = 4.0
 """The same for each edit that it has more than the best one."""
 _EVIDENCE = 2.0
-"""Work, in trainings as given, that attempts by evidence may cost before settings are searched without it."""
-_IN_VAIN = 0.5
-"""Work, in trainings as given, that attempts from the healthy point may cost without having helped."""
+"""Work, in baseline trainings, that attempts by evidence may cost before settings are searched without it."""
+_WASTED = 0.5
+"""Work, in baseline trainings, that attempts from the healthy point may cost without having helped."""
 
 
 class Search:
     """Holds the trainings tried so far and chooses what to try next. Deterministic.
 
-    First the proven repairs of all findings together. Then the steps of the best training so far, in the planner's
-    order; trainings that were no better take their turn where the best one's first steps have failed, since real
-    trainings often have two faults of which neither alone is worth anything mended.
+    The proven repairs of all findings together come first. Then come the steps of the best training so far, in the
+    planner's order; trainings that were no better get their turn when the best one's first steps have failed, because
+    real trainings often have two faults, neither of which is worth repairing alone.
 
-    Where the training as given has got worse since a healthy point, edits that a running training can take begin there.
-    Once such attempts have cost half a training in vain, all begin at the start, the same edits too: nothing says that
-    the point was as healthy as it looked.
+    If the baseline has got worse since a healthy point, edits that a running training can take begin there. Once such
+    attempts have cost half a training without a gain, all begin at the start, including the same edits again: the
+    point may not have been as healthy as it looked.
 
-    Where that is wanted, a gain that may be luck is looked at with other seeds (see `seed_repeats`) before it
-    counts as a repair, and before the search ends. What is refuted leaves its place to the best of those that led
-    before.
+    With `repeats`, a gain that may be luck is re-evaluated with other seeds (see `seed_repeats`) before it counts as a
+    repair, and before the search ends. A training whose gain is refuted gives way to the best of those that led before.
 
     Args:
         planner: Makes steps from findings.
-        metric: Compares.
-        targets: Targets of the training.
-        baseline: The training as given.
-        budget: What may be done.
-        healthy: Epochs of the training as given up to the healthy point from which it has got worse; 0 without one.
-        resumable: Whether a training can go on where it was paused.
+        metric: Compares scores.
+        targets: Summary of the training's targets.
+        baseline: The baseline training.
+        budget: Limits the work.
+        healthy_epochs: Epochs of the baseline up to the healthy point since which it has got worse; 0 without one.
+        resumable: Whether paused trainings can continue.
         repeats: Whether trainings can be repeated with another seed.
     """
 
@@ -67,23 +66,23 @@ class Search:
         targets: TargetSummary,
         baseline: Trial,
         budget: Budget,
-        healthy: int = 0,
+        healthy_epochs: int = 0,
         resumable: bool = False,
         repeats: bool = False,
     ) -> None:
         self._planner, self._metric, self._targets, self._budget = planner, metric, targets, budget
-        self._healthy = healthy
-        self._repetitions = SeedRepeats(metric, baseline, budget) if repeats else None
-        self._in_vain = 0.0
-        self._missed: list[Candidate] = []
+        self._healthy_epochs = healthy_epochs
+        self._seed_repeats = SeedRepeats(metric, baseline, budget) if repeats else None
+        self._wasted = 0.0
+        self._from_healthy_point: list[Candidate] = []
         self.baseline = baseline
         self._tried = {self._key(())}
-        root = Node(baseline, led=True)
+        root = Node(baseline, was_best=True)
         self._nodes = [root]
         self._best = root
-        self._by_evidence = 0.0
+        self._spent_by_evidence = 0.0
         dimensions = planner.dimensions(baseline.findings, baseline.context)
-        self._screening = HalvingSearch(dimensions, metric, baseline, budget, resumable=resumable)
+        self._halving = HalvingSearch(dimensions, metric, baseline, budget, resumable=resumable)
         self._plan_steps(root)
 
     @property
@@ -93,193 +92,193 @@ class Search:
 
     @property
     def repaired(self) -> bool:
-        """Whether the best is better than the training as given by more than noise, and has no error left."""
+        """Whether the best training is better than the baseline by more than noise, and has no error left."""
         clean = self._best.trial is not self.baseline and self._best.trial.clean
-        return clean and (self._repetitions is None or self._repetitions.next(self.best) is None)
+        return clean and (self._seed_repeats is None or self._seed_repeats.next(self.best) is None)
 
     def next(self) -> Candidate | None:
-        """Return what to try next, or None if there is nothing left."""
+        """Return what to try next, or None if nothing is left."""
         if self._best is not self._nodes[0]:
-            asked = self._asked(self._best) if self.best.clean else None
+            repeat = self._next_repeat(self._best) if self.best.clean else None
         else:
             by_gain = sorted(self._nodes, key=lambda node: -self._gain(node.trial))
-            asked = next(filter(None, map(self._asked, by_gain)), None)
-        return asked or self._found() or self._asked(self._best)
+            repeat = next(filter(None, map(self._next_repeat, by_gain)), None)
+        return repeat or self._next_new() or self._next_repeat(self._best)
 
-    def _found(self) -> Candidate | None:
+    def _next_new(self) -> Candidate | None:
         if len(self._tried) == 1:
             step = self._planner.proven(self.baseline.findings, self.baseline.context, self._targets)
-            candidate = self._take(self._nodes[0], step, proven=True) if step is not None else None
+            candidate = self._new_candidate(self._nodes[0], step, proven=True) if step is not None else None
             if candidate is not None:
                 return candidate
-        if self._by_evidence < _EVIDENCE:
-            return self._listed() or self._searched()
-        return self._searched() or self._listed()
+        if self._spent_by_evidence < _EVIDENCE:
+            return self._next_by_evidence() or self._next_sampled()
+        return self._next_sampled() or self._next_by_evidence()
 
-    def _listed(self, *, whole: bool = False) -> Candidate | None:
-        """Return the next step by evidence; ``whole`` has it begin at the start."""
+    def _next_by_evidence(self, *, from_start: bool = False) -> Candidate | None:
         while True:
             open_nodes = [node for node in self._nodes if node.steps]
-            if not open_nodes and self._missed:
-                self._leave_point()
+            if not open_nodes and self._from_healthy_point:
+                self._abandon_healthy_point()
                 continue
             if not open_nodes:
                 return None
-            node = min(open_nodes, key=lambda n: (n.taken + self._penalty(n), self._nodes.index(n)))
-            candidate = self._take(node, node.steps.pop(0), whole=whole)
+            node = min(open_nodes, key=lambda n: (n.tried + self._penalty(n), self._nodes.index(n)))
+            candidate = self._new_candidate(node, node.steps.pop(0), from_start=from_start)
             if candidate is not None:
-                node.taken += 1
+                node.tried += 1
                 return candidate
 
-    def _searched(self) -> Candidate | None:
-        """Return the next training of the search of settings."""
+    def _next_sampled(self) -> Candidate | None:
         bases = (next((n for n in self._nodes if n.proven), self._nodes[0]), self._best)
-        return self._screening.next(partial(self._listed, whole=True), partial(self._take, whole=True), bases)
+        by_evidence = partial(self._next_by_evidence, from_start=True)
+        return self._halving.next(by_evidence, partial(self._new_candidate, from_start=True), bases)
 
-    def alike(self, candidate: Candidate) -> list[Candidate]:
-        """Return what is tried next, whatever comes of a candidate: the rest of the rung that it is on, if any."""
-        return self._screening.alike(candidate)
+    def rest_of_rung(self, candidate: Candidate) -> list[Candidate]:
+        """Return the other pending candidates of a candidate's rung, if any: they run whatever its outcome."""
+        return self._halving.rest_of_rung(candidate)
 
     def close(self) -> None:
-        """Let go of trainings that are paused."""
-        self._screening.close()
+        """Give up all paused trainings."""
+        self._halving.close()
 
     def add(self, candidate: Candidate, trial: Trial) -> bool:
-        """Take in an attempt that has a score.
+        """Record an attempt that has a score.
 
         Returns:
             Whether it is the best now.
         """
-        if not self._screening.tell(candidate, trial):
-            self._by_evidence += self._budget.in_trainings(trial.work)
+        if not self._halving.add(candidate, trial):
+            self._spent_by_evidence += self._budget.in_trainings(trial.work)
         if candidate.epochs is not None:
             return False
-        won = self._wins(trial)
-        if candidate.spec.start and not won:
-            self._miss(candidate, trial.work)
+        wins = self._wins(trial)
+        if candidate.spec.start and not wins:
+            self._add_wasted(candidate, trial.work)
         node = Node(trial, candidate.repairs, candidate.problems, candidate.proven, candidate=candidate)
         self._nodes.append(node)
         self._plan_steps(node, candidate.base)
-        if not won:
+        if not wins:
             node.worse = self._is_worse(node)
             return False
-        self._lead(node)
+        self._set_best(node)
         node.steps.sort(key=lambda step: not _continues(step, candidate.step))
         return True
 
     def fail(self, candidate: Candidate) -> None:
-        """Take in an attempt that came to nothing."""
-        self._screening.tell(candidate, None)
+        """Record an attempt that has failed."""
+        self._halving.add(candidate, None)
         if candidate.spec.start:
-            self._miss(candidate, 0)
+            self._add_wasted(candidate, 0)
 
-    def _asked(self, node: Node) -> Candidate | None:
-        """Return the training that tells more of a training's gain, if that is wanted."""
-        spec = None if self._repetitions is None else self._repetitions.next(node.trial)
+    def _next_repeat(self, node: Node) -> Candidate | None:
+        """Return the training that tells more about a training's gain, if that is open."""
+        spec = None if self._seed_repeats is None else self._seed_repeats.next(node.trial)
         if spec is None:
             return None
-        given = Candidate(self._nodes[0], Step((), (), ()), spec, about=node)
+        of_baseline = Candidate(self._nodes[0], Step((), (), ()), spec, repeat_of=node)
         if node.candidate is None or spec.edits == self.baseline.spec.edits:
-            return given
-        return replace(given, base=node.candidate.base, step=node.candidate.step)
+            return of_baseline
+        return replace(of_baseline, base=node.candidate.base, step=node.candidate.step)
 
-    def settle(self, candidate: Candidate, again: Trial | None) -> Verdict:
-        """Take in a repetition, which may change who is the best.
+    def add_repeat(self, candidate: Candidate, trial: Trial | None) -> Verdict:
+        """Record a repetition with another seed, which may change the best training.
 
         Args:
             candidate: What `next` returned.
-            again: What came of it; None if it has failed.
+            trial: Its outcome; None if it has failed.
 
         Returns:
-            What is known of the gain in question.
+            The verdict on the gain in question.
         """
-        repetitions, node = self._repetitions, candidate.about
-        assert repetitions is not None, "only with them is something repeated"
-        assert node is not None, "only a repetition is about another training"
-        verdict = repetitions.take(node.trial, candidate.spec, again)
+        repeats, node = self._seed_repeats, candidate.repeat_of
+        assert repeats is not None, "only with seed repeats is something repeated"
+        assert node is not None, "only a repetition has a training that it repeats"
+        verdict = repeats.add(node.trial, candidate.spec, trial)
         if verdict is Verdict.HOLDS:
-            self._lead(node)
+            self._set_best(node)
         elif verdict is Verdict.REFUTED and node is self._best:
-            others = (n for n in self._nodes[1:] if n.led and not repetitions.refuted(n.trial))
-            self._lead(max(others, key=lambda n: (n.trial.clean, self._gain(n.trial)), default=self._nodes[0]))
+            others = (n for n in self._nodes[1:] if n.was_best and not repeats.refuted(n.trial))
+            self._set_best(max(others, key=lambda n: (n.trial.clean, self._gain(n.trial)), default=self._nodes[0]))
         return verdict
 
-    def wanted(self) -> list[Trial]:
-        """Return the trainings whose models may yet be the result."""
-        asked = [] if self._repetitions is None else [n for n in self._nodes if self._repetitions.next(n.trial)]
+    def possible_results(self) -> list[Trial]:
+        """Return the trainings that may still become the result: their models are needed."""
+        repeats = self._seed_repeats
+        open_nodes = [] if repeats is None else [n for n in self._nodes if repeats.next(n.trial)]
         if self._best is self._nodes[0]:
-            return [self.best, *(node.trial for node in asked)]
-        return [node.trial for node in self._nodes if node.led] if self._best in asked else [self.best]
+            return [self.best, *(node.trial for node in open_nodes)]
+        return [node.trial for node in self._nodes if node.was_best] if self._best in open_nodes else [self.best]
 
     @property
     def doubtful(self) -> bool:
-        """Whether the gain of the best is not sure, and was not looked at again."""
-        return self._repetitions is not None and self._repetitions.doubtful(self.best)
+        """Whether the gain of the best training is not certain and has not been re-evaluated."""
+        return self._seed_repeats is not None and self._seed_repeats.doubtful(self.best)
 
-    def _lead(self, node: Node) -> None:
-        self._best, node.led = node, True
+    def _set_best(self, node: Node) -> None:
+        self._best, node.was_best = node, True
         for other in self._nodes:
             other.worse = self._is_worse(other)
 
     def _gain(self, trial: Trial) -> float:
-        new, given = trial.judged, self.baseline.judged
-        return -math.inf if new is None or given is None else self._metric.gain(new, given)
+        new, baseline = trial.score, self.baseline.score
+        return -math.inf if new is None or baseline is None else self._metric.gain(new, baseline)
 
-    def _miss(self, candidate: Candidate, work: int) -> None:
-        """Take in an attempt from the healthy point that has not helped."""
-        self._missed.append(candidate)
-        self._in_vain += self._budget.in_trainings(work)
-        if self._in_vain > _IN_VAIN:
-            self._leave_point()
+    def _add_wasted(self, candidate: Candidate, work: int) -> None:
+        self._from_healthy_point.append(candidate)
+        self._wasted += self._budget.in_trainings(work)
+        if self._wasted > _WASTED:
+            self._abandon_healthy_point()
 
-    def _leave_point(self) -> None:
-        """Have all attempts begin at the start from now on: next the first that has not helped, the others last."""
-        self._healthy = 0
-        for candidate in self._missed:
-            steps, first = candidate.base.steps, candidate is self._missed[0]
+    def _abandon_healthy_point(self) -> None:
+        """Begin all attempts at the start from now on: the first that has not helped is next, the others are last."""
+        self._healthy_epochs = 0
+        for candidate in self._from_healthy_point:
+            steps, first = candidate.base.steps, candidate is self._from_healthy_point[0]
             self._tried.discard(self._key(candidate.spec.edits))
             steps.insert(0 if first else len(steps), candidate.step)
-            candidate.base.taken -= first and not candidate.proven
-        self._missed.clear()
+            candidate.base.tried -= first and not candidate.proven
+        self._from_healthy_point.clear()
 
     def _wins(self, trial: Trial) -> bool:
-        new, old, given = trial.judged, self.best.judged, self.baseline.judged
+        new, best, baseline = trial.score, self.best.score, self.baseline.score
         if new is None:
             return False
-        if old is None or given is None:
+        if best is None or baseline is None:
             return True
-        if self._metric.better(new, old):
-            return self.best is self.baseline or self._metric.better(new, given)
+        if self._metric.better(new, best):
+            return self.best is self.baseline or self._metric.better(new, baseline)
         cleaner = trial.clean and not self.best.clean
-        return cleaner and self._metric.better(new, given) and self._metric.gain(new, old) >= 0
+        return cleaner and self._metric.better(new, baseline) and self._metric.gain(new, best) >= 0
 
-    def _take(self, base: Node, step: Step, *, proven: bool = False, whole: bool = False) -> Candidate | None:
+    def _new_candidate(
+        self, base: Node, step: Step, *, proven: bool = False, from_start: bool = False
+    ) -> Candidate | None:
         spec = base.trial.spec.with_edits(step.edits)
         key = self._key(spec.edits)
         if key in self._tried:
             return None
         self._tried.add(key)
-        start = 0 if whole or not self._is_live(spec) else self._healthy
+        start = 0 if from_start or not self._is_live(spec) else self._healthy_epochs
         return Candidate(base, step, replace(spec, start=start), proven)
 
     def _is_live(self, spec: TrainingSpec) -> bool:
-        """Say whether a running training can take all edits; asked only where that matters."""
+        """Return whether a running training can take all edits; evaluated only if there is a healthy point."""
         levels = (self._planner.supports(edit).level for edit in spec.edits)
-        return bool(self._healthy) and all(level is SupportLevel.LIVE for level in levels)
+        return bool(self._healthy_epochs) and all(level is SupportLevel.LIVE for level in levels)
 
-    def _key(self, edits: Sequence[Edit]) -> tuple[str, ...]:
-        """Return what makes a recipe another one: its edits in any order, but not the learning rate as given."""
+    def _key(self, edits: Sequence[Edit]) -> frozenset[Edit]:
+        """Return what distinguishes recipes: their edits in any order, without the baseline's own learning rate."""
         swapped = any(isinstance(edit, SwapOptimizer) for edit in edits)
-        given = self.baseline.context.optimizer.learning_rate
-        counted = [
+        rate = self.baseline.context.optimizer.learning_rate
+        return frozenset(
             edit
             for edit in edits
-            if swapped or not (isinstance(edit, SetLearningRate) and math.isclose(edit.value, given, rel_tol=1e-4))
-        ]
-        return tuple(sorted(repr(edit) for edit in counted))
+            if swapped or not (isinstance(edit, SetLearningRate) and math.isclose(edit.value, rate, rel_tol=1e-4))
+        )
 
     def _plan_steps(self, node: Node, base: Node | None = None) -> None:
-        """Plan from the node's own findings, or from those of its base where they lead nowhere: nothing is repaired."""
+        """Plan from a training's own findings, or from those of its base if they give no step and it is not clean."""
         trial = node.trial
         node.steps = self._planner.steps(trial.findings, trial.context, self._targets)
         if base is not None and not node.steps and not trial.clean:
@@ -287,9 +286,9 @@ class Search:
 
     def _penalty(self, node: Node) -> float:
         if node is self._best:
-            # What the evidence proves is to be mended anyway: build on that.
-            mended = node.trial is self.baseline and any(n.proven and not n.worse for n in self._nodes)
-            return _PENALTY["other" if mended else "best"]
+            # Proven repairs are needed in any case: build on them.
+            superseded = node.trial is self.baseline and any(n.proven and not n.worse for n in self._nodes)
+            return _PENALTY["other" if superseded else "best"]
         if node.proven and not node.worse:
             return _PENALTY["proven"]
         if node.trial is self.baseline:
@@ -299,10 +298,10 @@ class Search:
         return _PENALTY["worse" if node.worse else "fewer" if fewer else "other"] + depth
 
     def _is_worse(self, node: Node) -> bool:
-        mine, best = node.trial.judged, self.best.judged
-        return mine is None or (best is not None and self._metric.better(best, mine))
+        score, best = node.trial.score, self.best.score
+        return score is None or (best is not None and self._metric.better(best, score))
 
 
 def _continues(step: Step, before: Step) -> bool:
-    """Say whether a step goes on with the training setting that has just helped: the next rung of the ladder."""
+    """Return whether a step continues with the training setting that has just helped: the next rung of its ladder."""
     return step.repairs == before.repairs and all(edit.change == 0 for edit in step.edits)

@@ -18,20 +18,21 @@ from autotrainer.training.trial import Trial
 __all__ = ["SeedRepeats", "Verdict"]
 
 _SURE = 3.09
-"""One-sided 99.9 %: a gain that is less sure is looked at again. With that level fifty attempts without any effect have
-one such gain in 5 % of the cases (Bonferroni 1936)."""
-_AGAIN = 1.0
-"""Standard deviations of the noise that a gain must exceed with another seed. One in six of the gains that are luck of
-the seed does so, and of true ones that have just passed at 95 % about three in four. Luck of the rows stays."""
+"""One-sided 99.9 %: a gain that is less certain is re-evaluated with another seed. At that level fifty attempts without
+any effect have one such gain in 5 % of the cases (Bonferroni 1936)."""
+_REPEATED = 1.0
+"""Standard deviations of the noise that a gain must exceed with another seed. One in six gains that are luck of the
+seed does so, and about three in four of the true gains that have just passed at 95 %. Luck of the rows is not
+detected."""
 _FEW = 30
-"""Validation rows up to which a gain may be real that no test on these rows shows."""
-_PAIRS, _LEAST_PAIRS = 5, 3
-"""Pairs of trainings, equal but for what was repaired, that must all tell a gain: one-sided sign test, 1/32; and at
-least, where a paired t test over them tells it at 95 % already."""
+"""Number of validation rows up to which a gain may be real even though no test on these rows shows it."""
+_PAIRS, _MIN_PAIRS = 5, 3
+"""Pairs of trainings with equal seeds, with and without the repair, that must all show a gain (one-sided sign test,
+1/32); and the minimum number, if a paired t test over them is significant at 95 % already."""
 
 
 class Verdict(StrEnum):
-    """What repetitions tell of a gain."""
+    """What repetitions show about a gain."""
 
     OPEN = "open"
     HOLDS = "holds"
@@ -40,7 +41,7 @@ class Verdict(StrEnum):
 
 @dataclass
 class _Gain:
-    """A training's gain: ``sure`` or none at all, ``doubtful``, or one that too ``few`` rows can't tell from noise."""
+    """A training's gain: ``sure`` or no gain, ``doubtful``, or one that too ``few`` rows can't tell from noise."""
 
     kind: Literal["sure", "doubtful", "few"]
     verdict: Verdict = Verdict.OPEN
@@ -48,105 +49,102 @@ class _Gain:
 
 
 class SeedRepeats:
-    """Says which training to run with another seed, and what that tells of a gain. Deterministic.
+    """Decides which training to repeat with another seed, and what that shows about a gain. Deterministic.
 
-    * A training that is better than the one as given by more than noise, but not by so much that it is sure, must be
-      better with another seed too. The training as given is not repeated for that: nobody has chosen it among many.
-    * Where validation rows are few, no test on them may show a gain. A training that has no error left and some gain is
-      then better if pairs with seeds of their own say so: five, or less where their gains are much alike; one, where
-      both answer each row as they did before.
+    * A training that is better than the baseline by more than noise, but not certainly, must also be better with
+      another seed. The baseline is not repeated for that: it was not chosen among many.
+    * With few validation rows, no test on them may show a gain. A training that has no error left and some gain is
+      better if pairs with other seeds agree: five; fewer if their gains are very similar; one, if both trainings score
+      each row as before.
 
     Args:
-        metric: Compares.
-        given: The training as given.
-        budget: What may be done.
+        metric: Compares scores.
+        baseline: The baseline training.
+        budget: Limits the work.
     """
 
-    def __init__(self, metric: Metric, given: Trial, budget: Budget) -> None:
-        self._metric, self._given, self._budget = metric, given, budget
-        self._gains: list[tuple[Trial, _Gain]] = []
-        self._given_again: dict[int, Score | None] = {}
+    def __init__(self, metric: Metric, baseline: Trial, budget: Budget) -> None:
+        self._metric, self._baseline, self._budget = metric, baseline, budget
+        self._gains: dict[TrainingSpec, _Gain] = {}
+        self._baseline_repeats: dict[int, Score | None] = {}
 
     def next(self, trial: Trial) -> TrainingSpec | None:
-        """Return what to run next to learn more of a training's gain; None if nothing is to be learned, or afforded."""
-        gain, seed = self._of(trial), trial.spec.seed
+        """Return what to run next to learn more about a training's gain; None if nothing is open, or affordable."""
+        gain, seed = self._gain_of(trial), trial.spec.seed
         if gain.kind == "sure" or gain.verdict is not Verdict.OPEN:
             return None
         if gain.kind == "doubtful":
             return replace(trial.spec, seed=seed + 1) if self._affords(trial, 1, 0) else None
         seed += len(gain.pairs) + 1
-        pairs = max(1, _LEAST_PAIRS - len(gain.pairs))
-        known = min(pairs, sum(number >= seed for number in self._given_again))
-        if not self._affords(trial, pairs, pairs - known):
+        pairs = max(1, _MIN_PAIRS - len(gain.pairs))
+        repeated = min(pairs, sum(number >= seed for number in self._baseline_repeats))
+        if not self._affords(trial, pairs, pairs - repeated):
             return None
-        return replace((trial if seed in self._given_again else self._given).spec, seed=seed)
+        return replace((trial if seed in self._baseline_repeats else self._baseline).spec, seed=seed)
 
-    def take(self, trial: Trial, spec: TrainingSpec, again: Trial | None) -> Verdict:
-        """Take in a training that was run to learn more of a gain.
+    def add(self, trial: Trial, spec: TrainingSpec, repeat: Trial | None) -> Verdict:
+        """Record a training that was run to learn more about a gain.
 
         Args:
             trial: The training with the gain.
             spec: What `next` returned.
-            again: What came of it; None if it has failed.
+            repeat: Its outcome; None if it has failed.
 
         Returns:
-            What is known of the gain. A repetition that the budget has cut short tells nothing.
+            The verdict on the gain. A repetition that the budget has cut short shows nothing.
         """
-        gain, new, given = self._of(trial), None if again is None else again.judged, self._given.judged
-        if again is not None and again.cut_short:
+        gain, new, baseline = self._gain_of(trial), None if repeat is None else repeat.score, self._baseline.score
+        if repeat is not None and repeat.cut_short:
             return Verdict.OPEN
         if gain.kind == "doubtful":
-            holds = new is not None and given is not None and self._metric.better(new, given, _AGAIN)
+            holds = new is not None and baseline is not None and self._metric.better(new, baseline, _REPEATED)
             gain.verdict = Verdict.HOLDS if holds else Verdict.REFUTED
-        elif spec.edits == self._given.spec.edits:
-            self._given_again[spec.seed] = new
+        elif spec.edits == self._baseline.spec.edits:
+            self._baseline_repeats[spec.seed] = new
         else:
-            other = self._given_again[spec.seed]
-            if new is None or not (other is None or self._metric.gain(new, other) > 0):
+            paired = self._baseline_repeats[spec.seed]
+            if new is None or not (paired is None or self._metric.gain(new, paired) > 0):
                 gain.verdict = Verdict.REFUTED
             else:
-                gain.pairs.append(math.inf if other is None else self._metric.gain(new, other))
-                same = _same(new, trial.judged) and _same(other, given)
-                told = len(gain.pairs) >= _LEAST_PAIRS and significant(np.array(gain.pairs))
-                gain.verdict = Verdict.HOLDS if same or told or len(gain.pairs) == _PAIRS else Verdict.OPEN
+                gain.pairs.append(math.inf if paired is None else self._metric.gain(new, paired))
+                same = _same_rows(new, trial.score) and _same_rows(paired, baseline)
+                proven = len(gain.pairs) >= _MIN_PAIRS and significant(np.array(gain.pairs))
+                gain.verdict = Verdict.HOLDS if same or proven or len(gain.pairs) == _PAIRS else Verdict.OPEN
         return gain.verdict
 
     def refuted(self, trial: Trial) -> bool:
-        """Say whether the gain of a training is refuted."""
-        return self._of(trial).verdict is Verdict.REFUTED
+        """Return whether the gain of a training is refuted."""
+        return self._gain_of(trial).verdict is Verdict.REFUTED
 
     def doubtful(self, trial: Trial) -> bool:
-        """Say whether the gain of a training is not sure, and was not looked at again."""
-        gain = self._of(trial)
+        """Return whether the gain of a training is not certain and has not been re-evaluated."""
+        gain = self._gain_of(trial)
         return gain.kind == "doubtful" and gain.verdict is Verdict.OPEN
 
-    def _affords(self, trial: Trial, attempts: int, given: int) -> bool:
-        """Say whether the budget allows so many trainings like one, and so many like the one as given."""
-        work = attempts * trial.total + given * self._given.total
+    def _affords(self, trial: Trial, attempts: int, baselines: int) -> bool:
+        """Return whether the budget allows so many trainings like one, and so many like the baseline."""
+        work = attempts * trial.total + baselines * self._baseline.total
         return self._budget.left >= self._budget.in_trainings(work)
 
-    def _of(self, trial: Trial) -> _Gain:
-        found = next((gain for known, gain in self._gains if known is trial), None)
-        if found is None:
-            found = _Gain(self._kind(trial))
-            self._gains.append((trial, found))
-        return found
+    def _gain_of(self, trial: Trial) -> _Gain:
+        if trial.spec not in self._gains:
+            self._gains[trial.spec] = _Gain(self._kind(trial))
+        return self._gains[trial.spec]
 
     def _kind(self, trial: Trial) -> Literal["sure", "doubtful", "few"]:
-        new, given = trial.judged, self._given.judged
-        if trial is self._given or new is None or given is None:
+        new, baseline = trial.score, self._baseline.score
+        if trial.spec == self._baseline.spec or new is None or baseline is None:
             return "sure"
-        if self._metric.better(new, given):
-            return "sure" if self._metric.better(new, given, _SURE) else "doubtful"
+        if self._metric.better(new, baseline):
+            return "sure" if self._metric.better(new, baseline, _SURE) else "doubtful"
         if not isinstance(self._metric, RowMetric) or new.rows is None or not trial.clean:
             return "sure"
         rows = len(new.rows) if new.weights is None else int((new.weights > 0).sum())
-        some = self._metric.gain(new, given) > 0 and new.nonfinite <= given.nonfinite
-        return "few" if some and rows <= _FEW else "sure"
+        gains = self._metric.gain(new, baseline) > 0 and new.nonfinite <= baseline.nonfinite
+        return "few" if gains and rows <= _FEW else "sure"
 
 
-def _same(new: Score | None, old: Score | None) -> bool:
-    """Say whether each row has the same score."""
+def _same_rows(new: Score | None, old: Score | None) -> bool:
     if new is None or old is None or new.rows is None or old.rows is None:
         return False
     return bool(np.array_equal(new.rows, old.rows, equal_nan=True))

@@ -1,4 +1,4 @@
-"""One call of `fit` from the training as given to the result."""
+"""One call of `fit`, from the baseline training to the result."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ import numpy as np
 
 from autotrainer.adapter.backend import Backend, Trainer
 from autotrainer.adapter.spec import Evaluation, FitRequest, TrainingSpec
-from autotrainer.diagnostics.diagnostics import Diagnostics, lasting
+from autotrainer.diagnostics.diagnostics import Diagnostics, data_facts
 from autotrainer.records.data import Data
 from autotrainer.reporting.result import Result
 from autotrainer.rule import Rule
 from autotrainer.scoring.scorer import Scorer
 from autotrainer.search.candidate import Candidate
 from autotrainer.search.planner import Planner
-from autotrainer.search.preflight import Preflight
-from autotrainer.search.repair_loop import RepairLoop, StoppedBy
+from autotrainer.search.preflight import PreflightFix
+from autotrainer.search.repair_loop import RepairLoop
 from autotrainer.training.budget import Budget
 from autotrainer.training.progress import Progress
 from autotrainer.training.run import ManagedRun
 from autotrainer.training.trial import Failure, Trial, TrialRunner, run_trial
 from autotrainer.workers.journal import Journal
-from autotrainer.workers.rerun import first_look, repeated
-from autotrainer.workers.trial_codec import complete
+from autotrainer.workers.rerun import reference_evaluation, rerun
+from autotrainer.workers.trial_codec import restore_targets
 from autotrainer.workers.worker_pool import WorkerPool
 
 __all__ = ["Session"]
@@ -39,21 +39,21 @@ logger = logging.getLogger("autotrainer")
 
 @dataclass
 class Session:
-    """Runs the training as given, then attempts to repair it where it failed.
+    """Runs the baseline training, then attempts to repair it if it fails.
 
     Attributes:
         trainer: Runs trainings.
-        request: What `fit` was given.
+        request: The request to `fit`.
         rules: Rules in force.
-        budget: What may be done.
-        judge: Scores evaluations.
+        budget: Limits the work.
+        scorer: Scores evaluations.
         planner: Makes steps from findings; None if nothing is to be repaired.
         backend: The framework.
         test: Test data, or None.
         log_dir: Folder for run logs, or None.
         progress: Shows the progress.
-        mended: What makes a training that can't be run as given one that can; None where it can.
-        records: Takes every ended training, and has those of an earlier call; None where nothing is recorded.
+        preflight_fix: The fix without which the original training can't run; None if it can.
+        journal: Records every ended training, and holds those of an earlier call; None if nothing is recorded.
         workers: Number of processes that attempts run in, or ``ray``.
     """
 
@@ -61,169 +61,167 @@ class Session:
     request: FitRequest
     rules: Sequence[Rule]
     budget: Budget
-    judge: Scorer
+    scorer: Scorer
     planner: Planner | None
     backend: Backend
     test: Data | None
     log_dir: str | Path | None
     progress: Progress
-    mended: Preflight | None = None
-    records: Journal | None = None
+    preflight_fix: PreflightFix | None = None
+    journal: Journal | None = None
     workers: int | Literal["ray"] = 1
     _runner: TrialRunner = field(init=False)
-    _ahead: WorkerPool | None = field(init=False, default=None)
-    _look: Evaluation | None = field(init=False, default=None)
+    _pool: WorkerPool | None = field(init=False, default=None)
+    _reference: Evaluation | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self._runner = TrialRunner(self.trainer, self.request, self.rules, self.judge, self.log_dir)
+        self._runner = TrialRunner(self.trainer, self.request, self.rules, self.scorer, self.log_dir)
         if self.workers != 1:
-            self._ahead = WorkerPool(self.workers, self.backend, self._runner)
+            self._pool = WorkerPool(self.workers, self.backend, self._runner)
 
     def run(self) -> Result:
         """Return the result.
 
         Raises:
-            Exception: Whatever is raised in the training as given.
-            KeyboardInterrupt: With Ctrl-C while the best training, known from a record only, is run again.
+            Exception: Whatever is raised in the baseline training.
+            KeyboardInterrupt: With Ctrl-C while the best training, known only from the journal, is rerun.
         """
         epochs, resumable = self.request.epochs, self.trainer.resumable
-        course = RepairLoop(self.planner, self.budget, self.backend.name, epochs, resumable, repeats=True)
-        baseline = self._begin(course)
-        self._runner.facts = lasting(baseline.context.asked)
-        course.begin(baseline, self.judge.metric, self.judge.targets)
-        stopped: StoppedBy = "interrupt"
+        repair_loop = RepairLoop(self.planner, self.budget, self.backend.name, epochs, resumable, repeats=True)
+        baseline = self._begin(repair_loop)
+        self._runner.facts = data_facts(baseline.context.asked)
+        repair_loop.begin(baseline, self.scorer.metric, self.scorer.targets)
         test = baseline_test = None
-        with suppress(KeyboardInterrupt):  # wherever it comes, the best so far is returned
+        with suppress(KeyboardInterrupt):  # whenever it comes, the best training so far is returned
             test = self._baseline_test_score(baseline)
-            baseline_test = test if course.mended is None else None
+            baseline_test = test if repair_loop.preflight_fix is None else None
             try:
-                stopped = self._repair(course)
+                self._repair(repair_loop)
             finally:
-                course.close()
-                if self._ahead is not None:
-                    self._ahead.close()
-        if course.best.trained is None:
-            self._repeat(course.best, baseline)
+                repair_loop.close()
+                if self._pool is not None:
+                    self._pool.close()
+        if repair_loop.best.trained is None:
+            self._rerun(repair_loop.best, baseline)
         with suppress(KeyboardInterrupt):
-            test = self._test_score(course.best) if course.best is not baseline else test
-        return course.result(stopped, test, baseline_test)
+            test = self._test_score(repair_loop.best) if repair_loop.best is not baseline else test
+        return repair_loop.result(test, baseline_test)
 
-    def _begin(self, course: RepairLoop) -> Trial:
-        """Run the training as given; mended first, where it can't be run otherwise."""
-        spec = TrainingSpec(self.request.epochs, self.request.seed)
-        if self.mended is None:
+    def _begin(self, repair_loop: RepairLoop) -> Trial:
+        """Run the baseline training, with the preflight fix if it can't run without."""
+        spec, fix = TrainingSpec(self.request.epochs, self.request.seed), self.preflight_fix
+        if fix is None:
             return self._baseline(spec)
         try:
-            trial = self._baseline(spec.with_edits(self.mended.step.edits))
+            trial = self._baseline(spec.with_edits(fix.step.edits))
         except Exception as error:
-            logger.info("the training mended by %s failed: %s", ", ".join(self.mended.step.repairs), error)
-            if self.mended.wrong is not None:
-                raise self.mended.wrong from error
+            logger.info("the training with the preflight fix %s failed: %s", ", ".join(fix.step.repairs), error)
+            if fix.error is not None:
+                raise fix.error from error
             return self._baseline(spec)
-        course.mended = self.mended
+        repair_loop.preflight_fix = fix
         return trial
 
     def _baseline(self, spec: TrainingSpec) -> Trial:
-        """Run the training as given, or take it from the record."""
-        found = self._recorded(spec, None)
-        if isinstance(found, Trial):
+        """Run the baseline training, or take it from the journal."""
+        recorded = self._recorded(spec, None)
+        if isinstance(recorded, Trial):
             self.trainer.first = False
-            return found
-        self.progress.begin("training as given", spec.epochs)
+            return recorded
+        self.progress.begin("baseline training", spec.epochs)
         request = self.request
         needs = frozenset[str]().union(*(rule.needs for rule in self.rules))
         needs |= frozenset() if self.planner is None else self.planner.needs
-        asking = Diagnostics(
-            self.trainer, self.judge, self.budget, request.train, request.validation, needs, request.seed
+        diagnostics = Diagnostics(
+            self.trainer, self.scorer, self.budget, request.train, request.validation, needs, request.seed
         )
         run = ManagedRun(
-            spec, self.rules, self.budget, self.judge, request.train, request.validation, baseline=True,
-            stops=self.planner is not None, log_dir=self.log_dir, tell=self.progress.tell, facts=asking.of_data(),
+            spec, self.rules, self.budget, self.scorer, request.train, request.validation, baseline=True,
+            stop_if_stuck=self.planner is not None, log_dir=self.log_dir, on_epoch=self.progress.update,
+            facts=diagnostics.of_data(),
         )  # fmt: skip
-        trial = run_trial(
-            partial(self.trainer.train, spec, run), spec, run, self.judge, request.validation, asking.of_training
-        )
-        if self.records is not None:
-            self.records.add(spec, None, trial, self.budget)
+        train = partial(self.trainer.train, spec, run)
+        trial = run_trial(train, spec, run, self.scorer, request.validation, diagnostics.of_training)
+        if self.journal is not None:
+            self.journal.add(spec, None, trial, self.budget)
         return trial
 
-    def _repair(self, course: RepairLoop) -> StoppedBy:
-        """Attempt to repair a training that failed."""
-        while not isinstance(candidate := course.next(), str):
+    def _repair(self, repair_loop: RepairLoop) -> None:
+        """Attempt to repair a failed training."""
+        while (candidate := repair_loop.next()) is not None:
             before = self.budget.spent
             try:
-                outcome = self._attempt(course, candidate)
+                outcome = self._attempt(repair_loop, candidate)
             except KeyboardInterrupt:
-                course.fail(candidate, "interrupted by the user", before, interrupted=True)
-                return "interrupt"
+                repair_loop.fail(candidate, "interrupted by the user", before, interrupted=True)
+                return
             if isinstance(outcome, Failure):
-                course.fail(candidate, outcome.error, before)
+                repair_loop.fail(candidate, outcome.error, before)
             else:
-                course.take(candidate, outcome)
-        return candidate
+                repair_loop.add(candidate, outcome)
 
-    def _attempt(self, course: RepairLoop, candidate: Candidate) -> Trial | Failure:
-        """Run an attempt; or take it from the record, or from another process that has run it ahead of its turn."""
+    def _attempt(self, repair_loop: RepairLoop, candidate: Candidate) -> Trial | Failure:
+        """Run an attempt; or take it from the journal, or from another process that ran it ahead of its turn."""
         spec, until = candidate.spec, candidate.epochs
         outcome = self._recorded(spec, until)
         if outcome is not None:
             return outcome
-        self.progress.begin(f"attempt {len(course.attempts) + 1}", until or spec.epochs)
-        if self._ahead is not None:
-            if others := course.alike(candidate):
-                trainings = [(c.spec, c.epochs, c.after) for c in (candidate, *others)]
-                self._ahead.begin([t for t in trainings if not self._is_recorded(*t[:2])], self.budget)
-            outcome = self._ahead.take(spec, until, self.budget)
+        self.progress.begin(f"attempt {len(repair_loop.attempts) + 1}", until or spec.epochs)
+        if self._pool is not None:
+            if others := repair_loop.rest_of_rung(candidate):
+                trainings = [(c.spec, c.epochs, c.shorter) for c in (candidate, *others)]
+                self._pool.submit([t for t in trainings if not self._is_recorded(*t[:2])], self.budget)
+            outcome = self._pool.take(spec, until, self.budget)
         if outcome is None:
-            outcome = self._runner.run(spec, self.budget, until, self.progress.tell, candidate.after)
-        if self.records is not None:
-            self.records.add(spec, until, outcome, self.budget)
+            outcome = self._runner.run(spec, self.budget, until, self.progress.update, candidate.shorter)
+        if self.journal is not None:
+            self.journal.add(spec, until, outcome, self.budget)
         return outcome
 
-    # -- records ------------------------------------------------------------------------------------------------------
+    # -- the journal --------------------------------------------------------------------------------------------------
 
     def _recorded(self, spec: TrainingSpec, until: int | None) -> Trial | Failure | None:
-        """Return a training from the record, charged as it was."""
-        found = None if self.records is None else self.records.find(spec, until, self.budget)
-        if found is None:
+        """Return a training from the journal, charged as it was."""
+        outcome = None if self.journal is None else self.journal.find(spec, until, self.budget)
+        if outcome is None:
             return None
-        self.budget.spend(found.work)
-        if isinstance(found, Trial) and found.judged is not None:
-            if self._look is None and (look := first_look(self._runner, spec)) is not None:
-                self._look = look
-                self.judge.decide(look)
-            complete(found, self._look)
-        return found
+        self.budget.spend(outcome.work)
+        if isinstance(outcome, Trial) and outcome.score is not None:
+            if self._reference is None and (evaluation := reference_evaluation(self._runner, spec)) is not None:
+                self._reference = evaluation
+                self.scorer.select_metric(evaluation)
+            restore_targets(outcome, self._reference)
+        return outcome
 
     def _is_recorded(self, spec: TrainingSpec, until: int | None) -> bool:
-        return self.records is not None and self.records.has(spec, until)
+        return self.journal is not None and self.journal.has(spec, until)
 
-    def _repeat(self, best: Trial, baseline: Trial) -> None:
-        """Run the best training again, of which only a record is here; it is not charged again."""
-        self.progress.begin("the best training again, for its model", best.spec.epochs)
+    def _rerun(self, best: Trial, baseline: Trial) -> None:
+        """Run the best training again to get its model, which is not in this process; it is not charged again."""
+        self.progress.begin("rerun of the best training, for its model", best.spec.epochs)
         self.trainer.first = best is baseline
-        again = repeated(self._runner, best, self.progress.tell)
-        best.trained = again.trained
-        new, old = again.judged, best.judged
+        trial = rerun(self._runner, best, self.progress.update)
+        best.trained = trial.trained
+        new, old = trial.score, best.score
         if new is not None and old is not None and not np.array_equal(new.value, old.value, equal_nan=True):
             logger.warning(
-                "the best training scored %.6g, and %.6g when it was run again: trainings differ from run to run on "
-                "this device or with these data; the model returned has the latter score", old.value, new.value,
+                "the best training scored %.6g, but %.6g when it was rerun: trainings are not deterministic on this "
+                "device or with these data; the model returned has the latter score", old.value, new.value,
             )  # fmt: skip
-            best.judged = new
+            best.score = new
 
     def _baseline_test_score(self, baseline: Trial) -> float | None:
-        score = None if self.records is None else self.records.test_score()
-        if score is None and self.test is not None and self.judge.metric is not None:
-            if baseline.trained is None:  # the crash came before its test
-                self._repeat(baseline, baseline)
+        score = None if self.journal is None else self.journal.test_score()
+        if score is None and self.test is not None and self.scorer.metric is not None:
+            if baseline.trained is None:  # the earlier call ended before its test
+                self._rerun(baseline, baseline)
             score = self._test_score(baseline)
-            if self.records is not None:
-                self.records.add_test_score(score)
+            if self.journal is not None:
+                self.journal.add_test_score(score)
         return score
 
     def _test_score(self, trial: Trial) -> float | None:
-        metric = self.judge.metric
+        metric = self.scorer.metric
         if self.test is None or metric is None or trial.trained is None:
             return None
-        return metric.judge(trial.trained.evaluate(self.test)).value
+        return metric.score(trial.trained.evaluate(self.test)).value

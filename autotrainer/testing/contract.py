@@ -1,11 +1,12 @@
-"""The contract of a backend as tests: subclass `BackendContract` in a test module and fill in the hooks."""
+"""The contract of a backend as tests: subclass `BackendContract` in a test module and implement its hooks."""
 
 from __future__ import annotations
 
+import ast
 import random
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,99 +18,32 @@ from autotrainer.adapter.spec import FitRequest, Trained, TrainingSpec
 from autotrainer.edits import (
     AddDropout,
     AddInputNoise,
-    AddResidual,
-    ClipAttention,
     ClipGradients,
-    CompleteOptimizer,
     DecayRate,
-    DropBadRows,
     Edit,
-    EncodeTargets,
-    ExtendTraining,
-    InsertNormalization,
-    NumberClasses,
-    RaisePrecision,
     ReduceOnPlateau,
     Reinitialize,
     ResetOptimizerState,
-    ReshapeTargets,
-    ResizeLayers,
-    RestoreZeroGrad,
     ReviveUnits,
     Rollback,
     ScaleInputs,
-    ScaleOutputLayer,
-    ScaleTargets,
-    SetBatchSize,
     SetLearningRate,
-    SetLoss,
-    SetMode,
     SetMomentum,
-    SetOutputActivation,
-    SetWeightDecay,
-    ShuffleData,
     SkipUpdates,
     StopEarly,
-    SwapActivation,
     SwapOptimizer,
-    TuneAdam,
     WarmUpRate,
-    WeightClasses,
 )
+from autotrainer.errors import ConfigError
 from autotrainer.records.data import ArrayData
+from autotrainer.testing.edits import REFUSED, every_edit
 from autotrainer.testing.recorded import RecordedRun
 
-__all__ = ["BackendContract", "every_edit"]
-
-
-def every_edit(hidden: Sequence[str]) -> tuple[Edit, ...]:
-    """Return one edit of each kind, for a classifier with the hidden layers given."""
-    layers = tuple(hidden)
-    return (
-        SetLearningRate(0.01),
-        SwapOptimizer("adam", 0.01),
-        SetMomentum(0.9),
-        SetWeightDecay(0.01),
-        ClipGradients("norm", 1.0),
-        TuneAdam(0.95, 1e-12, clip_updates=True),
-        CompleteOptimizer(layers),
-        ResetOptimizerState(1),
-        RestoreZeroGrad(),
-        SkipUpdates(),
-        WarmUpRate(2),
-        DecayRate(),
-        ReduceOnPlateau(),
-        SetBatchSize(16),
-        ExtendTraining(2),
-        StopEarly(2),
-        Rollback(),
-        SetMode(),
-        SetLoss("binary_cross_entropy", "probabilities"),
-        SetOutputActivation("sigmoid"),
-        SwapActivation(layers, "relu"),
-        Reinitialize(layers, "he_uniform"),
-        ReviveUnits(layers),
-        RaisePrecision(),
-        ResizeLayers(layers, (24,) * len(layers)),
-        ScaleOutputLayer(0.5),
-        InsertNormalization(layers),
-        AddResidual(layers),
-        ClipAttention(layers),
-        AddDropout(layers, 0.2),
-        AddInputNoise(0.1),
-        ScaleInputs(),
-        ScaleTargets(),
-        EncodeTargets("zero_one"),
-        NumberClasses(),
-        ReshapeTargets(),
-        ShuffleData(),
-        WeightClasses(),
-        DropBadRows(),
-    )
+__all__ = ["BackendContract"]
 
 
 class BackendContract(ABC):
-    """What every backend must do. The tests need no test framework; pytest collects subclasses named ``Test...``."""
+    """Tests that every backend must pass. They need no test framework; pytest collects subclasses named ``Test...``."""
 
     rows = 96
     validation_rows = 40
@@ -125,7 +59,7 @@ class BackendContract(ABC):
     def given(self) -> Mapping[str, Any]:
         """Return fresh ``model``, ``loss`` and ``optimizer`` (SGD, rate 0.1) for `data`.
 
-        The model has two inputs, two hidden layers with tanh, and one output with a sigmoid; the loss is binary
+        The model has two inputs, two hidden layers with tanh, and one sigmoid output; the loss is binary
         cross-entropy.
         """
 
@@ -134,12 +68,12 @@ class BackendContract(ABC):
         """Return copies of all weights and other state of a model."""
 
     def data(self) -> ArrayData:
-        """Return a small problem that can be learned: two inputs, targets 0 and 1 in a column."""
+        """Return a small learnable problem: inputs of shape (rows, 2), targets 0 and 1 of shape (rows, 1)."""
         inputs = np.random.default_rng(0).normal(size=(self.rows, 2)).astype(np.float32)
         return ArrayData(inputs, (inputs.sum(axis=1, keepdims=True) > 0).astype(np.float32))
 
     def request(self) -> FitRequest:
-        """Return what `autotrainer.fit` would hand over."""
+        """Return the request that `autotrainer.fit` would make."""
         data = self.data()
         validation = data.take(np.arange(self.validation_rows))
         return FitRequest(
@@ -149,7 +83,7 @@ class BackendContract(ABC):
     def train(
         self, *edits: Edit, run: RecordedRun | None = None, request: FitRequest | None = None
     ) -> tuple[Trained, RecordedRun]:
-        """Run one training."""
+        """Run one training with these edits; return it and its run."""
         run = run or RecordedRun()
         trainer = self.backend.trainer(request or self.request())
         with self.backend.preserve_random_state():
@@ -162,13 +96,13 @@ class BackendContract(ABC):
     # -- the contract ---------------------------------------------------------------------------------------------
 
     def test_accepts_its_own_models_only(self) -> None:
-        """`Backend.accepts` knows a model of the framework from anything else."""
+        """`Backend.accepts` returns True only for models of its framework."""
         assert self.backend.accepts(self.given()["model"])
         for other in (None, 3, "model", object(), lambda: None, np.zeros(3)):
             assert not self.backend.accepts(other)
 
     def test_layers_are_named_once_and_in_order(self) -> None:
-        """`Backend.layers` names each layer once; only what makes the output is not hidden."""
+        """`Backend.layers` names each layer once; all but the output layer are hidden."""
         layers = self.backend.layers(self.given()["model"])
         assert len({layer.name for layer in layers}) == len(layers)
         owners = [layer for layer in layers if layer.parameters]
@@ -176,7 +110,7 @@ class BackendContract(ABC):
         assert all(layer.activation in ("tanh", None) for layer in owners[:2])
 
     def test_the_given_model_stays_as_it_is(self) -> None:
-        """Neither preparing nor running trainings changes what was given."""
+        """Neither preparing nor running trainings changes the user's model."""
         request = self.request()
         before = self.weights(request.model)
         self.train(ScaleInputs(), request=request)
@@ -184,7 +118,7 @@ class BackendContract(ABC):
             np.testing.assert_array_equal(old, new)
 
     def test_equal_trainings_are_equal_to_the_bit(self) -> None:
-        """One seed gives one result, however often, and whatever came before."""
+        """Trainings with equal seed and edits have equal results, whatever ran before."""
         trainer = self.backend.trainer(self.request())
         results = []
         for edits in ((), (SetLearningRate(0.5),), ()):
@@ -197,16 +131,16 @@ class BackendContract(ABC):
         assert not all(np.array_equal(a, b) for a, b in zip(results[0], results[1], strict=True))
 
     def test_monitoring_changes_nothing(self) -> None:
-        """Sampled or not, the weights are the same to the bit."""
-        unseen, _ = self.train(run=RecordedRun(watched=False))
-        seen, run = self.train()
+        """The weights are equal bit by bit, whether steps are measured or not."""
+        plain, _ = self.train(run=RecordedRun(watched=False))
+        watched, run = self.train()
         assert len(run.monitor.history.steps) > 0
         assert all(
-            np.array_equal(a, b) for a, b in zip(self.weights(unseen.model), self.weights(seen.model), strict=True)
+            np.array_equal(a, b) for a, b in zip(self.weights(plain.model), self.weights(watched.model), strict=True)
         )
 
     def test_calls_come_in_order_and_all_work_is_told(self) -> None:
-        """keep, start, then a spend before each batch and an evaluation at each epoch's end."""
+        """The trainer calls keep and start, then spend before each batch, and evaluates at each epoch's end."""
         _, run = self.train()
         assert set(run.calls[:2]) == {"keep", "start"}
         assert run.trained == self.rows * self.epochs
@@ -223,25 +157,25 @@ class BackendContract(ABC):
         assert len(run.ends) == 2
 
     def test_goes_on_after_a_pause_as_if_it_had_not_been(self) -> None:
-        """What is paused, while another training runs, comes out as without, to the bit: weights and evaluations."""
+        """Weights, evaluations and losses are equal bit by bit, with or without pauses in which other trainings run."""
         request = replace(self.request(), epochs=5)
         trainer = self.backend.trainer(request)
         assert trainer.resumable
         hidden = tuple(layer.name for layer in trainer.context.layers if layer.parameters and layer.hidden)
-        plain: tuple[tuple[Edit, ...], ...] = (
+        recipes: tuple[tuple[Edit, ...], ...] = (
             (),
             (AddDropout(hidden, 0.2), SwapOptimizer("adam", 0.01), WarmUpRate(3), ClipGradients("norm", 1.0)),
             (SetLearningRate(30.0), ReduceOnPlateau(patience=1), StopEarly(3), Rollback(), SkipUpdates()),
             (AddInputNoise(0.1), DecayRate(), ReviveUnits(hidden), ResetOptimizerState(2), SetMomentum(0.9)),
         )
-        for edits in plain:
+        for edits in recipes:
             outcomes = []
             for pauses in ((), (1, 3)):
                 run, spec = RecordedRun(pauses=pauses), TrainingSpec(5, 0, edits)
                 with self.backend.preserve_random_state():
                     trained = trainer.train(spec, run)
                     for _ in range(len(pauses)):
-                        at_rest = trained.evaluate(request.validation)
+                        during_pause = trained.evaluate(request.validation)
                         other = RecordedRun(epochs=1)
                         trainer.train(TrainingSpec(5, 1), other)
                         other.monitor.close()
@@ -250,16 +184,16 @@ class BackendContract(ABC):
                             trained.paused = None
                     assert trained.paused is None
                     run.monitor.close()
-                losses = [ended.loss for _, _, ended in run.ends if ended is not None]
+                losses = [evaluation.loss for _, _, evaluation in run.ends if evaluation is not None]
                 outcomes.append((self.weights(trained.model), losses, run.monitor.history.losses[1]))
             for old, new in zip(outcomes[0][0], outcomes[1][0], strict=True):
                 np.testing.assert_array_equal(old, new, str(edits))
             np.testing.assert_array_equal(outcomes[0][1], outcomes[1][1], str(edits))
             np.testing.assert_array_equal(outcomes[0][2], outcomes[1][2], str(edits))
-            assert np.isfinite(at_rest.loss)
+            assert np.isfinite(during_pause.loss)
 
     def test_never_does_what_is_denied(self) -> None:
-        """A denied step is the last one; the weights are evaluated once more."""
+        """A denied step ends the training; the weights are evaluated once more."""
         allowed = self.rows + self.batch_size
         reserve = self.validation_rows
         trained, run = self.train(run=RecordedRun(3 * allowed + 2 * reserve, reserve))
@@ -272,7 +206,7 @@ class BackendContract(ABC):
         )
 
     def test_evaluations_have_all_rows_in_order(self) -> None:
-        """Outputs are float64, targets as given, row by row; the loss is that of the outputs."""
+        """Outputs are float64, targets unchanged, row by row; the loss is that of the outputs."""
         trained, _ = self.train()
         data = self.data()
         evaluation = trained.evaluate(data)
@@ -283,36 +217,57 @@ class BackendContract(ABC):
         np.testing.assert_allclose(evaluation.loss, loss, rtol=1e-4)
 
     def test_every_edit_works_or_says_why_not(self) -> None:
-        """`Trainer.supports` answers each edit; what it supports, trains."""
+        """`Trainer.supports` accepts each edit or returns a reason; every supported edit can be trained."""
         request = replace(self.request(), epochs=1)
         trainer = self.backend.trainer(request)
         hidden = [layer.name for layer in trainer.context.layers if layer.parameters and layer.hidden]
         for edit in every_edit(hidden):
             support = trainer.supports(edit)
             if not support:
-                assert support.reason, f"{edit} is not supported, and nothing says why"
+                assert support.reason, f"{edit!r} is not supported, but no reason is returned"
                 continue
             with self.backend.preserve_random_state():
                 run = RecordedRun()
                 trained = trainer.train(TrainingSpec(1, 0, (edit,)), run)
                 run.monitor.close()
-            assert [type(e) for e in trained.edits] == [type(edit)], f"{edit} got lost"
-            assert np.isfinite(trained.predict(self.data().inputs)).all(), f"{edit} breaks the model"
+            assert [type(e) for e in trained.edits] == [type(edit)], f"{edit!r} is missing from Trained.edits"
+            assert np.isfinite(trained.predict(self.data().inputs)).all(), f"{edit!r} breaks the model"
             if isinstance(edit, ScaleInputs):
                 filled = trained.edits[0]
                 assert isinstance(filled, ScaleInputs)
                 np.testing.assert_allclose(filled.mean, self.data().inputs.mean(axis=0), atol=1e-5)
 
     def test_kept_layers_are_not_touched(self) -> None:
-        """What only concerns layers that ``keep`` names is not supported, and the reason names the pattern."""
+        """An edit of layers that ``keep`` names is not supported, and the reason names the pattern."""
         hidden = [layer.name for layer in self.backend.layers(self.given()["model"]) if layer.parameters]
         trainer = self.backend.trainer(replace(self.request(), keep=(hidden[0],)))
         support = trainer.supports(Reinitialize((hidden[0],), "he_uniform"))
         assert not support
         assert hidden[0] in support.reason
 
+    def test_values_that_make_no_sense_are_refused_before_any_backend(self) -> None:
+        """An edit refuses them when it is made, so that no backend can treat them in a way of its own."""
+        for build in REFUSED:
+            try:
+                edit = build()
+            except ConfigError:
+                continue
+            raise AssertionError(f"{edit!r} was accepted")
+
+    def test_supported_edits_have_lines_that_run_or_none(self) -> None:
+        """`Backend.patch` returns lines of Python for each supported edit, or an empty list."""
+        trainer = self.backend.trainer(self.request())
+        hidden = [layer.name for layer in trainer.context.layers if layer.parameters and layer.hidden]
+        edits = [edit for edit in every_edit(hidden) if trainer.supports(edit)]
+        for edit in edits:
+            for plan in ((), (edit,), edits):
+                lines = self.backend.patch(edit, plan)
+                assert not isinstance(lines, str)
+                assert all(isinstance(line, str) and "\n" not in line for line in lines), f"{edit!r}: {lines}"
+                ast.parse("\n".join(lines))
+
     def test_random_states_are_put_back(self) -> None:
-        """Whatever is drawn inside `Backend.preserve_random_state` does not show outside."""
+        """Random numbers drawn inside `Backend.preserve_random_state` do not change the state outside."""
         np.random.seed(3)
         random.seed(3)
         before = (np.random.rand(), random.random())
@@ -325,7 +280,7 @@ class BackendContract(ABC):
         assert (np.random.rand(), random.random()) == before
 
     def test_models_can_be_saved(self) -> None:
-        """`Backend.save_model` writes one file to the folder, over an older one too."""
+        """`Backend.save_model` writes a single file to the folder, and replaces an older one."""
         trained, _ = self.train()
         with tempfile.TemporaryDirectory() as folder:
             for _ in range(2):

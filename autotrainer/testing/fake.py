@@ -33,13 +33,13 @@ __all__ = ["FakeBackend", "FakeModel", "FakeTrainer", "Outcome"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a scripted training comes to.
+    """The outcome of a scripted training.
 
     Attributes:
-        accuracy: Share of rows that it predicts right from the middle of its epochs on; 0 before that.
-        values: Further values of each epoch, by name: what rules of a test look at.
-        operations: Operations per sample.
-        raises: Raised at the beginning of an epoch, by its number.
+        accuracy: Share of rows that it predicts correctly in the second half of its epochs; 0 before that.
+        values: Further values of each epoch, by name, for the rules of a test.
+        operations: Operations of a forward pass of one sample.
+        raises: Exceptions raised at the beginning of epochs, by epoch.
         nonfinite: Whether all predictions are NaN.
     """
 
@@ -55,10 +55,10 @@ class FakeModel:
     """A model whose trainings follow a script.
 
     Attributes:
-        script: Edits in force -> what the training comes to.
-        refuses: Kinds of edits that are not supported.
-        edits: Edits that it was trained with; filled in by the training.
-        epochs: Epochs that it was trained for.
+        script: Edits in force -> outcome of the training.
+        refuses: Edit classes that are not supported.
+        edits: Edits that it was trained with; set by the training.
+        epochs: Number of epochs that it was trained for.
     """
 
     script: Callable[[tuple[Edit, ...]], Outcome]
@@ -68,7 +68,11 @@ class FakeModel:
 
 
 class FakeBackend(Backend):
-    """Adapter for `FakeModel`. Data are arrays, or lists of (inputs, targets) batches as a stream."""
+    """Backend of `FakeModel`. Data are arrays, or a list of (inputs, targets) batches as a stream.
+
+    Attributes:
+        restored: How often the random state was restored.
+    """
 
     name = "fake"
     package = "autotrainer"
@@ -77,7 +81,7 @@ class FakeBackend(Backend):
         self.restored = 0
 
     def accepts(self, model: Any) -> bool:
-        """Say whether it is a `FakeModel`."""
+        """Return whether it is a `FakeModel`."""
         return isinstance(model, FakeModel)
 
     def layers(self, model: Any) -> tuple[LayerInfo, ...]:
@@ -88,7 +92,11 @@ class FakeBackend(Backend):
         )
 
     def observe(self, model: Any, optimizer: Any, loss_fn: Any, monitor: Recorder, **plan: Any) -> Observer:
-        """Attach nothing: values of epochs are all there is to see."""
+        """Not supported: only `fit` trains a `FakeModel`.
+
+        Raises:
+            NotImplementedError: Always.
+        """
         raise NotImplementedError("a FakeModel is only trained by fit")
 
     def probe(
@@ -102,14 +110,14 @@ class FakeBackend(Backend):
         return FakeTrainer(request, self.layers(request.model))
 
     def apply(self, edits: Sequence[Edit], model: Any, optimizer: Any) -> tuple[Any, Any]:
-        """Return the model with the edits noted."""
+        """Return a copy of the model that records the edits."""
         return replace(model, edits=tuple(edits)), optimizer
 
     def preserve_random_state(self) -> AbstractContextManager[None]:
-        """Put back NumPy's global random state."""
+        """Restore NumPy's global random state on exit."""
 
         @contextmanager
-        def kept() -> Iterator[None]:
+        def preserved() -> Iterator[None]:
             state = np.random.get_state()
             try:
                 yield
@@ -117,7 +125,7 @@ class FakeBackend(Backend):
                 np.random.set_state(state)
                 self.restored += 1
 
-        return kept()
+        return preserved()
 
     def save_model(self, model: Any, folder: Path) -> Path:
         """Write the edits as text."""
@@ -127,10 +135,10 @@ class FakeBackend(Backend):
 
 
 class FakeTrainer(Trainer):
-    """Runs scripted trainings, with the calls of a real one.
+    """Runs scripted trainings, with the calls of a real trainer.
 
     Args:
-        request: What `fit` was given; the loss is not used.
+        request: The request to `fit`; its loss is not used.
         layers: Layers of the context.
     """
 
@@ -138,8 +146,7 @@ class FakeTrainer(Trainer):
 
     def __init__(self, request: FitRequest, layers: tuple[LayerInfo, ...]) -> None:
         self.request = request
-        built = request.model if isinstance(request.model, FakeModel) else request.model()
-        self._model: FakeModel = built
+        self._model: FakeModel = request.model if isinstance(request.model, FakeModel) else request.model()
         self.context = TaskContext(
             "fake",
             "fake",
@@ -153,7 +160,7 @@ class FakeTrainer(Trainer):
         )
 
     def supports(self, edit: Edit) -> Support:
-        """Refuse what the model refuses."""
+        """Refuse the edits that the model refuses."""
         if isinstance(edit, self._model.refuses):
             return Support(SupportLevel.NONE, f"this model refuses {type(edit).__name__}")
         return Support(SupportLevel.REBUILD)
@@ -164,16 +171,16 @@ class FakeTrainer(Trainer):
         model = replace(self._model, edits=spec.edits)
 
         def predict(targets: NDArray[Any]) -> NDArray[np.float64]:
-            right = np.arange(len(targets)) < outcome.accuracy * len(targets) - 1e-9
+            correct = np.arange(len(targets)) < outcome.accuracy * len(targets) - 1e-9
             late = model.epochs >= spec.epochs / 2
-            said = np.where(right & late, targets.reshape(-1), 1 - targets.reshape(-1)).astype(np.float64)
-            return np.full_like(said, np.nan) if outcome.nonfinite else said
+            outputs = np.where(correct & late, targets.reshape(-1), 1 - targets.reshape(-1)).astype(np.float64)
+            return np.full_like(outputs, np.nan) if outcome.nonfinite else outputs
 
         def evaluate(data: Data) -> Evaluation:
             targets = np.concatenate([batch for _, batch in _batches(data, 32)])
             outputs = predict(targets)
-            wrong = float(np.mean(np.abs(outputs - targets.reshape(-1))))
-            return Evaluation(outputs, targets, math.nan if outcome.nonfinite else wrong)
+            error_rate = float(np.mean(np.abs(outputs - targets.reshape(-1))))
+            return Evaluation(outputs, targets, math.nan if outcome.nonfinite else error_rate)
 
         trained = Trained(model, "optimizer", spec.edits, predict, evaluate)
         run.keep(trained)
@@ -182,7 +189,7 @@ class FakeTrainer(Trainer):
         optimizer = replace(self.context.optimizer, learning_rate=rate)
         run.start(replace(self.context, optimizer=optimizer), outcome.operations)
 
-        def course() -> Generator[None]:
+        def epochs() -> Generator[None]:
             for epoch in range(spec.epochs):
                 if epoch in outcome.raises:
                     raise outcome.raises[epoch]
@@ -199,12 +206,12 @@ class FakeTrainer(Trainer):
                 if not goes_on:
                     yield
 
-        paused = PausedTraining(course())
+        paused = PausedTraining(epochs())
         trained.paused = paused if paused.go_on() else None
         return trained
 
     def _epoch(self, run: Run) -> tuple[int, bool]:
-        """Return the number of batches, and whether the budget allowed all of them."""
+        """Return the number of batches trained, and whether the budget allowed all of them."""
         done = 0
         for _, targets in _batches(self.request.train, self.request.batch_size):
             if not run.spend(len(targets), training=True):

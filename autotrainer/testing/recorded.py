@@ -1,4 +1,4 @@
-"""The core's side of a managed training, for tests of trainers: no verdict, and everything written down."""
+"""The core's side of a managed training, for tests of trainers: records every call and stops nothing by itself."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from autotrainer.adapter.spec import Evaluation, Trained
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.monitoring.sampler import StepSampler
 from autotrainer.records.task import TaskContext
-from autotrainer.training.run import ManagedMonitor
+from autotrainer.training.base_run import ManagedMonitor
 
 __all__ = ["RecordedRun"]
 
 
 @dataclass
 class RecordedRun:
-    """A `autotrainer.adapter.Run` that writes down how it is called.
+    """A `autotrainer.adapter.Run` that records how it is called.
 
     Attributes:
-        budget: Samples that may pass through the model; a training step passes each of its own three times.
+        budget: Samples that may pass through the model; those of a training step count three times.
         reserve: Part of the budget that training steps leave for a last evaluation.
         watched: Whether steps are measured.
-        epochs: Epochs after which it ends the training, or None.
-        pauses: Epochs after which it pauses the training.
-        monitor: Takes what the observer sees.
+        epochs: Number of epochs after which it ends the training, or None.
+        pauses: Numbers of epochs after which it pauses the training.
+        paused: Whether the last epoch's end has paused the training.
+        monitor: Receives what the observer measures.
         calls: Names of the calls, in order.
-        kept: What `keep` was given.
-        context: What `start` was given.
-        operations: What `start` was given.
+        kept: The argument of `keep`.
+        context: The context passed to `start`.
+        operations: The operations passed to `start`.
         trained: Samples trained on.
         evaluated: Samples evaluated.
         denied: Training steps that were denied.
-        ends: What `end_epoch` was given.
+        ends: The arguments of each `end_epoch`.
     """
 
     budget: float = math.inf
@@ -57,7 +58,7 @@ class RecordedRun:
 
     @property
     def spent(self) -> int:
-        """Part of the budget that is spent."""
+        """The part of the budget that is spent."""
         return 3 * self.trained + self.evaluated
 
     @property
@@ -68,17 +69,17 @@ class RecordedRun:
         return last
 
     def keep(self, trained: Trained) -> None:
-        """Note the call."""
+        """Record the call."""
         self.calls.append("keep")
         self.kept = trained
 
     def start(self, context: TaskContext, operations: float) -> None:
-        """Note the call."""
+        """Record the call."""
         self.calls.append("start")
         self.context, self.operations = context, operations
 
     def spend(self, samples: int, *, training: bool) -> bool:
-        """Count, and deny what is beyond the budget."""
+        """Count samples, and deny what exceeds the budget."""
         self.calls.append("train" if training else "evaluate")
         if self.spent + (3 * samples + self.reserve if training else samples) > self.budget:
             self.denied += training
@@ -90,7 +91,7 @@ class RecordedRun:
         return True
 
     def end_epoch(self, epoch: int, values: Mapping[str, float], evaluation: Evaluation | None) -> bool:
-        """Note the call, and end the training where that is wanted."""
+        """Record the call, and end or pause the training after `epochs` or `pauses`."""
         self.calls.append("end_epoch")
         self.ends.append((epoch, dict(values), evaluation))
         self.monitor.end_epoch(**values)

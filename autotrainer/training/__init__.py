@@ -1,1 +1,1 @@
-"""One managed training: its budget, its held-out rows, its run and what came of it."""
+"""One managed training: its budget, its hold-out split, its run and its outcome."""

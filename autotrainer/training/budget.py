@@ -1,4 +1,4 @@
-"""The budget of `fit`: work in units of one training as given, or wall time."""
+"""The budget of `fit`: work in units of one baseline training, or wall time."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ _DEFAULT_SECONDS_BEYOND = 30 * 60.0
 
 
 class Workload:
-    """Counts the work of one training: samples × operations per sample × passes, in whole numbers.
+    """Counts the work of one training in operations: samples × operations per sample × passes, an integer.
 
     Args:
-        operations: Operations of one forward pass of one sample, >= 1 after rounding.
+        operations: Operations of one forward pass of one sample; rounded, and at least 1.
     """
 
     def __init__(self, operations: float) -> None:
         self.operations = max(1, round(operations)) if math.isfinite(operations) else 1
 
     def of(self, samples: int, *, training: bool) -> int:
-        """Return the work of a training step (three passes) or a forward pass on some samples."""
+        """Return the operations of a training step (three passes) or of a forward pass on so many samples."""
         return samples * self.operations * (_TRAINING_PASSES if training else 1)
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetState:
-    """A budget at one moment, for another process, whose clock may count from elsewhere.
+    """A snapshot of a budget for another process, whose clock may have another origin.
 
     Attributes:
-        limit: As given to `Budget`.
-        unit: Work of one training as given, or None.
-        spent: Work so far.
+        limit: The `limit` of `Budget`.
+        unit: Operations of one baseline training, or None while unknown.
+        spent: Operations so far.
         seconds: Seconds so far.
-        since_baseline: Seconds since the training as given has ended, or None.
+        since_baseline: Seconds since the end of the baseline training, or None while it runs.
     """
 
     limit: float | timedelta | None
@@ -55,19 +55,19 @@ class BudgetState:
 
 
 class Budget:
-    """What `fit` may still do.
+    """Accounts for the work that `fit` has done, and decides what it may still do.
 
-    Work is counted in whole numbers, so that equal trainings cost exactly the same and a budget in trainings is
-    never exceeded. A training as given has a size of 1; it is known from the start where the data are arrays, and
-    after the first epoch otherwise.
+    Work is counted in integers, so equal trainings cost exactly the same and a budget in trainings is never exceeded.
+    The unit is one baseline training. Its size is known from the start for array data, and after the first epoch
+    otherwise.
 
     Args:
-        limit: Number of trainings as given (> 0); wall time (> 0); or None for three trainings or one minute,
-            whichever is more, but at most 30 minutes beyond the training as given.
-        clock: Seconds.
+        limit: Number of baseline trainings (> 0); wall time (> 0); or None for three trainings or one minute,
+            whichever is more, but at most 30 minutes beyond the baseline training.
+        clock: Returns seconds from a fixed origin.
 
     Raises:
-        BudgetError: If the limit allows nothing.
+        BudgetError: If the limit is not positive, or not of one of these types.
     """
 
     def __init__(self, limit: float | timedelta | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -76,7 +76,7 @@ class Budget:
         if number is not None and (isinstance(number, bool) or not isinstance(number, Real)):
             raise BudgetError(f"budget must be a number of trainings, a timedelta or None, not {limit!r}")
         if number is not None and not number > 0:
-            raise BudgetError(f"budget={limit!r} allows no work: 1 is one training as given, 3 leaves room for repairs")
+            raise BudgetError(f"budget={limit!r} allows no work: 1 is one baseline training, 3 leaves room for repairs")
         self._limit = limit
         self._trainings = None if seconds is not None or limit is None else float(number or 0)
         self._seconds = seconds
@@ -88,7 +88,7 @@ class Budget:
 
     @classmethod
     def of(cls, state: BudgetState) -> Budget:
-        """Return a budget that goes on from a state."""
+        """Return a budget that continues from a snapshot."""
         budget = cls(state.limit)
         budget._unit, budget._spent = state.unit, state.spent
         if state.since_baseline is not None:
@@ -98,7 +98,7 @@ class Budget:
 
     @property
     def state(self) -> BudgetState:
-        """What another process needs to go on from here."""
+        """A snapshot from which another process continues: see `Budget.of`."""
         ended = None if self._baseline_end is None else self._clock() - self._baseline_end
         return BudgetState(self._limit, self._unit, self._spent, self.seconds, ended)
 
@@ -108,29 +108,29 @@ class Budget:
         return self._clock() - self._start
 
     def advance(self, seconds: float) -> None:
-        """Say that so many seconds have passed in all, those of an earlier process included; never less than have."""
-        more = max(0.0, seconds - self.seconds)
-        self._start -= more
+        """Set the seconds so far, including those of an earlier process; a smaller number changes nothing."""
+        missing = max(0.0, seconds - self.seconds)
+        self._start -= missing
         if self._baseline_end is not None:
-            self._baseline_end -= more
+            self._baseline_end -= missing
 
     @property
     def unit(self) -> int | None:
-        """Work of one training as given, or None while that is unknown."""
+        """Operations of one baseline training, or None while unknown."""
         return self._unit
 
     def measure(self, unit: int) -> None:
-        """Say how much work one training as given is."""
+        """Set the operations of one baseline training; at least 1."""
         self._unit = max(1, unit)
 
     def end_baseline(self) -> None:
-        """Say that the training as given has ended; what it did is its size if that is still unknown."""
+        """Mark the end of the baseline training; if its size is still unknown, it is the work so far."""
         self._baseline_end = self._clock()
         if self._unit is None:
             self.measure(self._spent)
 
     def allows(self, work: int) -> bool:
-        """Say whether some more work is within the budget."""
+        """Return whether the budget allows so many more operations."""
         if self._seconds is not None:
             return self._clock() - self._start < self._seconds
         if self._trainings is not None:
@@ -138,32 +138,32 @@ class Budget:
         if self._baseline_end is None:
             return True
         now = self._clock()
-        more = self._within(work, _DEFAULT_TRAININGS) or now - self._start < _DEFAULT_SECONDS
-        return more and now - self._baseline_end < _DEFAULT_SECONDS_BEYOND
+        within = self._within(work, _DEFAULT_TRAININGS) or now - self._start < _DEFAULT_SECONDS
+        return within and now - self._baseline_end < _DEFAULT_SECONDS_BEYOND
 
     def spend(self, work: int) -> None:
-        """Account for work."""
+        """Account for so many operations."""
         self._spent += work
 
     @property
     def timed(self) -> bool:
-        """Whether wall time is the limit: an evaluation that is due is then still made."""
+        """Whether wall time is the limit: an evaluation that is due is then always allowed."""
         return self._trainings is None
 
     @property
     def spent(self) -> int:
-        """Work so far, in operations."""
+        """Operations so far."""
         return self._spent
 
     @property
     def left(self) -> float:
-        """Work that is left, in trainings as given; infinite where wall time decides."""
+        """Remaining work in baseline trainings; infinite if wall time is the limit."""
         if self._trainings is None or self._unit is None:
             return math.inf
         return self._trainings - self._spent / self._unit
 
     def in_trainings(self, work: int) -> float:
-        """Return work in units of one training as given."""
+        """Return so many operations in units of one baseline training; NaN while its size is unknown."""
         return work / self._unit if self._unit else float("nan")
 
     def _within(self, work: int, trainings: float) -> bool:

@@ -14,68 +14,76 @@ from autotrainer.records.findings import Finding, Severity
 from autotrainer.rule import Rule
 from autotrainer.scoring.metrics import Mode
 from autotrainer.scoring.reported_metric import ReportedMetric
+from autotrainer.training.base_run import BaseRun
 from autotrainer.training.budget import Budget
-from autotrainer.training.run import BaseRun
 
-__all__ = ["ScoreChoice", "TrainingInLoop"]
+__all__ = ["LoopScore", "ManagedLoopRun"]
 
 _LEARNED = 0.1
-"""Share of the first step's loss by which that of an epoch is lower where something was learned."""
+"""Relative decrease of the loss, from the first step to an epoch's mean, that shows that something was learned."""
 
 
-class ScoreChoice:
-    """Which of the values that the user's loop tells judges its trainings: decided once.
+class LoopScore:
+    """Selects the value that scores the epochs of the user's loop; decided once.
 
     Args:
-        name: Name of the value; None for the first one told, else the loss seen in evaluation mode, else that in
-            training.
+        name: Name of an `end_epoch` value; None for the first one reported, else the loss observed in evaluation mode,
+            else the training loss.
         mode: Whether higher or lower is better; None goes by the name.
+
+    Attributes:
+        metric: Compares scores; None until the value is decided.
     """
 
     def __init__(self, name: str | None, mode: Mode | None) -> None:
-        self._wanted, self._mode = name, mode
+        self._name, self._mode = name, mode
         self.metric: ReportedMetric | None = None if name is None else ReportedMetric(name, mode)
 
-    def check(self, told: Mapping[str, float]) -> None:
-        """Check that the value that judges was told.
+    def check(self, reported: Mapping[str, float]) -> None:
+        """Check that a value chosen by name was reported.
 
         Raises:
             InputError: If it was not.
         """
-        if self._wanted is not None and self._wanted not in told:
+        if self._name is not None and self._name not in reported:
             raise InputError(
-                f"score={self._wanted!r} judges this training, but end_epoch was told "
-                f"{', '.join(told) or 'nothing'}: call loop.end_epoch({self._wanted}=…)"
+                f"score={self._name!r} is not among the values passed to end_epoch ({', '.join(reported) or 'none'}): "
+                f"call loop.end_epoch({self._name}=…)"
             )
 
-    def score(self, told: Mapping[str, float], seen: Mapping[str, float]) -> float:
-        """Return the score of an epoch.
+    def score(self, reported: Mapping[str, float], observed: Mapping[str, float]) -> float:
+        """Return the score of an epoch, NaN if it has none.
 
         Args:
-            told: What the user's loop told of it, by name.
-            seen: What was seen besides.
+            reported: Values that the user's loop passed to `end_epoch`, by name.
+            observed: ``loss`` and ``val_loss``, as far as they were observed.
         """
         if self.metric is None:
-            name = next(iter(told), next((n for n in ("val_loss", "loss") if n in seen), None))
+            name = next(iter(reported), next((n for n in ("val_loss", "loss") if n in observed), None))
             if name is None:
                 return math.nan
             self.metric = ReportedMetric(name, self._mode)
-        return told.get(self.metric.name, seen.get(self.metric.name, math.nan))
+        return reported.get(self.metric.name, observed.get(self.metric.name, math.nan))
 
 
-class TrainingInLoop(BaseRun):
+class ManagedLoopRun(BaseRun):
     """What the core gives a `LoopTrainer` for one training: implements `autotrainer.adapter.LoopRun`.
 
     Args:
         spec: Recipe of the training.
-        rules: Rules in force; none, and nothing is measured.
-        budget: What may still be done.
-        choice: Says which value judges.
-        baseline: Whether this is the training as given.
-        stops: Whether an error that shows the training stuck ends it.
+        rules: Rules in force; without any, nothing is measured.
+        budget: Limits the work.
+        loop_score: Selects the value that scores its epochs.
+        baseline: Whether this is the baseline training.
+        stop_if_stuck: Whether an error that shows the training is stuck ends it.
         log_dir: Folder for the run log, or None.
-        until: Epochs after which it ends, or None.
-        given: The training as given, where this one goes on from the epoch in which its recipe begins; or None.
+        until: Number of epochs after which it ends, or None.
+        baseline_run: The baseline training, if this one continues it from the epoch where its recipe begins; or None.
+
+    Attributes:
+        suspect: Whether values are known to be non-finite.
+        healthy: Whether the end of the last epoch is a healthy point: no error, something learned, and the lowest
+            loss so far.
     """
 
     def __init__(
@@ -83,72 +91,77 @@ class TrainingInLoop(BaseRun):
         spec: TrainingSpec,
         rules: Sequence[Rule],
         budget: Budget,
-        choice: ScoreChoice,
+        loop_score: LoopScore,
         *,
         baseline: bool,
-        stops: bool,
+        stop_if_stuck: bool,
         log_dir: str | Path | None,
         until: int | None,
-        given: TrainingInLoop | None = None,
+        baseline_run: ManagedLoopRun | None = None,
     ) -> None:
         super().__init__(
-            spec, rules, budget, baseline=baseline, stops=stops, log_dir=log_dir, on_finding=self._found, until=until
-        )
+            spec, rules, budget, baseline=baseline, stop_if_stuck=stop_if_stuck, log_dir=log_dir,
+            on_finding=self._on_finding, until=until,
+        )  # fmt: skip
         self.suspect = False
         self.healthy = False
-        """Whether the last epoch's end is a point to come back to: no error, something learned, lowest loss so far."""
         self._lowest = math.inf
-        self._choice = choice
-        if given is not None and spec.start:
-            self.monitor.history = given.monitor.history.until(spec.start)
-            self.history = {name: values[: spec.start] for name, values in given.history.items()}
+        self._loop_score = loop_score
+        if baseline_run is not None and spec.start:
+            self.monitor.history = baseline_run.monitor.history.before_epoch(spec.start)
+            self.history = {name: values[: spec.start] for name, values in baseline_run.history.items()}
             self._epochs = spec.start
 
-    def end(self, epoch: int, told: Mapping[str, float], *, finite: bool) -> bool:
-        """Take what is known at the end of an epoch, and say whether to go on.
+    def end(self, epoch: int, reported: Mapping[str, float], *, finite: bool) -> bool:
+        """End an epoch, and return whether to continue.
 
         Args:
             epoch: The epoch.
-            told: What the user's loop told of it.
+            reported: Values that the user's loop passed to `end_epoch`, by name.
             finite: Whether all weights are finite.
 
         Raises:
-            InputError: If the value that judges was not told.
+            InputError: If the value that is the score was not reported.
         """
-        self._choice.check(told)
+        self._loop_score.check(reported)
         first = self.monitor.history.step_of_epoch(epoch - 1) + 1 if epoch else 0
-        self.tell_monitor(told)
-        seen = {}
+        self.end_monitored_epoch(reported)
+        observed = {}
         steps, losses = self.monitor.history.losses
-        recent = losses[steps >= first]
-        if len(recent):
-            seen["loss"] = float(np.mean(recent))
+        of_epoch = losses[steps >= first]
+        if len(of_epoch):
+            observed["loss"] = float(np.mean(of_epoch))
         epochs, values = self.monitor.history.epochs("val_loss")
         if len(epochs) and epochs[-1] == epoch:
-            seen["val_loss"] = float(values[-1])
-        score = self._choice.score(told, seen)
-        goes_on = self.conclude(epoch, {**seen, **told}, score, finite=finite)
-        if self._choice.metric is not None:
-            self.judged = self._choice.metric.told(self.history["score"])
+            observed["val_loss"] = float(values[-1])
+        score = self._loop_score.score(reported, observed)
+        goes_on = self.conclude(epoch, {**observed, **reported}, score, finite=finite)
+        if self._loop_score.metric is not None:
+            self.score = self._loop_score.metric.score_history(self.history["score"])
         if epoch == 0 and len(losses):
             self._lowest = float(losses[0]) - _LEARNED * abs(float(losses[0]))
-        loss = seen.get("loss", math.inf)
+        loss = observed.get("loss", math.inf)
         self.healthy = self._baseline and self.sound and loss < self._lowest
         self._lowest = min(self._lowest, loss)
         return goes_on
 
+    def above_trivial(self, trivial_accuracy: float) -> bool:
+        """Return whether the score is above that of the trivial predictor: see `ReportedMetric.above_trivial`."""
+        metric = self._loop_score.metric
+        return metric is None or metric.above_trivial(self.score, trivial_accuracy)
+
     def has_got_worse_since(self, epochs: int) -> bool:
-        """Say whether it has ended worse, by more than noise, than it was after so many epochs."""
-        metric, scores = self._choice.metric, self.history.get("score", [])
-        if metric is None or self.judged is None or not 0 < epochs <= len(scores):
+        """Return whether its score at the end is worse, by more than noise, than after so many epochs."""
+        metric, scores = self._loop_score.metric, self.history.get("score", [])
+        if metric is None or self.score is None or not 0 < epochs <= len(scores):
             return False
-        return metric.better(metric.told(scores[:epochs]), self.judged)
+        return metric.better(metric.score_history(scores[:epochs]), self.score)
 
     def _work_of_epoch(self) -> int:
-        """Return the work of a whole epoch, which the loader has ended early where it was suspect."""
-        whole = self._workload.of(self.context.train_rows or 0, training=True) if self.suspect else 0
-        return max(whole, self.work)
+        """Return the work of one full epoch, even if the loader ended early because of suspect values."""
+        full = self._workload.of(self.context.train_rows or 0, training=True) if self.suspect else 0
+        return max(full, self.work)
 
-    def _found(self, finding: Finding) -> None:
-        if self._stops and finding.problem == "nonfinite" and finding.severity is Severity.ERROR:
+    def _on_finding(self, finding: Finding) -> None:
+        if self._stop_if_stuck and finding.problem == "nonfinite" and finding.severity is Severity.ERROR:
             self.suspect = True

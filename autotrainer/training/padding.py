@@ -1,4 +1,4 @@
-"""Batches of an evaluation, joined to one array: those of sequences may differ in length."""
+"""Concatenation of an evaluation's batches; sequences of different lengths are padded."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["joined", "joined_targets"]
 
 
 def joined(parts: Sequence[NDArray[Any]], fill: float) -> NDArray[Any]:
-    """Join batches along the rows; shorter sequences are filled up at the end.
+    """Concatenate batches along the rows; shorter sequences are padded at the end.
 
     Args:
-        parts: Batches, each of shape (rows, ...), of one rank.
-        fill: What to fill with.
+        parts: Batches, each of shape (rows, ...), all of the same rank.
+        fill: Padding value.
 
     Returns:
-        Shape (all rows, ...), each further axis as long as the longest; shape (0,) for no batches.
+        Shape (all rows, ...), every further axis as long as the longest batch's; shape (0,) for no batches.
     """
     if not parts:
         return np.zeros(0)
@@ -29,20 +29,23 @@ def joined(parts: Sequence[NDArray[Any]], fill: float) -> NDArray[Any]:
         return np.concatenate(parts)
     shape = np.max([part.shape[1:] for part in parts], axis=0)
 
-    def filled(part: NDArray[Any]) -> NDArray[Any]:
-        widths = [(0, 0), *((0, int(more)) for more in shape - part.shape[1:])]
+    def padded(part: NDArray[Any]) -> NDArray[Any]:
+        widths = [(0, 0), *((0, int(missing)) for missing in shape - part.shape[1:])]
         return np.pad(part, widths, constant_values=part.dtype.type(fill))
 
-    return np.concatenate([filled(part) for part in parts])
+    return np.concatenate([padded(part) for part in parts])
 
 
 def joined_targets(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Join batches of targets: what is filled up is -100 for class indices, and 0 for numbers, as in the outputs.
+    """Concatenate batches of targets, padded with -100 for class indices and with 0 for floating-point numbers.
 
     Args:
-        parts: Batches, each of shape (rows, ...), of one rank.
+        parts: Batches, each of shape (rows, ...), all of the same rank.
+
+    Returns:
+        As `joined`; padded integers are int64.
     """
     if len({part.shape[1:] for part in parts}) > 1 and parts[0].dtype.kind in "biu":
-        parts = [part.astype(np.int64) for part in parts]  # an unsigned type has no -100
+        parts = [part.astype(np.int64) for part in parts]  # unsigned types can't hold -100
         return joined(parts, MASKED)
     return joined(parts, 0.0)

@@ -1,4 +1,4 @@
-"""The progress of a managed training, as one line on the terminal."""
+"""The progress bar of managed trainings."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["Progress"]
 
 
 class Progress(AbstractContextManager["Progress"]):
-    """Shows which training runs, its epoch and its score; silent where standard error is no terminal.
+    """Shows the current training, its epoch and its score; silent if standard error is not a terminal.
 
     Args:
-        wanted: Whether to show anything.
+        enabled: Whether to show anything.
     """
 
-    def __init__(self, wanted: bool) -> None:
+    def __init__(self, enabled: bool) -> None:
         self._bar: rich.progress.Progress | None = None
         self._task: rich.progress.TaskID | None = None
-        if wanted and sys.stderr.isatty():
+        if enabled and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -31,15 +31,15 @@ class Progress(AbstractContextManager["Progress"]):
             self._bar = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
 
     def begin(self, title: str, epochs: int) -> None:
-        """Say that a training begins."""
+        """Show a new training of so many epochs."""
         if self._bar is None:
             return
         if self._task is not None:
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task(title, total=epochs, score="")
 
-    def tell(self, epoch: int, score: float) -> None:
-        """Say that an epoch has ended, with the validation score."""
+    def update(self, epoch: int, score: float) -> None:
+        """Show the end of an epoch, counted from 0, with its validation score."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=epoch + 1, score=f"score {score:.4g}")
 

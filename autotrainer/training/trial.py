@@ -1,4 +1,4 @@
-"""Managed trainings: runs one to its end, and keeps what came of it."""
+"""Managed trainings: runs one to its end, and keeps its outcome."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from autotrainer.training.run import ManagedRun
 __all__ = ["Failure", "PausedTrial", "Trial", "TrialRunner", "run_trial"]
 
 _BLOCKS = 20
-"""Blocks of validation rows that tell the noise of a loss."""
+"""Blocks of validation rows from which the noise of a loss is estimated."""
 
 
 @dataclass(slots=True)
@@ -35,28 +35,28 @@ class Trial:
 
     Attributes:
         spec: Its recipe.
-        trained: The trained model, or None once it was dropped, and where it was trained in another process.
-        judged: Its score on the validation data, or None if it never came to one.
-        findings: Verdict of its monitor.
-        context: What is known of it.
-        history: Values by name, one an epoch.
-        work: Its work, in operations; of one that went on after a pause, since then.
+        trained: The trained model; None once it is dropped, or if it was trained in another process.
+        score: Its score on the validation data, or None if it was never evaluated.
+        findings: Findings of its monitor.
+        context: Its context.
+        history: Values by name, one per epoch.
+        work: Its operations; after a pause, only those since then.
         cut_short: Whether the budget ended it.
         interrupted: Whether Ctrl-C ended it.
         above_trivial: Whether its score is clearly above that of the trivial predictor.
-        edits: The edits in force, with numbers that were fitted on the data filled in.
+        edits: The edits in force, with values fitted on the data filled in.
         granted: Its training steps.
-        peak: The most that it has asked the budget for: see `BaseRun`.
-        total: Its work since its start.
-        stuck: Whether an error that showed it stuck ended it.
-        goes_on: Whether it was paused where it may go on.
-        paused: What goes on with it, if it is here.
+        peak: The largest amount of work that it has asked the budget for: see `BaseRun`.
+        total: Its operations since its start.
+        stuck: Whether it was ended because it was stuck.
+        resumable: Whether it is paused and can continue.
+        paused: The paused training, if it is in this process.
         errors: The findings that are errors.
     """
 
     spec: TrainingSpec
     trained: Trained | None
-    judged: Score | None
+    score: Score | None
     findings: tuple[Finding, ...]
     context: TaskContext
     history: dict[str, list[float]]
@@ -69,7 +69,7 @@ class Trial:
     peak: int = 0
     total: int = 0
     stuck: bool = False
-    goes_on: bool = False
+    resumable: bool = False
     paused: PausedTrial | None = field(default=None, repr=False)
     errors: tuple[Finding, ...] = field(init=False)
 
@@ -78,11 +78,11 @@ class Trial:
 
     @property
     def clean(self) -> bool:
-        """Whether no error is left; a score at the trivial predictor's level is one, whatever the rules saw."""
+        """Whether no error is left; a score at the trivial predictor's level counts as one, whatever the rules say."""
         return self.above_trivial and not self.errors
 
     def close(self) -> None:
-        """Let go of the training where it is paused."""
+        """Give up the paused training, if there is one."""
         if self.paused is not None:
             self.paused.close()
             self.paused = None
@@ -90,21 +90,21 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class PausedTrial:
-    """A training that is paused, with the core's side of it."""
+    """A paused training, with the core's side of it."""
 
     trained: Trained
     run: ManagedRun
 
-    def go_on(self) -> Trained:
-        """Train on; see `PausedTraining.go_on`."""
-        course = self.trained.paused
-        assert course is not None, "a trainer says whether a training is paused"
-        if not course.go_on():
+    def resume(self) -> Trained:
+        """Continue the training; see `PausedTraining.go_on`."""
+        training = self.trained.paused
+        assert training is not None, "a trainer sets Trained.paused where the run is paused"
+        if not training.go_on():
             self.trained.paused = None
         return self.trained
 
     def close(self) -> None:
-        """Leave the training as it is, for good."""
+        """End the training for good."""
         if self.trained.paused is not None:
             self.trained.paused.close()
         self.run.monitor.close()
@@ -115,9 +115,9 @@ class Failure:
     """A training that has failed.
 
     Attributes:
-        error: What was raised.
-        work: Its work until then, in operations.
-        peak: The most that it has asked the budget for.
+        error: Type and message of what was raised.
+        work: Its operations until then.
+        peak: The largest amount of work that it has asked the budget for.
     """
 
     error: str
@@ -127,21 +127,21 @@ class Failure:
 
 @dataclass
 class TrialRunner:
-    """Runs repaired trainings of one request; can be sent to another process but for its trainer.
+    """Runs repaired trainings of one request. All but the trainer can be sent to another process.
 
     Attributes:
         trainer: Runs trainings.
-        request: What `fit` was given.
+        request: The request to `fit`.
         rules: Rules in force.
-        judge: Scores evaluations.
+        scorer: Scores evaluations.
         log_dir: Folder for run logs, or None.
-        facts: What is known of the data: see `autotrainer.diagnostics.diagnostics`.
+        facts: Diagnostics of the data: see `autotrainer.diagnostics.diagnostics`.
     """
 
     trainer: Trainer
     request: FitRequest
     rules: Sequence[Rule]
-    judge: Scorer
+    scorer: Scorer
     log_dir: str | Path | None
     facts: Mapping[str, float] = field(default_factory=dict)
 
@@ -150,53 +150,57 @@ class TrialRunner:
         spec: TrainingSpec,
         budget: Budget,
         until: int | None = None,
-        tell: Callable[[int, float], None] | None = None,
-        after: Trial | None = None,
+        on_epoch: Callable[[int, float], None] | None = None,
+        shorter: Trial | None = None,
     ) -> Trial | Failure:
-        """Run one training; whatever goes wrong in it makes it a failure.
+        """Run one training; an exception in it makes it a failure.
 
         Args:
             spec: Its recipe.
-            budget: What may still be done.
-            until: Epochs after which it ends, or is paused where the trainer can do so; None: at its planned end.
-            tell: Called at each epoch's end with (epoch, score).
-            after: The same training, ended after fewer epochs: where it was paused it goes on. If it is not here, it is
-                run again up to there, which is not charged again.
+            budget: Limits the work.
+            until: Number of epochs after which it ends, or is paused if the trainer can do so; None for its planned
+                end.
+            on_epoch: Called at the end of each epoch with (epoch, score).
+            shorter: The same training, ended after fewer epochs: if it is paused, it continues. If it is paused in
+                another process, it is run again up to that point, which is not charged again.
         """
         validation = self.request.validation
-        if after is None or not after.goes_on:
-            run = self._run_of(spec, budget, until, tell)
+        if shorter is None or not shorter.resumable:
+            run = self._make_run(spec, budget, until, on_epoch)
             train: Callable[[], Trained] = partial(self.trainer.train, spec, run)
         else:
-            paused = after.paused or self._again(after)
+            paused = shorter.paused or self._rerun_to_pause(shorter)
             if isinstance(paused, Failure):
                 return paused
-            after.paused = None
-            run, train = paused.run, paused.go_on
-            run.extend(budget, until, tell)
+            shorter.paused = None
+            run, train = paused.run, paused.resume
+            run.extend(budget, until, on_epoch)
         try:
-            return run_trial(train, spec, run, self.judge, validation)
+            return run_trial(train, spec, run, self.scorer, validation)
         except Exception as error:  # noqa: BLE001 - the best training so far is returned then
             return Failure(f"{type(error).__name__}: {error}", run.work, run.peak)
 
-    def _run_of(
-        self, spec: TrainingSpec, budget: Budget, until: int | None, tell: Callable[[int, float], None] | None = None
+    def _make_run(
+        self,
+        spec: TrainingSpec,
+        budget: Budget,
+        until: int | None,
+        on_epoch: Callable[[int, float], None] | None = None,
     ) -> ManagedRun:
         request, pauses = self.request, until is not None and self.trainer.resumable
         return ManagedRun(
-            spec, self.rules, budget, self.judge, request.train, request.validation,
-            log_dir=self.log_dir, tell=tell, facts=self.facts, until=until, pauses=pauses,
+            spec, self.rules, budget, self.scorer, request.train, request.validation,
+            log_dir=self.log_dir, on_epoch=on_epoch, facts=self.facts, until=until, pauses=pauses,
         )  # fmt: skip
 
-    def _again(self, trial: Trial) -> PausedTrial | Failure:
-        """Return a training that was paused elsewhere, trained up to there once more."""
-        run = self._run_of(trial.spec, Budget(math.inf), len(trial.history["score"]))
+    def _rerun_to_pause(self, trial: Trial) -> PausedTrial | Failure:
+        run = self._make_run(trial.spec, Budget(math.inf), len(trial.history["score"]))
         try:
             trained = self.trainer.train(trial.spec, run)
             if trained.paused is not None:
-                _ = run.monitor.findings  # a verdict, as it was given at the pause
+                _ = run.monitor.findings  # evaluates the rules, as it was done at the pause
                 return PausedTrial(trained, run)
-            failure = "it did not come to the same when it was run again"
+            failure = "it was not paused at the same epoch when it was run again"
         except Exception as error:  # noqa: BLE001 - as above
             failure = f"{type(error).__name__}: {error}"
         except BaseException:
@@ -210,22 +214,22 @@ def run_trial(
     train: Callable[[], Trained],
     spec: TrainingSpec,
     run: ManagedRun,
-    judge: Scorer,
+    scorer: Scorer,
     validation: Data,
-    ask: Callable[[Trained, ManagedRun], None] | None = None,
+    diagnose: Callable[[Trained, ManagedRun], None] | None = None,
 ) -> Trial:
-    """Run one training to its end or a pause, or to where it is stuck, interrupted or out of budget.
+    """Run one training until it ends, is paused, stuck or interrupted, or exhausts the budget.
 
     Args:
         train: Runs it.
         spec: Its recipe.
         run: The core's side of it.
-        judge: Scores evaluations.
+        scorer: Scores evaluations.
         validation: Validation data.
-        ask: Asks about it at its end, before the last verdict; what goes wrong there is no matter of the training.
+        diagnose: Runs diagnostics at its end, before the final findings; an exception there does not fail the training.
 
     Returns:
-        The trial. Ctrl-C during the training as given keeps it if it has a score.
+        The trial. Ctrl-C during the baseline training keeps what has been trained.
 
     Raises:
         KeyboardInterrupt: If there is nothing to keep.
@@ -235,10 +239,10 @@ def run_trial(
     trained: Trained | None = None
     try:
         trained = train()
-        if ask is not None:
-            with run.monitor.guard("asking"):
+        if diagnose is not None:
+            with run.monitor.guard("diagnostics"):
                 run.monitor.finish()
-                ask(trained, run)
+                diagnose(trained, run)
     except KeyboardInterrupt:
         if spec.edits or run.kept is None:
             raise
@@ -249,7 +253,7 @@ def run_trial(
             run.monitor.close()
     if not interrupted:
         try:
-            _settle(trained, spec, run, judge, validation)
+            _finalize_score(trained, spec, run, scorer, validation)
         except BaseException as error:
             if paused:
                 PausedTrial(trained, run).close()
@@ -257,42 +261,42 @@ def run_trial(
                 raise
             interrupted = True
     else:
-        with suppress(KeyboardInterrupt):  # a second Ctrl-C: the score of the last whole epoch stands
+        with suppress(KeyboardInterrupt):  # after a second Ctrl-C the score of the last full epoch stands
             if run.spend(run.validation_rows, training=False):
-                run.judged = judge.judge(trained.evaluate(validation))
+                run.score = scorer.score(trained.evaluate(validation))
     findings, context = tuple(run.monitor.findings), run.monitor.context
     if context.framework == "unknown":
         context = run.context
     return Trial(
         spec,
         trained,
-        run.judged,
+        run.score,
         findings,
         context,
         {name: list(values) for name, values in run.history.items()},
         run.work,
         run.cut_short,
         interrupted=interrupted,
-        above_trivial=judge.above_trivial(run.judged),
+        above_trivial=scorer.above_trivial(run.score),
         edits=trained.edits,
         granted=run.granted,
         peak=run.peak,
         total=run.total,
         stuck=run.stuck,
-        goes_on=paused,
+        resumable=paused,
         paused=PausedTrial(trained, run) if paused else None,
     )
 
 
-def _settle(trained: Trained, spec: TrainingSpec, run: ManagedRun, judge: Scorer, validation: Data) -> None:
-    """Score the weights that are returned where they are not those of the last epoch, and add a loss's noise."""
+def _finalize_score(trained: Trained, spec: TrainingSpec, run: ManagedRun, scorer: Scorer, validation: Data) -> None:
+    """Score the returned weights if they are not those of the last epoch, and estimate the noise of a loss."""
     restored = any(isinstance(edit, StopEarly) for edit in trained.edits or spec.edits)
     if restored and run.spend(run.validation_rows, training=False):
-        run.judged = judge.judge(trained.evaluate(validation))
-    metric = judge.metric
-    if not isinstance(metric, LossMetric) or run.judged is None or not isinstance(validation, ArrayData):
+        run.score = scorer.score(trained.evaluate(validation))
+    metric = scorer.metric
+    if not isinstance(metric, LossMetric) or run.score is None or not isinstance(validation, ArrayData):
         return
     if validation.rows >= 2 and run.spend(validation.rows, training=False):
         parts = np.array_split(np.arange(validation.rows), min(_BLOCKS, validation.rows))
         losses = [trained.evaluate(validation.take(part)).loss for part in parts]
-        run.judged = metric.with_blocks(run.judged, np.array(losses))
+        run.score = metric.with_blocks(run.score, np.array(losses))

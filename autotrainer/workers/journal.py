@@ -1,9 +1,8 @@
-"""The record of one `fit`: every ended training, on disk before the next begins, and what a later call takes from it.
+"""The journal of one `fit`: every ended training, on disk before the next begins; a later call resumes from it.
 
-One file of JSON lines. The first is the header with what tells this request from others; each further one is a
-training that has ended, by its recipe. It holds statistics, and scores of validation rows (predictions, where the
-metric can only be compared by them): never samples or targets, and no weights, since a training can be run again to
-the bit.
+One file of JSON lines. The first is a header that identifies the request; each further line is a training that has
+ended, keyed by its recipe. It holds statistics and scores of validation rows (predictions, if the metric compares
+those): never samples or targets, and no weights, since a training can be rerun exactly.
 """
 
 from __future__ import annotations
@@ -28,81 +27,81 @@ from autotrainer.reporting.files import new_file
 from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Failure, Trial
 from autotrainer.workers.fingerprint import digest
-from autotrainer.workers.trial_codec import outcome_of, rebuilt, to_line, to_record
+from autotrainer.workers.trial_codec import decode_object, from_record, to_line, to_record
 
 __all__ = ["Journal", "identity", "versions"]
 
 FORMAT = 2
 _MARK = {"autotrainer_fit": FORMAT}
-_SHORT = 60
-"""Longest text of an option that a record shows as it is."""
+_MAX_PLAIN = 60
+"""Characters of an option's value up to which the header shows it as it is, rather than as a digest."""
 
 logger = logging.getLogger("autotrainer")
 
 
 class Journal:
-    """What is recorded of one `fit`. Trouble with the file ends the recording with a warning, never the training.
+    """Records the trainings of one `fit`. An error of the file ends the recording with a warning, never the training.
 
     Args:
         folder: Where to write; created if missing.
-        request: What tells this request from others, by name: see `identity`.
-        resume: Whether to go on with the last record of the same request in the folder.
+        request: Identifies the request, by name: see `identity`.
+        resume: Whether to continue the last journal of the same request in the folder.
 
     Raises:
-        ConfigError: If the folder has records, but none of the same request; says what differs from the last one.
-        LogError: If the record is damaged before its last line.
+        ConfigError: If the folder has journals, but none of the same request; names the differences from the last one.
+        LogError: If the journal is damaged before its last line.
     """
 
     def __init__(self, folder: str | Path, request: Mapping[str, str], *, resume: bool) -> None:
-        self._known: dict[str, dict[str, Any]] = {}
+        self._records: dict[str, dict[str, Any]] = {}
         self._file: TextIO | None = None
         path = _last(Path(folder), request) if resume else None
         try:
             if path is not None:
-                self._go_on(path)
+                self._resume(path)
             else:
                 self._file = new_file(folder, "fit")
                 self._write({**_MARK, "request": dict(request)})
         except OSError as error:
-            self._give_up(error)
+            self._stop(error)
 
     def find(self, spec: TrainingSpec, until: int | None, budget: Budget) -> Trial | Failure | None:
-        """Return a training that ended in an earlier call, and tell the budget how long all took until then.
+        """Return a recorded training, and advance the budget to the time at which it ended.
 
         Args:
             spec: Its recipe.
-            until: Epochs after which it was to end, or None.
+            until: Number of epochs after which it was to end, or None.
             budget: The budget.
 
         Returns:
-            What came of it, without a model; None if it is not recorded.
+            Its outcome, without a model; None if it is not recorded.
         """
-        record = self._known.get(_key(spec, until))
+        record = self._records.get(_key(spec, until))
         if record is None:
             return None
         budget.advance(record["seconds"])
         if record["unit"] is not None:
             budget.measure(record["unit"])
-        return outcome_of(record, spec)
+        return from_record(record, spec)
 
     def has(self, spec: TrainingSpec, until: int | None) -> bool:
-        """Say whether a training is recorded."""
-        return _key(spec, until) in self._known
+        """Return whether a training is recorded."""
+        return _key(spec, until) in self._records
 
     def add(self, spec: TrainingSpec, until: int | None, outcome: Trial | Failure, budget: Budget) -> None:
-        """Record a training that has ended, unless it is recorded or Ctrl-C has ended it."""
+        """Record a training that has ended, unless it is recorded already or Ctrl-C has ended it."""
         key = _key(spec, until)
-        if key in self._known or (isinstance(outcome, Trial) and outcome.interrupted):
+        if key in self._records or (isinstance(outcome, Trial) and outcome.interrupted):
             return
         self._add({"key": key, "unit": budget.unit, "seconds": budget.seconds, **to_record(outcome)})
 
     def test_score(self) -> float | None:
-        """Return the recorded test score of the training as given, or None."""
-        return self._known.get("test", {}).get("score")
+        """Return the recorded test score of the baseline training, or None."""
+        return self._records.get("test", {}).get("score")
 
     def add_test_score(self, score: float | None) -> None:
-        """Record the test score of the training as given."""
-        if score is not None and "test" not in self._known:
+        """Record the test score of the baseline training."""
+        if score is not None and "test" not in self._records:
             self._add({"key": "test", "score": score})
 
     def close(self) -> None:
@@ -111,22 +110,22 @@ class Journal:
             self._file.close()
             self._file = None
 
-    def _go_on(self, path: Path) -> None:
+    def _resume(self, path: Path) -> None:
         records = list(_read(path))
-        self._known = {record["key"]: record for record in records[1:]}
+        self._records = {record["key"]: record for record in records[1:]}
         lines = path.read_bytes().split(b"\n")
-        good = sum(len(line) + 1 for line in lines[: len(records)])
-        if good < path.stat().st_size:  # the rest of a line that a crash has cut
-            os.truncate(path, good)
+        complete = sum(len(line) + 1 for line in lines[: len(records)])
+        if complete < path.stat().st_size:  # a crash has cut the last line
+            os.truncate(path, complete)
         self._file = path.open("a", encoding="utf-8")
-        logger.info("%s: goes on after %d records", path, len(self._known))
+        logger.info("%s: resuming after %d records", path, len(self._records))
 
     def _add(self, record: dict[str, Any]) -> None:
-        self._known[record["key"]] = record
+        self._records[record["key"]] = record
         try:
             self._write(record)
         except OSError as error:
-            self._give_up(error)
+            self._stop(error)
 
     def _write(self, record: Mapping[str, Any]) -> None:
         if self._file is not None:
@@ -134,34 +133,34 @@ class Journal:
             self._file.flush()
             os.fsync(self._file.fileno())
 
-    def _give_up(self, error: OSError) -> None:
-        logger.warning("the record for resume=True can't be written and ends here: %s", error)
+    def _stop(self, error: OSError) -> None:
+        logger.warning("the journal for resume=True can't be written and ends here: %s", error)
         self.close()
 
 
 def identity(**parts: Any) -> dict[str, str]:
-    """Return what tells one request from others: short values as they are, all else by a digest."""
-    return {name: _shown(value) for name, value in parts.items()}
+    """Return the identity of a request by name: short plain values as they are, everything else as a digest."""
+    return {name: _plain_or_digest(value) for name, value in parts.items()}
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Return the versions of everything that decides on a result.
+    """Return the versions of everything that a result depends on.
 
     Args:
-        *packages: Names of the packages of the framework.
+        *packages: Names of the framework's packages.
     """
-    found = {"autotrainer": __version__, "python": platform.python_version(), "numpy": np.__version__}
-    found |= {name: str(getattr(sys.modules.get(name), "__version__", "unknown")) for name in packages}
-    with suppress(PackageNotFoundError):  # where it is installed, it suggests settings
-        found["optuna"] = version("optuna")
-    return found
+    by_package = {"autotrainer": __version__, "python": platform.python_version(), "numpy": np.__version__}
+    by_package |= {name: str(getattr(sys.modules.get(name), "__version__", "unknown")) for name in packages}
+    with suppress(PackageNotFoundError):  # the sampler, if it is installed
+        by_package["optuna"] = version("optuna")
+    return by_package
 
 
-def _shown(value: Any) -> str:
+def _plain_or_digest(value: Any) -> str:
     plain = isinstance(value, bool | int | float | str | type(None))
     plain |= isinstance(value, tuple) and all(isinstance(entry, str) for entry in value)
     text = repr(value) if plain else ""
-    return text if plain and len(text) <= _SHORT else f"digest {digest(value)}"
+    return text if plain and len(text) <= _MAX_PLAIN else f"digest {digest(value)}"
 
 
 def _key(spec: TrainingSpec, until: int | None) -> str:
@@ -172,21 +171,21 @@ def _key(spec: TrainingSpec, until: int | None) -> str:
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:
-    return read_lines(path, "record of a fit", _MARK, "leave resume=True out, or give another log_dir", rebuilt)
+    return read_lines(path, "journal of a fit", _MARK, "leave resume=True out, or give another log_dir", decode_object)
 
 
 def _last(folder: Path, request: Mapping[str, str]) -> Path | None:
-    """Return the last record of the same request, or None where there is none of any.
+    """Return the last journal of the same request, or None if the folder has no journal at all.
 
     Raises:
-        ConfigError: If there are only others.
+        ConfigError: If there are only journals of other requests.
     """
     paths = sorted(folder.glob("fit-*.jsonl"), key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
     others = []
     for path in paths:
         with path.open("rb") as file:
-            begun = file.readline().endswith(b"\n")
-        if begun:
+            has_header = file.readline().endswith(b"\n")
+        if has_header:
             header = next(iter(_read(path)))["request"]
             if header == dict(request):
                 return path
@@ -196,13 +195,14 @@ def _last(folder: Path, request: Mapping[str, str]) -> Path | None:
     path, header = others[0]
     names = [name for name in dict.fromkeys((*request, *header)) if request.get(name) != header.get(name)]
     raise ConfigError(
-        f"resume=True: {path} records another fit: {', '.join(_difference(n, request, header) for n in names)}. Give "
-        "the same as there, or leave resume out to begin anew"
+        f"resume=True: {path} is the journal of another fit: "
+        f"{', '.join(_difference(n, request, header) for n in names)}. Pass the same arguments as then, or leave "
+        "resume out to start again"
     )
 
 
-def _difference(name: str, given: Mapping[str, str], recorded: Mapping[str, str]) -> str:
-    new, old = (values.get(name, "missing") for values in (given, recorded))
+def _difference(name: str, request: Mapping[str, str], header: Mapping[str, str]) -> str:
+    new, old = (values.get(name, "missing") for values in (request, header))
     if "digest" in new + old:
         return f"{name} is not the same"
     return f"{name} is {new}, recorded {old}"

@@ -1,4 +1,4 @@
-"""Trainings in the processes of a Ray cluster that is there: ``workers="ray"``."""
+"""Trainings in the processes of a running Ray cluster: ``workers="ray"``."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 from autotrainer.errors import ConfigError
 
-__all__ = ["RayPool", "cluster"]
+__all__ = ["RayPool", "connect"]
 
 
-def cluster() -> int:
-    """Connect to the cluster that runs, and return its number of CPU cores.
+def connect() -> int:
+    """Connect to the running cluster, and return its number of CPU cores.
 
     Raises:
-        ConfigError: If Ray is missing, or there is no cluster.
+        ConfigError: If Ray is not installed, or no cluster is running.
     """
     try:
         import ray
@@ -34,60 +34,62 @@ def cluster() -> int:
 
 
 class RayPool:
-    """Runs a function in processes of the cluster: the part of a pool of processes that `WorkerPool` uses.
+    """Calls functions in processes of the cluster: the part of a process pool's interface that `WorkerPool` uses.
 
     Args:
-        begin: Prepares a process.
+        initialize: Prepares a process.
         arguments: Its arguments, sent once.
     """
 
-    def __init__(self, begin: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    def __init__(self, initialize: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         import ray
 
-        self._begin = begin
+        self._initialize = initialize
         self._arguments = [ray.put(argument) for argument in arguments]
-        self._remote = ray.remote(max_retries=1)(_prepared)
-        self._given: list[_Promise] = []
+        self._remote = ray.remote(max_retries=1)(_call)
+        self._futures: list[_Future] = []
 
-    def submit(self, work: Callable[..., Any], *arguments: Any) -> _Promise:
-        """Begin a call."""
-        promise = _Promise(self._remote.remote(self._begin, work, arguments, *self._arguments))
-        self._given.append(promise)
-        return promise
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> _Future:
+        """Submit a call."""
+        future = _Future(self._remote.remote(self._initialize, function, arguments, *self._arguments))
+        self._futures.append(future)
+        return future
 
     def shutdown(self, *, wait: bool, kill_workers: bool) -> None:
-        """End all calls; the cluster stays."""
+        """Cancel all calls; the cluster keeps running."""
         import ray
 
-        for promise in self._given:
-            if not promise.done():
-                ray.cancel(promise.reference, force=kill_workers)
+        for future in self._futures:
+            if not future.done():
+                ray.cancel(future.reference, force=kill_workers)
 
 
 @dataclass(frozen=True)
-class _Promise:
-    """A call that may have ended."""
+class _Future:
+    """A submitted call."""
 
     reference: Any
 
     def done(self) -> bool:
-        """Say whether it has ended."""
+        """Return whether it has ended."""
         import ray
 
         return bool(ray.wait([self.reference], timeout=0)[0])
 
     def result(self) -> Any:
-        """Wait for what it returns.
+        """Wait for its result.
 
         Raises:
-            Exception: What it raised; or that its process was lost, twice.
+            Exception: What the call raised; or an error of Ray if its process was lost twice.
         """
         import ray
 
         return ray.get(self.reference)
 
 
-def _prepared(begin: Callable[..., None], work: Callable[..., Any], given: tuple[Any, ...], *arguments: Any) -> Any:
-    """Run a call in a process that is prepared, once for each request."""
-    begin(*arguments)
-    return work(*given)
+def _call(
+    initialize: Callable[..., None], function: Callable[..., Any], arguments: tuple[Any, ...], *initargs: Any
+) -> Any:
+    """Run a call in a process that is prepared once per request."""
+    initialize(*initargs)
+    return function(*arguments)

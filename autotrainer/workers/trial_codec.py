@@ -1,4 +1,4 @@
-"""Ended trainings as lines of JSON, exact to the bit: what takes part in a search, without any model."""
+"""Ended trainings as lines of JSON, exact to the bit: all that a search needs, without any model."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from autotrainer.records.task import TaskContext
 from autotrainer.scoring.metrics import Score
 from autotrainer.training.trial import Failure, Trial
 
-__all__ = ["complete", "outcome_of", "rebuilt", "to_line", "to_record"]
+__all__ = ["decode_object", "from_record", "restore_targets", "to_line", "to_record"]
 
 
 def to_line(record: Mapping[str, Any]) -> str:
-    """Return one line of strict JSON; arrays are packed, numbers that are not finite become objects."""
+    """Return one line of strict JSON; arrays are compressed, non-finite numbers become objects."""
     return json.dumps(_plain(record), separators=(",", ":"), allow_nan=False) + "\n"
 
 
-def rebuilt(value: dict[str, Any]) -> Any:
-    """Return what an object of JSON stands for: the ``object_hook`` for what `to_line` wrote."""
+def decode_object(value: dict[str, Any]) -> Any:
+    """Decode a JSON object that `to_line` wrote: the ``object_hook`` of `json.loads`."""
     if value.keys() == {"float"}:
         return float(value["float"])
     if value.keys() == {"array", "dtype", "shape"}:
@@ -39,11 +39,11 @@ def rebuilt(value: dict[str, Any]) -> Any:
 
 
 def to_record(outcome: Trial | Failure) -> dict[str, Any]:
-    """Return what `outcome_of` needs to rebuild an ended training."""
+    """Return the record from which `from_record` rebuilds an ended training."""
     if isinstance(outcome, Failure):
         return {"error": outcome.error, "work": outcome.work, "peak": outcome.peak}
     return {
-        "judged": None if outcome.judged is None else _judged(outcome.judged),
+        "judged": None if outcome.score is None else _score_to_record(outcome.score),
         "findings": [{**f.to_dict(), "confidence": float(f.confidence)} for f in outcome.findings],
         "context": outcome.context.to_dict(),
         "history": outcome.history,
@@ -55,15 +55,15 @@ def to_record(outcome: Trial | Failure) -> dict[str, Any]:
         "peak": outcome.peak,
         "total": outcome.total,
         "stuck": outcome.stuck,
-        "goes_on": outcome.goes_on,
+        "goes_on": outcome.resumable,
     }
 
 
-def outcome_of(record: Mapping[str, Any], spec: TrainingSpec) -> Trial | Failure:
-    """Rebuild an ended training from what `to_record` returned; a trial has no model.
+def from_record(record: Mapping[str, Any], spec: TrainingSpec) -> Trial | Failure:
+    """Rebuild an ended training; a trial has no model, and its evaluation no targets: see `restore_targets`.
 
     Args:
-        record: The record.
+        record: What `to_record` returned.
         spec: Recipe of the training.
     """
     if "error" in record:
@@ -71,7 +71,7 @@ def outcome_of(record: Mapping[str, Any], spec: TrainingSpec) -> Trial | Failure
     return Trial(
         spec,
         None,
-        None if record["judged"] is None else _of_judged(record["judged"]),
+        None if record["judged"] is None else _score_from_record(record["judged"]),
         tuple(Finding.from_dict(values) for values in record["findings"]),
         TaskContext.from_dict(record["context"]),
         {name: list(values) for name, values in record["history"].items()},
@@ -83,38 +83,38 @@ def outcome_of(record: Mapping[str, Any], spec: TrainingSpec) -> Trial | Failure
         peak=record["peak"],
         total=record["total"],
         stuck=record["stuck"],
-        goes_on=record["goes_on"],
+        resumable=record["goes_on"],
     )
 
 
-def complete(trial: Trial, look: Evaluation | None) -> None:
-    """Complete the score of a rebuilt trial that is compared by its predictions with the targets, which no record has.
+def restore_targets(trial: Trial, reference: Evaluation | None) -> None:
+    """Restore the targets in the score of a rebuilt trial whose metric compares predictions: no record has them.
 
     Args:
         trial: The trial.
-        look: An evaluation of any model on the validation data.
+        reference: An evaluation of any model on the validation data.
     """
-    judged = trial.judged
-    if judged is not None and judged.evaluation is not None and look is not None:
-        trial.judged = replace(judged, evaluation=replace(judged.evaluation, targets=look.targets))
+    score = trial.score
+    if score is not None and score.evaluation is not None and reference is not None:
+        trial.score = replace(score, evaluation=replace(score.evaluation, targets=reference.targets))
 
 
-def _judged(judged: Score) -> dict[str, Any]:
-    seen = judged.evaluation
+def _score_to_record(score: Score) -> dict[str, Any]:
+    evaluation = score.evaluation
     return {
-        "value": judged.value,
-        "nonfinite": judged.nonfinite,
-        "rows": judged.rows,
-        "weights": judged.weights,
-        "outputs": None if seen is None else np.asarray(seen.outputs),
-        "loss": None if seen is None else seen.loss,
+        "value": score.value,
+        "nonfinite": score.nonfinite,
+        "rows": score.rows,
+        "weights": score.weights,
+        "outputs": None if evaluation is None else np.asarray(evaluation.outputs),
+        "loss": None if evaluation is None else evaluation.loss,
     }
 
 
-def _of_judged(values: Mapping[str, Any]) -> Score:
-    outputs, loss = values["outputs"], values["loss"]
-    seen = None if outputs is None else Evaluation(outputs, np.empty(0), loss)
-    return Score(values["value"], values["nonfinite"], values["rows"], values["weights"], seen)
+def _score_from_record(record: Mapping[str, Any]) -> Score:
+    outputs, loss = record["outputs"], record["loss"]
+    evaluation = None if outputs is None else Evaluation(outputs, np.empty(0), loss)
+    return Score(record["value"], record["nonfinite"], record["rows"], record["weights"], evaluation)
 
 
 def _plain(value: Any) -> Any:

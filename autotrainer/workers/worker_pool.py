@@ -1,7 +1,7 @@
-"""Trainings that do not depend on each other, run in other processes ahead of their turn.
+"""Independent trainings in other processes, ahead of their turn.
 
-What comes of it is taken in order, exactly as if it had been run when its turn came: a training that the budget would
-have cut by then is run again in this process, and so is one whose process was lost. Models stay in their processes.
+Outcomes are taken in order, exactly as if each training had run when its turn came: one that the budget would have cut
+short by then is run again in this process, and so is one whose process was lost. Models stay in their processes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -22,76 +22,77 @@ from autotrainer.errors import ConfigError
 from autotrainer.records.data import ArrayData
 from autotrainer.training.budget import Budget, BudgetState
 from autotrainer.training.trial import Failure, Trial, TrialRunner
-from autotrainer.workers.ray_pool import RayPool, cluster
+from autotrainer.workers.ray_pool import RayPool, connect
 
 __all__ = ["WorkerPool", "check_sendable"]
 
 _QUEUED = 2
-"""Trainings for each process that wait or run: enough to keep it busy, few enough to end them at once."""
+"""Submitted trainings per process: enough to keep it busy, few enough to end them at once."""
 
-_WATCH = 2.0
-"""Seconds between two looks whether the parent is alive."""
+_PARENT_CHECK = 2.0
+"""Seconds between two checks whether the parent process is alive."""
 
+_Key = tuple[TrainingSpec, int | None]
+"""Identifies a training: the arguments ``spec`` and ``until`` of `TrialRunner.run`."""
 _Training = tuple[TrainingSpec, int | None, Trial | None]
-"""Recipe, epochs after which it ends or None, and what it goes on from or None: see `TrialRunner.run`."""
+"""The same with the argument ``shorter``."""
 
 logger = logging.getLogger("autotrainer")
 
 
 @dataclass
 class WorkerPool:
-    """Runs trainings in processes of its own, with joblib's loky, or in those of a Ray cluster.
+    """Runs trainings in new processes with joblib's loky, or in those of a Ray cluster.
 
     Attributes:
-        workers: Number of processes, >= 2; they start with the first trainings. Or ``ray``.
+        workers: Number of processes, >= 2, which start with the first trainings; or ``ray``.
         backend: The framework.
-        runner: Runs trainings in this process, and says how.
+        runner: Runs trainings in this process; the others get a copy.
     """
 
     workers: int | Literal["ray"]
     backend: Backend
     runner: TrialRunner
     _pool: Any = field(init=False, default=None)
-    _open: list[tuple[tuple[TrainingSpec, int | None], Any]] = field(init=False, default_factory=list)
-    _begun: list[tuple[TrainingSpec, int | None]] = field(init=False, default_factory=list)
-    _useless: bool = field(init=False, default=False)
+    _futures: dict[_Key, Any] = field(init=False, default_factory=dict)
+    _submitted: set[_Key] = field(init=False, default_factory=set)
+    _disabled: bool = field(init=False, default=False)
 
-    def begin(self, trainings: Iterable[_Training], budget: Budget) -> None:
-        """Begin trainings, each at most once, and not many more at a time than there are processes.
+    def submit(self, trainings: Iterable[_Training], budget: Budget) -> None:
+        """Submit trainings, each at most once, and not many more at a time than there are processes.
 
         Args:
             trainings: What to run.
-            budget: What may be done as of now: each may have all of it.
+            budget: The budget as of now: each training may use all of it.
         """
         for training in trainings:
-            if self._useless or sum(not future.done() for _, future in self._open) >= _QUEUED * self._processes:
+            if self._disabled or sum(not f.done() for f in self._futures.values()) >= _QUEUED * self._processes:
                 return
-            spec, until, after = training
-            if (spec, until) in self._begun:
+            spec, until, shorter = training
+            if (spec, until) in self._submitted:
                 continue
-            self._begun.append((spec, until))
-            sent = None if after is None else replace(after, trained=None, paused=None)  # models stay where they are
+            self._submitted.add((spec, until))
+            sent = None if shorter is None else replace(shorter, trained=None, paused=None)  # models are not sent
             try:
                 self._pool = self._pool or self._start()
-                self._open.append(((spec, until), self._pool.submit(_work, spec, until, sent, budget.state)))
-            except Exception as error:  # noqa: BLE001 - whatever becomes of other processes, this one goes on
+                self._futures[spec, until] = self._pool.submit(_run, spec, until, sent, budget.state)
+            except Exception as error:  # noqa: BLE001 - whatever happens to other processes, this one continues
                 self._give_up(error, for_good=self._pool is None)
                 return
 
     def take(self, spec: TrainingSpec, until: int | None, budget: Budget) -> Trial | Failure | None:
-        """Return what came of a training whose turn it is, charged to the budget; None if it is to be run here.
+        """Return the outcome of a training whose turn has come, charged to the budget; None if it must be run here.
 
         Raises:
-            KeyboardInterrupt: With Ctrl-C while it is waited for.
+            KeyboardInterrupt: With Ctrl-C while waiting for it.
         """
-        found = next((future for training, future in self._open if training == (spec, until)), None)
-        if found is None:
+        future = self._futures.pop((spec, until), None)
+        if future is None:
             return None
-        self._open = [entry for entry in self._open if entry[1] is not found]
         try:
-            outcome: Trial | Failure = found.result()
+            outcome: Trial | Failure = future.result()
         except Exception as error:  # noqa: BLE001 - as above
-            self._give_up(error, for_good=isinstance(error, _NotSetUpError))
+            self._give_up(error, for_good=isinstance(error, _SetUpError))
             return None
         cut = isinstance(outcome, Trial) and outcome.cut_short
         if not budget.timed and (cut or not budget.allows(outcome.peak)):
@@ -100,55 +101,60 @@ class WorkerPool:
         return outcome
 
     def close(self) -> None:
-        """End the processes, whatever they do."""
+        """Kill the processes."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, kill_workers=True)
         self._pool = None
-        self._open.clear()
+        self._futures.clear()
 
     def _give_up(self, error: Exception, *, for_good: bool) -> None:
-        """Have this process do what others were to do; the next rung has new ones, if not for good."""
-        self._useless = for_good
-        lost = "no other process can run trainings" if for_good else "a worker process was lost"
-        logger.warning("%s, and what it was to do is done in this one: %s", lost, error)
+        """Run what was submitted in this process; unless it is for good, the next rung gets new processes."""
+        self._disabled = for_good
+        cause = "no other process can run trainings" if for_good else "a worker process was lost"
+        logger.warning("%s; its trainings run in this process: %s", cause, error)
         self.close()
 
     @property
     def _processes(self) -> int:
-        return cluster() if self.workers == "ray" else self.workers
+        return connect() if self.workers == "ray" else self.workers
 
     def _start(self) -> Any:
         import cloudpickle
 
         runner = self.runner
-        task = cloudpickle.dumps((runner.request, runner.rules, runner.judge, runner.log_dir, runner.facts))
-        setting = cloudpickle.dumps((self.backend, self.backend.process_settings()))
-        arguments = (uuid.uuid4().hex, setting, task)
+        task = cloudpickle.dumps((runner.request, runner.rules, runner.scorer, runner.log_dir, runner.facts))
+        settings = cloudpickle.dumps((self.backend, self.backend.process_settings()))
+        arguments = (uuid.uuid4().hex, settings, task)
         if self.workers == "ray":
-            return RayPool(_begin, arguments)
-        from joblib.externals.loky import ProcessPoolExecutor
+            return RayPool(_initialize, arguments)
+        return process_pool(self.workers, _initialize_child, (os.getpid(), *arguments))
 
-        return ProcessPoolExecutor(self.workers, initializer=_begin_child, initargs=(os.getpid(), *arguments))
+
+def process_pool(workers: int, initializer: Callable[..., None], arguments: tuple[Any, ...]) -> Any:
+    """Return an executor with so many processes, each prepared by a call: the one use of joblib's private packages."""
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    return ProcessPoolExecutor(workers, initializer=initializer, initargs=arguments)
 
 
 def check_sendable(workers: int | Literal["ray"], request: FitRequest, metric: Any) -> None:
-    """Check that there can be other processes, and that a request can be sent to them.
+    """Check that other processes can be used, and that a request can be sent to them.
 
     Args:
-        workers: Their number, or ``ray``.
-        request: What `fit` was given.
-        metric: Name, or callable.
+        workers: Number of processes, or ``ray``.
+        request: The request to `fit`.
+        metric: Name or callable.
 
     Raises:
-        ConfigError: If a library or the cluster is missing, or says what can't be sent.
+        ConfigError: If a library or the cluster is missing, or a part of the request can't be sent.
     """
     try:
         import cloudpickle
 
         if workers == "ray":
-            cluster()
+            connect()
         else:
-            import joblib  # noqa: F401 - asked for early, used once there is something to do
+            import joblib  # noqa: F401 - reports early that it is missing; the pool starts later
     except ImportError as error:
         raise ConfigError(
             f"workers={workers} needs joblib and cloudpickle: pip install 'autotrainer-monitor[parallel]', or leave "
@@ -165,7 +171,7 @@ def check_sendable(workers: int | Literal["ray"], request: FitRequest, metric: A
             cloudpickle.dumps(value)
         except Exception as error:
             raise ConfigError(
-                f"{name} can't be sent to another process ({type(error).__name__}: {error}): give one that can be "
+                f"{name} can't be sent to another process ({type(error).__name__}: {error}): pass one that can be "
                 "pickled, for example a callable that builds it, or workers=1"
             ) from error
 
@@ -173,56 +179,56 @@ def check_sendable(workers: int | Literal["ray"], request: FitRequest, metric: A
 # -- in the other process ---------------------------------------------------------------------------------------------
 
 
-class _NotSetUpError(Exception):
-    """A process that can't run any training."""
+class _SetUpError(Exception):
+    """The process can't run any training."""
 
 
 _runner: TrialRunner | None = None
-_prepared = _trouble = ""
+_pool_name = _set_up_error = ""
 
 
-def _begin_child(parent: int, *arguments: Any) -> None:
-    """Prepare a process that ends with its parent, whatever that ended by; Ctrl-C is for the parent alone."""
+def _initialize_child(parent: int, *arguments: Any) -> None:
+    """Prepare a process that ends with its parent, however that ends; Ctrl-C is left to the parent."""
 
-    def watch() -> None:
+    def end_with_parent() -> None:
         while os.getppid() == parent:
-            time.sleep(_WATCH)
+            time.sleep(_PARENT_CHECK)
         os._exit(1)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=watch, daemon=True).start()
-    _begin(*arguments)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    _initialize(*arguments)
 
 
-def _begin(name: str, setting: bytes, task: bytes) -> None:
-    """Prepare a process: the same packages, settings of the framework and request.
+def _initialize(pool_name: str, settings: bytes, task: bytes) -> None:
+    """Prepare a process: the framework with its settings, and the request.
 
     Args:
-        name: That of the pool: a process that is prepared for it stays as it is.
-        setting: Backend and its settings.
-        task: What a `TrialRunner` takes but its trainer.
+        pool_name: A process that was prepared for this pool already stays as it is.
+        settings: The backend and its settings, pickled.
+        task: The arguments of `TrialRunner` except the trainer, pickled.
     """
-    global _prepared, _runner, _trouble
+    global _pool_name, _runner, _set_up_error
     import cloudpickle
 
-    if _prepared == name:
+    if _pool_name == pool_name:
         return
-    _prepared, _runner = name, None
+    _pool_name, _runner = pool_name, None
     try:
-        backend, values = cloudpickle.loads(setting)
+        backend, values = cloudpickle.loads(settings)
         backend.adopt_settings(values)
         request, *rest = cloudpickle.loads(task)
         trainer = backend.trainer(request)
-        trainer.first = False  # the first training was its parent's
+        trainer.first = False  # the parent has run the first training
         _runner = TrialRunner(trainer, request, *rest)
-    except Exception as error:  # noqa: BLE001 - told where a training is asked for
-        _trouble = f"{type(error).__name__}: {error}"
+    except Exception as error:  # noqa: BLE001 - raised where a training is requested
+        _set_up_error = f"{type(error).__name__}: {error}"
 
 
-def _work(spec: TrainingSpec, until: int | None, after: Trial | None, budget: BudgetState) -> Trial | Failure:
+def _run(spec: TrainingSpec, until: int | None, shorter: Trial | None, budget: BudgetState) -> Trial | Failure:
     if _runner is None:
-        raise _NotSetUpError(f"it could not be set up there: {_trouble}")
-    outcome = _runner.run(spec, Budget.of(budget), until, after=after)
+        raise _SetUpError(f"the process could not be set up: {_set_up_error}")
+    outcome = _runner.run(spec, Budget.of(budget), until, shorter=shorter)
     if isinstance(outcome, Trial):
         outcome.close()
         outcome.trained = None

@@ -67,6 +67,12 @@ class KerasBackend(Backend):
 
         return apply_edits(edits, model, optimizer)
 
+    def patch(self, edit: Edit, edits: Sequence[Edit] = ()) -> list[str]:
+        """Return lines of Keras code."""
+        from autotrainer.backends.keras3.patches.patch import patch
+
+        return patch(edit, edits)
+
     def process_settings(self) -> dict[str, Any]:
         """Return the settings that another process needs to reproduce the trainings of this one."""
         from autotrainer.backends.keras3.runtime.process_settings import process_settings

@@ -73,6 +73,12 @@ class PyTorchBackend(Backend):
 
         return apply_edits(edits, model, optimizer)
 
+    def patch(self, edit: Edit, edits: Sequence[Edit] = ()) -> list[str]:
+        """Return lines of PyTorch code."""
+        from autotrainer.backends.pytorch.patches.patch import patch
+
+        return patch(edit, edits)
+
     def process_settings(self) -> dict[str, Any]:
         """Return settings of this process that trainings in another one need to come out the same."""
         from autotrainer.backends.pytorch.runtime.process_settings import process_settings

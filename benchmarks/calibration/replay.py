@@ -1,4 +1,4 @@
-"""Judges run logs again with other thresholds: no training is run for it."""
+"""Evaluates the rules on run logs with other thresholds, without any training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import autotrainer
 from autotrainer.errors import ConfigError, LogError
 from benchmarks.execution.progress import progress
 
-__all__ = ["STEPS", "Axis", "Levels", "axes", "levels", "levels_of_all"]
+__all__ = ["STEPS", "Axis", "Levels", "levels", "replay_all", "threshold_axes"]
 
 STEPS = (-4, -2, -1, 0, 1, 2, 4)
 """Values of a threshold: default × 2^k for these k; for shares, whose default lies between 0.01 and 1, the odds.
@@ -30,13 +30,13 @@ Levels = dict[str, list[str | None]]
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One threshold and the values that it is tried with.
+    """One threshold and the values to try.
 
     Attributes:
         problem: Problem of its rule.
-        threshold: Its name; empty where the rule has none: it is then judged as it is.
+        threshold: Its name; empty if the rule has no threshold.
         default: Its default.
-        values: Values in rising order, the default among them; those that the rule refuses are left out.
+        values: Values in rising order, including the default; values that the rule rejects are left out.
     """
 
     problem: str
@@ -46,102 +46,102 @@ class Axis:
 
     @property
     def name(self) -> str:
-        """Its name as ``thresholds=`` takes it."""
+        """Its name for ``thresholds=``."""
         return f"{self.problem}.{self.threshold}" if self.threshold else self.problem
 
 
-def axes() -> list[Axis]:
+def threshold_axes() -> list[Axis]:
     """Return the thresholds of all rules, as ``autotrainer rules`` lists them.
 
-    Those with default 0 ("how long before it is judged", switched off) are left out. Each rule has at least one axis.
+    Thresholds with default 0 (a waiting time that is switched off) are left out. Each rule has at least one axis.
     """
-    # Through `benchmarks`, which finds the rules of a checkout that is not installed too.
+    # Through `benchmarks`, which finds the rules of a checkout even if it is not installed.
     code = "import benchmarks, runpy; runpy.run_module('autotrainer', run_name='__main__')"
     path = os.pathsep.join([str(Path(__file__).parents[2]), *(p for p in sys.path if p)])
-    ended = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", code, "rules", "--json"],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=True,
     )
-    found = []
-    for rule in json.loads(ended.stdout):
+    axes = []
+    for rule in json.loads(completed.stdout):
         problem = rule["problem"]
-        given = {name: float(told["default"]) for name, told in rule["thresholds"].items() if told["default"]}
-        for name, default in given.items():
-            values = tuple(v for k in STEPS if _accepted(f"{problem}.{name}", v := _scaled(default, k)))
-            found.append(Axis(problem, name, default, values))
-        if not given:
-            found.append(Axis(problem, "", 0.0, (0.0,)))
-    return found
+        defaults = {name: float(spec["default"]) for name, spec in rule["thresholds"].items() if spec["default"]}
+        for name, default in defaults.items():
+            values = tuple(v for k in STEPS if _is_valid(f"{problem}.{name}", v := _scaled(default, k)))
+            axes.append(Axis(problem, name, default, values))
+        if not defaults:
+            axes.append(Axis(problem, "", 0.0, (0.0,)))
+    return axes
 
 
-def levels(log: str | Path, wanted: Sequence[Axis]) -> Levels:
-    """Replay one run log with the values of these thresholds, one threshold of a rule at a time.
+def levels(log: str | Path, axes: Sequence[Axis]) -> Levels:
+    """Replay one run log with all values of these thresholds, varying one threshold of a rule at a time.
 
-    Rules are pure functions of the history, so one replay tries a value of each rule at once. Where the farthest value
-    on one side is judged as the default is, so are those between, without a replay: a threshold only ever makes a rule
-    stricter in one direction.
+    Rules are pure functions of the history, so one replay tries a value for every rule at once. If the farthest value
+    on one side gives the same severity as the default, so do those between, without a replay: a rule is monotonic in
+    each threshold.
 
     Raises:
         LogError: If the log can't be read.
     """
-    usual = _severities(log, sorted({axis.problem for axis in wanted}), {})
-    found: Levels = {axis.name: [usual.get(axis.problem)] * len(axis.values) for axis in wanted}
+    baseline = _severities(log, sorted({axis.problem for axis in axes}), {})
+    severities: Levels = {axis.name: [baseline.get(axis.problem)] * len(axis.values) for axis in axes}
     by_rule: dict[str, list[Axis]] = {}
-    for axis in wanted:
+    for axis in axes:
         by_rule.setdefault(axis.problem, []).append(axis)
     for turn in range(max(map(len, by_rule.values()), default=0)):
-        together = [of_rule[turn] for of_rule in by_rule.values() if turn < len(of_rule)]
+        axes_of_turn = [of_rule[turn] for of_rule in by_rule.values() if turn < len(of_rule)]
         for side in (_below, _above):
-            moved, position = together, 0
-            while tried := [(axis, side(axis)[position]) for axis in moved if position < len(side(axis))]:
+            remaining, position = axes_of_turn, 0
+            while tried := [(axis, side(axis)[position]) for axis in remaining if position < len(side(axis))]:
                 values = {axis.name: axis.values[i] for axis, i in tried}
-                seen = _severities(log, [axis.problem for axis, _ in tried], values)
+                replayed = _severities(log, [axis.problem for axis, _ in tried], values)
                 for axis, i in tried:
-                    found[axis.name][i] = seen.get(axis.problem)
+                    severities[axis.name][i] = replayed.get(axis.problem)
                 if not position:
-                    moved = [axis for axis, _ in tried if seen.get(axis.problem) != usual.get(axis.problem)]
+                    remaining = [axis for axis, _ in tried if replayed.get(axis.problem) != baseline.get(axis.problem)]
                 position += 1
-    return found
+    return severities
 
 
 def _below(axis: Axis) -> list[int]:
-    """Return the places of the values below the default, the farthest first."""
+    """Return the indices of the values below the default, the farthest first."""
     return list(range(axis.values.index(axis.default)))
 
 
 def _above(axis: Axis) -> list[int]:
-    """Return the places of the values above the default, the farthest first."""
+    """Return the indices of the values above the default, the farthest first."""
     return list(range(axis.values.index(axis.default) + 1, len(axis.values)))[::-1]
 
 
-def levels_of_all(logs: Sequence[str], wanted: Sequence[Axis], *, workers: int = 2) -> list[Levels | str]:
-    """Return `levels` of each log, or in words why it can't be read; in several processes."""
-    found: list[Levels | str] = []
+def replay_all(logs: Sequence[str], axes: Sequence[Axis], *, workers: int = 2) -> list[Levels | str]:
+    """Return `levels` of each log, or the reason why it can't be read; in several processes."""
+    results: list[Levels | str] = []
     with ProcessPoolExecutor(max(1, workers), get_context("spawn")) as pool, progress(len(logs)) as shown:
         try:
-            for log, result in zip(logs, pool.map(_told, logs, [tuple(wanted)] * len(logs)), strict=True):
-                found.append(result)
-                told = {"task": {"case": Path(log).name}}
-                shown.done({**told, "error": result} if isinstance(result, str) else told)
+            for log, result in zip(logs, pool.map(_levels_or_reason, logs, [tuple(axes)] * len(logs)), strict=True):
+                results.append(result)
+                row = {"task": {"case": Path(log).name}}
+                shown.done({**row, "error": result} if isinstance(result, str) else row)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # an interrupt does not wait for the logs that are left
+            pool.shutdown(wait=False, cancel_futures=True)  # do not wait for the remaining logs
             raise
-    return found
+    return results
 
 
-def _told(log: str, wanted: Sequence[Axis]) -> Levels | str:
+def _levels_or_reason(log: str, axes: Sequence[Axis]) -> Levels | str:
     try:
         with TemporaryDirectory() as folder:
-            return levels(_judged_once(log, Path(folder)), wanted)
+            return levels(_keep_last_check(log, Path(folder)), axes)
     except LogError as error:
         return str(error)
 
 
-def _judged_once(log: str, folder: Path) -> Path:
-    """Return a copy of a log in which only the last verdict is left: those before it have no part in it.
+def _keep_last_check(log: str, folder: Path) -> Path:
+    """Return a copy of a log with only its last verdict; earlier ones do not affect it.
 
     Raises:
         LogError: If the log can't be read.
@@ -153,8 +153,8 @@ def _judged_once(log: str, folder: Path) -> Path:
         raise LogError(f"{log} can't be read: {error}") from None
     last = max((i for i, kind in enumerate(kinds) if kind == "check"), default=-1)
     copy = folder / Path(log).name
-    kept = [line for i, line in enumerate(lines) if kinds[i] not in ("check", "finding") or i == last]
-    copy.write_text("".join(kept), encoding="utf-8")
+    remaining_lines = [line for i, line in enumerate(lines) if kinds[i] not in ("check", "finding") or i == last]
+    copy.write_text("".join(remaining_lines), encoding="utf-8")
     return copy
 
 
@@ -174,10 +174,10 @@ def _scaled(default: float, k: int) -> float:
     return default * 2.0**k
 
 
-def _accepted(name: str, value: float) -> bool:
-    """Say whether a rule takes a value: a wrong one is an error before the log is read."""
+def _is_valid(name: str, value: float) -> bool:
+    """Return whether a rule accepts a value: an invalid one raises before the log is read."""
     try:
         autotrainer.replay(os.devnull, thresholds={name: value})
     except (ConfigError, LogError) as error:
-        return isinstance(error, LogError)  # that the empty file is no log
+        return isinstance(error, LogError)  # the empty file is not a log
     return True

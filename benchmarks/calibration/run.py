@@ -1,4 +1,4 @@
-"""One task of ``calibrate``: trains a case, watched, and leaves run logs to judge again. Run by `running.pool`."""
+"""One task of ``calibrate``: trains a case, watched, and stores its run logs. Run by `benchmarks.execution.pool`."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def run(task: Task) -> Row:
     """Train the variants (``given``, ``fixed``) of a case and return one entry for each.
 
     Args:
-        task: That of `detect`, and ``logs``: the folder for run logs.
+        task: A task of `detect`, with ``logs``: the folder for run logs.
 
     Returns:
-        By variant: ``score`` on test data, ``steps`` planned, ``log``: the run log, ``data``: the data set and
-        ``kind`` of the network, the groups of the cross-validation.
+        By variant: ``score`` on test data, ``steps`` planned, ``log``: the run log, ``data`` set and ``kind`` of
+        network: the groups of the cross-validation.
     """
     case = case_of(task)
-    programs = {"given": case.given, "fixed": case.fixed}
+    programs = {"given": case.original, "fixed": case.fixed}
     return {name: _recorded(programs[name], task) for name in task["variants"]}
 
 
@@ -54,8 +54,8 @@ def _recorded(program: Program | None, task: Task) -> Row:
     seed = int(task["seed"])
     build, data = builder(task["framework"]), load(program, seed)
 
-    def watch(model: Any, optimizer: Any = None, **known: Any) -> Any:
-        return autotrainer.watch(model, optimizer, overhead=task["overhead"], log_dir=Path(task["logs"]), **known)
+    def watch(model: Any, optimizer: Any = None, **options: Any) -> Any:
+        return autotrainer.watch(model, optimizer, overhead=task["overhead"], log_dir=Path(task["logs"]), **options)
 
     score, monitor = build.train(program, data, seed, watch)
     return {

@@ -9,21 +9,21 @@ from statistics import median
 
 from benchmarks.calibration.replay import Axis
 
-__all__ = ["BARS", "Counts", "Judged", "Validation", "counts", "cross_validate", "has_effect", "wins"]
+__all__ = ["BARS", "Counts", "LabelledRun", "Validation", "best_value", "counts", "cross_validate", "has_effect"]
 
 BARS = {"error": ("error",), "warning": ("error", "warning")}
-"""What counts as found, by name: an error at the end of the run; an error or a warning."""
+"""What counts as a detection, by name: an error at the end of the run; an error or a warning."""
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One recorded training.
+class LabelledRun:
+    """A recorded training with the true state that its score shows.
 
     Attributes:
-        faulty: Whether its score shows a fault; if not, it is healthy by its score.
+        faulty: Whether its score shows a fault; otherwise the score shows that it is healthy.
         accepted: Problems that name the cause of its fault.
         groups: Its group by ``data`` and by ``kind``.
-        levels: Severity at the end by ``problem.threshold``, one for each value; see `calibration_replay`.
+        levels: Severity at the end by ``problem.threshold``, one for each value; see `replay`.
     """
 
     faulty: bool
@@ -37,11 +37,11 @@ class Counts:
     """How often a rule was right.
 
     Attributes:
-        hits: Faulty trainings with the finding whose cause it names.
+        hits: Faulty trainings with the finding, whose cause it names.
         misses: Faulty trainings whose cause it names, without it.
         alarms: Healthy trainings with it.
         healthy: Healthy trainings.
-        beside: Faulty trainings of another cause with it: mostly a consequence, so neither right nor wrong.
+        beside: Faulty trainings of another cause with it: mostly a consequence, so neither hit nor false alarm.
     """
 
     hits: int = 0
@@ -55,34 +55,34 @@ class Counts:
 
     @property
     def recall(self) -> float:
-        """Share of the faulty trainings with this cause that have the finding; NaN of none."""
+        """Share of the faulty trainings with this cause that have the finding; NaN if there are none."""
         return _share(self.hits, self.hits + self.misses)
 
     @property
     def precision(self) -> float:
-        """Share of hits among hits and false alarms; NaN of none."""
+        """Share of hits among hits and false alarms; NaN if there are none."""
         return _share(self.hits, self.hits + self.alarms)
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of the two, 0 without hits; NaN if there is nothing to find."""
+        """Harmonic mean of the two, 0 without hits; NaN if there is nothing to detect."""
         return _share(2 * self.hits, 2 * self.hits + self.misses + self.alarms) if self.hits + self.misses else math.nan
 
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """What leaving out one group after the other says of a threshold.
+    """Result of cross-validating a threshold over groups.
 
     Attributes:
         groups: Number of groups.
         chosen: The value chosen without each group.
-        held: Counts on the groups left out, with the values chosen without them.
+        held_out: Counts on each held-out group, with the value chosen without it.
         default: Counts on the same groups with the default.
     """
 
     groups: int
     chosen: tuple[float, ...]
-    held: Counts
+    held_out: Counts
     default: Counts
 
     @property
@@ -91,60 +91,60 @@ class Validation:
         return median(self.chosen)
 
 
-def counts(judged: Sequence[Judged], axis: Axis, bar: str = "error") -> list[Counts]:
-    """Count for each value of a threshold.
+def counts(labelled: Sequence[LabelledRun], axis: Axis, bar: str = "error") -> list[Counts]:
+    """Return the counts for each value of a threshold.
 
     Args:
-        judged: The trainings.
+        labelled: The labelled trainings.
         axis: The threshold.
         bar: A name of `BARS`.
     """
-    found = []
+    totals = []
     for i in range(len(axis.values)):
-        seen = [(one, one.levels[axis.name][i] in BARS[bar]) for one in judged]
-        cause = [hit for one, hit in seen if one.faulty and axis.problem in one.accepted]
-        alarms = [hit for one, hit in seen if not one.faulty]
-        beside = [hit for one, hit in seen if one.faulty and axis.problem not in one.accepted]
-        found.append(Counts(sum(cause), len(cause) - sum(cause), sum(alarms), len(alarms), sum(beside)))
-    return found
+        detected = [(training, training.levels[axis.name][i] in BARS[bar]) for training in labelled]
+        cause = [hit for training, hit in detected if training.faulty and axis.problem in training.accepted]
+        alarms = [hit for training, hit in detected if not training.faulty]
+        beside = [hit for training, hit in detected if training.faulty and axis.problem not in training.accepted]
+        totals.append(Counts(sum(cause), len(cause) - sum(cause), sum(alarms), len(alarms), sum(beside)))
+    return totals
 
 
-def wins(found: Sequence[Counts], axis: Axis) -> int:
-    """Return which value has the best F1; of several, the one nearest to the default. Nothing to find: the default."""
-    usual = axis.values.index(axis.default)
-    if math.isnan(found[usual].f1):
-        return usual
-    return max(range(len(found)), key=lambda i: (found[i].f1, -abs(i - usual), -i))
+def best_value(totals: Sequence[Counts], axis: Axis) -> int:
+    """Return the index of the value with the best F1; of several, the nearest to the default. No F1: the default."""
+    default_index = axis.values.index(axis.default)
+    if math.isnan(totals[default_index].f1):
+        return default_index
+    return max(range(len(totals)), key=lambda i: (totals[i].f1, -abs(i - default_index), -i))
 
 
-def has_effect(judged: Sequence[Judged], axis: Axis) -> bool:
-    """Say whether any training is judged differently somewhere on the axis."""
-    return any(len(set(one.levels[axis.name])) > 1 for one in judged)
+def has_effect(labelled: Sequence[LabelledRun], axis: Axis) -> bool:
+    """Return whether any value of the threshold changes the severity in some training."""
+    return any(len(set(training.levels[axis.name])) > 1 for training in labelled)
 
 
-def cross_validate(judged: Sequence[Judged], axis: Axis, by: str, bar: str = "error") -> Validation:
-    """Choose the value without each group in turn, and count on that group.
+def cross_validate(labelled: Sequence[LabelledRun], axis: Axis, by: str, bar: str = "error") -> Validation:
+    """Choose the value without each group in turn, and return the counts on the groups left out.
 
     Args:
-        judged: The trainings.
+        labelled: The labelled trainings.
         axis: The threshold.
         by: ``data`` or ``kind``.
         bar: A name of `BARS`.
     """
-    usual = axis.values.index(axis.default)
-    of_group: dict[str, list[Judged]] = {}
-    for one in judged:
-        of_group.setdefault(one.groups[by], []).append(one)
+    default_index = axis.values.index(axis.default)
+    of_group: dict[str, list[LabelledRun]] = {}
+    for training in labelled:
+        of_group.setdefault(training.groups[by], []).append(training)
     per_group = {group: counts(members, axis, bar) for group, members in of_group.items()}
     everything = [sum(column, Counts()) for column in zip(*per_group.values(), strict=True)]
-    chosen, held, default = [], Counts(), Counts()
+    chosen, held_out, default = [], Counts(), Counts()
     for group in sorted(per_group):
-        own = per_group[group]
-        rest = [_less(whole, part) for whole, part in zip(everything, own, strict=True)]
-        best = wins(rest, axis)
+        left_out = per_group[group]
+        rest = [_less(whole, part) for whole, part in zip(everything, left_out, strict=True)]
+        best = best_value(rest, axis)
         chosen.append(axis.values[best])
-        held, default = held + own[best], default + own[usual]
-    return Validation(len(per_group), tuple(chosen), held, default)
+        held_out, default = held_out + left_out[best], default + left_out[default_index]
+    return Validation(len(per_group), tuple(chosen), held_out, default)
 
 
 def _less(whole: Counts, part: Counts) -> Counts:

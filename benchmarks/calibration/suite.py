@@ -1,9 +1,9 @@
 """``python -m benchmarks calibrate``: how precision and recall of each rule depend on its thresholds.
 
-Each case is trained once, as given and fixed, with a run log; the rules are then judged on the logs again with other
-thresholds (`autotrainer.replay`). One threshold is moved at a time, the others keep their defaults. Cross-validation
-leaves out one data set, or one kind of network, after the other: the value with the best F1 on the others is tried on
-the one left out. What the default loses against that choice, and how far it lies from it, is the report.
+Each case is trained once, original and fixed, with a run log; the rules are then evaluated on the logs with other
+thresholds (`autotrainer.replay`). One threshold is varied at a time, the others keep their defaults. Cross-validation
+leaves out each data set, or kind of network, in turn: the value with the best F1 on the others is tested on the one
+left out. The report shows how far the default is from that choice, and what it loses.
 """
 
 from __future__ import annotations
@@ -17,22 +17,30 @@ from typing import Any
 
 from benchmarks.calibration.curves import save_curves
 from benchmarks.calibration.pages import save_page
-from benchmarks.calibration.replay import Axis, axes, levels_of_all
-from benchmarks.calibration.scoring import Counts, Judged, Validation, counts, cross_validate, has_effect, wins
+from benchmarks.calibration.replay import Axis, replay_all, threshold_axes
+from benchmarks.calibration.scoring import (
+    Counts,
+    LabelledRun,
+    Validation,
+    best_value,
+    counts,
+    cross_validate,
+    has_effect,
+)
 from benchmarks.cases.case import Case
 from benchmarks.detect.suite import tasks
 from benchmarks.detect.verdicts import judge_all
 from benchmarks.execution.files import require_writable
 from benchmarks.execution.pool import Row, Task
-from benchmarks.execution.provenance import made_with, told
+from benchmarks.execution.provenance import made_with, provenance_line
 from benchmarks.execution.runs import Runs, by_framework
 from benchmarks.reporting.plots import require
 from benchmarks.reporting.tables import share, table
 
-__all__ = ["calibrate", "judged_logs", "report"]
+__all__ = ["calibrate", "label_logs", "report"]
 
 _NOTHING: Row = {"findings": [], "raised": [], "first_error": None, "complaints": []}
-"""What the judgement by score does not look at."""
+"""Fields that the judgement by score does not use."""
 
 
 def calibrate(
@@ -41,13 +49,13 @@ def calibrate(
     """Run the benchmark.
 
     Args:
-        runs: What to train. Run logs lie beside ``runs.out``, in a folder of its name with ``-logs``; without
-            ``runs.out`` they are thrown away.
-        overhead: Share that `watch` may cost; 1 makes what is measured independent of the speed of the machine.
-        folder: Where curves are saved, one JSON and one SVG file for each rule; None: beside ``runs.out``, in a folder
-            of its name with ``-curves``, or nowhere.
+        runs: What to train. Run logs are stored next to ``runs.out``, in a folder of its name with ``-logs``;
+            without ``runs.out`` they are discarded.
+        overhead: Share of the time that `watch` may cost; 1 makes results independent of the speed of the machine.
+        folder: Folder for the curves, one JSON and one SVG file for each rule; None: next to ``runs.out``, in a
+            folder of its name with ``-curves``, or nowhere without ``runs.out``.
         plots: Whether to draw the SVG files; needs matplotlib.
-        page: The file for what the pages of the rules show (``autotrainer explain``), or None.
+        page: The file for the pages of the rules (``autotrainer explain``), or None.
 
     Returns:
         The report, Markdown.
@@ -55,33 +63,33 @@ def calibrate(
     Raises:
         ConfigError: If a case or source is unknown, a folder can't be written, or matplotlib is not installed.
     """
-    beside = None if runs.out is None else runs.out.with_suffix("")
-    curves = folder or (None if beside is None else Path(f"{beside}-curves"))
+    stem = None if runs.out is None else runs.out.with_suffix("")
+    curves = folder or (None if stem is None else Path(f"{stem}-curves"))
     if curves is not None and plots:
-        require()  # not only after the trainings
-    for place in (page, curves and curves / "PROBLEM.json"):
-        if place is not None:
-            require_writable(place)
-    wanted = axes()
-    with tempfile.TemporaryDirectory() as nowhere:
-        logs = nowhere if beside is None else f"{beside}-logs"
+        require()  # before the trainings
+    for path in (page, curves and curves / "PROBLEM.json"):
+        if path is not None:
+            require_writable(path)
+    axes = threshold_axes()
+    with tempfile.TemporaryDirectory() as temporary:
+        logs = temporary if stem is None else f"{stem}-logs"
 
-        def of(cases: Sequence[Case], framework: str) -> list[Task]:
+        def make_tasks(cases: Sequence[Case], framework: str) -> list[Task]:
             return [{**task, "logs": logs} for task in tasks(cases, framework, runs.seeds, overhead)]
 
-        rows = runs.rows("benchmarks.calibration.run", of)
-        judged, left_out = judged_logs(rows, wanted, workers=runs.workers)
-    text = report(judged, wanted)
+        rows = runs.rows("benchmarks.calibration.run", make_tasks)
+        labelled, left_out = label_logs(rows, axes, workers=runs.workers)
+    text = report(labelled, axes)
     if curves is not None:
-        text += f"\n\n{save_curves(judged, wanted, curves, plots=plots)}"
+        text += f"\n\n{save_curves(labelled, axes, curves, plots=plots)}"
     if page is not None:
-        text += f"\n\n{save_page(judged, wanted, _made(runs, rows), page)}"
+        text += f"\n\n{save_page(labelled, axes, _provenance(runs, rows), page)}"
     if left_out:
-        text += "\n\n" + "\n".join(["Left out:", "", *(f"* {words}" for words in left_out)])
-    return f"{told(rows)}\n\n{text}"
+        text += "\n\n" + "\n".join(["Left out:", "", *(f"* {reason}" for reason in left_out)])
+    return f"{provenance_line(rows)}\n\n{text}"
 
 
-def _made(runs: Runs, rows: Sequence[Row]) -> Row:
+def _provenance(runs: Runs, rows: Sequence[Row]) -> Row:
     return {
         "cases": len({(row["task"]["source"], row["task"]["case"]) for row in rows}),
         "sources": list(runs.names or runs.sources),
@@ -91,13 +99,13 @@ def _made(runs: Runs, rows: Sequence[Row]) -> Row:
     }
 
 
-def judged_logs(rows: Sequence[Row], wanted: Sequence[Axis], *, workers: int = 2) -> tuple[list[Judged], list[str]]:
+def label_logs(rows: Sequence[Row], axes: Sequence[Axis], *, workers: int = 2) -> tuple[list[LabelledRun], list[str]]:
     """Judge trainings by their scores, as `detect` does, and replay the logs of those that are faulty or healthy.
 
     Returns:
-        The trainings, and in words what was left out and why.
+        The labelled trainings, and descriptions of what was left out and why.
     """
-    known: list[tuple[str, Judged]] = []
+    judged: list[tuple[str, LabelledRun]] = []
     left_out: list[str] = []
     for framework, of_framework in by_framework(rows).items():
         entries: dict[tuple[str, int], Row] = {}
@@ -108,47 +116,47 @@ def judged_logs(rows: Sequence[Row], wanted: Sequence[Axis], *, workers: int = 2
             for name in variants:
                 case = row["task"]["case"] + ("+fix" if name == "fixed" else "")
                 entries[case, row["task"]["seed"]] = row[name]
-        verdicts, words = judge_all(full, framework)
-        left_out += [f"{framework}, {said}" for said in words]
+        verdicts, reasons = judge_all(full, framework)
+        left_out += [f"{framework}, {reason}" for reason in reasons]
         for verdict in verdicts:
             entry = entries[verdict.case, verdict.seed]
             groups = {by: str(entry[by]) for by in ("data", "kind")}
-            known.append((entry["log"], Judged(verdict.faulty, verdict.accepted, groups, {})))
-    judged = []
-    found = levels_of_all([log for log, _ in known], wanted, workers=workers)
-    for (_, one), result in zip(known, found, strict=True):
+            judged.append((entry["log"], LabelledRun(verdict.faulty, verdict.accepted, groups, {})))
+    labelled = []
+    results = replay_all([log for log, _ in judged], axes, workers=workers)
+    for (_, training), result in zip(judged, results, strict=True):
         if isinstance(result, str):
             left_out.append(result)
         else:
-            judged.append(replace(one, levels=result))
-    return judged, left_out
+            labelled.append(replace(training, levels=result))
+    return labelled, left_out
 
 
-def report(judged: Sequence[Judged], wanted: Sequence[Axis]) -> str:
+def report(labelled: Sequence[LabelledRun], axes: Sequence[Axis]) -> str:
     """Return the tables as Markdown."""
-    moving = [axis for axis in wanted if has_effect(judged, axis)]
-    still = [axis.name for axis in wanted if axis.threshold and axis not in moving]
-    healthy = sum(not one.faulty for one in judged)
-    rules = {axis.problem: axis for axis in wanted}  # at the default any threshold of a rule gives the same counts
+    moving = [axis for axis in axes if has_effect(labelled, axis)]
+    still = [axis.name for axis in axes if axis.threshold and axis not in moving]
+    healthy = sum(not training.faulty for training in labelled)
+    rules = {axis.problem: axis for axis in axes}  # at the default, all thresholds of a rule give the same counts
     head = ["rule", "cause named", "precision", "error on healthy", "error beside", "warning or error: cause named"]
     head += ["on healthy"]
     parts = [
-        f"{len(judged)} trainings: {len(judged) - healthy} faulty, {healthy} healthy by their scores.",
+        f"{len(labelled)} trainings: {len(labelled) - healthy} faulty, {healthy} healthy by their scores.",
         "#### Rules at their defaults",
-        table(head, [_rule(judged, problem, axis) for problem, axis in rules.items()]),
+        table(head, [_rule(labelled, problem, axis) for problem, axis in rules.items()]),
     ]
     if moving:
         head = ["threshold", "default", "F1", "best", "F1", "data sets left out: chosen", "F1", "of default"]
         head += ["kinds left out: chosen", "F1", "of default"]
-        parts += ["#### Thresholds (errors)", table(head, [_threshold(judged, axis) for axis in moving])]
+        parts += ["#### Thresholds (errors)", table(head, [_threshold(labelled, axis) for axis in moving])]
     if still:
-        parts.append(f"Without effect on any training: {', '.join(still)}.")
+        parts.append(f"No effect on any training: {', '.join(still)}.")
     return "\n\n".join(parts)
 
 
-def _rule(judged: Sequence[Judged], problem: str, axis: Axis) -> list[str]:
-    usual = axis.values.index(axis.default)
-    error, warning = (counts(judged, axis, bar)[usual] for bar in ("error", "warning"))
+def _rule(labelled: Sequence[LabelledRun], problem: str, axis: Axis) -> list[str]:
+    default_index = axis.values.index(axis.default)
+    error, warning = (counts(labelled, axis, bar)[default_index] for bar in ("error", "warning"))
     return [
         problem,
         share(error.hits, error.hits + error.misses),
@@ -160,14 +168,14 @@ def _rule(judged: Sequence[Judged], problem: str, axis: Axis) -> list[str]:
     ]
 
 
-def _threshold(judged: Sequence[Judged], axis: Axis) -> list[str]:
-    found: list[Counts] = counts(judged, axis)
-    best, usual = wins(found, axis), axis.values.index(axis.default)
-    cells: list[Any] = [axis.name, f"{axis.default:g}", _number(found[usual].f1)]
-    cells += [_range([axis.values[best]]), _number(found[best].f1)]
+def _threshold(labelled: Sequence[LabelledRun], axis: Axis) -> list[str]:
+    totals: list[Counts] = counts(labelled, axis)
+    best, default_index = best_value(totals, axis), axis.values.index(axis.default)
+    cells: list[Any] = [axis.name, f"{axis.default:g}", _number(totals[default_index].f1)]
+    cells += [_range([axis.values[best]]), _number(totals[best].f1)]
     for by in ("data", "kind"):
-        told: Validation = cross_validate(judged, axis, by)
-        cells += [_range(told.chosen), _number(told.held.f1), _number(told.default.f1)]
+        validation: Validation = cross_validate(labelled, axis, by)
+        cells += [_range(validation.chosen), _number(validation.held_out.f1), _number(validation.default.f1)]
     return cells
 
 

@@ -1,4 +1,4 @@
-"""Cases: trainings with a known fault and, where one is known, their fix.
+"""Cases: trainings with a known fault and, if known, their fix.
 
 A case is one line of ``benchmarks/cases/*.jsonl``, the same for every framework. ``fix`` is a patch: its keys replace
 those of the case, and ``dataset`` is merged key by key.
@@ -33,20 +33,20 @@ _CEILINGS = {"circle": 0.854, "blob": 0.833}  # two layers of 64 ReLU units, mea
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One training, as a neutral recipe.
+    """One training, described independently of a framework.
 
     Attributes:
         layers: Layers in forward order, each with ``type`` and its settings.
         loss: One of `vocabulary.LOSSES`: ``…_logits`` on logits, ``…_sum`` summed over the batch, other
             cross-entropies on probabilities.
-        optimizer: ``name``, ``lr`` and, where given, ``momentum``, ``nesterov``, ``beta_1``, ``beta_2``,
+        optimizer: ``name``, ``lr`` and optionally ``momentum``, ``nesterov``, ``beta_1``, ``beta_2``,
             ``weight_decay``, and ``clip_norm``: gradients are scaled down to this norm before each step.
         batch_size: Rows of a batch.
         epochs: Planned epochs.
         dataset: Where the arrays come from, and how they are scaled and encoded.
-        default_init: Initializer of layers that name none: ``glorot_uniform`` or ``framework``.
+        default_init: Initializer of layers without their own: ``glorot_uniform`` or ``framework``.
         metric: ``accuracy``, ``tag_accuracy`` (over time steps) or ``r2``.
-        loop: What the training loop does otherwise than it should (`benchmarks.cases.vocabulary.LOOP`).
+        loop: Faults of the training loop (`benchmarks.cases.vocabulary.LOOP`).
     """
 
     layers: tuple[Mapping[str, Any], ...]
@@ -61,22 +61,22 @@ class Program:
 
     @property
     def layout(self) -> str:
-        """Form in which the targets are given."""
+        """Encoding of the targets."""
         return str(self.dataset["label_encoding"])
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Program:
+    def from_row(cls, row: Mapping[str, Any]) -> Program:
         """Build the recipe from a line of a case file."""
         values = {name: row[name] for name in cls.__dataclass_fields__ if name != "loop"}
         return cls(**{**values, "layers": tuple(values["layers"]), "loop": row.get("loop", {})})
 
     def managed(self, framework: str) -> bool:
-        """Say whether `autotrainer.fit` can be given this training: not where the fault is in a loop of one's own."""
+        """Return whether `autotrainer.fit` can run this training: not if the fault is in a custom loop."""
         clips = framework == "pytorch" and "clip_norm" in self.optimizer
         return not clips and set(self.loop) <= {"shuffle"}
 
 
-_PARTS = tuple(one.name for one in fields(Program))
+_PARTS = tuple(part.name for part in fields(Program))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +87,18 @@ class Case:
         id: Its name.
         source: ``real`` (programs from forums), ``zoo`` (AUTOTRAINER's benchmark, one per equal architecture),
             ``generated``, or the path of a case file.
-        given: The training as given.
-        fixed: The known good recipe, or None.
-        faults: Faults in words; empty for the zoo.
-        symptoms: Problems that the training as given shows, measured or from the literature.
-        measured: Outcomes measured beforehand: ``torch``/``keras`` with ``buggy`` and ``fixed`` scores over seeds,
+        original: The original training.
+        fixed: The known good training, or None.
+        faults: Descriptions of the faults; empty for the zoo.
+        symptoms: Problems that the original training shows, measured or from the literature.
+        measured: Scores measured beforehand: ``torch``/``keras`` with ``buggy`` and ``fixed`` scores over seeds,
             or ``verdict`` for the zoo.
         frameworks: Frameworks in which the fault can exist.
     """
 
     id: str
     source: str
-    given: Program
+    original: Program
     fixed: Program | None
     faults: tuple[str, ...] = ()
     symptoms: tuple[str, ...] = ()
@@ -117,21 +117,22 @@ class Case:
 
     @property
     def recipe(self) -> str:
-        """What tells the trainings of this case from those that bore its name before it was changed."""
+        """Checksum of both trainings, which changes when the case is edited."""
         programs = [
-            None if one is None else [getattr(one, part) for part in _PARTS] for one in (self.given, self.fixed)
+            None if program is None else [getattr(program, part) for part in _PARTS]
+            for program in (self.original, self.fixed)
         ]
         return f"{zlib.crc32(json.dumps(programs, sort_keys=True).encode()):08x}"
 
     @property
     def ceiling(self) -> float | None:
-        """Validation accuracy that a good network reaches on AUTOTRAINER's data, or None for other data."""
-        return _CEILINGS.get(str(self.given.dataset.get("generator")))
+        """Validation accuracy that a good network reaches on AUTOTRAINER's data, None for other data."""
+        return _CEILINGS.get(str(self.original.dataset.get("generator")))
 
     def reference(self, framework: str) -> float:
-        """Return the score that the known good recipe reaches: median over the measured seeds, NaN if unknown."""
-        of = self.measured.get("keras" if framework == "keras3" else "torch") or self.measured.get("torch")
-        scores = sorted(of["fixed"]) if of else []
+        """Return the score that the known good training reaches: median over the measured seeds, NaN if unknown."""
+        runs = self.measured.get("keras" if framework == "keras3" else "torch") or self.measured.get("torch")
+        scores = sorted(runs["fixed"]) if runs else []
         return float(scores[len(scores) // 2]) if scores else float("nan")
 
 
@@ -139,21 +140,21 @@ def load_cases(sources: Iterable[str] = ("real", "zoo"), names: Sequence[str] = 
     """Read the case files.
 
     Args:
-        sources: ``real``, ``zoo``; a case file of one's own, ``….jsonl``; ``generated`` (40), ``generated:COUNT``,
-            ``generated:COUNT:SEED`` for others than those of seed 0, ``…@DATA+DATA`` for these data sets alone.
+        sources: ``real``, ``zoo``; a custom case file, ``….jsonl``; ``generated`` (40), ``generated:COUNT``,
+            ``generated:COUNT:SEED`` for cases of another seed than 0, ``…@DATA+DATA`` to use only these data sets.
         names: Ids to keep; empty for all.
 
     Raises:
         ConfigError: If a source or an id is unknown, or a case file is broken.
-        DataError: If generated cases are asked for on data that are not on this machine.
+        DataError: If generated cases need data that are not available on this machine.
     """
     cases: list[Case] = []
     sources = list(sources)
     for source in sources:
         if re.match(r"generated\b", source):
-            asked = [name for name in names if len(sources) == 1 or name.count(".") == 3]
-            made = asked if names else _generated_names(source)
-            cases += [_case(generate(name), "generated") for name in made]
+            requested = [name for name in names if len(sources) == 1 or name.count(".") == 3]
+            ids = requested if names else _generated_names(source)
+            cases += [_case(generate(name), "generated") for name in ids]
         else:
             cases += _read(source)
     unknown = sorted(set(names) - {c.id for c in cases})
@@ -163,27 +164,27 @@ def load_cases(sources: Iterable[str] = ("real", "zoo"), names: Sequence[str] = 
 
 
 def _generated_names(source: str) -> list[str]:
-    asked = _GENERATED.fullmatch(source)
-    if asked is None:
+    match = _GENERATED.fullmatch(source)
+    if match is None:
         raise ConfigError(
-            f"{source!r}: how many generated cases, of which seed, on which data? "
-            "Write generated:60, generated:60:7 or generated:60:7@moons+digits"
+            f"{source!r} is not a valid source of generated cases: "
+            "write generated:60, generated:60:7 or generated:60:7@moons+digits"
         )
-    count, seed, data = asked.groups()
+    count, seed, data = match.groups()
     chosen = data.split("+") if data else []
-    made = generated_names(int(count or 40), int(seed or 0), chosen)
+    ids = generated_names(int(count or 40), int(seed or 0), chosen)
     for name in chosen:
         if name in FILES:
             find(name)
-    return made
+    return ids
 
 
 def _read(source: str) -> list[Case]:
     path = Path(source) if source.endswith(".jsonl") else _FOLDER / f"{source}.jsonl"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in _FOLDER.glob("*.jsonl")))
+        files = ", ".join(sorted(p.stem for p in _FOLDER.glob("*.jsonl")))
         raise ConfigError(
-            f"unknown source of cases {source!r}: choose from {known}, generated:COUNT (also :SEED, @DATA+DATA) "
+            f"unknown source of cases {source!r}: choose from {files}, generated:COUNT (also :SEED, @DATA+DATA) "
             "or a .jsonl file"
         )
     cases = []
@@ -191,10 +192,10 @@ def _read(source: str) -> list[Case]:
         try:
             cases.append(_case(json.loads(line), source))
         except (ConfigError, ValueError, TypeError, KeyError, AttributeError) as error:
-            what = f"no {error}" if isinstance(error, KeyError) else str(error)
-            raise ConfigError(f"{path}, line {number}: {what}") from error
+            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise ConfigError(f"{path}, line {number}: {reason}") from error
         if cases[-1].id in (case.id for case in cases[:-1]):
-            raise ConfigError(f"{path}, line {number}: a second case {cases[-1].id!r}")
+            raise ConfigError(f"{path}, line {number}: duplicate case {cases[-1].id!r}")
     return cases
 
 
@@ -204,14 +205,14 @@ def _case(row: dict[str, Any], source: str) -> Case:
     if fix is not None:
         fixed = {**row, **fix, "dataset": {**row["dataset"], **fix.get("dataset", {})}}
         check_program(fixed)
-        patched = Program.of(fixed)
+        patched = Program.from_row(fixed)
     unknown = sorted(set(row.get("faults", ())) - set(FAULT_PROBLEMS))
     if unknown:
-        raise ConfigError(f"unknown fault {unknown[0]!r}: benchmarks/cases/problems.py has no problem names for it")
+        raise ConfigError(f"unknown fault {unknown[0]!r}: it has no entry in benchmarks/cases/problems.py")
     return Case(
         id=row["id"],
         source=source,
-        given=Program.of(row),
+        original=Program.from_row(row),
         fixed=patched,
         faults=tuple(row.get("faults", ())),
         symptoms=(*row.get("expected_symptoms", ()), *row.get("published", ())),

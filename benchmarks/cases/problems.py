@@ -1,4 +1,4 @@
-"""Which problem names name which fault."""
+"""Problem names that count as the cause of each fault."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ FAULT_PROBLEMS: Mapping[str, tuple[str, ...]] = {
     "wrong optimizer": (),
     "wrong output activation": ("improper_output_activation",),
 }
-"""Which problem names name a fault of a real program. Deliberately narrow: no entry lists `not_learning`."""
+"""Problem names that count as the cause of a fault. Deliberately narrow: no entry lists `not_learning`."""
 
 SYMPTOM_PROBLEMS: Mapping[str, tuple[str, ...]] = {
     "nonfinite": ("nonfinite", "exploding_gradient", "divergence"),
     "oscillating_loss": ("oscillating_loss", "learning_rate_too_high"),
 }
-"""Names of one thing: an activation that overflows is told as it explodes or once it has."""
+"""Alternative names of a symptom: an overflowing activation may be reported while it grows or once it is infinite."""

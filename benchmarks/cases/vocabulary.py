@@ -1,4 +1,4 @@
-"""Words of the neutral description of a training, and the check that a case speaks no others."""
+"""Allowed values in the description of a training, and the check of a case against them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from autotrainer.errors import ConfigError
+from benchmarks.data.builtin import BUILTIN
 from benchmarks.data.files import FILES
-from benchmarks.data.made import MADE
 
 __all__ = ["ENCODINGS", "LAYERS", "LOOP", "LOSSES", "OPTIMIZERS", "check_program", "walk"]
 
@@ -32,8 +32,8 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
     "position": (),
     "residual": ("layers",),
 }
-"""Types of layers with the settings that each must have. ``attention``: of a sequence to itself. ``mean``: over time.
-``position``: a learned vector for each time step, added. ``residual``: its own ``layers``, added to what goes in."""
+"""Types of layers with their required settings. ``attention``: self-attention of a sequence. ``mean``: over time.
+``position``: adds a learned vector for each time step. ``residual``: adds the output of its ``layers`` to its input."""
 
 LOSSES = (
     "bce",
@@ -50,7 +50,8 @@ LOSSES = (
     "scce_sum",
 )
 """``…_logits``: on logits. ``…_sum``: summed over rows, in PyTorch over several values too. ``cce_noclip_sum``,
-``log_squares``: written out, with no care for the logarithm of zero. ``bce_clipped``: takes any outputs and targets."""
+``log_squares``: written out, without protection from the logarithm of zero. ``bce_clipped``: accepts any outputs
+and targets."""
 
 ACTIVATIONS = ("exponential", "gelu", "leaky_relu", "relu", "sigmoid", "softmax", "tanh")
 INITS = (
@@ -61,7 +62,7 @@ INITS = (
     "uniform005",
     "zeros",
 )
-"""Initializers, drawn as Keras draws them; ``framework``: as the framework's layer comes."""
+"""Initializers, drawn as Keras draws them; ``framework``: the framework's default."""
 
 SCALINGS = ("div255", "minmax", "raw", "standard", "tokens", "zero_fill_standard")
 OPTIMIZERS = ("adagrad", "adam", "adamw", "nadam", "rmsprop", "sgd")
@@ -75,20 +76,20 @@ LOOP: Mapping[str, tuple[Any, ...]] = {
     "mode": ("eval",),
     "evaluation": ("train",),
 }
-"""What a training loop does otherwise than it should; none of it: a loop as it should be.
+"""Faults of a training loop; without any of them the loop is correct.
 
-``shuffle``: rows in the order given. ``zero_grad``: gradients add up over all steps. ``optimized``: the optimizer has
-the parameters of the first or the last layer alone, or those of another model. ``mode``: trains in evaluation mode.
-``evaluation``: evaluates in training mode. Keras knows the first alone."""
+``shuffle``: rows stay in order. ``zero_grad``: gradients accumulate over all steps. ``optimized``: the optimizer has
+only the parameters of the first or last layer, or those of another model. ``mode``: trains in evaluation mode.
+``evaluation``: evaluates in training mode. In Keras only the first exists."""
 
-_WORDS = {"activation": ACTIVATIONS, "fn": ACTIVATIONS, "init": INITS, "bias_init": INITS}
+_CHOICES = {"activation": ACTIVATIONS, "fn": ACTIVATIONS, "init": INITS, "bias_init": INITS}
 _NUMBERS = ("alpha", "bias_const", "filters", "gain", "heads", "kernel", "lr", "momentum", "rate", "size", "units")
 
 _PARTS = ("layers", "loss", "optimizer", "batch_size", "epochs", "dataset", "default_init", "metric")
 
 
 def walk(layers: Iterable[Layer]) -> Iterator[Layer]:
-    """Yield layers in forward order, those inside a residual block in its place too."""
+    """Yield layers in forward order, including those inside residual blocks."""
     for layer in layers:
         yield layer
         yield from walk(layer.get("layers", ()) if isinstance(layer, Mapping) else ())
@@ -101,58 +102,58 @@ def check_program(row: Mapping[str, Any]) -> None:
         row: A line of a case file, or one patched with its fix.
 
     Raises:
-        ConfigError: What is missing or unknown, in one line.
+        ConfigError: If something is missing or unknown; the message is one line.
     """
     if not isinstance(row, Mapping):
-        raise ConfigError("no JSON object")
+        raise ConfigError("not a JSON object")
     for part in _PARTS:
         if part not in row:
             raise ConfigError(f"no {part!r}")
     for part in ("optimizer", "dataset"):
         if not isinstance(row[part], Mapping):
-            raise ConfigError(f"{part} is {row[part]!r}: an object is wanted")
+            raise ConfigError(f"{part} is {row[part]!r}: expected an object")
     if not row["layers"] or not isinstance(row["layers"], list | tuple):
-        raise ConfigError("no layers: a list is wanted")
+        raise ConfigError("no layers: expected a list")
     for layer in walk(row["layers"]):
         if not isinstance(layer, Mapping):
-            raise ConfigError(f"layer {layer!r}: an object is wanted")
+            raise ConfigError(f"layer {layer!r}: expected an object")
         kind = layer.get("type")
-        _known("type of layer", kind, LAYERS)
+        _check_choice("type of layer", kind, LAYERS)
         for setting in LAYERS[str(kind)]:
             if setting not in layer:
                 raise ConfigError(f"a {kind} layer without {setting!r}")
-        for setting, words in _WORDS.items():
+        for setting, choices in _CHOICES.items():
             if layer.get(setting) is not None:
-                _known(f"{setting} of a {kind} layer", layer[setting], words)
+                _check_choice(f"{setting} of a {kind} layer", layer[setting], choices)
         _numbers(f"a {kind} layer", layer)
-    _known("loss", row["loss"], LOSSES)
-    _known("optimizer", row["optimizer"].get("name"), OPTIMIZERS)
+    _check_choice("loss", row["loss"], LOSSES)
+    _check_choice("optimizer", row["optimizer"].get("name"), OPTIMIZERS)
     if "lr" not in row["optimizer"]:
         raise ConfigError("an optimizer without 'lr'")
     _numbers("the optimizer", row["optimizer"])
-    _known("initializer", row["default_init"], INITS)
-    _known("metric", row["metric"], METRICS)
-    _known("label encoding", row["dataset"].get("label_encoding"), ENCODINGS)
+    _check_choice("initializer", row["default_init"], INITS)
+    _check_choice("metric", row["metric"], METRICS)
+    _check_choice("label encoding", row["dataset"].get("label_encoding"), ENCODINGS)
     if not {"arrays", "generator"} & set(row["dataset"]):
         raise ConfigError("a dataset without 'arrays' or 'generator'")
     if "arrays" not in row["dataset"]:
-        _known("data set", row["dataset"]["generator"], (*MADE, *FILES))
+        _check_choice("data set", row["dataset"]["generator"], (*BUILTIN, *FILES))
     for scaling in ("scaling", "target_scaling"):
-        _known(scaling, row["dataset"].get(scaling, "raw"), SCALINGS)
+        _check_choice(scaling, row["dataset"].get(scaling, "raw"), SCALINGS)
     for part in ("batch_size", "epochs"):
         if not isinstance(row[part], int) or row[part] < 1:
-            raise ConfigError(f"{part} is {row[part]!r}: a whole number above 0 is wanted")
+            raise ConfigError(f"{part} is {row[part]!r}: expected a positive integer")
     for name, value in row.get("loop", {}).items():
-        _known("loop option", name, LOOP)
-        _known(f"value of loop option {name!r}", value, LOOP[name])
+        _check_choice("loop option", name, LOOP)
+        _check_choice(f"value of loop option {name!r}", value, LOOP[name])
 
 
 def _numbers(where: str, settings: Mapping[str, Any]) -> None:
     for name in _NUMBERS:
         if name in settings and (isinstance(settings[name], bool) or not isinstance(settings[name], int | float)):
-            raise ConfigError(f"{name} of {where} is {settings[name]!r}: a number is wanted")
+            raise ConfigError(f"{name} of {where} is {settings[name]!r}: expected a number")
 
 
-def _known(what: str, word: object, words: Collection[object]) -> None:
-    if word not in words:
-        raise ConfigError(f"unknown {what} {word!r}: choose from {', '.join(map(str, words))}")
+def _check_choice(name: str, value: object, choices: Collection[object]) -> None:
+    if value not in choices:
+        raise ConfigError(f"unknown {name} {value!r}: choose from {', '.join(map(str, choices))}")

@@ -1,4 +1,4 @@
-"""Work of a training in operations, for costs as multiples of the training as given."""
+"""Work of a training in operations, for costs as multiples of the original training."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from benchmarks.cases.case import Program
 __all__ = ["relative_cost", "work"]
 
 
-def relative_cost(fixed: Program, given: Program, input_shape: tuple[int, ...]) -> float:
-    """Return the work of the fixed program ÷ that of the program as given; both see the same number of rows."""
-    return work(fixed, input_shape) / work(given, input_shape)
+def relative_cost(fixed: Program, original: Program, input_shape: tuple[int, ...]) -> float:
+    """Return the work of the fixed program ÷ that of the original; both train on the same number of rows."""
+    return work(fixed, input_shape) / work(original, input_shape)
 
 
 def work(program: Program, input_shape: tuple[int, ...]) -> float:

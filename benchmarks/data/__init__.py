@@ -1,1 +1,1 @@
-"""Data of the cases: read from files, or made."""
+"""Data of the cases: read from files, built in, or synthetic."""

@@ -1,4 +1,4 @@
-"""Data of the cases: read or generated, then scaled and encoded as the program does it."""
+"""Data of the cases: loaded or generated, then scaled and encoded as the case describes."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 
 from autotrainer.errors import DataError
 from benchmarks.cases.case import Program
+from benchmarks.data.builtin import make_builtin
 from benchmarks.data.files import FILES, data_folder, read_files
-from benchmarks.data.made import make
 
 __all__ = ["Arrays", "data_folder", "load", "split"]
 
 
 @dataclass(frozen=True, slots=True)
 class Arrays:
-    """Training and test data as the program feeds them: float32; tokens and index targets int64.
+    """Training and test data as the program uses them: float32; tokens and index targets int64.
 
     Attributes:
         x_train: Inputs, shape (rows, …); images are (rows, height, width, channels).
         y_train: Targets, encoded.
-        x_test: Inputs that training never sees.
-        y_test: Their targets, encoded in the same way.
+        x_test: Inputs not used in training.
+        y_test: Their targets, encoded alike.
     """
 
     x_train: NDArray[np.generic]
@@ -39,10 +39,10 @@ def load(program: Program, seed: int) -> Arrays:
 
     Args:
         program: The program.
-        seed: Which of the stored draws; those stored once give the same for each seed.
+        seed: Selects one of the stored draws; data stored once are the same for each seed.
 
     Raises:
-        DataError: If the arrays are not there.
+        DataError: If the arrays are not available.
     """
     spec = program.dataset
     if "arrays" in spec:
@@ -51,7 +51,7 @@ def load(program: Program, seed: int) -> Arrays:
         limits = int(spec.get("train_rows", 3000)), int(spec.get("test_rows", 1000))
         raw = Arrays(*read_files(str(spec["generator"]), *limits))
     else:
-        raw = Arrays(*make(str(spec["generator"])))
+        raw = Arrays(*make_builtin(str(spec["generator"])))
     x_train, x_test = raw.x_train, raw.x_test
     if "shape" in spec:
         x_train, x_test = (x.reshape(len(x), *spec["shape"]) for x in (x_train, x_test))
@@ -64,7 +64,7 @@ def load(program: Program, seed: int) -> Arrays:
     elif spec.get("target_scaling", "raw") != "raw":
         columns = [y.reshape(len(y), -1) for y in (y_train, y_test)]
         y_train, y_test = _scale(columns[0], columns[1], str(spec["target_scaling"]))
-    x_train, y_train = _damaged(x_train, y_train, spec)
+    x_train, y_train = _inject_faults(x_train, y_train, spec)
     kind = np.int64 if tokens else np.float32
     outputs = next(int(layer["units"]) for layer in reversed(program.layers) if "units" in layer)
     layout = program.layout
@@ -81,8 +81,8 @@ def split(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return row numbers of a training and a validation part, drawn with a seed."""
     order = np.random.default_rng(seed).permutation(len(x))
-    held = max(1, round(share * len(y)))
-    return np.sort(order[held:]), np.sort(order[:held])
+    count = max(1, round(share * len(y)))
+    return np.sort(order[count:]), np.sort(order[:count])
 
 
 def _stored(name: str, seed: int) -> Arrays:
@@ -95,16 +95,18 @@ def _stored(name: str, seed: int) -> Arrays:
         return Arrays(*(stored[f"{part}_{draw}"] for part in ("x_train", "y_train", "x_test", "y_test")))
 
 
-def _damaged(x: NDArray[np.generic], y: NDArray[np.generic], spec: Mapping[str, Any]) -> list[NDArray[np.generic]]:
-    """Return training rows with the faults of the data: thinned or sorted by class, or with missing values."""
+def _inject_faults(
+    x: NDArray[np.generic], y: NDArray[np.generic], spec: Mapping[str, Any]
+) -> list[NDArray[np.generic]]:
+    """Return training rows with the faults of the data: classes thinned, rows sorted by class, or values missing."""
     draw = np.random.default_rng(0)
-    kept = np.arange(len(x))
-    if spec.get("rare"):  # the share that is left of each class but the first
-        kept = kept[(y == 0) | (draw.random(len(y)) < spec["rare"])]
+    selected = np.arange(len(x))
+    if spec.get("rare"):  # the share kept of each class but the first
+        selected = selected[(y == 0) | (draw.random(len(y)) < spec["rare"])]
     if spec.get("order") == "by_label":
-        kept = kept[np.argsort(y[kept], kind="stable")]
-    x, y = x[kept].copy(), y[kept]
-    if spec.get("missing"):  # so many rows lack one value
+        selected = selected[np.argsort(y[selected], kind="stable")]
+    x, y = x[selected].copy(), y[selected]
+    if spec.get("missing"):  # number of rows that lack one value
         flat = x.reshape(len(x), -1)
         rows = draw.permutation(len(x))[: int(spec["missing"])]
         flat[rows, draw.integers(flat.shape[1], size=len(rows))] = np.nan
@@ -112,16 +114,16 @@ def _damaged(x: NDArray[np.generic], y: NDArray[np.generic], spec: Mapping[str, 
 
 
 def _scale(
-    train: NDArray[np.generic], test: NDArray[np.generic], how: str
+    train: NDArray[np.generic], test: NDArray[np.generic], scaling: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     a, b = train.astype(np.float64), test.astype(np.float64)
-    if how == "raw":
+    if scaling == "raw":
         return a, b
-    if how == "div255":
+    if scaling == "div255":
         return a / 255, b / 255
-    if how == "zero_fill_standard":
+    if scaling == "zero_fill_standard":
         a, b = np.where(a == -999, 0.0, a), np.where(b == -999, 0.0, b)
-    shift, span = (a.min(0), np.ptp(a, axis=0)) if how == "minmax" else (a.mean(0), a.std(0))
+    shift, span = (a.min(0), np.ptp(a, axis=0)) if scaling == "minmax" else (a.mean(0), a.std(0))
     span = np.where(span > 0, span, 1.0)
     return (a - shift) / span, (b - shift) / span
 

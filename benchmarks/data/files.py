@@ -1,4 +1,4 @@
-"""Data sets that are read from files which lie on this machine already; nothing is ever downloaded."""
+"""Data sets read from files already on this machine; nothing is ever downloaded."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["FILES", "data_folder", "find", "read_files"]
 Array = NDArray[Any]
 
 WORDS, LENGTH = 2000, 80
-"""Texts: the commonest words that are kept (0 pads, 2 stands for all others), and the last tokens of each text."""
+"""Texts: the number of most frequent words kept (0 pads, 2 replaces all others), and of last tokens per text."""
 
 
 def data_folder() -> Path:
-    """Return the folder of the shared data: ``AUTOTRAINER_DATA``, else ``../shared/data`` beside the checkout.
+    """Return the folder of the shared data: ``AUTOTRAINER_DATA``, else ``shared/data`` next to the checkout.
 
     Raises:
-        DataError: If there is none.
+        DataError: If it does not exist.
     """
     folder = _shared()
     if not folder.is_dir():
@@ -38,28 +38,28 @@ def data_folder() -> Path:
 
 
 def _shared() -> Path:
-    given = os.environ.get("AUTOTRAINER_DATA")
-    return Path(given) if given else Path(__file__).resolve().parents[3] / "shared" / "data"
+    folder = os.environ.get("AUTOTRAINER_DATA")
+    return Path(folder) if folder else Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def find(name: str) -> Path:
-    """Return where a data set lies: in the shared data, in Keras's cache, or where torchvision puts it.
+    """Return the path of a data set: in the shared data, in Keras's cache, or where torchvision stores it.
 
     Args:
         name: One of `FILES`.
 
     Raises:
-        DataError: If it is in none of them.
+        DataError: If it is in none of these places.
     """
     keras = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "datasets"
     roots = [_shared(), keras, Path("data")]
     for root in roots:
-        for place in FILES[name][0]:
-            if (root / place).exists():
-                return root / place
+        for path in FILES[name][0]:
+            if (root / path).exists():
+                return root / path
     raise DataError(
-        f"no {name} on this machine ({' or '.join(FILES[name][0])} in {' or '.join(map(str, roots))}): "
-        "put it there, or choose other data; nothing is downloaded"
+        f"{name} is not on this machine (expected {' or '.join(FILES[name][0])} in {' or '.join(map(str, roots))}): "
+        "copy it there or choose other data; nothing is downloaded"
     )
 
 
@@ -68,11 +68,11 @@ def read_files(name: str, train_rows: int, test_rows: int) -> list[Array]:
 
     Args:
         name: One of `FILES`.
-        train_rows: Rows to take for training: the first ones.
-        test_rows: Rows to take for the test.
+        train_rows: Number of training rows: the first ones.
+        test_rows: Number of test rows.
 
     Raises:
-        DataError: If the files are not there or can't be read.
+        DataError: If the files are missing or can't be read.
     """
     path = find(name)
     try:
@@ -111,7 +111,7 @@ def _cifar10(path: Path, train_rows: int, test_rows: int) -> Sequence[Array]:
 
 
 def _texts(path: Path, train_rows: int, test_rows: int) -> Sequence[Array]:
-    """Read texts as Keras stores them, mixed as Keras mixes them by default; see `WORDS`."""
+    """Read texts as Keras stores them, shuffled as Keras does by default; see `WORDS`."""
     with zipfile.ZipFile(path) as stored:
         parts = {name.removesuffix(".npy"): _object_array(stored, name) for name in stored.namelist()}
     if "x" in parts:  # Reuters: one part
@@ -129,11 +129,11 @@ def _order(rows: int, seed: int) -> Array:
 
 
 def _tokens(texts: Array) -> Array:
-    """Return texts as token numbers, shape (rows, `LENGTH`): counted from 3, 1 at the start, 0 before it."""
+    """Return texts as token indices of shape (rows, `LENGTH`): words from 3, 1 at the start, padded with 0 in front."""
     tokens = np.zeros((len(texts), LENGTH), np.int64)
     for row, text in zip(tokens, texts, strict=True):
-        kept = [1, *(word + 3 if word + 3 < WORDS else 2 for word in text)][-LENGTH:]
-        row[LENGTH - len(kept) :] = kept
+        tokens_of_text = [1, *(word + 3 if word + 3 < WORDS else 2 for word in text)][-LENGTH:]
+        row[LENGTH - len(tokens_of_text) :] = tokens_of_text
     return tokens
 
 
@@ -148,13 +148,13 @@ def _object_array(stored: zipfile.ZipFile, name: str) -> Array:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds arrays and plain values, and nothing else."""
+    """Unpickler restricted to arrays and plain values."""
 
     def __init__(self, file: IO[bytes], **kwargs: Any) -> None:
         super().__init__(file, **kwargs)
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return NumPy's own builders of arrays."""
+        """Return NumPy's array constructors; refuse everything else."""
         core = module.replace("numpy._core", "numpy.core")
         if (core, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
             return getattr(np, name)
@@ -162,7 +162,7 @@ class _Unpickler(pickle.Unpickler):
             return np.empty(0).__reduce__()[0]
         if (core, name) == ("_codecs", "encode"):
             return lambda text, encoding: text.encode(encoding)
-        raise pickle.UnpicklingError(f"{module}.{name} is no part of a data set")
+        raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a data set")
 
 
 FILES: Mapping[str, tuple[tuple[str, ...], Callable[[Path, int, int], Sequence[Array]]]] = {
@@ -174,4 +174,4 @@ FILES: Mapping[str, tuple[tuple[str, ...], Callable[[Path, int, int], Sequence[A
     "imdb": (("imdb.npz",), _texts),
     "reuters": (("reuters.npz",), _texts),
 }
-"""Data sets by name: where they lie inside the usual folders, and what reads them."""
+"""Data sets by name: their paths inside the usual folders, and the function that reads them."""

@@ -1,1 +1,1 @@
-"""Are faulty trainings found, named and found early, and healthy ones left alone?"""
+"""Does watching detect faulty trainings early and name their cause, without false alarms on healthy ones?"""

@@ -1,4 +1,4 @@
-"""Does ``confidence`` mean what it says? Of the findings that say 0.8, about 80 % should be right."""
+"""Calibration of ``confidence``: of the findings that state 0.8, about 80 % should be right."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ _BOUNDS = (0.0, 0.5, 0.65, 0.75, 0.85, 0.95, 1.01)
 
 
 def reliability(verdicts: Sequence[Verdict]) -> str:
-    """Return, by what was stated, how many of the root findings are right.
+    """Return, by stated confidence, how many root findings are right.
 
-    A root finding is an error or warning at the end that names no other problem as its cause. It is right if it names a
-    true cause of the training's fault; on a healthy training none is. Faulty trainings of unknown cause don't count.
+    A root finding is an error or warning at the end that is not caused by another problem. It is right if it names a
+    true cause of the training's fault; on a healthy training none is. Faulty trainings of unknown cause are excluded.
 
     Returns:
-        A table, Markdown; empty if there is no such finding.
+        A Markdown table; empty if there is no such finding.
     """
     stated = [
-        (confidence, problem in v.accepted, v.unit)
+        (confidence, problem in v.accepted, v.case)
         for v in verdicts
         if v.accepted or not v.faulty
         for problem, confidence in v.roots
     ]
     lines = []
     for low, high in pairwise(_BOUNDS):
-        of = [one for one in stated if low <= one[0] < high]
-        if of:
-            mean = sum(confidence for confidence, _, _ in of) / len(of)
-            right = interval_share(sum(true for _, true, _ in of), len(of), len({unit for _, _, unit in of}))
+        group = [finding for finding in stated if low <= finding[0] < high]
+        if group:
+            mean = sum(confidence for confidence, _, _ in group) / len(group)
+            right = interval_share(
+                sum(correct for _, correct, _ in group), len(group), len({case for _, _, case in group})
+            )
             lines.append([f"{low:.2f} – {min(high, 1):.2f}", number(mean, 2), right])
     return table(["confidence of root findings", "mean", "right"], lines) if lines else ""

@@ -1,4 +1,4 @@
-"""One task of ``detect``: trains a case, watched, and says what was found and when. Run by `running.pool`."""
+"""One task of ``detect``: trains a case, watched, and returns its findings. Run by `benchmarks.execution.pool`."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def builder(framework: str) -> Any:
 def run(task: Task) -> Row:
     """Train the variants (``given``, ``fixed``) of a case and return one entry for each.
 
-    An entry has ``score`` on test data, ``steps`` planned, ``first_error`` and ``raised`` (what was found, with the
-    step), ``findings`` (the verdict at the end), ``complaints`` (parts of the monitor that failed), ``seconds``.
+    An entry has ``score`` on test data, ``steps`` planned, ``first_error`` and ``raised`` (all findings
+    raised, with the step), ``findings`` (at the end), ``complaints`` (parts of the monitor that failed), ``seconds``.
     """
     case = case_of(task)
-    programs = {"given": case.given, "fixed": case.fixed}
+    programs = {"given": case.original, "fixed": case.fixed}
     return {name: _watched(programs[name], task) for name in task["variants"]}
 
 
@@ -43,13 +43,13 @@ def _watched(program: Program | None, task: Task) -> Row:
     raised: list[Row] = []
     steps_done: Callable[[], int] = int
 
-    def note(finding: Finding) -> None:
+    def record(finding: Finding) -> None:
         raised.append({**_brief(finding), "seen": steps_done()})
 
-    def watch(model: Any, optimizer: Any = None, **known: Any) -> Any:
+    def watch(model: Any, optimizer: Any = None, **options: Any) -> Any:
         nonlocal steps_done
         steps_done = build.step_counter(model, optimizer)
-        return autotrainer.watch(model, optimizer, overhead=task["overhead"], on_finding=note, **known)
+        return autotrainer.watch(model, optimizer, overhead=task["overhead"], on_finding=record, **options)
 
     complaints = _Complaints()
     logging.getLogger("autotrainer").addHandler(complaints)
@@ -65,7 +65,7 @@ def _watched(program: Program | None, task: Task) -> Row:
         "first_error": min(errors, default=None),
         "raised": raised,
         "findings": [{**_brief(f), "message": f.message, "evidence": f.evidence} for f in monitor.findings],
-        "complaints": complaints.said,
+        "complaints": complaints.messages,
         "seconds": round(time.perf_counter() - started, 2),
     }
 
@@ -82,17 +82,17 @@ def _brief(finding: Finding) -> Row:
 
 
 class _Complaints(logging.Handler):
-    """Keeps what the package's logger says about its own failures."""
+    """Collects log messages about parts of the monitor that failed."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a message on a part that was switched off."""
+        """Keep messages about parts that were switched off."""
         message = record.getMessage()
         if "switched off" in message:
-            self.said.append(message[:400])
+            self.messages.append(message[:400])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``python -m benchmarks detect``: are faulty trainings found, named and found early, and healthy ones left alone?"""
+"""``python -m benchmarks detect``: does watching detect faulty trainings early and name their cause?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.detect.confidence import reliability
 from benchmarks.detect.tables import by_problem, by_source, details
 from benchmarks.detect.verdicts import LATE, Verdict, judge, judge_all
 from benchmarks.execution.pool import Row, Task
-from benchmarks.execution.provenance import told
+from benchmarks.execution.provenance import provenance_line
 from benchmarks.execution.runs import Runs, by_framework, each_task
 from benchmarks.reporting.goals import detect_goals
 from benchmarks.reporting.parity import parity
@@ -34,40 +34,46 @@ QUICK = (
 def tasks(cases: Sequence[Case], framework: str, seeds: int, overhead: float = 0.01) -> list[Task]:
     """Return one task for each case and seed.
 
-    A recipe that fixes several cases is trained once a seed, except where a case is judged by the score of its fix.
+    A fix shared by several cases is trained once per seed, except where a case is judged by the score of its fix.
     """
-    made: list[Task] = []
+    task_list: list[Task] = []
     fixes: list[tuple[Program, int]] = []
     for case, task in each_task(cases, framework, seeds):
         variants = ["given"]
         if case.fixed is not None and (case.ceiling is None or (case.fixed, task["seed"]) not in fixes):
             fixes.append((case.fixed, task["seed"]))
             variants.append("fixed")
-        made.append({**task, "variants": variants, "overhead": overhead})
-    return made
+        task_list.append({**task, "variants": variants, "overhead": overhead})
+    return task_list
 
 
 def summarize(rows: Iterable[Row], framework: str) -> str:
     """Return the tables of one framework's rows as Markdown."""
-    listed = list(rows)
-    verdicts, left_out = judge_all(listed, framework)
+    all_rows = list(rows)
+    verdicts, left_out = judge_all(all_rows, framework)
     complaints = {
-        words
-        for row in listed
+        message
+        for row in all_rows
         for variant in row["task"]["variants"]
-        for words in row.get(variant, {}).get("complaints", ())
+        for message in row.get(variant, {}).get("complaints", ())
     }
-    parts = [f"### {framework}", told(listed), detect_goals(verdicts), by_source(verdicts), by_problem(verdicts)]
+    parts = [
+        f"### {framework}",
+        provenance_line(all_rows),
+        detect_goals(verdicts),
+        by_source(verdicts),
+        by_problem(verdicts),
+    ]
     parts += [reliability(verdicts), details(verdicts, left_out, sorted(complaints))]
     return "\n\n".join(part for part in parts if part)
 
 
 def report(rows: Sequence[Row]) -> str:
-    """Return the tables of all rows, the agreement of the frameworks, and what others published, as Markdown."""
-    found = by_framework(rows)
-    parts = [summarize(of, framework) for framework, of in found.items()]
-    if len(found) > 1:
-        parts.append(parity([v for framework, of in found.items() for v in judge_all(of, framework)[0]]))
+    """Return the tables of all rows, the agreement of the frameworks, and published figures, as Markdown."""
+    grouped = by_framework(rows)
+    parts = [summarize(of_framework, name) for name, of_framework in grouped.items()]
+    if len(grouped) > 1:
+        parts.append(parity([v for name, of_framework in grouped.items() for v in judge_all(of_framework, name)[0]]))
     return "\n\n".join([*parts, published("detect")])
 
 
@@ -76,13 +82,13 @@ def detect(runs: Runs, overhead: float = 0.01) -> str:
 
     Args:
         runs: What to run.
-        overhead: What `watch` may cost, as a share.
+        overhead: Share of the time that `watch` may cost.
 
     Returns:
         The summary, Markdown.
     """
 
-    def of(cases: Sequence[Case], framework: str) -> list[Task]:
+    def make_tasks(cases: Sequence[Case], framework: str) -> list[Task]:
         return tasks(cases, framework, runs.seeds, overhead)
 
-    return report(runs.rows("benchmarks.detect.run", of))
+    return report(runs.rows("benchmarks.detect.run", make_tasks))

@@ -1,4 +1,4 @@
-"""Tables of ``detect``: by source, beside monitors that look at nothing; by problem; and what lies behind them."""
+"""Tables of ``detect``: by source, compared with trivial monitors; by problem; and the trainings behind them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from benchmarks.detect.verdicts import Verdict, rivals, within
+from benchmarks.detect.verdicts import Verdict, case_count, with_reference_monitors
 from benchmarks.reporting.tables import interval_share, listed, number, table
 
 __all__ = ["by_problem", "by_source", "details"]
@@ -20,31 +20,31 @@ def by_source(verdicts: Sequence[Verdict]) -> str:
     lines = []
     for source in [*sources, *(["all"] if len(sources) > 1 else [])]:
         chosen = [v for v in verdicts if source in (v.source, "all")]
-        lines += [_source_line(source, monitor, told) for monitor, told in rivals(chosen).items()]
+        lines += [_source_line(source, monitor, judged) for monitor, judged in with_reference_monitors(chosen).items()]
     return table(head, lines)
 
 
 def by_problem(verdicts: Sequence[Verdict]) -> str:
-    """Return the same by the problem that is the true cause; a case with several counts under each of them.
+    """Return the same by the problem that is the true cause; a case with several causes counts under each.
 
-    ``named`` is an error or warning of just this problem at the end; false alarms are its errors on healthy trainings.
+    ``named``: an error or warning of this very problem at the end. ``false alarms``: its errors on healthy trainings.
     """
     problems = sorted({p for v in verdicts for p in (*v.accepted, *v.errors)})
     healthy = [v for v in verdicts if not v.faulty]
     lines = []
     for problem in problems:
         caused = [v for v in verdicts if problem in v.accepted]
-        told = [v for v in caused if problem in (*v.errors, *v.warnings)]
-        accused = [v for v in healthy if problem in v.errors]
+        named = [v for v in caused if problem in (*v.errors, *v.warnings)]
+        alarms = [v for v in healthy if problem in v.errors]
         lines.append(
             [
                 problem,
                 str(len(caused)),
                 _count(caused, lambda v: v.errors),
-                interval_share(len(told), len(caused), within(caused)),
+                interval_share(len(named), len(caused), case_count(caused)),
                 _count(caused, lambda v: v.named),
                 _count([v for v in caused if v.early is not None], lambda v: v.early),
-                interval_share(len(accused), len(healthy), within(healthy)),
+                interval_share(len(alarms), len(healthy), case_count(healthy)),
             ]
         )
     if not lines:
@@ -54,12 +54,12 @@ def by_problem(verdicts: Sequence[Verdict]) -> str:
 
 
 def details(verdicts: Sequence[Verdict], left_out: Sequence[str], complaints: Sequence[str]) -> str:
-    """Return in words which trainings were missed, misnamed, late or wrongly accused, and what was left out."""
+    """Return lists of the trainings that were missed, misnamed, late or false alarms, and of those left out."""
     parts = [
-        *listed("Not found", _words(v for v in verdicts if v.faulty and not v.errors)),
-        *listed("Cause not named", _words(v for v in verdicts if v.named is False and v.errors)),
-        *listed("Late", _words(v for v in verdicts if v.early is False and v.errors)),
-        *listed("False alarms", _words(v for v in verdicts if not v.faulty and (v.raised or v.warnings))),
+        *listed("No error found", _lines(v for v in verdicts if v.faulty and not v.errors)),
+        *listed("Cause not named", _lines(v for v in verdicts if v.named is False and v.errors)),
+        *listed("Late", _lines(v for v in verdicts if v.early is False and v.errors)),
+        *listed("False alarms", _lines(v for v in verdicts if not v.faulty and (v.raised or v.warnings))),
         *listed("Left out", left_out),
         *listed("Parts that failed", complaints),
     ]
@@ -87,18 +87,18 @@ def _source_line(source: str, monitor: str, verdicts: Sequence[Verdict]) -> list
     ]
 
 
-def _count(of: Sequence[Verdict], test: Callable[[Verdict], object]) -> str:
-    return interval_share(sum(bool(test(v)) for v in of), len(of), within(of))
+def _count(verdicts: Sequence[Verdict], test: Callable[[Verdict], object]) -> str:
+    return interval_share(sum(bool(test(v)) for v in verdicts), len(verdicts), case_count(verdicts))
 
 
-def _words(verdicts: Iterable[Verdict]) -> list[str]:
+def _lines(verdicts: Iterable[Verdict]) -> list[str]:
     lines = []
     for v in verdicts:
         when = "never" if v.first_error is None else f"at step {v.first_error}"
-        passed = ", ".join(sorted(set(v.raised) - set(v.errors)))
+        resolved = ", ".join(sorted(set(v.raised) - set(v.errors)))
         lines.append(
             f"{v.case} (seed {v.seed}): score {v.score:.3f}; errors {', '.join(v.errors) or 'none'}; warnings "
             f"{', '.join(v.warnings) or 'none'}; first error {when} of {v.steps}"
-            + (f"; raised and passed: {passed}" if passed else "")
+            + (f"; raised and resolved: {resolved}" if resolved else "")
         )
     return lines

@@ -1,1 +1,1 @@
-"""Runs tasks in processes of their own, and keeps their rows."""
+"""Runs tasks in separate processes and stores their rows."""

@@ -1,4 +1,4 @@
-"""Files that a run leaves: whether they can be written is asked before it, not after hours."""
+"""Output files of a run: checked before the run that they can be written, not after hours."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ __all__ = ["require_writable", "write"]
 
 
 def require_writable(path: Path) -> None:
-    """Make sure that a file can be written; what it holds stays.
+    """Check that a file can be written; its contents stay.
 
     Raises:
         ConfigError: If it can't.
     """
-    there = path.exists()
+    existed = path.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8"):
             pass
-        if not there:
+        if not existed:
             path.unlink()
     except OSError as error:
         raise ConfigError(f"{path} can't be written: {error.strerror}") from None
 
 
 def write(path: Path, text: str) -> None:
-    """Write a text file, and the folders that it lies in.
+    """Write a text file, creating its folders.
 
     Raises:
         ConfigError: If it can't be written.

@@ -1,4 +1,4 @@
-"""Runs tasks in processes of their own: a crash costs one row, and a benchmark that was cut off goes on."""
+"""Runs tasks in separate processes: a crash costs one row, and an interrupted benchmark can be resumed."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ _THREADS = (
     "TF_NUM_INTRAOP_THREADS",
     "TF_NUM_INTEROP_THREADS",
 )
-_MARK = "row: "
+_ROW_PREFIX = "row: "
 
 
 def key(task: Mapping[str, Any]) -> str:
-    """Return what tells one task from another."""
+    """Return the key that identifies a task."""
     return json.dumps(task, sort_keys=True)
 
 
 def read_rows(path: Path | None) -> list[Row]:
-    """Return the rows of a file, of each task the last; none if it does not exist. An incomplete line is left out.
+    """Return the rows of a file, the last one of each task; none if it does not exist. Incomplete lines are skipped.
 
     Raises:
-        ConfigError: If the file can't be read, or a line is no row of a benchmark.
+        ConfigError: If the file can't be read, or a line is not a row of a benchmark.
     """
     if path is None:
         return []
@@ -58,10 +58,10 @@ def read_rows(path: Path | None) -> list[Row]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
-            print(f"{path}: an incomplete line is left out", file=sys.stderr)
+            print(f"{path}: skipped an incomplete line", file=sys.stderr)
             continue
         if not isinstance(row, dict) or not isinstance(row.get("task"), dict):
-            raise ConfigError(f"{path}, line {number}: no row of a benchmark: each has its task")
+            raise ConfigError(f"{path}, line {number}: not a row of a benchmark: it has no task")
         rows[key(row["task"])] = row
     return list(rows.values())
 
@@ -77,44 +77,44 @@ def run_all(
 ) -> list[Row]:
     """Run tasks, each by ``python -m MODULE TASK`` in a process with one thread.
 
-    An interrupt ends the running processes; their tasks have no row and are run again the next time.
+    An interrupt ends the running processes; their tasks get no row and run again the next time.
 
     Args:
-        module: Module that hands its function to `worker`.
-        tasks: The tasks; plain values.
+        module: Module that calls `worker` with its function.
+        tasks: The tasks; plain values only.
         out: File that rows are appended to; tasks whose row it holds are not run again.
         workers: Processes at a time.
-        timeout: Seconds for one task.
+        timeout: Seconds allowed for one task.
         retry: Whether tasks that crashed are run again.
 
     Returns:
-        One row a task, in order: ``task``, ``made`` (see `made_with`), ``took`` (seconds), and what the function
-        returned, or ``error``.
+        One row per task, in order: ``task``, ``made`` (see `made_with`), ``took`` (seconds), and the result of the
+        function, or ``error``.
 
     Raises:
-        ConfigError: If ``out`` can't be written, or holds what is no row.
+        ConfigError: If ``out`` can't be written, or holds a line that is not a row.
     """
     rows = {key(row["task"]): row for row in read_rows(out) if not (retry and "error" in row)}
-    left = [task for task in tasks if key(task) not in rows]
-    if len(left) < len(tasks):
-        print(f"{len(tasks) - len(left)} of {len(tasks)} rows are in {out} already", file=sys.stderr)
+    pending = [task for task in tasks if key(task) not in rows]
+    if len(pending) < len(tasks):
+        print(f"{len(tasks) - len(pending)} of {len(tasks)} rows are already in {out}", file=sys.stderr)
     if out is not None:
-        _end_the_last_line(out)
+        _terminate_last_line(out)
     lock, processes, stopping = Lock(), set[subprocess.Popen[str]](), Event()
 
     def run(task: Task) -> Row:
         started = time.monotonic()
-        found = _run_one(module, task, timeout, processes, stopping)
+        result = _run_one(module, task, timeout, processes, stopping)
         took = round(time.monotonic() - started, 1)
-        row = {"task": task, "made": made_with(module), "took": took, **found}
+        row = {"task": task, "made": made_with(module), "took": took, **result}
         with lock:
             if out is not None and not stopping.is_set():
                 with out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
         return row
 
-    with progress(len(left)) as shown, ThreadPoolExecutor(max(1, workers)) as pool:
-        futures = [pool.submit(run, task) for task in left]
+    with progress(len(pending)) as shown, ThreadPoolExecutor(max(1, workers)) as pool:
+        futures = [pool.submit(run, task) for task in pending]
         try:
             for future in as_completed(futures):
                 row = future.result()
@@ -130,14 +130,14 @@ def run_all(
 
 
 def worker(function: Callable[[Task], Row]) -> None:
-    """Run the task given on the command line and print its row, with what this very process was made from."""
+    """Run the task on the command line and print its row, with the provenance of this process."""
     spec = sys.modules["__main__"].__spec__
     made = made_with(spec.name if spec is not None else "__main__")
-    print(_MARK + json.dumps({"made": made, **function(json.loads(sys.argv[1]))}))
+    print(_ROW_PREFIX + json.dumps({"made": made, **function(json.loads(sys.argv[1]))}))
 
 
-def _end_the_last_line(out: Path) -> None:
-    """Make sure that the next row begins a line of its own, also after a run that was cut off while it wrote."""
+def _terminate_last_line(out: Path) -> None:
+    """Make sure that the next row starts on a new line, even if an earlier run was cut off while writing."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("ab+") as file:
@@ -165,29 +165,29 @@ def _run_one(module: str, task: Task, timeout: float, processes: set[subprocess.
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # an interrupt of the terminal is the pool's to answer
+        start_new_session=True,  # the pool handles an interrupt from the terminal
     )
     processes.add(process)
     if stopping.is_set():
         _kill(process)
-    late = ""
+    timeout_error = ""
     try:
-        output, said = process.communicate(timeout=timeout)
+        output, stderr = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         _kill(process)
-        output, said = process.communicate()
-        late = f"no end after {timeout:.0f} s"
+        output, stderr = process.communicate()
+        timeout_error = f"no end after {timeout:.0f} s"
     finally:
         processes.discard(process)
     for line in output.splitlines():
-        if line.startswith(_MARK):
-            row: Row = json.loads(line[len(_MARK) :])
+        if line.startswith(_ROW_PREFIX):
+            row: Row = json.loads(line[len(_ROW_PREFIX) :])
             return row
-    last = (said.strip().splitlines() or ["nothing said"])[-1]
-    return {"error": late or f"ended with status {process.returncode}: {last[:300]}"}
+    last = (stderr.strip().splitlines() or ["no output"])[-1]
+    return {"error": timeout_error or f"ended with status {process.returncode}: {last[:300]}"}
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
-    """Kill a process and those that it has started, which hold its output open."""
+    """Kill a process and its children, which hold its output open."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

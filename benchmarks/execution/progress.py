@@ -1,4 +1,4 @@
-"""Progress of a run: a bar with the remaining time in a terminal, else a plain line a row."""
+"""Progress of a run: a bar with the remaining time in a terminal, else one plain line per row."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-__all__ = ["Progress", "progress", "span"]
+__all__ = ["Progress", "duration", "progress"]
 
 
 class Progress(Protocol):
-    """Where finished rows are told."""
+    """Receives finished rows."""
 
     def done(self, row: Mapping[str, Any]) -> None:
-        """Tell that a row is finished."""
+        """Record that a row is finished."""
 
 
-def span(seconds: float) -> str:
-    """Return a time as one reads it: ``40 s``, ``12 min``, ``3.5 h``."""
+def duration(seconds: float) -> str:
+    """Return a time in readable units: ``40 s``, ``12 min``, ``3.5 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
@@ -31,7 +31,7 @@ def _name(row: Mapping[str, Any]) -> str:
     return " ".join([*parts, f"seed {task['seed']}"] if "seed" in task else parts)
 
 
-def _words(row: Mapping[str, Any]) -> str:
+def _line(row: Mapping[str, Any]) -> str:
     return _name(row) + (f": {row['error']}" if "error" in row else "")
 
 
@@ -41,8 +41,10 @@ class _Lines:
 
     def done(self, row: Mapping[str, Any]) -> None:
         self._done += 1
-        left = (time.monotonic() - self._started) / self._done * (self._total - self._done)
-        print(f"[{self._done}/{self._total}] {_words(row)} · about {span(left)} left", file=sys.stderr, flush=True)
+        remaining = (time.monotonic() - self._started) / self._done * (self._total - self._done)
+        print(
+            f"[{self._done}/{self._total}] {_line(row)} · about {duration(remaining)} left", file=sys.stderr, flush=True
+        )
 
 
 class _Bar:
@@ -51,13 +53,13 @@ class _Bar:
 
     def done(self, row: Mapping[str, Any]) -> None:
         if "error" in row:
-            self._bar.console.print(_words(row), markup=False, highlight=False)
+            self._bar.console.print(_line(row), markup=False, highlight=False)
         self._bar.update(self._task, advance=1, description=_name(row))
 
 
 @contextmanager
 def progress(total: int) -> Iterator[Progress]:
-    """Show the progress of so many rows on standard error while the block runs."""
+    """Show the progress of ``total`` rows on standard error while the block runs."""
     if not total or not sys.stderr.isatty():
         yield _Lines(total)
         return
@@ -70,7 +72,7 @@ def progress(total: int) -> Iterator[Progress]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        # Rows take minutes: the speed of the last 30 s, rich's default, would be that of none.
+        # Rows take minutes: within rich's default window of 30 s, often no row finishes.
         TimeRemainingColumn(compact=True),
     )
     with Rich(*columns, console=Console(stderr=True), speed_estimate_period=24 * 3600) as bar:

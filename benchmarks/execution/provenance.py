@@ -1,4 +1,4 @@
-"""What a row was made with: commit, versions; told with every table."""
+"""Provenance of rows: commit and package versions, shown above every table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["made_with", "told"]
+__all__ = ["made_with", "provenance_line"]
 
 _PACKAGES = ("torch", "keras", "tensorflow", "numpy")
 
@@ -19,10 +19,10 @@ _PACKAGES = ("torch", "keras", "tensorflow", "numpy")
 @functools.cache
 def _commit() -> str:
     def git(*arguments: str) -> str:
-        ended = subprocess.run(
+        completed = subprocess.run(
             ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, check=True
         )
-        return ended.stdout.strip()
+        return completed.stdout.strip()
 
     try:
         changed = git("status", "--porcelain", "--untracked-files=no")
@@ -33,32 +33,32 @@ def _commit() -> str:
 
 @functools.cache
 def _versions() -> Mapping[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def made_with(module: str) -> dict[str, Any]:
-    """Return what is told with a row: ``by`` (the module that made it), ``commit`` and ``versions`` by package."""
+    """Return the provenance of a row: ``by`` (the module that made it), ``commit`` and ``versions`` by package."""
     return {"by": module.removeprefix("benchmarks."), "commit": _commit(), "versions": dict(_versions())}
 
 
-def told(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return one line for above a table: number, seeds, commits and versions of these rows.
+def provenance_line(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return the line above a table: number, seeds, commits and versions of these rows.
 
-    Rows of several commits, as a run that went on later has them, are told with their numbers.
+    If the rows come from several commits, as after a resumed run, each commit is shown with its number of rows.
     """
     listed = list(rows)
-    made = [row.get("made") or {} for row in listed]
-    commits = Counter(str(one.get("commit", "unknown")) for one in made)
+    records = [row.get("made") or {} for row in listed]
+    commits = Counter(str(record.get("commit", "unknown")) for record in records)
     seeds = sorted({row["task"]["seed"] for row in listed if "seed" in row["task"]})
     packages: dict[str, set[str]] = {}
-    for one in made:
-        for package, number in one.get("versions", {}).items():
+    for record in records:
+        for package, number in record.get("versions", {}).items():
             packages.setdefault(package, set()).add(number)
     commit = ", ".join(commits) if len(commits) == 1 else ", ".join(f"{c} ({n} rows)" for c, n in commits.items())
     parts = [f"{len(listed)} rows"]

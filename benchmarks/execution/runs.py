@@ -1,4 +1,4 @@
-"""What ``detect`` and ``repair`` share: one task for each case and seed, one summary for each framework."""
+"""Shared by the suites that run cases: one task for each case and seed, rows by framework."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Runs:
 
     Attributes:
         frameworks: ``pytorch``, ``keras3``.
-        sources: Where the cases come from, as `load_cases` takes it.
-        seeds: Seeds a case: 0, 1, ….
-        names: Cases to keep; empty for all.
+        sources: Sources of cases, as in `load_cases`.
+        seeds: Number of seeds per case: 0, 1, ….
+        names: Cases to run; empty for all.
         out: File of rows, or None.
         workers: Processes at a time.
         retry: Whether tasks that crashed are run again.
@@ -42,57 +42,45 @@ class Runs:
         """Run a benchmark in all frameworks, one after the other, and return its rows.
 
         Args:
-            module: Runs one task, as `run_all` takes it.
+            module: Module that runs one task, as in `run_all`.
             tasks: Returns the tasks of these cases in one framework.
-            timeout: Seconds for one task.
+            timeout: Seconds allowed for one task.
 
         Raises:
-            ConfigError: If a source or a case is unknown, or no case can be had in these frameworks.
-            DataError: If data that a case needs are not on this machine.
+            ConfigError: If a source or a case is unknown, or no case exists in these frameworks.
+            DataError: If data that a case needs are not available on this machine.
         """
         cases = load_cases(self.sources, self.names)
-        for spec in (case.given.dataset for case in cases):
+        for spec in (case.original.dataset for case in cases):
             if "arrays" in spec:
                 data_folder()
             elif spec.get("generator") in FILES:
                 find(spec["generator"])
-        wanted = [task for framework in self.frameworks for task in tasks(cases, framework)]
-        if not wanted:
-            asked = ", ".join(self.names or self.sources) or "no source"
-            raise ConfigError(f"nothing to run: no case of {asked} can be had in {' or '.join(self.frameworks)}")
-        return run_all(module, wanted, self.out, workers=self.workers, timeout=timeout, retry=self.retry)
-
-    def summaries(
-        self,
-        module: str,
-        tasks: Callable[[Sequence[Case], str], Sequence[Task]],
-        summarize: Callable[[Sequence[Row], str], str],
-        *,
-        timeout: float = 900,
-    ) -> str:
-        """Run a benchmark and return a summary of each framework's rows, Markdown; the rest is as in `rows`."""
-        found = by_framework(self.rows(module, tasks, timeout=timeout))
-        return "\n\n".join(summarize(found.get(framework, ()), framework) for framework in self.frameworks)
+        pending = [task for framework in self.frameworks for task in tasks(cases, framework)]
+        if not pending:
+            requested = ", ".join(self.names or self.sources) or "no source"
+            raise ConfigError(f"nothing to run: no case of {requested} exists in {' or '.join(self.frameworks)}")
+        return run_all(module, pending, self.out, workers=self.workers, timeout=timeout, retry=self.retry)
 
 
 def by_framework(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Return rows by the framework of their task, in the order of their first row."""
-    found: dict[str, list[Row]] = {}
+    grouped: dict[str, list[Row]] = {}
     for row in rows:
-        found.setdefault(row["task"]["framework"], []).append(row)
-    return found
+        grouped.setdefault(row["task"]["framework"], []).append(row)
+    return grouped
 
 
 def each_task(cases: Sequence[Case], framework: str, seeds: int) -> Iterator[tuple[Case, Task]]:
-    """Yield each case that the framework can have, and each seed, as the beginning of a task.
+    """Yield each case that exists in the framework, and for each seed the common part of its task.
 
-    Its recipe is part of the task: a case that was changed is trained anew.
+    The recipe is part of the task, so that a changed case is trained again.
     """
     for case in cases:
         if framework in case.frameworks:
-            told = {"framework": framework, "source": case.source, "case": case.id, "recipe": case.recipe}
+            common = {"framework": framework, "source": case.source, "case": case.id, "recipe": case.recipe}
             for seed in range(seeds):
-                yield case, {**told, "seed": seed}
+                yield case, {**common, "seed": seed}
 
 
 def case_of(task: Task) -> Case:

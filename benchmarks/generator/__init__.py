@@ -1,1 +1,1 @@
-"""Makes new pairs of a faulty and a healthy training."""
+"""Generates pairs of a faulty and a healthy training."""

@@ -1,7 +1,7 @@
-"""Faults of the model and of its optimization, as changes of a training that works. See also `faults_data`.
+"""Faults of the model and its optimization, as changes of a working training. See also `faults_data`.
 
-Each function takes a training (a line of a case file), what is known of its data (`recipes.DATA`) and a
-random generator that draws the strength; it returns what to change, or None where the fault can't be.
+Each function takes a training (a line of a case file), the properties of its data (`recipes.DATA`) and a random
+generator that draws the strength; it returns the change, or None where the fault is impossible.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ class Fault(NamedTuple):
     """One kind of fault.
 
     Attributes:
-        words: In the words of the cases, as `benchmarks.cases.case.FAULT_PROBLEMS` knows it.
-        inject: Puts it into a training.
-        parts: What it touches; faults that touch one part don't go together.
-        frameworks: Where it can exist.
-        optimizer: The healthy training has this one (see `recipes.healthy`), where the fault needs it to
-            show; the fix then keeps it.
+        description: A key of `benchmarks.cases.problems.FAULT_PROBLEMS`.
+        inject: Injects it into a training.
+        parts: Parts that it changes; faults that share a part can't be combined.
+        frameworks: Frameworks in which it can exist.
+        optimizer: Optimizer of the healthy training (see `recipes.healthy`) if the fault needs it to show; the fix
+            then keeps it.
     """
 
-    words: str
+    description: str
     inject: Inject
     parts: tuple[str, ...]
     frameworks: tuple[str, ...] = ("pytorch", "keras3")
@@ -38,14 +38,14 @@ class Fault(NamedTuple):
 
 
 def _layers(row: Row, change: Callable[[int, Row], Row]) -> Row | None:
-    """Change the hidden layers with an activation, given their number and settings; None if there are none."""
+    """Change each hidden layer with an activation, by its index and settings; None if there are none."""
     weighted = [i for i, layer in enumerate(row["layers"][:-1]) if "activation" in layer]
     layers = [change(weighted.index(i), layer) if i in weighted else layer for i, layer in enumerate(row["layers"])]
     return {"layers": layers} if weighted else None
 
 
 def head(row: Row, **settings: Any) -> Row:
-    """Return the layers with other settings of the last one."""
+    """Return the layers with changed settings of the last one."""
     return {"layers": [*row["layers"][:-1], {**row["layers"][-1], **settings}]}
 
 
@@ -66,10 +66,10 @@ def _rate_too_low(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
 
 
 def _sgd(row: Row, **settings: Any) -> Row:
-    """Change settings of SGD with momentum; recurrent networks, transformers and autoencoders are given it first."""
+    """Change settings of SGD with momentum; recurrent networks, transformers and autoencoders switch to it first."""
     optimizer = row["optimizer"]
-    own = optimizer if optimizer["name"] == "sgd" else {"name": "sgd", "lr": 0.05, "momentum": 0.9}
-    return {"optimizer": {**own, **settings}}
+    sgd = optimizer if optimizer["name"] == "sgd" else {"name": "sgd", "lr": 0.05, "momentum": 0.9}
+    return {"optimizer": {**sgd, **settings}}
 
 
 def _momentum_too_high(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
@@ -119,8 +119,8 @@ def _dead_units(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
 def _deep_sigmoid(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
     if row["layers"][0]["type"] != "dense":
         return None
-    one = {"type": "dense", "units": row["layers"][0]["units"], "activation": "sigmoid"}
-    return {"layers": [one] * int(pick(draw, 6, 8, 10)) + row["layers"][-1:]}
+    hidden = {"type": "dense", "units": row["layers"][0]["units"], "activation": "sigmoid"}
+    return {"layers": [hidden] * int(pick(draw, 6, 8, 10)) + row["layers"][-1:]}
 
 
 def _bottleneck(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
@@ -133,21 +133,21 @@ def _bottleneck(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
 
 def _heavy_dropout(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
     layer = {"type": "dropout", "rate": float(pick(draw, 0.9, 0.95))}
-    kept = [other for other in row["layers"] if other["type"] != "dropout"]
-    wide = [i for i, other in enumerate(kept[:-1]) if "units" in other or other["type"] in ("flatten", "mean")]
+    others = [other for other in row["layers"] if other["type"] != "dropout"]
+    wide = [i for i, other in enumerate(others[:-1]) if "units" in other or other["type"] in ("flatten", "mean")]
     layers: list[Row] = []
-    for i, other in enumerate(kept):
+    for i, other in enumerate(others):
         layers += [other, layer] if i in wide and other["type"] not in ("embedding",) else [other]
     return {"layers": layers}
 
 
 def _doubled_softmax(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
-    few = spec["outputs"] < 4  # classes, which are told apart all the same
+    few = spec["outputs"] < 4  # so few classes are separated in spite of the fault
     return {"loss": "ce_logits"} if spec["task"] == "classes" and not few else None
 
 
 def _relu_output(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
-    loss = "bce_clipped" if row["loss"] == "bce" else row["loss"]  # PyTorch's own refuses probabilities above 1
+    loss = "bce_clipped" if row["loss"] == "bce" else row["loss"]  # torch.nn.BCELoss refuses probabilities above 1
     return {**head(row, activation="relu"), "loss": loss}
 
 
@@ -164,7 +164,7 @@ def _mse_for_labels(row: Row, spec: Row, draw: np.random.Generator) -> Row | Non
 
 
 def _one_unit_cce(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
-    return {"loss": "cce"} if spec["task"] == "binary" else None  # one probability, normalised, is always 1
+    return {"loss": "cce"} if spec["task"] == "binary" else None  # a single normalised probability is always 1
 
 
 def _log_of_zero(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
@@ -172,7 +172,7 @@ def _log_of_zero(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
 
 
 def _loud_attention(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
-    gain = float(pick(draw, 20, 30))  # a standard normal's in layers of 400 and 900 units
+    gain = float(pick(draw, 20, 30))  # as a standard normal in layers of 400 and 900 units
 
     def louder(layers: list[Row]) -> list[Row]:
         return [

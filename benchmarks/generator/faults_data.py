@@ -1,4 +1,4 @@
-"""Faults of the data and of the training loop, as changes of a training that works; see `faults`."""
+"""Faults of the data and of the training loop, as changes of a working training; see `faults`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _data(row: Row, **settings: Any) -> Row:
 
 
 def _raw_inputs(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
-    normed = row["layers"][0]["type"] == "batchnorm"  # which scales them
+    normed = row["layers"][0]["type"] == "batchnorm"  # it scales them
     return _data(row, scaling="raw") if spec.get("raw") and not normed else None
 
 
@@ -29,7 +29,7 @@ def _raw_targets(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
 
 
 def _signed_labels(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
-    """On logits, where the loss of label -1 has no lower end; on probabilities, what is clipped hides the fault."""
+    """On logits, where the loss of label -1 is unbounded below; on probabilities, clipping would hide the fault."""
     if spec["task"] != "binary":
         return None
     return {**head(row, activation=None), "loss": "bce_logits", **_data(row, label_encoding="pm1")}
@@ -43,7 +43,7 @@ def _missing_values(row: Row, spec: Row, draw: np.random.Generator) -> Row | Non
     if spec.get("scaling") == "tokens":
         return None
     change = _data(row, missing=int(pick(draw, 1, 5, 20)))
-    # PyTorch's own binary cross-entropy refuses what is not finite
+    # torch.nn.BCELoss refuses non-finite inputs
     return {**change, "loss": "bce_clipped"} if row["loss"] == "bce" else change
 
 
@@ -71,14 +71,14 @@ def _loop(name: str, *values: Any) -> Inject:
 
 
 def _trains_in_evaluation(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
-    """A first layer that normalises raw inputs in training mode alone."""
+    """A first layer that normalises raw inputs only in training mode."""
     if row["layers"][0]["type"] != "batchnorm" or not spec.get("raw"):
         return None
     return {"loop": {"mode": "eval"}, **_data(row, scaling="raw")}
 
 
 def _evaluates_in_training(row: Row, spec: Row, draw: np.random.Generator) -> Row | None:
-    few = spec["outputs"] < 4  # classes, which are told apart all the same
+    few = spec["outputs"] < 4  # so few classes are separated in spite of the fault
     if few or not any(layer["type"] == "dropout" for layer in row["layers"]):
         return None
     rate = float(pick(draw, 0.6, 0.7))
@@ -104,4 +104,4 @@ LOOP_FAULTS: Mapping[str, Fault] = {
     "no_zero_grad": Fault("missing zero_grad", _loop("zero_grad", False), ("loop", "rate"), _TORCH, "momentum"),
     "trains_in_evaluation": Fault("wrong mode", _trains_in_evaluation, ("loop", "inputs", "hidden"), _TORCH),
 }
-"""Faults of a PyTorch loop, by name; Keras leaves no room for them."""
+"""Faults of a PyTorch loop, by name; they cannot occur in Keras."""

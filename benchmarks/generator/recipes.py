@@ -1,4 +1,4 @@
-"""Trainings that are known to work, drawn at random: what the generator puts its faults into."""
+"""Randomly drawn trainings that are known to work, into which the generator injects faults."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.data.builtin import VOCABULARY
 from benchmarks.data.files import WORDS
-from benchmarks.data.made import VOCABULARY
 
 __all__ = ["DATA", "Row", "healthy", "pick"]
 
@@ -177,15 +177,15 @@ DATA: Mapping[str, Row] = {
         "rows": (4000, 1000),
     },
 }
-"""Data sets with what their healthy trainings are like.
+"""Data sets, with properties of their healthy trainings.
 
 * ``reached``: the best test score of simple models of scikit-learn, rounded down: logistic (ridge) regression, a
   support vector machine (C = 10; 1 for values) and gradient boosting; on the counts of words and pairs of words for
   tokens; principal components, as many as the code has numbers, where the targets are the inputs. ``wine`` has 53
   test rows: one standard error (0.02) less. Those of ``cifar10``, ``imdb`` and ``reuters`` are assumed.
-* ``easy``: so few batches, of classes that lie so far apart, that a network keeps them apart in any order of rows.
-* ``raw``: unscaled inputs are a fault there. ``rows``: read from files, this many.
-* ``activations``, ``widths``, ``batches``, ``momentum_rate``: noisy data want fewer units, smaller weights, larger
+* ``easy``: few batches and well separated classes, which a network learns in any order of rows.
+* ``raw``: unscaled inputs are a fault. ``rows``: numbers of training and test rows read from files.
+* ``activations``, ``widths``, ``batches``, ``momentum_rate``: noisy data need fewer units, smaller weights, larger
   batches or a lower rate of SGD with momentum than the others, images a lower rate.
 """
 
@@ -196,13 +196,14 @@ def pick(draw: np.random.Generator, *choices: Any) -> Any:
 
 
 def healthy(data: str, kind: str, draw: np.random.Generator, optimizer: str = "") -> Row:
-    """Return a training that works, as a line of a case file.
+    """Return a working training, as a line of a case file.
 
     Args:
         data: One of `DATA`.
         kind: Kind of network, one of the data set's.
         draw: Draws sizes, activation, initializer and optimizer.
-        optimizer: ``momentum``, ``plain`` (SGD with it or without) or ``adamw``, for kinds that any optimizer suits.
+        optimizer: ``momentum``, ``plain`` (SGD with it or without) or ``adamw``, for kinds that work with any
+            optimizer.
     """
     spec = DATA[data]
     activation, init = pick(draw, *spec.get("activations", ACTIVATIONS))

@@ -1,1 +1,1 @@
-"""What does watching cost a step, and in memory?"""
+"""What does watching cost per step, and in memory?"""

@@ -1,4 +1,4 @@
-"""The timed training in Keras, plain or with one of the settings of `benchmarks.overhead.settings`."""
+"""The timed training in Keras, plain or with one setting of `benchmarks.overhead.settings`."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from benchmarks.overhead.settings import CONTROL, WATCH, Attached, Block, offlin
 __all__ = ["KerasTraining"]
 
 _EPOCHS = 10**4
-"""Planned epochs: far from the end of a training, as most of its steps are."""
+"""Planned epochs: many, since most steps of a training are far from its end."""
 
 
 class KerasTraining:
-    """One model, trained on one batch again and again: a block is an epoch of as many batches as steps.
+    """One model, trained on one batch repeatedly: a block is an epoch of as many batches as steps.
 
-    Each epoch is a ``fit`` of its own, the next one of a long training: it is stopped at its end.
+    Each epoch is a separate call of ``fit`` that continues a long training and stops after one epoch.
 
     Args:
-        model: A name that `keras_model` knows.
+        model: A name that `keras_model` accepts.
         x: Inputs of the batch.
         y: Classes of the batch.
-        setting: What `attach` puts onto it.
+        setting: The setting that `attach` applies.
         folder: Where the setting may write.
     """
 
@@ -52,19 +52,19 @@ class KerasTraining:
         self.parameters = sum(int(np.prod(w.shape)) * 4 for w in network.trainable_weights)
 
     def attach(self) -> None:
-        """Put the setting onto the training."""
+        """Apply the setting to the training."""
         if self._setting in WATCH:
             monitor = autotrainer.watch(self.network, **options_of(self._setting, self._folder))
             self._attached = Attached(close=monitor.close)
         elif self._setting not in (CONTROL, "norm_loop"):
-            self._attached = _RIVALS[self._setting](self._folder)
+            self._attached = _ALTERNATIVES[self._setting](self._folder)
 
     def block(self, steps: int) -> Block:
         """Train that many steps."""
         clock, around = self._clock, self._attached.around or contextlib.nullcontext
         clock.seconds.clear()
         with around():
-            # An epoch of as many batches as steps: what `fit` does between epochs is not a step's cost.
+            # An epoch of as many batches as steps: what `fit` does between epochs is not part of a step's cost.
             self.network.fit(
                 np.tile(self._x, (steps, *[1] * (self._x.ndim - 1))),
                 np.tile(self._y, steps),
@@ -79,21 +79,21 @@ class KerasTraining:
         return list(clock.seconds), time.process_time() - clock.processor
 
     def close(self) -> None:
-        """Take the setting off again."""
+        """Remove the setting."""
         if self._attached.close is not None:
             self._attached.close()
 
 
 class StopAtEnd(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
-    """Ends ``fit`` with its epoch."""
+    """Ends ``fit`` after one epoch."""
 
     def on_epoch_end(self, epoch: int, logs: object = None) -> None:
-        """End it."""
+        """Stop the training."""
         self.model.stop_training = True
 
 
 class StepClock:
-    """Notes the time from the end of a batch to the end of the next, so that all callbacks count."""
+    """Records the time from the end of one batch to the end of the next, so that all callbacks count."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -115,7 +115,7 @@ class StepClock:
 
 
 class NormModel(keras.Model):  # type: ignore[misc]  # Keras has no types
-    """A model whose training step also tells the norm of its gradients, as one would write it."""
+    """A model whose training step also reports the norm of its gradients, as a user would write it."""
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Take one step; return the metrics and ``grad_norm``."""
@@ -130,7 +130,7 @@ class NormModel(keras.Model):  # type: ignore[misc]  # Keras has no types
 def _check_numerics(folder: Path) -> Attached:
     @contextlib.contextmanager
     def around() -> Iterator[None]:
-        tf.debugging.enable_check_numerics()  # counts for functions that are traced meanwhile, so for this model alone
+        tf.debugging.enable_check_numerics()  # affects only functions traced meanwhile, so only this model
         try:
             yield
         finally:
@@ -149,7 +149,7 @@ def _wandb(folder: Path) -> Attached:
     return Attached(callbacks=(logger,), close=run.finish)
 
 
-_RIVALS: Mapping[str, Callable[[Path], Attached]] = {
+_ALTERNATIVES: Mapping[str, Callable[[Path], Attached]] = {
     "check_numerics": _check_numerics,
     "terminate_on_nan": _terminate_on_nan,
     "wandb": _wandb,

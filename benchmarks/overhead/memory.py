@@ -1,8 +1,8 @@
-"""One task of ``overhead``: what a training keeps in memory, and whether it grows. Run by `benchmarks.execution.pool`.
+"""One task of ``overhead``: the memory that a training keeps, and whether it grows. Run by `benchmarks.execution.pool`.
 
-A training takes a number of steps in equal parts, in a process of its own. What it has taken more than the plain
-training of the same model after as many steps is the setting's: allocations of Python and NumPy by `tracemalloc`, and
-the resident memory of the whole process, which sees everything but is coarse.
+A training runs in a separate process, in equal parts. The memory that it uses beyond a plain training of the same model
+after as many steps is attributed to the setting: allocations of Python and NumPy, measured by `tracemalloc`, and the
+resident memory of the whole process, which includes everything but is coarse.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import tracemalloc
 from pathlib import Path
 
 from benchmarks.execution.pool import Row, Task, worker
-from benchmarks.overhead.run import FIRST, training
-from benchmarks.overhead.settings import CONTROL, missing
+from benchmarks.overhead.run import START_STEPS, build_training
+from benchmarks.overhead.settings import CONTROL, missing_module
 
 __all__ = ["PARTS", "run"]
 
 PARTS = 4
-"""Parts that the steps are told in; the growth is that from the middle to the end."""
+"""Parts into which the steps are divided; growth is measured from the middle to the end."""
 
 
 def run(task: Task) -> Row:
@@ -31,22 +31,22 @@ def run(task: Task) -> Row:
 
     Returns:
         ``parameters``: bytes of the weights; ``traced`` and ``resident``: bytes taken since before the model was
-        built, after each part (``resident`` None where the system does not tell). Or ``missing``: the module that is
-        not installed.
+        built, after each part (``resident`` is None where the system does not report it). Or ``missing``: the name
+        of the module that is not installed.
     """
-    absent = missing(task["framework"], task["setting"])
+    absent = missing_module(task["framework"], task["setting"])
     if absent is not None:
         return {"missing": absent}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        training(task, CONTROL, folder).block(FIRST)  # what the framework takes once
+        build_training(task, CONTROL, folder).block(START_STEPS)  # one-time allocations of the framework
         tracemalloc.start()
-        traced, resident = _now()
-        trained = training(task, task["setting"], folder)
+        traced, resident = _memory()
+        trained = build_training(task, task["setting"], folder)
         trained.attach()
         row: Row = {"parameters": trained.parameters, "traced": [], "resident": [] if resident is not None else None}
         for _ in range(PARTS):
             trained.block(int(task["steps"]) // PARTS)
-            now, size = _now()
+            now, size = _memory()
             row["traced"].append(now - traced)
             if resident is not None and size is not None:
                 row["resident"].append(size - resident)
@@ -55,8 +55,8 @@ def run(task: Task) -> Row:
     return row
 
 
-def _now() -> tuple[int, int | None]:
-    """Return traced and resident bytes; None where the system does not tell the latter."""
+def _memory() -> tuple[int, int | None]:
+    """Return traced and resident bytes; None where the system does not report the latter."""
     gc.collect()
     try:
         pages: int | None = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])

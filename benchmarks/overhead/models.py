@@ -24,7 +24,7 @@ def pytorch_model(name: str) -> Any:
             self.function = function
 
         def forward(self, x: Any) -> Any:
-            """Return what the function gives."""
+            """Return the function's result."""
             return self.function(x)
 
     if name == "mlp":

@@ -1,4 +1,4 @@
-"""The timed training in PyTorch, plain or with one of the settings of `benchmarks.overhead.settings`."""
+"""The timed training in PyTorch, plain or with one setting of `benchmarks.overhead.settings`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["PytorchTraining"]
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A training's parts."""
+    """The objects of one training."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
@@ -48,13 +48,13 @@ class Parts:
 
 
 class PytorchTraining:
-    """One model, trained on one batch again and again.
+    """One model, trained on one batch repeatedly.
 
     Args:
-        model: A name that `pytorch_model` knows.
+        model: A name that `pytorch_model` accepts.
         x: Inputs of the batch.
         y: Classes of the batch.
-        setting: What `attach` puts onto it.
+        setting: The setting that `attach` applies.
         folder: Where the setting may write.
     """
 
@@ -71,11 +71,11 @@ class PytorchTraining:
         self.parameters = sum(p.nbytes for p in network.parameters())
 
     def attach(self) -> None:
-        """Put the setting onto the training."""
+        """Apply the setting to the training."""
         if self._setting in WATCH:
             self._attached = _watched(self._setting, self._parts)
         elif self._setting != CONTROL:
-            self._attached = _RIVALS[self._setting](self._parts)
+            self._attached = _ALTERNATIVES[self._setting](self._parts)
 
     def block(self, steps: int) -> Block:
         """Train that many steps."""
@@ -91,7 +91,7 @@ class PytorchTraining:
         return seconds, time.process_time() - processor
 
     def close(self) -> None:
-        """Take the setting off again."""
+        """Remove the setting."""
         if self._attached.close is not None:
             self._attached.close()
 
@@ -168,18 +168,18 @@ def _torch_audit(parts: Parts) -> Attached:
 
 def _torchdiag(parts: Parts) -> Attached:
     check_gradients = import_module("torchdiag").check_gradients
-    nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - closed with the setting
+    devnull = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - closed with the setting
 
     def step() -> None:
         parts.backward()
-        with contextlib.redirect_stdout(nowhere):  # it prints
+        with contextlib.redirect_stdout(devnull):  # it prints
             check_gradients(parts.network)
         parts.optimizer.step()
 
-    return Attached(step=step, close=nowhere.close)
+    return Attached(step=step, close=devnull.close)
 
 
-_RIVALS: Mapping[str, Callable[[Parts], Attached]] = {
+_ALTERNATIVES: Mapping[str, Callable[[Parts], Attached]] = {
     "norm_loop": _norm_loop,
     "detect_anomaly": _detect_anomaly,
     "lightning": _lightning,

@@ -1,4 +1,4 @@
-"""One task of ``overhead``: trains one model plain and with a setting, in turns. Run by `benchmarks.execution.pool`."""
+"""One task of ``overhead``: times a training with and without a setting. Run by `benchmarks.execution.pool`."""
 
 from __future__ import annotations
 
@@ -12,47 +12,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.execution.pool import Row, Task, worker
-from benchmarks.overhead.settings import CONTROL, Training, missing
+from benchmarks.overhead.settings import CONTROL, Training, missing_module
 
-__all__ = ["FIRST", "run", "training"]
+__all__ = ["START_STEPS", "build_training", "run"]
 
-FIRST = 20
-"""Steps of the first blocks, whose whole time tells the start."""
+START_STEPS = 20
+"""Steps of the first blocks, whose total time measures the start-up cost."""
 
 _BATCH = 32
 
 
 def run(task: Task) -> Row:
-    """Time blocks of steps, plain and watched in turns.
+    """Time alternating plain and watched blocks of steps.
 
     Args:
         task: ``framework``, ``model``, ``setting`` (default ``default``), ``pairs`` of blocks, ``seconds`` of a block.
 
     Returns:
-        ``plain_median``, ``watched_median``: seconds a step, and ``plain_processor``, ``watched_processor``: mean
-        processor seconds a step, one number a block;
-        ``start``: seconds by which the first watched block is longer than the first plain one;
-        ``entry``: the same of what later blocks take besides their steps (Keras: each call of ``fit``), median.
-        Or ``missing``: the module that is not installed.
+        ``plain_median``, ``watched_median``: seconds per step, and ``plain_processor``, ``watched_processor``: mean
+        processor seconds per step, one number per block;
+        ``start``: seconds by which the first watched block takes longer than the first plain one;
+        ``entry``: the median difference in the time that later blocks take outside their steps (Keras: each call of
+        ``fit``).
+        Or ``missing``: the name of the module that is not installed.
     """
     setting = str(task.get("setting", "default"))
-    absent = missing(task["framework"], setting)
+    absent = missing_module(task["framework"], setting)
     if absent is not None:
         return {"missing": absent}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        warm, plain = (training(task, CONTROL, folder) for _ in range(2))
-        watched = training(task, setting, folder)
-        _timed(warm, FIRST)  # the framework's own start
-        start = -_timed(plain, FIRST)[2]
+        warm, plain = (build_training(task, CONTROL, folder) for _ in range(2))
+        watched = build_training(task, setting, folder)
+        _timed(warm, START_STEPS)  # the framework's start-up
+        start = -_timed(plain, START_STEPS)[2]
         begun = time.perf_counter()
         watched.attach()
-        start += time.perf_counter() - begun + _timed(watched, FIRST)[2]
-        count = max(FIRST, round(float(task["seconds"]) / statistics.median(plain.block(FIRST)[0])))
+        start += time.perf_counter() - begun + _timed(watched, START_STEPS)[2]
+        count = max(START_STEPS, round(float(task["seconds"]) / statistics.median(plain.block(START_STEPS)[0])))
         row: Row = {"steps": count, "start": start, "entry": []}
         for pair in range(int(task["pairs"])):
             entry = {}
             blocks = [("plain", plain), ("watched", watched)]
-            for name, block in blocks[:: -1 if pair % 2 else 1]:  # neither is always the first
+            for name, block in blocks[:: -1 if pair % 2 else 1]:  # neither always comes first
                 seconds, processor, wall = _timed(block, count)
                 row.setdefault(f"{name}_median", []).append(statistics.median(seconds))
                 row.setdefault(f"{name}_processor", []).append(processor / len(seconds))
@@ -63,7 +64,7 @@ def run(task: Task) -> Row:
     return row
 
 
-def training(task: Task, setting: str, folder: str) -> Training:
+def build_training(task: Task, setting: str, folder: str) -> Training:
     """Build the training of a task; imports its framework."""
     x, y = _data(task["model"])
     if task["framework"] == "pytorch":

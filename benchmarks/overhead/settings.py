@@ -1,4 +1,4 @@
-"""What the overhead of a step is measured for: ways to call ``watch``, and what a user would use instead."""
+"""Settings whose overhead is measured: ways to call ``watch``, and tools that a user might use instead."""
 
 from __future__ import annotations
 
@@ -10,11 +10,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["CONTROL", "RIVALS", "WATCH", "Attached", "Block", "Training", "missing", "offline_run", "options_of"]
+__all__ = [
+    "ALTERNATIVES",
+    "CONTROL",
+    "WATCH",
+    "Attached",
+    "Block",
+    "Training",
+    "missing_module",
+    "offline_run",
+    "options_of",
+]
 __all__ += ["settings_of"]
 
 CONTROL = "plain"
-"""Nothing at all: the ratio of two equal trainings, which shows the noise of the measurement."""
+"""No monitor at all: the ratio of two identical trainings, which shows the measurement noise."""
 
 WATCH: Mapping[str, Mapping[str, Any]] = {
     "default": {},
@@ -23,9 +33,9 @@ WATCH: Mapping[str, Mapping[str, Any]] = {
     "select": {"select": "vanishing_gradient"},
     "epochs": {"epochs": 10**5},
 }
-"""Settings of `autotrainer.watch`; ``log_dir`` stands for a folder of the run."""
+"""Settings of `autotrainer.watch`; ``log_dir`` is replaced by a folder of the run."""
 
-RIVALS: Mapping[str, Mapping[str, str | None]] = {
+ALTERNATIVES: Mapping[str, Mapping[str, str | None]] = {
     "pytorch": {
         "norm_loop": None,
         "detect_anomaly": None,
@@ -42,9 +52,9 @@ RIVALS: Mapping[str, Mapping[str, str | None]] = {
         "wandb": "wandb",
     },
 }
-"""What a user would use instead, by framework: name → the module that it needs beside the framework.
+"""Tools that a user might use instead, by framework: name → the module required besides the framework.
 
-* ``norm_loop``: the norm of each gradient, added up by hand in every step (Keras: in a ``train_step`` of one's own).
+* ``norm_loop``: the norm of each gradient, added up by hand in every step (Keras: in a custom ``train_step``).
 * ``detect_anomaly``: `torch.autograd.set_detect_anomaly`; ``check_numerics``: `tf.debugging.enable_check_numerics`.
 * ``terminate_on_nan``: Keras's callback of that name.
 * ``lightning``: `lightning.pytorch.utilities.grad_norm` in every step.
@@ -53,7 +63,7 @@ RIVALS: Mapping[str, Mapping[str, str | None]] = {
 """
 
 Block = tuple[list[float], float]
-"""Seconds of each step, and the processor seconds of all of them (Keras: of all but the first)."""
+"""Seconds of each step, and the processor seconds of all steps (Keras: of all but the first)."""
 
 
 class Training(Protocol):
@@ -65,25 +75,25 @@ class Training(Protocol):
     """Size of its weights in bytes."""
 
     def attach(self) -> None:
-        """Put the setting onto the training."""
+        """Apply the setting to the training."""
 
     def block(self, steps: int) -> Block:
         """Train that many steps."""
 
     def close(self) -> None:
-        """Take the setting off again."""
+        """Remove the setting."""
 
 
 @dataclass(slots=True)
 class Attached:
-    """A setting in force.
+    """An applied setting.
 
     Attributes:
         step: Takes one step (PyTorch).
         callbacks: For ``fit`` (Keras).
-        around: Makes a context for each block, or None.
+        around: Makes a context manager for each block, or None.
         end_block: Called at the end of each block, or None.
-        close: Takes the setting off.
+        close: Removes the setting.
     """
 
     step: Callable[[], None] | None = None
@@ -95,17 +105,17 @@ class Attached:
 
 def settings_of(framework: str) -> list[str]:
     """Return the names of all settings of a framework, the control first."""
-    return [CONTROL, *WATCH, *RIVALS[framework]]
+    return [CONTROL, *WATCH, *ALTERNATIVES[framework]]
 
 
-def missing(framework: str, setting: str) -> str | None:
-    """Return the name of the module that a setting needs and that is not installed, or None."""
-    module = RIVALS[framework].get(setting)
+def missing_module(framework: str, setting: str) -> str | None:
+    """Return the name of the module that a setting requires if it is not installed, else None."""
+    module = ALTERNATIVES[framework].get(setting)
     return module if module is not None and find_spec(module) is None else None
 
 
 def options_of(setting: str, folder: Path) -> dict[str, Any]:
-    """Return what `autotrainer.watch` is given with a setting.
+    """Return the arguments of `autotrainer.watch` for a setting.
 
     Args:
         setting: A name of `WATCH`.
@@ -116,7 +126,7 @@ def options_of(setting: str, folder: Path) -> dict[str, Any]:
 
 
 def offline_run(folder: Path) -> Any:
-    """Begin a run of Weights & Biases that sends nothing."""
+    """Start an offline run of Weights & Biases, which sends nothing."""
     os.environ["WANDB_ERROR_REPORTING"] = "false"
     wandb = import_module("wandb")
     return wandb.init(mode="offline", dir=folder, settings=wandb.Settings(silent=True, console="off"))

@@ -1,9 +1,10 @@
-"""``python -m benchmarks overhead``: what does watching cost a step, and what does it keep in memory?
+"""``python -m benchmarks overhead``: what does watching cost per step, and how much memory does it keep?
 
-A grid of models and settings (`benchmarks.overhead.settings`), and of what a user would use instead. Both trainings of
-a cell run in one process, in blocks A B B A A B …: A plain, B with the setting. The ratio of a pair of blocks is that
-of their median step times; the first pairs are dropped. The watched training stays watched from its first step on, so
-that the start allowance (0.2 s, told apart) falls into the dropped pairs. Memory is read in processes of its own.
+A grid of models and settings (`benchmarks.overhead.settings`), including tools that a user might use instead. Both
+trainings of a cell run in one process, in blocks A B B A A B …: A plain, B with the setting. The ratio of a pair of
+blocks is that of their median step times; the first pairs are dropped. The watched training is watched from its first
+step on, so that the start allowance (0.2 s, reported separately) falls into the dropped pairs. Memory is measured in
+separate processes.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from pathlib import Path
 
 from autotrainer.errors import ConfigError
 from benchmarks.execution.pool import Row, Task, key, run_all
-from benchmarks.execution.provenance import told
+from benchmarks.execution.provenance import provenance_line
 from benchmarks.overhead.models import MODELS
-from benchmarks.overhead.settings import CONTROL, missing, settings_of
+from benchmarks.overhead.settings import CONTROL, missing_module, settings_of
 from benchmarks.overhead.tables import median_ratio, summarize, total_ratio
 
 __all__ = ["MODELS", "median_ratio", "overhead", "summarize", "tasks", "total_ratio"]
@@ -24,10 +25,10 @@ _QUICK_MODELS = ("mlp",)
 _QUICK_SETTINGS = ("plain", "default", "norm_loop", "detect_anomaly", "check_numerics")
 
 _TIMEOUT = 3600.0
-"""Seconds for one task: some of what is measured makes a step ten times as long."""
+"""Seconds for one task: some settings make a step ten times as long."""
 
 _STEPS = {"mlp": 8000, "cnn": 4000, "transformer": 600, "lstm": 2000}
-"""Steps after which the memory is read."""
+"""Steps after which memory is measured."""
 
 
 def overhead(
@@ -40,32 +41,32 @@ def overhead(
 ) -> str:
     """Run the benchmark and return its tables, Markdown.
 
-    One process at a time, or the two would disturb each other.
+    One process at a time: parallel processes would distort the timings.
 
     Args:
         frameworks: ``pytorch``, ``keras3``.
-        quick: Few blocks, and without other choice a small part of the grid.
-        out: File of rows; those that it holds are not run again.
+        quick: Few blocks and, unless models or settings are chosen, a small part of the grid.
+        out: File of rows; tasks whose row it holds are not run again.
         models: Names of `MODELS`; empty for all.
-        settings: Names that `settings_of` gives for a framework; empty for all.
+        settings: Names from `settings_of`; empty for all.
 
     Raises:
         ConfigError: If a model or a setting is unknown.
     """
-    timed, kept = tasks(frameworks, quick=quick, models=models, settings=settings)
-    rows, memory = _rows("benchmarks.overhead.run", timed, out), _rows("benchmarks.overhead.memory", kept, out)
-    return f"{told([row for row in [*rows, *memory] if 'missing' not in row])}\n\n{summarize(rows, memory)}"
+    timed, measured = tasks(frameworks, quick=quick, models=models, settings=settings)
+    rows, memory = _rows("benchmarks.overhead.run", timed, out), _rows("benchmarks.overhead.memory", measured, out)
+    return f"{provenance_line([row for row in [*rows, *memory] if 'missing' not in row])}\n\n{summarize(rows, memory)}"
 
 
 def tasks(
     frameworks: Sequence[str], *, quick: bool = False, models: Sequence[str] = (), settings: Sequence[str] = ()
 ) -> tuple[list[Task], list[Task]]:
-    """Return the tasks of `benchmarks.overhead.run` and of `benchmarks.overhead.memory`; as `overhead`."""
-    known = {setting for framework in frameworks for setting in settings_of(framework)}
-    for kind, given, choice in (("model", models, set(MODELS)), ("setting", settings, known)):
-        unknown = sorted(set(given) - choice)
+    """Return the tasks of `benchmarks.overhead.run` and of `benchmarks.overhead.memory`; arguments as in `overhead`."""
+    available = {setting for framework in frameworks for setting in settings_of(framework)}
+    for kind, names, choices in (("model", models, set(MODELS)), ("setting", settings, available)):
+        unknown = sorted(set(names) - choices)
         if unknown:
-            raise ConfigError(f"unknown {kind} {unknown[0]!r}: choose from {', '.join(sorted(choice))}")
+            raise ConfigError(f"unknown {kind} {unknown[0]!r}: choose from {', '.join(sorted(choices))}")
     models = models or (_QUICK_MODELS if quick else MODELS)
     settings = settings or (_QUICK_SETTINGS if quick else ())
     cells: list[Task] = [
@@ -80,14 +81,14 @@ def tasks(
         for cell in cells
         if not settings or cell["setting"] in settings
     ]
-    # Memory is told as what a setting takes more than the control, which is always there.
-    kept = [{**cell, "steps": _STEPS[cell["model"]] // (10 if quick else 1), "memory": True} for cell in cells]
-    return timed, kept
+    # Memory is reported as the difference from the control, which is therefore always included.
+    measured = [{**cell, "steps": _STEPS[cell["model"]] // (10 if quick else 1), "memory": True} for cell in cells]
+    return timed, measured
 
 
-def _rows(module: str, wanted: Sequence[Task], out: Path | None) -> list[Row]:
-    """Run tasks; what is not installed gets a row that is not kept, so that it is run once it is installed."""
-    absent = {key(task): missing(task["framework"], task["setting"]) for task in wanted}
-    there = [task for task in wanted if absent[key(task)] is None]
-    found = {key(row["task"]): row for row in run_all(module, there, out, workers=1, timeout=_TIMEOUT)}
-    return [found.get(key(task), {"task": task, "missing": absent[key(task)]}) for task in wanted]
+def _rows(module: str, tasks: Sequence[Task], out: Path | None) -> list[Row]:
+    """Run tasks; where a module is not installed, the row is not stored, so that a later run can measure it."""
+    absent = {key(task): missing_module(task["framework"], task["setting"]) for task in tasks}
+    runnable = [task for task in tasks if absent[key(task)] is None]
+    rows = {key(row["task"]): row for row in run_all(module, runnable, out, workers=1, timeout=_TIMEOUT)}
+    return [rows.get(key(task), {"task": task, "missing": absent[key(task)]}) for task in tasks]

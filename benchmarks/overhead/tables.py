@@ -1,4 +1,4 @@
-"""Rows of ``overhead`` become tables: one line for each framework and setting, one column for each model."""
+"""Tables of ``overhead``: one line for each framework and setting, one column for each model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["median_ratio", "summarize", "total_ratio"]
 
 _MEGABYTE = 1e6
 _ALLOWED = 20 * _MEGABYTE
-"""What the monitor may keep, unless 1 % of the weights is more."""
+"""Memory that the monitor may keep; 1 % of the weights if that is more."""
 
 _GROWTH = 2 * _MEGABYTE
-"""Growth in the second half of the steps, as Python tells it, from which it is none of one table that is begun late."""
+"""Growth traced by Python in the second half of the steps above which it counts; less may be a table allocated late."""
 
 _WAYS = ("traced", "resident")
-"""Ways in which memory is read."""
+"""How memory is measured."""
 
 
 def summarize(rows: Sequence[Row], memory: Sequence[Row]) -> str:
@@ -33,17 +33,26 @@ def summarize(rows: Sequence[Row], memory: Sequence[Row]) -> str:
         rows: Rows of `benchmarks.overhead.run`.
         memory: Rows of `benchmarks.overhead.memory`.
     """
-    more = _more_than_control(memory)
-    failed = [f"* {_name(row)}, {row['task']['model']}: {row['error']}" for row in [*rows, *more] if "error" in row]
+    excess = _above_control(memory)
+    failed = [f"* {_name(row)}, {row['task']['model']}: {row['error']}" for row in [*rows, *excess] if "error" in row]
     parts = [
-        *_grid("Step time with it ÷ without it: ratio of medians (95 % interval)", rows, lambda r: _ratio(r, "median")),
-        *_grid("Processor time, the same: every step counts (95 % interval)", rows, lambda r: _ratio(r, "processor")),
-        *_grid("Start, s (Keras: + s of each later `fit`)", rows, _start),
-        *_grid("Memory, MB more than without it: Python and NumPy / whole process", more, _kept),
-        *_grid("Growth of it in the second half of the steps, MB", more, _growth),
-        *_grid("Step without it, ms", _plain(rows), _plain_step),
+        *_grid(
+            "Step time with ÷ without the setting: ratio of medians (95 % interval)",
+            rows,
+            lambda r: _ratio(r, "median"),
+        ),
+        *_grid(
+            "Processor time with ÷ without the setting, all steps included (95 % interval)",
+            rows,
+            lambda r: _ratio(r, "processor"),
+        ),
+        *_grid("Start, s (Keras: + s for each later `fit`)", rows, _start),
+        *_grid("Extra memory, MB: Python and NumPy / whole process", excess, _extra_memory),
+        *_grid("Growth of the extra memory in the second half of the steps, MB", excess, _growth),
+        *_grid("Step time without the setting, ms", _plain(rows), _plain_step),
     ]
-    missed = [words for row in rows for words in _missed_time(row)] + [w for r in more for w in _missed_memory(r)]
+    missed = [line for row in rows for line in _missed_time(row)]
+    missed += [line for row in excess for line in _missed_memory(row)]
     for title, lines in (("Goals missed", missed), ("Failed", failed)):
         parts += [f"{title}:", "", *lines, ""] if lines else []
     return "\n".join(parts).rstrip()
@@ -53,8 +62,8 @@ def median_ratio(plain: NDArray[Any], watched: NDArray[Any]) -> tuple[float, flo
     """Return the median over pairs of watched ÷ plain, and its 95 % bootstrap interval over pairs.
 
     Args:
-        plain: One number a block, shape (pairs,).
-        watched: The same of the watched training.
+        plain: One number per block, shape (pairs,).
+        watched: The same for the watched training.
     """
     return _interval(watched / plain, np.ones_like(plain), np.median)
 
@@ -62,7 +71,7 @@ def median_ratio(plain: NDArray[Any], watched: NDArray[Any]) -> tuple[float, flo
 def total_ratio(plain: NDArray[Any], watched: NDArray[Any]) -> tuple[float, float, float]:
     """Return the sum of watched ÷ the sum of plain, and its 95 % bootstrap interval over pairs.
 
-    Unlike a median it counts the few steps that were measured, in whichever pair they fall.
+    Unlike a median, it includes the few steps in which the monitor measured, whichever pair they fall into.
     """
     return _interval(watched, plain, np.sum)
 
@@ -71,8 +80,8 @@ def _interval(
     upper: NDArray[Any], lower: NDArray[Any], statistic: Callable[..., Any], draws: int = 4000
 ) -> tuple[float, float, float]:
     drawn = np.random.default_rng(0).integers(0, len(upper), (draws, len(upper)))
-    found = statistic(upper[drawn], axis=1) / statistic(lower[drawn], axis=1)
-    low, high = np.quantile(found, (0.025, 0.975))
+    ratios = statistic(upper[drawn], axis=1) / statistic(lower[drawn], axis=1)
+    low, high = np.quantile(ratios, (0.025, 0.975))
     return float(statistic(upper) / statistic(lower)), float(low), float(high)
 
 
@@ -92,18 +101,18 @@ def _cell(row: Row, cell: Callable[[Row], str]) -> str:
     return "failed" if "error" in row else cell(row)
 
 
-def _blocks(row: Row, what: str) -> tuple[NDArray[Any], NDArray[Any]]:
+def _blocks(row: Row, measure: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the numbers of the plain and the watched blocks, the first pairs dropped."""
     drop = max(2, len(row["plain_median"]) // 4)
-    return np.asarray(row[f"plain_{what}"][drop:]), np.asarray(row[f"watched_{what}"][drop:])
+    return np.asarray(row[f"plain_{measure}"][drop:]), np.asarray(row[f"watched_{measure}"][drop:])
 
 
-def _interval_of(row: Row, what: str) -> tuple[float, float, float]:
-    return (median_ratio if what == "median" else total_ratio)(*_blocks(row, what))
+def _interval_of(row: Row, measure: str) -> tuple[float, float, float]:
+    return (median_ratio if measure == "median" else total_ratio)(*_blocks(row, measure))
 
 
-def _ratio(row: Row, what: str) -> str:
-    ratio, low, high = _interval_of(row, what)
+def _ratio(row: Row, measure: str) -> str:
+    ratio, low, high = _interval_of(row, measure)
     return f"{ratio:.4f} ({low:.4f} – {high:.4f})"
 
 
@@ -116,26 +125,26 @@ def _plain_step(row: Row) -> str:
 
 
 def _plain(rows: Sequence[Row]) -> list[Row]:
-    """Return one row for each framework and model, as that of the control."""
-    found: dict[tuple[str, str], Row] = {}
+    """Return one row for each framework and model, labelled as the control."""
+    plain: dict[tuple[str, str], Row] = {}
     for row in rows:
         if "plain_median" in row:
             task = row["task"]
-            found.setdefault((task["framework"], task["model"]), {**row, "task": {**task, "setting": CONTROL}})
-    return list(found.values())
+            plain.setdefault((task["framework"], task["model"]), {**row, "task": {**task, "setting": CONTROL}})
+    return list(plain.values())
 
 
-def _more_than_control(memory: Sequence[Row]) -> list[Row]:
-    """Return the rows with what the plain training of the same framework and model took taken off."""
+def _above_control(memory: Sequence[Row]) -> list[Row]:
+    """Return the rows minus the memory of the plain training of the same framework and model."""
 
     def cell(row: Row) -> tuple[str, str]:
         return row["task"]["framework"], row["task"]["model"]
 
-    def less(taken: Sequence[int] | None, control: Sequence[int] | None) -> list[int] | None:
-        return None if taken is None or control is None else [a - b for a, b in zip(taken, control, strict=True)]
+    def minus(used: Sequence[int] | None, control: Sequence[int] | None) -> list[int] | None:
+        return None if used is None or control is None else [a - b for a, b in zip(used, control, strict=True)]
 
     controls = {cell(row): row for row in memory if row["task"]["setting"] == CONTROL and "traced" in row}
-    found = []
+    excess = []
     for row in memory:
         control = controls.get(cell(row))
         if row["task"]["setting"] == CONTROL:
@@ -143,26 +152,26 @@ def _more_than_control(memory: Sequence[Row]) -> list[Row]:
         if "traced" in row and control is None:
             row = {"task": row["task"], "error": "its control failed"}
         elif "traced" in row and control is not None:
-            row = {**row, **{name: less(row[name], control[name]) for name in _WAYS}}
-        found.append(row)
-    return found
+            row = {**row, **{name: minus(row[name], control[name]) for name in _WAYS}}
+        excess.append(row)
+    return excess
 
 
-def _told(row: Row, number: Callable[[Sequence[int]], float], digits: int) -> str:
-    words = ["–" if row[name] is None else f"{number(row[name]) / _MEGABYTE:.{digits}f}" for name in _WAYS]
-    return " / ".join(words)
+def _both(row: Row, number: Callable[[Sequence[int]], float], digits: int) -> str:
+    cells = ["–" if row[name] is None else f"{number(row[name]) / _MEGABYTE:.{digits}f}" for name in _WAYS]
+    return " / ".join(cells)
 
 
-def _kept(row: Row) -> str:
-    return _told(row, lambda taken: taken[-1], 1)
+def _extra_memory(row: Row) -> str:
+    return _both(row, lambda used: used[-1], 1)
 
 
 def _growth(row: Row) -> str:
-    return _told(row, _second_half, 2)
+    return _both(row, _second_half, 2)
 
 
-def _second_half(taken: Sequence[int]) -> int:
-    return taken[-1] - taken[len(taken) // 2 - 1]
+def _second_half(used: Sequence[int]) -> int:
+    return used[-1] - used[len(used) // 2 - 1]
 
 
 def _name(row: Row) -> str:
@@ -170,7 +179,7 @@ def _name(row: Row) -> str:
 
 
 def _missed_time(row: Row) -> list[str]:
-    """Say where ``watch`` misses the goals of step time: median at most 1 %, upper end of its interval at most 2 %."""
+    """Return where ``watch`` misses the goals for step time: median at most 1 %, upper interval end at most 2 %."""
     task: Mapping[str, Any] = row["task"]
     if task["setting"] not in WATCH or "plain_median" not in row:
         return []
@@ -182,11 +191,11 @@ def _missed_time(row: Row) -> list[str]:
 
 
 def _missed_memory(row: Row) -> list[str]:
-    """Say where ``watch`` misses the goals of memory: 20 MB or 1 % of the weights, and no growth with the steps."""
+    """Return where ``watch`` misses the goals for memory: 20 MB or 1 % of the weights, and no growth."""
     if row["task"]["setting"] not in WATCH or "traced" not in row:
         return []
     name, allowed = f"* {_name(row)}, {row['task']['model']}", max(_ALLOWED, 0.01 * row["parameters"])
-    kept = max(row[way][-1] for way in _WAYS if row[way] is not None)
+    used = max(row[way][-1] for way in _WAYS if row[way] is not None)
     grown = _second_half(row["traced"])
-    missed = [f"{name}: {kept / _MEGABYTE:.1f} MB of {allowed / _MEGABYTE:.1f} allowed"] if kept > allowed else []
+    missed = [f"{name}: {used / _MEGABYTE:.1f} MB of {allowed / _MEGABYTE:.1f} allowed"] if used > allowed else []
     return missed + ([f"{name}: grows, by {grown / _MEGABYTE:.2f} MB"] if grown > _GROWTH else [])

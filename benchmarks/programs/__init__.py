@@ -1,1 +1,1 @@
-"""Builds the programs that cases describe, in each framework."""
+"""Builds and trains the programs of the cases in each framework."""

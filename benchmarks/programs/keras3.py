@@ -1,4 +1,4 @@
-"""Builds and trains the programs of the cases in Keras 3, written as a user would write them."""
+"""Builds and trains the programs of the cases in Keras 3, as a user would write them."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class SummedCrossEntropy(keras.losses.Loss):  # type: ignore[misc]  # Keras has 
         super().__init__(name=name, reduction="sum")
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return one value a row."""
+        """Return one value per row."""
         return -ops.sum(y_true * ops.log(y_pred), axis=-1)
 
 
 class LogSquaredError(keras.losses.Loss):  # type: ignore[misc]
-    """Squared error of logarithms written out, without the 1 that keeps them off zero: ``mean((log y - log p)²)``."""
+    """Squared error of logarithms written out, without the usual ``log(1 + x)``: ``mean((log y - log p)²)``."""
 
     def __init__(self, name: str = "log_squared_error", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return one value a row."""
+        """Return one value per row."""
         return ops.mean(ops.square(ops.log(y_true) - ops.log(y_pred)), axis=-1)
 
 
@@ -84,7 +84,7 @@ def make_optimizer(program: Program) -> keras.optimizers.Optimizer:
     spec = {name: value for name, value in program.optimizer.items() if name not in ("name", "lr")}
     if "clip_norm" in spec:
         spec["global_clipnorm"] = spec.pop("clip_norm")
-    made = {
+    factory = {
         "adagrad": keras.optimizers.Adagrad,
         "adam": keras.optimizers.Adam,
         "adamw": keras.optimizers.AdamW,
@@ -92,7 +92,7 @@ def make_optimizer(program: Program) -> keras.optimizers.Optimizer:
         "rmsprop": keras.optimizers.RMSprop,
         "sgd": keras.optimizers.SGD,
     }[str(program.optimizer["name"])]
-    return made(learning_rate=float(program.optimizer["lr"]), **spec)
+    return factory(learning_rate=float(program.optimizer["lr"]), **spec)
 
 
 def compiled(program: Program, input_shape: tuple[int, ...]) -> keras.Model:
@@ -109,27 +109,27 @@ def predict(model: keras.Model, x: NDArray[Any]) -> NDArray[Any]:
 
 
 def to_inputs(program: Program, x: NDArray[Any]) -> NDArray[Any]:
-    """Return inputs as the model takes them: as they are."""
+    """Return the model's inputs: unchanged."""
     return x
 
 
-def fit_arguments(program: Program, train: tuple[Any, Any], held: tuple[Any, Any], seed: int) -> dict[str, Any]:
-    """Return what `autotrainer.fit` is to be given besides the schedule.
+def fit_arguments(program: Program, train: tuple[Any, Any], validation: tuple[Any, Any], seed: int) -> dict[str, Any]:
+    """Return the arguments of `autotrainer.fit` except the schedule.
 
     Args:
         program: The recipe.
         train: Inputs and targets to train on.
-        held: Inputs and targets to validate on.
+        validation: Inputs and targets to validate on.
         seed: Seed of the weights.
     """
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
-    given = {"model": compiled(program, train[0].shape[1:]), "train_data": train, "validation_data": held}
-    return {**given, "fit_args": {"shuffle": False}} if "shuffle" in program.loop else given
+    arguments = {"model": compiled(program, train[0].shape[1:]), "train_data": train, "validation_data": validation}
+    return {**arguments, "fit_args": {"shuffle": False}} if "shuffle" in program.loop else arguments
 
 
 def step_counter(model: keras.Model, optimizer: object = None) -> Callable[[], int]:
-    """Return a function that says how many steps the model's optimizer has taken."""
+    """Return a function that counts the steps of the model's optimizer."""
     return lambda: int(ops.convert_to_numpy(model.optimizer.iterations))
 
 
@@ -138,12 +138,12 @@ def train(program: Program, data: Arrays, seed: int, watch: Callable[..., Any]) 
 
     Args:
         program: The recipe.
-        data: Its data; the test part is also the validation data of each epoch's end.
+        data: Its data; the test part is also the validation data.
         seed: Seed of weights and order.
-        watch: Called as ``watch(model)``; gives a context manager.
+        watch: Called as ``watch(model)``; returns a context manager.
 
     Returns:
-        The test score and what the context manager gave.
+        The test score and the value of the context manager.
     """
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)

@@ -17,7 +17,7 @@ class Position(layers.Layer):  # type: ignore[misc]  # Keras has no types
     """A learned vector for each time step, added to sequences of shape (rows, time, units)."""
 
     def build(self, input_shape: tuple[int, ...]) -> None:
-        """Make the table."""
+        """Create the table."""
         self.table = self.add_weight(shape=input_shape[1:], initializer=_initializer("uniform005"), name="table")
 
     def call(self, inputs: Any) -> Any:
@@ -25,9 +25,9 @@ class Position(layers.Layer):  # type: ignore[misc]  # Keras has no types
         return inputs + self.table
 
 
-def apply(described: Sequence[Mapping[str, Any]], x: Any, default_init: str) -> Any:
-    """Put layers behind a symbolic tensor, branches included, and return what comes out."""
-    for layer in described:
+def apply(descriptions: Sequence[Mapping[str, Any]], x: Any, default_init: str) -> Any:
+    """Apply layers, including branches, to a symbolic tensor and return the output."""
+    for layer in descriptions:
         if layer["type"] == "residual":
             x = layers.Add()([x, apply(layer["layers"], x, default_init)])
         elif layer["type"] == "attention":
@@ -38,18 +38,18 @@ def apply(described: Sequence[Mapping[str, Any]], x: Any, default_init: str) -> 
 
 
 def _attention(layer: Mapping[str, Any], units: int) -> keras.layers.Layer:
-    # Glorot of a square kernel: Keras's own reads fans off the shape (units, heads, size)
+    # Glorot of a square kernel: Keras would compute the fans from the shape (units, heads, size)
     bound = math.sqrt(6 / (2 * units)) * float(layer.get("gain", 1))
     kernel = keras.initializers.RandomUniform(-bound, bound)
     return layers.MultiHeadAttention(layer["heads"], units // int(layer["heads"]), kernel_initializer=kernel)
 
 
 def make_layer(layer: Mapping[str, Any], default_init: str) -> keras.layers.Layer:
-    """Build a layer that has one input.
+    """Build a layer with one input.
 
     Args:
         layer: Its description.
-        default_init: Initializer if it names none.
+        default_init: Initializer if the layer has none.
     """
     kind = str(layer["type"])
     if kind == "flatten":
@@ -73,8 +73,8 @@ def make_layer(layer: Mapping[str, Any], default_init: str) -> keras.layers.Laye
     if kind in ("maxpool1d", "maxpool2d"):
         return layers.MaxPooling1D(layer["size"]) if kind == "maxpool1d" else layers.MaxPooling2D(layer["size"])
     if kind in ("gru", "lstm"):
-        made = layers.LSTM if kind == "lstm" else layers.GRU
-        recurrent = made(layer["units"], return_sequences=layer.get("return_sequences", False))
+        factory = layers.LSTM if kind == "lstm" else layers.GRU
+        recurrent = factory(layer["units"], return_sequences=layer.get("return_sequences", False))
         return layers.Bidirectional(recurrent) if layer.get("bidirectional") else recurrent
     common = {
         "activation": layer.get("activation"),
@@ -92,9 +92,9 @@ def make_layer(layer: Mapping[str, Any], default_init: str) -> keras.layers.Laye
 
 
 def _initializer(name: str) -> Any:
-    own = {
+    initializers = {
         "framework": "glorot_uniform",
         "normal005": keras.initializers.RandomNormal(stddev=0.05),
         "uniform005": keras.initializers.RandomUniform(-0.05, 0.05),
     }
-    return own.get(name, name)
+    return initializers.get(name, name)

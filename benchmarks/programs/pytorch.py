@@ -1,4 +1,4 @@
-"""Builds and trains the programs of the cases in PyTorch, written as a user would write them."""
+"""Builds and trains the programs of the cases in PyTorch, as a user would write them."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ def build(program: Program, input_shape: tuple[int, ...]) -> nn.Sequential:
         input_shape: Shape of one input, channels last.
 
     Returns:
-        The model; images and signals go in channels first, as `to_inputs` gives them.
+        The model; it takes images and signals channels first, as `to_inputs` returns them.
     """
     shape = (input_shape[-1], *input_shape[:-1]) if _convolves(program) else input_shape
     return nn.Sequential(*make_layers(program.layers, shape, program.default_init)[0])
 
 
 def _convolves(program: Program) -> bool:
-    """Say whether inputs go in channels first; a sequence stays (time, features) unless a convolution reads it."""
+    """Return whether inputs are channels first; a sequence stays (time, features) unless a convolution reads it."""
     return any(str(layer["type"]).startswith("conv") for layer in walk(program.layers))
 
 
@@ -89,31 +89,31 @@ def make_optimizer(program: Program, parameters: Iterable[Any]) -> torch.optim.O
         more["alpha"] = 0.9  # as in Keras; 0.99 makes the first steps three times as long
     if "weight_decay" in spec:
         more["weight_decay"] = spec["weight_decay"]
-    made = {
+    factory = {
         "adagrad": torch.optim.Adagrad,
         "adam": torch.optim.Adam,
         "adamw": torch.optim.AdamW,
         "nadam": torch.optim.NAdam,
         "rmsprop": torch.optim.RMSprop,
     }[name]
-    optimizer: torch.optim.Optimizer = made(parameters, lr=lr, **more)
+    optimizer: torch.optim.Optimizer = factory(parameters, lr=lr, **more)
     return optimizer
 
 
-def fit_arguments(program: Program, train: tuple[Any, Any], held: tuple[Any, Any], seed: int) -> dict[str, Any]:
-    """Return what `autotrainer.fit` is to be given besides the schedule.
+def fit_arguments(program: Program, train: tuple[Any, Any], validation: tuple[Any, Any], seed: int) -> dict[str, Any]:
+    """Return the arguments of `autotrainer.fit` except the schedule.
 
     Args:
         program: The recipe.
         train: Inputs and targets to train on.
-        held: Inputs and targets to validate on.
+        validation: Inputs and targets to validate on.
         seed: Seed of the weights.
 
     Raises:
-        ConfigError: If the fault lies in the loop, which `autotrainer.fit` has its own of.
+        ConfigError: If the fault is in the training loop, which `autotrainer.fit` replaces.
     """
     if not program.managed("pytorch"):
-        raise ConfigError("the fault is in the training loop, which fit replaces by its own")
+        raise ConfigError("the fault is in the training loop, which fit replaces")
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     rows: Any = (to_inputs(program, train[0]), to_targets(train[1]))
@@ -122,14 +122,14 @@ def fit_arguments(program: Program, train: tuple[Any, Any], held: tuple[Any, Any
     return {
         "model": build(program, train[0].shape[1:]),
         "train_data": rows,
-        "validation_data": (to_inputs(program, held[0]), to_targets(held[1])),
+        "validation_data": (to_inputs(program, validation[0]), to_targets(validation[1])),
         "loss": loss_module(program),
         "optimizer": lambda parameters: make_optimizer(program, parameters),
     }
 
 
 def step_counter(model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[], int]:
-    """Return a function that says how many steps the optimizer has taken since this call."""
+    """Return a function that counts the optimizer's steps since this call."""
     done = [0]
 
     def count(*_: object) -> None:
@@ -140,13 +140,13 @@ def step_counter(model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable
 
 
 def to_inputs(program: Program, x: NDArray[Any]) -> Tensor:
-    """Return inputs as the model takes them."""
+    """Return inputs in the layout of the model."""
     values = torch.from_numpy(np.ascontiguousarray(x))
     return values.movedim(-1, 1).contiguous() if _convolves(program) else values
 
 
 def to_targets(y: NDArray[Any]) -> Tensor:
-    """Return targets as the loss takes them."""
+    """Return targets as a tensor."""
     return torch.from_numpy(np.ascontiguousarray(y))
 
 
@@ -164,12 +164,12 @@ def train(program: Program, data: Arrays, seed: int, watch: Callable[..., Any]) 
 
     Args:
         program: The recipe.
-        data: Its data; the test part also gives the values of each epoch's end.
+        data: Its data; the test part is also the validation data.
         seed: Seed of weights and order.
-        watch: Called as ``watch(model, optimizer, loss_fn=…, epochs=…)``; gives a context manager.
+        watch: Called as ``watch(model, optimizer, loss_fn=…, epochs=…)``; returns a context manager.
 
     Returns:
-        The test score and what the context manager gave.
+        The test score and the value of the context manager.
     """
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -198,14 +198,14 @@ def train(program: Program, data: Arrays, seed: int, watch: Callable[..., Any]) 
 
 
 def _optimized(program: Program, model: nn.Sequential, data: Arrays) -> list[nn.Parameter]:
-    """Return the parameters that the optimizer is given."""
+    """Return the parameters for the optimizer, faulty or not."""
     weighted = [layer for layer in model if any(True for _ in layer.parameters())]
     return list(
         {
             "all": model,
             "first": weighted[0],
             "last": weighted[-1],
-            # As if the model had been built anew after the optimizer
+            # As if the model had been rebuilt after the optimizer was created
             "none": build(program, data.x_train.shape[1:]) if program.loop.get("optimized") == "none" else model,
         }[program.loop.get("optimized", "all")].parameters()
     )

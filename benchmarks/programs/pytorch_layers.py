@@ -32,15 +32,15 @@ def make_layers(layers: Sequence[Mapping[str, Any]], shape: Shape, default_init:
     Args:
         layers: Their descriptions, in forward order.
         shape: Shape of one input, channels first where a convolution reads it; a sequence is (time, features).
-        default_init: Initializer of layers that name none.
+        default_init: Initializer of layers without their own.
 
     Returns:
         The modules, and the shape of one output.
     """
     modules: list[nn.Module] = []
     for layer in layers:
-        made, shape = _layer(layer, shape, default_init)
-        modules += made
+        new, shape = _layer(layer, shape, default_init)
+        modules += new
     return modules, shape
 
 
@@ -92,28 +92,28 @@ def _of_sequences(
 def _recurrent(kind: str, layer: Mapping[str, Any], shape: Shape, default_init: str) -> tuple[list[nn.Module], Shape]:
     both = bool(layer.get("bidirectional", False))
     sequences = bool(layer.get("return_sequences", False))
-    made = (Lstm if kind == "lstm" else Gru)(shape[-1], layer["units"], sequences=sequences, bidirectional=both)
-    initialize_recurrent(made.lstm if isinstance(made, Lstm) else made.gru, default_init)
+    new = (Lstm if kind == "lstm" else Gru)(shape[-1], layer["units"], sequences=sequences, bidirectional=both)
+    initialize_recurrent(new.lstm if isinstance(new, Lstm) else new.gru, default_init)
     width = layer["units"] * (2 if both else 1)
-    return [made], ((shape[0], width) if sequences else (width,))
+    return [new], ((shape[0], width) if sequences else (width,))
 
 
 def _weighted(kind: str, layer: Mapping[str, Any], shape: Shape, default_init: str) -> tuple[list[nn.Module], Shape]:
-    made: nn.Linear | nn.Conv1d | nn.Conv2d
+    new: nn.Linear | nn.Conv1d | nn.Conv2d
     if kind == "dense":
-        made, shape = nn.Linear(shape[-1], layer["units"]), (*shape[:-1], layer["units"])
+        new, shape = nn.Linear(shape[-1], layer["units"]), (*shape[:-1], layer["units"])
     elif kind in ("conv1d", "conv2d"):
         conv = nn.Conv1d if kind == "conv1d" else nn.Conv2d
-        made = conv(shape[0], layer["filters"], layer["kernel"], padding=layer["padding"])
+        new = conv(shape[0], layer["filters"], layer["kernel"], padding=layer["padding"])
         shape = (layer["filters"], *shape[1:])  # "same" padding and stride 1 only
     else:
         raise ValueError(f"unknown type of layer {kind!r}")
-    initialize(made, layer, default_init)
-    return [made, *([_activation(str(layer["activation"]), 0.01)] if layer.get("activation") else [])], shape
+    initialize(new, layer, default_init)
+    return [new, *([_activation(str(layer["activation"]), 0.01)] if layer.get("activation") else [])], shape
 
 
 def _activation(name: str, alpha: float) -> nn.Module:
-    made: dict[str, Callable[[], nn.Module]] = {
+    factories: dict[str, Callable[[], nn.Module]] = {
         "exponential": Exponential,
         "gelu": nn.GELU,
         "leaky_relu": lambda: nn.LeakyReLU(alpha),
@@ -122,4 +122,4 @@ def _activation(name: str, alpha: float) -> nn.Module:
         "softmax": lambda: nn.Softmax(dim=-1),
         "tanh": nn.Tanh,
     }
-    return made[name]()
+    return factories[name]()

@@ -12,11 +12,11 @@ __all__ = [
     "SummedCrossEntropy",
 ]
 
-_CLIP = 1e-7  # Keras keeps probabilities this far from 0 and 1
+_CLIP = 1e-7  # Keras clips probabilities this far from 0 and 1
 
 
 class BinaryCrossentropy(nn.Module):
-    """Binary cross-entropy on probabilities that are kept off 0 and 1, as Keras computes it."""
+    """Binary cross-entropy on probabilities clipped away from 0 and 1, as Keras computes it."""
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean over rows and units."""
@@ -25,7 +25,7 @@ class BinaryCrossentropy(nn.Module):
 
 
 class CategoricalCrossentropy(nn.Module):
-    """Cross-entropy of one-hot targets on probabilities, normalised and kept off 0 and 1, as Keras computes it."""
+    """Cross-entropy of one-hot targets on probabilities, normalised and clipped as Keras does."""
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean over rows."""
@@ -60,7 +60,7 @@ class SummedCrossEntropy(nn.Module):
 
 
 class LogSquaredError(nn.Module):
-    """Squared error of logarithms written out, without the 1 that keeps them off zero: ``mean((log y - log p)²)``."""
+    """Squared error of logarithms written out, without the usual ``log(1 + x)``: ``mean((log y - log p)²)``."""
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean over rows and units."""

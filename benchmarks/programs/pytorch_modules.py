@@ -24,7 +24,7 @@ __all__ = [
 
 
 class Lstm(nn.Module):
-    """An LSTM over (rows, time, features) that gives its hidden states, or the last one alone."""
+    """An LSTM over (rows, time, features) that returns all hidden states, or only the last one."""
 
     def __init__(self, features: int, units: int, *, sequences: bool, bidirectional: bool) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Lstm(nn.Module):
 
 
 class Gru(nn.Module):
-    """A GRU over (rows, time, features) that gives its hidden states, or the last one alone."""
+    """A GRU over (rows, time, features) that returns all hidden states, or only the last one."""
 
     def __init__(self, features: int, units: int, *, sequences: bool, bidirectional: bool) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Gru(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Attention of a sequence, shape (rows, time, units), to itself."""
+    """Self-attention over sequences of shape (rows, time, units)."""
 
     def __init__(self, units: int, heads: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class SelfAttention(nn.Module):
         return attended
 
     def initialize(self, default_init: str, gain: float) -> None:
-        """Draw each of the four square kernels by Glorot, times a gain."""
+        """Draw each of the four square kernels by Glorot, scaled by a gain."""
         units = self.attention.embed_dim
         if default_init != "framework":
             for kernel in (*self.attention.in_proj_weight.data.chunk(3), self.attention.out_proj.weight):
@@ -117,7 +117,7 @@ def initialize(module: nn.Linear | nn.Conv1d | nn.Conv2d, layer: Mapping[str, An
     Args:
         module: The layer.
         layer: Its settings: ``init``, ``bias_init``, ``bias_const``.
-        default_init: Initializer if it names none; ``framework`` leaves it as PyTorch made it.
+        default_init: Initializer if the layer has none; ``framework`` keeps PyTorch's initialization.
     """
     init = layer.get("init") or default_init
     assert module.bias is not None
@@ -146,7 +146,9 @@ def draw_like_keras(weight: Tensor, init: str, fan_in: int, fan_out: int) -> Non
             bound = math.sqrt(3 * variance)
             nn.init.uniform_(weight, -bound, bound)
         else:
-            std = math.sqrt(variance) / 0.87962566103423978  # of a normal cut at two standard deviations
+            std = (
+                math.sqrt(variance) / 0.87962566103423978
+            )  # standard deviation of a normal truncated at two standard deviations
             nn.init.trunc_normal_(weight, 0.0, std, -2 * std, 2 * std)
 
 

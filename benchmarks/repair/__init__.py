@@ -1,1 +1,1 @@
-"""Does `autotrainer.fit` repair faulty trainings, at what cost, and better than chance?"""
+"""Does `autotrainer.fit` repair faulty trainings, at what cost, and better than random search?"""

@@ -1,4 +1,4 @@
-"""Tables of ``repair``: methods side by side, the gain over each rival, and each case."""
+"""Tables of ``repair``: methods side by side, the gain of ``fit`` over each alternative, and each case."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from benchmarks.repair.outcomes import AS_GIVEN, Outcome
+from benchmarks.repair.outcomes import ORIGINAL, Outcome
 from benchmarks.repair.run import METHODS
 from benchmarks.reporting.intervals import bootstrap_mean, signed_rank
 from benchmarks.reporting.tables import interval_share, listed, number, table
@@ -14,47 +14,47 @@ from benchmarks.reporting.tables import interval_share, listed, number, table
 __all__ = ["SEEDS", "by_case", "by_method", "each_case", "gains"]
 
 SEEDS = 5
-"""Seeds that a case needs for a test over seeds."""
+"""Seeds that a case needs for a significance test."""
 
 
-def by_method(found: Sequence[Outcome]) -> str:
+def by_method(results: Sequence[Outcome]) -> str:
     """Return ratios, losses and costs by group of cases and method, for one budget; intervals over cases and seeds."""
-    within = [o for o in found if o.within]
-    sources = sorted({o.source for o in within})
-    groups = [(source, [o for o in within if o.source == source]) for source in sources]
-    groups += [("all", within)] * (len(sources) > 1)
-    groups.append(("fix beyond the budget", [o for o in found if not o.within]))
+    affordable = [o for o in results if o.fix_affordable]
+    sources = sorted({o.source for o in affordable})
+    groups = [(source, [o for o in affordable if o.source == source]) for source in sources]
+    groups += [("all", affordable)] * (len(sources) > 1)
+    groups.append(("fix beyond the budget", [o for o in results if not o.fix_affordable]))
     head = ["cases", "method", "n", "clipped IR, mean", "IR ≥ 0.9", "IR > 0", "repaired, p < 0.05", "got worse"]
     head += ["cost to win, median", "p90", "largest cost"]
-    lines = [_line(name, method, of) for name, group in groups for method, of in _methods(group).items()]
+    lines = [_line(name, method, selected) for name, group in groups for method, selected in _methods(group).items()]
     return table(head, lines)
 
 
-def gains(found: Sequence[Outcome]) -> str:
-    """Return how much more ``fit`` gains than each rival on the same cases and seeds, with intervals."""
-    methods = _methods([o for o in found if o.within])
+def gains(results: Sequence[Outcome]) -> str:
+    """Return the gain of ``fit`` over each alternative on the same cases and seeds, with intervals."""
+    methods = _methods([o for o in results if o.fix_affordable])
     ours = {(o.case, o.seed): o.ratio for o in methods.get("fit", [])}
     lines = []
-    for method, of in methods.items():
-        paired = [(o, ours[o.case, o.seed] - o.ratio) for o in of if (o.case, o.seed) in ours]
+    for method, selected in methods.items():
+        paired = [(o, ours[o.case, o.seed] - o.ratio) for o in selected if (o.case, o.seed) in ours]
         if method != "fit" and paired:
             mean, low, high = bootstrap_mean(_grouped((o.case, gain) for o, gain in paired))
             lines.append(f"{method}: {mean:+.3f} ({low:+.3f} to {high:+.3f}, {len(paired)} pairs)")
-    return "\n".join(listed("Clipped IR of fit less that of", lines)).strip()
+    return "\n".join(listed("Clipped IR of fit minus that of", lines)).strip()
 
 
-def each_case(found: Sequence[Outcome]) -> str:
-    """Return a line a case and seed: what ``fit`` (or the first method that ran) did, and the ratios of its rivals."""
-    ratios = {(o.method, o.case, o.seed): o.ratio for o in found}
-    methods = [m for m in METHODS if any(o.method == m for o in found)]
+def each_case(results: Sequence[Outcome]) -> str:
+    """Return one line per case and seed: the result of ``fit`` (or the first method), and the alternatives' ratios."""
+    ratios = {(o.method, o.case, o.seed): o.ratio for o in results}
+    methods = [m for m in METHODS if any(o.method == m for o in results)]
     others = methods[1:]
-    shown = [o for o in found if o.method == (methods[0] if methods else AS_GIVEN)]
-    head = ["case", "given", "repaired", "fixed", "IR", *(f"IR, {m}" for m in others), "status", "cost", "to win"]
+    shown = [o for o in results if o.method == (methods[0] if methods else ORIGINAL)]
+    head = ["case", "original", "repaired", "fixed", "IR", *(f"IR, {m}" for m in others), "status", "cost", "to win"]
     head += ["fix cost", "findings", "changes"]
     lines = [
         [
             f"{o.case} (seed {o.seed})",
-            number(o.given, 3),
+            number(o.original, 3),
             number(o.repaired, 3),
             number(o.fixed, 3),
             number(o.ratio),
@@ -71,9 +71,9 @@ def each_case(found: Sequence[Outcome]) -> str:
     return table(head, lines)
 
 
-def by_case(found: Iterable[Outcome]) -> dict[str, list[float]]:
+def by_case(results: Iterable[Outcome]) -> dict[str, list[float]]:
     """Return clipped ratios of the seeds, by case."""
-    return _grouped((o.case, o.ratio) for o in found)
+    return _grouped((o.case, o.ratio) for o in results)
 
 
 def _grouped(pairs: Iterable[tuple[str, float]]) -> dict[str, list[float]]:
@@ -83,34 +83,34 @@ def _grouped(pairs: Iterable[tuple[str, float]]) -> dict[str, list[float]]:
     return grouped
 
 
-def _methods(found: Sequence[Outcome]) -> Mapping[str, list[Outcome]]:
-    of = {method: [o for o in found if o.method == method] for method in (*METHODS, AS_GIVEN)}
-    return {method: outcomes for method, outcomes in of.items() if outcomes}
+def _methods(results: Sequence[Outcome]) -> Mapping[str, list[Outcome]]:
+    by_name = {method: [o for o in results if o.method == method] for method in (*METHODS, ORIGINAL)}
+    return {method: outcomes for method, outcomes in by_name.items() if outcomes}
 
 
-def _line(name: str, method: str, found: Sequence[Outcome]) -> list[str]:
-    ratios = by_case(found)
-    wins = [o.cost_to_win for o in found if o.cost_to_win is not None and o.ratio > 0]
+def _line(name: str, method: str, results: Sequence[Outcome]) -> list[str]:
+    ratios = by_case(results)
+    wins = [o.cost_to_win for o in results if o.cost_to_win is not None and o.ratio > 0]
     mean, low, high = bootstrap_mean(ratios)
     return [
         name,
         method,
-        str(len(found)) if len(found) == len(ratios) else f"{len(found)} of {len(ratios)} cases",
+        str(len(results)) if len(results) == len(ratios) else f"{len(results)} of {len(ratios)} cases",
         f"{mean:.3f} ({low:.3f}–{high:.3f})",
-        interval_share(sum(o.ratio >= 0.9 for o in found), len(found), len(ratios)),
-        interval_share(sum(o.ratio > 0 for o in found), len(found), len(ratios)),
-        _repaired(found),
-        str(sum(o.worse for o in found)),
+        interval_share(sum(o.ratio >= 0.9 for o in results), len(results), len(ratios)),
+        interval_share(sum(o.ratio > 0 for o in results), len(results), len(ratios)),
+        _repaired(results),
+        str(sum(o.worse for o in results)),
         number(float(np.median(wins))) if wins else "–",
         number(float(np.quantile(wins, 0.9))) if wins else "–",
-        number(max((o.cost for o in found if o.error is None), default=None)),
+        number(max((o.cost for o in results if o.error is None), default=None)),
     ]
 
 
-def _repaired(found: Sequence[Outcome]) -> str:
-    """Return how many cases gained over their seeds, by Wilcoxon's test; "–" with too few seeds for it."""
+def _repaired(results: Sequence[Outcome]) -> str:
+    """Return how many cases gained significantly over their seeds (Wilcoxon's test); "–" with too few seeds."""
     seeds: dict[str, list[float]] = {}
-    for o in found:
-        seeds.setdefault(o.case, []).append(o.repaired - o.given if o.plan is not None else 0.0)
+    for o in results:
+        seeds.setdefault(o.case, []).append(o.repaired - o.original if o.plan is not None else 0.0)
     tested = [gains for gains in seeds.values() if len(gains) >= SEEDS]
     return interval_share(sum(signed_rank(gains) < 0.05 for gains in tested), len(tested))

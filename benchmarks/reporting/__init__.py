@@ -1,1 +1,1 @@
-"""Tables, pages and comparisons of rows."""
+"""Tables, intervals, goals, comparisons and pages of rows."""

@@ -1,4 +1,4 @@
-"""Goals of the project, each beside what was measured: met, missed, or too few cases to tell."""
+"""Goals of the project with the measured value: met or missed, and whether beyond noise."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from benchmarks.detect.verdicts import Verdict, within
+from benchmarks.detect.verdicts import Verdict, case_count
 from benchmarks.repair.outcomes import Outcome
 from benchmarks.repair.tables import by_case
 from benchmarks.reporting.intervals import bootstrap_mean, wilson
@@ -19,7 +19,7 @@ _IR = {3.0: 0.6, 10.0: 0.8}
 
 
 def detect_goals(verdicts: Sequence[Verdict]) -> str:
-    """Return the goals of ``detect`` as Markdown; the first is for real programs alone, the others for all."""
+    """Return the goals of ``detect`` as Markdown; the first is for real programs only, the others for all."""
     faulty = [v for v in verdicts if v.faulty]
     healthy = [v for v in verdicts if not v.faulty]
     real = [v for v in faulty if v.source == "real"]
@@ -33,9 +33,9 @@ def detect_goals(verdicts: Sequence[Verdict]) -> str:
     return _table(lines)
 
 
-def repair_goals(found: Sequence[Outcome]) -> str:
-    """Return the goals of ``repair`` for one budget as Markdown: of ``fit``, on cases whose fix fits into it."""
-    ours = [o for o in found if o.method == "fit" and o.within]
+def repair_goals(results: Sequence[Outcome]) -> str:
+    """Return the goals of ``repair`` for one budget as Markdown: for ``fit``, on cases whose fix is affordable."""
+    ours = [o for o in results if o.method == "fit" and o.fix_affordable]
     if not ours:
         return ""
     mean, low, high = bootstrap_mean(by_case(ours))
@@ -43,10 +43,10 @@ def repair_goals(found: Sequence[Outcome]) -> str:
     least = _IR.get(ours[0].budget)
     if least is not None:
         lines.append(["clipped IR, mean", f"≥ {least}", f"{mean:.3f}", _verdict(mean, low, high, least=least)])
-    for method in dict.fromkeys(o.method for o in found if o.method.startswith("random")):
-        theirs = bootstrap_mean(by_case(o for o in found if o.method == method and o.within))[0]
+    for method in dict.fromkeys(o.method for o in results if o.method.startswith("random")):
+        theirs = bootstrap_mean(by_case(o for o in results if o.method == method and o.fix_affordable))[0]
         lines.append([f"clipped IR, mean, above {method}", f"> {theirs:.3f}", f"{mean:.3f}", _plain(mean > theirs)])
-    worse = sum(o.worse for o in found if o.method == "fit")
+    worse = sum(o.worse for o in results if o.method == "fit")
     lines.append(["got worse", "0", str(worse), _plain(worse == 0)])
     wins = [o.cost_to_win for o in ours if o.cost_to_win is not None and o.ratio > 0]
     if wins:
@@ -56,22 +56,22 @@ def repair_goals(found: Sequence[Outcome]) -> str:
 
 
 def _share(
-    what: str, of: Sequence[Verdict], test: Callable[[Verdict], object], *, least: float = 0.0, most: float = 1.0
+    name: str, verdicts: Sequence[Verdict], test: Callable[[Verdict], object], *, least: float = 0.0, most: float = 1.0
 ) -> list[str]:
-    part, units = sum(bool(test(v)) for v in of), within(of)
+    part, units = sum(bool(test(v)) for v in verdicts), case_count(verdicts)
     goal = f"≥ {100 * least:.0f} %" if least else f"≤ {100 * most:.0f} %"
-    if not of:
-        return [what, goal, "–", "not measured"]
-    share = part / len(of)
+    if not verdicts:
+        return [name, goal, "–", "not measured"]
+    share = part / len(verdicts)
     verdict = _verdict(share, *wilson(share * units, units), least=least, most=most)
-    return [what, goal, interval_share(part, len(of), units), verdict]
+    return [name, goal, interval_share(part, len(verdicts), units), verdict]
 
 
 def _verdict(value: float, low: float, high: float, *, least: float = -np.inf, most: float = np.inf) -> str:
-    """Say whether a goal is met, and whether the whole interval says the same."""
+    """Return whether a goal is met, and whether the whole interval agrees."""
     met = least <= value <= most
-    sure = (least <= low and high <= most) if met else (high < least or low > most)
-    return _plain(met) + ("" if sure else ", not beyond noise")
+    certain = (least <= low and high <= most) if met else (high < least or low > most)
+    return _plain(met) + ("" if certain else ", not beyond noise")
 
 
 def _plain(met: bool | np.bool_) -> str:

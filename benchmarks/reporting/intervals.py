@@ -1,4 +1,4 @@
-"""Intervals and tests of the benchmark's figures; the case is the unit, and the seeds of a case hang together."""
+"""Confidence intervals and tests of the benchmarks; the case is the unit, since its seeds are not independent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _Z = 1.959963984540054  # the normal distribution's 97.5 % point
 
 
 def wilson(part: float, whole: float) -> Interval:
-    """Return the 95 % Wilson score interval of a share, in [0, 1]; NaN of nothing.
+    """Return the 95 % Wilson score interval of a share, in [0, 1]; NaN without trials.
 
     Args:
         part: Successes; a fraction where trials were averaged.
@@ -35,20 +35,20 @@ def wilson(part: float, whole: float) -> Interval:
 def bootstrap_mean(groups: Mapping[str, Sequence[float]], *, draws: int = 4000) -> tuple[float, float, float]:
     """Return the mean over cases of their mean over seeds, and its 95 % percentile interval.
 
-    Cases are drawn again, and within each drawn case its seeds.
+    Cases are resampled, and within each case its seeds.
 
     Args:
         groups: Values of the seeds, by case.
-        draws: Samples of the bootstrap, drawn with a fixed seed.
+        draws: Bootstrap samples, drawn with a fixed seed.
 
     Returns:
-        Mean, lower and upper end; NaN of nothing.
+        Mean, lower and upper end; NaN without values.
     """
     values = [np.asarray(group, np.float64) for group in groups.values() if len(group)]
     if not values:
         return math.nan, math.nan, math.nan
     draw = np.random.default_rng(0)
-    # One row a case: means of resampled seeds. Drawing rows and columns apart keeps memory at cases × draws.
+    # One row per case: means of resampled seeds. Resampling cases and seeds separately needs cases × draws numbers.
     means = np.stack([group[draw.integers(0, len(group), (draws, len(group)))].mean(1) for group in values])
     chosen = draw.integers(0, len(values), (len(values), draws))
     drawn = means[chosen, np.arange(draws)].mean(0)
@@ -57,7 +57,7 @@ def bootstrap_mean(groups: Mapping[str, Sequence[float]], *, draws: int = 4000) 
 
 
 def mcnemar(lost: int, gained: int) -> float:
-    """Return the two-sided exact p of McNemar's test: that this many of the changed pairs changed one way by chance.
+    """Return the two-sided exact p of McNemar's test: the chance of changed pairs at least this one-sided.
 
     Args:
         lost: Pairs that were right before and are wrong now.
@@ -71,10 +71,10 @@ def mcnemar(lost: int, gained: int) -> float:
 def signed_rank(gains: Sequence[float]) -> float:
     """Return the one-sided p of Wilcoxon's signed-rank test that gains are above zero; 1 if all are zero.
 
-    With five seeds, five gains give 0.031, the only way to be below 0.05.
+    With five seeds, only five gains give a p below 0.05: 0.031.
     """
     if not any(gains):
         return 1.0
-    from scipy.stats import wilcoxon  # type: ignore[import-untyped]  # comes with scikit-learn, as the data sets do
+    from scipy.stats import wilcoxon  # type: ignore[import-untyped]  # installed with scikit-learn
 
     return float(wilcoxon(gains, alternative="greater", zero_method="pratt").pvalue)

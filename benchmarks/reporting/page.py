@@ -1,4 +1,4 @@
-"""``python -m benchmarks page ROWS…``: tables and plots of stored rows as one page that needs nothing else."""
+"""``python -m benchmarks page ROWS…``: tables and plots of stored rows as one self-contained page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.detect.verdicts import judge_all
 from benchmarks.execution.files import write
 from benchmarks.execution.pool import Row
-from benchmarks.execution.provenance import told
+from benchmarks.execution.provenance import provenance_line
 from benchmarks.execution.runs import by_framework
 from benchmarks.repair.outcomes import outcomes
 from benchmarks.reporting import plots
@@ -25,7 +25,7 @@ def page(suites: Mapping[str, Sequence[Row]], out: Path) -> None:
     """Write the page.
 
     Args:
-        suites: Rows by benchmark, as `read_suites` gives them.
+        suites: Rows by benchmark, as `read_suites` returns them.
         out: The file.
 
     Raises:
@@ -37,8 +37,8 @@ def page(suites: Mapping[str, Sequence[Row]], out: Path) -> None:
     parts = [
         {
             "suite": suite,
-            "made": told(rows),
-            # Plots are ours alone and escaped by their library; all else is escaped here.
+            "made": provenance_line(rows),
+            # Plots are generated here and escaped by matplotlib; everything else is escaped by the template.
             "plots": [(caption, Markup(svg)) for caption, svg in _plots(suite, rows)],
             "blocks": list(blocks(tables_of(suite, rows))),
         }
@@ -52,7 +52,7 @@ def page(suites: Mapping[str, Sequence[Row]], out: Path) -> None:
 
 
 def blocks(markdown: str) -> Iterator[dict[str, Any]]:
-    """Yield headings, tables, lists and paragraphs of the Markdown that our tables are written in."""
+    """Yield headings, tables, lists and paragraphs of the Markdown that the benchmarks write."""
     for part in markdown.replace("**", "").split("\n\n"):
         lines = [line for line in part.split("\n") if line]
         if not lines:
@@ -73,20 +73,23 @@ def blocks(markdown: str) -> Iterator[dict[str, Any]]:
 
 def _plots(suite: str, rows: Sequence[Row]) -> Iterator[Plot]:
     if suite == "detect":
-        verdicts = [v for name, of in by_framework(rows).items() for v in judge_all(of, name)[0]]
+        verdicts = [v for name, of_framework in by_framework(rows).items() for v in judge_all(of_framework, name)[0]]
         if verdicts:
             yield (
-                "An error found on faulty trainings (filled) and on healthy ones (hollow)",
-                (plots.found_and_accused(verdicts)),
+                "Trainings with an error: faulty ones (filled) and healthy ones (hollow)",
+                plots.error_shares(verdicts),
             )
-            yield "When the first error came", plots.delays(verdicts)
+            yield "Time of the first error", plots.delays(verdicts)
     elif suite == "repair":
-        for framework, of in by_framework(rows).items():
-            found, _ = outcomes(of, framework)
-            if found:
-                yield f"{framework}: clipped IR by budget, cases whose fix fits in", plots.ratios_by_budget(found)
-                yield f"{framework}: work until the winning attempt", plots.wins(found)
-                yield f"{framework}: each case, mean over seeds", plots.ratios_by_case(found)
+        for framework, of_framework in by_framework(rows).items():
+            results, _ = outcomes(of_framework, framework)
+            if results:
+                yield (
+                    f"{framework}: clipped IR by budget, cases whose fix is affordable",
+                    plots.ratios_by_budget(results),
+                )
+                yield f"{framework}: work until the winning attempt", plots.wins(results)
+                yield f"{framework}: each case, mean over seeds", plots.ratios_by_case(results)
     else:
         ratios = step_ratios(rows)
         if ratios:

@@ -1,4 +1,4 @@
-"""What others published, to stand beside our figures: on their cases and machines, not on ours."""
+"""Published figures of related tools, for orientation: measured on other cases and machines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PUBLISHED: dict[str, tuple[Figure, ...]] = {
             "UMLAUT 50, AUTOTRAINER 12, DeepLocalize 36, DeepFD 47; DEFault 94.3 %",
         ),
         (
-            "right type of fault named, of the same",
+            "fault type named correctly, of the same",
             "DeepFD; DEFault",
             "UMLAUT 14, AUTOTRAINER 10, DeepLocalize 7, DeepFD 27; DEFault 63.5 %",
         ),
@@ -31,19 +31,19 @@ PUBLISHED: dict[str, tuple[Figure, ...]] = {
     ),
     "repair": (
         (
-            "buggy models repaired, own benchmark",
+            "buggy models repaired, on its own benchmark",
             "AUTOTRAINER (ICSE 2021)",
             "255 of 262 (97.33 %), mean accuracy +47.08 points",
         ),
         ("the same, extended", "AUTOTRAINER (TDSC 2024)", "414 of 422 (98.1 %), mean accuracy +36.42 points"),
         (
-            "gained more than 5 points and above chance",
-            "its table, read again",
+            "improved by more than 5 points, to above chance",
+            "recomputed from its table",
             "81.3 % of the buggy; 12 of the 414 gained nothing",
         ),
         (
             "cost of a repair, in trainings",
-            "its table, read again",
+            "recomputed from its table",
             "median 1.76, mean 2.41, p90 3.26; an independent replication: median 12.6",
         ),
         (
@@ -60,7 +60,7 @@ PUBLISHED: dict[str, tuple[Figure, ...]] = {
     "overhead": (
         (
             "normal training",
-            "AUTOTRAINER, its table read again",
+            "AUTOTRAINER, recomputed from its table",
             "claimed ~1 %; median 2.1 %, mean 6 %, small data 24 %",
         ),
         ("every step", "Cockpit, economy", "1.4–4.2×; gradient norm alone 1.025×"),
@@ -68,12 +68,12 @@ PUBLISHED: dict[str, tuple[Figure, ...]] = {
         ("every 10 steps", "SageMaker Debugger", "~1.9×"),
     ),
 }
-"""Figures by suite: what, who, number."""
+"""Figures by suite: result, source, figure."""
 
 
 def published(suite: str) -> str:
     """Return the published figures of a suite as Markdown."""
-    head = ["what", "who", "number"]
-    return "### Published by others\n\nOn their own cases, data and machines: no row of this run.\n\n" + table(
+    head = ["result", "source", "figure"]
+    return "### Published by others\n\nMeasured on other cases, data and machines; not part of this run.\n\n" + table(
         head, PUBLISHED[suite]
     )

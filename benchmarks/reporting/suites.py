@@ -1,4 +1,4 @@
-"""Which benchmark rows are of, and their tables."""
+"""The benchmark that rows belong to, and their tables."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from pathlib import Path
 from autotrainer.errors import ConfigError
 from benchmarks.execution.pool import Row, key, read_rows
 
-__all__ = ["read_last", "read_suites", "suite_of", "tables_of"]
+__all__ = ["read_latest", "read_suites", "suite_of", "tables_of"]
 
 
 def suite_of(rows: Iterable[Row]) -> str:
-    """Return the benchmark that rows are of: ``detect``, ``repair``, ``overhead`` or ``calibrate``.
+    """Return the benchmark that rows belong to: ``detect``, ``repair``, ``overhead`` or ``calibrate``.
 
     Raises:
-        ConfigError: If they are of several, or of none that is known.
+        ConfigError: If they belong to several benchmarks, or to an unknown one.
     """
-    found = sorted({_suite(row) for row in rows})
-    if len(found) != 1:
-        raise ConfigError(f"rows of several benchmarks in one file: {', '.join(found)}")
-    return found[0]
+    suites = sorted({_suite(row) for row in rows})
+    if len(suites) != 1:
+        raise ConfigError(f"rows of several benchmarks in one file: {', '.join(suites)}")
+    return suites[0]
 
 
-def read_last(path: Path) -> list[Row]:
-    """Read a file of rows; of a training that was run again because its case was changed, the last row.
+def read_latest(path: Path) -> list[Row]:
+    """Read a file of rows; for a training repeated because its case changed, only the last row.
 
     Raises:
-        ConfigError: If the file is missing, empty or holds what is no row.
+        ConfigError: If the file is missing or empty, or holds a line that is not a row.
     """
     rows = {key({**row["task"], "recipe": None}): row for row in read_rows(path)}
     if not rows:
@@ -39,38 +39,38 @@ def read_suites(paths: Sequence[Path]) -> dict[str, list[Row]]:
     """Read files of rows and return them by benchmark.
 
     Raises:
-        ConfigError: If a file is missing, empty or holds what is no row.
+        ConfigError: If a file is missing or empty, or holds a line that is not a row.
     """
-    found: dict[str, list[Row]] = {}
+    suites: dict[str, list[Row]] = {}
     for path in paths:
-        for row in read_last(path):
-            found.setdefault(_suite(row), []).append(row)
-    return found
+        for row in read_latest(path):
+            suites.setdefault(_suite(row), []).append(row)
+    return suites
 
 
 def tables_of(suite: str, rows: Sequence[Row]) -> str:
-    """Return the tables of rows as Markdown, as the command that made them prints them.
+    """Return the tables of rows as Markdown, as the command that made them printed them.
 
     Raises:
         ConfigError: If the benchmark's tables need more than its rows.
     """
     if suite == "calibrate":
-        raise ConfigError("rows of calibrate make no page: the command saves its curves itself")
+        raise ConfigError("there is no page for rows of calibrate: the command itself saves the curves")
     if suite == "detect":
-        from benchmarks.detect.suite import report
+        from benchmarks.detect.suite import report as report_detect
 
-        return report(rows)
+        return report_detect(rows)
     if suite == "repair":
-        from benchmarks.repair.suite import report as repaired
+        from benchmarks.repair.suite import report as report_repair
 
-        return repaired(rows)
-    from benchmarks.execution.provenance import told
+        return report_repair(rows)
+    from benchmarks.execution.provenance import provenance_line
     from benchmarks.overhead.suite import summarize
     from benchmarks.reporting.published import published
 
     timed = [row for row in rows if not row["task"].get("memory")]
-    kept = [row for row in rows if row["task"].get("memory")]
-    return "\n\n".join([told(rows), summarize(timed, kept), published("overhead")])
+    memory = [row for row in rows if row["task"].get("memory")]
+    return "\n\n".join([provenance_line(rows), summarize(timed, memory), published("overhead")])
 
 
 def _suite(row: Row) -> str:
@@ -78,4 +78,4 @@ def _suite(row: Row) -> str:
     for suite, part in (("calibrate", "logs"), ("detect", "variants"), ("repair", "methods"), ("overhead", "model")):
         if part in task and "framework" in task:
             return suite
-    raise ConfigError(f"a row of no known benchmark: its task has {', '.join(sorted(task))}")
+    raise ConfigError(f"a row of an unknown benchmark: its task has {', '.join(sorted(task))}")

@@ -24,15 +24,15 @@ class Head:
 
     @property
     def edits(self) -> tuple[Edit, Edit]:
-        """The edits that bring it about."""
+        """The edits that give a model this head."""
         return SetOutputActivation(self.activation), SetLoss(self.loss, self.expects)
 
 
 def fitting_head(context: TaskContext, targets: TargetSummary) -> Head | None:
-    """Return the head that fits the targets and stays in the output space of the training as given.
+    """Return the head that fits the targets and stays in the output space of the original training.
 
-    A model that gave logits goes on to give logits, one that gave probabilities gives probabilities: whoever uses
-    its outputs, cuts or ranks them, needs no change.
+    A model that returned logits still returns logits, and one that returned probabilities still returns
+    probabilities, so that code that uses its outputs needs no change.
 
     Args:
         context: The training.
@@ -40,7 +40,7 @@ def fitting_head(context: TaskContext, targets: TargetSummary) -> Head | None:
 
     Returns:
         The head, or None where the outputs can't fit the targets (such as one unit for three classes). Numbers
-        that are no classes make a regression, whatever the loss as given.
+        that are not classes make a regression, whatever the present loss.
     """
     logits = context.loss.expects == "logits"
     units = context.output_units

@@ -1,4 +1,4 @@
-"""Which layers a repair speaks of, and which initializer suits an activation."""
+"""Which layers a repair can change."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from autotrainer.edits import initializer_for
 from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import TaskContext
 
-__all__ = ["activated", "drawn", "normalizable"]
+__all__ = ["layers_by_initializer", "layers_with_activation", "normalizable"]
 
 _PLAIN = ("linear", "softmax", "log_softmax", None)
 
 
-def activated(context: TaskContext, named: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the hidden layers that have an activation which can be exchanged, fused or separate.
+def layers_with_activation(context: TaskContext, named: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the hidden layers that have a replaceable activation, fused or separate.
 
     Args:
         context: The training.
         named: Only these, if any of them qualifies.
 
     Returns:
-        Layer names in forward order; recurrent layers keep their gates and are left out.
+        Layer names in forward order; recurrent layers are left out, since they keep their gates.
     """
-    found = [
+    names = [
         layer.name
         for layer in context.layers
         if layer.hidden and not layer.frozen and layer.kind in ("dense", "conv", "activation", "norm")
         if layer.activation not in _PLAIN
     ]
-    return tuple(name for name in found if name in named) or tuple(found)
+    return tuple(name for name in names if name in named) or tuple(names)
 
 
-def drawn(context: TaskContext, named: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
-    """Return layers whose weights can be drawn anew, by the initializer that suits their activation.
+def layers_by_initializer(context: TaskContext, named: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
+    """Return the layers that can be reinitialized, by the initializer that suits their activation.
 
-    Layers inside of a named one, such as the output projection of an attention layer, are drawn along with it.
+    Layers inside of a named one, such as the output projection of an attention layer, are included with it.
     """
     layers = [
         layer
@@ -51,7 +51,7 @@ def drawn(context: TaskContext, named: Sequence[str] = ()) -> dict[str, tuple[st
 
 
 def normalizable(context: TaskContext) -> tuple[LayerInfo, ...]:
-    """Return the hidden dense and convolution layers with an activation and no normalization behind them."""
+    """Return the hidden dense and convolution layers with an activation and no normalization after them."""
     weighted = [layer for layer in context.layers if layer.kind != "activation"]
     following = [*weighted, None][1:]
     return tuple(

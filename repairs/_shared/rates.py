@@ -13,7 +13,7 @@ ADAPTIVE = ("adam", "adamw", "nadam", "adamax", "rmsprop", "adagrad", "adadelta"
 
 _USUAL = {"sgd": 1e-2, "adam": 1e-3, "adamw": 1e-3, "nadam": 1e-3, "adamax": 2e-3, "rmsprop": 1e-3}
 REACH = 5.0
-"""Way of the weights in a whole training ÷ their usual length that a rate should allow."""
+"""Distance that a rate should let the weights travel in a whole training ÷ their usual length."""
 
 
 def suitable_rate(optimizer: str, context: TaskContext) -> float:

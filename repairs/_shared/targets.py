@@ -1,4 +1,4 @@
-"""What targets look like to a loss: their scale, their shape, their encoding."""
+"""Whether scale, shape and encoding of targets suit a loss."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Mapping
 from autotrainer.edits import Edit, EncodeTargets, NumberClasses, ScaleTargets
 from autotrainer.records.task import TargetSummary, TaskContext
 
-__all__ = ["differ_in_shape_only", "far_from_unit_scale", "fitting_code"]
+__all__ = ["differ_in_shape_only", "far_from_unit_scale", "fitting_encoding"]
 
 _FAR = 30.0
 """Standard deviation, and mean ÷ standard deviation, from which targets are far from unit scale: those of
 `unscaled_targets`, below which healthy trainings are common."""
 
 _SHAPE_EVIDENCE = ("crossed_", "output_rank")
-"""How names of numbers begin that tell of shapes that broadcast."""
+"""How the names of evidence about broadcast shapes begin."""
 
 
 def far_from_unit_scale(targets: TargetSummary) -> bool:
-    """Say whether numbers are so large, or so far from zero, that a loss of usual weights is far too large."""
+    """Return whether targets are so large, or so far from zero, that the initial loss is far too large."""
     if not targets.variance > 0:
         return False
     spread = math.sqrt(targets.variance)
@@ -27,7 +27,7 @@ def far_from_unit_scale(targets: TargetSummary) -> bool:
 
 
 def differ_in_shape_only(context: TaskContext, targets: TargetSummary, evidence: Mapping[str, float]) -> bool:
-    """Say whether outputs and targets hold one value a row each, one of them in a column."""
+    """Return whether outputs and targets hold one value per row each, one of them in a column."""
     if context.loss.family == "cross_entropy" or targets.width != 1:
         return False
     if any(name.startswith(_SHAPE_EVIDENCE) for name in evidence):
@@ -35,13 +35,13 @@ def differ_in_shape_only(context: TaskContext, targets: TargetSummary, evidence:
     return context.output_rank is not None and {context.output_rank, targets.rank} == {1, 2}
 
 
-def fitting_code(context: TaskContext, targets: TargetSummary, *, out_of_range: bool = False) -> Edit | None:
-    """Return what brings targets into the form that the loss takes; None where they have it, or nothing does.
+def fitting_encoding(context: TaskContext, targets: TargetSummary, *, out_of_range: bool = False) -> Edit | None:
+    """Return the edit that gives targets the encoding that the loss expects; None if they have it, or no edit does.
 
     Args:
         context: The training.
         targets: Its targets.
-        out_of_range: Whether targets are known to be out of the range of the loss, be it one of the user's own.
+        out_of_range: Whether targets are known to be out of the range of the loss, even if it is a custom one.
     """
     loss = context.loss
     if not targets.count or not (targets.integral or targets.one_hot):
@@ -55,7 +55,7 @@ def fitting_code(context: TaskContext, targets: TargetSummary, *, out_of_range: 
     two = len(targets.values) == 2 and targets.values != (0.0, 1.0)
     if chances and two and context.output_units == 1 and context.output_activation == "sigmoid":
         low, high = targets.values
-        if targets.signed:  # whose answers are cut at 0: the output says low + (high - low) * chance
+        if targets.signed:  # predictions are split at 0: the output is low + (high - low) * probability
             return ScaleTargets((low,), (high - low,))
         return EncodeTargets("zero_one", (low, high))
     margin = loss.family == "hinge" and loss.targets == "values" and context.framework == "pytorch"

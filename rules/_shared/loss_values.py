@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from autotrainer.records.history import RunHistory
-from autotrainer.records.signals import MAX_ROWS, PROBABLE
+from autotrainer.records.signals import MAX_ROWS, PROBABILITY_ACTIVATIONS
 from autotrainer.records.task import TaskContext
 
 __all__ = [
@@ -98,9 +98,9 @@ def computes_binary_entropy(history: RunHistory, context: TaskContext) -> bool:
     size, value, activation = history.scalar("batch_size"), history.scalar("loss"), context.output_activation
     low, high = history.scalar("output_min"), history.scalar("output_max")
     decided = np.ones(len(value), bool)
-    if activation is None or activation in PROBABLE:
+    if activation is None or activation in PROBABILITY_ACTIVATIONS:
         decided &= np.maximum(np.abs(low - 0.5), np.abs(high - 0.5)) >= _DECIDED
-    if activation is None or activation not in PROBABLE:
+    if activation is None or activation not in PROBABILITY_ACTIVATIONS:
         decided &= np.maximum(np.abs(low), np.abs(high)) >= 4 * _DECIDED
     gap = np.abs(value - history.scalar("binary_entropy"))
     gap = np.fmin(gap, np.abs(value - history.scalar("crossed_binary_entropy"))) / np.maximum(np.abs(value), 1e-12)

@@ -1,4 +1,4 @@
-"""Searches that go through evidence and successive halving, with trainings that follow a script: what tests compare."""
+"""Scripted fits that search by evidence and by successive halving, for tests that compare their results."""
 
 from __future__ import annotations
 
@@ -56,20 +56,20 @@ class _Momentum(_Rate):
 
 @dataclass
 class Story:
-    """A `fit` of a model that no repair makes healthy, with scores that hang on the edits.
+    """A `fit` of a model that no repair makes healthy, with scores that depend on the edits.
 
     Attributes:
-        notes: File that gets the process of each training, one a line.
+        notes: File to which the process id of each training is appended, one per line.
     """
 
     notes: Path
 
     def fit(self, before: Callable[[tuple[Edit, ...], int], Any] | None = None, **options: Any) -> dict[str, Any]:
-        """Return all that two equal results share.
+        """Return the result as a dict that equal fits share.
 
         Args:
-            before: Called at the beginning of each training with its edits and the number of trainings before.
-            **options: Those of `autotrainer.fit`.
+            before: Called at the beginning of each training with its edits and the number of earlier trainings.
+            **options: Arguments of `autotrainer.fit`.
         """
         notes = self.notes
 
@@ -90,13 +90,13 @@ class Story:
 
     @property
     def processes(self) -> list[int]:
-        """The process of each training so far."""
+        """The process id of each training so far."""
         return [int(line) for line in self.notes.read_text().splitlines()]
 
 
 @pytest.fixture
 def story(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Story:
-    """A story; `fit` sees the fake framework, one rule that always fires, and two repairs alone."""
+    """A story in which `fit` has only the fake framework, one rule that always fires, and two repairs."""
     backend = FakeBackend()
     monkeypatch.setattr(registry, "rules", lambda: (_Bad,))
     monkeypatch.setattr(registry, "repairs", lambda: (_Rate, _Momentum))

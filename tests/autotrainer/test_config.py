@@ -1,4 +1,4 @@
-"""`[tool.autotrainer]` of pyproject.toml: found from below, joined with what is given, refused with the file's name."""
+"""`[tool.autotrainer]` of pyproject.toml: search in parent folders, precedence, and invalid settings."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def problems(**given: object) -> set[str]:
-    return {rule.problem for rule in make_rules(**given)}  # type: ignore[arg-type]
+def problems(**options: object) -> set[str]:
+    return {rule.problem for rule in make_rules(**options)}  # type: ignore[arg-type]
 
 
-def test_the_table_is_found_from_a_folder_below(project: Path) -> None:
+def test_table_is_found_in_parent_folders(project: Path) -> None:
     (project / "pyproject.toml").write_text(TABLE)
     (project / "src" / "pyproject.toml").write_text("[tool.other]\nselect = ['tool.autotrainer']\n")
 
-    found = project_settings()
+    settings = project_settings()
 
-    assert found.path == project / "pyproject.toml"
-    assert found.select == ("AT1", "not_learning")
-    assert found.thresholds == {"vanishing_gradient.ratio": 1e-5, "not_learning.schedule": 0.5}
+    assert settings.path == project / "pyproject.toml"
+    assert settings.select == ("AT1", "not_learning")
+    assert settings.thresholds == {"vanishing_gradient.ratio": 1e-5, "not_learning.schedule": 0.5}
 
 
-def test_without_a_table_nothing_changes(project: Path) -> None:
+def test_defaults_without_a_table(project: Path) -> None:
     (project / "pyproject.toml").write_text("[tool.ruff]\nline-length = 100\n")
 
     assert project_settings(project) == ProjectSettings()
 
 
-def test_the_rules_follow_the_project(project: Path) -> None:
+def test_project_settings_configure_rules(project: Path) -> None:
     everything = problems()
     (project / "pyproject.toml").write_text(TABLE)
 
@@ -62,7 +62,7 @@ def test_the_rules_follow_the_project(project: Path) -> None:
     assert rules["not_learning"].threshold("schedule") == 0.5
 
 
-def test_what_is_given_goes_before(project: Path) -> None:
+def test_arguments_override_project_settings(project: Path) -> None:
     (project / "pyproject.toml").write_text(TABLE)
 
     assert problems(select="AT2") >= {"dying_relu"}
@@ -72,7 +72,7 @@ def test_what_is_given_goes_before(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("[tool.autotrainer]\nselekt = []\n", "did you mean 'select'"),
         ("[tool.autotrainer]\nselect = 3\n", "must be a list of names"),
@@ -81,20 +81,18 @@ def test_what_is_given_goes_before(project: Path) -> None:
         ("[tool.autotrainer.thresholds]\nbeta_9 = 1\n", "unknown threshold"),
         ("[tool.autotrainer]\nthresholds = 3\n", "must be a table"),
         ("[tool]\nautotrainer = 3\n# tool.autotrainer\n", "must be a table"),
-        ("[tool.autotrainer\n", "no valid TOML"),
+        ("[tool.autotrainer\n", "is not valid TOML"),
     ],
 )
-def test_a_wrong_table_is_refused_with_its_file(project: Path, text: str, says: str) -> None:
+def test_invalid_table_is_rejected_with_its_path(project: Path, text: str, message: str) -> None:
     (project / "pyproject.toml").write_text(text)
 
-    with pytest.raises(ConfigError, match=says) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         make_rules()
     assert str(project / "pyproject.toml") in str(caught.value)
 
 
-def test_a_file_without_tools_and_a_folder_that_is_gone_say_nothing(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_table_and_deleted_folder_are_ignored(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "pyproject.toml").write_text('tool = "not tool.autotrainer"\n')
     assert project_settings() == ProjectSettings()
 

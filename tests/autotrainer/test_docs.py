@@ -1,20 +1,41 @@
-"""Every rule and repair has its page, and what the documents show runs."""
+"""Every rule and repair has its page, and what the documents show runs and is what they say it prints."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from autotrainer import registry
+from autotrainer.config import project_settings
 from autotrainer.repair import DOC_SECTIONS as REPAIR_SECTIONS
 from autotrainer.repair import Repair
 from autotrainer.rule import DOC_SECTIONS as RULE_SECTIONS
 from autotrainer.rule import Rule
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+
+
+def _module(name: str) -> Any:
+    """Load a file of docs/, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+examples = _module("examples")
+PAGES: tuple[str, ...] = tuple(sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")))
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *PAGES)
+EXAMPLES = [example for document in ("README.md", *PAGES) for example in examples.examples(document)]
 
 
 def _sections(page: str) -> dict[str, str]:
@@ -51,34 +72,81 @@ def test_rules_name_known_repairs_and_causes_and_repairs_known_problems() -> Non
         assert set(repair.fixes) <= problems, repair.name
 
 
-def _blocks(document: str, language: str) -> list[str]:
-    text = (ROOT / document).read_text("utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(len(_blocks("README.md", "python"))))
-def test_examples_of_the_readme_run(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    exec(compile(_blocks("README.md", "python")[number], f"README.md block {number}", "exec"), {"__name__": "readme"})
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_examples_run_and_print_what_the_documents_show(example: Any) -> None:
+    printed = examples.run(example)
+    if example.output is not None:
+        shown, actual = examples.words(example.output), examples.words(printed)
+        roots = [re.findall(r"ERROR AT# \w+", text) for text in (shown, actual)]
+        assert roots[0] == roots[1]
+        # which steps are measured depends on the time, so that a consequence more or less is no reason to fail
+        vocabulary = set(shown.split())
+        missing = vocabulary - set(actual.split())
+        assert len(missing) <= 0.25 * len(vocabulary), (
+            f"python docs/examples.py {example.name.partition(':')[0]} puts in:\n{printed}"
+        )
+
+
+def test_words_of_an_output_are_those_of_another_machine() -> None:
+    one = "loss 0.25 in layers 0, 2,\n4: ratio = 1e-07 (90% sure)"
+    other = "loss 12 in layers\n1: ratio = -0.5 (8% sure)"
+    assert examples.words(one) == examples.words(other) == "loss # in layers #: ratio = # (#% sure)"
+
+
+def test_examples_are_found_with_their_outputs() -> None:
+    assert {example.name.partition(":")[0] for example in EXAMPLES} >= {"README.md", "docs/fit.md", "docs/extending.md"}
+    for example in EXAMPLES:
+        text = (ROOT / example.name.partition(":")[0]).read_text("utf-8")
+        assert example.output is None or text[slice(*example.span)] == example.output != ""
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_tables_of_settings_in_the_documents_are_valid(document: str, tmp_path: Path) -> None:
+    text = (ROOT / document).read_text("utf-8")
+    for block in re.findall(r"^```toml\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
+        (tmp_path / "pyproject.toml").write_text(block, "utf-8")
+        if "autotrainer" in tomllib.loads(block).get("tool", {}):
+            settings = project_settings(tmp_path)
+            assert settings.path is not None
+            registry.make_rules(settings.select, settings.ignore, settings.thresholds)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_documents_name_no_path_of_a_machine_and_link_to_files_that_exist(document: str) -> None:
-    text = (ROOT / document).read_text("utf-8")
+    path = ROOT / document
+    text = path.read_text("utf-8")
     assert not re.findall(r"(?<![\w.])/(?:work|home|root|tmp|Users)/", text)
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
-        assert (ROOT / target).exists(), target
+        if not target.startswith(("problems/", "repairs/")):  # generated
+            assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("document", PAGES)
+def test_documents_link_to_pages_of_problems_and_repairs_that_exist(document: str) -> None:
+    pages = {"problems/index", "repairs/index"}
+    pages |= {f"problems/{rule.problem}" for rule in registry.rules()}
+    pages |= {f"repairs/{repair.name}" for repair in registry.repairs()}
+    text = (ROOT / document).read_text("utf-8")
+    assert set(re.findall(r"\]\(((?:problems|repairs)/\w+)\.md", text)) <= pages
 
 
 def test_contributing_takes_at_most_eight_steps_each() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     sections = [s for s in re.split(r"^## ", text, flags=re.MULTILINE) if s.startswith("Add a")]
-    assert [s.split("\n", 1)[0] for s in sections] == ["Add a rule", "Add a repair", "Add a backend"]
+    names = ["Add a rule", "Add a repair", "Add an edit", "Add a backend"]
+    assert [s.split("\n", 1)[0] for s in sections] == names
     for section in sections:
         steps = [int(n) for n in re.findall(r"^(\d+)\. ", section, flags=re.MULTILINE)]
         assert steps == list(range(1, len(steps) + 1))
         assert 1 < len(steps) <= 8
+
+
+def test_contributing_names_every_room() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    rooms = {f"{path.parent.name}/" for path in (ROOT / "autotrainer").glob("*/__init__.py")}
+    rooms |= {f"{path.parent.name}/" for path in (ROOT / "backends").glob("*/*/__init__.py")}
+    assert [room for room in sorted(rooms) if f"| `{room}`" not in text] == []
 
 
 def test_readme_has_the_commands_of_the_checks() -> None:
@@ -89,10 +157,12 @@ def test_readme_has_the_commands_of_the_checks() -> None:
     assert re.search(r"^pip install .*'\.\[test\]'$", script, flags=re.MULTILINE)
     assert re.search(r"^pytest$", script, flags=re.MULTILINE)
     assert re.search(r"^pytest -m slow\b", script, flags=re.MULTILINE)
+    assert re.search(r"^pip install .*'\.\[docs\]'$", script, flags=re.MULTILINE)
+    assert re.search(r"^python -m sphinx -W\b", script, flags=re.MULTILINE)
 
 
-def test_readme_lists_every_command() -> None:
+def test_the_page_of_the_command_line_lists_every_command() -> None:
     from autotrainer.cli import COMMANDS
 
-    text = (ROOT / "README.md").read_text("utf-8")
-    assert all(f"autotrainer {command.NAME}" in text for command in COMMANDS)
+    text = (ROOT / "docs" / "command_line.md").read_text("utf-8")
+    assert all(f"| `autotrainer {command.NAME}" in text for command in COMMANDS)

@@ -9,17 +9,17 @@ from autotrainer.errors import nearest
     ("name", "hint"),
     [
         ("balanced", "did you mean 'balance'?"),
-        ("zzz", "known: balance, structure"),
-        ("", "known: balance, structure"),
+        ("zzz", "valid names: balance, structure"),
+        ("", "valid names: balance, structure"),
     ],
 )
-def test_nearest(name: str, hint: str) -> None:
+def test_hint_names_the_closest(name: str, hint: str) -> None:
     assert nearest(name, ["structure", "balance", "balance"]) == hint
 
 
-def test_of_many_names_the_nearest_few_are_told() -> None:
+def test_hint_lists_the_closest_of_many_names() -> None:
     names = [f"problem_{i}" for i in range(40)]
     hint = nearest("q7", names)
-    assert hint.startswith("the nearest of 40 known names: ")
+    assert hint.startswith("the closest of 40 valid names: ")
     assert "problem_7" in hint
     assert hint.count(",") == 4

@@ -1,4 +1,4 @@
-"""Who may import whom: walks the imports of every file against ordered tables of rooms."""
+"""Allowed imports between packages: every file against ordered tables of rooms."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CORE = (
 )
 """Rooms of the core, lowest first: a file imports its own room and those in lower rows."""
 PYTORCH = (
-    {"layers", "runtime"},
+    {"layers", "patches", "runtime"},
     {"model"},
     {"optim"},
     {"data"},
@@ -44,7 +44,7 @@ PYTORCH = (
     {"__init__", "moved"},
 )
 KERAS = (
-    {"layers", "runtime"},
+    {"layers", "patches", "runtime"},
     {"model"},
     {"statistics"},
     {"engines"},
@@ -155,19 +155,19 @@ def test_core_imports_only_downward(file: str) -> None:
 
 
 @pytest.mark.parametrize("file", _files("autotrainer"))
-def test_core_knows_no_rule_no_repair_and_no_backend(file: str) -> None:
+def test_core_imports_no_rule_repair_or_backend(file: str) -> None:
     assert not [module for module, _ in _imports(file) if _is_plugin_side(module)]
 
 
 @pytest.mark.parametrize("file", _files("autotrainer"))
-def test_core_imports_third_parties_only_where_listed_and_when_needed(file: str) -> None:
+def test_core_imports_third_party_packages_lazily_where_listed(file: str) -> None:
     third = [(module.partition(".")[0], early) for module, early in _imports(file) if _third_party(module)]
     assert {top for top, _ in third} <= _allowed(file, EXTRAS)
     assert {top for top, early in third if early} <= _allowed(file, AT_ONCE)
 
 
 @pytest.mark.parametrize("file", [*_files("rules"), *_files("repairs")])
-def test_rules_and_repairs_see_only_records_and_their_base(file: str) -> None:
+def test_rules_and_repairs_import_only_their_base(file: str) -> None:
     allowed = OUTSIDE[Path(file).parts[0]]
     for module, _ in _imports(file):
         if module.startswith("autotrainer"):
@@ -177,7 +177,7 @@ def test_rules_and_repairs_see_only_records_and_their_base(file: str) -> None:
 
 
 @pytest.mark.parametrize("file", _files("backends"))
-def test_backends_see_core_and_their_own_framework(file: str) -> None:
+def test_backends_import_core_and_their_framework_only(file: str) -> None:
     backend = Path(file).parts[1]
     for module, _ in _imports(file):
         if _third_party(module):
@@ -221,7 +221,7 @@ def _graph() -> dict[str, set[str]]:
     return graph
 
 
-def test_no_import_circles() -> None:
+def test_no_import_cycles() -> None:
     graph = _graph()
     done: set[str] = set()
 
@@ -243,7 +243,7 @@ def test_folders_are_small(top: str) -> None:
 
 
 @pytest.mark.parametrize("file", _files("benchmarks"))
-def test_benchmarks_use_the_public_contract_only(file: str) -> None:
+def test_benchmarks_import_the_public_api_only(file: str) -> None:
     import autotrainer
 
     public = {f"autotrainer.{name}" for name in autotrainer.__all__} | {"autotrainer"}

@@ -1,4 +1,4 @@
-"""Importing autotrainer, and asking its command line for help, imports nothing heavy."""
+"""Importing autotrainer imports no framework or other large package."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BARE = "import runpy; runpy.run_path('conftest.py'); "
         "import autotrainer; str(autotrainer.Report()); autotrainer.Report().to_json()",
     ],
 )
-def test_nothing_heavy_is_imported(code: str) -> None:
+def test_no_framework_is_imported(code: str) -> None:
     check = f"{BARE}{code}; import sys; print([m for m in {HEAVY} if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT, check=True)
     assert ran.stdout.splitlines()[-1] == "[]"

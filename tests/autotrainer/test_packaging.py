@@ -1,4 +1,4 @@
-"""What is installed is what is here."""
+"""The distribution contains all packages and data files."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def _setup() -> configparser.ConfigParser:
 
 def _folders() -> set[str]:
     """Return the dotted names of all folders that hold Python files, as they are installed."""
-    found = set()
+    names = set()
     for top in ("autotrainer", "backends", "rules", "repairs"):
         for file in (ROOT / top).rglob("*.py"):
             name = ".".join(file.parent.relative_to(ROOT).parts)
-            found.add(name if top == "autotrainer" else f"autotrainer.{name}")
-    return found
+            names.add(name if top == "autotrainer" else f"autotrainer.{name}")
+    return names
 
 
 def test_setup_cfg_lists_every_package() -> None:
     assert set(_setup()["options"]["packages"].split()) == _folders()
 
 
-def test_data_files_are_listed_and_there() -> None:
+def test_listed_data_files_exist() -> None:
     for package, patterns in _setup()["options.package_data"].items():
         mapped = _setup()["options"]["package_dir"].split()
         folder = ROOT / mapped[mapped.index(package) + 2] if package in mapped else ROOT.joinpath(*package.split("."))
@@ -48,11 +48,11 @@ def test_data_files_are_listed_and_there() -> None:
     assert {p.suffix or p.name for p in others} <= {".typed", ".j2", ".npz", ".json"}
 
 
-def test_pyproject_holds_no_metadata() -> None:
+def test_pyproject_has_no_metadata() -> None:
     assert set(tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))) == {"build-system", "tool"}
 
 
-def test_type_checkers_find_the_mapped_folders() -> None:
+def test_type_checkers_find_mapped_folders() -> None:
     if not (ROOT / "typings" / "autotrainer" / "rules").is_symlink():
         pytest.skip("links were lost, as in a source distribution; only type checking needs them")
     for name in ("backends", "rules", "repairs"):

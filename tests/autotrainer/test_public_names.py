@@ -1,4 +1,4 @@
-"""The names that other people's code is written against."""
+"""The public API: names, signatures, errors and fields."""
 
 from __future__ import annotations
 
@@ -160,9 +160,9 @@ def test_finding_has_the_documented_fields() -> None:
 
 
 def test_result_has_the_documented_fields() -> None:
-    wanted = {"status", "stopped_by", "model", "optimizer", "history", "score", "baseline_score", "test_score"}
-    wanted |= {"baseline_test_score", "findings", "plan", "attempts", "cost"}
-    assert wanted <= set(autotrainer.Result.__dataclass_fields__)
+    expected = {"status", "stopped_by", "model", "optimizer", "history", "score", "baseline_score", "test_score"}
+    expected |= {"baseline_test_score", "findings", "plan", "attempts", "cost"}
+    assert expected <= set(autotrainer.Result.__dataclass_fields__)
     assert {"plan", "score", "error", "findings", "cost"} <= set(autotrainer.Attempt.__dataclass_fields__)
     assert callable(autotrainer.Result.report)
     assert callable(autotrainer.Result.save)

@@ -17,7 +17,7 @@ from autotrainer.rule import Rule
 
 
 class AcmeRule(Rule):
-    """A rule of somebody else."""
+    """A rule of another distribution."""
 
     problem = "acme"
     code = "ACME1"
@@ -39,7 +39,7 @@ def _point(name: str, value: str) -> EntryPoint:
 
 @pytest.fixture
 def plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EntryPoint]]:
-    """Entry points that are found; the registry forgets what it has loaded, before and after."""
+    """Entry points to load; the cache of the registry is cleared before and after."""
     points: list[EntryPoint] = []
     module = types.ModuleType("acme_plugin")
     vars(module).update(Good=AcmeRule, NoRule=object)
@@ -50,30 +50,30 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EntryPoint]]:
     registry.rules.cache_clear()
 
 
-def test_a_plugin_joins_the_built_in_rules(plugins: list[EntryPoint]) -> None:
+def test_plugin_is_added_to_built_in_rules(plugins: list[EntryPoint]) -> None:
     plugins.append(_point("acme", "acme_plugin:Good"))
     assert registry.rules()[-1] is AcmeRule
     assert [rule.problem for rule in registry.make_rules("ACME")] == ["acme"]
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
-        ("acme_plugin:Missing", "fails to load"),
-        ("acme_no_such_module:Good", "fails to load"),
-        ("acme_plugin:NoRule", "no subclass of Rule"),
+        ("acme_plugin:Missing", "can't be loaded"),
+        ("acme_no_such_module:Good", "can't be loaded"),
+        ("acme_plugin:NoRule", "is not a subclass of Rule"),
     ],
 )
-def test_a_broken_plugin_names_its_distribution_and_disables_only_itself(
-    plugins: list[EntryPoint], value: str, said: str, caplog: pytest.LogCaptureFixture
+def test_broken_plugin_is_reported_and_skipped(
+    plugins: list[EntryPoint], value: str, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     plugins += [_point("bad", value), _point("good", "acme_plugin:Good")]
     with caplog.at_level(logging.WARNING, "autotrainer"):
         loaded = registry.rules()
     assert loaded[-1] is AcmeRule
     (record,) = caplog.records
-    assert record.getMessage().startswith("acme-rules: extension 'bad'")
-    assert said in record.getMessage()
+    assert record.getMessage().startswith("acme-rules: plugin 'bad'")
+    assert message in record.getMessage()
     with pytest.raises(PluginError, match="acme-rules"):
         registry._load(plugins[0], Rule)
 
@@ -87,7 +87,7 @@ def test_names_and_codes_are_unique() -> None:
     assert not set(names) & set(repairs)
 
 
-def test_builtin_rules_are_in_the_order_of_their_codes() -> None:
+def test_builtin_rules_are_sorted_by_code() -> None:
     codes = [rule.code for rule in registry.rules()]
     assert codes == sorted(codes)
 
@@ -98,7 +98,7 @@ def test_paper_names_of_thresholds_are_unique() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"select": "no_such_problem"}, "unknown problem 'no_such_problem'"),
         ({"select": [3]}, "select and ignore take names"),
@@ -109,8 +109,8 @@ def test_paper_names_of_thresholds_are_unique() -> None:
         ({"thresholds": {"gamma": True}}, "must be a number in"),
     ],
 )
-def test_wrong_options(options: dict[str, object], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_invalid_rule_options_are_rejected(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         registry.make_rules(**options)  # type: ignore[arg-type]
 
 
@@ -124,10 +124,10 @@ def test_wrong_options(options: dict[str, object], said: str) -> None:
         ([], (), set()),
     ],
 )
-def test_selection(select: str | list[str], ignore: str | list[str], problems: set[str]) -> None:
+def test_rule_selection(select: str | list[str], ignore: str | list[str], problems: set[str]) -> None:
     assert {rule.problem for rule in registry.make_rules(select, ignore)} == problems
 
 
-def test_unknown_framework() -> None:
-    with pytest.raises(InputError, match=r"builtins\.dict is no model of a known framework"):
+def test_unsupported_model_is_rejected() -> None:
+    with pytest.raises(InputError, match=r"builtins\.dict is not a supported model"):
         registry.backend_of({})

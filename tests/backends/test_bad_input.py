@@ -1,4 +1,4 @@
-"""Bad input to `fit` gets an error that says what is wrong and what to give instead, in both frameworks alike."""
+"""Bad input to `fit` raises the same error in both frameworks: what is wrong, and what to pass instead."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VALID = (X[80:], Y[80:])
 
 
 class Once:
-    """Batches that can be read once only, although `iter` may be called again."""
+    """Batches that can be read only once, although `iter` may be called again."""
 
     def __init__(self, tensors: bool, batches: int = 40) -> None:
         made = ((X[:16], Y[:16]) for _ in range(batches))
@@ -37,7 +37,7 @@ class Once:
 
 
 class Torch:
-    """How a user calls `fit` in PyTorch."""
+    """Calls of `fit` in PyTorch."""
 
     def fit(self, train: Any = (X[:80], Y[:80]), validation: Any = VALID, model: Any = None, **options: Any) -> Any:
         torch.manual_seed(0)
@@ -62,7 +62,7 @@ class Torch:
 
 
 class Keras:
-    """The same in Keras."""
+    """Calls of `fit` in Keras."""
 
     def fit(self, train: Any = (X[:80], Y[:80]), validation: Any = VALID, model: Any = None, **options: Any) -> Any:
         keras.utils.set_random_seed(0)
@@ -91,18 +91,18 @@ def kit(request: pytest.FixtureRequest) -> Any:
 # -- labels and classes -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", ["train", "validation"])
+@pytest.mark.parametrize("argument", ["train", "validation"])
 @pytest.mark.parametrize("stream", [False, True])
-def test_labels_out_of_range(kit: Any, place: str, stream: bool) -> None:
+def test_labels_out_of_range(kit: Any, argument: str, stream: bool) -> None:
     good, bad = ((kit.stream(X, y) if stream else (X, y)) for y in (Y, WRONG))
-    data = {"train": good, "validation": good, place: bad}
+    data = {"train": good, "validation": good, argument: bad}
     with pytest.raises(DataError, match="class index 7, but the model has 2 outputs, for classes 0 to 1: number the"):
         kit.fit(**data)
 
 
 @pytest.mark.parametrize("metric", ["auto", "accuracy"])
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_validation_set_with_one_class(kit: Any, metric: str, stream: bool) -> None:
+def test_validation_set_with_one_class(kit: Any, metric: str, stream: bool) -> None:
     ones = np.flatnonzero(Y == 1)
     held = kit.stream(X[ones], Y[ones]) if stream else (X[ones], Y[ones])
     with pytest.raises(DataError, match=r"validation_data holds a single class \(1\), train_data more.* all classes"):
@@ -110,12 +110,12 @@ def test_a_validation_set_with_one_class(kit: Any, metric: str, stream: bool) ->
     kit.fit(validation=held, metric="loss")
 
 
-def test_area_under_the_curve_of_one_class(kit: Any) -> None:
-    with pytest.raises(InputError, match="no rows of one of the two classes"):
+def test_auc_with_one_class(kit: Any) -> None:
+    with pytest.raises(InputError, match="one of the two classes has no rows"):
         kit.fit(validation=(X[Y == 1], Y[Y == 1]), metric="auc")
 
 
-def test_one_class_in_all_data_is_a_finding_and_no_error(kit: Any) -> None:
+def test_one_class_in_all_data_is_a_finding(kit: Any) -> None:
     result = kit.fit((X, np.ones(120, "int64")), (X[:40], np.ones(40, "int64")), budget=1.5)
     assert "unlearnable_targets" in [finding.problem for finding in result.findings]
 
@@ -124,24 +124,24 @@ def test_one_class_in_all_data_is_a_finding_and_no_error(kit: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "says"),
+    ("value", "message"),
     [
         (None, "must return one number, not NoneType"),
         (np.ones(3), r"must return one number, not ndarray of shape \(3,\)"),
         ("0.5", "must return one number, not str"),
         (1 + 2j, "must return one number, not complex"),
-        (float("nan"), "returned NaN, although predictions are finite and differ: let it return a number"),
+        (float("nan"), "returned NaN, although predictions are finite and differ: return a number"),
     ],
 )
-def test_a_metric_that_returns_no_number(kit: Any, value: Any, says: str) -> None:
+def test_metric_without_a_valid_number(kit: Any, value: Any, message: str) -> None:
     def mine(y_true: Any, y_pred: Any) -> Any:
         return value
 
-    with pytest.raises(InputError, match=f"metric mine {says}"):
+    with pytest.raises(InputError, match=f"metric mine {message}"):
         kit.fit(metric=mine)
 
 
-def test_a_metric_without_a_value_for_constant_predictions_is_no_error(kit: Any) -> None:
+def test_metric_may_be_nan_for_constant_predictions(kit: Any) -> None:
     def correlation(y_true: Any, y_pred: Any) -> float:
         with np.errstate(all="ignore"):
             return float(np.corrcoef(y_true, y_pred[:, 1] - y_pred[:, 0])[0, 1])
@@ -150,7 +150,7 @@ def test_a_metric_without_a_value_for_constant_predictions_is_no_error(kit: Any)
     assert np.isnan(result.score)
 
 
-def test_a_metric_of_one_argument(kit: Any) -> None:
+def test_metric_with_one_argument(kit: Any) -> None:
     def mine(y_true: Any) -> float:
         return 1.0
 
@@ -158,32 +158,33 @@ def test_a_metric_of_one_argument(kit: Any) -> None:
         kit.fit(metric=mine)
 
 
-# -- what can be read once only ---------------------------------------------------------------------------------------
+# -- data that can be read only once ----------------------------------------------------------------------------------
 
 
-def test_a_generator(kit: Any) -> None:
-    for place in ("train", "validation"):
-        with pytest.raises(DataError, match=f"{place}.* is an iterator that can be read once only; give the loader"):
-            kit.fit(**{place: (batch for batch in [(X, Y)])})
+def test_iterators_and_functions_are_rejected_as_data(kit: Any) -> None:
+    for argument in ("train", "validation"):
+        message = f"{argument}.* is an iterator, which can be read only once; pass the loader"
+        with pytest.raises(DataError, match=message):
+            kit.fit(**{argument: (batch for batch in [(X, Y)])})
     with pytest.raises(DataError, match="not function"):
         kit.fit(train=lambda: [(X, Y)])
 
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
-@pytest.mark.parametrize("place", ["train", "validation"])
-def test_a_data_set_that_can_be_read_once(kit: Any, place: str) -> None:
+@pytest.mark.parametrize("argument", ["train", "validation"])
+def test_single_pass_data_set(kit: Any, argument: str) -> None:
     with pytest.raises(DataError, match="can be read only once"):
-        kit.fit(**{place: kit.once(), "epochs": 3})
+        kit.fit(**{argument: kit.once(), "epochs": 3})
 
 
-def test_an_object_that_can_be_read_once() -> None:
+def test_single_pass_iterable() -> None:
     with pytest.raises(DataError, match=r"the Once yields no batch: .* give a DataLoader"):
         Torch().fit(Once(True))
     with pytest.raises(DataError, match=r"can't train on a Once: give arrays, a tf\.data\.Dataset"):
         Keras().fit(Once(False))
 
 
-def test_single_samples(kit: Any) -> None:
+def test_unbatched_samples(kit: Any) -> None:
     with pytest.raises(DataError, match="yields single samples, not batches: give"):
         kit.fit(kit.singles())
 
@@ -192,7 +193,7 @@ def test_single_samples(kit: Any) -> None:
 
 
 class Net(nn.Module):
-    """A model that holds what can't be copied."""
+    """A model with an attribute that can't be copied."""
 
     def __init__(self, held: str, path: Path) -> None:
         super().__init__()
@@ -205,14 +206,14 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize("held", ["lock", "file", "tensor"])
-def test_a_pytorch_model_that_cannot_be_copied(held: str, tmp_path: Path) -> None:
+def test_uncopyable_pytorch_model(held: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"can't be copied.*`held` of Net.*Give a callable that builds the model"):
         Torch().fit(model=Net(held, tmp_path / "log"))
     assert Torch().fit(model=lambda: Net(held, tmp_path / "log")).score > 0
 
 
 class Locked(keras.Model):  # type: ignore[misc]
-    """A model of code with an argument that is no part of a configuration."""
+    """A subclassed model with an argument that has no configuration."""
 
     def __init__(self, held: Any) -> None:
         super().__init__()
@@ -222,7 +223,7 @@ class Locked(keras.Model):  # type: ignore[misc]
         return self.layer(x)
 
 
-def test_a_keras_model_that_cannot_be_copied(tmp_path: Path) -> None:
+def test_uncopyable_keras_model(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as file:
         for held in (threading.Lock(), file):
             with pytest.raises(
@@ -243,9 +244,9 @@ def test_losses_without_a_gradient() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "says"),
+    ("options", "error", "message"),
     [
-        ({"train": (X, Y[:-1])}, DataError, "rows do not fit"),
+        ({"train": (X, Y[:-1])}, DataError, "the numbers of rows differ"),
         ({"train": (X, np.array(list("ab") * 60))}, DataError, "targets must be a numeric array"),
         ({"train": X}, DataError, r"must be \(x, y\)"),
         ({"train": (X[:, :3], Y)}, DataError, r"validation_data has inputs of shape \(\*, 4\), train_data of"),
@@ -254,6 +255,6 @@ def test_losses_without_a_gradient() -> None:
         ({"budget": 0}, InputError, "allows no work"),
     ],
 )
-def test_the_rest(kit: Any, options: dict[str, Any], error: type[Exception], says: str) -> None:
-    with pytest.raises(error, match=says):
+def test_other_invalid_arguments(kit: Any, options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         kit.fit(**options)

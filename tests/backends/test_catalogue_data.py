@@ -1,4 +1,4 @@
-"""Problems of data and length in real trainings of both frameworks: named where they are, and nowhere else."""
+"""Problems of data and training length in real trainings of both frameworks, and their absence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLASSES = X[:, :4].argmax(1)
 ORDER = np.argsort(CLASSES, kind="stable")
 RARE = (np.arange(1200) < 48).astype("float32")[:, None]
 FAINT = (RNG.normal(size=(1200, 8)) + 0.8 * RARE).astype("float32")
-"""One row in 25 is of the second class, shifted by less than its spread: the first is mostly the better guess."""
+"""One row in 25 is of the second class, shifted by less than its spread: the first is usually the better prediction."""
 
 SORTED: dict[str, Any] = {"x": X[ORDER], "y": CLASSES[ORDER], "epochs": 6}
 UNEQUAL: dict[str, Any] = {"x": FAINT, "y": RARE, "hidden": (4,), "rate": 3e-3, "epochs": 8}
@@ -28,7 +28,7 @@ BRIEF: dict[str, Any] = {"epochs": 1, "rate": 1e-4}
 FRAMEWORKS = pytest.mark.parametrize("framework", ["pytorch", "keras3"])
 
 
-def torch_model(units: int, hidden: tuple[int, ...], loud: float, dropout: float = 0.0) -> nn.Module:
+def torch_model(units: int, hidden: tuple[int, ...], output_scale: float, dropout: float = 0.0) -> nn.Module:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     layers: list[nn.Module] = []
@@ -38,16 +38,18 @@ def torch_model(units: int, hidden: tuple[int, ...], loud: float, dropout: float
         before = n
     last = nn.Linear(before, units)
     with torch.no_grad():
-        last.weight *= loud
+        last.weight *= output_scale
     return nn.Sequential(*layers, last)
 
 
-def keras_model(units: int, hidden: tuple[int, ...], loud: float, loss: Any, rate: float, dropout: float = 0.0) -> Any:
+def keras_model(
+    units: int, hidden: tuple[int, ...], output_scale: float, loss: Any, rate: float, dropout: float = 0.0
+) -> Any:
     keras.utils.set_random_seed(0)
     dense = keras.layers.Dense
     blocks = [layer for n in hidden for layer in (dense(n, "tanh"), keras.layers.Dropout(dropout))]
     model = keras.Sequential([keras.Input((8,)), *blocks, dense(units)])
-    model.layers[-1].kernel.assign(model.layers[-1].kernel * loud)
+    model.layers[-1].kernel.assign(model.layers[-1].kernel * output_scale)
     model.compile(keras.optimizers.Adam(rate), loss)
     return model
 
@@ -62,11 +64,11 @@ def train(
     epochs: int = 8,
     rate: float = 0.02,
     shuffle: bool = True,
-    loud: float = 1.0,
+    output_scale: float = 1.0,
     weight: float = 1.0,
     dropout: float = 0.0,
 ) -> list[Any]:
-    """Train and return what was found of one problem; the last fifth of shuffled rows is held back."""
+    """Train and return the findings of one problem; the last fifth of shuffled rows is held back."""
     labels = y.ndim == 2
     held = np.random.default_rng(1).permutation(len(x))[: len(x) // 5]
     kept = np.setdiff1d(np.arange(len(x)), held)  # in order
@@ -74,7 +76,7 @@ def train(
     units = 1 if labels else 4
     if framework == "keras3":
         loss = keras.losses.BinaryCrossentropy if labels else keras.losses.SparseCategoricalCrossentropy
-        model = keras_model(units, hidden, loud, loss(from_logits=True), rate, dropout)
+        model = keras_model(units, hidden, output_scale, loss(from_logits=True), rate, dropout)
         weights = {0: 1.0, 1: weight} if labels else None
         with autotrainer.watch(model, select=problem, overhead=1.0) as monitor:
             model.fit(
@@ -82,7 +84,7 @@ def train(
                 validation_data=(x_held, y_held),
             )  # fmt: skip
         return [f for f in monitor.findings if f.severity != "info"]
-    network = torch_model(units, hidden, loud, dropout)
+    network = torch_model(units, hidden, output_scale, dropout)
     criterion: nn.Module = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(weight)) if labels else nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(network.parameters(), rate)
     rows = torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
@@ -113,10 +115,12 @@ def train(
         pytest.param("too_few_epochs", {"epochs": 2, "rate": 1e-3}, {"epochs": 8}, id="too_few_epochs"),
         pytest.param("insufficient_capacity", {"hidden": (1, 16)}, {"hidden": (16, 16)}, id="insufficient_capacity"),
         pytest.param("insufficient_capacity", {"dropout": 0.95}, {"dropout": 0.2}, id="heavy dropout"),
-        pytest.param("abnormal_initial_loss", BRIEF | {"loud": 60.0}, BRIEF, id="abnormal_initial_loss"),
+        pytest.param("abnormal_initial_loss", BRIEF | {"output_scale": 60.0}, BRIEF, id="abnormal_initial_loss"),
     ],
 )
-def test_it_is_named_where_it_is(framework: str, problem: str, bad: dict[str, Any], good: dict[str, Any]) -> None:
+def test_problem_is_found_only_where_it_exists(
+    framework: str, problem: str, bad: dict[str, Any], good: dict[str, Any]
+) -> None:
     assert [f.problem for f in train(framework, problem, **bad)] == [problem]
     assert train(framework, problem, **good) == []
 
@@ -127,19 +131,19 @@ def loaders(shuffle: bool) -> Any:
 
 
 @FRAMEWORKS
-def test_what_a_few_batches_show_before_training(framework: str) -> None:
+def test_check_finds_problems_before_training(framework: str) -> None:
     loss: Any = nn.CrossEntropyLoss()
     model: Any = torch_model(4, (16,), 1.0)
-    loud: Any = torch_model(4, (16,), 60.0)
+    large: Any = torch_model(4, (16,), 60.0)
     if framework == "keras3":
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model, loud = (keras_model(4, (16,), scale, loss, 0.01) for scale in (1.0, 60.0))
+        model, large = (keras_model(4, (16,), scale, loss, 0.01) for scale in (1.0, 60.0))
 
-    def found(model: Any, data: Any) -> list[str]:
+    def problems(model: Any, data: Any) -> list[str]:
         chosen = ("unshuffled_data", "abnormal_initial_loss")
         return [f.problem for f in autotrainer.check(model, data, loss=loss, select=chosen)]
 
-    assert found(model, loaders(False)) == ["unshuffled_data"]
-    assert found(model, loaders(True)) == []
-    assert found(model, (X[ORDER], CLASSES[ORDER])) == []  # arrays: their order is not that of training
-    assert found(loud, (X, CLASSES)) == ["abnormal_initial_loss"]
+    assert problems(model, loaders(False)) == ["unshuffled_data"]
+    assert problems(model, loaders(True)) == []
+    assert problems(model, (X[ORDER], CLASSES[ORDER])) == []  # arrays: their order is not that of training
+    assert problems(large, (X, CLASSES)) == ["abnormal_initial_loss"]

@@ -1,4 +1,4 @@
-"""Faults of the training loop, and unusual loops without a fault, found and left alone end to end."""
+"""Faults of the training loop are found end to end; unusual loops without a fault have no finding."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOOP = ("parameters_not_optimized", "missing_zero_grad", "wrong_training_mode", 
 
 
 class Loop:
-    """A plain training in PyTorch, part by part to be replaced."""
+    """A plain training in PyTorch; subclasses replace single parts."""
 
     epochs, batch = 12, 16
     rate = 0.1
@@ -92,7 +92,7 @@ def _accuracy(outputs: torch.Tensor, y: torch.Tensor) -> float:
     return float((outputs.argmax(1) == y).float().mean())
 
 
-class NoReset(Loop):
+class MissingZeroGrad(Loop):
     def step(self, model: nn.Module, optimizer: Any, loss: Any, x: Any, y: Any, number: int) -> None:
         loss(model(x), y).backward()
         optimizer.step()
@@ -104,7 +104,7 @@ class ForgottenHead(Loop):
 
 
 class ForgottenZeroHead(ForgottenHead):
-    """Nothing comes back through weights of zero, and nothing changes at all."""
+    """Zero weights pass no gradient back, so nothing is trained."""
 
     def model(self) -> nn.Module:
         model = super().model()
@@ -120,12 +120,12 @@ class RandomFeatures(Loop):
         return model[4].parameters()
 
 
-class EvaluatesInTraining(Loop):
+class EvaluatesInTrainingMode(Loop):
     def begin_evaluation(self, model: nn.Module) -> None:
         pass
 
 
-class StaysInEvaluation(Loop):
+class TrainsInEvaluationMode(Loop):
     rate = 0.01
 
     def model(self) -> nn.Module:
@@ -135,7 +135,7 @@ class StaysInEvaluation(Loop):
         pass
 
 
-class PerBatch(Loop):
+class ScheduleSteppedPerBatch(Loop):
     rate = 1e-3
 
     def schedule(self, optimizer: Any) -> Any:
@@ -148,7 +148,7 @@ class PerBatch(Loop):
         pass
 
 
-class NeverStepped(Loop):
+class ScheduleNeverStepped(Loop):
     rate = 1e-4
 
     def schedule(self, optimizer: Any) -> Any:
@@ -162,23 +162,23 @@ class NeverStepped(Loop):
 @pytest.mark.parametrize(
     ("loop", "problem", "severities"),
     [
-        (NoReset, "missing_zero_grad", {"error"}),
-        (ForgottenHead, "parameters_not_optimized", {"error", "warning"}),  # the layers before it may make up for it
+        (MissingZeroGrad, "missing_zero_grad", {"error"}),
+        (ForgottenHead, "parameters_not_optimized", {"error", "warning"}),  # earlier layers may compensate
         (ForgottenZeroHead, "parameters_not_optimized", {"error"}),
         (RandomFeatures, "parameters_not_optimized", {"error"}),
-        (EvaluatesInTraining, "wrong_training_mode", {"error"}),
-        (StaysInEvaluation, "wrong_training_mode", {"error", "warning"}),
-        (PerBatch, "wrong_schedule", {"error"}),
-        (NeverStepped, "wrong_schedule", {"warning"}),
+        (EvaluatesInTrainingMode, "wrong_training_mode", {"error"}),
+        (TrainsInEvaluationMode, "wrong_training_mode", {"error", "warning"}),
+        (ScheduleSteppedPerBatch, "wrong_schedule", {"error"}),
+        (ScheduleNeverStepped, "wrong_schedule", {"warning"}),
     ],
 )
-def test_faults_are_named(loop: type[Loop], problem: str, severities: set[str]) -> None:
-    found = loop().run()
-    assert list(found) == [problem]
-    assert str(found[problem].severity) in severities
+def test_loop_faults_are_found(loop: type[Loop], problem: str, severities: set[str]) -> None:
+    findings = loop().run()
+    assert list(findings) == [problem]
+    assert str(findings[problem].severity) in severities
 
 
-class Accumulates(Loop):
+class GradientAccumulation(Loop):
     def step(self, model: nn.Module, optimizer: Any, loss: Any, x: Any, y: Any, number: int) -> None:
         (loss(model(x), y) / 2).backward()
         if number % 2:
@@ -186,8 +186,8 @@ class Accumulates(Loop):
             optimizer.zero_grad()
 
 
-class Probe(Loop):
-    """A new head on a body that was trained before."""
+class LinearProbe(Loop):
+    """A new head on a pretrained body."""
 
     def model(self) -> nn.Module:
         model = super().model()
@@ -203,7 +203,7 @@ class Probe(Loop):
         return model[6].parameters()
 
 
-class FineTunes(Probe):
+class FineTuning(LinearProbe):
     """The body is frozen in evaluation mode at first, and its last layer joins the training later."""
 
     def model(self) -> nn.Module:
@@ -221,7 +221,7 @@ class FineTunes(Probe):
             optimizer.add_param_group({"params": added.parameters(), "lr": 0.01})
 
 
-class WarmsUp(Loop):
+class WarmUp(Loop):
     def schedule(self, optimizer: Any) -> Any:
         return LambdaLR(optimizer, lambda step: min(1.0, step / 60))
 
@@ -232,21 +232,23 @@ class WarmsUp(Loop):
         pass
 
 
-class Restarts(WarmsUp):
+class WarmRestarts(WarmUp):
     def schedule(self, optimizer: Any) -> Any:
         return CosineAnnealingWarmRestarts(optimizer, 48)
 
 
-class SamplesDropout(Loop):
-    """Predictions are averaged over dropout, of a model in evaluation mode otherwise."""
+class MonteCarloDropout(Loop):
+    """Predictions are averaged over dropout; the rest of the model is in evaluation mode."""
 
     def begin_evaluation(self, model: nn.Module) -> None:
         model.eval()
         model.get_submodule("3").train()
 
 
-@pytest.mark.parametrize("loop", [Loop, Accumulates, Probe, FineTunes, WarmsUp, Restarts, SamplesDropout])
-def test_unusual_loops_are_left_alone(loop: type[Loop]) -> None:
+@pytest.mark.parametrize(
+    "loop", [Loop, GradientAccumulation, LinearProbe, FineTuning, WarmUp, WarmRestarts, MonteCarloDropout]
+)
+def test_unusual_loops_have_no_finding(loop: type[Loop]) -> None:
     assert loop().run() == {}
 
 
@@ -262,7 +264,7 @@ def fit(rate: Any) -> dict[str, str]:
     return {f.problem: str(f.severity) for f in monitor.findings if f.severity is not Severity.INFO}
 
 
-def test_schedules_in_keras() -> None:
+def test_learning_rate_schedules_in_keras() -> None:
     schedules = keras.optimizers.schedules
     assert fit(schedules.ExponentialDecay(1e-3, decay_steps=1, decay_rate=0.7)) == {"wrong_schedule": "error"}
     assert fit(schedules.CosineDecay(1e-3, 12 * 16)) == {}

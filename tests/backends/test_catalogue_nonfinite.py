@@ -1,4 +1,4 @@
-"""`nonfinite` in real trainings: which tensor of which layer it is that is not finite first, and what made it so."""
+"""`nonfinite` in real trainings: the first non-finite tensor, its layer, and the operation that caused it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class _Model(nn.Module):
 
 
 class _TorchLoss(nn.Module):
-    """Cross-entropy of probabilities, without any care."""
+    """Cross-entropy of probabilities, numerically unsafe."""
 
     def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return -torch.log(torch.softmax(2000 * outputs, 1)[torch.arange(len(targets)), targets]).mean()
@@ -61,7 +61,7 @@ def _torch(between: str, rate: float, loss: str = "usual") -> dict[str, Any]:
 
 
 def _careless(targets: Any, outputs: Any) -> Any:
-    """Return the cross-entropy of probabilities, without any care."""
+    """Return the cross-entropy of probabilities, numerically unsafe."""
     known = keras.ops.cast(keras.ops.reshape(targets, (-1, 1)), "int32")
     return -keras.ops.log(keras.ops.take_along_axis(keras.ops.softmax(2000 * outputs), known, axis=1))
 
@@ -117,7 +117,7 @@ def _fit(given: dict[str, Any], targets: Any, inputs: Any = INPUTS, **options: A
         ("nothing", "careless", (), "first appear in the loss in step 0, caused by the logarithm of 0."),
     ],
 )
-def test_names_the_operation(
+def test_message_names_the_operation(
     make: Callable[..., dict[str, Any]], between: str, loss: str, layers: tuple[str, ...], told: str
 ) -> None:
     _, found = _fit(make(between, 0.01, loss), LABELS)
@@ -126,7 +126,7 @@ def test_names_the_operation(
     assert told in found.message, found.message
 
 
-def test_replays_the_same_training_up_to_a_late_step(make: Callable[..., dict[str, Any]]) -> None:
+def test_search_replays_the_same_training_up_to_a_late_step(make: Callable[..., dict[str, Any]]) -> None:
     result, found = _fit(make("dropout", 0.3, "squared"), VALUES, epochs=40)
     assert found is not None
     assert found.evidence["first_bad_step"] == found.evidence["first_step"]
@@ -136,7 +136,7 @@ def test_replays_the_same_training_up_to_a_late_step(make: Callable[..., dict[st
     assert 1 < result.cost <= 1.25
 
 
-def test_the_budget_goes_before_the_search(make: Callable[..., dict[str, Any]]) -> None:
+def test_search_stays_within_the_budget(make: Callable[..., dict[str, Any]]) -> None:
     result, found = _fit(make("log", 0.01), LABELS, budget=0.3, repair=True)
     assert found is not None
     assert "first_bad_step" in found.evidence
@@ -149,7 +149,7 @@ def test_the_budget_goes_before_the_search(make: Callable[..., dict[str, Any]]) 
     assert result.cost == 0.25
 
 
-def test_a_bad_row_is_found_among_many(make: Callable[..., dict[str, Any]]) -> None:
+def test_nonfinite_inputs_are_found_among_many_rows(make: Callable[..., dict[str, Any]]) -> None:
     inputs = INPUTS.copy()
     inputs[::7, 2] = np.nan
     _, found = _fit(make("nothing", 0.01), LABELS, inputs)
@@ -157,7 +157,7 @@ def test_a_bad_row_is_found_among_many(make: Callable[..., dict[str, Any]]) -> N
     assert found.message == "NaN or infinite values first appear in the inputs in step 0."
 
 
-def test_weights_that_were_so_from_the_start(make: Callable[..., dict[str, Any]]) -> None:
+def test_weights_nonfinite_from_the_start(make: Callable[..., dict[str, Any]]) -> None:
     given = make("nothing", 0.01)
     model = given["model"]
     if isinstance(model, nn.Module):
@@ -170,7 +170,7 @@ def test_weights_that_were_so_from_the_start(make: Callable[..., dict[str, Any]]
     assert found.message == "NaN or infinite values first appear in the weights of layer b in step 0."
 
 
-def test_a_healthy_training_costs_nothing_more(make: Callable[..., dict[str, Any]]) -> None:
+def test_healthy_training_has_no_extra_cost(make: Callable[..., dict[str, Any]]) -> None:
     result, found = _fit(make("dropout", 0.1), LABELS)
     assert found is None
     assert result.cost == 1.0
@@ -212,7 +212,7 @@ def _watch_keras(between: str, rate: float, loss: str, targets: Any) -> Finding 
         ("dropout", "usual", None),
     ],
 )
-def test_a_watched_training_says_which_tensor(
+def test_watch_reports_the_nonfinite_tensor(
     watch: Callable[..., Finding | None], between: str, loss: str, told: str | None
 ) -> None:
     found = watch(between, 0.01, loss, LABELS)
@@ -222,7 +222,7 @@ def test_a_watched_training_says_which_tensor(
 # -- operations ------------------------------------------------------------------------------------------------------
 
 
-def test_masks_of_attention_are_meant_in_pytorch() -> None:
+def test_attention_masks_are_not_reported_in_pytorch() -> None:
     scores = torch.zeros(2, 3, requires_grad=True)
     mask = torch.tensor([[False, True, True], [False, False, True]])
     with of_torch.NonfiniteOperations() as made:
@@ -235,7 +235,7 @@ def test_masks_of_attention_are_meant_in_pytorch() -> None:
     assert made.first["forward"].kind == "softmax"
 
 
-def test_changes_in_place_are_seen_before_they_are_made_in_pytorch() -> None:
+def test_in_place_operations_report_their_inputs_in_pytorch() -> None:
     values = torch.tensor([0.0, 4.0])
     with torch.enable_grad(), of_torch.NonfiniteOperations() as made:
         values.log_()
@@ -252,7 +252,7 @@ def test_changes_in_place_are_seen_before_they_are_made_in_pytorch() -> None:
         (lambda ops, x: ops.square(1e30 * x), "overflow", -1e30),
     ],
 )
-def test_operations_in_both_frameworks(run: Callable[..., Any], kind: str, lowest: float) -> None:
+def test_operations_are_named_alike_in_both_frameworks(run: Callable[..., Any], kind: str, lowest: float) -> None:
     with of_torch.NonfiniteOperations() as made:
         run(torch, torch.tensor([-1.0, 2.0]))
     seen = of_keras.NonfiniteOperations()
@@ -292,7 +292,7 @@ print(next(f.message for f in result.findings if f.problem == "nonfinite"))
         ("jax", "NaN or infinite"),
     ],
 )
-def test_other_engines(engine: str, told: str, run_python: Callable[..., Any]) -> None:
+def test_keras_on_other_engines(engine: str, told: str, run_python: Callable[..., Any]) -> None:
     done = run_python(ENGINES, KERAS_BACKEND=engine, JAX_PLATFORMS="cpu")
     assert done.returncode == 0, done.stderr[-3000:]
     assert told in done.stdout, done.stdout

@@ -1,4 +1,4 @@
-"""Problems of optimization in real trainings, the same ones in both frameworks, bad and good."""
+"""Problems of optimization in real trainings of both frameworks, and their absence in healthy ones."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _torch(
 
 
 class _Detached(nn.Sequential):
-    """Cuts its first layer off from the loss."""
+    """Detaches its first layer from the loss."""
 
     def __init__(self, layers: list[nn.Module]) -> None:
         super().__init__(OrderedDict(zip(("first", "act", "last"), layers, strict=True)))
@@ -153,7 +153,7 @@ HEALTHY = {
 
 
 @pytest.mark.parametrize("case", list(HEALTHY))
-def test_healthy_trainings_have_none_of_them(train: Train, case: str) -> None:
+def test_healthy_trainings_have_no_optimization_problem(train: Train, case: str) -> None:
     optimizer, settings, more = HEALTHY[case]
     told = _told(train(optimizer, settings, **more))
     assert not set(told) & set(PROBLEMS), told
@@ -169,7 +169,7 @@ TOO_HIGH = {
 
 
 @pytest.mark.parametrize("case", list(TOO_HIGH))
-def test_rate_too_high_is_the_root(train: Train, case: str) -> None:
+def test_learning_rate_too_high_is_the_root_cause(train: Train, case: str) -> None:
     optimizer, settings, more = TOO_HIGH[case]
     findings = train(optimizer, settings, **more)
     assert (findings[0].problem, findings[0].severity) == ("learning_rate_too_high", Severity.ERROR), findings
@@ -177,7 +177,7 @@ def test_rate_too_high_is_the_root(train: Train, case: str) -> None:
         (f.problem, f.caused_by) for f in findings
     ]
     if case == "momentum":
-        assert "a momentum of 0.999 adds up" in findings[0].message
+        assert "a momentum of 0.999 sums" in findings[0].message
     if case == "summed loss":
         assert "the loss is a sum over 32 samples" in findings[0].message
 
@@ -190,13 +190,13 @@ TOO_LOW = {
 
 
 @pytest.mark.parametrize("case", list(TOO_LOW))
-def test_rate_too_low_is_the_root(train: Train, case: str) -> None:
+def test_learning_rate_too_low_is_the_root_cause(train: Train, case: str) -> None:
     findings = train(*TOO_LOW[case])
     assert (findings[0].problem, findings[0].severity) == ("learning_rate_too_low", Severity.ERROR), findings
     assert ("clipped" in findings[0].message) is ("clipped" in case)
 
 
-def test_weights_that_decay_faster_than_they_learn(train: Train) -> None:
+def test_excessive_weight_decay(train: Train) -> None:
     findings = train(("adamw", 0.003), {"weight_decay": 30.0})
     told = {f.problem: f for f in findings}
     assert told["abnormal_update_ratio"].severity is Severity.ERROR, findings
@@ -205,13 +205,13 @@ def test_weights_that_decay_faster_than_they_learn(train: Train) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist for variables:UserWarning")  # it is the fault
-def test_layers_that_are_cut_off_are_named(train: Train) -> None:
+def test_detached_layers_are_named(train: Train) -> None:
     told = {f.problem: f for f in train(("adam", 0.01), {}, detached=True)}
     assert told["no_gradient"].layers[0].startswith("first")
-    assert "got no gradient in any of the" in told["no_gradient"].message
+    assert "receives no gradient in any of the" in told["no_gradient"].message
 
 
-def test_divergence_in_the_middle_of_a_run(train: Train) -> None:
+def test_divergence_during_a_run(train: Train) -> None:
     told = _told(train(("sgd", 0.02), {"momentum": 0.9}, rates=lambda t: 1.0 if t < 0.5 else 20.0))
     assert told.get("divergence") is Severity.ERROR or told.get("learning_rate_too_high") is Severity.ERROR, told
 
@@ -227,7 +227,7 @@ def _with_a_bad_stretch() -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-def test_spikes_of_gradient_and_loss(train: Train) -> None:
+def test_gradient_and_loss_spikes(train: Train) -> None:
     told = {f.problem: f for f in train(("sgd", 1e-3), {}, epochs=1, data=_with_a_bad_stretch())}
     assert told["gradient_spike"].severity is Severity.WARNING
     assert told["loss_spike"].severity is Severity.WARNING

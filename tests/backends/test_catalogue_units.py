@@ -23,7 +23,7 @@ FRAMEWORKS = ("pytorch", "keras3")
 every_framework = pytest.mark.parametrize("framework", FRAMEWORKS)
 
 
-class Block(nn.Module):
+class AttentionBlock(nn.Module):
     """Residual self-attention over embedded tokens, the mean over time, and a dense output."""
 
     def __init__(self, gain: float) -> None:
@@ -59,10 +59,10 @@ def mlp(framework: str, activation: str, bias: float = 0.0, outputs: int = 3) ->
     return (torch_mlp if framework == "pytorch" else keras_mlp)(activation, bias, outputs)
 
 
-def attending(framework: str, gain: float) -> Any:
+def attention_model(framework: str, gain: float) -> Any:
     if framework == "pytorch":
         torch.manual_seed(0)
-        return Block(gain)
+        return AttentionBlock(gain)
     keras.utils.set_random_seed(0)
     tokens = keras.Input((8,), dtype="int32")
     x = keras.layers.Embedding(40, 16)(tokens)
@@ -90,19 +90,19 @@ def watched(
             model.fit(x, y, epochs=epochs, batch_size=24, verbose=0)
         return monitor
     optimizer = torch.optim.Adam(model.parameters(), rate, **adam)
-    rows, wanted = torch.tensor(x), torch.tensor(y)
+    inputs, targets = torch.tensor(x), torch.tensor(y)
     with autotrainer.watch(model, optimizer, loss_fn=loss, epochs=epochs, overhead=1.0) as monitor:
         for _ in range(epochs):
-            for i in range(0, len(rows), 24):
+            for i in range(0, len(inputs), 24):
                 optimizer.zero_grad()
-                value = loss(model(rows[i : i + 24]), wanted[i : i + 24])
+                value = loss(model(inputs[i : i + 24]), targets[i : i + 24])
                 value.backward()
                 optimizer.step()
             monitor.end_epoch()
     return monitor
 
 
-def told(monitor: Any, problem: str) -> Any:
+def finding_of(monitor: Any, problem: str) -> Any:
     return next((f for f in monitor.findings if f.problem == problem and f.severity != "info"), None)
 
 
@@ -115,20 +115,20 @@ def errors(monitor: Any) -> list[str]:
     ("problem", "activation", "bias"),
     [("saturated_activation", "tanh", 12.0), ("dormant_neurons", "gelu", -30.0)],
 )
-def test_units_that_are_lost(framework: str, problem: str, activation: str, bias: float) -> None:
-    lost = watched(framework, mlp(framework, activation, bias), X, CLASSES, classes_loss(framework))
-    found = told(lost, problem)
+def test_saturated_and_dormant_units(framework: str, problem: str, activation: str, bias: float) -> None:
+    faulty = watched(framework, mlp(framework, activation, bias), X, CLASSES, classes_loss(framework))
+    found = finding_of(faulty, problem)
     assert found is not None
     assert found.severity == "error"
-    order = [f.problem for f in lost.findings]
+    order = [f.problem for f in faulty.findings]
     assert order.index(problem) < order.index("not_learning")
-    sound = watched(framework, mlp(framework, activation), X, CLASSES, classes_loss(framework))
-    assert told(sound, problem) is None
-    assert errors(sound) == []
+    healthy = watched(framework, mlp(framework, activation), X, CLASSES, classes_loss(framework))
+    assert finding_of(healthy, problem) is None
+    assert errors(healthy) == []
 
 
 @every_framework
-def test_saturation_is_seen_before_the_first_step(framework: str) -> None:
+def test_saturation_before_the_first_step(framework: str) -> None:
     raw = autotrainer.check(mlp(framework, "tanh"), (X * 300, CLASSES), loss=classes_loss(framework))
     found = {f.problem: f for f in raw}
     assert found["saturated_activation"].severity == "warning"
@@ -136,7 +136,7 @@ def test_saturation_is_seen_before_the_first_step(framework: str) -> None:
     assert autotrainer.check(mlp(framework, "tanh"), (X, CLASSES), loss=classes_loss(framework)) == []
 
 
-class Agree(nn.Module):
+class CollapsingLoss(nn.Module):
     """Pulls all outputs together, as a loss for pairs without negatives does; ``apart`` keeps their variance up."""
 
     def __init__(self, apart: float) -> None:
@@ -148,7 +148,7 @@ class Agree(nn.Module):
         return together + self.apart * torch.relu(1 - outputs.std(0)).mean()
 
 
-def agree(apart: float) -> Any:
+def collapsing_loss(apart: float) -> Any:
     def loss(_: Any, outputs: Any) -> Any:
         ops = keras.ops
         together = ops.mean((outputs - ops.mean(outputs, axis=0)) ** 2)
@@ -158,62 +158,64 @@ def agree(apart: float) -> Any:
 
 
 @every_framework
-def test_representations_that_shrink_to_a_point(framework: str) -> None:
+def test_representation_collapse(framework: str) -> None:
     zeros = np.zeros((len(X), 1), "float32")
     for apart in (0.0, 5.0):
-        loss = Agree(apart) if framework == "pytorch" else agree(apart)
+        loss = CollapsingLoss(apart) if framework == "pytorch" else collapsing_loss(apart)
         model = mlp(framework, "relu")
         if framework == "pytorch":
             nn.init.ones_(model[-1].bias)
         else:
             model.layers[-1].bias.assign(np.ones(3))
         monitor = watched(framework, model, X, zeros, loss, rate=0.03, epochs=30)
-        found = told(monitor, "representation_collapse")
+        found = finding_of(monitor, "representation_collapse")
         assert (found is not None) is (apart == 0)
         assert apart == 0 or errors(monitor) == []
 
 
 @every_framework
-def test_attention_that_is_too_loud(framework: str) -> None:
-    loud, sound = (
-        watched(framework, attending(framework, gain), TOKENS, LATER, classes_loss(framework), rate=0.003, epochs=8)
+def test_attention_entropy_collapse(framework: str) -> None:
+    collapsed, healthy = (
+        watched(
+            framework, attention_model(framework, gain), TOKENS, LATER, classes_loss(framework), rate=0.003, epochs=8
+        )
         for gain in (40.0, 1.0)
     )
-    found = told(loud, "attention_entropy_collapse")
+    found = finding_of(collapsed, "attention_entropy_collapse")
     assert found is not None
     assert "attention" in found.layers[0]
     assert found.evidence["entropy"] < 0.1
     assert found.evidence["largest_logit"] > 100
-    assert told(sound, "attention_entropy_collapse") is None
+    assert finding_of(healthy, "attention_entropy_collapse") is None
 
 
 def negated(framework: str) -> Any:
-    """Return the negative squared error: the sign is wrong, and gradients outgrow their second moment for ever."""
+    """Return the negative squared error: the wrong sign makes gradients outgrow their second moment forever."""
     if framework == "keras3":
-        return lambda wanted, given: -keras.ops.mean((wanted - given) ** 2)
+        return lambda targets, outputs: -keras.ops.mean((targets - outputs) ** 2)
 
     class Negated(nn.Module):
-        def forward(self, given: Any, wanted: Any) -> Any:
-            return -((given - wanted) ** 2).mean()
+        def forward(self, outputs: Any, targets: Any) -> Any:
+            return -((outputs - targets) ** 2).mean()
 
     return Negated()
 
 
 @every_framework
-def test_gradients_that_outgrow_the_second_moment(framework: str) -> None:
+def test_gradients_outgrow_the_second_moment(framework: str) -> None:
     wrong = watched(framework, mlp(framework, "relu", outputs=1), X, VALUES, negated(framework))
-    found = told(wrong, "stale_second_moment")
+    found = finding_of(wrong, "stale_second_moment")
     assert found is not None
     assert found.evidence["ratio"] > 2.3
     squared = nn.MSELoss() if framework == "pytorch" else "mse"
     right = watched(framework, mlp(framework, "relu", outputs=1), X, VALUES, squared)
-    assert told(right, "stale_second_moment") is None
+    assert finding_of(right, "stale_second_moment") is None
     assert errors(right) == []
 
 
 @every_framework
-def test_an_epsilon_above_all_gradients(framework: str) -> None:
+def test_epsilon_above_all_gradients(framework: str) -> None:
     monitor = watched(framework, mlp(framework, "tanh"), X, CLASSES, classes_loss(framework), eps=1e3)
-    found = told(monitor, "stale_second_moment")
+    found = finding_of(monitor, "stale_second_moment")
     assert found is not None
     assert found.evidence["ratio"] < 1e-2

@@ -1,4 +1,4 @@
-"""`check` in both frameworks: what is wrong before the first step, and that looking changes nothing."""
+"""`check` in both frameworks: problems before the first step, without side effects."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ LOSSES: dict[str, tuple[Callable[[], Any], str]] = {
         pytest.param((1, None), (X, VALUES), "squared", None, id="sound regression"),
     ],
 )
-def test_what_is_wrong_is_named_and_nothing_changes(
+def test_check_finds_problems_and_changes_nothing(
     framework: str, model: Any, data: Any, loss: str, problem: str | None
 ) -> None:
     if framework == "pytorch":
@@ -81,9 +81,9 @@ def test_what_is_wrong_is_named_and_nothing_changes(
     else:
         built = keras_model(*model)
         before = built.get_weights()
-    given: Any = LOSSES[loss][0]() if framework == "pytorch" else LOSSES[loss][1]
+    loss_fn: Any = LOSSES[loss][0]() if framework == "pytorch" else LOSSES[loss][1]
     states = (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate())
-    findings = autotrainer.check(built, data, loss=given)
+    findings = autotrainer.check(built, data, loss=loss_fn)
     serious = [f for f in findings if f.severity != "info"]
     assert ([f.problem for f in serious] == []) if problem is None else (problem in [f.problem for f in serious])
     assert all(f.step == 0 and f.epoch == 0 for f in findings)
@@ -121,7 +121,7 @@ def problems(model: Any, data: Any, loss: Any) -> list[str]:
         pytest.param(1, LABELS.astype(int), nn.BCEWithLogitsLoss(), True, id="labels as whole numbers"),
     ],
 )
-def test_targets_that_do_not_fit_pytorch(units: int, targets: Any, loss: Any, wrong: bool, loader: bool) -> None:
+def test_target_mismatch_in_pytorch(units: int, targets: Any, loss: Any, wrong: bool, loader: bool) -> None:
     data: Any = (X, targets)
     if loader:
         pairs = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(targets))
@@ -144,15 +144,15 @@ def test_targets_that_do_not_fit_pytorch(units: int, targets: Any, loss: Any, wr
         pytest.param(3, None, VALUES, "mse", True, id="one column for three"),
     ],
 )
-def test_targets_that_do_not_fit_keras(units: int, output: str | None, targets: Any, loss: str, wrong: bool) -> None:
+def test_target_mismatch_in_keras(units: int, output: str | None, targets: Any, loss: str, wrong: bool) -> None:
     assert problems(keras_model(units, output), (X, targets), loss) == (["target_mismatch"] if wrong else [])
 
 
-def test_a_loss_of_ones_own_may_reshape_what_it_takes() -> None:
+def test_custom_loss_may_reshape_its_inputs() -> None:
     class Squeezing(nn.MSELoss):
         def forward(self, outputs: Any, targets: Any) -> Any:
             return super().forward(outputs.squeeze(-1), targets)
 
     x = torch.randn(64, 4)
-    found = autotrainer.check(nn.Linear(4, 1), (x, x.sum(1)), loss=Squeezing())
-    assert "target_mismatch" not in {f.problem for f in found}
+    findings = autotrainer.check(nn.Linear(4, 1), (x, x.sum(1)), loss=Squeezing())
+    assert "target_mismatch" not in {f.problem for f in findings}

@@ -1,4 +1,4 @@
-"""Units that start equal: named before and in training and mended, while constants that are meant so are left alone."""
+"""Units that start equal are found before and during training and repaired; intended constants are not reported."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ def normalized() -> nn.Module:
         pytest.param(lambda: keras_branches(True), "keras3", id="Keras, residual branch and zero output"),
     ],
 )
-def test_constants_that_are_meant_so(model: Any, framework: str) -> None:
+def test_intended_constants_have_no_finding(model: Any, framework: str) -> None:
     torch.manual_seed(0)
     keras.utils.set_random_seed(0)
-    found = autotrainer.check(model(), (X, Y), loss=LOSSES[framework])
-    assert [str(f) for f in found if f.severity != "info"] == []
+    findings = autotrainer.check(model(), (X, Y), loss=LOSSES[framework])
+    assert [str(f) for f in findings if f.severity != "info"] == []
 
 
 def torch_network(value: float) -> nn.Module:
@@ -85,7 +85,7 @@ def keras_network(value: float) -> Any:
 
 
 @pytest.mark.parametrize("framework", ["pytorch", "keras3"])
-def test_equal_units_are_drawn_anew(framework: str) -> None:
+def test_equal_units_are_reinitialized(framework: str) -> None:
     torch.set_num_threads(1)
     model = torch_network(0.1) if framework == "pytorch" else keras_network(0.1)
     optimizer: Any = keras.optimizers.Adam(0.01)

@@ -1,4 +1,4 @@
-"""`fit` mends data and targets by itself: real trainings of both frameworks, one real fault each."""
+"""`fit` repairs data and targets: real trainings of both frameworks, one real fault each."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ CLASS = np.digitize(LINE, [-1.5, 1.5]).astype(np.int64)
 pytestmark = pytest.mark.filterwarnings("ignore:Using a target size:UserWarning")  # it is the fault
 
 
-class OwnLoss(keras.losses.Loss):  # type: ignore[misc]
-    """A squared error of the user's own, which takes shapes as they are."""
+class CustomLoss(keras.losses.Loss):  # type: ignore[misc]
+    """A custom squared error, which does not check shapes."""
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         return keras.ops.square(y_true - y_pred)
@@ -73,7 +73,7 @@ class Keras:
     def loss(self, name: str) -> Any:
         return {
             "squared": "mse",
-            "own": OwnLoss(),
+            "own": CustomLoss(),
             "indices": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         }[name]
 
@@ -120,14 +120,14 @@ def test_large_targets(kit: Any, optimizer: str) -> None:
     result = fit(kit.net(1), *halves(X, targets), loss=kit.loss("squared"), optimizer=rate, epochs=20)
     assert result.status == "repaired"
     assert kinds(result) == [ScaleTargets]
-    assert len(result.attempts) == 1, "what is proven comes first"
+    assert len(result.attempts) == 1, "the proven cause comes first"
     assert result.score > 0.7 > 0 > result.baseline_score
-    right = predict(result.model, X[400:])
-    assert 1 - np.mean((right - targets[400:]) ** 2) / targets[400:].var() == pytest.approx(result.score, abs=1e-3)
+    predicted = predict(result.model, X[400:])
+    assert 1 - np.mean((predicted - targets[400:]) ** 2) / targets[400:].var() == pytest.approx(result.score, abs=1e-3)
     assert "in the units of your targets" in str(result.plan)
 
 
-def test_targets_of_another_shape(kit: Any) -> None:
+def test_targets_of_the_wrong_shape(kit: Any) -> None:
     result = fit(kit.net(1), *halves(X, LINE), loss=kit.loss("own"), optimizer=kit.adam(1e-2))
     assert result.status == "repaired"
     assert kinds(result) == [ReshapeTargets]
@@ -147,7 +147,7 @@ def test_rows_with_missing_values(kit: Any, held_back: bool) -> None:
     assert result.score > 0.9
 
 
-def test_targets_that_are_missing_in_the_validation_data_too(kit: Any) -> None:
+def test_missing_targets_also_in_the_validation_data(kit: Any) -> None:
     y = LINE[:, None].copy()
     y[::29] = np.nan
     result = fit(kit.net(1), *halves(X, y), loss=kit.loss("squared"), optimizer=kit.adam(1e-2))
@@ -181,7 +181,7 @@ def test_rare_classes(kit: Any) -> None:
 
 
 @pytest.mark.parametrize("fault", ["large targets", "flat targets", "missing values"])
-def test_in_a_loop_of_the_users_own(fault: str) -> None:
+def test_data_repairs_in_a_custom_loop(fault: str) -> None:
     y = {"large targets": (2_000 * LINE + 50_000)[:, None], "flat targets": LINE}.get(fault, LINE[:, None])
     x = X[:400].copy()
     if fault == "missing values":
@@ -197,46 +197,46 @@ def test_in_a_loop_of_the_users_own(fault: str) -> None:
             loop.optimizer.zero_grad()
             loop.loss_fn(loop.model(inputs), targets).backward()
             loop.optimizer.step()
-        wrong = predict(loop.model, X[400:]).reshape(-1) - y[400:].reshape(-1)
-        loop.end_epoch(val_r2=float(1 - np.mean(wrong**2) / y[400:].var()))
+        residual = predict(loop.model, X[400:]).reshape(-1) - y[400:].reshape(-1)
+        loop.end_epoch(val_r2=float(1 - np.mean(residual**2) / y[400:].var()))
     assert loop.result.status == "repaired"
-    wanted = {"large targets": ScaleTargets, "flat targets": ReshapeTargets, "missing values": DropBadRows}[fault]
-    assert kinds(loop.result) == [wanted]
+    expected = {"large targets": ScaleTargets, "flat targets": ReshapeTargets, "missing values": DropBadRows}[fault]
+    assert kinds(loop.result) == [expected]
     assert loop.result.score > 0.7
 
 
-# -- what check proves wrong costs no training ---------------------------------------------------------------------
+# -- repaired before the first training --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("labels", [CLASS + 1, CLASS * 10 + 5])
-def test_labels_beyond_the_outputs(kit: Any, labels: Any) -> None:
-    given = {"loss": kit.loss("indices"), "optimizer": kit.adam(1e-2)}
-    result = fit(kit.net(3), *halves(X, labels), **given, test_data=(X[400:], labels[400:]))
+def test_labels_out_of_range_are_renumbered(kit: Any, labels: Any) -> None:
+    arguments = {"loss": kit.loss("indices"), "optimizer": kit.adam(1e-2)}
+    result = fit(kit.net(3), *halves(X, labels), **arguments, test_data=(X[400:], labels[400:]))
     assert result.status == "repaired"
     assert kinds(result) == [NumberClasses]
     assert result.score > 0.75
     assert result.test_score == pytest.approx(result.score)
     assert np.mean(predict(result.model, X[400:]).argmax(1) == labels[400:]) == pytest.approx(result.score)
     assert np.isnan(result.baseline_score)
-    assert result.cost <= 1.01, "the training as given is not tried"
+    assert result.cost <= 1.01, "the original is not trained"
     assert [f.problem for f in result.findings] == ["target_mismatch"]
     assert result.baseline_test_score is None
-    assert "as given came to no score" in str(result.report())
+    assert "the original training reached no score" in str(result.report())
     assert "nan" not in str(result.report())
     with pytest.raises(DataError, match="number the classes from 0"):
-        fit(kit.net(3), *halves(X, labels), **given, repair=False)
+        fit(kit.net(3), *halves(X, labels), **arguments, repair=False)
     with pytest.raises(DataError, match="number the classes from 0"):
-        fit(kit.net(3), *halves(X, labels), **given, forbid="encode_targets")
+        fit(kit.net(3), *halves(X, labels), **arguments, forbid="encode_targets")
 
 
-def test_labels_that_validation_data_alone_have_are_told(kit: Any) -> None:
+def test_labels_only_in_the_validation_data_are_rejected(kit: Any) -> None:
     labels = CLASS + 1
     labels[-1] = 7
     with pytest.raises(DataError, match="number the classes from 0"):
         fit(kit.net(3), *halves(X, labels), loss=kit.loss("indices"), optimizer=kit.adam(1e-2))
 
 
-def test_more_classes_than_outputs_are_told(kit: Any) -> None:
+def test_more_classes_than_outputs_are_rejected(kit: Any) -> None:
     with pytest.raises(DataError, match="widen the output"):
         fit(kit.net(2), *halves(X, CLASS), loss=kit.loss("indices"), optimizer=kit.adam(1e-2))
 
@@ -251,21 +251,21 @@ def test_more_classes_than_outputs_are_told(kit: Any) -> None:
     ],
     ids=["flat labels", "column of indices", "indices as floats", "one-hot rows"],
 )
-def test_targets_that_the_loss_refuses(
+def test_targets_that_the_loss_rejects(
     kit: Any, units: int, activation: Any, targets: Any, loss: str, edit: Any
 ) -> None:
-    given = {"loss": kit.loss(loss), "optimizer": kit.adam(1e-2)}
-    result = fit(kit.net(units, activation), *halves(X, targets), **given)
+    arguments = {"loss": kit.loss(loss), "optimizer": kit.adam(1e-2)}
+    result = fit(kit.net(units, activation), *halves(X, targets), **arguments)
     assert result.status == "repaired"
     assert result.plan is not None
     assert result.plan.edits == (edit,)
     assert result.score > 0.75
     assert result.cost <= 1.01
     with pytest.raises((ValueError, RuntimeError)):
-        fit(kit.net(units, activation), *halves(X, targets), **given, repair=False)
+        fit(kit.net(units, activation), *halves(X, targets), **arguments, repair=False)
 
 
-def test_a_mended_training_that_fails_again_says_what_is_wrong_as_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_after_a_repair_reports_the_original_error(monkeypatch: pytest.MonkeyPatch) -> None:
     from autotrainer.backends.pytorch.training.trainer import TorchTrainer
 
     plain: Callable[..., Any] = TorchTrainer.train

@@ -95,36 +95,36 @@ def _halves(inputs: np.ndarray, targets: np.ndarray) -> tuple[Data, Data]:
     return (x[:400], y[:400]), (x[400:], y[400:])
 
 
-def _fit(given: dict[str, Any], data: tuple[Data, Data], **options: Any) -> Result:
+def _fit(arguments: dict[str, Any], data: tuple[Data, Data], **options: Any) -> Result:
     options = {"epochs": 20, "batch_size": 32, "budget": 4.0, "progress": False} | options
-    return autotrainer.fit(given.pop("model"), *data, **given, **options)
+    return autotrainer.fit(arguments.pop("model"), *data, **arguments, **options)
 
 
 HEALTHY: Layers = [(16, "relu"), (16, "relu"), (1, "sigmoid")]
 
-BROKEN = {
+FAULTY = {
     "vanishing gradient": ([(5, "sigmoid")] * 8 + [(1, "sigmoid")], "bce", "adam", 1e-3, _circle(), 0.15),
     "softmax over one unit": ([(16, "relu"), (16, "relu"), (1, "softmax")], "bce", "adam", 1e-2, _circle(), 0.4),
     "output that can't be negative": ([(16, "relu"), (1, "relu")], "mse", "adam", 1e-2, _curve(), 0.3),
     "unscaled inputs": ([(16, "relu"), (16, "relu"), (1, "linear")], "mse", "sgd", 1e-2, _curve(1e4, -3e4), 1.5),
     "rate far too high": ([(16, "relu"), (16, "relu"), (1, "linear")], "mse", "sgd", 3.0, _curve(), 1.5),
 }
-"""By fault: layers, loss, optimizer, learning rate, data, and the gain to be had at least."""
+"""By fault: layers, loss, optimizer, learning rate, data, and the minimum gain."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", list(BROKEN))
-def test_broken_trainings_are_repaired(make: Callable[..., dict[str, Any]], fault: str) -> None:
-    layers, loss, optimizer, rate, data, gain = BROKEN[fault]
-    given = make(layers, loss, optimizer, rate)
-    model, before = given["model"], _weights(given["model"])
-    result = _fit(given, data, epochs=40 if fault == "vanishing gradient" else 15)
+@pytest.mark.parametrize("fault", list(FAULTY))
+def test_faulty_trainings_are_repaired(make: Callable[..., dict[str, Any]], fault: str) -> None:
+    layers, loss, optimizer, rate, data, gain = FAULTY[fault]
+    arguments = make(layers, loss, optimizer, rate)
+    model, before = arguments["model"], _weights(arguments["model"])
+    result = _fit(arguments, data, epochs=40 if fault == "vanishing gradient" else 15)
     assert result.status in ("repaired", "improved"), [str(f) for f in result.findings]
     assert result.score - result.baseline_score > gain
     assert result.cost <= 4.0
     assert result.plan is not None
     assert all(np.array_equal(a, b) for a, b in zip(before, _weights(model), strict=True)), (
-        "the model given was changed"
+        "the given model was changed"
     )
     predicted = _predict(result.model, data[1][0])
     assert _score(result.metric, data[1][1], predicted) == pytest.approx(result.score, abs=1e-4)
@@ -132,18 +132,18 @@ def test_broken_trainings_are_repaired(make: Callable[..., dict[str, Any]], faul
 
 @pytest.mark.slow
 @pytest.mark.parametrize("budget", [4.0, 15.0])
-def test_where_no_test_on_the_rows_can_tell_other_seeds_do(make: Callable[..., dict[str, Any]], budget: float) -> None:
+def test_seed_repeats_decide_on_few_validation_rows(make: Callable[..., dict[str, Any]], budget: float) -> None:
     train, (x, y) = _circle()
     layers: Layers = [(16, "relu"), (16, "relu"), (1, "softmax")]
     result = _fit(make(layers, "bce", "adam", 1e-2), (train, (x[:8], y[:8])), epochs=15, budget=budget)
     again = [attempt for attempt in result.attempts if attempt.verdict]
-    if budget < 10:  # three pairs are not to be had
+    if budget < 10:  # too little for three pairs
         assert (result.status, again) == ("unrepaired", [])
         assert max(attempt.score or 0 for attempt in result.attempts) == 1.0
         return
     assert (result.status, result.baseline_score, result.score) == ("repaired", 0.5, 1.0)
     pairs = [bool(attempt.plan.edits) for attempt in again]
-    assert pairs == [False, True] * (len(pairs) // 2), "as given, and repaired"
+    assert pairs == [False, True] * (len(pairs) // 2), "original, and repaired"
     assert 2 <= len(pairs) <= 10, "up to five"
     assert result.cost <= budget
     assert _score("accuracy", y[:8], _predict(result.model, x[:8])) == 1.0
@@ -162,7 +162,7 @@ def _score(metric: str, targets: np.ndarray, outputs: np.ndarray) -> float:
     return float(1 - np.mean((outputs - targets) ** 2) / targets.var())
 
 
-def test_a_healthy_training_is_what_it_would_be_without_repair(make: Callable[..., dict[str, Any]]) -> None:
+def test_healthy_training_is_unchanged_by_repair(make: Callable[..., dict[str, Any]]) -> None:
     results = [_fit(make(HEALTHY, "bce", "adam", 1e-2), _circle(), repair=repair) for repair in (True, False)]
     assert results[0].status == results[1].status == "healthy", [str(f) for f in results[0].findings]
     assert results[0].score > 0.9
@@ -180,9 +180,7 @@ def test_equal_calls_give_equal_results(make: Callable[..., dict[str, Any]]) -> 
     assert _equal(results[0].model, results[1].model)
 
 
-def test_the_plan_repeats_on_a_fresh_model_and_the_result_is_saved(
-    make: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
+def test_saved_plan_applies_to_a_fresh_model(make: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     layers: Layers = [(16, "relu"), (1, "softmax")]
     result = _fit(make(layers, "bce", "adam", 1e-2), _circle(), epochs=10, budget=2.5)
     assert result.plan is not None
@@ -199,12 +197,12 @@ def test_the_plan_repeats_on_a_fresh_model_and_the_result_is_saved(
     assert outputs.std() > 0, "a softmax over one unit is always 1"
 
 
-def test_a_plan_that_names_layers_repeats_on_a_fresh_model(make: Callable[..., dict[str, Any]]) -> None:
-    """Keras gives the layers of each new model new names: they are told by position."""
+def test_plan_with_layer_names_applies_to_a_fresh_model(make: Callable[..., dict[str, Any]]) -> None:
+    """Keras gives the layers of each new model new names: they are matched by position."""
     layers: Layers = [(5, "sigmoid")] * 3 + [(1, "sigmoid")]
-    given = make(layers, "bce", "adam", 1e-2)
-    backend = registry.backend_of(given["model"])
-    names = tuple(layer.name for layer in backend.layers(given["model"]))
+    arguments = make(layers, "bce", "adam", 1e-2)
+    backend = registry.backend_of(arguments["model"])
+    names = tuple(layer.name for layer in backend.layers(arguments["model"]))
     edits = (InsertNormalization(names[:1]),)
     plan = RepairPlan(("insert_normalization",), edits, framework=backend.name, layers=names)
     fresh = make(layers, "bce", "adam", 1e-2)["model"]
@@ -213,43 +211,43 @@ def test_a_plan_that_names_layers_repeats_on_a_fresh_model(make: Callable[..., d
     assert len(_weights(repeated)) > before
 
 
-@pytest.mark.parametrize(("shift", "says"), [(2, r"class index 3.*3 outputs"), (-1, r"class index -1.*3 outputs")])
-def test_class_indices_beyond_the_outputs_are_told(make: Callable[..., dict[str, Any]], shift: int, says: str) -> None:
-    given = make([(8, "relu"), (3, "linear")], "bce", "adam", 1e-2)
-    torch_model = isinstance(given["model"], nn.Module)
-    given["loss"] = nn.CrossEntropyLoss() if torch_model else "sparse_categorical_crossentropy"
+@pytest.mark.parametrize(("shift", "message"), [(2, r"class index 3.*3 outputs"), (-1, r"class index -1.*3 outputs")])
+def test_class_indices_out_of_range_are_rejected(make: Callable[..., dict[str, Any]], shift: int, message: str) -> None:
+    arguments = make([(8, "relu"), (3, "linear")], "bce", "adam", 1e-2)
+    torch_model = isinstance(arguments["model"], nn.Module)
+    arguments["loss"] = nn.CrossEntropyLoss() if torch_model else "sparse_categorical_crossentropy"
     (x, y), _ = _circle()
     data = x, y[:, 0].astype(np.int64) + shift
-    with pytest.raises(DataError, match=says):
-        _fit(given, (data, data), repair=False)
+    with pytest.raises(DataError, match=message):
+        _fit(arguments, (data, data), repair=False)
 
 
 @pytest.mark.parametrize("masked", [-1, 0, 255])
-def test_the_class_that_the_loss_leaves_out_does_not_count(make: Callable[..., dict[str, Any]], masked: int) -> None:
-    """Such as the padding of sequences: neither out of range nor part of the accuracy."""
-    given = make([(8, "relu"), (3, "linear")], "bce", "adam", 1e-2)
-    if isinstance(given["model"], nn.Module):
-        given["loss"] = nn.CrossEntropyLoss(ignore_index=masked)
+def test_ignored_class_does_not_count(make: Callable[..., dict[str, Any]], masked: int) -> None:
+    """As for padding in sequences: neither out of range nor part of the accuracy."""
+    arguments = make([(8, "relu"), (3, "linear")], "bce", "adam", 1e-2)
+    if isinstance(arguments["model"], nn.Module):
+        arguments["loss"] = nn.CrossEntropyLoss(ignore_index=masked)
     else:
-        given["loss"] = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=masked)
+        arguments["loss"] = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=masked)
     (x, y), (xv, yv) = _circle()
     labels, held = y[:, 0].astype(np.int64) + 1, yv[:, 0].astype(np.int64) + 1
     labels[::4] = held[::3] = masked
-    result = _fit(given, ((x, labels), (xv, held)), repair=False)
+    result = _fit(arguments, ((x, labels), (xv, held)), repair=False)
     counted = held != masked
     right = _predict(result.model, xv).argmax(1) == held
     assert result.metric == "accuracy"
     assert result.score == pytest.approx(right[counted].mean(), abs=1e-9)
 
 
-def test_a_loss_class_is_told(make: Callable[..., dict[str, Any]]) -> None:
-    given = make(HEALTHY, "bce", "adam", 1e-2)
-    given["loss"] = nn.BCELoss if isinstance(given["model"], nn.Module) else keras.losses.BinaryCrossentropy
-    with pytest.raises(ConfigError, match="give an object of it"):
-        _fit(given, _circle())
+def test_loss_class_instead_of_object_is_rejected(make: Callable[..., dict[str, Any]]) -> None:
+    arguments = make(HEALTHY, "bce", "adam", 1e-2)
+    arguments["loss"] = nn.BCELoss if isinstance(arguments["model"], nn.Module) else keras.losses.BinaryCrossentropy
+    with pytest.raises(ConfigError, match="pass an instance"):
+        _fit(arguments, _circle())
 
 
-def test_interrupted_by_the_metric(make: Callable[..., dict[str, Any]]) -> None:
+def test_interrupt_returns_the_best_so_far(make: Callable[..., dict[str, Any]]) -> None:
     calls = []
 
     def accuracy(targets: np.ndarray, outputs: np.ndarray) -> float:
@@ -263,13 +261,13 @@ def test_interrupted_by_the_metric(make: Callable[..., dict[str, Any]]) -> None:
     assert np.isfinite(_predict(result.model, _circle()[1][0])).all()
 
 
-def test_a_broken_loss_is_the_users_own_error(make: Callable[..., dict[str, Any]]) -> None:
-    given = make(HEALTHY, "bce", "adam", 1e-2)
+def test_errors_of_the_loss_are_not_hidden(make: Callable[..., dict[str, Any]]) -> None:
+    arguments = make(HEALTHY, "bce", "adam", 1e-2)
 
     def loss(*arguments: Any) -> Any:
         raise ZeroDivisionError("in the user's loss")
 
-    given["loss"] = loss
+    arguments["loss"] = loss
     with pytest.raises(ZeroDivisionError, match="user's loss"):
-        _fit(given, _circle())
-    assert copy.deepcopy(given["optimizer"]) is not None
+        _fit(arguments, _circle())
+    assert copy.deepcopy(arguments["optimizer"]) is not None

@@ -1,4 +1,4 @@
-"""`fit` finds repairs of the structure by itself: real faulty programs in both frameworks."""
+"""`fit` repairs the structure of faulty programs in both frameworks."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def _digits() -> tuple[Data, Data]:
 
 
 def _recall() -> tuple[Data, Data]:
-    """Six different keys, one of them once more, and a value for each key: which value has that one?"""
+    """Six distinct keys, a query that is one of them, and a value for each key: the target is the query's value."""
     random, halves = np.random.default_rng(0), []
     for rows in (1500, 500):
         keys = np.stack([random.permutation(12)[:6] for _ in range(rows)])
-        values, asked = random.integers(0, 4, (rows, 6)), random.integers(0, 6, rows)
-        wanted = keys[np.arange(rows), asked]
-        halves.append((np.c_[keys, wanted, values].astype("int64"), values[np.arange(rows), asked].astype("int64")))
+        values, query = random.integers(0, 4, (rows, 6)), random.integers(0, 6, rows)
+        query_keys = keys[np.arange(rows), query]
+        halves.append((np.c_[keys, query_keys, values].astype("int64"), values[np.arange(rows), query].astype("int64")))
     return halves[0], halves[1]
 
 
-def _dense(framework: str, widths: Sequence[int], activation: str, loud: float = 1.0) -> Any:
+def _dense(framework: str, widths: Sequence[int], activation: str, output_scale: float = 1.0) -> Any:
     if framework == "keras3":
         inner = [
             keras.layers.Dense(n, activation, kernel_initializer=keras.initializers.GlorotUniform(seed))
@@ -49,7 +49,7 @@ def _dense(framework: str, widths: Sequence[int], activation: str, loud: float =
         ]
         last = keras.layers.Dense(widths[-1], kernel_initializer=keras.initializers.GlorotUniform(99))
         model = keras.Sequential([keras.Input((widths[0],)), *inner, last])
-        last.kernel.assign(last.kernel * loud)
+        last.kernel.assign(last.kernel * output_scale)
         return model
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -58,12 +58,12 @@ def _dense(framework: str, widths: Sequence[int], activation: str, loud: float =
         for before, after in itertools.pairwise(widths):
             modules += [nn.Linear(before, after), kind()]
     with torch.no_grad():
-        modules[-2].weight *= loud  # type: ignore[operator]
+        modules[-2].weight *= output_scale  # type: ignore[operator]
     return nn.Sequential(*modules[:-1])
 
 
 class Recall(nn.Module):
-    """Attention from the key that is asked for to all keys, and to their values."""
+    """Attention from the query to all keys and their values."""
 
     def __init__(self, gain: float) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Recall(nn.Module):
         return self.out(self.attention(query, keys, values, need_weights=False)[0][:, 0])
 
 
-def _attending(framework: str, gain: float) -> Any:
+def _attention_model(framework: str, gain: float) -> Any:
     if framework == "pytorch":
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -114,22 +114,22 @@ def _repaired_by(result: Result, repair: str, score: float) -> None:
 
 
 @every_framework
-def test_a_bottleneck_gets_wider(framework: str) -> None:
+def test_bottleneck_is_widened(framework: str) -> None:
     result = _fit(framework, _dense(framework, (64, 32, 1, 32, 10), "relu"), _digits(), "adam", 3e-3)
     assert result.findings[0].problem == "insufficient_capacity"
     _repaired_by(result, "resize_hidden_layers", 0.85)
 
 
 @every_framework
-def test_an_output_layer_that_starts_too_large_gets_smaller(framework: str) -> None:
-    model = _dense(framework, (64, 32, 32, 10), "relu", loud=1000.0)
+def test_large_output_layer_is_scaled_down(framework: str) -> None:
+    model = _dense(framework, (64, 32, 32, 10), "relu", output_scale=1000.0)
     result = _fit(framework, model, _digits(), "sgd", 0.05)
     assert "abnormal_initial_loss" in [f.problem for f in result.findings]
     _repaired_by(result, "scale_output_layer", 0.8)
 
 
 @every_framework
-def test_a_deep_stack_gets_ways_past_its_layers(framework: str) -> None:
+def test_deep_stack_gets_residual_connections(framework: str) -> None:
     model = _dense(framework, (64, *[32] * 8, 10), "sigmoid")
     others = ["swap_activation", "insert_normalization", "reinitialize"]
     result = _fit(framework, model, _digits(), "adam", 1e-2, forbid=others)
@@ -138,7 +138,7 @@ def test_a_deep_stack_gets_ways_past_its_layers(framework: str) -> None:
 
 
 @every_framework
-def test_attention_that_is_too_loud_is_bounded(framework: str) -> None:
-    result = _fit(framework, _attending(framework, 30.0), _recall(), "adam", 3e-3)
+def test_large_attention_logits_are_bounded(framework: str) -> None:
+    result = _fit(framework, _attention_model(framework, 30.0), _recall(), "adam", 3e-3)
     assert "attention_entropy_collapse" in [f.problem for f in result.findings]
     _repaired_by(result, "clip_attention", 0.8)

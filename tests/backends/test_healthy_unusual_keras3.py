@@ -1,4 +1,4 @@
-"""Healthy trainings that look unusual, in Keras: none may get an error at any time, nor a warning at its end."""
+"""Unusual but healthy trainings in Keras: none may have an error at any time, or a warning at its end."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def numbers() -> np.random.Generator:
 
 @dataclass
 class Run:
-    """One training: a compiled model, what `fit` gets, and how well it has done in the end."""
+    """One training: a compiled model, the arguments of `fit`, and its final score."""
 
     model: Any
     x: Any
     y: Any
     score: Callable[[], float]
-    enough: float
-    """Score from which the training is verified to be healthy."""
+    minimum_score: float
+    """Minimum score of a healthy training."""
     epochs: int = 15
     fit: dict[str, Any] = field(default_factory=dict)
 
@@ -74,13 +74,13 @@ def trained(
     x: Any = X,
     y: Any = CLASSES,
     size: int = 32,
-    enough: float = 0.85,
+    minimum_score: float = 0.85,
     epochs: int = 15,
     score: Callable[[], float] | None = None,
     metrics: Any = None,
     **fit: Any,
 ) -> Run:
-    """Return a training by `fit`, on classes, or on values where a loss is given."""
+    """Return a training by `fit`, on classes, or on values if a loss is passed."""
     model.compile(optimizer, loss or cross_entropy(), metrics=["accuracy"] if loss is None else metrics)
 
     def accuracy() -> float:
@@ -90,7 +90,7 @@ def trained(
         return 1 - float(((predicted(model, x) - y) ** 2).mean() / np.var(y, axis=0).mean())
 
     score = score or (accuracy if loss is None else explained)
-    return Run(model, x, y, score, enough, epochs, {"batch_size": size, **fit})
+    return Run(model, x, y, score, minimum_score, epochs, {"batch_size": size, **fit})
 
 
 def adam(rate: Any = 0.01, **more: Any) -> Any:
@@ -116,7 +116,7 @@ def tiny_data() -> Run:
 @case
 def heavy_tailed_noise() -> Run:
     y = 1.3 * X[:, :1] + numbers().standard_t(3, size=(640, 1))
-    return trained(dense(8, 1), adam(), "mse", y=y, enough=0.2)
+    return trained(dense(8, 1), adam(), "mse", y=y, minimum_score=0.2)
 
 
 @case
@@ -124,13 +124,13 @@ def noisy_labels() -> Run:
     random = numbers()
     x = random.normal(size=(1920, 8)).astype("float32")
     y = ((x[:, 0] + x[:, 1] > 0) ^ (random.random(1920) > 0.7)).astype("int64")
-    return trained(dense(16, 2), adam(0.003), x=x, y=y, epochs=8, enough=0.65)
+    return trained(dense(16, 2), adam(0.003), x=x, y=y, epochs=8, minimum_score=0.65)
 
 
 @case
 def imbalance_that_is_learned() -> Run:
     x = numbers().normal(size=(1280, 8)).astype("float32")
-    return trained(dense(16, 2), adam(0.02), x=x, y=(x[:, 0] > 1.7).astype("int64"), enough=0.98)
+    return trained(dense(16, 2), adam(0.02), x=x, y=(x[:, 0] > 1.7).astype("int64"), minimum_score=0.98)
 
 
 @case
@@ -165,8 +165,8 @@ def strong_weight_decay() -> Run:
 # -- learning rates -----------------------------------------------------------------------------------------------
 
 
-class Course(keras.optimizers.schedules.LearningRateSchedule):
-    """A rate times a function of the share of the steps."""
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A rate times a function of the fraction of steps."""
 
     def __init__(self, rate: float, factor: Callable[[Any], Any]) -> None:
         super().__init__()
@@ -181,17 +181,17 @@ class Course(keras.optimizers.schedules.LearningRateSchedule):
 
 @case
 def warm_up_from_zero() -> Run:
-    return trained(dense(32, 32, 3), adam(Course(0.01, lambda t: ops.minimum(1.0, t / 0.3))))
+    return trained(dense(32, 32, 3), adam(Schedule(0.01, lambda t: ops.minimum(1.0, t / 0.3))))
 
 
 @case
 def cosine_to_zero() -> Run:
-    return trained(dense(32, 32, 3), adam(Course(0.01, lambda t: 0.5 + 0.5 * ops.cos(math.pi * t))))
+    return trained(dense(32, 32, 3), adam(Schedule(0.01, lambda t: 0.5 + 0.5 * ops.cos(math.pi * t))))
 
 
 @case
 def cyclic_rate() -> Run:
-    cycle = Course(0.1, lambda t: 0.01 + 0.99 * ops.abs(1 - (t * 8) % 2))
+    cycle = Schedule(0.1, lambda t: 0.01 + 0.99 * ops.abs(1 - (t * 8) % 2))
     return trained(dense(32, 32, 3), keras.optimizers.SGD(cycle, momentum=0.9))
 
 
@@ -205,7 +205,7 @@ def reduced_on_plateau() -> Run:
 
 
 def pretrained() -> Any:
-    """Return a network that has learned another task."""
+    """Return a network pretrained on another task."""
     body = keras.Sequential([keras.Input((8,)), layers.Dense(32), layers.BatchNormalization(), layers.ReLU()])
     body.add(layers.Dense(32, "relu"))
     whole = keras.Sequential([body, layers.Dense(8)])
@@ -302,27 +302,29 @@ def contrastive_loss() -> Run:
     def score() -> float:
         return -float(ops.mean(loss(None, model(pairs[:64]))))
 
-    return trained(model, adam(0.003), loss, x=pairs, y=np.zeros(640), size=64, score=score, enough=-3.0, epochs=30)
+    return trained(
+        model, adam(0.003), loss, x=pairs, y=np.zeros(640), size=64, score=score, minimum_score=-3.0, epochs=30
+    )
 
 
 @case
 def negative_likelihood() -> Run:
     y = (X[:, :1] * 0.1 + 0.01 * numbers().normal(size=(640, 1))).astype("float32")
 
-    def loss(wanted: Any, given: Any) -> Any:
-        spread = ops.softplus(given[:, 1:]) * 0.05 + 1e-6
-        return 0.5 * (ops.log(spread) + (wanted - given[:, :1]) ** 2 / spread)
+    def loss(targets: Any, outputs: Any) -> Any:
+        spread = ops.softplus(outputs[:, 1:]) * 0.05 + 1e-6
+        return 0.5 * (ops.log(spread) + (targets - outputs[:, :1]) ** 2 / spread)
 
     model = dense(32, 2)
 
     def score() -> float:
         return 1 - float(((predicted(model, X)[:, :1] - y) ** 2).mean() / y.var())
 
-    return trained(model, adam(0.005), loss, y=y, score=score, enough=0.6, epochs=20)
+    return trained(model, adam(0.005), loss, y=y, score=score, minimum_score=0.6, epochs=20)
 
 
-class Drawn(layers.Layer):
-    """Draws from a normal distribution, and adds its distance from the standard one to the loss."""
+class Sampling(layers.Layer):
+    """Samples from a normal distribution and adds its KL divergence from the standard one to the loss."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -336,24 +338,24 @@ class Drawn(layers.Layer):
 
 @case
 def ranks_of_prices() -> Run:
-    """Outputs need only rise with the targets."""
+    """Outputs need only increase with the targets."""
     y, model = (5000 + 100 * X[:, :1]).astype("float32"), dense(16, 1)
 
-    def loss(wanted: Any, given: Any) -> Any:
-        order = ops.sign(wanted - ops.transpose(wanted))
-        return ops.mean(ops.softplus(-(given - ops.transpose(given)) * order))
+    def loss(targets: Any, outputs: Any) -> Any:
+        order = ops.sign(targets - ops.transpose(targets))
+        return ops.mean(ops.softplus(-(outputs - ops.transpose(outputs)) * order))
 
     def score() -> float:
         return float(np.corrcoef(predicted(model, X)[:, 0], y[:, 0])[0, 1])
 
-    return trained(model, adam(), loss, y=y, score=score, enough=0.9)
+    return trained(model, adam(), loss, y=y, score=score, minimum_score=0.9)
 
 
 @case
 def variational_autoencoder() -> Run:
-    inner = [layers.Dense(32, "relu"), layers.Dense(8), Drawn(), layers.Dense(32, "relu"), layers.Dense(12)]
+    inner = [layers.Dense(32, "relu"), layers.Dense(8), Sampling(), layers.Dense(32, "relu"), layers.Dense(12)]
     model = keras.Sequential([keras.Input((12,)), *inner])
-    return trained(model, adam(0.005), "mse", x=POINTS, y=POINTS, enough=0.6, epochs=20)
+    return trained(model, adam(0.005), "mse", x=POINTS, y=POINTS, minimum_score=0.6, epochs=20)
 
 
 @case
@@ -382,7 +384,7 @@ def triplet_loss() -> Run:
         apart = ((made[:, None] - made[None]) ** 2).sum(2) + np.eye(640) * 1e9
         return float((CLASSES[apart.argmin(1)] == CLASSES).mean())
 
-    return trained(model, adam(0.003), loss, x=triplets, y=np.zeros(640), score=score, enough=0.8, epochs=20)
+    return trained(model, adam(0.003), loss, x=triplets, y=np.zeros(640), score=score, minimum_score=0.8, epochs=20)
 
 
 @case
@@ -390,7 +392,9 @@ def multi_label() -> Run:
     y = (X[:, :4] > 0.8).astype("float32")
     model = dense(32, 4)
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
-    return trained(model, adam(), loss, y=y, enough=0.93, score=lambda: float(((predicted(model, X) > 0) == y).mean()))
+    return trained(
+        model, adam(), loss, y=y, minimum_score=0.93, score=lambda: float(((predicted(model, X) > 0) == y).mean())
+    )
 
 
 @case
@@ -427,7 +431,7 @@ def words_and_places() -> Any:
 def next_token(model: Any, optimizer: Any, epochs: int = 20) -> Run:
     x, y = TOKENS[:, :-1], TOKENS[:, 1:]
     score = lambda: float((predicted(model, x).argmax(-1) == y)[:, 2:].mean())  # noqa: E731
-    return trained(model, optimizer, x=x, y=y, score=score, enough=0.8, epochs=epochs)
+    return trained(model, optimizer, x=x, y=y, score=score, minimum_score=0.8, epochs=epochs)
 
 
 @case
@@ -439,8 +443,8 @@ def transformer_without_warm_up() -> Run:
     return next_token(keras.Model(inputs, layers.Dense(24)(x)), adam(0.005), epochs=40)
 
 
-class Tied(layers.Layer):
-    """Turns vectors into words by the weights of an embedding."""
+class TiedOutput(layers.Layer):
+    """Maps vectors to words by the weights of an embedding."""
 
     def __init__(self, words: Any) -> None:
         super().__init__()
@@ -454,12 +458,14 @@ class Tied(layers.Layer):
 def weights_tied() -> Run:
     words = layers.Embedding(24, 32, embeddings_initializer="glorot_uniform")
     inputs = keras.Input((16,), dtype="int32")
-    return next_token(keras.Model(inputs, Tied(words)(layers.GRU(32, return_sequences=True)(words(inputs)))), adam())
+    return next_token(
+        keras.Model(inputs, TiedOutput(words)(layers.GRU(32, return_sequences=True)(words(inputs)))), adam()
+    )
 
 
 @case
 def language_near_its_entropy() -> Run:
-    """Next tokens are drawn from the same chances at every place: no context helps, half of the accuracy is luck."""
+    """Next tokens have the same distribution at every position: no context helps."""
     random = numbers()
     table = np.exp(2 * random.normal(size=(24, 24)))
     table /= table.sum(1, keepdims=True)
@@ -471,48 +477,48 @@ def language_near_its_entropy() -> Run:
     entropy = -(table * np.log(table)).sum(1).mean()
     x, y = text[:, :-1], text[:, 1:]
     score = lambda: float(entropy - ops.mean(cross_entropy()(y, model(x))))  # noqa: E731
-    return trained(model, adam(0.02), x=x, y=y, score=score, enough=-0.15)
+    return trained(model, adam(0.02), x=x, y=y, score=score, minimum_score=-0.15)
 
 
-# -- signals that are weak, shifted or hidden -----------------------------------------------------------------------
+# -- weak, shifted or hidden signals -----------------------------------------------------------------------
 
 
-def ranked(model: Any, x: Any, y: Any) -> float:
-    """Return the chance that a row of class 1 gets more than one of class 0."""
-    given = predicted(model, x)
-    scores = given[:, -1] - (given[:, 0] if given.shape[1] > 1 else 0)
+def roc_auc(model: Any, x: Any, y: Any) -> float:
+    """Return the area under the ROC curve."""
+    outputs = predicted(model, x)
+    scores = outputs[:, -1] - (outputs[:, 0] if outputs.shape[1] > 1 else 0)
     return float((scores[y == 1][:, None] > scores[y == 0][None]).mean())
 
 
 @case
 def weak_signal_of_rare_events() -> Run:
-    """No answer is likelier right than the commonest class, and the ranking is good."""
+    """No prediction is more accurate than the most common class, yet the ranking is good."""
     random = numbers()
     x = random.normal(size=(3000, 8)).astype("float32")
     y = (random.random(3000) < 1 / (1 + np.exp(2.5 - 0.9 * x[:, 0] - 0.5 * x[:, 1]))).astype("int64")
     model, loss = dense(16, 1), keras.losses.BinaryCrossentropy(from_logits=True)
-    score = lambda: ranked(model, x, y)  # noqa: E731
-    return trained(model, adam(), loss, x=x, y=y[:, None], size=64, epochs=10, score=score, enough=0.7)
+    score = lambda: roc_auc(model, x, y)  # noqa: E731
+    return trained(model, adam(), loss, x=x, y=y[:, None], size=64, epochs=10, score=score, minimum_score=0.7)
 
 
 @case
 def weighted_classes() -> Run:
-    """Weights move the answers to the rare class: they are right less often than the commonest class, on purpose."""
+    """Class weights shift predictions to the rare class: accuracy is below that of the most common class."""
     random = numbers()
     x = random.normal(size=(1600, 8)).astype("float32")
     y = (x[:, 0] + 0.8 * random.normal(size=1600) > 1.7).astype("int64")
     model, weights = dense(16, 2), {0: 0.2, 1: 1.8}
-    score = lambda: ranked(model, x, y)  # noqa: E731
+    score = lambda: roc_auc(model, x, y)  # noqa: E731
     return trained(model, adam(0.003), x=x, y=y, epochs=10, score=score, class_weight=weights)
 
 
 @case
 def noise_known_by_heart() -> Run:
-    """The loss on training rows falls on, and there are no others."""
+    """The loss on the training rows keeps falling, and there are no validation rows."""
     random = numbers()
     x = random.normal(size=(400, 20)).astype("float32")
     y = (x[:, 0] + 1.5 * random.normal(size=400) > 0).astype("int64")
-    return trained(dense(64, 64, 2, inputs=20), adam(0.001), x=x, y=y, epochs=25, enough=0.7)
+    return trained(dense(64, 64, 2, inputs=20), adam(0.001), x=x, y=y, epochs=25, minimum_score=0.7)
 
 
 @case
@@ -520,23 +526,23 @@ def logistic_regression() -> Run:
     random = numbers()
     x = random.normal(size=(1280, 8)).astype("float32")
     y = (x[:, 0] + x[:, 1] + 1.5 * random.normal(size=1280) > 0).astype("int64")
-    return trained(dense(2), adam(0.02), x=x, y=y, enough=0.7)
+    return trained(dense(2), adam(0.02), x=x, y=y, minimum_score=0.7)
 
 
 @case
 def heavier_tails() -> Run:
-    """Noise without a variance, under a loss that bears it."""
+    """Noise of infinite variance, with a robust loss."""
     y = 1.3 * X[:, :1] + numbers().standard_t(1.2, size=(640, 1))
     model = dense(8, 8, 1)
     score = lambda: float(np.corrcoef(predicted(model, X)[:, 0], X[:, 0])[0, 1])  # noqa: E731
-    return trained(model, adam(0.003), keras.losses.Huber(), y=y, score=score, enough=0.7)
+    return trained(model, adam(0.003), keras.losses.Huber(), y=y, score=score, minimum_score=0.7)
 
 
 # -- the tests ----------------------------------------------------------------------------------------------------
 
 
 def watched(run: Run) -> tuple[Any, list[Finding]]:
-    """Train; return the monitor and all findings raised on the way."""
+    """Train; return the monitor and all findings raised during training."""
     raised: list[Finding] = []
     with autotrainer.watch(run.model, overhead=1.0, on_finding=raised.append) as monitor:
         run.model.fit(run.x, run.y, epochs=run.epochs, verbose=0, **run.fit)
@@ -553,16 +559,16 @@ def same_random_numbers() -> None:
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in CASES])
-def test_is_left_alone(name: str) -> None:
+def test_no_error_or_warning(name: str) -> None:
     run = CASES[name]()
     monitor, raised = watched(run)
-    assert run.score() >= run.enough
+    assert run.score() >= run.minimum_score
     assert of(raised, Severity.ERROR) == []
     assert of(monitor.findings, Severity.WARNING) == []
 
 
 @pytest.mark.parametrize("steps", [3, 10, 30])
-def test_first_steps_are_left_alone(steps: int) -> None:
+def test_first_steps_have_no_finding(steps: int) -> None:
     x = numbers().normal(size=(32 * steps, 8)).astype("float32")
     stop = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: setattr(model, "stop_training", True))
     model = dense(32, 32, 3)

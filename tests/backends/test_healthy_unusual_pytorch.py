@@ -1,4 +1,4 @@
-"""Healthy trainings that look unusual, in PyTorch: none may get an error at any time, nor a warning at its end."""
+"""Unusual but healthy trainings in PyTorch: none may have an error at any time, or a warning at its end."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ TOKENS = (torch.arange(17)[None] * tensor(RANDOM.integers(1, 4, size=(320, 1))) 
 
 @dataclass
 class Run:
-    """One training: its objects, what an epoch of it does, and how well it has done in the end."""
+    """One training: its objects, one epoch, and its final score."""
 
     model: nn.Module
     optimizer: Any
     loss: Callable[..., Tensor] | None
     epoch: Callable[[Any], None]
     score: Callable[[], float]
-    enough: float
-    """Score from which the training is verified to be healthy."""
+    minimum_score: float
+    """Minimum score of a healthy training."""
     epochs: int = 15
 
 
@@ -99,7 +99,7 @@ def plain(
     *,
     x: Tensor = X,
     y: Tensor = CLASSES,
-    enough: float = 0.85,
+    minimum_score: float = 0.85,
     size: int = 32,
     scheduler: Any = None,
     clip: float | None = None,
@@ -108,7 +108,7 @@ def plain(
     score: Callable[[], float] | None = None,
     **more: Any,
 ) -> Run:
-    """Return a training by the usual loop, on classes or on values."""
+    """Return a training with the usual loop, on classes or on values."""
     loss = loss or nn.CrossEntropyLoss()
 
     def epoch(monitor: Any) -> None:
@@ -125,13 +125,13 @@ def plain(
 
     measure = explained if y.is_floating_point() else accuracy
     score = score or (lambda: measure(model, x, y))
-    return Run(model, optimizer, loss, epoch, score, enough, **more)
+    return Run(model, optimizer, loss, epoch, score, minimum_score, **more)
 
 
 def told(
     model: nn.Module, optimizer: Any, step: Callable[[Tensor], Tensor], x: Tensor, *, size: int = 32, **more: Any
 ) -> Run:
-    """Return a training whose loss is a function of the batch, told by `Monitor.log`."""
+    """Return a training whose loss is a function of the batch, passed to `Monitor.log`."""
 
     def epoch(monitor: Any) -> None:
         for (a,) in batches(x, size=size):
@@ -178,7 +178,7 @@ def heavy_tailed_noise() -> Run:
     noise = tensor(numbers().standard_t(3, size=(640, 1)))
     y = 1.3 * X[:, :1] + noise
     model = mlp((8, 8, 1))
-    return plain(model, adam(model, 0.003), nn.MSELoss(), x=X, y=y, enough=0.15)
+    return plain(model, adam(model, 0.003), nn.MSELoss(), x=X, y=y, minimum_score=0.15)
 
 
 @case
@@ -186,7 +186,7 @@ def noisy_labels() -> Run:
     x = tensor(numbers().normal(size=(1920, 8)))
     y = torch.where(torch.rand(1920) < 0.7, (x[:, 0] + x[:, 1] > 0).long(), (x[:, 0] + x[:, 1] <= 0).long())
     model = mlp((8, 16, 2))
-    return plain(model, adam(model, 0.003), x=x, y=y, epochs=8, enough=0.65)
+    return plain(model, adam(model, 0.003), x=x, y=y, epochs=8, minimum_score=0.65)
 
 
 @case
@@ -194,7 +194,7 @@ def imbalance_that_is_learned() -> Run:
     x = tensor(numbers().normal(size=(1280, 8)))
     y = (x[:, 0] > 1.7).long()
     model = mlp((8, 16, 2))
-    return plain(model, adam(model, 0.02), x=x, y=y, epochs=20, enough=0.98)
+    return plain(model, adam(model, 0.02), x=x, y=y, epochs=20, minimum_score=0.98)
 
 
 @case
@@ -294,7 +294,7 @@ def reduced_on_plateau() -> Run:
 
 
 def pretrained() -> nn.Sequential:
-    """Return a network that has learned another task."""
+    """Return a network pretrained on another task."""
     model = nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU())
     whole = nn.Sequential(model, nn.Linear(32, 8))
     optimizer = adam(whole)
@@ -332,7 +332,7 @@ def linear_probing() -> Run:
 
 
 class LowRank(nn.Module):
-    """A frozen layer with a trainable change of low rank, which is zero at the start."""
+    """A frozen layer with a trainable low-rank update (LoRA), which starts at zero."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
@@ -361,7 +361,7 @@ def output_layer_of_zeros() -> Run:
 
 
 class Experts(nn.Module):
-    """Each row goes through one of eight networks: the others get no gradient from it."""
+    """Mixture of experts: each row passes through one of eight networks, and the others get no gradient from it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -383,8 +383,8 @@ def mixture_of_experts() -> Run:
     return plain(model, adam(model))
 
 
-class SkipUpdatesCallback(nn.Module):
-    """Leaves out each of its residual layers in every other step."""
+class StochasticDepth(nn.Module):
+    """Skips each residual layer with probability one half in training."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -401,7 +401,7 @@ class SkipUpdatesCallback(nn.Module):
 
 @case
 def stochastic_depth() -> Run:
-    model = SkipUpdatesCallback()
+    model = StochasticDepth()
     return plain(model, adam(model, 0.003))
 
 
@@ -412,7 +412,7 @@ class Sine(nn.Module):
 
 @case
 def periodic_activations() -> Run:
-    """Sitzmann et al. 2020: weights that look far too small, and a factor of 30 within."""
+    """Sitzmann et al. 2020: weights that look far too small, and an inner factor of 30."""
     model = nn.Sequential(nn.Linear(1, 64), Sine(), nn.Linear(64, 64), Sine(), nn.Linear(64, 1))
     with torch.no_grad():
         model[0].weight.uniform_(-1, 1)
@@ -451,7 +451,7 @@ def two_optimizers_of_a_gan() -> Run:
 
 @case
 def weights_tied() -> Run:
-    class Tied(nn.Module):
+    class TiedOutput(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.words, self.inner, self.out = nn.Embedding(24, 32), nn.GRU(32, 32, batch_first=True), nn.Linear(32, 24)
@@ -460,7 +460,7 @@ def weights_tied() -> Run:
         def forward(self, tokens: Tensor) -> Tensor:
             return self.out(self.inner(self.words(tokens))[0]).transpose(1, 2)
 
-    model = Tied()
+    model = TiedOutput()
     return language(model, adam(model))
 
 
@@ -566,7 +566,7 @@ def bandit_by_reinforce() -> Run:
         reward = (action == a[:, :3].argmax(1)).float() + 0.5 * torch.randn(len(a))
         return -(chances.log_prob(action) * (reward - 0.5)).mean()
 
-    return told(model, optimizer, step, X, score=lambda: accuracy(model, X, CLASSES), enough=0.8, epochs=25)
+    return told(model, optimizer, step, X, score=lambda: accuracy(model, X, CLASSES), minimum_score=0.8, epochs=25)
 
 
 @case
@@ -581,7 +581,7 @@ def contrastive_loss() -> Run:
         with torch.no_grad():
             return -float(step(POINTS[:64]))
 
-    return told(model, adam(model, 0.003), step, POINTS, size=64, score=score, enough=-3.0, epochs=30)
+    return told(model, adam(model, 0.003), step, POINTS, size=64, score=score, minimum_score=-3.0, epochs=30)
 
 
 @case
@@ -605,7 +605,7 @@ def negative_likelihood() -> Run:
     return Run(model, optimizer, loss, epoch, score, 0.8, epochs=20)
 
 
-class Encoded(nn.Module):
+class VariationalAutoencoder(nn.Module):
     """A variational autoencoder."""
 
     def __init__(self) -> None:
@@ -619,7 +619,7 @@ class Encoded(nn.Module):
 
 @case
 def variational_autoencoder() -> Run:
-    model = Encoded()
+    model = VariationalAutoencoder()
 
     def step(a: Tensor) -> Tensor:
         made, mean, spread = model(a)
@@ -630,7 +630,7 @@ def variational_autoencoder() -> Run:
         with torch.no_grad():
             return 1 - float(F.mse_loss(model(POINTS)[0], POINTS) / POINTS.var())
 
-    return told(model, adam(model, 0.005), step, POINTS, score=score, enough=0.6, epochs=20)
+    return told(model, adam(model, 0.005), step, POINTS, score=score, minimum_score=0.6, epochs=20)
 
 
 @case
@@ -645,10 +645,10 @@ def narrow_autoencoder() -> Run:
 def distillation() -> Run:
     model, loss = mlp(), nn.KLDivLoss(reduction="batchmean")
     optimizer = adam(model)
-    wanted = torch.softmax(3 * X[:, :3], 1)
+    targets = torch.softmax(3 * X[:, :3], 1)
 
     def epoch(monitor: Any) -> None:
-        for a, b in batches(X, wanted):
+        for a, b in batches(X, targets):
             optimizer.zero_grad()
             loss(torch.log_softmax(model(a), 1), b).backward()
             optimizer.step()
@@ -665,14 +665,14 @@ def counts_by_their_logarithm() -> Run:
             return float(torch.corrcoef(torch.stack([model(X)[:, 0].exp(), (X[:, 0] / 2).exp()]))[0, 1])
 
     y = torch.poisson((X[:, :1] / 2).exp())
-    return plain(model, adam(model, 0.005), nn.PoissonNLLLoss(), y=y, score=score, enough=0.7)
+    return plain(model, adam(model, 0.005), nn.PoissonNLLLoss(), y=y, score=score, minimum_score=0.7)
 
 
 class Pinball(nn.Module):
     """Loss of the 90 % quantile."""
 
-    def forward(self, given: Tensor, wanted: Tensor) -> Tensor:
-        error = wanted - given
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        error = targets - outputs
         return torch.maximum(0.9 * error, -0.1 * error).mean()
 
 
@@ -684,43 +684,43 @@ def quantile_of_noisy_values() -> Run:
         with torch.no_grad():
             return -abs(float((y < model(X)).float().mean()) - 0.9)
 
-    return plain(model, adam(model, 0.005), Pinball(), y=y, score=score, enough=-0.05)
+    return plain(model, adam(model, 0.005), Pinball(), y=y, score=score, minimum_score=-0.05)
 
 
-class Pairs(nn.Module):
-    """Loss of the order of all pairs: outputs may be on any scale."""
+class PairwiseRanking(nn.Module):
+    """Loss on the order of all pairs: outputs may have any scale."""
 
-    def forward(self, given: Tensor, wanted: Tensor) -> Tensor:
-        return F.softplus(-(given - given.T) * torch.sign(wanted - wanted.T)).mean()
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.softplus(-(outputs - outputs.T) * torch.sign(targets - targets.T)).mean()
 
 
 class Correlation(nn.Module):
-    def forward(self, given: Tensor, wanted: Tensor) -> Tensor:
-        return 1 - torch.corrcoef(torch.stack([given[:, 0], wanted[:, 0]]))[0, 1]
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return 1 - torch.corrcoef(torch.stack([outputs[:, 0], targets[:, 0]]))[0, 1]
 
 
 class Survival(nn.Module):
-    """Cox's partial likelihood: who lives longer has the smaller risk."""
+    """Cox's partial likelihood: longer survival means smaller risk."""
 
-    def forward(self, given: Tensor, wanted: Tensor) -> Tensor:
-        risk = given[torch.argsort(wanted[:, 0], descending=True), 0]
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        risk = outputs[torch.argsort(targets[:, 0], descending=True), 0]
         return (torch.logcumsumexp(risk, 0) - risk).mean()
 
 
 def on_another_scale(loss: nn.Module, y: Tensor, sign: int = 1) -> Run:
-    """Return a training whose outputs need only rise (or fall) with the targets."""
+    """Return a training whose outputs need only increase (or decrease) with the targets."""
     model = mlp((8, 16, 1))
 
     def score() -> float:
         with torch.no_grad():
             return sign * float(torch.corrcoef(torch.stack([model(X)[:, 0], y.log()[:, 0]]))[0, 1])
 
-    return plain(model, adam(model), loss, y=y, score=score, enough=0.9)
+    return plain(model, adam(model), loss, y=y, score=score, minimum_score=0.9)
 
 
 @case
 def ranks_of_prices() -> Run:
-    return on_another_scale(Pairs(), 5000 + 100 * X[:, :1])
+    return on_another_scale(PairwiseRanking(), 5000 + 100 * X[:, :1])
 
 
 @case
@@ -735,7 +735,7 @@ def survival_times() -> Run:
 
 @case
 def q_learning() -> Run:
-    """Targets come from a copy of the network, and grow with it."""
+    """Targets come from a copy of the network and grow with it."""
     model, loss = mlp((8, 32, 3)), nn.SmoothL1Loss()
     copied, optimizer = mlp((8, 32, 3)), adam(model, 0.003)
 
@@ -755,7 +755,7 @@ def q_learning() -> Run:
 
 @case
 def bootstrapped_views() -> Run:
-    """Two views of the same rows are brought together, without negative pairs: the targets are a slow copy's."""
+    """Two views of the same rows are pulled together without negative pairs; a slow copy provides the targets."""
     encode, predict = mlp((12, 32, 8)), nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 8))
     slow, loss = mlp((12, 32, 8)), nn.MSELoss()
     slow.load_state_dict(encode.state_dict())
@@ -813,7 +813,7 @@ def multi_label() -> Run:
         with torch.no_grad():
             return float(((model(X) > 0) == y.bool()).float().mean())
 
-    return plain(model, adam(model), nn.BCEWithLogitsLoss(), y=y, score=score, enough=0.93)
+    return plain(model, adam(model), nn.BCEWithLogitsLoss(), y=y, score=score, minimum_score=0.93)
 
 
 @case
@@ -869,11 +869,11 @@ def siamese_network() -> Run:
     return plain(model, adam(model), nn.BCEWithLogitsLoss(), x=x, y=y, score=score)
 
 
-# -- signals that are weak, shifted or hidden -----------------------------------------------------------------------
+# -- weak, shifted or hidden signals -----------------------------------------------------------------------
 
 
-def ranked(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Return the chance that a row of class 1 gets more than one of class 0."""
+def roc_auc(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Return the area under the ROC curve."""
     with torch.no_grad():
         scores = model(x)
     scores = scores[:, -1] - (scores[:, 0] if scores.shape[1] > 1 else 0)
@@ -882,7 +882,7 @@ def ranked(model: nn.Module, x: Tensor, y: Tensor) -> float:
 
 
 def rare_events(rows: int, start: float) -> tuple[Tensor, Tensor]:
-    """Return inputs, and events that these make more or less likely, but never likelier than not."""
+    """Return inputs, and events whose probability depends on them but never exceeds one half."""
     x = tensor(numbers().normal(size=(rows, 8)))
     chance = torch.sigmoid(start + 0.9 * x[:, 0] + 0.5 * x[:, 1])
     return x, (torch.rand(rows) < chance).long()
@@ -890,22 +890,26 @@ def rare_events(rows: int, start: float) -> tuple[Tensor, Tensor]:
 
 @case
 def weak_signal_of_rare_events() -> Run:
-    """No answer is likelier right than the commonest class, and the ranking is good."""
+    """No prediction is more accurate than the most common class, yet the ranking is good."""
     x, y = rare_events(3000, -2.5)
     model = mlp((8, 16, 1))
-    score = lambda: ranked(model, x, y)  # noqa: E731
-    wanted = y.float()[:, None]
-    return plain(model, adam(model), nn.BCEWithLogitsLoss(), x=x, y=wanted, score=score, enough=0.7, epochs=10, size=64)
+    score = lambda: roc_auc(model, x, y)  # noqa: E731
+    targets = y.float()[:, None]
+    return plain(
+        model, adam(model), nn.BCEWithLogitsLoss(), x=x, y=targets, score=score, minimum_score=0.7, epochs=10, size=64
+    )
 
 
 @case
 def weighted_classes() -> Run:
-    """Weights move the answers to the rare class: they are right less often than the commonest class, on purpose."""
+    """Class weights shift predictions to the rare class: accuracy is below that of the most common class."""
     x = tensor(numbers().normal(size=(1600, 8)))
     y = (x[:, 0] + 0.8 * torch.randn(1600) > 1.7).long()
     model = mlp((8, 16, 2))
     loss = nn.CrossEntropyLoss(weight=torch.tensor([0.2, 1.8]))
-    return plain(model, adam(model, 0.003), loss, x=x, y=y, score=lambda: ranked(model, x, y), enough=0.85, epochs=10)
+    return plain(
+        model, adam(model, 0.003), loss, x=x, y=y, score=lambda: roc_auc(model, x, y), minimum_score=0.85, epochs=10
+    )
 
 
 @case
@@ -914,16 +918,18 @@ def weight_of_positives() -> Run:
     y = (x[:, 0] + 0.8 * torch.randn(1600) > 1.7).float()[:, None]
     model = mlp((8, 16, 1))
     loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor([8.0]))
-    return plain(model, adam(model, 0.003), loss, x=x, y=y, score=lambda: ranked(model, x, y), enough=0.85, epochs=10)
+    return plain(
+        model, adam(model, 0.003), loss, x=x, y=y, score=lambda: roc_auc(model, x, y), minimum_score=0.85, epochs=10
+    )
 
 
 @case
 def noise_known_by_heart() -> Run:
-    """The loss on training rows falls on, and there are no others."""
+    """The loss on the training rows keeps falling, and there are no validation rows."""
     x = tensor(numbers().normal(size=(400, 20)))
     y = (x[:, 0] + 1.5 * torch.randn(400) > 0).long()
     model = mlp((20, 64, 64, 2))
-    return plain(model, adam(model, 0.001), x=x, y=y, epochs=25, enough=0.7)
+    return plain(model, adam(model, 0.001), x=x, y=y, epochs=25, minimum_score=0.7)
 
 
 @case
@@ -936,12 +942,12 @@ def logistic_regression() -> Run:
         with torch.no_grad():
             return float(((model(x) > 0) == y.bool()).float().mean())
 
-    return plain(model, adam(model, 0.02), nn.BCEWithLogitsLoss(), x=x, y=y, score=score, enough=0.7)
+    return plain(model, adam(model, 0.02), nn.BCEWithLogitsLoss(), x=x, y=y, score=score, minimum_score=0.7)
 
 
 @case
 def heavier_tails() -> Run:
-    """Noise without a variance, under a loss that bears it."""
+    """Noise of infinite variance, with a robust loss."""
     y = 1.3 * X[:, :1] + tensor(numbers().standard_t(1.2, size=(640, 1)))
     model = mlp((8, 8, 1))
 
@@ -949,12 +955,12 @@ def heavier_tails() -> Run:
         with torch.no_grad():
             return float(torch.corrcoef(torch.stack([model(X)[:, 0], X[:, 0]]))[0, 1])
 
-    return plain(model, adam(model, 0.003), nn.HuberLoss(), y=y, score=score, enough=0.7)
+    return plain(model, adam(model, 0.003), nn.HuberLoss(), y=y, score=score, minimum_score=0.7)
 
 
 @case
 def denoising() -> Run:
-    """Noise is to be told from data, at all its strengths."""
+    """The model separates noise from data, at all noise levels."""
     x, model = (POINTS - POINTS.mean(0)) / POINTS.std(0), mlp((13, 64, 64, 12))
     loss, optimizer = nn.MSELoss(), adam(model, 0.002)
 
@@ -978,23 +984,23 @@ def denoising() -> Run:
 
 @case
 def growing_returns() -> Run:
-    """The better the policy, the larger the returns, and with them the loss of the values of states."""
+    """The better the policy, the larger the returns, and with them the value loss."""
     model, size = mlp((8, 32, 4)), [1.0]
 
     def step(a: Tensor) -> Tensor:
         size[0] *= 1.004
-        given = model(a)
-        chances = torch.distributions.Categorical(logits=given[:, :3])
+        outputs = model(a)
+        chances = torch.distributions.Categorical(logits=outputs[:, :3])
         action = chances.sample()
         reward = ((action == a[:, :3].argmax(1)).float() + 0.5 * torch.randn(len(a))) * size[0]
-        gain = (reward - given[:, 3]).detach() / size[0]
-        return -(chances.log_prob(action) * gain).mean() + 0.5 * F.mse_loss(given[:, 3], reward)
+        gain = (reward - outputs[:, 3]).detach() / size[0]
+        return -(chances.log_prob(action) * gain).mean() + 0.5 * F.mse_loss(outputs[:, 3], reward)
 
     def score() -> float:
         with torch.no_grad():
             return float((model(X)[:, :3].argmax(1) == CLASSES).float().mean())
 
-    return told(model, adam(model, 0.003), step, X, score=score, enough=0.7, epochs=25)
+    return told(model, adam(model, 0.003), step, X, score=score, minimum_score=0.7, epochs=25)
 
 
 @case
@@ -1019,7 +1025,9 @@ def harder_rows_later() -> Run:
 def constant_in_the_loss() -> Run:
     model = mlp((8, 32, 1))
     score = lambda: explained(model, X, 2 * X[:, :1])  # noqa: E731
-    return told(model, adam(model), lambda a: F.mse_loss(model(a), 2 * a[:, :1]) + 1000, X, score=score, enough=0.9)
+    return told(
+        model, adam(model), lambda a: F.mse_loss(model(a), 2 * a[:, :1]) + 1000, X, score=score, minimum_score=0.9
+    )
 
 
 @case
@@ -1051,7 +1059,7 @@ def blank_of_ctc() -> Run:
     return Run(model, optimizer, loss, epoch, lambda: -float(value(x, labels).detach()), -1.0)
 
 
-# -- parts that rest, and passes that are meant so ------------------------------------------------------------------
+# -- untrained parts, and intended modes ------------------------------------------------------------------
 
 
 @case
@@ -1096,7 +1104,7 @@ def predictions_averaged_over_dropout() -> Run:
 
 @case
 def mean_teacher() -> Run:
-    """A slow copy that no optimizer owns stays in training mode, and makes targets."""
+    """A slow copy without an optimizer stays in training mode and provides the targets."""
 
     def net() -> nn.Sequential:
         return nn.Sequential(nn.Linear(8, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.3), nn.Linear(64, 3))
@@ -1108,10 +1116,10 @@ def mean_teacher() -> Run:
     def epoch(monitor: Any) -> None:
         for a, b in batches(X, CLASSES):
             with torch.no_grad():
-                wanted = torch.softmax(teacher(a), 1)
-            given = pupil(a)
+                targets = torch.softmax(teacher(a), 1)
+            outputs = pupil(a)
             optimizer.zero_grad()
-            (loss(given, b) + F.mse_loss(torch.softmax(given, 1), wanted)).backward()
+            (loss(outputs, b) + F.mse_loss(torch.softmax(outputs, 1), targets)).backward()
             optimizer.step()
             for slow, quick in zip(teacher.parameters(), pupil.parameters(), strict=True):
                 slow.data.lerp_(quick.data, 0.05)
@@ -1120,11 +1128,11 @@ def mean_teacher() -> Run:
     return Run(model, optimizer, loss, epoch, lambda: accuracy(pupil, X, CLASSES), 0.85)
 
 
-# -- optimizers of one's own ----------------------------------------------------------------------------------------
+# -- custom optimizers ----------------------------------------------------------------------------------------
 
 
-class Signs(torch.optim.Optimizer):
-    """Steps by the sign of a running mean, as Lion."""
+class SignDescent(torch.optim.Optimizer):
+    """Steps by the sign of a running mean, like Lion."""
 
     def __init__(self, parameters: Any, lr: float) -> None:
         super().__init__(parameters, {"lr": lr})
@@ -1141,12 +1149,12 @@ class Signs(torch.optim.Optimizer):
 @case
 def steps_by_sign() -> Run:
     model = mlp()
-    return plain(model, Signs(model.parameters(), 1e-3))
+    return plain(model, SignDescent(model.parameters(), 1e-3))
 
 
 @case
 def sharpness_aware() -> Run:
-    """Each step takes its gradient a little uphill."""
+    """Each step takes its gradient slightly uphill, as in sharpness-aware minimization."""
     model, loss = mlp(), nn.CrossEntropyLoss()
     optimizer = sgd(model)
 
@@ -1173,7 +1181,7 @@ def sharpness_aware() -> Run:
 
 
 def language(model: nn.Module, optimizer: Any, **more: Any) -> Run:
-    """Return a training on the next of 24 tokens, whose model gives (rows, tokens, places)."""
+    """Return a next-token training on 24 tokens, whose model returns (rows, tokens, positions)."""
     x, y = TOKENS[:, :-1], TOKENS[:, 1:]
 
     def score() -> float:
@@ -1204,13 +1212,13 @@ def transformer_without_warm_up() -> Run:
 
 @case
 def language_near_its_entropy() -> Run:
-    """Next tokens are drawn from the same chances at every place: no context helps, half of the accuracy is luck."""
+    """Next tokens have the same distribution at every position: no context helps."""
     table = torch.softmax(2 * torch.randn(24, 24), 1)
     rows = [torch.randint(24, (640, 1))]
     for _ in range(8):
         rows.append(torch.multinomial(table[rows[-1][:, 0]], 1))
     tokens = torch.cat(rows, 1)
-    model = nn.Sequential(nn.Embedding(24, 24), nn.Linear(24, 24), Turned())
+    model = nn.Sequential(nn.Embedding(24, 24), nn.Linear(24, 24), ClassesSecond())
     x, y = tokens[:, :-1], tokens[:, 1:]
     entropy = float(-(table * table.log()).sum(1).mean())
 
@@ -1218,18 +1226,18 @@ def language_near_its_entropy() -> Run:
         with torch.no_grad():
             return entropy - float(F.cross_entropy(model(x), y))
 
-    return plain(model, adam(model, 0.02), x=x, y=y, score=score, enough=-0.15)
+    return plain(model, adam(model, 0.02), x=x, y=y, score=score, minimum_score=-0.15)
 
 
-class Turned(nn.Module):
-    """Puts the classes where PyTorch's cross-entropy looks for them."""
+class ClassesSecond(nn.Module):
+    """Moves the classes to the axis that PyTorch's cross-entropy expects."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.transpose(1, 2)
 
 
-class Hidden(nn.Module):
-    """Guesses tokens that are hidden from it."""
+class MaskedTokenModel(nn.Module):
+    """Predicts masked tokens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -1242,8 +1250,8 @@ class Hidden(nn.Module):
 
 @case
 def masked_tokens() -> Run:
-    """Only the 15 % of the tokens that are hidden count: 85 % of the targets are to be ignored."""
-    model, loss = Hidden(), nn.CrossEntropyLoss()
+    """Only the 15 % of masked tokens count: 85 % of the targets are ignored."""
+    model, loss = MaskedTokenModel(), nn.CrossEntropyLoss()
     optimizer = adam(model)
 
     def epoch(monitor: Any) -> None:
@@ -1265,7 +1273,7 @@ def masked_tokens() -> Run:
 
 
 def watched(run: Run, *, epochs: int | None) -> tuple[Any, list[Finding]]:
-    """Train; return the monitor and all findings raised on the way."""
+    """Train; return the monitor and all findings raised during training."""
     raised: list[Finding] = []
     with autotrainer.watch(
         run.model, run.optimizer, loss_fn=run.loss, epochs=epochs, overhead=1.0, on_finding=raised.append
@@ -1288,16 +1296,16 @@ def same_random_numbers() -> Iterator[None]:
 
 
 def without_schedule(monitor: Any) -> list[Finding]:
-    """Return what is found at the end of the same training where its planned length is not known."""
+    """Return the findings at the end of the same training without its planned length."""
     context = replace(monitor.context, planned_epochs=None, planned_steps=None)
     return Engine(make_rules(None, (), None)).evaluate(monitor.history, context)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in CASES])
-def test_is_left_alone(name: str) -> None:
+def test_no_error_or_warning(name: str) -> None:
     run = CASES[name]()
     monitor, raised = watched(run, epochs=run.epochs)
-    assert run.score() >= run.enough
+    assert run.score() >= run.minimum_score
     assert of(raised, Severity.ERROR) == []
     assert of(monitor.findings, Severity.WARNING) == []
     unplanned = without_schedule(monitor)
@@ -1305,7 +1313,7 @@ def test_is_left_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["warm_up_from_zero", "noisy_labels"])
-def test_is_left_alone_without_a_schedule(name: str) -> None:
+def test_no_error_or_warning_without_a_planned_length(name: str) -> None:
     run = CASES[name]()
     monitor, raised = watched(run, epochs=None)
     assert of(raised, Severity.ERROR) == []
@@ -1313,7 +1321,7 @@ def test_is_left_alone_without_a_schedule(name: str) -> None:
 
 
 @pytest.mark.parametrize("steps", [3, 10, 30])
-def test_first_steps_are_left_alone(steps: int) -> None:
+def test_first_steps_have_no_finding(steps: int) -> None:
     x = tensor(numbers().normal(size=(32 * steps, 8)))
     model = mlp()
     run = plain(model, adam(model), x=x, y=x[:, :3].argmax(1), epochs=1)

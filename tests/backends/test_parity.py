@@ -1,4 +1,4 @@
-"""Equal trainings in PyTorch and in Keras are measured equally."""
+"""Equal trainings in PyTorch and in Keras have equal signals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch  # before TensorFlow, which can't be the first of the two
+import torch  # must be imported before TensorFlow
 
 import keras  # isort: skip
 from keras import layers as kl  # isort: skip
@@ -24,8 +24,8 @@ Y = RANDOM.randint(0, 3, 56)
 TARGETS = RANDOM.randn(56, 2).astype("float32")
 STEPS = 7
 FIRST = {"feature_rank": 1, "stale_gradients": STEPS}
-"""Step from which on a column is known in both: the first one shows PyTorch which layer makes the output, and Keras
-has no gradients that could be left over."""
+"""Step from which a column exists in both: the first step shows PyTorch which layer produces the output, and Keras
+has no gradients that could be stale."""
 
 
 class Dense(torch.nn.Module):
@@ -114,7 +114,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_equal_trainings_are_measured_equally(case: str) -> None:
+def test_equal_trainings_have_equal_signals(case: str) -> None:
     torch.manual_seed(0)
     torch_model, keras_model, torch_loss, keras_loss, (torch_x, keras_x, torch_y, keras_y) = CASES[case]
     theirs, ours = torch_model(), keras_model()
@@ -170,7 +170,7 @@ def attention(source: Attention) -> Any:
     return model
 
 
-def test_attention_and_moments_are_measured_equally() -> None:
+def test_attention_and_moment_signals_are_equal() -> None:
     torch.manual_seed(0)
     theirs = Attention()
     theirs.attention.in_proj_weight.data *= 6
@@ -184,12 +184,12 @@ def test_attention_and_moments_are_measured_equally() -> None:
         one, other = a.history.scalar(column)[first:], b.history.scalar(column)[first:]
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5, err_msg=column)
     rows = [[info.name for info in m.history.layers].index for m in (a, b)]
-    wanted = {
+    expected = {
         "attention": ("attention_entropy", "attention_max_logit"),
         "hidden": ("dormant", "second_moment_ratio"),
         "out": ("dormant", "second_moment_ratio"),
     }
-    for name, columns in wanted.items():
+    for name, columns in expected.items():
         for column in columns:
             one, other = (m.history.layer(column)[:, row(name)] for m, row in zip((a, b), rows, strict=True))
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5, err_msg=f"{column} of {name}")

@@ -1,4 +1,4 @@
-"""`fit` after a crash of the whole program, and in several processes: the same result to the bit."""
+"""`fit` resumed after a crash of the whole program, and in several processes: bit-identical results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import autotrainer
 
 pytestmark = pytest.mark.slow
 
-STORY = """
+SCRIPT = """
 import hashlib, json, os, sys
 import numpy as np
 import autotrainer
@@ -43,31 +43,31 @@ def main(framework, folder, options):
     x, y = random.normal(size=(120, 8)).astype(np.float32), random.integers(0, 3, 120)
     calls = [0]
 
-    def right(targets, outputs):
+    def accuracy(targets, outputs):
         calls[0] += 1
         if calls[0] == int(sys.argv[3]):
             os._exit(9)
         return float((outputs.argmax(axis=1) == targets).mean())
 
-    model, given = parts(framework)
-    given |= {"epochs": 9, "batch_size": 8, "metric": right, "log_dir": folder or None, "progress": False, **options}
-    result = autotrainer.fit(model, (x, y), test_data=(x, y), **given)
+    model, arguments = parts(framework)
+    arguments |= {"epochs": 9, "batch_size": 8, "metric": accuracy, "log_dir": folder or None, "progress": False}
+    result = autotrainer.fit(model, (x, y), test_data=(x, y), **{**arguments, **options})
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(w).tobytes() for w in weights(result.model))).hexdigest()
-    told = {name: getattr(result, name) for name in result.__slots__}
-    told |= {"model": digest, "optimizer": type(result.optimizer).__name__, "plan": str(result.plan)}
-    told |= {"attempts": [a.to_dict() for a in result.attempts], "findings": [f.to_dict() for f in result.findings]}
-    print(json.dumps(told))
+    values = {name: getattr(result, name) for name in result.__slots__}
+    values |= {"model": digest, "optimizer": type(result.optimizer).__name__, "plan": str(result.plan)}
+    values |= {"attempts": [a.to_dict() for a in result.attempts], "findings": [f.to_dict() for f in result.findings]}
+    print(json.dumps(values))
 
 main(sys.argv[1], sys.argv[2], json.loads(sys.argv[4]))
 """
 
 
 @pytest.fixture
-def told(run_python: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
-    """Runs the story in a process of its own and returns all that it tells of its result; None if the process died."""
+def run_script(run_python: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
+    """Run the script in a separate process and return its result as a dictionary; None if the process died."""
 
     def run(framework: str, folder: str = "", die_at: int = -1, **options: Any) -> Any:
-        done = run_python(STORY, framework, folder and str(tmp_path / folder), str(die_at), json.dumps(options))
+        done = run_python(SCRIPT, framework, folder and str(tmp_path / folder), str(die_at), json.dumps(options))
         assert done.returncode == (9 if die_at > 0 else 0), done.stderr[-3000:]
         return json.loads(done.stdout.splitlines()[-1]) if die_at < 0 else None
 
@@ -75,26 +75,26 @@ def told(run_python: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("framework", ["pytorch", "keras"])
-def test_a_killed_program_goes_on_to_the_same_result(framework: str, told: Any, tmp_path: Path) -> None:
-    whole = told(framework, budget=3.0)
-    told(framework, "log", die_at=15, budget=3.0)
+def test_killed_program_resumes_to_the_same_result(framework: str, run_script: Any, tmp_path: Path) -> None:
+    whole = run_script(framework, budget=3.0)
+    run_script(framework, "log", die_at=15, budget=3.0)
     (file,) = (tmp_path / "log").glob("fit-*.jsonl")
     assert 2 <= len(file.read_text().splitlines()) <= 1 + len(whole["attempts"]), "it died before the last attempt"
-    assert told(framework, "log", budget=3.0, resume=True) == whole
-    assert told(framework, "log", budget=3.0, resume=True) == whole, "the best training, run again, is the same"
+    assert run_script(framework, "log", budget=3.0, resume=True) == whole
+    assert run_script(framework, "log", budget=3.0, resume=True) == whole, "the best training, run again, is the same"
 
 
 @pytest.mark.parametrize("framework", ["pytorch", "keras"])
-def test_several_processes_come_to_the_same_result(framework: str, told: Any, tmp_path: Path) -> None:
+def test_several_processes_reach_the_same_result(framework: str, run_script: Any, tmp_path: Path) -> None:
     options = {"budget": 5.2, "batch_size": 4, "metric": "loss"}
-    alone = told(framework, **options)
-    assert any(attempt["epochs"] for attempt in alone["attempts"]), "there are short trainings: those of a halving"
-    assert told(framework, "log", workers=2, **options) == alone
+    alone = run_script(framework, **options)
+    assert any(attempt["epochs"] for attempt in alone["attempts"]), "the halving search runs short trainings"
+    assert run_script(framework, "log", workers=2, **options) == alone
     processes = {file.name.split("-")[3] for file in (tmp_path / "log").glob("run-*.jsonl")}
     assert len(processes) in (2, 3), "this process, and one or both of the others"
 
 
-def test_callback_objects_of_keras_run_in_the_training_as_given_alone(tmp_path: Path) -> None:
+def test_keras_callback_objects_run_only_in_the_original_training(tmp_path: Path) -> None:
     import keras
 
     class Count(keras.callbacks.Callback):  # type: ignore[misc]
@@ -104,7 +104,7 @@ def test_callback_objects_of_keras_run_in_the_training_as_given_alone(tmp_path: 
             Count.epochs += 1
 
     def fit(**options: Any) -> autotrainer.Result:
-        keras.utils.clear_session()  # names of layers are counted on in a process
+        keras.utils.clear_session()  # layer names are numbered within a process
         keras.utils.set_random_seed(0)
         model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(8, "sigmoid"), keras.layers.Dense(3)])
         random = np.random.default_rng(0)
@@ -119,7 +119,7 @@ def test_callback_objects_of_keras_run_in_the_training_as_given_alone(tmp_path: 
     assert whole.attempts
     assert Count.epochs == len(whole.history["loss"]) if whole.status == "unrepaired" else 3
     (file,) = tmp_path.glob("fit-*.jsonl")
-    file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))  # the training as given, and no attempt
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))  # the original training, and no attempt
     before, Count.epochs = Count.epochs, 0
     again = fit(resume=True)
     assert (again.score, len(again.attempts)) == (whole.score, len(whole.attempts))

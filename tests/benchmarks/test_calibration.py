@@ -1,4 +1,4 @@
-"""The calibration report: replays with other thresholds, counts, cross-validation, files."""
+"""Calibration: replays with other thresholds, counts, cross-validation, report and files."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from autotrainer.errors import ConfigError
 from benchmarks.calibration import suite
 from benchmarks.calibration.curves import save_curves
 from benchmarks.calibration.pages import calibration, save_page
-from benchmarks.calibration.replay import Axis, _scaled, axes, levels, levels_of_all
+from benchmarks.calibration.replay import Axis, _scaled, levels, replay_all, threshold_axes
 from benchmarks.calibration.run import kind_of
-from benchmarks.calibration.scoring import Counts, Score, counts, cross_validate, has_effect, wins
-from benchmarks.calibration.suite import calibrate, judged_logs, report
+from benchmarks.calibration.scoring import Counts, LabelledRun, best_value, counts, cross_validate, has_effect
+from benchmarks.calibration.suite import calibrate, label_logs, report
 from benchmarks.cases.case import load_cases
 from benchmarks.execution.runs import Runs
 from benchmarks.reporting import plots
@@ -26,11 +26,15 @@ from benchmarks.reporting import plots
 AXIS = Axis("dying_relu", "dead_units", 0.5, (0.25, 0.5, 0.75))
 
 
-def one(found: str, *, faulty: bool, cause: str = "dying_relu", data: str = "a", kind: str = "dense") -> Score:
-    """A training; ``found`` has a letter for each value of the axis: e(rror), w(arning) or a dash."""
-    words = {"e": "error", "w": "warning", "-": None}
+def training(
+    detections: str, *, faulty: bool, cause: str = "dying_relu", data: str = "a", kind: str = "dense"
+) -> LabelledRun:
+    """A labelled training; ``detections`` has a letter for each value of the axis: e(rror), w(arning) or a dash."""
+    severities = {"e": "error", "w": "warning", "-": None}
     named = frozenset({cause}) if faulty else frozenset[str]()
-    return Score(faulty, named, {"data": data, "kind": kind}, {AXIS.name: [words[letter] for letter in found]})
+    return LabelledRun(
+        faulty, named, {"data": data, "kind": kind}, {AXIS.name: [severities[letter] for letter in detections]}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +56,8 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return monitor.log_path
 
 
-def test_all_rules_have_an_axis_around_their_defaults() -> None:
-    found = axes()
+def test_each_rule_has_an_axis_around_its_defaults() -> None:
+    found = threshold_axes()
     problems = {axis.problem for axis in found}
     assert {"nonfinite", "vanishing_gradient", "overfitting"} <= problems
     for axis in found:
@@ -65,76 +69,89 @@ def test_all_rules_have_an_axis_around_their_defaults() -> None:
     assert "vanishing_gradient.epochs" not in by_name
     assert max(by_name["dying_relu.dead_units"].values) < 1
     assert by_name["vanishing_gradient.ratio"].values[-1] == pytest.approx(16e-3)
-    assert min(by_name["exploding_gradient.growth"].values) >= 1  # smaller ones are refused
+    assert min(by_name["exploding_gradient.growth"].values) >= 1  # smaller ones are rejected
 
 
 @pytest.mark.parametrize(
     ("default", "k", "value"), [(3.0, 2, 12.0), (0.5, 1, 2 / 3), (0.001, -1, 0.0005), (-1.5, 1, math.log10(2) - 1.5)]
 )
-def test_values_around_a_default(default: float, k: int, value: float) -> None:
+def test_threshold_values_are_scaled_from_the_default(default: float, k: int, value: float) -> None:
     assert _scaled(default, k) == pytest.approx(value)
     assert _scaled(default, 0) == default
     assert _scaled(default, -4) < _scaled(default, -1) < default < _scaled(default, 4)
 
 
-def test_one_replay_tries_a_value_of_each_rule(log: Path) -> None:
-    wanted = [axis for axis in axes() if axis.problem in ("abnormal_data", "not_learning", "slow_convergence")]
-    found = levels(log, wanted)
-    std = next(axis for axis in wanted if axis.name == "abnormal_data.std")
+def test_levels_equal_separate_replays(log: Path) -> None:
+    axes = [axis for axis in threshold_axes() if axis.problem in ("abnormal_data", "not_learning", "slow_convergence")]
+    found = levels(log, axes)
+    std = next(axis for axis in axes if axis.name == "abnormal_data.std")
     assert found[std.name][0] is not None
-    assert found[std.name][-1] is None  # 320 is more than these inputs have
-    for axis in wanted:
+    assert found[std.name][-1] is None  # the inputs' standard deviation is 60
+    for axis in axes:
         for i in range(len(axis.values)) if axis is std else (0, len(axis.values) - 1):
             alone = autotrainer.replay(log, thresholds={axis.name: axis.values[i]}).findings
             assert found[axis.name][i] == next((str(f.severity) for f in alone if f.problem == axis.problem), None)
 
 
-def test_a_log_that_is_gone_is_told(log: Path) -> None:
+def test_missing_log_is_reported(log: Path) -> None:
     short = [Axis("nonfinite", "", 0.0, (0.0,))]
-    good, bad = levels_of_all([str(log), "no such file"], short, workers=1)
+    good, bad = replay_all([str(log), "no such file"], short, workers=1)
     assert good == {"nonfinite": [None]}
     assert isinstance(bad, str)
     assert "no such file" in bad
 
 
-def test_counts() -> None:
-    judged = [one("eew", faulty=True), one("e--", faulty=True), one("ew-", faulty=False), one("---", faulty=False)]
-    judged.append(one("eee", faulty=True, cause="nonfinite"))
-    assert counts(judged, AXIS) == [Counts(2, 0, 1, 2, 1), Counts(1, 1, 0, 2, 1), Counts(0, 2, 0, 2, 1)]
-    assert counts(judged, AXIS, "warning")[1] == Counts(1, 1, 1, 2, 1)
-    first, second, third = counts(judged, AXIS)
+def test_counts_recall_precision_and_f1() -> None:
+    labelled = [
+        training("eew", faulty=True),
+        training("e--", faulty=True),
+        training("ew-", faulty=False),
+        training("---", faulty=False),
+    ]
+    labelled.append(training("eee", faulty=True, cause="nonfinite"))
+    assert counts(labelled, AXIS) == [Counts(2, 0, 1, 2, 1), Counts(1, 1, 0, 2, 1), Counts(0, 2, 0, 2, 1)]
+    assert counts(labelled, AXIS, "warning")[1] == Counts(1, 1, 1, 2, 1)
+    first, second, third = counts(labelled, AXIS)
     assert (first.recall, first.precision, first.f1) == (1.0, pytest.approx(2 / 3), pytest.approx(0.8))
     assert (second.recall, second.precision) == (0.5, 1.0)
     assert third.f1 == 0.0
     assert math.isnan(third.precision)
 
 
-def test_ties_and_nothing_to_find_keep_the_default() -> None:
-    assert wins(counts([one("eee", faulty=True)], AXIS), AXIS) == 1
-    assert wins(counts([one("e--", faulty=False)], AXIS), AXIS) == 1
-    assert wins(counts([one("e--", faulty=True)], AXIS), AXIS) == 0
-    assert not has_effect([one("eee", faulty=True), one("---", faulty=False)], AXIS)
-    assert has_effect([one("eew", faulty=True)], AXIS)
+def test_default_wins_ties_and_without_detections() -> None:
+    assert best_value(counts([training("eee", faulty=True)], AXIS), AXIS) == 1
+    assert best_value(counts([training("e--", faulty=False)], AXIS), AXIS) == 1
+    assert best_value(counts([training("e--", faulty=True)], AXIS), AXIS) == 0
+    assert not has_effect([training("eee", faulty=True), training("---", faulty=False)], AXIS)
+    assert has_effect([training("eew", faulty=True)], AXIS)
 
 
-def test_a_group_is_judged_by_what_the_others_choose() -> None:
-    """On each data set alone another value looks best; what is chosen elsewhere fails there."""
-    judged = [one("e--", faulty=True, data="a"), one("e--", faulty=True, data="a")]
-    judged += [one("ee-", faulty=False, data="b"), one("--e", faulty=True, data="b"), one("--e", faulty=True, data="b")]
-    found = cross_validate(judged, AXIS, "data")
+def test_cross_validation_scores_each_group_by_the_choice_of_the_others() -> None:
+    """Each data set favours another value, and the value chosen on the others fails on it."""
+    labelled = [training("e--", faulty=True, data="a"), training("e--", faulty=True, data="a")]
+    labelled += [
+        training("ee-", faulty=False, data="b"),
+        training("--e", faulty=True, data="b"),
+        training("--e", faulty=True, data="b"),
+    ]
+    found = cross_validate(labelled, AXIS, "data")
     assert found.chosen == (0.75, 0.25)  # without a; without b
-    assert found.held == Counts(hits=0, misses=4, alarms=1, healthy=1)
+    assert found.held_out == Counts(hits=0, misses=4, alarms=1, healthy=1)
     assert found.default == Counts(hits=0, misses=4, alarms=1, healthy=1)
-    assert max(c.f1 for c in counts(judged, AXIS)) > 0  # what choosing and judging on the same trainings would show
-    assert cross_validate(judged, AXIS, "kind").groups == 1
+    assert max(c.f1 for c in counts(labelled, AXIS)) > 0  # if chosen and scored on the same trainings
+    assert cross_validate(labelled, AXIS, "kind").groups == 1
 
 
-def test_the_report_tells_defaults_and_choices() -> None:
-    judged = [one("e--", faulty=True, data="a"), one("e--", faulty=True, data="b"), one("---", faulty=False)]
+def test_report_shows_defaults_and_chosen_values() -> None:
+    labelled = [
+        training("e--", faulty=True, data="a"),
+        training("e--", faulty=True, data="b"),
+        training("---", faulty=False),
+    ]
     never = Axis("nonfinite", "", 0.0, (0.0,))
-    for training in judged:
-        training.levels["nonfinite"] = [None]
-    text = report(judged, [AXIS, never])
+    for run in labelled:
+        run.levels["nonfinite"] = [None]
+    text = report(labelled, [AXIS, never])
     assert "3 trainings: 2 faulty, 1 healthy" in text
     assert "| dying_relu | 0/2 (0 %) | – | 0/1 (0 %) | 0 | 0/2 (0 %) | 0/1 (0 %) |" in text
     assert "| nonfinite | – | – | 0/1 (0 %) | 0 | – | 0/1 (0 %) |" in text
@@ -143,30 +160,34 @@ def test_the_report_tells_defaults_and_choices() -> None:
     assert "Without effect" not in text
 
 
-def test_curves_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    judged = [one("e--", faulty=True), one("ee-", faulty=False)]
-    said = save_curves(judged, [AXIS], tmp_path / "curves", plots=False)
-    assert "1 rules" in said
+def test_curves_are_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labelled = [training("e--", faulty=True), training("ee-", faulty=False)]
+    message = save_curves(labelled, [AXIS], tmp_path / "curves", plots=False)
+    assert "1 rules" in message
     told = json.loads((tmp_path / "curves" / "dying_relu.json").read_text())["thresholds"]["dead_units"]
     assert told["values"] == [0.25, 0.5, 0.75]
     assert told["error"]["alarms"] == [1, 1, 0]
     assert not list(tmp_path.rglob("*.svg"))
     pytest.importorskip("matplotlib")
-    save_curves(judged, [AXIS], tmp_path / "curves")
+    save_curves(labelled, [AXIS], tmp_path / "curves")
     assert "dying_relu.dead_units" in (tmp_path / "curves" / "dying_relu.svg").read_text()
     monkeypatch.setattr(plots, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="matplotlib"):
         calibrate(Runs(["pytorch"], ["real"], out=tmp_path / "rows.jsonl"))
 
 
-MADE = {"cases": 2, "sources": ["generated:2"], "frameworks": ["pytorch"], "seeds": [0], "commit": "abc"}
+PROVENANCE = {"cases": 2, "sources": ["generated:2"], "frameworks": ["pytorch"], "seeds": [0], "commit": "abc"}
 
 
-def test_what_a_page_shows() -> None:
-    judged = [one("e--", faulty=True, data="a"), one("e--", faulty=True, data="b"), one("e--", faulty=False)]
-    judged.append(one("eee", faulty=True, cause="nonfinite"))
-    told = calibration(judged, [AXIS], MADE)
-    assert told["made"] == {**MADE, "trainings": 4, "healthy": 1}
+def test_page_content() -> None:
+    labelled = [
+        training("e--", faulty=True, data="a"),
+        training("e--", faulty=True, data="b"),
+        training("e--", faulty=False),
+    ]
+    labelled.append(training("eee", faulty=True, cause="nonfinite"))
+    told = calibration(labelled, [AXIS], PROVENANCE)
+    assert told["made"] == {**PROVENANCE, "trainings": 4, "healthy": 1}
     rule = told["rules"]["dying_relu"]
     assert (rule["bar"], rule["cause"], rule["usual"]) == ("error", 2, {"hits": 0, "alarms": 0, "beside": 1})
     lines = rule["thresholds"]["dead_units"]
@@ -175,50 +196,52 @@ def test_what_a_page_shows() -> None:
     json.dumps(told, allow_nan=False)
 
 
-def test_a_rule_that_never_errs_is_shown_by_its_warnings() -> None:
-    rule = calibration([one("ww-", faulty=True), one("---", faulty=False)], [AXIS], MADE)["rules"]["dying_relu"]
-    assert rule["bar"] == "warning"
-    assert rule["thresholds"]["dead_units"]["hits"] == [1, 1, 0]
-    rule = calibration([one("eee", faulty=True, cause="x"), one("---", faulty=False)], [AXIS], MADE)["rules"][
+def test_rule_without_errors_is_shown_by_its_warnings() -> None:
+    rule = calibration([training("ww-", faulty=True), training("---", faulty=False)], [AXIS], PROVENANCE)["rules"][
         "dying_relu"
     ]
+    assert rule["bar"] == "warning"
+    assert rule["thresholds"]["dead_units"]["hits"] == [1, 1, 0]
+    rule = calibration([training("eee", faulty=True, cause="x"), training("---", faulty=False)], [AXIS], PROVENANCE)[
+        "rules"
+    ]["dying_relu"]
     assert (rule["thresholds"], rule["still"]) == ({}, ["dead_units"])
 
 
-def test_the_pages_file_has_a_line_for_each_rule(tmp_path: Path) -> None:
-    judged = [one("e--", faulty=True), one("---", faulty=False)]
+def test_pages_file_has_one_line_per_rule(tmp_path: Path) -> None:
+    labelled = [training("e--", faulty=True), training("---", faulty=False)]
     path = tmp_path / "new" / "calibration.json"
-    assert save_page(judged, [AXIS], MADE, path) == "Pages of 1 rules: calibration.json"
-    assert json.loads(path.read_text()) == calibration(judged, [AXIS], MADE)
+    assert save_page(labelled, [AXIS], PROVENANCE, path) == "Pages of 1 rules: calibration.json"
+    assert json.loads(path.read_text()) == calibration(labelled, [AXIS], PROVENANCE)
     assert [line[:12] for line in path.read_text().splitlines()] == ['{"made": {"c', '"rules": {', '"dying_relu"', "}}"]
     with pytest.raises(ConfigError, match="can't be written"):
-        save_page(judged, [AXIS], MADE, path / "below")
+        save_page(labelled, [AXIS], PROVENANCE, path / "below")
 
 
-def test_only_trainings_whose_state_is_known_are_replayed(log: Path) -> None:
+def test_only_labelled_trainings_are_replayed(log: Path) -> None:
     entry = {"log": str(log), "data": "d", "kind": "dense", "steps": 80}
     task: dict[str, Any] = {"framework": "pytorch", "source": "real", "case": "so50306988", "seed": 0}
     task |= {"variants": ["given", "fixed"], "logs": "x"}
     rows = [{"task": task, "given": {**entry, "score": 0.46}, "fixed": {**entry, "score": 1.0}}]
     rows.append({"task": {**task, "case": "so58609115"}, "error": "no end after 9 s"})
-    judged, left_out = judged_logs(rows, [Axis("abnormal_data", "std", 20.0, (20.0, 320.0))], workers=1)
-    assert [training.faulty for training in judged] == [True, False]
-    assert judged[0].accepted
-    assert judged[0].groups == {"data": "d", "kind": "dense"}
-    assert judged[0].levels["abnormal_data.std"][1] is None
+    labelled, left_out = label_logs(rows, [Axis("abnormal_data", "std", 20.0, (20.0, 320.0))], workers=1)
+    assert [run.faulty for run in labelled] == [True, False]
+    assert labelled[0].accepted
+    assert labelled[0].groups == {"data": "d", "kind": "dense"}
+    assert labelled[0].levels["abnormal_data.std"][1] is None
     assert left_out == ["pytorch, so58609115 (seed 0): no end after 9 s"]
 
 
-def test_kinds_of_networks() -> None:
+def test_kind_of_network() -> None:
     names = ("waves.lstm.rate_too_low.0", "digit_images.cnn.rate_too_low.0", "moons.mlp.rate_too_low.0")
-    kinds = [kind_of(case.given) for case in load_cases(["generated"], names)]
+    kinds = [kind_of(case.original) for case in load_cases(["generated"], names)]
     assert kinds == ["recurrent", "convolutional", "dense"]
 
 
 @pytest.mark.slow
-def test_one_case_from_training_to_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = [axis for axis in axes() if axis.problem == "slow_convergence"]
-    monkeypatch.setattr(suite, "axes", lambda: wanted)
+def test_calibrate_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    axes = [axis for axis in threshold_axes() if axis.problem == "slow_convergence"]
+    monkeypatch.setattr(suite, "threshold_axes", lambda: axes)
     runs = Runs(["pytorch"], ["generated"], names=["moons.mlp.rate_too_low.0"], out=tmp_path / "rows.jsonl", workers=1)
     page = tmp_path / "page.json"
     text = calibrate(runs, plots=False, page=page)

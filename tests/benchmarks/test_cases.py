@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from autotrainer.errors import ConfigError, DataError
 from benchmarks.cases.case import FAULT_PROBLEMS, Case, Program, load_cases
-from benchmarks.cases.scoring import fix_verdict, is_faulty, is_healthy, score, verdict
+from benchmarks.cases.scoring import case_state, fix_state, is_faulty, is_healthy, score
 from benchmarks.cases.work import relative_cost, work
 from benchmarks.data.datasets import load, split
 from benchmarks.generator.generate import FAULTS, generate
@@ -32,56 +32,56 @@ def program(**changes: object) -> Program:
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
-def test_ids_are_unique_and_every_fault_is_in_the_table() -> None:
+def test_ids_are_unique_and_every_fault_has_problem_names() -> None:
     assert len({case.id for case in CASES}) == len(CASES) >= 40
-    faults = {fault for case in CASES for fault in case.faults} | {fault.words for fault in FAULTS.values()}
+    faults = {fault for case in CASES for fault in case.faults} | {fault.description for fault in FAULTS.values()}
     assert faults == set(FAULT_PROBLEMS)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.source == "real"], ids=lambda c: c.id)
-def test_every_real_case_names_its_cause_and_changes_something(case: Case) -> None:
+def test_real_cases_have_a_cause_and_a_fix(case: Case) -> None:
     assert case.accepted
     assert case.fixed is not None
-    assert case.fixed != case.given
+    assert case.fixed != case.original
 
 
 @pytest.mark.parametrize(
-    ("sources", "names", "said"),
+    ("sources", "names", "message"),
     [
         (["dreams"], [], "real, zoo"),
         (["real"], ["x1"], "'x1'"),
-        (["generated:x"], [], "how many"),
-        (["generated:0"], [], "how many"),
+        (["generated:x"], [], "not a valid source"),
+        (["generated:0"], [], "not a valid source"),
         (["generated:5@dreams"], [], "'dreams'"),
         (["absent.jsonl"], [], "'absent.jsonl'"),
     ],
 )
-def test_unknown_names_are_told(sources: list[str], names: list[str], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_unknown_sources_and_cases_are_rejected(sources: list[str], names: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         load_cases(sources, names)
 
 
-def test_cases_of_several_sources_are_found_by_name() -> None:
+def test_cases_of_several_sources_are_selected_by_name() -> None:
     names = ["so50306988", "moons.mlp.zero_init.0"]
     assert [case.id for case in load_cases(["real", "generated"], names)] == names
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda row: row.pop("loss"), "no 'loss'"),
         (lambda row: row.pop("id"), "no 'id'"),
-        (lambda row: row.update(id="moons.mlp.zero_init.0"), "a second case 'moons.mlp.zero_init.0'"),
-        (lambda row: row.update(optimizer="sgd"), "optimizer is 'sgd': an object is wanted"),
+        (lambda row: row.update(id="moons.mlp.zero_init.0"), "duplicate case 'moons.mlp.zero_init.0'"),
+        (lambda row: row.update(optimizer="sgd"), "optimizer is 'sgd': expected an object"),
         (lambda row: row.update(loss="mae"), "unknown loss 'mae': choose from bce,"),
         (lambda row: row.update(epochs=0), "epochs is 0"),
         (lambda row: row.update(layers=[]), "no layers"),
         (lambda row: row.update(layers="dense"), "no layers"),
-        (lambda row: row.update(layers=["dense"]), "layer 'dense': an object is wanted"),
+        (lambda row: row.update(layers=["dense"]), "layer 'dense': expected an object"),
         (lambda row: row["layers"][0].update(activation="rely"), "unknown activation of a dense layer 'rely'"),
         (lambda row: row["layers"][0].update(init="xavier"), "unknown init of a dense layer 'xavier'"),
-        (lambda row: row["layers"][0].update(units="8"), "units of a dense layer is '8': a number is wanted"),
-        (lambda row: row["optimizer"].update(lr="1e-3"), "lr of the optimizer is '1e-3': a number is wanted"),
+        (lambda row: row["layers"][0].update(units="8"), "units of a dense layer is '8': expected a number"),
+        (lambda row: row["optimizer"].update(lr="1e-3"), "lr of the optimizer is '1e-3': expected a number"),
         (lambda row: row["dataset"].update(generator="moon"), "unknown data set 'moon': choose from arm,"),
         (lambda row: row["dataset"].update(scaling="std"), "unknown scaling 'std'"),
         (lambda row: row.update(layers=[{"type": "conv3d"}]), "unknown type of layer 'conv3d'"),
@@ -98,23 +98,23 @@ def test_cases_of_several_sources_are_found_by_name() -> None:
         (lambda row: row.update(loop={"speed": 1}), "unknown loop option 'speed'"),
     ],
 )
-def test_a_broken_case_file_is_told_with_its_line(
-    change: Callable[[dict[str, Any]], object], said: str, tmp_path: Path
+def test_errors_in_case_files_are_reported_with_the_line(
+    change: Callable[[dict[str, Any]], object], message: str, tmp_path: Path
 ) -> None:
     good = generate("moons.mlp.zero_init.0")
     broken = {**copy.deepcopy(good), "id": "second"}
     change(broken)
-    path = tmp_path / "own.jsonl"
+    path = tmp_path / "custom.jsonl"
     path.write_text(json.dumps(good) + "\n")
     assert [case.source for case in load_cases([str(path)])] == [str(path)]
     path.write_text(f"{json.dumps(good)}\n{json.dumps(broken)}\n")
-    with pytest.raises(ConfigError, match=f"own.jsonl, line 2: .*{said}"):
+    with pytest.raises(ConfigError, match=f"custom.jsonl, line 2: .*{message}"):
         load_cases([str(path)])
 
 
-def test_a_recipe_tells_a_changed_case(tmp_path: Path) -> None:
+def test_recipe_changes_with_the_trainings_only(tmp_path: Path) -> None:
     def recipe(**changes: Any) -> str:
-        path = tmp_path / "own.jsonl"
+        path = tmp_path / "custom.jsonl"
         path.write_text(json.dumps({**generate("moons.mlp.zero_init.0"), **changes}) + "\n")
         (case,) = load_cases([str(path)])
         return case.recipe
@@ -124,28 +124,28 @@ def test_a_recipe_tells_a_changed_case(tmp_path: Path) -> None:
     assert len({recipe(), recipe(epochs=7), recipe(loop={"shuffle": False}), recipe(fix={**fix, "epochs": 7})}) == 4
 
 
-def test_a_line_that_is_no_json_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "own.jsonl"
+def test_invalid_json_lines_are_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "custom.jsonl"
     for line in ("{'id': 1}", "[1]", ""):
         path.write_text(f"{line}\n")
         with pytest.raises(ConfigError, match="line 1: "):
             load_cases([str(path)])
 
 
-def test_absent_data_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_data_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOTRAINER_DATA", "/nowhere")
     with pytest.raises(DataError, match="AUTOTRAINER_DATA"):
-        load(load_cases(["real"])[0].given, 0)
+        load(load_cases(["real"])[0].original, 0)
 
 
-def test_circle_is_that_of_autotrainer() -> None:
-    data = load(next(c for c in CASES if c.id == "demo_vanish").given, 0)
+def test_circle_matches_autotrainer() -> None:
+    data = load(next(c for c in CASES if c.id == "demo_vanish").original, 0)
     assert data.x_train.shape == (700, 2)
     assert data.x_test.shape == (300, 2)
     assert data.y_train.shape == (700, 1)
 
 
-def test_split_is_a_partition_and_seeded() -> None:
+def test_split_is_a_seeded_partition() -> None:
     x = np.zeros((50, 3))
     kept, held = split(x, x, 0.2, 3)
     assert len(held) == 10
@@ -176,7 +176,7 @@ def test_score(changes: dict[str, object], outputs: list[object], targets: list[
     assert score(program(**changes), np.array(outputs, float), np.array(targets)) == pytest.approx(expected)
 
 
-def test_state_is_judged_by_score() -> None:
+def test_state_follows_from_scores() -> None:
     one = program()
     case = Case("a", "real", one, one, measured={"torch": {"fixed": [0.9, 0.98, 0.97]}})
     assert is_faulty(case, 0.5, 0.97)
@@ -193,7 +193,7 @@ ZOO = Case("b", "zoo", program(dataset={"generator": "circle", "label_encoding":
 
 
 @pytest.mark.parametrize(
-    ("case", "given", "fixed", "expected"),
+    ("case", "original", "fixed", "expected"),
     [
         (ONE, [0.5, 0.5, 0.97], [0.97, 0.97, 0.97], "faulty"),
         (ONE, [0.5, 0.97, 0.97], [0.97, 0.97, 0.97], "in 1 of 3"),
@@ -206,25 +206,25 @@ ZOO = Case("b", "zoo", program(dataset={"generator": "circle", "label_encoding":
         (ONE, [], [], "no scores"),
     ],
 )
-def test_verdict_over_seeds(case: Case, given: list[float], fixed: list[float], expected: str) -> None:
-    said = verdict(case, given, fixed, "pytorch")
-    assert said == expected if expected in ("faulty", "healthy") else expected in said
+def test_state_over_seeds(case: Case, original: list[float], fixed: list[float], expected: str) -> None:
+    state = case_state(case, original, fixed, "pytorch")
+    assert state == expected if expected in ("faulty", "healthy") else expected in state
 
 
-def test_verdict_of_the_fix_over_seeds() -> None:
-    assert fix_verdict(ONE, [0.97, 0.95, 0.6], "pytorch") == "healthy"
-    assert fix_verdict(ONE, [0.97, 0.6, 0.6], "pytorch") == "0.970 0.600 0.600 fixed: not what it is known to reach"
+def test_state_of_the_fix_over_seeds() -> None:
+    assert fix_state(ONE, [0.97, 0.95, 0.6], "pytorch") == "healthy"
+    assert fix_state(ONE, [0.97, 0.6, 0.6], "pytorch") == "0.970 0.600 0.600 fixed: below its reference score"
 
 
 @given(st.sampled_from([ONE, ZOO]), st.floats(0, 1), st.floats(0, 1))
-def test_verdict_of_one_seed_is_that_of_its_scores(case: Case, score_given: float, score_fixed: float) -> None:
-    said = verdict(case, [score_given], [score_fixed], "pytorch")
-    assert (said == "faulty") == is_faulty(case, score_given, score_fixed)
-    assert (said == "healthy") == (case is ZOO and is_healthy(case, score_given, "pytorch"))
-    assert (fix_verdict(case, [score_fixed], "pytorch") == "healthy") == is_healthy(case, score_fixed, "pytorch")
+def test_state_with_one_seed_follows_from_its_scores(case: Case, original_score: float, fixed_score: float) -> None:
+    state = case_state(case, [original_score], [fixed_score], "pytorch")
+    assert (state == "faulty") == is_faulty(case, original_score, fixed_score)
+    assert (state == "healthy") == (case is ZOO and is_healthy(case, original_score, "pytorch"))
+    assert (fix_state(case, [fixed_score], "pytorch") == "healthy") == is_healthy(case, fixed_score, "pytorch")
 
 
-def test_work_counts_each_kind_of_layer() -> None:
+def test_work_of_each_kind_of_layer() -> None:
     layers = (
         {"type": "conv2d", "filters": 4, "kernel": 3, "padding": "same"},
         {"type": "maxpool2d", "size": 2},

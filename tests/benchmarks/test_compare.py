@@ -1,4 +1,4 @@
-"""Two files of rows: what changed beyond noise, by name; and the page of stored rows."""
+"""Comparison of two files of rows, and the page of stored rows."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from benchmarks.reporting.page import blocks
 CASES = [case.id for case in load_cases(["real"]) if case.ceiling is None][:12]
 
 
-def watched(case: str, *, found: bool, accused: bool = False, framework: str = "pytorch") -> dict[str, Any]:
+def watched(case: str, *, detected: bool, false_alarm: bool = False, framework: str = "pytorch") -> dict[str, Any]:
     def entry(score: float, error: bool) -> dict[str, Any]:
         one = {"problem": "not_learning", "severity": "error", "seen": 900, "confidence": 0.9, "caused_by": None}
-        told = [one] if error else []
+        findings = [one] if error else []
         first = 900 if error else None
-        return {"score": score, "steps": 1000, "first_error": first, "raised": told, "findings": told}
+        return {"score": score, "steps": 1000, "first_error": first, "raised": findings, "findings": findings}
 
     task = {"framework": framework, "source": "real", "case": case, "seed": 0, "variants": ["given", "fixed"]}
-    return {"task": task, "given": entry(0.0, found), "fixed": entry(1.0, accused)}
+    return {"task": task, "given": entry(0.0, detected), "fixed": entry(1.0, false_alarm)}
 
 
 def repaired(case: str, score: float, seed: int = 0) -> dict[str, Any]:
@@ -54,29 +54,29 @@ def compared(folder: Path, before: Sequence[Any], after: Sequence[Any], capsys: 
     return capsys.readouterr().out
 
 
-def test_finds_and_misses_are_told_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = [watched(case, found=i < 2, accused=i == 11) for i, case in enumerate(CASES)]
-    after = [watched(case, found=i != 0, accused=i == 10) for i, case in enumerate(CASES)]
+def test_gains_and_losses_are_listed_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = [watched(case, detected=i < 2, false_alarm=i == 11) for i, case in enumerate(CASES)]
+    after = [watched(case, detected=i != 0, false_alarm=i == 10) for i, case in enumerate(CASES)]
     text = compared(tmp_path, before, after, capsys)
     assert "| error found | 2/12 | 11/12 | 10 | 1 | 0.012 | better |" in text
     assert "| error on healthy | 1/12 | 1/12 | 1 | 1 | 1.000 | within noise |" in text
     assert f"error found: no longer:\n\n* {CASES[0]} (seed 0, pytorch)" in text
     assert f"error on healthy: new:\n\n* {CASES[10]}+fix (seed 0, pytorch)" in text
-    assert "/" not in text.splitlines()[0].replace("`", "")  # no place of a file
+    assert "/" not in text.splitlines()[0].replace("`", "")  # no file path
     assert "| better |" not in compared(tmp_path, after, after, capsys)
     assert "| error found | 11/12 | 2/12 | 1 | 10 | 0.012 | worse |" in compared(tmp_path, after, before, capsys)
 
 
-def test_seeds_of_one_case_are_no_trials_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def rows(found: bool) -> list[dict[str, Any]]:
-        made = [watched(CASES[0], found=found) for _ in range(8)]
-        return [{**row, "task": {**row["task"], "seed": seed}} for seed, row in enumerate(made)]
+def test_seeds_of_one_case_are_not_independent_trials(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def rows(detected: bool) -> list[dict[str, Any]]:
+        repeated = [watched(CASES[0], detected=detected) for _ in range(8)]
+        return [{**row, "task": {**row["task"], "seed": seed}} for seed, row in enumerate(repeated)]
 
     text = compared(tmp_path, rows(False), rows(True), capsys)
     assert "| error found | 0/8 | 8/8 | 8 | 0 | 1.000 | within noise |" in text
 
 
-def test_ratios_are_paired(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_improvement_ratios_are_compared_in_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = [repaired(case, 0.3 + 0.05 * (i % 3), seed) for i, case in enumerate(CASES) for seed in range(2)]
     after = [repaired(case, 0.5 + 0.05 * (i % 2), seed) for i, case in enumerate(CASES) for seed in range(2)]
     text = compared(tmp_path, before, after, capsys)
@@ -86,23 +86,25 @@ def test_ratios_are_paired(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "| worse |" in compared(tmp_path, after, before, capsys)
 
 
-def test_step_times_are_compared_by_their_intervals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_step_times_are_compared_by_their_confidence_intervals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = compared(tmp_path, [timed("mlp"), timed("cnn")], [timed("mlp", 1.03), timed("cnn", 1.0102)], capsys)
     assert re.search(r"pytorch · mlp · default \| 1.01.. \| 1.03.. \| \+0.02.. \| .* \| worse", text)
     assert re.search(r"pytorch · cnn · default .* \| within noise", text)
 
 
-def test_a_case_that_was_changed_is_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before, after = ([watched(case, found=True) for case in CASES] for _ in range(2))
+def test_changed_cases_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = ([watched(case, detected=True) for case in CASES] for _ in range(2))
     before[0]["task"]["recipe"], after[0]["task"]["recipe"] = "1", "2"
-    after[1]["task"]["recipe"] = "3"  # a row from before recipes were told
+    after[1]["task"]["recipe"] = "3"  # older rows have no recipe
     text = compared(tmp_path, before, after, capsys)
     assert "| error found | 11/11 | 11/11 |" in text
-    assert text.endswith(f"Changed from A to B, so not compared:\n\n* {CASES[0]} (seed 0, pytorch)\n")
+    assert text.endswith(f"Not compared, since the case changed from A to B:\n\n* {CASES[0]} (seed 0, pytorch)\n")
 
 
-def test_of_a_case_that_was_run_again_the_last_row_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    old, new = ([watched(case, found=found) for case in CASES] for found in (False, True))
+def test_last_row_of_a_repeated_case_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = ([watched(case, detected=detected) for case in CASES] for detected in (False, True))
     for row in new:
         row["task"]["recipe"] = "2"
     text = compared(tmp_path, old, [*old, *new], capsys)
@@ -115,16 +117,16 @@ CALIBRATED = {"task": {"framework": "pytorch", "logs": "x"}}
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
-        ([], [watched(CASES[0], found=True)], "no rows in"),
-        ([watched(CASES[0], found=True)], [repaired(CASES[0], 1.0)], "rows of detect"),
-        ([watched(CASES[0], found=True)], [watched(CASES[1], found=True)], "share no training"),
-        ([{"task": {"what": 1}}], [watched(CASES[1], found=True)], "no known benchmark"),
-        ([{"task": {"logs": "x"}}], [{"task": {"logs": "x"}}], "no known benchmark"),
+        ([], [watched(CASES[0], detected=True)], "no rows in"),
+        ([watched(CASES[0], detected=True)], [repaired(CASES[0], 1.0)], "rows of detect"),
+        ([watched(CASES[0], detected=True)], [watched(CASES[1], detected=True)], "share no training"),
+        ([{"task": {"x": 1}}], [watched(CASES[1], detected=True)], "unknown benchmark"),
+        ([{"task": {"logs": "x"}}], [{"task": {"logs": "x"}}], "unknown benchmark"),
         ([CALIBRATED], [CALIBRATED], "can't be compared"),
         ([timed("mlp")], [timed("cnn")], "share no framework, model and setting"),
     ],
 )
-def test_what_can_not_be_compared_ends_with_status_2(
+def test_incomparable_files_end_with_status_2(
     before: list[Any], after: list[Any], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = [written(tmp_path / name, rows) for name, rows in (("a.jsonl", before), ("b.jsonl", after))]
@@ -132,13 +134,13 @@ def test_what_can_not_be_compared_ends_with_status_2(
     assert words in capsys.readouterr().err
 
 
-def test_the_page_needs_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_page_is_self_contained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
-    found = [
-        watched(case, found=i > 3, framework=name) for name in ("pytorch", "keras3") for i, case in enumerate(CASES)
+    rows = [
+        watched(case, detected=i > 3, framework=name) for name in ("pytorch", "keras3") for i, case in enumerate(CASES)
     ]
-    broken = {"task": {**found[0]["task"], "seed": 1}, "error": "<script>alert(1)</script>"}
-    files = [written(tmp_path / "d.jsonl", [*found, broken]), written(tmp_path / "o.jsonl", [timed("mlp")])]
+    broken = {"task": {**rows[0]["task"], "seed": 1}, "error": "<script>alert(1)</script>"}
+    files = [written(tmp_path / "d.jsonl", [*rows, broken]), written(tmp_path / "o.jsonl", [timed("mlp")])]
     files.append(written(tmp_path / "r.jsonl", [repaired(case, 0.5) for case in CASES]))
     out = tmp_path / "deeper" / "page.html"
     assert main(["page", *files, "-o", str(out)]) == 0
@@ -150,11 +152,11 @@ def test_the_page_needs_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixtu
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     assert "<td>null monitor</td>" in text
-    assert "<td>as given</td>" in text
+    assert "<td>original</td>" in text
     capsys.readouterr()
 
 
-def test_blocks_of_our_markdown() -> None:
+def test_blocks_of_markdown() -> None:
     text = "### A\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n\nLost:\n\n* x\n* y"
     heading, table, title, lines = blocks(text)
     assert (heading["kind"], heading["level"], heading["text"]) == ("heading", 3, "A")

@@ -1,4 +1,4 @@
-"""Data sets that are read from caches."""
+"""Data sets read from files and caches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.data.files import FILES, LENGTH, find, read_files
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of Keras, and nothing elsewhere."""
+    """An empty Keras cache, and no data elsewhere."""
     monkeypatch.setenv("AUTOTRAINER_DATA", str(tmp_path / "shared"))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.chdir(tmp_path)
@@ -28,14 +28,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.usefixtures("cache")
-def test_absent_files_are_told_in_one_line(name: str) -> None:
-    with pytest.raises(DataError, match=f"no {name} on this machine") as told:
+def test_missing_files_are_reported_in_one_line(name: str) -> None:
+    with pytest.raises(DataError, match=f"{name} is not on this machine") as raised:
         load_cases([f"generated:3@{name}"])
-    assert "\n" not in str(told.value)
-    assert "nothing is downloaded" in str(told.value)
+    assert "\n" not in str(raised.value)
+    assert "nothing is downloaded" in str(raised.value)
 
 
-def test_mnist_of_keras_and_of_torchvision_are_one(cache: Path) -> None:
+def test_mnist_is_equal_from_keras_and_torchvision_files(cache: Path) -> None:
     draw = np.random.default_rng(0)
     x, y = draw.integers(0, 256, (6, 28, 28), dtype=np.uint8), np.arange(6, dtype=np.uint8)
     np.savez(cache / "mnist.npz", x_train=x, y_train=y, x_test=x[:3], y_test=y[:3])
@@ -54,7 +54,7 @@ def test_mnist_of_keras_and_of_torchvision_are_one(cache: Path) -> None:
         assert np.array_equal(ours, theirs)
 
 
-def test_cifar10_comes_channels_last(cache: Path) -> None:
+def test_cifar10_is_channels_last(cache: Path) -> None:
     folder = cache / "cifar-10-batches-py"
     folder.mkdir()
     red = np.zeros((4, 3, 32, 32), np.uint8)
@@ -63,14 +63,14 @@ def test_cifar10_comes_channels_last(cache: Path) -> None:
         batch = {b"data": red.reshape(4, -1), b"labels": [0, 1, 2, 3]}
         (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
     (case,) = load_cases(["generated"], ["cifar10.cnn.rate_too_low.0"])
-    data = load(case.given, 0)
+    data = load(case.original, 0)
     assert data.x_train.shape == (4, 32, 32, 3)
     assert np.allclose(data.x_train[..., 0], 200 / 255)
     assert not data.x_train[..., 1:].any()
     assert data.y_test.tolist() == [0, 1, 2, 3]
 
 
-def test_texts_are_cut_and_padded_to_one_length(cache: Path) -> None:
+def test_texts_are_truncated_and_padded(cache: Path) -> None:
     texts = np.empty(10, object)
     for i in range(10):
         texts[i] = [5, 9000, 7] if i % 2 else list(range(1, 200))
@@ -78,7 +78,7 @@ def test_texts_are_cut_and_padded_to_one_length(cache: Path) -> None:
     np.savez(cache / "imdb.npz", x_train=texts, y_train=labels, x_test=texts, y_test=labels)
     np.savez(cache / "reuters.npz", x=texts, y=labels)
     (case,) = load_cases(["generated"], ["imdb.gru.rate_too_low.0"])
-    data = load(case.given, 0)
+    data = load(case.original, 0)
     assert data.x_train.shape == (10, LENGTH)
     assert data.x_train.dtype == np.int64
     for row, label in zip(data.x_train, data.y_train[:, 0], strict=True):
@@ -86,23 +86,23 @@ def test_texts_are_cut_and_padded_to_one_length(cache: Path) -> None:
     assert len(read_files("reuters", 99, 99)[0]) == 8
 
 
-def test_files_that_are_broken_or_want_to_run_something_are_told(cache: Path) -> None:
+def test_corrupt_and_malicious_files_are_rejected(cache: Path) -> None:
     (cache / "mnist.npz").write_bytes(b"no archive")
     with pytest.raises(DataError, match=r"mnist\.npz can't be read as mnist"):
         read_files("mnist", 1, 1)
     folder = cache / "cifar-10-batches-py"
     folder.mkdir()
     (folder / "data_batch_1").write_bytes(pickle.dumps(print))
-    with pytest.raises(DataError, match="print is no part of a data set"):
+    with pytest.raises(DataError, match="print is not allowed in a data set"):
         read_files("cifar10", 1, 1)
 
 
-def test_mnist_of_the_shared_data_is_read() -> None:
+def test_mnist_from_the_shared_data() -> None:
     try:
         find("mnist")
     except DataError as error:
         pytest.skip(str(error))
     (case,) = load_cases(["generated"], ["mnist.cnn.raw_inputs.0"])
-    data = load(case.given, 0)
+    data = load(case.original, 0)
     assert data.x_train.shape == (3000, 28, 28, 1)
     assert data.x_train.max() == 255

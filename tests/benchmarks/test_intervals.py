@@ -14,16 +14,16 @@ from benchmarks.reporting.intervals import bootstrap_mean, mcnemar, signed_rank,
     ("part", "whole", "low", "high"),
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (29, 29, 0.8830, 1.0)],
 )  # Newcombe, Stat. Med. 17 (1998), table I, method 3
-def test_wilson_as_published(part: int, whole: int, low: float, high: float) -> None:
+def test_wilson_matches_published_values(part: int, whole: int, low: float, high: float) -> None:
     assert wilson(part, whole) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_nothing_has_no_interval() -> None:
+def test_intervals_without_data_are_nan() -> None:
     assert all(map(math.isnan, wilson(0, 0)))
     assert all(map(math.isnan, bootstrap_mean({})))
 
 
-def test_the_mean_counts_cases_not_seeds() -> None:
+def test_mean_is_over_cases_not_seeds() -> None:
     mean, low, high = bootstrap_mean({"a": [0.0], "b": [1.0] * 9})
     assert mean == 0.5
     assert (low, high) == (0.0, 1.0)
@@ -47,5 +47,5 @@ def test_mcnemar_is_exact(lost: int, gained: int, p: float) -> None:
 @pytest.mark.parametrize(
     ("gains", "p"), [([0.1, 0.2, 0.3, 0.1, 0.4], 1 / 32), ([0.0] * 5, 1.0), ([-0.1, -0.2, -0.3, -0.4, -0.5], 1.0)]
 )
-def test_gains_over_seeds(gains: list[float], p: float) -> None:
+def test_signed_rank_over_seeds(gains: list[float], p: float) -> None:
     assert signed_rank(gains) == pytest.approx(p, abs=0.01)

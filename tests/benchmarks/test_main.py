@@ -1,4 +1,4 @@
-"""The command line: what it passes on, and bad input in one line."""
+"""The command line: options passed on, and bad input reported in one line."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from benchmarks.reporting import plots
 
 @pytest.fixture
 def passed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    found: list[Any] = []
+    arguments: list[Any] = []
     for module, name in ((detect, "detect"), (repair, "repair"), (calibration, "calibrate")):
-        monkeypatch.setattr(module, name, lambda *given, **more: found.extend([*given, *more.values()]) or "")
-    return found
+        monkeypatch.setattr(module, name, lambda *args, **kwargs: arguments.extend([*args, *kwargs.values()]) or "")
+    return arguments
 
 
-def test_what_is_asked_for_is_passed_on(passed: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_are_passed_on(passed: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["repair", "--budget", "20,3,10", "--methods", "fit, random uniform", "--seeds", "2"]) == 0
     runs, budgets, methods = passed
     assert (runs.frameworks, runs.sources, runs.seeds) == (("pytorch", "keras3"), ("real", "zoo"), 2)
@@ -32,7 +32,7 @@ def test_what_is_asked_for_is_passed_on(passed: list[Any], capsys: pytest.Captur
     assert capsys.readouterr().out.startswith("`python -m benchmarks repair --budget 20,3,10")
 
 
-def test_a_place_of_a_file_is_not_told(passed: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_file_paths_are_not_shown(passed: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "rows.jsonl")
     assert main(["detect", "--out", out, "--framework=keras3"]) == 0
     assert main(["calibrate", f"--out={out}", "--curves", str(tmp_path), "--page", str(tmp_path / "p.json")]) == 0
@@ -46,7 +46,7 @@ def test_a_place_of_a_file_is_not_told(passed: list[Any], tmp_path: Path, capsys
 @pytest.mark.parametrize(
     ("command", "names"), [("detect", detect.QUICK), ("repair", repair.QUICK), ("calibrate", detect.QUICK)]
 )
-def test_quick_takes_a_part_of_the_default_cases(passed: list[Any], command: str, names: tuple[str, ...]) -> None:
+def test_quick_runs_part_of_the_default_cases(passed: list[Any], command: str, names: tuple[str, ...]) -> None:
     assert main([command, "--quick"]) == 0
     assert passed[0].names == names
     passed.clear()
@@ -72,9 +72,9 @@ def test_quick_takes_a_part_of_the_default_cases(passed: list[Any], command: str
 )
 def test_bad_input_ends_with_status_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
-    said = capsys.readouterr().err
-    assert words in said
-    assert len(said.splitlines()) == 1
+    message = capsys.readouterr().err
+    assert words in message
+    assert len(message.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_bad_input_ends_with_status_2(arguments: list[str], words: str, capsys: 
         ["detect", "--html", "x"],
     ],
 )
-def test_what_the_parser_refuses_ends_with_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_options_end_with_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
@@ -94,12 +94,12 @@ def test_what_the_parser_refuses_ends_with_status_2(arguments: list[str], capsys
 
 
 @pytest.mark.parametrize("option", ["--html", "--page", "--curves", "--out", "--output"])
-def test_what_cannot_be_written_is_told_before_the_run(
+def test_unwritable_files_are_reported_before_the_run(
     option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(pool, "_run_one", lambda *given: pytest.fail("a task was run"))
+    monkeypatch.setattr(pool, "_run_one", lambda *args: pytest.fail("a task was run"))
     (tmp_path / "file").touch()
-    place, rows = str(tmp_path / "file" / "x"), str(tmp_path / "rows.jsonl")
+    path, rows = str(tmp_path / "file" / "x"), str(tmp_path / "rows.jsonl")
     command = ["calibrate", "--no-plots"] if option in ("--page", "--curves") else ["detect"]
     command += ["--cases", "generated", "--only", "moons.mlp.zero_init.0"]
     command += ["--out", rows] if option != "--out" else []
@@ -113,14 +113,14 @@ def test_what_cannot_be_written_is_told_before_the_run(
         }
         (tmp_path / "rows.jsonl").write_text(json.dumps({"task": task, "error": "no end"}))
         command = ["page", rows]
-    assert main([*command, option, place]) == 2
-    said = capsys.readouterr().err
-    assert place in said
-    assert "can't be written" in said
-    assert len(said.splitlines()) == 1
+    assert main([*command, option, path]) == 2
+    message = capsys.readouterr().err
+    assert path in message
+    assert "can't be written" in message
+    assert len(message.splitlines()) == 1
 
 
-def test_a_missing_library_is_told_before_the_run(
+def test_missing_library_is_reported_before_the_run(
     passed: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(plots, "find_spec", lambda name: None)

@@ -1,4 +1,4 @@
-"""The overhead benchmark: every setting trains the same, memory that grows is seen, rows become tables."""
+"""The overhead benchmark: settings leave the training unchanged; memory growth and tables are reported."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from benchmarks.overhead import memory as overhead_memory
 from benchmarks.overhead import settings as overhead_settings
 from benchmarks.overhead import suite as overhead
 from benchmarks.overhead.memory import PARTS
-from benchmarks.overhead.run import run, training
-from benchmarks.overhead.settings import CONTROL, RIVALS, WATCH, missing, settings_of
+from benchmarks.overhead.run import build_training, run
+from benchmarks.overhead.settings import ALTERNATIVES, CONTROL, WATCH, missing_module, settings_of
 from benchmarks.overhead.suite import MODELS, summarize, tasks
 
 
@@ -23,33 +23,33 @@ def task(framework: str = "pytorch", setting: str = "default", model: str = "mlp
 
 
 @pytest.mark.parametrize("setting", [*WATCH, "norm_loop", "detect_anomaly"])
-def test_every_setting_trains_as_without_it(setting: str, tmp_path: Path) -> None:
-    plain, given = (training(task(), name, str(tmp_path)) for name in (CONTROL, setting))
-    given.attach()
-    for one in (plain, given):
+def test_settings_do_not_change_the_training(setting: str, tmp_path: Path) -> None:
+    plain, watched = (build_training(task(), name, str(tmp_path)) for name in (CONTROL, setting))
+    watched.attach()
+    for one in (plain, watched):
         seconds, processor = one.block(12)
         assert len(seconds) == 12
         assert processor >= 0
-    given.close()
-    for a, b in zip(plain.network.parameters(), given.network.parameters(), strict=True):
+    watched.close()
+    for a, b in zip(plain.network.parameters(), watched.network.parameters(), strict=True):
         assert a.equal(b)
     assert bool(list(tmp_path.iterdir())) == (setting == "log_dir")
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_all_models_train(model: str, tmp_path: Path) -> None:
-    trained = training(task(model=model), CONTROL, str(tmp_path))
+    trained = build_training(task(model=model), CONTROL, str(tmp_path))
     before = [p.detach().clone() for p in trained.network.parameters()]
     trained.block(1)
     assert all(not a.equal(b) for a, b in zip(before, trained.network.parameters(), strict=True))
     assert trained.parameters == sum(4 * p.numel() for p in before)
 
 
-def test_keras_settings_do_what_they_say(tmp_path: Path) -> None:
+def test_keras_norm_loop_and_check_numerics(tmp_path: Path) -> None:
     import tensorflow as tf
 
     plain, norms, checked = (
-        training(task("keras3"), name, str(tmp_path)) for name in (CONTROL, "norm_loop", "check_numerics")
+        build_training(task("keras3"), name, str(tmp_path)) for name in (CONTROL, "norm_loop", "check_numerics")
     )
     for one in (plain, norms, checked):
         one.attach()
@@ -64,9 +64,9 @@ def test_keras_settings_do_what_they_say(tmp_path: Path) -> None:
         checked.block(1)
 
 
-def test_what_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_modules_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overhead_settings, "find_spec", lambda name: None)
-    assert missing("pytorch", "default") is missing("pytorch", "norm_loop") is None
+    assert missing_module("pytorch", "default") is missing_module("pytorch", "norm_loop") is None
     monkeypatch.setattr(overhead, "run_all", lambda module, tasks, out, **_: [])
     text = overhead.overhead(["pytorch"], models=["mlp"], settings=["wandb"], out=Path("never written"))
     assert "| pytorch | wandb | not installed |" in text
@@ -75,7 +75,7 @@ def test_what_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow  # collecting garbage under tracemalloc
-def test_memory_that_grows_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_growing_memory_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     class Fake:
         network = None
         parameters = 100
@@ -93,12 +93,12 @@ def test_memory_that_grows_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         def close(self) -> None:
             self.kept.clear()
 
-    made = {CONTROL: Fake(0), "default": Fake(90_000)}
-    monkeypatch.setattr(overhead_memory, "training", lambda task, setting, folder: made[setting])
-    rows = [{"task": t, **overhead_memory.run(t)} for t in (task(setting=name, steps=120) for name in made)]
+    trainings = {CONTROL: Fake(0), "default": Fake(90_000)}
+    monkeypatch.setattr(overhead_memory, "build_training", lambda task, setting, folder: trainings[setting])
+    rows = [{"task": t, **overhead_memory.run(t)} for t in (task(setting=name, steps=120) for name in trainings)]
     assert len(rows[1]["traced"]) == PARTS
-    told = [row["traced"][-1] for row in rows]
-    assert told[1] - told[0] == pytest.approx(3e6 + 90_000 * 120, rel=0.05)
+    used = [row["traced"][-1] for row in rows]
+    assert used[1] - used[0] == pytest.approx(3e6 + 90_000 * 120, rel=0.05)
     text = summarize([], rows)
     assert "| pytorch | plain |" not in text
     assert "| pytorch | default | 13.8 / " in text
@@ -106,21 +106,21 @@ def test_memory_that_grows_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "* pytorch, default, mlp: grows, by 5.40 MB" in text
 
 
-def made(setting: str, ratio: float, **more: Any) -> dict[str, Any]:
+def timed_row(setting: str, ratio: float, **more: Any) -> dict[str, Any]:
     plain = np.full(16, 0.002)
-    numbers = {f"plain_{what}": list(plain) for what in ("median", "processor")}
-    numbers |= {f"watched_{what}": list(plain * ratio) for what in ("median", "processor")}
+    numbers = {f"plain_{measure}": list(plain) for measure in ("median", "processor")}
+    numbers |= {f"watched_{measure}": list(plain * ratio) for measure in ("median", "processor")}
     return {"task": task(setting=setting, **more), **numbers, "start": 0.1, "entry": 0.0}
 
 
-def test_rows_become_a_grid_and_missed_goals() -> None:
-    rows = [made("default", 1.004), made("default", 1.03, model="cnn"), made("norm_loop", 1.5)]
-    rows += [made("overhead=0.05", 1.03), {"task": task(setting="norm_loop", model="cnn"), "error": "no end"}]
-    kept = [
+def test_summary_shows_the_grid_and_missed_goals() -> None:
+    rows = [timed_row("default", 1.004), timed_row("default", 1.03, model="cnn"), timed_row("norm_loop", 1.5)]
+    rows += [timed_row("overhead=0.05", 1.03), {"task": task(setting="norm_loop", model="cnn"), "error": "no end"}]
+    memory = [
         {"task": task(setting=name), "parameters": 1e6, "traced": [size] * 4, "resident": None}
         for name, size in ((CONTROL, 1e7), ("default", 4e7))
     ]
-    text = summarize(rows, kept)
+    text = summarize(rows, memory)
     assert "| framework | setting | mlp | cnn |" in text
     assert "| pytorch | default | 1.0040 (1.0040 – 1.0040) | 1.0300 (1.0300 – 1.0300) |" in text
     assert "| pytorch | norm_loop | 1.5000 (1.5000 – 1.5000) | failed |" in text
@@ -130,16 +130,16 @@ def test_rows_become_a_grid_and_missed_goals() -> None:
     assert "* pytorch, default, mlp: 30.0 MB of 20.0 allowed" in missed
     assert "* pytorch, norm_loop, cnn: no end" in text
     assert "| pytorch | default | 30.0 / – |" in text
-    assert "its control failed" in summarize([], kept[1:])
+    assert "its control failed" in summarize([], memory[1:])
 
 
-def test_the_grid_can_be_narrowed() -> None:
-    timed, told = tasks(("pytorch", "keras3"))
-    assert len(timed) == len(told) == len(MODELS) * (2 * (1 + len(WATCH)) + sum(map(len, RIVALS.values())))
+def test_grid_can_be_restricted() -> None:
+    timed, measured = tasks(("pytorch", "keras3"))
+    assert len(timed) == len(measured) == len(MODELS) * (2 * (1 + len(WATCH)) + sum(map(len, ALTERNATIVES.values())))
     assert {t["setting"] for t in timed if t["framework"] == "pytorch"} == set(settings_of("pytorch"))
-    timed, told = tasks(("pytorch",), models=["lstm"], settings=["default", "wandb"])
+    timed, measured = tasks(("pytorch",), models=["lstm"], settings=["default", "wandb"])
     assert [(t["model"], t["setting"]) for t in timed] == [("lstm", "default"), ("lstm", "wandb")]
-    assert [t["setting"] for t in told] == [CONTROL, "default", "wandb"]
+    assert [t["setting"] for t in measured] == [CONTROL, "default", "wandb"]
     quick, _ = tasks(("pytorch", "keras3"), quick=True)
     assert 0 < len(quick) <= 12
     for wrong in ({"models": ["rnn"]}, {"settings": ["torchdiag"]}):

@@ -20,7 +20,7 @@ def finding() -> Callable[..., Finding]:
 
 @pytest.fixture
 def context() -> Callable[..., TaskContext]:
-    """A small sigmoid classifier with one output unit, unless told otherwise."""
+    """A small sigmoid classifier with one output unit, unless the test changes it."""
 
     def build(**values: Any) -> TaskContext:
         layers = (

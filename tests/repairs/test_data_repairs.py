@@ -73,7 +73,7 @@ def rows(*, integers: bool, width: int = 3) -> TargetSummary:
         ("nonfinite", MSE, "linear", TargetSummary(), None),
     ],
 )
-def test_targets_are_scaled_where_they_are_numbers_far_from_unit_scale(
+def test_only_numbers_far_from_unit_scale_are_scaled(
     problem, loss, activation, targets, wanted, finding, context
 ) -> None:
     given = context(loss=loss, output_activation=activation, output_units=1)
@@ -81,7 +81,7 @@ def test_targets_are_scaled_where_they_are_numbers_far_from_unit_scale(
     assert [p.edits for p in proposals] == ([] if wanted is None else [wanted])
 
 
-def test_a_loss_of_ones_own_makes_scaling_a_guess(finding, context) -> None:
+def test_a_custom_loss_makes_scaling_of_targets_less_certain(finding, context) -> None:
     effects = [
         next(
             iter(ScaleTargetsRepair().propose(finding("unscaled_targets"), context(loss=loss), numbers(0, 100)))
@@ -116,7 +116,7 @@ def test_a_loss_of_ones_own_makes_scaling_a_guess(finding, context) -> None:
         (MSE, 1, "pytorch", labels(0, 1), None),
     ],
 )
-def test_labels_are_encoded_as_the_loss_takes_them(loss, units, framework, targets, wanted, finding, context) -> None:
+def test_labels_are_encoded_as_the_loss_expects_them(loss, units, framework, targets, wanted, finding, context) -> None:
     given = context(loss=loss, output_units=units, framework=framework)
     for problem in EncodeTargetsRepair.fixes:
         proposals = list(EncodeTargetsRepair().propose(finding(problem), given, targets))
@@ -135,9 +135,7 @@ def test_labels_are_encoded_as_the_loss_takes_them(loss, units, framework, targe
         ("improper_loss", BCE, "sigmoid", (1.0, 2.0, 3.0), None),
     ],
 )
-def test_two_labels_become_the_ends_of_a_probability(
-    problem, loss, activation, values, wanted, finding, context
-) -> None:
+def test_two_labels_become_zero_and_one(problem, loss, activation, values, wanted, finding, context) -> None:
     given = context(loss=loss, output_activation=activation, output_units=1)
     proposals = list(EncodeTargetsRepair().propose(finding(problem), given, labels(*values)))
     assert [p.edits for p in proposals] == ([] if wanted is None else [(wanted,)])
@@ -156,7 +154,7 @@ def test_two_labels_become_the_ends_of_a_probability(
         (CE, 2, 1, {}, False),
     ],
 )
-def test_targets_get_the_shape_of_the_outputs_where_only_that_differs(
+def test_targets_are_reshaped_only_if_nothing_else_differs(
     loss, rank, target_rank, evidence, proposed, finding, context
 ) -> None:
     given = context(loss=loss, output_units=1, output_rank=rank)
@@ -176,19 +174,19 @@ def test_targets_get_the_shape_of_the_outputs_where_only_that_differs(
         (WeightClassesRepair, "class_imbalance", WeightClasses(), Risk.UNSAFE),
     ],
 )
-def test_data_are_mended_as_the_finding_says(repair, problem, edit, risk, finding, context, targets) -> None:
+def test_each_finding_about_data_has_its_repair(repair, problem, edit, risk, finding, context, targets) -> None:
     proposals = list(repair().propose(finding(problem), context(), targets("binary")))
     assert [p.edits for p in proposals] == [(edit,)]
     assert repair.risk is risk
 
 
-def test_classes_are_weighed_only_where_a_row_has_one(finding, context, targets) -> None:
+def test_classes_are_weighted_only_if_each_row_has_one(finding, context, targets) -> None:
     several = replace(targets("index"), rank=2, width=5)
     assert not list(WeightClassesRepair().propose(finding("class_imbalance"), context(), several))
     assert not list(WeightClassesRepair().propose(finding("class_imbalance"), context(loss=MSE), targets("real")))
 
 
-def test_of_two_ways_to_mend_one_thing_the_evidence_proves_one(finding, context) -> None:
+def test_evidence_selects_one_of_two_repairs_for_the_same_problem(finding, context) -> None:
     """The shape alone, or the whole loss: both together would be the same twice."""
     planner = Planner((FixLossRepair, ReshapeTargetsRepair), lambda edit: Support(SupportLevel.REBUILD))
     given = context(loss=HUBER, output_activation="linear", output_rank=2)

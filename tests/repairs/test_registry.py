@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -11,7 +12,7 @@ from autotrainer.edits import EDITS
 from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import LossInfo, OptimizerInfo
 from autotrainer.repair import DOC_SECTIONS, Repair
-from autotrainer.reporting.patches import lines, words
+from autotrainer.reporting.patch import patch_lines
 from autotrainer.reporting.plan import RepairPlan
 
 CASES = [
@@ -42,7 +43,7 @@ def test_fixes_known_problems_with_probabilities(repair: type[Repair]) -> None:
 
 @pytest.mark.parametrize(("repair", "problem"), CASES)
 @pytest.mark.parametrize("kind", ["binary", "signed", "index", "from_one", "one_hot", "real", "large"])
-def test_proposals_are_plans_that_can_be_read_and_kept(repair, problem, kind, finding, context, targets) -> None:
+def test_proposals_are_plans_that_print_and_serialize(repair, problem, kind, finding, context, targets) -> None:
     proposals = list(repair().propose(finding(problem), context(), targets(kind)))
     effects = [proposal.effect for proposal in proposals]
     assert effects == sorted(effects, reverse=True), "best first"
@@ -55,15 +56,27 @@ def test_proposals_are_plans_that_can_be_read_and_kept(repair, problem, kind, fi
             assert RepairPlan.from_dict(json.loads(plan.to_json())) == plan
             text = str(plan)
             for edit in proposal.edits:
-                assert words(edit) in text
-                assert lines(edit, framework)
+                assert str(edit) in text
+                assert patch_lines(edit, framework)
 
 
 @pytest.mark.parametrize(("repair", "problem"), CASES)
-def test_nothing_known_raises_nothing(repair, problem, finding) -> None:
+def test_an_empty_context_raises_nothing(repair, problem, finding) -> None:
     from autotrainer.records.task import TargetSummary, TaskContext
 
     list(repair().propose(finding(problem), TaskContext(), TargetSummary()))
+
+
+@pytest.mark.parametrize(("repair", "problem"), CASES)
+@pytest.mark.parametrize("rate", [0.0, -1.0, math.nan, math.inf, 1e-320, 1e308])
+def test_proposals_for_extreme_learning_rates_are_edits(repair, problem, rate, finding, context, targets) -> None:
+    for name in ("sgd", "adam"):
+        extreme = context(optimizer=OptimizerInfo(name, rate, weight_decay=rate))
+        evidence = {"usual_grad_norm": rate, "first_step": rate, "travel": rate, "output_spread": rate}
+        list(repair().propose(finding(problem, evidence=evidence), extreme, targets("binary")))
+        repair().dimension(extreme)
+        asked = context(asked={"suggested_rate": rate})
+        list(repair().propose(finding(problem), asked, targets("binary")))
 
 
 def test_every_edit_is_proposed_by_some_repair(finding, context, targets) -> None:

@@ -101,7 +101,7 @@ def test_swapped_layers_are_hidden_unfrozen_and_not_recurrent(finding, context, 
 @pytest.mark.parametrize(
     ("problem", "first"), [("exploding_gradient", 0.001), ("slow_convergence", 0.1), ("not_learning", 0.1)]
 )
-def test_learning_rate_goes_where_the_problem_asks(problem, first, finding, context, targets) -> None:
+def test_direction_of_the_learning_rate_depends_on_the_problem(problem, first, finding, context, targets) -> None:
     proposals = list(ScaleLearningRateRepair().propose(finding(problem), context(), targets("binary")))
     assert proposals[0].edits == (SetLearningRate(first),)
 
@@ -120,13 +120,13 @@ def test_learning_rate_goes_where_the_problem_asks(problem, first, finding, cont
         ("learning_rate_too_low", {"travel": 0.0}, [0.1, 1.0]),
     ],
 )
-def test_rate_follows_the_measured_steps(problem, evidence, rates, finding, context, targets) -> None:
+def test_learning_rate_depends_on_the_measured_steps(problem, evidence, rates, finding, context, targets) -> None:
     proposals = list(ScaleLearningRateRepair().propose(finding(problem, evidence=evidence), context(), targets("real")))
     assert [p.edits[0].value for p in proposals] == pytest.approx(rates)
 
 
 @pytest.mark.parametrize(("momentum", "wanted"), [(0.999, [SetMomentum(0.9)]), (0.9, []), (0.0, [])])
-def test_momentum_comes_down_where_steps_are_too_large(momentum, wanted, finding, context, targets) -> None:
+def test_momentum_is_lowered_if_steps_are_too_large(momentum, wanted, finding, context, targets) -> None:
     given = context(optimizer=OptimizerInfo("sgd", 0.05, momentum))
     proposals = list(AddMomentumRepair().propose(finding("learning_rate_too_high"), given, targets("real")))
     assert [p.edits[0] for p in proposals] == wanted
@@ -138,7 +138,7 @@ def test_unknown_learning_rate_proposes_nothing(finding, context, targets) -> No
 
 
 @pytest.mark.parametrize(("steps", "rate"), [(100_000, 0.001), (1_000, 0.005), (100, 0.01), (None, 0.001)])
-def test_adam_reaches_far_enough_in_short_trainings(steps, rate, finding, context, targets) -> None:
+def test_learning_rate_of_adam_is_raised_for_short_trainings(steps, rate, finding, context, targets) -> None:
     given = context(planned_steps=steps)
     proposals = list(SwapOptimizerRepair().propose(finding("slow_convergence"), given, targets("binary")))
     assert proposals[0].edits == (SwapOptimizer("adam", rate),)
@@ -146,13 +146,13 @@ def test_adam_reaches_far_enough_in_short_trainings(steps, rate, finding, contex
 
 
 @pytest.mark.parametrize(("evidence", "limit"), [({}, 1.0), ({"usual_grad_norm": 3.14159}, 3.1)])
-def test_clipping_goes_by_the_runs_own_norm(evidence, limit, finding, context, targets) -> None:
+def test_clipping_uses_the_usual_norm_of_the_run(evidence, limit, finding, context, targets) -> None:
     given = finding("exploding_gradient", evidence=evidence)
     proposals = list(ClipGradientsRepair().propose(given, context(), targets("binary")))
     assert proposals[0].edits == (ClipGradients("norm", limit),)
 
 
-def test_reinitialization_suits_the_activation_and_keeps_to_the_named_layers(finding, context, targets) -> None:
+def test_reinitialization_suits_the_activation_and_is_limited_to_the_named_layers(finding, context, targets) -> None:
     layers = (
         LayerInfo("a", "dense", "relu", 8, 72),
         LayerInfo("b", "dense", "tanh", 8, 72),
@@ -165,7 +165,7 @@ def test_reinitialization_suits_the_activation_and_keeps_to_the_named_layers(fin
     assert named[0].edits == (Reinitialize(("a",), "he_uniform"),)
 
 
-def test_an_attention_layer_is_drawn_anew_with_the_layers_inside_of_it(finding, context, targets) -> None:
+def test_an_attention_layer_is_reinitialized_with_its_inner_layers(finding, context, targets) -> None:
     layers = (
         LayerInfo("words", "embedding", None, 16, 800),
         LayerInfo("block.attention", "attention", "linear", 16, 816),
@@ -200,7 +200,7 @@ def test_normalization_suits_the_batch(size, kind, finding, context, targets) ->
     assert proposals[0].edits == (InsertNormalization(("fc1", "fc2"), kind),)
 
 
-def test_a_layer_with_normalization_behind_it_gets_no_second_one(finding, context, targets) -> None:
+def test_a_normalized_layer_gets_no_second_normalization(finding, context, targets) -> None:
     layers = (
         LayerInfo("fc1", "dense", "relu", 8, 72),
         LayerInfo("bn1", "norm", "relu", 8, 16),
@@ -213,7 +213,7 @@ def test_a_layer_with_normalization_behind_it_gets_no_second_one(finding, contex
     assert proposals[0].edits[0].layers == ("fc2",)
 
 
-def test_nothing_is_proposed_twice_over(finding, context, targets) -> None:
+def test_nothing_is_proposed_twice(finding, context, targets) -> None:
     adam = context(optimizer=OptimizerInfo("adam", 0.001, momentum=0.9))
     assert not list(AddMomentumRepair().propose(finding("oscillating_loss"), adam, targets("binary")))
     dropped = context(layers=(*context().layers, LayerInfo("drop", "dropout")))
@@ -237,7 +237,7 @@ def test_inputs_of_unit_scale_are_left_alone(evidence, proposed, finding, contex
 
 
 @pytest.mark.parametrize("present", ["sgd", "adam"])
-def test_where_a_training_crawls_a_usual_rate_comes_before_a_multiple_of_the_present_one(
+def test_for_slow_trainings_a_usual_rate_comes_before_a_multiple_of_the_present_one(
     present, finding, context, targets
 ) -> None:
     given, problem = context(optimizer=OptimizerInfo(present, 1e-6)), finding("slow_convergence")
@@ -263,7 +263,7 @@ def test_where_a_training_crawls_a_usual_rate_comes_before_a_multiple_of_the_pre
         ("not_learning", float("nan"), 0.1),
     ],
 )
-def test_the_rate_of_a_range_test_comes_first_unless_the_finding_says_otherwise(
+def test_the_rate_of_a_range_test_comes_first_unless_the_finding_contradicts_it(
     finding, context, targets, problem: str, suggested: float, first: float
 ) -> None:
     asked = {"suggested_rate": suggested}
@@ -277,7 +277,9 @@ def test_the_rate_of_a_range_test_comes_first_unless_the_finding_says_otherwise(
     "repair",
     [ClipGradientsRepair, RollbackRepair, ScaleLearningRateRepair, SwapOptimizerRepair, WarmUpLearningRateRepair],
 )
-def test_steps_mend_nothing_that_was_wrong_before_the_first(repair, finding, context, targets) -> None:
+def test_repairs_of_steps_are_not_proposed_for_problems_before_the_first_step(
+    repair, finding, context, targets
+) -> None:
     given = context(planned_epochs=10, planned_steps=1000, optimizer=OptimizerInfo("sgd", 0.1))
     for evidence, proposes in [({"first_step": 0.0}, False), ({"first_step": 7.0}, True), ({}, True)]:
         assert bool(list(repair().propose(finding("nonfinite", evidence=evidence), given, targets("real")))) is proposes
@@ -289,7 +291,7 @@ def test_steps_mend_nothing_that_was_wrong_before_the_first(repair, finding, con
     ("loss", "first", "layers", "effect"),
     [(OWN, 0.0, (), 0.6), (OWN, 4.0, (), 0.3), (OWN, 0.0, ("0",), None), (MSE, 0.0, (), None)],
 )
-def test_a_loss_of_ones_own_that_is_the_first_to_be_not_finite_goes(
+def test_a_custom_loss_that_is_the_first_nonfinite_value_is_replaced(
     loss, first, layers, effect, finding, context, targets
 ) -> None:
     given = context(loss=loss, output_activation="linear", output_units=1)

@@ -44,7 +44,7 @@ def proposed(repair, problem, finding, context, targets, layers, *, named=(), ki
         ((2, 1, 3), [{"fc1": 16}, {"fc0": 16, "fc1": 16}]),
     ],
 )
-def test_the_narrow_layer_gets_as_wide_as_the_others(units, wanted, finding, context, targets) -> None:
+def test_a_bottleneck_becomes_as_wide_as_the_other_layers(units, wanted, finding, context, targets) -> None:
     given = proposed(
         ResizeHiddenLayersRepair, "insufficient_capacity", finding, context, targets, dense(*units), named=("fc1",)
     )
@@ -53,7 +53,7 @@ def test_the_narrow_layer_gets_as_wide_as_the_others(units, wanted, finding, con
     assert 1 < given[0].cost < given[1].cost
 
 
-def test_the_work_of_wider_layers_is_known(finding, context, targets) -> None:
+def test_the_cost_of_wider_layers_is_estimated(finding, context, targets) -> None:
     given = proposed(ResizeHiddenLayersRepair, "not_learning", finding, context, targets, dense(8, 8, 3))
     before, after = 8 * 5 + 8 * 9 + 3 * 9, 32 * 5 + 16 * 8 * 9 + 3 * 9 * 4
     assert given[0].cost == pytest.approx(after / before)
@@ -69,13 +69,11 @@ def test_the_work_of_wider_layers_is_known(finding, context, targets) -> None:
         ("dying_relu", (), ()),
     ],
 )
-def test_layers_that_are_wide_enough_or_not_to_be_touched_stay(
-    problem, layers, named, finding, context, targets
-) -> None:
+def test_wide_frozen_and_unnamed_layers_stay_unchanged(problem, layers, named, finding, context, targets) -> None:
     assert not proposed(ResizeHiddenLayersRepair, problem, finding, context, targets, layers, named=named)
 
 
-# -- ways past layers -------------------------------------------------------------------------------------------------
+# -- residual connections ---------------------------------------------------------------------------------------------
 
 NORM = LayerInfo("norm", "norm", "relu", 16, 32)
 DEEP = dense(16, 16, 16, 16, 16, 3)
@@ -93,7 +91,7 @@ DEEP = dense(16, 16, 16, 16, 16, 3)
         (dense(8, 16, 16, 16, 16, 16, 3), ("fc2", "fc3", "fc4", "fc5")),
     ],
 )
-def test_deep_stacks_of_equal_width_are_led_past(layers, wanted, finding, context, targets) -> None:
+def test_deep_stacks_of_equal_width_get_residual_connections(layers, wanted, finding, context, targets) -> None:
     given = proposed(AddResidualRepair, "vanishing_gradient", finding, context, targets, layers)
     assert [p.edits for p in given] == ([] if wanted is None else [(AddResidual(wanted),)])
     assert not proposed(AddResidualRepair, "vanishing_gradient", finding, context, targets, layers, dropout=0.1)
@@ -111,11 +109,12 @@ def test_deep_stacks_of_equal_width_are_led_past(layers, wanted, finding, contex
         (LOGITS, "index", {}, 0.1),
         (LOGITS, "index", {"output_spread": math.nan}, 0.1),
         (LOGITS, "index", {"output_spread": 0.05}, None),
+        (LOGITS, "index", {"output_spread": 0.104}, None),  # a factor that rounds to 1
         (PROBABILITIES, "binary", {"output_spread": 0.4, "first_loss": 10.0}, 0.01),
         (VALUES, "real", {"output_spread": 200.0}, 1e-3),
     ],
 )
-def test_the_factor_follows_the_first_outputs(loss, kind, evidence, factor, finding, context, targets) -> None:
+def test_the_factor_depends_on_the_first_outputs(loss, kind, evidence, factor, finding, context, targets) -> None:
     given = proposed(
         ScaleOutputLayerRepair, "abnormal_initial_loss", finding, context, targets, dense(8, 3),
         kind=kind, evidence=evidence, loss=loss,
@@ -126,7 +125,7 @@ def test_the_factor_follows_the_first_outputs(loss, kind, evidence, factor, find
 # -- attention --------------------------------------------------------------------------------------------------------
 
 
-def test_all_attention_is_bounded_and_what_makes_the_queries_of_a_call(finding, context, targets) -> None:
+def test_attention_layers_and_layers_of_the_finding_are_bounded(finding, context, targets) -> None:
     layers = (
         LayerInfo("words", "embedding", None, 16, 800),
         LayerInfo("a", "attention", "linear", 16, 816),

@@ -1,4 +1,4 @@
-"""Synthetic histories: what a monitor would have measured of a training that is described in a few words."""
+"""Synthetic histories: what a monitor would measure in a described training."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _at(value: Any, step: int) -> Any:
 
 
 def sampled(step: int, last: int) -> bool:
-    """Whether the sampler would take a step of a run with enough time."""
+    """Return whether the sampler would sample a step, given enough time."""
     return step < 10 or step == last or step % max(1, 2 ** max(0, int(np.log2(step / 25)))) == 0
 
 
@@ -147,7 +147,7 @@ def build(
             waiting.append((step, float(curve(step))))
         if (step + 1) % per_epoch == 0:
             epoch = step // per_epoch
-            history.add_epoch(epoch, step, {name: f(epoch) for name, f in (epochs or {"seen": float}).items()})
+            history.add_epoch(epoch, step, {name: f(epoch) for name, f in (epochs or {"value": float}).items()})
     history.finished = finished
     fields: dict[str, Any] = {
         "framework": "pytorch",

@@ -40,8 +40,8 @@ def start(first: float, low: float, high: float, spread: float, **more: Any) -> 
         pytest.param({"targets": "large", "loss": "mse"} | start(2.9e9, -1, 1, 0.5), None, id="targets are large"),
         pytest.param({**LOGITS, "loss": "custom"} | start(9.0, -20, 20, 8), None, id="a contrastive loss: ln N"),
         pytest.param(REAL | {"loss": "custom"} | start(-40.0, -90, 80, 30), None, id="a likelihood"),
-        pytest.param(LOGITS | start(9.0, np.nan, np.nan, np.nan), None, id="outputs not seen"),
-        pytest.param(LOGITS | start(np.nan, -20, 20, 8), None, id="first loss not known"),
+        pytest.param(LOGITS | start(9.0, np.nan, np.nan, np.nan), None, id="outputs unknown"),
+        pytest.param(LOGITS | start(np.nan, -20, 20, 8), None, id="first loss unknown"),
         pytest.param(
             LOGITS | start(9.0, -20, 20, 8) | {"steps": 600, "losses": lambda t: 9 * math.exp(-t / 60)},
             "warning",
@@ -50,8 +50,8 @@ def start(first: float, low: float, high: float, spread: float, **more: Any) -> 
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = AbnormalInitialLoss().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = AbnormalInitialLoss().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
 def test_a_model_that_has_learned_is_not_reported(build: Callable[..., Any]) -> None:
@@ -59,7 +59,7 @@ def test_a_model_that_has_learned_is_not_reported(build: Callable[..., Any]) -> 
     assert AbnormalInitialLoss().check(*build(**case)) is None
 
 
-def test_summed_losses_have_no_known_start(build: Callable[..., Any]) -> None:
+def test_summed_losses_are_not_judged(build: Callable[..., Any]) -> None:
     history, context = build(**LOGITS, **start(9.0, -20, 20, 8))
     summed = LossInfo("CrossEntropyLoss", "cross_entropy", "logits", "either", 1, "sum")
     assert AbnormalInitialLoss().check(history, context) is not None

@@ -1,4 +1,4 @@
-"""What holds for every rule: healthy runs are silent, and nothing that can be measured makes one raise."""
+"""Properties of all rules: healthy runs have no findings, and no measurement makes a rule raise."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ HEALTHY = [
 @pytest.mark.parametrize("steps", [1, 5, 12, 40, 130, 300, 600])
 @pytest.mark.parametrize("case", HEALTHY)
 def test_healthy_runs_are_silent_at_any_time(build: Callable[..., Any], case: dict[str, Any], steps: int) -> None:
-    found = Engine(registry.make_rules()).evaluate(*build(**case, steps=steps))
-    assert found == []
+    findings = Engine(registry.make_rules()).evaluate(*build(**case, steps=steps))
+    assert findings == []
 
 
-def test_silent_rules_stay_in_force(build: Callable[..., Any]) -> None:
+def test_silent_rules_are_not_disabled(build: Callable[..., Any]) -> None:
     engine = Engine(registry.make_rules())
     engine.evaluate(*build())
     assert len(engine.rules) == len(registry.rules())
@@ -62,7 +62,7 @@ targets = st.sampled_from(["binary", "signed", "index", "one_hot", "multilabel",
     steps=st.sampled_from([1, 2, 7, 60]),
     planned=st.sampled_from([None, 1, 4]),
 )
-def test_no_measurement_makes_a_rule_raise(
+def test_rules_never_raise_on_any_measurement(
     build: Callable[..., Any], data: st.DataObject, loss: str, kind: str, steps: int, planned: int | None
 ) -> None:
     scalars = {name: data.draw(odd, name) for name in STEP_COLUMNS if data.draw(st.booleans())}
@@ -85,36 +85,40 @@ def test_no_measurement_makes_a_rule_raise(
     with warnings.catch_warnings(), np.errstate(all="ignore"):  # as the engine does
         warnings.simplefilter("error")
         for rule in BUILTIN:
-            found = rule().check(*run)
-            if found is not None:
-                assert found.problem == rule.problem
-                assert found.message.endswith(".")
-                assert 0 <= found.confidence <= 1
+            finding = rule().check(*run)
+            if finding is not None:
+                assert finding.problem == rule.problem
+                assert finding.message.endswith(".")
+                assert 0 <= finding.confidence <= 1
 
 
 @pytest.mark.parametrize("since", [0, 300])
 @pytest.mark.parametrize("loss", ["ce", "cce", "custom"])
 @pytest.mark.parametrize("column", [*STEP_COLUMNS, *LAYER_COLUMNS])
-def test_no_message_has_numbers_that_are_none(build: Callable[..., Any], column: str, loss: str, since: int) -> None:
+def test_messages_contain_no_nan_or_inf(build: Callable[..., Any], column: str, loss: str, since: int) -> None:
     broken = {column: lambda t: np.inf if t >= since else 0.5}
     case = {"scalars": broken} if column in STEP_COLUMNS else {"scalars": {"accuracy": 0.25}, "table": broken}
     history, context = build(targets="index", loss=loss, output_units=4, losses=lambda t: 1.4, **case)
-    found = Engine(registry.make_rules()).evaluate(history, context)
-    assert [f.message for f in found if re.search(r"\b(inf|nan)\b", f.message)] == []
+    findings = Engine(registry.make_rules()).evaluate(history, context)
+    assert [f.message for f in findings if re.search(r"\b(inf|nan)\b", f.message)] == []
 
 
-def test_without_a_schedule_judgements_by_schedule_are_warnings(build: Callable[..., Any]) -> None:
+def test_without_a_schedule_verdicts_by_schedule_are_warnings(build: Callable[..., Any]) -> None:
     faded = {"grad_norm": [1e-9, 1e-6, 1e-2], "dead_units": [0.8, 0.8, np.nan]}
     run = build(losses=lambda t: 0.7, scalars={"accuracy": 0.5}, table=faded, planned_epochs=None)
-    found = Engine(registry.make_rules()).evaluate(*run)
-    assert {f.problem for f in found} == {"vanishing_gradient", "dying_relu", "not_learning"}
-    assert all(f.severity is Severity.WARNING for f in found)
+    findings = Engine(registry.make_rules()).evaluate(*run)
+    assert {f.problem for f in findings} == {"vanishing_gradient", "dying_relu", "not_learning"}
+    assert all(f.severity is Severity.WARNING for f in findings)
 
 
 def test_roots_come_before_consequences(build: Callable[..., Any]) -> None:
     table = {"grad_norm": [0.0, 0.0, 1e-2], "dead_units": [0.3, 1.0, np.nan]}
     run = build(losses=lambda t: 0.7, scalars={"accuracy": 0.5, "input_std": 90.0, "input_max_abs": 255.0}, table=table)
-    found = Engine(registry.make_rules()).evaluate(*run)
-    assert [f.problem for f in found][:2] == ["abnormal_data", "dying_relu"]
-    assert found[1].caused_by == "abnormal_data"
-    assert {f.problem for f in found if f.severity is Severity.ERROR} >= {"abnormal_data", "dying_relu", "not_learning"}
+    findings = Engine(registry.make_rules()).evaluate(*run)
+    assert [f.problem for f in findings][:2] == ["abnormal_data", "dying_relu"]
+    assert findings[1].caused_by == "abnormal_data"
+    assert {f.problem for f in findings if f.severity is Severity.ERROR} >= {
+        "abnormal_data",
+        "dying_relu",
+        "not_learning",
+    }

@@ -35,15 +35,15 @@ def rising(t: int) -> float:
 @pytest.mark.parametrize(
     ("case", "expected"),
     [
-        pytest.param(attention(0.03, 400.0) | STUCK, "error", id="hard choices and stuck"),
+        pytest.param(attention(0.03, 400.0) | STUCK, "error", id="low entropy and stuck"),
         pytest.param(attention(0.3, rising) | STUCK, "error", id="rising logits and stuck"),
         pytest.param(attention(0.3, rising) | DIVERGES, "error", id="rising logits and a loss that diverges"),
         pytest.param(attention(0.03) | STUCK | {"planned_epochs": None}, "warning", id="no schedule"),
         pytest.param(attention(0.03) | STUCK | {"steps": 12}, "warning", id="young"),
         pytest.param(attention(0.4, rising) | UNKNOWN, "warning", id="rising logits, outcome unknown"),
-        pytest.param(attention(0.03) | HALF_WAY, "error", id="hard choices that end half way"),
+        pytest.param(attention(0.03) | HALF_WAY, "error", id="low entropy that end half way"),
         pytest.param(attention(0.3, rising) | HALF_WAY, "warning", id="rising logits that end half way"),
-        pytest.param(attention(0.03, 400.0), None, id="hard choices that serve"),
+        pytest.param(attention(0.03, 400.0), None, id="low entropy that serve"),
         pytest.param(attention(0.3, rising), None, id="rising logits but learns"),
         pytest.param(attention(0.3, 150.0) | STUCK, None, id="large logits that do not rise"),
         pytest.param(attention(0.6, lambda t: 1 + t / 20) | STUCK, None, id="usual logits"),
@@ -52,18 +52,18 @@ def rising(t: int) -> float:
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = AttentionEntropyCollapse().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = AttentionEntropyCollapse().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
-def test_tells_what_was_measured(build: Callable[..., Any]) -> None:
+def test_message_has_the_measured_numbers(build: Callable[..., Any]) -> None:
     narrow = AttentionEntropyCollapse().check(*build(**attention(0.03, 400.0), **STUCK))
     loud = AttentionEntropyCollapse().check(*build(**attention(0.3, rising), **STUCK))
     assert narrow is not None
     assert loud is not None
     assert narrow.layers == loud.layers == ("attention",)
-    assert "have 3.0% of the largest entropy (largest logit 400)" in narrow.message
-    assert "The largest attention logit of layer attention is 596, 29 times that at the start" in loud.message
+    assert "has collapsed to 3.0% of the maximum entropy (largest logit 400)" in narrow.message
+    assert "The largest attention logit of layer attention has grown to 596, 29 times its initial value" in loud.message
     assert loud.evidence["logit_growth"] > 10
 
 
@@ -74,5 +74,5 @@ def test_either_signal_alone_is_enough(build: Callable[..., Any]) -> None:
 
 def test_threshold_is_monotone(build: Callable[..., Any]) -> None:
     run = build(**attention(0.15), **STUCK)
-    found = [AttentionEntropyCollapse(entropy=e).check(*run) is not None for e in (0.1, 0.2, 0.4)]
-    assert found == [False, True, True]
+    reported = [AttentionEntropyCollapse(entropy=e).check(*run) is not None for e in (0.1, 0.2, 0.4)]
+    assert reported == [False, True, True]

@@ -37,7 +37,7 @@ def bump(t: int) -> float:
         pytest.param(
             {"losses": lambda t: 0.7 if t < 50 else 1e-4 * (1 + t / 200), "scalars": {"accuracy": 0.7}},
             None,
-            id="doubles next to nothing",
+            id="doubles almost nothing",
         ),
         pytest.param(
             {"losses": lambda t: noise[t], "targets": "real", "loss": "custom", "scalars": {"accuracy": np.nan}},
@@ -74,15 +74,15 @@ def bump(t: int) -> float:
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = Divergence().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = Divergence().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
 def test_message_has_the_numbers(build: Callable[..., Any]) -> None:
-    found = Divergence().check(*build(losses=rises, scalars=CHANCE))
-    assert found is not None
-    assert "27 times its best so far" in found.message
-    assert "at the start; accuracy is 0.5" in found.message
+    finding = Divergence().check(*build(losses=rises, scalars=CHANCE))
+    assert finding is not None
+    assert "27 times its best value so far" in finding.message
+    assert "at the start; accuracy is 0.5" in finding.message
 
 
 def test_thresholds_are_monotone(build: Callable[..., Any]) -> None:

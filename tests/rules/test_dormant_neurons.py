@@ -53,9 +53,9 @@ def rectified(dormant: float, dead: float) -> dict[str, Any]:
             None,
             id="grown while the loss falls",
         ),
-        pytest.param(rectified(0.95, 0.95) | STUCK, None, id="dead: told by dying_relu"),
+        pytest.param(rectified(0.95, 0.95) | STUCK, None, id="dead: left to dying_relu"),
         pytest.param(rectified(0.45, 0.4) | STUCK, None, id="usual share of silent ReLUs"),
-        pytest.param(smooth(0.8, 0.8, 0.0), None, id="large network of which a part is enough"),
+        pytest.param(smooth(0.8, 0.8, 0.0), None, id="part of a large network is enough"),
         pytest.param(smooth(0.2, 0.2, 0.0) | STUCK, None, id="few units"),
         pytest.param(smooth(0.0, 0.0, 0.9) | STUCK, None, id="only the output"),
         pytest.param(smooth(0.8, 0.0, 0.0) | STUCK | {"steps": 30}, None, id="young"),
@@ -69,18 +69,18 @@ def rectified(dormant: float, dead: float) -> dict[str, Any]:
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = DormantNeurons().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = DormantNeurons().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
-def test_names_the_worst_layer_first_and_no_embedding(build: Callable[..., Any]) -> None:
+def test_worst_layer_comes_first_and_embeddings_are_ignored(build: Callable[..., Any]) -> None:
     layers = (LayerInfo("words", "embedding", None, 8, 80), *TANH)
     case = {"layers": layers, "table": {"dormant": [0.9, 0.4, 0.5, 0.0], "dead_units": np.nan}}
-    found = DormantNeurons().check(*build(**case, **STUCK))
-    assert found is not None
-    assert found.layers == ("fc2", "fc1")
-    assert found.evidence["dormant"] == pytest.approx(0.5)
-    assert "50% of the units of layer fc2" in found.message
+    finding = DormantNeurons().check(*build(**case, **STUCK))
+    assert finding is not None
+    assert finding.layers == ("fc2", "fc1")
+    assert finding.evidence["dormant"] == pytest.approx(0.5)
+    assert "50% of the units of layer fc2" in finding.message
 
 
 def test_threshold_is_monotone(build: Callable[..., Any]) -> None:

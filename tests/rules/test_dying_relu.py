@@ -33,18 +33,18 @@ STUCK: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = DyingReLU().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = DyingReLU().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
-def test_names_the_deadest_layer_first(build: Callable[..., Any]) -> None:
-    found = DyingReLU().check(*build(table={"dead_units": [0.75, 0.99, np.nan]}, **STUCK))
-    assert found is not None
-    assert found.layers == ("fc2", "fc1")
-    assert found.evidence["dead_units"] == pytest.approx(0.99)
+def test_layer_with_most_dead_units_comes_first(build: Callable[..., Any]) -> None:
+    finding = DyingReLU().check(*build(table={"dead_units": [0.75, 0.99, np.nan]}, **STUCK))
+    assert finding is not None
+    assert finding.layers == ("fc2", "fc1")
+    assert finding.evidence["dead_units"] == pytest.approx(0.99)
 
 
-def test_recovery_ends_it(build: Callable[..., Any]) -> None:
+def test_recovery_ends_the_finding(build: Callable[..., Any]) -> None:
     table = {"dead_units": lambda t: [0.9 if t < 400 else 0.3, 0.1, np.nan]}
     assert DyingReLU().check(*build(table=table, **STUCK)) is None
 

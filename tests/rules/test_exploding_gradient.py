@@ -84,33 +84,33 @@ OWN: dict[str, Any] = {
         pytest.param({"scalars": {"grad_norm": lambda t: 0.01 * (1 + t)}}, None, id="gradients grow, loss falls"),
         pytest.param({"table": {"grad_norm": [100.0, 1.0, 0.5]}}, None, id="large ratio, but learns"),
         pytest.param({"table": {"grad_norm": np.nan}, "scalars": {"grad_norm": np.nan}}, None, id="not measured"),
-        pytest.param(OWN | {"losses": lambda t: 0.05 * (1 + t)}, "warning", id="a loss of one's own that grows"),
+        pytest.param(OWN | {"losses": lambda t: 0.05 * (1 + t)}, "warning", id="a custom loss that grows"),
         pytest.param(OWN | {"losses": lambda t: 1e-3 * (1 + t) ** 3}, "error", id="the same, without bound"),
         pytest.param(OWN | {"losses": lambda t: 1.0 - 0.1 * t}, None, id="a likelihood that gets better"),
         pytest.param({"steps": 1}, None, id="one step"),
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = ExplodingGradient().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = ExplodingGradient().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
-def test_names_first_the_layer_that_grew_most(build: Callable[..., Any]) -> None:
+def test_layer_with_largest_growth_comes_first(build: Callable[..., Any]) -> None:
     table = {"grad_norm": lambda t: [0.3, 0.3 * grows(t), 0.3 * 2.0**t]}
     case = REAL | {"steps": 12, "losses": grows, "scalars": {"grad_norm": grows, "squared_error": grows}}
-    found = ExplodingGradient().check(*build(table=table, **case))
-    assert found is not None
-    assert found.layers[0] == "fc2"
+    finding = ExplodingGradient().check(*build(table=table, **case))
+    assert finding is not None
+    assert finding.layers[0] == "fc2"
 
 
-def test_noise_of_single_samples_is_no_explosion(build: Callable[..., Any]) -> None:
+def test_noise_of_single_samples_is_not_an_explosion(build: Callable[..., Any]) -> None:
     rng = np.random.default_rng(0)
     noisy = rng.lognormal(0, 1, 2000)
     scalars = {"grad_norm": lambda t: noisy[t], "batch_size": 1, "accuracy": 0.9}
     assert ExplodingGradient().check(*build(losses=lambda t: noisy[t], scalars=scalars)) is None
 
 
-def test_growth_that_is_over_is_no_finding(build: Callable[..., Any]) -> None:
+def test_growth_that_has_ended_is_not_reported(build: Callable[..., Any]) -> None:
     def bump(t: int) -> float:
         return 100.0 if 100 < t < 200 else 1.0
 
@@ -119,10 +119,10 @@ def test_growth_that_is_over_is_no_finding(build: Callable[..., Any]) -> None:
 
 def test_thresholds_are_monotone(build: Callable[..., Any]) -> None:
     run = build(**REAL, steps=12, losses=grows, scalars={"grad_norm": grows, "squared_error": grows})
-    found = [ExplodingGradient(growth=g, loss_growth=g).check(*run) is not None for g in (1e12, 1e3, 10.0)]
-    assert found == [False, True, True]
+    reported = [ExplodingGradient(growth=g, loss_growth=g).check(*run) is not None for g in (1e12, 1e3, 10.0)]
+    assert reported == [False, True, True]
 
 
-def test_weights_that_are_not_finite_are_for_another_rule(build: Callable[..., Any]) -> None:
+def test_nonfinite_weights_are_left_to_nonfinite(build: Callable[..., Any]) -> None:
     table = {"weight_norm": lambda t: 2.0 if t < 2 else np.inf, "update_ratio": lambda t: 0.1 if t < 2 else np.inf}
     assert ExplodingGradient().check(*build(**REAL, losses=lambda t: 5.0, table=table)) is None

@@ -41,18 +41,18 @@ def spiked(t: int, height: float = 50.0) -> float:
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = GradientSpike().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = GradientSpike().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
-def test_tells_where_and_how_large(build: Callable[..., Any]) -> None:
+def test_message_has_step_and_size(build: Callable[..., Any]) -> None:
     table = {"grad_norm": lambda t: [0.1, spiked(t), 0.1]}
-    found = GradientSpike().check(*build(**grads(spiked), table=table))
-    assert found is not None
-    assert 400 <= found.evidence["spike_step"] < 420
-    assert found.evidence["ratio"] == pytest.approx(50.0, rel=0.7)
-    assert found.evidence["usual_grad_norm"] == pytest.approx(0.5, rel=0.3)
-    assert found.layers == ("fc2",)
+    finding = GradientSpike().check(*build(**grads(spiked), table=table))
+    assert finding is not None
+    assert 400 <= finding.evidence["spike_step"] < 420
+    assert finding.evidence["ratio"] == pytest.approx(50.0, rel=0.7)
+    assert finding.evidence["usual_grad_norm"] == pytest.approx(0.5, rel=0.3)
+    assert finding.layers == ("fc2",)
 
 
 def test_thresholds_are_monotone(build: Callable[..., Any]) -> None:

@@ -29,8 +29,8 @@ SILENT: dict[str, Any] = {
 }
 
 
-def own(entropy: Any, low: float = 0.3, high: float = 0.7) -> dict[str, Any]:
-    """Return a training with a loss of its own, whose rows have this binary cross-entropy."""
+def custom(entropy: Any, low: float = 0.3, high: float = 0.7) -> dict[str, Any]:
+    """Return a training with a custom loss, whose rows have this binary cross-entropy."""
     return OWN | {"scalars": {"binary_entropy": entropy, "output_min": low, "output_max": high}}
 
 
@@ -52,21 +52,25 @@ POOR: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.25}}
         pytest.param({"loss": "mse", "targets": "one_hot", "output_units": 4}, None, id="squared error, learns"),
         pytest.param({"loss": "mse", "targets": "binary"}, None, id="squared error for two classes, learns"),
         pytest.param({"loss": "bce", "targets": "one_hot", "output_units": 4}, None, id="bce over one-hot, learns"),
-        pytest.param(own(lambda t: 0.4 - t), "error", id="labels from 1, in a binary cross-entropy of one's own"),
-        pytest.param(own(lambda t: 0.2 - t), None, id="a loss of one's own that is something else"),
-        pytest.param(own(lambda t: 0.4 - t, 0.4995, 0.5), None, id="outputs of one half: any logistic loss is ln 2"),
+        pytest.param(custom(lambda t: 0.4 - t), "error", id="labels from 1, in a custom binary cross-entropy"),
+        pytest.param(custom(lambda t: 0.2 - t), None, id="a custom loss that is not a cross-entropy"),
+        pytest.param(custom(lambda t: 0.4 - t, 0.4995, 0.5), None, id="outputs of one half: any logistic loss is ln 2"),
         pytest.param(
-            own(lambda t: 0.4 - t, 0.0, 0.0) | {"output_activation": "linear"}, None, id="logits of zero: the same"
+            custom(lambda t: 0.4 - t, 0.0, 0.0) | {"output_activation": "linear"}, None, id="logits of zero: the same"
         ),
         pytest.param(
-            own(lambda t: 0.4 - t, 0.0, 0.0) | {"output_activation": None}, None, id="logits or probabilities of zero"
+            custom(lambda t: 0.4 - t, 0.0, 0.0) | {"output_activation": None},
+            None,
+            id="logits or probabilities of zero",
         ),
         pytest.param(
-            own(lambda t: 0.4 - t, -1.0, 2.0) | {"output_activation": "linear"}, "error", id="labels from 1, logits"
+            custom(lambda t: 0.4 - t, -1.0, 2.0) | {"output_activation": "linear"}, "error", id="labels from 1, logits"
         ),
-        pytest.param(own(np.nan), None, id="probabilities of 0 and 1: clips unknown"),
-        pytest.param(own(lambda t: 0.4 - t) | {"targets": TWO}, None, id="labels 0 and 1 in one of one's own"),
-        pytest.param(SILENT, "error", id="one unit normalized over itself"),
+        pytest.param(custom(np.nan), None, id="probabilities of 0 and 1: clips unknown"),
+        pytest.param(
+            custom(lambda t: 0.4 - t) | {"targets": TWO}, None, id="labels 0 and 1 in a custom binary cross-entropy"
+        ),
+        pytest.param(SILENT, "error", id="one unit normalized by itself"),
         pytest.param(SILENT | {"output_units": 2}, None, id="two units, all margins kept"),
         pytest.param(SILENT | {"scalars": {**SILENT["scalars"], "accuracy": 0.99}}, None, id="solved from the start"),
         pytest.param(SILENT | {"scalars": {**SILENT["scalars"], "grad_norm": 0.1}}, None, id="gradients"),
@@ -81,5 +85,5 @@ POOR: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.25}}
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = ImproperLoss().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = ImproperLoss().check(*build(**case))
+    assert (finding.severity if finding else None) == expected

@@ -98,55 +98,53 @@ def case(loss: str, activation: str | None, targets: str, units: int, steps: int
     ],
 )
 def test_verdict(build: Callable[..., Any], given: dict[str, Any], expected: str | None) -> None:
-    found = ImproperOutputActivation().check(*build(**given))
-    assert (found.severity if found else None) == expected
+    finding = ImproperOutputActivation().check(*build(**given))
+    assert (finding.severity if finding else None) == expected
 
 
-def test_threshold_of_the_paper_counts(build: Callable[..., Any]) -> None:
+def test_threshold_of_the_paper_is_used(build: Callable[..., Any]) -> None:
     run = build(**case("cce", "sigmoid", "one_hot", 4, **ONE | {"output_row_sum": 2.0}))
     assert ImproperOutputActivation(row_sum=3).check(*run) is None
     assert ImproperOutputActivation(row_sum=1.5).check(*run) is not None
 
 
 def test_names_layer_and_numbers(build: Callable[..., Any]) -> None:
-    found = ImproperOutputActivation().check(*build(**case("mse", "sigmoid", "large", 1, **ONE)))
-    assert found is not None
-    assert found.layers == ("out",)
-    assert found.evidence["target_max"] == 9e4
-    assert "sigmoid" in found.message
+    finding = ImproperOutputActivation().check(*build(**case("mse", "sigmoid", "large", 1, **ONE)))
+    assert finding is not None
+    assert finding.layers == ("out",)
+    assert finding.evidence["target_max"] == 9e4
+    assert "sigmoid" in finding.message
 
 
 SILENT = {"dead_units": [0.2, 0.1, 1.0], "grad_norm": 0.0}
 PARTLY = {"dead_units": [0.2, 0.1, 0.25]}
 
 
-def test_outputs_cut_to_zero_for_good_are_told_without_any_targets(
-    build: Callable[..., Any], target_summaries: dict[str, Any]
-) -> None:
+def test_dead_outputs_are_reported_without_targets(build: Callable[..., Any], target_summaries: dict[str, Any]) -> None:
     nothing = type(target_summaries["real"])()
     given = case("custom", "relu", nothing, 1, 12, output_min=0.0, output_max=0.0, accuracy=np.nan)  # type: ignore[arg-type]
-    found = ImproperOutputActivation().check(*build(**given, table=SILENT))
-    assert found is not None
-    assert found.severity == "error"
-    assert "0 for every input" in found.message
-    assert found.layers == ("out",)
+    finding = ImproperOutputActivation().check(*build(**given, table=SILENT))
+    assert finding is not None
+    assert finding.severity == "error"
+    assert "0 for every input" in finding.message
+    assert finding.layers == ("out",)
     learning = SILENT | {"grad_norm": 0.5}  # another path, such as a second output, still learns
     assert ImproperOutputActivation().check(*build(**given, table=learning)) is None
 
 
 @pytest.mark.parametrize(("accuracy", "steps", "expected"), [(0.8, 400, "error"), (0.98, 400, "warning")])
-def test_classes_that_a_relu_has_lost_are_an_error_unless_the_model_is_good(
+def test_dead_relu_classes_are_an_error_unless_the_model_is_good(
     build: Callable[..., Any], accuracy: float, steps: int, expected: str | None
 ) -> None:
     given = case("ce", "relu", "index", 4, steps, output_min=0.0, output_max=5.0, accuracy=accuracy)
-    found = ImproperOutputActivation().check(*build(**given, table=PARTLY))
-    assert (found.severity if found else None) == expected
+    finding = ImproperOutputActivation().check(*build(**given, table=PARTLY))
+    assert (finding.severity if finding else None) == expected
     whole = ImproperOutputActivation().check(*build(**given))
     assert whole is None
 
 
-def test_relu_for_classes_counts_where_the_loss_is_a_function(build: Callable[..., Any]) -> None:
+def test_relu_on_class_outputs_with_a_functional_loss(build: Callable[..., Any]) -> None:
     given = case("none", "relu", "binary", 1, 600, output_min=0.0, output_max=0.9, accuracy=0.5)
-    found = ImproperOutputActivation().check(*build(**given))
-    assert found is not None
-    assert found.severity == "error"
+    finding = ImproperOutputActivation().check(*build(**given))
+    assert finding is not None
+    assert finding.severity == "error"

@@ -64,13 +64,13 @@ CLASSES: dict[str, Any] = {"targets": "index", "loss": "ce", "output_units": 4}
         ),
         pytest.param(GOOD | NARROW, None, id="one unit is enough"),
         pytest.param(LOW | WIDE, None, id="wide and poor: noisy labels"),
-        pytest.param(LOW | {"layers": dense(16, 1, 1)}, None, id="one number is all that the output needs"),
+        pytest.param(LOW | {"layers": dense(16, 1, 1)}, None, id="one number suffices for the output"),
         pytest.param(LOW | CLASSES | {"layers": dense(16, 2, 4)}, "error", id="two units for four classes"),
         pytest.param(LOW | CLASSES | {"layers": dense(16, 8, 4)}, None, id="eight units for four classes"),
         pytest.param(
             LOW | {"layers": (LayerInfo("score", "dense", "tanh", 1, 17), *dense(16, 1))},
             None,
-            id="a unit beside the way",
+            id="a unit in a side branch",
         ),
         pytest.param(
             REAL | {"layers": dense(8, 1, 8, 8), "output_units": 8, "scalars": {"squared_error": 0.6}},
@@ -108,7 +108,7 @@ CLASSES: dict[str, Any] = {"targets": "index", "loss": "ce", "output_units": 4}
         pytest.param(
             LOW | DECAYED | {"optimizer": OptimizerInfo("adam", 0.001, weight_decay=0.01)},
             None,
-            id="decay within the gradient, next to nothing beside it",
+            id="decay within the gradient, almost nothing beside it",
         ),
         pytest.param(
             LOW | DECAYED | {"optimizer": OptimizerInfo("adam", 0.001, weight_decay=10.0)},
@@ -128,12 +128,12 @@ CLASSES: dict[str, Any] = {"targets": "index", "loss": "ce", "output_units": 4}
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = InsufficientCapacity().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = InsufficientCapacity().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
 def test_the_narrow_layer_is_named(build: Callable[..., Any]) -> None:
-    found = InsufficientCapacity().check(*build(**LOW, **NARROW))
-    assert found is not None
-    assert found.layers == ("fc0",)
-    assert "one unit" in found.message
+    finding = InsufficientCapacity().check(*build(**LOW, **NARROW))
+    assert finding is not None
+    assert finding.layers == ("fc0",)
+    assert "single unit" in finding.message

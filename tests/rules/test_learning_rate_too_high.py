@@ -83,7 +83,7 @@ EACH_STEP: dict[str, Any] = {"steps": 48, "per_epoch": 2, "planned_epochs": 24} 
                 "table": steps(0.5, 4),
             },
             "warning",
-            id="a loss of one's own that grows",
+            id="a custom loss that grows",
         ),
         pytest.param(
             {"steps": 8, "losses": explodes, "targets": "real", "loss": "mse", "table": steps(2.0, 100.0)},
@@ -122,7 +122,7 @@ EACH_STEP: dict[str, Any] = {"steps": 48, "per_epoch": 2, "planned_epochs": 24} 
         pytest.param(
             CHANCE | EACH_STEP | turning(-0.9),
             "error",
-            id="each step turns the gradient round",
+            id="each step reverses the gradient",
         ),
         pytest.param(CHANCE | turning(-0.9), None, id="turned round after even numbers of steps: chance"),
         pytest.param(
@@ -157,52 +157,52 @@ EACH_STEP: dict[str, Any] = {"steps": 48, "per_epoch": 2, "planned_epochs": 24} 
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = LearningRateTooHigh().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = LearningRateTooHigh().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
 @pytest.mark.parametrize(
     ("context", "words"),
     [
-        ({"optimizer": OptimizerInfo("sgd", 0.05, 0.999)}, "a momentum of 0.999 adds up 1000 steps"),
+        ({"optimizer": OptimizerInfo("sgd", 0.05, 0.999)}, "a momentum of 0.999 sums 1000 steps"),
         ({"optimizer": OptimizerInfo("sgd", 0.05, 0.9)}, "The learning rate of 0.05 is too high"),
     ],
 )
-def test_says_what_raises_the_rate(build: Callable[..., Any], context: dict[str, Any], words: str) -> None:
-    found = LearningRateTooHigh().check(*build(**CHANCE, table=steps(0.5, 4), **context))
-    assert found is not None
-    assert words in found.message
+def test_message_names_what_amplifies_the_rate(build: Callable[..., Any], context: dict[str, Any], words: str) -> None:
+    finding = LearningRateTooHigh().check(*build(**CHANCE, table=steps(0.5, 4), **context))
+    assert finding is not None
+    assert words in finding.message
 
 
 def test_names_the_largest_rate_of_a_schedule(build: Callable[..., Any]) -> None:
     scalars = CHANCE["scalars"] | {"learning_rate": lambda t: 5.0 if 2 < t < 9 else 0.02}
-    found = LearningRateTooHigh().check(*build(**CHANCE | {"scalars": scalars}, table=steps(0.5, 4)))
-    assert found is not None
-    assert "The learning rate of 5 is too high" in found.message
+    finding = LearningRateTooHigh().check(*build(**CHANCE | {"scalars": scalars}, table=steps(0.5, 4)))
+    assert finding is not None
+    assert "The learning rate of 5 is too high" in finding.message
 
 
-def test_names_a_loss_that_is_summed_over_the_batch(build: Callable[..., Any]) -> None:
+def test_message_names_a_loss_summed_over_the_batch(build: Callable[..., Any]) -> None:
     history, context = build(**CHANCE, table=steps(0.5, 4))
     summed = type(context)(**{name: getattr(context, name) for name in context.__slots__} | {"loss": _summed()})
-    found = LearningRateTooHigh().check(history, summed)
-    assert found is not None
-    assert "the loss is a sum over 32 samples" in found.message
+    finding = LearningRateTooHigh().check(history, summed)
+    assert finding is not None
+    assert "the loss is a sum over 32 samples" in finding.message
 
 
 def _summed() -> LossInfo:
     return LossInfo("BCEWithLogitsLoss", "binary_cross_entropy", "logits", reduction="sum")
 
 
-def test_adversarial_training_without_a_measure_is_left_alone(build: Callable[..., Any]) -> None:
+def test_adversarial_training_of_unknown_skill_is_not_judged(build: Callable[..., Any]) -> None:
     several = OptimizerInfo("adam", 0.1, several=True)
     run = {"targets": "real", "loss": "custom", "scalars": {"accuracy": np.nan}, "losses": explodes}
     assert LearningRateTooHigh().check(*build(**run, steps=12, table=steps(2.0, 9.0), optimizer=several)) is None
 
 
-def test_first_step_is_told_for_the_repair(build: Callable[..., Any]) -> None:
-    found = LearningRateTooHigh().check(*build(**CHANCE, table=steps(0.5, 4)))
-    assert found is not None
-    assert found.evidence["first_step"] == pytest.approx(0.5)
+def test_evidence_has_the_first_step_for_the_repair(build: Callable[..., Any]) -> None:
+    finding = LearningRateTooHigh().check(*build(**CHANCE, table=steps(0.5, 4)))
+    assert finding is not None
+    assert finding.evidence["first_step"] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -215,26 +215,26 @@ def test_first_step_is_told_for_the_repair(build: Callable[..., Any]) -> None:
         (lambda t: 5.0 * (0.5 if t < 3 else 4.0**t), "sgd", None),  # it fell at first
     ],
 )
-def test_a_loss_that_grows_by_the_same_factor_tells_the_curvature(
+def test_constant_growth_of_the_loss_gives_the_curvature(
     build: Callable[..., Any], losses: Callable[[int], float], optimizer: str, sharpness: float | None
 ) -> None:
     run = {"targets": "real", "loss": "mse", "scalars": {"squared_error": losses}, "losses": losses}
-    found = LearningRateTooHigh().check(
+    finding = LearningRateTooHigh().check(
         *build(**run, steps=12, table=steps(2.0, 9.0), optimizer=OptimizerInfo(optimizer, 0.1))
     )
-    assert found is not None
-    assert found.evidence.get("sharpness") == (None if sharpness is None else pytest.approx(sharpness))
+    assert finding is not None
+    assert finding.evidence.get("sharpness") == (None if sharpness is None else pytest.approx(sharpness))
 
 
 def test_thresholds_are_monotone(build: Callable[..., Any]) -> None:
     run = build(**CHANCE, table=steps(0.5, 2))
-    found = [LearningRateTooHigh(step=least).check(*run) is not None for least in (10.0, 0.4, 0.1)]
-    assert found == sorted(found)
-    assert found[-1]
-    assert not found[0]
+    reported = [LearningRateTooHigh(step=least).check(*run) is not None for least in (10.0, 0.4, 0.1)]
+    assert reported == sorted(reported)
+    assert reported[-1]
+    assert not reported[0]
 
 
-def test_frozen_layers_play_no_part(build: Callable[..., Any]) -> None:
+def test_frozen_layers_are_ignored(build: Callable[..., Any]) -> None:
     layers = (LayerInfo("a", "dense", "relu", 16, 100, frozen=True), LayerInfo("b", "dense", "relu", 16, 100))
     table = {
         "dead_units": 0.0,

@@ -71,24 +71,24 @@ def clipped(t: int) -> float:
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = LearningRateTooLow().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = LearningRateTooLow().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
-def test_leap_early_in_the_run_is_no_standstill(build: Callable[..., Any]) -> None:
+def test_large_early_step_is_not_a_standstill(build: Callable[..., Any]) -> None:
     table = {"update_ratio": lambda t: 0.5 if t < 5 else 1e-5, "weight_norm": 5.0}
     assert LearningRateTooLow().check(*build(**STILL | {"table": table})) is None
 
 
 def test_names_the_clipping(build: Callable[..., Any]) -> None:
     scalars = {"accuracy": 0.52, "grad_norm": clipped}
-    found = LearningRateTooLow().check(*build(**STILL | {"scalars": scalars}))
-    assert found is not None
-    assert "clipped to 0.001" in found.message
-    assert found.evidence["clipped_norm"] == pytest.approx(1e-3, rel=1e-3)
+    finding = LearningRateTooLow().check(*build(**STILL | {"scalars": scalars}))
+    assert finding is not None
+    assert "clipped to a norm of 0.001" in finding.message
+    assert finding.evidence["clipped_norm"] == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_thresholds_are_monotone(build: Callable[..., Any]) -> None:
     run = build(**STILL)
-    found = [LearningRateTooLow(travel=travel).check(*run) is not None for travel in (1e-4, 0.05, 0.1)]
-    assert found == [False, True, True]
+    reported = [LearningRateTooLow(travel=travel).check(*run) is not None for travel in (1e-4, 0.05, 0.1)]
+    assert reported == [False, True, True]

@@ -35,7 +35,7 @@ def run(curve: Callable[[int], float], **more: Any) -> dict[str, Any]:
         pytest.param(run(calm), None, id="none"),
         pytest.param(run(lambda t: 0.2 * heavy[t]), None, id="heavy-tailed batches"),
         pytest.param(run(lambda t: spiked(t, begin=30)), None, id="in the first steps"),
-        pytest.param(run(lambda t: 1e-4 * spiked(t) if t > 10 else 0.7), None, id="next to nothing of the whole loss"),
+        pytest.param(run(lambda t: 1e-4 * spiked(t) if t > 10 else 0.7), None, id="almost nothing of the whole loss"),
         pytest.param(run(spiked) | {"scalars": {"accuracy": 0.98}}, None, id="did no harm"),
         pytest.param(
             run(spiked) | {"scalars": {"accuracy": 0.75, "learning_rate": lambda t: 0.1 if t >= 440 else 0.01}},
@@ -43,28 +43,28 @@ def run(curve: Callable[[int], float], **more: Any) -> dict[str, Any]:
             id="restart of the learning rate",
         ),
         pytest.param(run(spiked, optimizer=OptimizerInfo("adam", 1e-3, several=True)), None, id="adversarial"),
-        pytest.param(run(lambda t: np.inf if t > 500 else spiked(t)), None, id="not finite is for another rule"),
+        pytest.param(run(lambda t: np.inf if t > 500 else spiked(t)), None, id="not finite: left to nonfinite"),
         pytest.param(run(spiked, steps=60), None, id="too few losses"),
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = LossSpike().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = LossSpike().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
-@pytest.mark.parametrize(("length", "words"), [(30, "it has come back to"), (150, "it is still")])
-def test_says_where_and_whether_it_came_back(build: Callable[..., Any], length: int, words: str) -> None:
-    found = LossSpike().check(*build(**run(lambda t: spiked(t, length=length))))
-    assert found is not None
-    assert found.evidence["spike_step"] == pytest.approx(450, abs=5)
-    assert words in found.message
+@pytest.mark.parametrize(("length", "words"), [(30, "and has since returned to"), (150, "and is still")])
+def test_message_has_step_and_recovery(build: Callable[..., Any], length: int, words: str) -> None:
+    finding = LossSpike().check(*build(**run(lambda t: spiked(t, length=length))))
+    assert finding is not None
+    assert finding.evidence["spike_step"] == pytest.approx(450, abs=5)
+    assert words in finding.message
 
 
-def test_policy_gradients_have_no_level_to_leap_from(build: Callable[..., Any]) -> None:
+def test_policy_gradient_losses_are_not_judged(build: Callable[..., Any]) -> None:
     case = run(lambda t: float(noise[t]), targets="real", loss="custom") | {"scalars": {"accuracy": np.nan}}
     assert LossSpike().check(*build(**case)) is None
 
 
 def test_thresholds_are_monotone(build: Callable[..., Any]) -> None:
-    found = [LossSpike(rise=rise).check(*build(**run(spiked))) is not None for rise in (10.0, 0.5, 0.1)]
-    assert found == [False, True, True]
+    reported = [LossSpike(rise=rise).check(*build(**run(spiked))) is not None for rise in (10.0, 0.5, 0.1)]
+    assert reported == [False, True, True]

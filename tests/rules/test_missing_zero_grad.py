@@ -34,10 +34,10 @@ SWINGS = lambda t: 1.0 + 0.5 * np.sin(t)  # noqa: E731
         pytest.param(
             BAD | {"scalars": {"accuracy": 0.5, "stale_gradients": lambda t: float(t < 200)}},
             None,
-            id="mended long ago",
+            id="fixed long ago",
         ),
         pytest.param({"losses": SWINGS, "scalars": SUMMED}, "warning", id="by direction and norm"),
-        pytest.param({"losses": SWINGS, "scalars": SUMMED | {"stale_gradients": 0.0}}, None, id="seen to be reset"),
+        pytest.param({"losses": SWINGS, "scalars": SUMMED | {"stale_gradients": 0.0}}, None, id="reset"),
         pytest.param({"losses": SWINGS, "scalars": SUMMED, "framework": "keras3"}, None, id="Keras always resets"),
         pytest.param({"scalars": SUMMED | {"accuracy": 0.9}}, None, id="leaves a plateau: the loss falls"),
         pytest.param({"losses": SWINGS, "scalars": SUMMED | {"gradient_cosine": 0.5}}, None, id="turning gradients"),
@@ -46,13 +46,13 @@ SWINGS = lambda t: 1.0 + 0.5 * np.sin(t)  # noqa: E731
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = MissingZeroGrad().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = MissingZeroGrad().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
-def test_says_how_often(build: Callable[..., Any]) -> None:
-    found = MissingZeroGrad().check(*build(**BAD))
-    assert found is not None
-    assert found.evidence["share"] == 1
-    assert "zero_grad() is missing" in found.message
+def test_message_has_the_share_of_steps(build: Callable[..., Any]) -> None:
+    finding = MissingZeroGrad().check(*build(**BAD))
+    assert finding is not None
+    assert finding.evidence["share"] == 1
+    assert "zero_grad() is missing" in finding.message
     assert MissingZeroGrad(share=1.0).check(*build(**BAD)) is not None

@@ -27,11 +27,11 @@ LAYERS = tuple(LayerInfo(name, "dense", "relu", 16, 100) for name in ("one", "tw
         pytest.param({"losses": lambda t: 0.5, "scalars": {"accuracy": 0.7}, "table": CUT_OFF}, "warning", id="fair"),
         pytest.param(CHANCE | {"table": DIED}, "error", id="died, at chance"),
         pytest.param({"table": DIED}, None, id="died, but learns"),
-        pytest.param(CHANCE | {"table": NOTHING, "steps": 12}, "error", id="no layer gets any"),
+        pytest.param(CHANCE | {"table": NOTHING, "steps": 12}, "error", id="no layer has a gradient"),
         pytest.param(
             {"table": NOTHING, "targets": "real", "loss": "custom", "scalars": {"accuracy": np.nan}},
             "warning",
-            id="no layer gets any, no measure of skill",
+            id="no layer has a gradient, no measure of skill",
         ),
         pytest.param({"table": NOTHING, "scalars": {"accuracy": 1.0}}, None, id="at a perfect fit"),
         pytest.param(
@@ -62,11 +62,11 @@ LAYERS = tuple(LayerInfo(name, "dense", "relu", 16, 100) for name in ("one", "tw
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = NoGradient().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = NoGradient().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
-def test_frozen_layers_have_none_by_design(build: Callable[..., Any]) -> None:
+def test_frozen_layers_are_ignored(build: Callable[..., Any]) -> None:
     layers = (
         LayerInfo("backbone", "dense", "relu", 16, 100, frozen=True),
         LayerInfo("pool", "pool"),
@@ -76,21 +76,21 @@ def test_frozen_layers_have_none_by_design(build: Callable[..., Any]) -> None:
     assert NoGradient().check(*build(**CHANCE, layers=layers, table=table)) is None
 
 
-def test_layers_that_rest_now_and_then_are_left_alone(build: Callable[..., Any]) -> None:
+def test_occasionally_idle_layers_are_not_reported(build: Callable[..., Any]) -> None:
     rests = {"grad_norm": lambda t: [0.3 * (t % 3 == 0), 0.3, 0.3]}
     assert NoGradient().check(*build(**CHANCE, table=rests)) is None
 
 
 def test_names_the_layers(build: Callable[..., Any]) -> None:
-    found = NoGradient().check(*build(**CHANCE, table={"grad_norm": [0.0, np.nan, 0.3]}))
-    assert found is not None
-    assert found.layers == ("fc1", "fc2")
-    assert found.message.startswith("Layers fc1, fc2 got no gradient in any of the")
+    finding = NoGradient().check(*build(**CHANCE, table={"grad_norm": [0.0, np.nan, 0.3]}))
+    assert finding is not None
+    assert finding.layers == ("fc1", "fc2")
+    assert finding.message.startswith("Layers fc1, fc2 receive no gradient in any of the")
 
 
 def test_thresholds_are_monotone(build: Callable[..., Any]) -> None:
     run = build(**CHANCE, table=DIED, steps=80)
-    found = [NoGradient(samples=n).check(*run) is not None for n in (500, 30, 2)]
-    assert found == sorted(found)
-    assert found[-1]
-    assert not found[0]
+    reported = [NoGradient(samples=n).check(*run) is not None for n in (500, 30, 2)]
+    assert reported == sorted(reported)
+    assert reported[-1]
+    assert not reported[0]

@@ -89,11 +89,11 @@ def below_its_start(t: int) -> float:
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = NotLearning().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = NotLearning().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
-def test_imbalanced_classes_are_judged_by_the_commonest_one(
+def test_imbalanced_classes_are_compared_with_the_most_common_one(
     build: Callable[..., Any], target_summaries: dict[str, Any]
 ) -> None:
     from dataclasses import replace
@@ -103,7 +103,7 @@ def test_imbalanced_classes_are_judged_by_the_commonest_one(
     assert NotLearning().check(*build(targets=rare, losses=lambda t: 0.3, scalars={"accuracy": 0.9})) is None
 
 
-def test_single_samples_are_judged_by_the_cross_entropy(build: Callable[..., Any]) -> None:
+def test_batches_of_one_are_judged_by_cross_entropy(build: Callable[..., Any]) -> None:
     rng = np.random.default_rng(0)
     scalars = {"batch_size": 1, "accuracy": lambda t: float(rng.random() < 0.5)}
     stuck = build(losses=lambda t: 0.693 + 0.05 * rng.standard_normal(), scalars=scalars)
@@ -112,18 +112,18 @@ def test_single_samples_are_judged_by_the_cross_entropy(build: Callable[..., Any
     assert NotLearning().check(*learns) is None
 
 
-def test_a_run_that_learned_late_is_no_finding(build: Callable[..., Any]) -> None:
+def test_late_learning_is_not_reported(build: Callable[..., Any]) -> None:
     late = build(
         losses=lambda t: 0.69 if t < 300 else 0.2, scalars={"accuracy": lambda t: 0.5 if t < 300 else 0.95}, steps=580
     )
     assert NotLearning().check(*late) is None
 
 
-def test_does_not_call_flat_what_another_rule_calls_falling(build: Callable[..., Any]) -> None:
+def test_slowly_falling_loss_is_not_called_flat(build: Callable[..., Any]) -> None:
     run = build(**CHANCE | {"losses": lambda t: 0.8 - 1e-4 * t, "finished": True})
     slow, stuck = SlowConvergence().check(*run), NotLearning().check(*run)
     assert slow is not None
-    assert "The loss fell" in slow.message
+    assert "the loss fell" in slow.message
     assert stuck is not None
     assert "flat" not in stuck.message
 
@@ -133,7 +133,8 @@ def test_does_not_call_flat_what_another_rule_calls_falling(build: Callable[...,
     [
         pytest.param(
             {},
-            "The loss is flat and accuracy is 0.5 (always predicting the most common class gives 0.5) after 600 steps.",
+            "The loss is flat, and accuracy is 0.5 (always predicting the most common class gives 0.5) after 600 "
+            "steps.",
             id="flat",
         ),
         pytest.param(
@@ -142,11 +143,13 @@ def test_does_not_call_flat_what_another_rule_calls_falling(build: Callable[...,
             id="judged by the loss",
         ),
         pytest.param(
-            {"losses": lambda t: 0.7 if t < 400 else np.inf}, "The loss is not finite after 600 steps.", id="not finite"
+            {"losses": lambda t: 0.7 if t < 400 else np.inf},
+            "The loss is NaN or infinite after 600 steps.",
+            id="not finite",
         ),
     ],
 )
-def test_says_what_is_true_of_the_loss(build: Callable[..., Any], case: dict[str, Any], message: str) -> None:
-    found = NotLearning().check(*build(**CHANCE | case))
-    assert found is not None
-    assert found.message == message
+def test_message_describes_the_loss(build: Callable[..., Any], case: dict[str, Any], message: str) -> None:
+    finding = NotLearning().check(*build(**CHANCE | case))
+    assert finding is not None
+    assert finding.message == message

@@ -65,8 +65,8 @@ REAL = {"targets": "real", "loss": "mse", "losses": lambda t: 0.2 + np.exp(-t / 
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = OscillatingLoss().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = OscillatingLoss().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
 def test_early_swings_leave_the_window(build: Callable[..., Any]) -> None:
@@ -74,7 +74,7 @@ def test_early_swings_leave_the_window(build: Callable[..., Any]) -> None:
     assert OscillatingLoss().check(*run) is None
 
 
-def test_late_swings_are_found(build: Callable[..., Any]) -> None:
+def test_late_swings_are_detected(build: Callable[..., Any]) -> None:
     run = build(epochs={"val_accuracy": lambda e: calm[e] if e < 12 else wild[e]})
     assert OscillatingLoss().check(*run) is not None
 
@@ -85,25 +85,27 @@ def test_thresholds_of_the_paper_are_monotone(build: Callable[..., Any]) -> None
     assert [OscillatingLoss(share=s).check(*run) is not None for s in (1.0, 0.2)] == [False, True]
 
 
-def test_a_raised_rate_is_found_where_the_run_was_good_before(build: Callable[..., Any]) -> None:
+def test_raised_rate_is_detected_after_a_good_start(build: Callable[..., Any]) -> None:
     run = build(epochs={"val_accuracy": lambda e: calm[e] if e < 15 else 0.35 + 0.3 * (e % 2)})
-    found = OscillatingLoss().check(*run)
-    assert found is not None
-    assert found.severity == "error"
-    assert found.evidence["best"] == max(calm[:15])
-    assert found.evidence["behind_best"] > 0.7
+    finding = OscillatingLoss().check(*run)
+    assert finding is not None
+    assert finding.severity == "error"
+    assert finding.evidence["best"] == max(calm[:15])
+    assert finding.evidence["behind_best"] > 0.7
 
 
 @pytest.mark.parametrize("rows", [50, 60, 100, 150, 400])
 @pytest.mark.parametrize("accuracy", [0.6, 0.85, 0.97, 1.0])
-def test_flicker_of_validation_sets(build: Callable[..., Any], rows: int, accuracy: float) -> None:
+def test_noise_of_small_validation_sets_is_rarely_reported(
+    build: Callable[..., Any], rows: int, accuracy: float
+) -> None:
     """A set whose answers are drawn anew for a fifth of its rows each epoch hardly ever seems to swing."""
     draw = np.random.default_rng(rows)
-    found = 0
+    finding = 0
     for _ in range(40):
         values = draw.binomial(1, accuracy, rows)[None] * np.ones((30, 1))
         again = draw.random((30, rows)) < 0.2
         values[again] = draw.binomial(1, accuracy, int(again.sum()))
         mean = values.mean(axis=1)
-        found += OscillatingLoss().check(*build(epochs={"val_accuracy": mean.__getitem__})) is not None
-    assert found <= 2
+        finding += OscillatingLoss().check(*build(epochs={"val_accuracy": mean.__getitem__})) is not None
+    assert finding <= 2

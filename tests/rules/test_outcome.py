@@ -40,19 +40,19 @@ def test_skill_is_zero_at_the_trivial_predictor_and_one_for_a_perfect_model(buil
     assert outcome(*build(**case, scalars={"squared_error": 0.0})).skill == pytest.approx(1)
 
 
-def test_few_rows_tell_nothing(build: Callable[..., Any]) -> None:
+def test_skill_is_unknown_with_few_rows(build: Callable[..., Any]) -> None:
     result = outcome(*build(loss="custom", steps=8, scalars={"accuracy": 0.5, "batch_size": 1}))
     assert not result.known
     assert not result.stuck()
     assert not result.learned(0.0)
 
 
-def test_any_witness_that_has_learned_counts(build: Callable[..., Any]) -> None:
+def test_best_skill_estimate_counts(build: Callable[..., Any]) -> None:
     run = build(scalars={"accuracy": 0.5}, epochs={"val_accuracy": lambda e: 0.95})
     assert outcome(*run).learned(0.5)
 
 
-def test_samples_of_the_start_say_nothing_on_the_present(build: Callable[..., Any]) -> None:
+def test_old_samples_do_not_count(build: Callable[..., Any]) -> None:
     history, context = build(steps=10, loss="custom", scalars={"accuracy": 0.5})
     history.step = 500
     assert not outcome(history, context).known
@@ -65,12 +65,12 @@ def test_masked_targets_have_no_trivial_accuracy(build: Callable[..., Any], targ
     assert not outcome(*build(targets=masked, loss="ce", output_units=4, scalars={"accuracy": 0.5})).known
 
 
-def test_severity_of_a_judgement_by_schedule(build: Callable[..., Any]) -> None:
+def test_severity_of_a_verdict_by_schedule(build: Callable[..., Any]) -> None:
     assert outcome(*build()).worst is Severity.ERROR
     assert outcome(*build(planned_epochs=None)).worst is Severity.WARNING
 
 
-def test_growth_is_told_from_noise() -> None:
+def test_growth_is_distinguished_from_noise() -> None:
     rng = np.random.default_rng(0)
     assert growth(10.0 ** np.arange(8)) > 1e4
     assert growth(np.r_[np.ones(5), np.inf]) == math.inf
@@ -80,7 +80,7 @@ def test_growth_is_told_from_noise() -> None:
     assert math.isnan(growth(np.array([1.0])))
 
 
-def test_only_what_the_next_layer_gets_counts_as_activated(build: Callable[..., Any]) -> None:
+def test_activated_rows_are_inputs_of_the_next_layer(build: Callable[..., Any]) -> None:
     layers = [
         LayerInfo("fc", "dense"),
         LayerInfo("bn", "norm"),
@@ -95,7 +95,7 @@ def test_only_what_the_next_layer_gets_counts_as_activated(build: Callable[..., 
 @pytest.mark.parametrize(
     ("loss", "trivial"), [("ce", math.log(4)), ("bce", -0.25 * math.log(0.25) - 0.75 * math.log(0.75))]
 )
-def test_cross_entropy_of_constant_answers_is_no_skill_in_one_hot_targets(
+def test_cross_entropy_of_constant_predictions_is_zero_skill_for_one_hot_targets(
     build: Callable[..., Any], loss: str, trivial: float
 ) -> None:
     noise = np.random.default_rng(0).normal(0, 0.01, 600)
@@ -109,14 +109,14 @@ def test_cross_entropy_of_constant_answers_is_no_skill_in_one_hot_targets(
     assert abs(outcome(*run).skill) < 0.15
 
 
-def test_a_score_worked_out_from_the_loss_is_told_as_the_loss(build: Callable[..., Any]) -> None:
+def test_score_derived_from_the_loss_is_stated_as_a_loss(build: Callable[..., Any]) -> None:
     noise = np.random.default_rng(0).normal(0, 0.01, 600)
     run = build(losses=lambda t: 3 * math.log(2) + noise[t], scalars={"accuracy": np.nan})
 
-    found = outcome(*run)
+    result = outcome(*run)
 
-    assert found.score == 0
-    assert found.words == "the loss is 3 times that of a constant prediction"
+    assert result.score == 0
+    assert result.words == "the loss is 3 times that of a constant prediction"
 
 
 def noisy(t: int) -> float:
@@ -131,14 +131,18 @@ def falls(t: int) -> float:
     ("case", "known"),
     [
         pytest.param({"loss": "mse"}, True, id="mean squared error"),
-        pytest.param({"loss": "custom"}, False, id="a loss of one's own that falls: a quantile may be wanted"),
+        pytest.param({"loss": "custom"}, False, id="a custom loss that falls: a quantile may be wanted"),
         pytest.param({"loss": "custom", "losses": lambda t: 2.0}, True, id="one that does not fall"),
-        pytest.param({"loss": "none"}, False, id="a loss that is only told"),
+        pytest.param({"loss": "none"}, False, id="a loss that is only reported"),
         pytest.param({"loss": "none", "scalars": {"squared_error": falls}}, True, id="by its values a squared error"),
         pytest.param({"loss": "custom", "scalars": {"squared_error": 50.0}}, False, id="on another scale: it ranks"),
         pytest.param({"loss": "none", "losses": lambda t: 2.0, "scalars": {"squared_error": 50.0}}, False, id="so too"),
-        pytest.param({"loss": "custom", "scalars": {"squared_error": 0.99}}, False, id="falls, squares do not show it"),
-        pytest.param({"loss": "custom", "scalars": {"squared_error": 0.2}}, True, id="squares attest success"),
+        pytest.param(
+            {"loss": "custom", "scalars": {"squared_error": 0.99}}, False, id="falls, but not by its squared error"
+        ),
+        pytest.param(
+            {"loss": "custom", "scalars": {"squared_error": 0.2}}, True, id="the squared error confirms success"
+        ),
         pytest.param(
             {"loss": "custom", "losses": lambda t: 7.0, "scalars": {"squared_error": 50.0}},
             True,
@@ -160,7 +164,7 @@ def falls(t: int) -> float:
         ),
     ],
 )
-def test_squares_judge_no_loss_that_wants_another_value(
+def test_squared_error_does_not_judge_losses_with_another_optimum(
     build: Callable[..., Any], case: dict[str, Any], known: bool
 ) -> None:
     case = {"targets": "real", "losses": falls, "scalars": {"squared_error": 2.0}} | case
@@ -180,7 +184,9 @@ def test_squares_judge_no_loss_that_wants_another_value(
         ),
     ],
 )
-def test_scores_are_told_in_numbers_that_exist(build: Callable[..., Any], case: dict[str, Any], words: str) -> None:
+def test_extreme_scores_are_stated_as_finite_numbers(
+    build: Callable[..., Any], case: dict[str, Any], words: str
+) -> None:
     assert outcome(*build(**case)).words.startswith(words)
 
 
@@ -191,7 +197,7 @@ def test_scores_are_told_in_numbers_that_exist(build: Callable[..., Any], case: 
         pytest.param(lambda t: 1.0 + 0.2 * (t % 3), True, id="batches differ"),
     ],
 )
-def test_squares_judge_no_moving_targets(
+def test_squared_error_does_not_judge_moving_targets(
     build: Callable[..., Any], spread: Callable[[int], float], known: bool
 ) -> None:
     scalars = {"squared_error": 1.0, "target_spread": spread}
@@ -211,19 +217,19 @@ def around(level: float) -> Callable[[int], float]:
 @pytest.mark.parametrize(
     ("case", "stuck"),
     [
-        pytest.param({"losses": around(0.25)}, False, id="below that of the shares: it ranks, and answers as they say"),
-        pytest.param({"losses": around(0.3025)}, True, id="that of the shares"),
-        pytest.param({"losses": around(0.04)}, True, id="less than so many wrong answers cost"),
+        pytest.param({"losses": around(0.25)}, False, id="below that of the class frequencies"),
+        pytest.param({"losses": around(0.3025)}, True, id="that of the class frequencies"),
+        pytest.param({"losses": around(0.04)}, True, id="less than the wrong predictions cost"),
         pytest.param({"losses": around(0.25), "loss": "mse"}, True, id="no cross-entropy"),
     ],
 )
-def test_cross_entropy_tells_of_a_signal_that_accuracy_hides(
+def test_cross_entropy_shows_a_signal_that_accuracy_hides(
     build: Callable[..., Any], case: dict[str, Any], stuck: bool
 ) -> None:
     assert outcome(*build(targets=RARE, scalars={"accuracy": 0.91}, **case)).stuck(0.2) is stuck
 
 
-def test_weighted_classes_are_not_judged_by_how_often_answers_are_right(build: Callable[..., Any]) -> None:
+def test_weighted_classes_are_not_judged_by_accuracy(build: Callable[..., Any]) -> None:
     history, context = build(targets=RARE, losses=around(0.3025), scalars={"accuracy": 0.8})
     assert outcome(history, context).stuck()
     weighted = replace(context, loss=replace(context.loss, weighted=True))
@@ -232,7 +238,7 @@ def test_weighted_classes_are_not_judged_by_how_often_answers_are_right(build: C
 
 
 @pytest.mark.parametrize(("error", "stuck"), [(0.92, False), (0.99, True), (1.05, True)])
-def test_noise_may_leave_no_more_to_explain(build: Callable[..., Any], error: float, stuck: bool) -> None:
+def test_low_but_certain_r2_is_not_stuck(build: Callable[..., Any], error: float, stuck: bool) -> None:
     scalars = {"squared_error": lambda t: error * around(1.0)(t)}
     case = {"targets": "real", "loss": "mse", "losses": around(error), "scalars": scalars}
     assert outcome(*build(**case)).stuck() is stuck

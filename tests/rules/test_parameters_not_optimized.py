@@ -23,7 +23,7 @@ LEARNS: dict[str, Any] = {}
 
 def left(*rows: int, share: float = 1.0, start: str = "", layers: Sequence[LayerInfo] = LAYERS) -> dict[str, Any]:
     """Return a run in which no optimizer owns (a share of) the parameters of some layers."""
-    told = [
+    layers = [
         replace(layer, unowned=round(share * layer.parameters), start=start) if row in rows else layer
         for row, layer in enumerate(layers)
     ]
@@ -33,7 +33,7 @@ def left(*rows: int, share: float = 1.0, start: str = "", layers: Sequence[Layer
         "update_ratio": np.where(moves, 1e-3, 0.0),
         "dead_units": 0.0,
     }
-    return {"layers": told, "table": table}
+    return {"layers": layers, "table": table}
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def left(*rows: int, share: float = 1.0, start: str = "", layers: Sequence[Layer
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = ParametersNotOptimized().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = ParametersNotOptimized().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
 NORMED = (*LAYERS[:2], LayerInfo("norm", "norm", None, 16, 320), *LAYERS[2:])
@@ -81,9 +81,11 @@ TOWERS = (
         pytest.param(left(3) | POOR | {"steps": 4}, None, id="first steps"),
     ],
 )
-def test_what_was_left_out_matters(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = ParametersNotOptimized().check(*build(**case))
-    assert (found.severity if found else None) == expected
+def test_verdict_depends_on_the_layers_left_out(
+    build: Callable[..., Any], case: dict[str, Any], expected: str | None
+) -> None:
+    finding = ParametersNotOptimized().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
 def with_table(case: dict[str, Any], **table: Any) -> dict[str, Any]:
@@ -97,18 +99,18 @@ def with_table(case: dict[str, Any], **table: Any) -> dict[str, Any]:
             with_table(left(3), weight_norm=lambda t: 2.0 + t * 1e-3), None, id="another optimizer, not watched"
         ),
         pytest.param(with_table(left(3), grad_norm=[0.3, 0.3, 0.3, 0.0]), None, id="no gradients either"),
-        pytest.param(with_table(left(3), weight_norm=2.0), None, id="nothing moves: no matter of owners"),
+        pytest.param(with_table(left(3), weight_norm=2.0), None, id="nothing changes at all"),
         pytest.param(
             with_table(left(3), weight_norm=2.0, grad_norm=[0.0, 0.0, 0.0, 0.3]),
             "error",
-            id="nothing moves, since no gradient comes through the head that was left out",
+            id="no gradient passes the unowned head",
         ),
         pytest.param(with_table(left(3), weight_norm=np.nan), None, id="not measured"),
     ],
 )
 def test_evidence(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = ParametersNotOptimized().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = ParametersNotOptimized().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
 def owned_but_still(row: int, **table: Any) -> dict[str, Any]:
@@ -125,26 +127,26 @@ def owned_but_still(row: int, **table: Any) -> dict[str, Any]:
         pytest.param(owned_but_still(1, update_ratio=1e-4), None, id="changes without changing its norm"),
     ],
 )
-def test_parameters_that_are_owned(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = ParametersNotOptimized().check(*build(**case))
-    assert (found.severity if found else None) == expected
+def test_owned_parameters(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
+    finding = ParametersNotOptimized().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
-def test_embeddings_with_untouched_rows_are_none(build: Callable[..., Any]) -> None:
+def test_embeddings_with_unused_rows_are_ignored(build: Callable[..., Any]) -> None:
     case = owned_but_still(0)
     case["layers"] = (replace(LAYERS[0], kind="embedding"), *LAYERS[1:])
     assert ParametersNotOptimized().check(*build(**case)) is None
 
 
 def test_names_layers_and_counts(build: Callable[..., Any]) -> None:
-    found = ParametersNotOptimized().check(*build(**left(0, 1, 2, 3, share=0.5), **POOR))
-    assert found is not None
-    assert found.layers == tuple(layer.name for layer in LAYERS)
-    assert found.evidence["parameters"] == 1000 + 1500 + 1500 + 85
-    assert "and 1 more" in found.message
+    finding = ParametersNotOptimized().check(*build(**left(0, 1, 2, 3, share=0.5), **POOR))
+    assert finding is not None
+    assert finding.layers == tuple(layer.name for layer in LAYERS)
+    assert finding.evidence["parameters"] == 1000 + 1500 + 1500 + 85
+    assert "and 1 more" in finding.message
 
 
-def test_ownership_that_changes_later_is_read_from_the_context(build: Callable[..., Any]) -> None:
+def test_later_ownership_is_read_from_the_context(build: Callable[..., Any]) -> None:
     history, context = build(**left(3, share=0.5), **POOR)
     assert ParametersNotOptimized().check(history, context) is not None
     assert ParametersNotOptimized().check(history, replace(context, layers=LAYERS)) is None

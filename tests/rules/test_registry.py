@@ -32,10 +32,15 @@ def test_names_codes_and_aliases_are_unique() -> None:
     assert all(name == name.lower() for name in names)
 
 
-def test_causes_are_problems_and_no_problem_causes_itself() -> None:
+def test_causes_are_problems_and_form_no_cycle() -> None:
     graph = {rule.problem: set(rule.causes) for rule in BUILTIN}
     assert set().union(*graph.values()) <= set(graph)
     assert set(TopologicalSorter(graph).static_order()) == set(graph)  # a cycle raises
+
+
+def test_a_phrase_belongs_to_one_rule() -> None:
+    phrases = [phrase for rule in BUILTIN for phrase in rule.phrases]
+    assert sorted(phrases) == sorted(set(phrases))
 
 
 def test_rules_are_listed_by_code_and_every_file_is_a_rule() -> None:
@@ -55,7 +60,7 @@ def test_page_has_all_sections_in_order(rule: type[Rule]) -> None:
 
 
 @every_rule
-def test_thresholds_say_what_they_are_and_where_from(rule: type[Rule]) -> None:
+def test_thresholds_have_description_and_source(rule: type[Rule]) -> None:
     page = rule.documentation()
     for name, threshold in rule.THRESHOLDS.items():
         assert threshold.about
@@ -65,13 +70,13 @@ def test_thresholds_say_what_they_are_and_where_from(rule: type[Rule]) -> None:
 
 
 @every_rule
-def test_needs_are_known_columns(rule: type[Rule]) -> None:
+def test_needs_are_existing_columns(rule: type[Rule]) -> None:
     assert rule.needs <= {*STEP_COLUMNS, *LAYER_COLUMNS, *FACTS, "epochs"}
 
 
 @every_rule
 @pytest.mark.parametrize("case", RUNS)
-def test_needs_are_all_that_is_read(
+def test_rules_read_only_what_they_need(
     build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, rule: type[Rule], case: dict[str, Any]
 ) -> None:
     history, context = build(**case)
@@ -84,22 +89,15 @@ def test_needs_are_all_that_is_read(
 
 
 @every_rule
-def test_causes_are_problems_and_form_no_circle(rule: type[Rule]) -> None:
-    known = {r.problem: r for r in BUILTIN}
-    assert set(rule.causes) <= set(known)
-    waiting, seen = list(rule.causes), set[str]()
-    while waiting:
-        cause = waiting.pop()
-        assert cause != rule.problem
-        if cause not in seen:
-            seen.add(cause)
-            waiting += known[cause].causes
+def test_phrases_are_few_short_and_lower_case(rule: type[Rule]) -> None:
+    assert not rule.phrases or 3 <= len(rule.phrases) <= 8
+    assert all(phrase == phrase.lower().strip() and len(phrase) <= 60 for phrase in rule.phrases)
 
 
 @every_rule
-def test_repairs_are_known(rule: type[Rule]) -> None:
-    known = {repair.name for repair in registry.repairs()}
-    if not known:
+def test_repairs_are_registered(rule: type[Rule]) -> None:
+    registered = {repair.name for repair in registry.repairs()}
+    if not registered:
         pytest.skip("no repairs are registered")
     advice_only = {
         "data_leakage",
@@ -109,11 +107,11 @@ def test_repairs_are_known(rule: type[Rule]) -> None:
         "replica_desync",
     }
     assert bool(rule.repairs) is (rule.problem not in advice_only)
-    assert set(rule.repairs) <= known
+    assert set(rule.repairs) <= registered
 
 
 @every_rule
-def test_there_is_a_test_of_it(rule: type[Rule]) -> None:
+def test_every_rule_has_a_test_file(rule: type[Rule]) -> None:
     assert (Path(__file__).parent / f"test_{rule.problem}.py").exists()
 
 
@@ -135,8 +133,8 @@ PAPER = {
 
 
 def test_thresholds_of_the_papers_keep_names_and_defaults() -> None:
-    found = {
+    aliases = {
         t.alias: (rule.problem, t.default) for rule in BUILTIN for t in rule.THRESHOLDS.values() if t.alias is not None
     }
-    assert found == PAPER
+    assert aliases == PAPER
     registry.make_rules(thresholds={name: default for name, (_, default) in PAPER.items()})

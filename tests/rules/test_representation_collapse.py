@@ -91,25 +91,25 @@ def spread(first: float, last: float) -> dict[str, Any]:
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = RepresentationCollapse().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = RepresentationCollapse().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
 def test_names_the_last_hidden_layer(build: Callable[..., Any]) -> None:
-    found = RepresentationCollapse().check(*build(table=CONSTANT, scalars=AT_CHANCE, **STUCK))
-    assert found is not None
-    assert found.layers == ("fc2",)
-    assert found.evidence["spread"] == pytest.approx(2e-6)
+    finding = RepresentationCollapse().check(*build(table=CONSTANT, scalars=AT_CHANCE, **STUCK))
+    assert finding is not None
+    assert finding.layers == ("fc2",)
+    assert finding.evidence["spread"] == pytest.approx(2e-6)
 
 
-def test_size_of_the_features_does_not_matter(build: Callable[..., Any]) -> None:
+def test_independent_of_feature_scale(build: Callable[..., Any]) -> None:
     large = {"activation_spread": [0.5, 1e-2, 1e-2], "activation_mean_abs": 1e4}
     small = {"activation_spread": [0.5, 1e-3, 1e-3], "activation_mean_abs": 1e-3}
-    found = [RepresentationCollapse().check(*build(table=t, scalars=AT_CHANCE, **STUCK)) for t in (large, small)]
-    assert [f is not None for f in found] == [True, False]
+    findings = [RepresentationCollapse().check(*build(table=t, scalars=AT_CHANCE, **STUCK)) for t in (large, small)]
+    assert [f is not None for f in findings] == [True, False]
 
 
 def test_thresholds_are_monotone(build: Callable[..., Any]) -> None:
     run = build(scalars=AT_CHANCE | {"feature_rank": falls(0.5, 0.08)}, **STUCK)
-    found = [RepresentationCollapse(rank=r).check(*run) is not None for r in (0.02, 0.09, 0.2)]
-    assert found == [False, True, True]
+    reported = [RepresentationCollapse(rank=r).check(*run) is not None for r in (0.02, 0.09, 0.2)]
+    assert reported == [False, True, True]

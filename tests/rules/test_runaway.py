@@ -61,5 +61,5 @@ def test_momentum_travel(
         optimizer=optimizer,
         planned_epochs=planned_epochs,
     )
-    found = momentum_travel(context, outcome(history, context), steps_taken(history))
-    assert found == pytest.approx(carried or 0.0)
+    travel = momentum_travel(context, outcome(history, context), steps_taken(history))
+    assert travel == pytest.approx(carried or 0.0)

@@ -49,19 +49,19 @@ def table(*saturated: float) -> dict[str, Any]:
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = SaturatedActivation().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = SaturatedActivation().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
 def test_names_the_saturated_layers_in_forward_order(build: Callable[..., Any]) -> None:
-    found = SaturatedActivation().check(*build(**table(0.6, 0.99, 0.0), **STUCK))
-    assert found is not None
-    assert found.layers == ("fc1", "fc2")
-    assert found.evidence == {"saturated": pytest.approx(0.99), "affected_layers": 2, "bounded_layers": 2}
-    assert "99% of the outputs of layer fc2 (tanh)" in found.message
+    finding = SaturatedActivation().check(*build(**table(0.6, 0.99, 0.0), **STUCK))
+    assert finding is not None
+    assert finding.layers == ("fc1", "fc2")
+    assert finding.evidence == {"saturated": pytest.approx(0.99), "affected_layers": 2, "bounded_layers": 2}
+    assert "99% of the outputs of layer fc2 (tanh)" in finding.message
 
 
-def test_recovery_ends_it(build: Callable[..., Any]) -> None:
+def test_recovery_ends_the_finding(build: Callable[..., Any]) -> None:
     case = table() | {"table": {"saturated": lambda t: [0.95 if t < 400 else 0.2, 0.1, 0.0]}}
     assert SaturatedActivation().check(*build(**case, **STUCK)) is None
 
@@ -71,13 +71,13 @@ def test_threshold_is_monotone(build: Callable[..., Any]) -> None:
     assert [SaturatedActivation(saturated=s).check(*run) is not None for s in (0.9, 0.55, 0.2)] == [False, True, True]
 
 
-def test_stands_between_its_root_and_its_consequence(build: Callable[..., Any]) -> None:
+def test_is_ordered_between_cause_and_consequence(build: Callable[..., Any]) -> None:
     case = table() | {"table": {"saturated": [0.95, 0.1, 0.0], "grad_norm": [1e-9, 1e-5, 1e-2]}}
     run = build(losses=lambda t: 0.7, scalars={"accuracy": 0.5, "input_std": 90.0, "input_max_abs": 255.0}, **case)
-    found = Engine([VanishingGradient(), SaturatedActivation(), AbnormalData()]).evaluate(*run)
-    assert [(f.problem, f.caused_by) for f in found] == [
+    findings = Engine([VanishingGradient(), SaturatedActivation(), AbnormalData()]).evaluate(*run)
+    assert [(f.problem, f.caused_by) for f in findings] == [
         ("abnormal_data", None),
         ("saturated_activation", "abnormal_data"),
         ("vanishing_gradient", "saturated_activation"),
     ]
-    assert all(f.severity is Severity.ERROR for f in found)
+    assert all(f.severity is Severity.ERROR for f in findings)

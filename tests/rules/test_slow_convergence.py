@@ -78,8 +78,8 @@ WHOLE: dict[str, Any] = {
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = SlowConvergence().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = SlowConvergence().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
 def test_threshold_of_the_paper_is_monotone(build: Callable[..., Any]) -> None:
@@ -87,12 +87,12 @@ def test_threshold_of_the_paper_is_monotone(build: Callable[..., Any]) -> None:
     assert [SlowConvergence(gain=g).check(*run) is not None for g in (5e-4, 1e-2)] == [False, True]
 
 
-def test_a_score_worked_out_from_the_loss_is_told_once(build: Callable[..., Any]) -> None:
+def test_score_derived_from_the_loss_is_stated_once(build: Callable[..., Any]) -> None:
     loss = 0.97 * math.log(2)
     run = build(losses=lambda t: loss, scalars={"accuracy": np.nan}, steps=400)
-    found = SlowConvergence().check(*run)
-    assert found is not None
+    finding = SlowConvergence().check(*run)
+    assert finding is not None
     assert (
-        found.message
-        == "The loss falls no more, although it is 0.97 times that of a constant prediction after 400 steps."
+        finding.message
+        == "The loss has stopped falling, but it is 0.97 times that of a constant prediction after 400 steps."
     )

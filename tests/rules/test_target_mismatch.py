@@ -43,7 +43,7 @@ FROM_ONE = TargetSummary(
         pytest.param(
             {"loss": "custom", "targets": "real", "losses": lambda t: 2.4, "scalars": CROSSED},
             None,
-            id="a loss of one's own that is neither",
+            id="a custom loss that is neither",
         ),
         pytest.param(
             {"loss": "mae", "targets": "flat", "losses": lambda t: 0.9, "scalars": CROSSED},
@@ -58,22 +58,22 @@ FROM_ONE = TargetSummary(
                 "scalars": CROSSED,
             },
             None,
-            id="told shapes that the loss did not get",
+            id="declared shapes that the loss did not get",
         ),
         pytest.param(
             {"loss": "mse", "targets": "flat", "losses": lambda t: 1.4, "scalars": CROSSED},
             None,
-            id="told shapes, and a penalty in the loss",
+            id="declared shapes, and a penalty in the loss",
         ),
         pytest.param(
             {"loss": "custom", "targets": "binary", "losses": lambda t: 0.694, "scalars": ENTROPIES},
             "error",
-            id="binary cross-entropy of one's own, broadcast",
+            id="custom binary cross-entropy, broadcast",
         ),
         pytest.param(
             {"loss": "custom", "targets": "binary", "losses": lambda t: 0.69, "scalars": ENTROPIES},
             None,
-            id="binary cross-entropy of one's own, same shape",
+            id="custom binary cross-entropy, same shape",
         ),
         pytest.param(
             {"loss": "custom", "targets": "binary", "losses": lambda t: 0.693, "scalars": ENTROPIES},
@@ -98,9 +98,7 @@ FROM_ONE = TargetSummary(
         pytest.param({"loss": "mse", "targets": "real", "output_rank": 1, "steps": 1}, "error", id="(n, 1) for (n,)"),
         pytest.param({"loss": "mse", "targets": "real", "output_rank": 2, "steps": 1}, None, id="both (n, 1)"),
         pytest.param({"loss": "mse", "targets": "flat", "output_rank": 1, "steps": 1}, None, id="both (n,)"),
-        pytest.param(
-            {"loss": "custom", "targets": "flat", "output_rank": 2, "steps": 1}, None, id="a loss of one's own"
-        ),
+        pytest.param({"loss": "custom", "targets": "flat", "output_rank": 2, "steps": 1}, None, id="a custom loss"),
         pytest.param(
             {"loss": "mse", "targets": "real", "output_rank": 2, "output_units": 3, "steps": 1},
             "error",
@@ -114,11 +112,11 @@ FROM_ONE = TargetSummary(
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = TargetMismatch().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = TargetMismatch().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
-def test_keras_squeezes_by_itself(build: Callable[..., Any]) -> None:
+def test_keras_squeezes_shapes_itself(build: Callable[..., Any]) -> None:
     history, context = build(loss="mse", targets="flat", losses=lambda t: 2.0, scalars=CROSSED)
     assert TargetMismatch().check(history, replace(context, framework="keras3")) is None
 
@@ -138,10 +136,10 @@ def test_keras_squeezes_by_itself(build: Callable[..., Any]) -> None:
         pytest.param({"loss": "ce", "targets": "index", "output_units": 1}, None, id="the loss is wrong"),
         pytest.param({"loss": "bce", "targets": "binary"}, None, id="outputs out of range"),
         pytest.param({"loss": "bce_logits", "targets": "signed"}, None, id="targets out of range"),
-        pytest.param({"loss": "custom", "targets": "real"}, None, id="a loss of one's own"),
+        pytest.param({"loss": "custom", "targets": "real"}, None, id="a custom loss"),
     ],
 )
-def test_what_the_loss_refuses_is_told_with_what_to_do(
+def test_refused_targets_come_with_advice(
     build: Callable[..., Any], target_summaries: dict[str, TargetSummary], case: dict[str, Any], mended: str | None
 ) -> None:
     if case["targets"] == "binary_flat":
@@ -149,10 +147,12 @@ def test_what_the_loss_refuses_is_told_with_what_to_do(
     if case["loss"] in ("ce",) and case["targets"] in ("flat", "real"):
         case = case | {"targets": replace(target_summaries[case["targets"]], integral=True, minimum=0.0)}
     history, context = build(**({"output_rank": 2, "steps": 1} | case))
-    found = TargetMismatch().check(history, replace(context, loss_refusal="outputs (8, 4) and targets (8,) (refused)"))
+    finding = TargetMismatch().check(
+        history, replace(context, loss_refusal="outputs (8, 4) and targets (8,) (refused)")
+    )
     if mended is None:
-        assert found is None
+        assert finding is None
     else:
-        assert found is not None
-        assert found.severity == "error"
-        assert mended in found.message
+        assert finding is not None
+        assert finding.severity == "error"
+        assert mended in finding.message

@@ -46,7 +46,7 @@ def rising(start: float, by: float) -> Callable[[int], float]:
         pytest.param(POOR | {"planned_epochs": None}, None, id="no schedule, running"),
         pytest.param(POOR | {"planned_epochs": None, "finished": True}, "warning", id="no schedule, ended"),
         pytest.param(POOR | {"steps": 300, "finished": True}, None, id="stopped by hand before its end"),
-        pytest.param(FAIR, None, id="fair, on rows that it may know by heart"),
+        pytest.param(FAIR, None, id="fair, on rows that may be memorized"),
         pytest.param(
             FAIR | {"planned_epochs": 5, "steps": 100, "losses": lambda t: 0.6 - 1e-3 * t},
             "warning",
@@ -104,22 +104,22 @@ def rising(start: float, by: float) -> Callable[[int], float]:
         pytest.param(
             REAL | {"losses": lambda t: 0.12 - t / 3e4, "scalars": {"squared_error": 0.105}}, None, id="R² hardly rises"
         ),
-        pytest.param(REAL | {"losses": lambda t: 9 - t / 100, "loss": "custom"}, None, id="score not known"),
-        pytest.param(POOR | {"steps": 599}, None, id="the last epoch has not ended: what it came to is not known"),
+        pytest.param(REAL | {"losses": lambda t: 9 - t / 100, "loss": "custom"}, None, id="score unknown"),
+        pytest.param(POOR | {"steps": 599}, None, id="the last epoch has not ended"),
         pytest.param(POOR | {"steps": 599, "finished": True}, "error", id="ended within the last epoch"),
         pytest.param({}, None, id="healthy"),
         pytest.param({"finished": True, "planned_epochs": None}, None, id="healthy, no schedule"),
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = TooFewEpochs().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = TooFewEpochs().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
-def test_losses_of_epochs_stand_in_for_those_of_steps(build: Callable[..., Any]) -> None:
+def test_losses_of_epochs_replace_missing_step_losses(build: Callable[..., Any]) -> None:
     poor = {"loss": lambda e: 0.7 - 0.01 * e, "accuracy": lambda e: 0.6 + 0.001 * e}
     run = build(losses=lambda t: np.nan, epochs=poor, scalars={"loss": np.nan, "accuracy": np.nan})
-    found = TooFewEpochs().check(*run)
-    assert found is not None
-    assert found.severity == "error"
-    assert "still falling" in found.message
+    finding = TooFewEpochs().check(*run)
+    assert finding is not None
+    assert finding.severity == "error"
+    assert "the loss still fell by" in finding.message

@@ -33,12 +33,12 @@ def test_theil_sen_agrees_with_scipy() -> None:
 
 def test_noise_has_no_trend_in_nearly_all_draws() -> None:
     rng = np.random.default_rng(1)
-    found = [theil_sen(np.arange(24), rng.standard_normal(24)) for _ in range(300)]
-    assert np.mean([s.falling or s.rising for s in found]) < 0.1
+    slopes = [theil_sen(np.arange(24), rng.standard_normal(24)) for _ in range(300)]
+    assert np.mean([s.falling or s.rising for s in slopes]) < 0.1
 
 
 @given(arrays(np.float64, st.integers(0, 70), elements=st.floats(allow_nan=True, allow_infinity=True)))
-def test_any_values_are_taken(values: np.ndarray) -> None:
+def test_any_values_are_accepted(values: np.ndarray) -> None:
     x = np.arange(len(values))
     with np.errstate(all="ignore"):
         slope = theil_sen(x, values)
@@ -49,20 +49,20 @@ def test_any_values_are_taken(values: np.ndarray) -> None:
     geometric_mean(values[:, None])
 
 
-def test_blocks_average_the_noise_away() -> None:
+def test_blocks_average_out_noise() -> None:
     x, y = blocks(np.arange(2400), np.tile([0.0, 2.0], 1200))
     assert len(x) == 24
     np.testing.assert_allclose(y, 1)
 
 
-def test_recent_takes_a_share_of_steps_not_of_samples() -> None:
+def test_recent_is_a_share_of_steps_not_of_samples() -> None:
     steps = np.array([0, 1, 2, 3, 4, 50, 60, 80, 100])
     assert recent(steps, 0.5, 2) == slice(5, 9)
     assert recent(steps, 0.1, 5) == slice(4, 9)
     assert recent(np.zeros(0, np.int64)) == slice(0, 0)
 
 
-def test_geometric_mean_tells_zero_from_a_single_zero() -> None:
+def test_geometric_mean_ignores_single_zeros() -> None:
     table = np.array([[1.0, 0.0, np.nan], [4.0, 0.0, np.nan], [0.0, 0.0, np.nan], [2.0, 1.0, np.nan]])
     mean = geometric_mean(table)
     assert mean[0] == pytest.approx(2)
@@ -86,5 +86,5 @@ def test_wilson_is_the_textbook_interval() -> None:
         pytest.param([-1.0, 1.0, -2.0, math.inf], "custom", math.inf, id="not finite in the end"),
     ],
 )
-def test_growth_of_a_loss_needs_a_lowest_value(losses: list[float], family: str, expected: float) -> None:
+def test_growth_of_a_loss_requires_a_lower_bound(losses: list[float], family: str, expected: float) -> None:
     assert loss_growth(np.array(losses), family) == pytest.approx(expected, nan_ok=True)

@@ -18,7 +18,7 @@ STUCK: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}
 @pytest.mark.parametrize(
     ("case", "expected"),
     [
-        pytest.param({"table": FADED} | STUCK, "error", id="faded and stuck"),
+        pytest.param({"table": FADED} | STUCK, "error", id="vanished and stuck"),
         pytest.param({"table": {"grad_norm": 0.0}} | STUCK, "error", id="zero everywhere and stuck"),
         pytest.param(
             {"table": {"grad_norm": 0.0}, "scalars": STUCK["scalars"], "losses": lambda t: 0.7 if t < 9 else np.inf},
@@ -28,7 +28,7 @@ STUCK: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}
         pytest.param({"table": {"grad_norm": [0.0, 0.0, 1e-2]}} | STUCK, "error", id="zero but for the last layer"),
         pytest.param({"table": FADED, "planned_epochs": None} | STUCK, "warning", id="no schedule"),
         pytest.param({"table": FADED, "steps": 15} | STUCK, "warning", id="young"),
-        pytest.param({"table": FADED}, None, id="faded but learns"),
+        pytest.param({"table": FADED}, None, id="vanished but learns"),
         pytest.param({"table": {"grad_norm": 0.0}}, None, id="zero at a perfect fit"),
         pytest.param(STUCK, None, id="stuck with healthy gradients"),
         pytest.param({"table": {"grad_norm": [1e-5, 1e-2, 1e-2]}, "steps": 15} | STUCK, None, id="mild and young"),
@@ -36,8 +36,8 @@ STUCK: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = VanishingGradient().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = VanishingGradient().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
 def sigmoids(spread: float, gradient: float, size: float = 4.0) -> dict[str, Any]:
@@ -71,40 +71,40 @@ REST: dict[str, Any] = {"losses": lambda t: 0.5, "steps": 400}
         pytest.param(REST | sigmoids(0.1, 0.1) | {"scalars": {"accuracy": 0.8}}, None, id="at rest, no fading"),
     ],
 )
-def test_sigmoids_shrink_what_goes_through(
+def test_stacked_sigmoids_shrink_signal_and_gradient(
     build: Callable[..., Any], case: dict[str, Any], expected: str | None
 ) -> None:
-    found = VanishingGradient().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = VanishingGradient().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
-def test_a_schedule_lost_on_a_plateau_is_told_at_the_end(build: Callable[..., Any]) -> None:
+def test_long_plateau_is_reported_at_the_end(build: Callable[..., Any]) -> None:
     case = sigmoids(1e-4, 1e-6)
     start, now = case["table"]["grad_norm"], sigmoids(1e-4, 0.5)["table"]["grad_norm"]
     case["table"]["grad_norm"] = lambda t: start if t < 500 else now
     case["table"]["activation_spread"] = lambda t: [1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 1.0] if t < 500 else 0.7
     run = build(**case, losses=lambda t: 0.69 if t < 500 else 0.6, scalars={"accuracy": 0.6})
-    found = VanishingGradient().check(*run)
-    assert found is not None
-    assert found.severity is Severity.ERROR
+    finding = VanishingGradient().check(*run)
+    assert finding is not None
+    assert finding.severity is Severity.ERROR
 
 
-def test_zero_gradients_everywhere_have_many_reasons(build: Callable[..., Any]) -> None:
+def test_zero_gradients_in_all_layers_have_low_confidence(build: Callable[..., Any]) -> None:
     faded, zero = (VanishingGradient().check(*build(table=t, **STUCK)) for t in (FADED, {"grad_norm": 0.0}))
     assert faded is not None
     assert zero is not None
     assert zero.confidence < faded.confidence
 
 
-def test_names_the_starved_layers_in_forward_order(build: Callable[..., Any]) -> None:
-    found = VanishingGradient().check(*build(table=FADED, **STUCK))
-    assert found is not None
-    assert found.layers == ("fc1", "fc2")
-    assert found.evidence["ratio"] == pytest.approx(1e-7)
-    assert "fc1" in found.message
+def test_names_layers_with_vanished_gradient_in_forward_order(build: Callable[..., Any]) -> None:
+    finding = VanishingGradient().check(*build(table=FADED, **STUCK))
+    assert finding is not None
+    assert finding.layers == ("fc1", "fc2")
+    assert finding.evidence["ratio"] == pytest.approx(1e-7)
+    assert "fc1" in finding.message
 
 
-def test_normalization_frozen_and_embedding_layers_are_no_first_layer(build: Callable[..., Any]) -> None:
+def test_normalization_frozen_and_embedding_layers_are_ignored(build: Callable[..., Any]) -> None:
     extra = [
         LayerInfo("words", "embedding", None, 8, 80),
         LayerInfo("bn", "norm", None, 16, 32),
@@ -115,40 +115,40 @@ def test_normalization_frozen_and_embedding_layers_are_no_first_layer(build: Cal
     assert VanishingGradient().check(*build(layers=extra + base, table=table, **STUCK)) is None
 
 
-def test_early_faded_phase_leaves_the_window(build: Callable[..., Any]) -> None:
+def test_early_vanishing_phase_leaves_the_window(build: Callable[..., Any]) -> None:
     table = {"grad_norm": lambda t: [1e-9, 1e-5, 1e-2] if t < 200 else [0.3, 0.3, 0.3]}
     assert VanishingGradient().check(*build(table=table, **STUCK)) is None
 
 
-def test_late_onset_is_found(build: Callable[..., Any]) -> None:
+def test_late_onset_is_detected(build: Callable[..., Any]) -> None:
     table = {"grad_norm": lambda t: [0.3, 0.3, 0.3] if t < 200 else [1e-9, 1e-5, 1e-2]}
     assert VanishingGradient().check(*build(table=table, **STUCK)) is not None
 
 
 def test_regression_is_judged_by_its_error(build: Callable[..., Any]) -> None:
     case = {"targets": "real", "loss": "mse", "table": FADED, "losses": lambda t: 1.0}
-    found = VanishingGradient().check(*build(scalars={"squared_error": 1.0}, **case))
-    assert found is not None
-    assert found.severity is Severity.ERROR
+    finding = VanishingGradient().check(*build(scalars={"squared_error": 1.0}, **case))
+    assert finding is not None
+    assert finding.severity is Severity.ERROR
     assert VanishingGradient().check(*build(scalars={"squared_error": 0.1}, **case)) is None
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0])
-def test_ratio_does_not_depend_on_the_scale_of_all_gradients(build: Callable[..., Any], scale: float) -> None:
+def test_ratio_is_independent_of_gradient_scale(build: Callable[..., Any], scale: float) -> None:
     table = {"grad_norm": [scale * g for g in FADED["grad_norm"]]}
-    found = VanishingGradient().check(*build(table=table, **STUCK))
-    assert found is not None
-    assert found.evidence["ratio"] == pytest.approx(1e-7)
+    finding = VanishingGradient().check(*build(table=table, **STUCK))
+    assert finding is not None
+    assert finding.evidence["ratio"] == pytest.approx(1e-7)
 
 
 def test_thresholds_are_monotone(build: Callable[..., Any]) -> None:
     run = build(table=FADED, **STUCK)
-    found = [VanishingGradient(ratio=ratio).check(*run) is not None for ratio in (1e-9, 1e-8, 1e-5, 1e-3)]
-    assert found == sorted(found)
-    assert found == [False, False, True, True]
+    reported = [VanishingGradient(ratio=ratio).check(*run) is not None for ratio in (1e-9, 1e-8, 1e-5, 1e-3)]
+    assert reported == sorted(reported)
+    assert reported == [False, False, True, True]
 
 
-def test_must_last_as_many_epochs_as_asked(build: Callable[..., Any]) -> None:
+def test_must_last_for_the_required_epochs(build: Callable[..., Any]) -> None:
     run = build(table={"grad_norm": lambda t: [0.3] * 3 if t < 500 else [1e-9, 1e-5, 1e-2]}, **STUCK)
     assert VanishingGradient(epochs=2).check(*run) is not None
     assert VanishingGradient(epochs=30).check(*run) is None
@@ -156,7 +156,7 @@ def test_must_last_as_many_epochs_as_asked(build: Callable[..., Any]) -> None:
     assert VanishingGradient(epochs=31).check(history, replace(context)) is None
 
 
-def test_gradients_of_exactly_zero_are_called_so(build: Callable[..., Any]) -> None:
-    found = VanishingGradient().check(*build(**STUCK, table={"grad_norm": [0.0, 0.0, 1e-2]}))
-    assert found is not None
-    assert found.message.startswith("The gradient of layer fc1 is exactly zero, that of layer out 0.01, and")
+def test_message_on_exactly_zero_gradients(build: Callable[..., Any]) -> None:
+    finding = VanishingGradient().check(*build(**STUCK, table={"grad_norm": [0.0, 0.0, 1e-2]}))
+    assert finding is not None
+    assert finding.message.startswith("The gradient norm of layer fc1 is exactly zero, that of layer out 0.01, and")

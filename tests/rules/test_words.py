@@ -6,7 +6,7 @@ from autotrainer.rules._shared.words import about
 
 
 @pytest.mark.parametrize(
-    ("value", "digits", "told"),
+    ("value", "digits", "expected"),
     [
         (1387.0, 2, "1400"),
         (70.0, 1, "70"),
@@ -19,5 +19,5 @@ from autotrainer.rules._shared.words import about
         (0.0, 2, "0"),
     ],
 )
-def test_large_numbers_are_written_out(value: float, digits: int, told: str) -> None:
-    assert about(value, digits) == told
+def test_large_numbers_are_written_out(value: float, digits: int, expected: str) -> None:
+    assert about(value, digits) == expected

@@ -60,21 +60,21 @@ def per_batch(step: int) -> float:
         pytest.param({"scalars": {"learning_rate": 0.1}, **SCHEDULED}, "info", id="learned well without it"),
         pytest.param(rate(lambda t: 0.1 if t < 560 else 0.01, **SCHEDULED), None, id="a late drop"),
         pytest.param(rate(0.1), None, id="constant, and no schedule"),
-        pytest.param(rate(0.1, **SCHEDULED, planned_epochs=None), None, id="no end known"),
+        pytest.param(rate(0.1, **SCHEDULED, planned_epochs=None), None, id="unknown end"),
         pytest.param(rate(0.1, **SCHEDULED, planned_epochs=2, steps=40), None, id="two epochs"),
-        pytest.param(rate(np.nan, **SCHEDULED), None, id="rate not known"),
+        pytest.param(rate(np.nan, **SCHEDULED), None, id="rate unknown"),
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = WrongSchedule().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = WrongSchedule().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
-def test_says_when_the_rate_vanished(build: Callable[..., Any]) -> None:
-    found = WrongSchedule().check(*build(**rate(per_batch)))
-    assert found is not None
-    assert 60 <= found.evidence["since_step"] <= 80  # 0.9^66 < 1e-3
-    assert "after each batch" in found.message
+def test_message_says_when_the_rate_vanished(build: Callable[..., Any]) -> None:
+    finding = WrongSchedule().check(*build(**rate(per_batch)))
+    assert finding is not None
+    assert 60 <= finding.evidence["since_step"] <= 80  # 0.9^66 < 1e-3
+    assert "after each batch" in finding.message
     unused = WrongSchedule().check(*build(**rate(0.1, **SCHEDULED)))
     assert unused is not None
     assert "30 epochs" in unused.message
@@ -82,5 +82,5 @@ def test_says_when_the_rate_vanished(build: Callable[..., Any]) -> None:
 
 def test_thresholds_are_monotone(build: Callable[..., Any]) -> None:
     run = build(**rate(lambda t: 0.1 * 0.97**t))
-    found = [WrongSchedule(rest=share).check(*run) is not None for share in (0.9, 0.65, 0.5)]
-    assert found == [False, False, True]
+    reported = [WrongSchedule(rest=share).check(*run) is not None for share in (0.9, 0.65, 0.5)]
+    assert reported == [False, False, True]

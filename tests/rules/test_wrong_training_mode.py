@@ -38,18 +38,18 @@ def evaluated(*modes: float, **case: Any) -> dict[str, Any]:
         pytest.param(STUCK | {"scalars": EVAL | {"training_mode": np.nan}}, None, id="makes no difference"),
         pytest.param(evaluated(1, 1), "error", id="two evaluations with dropout"),
         pytest.param(evaluated(1, 1, dropout=0.0), "warning", id="with batch normalization alone"),
-        pytest.param(evaluated(1, 1, dropout=None), "warning", id="rate not known"),
+        pytest.param(evaluated(1, 1, dropout=None), "warning", id="rate unknown"),
         pytest.param(evaluated(1, 1, planned_epochs=None), "error", id="a fact, whatever the schedule"),
         pytest.param(evaluated(1), None, id="one trial"),
-        pytest.param(evaluated(1, 1, *[0] * 8), None, id="mended"),
+        pytest.param(evaluated(1, 1, *[0] * 8), None, id="fixed"),
         pytest.param(evaluated(*[0] * 8, 1, 1), None, id="two of ten"),
         pytest.param(evaluated(0, 0, 0), None, id="evaluation mode"),
-        pytest.param({"dropout": 0.5}, None, id="no evaluation seen"),
+        pytest.param({"dropout": 0.5}, None, id="no evaluation"),
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:
-    found = WrongTrainingMode().check(*build(**case))
-    assert (found.severity if found else None) == expected
+    finding = WrongTrainingMode().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
 
 
 def test_names_the_missing_call(build: Callable[..., Any]) -> None:
@@ -62,6 +62,6 @@ def test_names_the_missing_call(build: Callable[..., Any]) -> None:
     assert evaluation.evidence["evaluations"] == 3
 
 
-def test_a_low_rate_of_dropout_leaves_scores_nearly_right(build: Callable[..., Any]) -> None:
-    found = [WrongTrainingMode(dropout=rate).check(*build(**evaluated(1, 1))) for rate in (0.4, 0.6)]
-    assert [f.severity for f in found if f is not None] == ["error", "warning"]
+def test_low_dropout_rate_is_a_warning(build: Callable[..., Any]) -> None:
+    findings = [WrongTrainingMode(dropout=rate).check(*build(**evaluated(1, 1))) for rate in (0.4, 0.6)]
+    assert [f.severity for f in findings if f is not None] == ["error", "warning"]

@@ -143,7 +143,7 @@ class FitCallback(keras.callbacks.Callback):  # type: ignore[misc]
         continues = self._run.end_epoch(self._epoch, values, evaluation)
         if evaluation is None:
             return False, False
-        loss = evaluation.course if not math.isnan(evaluation.course) else values.get("loss", math.nan)
+        loss = evaluation.training_loss if not math.isnan(evaluation.training_loss) else values.get("loss", math.nan)
         wants_to_continue = self._apply_loss_edits(loss)
         return wants_to_continue and continues, wants_to_continue
 
@@ -169,7 +169,7 @@ class FitCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _validation_logs(self, evaluation: Evaluation) -> dict[str, float]:
         """Return ``val_loss`` and the values of the compiled metrics on validation data."""
-        logs = {"val_loss": evaluation.course}
+        logs = {"val_loss": evaluation.training_loss}
         metrics = self.model._compile_metrics
         if metrics is not None and metrics.built:
             metrics.reset_state()

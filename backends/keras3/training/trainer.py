@@ -60,7 +60,7 @@ from autotrainer.backends.keras3.training.skip_updates import skip_updates
 from autotrainer.backends.keras3.watching.observer import observe
 from autotrainer.edits import Edit, ReduceOnPlateau, SetBatchSize, SetLoss, SkipUpdates, StopEarly
 from autotrainer.errors import ConfigError, DataError, InputError
-from autotrainer.records.data import ArrayData, Data, StreamData, as_array, stacked
+from autotrainer.records.data import ArrayData, Data, StreamData, as_array, concatenate_batches
 from autotrainer.records.task import TaskContext
 from autotrainer.training.data_edits import conversions, last
 
@@ -171,7 +171,7 @@ class KerasTrainer(Trainer):
                 targets.append(as_array(y))
                 if sum(map(len, targets)) >= rows:
                     break
-        return stacked(inputs, targets, rows)
+        return concatenate_batches(inputs, targets, rows)
 
     def set_rate(self, trained: Trained, rate: float) -> bool:
         """Set the learning rate of a running training; not if it follows a schedule, nor within an epoch on JAX."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from autotrainer.monitoring.source_lines import Step, keyword_line, layer_line
+from autotrainer.monitoring.source_lines import ModulePart, keyword_line, layer_line
 from autotrainer.rule import Place
 
 __all__ = ["source_line"]
@@ -33,7 +33,7 @@ def _layer_line(model: Any, name: str, file: str) -> str:
     layer = next((layer for layer in layers if layer.name == name), None)
     if layer is None:
         return ""
-    steps: list[Step] = []
+    steps: list[ModulePart] = []
     attribute = next((key for key, value in vars(model).items() if value is layer and not key.startswith("_")), None)
     if attribute is not None:
         steps.append((model, attribute, ()))

@@ -16,7 +16,7 @@ from autotrainer.backends.pytorch.data.generators import Generators
 from autotrainer.backends.pytorch.model.functional import first_tensor
 from autotrainer.backends.pytorch.runtime.random_state import mix, preserve_random_state, seed_all
 from autotrainer.errors import DataError
-from autotrainer.records.data import ArrayData, Data, finite_rows, map_arrays, stacked
+from autotrainer.records.data import ArrayData, Data, concatenate_batches, finite_rows, map_arrays
 
 __all__ = [
     "ArrayBatches",
@@ -320,7 +320,7 @@ def first_rows(batches: Batches, rows: int) -> ArrayData | None:
         targets.append(batch.targets.detach().cpu().numpy())
         if sum(map(len, targets)) >= rows:
             break
-    return stacked(inputs, targets, rows)
+    return concatenate_batches(inputs, targets, rows)
 
 
 def rebatch_refusal(source: Any) -> str:

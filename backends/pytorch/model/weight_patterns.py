@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autotrainer.monitoring.weight_patterns import is_drawn, recurrent_form, weight_form
+from autotrainer.monitoring.weight_patterns import is_freshly_initialized, recurrent_form, weight_form
 
 __all__ = ["is_newly_drawn", "weight_forms"]
 
@@ -54,7 +54,7 @@ def is_newly_drawn(module: nn.Module) -> bool:
         weights, both = [matrix], inputs + outputs
         bounds = [math.sqrt(square) for square in (1 / inputs, 3 / inputs, 6 / inputs, 6 / both)]
         deviations = [math.sqrt(square) for square in (1 / inputs, 2 / inputs, 2 / both)] + [0.02]
-    return bool(weights) and all(is_drawn(_some(weight), bounds, deviations) for weight in weights)
+    return bool(weights) and all(is_freshly_initialized(_some(weight), bounds, deviations) for weight in weights)
 
 
 def _some(weight: Tensor) -> NDArray[Any]:

@@ -17,7 +17,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from autotrainer.backends.pytorch.layers.cosine_attention import CosineAttention
 from autotrainer.records.measurement import attention_subset
-from autotrainer.records.signals import LAYER_COLUMNS, MASKING
+from autotrainer.records.signals import LAYER_COLUMNS, MASK_LOGIT
 
 __all__ = ["ATTENTION_COLUMNS", "functional_attention", "module_attention"]
 
@@ -140,7 +140,7 @@ def _numbers(query: Tensor, key: Tensor, factor: float, masks: Sequence[Tensor])
         keys = logits.shape[-1]
         mean = _entropies(logits).mean() / (math.log(keys) if keys > 1 else math.nan)
         return torch.stack((mean, logits.abs().amax()))
-    left_out = torch.stack([mask <= MASKING if mask.is_floating_point() else mask for mask in masks]).any(0)
+    left_out = torch.stack([mask <= MASK_LOGIT if mask.is_floating_point() else mask for mask in masks]).any(0)
     largest = logits.abs().masked_fill(left_out, 0).amax()
     for mask in masks:
         logits = logits + mask.float() if mask.is_floating_point() else logits

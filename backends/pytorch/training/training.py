@@ -84,15 +84,15 @@ class Training:
                     companion.end_epoch(epoch, loss)
                 evaluation = evaluate(self.model, self.judge, self.validation, run)
                 if evaluation is not None:
-                    best.take(self.model, evaluation.course)
-                values = {"loss": loss} if evaluation is None else {"loss": loss, "val_loss": evaluation.course}
+                    best.take(self.model, evaluation.training_loss)
+                values = {"loss": loss} if evaluation is None else {"loss": loss, "val_loss": evaluation.training_loss}
                 goes_on = run.end_epoch(epoch, values, evaluation)
                 if not whole or best.exhausted or not (goes_on or run.paused):
                     break
                 if not goes_on:
                     with self._at_rest(best):
                         yield
-                step_scheduler(self.scheduler, math.nan if evaluation is None else evaluation.course)
+                step_scheduler(self.scheduler, math.nan if evaluation is None else evaluation.training_loss)
         finally:
             for companion in self.companions:
                 companion.close()

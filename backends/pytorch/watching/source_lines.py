@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from autotrainer.backends.pytorch.model.describe import watched_modules
-from autotrainer.monitoring.source_lines import Step, calling_file, calling_line, keyword_line, layer_line
+from autotrainer.monitoring.source_lines import ModulePart, calling_file, calling_line, keyword_line, layer_line
 from autotrainer.rule import Place
 
 __all__ = ["SourceLines"]
@@ -47,7 +47,7 @@ class SourceLines:
         path = next((path for path, module in self._model.named_modules() if module is layer), None)
         if layer is None or not path:
             return ""
-        steps: list[Step] = []
+        steps: list[ModulePart] = []
         owner = self._model
         for part in path.split("."):
             parts = owner._modules

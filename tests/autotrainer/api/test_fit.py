@@ -1,4 +1,4 @@
-"""`fit` with a backend that follows a script: verdicts, search, budget, accidents."""
+"""`fit` with a scripted backend: verdicts, search, budget, exceptions."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ ROWS = 200
 
 
 def _rule(name: str, number: str, severity: Severity = Severity.ERROR, causes: tuple[str, ...] = ()) -> type[Rule]:
-    """Make a rule that reports its problem where the last epoch has a value of that name."""
+    """Return a rule that reports its problem if the last epoch has a value of that name."""
 
-    class Told(Rule):
+    class Scripted(Rule):
         problem = name
         code = number
         needs = frozenset({"epochs"})
@@ -53,14 +53,14 @@ def _rule(name: str, number: str, severity: Severity = Severity.ERROR, causes: t
                 return None
             return self.finding(severity, 0.9, f"{name} it is", {"value": values[-1]})
 
-    Told.causes = causes
-    return Told
+    Scripted.causes = causes
+    return Scripted
 
 
 def _repair(label: str, problems: dict[str, float], *edits: Edit, kind: Risk = Risk.UNSAFE) -> type[Repair]:
-    """Make a repair that proposes each of the edits."""
+    """Return a repair that proposes each of the edits."""
 
-    class Told(Repair):
+    class Scripted(Repair):
         name = label
         fixes: ClassVar[dict[str, float]] = problems
         risk = kind
@@ -69,7 +69,7 @@ def _repair(label: str, problems: dict[str, float], *edits: Edit, kind: Risk = R
             for rank, edit in enumerate(edits):
                 yield Proposal(label, (edit,), problems[finding.problem] * 0.9**rank)
 
-    return Told
+    return Scripted
 
 
 RATE, CLIP, MOMENTUM = SetLearningRate(0.01), ClipGradients("norm", 1.0), SetMomentum(0.9)
@@ -119,7 +119,7 @@ def _fit(script: Script, **options: Any) -> autotrainer.Result:
 
 
 def _script(*faults: str, cured_by: dict[str, Edit], broken: float = 0.5, good: float = 1.0, **more: Any) -> Script:
-    """Return a script with faults that go with an edit each; the score is good once all are gone."""
+    """Return a script with faults, each cured by an edit; the score is good once all are cured."""
 
     def script(edits: tuple[Edit, ...]) -> Outcome:
         left = [fault for fault in faults if cured_by.get(fault) not in edits]
@@ -128,7 +128,7 @@ def _script(*faults: str, cured_by: dict[str, Edit], broken: float = 0.5, good: 
     return script
 
 
-def test_a_healthy_training_is_left_alone() -> None:
+def test_healthy_training_is_not_repaired() -> None:
     result = _fit(lambda edits: Outcome(0.9, {"odd": 1.0}))
     assert (result.status, result.stopped_by, result.plan, result.attempts) == ("healthy", "done", None, [])
     assert result.score == result.baseline_score == 0.9
@@ -142,14 +142,14 @@ def test_a_healthy_training_is_left_alone() -> None:
     ("budget", "status"),
     [(1e-6, "unrepaired"), (0.1, "unrepaired"), (0.45, "unrepaired"), (0.8, "healthy"), (1.0, "healthy")],
 )
-def test_nothing_is_called_healthy_that_was_hardly_seen(budget: float, status: str) -> None:
+def test_short_baseline_is_never_healthy(budget: float, status: str) -> None:
     result = _fit(lambda edits: Outcome(0.9), budget=budget)
     assert (result.status, result.attempts) == (status, [])
     assert result.stopped_by == ("budget" if budget < 1 else "done")
-    assert ("could be called healthy" in str(result.report())) == (status == "unrepaired")
+    assert ("could be judged healthy" in str(result.report())) == (status == "unrepaired")
 
 
-def test_repaired_and_judged_and_planned() -> None:
+def test_repaired_result_has_scores_and_plan() -> None:
     result = _fit(_script("bad_rate", cured_by={"bad_rate": RATE}), test_data=_data(100))
     assert (result.status, result.stopped_by) == ("repaired", "done")
     assert (result.score, result.baseline_score) == (1.0, 0.5)
@@ -171,7 +171,7 @@ def test_repaired_and_judged_and_planned() -> None:
     ("strategy", "first"),
     [("balance", RATE), ("structure", RATE), ("efficiency", RATE)],
 )
-def test_weights_are_thrown_away_last(strategy: Any, first: Edit) -> None:
+def test_reinitialization_is_tried_last(strategy: Any, first: Edit) -> None:
     result = _fit(_script("bad_rate", cured_by={}), strategy=strategy, budget=20.0)
     tried = [a.plan.edits for a in result.attempts if len(a.plan.edits) == 1]
     assert tried[0] == (first,)
@@ -179,7 +179,7 @@ def test_weights_are_thrown_away_last(strategy: Any, first: Edit) -> None:
     assert tried.index((SWAP,)) > tried.index((SCALE,))
 
 
-def test_strategies_order_differently() -> None:
+def test_strategies_order_repairs_differently() -> None:
     orders = {
         strategy: [a.plan.edits for a in _fit(_script("bad_rate", cured_by={}), strategy=strategy, budget=5.0).attempts]
         for strategy in ("balance", "structure")
@@ -188,7 +188,7 @@ def test_strategies_order_differently() -> None:
     assert orders["structure"][:4] == [(RATE,), (SetLearningRate(1.0),), (CLIP,), (MOMENTUM,)]
 
 
-def test_proven_repairs_go_together_first() -> None:
+def test_safe_repairs_are_combined_first() -> None:
     script = _script(
         "bad_data", "bad_output", "bad_rate", cured_by={"bad_data": SCALE, "bad_output": OUTPUT, "bad_rate": CLIP}
     )
@@ -202,7 +202,7 @@ def test_proven_repairs_go_together_first() -> None:
     assert set(result.plan.problems) == {"bad_data", "bad_output", "bad_rate"}
 
 
-def test_chains_on_what_is_better() -> None:
+def test_repairs_build_on_the_best_attempt() -> None:
     def script(edits: tuple[Edit, ...]) -> Outcome:
         if RATE not in edits:
             return Outcome(0.5, {"bad_rate": 1.0})
@@ -213,26 +213,26 @@ def test_chains_on_what_is_better() -> None:
     assert result.status == "repaired"
 
 
-def test_improved_where_errors_remain() -> None:
+def test_status_is_improved_if_errors_remain() -> None:
     result = _fit(lambda edits: Outcome(0.8 if RATE in edits else 0.5, {"bad_rate": 1.0}), budget=3.0)
     assert (result.status, result.stopped_by, result.score) == ("improved", "budget", 0.8)
 
 
-def test_a_gain_within_noise_is_none() -> None:
+def test_gain_within_noise_does_not_count() -> None:
     result = _fit(lambda edits: Outcome(0.52 if edits else 0.5, {"bad_rate": float(not edits)}), budget=3.0)
     assert (result.status, result.plan, result.score) == ("unrepaired", None, 0.5)
     assert result.model.edits == ()
     assert len(result.attempts) == 2
 
 
-def test_two_faults_of_which_neither_alone_helps() -> None:
+def test_two_faults_that_need_a_combined_repair() -> None:
     result = _fit(_script("bad_rate", "odd", cured_by={"bad_rate": CLIP, "odd": MOMENTUM}), budget=80.0)
     assert result.status == "repaired"
     assert result.plan is not None
     assert {CLIP, MOMENTUM} <= set(result.plan.edits)
 
 
-def test_a_warning_that_explains_an_error_is_acted_on() -> None:
+def test_warning_that_causes_an_error_is_repaired() -> None:
     script = _script("not_learning", "odd", cured_by={"not_learning": MOMENTUM, "odd": MOMENTUM})
     result = _fit(script)
     assert result.findings[0].problem == "odd"
@@ -241,7 +241,7 @@ def test_a_warning_that_explains_an_error_is_acted_on() -> None:
 
 
 @pytest.mark.parametrize("problem", ["nonfinite", "not_learning"])
-def test_a_stuck_training_ends_early(problem: str) -> None:
+def test_stuck_training_ends_early(problem: str) -> None:
     script = _script(problem, cured_by={problem: RATE}, nonfinite=False)
     stuck = _fit(script, epochs=40)
     assert stuck.status == "repaired"
@@ -263,7 +263,7 @@ def test_nonfinite_predictions_end_early_and_never_win() -> None:
     assert worse.status == "unrepaired"
 
 
-def test_edits_are_never_tried_twice_and_equal_calls_are_equal() -> None:
+def test_edits_are_tried_once_and_results_are_reproducible() -> None:
     script = _script("bad_rate", "bad_output", cured_by={})
     runs = [_fit(script, budget=40.0) for _ in range(2)]
     tried = [[tuple(sorted(map(repr, a.plan.edits))) for a in run.attempts] for run in runs]
@@ -283,7 +283,7 @@ def test_edits_are_never_tried_twice_and_equal_calls_are_equal() -> None:
         ({"refuses": (ClipGradients,)}, (CLIP,)),
     ],
 )
-def test_filters(options: dict[str, Any], never: tuple[Edit, ...]) -> None:
+def test_options_exclude_repairs(options: dict[str, Any], never: tuple[Edit, ...]) -> None:
     result = _fit(_script("bad_rate", cured_by={}), budget=30.0, **options)
     tried = {edit for attempt in result.attempts for edit in attempt.plan.edits}
     assert tried
@@ -292,12 +292,12 @@ def test_filters(options: dict[str, Any], never: tuple[Edit, ...]) -> None:
         assert result.notes
 
 
-def test_advice_alone_is_no_attempt() -> None:
+def test_advice_is_never_attempted() -> None:
     result = _fit(_script("not_learning", cured_by={}), forbid="scale_learning_rate")
     assert (result.status, result.stopped_by, result.attempts) == ("unrepaired", "done", [])
 
 
-def test_a_crashed_attempt_is_a_failed_one() -> None:
+def test_exception_fails_an_attempt() -> None:
     def script(edits: tuple[Edit, ...]) -> Outcome:
         if edits == (RATE,):
             return Outcome(raises={1: MemoryError("no room")})
@@ -310,13 +310,13 @@ def test_a_crashed_attempt_is_a_failed_one() -> None:
     assert failed.cost > 0
 
 
-def test_a_crash_of_the_training_as_given_is_the_users() -> None:
+def test_exception_in_the_baseline_is_raised() -> None:
     with pytest.raises(ZeroDivisionError, match="mine"):
         _fit(lambda edits: Outcome(raises={1: ZeroDivisionError("mine")}))
 
 
 @pytest.mark.parametrize("epoch", [0, 2])
-def test_interrupting_the_training_as_given(epoch: int) -> None:
+def test_interrupted_baseline_is_returned(epoch: int) -> None:
     def script(edits: tuple[Edit, ...]) -> Outcome:
         return Outcome(0.5, {"bad_rate": 1.0}, raises={epoch: KeyboardInterrupt()})
 
@@ -326,7 +326,7 @@ def test_interrupting_the_training_as_given(epoch: int) -> None:
     assert np.isfinite(result.score)
 
 
-def test_an_interrupt_between_trainings_returns_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_between_trainings_returns_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(self: Any) -> None:
         raise KeyboardInterrupt
 
@@ -336,7 +336,7 @@ def test_an_interrupt_between_trainings_returns_the_best_so_far(monkeypatch: pyt
     assert result.test_score == result.baseline_test_score == 0.5
 
 
-def test_interrupting_an_attempt_returns_the_best_so_far() -> None:
+def test_interrupted_attempt_returns_the_best() -> None:
     def script(edits: tuple[Edit, ...]) -> Outcome:
         if len(edits) > 1:
             return Outcome(raises={1: KeyboardInterrupt()})
@@ -348,7 +348,7 @@ def test_interrupting_an_attempt_returns_the_best_so_far() -> None:
 
 
 class Doubtful:
-    """A script whose first attempt gains six of 200 rows; the trainings after it come to what is listed."""
+    """A script whose first attempt gains six of 200 rows; the later trainings have the listed scores."""
 
     def __init__(self, *after: float | BaseException) -> None:
         self.after = list(after)
@@ -358,8 +358,8 @@ class Doubtful:
         self.begun += 1
         if not edits:
             return Outcome(0.56, {"bad_rate": 1.0})
-        told = 0.59 if self.begun == 2 else self.after.pop(0)
-        return Outcome(raises={1: told}) if isinstance(told, BaseException) else Outcome(told)
+        score = 0.59 if self.begun == 2 else self.after.pop(0)
+        return Outcome(raises={1: score}) if isinstance(score, BaseException) else Outcome(score)
 
 
 @pytest.mark.parametrize(
@@ -371,9 +371,7 @@ class Doubtful:
         (KeyboardInterrupt(), "repaired", "interrupt"),
     ],
 )
-def test_a_doubtful_gain_is_looked_at_with_another_seed(
-    again: float | BaseException, status: str, stopped: str
-) -> None:
+def test_doubtful_gain_is_repeated_with_another_seed(again: float | BaseException, status: str, stopped: str) -> None:
     script = Doubtful(again, *([0.5] * 40))
     result = _fit(script)
     first, second = result.attempts[:2]
@@ -389,10 +387,10 @@ def test_a_doubtful_gain_is_looked_at_with_another_seed(
     assert second.verdict == ("open" if stopped == "interrupt" else "holds" if kept else "refuted")
 
 
-def test_a_gain_that_the_budget_does_not_let_look_at_again_is_told_as_doubtful() -> None:
+def test_doubtful_gain_without_budget_is_reported() -> None:
     result = _fit(Doubtful(), budget=2.9)
     assert (result.status, result.doubtful, len(result.attempts)) == ("repaired", True, 1)
-    assert "may be luck" in str(result.report())
+    assert "may be due to chance" in str(result.report())
     assert not _fit(_script("bad_rate", cured_by={"bad_rate": RATE})).doubtful, "a gain of half of the rows"
 
 
@@ -406,7 +404,7 @@ def test_a_gain_that_the_budget_does_not_let_look_at_again_is_told_as_doubtful()
     dearer=st.floats(0.5, 3.0),
     accuracy=st.floats(0, 1),
 )
-def test_the_budget_is_never_exceeded_and_the_result_never_worse(
+def test_budget_is_never_exceeded_and_result_never_worse(
     budget: float, epochs: int, rows: int, batch: int, operations: float, dearer: float, accuracy: float
 ) -> None:
     def script(edits: tuple[Edit, ...]) -> Outcome:
@@ -432,7 +430,7 @@ def test_budget_below_one_training() -> None:
     assert not np.isnan(result.score)
 
 
-def test_streams_are_measured_in_their_first_epoch() -> None:
+def test_stream_length_is_measured_in_the_first_epoch() -> None:
     x, y = _data()
     stream = [(x[i : i + 20], y[i : i + 20]) for i in range(0, ROWS, 20)]
     result = _fit(
@@ -460,7 +458,7 @@ def test_time_budgets() -> None:
     assert nothing.status == "repaired"
 
 
-def test_hold_out_is_seeded_and_used_by_repair_false_too() -> None:
+def test_hold_out_is_seeded_with_and_without_repair() -> None:
     script = _script("bad_rate", cured_by={})
     results = [_fit(script, validation_data=None, seed=s, repair=r) for s, r in ((0, True), (0, False), (1, False))]
     assert results[0].baseline_score == results[1].baseline_score
@@ -482,26 +480,26 @@ def test_random_state_is_restored() -> None:
     assert np.random.get_state()[1].tolist() == before  # type: ignore[index]
 
 
-def test_off_switch_trains_plainly(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_off_switch_disables_monitoring_and_repair(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setenv("AUTOTRAINER_OFF", "1")
     result = _fit(_script("not_learning", cured_by={}), log_dir=tmp_path)
     assert (result.status, result.findings, result.attempts, len(result.history["loss"])) == ("healthy", [], [], 4)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_builder_is_a_model() -> None:
+def test_model_builder_is_accepted() -> None:
     result = autotrainer.fit(
         lambda: FakeModel(lambda edits: Outcome(0.9)), _data(), _data(), epochs=2, progress=False, budget=1
     )
     assert result.status == "healthy"
 
 
-def test_log_dir_gets_a_log_for_each_training(tmp_path: Any) -> None:
+def test_log_dir_has_one_run_log_per_training(tmp_path: Any) -> None:
     result = _fit(_script("bad_rate", cured_by={"bad_rate": CLIP}), log_dir=tmp_path)
     assert len(list(tmp_path.glob("run-*.jsonl"))) == 1 + len(result.attempts)
 
 
-def test_save_writes_everything(tmp_path: Any) -> None:
+def test_save_writes_all_files(tmp_path: Any) -> None:
     result = _fit(_script("bad_rate", cured_by={"bad_rate": CLIP}))
     folder = result.save(tmp_path / "out")
     assert {p.name for p in folder.iterdir()} == {
@@ -520,7 +518,7 @@ def test_save_writes_everything(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "says"),
+    ("options", "error", "message"),
     [
         ({"strategy": "balanse"}, ConfigError, "did you mean 'balance'"),
         ({"metric": "acuracy"}, ConfigError, "did you mean 'accuracy'"),
@@ -554,7 +552,7 @@ def test_save_writes_everything(tmp_path: Any) -> None:
         ({"thresholds": 3}, ConfigError, "dict of numbers"),
         ({"log_dir": 3}, ConfigError, "log_dir"),
         ({"train": (np.zeros((4, 2)), np.array(["a"] * 4))}, DataError, "targets must be a numeric array"),
-        ({"train": [(np.zeros((4, 2)), np.zeros(4))] * 2}, DataError, "no numeric array"),
+        ({"train": [(np.zeros((4, 2)), np.zeros(4))] * 2}, DataError, "is not a numeric array"),
         ({"train": (np.zeros((4, 2)), np.zeros(4), -np.ones(4))}, DataError, "sample weights"),
         ({"train": (np.zeros((4, 2)), np.zeros(4), np.ones((4, 2)))}, DataError, "sample weights"),
         ({"train": stream_of([]), "validation_data": None}, DataError, "validation_data"),
@@ -566,20 +564,20 @@ def test_save_writes_everything(tmp_path: Any) -> None:
             DataError,
             "inputs of shape (*, 3), train_data of shape (*, 2)",
         ),
-        ({"validation_data": ((np.zeros((4, 3)),), np.zeros(4))}, DataError, "give both in one form"),
+        ({"validation_data": ((np.zeros((4, 3)),), np.zeros(4))}, DataError, "pass both in the same form"),
         ({"test_data": (np.zeros((4, 2, 2)), np.zeros(4))}, DataError, "test_data"),
         ({"metric": lambda y, p: p}, InputError, "one number"),
         ({"metric": lambda y, p: "good"}, InputError, "one number"),
         ({"metric": "r2", "validation_data": (np.zeros((4, 2)), np.zeros(4))}, InputError, "does not fit"),
     ],
 )
-def test_bad_options_say_what_to_do(options: dict[str, Any], error: type[Exception], says: str) -> None:
-    with pytest.raises(error, match=re.escape(says)):
+def test_invalid_options_are_rejected(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
         _fit(lambda edits: Outcome(), **options)
 
 
-def test_no_model_of_a_known_framework() -> None:
-    with pytest.raises(InputError, match="known framework"):
+def test_unsupported_models_are_rejected() -> None:
+    with pytest.raises(InputError, match="not a supported model"):
         autotrainer.fit(3, _data(), epochs=1)
     with pytest.raises(ConfigError, match="without arguments"):
         autotrainer.fit(lambda size: size, _data(), epochs=1)

@@ -1,4 +1,4 @@
-"""A recorded run, judged again, gives the findings that it gave live."""
+"""Replaying a run log gives the findings of the live run."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _dicts(findings: Any) -> list[dict[str, Any]]:
     return [finding.to_dict() for finding in findings]
 
 
-def test_live_and_replayed_findings_are_the_same(recorded: autotrainer.Monitor) -> None:
+def test_replay_gives_the_live_findings(recorded: autotrainer.Monitor) -> None:
     assert recorded.log_path is not None
     report = autotrainer.replay(recorded.log_path)
     assert any(f.severity is Severity.ERROR for f in recorded.findings)
@@ -58,7 +58,7 @@ def test_live_and_replayed_findings_are_the_same(recorded: autotrainer.Monitor) 
     assert report.to_json() == recorded.report().to_json()
 
 
-def test_a_log_that_a_crash_cut_gives_the_findings_up_to_there(
+def test_truncated_log_gives_findings_up_to_its_end(
     recorded: autotrainer.Monitor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert recorded.log_path is not None
@@ -72,7 +72,7 @@ def test_a_log_that_a_crash_cut_gives_the_findings_up_to_there(
     assert 0 < report.run["steps"] <= recorded.report().run["steps"]
 
 
-def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(recorded: autotrainer.Monitor, tmp_path: Path) -> None:
+def test_damaged_line_is_an_error(recorded: autotrainer.Monitor, tmp_path: Path) -> None:
     assert recorded.log_path is not None
     lines = recorded.log_path.read_text("utf-8").splitlines(keepends=True)
     damaged = tmp_path / "damaged.jsonl"
@@ -85,7 +85,7 @@ def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(recorded: autotr
     ("kind", "change"),
     [("step", {"scalars": "x"}), ("context", {"context": 3}), ("epoch", {"values": None}), ("check", {"step": "x"})],
 )
-def test_a_record_that_makes_no_sense_is_an_error(
+def test_malformed_record_is_an_error(
     recorded: autotrainer.Monitor, tmp_path: Path, kind: str, change: dict[str, Any]
 ) -> None:
     assert recorded.log_path is not None
@@ -99,12 +99,12 @@ def test_a_record_that_makes_no_sense_is_an_error(
 
 
 @pytest.mark.parametrize("log", [None, 5, "missing.jsonl"])
-def test_what_is_no_log_is_a_log_error(log: object) -> None:
+def test_unreadable_log_is_an_error(log: object) -> None:
     with pytest.raises(LogError, match="can't read the run log"):
         autotrainer.replay(log)  # type: ignore[arg-type]
 
 
-def test_options_of_replay(recorded: autotrainer.Monitor) -> None:
+def test_replay_options(recorded: autotrainer.Monitor) -> None:
     assert recorded.log_path is not None
     problems = {f.problem for f in recorded.findings}
     code = recorded.findings[0].code
@@ -115,7 +115,7 @@ def test_options_of_replay(recorded: autotrainer.Monitor) -> None:
         autotrainer.replay(recorded.log_path, thresholds={"nope": 1.0})
 
 
-def test_the_log_holds_no_samples(recorded: autotrainer.Monitor) -> None:
+def test_log_contains_no_samples(recorded: autotrainer.Monitor) -> None:
     import torch
 
     assert recorded.log_path is not None
@@ -126,7 +126,7 @@ def test_the_log_holds_no_samples(recorded: autotrainer.Monitor) -> None:
     assert all(len(json.loads(line).get("scalars", [])) < 100 for line in text.splitlines())
 
 
-def test_command_line(recorded: autotrainer.Monitor, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_replay_command(recorded: autotrainer.Monitor, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = str(recorded.log_path)
     assert main(["replay", log]) == 1
     assert recorded.findings[0].problem in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""A run log that version 0.1 wrote replays to the findings that it had then."""
+"""A run log of version 0.1 replays to its original findings."""
 
 from __future__ import annotations
 

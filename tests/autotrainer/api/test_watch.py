@@ -1,4 +1,4 @@
-"""Options of `watch` that no backend sees."""
+"""Options of `watch` that do not reach a backend."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def _watch(**options: Any) -> autotrainer.Monitor:
 
 @pytest.mark.parametrize("name", ["epochs", "steps"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, "3", True])
-def test_a_planned_length_that_is_none(name: str, value: Any) -> None:
+def test_invalid_planned_length_is_rejected(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"{name} must be a whole number >= 1"):
         _watch(**{name: value})
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])
-def test_whole_numbers_of_any_type_are_a_planned_length(value: Any) -> None:
+def test_planned_length_accepts_numpy_integers(value: Any) -> None:
     with _watch(epochs=value, steps=value) as monitor:
         context = monitor.context
     assert (context.planned_epochs, context.planned_steps) == (3, 3)

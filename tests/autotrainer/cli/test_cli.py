@@ -28,7 +28,7 @@ def _run_module(*arguments: str, **environment: str) -> subprocess.CompletedProc
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "required: COMMAND"),
         (["demoo"], "unknown command 'demoo': did you mean 'demo'?"),
@@ -38,23 +38,24 @@ def _run_module(*arguments: str, **environment: str) -> subprocess.CompletedProc
         (["replay", "x", "--fail-on", "info"], "invalid choice"),
         (["replay", "x", "--select", "vanishing_gradeint"], "did you mean 'vanishing_gradient'?"),
         (["replay", "x", "--threshold", "beta_1"], "--threshold takes NAME=VALUE"),
-        (["explain", "vanishing_gradeint"], "did you mean 'vanishing_gradient'?"),
+        (["explain", "vanishing_gradeint"], "did you mean vanishing_gradient, "),
+        (["explain", "gradient"], "no clear match for 'gradient': did you mean "),
         (["check", "train.py"], "check takes MODULE:FUNCTION"),
         (["check", "no_such_module:make"], "no module 'no_such_module'"),
         (["check", "json:dupm"], "module json has no function 'dupm': did you mean 'dump'?"),
         (["check", "os:getcwd"], "must return a dict of check's arguments"),
-        (["check", "json:loads"], "json:loads fails: TypeError"),
+        (["check", "json:loads"], "json:loads, called without arguments, fails with TypeError"),
         (["demo", "--framework", "caffe"], "invalid choice"),
         (["reproduce", "--model", "m.h5"], "--config"),
     ],
 )
-def test_bad_input_is_status_2_and_one_line_on_stderr(arguments: list[str], said: str, capsys: Capture) -> None:
+def test_bad_input_is_one_line_on_stderr_with_status_2(arguments: list[str], message: str, capsys: Capture) -> None:
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("autotrainer: ")
     assert captured.err.count("\n") == 1
-    assert said in captured.err
+    assert message in captured.err
 
 
 def test_version_and_help(capsys: Capture) -> None:
@@ -82,16 +83,16 @@ def test_rules_lists_every_problem_once(capsys: Capture) -> None:
     assert lines[0].split() == ["code", "problem", "thresholds"]
     assert [line.split()[:2] for line in lines[1:]] == [[rule.code, rule.problem] for rule in registry.rules()]
     assert main(["rules", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [r["problem"] for r in told] == [r.problem for r in registry.rules()]
-    for rule, found in zip(registry.rules(), told, strict=True):
+    listed = json.loads(capsys.readouterr().out)
+    assert [r["problem"] for r in listed] == [r.problem for r in registry.rules()]
+    for rule, entry in zip(registry.rules(), listed, strict=True):
         for name, threshold in rule.THRESHOLDS.items():
-            least, most = found["thresholds"][name]["minimum"], found["thresholds"][name]["maximum"]
+            least, most = entry["thresholds"][name]["minimum"], entry["thresholds"][name]["maximum"]
             assert threshold.minimum == (-math.inf if least is None else least)
             assert threshold.maximum == (math.inf if most is None else most)
 
 
-def test_explain_knows_problem_code_alias_and_repair(capsys: Capture) -> None:
+def test_explain_accepts_problem_code_alias_and_repair(capsys: Capture) -> None:
     for rule in registry.rules():
         for name in (rule.problem, rule.code, rule.code.lower(), *rule.aliases):
             assert main(["explain", name]) == 0
@@ -110,7 +111,7 @@ _CHOSE = {"groups": 6, "values": [0.001, 0.002], "f1": 0.5, "default": 0.75}
 
 
 def _calibrated(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: object) -> Path:
-    """Let the rules' calibration be one of four trainings with a vanishing gradient and ten healthy ones."""
+    """Replace the calibration by one of four trainings with a vanishing gradient and ten healthy ones."""
     file = folder / "calibration.json"
     thresholds = {
         "ratio": {**_LINES, "beside": [0, 0, 0], "chose": {"data": _CHOSE, "kind": {**_CHOSE, "groups": 1}}},
@@ -125,25 +126,24 @@ def _calibrated(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: object
         "seeds": [0, 1],
         "commit": "abc123",
     }
-    told = {"made": {**made, "trainings": 17, "healthy": 10}, "rules": {"vanishing_gradient": rule}}
-    file.write_text(json.dumps(told))
-    monkeypatch.setattr(calibration, "_beside", lambda rule: file)
+    stored = {"made": {**made, "trainings": 17, "healthy": 10}, "rules": {"vanishing_gradient": rule}}
+    file.write_text(json.dumps(stored))
+    monkeypatch.setattr(calibration, "_calibration_file", lambda rule: file)
     return file
 
 
-def test_the_page_of_a_rule_shows_its_calibration(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
+def test_explain_shows_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     file = _calibrated(tmp_path, monkeypatch)
     assert main(["explain", "AT101"]) == 0
     page = " ".join(capsys.readouterr().out.partition("\nCalibration\n")[2].split())
-    assert "in 2/4 (50 %) of the faulty trainings whose cause it names" in page
+    assert "found in 2/4 (50 %) of the faulty trainings with this cause" in page
     table = "0.0005 1/4 (25 %) 1.00 0/10 (0 %) * 0.001 2/4 (50 %) 1.00 0/10 (0 %) 0.002 3/4 (75 %) 0.75 1/10 (10 %)"
-    assert f"vanishing_gradient.ratio cause named precision on healthy {table}" in page
-    assert "6 data sets left out in turn: at 0.001 – 0.002; on those left out 0.50, with the default 0.75" in page
-    assert "kinds of network" not in page  # there was but one
+    assert f"vanishing_gradient.ratio cause found precision false alarms {table}" in page
+    assert "over 6 data sets (best F1 on the others): chosen 0.001 – 0.002; F1 on those left out 0.50, with" in page
+    assert "with the default 0.75" in page
+    assert "kinds of network" not in page  # there is only one
     assert "The default was" not in page
-    assert "Of 17 trainings, 10 of them healthy by their scores, in 9 cases" in page
+    assert "Based on 17 trainings, 10 of them healthy by their scores, in 9 cases" in page
     assert "commit abc123" in page
     assert main(["explain", "dying_relu"]) == 0  # not in the file
     assert "Calibration" not in capsys.readouterr().out
@@ -152,7 +152,7 @@ def test_the_page_of_a_rule_shows_its_calibration(
     assert "Calibration" not in capsys.readouterr().out
 
 
-def test_a_calibration_of_other_times_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_outdated_or_damaged_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     lines = {**_LINES, "default": 0.002, "beside": [0, 0, 0], "chose": {}}
     file = _calibrated(tmp_path, monkeypatch, thresholds={"ratio": lines}, cause=0)
     assert main(["explain", "AT101"]) == 0
@@ -162,7 +162,7 @@ def test_a_calibration_of_other_times_says_so(tmp_path: Path, monkeypatch: pytes
     for broken in ("no json", "[]", '{"rules": {"vanishing_gradient": {}}}'):
         file.write_text(broken)
         assert main(["explain", "AT101"]) == 2
-        assert "is no calibration of rules" in capsys.readouterr().err
+        assert "is not a calibration of rules" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -170,12 +170,12 @@ def test_a_calibration_of_other_times_says_so(tmp_path: Path, monkeypatch: pytes
     [("error", "error", 1), ("warning", "error", 0), ("warning", "warning", 1), ("info", "warning", 0)],
 )
 @pytest.mark.parametrize("command", ["replay", "report"])
-def test_status_goes_by_the_findings(
+def test_status_depends_on_findings(
     severity: str, fail_on: str, status: int, command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    found = Report((Finding("p", "AT1", Severity(severity), 1.0, "m"),))
+    report = Report((Finding("p", "AT1", Severity(severity), 1.0, "m"),))
     for module in ("replay", "report"):
-        monkeypatch.setattr(f"autotrainer.cli.{module}.replay", lambda log, **options: found)
+        monkeypatch.setattr(f"autotrainer.cli.{module}.replay", lambda log, **options: report)
     output = ["-o", str(tmp_path / "r.html")] if command == "report" else []
     assert main([command, "run.jsonl", "--fail-on", fail_on, *output]) == status
     assert (tmp_path / "r.html").exists() == (command == "report")
@@ -227,14 +227,14 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
 
 
 @pytest.mark.parametrize("function", ["healthy", "positional", "both", "keywords"])
-def test_check_of_a_healthy_training(in_folder: Callable[[str], str], function: str, capsys: Capture) -> None:
+def test_check_healthy_training(in_folder: Callable[[str], str], function: str, capsys: Capture) -> None:
     path = list(sys.path)
     assert main(["check", in_folder(function)]) == 0
     assert "no problem found" in capsys.readouterr().out
     assert sys.path == path
 
 
-def test_check_of_a_faulty_training(in_folder: Callable[[str], str], capsys: Capture) -> None:
+def test_check_faulty_training(in_folder: Callable[[str], str], capsys: Capture) -> None:
     assert main(["check", in_folder("faulty")]) == 1
     assert "nonfinite_data" in capsys.readouterr().out
     assert main(["check", in_folder("faulty"), "--ignore", "AT502", "--ignore", "AT8", "--json"]) == 0
@@ -242,17 +242,17 @@ def test_check_of_a_faulty_training(in_folder: Callable[[str], str], capsys: Cap
 
 
 @pytest.mark.parametrize(
-    ("function", "said"),
-    [("fails", "RuntimeError: first line second line"), ("strange", "does not fit autotrainer.check")],
+    ("function", "message"),
+    [("fails", "fails with RuntimeError: first line second line"), ("strange", "does not fit autotrainer.check")],
 )
-def test_check_of_a_broken_function(in_folder: Callable[[str], str], function: str, said: str, capsys: Capture) -> None:
+def test_check_invalid_function(in_folder: Callable[[str], str], function: str, message: str, capsys: Capture) -> None:
     assert main(["check", in_folder(function)]) == 2
     printed = capsys.readouterr().err
-    assert said in printed
+    assert message in printed
     assert printed.count("\n") == 1
 
 
-def test_a_closed_pipe_is_no_error() -> None:
+def test_closed_pipe_is_not_an_error() -> None:
     code = "import runpy; runpy.run_path('conftest.py'); from autotrainer.cli import main; main(['rules'])"
     ran = subprocess.run(
         ["bash", "-c", f'"{sys.executable}" -c "{code}" | true'], capture_output=True, text=True, cwd=ROOT, check=False
@@ -261,7 +261,7 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device without space")
-def test_a_full_disk_is_told_in_one_line() -> None:
+def test_full_disk_is_reported_in_one_line() -> None:
     code = (
         "import runpy, sys; runpy.run_path('conftest.py'); from autotrainer.cli import main; sys.exit(main(['rules']))"
     )
@@ -272,7 +272,7 @@ def test_a_full_disk_is_told_in_one_line() -> None:
     assert ran.stderr.count("\n") == 1
 
 
-def test_output_that_is_closed_is_no_error() -> None:
+def test_closed_output_is_not_an_error() -> None:
     code = "import runpy; runpy.run_path('conftest.py'); from autotrainer.cli import main; main(['rules'])"
     ran = subprocess.run(
         ["bash", "-c", f'"{sys.executable}" -c "{code}" >&-'], capture_output=True, text=True, cwd=ROOT, check=False
@@ -280,14 +280,14 @@ def test_output_that_is_closed_is_no_error() -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
-def test_output_into_a_pipe_is_plain() -> None:
+def test_piped_output_is_plain_text() -> None:
     ran = _run_module("rules", FORCE_COLOR="")
     assert ran.returncode == 0
     assert "\x1b" not in ran.stdout
     assert "│" not in ran.stdout
 
 
-def test_quiet_import_hides_what_libraries_print_and_nothing_else(
+def test_quiet_import_hides_only_output_of_the_import(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     name = f"loud_module_{abs(hash(str(tmp_path)))}"

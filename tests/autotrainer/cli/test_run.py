@@ -1,4 +1,4 @@
-"""``autotrainer run``: a script runs as with python, and each training in it is told of on stderr."""
+"""``autotrainer run``: a script runs as with python, and every training in it is reported on stderr."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def write(tmp_path: Path) -> Write:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["no_such_script.py"], "there is no script 'no_such_script.py'"),
         (["-m", "no_such_module"], "there is no module 'no_such_module'"),
@@ -54,31 +54,31 @@ def write(tmp_path: Path) -> Write:
         (["-o", "report.pdf", "x.py"], "can't write a report as 'report.pdf'"),
     ],
 )
-def test_bad_input_is_status_2_and_one_line(arguments: list[str], said: str, capsys: Capture) -> None:
+def test_bad_input_is_one_line_with_status_2(arguments: list[str], message: str, capsys: Capture) -> None:
     assert main(["run", *arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("autotrainer: ")
     assert captured.err.count("\n") == 1
-    assert said in captured.err
+    assert message in captured.err
 
 
-def test_the_script_finds_what_python_gives_it(write: Write, tmp_path: Path, capsys: Capture) -> None:
+def test_script_runs_in_the_environment_of_python(write: Write, tmp_path: Path, capsys: Capture) -> None:
     write("VALUE = 7", "beside.py")
     script = write(
         "import pickle, sys\nfrom beside import VALUE\n"
-        "class Own: pass\nassert isinstance(pickle.loads(pickle.dumps(Own())), Own)\n"
+        "class Custom: pass\nassert isinstance(pickle.loads(pickle.dumps(Custom())), Custom)\n"
         "print(__name__, __file__, sys.argv, sys.path[0], VALUE)\n"
     )
     before = list(sys.argv), list(sys.path)
     assert main(["run", script, "--epochs", "x", "-o", "--", "y"]) == 0
     captured = capsys.readouterr()
     assert captured.out == f"__main__ {script} {[script, '--epochs', 'x', '-o', '--', 'y']} {tmp_path} 7\n"
-    assert captured.err == "autotrainer: no training was seen in this script\n"
+    assert captured.err == "autotrainer: no training was found in this script\n"
     assert (list(sys.argv), list(sys.path)) == before
 
 
-def test_a_module_is_run_as_with_python_m(
+def test_module_runs_as_with_python_m(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     (tmp_path / "package_for_run").mkdir()
@@ -90,7 +90,7 @@ def test_a_module_is_run_as_with_python_m(
 
 
 @pytest.mark.parametrize(
-    ("text", "status", "said"),
+    ("text", "status", "message"),
     [
         ("import sys; sys.exit(3)", 3, ""),
         ("import sys; sys.exit(0)", 0, ""),
@@ -101,14 +101,17 @@ def test_a_module_is_run_as_with_python_m(
         ("raise KeyboardInterrupt", 130, "KeyboardInterrupt"),
     ],
 )
-def test_the_script_ends_with_its_own_status(text: str, status: int, said: str, write: Write, capsys: Capture) -> None:
+def test_exit_status_of_the_script(text: str, status: int, message: str, write: Write, capsys: Capture) -> None:
     script = write(text)
     assert main(["run", script]) == status
-    told = capsys.readouterr().err
-    assert said in told
-    assert ("runpy" in told, "cli/run.py" in told) == (False, False)  # a traceback is the script's own
-    if said == "ValueError: broken\n":
-        assert told.startswith(f'Traceback (most recent call last):\n  File "{script}", line 3, in <module>\n')
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert ("runpy" in printed, "cli/run.py" in printed) == (
+        False,
+        False,
+    )  # the traceback has only frames of the script
+    if message == "ValueError: broken\n":
+        assert printed.startswith(f'Traceback (most recent call last):\n  File "{script}", line 3, in <module>\n')
 
 
 @pytest.mark.parametrize(
@@ -120,11 +123,11 @@ def test_the_script_ends_with_its_own_status(text: str, status: int, said: str, 
         (FAULTY + "raise SystemExit(5)", ["--steps", "40"], 5),
     ],
 )
-def test_status_and_report(text: str, arguments: list[str], status: int, write: Write, capsys: Capture) -> None:
+def test_exit_status_and_report(text: str, arguments: list[str], status: int, write: Write, capsys: Capture) -> None:
     assert main(["run", *arguments, write(text)]) == status
     captured = capsys.readouterr()
-    assert captured.out.count("\n") == 1  # the script's own
-    assert "in 40 steps of a pytorch training" in captured.err
+    assert captured.out.count("\n") == 1  # printed by the script
+    assert "in 40 steps of training a pytorch model" in captured.err
     assert ("AT401 improper_output_activation" in captured.err) == (
         text.startswith(FAULTY) and "--ignore" not in arguments
     )
@@ -142,7 +145,7 @@ def test_reports_and_logs_are_written(write: Write, tmp_path: Path, capsys: Capt
     assert main(["replay", str(first_log)]) == 1
 
 
-def test_a_report_that_cannot_be_written_is_told_after_all_else(write: Write, tmp_path: Path, capsys: Capture) -> None:
+def test_unwritable_report_is_reported_last(write: Write, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "file").write_text("")
     arguments = ["run", "-o", str(tmp_path / "file" / "report.txt")]
     assert main([*arguments, write(HEALTHY)]) == 2
@@ -150,24 +153,22 @@ def test_a_report_that_cannot_be_written_is_told_after_all_else(write: Write, tm
     assert main([*arguments, write(HEALTHY + "raise SystemExit(5)")]) == 5
 
 
-def test_the_off_switch_runs_the_script_alone(write: Write, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_off_switch_only_runs_the_script(write: Write, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setenv("AUTOTRAINER_OFF", "1")
     assert main(["run", write(FAULTY)]) == 0
-    assert capsys.readouterr().err == "autotrainer: no training was seen in this script\n"
+    assert capsys.readouterr().err == "autotrainer: no training was found in this script\n"
 
 
 _MAIN = "import sys\nfrom autotrainer.cli import main\nstatus = main(sys.argv[1:])\n"
 
 
-def test_no_framework_is_imported_that_the_script_does_not_import(
-    write: Write, run_python: Callable[..., CompletedProcess[str]]
-) -> None:
+def test_imports_no_framework_of_its_own(write: Write, run_python: Callable[..., CompletedProcess[str]]) -> None:
     after = "print(sorted({'torch', 'keras', 'tensorflow'} & sys.modules.keys()))"
     ran = run_python(_MAIN + after, "run", write("print('hello')"))
     assert ran.stdout == "hello\n[]\n"
 
 
-def test_a_script_of_pytorch_as_python_runs_it(write: Write, run_python: Callable[..., CompletedProcess[str]]) -> None:
+def test_pytorch_script_runs_as_with_python(write: Write, run_python: Callable[..., CompletedProcess[str]]) -> None:
     script = write(FAULTY)
     plain = run_python(f"import runpy\nrunpy.run_path({script!r}, run_name='__main__')")
     ran = run_python(_MAIN + "sys.exit(status)", "run", script)
@@ -176,7 +177,7 @@ def test_a_script_of_pytorch_as_python_runs_it(write: Write, run_python: Callabl
     assert "improper_output_activation" in ran.stderr
 
 
-def test_a_script_of_keras_as_python_runs_it(write: Write, run_python: Callable[..., CompletedProcess[str]]) -> None:
+def test_keras_script_runs_as_with_python(write: Write, run_python: Callable[..., CompletedProcess[str]]) -> None:
     script = write("""
 import importlib.util
 assert importlib.util.find_spec("keras") is not None
@@ -193,5 +194,5 @@ print(model.get_weights()[0].tobytes().hex()[:80])
     ran = run_python(_MAIN + "sys.exit(status)", "run", script)
     assert ran.returncode == 1
     assert ran.stdout == plain.stdout
-    assert "in 20 steps (5 epochs) of a keras3 training of 2 layers" in ran.stderr
+    assert "in 20 steps (5 epochs) of training a keras3 model with 2 layers" in " ".join(ran.stderr.split())
     assert "ERROR  AT401 improper_output_activation" in ran.stderr

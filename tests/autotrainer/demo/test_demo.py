@@ -16,24 +16,24 @@ from autotrainer.records.findings import Finding, Severity
 
 
 @pytest.mark.parametrize("name", ["circle", "blob"])
-def test_embedded_arrays_are_those_of_scikit_learn(name: str) -> None:
+def test_embedded_arrays_equal_those_of_scikit_learn(name: str) -> None:
     from sklearn.datasets import make_blobs, make_circles
 
-    parts = load(name)
+    split = load(name)
     if name == "circle":
         x, y = make_circles(1000, noise=0.1, random_state=1)
     else:
         x, y = make_blobs(1000, centers=3, n_features=2, cluster_std=2, random_state=2)
-    np.testing.assert_allclose(np.concatenate([parts.train[0], parts.validation[0]]), x, rtol=1e-5)
-    np.testing.assert_array_equal(np.concatenate([parts.train[1], parts.validation[1]]), y)
-    assert [len(part[1]) for part in parts] == [700, 300, 1000]
-    for part in (parts.train, parts.test):
-        np.testing.assert_allclose(part[0].mean(0), parts.validation[0].mean(0), atol=1.0)
+    np.testing.assert_allclose(np.concatenate([split.train[0], split.validation[0]]), x, rtol=1e-5)
+    np.testing.assert_array_equal(np.concatenate([split.train[1], split.validation[1]]), y)
+    assert [len(part[1]) for part in split] == [700, 300, 1000]
+    for part in (split.train, split.test):
+        np.testing.assert_allclose(part[0].mean(0), split.validation[0].mean(0), atol=1.0)
 
 
 @pytest.mark.parametrize("framework", ["pytorch", "keras3"])
 @pytest.mark.parametrize("recipe", [r for case in CASES for r in (case.faulty, case.twin)])
-def test_both_frameworks_build_the_same_network(framework: str, recipe: Recipe) -> None:
+def test_frameworks_build_the_same_network(framework: str, recipe: Recipe) -> None:
     from importlib import import_module
 
     arguments: dict[str, Any] = import_module(f"autotrainer.demo.{framework}").fit_arguments(recipe)
@@ -44,7 +44,7 @@ def test_both_frameworks_build_the_same_network(framework: str, recipe: Recipe) 
     assert arguments["epochs"] == recipe.epochs
 
 
-def test_a_framework_that_is_not_installed_is_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_framework_is_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'autotrainer-monitor\[torch\]'"):
         demo.run_demo("pytorch")
@@ -58,7 +58,7 @@ class _Result:
 
 
 @pytest.mark.parametrize(
-    ("status", "problem", "twin", "good"),
+    ("status", "problem", "twin", "passed"),
     [
         ("repaired", "vanishing_gradient", Severity.INFO, True),
         ("repaired", "dying_relu", Severity.INFO, False),
@@ -66,17 +66,19 @@ class _Result:
         ("repaired", "vanishing_gradient", Severity.WARNING, False),
     ],
 )
-def test_what_counts_as_good(status: str, problem: str, twin: Severity, good: bool) -> None:
+def test_case_passes_if_found_and_repaired_with_a_quiet_twin(
+    status: str, problem: str, twin: Severity, passed: bool
+) -> None:
     result = _Result()
     result.status = status
     result.findings = (replace(_Result.findings[0], problem=problem),)
     quiet = (Finding("x", "AT999", twin, 0.9, "m"),)
-    assert demo.Shown("pytorch", CASES[0], result, quiet).good is good  # type: ignore[arg-type]
+    assert demo.CaseOutcome("pytorch", CASES[0], result, quiet).passed is passed  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", ["pytorch", "keras3"])
-def test_the_demo_finds_and_repairs_everything(framework: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_finds_and_repairs_all_cases(framework: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--framework", framework]) == 0
     printed = capsys.readouterr().out
     assert "3 of 3 found and repaired with a quiet twin" in printed

@@ -1,4 +1,4 @@
-"""Simple models: what they can learn, what they can't, and how the problem is put to them."""
+"""Baseline models: what they can learn, what they can't, and how their problem is made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from autotrainer.diagnostics import baseline_models
-from autotrainer.diagnostics.baseline_models import Problem, features, pose, work
+from autotrainer.diagnostics.baseline_models import TabularProblem, features, make_problem, operations
 from autotrainer.monitoring.summary import DataSummary
 from autotrainer.records.data import ArrayData
 from autotrainer.records.task import LossInfo, TaskContext
@@ -18,15 +18,15 @@ CLASSES = TaskContext(loss=LossInfo("ce", "cross_entropy", "logits", "either"), 
 NUMBERS = TaskContext(loss=LossInfo("mse", "squared_error", "values"), output_units=1, input_kind="values")
 
 
-def _pose(x: Any, y: np.ndarray, context: TaskContext = CLASSES, rows: int = 400) -> Problem | None:
+def _problem(x: Any, y: np.ndarray, context: TaskContext = CLASSES, rows: int = 400) -> TabularProblem | None:
     summary = DataSummary()
     summary.add_targets(y)
     data = ArrayData(x, y)
-    return pose(data.take(np.arange(rows)), data.take(np.arange(rows, len(y))), summary.targets, context)
+    return make_problem(data.take(np.arange(rows)), data.take(np.arange(rows, len(y))), summary.targets, context)
 
 
 def _scores(x: Any, y: np.ndarray, context: TaskContext = CLASSES) -> dict[str, float]:
-    problem = _pose(x, y, context)
+    problem = _problem(x, y, context)
     assert problem is not None
     return problem.scores()
 
@@ -35,21 +35,21 @@ def _inputs(width: int = 2) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(800, width)).astype(np.float32)
 
 
-def test_a_linear_border_is_for_the_linear_model() -> None:
+def test_linear_model_wins_on_linear_classes() -> None:
     x = _inputs(10)
     scores = _scores(x, (x.sum(axis=1) > 0).astype(np.int64))
     assert scores["linear_score"] > 0.95
     assert scores["linear_score"] > max(scores["neighbour_score"], scores["tree_score"])
 
 
-def test_a_circle_is_for_neighbours_and_trees() -> None:
+def test_neighbours_and_trees_win_on_a_circle() -> None:
     x = _inputs()
     scores = _scores(x, ((x**2).sum(axis=1) > 1.4).astype(np.int64))
     assert scores["linear_score"] < 0.65
     assert min(scores["neighbour_score"], scores["tree_score"]) > 0.85
 
 
-def test_numbers_are_scored_by_r2() -> None:
+def test_regression_is_scored_by_r2() -> None:
     x = _inputs(5)
     scores = _scores(x, x[:, :2] @ np.array([[1.0, 2.0], [0.0, -1.0]]), NUMBERS)
     assert scores["linear_score"] == pytest.approx(1.0, abs=1e-3)
@@ -57,9 +57,9 @@ def test_numbers_are_scored_by_r2() -> None:
 
 
 @pytest.mark.parametrize("width", [3, 700], ids=["few features", "more features than rows"])
-def test_chance_is_no_better_than_trivial(width: int) -> None:
+def test_random_targets_give_trivial_scores(width: int) -> None:
     y = np.random.default_rng(2).integers(0, 3, 800)
-    problem = _pose(_inputs(width), y)
+    problem = _problem(_inputs(width), y)
     assert problem is not None
     assert problem.trivial == pytest.approx(1 / 3, abs=0.06)
     assert all(score < problem.trivial + 0.08 for score in problem.scores().values())
@@ -70,15 +70,15 @@ def test_chance_is_no_better_than_trivial(width: int) -> None:
 def test_wide_and_narrow_ridge_agree() -> None:
     x = np.c_[_inputs(30), np.zeros((800, 500))]
     y = x[:, 0] + 0.1 * np.random.default_rng(0).normal(size=800)
-    problem = _pose(x, y, NUMBERS)
+    problem = _problem(x, y, NUMBERS)
     assert problem is not None
-    assert problem.inputs.shape[1] == 30, "what does not vary is left out"
+    assert problem.inputs.shape[1] == 30, "constant features are left out"
     doubled = replace(problem, inputs=np.tile(problem.inputs, 20), held_inputs=np.tile(problem.held_inputs, 20))
     assert doubled.inputs.shape[1] > len(doubled.inputs)
     assert doubled.scores()["linear_score"] == pytest.approx(problem.scores()["linear_score"], abs=0.01)
 
 
-def test_targets_in_every_form_of_classes_give_the_same() -> None:
+def test_target_encodings_give_equal_scores() -> None:
     x = _inputs(4)
     index = (x[:, 0] > 0).astype(np.int64) + (x[:, 1] > 0)
     forms = [index, index[:, None], np.eye(3)[index]]
@@ -89,16 +89,16 @@ def test_masked_rows_do_not_count() -> None:
     x = _inputs()
     y = (x[:, 0] > 0).astype(np.int64)
     y[::4] = -100
-    problem = _pose(x, y)
+    problem = _problem(x, y)
     assert problem is not None
     assert (len(problem.inputs), len(problem.held_inputs), problem.targets.shape[1]) == (300, 300, 2)
 
 
-def test_a_class_that_only_the_held_out_rows_have_is_wrong() -> None:
+def test_class_missing_from_training_rows_counts_as_wrong() -> None:
     x = _inputs()
     y = (x[:, 0] > 0).astype(np.int64)
     y[600:] = 2
-    problem = _pose(x, y)
+    problem = _problem(x, y)
     assert problem is not None
     assert max(problem.scores().values()) <= 0.5
 
@@ -112,11 +112,11 @@ def test_tokens_are_counted() -> None:
     assert features(tokens, tokens=False).shape == (800, 12)
 
 
-def test_several_inputs_stand_side_by_side() -> None:
+def test_multiple_inputs_are_concatenated() -> None:
     parts = {"b": np.ones((5, 2)), "a": np.full((5, 2, 3), np.nan)}
-    found = features(parts, tokens=False)
-    assert found is not None
-    assert found.tolist() == [[0] * 6 + [1] * 2] * 5
+    joined = features(parts, tokens=False)
+    assert joined is not None
+    assert joined.tolist() == [[0] * 6 + [1] * 2] * 5
     assert features((np.ones((5, 4000)), np.ones((5, 4000))), tokens=False) is None
 
 
@@ -130,15 +130,17 @@ def test_several_inputs_stand_side_by_side() -> None:
         pytest.param(np.ones((800, 80, 80)), np.tile([0, 1], 400), CLASSES, id="too wide"),
     ],
 )
-def test_what_is_no_such_problem(x: Any, y: np.ndarray, context: TaskContext) -> None:
-    assert _pose(x, y, context) is None
+def test_unsuitable_data_give_no_problem(x: Any, y: np.ndarray, context: TaskContext) -> None:
+    assert _problem(x, y, context) is None
 
 
-def test_without_scikit_learn_there_is_no_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_tree_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baseline_models, "find_spec", lambda name: None)
     x = _inputs()
     assert set(_scores(x, (x[:, 0] > 0).astype(np.int64))) == {"linear_score", "neighbour_score"}
 
 
-def test_work_grows_with_rows_and_features() -> None:
-    assert work(100, 100, 10) < work(200, 100, 10) < work(200, 300, 10) < work(200, 300, 400) < work(1000, 1000, 3000)
+def test_operations_grow_with_rows_and_features() -> None:
+    sizes = [(100, 100, 10), (200, 100, 10), (200, 300, 10), (200, 300, 400), (1000, 1000, 3000)]
+    counts = [operations(*size) for size in sizes]
+    assert counts == sorted(set(counts))

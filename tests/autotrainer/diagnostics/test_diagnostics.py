@@ -1,4 +1,4 @@
-"""What `fit` asks, of whom, when, and what it may cost."""
+"""Diagnostics of `fit`: which ones run, when, and what they may cost."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 import autotrainer
 from autotrainer import registry
 from autotrainer.diagnostics import diagnostics
-from autotrainer.diagnostics.diagnostics import lasting, rate_in_doubt, suspicious
+from autotrainer.diagnostics.diagnostics import cause_unknown, data_facts, rate_in_doubt
 from autotrainer.edits import Edit
-from autotrainer.records.data import ArrayData, stacked
+from autotrainer.records.data import ArrayData, concatenate_batches
 from autotrainer.records.facts import FACTS
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
@@ -29,7 +29,7 @@ def _finding(problem: str, severity: Severity = Severity.ERROR, root: str | None
 
 
 @pytest.mark.parametrize(
-    ("findings", "above", "asked"),
+    ("findings", "above", "unknown"),
     [
         ([], True, False),
         ([], False, True),
@@ -43,24 +43,22 @@ def _finding(problem: str, severity: Severity = Severity.ERROR, root: str | None
         ([_finding("nonfinite")], False, False),
     ],
 )
-def test_only_a_poor_training_that_nothing_explains_is_suspicious(
-    findings: Sequence[Finding], above: bool, asked: bool
+def test_cause_is_unknown_only_after_a_poor_training_without_a_cause(
+    findings: Sequence[Finding], above: bool, unknown: bool
 ) -> None:
-    assert suspicious(findings, above) is asked
+    assert cause_unknown(findings, above) is unknown
 
 
-def test_a_question_to_the_data_that_fails_is_left_open(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failed_data_diagnostic_is_left_out(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     def fails(*_: object) -> dict[str, float]:
         raise MemoryError
 
     monkeypatch.setattr(diagnostics, "shared_inputs", fails)
     rows = ArrayData(np.zeros((4, 2)), np.arange(4))
-    nobody: Any = None
-    questions = diagnostics.Diagnostics(nobody, nobody, nobody, rows, rows, frozenset(FACTS), seed=0)
+    unused: Any = None
+    failing = diagnostics.Diagnostics(unused, unused, unused, rows, rows, frozenset(FACTS), seed=0)
 
-    assert questions.of_data() == {}
+    assert failing.of_data() == {}
     assert "MemoryError" in caplog.text
 
 
@@ -73,7 +71,7 @@ def test_a_question_to_the_data_that_fails_is_left_open(
         (None, {}, ("fix_loss",), False),
     ],
 )
-def test_a_rate_is_in_doubt_where_nothing_measured_tells_it(
+def test_rate_is_in_doubt_without_a_measured_step_size(
     root: str | None, evidence: dict[str, float], repairs: tuple[str, ...], doubt: bool
 ) -> None:
     finding = replace(_finding("not_learning", root=root), evidence=evidence, repairs=repairs)
@@ -81,19 +79,19 @@ def test_a_rate_is_in_doubt_where_nothing_measured_tells_it(
     assert not rate_in_doubt([replace(finding, severity=Severity.WARNING)])
 
 
-def test_only_facts_of_the_data_last() -> None:
+def test_only_data_facts_are_shared_between_trainings() -> None:
     facts = dict.fromkeys(FACTS, 0.5)
-    assert set(facts) - set(lasting(facts)) >= {
+    assert set(facts) - set(data_facts(facts)) >= {
         "train_score", "permuted_score", "input_gain", "input_gain_error", "held_out_score", "suggested_rate"
     }  # fmt: skip
-    assert {"shared_inputs", "constant_targets", "linear_score", "trivial_score"} <= set(lasting(facts))
+    assert {"shared_inputs", "constant_targets", "linear_score", "trivial_score"} <= set(data_facts(facts))
 
 
 # -- in a scripted `fit` --------------------------------------------------------------------------------------------
 
 
-class Curious(Rule):
-    """Writes down what it is told; an error as long as an epoch's value says so."""
+class Recording(Rule):
+    """Records its contexts; finds an error while an epoch's value says so."""
 
     problem = "overfitting"
     code = "AT601"
@@ -106,8 +104,8 @@ class Curious(Rule):
         return self.finding(Severity.ERROR, 0.9, "It is.", {}) if bad.size and bad[-1] else None
 
 
-class Plain(Curious):
-    """The same without a question."""
+class WithoutFacts(Recording):
+    """The same, but needs no facts."""
 
     needs = frozenset({"epochs"})
 
@@ -127,7 +125,7 @@ def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def fitted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[autotrainer.Result, dict[str, float]]]:
     def fit(
-        bad: float, rule: type[Curious] = Curious, accuracy: float = 0.5, **options: Any
+        bad: float, rule: type[Recording] = Recording, accuracy: float = 0.5, **options: Any
     ) -> tuple[autotrainer.Result, dict[str, float]]:
         rule.contexts = []
         monkeypatch.setattr(registry, "rules", lambda: (rule,))
@@ -143,7 +141,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[autotrainer.R
     return fit
 
 
-def test_a_healthy_training_is_asked_nothing_but_its_data(fitted: Callable[..., Any]) -> None:
+def test_healthy_training_gets_only_data_diagnostics(fitted: Callable[..., Any]) -> None:
     result, facts = fitted(0.0, accuracy=1.0)
     assert result.cost == 1.0
     assert facts == {
@@ -151,45 +149,45 @@ def test_a_healthy_training_is_asked_nothing_but_its_data(fitted: Callable[..., 
     }  # fmt: skip
 
 
-def test_a_poor_one_is_asked_all_within_a_twentieth(fitted: Callable[..., Any]) -> None:
+def test_poor_training_gets_all_diagnostics_within_a_twentieth(fitted: Callable[..., Any]) -> None:
     result, facts = fitted(1.0)
     assert 1.0 < result.cost <= 1.05
     assert set(facts) >= {
         "train_score", "permuted_score", "input_gain", "input_gain_error", "held_out_score", "trivial_score",
         "linear_score", "neighbour_score", "tree_score", "held_out_rows", "simple_features", "shared_inputs",
     }  # fmt: skip
-    assert "suggested_rate" not in facts, "no repair asks for it"
+    assert "suggested_rate" not in facts, "no repair needs it"
     assert facts["linear_score"] > 0.8
     assert facts["held_out_score"] == pytest.approx(0.5, abs=0.1)
     assert facts["trivial_score"] == pytest.approx(0.5, abs=0.1)
     assert facts["simple_features"] == 3
 
 
-def test_equal_calls_ask_and_hear_the_same(fitted: Callable[..., Any]) -> None:
+def test_diagnostics_are_deterministic(fitted: Callable[..., Any]) -> None:
     assert fitted(1.0)[1] == fitted(1.0)[1]
     assert fitted(1.0, seed=1)[1] != fitted(1.0)[1]
 
 
-def test_what_no_rule_needs_is_not_asked(fitted: Callable[..., Any]) -> None:
-    result, facts = fitted(1.0, Plain)
+def test_diagnostics_that_no_rule_needs_do_not_run(fitted: Callable[..., Any]) -> None:
+    result, facts = fitted(1.0, WithoutFacts)
     assert (result.cost, facts) == (1.0, {})
 
 
-def test_the_budget_is_never_exceeded_by_a_question(fitted: Callable[..., Any]) -> None:
+def test_diagnostics_stay_within_the_budget(fitted: Callable[..., Any]) -> None:
     for budget in (0.5, 1.0, 1.005, 1.02, 1.03):
         result, facts = fitted(1.0, budget=budget)
         assert result.cost <= budget
         assert ("train_score" in facts) is (budget > 1.01)
 
 
-def test_few_rows_are_not_asked(fitted: Callable[..., Any]) -> None:
+def test_few_rows_get_no_diagnostics(fitted: Callable[..., Any]) -> None:
     few = (INPUTS[:40], LABELS[:40])
     result, facts = fitted(1.0, train=few, validation_data=few)
     assert result.cost == 1.0
     assert "train_score" not in facts
 
 
-def test_streams_are_not_asked_where_a_backend_reads_none(fitted: Callable[..., Any]) -> None:
+def test_streams_get_no_diagnostics_if_the_backend_reads_none(fitted: Callable[..., Any]) -> None:
     batches = [(INPUTS[i : i + 50], LABELS[i : i + 50]) for i in range(0, ROWS, 50)]
 
     class Batches:
@@ -200,46 +198,46 @@ def test_streams_are_not_asked_where_a_backend_reads_none(fitted: Callable[..., 
     assert (result.cost, facts) == (1.0, {})
 
 
-def test_what_goes_wrong_in_a_question_is_no_matter_of_the_training(
+def test_failed_diagnostic_does_not_fail_the_training(
     fitted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*args: Any) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr("autotrainer.diagnostics.diagnostics.pose", broken)
+    monkeypatch.setattr("autotrainer.diagnostics.diagnostics.make_problem", broken)
     result, facts = fitted(1.0)
     assert result.status == "unrepaired"
     assert "linear_score" not in facts
-    assert "asking failed" in caplog.text
+    assert "diagnostics failed" in caplog.text
 
 
-def test_a_replay_is_told_the_same(fitted: Callable[..., Any], tmp_path: Path) -> None:
+def test_replay_has_the_same_facts(fitted: Callable[..., Any], tmp_path: Path) -> None:
     _, facts = fitted(1.0, log_dir=tmp_path)
     (log,) = tmp_path.glob("run-*.jsonl")
-    Curious.contexts = []
+    Recording.contexts = []
     report = autotrainer.replay(log)
     assert [f.problem for f in report.findings] == ["overfitting"]
-    assert dict(Curious.contexts[-1].asked) == facts
+    assert dict(Recording.contexts[-1].asked) == facts
 
 
 # -- rows of streams ------------------------------------------------------------------------------------------------
 
 
-def test_batches_are_put_together_in_their_own_form() -> None:
+def test_batches_are_stacked_in_their_own_structure() -> None:
     parts = [np.arange(6).reshape(3, 2), np.arange(6, 12).reshape(3, 2)]
     targets = [np.zeros(3), np.ones(3)]
     for form in (lambda a: a, lambda a: (a, -a), lambda a: [a, -a], lambda a: {"b": a, "a": -a}):
-        found = stacked([form(part) for part in parts], targets, 5)
-        assert isinstance(found, ArrayData)
-        assert found.rows == 5
-        first = found.inputs["b"] if isinstance(found.inputs, dict) else found.inputs
+        data = concatenate_batches([form(part) for part in parts], targets, 5)
+        assert isinstance(data, ArrayData)
+        assert data.rows == 5
+        first = data.inputs["b"] if isinstance(data.inputs, dict) else data.inputs
         first = first[0] if isinstance(first, tuple) else first
         np.testing.assert_array_equal(first, np.arange(10).reshape(5, 2))
-        assert found.targets.tolist() == [0, 0, 0, 1, 1]
+        assert data.targets.tolist() == [0, 0, 0, 1, 1]
 
 
-def test_batches_of_other_forms_are_not_put_together() -> None:
-    assert stacked([], [], 5) is None
-    assert stacked([np.ones((2, 3)), np.ones((2, 4))], [np.ones(2), np.ones(2)], 5) is None
-    assert stacked([np.ones((2, 3))] * 2, [np.ones(2), np.ones((2, 1))], 5) is None
-    assert stacked(["text"], [np.ones(2)], 5) is None
+def test_batches_of_different_structure_are_not_stacked() -> None:
+    assert concatenate_batches([], [], 5) is None
+    assert concatenate_batches([np.ones((2, 3)), np.ones((2, 4))], [np.ones(2), np.ones(2)], 5) is None
+    assert concatenate_batches([np.ones((2, 3))] * 2, [np.ones(2), np.ones((2, 1))], 5) is None
+    assert concatenate_batches(["text"], [np.ones(2)], 5) is None

@@ -1,4 +1,4 @@
-"""The range test: which rate a curve of losses suggests, and what its run allows."""
+"""The learning-rate range test: which rate a loss curve suggests, and what its run allows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from autotrainer.adapter.spec import Trained
-from autotrainer.diagnostics.lr_range_test import RateRun, rates_around, suggested_rate
+from autotrainer.diagnostics.lr_range_test import RangeTestRun, rates_around, suggested_rate
 from autotrainer.records.signals import LAYER_COLUMNS, Observation
 from autotrainer.records.task import TaskContext
 
@@ -25,7 +25,7 @@ def _curve(best: float, start: float = 2.3, lowest: float = 0.5, noise: float = 
     return start - (start - lowest) * below + 10 * above + noise * random
 
 
-def test_rates_grow_evenly_around_the_given_one() -> None:
+def test_rates_grow_geometrically_around_the_original_rate() -> None:
     assert RATES[[0, -1]] == pytest.approx([1e-6, 1.0])
     assert np.ptp(np.diff(np.log(RATES))) == pytest.approx(0, abs=1e-12)
     assert rates_around(3.0, 40)[-1] == pytest.approx(10.0)
@@ -35,12 +35,12 @@ def test_rates_grow_evenly_around_the_given_one() -> None:
 @pytest.mark.parametrize("best", [0.003, 0.03, 0.3])
 @pytest.mark.parametrize("noise", [0.0, 0.1])
 @pytest.mark.parametrize("scale", [1.0, 300.0])
-def test_a_tenth_of_the_rate_with_the_lowest_loss(best: float, noise: float, scale: float) -> None:
-    found = suggested_rate(RATES, scale * _curve(best, noise=noise))
-    assert best / 40 < found < best / 2
+def test_suggested_rate_is_a_tenth_of_that_with_the_lowest_loss(best: float, noise: float, scale: float) -> None:
+    rate = suggested_rate(RATES, scale * _curve(best, noise=noise))
+    assert best / 40 < rate < best / 2
 
 
-def test_what_explodes_or_breaks_late_is_cut_off() -> None:
+def test_exploding_or_nonfinite_end_is_ignored() -> None:
     losses = _curve(0.01)
     losses[50:] = [np.nan, *np.full(9, 0.0)]
     assert 0.01 / 40 < suggested_rate(RATES, losses) < 0.01 / 2
@@ -59,19 +59,19 @@ def test_what_explodes_or_breaks_late_is_cut_off() -> None:
         pytest.param(np.zeros(0), id="none"),
     ],
 )
-def test_no_fall_no_suggestion(losses: np.ndarray) -> None:
+def test_no_suggestion_without_a_decrease(losses: np.ndarray) -> None:
     assert math.isnan(suggested_rate(RATES[: len(losses)], losses))
 
 
-def test_noise_suggests_hardly_ever_anything() -> None:
+def test_noise_hardly_ever_gives_a_suggestion() -> None:
     random = np.random.default_rng(0)
-    found = [suggested_rate(RATES, 0.7 + 0.2 * random.normal(size=60)) for _ in range(200)]
-    assert np.isfinite(found).mean() <= 0.03
+    rates = [suggested_rate(RATES, 0.7 + 0.2 * random.normal(size=60)) for _ in range(200)]
+    assert np.isfinite(rates).mean() <= 0.03
 
 
 @pytest.fixture
-def run() -> Callable[..., tuple[RateRun, list[float], list[int]]]:
-    def build(settable: bool = True, budget: float = math.inf) -> tuple[RateRun, list[float], list[int]]:
+def run() -> Callable[..., tuple[RangeTestRun, list[float], list[int]]]:
+    def build(settable: bool = True, budget: float = math.inf) -> tuple[RangeTestRun, list[float], list[int]]:
         rates: list[float] = []
         spent: list[int] = []
 
@@ -85,16 +85,16 @@ def run() -> Callable[..., tuple[RateRun, list[float], list[int]]]:
             spent.append(work)
             return True
 
-        made = RateRun(rates_around(0.1, 10), set_rate, afford)
+        test = RangeTestRun(rates_around(0.1, 10), set_rate, afford)
         trained: Any = object()
-        made.keep(trained)
-        made.start(TaskContext(), 7.0)
-        return made, rates, spent
+        test.keep(trained)
+        test.start(TaskContext(), 7.0)
+        return test, rates, spent
 
     return build
 
 
-def test_each_step_has_its_rate_and_all_work_counts(run: Callable[..., Any]) -> None:
+def test_rate_of_each_step_is_set_and_work_is_charged(run: Callable[..., Any]) -> None:
     test, rates, spent = run()
     test.monitor.begin(TaskContext())
     for step in range(10):
@@ -109,7 +109,7 @@ def test_each_step_has_its_rate_and_all_work_counts(run: Callable[..., Any]) -> 
     assert not test.end_epoch(0, {"loss": 1.0}, None)
 
 
-def test_it_ends_where_the_budget_or_the_rate_does(run: Callable[..., Any]) -> None:
+def test_ends_with_the_budget_or_if_the_rate_cannot_be_set(run: Callable[..., Any]) -> None:
     test, _, spent = run(budget=32 * 21 * 3)
     assert [test.spend(32, training=True) for _ in range(4)] == [True, True, True, False]
     assert sum(spent) == 32 * 21 * 3
@@ -118,7 +118,7 @@ def test_it_ends_where_the_budget_or_the_rate_does(run: Callable[..., Any]) -> N
     assert spent == []
 
 
-def test_a_broken_loss_ends_it(run: Callable[..., Any]) -> None:
+def test_nonfinite_loss_ends_the_test(run: Callable[..., Any]) -> None:
     test, _, _ = run()
     assert test.end_epoch(0, {"loss": 1.0}, None)
     assert not test.end_epoch(1, {"loss": math.nan}, None)

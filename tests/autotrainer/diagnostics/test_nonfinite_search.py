@@ -1,4 +1,4 @@
-"""The search for the first value that is not finite: which steps, how much work, and what an operation is called."""
+"""The search for the first non-finite value: which steps, how much work, and how operations are named."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from autotrainer.adapter.spec import Evaluation
-from autotrainer.diagnostics.nonfinite_search import NonfiniteReplay, broken, suspects
+from autotrainer.diagnostics.nonfinite_search import NonfiniteReplay, ended_nonfinite, suspect_steps
 from autotrainer.records.facts import FACTS
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
@@ -44,21 +44,21 @@ def _history(losses: Callable[[int], float], steps: int = 50, weights: Callable[
         pytest.param(lambda t: 0.5, lambda t: 1.0, None, id="finite"),
     ],
 )
-def test_suspected_steps(
+def test_suspect_steps(
     losses: Callable[[int], float], weights: Callable[[int], float], expected: tuple[int, int] | None
 ) -> None:
-    assert suspects(_history(losses, weights=weights)) == expected
+    assert suspect_steps(_history(losses, weights=weights)) == expected
 
 
-def test_is_asked_only_of_trainings_that_ended_so() -> None:
+def test_only_nonfinite_errors_count() -> None:
     def finding(problem: str, severity: Severity) -> Finding:
         return Finding(problem, "AT801", severity, 1.0, (), 0, 0, "", {}, ())
 
-    assert broken([finding("nonfinite", Severity.ERROR)])
-    assert not broken([finding("nonfinite", Severity.WARNING), finding("divergence", Severity.ERROR)])
+    assert ended_nonfinite([finding("nonfinite", Severity.ERROR)])
+    assert not ended_nonfinite([finding("nonfinite", Severity.WARNING), finding("divergence", Severity.ERROR)])
 
 
-def test_work_is_counted_and_bounded() -> None:
+def test_work_is_counted_and_limited() -> None:
     spent: list[int] = []
     run = NonfiniteReplay(2, 10, 200.0, lambda work: spent.append(work) is None)
     run.start(TaskContext(), 1.0)
@@ -71,7 +71,7 @@ def test_work_is_counted_and_bounded() -> None:
     assert sum(spent) == 190
 
 
-def test_ends_where_something_is_found_or_the_last_step_is_done() -> None:
+def test_ends_when_found_or_after_the_last_step() -> None:
     run = NonfiniteReplay(0, 1, math.inf, lambda work: True)
     run.start(TaskContext(), 1.0)
     assert run.spend(1, training=True)
@@ -87,7 +87,7 @@ def test_ends_where_something_is_found_or_the_last_step_is_done() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "found", "told"),
+    ("first", "found", "confirmed"),
     [
         (7, FirstNonfinite(8, "output"), True),
         (7, FirstNonfinite(7, "gradient"), True),
@@ -97,22 +97,22 @@ def test_ends_where_something_is_found_or_the_last_step_is_done() -> None:
         (0, FirstNonfinite(0, "loss"), True),
     ],
 )
-def test_a_replay_that_went_another_way_tells_nothing(first: int, found: FirstNonfinite, told: bool) -> None:
+def test_inconsistent_replay_is_not_confirmed(first: int, found: FirstNonfinite, confirmed: bool) -> None:
     run = NonfiniteReplay(first, 10, math.inf, lambda work: True)
-    assert run.told is None
+    assert run.confirmed is None
     run.found = found
-    assert (run.told is found) is told
+    assert (run.confirmed is found) is confirmed
 
 
-def test_does_nothing_that_the_budget_does_not_allow() -> None:
+def test_stays_within_the_budget() -> None:
     run = NonfiniteReplay(0, 10, math.inf, lambda work: False)
     assert not run.spend(1, training=True)
     assert run.steps == 0
 
 
-def test_facts_have_names_and_are_finite() -> None:
-    found = FirstNonfinite(3, "output", "fc2", operation=Operation("softmax", -math.inf, 2.0, 0.5))
-    facts = found.facts([LayerInfo("fc1"), LayerInfo("fc2")])
+def test_facts_are_declared_and_finite() -> None:
+    first = FirstNonfinite(3, "output", "fc2", operation=Operation("softmax", -math.inf, 2.0, 0.5))
+    facts = first.facts([LayerInfo("fc1"), LayerInfo("fc2")])
     assert facts["first_bad_layer"] == 1
     assert "first_bad_lowest" not in facts, "infinity can't be written to a log"
     assert set(facts) <= set(FACTS)
@@ -141,7 +141,7 @@ def test_facts_have_names_and_are_finite() -> None:
         ("aten.addmm.default", -1e38, 1e38, 0.1, False, False, "overflow"),
     ],
 )
-def test_operations_are_told_by_name_and_numbers(
+def test_kind_of_operation_from_name_and_values(
     name: str, lowest: float, highest: float, nearest: float, nan: bool, backward: bool, expected: str
 ) -> None:
     values = {"lowest": lowest, "highest": highest, "nearest": nearest}
@@ -159,5 +159,5 @@ def test_operations_are_told_by_name_and_numbers(
         ("aten.mul.Tensor", False, False),
     ],
 )
-def test_what_is_put_there_on_purpose(name: str, nan: bool, expected: bool) -> None:
+def test_intended_nonfinite_values(name: str, nan: bool, expected: bool) -> None:
     assert is_intended(name, nan=nan) is expected

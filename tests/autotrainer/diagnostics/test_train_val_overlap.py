@@ -1,4 +1,4 @@
-"""Rows that training and validation data share, and how many of them chance makes."""
+"""Rows that training and validation data share, and how many of them are due to chance."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def _shared(train: Any, held_out: Any) -> tuple[float, float, float]:
         )
         return ArrayData(inputs, np.zeros(len(first)))
 
-    found = shared_inputs(data(train), data(held_out))
-    return found["shared_inputs"], found["shared_input_share"], found["expected_shared_share"]
+    facts = shared_inputs(data(train), data(held_out))
+    return facts["shared_inputs"], facts["shared_input_share"], facts["expected_shared_share"]
 
 
-def test_measured_rows_are_shared_only_where_they_were_copied() -> None:
+def test_measured_rows_are_shared_only_if_copied() -> None:
     assert _shared(MEASURED[:800], MEASURED[800:]) == (0, 0, 0)
     assert _shared(MEASURED[:800], np.concatenate([MEASURED[800:], MEASURED[:50]])) == (50, 0.2, 0)
     assert _shared(MEASURED, MEASURED) == (1000, 1, 0)
 
 
-def test_copies_within_the_training_data_are_no_chance() -> None:
+def test_copies_within_training_data_are_not_chance() -> None:
     oversampled = np.concatenate([MEASURED, MEASURED[RANDOM.integers(0, 50, 1000)]])
     RANDOM.shuffle(oversampled)
     shared, share, expected = _shared(oversampled[:1600], oversampled[1600:])
@@ -43,7 +43,7 @@ def test_copies_within_the_training_data_are_no_chance() -> None:
     assert (share > 0.15, expected) == (True, 0)
 
 
-def test_one_row_that_occurs_often_is_one_row() -> None:
+def test_repeated_row_counts_once() -> None:
     blank = MEASURED.copy()
     blank[::7] = 0
     shared, share, _ = _shared(blank[:800], blank[800:])
@@ -54,7 +54,7 @@ def test_one_row_that_occurs_often_is_one_row() -> None:
 @pytest.mark.parametrize(
     "rows",
     [
-        pytest.param(RANDOM.integers(0, 3, (2000, 5)), id="243 rows there are"),
+        pytest.param(RANDOM.integers(0, 3, (2000, 5)), id="243 possible rows"),
         pytest.param(RANDOM.integers(0, 3, (2000, 5)).astype(np.float32), id="the same as floats"),
         pytest.param(RANDOM.zipf(1.5, (3000, 3)), id="some often, most rarely"),
         pytest.param(RANDOM.integers(0, 2, (500, 3)) / 2, id="halves"),
@@ -67,7 +67,7 @@ def test_few_possible_values_are_shared_by_chance(rows: np.ndarray) -> None:
     assert expected > share - 0.05
 
 
-def test_every_part_of_the_inputs_counts() -> None:
+def test_all_inputs_are_compared() -> None:
     other = RANDOM.normal(size=(1000, 2))
     apart = (MEASURED[:800], other[:800]), (MEASURED[:200], other[800:])
     together = (MEASURED[:800], other[:800]), (MEASURED[:200], other[:200])
@@ -77,25 +77,25 @@ def test_every_part_of_the_inputs_counts() -> None:
     assert _shared(named[0], {"b": named[1]["b"], "a": named[1]["a"]}) == (200, 1, 0)
 
 
-def test_types_do_not_matter_where_values_are_the_same() -> None:
+def test_equal_values_of_different_types_are_shared() -> None:
     assert _shared(MEASURED[:800], MEASURED[:100].astype(np.float64)) == (100, 1, 0)
 
 
-def test_other_forms_are_not_compared() -> None:
+def test_different_shapes_are_not_compared() -> None:
     data = ArrayData(MEASURED, np.zeros(1000))
     assert shared_inputs(data, ArrayData(MEASURED[:, :2], np.zeros(1000))) == {}
     assert shared_inputs(ArrayData(MEASURED.astype(complex), np.zeros(1000)), data) == {}
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64, np.int8])
-def test_different_rows_have_different_keys(kind: type) -> None:
+def test_distinct_rows_have_distinct_keys(kind: type) -> None:
     rows = np.stack(np.unravel_index(np.arange(100**2), (100, 100)), axis=1).astype(kind)
 
     assert _shared(rows[::2], rows[1::2])[0] == 0
     assert _shared(rows, rows[::2])[:2] == (5000, 1)
 
 
-def test_rows_of_several_inputs_are_told_apart_by_which_input_holds_what() -> None:
+def test_order_of_inputs_matters() -> None:
     first, second = np.arange(50)[:, None], np.arange(50, 100)[:, None]
 
     assert _shared((first, second), (second, first))[0] == 0

@@ -13,7 +13,7 @@ from autotrainer.rule import Rule
 
 
 class Scripted(Rule):
-    """Reports what its script says, by step."""
+    """Reports the severities of its script, by step."""
 
     problem = "scripted"
     code = "AT990"
@@ -50,40 +50,40 @@ def _evaluate(engine: Engine, step: int) -> dict[str, Finding]:
     return {f.problem: f for f in engine.evaluate(_at(step), TaskContext())}
 
 
-def test_episode_keeps_the_step_at_which_it_began() -> None:
+def test_episode_keeps_its_first_step() -> None:
     engine = Engine([Scripted()])
     assert _evaluate(engine, 0) == {}
     assert _evaluate(engine, 1)["scripted"].severity is Severity.WARNING
-    found = _evaluate(engine, 2)["scripted"]
-    assert (found.severity, found.step, found.epoch, found.message) == (Severity.ERROR, 1, 0, "seen at 2.")
+    finding = _evaluate(engine, 2)["scripted"]
+    assert (finding.severity, finding.step, finding.epoch, finding.message) == (Severity.ERROR, 1, 0, "seen at 2.")
 
 
-def test_passed_episode_becomes_an_info_that_says_when_and_a_new_one_replaces_it() -> None:
+def test_resolved_episode_becomes_info_until_the_next_one() -> None:
     engine = Engine([Scripted()])
     _evaluate(engine, 2)
-    passed = _evaluate(engine, 3)["scripted"]
-    assert passed.severity is Severity.INFO
-    assert passed.message == "seen at 2. This passed by step 3."
+    resolved = _evaluate(engine, 3)["scripted"]
+    assert resolved.severity is Severity.INFO
+    assert resolved.message == "seen at 2. Resolved by step 3."
     again = _evaluate(engine, 5)["scripted"]
     assert (again.severity, again.step) == (Severity.ERROR, 5)
 
 
-def test_root_comes_first_and_is_named() -> None:
+def test_root_cause_comes_first_and_is_named() -> None:
     engine = Engine([Consequence(), Scripted()])
     findings = engine.evaluate(_at(2), TaskContext())
     assert [(f.problem, f.caused_by) for f in findings] == [("scripted", None), ("consequence", "scripted")]
 
 
-def test_on_finding_is_called_when_an_episode_begins_or_gets_worse() -> None:
-    told: list[tuple[str, Severity]] = []
-    engine = Engine([Scripted()], lambda f: told.append((f.problem, f.severity)))
+def test_on_finding_is_called_for_new_and_worse_findings() -> None:
+    reported: list[tuple[str, Severity]] = []
+    engine = Engine([Scripted()], lambda f: reported.append((f.problem, f.severity)))
     for step in (1, 1, 2, 2, 3, 5):
         engine.evaluate(_at(step), TaskContext())
     errors = [("scripted", Severity.ERROR)]
-    assert told == [("scripted", Severity.WARNING), *errors, *errors]
+    assert reported == [("scripted", Severity.WARNING), *errors, *errors]
 
 
-def test_broken_rule_is_reported_once_and_left_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_rule_is_reported_once_and_switched_off(caplog: pytest.LogCaptureFixture) -> None:
     engine = Engine([Broken(), Scripted()])
     with caplog.at_level(logging.WARNING, "autotrainer"):
         for step in (2, 2, 2):

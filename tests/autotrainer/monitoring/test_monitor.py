@@ -1,4 +1,4 @@
-"""The monitor: takes observations in, keeps failures from the training, and tells findings."""
+"""The monitor: records observations, suppresses failures, and reports findings."""
 
 from __future__ import annotations
 
@@ -45,34 +45,34 @@ def monitor(**options: Any) -> Monitor:
     return made
 
 
-def seen(step: int, loss: float = 0.5, **values: Any) -> Observation:
+def observation(step: int, loss: float = 0.5, **values: Any) -> Observation:
     return Observation(step, np.full((2, len(LAYER_COLUMNS)), np.nan), loss, **values)
 
 
 class Attached:
-    """An observer that offers values at the end of an epoch."""
+    """An observer with values at the end of an epoch."""
 
-    def __init__(self, offered: Mapping[str, float] | Exception) -> None:
-        self.offered, self.closed, self.told = offered, 0, []  # type: ignore[var-annotated]
+    def __init__(self, epoch_result: Mapping[str, float] | Exception) -> None:
+        self.epoch_result, self.closed, self.logged = epoch_result, 0, []  # type: ignore[var-annotated]
 
     def log(self, *, loss: Any, outputs: Any, targets: Any) -> None:
-        self.told.append((loss, outputs, targets))
+        self.logged.append((loss, outputs, targets))
         if loss == "bad":
             raise ZeroDivisionError
 
     def epoch_values(self) -> Mapping[str, float]:
-        if isinstance(self.offered, Exception):
-            raise self.offered
-        return self.offered
+        if isinstance(self.epoch_result, Exception):
+            raise self.epoch_result
+        return self.epoch_result
 
     def close(self) -> None:
         self.closed += 1
 
 
-def test_observations_become_history() -> None:
+def test_observations_are_added_to_history() -> None:
     watched = monitor()
     for step in range(3):
-        watched.record(seen(step, step, losses=[(step, 0.0)] if step else ()))
+        watched.record(observation(step, step, losses=[(step, 0.0)] if step else ()))
     assert watched.history.steps.tolist() == [0, 1, 2]
     assert watched.history.scalar("loss").tolist() == [0, 1, 2]
     watched.advance(7)
@@ -80,41 +80,41 @@ def test_observations_become_history() -> None:
     assert watched.history.step == 7
 
 
-def test_layers_can_be_refined_until_the_first_record() -> None:
+def test_layers_can_change_until_the_first_record() -> None:
     watched = monitor()
     watched.begin(TaskContext(layers=(LayerInfo("b"), LayerInfo("a"))))
-    watched.record(seen(0))
+    watched.record(observation(0))
     watched.begin(TaskContext(layers=(LayerInfo("c"),)))
     assert [info.name for info in watched.history.layers] == ["b", "a"]
 
 
-def test_findings_are_as_of_now() -> None:
+def test_findings_are_up_to_date() -> None:
     watched = monitor()
     for step in range(200):
-        watched.record(seen(step, 0.5))
+        watched.record(observation(step, 0.5))
     assert len(LossAbove.checks) < 60
-    watched.record(seen(200, 5.0))
+    watched.record(observation(200, 5.0))
     assert [f.problem for f in watched.findings] == ["loss_above"]
     assert not watched.should_stop
-    watched.record(seen(201, 50.0))
+    watched.record(observation(201, 50.0))
     assert watched.should_stop
-    watched.record(seen(202, 0.5))
+    watched.record(observation(202, 0.5))
     assert [f.severity for f in watched.findings] == [Severity.INFO]
 
 
-def test_a_nonfinite_loss_is_judged_at_once() -> None:
-    told: list[Finding] = []
-    watched = monitor(on_finding=told.append)
+def test_nonfinite_loss_is_checked_immediately() -> None:
+    reported: list[Finding] = []
+    watched = monitor(on_finding=reported.append)
     for step in range(100):
-        watched.record(seen(step))
-    watched.record(seen(101, float("inf")))
-    assert [f.step for f in told] == [101]
+        watched.record(observation(step))
+    watched.record(observation(101, float("inf")))
+    assert [f.step for f in reported] == [101]
 
 
-def test_what_the_observer_offers_and_what_the_user_tells() -> None:
+def test_user_values_override_observed_epoch_values() -> None:
     watched = monitor()
     watched.attach(Attached({"val_loss": 1.0, "other": 2.0}))
-    watched.record(seen(4))
+    watched.record(observation(4))
     watched.end_epoch(val_loss=3)
     watched.end_epoch()
     assert watched.history.epochs("val_loss")[1].tolist() == [3.0, 1.0]
@@ -123,31 +123,31 @@ def test_what_the_observer_offers_and_what_the_user_tells() -> None:
 
 
 @pytest.mark.parametrize("value", [None, "0.5", True, [1, 2], object(), 10**400, np.ones(2), 1j])
-def test_end_epoch_takes_numbers_only(value: Any) -> None:
+def test_end_epoch_rejects_values_that_are_not_numbers(value: Any) -> None:
     with pytest.raises(InputError, match=r"end_epoch\(val_loss="):
         monitor().end_epoch(val_loss=value)
 
 
 @pytest.mark.parametrize("value", [2, 2.0, np.float32(2), np.array(2.0), np.array([2.0])])
-def test_end_epoch_takes_every_form_of_one_number(value: Any) -> None:
+def test_end_epoch_accepts_every_type_of_number(value: Any) -> None:
     watched = monitor()
     watched.end_epoch(val_loss=value)
     assert watched.history.epochs("val_loss")[1].tolist() == [2.0]
 
 
-def test_a_finding_at_the_end_of_an_epoch_belongs_to_that_epoch() -> None:
+def test_finding_at_epoch_end_belongs_to_that_epoch() -> None:
     watched = monitor()
     watched._next_check = 100
-    watched.record(seen(0, 50.0))
+    watched.record(observation(0, 50.0))
     watched.end_epoch()
     assert [(f.step, f.epoch) for f in watched.findings] == [(0, 0)]
-    watched.record(seen(1, 0.5))
+    watched.record(observation(1, 0.5))
     watched.end_epoch()
-    watched.record(seen(2, 50.0))
+    watched.record(observation(2, 50.0))
     assert [(f.step, f.epoch) for f in watched.findings] == [(2, 2)]
 
 
-def test_what_has_failed_is_not_tried_again() -> None:
+def test_failed_parts_are_not_retried() -> None:
     calls = []
 
     def broken(finding: Finding) -> None:
@@ -159,14 +159,14 @@ def test_what_has_failed_is_not_tried_again() -> None:
     watched.attach(observer)
     for step in range(3):
         watched.log(loss="bad")
-        watched.record(seen(step, (2.0, 0.5, 50.0)[step]))
+        watched.record(observation(step, (2.0, 0.5, 50.0)[step]))
         assert len(watched.findings) == 1
     assert len(calls) == 1
-    assert len(observer.told) == 1
+    assert len(observer.logged) == 1
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, DataError])
-def test_failures_are_told_once_and_never_raised(caplog: pytest.LogCaptureFixture, error: type[Exception]) -> None:
+def test_failures_are_logged_once_and_never_raised(caplog: pytest.LogCaptureFixture, error: type[Exception]) -> None:
     def broken(finding: Finding) -> None:
         raise error
 
@@ -178,7 +178,7 @@ def test_failures_are_told_once_and_never_raised(caplog: pytest.LogCaptureFixtur
         watched.end_epoch()
         watched.log(loss="bad")
         watched.log(loss="bad")
-        watched.record(seen(0, 50.0))
+        watched.record(observation(0, 50.0))
         watched.close()
     assert caplog.text.count("end_epoch() failed") == 1
     assert caplog.text.count("log() failed") == 1
@@ -186,48 +186,48 @@ def test_failures_are_told_once_and_never_raised(caplog: pytest.LogCaptureFixtur
     assert observer.closed == 1
 
 
-def test_close_detaches_and_keeps_the_findings(capsys: pytest.CaptureFixture[str]) -> None:
+def test_close_detaches_and_keeps_findings(capsys: pytest.CaptureFixture[str]) -> None:
     observer = Attached({})
     watched = monitor()
 
     def training() -> None:
         with watched:
             watched.attach(observer)
-            watched.record(seen(0, 50.0))
-            raise KeyError("the user's own")
+            watched.record(observation(0, 50.0))
+            raise KeyError("the user's error")
 
-    with pytest.raises(KeyError, match="own"):
+    with pytest.raises(KeyError, match="error"):
         training()
     watched.close()
     assert observer.closed == 1
     assert watched.closed
-    assert not watched.history.finished  # the training was broken off
+    assert not watched.history.finished  # the training was interrupted
     assert [f.problem for f in watched.findings] == ["loss_above"]
-    assert "1 error(s) in this training" in capsys.readouterr().err
+    assert "1 error in this training run" in capsys.readouterr().err
     watched.end_epoch(val_loss=1.0)
     watched.log(loss=1.0)
     assert watched.history.epoch == 0
 
 
 @pytest.mark.parametrize("options", [{"log_dir": 3}, {"on_finding": "print"}])
-def test_options_of_the_wrong_type(options: dict[str, Any]) -> None:
+def test_options_of_wrong_type_are_rejected(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         monitor(**options)
 
 
-def test_quiet_and_healthy_say_nothing(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_quiet_or_healthy_run_is_silent(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "autotrainer"):
         with monitor(quiet=True) as watched:
-            watched.record(seen(0, 50.0))
+            watched.record(observation(0, 50.0))
         with monitor() as watched:
-            watched.record(seen(0, 0.5))
+            watched.record(observation(0, 0.5))
     assert capsys.readouterr() == ("", "")
     assert not caplog.text
 
 
-def test_the_log_file_holds_the_run(tmp_path: Path) -> None:
+def test_run_log_contains_the_run(tmp_path: Path) -> None:
     with monitor(log_dir=tmp_path, quiet=True) as watched:
-        watched.record(seen(0, 50.0, outputs=np.full((2, 3), 123.456), targets=np.zeros((2, 3))))
+        watched.record(observation(0, 50.0, outputs=np.full((2, 3), 123.456), targets=np.zeros((2, 3))))
         watched.end_epoch(val_loss=0.25)
     assert watched.log_path is not None
     kinds = [record.get("type") for record in read_log(watched.log_path)]
@@ -238,19 +238,19 @@ def test_the_log_file_holds_the_run(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [watched.log_path]
 
 
-def test_a_log_that_cant_be_written_is_told_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unwritable_run_log_is_reported_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
     with caplog.at_level(logging.WARNING, "autotrainer"):
         watched = monitor(log_dir=tmp_path / "file")
-        watched.record(seen(0, 0.5))
+        watched.record(observation(0, 0.5))
         watched.close()
     assert caplog.text.count("the run log failed") == 1
     assert watched.log_path is None
     assert watched.history.steps.tolist() == [0]
 
 
-def test_what_the_rules_need_is_known_before_the_run(tmp_path: Path) -> None:
+def test_needed_columns_follow_the_rules(tmp_path: Path) -> None:
     assert monitor().needs == {"loss"}
     with monitor(log_dir=tmp_path) as logged:  # another rule may read the log later
         assert logged.needs >= {"loss", "activation_std", "dead_units"}
-    assert Monitor([], Sampler()).needs == logged.needs, "without rules, the history is all that is wanted"
+    assert Monitor([], Sampler()).needs == logged.needs, "without rules, only the history is kept"

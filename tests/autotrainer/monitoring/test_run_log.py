@@ -24,7 +24,7 @@ def _write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_records_come_back_and_every_one_is_on_disk_at_once(tmp_path: Path) -> None:
+def test_records_are_flushed_and_read_back(tmp_path: Path) -> None:
     writer = LogWriter(tmp_path / "new" / "folder")
     writer.write({"type": "end", "step": np.int64(3), "values": (math.inf, math.nan, 1.5)})
     header, record = read_log(writer.path)
@@ -33,7 +33,7 @@ def test_records_come_back_and_every_one_is_on_disk_at_once(tmp_path: Path) -> N
     assert record == {"type": "end", "step": 3, "values": ["inf", None, 1.5]}
 
 
-def test_two_writers_never_share_a_file(tmp_path: Path) -> None:
+def test_writers_use_separate_files(tmp_path: Path) -> None:
     writers = [LogWriter(tmp_path) for _ in range(3)]
     assert len({writer.path for writer in writers}) == 3
     for writer in writers:
@@ -41,7 +41,7 @@ def test_two_writers_never_share_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "is empty"),
         ('{"autotrainer_log":1}', "is empty or has no complete line"),
@@ -53,8 +53,8 @@ def test_two_writers_never_share_a_file(tmp_path: Path) -> None:
         (HEADER + '{"type":"end"}\n{"a":\n{"type":"end"}\n{"a', "line 3 is damaged"),
     ],
 )
-def test_what_is_no_log_is_an_error(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(LogError, match=said):
+def test_malformed_log_is_an_error(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(LogError, match=message):
         list(read_log(_write(tmp_path, text)))
 
 
@@ -66,21 +66,21 @@ def test_missing_and_binary_files_are_errors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rest", ['{"type":"st', '{"type":"step"}', '{"type":"st\n'])
-def test_a_last_line_that_a_crash_cut_is_dropped_with_a_note(
+def test_truncated_last_line_is_skipped_with_a_warning(
     tmp_path: Path, rest: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = _write(tmp_path, HEADER + '{"type":"end"}\n' + rest)
     with caplog.at_level(logging.WARNING, "autotrainer"):
         records = list(read_log(path))
     assert [r.get("type") for r in records] == [None, "end"]
-    assert "left out" in caplog.text
+    assert "is skipped" in caplog.text
 
 
 VALUES = st.one_of(st.just(math.nan), st.just(math.inf), st.floats(-1e9, 1e9))
 
 
 @given(st.lists(VALUES, min_size=len(STEP_COLUMNS), max_size=len(STEP_COLUMNS)), st.integers(0, 3))
-def test_steps_survive_the_log(values: list[float], layers: int) -> None:
+def test_steps_round_trip(values: list[float], layers: int) -> None:
     table = np.resize(np.array(values), (layers, len(LAYER_COLUMNS)))
     stats = StepStats(7, 2, np.array(values), table)
     targets = TargetSummary(count=4, rows=4, minimum=0.0, values=(0.0, 1.0), classes=2)

@@ -1,4 +1,4 @@
-"""When steps are sampled."""
+"""Which steps are sampled."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def run(sampler: Sampler, clock: Clock, steps: int, *, step_time: float, cost: f
     return sampled
 
 
-def test_the_first_ten_steps_are_sampled_whatever_they_cost() -> None:
+def test_first_ten_steps_are_always_sampled() -> None:
     clock = Clock()
     assert run(Sampler(0.01, clock), clock, 10, step_time=1e-4, cost=10.0) == list(range(10))
 
 
-def test_samples_are_spread_on_a_logarithmic_scale_where_cost_is_no_object() -> None:
+def test_samples_are_log_spaced_without_cost() -> None:
     clock = Clock()
     sampled = run(Sampler(1.0, clock), clock, 10_000, step_time=1.0, cost=0.0)
     assert sampled[:60] == list(range(50)) + list(range(50, 70, 2))
@@ -46,10 +46,10 @@ def test_samples_are_spread_on_a_logarithmic_scale_where_cost_is_no_object() -> 
     assert all(gap <= max(1, step // 25 + 1) for gap, step in zip(gaps, sampled, strict=False))
 
 
-def test_a_share_of_one_lifts_the_limit_and_a_small_one_leaves_room_for_hooks() -> None:
+def test_hooks_are_part_of_the_allowed_overhead() -> None:
     clock = Clock()
-    dear = run(Sampler(1.0, clock), clock, 1000, step_time=3e-4, cost=5e-3)
-    assert dear == run(Sampler(1.0, clock), clock, 1000, step_time=3e-4, cost=0.0)
+    costly = run(Sampler(1.0, clock), clock, 1000, step_time=3e-4, cost=5e-3)
+    assert costly == run(Sampler(1.0, clock), clock, 1000, step_time=3e-4, cost=0.0)
     clock = Clock()
     sampler = Sampler(0.01, clock)
     run(sampler, clock, 500_000, step_time=5e-4, cost=1e-3)
@@ -58,7 +58,7 @@ def test_a_share_of_one_lifts_the_limit_and_a_small_one_leaves_room_for_hooks() 
 
 @pytest.mark.parametrize("share", [0.01, 0.1])
 @pytest.mark.parametrize(("step_time", "cost"), [(5e-4, 3e-3), (5e-4, 5e-2), (0.1, 0.05), (1e-5, 1e-3)])
-def test_the_cost_stays_within_share_and_allowance(share: float, step_time: float, cost: float) -> None:
+def test_cost_stays_within_share_and_allowance(share: float, step_time: float, cost: float) -> None:
     clock = Clock()
     sampler = Sampler(share, clock)
     steps = 20_000
@@ -70,7 +70,7 @@ def test_the_cost_stays_within_share_and_allowance(share: float, step_time: floa
         assert sampled[-1] > steps * 0.5
 
 
-def test_other_costs_count_too() -> None:
+def test_charged_costs_delay_samples() -> None:
     clock = Clock()
     sampler = Sampler(0.01, clock)
     sampler.charge(1.0)
@@ -83,19 +83,19 @@ def test_other_costs_count_too() -> None:
     assert sampler.due(25)
 
 
-def test_a_step_is_not_sampled_twice() -> None:
+def test_step_is_not_sampled_twice() -> None:
     sampler = Sampler()
     assert sampler.due(0)
     assert not sampler.due(0)
 
 
 @pytest.mark.parametrize("share", [0, -1, 1.5, float("nan"), "1 %", None, True])
-def test_a_share_out_of_range_is_an_error(share: float) -> None:
+def test_share_out_of_range_is_an_error(share: float) -> None:
     with pytest.raises(ConfigError, match="overhead must be a share"):
         Sampler(share)
 
 
-def test_the_sampler_of_managed_trainings_goes_by_steps_alone() -> None:
+def test_step_sampler_ignores_time() -> None:
     clock = Clock()
     free = run(Sampler(1.0, clock), clock, 1000, step_time=1.0, cost=0.0)
     sampler = StepSampler()

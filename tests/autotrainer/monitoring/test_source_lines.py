@@ -1,4 +1,4 @@
-"""Places in the user's files: layers by the text that makes them, calls by the frame."""
+"""Places in the user's files: layers located by parsing the source, calls by the stack frame."""
 
 from __future__ import annotations
 
@@ -77,59 +77,59 @@ def line_of(text: str) -> str:
     return f"train.py:{number}"
 
 
-def test_a_layer_is_found_where_its_attribute_is_set(user: Any) -> None:
+def test_layer_is_located_at_its_attribute(user: Any) -> None:
     net = user.Net()
     block = net.block
 
-    found = source_lines.layer_line([(net, "block", ()), (block, "inner", ())], "Dense", "inner", 6, user.__file__)
+    place = source_lines.layer_line([(net, "block", ()), (block, "inner", ())], "Dense", "inner", 6, user.__file__)
 
-    assert found == line_of("self.inner")
+    assert place == line_of("self.inner")
 
 
-def test_a_numbered_part_is_found_among_the_arguments(user: Any) -> None:
+def test_numbered_part_is_located_among_arguments(user: Any) -> None:
     net = user.Net()
     kinds = ["Dense", "Relu", "Dense"]
-    steps = [(net, "block", ()), (net.block, "body", ()), (net.block.body, "2", kinds)]
+    path = [(net, "block", ()), (net.block, "body", ()), (net.block.body, "2", kinds)]
 
-    assert source_lines.layer_line(steps, "Dense", "2", 6, user.__file__) == line_of('name="last"')
-
-
-def test_a_sequence_without_a_class_is_found_in_the_file(user: Any) -> None:
-    steps = [(user.flat(), "1", ["Dense", "Relu"])]
-
-    assert source_lines.layer_line(steps, "Relu", "1", 1, user.__file__) == line_of("Relu(),  # flat")
+    assert source_lines.layer_line(path, "Dense", "2", 6, user.__file__) == line_of('name="last"')
 
 
-def test_what_a_loop_makes_is_told_as_a_whole(user: Any) -> None:
+def test_sequence_without_class_is_located_in_the_file(user: Any) -> None:
+    path = [(user.flat(), "1", ["Dense", "Relu"])]
+
+    assert source_lines.layer_line(path, "Relu", "1", 1, user.__file__) == line_of("Relu(),  # flat")
+
+
+def test_layers_created_in_a_loop_share_a_line(user: Any) -> None:
     net = user.Net()
-    steps = [(net, "many", ()), (net.many, "1", ["Dense"] * 3)]
+    path = [(net, "many", ()), (net.many, "1", ["Dense"] * 3)]
 
-    assert source_lines.layer_line(steps, "Dense", "1", 6, user.__file__) == line_of("self.many")
+    assert source_lines.layer_line(path, "Dense", "1", 6, user.__file__) == line_of("self.many")
 
 
-def test_a_name_that_the_call_says_is_enough(user: Any) -> None:
+def test_layer_is_located_by_its_name_argument(user: Any) -> None:
     assert source_lines.layer_line([], "Dense", "last", 6, user.__file__) == line_of('name="last"')
 
 
-def test_where_the_text_leaves_doubt_nothing_is_told(user: Any) -> None:
+def test_ambiguous_layers_have_no_place(user: Any) -> None:
     assert source_lines.layer_line([], "Dense", "other", 6, user.__file__) == ""
     assert source_lines.layer_line([(object(), "0", ["Dense"])], "Dense", "0", 6, user.__file__) == ""
     assert source_lines.layer_line([], "Dense", "last", 6, "") == ""
 
 
-def test_a_call_is_told_by_the_users_frame(user: Any) -> None:
+def test_call_is_located_in_the_users_frame(user: Any) -> None:
     assert user.call(source_lines.calling_line).startswith(line_of("return function()"))
     assert user.call(source_lines.calling_file) == user.__file__
 
 
-def test_a_file_that_is_no_python_tells_nothing(tmp_path: Path) -> None:
+def test_invalid_python_has_no_place(tmp_path: Path) -> None:
     path = tmp_path / "broken.py"
     path.write_text("class (:\n")
 
     assert source_lines.layer_line([], "Dense", "last", 1, str(path)) == ""
 
 
-def test_a_class_typed_in_a_session_has_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_class_of_an_interactive_session_has_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
     session = types.ModuleType("__main__")  # as in `python -c` or a shell: a module without a file
     monkeypatch.setitem(sys.modules, "__main__", session)
     exec("class Net:\n    def __init__(self):\n        self.part = object()\n", vars(session))

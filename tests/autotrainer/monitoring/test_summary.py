@@ -21,7 +21,7 @@ def _summary(*batches: object) -> DataSummary:
 
 
 @pytest.mark.parametrize(
-    ("batches", "wanted"),
+    ("batches", "expected"),
     [
         ([[0, 1, 2, 2]], {"integer_type": True, "classes": 3, "majority": 0.5, "values": (0.0, 1.0, 2.0), "width": 1}),
         ([[0, 1], [1, 1]], {"rows": 4, "majority": 0.75, "binary": True}),
@@ -36,13 +36,13 @@ def _summary(*batches: object) -> DataSummary:
         ([[-100, -5, 3]], {"classes": 3, "minimum": -100.0}),
     ],
 )
-def test_targets(batches: list[object], wanted: dict[str, object]) -> None:
+def test_target_summary(batches: list[object], expected: dict[str, object]) -> None:
     summary = _summary(*batches).targets
-    assert {name: getattr(summary, name) for name in wanted} == wanted
+    assert {name: getattr(summary, name) for name in expected} == expected
 
 
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=8), min_size=1, max_size=5))
-def test_the_summary_does_not_depend_on_how_targets_come(batches: list[list[int]]) -> None:
+def test_target_summary_does_not_depend_on_batches(batches: list[list[int]]) -> None:
     parts, whole = _summary(*batches).targets, _summary([v for batch in batches for v in batch]).targets
     assert (parts.classes, parts.values, parts.rows) == (whole.classes, whole.values, whole.rows)
     np.testing.assert_allclose(
@@ -50,20 +50,20 @@ def test_the_summary_does_not_depend_on_how_targets_come(batches: list[list[int]
     )
 
 
-def _step(context: TaskContext, **seen: Any) -> dict[str, float]:
+def _step(context: TaskContext, **measured: Any) -> dict[str, float]:
     layers = np.full((2, len(LAYER_COLUMNS)), np.nan)
-    layers[:, LAYER_COLUMNS.index("grad_norm")] = seen.pop("grad_norm", (3.0, 4.0))
-    observation = Observation(5, layers, **seen)
+    layers[:, LAYER_COLUMNS.index("grad_norm")] = measured.pop("grad_norm", (3.0, 4.0))
+    observation = Observation(5, layers, **measured)
     stats = summarize(observation, 1, DataSummary(), context)
     return dict(zip(STEP_COLUMNS, stats.scalars, strict=True))
 
 
 CLASSES = TaskContext(loss=LossInfo(family="cross_entropy", expects="logits"), output_units=3)
-OWN, OWN_CLASSES = TaskContext(output_units=1), TaskContext(output_units=3)
+CUSTOM, CUSTOM_CLASSES = TaskContext(output_units=1), TaskContext(output_units=3)
 
 
 @pytest.mark.parametrize(
-    ("context", "seen", "wanted"),
+    ("context", "measured", "expected"),
     [
         (CLASSES, {"loss": 0.5, "learning_rate": 0.1, "batch_size": 4.0}, {"loss": 0.5, "grad_norm": 5.0}),
         (CLASSES, {"grad_norm": (math.nan, 2.0)}, {"grad_norm": 2.0}),
@@ -102,36 +102,36 @@ OWN, OWN_CLASSES = TaskContext(output_units=1), TaskContext(output_units=3)
             {"accuracy": 1.0},
         ),
         (
-            OWN,
+            CUSTOM,
             {"outputs": np.array([[0.8], [0.4]]), "targets": np.array([[1.0], [0.0]])},
             {"binary_entropy": -math.log(0.8 * 0.6) / 2, "crossed_binary_entropy": math.nan, "cross_entropy": math.nan},
         ),
         (
-            OWN,
+            CUSTOM,
             {"outputs": np.array([[0.8], [0.4]]), "targets": np.array([1.0, 0.0])},
             {"crossed_binary_entropy": -math.log(0.8 * 0.4 * 0.2 * 0.6) / 4},
         ),
         (
-            OWN,
+            CUSTOM,
             {"outputs": np.array([[-1.0], [2.0]]), "targets": np.array([[1.0], [2.0]])},
             {"binary_entropy": (math.log1p(math.e) + math.log1p(math.e**2) - 4) / 2},
         ),
         (
-            OWN,
+            CUSTOM,
             {"outputs": np.array([[1e-5], [0.4]]), "targets": np.array([[1.0], [0.0]])},
             {"binary_entropy": math.nan},
         ),
         (
-            OWN_CLASSES,
+            CUSTOM_CLASSES,
             {"outputs": np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.6]]), "targets": np.array([0, 2])},
             {"cross_entropy": -math.log(0.5 * 0.75) / 2},
         ),
         (
-            OWN_CLASSES,
+            CUSTOM_CLASSES,
             {"outputs": np.array([[2.0, 0.0, -1.0]]), "targets": np.array([[0.0, 1.0, 0.0]])},
             {"cross_entropy": math.log(math.e**2 + 1 + 1 / math.e)},
         ),
-        (OWN_CLASSES, {"outputs": np.ones((2, 3)), "targets": np.array([0, 3])}, {"cross_entropy": math.nan}),
+        (CUSTOM_CLASSES, {"outputs": np.ones((2, 3)), "targets": np.array([0, 3])}, {"cross_entropy": math.nan}),
         (
             CLASSES,
             {"outputs": np.array([[2.0, 0.0, -1.0]]), "targets": np.array([1])},
@@ -145,14 +145,14 @@ OWN, OWN_CLASSES = TaskContext(output_units=1), TaskContext(output_units=3)
         (CLASSES, {"targets": np.array([1.0, math.nan])}, {"target_nonfinite": 0.5, "target_max": math.inf}),
     ],
 )
-def test_step(context: TaskContext, seen: dict[str, Any], wanted: dict[str, float]) -> None:
-    values = _step(context, **seen)
-    assert {name: values[name] for name in wanted} == pytest.approx(wanted, nan_ok=True)
+def test_step_statistics(context: TaskContext, measured: dict[str, Any], expected: dict[str, float]) -> None:
+    values = _step(context, **measured)
+    assert {name: values[name] for name in expected} == pytest.approx(expected, nan_ok=True)
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.sampled_from(["f", "i"]), st.integers(0, 3))
-def test_no_shape_raises(rows: int, units: int, kind: str, extra: int) -> None:
+def test_summarize_accepts_any_shapes(rows: int, units: int, kind: str, extra: int) -> None:
     outputs = np.ones((rows, *([2] * extra), units))
     for targets in (np.ones((rows, units)), np.ones(rows), np.ones((rows, *([2] * extra)))):
-        for context in (CLASSES, OWN, OWN_CLASSES):
+        for context in (CLASSES, CUSTOM, CUSTOM_CLASSES):
             _step(context, outputs=outputs, targets=targets.astype(int if kind == "i" else float), inputs=outputs)

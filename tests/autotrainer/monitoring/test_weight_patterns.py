@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autotrainer.monitoring.weight_patterns import is_drawn, recurrent_form, weight_form
+from autotrainer.monitoring.weight_patterns import is_freshly_initialized, recurrent_form, weight_form
 
 RNG = np.random.default_rng(0)
 UNIT, INPUT = RNG.normal(size=(1, 3, 2)), RNG.normal(size=(4, 1, 2))
@@ -36,7 +36,7 @@ def test_recurrent_form(values: tuple[float, float], form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "drawn"),
+    ("values", "expected"),
     [
         (RNG.uniform(-0.5, 0.5, 400), True),
         (RNG.uniform(-0.2, 0.2, 400), True),
@@ -53,5 +53,5 @@ def test_recurrent_form(values: tuple[float, float], form: str) -> None:
     ],
     ids=["uniform", "narrow", "normal", "bound", "noise", "wide", "tails", "few normal", "few", "zero", "nan", "ends"],
 )
-def test_newly_drawn(values: np.ndarray, drawn: bool) -> None:
-    assert is_drawn(values, (0.5, 0.2), (0.1,)) is drawn
+def test_freshly_initialized_weights(values: np.ndarray, expected: bool) -> None:
+    assert is_freshly_initialized(values, (0.5, 0.2), (0.1,)) is expected

@@ -15,7 +15,7 @@ def _finding(problem: str, severity: str = "error", confidence: float = 0.5, cau
 
 
 @pytest.mark.parametrize(
-    ("given", "order"),
+    ("findings", "order"),
     [
         ([_finding("a", "info"), _finding("b", "warning"), _finding("c")], ["c", "b", "a"]),
         ([_finding("a", confidence=0.4), _finding("b", confidence=0.9)], ["b", "a"]),
@@ -28,8 +28,8 @@ def _finding(problem: str, severity: str = "error", confidence: float = 0.5, cau
         ([_finding("a", caused_by="b"), _finding("b", caused_by="a")], ["b", "a"]),
     ],
 )
-def test_order(given: list[Finding], order: list[str]) -> None:
-    assert [f.problem for f in rank_findings(given)] == order
+def test_ranking_order(findings: list[Finding], order: list[str]) -> None:
+    assert [f.problem for f in rank_findings(findings)] == order
 
 
 PROBLEMS = st.sampled_from("abcdef")
@@ -41,16 +41,16 @@ PROBLEMS = st.sampled_from("abcdef")
         unique_by=lambda v: v[0],
     )
 )
-def test_ranking_loses_and_repeats_nothing(values: list[tuple[str, Severity, float, str | None]]) -> None:
+def test_ranking_keeps_every_finding_once(values: list[tuple[str, Severity, float, str | None]]) -> None:
     findings = [_finding(p, s, c, caused) for p, s, c, caused in values]
     assert sorted(f.problem for f in rank_findings(findings)) == sorted(f.problem for f in findings)
 
 
-def test_round_trip_through_json() -> None:
+def test_json_round_trip() -> None:
     evidence = {"ratio": 1e-5, "norm": math.inf}
     finding = Finding("p", "AT1", Severity.ERROR, 0.75, "m", ("l",), 3, 1, evidence, ("r",), "q")
     assert Finding.from_dict(json.loads(json.dumps(finding.to_dict(), allow_nan=False))) == finding
 
 
-def test_str_names_code_problem_severity_and_message() -> None:
+def test_str_shows_code_problem_severity_and_message() -> None:
     assert str(_finding("a")) == "AT999 a [error]: m"

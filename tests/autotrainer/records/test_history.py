@@ -15,7 +15,7 @@ def _stats(step: int, loss: float = math.nan, layers: int = 1) -> StepStats:
     return StepStats(step, step // 100, scalars, np.full((layers, len(LAYER_COLUMNS)), float(step)))
 
 
-def test_columns_by_name() -> None:
+def test_columns_are_selected_by_name() -> None:
     history = RunHistory([LayerInfo("a"), LayerInfo("b")])
     for step in (0, 5):
         history.add_step(_stats(step, loss=step, layers=2))
@@ -24,7 +24,7 @@ def test_columns_by_name() -> None:
     assert history.layer("grad_norm").tolist() == [[0, 0], [5, 5]]
 
 
-def test_losses_hold_single_steps_in_order() -> None:
+def test_losses_are_in_step_order() -> None:
     history = RunHistory([LayerInfo("a")])
     history.add_step(_stats(0, 1.0))
     history.add_step(_stats(3, 0.5), losses=[(1, 0.9), (2, math.inf)])
@@ -33,7 +33,7 @@ def test_losses_hold_single_steps_in_order() -> None:
     assert values.tolist() == [1.0, 0.9, math.inf, 0.5]
 
 
-def test_memory_is_bounded_and_recent_steps_stay_whole() -> None:
+def test_memory_is_bounded_and_recent_steps_stay_complete() -> None:
     history = RunHistory([LayerInfo("a")])
     size = history.bytes
     for step in range(20_000):
@@ -45,17 +45,17 @@ def test_memory_is_bounded_and_recent_steps_stay_whole() -> None:
     assert (np.diff(kept[-256:]) == 1).all()
 
 
-@pytest.mark.parametrize(("given", "kept"), [(0.5, 0.5), (math.nan, math.inf), (-math.inf, math.inf)])
-def test_epoch_values(given: float, kept: float) -> None:
+@pytest.mark.parametrize(("value", "stored"), [(0.5, 0.5), (math.nan, math.inf), (-math.inf, math.inf)])
+def test_nonfinite_epoch_values_become_infinite(value: float, stored: float) -> None:
     history = RunHistory()
-    history.add_epoch(0, 9, {"val_loss": given})
+    history.add_epoch(0, 9, {"val_loss": value})
     epochs, values = history.epochs("val_loss")
-    assert (epochs.tolist(), values.tolist()) == ([0], [kept])
+    assert (epochs.tolist(), values.tolist()) == ([0], [stored])
     assert (history.step, history.epoch, history.step_of_epoch(0)) == (9, 1, 9)
     assert history.epochs("unknown")[0].size == 0
 
 
-def test_an_epoch_ends_whether_or_not_anything_is_known_of_it() -> None:
+def test_epoch_without_values_ends() -> None:
     history = RunHistory()
     assert not history.has_ended(0)
     history.add_epoch(0, 9, {})
@@ -66,13 +66,13 @@ def test_an_epoch_ends_whether_or_not_anything_is_known_of_it() -> None:
     assert (history.step_of_epoch(0), history.epoch_of_step) == (9, 1)
 
 
-def test_what_there_was_at_the_beginning_of_an_epoch() -> None:
+def test_history_before_epoch_continues_independently() -> None:
     history = RunHistory([LayerInfo("a")])
     for epoch in range(3):
         for step in (100 * epoch, 100 * epoch + 50):
             history.add_step(_stats(step, 1.0 / (step + 1)), losses=[(step + 1, 2.0)])
         history.add_epoch(epoch, 100 * epoch + 99, {"val_loss": float(epoch)})
-    past = history.until(2)
+    past = history.before_epoch(2)
     assert (past.step, past.epoch, past.epoch_of_step) == (199, 2, 1)
     assert past.steps.tolist() == [0, 50, 100, 150]
     assert past.layer("grad_norm")[:, 0].tolist() == [0, 50, 100, 150]
@@ -82,5 +82,5 @@ def test_what_there_was_at_the_beginning_of_an_epoch() -> None:
     past.add_step(_stats(200, 9.0))
     past.add_epoch(2, 299, {"val_loss": 7.0})
     assert past.epochs("val_loss")[1].tolist() == [0.0, 1.0, 7.0]
-    assert history.epochs("val_loss")[1].tolist() == [0.0, 1.0, 2.0], "the other one goes on by itself"
+    assert history.epochs("val_loss")[1].tolist() == [0.0, 1.0, 2.0], "the original is unchanged"
     assert past.bytes == history.bytes

@@ -48,7 +48,7 @@ def test_kind_of_task(targets: object, family: str, units: int, kind: TaskKind) 
         ([1.0, 2.0], MSE, "sigmoid", 1, "regression"),
     ],
 )
-def test_two_labels_under_a_sigmoid_and_a_loss_of_ones_own_are_classes(
+def test_two_labels_with_sigmoid_and_custom_loss_are_binary(
     targets: object, family: str, activation: str | None, units: int, kind: TaskKind
 ) -> None:
     data = DataSummary()
@@ -84,13 +84,13 @@ def test_correct_rows(
 
 
 @pytest.mark.parametrize(("expects", "cut"), [("logits", 0.0), ("probabilities", 0.5)])
-def test_cut(expects: str, cut: float) -> None:
+def test_decision_threshold(expects: str, cut: float) -> None:
     data = DataSummary()
     data.add_targets(np.array([0.0, 1.0]))
     assert TaskContext(loss=LossInfo(expects=expects)).cut(data.targets) == cut  # type: ignore[arg-type]
 
 
-def test_context_survives_json_and_unknown_keys() -> None:
+def test_context_json_round_trip_ignores_unknown_keys() -> None:
     context = TaskContext(
         "pytorch",
         loss=LossInfo("CrossEntropyLoss", CE, "logits"),

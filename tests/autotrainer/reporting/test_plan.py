@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from autotrainer import load_plan
-from autotrainer.edits import EDITS, ClipGradients, ScaleInputs, SetLearningRate, SetLoss, edit_from_dict
+from autotrainer import load_plan, registry
+from autotrainer.edits import ScaleInputs, SetLearningRate, SetLoss
 from autotrainer.errors import ConfigError
 from autotrainer.reporting.plan import RepairPlan
+from autotrainer.testing import FakeBackend, FakeModel, Outcome
 
 PLAN = RepairPlan(
     ("scale_inputs", "fix_loss"),
@@ -23,7 +26,7 @@ def test_plan_survives_a_file(tmp_path) -> None:
     assert load_plan(path) == PLAN
 
 
-def test_what_a_user_must_know_comes_first() -> None:
+def test_notes_come_first() -> None:
     assert PLAN.changes == ("input", "loss")
     text = str(PLAN)
     assert text.index("input, loss") < text.index("1. ")
@@ -31,24 +34,27 @@ def test_what_a_user_must_know_comes_first() -> None:
     assert RepairPlan(("x",), (SetLearningRate(0.01),)).changes == ()
 
 
-def test_places_in_the_users_code_are_told_and_kept() -> None:
+def test_places_in_the_users_code_are_named_and_kept() -> None:
     plan = replace(PLAN, places={"improper_loss": "train.py:12"}, start=3)
-    assert "Against abnormal_data, improper_loss (train.py:12):" in str(plan)
-    assert "From the beginning of epoch 3 on" in str(plan)
+    assert "To fix abnormal_data, improper_loss (train.py:12):" in str(plan)
+    assert "Apply this from the start of epoch 3 (the first epoch is 0)" in str(plan)
     again = RepairPlan.from_dict(json.loads(plan.to_json()))
     assert (again.places, again.start) == (plan.places, 3)
-    assert plan == replace(PLAN, start=3), "a place is no part of what is changed"
+    assert plan == replace(PLAN, start=3), "a place is not part of what is changed"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "can't read"),
-        ("[]", "no repair plan"),
-        ("{}", "no repair plan of format 1"),
+        ("[]", "does not hold a repair plan"),
+        ("{}", "not a repair plan of format 1"),
         ('{"autotrainer_plan": 1}', "incomplete"),
         (PLAN.to_json().replace("SetLoss", "SetLos"), "did you mean 'SetLoss'"),
         (PLAN.to_json().replace('"value"', '"valu"'), "did you mean 'value'"),
+        (PLAN.to_json().replace("0.01", "1e999"), "value must be a number > 0, not inf"),
+        ("[" * 100_000, "can't read"),
+        (PLAN.to_json().replace("0.01", "9" * 5000), "can't read"),
     ],
 )
 def test_bad_files_get_a_clear_error(tmp_path, text, message) -> None:
@@ -63,11 +69,36 @@ def test_missing_file(tmp_path) -> None:
         load_plan(tmp_path / "none.json")
 
 
-def test_incomplete_edit() -> None:
-    with pytest.raises(ConfigError, match="incomplete"):
-        edit_from_dict({"edit": "ClipGradients", "kind": "norm"})
+NESTED: Any = []
+for _ in range(10_000):
+    NESTED = [NESTED]
 
 
-def test_edits_are_values() -> None:
-    assert ClipGradients("norm", 1.0) == edit_from_dict(json.loads(json.dumps(ClipGradients("norm", 1.0).to_dict())))
-    assert all(0 <= cls.change <= 3 for cls in EDITS.values())
+WRONG: list[Any] = [None, 3, -1, True, 1.5, math.inf, 10**5000, object(), [3], [None], {"a": 1}, NESTED]
+
+
+@pytest.mark.parametrize("name", ["repairs", "problems", "layers", "edits", "framework", "start", "places"])
+@pytest.mark.parametrize("value", WRONG, ids=lambda value: type(value).__name__)
+def test_crafted_plans_are_refused(name: str, value: Any) -> None:
+    if name == "start" and value == 3:
+        return
+    with pytest.raises(ConfigError):
+        RepairPlan.from_dict({**json.loads(PLAN.to_json()), name: value})
+    with pytest.raises(ConfigError, match=f"`{name}` of a repair plan must be"):
+        replace(PLAN, **{name: value})
+
+
+@pytest.mark.parametrize("values", [None, [], "plan", 3, {"autotrainer_plan": [[]]}, {"autotrainer_plan": 2}])
+def test_values_that_are_not_a_plan_are_refused(values: Any) -> None:
+    with pytest.raises(ConfigError, match="not a repair plan of format 1"):
+        RepairPlan.from_dict(values)
+
+
+def test_whatever_fails_while_a_plan_is_applied_is_an_error_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Backend(FakeBackend):
+        def apply(self, edits: Any, model: Any, optimizer: Any) -> Any:
+            raise MemoryError("no room for 10**12 units")
+
+    monkeypatch.setattr(registry, "backends", lambda: (Backend(),))
+    with pytest.raises(ConfigError, match="can't be applied to this FakeModel: no room for"):
+        replace(PLAN, framework="fake").apply(FakeModel(lambda edits: Outcome()))

@@ -35,7 +35,7 @@ ROOT = Finding(
 )
 MIDDLE = Finding("dying_relu", "AT201", Severity.ERROR, 0.9, "Half is dead.", caused_by="abnormal_data")
 LEAF = Finding("not_learning", "AT303", Severity.ERROR, 0.9, "It stays at chance.", caused_by="dying_relu")
-NOTE = Finding("oscillating_loss", "AT301", Severity.INFO, 0.9, "It swung. This passed by step 30.", repairs=("x",))
+NOTE = Finding("oscillating_loss", "AT301", Severity.INFO, 0.9, "It swung. Resolved by step 30.", repairs=("x",))
 
 
 def _history(losses: list[float]) -> tuple[RunHistory, TaskContext]:
@@ -73,42 +73,42 @@ def _result(**changes: Any) -> Result:
     return Result(**{**values, **changes})
 
 
-def test_text_tells_the_root_first_and_folds_its_consequences() -> None:
+def test_text_shows_root_before_its_consequences() -> None:
     text = str(Report((ROOT, MIDDLE, LEAF, NOTE)))
     blocks = text.split("\n\n")
     assert blocks[0] == "autotrainer: 3 errors, 1 note"
     assert blocks[1].splitlines() == [
-        "ERROR  AT501 abnormal_data   (first seen in epoch 3, step 21; 97% sure)",
+        "ERROR  AT501 abnormal_data   (first seen in epoch 3, step 21; 97% confidence)",
         "  Inputs reach 255.",
         "  layers: fc1, fc2",
         "  evidence: max = 255, norm = inf",
-        "  └ leads to AT201 dying_relu [error]: Half is dead.",
-        "  └ leads to AT303 not_learning [error]: It stays at chance.",
-        "  what helps, best first: scale_inputs, insert_normalization",
+        "  └ causes AT201 dying_relu [error]: Half is dead.",
+        "  └ causes AT303 not_learning [error]: It stays at chance.",
+        "  suggested repairs: scale_inputs, insert_normalization",
         "  more: autotrainer explain abnormal_data",
     ]
     assert blocks[2].startswith("INFO  AT301 oscillating_loss")
-    assert "what helps" not in blocks[2]
+    assert "suggested repairs" not in blocks[2]
     assert len(blocks) == 3
 
 
-def test_text_names_further_consequences_in_one_line() -> None:
+def test_text_lists_further_consequences_in_one_line() -> None:
     names = ("dying_relu", "no_gradient", "not_learning", "slow_convergence")
     after = [Finding(p, "AT1", Severity.ERROR, 0.9, f"{p} it is.", caused_by=ROOT.problem) for p in names]
-    told = [line for line in str(Report((ROOT, *after))).splitlines() if line.startswith("  └")]
-    assert told == [
-        "  └ leads to AT1 dying_relu [error]: dying_relu it is.",
-        "  └ leads to AT1 no_gradient [error]: no_gradient it is.",
-        "  └ and so to AT1 not_learning [error], AT1 slow_convergence [error]",
+    lines = [line for line in str(Report((ROOT, *after))).splitlines() if line.startswith("  └")]
+    assert lines == [
+        "  └ causes AT1 dying_relu [error]: dying_relu it is.",
+        "  └ causes AT1 no_gradient [error]: no_gradient it is.",
+        "  └ also causes AT1 not_learning [error], AT1 slow_convergence [error]",
     ]
     page = Report((ROOT, *after)).to_html()
-    assert "and so to 2 further findings" in page
+    assert "also causes 2 further findings" in page
     assert all(f"{p} it is." in page for p in names)
 
 
-def test_text_of_a_quiet_run_says_what_was_watched() -> None:
+def test_headline_without_findings_describes_the_run() -> None:
     text = str(Report.of_run([], *_history([1.0, 0.5])))
-    assert text == "autotrainer: no problem found in 2 steps (1 epoch) of a pytorch training of 1 layer"
+    assert text == "autotrainer: no problem found in 2 steps (1 epoch) of training a pytorch model with 1 layer"
 
 
 @pytest.mark.parametrize(
@@ -120,32 +120,32 @@ def test_text_of_a_quiet_run_says_what_was_watched() -> None:
         ({"a": "a"}, {"a": []}),
     ],
 )
-def test_folding_loses_and_repeats_nothing(causes: dict[str, str | None], groups: dict[str, list[str]]) -> None:
+def test_fold_keeps_every_finding_once(causes: dict[str, str | None], groups: dict[str, list[str]]) -> None:
     findings = [Finding(p, "AT1", Severity.ERROR, 1.0, "m", caused_by=c) for p, c in causes.items()]
     assert {root.problem: [f.problem for f in rest] for root, rest in fold(findings)} == groups
 
 
-def test_text_of_a_result() -> None:
+def test_text_of_result() -> None:
     text = str(_result().report())
-    assert "repaired: better by more than noise, and no error is left." in text
+    assert "repaired: better by more than noise, and no errors remain." in text
     assert "validation accuracy: 0.5 → 0.9" in text
     assert "swap_activation: F.relu is called as a function" in text
-    assert "work: 2.20 trainings of the given model" in text
+    assert "work: 2.20× the cost of one training" in text
     assert str(_result().plan).splitlines()[0] in text
     assert "CUDA <out> of memory" in text
-    assert "1 attempt and the training as given were compared on one validation set" in text
+    assert "1 attempt and the original training were compared on the same validation set" in text
     assert [line[0] for line in text.splitlines() if "scale_learning_rate (" in line] == [" ", "*"]
 
 
-def test_test_score_is_told_in_place_of_the_caution() -> None:
+def test_test_score_replaces_selection_bias_note() -> None:
     text = str(_result(test_score=0.88, baseline_test_score=0.51).report())
     assert "0.51 → 0.88" in text
-    assert "compared on one validation set" not in text
+    assert "compared on the same validation set" not in text
 
 
 @pytest.mark.parametrize("status", ["healthy", "repaired", "improved", "unrepaired"])
 @pytest.mark.parametrize("stopped_by", ["done", "budget", "interrupt"])
-def test_every_outcome_has_all_three_forms(status: str, stopped_by: str) -> None:
+def test_every_outcome_renders_in_all_formats(status: str, stopped_by: str) -> None:
     plan = {} if status in ("repaired", "improved") else {"plan": None}
     report = _result(status=status, stopped_by=stopped_by, score=math.nan, **plan).report()
     assert status in str(report)
@@ -172,11 +172,11 @@ class _Tags(HTMLParser):
         self.tags.append((tag, dict(attributes)))
 
 
-def test_html_escapes_every_name_and_loads_nothing() -> None:
-    nasty = '<script>alert("x")</script>'
-    finding = replace(ROOT, message=nasty, layers=(nasty,), problem=nasty, evidence={nasty: 1.0}, repairs=(nasty,))
-    plan = RepairPlan((nasty,), (SetLearningRate(0.01),))
-    attempt = Attempt(plan, None, nasty, (finding,), 1.0)
+def test_html_escapes_names_and_loads_no_resources() -> None:
+    markup = '<script>alert("x")</script>'
+    finding = replace(ROOT, message=markup, layers=(markup,), problem=markup, evidence={markup: 1.0}, repairs=(markup,))
+    plan = RepairPlan((markup,), (SetLearningRate(0.01),))
+    attempt = Attempt(plan, None, markup, (finding,), 1.0)
     report = _result(findings=[finding], attempts=[attempt], plan=plan).report()
     parser = _Tags()
     parser.feed(report.to_html())
@@ -186,13 +186,13 @@ def test_html_escapes_every_name_and_loads_nothing() -> None:
     assert not [a for _, attributes in parser.tags for a in attributes if a in ("src", "href")]
 
 
-def test_html_breaks_curves_where_they_are_not_finite() -> None:
+def test_html_breaks_curves_at_nonfinite_values() -> None:
     page = Report.of_run([], *_history([1.0, 0.9, math.inf, 0.5, 0.4])).to_html()
     assert page.count('<polyline class="loss"') == 2
     assert "nan" not in page.split("<svg")[1].split("</svg>")[0]
 
 
-def test_long_runs_give_short_curves() -> None:
+def test_long_curves_are_downsampled() -> None:
     report = Report.of_run([], *_history([float(i) for i in range(3000)]))
     points = report.curves["loss"]
     assert len(points) == 400
@@ -200,24 +200,24 @@ def test_long_runs_give_short_curves() -> None:
 
 
 @pytest.mark.parametrize(("suffix", "start"), [("html", "<!doctype html>"), ("json", "{"), ("TXT", "autotrainer:")])
-def test_save(tmp_path: Path, suffix: str, start: str) -> None:
+def test_save_by_suffix(tmp_path: Path, suffix: str, start: str) -> None:
     path = tmp_path / "new" / f"report.{suffix}"
     assert Report((ROOT,)).save(path) == path
     assert path.read_text("utf-8").startswith(start)
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_unknown_suffix_and_unwritable_path_are_input_errors(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"suffix says the form, did you mean '\.html'"):
+def test_save_rejects_unknown_suffix_and_unwritable_path(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"suffix selects the format, did you mean '\.html'"):
         Report().save(tmp_path / "report.htm")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="not to NoneType"):
+    with pytest.raises(InputError, match="not NoneType"):
         Report.of_run([], RunHistory(), TaskContext()).save(None)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="can't write"):
         Report().save(tmp_path / "file" / "report.html")
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "report.txt"
     path.write_text("old")
 
@@ -231,12 +231,12 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_control_characters_can_not_steer_a_terminal() -> None:
+def test_control_characters_are_escaped() -> None:
     assert clean("a\x1b[31mb\nc é →") == "a\\x1b[31mb\\nc é →"
     assert "\x1b" not in str(Report((replace(ROOT, layers=("\x1b[2J",)),)))
 
 
-def _screened() -> Result:
+def _search_result() -> Result:
     """Return a result of a search: two short trainings, one of them taken to its end."""
     plan = RepairPlan(("scale_learning_rate",), (SetLearningRate(0.01),))
     other = replace(plan, repairs=("swap_<b>",), edits=(SetLearningRate(0.1),))
@@ -249,53 +249,53 @@ def _screened() -> Result:
     return _result(plan=plan, attempts=attempts, epochs=15, cost=2.5)
 
 
-def test_short_attempts_are_told_as_such_and_never_chosen() -> None:
-    report = _screened().report()
+def test_short_attempts_are_labeled_and_never_chosen() -> None:
+    report = _search_result().report()
     assert [a.chosen for a in report.outcome.attempts] == [False, False, False, True]
-    told = [line for line in str(report).splitlines() if "scale_learning_rate (" in line or "swap_<" in line]
-    assert told == [
-        "        0.7   0.20  scale_learning_rate (tried for 3 of 15 epochs; no error left)",
-        "        0.6   0.20  swap_<b> (tried for 3 of 15 epochs; no error left)",
+    lines = [line for line in str(report).splitlines() if "scale_learning_rate (" in line or "swap_<" in line]
+    assert lines == [
+        "        0.7   0.20  scale_learning_rate (trained for 3 of 15 epochs; no errors left)",
+        "        0.6   0.20  swap_<b> (trained for 3 of 15 epochs; no errors left)",
         "          –   0.10  swap_<b> (failed: it broke)",
-        "*       0.9   1.00  scale_learning_rate (no error left)",
+        "*       0.9   1.00  scale_learning_rate (no errors left)",
     ]
     assert [a["epochs"] for a in json.loads(report.to_json())["result"]["attempts"]] == [3, 3, None, None]
-    assert "tried for 3 of 15 epochs: none" in report.to_html()
+    assert "trained for 3 of 15 epochs: none" in report.to_html()
 
 
-def test_repetitions_are_told_as_such_never_chosen_and_compared_with_nothing() -> None:
-    result = _screened()
-    plan, given = result.attempts[0].plan, RepairPlan((), ())
+def test_seed_repeats_are_labeled_and_never_chosen() -> None:
+    result = _search_result()
+    plan, original = result.attempts[0].plan, RepairPlan((), ())
     result.attempts += [
-        Attempt(given, 0.5, None, (NOTE,), 0.3, verdict="open"),
+        Attempt(original, 0.5, None, (NOTE,), 0.3, verdict="open"),
         Attempt(plan, 0.4, None, (), 1.0, verdict="refuted"),
     ]
     report = result.report()
     assert [a.chosen for a in report.outcome.attempts] == [False, False, False, True, False, False]
-    told = "└ with other seeds: as given 0.5; scale_learning_rate 0.4: the gain does not hold"
-    assert f"              1.30  {told}" in str(report).splitlines()
-    assert "may be luck" not in str(report) + report.to_html()
+    reruns = "└ with other seeds: original 0.5; scale_learning_rate 0.4: the gain does not hold"
+    assert f"              1.30  {reruns}" in str(report).splitlines()
+    assert "due to chance" not in str(report) + report.to_html()
     doubtful = replace(result, doubtful=True).report()
-    assert "The gain may be luck: it is not sure at 99.9 %" in str(doubtful)
-    assert "The gain may be luck" in doubtful.to_html()
+    assert "The gain may be due to chance: it is not significant at the 99.9% level" in str(doubtful)
+    assert "The gain may be due to chance" in doubtful.to_html()
     assert json.loads(doubtful.to_json())["result"]["doubtful"] is True
-    assert "3 attempts and the training as given were compared" in str(report)
+    assert "3 attempts and the original training were compared" in str(report)
     page = report.to_html()
     assert "with another seed: the gain does not hold" in page
-    assert "3 attempts and the training as given were compared" in page
-    assert page.count('<circle class="brief"') == 4
+    assert "3 attempts and the original training were compared" in page
+    assert page.count('<circle class="short"') == 4
 
 
-def test_the_page_draws_scores_over_work() -> None:
-    page = _screened().report().to_html()
-    kinds = ["given", "brief", "brief", "chosen"]
+def test_html_draws_scores_over_work() -> None:
+    page = _search_result().report().to_html()
+    kinds = ["original", "short", "short", "chosen"]
     assert [page.count(f'<circle class="{kind}"') for kind in dict.fromkeys(kinds)] == [1, 2, 1]
-    assert '<circle class="given" cx="256.0" cy="200.0"' in page, "one of two and a half trainings, the lowest score"
+    assert '<circle class="original" cx="256.0" cy="200.0"' in page, "1 of 2.5 trainings, the lowest score"
     assert '<circle class="chosen" cx="640.0" cy="0.0"' in page
-    assert "swap_&lt;b&gt; (tried for 3 of 15 epochs): 0.6 after 1.40 trainings" in page
+    assert "swap_&lt;b&gt; (trained for 3 of 15 epochs): 0.6 after 1.40× the cost of one training" in page
     assert "0.5 to 0.9 (higher is better)" in page
 
 
 @pytest.mark.parametrize("attempts", [[], [Attempt(RepairPlan(("x",), ()), None, "it broke", (), 0.1)]])
-def test_nothing_is_drawn_where_there_is_nothing_to_compare(attempts: list[Attempt]) -> None:
+def test_html_draws_no_scores_with_fewer_than_two(attempts: list[Attempt]) -> None:
     assert "<circle" not in _result(attempts=attempts, plan=None, status="unrepaired").report().to_html()

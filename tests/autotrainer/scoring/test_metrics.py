@@ -1,4 +1,4 @@
-"""Metrics: which one is chosen, what it says, and when a gain is more than noise."""
+"""Metrics: which one is selected, its value, and when a gain is more than noise."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ POISSON = LossInfo("poisson", "poisson", "log_values")
 CUSTOM = LossInfo()
 
 
-def _decide(loss: LossInfo, targets: Any, outputs: Any, metric: Any = "auto", mode: Any = None) -> tuple[Metric, float]:
+def _select(loss: LossInfo, targets: Any, outputs: Any, metric: Any = "auto", mode: Any = None) -> tuple[Metric, float]:
     targets, outputs = np.asarray(targets), np.asarray(outputs, np.float64)
     summary = DataSummary()
     summary.add_targets(targets)
     evaluation = Evaluation(outputs, targets, 0.25)
-    chosen = MetricSelection(metric, mode).decide(TaskContext(loss=loss), summary.targets, evaluation)
-    return chosen, chosen.judge(evaluation).value
+    chosen = MetricSelection(metric, mode).select(TaskContext(loss=loss), summary.targets, evaluation)
+    return chosen, chosen.score(evaluation).value
 
 
 NAN = float("nan")
@@ -77,9 +77,9 @@ NAN = float("nan")
     ],
 )
 def test_automatic_metric(loss: LossInfo, targets: Any, outputs: Any, name: str, value: float) -> None:
-    metric, found = _decide(loss, targets, outputs)
+    metric, result = _select(loss, targets, outputs)
     assert metric.name == name
-    assert found == pytest.approx(value)
+    assert result == pytest.approx(value)
 
 
 @pytest.mark.parametrize(
@@ -97,11 +97,11 @@ def test_automatic_metric(loss: LossInfo, targets: Any, outputs: Any, name: str,
     ],
 )
 def test_named_and_callable_metrics(metric: Any, targets: Any, outputs: Any, value: float) -> None:
-    assert _decide(BCE, targets, outputs, metric)[1] == pytest.approx(value)
+    assert _select(BCE, targets, outputs, metric)[1] == pytest.approx(value)
 
 
 @pytest.mark.parametrize(
-    ("metric", "targets", "outputs", "says"),
+    ("metric", "targets", "outputs", "message"),
     [
         ("accuracy", [0.5, 1.7], [0.5, 1.7], "accuracy"),
         ("r2", [1.0, 1.0], [0.5, 1.7], "r2"),
@@ -113,26 +113,26 @@ def test_named_and_callable_metrics(metric: Any, targets: Any, outputs: Any, val
         ("mse", [], [], "step"),
     ],
 )
-def test_metrics_that_do_not_fit(metric: Any, targets: Any, outputs: Any, says: str) -> None:
-    with pytest.raises(InputError, match=says):
-        _decide(CUSTOM, targets, outputs, metric)
+def test_incompatible_metrics_are_rejected(metric: Any, targets: Any, outputs: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        _select(CUSTOM, targets, outputs, metric)
 
 
-def test_modes() -> None:
+def test_contradicting_modes_are_rejected() -> None:
     assert MetricSelection("loss", "min")
-    assert _decide(MSE, [0.1, 0.3], [0.1, 0.3], lambda y, p: 1.0, "min")[0].sign == -1
+    assert _select(MSE, [0.1, 0.3], [0.1, 0.3], lambda y, p: 1.0, "min")[0].sign == -1
     with pytest.raises(ConfigError, match="mode"):
         MetricSelection("accuracy", "min")
 
 
 def _pair(metric: Any, targets: Any, new: Any, old: Any, loss: LossInfo = MSE, mode: Any = None) -> bool:
-    chosen, _ = _decide(loss, targets, old, metric, mode)
+    chosen, _ = _select(loss, targets, old, metric, mode)
     targets = np.asarray(targets)
-    both = [chosen.judge(Evaluation(np.asarray(p, np.float64), targets, 0.0)) for p in (new, old)]
+    both = [chosen.score(Evaluation(np.asarray(p, np.float64), targets, 0.0)) for p in (new, old)]
     return chosen.better(*both)
 
 
-def test_accuracy_needs_five_rows_more_at_least() -> None:
+def test_accuracy_gain_needs_at_least_five_rows() -> None:
     targets = np.tile([0, 1], 50)
     old = targets.copy()
     old[:10] = 1 - old[:10]
@@ -146,7 +146,7 @@ def test_accuracy_needs_five_rows_more_at_least() -> None:
     assert not _pair("auto", targets, old, old, BCE)
 
 
-def test_r2_gains() -> None:
+def test_r2_gains_are_paired() -> None:
     random = np.random.default_rng(0)
     targets = random.normal(size=100)
     near, far = targets + 0.1 * random.normal(size=100), targets + random.normal(size=100)
@@ -162,7 +162,7 @@ def test_r2_gains() -> None:
 
 
 @pytest.mark.parametrize("metric", ["mse", "mae", "r2", "auc"])
-def test_named_metrics_tell_gain_from_noise(metric: str) -> None:
+def test_metrics_distinguish_gain_from_noise(metric: str) -> None:
     random = np.random.default_rng(1)
     targets = np.tile([0.0, 1.0], 60)
     good, bad = targets + 0.1 * random.normal(size=120), targets + 2 * random.normal(size=120)
@@ -172,7 +172,7 @@ def test_named_metrics_tell_gain_from_noise(metric: str) -> None:
     assert not (_pair(metric, targets, same, bad) and _pair(metric, targets, bad, same))
 
 
-def test_callables_that_cannot_take_every_draw() -> None:
+def test_bootstrap_skips_failing_resamples() -> None:
     def both_classes(y: np.ndarray, p: np.ndarray) -> float:
         if y.sum() < 1:
             raise ValueError("no positive row")
@@ -181,18 +181,18 @@ def test_callables_that_cannot_take_every_draw() -> None:
     targets = np.zeros(50)
     targets[0] = 1
     assert _pair(both_classes, targets, targets, 1 - targets)
-    assert _pair(both_classes, targets, targets, np.full(50, np.nan)), "not called on what is not finite"
+    assert _pair(both_classes, targets, targets, np.full(50, np.nan)), "not called on non-finite predictions"
 
 
 def test_losses_are_compared_by_blocks() -> None:
     metric = LossMetric("loss", "min")
-    low, high = (metric.judge(Evaluation(np.zeros(3), np.zeros(3), loss)) for loss in (0.98, 1.0))
+    low, high = (metric.score(Evaluation(np.zeros(3), np.zeros(3), loss)) for loss in (0.98, 1.0))
     assert not metric.better(low, high), "two percent without blocks is noise"
     blocks = np.linspace(0.5, 1.5, 20)
     assert metric.better(metric.with_blocks(low, blocks - 0.02), metric.with_blocks(high, blocks))
     noisy = blocks + np.tile([0.5, -0.54], 10)
     assert not metric.better(metric.with_blocks(low, noisy), metric.with_blocks(high, blocks))
-    broken = metric.judge(Evaluation(np.zeros(3), np.zeros(3), float("nan")))
+    broken = metric.score(Evaluation(np.zeros(3), np.zeros(3), float("nan")))
     assert math.isinf(broken.value)
     assert metric.better(high, broken)
     assert not metric.better(broken, high)
@@ -200,12 +200,12 @@ def test_losses_are_compared_by_blocks() -> None:
 
 @settings(max_examples=50)
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=60))
-def test_a_gain_and_its_opposite_are_never_both_significant(gains: list[float]) -> None:
+def test_opposite_gains_are_never_both_significant(gains: list[float]) -> None:
     values = np.array(gains)
     assert not (significant(values) and significant(-values))
 
 
-def test_false_alarms_of_the_test_are_near_five_percent() -> None:
+def test_false_positive_rate_is_near_five_percent() -> None:
     random = np.random.default_rng(0)
     normal = np.mean([significant(random.normal(size=20)) for _ in range(2000)])
     flips = np.mean([significant(random.choice([-1.0, 0.0, 1.0], size=100)) for _ in range(2000)])
@@ -213,19 +213,19 @@ def test_false_alarms_of_the_test_are_near_five_percent() -> None:
     assert 0.01 < flips < 0.06
 
 
-def test_rows_without_a_target_say_nothing() -> None:
+def test_rows_without_target_do_not_count() -> None:
     targets = np.array([0.0, 1.0, np.nan, 3.0])
-    judge = Scorer(
+    scorer = Scorer(
         MetricSelection(), TaskContext(loss=LossInfo("mse", "squared_error", "values")), ArrayData(targets, targets)
     )
-    judged = judge.judge(Evaluation(np.array([0.0, 1.0, 7.0, 3.0]), targets, float("nan")))
-    assert judge.metric is not None
-    assert (judge.metric.name, judged.value) == ("r2", 1.0)
+    score = scorer.score(Evaluation(np.array([0.0, 1.0, 7.0, 3.0]), targets, float("nan")))
+    assert scorer.metric is not None
+    assert (scorer.metric.name, score.value) == ("r2", 1.0)
 
 
 @pytest.mark.parametrize(
     ("outputs", "score"), [([0.1, 0.9, 0.2, 0.8], 1.0), ([0.9, 0.9, 0.9, 0.8], 0.5), ([0.9, 0.9, 0.9, np.nan], 0.25)]
 )
-def test_one_unit_says_no_or_yes_to_the_higher_of_two_labels(outputs: Any, score: float) -> None:
-    metric, found = _decide(BCE, np.array([[1.0], [2.0], [1.0], [2.0]]), np.array(outputs)[:, None])
-    assert (metric.name, found) == ("accuracy", score)
+def test_one_unit_predicts_the_higher_of_two_labels(outputs: Any, score: float) -> None:
+    metric, value = _select(BCE, np.array([[1.0], [2.0], [1.0], [2.0]]), np.array(outputs)[:, None])
+    assert (metric.name, value) == ("accuracy", score)

@@ -27,36 +27,36 @@ def test_rungs(epochs: int, steps: int | None, lengths: list[int]) -> None:
     assert rungs(epochs, steps) == lengths
 
 
-def test_the_best_third_goes_on() -> None:
+def test_best_third_is_promoted() -> None:
     bracket = Bracket(list("abcdefghi"), [1, 3, 9])
     trained: dict[int, list[str]] = {}
-    while (found := bracket.next()) is not None:
-        entry, epochs = found
+    while (pending := bracket.next()) is not None:
+        entry, epochs = pending
         trained.setdefault(epochs, []).append(entry)
-        bracket.tell(entry, math.nan if entry == "i" else float(ord(entry)))
+        bracket.add(entry, math.nan if entry == "i" else float(ord(entry)))
     assert trained == {1: list("abcdefghi"), 3: ["h", "g", "f"], 9: ["h"]}
 
 
-def test_lower_scores_can_be_better_and_what_failed_goes_no_further() -> None:
+def test_key_decides_order_and_failures_are_not_promoted() -> None:
     bracket = Bracket(list("abc"), [1, 3], lambda score: -score)
     for score in (2.0, 1.0, 3.0):
         entry, _ = bracket.next() or ("", 0)
-        bracket.tell(entry, score)
+        bracket.add(entry, score)
     assert bracket.next() == ("b", 3)
     failed = Bracket(list("abc"), [1, 3])
     for entry in "abc":
         assert failed.next() == (entry, 1)
-        failed.tell(entry, math.nan)
+        failed.add(entry, math.nan)
     assert failed.next() is None
 
 
 @given(left=st.floats(0, 20), epochs=st.integers(1, 500))
-def test_a_bracket_stays_within_what_is_left(left: float, epochs: int) -> None:
+def test_bracket_stays_within_remaining_work(left: float, epochs: int) -> None:
     lengths = rungs(epochs)
     width = width_within(left, lengths)
     assert width == 0 or 2 <= width <= 9
     bracket, work = Bracket(range(width), lengths), 0.0
-    while (found := bracket.next()) is not None:
-        work += found[1] / epochs
-        bracket.tell(found[0], 0.0)
+    while (pending := bracket.next()) is not None:
+        work += pending[1] / epochs
+        bracket.add(pending[0], 0.0)
     assert work <= left + 1e-9

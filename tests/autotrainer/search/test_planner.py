@@ -18,7 +18,7 @@ from autotrainer.errors import ConfigError
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import LossInfo, OptimizerInfo, TargetSummary, TaskContext
-from autotrainer.search.planner import STRATEGIES, Planner, acted_on
+from autotrainer.search.planner import STRATEGIES, Planner, actionable
 
 ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
 
@@ -51,7 +51,7 @@ def _planner(strategy: str = "balance", **options: object) -> Planner:
     return Planner(registry.repairs(), supports, strategy, **options)  # type: ignore[arg-type]
 
 
-def test_acts_on_errors_and_on_what_explains_them() -> None:
+def test_errors_and_their_causes_are_actionable() -> None:
     findings = [
         _finding("abnormal_data", WARNING),
         _finding("dying_relu", WARNING, "abnormal_data"),
@@ -59,21 +59,21 @@ def test_acts_on_errors_and_on_what_explains_them() -> None:
         _finding("overfitting", WARNING),
         _finding("nonfinite", INFO),
     ]
-    answered = {f.problem for f in findings}
-    assert [f.problem for f in acted_on(findings, answered)] == ["abnormal_data", "dying_relu", "not_learning"]
+    repairable = {f.problem for f in findings}
+    assert [f.problem for f in actionable(findings, repairable)] == ["abnormal_data", "dying_relu", "not_learning"]
     circle = [_finding("a", ERROR, "b"), _finding("b", ERROR, "a")]
-    assert acted_on(circle, {"a", "b"}), "causes that go round in a circle"
-    assert acted_on(findings[:2], answered) == []
+    assert actionable(circle, {"a", "b"}), "circular causes"
+    assert actionable(findings[:2], repairable) == []
 
 
-def test_what_follows_from_an_error_without_a_repair_is_the_users_to_mend() -> None:
+def test_consequences_of_unrepairable_errors_are_not_actionable() -> None:
     findings = [_finding("nonfinite_data"), _finding("nonfinite", ERROR, "nonfinite_data"), _finding("dying_relu")]
-    assert [f.problem for f in acted_on(findings, {"nonfinite", "dying_relu"})] == ["dying_relu"]
+    assert [f.problem for f in actionable(findings, {"nonfinite", "dying_relu"})] == ["dying_relu"]
     warned = [_finding("nonfinite_data", WARNING), _finding("nonfinite", ERROR, "nonfinite_data")]
-    assert [f.problem for f in acted_on(warned, {"nonfinite"})] == ["nonfinite_data", "nonfinite"]
+    assert [f.problem for f in actionable(warned, {"nonfinite"})] == ["nonfinite_data", "nonfinite"]
 
 
-def test_proven_repairs_of_all_findings_make_one_step() -> None:
+def test_proven_repairs_of_all_findings_are_one_step() -> None:
     findings = [_finding("improper_output_activation"), _finding("abnormal_data"), _finding("not_learning")]
     step = _planner().proven(findings, CONTEXT, TARGETS)
     assert step is not None
@@ -84,18 +84,18 @@ def test_proven_repairs_of_all_findings_make_one_step() -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_weights_are_thrown_away_last_unless_the_evidence_names_layers(strategy: str) -> None:
+def test_repairs_that_discard_weights_are_last_unless_layers_are_named(strategy: str) -> None:
     planner = _planner(strategy)
-    blind = [s.repairs[0] for s in planner.steps([_finding("vanishing_gradient")], CONTEXT, TARGETS)]
-    throwing = [name in ("swap_activation", "reinitialize") for name in blind]
-    assert any(throwing)
-    assert throwing == sorted(throwing)
+    unnamed = [s.repairs[0] for s in planner.steps([_finding("vanishing_gradient")], CONTEXT, TARGETS)]
+    discarding = [name in ("swap_activation", "reinitialize") for name in unnamed]
+    assert any(discarding)
+    assert discarding == sorted(discarding)
     named = planner.steps([_finding("vanishing_gradient", layers=("l0",))], CONTEXT, TARGETS)
     if strategy == "balance":
         assert named[0].repairs == ("swap_activation",)
 
 
-def test_structure_changes_little_first_and_balance_goes_for_effect() -> None:
+def test_structure_orders_by_change_and_balance_by_effect() -> None:
     finding = _finding("vanishing_gradient", layers=("l0",))
     steps = {s: _planner(s).steps([finding], CONTEXT, TARGETS) for s in STRATEGIES}
     changes = [max(edit.change for edit in step.edits) for step in steps["structure"]]
@@ -104,7 +104,7 @@ def test_structure_changes_little_first_and_balance_goes_for_effect() -> None:
     assert steps["balance"] != steps["structure"]
 
 
-def test_roots_lead_but_do_not_keep_consequences_waiting_for_ever() -> None:
+def test_repairs_of_roots_lead_those_of_consequences() -> None:
     findings = [_finding("exploding_gradient"), _finding("not_learning", ERROR, "exploding_gradient")]
     problems = [s.problems[0] for s in _planner().steps(findings, CONTEXT, TARGETS)]
     assert problems[:3] == ["exploding_gradient", "exploding_gradient", "exploding_gradient"]
@@ -112,16 +112,16 @@ def test_roots_lead_but_do_not_keep_consequences_waiting_for_ever() -> None:
     assert "exploding_gradient" in problems[4:]
 
 
-def test_no_edits_are_proposed_twice() -> None:
+def test_equal_edits_are_proposed_once() -> None:
     findings = [_finding("exploding_gradient"), _finding("nonfinite"), _finding("not_learning")]
     steps = _planner().steps(findings, CONTEXT, TARGETS)
     assert len({step.edits for step in steps}) == len(steps)
 
 
-def test_reasons_are_kept() -> None:
+def test_notes_say_why_a_repair_was_left_out() -> None:
     def supports(edit: Edit) -> Support:
-        no = isinstance(edit, SwapActivation)
-        return Support(SupportLevel.NONE, "F.relu is called inside forward") if no else Support(SupportLevel.LIVE)
+        refused = isinstance(edit, SwapActivation)
+        return Support(SupportLevel.NONE, "F.relu is called inside forward") if refused else Support(SupportLevel.LIVE)
 
     planner = Planner(registry.repairs(), supports)
     steps = planner.steps([_finding("vanishing_gradient")], CONTEXT, TARGETS)
@@ -129,7 +129,7 @@ def test_reasons_are_kept() -> None:
     assert planner.notes["swap_activation"] == "F.relu is called inside forward"
 
 
-def test_options_are_checked() -> None:
+def test_unknown_options_are_config_errors() -> None:
     with pytest.raises(ConfigError, match="did you mean 'structure'"):
         _planner("structur")
     with pytest.raises(ConfigError, match="did you mean 'scale_inputs'"):
@@ -138,7 +138,7 @@ def test_options_are_checked() -> None:
         _planner(max_change=-1)
 
 
-def test_a_recipe_keeps_one_edit_of_a_kind_and_place() -> None:
+def test_later_edit_replaces_earlier_one_of_same_kind_and_layers() -> None:
     spec = TrainingSpec(3, 0, (SetLearningRate(0.1), SwapActivation(("a",), "relu"), ClipGradients("norm", 1)))
     more = spec.with_edits((SetLearningRate(0.2), SwapActivation(("b",), "relu")))
     assert more.edits == (

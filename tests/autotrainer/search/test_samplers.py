@@ -1,4 +1,4 @@
-"""Settings that are suggested without evidence."""
+"""Settings that are sampled without evidence."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SWAPS = Dimension("swap_optimizer", ((SwapOptimizer("adam", 1e-3),), (SwapOptimi
 ALL = (RATES, SIZES, SWAPS)
 
 
-def _score(suggestion: tuple[int | None, ...]) -> float:
-    """Best at a rate of 0.01 and the batch size as given."""
-    rate, size, _ = suggestion
+def _score(settings: tuple[int | None, ...]) -> float:
+    """Best at a rate of 0.01 and the original batch size."""
+    rate, size, _ = settings
     return -abs((5 if rate is None else rate) - 2) - 0.5 * (size is not None)
 
 
@@ -24,41 +24,41 @@ def _score(suggestion: tuple[int | None, ...]) -> float:
 def test_learns_from_scores(kind: type) -> None:
     if kind is OptunaSampler:
         pytest.importorskip("optuna")
-    suggester = kind(ALL, seed=0)
+    sampler = kind(ALL, seed=0)
     scores = []
     for _ in range(90):
-        suggestion = suggester.suggest()
-        assert all(n is None or 0 <= n < len(d.options) for n, d in zip(suggestion, ALL, strict=True))
-        scores.append(_score(suggestion))
-        suggester.tell(suggestion, scores[-1] if scores[-1] > -3 else float("nan"))
+        settings = sampler.sample()
+        assert all(n is None or 0 <= n < len(d.options) for n, d in zip(settings, ALL, strict=True))
+        scores.append(_score(settings))
+        sampler.add(settings, scores[-1] if scores[-1] > -3 else float("nan"))
     early, late = scores[:15], scores[-45:]
     assert sum(late) / 45 > sum(early) / 15 + 0.2
     assert max(scores) == 0
 
 
 @pytest.mark.parametrize("kind", [RandomSampler, OptunaSampler])
-def test_a_seed_gives_the_same_suggestions(kind: type) -> None:
+def test_equal_seeds_sample_equal_settings(kind: type) -> None:
     if kind is OptunaSampler:
         pytest.importorskip("optuna")
 
     def run(seed: int) -> list[object]:
-        suggester = kind(ALL, seed=seed)
-        found = []
+        sampler = kind(ALL, seed=seed)
+        sampled = []
         for _ in range(12):
-            found.append(suggester.suggest())
-            suggester.tell(found[-1], _score(found[-1]))
-        return found
+            sampled.append(sampler.sample())
+            sampler.add(sampled[-1], _score(sampled[-1]))
+        return sampled
 
     assert run(1) == run(1)
     assert run(1) != run(2)
 
 
-def test_without_optuna_draws_are_random(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_sampler_without_optuna(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert isinstance(make_sampler(ALL, 0), RandomSampler)
 
 
-def test_the_rate_of_a_suggestion_holds_for_its_optimizer() -> None:
+def test_new_optimizer_precedes_its_learning_rate() -> None:
     edits = edits_of((3, None, 0), ALL)
     assert edits == (SwapOptimizer("adam", 1e-3), SetLearningRate(1e-3))
     assert edits_of((None, 1, None), ALL) == (SetBatchSize(16),)

@@ -1,4 +1,4 @@
-"""The search: what is tried on top of what."""
+"""The search: which step is tried on top of which training, and which training is the best."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CONTEXT = TaskContext(
 
 
 class ListedPlanner(Planner):
-    """Answers each problem with the steps of a table."""
+    """Plans the steps that a table lists for each problem."""
 
     table: dict[str, list[Step]]
 
@@ -45,88 +45,88 @@ def _step(repair: str, *edits: Edit) -> Step:
 
 
 @pytest.fixture
-def judge() -> Scorer:
+def scorer() -> Scorer:
     return Scorer(MetricSelection("accuracy"), CONTEXT, ArrayData(np.zeros((100, 1)), TARGETS))
 
 
-def _trial(judge: Scorer, accuracy: float, *problems: str, edits: tuple[Edit, ...] = ()) -> Trial:
+def _trial(scorer: Scorer, accuracy: float, *problems: str, edits: tuple[Edit, ...] = ()) -> Trial:
     outputs = np.where(np.arange(100) < 100 * accuracy, TARGETS, 1 - TARGETS)
     findings = tuple(Finding(p, "AT000", Severity.ERROR, 1.0, p) for p in problems)
-    judged = judge.judge(Evaluation(outputs, TARGETS, 0.0))
+    score = scorer.score(Evaluation(outputs, TARGETS, 0.0))
     return Trial(
         TrainingSpec(1, 0, edits),
         None,
-        judged,
+        score,
         findings,
         CONTEXT,
         {},
         1,
         False,
-        above_trivial=judge.above_trivial(judged),
+        above_trivial=scorer.above_trivial(score),
     )
 
 
-def _search(judge: Scorer, baseline: Trial, **table: list[Step]) -> Search:
+def _search(scorer: Scorer, baseline: Trial, **table: list[Step]) -> Search:
     planner = ListedPlanner((), lambda edit: Support(SupportLevel.REBUILD))
     planner.table = table
-    assert judge.metric is not None
-    return Search(planner, judge.metric, TargetSummary(), baseline, Budget())
+    assert scorer.metric is not None
+    return Search(planner, scorer.metric, TargetSummary(), baseline, Budget())
 
 
-def _try(search: Search, judge: Scorer, accuracy: float, *problems: str) -> tuple[Edit, ...]:
+def _try(search: Search, scorer: Scorer, accuracy: float, *problems: str) -> tuple[Edit, ...]:
     candidate = search.next()
     assert candidate is not None
-    search.add(candidate, _trial(judge, accuracy, *problems, edits=candidate.spec.edits))
+    search.add(candidate, _trial(scorer, accuracy, *problems, edits=candidate.spec.edits))
     return candidate.spec.edits
 
 
-def test_goes_on_down_the_ladder_that_helped(judge: Scorer) -> None:
+def test_continues_with_the_setting_that_helped(scorer: Scorer) -> None:
     rate, clip = SetLearningRate, ClipGradients("norm", 1.0)
     search = _search(
-        judge,
-        _trial(judge, 0.3, "bad"),
+        scorer,
+        _trial(scorer, 0.3, "bad"),
         bad=[_step("rate", rate(0.01))],
         dead=[_step("clip", clip), _step("rate", rate(0.1)), _step("rate", rate(0.001))],
     )
-    assert _try(search, judge, 0.6, "dead") == (rate(0.01),)
-    assert _try(search, judge, 0.6, "dead") == (rate(0.001),), "0.1 is the rate as given: known already"
-    assert _try(search, judge, 0.6, "dead") == (rate(0.01), clip)
+    assert _try(search, scorer, 0.6, "dead") == (rate(0.01),)
+    assert _try(search, scorer, 0.6, "dead") == (rate(0.001),), "0.1 is the baseline's own rate"
+    assert _try(search, scorer, 0.6, "dead") == (rate(0.01), clip)
 
 
-def test_the_rate_as_given_is_new_for_another_optimizer(judge: Scorer) -> None:
+def test_baseline_rate_is_new_for_another_optimizer(scorer: Scorer) -> None:
     swap = SwapOptimizer("adam", 0.001)
     steps = [_step("swap", swap), _step("rate", SetLearningRate(0.1))]
-    search = _search(judge, _trial(judge, 0.3, "bad"), bad=steps)
-    assert _try(search, judge, 0.6, "bad") == (swap,)
-    assert _try(search, judge, 0.6, "bad") == (swap, SetLearningRate(0.1))
+    search = _search(scorer, _trial(scorer, 0.3, "bad"), bad=steps)
+    assert _try(search, scorer, 0.6, "bad") == (swap,)
+    assert _try(search, scorer, 0.6, "bad") == (swap, SetLearningRate(0.1))
 
 
-def test_a_score_at_the_trivial_level_is_not_repaired(judge: Scorer) -> None:
+def test_trivial_score_is_not_repaired(scorer: Scorer) -> None:
     search = _search(
-        judge, _trial(judge, 0.1, "bad"), bad=[_step("a", ScaleInputs()), _step("b", ClipGradients("norm", 1))]
+        scorer, _trial(scorer, 0.1, "bad"), bad=[_step("a", ScaleInputs()), _step("b", ClipGradients("norm", 1))]
     )
-    _try(search, judge, 0.5)
+    _try(search, scorer, 0.5)
     assert search.best is not search.baseline
     assert not search.repaired
-    _try(search, judge, 0.9)
+    _try(search, scorer, 0.9)
     assert search.repaired
 
 
-def test_without_an_error_is_better_than_with_one_if_the_score_is_as_good(judge: Scorer) -> None:
+def test_clean_training_wins_at_equal_score(scorer: Scorer) -> None:
     search = _search(
-        judge, _trial(judge, 0.3, "bad"), bad=[_step("a", ScaleInputs()), _step("b", ClipGradients("norm", 1))]
+        scorer, _trial(scorer, 0.3, "bad"), bad=[_step("a", ScaleInputs()), _step("b", ClipGradients("norm", 1))]
     )
-    _try(search, judge, 0.9, "odd")
+    _try(search, scorer, 0.9, "odd")
     first = search.best
     assert not search.repaired
-    _try(search, judge, 0.9)
+    _try(search, scorer, 0.9)
     assert search.best is not first
     assert search.repaired
 
 
-def test_ends_where_nothing_is_left(judge: Scorer) -> None:
-    search = _search(judge, _trial(judge, 0.3, "bad"), bad=[_step("a", ScaleInputs())])
-    assert _try(search, judge, 0.3, "bad") == (ScaleInputs(),)
+def test_ends_when_no_step_is_left(scorer: Scorer) -> None:
+    search = _search(scorer, _trial(scorer, 0.3, "bad"), bad=[_step("a", ScaleInputs())])
+    assert _try(search, scorer, 0.3, "bad") == (ScaleInputs(),)
     assert search.next() is None
     assert search.best is search.baseline
 
@@ -140,31 +140,33 @@ class VaryingPlanner(ListedPlanner):
         return [Dimension("scale_learning_rate", rates), Dimension("clip_gradients", clips)]
 
 
-def _halving(judge: Scorer, kind: type[ListedPlanner], budget: Budget, *steps: Step, resumable: bool = False) -> Search:
-    """Return a search after a training of nine epochs, 100 operations in all, that came to 0.3."""
+def _halving(
+    scorer: Scorer, kind: type[ListedPlanner], budget: Budget, *steps: Step, resumable: bool = False
+) -> Search:
+    """Return a search after a baseline of nine epochs and 100 operations with a score of 0.3."""
     budget.measure(100)
     budget.spend(100)
-    baseline = _trial(judge, 0.3, "bad")
+    baseline = _trial(scorer, 0.3, "bad")
     baseline.spec = TrainingSpec(9, 0)
     planner = kind((), lambda edit: Support(SupportLevel.REBUILD))
     planner.table = {"bad": list(steps)}
-    assert judge.metric is not None
-    return Search(planner, judge.metric, TargetSummary(), baseline, budget, resumable=resumable)
+    assert scorer.metric is not None
+    return Search(planner, scorer.metric, TargetSummary(), baseline, budget, resumable=resumable)
 
 
-def test_where_evidence_leads_nowhere_settings_are_searched_by_halving(judge: Scorer) -> None:
+def test_settings_are_searched_by_halving_after_evidence_failed(scorer: Scorer) -> None:
     budget = Budget(8.0)
     steps = _step("a", ScaleInputs()), _step("b", SwapOptimizer("adam", 1e-3))
-    search = _halving(judge, VaryingPlanner, budget, *steps)
+    search = _halving(scorer, VaryingPlanner, budget, *steps)
     lengths: list[int | None] = []
     while budget.left > 1 and (candidate := search.next()) is not None:
         lengths.append(candidate.epochs)
         rate = next((e.value for e in candidate.spec.edits if isinstance(e, SetLearningRate)), 1.0)
-        trial = _trial(judge, 0.9 if rate == 1e-3 else 0.3, "bad", edits=candidate.spec.edits)
+        trial = _trial(scorer, 0.9 if rate == 1e-3 else 0.3, "bad", edits=candidate.spec.edits)
         trial.spec, trial.work = candidate.spec, 100 * (candidate.epochs or 9) // 9
         budget.spend(trial.work)
         assert search.add(candidate, trial) is False or candidate.epochs is None, "a short training never wins"
-    assert lengths[:2] == [None, None], "first what the evidence says"
+    assert lengths[:2] == [None, None], "steps by evidence come first"
     assert lengths[2:11] == [1] * 9
     assert lengths[11:14] == [3] * 3
     assert lengths[14] is None
@@ -172,153 +174,153 @@ def test_where_evidence_leads_nowhere_settings_are_searched_by_halving(judge: Sc
     assert budget.left >= 0
 
 
-def test_trainings_that_may_go_on_are_kept_and_no_others(judge: Scorer) -> None:
-    class Resting:
+def test_only_paused_trainings_that_may_continue_are_kept(scorer: Scorer) -> None:
+    class Paused:
         def __init__(self) -> None:
             self.open = True
 
         def close(self) -> None:
             self.open = False
 
-    search = _halving(judge, VaryingPlanner, Budget(8.0), resumable=True)
-    resting: list[Resting] = []
+    search = _halving(scorer, VaryingPlanner, Budget(8.0), resumable=True)
+    paused: list[Paused] = []
     lengths: list[tuple[int | None, bool]] = []
     while len(lengths) < 14 and (candidate := search.next()) is not None:
-        lengths.append((candidate.epochs, candidate.after is not None))
-        trial = _trial(judge, 0.2 + 0.01 * len(lengths), "bad", edits=candidate.spec.edits)
+        lengths.append((candidate.epochs, candidate.shorter is not None))
+        trial = _trial(scorer, 0.2 + 0.01 * len(lengths), "bad", edits=candidate.spec.edits)
         trial.spec = candidate.spec
-        if candidate.after is not None:
-            assert candidate.after.paused is not None
-            assert candidate.after.paused.open  # type: ignore[attr-defined]
-            candidate.after.close()  # the runner goes on with it
+        if candidate.shorter is not None:
+            assert candidate.shorter.paused is not None
+            assert candidate.shorter.paused.open  # type: ignore[attr-defined]
+            candidate.shorter.close()  # the runner continues it
         if candidate.epochs is not None:
-            resting.append(Resting())
-            trial.goes_on, trial.paused = True, resting[-1]  # type: ignore[assignment]
+            paused.append(Paused())
+            trial.resumable, trial.paused = True, paused[-1]  # type: ignore[assignment]
         search.add(candidate, trial)
-        assert sum(one.open for one in resting) <= 3
-    assert any(one.open for one in resting)
+        assert sum(one.open for one in paused) <= 3
+    assert any(one.open for one in paused)
     assert lengths == [(1, False)] * 9 + [(3, True)] * 3 + [(None, True)] + [(1, False)]
     search.close()
-    assert not any(one.open for one in resting)
+    assert not any(one.open for one in paused)
 
 
-def test_a_search_of_settings_ends_where_all_come_to_nothing(judge: Scorer) -> None:
+def test_settings_search_ends_after_repeated_failures(scorer: Scorer) -> None:
     class WidePlanner(ListedPlanner):
         def dimensions(self, findings: object, context: object) -> list[Dimension]:
             rates = tuple((SetLearningRate(10.0**-power),) for power in range(30))
             return [Dimension("scale_learning_rate", rates), Dimension("add_momentum", ((SetMomentum(0.9),),))]
 
     def searched(stuck: bool) -> list[int | None]:
-        search = _halving(judge, WidePlanner, Budget(100.0))
+        search = _halving(scorer, WidePlanner, Budget(100.0))
         lengths = []
         while len(lengths) < 50 and (candidate := search.next()) is not None:
             lengths.append(candidate.epochs)
-            trial = _trial(judge, 0.2, "bad", edits=candidate.spec.edits)
+            trial = _trial(scorer, 0.2, "bad", edits=candidate.spec.edits)
             trial.spec, trial.stuck = candidate.spec, stuck
             search.add(candidate, trial)
         return lengths
 
-    assert searched(stuck=True) == [1] * 27, "three halvings, of which nothing goes on"
+    assert searched(stuck=True) == [1] * 27, "three halvings without a promotion"
     assert {1, 3, None} == set(searched(stuck=False))
 
 
-def _doubting(judge: Scorer, baseline: Trial, *steps: Step) -> Search:
+def _repeating(scorer: Scorer, baseline: Trial, *steps: Step) -> Search:
     planner = ListedPlanner((), lambda edit: Support(SupportLevel.REBUILD))
     planner.table = {"bad": list(steps)}
-    assert judge.metric is not None
+    assert scorer.metric is not None
     budget = Budget(math.inf)
     budget.measure(1)
-    return Search(planner, judge.metric, TargetSummary(), baseline, budget, repeats=True)
+    return Search(planner, scorer.metric, TargetSummary(), baseline, budget, repeats=True)
 
 
-@pytest.mark.parametrize(("again", "best"), [(0.36, "a"), (0.3, "")])
-def test_a_doubtful_gain_is_repeated_before_it_counts(judge: Scorer, again: float, best: str) -> None:
-    baseline = _trial(judge, 0.3, "bad")
-    search = _doubting(judge, baseline, _step("a", ScaleInputs()))
+@pytest.mark.parametrize(("repeated", "best"), [(0.36, "a"), (0.3, "")])
+def test_doubtful_gain_is_re_evaluated_before_it_counts(scorer: Scorer, repeated: float, best: str) -> None:
+    baseline = _trial(scorer, 0.3, "bad")
+    search = _repeating(scorer, baseline, _step("a", ScaleInputs()))
     first = search.next()
     assert first is not None
-    judged = _trial(judge, 0.37, edits=first.spec.edits)
-    judged.above_trivial = True
-    assert search.add(first, judged)
-    assert not search.repaired, "seven rows more of a hundred"
+    trial = _trial(scorer, 0.37, edits=first.spec.edits)
+    trial.above_trivial = True
+    assert search.add(first, trial)
+    assert not search.repaired, "a gain of seven rows of a hundred"
     second = search.next()
     assert second is not None
-    assert (second.about is not None, second.repairs, second.spec) == (True, ("a",), replace(first.spec, seed=1))
-    verdict = search.settle(second, _trial(judge, again, edits=first.spec.edits))
+    assert (second.repeat_of is not None, second.repairs, second.spec) == (True, ("a",), replace(first.spec, seed=1))
+    verdict = search.add_repeat(second, _trial(scorer, repeated, edits=first.spec.edits))
     assert verdict is (Verdict.HOLDS if best else Verdict.REFUTED)
     assert search.repaired == bool(best)
-    assert search.best is (judged if best else baseline)
+    assert search.best is (trial if best else baseline)
     if not best:
         assert search.next() is None
 
 
-def test_what_is_refuted_leaves_its_place_to_the_next_best(judge: Scorer) -> None:
-    search = _doubting(judge, _trial(judge, 0.3, "bad"), _step("a", ScaleInputs()), _step("b", SetMomentum(0.9)))
+def test_refuted_best_gives_way_to_next_best(scorer: Scorer) -> None:
+    search = _repeating(scorer, _trial(scorer, 0.3, "bad"), _step("a", ScaleInputs()), _step("b", SetMomentum(0.9)))
     first = search.next()
     assert first is not None
-    other = _trial(judge, 0.35, "bad", edits=first.spec.edits)
+    other = _trial(scorer, 0.35, "bad", edits=first.spec.edits)
     assert search.add(first, other)
     second = search.next()
     assert second is not None
-    assert second.about is None, "where errors are left it goes on first"
-    better = _trial(judge, 0.38, edits=second.spec.edits)
+    assert second.repeat_of is None, "while errors are left, steps come first"
+    better = _trial(scorer, 0.38, edits=second.spec.edits)
     better.above_trivial = True
     assert search.add(second, better)
     third = search.next()
     assert third is not None
-    assert (third.about is not None, third.repairs) == (True, second.repairs)
-    assert search.settle(third, None) is Verdict.REFUTED
+    assert (third.repeat_of is not None, third.repairs) == (True, second.repairs)
+    assert search.add_repeat(third, None) is Verdict.REFUTED
     assert search.best is other
     begun = []
     while (candidate := search.next()) is not None:
-        begun.append(candidate.about is not None)
-        if candidate.about is not None:
-            search.settle(candidate, _trial(judge, 0.35, "bad"))
+        begun.append(candidate.repeat_of is not None)
+        if candidate.repeat_of is not None:
+            search.add_repeat(candidate, _trial(scorer, 0.35, "bad"))
         else:
-            search.add(candidate, _trial(judge, 0.2, edits=candidate.spec.edits))
-    assert begun[-1], "what is left at the end is looked at too"
+            search.add(candidate, _trial(scorer, 0.2, edits=candidate.spec.edits))
+    assert begun[-1], "the remaining doubtful gain is re-evaluated at the end"
     assert search.best is other
 
 
-def _live_search(judge: Scorer, *steps: Step) -> Search:
+def _live_search(scorer: Scorer, *steps: Step) -> Search:
     live = (SetLearningRate, ClipGradients)
     planner = ListedPlanner(
         (), lambda edit: Support(SupportLevel.LIVE if isinstance(edit, live) else SupportLevel.REBUILD)
     )
     planner.table = {"bad": list(steps)}
-    baseline = _trial(judge, 0.3, "bad")
-    assert judge.metric is not None
+    baseline = _trial(scorer, 0.3, "bad")
+    assert scorer.metric is not None
     budget = Budget()
     budget.measure(100)
-    return Search(planner, judge.metric, TargetSummary(), baseline, budget, healthy=3)
+    return Search(planner, scorer.metric, TargetSummary(), baseline, budget, healthy_epochs=3)
 
 
-def test_live_edits_begin_at_the_healthy_point_while_they_help(judge: Scorer) -> None:
+def test_live_edits_begin_at_healthy_point(scorer: Scorer) -> None:
     rate, clip = SetLearningRate(0.01), ClipGradients("norm", 1.0)
-    search = _live_search(judge, _step("rate", rate), _step("clip", clip), _step("scale", ScaleInputs()))
+    search = _live_search(scorer, _step("rate", rate), _step("clip", clip), _step("scale", ScaleInputs()))
     begun = []
     for accuracy in (0.6, 0.7, 0.2, 0.2):
         candidate = search.next()
         assert candidate is not None
         begun.append((candidate.repairs, candidate.spec.start))
         assert candidate.plan("pytorch").start == candidate.spec.start
-        search.add(candidate, _trial(judge, accuracy, "bad", edits=candidate.spec.edits))
+        search.add(candidate, _trial(scorer, accuracy, "bad", edits=candidate.spec.edits))
     assert begun[:2] == [(("rate",), 3), (("rate", "clip"), 3)]
-    assert begun[2] == (("rate", "clip", "scale"), 0), "inputs that are scaled can't begin in the middle"
+    assert begun[2] == (("rate", "clip", "scale"), 0), "scaling inputs is not a live edit"
 
 
 @pytest.mark.parametrize(("share", "begun"), [(1.0, [("rate", 3), ("rate", 0), ("clip", 0)]), (0.3, None), (0.0, None)])
-def test_live_edits_begin_at_the_start_once_the_point_has_cost_too_much(
-    judge: Scorer, share: float, begun: list[tuple[str, int]] | None
+def test_healthy_point_is_abandoned_after_wasted_work(
+    scorer: Scorer, share: float, begun: list[tuple[str, int]] | None
 ) -> None:
-    search = _live_search(judge, _step("rate", SetLearningRate(0.01)), _step("clip", ClipGradients("norm", 1.0)))
-    found = []
+    search = _live_search(scorer, _step("rate", SetLearningRate(0.01)), _step("clip", ClipGradients("norm", 1.0)))
+    tried = []
     while (candidate := search.next()) is not None:
-        found += [(candidate.repairs[0], candidate.spec.start)] if len(candidate.repairs) == 1 else []
+        tried += [(candidate.repairs[0], candidate.spec.start)] if len(candidate.repairs) == 1 else []
         if not share:
             search.fail(candidate)
             continue
-        trial = _trial(judge, 0.3, edits=candidate.spec.edits)
+        trial = _trial(scorer, 0.3, edits=candidate.spec.edits)
         trial.work = round(100 * share)
         search.add(candidate, trial)
-    assert found == (begun or [("rate", 3), ("clip", 3), ("rate", 0), ("clip", 0)])
+    assert tried == (begun or [("rate", 3), ("clip", 3), ("rate", 0), ("clip", 0)])

@@ -1,4 +1,4 @@
-"""Repeated seeds: which training is run again, and what it tells of a gain."""
+"""Seed repeats: which training is repeated with another seed, and what that shows about a gain."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ EDITS = (SetLearningRate(0.01),)
 
 
 class Scores:
-    """Trials that predict a number of rows right, the first ones, of a validation set."""
+    """Trials that predict the first rows of a validation set correctly."""
 
     def __init__(self, rows: int) -> None:
         self.targets = np.tile([0, 1], (rows + 1) // 2)[:rows]
-        self._judge = Scorer(MetricSelection("accuracy"), CONTEXT, ArrayData(np.zeros((rows, 1)), self.targets))
-        self.given = self.trial(rows // 2)
+        self._scorer = Scorer(MetricSelection("accuracy"), CONTEXT, ArrayData(np.zeros((rows, 1)), self.targets))
+        self.baseline = self.trial(rows // 2)
 
     def trial(self, right: int, *problems: str, edits: tuple[SetLearningRate, ...] = (), seed: int = 0) -> Trial:
         outputs = np.where(np.arange(len(self.targets)) < right, self.targets, 1 - self.targets)
-        judged = self._judge.judge(Evaluation(outputs, self.targets, 0.0))
+        score = self._scorer.score(Evaluation(outputs, self.targets, 0.0))
         findings = tuple(Finding(p, "AT000", Severity.ERROR, 1.0, p) for p in problems)
         spec = TrainingSpec(10, seed, edits)
-        return Trial(spec, None, judged, findings, CONTEXT, {}, 100, False, total=100)
+        return Trial(spec, None, score, findings, CONTEXT, {}, 100, False, total=100)
 
     @property
     def metric(self) -> Metric:
-        assert self._judge.metric is not None
-        return self._judge.metric
+        assert self._scorer.metric is not None
+        return self._scorer.metric
 
-    def repetitions(self, budget: float = math.inf, given_work: int = 100) -> SeedRepeats:
+    def repeats(self, budget: float = math.inf, baseline_work: int = 100) -> SeedRepeats:
         limit = Budget(budget)
         limit.measure(100)
-        self.given.total = given_work
-        return SeedRepeats(self.metric, self.given, limit)
+        self.baseline.total = baseline_work
+        return SeedRepeats(self.metric, self.baseline, limit)
 
 
 @pytest.mark.parametrize(
-    ("rows", "more", "problems", "asks"),
+    ("rows", "more", "problems", "repeated"),
     [
         (100, 10, (), False),  # ten more rows right and none less: p < 0.001
         (100, 9, (), True),
@@ -69,119 +69,119 @@ class Scores:
         (8, -1, (), False),
     ],
 )
-def test_what_is_doubtful_is_repeated(rows: int, more: int, problems: tuple[str, ...], asks: bool) -> None:
+def test_doubtful_gain_is_repeated(rows: int, more: int, problems: tuple[str, ...], repeated: bool) -> None:
     scores = Scores(rows)
     trial = scores.trial(rows // 2 + more, *problems, edits=EDITS)
-    assert (scores.repetitions().next(trial) is not None) == asks
-    assert scores.repetitions().next(scores.given) is None
+    assert (scores.repeats().next(trial) is not None) == repeated
+    assert scores.repeats().next(scores.baseline) is None
 
 
 @pytest.mark.parametrize(
     ("more", "verdict"), [(9, Verdict.HOLDS), (3, Verdict.HOLDS), (2, Verdict.REFUTED), (-5, Verdict.REFUTED)]
 )
-def test_a_gain_must_show_again(more: int, verdict: Verdict) -> None:
+def test_gain_must_hold_with_another_seed(more: int, verdict: Verdict) -> None:
     scores = Scores(100)
-    trial, repetitions = scores.trial(58, edits=EDITS), scores.repetitions()
-    spec = repetitions.next(trial)
+    trial, repeats = scores.trial(58, edits=EDITS), scores.repeats()
+    spec = repeats.next(trial)
     assert spec == TrainingSpec(10, 1, EDITS)
-    assert repetitions.take(trial, spec, scores.trial(50 + more)) is verdict
-    assert repetitions.refuted(trial) == (verdict is Verdict.REFUTED)
-    assert repetitions.next(trial) is None, "asked once"
+    assert repeats.add(trial, spec, scores.trial(50 + more)) is verdict
+    assert repeats.refuted(trial) == (verdict is Verdict.REFUTED)
+    assert repeats.next(trial) is None, "repeated once"
 
 
-def test_what_fails_with_another_seed_is_refuted_and_what_is_cut_short_tells_nothing() -> None:
+def test_failed_repeat_refutes_and_cut_short_repeat_shows_nothing() -> None:
     scores = Scores(100)
     trial = scores.trial(58, edits=EDITS)
-    for again, verdict in ((None, Verdict.REFUTED), (replace(scores.trial(40), cut_short=True), Verdict.OPEN)):
-        repetitions = scores.repetitions()
-        spec = repetitions.next(trial)
+    for repeat, verdict in ((None, Verdict.REFUTED), (replace(scores.trial(40), cut_short=True), Verdict.OPEN)):
+        repeats = scores.repeats()
+        spec = repeats.next(trial)
         assert spec is not None
-        assert repetitions.take(trial, spec, again) is verdict
+        assert repeats.add(trial, spec, repeat) is verdict
 
 
-def test_what_is_not_looked_at_again_stays_doubtful() -> None:
+def test_gain_without_repeat_stays_doubtful() -> None:
     scores = Scores(100)
-    sure, trial = scores.trial(90, edits=EDITS), scores.trial(58, edits=EDITS)
-    repetitions = scores.repetitions(0.5)
-    assert repetitions.next(trial) is None
-    assert [repetitions.doubtful(one) for one in (sure, trial, scores.given)] == [False, True, False]
-    repetitions = scores.repetitions()
-    spec = repetitions.next(trial)
+    sure, trial = scores.trial(90, edits=(SetLearningRate(0.02),)), scores.trial(58, edits=EDITS)
+    repeats = scores.repeats(0.5)
+    assert repeats.next(trial) is None
+    assert [repeats.doubtful(one) for one in (sure, trial, scores.baseline)] == [False, True, False]
+    repeats = scores.repeats()
+    spec = repeats.next(trial)
     assert spec is not None
-    repetitions.take(trial, spec, scores.trial(58))
-    assert not repetitions.doubtful(trial)
+    repeats.add(trial, spec, scores.trial(58))
+    assert not repeats.doubtful(trial)
 
 
-def test_blocks_of_a_loss_are_not_few_rows() -> None:
+def test_blocks_of_a_loss_do_not_count_as_few_rows() -> None:
     metric = LossMetric("loss", "min")
     trials = []
-    for loss in (1.0, 0.999):
-        judged = metric.with_blocks(
-            metric.judge(Evaluation(np.zeros((5000, 1)), np.zeros(5000), loss)), np.full(20, loss)
+    for edits, loss in (((), 1.0), (EDITS, 0.999)):
+        score = metric.with_blocks(
+            metric.score(Evaluation(np.zeros((5000, 1)), np.zeros(5000), loss)), np.full(20, loss)
         )
-        trials.append(Trial(TrainingSpec(10, 0), None, judged, (), CONTEXT, {}, 100, False, total=100))
+        trials.append(Trial(TrainingSpec(10, 0, edits), None, score, (), CONTEXT, {}, 100, False, total=100))
     budget = Budget(math.inf)
     budget.measure(100)
     assert SeedRepeats(metric, trials[0], budget).next(trials[1]) is None
 
 
-def _pairs(scores: Scores, trial: Trial, repetitions: SeedRepeats, gains: list[int]) -> list[tuple[int, bool]]:
-    """Run what is asked for; the training as given has half of the rows right each time."""
-    asked = []
-    while (spec := repetitions.next(trial)) is not None:
-        asked.append((spec.seed, bool(spec.edits)))
+def _pairs(scores: Scores, trial: Trial, repeats: SeedRepeats, gains: list[int]) -> list[tuple[int, bool]]:
+    """Run all repeats; the baseline predicts half of the rows correctly each time."""
+    specs = []
+    while (spec := repeats.next(trial)) is not None:
+        specs.append((spec.seed, bool(spec.edits)))
         right = len(scores.targets) // 2 + (gains[spec.seed - 1] if spec.edits else 0)
-        verdict = repetitions.take(trial, spec, scores.trial(right, edits=spec.edits, seed=spec.seed))
+        verdict = repeats.add(trial, spec, scores.trial(right, edits=spec.edits, seed=spec.seed))
     assert verdict is (Verdict.HOLDS if all(gain > 0 for gain in gains) else Verdict.REFUTED)
-    return asked
+    return specs
 
 
 @pytest.mark.parametrize("gains", [[3, 3, 3, 3, 3], [1, 3, 2], [3, 1, 1, 1], [3, 0], [3, 3, -1]])
-def test_with_few_rows_pairs_must_all_tell_a_gain(gains: list[int]) -> None:
-    """Equal gains go by their signs, others by a t test: 1, 3 and 2 have a mean of 3.5 errors, 3, 1 and 1 of 2.5."""
+def test_all_pairs_must_gain_with_few_rows(gains: list[int]) -> None:
+    """A sign test for equal gains, else a t test: the mean of 1, 3, 2 is 3.5 standard errors, of 3, 1, 1 it is 2.5."""
     scores = Scores(8)
-    asked = _pairs(scores, scores.trial(8, edits=EDITS), scores.repetitions(), gains)
-    assert asked == [(seed, repaired) for seed in range(1, len(gains) + 1) for repaired in (False, True)]
+    specs = _pairs(scores, scores.trial(8, edits=EDITS), scores.repeats(), gains)
+    assert specs == [(seed, repaired) for seed in range(1, len(gains) + 1) for repaired in (False, True)]
 
 
-def test_pairs_of_the_training_as_given_serve_every_gain() -> None:
+def test_baseline_repeats_are_shared_between_gains() -> None:
     scores = Scores(8)
-    repetitions, trial = scores.repetitions(), scores.trial(8, edits=EDITS)
-    _pairs(scores, trial, repetitions, [3, 3, 3, 3, 3])
+    repeats, trial = scores.repeats(), scores.trial(8, edits=EDITS)
+    _pairs(scores, trial, repeats, [3, 3, 3, 3, 3])
     other = scores.trial(7, edits=(SetLearningRate(0.02),))
-    assert _pairs(scores, other, repetitions, [2, 0]) == [(1, True), (2, True)], "the given ones are known"
-    assert repetitions.refuted(other)
-    assert not repetitions.refuted(trial)
+    assert _pairs(scores, other, repeats, [2, 0]) == [(1, True), (2, True)], "the baseline is not repeated again"
+    assert repeats.refuted(other)
+    assert not repeats.refuted(trial)
 
 
-def test_one_pair_will_do_where_each_row_is_answered_as_before() -> None:
+def test_one_pair_suffices_if_row_scores_are_unchanged() -> None:
     scores = Scores(8)
-    assert _pairs(scores, scores.trial(8, edits=EDITS), scores.repetitions(), [4]) == [(1, False), (1, True)]
+    assert _pairs(scores, scores.trial(8, edits=EDITS), scores.repeats(), [4]) == [(1, False), (1, True)]
 
 
-def test_rows_that_do_not_count_are_none() -> None:
+def test_rows_without_weight_do_not_count() -> None:
     scores = Scores(40)
     trial = scores.trial(24, edits=EDITS)
-    assert scores.repetitions().next(trial) is None
-    for one in (trial, scores.given):
-        assert one.judged is not None
-        one.judged = replace(one.judged, weights=(np.arange(40) >= 15).astype(float))
-    assert scores.repetitions().next(trial) is not None, "25 are few"
+    assert scores.repeats().next(trial) is None
+    for one in (trial, scores.baseline):
+        assert one.score is not None
+        one.score = replace(one.score, weights=(np.arange(40) >= 15).astype(float))
+    assert scores.repeats().next(trial) is not None, "25 are few"
 
 
 @pytest.mark.parametrize(
-    ("rows", "right", "budget", "given_work", "asks"),
+    ("rows", "right", "budget", "baseline_work", "repeated"),
     [
         (100, 58, 1.0, 100, True),
         (100, 58, 0.9, 100, False),
         (8, 8, 6.0, 100, True),  # three pairs
         (8, 8, 5.9, 100, False),
-        (8, 8, 3.9, 30, True),  # the training as given is stuck, and costs less
+        (8, 8, 3.9, 30, True),  # the baseline is stuck, and costs less
     ],
 )
-def test_nothing_is_begun_that_the_budget_can_not_end(
-    rows: int, right: int, budget: float, given_work: int, asks: bool
+def test_repeats_must_fit_into_the_budget(
+    rows: int, right: int, budget: float, baseline_work: int, repeated: bool
 ) -> None:
     scores = Scores(rows)
     trial = scores.trial(right, edits=EDITS)
-    assert (scores.repetitions(budget, given_work).next(trial) is not None) == asks
+    assert (scores.repeats(budget, baseline_work).next(trial) is not None) == repeated

@@ -1,4 +1,4 @@
-"""What the budget allows."""
+"""The budget: counts work, and decides what is allowed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Clock:
         return self.now
 
 
-def test_work_is_counted_in_whole_numbers() -> None:
+def test_work_is_an_integer() -> None:
     work = Workload(10.4)
     assert work.of(7, training=False) == 70
     assert work.of(7, training=True) == 210
@@ -28,7 +28,7 @@ def test_work_is_counted_in_whole_numbers() -> None:
 
 
 @given(limit=st.floats(0.01, 20), unit=st.integers(1, 10**18), share=st.integers(1, 100))
-def test_trainings_are_never_exceeded_and_used_up(limit: float, unit: int, share: int) -> None:
+def test_limit_in_trainings_is_used_up_but_never_exceeded(limit: float, unit: int, share: int) -> None:
     budget = Budget(limit)
     budget.measure(unit)
     piece = max(1, unit // share)
@@ -41,7 +41,7 @@ def test_trainings_are_never_exceeded_and_used_up(limit: float, unit: int, share
     assert budget.in_trainings(budget.spent + piece) >= limit * (1 - 1e-12)
 
 
-def test_everything_goes_until_the_size_of_a_training_is_known() -> None:
+def test_everything_is_allowed_until_the_unit_is_known() -> None:
     budget = Budget(0.5)
     assert budget.allows(10**30)
     budget.spend(10)
@@ -50,7 +50,7 @@ def test_everything_goes_until_the_size_of_a_training_is_known() -> None:
     assert not budget.allows(1)
 
 
-def test_wall_time() -> None:
+def test_wall_time_limit() -> None:
     clock = Clock()
     budget = Budget(timedelta(seconds=10), clock)
     budget.measure(1)
@@ -60,20 +60,20 @@ def test_wall_time() -> None:
     assert not budget.allows(1)
 
 
-def test_default_is_three_trainings_or_a_minute_and_half_an_hour_beyond_at_most() -> None:
+def test_default_is_three_trainings_or_a_minute_within_half_an_hour() -> None:
     clock = Clock()
     budget = Budget(None, clock)
     budget.measure(100)
     budget.spend(300)
     budget.end_baseline()
-    assert budget.allows(100), "a minute is not over"
+    assert budget.allows(100), "within the first minute"
     clock.now += 61
     assert not budget.allows(100)
     slow = Budget(None, clock)
     slow.measure(100)
     slow.spend(100)
     clock.now += 10_000
-    assert slow.allows(100), "the training as given takes what it takes"
+    assert slow.allows(100), "the baseline training is not limited"
     slow.end_baseline()
     assert slow.allows(200)
     assert not slow.allows(201)
@@ -82,14 +82,14 @@ def test_default_is_three_trainings_or_a_minute_and_half_an_hour_beyond_at_most(
 
 
 @pytest.mark.parametrize("trainings", [float("inf"), 10**6])
-def test_as_much_as_one_likes(trainings: float) -> None:
+def test_huge_limits(trainings: float) -> None:
     budget = Budget(trainings)
     budget.measure(1)
     budget.spend(10**5)
     assert budget.allows(1)
 
 
-def test_numbers_of_numpy_count() -> None:
+def test_numpy_numbers_are_accepted() -> None:
     for limit in (np.float32(2), np.int64(2)):
         budget = Budget(limit)
         budget.measure(10)

@@ -21,7 +21,7 @@ def _data(targets: np.ndarray) -> ArrayData:
 
 
 @given(rows=st.integers(2, 300), seed=st.integers(0, 5), classes=st.integers(1, 5))
-def test_a_partition_of_a_fifth_in_given_order(rows: int, seed: int, classes: int) -> None:
+def test_split_is_a_partition_in_original_order(rows: int, seed: int, classes: int) -> None:
     train, validation = hold_out(_data(np.arange(rows) % classes), seed)
     kept, held = _rows(train), _rows(validation)
     assert sorted(kept + held) == list(range(rows))
@@ -44,7 +44,7 @@ LABELS = np.repeat([0, 1, 2], [80, 15, 5])
         pytest.param(np.where(LABELS > 0, 1.0, -1.0), id="signed"),
     ],
 )
-def test_classes_keep_their_shares(targets: np.ndarray) -> None:
+def test_split_is_stratified(targets: np.ndarray) -> None:
     _, validation = hold_out(_data(targets), 0)
     share = np.bincount(LABELS[_rows(validation)], minlength=3)
     assert share.sum() == 20
@@ -54,25 +54,25 @@ def test_classes_keep_their_shares(targets: np.ndarray) -> None:
         assert share[0] == 16
 
 
-def test_a_rare_class_is_on_both_sides() -> None:
+def test_rare_class_is_in_both_parts() -> None:
     targets = np.repeat([0, 1], [98, 2])
     for seed in range(10):
         train, validation = hold_out(_data(targets), seed)
         assert set(train.targets) == set(validation.targets) == {0, 1}
 
 
-def test_real_targets_and_many_values_are_drawn_plainly() -> None:
+def test_continuous_targets_are_not_stratified() -> None:
     for targets in (np.random.default_rng(0).normal(size=100), np.arange(100)):
         _, validation = hold_out(_data(targets), 0)
         assert validation.rows == 20
 
 
-def test_seeds_decide() -> None:
+def test_split_depends_on_seed() -> None:
     data = _data(np.arange(50) % 2)
     assert _rows(hold_out(data, 1)[1]) == _rows(hold_out(data, 1)[1]) != _rows(hold_out(data, 2)[1])
 
 
-def test_tuples_and_weights_are_split_along() -> None:
+def test_multiple_inputs_and_weights_are_split() -> None:
     rows = np.arange(10.0)
     train, validation = hold_out(ArrayData((rows, rows[:, None]), rows, rows), 0)
     assert train.weights is not None
@@ -80,12 +80,12 @@ def test_tuples_and_weights_are_split_along() -> None:
     assert validation.rows == 2
 
 
-def test_one_row_is_not_enough() -> None:
+def test_single_row_is_a_data_error() -> None:
     with pytest.raises(DataError, match="validation_data"):
         hold_out(_data(np.zeros(1)), 0)
 
 
-def test_rows_that_can_not_be_judged_are_not_held_back() -> None:
+def test_nonfinite_rows_are_not_held_out() -> None:
     x, y = np.ones((100, 2)), np.arange(100.0)
     plain = hold_out(ArrayData(x, y), 0)[1].targets
     x[::7, 1], y[::11] = np.nan, np.inf

@@ -1,4 +1,4 @@
-"""`fit(resume=True)`: goes on after a crash, to the result of a run without one."""
+"""`fit(resume=True)`: resumes after a crash, to the result of a run without one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from autotrainer.records.task import OptimizerInfo, TaskContext
 from autotrainer.scoring.metrics import Score
 from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Failure, Trial
-from autotrainer.workers.trial_codec import complete, outcome_of, rebuilt, to_line, to_record
+from autotrainer.workers.trial_codec import decode_object, from_record, restore_targets, to_line, to_record
 
 
 class Crash(BaseException):
@@ -28,7 +28,7 @@ class Crash(BaseException):
 
 
 def _crash_at(number: int, first: int) -> Any:
-    """Return what ends the training of that number, the first one being the one that was ``first``."""
+    """Return a callback that crashes in the training with that number, counted from the training ``first``."""
 
     def crash(edits: tuple[Edit, ...], done: int) -> None:
         if done - first == number:
@@ -44,19 +44,19 @@ def _crash(story: Any, number: int, folder: Path, **options: Any) -> None:
 
 @pytest.mark.parametrize("number", [0, 1, 2, 7, 12, 20])
 @pytest.mark.parametrize("metric", ["auto", "auc"])
-def test_goes_on_as_if_nothing_had_happened(story: Any, tmp_path: Path, number: int, metric: str) -> None:
+def test_resumed_result_equals_uninterrupted_result(story: Any, tmp_path: Path, number: int, metric: str) -> None:
     options: dict[str, Any] = {"budget": 8.0, "metric": metric}
     whole = story.fit(**options)
     trainings = len(whole["attempts"]) + 1
     before = len(story.processes)
     _crash(story, number, tmp_path / "log", **options)
-    again = story.fit(log_dir=tmp_path / "log", resume=True, **options)
-    assert again == whole
+    resumed = story.fit(log_dir=tmp_path / "log", resume=True, **options)
+    assert resumed == whole
     run = len(story.processes) - before - number - 1
-    assert run <= trainings - number + 2, "what is recorded was run once more at most for a look, and the best one"
+    assert run <= trainings - number + 2, "of the recorded trainings, one step for a reference and the best are run"
 
 
-def test_crashes_again_and_again(story: Any, tmp_path: Path) -> None:
+def test_resumes_after_repeated_crashes(story: Any, tmp_path: Path) -> None:
     whole = story.fit(budget=8.0)
     _crash(story, 3, tmp_path / "log", budget=8.0)
     _crash(story, 3, tmp_path / "log", budget=8.0, resume=True)
@@ -70,31 +70,33 @@ def test_crashes_again_and_again(story: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lines", [1, 2, 3])
-def test_goes_on_wherever_the_record_ends(story: Any, tmp_path: Path, lines: int) -> None:
+def test_resumes_wherever_the_journal_ends(story: Any, tmp_path: Path, lines: int) -> None:
     whole = story.fit(budget=3.0, log_dir=tmp_path)
     (file,) = tmp_path.glob("fit-*.jsonl")
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:lines]))  # header, training as given, its test
-    again = story.fit(budget=3.0, log_dir=tmp_path, resume=True)
-    assert again == whole
-    assert again["baseline_test_score"] == 0.5
+    resumed = story.fit(budget=3.0, log_dir=tmp_path, resume=True)
+    assert resumed == whole
+    assert resumed["baseline_test_score"] == 0.5
 
 
-def test_an_ended_fit_is_told_again(story: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_completed_fit_is_returned_from_its_journal(
+    story: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     whole = story.fit(log_dir=tmp_path)
     before = len(story.processes)
     caplog.set_level(logging.INFO, "autotrainer")
     assert story.fit(log_dir=tmp_path, resume=True) == whole
-    assert len(story.processes) == before + 2, "one step for a look, and the best"
-    assert f"goes on after {len(whole['attempts']) + 2} records" in caplog.text
+    assert len(story.processes) == before + 2, "one step for a reference, and the best"
+    assert f"resuming after {len(whole['attempts']) + 2} records" in caplog.text
 
 
-def test_workers_may_go_on(story: Any, tmp_path: Path) -> None:
+def test_resumes_with_workers(story: Any, tmp_path: Path) -> None:
     whole = story.fit(budget=8.0)
     _crash(story, 5, tmp_path / "log", budget=8.0)
     assert story.fit(budget=8.0, log_dir=tmp_path / "log", resume=True, workers=2) == whole
 
 
-def test_without_a_record_it_begins(story: Any, tmp_path: Path) -> None:
+def test_starts_without_a_journal(story: Any, tmp_path: Path) -> None:
     (tmp_path / "fit-cut.jsonl").write_text('{"autotrainer_fit":1,"requ')
     result = story.fit(log_dir=tmp_path, resume=True)
     assert result == story.fit()
@@ -112,16 +114,16 @@ def test_without_a_record_it_begins(story: Any, tmp_path: Path) -> None:
         ({"test_data": (np.zeros((4, 2)), np.zeros(4))}, "test_data is not the same"),
     ],
 )
-def test_a_record_is_for_one_request_only(story: Any, tmp_path: Path, change: dict[str, Any], says: str) -> None:
+def test_journal_of_another_request_is_refused(story: Any, tmp_path: Path, change: dict[str, Any], says: str) -> None:
     _crash(story, 2, tmp_path / "log")
     with pytest.raises(ConfigError) as error:
         story.fit(log_dir=tmp_path / "log", resume=True, **change)
-    assert "records another fit: " in str(error.value)
+    assert "is the journal of another fit: " in str(error.value)
     assert says in str(error.value)
     assert "leave resume out" in str(error.value)
 
 
-def test_the_right_record_is_found_among_others(story: Any, tmp_path: Path) -> None:
+def test_matching_journal_is_chosen_among_others(story: Any, tmp_path: Path) -> None:
     whole = story.fit(budget=8.0)
     _crash(story, 4, tmp_path / "log", budget=8.0)
     story.fit(budget=3.0, log_dir=tmp_path / "log")
@@ -130,7 +132,7 @@ def test_the_right_record_is_found_among_others(story: Any, tmp_path: Path) -> N
     assert len(story.processes) - before < len(whole["attempts"])
 
 
-def test_a_damaged_record_is_named(story: Any, tmp_path: Path) -> None:
+def test_damaged_journal_is_a_log_error(story: Any, tmp_path: Path) -> None:
     _crash(story, 4, tmp_path / "log")
     file = next((tmp_path / "log").glob("fit-*.jsonl"))
     lines = file.read_text().splitlines()
@@ -139,7 +141,7 @@ def test_a_damaged_record_is_named(story: Any, tmp_path: Path) -> None:
         story.fit(log_dir=tmp_path / "log", resume=True)
 
 
-def test_a_disk_that_is_full_ends_the_record_alone(
+def test_full_disk_ends_only_the_journal(
     story: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(descriptor: int) -> None:
@@ -150,7 +152,7 @@ def test_a_disk_that_is_full_ends_the_record_alone(
     assert caplog.text.count("No space left on device") == 1
 
 
-def test_recorded_seconds_count(story: Any, tmp_path: Path) -> None:
+def test_recorded_seconds_count_towards_wall_time(story: Any, tmp_path: Path) -> None:
     _crash(story, 3, tmp_path / "log", budget=timedelta(hours=1))
     file = next((tmp_path / "log").glob("fit-*.jsonl"))
     lines = [json.loads(line) for line in file.read_text().splitlines()]
@@ -160,7 +162,7 @@ def test_recorded_seconds_count(story: Any, tmp_path: Path) -> None:
     assert (result["stopped_by"], len(result["attempts"])) == ("budget", 2)
 
 
-def test_a_budget_goes_on_from_a_state() -> None:
+def test_budget_continues_from_a_snapshot() -> None:
     now = [100.0]
     budget = Budget(timedelta(seconds=60), clock=lambda: now[0])
     budget.measure(7)
@@ -184,21 +186,21 @@ def _trial() -> Trial:
     context = TaskContext(
         "fake", optimizer=OptimizerInfo("sgd", 1e-3), layers=(LayerInfo("a", units=3),), asked={"q": 2.0}
     )
-    judged = Score(0.1 + 0.2, 0.0, np.array([1.0, np.nan, -1e-300]), None, Evaluation(np.eye(2), np.array([0, 1]), 0.5))
+    score = Score(0.1 + 0.2, 0.0, np.array([1.0, np.nan, -1e-300]), None, Evaluation(np.eye(2), np.array([0, 1]), 0.5))
     return Trial(
-        TrainingSpec(3, 0, (SetLearningRate(0.1),)), None, judged, (finding,), context, {"loss": [1.5, float("nan")]},
+        TrainingSpec(3, 0, (SetLearningRate(0.1),)), None, score, (finding,), context, {"loss": [1.5, float("nan")]},
         12, True, above_trivial=False, edits=(SetLearningRate(0.1), inputs), granted=5, peak=13, total=14, stuck=True,
-        goes_on=True,
+        resumable=True,
     )  # fmt: skip
 
 
-def test_a_trial_is_rebuilt_to_the_bit() -> None:
+def test_trial_round_trip_is_exact() -> None:
     trial = _trial()
     line = to_line(to_record(trial))
     assert line.count("\n") == 1
-    again = outcome_of(json.loads(line, object_hook=rebuilt), trial.spec)
-    assert isinstance(again, Trial)
-    complete(again, Evaluation(np.zeros((2, 2)), np.array([0, 1]), 0.0))
+    rebuilt = from_record(json.loads(line, object_hook=decode_object), trial.spec)
+    assert isinstance(rebuilt, Trial)
+    restore_targets(rebuilt, Evaluation(np.zeros((2, 2)), np.array([0, 1]), 0.0))
     for name in (
         "spec",
         "findings",
@@ -210,20 +212,20 @@ def test_a_trial_is_rebuilt_to_the_bit() -> None:
         "peak",
         "total",
         "stuck",
-        "goes_on",
+        "resumable",
         "errors",
         "clean",
     ):
-        assert getattr(again, name) == getattr(trial, name), name
-    assert again.context.layers == trial.context.layers
-    assert again.context.asked == trial.context.asked
-    np.testing.assert_array_equal(again.history["loss"], trial.history["loss"])
-    assert again.judged is not None
-    assert trial.judged is not None
-    assert again.judged.value == trial.judged.value
-    np.testing.assert_array_equal(again.judged.rows, trial.judged.rows)  # type: ignore[arg-type]
-    assert again.judged.evaluation is not None
-    np.testing.assert_array_equal(again.judged.evaluation.outputs, np.eye(2))
-    np.testing.assert_array_equal(again.judged.evaluation.targets, [0, 1])
+        assert getattr(rebuilt, name) == getattr(trial, name), name
+    assert rebuilt.context.layers == trial.context.layers
+    assert rebuilt.context.asked == trial.context.asked
+    np.testing.assert_array_equal(rebuilt.history["loss"], trial.history["loss"])
+    assert rebuilt.score is not None
+    assert trial.score is not None
+    assert rebuilt.score.value == trial.score.value
+    np.testing.assert_array_equal(rebuilt.score.rows, trial.score.rows)  # type: ignore[arg-type]
+    assert rebuilt.score.evaluation is not None
+    np.testing.assert_array_equal(rebuilt.score.evaluation.outputs, np.eye(2))
+    np.testing.assert_array_equal(rebuilt.score.evaluation.targets, [0, 1])
     failure = Failure("ValueError: ß", 3, 4)
-    assert outcome_of(json.loads(to_line(to_record(failure)), object_hook=rebuilt), trial.spec) == failure
+    assert from_record(json.loads(to_line(to_record(failure)), object_hook=decode_object), trial.spec) == failure

@@ -167,9 +167,9 @@ def test_attempt_with_another_loss_reports_its_trained_loss() -> None:
     evaluation = run.ends[-1][2]
     assert evaluation is not None
     error = np.asarray(trained.model.predict(X, verbose=0)) - Y
-    assert evaluation.course == pytest.approx((error**2).mean(), rel=1e-4)
+    assert evaluation.training_loss == pytest.approx((error**2).mean(), rel=1e-4)
     assert evaluation.loss == pytest.approx(np.abs(error).mean(), rel=1e-4)
-    assert run.ends[-1][2].course != run.ends[-1][2].loss
+    assert run.ends[-1][2].training_loss != run.ends[-1][2].loss
 
 
 def test_original_loss_needs_no_separate_trained_loss() -> None:
@@ -185,7 +185,7 @@ def test_logits_become_probabilities_for_a_loss_that_expects_them() -> None:
     own = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     found = Evaluator(made, "sparse_categorical_crossentropy", None, 16, own).evaluate(ArrayData(X, labels))
     assert found is not None
-    assert found.loss == pytest.approx(found.course, rel=1e-4)
+    assert found.loss == pytest.approx(found.training_loss, rel=1e-4)
 
 
 @pytest.mark.parametrize("wrap", [lambda layer: layer, kl.Bidirectional])

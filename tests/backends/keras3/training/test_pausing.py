@@ -17,7 +17,7 @@ from autotrainer.backends.keras3.training.trainer import KerasTrainer, make_trai
 from autotrainer.edits import DropBadRows, Edit, ReduceOnPlateau, Rollback, SetLearningRate, StopEarly
 from autotrainer.records.data import ArrayData, StreamData
 from autotrainer.testing import RecordedRun
-from autotrainer.training.run import ManagedMonitor
+from autotrainer.training.base_run import ManagedMonitor
 
 EPOCHS = 5
 RNG = np.random.default_rng(0)

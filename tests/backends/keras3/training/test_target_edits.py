@@ -111,7 +111,7 @@ def test_scaled_targets_are_predicted_in_their_original_units(train: Any, build:
     errors = trained.predict(X[200:])[:, 0] - LARGE[200:]
     evaluation = run.ends[-1][2]
     assert evaluation.loss == pytest.approx(np.mean(errors**2), rel=1e-3)
-    assert evaluation.course == pytest.approx(np.mean(errors**2) / trained.edits[0].std[0] ** 2, rel=1e-3)
+    assert evaluation.training_loss == pytest.approx(np.mean(errors**2) / trained.edits[0].std[0] ** 2, rel=1e-3)
     seen = run.monitor.history
     assert abs(seen.targets.mean) < 0.2, "the monitor gets the targets of the loss"
     assert seen.targets.variance == pytest.approx(1, abs=0.2)

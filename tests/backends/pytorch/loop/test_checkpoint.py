@@ -96,9 +96,9 @@ def test_such_a_repair_is_told_as_it_was_done(clipped: Trained) -> None:
     assert plan is not None
     start = plan.start
     assert start == clipped.starts()[0]
-    assert f"From the beginning of epoch {start} on" in str(plan)
+    assert f"Apply this from the start of epoch {start} (" in str(plan)
     assert f"if epoch >= {start}:" in str(plan)
-    assert f"clip_gradients (from epoch {start}; no error left)" in str(result.report())
+    assert f"clip_gradients (from epoch {start}; no errors left)" in str(result.report())
     assert RepairPlan.from_dict(json.loads(plan.to_json())) == plan
 
 
@@ -169,7 +169,7 @@ def test_keeping_points_changes_nothing() -> None:
     watched, watched_state, loop = _healthy(True)
     assert loop is not None
     assert loop.result.status == "healthy"
-    assert loop._point > 1, "points were kept"
+    assert loop._checkpoint_epoch > 1, "points were kept"
     assert all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
     assert torch.equal(state, watched_state)
 

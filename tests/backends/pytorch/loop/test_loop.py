@@ -389,7 +389,7 @@ def test_calls_at_the_wrong_time() -> None:
         loop.end_epoch(val_accuracy=1.0)
         with pytest.raises(StateError, match="once"):
             loop.end_epoch(val_accuracy=1.0)
-    with pytest.raises(StateError, match="make a new one"):
+    with pytest.raises(StateError, match="create a new one"):
         iter(loop)
 
 

@@ -110,7 +110,7 @@ def test_asking_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     states = []
     for asks in (True, False):
         if not asks:
-            monkeypatch.setattr("autotrainer.api.loop.ask", lambda *_: None)
+            monkeypatch.setattr("autotrainer.api.loop.run_loop_diagnostics", lambda *_: None)
         model = Flipped(_mlp())
         loop = _train(model, 0.003, 30, budget=1.1, forbid=[r.name for r in registry.repairs()])
         assert ("ignored_input" in {f.problem for f in loop.result.findings}) is asks

@@ -92,11 +92,6 @@ def test_never_broadcasts(name: Any) -> None:
         EditedLoss(SetLoss(name, "values"))(LOGITS, VALUES)
 
 
-def test_unknown_combination() -> None:
-    with pytest.raises(ConfigError, match="no loss"):
-        EditedLoss(SetLoss("squared_error", "log_probabilities"))
-
-
 def test_tells_what_it_computes() -> None:
     info = EditedLoss(SetLoss("cross_entropy", "probabilities")).loss_info
     assert (info.family, info.expects, info.class_axis) == ("cross_entropy", "probabilities", 1)

@@ -371,7 +371,7 @@ def test_a_search_over_many_models_is_watched_in_part(caplog: pytest.LogCaptureF
     with caplog.at_level(logging.WARNING, "autotrainer"):
         seen = run(lambda: [with_module()[0] for _ in range(23)])[1]
     assert len(seen) == 20
-    assert sum("20 trainings have been watched" in message for message in caplog.messages) == 1
+    assert sum("20 trainings of this script have been watched" in message for message in caplog.messages) == 1
 
 
 @pytest.mark.parametrize("where", ["find_model", "leaves", "outputs_and_targets", "loss_function"])

@@ -95,7 +95,7 @@ def test_the_given_loss_judges_in_the_users_units_and_the_scaled_one_tells_the_c
     errors = trained.predict(x) - y
     evaluation = run.ends[-1][2]
     assert evaluation.loss == pytest.approx(np.mean(errors**2), rel=1e-3)
-    assert evaluation.course == pytest.approx(np.mean(errors**2) / trained.edits[0].std[0] ** 2, rel=1e-3)
+    assert evaluation.training_loss == pytest.approx(np.mean(errors**2) / trained.edits[0].std[0] ** 2, rel=1e-3)
     np.testing.assert_array_equal(evaluation.targets, y)
 
 

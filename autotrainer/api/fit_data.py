@@ -1,0 +1,95 @@
+"""The data arguments of `fit`: normalized, split and checked against the model's outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from autotrainer.adapter.spec import FitRequest
+from autotrainer.errors import DataError
+from autotrainer.records.data import ArrayData, Data, normalize
+from autotrainer.records.task import TaskContext
+from autotrainer.training.holdout import hold_out
+
+__all__ = ["class_index_error", "ignored_class", "prepare_data"]
+
+
+def prepare_data(train_data: Any, validation_data: Any, test_data: Any, seed: int) -> tuple[Data, Data, Data | None]:
+    """Return training, validation and test data in normalized form.
+
+    Raises:
+        DataError: If data are invalid, differ in form, or no validation data are given and none can be held back.
+    """
+    train = normalize(train_data, "train_data")
+    if validation_data is not None:
+        validation = normalize(validation_data, "validation_data")
+    elif isinstance(train, ArrayData):
+        train, validation = hold_out(train, seed)
+    else:
+        raise DataError(
+            f"no validation rows can be held back from a {type(train.source).__name__}: pass validation_data"
+        )
+    test = None if test_data is None else normalize(test_data, "test_data")
+    for name, other in (("validation_data", validation), ("test_data", test)):
+        if isinstance(train, ArrayData) and isinstance(other, ArrayData):
+            _check_same_form(train, other, name)
+    return train, validation, test
+
+
+def _check_same_form(train: ArrayData, other: ArrayData, name: str) -> None:
+    """Check that data have the same structure as the training data; lengths of sequences may differ."""
+    forms = [_form(data.inputs) for data in (train, other)]
+    if forms[0] != forms[1]:
+        raise DataError(f"{name} has inputs of {forms[1]}, train_data of {forms[0]}: pass both in the same form")
+    if train.targets.ndim != other.targets.ndim:
+        raise DataError(
+            f"{name} has targets of shape {other.targets.shape}, train_data of shape {train.targets.shape}: "
+            "pass both in the same form"
+        )
+
+
+def _form(inputs: Any) -> str:
+    if isinstance(inputs, Mapping):
+        return "{" + ", ".join(f"{name!r}: {_shape(array)}" for name, array in sorted(inputs.items())) + "}"
+    if isinstance(inputs, tuple):
+        return "(" + ", ".join(map(_shape, inputs)) + ")"
+    return f"shape {_shape(inputs)}"
+
+
+def _shape(array: NDArray[Any]) -> str:
+    """Return a shape as text, with ``*`` for axes that may differ: rows, time, and image sides."""
+    last = array.ndim - 1 if array.ndim == 3 or (array.ndim == 2 and array.dtype.kind == "f") else None
+    return "(" + ", ".join(str(size) if axis == last else "*" for axis, size in enumerate(array.shape)) + ")"
+
+
+def ignored_class(request: FitRequest) -> int | None:
+    """Return the class index that the loss ignores (PyTorch's ``ignore_index``, Keras' ``ignore_class``), or None."""
+    loss = getattr(request.model, "loss", None) if request.loss is None else request.loss
+    index = getattr(loss, "ignore_index", getattr(loss, "ignore_class", None))
+    return index if isinstance(index, int) else None
+
+
+def class_index_error(request: FitRequest, context: TaskContext, masked: int | None) -> DataError | None:
+    """Return an error if a class index has no output; that of the framework is hard to understand."""
+    units = context.output_units
+    indexed = context.loss.family == "cross_entropy" and context.loss.targets in ("index", "either")
+    if context.framework not in ("pytorch", "keras3") or not indexed or units is None or request.step is not None:
+        return None
+    for name, data in (("train_data", request.train), ("validation_data", request.validation)):
+        if (
+            not isinstance(data, ArrayData)
+            or data.targets.dtype.kind not in "iu"
+            or (data.targets.ndim > 1 and units < 2)
+        ):
+            continue
+        labels = data.targets[data.targets != masked]
+        invalid = labels[(labels < 0) | (labels >= units)]
+        if invalid.size:
+            example = int(invalid.max() if invalid.max() >= units else invalid.min())
+            return DataError(
+                f"{name} has class index {example}, but the model has {units} outputs, for classes 0 to {units - 1}: "
+                "number the classes from 0, or widen the output"
+            )
+    return None

@@ -1,0 +1,214 @@
+"""What every managed training shares: its monitor, its values per epoch, its work, and when it is stuck."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+from autotrainer.adapter.spec import TrainingSpec
+from autotrainer.edits import Rollback
+from autotrainer.monitoring.monitor import Monitor
+from autotrainer.monitoring.sampler import StepSampler
+from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.task import TaskContext
+from autotrainer.rule import Rule
+from autotrainer.scoring.metrics import Score
+from autotrainer.training.budget import Budget, Workload
+
+__all__ = ["BaseRun", "ManagedMonitor"]
+
+_PATIENCE = ((0.95, 0.0), (0.9, 0.15), (0.0, 1 / 3))
+"""Minimum confidence of a `not_learning` error, and the share of the planned epochs after which it stops the baseline
+training: gradients that are exactly zero stop it at once, but a flat loss may still move. Attempts get half as long,
+because there are many of them."""
+
+
+class ManagedMonitor(Monitor):
+    """A monitor inside `fit`: the trainer's context completes what is observed."""
+
+    trainer_context: TaskContext | None = None
+
+    def begin(self, context: TaskContext) -> None:
+        """Start or refine the run."""
+        base = self.trainer_context
+        if base is not None:
+            context = replace(
+                base,
+                layers=context.layers or base.layers,
+                output_activation=context.output_activation or base.output_activation,
+                output_units=context.output_units or base.output_units,
+                input_kind=base.input_kind if context.input_kind == "unknown" else context.input_kind,
+                planned_epochs=base.planned_epochs or context.planned_epochs,
+                planned_steps=base.planned_steps or context.planned_steps,
+            )
+        super().begin(replace(context, managed=True))
+
+
+class BaseRun:
+    """The core's side of one managed training.
+
+    Args:
+        spec: Recipe of the training.
+        rules: Rules in force; without any, nothing is measured.
+        budget: Limits the work.
+        baseline: Whether this is the baseline training.
+        stop_if_stuck: Whether an error that shows the training is stuck ends it.
+        until: Number of epochs after which it ends, whatever is planned; None for its planned end.
+        pauses: Whether it is paused then, so that it can continue: see `extend`.
+        max_steps: Number of training steps after which it ends, or None.
+        log_dir: Folder for the run log, or None.
+        on_epoch: Called at the end of each epoch with (epoch, score).
+        on_finding: Called with each new finding.
+        facts: Diagnostics of the data, by name: see `autotrainer.records.facts.FACTS`.
+
+    Attributes:
+        monitor: Records the training and finds problems in it.
+        context: The training, as the trainer describes it.
+        score: Its last validation score, or None.
+        history: Values by name, one per epoch; NaN where an epoch has none.
+        work: Operations so far; after a pause, only those since then.
+        total: Operations since its start.
+        granted: Training steps so far.
+        peak: The largest amount of work that it has asked the budget for, including its own previous work: a budget
+            that allows as much at the start does not cut it short.
+        cut_short: Whether the budget, or `max_steps`, ended it.
+        paused: Whether it is paused.
+        stuck: Whether an error showed that it was stuck, and ended it.
+        sound: Whether the verdict on its last epoch had no error.
+    """
+
+    def __init__(
+        self,
+        spec: TrainingSpec,
+        rules: Sequence[Rule],
+        budget: Budget,
+        *,
+        baseline: bool = False,
+        stop_if_stuck: bool = True,
+        until: int | None = None,
+        pauses: bool = False,
+        max_steps: int | None = None,
+        log_dir: str | Path | None = None,
+        on_epoch: Callable[[int, float], None] | None = None,
+        on_finding: Callable[[Finding], None] | None = None,
+        facts: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        sampler = StepSampler(active=bool(rules))
+        self.monitor: Monitor = ManagedMonitor(rules, sampler, log_dir=log_dir, on_finding=on_finding, quiet=True)
+        self.context = TaskContext()
+        self.score: Score | None = None
+        self.history: dict[str, list[float]] = {}
+        self.work = self.total = self.peak = self.granted = 0
+        self.cut_short = self.paused = self.stuck = self.sound = False
+        self._spec, self._budget, self._on_epoch = spec, budget, on_epoch
+        self._baseline, self._stop_if_stuck = baseline, stop_if_stuck
+        self._facts, self._until, self._pauses, self._max_steps = dict(facts), until, pauses, max_steps
+        self._workload = Workload(1)
+        self._epochs = 0
+        self._next_verdict = 0
+
+    def start(self, context: TaskContext, operations: float) -> None:
+        """Take the context of the training and the operations of one forward pass of one sample."""
+        self._workload = Workload(operations)
+        epochs = context.planned_epochs or self._spec.epochs
+        self.context = replace(context, managed=True, planned_epochs=epochs, asked=self._facts)
+        if isinstance(self.monitor, ManagedMonitor):
+            self.monitor.trainer_context = self.context
+            observed = self.monitor.context
+            self.monitor.begin(observed if observed.framework != "unknown" else self.context)
+
+    def spend(self, samples: int, *, training: bool) -> bool:
+        """Account for a training step or a forward pass that is about to run; return whether the budget allows it."""
+        work = self._workload.of(int(samples), training=training)
+        reserve = self._reserve() if training else 0
+        self.peak = max(self.peak, self.work + work + reserve)
+        if training and (self.granted == self._max_steps or not self._budget.allows(work + reserve)):
+            self.cut_short = True
+        granted = not (training and self.cut_short) and self._account(work)
+        self.granted += training and granted
+        return granted
+
+    def afford(self, work: int) -> bool:
+        """Account for operations outside the model; return whether the budget allows them."""
+        return self._budget.allows(work) and self._account(work)
+
+    @property
+    def operations(self) -> int:
+        """Operations of one forward pass of one sample."""
+        return self._workload.operations
+
+    def end_monitored_epoch(self, values: Mapping[str, float]) -> None:
+        """End the monitor's epoch with these values by name; the first epoch of a baseline sets the budget's unit."""
+        if self._baseline and self._epochs == 0 and not self.cut_short:
+            self._budget.measure(self._spec.epochs * self._work_of_epoch())
+        self.monitor.end_epoch(**values)
+
+    def conclude(self, epoch: int, values: Mapping[str, float], score: float, *, finite: bool) -> bool:
+        """Record an epoch after `end_monitored_epoch`, and decide whether the training continues.
+
+        Args:
+            epoch: The epoch.
+            values: Its values by name.
+            score: Its score, NaN if it has none.
+            finite: Whether its predictions or weights are known to be finite: a training that has recovered from NaN
+                continues.
+
+        Returns:
+            Whether to continue.
+        """
+        for name, value in {**values, "score": score}.items():
+            column = self.history.setdefault(name, [])
+            column += [math.nan] * (self._epochs - len(column))
+            column.append(value)
+        self._epochs += 1
+        if self._on_epoch is not None:
+            self._on_epoch(epoch, score)
+        self.stuck = self._stop_if_stuck and self._is_stuck(values, finite)
+        ended, over = self.stuck or self.cut_short, self._epochs == self._until
+        self.paused = over and self._pauses and not ended
+        return not (ended or over)
+
+    def extend(self, budget: Budget, until: int | None, on_epoch: Callable[[int, float], None] | None) -> None:
+        """Continue a paused training; `work` and `peak` count from zero again.
+
+        Args:
+            budget: Limits the work.
+            until: Number of epochs since its start after which it is paused again; None for its planned end.
+            on_epoch: Called at the end of each epoch with (epoch, score).
+        """
+        self._budget, self._until, self._on_epoch = budget, until, on_epoch
+        self.work = self.peak = 0
+        self.paused = False
+
+    def _reserve(self) -> int:
+        """Return the work that must stay possible after the next training step."""
+        return 0
+
+    def _work_of_epoch(self) -> int:
+        """Return the work of one full epoch, at the end of the first."""
+        return self.work
+
+    def _account(self, work: int) -> bool:
+        self._budget.spend(work)
+        self.work += work
+        self.total += work
+        return True
+
+    def _is_stuck(self, values: Mapping[str, float], finite: bool) -> bool:
+        self.sound = False
+        broken = not all(math.isfinite(values.get(name, 0.0)) for name in ("loss", "val_loss"))
+        if self._epochs < self._next_verdict and not broken:
+            return False
+        self._next_verdict = self._epochs + max(1, self._epochs // 16)
+        errors = {f.problem: f for f in self.monitor.findings if f.severity is Severity.ERROR}
+        self.sound = finite and not broken and not errors
+        recovers = any(isinstance(edit, Rollback) for edit in self._spec.edits)
+        if "nonfinite" in errors and (not finite or (broken and not recovers)):
+            return True
+        if "not_learning" not in errors:
+            return False
+        patience = next(share for confidence, share in _PATIENCE if errors["not_learning"].confidence >= confidence)
+        return self._epochs >= patience * self._spec.epochs * (1.0 if self._baseline else 0.5)
