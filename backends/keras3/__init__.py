@@ -1,4 +1,4 @@
-"""The Keras backend. Nothing in here imports keras before there is a model of it."""
+"""The Keras backend. Importing it does not import keras: that happens once there is a Keras model."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ __all__ = ["BACKEND"]
 
 BACKEND = KerasBackend()
 
-__path__.append(str(Path(__file__).parent / "moved"))  # where files and code of earlier versions find what they name
+__path__.append(str(Path(__file__).parent / "moved"))  # paths that saved models and older code name

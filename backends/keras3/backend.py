@@ -1,4 +1,4 @@
-"""What autotrainer asks of Keras, each answered in a file of its own."""
+"""The adapter for Keras: each method is implemented in a file of its own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class KerasBackend(Backend):
     package = "keras"
 
     def accepts(self, model: Any) -> bool:
-        """Say whether it is a `keras.Model`."""
+        """Return whether it is a `keras.Model`."""
         framework = sys.modules.get("keras")
         return framework is not None and isinstance(model, framework.Model)
 
@@ -50,7 +50,7 @@ class KerasBackend(Backend):
     def probe(
         self, model: Any, data: Any, loss: Any, optimizer: Any, batches: int
     ) -> tuple[TaskContext, list[Observation]]:
-        """Look at a model before training."""
+        """Run forward passes on a few batches before training."""
         from autotrainer.backends.keras3.watching.probe import probe
 
         return probe(model, data, loss, optimizer, batches)
@@ -74,19 +74,19 @@ class KerasBackend(Backend):
         return patch(edit, edits)
 
     def process_settings(self) -> dict[str, Any]:
-        """Return settings of this process that trainings in another one need to come out the same."""
+        """Return the settings that another process needs to reproduce the trainings of this one."""
         from autotrainer.backends.keras3.runtime.process_settings import process_settings
 
         return process_settings()
 
     def adopt_settings(self, values: Mapping[str, Any]) -> None:
-        """Take the settings of another process."""
+        """Apply the settings of another process."""
         from autotrainer.backends.keras3.runtime.process_settings import adopt_settings
 
         adopt_settings(values)
 
     def preserve_random_state(self) -> AbstractContextManager[None]:
-        """Put back every random state that managed trainings touch."""
+        """Restore every random state that managed trainings change."""
         from autotrainer.backends.keras3.runtime.random_state import preserve_random_state
 
         return preserve_random_state()

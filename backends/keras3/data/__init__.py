@@ -1,1 +1,1 @@
-"""The data of managed trainings: batches, targets, scaling, and edits of them."""
+"""The data of managed trainings: batches, targets, sample weights, scaling, and edits of them."""

@@ -1,4 +1,4 @@
-"""What a user gives besides model and data: settings of `compile` and further arguments of `fit`."""
+"""The user's compile settings and further arguments of `fit`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from autotrainer.errors import ConfigError, InputError, nearest
 
 __all__ = ["CompileSettings", "FitArguments"]
 
-_OWN = {
+_RESERVED = {
     "x": "train_data",
     "y": "train_data",
     "epochs": "epochs",
@@ -31,12 +31,12 @@ class CompileSettings:
     """How models are compiled.
 
     Attributes:
-        loss: The loss, or None for a model that computes its own.
+        loss: The loss, or None for a model that computes its loss itself.
         loss_weights: Weights of several losses.
-        metrics: As given to `compile`.
-        weighted_metrics: As given to `compile`.
+        metrics: As passed to `compile`.
+        weighted_metrics: As passed to `compile`.
         jit_compile: Whether XLA compiles the step, or ``auto``.
-        run_eagerly: Whether the step runs without being traced.
+        run_eagerly: Whether the step runs eagerly.
     """
 
     loss: Any
@@ -48,7 +48,7 @@ class CompileSettings:
 
     @classmethod
     def of(cls, model: Any, loss: Any) -> CompileSettings:
-        """Take the settings of a compiled model; ``loss``, if given, replaces its loss.
+        """Return the settings of a compiled model; ``loss``, unless None, replaces its loss.
 
         Raises:
             InputError: If there is no loss.
@@ -58,10 +58,10 @@ class CompileSettings:
                 keras.losses.get(loss)
             except ValueError as error:
                 raise InputError(
-                    f"loss={loss!r} is no loss of Keras: give a name, function or object of keras.losses"
+                    f"loss={loss!r} is not a Keras loss: give a name, function or object of keras.losses"
                 ) from error
         if not (loss is None or isinstance(loss, str | list | tuple | Mapping) or callable(loss)):
-            raise InputError(f"loss={loss!r} is no loss of Keras: give a name, function or object of keras.losses")
+            raise InputError(f"loss={loss!r} is not a Keras loss: give a name, function or object of keras.losses")
         if not model.compiled:
             if loss is None:
                 raise InputError("the model is not compiled: give loss and optimizer, or compile it")
@@ -80,7 +80,7 @@ class CompileSettings:
         """Check that there is a loss.
 
         Args:
-            model: The model, called before: losses that a `call` adds are known only then.
+            model: The model, after a call: only then are losses known that its `call` adds.
 
         Raises:
             InputError: If there is none.
@@ -89,13 +89,13 @@ class CompileSettings:
             raise InputError("the model is compiled without a loss: give one")
 
     def compile(self, model: Any, optimizer: Any, loss: Any) -> None:
-        """Compile a model with metrics of its own."""
+        """Compile a model with fresh metrics."""
         model.compile(
             optimizer=optimizer,
             loss=loss,
             loss_weights=self.loss_weights if loss is self.loss else None,
-            metrics=_fresh(self.metrics),
-            weighted_metrics=_fresh(self.weighted_metrics),
+            metrics=_without_state(self.metrics),
+            weighted_metrics=_without_state(self.weighted_metrics),
             jit_compile=self.jit_compile,
             run_eagerly=self.run_eagerly,
         )
@@ -103,12 +103,11 @@ class CompileSettings:
 
 def _computes_its_loss(model: Any) -> bool:
     kind = type(model)
-    own = kind.train_step is not keras.Model.train_step or kind.compute_loss is not keras.Model.compute_loss
-    return bool(own or model.losses)
+    custom = kind.train_step is not keras.Model.train_step or kind.compute_loss is not keras.Model.compute_loss
+    return bool(custom or model.losses)
 
 
-def _fresh(metrics: Any) -> Any:
-    """Return metrics without state of earlier trainings."""
+def _without_state(metrics: Any) -> Any:
     return keras.tree.map_structure(
         lambda m: type(m).from_config(m.get_config()) if isinstance(m, keras.metrics.Metric) else m, metrics
     )
@@ -123,8 +122,9 @@ class FitArguments:
         validation_steps: Batches of a validation stream.
         shuffle: Whether arrays are shuffled.
         sample_weight: Weights of the training rows, or None.
-        callbacks: Callback objects (for the training as given), or a callable that makes them (for all), or None.
-        rest: What goes on to `fit` as it is.
+        callbacks: Callback objects for the original training only, a callable that makes them for each training, or
+            None.
+        rest: Arguments passed to `fit` unchanged.
     """
 
     steps: int | None = None
@@ -135,20 +135,24 @@ class FitArguments:
     rest: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> FitArguments:
+    def of(cls, arguments: Mapping[str, Any]) -> FitArguments:
         """Check the arguments.
 
         Raises:
-            ConfigError: If one is unknown, or is not the user's to give here.
+            ConfigError: If one is unknown or can't be set here.
         """
-        known = [n for n in inspect.signature(keras.Model.fit).parameters if n not in _UNUSED]
-        for name in given:
-            if name in _OWN:
-                raise ConfigError(f"fit_args has {name!r}: give fit's own argument {_OWN[name]} instead")
-            if name not in known:
-                raise ConfigError(f"fit_args: {name!r} can't be used here, {nearest(name, set(known) - set(_OWN))}")
-        rest = {"verbose": 0, **given}
-        _count(rest, "validation_batch_size")  # changes nothing in what an evaluation gives
+        accepted = [n for n in inspect.signature(keras.Model.fit).parameters if n not in _UNUSED]
+        for name in arguments:
+            if name in _RESERVED:
+                raise ConfigError(
+                    f"fit_args has {name!r}: give the argument {_RESERVED[name]} of autotrainer.fit instead"
+                )
+            if name not in accepted:
+                raise ConfigError(
+                    f"fit_args: {name!r} can't be used here, {nearest(name, set(accepted) - set(_RESERVED))}"
+                )
+        rest = {"verbose": 0, **arguments}
+        _count(rest, "validation_batch_size")  # has no effect on the results of an evaluation
         callbacks = rest.pop("callbacks", None)
         if callbacks is not None and (isinstance(callbacks, keras.callbacks.Callback) or not callable(callbacks)):
             callbacks = _as_callbacks(callbacks)
@@ -168,7 +172,7 @@ class FitArguments:
         )
 
     def callbacks_for(self, first: bool) -> list[Any]:
-        """Return the user's callbacks for a training; objects serve the first one only."""
+        """Return the user's callbacks for a training; callback objects are used only in the first one."""
         if self.callbacks is None:
             return []
         if not callable(self.callbacks):
@@ -176,8 +180,8 @@ class FitArguments:
         return _as_callbacks(self.callbacks())
 
 
-def _as_callbacks(given: Any) -> list[Any]:
-    callbacks = list(given) if isinstance(given, Iterable) else [given]
+def _as_callbacks(values: Any) -> list[Any]:
+    callbacks = list(values) if isinstance(values, Iterable) else [values]
     wrong = [c for c in callbacks if not isinstance(c, keras.callbacks.Callback)]
     if wrong:
         raise ConfigError(f"fit_args: callbacks must be Keras callbacks, not {type(wrong[0]).__name__}")

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from autotrainer.backends.keras3.data.feeding import batches
+from autotrainer.backends.keras3.data.batches import read_batches
 from autotrainer.errors import ConfigError
 from autotrainer.records.data import ArrayData, Data, StreamData, as_array
 
@@ -88,7 +88,7 @@ def _check_stream(data: StreamData, weights: Mapping[int, float]) -> None:
         raise ConfigError(
             f"fit_args: Keras takes no class_weight for a {type(source).__name__}: let it yield (x, y, sample_weight)"
         )
-    for _, targets, given in batches(data, _SAMPLE_BATCHES):
+    for _, targets, given in read_batches(data, _SAMPLE_BATCHES):
         if keras.tree.is_nested(targets):
             raise ConfigError("fit_args: Keras takes class_weight only for models with a single output")
         _check_free(given)

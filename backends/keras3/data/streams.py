@@ -1,4 +1,4 @@
-"""Data sets of the user's without their bad rows, or in another order."""
+"""The user's data sets without bad rows, or shuffled."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ __all__ = ["clean", "shuffled"]
 
 
 def clean(source: Any) -> Any:
-    """Return a data set without the rows that hold values that are not finite.
+    """Return a data set without the rows that hold nonfinite values.
 
     Raises:
-        ConfigError: If that can't be done to such a data set.
+        ConfigError: If this kind of data set does not allow it.
     """
     if isinstance(source, keras.utils.PyDataset):
         return CleanDataset(source)
     if not hasattr(source, "unbatch"):
-        raise ConfigError(f"rows can't be left out of a {type(source).__name__}: leave them out where it is made")
+        raise ConfigError(f"rows can't be dropped from a {type(source).__name__}: drop them where it is made")
     import tensorflow as tf
 
-    def finite(*parts: Any) -> Any:
-        floating = [t for t in tf.nest.flatten(parts) if t.dtype.is_floating]
-        found = [tf.reduce_all(tf.math.is_finite(t)) for t in floating]
-        return tf.reduce_all(tf.stack(found)) if found else tf.constant(True)
+    def is_finite(*row: Any) -> Any:
+        floating = [t for t in tf.nest.flatten(row) if t.dtype.is_floating]
+        finite = [tf.reduce_all(tf.math.is_finite(t)) for t in floating]
+        return tf.reduce_all(tf.stack(finite)) if finite else tf.constant(True)
 
-    good = source.unbatch().filter(finite)
+    good = source.unbatch().filter(is_finite)
     if source.cardinality() == tf.data.INFINITE_CARDINALITY:
         return good.batch(_batch_size(source)).apply(tf.data.experimental.assert_cardinality(-1))
     return _batched(good, _rows(good), _batch_size(source))
 
 
 def shuffled(source: Any, seed: int) -> Any:
-    """Return a `tf.data.Dataset` whose rows come in another order each epoch, as large a buffer as there are rows.
+    """Return a `tf.data.Dataset` that is shuffled in each epoch, with a buffer for all rows.
 
     Raises:
-        ConfigError: If that can't be done to such a data set.
+        ConfigError: If this kind of data set does not allow it.
     """
     if not hasattr(source, "unbatch"):
-        raise ConfigError(f"a {type(source).__name__} puts its rows in order itself: shuffle them there")
+        raise ConfigError(f"a {type(source).__name__} sets the order of its rows itself: shuffle them there")
     import tensorflow as tf
 
     if source.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise ConfigError("the data set has no end: shuffle where it is made")
+        raise ConfigError("the data set is infinite: shuffle it where it is made")
     rows = _rows(source.unbatch())
     return _batched(source.unbatch().shuffle(rows, seed=seed), rows, _batch_size(source))
 
@@ -57,21 +57,20 @@ def _rows(dataset: Any) -> int:
 
 
 def _batched(dataset: Any, rows: int, size: int) -> Any:
-    """Return a data set in batches, with its length: Keras warns of an end that it does not know of."""
+    """Return a data set in batches, with its length: Keras warns if a data set of unknown length ends."""
     import tensorflow as tf
 
     return dataset.batch(size).apply(tf.data.experimental.assert_cardinality(-(-rows // size)))
 
 
 def _batch_size(source: Any) -> int:
-    """Return the samples of the first batch."""
     for batch in source.take(1):
         return int(keras.tree.flatten(batch)[0].shape[0])
     raise ConfigError("the data set holds no batch")
 
 
 class CleanDataset(keras.utils.PyDataset):  # type: ignore[misc]
-    """The batches of a `PyDataset` without the rows that hold values that are not finite.
+    """The batches of a `PyDataset` without the rows that hold nonfinite values.
 
     Args:
         source: The data set.
@@ -92,9 +91,9 @@ class CleanDataset(keras.utils.PyDataset):  # type: ignore[misc]
             if array.dtype.kind == "f":
                 good &= np.isfinite(array).reshape(len(array), -1).all(axis=1)
         if not good.any():
-            raise ConfigError(f"no row of batch {index} is without values that are not finite")
+            raise ConfigError(f"all rows of batch {index} hold values that are not finite")
         return keras.tree.map_structure(lambda a: None if a is None else as_array(a)[good], batch, none_is_leaf=True)
 
     def on_epoch_end(self) -> None:
-        """Tell the data set that an epoch has ended."""
+        """Report the end of an epoch to the data set."""
         self._source.on_epoch_end()

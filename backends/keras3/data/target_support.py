@@ -7,12 +7,13 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras.src.trainers.compile_utils import CompileLoss
 
-from autotrainer.backends.keras3.data.feeding import batches
+from autotrainer.backends.keras3.data.batches import read_batches
 from autotrainer.backends.keras3.data.training_data import TrainingData
 from autotrainer.backends.keras3.layers.converted_loss import ConvertedLoss
-from autotrainer.backends.keras3.model.describe import loss_info
+from autotrainer.backends.keras3.model.loss_kinds import loss_info
+from autotrainer.backends.keras3.model.model_calls import call_model
+from autotrainer.backends.keras3.runtime.keras_internals import CompileLoss
 from autotrainer.edits import (
     DropBadRows,
     Edit,
@@ -76,7 +77,7 @@ def labels_out_of_range(loss: Any, units: int, data: Data, limit: int | None) ->
     if info.family != "cross_entropy" or info.targets == "one_hot" or keras.tree.is_nested(loss):
         return ""
     masked = getattr(loss, "ignore_class", None)
-    for _, targets, _ in batches(data, limit):
+    for _, targets, _ in read_batches(data, limit):
         labels = as_array(targets).reshape(-1)
         wrong = labels[((labels < 0) | (labels >= units)) & (labels != masked)]
         if wrong.size:
@@ -93,9 +94,8 @@ def _first(model: Any, data: Data) -> tuple[Any, Any]:
     Raises:
         ConfigError: If there are several.
     """
-    inputs, targets, _ = next(iter(batches(data, 1, _ROWS)))
-    training = {"training": False} if model._call_has_training_arg else {}
-    output = model(keras.tree.map_structure(lambda v: v[:_ROWS], inputs), **training)
+    inputs, targets, _ = next(iter(read_batches(data, 1, _ROWS)))
+    output = call_model(model, keras.tree.map_structure(lambda v: v[:_ROWS], inputs))
     if keras.tree.is_nested(output) or keras.tree.is_nested(targets):
         raise ConfigError("the model has several outputs")
     return as_array(targets)[:_ROWS], output

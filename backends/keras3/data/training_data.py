@@ -9,7 +9,13 @@ from typing import Any
 import keras
 from numpy.typing import NDArray
 
-from autotrainer.backends.keras3.data.feeding import ArrayFeed, StreamFeed, batches, first_array, make_feed
+from autotrainer.backends.keras3.data.batches import (
+    ArrayBatches,
+    StreamBatches,
+    first_array,
+    read_batches,
+    training_batches,
+)
 from autotrainer.backends.keras3.data.sample_weights import weighted
 from autotrainer.backends.keras3.data.streams import clean, shuffled
 from autotrainer.edits import (
@@ -60,7 +66,7 @@ class TrainingData:
     def __post_init__(self) -> None:
         object.__setattr__(self, "fitted", FittedEdits(self._fit))
 
-    def feed(self, edits: Sequence[Edit] = (), seed: int = 0) -> ArrayFeed | StreamFeed:
+    def feed(self, edits: Sequence[Edit] = (), seed: int = 0) -> ArrayBatches | StreamBatches:
         """Return the training data with the edits that are about them.
 
         Raises:
@@ -77,7 +83,7 @@ class TrainingData:
                 raise ConfigError("rows of arrays are shuffled in each epoch already")
             shuffle = True
             data = data if isinstance(data, ArrayData) else StreamData(shuffled(data.source, seed))
-        feed = make_feed(data, self.batch_size, shuffle, self.steps)
+        feed = training_batches(data, self.batch_size, shuffle, self.steps)
         resized = last(edits, SetBatchSize)
         return feed if resized is None else feed.resized(resized.size)
 
@@ -104,7 +110,7 @@ class TrainingData:
         return edit
 
     def _targets(self, data: Data | None = None) -> Iterator[NDArray[Any]]:
-        for _, targets, _ in batches(self.data if data is None else data, self.steps, 8192):
+        for _, targets, _ in read_batches(self.data if data is None else data, self.steps, 8192):
             yield as_array(first_array(targets))
 
     def _class_weights(self) -> tuple[float, ...]:

@@ -1,1 +1,1 @@
-"""What differs between the TensorFlow, torch and JAX engines: how a training step is recorded."""
+"""Recording a training step on the TensorFlow, torch and JAX engines."""

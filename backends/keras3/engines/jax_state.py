@@ -1,6 +1,6 @@
 """Reading the variables of a model while the JAX engine trains it.
 
-There weights and the optimizer's state are not in the variables of the model but are carried from step to step.
+There the variables hold no values: weights and the optimizer's state are passed from step to step.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from typing import Any
 
 import keras
 
-__all__ = ["carried"]
+__all__ = ["readable_variables"]
 
 
 @contextmanager
-def carried(model: Any, values: Any) -> Iterator[bool]:
-    """Give the variables of a model the values that its training step takes or returns.
+def readable_variables(model: Any, values: Any) -> Iterator[bool]:
+    """Let the variables of a model be read with the values that its training step takes or returns.
 
     Args:
-        model: The model, built and compiled.
-        values: What its train function takes, or what it returns.
+        model: The model, compiled.
+        values: Arguments or result of its train function.
 
     Yields:
-        Whether the variables have values: always on engines that keep them there.
+        Whether the variables can be read: always on the other engines.
     """
     if keras.backend.backend() != "jax":
         yield True
@@ -37,13 +37,13 @@ def carried(model: Any, values: Any) -> Iterator[bool]:
     if state is None:
         yield False
         return
-    pairs = [pair for each, held in zip(variables, state, strict=False) for pair in zip(each, held, strict=True)]
+    pairs = [pair for group, held in zip(variables, state, strict=False) for pair in zip(group, held, strict=True)]
     with keras.StatelessScope(state_mapping=pairs):
         yield True
 
 
 def _holds(state: Any, variables: Sequence[Sequence[Any]]) -> bool:
-    """Say whether something is the state of a training step: the values of these variables, and of metrics."""
+    """Return whether a value is the state of a training step: values of these variables and of the metrics."""
     if not isinstance(state, tuple) or len(state) != len(variables) + 1:
         return False
     return all(isinstance(s, list | tuple) and len(s) == len(v) for s, v in zip(state, variables, strict=False))

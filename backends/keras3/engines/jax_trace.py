@@ -1,4 +1,4 @@
-"""What can be told of the tensors that the JAX engine meets while it traces a step. Imports JAX only where used."""
+"""Reading tensors while the JAX engine traces a training step. JAX is imported only where used."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 import keras
-from keras.src import backend
 
-from autotrainer.backends.keras3.engines.patching import noting, patched
+from autotrainer.backends.keras3.engines.patching import observed, patched
+from autotrainer.backends.keras3.runtime.keras_internals import backend
 
-__all__ = ["noting_functions", "of_this_trace"]
+__all__ = ["record_functions", "values_of_this_trace"]
 
 _FUNCTIONS = (
     (backend.nn, "softmax", "Softmax"),
@@ -25,20 +25,20 @@ _FUNCTIONS = (
 )
 
 
-def of_this_trace(seen: dict[str, Any], arguments: tuple[Any, ...]) -> dict[str, Any]:
-    """Return the values of tensors met inside a step, without what belongs to an inner function (a loop's body).
+def values_of_this_trace(recorded: dict[str, Any], arguments: tuple[Any, ...]) -> dict[str, Any]:
+    """Return the values of tensors recorded inside a step, without those of an inner function (a loop's body).
 
-    Inside `jax.value_and_grad` a tensor comes with its derivative, and only its value may leave. Both are attributes
-    that JAX documents for the authors of transformations alone.
+    Inside `jax.value_and_grad` a tensor carries its derivative, and only its value may leave. JAX documents both
+    attributes for authors of transformations only.
 
     Args:
-        seen: The tensors.
-        arguments: What the step was called with.
+        recorded: The tensors, by name.
+        arguments: Arguments of the step.
     """
     import jax
 
     level = next((v._trace for v in keras.tree.flatten(arguments) if isinstance(v, jax.core.Tracer)), None)
-    values = {key: _value(tensor) for key, tensor in seen.items()}
+    values = {key: _value(tensor) for key, tensor in recorded.items()}
     return {key: v for key, v in values.items() if not isinstance(v, jax.core.Tracer) or v._trace is level}
 
 
@@ -49,15 +49,15 @@ def _value(tensor: Any) -> Any:
 
 
 @contextmanager
-def noting_functions(note: Callable[[str, Any], None], fail: Callable[[Exception], None]) -> Iterator[None]:
-    """Tell which function of the engine makes which tensor: tensors of JAX do not know it, those of others do.
+def record_functions(note: Callable[[str, Any], None], fail: Callable[[Exception], None]) -> Iterator[None]:
+    """Record which function of the engine returns which tensor: unlike other engines, JAX tensors do not know it.
 
     Args:
-        note: Takes the name of a function, as TensorFlow calls it, and what it returns.
-        fail: Takes an exception of our own code.
+        note: Called with the TensorFlow name of a function and its result.
+        fail: Called with an exception of our own code.
     """
     with ExitStack() as stack:
         for module, name, operation in _FUNCTIONS:
-            noted = noting(getattr(module, name), partial(note, operation), fail)
-            stack.enter_context(patched(module, name, noted))
+            wrapped = observed(getattr(module, name), partial(note, operation), fail)
+            stack.enter_context(patched(module, name, wrapped))
         yield

@@ -1,4 +1,4 @@
-"""Putting attributes on instances for a while, and listening to what passes through their methods."""
+"""Patching attributes of instances for a while, and observing what their methods return."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from autotrainer.backends.keras3.engines.tensorflow_graph import UnobservableError
+__all__ = ["RecordingError", "observed", "patched"]
 
-__all__ = ["noting", "patched"]
+
+class RecordingError(Exception):
+    """Raised while a step is traced: it can't be recorded without changing the training."""
 
 
 @contextmanager
 def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Set an attribute of an instance past Keras' attribute tracking, and put back what was there."""
+    """Set an attribute of an instance without Keras tracking it, and restore it afterwards."""
     attributes = vars(owner)
     missing = object()
     before = attributes.get(name, missing)
@@ -28,17 +30,24 @@ def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
             attributes[name] = before
 
 
-def noting(
-    own: Callable[..., Any], note: Callable[..., None], fail: Callable[[Exception], None], *, arguments: bool = False
+def observed(
+    function: Callable[..., Any],
+    note: Callable[..., None],
+    fail: Callable[[Exception], None],
+    *,
+    arguments: bool = False,
 ) -> Callable[..., Any]:
-    """Return a function that does what ``own`` does and tells its result (and arguments)."""
+    """Return a wrapper of a function that passes each result (and the arguments, if wanted) to ``note``.
 
-    @functools.wraps(own)
+    Errors of ``note`` go to ``fail``, except `RecordingError`.
+    """
+
+    @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        result = own(*args, **kwargs)
+        result = function(*args, **kwargs)
         try:
             note(result, *args, **kwargs) if arguments else note(result)
-        except UnobservableError:
+        except RecordingError:
             raise
         except Exception as error:  # noqa: BLE001 - nothing of ours may stop a training
             fail(error)

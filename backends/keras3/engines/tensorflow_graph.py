@@ -1,4 +1,4 @@
-"""What a graph of TensorFlow lets be seen without changing what it computes. Imports TensorFlow only where used."""
+"""Reading tensors of a TensorFlow graph without changing what it computes. TensorFlow is imported only where used."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from typing import Any
 
 import keras
 
+from autotrainer.backends.keras3.engines.patching import RecordingError
+
 __all__ = [
-    "UnobservableError",
-    "apart",
-    "draws_by_itself",
+    "copy_if_regrouped",
     "has_accelerator",
-    "of_this_graph",
+    "has_stateful_random_ops",
     "operation_of",
-    "raise_if_random",
+    "raise_if_stateful_random",
+    "tensors_of_this_graph",
 ]
 
-_RANDOM_WITH_STATE = frozenset(
+_STATEFUL_RANDOM = frozenset(
     {
         "RandomUniform",
         "RandomUniformInt",
@@ -29,39 +30,34 @@ _RANDOM_WITH_STATE = frozenset(
         "Multinomial",
     }
 )
-"""TensorFlow operations that keep their random state in a compiled function, and so would repeat it in a second."""
-
+"""TensorFlow operations that keep their random state in the compiled function: a second one repeats the numbers."""
 
 _REGROUPED = frozenset({"Mul", "Add", "AddV2", "AddN"})
-"""TensorFlow operations that its graph optimizer puts into another order, and so rounds otherwise, as long as their
-results have no further use (`MinimizeBroadcasts` and others in grappler/optimizers/arithmetic_optimizer.cc)."""
-
-
-class UnobservableError(Exception):
-    """Raised while a step is traced: it can't be recorded without changing the training."""
+"""TensorFlow operations that its graph optimizer reorders, which changes the rounding, as long as their results have no
+other use (`MinimizeBroadcasts` and others in grappler/optimizers/arithmetic_optimizer.cc)."""
 
 
 def has_accelerator() -> bool:
-    """Say whether TensorFlow has another device than the CPU."""
+    """Return whether TensorFlow has another device than the CPU."""
     import tensorflow as tf
 
     return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
 
 
 def operation_of(tensor: Any) -> Any:
-    """Return the operation of a graph that made a tensor; None for a tensor with a value."""
+    """Return the graph operation that computes a tensor; None for an eager tensor."""
     import tensorflow as tf
 
     return None if isinstance(tensor, tf.Variable) or tf.executing_eagerly() else getattr(tensor, "op", None)
 
 
-def raise_if_random(model: Any) -> None:
-    """Refuse a graph that draws random numbers from a state of its own.
+def raise_if_stateful_random(model: Any) -> None:
+    """Refuse a graph with operations that keep their own random state.
 
-    Called before anything is traced that makes variables: those of an unfinished trace would never get values.
+    Call it before anything is traced that creates variables: those of an unfinished trace would never get values.
 
     Raises:
-        UnobservableError: If it does.
+        RecordingError: If there are any.
     """
     if keras.backend.backend() != "tensorflow":
         return
@@ -69,18 +65,18 @@ def raise_if_random(model: Any) -> None:
 
     if not tf.executing_eagerly():
         operations = tf.compat.v1.get_default_graph().get_operations()
-        names = sorted({operation.type for operation in operations} & _RANDOM_WITH_STATE)
+        names = sorted({operation.type for operation in operations} & _STATEFUL_RANDOM)
         if names:
-            raise UnobservableError(f"{model.name} draws random numbers inside the compiled step ({', '.join(names)})")
+            raise RecordingError(f"{model.name} draws random numbers inside the compiled step ({', '.join(names)})")
 
 
-def draws_by_itself(model: Any, batch: tuple[Any, ...]) -> bool:
-    """Say whether a training step, compiled, draws random numbers from a state of its own.
+def has_stateful_random_ops(model: Any, batch: tuple[Any, ...]) -> bool:
+    """Return whether a compiled training step has random operations that keep their own state.
 
-    Such a state begins anew where another training is seeded, which drops compiled functions from TensorFlow's cache.
+    Such a state is reset when another training is seeded, which drops compiled functions from TensorFlow's cache.
 
     Args:
-        model: The model, compiled, whose training step has been taken before.
+        model: The compiled model, after at least one training step.
         batch: Inputs, targets and sample weights, if there are any.
     """
     if keras.backend.backend() != "tensorflow" or model.run_eagerly:
@@ -89,41 +85,41 @@ def draws_by_itself(model: Any, batch: tuple[Any, ...]) -> bool:
 
     graph = tf.function(lambda *data: model.train_step(data)).get_concrete_function(*batch).graph.as_graph_def()
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-    return any(node.op in _RANDOM_WITH_STATE for node in nodes)
+    return any(node.op in _STATEFUL_RANDOM for node in nodes)
 
 
-def of_this_graph(seen: dict[str, Any]) -> dict[str, Any]:
-    """Drop what belongs to an inner graph (a loop's body) and can't leave it."""
+def tensors_of_this_graph(recorded: dict[str, Any]) -> dict[str, Any]:
+    """Return only the tensors of the current graph: those of an inner one (a loop's body) can't leave it."""
     import tensorflow as tf
 
     if tf.executing_eagerly():
-        return seen
+        return recorded
     graph = tf.compat.v1.get_default_graph()
-    return {key: value for key, value in seen.items() if getattr(value, "graph", None) is graph}
+    return {key: value for key, value in recorded.items() if getattr(value, "graph", None) is graph}
 
 
-def apart(value: Any, known: dict[Any, Any]) -> Any:
-    """Return a tensor of a graph, or a copy of it where giving out the tensor itself would change the rounding.
+def copy_if_regrouped(value: Any, copies: dict[Any, Any]) -> Any:
+    """Return a tensor of a graph, or a copy of it if returning the tensor itself would change the rounding.
 
     Args:
         value: A tensor.
-        known: Copies made so far, by the reference of what they copy.
+        copies: Copies made so far: reference of the original -> copy.
     """
     import tensorflow as tf
 
-    made_by = operation_of(value)
-    if made_by is None or made_by.type not in _REGROUPED:
+    operation = operation_of(value)
+    if operation is None or operation.type not in _REGROUPED:
         return value
-    if value.ref() not in known:
-        given = [apart(source, known) for source in made_by.inputs]
-        make = getattr(tf.raw_ops, made_by.type)
-        with tf.compat.v1.get_default_graph()._attr_scope(_distinct()):
-            known[value.ref()] = make(inputs=given) if made_by.type == "AddN" else make(x=given[0], y=given[1])
-    return known[value.ref()]
+    if value.ref() not in copies:
+        inputs = [copy_if_regrouped(source, copies) for source in operation.inputs]
+        make = getattr(tf.raw_ops, operation.type)
+        with tf.compat.v1.get_default_graph()._attr_scope(_not_merged()):
+            copies[value.ref()] = make(inputs=inputs) if operation.type == "AddN" else make(x=inputs[0], y=inputs[1])
+    return copies[value.ref()]
 
 
-def _distinct() -> dict[str, Any]:
-    """Return an attribute that keeps the graph optimizer from merging a copy with what it copies."""
+def _not_merged() -> dict[str, Any]:
+    """Return an attribute that keeps the graph optimizer from merging a copy with its original."""
     from tensorflow.core.framework.attr_value_pb2 import AttrValue
 
     return {"_autotrainer_copy": AttrValue(b=True)}

@@ -1,4 +1,4 @@
-"""Seeing each operation of a step on Keras' torch engine."""
+"""Observing each operation of a step on Keras' torch engine."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ __all__ = ["TorchOperations"]
 
 
 class TorchOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While active, tells each operation that has run.
+    """While active, reports each operation after it has run.
 
     Args:
-        see: Takes its name (with that of the operation it is the gradient of), inputs and outputs.
+        note: Called with its name (plus the name of the forward operation for a gradient), inputs and outputs.
     """
 
-    def __init__(self, see: Callable[[str, Sequence[Any], Sequence[Any]], None]) -> None:
+    def __init__(self, note: Callable[[str, Sequence[Any], Sequence[Any]], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._note = see
+        self._note = note
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run an operation and tell it."""
+        """Run an operation and report it."""
         kwargs = kwargs or {}
-        given = list(_tensors((args, kwargs)))
+        inputs = list(_tensors((args, kwargs)))
         if func._schema.is_mutable:
-            given = [tensor.clone() for tensor in given]
+            inputs = [tensor.clone() for tensor in inputs]
         result = func(*args, **kwargs)
         current = getattr(torch._C, "_current_autograd_node", None)  # a private name of PyTorch
         node = None if current is None else current()
-        self._note(str(func) if node is None else f"{func} {node.name()}", given, list(_tensors(result)))
+        self._note(str(func) if node is None else f"{func} {node.name()}", inputs, list(_tensors(result)))
         return result
 
 

@@ -1,4 +1,4 @@
-"""Layers, losses and schedules that repairs put into models.
+"""Layers, losses and schedules that repairs insert into models.
 
 Saved models name them: importing this package lets `keras.models.load_model` find them.
 """

@@ -1,4 +1,4 @@
-"""Layers that edits put into a model. They are saved and loaded like any other once this module is imported."""
+"""Layers that edits insert into a model. Once this module is imported, models with them can be loaded from files."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["BOUNDED", "CosineAttention", "CosineGroupedAttention", "Residual", "
 
 @keras.saving.register_keras_serializable(package="autotrainer")
 class Residual(keras.layers.Wrapper):  # type: ignore[misc]
-    """A layer with a way past it: x + gate · activation(layer(x)). The gate starts at 0.
+    """A residual block around a layer: x + gate · activation(layer(x)). The gate starts at 0.
 
     Args:
         layer: A layer whose output has the shape of its input.
-        activation: A layer that its output goes through, where it has no activation of its own.
+        activation: Activation layer applied to its output, if the layer itself has no activation.
     """
 
     def __init__(self, layer: Any, activation: Any = None, **kwargs: Any) -> None:
@@ -23,14 +23,14 @@ class Residual(keras.layers.Wrapper):  # type: ignore[misc]
         self.activation = activation
 
     def build(self, input_shape: Any = None) -> None:
-        """Make the gate."""
+        """Create the gate."""
         super().build(input_shape)
         self.gate = self.add_weight(shape=(), initializer="zeros", name="gate")
 
     def call(self, inputs: Any) -> Any:
-        """Add what the layer makes of the inputs to them."""
-        changed = self.layer(inputs)
-        return inputs + self.gate * (changed if self.activation is None else self.activation(changed))
+        """Return the inputs plus the gated output of the layer."""
+        outputs = self.layer(inputs)
+        return inputs + self.gate * (outputs if self.activation is None else self.activation(outputs))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Return the shape of the inputs."""
@@ -48,7 +48,7 @@ class Residual(keras.layers.Wrapper):  # type: ignore[misc]
 
 
 class _Bounded:
-    """Attention with logits limit · cos(query, key), head by head, whatever the weights."""
+    """Attention with logits limit · cos(query, key) in each head, whatever the weights."""
 
     limit: float
 
@@ -62,7 +62,7 @@ class _Bounded:
 
     def _compute_attention(self, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
         """Attend with queries and keys of unit length, shape (…, features of a head)."""
-        size = self.limit * float(query.shape[-1]) ** 0.5  # Keras divides by the root
+        size = self.limit * float(query.shape[-1]) ** 0.5  # Keras divides by this root
         query, key = size * keras.ops.normalize(query, axis=-1), keras.ops.normalize(key, axis=-1)
         return self._attend(query, key, value, *args, **kwargs)
 
@@ -87,10 +87,10 @@ BOUNDED = {
     keras.layers.MultiHeadAttention: CosineAttention,
     keras.layers.GroupQueryAttention: CosineGroupedAttention,
 }
-"""The class with bounded logits of each class of attention layers."""
+"""Attention layer class -> its subclass with bounded logits."""
 
 
 def bound(layer: Any, limit: float) -> None:
-    """Give an attention layer that has not been traced yet bounded logits, in place: its weights stay."""
+    """Bound the logits of an attention layer in place, before it is traced: its weights stay."""
     layer.__class__ = BOUNDED[type(layer)]
     layer.limit = limit

@@ -1,4 +1,4 @@
-"""A layer that puts outputs into the columns of the labels that they belong to."""
+"""A layer that maps the outputs of a model to the columns of their labels."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["LabelColumns"]
 
 @keras.saving.register_keras_serializable(package="autotrainer")
 class LabelColumns(keras.layers.Layer):  # type: ignore[misc]
-    """Puts outputs into the columns of the labels that they belong to.
+    """Maps each output to the column of its label.
 
     Args:
-        labels: Output k belongs to the k-th of them; further outputs are left out.
-        fill: What columns hold that belong to no label.
-        **options: As for every layer.
+        labels: Output k belongs to the k-th label; further outputs are dropped.
+        fill: Value of columns without a label.
+        **options: Options of every Keras layer.
     """
 
     def __init__(self, labels: Any, fill: float = -1e4, **options: Any) -> None:
@@ -26,9 +26,9 @@ class LabelColumns(keras.layers.Layer):  # type: ignore[misc]
 
     def call(self, inputs: Any) -> Any:
         """Return the outputs in their columns."""
-        known = {label: place for place, label in enumerate(self.labels)}
+        outputs = {label: output for output, label in enumerate(self.labels)}
         empty = ops.full_like(inputs[..., :1], self.fill)
-        columns = (known.get(label) for label in range(self.labels[-1] + 1))
+        columns = (outputs.get(label) for label in range(self.labels[-1] + 1))
         return ops.concatenate([empty if k is None else inputs[..., k : k + 1] for k in columns], axis=-1)
 
     def compute_output_shape(self, input_shape: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A learning-rate schedule times a constant."""
+"""A learning-rate schedule multiplied by a constant."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["ScaledSchedule"]
 
 @keras.saving.register_keras_serializable(package="autotrainer")
 class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
-    """A learning-rate schedule times a constant."""
+    """A learning-rate schedule multiplied by a constant."""
 
     def __init__(self, schedule: Any, factor: float) -> None:
         self.schedule, self.factor = schedule, factor

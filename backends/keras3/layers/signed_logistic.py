@@ -15,7 +15,7 @@ class SignedLogistic(keras.losses.Loss):  # type: ignore[misc]
     """Logistic loss for targets in {-1, 1}: log(1 + exp(-target × logit)).
 
     Args:
-        from_logits: Whether predictions are logits; else they are probabilities of the target 1.
+        from_logits: Whether predictions are logits; otherwise they are probabilities of the target 1.
         reduction: As for every Keras loss.
         name: Name of the loss.
     """

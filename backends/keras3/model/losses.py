@@ -1,4 +1,4 @@
-"""The losses that `SetLoss` asks for, built so that the user's targets stay as they are."""
+"""The losses that `SetLoss` asks for, built so that the user's targets need no change."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from autotrainer.edits import SetLoss
 from autotrainer.errors import ConfigError
 from autotrainer.records.task import TargetSummary
 
-__all__ = ["make_loss", "takes_as_given"]
+__all__ = ["is_custom_loss", "make_loss"]
 
 
-def takes_as_given(loss: Any) -> bool:
-    """Say whether a loss is a class of the user's own, which gets shapes as they are: Keras aligns those of others."""
+def is_custom_loss(loss: Any) -> bool:
+    """Return whether a loss is a class of the user's; Keras aligns shapes only for its own losses."""
     return isinstance(loss, keras.losses.Loss) and not type(loss).__module__.startswith(("keras.", "autotrainer."))
 
 
@@ -24,14 +24,14 @@ def make_loss(edit: SetLoss, targets: TargetSummary, output_shape: tuple[int | N
 
     Args:
         edit: The edit.
-        targets: What the targets look like.
-        output_shape: Shape of the model's output, rows first.
+        targets: Summary of the targets.
+        output_shape: Shape of the model's output, rows first; None for unknown sizes.
 
     Raises:
-        ConfigError: If targets and outputs do not go together under this loss.
+        ConfigError: If the loss does not accept these targets and outputs.
     """
     units = output_shape[-1] if len(output_shape) > 1 else 1
-    logits = edit.expects in ("logits", "log_probabilities")  # softmax leaves log-probabilities as they are
+    logits = edit.expects in ("logits", "log_probabilities")  # softmax leaves log-probabilities unchanged
     if edit.name == "cross_entropy":
         return _cross_entropy(targets, units, logits)
     _check_widths(edit.name, targets, output_shape)
@@ -50,8 +50,8 @@ def make_loss(edit: SetLoss, targets: TargetSummary, output_shape: tuple[int | N
 
 def _cross_entropy(targets: TargetSummary, units: int | None, logits: bool) -> Any:
     if units == 1:
-        raise ConfigError("cross_entropy needs an output of one unit a class; this one has a single unit")
-    if targets.width > 1 and targets.width == units and not _indices(targets):
+        raise ConfigError("cross_entropy needs one output unit per class; this model has a single unit")
+    if targets.width > 1 and targets.width == units and not _are_indices(targets):
         return keras.losses.CategoricalCrossentropy(from_logits=logits)
     if targets.count and not targets.integral:
         raise ConfigError("cross_entropy takes class indices or one-hot targets; these are real numbers")
@@ -62,14 +62,14 @@ def _cross_entropy(targets: TargetSummary, units: int | None, logits: bool) -> A
     return keras.losses.SparseCategoricalCrossentropy(from_logits=logits, ignore_class=ignored)
 
 
-def _indices(targets: TargetSummary) -> bool:
-    """Say whether rows as wide as the output hold class indices after all (sequences as long as there are classes)."""
+def _are_indices(targets: TargetSummary) -> bool:
+    """Return whether rows as wide as the output are sequences of class indices, not one-hot rows."""
     return targets.integral and targets.maximum > 1
 
 
 def _check_widths(name: str, targets: TargetSummary, output_shape: tuple[int | None, ...]) -> None:
     units = output_shape[-1] if len(output_shape) > 1 else 1
     if targets.count and units is not None and targets.rank >= len(output_shape) and targets.width != units:
-        raise ConfigError(f"{name} takes targets of the output's width {units}, not {targets.width}")
+        raise ConfigError(f"{name} needs targets as wide as the output: {units} columns, not {targets.width}")
     if targets.count and targets.rank < len(output_shape) and units not in (1, None):
-        raise ConfigError(f"{name} takes one target a unit; the output has {units} units, the targets one value a row")
+        raise ConfigError(f"{name} needs one target per output unit: {units} units, but one target value per row")

@@ -1,44 +1,39 @@
-"""Steps of sequences that a model masks (as `Embedding` does with ``mask_zero``): left out of what is judged."""
+"""Time steps that a model masks (as `Embedding` does with ``mask_zero``): they do not count in losses and metrics."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from keras.src import backend
 from numpy.typing import NDArray
 
+from autotrainer.backends.keras3.runtime.keras_internals import get_mask, set_mask
 from autotrainer.records.task import MASKED
 
 __all__ = ["mask_of", "masked_like", "unmasked", "with_mask"]
 
 
 def mask_of(output: Any) -> Any:
-    """Return the mask that Keras has put on a tensor of outputs: true where a step counts; None if there is none."""
-    if hasattr(backend, "get_keras_mask"):
-        return backend.get_keras_mask(output)
-    return getattr(output, "_keras_mask", None)  # Keras before 3.7
+    """Return the Keras mask of a tensor of outputs: true where a time step counts; None if there is none."""
+    return get_mask(output)
 
 
 def masked_like(new: Any, old: Any) -> Any:
-    """Return a tensor, with the mask of another one put on it."""
+    """Return the new tensor with the mask of the old one."""
     mask = mask_of(old)
     return new if mask is None else with_mask(new, mask)
 
 
 def with_mask(output: Any, mask: Any) -> Any:
-    """Return a tensor of outputs, with a mask put on it."""
-    if hasattr(backend, "set_keras_mask"):
-        backend.set_keras_mask(output, mask)
-    else:
-        output._keras_mask = mask  # Keras before 3.7
+    """Return a tensor of outputs after putting a mask on it."""
+    set_mask(output, mask)
     return output
 
 
 def unmasked(targets: NDArray[Any], outputs: NDArray[Any], mask: NDArray[Any] | None) -> NDArray[Any]:
-    """Return targets with -100 as the class index of the steps that are masked.
+    """Return targets with -100 as the class index of masked time steps.
 
-    Only class indices can say so; other targets (numbers, one-hot rows, one unit a step) come back as they are.
+    Other targets than class indices (numbers, one-hot rows, one unit per time step) are returned unchanged.
 
     Args:
         targets: Shape (rows, time...), or with a last axis of 1.

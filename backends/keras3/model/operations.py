@@ -1,4 +1,4 @@
-"""The work of one forward pass, from the shapes of weights and outputs."""
+"""The number of operations of a forward pass, from the shapes of weights and outputs."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from typing import Any
 
 import keras
 
-from autotrainer.backends.keras3.model.graph import Graph
+from autotrainer.backends.keras3.model.layer_graph import LayerGraph
 
-__all__ = ["operations_of"]
+__all__ = ["count_operations"]
 
 
-def operations_of(model: Any, example: Any) -> float:
+def count_operations(model: Any, example: Any) -> float:
     """Return the multiply-adds of one forward pass of one sample.
 
-    Each kernel is applied once for each position of its layer's output (pixel, time step), or just once where
-    positions are not known: in a subclassed model, and along axes of any length. Biases and the like count as one
-    operation a parameter.
+    Each kernel is applied once per position of its layer's output (pixel, time step), or just once if positions are
+    unknown: in a subclassed model, and along axes of variable length. Biases and similar parameters count as one
+    operation each.
 
     Args:
         model: A built model.
         example: Inputs of some samples.
     """
-    total, graph = 0.0, Graph(model)
-    for part in graph.parts:
-        node = graph.node(part.layer)
-        positions = 1 if node is None else _positions(node, part.info.kind)
-        for variable in part.weights:
+    total, graph = 0.0, LayerGraph(model)
+    for watched in graph.layers:
+        node = graph.node(watched.layer)
+        positions = 1 if node is None else _positions(node, watched.info.kind)
+        for variable in watched.weights:
             size = math.prod(variable.shape)
             total += (
-                size * positions if len(variable.shape) > 1 and part.info.kind != "embedding" else variable.shape[-1]
+                size * positions if len(variable.shape) > 1 and watched.info.kind != "embedding" else variable.shape[-1]
             )
     return max(total, float(_sizes(example)))
 

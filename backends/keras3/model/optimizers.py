@@ -1,4 +1,4 @@
-"""The optimizers of a model, and what they are given."""
+"""The optimizers of a model, and the gradients that they are called with."""
 
 from __future__ import annotations
 
@@ -7,20 +7,32 @@ from typing import Any
 
 import keras
 
-__all__ = ["applies", "given_gradients", "gradients_and_variables", "kept", "optimizers_of"]
+__all__ = [
+    "apply_method_name",
+    "gradients_and_variables",
+    "gradients_of_call",
+    "inner_optimizer",
+    "materialize",
+    "optimizers_of",
+]
+
+
+def inner_optimizer(optimizer: Any) -> Any:
+    """Return the optimizer inside a loss-scaling one, or the optimizer itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def optimizers_of(model: Any) -> list[Any]:
-    """Return the optimizers of a model: the compiled one, and those that it (or a model in it) keeps for its steps."""
+    """Return the optimizers of a model: the compiled one, and those in attributes of it or of models inside it."""
     models = [layer for layer in model._flatten_layers() if isinstance(layer, keras.Model)]
-    found = [
+    optimizers = [
         value
         for owner in models
         for attribute in vars(owner).values()
         for value in _members(attribute)
         if isinstance(value, keras.optimizers.Optimizer)
     ]
-    return list({id(o): o for o in found}.values())
+    return list({id(o): o for o in optimizers}.values())
 
 
 def _members(attribute: Any) -> Iterable[Any]:
@@ -29,32 +41,32 @@ def _members(attribute: Any) -> Iterable[Any]:
     return attribute if isinstance(attribute, list | tuple) else (attribute,)
 
 
-def applies() -> str:
-    """Return the name of the method by which an optimizer takes gradients in a training step."""
+def apply_method_name() -> str:
+    """Return the name of the optimizer method that a training step calls with gradients."""
     return "stateless_apply" if keras.backend.backend() == "jax" else "apply"
 
 
-def given_gradients(
+def gradients_of_call(
     optimizer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Return the gradients that a call of this method gives an optimizer, and their variables."""
-    known = getattr(getattr(optimizer, "inner_optimizer", optimizer), "_trainable_variables", ())
+    """Return the gradients of a call of `apply_method_name`, and their variables."""
+    trainable = getattr(inner_optimizer(optimizer), "_trainable_variables", ())
     if keras.backend.backend() == "jax":
-        return dict(zip(("optimizer_variables", "grads"), args, strict=False), **kwargs)["grads"], known
+        return dict(zip(("optimizer_variables", "grads"), args, strict=False), **kwargs)["grads"], trainable
     gradients, variables = gradients_and_variables((*args, *kwargs.values()))
-    return gradients, known if variables is None else variables
+    return gradients, trainable if variables is None else variables
 
 
 def gradients_and_variables(values: Iterable[Any]) -> tuple[Sequence[Any], Sequence[Any] | None]:
     """Return the gradients and the variables (None: those of the optimizer) among the arguments of an ``apply``.
 
-    Told by what they are: an optimizer of the user's own may call them what it likes, and take more besides.
+    They are recognized by their types: a custom optimizer may name its arguments freely and take more of them.
     """
     lists = [value for value in values if isinstance(value, list | tuple)]
     variables = next((v for v in lists if v and all(hasattr(each, "assign") for each in v)), None)
     return next((v for v in lists if v is not variables), ()), variables
 
 
-def kept(value: Any) -> Any:
-    """Return a list in place of an iterator, which could be read only once."""
+def materialize(value: Any) -> Any:
+    """Return an iterator as a list, which can be read more than once; other values unchanged."""
     return list(value) if isinstance(value, Iterator) else value

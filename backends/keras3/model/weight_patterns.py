@@ -1,4 +1,4 @@
-"""Tells initial weights of a special form: all zero, one constant, the same for all units or for all inputs."""
+"""Detecting initial weights of a special form: all zero, constant, equal for all units or for all inputs."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 import keras
 import numpy as np
 
-from autotrainer.backends.keras3.model.parts import Part
+from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
 from autotrainer.backends.keras3.runtime.tensors import read_variable, to_array
 from autotrainer.monitoring.weight_patterns import recurrent_form, weight_form
 
 __all__ = ["with_weight_forms"]
 
 
-def with_weight_forms(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Return the layers with the form of their present weights (`autotrainer.records.signals.LayerInfo.start`).
+def with_weight_forms(layers: Sequence[WatchedLayer]) -> tuple[WatchedLayer, ...]:
+    """Return the layers with the form of their current weights (`autotrainer.records.signals.LayerInfo.start`).
 
-    Reads two units and two inputs of each layer, and the whole of those layers alone where these are equal. Grouped
-    convolutions have none: their units see different inputs.
+    Reads two units and two inputs of each layer, and the whole kernel only if these are equal. Grouped convolutions
+    are skipped: their units see different inputs.
     """
-    return tuple(replace(part, info=replace(part.info, start=_form(part.layer))) for part in parts)
+    return tuple(replace(watched, info=replace(watched.info, start=_form(watched.layer))) for watched in layers)
 
 
 def _form(layer: Any) -> str:
@@ -44,7 +44,7 @@ def _form(layer: Any) -> str:
 
 
 def _axes(layer: Any) -> tuple[int, int] | None:
-    """Return the axes of units and inputs of a layer's kernel, or None for a layer whose kernel is no such matrix."""
+    """Return the axes of units and inputs of a layer's kernel, or None if the kernel has no such axes."""
     names = {base.__name__ for base in type(layer).__mro__ if base.__module__.startswith("keras.")}
     if "Dense" in names or ("BaseConv" in names and layer.groups == 1):
         return -1, -2
@@ -52,6 +52,6 @@ def _axes(layer: Any) -> tuple[int, int] | None:
 
 
 def _equal_ends(value: Any, axis: int) -> bool:
-    """Say whether the first and the last slice along an axis are the same."""
+    """Return whether the first and the last slice along an axis are equal."""
     first, last = (to_array(value[..., i] if axis == -1 else value[..., i, :]) for i in (0, -1))
     return bool((first == last).all())

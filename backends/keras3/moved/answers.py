@@ -1,3 +1,3 @@
-"""Now ``autotrainer.backends.keras3.layers.label_columns``."""
+"""Moved to ``autotrainer.backends.keras3.layers.label_columns``."""
 
 from autotrainer.backends.keras3.layers.label_columns import *  # noqa: F403

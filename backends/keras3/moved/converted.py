@@ -1,3 +1,3 @@
-"""Now ``autotrainer.backends.keras3.layers.converted_loss``."""
+"""Moved to ``autotrainer.backends.keras3.layers.converted_loss``."""
 
 from autotrainer.backends.keras3.layers.converted_loss import *  # noqa: F403

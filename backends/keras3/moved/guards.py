@@ -1,3 +1,3 @@
-"""Now ``autotrainer.backends.keras3.layers.update_clipping``."""
+"""Moved to ``autotrainer.backends.keras3.layers.update_clipping``."""
 
 from autotrainer.backends.keras3.layers.update_clipping import *  # noqa: F403

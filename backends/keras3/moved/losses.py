@@ -1,3 +1,3 @@
-"""Now ``autotrainer.backends.keras3.layers.signed_logistic``."""
+"""Moved to ``autotrainer.backends.keras3.layers.signed_logistic``."""
 
 from autotrainer.backends.keras3.layers.signed_logistic import *  # noqa: F403

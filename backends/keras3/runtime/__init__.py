@@ -1,1 +1,1 @@
-"""The process and its engine: random states, process settings, tensors, saving."""
+"""The process and its engine: random states, process settings, tensors, saving, private names of Keras."""

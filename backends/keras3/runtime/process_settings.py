@@ -1,4 +1,4 @@
-"""Settings of Keras that hold for a whole process, for trainings in another one that are to come out the same."""
+"""The process-wide settings of Keras, so that trainings in another process give the same results."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def process_settings() -> dict[str, Any]:
 
 
 def adopt_settings(values: Mapping[str, Any]) -> None:
-    """Take the settings that `process_settings` returned in another process, before Keras is used in this one."""
-    os.environ["KERAS_BACKEND"] = values["engine"]  # Keras reads it once
+    """Apply the settings that `process_settings` returned in another process; call it before Keras is imported here."""
+    os.environ["KERAS_BACKEND"] = values["engine"]  # Keras reads it once, when it is imported
     import keras
 
     keras.config.set_floatx(values["floatx"])

@@ -1,4 +1,4 @@
-"""The random states that managed trainings in Keras touch: seeding them, and putting them back."""
+"""The random states that managed trainings in Keras change: seeding and restoring them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from contextlib import contextmanager
 
 import keras
 import numpy as np
-from keras.src.backend.common import global_state
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
-from keras.src.utils.rng_utils import GLOBAL_RANDOM_SEED
+
+from autotrainer.backends.keras3.runtime.keras_internals import (
+    GLOBAL_RANDOM_SEED,
+    GLOBAL_SEED_GENERATOR,
+    get_global_attribute,
+    set_global_attribute,
+)
 
 __all__ = ["preserve_random_state", "save_random_state", "seed_everything"]
 
@@ -20,47 +24,46 @@ def seed_everything(seed: int) -> None:
     """Seed Python, NumPy, Keras and its engine; call it inside `preserve_random_state`.
 
     Args:
-        seed: Any whole number; reduced to 32 bits, the range that NumPy takes.
+        seed: Any integer; reduced to 32 bits, the range that NumPy takes.
     """
     keras.utils.set_random_seed(seed % 2**32)
 
 
 @contextmanager
 def preserve_random_state() -> Iterator[None]:
-    """Put back every random state as it was: Python, NumPy, Keras' global generator, TensorFlow, PyTorch."""
-    put_back = save_random_state()
+    """Restore every random state afterwards: Python, NumPy, Keras' global generator, TensorFlow, PyTorch."""
+    restore = save_random_state()
     try:
         yield
     finally:
-        put_back()
+        restore()
 
 
 def save_random_state() -> Callable[[], None]:
-    """Return what puts back every random state as it is now; it can be called once or often."""
+    """Return a function that restores the present random states; it can be called more than once."""
     python, numpy = random.getstate(), np.random.get_state()
-    seed = global_state.get_global_attribute(GLOBAL_RANDOM_SEED)
-    generator = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
-    drawn = None if generator is None else np.array(keras.ops.convert_to_numpy(generator.state.value))
+    seed = get_global_attribute(GLOBAL_RANDOM_SEED)
+    generator = get_global_attribute(GLOBAL_SEED_GENERATOR)
+    generator_state = None if generator is None else np.array(keras.ops.convert_to_numpy(generator.state.value))
     restore_engines = [save() for save in (_save_tensorflow, _save_torch)]
 
-    def put_back() -> None:
+    def restore() -> None:
         random.setstate(python)
         np.random.set_state(numpy)
-        global_state.set_global_attribute(GLOBAL_RANDOM_SEED, seed)
-        global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, generator)
+        set_global_attribute(GLOBAL_RANDOM_SEED, seed)
+        set_global_attribute(GLOBAL_SEED_GENERATOR, generator)
         if generator is not None:
-            generator.state.assign(drawn)
-        for restore in restore_engines:
-            restore()
+            generator.state.assign(generator_state)
+        for restore_engine in restore_engines:
+            restore_engine()
 
-    return put_back
+    return restore
 
 
 def _save_tensorflow() -> Callable[[], None]:
-    """Return what restores TensorFlow's global seed and the generator of its operations' seeds."""
     if "tensorflow" not in sys.modules:
         return lambda: None
-    from tensorflow.python.eager import context as eager  # no public name reads the global seed
+    from tensorflow.python.eager import context as eager  # the global seed has no public getter
 
     context = eager.context()
     seed, generator = context._seed, getattr(context, "_rng", None)  # none before a seed is set
@@ -76,7 +79,6 @@ def _save_tensorflow() -> Callable[[], None]:
 
 
 def _save_torch() -> Callable[[], None]:
-    """Return what restores PyTorch's generators."""
     torch = sys.modules.get("torch")
     if torch is None:
         return lambda: None

@@ -1,4 +1,4 @@
-"""Writes trained models to disk."""
+"""Saving trained models to disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def save_model(model: Any, folder: Path) -> Path:
     """Write a trained model as ``model.keras``; an older file is replaced only by a complete new one.
 
     Raises:
-        InputError: If the model can't be saved; says why.
+        InputError: If the model can't be saved; the message says why.
     """
     target = folder / "model.keras"
     with TemporaryDirectory(dir=folder) as scratch:

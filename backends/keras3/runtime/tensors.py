@@ -1,7 +1,7 @@
 """Reading tensors of any engine, and copying a few of their rows.
 
-Reductions are written once for two homes of an array: in host memory NumPy reduces it (without copying it there
-first), on an accelerator the same calls of `keras.ops` do, and only scalars travel.
+Reductions are written once against a module ``xp``: NumPy for arrays in host memory (no copy is made), `keras.ops` for
+tensors on an accelerator, so that only scalars are transferred.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from autotrainer.records.signals import MAX_FEATURES, MAX_RANK, MAX_ROWS, MAX_VALUES
 
 __all__ = [
+    "array_module",
     "feature_rows",
-    "home",
+    "finite_or_inf",
     "input_rows",
-    "measured",
     "read_variable",
     "row_count",
     "rows_of",
@@ -30,7 +30,7 @@ __all__ = [
 
 
 def to_array(tensor: Any) -> NDArray[Any]:
-    """Return a tensor of any engine as a NumPy array; 8- and 16-bit floating types come as float32."""
+    """Return a tensor of any engine as a NumPy array; 8- and 16-bit floating types become float32."""
     if isinstance(tensor, np.ndarray):
         array = tensor
     elif hasattr(tensor, "detach"):
@@ -39,28 +39,28 @@ def to_array(tensor: Any) -> NDArray[Any]:
         array = np.asarray(tensor.numpy())
     else:
         array = np.asarray(tensor)
-    small = array.dtype.itemsize < 4 and array.dtype.kind not in "iub"  # bfloat16 is no NumPy type of kind f
+    small = array.dtype.itemsize < 4 and array.dtype.kind not in "iub"  # NumPy does not give bfloat16 the kind f
     return array.astype(np.float32) if small else array
 
 
 def scalar(value: Any) -> float:
     """Return a one-element tensor or number as a float: infinity if it is not finite."""
-    return measured(to_array(value).reshape(-1)[0])
+    return finite_or_inf(to_array(value).reshape(-1)[0])
 
 
 def read_variable(variable: Any) -> Any:
-    """Return the value of a Keras variable as a tensor of the engine, without a copy where that is possible."""
+    """Return the value of a Keras variable as a tensor of the engine, without copying where possible."""
     value = variable.value
     if keras.backend.backend() == "tensorflow" and hasattr(value, "handle") and value.handle is not None:
         import tensorflow as tf
 
-        # Reading through Keras or tf.Variable takes four times as long, once a weight and sample.
+        # Reading through Keras or tf.Variable takes four times as long, for each weight in each sampled step.
         return tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype)
     return value.detach() if hasattr(value, "detach") else value
 
 
 def row_count(*tensors: Any) -> int:
-    """Return how many first rows of all the tensors together may be copied."""
+    """Return how many leading rows may be copied from each of the tensors."""
     counts = [MAX_ROWS]
     for tensor in tensors:
         shape = tuple(getattr(tensor, "shape", ()))
@@ -70,7 +70,7 @@ def row_count(*tensors: Any) -> int:
 
 
 def rows_of(tensor: Any, rows: int) -> NDArray[Any] | None:
-    """Copy the first rows to host memory; None for what is not a numeric tensor with rows."""
+    """Copy the first rows to host memory; None if it is not a numeric tensor with rows."""
     if not _has_numbers(tensor):
         return None
     return np.array(to_array((to_array(tensor) if _on_host(tensor) else tensor)[:rows]))
@@ -79,7 +79,7 @@ def rows_of(tensor: Any, rows: int) -> NDArray[Any] | None:
 def input_rows(tensor: Any) -> NDArray[Any] | None:
     """Copy the first rows of the inputs to host memory.
 
-    Rank 2 keeps its rank: rows by at most 1024 evenly strided columns. A higher rank becomes (rows, 1, values) where
+    Rank 2 keeps its rank: rows by at most 1024 evenly strided columns. A higher rank becomes (rows, 1, values) if
     its rows are too large to be copied whole.
     """
     if not _has_numbers(tensor):
@@ -97,7 +97,7 @@ def input_rows(tensor: Any) -> NDArray[Any] | None:
 
 
 def feature_rows(tensor: Any) -> NDArray[Any] | None:
-    """Copy evenly strided rows and features of what enters a layer to host memory; time steps are rows too."""
+    """Copy evenly strided rows and features of a layer's input to host memory; time steps count as rows."""
     if not _has_numbers(tensor) or len(tensor.shape) < 2:
         return None
     features = to_array(tensor) if _on_host(tensor) else tensor
@@ -116,8 +116,8 @@ def _on_host(tensor: Any) -> bool:
     return isinstance(tensor, np.ndarray) or "cpu" in str(getattr(tensor, "device", "cpu")).lower()
 
 
-def home(tensor: Any) -> tuple[Any, Any]:
-    """Return the module that is to reduce a tensor, and the tensor as that module takes it, in 32 bits or more."""
+def array_module(tensor: Any) -> tuple[Any, Any]:
+    """Return the module that reduces a tensor (NumPy or `keras.ops`) and the tensor for it, in 32 bits or more."""
     if _on_host(tensor):
         array = to_array(tensor)
         return np, array if array.dtype.kind == "f" else array.astype(np.float32)
@@ -125,14 +125,14 @@ def home(tensor: Any) -> tuple[Any, Any]:
 
 
 def sum_of_squares(xp: Any, values: Any) -> float:
-    """Return the sum of the squares of all entries; ``xp`` handles them, see `home`."""
+    """Return the sum of the squares of all entries; ``xp`` is their `array_module`."""
     if xp is np:
         flat = values.reshape(-1)
         return float(np.vdot(flat, flat))
     return float(xp.sum(xp.square(values)))
 
 
-def measured(value: Any) -> float:
-    """Return a measured value, with infinity for everything that is not finite."""
+def finite_or_inf(value: Any) -> float:
+    """Return a number as a float, infinity for anything that is not finite."""
     number = float(value)
     return number if math.isfinite(number) else math.inf

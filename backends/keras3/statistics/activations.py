@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotrainer.backends.keras3.model.parts import Part
-from autotrainer.backends.keras3.runtime.tensors import home, measured, sum_of_squares, to_array
+from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
+from autotrainer.backends.keras3.runtime.tensors import array_module, finite_or_inf, sum_of_squares, to_array
 from autotrainer.records.measurement import SATURATION_SLOPE, WITHOUT_UNITS, ZERO_REGION
 from autotrainer.records.signals import DEAD_WINDOW, DORMANT
 
@@ -25,10 +25,10 @@ class ActivationStatistics:
         parts: The layers: rows of the table.
     """
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[WatchedLayer]) -> None:
         self._zero: list[deque[NDArray[np.bool_]]] = [deque(maxlen=DEAD_WINDOW) for _ in parts]
 
-    def values(self, row: int, part: Part, output: Any) -> dict[str, float]:
+    def values(self, row: int, part: WatchedLayer, output: Any) -> dict[str, float]:
         """Return the `OUTPUT_COLUMNS` of a layer, by name.
 
         Args:
@@ -36,7 +36,7 @@ class ActivationStatistics:
             part: The layer.
             output: Its output, with at least one entry.
         """
-        xp, values = home(output)
+        xp, values = array_module(output)
         if len(values.shape) < 2:
             values = xp.reshape(values, (-1, 1))
         magnitude = xp.abs(values)
@@ -45,13 +45,13 @@ class ActivationStatistics:
         others = _all_but_units(part, len(values.shape))
         units = to_array(xp.max(magnitude, axis=others))
         numbers = {
-            "activation_mean_abs": measured(xp.mean(magnitude)),
-            "activation_std": measured(math.sqrt(variance + float(xp.var(means)))),
-            "activation_max_abs": measured(np.max(units)),
+            "activation_mean_abs": finite_or_inf(xp.mean(magnitude)),
+            "activation_std": finite_or_inf(math.sqrt(variance + float(xp.var(means)))),
+            "activation_max_abs": finite_or_inf(np.max(units)),
             "saturated": _saturated(xp, values, magnitude, part.activation),
         }
         if values.shape[0] > 1:
-            numbers["activation_spread"] = measured(math.sqrt(variance))
+            numbers["activation_spread"] = finite_or_inf(math.sqrt(variance))
         if part.activation in ZERO_REGION:
             numbers["dead_units"] = self._dead_units(row, units == 0)
         gates = getattr(part.layer, "recurrent_activation", None) is not None  # they make the output of LSTM and GRU
@@ -68,7 +68,7 @@ class ActivationStatistics:
         return float(np.logical_and.reduce(list(window)).mean()) if len(window) == DEAD_WINDOW else math.nan
 
 
-def _all_but_units(part: Part, rank: int) -> tuple[int, ...]:
+def _all_but_units(part: WatchedLayer, rank: int) -> tuple[int, ...]:
     first = getattr(part.layer, "data_format", None) == "channels_first" and rank > 2
     units = 1 if first else rank - 1
     return tuple(axis for axis in range(rank) if axis != units)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotrainer.backends.keras3.layers.inserted import CosineAttention, CosineGroupedAttention
-from autotrainer.backends.keras3.runtime.tensors import measured, to_array
+from autotrainer.backends.keras3.runtime.tensors import finite_or_inf, to_array
 from autotrainer.records.measurement import attention_subset
 
 __all__ = ["ATTENTION_COLUMNS", "attention_tensors", "attention_values", "noted_method"]
@@ -105,7 +105,7 @@ def _reduced(logits: NDArray[Any], counts: NDArray[np.bool_]) -> dict[str, float
     products = np.where(weights > 0, weights * shifted, 0)
     entropy = np.log(totals) - products.sum(axis=-1) / totals  # -Σ p log p of p = weights / total
     shares = (entropy / np.log(keys))[keys > 1]
-    values = {"attention_max_logit": measured(size.max())}
+    values = {"attention_max_logit": finite_or_inf(size.max())}
     if shares.size:
-        values["attention_entropy"] = measured(np.clip(shares.mean(), 0, 1))
+        values["attention_entropy"] = finite_or_inf(np.clip(shares.mean(), 0, 1))
     return values

@@ -1,4 +1,4 @@
-"""Filling the layer table of one sampled step after the other."""
+"""The layer table of a sampled step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from autotrainer.backends.keras3.model.parts import Part
+from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
 from autotrainer.backends.keras3.statistics.activations import ActivationStatistics
 from autotrainer.backends.keras3.statistics.attention import ATTENTION_COLUMNS, attention_values
 from autotrainer.backends.keras3.statistics.weights import WeightStatistics
@@ -19,52 +19,52 @@ __all__ = ["LayerTable"]
 
 
 class LayerTable:
-    """Fills the layer table of one sampled step after the other.
+    """Fills the layer tables of successive sampled steps.
 
     Args:
-        parts: The layers: rows of the table.
-        needs: Columns that are worth measuring, None for all; those of activations are left out together.
+        layers: Rows of the table.
+        needs: Columns to measure, None for all; those of activations are measured together or not at all.
     """
 
-    def __init__(self, parts: Sequence[Part], needs: frozenset[str] | None = None) -> None:
-        self.parts = tuple(parts)
-        self._sees_outputs = needs is None or not needs.isdisjoint(OUTPUT_COLUMNS)
-        self._sees_attention = needs is None or not needs.isdisjoint(ATTENTION_COLUMNS)
-        self._activations = ActivationStatistics(parts)
-        self._weights = WeightStatistics(parts, needs)
+    def __init__(self, layers: Sequence[WatchedLayer], needs: frozenset[str] | None = None) -> None:
+        self.layers = tuple(layers)
+        self._measures_outputs = needs is None or not needs.isdisjoint(OUTPUT_COLUMNS)
+        self._measures_attention = needs is None or not needs.isdisjoint(ATTENTION_COLUMNS)
+        self._activations = ActivationStatistics(layers)
+        self._weights = WeightStatistics(layers, needs)
 
     @property
     def gradient_cosine(self) -> float:
-        """Cosine of the angle between the gradients of the last two steps measured; NaN where it is not known."""
+        """Cosine similarity of the gradients of the last two measured steps; NaN if unknown."""
         return self._weights.gradient_cosine
 
     def before_step(self) -> None:
-        """Remember norm and sampled entries of all trainable weights."""
+        """Store norm and sampled entries of all trainable weights."""
         self._weights.before_step()
 
     def table(
-        self, seen: Mapping[str, Any], *, scale: float = 1.0, updated: bool = True, optimizers: Sequence[Any] = ()
+        self, recorded: Mapping[str, Any], *, scale: float = 1.0, updated: bool = True, optimizers: Sequence[Any] = ()
     ) -> Floats:
-        """Return the layer table of the step that has just been taken.
+        """Return the layer table of the step just taken.
 
         Args:
-            seen: What `recording.Recorder` recorded: ``activation:<row>``, ``gradient:<row>:<weight>``,
+            recorded: Tensors of `StepRecorder.train_step`: ``activation:<row>``, ``gradient:<row>:<weight>``,
                 ``attention:<row>:…``.
-            scale: Factor by which the loss was scaled, and so the gradients are.
-            updated: Whether the optimizer changed weights in this step (not when it only accumulates).
-            optimizers: Those that took the step.
+            scale: Factor by which the loss, and therefore the gradients, are scaled.
+            updated: Whether the optimizer changed weights in this step, rather than only accumulated gradients.
+            optimizers: The optimizers of the step.
 
         Returns:
             Shape (layers, len(LAYER_COLUMNS)).
         """
-        table = np.full((len(self.parts), len(LAYER_COLUMNS)), np.nan)
+        table = np.full((len(self.layers), len(LAYER_COLUMNS)), np.nan)
         with np.errstate(all="ignore"):
-            found = self._weights.values(seen, scale, updated, optimizers)
-            for row, (part, values) in enumerate(zip(self.parts, found, strict=True)):
-                output = seen.get(f"activation:{row}")
-                if self._sees_outputs and output is not None and math.prod(output.shape):
-                    values |= self._activations.values(row, part, output)
-                if self._sees_attention:
-                    values |= attention_values(row, seen)
+            rows = self._weights.values(recorded, scale, updated, optimizers)
+            for row, (watched, values) in enumerate(zip(self.layers, rows, strict=True)):
+                output = recorded.get(f"activation:{row}")
+                if self._measures_outputs and output is not None and math.prod(output.shape):
+                    values |= self._activations.values(row, watched, output)
+                if self._measures_attention:
+                    values |= attention_values(row, recorded)
                 table[row] = [values.get(column, np.nan) for column in LAYER_COLUMNS]
         return table

@@ -1,4 +1,4 @@
-"""What a step does to weights: their norms, their gradients, how far they move, and Adam's second moment."""
+"""Statistics of weights in a step: norms, gradients, sizes of updates, and Adam's second moment."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from autotrainer.backends.keras3.model.parts import Part
-from autotrainer.backends.keras3.runtime.tensors import home, measured, read_variable, sum_of_squares, to_array
+from autotrainer.backends.keras3.model.optimizers import inner_optimizer
+from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
+from autotrainer.backends.keras3.runtime.tensors import (
+    array_module,
+    finite_or_inf,
+    read_variable,
+    sum_of_squares,
+    to_array,
+)
 from autotrainer.records.signals import SAMPLED_ENTRIES, Floats
 
 __all__ = ["WeightStatistics"]
@@ -20,7 +27,7 @@ __all__ = ["WeightStatistics"]
 
 @dataclass(slots=True)
 class _Gradient:
-    """What is kept of the gradient of one weight: not the gradient."""
+    """Numbers of the gradient of one weight, without the gradient itself."""
 
     weight: Any
     squares: float
@@ -30,65 +37,65 @@ class _Gradient:
 
 
 class WeightStatistics:
-    """Measures weights and gradients at one sampled step after the other.
+    """Measures weights and gradients of successive sampled steps.
 
     Args:
-        parts: The layers.
-        needs: Columns that are worth measuring, None for all.
+        layers: The layers.
+        needs: Columns to measure; None for all.
     """
 
-    def __init__(self, parts: Sequence[Part], needs: frozenset[str] | None = None) -> None:
-        self._parts = tuple(parts)
-        self._compares = needs is None or "gradient_cosine" in needs
-        self._reads_moments = needs is None or "second_moment_ratio" in needs
+    def __init__(self, layers: Sequence[WatchedLayer], needs: frozenset[str] | None = None) -> None:
+        self._layers = tuple(layers)
+        self._measures_cosine = needs is None or "gradient_cosine" in needs
+        self._measures_moments = needs is None or "second_moment_ratio" in needs
         self._before: list[tuple[float, Floats] | None] = []
         self._last: dict[tuple[int, int], Floats] = {}
         self.gradient_cosine = math.nan
-        """Cosine of the angle between the gradient of the last two steps measured; NaN if there are no two."""
+        """Cosine similarity of the gradients of the last two measured steps; NaN before the second."""
 
     def before_step(self) -> None:
-        """Remember norm and sampled entries of all trainable weights."""
+        """Store norm and sampled entries of all trainable weights."""
         with np.errstate(all="ignore"):
-            self._before = [_norm_and_entries(_trainable(part)) for part in self._parts]
+            self._before = [_norm_and_entries(_trainable(watched)) for watched in self._layers]
 
     def values(
-        self, seen: Mapping[str, Any], scale: float, updated: bool, optimizers: Sequence[Any]
+        self, recorded: Mapping[str, Any], scale: float, updated: bool, optimizers: Sequence[Any]
     ) -> list[dict[str, float]]:
-        """Return the columns of weights and gradients of the step that has just been taken, one dict a layer.
+        """Return the columns of weights and gradients of the step just taken, one dict per layer.
 
         Args:
-            seen: What was recorded: ``gradient:<row>:<weight>``.
-            scale: Factor by which the loss was scaled, and so the gradients are.
+            recorded: Recorded tensors: ``gradient:<row>:<weight>``.
+            scale: Factor by which the loss, and therefore the gradients, are scaled.
             updated: Whether the optimizer changed weights in this step.
-            optimizers: Those that took the step.
+            optimizers: The optimizers of the step.
         """
-        table = [dict[str, float]() for _ in self._parts]
-        before, self._before = self._before or [None] * len(self._parts), []
-        for row, (part, old) in enumerate(zip(self._parts, before, strict=True)):
+        table = [dict[str, float]() for _ in self._layers]
+        before, self._before = self._before or [None] * len(self._layers), []
+        for row, (watched, old) in enumerate(zip(self._layers, before, strict=True)):
             if old is not None:
-                table[row] |= _weight_values(old, _norm_and_entries(_trainable(part)) if updated else None)
-        found = dict(self._gradients(seen, scale))
-        for row in range(len(self._parts)):
-            table[row] |= _gradient_values([g for (owner, _), g in found.items() if owner == row])
-        if self._compares:
-            self.gradient_cosine = self._cosine(found)
-        if self._reads_moments and updated:
-            for row, ratio in _second_moment_ratios(found, optimizers).items():
+                table[row] |= _weight_values(old, _norm_and_entries(_trainable(watched)) if updated else None)
+        gradients = dict(self._gradients(recorded, scale))
+        for row in range(len(self._layers)):
+            table[row] |= _gradient_values([g for (owner, _), g in gradients.items() if owner == row])
+        if self._measures_cosine:
+            self.gradient_cosine = self._cosine(gradients)
+        if self._measures_moments and updated:
+            for row, ratio in _second_moment_ratios(gradients, optimizers).items():
                 table[row]["second_moment_ratio"] = ratio
         return table
 
-    def _gradients(self, seen: Mapping[str, Any], scale: float) -> Iterator[tuple[tuple[int, int], _Gradient]]:
-        entries = self._compares or self._reads_moments
-        for row, part in enumerate(self._parts):
-            total = sum(math.prod(weight.shape) for weight in part.weights if weight.trainable)
-            for place, weight in enumerate(part.weights):
-                gradient, rows = _gradient(seen, f"gradient:{row}:{place}")
+    def _gradients(self, recorded: Mapping[str, Any], scale: float) -> Iterator[tuple[tuple[int, int], _Gradient]]:
+        entries = self._measures_cosine or self._measures_moments
+        for row, watched in enumerate(self._layers):
+            total = sum(math.prod(weight.shape) for weight in watched.weights if weight.trainable)
+            for index, weight in enumerate(watched.weights):
+                gradient, rows = _gradient(recorded, f"gradient:{row}:{index}")
                 if gradient is None or not weight.trainable:
                     continue
-                xp, array = home(gradient)
+                xp, array = array_module(gradient)
                 stride = _stride(math.prod(weight.shape), total)
                 yield (
-                    (row, place),
+                    (row, index),
                     _Gradient(
                         weight,
                         sum_of_squares(xp, array) / scale**2,
@@ -98,10 +105,10 @@ class WeightStatistics:
                     ),
                 )
 
-    def _cosine(self, found: Mapping[tuple[int, int], _Gradient]) -> float:
-        if not found:
+    def _cosine(self, gradients: Mapping[tuple[int, int], _Gradient]) -> float:
+        if not gradients:
             return math.nan
-        last, self._last = self._last, {key: gradient.entries for key, gradient in found.items()}
+        last, self._last = self._last, {key: gradient.entries for key, gradient in gradients.items()}
         if {key: v.shape for key, v in last.items()} != {key: v.shape for key, v in self._last.items()}:
             return math.nan
         one, other = (np.concatenate(list(each.values())) for each in (last, self._last))
@@ -109,54 +116,54 @@ class WeightStatistics:
         return float(np.clip(one @ other / sizes, -1, 1)) if sizes and math.isfinite(sizes) else math.nan
 
 
-def _trainable(part: Part) -> list[Any]:
-    return [weight for weight in part.weights if weight.trainable]
+def _trainable(watched: WatchedLayer) -> list[Any]:
+    return [weight for weight in watched.weights if weight.trainable]
 
 
 def _stride(size: int, total: int) -> int:
-    """Return the stride that gives a weight its share of the entries of a layer of ``total`` weights."""
+    """Return the stride that samples a weight's share of the entries of a layer with ``total`` weights."""
     return math.ceil(size / max(1, math.ceil(size * min(1.0, SAMPLED_ENTRIES / max(total, 1))))) or 1
 
 
 def _norm_and_entries(weights: list[Any]) -> tuple[float, Floats] | None:
-    """Return the L2 norm of some weights and a copy of at most 4096 evenly strided entries; None without weights."""
+    """Return the L2 norm of weights and at most 4096 evenly strided entries of them; None without weights."""
     if not weights:
         return None
     total = sum(math.prod(weight.shape) for weight in weights)
     squares, pieces = 0.0, []
     for weight in weights:
-        xp, array = home(read_variable(weight))
+        xp, array = array_module(read_variable(weight))
         squares += sum_of_squares(xp, array)
         pieces.append(_entries(xp, array, _stride(math.prod(weight.shape), total)))
     return math.sqrt(squares) if squares >= 0 else math.inf, np.concatenate(pieces)
 
 
 def _entries(xp: Any, array: Any, stride: int, rows: NDArray[Any] | None = None, shape: tuple[int, ...] = ()) -> Floats:
-    """Return a copy of evenly strided entries of an array, or of one of which only some rows are not zero.
+    """Return a copy of evenly strided entries of an array, which may be given by its nonzero rows.
 
     Args:
         xp: Module that handles the array.
-        array: The array, or its rows that are not zero.
+        array: The array, or its nonzero rows.
         stride: Distance of the entries.
         rows: Sorted numbers of those rows; None for a whole array.
         shape: Shape of the whole array, where rows are given.
     """
     if rows is None:
         return np.array(to_array(xp.reshape(array, (-1,))[::stride]), np.float64)
-    row, place = np.divmod(np.arange(0, math.prod(shape), stride), max(1, math.prod(shape[1:])))
-    found = np.searchsorted(rows, row)
-    known = np.append(rows, -1)[found] == row
+    row, index = np.divmod(np.arange(0, math.prod(shape), stride), max(1, math.prod(shape[1:])))
+    position = np.searchsorted(rows, row)
+    nonzero = np.append(rows, -1)[position] == row
     entries = np.zeros(len(row))
-    entries[known] = array.reshape(len(rows), -1)[found[known], place[known]]
+    entries[nonzero] = array.reshape(len(rows), -1)[position[nonzero], index[nonzero]]
     return entries
 
 
 def _weight_values(old: tuple[float, Floats], new: tuple[float, Floats] | None) -> dict[str, float]:
     norm, entries = old
-    values = {"weight_norm": measured(norm)}
+    values = {"weight_norm": finite_or_inf(norm)}
     length = float(np.linalg.norm(entries))
     if new is not None and length:
-        values["update_ratio"] = measured(float(np.linalg.norm(new[1] - entries)) / length)
+        values["update_ratio"] = finite_or_inf(float(np.linalg.norm(new[1] - entries)) / length)
     return values
 
 
@@ -165,47 +172,49 @@ def _gradient_values(gradients: Sequence[_Gradient]) -> dict[str, float]:
     if not size:
         return {}
     return {
-        "grad_norm": measured(np.sqrt(sum(gradient.squares for gradient in gradients))),
+        "grad_norm": finite_or_inf(np.sqrt(sum(gradient.squares for gradient in gradients))),
         "grad_zero_fraction": sum(gradient.zeros for gradient in gradients) / size,
     }
 
 
-def _gradient(seen: Mapping[str, Any], key: str) -> tuple[Any, NDArray[Any] | None]:
-    """Return a gradient or None; of a sparse one the rows touched, summed where they repeat, and their numbers."""
-    if key in seen or f"{key}:values" not in seen:
-        return seen.get(key), None
-    values, indices = to_array(seen[f"{key}:values"]), to_array(seen[f"{key}:indices"])
-    rows, places = np.unique(indices, return_inverse=True)
+def _gradient(recorded: Mapping[str, Any], key: str) -> tuple[Any, NDArray[Any] | None]:
+    """Return a gradient or None; for a sparse one its nonzero rows, with repeated rows summed, and their indices."""
+    if key in recorded or f"{key}:values" not in recorded:
+        return recorded.get(key), None
+    values, indices = to_array(recorded[f"{key}:values"]), to_array(recorded[f"{key}:indices"])
+    rows, indices = np.unique(indices, return_inverse=True)
     summed = np.zeros((len(rows), *values.shape[1:]), values.dtype)
-    np.add.at(summed, places.reshape(-1), values)
+    np.add.at(summed, indices.reshape(-1), values)
     return summed, rows
 
 
-def _second_moment_ratios(found: Mapping[tuple[int, int], _Gradient], optimizers: Sequence[Any]) -> dict[int, float]:
-    """Return, by row, the root of the mean of g² / max(v, ε²) of the weights that Adam or a relative of it moves.
+def _second_moment_ratios(
+    gradients: Mapping[tuple[int, int], _Gradient], optimizers: Sequence[Any]
+) -> dict[int, float]:
+    """Return, by row, the root of the mean of g² / max(v, ε²) over the weights that Adam or a variant of it updates.
 
-    See `autotrainer.records.signals.SAMPLED_ENTRIES`. g is taken after the optimizer's own clipping, as in v.
+    See `autotrainer.records.signals.SAMPLED_ENTRIES`. g is clipped as the optimizer does, as in v.
     """
     ratios: dict[int, list[Floats]] = {}
     for optimizer in optimizers:
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        optimizer = inner_optimizer(optimizer)
         steps = _steps_of(optimizer)
         if not steps:
             continue
         moments = optimizer._velocity_hats if getattr(optimizer, "amsgrad", False) else optimizer._velocities
-        places = optimizer._trainable_variables_indices
-        moved = {key: g for key, g in found.items() if optimizer._var_key(g.weight) in places}
+        indices = optimizer._trainable_variables_indices
+        moved = {key: g for key, g in gradients.items() if optimizer._var_key(g.weight) in indices}
         total = math.sqrt(sum(g.squares for g in moved.values()))
         for (row, _), gradient in moved.items():
-            xp, moment = home(read_variable(moments[optimizer._get_variable_index(gradient.weight)]))
+            xp, moment = array_module(read_variable(moments[optimizer._get_variable_index(gradient.weight)]))
             v = _entries(xp, moment, gradient.stride) / (1 - optimizer.beta_2**steps)
             g = _clipped(gradient, optimizer, total)
             ratios.setdefault(row, []).append(g**2 / np.maximum(v, optimizer.epsilon**2))
-    return {row: measured(np.sqrt(np.mean(np.concatenate(each)))) for row, each in ratios.items()}
+    return {row: finite_or_inf(np.sqrt(np.mean(np.concatenate(each)))) for row, each in ratios.items()}
 
 
 def _steps_of(optimizer: Any) -> int:
-    """Return how many steps an optimizer has taken; 0 for one that has no second moment of single batches."""
+    """Return the steps of an optimizer; 0 for one without a second moment of single batches."""
     adam = isinstance(optimizer, keras.optimizers.Adam | keras.optimizers.Nadam)
     if not adam or not optimizer.built or optimizer.gradient_accumulation_steps:
         return 0
@@ -213,7 +222,7 @@ def _steps_of(optimizer: Any) -> int:
 
 
 def _clipped(gradient: _Gradient, optimizer: Any, total: float) -> Floats:
-    """Return the entries of a gradient as an optimizer clips them; ``total`` is the norm of all its gradients."""
+    """Return the entries of a gradient, clipped by the optimizer; ``total`` is the norm of all its gradients."""
     entries = gradient.entries
     if optimizer.clipnorm:
         entries = entries * min(1.0, optimizer.clipnorm / max(math.sqrt(gradient.squares), 1e-30))

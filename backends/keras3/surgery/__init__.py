@@ -1,1 +1,1 @@
-"""Edits of a copy of the model: what is possible, and doing it."""
+"""Applying edits to copies of models, and checking which edits are possible."""

@@ -1,4 +1,4 @@
-"""What edits of Keras models work with: the model, its graph, which layers are free, and putting it together anew."""
+"""The model that is edited: its graph, which layers may be changed, and rebuilding it with other layers."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Any
 
 import keras
 
-from autotrainer.backends.keras3.data.feeding import InputStatistics
-from autotrainer.backends.keras3.model.graph import Graph
-from autotrainer.backends.keras3.model.parts import Part
-from autotrainer.backends.keras3.model.structure import has_graph, rebuild, sublayers
+from autotrainer.backends.keras3.data.scaling import InputStatistics
+from autotrainer.backends.keras3.model.copying import has_graph, sublayers
+from autotrainer.backends.keras3.model.layer_graph import LayerGraph
+from autotrainer.backends.keras3.model.rebuilding import rebuild
+from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
 from autotrainer.errors import ConfigError
 
-__all__ = ["Changes", "Editor"]
+__all__ = ["Editor", "LayerChanges"]
 
 
 @dataclass(slots=True)
-class Changes:
-    """Layers to exchange and to put in, by `id` of a layer that is there."""
+class LayerChanges:
+    """Layers to replace and to insert, by `id` of a present layer."""
 
     replaced: dict[int, Any] = field(default_factory=dict)
     after: dict[int, list[Any]] = field(default_factory=dict)
@@ -30,17 +31,17 @@ class Changes:
 
 
 class Editor:
-    """A model that is edited.
+    """A model that is being edited.
 
     Args:
         model: A built model that may be changed.
-        keep: Layer-name patterns that nothing may touch.
-        statistics: Position of an input among the flattened ones -> its statistics, where data are at hand.
-        shapes: Shapes of a row of each flattened input, where data are at hand.
+        keep: Patterns of names of layers that must not change.
+        statistics: Index of a flattened input -> its statistics; None without data.
+        shapes: Shape of a row of each flattened input; None without data.
 
     Attributes:
-        scaling: Name of the scaling layer that was put in front, or None.
-        graph: Who feeds whom in the model as it is now.
+        scaling: Name of the scaling layer inserted in front, or None.
+        graph: The graph of the present model.
     """
 
     def __init__(
@@ -52,68 +53,68 @@ class Editor:
     ) -> None:
         self.model, self.statistics, self.shapes = model, statistics, shapes
         self.scaling: str | None = None
-        self.graph = Graph(model)
+        self.graph = LayerGraph(model)
         self._keep = tuple(keep)
 
-    def free(self, part: Part) -> bool:
-        """Say whether a layer may be touched: not frozen, and no pattern of ``keep`` names it or what holds it."""
-        return not part.info.frozen and self._pattern(part.info.name) is None
+    def may_change(self, watched: WatchedLayer) -> bool:
+        """Return whether a layer may be changed: it is not frozen, and no pattern of ``keep`` matches its path."""
+        return not watched.info.frozen and self._pattern(watched.info.name) is None
 
     def _pattern(self, name: str) -> str | None:
         steps = name.split("/")
         paths = ["/".join(steps[a:b]) for a in range(len(steps)) for b in range(a + 1, len(steps) + 1)]
         return next((p for p in self._keep if any(fnmatchcase(path, p) for path in paths)), None)
 
-    def named(self, names: Sequence[str]) -> list[Part]:
-        """Return the layers of these names; a model put into another one is found under both names.
+    def named(self, names: Sequence[str]) -> list[WatchedLayer]:
+        """Return the layers of these names, which may omit or include the name of an enclosing model.
 
         Raises:
-            ConfigError: If there is none of them, or none that may be touched.
+            ConfigError: If none exists, or none may be changed.
         """
-        parts = [p for p in self.graph.parts if any(_same_name(p.info.name, name) for name in names)]
-        if not parts:
-            raise ConfigError(f"the model has no layer named {', '.join(map(repr, names)) or '(none given)'}")
-        free = [p for p in parts if self.free(p)]
-        if not free:
-            pattern = self._pattern(parts[0].info.name)
-            why = f"keep={pattern!r} protects" if pattern else "frozen parameters are never touched:"
-            raise ConfigError(f"{why} {', '.join(p.info.name for p in parts)}")
-        return free
+        layers = [p for p in self.graph.layers if any(_same_name(p.info.name, name) for name in names)]
+        if not layers:
+            raise ConfigError(f"the model has no layer named {', '.join(map(repr, names)) or '(none)'}")
+        allowed = [p for p in layers if self.may_change(p)]
+        if not allowed:
+            pattern = self._pattern(layers[0].info.name)
+            reason = f"keep={pattern!r} protects" if pattern else "frozen parameters are never changed:"
+            raise ConfigError(f"{reason} {', '.join(p.info.name for p in layers)}")
+        return allowed
 
-    def need_graph(self, what: str) -> None:
-        """Raise a `ConfigError` for a model that can't be taken apart."""
+    def require_graph(self, problem: str) -> None:
+        """Raise a `ConfigError` that begins with ``problem`` if the model can't be rebuilt from its layers."""
         if not has_graph(self.model):
             raise ConfigError(
-                f"{what}: {type(self.model).__name__}.call() is code; a Sequential or Functional model "
+                f"{problem}: {type(self.model).__name__}.call() is code; only Sequential and Functional models "
                 "can be restructured"
             )
 
     def new_name(self, name: str) -> str:
-        """Return a name for a new layer that no other layer has."""
-        taken = {layer.name for layer in sublayers(self.model)}
-        return next(n for n in (name, *(f"{name}_{i}" for i in range(1, 10_000))) if n not in taken)
+        """Return an unused name for a new layer."""
+        used = {layer.name for layer in sublayers(self.model)}
+        return next(n for n in (name, *(f"{name}_{i}" for i in range(1, 10_000))) if n not in used)
 
-    def restructure(self, changes: Changes) -> None:
-        """Put the model together anew with other layers."""
+    def restructure(self, changes: LayerChanges) -> None:
+        """Rebuild the model with other layers."""
         if changes:
             self.model = rebuild(self.model, replaced=changes.replaced, after=changes.after)
 
-    def put_in_front(self, layers: list[Any], entry: int, width: int | None = None) -> None:
-        """Send an input through new layers first; ``width`` is its number of features, where known."""
+    def insert_before_input(self, layers: list[Any], input_index: int, width: int | None = None) -> None:
+        """Insert new layers in front of an input; ``width`` is its number of features, None if unknown."""
         if has_graph(self.model):
-            self.model = rebuild(self.model, head=layers, entry=entry)
+            self.model = rebuild(self.model, head=layers, input_index=input_index)
             return
-        shape = self.shapes[entry] if self.shapes is not None else (width,)
+        shape = self.shapes[input_index] if self.shapes is not None else (width,)
         if shape == (None,):
-            raise ConfigError(f"the input shape of {type(self.model).__name__} isn't known here")
+            raise ConfigError(f"the input shape of {type(self.model).__name__} is unknown")
         self.model = keras.Sequential([keras.Input(shape), *layers, self.model])
 
-    def width(self, entry: int) -> int | None:
+    def width(self, input_index: int) -> int | None:
         """Return the number of features of an input of rank 2; None for others."""
         if has_graph(self.model):
-            shape = tuple(keras.tree.flatten(self.model.inputs)[entry].shape)[1:]
+            shape = tuple(keras.tree.flatten(self.model.inputs)[input_index].shape)[1:]
         else:
-            shape = self.shapes[entry] if self.shapes is not None else ()
+            shape = self.shapes[input_index] if self.shapes is not None else ()
         return shape[0] if len(shape) == 1 else None
 
 

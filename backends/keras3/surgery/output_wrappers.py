@@ -1,4 +1,4 @@
-"""Edits that put a model's output back into the user's own terms: units of the targets, columns of the labels."""
+"""Edits that map a model's output back to the user's targets: their units, the columns of their labels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import keras
 
 from autotrainer.backends.keras3.layers.label_columns import LabelColumns
-from autotrainer.backends.keras3.model.structure import has_graph, rebuild
+from autotrainer.backends.keras3.model.copying import has_graph
+from autotrainer.backends.keras3.model.rebuilding import rebuild
 from autotrainer.backends.keras3.surgery.editor import Editor
 from autotrainer.edits import Edit, NumberClasses, ScaleTargets
 from autotrainer.errors import ConfigError
@@ -15,49 +16,52 @@ from autotrainer.errors import ConfigError
 __all__ = ["number_classes", "scale_targets"]
 
 
-def scale_targets(bench: Editor, edit: ScaleTargets, act: bool) -> Edit:
-    """Put outputs that were trained on standardized targets back into the units of the targets."""
-    _check(bench)
-    if act:
+def scale_targets(editor: Editor, edit: ScaleTargets, apply: bool) -> Edit:
+    """Map outputs trained on standardized targets back to the units of the targets."""
+    _check_appendable(editor)
+    if apply:
         if not edit.mean:
-            raise ConfigError("ScaleTargets has no numbers: take the plan of a result, where they are filled in")
+            raise ConfigError("ScaleTargets has no numbers: use the plan of a result, which has them")
         single = len(edit.mean) == 1
         if not single and keras.config.image_data_format() == "channels_first":
-            raise ConfigError("several columns of targets can't be scaled where channels come first")
+            raise ConfigError("several columns of targets can't be scaled with image_data_format 'channels_first'")
         scale, offset = (edit.std[0], edit.mean[0]) if single else (list(edit.std), list(edit.mean))
-        name, precision = bench.new_name("target_scaling"), keras.config.floatx()  # half has no room for the units
-        _put_behind(bench, keras.layers.Rescaling(scale, offset, name=name, dtype=precision))
+        name, precision = (
+            editor.new_name("target_scaling"),
+            keras.config.floatx(),
+        )  # half has too small a range
+        _append(editor, keras.layers.Rescaling(scale, offset, name=name, dtype=precision))
     return edit
 
 
-def number_classes(bench: Editor, edit: NumberClasses, act: bool) -> Edit:
-    """Put outputs into the columns of their labels."""
-    _check(bench)
-    if act:
+def number_classes(editor: Editor, edit: NumberClasses, apply: bool) -> Edit:
+    """Map outputs to the columns of their labels."""
+    _check_appendable(editor)
+    if apply:
         if not edit.labels:
-            raise ConfigError("NumberClasses has no labels: take the plan of a result, where they are filled in")
-        _put_behind(bench, LabelColumns(edit.labels, edit.fill, name=bench.new_name("label_columns")))
+            raise ConfigError("NumberClasses has no labels: use the plan of a result, which has them")
+        _append(editor, LabelColumns(edit.labels, edit.fill, name=editor.new_name("label_columns")))
     return edit
 
 
-def _check(bench: Editor) -> None:
-    """Raise a `ConfigError` where nothing can be put behind the model."""
-    kind = type(bench.model)
-    if not has_graph(bench.model) and kind.train_step is not keras.Model.train_step:
-        raise ConfigError(f"{kind.__name__} has a train_step of its own: nothing can be put behind it")
-    if not has_graph(bench.model) and bench.shapes is not None and len(bench.shapes) != 1:
-        raise ConfigError(f"{kind.__name__} takes several inputs: nothing can be put behind its call()")
-    if has_graph(bench.model) and len(keras.tree.flatten(bench.model.outputs)) != 1:
+def _check_appendable(editor: Editor) -> None:
+    """Raise a `ConfigError` if nothing can be appended to the model."""
+    kind = type(editor.model)
+    if not has_graph(editor.model) and kind.train_step is not keras.Model.train_step:
+        raise ConfigError(f"{kind.__name__} overrides train_step: nothing can be appended to it")
+    if not has_graph(editor.model) and editor.shapes is not None and len(editor.shapes) != 1:
+        raise ConfigError(f"{kind.__name__} takes several inputs: nothing can be appended to its call()")
+    if has_graph(editor.model) and len(keras.tree.flatten(editor.model.outputs)) != 1:
         raise ConfigError("the model has several outputs")
 
 
-def _put_behind(bench: Editor, layer: Any) -> None:
-    model = bench.model
+def _append(editor: Editor, layer: Any) -> None:
+    model = editor.model
     if not has_graph(model):
-        shape = None if bench.shapes is None else bench.shapes[0]
+        shape = None if editor.shapes is None else editor.shapes[0]
         inputs = [] if shape is None else [keras.Input(shape)]
-        bench.model = keras.Sequential([*inputs, model, layer])
+        editor.model = keras.Sequential([*inputs, model, layer])
     elif isinstance(model, keras.Sequential):
-        bench.model = rebuild(model, after={id(model.layers[-1]): [layer]})
+        editor.model = rebuild(model, after={id(model.layers[-1]): [layer]})
     else:
-        bench.model = type(model)(model.input, keras.tree.map_structure(layer, model.output), name=model.name)
+        editor.model = type(model)(model.input, keras.tree.map_structure(layer, model.output), name=model.name)

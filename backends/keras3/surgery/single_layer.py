@@ -1,4 +1,4 @@
-"""Single layers and their weights: the activation that one applies, new weights, and layers to put in."""
+"""Single layers: their activation function, new weights for them, and layers to insert."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from typing import Any
 
 import keras
 
-from autotrainer.backends.keras3.model.kinds import kind_of
-from autotrainer.backends.keras3.model.parts import Part
+from autotrainer.backends.keras3.model.layer_kinds import kind_of
+from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
 
 __all__ = [
-    "draw_weights",
+    "activation_of",
     "input_noise",
     "make_activation",
     "normalization_after",
-    "own_activation",
-    "set_own_activation",
+    "reinitialize_weights",
+    "set_activation",
 ]
 
 _MAX_GROUPS = 32
 _MIN_CHANNELS_PER_GROUP = 4
 
 
-def own_activation(layer: Any) -> Any:
-    """Return the activation function that a layer applies to its output, or None if it keeps none.
+def activation_of(layer: Any) -> Any:
+    """Return the activation function that a layer applies to its output, or None.
 
-    Of a recurrent layer that is the one of the candidate state; gates are no part of it.
+    For a recurrent layer it is that of the candidate state, not of the gates.
     """
     owner = getattr(layer, "cell", layer)
     function = getattr(owner, "activation", None)
     return function if callable(function) else None
 
 
-def set_own_activation(layer: Any, name: str) -> None:
-    """Give a layer that has not been traced yet another activation function."""
+def set_activation(layer: Any, name: str) -> None:
+    """Set the activation function of a layer that has not been traced yet."""
     getattr(layer, "cell", layer).activation = keras.activations.get(name)
 
 
@@ -45,13 +45,13 @@ def make_activation(name: str, layer_name: str) -> Any:
     return keras.layers.Activation(name, name=layer_name)
 
 
-def draw_weights(part: Part, scheme: str) -> None:
-    """Draw the trainable weights of a layer anew; biases become zero.
+def reinitialize_weights(watched: WatchedLayer, scheme: str) -> None:
+    """Reinitialize the trainable weights of a layer; biases become zero.
 
-    Kernels take the scheme, recurrent kernels are orthogonal (Saxe et al. 2014) and embeddings uniform, as Keras
-    has them. Other parameters stay.
+    Kernels use the scheme, recurrent kernels are orthogonal (Saxe et al. 2014) and embeddings uniform, as in Keras.
+    Other parameters are not changed.
     """
-    for variable in part.weights:
+    for variable in watched.weights:
         if not variable.trainable:
             continue
         name = variable.name
@@ -70,7 +70,7 @@ def normalization_after(layer: Any, node: Any, kind: str, new_name: Callable[[st
 
     Args:
         layer: The layer.
-        node: The layer of the graph that it is, or is wrapped in.
+        node: Its node of the graph: itself, or a wrapper.
         kind: ``batch``, ``layer`` or ``group`` (up to 32 groups of at least 4 channels, Wu and He 2018).
         new_name: Makes a name unique.
     """
@@ -88,7 +88,7 @@ def normalization_after(layer: Any, node: Any, kind: str, new_name: Callable[[st
 def input_noise(std: float, spread: float, new_name: Callable[[str], str]) -> list[Any]:
     """Return layers that add Gaussian noise of ``std`` × ``spread`` while training.
 
-    `GaussianNoise` takes up to 1: larger noise is added between two rescalings.
+    `GaussianNoise` allows at most 1: larger noise is added between two rescalings.
     """
     name = new_name("input_noise")
     if std * spread <= 1:

@@ -1,7 +1,7 @@
-"""Edits of Keras models, one after the other, and a plan on a fresh model.
+"""Applying edits to Keras models, and a whole plan to a fresh model.
 
-A `Surgeon` works on a model of its own, never on the user's: activations and weights are changed in place before
-anything is traced; inserted layers take a Sequential or Functional model apart and put it together anew.
+A `Surgeon` works on its own copy, never on the user's model: activations and weights are changed in place before
+anything is traced; for inserted layers, a Sequential or Functional model is rebuilt from its layers.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import Any
 
 import keras
 
-from autotrainer.backends.keras3.model.graph import Graph
-from autotrainer.backends.keras3.model.structure import copy_model, has_graph
+from autotrainer.backends.keras3.model.copying import has_graph
+from autotrainer.backends.keras3.model.layer_graph import LayerGraph
+from autotrainer.backends.keras3.model.rebuilding import copy_model
 from autotrainer.backends.keras3.surgery.editor import Editor
 from autotrainer.backends.keras3.surgery.hidden_edits import (
     add_dropout,
@@ -70,23 +71,23 @@ class Surgeon(Editor):
     """Applies edits to a model."""
 
     def apply(self, edit: Edit) -> Edit:
-        """Apply an edit; one that is no business of the model is passed over.
+        """Apply an edit; one that does not concern the model is ignored.
 
         Returns:
-            The edit, with numbers filled in that were fitted on the data.
+            The edit, with the numbers that were computed from the data.
 
         Raises:
-            ConfigError: If it leaves nothing to change, or this model can't be changed so; says why.
+            ConfigError: If there is nothing to change, or this model can't be changed like that; the message says why.
         """
         handler = _HANDLERS.get(type(edit))
         if handler is None:
             return edit
-        done = handler(self, edit, True)
-        self.graph = Graph(self.model)
-        return done
+        applied = handler(self, edit, True)
+        self.graph = LayerGraph(self.model)
+        return applied
 
     def check(self, edit: Edit) -> None:
-        """Raise what `apply` would raise, changing nothing."""
+        """Raise the errors of `apply` without changing anything."""
         handler = _HANDLERS.get(type(edit))
         if handler is not None:
             handler(self, edit, False)
@@ -95,24 +96,24 @@ class Surgeon(Editor):
 def in_order(edits: Sequence[Edit]) -> list[Edit]:
     """Return edits in the order in which they are applied.
 
-    Scaling of the inputs comes first, since noise is measured against it; what puts outputs back into the user's terms
-    comes last.
+    Scaling of the inputs comes first, since noise is measured against it; mapping the outputs back to the user's
+    targets comes last.
     """
     last = (ScaleTargets, NumberClasses)
     return sorted(edits, key=lambda edit: 0 if isinstance(edit, ScaleInputs) else 2 if isinstance(edit, last) else 1)
 
 
 def apply_edits(edits: Sequence[Edit], model: Any, optimizer: Any = None) -> tuple[Any, Any]:
-    """Apply a plan to a fresh model of the user's.
+    """Apply the edits of a plan to a fresh model.
 
     Args:
         edits: The edits, with fitted numbers. What belongs to `fit` or `compile` (loss, batch size, plateau,
-            early stopping) is passed over.
-        model: The model, built where an edit changes more than settings. It is not to be used further.
+            early stopping) is ignored.
+        model: The model; built, if an edit changes the model. It must not be used afterwards.
         optimizer: A Keras optimizer, or None for that of a compiled model.
 
     Returns:
-        The changed model, to be compiled, and a fresh optimizer (None if there is none to start from).
+        The changed model, to be compiled, and a fresh optimizer (None without an original one).
 
     Raises:
         ConfigError: If an edit does not fit the model.
@@ -122,9 +123,7 @@ def apply_edits(edits: Sequence[Edit], model: Any, optimizer: Any = None) -> tup
         template = keras.optimizers.get(template)
     if any(type(edit) in _HANDLERS for edit in edits):
         if not model.built:
-            raise ConfigError(
-                f"model {model.name!r} is not built: give it a keras.Input or call it once before the plan"
-            )
+            raise ConfigError(f"model {model.name!r} is not built: give it a keras.Input or call it once first")
         surgeon = Surgeon(copy_model(model) if has_graph(model) else model)
         for edit in in_order(edits):
             surgeon.apply(edit)

@@ -1,1 +1,1 @@
-"""Managed trainings inside `fit`."""
+"""Managed trainings inside `fit`: the trainer, callbacks, evaluation, pausing."""

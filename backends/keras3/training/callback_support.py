@@ -1,4 +1,4 @@
-"""Which edits of a training's course fit the training as given in Keras, and what goes along with it."""
+"""Which edits of the training procedure fit the original training, and the callbacks that carry them out."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 import keras
 
+from autotrainer.backends.keras3.model.optimizers import inner_optimizer
 from autotrainer.backends.keras3.surgery.editor import Editor
 from autotrainer.backends.keras3.surgery.optimizer_edits import check_optimizer_edit
 from autotrainer.backends.keras3.training.callbacks import (
-    RedoCallback,
     RollbackCallback,
     StateResetCallback,
     TrainingCallback,
-    revivable,
 )
+from autotrainer.backends.keras3.training.redo import RedoCallback, revivable
 from autotrainer.edits import (
     CompleteOptimizer,
     DecayRate,
@@ -33,61 +33,60 @@ from autotrainer.edits import (
 )
 from autotrainer.errors import ConfigError
 
-__all__ = ["callbacks_of", "check_course_edit", "plain_rate", "with_length"]
+__all__ = ["callbacks_of", "can_set_rate", "check_training_edit", "with_length"]
 
-_NOT_HERE = {
-    CompleteOptimizer: "a Keras optimizer is built over all trainable weights",
-    RestoreZeroGrad: "Keras computes gradients anew in each step",
-    SetMode: "Keras sets the mode itself: a call of your own takes `training` and hands it on",
+_NOT_NEEDED = {
+    CompleteOptimizer: "a Keras optimizer always updates all trainable weights",
+    RestoreZeroGrad: "Keras computes new gradients in each step",
+    SetMode: "Keras sets the mode itself: let your own call() take `training` and pass it on",
 }
 
 
-def plain_rate(optimizer: Any) -> bool:
-    """Say whether an optimizer has a learning rate that can be set: no schedule."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    return not isinstance(inner._learning_rate, keras.optimizers.schedules.LearningRateSchedule)
+def can_set_rate(optimizer: Any) -> bool:
+    """Return whether the learning rate of an optimizer can be set: it follows no schedule."""
+    return not isinstance(inner_optimizer(optimizer)._learning_rate, keras.optimizers.schedules.LearningRateSchedule)
 
 
-def check_course_edit(edit: Edit, optimizer: Any, steps: int | None, epochs: int, bench: Editor) -> None:
-    """Check an edit of a training's course against the training as given.
+def check_training_edit(edit: Edit, optimizer: Any, steps: int | None, epochs: int, editor: Editor) -> None:
+    """Check an edit of the training procedure against the original training.
 
     Args:
-        edit: The edit; one of another part is no matter here.
-        optimizer: The optimizer as given.
-        steps: Steps of an epoch, or None.
-        epochs: Its epochs.
-        bench: Its pristine model.
+        edit: The edit; other edits are ignored.
+        optimizer: The original optimizer.
+        steps: Steps per epoch; None if unknown.
+        epochs: Epochs of the training.
+        editor: The original model.
 
     Raises:
-        ConfigError: If it does not fit; says why.
+        ConfigError: If it does not fit; the message says why.
     """
-    if type(edit) in _NOT_HERE:
-        raise ConfigError(_NOT_HERE[type(edit)])
-    plain = plain_rate(optimizer)
-    if isinstance(edit, ReduceOnPlateau | Rollback) and not plain:
+    if type(edit) in _NOT_NEEDED:
+        raise ConfigError(_NOT_NEEDED[type(edit)])
+    settable = can_set_rate(optimizer)
+    if isinstance(edit, ReduceOnPlateau | Rollback) and not settable:
         raise ConfigError("the optimizer follows a learning-rate schedule, which can't be reduced as well")
-    if isinstance(edit, ExtendTraining | ResetOptimizerState) and not plain:
-        raise ConfigError("the optimizer follows a learning-rate schedule, made for the training as it is")
+    if isinstance(edit, ExtendTraining | ResetOptimizerState) and not settable:
+        raise ConfigError("the optimizer follows a learning-rate schedule made for the original training")
     match edit:
-        case DecayRate(instead=True) if plain:
-            raise ConfigError("the optimizer follows no schedule to take the place of")
+        case DecayRate(instead=True) if settable:
+            raise ConfigError("the optimizer follows no schedule that could be replaced")
         case DecayRate() | WarmUpRate():
             check_optimizer_edit(optimizer, with_length(edit, steps, epochs))
         case ExtendTraining() if edit.epochs <= epochs:
-            raise ConfigError(f"the training has {epochs} epochs as it is")
+            raise ConfigError(f"the training already has {epochs} epochs")
         case ResetOptimizerState(every=0):
-            raise ConfigError("each training has a fresh optimizer in any case")
+            raise ConfigError("each training starts with a fresh optimizer anyway")
         case SkipUpdates() if keras.backend.backend() == "jax":
-            raise ConfigError("a step of Keras on JAX is a pure function, in which nothing of it can be kept")
-        case ReviveUnits() if not revivable(bench, edit.layers):
-            raise ConfigError("none of the layers has units that can be watched and drawn anew one by one")
+            raise ConfigError("a Keras step on JAX is a pure function, which can't keep state between steps")
+        case ReviveUnits() if not revivable(editor, edit.layers):
+            raise ConfigError("none of the layers has units that can be measured and reinitialized one by one")
 
 
 def with_length(edit: Edit, steps: int | None, epochs: int) -> Edit:
-    """Return a decay of the learning rate with the steps of its training.
+    """Return the edit; a decay of the learning rate with the number of steps of the training.
 
     Raises:
-        ConfigError: If they are not known beforehand.
+        ConfigError: If that number is not known beforehand.
     """
     if not isinstance(edit, DecayRate) or edit.steps:
         return edit
@@ -97,22 +96,22 @@ def with_length(edit: Edit, steps: int | None, epochs: int) -> Edit:
 
 
 def callbacks_of(
-    edits: Sequence[Edit], bench: Editor, epochs: int, batch: Callable[[], Any]
+    edits: Sequence[Edit], editor: Editor, epochs: int, sample: Callable[[], Any]
 ) -> tuple[TrainingCallback, ...]:
-    """Return what goes along with a training because of its edits.
+    """Return the callbacks of a training's edits.
 
     Args:
         edits: The edits.
-        bench: The model with its edits, compiled.
+        editor: The edited and compiled model.
         epochs: Planned epochs.
-        batch: Returns the inputs of some training samples, or None where the budget allows no pass over them.
+        sample: Returns the inputs of some training samples; None if the budget allows no forward pass.
     """
-    found: list[TrainingCallback] = []
+    callbacks: list[TrainingCallback] = []
     for edit in edits:
         if isinstance(edit, Rollback):
-            found.append(RollbackCallback(bench.model, edit))
+            callbacks.append(RollbackCallback(editor.model, edit))
         elif isinstance(edit, ResetOptimizerState):
-            found.append(StateResetCallback(bench.model, edit))
+            callbacks.append(StateResetCallback(editor.model, edit))
         elif isinstance(edit, ReviveUnits):
-            found.append(RedoCallback(bench, edit, epochs, batch))
-    return tuple(found)
+            callbacks.append(RedoCallback(editor, edit, epochs, sample))
+    return tuple(callbacks)

@@ -11,13 +11,14 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
-from keras.src.trainers.compile_utils import CompileLoss
 from numpy.typing import NDArray
 
 from autotrainer.adapter.spec import Evaluation
-from autotrainer.backends.keras3.data.feeding import batches, cast
-from autotrainer.backends.keras3.model.describe import loss_info
+from autotrainer.backends.keras3.data.batches import cast, read_batches
+from autotrainer.backends.keras3.model.loss_kinds import loss_info
 from autotrainer.backends.keras3.model.masks import mask_of, masked_like, unmasked
+from autotrainer.backends.keras3.model.model_calls import call_model
+from autotrainer.backends.keras3.runtime.keras_internals import CompileLoss
 from autotrainer.errors import DataError
 from autotrainer.records.data import ArrayData, Data, as_array, map_arrays
 from autotrainer.records.task import LossInfo
@@ -42,35 +43,35 @@ class _Batch:
 
 
 class Evaluator:
-    """Runs a model on data without touching its metrics or any random state.
+    """Runs a model on data without changing its metrics or any random state.
 
     Args:
         model: The model.
-        loss: Loss as given to `compile` (several, by output, too), or None: losses are then NaN.
-        loss_weights: As given to `compile`.
-        batch_size: Samples a batch of the training: a loss that is summed is given for a batch of this size.
-        otherwise: Loss that the model is trained on instead of the given one, or None.
+        loss: Loss as passed to `compile` (also several, by output); None: losses are NaN.
+        loss_weights: As passed to `compile`.
+        batch_size: Samples per batch of the training: a summed loss is reported for a batch of this size.
+        trained_loss: Loss that the model is trained on instead of the original one, or None.
     """
 
-    def __init__(self, model: Any, loss: Any, loss_weights: Any, batch_size: int, otherwise: Any = None) -> None:
+    def __init__(self, model: Any, loss: Any, loss_weights: Any, batch_size: int, trained_loss: Any = None) -> None:
         self._model, self._batch_size = model, batch_size
         self._losses = [
             None if each is None else CompileLoss(each, weights, output_names=getattr(model, "output_names", None))
-            for each, weights in ((loss, loss_weights), (otherwise, None))
+            for each, weights in ((loss, loss_weights), (trained_loss, None))
         ]
-        self._summed = [getattr(each, "reduction", None) == "sum" for each in (loss, otherwise)]
-        self._convert = None if otherwise is None else _bridge(loss_info(otherwise), loss_info(loss))
+        self._summed = [getattr(each, "reduction", None) == "sum" for each in (loss, trained_loss)]
+        self._convert = None if trained_loss is None else _to_probabilities(loss_info(trained_loss), loss_info(loss))
         self._step: Callable[..., Any] | None = None
 
     def predict(self, inputs: Any) -> NDArray[np.float64]:
         """Return the raw (first) outputs for inputs in memory, shape (rows, ...)."""
         rows = len(keras.tree.flatten(inputs)[0])
-        found = []
-        size = _chunk(inputs)
+        results = []
+        size = _rows_per_call(inputs)
         for start in range(0, rows, size):
             part = map_arrays(partial(_rows, start, start + size), inputs)
-            found.append(self._outputs(self._run(part, None, None)[0]))
-        return np.concatenate(found)
+            results.append(self._outputs(self._run(part, None, None)[0]))
+        return np.concatenate(results)
 
     def evaluate(
         self, data: Data, allowed: Callable[[int], bool] = lambda rows: True, limit: int | None = None
@@ -79,77 +80,76 @@ class Evaluator:
 
         Args:
             data: The data.
-            allowed: Asked before each forward pass with its number of samples.
+            allowed: Called before each forward pass with its number of samples; returns whether to run it.
             limit: Batches to read of a stream at most.
 
         Returns:
-            The evaluation, or None where ``allowed`` said no. Sequences of a stream whose batches differ in length are
-            filled up at the end.
+            The evaluation, or None if ``allowed`` returned False. Sequences of a stream whose batches differ in length
+            are padded at the end.
 
         Raises:
             DataError: If the data hold no batch.
         """
         if isinstance(data, ArrayData) and not allowed(data.rows):
             return None
-        found: list[_Batch] = []
-        size = _chunk(data.inputs) if isinstance(data, ArrayData) else 1
-        for inputs, targets, weights in batches(data, limit, size):
+        results: list[_Batch] = []
+        size = _rows_per_call(data.inputs) if isinstance(data, ArrayData) else 1
+        for inputs, targets, weights in read_batches(data, limit, size):
             first = keras.tree.flatten(targets)[0]
             if not isinstance(data, ArrayData) and not allowed(int(first.shape[0])):
                 return None
             outputs, losses, mask = self._run(inputs, targets, weights)
             values = [float(ops.convert_to_numpy(loss)) for loss in losses]
-            found.append(_Batch(self._outputs(outputs), as_array(first), values, _as_numpy(mask)))
-        if not found:
+            results.append(_Batch(self._outputs(outputs), as_array(first), values, _as_numpy(mask)))
+        if not results:
             raise DataError("the data set to evaluate on holds no batch: it is empty, or can be read only once")
-        outputs = joined([batch.outputs for batch in found], 0.0)
-        targets = data.targets if isinstance(data, ArrayData) else joined_targets([b.targets for b in found])
-        mask = joined([batch.counts() for batch in found], False) if outputs.ndim > 2 else None
-        given, trained = (self._mean(found, which) for which in (0, 1))
+        outputs = joined([batch.outputs for batch in results], 0.0)
+        targets = data.targets if isinstance(data, ArrayData) else joined_targets([b.targets for b in results])
+        mask = joined([batch.counts() for batch in results], False) if outputs.ndim > 2 else None
+        original, trained = (self._mean(results, which) for which in (0, 1))
         counted = unmasked(targets, outputs, mask)
-        course = None if self._losses[1] is None else trained
-        return Evaluation(outputs, targets, given, course, None if counted is targets else counted)
+        trained_mean = None if self._losses[1] is None else trained
+        return Evaluation(outputs, targets, original, trained_mean, None if counted is targets else counted)
 
-    def _mean(self, found: list[_Batch], which: int) -> float:
-        """Return the mean of the loss as given (0), or of the one that is trained on (1)."""
-        sizes = np.array([len(batch.outputs) for batch in found])
-        losses = np.array([batch.losses[which] for batch in found])
+    def _mean(self, results: list[_Batch], which: int) -> float:
+        """Return the mean of the original loss (0), or of the one that is trained on (1)."""
+        sizes = np.array([len(batch.outputs) for batch in results])
+        losses = np.array([batch.losses[which] for batch in results])
         total = losses.sum() * self._batch_size if self._summed[which] else (losses * sizes).sum()
         return float(total / sizes.sum())
 
     def _run(self, *batch: Any) -> tuple[Any, Any, Any]:
-        given = tuple(values for values in batch if values is not None)
+        arguments = tuple(values for values in batch if values is not None)
         if keras.backend.backend() == "torch":
             import torch
 
             with torch.no_grad():
-                return self._forward(*given)
-        if keras.backend.backend() != "tensorflow" or self._model.run_eagerly or len(given) == 1:
-            return self._forward(*given)
+                return self._forward(*arguments)
+        if keras.backend.backend() != "tensorflow" or self._model.run_eagerly or len(arguments) == 1:
+            return self._forward(*arguments)
         if self._step is None:
             import tensorflow as tf
 
-            # Not for one shape: the last batch has fewer rows, and sequences may be as long as the longest of a batch.
+            # Shapes differ: the last batch has fewer rows, and sequences may be as long as the longest of a batch.
             self._step = tf.function(self._forward, reduce_retracing=True)
-        outputs: tuple[Any, Any, Any] = self._step(*given)
+        outputs: tuple[Any, Any, Any] = self._step(*arguments)
         return outputs
 
     def _forward(self, inputs: Any, targets: Any = None, weights: Any = None) -> tuple[Any, Any, Any]:
-        """Return outputs, the losses (as given, and trained on; NaN for none), and the mask of the first output."""
-        training = {"training": False} if self._model._call_has_training_arg else {}
-        outputs = self._model(inputs, **training)
+        """Return outputs, the losses (original and trained on; NaN for none), and the mask of the first output."""
+        outputs = call_model(self._model, inputs)
         mask = mask_of(keras.tree.flatten(outputs)[0])
         if targets is None:
             return outputs, (float("nan"), float("nan")), mask
-        taken = (outputs if self._convert is None else keras.tree.map_structure(self._convert, outputs), outputs)
-        trained = self._loss(1, targets, taken[1], weights)
+        converted = outputs if self._convert is None else keras.tree.map_structure(self._convert, outputs)
+        trained = self._loss(1, targets, outputs, weights)
         try:
-            given = self._loss(0, targets, taken[0], weights)
+            original = self._loss(0, targets, converted, weights)
         except (TypeError, ValueError):
             if self._losses[1] is None:
                 raise
-            given = trained  # the loss as given may not take such outputs and targets
-        return outputs, (given, trained), mask
+            original = trained  # the original loss may not accept such outputs and targets
+        return outputs, (original, trained), mask
 
     def _loss(self, which: int, targets: Any, outputs: Any, weights: Any) -> Any:
         loss = self._losses[which]
@@ -164,9 +164,9 @@ def _as_numpy(mask: Any) -> NDArray[np.bool_] | None:
     return None if mask is None else np.asarray(ops.convert_to_numpy(mask), np.bool_)
 
 
-def _bridge(new: LossInfo, given: LossInfo) -> Callable[[Any], Any] | None:
-    """Return what makes outputs that a new loss takes as logits fit for a given loss that takes probabilities."""
-    if (new.expects, given.expects) != ("logits", "probabilities"):
+def _to_probabilities(new: LossInfo, original: LossInfo) -> Callable[[Any], Any] | None:
+    """Return a function from logits for the new loss to probabilities for the original one; None if not needed."""
+    if (new.expects, original.expects) != ("logits", "probabilities"):
         return None
 
     def convert(outputs: Any) -> Any:
@@ -180,7 +180,7 @@ def _rows(start: int, end: int, array: NDArray[Any]) -> NDArray[Any]:
     return cast(array[start:end])
 
 
-def _chunk(inputs: Any) -> int:
-    """Return how many rows of inputs to pass forward at once."""
+def _rows_per_call(inputs: Any) -> int:
+    """Return the rows of a forward pass."""
     values: int = sum(math.prod(array.shape[1:]) for array in keras.tree.flatten(inputs))
     return min(4096, max(64, _CHUNK_VALUES // max(values, 1)))

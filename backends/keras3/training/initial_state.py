@@ -1,4 +1,4 @@
-"""The pristine start of managed trainings: a built copy of the given Keras model, and fresh copies of that."""
+"""The initial state of managed trainings: a built copy of the user's Keras model, and fresh copies of it."""
 
 from __future__ import annotations
 
@@ -6,113 +6,115 @@ from typing import Any
 
 import keras
 
-from autotrainer.backends.keras3.data.feeding import batches, reason_of
-from autotrainer.backends.keras3.model.structure import check_copy, copy_model, copy_value, has_graph, name_alike
+from autotrainer.backends.keras3.data.batches import read_batches
+from autotrainer.backends.keras3.model.copying import check_copy, copy_names, copy_value, has_graph
+from autotrainer.backends.keras3.model.model_calls import call_model, error_reason
+from autotrainer.backends.keras3.model.rebuilding import copy_model
 from autotrainer.errors import DataError, InputError
 from autotrainer.records.data import Data
 
-__all__ = ["InitialState", "built", "first_samples"]
+__all__ = ["InitialState", "build_model", "first_samples"]
 
 
 class InitialState:
-    """Keeps a built copy of the model as given, which stays as it is: all trainings start from copies of it.
+    """Keeps an unchanged, built copy of the original model: all trainings start from copies of it.
 
     Args:
-        given: Model as given, or the one that the callable given built.
-        source: What the user gave: a model, or a callable that builds one.
+        original: The user's model, or the one that the user's callable has built.
+        argument: The user's argument: a model, or a callable that builds one.
         example: Inputs of a few training samples.
 
     Raises:
-        InputError: If the model can't be copied, the samples do not fit it, or it has nothing to train.
+        InputError: If the model can't be copied or has no trainable weights.
+        DataError: If the samples do not fit the model.
     """
 
-    def __init__(self, given: Any, source: Any, example: Any) -> None:
-        self._source = source
+    def __init__(self, original: Any, argument: Any, example: Any) -> None:
+        self._argument = argument
         self._example = example
-        self.model = self._start(given)
+        self.model = self._built_copy(original)
         if not self.model.trainable_variables:
             raise InputError(
-                "the model has no weight to train: call it once on a batch where it is not built yet, or set "
-                "trainable = True where it is to be trained"
+                "the model has no trainable weights: call it once on a batch if it is not built, or set "
+                "trainable = True"
             )
 
     def copy(self) -> Any:
         """Return a fresh copy of the model, with the same weights."""
         return self._copy_of(self.model)
 
-    def output_shape(self, example: Any, what: str) -> tuple[int | None, ...]:
-        """Return the shape of (first) outputs, None for the samples.
+    def output_shape(self, example: Any, name: str) -> tuple[int | None, ...]:
+        """Return the shape of the (first) output, with None for the number of samples.
 
         Raises:
-            DataError: If the inputs do not fit the model; ``what`` names them.
+            DataError: If the inputs do not fit the model; ``name`` is that of the data.
         """
-        output = keras.tree.flatten(_forward(self.model, example, what))[0]
+        output = keras.tree.flatten(_forward(self.model, example, name))[0]
         return (None, *output.shape[1:])
 
-    def input_name(self, entry: int) -> str | None:
+    def input_name(self, index: int) -> str | None:
         """Return the name of an input of a model with a graph, else None."""
         inputs = self.model.inputs if has_graph(self.model) else None
-        return None if inputs is None else keras.tree.flatten(inputs)[entry]._keras_history.operation.name
+        return None if inputs is None else keras.tree.flatten(inputs)[index]._keras_history.operation.name
 
-    def _start(self, given: Any) -> Any:
-        """Return a built copy; of a model that the user's callable made for us, itself."""
-        if not given.built:
-            own = given is not self._source
-            given = given if own else copy_model(given)
-            _forward(given, self._example, "train_data")
-            if not own:
-                return given
-        return self._copy_of(given)
+    def _built_copy(self, original: Any) -> Any:
+        """Return a built copy of the user's model or of the one that the callable has made."""
+        if not original.built:
+            from_callable = original is not self._argument
+            original = original if from_callable else copy_model(original)
+            _forward(original, self._example, "train_data")
+            if not from_callable:
+                return original
+        return self._copy_of(original)
 
     def _copy_of(self, model: Any) -> Any:
         """Return a copy of a built model: by its graph, else by the user's callable, else by its configuration."""
-        if has_graph(model) or isinstance(self._source, keras.Model):
+        if has_graph(model) or isinstance(self._argument, keras.Model):
             copy = copy_model(model)
         else:
-            copy = built(self._source)
+            copy = build_model(self._argument)
             copy = copy_model(model) if copy is model else copy
         if len(copy.weights) != len(model.weights):
             _forward(copy, self._example, "train_data")
         if not has_graph(model):
             check_copy(model, copy)
-            name_alike(model, copy)
+            copy_names(model, copy)
         for old, new in zip(model.weights, copy.weights, strict=True):
             copy_value(old, new)
         return copy
 
 
-def built(builder: Any) -> Any:
+def build_model(builder: Any) -> Any:
     """Return the model that a callable builds.
 
     Raises:
-        InputError: If it is no callable, or returns no model.
+        InputError: If it is not callable, or does not return a model.
     """
     if not callable(builder):
         raise InputError(f"model must be a keras.Model or a callable that builds one, not {type(builder).__name__}")
     model = builder()
     if not isinstance(model, keras.Model):
-        raise InputError(f"the callable given as model returned no keras.Model but {type(model).__name__}")
+        raise InputError(f"the callable given as model must return a keras.Model, not {type(model).__name__}")
     return model
 
 
-def first_samples(data: Data, what: str) -> Any:
+def first_samples(data: Data, name: str) -> Any:
     """Return the inputs of two samples.
 
     Raises:
-        DataError: If there is no batch; ``what`` names the data.
+        DataError: If there is no batch; ``name`` is that of the data.
     """
-    first = next(iter(batches(data, 1, size=2)), None)
+    first = next(iter(read_batches(data, 1, size=2)), None)
     if first is None:
-        raise DataError(f"{what} holds no batch")
+        raise DataError(f"{name} holds no batch")
     return keras.tree.map_structure(lambda v: v[:2], first[0])
 
 
-def _forward(model: Any, inputs: Any, what: str) -> Any:
-    training = {"training": False} if model._call_has_training_arg else {}
+def _forward(model: Any, inputs: Any, name: str) -> Any:
     try:
-        return model(inputs, **training)
+        return call_model(model, inputs)
     except Exception as error:
         shapes = keras.tree.map_structure(lambda v: tuple(v.shape), inputs)
         raise DataError(
-            f"{what} does not fit the model: inputs of shape {shapes} (first samples): {reason_of(error)}"
+            f"{name} does not fit the model: inputs of shape {shapes} (first samples): {error_reason(error)}"
         ) from error

@@ -12,15 +12,15 @@ import numpy as np
 
 from autotrainer.adapter.backend import ReplayRun
 from autotrainer.backends.keras3.engines.patching import patched
-from autotrainer.backends.keras3.model.optimizers import gradients_and_variables, kept, optimizers_of
-from autotrainer.backends.keras3.model.parts import Part, find_parts, in_known_order
+from autotrainer.backends.keras3.model.optimizers import gradients_and_variables, materialize, optimizers_of
+from autotrainer.backends.keras3.model.watched_layers import WatchedLayer, in_known_order, watched_layers
 from autotrainer.backends.keras3.training.nonfinite_operations import NonfiniteOperations, numbers
 from autotrainer.records.nonfinite import Location, first_nonfinite
 
-__all__ = ["CheckedSteps"]
+__all__ = ["NonfiniteSearchCallback"]
 
 
-class CheckedSteps(keras.callbacks.Callback):  # type: ignore[misc]
+class NonfiniteSearchCallback(keras.callbacks.Callback):  # type: ignore[misc]
     """Callback that lets the steps from a given one on run eagerly, and checks them.
 
     It comes after the callback that accounts for the steps, and has to be closed.
@@ -33,7 +33,7 @@ class CheckedSteps(keras.callbacks.Callback):  # type: ignore[misc]
     def __init__(self, model: Any, search: ReplayRun) -> None:
         super().__init__()
         self._trained, self._search = model, search
-        self._parts = find_parts(model)
+        self._parts = watched_layers(model)
         self._stack = ExitStack()
         self._switched = False
 
@@ -72,7 +72,7 @@ class CheckedSteps(keras.callbacks.Callback):  # type: ignore[misc]
         )
         return logs
 
-    def _bad_weights(self) -> list[Part]:
+    def _bad_weights(self) -> list[WatchedLayer]:
         return [part for part in self._parts if not _all_finite([w.value for w in part.weights])]
 
 
@@ -86,13 +86,13 @@ class _Flow:
         bad_gradients: Layers with gradients that are not finite.
     """
 
-    def __init__(self, parts: Sequence[Part], made: NonfiniteOperations) -> None:
+    def __init__(self, parts: Sequence[WatchedLayer], made: NonfiniteOperations) -> None:
         self.made = made
         self.forward: Location | None = None
         self.loss_is_finite = True
-        self.bad_gradients: list[Part] = []
+        self.bad_gradients: list[WatchedLayer] = []
         self._parts = parts
-        self._called: list[Part] = []
+        self._called: list[WatchedLayer] = []
 
     @contextmanager
     def watch(self, model: Any) -> Iterator[None]:
@@ -109,15 +109,15 @@ class _Flow:
                 stack.enter_context(patched(optimizer, "apply", self._applied(optimizer, optimizer.apply)))
             yield
 
-    def first_in_order(self, parts: Sequence[Part]) -> str:
+    def first_in_order(self, parts: Sequence[WatchedLayer]) -> str:
         """Return the name of the part that is called first."""
         return min(parts, key=self._place).info.name
 
-    def last_in_order(self, parts: Sequence[Part]) -> str:
+    def last_in_order(self, parts: Sequence[WatchedLayer]) -> str:
         """Return the name of the part that is called last: its gradients are the first."""
         return max(parts, key=self._place).info.name
 
-    def _place(self, part: Part) -> int:
+    def _place(self, part: WatchedLayer) -> int:
         return self._called.index(part) if part in self._called else len(self._called)
 
     def _given(self, own: Callable[..., Any]) -> Callable[..., Any]:
@@ -129,7 +129,7 @@ class _Flow:
 
         return call
 
-    def _through(self, part: Part, own: Callable[..., Any], left: list[str]) -> Callable[..., Any]:
+    def _through(self, part: WatchedLayer, own: Callable[..., Any], left: list[str]) -> Callable[..., Any]:
         @functools.wraps(own)
         def call(*args: Any, **kwargs: Any) -> Any:
             if self.forward is None and not _all_finite(args[:1]):
@@ -162,7 +162,7 @@ class _Flow:
     def _applied(self, optimizer: Any, own: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(own)
         def apply(*args: Any, **kwargs: Any) -> Any:
-            args, kwargs = tuple(map(kept, args)), {name: kept(value) for name, value in kwargs.items()}
+            args, kwargs = tuple(map(materialize, args)), {name: materialize(value) for name, value in kwargs.items()}
             gradients, variables = gradients_and_variables((*args, *kwargs.values()))
             known = getattr(optimizer, "_trainable_variables", ()) if variables is None else variables
             bad = {id(v) for g, v in zip(gradients, known, strict=False) if g is not None and not _all_finite(g)}

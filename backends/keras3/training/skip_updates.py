@@ -1,4 +1,4 @@
-"""Steps that are left out: of a Keras optimizer whose gradient is not finite or far above those before."""
+"""Skipping the updates of a Keras optimizer whose gradient is not finite or far larger than before."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from typing import Any
 import keras
 from keras import ops
 
+from autotrainer.backends.keras3.model.optimizers import inner_optimizer
 from autotrainer.edits import SkipUpdates
 
 __all__ = ["skip_updates"]
 
 
 def skip_updates(model: Any, optimizer: Any, edit: SkipUpdates) -> None:
-    """Leave out steps whose gradient is not finite or far above those before; see `SkipUpdates`.
+    """Skip steps whose gradient is not finite or far larger than before; see `SkipUpdates`.
 
-    A step is taken and taken back inside the training function, so that it needs no branch there. It is set on the
-    optimizer object, before the training function is made; not on JAX, whose steps are pure functions.
+    A step is taken and undone inside the training function, which then needs no branch. This is set on the optimizer
+    object before the training function is made; JAX, whose steps are pure functions, does not allow it.
 
     Args:
-        model: The model; running statistics that are not finite are put back with the weights.
+        model: The model; running statistics that are not finite are restored together with the weights.
         optimizer: Its optimizer.
-        edit: How far outside, and how many of the last norms count.
+        edit: The allowed deviation, and how many of the last norms count.
     """
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    own = inner.apply
+    inner = inner_optimizer(optimizer)
+    original_apply = inner.apply
     norms = keras.Variable(ops.zeros((edit.window,), "float32"), trainable=False)
-    seen = keras.Variable(0, dtype="int32", trainable=False)
+    norm_count = keras.Variable(0, dtype="int32", trainable=False)
     statistics = [v for v in model.non_trainable_variables if str(v.dtype).startswith(("float", "bfloat"))]
-    kept = [keras.Variable(ops.convert_to_numpy(v), dtype=v.dtype, trainable=False) for v in statistics]
+    last_finite = [keras.Variable(ops.convert_to_numpy(v), dtype=v.dtype, trainable=False) for v in statistics]
 
     def apply(grads: Any, trainable_variables: Any = None) -> None:
         gradients = list(grads)
@@ -36,37 +37,37 @@ def skip_updates(model: Any, optimizer: Any, edit: SkipUpdates) -> None:
         if not inner.built:
             inner.build(variables)
         norm = _norm(gradients)
-        fine = _is_usual(norm, norms, seen, edit)
-        watched = [v for v in inner.variables if v is not inner._learning_rate] + variables
-        before = [ops.copy(ops.convert_to_tensor(v)) for v in watched]
-        own(gradients, variables)
-        for variable, old in zip(watched, before, strict=True):
-            variable.assign(ops.where(fine, ops.convert_to_tensor(variable), old))
-        for variable, old in zip(statistics, kept, strict=True):
-            whole = ops.all(ops.isfinite(variable))
-            variable.assign(ops.where(ops.logical_or(fine, whole), ops.convert_to_tensor(variable), old))
-            old.assign(ops.where(fine, ops.convert_to_tensor(variable), ops.convert_to_tensor(old)))
-        counts = ops.isfinite(norm)
-        place = ops.equal(ops.arange(edit.window, dtype="int32"), ops.mod(seen, edit.window))
-        norms.assign(ops.where(ops.logical_and(place, counts), norm, norms))
-        seen.assign(seen + ops.cast(counts, "int32"))
+        is_usual = _is_usual(norm, norms, norm_count, edit)
+        changed = [v for v in inner.variables if v is not inner._learning_rate] + variables
+        before = [ops.copy(ops.convert_to_tensor(v)) for v in changed]
+        original_apply(gradients, variables)
+        for variable, old in zip(changed, before, strict=True):
+            variable.assign(ops.where(is_usual, ops.convert_to_tensor(variable), old))
+        for variable, old in zip(statistics, last_finite, strict=True):
+            is_finite_now = ops.all(ops.isfinite(variable))
+            variable.assign(ops.where(ops.logical_or(is_usual, is_finite_now), ops.convert_to_tensor(variable), old))
+            old.assign(ops.where(is_usual, ops.convert_to_tensor(variable), ops.convert_to_tensor(old)))
+        is_finite = ops.isfinite(norm)
+        slot = ops.equal(ops.arange(edit.window, dtype="int32"), ops.mod(norm_count, edit.window))
+        norms.assign(ops.where(ops.logical_and(slot, is_finite), norm, norms))
+        norm_count.assign(norm_count + ops.cast(is_finite, "int32"))
 
     vars(inner)["apply"] = apply
 
 
 def _norm(gradients: list[Any]) -> Any:
-    """Return the L2 norm of all gradients; those of embeddings by their rows."""
+    """Return the L2 norm of all gradients, of sparse ones by their rows."""
     dense = [g.values if hasattr(g, "dense_shape") else g for g in gradients if g is not None]
     squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in dense]
     return ops.sqrt(sum(squares[1:], squares[0]))
 
 
-def _is_usual(norm: Any, norms: Any, seen: Any, edit: SkipUpdates) -> Any:
-    """Say whether a norm is finite and not far above the last ones, or too few of these are known."""
-    known = ops.minimum(ops.convert_to_tensor(seen), edit.window)
-    counted = ops.cast(ops.arange(edit.window, dtype="int32") < known, "float32")
-    number = ops.cast(known, "float32")
-    mean = ops.sum(counted * norms) / ops.maximum(number, 1.0)
-    variance = ops.sum(counted * ops.square(norms - mean)) / ops.maximum(number - 1.0, 1.0)
+def _is_usual(norm: Any, norms: Any, norm_count: Any, edit: SkipUpdates) -> Any:
+    """Return whether a norm is finite, and either not far above the last ones or one of the first."""
+    stored = ops.minimum(ops.convert_to_tensor(norm_count), edit.window)
+    mask = ops.cast(ops.arange(edit.window, dtype="int32") < stored, "float32")
+    number = ops.cast(stored, "float32")
+    mean = ops.sum(mask * norms) / ops.maximum(number, 1.0)
+    variance = ops.sum(mask * ops.square(norms - mean)) / ops.maximum(number - 1.0, 1.0)
     within = norm <= mean + edit.deviations * ops.sqrt(variance)
     return ops.logical_and(ops.isfinite(norm), ops.logical_or(number < edit.window / 2, within))

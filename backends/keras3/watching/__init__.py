@@ -1,1 +1,1 @@
-"""Watching a training that the user runs: which step it is, what the loss was, when to sample."""
+"""Watching a training that the user runs: counting steps, tracking the loss, measuring sampled steps."""

@@ -1,19 +1,19 @@
-"""The part of watching that goes through `keras.Model.fit`'s own arguments: one callback, and the planned length."""
+"""The epochs of a watched ``fit``: the callback that reports them, their values in the logs, arguments of ``fit``."""
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import keras
 
 from autotrainer.backends.keras3.watching.loss_tracker import loss_names
 
-__all__ = ["EpochCallback", "canonical", "data_size", "has_schedule", "number", "with_callback"]
+__all__ = ["EpochCallback", "EpochValues", "data_size", "has_schedule", "with_callback"]
 
-_NAMES = {
+_USUAL_NAMES = {
     "acc": "accuracy",
     "binary_accuracy": "accuracy",
     "categorical_accuracy": "accuracy",
@@ -22,13 +22,13 @@ _NAMES = {
 
 
 class EpochListener(Protocol):
-    """What is told of the epochs of a ``fit``."""
+    """Receives the epochs of a ``fit``."""
 
     def start_fit(self, epochs: int | None, steps: int | None) -> None:
-        """A ``fit`` begins; ``epochs`` is the number of its last one, ``steps`` those of an epoch if known."""
+        """A ``fit`` begins; ``epochs`` is where it ends, ``steps`` the steps per epoch, each None if unknown."""
 
     def start_epoch(self, epoch: int) -> None:
-        """An epoch begins; 0-based as ``fit`` counts."""
+        """An epoch begins; ``epoch`` is 0-based, as ``fit`` counts."""
 
     def start_test(self) -> None:
         """An evaluation within the ``fit`` begins."""
@@ -41,68 +41,134 @@ class EpochListener(Protocol):
 
 
 class EpochCallback(keras.callbacks.Callback):  # type: ignore[misc]
-    """Tells of epochs. Has no batch hooks: Keras calls those in a slower way."""
+    """Reports epochs to a listener. It has no batch hooks, which slow Keras down."""
 
     def __init__(self, listener: EpochListener) -> None:
         super().__init__()
         self._listener = listener
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Pass on the planned length."""
+        """Report the planned length."""
         params = self.params or {}
         self._listener.start_fit(params.get("epochs"), params.get("steps"))
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Pass on that an epoch begins."""
+        """Report that an epoch begins."""
         self._listener.start_epoch(epoch)
 
     def on_test_begin(self, logs: Any = None) -> None:
-        """Pass on that an evaluation begins."""
+        """Report that an evaluation begins."""
         self._listener.start_test()
 
     def on_test_end(self, logs: Any = None) -> None:
-        """Pass on that an evaluation has ended."""
+        """Report that an evaluation has ended."""
         self._listener.end_test()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Pass on what is known at the end of an epoch."""
+        """Report the logs of an epoch."""
         self._listener.end_epoch(logs or {})
 
 
-def canonical(logs: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers among the logs of an epoch, accuracies under the one name ``accuracy``.
+class EpochValues:
+    """Reads the values of epochs from their logs.
 
-    The loss of a training step of the user's own is found under ``loss`` too, if it is told under one other name.
+    With a custom training step, Keras logs the value of a metric even if the step never updates it (the value is then
+    0), or returns another value under the same name. Such a value is omitted, or replaced by what the last step
+    returned, as Keras does for names without a metric.
+
+    Args:
+        model: The model.
     """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._unused: frozenset[str] | None = None
+        self._unused_in_tests: frozenset[str] = frozenset()
+
+    def after_call(self, logs: Any) -> frozenset[str]:
+        """Find out, after the first call of the train function, which metrics it does not update.
+
+        Args:
+            logs: Logs that the call returned.
+
+        Returns:
+            Names in these logs without a measured value.
+        """
+        if self._unused is None:
+            custom = type(self._model).train_step is not keras.Model.train_step
+            self._unused = frozenset(_unused(self._model)) if custom else frozenset()
+        values = logs if isinstance(logs, Mapping) else {}
+        return frozenset(name for name in self._unused if not _number(values.get(name)))
+
+    def after_test(self) -> None:
+        """Find out which metrics an evaluation has not updated."""
+        custom = type(self._model).test_step is not keras.Model.test_step
+        self._unused_in_tests = frozenset(_unused(self._model)) if custom else frozenset()
+
+    def of(self, logs: Mapping[str, Any], last: Any) -> dict[str, float]:
+        """Return the numbers in the logs of an epoch, by their usual names.
+
+        Args:
+            logs: The logs.
+            last: Logs of the last call of the train function.
+        """
+        last = last if isinstance(last, Mapping) else {}
+        unused = self._unused or frozenset()
+        values = {name: last.get(name) if name in unused else value for name, value in logs.items()}
+        unknown = {name for name in unused if not _number(values.get(name))}
+        unknown |= {f"val_{name}" for name in self._unused_in_tests if not _number(values.get(f"val_{name}"))}
+        return _by_usual_names({name: value for name, value in values.items() if name not in unknown})
+
+
+def _unused(model: Any) -> Iterator[str]:
+    """Yield the names of means that have not been updated since their reset."""
+    if keras.backend.backend() == "jax":
+        return  # its metrics hold no values while it trains
+    for metric in _flattened(model.metrics):
+        if isinstance(metric, keras.metrics.Mean) and not float(keras.ops.convert_to_numpy(metric.count)):
+            yield metric.name
+
+
+def _flattened(metrics: Any) -> Iterator[Any]:
+    for metric in metrics:
+        inner = getattr(metric, "metrics", None)  # those passed to compile() are inside one
+        if isinstance(inner, list | tuple):
+            yield from _flattened(inner)
+        else:
+            yield metric
+
+
+def _by_usual_names(logs: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers in logs: accuracies under the name ``accuracy``, and a single loss under ``loss``."""
     values: dict[str, float] = {}
     losses = loss_names(logs)
-    names = {**_NAMES, losses[0]: "loss"} if len(losses) == 1 else _NAMES
+    names = {**_USUAL_NAMES, losses[0]: "loss"} if len(losses) == 1 else _USUAL_NAMES
     for name, value in logs.items():
-        found = number(value)
-        if found is None:
+        measured = _number(value)
+        if measured is None:
             continue
         prefix = "val_" if name.startswith("val_") else ""
-        values.setdefault(prefix + names.get(name.removeprefix("val_"), name.removeprefix("val_")), found)
+        values.setdefault(prefix + names.get(name.removeprefix("val_"), name.removeprefix("val_")), measured)
     return values
 
 
 def with_callback(
     fit: Callable[..., Any], callback: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of a ``fit`` with one more callback, the last one.
+    """Return the arguments of a ``fit`` with one more callback at the end.
 
     Raises:
-        TypeError: If ``fit`` takes no callbacks, or the arguments do not fit it.
+        TypeError: If ``fit`` takes no callbacks, or does not accept the arguments.
     """
     signature = inspect.signature(fit)
     bound = signature.bind(*args, **kwargs)
-    given = _given_callbacks(bound)
-    if isinstance(given, keras.callbacks.CallbackList):
-        callback.set_params(given.params)
-        callback.set_model(given.model)
-        given.callbacks.append(callback)
+    passed = _callbacks_in(bound)
+    if isinstance(passed, keras.callbacks.CallbackList):
+        callback.set_params(passed.params)
+        callback.set_model(passed.model)
+        passed.callbacks.append(callback)
         return args, kwargs
-    callbacks = [*(keras.tree.flatten(given) if given else []), callback]
+    callbacks = [*(keras.tree.flatten(passed) if passed else []), callback]
     if "callbacks" in signature.parameters:
         bound.arguments["callbacks"] = callbacks
         return bound.args, bound.kwargs
@@ -110,33 +176,35 @@ def with_callback(
 
 
 def has_schedule(fit: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Say whether one of the callbacks given to a ``fit`` is one of Keras' that change the learning rate."""
-    given = _given_callbacks(inspect.signature(fit).bind(*args, **kwargs))
-    given = given.callbacks if isinstance(given, keras.callbacks.CallbackList) else keras.tree.flatten(given or [])
+    """Return whether one of the callbacks of a ``fit`` is a Keras callback that changes the learning rate."""
+    passed = _callbacks_in(inspect.signature(fit).bind(*args, **kwargs))
+    callbacks = (
+        passed.callbacks if isinstance(passed, keras.callbacks.CallbackList) else keras.tree.flatten(passed or [])
+    )
     kinds = keras.callbacks.LearningRateScheduler | keras.callbacks.ReduceLROnPlateau
-    return any(isinstance(callback, kinds) for callback in given)
+    return any(isinstance(callback, kinds) for callback in callbacks)
 
 
-def _given_callbacks(bound: inspect.BoundArguments) -> Any:
+def _callbacks_in(bound: inspect.BoundArguments) -> Any:
     return bound.arguments.get("callbacks", bound.kwargs.get("callbacks"))
 
 
 def data_size(fit: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int | None, int | None]:
-    """Return rows of the training data and samples a batch, as far as the arguments of ``fit`` tell."""
-    given = inspect.signature(fit).bind(*args, **kwargs).arguments
-    given = {**given, **given.get("kwargs", {})}
-    first = next(iter(keras.tree.flatten(given.get("x"))), None)
+    """Return the rows of the training data and the batch size, as far as the arguments of ``fit`` show."""
+    arguments = inspect.signature(fit).bind(*args, **kwargs).arguments
+    arguments = {**arguments, **arguments.get("kwargs", {})}
+    first = next(iter(keras.tree.flatten(arguments.get("x"))), None)
     shape = getattr(first, "shape", None)
     if not shape or not isinstance(shape[0], int) or hasattr(first, "batch"):
-        return None, given.get("batch_size")
+        return None, arguments.get("batch_size")
     rows = shape[0]
-    if given.get("validation_data") is None and given.get("validation_split"):
-        rows = math.floor(rows * (1 - given["validation_split"]))
-    return rows, given.get("batch_size") or 32
+    if arguments.get("validation_data") is None and arguments.get("validation_split"):
+        rows = math.floor(rows * (1 - arguments["validation_split"]))
+    return rows, arguments.get("batch_size") or 32
 
 
-def number(value: Any) -> float | None:
-    """Return a value of logs as a number; None if it is none."""
+def _number(value: Any) -> float | None:
+    """Return a value of logs as a float; None if it is not a number."""
     if isinstance(value, bool | str) or value is None or getattr(value, "shape", ()) not in ((), (1,)):
         return None
     try:

@@ -1,4 +1,4 @@
-"""The losses of steps between samples, read from the running means that Keras keeps."""
+"""The losses of steps that are not sampled, computed from the running means in Keras' logs."""
 
 from __future__ import annotations
 
@@ -9,34 +9,36 @@ from typing import Any
 
 import keras
 
+from autotrainer.backends.keras3.watching.step_counter import StepCounts
+
 __all__ = ["LossTracker", "loss_names"]
 
-_KEPT = 1024
+_MAX_LOGS = 1024
 _MAX_STEPS = 20_000
-"""Steps of an epoch up to which a single loss is told from the difference of two means: the mean is kept in 32 bits,
-so that the error of the difference is about 1e-7 of the mean times the number of steps."""
+"""Steps of an epoch up to which a single loss is computed from the difference of two means: a mean has 32 bits, so the
+error of the difference is about 1e-7 of the mean times the number of steps."""
 _MEAN_TOLERANCE = 1e-3
 _RAW_TOLERANCE = 1e-5
 
 
 class LossTracker:
-    """Keeps references to the logs of steps, and turns them into losses when there is time.
+    """Keeps references to the logs of steps, and turns them into losses later.
 
-    ``logs["loss"]`` is the mean over the epoch so far for Keras' own training step, and may be anything for others:
-    what it is gets found out at sampled steps, where the loss itself is known, or else from the model's metrics.
+    For Keras' own training step, ``logs["loss"]`` is the mean over the epoch so far; a custom one may log anything.
+    Sampled steps, whose loss is known, show which it is, or else the model's metrics do.
     """
 
     def __init__(self) -> None:
-        self.logs: deque[Any] = deque(maxlen=_KEPT)
-        """Logs of the last calls of this epoch; the caller appends them."""
+        self.logs: deque[Any] = deque(maxlen=_MAX_LOGS)
+        """Logs of the last calls in this epoch; the caller appends them."""
         self.unmeasured: frozenset[str] = frozenset()
-        """Names in the logs under which nothing is told; the caller sets it."""
-        self._reading = self._unproven = "unknown"
+        """Names in the logs without a measured value; the caller sets it."""
+        self._meaning = self._assumed_meaning = "unknown"
         self._previous = 0.0
-        self._found: list[tuple[int, float]] = []
+        self._losses: list[tuple[int, float]] = []
         self._last: Any = {}
         self._names: tuple[str, ...] = ("loss",)
-        self._only_failures = False
+        self._only_nonfinite = False
         self._means: tuple[Callable[[], float], ...] = ()
 
     @property
@@ -45,93 +47,91 @@ class LossTracker:
         return self.logs[-1] if self.logs else self._last
 
     def learn(self, logs: Any, means: Sequence[Callable[[], float]], objectives: int) -> None:
-        """Find out where the loss stands in the logs of a training step of the user's own.
+        """Find the loss in the logs of a custom training step.
 
         Args:
             logs: Logs of a step.
-            means: Each gives the value of a metric that is a mean over the steps of an epoch.
-            objectives: How many optimizers take gradients; for several, of adversaries say, no sum of their losses
-                tells of success, so that only a loss that is not finite is told.
+            means: Each returns the value of a metric that is a mean over the steps of an epoch.
+            objectives: How many optimizers take gradients. With several, as in adversarial training, the sum of their
+                losses does not measure progress, so only losses that are not finite are reported.
         """
-        told = logs.items() if isinstance(logs, Mapping) else ()
-        self._names = loss_names({name: value for name, value in told if name not in self.unmeasured})
-        self._only_failures = objectives > 1 and len(self._names) > 1
+        items = logs.items() if isinstance(logs, Mapping) else ()
+        self._names = loss_names({name: value for name, value in items if name not in self.unmeasured})
+        self._only_nonfinite = objectives > 1 and len(self._names) > 1
         self._means = tuple(means)
 
     def start_epoch(self) -> None:
-        """Forget logs not yet read: the running mean starts again."""
+        """Discard logs not yet read: the running mean starts again."""
         self._last = self.last
         self.logs.clear()
         self._previous = 0.0
 
     def trust_means(self) -> None:
-        """Take the logs for running means without proof: the training step is Keras' own."""
-        self._reading = self._unproven = "mean"
+        """Treat logs as running means without proof: the training step is Keras' own."""
+        self._meaning = self._assumed_meaning = "mean"
 
-    def calibrate(self, loss: float, done: int, stride: int) -> float:
-        """Find out what the logs say, at a sampled step whose logs have just been appended.
+    def calibrate(self, loss: float, counts: StepCounts) -> float:
+        """Find out what the logs mean, at a sampled step whose logs have just been appended.
 
         Args:
-            loss: Loss of the step, NaN if it is not known.
-            done: Steps of this epoch, this one included.
-            stride: Steps that a call takes.
+            loss: Loss of the step, NaN if unknown.
+            counts: Steps so far, this one included.
 
         Returns:
-            The loss of the step: the one given, or else what the logs say.
+            The loss of the step: ``loss`` if known, or else that of the logs.
         """
         now = self._loss_of(self.logs[-1]) if self.logs else math.nan
         if math.isnan(loss):
-            if self._means and self.logs and done > stride and self._unproven == "unknown":
-                self._unproven = "mean" if self._tell_means(self.logs[-1]) else self._unproven
+            if self._means and self.logs and counts.in_epoch > counts.per_call and self._assumed_meaning == "unknown":
+                self._assumed_meaning = "mean" if self._logs_are_means(self.logs[-1]) else self._assumed_meaning
                 self._means = ()
-            self._reading = self._unproven
-            if self._reading == "mean" and math.isfinite(now):
+            self._meaning = self._assumed_meaning
+            if self._meaning == "mean" and math.isfinite(now):
                 before = self._loss_of(self.logs[-2]) if len(self.logs) > 1 else self._previous
-                now = _difference(before, now, done, stride)
+                now = _difference(before, now, counts.in_epoch, counts.per_call)
             return now
-        if done > stride and math.isfinite(loss):
+        if counts.in_epoch > counts.per_call and math.isfinite(loss):
             before = self._loss_of(self.logs[-2]) if len(self.logs) > 1 else self._previous
-            single = _difference(before, now, done, stride)
+            single = _difference(before, now, counts.in_epoch, counts.per_call)
             if abs(single - loss) <= _MEAN_TOLERANCE * abs(loss) + 1e-6:
-                self._reading = "mean"
+                self._meaning = "mean"
             else:
-                self._reading = "raw" if abs(now - loss) <= _RAW_TOLERANCE * abs(loss) else "unknown"
+                self._meaning = "raw" if abs(now - loss) <= _RAW_TOLERANCE * abs(loss) else "unknown"
         return loss
 
-    def collect(self, count: int, done: int, stride: int, *, sampled: bool) -> None:
-        """Turn the logs kept into losses.
+    def collect(self, counts: StepCounts, *, sampled: bool) -> None:
+        """Turn the stored logs into losses.
 
         Args:
-            count: Steps of the run so far.
-            done: Steps of this epoch so far.
-            stride: Steps that a call takes.
-            sampled: Whether the last step is told by its own observation.
+            counts: Steps so far.
+            sampled: Whether the last step is sampled, so that its observation has the loss.
         """
         values = [self._loss_of(logs) for logs in self.logs]
-        before = self._previous if len(values) < _KEPT else math.nan
-        for place, value in enumerate(values):
-            behind = stride * (len(values) - 1 - place)
-            single = _difference(before, value, done - behind, stride) if self._reading == "mean" else value
+        before = self._previous if len(values) < _MAX_LOGS else math.nan
+        for index, value in enumerate(values):
+            later = counts.per_call * (len(values) - 1 - index)
+            done = counts.in_epoch - later
+            single = _difference(before, value, done, counts.per_call) if self._meaning == "mean" else value
             known = not math.isnan(before) and not math.isnan(value)
             before = value
-            last = sampled and place == len(values) - 1
-            too_late = self._reading == "mean" and done - behind > _MAX_STEPS
-            if self._reading != "unknown" and not last and not too_late and known:
-                self._found.append((count - behind - 1, single if math.isfinite(single) else math.inf))
+            last = sampled and index == len(values) - 1
+            too_late = self._meaning == "mean" and done > _MAX_STEPS
+            if self._meaning != "unknown" and not last and not too_late and known:
+                self._losses.append((counts.total - later - 1, single if math.isfinite(single) else math.inf))
         self._previous = before if values else self._previous
         self._last = self.last
         self.logs.clear()
-        del self._found[:-_KEPT]
+        del self._losses[:-_MAX_LOGS]
 
     def take(self) -> list[tuple[int, float]]:
-        """Return the (step, loss) pairs found since the last call."""
-        found, self._found = self._found, []
-        return found
+        """Return the (step, loss) pairs since the last call."""
+        losses, self._losses = self._losses, []
+        return losses
 
-    def _tell_means(self, logs: Any) -> bool:
-        """Say whether each of the losses in the logs is what one of the metrics holds."""
+    def _logs_are_means(self, logs: Any) -> bool:
+        """Return whether each loss in the logs equals the value of a metric."""
         if keras.backend.backend() == "jax":
-            return False  # while it trains, its metrics hold no values
+            return False  # its metrics hold no values while it trains
         if any(name not in logs for name in self._names):
             return False
         means = [mean() for mean in self._means]
@@ -140,24 +140,24 @@ class LossTracker:
         )
 
     def _loss_of(self, logs: Any) -> float:
-        """Return what logs say; NaN if nothing, infinity if it is not finite."""
+        """Return the loss in logs: NaN if there is none, infinity if it is not finite."""
         try:
             value = sum(float(logs[name]) for name in self._names)
-        except (KeyError, TypeError, ValueError):  # not a number: a training step may return anything
+        except (KeyError, TypeError, ValueError):  # a training step may return anything
             return math.nan
         if not math.isfinite(value):
             return math.inf
-        return value if self._names and not self._only_failures else math.nan
+        return value if self._names and not self._only_nonfinite else math.nan
 
 
-def _difference(before: float, now: float, done: int, stride: int) -> float:
+def _difference(before: float, now: float, done: int, per_call: int) -> float:
     """Return the mean loss of the last call, from the running means before and after it."""
-    return (done * now - (done - stride) * before) / stride
+    return (done * now - (done - per_call) * before) / per_call
 
 
 def loss_names(logs: Any) -> tuple[str, ...]:
-    """Return under which names logs hold the loss: ``loss``, else a total, else all parts that make it up."""
+    """Return the names of the loss in logs: ``loss``, else the total, else all parts of it."""
     names = [n for n in logs if not str(n).startswith("val_")] if isinstance(logs, Mapping) else []
-    found = [n for n in names if "loss" in str(n).split("_") and str(n) != "loss_scale"]
-    whole = next((name for name in ("loss", "total_loss") if name in found), None)
-    return tuple(found) if whole is None else (whole,)
+    losses = [n for n in names if "loss" in str(n).split("_") and str(n) != "loss_scale"]
+    total = next((name for name in ("loss", "total_loss") if name in losses), None)
+    return tuple(losses) if total is None else (total,)

@@ -1,4 +1,4 @@
-"""Where in the user's files the layers of a Keras model are made."""
+"""The line of the user's files where a layer of a Keras model is made, or its loss is named."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Any
 from autotrainer.monitoring.source_lines import ModulePart, keyword_line, layer_line
 from autotrainer.rule import Place
 
-__all__ = ["place"]
+__all__ = ["source_line"]
 
 
-def place(model: Any, what: Place, layer: str | None, file: str) -> str:
-    """Return file and line of what a finding points to; empty if that can't be told.
+def source_line(model: Any, what: Place, layer: str | None, file: str) -> str:
+    """Return file and line of what a finding points to; empty if unknown.
 
     Args:
         model: The model.
-        what: The making of a layer, or the loss that ``compile`` names; Keras makes the steps itself.
+        what: ``layer``, or ``loss`` for that of ``compile``; other places have no line, since Keras takes the steps.
         layer: Name of the layer.
         file: The user's file from which the model is watched.
     """
     if what == "layer":
-        return "" if layer is None else _layer_place(model, layer, file)
+        return "" if layer is None else _layer_line(model, layer, file)
     return keyword_line(file, "compile", "loss") if what == "loss" and file else ""
 
 
-def _layer_place(model: Any, name: str, file: str) -> str:
+def _layer_line(model: Any, name: str, file: str) -> str:
     import keras
 
     layers = [

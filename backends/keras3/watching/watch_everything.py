@@ -1,6 +1,6 @@
-"""Watches each ``fit`` and ``train_on_batch`` of a script that knows nothing of it.
+"""Watching each ``fit`` and ``train_on_batch`` of an unchanged script.
 
-The two methods are exchanged in the class, not in the model: what a subclass makes of them stays what is called first.
+The two methods are replaced in `keras.Model`, not in the models: overrides in subclasses are still called first.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ Fit = Callable[..., Any]
 @contextmanager
 def watch_everything(open_watch: OpenWatch) -> Iterator[None]:
     """Watch each training in the block."""
-    seen = _Seen(open_watch, keras.Model.fit)
-    methods = {"fit": seen.fit(), "train_on_batch": seen.train_on_batch(keras.Model.train_on_batch)}
+    models = _WatchedModels(open_watch, keras.Model.fit)
+    methods = {"fit": models.fit(), "train_on_batch": models.train_on_batch(keras.Model.train_on_batch)}
     for name, method in methods.items():
         setattr(keras.Model, name, method)
     try:
@@ -41,58 +41,58 @@ def watch_everything(open_watch: OpenWatch) -> Iterator[None]:
                 delattr(keras.Model, name)  # it is inherited again
 
 
-class _Seen:
-    """Models whose trainings are watched, each with what its ``fit`` has become.
+class _WatchedModels:
+    """The models that are watched, each with its watched ``fit``.
 
     Args:
-        open_watch: Watches a model.
-        fit: ``fit`` as Keras has it.
+        open_watch: Starts to watch a model.
+        fit: ``fit`` of `keras.Model`.
     """
 
     def __init__(self, open_watch: OpenWatch, fit: Fit) -> None:
-        self._open, self._own = open_watch, fit
+        self._open_watch, self._original_fit = open_watch, fit
         self._watched: dict[int, tuple[weakref.ref[Any], Recorder, Fit]] = {}
         self._failed = False
 
     def fit(self) -> Fit:
-        """Return ``fit`` that has the model watched first."""
-        own = self._own
+        """Return a ``fit`` that first starts to watch the model."""
+        original = self._original_fit
 
-        @functools.wraps(own)
+        @functools.wraps(original)
         def fit(model: Any, *args: Any, **kwargs: Any) -> Any:
-            watched = self._fit_of(model)
-            return own(model, *args, **kwargs) if watched is None else watched(*args, **kwargs)
+            watched = self._watched_fit(model)
+            return original(model, *args, **kwargs) if watched is None else watched(*args, **kwargs)
 
         return fit
 
-    def train_on_batch(self, own: Callable[..., Any]) -> Callable[..., Any]:
-        """Return ``train_on_batch`` that has the model watched first."""
+    def train_on_batch(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a ``train_on_batch`` that first starts to watch the model."""
 
-        @functools.wraps(own)
+        @functools.wraps(original)
         def train_on_batch(model: Any, *args: Any, **kwargs: Any) -> Any:
-            self._fit_of(model)
-            return own(model, *args, **kwargs)
+            self._watched_fit(model)
+            return original(model, *args, **kwargs)
 
         return train_on_batch
 
-    def _fit_of(self, model: Any) -> Fit | None:
-        """Return the watched ``fit`` of a model; None where it is left alone."""
+    def _watched_fit(self, model: Any) -> Fit | None:
+        """Return the watched ``fit`` of a model; None if it is not watched."""
         reference, monitor, watched = self._watched.get(id(model), (None, None, None))
         if reference is not None and reference() is model and monitor is not None and not monitor.closed:
             return watched
         try:
-            return self._begin(model)
+            return self._watch(model)
         except Exception as error:  # noqa: BLE001 - nothing may reach the script
             if not self._failed:
                 self._failed = True
                 logger.warning("a training of Keras is not watched; the script goes on: %r", error)
             return None
 
-    def _begin(self, model: Any) -> Fit | None:
+    def _watch(self, model: Any) -> Fit | None:
         if is_watched(model):
             return None
-        with patched(model, "fit", functools.partial(self._own, model)):
-            monitor = self._open(model, None, None)  # has Keras' own fit wrapped, not that of a subclass which led here
+        with patched(model, "fit", functools.partial(self._original_fit, model)):
+            monitor = self._open_watch(model, None, None)  # wraps Keras' fit, not the override that called it
             watched: Fit = vars(model)["fit"]
         self._watched = {key: entry for key, entry in self._watched.items() if not entry[1].closed}
         if monitor is None:

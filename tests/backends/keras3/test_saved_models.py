@@ -1,4 +1,4 @@
-"""Models and pasted code of version 0.1, whose modules have moved since, load and compute what they did."""
+"""Models and pasted code of version 0.1 still work, although modules have moved."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES = sorted(path.stem for path in SAVED.glob("*.keras"))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_saved_model_computes_what_it_did(name: str) -> None:
+def test_saved_model_computes_the_same_outputs(name: str) -> None:
     model = keras.models.load_model(SAVED / f"{name}.keras")
     with np.load(SAVED / "expected.npz") as expected:
         outputs = keras.ops.convert_to_numpy(model(expected[f"{name}_x"]))

@@ -1,4 +1,4 @@
-"""Weights of classes: what Keras can apply is trained with, what it can't is said before the training."""
+"""Class weights: those that Keras can apply are used, others are refused before the training."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def dataset(*arrays: Any) -> Any:
 
 
 @pytest.mark.parametrize(("weights", "missing"), [({0: 1.0}, "1, 2"), ({0: 1.0, 1: 2}, "2")])
-def test_classes_that_a_dataset_can_not_look_up_are_named(weights: Any, missing: str) -> None:
+def test_classes_without_a_weight_are_named(weights: Any, missing: str) -> None:
     with pytest.raises(ConfigError, match=f"occur in the targets: {missing};"):
         fit(dataset(X, Y), weights)
 
@@ -69,7 +69,7 @@ def test_classes_that_a_dataset_can_not_look_up_are_named(weights: Any, missing:
         (Y.astype("float32"), [4, 3, 1]),
     ],
 )
-def test_arrays_are_weighed_by_row_as_keras_does(targets: Any, expected: list[float]) -> None:
+def test_arrays_get_row_weights_as_in_keras(targets: Any, expected: list[float]) -> None:
     weights = weighted(ArrayData(X, targets), None, {0: 4.0, 1: 3.0}).weights  # type: ignore[union-attr]
     assert weights is not None
     assert weights.tolist() == expected * 20
@@ -86,7 +86,7 @@ def test_arrays_are_weighed_by_row_as_keras_does(targets: Any, expected: list[fl
         (ArrayData(X, np.where(Y > 0, Y, np.nan)), "not finite"),
     ],
 )
-def test_what_keras_can_not_weigh(data: Any, message: str) -> None:
+def test_unsupported_class_weights_are_refused(data: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         weighted(data, None, {0: 1.0, 1: 2.0, 2: 1.0})
 
@@ -102,7 +102,7 @@ def test_what_keras_can_not_weigh(data: Any, message: str) -> None:
         (lambda: (X, Y[:, None]), Y[:, None]),
     ],
 )
-def test_weights_act_as_in_keras(make: Callable[[], Any], targets: Any, weights: Any) -> None:
+def test_class_weights_act_as_in_keras(make: Callable[[], Any], targets: Any, weights: Any) -> None:
     given = model(loss="categorical_crossentropy" if targets is HOT else "sparse_categorical_crossentropy")
     expected = keras.models.clone_model(given)
     expected.set_weights(given.get_weights())
@@ -114,7 +114,7 @@ def test_weights_act_as_in_keras(make: Callable[[], Any], targets: Any, weights:
     np.testing.assert_allclose(result.model.get_weights()[0], expected.get_weights()[0], rtol=1e-4)
 
 
-def test_sequences_are_weighed_step_by_step() -> None:
+def test_sequences_are_weighted_by_time_step() -> None:
     made = keras.Sequential([kl.Input((4, 2)), kl.Dense(3, "softmax")])
     made.compile("sgd", "sparse_categorical_crossentropy")
     x, y = np.zeros((20, 4, 2), "float32"), np.arange(80).reshape(20, 4, 1) % 3
@@ -122,12 +122,12 @@ def test_sequences_are_weighed_step_by_step() -> None:
     assert result.history["loss"][0] > 1.2 * np.log(3)
 
 
-def test_no_weights_are_none() -> None:
+def test_empty_class_weights_become_none() -> None:
     assert fit((X, Y), {}).history["loss"]
 
 
 @pytest.mark.parametrize("make", [lambda: (X, Y), Batches])
-def test_classes_beyond_the_largest_one_given_weigh_one(make: Callable[[], Any]) -> None:
+def test_classes_beyond_the_largest_weighted_one_have_weight_one(make: Callable[[], Any]) -> None:
     given, expected = model(), model()
     expected.set_weights(given.get_weights())
     size = 20 if make is Batches else 16
@@ -136,6 +136,6 @@ def test_classes_beyond_the_largest_one_given_weigh_one(make: Callable[[], Any])
     np.testing.assert_allclose(result.model.get_weights()[0], expected.get_weights()[0], rtol=1e-4)
 
 
-def test_weights_given_twice_are_refused() -> None:
+def test_duplicate_weights_are_refused() -> None:
     with pytest.raises(ConfigError, match="together with the weights of train_data"):
         weighted(ArrayData(X, Y, np.ones(60)), np.ones(60), None)

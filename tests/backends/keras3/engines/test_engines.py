@@ -1,4 +1,4 @@
-"""Keras on its other engines, each in a process of its own: the engine is fixed when Keras is imported."""
+"""Keras on its other engines, each in its own process: the engine is fixed when Keras is imported."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def run(run_python: Callable[..., Any]) -> Callable[[str], tuple[dict[str, Any],
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "jax"])
-def test_every_engine_shows_everything(engine: str, run: Callable[[str], tuple[dict[str, Any], str]]) -> None:
+def test_everything_is_recorded_on_every_engine(engine: str, run: Callable[[str], tuple[dict[str, Any], str]]) -> None:
     seen, notices = run(engine)
     assert seen["equal"]
     assert seen["same attributes"]
@@ -90,7 +90,7 @@ from autotrainer.records.signals import LAYER_COLUMNS
 x = np.random.RandomState(0).randn(72, 6, 5).astype("float32")
 y = (x.sum(axis=(1, 2)) > 0).astype("int64")
 
-class Own(keras.Model):  # nothing is known of its graph
+class Subclass(keras.Model):  # without a graph
     def __init__(self):
         super().__init__()
         self.attention, self.norm = kl.MultiHeadAttention(2, 3, name="attention"), kl.BatchNormalization(name="norm")
@@ -103,10 +103,10 @@ class Own(keras.Model):  # nothing is known of its graph
         return keras.ops.softmax(self.out(self.hidden(self.norm(h, training=training))))
 
 def seen(optimizer):
-    model = Own()
+    model = Subclass()
     model(x[:1])
     draws = np.random.RandomState(1)
-    for w in model.trainable_weights:  # engines draw otherwise
+    for w in model.trainable_weights:  # engines draw different numbers
         w.assign(draws.randn(*w.shape) * 0.5)
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     monitor = Monitor([], StepSampler(), quiet=True)
@@ -127,7 +127,7 @@ print(json.dumps([seen(kinds.SGD(0.1)), seen(kinds.Adam(0.01, clipnorm=1.0))]))
 
 
 @pytest.mark.slow
-def test_all_engines_see_the_same(run_python: Callable[..., Any]) -> None:
+def test_all_engines_record_the_same(run_python: Callable[..., Any]) -> None:
     found = {}
     for engine in ("tensorflow", "torch", "jax"):
         done = run_python(SIGNALS, KERAS_BACKEND=engine, JAX_PLATFORMS="cpu")
@@ -140,7 +140,7 @@ def test_all_engines_see_the_same(run_python: Callable[..., Any]) -> None:
             assert same == facts
             for name, values in columns.items():
                 rtol, atol = (0.2, 0) if name == "second_moment_ratio" else (0.01, 1e-5)  # divides by tiny moments
-                rounded = name == "grad_zero_fraction"  # of what is 0 but for rounding
+                rounded = name == "grad_zero_fraction"  # exact zeros depend on rounding
                 np.testing.assert_allclose(
                     others[name], values, rtol, 0.05 if rounded else atol, err_msg=f"{engine} {name}"
                 )
@@ -182,7 +182,7 @@ class Shaking(kl.Layer):
     def call(self, x):
         return x + np.random.rand()
 
-class Gives(kl.Layer):  # a weight as it is
+class Gives(kl.Layer):  # returns a weight
     def build(self, shape):
         self.weight = self.add_weight(shape=(16, shape[-1]), name="weight")
 
@@ -245,7 +245,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.slow
-def test_the_jax_engine_is_left_alone_however_it_trains(run_python: Callable[..., Any]) -> None:
+def test_trainings_on_jax_are_not_changed(run_python: Callable[..., Any]) -> None:
     done = run_python(WAYS, KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
@@ -258,7 +258,7 @@ def test_the_jax_engine_is_left_alone_however_it_trains(run_python: Callable[...
         shown = [True] * len(seen["steps"])
         if name in ("own function", "refused"):
             shown = [False] * len(shown)
-        if name == "many shapes":  # the third and the fourth are compiled by Keras alone
+        if name == "many shapes":  # only Keras compiles the third and the fourth
             shown = [True, True, False, True, False]
         for what in ("grad_norm", "activation_std", "accuracy"):
             assert seen[what] == shown, (name, what)
@@ -286,7 +286,7 @@ print("fine", result.status)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "jax"])
-def test_a_keras_model_is_one_on_every_engine(engine: str, run_python: Callable[..., Any]) -> None:
+def test_keras_models_are_recognized_on_every_engine(engine: str, run_python: Callable[..., Any]) -> None:
     done = run_python(PUBLIC, KERAS_BACKEND=engine, JAX_PLATFORMS="cpu")
     assert done.returncode == 0, done.stderr
     assert "fine" in done.stdout

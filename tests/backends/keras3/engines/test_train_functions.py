@@ -1,4 +1,4 @@
-"""How often a training step is traced: once where the run is short, else once for each of two train functions."""
+"""How often a training step is traced: once in a short run, else once for each of two train functions."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def traces(fits: int = 1, before: int = 0, **planned: Any) -> int:
     [
         ({}, 1),
         ({"fits": 2}, 1),
-        ({"fits": 5}, 2),  # longer than it looked at first
+        ({"fits": 5}, 2),  # longer than first planned
         ({"fits": 4, "steps": 10_000}, 2),
-        ({"before": 1}, 1),  # the instrumented one: Keras' own is there already
+        ({"before": 1}, 1),  # the instrumented one: Keras' own is traced already
     ],
 )
 def test_a_short_run_is_traced_once(arguments: Any, expected: int) -> None:

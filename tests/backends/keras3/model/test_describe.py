@@ -1,52 +1,13 @@
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import keras
 import pytest
 from keras import layers as kl
 
-from autotrainer.backends.keras3.model.describe import context_of, layers, loss_info, optimizer_info
-from autotrainer.backends.keras3.model.parts import find_parts
-
-
-@pytest.mark.parametrize(
-    ("loss", "family", "expects", "targets"),
-    [
-        ("mse", "squared_error", "values", "values"),
-        ("msle", "custom", "unknown", "values"),
-        ("MeanAbsoluteError", "absolute_error", "values", "values"),
-        (keras.losses.Huber(), "huber", "values", "values"),
-        ("binary_crossentropy", "binary_cross_entropy", "probabilities", "values"),
-        (keras.losses.BinaryCrossentropy(from_logits=True), "binary_cross_entropy", "logits", "values"),
-        (keras.losses.categorical_crossentropy, "cross_entropy", "probabilities", "one_hot"),
-        (partial(keras.losses.categorical_crossentropy, from_logits=True), "cross_entropy", "logits", "one_hot"),
-        ("sparse_categorical_crossentropy", "cross_entropy", "probabilities", "index"),
-        (keras.losses.SparseCategoricalCrossentropy(from_logits=True), "cross_entropy", "logits", "index"),
-        (["hinge", "mse"], "hinge", "values", "values"),
-        ({"a": "poisson"}, "poisson", "values", "values"),
-        (lambda y_true, y_pred: y_pred, "custom", "unknown", "values"),
-        ("no such loss", "custom", "unknown", "values"),
-        (None, "none", "unknown", "values"),
-    ],
-)
-def test_losses(loss: Any, family: str, expects: str, targets: str) -> None:
-    info = loss_info(loss)
-    assert (info.family, info.expects, info.targets, info.class_axis) == (family, expects, targets, -1)
-
-
-def test_a_loss_of_the_users_own_is_custom_whatever_its_name() -> None:
-    class MeanSquaredError(keras.losses.MeanSquaredError):  # type: ignore[misc]
-        def call(self, y_true: Any, y_pred: Any) -> Any:
-            return 2 * super().call(y_true, y_pred)
-
-    def mean_squared_error(y_true: Any, y_pred: Any) -> Any:
-        return y_pred
-
-    assert loss_info(MeanSquaredError()).family == "custom"
-    assert loss_info(mean_squared_error).family == "custom"
-    assert loss_info(keras.losses.MeanSquaredError(reduction="sum")).reduction == "sum"
+from autotrainer.backends.keras3.model.describe import context_of, layers, optimizer_info
+from autotrainer.backends.keras3.model.watched_layers import watched_layers
 
 
 def test_optimizers() -> None:
@@ -83,7 +44,7 @@ def test_layers_of_a_sequential_model() -> None:
     assert not found["norm"].frozen
 
 
-def test_nested_and_wrapped_layers_have_names_of_both() -> None:
+def test_nested_and_wrapped_layers_have_the_names_of_both() -> None:
     inner = keras.Sequential([kl.Input((6, 4)), kl.Dense(3, "relu", name="first")], name="inner")
     inputs = kl.Input((6,), dtype="int32")
     hidden = inner(kl.Embedding(10, 4, name="embedding")(inputs))
@@ -122,6 +83,6 @@ def operation() -> Any:
 )
 def test_output(build: Any, activation: str | None, units: int) -> None:
     model = build()
-    context = context_of(model, find_parts(model), "mse", "sgd")
+    context = context_of(model, watched_layers(model), "mse", "sgd")
     assert (context.output_activation, context.output_units) == (activation, units)
     assert any(not layer.hidden for layer in context.layers)

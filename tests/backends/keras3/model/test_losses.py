@@ -38,7 +38,7 @@ def test_cross_entropy(targets: Any, expects: Any, outputs: Any) -> None:
     assert value(SetLoss("cross_entropy", expects), targets, outputs) == pytest.approx(CROSS_ENTROPY, rel=1e-5)
 
 
-def test_cross_entropy_leaves_masked_tokens_out() -> None:
+def test_cross_entropy_ignores_masked_tokens() -> None:
     outputs, targets = LOGITS[None], np.array([[0, -100]])
     expected = -np.log(PROBABILITIES[0, 0])
     assert value(SetLoss("cross_entropy", "logits"), targets, outputs) == pytest.approx(expected, rel=1e-5)
@@ -75,17 +75,17 @@ def test_regression_does_not_broadcast(name: Any, expected: float, targets: Any)
         ("cross_entropy", np.array([0, 7]), (None, 3), "3 units"),
         ("cross_entropy", np.array([0.5, 1.2]), (None, 3), "real numbers"),
         ("binary_cross_entropy", np.array([-1, 1]), (None, 1), r"\[0, 1\]"),
-        ("binary_cross_entropy", np.array([0, 1]), (None, 2), "one target a unit"),
+        ("binary_cross_entropy", np.array([0, 1]), (None, 2), "one target per output unit"),
         ("signed_logistic", np.array([0, 1]), (None, 1), "-1 and 1"),
-        ("squared_error", np.ones((2, 3)), (None, 2), "width 2"),
+        ("squared_error", np.ones((2, 3)), (None, 2), "needs targets as wide as the output: 2 columns, not 3"),
     ],
 )
-def test_what_does_not_go_together_is_refused(name: Any, targets: Any, shape: Any, message: str) -> None:
+def test_incompatible_targets_and_outputs_are_refused(name: Any, targets: Any, shape: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_loss(SetLoss(name, "logits"), summary(targets), shape)
 
 
-def test_the_signed_logistic_loss_survives_its_configuration() -> None:
+def test_signed_logistic_loss_survives_serialization() -> None:
     loss = SignedLogistic(from_logits=False)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
     assert isinstance(again, SignedLogistic)

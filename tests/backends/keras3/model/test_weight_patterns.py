@@ -1,4 +1,4 @@
-"""Initial weights of a special form, told from the weights alone."""
+"""Initial weights of a special form, detected from the weights alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from autotrainer.backends.keras3.model.parts import find_parts
+from autotrainer.backends.keras3.model.watched_layers import watched_layers
 from autotrainer.backends.keras3.model.weight_patterns import with_weight_forms
 
 dense, conv = keras.layers.Dense, keras.layers.Conv2D
@@ -59,6 +59,6 @@ def equal_inputs(shape: tuple[int, ...], dtype: Any = None) -> Any:
         pytest.param(keras.layers.BatchNormalization(), (3,), "", id="normalization"),
     ],
 )
-def test_form(layer: Any, shape: tuple[int, ...], form: str) -> None:
+def test_weight_form(layer: Any, shape: tuple[int, ...], form: str) -> None:
     model = keras.Sequential([keras.Input(shape), layer])
-    assert [part.info.start for part in with_weight_forms(find_parts(model))] == [form]
+    assert [part.info.start for part in with_weight_forms(watched_layers(model))] == [form]

@@ -1,4 +1,4 @@
-"""The lines of a patch, pasted behind ``compile``, train what `fit` trains with the same edits."""
+"""The lines of a patch, pasted after ``compile``, train like `fit` with the same edits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keras import layers
 
 from autotrainer import edits as e
 from autotrainer.adapter.spec import FitRequest, Trained, TrainingSpec
-from autotrainer.backends.keras3.data.feeding import ArrayFeed
+from autotrainer.backends.keras3.data.batches import ArrayBatches
 from autotrainer.backends.keras3.runtime.random_state import seed_everything
 from autotrainer.backends.keras3.training.trainer import make_trainer
 from autotrainer.records.data import ArrayData
@@ -55,7 +55,7 @@ def fitted(given: Any, x: Any, edits: Sequence[e.Edit], run: Any) -> Trained:
 
 
 def pasted(given: Any, x: Any, edits: Sequence[e.Edit]) -> Any:
-    """Train as `fit` does by default: the same batches, in `Model.fit`, with the lines pasted in."""
+    """Train as `fit` does by default: the same batches, in `Model.fit`, with the pasted lines."""
     names: dict[str, Any] = {
         "keras": keras, "np": np, "math": math, "model": given, "epochs": EPOCHS, "steps_per_epoch": 7,
         "x_train": x[:200], "y_train": Y[:200],
@@ -72,7 +72,7 @@ def pasted(given: Any, x: Any, edits: Sequence[e.Edit]) -> Any:
     if "loss" in names:
         given.compile(given.optimizer, names["loss"])
     found = [names.get("plateau"), names.get("stopping"), names["Rollback"]() if "Rollback" in names else None]
-    feed = ArrayFeed(ArrayData(names["x_train"], names["y_train"]), size, True, None)
+    feed = ArrayBatches(ArrayData(names["x_train"], names["y_train"]), size, True, None)
     given.fit(
         **feed.arguments(names["epochs"], 0), epochs=names["epochs"], verbose=0,
         validation_data=(held_out(edits), Y[200:]), callbacks=[c for c in found if c is not None],
@@ -113,7 +113,7 @@ CASES: list[tuple[Make, tuple[e.Edit, ...]]] = [
 
 
 @pytest.mark.parametrize(("make", "edits"), CASES, ids=lambda value: str(value) if isinstance(value, tuple) else "")
-def test_pasted_lines_train_what_fit_trains(make: Make, edits: tuple[e.Edit, ...], make_run: Any) -> None:
+def test_patch_trains_like_fit(make: Make, edits: tuple[e.Edit, ...], make_run: Any) -> None:
     trained = fitted(model(make()), X, edits, make_run())
     answers = trained.predict(X[200:])
     by_hand = pasted(model(make()), X, trained.edits)
@@ -125,7 +125,7 @@ def test_pasted_lines_train_what_fit_trains(make: Make, edits: tuple[e.Edit, ...
 
 @pytest.mark.parametrize("edit", [e.Rollback(), e.DropBadRows()], ids=str)
 @pytest.mark.parametrize("normalized", [False, True])
-def test_pasted_lines_get_over_a_row_that_is_not_finite(edit: e.Edit, normalized: bool, make_run: Any) -> None:
+def test_patch_survives_a_nonfinite_row(edit: e.Edit, normalized: bool, make_run: Any) -> None:
     bad = X.copy()
     bad[7] = np.nan
     trained = fitted(model(adam(), normalized), bad, (edit,), make_run())

@@ -20,7 +20,7 @@ def draw() -> list[float]:
     ]
 
 
-def test_all_states_are_put_back() -> None:
+def test_all_random_states_are_restored() -> None:
     keras.utils.set_random_seed(1)
     draw()
     expected = draw()
@@ -32,7 +32,7 @@ def test_all_states_are_put_back() -> None:
     assert draw() == expected
 
 
-def test_states_are_put_back_after_an_error() -> None:
+def test_random_states_are_restored_after_an_error() -> None:
     keras.utils.set_random_seed(2)
     expected = draw()
     keras.utils.set_random_seed(2)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from autotrainer.backends.keras3.model.parts import find_parts
+from autotrainer.backends.keras3.model.watched_layers import watched_layers
 from autotrainer.backends.keras3.statistics.layer_table import LayerTable
 from autotrainer.records.signals import LAYER_COLUMNS
 
@@ -20,9 +20,9 @@ from autotrainer.records.signals import LAYER_COLUMNS
         (frozenset({"loss", "grad_norm"}), False),
     ],
 )
-def test_activations_are_measured_where_they_are_needed(needs: frozenset[str] | None, measured: bool) -> None:
+def test_activations_are_measured_only_if_needed(needs: frozenset[str] | None, measured: bool) -> None:
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="relu")])
-    meter = LayerTable(find_parts(model), needs)
+    meter = LayerTable(watched_layers(model), needs)
     meter.before_step()
     table = meter.table({"activation:0": np.ones((8, 3), np.float32), "gradient:0:0": np.ones((4, 3), np.float32)})
     found = dict(zip(LAYER_COLUMNS, table[0].tolist(), strict=True))

@@ -9,11 +9,11 @@ import pytest
 from keras import layers
 from keras.ops import convert_to_numpy as to_numpy
 
-from autotrainer.backends.keras3.data.feeding import InputStatistics
+from autotrainer.backends.keras3.data.scaling import InputStatistics
 from autotrainer.backends.keras3.model.describe import layers as layer_infos
-from autotrainer.backends.keras3.model.kinds import activation_name
-from autotrainer.backends.keras3.model.parts import output_activation
-from autotrainer.backends.keras3.model.structure import copy_model
+from autotrainer.backends.keras3.model.layer_kinds import activation_name
+from autotrainer.backends.keras3.model.rebuilding import copy_model
+from autotrainer.backends.keras3.model.watched_layers import output_activation
 from autotrainer.backends.keras3.surgery.surgery import Surgeon, apply_edits
 from autotrainer.edits import (
     AddDropout,
@@ -158,7 +158,7 @@ def test_swap_activation(build: Callable[[], Any], to: str) -> None:
     names = named(model, "first")
     before = weights_of(model)
     if build is subclassed and to == "thresholded_relu":
-        with pytest.raises(ConfigError, match="exchanged"):
+        with pytest.raises(ConfigError, match="replaced"):
             operate(model, SwapActivation(names, to))  # type: ignore[arg-type]
         return
     changed = operate(model, SwapActivation(names, to))  # type: ignore[arg-type]
@@ -170,7 +170,7 @@ def test_swap_activation(build: Callable[[], Any], to: str) -> None:
     assert not np.any(to_numpy(find(changed, "first").bias))
 
 
-def test_swap_of_a_separate_activation_named_itself_keeps_weights_if_asked() -> None:
+def test_swap_of_a_separate_activation_by_name_can_keep_weights() -> None:
     model = separate()
     before = weights_of(model)
     changed = operate(model, SwapActivation(("second_act",), "elu", reinitialize=False))
@@ -211,7 +211,7 @@ def test_set_output_activation(build: Callable[[], Any], to: str) -> None:
         np.testing.assert_allclose(np.sum(changed(X), axis=-1), 1, rtol=1e-5)
 
 
-def test_a_doubled_softmax_becomes_one() -> None:
+def test_double_softmax_becomes_one() -> None:
     inputs = keras.Input((4,))
     hidden = layers.Dense(3, "softmax", name="out")(inputs)
     model = keras.Model(inputs, keras.activations.softmax(hidden))
@@ -220,7 +220,7 @@ def test_a_doubled_softmax_becomes_one() -> None:
     np.testing.assert_allclose(changed(X), X @ kernel + bias, rtol=1e-4, atol=1e-5)
 
 
-def test_an_output_without_a_layer_to_change_gets_an_activation_layer() -> None:
+def test_output_without_activation_gets_an_activation_layer() -> None:
     inputs = keras.Input((4,))
     model = keras.Model(inputs, layers.Add()([layers.Dense(2)(inputs), layers.Dense(2)(inputs)]))
     changed = operate(model, SetOutputActivation("softmax"))
@@ -231,7 +231,7 @@ def test_an_output_without_a_layer_to_change_gets_an_activation_layer() -> None:
 
 @pytest.mark.parametrize("build", GRAPHS)
 @pytest.mark.parametrize("kind", ["batch", "layer", "group"])
-def test_insert_normalization_stands_before_the_activation(build: Callable[[], Any], kind: str) -> None:
+def test_normalization_is_inserted_before_the_activation(build: Callable[[], Any], kind: str) -> None:
     model = build()
     before = weights_of(model)
     changed = operate(model, InsertNormalization(named(model, "first", "second"), kind))  # type: ignore[arg-type]
@@ -246,7 +246,7 @@ def test_insert_normalization_stands_before_the_activation(build: Callable[[], A
     assert layer_infos(changed)[-1].hidden is False
 
 
-def test_insert_normalization_twice_finds_nothing_left() -> None:
+def test_normalization_is_not_inserted_twice() -> None:
     changed = operate(fused(), InsertNormalization(("first",)))
     with pytest.raises(ConfigError, match="without normalization"):
         operate(changed, InsertNormalization(("first",)))
@@ -271,7 +271,7 @@ def test_normalization_of_channels_first_and_time_distributed() -> None:
 
 
 @pytest.mark.parametrize("build", GRAPHS)
-def test_add_dropout_stands_after_the_activation(build: Callable[[], Any]) -> None:
+def test_dropout_is_inserted_after_the_activation(build: Callable[[], Any]) -> None:
     model = build()
     reference = np.array(model(X))
     changed = operate(model, AddDropout(named(model, "second"), 0.3))
@@ -311,7 +311,7 @@ def test_indices_are_not_scaled() -> None:
 
 
 @pytest.mark.parametrize("spread", [1.0, 50.0])
-def test_input_noise_is_measured_in_the_inputs_own_spread(spread: float) -> None:
+def test_input_noise_is_relative_to_the_spread_of_the_input(spread: float) -> None:
     model = keras.Sequential([keras.Input((4,)), layers.Activation("linear"), layers.Dense(4, name="d")])
     model.layers[-1].set_weights([np.eye(4, dtype="float32"), np.zeros(4, "float32")])
     statistics = InputStatistics((4,), (0.0,) * 4, (1.0,) * 4, spread)
@@ -321,7 +321,7 @@ def test_input_noise_is_measured_in_the_inputs_own_spread(spread: float) -> None
     np.testing.assert_allclose(changed(X), X, rtol=1e-5)
 
 
-def test_reinitialize_draws_anew_and_leaves_the_rest() -> None:
+def test_reinitialize_changes_only_the_named_layers() -> None:
     model = fused()
     model.get_layer("second").bias.assign(np.ones(8))
     before = weights_of(model)
@@ -334,7 +334,7 @@ def test_reinitialize_draws_anew_and_leaves_the_rest() -> None:
 
 @pytest.mark.parametrize("build", GRAPHS)
 @pytest.mark.parametrize("how", ["frozen", "keep"])
-def test_frozen_and_kept_layers_are_never_touched(build: Callable[[], Any], how: str) -> None:
+def test_frozen_and_kept_layers_never_change(build: Callable[[], Any], how: str) -> None:
     model = build()
     name = named(model, "first")[0]
     if how == "frozen":
@@ -356,12 +356,12 @@ def test_frozen_and_kept_layers_are_never_touched(build: Callable[[], Any], how:
     assert {i.name.split("/")[-1]: i.activation for i in layer_infos(changed)}["first"] == "sigmoid"
 
 
-def test_keep_may_name_what_holds_a_layer() -> None:
+def test_keep_may_name_an_enclosing_model() -> None:
     with pytest.raises(ConfigError, match="keep='block'"):
         Surgeon(nested(), ("block",)).check(Reinitialize(("block/first",), "he_uniform"))
 
 
-def test_code_of_a_subclassed_model_is_not_restructured() -> None:
+def test_subclassed_models_are_not_restructured() -> None:
     surgeon = Surgeon(subclassed())
     for edit in (InsertNormalization(("first",)), AddDropout(("first",), 0.5), SetOutputActivation("softmax")):
         with pytest.raises(ConfigError, match="is code"):
@@ -403,7 +403,7 @@ def test_a_plan_on_a_fresh_model(build: Callable[[], Any]) -> None:
     changed.fit(X, np.zeros((16, 3)), verbose=0)
 
 
-def test_a_plan_takes_the_optimizer_given_and_none_if_there_is_none() -> None:
+def test_plan_uses_the_given_optimizer_or_none() -> None:
     _, optimizer = apply_edits((SetLearningRate(0.5), SetWeightDecay(0.1)), fused(), keras.optimizers.Adam(1e-3))
     assert float(optimizer.learning_rate) == pytest.approx(0.5)
     assert optimizer.weight_decay == 0.1

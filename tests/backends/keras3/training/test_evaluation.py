@@ -1,4 +1,4 @@
-"""What an evaluation leaves out, and which loss it tells."""
+"""What an evaluation ignores, and which loss it reports."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def tagger() -> Any:
 
 
 @pytest.mark.parametrize("targets", [TAGS, TAGS[..., None], TAGS.astype("float32"), TAGS.astype("uint8")])
-def test_masked_steps_are_left_out(targets: Any) -> None:
+def test_masked_time_steps_are_ignored(targets: Any) -> None:
     found = Evaluator(tagger(), "sparse_categorical_crossentropy", None, 16).evaluate(ArrayData(TOKENS, targets))
     assert found is not None
     assert found.targets is targets
@@ -53,13 +53,13 @@ def test_masked_steps_are_left_out(targets: Any) -> None:
     np.testing.assert_array_equal(found.counted.reshape(TAGS.shape), LEFT_OUT)
 
 
-def test_a_score_counts_unmasked_steps() -> None:
+def test_score_counts_unmasked_time_steps() -> None:
     result = autotrainer.fit(tagger(), (TOKENS, TAGS), (TOKENS, TAGS), epochs=1, repair=False, progress=False)
     right = result.model.predict(TOKENS, verbose=0).argmax(-1) == TAGS
     assert result.score == pytest.approx(right[TOKENS > 0].mean())
 
 
-def test_the_users_own_metric_gets_the_targets_as_given() -> None:
+def test_custom_metric_gets_the_original_targets() -> None:
     targets = TAGS.astype("float32")
     seen: list[Any] = []
 
@@ -102,7 +102,7 @@ def test_batches_padded_to_different_lengths_are_joined(kind: str) -> None:
     np.testing.assert_allclose(found.outputs[TOKENS > 0], alone.outputs[TOKENS > 0], atol=1e-5)
 
 
-def test_steps_that_are_filled_up_do_not_count_without_a_mask() -> None:
+def test_padded_time_steps_do_not_count_without_a_mask() -> None:
     made = keras.Sequential([kl.Embedding(9, 4), kl.Dense(3, "softmax")])
     made.compile("sgd", "sparse_categorical_crossentropy")
     found = Evaluator(made, made.loss, None, 20).evaluate(StreamData(padded(TAGS.astype("float32"))))
@@ -112,7 +112,7 @@ def test_steps_that_are_filled_up_do_not_count_without_a_mask() -> None:
     np.testing.assert_array_equal(found.counted[20:], TAGS[20:])
 
 
-def test_numbers_that_are_filled_up_are_as_the_outputs() -> None:
+def test_padded_numeric_targets_equal_the_outputs() -> None:
     made = keras.Sequential([kl.Embedding(9, 4), kl.Dense(1)])
     made.compile("sgd", "mse")
     given = padded(TAGS[..., None] + np.float32(0.5))
@@ -125,7 +125,7 @@ def test_a_data_set_without_batches_is_refused() -> None:
         Evaluator(regression(), "mae", None, 16).evaluate(StreamData([]))
 
 
-def test_watching_leaves_masked_steps_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watching_ignores_masked_time_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Observation] = []
     monkeypatch.setattr(Monitor, "record", lambda self, observation: seen.append(observation))
     made = tagger()
@@ -144,11 +144,11 @@ def test_watching_leaves_masked_steps_out(monkeypatch: pytest.MonkeyPatch) -> No
         (TAGS[:, 0], 3),
     ],
 )
-def test_targets_that_can_not_say_so_stay(targets: Any, units: int) -> None:
+def test_targets_without_class_indices_are_not_masked(targets: Any, units: int) -> None:
     assert unmasked(targets, np.zeros((70, 6, units)), TOKENS > 0) is targets
 
 
-def test_nothing_masked_changes_nothing() -> None:
+def test_no_mask_changes_nothing() -> None:
     assert unmasked(TAGS, np.zeros((70, 6, 3)), np.ones((70, 6), bool)) is TAGS
     assert unmasked(TAGS, np.zeros((70, 6, 3)), None) is TAGS
 
@@ -159,7 +159,7 @@ def regression(loss: Any = "mae") -> Any:
     return made
 
 
-def test_the_course_of_an_attempt_is_told_by_its_own_loss() -> None:
+def test_attempt_with_another_loss_reports_its_trained_loss() -> None:
     trainer = make_trainer(FitRequest(regression(), ArrayData(X, Y), ArrayData(X, Y), None, None, 2, 16))
     run = RecordedRun()
     edits = (SetLoss("squared_error", "values"), StopEarly(5))
@@ -172,14 +172,14 @@ def test_the_course_of_an_attempt_is_told_by_its_own_loss() -> None:
     assert run.ends[-1][2].training_loss != run.ends[-1][2].loss
 
 
-def test_the_loss_as_given_tells_its_own_course() -> None:
+def test_original_loss_needs_no_separate_trained_loss() -> None:
     trainer = make_trainer(FitRequest(regression(), ArrayData(X, Y), ArrayData(X, Y), None, None, 1, 16))
     run = RecordedRun()
     trainer.train(TrainingSpec(1, 0), run)
     assert run.ends[-1][2].trained_loss is None
 
 
-def test_logits_are_judged_as_probabilities_by_a_loss_that_takes_those() -> None:
+def test_logits_become_probabilities_for_a_loss_that_expects_them() -> None:
     made = keras.Sequential([kl.Input((4,)), kl.Dense(3)])
     labels = np.arange(60) % 3
     own = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -216,7 +216,7 @@ class Coded(keras.Model):  # type: ignore[misc]
         {"loss": ["mse"], "loss_weights": [2.0], "metrics": ["mae"], "weighted_metrics": ["mae"]},
     ],
 )
-def test_a_compiled_model_of_code_is_copied(settings: dict[str, Any], fitted: bool) -> None:
+def test_compiled_subclassed_model_is_copied(settings: dict[str, Any], fitted: bool) -> None:
     made = Coded()
     made.compile("sgd", **settings)
     made(X[:2])
@@ -227,7 +227,7 @@ def test_a_compiled_model_of_code_is_copied(settings: dict[str, Any], fitted: bo
     assert trainer.context.layers
 
 
-def test_callbacks_are_told_of_unmasked_steps_alone() -> None:
+def test_callbacks_see_metrics_of_unmasked_time_steps() -> None:
     made, told = keras.Sequential([kl.Input((6,)), kl.Embedding(9, 4, mask_zero=True), kl.Dense(3, "softmax")]), []
     made.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy", "sparse_categorical_crossentropy"])
     shown = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: told.append(dict(logs)))

@@ -1,4 +1,4 @@
-"""Trainings of Keras models that go on after a pause, in which another one runs, as if it had not been."""
+"""Trainings of Keras models that continue after a pause, during which another one runs, as if there had been none."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ BAD = np.where(np.arange(70)[:, None] % 23 == 0, np.float32(np.nan), X)
 
 @keras.saving.register_keras_serializable("test_pausing")
 class GlobalNoise(layers.Layer):
-    """Draws from the one generator of Keras that all models share."""
+    """Draws from Keras' global generator, which all models share."""
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         return inputs + 0.1 * keras.random.normal(keras.ops.shape(inputs)) if training else inputs
 
 
 @keras.saving.register_keras_serializable("test_pausing")
-class NoiseOfTensorFlow(layers.Layer):
-    """Draws from the state that an operation of TensorFlow has."""
+class TensorFlowNoise(layers.Layer):
+    """Draws from the state of a TensorFlow operation."""
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         return inputs + 0.1 * tf.random.normal(tf.shape(inputs)) if training else inputs
@@ -74,7 +74,7 @@ def trainer(model: Any, train: Any = None, **fit_args: Any) -> KerasTrainer:
 
 
 def outcome(given: KerasTrainer, edits: Sequence[Edit], pauses: tuple[int, ...], **options: Any) -> dict[str, Any]:
-    """Return all that comes of a training, with another one run in each of its pauses."""
+    """Return all results of a training, with another one run during each pause."""
     run = RecordedRun(pauses=pauses, **options)
     trained = given.train(TrainingSpec(EPOCHS, 0, tuple(edits)), run)
     for at in pauses:
@@ -104,7 +104,7 @@ def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
             np.testing.assert_array_equal(new, old, name)
 
 
-PARTIAL = {"steps_per_epoch": 3}  # of the five of a pass
+PARTIAL = {"steps_per_epoch": 3}  # a pass has five
 ROLLBACK = (SetLearningRate(3.0), Rollback(), StopEarly(4))
 CASES: dict[str, tuple[Callable[[], Any], Any, dict[str, Any], tuple[Edit, ...]]] = {
     "epochs that are no whole passes": (chain, ArrayData(X, Y), PARTIAL, ()),
@@ -122,7 +122,7 @@ CASES: dict[str, tuple[Callable[[], Any], Any, dict[str, Any], tuple[Edit, ...]]
     ),
     "the generator of all": (lambda: chain(GlobalNoise(), layers.Dropout(0.2)), ArrayData(X, Y), {}, ()),
     "an eager step": (
-        lambda: chain(GlobalNoise(), NoiseOfTensorFlow(), run_eagerly=True), ArrayData(X, Y), {}, (),
+        lambda: chain(GlobalNoise(), TensorFlowNoise(), run_eagerly=True), ArrayData(X, Y), {}, (),
     ),
     "averaged weights": (lambda: chain(optimizer=averaging()), ArrayData(X, Y), {}, ()),
     "a falling rate": (
@@ -142,19 +142,19 @@ def test_a_pause_changes_nothing(case: str) -> None:
     assert_equal(outcome(given, edits, (2, 3)), expected)
 
 
-def test_a_training_paused_at_its_end_has_nothing_left_to_do() -> None:
+def test_training_paused_after_its_last_epoch_is_finished() -> None:
     given = trainer(chain(optimizer=averaging()))
     assert_equal(outcome(given, (), (1, EPOCHS)), outcome(given, (), ()))
 
 
-def test_a_pause_changes_nothing_where_the_budget_ends_the_training() -> None:
+def test_a_pause_changes_nothing_if_the_budget_ends_the_training() -> None:
     given = trainer(chain())
     expected = outcome(given, (), (), budget=800, reserve=20)
     assert len(expected["epochs"]) < EPOCHS
     assert_equal(outcome(given, (), (1,), budget=800, reserve=20), expected)
 
 
-def test_what_is_known_of_epochs_outlasts_a_pause_where_nothing_is_measured() -> None:
+def test_epoch_values_survive_a_pause_without_monitoring() -> None:
     found = []
     for pauses in ((), (2,)):
         run = RecordedRun(pauses=pauses, watched=False)
@@ -169,7 +169,7 @@ def test_what_is_known_of_epochs_outlasts_a_pause_where_nothing_is_measured() ->
     np.testing.assert_array_equal(found[0].epochs("loss")[1], found[1].epochs("loss")[1])
 
 
-def test_a_paused_model_has_the_best_weights_until_it_goes_on() -> None:
+def test_paused_model_has_the_best_weights_until_it_continues() -> None:
     given = trainer(chain(optimizer=keras.optimizers.SGD(20.0)))
     run = RecordedRun(pauses=(4,))
     trained = given.train(TrainingSpec(EPOCHS, 0, (StopEarly(4),)), run)
@@ -182,7 +182,7 @@ def test_a_paused_model_has_the_best_weights_until_it_goes_on() -> None:
     run.monitor.close()
 
 
-def test_a_paused_training_can_be_left_for_good() -> None:
+def test_paused_training_can_be_abandoned() -> None:
     run = RecordedRun(pauses=(2,))
     trained = trainer(chain()).train(TrainingSpec(EPOCHS, 0), run)
     assert trained.paused is not None
@@ -192,7 +192,7 @@ def test_a_paused_training_can_be_left_for_good() -> None:
     assert np.isfinite(trained.predict(X)).all()
 
 
-def test_it_is_the_early_stop_that_ends_a_training_to_be_paused() -> None:
+def test_early_stopping_wins_over_a_pause() -> None:
     run = RecordedRun(pauses=(2,))
     trained = trainer(chain(optimizer=keras.optimizers.SGD(0.0))).train(TrainingSpec(EPOCHS, 0, (StopEarly(1),)), run)
     run.monitor.close()
@@ -210,7 +210,7 @@ RESUMABLE: dict[str, tuple[Any, dict[str, Any], bool]] = {
 
 
 @pytest.mark.parametrize("case", RESUMABLE)
-def test_says_whether_trainings_can_be_paused(case: str) -> None:
+def test_trainer_reports_whether_trainings_can_be_paused(case: str) -> None:
     data, fit_args, expected = RESUMABLE[case]
     given = trainer(chain(), data, **fit_args)
     assert given.resumable is expected
@@ -218,24 +218,24 @@ def test_says_whether_trainings_can_be_paused(case: str) -> None:
     assert (given.train(TrainingSpec(2, 0), RecordedRun(pauses=(1,))).paused is not None) is expected
 
 
-def test_a_training_with_callbacks_of_the_users_is_not_paused() -> None:
+def test_training_with_user_callbacks_is_not_paused() -> None:
     given = trainer(chain(), callbacks=[keras.callbacks.TerminateOnNaN()])
     assert given.train(TrainingSpec(2, 0), RecordedRun(pauses=(1,))).paused is None
     assert given.train(TrainingSpec(2, 0), RecordedRun(pauses=(1,))).paused is not None
 
 
-def test_huge_models_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_huge_models_are_not_paused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = chain()
     size = sum(4 * int(np.prod(v.shape)) for v in model.variables)
     for limit, expected in ((size, True), (size - 1, False)):
-        monkeypatch.setattr(pausing, "_LARGEST", limit)
-        assert pausing.can_rest(model) is expected
+        monkeypatch.setattr(pausing, "_MAX_BYTES", limit)
+        assert pausing.can_pause(model) is expected
 
 
-def test_steps_with_a_random_state_of_their_own_are_not_continued() -> None:
-    """Seeding another training has TensorFlow begin that state anew."""
-    given = trainer(chain(NoiseOfTensorFlow()))
+def test_steps_with_stateful_random_operations_are_not_paused() -> None:
+    """Seeding another training makes TensorFlow reset that state."""
+    given = trainer(chain(TensorFlowNoise()))
     run = RecordedRun(pauses=(1,))
     assert given.train(TrainingSpec(2, 0), run).paused is None
     assert len(run.ends) == 1
-    assert not given.resumable, "trainings to come end there, rather than being paused"
+    assert not given.resumable, "later trainings end instead of pausing"

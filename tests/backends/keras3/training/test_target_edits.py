@@ -46,7 +46,7 @@ def branched() -> Any:
 
 
 class Net(keras.Model):  # type: ignore[misc]
-    """A model that is code."""
+    """A subclassed model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,13 +56,13 @@ class Net(keras.Model):  # type: ignore[misc]
         return self.out(self.hidden(x))
 
 
-class OwnStep(Net):
+class CustomStep(Net):
     def train_step(self, data: Any) -> Any:
         return super().train_step(data)
 
 
-class OwnLoss(keras.losses.Loss):  # type: ignore[misc]
-    """Takes shapes as they are."""
+class CustomLoss(keras.losses.Loss):  # type: ignore[misc]
+    """Does not align shapes."""
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         return keras.ops.square(y_true - y_pred)
@@ -104,7 +104,7 @@ def r2(trained: Any, targets: Any, inputs: Any = None) -> float:
 
 
 @pytest.mark.parametrize("build", [net, Net])
-def test_scaled_targets_are_learned_and_answered_in_their_own_units(train: Any, build: Any) -> None:
+def test_scaled_targets_are_predicted_in_their_original_units(train: Any, build: Any) -> None:
     trained, run = train(request(build(), LARGE[:, None], "mse"), e.ScaleTargets(), epochs=20, watched=True)
     assert r2(trained, LARGE) > 0.8
     assert trained.edits[0].mean == pytest.approx((float(LARGE[:200].mean()),), rel=1e-5)
@@ -113,13 +113,13 @@ def test_scaled_targets_are_learned_and_answered_in_their_own_units(train: Any, 
     assert evaluation.loss == pytest.approx(np.mean(errors**2), rel=1e-3)
     assert evaluation.training_loss == pytest.approx(np.mean(errors**2) / trained.edits[0].std[0] ** 2, rel=1e-3)
     seen = run.monitor.history
-    assert abs(seen.targets.mean) < 0.2, "the monitor sees what the loss sees"
+    assert abs(seen.targets.mean) < 0.2, "the monitor gets the targets of the loss"
     assert seen.targets.variance == pytest.approx(1, abs=0.2)
     squared = seen.scalar("squared_error")
     assert np.nanmax(squared) < 100
 
 
-def test_a_graph_with_branches_is_scaled_and_frozen_layers_stay(train: Any) -> None:
+def test_branched_graph_is_scaled_and_frozen_layers_do_not_change(train: Any) -> None:
     model = branched()
     frozen = model.get_layer("frozen").get_weights()
     inputs = {"one": X[:, :2], "two": X[:, 2:]}
@@ -129,7 +129,7 @@ def test_a_graph_with_branches_is_scaled_and_frozen_layers_stay(train: Any) -> N
         np.testing.assert_array_equal(before, after)
 
 
-def test_columns_are_scaled_apart_beside_the_other_edits(train: Any) -> None:
+def test_columns_are_scaled_separately_together_with_other_edits(train: Any) -> None:
     targets = np.c_[500 * X[:, 0], 0.01 * X[:, 1] + 300].astype("float32")
     edits = (e.ScaleTargets(), e.ScaleInputs(), e.SetOutputActivation("linear"))
     trained, _ = train(request(net(2, "sigmoid"), targets, "mse"), *edits, epochs=20)
@@ -167,7 +167,7 @@ def test_a_scaled_model_is_saved_and_planned(train: Any, tmp_path: Path) -> None
         (lambda y: 7 * y + 5, e.NumberClasses(), keras.losses.SparseCategoricalCrossentropy(True), None),
     ],
 )
-def test_classes_reach_the_loss_in_its_form(
+def test_classes_reach_the_loss_in_the_expected_encoding(
     train: Any, labels: Any, edit: Any, loss: Any, activation: Any, tmp_path: Path
 ) -> None:
     trained, run = train(request(net(2, activation), labels(CLASS), loss), edit)
@@ -175,28 +175,28 @@ def test_classes_reach_the_loss_in_its_form(
     answers = trained.predict(X[200:]).argmax(1)
     wanted = labels(np.array([0, 1]))
     if isinstance(edit, e.NumberClasses):
-        assert set(answers) <= set(wanted.tolist()), "answers are the user's labels"
+        assert set(answers) <= set(wanted.tolist()), "predictions are the user's labels"
         answers = np.searchsorted(wanted, answers)
     assert np.mean(answers == CLASS[200:]) > 0.85
     loaded = keras.models.load_model(save_model(trained.model, tmp_path))
     np.testing.assert_allclose(loaded.predict(X, verbose=0), trained.predict(X), rtol=1e-4, atol=1e-6)
 
 
-def test_columns_of_labels_are_a_layer_of_its_own() -> None:
+def test_label_columns_layer() -> None:
     layer = LabelColumns((1, 3), fill=-5.0)
     columns = keras.ops.convert_to_numpy(layer(np.array([[0.25, 0.75, 9.0]], "float32")))
     np.testing.assert_array_equal(columns, [[-5.0, 0.25, -5.0, 0.75]])
     assert LabelColumns.from_config(layer.get_config()).compute_output_shape((None, 3)) == (None, 4)
 
 
-def test_labels_of_minus_one_and_one_reach_a_loss_of_logits(train: Any) -> None:
+def test_signed_labels_work_with_a_loss_of_logits(train: Any) -> None:
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
     signed = (2.0 * CLASS - 1)[:, None].astype("float32")
     trained, _ = train(request(net(), signed, loss), e.EncodeTargets("zero_one"))
     assert np.mean(np.sign(trained.predict(X[200:])) == signed[200:]) > 0.85
 
 
-def test_a_probability_lies_between_two_labels(train: Any) -> None:
+def test_probability_is_mapped_between_two_labels(train: Any) -> None:
     given = request(net(1, "sigmoid"), (CLASS + 1.0)[:, None].astype("float32"), "binary_crossentropy")
     edit = e.ScaleTargets((1.0,), (1.0,))
     assert make_trainer(given).supports(edit)
@@ -207,7 +207,7 @@ def test_a_probability_lies_between_two_labels(train: Any) -> None:
 
 
 def test_reshaped_targets_are_learned(train: Any) -> None:
-    given = request(net(), LINE, OwnLoss())
+    given = request(net(), LINE, CustomLoss())
     plain, _ = train(given)
     trained, _ = train(given, e.ReshapeTargets())
     assert r2(plain, LINE) < 0.3
@@ -238,7 +238,7 @@ def dataset(x: Any, y: Any, size: int = 32) -> Any:
 
 @pytest.mark.parametrize("kind", ["arrays", "tf.data", "PyDataset"])
 @pytest.mark.parametrize("in_targets", [False, True])
-def test_bad_rows_are_left_out_and_counted(train: Any, kind: str, in_targets: bool) -> None:
+def test_bad_rows_are_dropped_and_counted(train: Any, kind: str, in_targets: bool) -> None:
     x, y = X[:200].copy(), LINE[:200, None].copy().astype("float32")
     (y if in_targets else x)[::29, 0] = np.nan
     x[40, 2] = np.inf
@@ -252,7 +252,7 @@ def test_bad_rows_are_left_out_and_counted(train: Any, kind: str, in_targets: bo
 
 
 @pytest.mark.parametrize("kind", ["arrays", "tf.data"])
-def test_rows_are_shuffled_anew_in_each_epoch_and_alike_for_one_seed(train: Any, kind: str) -> None:
+def test_rows_are_shuffled_in_each_epoch_and_equally_for_equal_seeds(train: Any, kind: str) -> None:
     x = np.arange(64, dtype="float32")[:, None]
     seen: list[Any] = []
 
@@ -276,7 +276,7 @@ def test_rows_are_shuffled_anew_in_each_epoch_and_alike_for_one_seed(train: Any,
 
 
 @pytest.mark.parametrize("kind", ["arrays", "tf.data"])
-def test_classes_count_alike(train: Any, kind: str) -> None:
+def test_class_weights_balance_the_classes(train: Any, kind: str) -> None:
     y = (X[:, 0] > 1.3).astype("int64")
     data: Any = (X[:200], y[:200]) if kind == "arrays" else dataset(X[:200], y[:200])
     given = request(
@@ -290,7 +290,7 @@ def test_classes_count_alike(train: Any, kind: str) -> None:
     assert found[0] < 0.5 < found[1]
 
 
-def test_weights_of_classes_come_on_top_of_those_of_rows_and_of_the_user(train: Any) -> None:
+def test_class_weights_multiply_row_weights_and_user_weights(train: Any) -> None:
     y = (X[:, 0] > 0.8).astype("int64")
     weights = RNG.uniform(0.5, 2.0, 200).astype("float32")
     loss, softmax = "sparse_categorical_crossentropy", lambda: net(2, "softmax")
@@ -309,7 +309,7 @@ def test_weights_of_classes_come_on_top_of_those_of_rows_and_of_the_user(train: 
 @pytest.mark.parametrize(
     ("build", "targets", "loss", "edit", "reason"),
     [
-        (OwnStep, LARGE[:, None], "mse", e.ScaleTargets(), "train_step of its own"),
+        (CustomStep, LARGE[:, None], "mse", e.ScaleTargets(), "overrides train_step"),
         (net, LARGE[:, None], "mape", e.ScaleTargets(), "by their difference"),
         (net, np.c_[LARGE, LARGE], "mse", e.ScaleTargets(), "2 columns"),
         (lambda: net(2, "softmax"), CLASS, "sparse_categorical_crossentropy", e.NumberClasses(), "from 0 already"),
@@ -318,24 +318,24 @@ def test_weights_of_classes_come_on_top_of_those_of_rows_and_of_the_user(train: 
         (net, LINE[:, None], "mse", e.ShuffleData(), "shuffled in each epoch already"),
         (net, LINE[:, None], "mse", e.DropBadRows(), "are finite"),
         (net, LINE[:, None], "mse", e.WeightClasses(), "these are real numbers"),
-        (OwnStep, CLASS, "mse", e.EncodeTargets("zero_one"), "code of its own"),
+        (CustomStep, CLASS, "mse", e.EncodeTargets("zero_one"), "code of its own"),
     ],
 )
-def test_says_why_not(build: Any, targets: Any, loss: Any, edit: e.Edit, reason: str) -> None:
+def test_refusals_have_a_reason(build: Any, targets: Any, loss: Any, edit: e.Edit, reason: str) -> None:
     support = make_trainer(request(build(), targets, loss)).supports(edit)
     assert not support
     assert reason in support.reason
 
 
-def test_data_sets_that_make_their_own_order() -> None:
+def test_data_sets_with_a_fixed_order_are_not_shuffled() -> None:
     parts = Parts(X[:200], LINE[:200, None])
     endless = dataset(X[:200], LINE[:200, None]).repeat()
-    for data, reason in ((parts, "puts its rows in order itself"), (endless, "no end")):
+    for data, reason in ((parts, "sets the order of its rows itself"), (endless, "infinite")):
         given = request(net(), LINE[:, None], "mse", train=StreamData(data), fit_args={"steps_per_epoch": 4})
         assert reason in make_trainer(given).supports(e.ShuffleData()).reason
 
 
-def test_several_outputs_have_no_one_target(train: Any) -> None:
+def test_several_outputs_are_refused(train: Any) -> None:
     x = keras.Input((4,))
     hidden = dense(8, "relu")(x)
     model = keras.Model(x, [dense(1, None, 1)(hidden), dense(1, None, 2)(hidden)])
@@ -348,7 +348,7 @@ def test_several_outputs_have_no_one_target(train: Any) -> None:
         assert "several" in support.reason
 
 
-def test_arrays_of_data_stay_as_they_are(train: Any) -> None:
+def test_data_arrays_are_not_changed(train: Any) -> None:
     given = request(net(), LARGE[:, None], "mse")
     assert isinstance(given.train, ArrayData)
     before = given.train.targets.copy()

@@ -73,7 +73,7 @@ def losses(run: Any) -> list[float]:
     return [values["loss"] for _, values, _ in run.ends]
 
 
-def test_a_training_leaves_the_given_objects_as_they_were(make_run: Callable[..., Any]) -> None:
+def test_training_does_not_change_the_original_objects(make_run: Callable[..., Any]) -> None:
     model = mlp()
     before, state = model.get_weights(), dict(vars(model))
     run = make_run()
@@ -104,7 +104,7 @@ def test_equal_seeds_give_equal_bits_watched_or_not(make_run: Callable[..., Any]
     assert any(not np.array_equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
-def test_callers_random_states_are_kept(make_run: Callable[..., Any]) -> None:
+def test_random_states_of_the_caller_are_kept(make_run: Callable[..., Any]) -> None:
     given = request()
     keras.utils.set_random_seed(3)
     expected = (np.random.rand(), float(keras.random.uniform(())))
@@ -135,7 +135,7 @@ def test_the_budget_is_never_exceeded(make_run: Callable[..., Any], budget: int)
     assert len(run.ends) == (0 if budget < 48 else budget // 170 + (budget % 170 >= 48))
 
 
-def test_the_core_ends_a_training(make_run: Callable[..., Any]) -> None:
+def test_the_core_can_end_a_training(make_run: Callable[..., Any]) -> None:
     run = make_run(epochs=2)
     train(make_trainer(request()), run, epochs=9)
     assert len(run.ends) == 2
@@ -178,7 +178,7 @@ def test_every_edit_trains(make_run: Callable[..., Any], edit: Edit, tmp_path: P
     assert list(tmp_path.iterdir()) == [saved]
 
 
-def test_settings_reach_the_optimizer(make_run: Callable[..., Any]) -> None:
+def test_optimizer_edits_reach_the_optimizer(make_run: Callable[..., Any]) -> None:
     trainer = make_trainer(request(optimizer=keras.optimizers.Adam(1e-3, clipnorm=1.0)))
     edits = (SetLearningRate(0.25), SetWeightDecay(0.1), ClipGradients("value", 0.5))
     optimizer = train(trainer, make_run(), *edits, epochs=1).optimizer
@@ -199,13 +199,13 @@ def test_weight_decay_leaves_biases_alone(make_run: Callable[..., Any]) -> None:
     np.testing.assert_allclose(trained.bias, 1, atol=0.05)
 
 
-class OwnSchedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+class CustomSchedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
     def __call__(self, step: Any) -> Any:
         return 0.1 / (1.0 + keras.ops.cast(step, "float32"))
 
 
-@pytest.mark.parametrize("schedule", [keras.optimizers.schedules.CosineDecay(0.1, 100), OwnSchedule()])
-def test_a_schedule_is_scaled_along(make_run: Callable[..., Any], schedule: Any) -> None:
+@pytest.mark.parametrize("schedule", [keras.optimizers.schedules.CosineDecay(0.1, 100), CustomSchedule()])
+def test_schedule_is_scaled(make_run: Callable[..., Any], schedule: Any) -> None:
     trainer = make_trainer(request(optimizer=keras.optimizers.SGD(schedule)))
     optimizer = train(trainer, make_run(), SetLearningRate(0.01), epochs=1).optimizer
     assert float(optimizer._learning_rate(50)) == pytest.approx(float(schedule(50)) * 0.1)
@@ -227,14 +227,14 @@ def test_stop_early_restores_the_best_weights(make_run: Callable[..., Any]) -> N
     assert trained.evaluate(VALIDATION).loss == pytest.approx(min(found))
 
 
-def test_scaling_is_fitted_on_training_data_only(make_run: Callable[..., Any]) -> None:
+def test_input_scaling_is_computed_from_training_data_only(make_run: Callable[..., Any]) -> None:
     trained = train(make_trainer(request()), make_run(), ScaleInputs(), epochs=1)
     [edit] = trained.edits
     np.testing.assert_allclose(edit.mean, X[:50].mean(0), rtol=1e-5)
     np.testing.assert_allclose(edit.std, X[:50].std(0), rtol=1e-5)
 
 
-def test_a_new_loss_is_trained_but_the_given_one_is_told(make_run: Callable[..., Any]) -> None:
+def test_new_loss_is_trained_but_the_original_one_is_reported(make_run: Callable[..., Any]) -> None:
     run = make_run()
     trained = train(make_trainer(request()), run, SetLoss("squared_error", "values"), epochs=1)
     assert trained.model.loss.name == "mean_squared_error"
@@ -284,12 +284,12 @@ def test_streams(make_run: Callable[..., Any], kind: Any) -> None:
     trainer = make_trainer(request(None, StreamData(kind(X[:50], Y[:50])), StreamData(kind(X[50:], Y[50:]))))
     run = make_run()
     train(trainer, run, ScaleInputs(), epochs=2)
-    assert run.spent == 2 * (4 * 16 * 3 + 20)  # how full the last batch is isn't known before it is read
+    assert run.spent == 2 * (4 * 16 * 3 + 20)  # the size of the last batch is unknown before it is read
     assert np.array_equal(run.ends[0][2].targets, Y[50:])
     assert bool(trainer.supports(SetBatchSize(8))) == (kind is dataset)
 
 
-def test_an_endless_stream_needs_steps(make_run: Callable[..., Any]) -> None:
+def test_infinite_stream_needs_steps(make_run: Callable[..., Any]) -> None:
     endless = StreamData(dataset(X[:50], Y[:50]).repeat())
     with pytest.raises(DataError, match="steps_per_epoch"):
         make_trainer(request(None, endless))
@@ -313,7 +313,7 @@ def test_weights_of_classes_and_rows(make_run: Callable[..., Any]) -> None:
         make_trainer(request(fit_args={"sample_weight": np.ones(70)}))
 
 
-def test_callback_objects_serve_the_first_training_and_a_callable_all(make_run: Callable[..., Any]) -> None:
+def test_callback_objects_are_used_in_the_first_training_and_a_callable_in_all(make_run: Callable[..., Any]) -> None:
     seen: list[set[str]] = []
 
     class Spy(keras.callbacks.Callback):  # type: ignore[misc]
@@ -386,17 +386,17 @@ def test_builders_are_called_for_models_that_are_code(make_run: Callable[..., An
 
 
 def test_a_custom_train_step_is_used(make_run: Callable[..., Any]) -> None:
-    class Own(keras.Model):
+    class CustomStep(keras.Model):
         def train_step(self, data: Any) -> Any:
             self.steps = getattr(self, "steps", 0) + 1
             return super().train_step(data)
 
     inputs = keras.Input((4,))
-    model = Own(inputs, layers.Dense(1, "sigmoid", name="out")(inputs))
+    model = CustomStep(inputs, layers.Dense(1, "sigmoid", name="out")(inputs))
     model.compile("sgd", "mse")
     trainer = make_trainer(request(model))
     trained = train(trainer, make_run(), epochs=1)
-    assert type(trained.model) is Own
+    assert type(trained.model) is CustomStep
     assert trained.model.steps > 0
     assert "its loss" in trainer.supports(SetLoss("squared_error", "values")).reason
 
@@ -416,7 +416,7 @@ def test_inputs_in_a_dict_or_a_tuple(make_run: Callable[..., Any]) -> None:
         assert trained.predict(inputs).shape == (70, 1)
 
 
-def test_pretrained_weights_are_where_attempts_start(make_run: Callable[..., Any]) -> None:
+def test_attempts_start_from_pretrained_weights(make_run: Callable[..., Any]) -> None:
     model = mlp()
     run = make_run(epochs=1)
     trained = train(
@@ -441,26 +441,28 @@ def test_pretrained_weights_are_where_attempts_start(make_run: Callable[..., Any
         ({"fit_args": {"shuffle": "no"}}, ConfigError, "shuffle must be"),
         ({"fit_args": {"validation_batch_size": 0}}, ConfigError, "validation_batch_size"),
         ({"fit_args": {"workers": 2}}, ConfigError, "workers"),
-        ({"loss": 3}, InputError, "no loss of Keras"),
+        ({"loss": 3}, InputError, "not a Keras loss"),
         ({"fit_args": {"steps_per_epoch": 0}}, ConfigError, "steps_per_epoch"),
         ({"model": keras.Sequential([keras.Input((4,)), layers.Dense(1)])}, InputError, "not compiled"),
         ({"model": keras.Sequential([keras.Input((9,)), layers.Dense(1)]), "loss": "mse", "optimizer": "sgd"},
          DataError, r"\(2, 4\)"),
-        ({"model": lambda: 3}, InputError, "returned no keras.Model"),
-        ({"loss": "mean_sqared_error"}, InputError, "no loss of Keras"),
-        ({"optimizer": "admm"}, InputError, "no optimizer of Keras"),
+        ({"model": lambda: 3}, InputError, "must return a keras.Model"),
+        ({"loss": "mean_sqared_error"}, InputError, "not a Keras loss"),
+        ({"optimizer": "admm"}, InputError, "not a Keras optimizer"),
         ({"optimizer": 3}, InputError, "int"),
         ({"validation": ArrayData(X[:, :3], Y)}, DataError, "validation_data"),
     ],
 )  # fmt: skip
-def test_what_can_not_be_used_is_said_at_once(options: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_unusable_options_are_refused_immediately(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         make_trainer(request(**options))
 
 
 @keras.saving.register_keras_serializable("tests")
 class Reconstructs(keras.Model):  # type: ignore[misc]
-    """Adds its loss in `call`, so that it has one only once it has been called."""
+    """Adds its loss in `call`, so it has none before the first call."""
 
     def __init__(self, adds: bool = True, **options: Any) -> None:
         super().__init__(**options)
@@ -476,7 +478,7 @@ class Reconstructs(keras.Model):  # type: ignore[misc]
         return {"adds": self.adds}
 
 
-def test_a_loss_that_the_model_adds_when_called(make_run: Callable[..., Any]) -> None:
+def test_loss_added_in_call(make_run: Callable[..., Any]) -> None:
     data = ArrayData(X, X)
     for adds in (True, False):
         model = Reconstructs(adds)
@@ -490,7 +492,7 @@ def test_a_loss_that_the_model_adds_when_called(make_run: Callable[..., Any]) ->
                 make_trainer(request(model, data, data))
 
 
-def test_an_error_of_the_users_passes_through(make_run: Callable[..., Any]) -> None:
+def test_user_errors_are_not_caught(make_run: Callable[..., Any]) -> None:
     class Breaks(keras.callbacks.Callback):  # type: ignore[misc]
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             raise KeyError("mine")

@@ -1,4 +1,4 @@
-"""Edits of how a training goes, in real trainings of Keras models."""
+"""Edits of the training procedure in real trainings of Keras models."""
 
 from __future__ import annotations
 
@@ -62,23 +62,23 @@ def reason(given: KerasTrainer, edit: e.Edit) -> str:
 # -- learning rate and length -----------------------------------------------------------------------------------------
 
 
-def test_warm_up_and_decay_are_one_schedule_of_keras(train: Any) -> None:
+def test_warm_up_and_decay_become_one_keras_schedule(train: Any) -> None:
     trained, run = train(model(), e.WarmUpRate(4), e.DecayRate(0.1), e.SetLearningRate(0.02), epochs=3)
     rate = trained.optimizer._learning_rate
     assert [float(rate(step)) for step in (0, 2, 4)] == pytest.approx([0.005, 0.0125, 0.02])
     assert float(rate(21)) == pytest.approx(0.002)
     assert trained.edits[1] == e.DecayRate(0.1, steps=21)
-    assert run.context.optimizer.learning_rate == pytest.approx(0.02), "the rate set, not that of the first step"
+    assert run.context.optimizer.learning_rate == pytest.approx(0.02), "the target rate, not that of the first step"
 
 
-def test_a_warm_up_alone_ends_at_the_rate_set(train: Any) -> None:
+def test_warm_up_alone_ends_at_the_target_rate(train: Any) -> None:
     trained, _ = train(model(), e.WarmUpRate(5))
     rate = trained.optimizer._learning_rate
     assert float(rate(0)) < 0.003
     assert [float(rate(step)) for step in (5, 6, 500)] == pytest.approx([0.01] * 3)
 
 
-def test_a_schedule_of_the_users_stays_unless_it_is_to_blame(train: Any) -> None:
+def test_user_schedule_is_kept_unless_it_is_replaced(train: Any) -> None:
     schedule = keras.optimizers.schedules.ExponentialDecay(0.02, 1, 0.1)
     given = model(optimizer=keras.optimizers.SGD(schedule))
     prepared = trainer(given)
@@ -89,18 +89,18 @@ def test_a_schedule_of_the_users_stays_unless_it_is_to_blame(train: Any) -> None
     assert "no schedule" in reason(trainer(model()), e.DecayRate(instead=True))
 
 
-def test_a_longer_training_has_its_epochs(make_run: Callable[..., Any]) -> None:
+def test_extended_training_runs_all_its_epochs(make_run: Callable[..., Any]) -> None:
     prepared, run = trainer(model()), make_run()
     prepared.train(TrainingSpec(2, 0).with_edits((e.ExtendTraining(4),)), run)
     assert [epoch for epoch, _, _ in run.ends] == [0, 1, 2, 3]
-    assert "has 2 epochs as it is" in reason(prepared, e.ExtendTraining(2))
+    assert "already has 2 epochs" in reason(prepared, e.ExtendTraining(2))
 
 
 # -- optimizer --------------------------------------------------------------------------------------------------------
 
 
 def moved(clipped: bool, jump: float) -> float:
-    """Return the length of the step that follows 200 small gradients, ÷ learning rate."""
+    """Return the length of the step after 200 small gradients, divided by the learning rate."""
     variable = keras.Variable(np.zeros(50, "float32"))
     optimizer = keras.optimizers.Adam(0.01)
     optimizer.build([variable])
@@ -113,11 +113,11 @@ def moved(clipped: bool, jump: float) -> float:
     return float(np.abs(np.array(variable) - before).mean()) / 0.01
 
 
-def test_clipped_updates_stay_near_the_rate_where_gradients_outgrow_their_second_moment(train: Any) -> None:
+def test_clipped_updates_stay_near_the_rate_if_gradients_exceed_their_second_moment(train: Any) -> None:
     assert moved(False, 30.0) > 1
     assert moved(True, 30.0) < 0.1
     assert moved(True, 1.0) == pytest.approx(moved(False, 1.0), rel=0.2)
-    with pytest.raises(ConfigError, match="SGD divides by no second moment"):
+    with pytest.raises(ConfigError, match="SGD keeps no second moment"):
         clip_updates(keras.optimizers.SGD())
     plain, _ = train(model())
     trained, run = train(model(), e.TuneAdam(0.95, 1e-12, clip_updates=True))
@@ -127,7 +127,7 @@ def test_clipped_updates_stay_near_the_rate_where_gradients_outgrow_their_second
     assert "no second moment" in reason(trainer(model(optimizer=keras.optimizers.SGD(0.1))), e.TuneAdam(0.9))
 
 
-def test_an_optimizer_forgets_between_epochs(train: Any) -> None:
+def test_optimizer_state_is_reset_between_epochs(train: Any) -> None:
     trained, run = train(model(), e.ResetOptimizerState(1), epochs=3)
     assert int(trained.optimizer.iterations) == 7
     assert float(trained.optimizer.learning_rate) == pytest.approx(0.01)
@@ -135,10 +135,10 @@ def test_an_optimizer_forgets_between_epochs(train: Any) -> None:
     assert "fresh optimizer" in reason(trainer(model()), e.ResetOptimizerState())
 
 
-def test_what_keras_does_itself_is_refused_with_a_reason() -> None:
+def test_edits_that_keras_does_not_need_are_refused_with_a_reason() -> None:
     prepared = trainer(model())
     assert "all trainable weights" in reason(prepared, e.CompleteOptimizer())
-    assert "gradients anew" in reason(prepared, e.RestoreZeroGrad())
+    assert "new gradients" in reason(prepared, e.RestoreZeroGrad())
     assert "`training`" in reason(prepared, e.SetMode())
 
 
@@ -151,7 +151,7 @@ def with_bad_row(value: float) -> Any:
     return x
 
 
-def test_a_bad_batch_is_left_out_with_all_it_would_leave_behind(train: Any) -> None:
+def test_nonfinite_batch_is_skipped_without_side_effects(train: Any) -> None:
     hidden = (layers.Dense(16, name="a"), layers.BatchNormalization(), layers.ReLU())
     poisoned, _ = train(model(*hidden), x=with_bad_row(np.nan))
     assert not all(np.isfinite(w).all() for w in poisoned.model.get_weights())
@@ -160,14 +160,14 @@ def test_a_bad_batch_is_left_out_with_all_it_would_leave_behind(train: Any) -> N
     assert int(trained.optimizer.iterations) == 4 * 7 - 4
 
 
-def test_a_gradient_far_outside_the_runs_own_is_left_out(train: Any) -> None:
+def test_outlier_gradient_is_skipped(train: Any) -> None:
     options = {"x": with_bad_row(300.0), "epochs": 30}
     _, plain = train(model(optimizer=keras.optimizers.SGD(0.3)), **options)
     _, guarded = train(model(optimizer=keras.optimizers.SGD(0.3)), e.SkipUpdates(window=12), **options)
     assert held_out(guarded)[-1] < held_out(plain)[-1] - 0.1
 
 
-def test_sound_steps_are_all_taken(train: Any) -> None:
+def test_usual_steps_are_not_skipped(train: Any) -> None:
     plain, _ = train(model(), epochs=4)
     guarded, _ = train(model(), e.SkipUpdates(), e.Rollback(), epochs=4)
     for one, other in zip(plain.model.get_weights(), guarded.model.get_weights(), strict=True):
@@ -175,7 +175,7 @@ def test_sound_steps_are_all_taken(train: Any) -> None:
 
 
 class Jump(keras.callbacks.Callback):
-    """Loses the weights at the start of an epoch."""
+    """Destroys the weights at the start of an epoch."""
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if epoch == 4:
@@ -183,7 +183,7 @@ class Jump(keras.callbacks.Callback):
             out.set_weights([w * -1000 - 50 for w in out.get_weights()])
 
 
-def test_it_goes_back_to_the_best_epoch_and_on_at_a_lower_rate(train: Any) -> None:
+def test_rollback_restores_the_best_epoch_and_reduces_the_rate(train: Any) -> None:
     options = {"epochs": 7, "fit_args": {"callbacks": lambda: [Jump()]}}
     _, plain = train(model(), **options)
     trained, run = train(model(), e.Rollback(), **options)
@@ -217,7 +217,7 @@ def branched() -> Any:
     return made
 
 
-class Own(keras.Model):
+class Subclass(keras.Model):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.a, self.rest = layers.Dense(16, "relu", name="a"), layers.Dense(1, "sigmoid", name="out")
@@ -226,15 +226,15 @@ class Own(keras.Model):
         return self.rest(self.a(x))
 
 
-def own() -> Any:
+def subclass() -> Any:
     keras.utils.set_random_seed(1)
-    made = Own()
+    made = Subclass()
     made.compile(keras.optimizers.Adam(0.01), "binary_crossentropy")
     made(X[:2])
     return made
 
 
-def test_dead_units_come_back_and_learn(train: Any) -> None:
+def test_dead_units_are_revived_and_learn(train: Any) -> None:
     _, stuck = train(dead(model(), "a"), epochs=20)
     trained, alive = train(dead(model(), "a"), e.ReviveUnits(("a", "b")), epochs=20)
     assert losses(stuck)[-1] > 0.65
@@ -243,24 +243,24 @@ def test_dead_units_come_back_and_learn(train: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("build", "edited", "names"), [(branched, ("act", "conv"), ("wide", "conv")), (own, ("a",), ("a",))]
+    ("build", "edited", "names"), [(branched, ("act", "conv"), ("wide", "conv")), (subclass, ("a",), ("a",))]
 )
-def test_units_are_found_in_branches_behind_separate_activations_and_in_code(
+def test_units_are_revived_in_branches_before_separate_activations_and_in_code(
     train: Any, build: Any, edited: Any, names: Any
 ) -> None:
     given = build() if build is branched else None
     given = dead(given, *names) if given is not None else None
     if given is None:
-        given = own()
+        given = subclass()
         given.a.bias.assign(np.full(given.a.bias.shape, -100.0))
     trained, run = train(given, e.ReviveUnits(edited), epochs=4)
     for layer in trained.model._flatten_layers():
         if layer.name in names:
             assert float(np.min(layer.bias)) > -1
-    assert run.evaluated == 4 * 60 + 3 * 32, "the passes over a batch are told"
+    assert run.evaluated == 4 * 60 + 3 * 32, "the forward passes are counted"
 
 
-def test_living_frozen_and_kept_units_stay_as_they_are(train: Any) -> None:
+def test_living_frozen_and_kept_units_do_not_change(train: Any) -> None:
     given = model(optimizer=keras.optimizers.SGD(1e-9))
     bias = np.zeros(16)
     bias[3] = -100
@@ -295,7 +295,7 @@ def test_half_precision_is_raised(train: Any, policy: str) -> None:
 
 
 class Code(keras.Model):  # type: ignore[misc]
-    """A model of code whose layers get other names each time that they are made."""
+    """A subclassed model whose layers get new names each time they are made."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -306,7 +306,7 @@ class Code(keras.Model):  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("by", ["model", "callable"])
-def test_layers_of_a_model_of_code_are_known_by_name_in_each_copy(by: str, make_run: Callable[..., Any]) -> None:
+def test_layers_of_a_subclassed_model_keep_their_names_in_each_copy(by: str, make_run: Callable[..., Any]) -> None:
     given = Code()
     given(X[:2])
     given.compile("adam", "binary_crossentropy")

@@ -1,4 +1,4 @@
-"""Managed trainings on the other engines of Keras, each in a process of its own: the engine is fixed per process."""
+"""Managed trainings on the other engines of Keras, each in its own process: the engine is fixed per process."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ rng = np.random.default_rng(0)
 x, sequences = rng.normal(size=(70, 4)).astype("float32"), rng.normal(size=(70, 5, 3)).astype("float32")
 y = (x[:, :1] * x[:, 1:2] > 0).astype("float32")
 
-class Noise(layers.Layer):  # the generator of all models is known in eager steps alone
+class Noise(layers.Layer):  # the global generator is known only in eager steps
     def call(self, inputs, training=False):
         seen = training and keras.backend.backend() == "torch"
         return inputs + 0.1 * keras.random.normal(inputs.shape) if seen else inputs
 
 first, second = keras.Input((4,), name="first"), keras.Input((5, 3), name="second")
-recurrent = layers.Flatten()(second)  # on JAX it takes long to compile a recurrent layer
+recurrent = layers.Flatten()(second)  # a recurrent layer takes long to compile on JAX
 if keras.backend.backend() == "torch":
     recurrent = layers.LSTM(6, dropout=0.2, recurrent_dropout=0.2)(second)
 joint = layers.BatchNormalization()(layers.Dense(6, name="hidden")(Noise()(layers.Concatenate()([first, recurrent]))))

@@ -1,4 +1,4 @@
-"""What `check` sees of a model, and that it leaves no trace."""
+"""What `check` observes of a model without changing it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def build(*, built: bool = True) -> Any:
 
 
 @pytest.mark.parametrize("built", [True, False])
-def test_a_look_leaves_no_trace(built: bool) -> None:
+def test_probe_changes_nothing(built: bool) -> None:
     keras.utils.set_random_seed(0)
     model = build(built=built)
     weights = model.get_weights()
@@ -47,7 +47,7 @@ def test_a_look_leaves_no_trace(built: bool) -> None:
     table = seen[0].layers
     assert np.isfinite(table[:, LAYER_COLUMNS.index("activation_std")]).all()
     assert np.isnan(table[:, LAYER_COLUMNS.index("grad_norm")]).all()
-    # batch normalization goes by the batch, as it does in training
+    # batch normalization uses the batch, as in training
     assert table[1, LAYER_COLUMNS.index("activation_std")] == pytest.approx(1, rel=0.05)
 
 
@@ -92,7 +92,7 @@ class Unclonable(keras.Model):  # type: ignore[misc]
         raise NotImplementedError
 
 
-def test_a_model_without_weights_that_cant_be_copied() -> None:
+def test_uncopyable_model_without_weights() -> None:
     model = Unclonable(2)
     _, seen = probe(model, (X, Y), "mse", "sgd", 1)
     assert not model.built

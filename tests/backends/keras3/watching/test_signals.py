@@ -1,4 +1,4 @@
-"""Signals beyond norms and activations: each against the same number worked out apart from the training."""
+"""Signals beyond norms and activations, each compared with the same number computed separately."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from keras import layers as kl
 
-from autotrainer.backends.keras3.model.parts import find_parts
+from autotrainer.backends.keras3.model.watched_layers import watched_layers
 from autotrainer.backends.keras3.statistics.layer_table import LayerTable
 from autotrainer.backends.keras3.watching.observer import observe
 from autotrainer.monitoring.monitor import Monitor
@@ -64,7 +64,7 @@ def compiled(model: Any, optimizer: Any = None) -> Any:
 
 
 def gradients_of(model: Any, x: Any, y: Any) -> list[Any]:
-    """Return the gradients of a batch, worked out apart."""
+    """Return the gradients of a batch, computed separately."""
     with tf.GradientTape() as tape:
         loss = model.compute_loss(x, y, model(x, training=True))
     return [tf.convert_to_tensor(g).numpy() for g in tape.gradient(loss, model.trainable_weights)]
@@ -97,7 +97,7 @@ def clipped(gradients: list[Any], options: dict[str, Any]) -> list[Any]:
         (keras.optimizers.Adam, {"clipvalue": 0.02}),
     ],
 )
-def test_directions_and_second_moments(monitor: Monitor, kind: Any, options: dict[str, Any]) -> None:
+def test_gradient_cosine_and_second_moments(monitor: Monitor, kind: Any, options: dict[str, Any]) -> None:
     keras.utils.set_random_seed(0)
     model, twin = (compiled(mlp(), kind(0.03, beta_2=0.9, **options)) for _ in range(2))
     twin.set_weights(model.get_weights())
@@ -125,14 +125,14 @@ def test_directions_and_second_moments(monitor: Monitor, kind: Any, options: dic
         keras.optimizers.Adam(gradient_accumulation_steps=2),
     ],
 )
-def test_without_such_a_moment_there_is_no_ratio(monitor: Monitor, optimizer: Any) -> None:
+def test_optimizers_without_second_moment_have_no_ratio(monitor: Monitor, optimizer: Any) -> None:
     watched(compiled(mlp(), optimizer), monitor)
     assert np.isnan(monitor.history.layer("second_moment_ratio")).all()
     assert np.isfinite(monitor.history.scalar("gradient_cosine")[1:]).all()
 
 
-def test_rows_of_sparse_gradients_stand_where_they_belong() -> None:
-    dense, sparse = (LayerTable(find_parts(keras.Sequential([kl.Input((1,)), kl.Embedding(50, 3)]))) for _ in "ab")
+def test_sampled_entries_of_sparse_gradients() -> None:
+    dense, sparse = (LayerTable(watched_layers(keras.Sequential([kl.Input((1,)), kl.Embedding(50, 3)]))) for _ in "ab")
     for indices in ([4, 7, 4], [7, 49, 0]):
         values = RANDOM.randn(3, 3).astype("float32")
         whole = np.zeros((50, 3), np.float32)
@@ -144,7 +144,7 @@ def test_rows_of_sparse_gradients_stand_where_they_belong() -> None:
     assert dense.gradient_cosine == pytest.approx(sparse.gradient_cosine)
 
 
-# -- what flows forward -------------------------------------------------------------------------------------------
+# -- activations and attention ------------------------------------------------------------------------------------
 
 
 def test_dormant_units_and_features(monitor: Monitor) -> None:
@@ -154,7 +154,7 @@ def test_dormant_units_and_features(monitor: Monitor) -> None:
     watched(model, monitor)
     np.testing.assert_allclose(column(monitor, "dormant", "a"), 2 / 7)
     np.testing.assert_allclose(column(monitor, "dormant", "tanh"), 0)
-    for name in ("b", "out"):  # the activation of the one has a row of its own, and outputs are never dormant
+    for name in ("b", "out"):  # one has a separate activation, and outputs are never dormant
         assert np.isnan(column(monitor, "dormant", name)).all()
     for step, rank in enumerate(monitor.history.scalar("feature_rank")):
         hidden = keras.Model(model.inputs[0], model.get_layer("tanh").output)(
@@ -165,7 +165,7 @@ def test_dormant_units_and_features(monitor: Monitor) -> None:
         assert rank == pytest.approx(np.exp(-(shares * np.log(shares)).sum()) / 5, rel=1e-3)
 
 
-def test_gates_make_the_output_of_recurrent_layers(monitor: Monitor) -> None:
+def test_gated_recurrent_layers_have_no_dormant_units(monitor: Monitor) -> None:
     layers = [kl.SimpleRNN(3, return_sequences=True, name="plain"), kl.GRU(3, name="gated"), kl.Dense(3, name="out")]
     watched(compiled(keras.Sequential([kl.Input((6, 1)), *layers])), monitor, X[..., None])
     assert np.isfinite(column(monitor, "dormant", "plain")).all()
@@ -185,7 +185,7 @@ def transformer(attention: Any, *, masked: bool) -> Any:
 
 
 def weights_of(model: Any, tokens: Any) -> Any:
-    """Return the attention weights of a batch, as the layer itself tells them."""
+    """Return the attention weights of a batch, as the layer returns them."""
     hidden, layer = model.get_layer("embedding")(tokens), model.get_layer("attention")
     if isinstance(layer, kl.Attention):
         return layer([hidden, hidden], return_attention_scores=True)[1].numpy()[:, None]
@@ -204,7 +204,7 @@ ATTENTION = {
     ("kind", "masked"),
     [(kind, masked) for kind in ATTENTION for masked in (False, True) if not masked or "groups" not in kind],
 )
-def test_attention_is_as_even_as_its_weights(monitor: Monitor, kind: str, masked: bool) -> None:
+def test_attention_entropy_is_that_of_its_weights(monitor: Monitor, kind: str, masked: bool) -> None:
     layer = ATTENTION[kind]()
     model = transformer(layer, masked=masked)
     watched(model, monitor, TOKENS)
@@ -213,7 +213,7 @@ def test_attention_is_as_even_as_its_weights(monitor: Monitor, kind: str, masked
         tokens = TOKENS[BATCH * step : BATCH * (step + 1)]
         weights, known = weights_of(model, tokens), (tokens != 0) | (not masked)
         counts = np.broadcast_to(known[:, None, None], weights.shape)
-        if not isinstance(layer, kl.Attention):  # which masks what queries get, not what they look at
+        if not isinstance(layer, kl.Attention):  # it masks queries, not keys
             counts = counts & known[:, None, :, None]
         if isinstance(layer, kl.MultiHeadAttention):
             counts = counts & np.tri(5, dtype=bool)
@@ -223,7 +223,7 @@ def test_attention_is_as_even_as_its_weights(monitor: Monitor, kind: str, masked
     assert (logits > 0).all()
 
 
-def test_large_logits_leave_little_entropy(monitor: Monitor) -> None:
+def test_large_logits_give_low_entropy(monitor: Monitor) -> None:
     model = transformer(kl.MultiHeadAttention(2, 4, name="attention"), masked=False)
     layer = model.get_layer("attention")
     layer.set_weights([w * 40 for w in layer.get_weights()])
@@ -238,8 +238,8 @@ def test_large_logits_leave_little_entropy(monitor: Monitor) -> None:
 # -- modes, schedules, owners -------------------------------------------------------------------------------------
 
 
-class Forgetful(keras.Model):  # type: ignore[misc]
-    """A training step that does not say that it trains."""
+class InferenceModeStep(keras.Model):  # type: ignore[misc]
+    """A training step that does not pass ``training=True``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -252,7 +252,7 @@ class Forgetful(keras.Model):  # type: ignore[misc]
         x, y = data
         with tf.GradientTape() as tape:
             loss = self.compute_loss(x, y, self(x))
-        learns = self.out.trainable_weights  # and the hidden layer is left out
+        learns = self.out.trainable_weights  # not the hidden layer
         self.optimizer.apply_gradients(zip(tape.gradient(loss, learns), learns, strict=True))
         return {"loss": loss}
 
@@ -262,14 +262,14 @@ def dropping() -> Any:
 
 
 def fine_tuning() -> Any:
-    """As the guide of Keras has it: the base stays in evaluation mode while the whole is trained."""
+    """As in Keras' guide: the base stays in inference mode while the model is trained."""
     base = keras.Sequential([kl.Input((6,)), kl.Dense(5), kl.BatchNormalization(), kl.ReLU()])
     inputs = kl.Input((6,))
     return keras.Model(inputs, kl.Dense(3)(base(inputs, training=False)))
 
 
 def idle() -> Any:
-    """A dropout layer that leaves out nothing."""
+    """A dropout layer with rate 0."""
     return keras.Sequential([kl.Input((6,)), kl.Dense(5, "relu"), kl.Dropout(0.0), kl.Dense(3)])
 
 
@@ -282,20 +282,20 @@ def frozen() -> Any:
 
 @pytest.mark.parametrize(
     ("build", "mode"),
-    [(dropping, 1), (fine_tuning, 1), (Forgetful, 0), (mlp, np.nan), (frozen, np.nan), (idle, np.nan)],
+    [(dropping, 1), (fine_tuning, 1), (InferenceModeStep, 0), (mlp, np.nan), (frozen, np.nan), (idle, np.nan)],
 )
 def test_the_mode_of_the_training_step(monitor: Monitor, build: Any, mode: float) -> None:
     watched(compiled(build()), monitor)
     np.testing.assert_array_equal(monitor.history.scalar("training_mode"), mode)
-    assert monitor.context.dropout == (0.5 if build in (dropping, frozen, Forgetful) else 0)
+    assert monitor.context.dropout == (0.5 if build in (dropping, frozen, InferenceModeStep) else 0)
 
 
-def test_weights_that_no_optimizer_moves(monitor: Monitor) -> None:
-    watched(compiled(Forgetful()), monitor)
+def test_weights_that_no_optimizer_updates_are_unowned(monitor: Monitor) -> None:
+    watched(compiled(InferenceModeStep()), monitor)
     assert {info.name: info.unowned for info in monitor.history.layers} == {"hidden": 35, "out": 0}
 
 
-def test_none_is_unowned_in_the_usual_step(monitor: Monitor) -> None:
+def test_no_weight_is_unowned_in_the_default_step(monitor: Monitor) -> None:
     watched(compiled(mlp()), monitor)
     assert not any(info.unowned for info in monitor.history.layers)
 
@@ -315,10 +315,10 @@ def test_schedules_of_the_learning_rate(monitor: Monitor, rate: Any, callbacks: 
     assert monitor.context.optimizer.scheduled == scheduled
 
 
-# -- what nobody needs --------------------------------------------------------------------------------------------
+# -- needed columns only ------------------------------------------------------------------------------------------
 
 
-def test_only_what_is_needed_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_needed_tensors_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[frozenset[str], set[str]] = {}
     for needs in (frozenset({"loss"}), frozenset({"feature_rank"}), frozenset({"attention_entropy"})):
         made = Monitor([], All(), quiet=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import autotrainer
-from autotrainer.backends.keras3.watching.source_lines import place
+from autotrainer.backends.keras3.watching.source_lines import source_line
 
 HERE = Path(__file__)
 
@@ -31,10 +31,10 @@ def graph() -> keras.Model:
     return keras.Model(inputs, keras.layers.Dense(2, name="outer")(hidden))  # outer of the graph
 
 
-class Own(keras.Model):  # type: ignore[misc]
+class Subclass(keras.Model):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
-        self.first = keras.layers.Dense(5)  # first of one's own
+        self.first = keras.layers.Dense(5)  # first of the subclass
 
     def call(self, inputs: Any) -> Any:
         return self.first(inputs)
@@ -51,24 +51,24 @@ def line(mark: str) -> int:
         (sequence, 1, "output of the sequence"),
         (graph, 1, "inner of the graph"),
         (graph, 2, "outer of the graph"),
-        (Own, 0, "first of one's own"),
+        (Subclass, 0, "first of the subclass"),
     ],
 )
-def test_a_layer_is_found_where_it_is_made(build: Any, layer: int, mark: str) -> None:
+def test_layer_has_the_line_where_it_is_made(build: Any, layer: int, mark: str) -> None:
     model = build()
 
-    found = place(model, "layer", model.layers[layer].name, str(HERE))
+    found = source_line(model, "layer", model.layers[layer].name, str(HERE))
 
     assert found.endswith(f"{HERE.name}:{line(mark)}")
 
 
-def test_what_the_text_does_not_tell_is_left_open() -> None:
-    assert place(keras.Sequential([keras.layers.Dense(1) for _ in range(2)]), "layer", "dense", str(HERE)) == ""
-    assert place(sequence(), "layer", "no_such_layer", str(HERE)) == ""
-    assert place(sequence(), "step", None, str(HERE)) == ""
+def test_unknown_lines_are_empty() -> None:
+    assert source_line(keras.Sequential([keras.layers.Dense(1) for _ in range(2)]), "layer", "dense", str(HERE)) == ""
+    assert source_line(sequence(), "layer", "no_such_layer", str(HERE)) == ""
+    assert source_line(sequence(), "step", None, str(HERE)) == ""
 
 
-def test_a_finding_says_where() -> None:
+def test_finding_has_a_source_line() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(128, 4)).astype("float32")
     y = np.eye(3, dtype="float32")[x[:, :3].argmax(1)]
@@ -80,5 +80,5 @@ def test_a_finding_says_where() -> None:
 
     (finding,) = monitor.findings
     assert finding.place.endswith(f"{HERE.name}:{line('output of the sequence')}")
-    assert place(model, "loss", None, str(HERE)).endswith(f"{HERE.name}:{line('the loss')}")
+    assert source_line(model, "loss", None, str(HERE)).endswith(f"{HERE.name}:{line('the loss')}")
     assert finding.place in str(monitor.report())

@@ -1,4 +1,4 @@
-"""What is seen of a `fit` on TensorFlow, and what is left behind: nothing."""
+"""What is observed of a `fit` on TensorFlow, and that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Y = (X.sum(axis=1) > 0).astype("int64")
 
 
 class Some(Sampler):
-    """Samples two of three steps, whatever that costs."""
+    """Samples two of three steps, whatever the cost."""
 
     def due(self, step: int) -> bool:
         self._next = step + 1
@@ -76,10 +76,10 @@ def column(monitor: Monitor, name: str, layer: str) -> Any:
     return monitor.history.layer(name)[:, row]
 
 
-# -- what is seen -------------------------------------------------------------------------------------------------
+# -- observations ------------------------------------------------------------------------------------------------
 
 
-def test_a_fit_is_seen(monitor: Monitor) -> None:
+def test_fit_is_observed(monitor: Monitor) -> None:
     model = compiled(mlp())
     watch(model, monitor)
     history = model.fit(X, Y, epochs=3, verbose=0, validation_split=0.25)
@@ -101,7 +101,7 @@ def test_a_fit_is_seen(monitor: Monitor) -> None:
     assert (column(monitor, "activation_spread", "leaky") > 0).all()
 
 
-def test_gradients_updates_and_loss_are_the_trainings(monitor: Monitor) -> None:
+def test_gradients_updates_and_loss_are_those_of_the_training(monitor: Monitor) -> None:
     model = keras.Sequential([kl.Input((12,)), kl.Dense(6, "tanh", name="a"), kl.Dense(1, name="b")])
     compiled(model, keras.optimizers.SGD(0.1, clipnorm=1e-3), "mse", metrics=None)
     before = [w.numpy() for w in model.trainable_weights]
@@ -168,7 +168,7 @@ def test_losses_between_samples_are_read_from_the_running_means() -> None:
         assert loss == pytest.approx(watched[All][step], rel=1e-3)
 
 
-def test_epochs_go_on_over_several_fits(monitor: Monitor) -> None:
+def test_epochs_are_counted_over_several_fits(monitor: Monitor) -> None:
     model = compiled(mlp())
     watch(model, monitor)
     model.fit(X, Y, epochs=2, verbose=0)
@@ -180,7 +180,7 @@ def test_epochs_go_on_over_several_fits(monitor: Monitor) -> None:
     assert (monitor.context.optimizer.name, monitor.context.planned_epochs) == ("sgd", 6)
 
 
-def test_train_on_batch_is_seen(monitor: Monitor) -> None:
+def test_train_on_batch_is_observed(monitor: Monitor) -> None:
     model = compiled(mlp())
     watch(model, monitor)
     for start in range(0, 96, 32):
@@ -190,7 +190,7 @@ def test_train_on_batch_is_seen(monitor: Monitor) -> None:
 
 
 class Raw(keras.Model):  # type: ignore[misc]
-    """A training step of its own, without Keras' loss, and a softmax that is no layer."""
+    """A custom training step without Keras' loss, and a softmax that is not a layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ class Raw(keras.Model):  # type: ignore[misc]
         return {"loss": loss}
 
 
-def test_a_training_step_of_ones_own(monitor: Monitor) -> None:
+def test_custom_training_step(monitor: Monitor) -> None:
     model = compiled(Raw(), metrics=None)
     watch(model, monitor)
     model.fit(X, Y, epochs=2, verbose=0)
@@ -249,7 +249,7 @@ def test_wrong_objects_are_refused(monitor: Monitor) -> None:
 # -- nothing is left behind ---------------------------------------------------------------------------------------
 
 
-def test_nothing_is_left_on_the_objects(monitor: Monitor) -> None:
+def test_closing_detaches_everything(monitor: Monitor) -> None:
     model, plain = compiled(mlp()), compiled(mlp())
     plain.fit(X, Y, epochs=1, verbose=0)
     watch(model, monitor)
@@ -276,7 +276,7 @@ class Stop(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("stop")])
-def test_an_exception_in_fit_passes_and_leaves_nothing(monitor: Monitor, error: BaseException) -> None:
+def test_exception_in_fit_propagates_and_nothing_stays_attached(monitor: Monitor, error: BaseException) -> None:
     model = compiled(mlp())
     watch(model, monitor)
     with pytest.raises(type(error)):
@@ -287,7 +287,7 @@ def test_an_exception_in_fit_passes_and_leaves_nothing(monitor: Monitor, error: 
     assert monitor.history.step == 1
 
 
-def test_saving_and_copying_inside(monitor: Monitor, tmp_path: Path) -> None:
+def test_watched_model_can_be_saved_and_copied(monitor: Monitor, tmp_path: Path) -> None:
     model = compiled(mlp())
     watch(model, monitor)
     model.fit(X, Y, epochs=1, verbose=0)
@@ -299,7 +299,7 @@ def test_saving_and_copying_inside(monitor: Monitor, tmp_path: Path) -> None:
     assert model.get_config() == keras.Sequential.from_config(model.get_config()).get_config()
 
 
-def test_callbacks_of_the_user_stay_as_they_are(monitor: Monitor) -> None:
+def test_user_callbacks_are_kept(monitor: Monitor) -> None:
     model = compiled(mlp())
     watch(model, monitor)
     mine = keras.callbacks.EarlyStopping("loss", patience=0, min_delta=100.0)
@@ -311,7 +311,7 @@ def test_callbacks_of_the_user_stay_as_they_are(monitor: Monitor) -> None:
     assert monitor.history.epochs("loss")[0].tolist() == [0, 1, 2]
 
 
-def test_our_own_errors_never_reach_the_training(monitor: Monitor, caplog: Any, monkeypatch: Any) -> None:
+def test_monitoring_errors_never_reach_the_training(monitor: Monitor, caplog: Any, monkeypatch: Any) -> None:
     def broken(*args: Any, **kwargs: Any) -> None:
         raise ZeroDivisionError("ours")
 
@@ -325,13 +325,13 @@ def test_our_own_errors_never_reach_the_training(monitor: Monitor, caplog: Any, 
 
 
 class Noisy(kl.Layer):  # type: ignore[misc]
-    """Draws numbers from a state inside TensorFlow, which a second compiled step would draw again."""
+    """Draws from a state inside TensorFlow, which a second compiled step would repeat."""
 
     def call(self, inputs: Any) -> Any:
         return inputs + tf.random.normal(tf.shape(inputs))
 
 
-def test_random_numbers_with_a_state_in_the_graph_are_left_alone(monitor: Monitor, caplog: Any) -> None:
+def test_stateful_random_operations_in_the_graph_are_not_recorded(monitor: Monitor, caplog: Any) -> None:
     weights = []
     for watched in (False, True):
         keras.utils.set_random_seed(5)

@@ -1,4 +1,4 @@
-"""Models with a training step of their own: what is seen of it, and what is said where something can't be."""
+"""Models with a custom training step: what is observed, and what is reported if something can't be."""
 
 from __future__ import annotations
 
@@ -92,14 +92,14 @@ def test_two_optimizers_and_no_call(monitor: Monitor) -> None:
     assert (column(monitor, "update_ratio") > 0).all()
     assert (column(monitor, "activation_std") > 0).all()
     assert set(monitor.history.epoch_names) == {"d_loss", "g_loss"}
-    # the compiled optimizer, which such a model does not use, is not taken for the one that trains it
+    # the compiled optimizer is not mistaken for those that train the model
     assert monitor.context.optimizer.name == "adam"
     np.testing.assert_allclose(monitor.history.scalar("learning_rate")[1:], 1e-2, rtol=1e-6)
-    assert not len(monitor.history.losses[0])  # the losses of adversaries are no measure of success
+    assert not len(monitor.history.losses[0])  # adversarial losses do not measure progress
     assert not monitor._failed
 
 
-def test_of_adversaries_a_loss_that_is_not_finite_is_told(monitor: Monitor) -> None:
+def test_nonfinite_loss_of_adversarial_training_is_reported(monitor: Monitor) -> None:
     model = Adversaries(fails=True)
     model.compile()
     monitor.attach(observe(model, None, None, monitor))
@@ -108,8 +108,8 @@ def test_of_adversaries_a_loss_that_is_not_finite_is_told(monitor: Monitor) -> N
     assert len(monitor.history.losses[1])
 
 
-class Own(keras.Model):  # type: ignore[misc]
-    """A training step that computes its loss without Keras, and tells it as ``means`` and ``names`` say."""
+class CustomStep(keras.Model):  # type: ignore[misc]
+    """A training step that computes its loss without Keras, and logs it under a name, as a mean or not."""
 
     def __init__(self, *, name_of_loss: str = "loss", as_mean: bool = True, applies: bool = True) -> None:
         super().__init__()
@@ -140,12 +140,12 @@ class Own(keras.Model):  # type: ignore[misc]
 )
 def test_the_loss_is_found_in_the_logs(monitor: Monitor, name: str, as_mean: bool) -> None:
     keras.utils.set_random_seed(0)
-    model = Own(as_mean=False)
+    model = CustomStep(as_mean=False)
     model.compile("sgd")
     batches = [slice(start, start + 16) for start in range(0, 96, 16)] * 2
     losses = [float(model.train_on_batch(X[rows], Y[rows], return_dict=True)["loss"]) for rows in batches]
     keras.utils.set_random_seed(0)
-    model = Own(name_of_loss=name, as_mean=as_mean)
+    model = CustomStep(name_of_loss=name, as_mean=as_mean)
     model.compile("sgd")
     monitor.attach(observe(model, None, None, monitor))
     model.fit(X, Y, batch_size=16, epochs=2, verbose=0, shuffle=False)
@@ -155,8 +155,8 @@ def test_the_loss_is_found_in_the_logs(monitor: Monitor, name: str, as_mean: boo
     assert "loss" in monitor.history.epoch_names
 
 
-def test_a_step_that_goes_past_the_optimizer_is_said_once(monitor: Monitor, caplog: Any) -> None:
-    model = Own(applies=False)
+def test_step_without_an_optimizer_call_is_reported_once(monitor: Monitor, caplog: Any) -> None:
+    model = CustomStep(applies=False)
     model.compile("sgd")
     monitor.attach(observe(model, None, None, monitor))
     with caplog.at_level(logging.WARNING, "autotrainer"):
@@ -168,7 +168,7 @@ def test_a_step_that_goes_past_the_optimizer_is_said_once(monitor: Monitor, capl
     assert np.isfinite(column(monitor, "activation_std")).all()
 
 
-def test_a_loop_that_goes_past_keras_is_said(monitor: Monitor, caplog: Any) -> None:
+def test_loop_without_keras_is_reported(monitor: Monitor, caplog: Any) -> None:
     model = keras.Sequential([kl.Input((8,)), kl.Dense(1)])
     model.compile("sgd", "mse")
     monitor.attach(observe(model, None, None, monitor))
@@ -180,7 +180,7 @@ def test_a_loop_that_goes_past_keras_is_said(monitor: Monitor, caplog: Any) -> N
     assert ["no training step" in r.message for r in caplog.records] == [True]
 
 
-def test_a_step_that_loss_scaling_leaves_out_is_no_failure(monitor: Monitor) -> None:
+def test_step_skipped_by_loss_scaling_is_not_a_failure(monitor: Monitor) -> None:
     half = "mixed_float16"
     model = keras.Sequential([kl.Input((8,)), kl.Dense(8, "relu", dtype=half), kl.Dense(1, dtype=half)])
     model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1e-3), initial_scale=2.0**24), "mse")
@@ -220,8 +220,8 @@ CALLS: list[tuple[Any, Any]] = [
 
 
 @pytest.mark.parametrize(("optimizer", "call"), CALLS)
-def test_an_optimizer_may_take_its_gradients_in_its_own_way(monitor: Monitor, optimizer: Any, call: Any) -> None:
-    class Calls(Own):
+def test_custom_optimizer_signatures(monitor: Monitor, optimizer: Any, call: Any) -> None:
+    class Calls(CustomStep):
         def train_step(self, data: Any) -> Any:
             x, y = data[:2]
             with tf.GradientTape() as tape:
@@ -244,7 +244,7 @@ def test_an_optimizer_may_take_its_gradients_in_its_own_way(monitor: Monitor, op
 
 
 class Several(keras.Model):  # type: ignore[misc]
-    """Gives out what it is trained for, and something before it."""
+    """Returns the trained output and an earlier tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -260,7 +260,7 @@ class WithLoss(Several):
         return ops.mean((y_pred["wanted"] - y) ** 2)
 
 
-def test_of_several_outputs_the_one_with_a_target_is_looked_at(monitor: Monitor) -> None:
+def test_output_with_a_target_is_observed(monitor: Monitor) -> None:
     model = Several()
     model.compile("sgd", {"wanted": "mse"})
     monitor.attach(observe(model, None, None, monitor))
@@ -269,7 +269,7 @@ def test_of_several_outputs_the_one_with_a_target_is_looked_at(monitor: Monitor)
     assert np.isfinite(monitor.history.scalar("squared_error")[-1])
 
 
-def test_of_several_outputs_none_is_looked_at_where_that_is_unknown(monitor: Monitor) -> None:
+def test_no_output_is_observed_if_the_target_is_ambiguous(monitor: Monitor) -> None:
     model = WithLoss()
     model.compile("sgd", loss=None)
     monitor.attach(observe(model, None, None, monitor))
@@ -296,13 +296,11 @@ class Evaluated(keras.Sequential):  # type: ignore[misc]
         (Evaluated, False, 0.5, [0.0, 0.0]),
         (Evaluated, None, 0.5, [0.0, 0.0]),
         (Evaluated, True, 0.5, [1.0, 1.0]),
-        (Evaluated, True, 0.0, []),  # nothing in it goes by the mode
+        (Evaluated, True, 0.0, []),  # no layer depends on the mode
     ],
 )
 @pytest.mark.parametrize("eager", [False, True])
-def test_the_mode_of_evaluations_is_seen(
-    monitor: Monitor, kind: Any, mode: Any, rate: float, expected: Any, eager: bool
-) -> None:
+def test_mode_of_evaluations(monitor: Monitor, kind: Any, mode: Any, rate: float, expected: Any, eager: bool) -> None:
     model = kind([kl.Input((8,)), kl.Dense(4), kl.Dropout(rate), kl.Dense(1)])
     if kind is Evaluated:
         model.mode = mode
@@ -316,7 +314,7 @@ def test_the_mode_of_evaluations_is_seen(
 
 
 class SamplesDropout(keras.Model):  # type: ignore[misc]
-    """Its dropout works at test time too, on purpose."""
+    """Its dropout is active in evaluation on purpose."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -329,7 +327,7 @@ class SamplesDropout(keras.Model):  # type: ignore[misc]
         return super().test_step(data)
 
 
-def test_dropout_that_samples_on_purpose_is_no_evaluation_in_training_mode(monitor: Monitor) -> None:
+def test_deliberate_dropout_is_not_an_evaluation_in_training_mode(monitor: Monitor) -> None:
     model = SamplesDropout()
     model.compile("sgd", "mse")
     monitor.attach(observe(model, None, None, monitor))
@@ -337,7 +335,7 @@ def test_dropout_that_samples_on_purpose_is_no_evaluation_in_training_mode(monit
     assert monitor.history.epochs("evaluation_mode")[1].tolist() == [0.0, 0.0]
 
 
-def test_a_model_built_by_hand_shows_the_weights_that_its_first_call_makes(monitor: Monitor) -> None:
+def test_weights_created_by_the_first_call_are_observed(monitor: Monitor) -> None:
     model = SamplesDropout()
     with pytest.warns(UserWarning, match="unbuilt state"):
         model.build((None, 8))

@@ -1,4 +1,4 @@
-"""Trainings of a script that knows nothing of it: each ``fit`` is found, and none is changed."""
+"""Watching the trainings of an unchanged script: each ``fit`` is watched, and none is changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Seen = list[tuple[str, Monitor]]
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(96, 8)).astype("float32")
 Y = (X[:, 0] > X[:, 1]).astype("int32")
-STEPS = 12  # of two epochs
+STEPS = 12  # in two epochs
 
 
 def mlp(last: str = "softmax") -> Any:
@@ -56,8 +56,8 @@ def by_batches() -> list[Any]:
     return [model]
 
 
-class OwnFit(keras.Model):  # type: ignore[misc]
-    """Does something of its own before it trains."""
+class CustomFit(keras.Model):  # type: ignore[misc]
+    """Does something else before it trains."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,8 +72,8 @@ class OwnFit(keras.Model):  # type: ignore[misc]
         return super().fit(x, y, **options)
 
 
-def own_fit() -> list[Any]:
-    model = OwnFit()
+def custom_fit() -> list[Any]:
+    model = CustomFit()
     model.compile("sgd", "sparse_categorical_crossentropy")
     fit(model, epochs=1)
     fit(model, epochs=1)
@@ -93,16 +93,16 @@ def same_weights(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("script", "models"), [(one_fit, 1), (two_models, 2), (two_fits_of_one, 1), (by_batches, 1), (own_fit, 1)]
+    ("script", "models"), [(one_fit, 1), (two_models, 2), (two_fits_of_one, 1), (by_batches, 1), (custom_fit, 1)]
 )
-def test_each_training_is_found_and_none_is_changed(script: Script, models: int) -> None:
+def test_each_training_is_watched_and_none_is_changed(script: Script, models: int) -> None:
     keras.utils.set_random_seed(0)
     expected = script()
     found, seen = run(script)
     assert all(map(same_weights, expected, found))
     assert len(seen) == models
     for _, monitor in seen:
-        assert monitor.history.steps[0] == (script is own_fit)  # it has no weights before
+        assert monitor.history.steps[0] == (script is custom_fit)  # it has no weights before
         assert monitor.history.step == STEPS - 1
         assert monitor.context.planned_epochs == (None if script is by_batches else 2)
         assert monitor.closed
@@ -110,13 +110,13 @@ def test_each_training_is_found_and_none_is_changed(script: Script, models: int)
     assert not {"fit", "make_train_function"} & vars(found[0]).keys()
 
 
-def test_problems_are_found_as_errors_since_the_length_is_known() -> None:
+def test_problems_are_errors_since_the_length_is_known() -> None:
     ((name, monitor),) = run(lambda: [fit(mlp("relu"), epochs=6)])[1]
     assert name == "Sequential"
     assert "improper_output_activation" in {f.problem for f in monitor.findings if f.severity == "error"}
 
 
-def test_what_the_script_leaves_to_autotrainer_is_left_alone() -> None:
+def test_trainings_of_autotrainer_are_not_watched_twice() -> None:
     def script() -> list[Any]:
         model = mlp()
         with autotrainer.watch(model) as monitor:
@@ -128,7 +128,7 @@ def test_what_the_script_leaves_to_autotrainer_is_left_alone() -> None:
     assert run(script)[1] == []
 
 
-def test_ended_trainings_are_let_go_of() -> None:
+def test_finished_trainings_are_released() -> None:
     models: list[weakref.ref[Any]] = []
 
     def script() -> list[Any]:
@@ -142,9 +142,7 @@ def test_ended_trainings_are_let_go_of() -> None:
     assert models[0]() is None
 
 
-def test_what_fails_does_not_reach_the_script(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failures_do_not_reach_the_script(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     keras.utils.set_random_seed(0)
     expected = two_models()
 

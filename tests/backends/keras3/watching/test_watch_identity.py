@@ -1,4 +1,4 @@
-"""Weights after some steps are the same to the bit with and without watching (TensorFlow on a CPU)."""
+"""Weights after some steps are equal to the bit with and without watching (TensorFlow on a CPU)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOKENS = RANDOM.randint(1, 20, (64, 6))
 
 
 class Some(Sampler):
-    """Samples two of three steps, whatever that costs."""
+    """Samples two of three steps, whatever the cost."""
 
     def due(self, step: int) -> bool:
         self._next = step + 1
@@ -51,7 +51,7 @@ def unbuilt() -> Any:
 
 
 def regrouped() -> Any:
-    """The gradient of the scales is a product, which TensorFlow multiplies otherwise if it has no further use."""
+    """The gradient of the scales is a product, which TensorFlow reorders if it has no other use."""
     return keras.Sequential([kl.Input((12,)), kl.Dense(16), kl.BatchNormalization(), kl.ReLU(), kl.Dense(2, "softmax")])
 
 
@@ -124,7 +124,7 @@ def trained(
     if fits > 1:
         model.fit(x, y, epochs=1, verbose=0)
     if watched:
-        # in a run as short as this is, one train function would take all steps; planned to be long, two take turns
+        # this run is so short that one train function would take all steps; planned as long, it uses two
         monitor.attach(observe(model, None, None, monitor, steps=planned))
     history = model.fit(x, y, batch_size=16, epochs=2, verbose=0, **arguments).history
     monitor.close()
@@ -158,7 +158,7 @@ def test_weights_are_equal_to_the_bit(build: Any, optimizer: Any, settings: Any,
 
 
 @pytest.mark.parametrize(("build", "optimizer", "settings", "arguments", "fits"), CASES[:6])
-def test_so_they_are_in_a_short_run(build: Any, optimizer: Any, settings: Any, arguments: Any, fits: int) -> None:
+def test_weights_are_equal_in_a_short_run(build: Any, optimizer: Any, settings: Any, arguments: Any, fits: int) -> None:
     weights, _, logs = trained(build, False, optimizer, settings, arguments, fits)
     watched, monitor, watched_logs = trained(build, True, optimizer, settings, arguments, fits, planned=12)
     assert len(monitor.history.steps) > 2
@@ -168,8 +168,8 @@ def test_so_they_are_in_a_short_run(build: Any, optimizer: Any, settings: Any, a
 
 
 @pytest.mark.slow
-def test_a_model_that_xla_would_round_otherwise() -> None:
-    """With gradients and activations leaving the step, the kernels of this one differ by 1e-5."""
+def test_model_that_xla_would_round_differently() -> None:
+    """If its step returned gradients and activations, the kernels would differ by 1e-5."""
 
     def build() -> Any:
         return keras.Sequential(

@@ -1,4 +1,4 @@
-"""What is said of the epochs of models whose training or evaluation step leaves Keras' own trackers alone."""
+"""Epoch values of models whose training or evaluation step does not update Keras' metrics."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ X = np.random.RandomState(0).randn(96, 8).astype("float32")
 Y = X.sum(axis=1, keepdims=True)
 
 
-class Own(keras.Model):  # type: ignore[misc]
-    """Tells its loss as ``tells`` says; Keras' trackers are never updated."""
+class CustomStep(keras.Model):  # type: ignore[misc]
+    """Reports its loss as ``reports`` says; Keras' metrics are never updated."""
 
-    def __init__(self, tells: str = "loss", own_test: bool = False) -> None:
+    def __init__(self, reports: str = "loss", custom_test: bool = False) -> None:
         super().__init__()
         self.hidden, self.out = kl.Dense(8, "relu"), kl.Dense(1)
-        self.tells, self.own_test = tells, own_test
+        self.reports, self.custom_test = reports, custom_test
         self.parts = [keras.metrics.Mean(name) for name in ("total_loss", "kl_loss")]
 
     def call(self, inputs: Any) -> Any:
@@ -34,16 +34,16 @@ class Own(keras.Model):  # type: ignore[misc]
         with tf.GradientTape() as tape:
             loss = ops.mean((self(x, training=True) - y) ** 2)
         self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
-        if self.tells == "all metrics":
+        if self.reports == "all metrics":
             self.parts[0].update_state(loss)
             self.parts[1].update_state(loss / 2)
             return {m.name: m.result() for m in self.metrics}
-        if self.tells == "all names":
+        if self.reports == "all names":
             return {m.name: loss if m.name == "loss" else 0.0 for m in self.metrics}
-        return {self.tells: loss}
+        return {self.reports: loss}
 
 
-class OwnTest(Own):
+class CustomTestStep(CustomStep):
     def test_step(self, data: Any) -> Any:
         x, y = data[:2]
         return {m.name: ops.mean((self(x) - y) ** 2) for m in self.metrics}
@@ -56,10 +56,10 @@ def fitted(model: Any, **options: Any) -> tuple[Any, dict[str, Any]]:
     return monitor.history, logs
 
 
-def last_losses(tells: str) -> list[float]:
+def last_losses(reports: str) -> list[float]:
     """Return the loss of the last batch of each epoch."""
     keras.utils.set_random_seed(0)
-    model = Own(tells)
+    model = CustomStep(reports)
     model.compile("sgd", "mse")
     found = [
         model.train_on_batch(X[i : i + 32], Y[i : i + 32], return_dict=True) for _ in range(3) for i in (0, 32, 64)
@@ -68,18 +68,18 @@ def last_losses(tells: str) -> list[float]:
 
 
 @pytest.mark.parametrize("options", [{}, {"validation_data": (X, Y)}])
-@pytest.mark.parametrize("tells", ["loss", "all names"])
-def test_a_loss_that_the_step_returns_past_the_tracker(tells: str, options: Any) -> None:
-    expected = last_losses(tells)
+@pytest.mark.parametrize("reports", ["loss", "all names"])
+def test_loss_returned_without_a_metric(reports: str, options: Any) -> None:
+    expected = last_losses(reports)
     keras.utils.set_random_seed(0)
-    history, logs = fitted(Own(tells), **options)
-    assert tells == "loss" or logs["loss"] == [0.0] * 3  # so much for Keras
+    history, logs = fitted(CustomStep(reports), **options)
+    assert reports == "loss" or logs["loss"] == [0.0] * 3  # what Keras logs
     np.testing.assert_allclose(history.epochs("loss")[1], expected, rtol=1e-5)
     assert set(history.epoch_names) <= {"loss", "val_loss", "total_loss", "kl_loss"} | {"val_total_loss", "val_kl_loss"}
 
 
-def test_values_that_nothing_measures_are_left_out() -> None:
-    history, logs = fitted(Own("all metrics"))
+def test_unmeasured_metrics_are_omitted() -> None:
+    history, logs = fitted(CustomStep("all metrics"))
     assert logs["loss"] == [0.0] * 3
     np.testing.assert_allclose(history.epochs("loss")[1], logs["total_loss"])
     assert set(history.epoch_names) == {"loss", "kl_loss"}
@@ -89,14 +89,14 @@ def test_values_that_nothing_measures_are_left_out() -> None:
     np.testing.assert_allclose(losses[steps // 3 == 1].mean(), logs["total_loss"][1], rtol=0.5)
 
 
-def test_an_evaluation_step_that_leaves_the_trackers_alone() -> None:
-    history, logs = fitted(OwnTest("loss"), validation_data=(X, Y))
+def test_evaluation_step_that_does_not_update_metrics() -> None:
+    history, logs = fitted(CustomTestStep("loss"), validation_data=(X, Y))
     assert logs["val_loss"] == [0.0] * 3
     assert set(history.epoch_names) == {"loss"}
 
 
-def test_managed_trainings_tell_it_too() -> None:
-    model = Own("loss")
+def test_managed_trainings_report_the_same_values() -> None:
+    model = CustomStep("loss")
     model.compile("sgd", "mse")
     result = autotrainer.fit(model, (X, Y), (X, Y), epochs=3, repair=False, progress=False)
     assert len(result.history["loss"]) == 3

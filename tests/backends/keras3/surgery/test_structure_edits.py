@@ -1,4 +1,4 @@
-"""Edits of the structure of Keras models: widths, ways past layers, the output layer, attention."""
+"""Edits of the structure of Keras models: widths, residual connections, the output layer, attention."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pytest
 from keras import layers
 
 from autotrainer.backends.keras3.layers.inserted import CosineAttention, CosineGroupedAttention, Residual
+from autotrainer.backends.keras3.model.copying import copy_layer
 from autotrainer.backends.keras3.model.describe import layers as layer_infos
-from autotrainer.backends.keras3.model.operations import operations_of
-from autotrainer.backends.keras3.model.structure import copy_layer, copy_model
+from autotrainer.backends.keras3.model.operations import count_operations
+from autotrainer.backends.keras3.model.rebuilding import copy_model
 from autotrainer.backends.keras3.statistics.attention import noted_method
 from autotrainer.backends.keras3.surgery.surgery import Surgeon, apply_edits
 from autotrainer.edits import (
@@ -43,7 +44,7 @@ def fused() -> Any:
 
 
 def added() -> Any:
-    """Made one layer after the other, with activations in layers of their own."""
+    """Built with `add`, with separate activation layers."""
     model = keras.Sequential([keras.Input((4,))])
     for name in ("first", "second"):
         model.add(layers.Dense(8, name=name))
@@ -131,7 +132,7 @@ def two_inputs() -> Any:
 
 
 class Block(layers.Layer):
-    """Attention and a dense layer in code of the user's."""
+    """Attention and a dense layer in user code."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -207,17 +208,17 @@ def named(model: Any, *parts: str) -> tuple[str, ...]:
 def test_hidden_layers_get_wider(build: Callable[[], Any]) -> None:
     model = build()
     names = named(model, "first", "second")
-    before = operations_of(model, X)
+    before = count_operations(model, X)
     changed, (done,) = operate(model, ResizeLayers(names, (16,) * len(names)))
     assert done == ResizeLayers(names, (16,) * len(names))
     found = infos(trained(changed))
     assert (found["first"].units, found["second"].units) == (16, 16)
     assert changed.output_shape == (None, 3)
-    assert infos(model)["first"].units == 8, "the model given stays as it is"
-    assert operations_of(changed, X) > 1.5 * before, "more work is counted"
+    assert infos(model)["first"].units == 8, "the original model does not change"
+    assert count_operations(changed, X) > 1.5 * before, "more work is counted"
 
 
-def test_recurrent_layers_in_two_directions_and_time_distributed_ones_get_wider() -> None:
+def test_bidirectional_and_time_distributed_layers_get_wider() -> None:
     model = sequences()
     names = named(model, "first", "forward_second", "backward_second")
     changed, _ = operate(model, ResizeLayers(names, (12, 10, 10)))
@@ -225,7 +226,7 @@ def test_recurrent_layers_in_two_directions_and_time_distributed_ones_get_wider(
     assert [found[name].units for name in ("first", "forward_second", "backward_second")] == [12, 10, 10]
 
 
-def test_new_weights_suit_the_activation_and_the_rest_is_kept() -> None:
+def test_new_weights_suit_the_activation_and_others_are_kept() -> None:
     model = keras.Sequential(
         [
             keras.Input((4,)),
@@ -240,7 +241,7 @@ def test_new_weights_suit_the_activation_and_the_rest_is_kept() -> None:
         np.testing.assert_array_equal(old, new)
 
 
-def test_tied_widths_are_left_out() -> None:
+def test_tied_widths_are_not_changed() -> None:
     _, (done,) = operate(tied(), ResizeLayers(("first", "second"), (16, 16)))
     assert done == ResizeLayers(("second",), (16,))
 
@@ -249,35 +250,37 @@ def test_tied_widths_are_left_out() -> None:
     ("build", "names", "keep", "says"),
     [
         (tied, ("first",), (), "widths are tied"),
-        (fused, ("out",), (), "no hidden"),
-        (fused, ("first",), ("second",), "have to follow"),
+        (fused, ("out",), (), "is not a hidden dense"),
+        (fused, ("first",), ("second",), "would have to change"),
         (fused, ("first",), ("first",), "keep='first'"),
         (in_block, ("block/dense",), (), "inside Block"),
         (subclassed, ("first",), (), "is code"),
     ],
 )
-def test_says_why_a_width_must_stay(build: Any, names: Any, keep: Any, says: str) -> None:
+def test_refused_widths_have_a_reason(build: Any, names: Any, keep: Any, says: str) -> None:
     model = build()
     with pytest.raises(ConfigError, match=says):
         Surgeon(model, keep).check(ResizeLayers(names, (16,) * len(names)))
 
 
-def test_frozen_layers_do_not_follow() -> None:
+def test_widths_before_frozen_layers_are_refused() -> None:
     model = fused()
     model.get_layer("second").trainable = False
     with pytest.raises(ConfigError, match="frozen"):
         Surgeon(model).check(ResizeLayers(("first", "second"), (16, 16)))
 
 
-# -- ways past layers -------------------------------------------------------------------------------------------------
+# -- residual connections ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("build", [fused, added, leaky, called, branched, nested, images])
-def test_layers_are_led_past_with_a_gate_that_starts_at_zero(build: Callable[[], Any], tmp_path: Any) -> None:
+def test_residual_gate_starts_at_zero(build: Callable[[], Any], tmp_path: Any) -> None:
     model = build()
     names = named(model, "first", "second")
     changed, (done,) = operate(model, AddResidual(names))
-    assert [name.split("/")[-1] for name in done.layers] == ["second"], "the first has not as many outputs as inputs"
+    assert [name.split("/")[-1] for name in done.layers] == ["second"], (
+        "the first has another number of outputs than inputs"
+    )
     [residual] = [layer for layer in changed._flatten_layers() if isinstance(layer, Residual)]
     inner = np.random.default_rng(1).normal(size=(3, *residual._inbound_nodes[0].input_tensors[0].shape[1:]))
     np.testing.assert_array_equal(residual(inner.astype("float32")), inner.astype("float32"))
@@ -286,12 +289,12 @@ def test_layers_are_led_past_with_a_gate_that_starts_at_zero(build: Callable[[],
     assert float(residual.gate) != 0
     again = copy_model(changed)
     np.testing.assert_allclose(again(X), changed(X), rtol=1e-6)
-    if build is not images:  # what holds a lambda can't be loaded anyway
+    if build is not images:  # a model with a lambda can't be loaded
         changed.save(tmp_path / "m.keras")
         np.testing.assert_allclose(keras.models.load_model(tmp_path / "m.keras")(X), changed(X), rtol=1e-6)
 
 
-def test_other_edits_go_inside_or_leave_it_alone() -> None:
+def test_other_edits_apply_inside_a_residual_or_keep_it() -> None:
     edits = (
         AddResidual(("second",)),
         SwapActivation(("first", "second"), "relu"),
@@ -316,18 +319,18 @@ def test_other_edits_go_inside_or_leave_it_alone() -> None:
     ("build", "names", "says"),
     [
         (fused, ("first",), "as many outputs as inputs"),
-        (fused, ("out",), "no hidden"),
+        (fused, ("out",), "is not a hidden dense"),
         (sequences, ("each/first",), "TimeDistributed"),
         (in_block, ("block/dense",), "inside Block"),
         (subclassed, ("first",), "is code"),
     ],
 )
-def test_says_why_there_is_no_way_past(build: Any, names: Any, says: str) -> None:
+def test_refused_residuals_have_a_reason(build: Any, names: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         Surgeon(build()).check(AddResidual(names))
 
 
-def test_shared_layers_and_activations() -> None:
+def test_shared_layers_and_activations_get_no_residual() -> None:
     inputs = keras.Input((8,))
     shared, act = layers.Dense(8, name="shared"), layers.Activation("tanh", name="act")
     x = layers.Dense(8, name="own")(act(shared(act(shared(inputs)))))
@@ -341,7 +344,7 @@ def test_shared_layers_and_activations() -> None:
 
 
 @pytest.mark.parametrize("build", [fused, added, called, branched, nested, images, two_inputs])
-def test_the_output_layer_starts_smaller(build: Callable[[], Any]) -> None:
+def test_output_layer_is_scaled_down(build: Callable[[], Any]) -> None:
     model = build()
     changed, (done,) = operate(model, ScaleOutputLayer(0.25))
     assert done == ScaleOutputLayer(0.25, ("out",))
@@ -352,12 +355,12 @@ def test_the_output_layer_starts_smaller(build: Callable[[], Any]) -> None:
     np.testing.assert_allclose(again(data_of(model)), changed(data_of(model)), rtol=1e-6)
 
 
-def test_says_why_the_output_layer_stays() -> None:
+def test_refused_output_scales_have_a_reason() -> None:
     normalized = keras.Sequential([keras.Input((4,)), layers.Dense(3), layers.BatchNormalization()])
     recurrent = keras.Sequential([keras.Input((4, 1)), layers.LSTM(3)])
     for model, keep, says in (
         (normalized, (), "undoes"),
-        (recurrent, (), "not made by"),
+        (recurrent, (), "not computed by"),
         (fused(), ("out",), "keep='out'"),
         (subclassed(), (), "is code"),
     ):
@@ -369,7 +372,7 @@ def test_says_why_the_output_layer_stays() -> None:
 
 
 def largest_logits(model: Any, x: Any) -> list[float]:
-    """Return the largest logit of each attention layer with bounded ones, in the order of the calls."""
+    """Return the largest logit of each bounded attention layer, in call order."""
     found: list[float] = []
     attentions = [a for a in model._flatten_layers() if isinstance(a, CosineAttention | CosineGroupedAttention)]
     for attention in attentions:
@@ -409,7 +412,7 @@ def test_attention_is_bounded_with_the_same_weights(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("build", [in_block, subclassed])
-def test_attention_in_code_of_the_users_is_bounded_in_place(build: Callable[[], Any]) -> None:
+def test_attention_in_user_code_is_bounded_in_place(build: Callable[[], Any]) -> None:
     model = build()
     surgeon = Surgeon(model, (), None, [(4,)])
     name = next(i.name for i in layer_infos(model) if i.kind == "attention")
@@ -418,7 +421,7 @@ def test_attention_in_code_of_the_users_is_bounded_in_place(build: Callable[[], 
     trained(surgeon.model)
 
 
-def test_what_is_changed_in_place_survives_later_edits() -> None:
+def test_changes_in_place_survive_later_edits() -> None:
     edits = (
         ClipAttention(("block/attention",), 2.0),
         SwapActivation(("block/dense",), "tanh"),
@@ -431,8 +434,8 @@ def test_what_is_changed_in_place_survives_later_edits() -> None:
     assert block.dense.activation is keras.activations.tanh
 
 
-def test_nothing_is_put_behind_code_in_place_of_a_layer_in_it() -> None:
-    """What should stand behind a dense layer must not stand behind all that is computed with it."""
+def test_nothing_is_inserted_after_a_layer_inside_code() -> None:
+    """A layer to insert after an inner dense layer is not inserted after the code around it."""
     model = in_block()
     for edit in (
         InsertNormalization(("block/dense",)),
@@ -447,14 +450,14 @@ def test_nothing_is_put_behind_code_in_place_of_a_layer_in_it() -> None:
     assert names.index("first_activation") == names.index("each") + 1
 
 
-def test_a_shared_activation_counts_for_all_layers() -> None:
+def test_shared_activation_belongs_to_all_its_layers() -> None:
     act, inputs = layers.ReLU(name="act"), keras.Input((4,))
     x = act(layers.Dense(8, name="second")(act(layers.Dense(8, name="first")(inputs))))
     model = keras.Model(inputs, layers.Dense(3, name="out")(x))
     assert [info.activation for info in layer_infos(model) if info.kind == "dense"] == ["relu", "relu", "linear"]
 
 
-def test_layers_that_take_any_arguments_keep_their_name() -> None:
+def test_layers_with_arbitrary_arguments_keep_their_name() -> None:
     assert copy_layer(Block(name="mine")).name == "mine"
 
 
@@ -462,14 +465,14 @@ def test_layers_that_take_any_arguments_keep_their_name() -> None:
     ("build", "names", "says"),
     [(attending, ("first",), "no attention layer"), (attending, ("nope",), "no layer named")],
 )
-def test_says_why_attention_is_not_bounded(build: Any, names: Any, says: str) -> None:
+def test_refused_attention_bounds_have_a_reason(build: Any, names: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         Surgeon(build()).check(ClipAttention(names))
 
-    class Own(layers.MultiHeadAttention):
+    class Custom(layers.MultiHeadAttention):
         pass
 
     inputs = keras.Input((4, 8))
-    own = keras.Model(inputs, layers.Dense(1)(Own(2, 4, name="own")(inputs, inputs)))
-    with pytest.raises(ConfigError, match="Own can't be bounded"):
+    own = keras.Model(inputs, layers.Dense(1)(Custom(2, 4, name="own")(inputs, inputs)))
+    with pytest.raises(ConfigError, match="Custom can't be bounded"):
         Surgeon(own).check(ClipAttention(("own",)))

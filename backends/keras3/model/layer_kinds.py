@@ -1,4 +1,4 @@
-"""What a layer of Keras is, and which activation a function, layer or operation computes."""
+"""The kind of a Keras layer, and the activation that a function, layer or operation computes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from typing import Any
 
 import keras
 
-__all__ = ["activation_name", "kind_of"]
+__all__ = ["PASS_THROUGH", "WITH_ACTIVATION", "activation_name", "kind_of"]
+
+PASS_THROUGH = ("dropout", "pool", "reshape")
+"""Kinds of layers that leave values as they are, or summarize them."""
+WITH_ACTIVATION = ("dense", "conv", "recurrent")
+"""Kinds of layers that have an activation function."""
 
 _KINDS = (
     ("attention", ("MultiHeadAttention", "GroupedQueryAttention", "Attention")),
@@ -50,7 +55,7 @@ _ACTIVATION_OPERATIONS = {
 
 
 def kind_of(layer: Any) -> str:
-    """Return the kind of a layer, as `LayerInfo.kind` has it."""
+    """Return the kind of a layer: a value of `LayerInfo.kind`."""
     names = {base.__name__ for base in type(layer).__mro__ if base.__module__.startswith("keras.")}
     for kind, classes in _KINDS:
         if names.intersection(classes):
@@ -59,7 +64,7 @@ def kind_of(layer: Any) -> str:
 
 
 def activation_name(activation: Any) -> str | None:
-    """Return the lower-case name of an activation function, layer or operation; None if it has none we know."""
+    """Return the lower-case name of an activation function, layer or operation; None if it is unknown."""
     if activation is None:
         return "linear"
     if isinstance(activation, str):
@@ -75,8 +80,8 @@ def activation_name(activation: Any) -> str | None:
     if isinstance(activation, keras.Operation):
         return _ACTIVATION_OPERATIONS.get(type(activation).__name__)
     name = getattr(activation, "__name__", None)
-    known = str(getattr(activation, "__module__", "")).startswith("keras.")
-    return name if known and isinstance(name, str) and name != "<lambda>" else None
+    from_keras = str(getattr(activation, "__module__", "")).startswith("keras.")
+    return name if from_keras and isinstance(name, str) and name != "<lambda>" else None
 
 
 def _relu_name(layer: Any) -> str | None:

@@ -1,0 +1,279 @@
+"""Recording the tensors of a training step: outputs of layers, gradients, loss, inputs and targets.
+
+Nothing is added to the computation. While a step is traced (or runs eagerly), wrappers on the instances record the
+tensors, and the step returns them besides its own result.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import keras
+import numpy as np
+
+from autotrainer.backends.keras3.engines.jax_trace import record_functions, values_of_this_trace
+from autotrainer.backends.keras3.engines.modes import Modes
+from autotrainer.backends.keras3.engines.patching import RecordingError, observed, patched
+from autotrainer.backends.keras3.engines.tensorflow_graph import (
+    copy_if_regrouped,
+    operation_of,
+    raise_if_stateful_random,
+    tensors_of_this_graph,
+)
+from autotrainer.backends.keras3.layers.converted_loss import ConvertedLoss
+from autotrainer.backends.keras3.model.masks import mask_of
+from autotrainer.backends.keras3.model.optimizers import (
+    apply_method_name,
+    gradients_of_call,
+    materialize,
+    optimizers_of,
+)
+from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
+from autotrainer.backends.keras3.statistics.attention import ATTENTION_COLUMNS, attention_tensors, noted_method
+
+__all__ = ["StepRecorder", "batch_of", "paired"]
+
+
+class StepRecorder:
+    """Records the tensors of a training step.
+
+    Args:
+        model: The model.
+        layers: Its layers.
+        fail: Called with an exception of our own code; the step goes on.
+        batch_only: Record only inputs and targets, nothing that is computed.
+        needs: Columns to measure, None for all: tensors that only other columns need are not recorded.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        layers: Sequence[WatchedLayer],
+        fail: Callable[[Exception], None],
+        *,
+        batch_only: bool = False,
+        needs: frozenset[str] | None = None,
+    ) -> None:
+        self._batch_only = batch_only
+        self._model = model
+        self.layers = tuple(layers)
+        self._fail = fail
+        self._train_step = model.train_step
+        self._recorded: dict[str, Any] = {}
+        self._layer_inputs: dict[int, Any] = {}
+        self._last_operation: tuple[str, Any] | None = None  # last function of the JAX engine, and its result
+        self._records_features = needs is None or "feature_rank" in needs
+        self._records_attention = needs is None or not needs.isdisjoint(ATTENTION_COLUMNS)
+        self.calls = 0
+        """How many steps were recorded, traced or eager."""
+        self.output_row: int | None = None
+        """Row of the layer whose output is the output of the model; None if there is none."""
+        self.output_operation: str | None = None
+        """The engine's name of the operation that computed the model's output."""
+        self.order: list[int] = []
+        """Rows in the order in which their layers were last called."""
+        self.applied: list[Any] = []
+        """Optimizers that were called with gradients, in this order."""
+        self.weighted = False
+        """Whether the loss was called with sample weights, which class weights become."""
+        self.modes = Modes(model)
+        """The modes in which the model was called."""
+
+    @property
+    def misses_gradients(self) -> bool:
+        """Whether no optimizer was called with gradients in the recorded step, although there are trainable weights."""
+        return not self._batch_only and not self.applied and bool(self._model.trainable_variables)
+
+    def train_step(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Take a training step with the model's ``train_step`` and record its tensors.
+
+        Returns:
+            The result of ``train_step``, and the recorded tensors by name: ``loss``, ``inputs``, ``targets``,
+            ``outputs``, ``mask`` (of the outputs), ``features`` (input of the output layer),
+            ``activation:<row>``, ``attention:<row>:<name>`` (see `attention.attention_tensors`),
+            ``gradient:<row>:<weight>`` (with ``:values`` and ``:indices`` if sparse).
+
+        Raises:
+            RecordingError: If the step can't be recorded without changing it.
+        """
+        result: list[Any] = []
+        recorded = self.record(lambda: result.append(self._train_step(*args, **kwargs)))
+        if "inputs" not in recorded:
+            recorded.update(self._batch(args[-1]))
+        if keras.backend.backend() == "jax":
+            return result[0], values_of_this_trace(recorded, args)
+        if keras.backend.backend() == "tensorflow":
+            copies: dict[Any, Any] = {}
+            recorded = {key: copy_if_regrouped(value, copies) for key, value in tensors_of_this_graph(recorded).items()}
+        return result[0], recorded
+
+    def record(self, run: Callable[[], Any]) -> dict[str, Any]:
+        """Call a function and return the tensors recorded meanwhile, by name."""
+        self.calls += 1
+        self._recorded, self._layer_inputs, self.order, self.applied, self._last_operation = {}, {}, [], [], None
+        self.modes.clear()
+        with nullcontext() if self._batch_only else self._recording():
+            run()
+        recorded, self._recorded = self._recorded, {}
+        self._describe_output(recorded)
+        features = self._features()
+        if features is not None:
+            recorded["features"] = features
+        return recorded
+
+    @contextmanager
+    def _recording(self) -> Iterator[None]:
+        model = self._model
+        with ExitStack() as stack:
+            for row, watched in enumerate(self.layers):
+                note: Callable[..., None] = functools.partial(self._activation, row)
+                arguments = self._records_features and watched.info.kind == "dense"
+                wrapped = observed(watched.caller.call, note, self._fail, arguments=arguments)
+                stack.enter_context(patched(watched.caller, "call", wrapped))
+                method = noted_method(watched.layer) if self._records_attention else None
+                if method is not None:
+                    attend = getattr(watched.layer, method)
+                    note = functools.partial(self._attention, row, inspect.signature(attend))
+                    wrapped = observed(attend, note, self._fail, arguments=True)
+                    stack.enter_context(patched(watched.layer, method, wrapped))
+            stack.enter_context(patched(model, "call", observed(model.call, self._output, self._fail)))
+            stack.enter_context(self.modes.listening(self._fail))
+            loss = model.compute_loss
+            note_loss = functools.partial(self._loss, inspect.signature(loss))
+            stack.enter_context(patched(model, "compute_loss", observed(loss, note_loss, self._fail, arguments=True)))
+            for optimizer in optimizers_of(model):
+                wrapped = self._wrap_apply(optimizer, getattr(optimizer, apply_method_name()))
+                stack.enter_context(patched(optimizer, apply_method_name(), wrapped))
+            if keras.backend.backend() == "jax":
+                stack.enter_context(record_functions(self._operation, self._fail))
+            yield
+
+    def _activation(self, row: int, output: Any, *inputs: Any, **_: Any) -> None:
+        self.order.append(row)
+        if inputs and keras.ops.is_tensor(inputs[0]):
+            self._layer_inputs.setdefault(row, inputs[0])
+        if isinstance(output, tuple | list):
+            output = output[0]
+        if keras.ops.is_tensor(output):
+            self._recorded.setdefault(f"activation:{row}", output)
+
+    def _attention(self, row: int, signature: inspect.Signature, _: Any, *args: Any, **kwargs: Any) -> None:
+        for name, tensor in attention_tensors(signature, *args, **kwargs).items():
+            self._recorded.setdefault(f"attention:{row}:{name}", tensor)
+
+    def _features(self) -> Any:
+        """Return the input of the output layer: of the last dense layer, if layers with weights come before it."""
+        rows = [row for row in self.order if self.layers[row].info.kind not in ("norm", "activation")]
+        last = rows[-1] if rows else None
+        before = any(self.layers[row].weights for row in rows if row != last)
+        return None if last is None or not before else self._layer_inputs.get(last)
+
+    def _output(self, output: Any) -> None:
+        self._recorded.update(paired(None, output))
+        raise_if_stateful_random(self._model)
+
+    def _loss(self, signature: inspect.Signature, loss: Any, *args: Any, **kwargs: Any) -> None:
+        arguments = signature.bind(*args, **kwargs).arguments
+        self._note("inputs", arguments.get("x"))
+        self.weighted = arguments.get("sample_weight") is not None
+        targets, outputs = arguments.get("y"), arguments.get("y_pred")
+        if isinstance(self._model.loss, ConvertedLoss):
+            targets, outputs = self._model.loss.taken(targets, outputs)
+        self._recorded.update(paired(targets, outputs))
+        self._note("mask", mask_of(self._recorded.get("outputs")))
+        self._note("loss", loss)
+
+    def _batch(self, data: Any) -> dict[str, Any]:
+        """Return inputs and targets of a batch, for a training step that does not call ``compute_loss``."""
+        try:
+            return batch_of(data)
+        except Exception as error:  # noqa: BLE001 - nothing of ours may stop a training
+            self._fail(error)
+            return {}
+
+    def _describe_output(self, recorded: Mapping[str, Any]) -> None:
+        output = recorded.get("outputs")
+        rows = [row for row in self.order if recorded.get(f"activation:{row}") is output]
+        self.output_row = rows[-1] if rows and output is not None else None
+        node = getattr(output, "grad_fn", None)  # torch
+        name = None if node is None else type(node).__name__.removesuffix("Backward0")
+        if keras.backend.backend() == "tensorflow" and output is not None:
+            operation = operation_of(output)
+            name = None if operation is None else operation.type
+        if self._last_operation is not None and self._last_operation[1] is output:  # JAX
+            name = self._last_operation[0]
+        self.output_operation = name
+
+    def _operation(self, name: str, output: Any) -> None:
+        if "outputs" not in self._recorded:  # else it belongs to the loss
+            self._last_operation = name, output
+
+    def _note(self, key: str, value: Any) -> None:
+        self._recorded.update(_first(key, value))
+
+    def _wrap_apply(self, optimizer: Any, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def apply(*args: Any, **kwargs: Any) -> Any:
+            args, kwargs = tuple(map(materialize, args)), {name: materialize(value) for name, value in kwargs.items()}
+            try:
+                self._gradients(*gradients_of_call(optimizer, args, kwargs))
+                self.applied.append(optimizer)
+                raise_if_stateful_random(self._model)  # before the optimizer creates its variables
+            except RecordingError:
+                raise
+            except Exception as error:  # noqa: BLE001 - nothing of ours may stop a training
+                self._fail(error)
+            return original(*args, **kwargs)
+
+        return apply
+
+    def _gradients(self, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
+        keys = {}
+        for row, watched in enumerate(self.layers):
+            for index, weight in enumerate(watched.weights):
+                keys[id(weight)] = f"gradient:{row}:{index}"
+                if keras.backend.backend() != "jax":  # its variables hold no values while it trains
+                    keys[id(weight.value)] = keys[id(weight)]
+        for gradient, variable in zip(gradients, variables, strict=False):
+            key = keys.get(id(variable))
+            if key is None or gradient is None:
+                continue
+            if hasattr(gradient, "indices") and hasattr(gradient, "values") and hasattr(gradient, "dense_shape"):
+                self._recorded[f"{key}:values"], self._recorded[f"{key}:indices"] = gradient.values, gradient.indices
+            else:
+                self._recorded[key] = gradient
+
+
+def batch_of(data: Any) -> dict[str, Any]:
+    """Return the first tensor of the inputs and of the targets of a batch, as ``inputs`` and ``targets``."""
+    x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+    return _first("inputs", x) | _first("targets", y)
+
+
+def _first(key: str, value: Any) -> dict[str, Any]:
+    """Return a dict with the first tensor of a structure; empty if there is none."""
+    tensors = (t for t in keras.tree.flatten(value) if keras.ops.is_tensor(t) or isinstance(t, np.ndarray))
+    first = next(tensors, None)
+    return {} if first is None else {key: first}
+
+
+def paired(targets: Any, outputs: Any) -> dict[str, Any]:
+    """Return the first output that has a target, as ``outputs``, and that target, as ``targets``.
+
+    There are no ``outputs`` if it is unclear which of several outputs belongs to the targets.
+    """
+    if isinstance(targets, Mapping) and isinstance(outputs, Mapping):
+        name = next((name for name in sorted(targets, key=str) if name in outputs), None)
+        targets, outputs = targets.get(name), outputs.get(name)
+    flat_targets, flat_outputs = (
+        [v for v in keras.tree.flatten(values) if hasattr(v, "shape") and hasattr(v, "dtype")]
+        for values in (targets, outputs)
+    )
+    pair = {"targets": flat_targets[0]} if flat_targets else {}
+    if len(flat_outputs) == 1 or (flat_outputs and len(flat_outputs) == len(flat_targets)):
+        pair["outputs"] = flat_outputs[0]
+    return pair

@@ -1,0 +1,91 @@
+"""Counting the steps and epochs of a watched training, and its planned length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["StepCounter", "StepCounts"]
+
+_SHORT_RUN = 1000
+"""Steps up to which the last step of each epoch is also sampled."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepCounts:
+    """How far a run is.
+
+    Attributes:
+        total: Optimizer steps so far.
+        in_epoch: Those of the present epoch.
+        per_call: Steps that one call of the train function takes.
+    """
+
+    total: int
+    in_epoch: int
+    per_call: int
+
+
+class StepCounter:
+    """Counts the steps and epochs of a run that may consist of several ``fit``.
+
+    Args:
+        epochs: Planned epochs; None: those of ``fit``.
+        steps: Planned steps; None: those of ``fit``.
+    """
+
+    def __init__(self, epochs: int | None, steps: int | None) -> None:
+        self._requested = (epochs, steps)
+        self._from_fit: tuple[int | None, int | None] = (None, None)
+        self._epoch_start = 0
+        self._epoch_of_fit: int | None = None
+        self._steps_per_epoch: int | None = None
+        self.total = 0
+        """Optimizer steps so far."""
+        self.steps_per_call = 1
+        """Steps that a call of the train function takes."""
+        self.data_size: tuple[int | None, int | None] = (None, None)
+        """Rows of the training data, and the batch size; None if unknown."""
+
+    @property
+    def planned(self) -> tuple[int | None, int | None]:
+        """Planned epochs and steps of the whole run, each None if unknown."""
+        (epochs, steps), (epochs_of_fit, steps_of_fit) = self._requested, self._from_fit
+        return epochs_of_fit if epochs is None else epochs, steps_of_fit if steps is None else steps
+
+    @property
+    def counts(self) -> StepCounts:
+        """How far the run is."""
+        return StepCounts(self.total, self.total - self._epoch_start, self.steps_per_call)
+
+    def enter_fit(self, data_size: tuple[int | None, int | None]) -> None:
+        """Register a call of ``fit``."""
+        self._epoch_of_fit, self.data_size = None, data_size
+
+    def start_fit(self, epochs: int | None, steps: int | None) -> None:
+        """Register the planned length of a ``fit``: where it ends, and its steps per epoch."""
+        self._steps_per_epoch = steps
+        self._from_fit = (epochs, None)
+
+    def start_epoch(self, epoch: int, epochs_so_far: int) -> int | None:
+        """Register the start of an epoch.
+
+        Args:
+            epoch: Its number, as ``fit`` counts.
+            epochs_so_far: Epochs of the run so far.
+
+        Returns:
+            Its number in the run, if it is the first epoch of a ``fit`` of known length; else None.
+        """
+        number, (planned, _) = None, self._from_fit
+        if planned is not None and self._epoch_of_fit is None:
+            number = max(epochs_so_far, epoch)
+            planned = number + planned - epoch
+            self._from_fit = (planned, None if self._steps_per_epoch is None else self._steps_per_epoch * planned)
+        self._epoch_of_fit, self._epoch_start = epoch, self.total
+        return number
+
+    def last_of_epoch(self) -> int | None:
+        """Return the step at which the last call of this epoch starts; None if unknown or in a long run."""
+        if self._steps_per_epoch is None or self._epoch_start + self._steps_per_epoch > _SHORT_RUN:
+            return None
+        return self._epoch_start + (self._steps_per_epoch - 1) // self.steps_per_call * self.steps_per_call
