@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -17,6 +18,10 @@ __all__ = [
     "SetMode",
     "SkipUpdates",
 ]
+
+
+_NOISE_SHARE = 0.1
+"""Share of the loss's decrease so far that always counts as noise: near zero a loss may double without harm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,18 @@ class Rollback(Edit):
         )
         return text + (f", learning rate then multiplied by {self.shrink:g}" if self.shrink < 1 else "")
 
+    def is_setback(self, loss: float, *, best: float, first: float) -> bool:
+        """Return whether the mean training loss of an epoch has gone bad.
+
+        Args:
+            loss: The loss.
+            best: Lowest loss of an epoch so far.
+            first: Loss of the first epoch with a finite one.
+        """
+        if not math.isfinite(loss):
+            return True
+        return loss - best > max((self.limit - 1) * abs(best), _NOISE_SHARE * (first - best))
+
 
 @dataclass(frozen=True, slots=True)
 class ReviveUnits(Edit):
@@ -69,6 +86,8 @@ class ReviveUnits(Edit):
     """
 
     change: ClassVar[int] = 1
+    revival_share: ClassVar[float] = 0.75
+    """Share of the epochs in which units are reinitialized: later they would have no time to learn."""
     layers: Layers
     threshold: Fraction = 0.025
 

@@ -31,7 +31,8 @@ CORE = (
 )
 """Rooms of the core, lowest first: a file imports its own room and those in lower rows."""
 PYTORCH = (
-    {"layers", "patches", "runtime"},
+    {"runtime", "patches"},
+    {"layers"},
     {"model"},
     {"optim"},
     {"data"},
@@ -44,7 +45,8 @@ PYTORCH = (
     {"__init__", "moved"},
 )
 KERAS = (
-    {"layers", "patches", "runtime"},
+    {"runtime", "patches"},
+    {"layers"},
     {"model"},
     {"statistics"},
     {"engines"},
@@ -60,8 +62,6 @@ OUTSIDE = {
     "backends": {room for row in CORE[:9] for room in row},
 }
 """Rooms of the core that the other packages see."""
-INTO_BACKENDS = {"__init__", "backend", "layers"}
-"""Rooms of a backend that others may import."""
 
 FRAMEWORKS = {"torch", "keras", "tensorflow", "jax", "sklearn", "torchvision"}
 OWN_FRAMEWORK = {"pytorch": {"torch"}, "keras3": {"keras", "tensorflow", "jax", "torch"}}

@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 from keras import ops
-from keras.src.losses.losses import LossFunctionWrapper
 
+from autotrainer.backends.keras3.runtime.keras_internals import LossFunctionWrapper
 from autotrainer.edits import Edit, EncodeTargets, ReshapeTargets, ScaleTargets, edit_from_dict
 from autotrainer.errors import ConfigError
 

@@ -1,4 +1,4 @@
-"""The private names of Keras that this backend needs, imported here only (but for a layer, which imports no room)."""
+"""The private names of Keras that this backend needs, imported here alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from keras.src import backend
 from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
+from keras.src.losses.losses import LossFunctionWrapper
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from keras.src.saving.serialization_lib import SafeModeScope, deserialize_keras_object
@@ -18,6 +19,7 @@ __all__ = [
     "GLOBAL_SEED_GENERATOR",
     "CompileLoss",
     "Functional",
+    "LossFunctionWrapper",
     "SafeModeScope",
     "backend",
     "deserialize_keras_object",

@@ -14,9 +14,6 @@ from autotrainer.edits import ResetOptimizerState, Rollback
 
 __all__ = ["RollbackCallback", "StateResetCallback", "TrainingCallback"]
 
-_NOISE_SHARE = 0.1
-"""Share of the loss reduction so far that always counts as noise: near zero a loss may double without harm."""
-
 
 class TrainingCallback:
     """Acts at the epochs of one training; this base class does nothing."""
@@ -48,16 +45,10 @@ class RollbackCallback(TrainingCallback):
         """Store a good epoch, undo a bad one."""
         if math.isnan(self._first) and math.isfinite(loss):
             self._first = self._best = loss
-        if self._is_bad(loss):
+        if self._edit.is_setback(loss, best=self._best, first=self._first):
             self._restore()
         elif loss <= self._best:
             self._best, self._stored = loss, self._state()
-
-    def _is_bad(self, loss: float) -> bool:
-        if not math.isfinite(loss):
-            return True
-        tolerance = max((self._edit.limit - 1) * abs(self._best), _NOISE_SHARE * (self._first - self._best))
-        return loss - self._best > tolerance
 
     def _variables(self) -> list[Any]:
         return [*self._model.weights, *self._model.optimizer.variables]

@@ -22,9 +22,6 @@ from autotrainer.edits import ReviveUnits, initializer_for
 
 __all__ = ["RedoCallback", "revivable"]
 
-_REVIVAL_SHARE = 0.75
-"""Share of the epochs in which units are reinitialized: later they would have no time to learn."""
-
 
 class RedoCallback(TrainingCallback):
     """Reinitializes the incoming weights of idle units; see `ReviveUnits`.
@@ -37,7 +34,7 @@ class RedoCallback(TrainingCallback):
     """
 
     def __init__(self, editor: Editor, edit: ReviveUnits, epochs: int, sample: Callable[[], Any]) -> None:
-        self._model, self._threshold, self._last_epoch = editor.model, edit.threshold, _REVIVAL_SHARE * epochs
+        self._model, self._threshold, self._last_epoch = editor.model, edit.threshold, edit.revival_share * epochs
         self._sample = sample
         self._layers = revivable(editor, edit.layers)
 

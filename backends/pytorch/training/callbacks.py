@@ -24,9 +24,6 @@ __all__ = [
     "gradient_norm",
 ]
 
-_NOISE_SHARE = 0.1
-"""Share of the loss's decrease so far that always counts as noise: near zero a loss may double without harm."""
-
 
 class TrainingCallback:
     """Callback of one training; does nothing unless a subclass overrides a method."""
@@ -149,16 +146,10 @@ class RollbackCallback(TrainingCallback):
         """Keep the state of a good epoch; roll back after a bad one."""
         if math.isnan(self._first) and math.isfinite(loss):
             self._first = self._best = loss
-        if self._is_bad(loss):
+        if self._edit.is_setback(loss, best=self._best, first=self._first):
             self._roll_back()
         elif loss <= self._best:
             self._best, self._best_state = loss, self._state()
-
-    def _is_bad(self, loss: float) -> bool:
-        if not math.isfinite(loss):
-            return True
-        tolerance = max((self._edit.limit - 1) * abs(self._best), _NOISE_SHARE * (self._first - self._best))
-        return loss - self._best > tolerance
 
     def _state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         host = {k: v.detach().to("cpu", copy=True) for k, v in self._model.state_dict().items()}

@@ -25,8 +25,6 @@ __all__ = ["RedoCallback", "redo_layers"]
 
 _LAST_BATCHES = 8
 """Last batches of an epoch that decide which units are idle."""
-_LAST_EPOCH_SHARE = 0.75
-"""Share of the epochs in which units are reinitialized: later they would have no time to learn."""
 _ACTIVATED = ("dense", "conv")
 
 
@@ -44,7 +42,7 @@ class RedoCallback(TrainingCallback):
     def __init__(
         self, model: nn.Module, activation_graph: ActivationGraph, optimizer: Optimizer, edit: ReviveUnits, epochs: int
     ) -> None:
-        self._optimizer, self._threshold, self._until = optimizer, edit.threshold, _LAST_EPOCH_SHARE * epochs
+        self._optimizer, self._threshold, self._until = optimizer, edit.threshold, edit.revival_share * epochs
         self._activities: dict[str, deque[Tensor]] = {}
         self._layers: dict[str, tuple[nn.Module, str]] = {}
         self._handles: list[Any] = []
