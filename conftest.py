@@ -32,6 +32,30 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if all(".py" in argument for argument in config.args) else min(MOST_WORKERS, os.cpu_count() or 1)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests in ``tests/slow.txt`` as slow.
+
+    Raises:
+        pytest.UsageError: If a line names no test, when all tests are collected.
+    """
+    lines = [
+        line for line in (ROOT / "tests" / "slow.txt").read_text("utf-8").splitlines() if line[:1] not in ("", "#")
+    ]
+    unused = set(lines)
+    for item in items:
+        ids = {item.nodeid, item.nodeid.partition("[")[0]}
+        matches = {line for line in lines if line.strip("!") in ids or ("[" in line and _begins(item, line.strip("!")))}
+        unused -= matches
+        if matches and not any(line.startswith("!") for line in matches):
+            item.add_marker(pytest.mark.slow)
+    if unused and config.args == config.getini("testpaths"):
+        raise pytest.UsageError(f"tests/slow.txt names tests that do not exist: {', '.join(sorted(unused))}")
+
+
+def _begins(item: pytest.Item, start: str) -> bool:
+    return item.nodeid.startswith(start) and not start.endswith("]")
+
+
 @pytest.fixture
 def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs code in a process of its own, with the autotrainer of this checkout; ``environment`` by keywords."""

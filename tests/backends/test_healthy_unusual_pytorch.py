@@ -1188,7 +1188,7 @@ def language(model: nn.Module, optimizer: Any, **more: Any) -> Run:
         with torch.no_grad():
             return float((model(x).argmax(1) == y)[:, 2:].float().mean())
 
-    return plain(model, optimizer, x=x, y=y, score=score, **{"epochs": 20, "enough": 0.8, **more})
+    return plain(model, optimizer, x=x, y=y, score=score, **{"epochs": 20, "minimum_score": 0.8, **more})
 
 
 @case
