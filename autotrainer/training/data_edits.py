@@ -9,7 +9,15 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from autotrainer.edits import Edit, EncodeTargets, ReshapeTargets, ScaleTargets, SetLoss
+from autotrainer.edits import (
+    Edit,
+    EncodeTargets,
+    NumberClasses,
+    ReshapeTargets,
+    ScaleInputs,
+    ScaleTargets,
+    SetLoss,
+)
 from autotrainer.errors import ConfigError
 from autotrainer.records.task import MASKED, LossInfo
 
@@ -17,6 +25,7 @@ __all__ = [
     "FittedEdits",
     "Moments",
     "bad_row_count",
+    "check_fitted",
     "class_counts",
     "class_labels",
     "class_weights",
@@ -83,6 +92,13 @@ class FittedEdits:
         if isinstance(result, ConfigError):
             raise result
         return result
+
+
+def check_fitted(edit: Edit) -> None:
+    """Raise a `ConfigError` if an edit lacks the numbers that are fitted on the training data."""
+    scaling = isinstance(edit, ScaleInputs | ScaleTargets) and not edit.mean
+    if scaling or (isinstance(edit, NumberClasses) and not edit.labels):
+        raise ConfigError(f"{type(edit).__name__} has no fitted numbers: use the plan of a result, which has them")
 
 
 class Moments:

@@ -22,6 +22,7 @@ from autotrainer.backends.keras3.surgery.single_layer import (
 )
 from autotrainer.edits import AddInputNoise, Edit, ScaleInputs, SetOutputActivation
 from autotrainer.errors import ConfigError
+from autotrainer.training.data_edits import check_fitted
 
 __all__ = ["add_input_noise", "scale_inputs", "set_output_activation"]
 
@@ -63,9 +64,9 @@ def set_output_activation(editor: Editor, edit: SetOutputActivation, apply: bool
 def scale_inputs(editor: Editor, edit: ScaleInputs, apply: bool) -> Edit:
     """Standardize an input inside the model."""
     input_index = _float_input(editor)
-    if not edit.mean or not edit.std:
-        if editor.statistics is None:
-            raise ConfigError("ScaleInputs has no numbers, and there are no data to compute them from")
+    if editor.statistics is None:
+        check_fitted(edit)
+    elif not edit.mean:
         if not apply:
             return edit
         statistics = editor.statistics(input_index)

@@ -12,6 +12,7 @@ from autotrainer.backends.keras3.model.rebuilding import rebuild
 from autotrainer.backends.keras3.surgery.editor import Editor
 from autotrainer.edits import Edit, NumberClasses, ScaleTargets
 from autotrainer.errors import ConfigError
+from autotrainer.training.data_edits import check_fitted
 
 __all__ = ["number_classes", "scale_targets"]
 
@@ -20,8 +21,7 @@ def scale_targets(editor: Editor, edit: ScaleTargets, apply: bool) -> Edit:
     """Map outputs trained on standardized targets back to the units of the targets."""
     _check_appendable(editor)
     if apply:
-        if not edit.mean:
-            raise ConfigError("ScaleTargets has no numbers: use the plan of a result, which has them")
+        check_fitted(edit)
         single = len(edit.mean) == 1
         if not single and keras.config.image_data_format() == "channels_first":
             raise ConfigError("several columns of targets can't be scaled with image_data_format 'channels_first'")
@@ -38,8 +38,7 @@ def number_classes(editor: Editor, edit: NumberClasses, apply: bool) -> Edit:
     """Map outputs to the columns of their labels."""
     _check_appendable(editor)
     if apply:
-        if not edit.labels:
-            raise ConfigError("NumberClasses has no labels: use the plan of a result, which has them")
+        check_fitted(edit)
         _append(editor, LabelColumns(edit.labels, edit.fill, name=editor.new_name("label_columns")))
     return edit
 

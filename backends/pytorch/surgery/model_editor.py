@@ -36,6 +36,7 @@ from autotrainer.edits import (
     initializer_for,
 )
 from autotrainer.errors import ConfigError
+from autotrainer.training.data_edits import check_fitted
 
 __all__ = ["ModelEditor", "apply_edits", "in_order"]
 
@@ -143,11 +144,7 @@ def apply_edits(edits: Sequence[Edit], model: nn.Module, optimizer: Optimizer | 
     before = list(model.parameters())
     editor = ModelEditor(model, ActivationGraph.of(model))
     for edit in in_order(edits):
-        unfitted = isinstance(edit, ScaleInputs | ScaleTargets) and not edit.mean
-        if unfitted or (isinstance(edit, NumberClasses) and not edit.labels):
-            raise ConfigError(
-                f"{type(edit).__name__} has no fitted numbers: take the plan of a result, where they are filled in"
-            )
+        check_fitted(edit)
         planned, reason = editor.plan(edit)
         if reason:
             raise ConfigError(f"{type(edit).__name__} can't be applied to this model: {reason}")
