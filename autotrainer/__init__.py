@@ -5,7 +5,6 @@ Importing it imports no framework. Start with `watch`, `check`, `fit` or `Loop`.
 
 from __future__ import annotations
 
-from importlib.util import find_spec as _find_spec
 from pathlib import Path as _Path
 
 from autotrainer import errors
@@ -21,8 +20,10 @@ from autotrainer.reporting.plan import RepairPlan, load_plan
 from autotrainer.reporting.report import Report
 from autotrainer.reporting.result import Attempt, Result
 
-if _find_spec("autotrainer.rules") is None:  # a source checkout: rules, repairs and backends are beside this folder
-    __path__.append(str(_Path(__file__).parents[1]))
+_here = _Path(__file__).parent
+if not (_here / "rules").exists() and (_here.parent / "rules" / "__init__.py").exists():
+    __path__.append(str(_here.parent))  # a bare checkout: rules, repairs and backends stand beside this folder
+del _here
 
 __all__ = [
     "Attempt",

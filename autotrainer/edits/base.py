@@ -126,7 +126,8 @@ class Edit:
     def __post_init__(self) -> None:
         kind: Any = type(self)
         for name, hint in _hints(kind).items():
-            value = getattr(self, name)
+            value = _plain(getattr(self, name))
+            object.__setattr__(self, name, value)
             accepted = _mismatch(value, hint)
             if accepted:
                 raise ConfigError(
@@ -155,6 +156,20 @@ def _hints(kind: Any) -> Mapping[str, Any]:
 
 
 _FINITE = Range()
+
+
+def _plain(value: Any) -> Any:
+    """Return scalars of NumPy and of frameworks as Python's, and lists and arrays of rank 1 as tuples of them."""
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        return tuple(value.tolist())
+    if isinstance(value, list | tuple):
+        return tuple(map(_scalar, value))
+    return _scalar(value)
+
+
+def _scalar(value: Any) -> Any:
+    has_item = getattr(value, "shape", None) == () and callable(getattr(value, "item", None))
+    return value.item() if has_item else value
 
 
 def _mismatch(value: Any, hint: Any, limits: Range = _FINITE) -> str:

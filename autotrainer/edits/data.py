@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from autotrainer.edits.base import Count, Edit, NonNegative, Positive, Range, Whole, join_numbers
+from autotrainer.edits.base import Count, Edit, NonNegative, Positive, Whole, join_numbers
 from autotrainer.errors import ConfigError
 
 __all__ = [
@@ -38,12 +38,12 @@ class SetBatchSize(Edit):
 
 @dataclass(frozen=True, slots=True)
 class AddInputNoise(Edit):
-    """Add Gaussian noise to the inputs while training; ``std``, in (0, 1], is in units of their standard deviation."""
+    """Add Gaussian noise to the inputs while training; ``std``, > 0, is in units of their standard deviation."""
 
     change: ClassVar[int] = 2
     affects: ClassVar[str | None] = "architecture"
     example_values: ClassVar[Mapping[str, Any]] = {"std": 0.1}
-    std: Annotated[float, Range(above=0, most=1)]
+    std: Positive
 
     def __str__(self) -> str:
         return f"Gaussian noise of {self.std:g} standard deviations on the inputs while training"

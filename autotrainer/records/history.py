@@ -128,7 +128,7 @@ class RunHistory:
             table = self._epochs.setdefault(name, _Table((), 4096))
             table.add((epoch, step), np.asarray(value if np.isfinite(value) else np.inf, np.float64))
 
-    def before_epoch(self, epoch: int) -> RunHistory:
+    def until(self, epoch: int) -> RunHistory:
         """Return a copy of the history as it was at the beginning of an epoch (>= 1), to continue from there."""
         end = self.step_of_epoch(epoch - 1)
         past = RunHistory(self.layers)

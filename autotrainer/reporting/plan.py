@@ -199,4 +199,7 @@ def load_plan(path: str | Path) -> RepairPlan:
         raise ConfigError(f"can't read a repair plan from {path}: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} does not hold a repair plan: give what plan.to_json() returned")
-    return RepairPlan.from_dict(values)
+    try:
+        return RepairPlan.from_dict(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error

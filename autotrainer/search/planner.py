@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autotrainer.adapter.spec import Support
 from autotrainer.edits import Edit
 from autotrainer.errors import ConfigError, nearest
+from autotrainer.monitoring.guard import Guard
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.repair import Dimension, Proposal, Repair, Risk
 
 __all__ = ["STRATEGIES", "Planner", "Step"]
+
+logger = logging.getLogger("autotrainer")
 
 STRATEGIES = ("balance", "structure", "efficiency")
 """Orders of a problem's repairs, as in AUTOTRAINER (ICSE 2021, section 3.3): largest effect, then simplest; smallest
@@ -143,7 +147,10 @@ class Planner:
         if not actionable(findings, self._repairable):
             return dimensions
         for repair in self.repairs:
-            dimension = None if repair.name in self.forbid else repair().dimension(context)
+            dimension = None
+            if repair.name not in self.forbid:
+                with self._isolated(repair):
+                    dimension = repair().dimension(context)
             if dimension is not None:
                 options = tuple(edits for edits in dimension.options if not self._refusal(edits))
                 dimensions += [Dimension(repair.name, options)] if options else []
@@ -159,7 +166,10 @@ class Planner:
                 continue
             if repair.risk is Risk.ADVICE or only not in (None, repair.risk):
                 continue
-            proposals += [p for p in repair().propose(finding, context, targets) if self._allows(p)]
+            proposed: list[Proposal] = []
+            with self._isolated(repair):
+                proposed = list(repair().propose(finding, context, targets))
+            proposals += [p for p in proposed if self._allows(p)]
         places = {name: place for place, name in enumerate(finding.repairs)}
 
         def order(proposal: Proposal) -> tuple[float, ...]:
@@ -172,6 +182,16 @@ class Planner:
             return (late, *key, places.get(proposal.repair, len(places)))
 
         return sorted(proposals, key=order)
+
+    def _isolated(self, repair: type[Repair]) -> Guard:
+        """Return a context in which a repair may raise: that is reported once, and the others are used."""
+
+        def fail(part: str, error: BaseException) -> None:
+            if repair.name not in self.notes:
+                logger.warning("%s failed and is left out: %r", part, error)
+            self.notes[repair.name] = f"it failed: {error}"
+
+        return Guard(fail, f"repair {repair.name}")
 
     def _allows(self, proposal: Proposal) -> bool:
         reason = self._refusal(proposal.edits)

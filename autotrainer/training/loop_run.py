@@ -108,7 +108,7 @@ class ManagedLoopRun(BaseRun):
         self._lowest = math.inf
         self._loop_score = loop_score
         if baseline_run is not None and spec.start:
-            self.monitor.history = baseline_run.monitor.history.before_epoch(spec.start)
+            self.monitor.history = baseline_run.monitor.history.until(spec.start)
             self.history = {name: values[: spec.start] for name, values in baseline_run.history.items()}
             self._epochs = spec.start
 

@@ -41,12 +41,10 @@ REFUSED: list[tuple[Any, tuple[Any, ...], str]] = [
     (e.TuneAdam, (1.0,), "beta_2 must be a number >= 0 and < 1 or None"),
     (e.SetLoss, ("hinge", "logits"), "name must be one of cross_entropy"),
     (e.SetLoss, ("cross_entropy", "values"), "expects may be logits or probabilities or log_probabilities"),
-    (e.AddInputNoise, (-1.0,), "std must be a number > 0 and <= 1"),
+    (e.AddInputNoise, (-1.0,), "std must be a number > 0"),
     (e.AddDropout, (("a",), 1.5), "rate must be a number > 0 and < 1"),
     (e.AddDropout, (("a",), 1.0), "rate must be a number > 0 and < 1"),
     (e.AddDropout, ((), 0.5), "layers must be a tuple of one or more names, not ()"),
-    (e.AddDropout, (["a"], 0.5), "layers must be a tuple of names, not ['a']"),
-    (e.AddDropout, ("a", 0.5), "layers must be a tuple of names, not 'a'"),
     (e.AddDropout, (("a", 3), 0.5), "layers must be a tuple of names"),
     (e.AddDropout, (("",), 0.5), "layers must be a tuple of names"),
     (e.AddDropout, (("a\nimport os",), 0.5), "layers must be a tuple of names"),
@@ -95,7 +93,6 @@ for _ in range(10_000):
 GARBAGE: list[Any] = [
     object(),
     {},
-    [],
     [None],
     NESTED,
     {"a": NESTED},
@@ -114,9 +111,8 @@ def test_garbage_is_refused_in_every_field(edit: e.Edit) -> None:
         for value in GARBAGE:
             with pytest.raises(ConfigError, match=f"{type(edit).__name__}: {field.name} must be"):
                 replace(edit, **{field.name: value})  # type: ignore[call-arg]
-            if not isinstance(value, list) or value:
-                with pytest.raises(ConfigError):
-                    e.edit_from_dict({**edit.to_dict(), field.name: value})
+            with pytest.raises(ConfigError):
+                e.edit_from_dict({**edit.to_dict(), field.name: value})
 
 
 @pytest.mark.parametrize(
@@ -163,3 +159,19 @@ def test_numbers_of_numpy_are_accepted() -> None:
     assert e.SetBatchSize(np.int64(8)).size == 8
     assert e.SetLearningRate(np.float32(0.5)).value == 0.5
     assert e.WeightClasses((np.float64(1.0), 2)).weights == (1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("edit", "values"),
+    [
+        (e.SetBatchSize(np.int64(4)), {"size": 4}),  # type: ignore[arg-type]
+        (e.SetLearningRate(np.float32(0.5)), {"value": 0.5}),  # type: ignore[arg-type]
+        (e.SetLearningRate(np.array(0.5)), {"value": 0.5}),  # type: ignore[arg-type]
+        (e.ScaleInputs(np.array([1.0, 2.0]), [1.0, 2.0]), {"mean": (1.0, 2.0), "std": (1.0, 2.0)}),  # type: ignore[arg-type]
+        (e.ReviveUnits(["a", "b"]), {"layers": ("a", "b")}),  # type: ignore[arg-type]
+    ],
+)
+def test_scalars_and_sequences_become_plain_values(edit: e.Edit, values: dict[str, Any]) -> None:
+    assert {name: getattr(edit, name) for name in values} == values
+    assert json.loads(json.dumps(edit.to_dict()))["edit"] == type(edit).__name__
+    hash(edit)

@@ -66,13 +66,13 @@ def test_epoch_without_values_ends() -> None:
     assert (history.step_of_epoch(0), history.epoch_of_step) == (9, 1)
 
 
-def test_history_before_epoch_continues_independently() -> None:
+def test_history_until_an_epoch_continues_independently() -> None:
     history = RunHistory([LayerInfo("a")])
     for epoch in range(3):
         for step in (100 * epoch, 100 * epoch + 50):
             history.add_step(_stats(step, 1.0 / (step + 1)), losses=[(step + 1, 2.0)])
         history.add_epoch(epoch, 100 * epoch + 99, {"val_loss": float(epoch)})
-    past = history.before_epoch(2)
+    past = history.until(2)
     assert (past.step, past.epoch, past.epoch_of_step) == (199, 2, 1)
     assert past.steps.tolist() == [0, 50, 100, 150]
     assert past.layer("grad_norm")[:, 0].tolist() == [0, 50, 100, 150]

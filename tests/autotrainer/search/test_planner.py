@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import ClassVar
+
 import pytest
 
 from autotrainer import registry
@@ -18,6 +21,7 @@ from autotrainer.errors import ConfigError
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import LossInfo, OptimizerInfo, TargetSummary, TaskContext
+from autotrainer.repair import Dimension, Proposal, Repair
 from autotrainer.search.planner import STRATEGIES, Planner, actionable
 
 ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
@@ -151,3 +155,32 @@ def test_later_edit_replaces_earlier_one_of_same_kind_and_layers() -> None:
     assert len(spec.with_edits((SwapActivation(("a",), "selu"),)).edits) == 3
     swapped = TrainingSpec(3, 0, (SetLearningRate(0.1), SetMomentum(0.9))).with_edits((SwapOptimizer("adam", 1e-3),))
     assert swapped.edits == (SwapOptimizer("adam", 1e-3),)
+
+
+class Failing(Repair):
+    """Proposes an edit that refuses its value."""
+
+    name = "failing"
+    fixes: ClassVar[dict[str, float]] = {"dying_relu": 1.0}
+
+    def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
+        yield Proposal(self.name, (SetLearningRate(0.1),), 1.0)
+        yield Proposal(self.name, (SetLearningRate(-1.0),), 1.0)
+
+    def dimension(self, context: TaskContext) -> Dimension:
+        raise RuntimeError("broken")
+
+
+def test_repair_that_fails_is_left_out_and_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    def supports(edit: Edit) -> Support:
+        return Support(SupportLevel.REBUILD)
+
+    findings = [_finding("dying_relu")]
+    planner = Planner((Failing, *registry.repairs()), supports)
+    expected = _planner().steps(findings, CONTEXT, TARGETS)
+    assert planner.steps(findings, CONTEXT, TARGETS) == planner.steps(findings, CONTEXT, TARGETS) == expected
+    assert planner.dimensions(findings, CONTEXT) == _planner().dimensions(findings, CONTEXT)
+    assert planner.notes["failing"].startswith("it failed: ")
+    assert [record.getMessage() for record in caplog.records if "repair failing" in record.getMessage()] == [
+        "repair failing failed and is left out: ConfigError('SetLearningRate: value must be a number > 0, not -1.0')"
+    ]

@@ -30,5 +30,8 @@ class TestKeras(BackendContract):
         )
         return {"model": model, "loss": "binary_crossentropy", "optimizer": keras.optimizers.SGD(0.1)}
 
+    def test_trainings_can_be_paused(self) -> None:
+        assert self.backend.trainer(self.request()).resumable
+
     def weights(self, model: Any) -> list[np.ndarray[Any, Any]]:
         return [np.array(value) for value in model.get_weights()]

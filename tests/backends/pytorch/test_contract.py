@@ -26,5 +26,8 @@ class TestPyTorch(BackendContract):
             model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1), nn.Sigmoid())
         return {"model": model, "loss": nn.BCELoss(), "optimizer": torch.optim.SGD(model.parameters(), 0.1)}
 
+    def test_trainings_can_be_paused(self) -> None:
+        assert self.backend.trainer(self.request()).resumable
+
     def weights(self, model: Any) -> list[np.ndarray[Any, Any]]:
         return [value.detach().numpy().copy() for value in model.state_dict().values()]
