@@ -21,8 +21,8 @@ class RollbackRepair(Repair):
     What it does:
         Keeps weights and optimizer state of the best epoch. If an epoch's mean loss is not finite or twice the best,
         restores them, halves the learning rate, and continues with the next epoch, whose batches come in another order.
-        In PyTorch, a batch whose loss is not finite also restores them at once, in place of its step; in Keras the epoch
-        runs to its end first.
+        In PyTorch, a batch whose loss is not finite also restores them at once, in place of its step; in Keras the
+        epoch runs to its end first.
 
     Why it helps:
         A training that has jumped out of a good region rarely finds its way back. The cause is usually a few batches
