@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -10,16 +11,13 @@ import pytest
 from autotrainer import registry
 from autotrainer.edits import EDITS
 from autotrainer.records.signals import LayerInfo
-from autotrainer.records.task import LossInfo, OptimizerInfo
+from autotrainer.records.task import LossInfo, OptimizerInfo, TargetSummary, TaskContext
 from autotrainer.repair import DOC_SECTIONS, Repair
 from autotrainer.reporting.patch import patch_lines
 from autotrainer.reporting.plan import RepairPlan
 
-CASES = [
-    pytest.param(repair, problem, id=f"{repair.name}-{problem}")
-    for repair in registry.repairs()
-    for problem in repair.fixes
-]
+every_repair = pytest.mark.parametrize("repair", registry.repairs(), ids=lambda repair: repair.name)
+KINDS = ("binary", "signed", "index", "from_one", "one_hot", "real", "large")
 
 
 def test_names_are_unique() -> None:
@@ -27,7 +25,7 @@ def test_names_are_unique() -> None:
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("repair", registry.repairs(), ids=lambda r: r.name)
+@every_repair
 def test_page_has_all_sections_in_order(repair: type[Repair]) -> None:
     page = repair.documentation()
     places = [page.find(f"\n{section}:") for section in DOC_SECTIONS]
@@ -35,42 +33,45 @@ def test_page_has_all_sections_in_order(repair: type[Repair]) -> None:
     assert places == sorted(places)
 
 
-@pytest.mark.parametrize("repair", registry.repairs(), ids=lambda r: r.name)
+@every_repair
 def test_fixes_known_problems_with_probabilities(repair: type[Repair]) -> None:
     assert set(repair.fixes) <= {rule.problem for rule in registry.rules()}
     assert all(0 < effect <= 1 for effect in repair.fixes.values())
 
 
-@pytest.mark.parametrize(("repair", "problem"), CASES)
-@pytest.mark.parametrize("kind", ["binary", "signed", "index", "from_one", "one_hot", "real", "large"])
-def test_proposals_are_plans_that_print_and_serialize(repair, problem, kind, finding, context, targets) -> None:
-    proposals = list(repair().propose(finding(problem), context(), targets(kind)))
-    effects = [proposal.effect for proposal in proposals]
-    assert effects == sorted(effects, reverse=True), "best first"
-    for proposal in proposals:
-        assert proposal.repair == repair.name
-        assert 0 < proposal.effect <= 1
-        assert 0 <= proposal.change <= 3
-        for framework in ("pytorch", "keras3"):
-            plan = RepairPlan((repair.name,), proposal.edits, (problem,), framework)
-            assert RepairPlan.from_dict(json.loads(plan.to_json())) == plan
-            text = str(plan)
-            for edit in proposal.edits:
-                assert str(edit) in text
-                assert patch_lines(edit, framework)
+@every_repair
+def test_proposals_are_plans_that_print_and_serialize(repair, finding, context, targets) -> None:
+    for problem, kind in itertools.product(repair.fixes, KINDS):
+        proposals = list(repair().propose(finding(problem), context(), targets(kind)))
+        effects = [proposal.effect for proposal in proposals]
+        assert effects == sorted(effects, reverse=True), f"best first, for {problem} and {kind} targets"
+        for proposal in proposals:
+            _check_plan(repair, problem, proposal)
 
 
-@pytest.mark.parametrize(("repair", "problem"), CASES)
-def test_an_empty_context_raises_nothing(repair, problem, finding) -> None:
-    from autotrainer.records.task import TargetSummary, TaskContext
+def _check_plan(repair, problem, proposal) -> None:
+    assert proposal.repair == repair.name
+    assert 0 < proposal.effect <= 1
+    assert 0 <= proposal.change <= 3
+    for framework in ("pytorch", "keras3"):
+        plan = RepairPlan((repair.name,), proposal.edits, (problem,), framework)
+        assert RepairPlan.from_dict(json.loads(plan.to_json())) == plan
+        text = str(plan)
+        for edit in proposal.edits:
+            assert str(edit) in text
+            assert patch_lines(edit, framework)
 
-    list(repair().propose(finding(problem), TaskContext(), TargetSummary()))
+
+@every_repair
+def test_an_empty_context_raises_nothing(repair, finding) -> None:
+    for problem in repair.fixes:
+        list(repair().propose(finding(problem), TaskContext(), TargetSummary()))
 
 
-@pytest.mark.parametrize(("repair", "problem"), CASES)
+@every_repair
 @pytest.mark.parametrize("rate", [0.0, -1.0, math.nan, math.inf, 1e-320, 1e308])
-def test_proposals_for_extreme_learning_rates_are_edits(repair, problem, rate, finding, context, targets) -> None:
-    for name in ("sgd", "adam"):
+def test_proposals_for_extreme_learning_rates_are_edits(repair, rate, finding, context, targets) -> None:
+    for problem, name in itertools.product(repair.fixes, ("sgd", "adam")):
         extreme = context(optimizer=OptimizerInfo(name, rate, weight_decay=rate))
         evidence = {"usual_grad_norm": rate, "first_step": rate, "travel": rate, "output_spread": rate}
         list(repair().propose(finding(problem, evidence=evidence), extreme, targets("binary")))

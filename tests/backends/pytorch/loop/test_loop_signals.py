@@ -380,6 +380,7 @@ def unowned(watched: Watched) -> list[int]:
 
 
 def test_parameter_ownership_is_tracked_from_the_start() -> None:
+    torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 2))
     watched = Watched(model, torch.optim.SGD([model[0].weight], 0.1))
     assert unowned(watched) == [64, 130]
