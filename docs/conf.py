@@ -90,10 +90,10 @@ def _sections(page: Page, links: Mapping[str, str]) -> str:
 def _section(heading: str, body: str, links: Mapping[str, str]) -> str:
     if heading == "Calibration":
         return _tables_and_prose(body, links)
-    if heading == "Values":
+    if heading == "Threshold values":
         joined = re.sub(r"\n +", " ", body)
         return "\n".join(re.sub(r"^(\S+) = ", r"* `\1` = ", _prose(line, links)) for line in joined.splitlines())
-    if heading in ("Repairs by name", "Answers"):
+    if heading in ("Repairs by name", "Problems it addresses"):
         return ", ".join(f"[{name}]({links[name]})" for name in body.replace("\n", " ").split(", "))
     return _prose(body, links)
 

@@ -17,15 +17,15 @@ class ClipGradientsRepair(Repair):
     """Clip gradients before each step.
 
     What it does:
-        Limits the global L2 norm of the gradients: to its value before the explosion if the finding holds that number
+        Limits the global L2 norm of the gradients: to its value before the explosion if the finding has that number
         (evidence ``usual_grad_norm``), otherwise to 1; or limits each entry to 0.5.
 
     Why it helps:
         One huge gradient undoes thousands of good steps. Clipping by norm keeps its direction and limits its size.
 
     Safety:
-        Unsafe if gradients are large for another reason, such as unscaled data: it hides the cause. Judged
-        by outcome.
+        Unsafe: if gradients are large for another reason, such as unscaled data, clipping hides the cause. Judged by
+        outcome.
 
     Cost:
         One pass over the gradients per step.

@@ -13,23 +13,23 @@ from autotrainer.repairs._shared.steps import before_any_step
 __all__ = ["FixLossRepair"]
 
 _LATER = 0.5
-"""Probability of success if a loss became non-finite during the training ÷ that if it was so from the start."""
+"""Probability of success if a loss became non-finite during training ÷ that if it was non-finite from the start."""
 
 
 class FixLossRepair(Repair):
     """Train with the loss that the targets need.
 
     What it does:
-        Cross-entropy for classes, binary cross-entropy for {0, 1} labels, logistic loss for labels in {-1, 1},
-        squared error for real values, with the output activation that it takes. The loss converts targets to
+        Uses cross-entropy for classes, binary cross-entropy for {0, 1} labels, logistic loss for labels in {-1, 1}, and
+        squared error for real values, with the output activation that this loss expects. The loss converts targets to
         the form and shape that it needs (indices or one-hot, (n, 1) or (n,)); the user's targets stay unchanged. A
-        custom loss is also replaced if its value is the first that is not finite.
+        custom loss is also replaced if it is the first value that becomes NaN or infinite.
 
     Why it helps:
         A loss that does not fit the targets has its minimum in the wrong place, or has none.
 
     Safety:
-        Safe: follows from the targets.
+        Safe: the choice follows from the targets.
 
     Cost:
         None.

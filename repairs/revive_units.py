@@ -1,4 +1,4 @@
-"""Reinitialize idle units."""
+"""Reinitialize dormant units."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ _MIN_EPOCHS = 4
 
 
 class ReviveUnitsRepair(Repair):
-    """Reinitialize the incoming weights of idle units between epochs (ReDo).
+    """Reinitialize the incoming weights of dormant units between epochs (ReDo).
 
     What it does:
         At the end of each epoch in the first three quarters of the training, draws new incoming weights for each unit
-        whose mean output is at most a fortieth of its layer's mean (dead units above all), with the initializer that
-        suits the activation. Its bias becomes zero and its optimizer state is cleared. Other units stay unchanged.
+        whose mean output is at most a fortieth of its layer's mean (mostly dead units), with the initializer that suits
+        the activation. Its bias becomes zero and its optimizer state is cleared. Other units stay unchanged.
 
     Why it helps:
         A dead unit has no gradient and so can never recover by itself. After the reinitialization the layer uses its
-        whole width again, and nothing that was learned is lost.
+        whole width again, and the other units keep what they have learned.
 
     Safety:
-        Unsafe: outgoing weights stay, so that the output shifts a little with each unit. Frozen layers, layers that
-        ``keep`` names and recurrent layers are left out. Units that are rarely active for good reason are
-        reinitialized again and again. Judged by outcome.
+        Unsafe: outgoing weights stay, so the output shifts a little with each unit. Frozen layers, layers that ``keep``
+        names and recurrent layers are left out. Units that are rarely active for good reason are reinitialized again
+        and again. Judged by outcome.
 
     Cost:
-        A sum over the units' outputs of some batches per epoch; in Keras a forward pass of one batch, which counts as
+        A sum over the units' outputs in some batches per epoch; in Keras a forward pass of one batch, which counts as
         work.
 
     References:

@@ -30,14 +30,14 @@ class SwapActivationRepair(Repair):
     """Replace the activations of hidden layers and reinitialize the weights accordingly.
 
     What it does:
-        Gives hidden layers SELU (weights LeCun normal), ReLU or LeakyReLU (He uniform), tanh, ELU, GELU or thresholded
-        ReLU, whether the activation is part of a layer or a separate layer. Recurrent layers keep their gates; frozen
-        and protected layers stay unchanged.
+        Gives hidden layers SELU (with LeCun normal weights), ReLU or LeakyReLU (with He uniform weights), tanh, ELU,
+        GELU or thresholded ReLU, whether the activation is part of a layer or a separate layer. Recurrent layers keep
+        their gates; frozen and protected layers stay unchanged.
 
     Why it helps:
-        The slope of a sigmoid is at most 1/4, so gradients shrink with every layer; ReLU units without any
-        positive input pass no gradient back; exponentials overflow. SELU keeps activations near mean 0 and variance
-        1 over many layers.
+        The slope of a sigmoid is at most 1/4, so gradients shrink with every layer; ReLU units whose input is never
+        positive pass no gradient back; exponentials overflow. SELU keeps activations near mean 0 and variance 1 over
+        many layers.
 
     Safety:
         Unsafe: the changed layers are reinitialized, and what they have learned is lost. Judged by outcome.

@@ -47,7 +47,7 @@ class AbnormalData(Rule):
     Thresholds
         ``std``: standard deviation of the inputs. ``offset``: mean ÷ standard deviation of a feature. ``scale_ratio``:
         largest ÷ smallest standard deviation of the features. ``hidden`` (omega_1 in AUTOTRAINER): mean absolute output
-        of a hidden layer. ``schedule``: share of the planned training from which a poor outcome makes this an error.
+        of a hidden layer. ``schedule``: share of the planned training after which a poor outcome makes this an error.
 
     When it is wrong
         Many models train well on raw data. A model that has learned is not reported, and without a poor outcome or

@@ -21,16 +21,17 @@ class DyingReLU(Rule):
         several batches.
 
     Why it hurts
-        A unit that is always zero has no gradient. If a whole layer is dead, nothing passes: the output is the same for
-        all inputs, and all layers before it stop learning.
+        A unit that is always zero has no gradient. If a whole layer is dead, no signal passes: the output is the same
+        for all inputs, and all layers before it stop learning.
 
     Evidence used
         Share of dead units of each layer over the last sampled batches; whether the gradients of all layers up to it
-        are exactly zero; the outcome. Sparse inputs and embeddings have no influence: units count, not zeros.
+        are exactly zero; the outcome. Sparse inputs and embeddings have no influence: dead units are counted, not
+        zeros.
 
     Thresholds
         ``dead_units`` is gamma of AUTOTRAINER, here a share of the units of one layer; ``epochs`` is alpha_3.
-        ``schedule``: share of the planned training from which a poor outcome makes it an error.
+        ``schedule``: share of the planned training after which a poor outcome makes it an error.
 
     When it is wrong
         In healthy networks, up to half of the units of a layer can be dead: without a poor outcome, only a layer that

@@ -49,17 +49,17 @@ class ImproperOutputActivation(Rule):
 
     Evidence used
         Name of the output activation, if known; smallest and largest output; sum of each output row; range of the
-        targets; number of outputs; and the loss; outputs of a ReLU that are zero for every input and no longer receive
-        a gradient; for combinations that are merely unusual, the outcome.
+        targets; number of outputs; the loss; outputs of a ReLU that are zero for every input and no longer receive a
+        gradient; for combinations that are merely unusual, the outcome.
 
     Thresholds
-        ``row_sum`` is omega_2 of AUTOTRAINER: largest mean sum of a row of class probabilities, compared at +0.1;
-        ``unreachable`` is the share of the range of regression targets that the output can't reach; ``good_skill``:
-        skill over the trivial predictor from which a mismatch is only a warning.
+        ``row_sum`` is omega_2 of AUTOTRAINER: the largest accepted mean sum of a row of class probabilities, with a
+        tolerance of 0.1; ``unreachable`` is the share of the range of regression targets that the output can't reach;
+        ``good_skill``: skill over the trivial predictor from which a mismatch is only a warning.
 
     When it is wrong
-        Some mismatches train well (a doubled softmax, independent sigmoids with cross-entropy over classes): in a model
-        that has learned, they are never an error.
+        Some mismatches train well (a softmax applied twice, independent sigmoids with cross-entropy over classes): in a
+        model that has learned, they are never an error.
 
     Repairs
         The activation that fits the loss and the targets.
@@ -200,7 +200,7 @@ class ImproperOutputActivation(Rule):
                 f"A softmax makes {targets.width} outputs sum to 1, but a row has {labels:.2g} labels on average"
             )
         if context.loss.family == "cross_entropy" and activation != "softmax" and kind == "multiclass":
-            return self._row_sum(history, f"{name} expects class probabilities")
+            return self._row_sum(history, f"{name} expects class probabilities, but")
         return None
 
     def _row_sum(self, history: RunHistory, reason: str) -> _Mismatch | None:
@@ -209,7 +209,7 @@ class ImproperOutputActivation(Rule):
         sums = sums[np.isfinite(sums)]
         if not sums.size or sums[-1] <= self.threshold("row_sum") + 0.1:
             return None
-        return _Mismatch(f"{reason}, but those of a row sum to {sums[-1]:.3g}", False, harmful=False)
+        return _Mismatch(f"{reason} they sum to {sums[-1]:.3g} per row instead of 1", False, harmful=False)
 
     @staticmethod
     def _logs(
@@ -230,7 +230,7 @@ class ImproperOutputActivation(Rule):
         kind = context.kind(targets)
         classes = context.loss.own and kind in ("multiclass", "binary")
         if classes and kind == "multiclass" and activation in ("sigmoid", "hard_sigmoid"):
-            return self._row_sum(history, f"{activation} computes an independent probability for each class")
+            return self._row_sum(history, f"{activation} computes an independent probability for each class, so")
         if classes and activation in ("relu", "relu6"):
             return _Mismatch(
                 f"The class outputs pass through {activation}, which sets all negative ones to 0", proven=False

@@ -53,37 +53,38 @@ _EARLY = 0.08
 
 
 class LearningRateTooHigh(Rule):
-    """The learning rate is too high: steps overshoot and throw the weights far away instead of descending.
+    """The learning rate is too high: steps overshoot and move the weights far away instead of reducing the loss.
 
     What it does
         Looks for steps that are large relative to the weights, or weights that have grown far beyond any initializer,
         together with a poor outcome.
 
     Why it hurts
-        Gradient descent diverges above 2 ÷ the largest curvature. The loss explodes, or one step moves the units of a
-        layer to where no gradient can bring them back, or the model bounces above the valley that it should descend.
+        Gradient descent diverges if the rate exceeds 2 ÷ the largest curvature. The loss explodes, or one step moves
+        the units of a layer to where no gradient can bring them back, or the model bounces between the walls of a
+        valley instead of descending into it.
 
     Evidence used
         Norm of the sampled steps and of all weights, relative to the norm of the weights or, if they started tiny, to
-        that of standard initializers; the angle between gradients an odd number of steps apart; the course of the loss,
-        which shows the curvature if it grows by the same factor in each step; gradients that are exactly zero; skill
-        over the trivial predictor with its interval. Weights that have doubled while the loss is 1.5 times its best,
-        and momentum that sums more steps than the schedule has, count early. Momentum and a loss summed over the batch
-        act like a higher rate and are named if they raise it.
+        that of standard initializers; the angle between gradients an odd number of steps apart; the loss curve, which
+        reveals the curvature if the loss grows by the same factor in each step; gradients that are exactly zero; skill
+        over the trivial predictor with its confidence interval. Weights that have doubled while the loss is 1.5 times
+        its best, and momentum that sums more steps than the schedule has, are reported early. Momentum and a loss
+        summed over the batch act like a higher rate; the message names them if they do.
 
     Thresholds
         ``step``: largest step ÷ weights; ``typical``: the median over the last half of the run; ``growth`` of all
         weights; ``skill``: skill below which a result after such steps is poor; ``schedule``: share of the planned
-        training from which that is an error.
+        training after which that is an error.
 
     When it is wrong
         A model that learns is not reported, however large its steps. A diverging loss and a dead model are an error at
-        once (a warning for a custom loss), other outcomes by the schedule. Noisy data may allow some skill and no more:
-        then it is an error only if weights or loss have run away. Unscaled data and a wrong loss make every usual rate
-        too high: they come first as root causes.
+        once (a warning for a custom loss), other outcomes only after ``schedule``. Noisy data may allow only limited
+        skill: a model with some skill is an error only if the weights or the loss have diverged. Unscaled data and a
+        wrong loss make every usual rate too high: they are then reported as the root cause.
 
     Repairs
-        A rate that gives the first step a usual size, a usual momentum, another optimizer, or gradient clipping.
+        A rate that gives the first step a typical size, a typical momentum, another optimizer, or gradient clipping.
 
     References
         Smith, WACV 2017 (1506.01186); Cohen et al., ICLR 2021 (2103.00065); Goodfellow et al. 2016, section 8.2.

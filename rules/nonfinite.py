@@ -16,27 +16,27 @@ class NonFinite(Rule):
     """Loss, gradients, weights or activations are NaN or infinite.
 
     What it does
-        Locates the first value that is not finite. In a watched training, this is at the first sampled step that has
-        such a value, in the order in which a step computes them: weights as left by the steps before, outputs in
-        forward order, the loss, gradients in backward order. After such a training, `fit` replays the steps in
-        question, checks every operation, and names the first that turned finite values into NaN or infinity.
+        Locates the first non-finite value. In a watched run, this is the first one in the first sampled step that has
+        any, in the order of computation: weights as earlier steps left them, outputs in forward order, the loss,
+        gradients in backward order. `fit` also replays the steps in question, checks every operation, and names the
+        first that turned finite values into NaN or infinity.
 
     Why it hurts
-        One NaN spreads to all weights with the next step. From then on, nothing can be learned.
+        One NaN spreads to all weights with the next step. After that, the model can't learn anything.
 
     Evidence used
         The last sampled steps, the last losses and the last validation loss. If the latest of them is not finite, this
-        is an error; if only earlier ones are not, such as steps that a loss scaler skips, a warning. From a replay: the
-        tensor, its layer, the operation, and the smallest and largest values that went into it.
+        is an error; if only earlier ones are not (such as steps that a loss scaler skips), it is a warning. From a
+        replay: the tensor, its layer, the operation, and the smallest and largest values that went into it.
 
     Thresholds
         None: a value is finite or it is not.
 
     When it is wrong
-        Never, as a fact; mixed precision skips single steps with infinite gradients by design. In a watched training,
-        the place is that at the first sampled step with such a value; a step before it may have had one. A replay takes
-        at most a quarter of the work of the training, so there is none where the value appeared late; Keras on the JAX
-        backend has none.
+        The fact itself is never wrong, but mixed precision skips single steps with infinite gradients by design. In a
+        watched run, the place is that in the first sampled step with such a value; an earlier step that was not sampled
+        may have had one elsewhere. A replay may take at most a quarter of the work of the run, so there is none if the
+        value appeared late, and none for Keras on the JAX backend.
 
     Repairs
         A lower learning rate, clipped gradients, scaled inputs, or a loss on logits instead of probabilities.

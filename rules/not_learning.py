@@ -54,19 +54,19 @@ class NotLearning(Rule):
 
     Evidence used
         Accuracy or squared error of sampled batches, epochs and validation, with a confidence interval; cross-entropy
-        if batches are too small for it; trend of the loss and how much it will still fall within the schedule; growth
-        of the gradients (leaving a plateau); gradients of exactly zero; outputs that do not depend on the input; an
-        accuracy that is identical epoch after epoch.
+        if batches are too small for that; trend of the loss and how much further it is expected to fall within the
+        schedule; growth of the gradients (a sign of leaving a plateau); gradients of exactly zero; outputs that do not
+        depend on the input; an accuracy that is identical epoch after epoch.
 
     Thresholds
         ``skill``: share of the way from the trivial to the perfect score below which nothing has been learned;
-        ``schedule``: share of the planned training from which that is an error; ``dead_schedule``: the same for
-        constant outputs; ``to_come``: expected fall of the loss from which the verdict waits.
+        ``schedule``: share of the planned training after which that is an error; ``dead_schedule``: the same for
+        constant outputs; ``to_come``: expected further fall of the loss above which the verdict is postponed.
 
     When it is wrong
-        Data without any signal looks the same. Without a known schedule it is a warning, after 200 steps, and so it is
-        if only the loss is known. Losses around zero (policy gradients) or of several optimizers (adversarial training)
-        do not measure success and are not judged.
+        Data without any signal looks the same. It is at most a warning if the schedule is unknown (and only after 200
+        steps), or if only the loss is known. Losses around zero (policy gradients) or of several optimizers
+        (adversarial training) do not measure success and are not judged.
 
     Repairs
         Learning rate, optimizer, new initial weights, activation, or normalization.
@@ -135,7 +135,7 @@ class NotLearning(Rule):
         skill=Threshold(0.15, "skill over the trivial predictor, at most", "calibrated", maximum=1),
         schedule=Threshold(0.25, "share of the schedule before an error", "calibrated", maximum=1),
         dead_schedule=Threshold(0.05, "the same for constant outputs", "calibrated", maximum=1),
-        to_come=Threshold(0.02, "expected fall of the loss for which the verdict waits", "calibrated", maximum=1),
+        to_come=Threshold(0.02, "expected fall of the loss that postpones the verdict", "calibrated", maximum=1),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
@@ -166,7 +166,7 @@ class NotLearning(Rule):
             message = (
                 _CONSTANT
                 if constant
-                else f"Accuracy has not changed for {same} epochs (as if the model predicted a single class)"
+                else f"Accuracy has not changed for {same} epochs (as if the model always predicted the same class)"
             )
             return self._with_outcome(result.worst, 0.85, message, evidence, result)
         early = not result.mature(0.5)  # early verdicts require clearer cases

@@ -40,21 +40,21 @@ class Overfitting(Rule):
     Thresholds
         ``rise``: rise of the validation loss relative to its best value. ``evaluations``: evaluations since the best.
         ``gap``: training − validation accuracy, as in AUTOTRAINER's code (0.1, and 0.07 where training accuracy is
-        above 0.9). ``fall``: drop of validation accuracy (in regression: R²) from its best, from which this is an
+        above 0.9). ``fall``: drop of validation accuracy (in regression: R²) from its best value that makes this an
         error.
 
     When it is wrong
-        Cross-entropy on validation data rises with growing confidence even while accuracy improves. So where accuracy
-        is known, there must also be an accuracy gap; in regression, R² must have dropped by 0.02; other losses must
-        have risen by 2 % of the initial loss. It is an error only where validation accuracy or R² itself has clearly
-        dropped, or where the accuracy since the best loss is on average no better than always predicting the most
-        common class.
+        Cross-entropy on validation data rises with growing confidence even while accuracy improves. Therefore, where
+        accuracy is known, there must also be an accuracy gap; in regression, R² must have dropped by 0.02; other losses
+        must have risen by 2 % of the initial loss. It is an error only where validation accuracy or R² itself has
+        clearly dropped, or where the accuracy since the best loss is on average no better than always predicting the
+        most common class.
 
     Repairs
         Dropout, weight decay, stopping at the best epoch, or noise on the inputs.
 
     References
-        Prechelt, Early Stopping – But When?, 1998; code of AUTOTRAINER (never reported there).
+        Prechelt, Early Stopping – But When?, 1998; code of AUTOTRAINER (which never reports it).
     """
 
     problem = "overfitting"

@@ -23,8 +23,8 @@ class TargetMismatch(Rule):
 
     What it does
         Finds targets that silently broadcast against the outputs, labels beyond the number of outputs, fractional
-        labels for a loss on class indices, one-hot targets of another width, and, before training, targets whose shape
-        or type the loss refuses.
+        labels for a loss on class indices, one-hot targets of the wrong width, and, before training, targets whose
+        shape or type the loss rejects.
 
     Why it hurts
         Shapes (n, 1) and (n,) broadcast to (n, n): every output is compared with every target, and the model learns
@@ -32,16 +32,16 @@ class TargetMismatch(Rule):
 
     Evidence used
         Shape, type and values of the targets, number of outputs, and the error that the loss raises; squared error,
-        absolute error and binary cross-entropy of the sampled rows, row by row and of every output with every target,
-        compared with the loss of the same rows.
+        absolute error and binary cross-entropy of the sampled rows, computed row by row and for every pair of output
+        and target, and compared with the loss of the same rows.
 
     Thresholds
         None: all of these are facts.
 
     When it is wrong
-        A loss with additional terms differs from the plain error too; therefore a mismatch of values counts only in
-        PyTorch, if shapes are (n,) and (n, 1), and only if the loss equals that of broadcast shapes. A loss that is not
-        a squared error, absolute error or binary cross-entropy (such as Huber's) is not compared.
+        A loss with additional terms also differs from the plain error. A mismatch of values is therefore reported only
+        in PyTorch, for shapes (n,) and (n, 1), and only if the loss equals that of the broadcast shapes. A loss that is
+        not a squared error, absolute error or binary cross-entropy (such as Huber's) is not compared.
 
     Repairs
         Give the targets the shape of the outputs; encode labels as 0 … C−1.
@@ -101,8 +101,8 @@ class TargetMismatch(Rule):
         if loss.targets == "index" or (loss.targets == "either" and targets.integer_type):
             if not targets.integral:
                 return (
-                    f"{loss.name} expects integer class indices, but targets range from {targets.minimum:.3g} to "
-                    f"{targets.maximum:.3g} with fractions, which are truncated."
+                    f"{loss.name} expects integer class indices, but the targets have fractional values "
+                    f"({targets.minimum:.3g} to {targets.maximum:.3g}), which are truncated."
                 )
             if not targets.one_hot and targets.maximum >= units:
                 return f"Labels go up to {targets.maximum:.0f}, but {units} outputs allow only 0 to {units - 1}."

@@ -37,7 +37,7 @@ _VERY_POOR = 0.5
 
 
 class UnshuffledData(Rule):
-    """Batches hold far fewer classes than the data: rows are sorted or come in runs, not shuffled.
+    """Batches hold far fewer classes than the whole data: rows are sorted or grouped, not shuffled.
 
     What it does
         Compares the entropy of the classes in each batch with that of a random batch of the same size.
@@ -49,12 +49,11 @@ class UnshuffledData(Rule):
 
     Evidence used
         Entropy of the classes in sampled batches, entropy of the classes of all rows sampled so far; validation
-        accuracy. The mean entropy of random batches is at least that of all rows less log(1 + (classes − 1) ÷ rows),
+        accuracy. The mean entropy of random batches is at least that of all rows minus log(1 + (classes − 1) ÷ rows),
         its variance at most (v + (classes − 1) ÷ 2 rows) ÷ rows, where v is the variance of the surprisal, known for
         two classes and bounded for more: the test also holds for small batches and many classes. If all rows so far are
-        of one class although the model distinguishes several, that counts from 100 rows on. After the first epoch it
-        counts only if neither the loss nor the validation accuracy fits data in which one class has nine tenths of the
-        rows.
+        of one class although the model distinguishes several, this is reported from 100 rows on; after the first epoch,
+        only if neither the loss nor the validation accuracy fits data in which one class has nine tenths of the rows.
 
     Thresholds
         ``z``: standard errors below the entropy of random batches. ``share``: entropy of the batches ÷ that of all
@@ -62,7 +61,7 @@ class UnshuffledData(Rule):
 
     When it is wrong
         Batches composed on purpose: a curriculum, or a few classes each for contrastive losses (with a custom loss,
-        ``share`` is halved). Only tasks with one class per row and trainings with one optimizer are judged: the batches
+        ``share`` is halved). Only tasks with one class per row and runs with one optimizer are judged, as the batches
         of a GAN are all real or all generated. Without validation accuracy, or with a good one, this is a warning: with
         small steps, the order matters little. Whole arrays given to ``check`` do not show the order in training, and
         batches of one row can't be judged.
@@ -100,7 +99,7 @@ class UnshuffledData(Rule):
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         targets = history.targets
         if context.arrays or context.optimizer.several or not _one_class_a_row(targets, context):
-            return None  # several optimizers: a GAN's batches are all real or all made
+            return None  # several optimizers: a GAN's batches are all real or all generated
         if targets.classes < 2:
             return self._one_class(history, context)
         # All samples: where classes drift, as the actions of a policy do, only late batches differ from all rows.
@@ -156,8 +155,8 @@ class UnshuffledData(Rule):
         ):
             return None
         message += (
-            f", but neither a loss of {loss:.3g} nor a validation accuracy of {accuracy:.3g} fits data in which one "
-            "class has nine tenths of the rows."
+            f". Class imbalance does not explain it: neither a loss of {loss:.3g} nor a validation accuracy of "
+            f"{accuracy:.3g} fits data in which one class has nine tenths of the rows."
         )
         return self.finding(result.worst, 0.85, message, evidence | {"loss": loss, "validation_accuracy": accuracy})
 

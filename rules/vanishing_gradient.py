@@ -32,7 +32,7 @@ _DEEP = 4
 
 
 class VanishingGradient(Rule):
-    """Gradients shrink on their way back to the first layers, so that these do not learn.
+    """Gradients shrink on their way back to the first layers, which therefore do not learn.
 
     What it does
         Compares the gradient norm of the first weight layer, in forward order, with that of the last one.
@@ -42,22 +42,22 @@ class VanishingGradient(Rule):
         layers.
 
     Evidence used
-        Geometric mean of each layer's gradient norm over the last half of the run, without normalization, embedding and
-        frozen layers; how much a step changes the first layer relative to its weights; and the outcome: skill over the
-        trivial predictor, trend of the loss, share of the schedule done. Gradients that are exactly zero everywhere
+        Geometric mean of each layer's gradient norm over the last half of the run, excluding normalization, embedding
+        and frozen layers; how much a step changes the first layer relative to its weights; and the outcome: skill over
+        the trivial predictor, trend of the loss, share of the schedule done. Gradients that are exactly zero everywhere
         count too. If all hidden layers are sigmoids, the spread of their outputs over the inputs counts as well: it
         shrinks in the forward pass as the gradient does in the backward pass, and does not depend on the scale of the
         loss.
 
     Thresholds
         ``ratio``, ``first`` and ``good_score`` are beta_1, beta_2 and Theta of AUTOTRAINER, ``epochs`` is alpha_1;
-        ``schedule`` is the share of the planned training from which a model without skill is an error.
+        ``schedule`` is the share of the planned training after which a model without skill is an error.
 
     When it is wrong
         A small ratio alone proves nothing: adaptive optimizers train layers with tiny gradients well. It is an error
         only if the model also stays at the level of the trivial predictor, or is still far from good at the end. A
-        stack of sigmoids that passed almost nothing at the start is reported if training has settled below skill 0.85;
-        noisy data may allow no more.
+        stack of sigmoids that passed almost nothing at the start is reported if training has settled below skill 0.85,
+        although noisy data may allow no more.
 
     Repairs
         Another hidden activation (SELU, ReLU), normalization before it, or new initial weights.
@@ -184,7 +184,9 @@ class VanishingGradient(Rule):
         if last == 0:
             message = "The gradients of all layers are exactly zero"
         elif first == 0:
-            message = f"The gradient norm of layer {first_name} is exactly zero, that of layer {last_name} {last:.2g}"
+            message = (
+                f"The gradient norm of layer {first_name} is exactly zero, that of layer {last_name} is {last:.2g}"
+            )
         else:
             message = (
                 f"The gradient norm of layer {first_name} is only {first:.2g}, {ratio:.1g} times that of layer "

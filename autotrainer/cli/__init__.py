@@ -1,4 +1,4 @@
-"""The command line. Status 0: nothing found or all repaired; 1: errors remain; 2: bad input, reported in one line."""
+"""The command line. Exit status 0: nothing found or all repaired; 1: errors remain; 2: bad input, in one line."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="autotrainer",
         description="Watches neural-network training, names what goes wrong, and repairs it.",
-        epilog="Status: 0 nothing found or all repaired, 1 errors remain, 2 bad input.",
+        epilog="Exit status: 0 if nothing was found or all was repaired, 1 if errors remain, 2 for bad input.",
     )
     parser.add_argument("--version", action="version", version=f"autotrainer {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -46,13 +46,13 @@ def _calibration_file(rule: type[Rule]) -> Path:
 
 def _lines(rule: type[Rule], record: _Record, made: _Record) -> Iterator[str]:
     cause, healthy, usual = record["cause"], made["healthy"], record["usual"]
-    hits = "no faulty training had this cause"
+    hits = "no faulty run had this cause"
     if cause:
-        hits = f"found in {_share(usual['hits'], cause)} of the faulty trainings with this cause"
+        hits = f"found in {_share(usual['hits'], cause)} of the faulty runs with this cause"
     yield from _wrapped(
-        f"A training counts if this rule reports {_COUNTED[record['bar']]} at its end. With the defaults: {hits}, in "
-        f"{_share(usual['alarms'], healthy)} of the healthy ones, and in {usual['beside']} faulty ones with another "
-        "cause, mostly as a consequence."
+        f"A run counts if this rule reports {_COUNTED[record['bar']]} at its end. With the defaults: {hits}, in "
+        f"{_share(usual['alarms'], healthy)} of the healthy ones, and in {usual['beside']} of the faulty runs with "
+        "another cause, mostly as a consequence."
     )
     for name, counts in record["thresholds"].items():
         if name in rule.THRESHOLDS:
@@ -65,7 +65,7 @@ def _lines(rule: type[Rule], record: _Record, made: _Record) -> Iterator[str]:
         )
     yield ""
     yield from _wrapped(
-        f"Based on {made['trainings']} trainings, {healthy} of them healthy by their scores, in {made['cases']} cases "
+        f"Based on {made['trainings']} runs, {healthy} of them healthy by their scores, in {made['cases']} cases "
         f"({', '.join(made['sources'])}; {', '.join(made['frameworks'])}; seed {', '.join(map(str, made['seeds']))}), "
         f"commit {made['commit']}."
     )
@@ -83,7 +83,7 @@ def _threshold(name: str, default: float, record: _Record, cause: int, healthy: 
     for row in rows:
         yield "    " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
     if record["default"] != default:
-        yield from _wrapped(f"(The default was {record['default']:g} then, and is {default:g} now.)")
+        yield from _wrapped(f"(The default was {record['default']:g} at that time, and is {default:g} now.)")
     for by, chosen in record["chose"].items():
         if chosen["groups"] > 1 and chosen["f1"] is not None:
             least, most = (f"{value:g}" for value in chosen["values"])

@@ -1,4 +1,4 @@
-"""``autotrainer check``: check a training before it starts."""
+"""``autotrainer check``: check a training setup before the first step."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ from autotrainer.reporting.report import Report
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
 
 NAME = "check"
-HELP = "check a training before it starts: MODULE:FUNCTION returns the arguments of autotrainer.check"
+HELP = "check a training setup before the first step: MODULE:FUNCTION returns the arguments of autotrainer.check"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("target", metavar="MODULE:FUNCTION", help="a dict of check's arguments, or (model, data, …)")
+    parser.add_argument(
+        "target",
+        metavar="MODULE:FUNCTION",
+        help="function that returns a dict of check's arguments, or (model, data, …)",
+    )
     add_rule_options(parser)
     add_json(parser)
 

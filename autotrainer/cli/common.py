@@ -21,14 +21,14 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def add_rule_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that select rules and decide the exit status."""
     parser.add_argument(
-        "--select", action="append", metavar="NAME", help="look only for this problem: name, code or prefix"
+        "--select", action="append", metavar="NAME", help="look only for this problem: name, code or code prefix"
     )
     parser.add_argument("--ignore", action="append", metavar="NAME", default=[], help="do not look for this problem")
     parser.add_argument(
         "--threshold", action="append", metavar="NAME=VALUE", default=[], help="set a threshold, by problem.name"
     )
     parser.add_argument(
-        "--fail-on", choices=("error", "warning"), default="error", help="severity with which the status is 1"
+        "--fail-on", choices=("error", "warning"), default="error", help="lowest severity for exit status 1"
     )
 
 

@@ -85,10 +85,10 @@ def problem_page(rule: type[Rule]) -> Page:
 
 
 def repair_page(repair: type[Repair]) -> Page:
-    """Return the page of a repair: its documentation, and the problems that it answers, likeliest first."""
+    """Return the page of a repair: its documentation, and the problems that it addresses, likeliest first."""
     text = re.sub(r"^(\S.*):$", r"\1", repair.documentation(), flags=re.MULTILINE)  # headings as those of rules
     problems = ", ".join(sorted(repair.fixes, key=lambda problem: -repair.fixes[problem]))
-    return Page("repair", repair.name, f"{text}\n\nAnswers\n    {problems}")
+    return Page("repair", repair.name, f"{text}\n\nProblems it addresses\n    {problems}")
 
 
 def _named(query: str) -> Page | None:
@@ -144,5 +144,5 @@ def _thresholds_and_repairs(rule: type[Rule]) -> str:
             initial_indent="    ",
             subsequent_indent="        ",
         )
-    text = "\n\nValues\n" + "\n".join(lines) if lines else ""
+    text = "\n\nThreshold values\n" + "\n".join(lines) if lines else ""
     return text + (f"\n\nRepairs by name\n    {', '.join(rule.repairs)}" if rule.repairs else "")

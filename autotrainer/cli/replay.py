@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("log", metavar="LOG", help="file that watch(log_dir=…) wrote")
     parser.add_argument(
-        "--replica", action="append", metavar="LOG", default=[], help="log of another process of the same training"
+        "--replica", action="append", metavar="LOG", default=[], help="log of another process of the same training run"
     )
     add_rule_options(parser)
     add_json(parser)

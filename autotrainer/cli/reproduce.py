@@ -1,4 +1,4 @@
-"""``autotrainer reproduce``: repair a training of the published AUTOTRAINER."""
+"""``autotrainer reproduce``: repair a training setup of the original AUTOTRAINER."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from autotrainer.reporting.terminal import import_quietly
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
 
 NAME = "reproduce"
-HELP = "repair a training of the published AUTOTRAINER, from its model and configuration files"
+HELP = "repair a training setup of the original AUTOTRAINER, from its model and configuration files"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar="FILE", help=".pkl (plain values only) or .json")
     parser.add_argument("--out", metavar="DIR", help="folder for the repaired model; default: reproduced/<model>")
     parser.add_argument("--data", metavar="DIR", help="folder of the MNIST files; default: $AUTOTRAINER_DATA")
-    parser.add_argument("--budget", type=float, metavar="N", help="budget in trainings of the original model")
+    parser.add_argument("--budget", type=float, metavar="N", help="budget in training runs of the original model")
     add_json(parser)
 
 

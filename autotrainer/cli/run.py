@@ -1,4 +1,4 @@
-"""``autotrainer run``: watch the trainings of an unmodified script."""
+"""``autotrainer run``: watch the training runs of an unmodified script."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from autotrainer.reporting.terminal import clean
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
 
 NAME = "run"
-HELP = "run a script as python does, and watch every training in it"
+HELP = "run a script as python does, and watch every training run in it"
 
 _FORMATS = (".html", ".json", ".txt")
 
@@ -35,10 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--report", metavar="FILE", help="also write the report to a .html, .json or .txt file")
     parser.add_argument("--log-dir", metavar="DIR", help="folder for the run logs")
-    parser.add_argument("--epochs", type=int, metavar="N", help="planned epochs of every training, if known")
-    parser.add_argument("--steps", type=int, metavar="N", help="planned steps of every training, if known")
+    parser.add_argument("--epochs", type=int, metavar="N", help="planned epochs of every run, if known")
+    parser.add_argument("--steps", type=int, metavar="N", help="planned steps of every run, if known")
     add_rule_options(parser)
-    parser.add_argument("script", metavar="SCRIPT", help="the script; options of this command go before it")
+    parser.add_argument("script", metavar="SCRIPT", help="the script; put the options of this command before it")
     parser.add_argument("arguments", metavar="ARGS", nargs=argparse.REMAINDER, help="the script's own arguments")
 
 
@@ -158,7 +158,7 @@ def _print_reports(watched: Sequence[tuple[str, Monitor]], file: Path | None) ->
     """
     status = 0
     if not watched:
-        print("autotrainer: no training was found in this script", file=sys.stderr)
+        print("autotrainer: no training run was found in this script", file=sys.stderr)
     for number, (name, monitor) in enumerate(watched, start=1):
         report = monitor.report()
         title = f"training {number} of {len(watched)}: {clean(name)}\n" if len(watched) > 1 else ""

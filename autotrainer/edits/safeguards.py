@@ -1,4 +1,4 @@
-"""Edits that protect a training while it runs: bad steps, bad epochs, idle units, stale state, mode, precision."""
+"""Edits that protect a training while it runs: bad steps, bad epochs, dormant units, stale state, mode, precision."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ class Rollback(Edit):
 
 @dataclass(frozen=True, slots=True)
 class ReviveUnits(Edit):
-    """Between epochs, reinitialize the incoming weights of idle units of these hidden layers.
+    """Between epochs, reinitialize the incoming weights of dormant units of these hidden layers.
 
     Attributes:
         layers: Dense and convolution layers with an activation.
-        threshold: Mean output of a unit ÷ mean over the layer's units, up to which it is idle, in [0, 1).
+        threshold: Mean output of a unit ÷ mean over the layer's units, up to which it is dormant, in [0, 1).
     """
 
     change: ClassVar[int] = 1
@@ -93,7 +93,7 @@ class ReviveUnits(Edit):
 
     def __str__(self) -> str:
         return (
-            f"{join_names(self.layers)}: idle units reinitialized between epochs "
+            f"{join_names(self.layers)}: dormant units reinitialized between epochs "
             f"(mean output at most {self.threshold:g} of the layer's mean)"
         )
 

@@ -89,12 +89,12 @@ def verdict(outcome: Outcome) -> str:
     if outcome.status in ("repaired", "improved"):
         errors = "and no errors remain" if outcome.status == "repaired" else "but errors remain"
         if math.isnan(outcome.baseline_score):
-            return f"{outcome.status}: the original training reached no score; the repaired one does, {errors}."
+            return f"{outcome.status}: the original run reached no score; the repaired one does, {errors}."
         return f"{outcome.status}: better by more than noise, {errors}."
     reason = "no attempt was better by more than noise"
     if not outcome.attempts and outcome.stopped_by != "done":
-        reason = "the run ended before the training could be judged healthy or a repair could be tried"
-    return f"{outcome.status}: {reason}; the original training is returned."
+        reason = "the run ended before it could be judged healthy or a repair could be tried"
+    return f"{outcome.status}: {reason}; the original model is returned."
 
 
 def work(outcome: Outcome) -> str:
@@ -109,7 +109,7 @@ def selection_bias(outcome: Outcome) -> str:
     if outcome.test_score is not None or not scored:
         return ""
     return (
-        f"{count(scored, 'attempt')} and the original training were compared on the same validation set, so the best "
+        f"{count(scored, 'attempt')} and the original run were compared on the same validation set, so the best "
         "score there is slightly optimistic; pass test_data= for an unbiased one."
     )
 

@@ -221,7 +221,7 @@ def test_labels_out_of_range_are_renumbered(kit: Any, labels: Any) -> None:
     assert result.cost <= 1.01, "the original is not trained"
     assert [f.problem for f in result.findings] == ["target_mismatch"]
     assert result.baseline_test_score is None
-    assert "the original training reached no score" in str(result.report())
+    assert "the original run reached no score" in str(result.report())
     assert "nan" not in str(result.report())
     with pytest.raises(DataError, match="number the classes from 0"):
         fit(kit.net(3), *halves(X, labels), **arguments, repair=False)

@@ -159,4 +159,4 @@ def test_must_last_for_the_required_epochs(build: Callable[..., Any]) -> None:
 def test_message_on_exactly_zero_gradients(build: Callable[..., Any]) -> None:
     finding = VanishingGradient().check(*build(**STUCK, table={"grad_norm": [0.0, 0.0, 1e-2]}))
     assert finding is not None
-    assert finding.message.startswith("The gradient norm of layer fc1 is exactly zero, that of layer out 0.01, and")
+    assert finding.message.startswith("The gradient norm of layer fc1 is exactly zero, that of layer out is 0.01, and")

@@ -136,14 +136,14 @@ def test_explain_shows_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     file = _calibrated(tmp_path, monkeypatch)
     assert main(["explain", "AT101"]) == 0
     page = " ".join(capsys.readouterr().out.partition("\nCalibration\n")[2].split())
-    assert "found in 2/4 (50 %) of the faulty trainings with this cause" in page
+    assert "found in 2/4 (50 %) of the faulty runs with this cause" in page
     table = "0.0005 1/4 (25 %) 1.00 0/10 (0 %) * 0.001 2/4 (50 %) 1.00 0/10 (0 %) 0.002 3/4 (75 %) 0.75 1/10 (10 %)"
     assert f"vanishing_gradient.ratio cause found precision false alarms {table}" in page
     assert "over 6 data sets (best F1 on the others): chosen 0.001 – 0.002; F1 on those left out 0.50, with" in page
     assert "with the default 0.75" in page
     assert "kinds of network" not in page  # there is only one
     assert "The default was" not in page
-    assert "Based on 17 trainings, 10 of them healthy by their scores, in 9 cases" in page
+    assert "Based on 17 runs, 10 of them healthy by their scores, in 9 cases" in page
     assert "commit abc123" in page
     assert main(["explain", "dying_relu"]) == 0  # not in the file
     assert "Calibration" not in capsys.readouterr().out
@@ -157,7 +157,7 @@ def test_outdated_or_damaged_calibration(tmp_path: Path, monkeypatch: pytest.Mon
     file = _calibrated(tmp_path, monkeypatch, thresholds={"ratio": lines}, cause=0)
     assert main(["explain", "AT101"]) == 0
     page = " ".join(capsys.readouterr().out.split())
-    assert "(The default was 0.002 then, and is 0.001 now.)" in page
+    assert "(The default was 0.002 at that time, and is 0.001 now.)" in page
     assert "* 0.001 – – 0/10 (0 %)" in page
     for broken in ("no json", "[]", '{"rules": {"vanishing_gradient": {}}}'):
         file.write_text(broken)

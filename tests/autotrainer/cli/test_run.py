@@ -74,7 +74,7 @@ def test_script_runs_in_the_environment_of_python(write: Write, tmp_path: Path, 
     assert main(["run", script, "--epochs", "x", "-o", "--", "y"]) == 0
     captured = capsys.readouterr()
     assert captured.out == f"__main__ {script} {[script, '--epochs', 'x', '-o', '--', 'y']} {tmp_path} 7\n"
-    assert captured.err == "autotrainer: no training was found in this script\n"
+    assert captured.err == "autotrainer: no training run was found in this script\n"
     assert (list(sys.argv), list(sys.path)) == before
 
 
@@ -156,7 +156,7 @@ def test_unwritable_report_is_reported_last(write: Write, tmp_path: Path, capsys
 def test_off_switch_only_runs_the_script(write: Write, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setenv("AUTOTRAINER_OFF", "1")
     assert main(["run", write(FAULTY)]) == 0
-    assert capsys.readouterr().err == "autotrainer: no training was found in this script\n"
+    assert capsys.readouterr().err == "autotrainer: no training run was found in this script\n"
 
 
 _MAIN = "import sys\nfrom autotrainer.cli import main\nstatus = main(sys.argv[1:])\n"

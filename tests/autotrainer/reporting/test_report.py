@@ -133,7 +133,7 @@ def test_text_of_result() -> None:
     assert "work: 2.20× the cost of one training" in text
     assert str(_result().plan).splitlines()[0] in text
     assert "CUDA <out> of memory" in text
-    assert "1 attempt and the original training were compared on the same validation set" in text
+    assert "1 attempt and the original run were compared on the same validation set" in text
     assert [line[0] for line in text.splitlines() if "scale_learning_rate (" in line] == [" ", "*"]
 
 
@@ -279,10 +279,10 @@ def test_seed_repeats_are_labeled_and_never_chosen() -> None:
     assert "The gain may be due to chance: it is not significant at the 99.9% level" in str(doubtful)
     assert "The gain may be due to chance" in doubtful.to_html()
     assert json.loads(doubtful.to_json())["result"]["doubtful"] is True
-    assert "3 attempts and the original training were compared" in str(report)
+    assert "3 attempts and the original run were compared" in str(report)
     page = report.to_html()
     assert "with another seed: the gain does not hold" in page
-    assert "3 attempts and the original training were compared" in page
+    assert "3 attempts and the original run were compared" in page
     assert page.count('<circle class="short"') == 4
 
 
