@@ -90,7 +90,12 @@ class AbnormalData(Rule):
         offset=Threshold(20, "mean ÷ standard deviation of a feature", "calibrated"),
         scale_ratio=Threshold(1000, "largest ÷ smallest standard deviation of features", "calibrated", 1),
         hidden=Threshold(10, "mean absolute output of a hidden layer", "AUTOTRAINER", alias="omega_1"),
-        schedule=Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
+        schedule=Threshold(
+            0.12,
+            "share of the schedule before an error",
+            "benchmark goal: an error within a fifth of the run",
+            maximum=1,
+        ),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -114,7 +114,12 @@ class AbnormalUpdateRatio(Rule):
         high=Threshold(-1.5, "log10 of step ÷ weights, at least", "Karpathy", -math.inf),
         low=Threshold(-5, "log10 of step ÷ weights, at most", "Karpathy", -math.inf),
         decay=Threshold(0.003, "share of the weights that decays in a step", "300 steps: a short epoch", 0, 1),
-        schedule=Threshold(0.15, "share of the schedule before it is judged", "delay target of 20 %", maximum=1),
+        schedule=Threshold(
+            0.15,
+            "share of the schedule before it is judged",
+            "benchmark goal: an error within a fifth of the run",
+            maximum=1,
+        ),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -72,7 +72,12 @@ class AttentionEntropyCollapse(Rule):
     THRESHOLDS = thresholds(
         entropy=Threshold(0.1, "entropy of the attention weights ÷ the largest possible", "Zhai 2023", maximum=1),
         logit=Threshold(100, "largest attention logit", "Wortsman 2024"),
-        schedule=Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
+        schedule=Threshold(
+            0.12,
+            "share of the schedule before an error",
+            "benchmark goal: an error within a fifth of the run",
+            maximum=1,
+        ),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -85,7 +85,12 @@ class DyingReLU(Rule):
     THRESHOLDS = thresholds(
         dead_units=Threshold(0.7, "share of dead units in a layer", "AUTOTRAINER", maximum=1, alias="gamma"),
         epochs=Threshold(0, "epochs before a verdict", "AUTOTRAINER", alias="alpha_3"),
-        schedule=Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
+        schedule=Threshold(
+            0.12,
+            "share of the schedule before an error",
+            "benchmark goal: an error within a fifth of the run",
+            maximum=1,
+        ),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

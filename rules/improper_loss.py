@@ -70,7 +70,12 @@ class ImproperLoss(Rule):
     static = True
     place = "loss"
     THRESHOLDS = thresholds(
-        schedule=Threshold(0.15, "share of the schedule before a verdict", "delay target of 20 %", maximum=1)
+        schedule=Threshold(
+            0.15,
+            "share of the schedule before a verdict",
+            "benchmark goal: an error within a fifth of the run",
+            maximum=1,
+        )
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -129,7 +129,12 @@ class LearningRateTooHigh(Rule):
         typical=Threshold(0.03, "median step ÷ weights", "Karpathy: log10 at most -1.5"),
         growth=Threshold(4, "growth of all weights", "calibrated: 98 % of healthy ones stay below", 1),
         skill=Threshold(0.5, "skill below which a result is poor", "halfway to a perfect score", maximum=1),
-        schedule=Threshold(0.15, "share of the schedule before an error", "delay target of 20 %", maximum=1),
+        schedule=Threshold(
+            0.15,
+            "share of the schedule before an error",
+            "benchmark goal: an error within a fifth of the run",
+            maximum=1,
+        ),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

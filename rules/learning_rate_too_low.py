@@ -93,7 +93,12 @@ class LearningRateTooLow(Rule):
             0.2, "distance that the weights move by the end ÷ their norm", "calibrated: healthy ones go further"
         ),
         step=Threshold(6e-4, "median step ÷ weights, at most", "below the usual 1e-3"),
-        schedule=Threshold(0.15, "share of the schedule before a verdict", "delay target of 20 %", maximum=1),
+        schedule=Threshold(
+            0.15,
+            "share of the schedule before a verdict",
+            "benchmark goal: an error within a fifth of the run",
+            maximum=1,
+        ),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

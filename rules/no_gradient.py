@@ -84,7 +84,12 @@ class NoGradient(Rule):
     repairs = ("swap_activation", "reinitialize", "insert_normalization")
     THRESHOLDS = thresholds(
         samples=Threshold(10, "sampled steps in a row without gradient", "as in not_learning", 2),
-        schedule=Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
+        schedule=Threshold(
+            0.12,
+            "share of the schedule before an error",
+            "benchmark goal: an error within a fifth of the run",
+            maximum=1,
+        ),
         skill=Threshold(0.5, "skill from which it is only a fact", "halfway to a perfect score", maximum=1),
     )
 

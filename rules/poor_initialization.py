@@ -108,7 +108,12 @@ class PoorInitialization(Rule):
         growing=Threshold(1e3, "spread of the last ÷ first hidden layer, at least", "calibrated", 1),
         large=Threshold(100, "spread of a hidden layer, at least", "LSUV keeps it at 1"),
         loud=Threshold(10, "weights ÷ usual ones, at least", "He and Glorot: 0.6 to 1.4"),
-        schedule=Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
+        schedule=Threshold(
+            0.12,
+            "share of the schedule before an error",
+            "benchmark goal: an error within a fifth of the run",
+            maximum=1,
+        ),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -109,7 +109,12 @@ class RepresentationCollapse(Rule):
             0.01, "the same, and spread ÷ spread at the start, at most", "healthy runs keep a fifth", maximum=1
         ),
         rank=Threshold(0.1, "effective rank ÷ the largest possible, at most", "RankMe", maximum=1),
-        schedule=Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
+        schedule=Threshold(
+            0.12,
+            "share of the schedule before an error",
+            "benchmark goal: an error within a fifth of the run",
+            maximum=1,
+        ),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -83,7 +83,12 @@ class SaturatedActivation(Rule):
     static = True
     THRESHOLDS = thresholds(
         saturated=Threshold(0.5, "share of saturated outputs of a layer", "Glorot 2010", maximum=1),
-        schedule=Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
+        schedule=Threshold(
+            0.12,
+            "share of the schedule before an error",
+            "benchmark goal: an error within a fifth of the run",
+            maximum=1,
+        ),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:

@@ -122,7 +122,12 @@ class SlowConvergence(Rule):
     )
     THRESHOLDS = thresholds(
         gain=Threshold(0.01, "gain of accuracy per epoch, at most", "AUTOTRAINER", maximum=1, alias="delta"),
-        schedule=Threshold(0.15, "share of the schedule before a verdict", "delay target of 20 %", maximum=1),
+        schedule=Threshold(
+            0.15,
+            "share of the schedule before a verdict",
+            "benchmark goal: an error within a fifth of the run",
+            maximum=1,
+        ),
         travel=Threshold(0.1, "change of the weights by the end ÷ their norm, at most", "calibrated"),
         skill=Threshold(0.2, "skill expected by the end, at most", "calibrated", maximum=1),
     )

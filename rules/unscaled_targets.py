@@ -61,7 +61,12 @@ class UnscaledTargets(Rule):
     THRESHOLDS = thresholds(
         spread=Threshold(30, "standard deviation of the targets", "calibrated"),
         offset=Threshold(30, "mean ÷ standard deviation", "calibrated"),
-        schedule=Threshold(0.12, "share of the schedule before an error", "delay target of 20 %", maximum=1),
+        schedule=Threshold(
+            0.12,
+            "share of the schedule before an error",
+            "benchmark goal: an error within a fifth of the run",
+            maximum=1,
+        ),
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
