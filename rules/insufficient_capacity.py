@@ -31,7 +31,8 @@ _CODE = 0.3
 """R² up to which the code of an autoencoder holds almost nothing of its input."""
 
 _EARLY = 0.15
-"""Share of the schedule from which a limit counts if nothing at all has been learned: the benchmark goal: an error within a fifth of the run."""
+"""Share of the schedule from which a limit counts if nothing at all has been learned. The benchmark goal is an error
+within a fifth of the run."""
 
 _SAMPLES = 5
 
