@@ -85,8 +85,6 @@ class EditPlanner:
         if isinstance(edit, InsertNormalization):
             return self._plan_normalization(edit)
         if isinstance(edit, AddDropout):
-            if not 0 < edit.rate < 1:
-                return (), f"a dropout rate must be in (0, 1), not {edit.rate!r}"
             names, reasons = self._partition(map(self._dropout_name, edit.layers), self._dropout_refusal)
             return plan_result(names, reasons, lambda n: (replace(edit, layers=n),))
         if isinstance(edit, SetOutputActivation):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +26,6 @@ from autotrainer.backends.pytorch.training.redo import redo_layers
 from autotrainer.edits import (
     EDITS,
     AddInputNoise,
-    ClipGradients,
     CompleteOptimizer,
     DecayRate,
     Edit,
@@ -43,7 +41,6 @@ from autotrainer.edits import (
     SetLoss,
     SetMode,
     SetOutputActivation,
-    StopEarly,
 )
 from autotrainer.errors import ConfigError, DataError
 from autotrainer.records.data import StreamData
@@ -157,27 +154,16 @@ class EditSupport:
         if isinstance(edit, ReduceOnPlateau):
             if self._request.scheduler is not None:
                 return "the training has its own scheduler"
-            if not (0 < edit.factor < 1 and edit.patience >= 0 and 0 <= edit.floor < 1):
-                return "factor must be in (0, 1), patience >= 0 and floor in [0, 1)"
             return "" if "lr" in self._optimizer.defaults else "the optimizer has no learning rate"
-        if isinstance(edit, StopEarly):
-            return "" if edit.patience >= 1 else f"patience must be >= 1, not {edit.patience!r}"
-        if isinstance(edit, ClipGradients):
-            valid = edit.kind in ("value", "norm") and math.isfinite(edit.limit) and edit.limit > 0
-            return "" if valid else f"gradients can't be clipped by {edit.kind!r} to {edit.limit!r}"
         return ""
 
     def _data_refusal(self, edit: Edit) -> str:
         if isinstance(edit, SetBatchSize):
-            if edit.size < 1:
-                return f"a batch size must be >= 1, not {edit.size!r}"
             train = self._request.train
             return rebatch_refusal(train.source) if isinstance(train, StreamData) else ""
         if isinstance(edit, SetLoss):
             return self._loss_refusal(edit)
         if isinstance(edit, ScaleInputs | AddInputNoise):
-            if isinstance(edit, AddInputNoise) and not (math.isfinite(edit.std) and edit.std > 0):
-                return f"the standard deviation of noise must be above 0, not {edit.std!r}"
             inputs: Any = self._examples.batch.inputs if self._request.step is None else self._examples.batch.raw
             if self._examples.batch.inputs is None:
                 return "the user's own step takes batches that are not (x, y)"
