@@ -69,7 +69,7 @@ def test_wheel_content(tmp_path: Path) -> None:
     subprocess.run([*pip, str(copy)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    data = ("py.typed", "templates/report.html.j2", "demo/data.npz", "rules/calibration.json")
+    data = ("py.typed", "reporting/templates/report.html.j2", "demo/data.npz", "rules/calibration.json")
     assert {f"autotrainer/{name}" for name in data} <= names
     for package in _folders():
         assert f"{package.replace('.', '/')}/__init__.py" in names
