@@ -38,22 +38,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Raises:
         pytest.UsageError: If a line names no test, when all tests are collected.
     """
-    lines = [
-        line for line in (ROOT / "tests" / "slow.txt").read_text("utf-8").splitlines() if line[:1] not in ("", "#")
-    ]
-    unused = set(lines)
+    listed = (ROOT / "tests" / "slow.txt").read_text("utf-8").splitlines()
+    lines_of: dict[str, list[str]] = {}
+    for line in listed:
+        if line and not line.startswith("#"):
+            lines_of.setdefault(line.strip("!").partition("[")[0], []).append(line)
+    unused = {line for lines in lines_of.values() for line in lines}
     for item in items:
-        ids = {item.nodeid, item.nodeid.partition("[")[0]}
-        matches = {line for line in lines if line.strip("!") in ids or ("[" in line and _begins(item, line.strip("!")))}
-        unused -= matches
+        test = item.nodeid.partition("[")[0]
+        matches = [line for line in lines_of.get(test, ()) if _names(line.strip("!"), test, item.nodeid)]
+        unused.difference_update(matches)
         if matches and not any(line.startswith("!") for line in matches):
             item.add_marker(pytest.mark.slow)
     if unused and config.args == config.getini("testpaths"):
         raise pytest.UsageError(f"tests/slow.txt names tests that do not exist: {', '.join(sorted(unused))}")
 
 
-def _begins(item: pytest.Item, start: str) -> bool:
-    return item.nodeid.startswith(start) and not start.endswith("]")
+def _names(line: str, test: str, case: str) -> bool:
+    """Return whether a line names a test, one of its cases, or the beginning of the ids of cases."""
+    return line in (test, case) or ("[" in line and not line.endswith("]") and case.startswith(line))
 
 
 @pytest.fixture
