@@ -8,16 +8,16 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
-from autotrainer.adapter.loop import LoopRun, LoopTrainer
+from autotrainer.adapter.loop import LoopTrainer
 from autotrainer.adapter.observer import Observer, Recorder
 from autotrainer.adapter.spec import FitRequest, LoopRequest
-from autotrainer.adapter.trainer import ReplayRun, Run, Trainer
+from autotrainer.adapter.trainer import Trainer
 from autotrainer.edits import Edit
 from autotrainer.errors import InputError
 from autotrainer.records.signals import LayerInfo, Observation
 from autotrainer.records.task import TaskContext
 
-__all__ = ["Backend", "LoopRun", "LoopTrainer", "OpenWatch", "ReplayRun", "Run", "Trainer"]
+__all__ = ["Backend", "OpenWatch"]
 
 OpenWatch = Callable[[Any, Any, Any], Recorder | None]
 """Called with model, optimizer and loss of a training that begins; see `Backend.watch_everything`."""

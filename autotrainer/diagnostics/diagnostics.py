@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autotrainer.adapter.backend import Trainer
 from autotrainer.adapter.spec import Trained, TrainingSpec
+from autotrainer.adapter.trainer import Trainer
 from autotrainer.diagnostics.baseline_models import features, make_problem, operations
 from autotrainer.diagnostics.lr_range_test import RangeTestRun, rates_around, suggested_rate
 from autotrainer.diagnostics.nonfinite_search import NonfiniteReplay, ended_nonfinite, suspect_steps

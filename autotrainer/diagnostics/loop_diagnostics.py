@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from autotrainer.adapter.backend import LoopTrainer
+from autotrainer.adapter.loop import LoopTrainer
 from autotrainer.diagnostics.diagnostics import OVERLAP_FACTS, ROWS, Diagnostics, cause_unknown, rate_in_doubt
 from autotrainer.diagnostics.nonfinite_search import ended_nonfinite
 from autotrainer.records.data import StreamData

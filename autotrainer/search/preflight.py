@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from autotrainer.adapter.backend import Backend, Trainer
+from autotrainer.adapter.backend import Backend
 from autotrainer.adapter.spec import FitRequest
+from autotrainer.adapter.trainer import Trainer
 from autotrainer.edits import NumberClasses
 from autotrainer.errors import InputError
 from autotrainer.monitoring.engine import Engine

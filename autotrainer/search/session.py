@@ -12,8 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-from autotrainer.adapter.backend import Backend, Trainer
+from autotrainer.adapter.backend import Backend
 from autotrainer.adapter.spec import Evaluation, FitRequest, TrainingSpec
+from autotrainer.adapter.trainer import Trainer
 from autotrainer.diagnostics.diagnostics import Diagnostics, data_facts
 from autotrainer.records.data import Data
 from autotrainer.reporting.result import Result

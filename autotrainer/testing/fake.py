@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotrainer.adapter.backend import Backend, Run, Trainer
+from autotrainer.adapter.backend import Backend
 from autotrainer.adapter.observer import Observer, Recorder
 from autotrainer.adapter.spec import (
     Evaluation,
@@ -23,6 +23,7 @@ from autotrainer.adapter.spec import (
     Trained,
     TrainingSpec,
 )
+from autotrainer.adapter.trainer import Run, Trainer
 from autotrainer.edits import Edit, SetLearningRate
 from autotrainer.records.data import ArrayData, Data, StreamData
 from autotrainer.records.signals import LayerInfo, Observation

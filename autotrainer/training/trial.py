@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from autotrainer.adapter.backend import Trainer
 from autotrainer.adapter.spec import FitRequest, Trained, TrainingSpec
+from autotrainer.adapter.trainer import Trainer
 from autotrainer.edits import Edit, StopEarly
 from autotrainer.records.data import ArrayData, Data
 from autotrainer.records.findings import Finding, Severity

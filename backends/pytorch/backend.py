@@ -8,9 +8,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from autotrainer.adapter.backend import Backend, LoopTrainer, OpenWatch, Trainer
+from autotrainer.adapter.backend import Backend, OpenWatch
+from autotrainer.adapter.loop import LoopTrainer
 from autotrainer.adapter.observer import Observer, Recorder
 from autotrainer.adapter.spec import FitRequest, LoopRequest
+from autotrainer.adapter.trainer import Trainer
 from autotrainer.edits import Edit
 from autotrainer.records.signals import LayerInfo, Observation
 from autotrainer.records.task import TaskContext

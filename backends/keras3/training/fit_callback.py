@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from autotrainer.adapter.backend import Run
 from autotrainer.adapter.spec import Evaluation
+from autotrainer.adapter.trainer import Run
 from autotrainer.backends.keras3.data.batches import ArrayBatches, StreamBatches
 from autotrainer.backends.keras3.model.masks import with_mask
 from autotrainer.backends.keras3.training.callbacks import TrainingCallback

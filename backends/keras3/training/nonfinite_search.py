@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from autotrainer.adapter.backend import ReplayRun
+from autotrainer.adapter.trainer import ReplayRun
 from autotrainer.backends.keras3.engines.patching import patched
 from autotrainer.backends.keras3.model.optimizers import gradients_and_variables, materialize, optimizers_of
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer, in_known_order, watched_layers

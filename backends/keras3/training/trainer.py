@@ -10,8 +10,8 @@ from typing import Any
 
 import keras
 
-from autotrainer.adapter.backend import ReplayRun, Run, Trainer
 from autotrainer.adapter.spec import FitRequest, PausedTraining, Support, SupportLevel, Trained, TrainingSpec
+from autotrainer.adapter.trainer import ReplayRun, Run, Trainer
 from autotrainer.backends.keras3.data.batches import (
     ArrayBatches,
     StreamBatches,

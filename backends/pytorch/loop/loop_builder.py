@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autotrainer.adapter.backend import LoopRun
+from autotrainer.adapter.loop import LoopRun
 from autotrainer.adapter.spec import FitRequest, LoopObjects, Trained, TrainingSpec
 from autotrainer.backends.pytorch.data.batches import Batch, LoaderBatches
 from autotrainer.backends.pytorch.data.loaders import rows_of

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from autotrainer.adapter.backend import LoopRun, LoopTrainer
+from autotrainer.adapter.loop import LoopRun, LoopTrainer
 from autotrainer.adapter.spec import FitRequest, LoopObjects, LoopRequest, Support, SupportLevel, Trained, TrainingSpec
 from autotrainer.backends.pytorch.data.batches import LoaderBatches
 from autotrainer.backends.pytorch.data.targets import observed_loss

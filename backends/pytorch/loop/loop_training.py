@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from autotrainer.adapter.backend import LoopRun
+from autotrainer.adapter.loop import LoopRun
 from autotrainer.adapter.spec import LoopObjects
 from autotrainer.backends.pytorch.data.loaders import rows_of
 from autotrainer.backends.pytorch.training.best_weights import BestWeights

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autotrainer.adapter.backend import Run
 from autotrainer.adapter.spec import Evaluation
+from autotrainer.adapter.trainer import Run
 from autotrainer.backends.pytorch.data.batches import Batch, Batches, primary_output
 from autotrainer.backends.pytorch.data.objective import Objective
 from autotrainer.backends.pytorch.model.losses import plain_loss

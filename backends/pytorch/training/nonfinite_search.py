@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from autotrainer.adapter.backend import ReplayRun, Run
+from autotrainer.adapter.trainer import ReplayRun, Run
 from autotrainer.backends.pytorch.data.batches import Batch
 from autotrainer.backends.pytorch.model.describe import plain_name
 from autotrainer.backends.pytorch.training.nonfinite_operations import NonfiniteOperations, is_finite, tensors_in

@@ -13,7 +13,6 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from autotrainer.adapter.backend import ReplayRun, Run, Trainer
 from autotrainer.adapter.spec import (
     Evaluation,
     FitRequest,
@@ -23,6 +22,7 @@ from autotrainer.adapter.spec import (
     Trained,
     TrainingSpec,
 )
+from autotrainer.adapter.trainer import ReplayRun, Run, Trainer
 from autotrainer.backends.pytorch.data.batches import Batches, first_rows
 from autotrainer.backends.pytorch.data.examples import Examples
 from autotrainer.backends.pytorch.data.loaders import is_repeatable

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from autotrainer.adapter.backend import Run
+from autotrainer.adapter.trainer import Run
 from autotrainer.backends.pytorch.data.batches import Batch, Batches, LoaderBatches
 from autotrainer.backends.pytorch.data.objective import Objective
 from autotrainer.backends.pytorch.optim.clipping import clip
