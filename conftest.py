@@ -59,6 +59,21 @@ def _names(line: str, test: str, case: str) -> bool:
     return line in (test, case) or ("[" in line and not line.endswith("]") and case.startswith(line))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how many attacks were tried and how many held: tests record theirs by ``record_property("attacks", n)``."""
+    held, failed = (
+        sum(
+            int(str(value))
+            for report in terminalreporter.stats.get(outcome, ())
+            for name, value in report.user_properties
+            if name == "attacks"
+        )
+        for outcome in ("passed", "failed")
+    )
+    if held or failed:
+        terminalreporter.line(f"attacks: {held + failed:,} tried, {failed:,} in tests that failed")
+
+
 @pytest.fixture
 def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs code in a process of its own, with the autotrainer of this checkout; ``environment`` by keywords."""
