@@ -273,14 +273,14 @@ class BackendContract(ABC):
         """Random numbers drawn inside `Backend.preserve_random_state` do not change the state outside."""
         np.random.seed(3)
         random.seed(3)
-        before = (np.random.rand(), random.random())
+        before = (np.random.rand(), random.random())  # nosec B311
         np.random.seed(3)
         random.seed(3)
         with self.backend.preserve_random_state():
             np.random.seed(5)
             random.seed(5)
             self.train()
-        assert (np.random.rand(), random.random()) == before
+        assert (np.random.rand(), random.random()) == before  # nosec B311
 
     def test_models_can_be_saved(self) -> None:
         """`Backend.save_model` writes a single file to the folder, and replaces an older one."""

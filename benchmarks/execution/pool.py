@@ -159,7 +159,7 @@ def _run_one(module: str, task: Task, timeout: float, processes: set[subprocess.
     }
     environment = {**os.environ, **dict.fromkeys(_THREADS, "1"), **quiet}
     command = [sys.executable, "-m", module, json.dumps(task)]
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # nosec B603
         command,
         env=environment,
         stdout=subprocess.PIPE,

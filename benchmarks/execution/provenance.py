@@ -19,7 +19,7 @@ _PACKAGES = ("torch", "keras", "tensorflow", "numpy")
 @functools.cache
 def _commit() -> str:
     def git(*arguments: str) -> str:
-        completed = subprocess.run(
+        completed = subprocess.run(  # nosec B603, B607
             ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, check=True
         )
         return completed.stdout.strip()

@@ -39,7 +39,7 @@ def page(suites: Mapping[str, Sequence[Row]], out: Path) -> None:
             "suite": suite,
             "made": provenance_line(rows),
             # Plots are generated here and escaped by matplotlib; everything else is escaped by the template.
-            "plots": [(caption, Markup(svg)) for caption, svg in _plots(suite, rows)],
+            "plots": [(caption, Markup(svg)) for caption, svg in _plots(suite, rows)],  # nosec B704
             "blocks": list(blocks(tables_of(suite, rows))),
         }
         for suite, rows in suites.items()
