@@ -11,13 +11,15 @@ AutotrainerError
 └── PluginError                      a plugin that can't be loaded
 ```
 
-Every message says what is wrong, where, and how to fix it.
+Every message says what is wrong, where, and how to fix it. As text, it is one line that is safe to print.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+from autotrainer.safe_text import safe_line
 
 __all__ = [
     "AutotrainerError",
@@ -34,6 +36,9 @@ __all__ = [
 
 class AutotrainerError(Exception):
     """Base of all errors that autotrainer raises on purpose."""
+
+    def __str__(self) -> str:
+        return safe_line(" ".join(super().__str__().splitlines()))
 
 
 class InputError(AutotrainerError, ValueError):

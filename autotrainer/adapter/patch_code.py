@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 from autotrainer.edits import Edit, EncodeTargets, SwapOptimizer, WarmUpRate
+from autotrainer.safe_text import safe_line
 
-__all__ = ["number_list", "optimizer_arguments", "warm_up_steps", "zero_one_line"]
+__all__ = ["commented", "literal", "number_list", "optimizer_arguments", "warm_up_steps", "zero_one_line"]
+
+_PLAIN_NAME = re.compile(r"[\w./-]+")
+
+
+def literal(value: str | Sequence[str]) -> str:
+    """Return a name, or a list or tuple of names, as a literal in Python: in ASCII, so that it is what it looks like.
+
+    Names enter lines of code as literals only, never as identifiers.
+    """
+    if isinstance(value, str):
+        return ascii(value)
+    items = ", ".join(map(ascii, value))
+    return f"({items},)" if isinstance(value, tuple) else f"[{items}]"
+
+
+def commented(names: Iterable[str]) -> str:
+    """Return names for a comment: as they are where they are plain, else as literals."""
+    return ", ".join(safe_line(name if _PLAIN_NAME.fullmatch(name) else literal(name)) for name in names)
 
 
 def number_list(values: Sequence[float]) -> str:

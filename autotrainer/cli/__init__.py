@@ -11,7 +11,7 @@ from typing import NoReturn
 from autotrainer._version import __version__
 from autotrainer.cli import check, demo, explain, replay, report, reproduce, rules, run
 from autotrainer.errors import AutotrainerError, ConfigError, nearest
-from autotrainer.reporting.terminal import clean
+from autotrainer.reporting.terminal import print_safely
 
 __all__ = ["main"]
 
@@ -47,17 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = args.run(args)
         sys.stdout.flush()
     except AutotrainerError as error:
-        print(f"autotrainer: {clean(' '.join(str(error).split()))}", file=sys.stderr)
+        print_safely(f"autotrainer: {error}", sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("autotrainer: interrupted", file=sys.stderr)
+        print_safely("autotrainer: interrupted", sys.stderr)
         return 130
     except BrokenPipeError:  # the reader has closed the pipe, as in `autotrainer rules | head`
         _drop_output()
         return 0
     except OSError as error:
         _drop_output()
-        print(f"autotrainer: can't write the output: {error.strerror or error}", file=sys.stderr)
+        print_safely(f"autotrainer: can't write the output: {error.strerror or error}", sys.stderr)
         return 2
     return status
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from autotrainer.errors import ConfigError
 from autotrainer.records.findings import Finding, Severity
+from autotrainer.reporting.terminal import print_safely
 
 __all__ = ["add_json", "add_rule_options", "print_json", "rule_options", "status_of"]
 
@@ -57,4 +58,4 @@ def status_of(findings: Iterable[Finding], fail_on: str) -> int:
 
 def print_json(value: Any) -> None:
     """Print strict JSON."""
-    print(json.dumps(value, indent=2, allow_nan=False))
+    print_safely(json.dumps(value, indent=2, allow_nan=False))

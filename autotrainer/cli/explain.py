@@ -15,6 +15,7 @@ from autotrainer.cli.common import add_json, print_json
 from autotrainer.cli.page_search import SearchPage, clear_best, search
 from autotrainer.errors import ConfigError
 from autotrainer.repair import Repair
+from autotrainer.reporting.terminal import print_safely
 from autotrainer.rule import Rule
 
 __all__ = ["HELP", "NAME", "Page", "add_arguments", "problem_page", "repair_page", "run"]
@@ -69,8 +70,8 @@ def run(args: argparse.Namespace) -> int:
         print_json({"kind": page.kind, "title": page.title, "page": page.text, **match})
     else:
         if searched:
-            print(f"Best match for {query!r}: {page.title}\n")
-        print(f"{page.title}\n{'=' * len(page.title)}\n\n{page.text}")
+            print_safely(f"Best match for {query!r}: {page.title}\n")
+        print_safely(f"{page.title}\n{'=' * len(page.title)}\n\n{page.text}")
     return 0
 
 

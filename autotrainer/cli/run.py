@@ -18,7 +18,8 @@ from autotrainer.api.script import Trainings, watched_frameworks
 from autotrainer.cli.common import add_rule_options, rule_options, status_of
 from autotrainer.errors import ConfigError, InputError, nearest
 from autotrainer.monitoring.monitor import Monitor
-from autotrainer.reporting.terminal import clean
+from autotrainer.reporting.terminal import print_safely
+from autotrainer.safe_text import escaped, safe_line
 
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
 
@@ -80,7 +81,7 @@ def _watch_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check_script(script: str) -> None:
-    if not Path(script).exists():
+    if not os.path.exists(script):  # also where the name is too long to be that of a file
         raise ConfigError(f"there is no script {script!r} in {os.getcwd()}; to run a module, add -m")
 
 
@@ -158,16 +159,16 @@ def _print_reports(watched: Sequence[tuple[str, Monitor]], file: Path | None) ->
     """
     status = 0
     if not watched:
-        print("autotrainer: no training run was found in this script", file=sys.stderr)
+        print_safely("autotrainer: no training run was found in this script", sys.stderr)
     for number, (name, monitor) in enumerate(watched, start=1):
         report = monitor.report()
-        title = f"training {number} of {len(watched)}: {clean(name)}\n" if len(watched) > 1 else ""
-        print(f"\n{title}{report}", file=sys.stderr)
+        title = f"training {number} of {len(watched)}: {safe_line(name)}\n" if len(watched) > 1 else ""
+        print_safely(f"\n{title}{report}", sys.stderr)
         if file is not None:
             try:
                 saved = report.save(file if number == 1 else file.with_stem(f"{file.stem}-{number}"))
-                print(f"\nreport: {saved}", file=sys.stderr)
+                print_safely(f"\nreport: {escaped(str(saved))}", sys.stderr)
             except InputError as error:
                 status = 2
-                print(f"autotrainer: {clean(str(error))}", file=sys.stderr)
+                print_safely(f"autotrainer: {error}", sys.stderr)
     return status

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origi
 import numpy as np
 
 from autotrainer.errors import ConfigError, nearest
+from autotrainer.safe_text import safe_line
 
 __all__ = [
     "INITIALIZER",
@@ -32,6 +33,7 @@ __all__ = [
     "initializer_for",
     "join_names",
     "join_numbers",
+    "quoted",
     "shorten",
 ]
 
@@ -159,17 +161,28 @@ _FINITE = Range()
 
 
 def _plain(value: Any) -> Any:
-    """Return scalars of NumPy and of frameworks as Python's, and lists and arrays of rank 1 as tuples of them."""
-    if isinstance(value, np.ndarray) and value.ndim == 1:
-        return tuple(value.tolist())
-    if isinstance(value, list | tuple):
-        return tuple(map(_scalar, value))
-    return _scalar(value)
+    """Return scalars of NumPy and of frameworks as Python's, and lists and arrays of rank 1 as tuples of them.
+
+    What is no such value is returned as it is.
+    """
+    try:
+        if isinstance(value, np.ndarray) and value.ndim == 1:
+            value = value.tolist()
+        return tuple(map(_scalar, value)) if isinstance(value, list | tuple) else _scalar(value)
+    except Exception:  # noqa: BLE001 - such as a tensor without data
+        return value
 
 
 def _scalar(value: Any) -> Any:
     has_item = getattr(value, "shape", None) == () and callable(getattr(value, "item", None))
-    return value.item() if has_item else value
+    if has_item:
+        value = value.item()
+    # a subclass may have another text than its value, and texts become code
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int.__int__(value)
+    return float.__float__(value) if isinstance(value, float) else value
 
 
 def _mismatch(value: Any, hint: Any, limits: Range = _FINITE) -> str:
@@ -197,7 +210,7 @@ def _mismatch(value: Any, hint: Any, limits: Range = _FINITE) -> str:
             return ""
         return f"a {kind} {limits}" if str(limits) else f"a finite {kind}"
     if hint is str:
-        return "" if isinstance(value, str) and value.splitlines() == [value] else "a name of one line"
+        return "" if isinstance(value, str) and value else "a name"
     return ""
 
 
@@ -206,7 +219,7 @@ def _tuple_mismatch(value: Any, arguments: tuple[Any, ...]) -> str:
     if isinstance(value, tuple) and length in (None, len(value)) and not any(_mismatch(v, element) for v in value):
         return ""
     count = f"{length} " if length else ""
-    kind = _mismatch(None, element).removeprefix("a ").replace("number", "numbers").replace("name of one line", "names")
+    kind = _mismatch(None, element).removeprefix("a ").replace("number", "numbers").replace("name", "names")
     return f"a tuple of {count}{kind}"
 
 
@@ -231,9 +244,14 @@ def shorten(value: Any) -> str:
         return f"a value of type {type(value).__name__}"
 
 
+def quoted(name: str) -> str:
+    """Return the name of a layer as text."""
+    return f"`{safe_line(name)}`"
+
+
 def join_names(layers: Sequence[str]) -> str:
     """Return names of layers as text, six at most."""
-    shown = ", ".join(f"`{name}`" for name in layers[:6])
+    shown = ", ".join(map(quoted, layers[:6]))
     return shown + (f" and {len(layers) - 6} more" if len(layers) > 6 else "")
 
 

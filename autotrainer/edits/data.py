@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from autotrainer.edits.base import Count, Edit, NonNegative, Positive, Whole, join_numbers
+from autotrainer.edits.base import Count, Edit, NonNegative, Positive, Whole, join_numbers, shorten
 from autotrainer.errors import ConfigError
 
 __all__ = [
@@ -121,7 +122,7 @@ class EncodeTargets(Edit):
 
     def __post_init__(self) -> None:
         Edit.__post_init__(self)
-        if not self.labels[0] < self.labels[1]:
+        if not 0 < self.labels[1] - self.labels[0] < math.inf:
             raise ConfigError(f"EncodeTargets takes two labels, the lower one first, not {self.labels}")
 
     def __str__(self) -> str:
@@ -156,7 +157,7 @@ class NumberClasses(Edit):
     def __post_init__(self) -> None:
         Edit.__post_init__(self)
         if list(self.labels) != sorted(set(self.labels)):
-            raise ConfigError(f"NumberClasses takes labels in rising order, each once, not {self.labels}")
+            raise ConfigError(f"NumberClasses takes labels in rising order, each once, not {shorten(self.labels)}")
 
     def __str__(self) -> str:
         span = f" {self.labels[0]} … {self.labels[-1]}" if self.labels else ""

@@ -17,6 +17,7 @@ from autotrainer.edits.base import (
     Whole,
     initializer_for,
     join_names,
+    quoted,
 )
 from autotrainer.errors import ConfigError
 
@@ -162,7 +163,7 @@ class ResizeLayers(Edit):
         return ResizeLayers(tuple(name for name, _ in pairs), tuple(n for _, n in pairs))
 
     def __str__(self) -> str:
-        return ", ".join(f"`{name}`: {units} units" for name, units in zip(self.layers, self.units, strict=True))
+        return ", ".join(f"{quoted(name)}: {units} units" for name, units in zip(self.layers, self.units, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from autotrainer.safe_text import safe_line
+
 __all__ = ["Finding", "Severity", "fold", "rank_findings"]
 
 
@@ -32,7 +34,8 @@ class Severity(StrEnum):
 class Finding:
     """One problem of one run, with its evidence.
 
-    ``str(finding)`` is one line with code, problem, severity and message.
+    ``str(finding)`` is one line with code, problem, severity and message, safe to print. The fields hold names as they
+    are.
 
     Attributes:
         problem: Name of the problem (``vanishing_gradient``); ``autotrainer explain NAME`` shows its page.
@@ -63,7 +66,7 @@ class Finding:
     place: str = ""
 
     def __str__(self) -> str:
-        return f"{self.code} {self.problem} [{self.severity}]: {self.message}"
+        return safe_line(f"{self.code} {self.problem} [{self.severity}]: {self.message}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; evidence that is not finite becomes a string."""

@@ -1,4 +1,4 @@
-"""The HTML form of a report: one self-contained page with every name escaped."""
+"""The HTML form of a report: one self-contained page in which every name is safe and escaped."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from autotrainer.records.findings import Finding, fold
 from autotrainer.reporting import text
 from autotrainer.reporting.outcome import Outcome, Points
 from autotrainer.reporting.text import MAX_CONSEQUENCES, attempt_scope, number, repair_names
+from autotrainer.safe_text import safe_line, safe_text
 
 __all__ = ["render"]
 
@@ -33,8 +34,10 @@ def render(
     """
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = number
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_safe
+    )
+    environment.filters |= {"number": number, "safe_text": safe_text}
     source = files("autotrainer.reporting").joinpath("templates/report.html.j2").read_text("utf-8")
     return environment.from_string(source).render(
         groups=[(root, rest[:MAX_CONSEQUENCES], rest[MAX_CONSEQUENCES:]) for root, rest in fold(findings)],
@@ -78,6 +81,11 @@ def _score_chart(outcome: Outcome) -> dict[str, object] | None:
         for x, score, kind, label in rows
     ]
     return {"points": points, "low": low, "high": high, "last": work}
+
+
+def _safe(value: object) -> object:
+    """Return a value as it is shown: text as one safe line, unless the template has escaped it already."""
+    return safe_line(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _fact(value: object) -> str:

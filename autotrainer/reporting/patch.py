@@ -17,11 +17,14 @@ from autotrainer.edits import (
     WarmUpRate,
 )
 from autotrainer.errors import ConfigError
+from autotrainer.safe_text import escaped, safe_line
 
 __all__ = ["in_patch_order", "patch_lines", "patch_text"]
 
 _AFTER_OPTIMIZER = (SetWeightDecay, TuneAdam, ReduceOnPlateau, WarmUpRate, DecayRate)
 """Edits whose lines use the optimizer and the learning rate that other lines set, in this order."""
+
+_LONGEST_NAME = 500
 
 
 def patch_text(
@@ -46,7 +49,7 @@ def patch_text(
     text = []
     if problems:
         located = [f"{name} ({places[name]})" if name in places else name for name in problems]
-        text.append(f"To fix {', '.join(located)}:")
+        text.append(safe_line(f"To fix {', '.join(located)}:"))
     if changes:
         text.append(f"Note: this changes the {', '.join(changes)} of the training.")
     if start:
@@ -54,9 +57,9 @@ def patch_text(
             f"Apply this from the start of epoch {start} (the first epoch is 0); earlier epochs stay unchanged."
         )
     for number, edit in enumerate(in_patch_order(edits), 1):
-        text.append(f"{number}. {edit}")
+        text.append(safe_line(f"{number}. {edit}"))
         text.extend(f"       {line}" for line in _from_epoch(start, edit, patch_lines(edit, framework, edits)))
-    return "\n".join(text)
+    return "\n".join(map(escaped, text))
 
 
 def patch_lines(edit: Edit, framework: str, edits: Sequence[Edit] = ()) -> list[str]:
@@ -67,6 +70,8 @@ def patch_lines(edit: Edit, framework: str, edits: Sequence[Edit] = ()) -> list[
         framework: Name of the backend that the lines are for.
         edits: All edits of its plan.
     """
+    if any(len(name) > _LONGEST_NAME for name in (*getattr(edit, "layers", ()), *getattr(edit, "followers", ()))):
+        return ["# the name of a layer is too long to print: plan.apply(model, optimizer) makes this change"]
     backend = registry.backend_named(framework)
     try:
         return [] if backend is None else list(backend.patch(edit, edits))
@@ -92,6 +97,8 @@ def _from_epoch(epoch: int, edit: Edit, lines: Sequence[str]) -> list[str]:
     if not epoch or not lines:
         return list(lines)
     text = list(lines)
+    if all(line.startswith("#") for line in lines):
+        return [f"# from the start of epoch {epoch}:", *text]
     if isinstance(edit, SetLearningRate):
         text.append("# with a scheduler, multiply group['lr'] and its base_lrs by the same factor instead")
     return [f"if epoch {'>=' if isinstance(edit, ClipGradients) else '=='} {epoch}:", *(f"    {line}" for line in text)]

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from autotrainer import registry
 from autotrainer.edits import Edit, edit_from_dict
 from autotrainer.edits.base import shorten
-from autotrainer.errors import AutotrainerError, ConfigError
+from autotrainer.errors import AutotrainerError, ConfigError, nearest
 from autotrainer.reporting.patch import patch_text
 
 __all__ = ["RepairPlan", "load_plan"]
 
 _FORMAT = 1
 _LARGEST_START = 10**9
+LARGEST_FILE = 16 * 2**20
+"""Largest file that is read, in bytes: parsed, JSON takes up to some twenty times its size in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +52,17 @@ class RepairPlan:
 
     def __post_init__(self) -> None:
         for name in ("repairs", "problems", "layers"):
-            _check(name, getattr(self, name), _all(getattr(self, name), str), "a list of names")
+            values = getattr(self, name)
+            _check(name, values, _all(values, str), "a list of names")
+            object.__setattr__(self, name, tuple(map(str.__str__, values)))
         _check("edits", self.edits, _all(self.edits, Edit), "a list of edits")
+        object.__setattr__(self, "edits", tuple(self.edits))
         _check("framework", self.framework, isinstance(self.framework, str), "the name of a backend")
+        object.__setattr__(self, "framework", str.__str__(self.framework))
         _check("start", self.start, _is_epoch(self.start), "an epoch >= 0")
         texts = isinstance(self.places, Mapping) and _all([*self.places, *self.places.values()], str)
         _check("places", self.places, texts, "a mapping from names of problems to places in the code")
+        object.__setattr__(self, "places", {str.__str__(k): str.__str__(v) for k, v in self.places.items()})
 
     @property
     def changes(self) -> tuple[str, ...]:
@@ -93,8 +102,13 @@ class RepairPlan:
         Raises:
             ConfigError: If it is not a plan, or holds a value that is not accepted.
         """
-        if not isinstance(values, Mapping) or values.get("autotrainer_plan") != _FORMAT:
+        version = values.get("autotrainer_plan") if isinstance(values, Mapping) else None
+        if type(version) is not int or version != _FORMAT:
             raise ConfigError(f"this is not a repair plan of format {_FORMAT}: give what plan.to_json() returned")
+        keys = ("autotrainer_plan", *(field.name for field in fields(cls)))
+        for name in values:
+            if name not in keys:
+                raise ConfigError(f"the repair plan has no {shorten(name)}: {nearest(shorten(name), keys)}")
         missing = [name for name in ("repairs", "edits", "problems", "framework") if name not in values]
         if missing:
             raise ConfigError(f"the repair plan is incomplete: it has no {', '.join(missing)}")
@@ -188,14 +202,19 @@ def _is_epoch(value: Any) -> bool:
 
 
 def load_plan(path: str | Path) -> RepairPlan:
-    """Read a plan that was saved as JSON.
+    """Read a plan that was saved as JSON. Nothing in it is executed or imported.
+
+    Args:
+        path: A regular file of at most 16 MiB: enough for the mean and standard deviation of 250,000 inputs.
 
     Raises:
         ConfigError: If the file can't be read or does not hold a plan.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(f"load_plan takes the path of a file, not {shorten(path)}")
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        values = json.loads(_read(path).decode("utf-8"), object_pairs_hook=_unique)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"can't read a repair plan from {path}: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} does not hold a repair plan: give what plan.to_json() returned")
@@ -203,3 +222,29 @@ def load_plan(path: str | Path) -> RepairPlan:
         return RepairPlan.from_dict(values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    """Return the content of a regular file; opening a pipe does not wait for a writer.
+
+    Raises:
+        OSError: If it can't be read.
+        ValueError: If it is not a regular file, or too large.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        if not S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is not a regular file")
+        content = file.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
+        raise ValueError(f"it is larger than {LARGEST_FILE // 2**20} MiB, the most that a repair plan may have")
+    return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON whose keys are unique; of two equal ones, readers would take either."""
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"the key {shorten(name)} appears twice in one object")
+        values[name] = value
+    return values

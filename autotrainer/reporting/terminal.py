@@ -1,4 +1,4 @@
-"""Terminal output: escaped text, tables, and imports that print nothing."""
+"""Terminal output: safe text, tables, and imports that print nothing."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
-__all__ = ["clean", "import_quietly", "print_table"]
+from autotrainer.safe_text import safe_line, safe_text
+
+__all__ = ["import_quietly", "print_safely", "print_table"]
 
 
-def clean(text: str) -> str:
-    """Escape control characters, so that no name can control the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+def print_safely(text: object, file: TextIO | None = None) -> None:
+    """Print text of one or more lines, on standard output by default; what its encoding lacks is escaped."""
+    file = sys.stdout if file is None else file
+    encoding = getattr(file, "encoding", None) or "utf-8"
+    print(safe_text(str(text)).encode(encoding, "backslashreplace").decode(encoding), file=file)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -24,13 +29,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
         table = Table(*columns, header_style="bold")
         for row in rows:
-            table.add_row(*(Text(clean(cell)) for cell in row))
+            table.add_row(*(Text(safe_line(cell)) for cell in row))
         Console().print(table)  # honours NO_COLOR
         return
-    cells = [list(columns), *([clean(cell) for cell in row] for row in rows)]
+    cells = [list(columns), *([safe_line(cell) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     for row in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print_safely("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def import_quietly(module: str) -> None:

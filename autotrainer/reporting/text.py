@@ -10,7 +10,7 @@ from typing import Any
 
 from autotrainer.records.findings import Finding, Severity, fold
 from autotrainer.reporting.outcome import AttemptRow, Outcome
-from autotrainer.reporting.terminal import clean
+from autotrainer.safe_text import escaped, safe_line
 
 __all__ = [
     "MAX_CONSEQUENCES",
@@ -53,7 +53,7 @@ def render(findings: Sequence[Finding], run: Mapping[str, Any], outcome: Outcome
     blocks += [_finding_lines(root, consequences) for root, consequences in fold(findings)]
     if outcome is not None:
         blocks += _repair_blocks(outcome)
-    return "\n\n".join("\n".join(lines) for lines in blocks if lines)
+    return "\n\n".join("\n".join(map(escaped, lines)) for lines in blocks if lines)
 
 
 def number(value: float | None) -> str:
@@ -131,14 +131,16 @@ def repair_names(attempt: AttemptRow) -> str:
 
 def _finding_lines(root: Finding, consequences: Sequence[Finding]) -> list[str]:
     lines = [
-        f"{root.severity.upper()}  {root.code} {root.problem}   "
-        f"(first seen in epoch {root.epoch}, step {root.step}; {root.confidence:.0%} confidence)"
+        safe_line(f"{root.severity.upper()}  {root.code} {root.problem}")
+        + f"   (first seen in epoch {root.epoch}, step {root.step}; {root.confidence:.0%} confidence)"
     ]
     lines += _wrap(root.message, "  ")
     if root.place:
         lines += _wrap(f"at {root.place}", "  ")
     if root.layers:
-        layers = ", ".join(root.layers[:6]) + (f" and {len(root.layers) - 6} more" if len(root.layers) > 6 else "")
+        layers = ", ".join(map(safe_line, root.layers[:6])) + (
+            f" and {len(root.layers) - 6} more" if len(root.layers) > 6 else ""
+        )
         lines += _wrap(f"layers: {layers}", "  ")
     if root.evidence:
         lines += _wrap("evidence: " + ", ".join(f"{k} = {number(v)}" for k, v in root.evidence.items()), "  ")
@@ -158,10 +160,11 @@ def _outcome_lines(outcome: Outcome) -> list[str]:
     lines = _wrap(verdict(outcome))
     if outcome.doubtful:
         lines += _wrap(UNCONFIRMED, "  ")
-    lines.append(f"  validation {outcome.metric}: {number(outcome.baseline_score)} → {number(outcome.score)}")
+    metric = safe_line(outcome.metric)
+    lines.append(f"  validation {metric}: {number(outcome.baseline_score)} → {number(outcome.score)}")
     if outcome.test_score is not None:
         before = number(outcome.baseline_test_score)
-        lines.append(f"  test {outcome.metric}: {before} → {number(outcome.test_score)}")
+        lines.append(f"  test {metric}: {before} → {number(outcome.test_score)}")
     lines.append(f"  work: {work(outcome)}")
     return lines
 
@@ -170,7 +173,7 @@ def _repair_blocks(outcome: Outcome) -> list[list[str]]:
     blocks = []
     if outcome.patch is not None:
         lines = ["Changes to make in your code:"]
-        blocks.append(lines + [f"  {clean(line)}" for line in outcome.patch.splitlines()])
+        blocks.append(lines + [f"  {line}" for line in outcome.patch.split("\n")])
     if outcome.attempts:
         lines = ["Attempts:", f"  {'score':>9}  {'cost':>5}  repairs"]
         for are_reruns, group in groupby(outcome.attempts, key=lambda a: bool(a.verdict)):
@@ -194,7 +197,9 @@ def _attempt_line(a: AttemptRow, outcome: Outcome) -> str:
     else:
         notes.append(f"errors left: {', '.join(a.remaining)}" if a.remaining else "no errors left")
     mark = "*" if a.chosen else " "
-    return clean(f"{mark} {number(a.score):>9}  {a.cost:>5.2f}  {repair_names(a)} ({'; '.join(filter(None, notes))})")
+    return safe_line(
+        f"{mark} {number(a.score):>9}  {a.cost:>5.2f}  {repair_names(a)} ({'; '.join(filter(None, notes))})"
+    )
 
 
 def _reruns_line(rows: Sequence[AttemptRow]) -> str:
@@ -206,10 +211,10 @@ def _reruns_line(rows: Sequence[AttemptRow]) -> str:
     last = rows[-1]
     ending = f": {RERUN_VERDICTS[last.verdict]}" if last.verdict in RERUN_VERDICTS else ""
     ending += f" ({last.error})" if last.error else ""
-    return clean(f"  {'':>9}  {sum(a.cost for a in rows):>5.2f}  └ with other seeds: {results}{ending}")
+    return safe_line(f"  {'':>9}  {sum(a.cost for a in rows):>5.2f}  └ with other seeds: {results}{ending}")
 
 
 def _wrap(text: str, indent: str = "") -> list[str]:
     return textwrap.wrap(
-        clean(text), _WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False
+        safe_line(text), _WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False
     ) or [indent]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import singledispatch
 
+from autotrainer.adapter.patch_code import literal
 from autotrainer.edits import Edit
 from autotrainer.errors import ConfigError
 
@@ -31,4 +32,4 @@ def optimizer_with(**settings: object) -> str:
 
 def layer_expression(name: str) -> str:
     """Return the expression for a layer, which may lie in a model inside the model."""
-    return "model" + "".join(f".get_layer({part!r})" for part in name.split("/"))
+    return "model" + "".join(f".get_layer({literal(part)})" for part in name.split("/"))

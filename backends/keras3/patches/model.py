@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autotrainer import edits as e
+from autotrainer.adapter.patch_code import commented
 from autotrainer.backends.keras3.patches.base import layer_expression, patch_lines
 
 
@@ -20,28 +21,28 @@ def _(edit: e.SetOutputActivation) -> list[str]:
 @patch_lines.register
 def _(edit: e.SwapActivation) -> list[str]:
     initializer = f", kernel_initializer={e.initializer_for(edit.to)!r}" if edit.reinitialize else ""
-    return [f"# in {', '.join(edit.layers)}:  {_activation(edit.to)}{initializer}"]
+    return [f"# in {commented(edit.layers)}:  {_activation(edit.to)}{initializer}"]
 
 
 @patch_lines.register
 def _(edit: e.Reinitialize) -> list[str]:
-    return [f"# in {', '.join(edit.layers)}:  kernel_initializer={edit.scheme!r}"]
+    return [f"# in {commented(edit.layers)}:  kernel_initializer={edit.scheme!r}"]
 
 
 @patch_lines.register
 def _(edit: e.InsertNormalization) -> list[str]:
     layer = {"batch": "BatchNormalization()", "layer": "LayerNormalization()", "group": "GroupNormalization(8)"}
-    return [f"# after {', '.join(edit.layers)}, before their activation:  keras.layers.{layer[edit.kind]}"]
+    return [f"# after {commented(edit.layers)}, before their activation:  keras.layers.{layer[edit.kind]}"]
 
 
 @patch_lines.register
 def _(edit: e.AddDropout) -> list[str]:
-    return [f"# after the activation of {', '.join(edit.layers)}:  keras.layers.Dropout({edit.rate:g})"]
+    return [f"# after the activation of {commented(edit.layers)}:  keras.layers.Dropout({edit.rate:g})"]
 
 
 @patch_lines.register
 def _(edit: e.ResizeLayers) -> list[str]:
-    return [f"# in {name}:  {units} units" for name, units in zip(edit.layers, edit.units, strict=True)]
+    return [f"# in {commented([name])}:  {units} units" for name, units in zip(edit.layers, edit.units, strict=True)]
 
 
 @patch_lines.register
@@ -50,7 +51,7 @@ def _(edit: e.AddResidual) -> list[str]:
         "class Gate(keras.layers.Layer):",
         '    def build(self, shape): self.gate = self.add_weight(shape=(), initializer="zeros")',
         "    def call(self, x): return self.gate * x",
-        f"# around each of {', '.join(edit.layers)}, activation included:",
+        f"# around each of {commented(edit.layers)}, activation included:",
         "#   x = keras.layers.Add()([x, Gate()(layer(x))])",
     ]
 
@@ -71,5 +72,5 @@ def _(edit: e.ClipAttention) -> list[str]:
         f"        query = {edit.limit:g} / self._inverse_sqrt_key_dim * keras.ops.normalize(query, axis=-1)",
         "        key = keras.ops.normalize(key, axis=-1)",
         "        return super()._compute_attention(query, key, value, *args, **kwargs)",
-        f"# use it instead of keras.layers.MultiHeadAttention in {', '.join(edit.layers)}",
+        f"# use it instead of keras.layers.MultiHeadAttention in {commented(edit.layers)}",
     ]

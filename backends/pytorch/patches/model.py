@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autotrainer import edits as e
+from autotrainer.adapter.patch_code import commented, literal
 from autotrainer.backends.pytorch.patches.base import patch_lines
 
 _MODULES = {
@@ -32,7 +33,7 @@ _INITIALIZER_CALLS = {
 
 
 def _each(layers: Sequence[str]) -> str:
-    return "for name in (" + ", ".join(repr(name) for name in layers) + ",):"
+    return f"for name in {literal(tuple(layers))}:"
 
 
 @patch_lines.register
@@ -89,13 +90,15 @@ def _(edit: e.InsertNormalization) -> list[str]:
 @patch_lines.register
 def _(edit: e.AddDropout) -> list[str]:
     rate = f"{edit.rate:g}"
-    return [f"# after the activation of {', '.join(edit.layers)}:  nn.Dropout({rate})  (nn.AlphaDropout after SELU)"]
+    return [f"# after the activation of {commented(edit.layers)}:  nn.Dropout({rate})  (nn.AlphaDropout after SELU)"]
 
 
 @patch_lines.register
 def _(edit: e.ResizeLayers) -> list[str]:
-    wider = [f"#   {name}: {units} units" for name, units in zip(edit.layers, edit.units, strict=True)]
-    follow = [f"#   {name}: {width} inputs" for name, width in zip(edit.followers, edit.inputs, strict=True)]
+    wider = [f"#   {commented([name])}: {units} units" for name, units in zip(edit.layers, edit.units, strict=True)]
+    follow = [
+        f"#   {commented([name])}: {width} inputs" for name, width in zip(edit.followers, edit.inputs, strict=True)
+    ]
     return [
         "# where the layers are defined:",
         *wider,
@@ -112,7 +115,7 @@ def _(edit: e.AddResidual) -> list[str]:
         "        super().__init__()",
         "        self.layer, self.activation, self.gate = layer, activation, nn.Parameter(torch.zeros(()))",
         "    def forward(self, x): return x + self.gate * self.activation(self.layer(x))",
-        f"# before the optimizer is created, replace {', '.join(edit.layers)} and the activation after each by:",
+        f"# before the optimizer is created, replace {commented(edit.layers)} and the activation after each by:",
         "#   Residual(layer, activation)",
     ]
 
@@ -133,5 +136,5 @@ def _(edit: e.ClipAttention) -> list[str]:
         f"def scaled_cosine_attention(q, k, v, limit={edit.limit:g}, **options):",
         "    q, k = nn.functional.normalize(q, dim=-1), nn.functional.normalize(k, dim=-1)",
         "    return nn.functional.scaled_dot_product_attention(q, k, v, scale=limit, **options)",
-        f"# in {', '.join(edit.layers)}, for queries, keys and values that are split into heads",
+        f"# in {commented(edit.layers)}, for queries, keys and values that are split into heads",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autotrainer import edits as e
+from autotrainer.adapter.patch_code import literal
 from autotrainer.backends.pytorch.patches.base import patch_lines
 
 
@@ -45,7 +46,7 @@ def _(edit: e.Rollback) -> list[str]:
 @patch_lines.register
 def _(edit: e.ReviveUnits) -> list[str]:
     return [
-        f"hidden = [model.get_submodule(name) for name in {list(edit.layers)}]",
+        f"hidden = [model.get_submodule(name) for name in {literal(list(edit.layers))}]",
         "# between epochs, for each of them, with `a` = its activations on a batch, one column per unit:",
         f"#   size = a.abs().mean(0); idle = size <= {edit.threshold:g} * size.mean()",
         "#   fresh = torch.empty_like(layer.weight); torch.nn.init.kaiming_uniform_(fresh, nonlinearity='relu')",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autotrainer import edits as e
-from autotrainer.adapter.patch_code import warm_up_steps
+from autotrainer.adapter.patch_code import literal, warm_up_steps
 from autotrainer.backends.pytorch.patches.base import patch_lines
 from autotrainer.edits import Edit
 
@@ -74,7 +74,7 @@ def _(edit: e.CompleteOptimizer) -> list[str]:
     return [
         "owned = {id(p) for group in optimizer.param_groups for p in group['params']}",
         "missing = [p for name, p in model.named_parameters()",
-        f"           if p.requires_grad and id(p) not in owned and name.startswith({prefixes!r})]",
+        f"           if p.requires_grad and id(p) not in owned and name.startswith({literal(prefixes)})]",
         "options = {k: v for k, v in optimizer.param_groups[0].items() if k != 'params'}",
         "if missing: optimizer.add_param_group({**options, 'params': missing})",
     ]

@@ -19,7 +19,6 @@ from autotrainer.records.task import TaskContext
 from autotrainer.reporting.plan import RepairPlan
 from autotrainer.reporting.report import Report
 from autotrainer.reporting.result import Attempt, Result
-from autotrainer.reporting.terminal import clean
 
 ROOT = Finding(
     "abnormal_data",
@@ -232,7 +231,6 @@ def test_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_control_characters_are_escaped() -> None:
-    assert clean("a\x1b[31mb\nc é →") == "a\\x1b[31mb\\nc é →"
     assert "\x1b" not in str(Report((replace(ROOT, layers=("\x1b[2J",)),)))
 
 

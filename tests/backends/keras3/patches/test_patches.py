@@ -143,6 +143,7 @@ def test_schedules_and_adam_equal_those_of_the_plan(edit: e.Edit) -> None:
 
 
 def test_safeguards() -> None:
+    keras.utils.set_random_seed(0)
     model = _model()
     x, y = np.ones((8, 4)), np.ones((8, 2))
     model.fit(x, y, verbose=0)
