@@ -109,7 +109,7 @@ class Backend(ABC):
         """Return model and optimizer with the edits applied; the objects passed in must not be used any more.
 
         Raises:
-            ConfigError: If an edit can't be applied to this model.
+            ConfigError: If an edit can't be applied to this model. The objects passed in then stay as they are.
         """
 
     def patch(self, edit: Edit, edits: Sequence[Edit] = ()) -> Sequence[str]:

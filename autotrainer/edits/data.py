@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from autotrainer.edits.base import Count, Edit, NonNegative, Positive, Whole, join_numbers, shorten
+from autotrainer.edits.base import Count, Edit, NonNegative, Positive, Range, Whole, join_numbers, shorten
 from autotrainer.errors import ConfigError
 
 __all__ = [
@@ -22,6 +22,10 @@ __all__ = [
     "ShuffleData",
     "WeightClasses",
 ]
+
+
+_LARGEST = 1e38
+"""Largest number in a model: single precision holds it, and its inverse is not rounded to zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +43,12 @@ class SetBatchSize(Edit):
 
 @dataclass(frozen=True, slots=True)
 class AddInputNoise(Edit):
-    """Add Gaussian noise to the inputs while training; ``std``, > 0, is in units of their standard deviation."""
+    """Add Gaussian noise to the inputs while training; ``std``, in (0, 1], is in units of their standard deviation."""
 
     change: ClassVar[int] = 2
     affects: ClassVar[str | None] = "architecture"
     example_values: ClassVar[Mapping[str, Any]] = {"std": 0.1}
-    std: Positive
+    std: Annotated[float, Range(above=0, most=1)]
 
     def __str__(self) -> str:
         return f"Gaussian noise of {self.std:g} standard deviations on the inputs while training"
@@ -102,6 +106,11 @@ def _check_pairs(edit: ScaleInputs | ScaleTargets) -> None:
             f"{type(edit).__name__} has {len(edit.mean)} means and {len(edit.std)} standard deviations: give as many "
             "of each, or none to fit them on the training data"
         )
+    if any(abs(number) > _LARGEST for number in (*edit.mean, *edit.std)) or any(std < 1 / _LARGEST for std in edit.std):
+        raise ConfigError(
+            f"{type(edit).__name__}: numbers must lie within single precision, up to {_LARGEST:g}, and standard "
+            f"deviations be at least {1 / _LARGEST:g}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +153,15 @@ class NumberClasses(Edit):
     the predicted label.
 
     Attributes:
-        labels: Labels >= 0, each once and in order; empty: those of the training data, found when the training is
-            built.
-        fill: Value of the columns of no label: far below every logit, or 0 for probabilities.
+        labels: Labels from 0 to 1,000,000, each once and in order; empty: those of the training data, found when the
+            training is built.
+        fill: Value of the columns of no label, in [-1e38, 1e38]: far below every logit, or 0 for probabilities.
     """
 
     change: ClassVar[int] = 2
     affects: ClassVar[str | None] = "output"
-    labels: tuple[Whole, ...] = ()
-    fill: float = -1e4
+    labels: tuple[Annotated[int, Range(least=0, most=1_000_000)], ...] = ()
+    fill: Annotated[float, Range(least=-_LARGEST, most=_LARGEST)] = -1e4
 
     def __post_init__(self) -> None:
         Edit.__post_init__(self)

@@ -8,7 +8,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from autotrainer.edits.base import (
     Activation,
-    Count,
     Edit,
     Initializer,
     Layers,
@@ -32,6 +31,8 @@ __all__ = [
     "SetOutputActivation",
     "SwapActivation",
 ]
+
+_Width = Annotated[int, Range(least=1, most=1_000_000)]
 
 _INITIALIZERS: Mapping[Initializer, str] = {
     "he_uniform": "He uniform",
@@ -128,20 +129,20 @@ class ResizeLayers(Edit):
 
     Attributes:
         layers: The layers, each once.
-        units: Their numbers of units, >= 1, one each.
+        units: Their numbers of units, from 1 to 1,000,000, one each.
         followers: Layers whose number of inputs changes with them, and ``inputs``, these numbers. Determined when the
             training is built if they are left out; the plan of a run holds them for PyTorch, whose layers can't adapt
             by themselves. Keras builds its layers for the inputs that they get, and leaves them empty.
-        inputs: Numbers of inputs of the followers, >= 1, one each.
+        inputs: Numbers of inputs of the followers, from 1 to 1,000,000, one each.
     """
 
     change: ClassVar[int] = 3
     memory: ClassVar[bool] = True
     affects: ClassVar[str | None] = "architecture"
     layers: Layers
-    units: tuple[Count, ...]
+    units: tuple[_Width, ...]
     followers: tuple[str, ...] = ()
-    inputs: tuple[Count, ...] = ()
+    inputs: tuple[_Width, ...] = ()
 
     def __post_init__(self) -> None:
         Edit.__post_init__(self)

@@ -143,7 +143,8 @@ class RepairPlan:
 
         Raises:
             InputError: If the model is not of a supported framework.
-            ConfigError: If an edit does not fit the model, or names layers of another framework's model.
+            ConfigError: If an edit does not fit the model, or names layers of another framework's model. Model and
+                optimizer then stay as they are.
         """
         backend = registry.backend_of(model)
         names = tuple(layer.name for layer in backend.layers(model))

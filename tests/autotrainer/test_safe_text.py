@@ -290,12 +290,27 @@ def test_errors_are_one_line(name: str, record_property: Count) -> None:
 
 
 COMMANDS = [
-    ["{}"], ["explain", "{}"], ["rules", "{}"], ["replay", "{}"], ["report", "{}", "-o", "x.html"], ["check", "{}"],
-    ["check", "{}:f"], ["run", "{}"], ["run", "-m", "{}"], ["run", "-o", "{}", "x.py"], ["run", "--epochs", "{}", "x.py"],
-    ["run", "--threshold", "{}=1", "x.py"], ["run", "--threshold", "{}", "x.py"], ["run", "--select", "{}", "x.py"],
-    ["run", "--fail-on", "{}", "x.py"], ["demo", "--framework", "{}"], ["reproduce", "--model", "{}", "--config", "{}"],
-    ["reproduce", "--model", "x.h5", "--config", "{}.pkl"], ["--{}"], ["run", "--{}", "x.py"],
-]  # fmt: skip
+    ["{}"],
+    ["explain", "{}"],
+    ["rules", "{}"],
+    ["replay", "{}"],
+    ["report", "{}", "-o", "x.html"],
+    ["check", "{}"],
+    ["check", "{}:f"],
+    ["run", "{}"],
+    ["run", "-m", "{}"],
+    ["run", "-o", "{}", "x.py"],
+    ["run", "--epochs", "{}", "x.py"],
+    ["run", "--threshold", "{}=1", "x.py"],
+    ["run", "--threshold", "{}", "x.py"],
+    ["run", "--select", "{}", "x.py"],
+    ["run", "--fail-on", "{}", "x.py"],
+    ["demo", "--framework", "{}"],
+    ["reproduce", "--model", "{}", "--config", "{}"],
+    ["reproduce", "--model", "x.h5", "--config", "{}.pkl"],
+    ["--{}"],
+    ["run", "--{}", "x.py"],
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 __all__ = ["LabelColumns"]
@@ -24,12 +25,20 @@ class LabelColumns(keras.layers.Layer):  # type: ignore[misc]
         super().__init__(**options)
         self.labels, self.fill = [int(label) for label in labels], float(fill)
 
+    def build(self, input_shape: Any) -> None:
+        """Check that there is an output for each label.
+
+        Raises:
+            ValueError: If there are fewer.
+        """
+        if input_shape[-1] is not None and input_shape[-1] < len(self.labels):
+            raise ValueError(f"{len(self.labels)} labels need as many outputs, and the model has {input_shape[-1]}")
+
     def call(self, inputs: Any) -> Any:
         """Return the outputs in their columns."""
-        outputs = {label: output for output, label in enumerate(self.labels)}
-        empty = ops.full_like(inputs[..., :1], self.fill)
-        columns = (outputs.get(label) for label in range(self.labels[-1] + 1))
-        return ops.concatenate([empty if k is None else inputs[..., k : k + 1] for k in columns], axis=-1)
+        sources = np.zeros(self.labels[-1] + 1, "int32")  # of each column: 0 for none
+        sources[self.labels] = range(1, len(self.labels) + 1)
+        return ops.take(ops.concatenate([ops.full_like(inputs[..., :1], self.fill), inputs], axis=-1), sources, axis=-1)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Return the shape of the output."""

@@ -89,8 +89,6 @@ def add_input_noise(editor: Editor, edit: AddInputNoise, apply: bool) -> Edit:
     input_index = _float_input(editor)
     scaled = editor.scaling is not None
     spread = 1.0 if scaled or editor.statistics is None or not apply else editor.statistics(input_index).spread
-    if not 0 < edit.std <= 1:
-        raise ConfigError(f"std={edit.std} of the input noise is not in (0, 1]")
     if apply:
         layers = input_noise(edit.std, spread, editor.new_name)
         if scaled:

@@ -7,6 +7,7 @@ anything is traced; for inserted layers, a Sequential or Functional model is reb
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import keras
@@ -22,10 +23,11 @@ from autotrainer.backends.keras3.surgery.hidden_edits import (
     swap_activation,
 )
 from autotrainer.backends.keras3.surgery.io_edits import add_input_noise, scale_inputs, set_output_activation
-from autotrainer.backends.keras3.surgery.optimizer_edits import edited_optimizer
+from autotrainer.backends.keras3.surgery.optimizer_edits import edited_optimizer, resolve_optimizer
 from autotrainer.backends.keras3.surgery.output_wrappers import number_classes, scale_targets
 from autotrainer.backends.keras3.surgery.precision import raise_precision
 from autotrainer.backends.keras3.surgery.resizing import resize_layers
+from autotrainer.backends.keras3.surgery.snapshot import unchanged_on_error
 from autotrainer.backends.keras3.surgery.structure_edits import add_residual, clip_attention, scale_output_layer
 from autotrainer.edits import (
     AddDropout,
@@ -116,18 +118,23 @@ def apply_edits(edits: Sequence[Edit], model: Any, optimizer: Any = None) -> tup
         The changed model, to be compiled, and a fresh optimizer (None without an original one).
 
     Raises:
-        ConfigError: If an edit does not fit the model.
+        ConfigError: If an edit does not fit the model or its optimizer, which then stay as they are.
     """
+    if optimizer is not None and not isinstance(optimizer, str | keras.optimizers.Optimizer):
+        raise ConfigError(f"optimizer must be a Keras optimizer, its name or None, not {type(optimizer).__name__}")
     template = optimizer if optimizer is not None else getattr(model, "optimizer", None)
     if isinstance(template, str):
-        template = keras.optimizers.get(template)
-    if any(type(edit) in _HANDLERS for edit in edits):
-        if not model.built:
-            raise ConfigError(f"model {model.name!r} is not built: give it a keras.Input or call it once first")
-        surgeon = Surgeon(copy_model(model) if has_graph(model) else model)
-        for edit in in_order(edits):
-            surgeon.apply(edit)
-        model = surgeon.model
-    if template is None and not any(isinstance(edit, SwapOptimizer) for edit in edits):
-        return model, None
-    return model, edited_optimizer(template, edits, model)
+        template = resolve_optimizer(template)
+    changes_model = any(type(edit) in _HANDLERS for edit in edits)
+    if changes_model and not model.built:
+        raise ConfigError(f"model {model.name!r} is not built: give it a keras.Input or call it once first")
+    in_place = changes_model and not has_graph(model)
+    with unchanged_on_error(model) if in_place else nullcontext():
+        if changes_model:
+            surgeon = Surgeon(model if in_place else copy_model(model))
+            for edit in in_order(edits):
+                surgeon.apply(edit)
+            model = surgeon.model
+        if template is None and not any(isinstance(edit, SwapOptimizer) for edit in edits):
+            return model, None
+        return model, edited_optimizer(template, edits, model)

@@ -11,7 +11,16 @@ from autotrainer.backends.pytorch.layers.modules import make_activation
 from autotrainer.backends.pytorch.model.describe import direct_parameters
 from autotrainer.backends.pytorch.model.module_paths import ModulePaths
 from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph, ActivationNode
-from autotrainer.edits import AddDropout, Edit, InsertNormalization, Reinitialize, SetOutputActivation, SwapActivation
+from autotrainer.edits import (
+    AddDropout,
+    Edit,
+    InsertNormalization,
+    NumberClasses,
+    Reinitialize,
+    ScaleTargets,
+    SetOutputActivation,
+    SwapActivation,
+)
 
 __all__ = ["EditPlanner", "SwapTarget", "plan_result"]
 
@@ -89,6 +98,9 @@ class EditPlanner:
             return plan_result(names, reasons, lambda n: (replace(edit, layers=n),))
         if isinstance(edit, SetOutputActivation):
             reason = self._output_refusal(edit)
+            return ((), reason) if reason else ((edit,), "")
+        if isinstance(edit, ScaleTargets | NumberClasses):
+            reason = self._columns_refusal(edit)
             return ((), reason) if reason else ((edit,), "")
         return (edit,), ""
 
@@ -237,6 +249,17 @@ class EditPlanner:
     def output_node(self) -> ActivationNode | None:
         """Return the activation module that makes the output, or None."""
         return next((node for node in self._graph.nodes if node.output), None)
+
+    def _columns_refusal(self, edit: ScaleTargets | NumberClasses) -> str:
+        """Return why the numbers of an edit do not fit the columns of the output, as far as these are known."""
+        makers = [self._infos[name] for name in self._graph.output_layers if name in self._infos]
+        if len(makers) != 1 or makers[0].kind != "dense" or not makers[0].units:
+            return ""
+        units = makers[0].units
+        if isinstance(edit, NumberClasses):
+            return f"{len(edit.labels)} labels need as many outputs, and it has {units}" * (len(edit.labels) > units)
+        fits = len(edit.mean) in (0, 1, units) or units == 1
+        return "" if fits else f"it has {units} outputs, and the edit numbers for {len(edit.mean)}"
 
     def _output_refusal(self, edit: SetOutputActivation) -> str:
         make_activation(edit.to)

@@ -20,6 +20,7 @@ from autotrainer.backends.pytorch.layers.modules import (
 from autotrainer.backends.pytorch.optim.optimizers import adopt_parameters, edit_optimizer
 from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph
 from autotrainer.backends.pytorch.surgery.reinitialize import reinitialize
+from autotrainer.backends.pytorch.surgery.snapshot import unchanged_on_error
 from autotrainer.backends.pytorch.surgery.structure_editor import StructureEditor
 from autotrainer.edits import (
     AddDropout,
@@ -139,22 +140,26 @@ def apply_edits(edits: Sequence[Edit], model: nn.Module, optimizer: Optimizer | 
         The changed model and optimizer.
 
     Raises:
-        ConfigError: If an edit can't be applied to this model or optimizer.
+        ConfigError: If an edit can't be applied to this model or optimizer, which then stay as they are.
     """
-    before = list(model.parameters())
-    editor = ModelEditor(model, ActivationGraph.of(model))
-    for edit in in_order(edits):
-        check_fitted(edit)
-        planned, reason = editor.plan(edit)
-        if reason:
-            raise ConfigError(f"{type(edit).__name__} can't be applied to this model: {reason}")
-        for applicable in planned:
-            editor.apply(applicable)
-    model = editor.model
-    if optimizer is not None:
-        adopt_parameters(optimizer, model, before)
-        return model, edit_optimizer(optimizer, model, edits)
-    return model, optimizer
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        raise ConfigError(
+            f"optimizer must be a torch.optim.Optimizer of this model or None, not {type(optimizer).__name__}"
+        )
+    with unchanged_on_error(model, optimizer):
+        before = list(model.parameters())
+        editor = ModelEditor(model, ActivationGraph.of(model))
+        for edit in in_order(edits):
+            check_fitted(edit)
+            planned, reason = editor.plan(edit)
+            if reason:
+                raise ConfigError(f"{type(edit).__name__} can't be applied to this model: {reason}")
+            for applicable in planned:
+                editor.apply(applicable)
+        if optimizer is not None:
+            adopt_parameters(optimizer, editor.model, before)
+            return editor.model, edit_optimizer(optimizer, editor.model, edits)
+        return editor.model, None
 
 
 def _normalization(layer: nn.Module, kind: str) -> nn.Module:

@@ -74,9 +74,9 @@ class StructurePlanner(EditPlanner):
     def _plan_resize(self, edit: ResizeLayers) -> tuple[tuple[Edit, ...], str]:
         names, reasons = self._partition(edit.layers, self._width_refusal)
         if edit.followers:  # filled in by a training with this edit
-            names, reasons = self._partition((*edit.layers, *edit.followers), self._protection)
-            refused_names = [name for name in (*edit.layers, *edit.followers) if name not in names]
-            return ((), "; ".join(reasons)) if refused_names else ((edit,), "")
+            _, reasons = self._partition(edit.layers, lambda name: self._resize_refusal(name) or self._protection(name))
+            reasons += self._partition(edit.followers, self._protection)[1]
+            return ((), "; ".join(reasons)) if reasons else ((edit,), "")
         if not names:
             return plan_result((), reasons, lambda n: ())
         if self._run is None:
@@ -108,11 +108,15 @@ class StructurePlanner(EditPlanner):
             return f"`{name}` is not a dense, convolutional or recurrent layer"
         if self._makes_output(name) or (self._graph.guessed and not info.hidden):
             return f"`{name}` makes the output"
-        reason = width_refusal(self._module_paths.module(name))
+        reason = self._resize_refusal(name)
         if reason:
-            return f"`{name}` can't have another width: {reason}"
+            return reason
         closed = self._module_paths.closed_reason(name) if self.transformer_of(name) is None else ""
         return closed or self._protection(name)
+
+    def _resize_refusal(self, name: str) -> str:
+        reason = width_refusal(self._module_paths.module(name))
+        return f"`{name}` can't have another width: {reason}" if reason else ""
 
     def _protection(self, name: str) -> str:
         """Return why the weights of a layer must keep their shape, or an empty string."""
