@@ -180,7 +180,7 @@ def torch_state(model: Any, optimizer: Any) -> list[Any]:
 
 
 def tensor_state(tensor: Any) -> Any:
-    if isinstance(tensor, nn.parameter.UninitializedTensorMixin) or tensor.is_meta:
+    if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer) or tensor.is_meta:
         return id(tensor)
     values = tensor.detach().to(torch.float64).numpy().tobytes()
     return id(tensor), str(tensor.dtype), tuple(tensor.shape), tensor.requires_grad, tensor.grad is None, values
@@ -288,7 +288,7 @@ def sample(model: Any, framework: str, count: int) -> list[RepairPlan]:
     return random.Random(1).sample(made, count) if count else made
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [40, pytest.param(0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", TORCH)
 @pytest.mark.filterwarnings("ignore")
 def test_torch_models_stay_as_they_are_if_a_plan_does_not_fit(name: str, count: int, record_property: Count) -> None:
@@ -305,7 +305,7 @@ def test_torch_models_stay_as_they_are_if_a_plan_does_not_fit(name: str, count: 
     assert not all(messages)
 
 
-@pytest.mark.parametrize("count", [8, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [6, pytest.param(0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", KERAS)
 @pytest.mark.filterwarnings("ignore")
 def test_keras_models_stay_as_they_are_if_a_plan_does_not_fit(name: str, count: int, record_property: Count) -> None:
@@ -341,7 +341,9 @@ def test_objects_that_are_no_optimizer_are_refused(record_property: Count) -> No
     record_property("attacks", len(edits) * (len(NOT_OPTIMIZERS) + len(NOT_KERAS_OPTIMIZERS)))
 
 
-@pytest.mark.parametrize("model", [None, 5, "model", object(), [], nn.Linear, keras.Model, np.zeros(3)], ids=repr)
+@pytest.mark.parametrize(
+    "model", [None, 5, "model", object(), [], nn.Linear, keras.Model, np.zeros(3)], ids=lambda m: type(m).__name__
+)
 def test_objects_that_are_no_model_are_refused(model: Any) -> None:
     with pytest.raises(InputError, match="is not a supported model"):
         RepairPlan((), (e.SetLearningRate(0.1),)).apply(model)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
 from torch.optim import Optimizer
 
 __all__ = ["unchanged_on_error"]
@@ -67,7 +66,7 @@ def _content(container: Any) -> Callable[[], None]:
 
 
 def _values(tensor: Tensor) -> Callable[[], None]:
-    if isinstance(tensor, UninitializedTensorMixin):
+    if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
         return lambda: None
     storage, gradient = tensor.data, tensor.grad
     values = None if tensor.is_meta else tensor.detach().to("cpu", copy=True)

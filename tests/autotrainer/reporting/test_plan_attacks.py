@@ -69,10 +69,10 @@ class Hostile:
 NUMBERS: list[Any] = [
     math.nan, math.inf, -math.inf, -1, -1.5, 0, 0.0, -0.0, 5e-324, 1e308, 1.5, 1, 2, 10**30, -(10**30), 10**400, 2**63,
 ]  # fmt: skip
-TEXTS = ["", "x", "1", "nan", "norm", "relu\x1b[31m", "a\nimport os", "a\u202eb", "\ud800", "\0", "x" * 100_000, "é"]
+TEXTS = ["", "x", "1", "nan", "norm", "relu\x1b[31m", "a\nimport os", "a\u202eb", "\ud800", "\0", "x" * 20_000, "é"]
 OTHERS: list[Any] = [
     None, True, False, [], {}, [None], [[]], [1, "x"], ["x", 1], [""], ["a", "a"], ["a\nb"], [math.nan], [-1], [0],
-    [1.0] * 10_000, [[1.0, 2.0], [3.0, 4.0]], {"a": 1}, {"__class__": "os.system"}, [10**400], ["\ud800"], nested(900),
+    [1.0] * 2_000, [[1.0, 2.0], [3.0, 4.0]], {"a": 1}, {"__class__": "os.system"}, [10**400], ["\ud800"], nested(900),
 ]  # fmt: skip
 VALUES: list[Any] = [*NUMBERS, *TEXTS, *OTHERS]
 """What JSON can hold."""
@@ -166,27 +166,30 @@ def test_each_value_in_each_field_of_an_edit(
     assert accepted < attacks
 
 
-def test_each_value_in_each_key_of_a_plan(tmp_path: Path, record_property: Callable[[str, int], None]) -> None:
-    valid = plan_of(e.ClipGradients("norm", 1.0))
-    attacks = 0
-    for key in valid:
-        for value in VALUES:
-            attack(from_file(tmp_path / "plan.json", json.dumps({**valid, key: value})))
-            attack(from_file(tmp_path / "plan.json", json.dumps({**valid, key: [value]})))
-            attack(from_file(tmp_path / "plan.json", json.dumps({**valid, key: {"nonfinite": value}})))
-            attacks += 3
-        for value in OBJECTS:
-            attack(lambda: RepairPlan.from_dict({**valid, key: value}))  # noqa: B023
-            attack(lambda: RepairPlan.from_dict({**valid, key: {"nonfinite": value}}))  # noqa: B023
-            attacks += 2
-        if key not in ("layers", "start", "places"):
-            with pytest.raises(ConfigError):
-                RepairPlan.from_dict({k: v for k, v in valid.items() if k != key})
-            attacks += 1
+VALID = plan_of(e.ClipGradients("norm", 1.0))
+
+
+@pytest.mark.parametrize("key", VALID)
+def test_each_value_in_each_key_of_a_plan(
+    key: str, tmp_path: Path, record_property: Callable[[str, int], None]
+) -> None:
+    for value in VALUES:
+        attack(from_file(tmp_path / "plan.json", json.dumps({**VALID, key: value})))
+        attack(from_file(tmp_path / "plan.json", json.dumps({**VALID, key: [value]})))
+        attack(from_file(tmp_path / "plan.json", json.dumps({**VALID, key: {"nonfinite": value}})))
+    for value in OBJECTS:
+        attack(lambda: RepairPlan.from_dict({**VALID, key: value}))  # noqa: B023
+        attack(lambda: RepairPlan.from_dict({**VALID, key: {"nonfinite": value}}))  # noqa: B023
+    if key not in ("layers", "start", "places"):
+        with pytest.raises(ConfigError):
+            RepairPlan.from_dict({k: v for k, v in VALID.items() if k != key})
+    record_property("attacks", 3 * len(VALUES) + 2 * len(OBJECTS) + 1)
+
+
+def test_values_that_are_no_plan(record_property: Callable[[str, int], None]) -> None:
     for value in [*VALUES, *OBJECTS]:
         assert not attack(lambda: RepairPlan.from_dict(value))  # noqa: B023
-        attacks += 1
-    record_property("attacks", attacks)
+    record_property("attacks", len(VALUES) + len(OBJECTS))
 
 
 def test_unknown_and_repeated_keys_are_refused(tmp_path: Path, record_property: Callable[[str, int], None]) -> None:
@@ -230,7 +233,7 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
     return data
 
 
-@pytest.mark.parametrize("cases", [1000, pytest.param(30_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [300, pytest.param(30_000, marks=pytest.mark.slow)])
 def test_damaged_files(cases: int, tmp_path: Path, record_property: Callable[[str, int], None]) -> None:
     rng = random.Random(cases)
     plans = [json.dumps(plan_of(edit), indent=rng.choice((None, 2))).encode() for edit in EDITS]
