@@ -141,16 +141,18 @@ class Backend(ABC):
 
     @abstractmethod
     def save_model(self, model: Any, folder: Path) -> Path:
-        """Write a trained model to an existing folder, in the framework's own format.
+        """Write a trained model to files in an existing folder, in the framework's own format.
+
+        `Result.save` gives a temporary folder, and moves the files to their place once all are complete.
 
         Args:
             model: The model.
-            folder: The folder for ``model.pt`` or ``model.keras``. An existing file is replaced only once the new one
-                is complete.
+            folder: The folder for ``model.pt`` or ``model.keras``.
 
         Returns:
-            Path of the file.
+            Path of the file with the model.
 
         Raises:
             InputError: If the model can't be saved.
+            OSError: If a file can't be written; `Result.save` makes it an `InputError`.
         """

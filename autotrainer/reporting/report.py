@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +15,7 @@ from autotrainer.records.findings import Finding
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
 from autotrainer.reporting import html, text
-from autotrainer.reporting.files import write_atomic
+from autotrainer.reporting.files import as_path, is_stream, write_atomic
 from autotrainer.reporting.outcome import Outcome, Points
 
 __all__ = ["Report", "points"]
@@ -107,9 +106,8 @@ class Report:
             InputError: If the suffix is unknown or the file can't be written.
         """
         formats = {".html": self.to_html, ".json": self.to_json, ".txt": self.__str__}
-        if not isinstance(path, str | PathLike):
-            raise InputError(f"path must be a string or path, not {type(path).__name__}")
-        suffix = Path(path).suffix.lower()
+        path = as_path(path, "path")
+        suffix = path.suffix.lower() or (".txt" if is_stream(path) else "")
         if suffix not in formats:
             hint = nearest(suffix, formats)
             raise InputError(f"can't save the report as {str(path)!r}: the suffix selects the format, {hint}")

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autotrainer import registry
-from autotrainer.errors import InputError
 from autotrainer.records.findings import Finding, Severity
-from autotrainer.reporting.files import write_atomic
+from autotrainer.reporting.files import replace_files, write_file
 from autotrainer.reporting.outcome import AttemptRow, Outcome
 from autotrainer.reporting.plan import RepairPlan
 from autotrainer.reporting.report import Report, points
@@ -135,9 +134,17 @@ class Result:
     def save(self, folder: str | Path) -> Path:
         """Write model, plan, attempts and report to a folder.
 
-        The model is written in its framework's own format (``model.pt`` or ``model.keras``), the rest as
-        ``plan.json`` (if there is a plan), ``attempts.json``, ``report.json`` and ``report.html``. An existing file
-        is replaced only once the new one is complete.
+        Beside the model, these are ``plan.json`` (if there is a plan), ``attempts.json``, ``report.json`` and
+        ``report.html``. The model is written in its framework's own format:
+
+        * Keras: ``model.keras``, for `keras.models.load_model`. If a repair has inserted layers, import
+          ``autotrainer.backends.keras3.layers`` first.
+        * PyTorch: ``weights.pt``, the ``state_dict``, for ``model.load_state_dict(torch.load("weights.pt"))``; and
+          ``model.pt``, for ``torch.load("model.pt", weights_only=False)["model"]``: the whole model, if it can be
+          pickled. Loading that one runs code of the file, and needs the modules of its classes.
+
+        Files of an earlier result are replaced only once all new ones are complete. If one can't be written, all stay
+        as they are; until then, the disk has to hold both.
 
         Args:
             folder: The folder; created if missing.
@@ -146,24 +153,22 @@ class Result:
             The folder.
 
         Raises:
-            InputError: If the model can't be saved or the folder can't be written.
+            InputError: If the model can't be saved, or a file can't be written or is read-only.
         """
-        folder = Path(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"can't write to {folder}: {error.strerror or error}; choose another folder") from error
-        registry.backend_of(self.model).save_model(self.model, folder)
-        if self.plan is not None:
-            write_atomic(folder / "plan.json", self.plan.to_json())
-        else:
-            (folder / "plan.json").unlink(missing_ok=True)  # of an earlier result: it would not belong to this model
-        attempts = [attempt.to_dict() for attempt in self.attempts]
-        write_atomic(folder / "attempts.json", json.dumps(attempts, indent=2, allow_nan=False))
         report = self.report()
-        report.save(folder / "report.json")
-        report.save(folder / "report.html")
-        return folder
+        attempts = [attempt.to_dict() for attempt in self.attempts]
+        contents = {
+            "attempts.json": json.dumps(attempts, indent=2, allow_nan=False),
+            "report.json": report.to_json() + "\n",
+            "report.html": report.to_html() + "\n",
+        }
+        if self.plan is not None:
+            contents["plan.json"] = self.plan.to_json()
+        with replace_files(folder, obsolete=["plan.json"]) as new:  # an earlier plan would not belong to this model
+            registry.backend_of(self.model).save_model(self.model, new)
+            for name, content in contents.items():
+                write_file(new / name, content)
+        return Path(folder)
 
 
 def _row(attempt: Attempt, chosen: RepairPlan | None) -> AttemptRow:

@@ -216,20 +216,6 @@ def test_save_rejects_unknown_suffix_and_unwritable_path(tmp_path: Path) -> None
         Report().save(tmp_path / "file" / "report.html")
 
 
-def test_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "report.txt"
-    path.write_text("old")
-
-    def full(self: Path, target: Path) -> Path:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(InputError, match="No space left"):
-        Report().save(path)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_control_characters_are_escaped() -> None:
     assert "\x1b" not in str(Report((replace(ROOT, layers=("\x1b[2J",)),)))
 
