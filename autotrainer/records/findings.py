@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from autotrainer.records.schema import rebuild
+
 __all__ = ["Finding", "Severity", "fold", "rank_findings"]
 
 
@@ -84,16 +86,12 @@ class Finding:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Finding:
-        """Rebuild a finding from the values of `to_dict`."""
-        return cls(
-            **{
-                **values,
-                "severity": Severity(values["severity"]),
-                "layers": tuple(values["layers"]),
-                "repairs": tuple(values["repairs"]),
-                "evidence": {k: float(v) for k, v in values["evidence"].items()},
-            }
-        )
+        """Rebuild a finding from the values of `to_dict`.
+
+        Raises:
+            RecordError: If a value is missing or of another type.
+        """
+        return rebuild(cls, values)
 
 
 def rank_findings(findings: Iterable[Finding]) -> list[Finding]:

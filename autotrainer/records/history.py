@@ -23,7 +23,7 @@ class _Table:
 
     def __init__(self, width: tuple[int, ...], capacity: int) -> None:
         self._keys: NDArray[np.int64] = np.zeros((capacity, 2), np.int64)
-        self._rows: Floats = np.full((capacity, *width), np.nan)
+        self._rows: Floats = np.empty((capacity, *width))  # takes memory only as rows are added
         self._count = 0
 
     def add(self, key: tuple[int, int], row: Floats) -> None:
