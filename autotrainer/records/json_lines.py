@@ -35,8 +35,7 @@ _SUFFIX = len(',"crc":"00000000"}')
 _MAX_DIGITS = 40
 _MAX_DEPTH = 20
 
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STRING_OR_BRACKET = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]')
 
 logger = logging.getLogger("autotrainer")
 
@@ -63,7 +62,7 @@ class LineFormat:
     version: int
     hint: str
     unchecked: tuple[int, ...] = ()
-    longest: int = 2**26
+    longest: int = 2**25
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,11 +226,12 @@ def _check_depth(text: bytes) -> None:
     """Refuse deep nesting before `json` meets it, whose limit is that of the interpreter, which users may raise."""
     if text.count(b"[") + text.count(b"{") <= _MAX_DEPTH:
         return
-    brackets = _STRING.sub(b"", text).translate(None, _NO_BRACKETS)
-    for _ in range(_MAX_DEPTH):
-        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
-    if brackets:
-        raise RecordError(f"its brackets do not match, or are nested more than {_MAX_DEPTH} deep")
+    depth = 0
+    for token in _STRING_OR_BRACKET.finditer(text):
+        first = text[token.start()]
+        depth += (first in b"[{") - (first in b"]}")
+        if depth > _MAX_DEPTH:
+            raise RecordError(f"it is nested more than {_MAX_DEPTH} deep")
 
 
 def _is_checked(header: dict[str, Any], form: LineFormat) -> bool:

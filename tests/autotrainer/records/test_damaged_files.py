@@ -245,3 +245,109 @@ def test_forged_journal_is_an_error_or_a_result(seeds: range, journal: Any, reco
             other.unlink()
     assert len(seeds) / 4 < errors
     record_property("attacks", len(seeds))
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+BOMBS = """
+import base64, io, json, resource, sys, zlib
+from pathlib import Path
+import autotrainer
+from autotrainer.errors import LogError
+from autotrainer.monitoring.run_log import RUN_LOG
+from autotrainer.records.json_lines import LineWriter
+from autotrainer.workers.journal_reader import JOURNAL, read_journal
+
+folder = Path(sys.argv[1])
+deflater = zlib.compressobj(1)
+content = b"".join([*(deflater.compress(bytes(2**20)) for _ in range(600)), deflater.flush()])
+bomb = base64.b64encode(content).decode()
+assert len(bomb) < 2**22
+score = {"value": 0.5, "nonfinite": 0.0, "weights": None, "outputs": None, "loss": None}
+trial = {
+    "key": "k", "unit": 1, "seconds": 1.0, "judged": score, "findings": [], "context": {}, "history": {}, "work": 1,
+    "cut_short": False, "above_trivial": True, "edits": [], "granted": 1, "peak": 1, "total": 1, "stuck": False,
+    "goes_on": False,
+}
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+def journal(shape, content=bomb, dtype="<f8"):
+    score["rows"] = {"array": content, "dtype": dtype, "shape": shape}
+    write(JOURNAL, [{"autotrainer_fit": 3, "request": {}}, trial])
+    try:
+        read_journal(folder / "file")
+    except LogError:
+        return
+    raise AssertionError(f"{shape} is accepted")
+
+def write(form, records):
+    with (folder / "file").open("w") as file:
+        writer = LineWriter(file, form)
+        for record in records:
+            writer.write(record if isinstance(record, str) else json.dumps(record))
+
+def log(*records, accepted=False):
+    header = {"autotrainer_log": 2, "version": "0", "step_columns": [], "layer_columns": []}
+    write(RUN_LOG, [header, *records])
+    try:
+        autotrainer.replay(folder / "file", select="AT101")
+    except LogError:
+        assert not accepted
+    else:
+        assert accepted
+
+before = peak()
+for shape in ([1], [0], [2**20], [2**26 + 1], [2**29], [2**29, 2**29], [1] * 40, [-1], [1.0], [True], 5, None):
+    journal(shape)
+for dtype in ("|O", "<U9", "|V8", "<M8[s]", "float64", "f8,f8", "(9,)f8", ",", ""):
+    journal([1], dtype=dtype)
+small = base64.b64encode(zlib.compress(bytes(8), 1)).decode()
+for content in (small[:-4], small + small, small + "====", "é", "!" * 99, "", base64.b64encode(b"x").decode()):
+    journal([1], content)
+journal([2**26], small)
+print("arrays", peak() - before, flush=True)
+context = {"type": "context", "context": {"layers": [{"name": "a"}] * 99_000}}
+log({"type": "context", "context": {"layers": [{"name": "a"}] * 120_000}})
+log(context, accepted=True)
+step = {"type": "step", "step": 0, "epoch": 0, "scalars": [], "layers": [[]] * 99_000, "losses": [], "targets": {}}
+log(context, step, accepted=True)
+log({"type": "epoch", "epoch": 0, "step": 0, "values": {str(n): 0.5 for n in range(1000)}}, accepted=True)
+log({"type": "epoch", "epoch": 0, "step": 0, "values": {str(n): 0.5 for n in range(200_000)}})
+log({"type": "losses", "losses": [[n, 0.5] for n in range(300_000)]}, accepted=True)
+end = '{"type":"end","step":0,"x":'
+for begin, part, parts, rest in (
+    ("", "[]," * 64, 2**16, ""),
+    ("", "[" * 64, 2**16, ""),
+    ("", '{"a":' * 64, 2**15, ""),
+    ("", "x" * 2**20, 200, ""),
+    ("", '"' * 64, 2**16, ""),
+    ("", "9" * 64, 2**18, ""),
+    (end + '"', "x" * 2**20, 32, '"}'),
+    (end + '["', "\\\\u00e9" * 64, 2**16, '"]}'),
+    (end + "[", '1.5,"\\\\ud83d\\\\ude00",' * 64, 2**14, "1]}"),
+    (end + "[", '{"abc":0.1},' * 64, 2**14, "1]}"),
+):
+    with (folder / "file").open("w") as file:
+        file.write('{"autotrainer_log":1,"version":"0","step_columns":[],"layer_columns":[]}\\n' + begin)
+        for _ in range(parts):
+            file.write(part)
+        file.write(rest + "\\n")
+    try:
+        autotrainer.replay(folder / "file", select="AT101")
+    except LogError:
+        continue
+    assert begin, "a bomb is accepted"
+print("lines", peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_memory_is_bounded(run_python: Any, tmp_path: Path, record_property: Any) -> None:
+    done = run_python(BOMBS, str(tmp_path))
+    assert done.returncode == 0, done.stderr[-2000:]
+    megabytes = {name: int(value) for name, value in map(str.split, done.stdout.splitlines())}
+    assert megabytes["arrays"] < 100, "600 MB would be unpacked"
+    assert megabytes["lines"] < 400
+    record_property("attacks", 44)
