@@ -175,6 +175,11 @@ class RunHistory:
         steps = self._ends.keys[self._ends.keys[:, 0] == epoch, 1]
         return int(steps[-1]) if steps.size else self.step
 
+    @property
+    def epoch_ends(self) -> NDArray[np.int64]:
+        """The last steps of the epochs whose end was recorded, shape (epochs,)."""
+        return self._ends.keys[:, 1]
+
     def has_ended(self, epoch: int) -> bool:
         """Return whether the end of an epoch was recorded."""
         return bool((self._ends.keys[:, 0] == epoch).any())

@@ -16,7 +16,7 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from io import BufferedReader
 from os import PathLike
@@ -26,7 +26,7 @@ from typing import Any, TextIO
 from autotrainer.errors import LogError
 from autotrainer.records.schema import RecordError
 
-__all__ = ["Line", "LineFormat", "LineWriter", "NoLineError", "read_lines"]
+__all__ = ["Line", "LineFormat", "LineWriter", "NoLineError", "encode_line", "read_lines"]
 
 _MAX_VALUES = 2**21
 """Maximum number of values in a line: they take at most 150 MB, beside their text."""
@@ -91,17 +91,21 @@ class Line:
 
 
 class LineWriter:
-    """Appends lines to an open file, flushing each.
+    """Appends lines to an open file, each at once.
+
+    A line that could not be written to its end, because of Ctrl-C for instance, is removed before the next one.
 
     Args:
-        file: The file.
+        file: The file, whose buffer is not used.
         form: Its kind.
-        checksum: That of the last line in the file.
+        last: Its last line, behind which everything is removed; None for a new file.
     """
 
-    def __init__(self, file: TextIO, form: LineFormat, checksum: int = 0) -> None:
+    def __init__(self, file: TextIO, form: LineFormat, last: Line | None = None) -> None:
         self.file = file
-        self._form, self._checksum = form, checksum
+        self._form = form
+        self._end = (0, 0) if last is None else (last.end, last.checksum)
+        self._clean = last is None
 
     def write(self, text: str) -> None:
         """Append a record.
@@ -110,20 +114,39 @@ class LineWriter:
             text: A JSON object that is not empty, in ASCII, without line breaks.
 
         Raises:
-            OSError: If it can't be written; no other line must follow.
+            OSError: If it can't be written.
             LogError: If it is too long to be read back.
         """
-        body = text[:-1].encode("ascii")
+        end, checksum = self._end
+        line, checksum = encode_line(text, checksum)
         try:
-            _check_size(body, self._form.longest - _SUFFIX)
+            _check_size(line, self._form.longest)
         except RecordError as error:
             raise LogError(f"a line of the {self._form.kind} can't be written: {error}") from error
-        self._checksum = zlib.crc32(body, self._checksum)
-        self.file.write(f'{text[:-1]},"crc":"{self._checksum:08x}"}}\n')
-        self.file.flush()
+        descriptor, rest = self.file.fileno(), memoryview(line)
+        if not self._clean:
+            os.ftruncate(descriptor, end)
+            os.lseek(descriptor, end, os.SEEK_SET)
+        self._clean = False
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        self._end = end + len(line), checksum
+        self._clean = True
 
 
-def read_lines(path: str | PathLike[str], form: LineFormat) -> Iterator[Line]:
+def encode_line(text: str, checksum: int) -> tuple[bytes, int]:
+    """Return a record as a line, and the checksum up to it.
+
+    Args:
+        text: A JSON object that is not empty, in ASCII, without line breaks.
+        checksum: The checksum up to the line before; 0 for the first.
+    """
+    body = text[:-1].encode("ascii")
+    checksum = zlib.crc32(body, checksum)
+    return b'%s,"crc":"%08x"}\n' % (body, checksum), checksum
+
+
+def read_lines(path: str | PathLike[str], form: LineFormat) -> Generator[Line]:
     """Read a file line by line, the header first.
 
     Memory stays within a small multiple of the longest line that is allowed.

@@ -54,7 +54,8 @@ def rebuild(kind: type[T], value: Any) -> T:
     Raises:
         RecordError: If a value does not fit the type of its field, or one is missing; says which.
     """
-    rebuilt: T = _rebuilder(kind)(value)
+    hint: Any = kind
+    rebuilt: T = _rebuilder(hint)(value)
     return rebuilt
 
 

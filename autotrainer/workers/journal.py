@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -128,37 +128,39 @@ class Journal:
                 lock.release()
 
     def _begin(self, folder: Path, request: dict[str, str], *, resume: bool) -> Path | None:
-        """Begin a new journal, or return the one to continue."""
+        """Return the journal to continue, or None after a new one has begun."""
         check_installed()
         folder.mkdir(parents=True, exist_ok=True)
-        if resume and (path := last_journal(folder, request)) is not None:
+        if not resume:
+            self._create(folder, request)
+        elif (path := last_journal(folder, request)) is not None:
             return path
-        with FileLock(folder / "fit", _PATIENCE) if resume else nullcontext():
-            if (
-                resume and (path := last_journal(folder, request)) is not None
-            ):  # begun by another process at the same time
-                return path
-            file = new_file(folder, "fit")
-            self._writer = LineWriter(file, JOURNAL)
-            self._lock = FileLock(Path(file.name), 0)
-            self._write({JOURNAL.mark: JOURNAL.version, "request": request})
+        else:
+            with FileLock(folder / "fit", _PATIENCE):
+                path = last_journal(folder, request)  # another process may have begun one at the same time
+                if path is not None:
+                    return path
+                self._create(folder, request)
         return None
+
+    def _create(self, folder: Path, request: dict[str, str]) -> None:
+        file = new_file(folder, "fit")
+        self._writer = LineWriter(file, JOURNAL)
+        self._lock = FileLock(Path(file.name), 0)
+        self._write({JOURNAL.mark: JOURNAL.version, "request": request})
 
     def _resume(self, path: Path) -> None:
         """Continue a journal, once it is read to its end."""
         try:
             self._lock = FileLock(path, _PATIENCE)
             records, last = read_journal(path)
-            file = path.open("a", encoding="utf-8")
-            if file.tell() > last.end:  # a crash has cut the last line
-                file.truncate(last.end)
+            self._writer = LineWriter(path.open("a", encoding="utf-8"), JOURNAL, last)
         except OSError as error:
             raise InputError(
                 f"resume=True: can't write {path}: {error.strerror or error}. Make it writable, or leave resume out "
                 "and give another log_dir"
             ) from error
         self._records = records
-        self._writer = LineWriter(file, JOURNAL, last.checksum)
         logger.info("%s: resuming after %d records", path, len(records))
 
     def _add(self, record: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 import math
 from pathlib import Path
@@ -21,11 +20,13 @@ from autotrainer.records.task import TargetSummary, TaskContext
 
 def _read(path: Path, /, *records: dict[str, Any], **header: Any) -> list[Record]:
     """Read a log of these records."""
-    file = io.StringIO()
-    writer = LineWriter(file, RUN_LOG)
-    for record in ({"autotrainer_log": 2, "version": "0", "step_columns": [], "layer_columns": [], **header}, *records):
-        writer.write(json.dumps(record))
-    path.write_text(file.getvalue())
+    with path.open("w") as file:
+        writer = LineWriter(file, RUN_LOG)
+        writer.write(
+            json.dumps({"autotrainer_log": 2, "version": "0", "step_columns": [], "layer_columns": [], **header})
+        )
+        for record in records:
+            writer.write(json.dumps(record))
     return list(read_log(path))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -12,10 +11,9 @@ from typing import Any
 import pytest
 
 import autotrainer
+from autotrainer.cli import main
 from autotrainer.errors import AutotrainerError, ConfigError, LogError
-from autotrainer.monitoring.run_log import RUN_LOG
-from autotrainer.records.json_lines import LineFormat, LineWriter
-from autotrainer.workers.journal_reader import JOURNAL
+from autotrainer.records.json_lines import encode_line
 
 SAVED = Path(__file__).parents[1] / "api" / "saved" / "run.jsonl"
 
@@ -32,13 +30,13 @@ VALUES: list[Any] = [
 ]  # fmt: skip
 
 
-def seal(lines: list[str], form: LineFormat) -> bytes:
+def seal(lines: list[str]) -> bytes:
     """Return a file of these records, with right checksums."""
-    file = io.StringIO()
-    writer = LineWriter(file, form)
+    sealed, checksum = [], 0
     for line in lines:
-        writer.write(line)
-    return file.getvalue().encode()
+        content, checksum = encode_line(line, checksum)
+        sealed.append(content)
+    return b"".join(sealed)
 
 
 def unseal(content: bytes) -> list[str]:
@@ -130,7 +128,7 @@ def _prefix(content: bytes, original: bytes) -> bytes | None:
 
 def _log() -> bytes:
     lines = SAVED.read_text("utf-8").splitlines()
-    return seal([lines[0].replace('"autotrainer_log":1', '"autotrainer_log":2'), *lines[1:]], RUN_LOG)
+    return seal([lines[0].replace('"autotrainer_log":1', '"autotrainer_log":2'), *lines[1:]])
 
 
 def _replay(path: Path, content: bytes, **options: Any) -> str | None:
@@ -149,7 +147,7 @@ def _replay(path: Path, content: bytes, **options: Any) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("seeds", [range(60), pytest.param(range(60, 1200), marks=pytest.mark.slow)], ids=len)
+@pytest.mark.parametrize("seeds", [range(30), pytest.param(range(30, 1200), marks=pytest.mark.slow)], ids=len)
 def test_damaged_run_log_is_an_error_or_has_no_effect(seeds: range, tmp_path: Path, record_property: Any) -> None:
     content, path, reports = _log(), tmp_path / "run.jsonl", {}
     errors = 0
@@ -168,7 +166,7 @@ def test_damaged_run_log_is_an_error_or_has_no_effect(seeds: range, tmp_path: Pa
     record_property("attacks", len(seeds))
 
 
-@pytest.mark.parametrize("seeds", [range(60), pytest.param(range(60, 1000), marks=pytest.mark.slow)], ids=len)
+@pytest.mark.parametrize("seeds", [range(20), pytest.param(range(20, 1000), marks=pytest.mark.slow)], ids=len)
 @pytest.mark.parametrize("version", [1, 2])
 def test_forged_run_log_is_an_error_or_a_report(
     version: int, seeds: range, tmp_path: Path, record_property: Any
@@ -177,13 +175,35 @@ def test_forged_run_log_is_an_error_or_a_report(
     for seed in seeds:
         rng = random.Random(seed)
         forged = forge(lines, rng, rng.choice([0, None, None, None]))
-        content = seal(forged, RUN_LOG)
+        content = seal(forged)
         if version == 1:
             text = "".join(line + "\n" for line in forged)
             content = text.replace('"autotrainer_log":2', '"autotrainer_log":1', 1).encode()
-        errors += _replay(path, content) is None
+        errors += _replay(path, content, replicas=[SAVED] if seed % 4 == 0 else ()) is None
     assert len(seeds) / 4 < errors < len(seeds)
     record_property("attacks", len(seeds))
+
+
+@pytest.mark.parametrize("command", [["replay"], ["replay", "--json"], ["report", "-o", "report.html"]])
+def test_command_says_in_one_line_what_is_damaged(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, record_property: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = _log().replace(b'"epoch":1', b'"epoch":2', 1)
+    Path("run.jsonl").write_bytes(content)
+    assert main([command[0], "run.jsonl", *command[1:]]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith("autotrainer: run.jsonl: line ")
+    assert err.count("\n") == 1
+    assert not Path("report.html").exists()
+    record_property("attacks", 1)
+
+
+def test_late_epoch_costs_nothing(tmp_path: Path, record_property: Any) -> None:
+    lines = [line.replace('"epoch":2', '"epoch":999999999') for line in unseal(_log())]
+    assert _replay(tmp_path / "run.jsonl", seal(lines)) is not None
+    record_property("attacks", 1)
 
 
 # -- journals ---------------------------------------------------------------------------------------------------------
@@ -233,7 +253,7 @@ def test_forged_journal_is_an_error_or_a_result(seeds: range, journal: Any, reco
     lines, errors = unseal(content), 0
     for seed in seeds:
         rng = random.Random(seed)
-        path.write_bytes(seal(forge(lines, rng), JOURNAL))
+        path.write_bytes(seal(forge(lines, rng)))
         message = ""
         try:
             resume()
@@ -253,6 +273,7 @@ BOMBS = """
 import base64, io, json, resource, sys, zlib
 from pathlib import Path
 import autotrainer
+from autotrainer.cli import main
 from autotrainer.errors import LogError
 from autotrainer.monitoring.run_log import RUN_LOG
 from autotrainer.records.json_lines import LineWriter

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
@@ -15,17 +14,17 @@ import pytest
 
 import autotrainer
 from autotrainer.errors import LogError
-from autotrainer.records.json_lines import LineFormat, LineWriter, read_lines
+from autotrainer.records.json_lines import LineFormat, LineWriter, encode_line, read_lines
 
 FORM = LineFormat("notebook", "notes", 2, "write another one", unchecked=(1,), longest=10_000)
 
 
 def _sealed(*lines: str) -> bytes:
-    file = io.StringIO()
-    writer = LineWriter(file, FORM)
-    for line in ('{"notes":2}', *lines):
-        writer.write(line)
-    return file.getvalue().encode()
+    content, checksum = encode_line('{"notes":2}', 0)
+    for line in lines:
+        sealed, checksum = encode_line(line, checksum)
+        content += sealed
+    return content
 
 
 def _read(path: Path, content: bytes) -> list[dict[str, Any]]:
@@ -40,7 +39,7 @@ def test_lines_are_read_back_and_continued(tmp_path: Path) -> None:
     *_, last = read_lines(path, FORM)
     assert last.end == len(content)
     with path.open("a") as file:
-        LineWriter(file, FORM, last.checksum).write('{"b":1}')
+        LineWriter(file, FORM, last).write('{"b":1}')
     assert [line.number for line in read_lines(path, FORM)] == [1, 2, 3]
 
 
@@ -122,12 +121,40 @@ def test_brackets_in_strings_are_no_nesting(tmp_path: Path) -> None:
     assert _read(tmp_path / "x", _sealed(json.dumps(record)))[1] == record
 
 
-def test_lines_that_could_not_be_read_back_are_not_written() -> None:
-    writer = LineWriter(io.StringIO(), FORM)
-    with pytest.raises(LogError, match="a line of the notebook can't be written: it is longer"):
-        writer.write(json.dumps({"a": "x" * 10_000}))
-    with pytest.raises(LogError, match="more than 2097152 values"):
-        LineWriter(io.StringIO(), LineFormat("notebook", "notes", 2, "")).write(json.dumps({"a": [0] * 2**21}))
+def test_lines_that_could_not_be_read_back_are_not_written(tmp_path: Path) -> None:
+    with (tmp_path / "x").open("x") as file:
+        writer = LineWriter(file, FORM)
+        with pytest.raises(LogError, match="a line of the notebook can't be written: it is longer"):
+            writer.write(json.dumps({"a": "x" * 10_000}))
+        with pytest.raises(LogError, match="more than 2097152 values"):
+            LineWriter(file, LineFormat("notebook", "notes", 2, "")).write(json.dumps({"a": [0] * 2**21}))
+        writer.write('{"notes":2}')
+    assert len(list(read_lines(tmp_path / "x", FORM))) == 1
+
+
+@pytest.mark.parametrize("written", [0, 1, 10, 1000])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("mode", ["x", "a"])
+def test_interrupted_line_is_removed_before_the_next(
+    tmp_path: Path, written: int, error: type[BaseException], mode: Any, record_property: Any
+) -> None:
+    write = os.write
+
+    def interrupted(descriptor: int, data: bytes) -> int:
+        write(descriptor, data[:written])
+        raise error
+
+    with (tmp_path / "x").open(mode) as file:
+        writer = LineWriter(file, FORM)
+        for text in ('{"notes":2}', '{"a":1}'):
+            writer.write(text)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "write", interrupted)
+            with pytest.raises(error):
+                writer.write('{"b":1}')
+        writer.write('{"c":1}')
+    assert [line.record for line in read_lines(tmp_path / "x", FORM)] == [{"notes": 2}, {"a": 1}, {"c": 1}]
+    record_property("attacks", 1)
 
 
 class _Strange(os.PathLike[str]):

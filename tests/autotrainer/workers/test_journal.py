@@ -234,5 +234,8 @@ def test_trial_round_trip_is_exact() -> None:
     assert rebuilt.score.evaluation is not None
     np.testing.assert_array_equal(rebuilt.score.evaluation.outputs, np.eye(2))
     np.testing.assert_array_equal(rebuilt.score.evaluation.targets, [0, 1])
+    for outputs in (np.zeros((3, 2)), np.zeros((2, 2), np.float32)):
+        with pytest.raises(LogError, match="the journal has predictions of shape"):
+            restore_targets(rebuilt, Evaluation(outputs, np.array([0, 1]), 0.0))
     failure = Failure("ValueError: ß", 3, 4)
     assert from_record(json.loads(to_text(to_record(failure))), trial.spec) == failure

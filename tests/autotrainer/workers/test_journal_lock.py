@@ -159,6 +159,7 @@ def test_impatient_resumer_is_told_who_holds_the_journal(fits: Fits, record_prop
     record_property("attacks", 1)
 
 
+@pytest.mark.slow
 def test_resumer_continues_where_the_killed_holder_stopped(fits: Fits, record_property: Any) -> None:
     whole, _ = fits.result(fits.start(log_dir=None))
     first = fits.start(gated=True)
@@ -283,8 +284,11 @@ def test_interrupted_waiting_releases_everything(
             Journal(tmp_path, REQUEST, resume=True)
     assert path.read_bytes() == content
     assert not list(tmp_path.glob("*.holder"))
-    Journal(tmp_path, REQUEST, resume=True).close()
-    assert path.read_bytes() == content[:-5]
+    journal = Journal(tmp_path, REQUEST, resume=True)
+    assert path.read_bytes() == content
+    journal.add_test_score(0.5)
+    journal.close()
+    assert path.read_bytes().startswith(content[:-5] + b'{"key":"test"')
     record_property("attacks", 1)
 
 
@@ -319,8 +323,8 @@ def test_unwritable_folder_without_a_journal_ends_the_recording_only(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_full_disk_releases_the_lock(tmp_path: Path, caplog: pytest.LogCaptureFixture, record_property: Any) -> None:
-    path = _begun(tmp_path)
-    journal = Journal(tmp_path, REQUEST, resume=True)
+    journal = Journal(tmp_path, REQUEST, resume=False)
+    (path,) = tmp_path.glob("fit-*.jsonl")
     assert journal._writer is not None
     journal._writer.file.close()
     journal._writer.file = open("/dev/full", "a")  # noqa: SIM115 - the journal closes it
