@@ -137,6 +137,5 @@ class WrongSchedule(Rule):
 
 def _within_epochs(history: RunHistory, rates: Floats) -> bool:
     """Return whether the first rates changed within an epoch, as no schedule that is stepped once per epoch does."""
-    ends = np.array([history.step_of_epoch(epoch) for epoch in range(history.epoch)])
-    epochs = np.searchsorted(ends, history.steps[: len(rates)])
+    epochs = np.searchsorted(history.epoch_ends, history.steps[: len(rates)])
     return bool(((np.diff(epochs) == 0) & (np.diff(rates) < 0)).any())

@@ -9,9 +9,18 @@ from pathlib import Path
 from autotrainer import registry
 from autotrainer.errors import LogError
 from autotrainer.monitoring.engine import Engine
+from autotrainer.monitoring.log_reader import (
+    CheckRecord,
+    ContextRecord,
+    EndRecord,
+    EpochRecord,
+    LossesRecord,
+    StepRecord,
+    read_log,
+)
 from autotrainer.monitoring.replica_logs import compare_replicas, same_model
-from autotrainer.monitoring.run_log import decode_step, read_log
 from autotrainer.records.history import RunHistory
+from autotrainer.records.signals import Floats
 from autotrainer.records.task import TaskContext
 from autotrainer.reporting.report import Report
 
@@ -42,7 +51,7 @@ def replay(
         The report of the run.
 
     Raises:
-        LogError: If a log can't be read, has no valid header, is damaged before its last line, or belongs to another
+        LogError: If a log can't be read, has no valid header, a complete line is damaged, or it belongs to another
             model.
         ConfigError: If an option is invalid.
     """
@@ -66,32 +75,26 @@ def replay(
 def _replayed(log: str | Path, engine: Engine) -> tuple[RunHistory, TaskContext]:
     """Read a log and evaluate the rules where the run did."""
     history, context = RunHistory(), TaskContext()
-    records = read_log(log)
-    header = next(records)
-    try:
-        for record in records:
-            kind = record.get("type")
-            if kind == "context":
-                context = TaskContext.from_dict(record["context"])
+    for record in read_log(log):
+        match record:
+            case ContextRecord(context):
                 if not len(history.steps):
                     with_layers = RunHistory(context.layers)
                     with_layers.step, with_layers.epoch = history.step, history.epoch
                     history = with_layers
-            elif kind == "step":
-                stats, losses, targets = decode_step(record, header["step_columns"], header["layer_columns"])
-                history.add_step(stats, losses, targets)
-            elif kind == "losses":
-                history.add_losses([(int(step), float(loss)) for step, loss in record["losses"]])
-            elif kind == "epoch":
-                values = {
-                    name: float("inf") if v in (None, "inf") else float(v) for name, v in record["values"].items()
-                }
-                history.add_epoch(int(record["epoch"]), int(record["step"]), values)
-            elif kind == "check":
-                history.step = max(history.step, int(record["step"]))
+            case StepRecord(losses=losses, targets=targets):
+                history.add_step(record.stats, _pairs(losses), targets)
+            case LossesRecord(losses):
+                history.add_losses(_pairs(losses))
+            case EpochRecord(epoch, step, values):
+                history.add_epoch(epoch, step, values)
+            case CheckRecord(step):
+                history.step = max(history.step, step)
                 engine.evaluate(history, context)
-            elif kind == "end":
-                history.finished = bool(record.get("finished", True))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise LogError(f"{log} has a damaged record: {error!r}") from error
+            case EndRecord(finished=finished):
+                history.finished = finished
     return history, context
+
+
+def _pairs(losses: Floats) -> list[tuple[int, float]]:
+    return [(int(step), float(loss)) for step, loss in losses]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from autotrainer.records.schema import rebuild
 from autotrainer.safe_text import safe_line
 
 __all__ = ["Finding", "Severity", "fold", "rank_findings"]
@@ -87,16 +88,12 @@ class Finding:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Finding:
-        """Rebuild a finding from the values of `to_dict`."""
-        return cls(
-            **{
-                **values,
-                "severity": Severity(values["severity"]),
-                "layers": tuple(values["layers"]),
-                "repairs": tuple(values["repairs"]),
-                "evidence": {k: float(v) for k, v in values["evidence"].items()},
-            }
-        )
+        """Rebuild a finding from the values of `to_dict`.
+
+        Raises:
+            RecordError: If a value is missing or of another type.
+        """
+        return rebuild(cls, values)
 
 
 def rank_findings(findings: Iterable[Finding]) -> list[Finding]:

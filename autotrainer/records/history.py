@@ -23,7 +23,7 @@ class _Table:
 
     def __init__(self, width: tuple[int, ...], capacity: int) -> None:
         self._keys: NDArray[np.int64] = np.zeros((capacity, 2), np.int64)
-        self._rows: Floats = np.full((capacity, *width), np.nan)
+        self._rows: Floats = np.empty((capacity, *width))  # takes memory only as rows are added
         self._count = 0
 
     def add(self, key: tuple[int, int], row: Floats) -> None:
@@ -174,6 +174,11 @@ class RunHistory:
         """Return the last step of an epoch that has ended, or the latest step if that is unknown."""
         steps = self._ends.keys[self._ends.keys[:, 0] == epoch, 1]
         return int(steps[-1]) if steps.size else self.step
+
+    @property
+    def epoch_ends(self) -> NDArray[np.int64]:
+        """The last steps of the epochs whose end was recorded, shape (epochs,)."""
+        return self._ends.keys[:, 1]
 
     def has_ended(self, epoch: int) -> bool:
         """Return whether the end of an epoch was recorded."""

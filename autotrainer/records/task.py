@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autotrainer.records.schema import rebuild
 from autotrainer.records.signals import LayerInfo
 
 __all__ = ["MASKED", "LossInfo", "OptimizerInfo", "TargetSummary", "TaskContext", "TaskKind", "correct_rows"]
@@ -216,17 +217,12 @@ class TaskContext:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Rebuild a context from the values of `to_dict`; unknown keys are ignored."""
-        arguments = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        arguments["loss"] = LossInfo(**arguments.get("loss", {}))
-        optimizer = dict(arguments.get("optimizer", {}))
-        rate = optimizer.get("learning_rate")
-        optimizer["learning_rate"] = float("nan") if rate is None else float(rate)
-        arguments["optimizer"] = OptimizerInfo(**optimizer)
-        arguments["layers"] = tuple(LayerInfo(**v) for v in arguments.get("layers", ()))
-        facts = arguments.get("asked", {})
-        arguments["asked"] = {name: float(value) for name, value in facts.items() if value is not None}
-        return cls(**arguments)
+        """Rebuild a context from the values of `to_dict`; unknown keys are ignored.
+
+        Raises:
+            RecordError: If a value is missing or of another type.
+        """
+        return rebuild(cls, values)
 
 
 def correct_rows(

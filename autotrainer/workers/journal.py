@@ -11,28 +11,31 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from autotrainer._version import __version__
 from autotrainer.adapter.spec import TrainingSpec
-from autotrainer.errors import ConfigError
-from autotrainer.monitoring.run_log import read_lines
+from autotrainer.errors import InputError, LogError
+from autotrainer.records.json_lines import LineWriter
+from autotrainer.records.schema import rebuild
 from autotrainer.reporting.files import new_file
 from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Failure, Trial
+from autotrainer.workers.file_lock import FileLock, check_installed
 from autotrainer.workers.fingerprint import digest
-from autotrainer.workers.trial_codec import decode_object, from_record, to_line, to_record
+from autotrainer.workers.journal_reader import JOURNAL, ScoreEntry, TrainingEntry, last_journal, read_journal
+from autotrainer.workers.trial_codec import from_record, to_plain, to_record, to_text
 
 __all__ = ["Journal", "identity", "versions"]
 
-FORMAT = 2
-_MARK = {"autotrainer_fit": FORMAT}
+_PATIENCE = 60.0
+"""Seconds to wait for a process that holds a journal: one that is being stopped when its job starts again."""
 _MAX_PLAIN = 60
 """Characters of an option's value up to which the header shows it as it is, rather than as a digest."""
 
@@ -42,6 +45,9 @@ logger = logging.getLogger("autotrainer")
 class Journal:
     """Records the trainings of one `fit`. An error of the file ends the recording with a warning, never the training.
 
+    It holds the lock of its file until it is closed, so that no other process resumes a journal that is being written.
+    Without ``resume`` each journal is a new file, and processes that write to one folder never wait for each other.
+
     Args:
         folder: Where to write; created if missing.
         request: Identifies the request, by name: see `identity`.
@@ -49,21 +55,24 @@ class Journal:
 
     Raises:
         ConfigError: If the folder has journals, but none of the same request; names the differences from the last one.
-        LogError: If the journal is damaged before its last line.
+        LogError: If the journal is damaged; nothing is changed then.
+        StateError: If another process does not release the journal to continue within a minute; says which one.
+        InputError: If the journal to continue can't be written, or the library filelock is missing.
     """
 
     def __init__(self, folder: str | Path, request: Mapping[str, str], *, resume: bool) -> None:
         self._records: dict[str, dict[str, Any]] = {}
-        self._file: TextIO | None = None
-        path = _last(Path(folder), request) if resume else None
+        self._writer: LineWriter | None = None
+        self._lock: FileLock | None = None
         try:
+            path = self._begin(Path(folder), dict(request), resume=resume)
             if path is not None:
                 self._resume(path)
-            else:
-                self._file = new_file(folder, "fit")
-                self._write({**_MARK, "request": dict(request)})
         except OSError as error:
             self._stop(error)
+        except BaseException:
+            self.close()
+            raise
 
     def find(self, spec: TrainingSpec, until: int | None, budget: Budget) -> Trial | Failure | None:
         """Return a recorded training, and advance the budget to the time at which it ended.
@@ -79,9 +88,10 @@ class Journal:
         record = self._records.get(_key(spec, until))
         if record is None:
             return None
-        budget.advance(record["seconds"])
-        if record["unit"] is not None:
-            budget.measure(record["unit"])
+        training = rebuild(TrainingEntry, record)
+        budget.advance(training.seconds)
+        if training.unit is not None:
+            budget.measure(training.unit)
         return from_record(record, spec)
 
     def has(self, spec: TrainingSpec, until: int | None) -> bool:
@@ -97,7 +107,7 @@ class Journal:
 
     def test_score(self) -> float | None:
         """Return the recorded test score of the baseline training, or None."""
-        return self._records.get("test", {}).get("score")
+        return rebuild(ScoreEntry, self._records["test"]).score if "test" in self._records else None
 
     def add_test_score(self, score: float | None) -> None:
         """Record the test score of the baseline training."""
@@ -105,35 +115,68 @@ class Journal:
             self._add({"key": "test", "score": score})
 
     def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Close the file, and release its lock."""
+        writer, self._writer = self._writer, None
+        lock, self._lock = self._lock, None
+        try:
+            if writer is not None:
+                writer.file.close()
+        except OSError as error:  # each record has been synchronized: nothing is lost
+            logger.info("the journal for resume=True was not closed properly: %s", error)
+        finally:
+            if lock is not None:
+                lock.release()
+
+    def _begin(self, folder: Path, request: dict[str, str], *, resume: bool) -> Path | None:
+        """Return the journal to continue, or None after a new one has begun."""
+        check_installed()
+        folder.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            self._create(folder, request)
+        elif (path := last_journal(folder, request)) is not None:
+            return path
+        else:
+            with FileLock(folder / "fit", _PATIENCE):
+                path = last_journal(folder, request)  # another process may have begun one at the same time
+                if path is not None:
+                    return path
+                self._create(folder, request)
+        return None
+
+    def _create(self, folder: Path, request: dict[str, str]) -> None:
+        file = new_file(folder, "fit")
+        self._writer = LineWriter(file, JOURNAL)
+        self._lock = FileLock(Path(file.name), 0)
+        self._write({JOURNAL.mark: JOURNAL.version, "request": request})
 
     def _resume(self, path: Path) -> None:
-        records = list(_read(path))
-        self._records = {record["key"]: record for record in records[1:]}
-        lines = path.read_bytes().split(b"\n")
-        complete = sum(len(line) + 1 for line in lines[: len(records)])
-        if complete < path.stat().st_size:  # a crash has cut the last line
-            os.truncate(path, complete)
-        self._file = path.open("a", encoding="utf-8")
-        logger.info("%s: resuming after %d records", path, len(self._records))
+        """Continue a journal, once it is read to its end."""
+        try:
+            self._lock = FileLock(path, _PATIENCE)
+            records, last = read_journal(path)
+            self._writer = LineWriter(path.open("a", encoding="utf-8"), JOURNAL, last)
+        except OSError as error:
+            raise InputError(
+                f"resume=True: can't write {path}: {error.strerror or error}. Make it writable, or leave resume out "
+                "and give another log_dir"
+            ) from error
+        self._records = records
+        logger.info("%s: resuming after %d records", path, len(records))
 
     def _add(self, record: dict[str, Any]) -> None:
-        self._records[record["key"]] = record
         try:
-            self._write(record)
-        except OSError as error:
+            plain = to_plain(record)
+            self._records[record["key"]] = plain
+            self._write(plain)
+        except (OSError, LogError) as error:
             self._stop(error)
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        if self._file is not None:
-            self._file.write(to_line(record))
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        if self._writer is not None:
+            self._writer.write(to_text(record))
+            os.fsync(self._writer.file.fileno())
 
-    def _stop(self, error: OSError) -> None:
+    def _stop(self, error: Exception) -> None:
         logger.warning("the journal for resume=True can't be written and ends here: %s", error)
         self.close()
 
@@ -165,44 +208,4 @@ def _plain_or_digest(value: Any) -> str:
 
 def _key(spec: TrainingSpec, until: int | None) -> str:
     edits = [edit.to_dict() for edit in spec.edits]
-    return to_line(
-        {"epochs": spec.epochs, "seed": spec.seed, "until": until, "start": spec.start, "edits": edits}
-    ).strip()
-
-
-def _read(path: Path) -> Iterator[dict[str, Any]]:
-    return read_lines(path, "journal of a fit", _MARK, "leave resume=True out, or give another log_dir", decode_object)
-
-
-def _last(folder: Path, request: Mapping[str, str]) -> Path | None:
-    """Return the last journal of the same request, or None if the folder has no journal at all.
-
-    Raises:
-        ConfigError: If there are only journals of other requests.
-    """
-    paths = sorted(folder.glob("fit-*.jsonl"), key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
-    others = []
-    for path in paths:
-        with path.open("rb") as file:
-            has_header = file.readline().endswith(b"\n")
-        if has_header:
-            header = next(iter(_read(path)))["request"]
-            if header == dict(request):
-                return path
-            others.append((path, header))
-    if not others:
-        return None
-    path, header = others[0]
-    names = [name for name in dict.fromkeys((*request, *header)) if request.get(name) != header.get(name)]
-    raise ConfigError(
-        f"resume=True: {path} is the journal of another fit: "
-        f"{', '.join(_difference(n, request, header) for n in names)}. Pass the same arguments as then, or leave "
-        "resume out to start again"
-    )
-
-
-def _difference(name: str, request: Mapping[str, str], header: Mapping[str, str]) -> str:
-    new, old = (values.get(name, "missing") for values in (request, header))
-    if "digest" in new + old:
-        return f"{name} is not the same"
-    return f"{name} is {new}, recorded {old}"
+    return to_text({"epochs": spec.epochs, "seed": spec.seed, "until": until, "start": spec.start, "edits": edits})

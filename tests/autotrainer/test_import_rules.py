@@ -74,6 +74,7 @@ EXTRAS = {
     "autotrainer/search/samplers.py": {"optuna"},
     "autotrainer/testing": {"pytest"},
     "autotrainer/training/progress.py": {"rich"},
+    "autotrainer/workers/file_lock.py": {"filelock"},
     "autotrainer/workers/ray_pool.py": {"ray"},
     "autotrainer/workers/worker_pool.py": {"joblib", "cloudpickle"},
 }

@@ -13,7 +13,9 @@ import pytest
 import autotrainer
 from autotrainer.cli import main
 from autotrainer.errors import ConfigError, LogError
+from autotrainer.monitoring.run_log import RUN_LOG
 from autotrainer.records.findings import Severity
+from autotrainer.records.json_lines import LineWriter
 
 
 def _train(log_dir: Path, activation: Any, *, rate: float = 0.1, epochs: int = 12) -> autotrainer.Monitor:
@@ -93,8 +95,12 @@ def test_malformed_record_is_an_error(
     target = next(r for r in records if r.get("type") == kind)
     target.update(change)
     path = tmp_path / "strange.jsonl"
-    path.write_text("".join(json.dumps(r) + "\n" for r in records), "utf-8")
-    with pytest.raises(LogError, match="damaged"):
+    with path.open("w", encoding="utf-8") as file:
+        writer = LineWriter(file, RUN_LOG)
+        for record in records:
+            del record["crc"]
+            writer.write(json.dumps(record))
+    with pytest.raises(LogError, match=rf"line {records.index(target) + 1} is damaged \({next(iter(change))}: "):
         autotrainer.replay(path)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from autotrainer.errors import ConfigError, DataError, InputError
+from autotrainer.monitoring.log_reader import read_log
 from autotrainer.monitoring.monitor import Monitor
-from autotrainer.monitoring.run_log import read_log
 from autotrainer.monitoring.sampler import Sampler
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
@@ -230,11 +230,10 @@ def test_run_log_contains_the_run(tmp_path: Path) -> None:
         watched.record(observation(0, 50.0, outputs=np.full((2, 3), 123.456), targets=np.zeros((2, 3))))
         watched.end_epoch(val_loss=0.25)
     assert watched.log_path is not None
-    kinds = [record.get("type") for record in read_log(watched.log_path)]
-    assert kinds[0] is None
-    assert kinds[1:3] == ["context", "step"]
-    assert {"finding", "epoch", "check"} <= set(kinds)
-    assert kinds.index("epoch") < kinds.index("end")
+    kinds = [type(record).__name__.removesuffix("Record") for record in read_log(watched.log_path)]
+    assert kinds[:2] == ["Context", "Step"]
+    assert {"Finding", "Epoch", "Check"} <= set(kinds)
+    assert kinds.index("Epoch") < kinds.index("End")
     assert list(tmp_path.iterdir()) == [watched.log_path]
 
 

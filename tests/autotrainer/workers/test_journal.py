@@ -15,12 +15,14 @@ from autotrainer.adapter.spec import Evaluation, TrainingSpec
 from autotrainer.edits import Edit, ScaleInputs, SetLearningRate
 from autotrainer.errors import ConfigError, LogError
 from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.json_lines import LineWriter
 from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import OptimizerInfo, TaskContext
 from autotrainer.scoring.metrics import Score
 from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Failure, Trial
-from autotrainer.workers.trial_codec import decode_object, from_record, restore_targets, to_line, to_record
+from autotrainer.workers.journal_reader import JOURNAL
+from autotrainer.workers.trial_codec import from_record, restore_targets, to_record, to_text
 
 
 class Crash(BaseException):
@@ -157,7 +159,11 @@ def test_recorded_seconds_count_towards_wall_time(story: Any, tmp_path: Path) ->
     file = next((tmp_path / "log").glob("fit-*.jsonl"))
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     lines[-1]["seconds"] = 3601.0
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with file.open("w") as rewritten:
+        writer = LineWriter(rewritten, JOURNAL)
+        for line in lines:
+            del line["crc"]
+            writer.write(json.dumps(line))
     result = story.fit(budget=timedelta(hours=1), log_dir=tmp_path / "log", resume=True)
     assert (result["stopped_by"], len(result["attempts"])) == ("budget", 2)
 
@@ -188,7 +194,8 @@ def _trial() -> Trial:
     )
     score = Score(0.1 + 0.2, 0.0, np.array([1.0, np.nan, -1e-300]), None, Evaluation(np.eye(2), np.array([0, 1]), 0.5))
     return Trial(
-        TrainingSpec(3, 0, (SetLearningRate(0.1),)), None, score, (finding,), context, {"loss": [1.5, float("nan")]},
+        TrainingSpec(3, 0, (SetLearningRate(0.1),)), None, score, (finding,), context,
+        {"loss": [1.5, float("nan")], "score": [0.5]},
         12, True, above_trivial=False, edits=(SetLearningRate(0.1), inputs), granted=5, peak=13, total=14, stuck=True,
         resumable=True,
     )  # fmt: skip
@@ -196,9 +203,9 @@ def _trial() -> Trial:
 
 def test_trial_round_trip_is_exact() -> None:
     trial = _trial()
-    line = to_line(to_record(trial))
-    assert line.count("\n") == 1
-    rebuilt = from_record(json.loads(line, object_hook=decode_object), trial.spec)
+    line = to_text(to_record(trial))
+    assert "\n" not in line
+    rebuilt = from_record(json.loads(line), trial.spec)
     assert isinstance(rebuilt, Trial)
     restore_targets(rebuilt, Evaluation(np.zeros((2, 2)), np.array([0, 1]), 0.0))
     for name in (
@@ -227,5 +234,8 @@ def test_trial_round_trip_is_exact() -> None:
     assert rebuilt.score.evaluation is not None
     np.testing.assert_array_equal(rebuilt.score.evaluation.outputs, np.eye(2))
     np.testing.assert_array_equal(rebuilt.score.evaluation.targets, [0, 1])
+    for outputs in (np.zeros((3, 2)), np.zeros((2, 2), np.float32)):
+        with pytest.raises(LogError, match="the journal has predictions of shape"):
+            restore_targets(rebuilt, Evaluation(outputs, np.array([0, 1]), 0.0))
     failure = Failure("ValueError: ß", 3, 4)
-    assert from_record(json.loads(to_line(to_record(failure)), object_hook=decode_object), trial.spec) == failure
+    assert from_record(json.loads(to_text(to_record(failure))), trial.spec) == failure
