@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ __all__ = [
     "StreamData",
     "arrays_of",
     "as_array",
+    "as_stream",
     "concatenate_batches",
     "finite_rows",
     "map_arrays",
@@ -54,9 +55,15 @@ class ArrayData:
 
 @dataclass(frozen=True, slots=True)
 class StreamData:
-    """A loader or data set of a framework, which only its backend reads. It must be re-iterable."""
+    """A loader or data set of a framework, which only its backend reads. It must be re-iterable.
+
+    Attributes:
+        source: The loader or data set.
+        name: Name of the argument, for messages.
+    """
 
     source: Any
+    name: str = "the data"
 
 
 Data = ArrayData | StreamData
@@ -130,11 +137,38 @@ def normalize(data: Any, name: str) -> Data:
         targets = as_array(data[1])
         weights = as_array(data[2]) if len(data) == 3 and data[2] is not None else None
         return _checked(ArrayData(inputs, targets, weights), name)
-    if isinstance(data, np.ndarray) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
-        raise DataError(f"{name} must be (x, y), a loader or a data set, not {type(data).__name__}")
+    if hasattr(data, "dtype") or hasattr(data, "__array__"):
+        raise DataError(f"{name} must be (x, y), a loader or a data set, not {_kind(data)}")
+    return as_stream(data, name, "(x, y), a loader or a data set")
+
+
+def as_stream(data: Any, name: str, accepted: str) -> StreamData:
+    """Return a loader, data set or other collection of batches, unless it can be seen that it is none.
+
+    Args:
+        data: The user's argument.
+        name: Its name, for messages.
+        accepted: What is accepted, for messages.
+
+    Raises:
+        DataError: If it can't be read, can be read only once, is known to be empty, or is a text, mapping or set.
+    """
+    readable = (hasattr(data, "__iter__") or hasattr(data, "__getitem__")) and not isinstance(data, np.generic)
+    if isinstance(data, type | str | bytes | Mapping | Set) or not readable:
+        raise DataError(f"{name} must be {accepted}, not {_kind(data)}")
     if hasattr(data, "__next__"):
         raise DataError(f"{name} is an iterator, which can be read only once; pass the loader or data set itself")
-    return StreamData(data)
+    try:
+        empty = len(data) == 0
+    except (TypeError, NotImplementedError):  # no length, or not before it is read
+        empty = False
+    if empty:
+        raise DataError(f"{name} is empty: the {type(data).__name__} holds no batch, its length is 0")
+    return StreamData(data, name)
+
+
+def _kind(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
 def concatenate_batches(inputs: Sequence[Any], targets: Sequence[NDArray[Any]], rows: int) -> ArrayData | None:

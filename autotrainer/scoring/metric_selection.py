@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotrainer.adapter.spec import Evaluation
+from autotrainer.edits.base import checked, shorten
 from autotrainer.errors import ConfigError, DataError, InputError, nearest
 from autotrainer.records.signals import Floats
 from autotrainer.records.task import TargetSummary, TaskContext, TaskKind, correct_rows
@@ -42,11 +43,10 @@ class MetricSelection:
     }
 
     def __init__(self, metric: Any = "auto", mode: Any = None, seed: int = 0) -> None:
-        if mode not in (None, "max", "min"):
-            raise ConfigError(f"mode must be 'max', 'min' or None, not {mode!r}")
+        mode = checked("mode", mode, Mode | None)
         if isinstance(metric, str):
             if metric != "auto" and metric not in self.NAMES:
-                raise ConfigError(f"unknown metric {metric!r}: {nearest(metric, ['auto', *self.NAMES])}")
+                raise ConfigError(f"unknown metric {shorten(metric)}: {nearest(metric, ['auto', *self.NAMES])}")
             default = self.NAMES.get(metric, "max")
             if mode not in (None, default):
                 raise ConfigError(f"metric {metric!r} has mode {default!r}; omit mode, or pass a callable metric")

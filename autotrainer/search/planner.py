@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from autotrainer.adapter.spec import Support
 from autotrainer.edits import Edit
+from autotrainer.edits.base import is_number, shorten
 from autotrainer.errors import ConfigError, nearest
 from autotrainer.monitoring.guard import Guard
 from autotrainer.records.findings import Finding, Severity
@@ -68,18 +69,19 @@ class Planner:
     notes: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise ConfigError(f"unknown strategy {self.strategy!r}: {nearest(str(self.strategy), STRATEGIES)}")
-        if isinstance(self.max_change, bool) or self.max_change not in (0, 1, 2, 3):
+        if not isinstance(self.strategy, str) or self.strategy not in STRATEGIES:
+            hint = nearest(self.strategy if isinstance(self.strategy, str) else "", STRATEGIES)
+            raise ConfigError(f"unknown strategy {shorten(self.strategy)}: {hint}")
+        if not is_number(self.max_change, int) or self.max_change not in (0, 1, 2, 3):
             raise ConfigError(
                 f"max_change must be 0 (training settings only), 1 (also weights and activations), 2 (also inserted "
-                f"layers) or 3 (anything), not {self.max_change!r}"
+                f"layers) or 3 (anything), not {shorten(self.max_change)}"
             )
         self.forbid = frozenset([self.forbid] if isinstance(self.forbid, str) else self.forbid)
         names = [repair.name for repair in self.repairs]
         for name in self.forbid:
             if name not in names:
-                raise ConfigError(f"forbid names an unknown repair {name!r}: {nearest(str(name), names)}")
+                raise ConfigError(f"forbid names an unknown repair {shorten(name)}: {nearest(name, names)}")
 
     @property
     def needs(self) -> frozenset[str]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotrainer.backends.keras3.data.batches import read_batches
+from autotrainer.edits.base import shorten
 from autotrainer.errors import ConfigError
 from autotrainer.records.data import ArrayData, Data, StreamData, as_array
 
@@ -34,9 +35,13 @@ def check_class_weight(given: Any) -> dict[int, float] | None:
             or not isinstance(label, Real)
             or not (float(label) >= 0 and float(label).is_integer())
         ):
-            raise ConfigError(f"fit_args: class_weight has the class {label!r}: classes are whole numbers from 0")
+            raise ConfigError(
+                f"fit_args: class_weight has the class {shorten(label)}: classes are whole numbers from 0"
+            )
         if isinstance(weight, bool) or not isinstance(weight, Real) or not 0 <= float(weight) < math.inf:
-            raise ConfigError(f"fit_args: class_weight gives class {label} the weight {weight!r}: not a number >= 0")
+            raise ConfigError(
+                f"fit_args: class_weight gives class {label} the weight {shorten(weight)}: not a number >= 0"
+            )
     return {int(label): float(weight) for label, weight in given.items()} if given else None
 
 

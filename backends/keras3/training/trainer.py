@@ -109,8 +109,10 @@ class KerasTrainer(Trainer):
         model = self._initial_state.model
         self._output_shape = self._initial_state.output_shape(example, "train_data")
         self._settings.check_loss(model)
-        self._check_finite_length(request.validation)
-        self._initial_state.output_shape(first_samples(request.validation, "validation_data"), "validation_data")
+        for name, data in (("validation_data", request.validation), ("test_data", request.test)):
+            if data is not None:
+                self._check_finite_length(data, name)
+                self._initial_state.output_shape(first_samples(data, name), name)
         self._sample = example
         self._shapes = [tuple(v.shape[1:]) for v in keras.tree.flatten(example)]
         self._surgeon = Surgeon(model, request.keep, self._statistics, self._shapes)
@@ -124,10 +126,12 @@ class KerasTrainer(Trainer):
 
     # -- preparing ------------------------------------------------------------------------------------------------
 
-    def _check_finite_length(self, validation: Data) -> None:
-        infinite = isinstance(validation, StreamData) and stream_length(validation.source) is None
-        if infinite and self._arguments.validation_steps is None:
+    def _check_finite_length(self, data: Data, name: str) -> None:
+        infinite = isinstance(data, StreamData) and stream_length(data.source) is None
+        if infinite and name == "validation_data" and self._arguments.validation_steps is None:
             raise DataError("validation_data is infinite: give fit_args={'validation_steps': …}")
+        if infinite and name == "test_data":
+            raise DataError("test_data is infinite: pass test_data.take(…), a part of it")
 
     def _statistics(self, input_index: int) -> InputStatistics:
         return input_statistics(self._train_data, input_index, self._initial_state.input_name(input_index))

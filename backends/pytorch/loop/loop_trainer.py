@@ -29,11 +29,15 @@ from autotrainer.backends.pytorch.runtime.random_state import preserve_random_st
 from autotrainer.backends.pytorch.runtime.torch_private import is_step_wrapped
 from autotrainer.backends.pytorch.watching.observer import observe
 from autotrainer.edits import DecayRate, Edit
+from autotrainer.edits.base import shorten
 from autotrainer.errors import DataError, InputError
-from autotrainer.records.data import StreamData
+from autotrainer.records.data import StreamData, as_stream
 from autotrainer.records.task import TaskContext
 
 __all__ = ["TorchLoop", "make_loop"]
+
+
+_SCALER_METHODS = ("scale", "step", "update", "state_dict")
 
 
 def make_loop(request: LoopRequest) -> TorchLoop:
@@ -54,11 +58,9 @@ def make_loop(request: LoopRequest) -> TorchLoop:
         )
     if not callable(request.loss_fn):
         raise InputError(f"loss_fn must be a loss module or callable, not {type(request.loss_fn).__name__}")
-    if not hasattr(request.loader, "__iter__") or hasattr(request.loader, "__next__"):
-        raise DataError(
-            f"train_loader must be a DataLoader or another iterable that can be read anew in each epoch, not "
-            f"{type(request.loader).__name__}"
-        )
+    as_stream(request.loader, "train_loader", "a DataLoader or another iterable that can be read anew in each epoch")
+    if request.scaler is not None and not all(callable(getattr(request.scaler, n, None)) for n in _SCALER_METHODS):
+        raise InputError(f"scaler must be a torch.amp.GradScaler or None, not {shorten(request.scaler)}")
     return TorchLoop(request)
 
 
@@ -67,7 +69,7 @@ class TorchLoop(LoopTrainer):
 
     def __init__(self, request: LoopRequest) -> None:
         self._request = request
-        self._batches = LoaderBatches(request.loader, device_of(request.model), pairs=False)
+        self._batches = LoaderBatches(request.loader, device_of(request.model), pairs=False, name="train_loader")
         loss = as_module(request.loss_fn)
         objects = LoopObjects(request.model, request.optimizer, loss, request.loader, None, request.scaler)
         self._initial = Checkpoint.of(objects, 0, request.scheduler)
@@ -215,7 +217,7 @@ class TorchLoop(LoopTrainer):
         return self._builders[checkpoint.epoch]
 
     def _make_builder(self, checkpoint: Checkpoint) -> LoopBuilder | None:
-        stream = StreamData(self._request.loader)
+        stream = StreamData(self._request.loader, "train_loader")
         state = checkpoint.initial_state
         request = FitRequest(
             state.reference,

@@ -57,6 +57,7 @@ from autotrainer.edits import (
     SkipUpdates,
     StopEarly,
 )
+from autotrainer.edits.base import shorten
 from autotrainer.errors import ConfigError, InputError
 from autotrainer.records.data import ArrayData, Data, as_array, map_arrays
 
@@ -77,12 +78,13 @@ def make_trainer(request: FitRequest) -> TorchTrainer:
     """
     if request.fit_args:
         raise ConfigError(
-            f"fit_args={dict(request.fit_args)!r} is for Keras: in PyTorch use step=, scheduler= and the optimizer"
+            f"fit_args={shorten(dict(request.fit_args))} is for Keras: in PyTorch use step=, scheduler= and the "
+            "optimizer"
         )
     for name in ("step", "scheduler"):
         value = getattr(request, name)
         if value is not None and not callable(value):
-            raise ConfigError(f"{name} must be callable, not {value!r}")
+            raise ConfigError(f"{name} must be callable, not {shorten(value)}")
     if request.loss is not None and loss_info(request.loss).targets in ("index", "either"):
         request = replace(request, train=_with_indices(request.train), validation=_with_indices(request.validation))
     return TorchTrainer(request)
