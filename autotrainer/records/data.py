@@ -69,20 +69,25 @@ class StreamData:
 Data = ArrayData | StreamData
 
 
-def as_array(values: Any) -> NDArray[Any]:
+def as_array(values: Any, name: str = "the data") -> NDArray[Any]:
     """Convert an array, a tensor of any framework, a list or a pandas column to a NumPy array.
+
+    Args:
+        values: The values.
+        name: Name of the argument, for messages.
 
     Raises:
         DataError: If that is not possible.
     """
-    if hasattr(values, "detach"):  # a torch tensor, on any device
-        values = values.detach().cpu()
-    if hasattr(values, "numpy") and callable(values.numpy):
-        values = values.numpy()
     try:
+        if hasattr(values, "detach"):  # a torch tensor, on any device
+            values = values.detach().cpu()
+        if hasattr(values, "numpy") and callable(values.numpy):
+            values = values.numpy()
         return np.asarray(values)
-    except ValueError as error:  # rows of different lengths, or a list of batches
-        raise DataError(f"a {type(values).__name__} in the data is not a numeric array: {error}") from error
+    # rows of different lengths, a list of batches, or a sparse, symbolic or empty tensor
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise DataError(f"a {type(values).__name__} in {name} is not a numeric array: {error}") from error
 
 
 def map_arrays(function: Callable[[NDArray[Any]], NDArray[Any]], inputs: Any) -> Any:
@@ -133,9 +138,9 @@ def normalize(data: Any, name: str) -> Data:
             raise DataError(f"{name} must be (x, y) or (x, y, sample_weight), not {len(data)} items")
         inputs = data[0]
         inputs = tuple(inputs) if isinstance(inputs, list) and _holds_arrays(inputs) else inputs
-        inputs = map_arrays(as_array, inputs)
-        targets = as_array(data[1])
-        weights = as_array(data[2]) if len(data) == 3 and data[2] is not None else None
+        inputs = map_arrays(lambda values: as_array(values, name), inputs)
+        targets = as_array(data[1], name)
+        weights = as_array(data[2], name) if len(data) == 3 and data[2] is not None else None
         return _checked(ArrayData(inputs, targets, weights), name)
     if hasattr(data, "dtype") or hasattr(data, "__array__"):
         raise DataError(f"{name} must be (x, y), a loader or a data set, not {_kind(data)}")
@@ -202,8 +207,12 @@ def _holds_arrays(values: list[Any]) -> bool:
     return bool(values) and all(hasattr(v, "shape") and len(v.shape) > 0 for v in values)
 
 
+def _is_numeric(array: NDArray[Any]) -> bool:
+    return array.ndim > 0 and array.dtype.kind in _NUMERIC and not issubclass(array.dtype.type, np.void)
+
+
 def _checked(data: ArrayData, name: str) -> ArrayData:
-    if data.targets.ndim == 0 or data.targets.dtype.kind not in _NUMERIC:
+    if not _is_numeric(data.targets):
         raise DataError(
             f"{name}: the targets must be a numeric array of shape (rows, ...), not {data.targets.dtype} of shape "
             f"{data.targets.shape}"
@@ -211,16 +220,19 @@ def _checked(data: ArrayData, name: str) -> ArrayData:
     sizes: list[int] = []
 
     def size(array: NDArray[Any]) -> NDArray[Any]:
-        if array.ndim == 0 or array.dtype.kind not in _NUMERIC:
+        if not _is_numeric(array):
             raise DataError(f"{name}: the inputs must be numeric arrays of shape (rows, ...), not {array.dtype}")
         sizes.append(len(array))
         return array
 
     map_arrays(size, data.inputs)
+    if not sizes:
+        raise DataError(f"{name}: the inputs hold no array")
     weights = data.weights
     if weights is not None:
-        if weights.ndim != 1 or weights.dtype.kind not in "biuf" or not (weights >= 0).all() or np.isinf(weights).any():
-            raise DataError(f"{name}: the sample weights must be finite numbers >= 0, of shape (rows,)")
+        numbers = weights.ndim == 1 and weights.dtype.kind in "biuf"
+        if not numbers or not (weights >= 0).all() or not np.isfinite(weights).all() or not weights.any():
+            raise DataError(f"{name}: the sample weights must be finite numbers >= 0, not all 0, of shape (rows,)")
         sizes.append(len(weights))
     if not data.rows or any(s != data.rows for s in sizes):
         raise DataError(f"{name}: the numbers of rows differ: inputs and weights have {sizes}, targets {data.rows}")

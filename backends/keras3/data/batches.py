@@ -213,6 +213,12 @@ def _unpack(batch: Any, name: str) -> Batch:
             f"{type(batch).__name__}"
         )
     inputs, targets, weights = (*batch, None) if len(batch) == 2 else batch
+    for part, values in (("inputs", inputs), ("targets", targets)):
+        wrong = [value for value in keras.tree.flatten(values) or [None] if not hasattr(value, "shape")]
+        if wrong:
+            raise DataError(f"{name}: the {part} of a batch must be arrays or tensors, not {type(wrong[0]).__name__}")
+    if first_array(targets).shape[:1] == (0,):
+        raise DataError(f"{name}: a batch has no rows: leave it out")
     return _from_torch(inputs), _from_torch(targets), _from_torch(weights)
 
 

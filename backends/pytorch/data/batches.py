@@ -216,7 +216,10 @@ class LoaderBatches(Batches):
                     f"{self._name}: the {type(self._source).__name__} yields single samples, not batches: give "
                     "torch.utils.data.DataLoader(data, batch_size=32)"
                 )
-            yield Batch(inputs, targets, None, rows_of(targets if pair else raw), raw)
+            rows = rows_of(targets if pair else raw)
+            if self._pairs and not rows:
+                raise DataError(f"{self._name}: batch {number} of the loader has no rows: leave it out")
+            yield Batch(inputs, targets, None, rows, raw)
         if number < 0:
             raise DataError(
                 f"{self._name}: the {type(self._source).__name__} yields no batch: it is empty, or can be read only "

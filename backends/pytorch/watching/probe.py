@@ -227,6 +227,9 @@ def _pair(raw: Any, number: int) -> tuple[Any, Any]:
     if isinstance(raw, Mapping) and "labels" in raw:
         return raw, raw["labels"]
     if isinstance(raw, tuple | list) and len(raw) >= 2:
+        if isinstance(raw[1], Tensor) and not (raw[1].ndim and len(raw[1])):
+            wrong = "has no rows" if raw[1].ndim else "is a single sample, not a batch: give a DataLoader"
+            raise DataError(f"batch {number} of train_data {wrong}")
         return raw[0], raw[1]
     raise DataError(f"batch {number} of train_data is a {type(raw).__name__}, not (x, y)")
 
