@@ -20,7 +20,7 @@ from autotrainer.errors import ConfigError
 from autotrainer.reporting.result import Result
 from autotrainer.scoring.metric_selection import MetricSelection
 from autotrainer.scoring.scorer import Scorer
-from autotrainer.search.planner import Planner
+from autotrainer.search.planner import Planner, unprepared
 from autotrainer.search.preflight import preflight
 from autotrainer.search.session import Session
 from autotrainer.training.budget import Budget
@@ -139,9 +139,7 @@ def fit(
     check_loss("loss", loss)
     work_budget = Budget(budget)
     kept, forbidden = names("keep", keep), names("forbid", forbid)
-    planner = Planner(
-        registry.repairs(), lambda edit: trainer.supports(edit), strategy, max_change, extra_memory, forbidden
-    )
+    planner = Planner(registry.repairs(), unprepared, strategy, max_change, extra_memory, forbidden)
     train, validation, test = prepare_data(train_data, validation_data, test_data, seed)
     with ExitStack() as stack:
         backend = _backend(model, stack)
@@ -150,6 +148,7 @@ def fit(
             dict(_mapping("fit_args", fit_args)), kept, seed, test,
         )  # fmt: skip
         trainer = backend.trainer(request)
+        planner.supports = trainer.supports
         off = switched_off()
         if workers != 1 and repair and not off:
             check_sendable(workers, request, metric)

@@ -22,7 +22,7 @@ from autotrainer.records.findings import Finding
 from autotrainer.reporting.result import Result
 from autotrainer.scoring.metrics import Mode
 from autotrainer.search.candidate import Candidate
-from autotrainer.search.planner import Planner
+from autotrainer.search.planner import Planner, unprepared
 from autotrainer.search.repair_loop import RepairLoop
 from autotrainer.training.budget import Budget
 from autotrainer.training.loop_run import LoopScore, ManagedLoopRun
@@ -142,8 +142,9 @@ class Loop(ObjectsInUse):
         request = LoopRequest(
             model, optimizer, loss_fn, train_loader, self._spec.epochs, scheduler, scaler, kept, self._spec.seed
         )
+        planner = Planner(registry.repairs(), unprepared, strategy, max_change, extra_memory, forbidden)
         self._trainer: LoopTrainer = backend.loop(request)
-        planner = Planner(registry.repairs(), self._trainer.supports, strategy, max_change, extra_memory, forbidden)
+        planner.supports = self._trainer.supports
         self._repair_loop = RepairLoop(
             planner if repair and not off else None, self._budget, backend.name, self._spec.epochs
         )

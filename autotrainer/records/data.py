@@ -18,6 +18,7 @@ __all__ = [
     "arrays_of",
     "as_array",
     "as_stream",
+    "check_weights",
     "concatenate_batches",
     "finite_rows",
     "map_arrays",
@@ -207,6 +208,17 @@ def _holds_arrays(values: list[Any]) -> bool:
     return bool(values) and all(hasattr(v, "shape") and len(v.shape) > 0 for v in values)
 
 
+def check_weights(weights: NDArray[Any], name: str) -> None:
+    """Check the weights of rows; ``name`` is that of the argument, for messages.
+
+    Raises:
+        DataError: If they are not finite numbers >= 0, one a row, or all of them are 0.
+    """
+    numbers = weights.ndim == 1 and weights.dtype.kind in "biuf"
+    if not numbers or not (weights >= 0).all() or not np.isfinite(weights).all() or not weights.any():
+        raise DataError(f"{name}: the sample weights must be finite numbers >= 0, not all 0, of shape (rows,)")
+
+
 def _is_numeric(array: NDArray[Any]) -> bool:
     return array.ndim > 0 and array.dtype.kind in _NUMERIC and not issubclass(array.dtype.type, np.void)
 
@@ -230,9 +242,7 @@ def _checked(data: ArrayData, name: str) -> ArrayData:
         raise DataError(f"{name}: the inputs hold no array")
     weights = data.weights
     if weights is not None:
-        numbers = weights.ndim == 1 and weights.dtype.kind in "biuf"
-        if not numbers or not (weights >= 0).all() or not np.isfinite(weights).all() or not weights.any():
-            raise DataError(f"{name}: the sample weights must be finite numbers >= 0, not all 0, of shape (rows,)")
+        check_weights(weights, name)
         sizes.append(len(weights))
     if not data.rows or any(s != data.rows for s in sizes):
         raise DataError(f"{name}: the numbers of rows differ: inputs and weights have {sizes}, targets {data.rows}")

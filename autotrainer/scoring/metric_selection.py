@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from autotrainer.adapter.callables import check_callable
 from autotrainer.adapter.spec import Evaluation
 from autotrainer.edits.base import checked, shorten
 from autotrainer.errors import ConfigError, DataError, InputError, nearest
@@ -50,8 +51,8 @@ class MetricSelection:
             default = self.NAMES.get(metric, "max")
             if mode not in (None, default):
                 raise ConfigError(f"metric {metric!r} has mode {default!r}; omit mode, or pass a callable metric")
-        elif not callable(metric):
-            raise ConfigError(f"metric must be a name or a callable(y_true, y_pred), not {type(metric).__name__}")
+        else:
+            check_callable("metric", metric, "y_true", "y_pred")
         self._metric, self._mode, self._seed = metric, mode, seed
 
     def select(self, context: TaskContext, targets: TargetSummary, evaluation: Evaluation) -> Metric:

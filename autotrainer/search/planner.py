@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from autotrainer.adapter.spec import Support
+from autotrainer.adapter.spec import Support, SupportLevel
 from autotrainer.edits import Edit
 from autotrainer.edits.base import is_number, shorten
 from autotrainer.errors import ConfigError, nearest
@@ -15,7 +15,7 @@ from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.repair import Dimension, Proposal, Repair, Risk
 
-__all__ = ["STRATEGIES", "Planner", "Step"]
+__all__ = ["STRATEGIES", "Planner", "Step", "unprepared"]
 
 logger = logging.getLogger("autotrainer")
 
@@ -29,6 +29,11 @@ _LAST = ("reinitialize", "swap_activation")
 """Repairs that discard weights: last, unless the evidence names the layers."""
 _ROOT_LEAD = 2
 """Positions by which a finding's repairs are ahead of those of the next finding."""
+
+
+def unprepared(_: Edit) -> Support:
+    """Return that nothing is supported: the `Planner.supports` of a training that is not prepared yet."""
+    return Support(SupportLevel.NONE, "the training is not prepared")
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,6 +144,8 @@ class KerasKit(Kit):
     def arguments(self, call: str) -> dict[str, Any]:
         if call == "watch":
             return {"model": self.model}
+        if call == "Loop":
+            return {"model": self.model, "optimizer": None, "loss_fn": None, "train_loader": [(X, Y)], "epochs": 1}
         objects = {"model": self.model, "train_data": (X, Y)}
         return objects if call == "check" else {**objects, "epochs": 1, "budget": 1.0, "progress": False}
 

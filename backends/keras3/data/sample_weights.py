@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from autotrainer.backends.keras3.data.batches import read_batches
 from autotrainer.edits.base import shorten
 from autotrainer.errors import ConfigError
-from autotrainer.records.data import ArrayData, Data, StreamData, as_array
+from autotrainer.records.data import ArrayData, Data, StreamData, as_array, check_weights
 
 __all__ = ["check_class_weight", "weighted"]
 
@@ -59,7 +59,8 @@ def weighted(data: Data, by_row: Any, by_class: Mapping[int, float] | None) -> D
         ConfigError: If Keras can't apply them.
     """
     if by_row is not None:
-        if not isinstance(data, ArrayData) or len(by_row) != data.rows:
+        by_row = as_array(by_row, "fit_args: sample_weight")
+        if not isinstance(data, ArrayData) or by_row.shape[:1] != (data.rows,):
             raise ConfigError(
                 "fit_args: sample_weight does not fit the training rows: give (x, y, sample_weight) as train_data"
             )
@@ -68,6 +69,7 @@ def weighted(data: Data, by_row: Any, by_class: Mapping[int, float] | None) -> D
                 "fit_args: sample_weight is given together with the weights of train_data (x, y, sample_weight): "
                 "give one of them"
             )
+        check_weights(by_row, "fit_args: sample_weight")
         data = ArrayData(data.inputs, data.targets, by_row)
     if by_class is None:
         return data

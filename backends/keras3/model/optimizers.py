@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from autotrainer.adapter.callables import check_callable
 from autotrainer.edits.base import shorten
 from autotrainer.errors import InputError
 
@@ -41,13 +42,8 @@ def as_optimizer(argument: Any) -> Any:
                 f"optimizer={shorten(argument)} is not a Keras optimizer: give an object or name of keras.optimizers"
             ) from error
     elif not isinstance(argument, keras.optimizers.Optimizer) and callable(argument):
-        try:
-            optimizer = argument()
-        except TypeError as error:
-            raise InputError(
-                f"optimizer must be a Keras optimizer, its name or a zero-argument callable that makes one; calling "
-                f"{shorten(argument)} raised: {error}"
-            ) from error
+        check_callable("optimizer", argument)
+        optimizer = argument()
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise InputError(
             f"optimizer must be a Keras optimizer, its name or a zero-argument callable that makes one, "

@@ -21,7 +21,7 @@ from autotrainer.backends.pytorch.loop.stale_objects import StaleObjects
 from autotrainer.backends.pytorch.loop.user_loop import UserLoop
 from autotrainer.backends.pytorch.model.losses import as_module
 from autotrainer.backends.pytorch.optim.optimizers import owns
-from autotrainer.backends.pytorch.optim.schedulers import step_scheduler
+from autotrainer.backends.pytorch.optim.schedulers import is_scheduler, make_scheduler, step_scheduler
 from autotrainer.backends.pytorch.runtime.devices import device_of
 from autotrainer.backends.pytorch.runtime.hooks import add_hook
 from autotrainer.backends.pytorch.runtime.host_offload import is_large
@@ -59,7 +59,8 @@ def make_loop(request: LoopRequest) -> TorchLoop:
     if not callable(request.loss_fn):
         raise InputError(f"loss_fn must be a loss module or callable, not {type(request.loss_fn).__name__}")
     as_stream(request.loader, "train_loader", "a DataLoader or another iterable that can be read anew in each epoch")
-    if request.scaler is not None and not all(callable(getattr(request.scaler, n, None)) for n in _SCALER_METHODS):
+    is_scaler = all(callable(getattr(request.scaler, name, None)) for name in _SCALER_METHODS)
+    if request.scaler is not None and (isinstance(request.scaler, type) or not is_scaler):
         raise InputError(f"scaler must be a torch.amp.GradScaler or None, not {shorten(request.scaler)}")
     return TorchLoop(request)
 
@@ -75,8 +76,8 @@ class TorchLoop(LoopTrainer):
         self._initial = Checkpoint.of(objects, 0, request.scheduler)
         self._healthy_checkpoint: Checkpoint | None = None
         scheduler = request.scheduler
-        if scheduler is not None and not hasattr(scheduler, "step"):
-            scheduler = scheduler(request.optimizer)
+        if scheduler is not None and not is_scheduler(scheduler):
+            scheduler = make_scheduler(scheduler, request.optimizer)
         self.given = replace(objects, scheduler=scheduler)
         self._first_call: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
         self._builders: dict[int, LoopBuilder] = {}

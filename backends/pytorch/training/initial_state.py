@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from autotrainer.adapter.callables import check_callable
 from autotrainer.adapter.spec import FitRequest
 from autotrainer.backends.pytorch.model.losses import as_module
 from autotrainer.backends.pytorch.optim.optimizers import owns
@@ -53,6 +54,8 @@ class InitialState:
                 "optimizer must be a torch optimizer over model.parameters() or callable(params), not "
                 f"{shorten(optimizer)}: for example lambda params: torch.optim.Adam(params, lr=1e-3)"
             )
+        if not isinstance(optimizer, Optimizer):
+            check_callable("optimizer", optimizer, "params")
         if request.loss is None and request.step is None:
             raise ConfigError("loss is missing: give a loss module or function, or step=callable(model, batch)")
         if request.loss is not None and not callable(request.loss):
