@@ -85,7 +85,8 @@ def as_array(values: Any, name: str = "the data") -> NDArray[Any]:
             values = values.detach().cpu()
         if hasattr(values, "numpy") and callable(values.numpy):
             values = values.numpy()
-        return np.asarray(values)
+        array = np.asarray(values)
+        return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
     # rows of different lengths, a list of batches, or a sparse, symbolic or empty tensor
     except (ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise DataError(f"a {type(values).__name__} in {name} is not a numeric array: {error}") from error

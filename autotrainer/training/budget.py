@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from fractions import Fraction
 from numbers import Real
+from typing import Any
 
 from autotrainer.edits.base import shorten
 from autotrainer.errors import BudgetError
@@ -74,7 +75,7 @@ class Budget:
 
     def __init__(self, limit: float | timedelta | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         seconds = limit.total_seconds() if isinstance(limit, timedelta) else None
-        number = seconds if seconds is not None else limit
+        number: Any = seconds if seconds is not None else limit
         is_number = isinstance(number, Real) and not isinstance(number, bool)
         if number is not None and (not is_number or sys.maxsize < number < math.inf):
             raise BudgetError(f"budget must be a number of trainings, a timedelta or None, not {shorten(limit)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 from unittest.mock import MagicMock
@@ -12,6 +12,11 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
+import autotrainer
+from autotrainer.edits import SetLearningRate
+from autotrainer.errors import ConfigError, DataError, InputError
 
 
 class Unprintable:
@@ -207,3 +212,85 @@ def test_options_refuse_nonsense(
             mistakes.append(f"{call}({name}=<{label}>) {problem}")
     record_property("attacks", attacks)
     assert not mistakes, "\n" + "\n".join(mistakes)
+
+
+@pytest.mark.parametrize("name", ["select", "ignore", "thresholds"])
+def test_replay_options_refuse_nonsense(name: str, record_property: Callable[[str, Any], None]) -> None:
+    accepted, words = RULES[name]
+    rows = [label for label in NONSENSE if label not in accepted and label != "coroutine"]
+    for label in rows:
+        with pytest.raises(ConfigError) as raised:
+            autotrainer.replay("no file", **{name: NONSENSE[label]()})
+        assert any(word in str(raised.value) for word in words.split("|")), label
+    record_property("attacks", len(rows))
+
+
+@pytest.mark.parametrize("kit", ["pytorch", "keras3"])
+def test_plans_refuse_nonsense(kits: Any, kit: str, record_property: Callable[[str, Any], None]) -> None:
+    plan = autotrainer.RepairPlan((), (SetLearningRate(0.1),), framework=kit)
+    before = kits[kit].state()
+    rows = [label for label in NONSENSE if label != "coroutine"]
+    for label in rows:
+        with pytest.raises(InputError):
+            plan.apply(NONSENSE[label]())
+        if label != "none":
+            with pytest.raises(InputError):
+                plan.apply(kits[kit].model, NONSENSE[label]())
+    assert kits[kit].state() == before
+    record_property("attacks", 2 * len(rows))
+
+
+def test_logged_nonsense_never_hurts(
+    caplog: pytest.LogCaptureFixture, record_property: Callable[[str, Any], None]
+) -> None:
+    rows = [label for label in NONSENSE if label != "coroutine"]
+    for name in ("loss", "outputs", "targets"):
+        for label in rows:
+            model = nn.Linear(4, 1)
+            optimizer = torch.optim.SGD(model.parameters(), 0.1)
+            caplog.clear()
+            with autotrainer.watch(model, optimizer) as monitor:
+                for _ in range(3):
+                    loss = model(torch.ones(2, 4)).sum()
+                    loss.backward()
+                    monitor.log(**{"loss": loss, name: NONSENSE[label]()})
+                    optimizer.step()
+            warned = [record for record in caplog.records if "is switched off" in record.getMessage()]
+            assert len(warned) <= 1, (name, label)
+    record_property("attacks", 3 * len(rows))
+
+
+def test_epoch_values_refuse_nonsense(record_property: Callable[[str, Any], None]) -> None:
+    numbers = {"zero", "one", "negative", "fraction", "above one", "nan", "inf", "numpy nan", "mock"}
+    rows = [label for label in NONSENSE if label not in numbers and label != "coroutine"]
+    model = nn.Linear(4, 1)
+    with autotrainer.watch(model, torch.optim.SGD(model.parameters(), 0.1)) as monitor:
+        for label in rows:
+            with pytest.raises(InputError) as raised:
+                monitor.end_epoch(val_loss=NONSENSE[label]())
+            assert "val_loss" in str(raised.value)
+            assert len(str(raised.value)) < 600
+        assert monitor.history.epoch == 0
+    record_property("attacks", len(rows))
+
+
+def test_loop_over_a_loader_that_yields_nothing(record_property: Callable[[str, Any], None]) -> None:
+    class Nothing:
+        def __iter__(self) -> Iterator[Any]:
+            return iter(())
+
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    loop = autotrainer.Loop(model, optimizer, nn.MSELoss(), Nothing(), epochs=2, progress=False)
+    for _ in loop:
+        with pytest.raises(DataError, match="train_loader: the Nothing yields no batch"):
+            list(loop.train_loader)
+        break
+    record_property("attacks", 1)
+
+
+def test_refused_loop_leaves_the_optimizer_without_a_scheduler(kits: Any) -> None:
+    problem = kits["pytorch"].refuses(
+        "Loop", "strategy", strategy="best", scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 1)
+    )
+    assert not problem

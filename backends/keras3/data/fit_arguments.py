@@ -57,6 +57,7 @@ class CompileSettings:
             InputError: If there is no loss, or it is none of Keras.
         """
         check_loss(loss)
+        loss = keras.losses.get(loss) if isinstance(loss, Mapping) and "class_name" in loss else loss
         if not model.compiled:
             if loss is None:
                 raise InputError("the model is not compiled: give loss and optimizer, or compile it")

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import keras
-
 from autotrainer.backends.keras3.model.copying import has_graph
 from autotrainer.backends.keras3.model.layer_graph import LayerGraph
+from autotrainer.backends.keras3.model.optimizers import as_optimizer
 from autotrainer.backends.keras3.model.rebuilding import copy_model
 from autotrainer.backends.keras3.surgery.editor import Editor
 from autotrainer.backends.keras3.surgery.hidden_edits import (
@@ -119,8 +118,7 @@ def apply_edits(edits: Sequence[Edit], model: Any, optimizer: Any = None) -> tup
         ConfigError: If an edit does not fit the model.
     """
     template = optimizer if optimizer is not None else getattr(model, "optimizer", None)
-    if isinstance(template, str):
-        template = keras.optimizers.get(template)
+    template = None if template is None else as_optimizer(template)
     if any(type(edit) in _HANDLERS for edit in edits):
         if not model.built:
             raise ConfigError(f"model {model.name!r} is not built: give it a keras.Input or call it once first")
