@@ -240,24 +240,23 @@ def test_plans_refuse_nonsense(kits: Any, kit: str, record_property: Callable[[s
     record_property("attacks", 2 * len(rows))
 
 
+@pytest.mark.parametrize("name", ["loss", "outputs", "targets"])
 def test_logged_nonsense_never_hurts(
-    caplog: pytest.LogCaptureFixture, record_property: Callable[[str, Any], None]
+    name: str, caplog: pytest.LogCaptureFixture, record_property: Callable[[str, Any], None]
 ) -> None:
     rows = [label for label in NONSENSE if label != "coroutine"]
-    for name in ("loss", "outputs", "targets"):
-        for label in rows:
-            model = nn.Linear(4, 1)
-            optimizer = torch.optim.SGD(model.parameters(), 0.1)
-            caplog.clear()
-            with autotrainer.watch(model, optimizer) as monitor:
-                for _ in range(3):
-                    loss = model(torch.ones(2, 4)).sum()
-                    loss.backward()
-                    monitor.log(**{"loss": loss, name: NONSENSE[label]()})
-                    optimizer.step()
-            warned = [record for record in caplog.records if "is switched off" in record.getMessage()]
-            assert len(warned) <= 1, (name, label)
-    record_property("attacks", 3 * len(rows))
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for label in rows:
+        caplog.clear()
+        with autotrainer.watch(model, optimizer, select="nonfinite") as monitor:
+            for _ in range(2):
+                loss = model(torch.ones(2, 4)).sum()
+                loss.backward()
+                monitor.log(**{"loss": loss, name: NONSENSE[label]()})
+                optimizer.step()
+        assert len([r for r in caplog.records if "is switched off" in r.getMessage()]) <= 1, label
+    record_property("attacks", len(rows))
 
 
 def test_epoch_values_refuse_nonsense(record_property: Callable[[str, Any], None]) -> None:
