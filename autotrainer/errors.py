@@ -71,6 +71,8 @@ class PluginError(AutotrainerError):
 
 _MAX_LISTED = 12
 """Maximum number of names that are all listed; of more, only the closest few are."""
+_MAX_COMPARED = 100
+"""Characters of an unknown name that are compared with the valid ones."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
@@ -83,7 +85,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     Returns:
         A clause such as ``did you mean 'balance'?``.
     """
-    options = sorted(set(valid))
+    name, options = name[:_MAX_COMPARED], sorted(set(valid))
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     if close:
         return f"did you mean {close[0]!r}?"

@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from autotrainer.config import project_settings
+from autotrainer.edits.base import shorten
 from autotrainer.errors import ConfigError, InputError, PluginError, nearest
 from autotrainer.repair import Repair
 from autotrainer.rule import Rule
@@ -127,14 +128,14 @@ def problem_name(name: str) -> str:
         if name.lower() in (rule.problem, rule.code.lower(), *rule.aliases):
             return rule.problem
     names = [n for rule in rules() for n in (rule.problem, *rule.aliases)]
-    raise ConfigError(f"unknown problem {name!r}: {nearest(name, names)}")
+    raise ConfigError(f"unknown problem {shorten(name)}: {nearest(name, names)}")
 
 
 def _matching(names: str | Iterable[str], all_rules: Sequence[type[Rule]]) -> set[type[Rule]]:
     matching: set[type[Rule]] = set()
     for name in [names] if isinstance(names, str) or not isinstance(names, Iterable) else names:
         if not isinstance(name, str):
-            raise ConfigError(f"select and ignore take names, codes and code prefixes, not {name!r}")
+            raise ConfigError(f"select and ignore take names, codes and code prefixes, not {shorten(name)}")
         by_prefix = {r for r in all_rules if name and r.code.lower().startswith(name.lower())}
         matching |= by_prefix or {r for r in all_rules if r.problem == problem_name(name)}
     return matching
@@ -147,8 +148,9 @@ def _threshold(name: str, all_rules: Sequence[type[Rule]]) -> tuple[type[Rule], 
             names[f"{rule.problem}.{key}"] = (rule, key)
             if threshold.alias:
                 names[threshold.alias] = (rule, key)
-    if name not in names:
-        raise ConfigError(f"unknown threshold {name!r}: {nearest(str(name), names)}")
+    if not isinstance(name, str) or name not in names:
+        hint = nearest(name if isinstance(name, str) else "", names)
+        raise ConfigError(f"unknown threshold {shorten(name)}: {hint}")
     return names[name]
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, Literal
 
+from autotrainer.edits.base import is_number, shorten
 from autotrainer.errors import ConfigError, nearest
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
@@ -108,11 +109,11 @@ class Rule(ABC):
             threshold = self.THRESHOLDS.get(name)
             if threshold is None:
                 raise ConfigError(f"unknown threshold {self.problem}.{name}: {nearest(name, self.THRESHOLDS)}")
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number or not threshold.minimum <= value <= threshold.maximum:
+            infinite = isinstance(value, float) and math.isinf(value)
+            if not (is_number(value) or infinite) or not threshold.minimum <= value <= threshold.maximum:
                 raise ConfigError(
                     f"threshold {self.problem}.{name} must be a number in "
-                    f"[{threshold.minimum:g}, {threshold.maximum:g}], not {value!r}"
+                    f"[{threshold.minimum:g}, {threshold.maximum:g}], not {shorten(value)}"
                 )
         self._values = {name: float(thresholds.get(name, t.default)) for name, t in self.THRESHOLDS.items()}
 

@@ -84,6 +84,7 @@ class FitRequest:
         fit_args: Keras: further arguments of ``Model.fit``.
         keep: Layer-name patterns (fnmatch) that nothing may touch.
         seed: Seed of every training.
+        test: Test data, or None.
     """
 
     model: Any
@@ -98,6 +99,7 @@ class FitRequest:
     fit_args: Mapping[str, Any] = field(default_factory=dict)
     keep: tuple[str, ...] = ()
     seed: int = 0
+    test: Data | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from autotrainer import registry
+from autotrainer.api.options import check_loss
 from autotrainer.config import switched_off
 from autotrainer.monitoring.engine import Engine
 from autotrainer.monitoring.summary import DataSummary, summarize
@@ -49,6 +50,7 @@ def check(
         InputError: If the model belongs to no supported framework, data and model do not fit, or an option is invalid.
     """
     rules = [rule for rule in registry.make_rules(select, ignore, thresholds) if rule.static]
+    check_loss("loss", loss)
     backend = registry.backend_of(model)
     if switched_off():
         return []

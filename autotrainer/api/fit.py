@@ -6,22 +6,21 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing
 from datetime import timedelta
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
 from autotrainer import registry
 from autotrainer.adapter.backend import Backend
 from autotrainer.adapter.spec import FitRequest
-from autotrainer.adapter.trainer import Trainer
 from autotrainer.api.fit_data import class_index_error, ignored_class, prepare_data
-from autotrainer.api.options import check_bool, integer, names
+from autotrainer.api.options import check_keep, check_loss, names
 from autotrainer.config import switched_off
-from autotrainer.errors import ConfigError, nearest
+from autotrainer.edits.base import Count, Whole, checked, shorten
+from autotrainer.errors import ConfigError
 from autotrainer.reporting.result import Result
 from autotrainer.scoring.metric_selection import MetricSelection
 from autotrainer.scoring.scorer import Scorer
-from autotrainer.search.planner import Planner
+from autotrainer.search.planner import Planner, unprepared
 from autotrainer.search.preflight import preflight
 from autotrainer.search.session import Session
 from autotrainer.training.budget import Budget
@@ -129,31 +128,32 @@ def fit(
     rules = registry.make_rules(select, ignore, thresholds)
     if log_dir is not None and not isinstance(log_dir, str | Path):
         raise ConfigError(f"log_dir must be a folder or None, not {log_dir!r}")
-    choice = MetricSelection(metric, mode, integer("seed", seed, 0))
-    check_bool(repair=repair, extra_memory=extra_memory, resume=resume, progress=progress)
+    seed = checked("seed", seed, Whole)
+    choice = MetricSelection(metric, mode, seed)
+    repair, extra_memory = checked("repair", repair, bool), checked("extra_memory", extra_memory, bool)
+    resume, progress = checked("resume", resume, bool), checked("progress", progress, bool)
     if resume and log_dir is None:
         raise ConfigError("resume=True needs log_dir: the folder with the journal to continue")
-    if workers != "ray":
-        workers = integer("workers", workers, 1)
-    epochs, batch_size = integer("epochs", epochs, 1), integer("batch_size", batch_size, 1)
-    if isinstance(loss, type):
-        raise ConfigError(f"loss is the class {loss.__name__}: pass an instance, {loss.__name__}()")
+    workers = checked("workers", workers, Count | Literal["ray"])
+    epochs, batch_size = checked("epochs", epochs, Count), checked("batch_size", batch_size, Count)
+    check_loss("loss", loss)
     work_budget = Budget(budget)
     kept, forbidden = names("keep", keep), names("forbid", forbid)
+    planner = Planner(registry.repairs(), unprepared, strategy, max_change, extra_memory, forbidden)
     train, validation, test = prepare_data(train_data, validation_data, test_data, seed)
     with ExitStack() as stack:
         backend = _backend(model, stack)
         request = FitRequest(
             model, train, validation, loss, optimizer, epochs, batch_size, step, scheduler,
-            dict(_mapping("fit_args", fit_args)), kept, seed,
+            dict(_mapping("fit_args", fit_args)), kept, seed, test,
         )  # fmt: skip
         trainer = backend.trainer(request)
+        planner.supports = trainer.supports
         off = switched_off()
         if workers != 1 and repair and not off:
             check_sendable(workers, request, metric)
-        _check_keep(request.keep, trainer)
+        check_keep(kept, [layer.name for layer in trainer.context.layers])
         masked = ignored_class(request)
-        planner = Planner(registry.repairs(), trainer.supports, strategy, max_change, extra_memory, forbidden)
         label_error, fix = class_index_error(request, trainer.context, masked), None
         if (label_error is not None or trainer.context.loss_refusal) and repair and not off:
             fix = preflight(backend, trainer, request, rules, planner, label_error)
@@ -181,16 +181,11 @@ def fit(
 
 
 def _mapping(name: str, values: Any) -> Mapping[str, Any]:
-    if values is not None and not isinstance(values, Mapping):
-        raise ConfigError(f"{name} must be a dict of arguments by name, not {type(values).__name__}")
-    return values or {}
-
-
-def _check_keep(patterns: tuple[str, ...], trainer: Trainer) -> None:
-    names = [layer.name for layer in trainer.context.layers]
-    for pattern in patterns:
-        if names and not any(fnmatchcase(name, pattern) for name in names):
-            raise ConfigError(f"keep={pattern!r} matches no layer: {nearest(pattern, names)}")
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"{name} must be a dict of arguments by name, not {shorten(values)}")
+    return values
 
 
 def _backend(model: Any, stack: ExitStack) -> Backend:
@@ -208,6 +203,7 @@ def _backend(model: Any, stack: ExitStack) -> Backend:
         built = model()
     except TypeError as error:
         raise ConfigError(
-            f"model must be a model or a callable without arguments that builds one; calling {model!r} raised: {error}"
+            f"model must be a model or a callable without arguments that builds one; calling {shorten(model)} raised: "
+            f"{error}"
         ) from error
     return registry.backend_of(built)

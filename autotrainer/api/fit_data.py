@@ -29,7 +29,8 @@ def prepare_data(train_data: Any, validation_data: Any, test_data: Any, seed: in
         train, validation = hold_out(train, seed)
     else:
         raise DataError(
-            f"no validation rows can be held back from a {type(train.source).__name__}: pass validation_data"
+            f"train_data is a {type(train.source).__name__}, from which no validation rows can be held back: pass "
+            "validation_data"
         )
     test = None if test_data is None else normalize(test_data, "test_data")
     for name, other in (("validation_data", validation), ("test_data", test)):

@@ -12,15 +12,17 @@ from autotrainer import registry
 from autotrainer.adapter.loop import LoopTrainer
 from autotrainer.adapter.spec import LoopObjects, LoopRequest, TrainingSpec
 from autotrainer.api.loop_objects import ObjectsInUse
-from autotrainer.api.options import check_bool, integer, names
+from autotrainer.api.options import check_keep, check_loss, names
 from autotrainer.config import switched_off
 from autotrainer.diagnostics.loop_diagnostics import run_loop_diagnostics
+from autotrainer.edits.base import Count, Whole, checked, shorten
 from autotrainer.errors import ConfigError, StateError
 from autotrainer.monitoring.monitor import as_number
 from autotrainer.records.findings import Finding
 from autotrainer.reporting.result import Result
+from autotrainer.scoring.metrics import Mode
 from autotrainer.search.candidate import Candidate
-from autotrainer.search.planner import Planner
+from autotrainer.search.planner import Planner, unprepared
 from autotrainer.search.repair_loop import RepairLoop
 from autotrainer.training.budget import Budget
 from autotrainer.training.loop_run import LoopScore, ManagedLoopRun
@@ -127,21 +129,22 @@ class Loop(ObjectsInUse):
             raise ConfigError(f"log_dir must be a folder or None, not {log_dir!r}")
         self._log_dir = None if off else log_dir
         if score is not None and not isinstance(score, str):
-            raise ConfigError(f"score must be the name of an end_epoch value or None, not {score!r}")
-        if mode not in (None, "max", "min"):
-            raise ConfigError(f"mode must be 'max', 'min' or None, not {mode!r}")
-        check_bool(repair=repair, extra_memory=extra_memory, progress=progress)
-        self._progress = progress
-        self._loop_score = LoopScore(score, mode)
-        self._spec = TrainingSpec(integer("epochs", epochs, 1), integer("seed", seed, 0))
+            raise ConfigError(f"score must be the name of an end_epoch value or None, not {shorten(score)}")
+        repair, extra_memory = checked("repair", repair, bool), checked("extra_memory", extra_memory, bool)
+        self._progress = checked("progress", progress, bool)
+        self._loop_score = LoopScore(score, checked("mode", mode, Mode | None))
+        self._spec = TrainingSpec(checked("epochs", epochs, Count), checked("seed", seed, Whole))
         self._budget = Budget(budget)
+        check_loss("loss_fn", loss_fn)
         kept, forbidden = names("keep", keep), names("forbid", forbid)
         backend = registry.backend_of(model)
+        check_keep(kept, [layer.name for layer in backend.layers(model)])
         request = LoopRequest(
             model, optimizer, loss_fn, train_loader, self._spec.epochs, scheduler, scaler, kept, self._spec.seed
         )
+        planner = Planner(registry.repairs(), unprepared, strategy, max_change, extra_memory, forbidden)
         self._trainer: LoopTrainer = backend.loop(request)
-        planner = Planner(registry.repairs(), self._trainer.supports, strategy, max_change, extra_memory, forbidden)
+        planner.supports = self._trainer.supports
         self._repair_loop = RepairLoop(
             planner if repair and not off else None, self._budget, backend.name, self._spec.epochs
         )

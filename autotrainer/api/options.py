@@ -1,29 +1,15 @@
-"""Checks of options shared by `fit` and `Loop`."""
+"""Checks of options shared by the calls."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
-from autotrainer.errors import ConfigError
+from autotrainer.edits.base import shorten
+from autotrainer.errors import ConfigError, nearest
 
-__all__ = ["check_bool", "integer", "names"]
-
-
-def integer(name: str, value: Any, minimum: int) -> int:
-    """Return an option as an integer.
-
-    Raises:
-        ConfigError: If it is not an integer, or below ``minimum``.
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = minimum - 1
-    if isinstance(value, bool) or number < minimum:
-        raise ConfigError(f"{name} must be a whole number >= {minimum}, not {value!r}")
-    return number
+__all__ = ["check_keep", "check_loss", "names"]
 
 
 def names(name: str, values: Any) -> tuple[str, ...]:
@@ -32,19 +18,30 @@ def names(name: str, values: Any) -> tuple[str, ...]:
     Raises:
         ConfigError: If one of them is not a non-empty string.
     """
-    items = (values,) if isinstance(values, str) else tuple(values) if isinstance(values, Iterable) else (values,)
-    for item in items:
+    items = []
+    for item in [values] if isinstance(values, str) or not isinstance(values, Iterable) else values:
         if not isinstance(item, str) or not item:
-            raise ConfigError(f"{name} takes one or several names, not {item!r}")
-    return items
+            raise ConfigError(f"{name} takes one or several names, not {shorten(item)}")
+        items.append(item)
+    return tuple(items)
 
 
-def check_bool(**options: Any) -> None:
-    """Check that options are True or False.
+def check_keep(patterns: Iterable[str], layers: Sequence[str]) -> None:
+    """Check that each pattern of ``keep`` matches a layer, unless no layer is known yet.
 
     Raises:
-        ConfigError: If one of them is not.
+        ConfigError: If one matches none.
     """
-    for name, value in options.items():
-        if not isinstance(value, bool):
-            raise ConfigError(f"{name} must be True or False, not {value!r}")
+    for pattern in patterns:
+        if layers and not any(fnmatchcase(name, pattern) for name in layers):
+            raise ConfigError(f"keep={shorten(pattern)} matches no layer: {nearest(pattern, layers)}")
+
+
+def check_loss(name: str, loss: Any) -> None:
+    """Check that a loss is not a class, which a framework would call like a function.
+
+    Raises:
+        ConfigError: If it is one.
+    """
+    if isinstance(loss, type):
+        raise ConfigError(f"{name} is the class {loss.__name__}: pass an instance, {loss.__name__}()")

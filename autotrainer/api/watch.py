@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from autotrainer import registry
+from autotrainer.api.options import check_loss
 from autotrainer.config import switched_off
-from autotrainer.errors import ConfigError
+from autotrainer.edits.base import Count, checked
 from autotrainer.monitoring.monitor import Monitor, watched_models
 from autotrainer.monitoring.sampler import Sampler
 from autotrainer.records.findings import Finding
@@ -66,10 +65,8 @@ def watch(
     """
     rules = registry.make_rules(select, ignore, thresholds)
     sampler = Sampler(overhead)
-    for name, planned in (("epochs", epochs), ("steps", steps)):
-        is_integer = isinstance(planned, int | np.integer) and not isinstance(planned, bool)
-        if planned is not None and not (is_integer and planned >= 1):
-            raise ConfigError(f"{name} must be a whole number >= 1 or None, not {planned!r}")
+    epochs, steps = checked("epochs", epochs, Count | None), checked("steps", steps, Count | None)
+    check_loss("loss_fn", loss_fn)
     backend = registry.backend_of(model)
     if switched_off():
         inactive = Monitor([], sampler, quiet=True)
@@ -79,7 +76,6 @@ def watch(
     if previous is not None:
         previous.close()
     monitor = Monitor(rules, sampler, log_dir=log_dir, on_finding=on_finding)
-    epochs, steps = (None if planned is None else int(planned) for planned in (epochs, steps))
     try:
         monitor.attach(backend.observe(model, optimizer, loss_fn, monitor, epochs=epochs, steps=steps))
     except BaseException:

@@ -30,7 +30,9 @@ __all__ = [
     "Positive",
     "Range",
     "Whole",
+    "checked",
     "initializer_for",
+    "is_number",
     "join_names",
     "join_numbers",
     "quoted",
@@ -128,13 +130,7 @@ class Edit:
     def __post_init__(self) -> None:
         kind: Any = type(self)
         for name, hint in _hints(kind).items():
-            value = _plain(getattr(self, name))
-            object.__setattr__(self, name, value)
-            accepted = _mismatch(value, hint)
-            if accepted:
-                raise ConfigError(
-                    f"{kind.__name__}: {name} must be {accepted}, not {shorten(value)}{_suggestion(value, hint)}"
-                )
+            object.__setattr__(self, name, checked(f"{kind.__name__}: {name}", getattr(self, name), hint))
 
     def __str__(self) -> str:
         """Return what it changes as one sentence, without a full stop."""
@@ -158,6 +154,25 @@ def _hints(kind: Any) -> Mapping[str, Any]:
 
 
 _FINITE = Range()
+
+
+def checked(name: str, value: Any, accepts: Any) -> Any:
+    """Return a value as a plain one, if it fits a type as the fields of an edit have.
+
+    Args:
+        name: What the value is called, for messages.
+        value: The value; scalars of NumPy and of frameworks count as numbers.
+        accepts: The type, such as ``Count | None``.
+
+    Raises:
+        ConfigError: If it does not fit; says what is accepted.
+    """
+    is_tensor = type(value).__module__.startswith("tensorflow") and getattr(value, "shape", None) == ()
+    value = _plain(value.numpy() if is_tensor else value)  # TensorFlow's scalars have no ``item``
+    accepted = _mismatch(value, accepts)
+    if accepted:
+        raise ConfigError(f"{name} must be {accepted}, not {shorten(value)}{_suggestion(value, accepts)}")
+    return value
 
 
 def _plain(value: Any) -> Any:
@@ -195,7 +210,9 @@ def _mismatch(value: Any, hint: Any, limits: Range = _FINITE) -> str:
         return _mismatch(value, inner, mark)
     if origin in (Union, UnionType):
         options = [_mismatch(value, option) for option in arguments if option is not type(None)]
-        return "" if value is None or "" in options else f"{' or '.join(options)} or None"
+        if "" in options or (value is None and type(None) in arguments):
+            return ""
+        return " or ".join([*options, *(["None"] if type(None) in arguments else [])])
     if origin is Literal:
         if isinstance(value, str) and value in arguments:
             return ""
@@ -206,7 +223,7 @@ def _mismatch(value: Any, hint: Any, limits: Range = _FINITE) -> str:
         return "" if isinstance(value, bool) else "True or False"
     if hint in (int, float):
         kind = "whole number" if hint is int else "number"
-        if _is_number(value, hint) and value in limits:
+        if is_number(value, hint) and value in limits:
             return ""
         return f"a {kind} {limits}" if str(limits) else f"a finite {kind}"
     if hint is str:
@@ -230,7 +247,8 @@ def _suggestion(value: Any, hint: Any) -> str:
     return f": {text}" if text.startswith("did you mean") else ""
 
 
-def _is_number(value: Any, kind: type) -> bool:
+def is_number(value: Any, kind: type = float) -> bool:
+    """Return whether a value is a finite number of Python or NumPy, or a whole one for ``int``."""
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return bool(-sys.maxsize <= value <= sys.maxsize)
     return kind is float and isinstance(value, float | np.floating) and math.isfinite(value)

@@ -15,6 +15,7 @@ from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 from autotrainer.adapter.observer import EpochObserver, Locator, Observer
+from autotrainer.edits.base import shorten
 from autotrainer.errors import ConfigError, InputError
 from autotrainer.monitoring.engine import Engine
 from autotrainer.monitoring.guard import Guard
@@ -320,7 +321,7 @@ def as_number(name: str, value: Any) -> float:
         InputError: If it is not a number.
     """
     if isinstance(value, bool | str | bytes) or value is None:
-        raise InputError(f"end_epoch({name}=…) takes a number, not {value!r}")
+        raise InputError(f"end_epoch({name}=…) takes a number, not {shorten(value)}")
     try:
         return float(value.item() if hasattr(value, "item") else value)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:

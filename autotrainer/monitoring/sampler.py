@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import perf_counter
 
+from autotrainer.edits.base import is_number, shorten
 from autotrainer.errors import ConfigError
 
 __all__ = ["Sampler", "StepSampler"]
@@ -36,8 +37,11 @@ class Sampler:
     """
 
     def __init__(self, share: float = 0.01, clock: Callable[[], float] = perf_counter) -> None:
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-            raise ConfigError(f"overhead must be a share in (0, 1], not {share!r}; 0.01 allows 1% of the training time")
+        if not is_number(share) or not 0 < share <= 1:
+            raise ConfigError(
+                f"overhead must be a share in (0, 1], not {shorten(share)}; 0.01 allows 1% of the training time"
+            )
+        share = float(share)
         self._share = share - min(share / 2, _HOOKS)
         self._clock = clock
         self._start = clock()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ __all__ = [
     "StreamData",
     "arrays_of",
     "as_array",
+    "as_stream",
+    "check_weights",
     "concatenate_batches",
     "finite_rows",
     "map_arrays",
@@ -54,28 +56,40 @@ class ArrayData:
 
 @dataclass(frozen=True, slots=True)
 class StreamData:
-    """A loader or data set of a framework, which only its backend reads. It must be re-iterable."""
+    """A loader or data set of a framework, which only its backend reads. It must be re-iterable.
+
+    Attributes:
+        source: The loader or data set.
+        name: Name of the argument, for messages.
+    """
 
     source: Any
+    name: str = "the data"
 
 
 Data = ArrayData | StreamData
 
 
-def as_array(values: Any) -> NDArray[Any]:
+def as_array(values: Any, name: str = "the data") -> NDArray[Any]:
     """Convert an array, a tensor of any framework, a list or a pandas column to a NumPy array.
+
+    Args:
+        values: The values.
+        name: Name of the argument, for messages.
 
     Raises:
         DataError: If that is not possible.
     """
-    if hasattr(values, "detach"):  # a torch tensor, on any device
-        values = values.detach().cpu()
-    if hasattr(values, "numpy") and callable(values.numpy):
-        values = values.numpy()
     try:
-        return np.asarray(values)
-    except ValueError as error:  # rows of different lengths, or a list of batches
-        raise DataError(f"a {type(values).__name__} in the data is not a numeric array: {error}") from error
+        if hasattr(values, "detach"):  # a torch tensor, on any device
+            values = values.detach().cpu()
+        if hasattr(values, "numpy") and callable(values.numpy):
+            values = values.numpy()
+        array = np.asarray(values)
+        return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    # rows of different lengths, a list of batches, or a sparse, symbolic or empty tensor
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise DataError(f"a {type(values).__name__} in {name} is not a numeric array: {error}") from error
 
 
 def map_arrays(function: Callable[[NDArray[Any]], NDArray[Any]], inputs: Any) -> Any:
@@ -126,15 +140,42 @@ def normalize(data: Any, name: str) -> Data:
             raise DataError(f"{name} must be (x, y) or (x, y, sample_weight), not {len(data)} items")
         inputs = data[0]
         inputs = tuple(inputs) if isinstance(inputs, list) and _holds_arrays(inputs) else inputs
-        inputs = map_arrays(as_array, inputs)
-        targets = as_array(data[1])
-        weights = as_array(data[2]) if len(data) == 3 and data[2] is not None else None
+        inputs = map_arrays(lambda values: as_array(values, name), inputs)
+        targets = as_array(data[1], name)
+        weights = as_array(data[2], name) if len(data) == 3 and data[2] is not None else None
         return _checked(ArrayData(inputs, targets, weights), name)
-    if isinstance(data, np.ndarray) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
-        raise DataError(f"{name} must be (x, y), a loader or a data set, not {type(data).__name__}")
+    if hasattr(data, "dtype") or hasattr(data, "__array__"):
+        raise DataError(f"{name} must be (x, y), a loader or a data set, not {_kind(data)}")
+    return as_stream(data, name, "(x, y), a loader or a data set")
+
+
+def as_stream(data: Any, name: str, accepted: str) -> StreamData:
+    """Return a loader, data set or other collection of batches, unless it can be seen that it is none.
+
+    Args:
+        data: The user's argument.
+        name: Its name, for messages.
+        accepted: What is accepted, for messages.
+
+    Raises:
+        DataError: If it can't be read, can be read only once, is known to be empty, or is a text, mapping or set.
+    """
+    readable = (hasattr(data, "__iter__") or hasattr(data, "__getitem__")) and not isinstance(data, np.generic)
+    if isinstance(data, type | str | bytes | Mapping | Set) or not readable:
+        raise DataError(f"{name} must be {accepted}, not {_kind(data)}")
     if hasattr(data, "__next__"):
         raise DataError(f"{name} is an iterator, which can be read only once; pass the loader or data set itself")
-    return StreamData(data)
+    try:
+        empty = len(data) == 0
+    except (TypeError, NotImplementedError):  # no length, or not before it is read
+        empty = False
+    if empty:
+        raise DataError(f"{name} is empty: the {type(data).__name__} holds no batch, its length is 0")
+    return StreamData(data, name)
+
+
+def _kind(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
 def concatenate_batches(inputs: Sequence[Any], targets: Sequence[NDArray[Any]], rows: int) -> ArrayData | None:
@@ -168,8 +209,23 @@ def _holds_arrays(values: list[Any]) -> bool:
     return bool(values) and all(hasattr(v, "shape") and len(v.shape) > 0 for v in values)
 
 
+def check_weights(weights: NDArray[Any], name: str) -> None:
+    """Check the weights of rows; ``name`` is that of the argument, for messages.
+
+    Raises:
+        DataError: If they are not finite numbers >= 0, one a row, or all of them are 0.
+    """
+    numbers = weights.ndim == 1 and weights.dtype.kind in "biuf"
+    if not numbers or not (weights >= 0).all() or not np.isfinite(weights).all() or not weights.any():
+        raise DataError(f"{name}: the sample weights must be finite numbers >= 0, not all 0, of shape (rows,)")
+
+
+def _is_numeric(array: NDArray[Any]) -> bool:
+    return array.ndim > 0 and array.dtype.kind in _NUMERIC and not issubclass(array.dtype.type, np.void)
+
+
 def _checked(data: ArrayData, name: str) -> ArrayData:
-    if data.targets.ndim == 0 or data.targets.dtype.kind not in _NUMERIC:
+    if not _is_numeric(data.targets):
         raise DataError(
             f"{name}: the targets must be a numeric array of shape (rows, ...), not {data.targets.dtype} of shape "
             f"{data.targets.shape}"
@@ -177,16 +233,17 @@ def _checked(data: ArrayData, name: str) -> ArrayData:
     sizes: list[int] = []
 
     def size(array: NDArray[Any]) -> NDArray[Any]:
-        if array.ndim == 0 or array.dtype.kind not in _NUMERIC:
+        if not _is_numeric(array):
             raise DataError(f"{name}: the inputs must be numeric arrays of shape (rows, ...), not {array.dtype}")
         sizes.append(len(array))
         return array
 
     map_arrays(size, data.inputs)
+    if not sizes:
+        raise DataError(f"{name}: the inputs hold no array")
     weights = data.weights
     if weights is not None:
-        if weights.ndim != 1 or weights.dtype.kind not in "biuf" or not (weights >= 0).all() or np.isinf(weights).any():
-            raise DataError(f"{name}: the sample weights must be finite numbers >= 0, of shape (rows,)")
+        check_weights(weights, name)
         sizes.append(len(weights))
     if not data.rows or any(s != data.rows for s in sizes):
         raise DataError(f"{name}: the numbers of rows differ: inputs and weights have {sizes}, targets {data.rows}")

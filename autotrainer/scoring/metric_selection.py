@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from autotrainer.adapter.callables import check_callable
 from autotrainer.adapter.spec import Evaluation
+from autotrainer.edits.base import checked, shorten
 from autotrainer.errors import ConfigError, DataError, InputError, nearest
 from autotrainer.records.signals import Floats
 from autotrainer.records.task import TargetSummary, TaskContext, TaskKind, correct_rows
@@ -42,16 +44,15 @@ class MetricSelection:
     }
 
     def __init__(self, metric: Any = "auto", mode: Any = None, seed: int = 0) -> None:
-        if mode not in (None, "max", "min"):
-            raise ConfigError(f"mode must be 'max', 'min' or None, not {mode!r}")
+        mode = checked("mode", mode, Mode | None)
         if isinstance(metric, str):
             if metric != "auto" and metric not in self.NAMES:
-                raise ConfigError(f"unknown metric {metric!r}: {nearest(metric, ['auto', *self.NAMES])}")
+                raise ConfigError(f"unknown metric {shorten(metric)}: {nearest(metric, ['auto', *self.NAMES])}")
             default = self.NAMES.get(metric, "max")
             if mode not in (None, default):
                 raise ConfigError(f"metric {metric!r} has mode {default!r}; omit mode, or pass a callable metric")
-        elif not callable(metric):
-            raise ConfigError(f"metric must be a name or a callable(y_true, y_pred), not {type(metric).__name__}")
+        else:
+            check_callable("metric", metric, "y_true", "y_pred")
         self._metric, self._mode, self._seed = metric, mode, seed
 
     def select(self, context: TaskContext, targets: TargetSummary, evaluation: Evaluation) -> Metric:

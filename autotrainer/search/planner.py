@@ -6,15 +6,16 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from autotrainer.adapter.spec import Support
+from autotrainer.adapter.spec import Support, SupportLevel
 from autotrainer.edits import Edit
+from autotrainer.edits.base import is_number, shorten
 from autotrainer.errors import ConfigError, nearest
 from autotrainer.monitoring.guard import Guard
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.repair import Dimension, Proposal, Repair, Risk
 
-__all__ = ["STRATEGIES", "Planner", "Step"]
+__all__ = ["STRATEGIES", "Planner", "Step", "unprepared"]
 
 logger = logging.getLogger("autotrainer")
 
@@ -28,6 +29,11 @@ _LAST = ("reinitialize", "swap_activation")
 """Repairs that discard weights: last, unless the evidence names the layers."""
 _ROOT_LEAD = 2
 """Positions by which a finding's repairs are ahead of those of the next finding."""
+
+
+def unprepared(_: Edit) -> Support:
+    """Return that nothing is supported: the `Planner.supports` of a training that is not prepared yet."""
+    return Support(SupportLevel.NONE, "the training is not prepared")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +74,19 @@ class Planner:
     notes: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise ConfigError(f"unknown strategy {self.strategy!r}: {nearest(str(self.strategy), STRATEGIES)}")
-        if isinstance(self.max_change, bool) or self.max_change not in (0, 1, 2, 3):
+        if not isinstance(self.strategy, str) or self.strategy not in STRATEGIES:
+            hint = nearest(self.strategy if isinstance(self.strategy, str) else "", STRATEGIES)
+            raise ConfigError(f"unknown strategy {shorten(self.strategy)}: {hint}")
+        if not is_number(self.max_change, int) or self.max_change not in (0, 1, 2, 3):
             raise ConfigError(
                 f"max_change must be 0 (training settings only), 1 (also weights and activations), 2 (also inserted "
-                f"layers) or 3 (anything), not {self.max_change!r}"
+                f"layers) or 3 (anything), not {shorten(self.max_change)}"
             )
         self.forbid = frozenset([self.forbid] if isinstance(self.forbid, str) else self.forbid)
         names = [repair.name for repair in self.repairs]
         for name in self.forbid:
             if name not in names:
-                raise ConfigError(f"forbid names an unknown repair {name!r}: {nearest(str(name), names)}")
+                raise ConfigError(f"forbid names an unknown repair {shorten(name)}: {nearest(name, names)}")
 
     @property
     def needs(self) -> frozenset[str]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from fractions import Fraction
 from numbers import Real
+from typing import Any
 
+from autotrainer.edits.base import shorten
 from autotrainer.errors import BudgetError
 
 __all__ = ["Budget", "BudgetState", "Workload"]
@@ -72,11 +75,14 @@ class Budget:
 
     def __init__(self, limit: float | timedelta | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         seconds = limit.total_seconds() if isinstance(limit, timedelta) else None
-        number = seconds if seconds is not None else limit
-        if number is not None and (isinstance(number, bool) or not isinstance(number, Real)):
-            raise BudgetError(f"budget must be a number of trainings, a timedelta or None, not {limit!r}")
+        number: Any = seconds if seconds is not None else limit
+        is_number = isinstance(number, Real) and not isinstance(number, bool)
+        if number is not None and (not is_number or sys.maxsize < number < math.inf):
+            raise BudgetError(f"budget must be a number of trainings, a timedelta or None, not {shorten(limit)}")
         if number is not None and not number > 0:
-            raise BudgetError(f"budget={limit!r} allows no work: 1 is one baseline training, 3 leaves room for repairs")
+            raise BudgetError(
+                f"budget={shorten(limit)} allows no work: 1 is one baseline training, 3 leaves room for repairs"
+            )
         self._limit = limit
         self._trainings = None if seconds is not None or limit is None else float(number or 0)
         self._seconds = seconds

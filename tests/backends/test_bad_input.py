@@ -154,7 +154,7 @@ def test_metric_with_one_argument(kit: Any) -> None:
     def mine(y_true: Any) -> float:
         return 1.0
 
-    with pytest.raises(InputError, match=r"metric mine fails on targets of shape .* 1 positional argument"):
+    with pytest.raises(InputError, match="metric must be callable as metric"):
         kit.fit(metric=mine)
 
 

@@ -146,7 +146,7 @@ class StreamBatches:
         if length is None and steps is None:
             raise DataError("train_data is infinite: give fit_args={'steps_per_epoch': …}")
         self.steps = steps if steps is not None else (length if length != -1 else None)
-        sample = [_rows(b) for b in read_batches(StreamData(source), 2)]
+        sample = [_rows(b, "train_data") for b in read_batches(StreamData(source, "train_data"), 2)]
         if not sample:
             raise DataError("train_data holds no batch: it is empty, or can be read only once")
         self.batch_size = max(sample)
@@ -196,7 +196,7 @@ def read_batches(data: Data, limit: int | None = None, size: int = 256) -> Itera
     for number, batch in enumerate(source):
         if limit is not None and number >= limit:
             return
-        yield _unpack(batch)
+        yield _unpack(batch, "the data" if isinstance(data, ArrayData) else data.name)
 
 
 def _slice(data: ArrayData, start: int, size: int) -> Batch:
@@ -206,10 +206,19 @@ def _slice(data: ArrayData, start: int, size: int) -> Batch:
     return map_arrays(rows, data.inputs), rows(data.targets), None if data.weights is None else rows(data.weights)
 
 
-def _unpack(batch: Any) -> Batch:
+def _unpack(batch: Any, name: str) -> Batch:
     if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
-        raise DataError("each batch must be (inputs, targets) or (inputs, targets, sample_weight)")
+        raise DataError(
+            f"{name}: each batch must be (inputs, targets) or (inputs, targets, sample_weight), not "
+            f"{type(batch).__name__}"
+        )
     inputs, targets, weights = (*batch, None) if len(batch) == 2 else batch
+    for part, values in (("inputs", inputs), ("targets", targets)):
+        wrong = [value for value in keras.tree.flatten(values) or [None] if not hasattr(value, "shape")]
+        if wrong:
+            raise DataError(f"{name}: the {part} of a batch must be arrays or tensors, not {type(wrong[0]).__name__}")
+    if first_array(targets).shape[:1] == (0,):
+        raise DataError(f"{name}: a batch has no rows: leave it out")
     return _from_torch(inputs), _from_torch(targets), _from_torch(weights)
 
 
@@ -218,10 +227,10 @@ def _from_torch(values: Any) -> Any:
     return keras.tree.map_structure(lambda v: as_array(v) if type(v).__module__.startswith("torch") else v, values)
 
 
-def _rows(batch: Batch) -> int:
+def _rows(batch: Batch, name: str) -> int:
     shape = first_array(batch[1]).shape
     if not len(shape):
-        raise DataError("the data set yields single samples, not batches: give dataset.batch(32)")
+        raise DataError(f"{name}: the data set yields single samples, not batches: give dataset.batch(32)")
     return int(shape[0])
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from numbers import Integral
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import keras
 
 from autotrainer.backends.keras3.data.sample_weights import check_class_weight
+from autotrainer.backends.keras3.model.losses import check_loss
+from autotrainer.edits.base import Count, Range, checked, shorten
 from autotrainer.errors import ConfigError, InputError, nearest
 
 __all__ = ["CompileSettings", "FitArguments"]
@@ -23,6 +24,8 @@ _RESERVED = {
     "validation_data": "validation_data",
     "validation_split": "validation_data",
 }
+_VERBOSITY = Annotated[int, Range(least=0, most=2)] | Literal["auto"] | bool
+_SWITCH = bool | Annotated[int, Range(least=0, most=1)]
 _UNUSED = ("self", "initial_epoch", "validation_freq")
 
 
@@ -51,17 +54,10 @@ class CompileSettings:
         """Return the settings of a compiled model; ``loss``, unless None, replaces its loss.
 
         Raises:
-            InputError: If there is no loss.
+            InputError: If there is no loss, or it is none of Keras.
         """
-        if isinstance(loss, str):
-            try:
-                keras.losses.get(loss)
-            except ValueError as error:
-                raise InputError(
-                    f"loss={loss!r} is not a Keras loss: give a name, function or object of keras.losses"
-                ) from error
-        if not (loss is None or isinstance(loss, str | list | tuple | Mapping) or callable(loss)):
-            raise InputError(f"loss={loss!r} is not a Keras loss: give a name, function or object of keras.losses")
+        check_loss(loss)
+        loss = keras.losses.get(loss) if isinstance(loss, Mapping) and "class_name" in loss else loss
         if not model.compiled:
             if loss is None:
                 raise InputError("the model is not compiled: give loss and optimizer, or compile it")
@@ -145,11 +141,11 @@ class FitArguments:
         for name in arguments:
             if name in _RESERVED:
                 raise ConfigError(
-                    f"fit_args has {name!r}: give the argument {_RESERVED[name]} of autotrainer.fit instead"
+                    f"fit_args has {shorten(name)}: give the argument {_RESERVED[name]} of autotrainer.fit instead"
                 )
             if name not in accepted:
                 raise ConfigError(
-                    f"fit_args: {name!r} can't be used here, {nearest(name, set(accepted) - set(_RESERVED))}"
+                    f"fit_args: {shorten(name)} can't be used here, {nearest(name, set(accepted) - set(_RESERVED))}"
                 )
         rest = {"verbose": 0, **arguments}
         _count(rest, "validation_batch_size")  # has no effect on the results of an evaluation
@@ -157,11 +153,8 @@ class FitArguments:
         if callbacks is not None and (isinstance(callbacks, keras.callbacks.Callback) or not callable(callbacks)):
             callbacks = _as_callbacks(callbacks)
         rest["class_weight"] = check_class_weight(rest.get("class_weight"))
-        if rest["verbose"] not in ("auto", 0, 1, 2):
-            raise ConfigError(f"fit_args: verbose must be 'auto', 0, 1 or 2, not {rest['verbose']!r}")
-        shuffle = rest.pop("shuffle", True)
-        if shuffle not in (True, False):
-            raise ConfigError(f"fit_args: shuffle must be True or False, not {shuffle!r}")
+        rest["verbose"] = checked("fit_args: verbose", rest["verbose"], _VERBOSITY)
+        shuffle = checked("fit_args: shuffle", rest.pop("shuffle", True), _SWITCH)
         return cls(
             _count(rest, "steps_per_epoch"),
             _count(rest, "validation_steps"),
@@ -189,7 +182,5 @@ def _as_callbacks(values: Any) -> list[Any]:
 
 
 def _count(arguments: dict[str, Any], name: str) -> int | None:
-    value = arguments.pop(name, None)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
-        raise ConfigError(f"fit_args: {name} must be a whole number >= 1, not {value!r}")
-    return None if value is None else int(value)
+    value: int | None = checked(f"fit_args: {name}", arguments.pop(name, None), Count | None)
+    return value

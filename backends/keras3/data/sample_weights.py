@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotrainer.backends.keras3.data.batches import read_batches
+from autotrainer.edits.base import shorten
 from autotrainer.errors import ConfigError
-from autotrainer.records.data import ArrayData, Data, StreamData, as_array
+from autotrainer.records.data import ArrayData, Data, StreamData, as_array, check_weights
 
 __all__ = ["check_class_weight", "weighted"]
 
@@ -34,9 +35,13 @@ def check_class_weight(given: Any) -> dict[int, float] | None:
             or not isinstance(label, Real)
             or not (float(label) >= 0 and float(label).is_integer())
         ):
-            raise ConfigError(f"fit_args: class_weight has the class {label!r}: classes are whole numbers from 0")
+            raise ConfigError(
+                f"fit_args: class_weight has the class {shorten(label)}: classes are whole numbers from 0"
+            )
         if isinstance(weight, bool) or not isinstance(weight, Real) or not 0 <= float(weight) < math.inf:
-            raise ConfigError(f"fit_args: class_weight gives class {label} the weight {weight!r}: not a number >= 0")
+            raise ConfigError(
+                f"fit_args: class_weight gives class {label} the weight {shorten(weight)}: not a number >= 0"
+            )
     return {int(label): float(weight) for label, weight in given.items()} if given else None
 
 
@@ -54,7 +59,8 @@ def weighted(data: Data, by_row: Any, by_class: Mapping[int, float] | None) -> D
         ConfigError: If Keras can't apply them.
     """
     if by_row is not None:
-        if not isinstance(data, ArrayData) or len(by_row) != data.rows:
+        by_row = as_array(by_row, "fit_args: sample_weight")
+        if not isinstance(data, ArrayData) or by_row.shape[:1] != (data.rows,):
             raise ConfigError(
                 "fit_args: sample_weight does not fit the training rows: give (x, y, sample_weight) as train_data"
             )
@@ -63,6 +69,7 @@ def weighted(data: Data, by_row: Any, by_class: Mapping[int, float] | None) -> D
                 "fit_args: sample_weight is given together with the weights of train_data (x, y, sample_weight): "
                 "give one of them"
             )
+        check_weights(by_row, "fit_args: sample_weight")
         data = ArrayData(data.inputs, data.targets, by_row)
     if by_class is None:
         return data

@@ -28,7 +28,7 @@ from autotrainer.edits import (
     WeightClasses,
 )
 from autotrainer.errors import ConfigError
-from autotrainer.records.data import ArrayData, Data, StreamData, as_array, finite_rows
+from autotrainer.records.data import ArrayData, Data, as_array, finite_rows
 from autotrainer.training.data_edits import (
     FittedEdits,
     Moments,
@@ -74,7 +74,11 @@ class TrainingData:
         """
         data, shuffle = self.data, self.shuffle
         if last(edits, DropBadRows) is not None:
-            data = data.take(finite_rows(data)) if isinstance(data, ArrayData) else StreamData(clean(data.source))
+            data = (
+                data.take(finite_rows(data))
+                if isinstance(data, ArrayData)
+                else replace(data, source=clean(data.source))
+            )
         by_class = last(edits, WeightClasses)
         if by_class is not None and isinstance(data, ArrayData):
             data = _weighted(data, by_class.weights)
@@ -82,7 +86,7 @@ class TrainingData:
             if isinstance(data, ArrayData) and shuffle:
                 raise ConfigError("rows of arrays are shuffled in each epoch already")
             shuffle = True
-            data = data if isinstance(data, ArrayData) else StreamData(shuffled(data.source, seed))
+            data = data if isinstance(data, ArrayData) else replace(data, source=shuffled(data.source, seed))
         feed = training_batches(data, self.batch_size, shuffle, self.steps)
         resized = last(edits, SetBatchSize)
         return feed if resized is None else feed.resized(resized.size)
@@ -128,7 +132,7 @@ class TrainingData:
         data = self.data
         if isinstance(data, ArrayData):
             return data.rows, len(finite_rows(data))
-        return sum(map(len, self._targets())), sum(map(len, self._targets(StreamData(clean(data.source)))))
+        return sum(map(len, self._targets())), sum(map(len, self._targets(replace(data, source=clean(data.source)))))
 
 
 def _weighted(data: ArrayData, weights: Sequence[float]) -> ArrayData:

@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 
 from autotrainer.backends.keras3.layers.signed_logistic import SignedLogistic
 from autotrainer.edits import SetLoss
-from autotrainer.errors import ConfigError
+from autotrainer.edits.base import shorten
+from autotrainer.errors import ConfigError, InputError
 from autotrainer.records.task import TargetSummary
 
-__all__ = ["is_custom_loss", "make_loss"]
+__all__ = ["check_loss", "is_custom_loss", "make_loss"]
+
+
+def check_loss(loss: Any) -> None:
+    """Check that a loss is a name, function, object or configuration, or a list or dict of those with at least one.
+
+    Raises:
+        InputError: If it is none of these.
+    """
+    parts = list(_parts(loss))
+    if not any(part is not None for part in parts) and loss is not None:
+        raise InputError(f"loss={shorten(loss)} holds no loss: give a name, function or object of keras.losses")
+    for part in parts:
+        try:
+            usable = part is None or callable(keras.losses.get(part) if isinstance(part, str | Mapping) else part)
+        except (ValueError, TypeError, KeyError) as error:
+            raise _unknown_loss(part) from error
+        if not usable:
+            raise _unknown_loss(part)
+
+
+def _parts(loss: Any) -> Iterator[Any]:
+    is_config = isinstance(loss, Mapping) and "class_name" in loss
+    if is_config or not isinstance(loss, list | tuple | Mapping):
+        yield loss
+        return
+    for part in loss.values() if isinstance(loss, Mapping) else loss:
+        yield from _parts(part)
+
+
+def _unknown_loss(loss: Any) -> InputError:
+    return InputError(f"loss={shorten(loss)} is not a Keras loss: give a name, function or object of keras.losses")
 
 
 def is_custom_loss(loss: Any) -> bool:

@@ -7,8 +7,13 @@ from typing import Any
 
 import keras
 
+from autotrainer.adapter.callables import check_callable
+from autotrainer.edits.base import shorten
+from autotrainer.errors import InputError
+
 __all__ = [
     "apply_method_name",
+    "as_optimizer",
     "gradients_and_variables",
     "gradients_of_call",
     "inner_optimizer",
@@ -20,6 +25,31 @@ __all__ = [
 def inner_optimizer(optimizer: Any) -> Any:
     """Return the optimizer inside a loss-scaling one, or the optimizer itself."""
     return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def as_optimizer(argument: Any) -> Any:
+    """Return the optimizer for the user's argument: an object, a name, a configuration, a class or a callable.
+
+    Raises:
+        InputError: If it is not one of these.
+    """
+    optimizer = argument
+    if isinstance(argument, str | Mapping):
+        try:
+            optimizer = keras.optimizers.get(argument)
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"optimizer={shorten(argument)} is not a Keras optimizer: give an object or name of keras.optimizers"
+            ) from error
+    elif not isinstance(argument, keras.optimizers.Optimizer) and callable(argument):
+        check_callable("optimizer", argument)
+        optimizer = argument()
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise InputError(
+            f"optimizer must be a Keras optimizer, its name or a zero-argument callable that makes one, "
+            f"not {shorten(argument)}"
+        )
+    return optimizer
 
 
 def optimizers_of(model: Any) -> list[Any]:

@@ -11,7 +11,7 @@ import keras
 from autotrainer.backends.keras3.layers.scaled_schedule import ScaledSchedule
 from autotrainer.backends.keras3.layers.update_clipping import clip_updates, has_second_moment
 from autotrainer.backends.keras3.model.describe import optimizer_info
-from autotrainer.backends.keras3.model.optimizers import inner_optimizer
+from autotrainer.backends.keras3.model.optimizers import as_optimizer, inner_optimizer
 from autotrainer.edits import (
     ClipGradients,
     DecayRate,
@@ -48,21 +48,7 @@ def resolve_optimizer(argument: Any) -> Any:
     Raises:
         InputError: If it is not one of these, or can't be recreated from its configuration.
     """
-    optimizer = argument
-    if isinstance(argument, str | Mapping):
-        try:
-            optimizer = keras.optimizers.get(argument)
-        except ValueError as error:
-            raise InputError(
-                f"optimizer={argument!r} is not a Keras optimizer: {str(error).splitlines()[0]}"
-            ) from error
-    elif not isinstance(argument, keras.optimizers.Optimizer) and callable(argument):
-        optimizer = argument()
-    if not isinstance(optimizer, keras.optimizers.Optimizer):
-        raise InputError(
-            f"optimizer must be a Keras optimizer, its name or a zero-argument callable that makes one, "
-            f"not {type(optimizer).__name__}"
-        )
+    optimizer = as_optimizer(argument)
     try:
         edited_optimizer(optimizer, (), None)
     except (TypeError, ValueError, NotImplementedError) as error:

@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-import keras
-
 from autotrainer.backends.keras3.model.copying import has_graph
 from autotrainer.backends.keras3.model.layer_graph import LayerGraph
+from autotrainer.backends.keras3.model.optimizers import as_optimizer
 from autotrainer.backends.keras3.model.rebuilding import copy_model
 from autotrainer.backends.keras3.surgery.editor import Editor
 from autotrainer.backends.keras3.surgery.hidden_edits import (
@@ -23,7 +22,7 @@ from autotrainer.backends.keras3.surgery.hidden_edits import (
     swap_activation,
 )
 from autotrainer.backends.keras3.surgery.io_edits import add_input_noise, scale_inputs, set_output_activation
-from autotrainer.backends.keras3.surgery.optimizer_edits import edited_optimizer, resolve_optimizer
+from autotrainer.backends.keras3.surgery.optimizer_edits import edited_optimizer
 from autotrainer.backends.keras3.surgery.output_wrappers import number_classes, scale_targets
 from autotrainer.backends.keras3.surgery.precision import raise_precision
 from autotrainer.backends.keras3.surgery.resizing import resize_layers
@@ -120,11 +119,8 @@ def apply_edits(edits: Sequence[Edit], model: Any, optimizer: Any = None) -> tup
     Raises:
         ConfigError: If an edit does not fit the model or its optimizer, which then stay as they are.
     """
-    if optimizer is not None and not isinstance(optimizer, str | keras.optimizers.Optimizer):
-        raise ConfigError(f"optimizer must be a Keras optimizer, its name or None, not {type(optimizer).__name__}")
     template = optimizer if optimizer is not None else getattr(model, "optimizer", None)
-    if isinstance(template, str):
-        template = resolve_optimizer(template)
+    template = None if template is None else as_optimizer(template)
     changes_model = any(type(edit) in _HANDLERS for edit in edits)
     if changes_model and not model.built:
         raise ConfigError(f"model {model.name!r} is not built: give it a keras.Input or call it once first")

@@ -48,9 +48,13 @@ class InitialState:
 
         Raises:
             DataError: If the inputs do not fit the model; ``name`` is that of the data.
+            InputError: If the model returns no tensor.
         """
-        output = keras.tree.flatten(_forward(self.model, example, name))[0]
-        return (None, *output.shape[1:])
+        result = _forward(self.model, example, name)
+        outputs = keras.tree.flatten(result)
+        if not outputs or not hasattr(outputs[0], "shape"):
+            raise InputError(f"the model returns {type(result).__name__} without a tensor for {name}")
+        return (None, *outputs[0].shape[1:])
 
     def input_name(self, index: int) -> str | None:
         """Return the name of an input of a model with a graph, else None."""

@@ -104,13 +104,13 @@ class KerasTrainer(Trainer):
         )  # fmt: skip
         self._batches = self._training_data.feed()
         self._targets = target_summary(self._train_data)
-        example = first_samples(self._train_data, "train_data")
+        example, *others = (first_samples(data, name) for name, data in self._all_data().items())
         self._initial_state = InitialState(original, request.model, example)
         model = self._initial_state.model
         self._output_shape = self._initial_state.output_shape(example, "train_data")
         self._settings.check_loss(model)
-        self._check_finite_length(request.validation)
-        self._initial_state.output_shape(first_samples(request.validation, "validation_data"), "validation_data")
+        for name, samples in zip(list(self._all_data())[1:], others, strict=True):
+            self._initial_state.output_shape(samples, name)
         self._sample = example
         self._shapes = [tuple(v.shape[1:]) for v in keras.tree.flatten(example)]
         self._surgeon = Surgeon(model, request.keep, self._statistics, self._shapes)
@@ -124,10 +124,20 @@ class KerasTrainer(Trainer):
 
     # -- preparing ------------------------------------------------------------------------------------------------
 
-    def _check_finite_length(self, validation: Data) -> None:
-        infinite = isinstance(validation, StreamData) and stream_length(validation.source) is None
-        if infinite and self._arguments.validation_steps is None:
+    def _all_data(self) -> dict[str, Data]:
+        """Return training, validation and test data by the name of the argument.
+
+        Raises:
+            DataError: If those to evaluate on are infinite.
+        """
+        request, data = self._request, {"train_data": self._train_data, "validation_data": self._request.validation}
+        if _is_infinite(request.validation) and self._arguments.validation_steps is None:
             raise DataError("validation_data is infinite: give fit_args={'validation_steps': …}")
+        if request.test is None:
+            return data
+        if _is_infinite(request.test):
+            raise DataError("test_data is infinite: give a part of it, test_data.take(…)")
+        return {**data, "test_data": request.test}
 
     def _statistics(self, input_index: int) -> InputStatistics:
         return input_statistics(self._train_data, input_index, self._initial_state.input_name(input_index))
@@ -340,6 +350,10 @@ class KerasTrainer(Trainer):
             batch = next(iter(read_batches(self._train_data, 1, size=batches.batch_size or 1)), None)
         rows = 0 if batch is None else len(keras.tree.flatten(batch[0])[0])
         return batch[0] if batch is not None and rows and run.spend(rows, training=False) else None
+
+
+def _is_infinite(data: Data) -> bool:
+    return isinstance(data, StreamData) and stream_length(data.source) is None
 
 
 def _loss_only(logs: Mapping[str, Any]) -> dict[str, float]:

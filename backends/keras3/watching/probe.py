@@ -14,13 +14,15 @@ import numpy as np
 from autotrainer.backends.keras3.data.batches import read_batches
 from autotrainer.backends.keras3.engines.patching import patched
 from autotrainer.backends.keras3.engines.step_recorder import StepRecorder, paired
+from autotrainer.backends.keras3.model.losses import check_loss
 from autotrainer.backends.keras3.model.model_calls import error_reason
+from autotrainer.backends.keras3.model.optimizers import as_optimizer
 from autotrainer.backends.keras3.runtime.random_state import preserve_random_state
 from autotrainer.backends.keras3.runtime.tensors import input_rows, row_count, rows_of
 from autotrainer.backends.keras3.watching.loss_tracker import LossTracker
 from autotrainer.backends.keras3.watching.step_counter import StepCounts
 from autotrainer.backends.keras3.watching.step_measurement import StepMeasurement
-from autotrainer.errors import DataError, InputError
+from autotrainer.errors import DataError
 from autotrainer.records.data import ArrayData, Data, StreamData, normalize
 from autotrainer.records.signals import LAYER_COLUMNS, Observation
 from autotrainer.records.task import TaskContext
@@ -55,16 +57,11 @@ def probe(model: Any, data: Any, loss: Any, optimizer: Any, batches: int) -> tup
     """
     loss = getattr(model, "loss", None) if loss is None else loss
     optimizer = getattr(model, "optimizer", None) if optimizer is None else optimizer
-    try:
-        loss_function, optimizer_object = keras.losses.get(loss) if not _is_nested(loss) else None, optimizer
-        if isinstance(optimizer, str):
-            optimizer_object = keras.optimizers.get(optimizer)
-    except ValueError as error:
-        raise InputError(f"loss or optimizer unknown to Keras: {error}") from error
-    if optimizer_object is not None and not isinstance(optimizer_object, keras.optimizers.Optimizer):
-        raise InputError(f"optimizer must be a Keras optimizer or its name, not {type(optimizer).__name__}")
+    check_loss(loss)
+    loss_function = None if _is_nested(loss) else keras.losses.get(loss)
+    optimizer_object = None if optimizer is None else as_optimizer(optimizer)
     if isinstance(data, list) and data and all(isinstance(item, tuple) for item in data):
-        data = StreamData(data)
+        data = StreamData(data, "train_data")
     normalized = normalize(data, "train_data")
     with preserve_random_state():
         probed = model if model.built else _copy_of_unbuilt(model)

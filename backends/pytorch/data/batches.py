@@ -138,6 +138,7 @@ class LoaderBatches(Batches):
         size: Batch size to read with; None for the loader's.
         shuffle: Seed to shuffle each epoch with; None keeps the loader's order.
         clean: Leave out rows with non-finite values.
+        name: Name of the argument, for messages.
     """
 
     def __init__(
@@ -146,6 +147,7 @@ class LoaderBatches(Batches):
         device: torch.device,
         *,
         pairs: bool,
+        name: str = "the data",
         size: int | None = None,
         shuffle: int | None = None,
         clean: bool = False,
@@ -154,6 +156,7 @@ class LoaderBatches(Batches):
         self._source = FiniteRowsLoader(loader) if clean else loader
         self._device = device
         self._pairs = pairs
+        self._name = name
         batch_size = getattr(self._source, "batch_size", None)
         self.size = batch_size if isinstance(batch_size, int) else None
         dataset = getattr(source, "dataset", None)
@@ -204,19 +207,23 @@ class LoaderBatches(Batches):
             if self._pairs and not pair:
                 count = f" of {len(raw)} items" if isinstance(raw, tuple | list) else ""
                 raise DataError(
-                    f"batch {number} of the loader is a {type(raw).__name__}{count}, not (x, y): give "
+                    f"{self._name}: batch {number} of the loader is a {type(raw).__name__}{count}, not (x, y): give "
                     "step=callable(model, batch) that computes the loss"
                 )
             inputs, targets = raw if pair else (None, None)
             if self._pairs and isinstance(targets, Tensor) and not targets.ndim:
                 raise DataError(
-                    f"the {type(self._source).__name__} yields single samples, not batches: give "
+                    f"{self._name}: the {type(self._source).__name__} yields single samples, not batches: give "
                     "torch.utils.data.DataLoader(data, batch_size=32)"
                 )
-            yield Batch(inputs, targets, None, rows_of(targets if pair else raw), raw)
+            rows = rows_of(targets if pair else raw)
+            if self._pairs and not rows:
+                raise DataError(f"{self._name}: batch {number} of the loader has no rows: leave it out")
+            yield Batch(inputs, targets, None, rows, raw)
         if number < 0:
             raise DataError(
-                f"the {type(self._source).__name__} yields no batch: it is empty, or can be read only once; give a "
+                f"{self._name}: the {type(self._source).__name__} yields no batch: it is empty, or can be read only "
+                "once; give a "
                 "DataLoader over the data, or an object that makes its batches anew each time it is iterated"
             )
 
@@ -249,7 +256,9 @@ def open_data(
     if isinstance(data, ArrayData):
         return ArrayBatches(data.take(finite_rows(data)) if clean else data, size, device, dtype, floating)
     loader_size = size if rebatch else None
-    return LoaderBatches(data.source, device, pairs=pairs, size=loader_size, shuffle=shuffle, clean=clean)
+    return LoaderBatches(
+        data.source, device, pairs=pairs, name=data.name, size=loader_size, shuffle=shuffle, clean=clean
+    )
 
 
 def first_rows(batches: Batches, rows: int) -> ArrayData | None:

@@ -43,10 +43,10 @@ class Examples:
 
     @classmethod
     def of(cls, request: FitRequest, model: nn.Module, objective: Objective) -> Examples:
-        """Read examples of the training data, and check that the model runs on training and validation data.
+        """Read examples of the training data, and check that the model runs on training, validation and test data.
 
         Args:
-            request: Training and validation data.
+            request: Training, validation and test data.
             model: A copy of the model; unchanged, except that lazy parameters get their shapes.
             objective: Computes the loss of a batch, through the user's ``step`` if there is one.
 
@@ -65,13 +65,13 @@ class Examples:
         if "targets" in integers and not examples._loss_works(model):
             converted = examples._with(request.train, model, {"targets"})
             examples = converted if converted._loss_works(model) else examples
-        validation = examples._with(request.validation, model, set())
-        error = validation._failure(model)
-        if error is not None:
-            raise DataError(
-                f"the model runs on train_data, {examples.shapes()}, but not on validation_data, "
-                f"{validation.shapes()}: {error}"
-            ) from error
+        for name, data in (("validation_data", request.validation), ("test_data", request.test)):
+            others = None if data is None else examples._with(data, model, set())
+            error = None if others is None else others._failure(model)
+            if others is not None and error is not None:
+                raise DataError(
+                    f"the model runs on train_data, {examples.shapes()}, but not on {name}, {others.shapes()}: {error}"
+                ) from error
         return examples
 
     def refusal(self, model: nn.Module) -> str:

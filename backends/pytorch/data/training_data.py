@@ -57,7 +57,8 @@ def make_objective(request: FitRequest, loss: nn.Module | None, edits: Sequence[
         edits: The edits, with fitted numbers.
     """
     weighted = any(
-        isinstance(data, ArrayData) and data.weights is not None for data in (request.train, request.validation)
+        isinstance(data, ArrayData) and data.weights is not None
+        for data in (request.train, request.validation, request.test)
     )
     by_class = last(edits, WeightClasses)
     if loss is not None and request.step is None and (by_class is not None or weighted):

@@ -21,7 +21,7 @@ from autotrainer.backends.pytorch.loop.stale_objects import StaleObjects
 from autotrainer.backends.pytorch.loop.user_loop import UserLoop
 from autotrainer.backends.pytorch.model.losses import as_module
 from autotrainer.backends.pytorch.optim.optimizers import owns
-from autotrainer.backends.pytorch.optim.schedulers import step_scheduler
+from autotrainer.backends.pytorch.optim.schedulers import is_scheduler, make_scheduler, step_scheduler
 from autotrainer.backends.pytorch.runtime.devices import device_of
 from autotrainer.backends.pytorch.runtime.hooks import add_hook
 from autotrainer.backends.pytorch.runtime.host_offload import is_large
@@ -29,11 +29,15 @@ from autotrainer.backends.pytorch.runtime.random_state import preserve_random_st
 from autotrainer.backends.pytorch.runtime.torch_private import is_step_wrapped
 from autotrainer.backends.pytorch.watching.observer import observe
 from autotrainer.edits import DecayRate, Edit
+from autotrainer.edits.base import shorten
 from autotrainer.errors import DataError, InputError
-from autotrainer.records.data import StreamData
+from autotrainer.records.data import StreamData, as_stream
 from autotrainer.records.task import TaskContext
 
 __all__ = ["TorchLoop", "make_loop"]
+
+
+_SCALER_METHODS = ("scale", "step", "update", "state_dict")
 
 
 def make_loop(request: LoopRequest) -> TorchLoop:
@@ -54,11 +58,10 @@ def make_loop(request: LoopRequest) -> TorchLoop:
         )
     if not callable(request.loss_fn):
         raise InputError(f"loss_fn must be a loss module or callable, not {type(request.loss_fn).__name__}")
-    if not hasattr(request.loader, "__iter__") or hasattr(request.loader, "__next__"):
-        raise DataError(
-            f"train_loader must be a DataLoader or another iterable that can be read anew in each epoch, not "
-            f"{type(request.loader).__name__}"
-        )
+    as_stream(request.loader, "train_loader", "a DataLoader or another iterable that can be read anew in each epoch")
+    is_scaler = all(callable(getattr(request.scaler, name, None)) for name in _SCALER_METHODS)
+    if request.scaler is not None and (isinstance(request.scaler, type) or not is_scaler):
+        raise InputError(f"scaler must be a torch.amp.GradScaler or None, not {shorten(request.scaler)}")
     return TorchLoop(request)
 
 
@@ -67,14 +70,14 @@ class TorchLoop(LoopTrainer):
 
     def __init__(self, request: LoopRequest) -> None:
         self._request = request
-        self._batches = LoaderBatches(request.loader, device_of(request.model), pairs=False)
+        self._batches = LoaderBatches(request.loader, device_of(request.model), pairs=False, name="train_loader")
         loss = as_module(request.loss_fn)
         objects = LoopObjects(request.model, request.optimizer, loss, request.loader, None, request.scaler)
         self._initial = Checkpoint.of(objects, 0, request.scheduler)
         self._healthy_checkpoint: Checkpoint | None = None
         scheduler = request.scheduler
-        if scheduler is not None and not hasattr(scheduler, "step"):
-            scheduler = scheduler(request.optimizer)
+        if scheduler is not None and not is_scheduler(scheduler):
+            scheduler = make_scheduler(scheduler, request.optimizer)
         self.given = replace(objects, scheduler=scheduler)
         self._first_call: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
         self._builders: dict[int, LoopBuilder] = {}
@@ -215,7 +218,7 @@ class TorchLoop(LoopTrainer):
         return self._builders[checkpoint.epoch]
 
     def _make_builder(self, checkpoint: Checkpoint) -> LoopBuilder | None:
-        stream = StreamData(self._request.loader)
+        stream = StreamData(self._request.loader, "train_loader")
         state = checkpoint.initial_state
         request = FitRequest(
             state.reference,

@@ -14,6 +14,7 @@ from autotrainer.adapter.spec import LoopObjects
 from autotrainer.backends.pytorch.data.loaders import rows_of
 from autotrainer.backends.pytorch.training.best_weights import BestWeights
 from autotrainer.backends.pytorch.training.callback_hooks import CallbackHooks
+from autotrainer.errors import DataError
 
 __all__ = ["LoopLoader", "LoopTraining", "rates_of"]
 
@@ -98,8 +99,9 @@ class LoopLoader:
 
     def __iter__(self) -> Iterator[Any]:
         training, run = self._training, self._training.run
-        is_training = False
+        empty, is_training = True, False
         for batch in training.objects.loader:
+            empty = False
             is_training = training.objects.model.training  # otherwise the user's loop evaluates on training data
             if is_training:
                 if (run.suspect and not training.finite) or not run.spend(rows_of(batch), training=True):
@@ -107,6 +109,11 @@ class LoopLoader:
                 training.batches += 1
                 training.first_batch = batch if training.first_batch is None else training.first_batch
             yield batch
+        if empty:
+            raise DataError(
+                f"train_loader: the {type(training.objects.loader).__name__} yields no batch: it is empty, or can be "
+                "read only once"
+            )
         if is_training:
             training.end_training()
 

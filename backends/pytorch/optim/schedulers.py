@@ -9,14 +9,32 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
+from autotrainer.adapter.callables import check_callable
 from autotrainer.errors import ConfigError, InputError
 
-__all__ = ["scheduler_maker", "step_scheduler"]
+__all__ = ["is_scheduler", "make_scheduler", "scheduler_maker", "step_scheduler"]
 
 _GROUP_SETTINGS = ("max_lr", "min_lr", "max_momentum", "base_momentum")
 """Values that `OneCycleLR` and `CyclicLR` keep in the optimizer's parameter groups."""
 _LISTS_BY_GROUP = ("base_lrs", "lr_lambdas", "min_lrs", "max_lrs", "base_momentums", "max_momentums", "_last_lr")
 """Attributes of schedulers with one value for each parameter group."""
+
+
+def is_scheduler(value: Any) -> bool:
+    """Return whether a value is a scheduler, not a class or function that makes one."""
+    return not isinstance(value, type) and callable(getattr(value, "step", None))
+
+
+def make_scheduler(make: Callable[[Optimizer], Any], optimizer: Optimizer) -> Any:
+    """Return the scheduler that the user's callable makes.
+
+    Raises:
+        InputError: If it returns anything else.
+    """
+    scheduler = make(optimizer)
+    if not is_scheduler(scheduler):
+        raise InputError(f"scheduler(optimizer) must return a learning-rate scheduler, not {type(scheduler).__name__}")
+    return scheduler
 
 
 def step_scheduler(scheduler: Any, loss: float) -> None:
@@ -43,9 +61,8 @@ def scheduler_maker(scheduler: Any, optimizer: Optimizer) -> Callable[[Optimizer
     """
     if scheduler is None:
         return None
-    if not hasattr(scheduler, "step"):
-        if not callable(scheduler):
-            raise InputError(f"scheduler must be a scheduler or callable(optimizer), not {type(scheduler).__name__}")
+    if not is_scheduler(scheduler):
+        check_callable("scheduler", scheduler, "optimizer")
         return scheduler  # type: ignore[no-any-return]
     if getattr(scheduler, "optimizer", optimizer) is not optimizer:
         raise InputError("the scheduler belongs to another optimizer: make it from the optimizer that is given")

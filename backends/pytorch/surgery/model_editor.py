@@ -17,7 +17,7 @@ from autotrainer.backends.pytorch.layers.modules import (
     TargetScaling,
     make_activation,
 )
-from autotrainer.backends.pytorch.optim.optimizers import adopt_parameters, edit_optimizer
+from autotrainer.backends.pytorch.optim.optimizers import adopt_parameters, edit_optimizer, owns
 from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph
 from autotrainer.backends.pytorch.surgery.reinitialize import reinitialize
 from autotrainer.backends.pytorch.surgery.snapshot import unchanged_on_error
@@ -36,6 +36,7 @@ from autotrainer.edits import (
     SwapActivation,
     initializer_for,
 )
+from autotrainer.edits.base import shorten
 from autotrainer.errors import ConfigError
 from autotrainer.training.data_edits import check_fitted
 
@@ -142,9 +143,9 @@ def apply_edits(edits: Sequence[Edit], model: nn.Module, optimizer: Optimizer | 
     Raises:
         ConfigError: If an edit can't be applied to this model or optimizer, which then stay as they are.
     """
-    if optimizer is not None and not isinstance(optimizer, Optimizer):
+    if optimizer is not None and not (isinstance(optimizer, Optimizer) and owns(optimizer, model)):
         raise ConfigError(
-            f"optimizer must be a torch.optim.Optimizer of this model or None, not {type(optimizer).__name__}"
+            f"optimizer must be a torch.optim.Optimizer over the model's parameters or None, not {shorten(optimizer)}"
         )
     with unchanged_on_error(model, optimizer):
         before = list(model.parameters())

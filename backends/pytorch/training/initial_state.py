@@ -10,11 +10,13 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from autotrainer.adapter.callables import check_callable
 from autotrainer.adapter.spec import FitRequest
 from autotrainer.backends.pytorch.model.losses import as_module
 from autotrainer.backends.pytorch.optim.optimizers import owns
 from autotrainer.backends.pytorch.runtime.host_offload import copied, copied_to_host, is_remote
 from autotrainer.backends.pytorch.runtime.random_state import seed_all
+from autotrainer.edits.base import shorten
 from autotrainer.errors import ConfigError, InputError
 
 __all__ = ["InitialState"]
@@ -49,13 +51,15 @@ class InitialState:
         optimizer = request.optimizer
         if optimizer is None or not (isinstance(optimizer, Optimizer) or callable(optimizer)):
             raise ConfigError(
-                f"optimizer must be a torch optimizer over model.parameters() or callable(params), not {optimizer!r}: "
-                "for example lambda params: torch.optim.Adam(params, lr=1e-3)"
+                "optimizer must be a torch optimizer over model.parameters() or callable(params), not "
+                f"{shorten(optimizer)}: for example lambda params: torch.optim.Adam(params, lr=1e-3)"
             )
+        if not isinstance(optimizer, Optimizer):
+            check_callable("optimizer", optimizer, "params")
         if request.loss is None and request.step is None:
             raise ConfigError("loss is missing: give a loss module or function, or step=callable(model, batch)")
         if request.loss is not None and not callable(request.loss):
-            raise ConfigError(f"loss must be a loss module or callable(outputs, targets), not {request.loss!r}")
+            raise ConfigError(f"loss must be a loss module or callable(outputs, targets), not {shorten(request.loss)}")
         loss = None if request.loss is None else as_module(request.loss)
         if isinstance(request.model, nn.Module):
             return cls.of_module(request.model, optimizer, loss)

@@ -13,6 +13,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from autotrainer.adapter.callables import check_callable
 from autotrainer.adapter.spec import (
     Evaluation,
     FitRequest,
@@ -32,6 +33,7 @@ from autotrainer.backends.pytorch.data.training_data import TrainingData, make_o
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.model.losses import EditedLoss, bridge
 from autotrainer.backends.pytorch.optim.optimizers import adopt_parameters, edit_optimizer, set_rate
+from autotrainer.backends.pytorch.optim.schedulers import make_scheduler
 from autotrainer.backends.pytorch.runtime.devices import device_of, dtype_of
 from autotrainer.backends.pytorch.runtime.host_offload import is_large, is_remote
 from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state, seed_all
@@ -57,7 +59,8 @@ from autotrainer.edits import (
     SkipUpdates,
     StopEarly,
 )
-from autotrainer.errors import ConfigError, InputError
+from autotrainer.edits.base import shorten
+from autotrainer.errors import ConfigError
 from autotrainer.records.data import ArrayData, Data, as_array, map_arrays
 
 __all__ = ["TorchTrainer", "make_trainer", "save_model"]
@@ -77,12 +80,13 @@ def make_trainer(request: FitRequest) -> TorchTrainer:
     """
     if request.fit_args:
         raise ConfigError(
-            f"fit_args={dict(request.fit_args)!r} is for Keras: in PyTorch use step=, scheduler= and the optimizer"
+            f"fit_args={shorten(dict(request.fit_args))} is for Keras: in PyTorch use step=, scheduler= and the "
+            "optimizer"
         )
-    for name in ("step", "scheduler"):
-        value = getattr(request, name)
-        if value is not None and not callable(value):
-            raise ConfigError(f"{name} must be callable, not {value!r}")
+    if request.step is not None:
+        check_callable("step", request.step, "model", "batch")
+    if request.scheduler is not None:
+        check_callable("scheduler", request.scheduler, "optimizer")
     if request.loss is not None and loss_info(request.loss).targets in ("index", "either"):
         request = replace(request, train=_with_indices(request.train), validation=_with_indices(request.validation))
     return TorchTrainer(request)
@@ -273,12 +277,7 @@ class TorchTrainer(Trainer):
 
     def _scheduler(self, optimizer: Optimizer, edit: Any) -> Any:
         if self._request.scheduler is not None:
-            scheduler = self._request.scheduler(optimizer)
-            if not callable(getattr(scheduler, "step", None)):
-                raise InputError(
-                    f"scheduler(optimizer) must return a learning-rate scheduler, not {type(scheduler).__name__}"
-                )
-            return scheduler
+            return make_scheduler(self._request.scheduler, optimizer)
         if edit is None:
             return None
         floors = [edit.floor * float(group["lr"]) for group in optimizer.param_groups]

@@ -134,7 +134,7 @@ class _Probe:
     def _pairs(self, data: Any) -> tuple[int | None, Iterator[tuple[Any, Any]]]:
         """Return the number of rows, if known, and an iterator over (x, y)."""
         if isinstance(data, list) and data and all(isinstance(item, tuple) for item in data):
-            data = StreamData(data)
+            data = StreamData(data, "train_data")
         normalized = normalize(data, "train_data")
         if isinstance(normalized, ArrayData):
             embeds = any(isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in self._model.modules())
@@ -146,7 +146,7 @@ class _Probe:
             if integer_dtype is not None:
                 batches = ((inputs, targets.to(integer_dtype)) for inputs, targets in batches)
             return normalized.rows, batches
-        loader = LoaderBatches(normalized.source, self._device, pairs=False)
+        loader = LoaderBatches(normalized.source, self._device, pairs=False, name=normalized.name)
         return loader.rows, self._read(loader)
 
     def _read(self, loader: LoaderBatches) -> Iterator[tuple[Any, Any]]:
@@ -227,6 +227,9 @@ def _pair(raw: Any, number: int) -> tuple[Any, Any]:
     if isinstance(raw, Mapping) and "labels" in raw:
         return raw, raw["labels"]
     if isinstance(raw, tuple | list) and len(raw) >= 2:
+        if isinstance(raw[1], Tensor) and not (raw[1].ndim and len(raw[1])):
+            wrong = "has no rows" if raw[1].ndim else "is a single sample, not a batch: give a DataLoader"
+            raise DataError(f"batch {number} of train_data {wrong}")
         return raw[0], raw[1]
     raise DataError(f"batch {number} of train_data is a {type(raw).__name__}, not (x, y)")
 

@@ -523,7 +523,7 @@ def test_save_writes_all_files(tmp_path: Any) -> None:
         ({"strategy": "balanse"}, ConfigError, "did you mean 'balance'"),
         ({"metric": "acuracy"}, ConfigError, "did you mean 'accuracy'"),
         ({"metric": 3}, ConfigError, "callable"),
-        ({"mode": "up"}, ConfigError, "'max', 'min'"),
+        ({"mode": "up"}, ConfigError, "mode must be one of max, min or None"),
         ({"metric": "loss", "mode": "max"}, ConfigError, "mode"),
         ({"select": "bad_rat"}, ConfigError, "did you mean 'bad_rate'"),
         ({"ignore": ["bad_rat"]}, ConfigError, "did you mean 'bad_rate'"),

@@ -449,7 +449,7 @@ def test_attempts_start_from_pretrained_weights(make_run: Callable[..., Any]) ->
         ({"model": lambda: 3}, InputError, "must return a keras.Model"),
         ({"loss": "mean_sqared_error"}, InputError, "not a Keras loss"),
         ({"optimizer": "admm"}, InputError, "not a Keras optimizer"),
-        ({"optimizer": 3}, InputError, "int"),
+        ({"optimizer": 3}, InputError, "not 3"),
         ({"validation": ArrayData(X[:, :3], Y)}, DataError, "validation_data"),
     ],
 )  # fmt: skip

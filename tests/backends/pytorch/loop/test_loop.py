@@ -400,7 +400,7 @@ def test_bad_input() -> None:
         autotrainer.Loop(model, model.parameters(), loss, loader, epochs=1)
     with pytest.raises(InputError, match="owns none"):
         autotrainer.Loop(_mlp(), optimizer, loss, loader, epochs=1)
-    with pytest.raises(DataError, match="read anew in each epoch"):
+    with pytest.raises(DataError, match="can be read only once"):
         autotrainer.Loop(model, optimizer, loss, iter(loader), epochs=1)
     with pytest.raises(ConfigError, match="epochs"):
         autotrainer.Loop(model, optimizer, loss, loader, epochs=0)
