@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
+import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotrainer.demo.unpickle import load_plain
+from autotrainer.demo.untrusted import MAX_BYTES, brief, plain, read_bounded, shown
 from autotrainer.edits import (
     OPTIMIZERS,
     ClipGradients,
@@ -25,7 +29,7 @@ from autotrainer.edits import (
     SetWeightDecay,
     SwapOptimizer,
 )
-from autotrainer.errors import ConfigError, DataError, nearest
+from autotrainer.errors import AutotrainerError, ConfigError, DataError, InputError, nearest
 from autotrainer.reporting.files import write_atomic
 from autotrainer.reporting.result import Result
 
@@ -39,6 +43,13 @@ Split = tuple[tuple[Arrays, Arrays], tuple[Arrays, Arrays]]
 
 _KEYS = ("dataset", "loss", "optimizer", "epoch", "batchsize")
 _DATASETS = ("simplednn_circle", "simplednn_blob", "mnist")
+_MAX_EPOCHS = 1_000_000
+_MAX_BATCH = 1_000_000
+_MAX_NAME = 60
+_MAX_IDX = 2**28
+"""Maximum size of an IDX file, unpacked: five times that of MNIST."""
+
+_MNIST_SHAPE = (28, 28)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +62,8 @@ class Configuration:
         loss: Keras loss: name or serialized form.
         optimizer: Name of a Keras optimizer.
         opt_kwargs: Its arguments, by their Keras 2 names.
-        epochs: Number of epochs, >= 1.
-        batch_size: Samples per batch, >= 1.
+        epochs: Number of epochs, in [1, 1,000,000].
+        batch_size: Samples per batch, in [1, 1,000,000].
     """
 
     values: Mapping[str, Any]
@@ -79,20 +90,22 @@ class Configuration:
         missing = [key for key in _KEYS if key not in values]
         if missing:
             raise ConfigError(f"{source} lacks {missing[0]!r}: it must have the keys {', '.join(_KEYS)}")
-        for key in ("epoch", "batchsize"):
-            if isinstance(values[key], bool) or not isinstance(values[key], int) or values[key] < 1:
-                raise ConfigError(f"{source}: {key} must be an integer >= 1, not {values[key]!r}")
-        arguments = values.get("opt_kwargs") or {}
-        if not isinstance(arguments, dict):
-            raise ConfigError(f"{source}: opt_kwargs must be a dict, not {arguments!r}")
+        for key, most in (("epoch", _MAX_EPOCHS), ("batchsize", _MAX_BATCH)):
+            if isinstance(values[key], bool) or not isinstance(values[key], int) or not 1 <= values[key] <= most:
+                raise ConfigError(f"{source}: {key} must be an integer in [1, {most}], not {shown(values[key])}")
+        arguments = {} if values.get("opt_kwargs") is None else values["opt_kwargs"]
+        if not isinstance(arguments, dict) or not all(isinstance(name, str) for name in arguments):
+            raise ConfigError(f"{source}: opt_kwargs must be a dict by name, not {shown(arguments)}")
+        if not isinstance(values["optimizer"], str):
+            raise ConfigError(f"{source}: optimizer must be a name, not {shown(values['optimizer'])}")
         if values["dataset"] not in _DATASETS:
-            hint = nearest(str(values["dataset"]), _DATASETS)
-            raise ConfigError(f"{source}: unknown dataset {values['dataset']!r}: {hint}")
+            hint = nearest(str(values["dataset"])[:_MAX_NAME], _DATASETS)
+            raise ConfigError(f"{source}: unknown dataset {shown(values['dataset'])}: {hint}")
         return cls(
             values,
             values["dataset"],
             values["loss"],
-            str(values["optimizer"]),
+            values["optimizer"],
             arguments,
             values["epoch"],
             values["batchsize"],
@@ -111,9 +124,9 @@ def read_config(path: str | Path) -> Configuration:
     if path.suffix != ".json":
         raise ConfigError(f"{path} is not a configuration: give a .pkl or .json file")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"can't read the configuration {path}: {error}") from error
+        values = plain(json.loads(read_bounded(path, MAX_BYTES).decode("utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"can't read the configuration {path}: {brief(error)}") from error
     return Configuration.from_values(values, str(path))
 
 
@@ -142,8 +155,8 @@ def load_data(dataset: str, folder: str | Path | None = None) -> Split:
         raise DataError("MNIST is not embedded: give --data DIR with its four IDX files, or set AUTOTRAINER_DATA")
     sets = []
     for part in ("train", "t10k"):
-        images = _read_idx(Path(folder), f"{part}-images-idx3-ubyte")
-        labels = _read_idx(Path(folder), f"{part}-labels-idx1-ubyte")
+        images = _read_idx(Path(folder), f"{part}-images-idx3-ubyte", _MNIST_SHAPE)
+        labels = _read_idx(Path(folder), f"{part}-labels-idx1-ubyte", ())
         if len(images) != len(labels):
             raise DataError(
                 f"{folder}: {part} has {len(images)} images but {len(labels)} labels: download the files again"
@@ -152,23 +165,43 @@ def load_data(dataset: str, folder: str | Path | None = None) -> Split:
     return sets[0], sets[1]
 
 
-def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
-    """Read an IDX file of unsigned bytes (format: yann.lecun.com/exdb/mnist)."""
+def _read_idx(folder: Path, name: str, row: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Read an IDX file of unsigned bytes (format: yann.lecun.com/exdb/mnist), with rows of shape ``row``."""
     for path in (folder / "mnist" / f"{name}.gz", folder / "mnist" / name, folder / f"{name}.gz", folder / name):
         if not path.is_file():
             continue
         try:
-            content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-            if content[:3] != b"\x00\x00\x08":
-                raise ValueError("not an IDX file of unsigned bytes")
-            rank = content[3]
-            shape = np.frombuffer(content, ">u4", rank, 4).astype(int)
-            return np.frombuffer(content, np.uint8, -1, 4 + 4 * rank).reshape(shape)
-        except (OSError, EOFError, ValueError, IndexError) as error:
-            raise DataError(f"{path} is damaged ({error}): download the file again") from error
+            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+                content = file.read(_MAX_IDX + 1)
+            shape = _idx_shape(content)
+            if len(content) > _MAX_IDX:
+                raise ValueError(f"larger than {_MAX_IDX:,} bytes")
+            if shape[1:] != row or not shape[0]:
+                raise ValueError(f"its shape is {shape}, not {('rows', *row)}")
+            return np.frombuffer(content, np.uint8, -1, 4 + 4 * len(shape)).reshape(shape)
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            raise DataError(f"{path} is damaged ({brief(error)}): download the file again") from error
     raise DataError(
         f"there is no {name}(.gz) in {folder} or {folder / 'mnist'}: give --data DIR with the four IDX files of MNIST"
     )
+
+
+def _idx_shape(content: bytes) -> tuple[int, ...]:
+    """Return the shape in the header of an IDX file.
+
+    Raises:
+        ValueError: If it is not one of unsigned bytes, or does not have the length that the header announces.
+    """
+    if content[:3] != b"\x00\x00\x08" or len(content) < 4:
+        raise ValueError("not an IDX file of unsigned bytes")
+    rank = content[3]
+    header, values = content[4 : 4 + 4 * rank], len(content) - 4 - 4 * rank
+    if not rank or values < 0:
+        raise ValueError("it has no shape")
+    shape = tuple(length for (length,) in struct.iter_unpack(">I", header))
+    if math.prod(shape) != values:
+        raise ValueError(f"it has {values} values, but its header announces the shape {shape}")
+    return shape
 
 
 def _shaped(data: tuple[Arrays, Arrays], model: Any, loss: Any, classes: int) -> tuple[Arrays, Arrays]:
@@ -182,6 +215,8 @@ def _shaped(data: tuple[Arrays, Arrays], model: Any, loss: Any, classes: int) ->
         )
     inputs = inputs.reshape(len(inputs), *width)
     units = model.output_shape[-1]
+    if len(model.output_shape) != 2 or not units:
+        raise DataError(f"the model has outputs of shape {model.output_shape[1:]}: it must have one row of classes")
     if "sparse" in str(loss).lower():
         return inputs, labels
     if units == 1:
@@ -224,22 +259,33 @@ def reproduce(
         if str(model) == BUILTIN_MODEL
         else published_models.load_model(model)
     )
+    loss = published_models.read_loss(config.loss)
+    optimizer = published_models.build_optimizer(config.optimizer, config.opt_kwargs)
     train, validation = load_data(config.dataset, data)
-    classes = int(train[1].max()) + 1
-    result = fit(
-        network,
-        _shaped(train, network, config.loss, classes),
-        _shaped(validation, network, config.loss, classes),
-        loss=published_models.read_loss(config.loss),
-        optimizer=published_models.build_optimizer(config.optimizer, config.opt_kwargs),
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        budget=budget,
-    )
-    result.save(out)
+    published_models.check_batch(network, min(config.batch_size, len(train[0])))
+    classes = int(max(train[1].max(), validation[1].max())) + 1
+    train, validation = (_shaped(rows, network, config.loss, classes) for rows in (train, validation))
+    _make_folder(out)
+    try:
+        result = fit(
+            network, train, validation, loss=loss, optimizer=optimizer, epochs=config.epochs,
+            batch_size=config.batch_size, budget=budget,
+        )  # fmt: skip
+        result.save(out)
+    except AutotrainerError:
+        raise
+    except Exception as error:  # model, data and settings all come from the files
+        raise InputError(f"the training of {model} with these settings fails: {brief(error)}") from error
     edits = () if result.plan is None else result.plan.edits
     write_atomic(Path(out) / "config.json", json.dumps(repaired_config(config, edits), indent=2) + "\n")
     return result
+
+
+def _make_folder(path: str | Path) -> None:
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"can't write to the folder {path} ({brief(error)}): give another one with --out") from error
 
 
 def repaired_config(config: Configuration, edits: tuple[Edit, ...]) -> dict[str, Any]:

@@ -265,7 +265,7 @@ def test_keras_2_decay_becomes_a_schedule() -> None:
     [
         ("Adamm", {}, "did you mean 'Adam'"),
         ("Adam", {"momentum": 0.9}, "Adam has no argument 'momentum'"),
-        ("SGD", {"lr": "fast"}, "opt_kwargs do not fit SGD"),
+        ("SGD", {"lr": "fast"}, "learning_rate must be a finite number, not 'fast'"),
     ],
 )
 def test_invalid_optimizers_are_config_errors(name: str, arguments: dict[str, Any], message: str) -> None:
