@@ -147,8 +147,8 @@ def _check_object(config: Mapping[str, Any], classes: set[str], functions: set[s
     elif not isinstance(class_name, str) or not (class_name in classes or str(module).startswith(_OPERATIONS)):
         label = class_name if isinstance(class_name, str) and class_name.isidentifier() else shown(class_name)
         raise InputError(
-            f"it has a {label[:_MAX_NAME]} layer, which is refused because it is not a layer of Keras, contains code, or "
-            "reads files: replace it by a standard layer"
+            f"it has a {label[:_MAX_NAME]} layer, which is refused because it is not a layer of Keras, contains code, "
+            "or reads files: replace it by a standard layer"
         )
 
 

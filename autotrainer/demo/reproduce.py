@@ -208,7 +208,7 @@ def _shaped(data: tuple[Arrays, Arrays], model: Any, loss: Any, classes: int) ->
     """Reshape inputs and encode class indices as model and loss expect them."""
     inputs, labels = data
     width = tuple(model.input_shape[1:])
-    if int(np.prod(inputs.shape[1:])) != int(np.prod([w or 1 for w in width])):
+    if None in width or math.prod(inputs.shape[1:]) != math.prod(width):
         raise DataError(
             f"the model takes inputs of shape {width}, but the data set has {inputs.shape[1:]}: check the dataset in "
             "--config"

@@ -17,12 +17,10 @@ from autotrainer.errors import ConfigError, InputError
 __all__ = ["load_plain"]
 
 _OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
-_VALUES = frozenset(
-    """
-    INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8
-    BINSTRING SHORT_BINSTRING SHORT_BINBYTES BINBYTES BINBYTES8
-    """.split()
-)
+_VALUES = {
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "UNICODE", "SHORT_BINUNICODE",
+    "BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8",
+}  # fmt: skip
 """Opcodes that push their argument."""
 
 _LENGTHS = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
@@ -150,7 +148,9 @@ class _Interpreter:
         """Read the argument of STRING, whose reader in `pickletools` refuses bytes that Python 2 writes."""
         quoted: Any = pickletools.read_stringnl(self._file, decode=False)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # about unknown escapes, which pickle leaves as they are
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # about unknown escapes, which pickle leaves as they are
             return codecs.escape_decode(quoted)[0].decode("latin-1")
 
     def _marked(self) -> list[Any]:
