@@ -44,11 +44,14 @@ _OPERATIONS = "keras.src.ops."
 _STRUCTURES = {"Model", "Functional", "Sequential", "DTypePolicy", "__keras_tensor__", "__slice__", "__ellipsis__"}
 
 
-def check_model_file(path: Path) -> Mapping[str, Any]:
-    """Check a model file, and return the configuration of its model.
+def check_model_file(path: Path) -> tuple[dict[str, Any], int]:
+    """Check a model file.
 
     Args:
         path: ``.h5`` or ``.keras``.
+
+    Returns:
+        The configuration of the model, without those of trainings, and the number of values in the arrays of the file.
 
     Raises:
         InputError: If it refers to other files, contains code, or exceeds a limit.
@@ -58,7 +61,7 @@ def check_model_file(path: Path) -> Mapping[str, Any]:
         raise InputError(f"it is larger than {_MAX_BYTES:,} bytes")
     if path.suffix == ".h5":
         with h5py.File(path, "r") as file:
-            _check_hdf5(file)
+            values = _check_hdf5(file)
             text = file.attrs.get("model_config")
         if text is None:
             raise InputError("it contains weights without a model: save the whole model with model.save()")
@@ -69,35 +72,43 @@ def check_model_file(path: Path) -> Mapping[str, Any]:
                 raise InputError(f"it must contain exactly {', '.join(sorted(_KERAS_MEMBERS))}, not {shown(members)}")
             text = _member(archive, "config.json", _MAX_CONFIG)
             with h5py.File(io.BytesIO(_member(archive, "model.weights.h5", _MAX_BYTES)), "r") as file:
-                _check_hdf5(file)
+                values = _check_hdf5(file)
     if len(text) > _MAX_CONFIG:
         raise InputError(f"the configuration of the model is longer than {_MAX_CONFIG:,} characters")
     config = json.loads(text)
-    if not isinstance(config, Mapping):
+    if not isinstance(config, dict):
         raise InputError("the configuration of the model is not a JSON object")
+    config["compile_config"] = None
     classes, functions = _allowed_classes(), _allowed_functions()
-    for part in _objects({**config, "compile_config": None}, 0):
+    for part in list(_objects(config, 0)):
         _check_object(part, classes, functions)
-    return config
+        part["compile_config"] = None
+    return config, values
 
 
 def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    with archive.open(name) as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
+    if archive.getinfo(name).file_size > limit:  # more than this is never unpacked
         raise InputError(f"{name} in it unpacks to more than {limit:,} bytes")
-    return content
+    return archive.read(name)
 
 
-def _check_hdf5(file: h5py.File) -> None:
-    """Check that a file contains only groups without cycles and arrays of numbers, all within the file itself."""
-    groups, visited, total = [file], set(), 0
+def _check_hdf5(file: h5py.File) -> int:
+    """Check that a file contains only groups without cycles and arrays of numbers, all within the file itself.
+
+    Returns:
+        The number of values in the arrays.
+
+    Raises:
+        InputError: If it contains anything else, or more than a limit.
+    """
+    groups, visited, size, values = [file], set(), 0, 0
     while groups:
         group = groups.pop()
         address = h5py.h5o.get_info(group.id).addr
         if address in visited:
             raise InputError(f"its group {shown(group.name)} is linked more than once")
         visited.add(address)
+        _check_attributes(group)
         for name in group:
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise InputError(f"its entry {shown(name)} is a link to another place, which is not followed")
@@ -109,12 +120,21 @@ def _check_hdf5(file: h5py.File) -> None:
                 raise InputError(f"its entry {shown(name)} is not an array of numbers")
             if entry.external or entry.is_virtual:
                 raise InputError(f"its array {shown(name)} is stored in another file")
-            total += math.prod(entry.shape or ()) * entry.dtype.itemsize
-            if total > _MAX_BYTES:
+            values += math.prod(entry.shape or ())
+            size += math.prod(entry.shape or ()) * entry.dtype.itemsize
+            if size > _MAX_BYTES:
                 raise InputError(f"its arrays unpack to more than {_MAX_BYTES:,} bytes")
+    return values
 
 
-def _objects(value: Any, depth: int) -> Iterator[Mapping[str, Any]]:
+def _check_attributes(group: h5py.Group) -> None:
+    for name in group.attrs:
+        attribute = group.attrs.get_id(name)
+        if math.prod(attribute.shape or ()) * attribute.dtype.itemsize > _MAX_CONFIG:
+            raise InputError(f"its attribute {shown(name)} is larger than {_MAX_CONFIG:,} bytes")
+
+
+def _objects(value: Any, depth: int) -> Iterator[dict[str, Any]]:
     """Yield every JSON object inside a value.
 
     Raises:
@@ -122,12 +142,12 @@ def _objects(value: Any, depth: int) -> Iterator[Mapping[str, Any]]:
     """
     if depth > _MAX_DEPTH:
         raise InputError("the configuration of the model is nested too deeply")
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         yield value
         value = list(value.values())
     if isinstance(value, list):
         for entry in value:
-            if isinstance(entry, Mapping | list):
+            if isinstance(entry, dict | list):
                 yield from _objects(entry, depth + 1)
 
 

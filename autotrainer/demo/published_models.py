@@ -45,10 +45,9 @@ def load_model(path: str | Path) -> Any:
     if not path.is_file():
         raise InputError(f"there is no model file {path}: give a .h5 or .keras file")
     try:
-        config = check_model_file(path)
+        config, stored = check_model_file(path)
         shape = _sequential_input(config) if path.suffix == ".h5" else None
-        with keras.StatelessScope(initialize_variables=False):  # without memory for weights that the file does not have
-            _load(path)
+        _check_weights(path, config, stored)
         model = _load(path)
         if shape is not None:  # Keras 3 loads such a model without an input, so that it can't be called
             model = keras.Sequential([keras.Input(shape), *model.layers], name=model.name)
@@ -68,6 +67,19 @@ def _load(path: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about layer arguments of Keras 2
         return keras.models.load_model(path, compile=False, safe_mode=True)
+
+
+def _check_weights(path: Path, config: Mapping[str, Any], stored: int) -> None:
+    """Build a model without memory for its weights, and check that the file stores as many values.
+
+    Raises:
+        InputError: If the model has more weights.
+    """
+    with keras.StatelessScope(initialize_variables=False):
+        model = _load(path) if path.suffix == ".h5" else keras.saving.deserialize_keras_object(config)
+        weights = model.count_params() if model.built else 0
+    if weights > stored:
+        raise InputError(f"the model has {weights:,} weights, but the file stores {stored:,} values")
 
 
 def _sequential_input(config: Mapping[str, Any]) -> tuple[int | None, ...] | None:
