@@ -78,11 +78,11 @@ def check_model_file(path: Path) -> tuple[dict[str, Any], int]:
     config = json.loads(text)
     if not isinstance(config, dict):
         raise InputError("the configuration of the model is not a JSON object")
-    config["compile_config"] = None
+    config.pop("compile_config", None)
     classes, functions = _allowed_classes(), _allowed_functions()
     for part in list(_objects(config, 0)):
         _check_object(part, classes, functions)
-        part["compile_config"] = None
+        part.pop("compile_config", None)
     return config, values
 
 

@@ -215,16 +215,22 @@ _BAD_LAYERS: dict[str, Change] = {
     "custom with a module": _layer("Evil", "keras.layers"),
     "wrapper of a lambda": _layer("TimeDistributed", layer={"class_name": "Lambda", "config": {"function": "x"}}),
     "rnn of a custom cell": _layer("RNN", cell={"class_name": "Evil", "config": {}}),
-    "function by class": _setting("activation", {"class_name": "function", "config": "get_file", "module": "keras.utils"}),
+    "function by class": _setting(
+        "activation", {"class_name": "function", "config": "get_file", "module": "keras.utils"}
+    ),
     "function of builtins": _setting("activation", {"class_name": "function", "config": "eval", "module": "builtins"}),
-    "function of keras": _setting("activation", {"class_name": "function", "config": "deserialize", "module": "builtins"}),
+    "function of keras": _setting(
+        "activation", {"class_name": "function", "config": "deserialize", "module": "builtins"}
+    ),
     "lambda activation": _setting("activation", {"class_name": "__lambda__", "config": {"value": "x"}}),
     "unknown activation": _setting("activation", "os.system"),
     "activation of an object": _setting("activation", {"class_name": "object", "config": {}}),
     "initializer of a module": _setting("kernel_initializer", {"class_name": "Evil", "module": "os", "config": {}}),
     "initializer by name": _setting("kernel_initializer", "os.system"),
     "regularizer": _setting("kernel_regularizer", {"class_name": "Evil", "config": {}}),
-    "typespec": _setting("kernel_regularizer", {"class_name": "__typespec__", "spec_name": "x", "module": "os", "config": []}),
+    "typespec": _setting(
+        "kernel_regularizer", {"class_name": "__typespec__", "spec_name": "x", "module": "os", "config": []}
+    ),
     "tensor": _setting("kernel_regularizer", {"class_name": "__tensor__", "config": {"value": 1, "dtype": "float32"}}),
     "array": _setting("kernel_regularizer", {"class_name": "__numpy__", "config": {"value": [1], "dtype": "O"}}),
     "dtype": _setting("dtype", {"class_name": "Evil", "config": {}}),
@@ -236,17 +242,26 @@ _BAD_LAYERS: dict[str, Change] = {
     "list as a config": lambda layer: {**layer, "config": [1]},
     "layer is a number": lambda layer: 5,
     "layer is a text": lambda layer: "Dense",
-    "compiled inside": lambda layer: {**layer, "compile_config": {"metrics": [{"class_name": "AUC", "config": {"num_thresholds": 10**9}}]}},
+    "compiled inside": lambda layer: {
+        **layer,
+        "compile_config": {"metrics": [{"class_name": "AUC", "config": {"num_thresholds": 10**9}}]},
+    },
     "nested deeply": _setting("kernel_initializer", json.loads("[" * 500 + "]" * 500)),
-    **{f"units {value!r:.30}": _setting("units", value) for value in (0, -1, 10**6, 10**10, 10**30, "a", None, 2.5, [4], {}, True)},
-    **{f"name {value!r:.30}": _setting("name", value) for value in ("\x1b[31mred", "a\nb", "\x07", "\u202ename", "x" * 300, "a/b", "\ud800", "\0")},
+    **{
+        f"units {value!r:.30}": _setting("units", value)
+        for value in (0, -1, 10**6, 10**10, 10**30, "a", None, 2.5, [4], {}, True)
+    },
+    **{
+        f"name {value!r:.30}": _setting("name", value)
+        for value in ("\x1b[31mred", "a\nb", "\x07", "\u202ename", "x" * 300, "a/b", "\ud800", "\0")
+    },
     "huge initializer": _setting("kernel_initializer", {"class_name": "Constant", "config": {"value": "x"}}),
     "repeat": _layer("RepeatVector", n=10**9),
     "padding": _layer("Reshape", target_shape=[10**9]),
     "embedding": _layer("Embedding", input_dim=10**9, output_dim=1000),
     "operation": _layer("Zeros", "keras.src.ops.numpy"),
     "unknown operation": _layer("system", "keras.src.ops.os"),
-}  # fmt: skip
+}
 
 
 _BAD_CONFIGS: dict[str, bytes] = {
@@ -348,7 +363,9 @@ _BAD_HDF5: dict[str, Callable[[h5py.File], None]] = {
             "external storage": lambda f, n: f.create_dataset(n, (8,), "f4", external=[("/tmp/canary", 0, 32)]),
             "virtual": _virtual,
             "huge": lambda f, n: f.create_dataset(n, (2**40,), "f4", chunks=(2**20,)),
-            "huge compressed": lambda f, n: f.create_dataset(n, (2**40, 4), "f4", chunks=(2**20, 4), compression="gzip"),
+            "huge compressed": lambda f, n: f.create_dataset(
+                n, (2**40, 4), "f4", chunks=(2**20, 4), compression="gzip"
+            ),
             "overflowing size": lambda f, n: f.create_dataset(n, (2**33, 2**33), "f4", chunks=(2**10, 2**10)),
             "texts": lambda f, n: f.create_dataset(n, data=["a", "b"]),
             "objects": lambda f, n: f.create_dataset(n, data=np.array([f.ref], h5py.ref_dtype)),
@@ -382,7 +399,7 @@ _BAD_HDF5: dict[str, Callable[[h5py.File], None]] = {
     "layer names are missing": _attribute("layer_names", ["a", "b", "c"], "model_weights"),
     "layer names are the root": _attribute("layer_names", ["/", "/", "/"], "model_weights"),
     "no layer names": lambda f: f["model_weights"].attrs.__delitem__("layer_names"),
-}  # fmt: skip
+}
 
 
 def test_hostile_hdf5_files_are_refused(models: Path, tmp_path: Path, record_property: Callable[..., None]) -> None:
