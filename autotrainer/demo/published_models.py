@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,7 +43,7 @@ def load_model(path: str | Path) -> Any:
     path = Path(path)
     if path.suffix not in (".h5", ".keras"):
         raise InputError(f"{path} is not a model file: give a .h5 or .keras file")
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, raises nothing for a name that can't exist
         raise InputError(f"there is no model file {path}: give a .h5 or .keras file")
     try:
         config, stored = check_model_file(path)
@@ -180,7 +181,7 @@ def read_loss(loss: Any) -> Any:
         if name == "function":
             name, config = config, None
     try:
-        if not isinstance(name, str) or keras.losses.get(name) is None:
+        if not isinstance(name, str) or name == "Loss" or keras.losses.get(name) is None:
             raise ValueError("not a name")
     except (TypeError, ValueError) as error:
         raise ConfigError(f"unknown loss {shown(loss)}: give a Keras name, such as categorical_crossentropy") from error

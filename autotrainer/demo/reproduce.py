@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import os
-import struct
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from autotrainer.demo.mnist import read_mnist
 from autotrainer.demo.unpickle import load_plain
 from autotrainer.demo.untrusted import MAX_BYTES, brief, plain, read_bounded, shown
 from autotrainer.edits import (
@@ -46,10 +44,6 @@ _DATASETS = ("simplednn_circle", "simplednn_blob", "mnist")
 _MAX_EPOCHS = 1_000_000
 _MAX_BATCH = 1_000_000
 _MAX_NAME = 60
-_MAX_IDX = 2**28
-"""Maximum size of an IDX file, unpacked: five times that of MNIST."""
-
-_MNIST_SHAPE = (28, 28)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,55 +147,7 @@ def load_data(dataset: str, folder: str | Path | None = None) -> Split:
     folder = folder or os.environ.get("AUTOTRAINER_DATA")
     if not folder:
         raise DataError("MNIST is not embedded: give --data DIR with its four IDX files, or set AUTOTRAINER_DATA")
-    sets = []
-    for part in ("train", "t10k"):
-        images = _read_idx(Path(folder), f"{part}-images-idx3-ubyte", _MNIST_SHAPE)
-        labels = _read_idx(Path(folder), f"{part}-labels-idx1-ubyte", ())
-        if len(images) != len(labels):
-            raise DataError(
-                f"{folder}: {part} has {len(images)} images but {len(labels)} labels: download the files again"
-            )
-        sets.append((images.astype(np.float32) / 255, labels.astype(np.int64)))
-    return sets[0], sets[1]
-
-
-def _read_idx(folder: Path, name: str, row: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Read an IDX file of unsigned bytes (format: yann.lecun.com/exdb/mnist), with rows of shape ``row``."""
-    for path in (folder / "mnist" / f"{name}.gz", folder / "mnist" / name, folder / f"{name}.gz", folder / name):
-        if not path.is_file():
-            continue
-        try:
-            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-                content = file.read(_MAX_IDX + 1)
-            shape = _idx_shape(content)
-            if len(content) > _MAX_IDX:
-                raise ValueError(f"larger than {_MAX_IDX:,} bytes")
-            if shape[1:] != row or not shape[0]:
-                raise ValueError(f"its shape is {shape}, not {('rows', *row)}")
-            return np.frombuffer(content, np.uint8, -1, 4 + 4 * len(shape)).reshape(shape)
-        except (OSError, EOFError, ValueError, zlib.error) as error:
-            raise DataError(f"{path} is damaged ({brief(error)}): download the file again") from error
-    raise DataError(
-        f"there is no {name}(.gz) in {folder} or {folder / 'mnist'}: give --data DIR with the four IDX files of MNIST"
-    )
-
-
-def _idx_shape(content: bytes) -> tuple[int, ...]:
-    """Return the shape in the header of an IDX file.
-
-    Raises:
-        ValueError: If it is not one of unsigned bytes, or does not have the length that the header announces.
-    """
-    if content[:3] != b"\x00\x00\x08" or len(content) < 4:
-        raise ValueError("not an IDX file of unsigned bytes")
-    rank = content[3]
-    header, values = content[4 : 4 + 4 * rank], len(content) - 4 - 4 * rank
-    if not rank or values < 0:
-        raise ValueError("it has no shape")
-    shape = tuple(length for (length,) in struct.iter_unpack(">I", header))
-    if math.prod(shape) != values:
-        raise ValueError(f"it has {values} values, but its header announces the shape {shape}")
-    return shape
+    return read_mnist(Path(folder))
 
 
 def _shaped(data: tuple[Arrays, Arrays], model: Any, loss: Any, classes: int) -> tuple[Arrays, Arrays]:

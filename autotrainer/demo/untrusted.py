@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import reprlib
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
         OSError: If it can't be read.
         InputError: If it is not a regular file, or larger.
     """
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise InputError("it is not a regular file")
     with path.open("rb") as file:
         content = file.read(limit + 1)

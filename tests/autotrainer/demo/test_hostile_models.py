@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import pytest
 
+from autotrainer.demo import model_file
 from autotrainer.demo.published_models import check_batch, load_model
 from autotrainer.errors import InputError
 
@@ -427,8 +428,8 @@ _BAD_MEMBERS: dict[str, dict[str, bytes | None]] = {
     "no weights": {"model.weights.h5": None},
     "weights as npz": {"model.weights.h5": None, "model.weights.npz": b"PK"},
     "nothing": {"config.json": None, "metadata.json": None, "model.weights.h5": None},
-    "configuration bomb": {"config.json": b" " * 50_000_000},
-    "weights bomb": {"model.weights.h5": bytes(2**30 + 10)},
+    "configuration bomb": {"config.json": b" " * 3_000_000},
+    "weights bomb": {"model.weights.h5": bytes(3_000_000)},
     "many members": {f"{number}": b"" for number in range(5000)},
     "damaged weights": {"model.weights.h5": b"\x89HDF\r\n\x1a\n" + bytes(100)},
     "empty weights": {"model.weights.h5": b""},
@@ -449,7 +450,10 @@ _BAD_MEMBERS: dict[str, dict[str, bytes | None]] = {
 }
 
 
-def test_hostile_keras_archives_are_refused(models: Path, tmp_path: Path, record_property: Callable[..., None]) -> None:
+def test_hostile_keras_archives_are_refused(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[..., None]
+) -> None:
+    monkeypatch.setattr(model_file, "_MAX_BYTES", 1_000_000)  # so that a bomb is quickly made
     failures = {label: _problems(_changed_keras(models, tmp_path, members)) for label, members in _BAD_MEMBERS.items()}
     whole = {suffix: (models / f"model.{suffix}").read_bytes() for suffix in ("h5", "keras")}
     for suffix, content in whole.items():
