@@ -1,4 +1,4 @@
-"""Configuration outside the code: ``[tool.autotrainer]`` in ``pyproject.toml``, and the off switch."""
+"""Configuration: ``[tool.autotrainer]`` in ``pyproject.toml``, the off switch, and the folder for logs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from autotrainer.errors import ConfigError, nearest
 
-__all__ = ["ProjectSettings", "project_settings", "switched_off"]
+__all__ = ["ProjectSettings", "log_folder", "project_settings", "switched_off"]
 
 _TABLE = "tool.autotrainer"
 _KEYS = ("select", "ignore", "thresholds")
@@ -39,6 +39,26 @@ class ProjectSettings:
 def switched_off() -> bool:
     """Return whether ``AUTOTRAINER_OFF=1`` is set."""
     return os.environ.get("AUTOTRAINER_OFF", "") not in ("", "0")
+
+
+def log_folder(value: Any) -> Path | None:
+    """Return the option ``log_dir`` as a path; whether it can be written shows only when it is used.
+
+    Raises:
+        ConfigError: If it can't be a path: not a str or path of str, empty, or with characters that no path can have.
+    """
+    if value is None:
+        return None
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(path, str) or not path:
+        raise ConfigError(f"log_dir must be the path of a folder or None, not {value!r:.200}")
+    try:
+        usable = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        usable = False
+    if not usable:
+        raise ConfigError(f"log_dir has characters that no path can have: {path!r:.200}")
+    return Path(path)
 
 
 def project_settings(folder: Path | None = None) -> ProjectSettings:

@@ -16,7 +16,7 @@ from autotrainer.adapter.spec import FitRequest
 from autotrainer.adapter.trainer import Trainer
 from autotrainer.api.fit_data import class_index_error, ignored_class, prepare_data
 from autotrainer.api.options import check_bool, integer, names
-from autotrainer.config import switched_off
+from autotrainer.config import log_folder, switched_off
 from autotrainer.errors import ConfigError, nearest
 from autotrainer.reporting.result import Result
 from autotrainer.scoring.metric_selection import MetricSelection
@@ -127,8 +127,7 @@ def fit(
         Exception: Any exception of the user's code in the original training.
     """
     rules = registry.make_rules(select, ignore, thresholds)
-    if log_dir is not None and not isinstance(log_dir, str | Path):
-        raise ConfigError(f"log_dir must be a folder or None, not {log_dir!r}")
+    log_dir = log_folder(log_dir)
     choice = MetricSelection(metric, mode, integer("seed", seed, 0))
     check_bool(repair=repair, extra_memory=extra_memory, resume=resume, progress=progress)
     if resume and log_dir is None:

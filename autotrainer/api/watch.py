@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from autotrainer import registry
-from autotrainer.config import switched_off
+from autotrainer.config import log_folder, switched_off
 from autotrainer.errors import ConfigError
 from autotrainer.monitoring.monitor import Monitor, watched_models
 from autotrainer.monitoring.sampler import Sampler
@@ -66,6 +66,7 @@ def watch(
     """
     rules = registry.make_rules(select, ignore, thresholds)
     sampler = Sampler(overhead)
+    log_dir = log_folder(log_dir)
     for name, planned in (("epochs", epochs), ("steps", steps)):
         is_integer = isinstance(planned, int | np.integer) and not isinstance(planned, bool)
         if planned is not None and not (is_integer and planned >= 1):

@@ -64,12 +64,12 @@ def _split(target: str) -> tuple[str, str]:
 @contextmanager
 def _modules_of_current_folder() -> Iterator[None]:
     """Import also from the current folder; restores ``sys.path``, whatever a module does to it or to the folder."""
-    path = list(sys.path)
-    sys.path.insert(0, current_folder())
+    path, entries = sys.path, list(sys.path)
+    path.insert(0, current_folder())
     try:
         yield
     finally:
-        sys.path[:] = path
+        sys.path, path[:] = path, entries
 
 
 @contextmanager

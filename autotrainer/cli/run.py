@@ -16,6 +16,7 @@ from typing import Any
 from autotrainer import registry
 from autotrainer.api.script import Trainings, watched_frameworks
 from autotrainer.cli.common import add_rule_options, current_folder, rule_options, status_of
+from autotrainer.config import log_folder
 from autotrainer.errors import ConfigError, InputError, nearest
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.reporting.terminal import clean
@@ -76,7 +77,8 @@ def _watch_options(args: argparse.Namespace) -> dict[str, Any]:
     if args.report is not None and Path(args.report).suffix.lower() not in _FORMATS:
         hint = nearest(Path(args.report).suffix.lower(), _FORMATS)
         raise ConfigError(f"can't write a report as {args.report!r}: the suffix decides the format; {hint}")
-    logs = None if args.log_dir is None else Path(args.log_dir).absolute()
+    logs = log_folder(args.log_dir)
+    logs = None if logs is None else logs.absolute()  # the script may change folders
     return {**rules, "epochs": args.epochs, "steps": args.steps, "log_dir": logs}
 
 
@@ -117,14 +119,14 @@ def _flush() -> None:
 @contextmanager
 def _as_main(script: str, arguments: Sequence[str], *, module: bool) -> Iterator[None]:
     """Set ``sys.argv`` and ``sys.path[0]`` as python does."""
-    argv, path = sys.argv, list(sys.path)
+    argv, path, entries = sys.argv, sys.path, list(sys.path)
     sys.argv = [script, *arguments]
     if not sys.flags.safe_path:
         sys.path[:1] = [current_folder()] if module else _script_folder(script)
     try:
         yield
     finally:
-        sys.argv, sys.path[:] = argv, path
+        sys.argv, sys.path, path[:] = argv, path, entries
 
 
 def _script_folder(script: str) -> list[str]:

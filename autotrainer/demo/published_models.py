@@ -110,10 +110,11 @@ def check_batch(model: Any, rows: int) -> None:
     Raises:
         InputError: If the outputs of all layers have more than four billion values.
     """
-    operations, values = [model], 0
+    operations: list[Any] = [model]
+    values = 0
     while operations:
         operation = operations.pop()
-        operations.extend(getattr(operation, "operations", None) or getattr(operation, "layers", ()))
+        operations += getattr(operation, "operations", None) or getattr(operation, "layers", [])
         for node in operation._inbound_nodes:
             for output in keras.tree.flatten(node.output_tensors):
                 values += math.prod(rows if length is None else length for length in output.shape)

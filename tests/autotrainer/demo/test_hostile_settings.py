@@ -221,7 +221,8 @@ def test_every_run_ends_with_a_result_or_one_line(
     import keras
 
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, "sigmoid")]).save(tmp_path / "model.keras")
-    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, "sigmoid", name="a b$;")]).save(tmp_path / "name.keras")
+    named = keras.layers.Dense(1, "sigmoid", name="a b$;")
+    keras.Sequential([keras.Input((2,)), named]).save(tmp_path / "name.keras")
     keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]).save(tmp_path / "input.keras")
     keras.Sequential([keras.Input((2,)), keras.layers.Reshape((2, 1))]).save(tmp_path / "output.keras")
     keras.Sequential([keras.Input((2,)), keras.layers.Activation("relu")]).save(tmp_path / "none.keras")
