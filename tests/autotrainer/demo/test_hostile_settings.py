@@ -203,8 +203,8 @@ def test_hostile_idx_files_are_data_errors(
             assert len(str(caught.value)) < 700, label
             path.write_bytes(gzip.compress(good[name]) if packed else good[name])
     whole = gzip.compress(_IMAGES)
-    for content in (gzip.compress(bomb), gzip.compress(gzip.compress(_IMAGES)), whole[:-9], whole[:40], b"\x1f\x8b", b"",
-                    whole[:30] + bytes(10) + whole[40:]):  # fmt: skip
+    damaged = [whole[:-9], whole[:40], b"\x1f\x8b", b"", whole[:30] + bytes(10) + whole[40:]]
+    for content in (gzip.compress(bomb), gzip.compress(whole), *damaged):
         (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
         with pytest.raises(DataError):
             load_data("mnist", tmp_path)
