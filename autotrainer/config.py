@@ -1,4 +1,4 @@
-"""Configuration outside the code: ``[tool.autotrainer]`` in ``pyproject.toml``, and the off switch."""
+"""Configuration: ``[tool.autotrainer]`` in ``pyproject.toml``, the off switch, and the folder for logs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import Any
 
 from autotrainer.errors import ConfigError, nearest
 
-__all__ = ["ProjectSettings", "project_settings", "switched_off"]
+__all__ = ["ProjectSettings", "log_folder", "project_settings", "switched_off"]
 
 _TABLE = "tool.autotrainer"
 _KEYS = ("select", "ignore", "thresholds")
+_MAX_INTEGER = 2**63
+"""TOML allows at least 64 bits; larger integers need not fit a float."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,26 @@ def switched_off() -> bool:
     return os.environ.get("AUTOTRAINER_OFF", "") not in ("", "0")
 
 
+def log_folder(value: Any) -> Path | None:
+    """Return the option ``log_dir`` as a path; whether it can be written shows only when it is used.
+
+    Raises:
+        ConfigError: If it can't be a path: not a str or path of str, empty, or with characters that no path can have.
+    """
+    if value is None:
+        return None
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(path, str) or not path:
+        raise ConfigError(f"log_dir must be the path of a folder or None, not {value!r:.200}")
+    try:
+        usable = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        usable = False
+    if not usable:
+        raise ConfigError(f"log_dir has characters that no path can have: {path!r:.200}")
+    return Path(path)
+
+
 def project_settings(folder: Path | None = None) -> ProjectSettings:
     """Read the nearest ``pyproject.toml`` with a table ``[tool.autotrainer]``.
 
@@ -58,20 +80,22 @@ def project_settings(folder: Path | None = None) -> ProjectSettings:
     for parent in (start, *start.parents):
         path = parent / "pyproject.toml"
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):  # no such file, or not readable
+            content = path.read_bytes() if path.is_file() else b""
+        except OSError:  # not readable
             continue
-        if _TABLE in text:
-            table = _table(path, text)
+        if _TABLE.encode() in content:
+            table = _table(path, content)
             if table is not None:
                 return _settings(path, table)
     return ProjectSettings()
 
 
-def _table(path: Path, text: str) -> Any:
+def _table(path: Path, content: bytes) -> Any:
     try:
-        tools = tomllib.loads(text).get("tool")
-    except tomllib.TOMLDecodeError as error:
+        tools = tomllib.loads(content.decode("utf-8")).get("tool")
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply, so [{_TABLE}] can't be read") from None
+    except ValueError as error:  # invalid UTF-8 or TOML, or a number of too many digits
         raise ConfigError(f"{path} is not valid TOML, so [{_TABLE}] can't be read: {error}") from None
     return tools.get("autotrainer") if isinstance(tools, Mapping) else None
 
@@ -105,5 +129,7 @@ def _numbers(path: Path, table: Any, prefix: str = "") -> Iterable[tuple[str, An
     for name, value in table.items():
         if isinstance(value, Mapping) and not prefix:
             yield from _numbers(path, value, f"{name}.")
+        elif isinstance(value, int) and abs(value) >= _MAX_INTEGER:
+            raise ConfigError(f"{path}: threshold {prefix}{name} in [{_TABLE}] is too large")
         else:
             yield prefix + name, value

@@ -14,7 +14,7 @@ from autotrainer.adapter.backend import Backend
 from autotrainer.adapter.spec import FitRequest
 from autotrainer.api.fit_data import class_index_error, ignored_class, prepare_data
 from autotrainer.api.options import check_keep, check_loss, names
-from autotrainer.config import switched_off
+from autotrainer.config import log_folder, switched_off
 from autotrainer.edits.base import Count, Whole, checked, shorten
 from autotrainer.errors import ConfigError
 from autotrainer.reporting.result import Result
@@ -126,8 +126,7 @@ def fit(
         Exception: Any exception of the user's code in the original training.
     """
     rules = registry.make_rules(select, ignore, thresholds)
-    if log_dir is not None and not isinstance(log_dir, str | Path):
-        raise ConfigError(f"log_dir must be a folder or None, not {log_dir!r}")
+    log_dir = log_folder(log_dir)
     seed = checked("seed", seed, Whole)
     choice = MetricSelection(metric, mode, seed)
     repair, extra_memory = checked("repair", repair, bool), checked("extra_memory", extra_memory, bool)

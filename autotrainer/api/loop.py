@@ -13,7 +13,7 @@ from autotrainer.adapter.loop import LoopTrainer
 from autotrainer.adapter.spec import LoopObjects, LoopRequest, TrainingSpec
 from autotrainer.api.loop_objects import ObjectsInUse
 from autotrainer.api.options import check_keep, check_loss, names
-from autotrainer.config import switched_off
+from autotrainer.config import log_folder, switched_off
 from autotrainer.diagnostics.loop_diagnostics import run_loop_diagnostics
 from autotrainer.edits.base import Count, Whole, checked, shorten
 from autotrainer.errors import ConfigError, StateError
@@ -125,8 +125,7 @@ class Loop(ObjectsInUse):
         off = switched_off()
         rules = registry.make_rules(select, ignore, thresholds)
         self._rules = () if off else tuple(rules)
-        if log_dir is not None and not isinstance(log_dir, str | Path):
-            raise ConfigError(f"log_dir must be a folder or None, not {log_dir!r}")
+        log_dir = log_folder(log_dir)
         self._log_dir = None if off else log_dir
         if score is not None and not isinstance(score, str):
             raise ConfigError(f"score must be the name of an end_epoch value or None, not {shorten(score)}")

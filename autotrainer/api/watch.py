@@ -8,7 +8,7 @@ from typing import Any
 
 from autotrainer import registry
 from autotrainer.api.options import check_loss
-from autotrainer.config import switched_off
+from autotrainer.config import log_folder, switched_off
 from autotrainer.edits.base import Count, checked
 from autotrainer.monitoring.monitor import Monitor, watched_models
 from autotrainer.monitoring.sampler import Sampler
@@ -65,6 +65,7 @@ def watch(
     """
     rules = registry.make_rules(select, ignore, thresholds)
     sampler = Sampler(overhead)
+    log_dir = log_folder(log_dir)
     epochs, steps = checked("epochs", epochs, Count | None), checked("steps", steps, Count | None)
     check_loss("loss_fn", loss_fn)
     backend = registry.backend_of(model)

@@ -36,7 +36,7 @@ def section(rule: type[Rule]) -> str:
         stored = json.loads(path.read_text("utf-8"))
         record = stored["rules"].get(rule.problem)
         return "" if record is None else "\n".join(["", "", "Calibration", *_lines(rule, record, stored["made"])])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ConfigError(f"{path} is not a calibration of rules ({error!r}): install autotrainer again") from error
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
-import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 from autotrainer.api.check import check
-from autotrainer.cli.common import add_json, add_rule_options, print_json, rule_options, status_of
+from autotrainer.cli.common import add_json, add_rule_options, current_folder, print_json, rule_options, status_of
 from autotrainer.errors import AutotrainerError, ConfigError, InputError, nearest
 from autotrainer.reporting.report import Report
 from autotrainer.reporting.terminal import print_safely
@@ -35,9 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the findings, and return the exit status."""
-    positional, keywords = _arguments(_call(args.target), args.target)
     options = {name: value for name, value in rule_options(args).items() if value}
-    findings = check(*positional, **{**keywords, **options})
+    module, function = _split(args.target)
+    # what the module prints is not part of the report, and what it does to the streams ends here
+    with redirect_stdout(sys.stderr), redirect_stderr(sys.stderr), _modules_of_current_folder():
+        returned = _import_and_call(module, function)
+        with _one_line(f"the check of what {args.target} returns fails with"):
+            positional, keywords = _arguments(returned, args.target)
+            findings = check(*positional, **{**keywords, **options})
     if args.json:
         print_json([finding.to_dict() for finding in findings])
     else:
@@ -45,49 +50,77 @@ def run(args: argparse.Namespace) -> int:
     return status_of(findings, args.fail_on)
 
 
-def _call(target: str) -> Any:
-    """Import the module, also from the current folder, and call its function.
+def _split(target: str) -> tuple[str, str]:
+    """Return the names of module and function.
+
+    Raises:
+        ConfigError: If the target is not MODULE:FUNCTION.
+    """
+    module, separator, function = target.partition(":")
+    if not separator or not function or not all(part.isidentifier() for part in module.split(".")):
+        raise ConfigError(f"check takes MODULE:FUNCTION, such as train:make (no path, no .py), not {target!r}")
+    return module, function
+
+
+@contextmanager
+def _modules_of_current_folder() -> Iterator[None]:
+    """Import also from the current folder; restores ``sys.path``, whatever a module does to it or to the folder."""
+    path, entries = sys.path, list(sys.path)
+    path.insert(0, current_folder())
+    try:
+        yield
+    finally:
+        sys.path, path[:] = path, entries
+
+
+@contextmanager
+def _one_line(label: str) -> Iterator[None]:
+    """Turn any exception of the user's code into an error of one line, also one that would end the process.
+
+    Raises:
+        InputError: If the block raises anything but an error of autotrainer.
+    """
+    try:
+        yield
+    except (AutotrainerError, KeyboardInterrupt):
+        raise
+    except SystemExit as error:
+        raise InputError(
+            f"{label} SystemExit: it must not end the process, but calls sys.exit({error.code!r})"
+        ) from error
+    except BaseException as error:
+        try:
+            message = str(error)
+        except Exception:  # noqa: BLE001 - the user's class may fail at that, too
+            message = "without a message"
+        raise InputError(f"{label} {type(error).__name__}: {message}") from error
+
+
+def _import_and_call(module_name: str, function_name: str) -> Any:
+    """Import the module and call its function.
 
     Raises:
         ConfigError: If there is no such module or function.
         InputError: If the module or the function fails.
     """
-    module_name, separator, function_name = target.partition(":")
-    if not separator or not function_name or not all(part.isidentifier() for part in module_name.split(".")):
-        raise ConfigError(f"check takes MODULE:FUNCTION, such as train:make (no path, no .py), not {target!r}")
-    sys.path.insert(0, os.getcwd())
-    try:
-        return _import_and_call(module_name, function_name)
-    finally:
-        sys.path.remove(os.getcwd())
-
-
-def _import_and_call(module_name: str, function_name: str) -> Any:
-    target = f"{module_name}:{function_name}"
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and module_name.startswith(error.name):
+    with _one_line(f"module {module_name} fails to import:"):
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
+                raise ConfigError(
+                    f"no module {module_name!r} in {current_folder()} or among the installed packages; give "
+                    "MODULE:FUNCTION"
+                ) from error
+            raise InputError(f"module {module_name} fails to import ({error}): install what it needs") from error
+        function = getattr(module, function_name, None)
+        if not callable(function):
+            functions = [name for name, value in vars(module).items() if inspect.isfunction(value)]
             raise ConfigError(
-                f"no module {module_name!r} in {os.getcwd()} or among the installed packages; give MODULE:FUNCTION"
-            ) from error
-        raise InputError(f"module {module_name} fails to import ({error}): install what it needs") from error
-    except AutotrainerError:
-        raise
-    except Exception as error:
-        raise InputError(f"module {module_name} fails to import: {type(error).__name__}: {error}") from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        functions = [name for name, value in vars(module).items() if inspect.isfunction(value)]
-        raise ConfigError(
-            f"module {module_name} has no function {function_name!r}: {nearest(function_name, functions)}"
-        )
-    try:
+                f"module {module_name} has no function {function_name!r}: {nearest(function_name, functions)}"
+            )
+    with _one_line(f"{module_name}:{function_name}, called without arguments, fails with"):
         return function()
-    except AutotrainerError:
-        raise
-    except Exception as error:
-        raise InputError(f"{target}, called without arguments, fails with {type(error).__name__}: {error}") from error
 
 
 def _arguments(returned: Any, target: str) -> tuple[tuple[Any, ...], dict[str, Any]]:

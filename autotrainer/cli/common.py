@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +12,7 @@ from autotrainer.errors import ConfigError
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.reporting.terminal import print_safely
 
-__all__ = ["add_json", "add_rule_options", "print_json", "rule_options", "status_of"]
+__all__ = ["add_json", "add_rule_options", "current_folder", "print_json", "rule_options", "status_of"]
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -59,3 +60,11 @@ def status_of(findings: Iterable[Finding], fail_on: str) -> int:
 def print_json(value: Any) -> None:
     """Print strict JSON."""
     print_safely(json.dumps(value, indent=2, allow_nan=False))
+
+
+def current_folder() -> str:
+    """Return the path of the current folder, or ``.`` if it has been deleted."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return "."

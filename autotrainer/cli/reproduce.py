@@ -33,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         InputError: If an argument can't be used, or Keras is not installed.
     """
-    out = Path(args.out or Path("reproduced") / Path(args.model.removeprefix("builtin:")).stem)
+    name = Path(args.model.removeprefix("builtin:")).stem.strip(".") or "model"
+    out = Path(args.out or Path("reproduced") / name)
     config = read_config(args.config)
     try:
         import_quietly("keras")

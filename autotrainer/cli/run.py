@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import pkgutil
 import runpy
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from autotrainer import registry
 from autotrainer.api.script import Trainings, watched_frameworks
-from autotrainer.cli.common import add_rule_options, rule_options, status_of
+from autotrainer.cli.common import add_rule_options, current_folder, rule_options, status_of
+from autotrainer.config import log_folder
 from autotrainer.errors import ConfigError, InputError, nearest
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.reporting.terminal import print_safely
@@ -52,8 +53,9 @@ def run(args: argparse.Namespace) -> int:
     options = _watch_options(args)
     report = None if args.report is None else Path(args.report).absolute()  # the script may change folders
     trainings = Trainings(options)
+    if not args.module and not os.path.exists(args.script):
+        raise ConfigError(f"there is no script {args.script!r} in {current_folder()}; to run a module, add -m")
     with _as_main(args.script, args.arguments, module=args.module), watched_frameworks(trainings):
-        (_check_module if args.module else _check_script)(args.script)
         status = _run_script(args.script, module=args.module)
         watched = trainings.close(finished=status == 0)
     _flush()
@@ -76,29 +78,20 @@ def _watch_options(args: argparse.Namespace) -> dict[str, Any]:
     if args.report is not None and Path(args.report).suffix.lower() not in _FORMATS:
         hint = nearest(Path(args.report).suffix.lower(), _FORMATS)
         raise ConfigError(f"can't write a report as {args.report!r}: the suffix decides the format; {hint}")
-    logs = None if args.log_dir is None else Path(args.log_dir).absolute()
+    logs = log_folder(args.log_dir)
+    logs = None if logs is None else logs.absolute()  # the script may change folders
     return {**rules, "epochs": args.epochs, "steps": args.steps, "log_dir": logs}
-
-
-def _check_script(script: str) -> None:
-    if not os.path.exists(script):  # also where the name is too long to be that of a file
-        raise ConfigError(f"there is no script {script!r} in {os.getcwd()}; to run a module, add -m")
-
-
-def _check_module(module: str) -> None:
-    try:
-        exists = find_spec(module) is not None
-    except (ImportError, ValueError):  # its package does not exist, or the name is invalid
-        exists = False
-    if not exists:
-        raise ConfigError(f"there is no module {module!r} in {os.getcwd()} or among the installed packages")
 
 
 # -- the script -------------------------------------------------------------------------------------------------------
 
 
 def _run_script(script: str, *, module: bool) -> int:
-    """Run a script or a module as python does, and return the exit status that python would have."""
+    """Run a script or a module as python does, and return the exit status that python would have.
+
+    Raises:
+        ConfigError: If there is nothing to run: a folder without ``__main__.py``, a file that can't be read, no module.
+    """
     try:
         if module:
             runpy.run_module(script, run_name="__main__", alter_sys=True)
@@ -106,9 +99,13 @@ def _run_script(script: str, *, module: bool) -> int:
             runpy.run_path(script, run_name="__main__")
     except SystemExit as end:
         return _status(end.code)
-    except BaseException as error:  # noqa: BLE001 - reported as python reports it
+    except BaseException as error:
+        trace = _script_frames(error.__traceback__)
+        if trace is None and isinstance(error, ImportError | OSError):
+            kind = "module" if module else "script"
+            raise ConfigError(f"there is no {kind} {script!r} to run in {current_folder()} ({error})") from error
         _flush()
-        error = error.with_traceback(_script_frames(error.__traceback__))
+        error = error.with_traceback(trace)
         sys.excepthook(type(error), error, error.__traceback__)
         return 130 if isinstance(error, KeyboardInterrupt) else 1
     return 0
@@ -123,14 +120,19 @@ def _flush() -> None:
 @contextmanager
 def _as_main(script: str, arguments: Sequence[str], *, module: bool) -> Iterator[None]:
     """Set ``sys.argv`` and ``sys.path[0]`` as python does."""
-    argv, path = sys.argv, list(sys.path)
+    argv, path, entries = sys.argv, sys.path, list(sys.path)
     sys.argv = [script, *arguments]
     if not sys.flags.safe_path:
-        sys.path[:1] = [os.getcwd() if module else str(Path(script).resolve().parent)]
+        sys.path[:1] = [current_folder()] if module else _script_folder(script)
     try:
         yield
     finally:
-        sys.argv, sys.path[:] = argv, path
+        sys.argv, sys.path, path[:] = argv, path, entries
+
+
+def _script_folder(script: str) -> list[str]:
+    """Return the folder of a script; nothing for a folder or an archive, which `runpy` adds itself."""
+    return [] if pkgutil.get_importer(script) is not None else [str(Path(script).resolve().parent)]
 
 
 def _status(code: Any) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from autotrainer.demo.mnist import read_mnist
 from autotrainer.demo.unpickle import load_plain
+from autotrainer.demo.untrusted import MAX_BYTES, brief, plain, read_bounded, shown
 from autotrainer.edits import (
     OPTIMIZERS,
     ClipGradients,
@@ -25,7 +27,7 @@ from autotrainer.edits import (
     SetWeightDecay,
     SwapOptimizer,
 )
-from autotrainer.errors import ConfigError, DataError, nearest
+from autotrainer.errors import AutotrainerError, ConfigError, DataError, InputError, nearest
 from autotrainer.reporting.files import write_atomic
 from autotrainer.reporting.result import Result
 
@@ -39,6 +41,9 @@ Split = tuple[tuple[Arrays, Arrays], tuple[Arrays, Arrays]]
 
 _KEYS = ("dataset", "loss", "optimizer", "epoch", "batchsize")
 _DATASETS = ("simplednn_circle", "simplednn_blob", "mnist")
+_MAX_EPOCHS = 1_000_000
+_MAX_BATCH = 1_000_000
+_MAX_NAME = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +56,8 @@ class Configuration:
         loss: Keras loss: name or serialized form.
         optimizer: Name of a Keras optimizer.
         opt_kwargs: Its arguments, by their Keras 2 names.
-        epochs: Number of epochs, >= 1.
-        batch_size: Samples per batch, >= 1.
+        epochs: Number of epochs, in [1, 1,000,000].
+        batch_size: Samples per batch, in [1, 1,000,000].
     """
 
     values: Mapping[str, Any]
@@ -79,20 +84,22 @@ class Configuration:
         missing = [key for key in _KEYS if key not in values]
         if missing:
             raise ConfigError(f"{source} lacks {missing[0]!r}: it must have the keys {', '.join(_KEYS)}")
-        for key in ("epoch", "batchsize"):
-            if isinstance(values[key], bool) or not isinstance(values[key], int) or values[key] < 1:
-                raise ConfigError(f"{source}: {key} must be an integer >= 1, not {values[key]!r}")
-        arguments = values.get("opt_kwargs") or {}
-        if not isinstance(arguments, dict):
-            raise ConfigError(f"{source}: opt_kwargs must be a dict, not {arguments!r}")
+        for key, most in (("epoch", _MAX_EPOCHS), ("batchsize", _MAX_BATCH)):
+            if isinstance(values[key], bool) or not isinstance(values[key], int) or not 1 <= values[key] <= most:
+                raise ConfigError(f"{source}: {key} must be an integer in [1, {most}], not {shown(values[key])}")
+        arguments = {} if values.get("opt_kwargs") is None else values["opt_kwargs"]
+        if not isinstance(arguments, dict) or not all(isinstance(name, str) for name in arguments):
+            raise ConfigError(f"{source}: opt_kwargs must be a dict by name, not {shown(arguments)}")
+        if not isinstance(values["optimizer"], str):
+            raise ConfigError(f"{source}: optimizer must be a name, not {shown(values['optimizer'])}")
         if values["dataset"] not in _DATASETS:
-            hint = nearest(str(values["dataset"]), _DATASETS)
-            raise ConfigError(f"{source}: unknown dataset {values['dataset']!r}: {hint}")
+            hint = nearest(str(values["dataset"])[:_MAX_NAME], _DATASETS)
+            raise ConfigError(f"{source}: unknown dataset {shown(values['dataset'])}: {hint}")
         return cls(
             values,
             values["dataset"],
             values["loss"],
-            str(values["optimizer"]),
+            values["optimizer"],
             arguments,
             values["epoch"],
             values["batchsize"],
@@ -111,9 +118,9 @@ def read_config(path: str | Path) -> Configuration:
     if path.suffix != ".json":
         raise ConfigError(f"{path} is not a configuration: give a .pkl or .json file")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"can't read the configuration {path}: {error}") from error
+        values = plain(json.loads(read_bounded(path, MAX_BYTES).decode("utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"can't read the configuration {path}: {brief(error)}") from error
     return Configuration.from_values(values, str(path))
 
 
@@ -140,48 +147,22 @@ def load_data(dataset: str, folder: str | Path | None = None) -> Split:
     folder = folder or os.environ.get("AUTOTRAINER_DATA")
     if not folder:
         raise DataError("MNIST is not embedded: give --data DIR with its four IDX files, or set AUTOTRAINER_DATA")
-    sets = []
-    for part in ("train", "t10k"):
-        images = _read_idx(Path(folder), f"{part}-images-idx3-ubyte")
-        labels = _read_idx(Path(folder), f"{part}-labels-idx1-ubyte")
-        if len(images) != len(labels):
-            raise DataError(
-                f"{folder}: {part} has {len(images)} images but {len(labels)} labels: download the files again"
-            )
-        sets.append((images.astype(np.float32) / 255, labels.astype(np.int64)))
-    return sets[0], sets[1]
-
-
-def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
-    """Read an IDX file of unsigned bytes (format: yann.lecun.com/exdb/mnist)."""
-    for path in (folder / "mnist" / f"{name}.gz", folder / "mnist" / name, folder / f"{name}.gz", folder / name):
-        if not path.is_file():
-            continue
-        try:
-            content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-            if content[:3] != b"\x00\x00\x08":
-                raise ValueError("not an IDX file of unsigned bytes")
-            rank = content[3]
-            shape = np.frombuffer(content, ">u4", rank, 4).astype(int)
-            return np.frombuffer(content, np.uint8, -1, 4 + 4 * rank).reshape(shape)
-        except (OSError, EOFError, ValueError, IndexError) as error:
-            raise DataError(f"{path} is damaged ({error}): download the file again") from error
-    raise DataError(
-        f"there is no {name}(.gz) in {folder} or {folder / 'mnist'}: give --data DIR with the four IDX files of MNIST"
-    )
+    return read_mnist(Path(folder))
 
 
 def _shaped(data: tuple[Arrays, Arrays], model: Any, loss: Any, classes: int) -> tuple[Arrays, Arrays]:
     """Reshape inputs and encode class indices as model and loss expect them."""
     inputs, labels = data
     width = tuple(model.input_shape[1:])
-    if int(np.prod(inputs.shape[1:])) != int(np.prod([w or 1 for w in width])):
+    if None in width or math.prod(inputs.shape[1:]) != math.prod(width):
         raise DataError(
             f"the model takes inputs of shape {width}, but the data set has {inputs.shape[1:]}: check the dataset in "
             "--config"
         )
     inputs = inputs.reshape(len(inputs), *width)
     units = model.output_shape[-1]
+    if len(model.output_shape) != 2 or not units:
+        raise DataError(f"the model has outputs of shape {model.output_shape[1:]}: it must have one row of classes")
     if "sparse" in str(loss).lower():
         return inputs, labels
     if units == 1:
@@ -224,22 +205,33 @@ def reproduce(
         if str(model) == BUILTIN_MODEL
         else published_models.load_model(model)
     )
+    loss = published_models.read_loss(config.loss)
+    optimizer = published_models.build_optimizer(config.optimizer, config.opt_kwargs)
     train, validation = load_data(config.dataset, data)
-    classes = int(train[1].max()) + 1
-    result = fit(
-        network,
-        _shaped(train, network, config.loss, classes),
-        _shaped(validation, network, config.loss, classes),
-        loss=published_models.read_loss(config.loss),
-        optimizer=published_models.build_optimizer(config.optimizer, config.opt_kwargs),
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        budget=budget,
-    )
-    result.save(out)
+    published_models.check_batch(network, min(config.batch_size, len(train[0])))
+    classes = int(max(train[1].max(), validation[1].max())) + 1
+    train, validation = (_shaped(rows, network, config.loss, classes) for rows in (train, validation))
+    _make_folder(out)
+    try:
+        result = fit(
+            network, train, validation, loss=loss, optimizer=optimizer, epochs=config.epochs,
+            batch_size=config.batch_size, budget=budget,
+        )  # fmt: skip
+        result.save(out)
+    except AutotrainerError:
+        raise
+    except Exception as error:  # model, data and settings all come from the files
+        raise InputError(f"the training of {model} with these settings fails: {brief(error)}") from error
     edits = () if result.plan is None else result.plan.edits
     write_atomic(Path(out) / "config.json", json.dumps(repaired_config(config, edits), indent=2) + "\n")
     return result
+
+
+def _make_folder(path: str | Path) -> None:
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"can't write to the folder {path} ({brief(error)}): give another one with --out") from error
 
 
 def repaired_config(config: Configuration, edits: tuple[Edit, ...]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from os import PathLike
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -15,6 +14,7 @@ from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 from autotrainer.adapter.observer import EpochObserver, Locator, Observer
+from autotrainer.config import log_folder
 from autotrainer.edits.base import shorten
 from autotrainer.errors import ConfigError, InputError
 from autotrainer.monitoring.engine import Engine
@@ -89,11 +89,10 @@ class Monitor:
         self.closed = False
         if on_finding is not None and not callable(on_finding):
             raise ConfigError(f"on_finding must be callable or None, not {type(on_finding).__name__}")
-        if not isinstance(log_dir, str | PathLike | None):
-            raise ConfigError(f"log_dir must be a path or None, not {type(log_dir).__name__}")
-        if log_dir is not None:
+        folder = log_folder(log_dir)
+        if folder is not None:
             try:
-                self._log = LogWriter(log_dir)
+                self._log = LogWriter(folder)
             except OSError as error:
                 self.fail("the run log", error)
 

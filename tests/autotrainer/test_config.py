@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
 
-from autotrainer.config import ProjectSettings, project_settings
+from autotrainer import Loop, fit, watch
+from autotrainer.config import ProjectSettings, log_folder, project_settings
 from autotrainer.errors import ConfigError
 from autotrainer.registry import make_rules
 
@@ -101,3 +107,126 @@ def test_missing_table_and_deleted_folder_are_ignored(project: Path, monkeypatch
 
     monkeypatch.setattr(Path, "cwd", gone)
     assert project_settings() == ProjectSettings()
+
+
+_BROKEN = {
+    "deep array": "select = " + "[" * 10_000 + "]" * 10_000,
+    "deep table": "thresholds = " + "{a = " * 5_000 + "1" + "}" * 5_000,
+    "deep keys": "thresholds." + ".".join("a" * 5_000) + " = 1",
+    "number of 400 digits": f'thresholds = {{"vanishing_gradient.ratio" = 1{"0" * 400}}}',
+    "negative number of 400 digits": f'thresholds = {{"vanishing_gradient.ratio" = -1{"0" * 400}}}',
+    "number of 5,000 digits": f'thresholds = {{"vanishing_gradient.ratio" = 1{"0" * 5000}}}',
+    "number in a table": f"thresholds.vanishing_gradient.ratio = 1{'0' * 400}",
+    "huge float": 'thresholds = {"vanishing_gradient.ratio" = -1e999}',
+    "nan": 'thresholds = {"vanishing_gradient.ratio" = nan}',
+    "boolean": 'thresholds = {"vanishing_gradient.ratio" = true}',
+    "date": 'thresholds = {"vanishing_gradient.ratio" = 2020-01-01}',
+    "array": 'thresholds = {"vanishing_gradient.ratio" = [1]}',
+    "table of tables": "thresholds.a.b.c = 1",
+    "empty name": 'thresholds = {"" = 1}',
+    "hostile name": 'thresholds = {"\\u001b[31m" = 1}',
+    "select of numbers": "select = [1]",
+    "select of arrays": "select = [[]]",
+    "select is a table": "select = {}",
+    "select is a date": "select = 2020-01-01",
+    "hostile select": 'select = ["\\u001b[31m\\n"]',
+    "empty select": 'select = [""]',
+    "unknown key": '"\\u001b[31m" = 1',
+    "long key": "x" * 100_000 + " = 1",
+    "no value": "select =",
+    "repeated": "select = []\nselect = []",
+    "unfinished text": 'select = ["a',
+    "control character": "select = ['\x07']",
+    "not TOML": "{}",
+}
+
+
+def test_broken_files_are_config_errors(project: Path, record_property: Callable[..., None]) -> None:
+    path = project / "pyproject.toml"
+    contents = {label: f"[tool.autotrainer]\n{text}\n".encode() for label, text in _BROKEN.items()}
+    contents |= {
+        "Latin-1": b"# caf\xe9\n[tool.autotrainer]\n",
+        "byte order mark": b"\xef\xbb\xbf[tool.autotrainer]\n",
+        "NUL": b"[tool.autotrainer]\n\0",
+        "binary": bytes(range(256)) + b"tool.autotrainer",
+    }
+    record_property("attacks", len(contents))
+    for label, content in contents.items():
+        path.write_bytes(content)
+        with pytest.raises(ConfigError) as caught:
+            make_rules()
+        assert str(path) in str(caught.value), label
+
+
+def test_what_is_no_file_of_settings_is_ignored(project: Path, record_property: Callable[..., None]) -> None:
+    record_property("attacks", 5)
+    path = project / "pyproject.toml"
+    everything = problems()
+    path.mkdir()
+    assert problems() == everything
+    path.rmdir()
+    os.mkfifo(path)  # reading it would wait for a writer
+    assert problems() == everything
+    path.unlink()
+    for target in ("/dev/zero", "/nothing", str(path)):
+        path.symlink_to(target)
+        assert problems() == everything
+        path.unlink()
+
+
+_NO_PATHS = [
+    "",
+    b"logs",
+    b"",
+    "a\0b",
+    "\0",
+    "\ud800",
+    "a/\udfff/b",
+    5,
+    0,
+    1.5,
+    True,
+    False,
+    ["logs"],
+    (),
+    {},
+    object(),
+    str,
+    Path,
+]
+
+
+@pytest.mark.parametrize("value", _NO_PATHS, ids=lambda value: ascii(value)[:20])
+def test_log_dir_that_can_not_be_a_path(value: object, record_property: Callable[..., None]) -> None:
+    record_property("attacks", 4)
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    data = TensorDataset(torch.zeros(8, 2), torch.zeros(8, 1))
+    arguments: dict[str, Any] = {"epochs": 1, "log_dir": value}
+    loss = torch.nn.MSELoss()
+    with pytest.raises(ConfigError, match="log_dir"):
+        log_folder(value)
+    with pytest.raises(ConfigError, match="log_dir"):
+        watch(model, optimizer, **arguments)
+    with pytest.raises(ConfigError, match="log_dir"):
+        fit(model, data.tensors, loss=loss, optimizer=optimizer, **arguments)
+    with pytest.raises(ConfigError, match="log_dir"):
+        Loop(model, optimizer, loss, DataLoader(data), **arguments)
+
+
+def test_log_dir_that_can_not_be_written_only_warns(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, record_property: Callable[..., None]
+) -> None:
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    (tmp_path / "file").write_text("")
+    folders: list[str | Path] = [tmp_path / "file", tmp_path / "file" / "x", "/proc/logs", "/dev/null", "x" * 5000,
+                                 "/dev/full/x", Path("/proc/1/logs")]  # fmt: skip
+    record_property("attacks", len(folders))
+    for folder in folders:
+        caplog.clear()
+        with watch(model, optimizer, log_dir=folder) as monitor:
+            assert monitor.log_path is None
+        assert "the run log failed" in caplog.text
+    with watch(model, optimizer, log_dir=os.fsdecode(os.fsencode(tmp_path) + b"/\xff")) as monitor:
+        assert monitor.log_path is not None

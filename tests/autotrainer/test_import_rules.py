@@ -79,7 +79,11 @@ EXTRAS = {
     "autotrainer/workers/worker_pool.py": {"joblib", "cloudpickle"},
 }
 """Third-party packages, apart from NumPy, that files of the core import where they need them."""
-AT_ONCE = {"autotrainer/testing": {"pytest"}, "autotrainer/demo/published_models.py": {"keras"}}
+AT_ONCE = {
+    "autotrainer/testing": {"pytest"},
+    "autotrainer/demo/model_file.py": {"keras", "h5py"},
+    "autotrainer/demo/published_models.py": {"keras"},
+}
 """Those among them that are imported with the file."""
 MOST_FILES = 15
 """Files a folder, apart from the flat registries: with more, a newcomer can't predict where something is."""

@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import struct
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import pytest
 
 from autotrainer.cli import main
 from autotrainer.demo.reproduce import Configuration, load_data, read_config, repaired_config
-from autotrainer.demo.unpickle import load_plain
 from autotrainer.edits import (
     ClipGradients,
     Edit,
@@ -55,80 +53,6 @@ def _pickle(folder: Path, value: Any, protocol: int = 3) -> Path:
     return path
 
 
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize("value", [CONFIG, {"a": [1, (2.5, None), {"b": True}], "c": {}, "d": []}, {}, [()] * 3])
-def test_plain_values_are_read(tmp_path: Path, value: Any, protocol: int) -> None:
-    assert load_plain(_pickle(tmp_path, value, protocol)) == value
-
-
-@pytest.mark.parametrize(
-    "number", [np.int64(400), np.float32(0.5), np.bool_(True), np.uint8(7), np.dtype(">f8").type(2)]
-)
-def test_numpy_numbers_become_python_numbers(tmp_path: Path, number: Any) -> None:
-    value = load_plain(_pickle(tmp_path, {"epoch": number}))
-    assert value == {"epoch": number.item()}
-    assert type(value["epoch"]) is type(number.item())
-
-
-def _nested(depth: int) -> list[Any]:
-    value: list[Any] = []
-    for _ in range(depth):
-        value = [value]
-    return value
-
-
-def _bomb() -> list[Any]:
-    value: list[Any] = [0] * 10
-    for _ in range(8):
-        value = [value] * 10
-    return value
-
-
-CYCLE: list[Any] = []
-CYCLE.append(CYCLE)
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (_RunsCommand(), r"posix\.system|nt\.system"),
-        ({"a": _RunsCommand()}, "system"),
-        (OrderedDict(a=1), r"collections\.OrderedDict"),
-        ({"f": print}, "builtins.print|__builtin__.print"),
-        ({"a": np.zeros(3)}, "_reconstruct|_frombuffer"),
-        ({"a": {1, 2}}, "set"),
-        ({"a": b"bytes"}, "bytes|_codecs"),
-        ({"a": 1j}, "complex"),
-        (_nested(40), "nested too deeply"),
-        (_bomb(), "contains too many values"),
-        (CYCLE, "nested too deeply"),
-    ],
-)
-def test_anything_else_is_refused_by_name(tmp_path: Path, value: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        load_plain(_pickle(tmp_path, value))
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"no pickle",
-        b"cos\nsystem\n(S'false'\ntR.",
-        pickle.dumps(CONFIG)[:-5],
-        b"\x80\x03cnumpy\ndtype\nX\x01\x00\x00\x00O\x85R.",
-        b"\x80\x03cnumpy.core.multiarray\nscalar\nX\x01\x00\x00\x00OX\x01\x00\x00\x00a\x86R.",
-        b"\x80\x03cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nX\x01\x00\x00\x00O\x85RC\x08aaaaaaaa\x86R.",
-        b"0" * 1_000_001,
-    ],
-)
-def test_damaged_and_malicious_pickles_are_config_errors(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "config.pkl"
-    path.write_bytes(content)
-    with pytest.raises(ConfigError, match="not a pickle of plain values"):
-        load_plain(path)
-
-
 def test_malicious_configuration_is_named_with_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = _pickle(tmp_path, {**CONFIG, "loss": _RunsCommand()})
     assert main(["reproduce", "--model", "m.h5", "--config", str(path)]) == 2
@@ -150,7 +74,7 @@ def test_configuration_from_json_and_pickle(tmp_path: Path, suffix: str) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epoch": None}, "epoch must be an integer >= 1, not None"),
+        ({"epoch": None}, "epoch must be an integer in .1, 1000000., not None"),
         ({"epoch": 2.5}, "epoch must be an integer"),
         ({"batchsize": 0}, "batchsize must be an integer"),
         ({"dataset": "simplednn_cirle"}, "did you mean 'simplednn_circle'"),
@@ -265,7 +189,7 @@ def test_keras_2_decay_becomes_a_schedule() -> None:
     [
         ("Adamm", {}, "did you mean 'Adam'"),
         ("Adam", {"momentum": 0.9}, "Adam has no argument 'momentum'"),
-        ("SGD", {"lr": "fast"}, "opt_kwargs do not fit SGD"),
+        ("SGD", {"lr": "fast"}, "learning_rate must be a finite number, not 'fast'"),
     ],
 )
 def test_invalid_optimizers_are_config_errors(name: str, arguments: dict[str, Any], message: str) -> None:
