@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from autotrainer import registry
+from autotrainer import plugins, registry
 from autotrainer.adapter.backend import Backend
 from autotrainer.adapter.spec import FitRequest
 from autotrainer.adapter.trainer import Trainer
@@ -195,15 +195,15 @@ def _check_keep(patterns: tuple[str, ...], trainer: Trainer) -> None:
 
 def _backend(model: Any, stack: ExitStack) -> Backend:
     """Return the backend of a model or of a callable that builds one, and preserve random states from here on."""
-    for backend in registry.backends():
-        if backend.accepts(model):
-            stack.enter_context(backend.preserve_random_state())
-            return backend
+    backend = registry.find_backend(model)
+    if backend is not None:
+        stack.enter_context(backend.preserve_random_state())
+        return backend
     if not callable(model):
         return registry.backend_of(model)
     for backend in registry.backends():
         if backend.package in sys.modules:
-            stack.enter_context(backend.preserve_random_state())
+            stack.enter_context(plugins.isolated(type(backend), backend.preserve_random_state))
     try:
         built = model()
     except TypeError as error:

@@ -7,12 +7,13 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import FrameType, ModuleType
 from typing import Any
 
-from autotrainer import registry
+from autotrainer import plugins, registry
 from autotrainer.api import fit
 from autotrainer.api.watch import watch
 from autotrainer.config import switched_off
@@ -98,9 +99,13 @@ def watched_frameworks(trainings: Trainings) -> Iterator[None]:
         pending: dict[str, Callable[[], None]] = {}
         for backend in registry.backends():
 
-            def enter(open_all: Callable[..., Any] = backend.watch_everything, name: str = backend.package) -> None:
+            def enter(
+                cls: type[Any] = type(backend),
+                open_all: Callable[..., Any] = backend.watch_everything,
+                name: str = backend.package,
+            ) -> None:
                 try:
-                    stack.enter_context(open_all(trainings.open))
+                    stack.enter_context(plugins.isolated(cls, partial(open_all, trainings.open)))
                 except Exception as error:  # noqa: BLE001 - an error of autotrainer must not stop the script
                     logger.warning("trainings of %s are not watched: %r", name, error)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autotrainer.api.check import check
-from autotrainer.cli.common import add_json, add_rule_options, print_json, rule_options, status_of
+from autotrainer.cli.common import add_json, add_rule_options, print_json, print_output, rule_options, status_of
 from autotrainer.errors import AutotrainerError, ConfigError, InputError, nearest
 from autotrainer.reporting.report import Report
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json([finding.to_dict() for finding in findings])
     else:
-        print(Report(tuple(findings)))
+        print_output(Report(tuple(findings)))
     return status_of(findings, args.fail_on)
 
 

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from autotrainer.errors import ConfigError
 from autotrainer.records.findings import Finding, Severity
 
-__all__ = ["add_json", "add_rule_options", "print_json", "rule_options", "status_of"]
+__all__ = [
+    "add_json",
+    "add_rule_options",
+    "drop_output",
+    "flush_output",
+    "print_json",
+    "print_output",
+    "rule_options",
+    "status_of",
+]
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -57,4 +69,29 @@ def status_of(findings: Iterable[Finding], fail_on: str) -> int:
 
 def print_json(value: Any) -> None:
     """Print strict JSON."""
-    print(json.dumps(value, indent=2, allow_nan=False))
+    print_output(json.dumps(value, indent=2, allow_nan=False))
+
+
+def print_output(text: Any) -> None:
+    """Print the result of a command, whose exit status does not depend on how much of it the reader of a pipe takes."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        drop_output()
+
+
+def flush_output() -> Exception | None:
+    """Flush standard output unless it is closed, and return the error if it can't be written."""
+    if sys.stdout is None or getattr(sys.stdout, "closed", False):  # by the script of ``autotrainer run``
+        return None
+    try:
+        sys.stdout.flush()
+    except Exception as error:  # noqa: BLE001 - a script may have replaced it by anything
+        return error
+    return None
+
+
+def drop_output() -> None:
+    """Discard what is left of the output, so that flushing it at the end of the process does not fail again."""
+    with suppress(Exception), open(os.devnull, "wb") as devnull:
+        os.dup2(devnull.fileno(), sys.stdout.fileno())

@@ -11,7 +11,7 @@ from typing import Literal
 
 from autotrainer import registry
 from autotrainer.cli import calibration
-from autotrainer.cli.common import add_json, print_json
+from autotrainer.cli.common import add_json, print_json, print_output
 from autotrainer.cli.page_search import SearchPage, clear_best, search
 from autotrainer.errors import ConfigError
 from autotrainer.repair import Repair
@@ -65,12 +65,11 @@ def run(args: argparse.Namespace) -> int:
     if page is None:
         page = _best_match(query)
     if args.json:
-        match = {"best_match_for": query} if searched else {}
-        print_json({"kind": page.kind, "title": page.title, "page": page.text, **match})
+        best_match = {"best_match_for": query} if searched else {}
+        print_json({"kind": page.kind, "title": page.title, "page": page.text, **best_match})
     else:
-        if searched:
-            print(f"Best match for {query!r}: {page.title}\n")
-        print(f"{page.title}\n{'=' * len(page.title)}\n\n{page.text}")
+        match = f"Best match for {query!r}: {page.title}\n\n" if searched else ""
+        print_output(f"{match}{page.title}\n{'=' * len(page.title)}\n\n{page.text}")
     return 0
 
 

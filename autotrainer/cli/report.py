@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from autotrainer.api.replay import replay
-from autotrainer.cli.common import add_rule_options, rule_options, status_of
+from autotrainer.cli.common import add_rule_options, print_output, rule_options, status_of
 
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
 
@@ -23,5 +23,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the report, print its path, and return the exit status."""
     report = replay(args.log, **rule_options(args))
-    print(f"report: {report.save(args.output)}")
+    print_output(f"report: {report.save(args.output)}")
     return status_of(report.findings, args.fail_on)

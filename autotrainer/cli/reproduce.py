@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from autotrainer.cli.common import add_json
+from autotrainer.cli.common import add_json, print_output
 from autotrainer.demo.reproduce import BUILTIN_MODEL, read_config, reproduce
 from autotrainer.errors import ConfigError
 from autotrainer.reporting.terminal import import_quietly
@@ -40,5 +40,5 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"reproduce needs Keras 3 ({error}): pip install 'autotrainer-monitor[keras]'") from error
     result = reproduce(args.model, config, out, args.data, args.budget)
     report = result.report()
-    print(report.to_json() if args.json else f"{report}\n\nsaved in {out}")
+    print_output(report.to_json() if args.json else f"{report}\n\nsaved in {out}")
     return 0 if result.status in ("healthy", "repaired") else 1

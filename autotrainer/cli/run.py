@@ -15,9 +15,10 @@ from typing import Any
 
 from autotrainer import registry
 from autotrainer.api.script import Trainings, watched_frameworks
-from autotrainer.cli.common import add_rule_options, rule_options, status_of
+from autotrainer.cli.common import add_rule_options, flush_output, rule_options, status_of
 from autotrainer.errors import ConfigError, InputError, nearest
 from autotrainer.monitoring.monitor import Monitor
+from autotrainer.output import print_error
 from autotrainer.reporting.terminal import clean
 
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
@@ -50,12 +51,14 @@ def run(args: argparse.Namespace) -> int:
     """
     options = _watch_options(args)
     report = None if args.report is None else Path(args.report).absolute()  # the script may change folders
-    trainings = Trainings(options)
+    trainings, process = Trainings(options), os.getpid()
     with _as_main(args.script, args.arguments, module=args.module), watched_frameworks(trainings):
         (_check_module if args.module else _check_script)(args.script)
         status = _run_script(args.script, module=args.module)
         watched = trainings.close(finished=status == 0)
-    _flush()
+    flush_output()
+    if os.getpid() != process:  # a forked child of the script, which has ended like the script
+        return status
     unsaved = _print_reports(watched, report)
     findings = [finding for _, monitor in watched for finding in monitor.findings]
     return status or unsaved or status_of(findings, args.fail_on)
@@ -106,17 +109,12 @@ def _run_script(script: str, *, module: bool) -> int:
     except SystemExit as end:
         return _status(end.code)
     except BaseException as error:  # noqa: BLE001 - reported as python reports it
-        _flush()
+        flush_output()
         error = error.with_traceback(_script_frames(error.__traceback__))
-        sys.excepthook(type(error), error, error.__traceback__)
+        with suppress(Exception):  # the script may have replaced it
+            sys.excepthook(type(error), error, error.__traceback__)
         return 130 if isinstance(error, KeyboardInterrupt) else 1
     return 0
-
-
-def _flush() -> None:
-    """Flush the script's output, so that it comes before the reports."""
-    with suppress(AttributeError, ValueError, OSError):  # the script may have closed or replaced it
-        sys.stdout.flush()
 
 
 @contextmanager
@@ -136,7 +134,8 @@ def _status(code: Any) -> int:
     """Return the status of ``sys.exit(code)``; any object other than an integer is printed, as python does."""
     if code is None or isinstance(code, int):
         return int(code or 0)
-    print(code, file=sys.stderr)
+    with suppress(Exception):  # an object without text
+        print_error(str(code))
     return 1
 
 
@@ -158,16 +157,16 @@ def _print_reports(watched: Sequence[tuple[str, Monitor]], file: Path | None) ->
     """
     status = 0
     if not watched:
-        print("autotrainer: no training run was found in this script", file=sys.stderr)
+        print_error("autotrainer: no training run was found in this script")
     for number, (name, monitor) in enumerate(watched, start=1):
         report = monitor.report()
         title = f"training {number} of {len(watched)}: {clean(name)}\n" if len(watched) > 1 else ""
-        print(f"\n{title}{report}", file=sys.stderr)
+        print_error(f"\n{title}{report}")
         if file is not None:
             try:
                 saved = report.save(file if number == 1 else file.with_stem(f"{file.stem}-{number}"))
-                print(f"\nreport: {saved}", file=sys.stderr)
+                print_error(f"\nreport: {saved}")
             except InputError as error:
                 status = 2
-                print(f"autotrainer: {clean(str(error))}", file=sys.stderr)
+                print_error(f"autotrainer: {clean(str(error))}")
     return status

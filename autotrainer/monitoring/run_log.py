@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -57,6 +58,12 @@ class LogWriter:
 
     def close(self) -> None:
         """Close the file."""
+        self._file.close()
+
+    def discard(self) -> None:
+        """Detach from the file in a forked child process: what its buffer still holds is for the parent to write."""
+        with open(os.devnull, "wb") as devnull:
+            os.dup2(devnull.fileno(), self._file.fileno())
         self._file.close()
 
 

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 __all__ = ["clean", "import_quietly", "print_table"]
 
@@ -41,8 +42,13 @@ def import_quietly(module: str) -> None:
     Raises:
         ImportError: If the module can't be imported.
     """
-    sys.stderr.flush()
-    saved_stderr = os.dup(2)
+    with suppress(Exception):  # None, closed or full
+        sys.stderr.flush()
+    try:
+        saved_stderr = os.dup(2)
+    except OSError:  # closed: nothing can be printed there
+        importlib.import_module(module)
+        return
     try:
         with open(os.devnull, "wb") as devnull:
             os.dup2(devnull.fileno(), 2)

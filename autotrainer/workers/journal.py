@@ -55,6 +55,7 @@ class Journal:
     def __init__(self, folder: str | Path, request: Mapping[str, str], *, resume: bool) -> None:
         self._records: dict[str, dict[str, Any]] = {}
         self._file: TextIO | None = None
+        self._process = os.getpid()
         path = _last(Path(folder), request) if resume else None
         try:
             if path is not None:
@@ -128,7 +129,7 @@ class Journal:
             self._stop(error)
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        if self._file is not None:
+        if self._file is not None and self._process == os.getpid():  # a forked child leaves the file to its parent
             self._file.write(to_line(record))
             self._file.flush()
             os.fsync(self._file.fileno())
