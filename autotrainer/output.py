@@ -95,9 +95,10 @@ def _encodable(text: str, stream: Any) -> str:
 class _SafeLogging(logging.Logger):
     """A logger whose handlers, filters, record factory and arguments can't raise into the caller."""
 
-    def _log(self, *args: Any, stacklevel: int = 1, **options: Any) -> None:
+    def _log(self, level: int, msg: object, args: Any, *rest: Any, **options: Any) -> None:
+        options["stacklevel"] = options.get("stacklevel", 1) + 1  # the caller is one frame further away
         with suppress(Exception):
-            super()._log(*args, stacklevel=stacklevel + 1, **options)
+            super()._log(level, msg, args, *rest, **options)
 
     def handle(self, record: logging.LogRecord) -> None:
         """Pass a record to the handlers, with text that all of them can write."""

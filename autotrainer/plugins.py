@@ -281,7 +281,7 @@ def _is_share(value: Any) -> bool:
 # -- what plugins return ----------------------------------------------------------------------------------------------
 
 
-def valid_finding(finding: Any, rule: Rule, layers: Collection[str]) -> Finding:
+def valid_finding(finding: object, rule: Rule, layers: Collection[str]) -> Finding:
     """Return what a rule returned, as plain values.
 
     Args:
@@ -292,11 +292,12 @@ def valid_finding(finding: Any, rule: Rule, layers: Collection[str]) -> Finding:
     Raises:
         PluginError: If it is not a valid finding of this rule.
     """
-    _require(type(finding) is Finding, f"check() returned a {type(finding).__name__}, not a Finding or None")
+    if not isinstance(finding, Finding):
+        raise PluginError(f"check() returned a {type(finding).__name__}, not a Finding or None")
     same = (finding.problem, finding.code) == (rule.problem, rule.code)
     _require(same, f"the finding is of the problem {finding.code!r} {finding.problem!r}")
     _require(isinstance(finding.severity, Severity), f"the severity is {finding.severity!r}, not a Severity")
-    confidence = isinstance(finding.confidence, Real) and 0 <= finding.confidence <= 1
+    confidence = isinstance(finding.confidence, Real) and 0 <= float(finding.confidence) <= 1
     _require(confidence, f"the confidence is {finding.confidence!r}, not a number in [0, 1]")
     _require(isinstance(finding.message, str) and bool(finding.message), "the message is not a sentence")
     for name, value in (("layers", finding.layers), ("repairs", finding.repairs)):

@@ -45,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = _run(arguments)
         error = flush_output()
+    except SystemExit:  # after --help or --version
+        status, error = 0, flush_output()
+        if error is None:
+            raise
     except AutotrainerError as invalid:
         print_error(f"autotrainer: {clean(' '.join(str(invalid).split()))}")
         return 2
@@ -87,10 +91,7 @@ def _run(arguments: Sequence[str]) -> int:
     names = [command.NAME for command in COMMANDS]
     if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
         raise ConfigError(f"unknown command {arguments[0]!r}: {nearest(arguments[0], names)}")
-    try:
-        args = _parser().parse_args(arguments)
-    except SystemExit as end:  # after --help or --version
-        return int(end.code or 0)
+    args = _parser().parse_args(arguments)
     if args.run is not run.run and getattr(sys.stdout, "errors", None) == "strict":
         with suppress(Exception):  # it may be of any type
             sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -40,8 +40,8 @@ class Monitor:
     """Watches one training run; created by `autotrainer.watch`.
 
     A monitor is a context manager; leaving the block closes it, prints a short summary if there are errors, and never
-    suppresses an exception. Without ``with``, call `close` at the end. In a forked child process it is closed: what that
-    trains is another training, which it can watch itself.
+    suppresses an exception. Without ``with``, call `close` at the end. In a forked child process it is closed: the
+    child can watch its own training.
 
     New findings are logged through ``logging.getLogger("autotrainer")``, at most ten per run. An exception inside the
     monitor never reaches the training: it is logged once, and the part that failed is switched off.
