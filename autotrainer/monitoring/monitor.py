@@ -329,9 +329,9 @@ class Monitor:
         """Become inert, in a forked child process; `close` still detaches the observer."""
         self._inherited = self.closed = self._quiet = True
         self.sampler.stop()
-        if self._log is not None:
-            self._log.discard()
-            self._log = None
+        log, self._log = self._log, None
+        if log is not None:
+            log.close()  # in this process; nothing is in its buffer
 
     def _write(self, record: dict[str, Any]) -> None:
         if self._log is None or "the run log" in self._failed:

@@ -32,7 +32,7 @@ logger = logging.getLogger("autotrainer")
 
 
 class LogWriter:
-    """Appends records to a new file in a folder, flushing each one.
+    """Appends records to a new file in a folder, each at once.
 
     Args:
         folder: The folder; created if missing.
@@ -53,17 +53,13 @@ class LogWriter:
         Raises:
             OSError: If it can't be written.
         """
-        self._file.write(json.dumps(_plain(record), separators=(",", ":"), allow_nan=False) + "\n")
-        self._file.flush()
+        # Past the buffer, which a forked child would inherit, with what is in it and with its lock.
+        rest = f"{json.dumps(_plain(record), separators=(',', ':'), allow_nan=False)}\n".encode()
+        while rest:
+            rest = rest[os.write(self._file.fileno(), rest) :]
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
-
-    def discard(self) -> None:
-        """Detach from the file in a forked child process: what its buffer still holds is for the parent to write."""
-        with open(os.devnull, "wb") as devnull:
-            os.dup2(devnull.fileno(), self._file.fileno())
         self._file.close()
 
 
