@@ -306,9 +306,9 @@ def valid_finding(finding: object, rule: Rule, layers: Collection[str]) -> Findi
     unknown = [name for name in finding.layers if name not in layers]
     _require(not unknown, f"the model has no layer {', '.join(map(repr, unknown))}")
     _require(isinstance(finding.evidence, Mapping), f"the evidence is {finding.evidence!r}, not a mapping")
-    for key, value in finding.evidence.items():
-        valid = isinstance(key, str) and isinstance(value, Real)
-        _require(valid, f"the evidence {key!r} is {value!r}, not a number")
+    for key, number in finding.evidence.items():
+        valid = isinstance(key, str) and isinstance(number, Real)
+        _require(valid, f"the evidence {key!r} is {number!r}, not a number")
     return replace(
         finding,
         confidence=float(finding.confidence),

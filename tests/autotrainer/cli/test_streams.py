@@ -139,6 +139,8 @@ def test_command_survives_every_standard_output(
     arguments, expected = COMMANDS[command]
     stdout(make())
     assert main(arguments) == (expected or status)
+    if name == "none":
+        sys.stdout.close()  # the one that stands for it
     assert capfd.readouterr().err.count("\n") == bool(expected or status)
 
 
@@ -163,7 +165,7 @@ SCRIPTS: dict[str, tuple[str, int]] = {
     ),
     "raises": ("raise ValueError('mine')", 1),
     "replaces the streams": ("import sys\nsys.stdout = sys.stderr = None", 0),
-    "replaces the streams by others": ("import sys\nsys.stdout = sys.stderr = object()\nsys.exit(3)", 3),
+    "replaces the streams by others": ("import sys\nsys.stdout = sys.stderr = object()\nsys.exit(3)", 120),  # as python
     "closes the streams": ("import sys\nsys.stdout.close(); sys.stderr.close()\nsys.exit(4)", 4),
     "breaks the exception hook": ("import sys\nsys.excepthook = None\n1 / 0", 1),
     "raises in the exception hook": ("import sys\ndef hook(*a): raise OSError\nsys.excepthook = hook\n1 / 0", 1),

@@ -154,7 +154,9 @@ def test_forked_child_leaves_log_and_summary_to_its_parent(name: str, tmp_path: 
     assert error.count("error in this training run") == 1 + own
     (log,) = (tmp_path / "log").iterdir()
     records = list(read_log(log))
-    assert [record["step"] for record in records if record.get("type") == "step"] == list(range(12))[:12]
+    steps = [record["step"] for record in records if record.get("type") == "step"]
+    assert steps[:10] == list(range(10))  # which are all sampled
+    assert steps == sorted(set(steps))
     assert sum(record.get("type") == "end" for record in records) == 1
     assert "nonfinite" in [f.problem for f in autotrainer.replay(log).findings]
     if own:
