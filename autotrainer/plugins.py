@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from itertools import islice
 from numbers import Real
@@ -309,12 +308,15 @@ def valid_finding(finding: object, rule: Rule, layers: Collection[str]) -> Findi
     for key, number in finding.evidence.items():
         valid = isinstance(key, str) and isinstance(number, Real)
         _require(valid, f"the evidence {key!r} is {number!r}, not a number")
-    return replace(
-        finding,
-        confidence=float(finding.confidence),
+    return Finding(  # not `replace`: a subclass may have methods that fail
+        finding.problem,
+        finding.code,
+        finding.severity,
+        float(finding.confidence),
+        finding.message,
         layers=tuple(finding.layers),
-        repairs=tuple(finding.repairs),
         evidence={key: float(value) for key, value in finding.evidence.items()},
+        repairs=tuple(finding.repairs),
     )
 
 

@@ -9,6 +9,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -420,7 +421,7 @@ def finding(**values: Any) -> Finding:
     })  # fmt: skip
 
 
-class Sub(Finding):
+class Mute(Finding):
     def __str__(self) -> str:
         raise RuntimeError
 
@@ -481,8 +482,10 @@ def test_system_exit_in_a_built_in_rule_goes_through() -> None:
 
 def test_finding_of_a_plugin_holds_plain_values(install: Any) -> None:
     values = {"layers": ["a"], "evidence": {"x": np.float32(0.5), "y": 3, "z": math.nan}, "confidence": np.float64(1)}
-    rule = variant(AcmeRule, check=lambda *args: finding(**values, repairs=["clip_gradients"]))
+    mute = Mute(**{field.name: getattr(finding(), field.name) for field in fields(Finding)})
+    rule = variant(AcmeRule, check=lambda *args: replace(mute, **values, repairs=["clip_gradients"]))
     (plain,) = Engine([rule()]).evaluate(RunHistory((LayerInfo("a"),)), TaskContext())
+    assert str(plain) == "ACME1 acme [error]: A."
     assert (plain.layers, plain.repairs, plain.confidence) == (("a",), ("clip_gradients",), 1.0)
     assert [type(value) for value in plain.evidence.values()] == [float] * 3
 
