@@ -5,7 +5,6 @@ Importing it imports no framework. Start with `watch`, `check`, `fit` or `Loop`.
 
 from __future__ import annotations
 
-import logging as _logging
 from pathlib import Path as _Path
 
 from autotrainer import errors
@@ -20,9 +19,6 @@ from autotrainer.records.findings import Finding, Severity
 from autotrainer.reporting.plan import RepairPlan, load_plan
 from autotrainer.reporting.report import Report
 from autotrainer.reporting.result import Attempt, Result
-from autotrainer.safe_text import MessageFilter as _MessageFilter
-
-_logging.getLogger("autotrainer").addFilter(_MessageFilter())
 
 _here = _Path(__file__).parent
 if not (_here / "rules").exists() and (_here.parent / "rules" / "__init__.py").exists():

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import importlib
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from autotrainer import plugins
+from autotrainer.adapter.backend import Backend
 from autotrainer.config import project_settings
 from autotrainer.edits.base import shorten
 from autotrainer.errors import ConfigError, InputError, PluginError, nearest
 from autotrainer.repair import Repair
 from autotrainer.rule import Rule
 
-if TYPE_CHECKING:
-    from autotrainer.adapter.backend import Backend
-
-__all__ = ["backend_named", "backend_of", "backends", "make_rules", "problem_name", "repairs", "rules"]
-
-logger = logging.getLogger("autotrainer")
+__all__ = ["backend_named", "backend_of", "backends", "find_backend", "make_rules", "problem_name", "repairs", "rules"]
 
 _BACKENDS = ("autotrainer.backends.keras3", "autotrainer.backends.pytorch")
 """Keras first: on its torch engine, a Keras model is also a `torch.nn.Module`."""
@@ -30,23 +25,43 @@ _BACKENDS = ("autotrainer.backends.keras3", "autotrainer.backends.pytorch")
 def rules() -> tuple[type[Rule], ...]:
     """Return all rule classes: built-in ones by code, then plugins."""
     builtin: tuple[type[Rule], ...] = importlib.import_module("autotrainer.rules").BUILTIN
-    return builtin + tuple(_plugins("autotrainer.rules", Rule))
+    return builtin + tuple(plugins.load_plugins("autotrainer.rules", Rule, builtin, _builtin_repairs()))
 
 
 @lru_cache
 def repairs() -> tuple[type[Repair], ...]:
     """Return all repair classes: built-in ones, then plugins."""
+    builtin = _builtin_repairs()
+    return builtin + tuple(plugins.load_plugins("autotrainer.repairs", Repair, builtin, rules()))
+
+
+def _builtin_repairs() -> tuple[type[Repair], ...]:
     builtin: tuple[type[Repair], ...] = importlib.import_module("autotrainer.repairs").BUILTIN
-    return builtin + tuple(_plugins("autotrainer.repairs", Repair))
+    return builtin
 
 
 @lru_cache
 def backends() -> tuple[Backend, ...]:
     """Return all backends: built-in ones, then plugins. A backend imports its framework only when it gets a model."""
-    from autotrainer.adapter.backend import Backend
-
     builtin: list[Backend] = [importlib.import_module(name).BACKEND for name in _BACKENDS]
-    return (*builtin, *(cls() for cls in _plugins("autotrainer.backends", Backend)))
+    classes = plugins.load_plugins("autotrainer.backends", Backend, [type(backend) for backend in builtin], ())
+    instances: list[Backend] = []
+    for cls in classes:
+        with plugins.contain(cls):
+            instances.append(cls())
+    return (*builtin, *instances)
+
+
+def find_backend(model: Any) -> Backend | None:
+    """Return the backend of a model, or None if it belongs to no supported framework."""
+    for backend in backends():
+        with plugins.contain(type(backend)):
+            accepts = backend.accepts(model)
+            if not isinstance(accepts, bool):
+                raise PluginError(f"accepts() returned a {type(accepts).__name__}, not True or False")
+            if accepts:
+                return backend
+    return None
 
 
 def backend_of(model: Any) -> Backend:
@@ -55,9 +70,9 @@ def backend_of(model: Any) -> Backend:
     Raises:
         InputError: If the model belongs to no supported framework.
     """
-    for backend in backends():
-        if backend.accepts(model):
-            return backend
+    backend = find_backend(model)
+    if backend is not None:
+        return backend
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
     raise InputError(f"{kind} is not a supported model: pass a torch.nn.Module or a keras.Model (Keras 3)")
 
@@ -103,7 +118,25 @@ def make_rules(
         active -= _matching(project.ignore, all_rules)
     except ConfigError as error:
         raise ConfigError(f"{project.path}: {error}") from None
-    return [rule(**values.get(rule, {})) for rule in all_rules if rule in active]
+    made = (_make(rule, values.get(rule, {})) for rule in all_rules if rule in active)
+    return [rule for rule in made if rule is not None]
+
+
+def _make(rule: type[Rule], values: Mapping[str, float]) -> Rule | None:
+    """Return a rule with these thresholds; None if it is a plugin that can't be instantiated.
+
+    Raises:
+        ConfigError: If a value is invalid.
+    """
+    try:
+        return rule(**values)
+    except BaseException as error:
+        if (values and isinstance(error, ConfigError)) or not (
+            plugins.origin(rule) and plugins.is_contained(error, rule)
+        ):
+            raise
+        plugins.report_failure(rule, error)
+        return None
 
 
 def _threshold_values(
@@ -114,7 +147,7 @@ def _threshold_values(
         rule, threshold = _threshold(name, all_rules)
         values.setdefault(rule, {})[threshold] = value
     for rule, rule_values in values.items():
-        rule(**rule_values)  # an invalid value is an error even for a rule that is not active
+        _make(rule, rule_values)  # an invalid value is an error even for a rule that is not active
     return values
 
 
@@ -152,29 +185,3 @@ def _threshold(name: str, all_rules: Sequence[type[Rule]]) -> tuple[type[Rule], 
         hint = nearest(name if isinstance(name, str) else "", names)
         raise ConfigError(f"unknown threshold {shorten(name)}: {hint}")
     return names[name]
-
-
-def _plugins(group: str, base: type[Any]) -> list[type[Any]]:
-    plugins = []
-    for point in entry_points(group=group):
-        try:
-            plugins.append(_load(point, base))
-        except PluginError as error:
-            logger.warning("%s", error)
-    return plugins
-
-
-def _load(point: EntryPoint, base: type[Any]) -> type[Any]:
-    """Load one plugin.
-
-    Raises:
-        PluginError: If it fails to load or is not a subclass of the base class.
-    """
-    origin = point.dist.name if point.dist is not None else "an unknown distribution"
-    try:
-        loaded = point.load()
-    except Exception as error:
-        raise PluginError(f"{origin}: plugin {point.name!r} can't be loaded and is skipped: {error!r}") from error
-    if not (isinstance(loaded, type) and issubclass(loaded, base)):
-        raise PluginError(f"{origin}: plugin {point.name!r} is not a subclass of {base.__name__} and is skipped")
-    return loaded

@@ -6,10 +6,9 @@ safe where text is made of them: `str` of findings, plans, reports and errors, l
 
 from __future__ import annotations
 
-import logging
 import re
 
-__all__ = ["MessageFilter", "escaped", "safe_line", "safe_text"]
+__all__ = ["escaped", "safe_line", "safe_text"]
 
 _LONGEST_WORD = 500
 _LONGEST_LINE = 2_000
@@ -37,21 +36,6 @@ def safe_line(text: str) -> str:
 def safe_text(text: str) -> str:
     r"""Return text of several lines, separated by ``\n``, each of them `escaped`."""
     return "\n".join(map(escaped, text.split("\n")))
-
-
-class MessageFilter(logging.Filter):
-    """Makes the messages of a logger safe: one line each."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Replace the message where it is not safe; let every record pass."""
-        try:
-            message = record.getMessage()
-        except Exception:  # noqa: BLE001 - handlers report arguments that can't be formatted
-            return True
-        safe = safe_line(message)
-        if safe != message:
-            record.msg, record.args = safe, None
-        return True
 
 
 def _escape(character: str) -> str:

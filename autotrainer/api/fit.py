@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from autotrainer import registry
+from autotrainer import plugins, registry
 from autotrainer.adapter.backend import Backend
 from autotrainer.adapter.spec import FitRequest
 from autotrainer.api.fit_data import class_index_error, ignored_class, prepare_data
@@ -189,15 +189,15 @@ def _mapping(name: str, values: Any) -> Mapping[str, Any]:
 
 def _backend(model: Any, stack: ExitStack) -> Backend:
     """Return the backend of a model or of a callable that builds one, and preserve random states from here on."""
-    for backend in registry.backends():
-        if backend.accepts(model):
-            stack.enter_context(backend.preserve_random_state())
-            return backend
+    backend = registry.find_backend(model)
+    if backend is not None:
+        stack.enter_context(backend.preserve_random_state())
+        return backend
     if not callable(model):
         return registry.backend_of(model)
     for backend in registry.backends():
         if backend.package in sys.modules:
-            stack.enter_context(backend.preserve_random_state())
+            stack.enter_context(plugins.isolated(type(backend), backend.preserve_random_state))
     try:
         built = model()
     except TypeError as error:

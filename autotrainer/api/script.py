@@ -6,13 +6,15 @@ import importlib.machinery
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import FrameType, ModuleType
 from typing import Any
 
-from autotrainer import registry
+from autotrainer import plugins, registry
+from autotrainer.adapter.backend import Backend
 from autotrainer.api import fit
 from autotrainer.api.watch import watch
 from autotrainer.config import switched_off
@@ -95,25 +97,27 @@ class Trainings:
 def watched_frameworks(trainings: Trainings) -> Iterator[None]:
     """Watch every training of frameworks that are imported already, or inside the block."""
     with ExitStack() as stack:
-        pending: dict[str, Callable[[], None]] = {}
+        pending: dict[str, list[Callable[[], None]]] = {}
         for backend in registry.backends():
 
-            def enter(open_all: Callable[..., Any] = backend.watch_everything, name: str = backend.package) -> None:
+            def enter(backend: Backend = backend) -> None:
+                watch_everything = partial(backend.watch_everything, trainings.open)
                 try:
-                    stack.enter_context(open_all(trainings.open))
+                    stack.enter_context(plugins.isolated(type(backend), watch_everything))
                 except Exception as error:  # noqa: BLE001 - an error of autotrainer must not stop the script
-                    logger.warning("trainings of %s are not watched: %r", name, error)
+                    logger.warning("trainings of %s are not watched: %r", backend.package, error)
 
             if backend.package in sys.modules:
                 enter()
             else:
-                pending[backend.package] = enter
+                pending.setdefault(backend.package, []).append(enter)
         finder = _ImportHook(pending)
         sys.meta_path.insert(0, finder)
         try:
             yield
         finally:
-            sys.meta_path.remove(finder)
+            with suppress(ValueError):  # the script may have removed it
+                sys.meta_path.remove(finder)
 
 
 class _ImportHook(MetaPathFinder):
@@ -123,7 +127,7 @@ class _ImportHook(MetaPathFinder):
         pending: Functions to call once, by the name of the module.
     """
 
-    def __init__(self, pending: dict[str, Callable[[], None]]) -> None:
+    def __init__(self, pending: dict[str, list[Callable[[], None]]]) -> None:
         self._pending = pending
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -137,8 +141,7 @@ class _ImportHook(MetaPathFinder):
 
             def exec_module(module: ModuleType) -> None:
                 load(module)
-                callback = self._pending.pop(name, None)
-                if callback is not None:
+                for callback in self._pending.pop(name, ()):
                     callback()
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]

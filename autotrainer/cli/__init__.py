@@ -6,12 +6,15 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from autotrainer._version import __version__
 from autotrainer.cli import check, demo, explain, replay, report, reproduce, rules, run
 from autotrainer.errors import AutotrainerError, ConfigError, nearest
-from autotrainer.reporting.terminal import print_safely
+from autotrainer.output import print_error
+from autotrainer.reporting.terminal import drop_output, flush_output
+from autotrainer.safe_text import safe_line
 
 __all__ = ["main"]
 
@@ -40,31 +43,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.stdout is None:  # closed by the caller, for example with `>&-`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open until the process ends
     try:
-        names = [command.NAME for command in COMMANDS]
-        if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
-            raise ConfigError(f"unknown command {arguments[0]!r}: {nearest(arguments[0], names)}")
-        args = _parser().parse_args(arguments)
-        status: int = args.run(args)
-        sys.stdout.flush()
-    except AutotrainerError as error:
-        print_safely(f"autotrainer: {error}", sys.stderr)
+        status = _run(arguments)
+        error = flush_output()
+    except SystemExit:  # after --help or --version
+        status, error = 0, flush_output()
+        if error is None:
+            raise
+    except AutotrainerError as invalid:
+        print_error(f"autotrainer: {invalid}")
         return 2
     except KeyboardInterrupt:
-        print_safely("autotrainer: interrupted", sys.stderr)
+        print_error("autotrainer: interrupted")
         return 130
-    except BrokenPipeError:  # the reader has closed the pipe, as in `autotrainer rules | head`
-        _drop_output()
-        return 0
-    except OSError as error:
-        _drop_output()
-        print_safely(f"autotrainer: can't write the output: {error.strerror or error}", sys.stderr)
-        return 2
+    except OSError as raised:
+        status, error = 0, raised
+    except ValueError as raised:
+        if not sys.stdout.closed:
+            raise
+        status, error = 0, raised
+    return status if error is None else _output_failed(error, status)
+
+
+def _output_failed(error: Exception, status: int) -> int:
+    """Report that the output can't be written, and return the exit status.
+
+    Args:
+        error: The error.
+        status: Exit status of the command; 0 if the error has ended it.
+    """
+    drop_output()
+    if isinstance(error, BrokenPipeError):  # the reader has read enough, as in `autotrainer rules | head -1`
+        return status
+    reason = getattr(error, "strerror", None) or error
+    where = getattr(error, "filename", None)
+    failed = "can't write the output" if where is None else f"can't use {where}"
+    print_error(f"autotrainer: {safe_line(f'{failed}: {reason}')}")
+    return status or 2
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Run one command, and return the exit status.
+
+    Raises:
+        AutotrainerError: If the arguments are invalid, or the command can't be run with them.
+        OSError: If the output can't be written.
+    """
+    names = [command.NAME for command in COMMANDS]
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
+        raise ConfigError(f"unknown command {arguments[0]!r}: {nearest(arguments[0], names)}")
+    args = _parser().parse_args(arguments)
+    if args.run is not run.run and getattr(sys.stdout, "errors", None) == "strict":
+        with suppress(Exception):  # it may be of any type
+            sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    status: int = args.run(args)
     return status
-
-
-def _drop_output() -> None:
-    """Discard the rest of the output, so that flushing it at the end of the process does not fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

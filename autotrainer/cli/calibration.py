@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from autotrainer import plugins
 from autotrainer.errors import ConfigError
 from autotrainer.rule import Rule
 
@@ -29,14 +30,20 @@ def section(rule: type[Rule]) -> str:
     Raises:
         ConfigError: If there is a calibration file that can't be read.
     """
-    path = _calibration_file(rule)
-    if not path.is_file():
+    try:
+        path = _calibration_file(rule)
+        if not path.is_file():
+            return ""
+    except (OSError, TypeError):  # a plugin that has no file
         return ""
     try:
         stored = json.loads(path.read_text("utf-8"))
         record = stored["rules"].get(rule.problem)
         return "" if record is None else "\n".join(["", "", "Calibration", *_lines(rule, record, stored["made"])])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        if plugins.origin(rule):
+            plugins.report_failure(rule, error, "has no readable calibration")
+            return ""
         raise ConfigError(f"{path} is not a calibration of rules ({error!r}): install autotrainer again") from error
 
 

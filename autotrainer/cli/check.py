@@ -14,7 +14,7 @@ from autotrainer.api.check import check
 from autotrainer.cli.common import add_json, add_rule_options, current_folder, print_json, rule_options, status_of
 from autotrainer.errors import AutotrainerError, ConfigError, InputError, nearest
 from autotrainer.reporting.report import Report
-from autotrainer.reporting.terminal import print_safely
+from autotrainer.reporting.terminal import print_output
 
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json([finding.to_dict() for finding in findings])
     else:
-        print_safely(Report(tuple(findings)))
+        print_output(Report(tuple(findings)))
     return status_of(findings, args.fail_on)
 
 

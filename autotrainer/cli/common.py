@@ -10,7 +10,7 @@ from typing import Any
 
 from autotrainer.errors import ConfigError
 from autotrainer.records.findings import Finding, Severity
-from autotrainer.reporting.terminal import print_safely
+from autotrainer.reporting.terminal import print_output
 
 __all__ = ["add_json", "add_rule_options", "current_folder", "print_json", "rule_options", "status_of"]
 
@@ -59,7 +59,7 @@ def status_of(findings: Iterable[Finding], fail_on: str) -> int:
 
 def print_json(value: Any) -> None:
     """Print strict JSON."""
-    print_safely(json.dumps(value, indent=2, allow_nan=False))
+    print_output(json.dumps(value, indent=2, allow_nan=False))
 
 
 def current_folder() -> str:

@@ -15,7 +15,7 @@ from autotrainer.cli.common import add_json, print_json
 from autotrainer.cli.page_search import SearchPage, clear_best, search
 from autotrainer.errors import ConfigError
 from autotrainer.repair import Repair
-from autotrainer.reporting.terminal import print_safely
+from autotrainer.reporting.terminal import print_output
 from autotrainer.rule import Rule
 
 __all__ = ["HELP", "NAME", "Page", "add_arguments", "problem_page", "repair_page", "run"]
@@ -66,12 +66,11 @@ def run(args: argparse.Namespace) -> int:
     if page is None:
         page = _best_match(query)
     if args.json:
-        match = {"best_match_for": query} if searched else {}
-        print_json({"kind": page.kind, "title": page.title, "page": page.text, **match})
+        best_match = {"best_match_for": query} if searched else {}
+        print_json({"kind": page.kind, "title": page.title, "page": page.text, **best_match})
     else:
-        if searched:
-            print_safely(f"Best match for {query!r}: {page.title}\n")
-        print_safely(f"{page.title}\n{'=' * len(page.title)}\n\n{page.text}")
+        match = f"Best match for {query!r}: {page.title}\n\n" if searched else ""
+        print_output(f"{match}{page.title}\n{'=' * len(page.title)}\n\n{page.text}")
     return 0
 
 

@@ -6,7 +6,7 @@ import argparse
 
 from autotrainer.api.replay import replay
 from autotrainer.cli.common import add_json, add_rule_options, rule_options, status_of
-from autotrainer.reporting.terminal import print_safely
+from autotrainer.reporting.terminal import print_output
 
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
 
@@ -27,5 +27,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the report of the run, and return the exit status."""
     report = replay(args.log, replicas=args.replica, **rule_options(args))
-    print_safely(report.to_json() if args.json else report)
+    print_output(report.to_json() if args.json else report)
     return status_of(report.findings, args.fail_on)

@@ -6,7 +6,7 @@ import argparse
 
 from autotrainer.api.replay import replay
 from autotrainer.cli.common import add_rule_options, rule_options, status_of
-from autotrainer.reporting.terminal import print_safely
+from autotrainer.reporting.terminal import print_output
 from autotrainer.safe_text import escaped
 
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
@@ -25,5 +25,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the report, print its path, and return the exit status."""
     report = replay(args.log, **rule_options(args))
-    print_safely(f"report: {escaped(str(report.save(args.output)))}")
+    print_output(f"report: {escaped(str(report.save(args.output)))}")
     return status_of(report.findings, args.fail_on)

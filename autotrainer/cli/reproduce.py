@@ -8,7 +8,7 @@ from pathlib import Path
 from autotrainer.cli.common import add_json
 from autotrainer.demo.reproduce import BUILTIN_MODEL, read_config, reproduce
 from autotrainer.errors import ConfigError
-from autotrainer.reporting.terminal import import_quietly, print_safely
+from autotrainer.reporting.terminal import import_quietly, print_output
 from autotrainer.safe_text import escaped
 
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
@@ -42,5 +42,5 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"reproduce needs Keras 3 ({error}): pip install 'autotrainer-monitor[keras]'") from error
     result = reproduce(args.model, config, out, args.data, args.budget)
     report = result.report()
-    print_safely(report.to_json() if args.json else f"{report}\n\nsaved in {escaped(str(out))}")
+    print_output(report.to_json() if args.json else f"{report}\n\nsaved in {escaped(str(out))}")
     return 0 if result.status in ("healthy", "repaired") else 1

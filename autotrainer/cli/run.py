@@ -19,7 +19,8 @@ from autotrainer.cli.common import add_rule_options, current_folder, rule_option
 from autotrainer.config import log_folder
 from autotrainer.errors import ConfigError, InputError, nearest
 from autotrainer.monitoring.monitor import Monitor
-from autotrainer.reporting.terminal import print_safely
+from autotrainer.output import print_error
+from autotrainer.reporting.terminal import flush_output
 from autotrainer.safe_text import escaped, safe_line
 
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
@@ -52,13 +53,15 @@ def run(args: argparse.Namespace) -> int:
     """
     options = _watch_options(args)
     report = None if args.report is None else Path(args.report).absolute()  # the script may change folders
-    trainings = Trainings(options)
+    trainings, process = Trainings(options), os.getpid()
     if not args.module and not os.path.exists(args.script):
         raise ConfigError(f"there is no script {args.script!r} in {current_folder()}; to run a module, add -m")
     with _as_main(args.script, args.arguments, module=args.module), watched_frameworks(trainings):
         status = _run_script(args.script, module=args.module)
         watched = trainings.close(finished=status == 0)
-    _flush()
+    flush_output()
+    if os.getpid() != process:  # a forked child of the script, which has ended like the script
+        return status
     unsaved = _print_reports(watched, report)
     findings = [finding for _, monitor in watched for finding in monitor.findings]
     return status or unsaved or status_of(findings, args.fail_on)
@@ -104,17 +107,12 @@ def _run_script(script: str, *, module: bool) -> int:
         if trace is None and isinstance(error, ImportError | OSError):
             kind = "module" if module else "script"
             raise ConfigError(f"there is no {kind} {script!r} to run in {current_folder()} ({error})") from error
-        _flush()
+        flush_output()
         error = error.with_traceback(trace)
-        sys.excepthook(type(error), error, error.__traceback__)
+        with suppress(Exception):  # the script may have replaced it
+            sys.excepthook(type(error), error, error.__traceback__)
         return 130 if isinstance(error, KeyboardInterrupt) else 1
     return 0
-
-
-def _flush() -> None:
-    """Flush the script's output, so that it comes before the reports."""
-    with suppress(AttributeError, ValueError, OSError):  # the script may have closed or replaced it
-        sys.stdout.flush()
 
 
 @contextmanager
@@ -139,7 +137,8 @@ def _status(code: Any) -> int:
     """Return the status of ``sys.exit(code)``; any object other than an integer is printed, as python does."""
     if code is None or isinstance(code, int):
         return int(code or 0)
-    print(code, file=sys.stderr)
+    with suppress(Exception):  # an object without text
+        print_error(str(code))
     return 1
 
 
@@ -161,16 +160,16 @@ def _print_reports(watched: Sequence[tuple[str, Monitor]], file: Path | None) ->
     """
     status = 0
     if not watched:
-        print_safely("autotrainer: no training run was found in this script", sys.stderr)
+        print_error("autotrainer: no training run was found in this script")
     for number, (name, monitor) in enumerate(watched, start=1):
         report = monitor.report()
         title = f"training {number} of {len(watched)}: {safe_line(name)}\n" if len(watched) > 1 else ""
-        print_safely(f"\n{title}{report}", sys.stderr)
+        print_error(f"\n{title}{report}")
         if file is not None:
             try:
                 saved = report.save(file if number == 1 else file.with_stem(f"{file.stem}-{number}"))
-                print_safely(f"\nreport: {escaped(str(saved))}", sys.stderr)
+                print_error(f"\nreport: {escaped(str(saved))}")
             except InputError as error:
                 status = 2
-                print_safely(f"autotrainer: {error}", sys.stderr)
+                print_error(f"autotrainer: {error}")
     return status

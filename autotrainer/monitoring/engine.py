@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from autotrainer import plugins
+from autotrainer.output import logger
 from autotrainer.records.findings import Finding, Severity, rank_findings
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
@@ -17,15 +19,16 @@ __all__ = ["Engine"]
 
 _MIN_CAUSE_CONFIDENCE = 0.5
 """Minimum confidence of a problem to be named as the cause of another one."""
-
-logger = logging.getLogger("autotrainer")
+_MAX_NAMED = 3
+"""Rules that a warning names, of those that fail for the same reason."""
 
 
 class Engine:
     """Evaluates rules on a growing history.
 
     An episode of a problem begins when its rule first reports it and ends when the rule no longer does; the finding
-    then becomes an info that says so. A rule that raises is reported once and switched off.
+    then becomes an info that says so. A rule that raises, or returns anything but a valid finding, is reported once and
+    switched off.
 
     Args:
         rules: The active rules.
@@ -45,6 +48,7 @@ class Engine:
         self._on_finding = on_finding
         self._current: dict[str, Finding] = {}
         self._resolved: dict[str, Finding] = {}
+        self._reasons: set[tuple[str, str]] = set()
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -68,16 +72,22 @@ class Engine:
             The findings, as in `findings`.
         """
         reported: dict[str, Finding] = {}
+        failed: dict[tuple[str, str], list[str]] = {}
         for rule in list(self._rules):
             try:
                 with np.errstate(all="ignore"):  # histories of broken trainings overflow
                     finding = rule.check(history, context)
-            except Exception as error:  # noqa: BLE001 - a broken rule must never reach the user's training
+                if finding is not None:
+                    layers = {info.name for info in (*history.layers, *context.layers)}
+                    reported[rule.problem] = plugins.valid_finding(finding, rule, layers)
+            except BaseException as error:
+                if not plugins.is_contained(error, type(rule)):
+                    raise
                 self._rules.remove(rule)
-                logger.warning("rule %s failed and is switched off: %r", rule.problem, error)
-                continue
-            if finding is not None:
-                reported[rule.problem] = finding
+                reason = plugins.describe_error(error)
+                failed.setdefault((plugins.origin(type(rule)), reason), []).append(rule.problem)
+        for (origin, reason), problems in failed.items():
+            self._report_failures(origin, problems, reason)
         self._close_episodes(reported, history)
         raised = []
         for rule in self._rules:
@@ -96,6 +106,17 @@ class Engine:
             for finding in rank_findings(raised):
                 self._on_finding(finding)
         return self.findings
+
+    def _report_failures(self, origin: str, problems: list[str], reason: str) -> None:
+        """Log the rules of one distribution that fail for one reason: as a warning for the first time."""
+        level = logging.INFO if (origin, reason) in self._reasons else logging.WARNING
+        self._reasons.add((origin, reason))
+        if len(problems) == 1:
+            logger.log(level, "%srule %s failed and is switched off: %s", origin, problems[0], reason)
+            return
+        rest = f" and {len(problems) - _MAX_NAMED} more" if len(problems) > _MAX_NAMED else ""
+        names = ", ".join(problems[:_MAX_NAMED]) + rest
+        logger.log(level, "%s%d rules failed and are switched off (%s): %s", origin, len(problems), names, reason)
 
     def _close_episodes(self, reported: dict[str, Finding], history: RunHistory) -> None:
         for problem in [p for p in self._current if p not in reported]:

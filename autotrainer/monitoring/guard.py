@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
 __all__ = ["Guard"]
@@ -25,7 +26,8 @@ class Guard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if isinstance(error, Exception):
+        if not isinstance(error, Exception):
+            return False
+        with suppress(Exception):
             self._fail(self._part, error)
-            return True
-        return False
+        return True

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from autotrainer.adapter.observer import EpochObserver, Locator, Observer
 from autotrainer.config import log_folder
@@ -22,6 +23,7 @@ from autotrainer.monitoring.guard import Guard
 from autotrainer.monitoring.run_log import LogWriter, encode_step
 from autotrainer.monitoring.sampler import Sampler
 from autotrainer.monitoring.summary import DataSummary, summarize
+from autotrainer.output import logger, print_error
 from autotrainer.records.findings import Finding, Severity, fold
 from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, Observation
@@ -32,8 +34,6 @@ from autotrainer.rule import Place, Rule
 
 __all__ = ["Monitor", "as_number", "is_watched", "watched_models"]
 
-logger = logging.getLogger("autotrainer")
-
 _MAX_LOG_LINES = 10
 
 
@@ -41,7 +41,8 @@ class Monitor:
     """Watches one training run; created by `autotrainer.watch`.
 
     A monitor is a context manager; leaving the block closes it, prints a short summary if there are errors, and never
-    suppresses an exception. Without ``with``, call `close` at the end.
+    suppresses an exception. Without ``with``, call `close` at the end. In a forked child process it is closed: the
+    child can watch its own training.
 
     New findings are logged through ``logging.getLogger("autotrainer")``, at most ten per run. An exception inside the
     monitor never reaches the training: it is logged once, and the part that failed is switched off.
@@ -86,6 +87,7 @@ class Monitor:
         self._next_epoch_check = 0
         self._failed: set[str] = set()
         self._log: LogWriter | None = None
+        self._inherited = False
         self.closed = False
         if on_finding is not None and not callable(on_finding):
             raise ConfigError(f"on_finding must be callable or None, not {type(on_finding).__name__}")
@@ -95,6 +97,7 @@ class Monitor:
                 self._log = LogWriter(folder)
             except OSError as error:
                 self.fail("the run log", error)
+        _open_monitors.add(self)
 
     # -- for the user ---------------------------------------------------------------------------------------------
 
@@ -177,12 +180,16 @@ class Monitor:
 
     def _close(self, *, finished: bool) -> None:
         """Detach; ``finished`` is False if an exception ended the training."""
-        if self.closed:
+        if self.closed and not (self._inherited and self._observer is not None):
             return
         with self.guard("close()"):
             if self._observer is not None:
                 self._observer.close()
+        if self._inherited:
+            self._observer = None
+            return
         self.closed = True
+        _open_monitors.discard(self)
         with self.guard("the rules"):
             self.finish(finished=finished)
             _ = self.findings
@@ -198,14 +205,9 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close(finished=error is None)
-        errors = [f for f in self.findings if f.severity is Severity.ERROR]
-        if errors and not self._quiet:
-            print(f"autotrainer: {count(len(errors), 'error')} in this training run", file=sys.stderr)
-            for root, consequences in fold(errors):
-                print(f"  {root}", file=sys.stderr)
-                if consequences:
-                    print(f"  └ causes {', '.join(f.problem for f in consequences)}", file=sys.stderr)
-            print(f"  more: monitor.report(), autotrainer explain {errors[0].problem}", file=sys.stderr)
+        if not self._quiet:
+            with self.guard("the summary"):
+                self._print_summary()
 
     # -- for backends ---------------------------------------------------------------------------------------------
 
@@ -251,6 +253,8 @@ class Monitor:
         Args:
             observation: The observation. Its arrays are not kept.
         """
+        if self._inherited:
+            return
         stats = summarize(observation, self.history.epoch, self._data, self.context)
         self.history.add_step(stats, observation.losses, self._data.targets)
         self._write(encode_step(stats, observation.losses, self._data.targets))
@@ -275,7 +279,7 @@ class Monitor:
 
     def fail(self, part: str, error: BaseException) -> None:
         """Log, once, that a part failed and is switched off; the training continues."""
-        if part not in self._failed:
+        if part not in self._failed and not self._inherited:
             self._failed.add(part)
             logger.warning("%s failed and is switched off; the training continues: %r", part, error)
 
@@ -288,7 +292,8 @@ class Monitor:
     def _check(self) -> None:
         self._stale = False
         self._write({"type": "check", "step": self.history.step})
-        self._engine.evaluate(self.history, self.context)
+        with self.guard("evaluating the rules"):
+            self._engine.evaluate(self.history, self.context)
 
     def _place(self, what: Place, layer: str | None) -> str:
         if isinstance(self._observer, Locator):
@@ -297,6 +302,8 @@ class Monitor:
         return ""
 
     def _report(self, finding: Finding) -> None:
+        if self._inherited:
+            return
         self._write({"type": "finding", "finding": finding.to_dict()})
         if not self._quiet and self._logged < _MAX_LOG_LINES:
             self._logged += 1
@@ -305,6 +312,26 @@ class Monitor:
         if self._on_finding is not None and "on_finding" not in self._failed:
             with self.guard("on_finding"):
                 self._on_finding(finding)
+
+    def _print_summary(self) -> None:
+        errors = [f for f in self.findings if f.severity is Severity.ERROR]
+        if not errors:
+            return
+        lines = [f"autotrainer: {count(len(errors), 'error')} in this training run"]
+        for root, consequences in fold(errors):
+            lines.append(f"  {root}")
+            if consequences:
+                lines.append(f"  └ causes {', '.join(f.problem for f in consequences)}")
+        lines.append(f"  more: monitor.report(), autotrainer explain {errors[0].problem}")
+        print_error("\n".join(lines))
+
+    def _leave(self) -> None:
+        """Become inert, in a forked child process; `close` still detaches the observer."""
+        self._inherited = self.closed = self._quiet = True
+        self.sampler.stop()
+        log, self._log = self._log, None
+        if log is not None:
+            log.close()  # in this process; nothing is in its buffer
 
     def _write(self, record: dict[str, Any]) -> None:
         if self._log is None or "the run log" in self._failed:
@@ -335,3 +362,20 @@ def is_watched(model: Any) -> bool:
     """Return whether a model has an open monitor."""
     monitor = watched_models.get(model)
     return monitor is not None and not monitor.closed
+
+
+_open_monitors: WeakSet[Monitor] = WeakSet()
+
+
+def _leave_all() -> None:
+    for monitor in list(_open_monitors):
+        with suppress(Exception):
+            monitor._leave()
+    _open_monitors.clear()
+
+
+# A forked child inherits hooks, history and log of a training that goes on in its parent. Its monitors are inert: what
+# the child trains is another training, and two processes can't append to one log. It can watch the model itself, with a
+# log of its own. Workers of a data loader, which train nothing, pay for this call alone.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_all)

@@ -28,7 +28,7 @@ RUN_LOG = LineFormat("run log", "autotrainer_log", 2, "pass a file written by wa
 
 
 class LogWriter:
-    """Appends records to a new file in a folder, flushing each one.
+    """Appends records to a new file in a folder, each at once.
 
     Args:
         folder: The folder; created if missing.

@@ -77,6 +77,10 @@ class Sampler:
         self._next = step + max(1, step // (8 * _SPREAD))
         return False
 
+    def stop(self) -> None:
+        """Sample no further step."""
+        self._next = 1 << 62
+
     def affordable(self) -> bool:
         """Return whether evaluating the rules, or one more sample, stays within the allowance."""
         return self._affordable(_RULES_ALLOWANCE)
@@ -109,7 +113,7 @@ class StepSampler(Sampler):
     def __init__(self, *, active: bool = True) -> None:
         super().__init__(share=1.0)
         if not active:
-            self._next = 1 << 62
+            self.stop()
 
     def affordable(self) -> bool:
         """Return False: managed trainings evaluate the rules themselves, at epochs of their choice."""

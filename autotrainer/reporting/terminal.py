@@ -6,18 +6,42 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from contextlib import suppress
+from typing import Any
 
+from autotrainer.output import encodable
 from autotrainer.safe_text import safe_line, safe_text
 
-__all__ = ["import_quietly", "print_safely", "print_table"]
+__all__ = ["drop_output", "flush_output", "import_quietly", "print_output", "print_table"]
 
 
-def print_safely(text: object, file: TextIO | None = None) -> None:
-    """Print text of one or more lines, on standard output by default; what its encoding lacks is escaped."""
-    file = sys.stdout if file is None else file
-    encoding = getattr(file, "encoding", None) or "utf-8"
-    print(safe_text(str(text)).encode(encoding, "backslashreplace").decode(encoding), file=file)
+def print_output(text: Any) -> None:
+    """Print the result of a command; the reader of a pipe may stop reading at any time.
+
+    Raises:
+        OSError: If it can't be written for another reason.
+    """
+    try:
+        print(encodable(safe_text(str(text)), sys.stdout), flush=True)
+    except BrokenPipeError:
+        drop_output()
+
+
+def flush_output() -> Exception | None:
+    """Flush standard output unless it is closed, and return the error if it can't be written."""
+    if sys.stdout is None or getattr(sys.stdout, "closed", False):  # by the script of ``autotrainer run``
+        return None
+    try:
+        sys.stdout.flush()
+    except Exception as error:  # noqa: BLE001 - a script may have replaced it by anything
+        return error
+    return None
+
+
+def drop_output() -> None:
+    """Discard what is left of the output, so that flushing it at the end of the process does not fail again."""
+    with suppress(Exception), open(os.devnull, "wb") as devnull:
+        os.dup2(devnull.fileno(), sys.stdout.fileno())
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -35,7 +59,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     cells = [list(columns), *([safe_line(cell) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     for row in cells:
-        print_safely("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print_output("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def import_quietly(module: str) -> None:
@@ -46,8 +70,13 @@ def import_quietly(module: str) -> None:
     Raises:
         ImportError: If the module can't be imported.
     """
-    sys.stderr.flush()
-    saved_stderr = os.dup(2)
+    with suppress(Exception):  # None, closed or full
+        sys.stderr.flush()
+    try:
+        saved_stderr = os.dup(2)
+    except OSError:  # closed: nothing can be printed there
+        importlib.import_module(module)
+        return
     try:
         with open(os.devnull, "wb") as devnull:
             os.dup2(devnull.fileno(), 2)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from autotrainer import plugins
 from autotrainer.adapter.spec import Support, SupportLevel
 from autotrainer.edits import Edit
 from autotrainer.edits.base import is_number, shorten
 from autotrainer.errors import ConfigError, nearest
-from autotrainer.monitoring.guard import Guard
+from autotrainer.output import logger
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.repair import Dimension, Proposal, Repair, Risk
 
 __all__ = ["STRATEGIES", "Planner", "Step", "unprepared"]
-
-logger = logging.getLogger("autotrainer")
 
 STRATEGIES = ("balance", "structure", "efficiency")
 """Orders of a problem's repairs, as in AUTOTRAINER (ICSE 2021, section 3.3): largest effect, then simplest; smallest
@@ -157,7 +156,7 @@ class Planner:
             dimension = None
             if repair.name not in self.forbid:
                 with self._isolated(repair):
-                    dimension = repair().dimension(context)
+                    dimension = plugins.check_dimension(repair().dimension(context), repair)
             if dimension is not None:
                 options = tuple(edits for edits in dimension.options if not self._refusal(edits))
                 dimensions += [Dimension(repair.name, options)] if options else []
@@ -175,7 +174,7 @@ class Planner:
                 continue
             proposed: list[Proposal] = []
             with self._isolated(repair):
-                proposed = list(repair().propose(finding, context, targets))
+                proposed = plugins.check_proposals(repair().propose(finding, context, targets), repair)
             proposals += [p for p in proposed if self._allows(p)]
         places = {name: place for place, name in enumerate(finding.repairs)}
 
@@ -190,15 +189,18 @@ class Planner:
 
         return sorted(proposals, key=order)
 
-    def _isolated(self, repair: type[Repair]) -> Guard:
-        """Return a context in which a repair may raise: that is reported once, and the others are used."""
-
-        def fail(part: str, error: BaseException) -> None:
+    @contextmanager
+    def _isolated(self, repair: type[Repair]) -> Iterator[None]:
+        """Return a context in which a repair may fail: that is reported once, and the others are used."""
+        try:
+            yield
+        except BaseException as error:
+            if not plugins.is_contained(error, repair):
+                raise
+            reason = plugins.describe_error(error)
             if repair.name not in self.notes:
-                logger.warning("%s failed and is left out: %r", part, error)
-            self.notes[repair.name] = f"it failed: {error}"
-
-        return Guard(fail, f"repair {repair.name}")
+                logger.warning("%srepair %s failed and is left out: %s", plugins.origin(repair), repair.name, reason)
+            self.notes[repair.name] = f"it failed: {reason}"
 
     def _allows(self, proposal: Proposal) -> bool:
         reason = self._refusal(proposal.edits)

@@ -64,6 +64,7 @@ class Journal:
         self._records: dict[str, dict[str, Any]] = {}
         self._writer: LineWriter | None = None
         self._lock: FileLock | None = None
+        self._process = os.getpid()
         try:
             path = self._begin(Path(folder), dict(request), resume=resume)
             if path is not None:
@@ -172,7 +173,7 @@ class Journal:
             self._stop(error)
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        if self._writer is not None:
+        if self._writer is not None and self._process == os.getpid():  # a forked child leaves the file to its parent
             self._writer.write(to_text(record))
             os.fsync(self._writer.file.fileno())
 

@@ -14,10 +14,11 @@ ROOT = Path(__file__).parents[2]
 
 CORE = (
     {"safe_text"},
-    {"errors", "_version"},
+    {"errors", "output", "_version"},
     {"records", "edits", "config"},
     {"rule", "repair"},
     {"adapter"},
+    {"plugins"},
     {"registry"},
     {"reporting"},
     {"monitoring"},

@@ -8,6 +8,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
+from autotrainer import plugins as plugin_loading
 from autotrainer import registry
 from autotrainer.errors import ConfigError, InputError, PluginError
 from autotrainer.records.findings import Finding
@@ -44,7 +45,7 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EntryPoint]]:
     module = types.ModuleType("acme_plugin")
     vars(module).update(Good=AcmeRule, NoRule=object)
     monkeypatch.setitem(sys.modules, "acme_plugin", module)
-    monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "autotrainer.rules" else [])
+    monkeypatch.setattr(plugin_loading, "entry_points", lambda group: points if group == "autotrainer.rules" else [])
     registry.rules.cache_clear()
     yield points
     registry.rules.cache_clear()
@@ -75,7 +76,7 @@ def test_broken_plugin_is_reported_and_skipped(
     assert record.getMessage().startswith("acme-rules: plugin 'bad'")
     assert message in record.getMessage()
     with pytest.raises(PluginError, match="acme-rules"):
-        registry._load(plugins[0], Rule)
+        plugin_loading._load(plugins[0], Rule)
 
 
 def test_names_and_codes_are_unique() -> None:

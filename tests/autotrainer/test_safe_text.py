@@ -27,7 +27,7 @@ from autotrainer.records.findings import Finding, Severity
 from autotrainer.reporting.outcome import AttemptRow, Outcome
 from autotrainer.reporting.plan import RepairPlan
 from autotrainer.reporting.report import Report
-from autotrainer.reporting.terminal import print_safely, print_table
+from autotrainer.reporting.terminal import print_output, print_table
 from autotrainer.safe_text import escaped, safe_line, safe_text
 
 ROOT = Path(autotrainer.__file__).parent
@@ -346,7 +346,7 @@ def test_text_that_an_encoding_lacks_is_escaped(monkeypatch: pytest.MonkeyPatch)
     for encoding in ("ascii", "latin-1", "cp1252", "utf-8"):
         buffer = BytesIO()
         monkeypatch.setattr(sys, "stdout", TextIOWrapper(buffer, encoding=encoding))
-        print_safely("0.5 → 0.7 名 \x1b\n└ causes")
+        print_output("0.5 → 0.7 名 \x1b\n└ causes")
         print_table(("a",), [("→\n",)])
         assert main(["explain", "vanishing_gradient"]) == 0
         sys.stdout.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -239,3 +240,29 @@ def test_trial_round_trip_is_exact() -> None:
             restore_targets(rebuilt, Evaluation(outputs, np.array([0, 1]), 0.0))
     failure = Failure("ValueError: ß", 3, 4)
     assert from_record(json.loads(to_text(to_record(failure))), trial.spec) == failure
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_forked_child_does_not_write_to_the_journal(story: Any, tmp_path: Path, record_property: Any) -> None:
+    record_property("attacks", 3)
+    parent, children = os.getpid(), []
+
+    def fork(edits: tuple[Edit, ...], number: int) -> None:
+        if os.getpid() == parent and len(children) < 3:
+            children.append(process := os.fork())
+            if process == 0:
+                children.clear()
+
+    try:
+        result = story.fit(fork, log_dir=tmp_path / "log", budget=8.0)
+    finally:
+        if os.getpid() != parent:  # it has run the same fit to its end
+            os._exit(0)
+    for process in children:
+        assert os.waitpid(process, 0)[1] == 0
+    (journal,) = (tmp_path / "log").glob("fit-*.jsonl")
+    keys = [json.loads(line).get("key") for line in journal.read_text().splitlines()]
+    assert len(keys) == len(set(keys)) > 3
+    before = len(story.processes)
+    assert story.fit(log_dir=tmp_path / "log", budget=8.0, resume=True) == result
+    assert len(story.processes) - before <= 2
