@@ -78,6 +78,15 @@ def as_array(values: Any) -> NDArray[Any]:
         raise DataError(f"a {type(values).__name__} in the data is not a numeric array: {error}") from error
 
 
+def _row_by_row(values: Any) -> NDArray[Any]:
+    """Return values as an array in row order: sums over other layouts, which no copy keeps, differ in the last digits.
+
+    Raises:
+        DataError: If that is not possible.
+    """
+    return np.asarray(as_array(values), order="C")
+
+
 def map_arrays(function: Callable[[NDArray[Any]], NDArray[Any]], inputs: Any) -> Any:
     """Apply a function to an array, or to each array of a tuple or dict."""
     if isinstance(inputs, Mapping):
@@ -126,9 +135,9 @@ def normalize(data: Any, name: str) -> Data:
             raise DataError(f"{name} must be (x, y) or (x, y, sample_weight), not {len(data)} items")
         inputs = data[0]
         inputs = tuple(inputs) if isinstance(inputs, list) and _holds_arrays(inputs) else inputs
-        inputs = map_arrays(as_array, inputs)
-        targets = as_array(data[1])
-        weights = as_array(data[2]) if len(data) == 3 and data[2] is not None else None
+        inputs = map_arrays(_row_by_row, inputs)
+        targets = _row_by_row(data[1])
+        weights = _row_by_row(data[2]) if len(data) == 3 and data[2] is not None else None
         return _checked(ArrayData(inputs, targets, weights), name)
     if isinstance(data, np.ndarray) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
         raise DataError(f"{name} must be (x, y), a loader or a data set, not {type(data).__name__}")

@@ -2,6 +2,10 @@
 
 Outcomes are taken in order, exactly as if each training had run when its turn came: one that the budget would have cut
 short by then is run again in this process, and so is one whose process was lost. Models stay in their processes.
+
+The result is that of one process, to the bit on equal CPUs, as far as trainings are deterministic and nothing depends
+on time: with a wall-time budget, or the default one, which is a minute for short trainings, the number of attempts
+depends on how fast they run.
 """
 
 from __future__ import annotations
