@@ -1,4 +1,10 @@
-"""Repeated seeds: whether a gain is more than the luck of one training among many, or of few validation rows."""
+"""Repeated seeds: whether a gain is more than the luck of one training among many, or of few validation rows.
+
+A repetition varies the order of the rows, dropout and the weights of new layers; the model's initial weights stay. It
+shows that there is a gain. How large it is with other seeds and other initial weights is another question: in a
+measurement on 16 repaired trainings with four further seeds and initial weights each, the gain had the same sign in 60
+of 60 pairs where it was certain, but it was smaller by 15 % in the mean, and by half in single pairs.
+"""
 
 from __future__ import annotations
 

@@ -53,10 +53,10 @@ def _differences(
         x = random.normal(size=(rows, columns)).astype(np.float32)
         y = (x @ random.normal(size=(columns, 1)) + 1).astype(np.float32)
         reference = None
-        for parts in (lambda a: ((x, y), (a, y)), lambda a: ((a, y), (x, y))):
-            for name, array in _layouts(x):
+        for name, array in _layouts(x):
+            for parts in (((x, y), (array, y)), ((array, y), (x, y))):
                 model, loss, optimizer = make(columns)
-                train, validation, _ = prepare_data(*parts(array), None, 0)
+                train, validation, _ = prepare_data(*parts, None, 0)
                 request = FitRequest(
                     model, train, validation, loss, optimizer, 2, batch_size, None, None, {}, (), 0
                 )  # fmt: skip
