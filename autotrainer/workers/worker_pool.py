@@ -70,14 +70,16 @@ class WorkerPool:
             budget: The budget as of now: each training may use all of it.
         """
         for training in trainings:
-            if self._disabled or sum(not f.done() for f in self._futures.values()) >= _QUEUED * self._processes:
+            if self._disabled:
                 return
             spec, until, shorter = training
             if (spec, until) in self._submitted:
                 continue
-            self._submitted.add((spec, until))
             sent = None if shorter is None else replace(shorter, trained=None, paused=None)  # models are not sent
             try:
+                if sum(not f.done() for f in self._futures.values()) >= _QUEUED * self._processes:
+                    return
+                self._submitted.add((spec, until))
                 self._pool = self._pool or self._start()
                 self._futures[spec, until] = self._pool.submit(_run, spec, until, sent, budget.state)
             except Exception as error:  # noqa: BLE001 - whatever happens to other processes, this one continues
