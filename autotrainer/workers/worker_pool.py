@@ -33,6 +33,9 @@ __all__ = ["WorkerPool", "check_sendable"]
 _QUEUED = 2
 """Submitted trainings per process: enough to keep it busy, few enough to end them at once."""
 
+_MAX_LOST = 3
+"""Times that a process is lost until this process runs everything: starting processes again takes longer than that."""
+
 _PARENT_CHECK = 2.0
 """Seconds between two checks whether the parent process is alive."""
 
@@ -61,6 +64,7 @@ class WorkerPool:
     _futures: dict[_Key, Any] = field(init=False, default_factory=dict)
     _submitted: set[_Key] = field(init=False, default_factory=set)
     _disabled: bool = field(init=False, default=False)
+    _lost: int = field(init=False, default=0)
 
     def submit(self, trainings: Iterable[_Training], budget: Budget) -> None:
         """Submit trainings, each at most once, and not many more at a time than there are processes.
@@ -115,7 +119,8 @@ class WorkerPool:
 
     def _give_up(self, error: Exception, *, for_good: bool) -> None:
         """Run what was submitted in this process; unless it is for good, the next rung gets new processes."""
-        self._disabled = for_good
+        self._lost += 1
+        self._disabled = for_good or self._lost >= _MAX_LOST
         cause = "no other process can run trainings" if for_good else "a worker process was lost"
         logger.warning("%s; its trainings run in this process: %s", cause, error)
         self.close()
