@@ -140,11 +140,6 @@ def _empty(t: Training) -> None:
         t.fit(*t.batch(0))
 
 
-def _bad_shape(t: Training) -> None:
-    with suppress(Exception):  # what it raises depends on what Keras has traced
-        t.fit(t.batch()[0][:, :5], t.batch()[1])
-
-
 def _save_and_copy(t: Training) -> None:
     t.model.save(t.folder / "model.keras")
     keras.models.clone_model(t.model)
@@ -248,6 +243,7 @@ def _logging_off(t: Training) -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+# No fault within a compiled step: how much of a step that fails has run by then is up to TensorFlow.
 FAULTS: dict[str, Callable[[Training], None]] = {
     "nan in a batch": _values(float("nan")),
     "infinity in a batch": _values(float("inf")),
@@ -259,7 +255,6 @@ FAULTS: dict[str, Callable[[Training], None]] = {
     "no memory in a callback": _raise_in_callback(MemoryError()),
     "loader error": _loader_error,
     "no rows": _empty,
-    "inputs of another shape": _bad_shape,
     "saved and copied": _save_and_copy,
     "evaluated": _evaluate,
     "other thread": _in_thread,
@@ -298,7 +293,8 @@ def _train(minutes: int, folder: Path, clock: Any, *, watched: bool) -> tuple[Tr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("minutes", [25, 200])
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("minutes", [24, 200])
 def test_hours_of_faults_change_nothing(
     minutes: int, tmp_path: Path, simulated_clock: Any, caplog: pytest.LogCaptureFixture, record_property: Any
 ) -> None:

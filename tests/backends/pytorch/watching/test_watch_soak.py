@@ -28,7 +28,7 @@ import autotrainer.backends.pytorch.watching.observer  # before its clock is rep
 from autotrainer.monitoring.sampler import Sampler
 from autotrainer.rule import Rule
 
-STEPS = 3
+STEPS = 2
 """Training steps in a simulated minute."""
 
 
@@ -515,6 +515,7 @@ def _train(minutes: int, log_dir: Path | None, clock: Any) -> tuple[Training, li
     return training, digests
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("minutes", [60, pytest.param(24 * 60, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # fork beside threads, from Python 3.12 on
 @pytest.mark.filterwarnings("ignore:Anomaly Detection:UserWarning")
