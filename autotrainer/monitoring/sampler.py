@@ -89,9 +89,10 @@ class Sampler:
         """Account for time spent on monitoring.
 
         Args:
-            seconds: The time.
+            seconds: The time; a negative one, of a clock that was set back, counts as none.
             sample: Whether it is the cost of a sample, which predicts the cost of the next one.
         """
+        seconds = max(0.0, seconds)
         self._spent += seconds
         if sample:
             self._last_cost = seconds if not self._last_cost else (self._last_cost + seconds) / 2

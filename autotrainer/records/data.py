@@ -92,6 +92,15 @@ def as_array(values: Any, name: str = "the data") -> NDArray[Any]:
         raise DataError(f"a {type(values).__name__} in {name} is not a numeric array: {error}") from error
 
 
+def _row_by_row(values: Any, name: str) -> NDArray[Any]:
+    """Return values as an array in row order: sums over other layouts, which no copy keeps, differ in the last digits.
+
+    Raises:
+        DataError: If that is not possible.
+    """
+    return np.asarray(as_array(values, name), order="C")
+
+
 def map_arrays(function: Callable[[NDArray[Any]], NDArray[Any]], inputs: Any) -> Any:
     """Apply a function to an array, or to each array of a tuple or dict."""
     if isinstance(inputs, Mapping):
@@ -140,9 +149,9 @@ def normalize(data: Any, name: str) -> Data:
             raise DataError(f"{name} must be (x, y) or (x, y, sample_weight), not {len(data)} items")
         inputs = data[0]
         inputs = tuple(inputs) if isinstance(inputs, list) and _holds_arrays(inputs) else inputs
-        inputs = map_arrays(lambda values: as_array(values, name), inputs)
-        targets = as_array(data[1], name)
-        weights = as_array(data[2], name) if len(data) == 3 and data[2] is not None else None
+        inputs = map_arrays(lambda values: _row_by_row(values, name), inputs)
+        targets = _row_by_row(data[1], name)
+        weights = _row_by_row(data[2], name) if len(data) == 3 and data[2] is not None else None
         return _checked(ArrayData(inputs, targets, weights), name)
     if hasattr(data, "dtype") or hasattr(data, "__array__"):
         raise DataError(f"{name} must be (x, y), a loader or a data set, not {_kind(data)}")

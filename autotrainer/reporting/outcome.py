@@ -58,3 +58,7 @@ class Outcome:
     epochs: int = 0
     """Planned epochs; 0 if unknown."""
     mode: str = "max"
+    rerun_scores: tuple[float, ...] = ()
+    """Scores of the chosen training with other seeds."""
+    baseline_rerun_scores: tuple[float, ...] = ()
+    """Scores of the original training with other seeds."""

@@ -86,6 +86,8 @@ class Result:
         epochs: Planned epochs.
         doubtful: Whether the gain exceeds the noise, but is not significant at the 99.9% level and was not confirmed
             with another seed (no budget left, or interrupted): it may be due to chance, as one attempt among several.
+            False does not say how large the gain is with other seeds: the noise is that of the validation rows, and
+            a rerun keeps the model's initial weights. The report says with how many seeds the gain was measured.
     """
 
     status: Literal["healthy", "repaired", "improved", "unrepaired"]
@@ -126,10 +128,18 @@ class Result:
             doubtful=self.doubtful,
             epochs=self.epochs,
             mode=self.mode,
+            rerun_scores=() if chosen is None else self._rerun_scores(chosen),
+            baseline_rerun_scores=self._rerun_scores(None),
         )
         curves = {name: points(range(len(v)), v) for name, v in self.history.items() if name in ("loss", "val_loss")}
         facts = {"epochs": max((len(v) for v in self.history.values()), default=0)}
         return Report(tuple(self.findings), facts, curves, outcome)
+
+    def _rerun_scores(self, plan: RepairPlan | None) -> tuple[float, ...]:
+        """Return the scores of a plan's reruns with other seeds; None for those of the baseline."""
+        reruns = [a for a in self.attempts if a.verdict]
+        chosen = [a for a in reruns if (_is_same(a.plan, plan) if plan is not None else not a.plan.repairs)]
+        return tuple(a.score for a in chosen if a.score is not None)
 
     def save(self, folder: str | Path) -> Path:
         """Write model, plan, attempts and report to a folder.
@@ -174,18 +184,21 @@ class Result:
 def _row(attempt: Attempt, chosen: RepairPlan | None) -> AttemptRow:
     """Return an attempt as a row of the report, marked if it is the full training with the chosen plan."""
     is_full = attempt.score is not None and attempt.epochs is None and not attempt.verdict
-    is_same_plan = chosen is not None and (attempt.plan.edits, attempt.plan.start) == (chosen.edits, chosen.start)
     return AttemptRow(
         repairs=attempt.plan.repairs,
         score=attempt.score,
         cost=attempt.cost,
         error=attempt.error,
         remaining=tuple(f.problem for f in attempt.findings if f.severity is Severity.ERROR),
-        chosen=is_full and is_same_plan,
+        chosen=is_full and chosen is not None and _is_same(attempt.plan, chosen),
         epochs=attempt.epochs,
         start=attempt.plan.start,
         verdict=attempt.verdict,
     )
+
+
+def _is_same(plan: RepairPlan, other: RepairPlan) -> bool:
+    return (plan.edits, plan.start) == (other.edits, other.start)
 
 
 def _plain(value: float | None) -> float | str | None:

@@ -22,6 +22,7 @@ __all__ = [
     "number",
     "render",
     "repair_names",
+    "seed_scope",
     "selection_bias",
     "verdict",
     "work",
@@ -114,6 +115,29 @@ def selection_bias(outcome: Outcome) -> str:
     )
 
 
+def seed_scope(outcome: Outcome) -> str:
+    """Return with how many seeds the gain was measured, and what that shows; empty without a gain."""
+    if outcome.status not in ("repaired", "improved") or not math.isfinite(outcome.score - outcome.baseline_score):
+        return ""
+    if not outcome.rerun_scores:
+        return (
+            "The gain was measured with one seed and one set of initial weights, and its noise is that of the "
+            "validation rows: other seeds may give a smaller gain."
+        )
+    new, old = (outcome.score, *outcome.rerun_scores), (outcome.baseline_score, *outcome.baseline_rerun_scores)
+    gain = (sum(new) / len(new) - sum(old) / len(old)) * (1 if outcome.mode == "max" else -1)
+    return (
+        f"With other seeds, but the same initial weights: {_spread(new)}, and the original {_spread(old)}. "
+        f"The mean gain is {number(gain)}."
+    )
+
+
+def _spread(scores: Sequence[float]) -> str:
+    mean = number(sum(scores) / len(scores))
+    several = f" on average ({number(min(scores))} to {number(max(scores))})" if len(scores) > 1 else ""
+    return f"{mean}{several} with {count(len(scores), 'seed')}"
+
+
 def attempt_scope(attempt: AttemptRow, outcome: Outcome) -> str:
     """Return how an attempt differs from a full training with the usual seed; empty if it does not."""
     if attempt.verdict:
@@ -162,6 +186,8 @@ def _outcome_lines(outcome: Outcome) -> list[str]:
         lines += _wrap(UNCONFIRMED, "  ")
     metric = safe_line(outcome.metric)
     lines.append(f"  validation {metric}: {number(outcome.baseline_score)} → {number(outcome.score)}")
+    if note := seed_scope(outcome):
+        lines += _wrap(note, "  ")
     if outcome.test_score is not None:
         before = number(outcome.baseline_test_score)
         lines.append(f"  test {metric}: {before} → {number(outcome.test_score)}")

@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from autotrainer.records.findings import Finding
 from autotrainer.records.task import TargetSummary
 from autotrainer.reporting.plan import RepairPlan
 from autotrainer.reporting.result import Attempt, Result
@@ -126,7 +127,7 @@ class RepairLoop:
             return
         assert self._search is not None, "only a search makes candidates"
         plan = self._plan(candidate, trial)
-        self.attempts.append(Attempt(plan, trial.score.value, None, trial.findings, cost, candidate.epochs))
+        self.attempts.append(Attempt(plan, trial.score.value, None, self._located(trial), cost, candidate.epochs))
         self._search.add(candidate, trial)
         if candidate.epochs is not None:
             trial.trained = None
@@ -143,7 +144,7 @@ class RepairLoop:
         elif error is None:
             error = _NO_SCORE
         verdict = self._search.add_repeat(candidate, trial)
-        findings = () if trial is None else trial.findings
+        findings = () if trial is None else self._located(trial)
         self.attempts.append(Attempt(plan, score, error, findings, cost, verdict=verdict.value))
         self._update_best()
 
@@ -230,6 +231,14 @@ class RepairLoop:
         """Return a plan with the places in the user's code that cause the problems it answers."""
         places = {f.problem: f.place for f in self.baseline.findings if f.place and f.problem in plan.problems}
         return replace(plan, places=places) if places else plan
+
+    def _located(self, trial: Trial) -> tuple[Finding, ...]:
+        """Return the findings of an attempt with the places that the baseline has for the same problems and layers.
+
+        Another process may not see the user's files, so that its monitor does not know the places.
+        """
+        places = {(f.problem, f.layers[:1]): f.place for f in self.baseline.findings}
+        return tuple(replace(f, place=places.get((f.problem, f.layers[:1]), "")) for f in trial.findings)
 
     @property
     def _layers(self) -> tuple[str, ...]:

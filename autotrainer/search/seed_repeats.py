@@ -1,4 +1,11 @@
-"""Repeated seeds: whether a gain is more than the luck of one training among many, or of few validation rows."""
+"""Repeated seeds: whether a gain is more than the luck of one training among many, or of few validation rows.
+
+A repetition varies the order of the rows, dropout and the weights of new layers; the model's initial weights stay. It
+shows that there is a gain, not how large it is otherwise. Measured on 22 certain gains of benchmark cases, with four
+further seeds and initial weights each: a gain in 88 of 88 pairs, smaller than the first one by 6 % in the mean, by 31 %
+in the case where it shrinks most, and by two thirds in single pairs. Neither the spread of the last epochs' scores nor
+the noise of the rows predicts by how much: it can only be measured.
+"""
 
 from __future__ import annotations
 

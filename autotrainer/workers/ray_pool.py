@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from autotrainer.errors import ConfigError
 
 __all__ = ["RayPool", "connect"]
+
+_NODE_CHECK = 5.0
+"""Seconds between two checks whether the cluster still has a CPU core to run a call on."""
 
 
 def connect() -> int:
@@ -36,6 +41,9 @@ def connect() -> int:
 class RayPool:
     """Calls functions in processes of the cluster: the part of a process pool's interface that `WorkerPool` uses.
 
+    A call whose process or node is lost is made once more. It is not if memory ran out: Ray itself would repeat such a
+    call without end. If the head node is lost, Ray ends the program that is connected to it after a minute.
+
     Args:
         initialize: Prepares a process.
         arguments: Its arguments, sent once.
@@ -46,28 +54,31 @@ class RayPool:
 
         self._initialize = initialize
         self._arguments = [ray.put(argument) for argument in arguments]
-        self._remote = ray.remote(max_retries=1)(_call)
+        self._remote = ray.remote(max_retries=0)(_call)
         self._futures: list[_Future] = []
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> _Future:
         """Submit a call."""
-        future = _Future(self._remote.remote(self._initialize, function, arguments, *self._arguments))
+        start = partial(self._remote.remote, self._initialize, function, arguments, *self._arguments)
+        future = _Future(start, start())
         self._futures.append(future)
         return future
 
     def shutdown(self, *, wait: bool, kill_workers: bool) -> None:
-        """Cancel all calls; the cluster keeps running."""
+        """Cancel all calls; the cluster keeps running. If it is gone, nothing is left to cancel."""
         import ray
 
-        for future in self._futures:
-            if not future.done():
-                ray.cancel(future.reference, force=kill_workers)
+        with suppress(Exception):
+            for future in self._futures if ray.is_initialized() else ():
+                if not future.done():
+                    ray.cancel(future.reference, force=kill_workers)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Future:
-    """A submitted call."""
+    """A submitted call, and how to submit it again."""
 
+    start: Callable[[], Any]
     reference: Any
 
     def done(self) -> bool:
@@ -80,10 +91,23 @@ class _Future:
         """Wait for its result.
 
         Raises:
-            Exception: What the call raised; or an error of Ray if its process was lost twice.
+            RuntimeError: If no node that can run it is left.
+            Exception: What the call raised; or an error of Ray if its process was lost twice, or memory ran out.
         """
+        from ray.exceptions import NodeDiedError, ObjectLostError, WorkerCrashedError
+
+        try:
+            return self._wait()
+        except (WorkerCrashedError, NodeDiedError, ObjectLostError):
+            self.reference = self.start()
+            return self._wait()
+
+    def _wait(self) -> Any:
         import ray
 
+        while not ray.wait([self.reference], timeout=_NODE_CHECK)[0]:
+            if ray.cluster_resources().get("CPU", 0) < 1:
+                raise RuntimeError("no node of the Ray cluster with a CPU core is left")
         return ray.get(self.reference)
 
 

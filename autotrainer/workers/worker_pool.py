@@ -2,6 +2,10 @@
 
 Outcomes are taken in order, exactly as if each training had run when its turn came: one that the budget would have cut
 short by then is run again in this process, and so is one whose process was lost. Models stay in their processes.
+
+The result is that of one process, to the bit on equal CPUs, as far as trainings are deterministic and nothing depends
+on time: with a wall-time budget, or the default one, which is a minute for short trainings, the number of attempts
+depends on how fast they run.
 """
 
 from __future__ import annotations
@@ -28,6 +32,9 @@ __all__ = ["WorkerPool", "check_sendable"]
 
 _QUEUED = 2
 """Submitted trainings per process: enough to keep it busy, few enough to end them at once."""
+
+_MAX_LOST = 3
+"""Times that a process is lost until this process runs everything: starting processes again takes longer than that."""
 
 _PARENT_CHECK = 2.0
 """Seconds between two checks whether the parent process is alive."""
@@ -57,6 +64,7 @@ class WorkerPool:
     _futures: dict[_Key, Any] = field(init=False, default_factory=dict)
     _submitted: set[_Key] = field(init=False, default_factory=set)
     _disabled: bool = field(init=False, default=False)
+    _lost: int = field(init=False, default=0)
 
     def submit(self, trainings: Iterable[_Training], budget: Budget) -> None:
         """Submit trainings, each at most once, and not many more at a time than there are processes.
@@ -66,14 +74,16 @@ class WorkerPool:
             budget: The budget as of now: each training may use all of it.
         """
         for training in trainings:
-            if self._disabled or sum(not f.done() for f in self._futures.values()) >= _QUEUED * self._processes:
+            if self._disabled:
                 return
             spec, until, shorter = training
             if (spec, until) in self._submitted:
                 continue
-            self._submitted.add((spec, until))
             sent = None if shorter is None else replace(shorter, trained=None, paused=None)  # models are not sent
             try:
+                if sum(not f.done() for f in self._futures.values()) >= _QUEUED * self._processes:
+                    return
+                self._submitted.add((spec, until))
                 self._pool = self._pool or self._start()
                 self._futures[spec, until] = self._pool.submit(_run, spec, until, sent, budget.state)
             except Exception as error:  # noqa: BLE001 - whatever happens to other processes, this one continues
@@ -109,7 +119,8 @@ class WorkerPool:
 
     def _give_up(self, error: Exception, *, for_good: bool) -> None:
         """Run what was submitted in this process; unless it is for good, the next rung gets new processes."""
-        self._disabled = for_good
+        self._lost += 1
+        self._disabled = for_good or self._lost >= _MAX_LOST
         cause = "no other process can run trainings" if for_good else "a worker process was lost"
         logger.warning("%s; its trainings run in this process: %s", cause, error)
         self.close()

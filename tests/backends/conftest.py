@@ -1,4 +1,4 @@
-"""Calls with invalid arguments, in both frameworks: each must be refused before anything has changed."""
+"""What tests of both frameworks share: calls with invalid arguments, which must change nothing, and a simulated clock."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import hashlib
 import pickle
 import random
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import autotrainer
 from autotrainer.errors import InputError
+from autotrainer.monitoring.sampler import Sampler
 
 ROWS = np.random.default_rng(0)
 X = ROWS.normal(size=(40, 4)).astype("float32")
@@ -189,3 +191,39 @@ def _counted(fit: Callable[..., Any], kit: Kit) -> Callable[..., Any]:
         return fit(*args, **kwargs)
 
     return counted
+
+
+class SimulatedClock:
+    """A clock in seconds for monitors: each reading takes 10 µs, and the rest of the time passes on request."""
+
+    def __init__(self) -> None:
+        self._now = 1000.0
+        self._jump, self._readings = 0.0, 0
+
+    def __call__(self) -> float:
+        """Return the present time."""
+        self._now += 1e-5
+        if self._readings:
+            self._readings -= 1
+            if not self._readings:
+                self._now += self._jump
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self._now += seconds
+
+    def jump(self, seconds: float, *, after: int) -> None:
+        """Let the clock jump, forward or back, after so many readings from now."""
+        self._jump, self._readings = seconds, after
+
+
+@pytest.fixture
+def simulated_clock(monkeypatch: pytest.MonkeyPatch) -> SimulatedClock:
+    """The clock of all monitors. Import the backend before."""
+    clock = SimulatedClock()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("autotrainer.") and hasattr(module, "perf_counter"):
+            monkeypatch.setattr(module, "perf_counter", clock)
+    monkeypatch.setattr(Sampler.__init__, "__defaults__", (0.01, clock))
+    return clock

@@ -18,11 +18,13 @@ def process_settings() -> dict[str, Any]:
         "floatx": keras.config.floatx(),
         "policy": keras.config.dtype_policy().name,
         "format": keras.config.image_data_format(),
+        "epsilon": keras.config.epsilon(),
     }
     if values["engine"] == "tensorflow":
         from tensorflow import config
 
         values["threads"] = config.threading.get_intra_op_parallelism_threads()
+        values["eager"] = config.functions_run_eagerly()
     elif values["engine"] == "torch":
         import torch
 
@@ -38,10 +40,12 @@ def adopt_settings(values: Mapping[str, Any]) -> None:
     keras.config.set_floatx(values["floatx"])
     keras.config.set_dtype_policy(values["policy"])
     keras.config.set_image_data_format(values["format"])
+    keras.config.set_epsilon(values["epsilon"])
     if values["engine"] == "tensorflow":
         from tensorflow import config
 
         config.threading.set_intra_op_parallelism_threads(values["threads"])
+        config.run_functions_eagerly(values["eager"])
     elif values["engine"] == "torch":
         import torch
 

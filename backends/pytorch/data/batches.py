@@ -120,7 +120,9 @@ class ArrayBatches(Batches):
             rows: Any = slice(start, stop) if order is None else order[start:stop]
 
             def take(tensor: Tensor, rows: Any = rows) -> Tensor:
-                return tensor[rows].to(self._device)
+                batch = tensor[rows]
+                # A slice is a view of the user's array: matrix products depend on its alignment in the last digits.
+                return batch.to(self._device, copy=order is None)
 
             inputs, targets = map_tensors(take, self._inputs), take(self._targets)
             weights = None if self._weights is None else take(self._weights)

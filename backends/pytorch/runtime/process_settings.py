@@ -9,6 +9,10 @@ import torch
 
 __all__ = ["adopt_settings", "process_settings"]
 
+_CUDNN = ("enabled", "benchmark", "deterministic", "allow_tf32")
+_SMALLEST = 5e-324
+"""The smallest positive number of double precision: zero where such numbers are flushed to zero."""
+
 
 def process_settings() -> dict[str, Any]:
     """Return the settings of this process."""
@@ -18,6 +22,9 @@ def process_settings() -> dict[str, Any]:
         "precision": torch.get_float32_matmul_precision(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "flush_denormal": float(torch.tensor(_SMALLEST, dtype=torch.float64) * 1) == 0,
+        "device": str(torch.get_default_device()),
+        "cudnn": {name: getattr(torch.backends.cudnn, name) for name in _CUDNN},
     }
 
 
@@ -27,3 +34,8 @@ def adopt_settings(values: Mapping[str, Any]) -> None:
     torch.set_default_dtype(values["dtype"])
     torch.set_float32_matmul_precision(values["precision"])
     torch.use_deterministic_algorithms(values["deterministic"], warn_only=values["warn_only"])
+    torch.set_flush_denormal(values["flush_denormal"])
+    if values["device"] != str(torch.get_default_device()):
+        torch.set_default_device(values["device"])
+    for name, value in values["cudnn"].items():
+        setattr(torch.backends.cudnn, name, value)

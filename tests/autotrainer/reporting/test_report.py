@@ -270,6 +270,28 @@ def test_seed_repeats_are_labeled_and_never_chosen() -> None:
     assert page.count('<circle class="short"') == 4
 
 
+def test_gain_says_with_how_many_seeds_it_was_measured() -> None:
+    result = _search_result()
+    once = "The gain was measured with one seed and one set of initial weights"
+    assert once in str(result.report())
+    assert once in result.report().to_html()
+    result.attempts.append(Attempt(RepairPlan((), ()), 0.6, None, (), 0.3, verdict="open"))
+    assert once in str(result.report()), "a rerun of the original alone shows nothing about the gain"
+    result.attempts += [Attempt(result.plan, score, None, (), 1.0, verdict="holds") for score in (0.8, None, 0.7)]
+    note = (
+        "With other seeds, but the same initial weights: 0.8 on average (0.7 to 0.9) with 3 seeds, and the original "
+        "0.55 on average (0.5 to 0.6) with 2 seeds. The mean gain is 0.25."
+    )
+    assert note in " ".join(str(result.report()).split())
+    assert note in result.report().to_html()
+    lower = replace(result, mode="min", score=0.1, baseline_score=1.6)
+    assert "The mean gain is 0.5667." in " ".join(str(lower.report()).split())
+    for status in ("healthy", "unrepaired"):
+        unrepaired = replace(result, status=status, plan=None, score=result.baseline_score)
+        assert "seeds" not in str(unrepaired.report()).split("Attempts:")[0]
+    assert "initial weights" not in str(replace(result, baseline_score=math.nan).report())
+
+
 def test_html_draws_scores_over_work() -> None:
     page = _search_result().report().to_html()
     kinds = ["original", "short", "short", "chosen"]

@@ -6,12 +6,14 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from autotrainer.adapter.spec import TrainingSpec
@@ -21,7 +23,9 @@ from autotrainer.records.task import TaskContext
 from autotrainer.testing import FakeBackend
 from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Failure, Trial
-from autotrainer.workers.worker_pool import WorkerPool
+from autotrainer.workers import worker_pool
+from autotrainer.workers.ray_pool import _call
+from autotrainer.workers.worker_pool import WorkerPool, _initialize
 
 ROOT = Path(__file__).parents[3]
 
@@ -58,6 +62,80 @@ def test_budget_is_the_same_with_workers(story: Any, budget: float) -> None:
     assert alone["stopped_by"] == "budget"
     assert alone["cost"] <= budget
     assert story.fit(budget=budget, workers=3) == alone
+
+
+class _LastingPool:
+    """Replaces `process_pool` by processes that serve several fits, since starting them takes most of the time."""
+
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def __call__(self, workers: int, initializer: Callable[..., None], arguments: tuple[Any, ...]) -> Any:
+        from joblib.externals.loky import ProcessPoolExecutor
+
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(workers)
+        return self._Shared(self, arguments[1:])
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(kill_workers=True)
+            self._pool = None
+
+    class _Shared:
+        def __init__(self, pool: _LastingPool, arguments: tuple[Any, ...]) -> None:
+            self._lasting, self._arguments, self._futures = pool, arguments, list[Any]()
+
+        def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
+            future = self._lasting._pool.submit(_call, _initialize, function, arguments, *self._arguments)
+            self._futures.append(future)
+            return future
+
+        def shutdown(self, **_: Any) -> None:
+            if any(future.done() and future.exception() for future in self._futures):
+                self._lasting.close()  # a process was lost
+            for future in self._futures:
+                future.cancel()
+
+
+@pytest.mark.parametrize("fits", [3, pytest.param(60, marks=pytest.mark.slow)])
+def test_many_fits_with_workers_equal_fits_without(
+    story: Any, fits: int, monkeypatch: pytest.MonkeyPatch, record_property: Any
+) -> None:
+    """Budgets, metrics and seeds vary, trainings end in any order, and now and then a process is lost."""
+    random, parent, pool = np.random.default_rng(0), os.getpid(), _LastingPool()
+    monkeypatch.setattr(worker_pool, "process_pool", pool)
+    taken = [0]
+    take = WorkerPool.take
+
+    def count_taken(self: WorkerPool, *arguments: Any) -> Any:
+        outcome = take(self, *arguments)
+        taken[0] += outcome is not None
+        return outcome
+
+    monkeypatch.setattr(WorkerPool, "take", count_taken)
+    try:
+        for number in range(fits):
+            options: dict[str, Any] = {
+                "budget": float(random.uniform(4, 9)),
+                "metric": str(random.choice(["auto", "auc", "loss"])),
+                "strategy": str(random.choice(["balance", "structure", "efficiency"])),
+                "seed": int(random.integers(100)),
+            }
+            deadly = 0.1 if number % 12 == 2 else 0.0
+
+            def delay(edits: tuple[Edit, ...], done: int, number: int = number, deadly: float = deadly) -> None:
+                if os.getpid() != parent:
+                    draw = np.random.default_rng([number, done, os.getpid()]).random()
+                    if draw < deadly:
+                        os._exit(3)
+                    time.sleep(0.004 * draw)
+
+            assert story.fit(delay, workers=2, **options) == story.fit(delay, **options), options
+    finally:
+        pool.close()
+    record_property("attacks", fits)
+    assert taken[0] > 2 * fits, "most trainings of the halving search come from other processes"
 
 
 def test_wall_time_budget_with_workers(story: Any) -> None:
