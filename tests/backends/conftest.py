@@ -1,4 +1,4 @@
-"""What tests of both frameworks share: calls with invalid arguments, which must change nothing, and a simulated clock."""
+"""What tests of both frameworks share: calls with invalid arguments, which change nothing, and a simulated clock."""
 
 from __future__ import annotations
 
