@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ _MAX_BYTES = 2**30
 _MAX_CONFIG = 2_000_000
 _MAX_DEPTH = 60
 _MAX_NAME = 255
+_TENSORFLOW_NAME = re.compile(r"[A-Za-z0-9_./-]*")
 _KERAS_MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
 
 _LAYER_PACKAGES = (
@@ -155,6 +157,8 @@ def _check_object(config: Mapping[str, Any], classes: set[str], functions: set[s
     name, class_name, module = config.get("name", ""), config.get("class_name"), config.get("module")
     if isinstance(name, str) and (len(name) > _MAX_NAME or not name.isprintable()):
         raise InputError(f"the name {shown(name)} in it is too long or contains control characters")
+    if isinstance(name, str) and keras.backend.backend() == "tensorflow" and not _TENSORFLOW_NAME.fullmatch(name):
+        raise InputError(f"the name {shown(name)} in it has characters that TensorFlow refuses: rename the layer")
     if class_name is None:
         return
     if module not in (None, "builtins") and str(module).partition(".")[0] != "keras":

@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,14 @@ def _check_weights(path: Path, config: Mapping[str, Any], stored: int) -> None:
     Raises:
         InputError: If the model has more weights.
     """
-    with keras.StatelessScope(initialize_variables=False):
-        model = _load(path) if path.suffix == ".h5" else keras.saving.deserialize_keras_object(config)
-        weights = model.count_params() if model.built else 0
+
+    def count() -> int:
+        with keras.StatelessScope(initialize_variables=False):
+            model = _load(path) if path.suffix == ".h5" else keras.saving.deserialize_keras_object(config)
+            return int(model.count_params()) if model.built else 0
+
+    with ThreadPoolExecutor(1) as pool:  # Keras would initialize the variables later in the same thread
+        weights = pool.submit(count).result()
     if weights > stored:
         raise InputError(f"the model has {weights:,} weights, but the file stores {stored:,} values")
 
@@ -191,7 +197,8 @@ def read_loss(loss: Any) -> Any:
     if not isinstance(config, Mapping) or any(isinstance(value, Mapping | list | tuple) for value in config.values()):
         raise ConfigError(f"the loss {name} must have a config of numbers and strings, not {shown(config)}")
     try:
-        return keras.losses.get({"class_name": name, "config": dict(config)})
+        arguments = {key: value for key, value in config.items() if key not in _WITHOUT_EFFECT}
+        return keras.losses.get({"class_name": name, "config": arguments})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"the config of the loss {name} does not fit: {brief(error)}") from error
 

@@ -124,6 +124,16 @@ def test_unchanged_models_load(models: Path, tmp_path: Path) -> None:
         load_model(_with_config(models, tmp_path, suffix, _config(models, suffix)))
 
 
+def test_refused_models_leave_no_state_behind(models: Path, tmp_path: Path) -> None:
+    config = _config(models, "keras")
+    config["config"]["layers"][1]["config"]["units"] = 10**10
+    config["config"]["layers"] = config["config"]["layers"][:2]
+    config["config"]["output_layers"] = ["hidden", 0, 0]
+    assert not _problems(_with_config(models, tmp_path, "keras", config))
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])  # would initialize variables that are left over
+    assert not keras.src.backend.common.global_state.get_global_attribute("uninitialized_variables")
+
+
 def test_models_of_many_layers_load(tmp_path: Path) -> None:
     layers = keras.layers
     inputs = keras.Input((28, 28, 1))
