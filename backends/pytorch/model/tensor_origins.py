@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from autotrainer.backends.pytorch.layers.functional_patch import ACTIVATIONS
-from autotrainer.backends.pytorch.runtime.torch_private import DisableTorchFunction
+from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
+from autotrainer.monitoring.tracebacks import passes_on
 
 __all__ = ["PASS_THROUGH", "SUMS", "FunctionalCallMode", "TensorOrigin", "TensorOrigins"]
 
@@ -154,8 +155,8 @@ class FunctionalCallMode(TorchFunctionMode):
         on_activation: Called for each functional activation of a tensor with pending layers, with the origin of the
             input, the name of the activation and its output.
         fail: Called with an exception of our own code.
-        on_attention: Called for each `scaled_dot_product_attention` with the origin of the queries, if known, and the
-            arguments; or None.
+        on_attention: Called for each `scaled_dot_product_attention` with the origin of the queries, if known, the
+            arguments, and whether gradients are recorded; or None.
     """
 
     def __init__(
@@ -163,7 +164,7 @@ class FunctionalCallMode(TorchFunctionMode):
         origins: TensorOrigins,
         on_activation: Callable[[TensorOrigin, str, Tensor], None],
         fail: Callable[[Exception], None],
-        on_attention: Callable[[TensorOrigin | None, tuple[Any, ...], dict[str, Any]], None] | None = None,
+        on_attention: Callable[[TensorOrigin | None, tuple[Any, ...], dict[str, Any], bool], None] | None = None,
     ) -> None:
         super().__init__()
         self.muted = 0
@@ -173,11 +174,12 @@ class FunctionalCallMode(TorchFunctionMode):
         self._fail = fail
         self._on_attention = on_attention
 
+    @passes_on
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the function, and track its output."""
-        if torch.compiler.is_compiling() or self.muted:
+        if self.muted or is_transformed():
             return func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
         base = name if name.startswith("__") else name.rstrip("_")
@@ -189,7 +191,7 @@ class FunctionalCallMode(TorchFunctionMode):
         argument_origins = self._argument_origins(args, kwargs)  # before an in-place call changes them
         result = func(*args, **(kwargs or {}))
         try:
-            with DisableTorchFunction():
+            with observation():
                 self._track(base, args, kwargs or {}, argument_origins, result)
         except Exception as error:  # noqa: BLE001 - watching must never reach the user's forward pass
             self._fail(error)
@@ -197,9 +199,9 @@ class FunctionalCallMode(TorchFunctionMode):
 
     def _report_attention(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
-            with DisableTorchFunction():
+            with observation() as with_gradients:
                 query = args[0] if args else kwargs.get("query")
-                self._on_attention(self._origins.get(query), args, kwargs)  # type: ignore[misc]
+                self._on_attention(self._origins.get(query), args, kwargs, with_gradients)  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001 - watching must never reach the user's forward pass
             self._fail(error)
 

@@ -100,7 +100,7 @@ class _TrainingDetector:
         self._loss: Tensor | None = None
         self._scaled: tuple[weakref.ref[Tensor], Tensor] | None = None
         self._loss_calls: dict[int, tuple[nn.Module, int]] = {}
-        self._without_loss_module: list[tuple[Recorder, TorchObserver]] = []  # their losses are recorded here
+        self._without_loss_module: list[Recorder] = []  # their losses are recorded here
         self._failed = False
 
     # -- patched functions ----------------------------------------------------------------------------------------
@@ -164,8 +164,9 @@ class _TrainingDetector:
         loss = scaled[1] if scaled is not None and scaled[0]() is tensors else tensors
         if self._records_losses:
             self._loss = loss
-        for monitor, observer in self._without_loss_module:
-            if observer.wants_loss and loss.ndim == 0:
+        for monitor in self._without_loss_module:
+            observer = monitor.observer
+            if isinstance(observer, TorchObserver) and observer.wants_loss and loss.ndim == 0:
                 with monitor.guard("reading the loss"):
                     outputs, targets = outputs_and_targets(loss) if observer.sampling else (None, None)
                     observer.log(loss=loss, outputs=outputs, targets=targets)
@@ -218,9 +219,9 @@ class _TrainingDetector:
         observer = monitor.observer
         assert isinstance(observer, TorchObserver)
         observer.skip(1)
-        self._without_loss_module[:] = [(m, o) for m, o in self._without_loss_module if not m.closed]
+        self._without_loss_module[:] = [each for each in self._without_loss_module if not each.closed]
         if module is None:
-            self._without_loss_module.append((monitor, observer))
+            self._without_loss_module.append(monitor)
         monitor.sampler.charge(perf_counter() - started)
 
     def _register(self, optimizer: Optimizer) -> None:
