@@ -65,7 +65,7 @@ class ForwardTracer(ForwardRecord):
         self._handles: list[HookHandle] = []
         self._layer_handles: list[HookHandle] = []
         self.interrupted = False
-        """Whether the last time armed ended early, or a pass could not be recorded: the model was scripted or traced."""
+        """Whether the hooks were lost before `disarm`, or a pass not recorded: the model was scripted or traced."""
 
     # -- attach and detach ----------------------------------------------------------------------------------------
 

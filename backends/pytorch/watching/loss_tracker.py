@@ -7,7 +7,6 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
@@ -94,14 +93,13 @@ class LossTracker:
         def on_loss(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Any) -> None:
             if is_compiling():
                 return  # a compiled step would hold what is read here as constants
-            if counter.inspect_next or type(loss) is not Tensor or active_modes():
-                record_call(module, args, kwargs, loss)
-            elif not (loss.requires_grad and model.training):
-                record_call(module, args, kwargs, loss)
-            else:
+            usual = not counter.inspect_next and type(loss) is Tensor and not active_modes()
+            if usual and loss.requires_grad and model.training:
                 step = counter.step
                 if (step < _ALL_LOSSES or step % _LOSS_PERIOD < _LOSS_BURST) and not has_transforms():
                     counter.losses.append((step, loss.detach()))
+            else:
+                record_call(module, args, kwargs, loss)
 
         return on_loss
 

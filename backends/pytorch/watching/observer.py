@@ -15,7 +15,6 @@ from dataclasses import replace
 from functools import partial
 from time import perf_counter
 from typing import Any
-from weakref import ref
 
 import torch
 from torch import nn
