@@ -18,6 +18,7 @@ from autotrainer.api.script import Trainings, watched_frameworks
 from autotrainer.cli.common import add_rule_options, rule_options, status_of
 from autotrainer.errors import ConfigError, InputError, nearest
 from autotrainer.monitoring.monitor import Monitor
+from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.reporting.terminal import clean
 
 __all__ = ["HELP", "NAME", "add_arguments", "run"]
@@ -107,6 +108,7 @@ def _run_script(script: str, *, module: bool) -> int:
         return _status(end.code)
     except BaseException as error:  # noqa: BLE001 - reported as python reports it
         _flush()
+        hide_frames(error)
         error = error.with_traceback(_script_frames(error.__traceback__))
         sys.excepthook(type(error), error, error.__traceback__)
         return 130 if isinstance(error, KeyboardInterrupt) else 1

@@ -31,6 +31,7 @@ from autotrainer.backends.pytorch.scripts.find_model import find_model
 from autotrainer.backends.pytorch.scripts.loss_graph import loss_function, loss_parameters, outputs_and_targets
 from autotrainer.backends.pytorch.watching.observer import TorchObserver
 from autotrainer.monitoring.monitor import is_watched
+from autotrainer.monitoring.tracebacks import passes_on
 
 __all__ = ["watch_everything"]
 
@@ -109,6 +110,7 @@ class _TrainingDetector:
     def wrap_constructor(self, original: Callable[..., None]) -> Callable[..., None]:
         """Return an ``Optimizer.__init__`` that has losses recorded until the first step."""
 
+        @passes_on
         def __init__(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - its name in tracebacks
             original(optimizer, *args, **kwargs)
             try:
@@ -123,6 +125,7 @@ class _TrainingDetector:
         """Return a ``torch.autograd.backward`` that records the loss."""
         without_loss_module = self._without_loss_module
 
+        @passes_on
         def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
             if not is_compiling() and (self._records_losses or without_loss_module):
                 try:
@@ -137,6 +140,7 @@ class _TrainingDetector:
         """Return a ``__call__`` of PyTorch's losses that records the module and the id of its output."""
         loss_calls = self._loss_calls
 
+        @passes_on
         def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 - its name in tracebacks
             output = original(module, *args, **kwargs)
             if not is_compiling() and self._records_losses and isinstance(output, Tensor) and output.requires_grad:
@@ -149,6 +153,7 @@ class _TrainingDetector:
         """Return a ``GradScaler.scale`` that records which loss it has scaled."""
         without_loss_module = self._without_loss_module
 
+        @passes_on
         def scale(scaler: Any, outputs: Any) -> Any:
             scaled = original(scaler, outputs)
             if not is_compiling() and (self._records_losses or without_loss_module) and isinstance(outputs, Tensor):
