@@ -15,7 +15,7 @@ _CODES: set[CodeType] = set()
 
 def passes_on(function: _Function) -> _Function:
     """Mark a function that stands between the user's code and what it calls: `hide_frames` takes its frames out."""
-    _CODES.add(function.__code__)  # type: ignore[attr-defined]
+    _CODES.add(function.__code__)
     return function
 
 

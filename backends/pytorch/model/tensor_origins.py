@@ -154,8 +154,9 @@ class FunctionalCallMode(TorchFunctionMode):
         on_activation: Called for each functional activation of a tensor with pending layers, with the origin of the
             input, the name of the activation and its output.
         fail: Called with an exception of our own code.
-        on_attention: Called for each `scaled_dot_product_attention` with the origin of the queries, if known, the
-            arguments, and whether gradients are recorded; or None.
+        on_attention: Called for each `scaled_dot_product_attention` with the origin of the queries, if known, and the
+            arguments; or None.
+        without_gradients: Report attention that records no gradients, too.
     """
 
     def __init__(
@@ -163,7 +164,9 @@ class FunctionalCallMode(TorchFunctionMode):
         origins: TensorOrigins,
         on_activation: Callable[[TensorOrigin, str, Tensor], None],
         fail: Callable[[Exception], None],
-        on_attention: Callable[[TensorOrigin | None, tuple[Any, ...], dict[str, Any], bool], None] | None = None,
+        on_attention: Callable[[TensorOrigin | None, tuple[Any, ...], dict[str, Any]], None] | None = None,
+        *,
+        without_gradients: bool = False,
     ) -> None:
         super().__init__()
         self.muted = 0
@@ -172,6 +175,7 @@ class FunctionalCallMode(TorchFunctionMode):
         self._on_activation = on_activation
         self._fail = fail
         self._on_attention = on_attention
+        self._without_gradients = without_gradients
 
     @passes_on
     def __torch_function__(
@@ -200,7 +204,8 @@ class FunctionalCallMode(TorchFunctionMode):
         try:
             with observation() as with_gradients:
                 query = args[0] if args else kwargs.get("query")
-                self._on_attention(self._origins.get(query), args, kwargs, with_gradients)  # type: ignore[misc]
+                if self._without_gradients or with_gradients:
+                    self._on_attention(self._origins.get(query), args, kwargs)  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001 - watching must never reach the user's forward pass
             self._fail(error)
 

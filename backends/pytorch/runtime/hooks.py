@@ -17,7 +17,7 @@ from autotrainer.backends.pytorch.runtime.torch_private import HOOK_TABLES, comp
 __all__ = ["Hook", "HookHandle", "add_hook", "copies_its_state", "is_compiled", "never_compiled"]
 
 
-class Hook(functools.partial[None]):
+class Hook(functools.partial[Any]):
     """A hook that stays behind when its module is copied, saved or scripted. A `partial`: calling it costs nothing.
 
     Where a class copies attributes in a way that can't be followed, ``contextlib.nullcontext().__exit__`` takes its
@@ -130,9 +130,9 @@ def _reduce(module: nn.Module, protocol: int) -> Any:
             return reduced
         function, arguments, state, *rest = reduced
         if isinstance(state, dict):  # the tables get the hooks back before the state is pickled
-            tables = {name: vars(module)[name] for names in HOOK_TABLES for name in names}
-            copied = {name: OrderedDict(table) for name, table in tables.items() if state.get(name) is table}
-            state = {**(dict(state) if state is vars(module) else state), **copied}
+            names = [name for table in HOOK_TABLES for name in table]
+            copied = {name: OrderedDict(state[name]) for name in names if state.get(name) is getattr(module, name)}
+            state = {**state, **copied}
         return function, arguments, state, *rest
 
 

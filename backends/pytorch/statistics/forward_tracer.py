@@ -57,7 +57,13 @@ class ForwardTracer(ForwardRecord):
         self._without_gradients = without_gradients
         self._measures_attention = any(LAYER_COLUMNS[column] in needs for column in ATTENTION_COLUMNS)
         on_attention = weak_method(self._on_attention) if self._measures_attention else None
-        self._call_mode = FunctionalCallMode(self._origins, weak_method(self._on_functional), fail, on_attention)
+        self._call_mode = FunctionalCallMode(
+            self._origins,
+            weak_method(self._on_functional),
+            fail,
+            on_attention,
+            without_gradients=without_gradients,
+        )
         self._uses_call_mode = True
         self._latest_row: int | None = None
         self._in_pass = False
@@ -228,11 +234,7 @@ class ForwardTracer(ForwardRecord):
             self._fail(error)
         self.seconds += perf_counter() - started
 
-    def _on_attention(
-        self, source: TensorOrigin | None, args: tuple[Any, ...], kwargs: dict[str, Any], with_gradients: bool
-    ) -> None:
-        if not (self._without_gradients or with_gradients):
-            return
+    def _on_attention(self, source: TensorOrigin | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         started = perf_counter()
         self._saw_functional = True
         row = self._attention_row(source)
