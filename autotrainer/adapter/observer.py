@@ -15,7 +15,11 @@ __all__ = ["EpochObserver", "Locator", "Observer", "Recorder", "Sampling"]
 
 
 class Observer(Protocol):
-    """What a backend attaches to a watched training."""
+    """What a backend attaches to a watched training.
+
+    An observer that refers to the user's objects has an attribute ``owned_by_training`` that is True: objects of the
+    training own it, and the recorder refers to it weakly, so that it keeps no model alive that nobody else uses.
+    """
 
     def log(self, *, loss: Any, outputs: Any, targets: Any) -> None:
         """Take what the user's loop reports through `Monitor.log`: tensors of the framework, or None."""

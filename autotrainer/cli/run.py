@@ -19,6 +19,7 @@ from autotrainer.cli.common import add_rule_options, current_folder, rule_option
 from autotrainer.config import log_folder
 from autotrainer.errors import ConfigError, InputError, nearest
 from autotrainer.monitoring.monitor import Monitor
+from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.output import print_error
 from autotrainer.reporting.terminal import flush_output
 from autotrainer.safe_text import escaped, safe_line
@@ -108,6 +109,7 @@ def _run_script(script: str, *, module: bool) -> int:
             kind = "module" if module else "script"
             raise ConfigError(f"there is no {kind} {script!r} to run in {current_folder()} ({error})") from error
         flush_output()
+        hide_frames(error)
         error = error.with_traceback(trace)
         with suppress(Exception):  # the script may have replaced it
             sys.excepthook(type(error), error, error.__traceback__)

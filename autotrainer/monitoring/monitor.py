@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -12,7 +13,7 @@ from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 from autotrainer.adapter.observer import EpochObserver, Locator, Observer
 from autotrainer.config import log_folder
@@ -20,9 +21,11 @@ from autotrainer.edits.base import shorten
 from autotrainer.errors import ConfigError, InputError
 from autotrainer.monitoring.engine import Engine
 from autotrainer.monitoring.guard import Guard
+from autotrainer.monitoring.lifetime import close_at_exit, weak_method
 from autotrainer.monitoring.run_log import LogWriter, encode_step
 from autotrainer.monitoring.sampler import Sampler
 from autotrainer.monitoring.summary import DataSummary, summarize
+from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.output import logger, print_error
 from autotrainer.records.findings import Finding, Severity, fold
 from autotrainer.records.history import RunHistory
@@ -76,7 +79,7 @@ class Monitor:
         self.sampler = sampler
         self.history = RunHistory()
         self.context = TaskContext()
-        self._engine = Engine(rules, self._report, self._place)
+        self._engine = Engine(rules, weak_method(self._report), weak_method(self._place, default=""))
         self._data = DataSummary()
         self._observer: Observer | None = None
         self._on_finding = on_finding
@@ -178,6 +181,17 @@ class Monitor:
         """Detach from the training. Findings and report stay available; closing twice does nothing."""
         self._close(finished=True)
 
+    def abandon(self) -> None:
+        """Close without a word, as nobody has: nothing is logged or printed, and ``on_finding`` is not called."""
+        if not self.closed:
+            self._quiet, self._on_finding = True, None
+            self._close(finished=sys.exception() is None and not hasattr(sys, "last_value"))
+
+    def __del__(self) -> None:
+        if not getattr(self, "closed", True) and not sys.is_finalizing():
+            with self.guard("close()"):
+                self.abandon()
+
     def _close(self, *, finished: bool) -> None:
         """Detach; ``finished`` is False if an exception ended the training."""
         if self.closed and not (self._inherited and self._observer is not None):
@@ -193,7 +207,7 @@ class Monitor:
         with self.guard("the rules"):
             self.finish(finished=finished)
             _ = self.findings
-        self._observer = None
+        self._observer = self._on_finding = None
         if self._log is not None:
             with self.guard("the run log"):
                 self._log.close()
@@ -204,6 +218,7 @@ class Monitor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        hide_frames(error)
         self._close(finished=error is None)
         if not self._quiet:
             with self.guard("the summary"):
@@ -219,6 +234,7 @@ class Monitor:
     def attach(self, observer: Observer) -> None:
         """Set the observer, which is closed with this monitor."""
         self._observer = observer
+        close_at_exit(self)
 
     def begin(self, context: TaskContext) -> None:
         """Set the context of the run; its layers become the rows of the layer table.
@@ -288,6 +304,15 @@ class Monitor:
         return Guard(self.fail, part)
 
     # -- internal ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _observer(self) -> Observer | None:
+        return self._find_observer()
+
+    @_observer.setter
+    def _observer(self, observer: Observer | None) -> None:
+        owned = getattr(observer, "owned_by_training", False)
+        self._find_observer: Callable[[], Observer | None] = ref(observer) if owned else lambda: observer
 
     def _check(self) -> None:
         self._stale = False

@@ -19,7 +19,7 @@ from autotrainer.scoring.metric_selection import MetricSelection
 from autotrainer.scoring.scorer import Scorer
 from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Trial, TrialRunner
-from autotrainer.workers.trial_codec import to_line, to_record
+from autotrainer.workers.trial_codec import to_record, to_text
 
 Array = NDArray[Any]
 
@@ -80,7 +80,7 @@ def _train(runner: TrialRunner, edits: tuple[Edit, ...]) -> str:
     runner.trainer.first = False
     trial = runner.run(TrainingSpec(2, 0, edits), Budget(math.inf))
     assert isinstance(trial, Trial), trial
-    return to_line(to_record(trial))
+    return to_text(to_record(trial))
 
 
 _RATE = (SetLearningRate(0.003),)

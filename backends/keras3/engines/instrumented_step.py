@@ -15,6 +15,7 @@ from autotrainer.backends.keras3.engines.patching import RecordingError, patched
 from autotrainer.backends.keras3.engines.step_recorder import StepRecorder
 from autotrainer.backends.keras3.engines.tensorflow_graph import has_accelerator
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
+from autotrainer.monitoring.tracebacks import passes_on
 
 __all__ = ["InstrumentedStep"]
 
@@ -64,6 +65,7 @@ class InstrumentedStep:
         if self._compiles_graph and model.distribute_strategy.num_replicas_in_sync > 1:
             raise RecordingError("the model trains on several replicas")
 
+    @passes_on
     def run(self, base: Callable[..., Any], data: Any) -> tuple[Any, dict[str, Any], RecordingError | None]:
         """Take one step, or several with steps_per_execution.
 

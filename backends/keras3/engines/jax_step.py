@@ -18,6 +18,7 @@ from autotrainer.backends.keras3.engines.patching import RecordingError
 from autotrainer.backends.keras3.engines.step_recorder import StepRecorder, batch_of
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
 from autotrainer.backends.keras3.runtime.random_state import preserve_random_state
+from autotrainer.monitoring.tracebacks import passes_on
 
 __all__ = ["JaxStep"]
 
@@ -56,6 +57,7 @@ class JaxStep:
         self.cost = 0.0
         """Seconds that recording has added to the last step, without compilation."""
 
+    @passes_on
     def run(self, base: Callable[..., Any], data: tuple[Any, ...]) -> tuple[Any, dict[str, Any]]:
         """Take one step (or several, with steps_per_execution), and record the last one.
 

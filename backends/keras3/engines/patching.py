@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from autotrainer.monitoring.tracebacks import passes_on
+
 __all__ = ["RecordingError", "observed", "patched"]
 
 
@@ -43,6 +45,7 @@ def observed(
     """
 
     @functools.wraps(function)
+    @passes_on
     def call(*args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
         try:

@@ -34,6 +34,7 @@ from autotrainer.backends.keras3.model.optimizers import (
 )
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
 from autotrainer.backends.keras3.statistics.attention import ATTENTION_COLUMNS, attention_tensors, noted_method
+from autotrainer.monitoring.tracebacks import passes_on
 
 __all__ = ["StepRecorder", "batch_of", "paired"]
 
@@ -88,6 +89,7 @@ class StepRecorder:
         """Whether no optimizer was called with gradients in the recorded step, although there are trainable weights."""
         return not self._batch_only and not self.applied and bool(self._model.trainable_variables)
 
+    @passes_on
     def train_step(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Take a training step with the model's ``train_step`` and record its tensors.
 
@@ -101,7 +103,7 @@ class StepRecorder:
             RecordingError: If the step can't be recorded without changing it.
         """
         result: list[Any] = []
-        recorded = self.record(lambda: result.append(self._train_step(*args, **kwargs)))
+        recorded = self.record(passes_on(lambda: result.append(self._train_step(*args, **kwargs))))
         if "inputs" not in recorded:
             recorded.update(self._batch(args[-1]))
         if keras.backend.backend() == "jax":
@@ -111,6 +113,7 @@ class StepRecorder:
             recorded = {key: copy_if_regrouped(value, copies) for key, value in tensors_of_this_graph(recorded).items()}
         return result[0], recorded
 
+    @passes_on
     def record(self, run: Callable[[], Any]) -> dict[str, Any]:
         """Call a function and return the tensors recorded meanwhile, by name."""
         self.calls += 1
@@ -217,6 +220,7 @@ class StepRecorder:
 
     def _wrap_apply(self, optimizer: Any, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
+        @passes_on
         def apply(*args: Any, **kwargs: Any) -> Any:
             args, kwargs = tuple(map(materialize, args)), {name: materialize(value) for name, value in kwargs.items()}
             try:

@@ -13,6 +13,7 @@ from autotrainer.backends.keras3.engines.jax_step import JaxStep
 from autotrainer.backends.keras3.engines.patching import RecordingError
 from autotrainer.backends.keras3.engines.step_recorder import StepRecorder
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
+from autotrainer.monitoring.tracebacks import passes_on
 
 __all__ = ["TrainFunctions"]
 
@@ -92,6 +93,7 @@ class TrainFunctions:
         traced = isinstance(self._step, InstrumentedStep) and self._step.is_traced
         self.uses_original = self.uses_original or not (short and (traced or not count))
 
+    @passes_on
     def run(self, base: Callable[..., Any], data: tuple[Any, ...]) -> tuple[Any, dict[str, Any]]:
         """Take a step, or several with steps_per_execution; record it if possible.
 

@@ -38,6 +38,7 @@ from autotrainer.backends.keras3.watching.step_counter import StepCounter
 from autotrainer.backends.keras3.watching.step_measurement import StepMeasurement
 from autotrainer.errors import InputError
 from autotrainer.monitoring.source_lines import calling_file
+from autotrainer.monitoring.tracebacks import hide_frames, passes_on
 from autotrainer.rule import Place
 
 __all__ = ["KerasObserver", "observe"]
@@ -78,7 +79,9 @@ def observe(
 
 
 class KerasObserver:
-    """The observer attached to a watched Keras model; made by `observe`."""
+    """The observer attached to a watched Keras model, which owns it; made by `observe`."""
+
+    owned_by_training = True
 
     def __init__(self, model: Any, monitor: Recorder, epochs: int | None, steps: int | None) -> None:
         self._model = model
@@ -178,6 +181,7 @@ class KerasObserver:
 
     # -- wrapped attributes of the model --------------------------------------------------------------------------
 
+    @passes_on
     def _fit(self, *args: Any, **kwargs: Any) -> Any:
         original = self._original["fit"]
         with self._guard():
@@ -186,6 +190,9 @@ class KerasObserver:
             args, kwargs = with_callback(original, EpochCallback(self), args, kwargs)
         try:
             return original(*args, **kwargs)
+        except BaseException as error:
+            hide_frames(error)
+            raise
         finally:
             self._evaluation.end()
             self._monitor.advance(self._counter.total - 1)
@@ -210,6 +217,7 @@ class KerasObserver:
     def _with_counter(self, base: Callable[..., Any]) -> Callable[..., Any]:
         losses, logs_of, counter, functions = self._losses, _logs_of, self._counter, self._train_functions
 
+        @passes_on
         def train_function(*data: Any) -> Any:
             if counter.total < self._next:
                 result = base(*data) if functions.uses_original else functions.run(base, data)[0]
@@ -222,6 +230,7 @@ class KerasObserver:
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
+    @passes_on
     def _take(self, base: Callable[..., Any], data: tuple[Any, ...]) -> Any:
         sample = False
         with self._guard(), readable_variables(self._model, data) as readable:
@@ -267,6 +276,7 @@ class KerasObserver:
         self._next = sampler.next_step if last is None or step >= last else min(sampler.next_step, last)
         return due
 
+    @passes_on
     def _take_sampled(self, base: Callable[..., Any], data: tuple[Any, ...]) -> Any:
         started = perf_counter()
         measurement = self._measurement

@@ -18,6 +18,7 @@ from autotrainer.adapter.backend import OpenWatch
 from autotrainer.adapter.observer import Recorder
 from autotrainer.backends.keras3.engines.patching import patched
 from autotrainer.monitoring.monitor import is_watched
+from autotrainer.monitoring.tracebacks import passes_on
 
 __all__ = ["watch_everything"]
 
@@ -59,6 +60,7 @@ class _WatchedModels:
         original = self._original_fit
 
         @functools.wraps(original)
+        @passes_on
         def fit(model: Any, *args: Any, **kwargs: Any) -> Any:
             watched = self._watched_fit(model)
             return original(model, *args, **kwargs) if watched is None else watched(*args, **kwargs)
@@ -69,6 +71,7 @@ class _WatchedModels:
         """Return a ``train_on_batch`` that first starts to watch the model."""
 
         @functools.wraps(original)
+        @passes_on
         def train_on_batch(model: Any, *args: Any, **kwargs: Any) -> Any:
             self._watched_fit(model)
             return original(model, *args, **kwargs)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from autotrainer.backends.pytorch.layers.functional_patch import ACTIVATIONS
-from autotrainer.backends.pytorch.runtime.torch_private import DisableTorchFunction
+from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
+from autotrainer.monitoring.tracebacks import passes_on
 
 __all__ = ["PASS_THROUGH", "SUMS", "FunctionalCallMode", "TensorOrigin", "TensorOrigins"]
 
@@ -156,6 +156,7 @@ class FunctionalCallMode(TorchFunctionMode):
         fail: Called with an exception of our own code.
         on_attention: Called for each `scaled_dot_product_attention` with the origin of the queries, if known, and the
             arguments; or None.
+        without_gradients: Report attention that records no gradients, too.
     """
 
     def __init__(
@@ -164,6 +165,8 @@ class FunctionalCallMode(TorchFunctionMode):
         on_activation: Callable[[TensorOrigin, str, Tensor], None],
         fail: Callable[[Exception], None],
         on_attention: Callable[[TensorOrigin | None, tuple[Any, ...], dict[str, Any]], None] | None = None,
+        *,
+        without_gradients: bool = False,
     ) -> None:
         super().__init__()
         self.muted = 0
@@ -172,12 +175,14 @@ class FunctionalCallMode(TorchFunctionMode):
         self._on_activation = on_activation
         self._fail = fail
         self._on_attention = on_attention
+        self._without_gradients = without_gradients
 
+    @passes_on
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the function, and track its output."""
-        if torch.compiler.is_compiling() or self.muted:
+        if self.muted or is_transformed():
             return func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
         base = name if name.startswith("__") else name.rstrip("_")
@@ -189,7 +194,7 @@ class FunctionalCallMode(TorchFunctionMode):
         argument_origins = self._argument_origins(args, kwargs)  # before an in-place call changes them
         result = func(*args, **(kwargs or {}))
         try:
-            with DisableTorchFunction():
+            with observation():
                 self._track(base, args, kwargs or {}, argument_origins, result)
         except Exception as error:  # noqa: BLE001 - watching must never reach the user's forward pass
             self._fail(error)
@@ -197,9 +202,10 @@ class FunctionalCallMode(TorchFunctionMode):
 
     def _report_attention(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
-            with DisableTorchFunction():
+            with observation() as with_gradients:
                 query = args[0] if args else kwargs.get("query")
-                self._on_attention(self._origins.get(query), args, kwargs)  # type: ignore[misc]
+                if self._without_gradients or with_gradients:
+                    self._on_attention(self._origins.get(query), args, kwargs)  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001 - watching must never reach the user's forward pass
             self._fail(error)
 

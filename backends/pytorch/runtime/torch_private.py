@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import _symbolic_trace
 from torch.optim import LBFGS, Optimizer
+from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
@@ -21,12 +24,15 @@ __all__ = [
     "Loss",
     "RunningNorm",
     "TorchDispatchMode",
+    "active_modes",
     "call_implementation",
     "compiled_call",
     "current_autograd_node",
+    "disabled_dispatch_modes",
     "drop_compiled_call",
     "foreach_norm",
     "gradient_scale",
+    "has_transforms",
     "is_mutating",
     "is_step_wrapped",
     "map_tree",
@@ -50,11 +56,39 @@ Loss = nn.modules.loss._Loss
 
 DisableTorchFunction = torch._C.DisableTorchFunction
 
+_is_tracing: Callable[[], bool] = torch._C._is_tracing
+_function_transform: Callable[[], Any] = torch._C._functorch.peek_interpreter_stack
+_function_modes: Callable[[], int] = torch._C._len_torch_function_stack
+_dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+
 HOOK_TABLES = (
     ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
     ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
 )
 """Attributes of a module that hold its hooks by key, each followed by those that hold options by the same keys."""
+
+
+def has_transforms() -> bool:
+    """Return whether `torch.jit.trace`, `torch.func`, `torch.fx` or a mode with tensors of its own handles operations.
+
+    Such modes are those of fake tensors, and of the tracing below `torch.compile`: they alone have a key.
+    """
+    if _is_tracing() or _symbolic_trace._is_fx_tracing_flag or _function_transform() is not None:
+        return True
+    if not _dispatch_modes():
+        return False
+    modes = _python_dispatch._get_current_dispatch_mode_stack()
+    return any(getattr(mode, "_mode_key", None) is not None for mode in modes)
+
+
+def active_modes() -> int:
+    """Return how many modes receive each call of a torch function, or each operation."""
+    return _function_modes() + _dispatch_modes()
+
+
+def disabled_dispatch_modes() -> AbstractContextManager[Any]:
+    """Return a context in which no `TorchDispatchMode` receives operations."""
+    return _python_dispatch._disable_current_modes()
 
 
 def foreach_norm(tensors: Sequence[Tensor]) -> list[Tensor]:

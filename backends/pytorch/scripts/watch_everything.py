@@ -31,6 +31,7 @@ from autotrainer.backends.pytorch.scripts.find_model import find_model
 from autotrainer.backends.pytorch.scripts.loss_graph import loss_function, loss_parameters, outputs_and_targets
 from autotrainer.backends.pytorch.watching.observer import TorchObserver
 from autotrainer.monitoring.monitor import is_watched
+from autotrainer.monitoring.tracebacks import passes_on
 
 __all__ = ["watch_everything"]
 
@@ -100,7 +101,7 @@ class _TrainingDetector:
         self._loss: Tensor | None = None
         self._scaled: tuple[weakref.ref[Tensor], Tensor] | None = None
         self._loss_calls: dict[int, tuple[nn.Module, int]] = {}
-        self._without_loss_module: list[tuple[Recorder, TorchObserver]] = []  # their losses are recorded here
+        self._without_loss_module: list[Recorder] = []  # their losses are recorded here
         self._failed = False
 
     # -- patched functions ----------------------------------------------------------------------------------------
@@ -109,6 +110,7 @@ class _TrainingDetector:
     def wrap_constructor(self, original: Callable[..., None]) -> Callable[..., None]:
         """Return an ``Optimizer.__init__`` that has losses recorded until the first step."""
 
+        @passes_on
         def __init__(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - its name in tracebacks
             original(optimizer, *args, **kwargs)
             try:
@@ -123,6 +125,7 @@ class _TrainingDetector:
         """Return a ``torch.autograd.backward`` that records the loss."""
         without_loss_module = self._without_loss_module
 
+        @passes_on
         def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
             if not is_compiling() and (self._records_losses or without_loss_module):
                 try:
@@ -137,6 +140,7 @@ class _TrainingDetector:
         """Return a ``__call__`` of PyTorch's losses that records the module and the id of its output."""
         loss_calls = self._loss_calls
 
+        @passes_on
         def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 - its name in tracebacks
             output = original(module, *args, **kwargs)
             if not is_compiling() and self._records_losses and isinstance(output, Tensor) and output.requires_grad:
@@ -149,6 +153,7 @@ class _TrainingDetector:
         """Return a ``GradScaler.scale`` that records which loss it has scaled."""
         without_loss_module = self._without_loss_module
 
+        @passes_on
         def scale(scaler: Any, outputs: Any) -> Any:
             scaled = original(scaler, outputs)
             if not is_compiling() and (self._records_losses or without_loss_module) and isinstance(outputs, Tensor):
@@ -164,8 +169,9 @@ class _TrainingDetector:
         loss = scaled[1] if scaled is not None and scaled[0]() is tensors else tensors
         if self._records_losses:
             self._loss = loss
-        for monitor, observer in self._without_loss_module:
-            if observer.wants_loss and loss.ndim == 0:
+        for monitor in self._without_loss_module:
+            observer = monitor.observer
+            if isinstance(observer, TorchObserver) and observer.wants_loss and loss.ndim == 0:
                 with monitor.guard("reading the loss"):
                     outputs, targets = outputs_and_targets(loss) if observer.sampling else (None, None)
                     observer.log(loss=loss, outputs=outputs, targets=targets)
@@ -218,9 +224,9 @@ class _TrainingDetector:
         observer = monitor.observer
         assert isinstance(observer, TorchObserver)
         observer.skip(1)
-        self._without_loss_module[:] = [(m, o) for m, o in self._without_loss_module if not m.closed]
+        self._without_loss_module[:] = [each for each in self._without_loss_module if not each.closed]
         if module is None:
-            self._without_loss_module.append((monitor, observer))
+            self._without_loss_module.append(monitor)
         monitor.sampler.charge(perf_counter() - started)
 
     def _register(self, optimizer: Optimizer) -> None:

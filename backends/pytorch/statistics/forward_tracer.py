@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any
@@ -12,10 +13,12 @@ from torch.compiler import is_compiling
 
 from autotrainer.backends.pytorch.model.tensor_origins import FunctionalCallMode, TensorOrigin
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
+from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
-from autotrainer.backends.pytorch.runtime.torch_private import DisableTorchFunction
 from autotrainer.backends.pytorch.statistics.attention import ATTENTION_COLUMNS, functional_attention, module_attention
 from autotrainer.backends.pytorch.statistics.forward_record import ALL_COLUMNS, ForwardRecord
+from autotrainer.monitoring.lifetime import weak_method
+from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.records.signals import LAYER_COLUMNS
 
 __all__ = ["ForwardTracer"]
@@ -53,8 +56,13 @@ class ForwardTracer(ForwardRecord):
         self._fail = fail
         self._without_gradients = without_gradients
         self._measures_attention = any(LAYER_COLUMNS[column] in needs for column in ATTENTION_COLUMNS)
+        on_attention = weak_method(self._on_attention) if self._measures_attention else None
         self._call_mode = FunctionalCallMode(
-            self._origins, self._on_functional, fail, self._on_attention if self._measures_attention else None
+            self._origins,
+            weak_method(self._on_functional),
+            fail,
+            on_attention,
+            without_gradients=without_gradients,
         )
         self._uses_call_mode = True
         self._latest_row: int | None = None
@@ -62,6 +70,8 @@ class ForwardTracer(ForwardRecord):
         self._call_mode_entered = False
         self._handles: list[HookHandle] = []
         self._layer_handles: list[HookHandle] = []
+        self.interrupted = False
+        """Whether the hooks were lost before `disarm`, or a pass not recorded: the model was scripted or traced."""
 
     # -- attach and detach ----------------------------------------------------------------------------------------
 
@@ -72,6 +82,7 @@ class ForwardTracer(ForwardRecord):
         """
         self.disarm()
         self._reset()
+        self.interrupted = False
         if self.compiled:
             return
         pre = add_hook(self.model, self._enter_root, before=True, with_kwargs=True)
@@ -83,6 +94,7 @@ class ForwardTracer(ForwardRecord):
     def disarm(self) -> None:
         """Remove every hook."""
         self._end_pass()
+        self.interrupted |= not all(handle.registered for handle in self._handles)
         for handle in (*self._handles, *self._layer_handles):
             handle.remove()
         self._handles, self._layer_handles = [], []
@@ -127,14 +139,17 @@ class ForwardTracer(ForwardRecord):
             return
         if module is not self.model:
             return
-        if not (self._without_gradients or torch.is_grad_enabled()):
+        if is_transformed():
+            self.interrupted = True
             return
         started = perf_counter()
         try:
-            self._end_pass()
-            self._reset()
-            self._in_pass = True
-            with torch.no_grad():
+            with observation() as with_gradients:
+                if not (self._without_gradients or with_gradients):
+                    return
+                self._end_pass()
+                self._reset()
+                self._in_pass = True
                 self._record_inputs((args, kwargs))
             if not self.by_parts:
                 self._hook_layers()
@@ -149,12 +164,13 @@ class ForwardTracer(ForwardRecord):
         self.seconds += perf_counter() - started
 
     def _leave_root(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if is_compiling() or module is not self.model or not self._in_pass:
+        if is_transformed() or module is not self.model or not self._in_pass:
             return
         started = perf_counter()
         try:
             self._end_pass()
-            with torch.no_grad():
+            hide_frames(sys.exception())  # of the user's forward pass, if there is one
+            with observation():
                 tensor = first_tensor(output, floating=True)
                 row = self._rows.get(id(module))
                 if row is not None and tensor is not None:
@@ -171,28 +187,24 @@ class ForwardTracer(ForwardRecord):
             self._note_compilation()
             return
         row = self._rows.get(id(module))
-        if row is None:
+        if row is None or is_transformed():
             return
         self.calls.setdefault(row, len(self.calls))
         if self._is_opaque(row):
             self._call_mode.muted += 1
 
     def _leave_layer(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if is_compiling():
-            return
-        row = self._rows.get(id(module))
+        row = None if is_transformed() else self._rows.get(id(module))
         if row is None:
             return
         started = perf_counter()
         self._latest_row = row
         if self._is_opaque(row):
             self._call_mode.muted -= 1
-        if not (self._without_gradients or torch.is_grad_enabled()):
-            return
         try:
-            tensor = first_tensor(output, floating=True)
-            if tensor is not None and tensor.numel():
-                with torch.no_grad(), DisableTorchFunction():
+            with observation() as with_gradients:
+                tensor = first_tensor(output, floating=True) if self._without_gradients or with_gradients else None
+                if tensor is not None and tensor.numel():
                     if self.by_parts and self.inputs is None and self.input_kind == "unknown":
                         self._record_inputs(args)
                     if self._infos[row].kind == "activation":
@@ -207,11 +219,13 @@ class ForwardTracer(ForwardRecord):
     def _leave_attention(
         self, module: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        if is_compiling() or not (self._without_gradients or torch.is_grad_enabled()):
+        if is_transformed():
             return
         started = perf_counter()
         try:
-            with torch.no_grad(), DisableTorchFunction():
+            with observation() as with_gradients:
+                if not (self._without_gradients or with_gradients):
+                    return
                 stats = module_attention(module, *args, **kwargs)
                 row = self._rows.get(id(module))
                 if stats is not None and row is not None:
@@ -221,13 +235,10 @@ class ForwardTracer(ForwardRecord):
         self.seconds += perf_counter() - started
 
     def _on_attention(self, source: TensorOrigin | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not (self._without_gradients or torch.is_grad_enabled()):
-            return
         started = perf_counter()
         self._saw_functional = True
         row = self._attention_row(source)
-        with torch.no_grad():
-            stats = functional_attention(*args, **kwargs)
+        stats = functional_attention(*args, **kwargs)
         if stats is not None and row is not None:
             self.attention[row] = stats
         self.seconds += perf_counter() - started
@@ -238,8 +249,7 @@ class ForwardTracer(ForwardRecord):
 
     def _on_functional(self, source: TensorOrigin, name: str, output: Tensor) -> None:
         started = perf_counter()
-        with torch.no_grad():
-            self._record_functional(source, name, output)
+        self._record_functional(source, name, output)
         self.seconds += perf_counter() - started
 
     def skip_unused_functional_mode(self) -> None:

@@ -15,6 +15,7 @@ from autotrainer.backends.pytorch.runtime.torch_private import (
     drop_compiled_call,
     set_compiled_call,
 )
+from autotrainer.monitoring.tracebacks import passes_on
 
 __all__ = ["RemovableHook", "hook_loss_calls"]
 
@@ -53,6 +54,7 @@ class _CallReplacement:
     def __init__(self, loss: nn.Module, callback: LossCallback) -> None:
         implementation = call_implementation(loss)
 
+        @passes_on
         def call(*args: Any, **kwargs: Any) -> Any:
             output = implementation(*args, **kwargs)
             callback(loss, args, kwargs, output)

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
+from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
+from autotrainer.backends.pytorch.runtime.torch_private import active_modes, has_transforms
+from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.watching.loss_call import LossCall, loss_of
 from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
 from autotrainer.backends.pytorch.watching.validation_loss import ValidationLoss
@@ -70,7 +72,8 @@ class LossTracker:
         note_call: Callable[[], None],
         fail: Callable[[Exception], None],
     ) -> None:
-        self._model, self._loss_fn, self._step_measurement = model, loss_fn, step_measurement
+        self._model, self._step_measurement = model, step_measurement
+        self._loss_module = WeakSequence([loss_fn] if isinstance(loss_fn, nn.Module) else [])
         self._counter, self._validation_loss = counter, validation_loss
         self._on_training_resumed, self._note_call, self._fail = on_training_resumed, note_call, fail
         self._trains_in_eval = False
@@ -90,9 +93,10 @@ class LossTracker:
         def on_loss(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Any) -> None:
             if is_compiling():
                 return  # a compiled step would hold what is read here as constants
-            if not counter.inspect_next and type(loss) is Tensor and loss.requires_grad and model.training:
+            usual = not counter.inspect_next and type(loss) is Tensor and not active_modes()
+            if usual and loss.requires_grad and model.training:
                 step = counter.step
-                if step < _ALL_LOSSES or step % _LOSS_PERIOD < _LOSS_BURST:
+                if (step < _ALL_LOSSES or step % _LOSS_PERIOD < _LOSS_BURST) and not has_transforms():
                     counter.losses.append((step, loss.detach()))
             else:
                 record_call(module, args, kwargs, loss)
@@ -111,7 +115,7 @@ class LossTracker:
         if self._step_measurement.sampling:
             self._note_call()
         if self._step_measurement.sampling and (outputs is not None or targets is not None):
-            with torch.no_grad():
+            with observation():
                 self.call = LossCall.reported(outputs, targets, self.call).copied()
         self.seconds += perf_counter() - started
 
@@ -139,11 +143,11 @@ class LossTracker:
         self._counter.inspect_next = self._step_measurement.sampling or self._vector_loss or bool(self._validation_loss)
 
     def _record_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if self.closed or module is not self._loss_fn or is_compiling():
+        if self.closed or not any(module is loss for loss in self._loss_module) or is_transformed():
             return
         started = perf_counter()
         try:
-            with torch.no_grad():
+            with observation():
                 loss = loss_of(output)
                 if loss is not None:
                     self._record_loss(

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.compiler import is_compiling
 
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
+from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.runtime.torch_private import BatchNorm, Dropout, view_base, write_version
 
@@ -176,23 +175,27 @@ class ModeTracker:
         self._handle = None
 
     def _record_pass(self, module: nn.Module, args: Any) -> None:
-        if is_compiling() or module is not self._model:
+        if is_transformed() or module is not self._model:
             return
         started = perf_counter()
         try:
-            now, done = mode(self._model, self._sensitive_modules), self._step()
-            if not torch.is_grad_enabled():
-                before, self._inputs = self._inputs, _InputIdentity.of(args)
-                again = before is not None and before.same(self._inputs)
-                self._repeats = self._repeats + 1 if again else 1
-                repeated = self._repeats >= _REPEATS
-                self._latest = done, math.nan if repeated else now
-                over = done >= self._expected and (repeated or (before is not None and not again))
-            else:
-                self.training, self._latest, self._inputs = now, (-1, math.nan), None
-                over = done > self._expected + _PATIENCE
-            if over and not self._sampled:
-                self._disarm()
+            with observation() as with_gradients:
+                self._record_mode(args, with_gradients)
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
             self._fail(error)
         self.seconds += perf_counter() - started
+
+    def _record_mode(self, args: Any, with_gradients: bool) -> None:
+        now, done = mode(self._model, self._sensitive_modules), self._step()
+        if not with_gradients:
+            before, self._inputs = self._inputs, _InputIdentity.of(args)
+            again = before is not None and before.same(self._inputs)
+            self._repeats = self._repeats + 1 if again else 1
+            repeated = self._repeats >= _REPEATS
+            self._latest = done, math.nan if repeated else now
+            over = done >= self._expected and (repeated or (before is not None and not again))
+        else:
+            self.training, self._latest, self._inputs = now, (-1, math.nan), None
+            over = done > self._expected + _PATIENCE
+        if over and not self._sampled:
+            self._disarm()

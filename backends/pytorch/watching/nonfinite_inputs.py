@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.compiler import is_compiling
 
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
+from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 
 __all__ = ["NonfiniteInputs"]
@@ -67,14 +66,16 @@ class NonfiniteInputs:
         self._handle = None
 
     def _check(self, module: nn.Module, args: Any) -> None:
-        if is_compiling() or module is not self._model or not torch.is_grad_enabled() or self._checked >= self._planned:
+        if is_transformed() or module is not self._model or self._checked >= self._planned:
             return
         started = perf_counter()
         try:
-            self._checked += 1
-            inputs = first_tensor(args, floating=True)
-            if inputs is not None:
-                with torch.no_grad():
+            with observation() as with_gradients:
+                if not with_gradients:
+                    return
+                self._checked += 1
+                inputs = first_tensor(args, floating=True)
+                if inputs is not None:
                     nonfinite = inputs.isfinite().all().logical_not().long()
                     self._nonfinite = nonfinite if self._nonfinite is None else self._nonfinite + nonfinite
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,8 @@ from autotrainer.backends.pytorch.model.describe import layers, optimizer_info
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.optim.optimizers import owns
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled, never_compiled
+from autotrainer.backends.pytorch.runtime.observation import observation
+from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.watching.loss_call import losses_to_host
 from autotrainer.backends.pytorch.watching.loss_hook import RemovableHook, hook_loss_calls
 from autotrainer.backends.pytorch.watching.loss_tracker import LossTracker, StepCounter, is_kept
@@ -34,6 +37,7 @@ from autotrainer.backends.pytorch.watching.source_lines import SourceLines
 from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
 from autotrainer.backends.pytorch.watching.validation_loss import ValidationLoss
 from autotrainer.errors import InputError
+from autotrainer.monitoring.lifetime import weak_method
 from autotrainer.records.task import TaskContext
 from autotrainer.rule import Place
 
@@ -114,7 +118,13 @@ def _check_objects(model: Any, optimizer: Any, loss_fn: Any) -> tuple[Optimizer,
 
 
 class TorchObserver:
-    """Holds the hooks of one watched training. Made by `observe`."""
+    """Holds the hooks of one watched training. Made by `observe`.
+
+    The hook on the optimizer's step owns it, and with it all that refers to the model; nothing in here refers to the
+    optimizers. So a training that nobody closes goes when its optimizer does, without the garbage collector.
+    """
+
+    owned_by_training = True
 
     def __init__(
         self,
@@ -124,15 +134,15 @@ class TorchObserver:
         monitor: Recorder,
         context: TaskContext,
     ) -> None:
-        self._model = model
-        self._optimizers = optimizers
-        self._loss_fn = loss_fn
+        self._closed = True
+        self._model = model  # must not be freed before the optimizer: it may be a mere container of what is trained
+        self._optimizers = WeakSequence(optimizers)
+        self._loss_module = WeakSequence([loss_fn] if isinstance(loss_fn, nn.Module) else [])
         self._monitor = monitor
-        self._counter = StepCounter(monitor.history.step + 1)  # a training may continue another one
-        self._step_measurement = StepMeasurement(
-            model, optimizers, context, self._fail, monitor.needs, lambda: self._counter.step
-        )
-        self._nonfinite_inputs = NonfiniteInputs(model, self._fail)
+        self._counter = counter = StepCounter(monitor.history.step + 1)  # a training may continue another one
+        fail = weak_method(self._fail)
+        self._step_measurement = StepMeasurement(model, optimizers, context, fail, monitor.needs, lambda: counter.step)
+        self._nonfinite_inputs = NonfiniteInputs(model, fail)
         self._validation_loss = ValidationLoss(context.loss.reduction != "sum")
         self._source_lines = SourceLines(model)
         note_loss_call = partial(self._source_lines.record_call, "loss")
@@ -142,13 +152,12 @@ class TorchObserver:
             self._step_measurement,
             self._counter,
             self._validation_loss,
-            self._training_resumed,
+            weak_method(self._training_resumed),
             note_loss_call,
-            self._fail,
+            fail,
         )
         self._handles: list[RemovableHook] = []
         self._seconds = 0.0
-        self._closed = False
         self._warned_compiled_loss = False
         self._user_ends_epochs = False
         self._ending_epoch = False
@@ -159,14 +168,17 @@ class TorchObserver:
 
     def attach(self) -> None:
         """Set the permanent hooks, and sample the first step if it is due."""
-        if isinstance(self._loss_fn, nn.Module) and self._loss_fn is not self._model:
-            if is_compiled(self._loss_fn):
+        self._closed = False
+        for loss in self._loss_module:
+            if loss is self._model:
+                continue
+            if is_compiled(loss):
                 self._warn_compiled_loss()
             else:
-                self._handles.append(hook_loss_calls(self._loss_fn, self._loss_tracker.make_hook()))
+                self._handles.append(hook_loss_calls(loss, self._loss_tracker.make_hook()))
         if self._step_measurement.compiled:
             logger.warning("the model is compiled: its activations are not measured, everything else is")
-        self._handles.append(self._optimizers[0].register_step_post_hook(never_compiled(self._step_hook())))
+        self._handles.append(self._optimizers.first.register_step_post_hook(never_compiled(self._step_hook())))
         self._begin_or_finish_sample(self._counter.step, self._monitor.sampler.due(self._counter.step))
 
     def close(self) -> None:
@@ -180,6 +192,13 @@ class TorchObserver:
         if self._validation_loss and not self._user_ends_epochs:
             self._end_epoch()
         self._loss_tracker.clear_call()
+
+    def __del__(self) -> None:
+        if not self._closed and not sys.is_finalizing():
+            with self._monitor.guard("watching the PyTorch training"):
+                self._detach()
+                self._monitor.advance(self._counter.step - 1)
+                self._report_losses()
 
     def skip(self, steps: int) -> None:
         """Count steps that were taken before this was attached."""
@@ -319,7 +338,7 @@ class TorchObserver:
         started = perf_counter()
         sampler = self._monitor.sampler
         try:
-            with torch.no_grad():
+            with observation():
                 if self._step_measurement.sampling:
                     self._finish(step - 1)
                     spent = self._seconds + self._loss_tracker.seconds + self._nonfinite_inputs.seconds
@@ -347,7 +366,7 @@ class TorchObserver:
         """Report everything of a sampled step."""
         step_measurement = self._step_measurement
         self._source_lines.record_call("step")
-        step_measurement.compare_step(self._optimizers[0])
+        step_measurement.compare_step(self._optimizers.first)
         step_measurement.end()
         self._loss_tracker.resolve_ambiguous_loss(step)
         if not step_measurement.layers_fixed:
@@ -357,7 +376,7 @@ class TorchObserver:
         elif step_measurement.refresh():
             self._monitor.begin(step_measurement.context)
         losses = self._loss_tracker.take_losses()
-        if step not in losses and isinstance(self._loss_fn, nn.Module) and is_compiled(self._loss_fn):
+        if step not in losses and any(map(is_compiled, self._loss_module)):
             self._warn_compiled_loss()
         observation = step_measurement.observation(step, self._loss_tracker.call, losses)
         self._monitor.record(observation)

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from autotrainer.backends.pytorch.model.describe import direct_parameters, watched_modules
 from autotrainer.backends.pytorch.model.weight_patterns import is_newly_drawn
 from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
+from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.records.signals import LayerInfo
 
 __all__ = ["ParameterOwnership"]
@@ -26,7 +27,7 @@ class ParameterOwnership:
     """
 
     def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-        self._optimizers = optimizers
+        self._optimizers = WeakSequence(optimizers)
         self._layers: dict[str, list[nn.Parameter]] = {}
         assigned: set[int] = set()
         self._modules = watched_modules(model)

@@ -9,7 +9,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.optim import Optimizer
@@ -18,6 +17,8 @@ from torch.utils.hooks import RemovableHandle
 from autotrainer.backends.pytorch.model.describe import is_scheduled, learning_rate
 from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled
+from autotrainer.backends.pytorch.runtime.observation import observation
+from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.statistics.forward_tracer import ForwardTracer
 from autotrainer.backends.pytorch.statistics.layer_table import LayerTable
 from autotrainer.backends.pytorch.statistics.stats import row_count, rows_of, to_host
@@ -68,7 +69,7 @@ class StepMeasurement:
         """Whether the rows of the layer table are fixed."""
         self.mode_tracker = ModeTracker(model, steps, fail)
         self.loss_scale = LossScale()
-        self._optimizers = optimizers
+        self._optimizers = WeakSequence(optimizers)
         self._fail = fail
         self._needs = needs
         self._zero_grad_check = ZeroGradCheck(optimizers[0], fail)
@@ -95,13 +96,13 @@ class StepMeasurement:
             self.tracer.arm()
             self.mode_tracker.begin()
         if self._step_compiled:  # hooks would cause another compilation each time: read the weights now
-            first = self._optimizers[0]
+            first = self._optimizers.first
             self._step_stats[id(first)] = OptimizerStepStats(self._parameters_of(first), self._needs)
             return
         self._zero_grad_check.begin()
         for optimizer in self._optimizers:
             self._handles.append(optimizer.register_step_pre_hook(self._before_step))
-        for optimizer in self._optimizers[1:]:
+        for optimizer in list(self._optimizers)[1:]:
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
 
     def end(self) -> None:
@@ -121,7 +122,7 @@ class StepMeasurement:
             return
         started = perf_counter()
         try:
-            with torch.no_grad():
+            with observation():
                 stats = OptimizerStepStats(self._parameters_of(optimizer), self._needs)
                 self._step_stats[id(optimizer)] = stats
                 if not _has_closure(args, kwargs):
@@ -136,7 +137,7 @@ class StepMeasurement:
             return
         started = perf_counter()
         try:
-            with torch.no_grad():
+            with observation():
                 self.compare_step(optimizer)
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
             self._fail(error)
@@ -164,9 +165,12 @@ class StepMeasurement:
             False if no forward pass was recorded: the next step is measured in another way.
         """
         tracer = self.tracer
-        if not tracer.calls and not self.compiled and not tracer.by_parts:
-            tracer.by_parts = True  # the root is never called: hook its parts instead
-            return False
+        if not tracer.calls and not self.compiled:
+            if tracer.interrupted:
+                return False
+            if not tracer.by_parts:
+                tracer.by_parts = True  # the root is never called: hook its parts instead
+                return False
         self.layers_fixed = True
         activation = None if call is None else call.activation
         self.context = self._table.begin(self.context, self._outputs(call), activation)
@@ -222,7 +226,7 @@ class StepMeasurement:
             step=step,
             layers=table,
             loss=by_step.pop(step, float("nan")),
-            learning_rate=learning_rate(self._optimizers[0]),
+            learning_rate=learning_rate(self._optimizers.first),
             batch_size=float("nan") if batch is None else float(batch),
             inputs=to_host(self.tracer.inputs),
             outputs=to_host(rows_of(outputs, rows)),

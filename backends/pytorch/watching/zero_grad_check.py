@@ -13,6 +13,9 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 from torch.optim import Optimizer
 
+from autotrainer.backends.pytorch.runtime.observation import observation
+from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
+
 __all__ = ["ZeroGradCheck"]
 
 _ENTRIES = 64
@@ -52,11 +55,11 @@ class _GradientMark:
             return
         started = perf_counter()
         try:
-            gradient = self._parameter.grad
-            if gradient is None:
-                self._reset = True
-                return
-            with torch.no_grad():
+            with observation():
+                gradient = self._parameter.grad
+                if gradient is None:
+                    self._reset = True
+                    return
                 now = _entries(gradient)
                 nonzero = (now != 0).any()
                 if self._unchanged is None or self._nonzero is None:
@@ -93,7 +96,7 @@ class ZeroGradCheck:
     def __init__(self, optimizer: Optimizer, fail: Callable[[Exception], None]) -> None:
         self.seconds = 0.0
         """Time spent since this was last set to zero."""
-        self._optimizer, self._fail = optimizer, fail
+        self._optimizer, self._fail = WeakSequence([optimizer]), fail
         self._marks: list[_GradientMark] = []
         # A backward pass in a compiled function would have what it calls compiled, too.
         observe: Callable[[_GradientMark, Any], None] = torch.compiler.disable(_GradientMark.observe)  # type: ignore[no-untyped-call]
@@ -102,7 +105,7 @@ class ZeroGradCheck:
     def begin(self) -> None:
         """Mark the gradients that a step has just left: they may still be reset."""
         self.end()
-        graded = [p for group in self._optimizer.param_groups for p in group["params"] if _is_checkable(p)]
+        graded = [p for group in self._optimizer.first.param_groups for p in group["params"] if _is_checkable(p)]
         indices = {0, len(graded) // 2, len(graded) - 1} if graded else set[int]()
         self._marks = [
             _GradientMark(graded[index], graded[index].grad, self._observe, self._fail) for index in sorted(indices)

@@ -6,7 +6,7 @@ import gc
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ import pytest
 
 import autotrainer
 from autotrainer.monitoring.monitor import Monitor, is_watched, watched_models
-from autotrainer.monitoring.run_log import read_log
+from autotrainer.monitoring.run_log import RUN_LOG
 from autotrainer.monitoring.sampler import Sampler
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
+from autotrainer.records.json_lines import read_lines
 from autotrainer.records.signals import LAYER_COLUMNS, LayerInfo, Observation
 from autotrainer.records.task import TaskContext
 from autotrainer.rule import Rule
@@ -50,6 +51,10 @@ class Attached:
         self.closed += 1
         self.monitor.record_losses([(98, 1.0)])
         self.monitor.end_epoch(val_loss=1.0)
+
+
+def _records(path: Any) -> Iterator[dict[str, Any]]:
+    return (line.record for line in read_lines(path, RUN_LOG))
 
 
 def observation(step: int) -> Observation:
@@ -144,7 +149,7 @@ def test_child_writes_and_prints_nothing(
     assert capfd.readouterr() == ("", "")
     with monitor:
         monitor.record(observation(1))
-    records = list(read_log(monitor.log_path))  # type: ignore[arg-type]
+    records = list(_records(monitor.log_path))
     assert sum(record.get("type") == "end" for record in records) == 1
     assert autotrainer.replay(monitor.log_path).run["steps"] == 2  # type: ignore[arg-type]
     assert capfd.readouterr().err.count("1 error in this training run") == 1
@@ -189,7 +194,7 @@ def test_child_can_watch_with_a_log_of_its_own(tmp_path: Path) -> None:
     assert Path(path) != monitor.log_path
     assert len(list(tmp_path.iterdir())) == 2
     for log in tmp_path.iterdir():
-        assert next(read_log(log))["autotrainer_log"]
+        assert next(_records(log))["autotrainer_log"]
     monitor.close()
 
 
@@ -219,7 +224,7 @@ def test_logs_of_processes_that_train_at_the_same_time_are_valid(tmp_path: Path,
         os.waitpid(process, 0)
     monitor.close()
     assert monitor.log_path is not None
-    steps = [record["step"] for record in read_log(monitor.log_path) if record.get("type") == "step"]
+    steps = [record["step"] for record in _records(monitor.log_path) if record.get("type") == "step"]
     assert steps == list(range(9))
 
 
@@ -244,4 +249,4 @@ def test_fork_while_another_thread_writes(tmp_path: Path, record_property: Any) 
     thread.join()
     monitor.close()
     assert monitor.log_path is not None
-    assert sum(1 for _ in read_log(monitor.log_path)) > 20
+    assert sum(1 for _ in _records(monitor.log_path)) > 20

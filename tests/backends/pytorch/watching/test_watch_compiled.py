@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -213,3 +214,101 @@ def test_logged_values_of_a_compiled_loss(caplog: pytest.LogCaptureFixture) -> N
     assert np.isfinite(monitor.history.scalar("loss")).all()
     assert "activations are not measured" in caplog.text
     assert "can't be observed" not in caplog.text
+
+
+def whole_step(training: Training, backend: str) -> Step:
+    def step(x: Tensor, y: Tensor) -> None:
+        training.loss(training.model(x), y).backward()
+        training.optimizer.step()
+
+    function = torch.compile(step, backend=backend)
+    return lambda: function(X, Y)
+
+
+def compiled_model(training: Training, backend: str) -> Step:
+    function = torch.compile(training.model, backend=backend)
+
+    def step() -> None:
+        training.loss(function(X), Y).backward()
+        training.optimizer.step()
+
+    return step
+
+
+def compiled_in_place(training: Training, backend: str) -> Step:
+    training.model.compile(backend=backend)
+
+    def step() -> None:
+        training.loss(training.model(X), Y).backward()
+        training.optimizer.step()
+
+    return step
+
+
+def compiled_loss(training: Training, backend: str) -> Step:
+    function = torch.compile(training.loss, backend=backend)
+
+    def step() -> None:
+        function(training.model(X), Y).backward()
+        training.optimizer.step()
+
+    return step
+
+
+def compiled_optimizer(training: Training, backend: str) -> Step:
+    function = torch.compile(training.optimizer.step, backend=backend)
+
+    def step() -> None:
+        training.loss(training.model(X), Y).backward()
+        function()
+
+    return step
+
+
+def compiled_copy_for_evaluation(training: Training, backend: str) -> Step:
+    function = torch.compile(training.model, backend=backend)
+
+    def step() -> None:
+        training.loss(training.model(X), Y).backward()
+        training.optimizer.step()
+        with torch.no_grad():
+            training.loss(function(X), Y)
+
+    return step
+
+
+def trained(make: Callable[[Training, str], Step], backend: str, *, watched: bool) -> tuple[list[Tensor], int, int]:
+    """Train, and return the weights and how many graphs were compiled, in all and in the second half."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    training, graphs = Training(), []
+    step = make(training, backend)
+
+    def counted() -> None:
+        step()
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+    training.run(counted, watched=watched)
+    assert len(graphs) == STEPS
+    return values(training), graphs[-1], graphs[-1] - graphs[STEPS // 2]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize(
+    "make",
+    [whole_step, compiled_model, compiled_in_place, compiled_loss, compiled_optimizer, compiled_copy_for_evaluation],
+)
+def test_weights_and_compilations_under_real_compilers(
+    make: Callable[[Training, str], Step], backend: str, record_property: Any
+) -> None:
+    record_property("attacks", 1)
+    if backend == "inductor" and shutil.which("g++") is None:
+        pytest.skip("needs a compiler")
+    alone, alone_graphs, _ = trained(make, backend, watched=False)
+    watched, watched_graphs, late = trained(make, backend, watched=True)
+    assert all(torch.equal(a, b) for a, b in zip(alone, watched, strict=True))
+    assert not late
+    assert watched_graphs <= 2 * alone_graphs

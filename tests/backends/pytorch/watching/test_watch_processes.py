@@ -5,15 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import autotrainer
-from autotrainer.monitoring.run_log import read_log
+from autotrainer.monitoring.run_log import RUN_LOG
+from autotrainer.records.json_lines import read_lines
 
 ROOT = Path(__file__).parents[4]
+
+
+def _records(path: Any) -> Iterator[dict[str, Any]]:
+    return (line.record for line in read_lines(path, RUN_LOG))
+
 
 TRAINING = """
 import os, sys
@@ -153,7 +160,7 @@ def test_forked_child_leaves_log_and_summary_to_its_parent(name: str, tmp_path: 
     own = "watches" in name
     assert error.count("error in this training run") == 1 + own
     (log,) = (tmp_path / "log").iterdir()
-    records = list(read_log(log))
+    records = list(_records(log))
     steps = [record["step"] for record in records if record.get("type") == "step"]
     assert steps[:10] == list(range(10))  # which are all sampled
     assert steps == sorted(set(steps))
@@ -161,7 +168,7 @@ def test_forked_child_leaves_log_and_summary_to_its_parent(name: str, tmp_path: 
     assert "nonfinite" in [f.problem for f in autotrainer.replay(log).findings]
     if own:
         (child_log,) = (tmp_path / "log2").iterdir()
-        assert sum(record.get("type") == "step" for record in read_log(child_log)) == 6
+        assert sum(record.get("type") == "step" for record in _records(child_log)) == 6
 
 
 @pytest.mark.slow
@@ -178,4 +185,4 @@ def test_script_that_forks_is_reported_once(tmp_path: Path, record_property: Any
     assert ran.returncode == 1, ran.stderr
     assert ran.stderr.count("ERROR  AT801 nonfinite") == 1
     for log in (tmp_path / "log").iterdir():
-        assert next(read_log(log))["autotrainer_log"]
+        assert next(_records(log))["autotrainer_log"]
