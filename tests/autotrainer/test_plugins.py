@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -174,6 +175,11 @@ ERRORS = (
     RecursionError(), MemoryError(), OSError(28, "full"), UserWarning("old"), StopIteration(), SystemExit(0),
     SystemExit("bye"), GeneratorExit(), MyBaseError("odd"),
 )  # fmt: skip
+
+
+def _shown(value: object) -> str:
+    return re.sub(" at 0x[0-9a-f]+", "", repr(value))[:40]  # the same in each process
+
 
 BAD_RULES: dict[str, Any] = {
     **{f"import raises {error!r:.40}": (lambda error=error: raises(error)()) for error in ERRORS},
@@ -432,7 +438,7 @@ def endless() -> Iterator[Any]:
 
 BAD_CHECKS: dict[str, Callable[..., Any]] = {
     **{f"raises {error!r:.40}": raises(error) for error in ERRORS},
-    **{f"returns {value!r:.40}": (lambda *args, value=value: value) for value in (
+    **{f"returns {_shown(value)}": (lambda *args, value=value: value) for value in (
         "nan", "", 0, False, True, 3.5, [], [finding()], (finding(),), {}, {"problem": "acme"}, finding, Finding,
         object(), Severity.ERROR, np.array([1, 2]), iter(()), ..., NotImplemented, KeyboardInterrupt(),
     )},
@@ -503,7 +509,7 @@ def proposal(**values: Any) -> Proposal:
 
 BAD_PROPOSALS: dict[str, Callable[..., Any]] = {
     **{f"raises {error!r:.40}": raises(error) for error in ERRORS},
-    **{f"returns {value!r:.40}": (lambda *args, value=value: value) for value in (
+    **{f"returns {_shown(value)}": (lambda *args, value=value: value) for value in (
         None, 7, "x", b"x", {}, proposal(), [None], [7], ["x"], [SetLearningRate(0.1)], [proposal(), 7], object(),
         Proposal,
         [proposal(repair="clip_gradients")], [proposal(repair=None)], [proposal(edits=[SetLearningRate(0.1)])],
@@ -577,7 +583,7 @@ class NoTruth:
 
 BAD_ACCEPTS: dict[str, Callable[..., Any]] = {
     **{f"raises {error!r:.40}": raises(error) for error in ERRORS},
-    **{f"returns {value!r:.30}": (lambda *args, value=value: value) for value in (
+    **{f"returns {_shown(value)}": (lambda *args, value=value: value) for value in (
         None, 1, "yes", [], NoTruth(), np.True_,
     )},
 }  # fmt: skip
@@ -605,7 +611,7 @@ def _fails_at_exit() -> Iterator[None]:
 
 BAD_CONTEXTS: dict[str, Callable[..., Any]] = {
     **{f"raises {error!r:.40}": raises(error) for error in ERRORS},
-    **{f"returns {value!r:.30}": (lambda *args, value=value: value) for value in (None, 7, [], contextmanager)},
+    **{f"returns {_shown(value)}": (lambda *args, value=value: value) for value in (None, 7, [], contextmanager)},
     "fails at its exit": lambda *args: _fails_at_exit(),
     "yields never": lambda *args: contextmanager(lambda: iter(()))(),
 }
