@@ -9,8 +9,8 @@ from torch.compiler import is_compiling
 
 from autotrainer.backends.pytorch.runtime.torch_private import (
     DisableTorchFunction,
-    active_modes,
     disabled_dispatch_modes,
+    dispatch_modes,
     has_transforms,
 )
 
@@ -39,7 +39,7 @@ class observation:  # noqa: N801 - a context manager
         records = torch.is_grad_enabled()
         self._no_grad = torch.no_grad()
         self._no_grad.__enter__()
-        self._dispatch = disabled_dispatch_modes() if active_modes() else None
+        self._dispatch = disabled_dispatch_modes() if dispatch_modes() else None
         if self._dispatch is not None:
             self._dispatch.__enter__()
         return records

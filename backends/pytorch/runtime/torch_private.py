@@ -24,13 +24,14 @@ __all__ = [
     "Loss",
     "RunningNorm",
     "TorchDispatchMode",
-    "active_modes",
     "call_implementation",
     "compiled_call",
     "current_autograd_node",
     "disabled_dispatch_modes",
+    "dispatch_modes",
     "drop_compiled_call",
     "foreach_norm",
+    "function_modes",
     "gradient_scale",
     "has_transforms",
     "is_mutating",
@@ -58,8 +59,10 @@ DisableTorchFunction = torch._C.DisableTorchFunction
 
 _is_tracing: Callable[[], bool] = torch._C._is_tracing
 _function_transform: Callable[[], Any] = torch._C._functorch.peek_interpreter_stack
-_function_modes: Callable[[], int] = torch._C._len_torch_function_stack
-_dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+function_modes: Callable[[], int] = torch._C._len_torch_function_stack
+"""Returns how many modes receive each call of a torch function."""
+dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+"""Returns how many modes receive each operation."""
 
 HOOK_TABLES = (
     ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
@@ -75,15 +78,10 @@ def has_transforms() -> bool:
     """
     if _is_tracing() or _symbolic_trace._is_fx_tracing_flag or _function_transform() is not None:
         return True
-    if not _dispatch_modes():
+    if not dispatch_modes():
         return False
     modes = _python_dispatch._get_current_dispatch_mode_stack()
     return any(getattr(mode, "_mode_key", None) is not None for mode in modes)
-
-
-def active_modes() -> int:
-    """Return how many modes receive each call of a torch function, or each operation."""
-    return _function_modes() + _dispatch_modes()
 
 
 def disabled_dispatch_modes() -> AbstractContextManager[Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
-from autotrainer.backends.pytorch.runtime.torch_private import active_modes, has_transforms
+from autotrainer.backends.pytorch.runtime.torch_private import dispatch_modes, function_modes, has_transforms
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.watching.loss_call import LossCall, loss_of
 from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
@@ -93,8 +93,8 @@ class LossTracker:
         def on_loss(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Any) -> None:
             if is_compiling():
                 return  # a compiled step would hold what is read here as constants
-            usual = not counter.inspect_next and type(loss) is Tensor and not active_modes()
-            if usual and loss.requires_grad and model.training:
+            usual = not counter.inspect_next and type(loss) is Tensor
+            if usual and not (function_modes() or dispatch_modes()) and loss.requires_grad and model.training:
                 step = counter.step
                 if (step < _ALL_LOSSES or step % _LOSS_PERIOD < _LOSS_BURST) and not has_transforms():
                     counter.losses.append((step, loss.detach()))

@@ -35,6 +35,9 @@ __all__ = ["StepMeasurement"]
 
 logger = logging.getLogger("autotrainer")
 
+_PATIENCE = 5
+"""First steps whose forward pass was not recorded because the model was scripted just before."""
+
 _LOSS_TOO = ", and the loss can't be observed: call monitor.log(loss=..., outputs=..., targets=...)"
 
 
@@ -81,6 +84,7 @@ class StepMeasurement:
         self._seconds = 0.0
         self._warned_compiled = self.compiled
         self._step_compiled = False
+        self._interruptions = 0
 
     def take_seconds(self) -> float:
         """Return the time spent in the hooks since the last call."""
@@ -166,9 +170,10 @@ class StepMeasurement:
         """
         tracer = self.tracer
         if not tracer.calls and not self.compiled:
-            if tracer.interrupted:
+            self._interruptions += tracer.interrupted
+            if tracer.interrupted and self._interruptions < _PATIENCE:
                 return False
-            if not tracer.by_parts:
+            if not (tracer.by_parts or tracer.interrupted):
                 tracer.by_parts = True  # the root is never called: hook its parts instead
                 return False
         self.layers_fixed = True

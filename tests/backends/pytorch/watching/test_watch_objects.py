@@ -403,6 +403,20 @@ def test_user_hooks_keep_their_order_when_copied(model: str) -> None:
         assert list(net._forward_pre_hooks) == before
 
 
+def test_model_that_is_scripted_before_each_step_is_watched_without_its_activations() -> None:
+    model, loss_fn = Net(), nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with autotrainer.watch(model, optimizer, loss_fn=loss_fn, select=(), overhead=1.0) as monitor:
+        for _ in range(9):
+            torch.jit.script(model)
+            loss_fn(model(X), Y).backward()
+            optimizer.step()
+    assert not monitor._failed
+    assert np.isfinite(monitor.history.scalar("loss")).all()
+    assert (monitor.history.layer("grad_norm")[:, 0] > 0).all()
+    assert monitor.history.steps[-1] == 8
+
+
 def test_functional_transforms_inside_the_model() -> None:
     class Ensemble(nn.Module):
         def __init__(self) -> None:
