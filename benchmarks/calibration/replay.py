@@ -147,14 +147,17 @@ def _keep_last_check(log: str, folder: Path) -> Path:
         LogError: If the log can't be read.
     """
     try:
-        lines = Path(log).read_text(encoding="utf-8").splitlines(keepends=True)
-        kinds = [json.loads(line).get("type") for line in lines]
+        lines = Path(log).read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines]
     except (OSError, ValueError) as error:
         raise LogError(f"{log} can't be read: {error}") from None
-    last = max((i for i, kind in enumerate(kinds) if kind == "check"), default=-1)
+    records[0]["autotrainer_log"] = 1  # a log without checksums, which would no longer be right
+    last = max((i for i, record in enumerate(records) if record.get("type") == "check"), default=-1)
+    kept = [record for i, record in enumerate(records) if record.get("type") not in ("check", "finding") or i == last]
     copy = folder / Path(log).name
-    remaining_lines = [line for i, line in enumerate(lines) if kinds[i] not in ("check", "finding") or i == last]
-    copy.write_text("".join(remaining_lines), encoding="utf-8")
+    for record in kept:
+        record.pop("crc", None)
+    copy.write_text("".join(f"{json.dumps(record)}\n" for record in kept), encoding="utf-8")
     return copy
 
 

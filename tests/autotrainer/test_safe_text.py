@@ -13,7 +13,6 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -386,7 +385,5 @@ def _prints(file: Path) -> Iterator[ast.Call]:
 
 
 def test_commands_print_through_one_function() -> None:
-    calls: dict[str, list[Any]] = {file.name: list(_prints(file)) for file in (ROOT / "cli").glob("*.py")}
-    assert {name for name, nodes in calls.items() if nodes} == {"run.py"}
-    (call,) = calls["run.py"]
-    assert ast.unparse(call) == "print(code, file=sys.stderr)", "what a script itself says at its end, as python does"
+    calls = {file.name for file in (ROOT / "cli").glob("*.py") if list(_prints(file))}
+    assert not calls, "print_output and print_error make text safe"

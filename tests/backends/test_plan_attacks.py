@@ -161,7 +161,7 @@ KERAS_OPTIMIZERS: list[Any] = [
     keras.optimizers.Adagrad(0.1),
     keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 9)),
 ]
-NOT_KERAS_OPTIMIZERS: list[Any] = [5, "unknown", object(), [], torch.optim.SGD, keras.optimizers.SGD, dense(1)]
+NOT_KERAS_OPTIMIZERS: list[Any] = [5, "unknown", object(), [], torch.optim.SGD, dense(1)]
 
 
 def torch_state(model: Any, optimizer: Any) -> list[Any]:

@@ -41,7 +41,7 @@ def as_optimizer(argument: Any) -> Any:
             raise InputError(
                 f"optimizer={shorten(argument)} is not a Keras optimizer: give an object or name of keras.optimizers"
             ) from error
-    elif not isinstance(argument, keras.optimizers.Optimizer) and callable(argument):
+    elif not isinstance(argument, keras.optimizers.Optimizer | keras.layers.Layer) and callable(argument):
         check_callable("optimizer", argument)
         optimizer = argument()
     if not isinstance(optimizer, keras.optimizers.Optimizer):

@@ -282,11 +282,13 @@ def test_pipe_is_written_to(tmp_path: Path, record_property: Any) -> None:
     reject(lambda: Report().save(path), "No such device")
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
         os.set_blocking(reader.fileno(), True)
+        writer = os.open(path, os.O_WRONLY)  # reading does not end before there is a writer
         written: list[bytes] = []
         thread = threading.Thread(target=lambda: written.append(reader.read()))
         large = "x" * 1_000_000  # more than a pipe holds
         thread.start()
         write_atomic(path, large)
+        os.close(writer)
         thread.join()
     assert written == [large.encode()]
     assert stat.S_ISFIFO(path.lstat().st_mode)

@@ -115,7 +115,8 @@ def test_failing_training_is_restarted_and_repaired() -> None:
     assert seen.index((1, 0)) < EPOCHS, "a stuck training is not run to its end"
     assert loop.model is result.model is not model
     assert loop.optimizer is result.optimizer
-    fresh, optimizer = result.plan.apply(_mlp(), torch.optim.SGD(_mlp().parameters(), lr=50.0))
+    new = _mlp()
+    fresh, optimizer = result.plan.apply(new, torch.optim.SGD(new.parameters(), lr=50.0))
     assert all(torch.equal(a, b) for a, b in zip(start.values(), fresh.state_dict().values(), strict=True))
     assert optimizer.param_groups[0]["lr"] == result.optimizer.param_groups[0]["lr"]
     assert _accuracy(result.model) == pytest.approx(result.score)
