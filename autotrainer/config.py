@@ -11,7 +11,7 @@ from typing import Any
 
 from autotrainer.errors import ConfigError, nearest
 
-__all__ = ["ProjectSettings", "log_folder", "project_settings", "switched_off"]
+__all__ = ["ProjectSettings", "as_path", "log_folder", "project_settings", "switched_off"]
 
 _TABLE = "tool.autotrainer"
 _KEYS = ("select", "ignore", "thresholds")
@@ -41,24 +41,31 @@ def switched_off() -> bool:
     return os.environ.get("AUTOTRAINER_OFF", "") not in ("", "0")
 
 
-def log_folder(value: Any) -> Path | None:
-    """Return the option ``log_dir`` as a path; whether it can be written shows only when it is used.
+def as_path(path: Any, name: str) -> Path:
+    """Return an argument as a path; whether it can be used shows only then.
+
+    Args:
+        path: The argument.
+        name: Its name, for messages.
 
     Raises:
-        ConfigError: If it can't be a path: not a str or path of str, empty, or with characters that no path can have.
+        ConfigError: If it is not a string or path, is empty, or can't name a file on this system.
     """
-    if value is None:
-        return None
-    path = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if not isinstance(path, str) or not path:
-        raise ConfigError(f"log_dir must be the path of a folder or None, not {value!r:.200}")
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise ConfigError(f"{name} must be a string or path, not {type(path).__name__}")
     try:
-        usable = b"\0" not in os.fsencode(path)
-    except UnicodeEncodeError:
+        usable = text != "" and b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # lone surrogates, or characters that the file system's encoding lacks
         usable = False
     if not usable:
-        raise ConfigError(f"log_dir has characters that no path can have: {path!r:.200}")
-    return Path(path)
+        raise ConfigError(f"{name} {text!r:.200} can't name a file on this system; choose another")
+    return Path(text)
+
+
+def log_folder(value: Any) -> Path | None:
+    """Return the option ``log_dir`` as a path, or None: see `as_path`."""
+    return None if value is None else as_path(value, "log_dir")
 
 
 def project_settings(folder: Path | None = None) -> ProjectSettings:

@@ -19,34 +19,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from autotrainer.config import as_path
 from autotrainer.errors import InputError
 
-__all__ = ["as_path", "is_stream", "new_file", "replace_files", "write_atomic", "write_file", "writing"]
+__all__ = ["is_stream", "new_file", "replace_files", "write_atomic", "write_file", "writing"]
 
 _PREFIX = ".autotrainer-"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def as_path(path: str | os.PathLike[str], name: str) -> Path:
-    """Return an argument as a path.
-
-    Args:
-        path: The argument.
-        name: Its name, for messages.
-
-    Raises:
-        InputError: If it is not a string or path, is empty, or can't name a file on this system.
-    """
-    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
-    if not isinstance(text, str):
-        raise InputError(f"{name} must be a string or path, not {type(path).__name__}")
-    try:
-        usable = text != "" and b"\0" not in os.fsencode(text)
-    except UnicodeEncodeError:  # lone surrogates, or characters that the file system's encoding lacks
-        usable = False
-    if not usable:
-        raise InputError(f"{name} {text!r} can't name a file on this system; choose another")
-    return Path(text)
 
 
 def new_file(folder: str | Path, kind: str) -> TextIO:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from autotrainer._version import __version__
+from autotrainer.config import as_path
 from autotrainer.errors import InputError, nearest
 from autotrainer.records.findings import Finding
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
 from autotrainer.reporting import html, text
-from autotrainer.reporting.files import as_path, is_stream, write_atomic
+from autotrainer.reporting.files import is_stream, write_atomic
 from autotrainer.reporting.outcome import Outcome, Points
 
 __all__ = ["Report", "points"]

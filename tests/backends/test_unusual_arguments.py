@@ -317,15 +317,15 @@ OBJECTS: dict[str, dict[str, dict[str, Callable[[], Any]]]] = {
             "optimizer": lambda: keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9))
         },
         **{
-            f"fit_args {name}={value!r:.30}": {"fit_args": lambda n=name, v=value: {n: v}}  # type: ignore[misc]
-            for name, value in (
+            f"fit_args {i} {name}": {"fit_args": lambda n=name, v=value: {n: v}}  # type: ignore[misc]
+            for i, (name, value) in enumerate((
                 ("verbose", False), ("shuffle", np.False_), ("shuffle", 1), ("steps_per_epoch", np.int32(1)),
                 ("class_weight", {0: 1, 1: 2.5}), ("class_weight", {np.int64(0): np.float32(1)}),
                 ("class_weight", None), ("class_weight", {}), ("callbacks", []), ("callbacks", None),
                 ("callbacks", lambda: []),
                 ("validation_batch_size", 8), ("callbacks", keras.callbacks.Callback()),
                 ("callbacks", (keras.callbacks.Callback(),)),
-            )
+            ))
         },
     },
 }  # fmt: skip
