@@ -39,6 +39,14 @@ class Backend(ABC):
     def layers(self, model: Any) -> tuple[LayerInfo, ...]:
         """Return the layers of a model, in forward order as far as it is known without running the model."""
 
+    def check_watched(self, model: Any, optimizer: Any, loss_fn: Any) -> None:
+        """Check objects that `observe` will be called with; changes nothing.
+
+        Raises:
+            InputError: If they do not belong together.
+        """
+        return None
+
     @abstractmethod
     def observe(self, model: Any, optimizer: Any, loss_fn: Any, monitor: Recorder, **plan: Any) -> Observer:
         """Attach to a training that the user runs.

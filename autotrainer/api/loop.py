@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +17,7 @@ from autotrainer.diagnostics.loop_diagnostics import run_loop_diagnostics
 from autotrainer.edits.base import Count, Whole, checked, shorten
 from autotrainer.errors import ConfigError, StateError
 from autotrainer.monitoring.monitor import as_number
+from autotrainer.output import logger
 from autotrainer.records.findings import Finding
 from autotrainer.reporting.result import Result
 from autotrainer.scoring.metrics import Mode
@@ -29,8 +29,6 @@ from autotrainer.training.loop_run import LoopScore, ManagedLoopRun
 from autotrainer.training.trial import Trial
 
 __all__ = ["Loop"]
-
-logger = logging.getLogger("autotrainer")
 
 
 class Loop(ObjectsInUse):

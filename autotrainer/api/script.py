@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.machinery
-import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,10 +18,9 @@ from autotrainer.api import fit
 from autotrainer.api.watch import watch
 from autotrainer.config import switched_off
 from autotrainer.monitoring.monitor import Monitor, is_watched
+from autotrainer.output import logger
 
 __all__ = ["Trainings", "watched_frameworks"]
-
-logger = logging.getLogger("autotrainer")
 
 _MAX_TRAININGS = 20
 """Maximum number of watched trainings per script, so that a search over hundreds of models is not slowed down."""

@@ -9,7 +9,8 @@ from typing import Any
 from autotrainer import registry
 from autotrainer.api.options import check_loss
 from autotrainer.config import log_folder, switched_off
-from autotrainer.edits.base import Count, checked
+from autotrainer.edits.base import Count, checked, shorten
+from autotrainer.errors import ConfigError
 from autotrainer.monitoring.monitor import Monitor, watched_models
 from autotrainer.monitoring.sampler import Sampler
 from autotrainer.records.findings import Finding
@@ -68,7 +69,10 @@ def watch(
     log_dir = log_folder(log_dir)
     epochs, steps = checked("epochs", epochs, Count | None), checked("steps", steps, Count | None)
     check_loss("loss_fn", loss_fn)
+    if on_finding is not None and not callable(on_finding):
+        raise ConfigError(f"on_finding must be callable or None, not {shorten(on_finding)}")
     backend = registry.backend_of(model)
+    backend.check_watched(model, optimizer, loss_fn)
     if switched_off():
         inactive = Monitor([], sampler, quiet=True)
         inactive.closed = True

@@ -19,7 +19,7 @@ from typing import Any
 import h5py
 import keras
 
-from autotrainer.demo.untrusted import shown
+from autotrainer.edits.base import shorten
 from autotrainer.errors import InputError
 
 __all__ = ["check_model_file"]
@@ -71,7 +71,7 @@ def check_model_file(path: Path) -> tuple[dict[str, Any], int]:
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
             if len(members) > len(_KERAS_MEMBERS) or set(members) != _KERAS_MEMBERS:
-                raise InputError(f"it must contain exactly {', '.join(sorted(_KERAS_MEMBERS))}, not {shown(members)}")
+                raise InputError(f"it must contain exactly {', '.join(sorted(_KERAS_MEMBERS))}, not {shorten(members)}")
             text = _member(archive, "config.json", _MAX_CONFIG)
             with h5py.File(io.BytesIO(_member(archive, "model.weights.h5", _MAX_BYTES)), "r") as file:
                 values = _check_hdf5(file)
@@ -108,20 +108,20 @@ def _check_hdf5(file: h5py.File) -> int:
         group = groups.pop()
         address = h5py.h5o.get_info(group.id).addr
         if address in visited:
-            raise InputError(f"its group {shown(group.name)} is linked more than once")
+            raise InputError(f"its group {shorten(group.name)} is linked more than once")
         visited.add(address)
         _check_attributes(group)
         for name in group:
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise InputError(f"its entry {shown(name)} is a link to another place, which is not followed")
+                raise InputError(f"its entry {shorten(name)} is a link to another place, which is not followed")
             entry = group[name]
             if isinstance(entry, h5py.Group):
                 groups.append(entry)
                 continue
             if not isinstance(entry, h5py.Dataset) or entry.dtype.kind not in "biuf":
-                raise InputError(f"its entry {shown(name)} is not an array of numbers")
+                raise InputError(f"its entry {shorten(name)} is not an array of numbers")
             if entry.external or entry.is_virtual:
-                raise InputError(f"its array {shown(name)} is stored in another file")
+                raise InputError(f"its array {shorten(name)} is stored in another file")
             values += math.prod(entry.shape or ())
             size += math.prod(entry.shape or ()) * entry.dtype.itemsize
             if size > _MAX_BYTES:
@@ -133,7 +133,7 @@ def _check_attributes(group: h5py.Group) -> None:
     for name in group.attrs:
         attribute = group.attrs.get_id(name)
         if math.prod(attribute.shape or ()) * attribute.dtype.itemsize > _MAX_CONFIG:
-            raise InputError(f"its attribute {shown(name)} is larger than {_MAX_CONFIG:,} bytes")
+            raise InputError(f"its attribute {shorten(name)} is larger than {_MAX_CONFIG:,} bytes")
 
 
 def _objects(value: Any, depth: int) -> Iterator[dict[str, Any]]:
@@ -156,20 +156,22 @@ def _objects(value: Any, depth: int) -> Iterator[dict[str, Any]]:
 def _check_object(config: Mapping[str, Any], classes: set[str], functions: set[str]) -> None:
     name, class_name, module = config.get("name", ""), config.get("class_name"), config.get("module")
     if isinstance(name, str) and (len(name) > _MAX_NAME or not name.isprintable()):
-        raise InputError(f"the name {shown(name)} in it is too long or contains control characters")
+        raise InputError(f"the name {shorten(name)} in it is too long or contains control characters")
     if isinstance(name, str) and keras.backend.backend() == "tensorflow" and not _TENSORFLOW_NAME.fullmatch(name):
-        raise InputError(f"the name {shown(name)} in it has characters that TensorFlow refuses: rename the layer")
+        raise InputError(f"the name {shorten(name)} in it has characters that TensorFlow refuses: rename the layer")
     if class_name is None:
         return
     if module not in (None, "builtins") and str(module).partition(".")[0] != "keras":
-        raise InputError(f"it refers to the module {shown(module)}, which is not part of Keras")
+        raise InputError(f"it refers to the module {shorten(module)}, which is not part of Keras")
     if config.get("registered_name") not in (None, class_name, config.get("config")):
-        raise InputError(f"it has the custom object {shown(config['registered_name'])}: replace it by one of Keras")
+        raise InputError(f"it has the custom object {shorten(config['registered_name'])}: replace it by one of Keras")
     if class_name == "function":
         if config.get("config") not in functions:
-            raise InputError(f"it has the function {shown(config.get('config'))}, which is not an activation of Keras")
+            raise InputError(
+                f"it has the function {shorten(config.get('config'))}, which is not an activation of Keras"
+            )
     elif not isinstance(class_name, str) or not (class_name in classes or str(module).startswith(_OPERATIONS)):
-        label = class_name if isinstance(class_name, str) and class_name.isidentifier() else shown(class_name)
+        label = class_name if isinstance(class_name, str) and class_name.isidentifier() else shorten(class_name)
         raise InputError(
             f"it has a {label[:_MAX_NAME]} layer, which is refused because it is not a layer of Keras, contains code, "
             "or reads files: replace it by a standard layer"

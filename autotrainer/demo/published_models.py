@@ -13,7 +13,8 @@ from typing import Any
 import keras
 
 from autotrainer.demo.model_file import check_model_file
-from autotrainer.demo.untrusted import brief, shown
+from autotrainer.demo.untrusted import brief
+from autotrainer.edits.base import shorten
 from autotrainer.errors import ConfigError, InputError, nearest
 
 __all__ = ["build_optimizer", "check_batch", "improper_activation_blob", "load_model", "read_loss"]
@@ -142,14 +143,14 @@ def build_optimizer(name: str, arguments: Mapping[str, Any]) -> Any:
     """
     classes = {class_name.lower(): getattr(keras.optimizers, class_name) for class_name in _OPTIMIZERS}
     if str(name).lower() not in classes:
-        raise ConfigError(f"unknown optimizer {shown(name)}: {nearest(str(name)[:_MAX_NAME], _OPTIMIZERS)}")
+        raise ConfigError(f"unknown optimizer {shorten(name)}: {nearest(str(name)[:_MAX_NAME], _OPTIMIZERS)}")
     kwargs = {_KERAS_2_NAMES.get(k, k): v for k, v in arguments.items() if v is not None and k not in _WITHOUT_EFFECT}
     cls = classes[str(name).lower()]
     defaults = {"clipnorm": None, "clipvalue": None, "decay": 0.0, **cls().get_config()}
     for argument, value in kwargs.items():
         if argument not in defaults:
             hint = nearest(argument[:_MAX_NAME], defaults)
-            raise ConfigError(f"opt_kwargs: {name} has no argument {shown(argument)}: {hint}")
+            raise ConfigError(f"opt_kwargs: {name} has no argument {shorten(argument)}: {hint}")
         _check_argument(argument, value, flag=isinstance(defaults[argument], bool))
     decay = kwargs.pop("decay", 0.0)
     try:
@@ -169,11 +170,11 @@ def _check_argument(name: str, value: Any, *, flag: bool) -> None:
     """
     if flag:
         if not isinstance(value, bool):
-            raise ConfigError(f"opt_kwargs: {name} must be true or false, not {shown(value)}")
+            raise ConfigError(f"opt_kwargs: {name} must be true or false, not {shorten(value)}")
     elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"opt_kwargs: {name} must be a finite number, not {shown(value)}")
+        raise ConfigError(f"opt_kwargs: {name} must be a finite number, not {shorten(value)}")
     elif name in _NOT_NEGATIVE and value < 0:
-        raise ConfigError(f"opt_kwargs: {name} must not be negative, but is {shown(value)}")
+        raise ConfigError(f"opt_kwargs: {name} must not be negative, but is {shorten(value)}")
 
 
 def read_loss(loss: Any) -> Any:
@@ -191,11 +192,13 @@ def read_loss(loss: Any) -> Any:
         if not isinstance(name, str) or name == "Loss" or keras.losses.get(name) is None:
             raise ValueError("not a name")
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"unknown loss {shown(loss)}: give a Keras name, such as categorical_crossentropy") from error
+        raise ConfigError(
+            f"unknown loss {shorten(loss)}: give a Keras name, such as categorical_crossentropy"
+        ) from error
     if not config:
         return name
     if not isinstance(config, Mapping) or any(isinstance(value, Mapping | list | tuple) for value in config.values()):
-        raise ConfigError(f"the loss {name} must have a config of numbers and strings, not {shown(config)}")
+        raise ConfigError(f"the loss {name} must have a config of numbers and strings, not {shorten(config)}")
     try:
         arguments = {key: value for key, value in config.items() if key not in _WITHOUT_EFFECT}
         return keras.losses.get({"class_name": name, "config": arguments})

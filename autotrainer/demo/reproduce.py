@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from autotrainer.demo.mnist import read_mnist
 from autotrainer.demo.unpickle import load_plain
-from autotrainer.demo.untrusted import MAX_BYTES, brief, plain, read_bounded, shown
+from autotrainer.demo.untrusted import MAX_BYTES, brief, plain
 from autotrainer.edits import (
     OPTIMIZERS,
     ClipGradients,
@@ -27,7 +27,9 @@ from autotrainer.edits import (
     SetWeightDecay,
     SwapOptimizer,
 )
+from autotrainer.edits.base import shorten
 from autotrainer.errors import AutotrainerError, ConfigError, DataError, InputError, nearest
+from autotrainer.records.untrusted_files import read_regular, unique_keys
 from autotrainer.reporting.files import write_atomic
 from autotrainer.reporting.result import Result
 
@@ -86,15 +88,15 @@ class Configuration:
             raise ConfigError(f"{source} lacks {missing[0]!r}: it must have the keys {', '.join(_KEYS)}")
         for key, most in (("epoch", _MAX_EPOCHS), ("batchsize", _MAX_BATCH)):
             if isinstance(values[key], bool) or not isinstance(values[key], int) or not 1 <= values[key] <= most:
-                raise ConfigError(f"{source}: {key} must be an integer in [1, {most}], not {shown(values[key])}")
+                raise ConfigError(f"{source}: {key} must be an integer in [1, {most}], not {shorten(values[key])}")
         arguments = {} if values.get("opt_kwargs") is None else values["opt_kwargs"]
         if not isinstance(arguments, dict) or not all(isinstance(name, str) for name in arguments):
-            raise ConfigError(f"{source}: opt_kwargs must be a dict by name, not {shown(arguments)}")
+            raise ConfigError(f"{source}: opt_kwargs must be a dict by name, not {shorten(arguments)}")
         if not isinstance(values["optimizer"], str):
-            raise ConfigError(f"{source}: optimizer must be a name, not {shown(values['optimizer'])}")
+            raise ConfigError(f"{source}: optimizer must be a name, not {shorten(values['optimizer'])}")
         if values["dataset"] not in _DATASETS:
             hint = nearest(str(values["dataset"])[:_MAX_NAME], _DATASETS)
-            raise ConfigError(f"{source}: unknown dataset {shown(values['dataset'])}: {hint}")
+            raise ConfigError(f"{source}: unknown dataset {shorten(values['dataset'])}: {hint}")
         return cls(
             values,
             values["dataset"],
@@ -118,7 +120,7 @@ def read_config(path: str | Path) -> Configuration:
     if path.suffix != ".json":
         raise ConfigError(f"{path} is not a configuration: give a .pkl or .json file")
     try:
-        values = plain(json.loads(read_bounded(path, MAX_BYTES).decode("utf-8")))
+        values = plain(json.loads(read_regular(path, MAX_BYTES).decode("utf-8"), object_pairs_hook=unique_keys))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"can't read the configuration {path}: {brief(error)}") from error
     return Configuration.from_values(values, str(path))

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autotrainer.demo.untrusted import MAX_BYTES, brief, plain, read_bounded
+from autotrainer.demo.untrusted import MAX_BYTES, brief, plain
 from autotrainer.errors import ConfigError, InputError
+from autotrainer.records.untrusted_files import read_regular
 
 __all__ = ["load_plain"]
 
@@ -61,7 +62,7 @@ def load_plain(path: str | Path) -> Any:
         ConfigError: If it can't be read or contains anything else; names the first global that is refused.
     """
     try:
-        return plain(_Interpreter(read_bounded(Path(path), MAX_BYTES)).run())
+        return plain(_Interpreter(read_regular(Path(path), MAX_BYTES)).run())
     except OSError as error:
         raise ConfigError(f"can't read the configuration {path}: {error.strerror}") from error
     except Exception as error:  # damaged pickles fail in many ways, all of them without effect

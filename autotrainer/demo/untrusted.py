@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import reprlib
-from pathlib import Path
 from typing import Any
 
 from autotrainer.errors import AutotrainerError, InputError
 from autotrainer.safe_text import escaped
 
-__all__ = ["MAX_BYTES", "brief", "plain", "read_bounded", "shown"]
+__all__ = ["MAX_BYTES", "brief", "plain"]
 
 MAX_BYTES = 1_000_000
 """Maximum size of a configuration."""
@@ -19,22 +16,6 @@ _MAX_DEPTH = 30
 _MAX_SIZE = 1_000_000
 _MAX_INTEGER = 2**63
 _MAX_LINE = 300
-
-
-def read_bounded(path: Path, limit: int) -> bytes:
-    """Read a regular file of at most ``limit`` bytes.
-
-    Raises:
-        OSError: If it can't be read.
-        InputError: If it is not a regular file, or larger.
-    """
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise InputError("it is not a regular file")
-    with path.open("rb") as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise InputError(f"it is larger than {limit:,} bytes")
-    return content
 
 
 def plain(value: Any) -> Any:
@@ -79,8 +60,3 @@ def brief(error: BaseException) -> str:
     text = str(error) if isinstance(error, AutotrainerError) else f"{type(error).__name__}: {error}"
     line = escaped(" ".join(text.split()))
     return line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]}…"
-
-
-def shown(value: Any) -> str:
-    """Return a short representation of a value for messages."""
-    return reprlib.repr(value)

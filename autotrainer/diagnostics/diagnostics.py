@@ -10,7 +10,6 @@ the first of them: at most a quarter.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from autotrainer.diagnostics.lr_range_test import RangeTestRun, rates_around, su
 from autotrainer.diagnostics.nonfinite_search import NonfiniteReplay, ended_nonfinite, suspect_steps
 from autotrainer.diagnostics.train_val_overlap import shared_inputs
 from autotrainer.edits import SetLearningRate
+from autotrainer.output import logger
 from autotrainer.records.data import ArrayData, Data, arrays_of, map_arrays
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.scoring.scorer import Scorer
@@ -32,8 +32,6 @@ from autotrainer.training.base_run import BaseRun
 from autotrainer.training.budget import Budget
 
 __all__ = ["OVERLAP_FACTS", "ROWS", "Diagnostics", "cause_unknown", "data_facts", "rate_in_doubt"]
-
-logger = logging.getLogger("autotrainer")
 
 ROWS = 1000
 """Maximum number of rows of the training and of the validation data that diagnostics use."""

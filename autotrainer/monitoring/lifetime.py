@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
@@ -12,7 +13,7 @@ __all__ = ["close_at_exit", "weak_method"]
 
 
 class _Abandonable(Protocol):
-    def abandon(self) -> None:
+    def abandon(self, *, finished: bool) -> None:
         """Close quietly, as nobody does it."""
 
 
@@ -47,4 +48,4 @@ def close_at_exit(monitor: _Abandonable) -> None:
 def _abandon_all() -> None:
     for monitor in list(_open):
         with suppress(Exception):
-            monitor.abandon()
+            monitor.abandon(finished=not hasattr(sys, "last_value"))  # set where an exception has ended the process

@@ -201,10 +201,12 @@ class _Sequence:
         self.layers = layers
 
     def _check_losses(self, losses: Floats) -> None:
-        if not losses.size:
+        if not len(losses):
             return
+        if losses.shape[1] != 2:
+            raise RecordError("losses: pairs of step and loss expected")
         steps = losses[:, 0]
-        if losses.shape[1] != 2 or not ((steps >= 0) & (steps <= _MAX_STEP) & (steps == np.floor(steps))).all():
+        if not ((steps >= 0) & (steps <= _MAX_STEP) & (steps == np.floor(steps))).all():
             raise RecordError("losses: pairs of step and loss expected")
 
     def _with_columns(self, record: StepRecord) -> StepRecord:

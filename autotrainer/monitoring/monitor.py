@@ -181,16 +181,20 @@ class Monitor:
         """Detach from the training. Findings and report stay available; closing twice does nothing."""
         self._close(finished=True)
 
-    def abandon(self) -> None:
-        """Close without a word, as nobody has: nothing is logged or printed, and ``on_finding`` is not called."""
+    def abandon(self, *, finished: bool) -> None:
+        """Close quietly, as nobody has: nothing is logged or printed, and ``on_finding`` is not called.
+
+        Args:
+            finished: Whether no exception is known to have ended the training.
+        """
         if not self.closed:
             self._quiet, self._on_finding = True, None
-            self._close(finished=sys.exception() is None and not hasattr(sys, "last_value"))
+            self._close(finished=finished)
 
     def __del__(self) -> None:
         if not getattr(self, "closed", True) and not sys.is_finalizing():
             with self.guard("close()"):
-                self.abandon()
+                self.abandon(finished=sys.exception() is None)
 
     def _close(self, *, finished: bool) -> None:
         """Detach; ``finished`` is False if an exception ended the training."""

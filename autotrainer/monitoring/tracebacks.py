@@ -32,7 +32,8 @@ def hide_frames(error: BaseException | None) -> None:
             continue
         visited.add(id(each))
         if _hides(each.__traceback__):
-            each.__traceback__ = _without_marked(each.__traceback__)
+            # Not an assignment, which an exception that is a frozen dataclass refuses.
+            BaseException.with_traceback(each, _without_marked(each.__traceback__))
         waiting += [each.__cause__, each.__context__]
 
 

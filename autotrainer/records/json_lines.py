@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import os
 import re
-import stat
 import zlib
 from collections.abc import Generator
 from dataclasses import dataclass
 from io import BufferedReader
 from os import PathLike
-from pathlib import Path
 from typing import Any, TextIO
 
 from autotrainer.errors import LogError
+from autotrainer.output import logger
 from autotrainer.records.schema import RecordError
+from autotrainer.records.untrusted_files import open_regular, unique_keys
 
 __all__ = ["Line", "LineFormat", "LineWriter", "NoLineError", "encode_line", "read_lines"]
 
@@ -36,8 +35,6 @@ _MAX_DIGITS = 40
 _MAX_DEPTH = 20
 
 _STRING_OR_BRACKET = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]')
-
-logger = logging.getLogger("autotrainer")
 
 
 class NoLineError(LogError):
@@ -193,38 +190,28 @@ def read_lines(path: str | PathLike[str], form: LineFormat) -> Generator[Line]:
 
 
 def _open(path: str | PathLike[str], form: LineFormat) -> BufferedReader:
-    """Open a regular file, and nothing that could block or never end."""
     try:
-        if not isinstance(path, str | PathLike):
-            raise TypeError(f"a path is needed, not {type(path).__name__}")
-        descriptor = os.open(Path(path), os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
-    except (OSError, TypeError, ValueError) as error:  # ValueError: a null character, or one that no path can have
+        return open_regular(path)
+    except (OSError, TypeError, ValueError) as error:
         raise _unreadable(path, form, error) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise _unreadable(path, form, "it is not a regular file")
-    return os.fdopen(descriptor, "rb")
 
 
 def _parse(text: bytes) -> dict[str, Any]:
     _check_depth(text)
     try:
-        record = json.loads(text.decode("ascii"), object_pairs_hook=_object, parse_int=_whole, parse_constant=_constant)
+        record = json.loads(
+            text.decode("ascii"), object_pairs_hook=unique_keys, parse_int=_whole, parse_constant=_constant
+        )
     except RecordError:
         raise
     except json.JSONDecodeError as error:
         raise RecordError(f"{error.msg} at character {error.pos + 1}") from error
     except UnicodeDecodeError as error:
         raise RecordError(f"byte {error.start + 1} is not ASCII") from error
+    except ValueError as error:
+        raise RecordError(str(error)) from error
     if type(record) is not dict:
         raise RecordError("it is not an object")
-    return record
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        raise RecordError("a name occurs twice in an object")
     return record
 
 

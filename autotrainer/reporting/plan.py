@@ -7,20 +7,20 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any
 
 from autotrainer import registry
 from autotrainer.edits import Edit, edit_from_dict
 from autotrainer.edits.base import shorten
 from autotrainer.errors import AutotrainerError, ConfigError, nearest
+from autotrainer.records.untrusted_files import read_regular, unique_keys
 from autotrainer.reporting.patch import patch_text
 
 __all__ = ["RepairPlan", "load_plan"]
 
 _FORMAT = 1
 _LARGEST_START = 10**9
-LARGEST_FILE = 16 * 2**20
+_LARGEST_FILE = 16 * 2**20
 """Largest file that is read, in bytes: parsed, JSON takes up to some twenty times its size in memory."""
 
 
@@ -214,7 +214,7 @@ def load_plan(path: str | Path) -> RepairPlan:
     if not isinstance(path, str | os.PathLike):
         raise ConfigError(f"load_plan takes the path of a file, not {shorten(path)}")
     try:
-        values = json.loads(_read(path).decode("utf-8"), object_pairs_hook=_unique)
+        values = json.loads(read_regular(path, _LARGEST_FILE).decode("utf-8"), object_pairs_hook=unique_keys)
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"can't read a repair plan from {path}: {error}") from error
     if not isinstance(values, dict):
@@ -223,29 +223,3 @@ def load_plan(path: str | Path) -> RepairPlan:
         return RepairPlan.from_dict(values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-
-
-def _read(path: str | os.PathLike[str]) -> bytes:
-    """Return the content of a regular file; opening a pipe does not wait for a writer.
-
-    Raises:
-        OSError: If it can't be read.
-        ValueError: If it is not a regular file, or too large.
-    """
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-        if not S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("it is not a regular file")
-        content = file.read(LARGEST_FILE + 1)
-    if len(content) > LARGEST_FILE:
-        raise ValueError(f"it is larger than {LARGEST_FILE // 2**20} MiB, the most that a repair plan may have")
-    return content
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON whose keys are unique; of two equal ones, readers would take either."""
-    values: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in values:
-            raise ValueError(f"the key {shorten(name)} appears twice in one object")
-        values[name] = value
-    return values

@@ -149,9 +149,10 @@ class Result:
 
         * Keras: ``model.keras``, for `keras.models.load_model`. If a repair has inserted layers, import
           ``autotrainer.backends.keras3.layers`` first.
-        * PyTorch: ``weights.pt``, the ``state_dict``, for ``model.load_state_dict(torch.load("weights.pt"))``; and
-          ``model.pt``, for ``torch.load("model.pt", weights_only=False)["model"]``: the whole model, if it can be
-          pickled. Loading that one runs code of the file, and needs the modules of its classes.
+        * PyTorch: ``weights.pt``, the ``state_dict``, for
+          ``model.load_state_dict(torch.load("weights.pt", weights_only=True))``; and ``model.pt``, for
+          ``torch.load("model.pt", weights_only=False)["model"]``: the whole model, if it can be pickled. Loading it
+          runs code of the file, and needs the modules of its classes.
 
         Files of an earlier result are replaced only once all new ones are complete. If one can't be written, all stay
         as they are; until then, the disk has to hold both.

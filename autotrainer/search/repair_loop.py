@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from autotrainer.output import logger
 from autotrainer.records.findings import Finding
 from autotrainer.records.task import TargetSummary
 from autotrainer.reporting.plan import RepairPlan
@@ -19,8 +19,6 @@ from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Trial
 
 __all__ = ["RepairLoop"]
-
-logger = logging.getLogger("autotrainer")
 
 _MIN_PARTS = 5
 """An attempt is begun only if the budget allows one epoch of it, or a fifth of it if it has fewer than five epochs."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from autotrainer.adapter.backend import Backend
 from autotrainer.adapter.spec import Evaluation, FitRequest, TrainingSpec
 from autotrainer.adapter.trainer import Trainer
 from autotrainer.diagnostics.diagnostics import Diagnostics, data_facts
+from autotrainer.output import logger
 from autotrainer.records.data import Data
 from autotrainer.reporting.result import Result
 from autotrainer.rule import Rule
@@ -34,8 +34,6 @@ from autotrainer.workers.trial_codec import restore_targets
 from autotrainer.workers.worker_pool import WorkerPool
 
 __all__ = ["Session"]
-
-logger = logging.getLogger("autotrainer")
 
 
 @dataclass

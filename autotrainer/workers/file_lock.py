@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import time
@@ -12,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from autotrainer.errors import InputError, StateError
+from autotrainer.output import logger
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -20,8 +20,6 @@ __all__ = ["FileLock", "check_installed"]
 
 _POLL = 0.25
 """Seconds between two attempts."""
-
-logger = logging.getLogger("autotrainer")
 
 
 class FileLock:
@@ -43,6 +41,7 @@ class FileLock:
     def __init__(self, path: Path, patience: float) -> None:
         import filelock
 
+        self._process = os.getpid()
         self._path = path
         self._text = path.with_name(f"{path.name}.holder")
         try:
@@ -54,8 +53,8 @@ class FileLock:
             self._text.write_text(f"process {os.getpid()} on {platform.node()} since {since}\n", "utf-8")
 
     def release(self) -> None:
-        """Release the lock; once more does nothing."""
-        if self._lock.is_locked:
+        """Release the lock; once more does nothing, nor does it in a forked child, whose parent holds the lock."""
+        if self._process == os.getpid() and self._lock.is_locked:
             with suppress(OSError):
                 self._text.unlink()
             self._lock.release()
@@ -106,6 +105,6 @@ def check_installed() -> None:
         import filelock  # noqa: F401
     except ImportError as error:
         raise InputError(
-            "log_dir needs filelock, so that no two processes write to one journal: pip install 'filelock>=3.12', or "
+            "log_dir needs filelock, so that no two processes write to one journal: pip install 'filelock>=3.30', or "
             "leave log_dir out"
         ) from error

@@ -7,7 +7,6 @@ those): never samples or targets, and no weights, since a training can be rerun 
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import sys
@@ -22,6 +21,7 @@ import numpy as np
 from autotrainer._version import __version__
 from autotrainer.adapter.spec import TrainingSpec
 from autotrainer.errors import InputError, LogError
+from autotrainer.output import logger
 from autotrainer.records.json_lines import LineWriter
 from autotrainer.records.schema import rebuild
 from autotrainer.reporting.files import new_file
@@ -38,8 +38,6 @@ _PATIENCE = 60.0
 """Seconds to wait for a process that holds a journal: one that is being stopped when its job starts again."""
 _MAX_PLAIN = 60
 """Characters of an option's value up to which the header shows it as it is, rather than as a digest."""
-
-logger = logging.getLogger("autotrainer")
 
 
 class Journal:

@@ -10,7 +10,6 @@ depends on how fast they run.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
@@ -23,6 +22,7 @@ from typing import Any, Literal
 from autotrainer.adapter.backend import Backend
 from autotrainer.adapter.spec import FitRequest, TrainingSpec
 from autotrainer.errors import ConfigError
+from autotrainer.output import logger
 from autotrainer.records.data import ArrayData
 from autotrainer.training.budget import Budget, BudgetState
 from autotrainer.training.trial import Failure, Trial, TrialRunner
@@ -43,8 +43,6 @@ _Key = tuple[TrainingSpec, int | None]
 """Identifies a training: the arguments ``spec`` and ``until`` of `TrialRunner.run`."""
 _Training = tuple[TrainingSpec, int | None, Trial | None]
 """The same with the argument ``shorter``."""
-
-logger = logging.getLogger("autotrainer")
 
 
 @dataclass

@@ -36,6 +36,12 @@ class KerasBackend(Backend):
 
         return layers(model)
 
+    def check_watched(self, model: Any, optimizer: Any, loss_fn: Any) -> None:
+        """Check that the objects belong together."""
+        from autotrainer.backends.keras3.watching.observer import check_objects
+
+        check_objects(model, optimizer, loss_fn)
+
     def observe(self, model: Any, optimizer: Any, loss_fn: Any, monitor: Recorder, **plan: Any) -> Observer:
         """Attach to a training that the user runs."""
         from autotrainer.backends.keras3.watching.observer import observe

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,6 +15,8 @@ import tensorflow as tf
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+
+import autotrainer
 
 RNG = np.random.default_rng(2)
 X = RNG.normal(size=(24, 4)).astype("float32")
@@ -430,3 +433,17 @@ def test_objects_that_do_not_go_together_are_refused(
             mistakes.append(f"{label}: {call}() {problem}")
     record_property("attacks", len(rows))
     assert not mistakes, "\n" + "\n".join(mistakes)
+
+
+@pytest.mark.parametrize("framework", ["pytorch", "keras3"])
+def test_refused_watch_leaves_the_previous_monitor_open(
+    framework: str, kits: dict[str, Any], tmp_path: Path, record_property: Any
+) -> None:
+    kit = kits[framework]
+    foreign = {"pytorch": torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.1), "keras3": keras.optimizers.SGD()}
+    with autotrainer.watch(**kit.arguments("watch")) as monitor:
+        for bad in ({"on_finding": 5}, {"optimizer": foreign[framework]}, {"loss_fn": 5}):
+            assert not kit.refuses("watch", *bad, "owns none", "this loss", log_dir=tmp_path, **bad)
+        assert not monitor.closed
+    assert not list(tmp_path.iterdir())
+    record_property("attacks", 3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,10 +13,9 @@ from autotrainer.backends.keras3.engines.patching import RecordingError
 from autotrainer.backends.keras3.engines.step_recorder import StepRecorder
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
 from autotrainer.monitoring.tracebacks import passes_on
+from autotrainer.output import logger
 
 __all__ = ["TrainFunctions"]
-
-logger = logging.getLogger("autotrainer")
 
 _ONE_TRACE = 32
 """Steps of a run up to which the instrumented train function takes all steps. Tracing Keras' own function as well costs

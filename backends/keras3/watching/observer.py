@@ -9,7 +9,6 @@ that tracing a second function would cost more than it saves (see `train_functio
 from __future__ import annotations
 
 import functools
-import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -39,11 +38,10 @@ from autotrainer.backends.keras3.watching.step_measurement import StepMeasuremen
 from autotrainer.errors import InputError
 from autotrainer.monitoring.source_lines import calling_file
 from autotrainer.monitoring.tracebacks import hide_frames, passes_on
+from autotrainer.output import logger
 from autotrainer.rule import Place
 
-__all__ = ["KerasObserver", "observe"]
-
-logger = logging.getLogger("autotrainer")
+__all__ = ["KerasObserver", "check_objects", "observe"]
 
 _WATCHING = "watching Keras"
 _NEVER = sys.maxsize
@@ -68,6 +66,16 @@ def observe(
     Raises:
         InputError: If it is not a Keras model, or optimizer or loss are not the compiled ones.
     """
+    check_objects(model, optimizer, loss_fn)
+    return KerasObserver(model, monitor, epochs, steps)
+
+
+def check_objects(model: Any, optimizer: Any, loss_fn: Any) -> None:
+    """Check that model, optimizer and loss belong together.
+
+    Raises:
+        InputError: If it is not a Keras model, or optimizer or loss are not the compiled ones.
+    """
     if not isinstance(model, keras.Model):
         raise InputError(f"a keras.Model is needed to watch a Keras training, not {type(model).__name__}")
     compiled = getattr(model, "optimizer", None)
@@ -75,7 +83,6 @@ def observe(
         raise InputError("this optimizer is not the one that the model is compiled with; leave it out: Keras knows it")
     if loss_fn is not None and loss_fn is not getattr(model, "loss", None):
         raise InputError("this loss is not the one that the model is compiled with; leave it out: Keras knows it")
-    return KerasObserver(model, monitor, epochs, steps)
 
 
 class KerasObserver:

@@ -6,7 +6,6 @@ The two methods are replaced in `keras.Model`, not in the models: overrides in s
 from __future__ import annotations
 
 import functools
-import logging
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,10 +18,9 @@ from autotrainer.adapter.observer import Recorder
 from autotrainer.backends.keras3.engines.patching import patched
 from autotrainer.monitoring.monitor import is_watched
 from autotrainer.monitoring.tracebacks import passes_on
+from autotrainer.output import logger
 
 __all__ = ["watch_everything"]
-
-logger = logging.getLogger("autotrainer")
 
 Fit = Callable[..., Any]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -13,10 +12,9 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from autotrainer.backends.pytorch.data.batches import LoaderBatches
 from autotrainer.backends.pytorch.runtime.tensors import map_tensors
+from autotrainer.output import logger
 
 __all__ = ["worker_facts"]
-
-logger = logging.getLogger("autotrainer")
 
 _ROWS = 16
 """Samples in a batch; each worker is asked for the same batch twice."""

@@ -10,7 +10,6 @@ model is searched among all live objects.
 from __future__ import annotations
 
 import functools
-import logging
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,10 +31,9 @@ from autotrainer.backends.pytorch.scripts.loss_graph import loss_function, loss_
 from autotrainer.backends.pytorch.watching.observer import TorchObserver
 from autotrainer.monitoring.monitor import is_watched
 from autotrainer.monitoring.tracebacks import passes_on
+from autotrainer.output import logger
 
 __all__ = ["watch_everything"]
-
-logger = logging.getLogger("autotrainer")
 
 _PATIENCE = 100
 """Steps to wait for an optimizer's first step: the optimizer may be for a later phase."""

@@ -7,7 +7,6 @@ the model have hooks, and only then is anything computed.
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,12 +37,11 @@ from autotrainer.backends.pytorch.watching.step_measurement import StepMeasureme
 from autotrainer.backends.pytorch.watching.validation_loss import ValidationLoss
 from autotrainer.errors import InputError
 from autotrainer.monitoring.lifetime import weak_method
+from autotrainer.output import logger
 from autotrainer.records.task import TaskContext
 from autotrainer.rule import Place
 
-__all__ = ["TorchObserver", "observe"]
-
-logger = logging.getLogger("autotrainer")
+__all__ = ["TorchObserver", "check_objects", "observe"]
 
 _HELD_OUT_PREFIXES = ("val", "test", "eval", "dev")
 """Prefixes of the names of results on held-out data."""
@@ -74,7 +72,7 @@ def observe(
     Raises:
         InputError: If the objects have the wrong type or do not belong together.
     """
-    optimizers = _check_objects(model, optimizer, loss_fn)
+    optimizers = check_objects(model, optimizer, loss_fn)
     context = TaskContext(
         framework="pytorch",
         engine="pytorch",
@@ -91,7 +89,7 @@ def observe(
     return observer
 
 
-def _check_objects(model: Any, optimizer: Any, loss_fn: Any) -> tuple[Optimizer, ...]:
+def check_objects(model: Any, optimizer: Any, loss_fn: Any) -> tuple[Optimizer, ...]:
     """Return the optimizers.
 
     Raises:
@@ -378,7 +376,7 @@ class TorchObserver:
         losses = self._loss_tracker.take_losses()
         if step not in losses and any(map(is_compiled, self._loss_module)):
             self._warn_compiled_loss()
-        observation = step_measurement.observation(step, self._loss_tracker.call, losses)
-        self._monitor.record(observation)
-        self._check_inputs([observation.loss, *(loss for _, loss in observation.losses)])
+        measured = step_measurement.observation(step, self._loss_tracker.call, losses)
+        self._monitor.record(measured)
+        self._check_inputs([measured.loss, *(loss for _, loss in measured.losses)])
         self._loss_tracker.clear_call()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from time import perf_counter
@@ -28,12 +27,11 @@ from autotrainer.backends.pytorch.watching.loss_scale import LossScale
 from autotrainer.backends.pytorch.watching.mode_tracker import ModeTracker
 from autotrainer.backends.pytorch.watching.parameter_ownership import ParameterOwnership
 from autotrainer.backends.pytorch.watching.zero_grad_check import ZeroGradCheck
+from autotrainer.output import logger
 from autotrainer.records.signals import Observation
 from autotrainer.records.task import TaskContext
 
 __all__ = ["StepMeasurement"]
-
-logger = logging.getLogger("autotrainer")
 
 _PATIENCE = 5
 """First steps whose forward pass was not recorded because the model was scripted just before."""

@@ -337,6 +337,8 @@ log(context, step, accepted=True)
 log({"type": "epoch", "epoch": 0, "step": 0, "values": {str(n): 0.5 for n in range(1000)}}, accepted=True)
 log({"type": "epoch", "epoch": 0, "step": 0, "values": {str(n): 0.5 for n in range(200_000)}})
 log({"type": "losses", "losses": [[n, 0.5] for n in range(300_000)]}, accepted=True)
+for empty in ([[]], [[], []], [[1]]):
+    log({"type": "losses", "losses": empty})
 end = '{"type":"end","step":0,"x":'
 for begin, part, parts, rest in (
     ("", "[]," * 64, 2**16, ""),

@@ -74,6 +74,20 @@ def test_lock_of_a_killed_process_is_free(tmp_path: Path, end: int, record_prope
     record_property("attacks", 2)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_forked_child_leaves_the_lock_to_its_parent(tmp_path: Path, record_property: Any) -> None:
+    path = tmp_path / "x"
+    with FileLock(path, 0) as lock:
+        child = os.fork()
+        if not child:
+            lock.release()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        with pytest.raises(StateError, match=f"in use by process {os.getpid()}"):
+            FileLock(path, 0)
+    record_property("attacks", 1)
+
+
 def test_threads_wait_for_each_other(tmp_path: Path, record_property: Any) -> None:
     inside, together = [0], []
 
