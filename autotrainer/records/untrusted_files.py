@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from io import BufferedReader
-from pathlib import Path
 from typing import Any
 
 __all__ = ["open_regular", "read_regular", "unique_keys"]
@@ -21,11 +20,15 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"a path is needed, not {type(path).__name__}")
-    descriptor = os.open(Path(path), os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
+    file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 - returned open
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
         raise ValueError("it is not a regular file")
-    return os.fdopen(descriptor, "rb")
+    return file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
