@@ -288,7 +288,7 @@ def sample(model: Any, framework: str, count: int) -> list[RepairPlan]:
     return random.Random(1).sample(made, min(count, len(made)))
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [40, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", TORCH)
 @pytest.mark.filterwarnings("ignore")
 def test_torch_models_stay_as_they_are_if_a_plan_does_not_fit(name: str, count: int, record_property: Count) -> None:
@@ -305,7 +305,7 @@ def test_torch_models_stay_as_they_are_if_a_plan_does_not_fit(name: str, count: 
     assert not all(messages)
 
 
-@pytest.mark.parametrize("count", [6, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [6, pytest.param(15, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", KERAS)
 @pytest.mark.filterwarnings("ignore")
 def test_keras_models_stay_as_they_are_if_a_plan_does_not_fit(name: str, count: int, record_property: Count) -> None:

@@ -147,7 +147,7 @@ def _replay(path: Path, content: bytes, **options: Any) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("seeds", [range(30), pytest.param(range(30, 1200), marks=pytest.mark.slow)], ids=len)
+@pytest.mark.parametrize("seeds", [range(30), pytest.param(range(30, 600), marks=pytest.mark.slow)], ids=len)
 def test_damaged_run_log_is_an_error_or_has_no_effect(seeds: range, tmp_path: Path, record_property: Any) -> None:
     content, path, reports = _log(), tmp_path / "run.jsonl", {}
     errors = 0
@@ -166,7 +166,7 @@ def test_damaged_run_log_is_an_error_or_has_no_effect(seeds: range, tmp_path: Pa
     record_property("attacks", len(seeds))
 
 
-@pytest.mark.parametrize("seeds", [range(20), pytest.param(range(20, 1000), marks=pytest.mark.slow)], ids=len)
+@pytest.mark.parametrize("seeds", [range(20), pytest.param(range(20, 500), marks=pytest.mark.slow)], ids=len)
 @pytest.mark.parametrize("version", [1, 2])
 def test_forged_run_log_is_an_error_or_a_report(
     version: int, seeds: range, tmp_path: Path, record_property: Any
@@ -228,7 +228,7 @@ def journal(request: Any, story: Any, tmp_path: Path) -> tuple[Path, bytes, Any,
     return path, path.read_bytes(), whole, resume
 
 
-@pytest.mark.parametrize("seeds", [range(10), pytest.param(range(10, 260), marks=pytest.mark.slow)], ids=len)
+@pytest.mark.parametrize("seeds", [range(10), pytest.param(range(10, 130), marks=pytest.mark.slow)], ids=len)
 def test_damaged_journal_is_an_error_or_has_no_effect(seeds: range, journal: Any, record_property: Any) -> None:
     path, content, whole, resume = journal
     for seed in seeds:
@@ -247,7 +247,7 @@ def test_damaged_journal_is_an_error_or_has_no_effect(seeds: range, journal: Any
     record_property("attacks", len(seeds))
 
 
-@pytest.mark.parametrize("seeds", [range(10), pytest.param(range(10, 260), marks=pytest.mark.slow)], ids=len)
+@pytest.mark.parametrize("seeds", [range(10), pytest.param(range(10, 130), marks=pytest.mark.slow)], ids=len)
 def test_forged_journal_is_an_error_or_a_result(seeds: range, journal: Any, record_property: Any) -> None:
     path, content, _, resume = journal
     lines, errors = unseal(content), 0
