@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -253,3 +255,15 @@ def test_needed_columns_follow_the_rules(tmp_path: Path) -> None:
     with monitor(log_dir=tmp_path) as logged:  # another rule may read the log later
         assert logged.needs >= {"loss", "activation_std", "dead_units"}
     assert Monitor([], Sampler()).needs == logged.needs, "without rules, only the history is kept"
+
+
+def test_an_earlier_error_in_a_notebook_does_not_make_an_abandoned_run_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Any
+) -> None:
+    record_property("attacks", 1)
+    monkeypatch.setattr(sys, "last_value", ValueError("of another cell"), raising=False)
+    monitor = Monitor([], Sampler(), log_dir=tmp_path)
+    (log,) = tmp_path.iterdir()
+    del monitor
+    records = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    assert [record["finished"] for record in records if record.get("type") == "end"] == [True]
