@@ -205,8 +205,8 @@ def _full_disk(t: Training) -> Iterator[None]:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     if t.monitor is not None and t.monitor._log is not None:
-        t.monitor._log._file.close()
-        t.monitor._log._file = Full()
+        t.monitor._log._lines.file.close()
+        t.monitor._log._lines.file = Full()
     yield
 
 
