@@ -45,7 +45,7 @@ class Program:
         epochs: Planned epochs.
         dataset: Where the arrays come from, and how they are scaled and encoded.
         default_init: Initializer of layers without their own: ``glorot_uniform`` or ``framework``.
-        metric: ``accuracy``, ``tag_accuracy`` (over time steps) or ``r2``.
+        metric: ``accuracy``, ``binary_accuracy`` (mean over labels), ``tag_accuracy`` (over time steps) or ``r2``.
         loop: Faults of the training loop (`benchmarks.cases.vocabulary.LOOP`).
     """
 
@@ -85,7 +85,8 @@ class Case:
 
     Attributes:
         id: Its name.
-        source: ``real`` (programs from forums), ``zoo`` (AUTOTRAINER's benchmark, one per equal architecture),
+        source: ``real`` and ``real2`` (programs from forums; the second were unseen when first measured), ``zoo``
+            (AUTOTRAINER's benchmark, one per equal architecture),
             ``generated``, or the path of a case file.
         original: The original training.
         fixed: The known good training, or None.
@@ -140,7 +141,7 @@ def load_cases(sources: Iterable[str] = ("real", "zoo"), names: Sequence[str] = 
     """Read the case files.
 
     Args:
-        sources: ``real``, ``zoo``; a custom case file, ``….jsonl``; ``generated`` (40), ``generated:COUNT``,
+        sources: ``real``, ``real2``, ``zoo``; a custom case file, ``….jsonl``; ``generated`` (40), ``generated:COUNT``,
             ``generated:COUNT:SEED`` for cases of another seed than 0, ``…@DATA+DATA`` to use only these data sets.
         names: Ids to keep; empty for all.
 

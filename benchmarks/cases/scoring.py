@@ -24,7 +24,7 @@ SEED_SHARE = 2 / 3
 def score(program: Program, outputs: NDArray[Any], targets: NDArray[Any]) -> float:
     """Return accuracy in [0, 1], or R² limited to [-1, 1]. A prediction that is not finite counts as wrong.
 
-    Several outputs are weighted by their variance.
+    ``binary_accuracy`` is the mean over labels; in R², several outputs are weighted by their variance.
 
     Args:
         program: Defines the metric and the encoding of the targets.
@@ -34,11 +34,17 @@ def score(program: Program, outputs: NDArray[Any], targets: NDArray[Any]) -> flo
     if program.metric == "r2":
         flat = targets.reshape(len(targets), -1).astype(np.float64)
         return _r2(outputs.reshape(flat.shape).astype(np.float64), flat)
+    if program.metric == "binary_accuracy":
+        right = (outputs > (0.0 if program.loss == "bce_logits" else 0.5)) == (targets.reshape(outputs.shape) > 0.5)
+        return float((right & np.isfinite(outputs)).mean())
     finite = np.isfinite(outputs).all(axis=-1)
     if outputs.shape[-1] == 1:
         cut = 0.0 if program.loss == "bce_logits" else 0.5
         positive = 1.5 if program.layout == "binary_plus1" else 0.5
-        correct = (outputs[..., 0] > cut) == (targets.reshape(outputs.shape[:-1]) > positive)
+        labels = targets.reshape(outputs.shape[:-1])
+        if program.layout != "index_as_float":  # there, classes above 1 are out of reach of one unit
+            labels = labels > positive
+        correct = (outputs[..., 0] > cut) == labels
     else:
         classes = targets.argmax(-1) if program.layout == "onehot" else targets
         correct = outputs.argmax(-1) == classes

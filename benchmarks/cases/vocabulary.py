@@ -39,35 +39,51 @@ LOSSES = (
     "bce",
     "bce_clipped",
     "bce_logits",
+    "bce_noclip",
     "bce_sum",
     "cce",
     "cce_noclip_sum",
     "ce_logits",
     "log_squares",
+    "mae",
     "mse",
     "mse_sum",
     "scce",
     "scce_sum",
 )
-"""``…_logits``: on logits. ``…_sum``: summed over rows, in PyTorch over several values too. ``cce_noclip_sum``,
-``log_squares``: written out, without protection from the logarithm of zero. ``bce_clipped``: accepts any outputs
-and targets."""
+"""``…_logits``: on logits. ``…_sum``: summed over rows, in PyTorch over several values too. ``bce_noclip``,
+``cce_noclip_sum``, ``log_squares``: written out, without protection from the logarithm of zero. ``bce_clipped``:
+accepts any outputs and targets."""
 
 ACTIVATIONS = ("exponential", "gelu", "leaky_relu", "relu", "sigmoid", "softmax", "tanh")
 INITS = (
     "framework",
     *(f"{family}_{form}" for family in ("glorot", "he", "lecun") for form in ("normal", "uniform")),
     "normal005",
+    "normal1",
     "ones",
     "uniform005",
+    "uniform01",
     "zeros",
 )
 """Initializers, drawn as Keras draws them; ``framework``: the framework's default."""
 
 SCALINGS = ("div255", "minmax", "raw", "standard", "tokens", "zero_fill_standard")
 OPTIMIZERS = ("adagrad", "adam", "adamw", "nadam", "rmsprop", "sgd")
-ENCODINGS = ("binary", "binary_plus1", "float", "float_flat", "index", "onehot", "pm1", "tag_index_plus1", "values")
-METRICS = ("accuracy", "tag_accuracy", "r2")
+ENCODINGS = (
+    "binary",
+    "binary_plus1",
+    "float",
+    "float_flat",
+    "index",
+    "index_as_float",
+    "multi_binary",
+    "onehot",
+    "pm1",
+    "tag_index_plus1",
+    "values",
+)
+METRICS = ("accuracy", "binary_accuracy", "tag_accuracy", "r2")
 
 LOOP: Mapping[str, tuple[Any, ...]] = {
     "shuffle": (False,),

@@ -66,7 +66,7 @@ def load(program: Program, seed: int) -> Arrays:
         y_train, y_test = _scale(columns[0], columns[1], str(spec["target_scaling"]))
     x_train, y_train = _inject_faults(x_train, y_train, spec)
     kind = np.int64 if tokens else np.float32
-    outputs = next(int(layer["units"]) for layer in reversed(program.layers) if "units" in layer)
+    outputs = next((int(layer["units"]) for layer in reversed(program.layers) if "units" in layer), 1)
     layout = program.layout
     return Arrays(
         x_train.astype(kind),
@@ -86,9 +86,10 @@ def split(
 
 
 def _stored(name: str, seed: int) -> Arrays:
-    path = data_folder() / "real" / name
-    if not path.is_file():
-        raise DataError(f"no arrays at {path}: set AUTOTRAINER_DATA to the folder that holds real/")
+    paths = [data_folder() / folder / name for folder in ("real", "real2")]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise DataError(f"no arrays at {paths[0]}: set AUTOTRAINER_DATA to the folder that holds real/ and real2/")
     with np.load(path) as stored:
         draws = sorted({int(key.rsplit("_", 1)[1]) for key in stored.files})
         draw = draws[seed % len(draws)]
@@ -138,8 +139,8 @@ def _encode(y: NDArray[np.generic], layout: str, outputs: int) -> NDArray[np.gen
         return np.eye(outputs, dtype=np.float32)[flat.astype(np.int64)]
     if layout == "values":
         return flat.astype(np.float32)
-    column = flat.reshape(-1, 1).astype(np.float32)
-    if layout in ("binary", "float"):
+    column = flat.reshape(len(flat), -1).astype(np.float32)
+    if layout in ("binary", "float", "index_as_float", "multi_binary"):
         return column
     if layout == "float_flat":
         return column[:, 0]

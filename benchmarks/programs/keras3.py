@@ -41,15 +41,28 @@ class LogSquaredError(keras.losses.Loss):  # type: ignore[misc]
         return ops.mean(ops.square(ops.log(y_true) - ops.log(y_pred)), axis=-1)
 
 
+class UnclippedBinaryCrossentropy(keras.losses.Loss):  # type: ignore[misc]
+    """Binary cross-entropy written out, without protection from the logarithm of zero."""
+
+    def __init__(self, name: str = "unclipped_binary_crossentropy", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return one value per row."""
+        return -ops.mean(y_true * ops.log(y_pred) + (1 - y_true) * ops.log(1 - y_pred), axis=-1)
+
+
 _LOSSES: Mapping[str, Callable[[], Any]] = {
     "bce": lambda: "binary_crossentropy",
     "bce_clipped": lambda: "binary_crossentropy",
     "bce_logits": lambda: keras.losses.BinaryCrossentropy(from_logits=True),
+    "bce_noclip": UnclippedBinaryCrossentropy,
     "bce_sum": lambda: keras.losses.BinaryCrossentropy(reduction="sum"),
     "cce": lambda: "categorical_crossentropy",
     "cce_noclip_sum": SummedCrossEntropy,
     "ce_logits": lambda: keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     "log_squares": LogSquaredError,
+    "mae": lambda: "mean_absolute_error",
     "mse": lambda: "mean_squared_error",
     "mse_sum": lambda: keras.losses.MeanSquaredError(reduction="sum"),
     "scce": lambda: "sparse_categorical_crossentropy",

@@ -57,6 +57,8 @@ def make_layer(layer: Mapping[str, Any], default_init: str) -> keras.layers.Laye
     if kind == "dropout":
         return layers.Dropout(layer["rate"])
     if kind == "activation":
+        if "axis" in layer:
+            return layers.Softmax(layer["axis"])
         if layer["fn"] == "leaky_relu":
             return layers.LeakyReLU(negative_slope=layer.get("alpha", 0.01))
         return layers.Activation(layer["fn"])
@@ -95,6 +97,8 @@ def _initializer(name: str) -> Any:
     initializers = {
         "framework": "glorot_uniform",
         "normal005": keras.initializers.RandomNormal(stddev=0.05),
+        "normal1": keras.initializers.RandomNormal(stddev=1.0),
         "uniform005": keras.initializers.RandomUniform(-0.05, 0.05),
+        "uniform01": keras.initializers.RandomUniform(0.0, 1.0),
     }
     return initializers.get(name, name)

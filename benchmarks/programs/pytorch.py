@@ -22,6 +22,8 @@ from benchmarks.programs.pytorch_losses import (
     LogSquaredError,
     SparseCategoricalCrossentropy,
     SummedCrossEntropy,
+    TokenCrossEntropy,
+    UnclippedBinaryCrossentropy,
 )
 
 __all__ = [
@@ -40,11 +42,13 @@ _LOSSES: Mapping[str, Callable[[], nn.Module]] = {
     "bce": nn.BCELoss,
     "bce_clipped": BinaryCrossentropy,
     "bce_logits": nn.BCEWithLogitsLoss,
+    "bce_noclip": UnclippedBinaryCrossentropy,
     "bce_sum": lambda: nn.BCELoss(reduction="sum"),
     "cce": CategoricalCrossentropy,
     "cce_noclip_sum": SummedCrossEntropy,
     "ce_logits": nn.CrossEntropyLoss,
     "log_squares": LogSquaredError,
+    "mae": nn.L1Loss,
     "mse": nn.MSELoss,
     "mse_sum": lambda: nn.MSELoss(reduction="sum"),
     "scce": SparseCategoricalCrossentropy,
@@ -54,6 +58,8 @@ _LOSSES: Mapping[str, Callable[[], nn.Module]] = {
 
 def loss_module(program: Program) -> nn.Module:
     """Return the loss of a program as a module."""
+    if program.loss == "ce_logits" and program.metric == "tag_accuracy":
+        return TokenCrossEntropy()
     return _LOSSES[program.loss]()
 
 

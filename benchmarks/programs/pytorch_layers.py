@@ -51,6 +51,8 @@ def _layer(layer: Mapping[str, Any], shape: Shape, default_init: str) -> tuple[l
     if kind == "dropout":
         return [nn.Dropout(layer["rate"])], shape
     if kind == "activation":
+        if "axis" in layer:
+            return [nn.Softmax(dim=layer["axis"])], shape
         return [_activation(str(layer["fn"]), layer.get("alpha", 0.01))], shape
     if kind == "batchnorm":
         return [nn.BatchNorm1d(shape[0]) if len(shape) < 3 else nn.BatchNorm2d(shape[0])], shape
@@ -105,7 +107,8 @@ def _weighted(kind: str, layer: Mapping[str, Any], shape: Shape, default_init: s
     elif kind in ("conv1d", "conv2d"):
         conv = nn.Conv1d if kind == "conv1d" else nn.Conv2d
         new = conv(shape[0], layer["filters"], layer["kernel"], padding=layer["padding"])
-        shape = (layer["filters"], *shape[1:])  # "same" padding and stride 1 only
+        less = 0 if layer["padding"] == "same" else layer["kernel"] - 1
+        shape = (layer["filters"], *(size - less for size in shape[1:]))  # stride 1
     else:
         raise ValueError(f"unknown type of layer {kind!r}")
     initialize(new, layer, default_init)

@@ -10,6 +10,8 @@ __all__ = [
     "LogSquaredError",
     "SparseCategoricalCrossentropy",
     "SummedCrossEntropy",
+    "TokenCrossEntropy",
+    "UnclippedBinaryCrossentropy",
 ]
 
 _CLIP = 1e-7  # Keras clips probabilities this far from 0 and 1
@@ -22,6 +24,22 @@ class BinaryCrossentropy(nn.Module):
         """Return the mean over rows and units."""
         p = outputs.clamp(_CLIP, 1 - _CLIP)
         return -(targets * p.log() + (1 - targets) * (1 - p).log()).mean()
+
+
+class UnclippedBinaryCrossentropy(nn.Module):
+    """Binary cross-entropy written out, without protection from the logarithm of zero."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean over rows and units."""
+        return -(targets * outputs.log() + (1 - targets) * (1 - outputs).log()).mean()
+
+
+class TokenCrossEntropy(nn.Module):
+    """Cross-entropy on logits of shape (rows, time, classes), which PyTorch takes as (rows, classes, time)."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean over rows and time steps."""
+        return nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
 
 
 class CategoricalCrossentropy(nn.Module):

@@ -137,8 +137,10 @@ def draw_like_keras(weight: Tensor, init: str, fan_in: int, fan_out: int) -> Non
         nn.init.constant_(weight, float(init == "ones"))
     elif init == "uniform005":
         nn.init.uniform_(weight, -0.05, 0.05)
-    elif init == "normal005":
-        nn.init.normal_(weight, 0.0, 0.05)
+    elif init == "uniform01":
+        nn.init.uniform_(weight, 0.0, 1.0)
+    elif init in ("normal005", "normal1"):
+        nn.init.normal_(weight, 0.0, 0.05 if init == "normal005" else 1.0)
     else:
         family, form = init.split("_")
         variance = {"glorot": 2 / (fan_in + fan_out), "he": 2 / fan_in, "lecun": 1 / fan_in}[family]
