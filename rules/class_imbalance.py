@@ -9,7 +9,7 @@ import numpy as np
 from autotrainer.records.signals import MAX_ROWS, Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.held_out import held_out_accuracy
-from autotrainer.rules._shared.loss_values import LOSS_VALUE_NEEDS, computes_cross_entropy
+from autotrainer.rules._shared.loss_values import LOSS_VALUE_NEEDS
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._shared.trends import recent, theil_sen, wilson
 
@@ -202,7 +202,7 @@ def _training_fit(history: RunHistory, context: TaskContext) -> tuple[str, float
             return "accuracy", accuracy, f"accuracy is {accuracy:.3g}"
     entropy = context.loss.family in ("cross_entropy", "binary_cross_entropy") and context.loss.reduction == "mean"
     entropy &= not context.loss.weighted
-    if (entropy or computes_cross_entropy(history)) and loss - noise <= targets.entropy:
+    if entropy and loss - noise <= targets.entropy:
         return "loss", loss, f"the loss is {loss:.3g} (predicting the class shares would give {targets.entropy:.3g})"
     return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
-from autotrainer.rules._shared.loss_values import LOSS_VALUE_NEEDS, computes_binary_entropy
+from autotrainer.rules._shared.loss_values import LOSS_VALUE_NEEDS
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._shared.ranges import output_range
 
@@ -108,11 +108,6 @@ class ImproperLoss(Rule):
         limits = f"{targets.minimum:.3g} to {targets.maximum:.3g}"
         if loss.family == "binary_cross_entropy" and outside and not (signed and targets.signed):
             return f"{loss.name} expects targets between 0 and 1, but they range from {limits}."
-        if loss.own and outside and computes_binary_entropy(history, context):
-            return (
-                "The values of the loss are those of a binary cross-entropy, which expects targets between 0 and 1, "
-                f"but the targets range from {limits}."
-            )
         if loss.family == "cross_entropy" and units == 1:
             return f"{loss.name} compares outputs of several classes, but the model has a single output."
         if loss.family == "binary_cross_entropy" and units == 1 and targets.classes > 2 and targets.width == 1:

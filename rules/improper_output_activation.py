@@ -16,6 +16,12 @@ __all__ = ["ImproperOutputActivation"]
 
 _TOLERANCE = 1e-4
 
+_SEVERAL_LABELS = 1.2
+"""Mean number of labels per row from which outputs that sum to 1 can't be their probabilities."""
+
+_OTHER_AXIS = 0.05
+"""Distance of the sum of a row from 1 from which a softmax has run over another axis."""
+
 _LASTING = 10
 """Samples in all of which an output must be zero for every input to count as dead: single outputs may recover."""
 
@@ -148,6 +154,16 @@ class ImproperOutputActivation(Rule):
         proven_by_value = activation is None and low == high == 1.0 and history.targets.count > 1
         if units == 1 and (activation == "softmax" or proven_by_value):
             return _Mismatch("A softmax over a single output is always 1, for any input")
+        labels = history.targets.mean * history.targets.width
+        if activation == "softmax" and context.kind(history.targets) == "multilabel" and labels > _SEVERAL_LABELS:
+            return _Mismatch(f"A softmax makes {units} outputs sum to 1, but a row has {labels:.2g} labels on average")
+        sums = history.scalar("output_row_sum")
+        sums = sums[np.isfinite(sums)]
+        if activation == "softmax" and sums.size and (np.abs(sums - 1) > _OTHER_AXIS).all():
+            return _Mismatch(
+                f"The softmax does not run over the classes: the {units} outputs of a row sum to {sums[-1]:.3g}",
+                proven=False,
+            )
         if loss.classifies and loss.family != "hinge":
             by_form = {"logits": self._logits, "probabilities": self._probabilities, "log_probabilities": self._logs}
             check = by_form.get(loss.expects)
@@ -191,15 +207,10 @@ class ImproperOutputActivation(Rule):
             through = f" (activation {activation})" if activation else ""
             return _Mismatch(f"{name} expects probabilities, but outputs{through} range from {low:.3g} to {high:.3g}")
         limits = RANGES.get(activation or "sigmoid")
-        if activation is not None and (limits is None or limits[0] < 0 or limits[1] > 1):
+        if np.isnan(low) and (limits is None or limits[0] < 0 or limits[1] > 1):
             return _Mismatch(f"{name} expects probabilities, but the output activation is {activation}")
-        kind = context.kind(targets)
-        labels = targets.mean * targets.width
-        if activation == "softmax" and kind == "multilabel" and labels > 1.2:
-            return _Mismatch(
-                f"A softmax makes {targets.width} outputs sum to 1, but a row has {labels:.2g} labels on average"
-            )
-        if context.loss.family == "cross_entropy" and activation != "softmax" and kind == "multiclass":
+        multiclass = context.kind(targets) == "multiclass"
+        if context.loss.family == "cross_entropy" and activation != "softmax" and multiclass:
             return self._row_sum(history, f"{name} expects class probabilities, but")
         return None
 

@@ -10,7 +10,7 @@ from autotrainer.records.signals import MAX_ROWS, MAX_VALUES, Floats
 from autotrainer.records.task import TargetSummary
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.held_out import held_out_accuracy, held_out_skill
-from autotrainer.rules._shared.loss_values import LOSS_VALUE_NEEDS, computes_cross_entropy
+from autotrainer.rules._shared.loss_values import LOSS_VALUE_NEEDS
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
 
 __all__ = ["UnshuffledData"]
@@ -134,7 +134,7 @@ class UnshuffledData(Rule):
         """Find that all sampled rows, of the first epoch only, are of one class: sorted, or very imbalanced."""
         rows, several = history.targets.rows, context.output_units is None or context.output_units > 1
         several |= not context.loss.classifies or context.loss.family == "binary_cross_entropy"
-        if not (context.loss.classifies or computes_cross_entropy(history)):
+        if not context.loss.classifies:
             return None  # a custom loss that needs no targets is given placeholders
         if rows < _ONE_CLASS_ROWS or not several or len(history.steps) < _SAMPLES:
             return None

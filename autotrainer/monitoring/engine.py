@@ -12,6 +12,7 @@ from autotrainer import plugins
 from autotrainer.output import logger
 from autotrainer.records.findings import Finding, Severity, rank_findings
 from autotrainer.records.history import RunHistory
+from autotrainer.records.loss_identity import with_identified_loss
 from autotrainer.records.task import TaskContext
 from autotrainer.rule import Place, Rule
 
@@ -46,6 +47,7 @@ class Engine:
         self._rules = list(rules)
         self._locate = locate
         self._on_finding = on_finding
+        self._context: tuple[TaskContext, TaskContext] | None = None
         self._current: dict[str, Finding] = {}
         self._resolved: dict[str, Finding] = {}
         self._reasons: set[tuple[str, str]] = set()
@@ -71,6 +73,7 @@ class Engine:
         Returns:
             The findings, as in `findings`.
         """
+        context = self._identified(history, context)
         reported: dict[str, Finding] = {}
         failed: dict[tuple[str, str], list[str]] = {}
         for rule in list(self._rules):
@@ -117,6 +120,15 @@ class Engine:
         rest = f" and {len(problems) - _MAX_NAMED} more" if len(problems) > _MAX_NAMED else ""
         names = ", ".join(problems[:_MAX_NAMED]) + rest
         logger.log(level, "%s%d rules failed and are switched off (%s): %s", origin, len(problems), names, reason)
+
+    def _identified(self, history: RunHistory, context: TaskContext) -> TaskContext:
+        """Return the context with the loss identified, once it has been; the same object for the same context."""
+        if self._context is None or self._context[0] is not context:
+            identified = with_identified_loss(history, context)
+            if identified is context:
+                return context
+            self._context = (context, identified)
+        return self._context[1]
 
     def _close_episodes(self, reported: dict[str, Finding], history: RunHistory) -> None:
         for problem in [p for p in self._current if p not in reported]:

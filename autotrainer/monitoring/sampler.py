@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from time import perf_counter
 
@@ -11,22 +12,23 @@ from autotrainer.errors import ConfigError
 __all__ = ["Sampler", "StepSampler"]
 
 _FIRST_STEPS = 10
+"""Steps sampled one after the other, while the allowance lasts."""
 _SPREAD = 25
 """Samples are at least 1/25 of the steps so far apart: about 58 samples per factor of ten in steps."""
-_HOOKS = 0.005
-"""Share of the time that the hooks take between samples, for steps of half a millisecond."""
-_SAMPLING_ALLOWANCE = 0.12
-_RULES_ALLOWANCE = 0.18
-"""Seconds that monitoring may cost beyond the share (the contract allows 0.2). Sampling stops before the rules do, so
-that they are still evaluated at the end of epochs in a short or slow run."""
+_MINUTE = 60.0
+"""Seconds of training that the allowance covers from the start: nobody minds a second, and short runs need it."""
+_SAMPLES_SHARE = 0.8
+"""Share of the allowance that samples may use, so that the rules are still evaluated in a short or slow run."""
+_HOOK = 2.5e-6
+"""Seconds that the hooks take in a step that is not sampled."""
 
 
 class Sampler:
-    """Decides which steps are sampled, by the cost measured so far.
+    """Decides which steps are sampled: by step numbers, as long as the cost stays within the allowance.
 
-    The first ten steps are sampled. A later step is sampled if the samples stay evenly spread on a logarithmic scale
-    of steps, and if the cost of monitoring so far, plus the expected cost of one more sample, stays within ``share`` of
-    the time since the start plus 0.12 s.
+    The first ten steps are sampled, then steps spread evenly on a logarithmic scale. The allowance is ``share`` of the
+    training time, at least of one minute. Where it is used up, step 0 is sampled all the same, the other first steps at
+    twice the distance each time (1, 3, 7), later ones as soon as it suffices again.
 
     Args:
         share: Share of the training time that monitoring may cost, in (0, 1].
@@ -41,13 +43,13 @@ class Sampler:
             raise ConfigError(
                 f"overhead must be a share in (0, 1], not {shorten(share)}; 0.01 allows 1% of the training time"
             )
-        share = float(share)
-        self._share = share - min(share / 2, _HOOKS)
+        self._share = float(share)
         self._clock = clock
         self._start = clock()
         self._spent = 0.0
         self._last_cost = 0.0
         self._next = 0
+        self._step = 0
 
     @property
     def spent(self) -> float:
@@ -68,13 +70,15 @@ class Sampler:
         Returns:
             True if it is to be sampled; the caller then passes the cost to `charge`.
         """
+        self._step = max(self._step, step)
         if step < self._next:
             return False
-        if step < _FIRST_STEPS or self._affordable(_SAMPLING_ALLOWANCE):
+        if step == 0 or self._affordable(_SAMPLES_SHARE):
             self._next = max(step + 1, step + step // _SPREAD)
             return True
         # Reading the clock at every step has a cost, too: check again after a pause.
-        self._next = step + max(1, step // (8 * _SPREAD))
+        pause = step + 1 if step < _FIRST_STEPS else step // (8 * _SPREAD)
+        self._next = step + max(1, pause)
         return False
 
     def stop(self) -> None:
@@ -83,7 +87,7 @@ class Sampler:
 
     def affordable(self) -> bool:
         """Return whether evaluating the rules, or one more sample, stays within the allowance."""
-        return self._affordable(_RULES_ALLOWANCE)
+        return self._affordable(1.0)
 
     def charge(self, seconds: float, *, sample: bool = False) -> None:
         """Account for time spent on monitoring.
@@ -97,9 +101,12 @@ class Sampler:
         if sample:
             self._last_cost = seconds if not self._last_cost else (self._last_cost + seconds) / 2
 
-    def _affordable(self, allowance: float) -> bool:
-        allowed = allowance + self._share * (self._clock() - self._start)
-        return self._spent + self._last_cost <= allowed
+    def _affordable(self, part: float) -> bool:
+        elapsed = self._clock() - self._start
+        # A quarter of the minute's allowance for the first step, and a quarter more each time there are ten times as
+        # many steps, so that costly samples do not use it up at the start.
+        minute = _MINUTE * min(1.0, (1 + math.log10(1 + self._step)) / 4)
+        return self._spent + _HOOK * self._step + self._last_cost <= part * self._share * max(minute, elapsed)
 
 
 class StepSampler(Sampler):
@@ -120,5 +127,5 @@ class StepSampler(Sampler):
         """Return False: managed trainings evaluate the rules themselves, at epochs of their choice."""
         return False
 
-    def _affordable(self, allowance: float) -> bool:
+    def _affordable(self, part: float) -> bool:
         return True

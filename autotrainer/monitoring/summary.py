@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotrainer.monitoring.loss_values import binary_entropies, cross_entropy, errors, finite_or_inf
+from autotrainer.monitoring.loss_values import entropies, errors, finite_or_inf
 from autotrainer.records.signals import LAYER_COLUMNS, RARE_CLASS_RATIO, STEP_COLUMNS, Floats, Observation, StepStats
 from autotrainer.records.task import MASKED, TargetSummary, TaskContext, correct_rows
 
@@ -51,6 +51,9 @@ class DataSummary:
     def __init__(self) -> None:
         self._inputs = _Moments()
         self._targets = _Moments()
+        self._above = _Moments()
+        self._entropies = _Moments()
+        self._distinct: set[float] = set()
         self._classes: Counter[float] = Counter()
         self._discrete = True
         self._one_hot = True
@@ -69,7 +72,11 @@ class DataSummary:
         if not len(columns):
             return
         self._targets.add(columns)
+        self._above.add((columns > 0.5).astype(np.float64))
+        self._entropies.add(_binary_entropies(np.clip(columns, 0, 1)))
         values = columns.ravel()
+        if len(self._distinct) <= _MAX_VALUES:
+            self._distinct.update(np.unique(values)[: _MAX_VALUES + 1].tolist())
         unmasked = values[values != MASKED]
         masked = targets.dtype.kind in "iu" and len(unmasked) < len(values) and bool((unmasked >= 0).all())
         values = unmasked if masked else values
@@ -87,6 +94,13 @@ class DataSummary:
         old = self._summary
         classes = self._classes if self._discrete else Counter[float]()
         shares = np.array(list(classes.values()), np.float64) / max(classes.total(), 1)
+        minimum = float(np.fmin(old.minimum, values.min() if values.size else np.nan))
+        maximum = float(np.fmax(old.maximum, columns.max()))
+        shares_of_columns = minimum >= 0 and maximum <= 1
+        if shares_of_columns:
+            above, means, entropies = self._above.mean, self._targets.mean, self._entropies.mean
+        else:
+            above = means = entropies = np.full(1, np.nan)
         listed = self._discrete and not self._one_hot and 0 < len(classes) <= _MAX_VALUES
         self._summary = TargetSummary(
             count=old.count + columns.size,
@@ -95,8 +109,8 @@ class DataSummary:
             width=width,
             integer_type=targets.dtype.kind in "iub",
             integral=self._discrete,
-            minimum=float(np.fmin(old.minimum, values.min() if values.size else np.nan)),
-            maximum=float(np.fmax(old.maximum, columns.max())),
+            minimum=minimum,
+            maximum=maximum,
             mean=float(self._targets.mean.mean()),
             variance=float((self._targets.std**2).mean()),
             values=tuple(sorted(classes)) if listed else ((0.0, 1.0) if self._one_hot else ()),
@@ -106,6 +120,10 @@ class DataSummary:
             entropy=_entropy(shares) if classes else float("nan"),
             rarest=float(shares.min()) if classes else float("nan"),
             masked=old.masked or masked,
+            distinct=min(len(self._distinct), _MAX_VALUES + 1),
+            column_majority=float(np.maximum(above, 1 - above).mean()),
+            column_entropy=float(_binary_entropies(means).mean()),
+            value_entropy=float(entropies.mean()),
         )
 
     def is_rare(self, labels: NDArray[Any]) -> NDArray[np.bool_]:
@@ -175,6 +193,10 @@ def _total_norm(norms: Floats) -> float:
     return finite_or_inf(np.sqrt(np.sum(norms**2))) if norms.size else float("nan")
 
 
+def _sigmoid(values: Floats) -> Floats:
+    return np.exp(-np.logaddexp(0.0, -values))
+
+
 def _spread(rows: Floats) -> float:
     return finite_or_inf(np.sqrt(np.mean(np.var(rows.reshape(len(rows), -1), axis=0))))
 
@@ -203,6 +225,12 @@ def _entropy(shares: Floats) -> float:
     """Return the entropy in nats of shares that sum to 1."""
     shares = shares[shares > 0]
     return float(-(shares * np.log(shares)).sum())
+
+
+def _binary_entropies(shares: Floats) -> Floats:
+    """Return the entropies in nats of binary variables with these probabilities of 1."""
+    parts = [np.where(p == 0, 1, p) for p in (shares, 1 - shares)]
+    return -(parts[0] * np.log(parts[0]) + parts[1] * np.log(parts[1]))
 
 
 def _labels(targets: NDArray[Any], summary: TargetSummary) -> NDArray[Any]:
@@ -244,10 +272,12 @@ def _compare_with_targets(observation: Observation, data: DataSummary, context: 
     targets = data.targets
     outputs = np.asarray(observation.outputs, np.float64)
     if outputs.size == rows.size:
-        values.update(errors(outputs, rows))
-        if targets.classes and context.loss.own:
-            values.update(binary_entropies(outputs, rows, context.output_activation))
+        logits = context.loss.family == "binary_cross_entropy" and context.loss.expects == "logits"
+        values.update(errors(_sigmoid(outputs) if logits else outputs, rows, absolute=context.loss.own))
     kind = context.kind(targets)
+    if context.loss.own:
+        class_labels = _labels(np.asarray(rows), targets) if kind == "multiclass" else None
+        values.update(entropies(outputs, rows, class_labels, observation.loss))
     if kind in ("multiclass", "binary", "multilabel"):
         try:
             correct = correct_rows(outputs, rows, kind, cut=context.cut(targets), class_axis=context.loss.class_axis)
@@ -257,9 +287,6 @@ def _compare_with_targets(observation: Observation, data: DataSummary, context: 
         if unmasked.size:
             values["accuracy"] = float(unmasked.mean())
         labels = _labels(np.asarray(rows), targets).reshape(len(correct), -1)
-        one_class = kind == "multiclass" and outputs.ndim == 2 and labels.shape[1] == 1 and not targets.masked
-        if one_class and context.loss.own:
-            values.update(cross_entropy(outputs, labels[:, 0], context.output_activation))
         if targets.classes and labels.shape[1] == 1:
             rare = correct[data.is_rare(labels[:, 0])]
             if rare.size:

@@ -28,8 +28,6 @@ __all__ = [
     "MAX_RANK",
     "MAX_ROWS",
     "MAX_VALUES",
-    "PROBABILITY_ACTIVATIONS",
-    "PROBABILITY_MARGIN",
     "RARE_CLASS_RATIO",
     "SAMPLED_ENTRIES",
     "STEP_COLUMNS",
@@ -107,14 +105,6 @@ MASK_LOGIT = -1e4
 DEAD_WINDOW = 5
 """Number of consecutive sampled batches on which a dead unit is zero for every sample."""
 
-PROBABILITY_MARGIN = 1e-3
-"""Minimum distance of probabilities from 0 and 1 for ``binary_entropy``: closer ones depend on the loss's clipping and
-on single precision."""
-
-PROBABILITY_ACTIVATIONS = frozenset({"sigmoid", "hard_sigmoid", "softmax"})
-"""Output activations after which a custom loss is taken to expect probabilities, else logits. If the activation is
-unknown, outputs in [0, 1] are taken as probabilities."""
-
 RARE_CLASS_RATIO = 0.1
 """A class is rare up to this frequency relative to that of the most common class."""
 
@@ -124,13 +114,16 @@ STEP_COLUMNS = (
     "batch_size",  # samples
     "grad_norm",  # L2 norm over all layers
     "accuracy",  # share of the copied rows that are predicted correctly (classification tasks)
-    "squared_error",  # mean squared difference of outputs and targets (same shape, or broadcast rows)
+    "squared_error",  # mean squared difference of outputs and targets (same shape, or broadcast rows); of
+    # probabilities, if the loss is a binary cross-entropy on logits
     "crossed_error",  # the same between every output and every target: only if (rows, 1) and (rows,) would broadcast
-    "absolute_error",  # mean absolute difference of outputs and targets, only if they would broadcast like that
+    "absolute_error",  # mean absolute difference of outputs and targets, only if they would broadcast like that, or
+    # for a custom loss
     "crossed_absolute_error",  # the same between every output and every target, under the same condition
-    "binary_entropy",  # binary cross-entropy of outputs with integral targets, only for a custom loss
+    "binary_entropy",  # binary cross-entropy of outputs and targets of the same size, only for a custom loss
     "crossed_binary_entropy",  # the same between every output and every target, only if they would broadcast
-    "cross_entropy",  # cross-entropy of probabilities or logits with one class per row, only for a custom loss
+    "cross_entropy",  # cross-entropy of outputs with classes (of rows or time steps), only for a custom loss
+    "entropy_of_logits",  # 1 if the cross-entropy closest to the loss takes the outputs as logits, 0 as probabilities
     "rare_accuracy",  # accuracy on the copied rows of rare classes, see `RARE_CLASS_RATIO`
     "class_entropy",  # entropy of the classes among the copied rows, in nats (classification tasks)
     "feature_rank",  # effective rank of the output layer's input / the largest possible one, in (0, 1]

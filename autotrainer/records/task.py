@@ -100,6 +100,13 @@ class TargetSummary:
         entropy: Entropy of the classes in nats; NaN if not discrete.
         rarest: Share of the rarest class; NaN if not discrete.
         masked: Whether some class indices are -100 (see `MASKED`); these count nowhere else here.
+        distinct: Number of distinct values, whole or not, at most 33.
+        column_majority: Mean over columns of the share of the more common side of one half; NaN unless all values lie
+            in [0, 1]. The accuracy of the best constant prediction of independent labels.
+        column_entropy: Mean over columns of the binary entropy of the column's mean, in nats: the binary cross-entropy
+            of the best constant prediction; NaN unless all values lie in [0, 1].
+        value_entropy: Mean binary entropy of the values themselves, in nats: the lowest possible binary cross-entropy,
+            0 for labels; NaN unless all values lie in [0, 1].
     """
 
     count: int = 0
@@ -119,6 +126,15 @@ class TargetSummary:
     entropy: float = float("nan")
     rarest: float = float("nan")
     masked: bool = False
+    distinct: int = 0
+    column_majority: float = float("nan")
+    column_entropy: float = float("nan")
+    value_entropy: float = float("nan")
+
+    @property
+    def soft(self) -> bool:
+        """Whether the targets are several columns of fractions in [0, 1] rather than labels: pixels, probabilities."""
+        return self.width > 1 and not self.integral and self.distinct > 2 and self.minimum >= 0 and self.maximum <= 1
 
     @property
     def binary(self) -> bool:
@@ -196,6 +212,8 @@ class TaskContext:
         indices = targets.integral and targets.classes and targets.minimum >= 0 and (targets.width == 1 or sequence)
         if indices and enough_units:
             return "multiclass"
+        if self.loss.classifies and targets.soft:
+            return "regression"
         if self.loss.classifies:
             return "multilabel" if targets.width > 1 else "binary"
         probability = self.output_activation == "sigmoid" and self.output_units == 1
@@ -208,8 +226,12 @@ class TaskContext:
         return 0.0 if self.loss.expects == "logits" or targets.signed else 0.5
 
     def trivial_accuracy(self, targets: TargetSummary) -> float:
-        """Return the accuracy of always predicting the most common class; NaN for regression."""
-        return targets.majority if self.kind(targets) not in ("regression", "unknown") else float("nan")
+        """Return the accuracy of the best constant prediction, for each label by itself; NaN for regression."""
+        kind = self.kind(targets)
+        if kind in ("regression", "unknown"):
+            return float("nan")
+        independent = kind == "multilabel" or (kind == "binary" and not targets.classes)
+        return targets.column_majority if independent and targets.column_majority > 0 else targets.majority
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

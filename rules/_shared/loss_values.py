@@ -1,4 +1,4 @@
-"""Which loss function produced the values: the loss of a batch, compared with known losses on its sampled rows."""
+"""What the values of a loss show: whether it broadcasts, and whether it measures a distance."""
 
 from __future__ import annotations
 
@@ -9,17 +9,13 @@ from types import MappingProxyType
 import numpy as np
 
 from autotrainer.records.history import RunHistory
-from autotrainer.records.signals import MAX_ROWS, PROBABILITY_ACTIVATIONS
-from autotrainer.records.task import TaskContext
+from autotrainer.records.signals import MAX_ROWS
 
 __all__ = [
     "BROADCAST_COLUMNS",
     "LOSS_VALUE_NEEDS",
     "BroadcastLoss",
     "broadcast_loss",
-    "computes_binary_entropy",
-    "computes_cross_entropy",
-    "computes_squared_error",
     "measures_distance",
 ]
 
@@ -32,9 +28,7 @@ BROADCAST_COLUMNS: Mapping[str, str] = MappingProxyType(
 )
 """Column of each row-by-row loss → column of the same loss broadcast: of every output with every target."""
 
-LOSS_VALUE_NEEDS = frozenset(
-    {"loss", "batch_size", "output_min", "output_max", "cross_entropy", *BROADCAST_COLUMNS, *BROADCAST_COLUMNS.values()}
-)
+LOSS_VALUE_NEEDS = frozenset({"loss", "batch_size", *BROADCAST_COLUMNS, *BROADCAST_COLUMNS.values()})
 """Columns that are read here."""
 
 _SAME = 1e-3
@@ -47,17 +41,6 @@ precision."""
 
 _CLOSER = 0.1
 """Largest difference from the form that it is ÷ difference between both forms."""
-
-_EXACT = 1e-4
-"""Largest relative difference from a binary cross-entropy that blames the targets: single precision and clipping of the
-logarithms leave less, another factor or label smoothing more."""
-
-_DECIDED = 0.01
-"""Distance of a probability from one half from which it shows the form of the loss; for a logit, four times as much
-(the slope of the logistic function there is a quarter)."""
-
-_MIN_SAMPLES = 3
-"""Fewest such samples, of which half must match: by chance, one in 20 does."""
 
 _MIN_ROWS = 2
 """Fewest rows of a batch in which broadcasting shows."""
@@ -88,41 +71,6 @@ class BroadcastLoss:
     loss: float
     by_rows: float
     broadcast: float
-
-
-def computes_binary_entropy(history: RunHistory, context: TaskContext) -> bool:
-    """Return whether the values of the loss are a binary cross-entropy, for any targets, row by row or broadcast.
-
-    Outputs that are all about one half are not evidence: every logistic loss is ln 2 there.
-    """
-    size, value, activation = history.scalar("batch_size"), history.scalar("loss"), context.output_activation
-    low, high = history.scalar("output_min"), history.scalar("output_max")
-    decided = np.ones(len(value), bool)
-    if activation is None or activation in PROBABILITY_ACTIVATIONS:
-        decided &= np.maximum(np.abs(low - 0.5), np.abs(high - 0.5)) >= _DECIDED
-    if activation is None or activation not in PROBABILITY_ACTIVATIONS:
-        decided &= np.maximum(np.abs(low), np.abs(high)) >= 4 * _DECIDED
-    gap = np.abs(value - history.scalar("binary_entropy"))
-    gap = np.fmin(gap, np.abs(value - history.scalar("crossed_binary_entropy"))) / np.maximum(np.abs(value), 1e-12)
-    gap = gap[(size >= 1) & (size <= MAX_ROWS) & np.isfinite(value) & decided & np.isfinite(gap)]
-    return len(gap) >= _MIN_SAMPLES and bool(np.median(gap) <= _EXACT)
-
-
-def computes_cross_entropy(history: RunHistory) -> bool:
-    """Return whether the values of the loss are a mean cross-entropy, categorical or binary."""
-    size, value = history.scalar("batch_size"), history.scalar("loss")
-    gap = np.fmin(np.abs(value - history.scalar("cross_entropy")), np.abs(value - history.scalar("binary_entropy")))
-    gap = (gap / np.maximum(np.abs(value), 1e-12))[(size <= MAX_ROWS) & np.isfinite(value)]
-    gap = gap[np.isfinite(gap)]
-    return len(gap) >= _MIN_SAMPLES and bool(np.median(gap) <= _SAME)
-
-
-def computes_squared_error(history: RunHistory) -> bool:
-    """Return whether the values of the loss are a mean squared error."""
-    size, value = history.scalar("batch_size"), history.scalar("loss")
-    gap = np.abs(value - history.scalar("squared_error")) / np.maximum(np.abs(value), 1e-12)
-    gap = gap[(size <= MAX_ROWS) & np.isfinite(value) & np.isfinite(gap)]
-    return len(gap) >= _MIN_SAMPLES and bool(np.median(gap) <= _SAME)
 
 
 def broadcast_loss(history: RunHistory) -> BroadcastLoss | None:

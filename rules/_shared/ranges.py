@@ -11,6 +11,9 @@ from autotrainer.records.task import TaskContext
 
 __all__ = ["RANGES", "output_activation", "output_range", "unreachable"]
 
+_TOLERANCE = 1e-3
+"""Distance from the range of an activation that half precision explains."""
+
 RANGES = {
     "sigmoid": (0.0, 1.0),
     "hard_sigmoid": (0.0, 1.0),
@@ -35,12 +38,19 @@ def output_range(history: RunHistory) -> tuple[float, float]:
 
 
 def output_activation(history: RunHistory, context: TaskContext) -> str | None:
-    """Return the output activation: as declared, else softmax where the outputs prove it, else None."""
-    if context.output_activation is not None:
-        return context.output_activation
+    """Return the activation of the outputs that the loss gets, None if unknown.
+
+    It is the one declared, unless the measured outputs leave its range: then something follows it, such as the
+    logarithm that a trainer takes. Without any, it is softmax if the outputs prove it.
+    """
+    low, high = output_range(history)
+    declared = context.output_activation
+    if declared is not None:
+        lowest, highest = RANGES.get(declared, (-math.inf, math.inf))
+        outside = low < lowest - _TOLERANCE or high > highest + _TOLERANCE
+        return None if outside else declared
     errors = history.scalar("output_row_sum_error")
     errors = errors[~np.isnan(errors)]
-    low, high = output_range(history)
     if len(errors) >= 2 and errors.max() < 1e-4 and low >= 0 and high <= 1 + 1e-6:
         return "softmax"
     return None

@@ -10,7 +10,7 @@ import numpy as np
 from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import MAX_ROWS, Floats
 from autotrainer.records.task import TaskContext
-from autotrainer.rules._shared.loss_values import computes_squared_error, measures_distance
+from autotrainer.rules._shared.loss_values import measures_distance
 from autotrainer.rules._shared.trends import blocks, theil_sen, wilson
 
 __all__ = ["LEAST_R2", "SkillEstimate", "skill_estimates", "targets_growth", "trivial_score", "trivial_squared_error"]
@@ -94,7 +94,7 @@ def skill_estimates(history: RunHistory, context: TaskContext) -> list[SkillEsti
     can mislead, accuracy can't.
     """
     if context.kind(history.targets) == "regression":
-        return _precise(_squared_error(history, context))
+        return _precise(_squared_error(history, context)) or _precise(_deviance(history, context))
     by_accuracy = _precise(_accuracies(history, context, trivial_score(history, context)))
     unequal = history.targets.majority * history.targets.classes >= _UNEQUAL
     if context.loss.weighted and unequal:  # predictions move to rare classes and are correct less often
@@ -169,9 +169,10 @@ def _squared_error(history: RunHistory, context: TaskContext) -> list[SkillEstim
     or if a custom loss may have another optimum than the mean.
     """
     variance = history.targets.variance
-    if context.loss.expects in ("logits", "log_probabilities", "log_values") or targets_growth(history) > _MOVING:
+    logits = context.loss.expects == "logits" and context.loss.family != "binary_cross_entropy"
+    if logits or context.loss.expects in ("log_probabilities", "log_values") or targets_growth(history) > _MOVING:
         return []
-    squares = context.loss.family == "squared_error" or (context.loss.own and computes_squared_error(history))
+    squares = context.loss.family == "squared_error"
     errors = history.scalar("squared_error")[_fresh(history)]
     errors = errors[~np.isnan(errors)]
     if len(errors) < 4 and context.loss.reduction == "mean":
@@ -192,7 +193,7 @@ def _squared_error(history: RunHistory, context: TaskContext) -> list[SkillEstim
     unsure = not (half <= _PRECISE or mean - half >= 1)  # also if one spike dwarfs all other losses
     if unsure and held_out.size and squares:
         mean, half = float(np.minimum(np.mean(held_out), 1e300) / variance), _VALIDATION_NOISE
-    if context.loss.own and not squares and _other_optimum(history, mean, half):
+    if context.loss.own and _other_optimum(history, mean, half):
         return []
     # Far below the trivial predictor the interval is wide in absolute terms, yet the verdict is certain.
     half = half if mean - half < 1 else min(half, _PRECISE)
@@ -233,6 +234,26 @@ def _fell(history: RunHistory) -> bool:
     return float(start.mean() - now.mean()) > 3 * noise
 
 
+def _deviance(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
+    """Return the share of the deviance that is explained, an R² for a binary cross-entropy of fractions.
+
+    The constant prediction has the entropy of the means, a perfect one that of the values themselves (Cameron and
+    Windmeijer, Journal of Econometrics 1997).
+    """
+    targets, loss = history.targets, context.loss
+    if loss.family != "binary_cross_entropy" or loss.reduction != "mean" or loss.weighted:
+        return []
+    span = targets.column_entropy - targets.value_entropy
+    losses = _late_losses(history)
+    _, means = blocks(np.arange(len(losses)), losses)
+    if not span > 0 or len(means) < 4:
+        return []
+    middle, half = float(np.mean(means)), 1.64 * float(np.std(means)) / math.sqrt(len(means)) / span
+    skill = (targets.column_entropy - middle) / span
+    half = half if skill + half > 0 else min(half, _PRECISE)
+    return [SkillEstimate(skill, skill - half, skill + half, skill)]
+
+
 def _entropy(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
     """Return skill from a mean cross-entropy, compared with always predicting the class frequencies.
 
@@ -245,10 +266,9 @@ def _entropy(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
     share, others = targets.majority, max(1, targets.classes - 1)
     if not 0 < share < 1 or targets.minimum < 0:
         return []
-    common = share
-    if targets.one_hot and loss.family == "binary_cross_entropy":  # the mean over columns, which are mostly 0
-        common, others = 1 - targets.mean, 1
-    entropy = -common * math.log(common) - (1 - common) * math.log((1 - common) / others)
+    entropy = -share * math.log(share) - (1 - share) * math.log((1 - share) / others)
+    if loss.family == "binary_cross_entropy" and targets.column_entropy > 0:
+        entropy = targets.column_entropy
     losses = _late_losses(history)
     _, means = blocks(np.arange(len(losses)), losses)
     if len(means) < 4:
