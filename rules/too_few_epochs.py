@@ -143,7 +143,8 @@ class TooFewEpochs(Rule):
         poor |= brief and certain and gain >= _MUCH and skill < _FINE
         if not poor and (_may_memorize(history) or not _score_rises(history, result, held_out or training)):
             return None
-        severity = result.worst if poor else Severity.WARNING
+        planned_length = context.planned_epochs or context.planned_steps
+        severity = result.worst if poor and planned_length else Severity.WARNING
         falling = training.fall > _VISIBLE
         course = f"the loss still fell by {training.fall:.0%} in the last third, and " if falling else ""
         message = f"Training ended too early, after {result.steps} steps: {course}{result.words}."

@@ -48,7 +48,7 @@ class Outcome:
         skill: Best estimate of skill.
         score: Accuracy or R², as reported to the user.
         trivial: Score of the trivial predictor.
-        progress: Share of the planned schedule that is done, in [0, 1]; NaN if unknown.
+        progress: Share of the run that is done, in [0, 1]; NaN if its length is unknown.
         steps: Optimizer steps done.
         trend: Trend of the training loss over the last half of the run, per step.
         to_come: Expected fall of the loss until the end of the schedule (if unknown: over the same number of steps
@@ -137,12 +137,15 @@ class Outcome:
 
 
 def progress(history: RunHistory, context: TaskContext) -> float:
-    """Return the share of the planned schedule that is done, in [0, 1]; NaN if unknown."""
+    """Return the share of the planned schedule that is done, in [0, 1]; NaN if unknown.
+
+    The length of a run that has ended is known, whatever was planned, unless it was too short to be more than a trial.
+    """
     done = history.step + 1
     if context.planned_steps:
         return min(1.0, done / context.planned_steps)
     if not context.planned_epochs:
-        return math.nan
+        return 1.0 if history.finished and done >= _FEW_STEPS else math.nan
     per_epoch = math.nan
     if history.has_ended(history.epoch - 1):
         per_epoch = (history.step_of_epoch(history.epoch - 1) + 1) / history.epoch
