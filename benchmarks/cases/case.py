@@ -16,17 +16,12 @@ from typing import Any
 
 from autotrainer.errors import ConfigError
 from benchmarks.cases.problems import FAULT_PROBLEMS, SYMPTOM_PROBLEMS
-from benchmarks.cases.vocabulary import check_program
-from benchmarks.data.files import FILES, find
-from benchmarks.generator.generate import generate
-from benchmarks.generator.generate import names as generated_names
+from benchmarks.cases.vocabulary import HABITS, check_program
+from benchmarks.cases.sources import case_row, is_source, source_names
 
 __all__ = ["FAULT_PROBLEMS", "SYMPTOM_PROBLEMS", "Case", "Program", "load_cases"]
 
 _FOLDER = Path(__file__).parent
-
-_GENERATED = re.compile(r"generated(?::([1-9]\d*)(?::(\d+))?)?(?:@(.+))?", re.ASCII)
-"""Count, seed and data sets of generated cases."""
 
 _CEILINGS = {"circle": 0.854, "blob": 0.833}  # two layers of 64 ReLU units, measured
 
@@ -73,7 +68,7 @@ class Program:
     def managed(self, framework: str) -> bool:
         """Return whether `autotrainer.fit` can run this training: not if the fault is in a custom loop."""
         clips = framework == "pytorch" and "clip_norm" in self.optimizer
-        return not clips and set(self.loop) <= {"shuffle"}
+        return not clips and set(self.loop) <= {"shuffle", *HABITS}
 
 
 _PARTS = tuple(part.name for part in fields(Program))
@@ -117,6 +112,11 @@ class Case:
         return frozenset(names)
 
     @property
+    def healthy(self) -> bool:
+        """Whether the case is a working training: no fault, no symptom, no fix, but a score that it has to reach."""
+        return not (self.faults or self.symptoms or self.fixed) and "torch" in self.measured
+
+    @property
     def recipe(self) -> str:
         """Checksum of both trainings, which changes when the case is edited."""
         programs = [
@@ -152,32 +152,17 @@ def load_cases(sources: Iterable[str] = ("real", "zoo"), names: Sequence[str] = 
     cases: list[Case] = []
     sources = list(sources)
     for source in sources:
-        if re.match(r"generated\b", source):
+        kind = is_source(source)
+        if kind:
             requested = [name for name in names if len(sources) == 1 or name.count(".") == 3]
-            ids = requested if names else _generated_names(source)
-            cases += [_case(generate(name), "generated") for name in ids]
+            ids = requested if names else source_names(source)
+            cases += [_case(case_row(name), kind) for name in ids]
         else:
             cases += _read(source)
     unknown = sorted(set(names) - {c.id for c in cases})
     if unknown:
         raise ConfigError(f"unknown case {unknown[0]!r} in {', '.join(sources)}")
     return [c for c in cases if not names or c.id in names]
-
-
-def _generated_names(source: str) -> list[str]:
-    match = _GENERATED.fullmatch(source)
-    if match is None:
-        raise ConfigError(
-            f"{source!r} is not a valid source of generated cases: "
-            "write generated:60, generated:60:7 or generated:60:7@moons+digits"
-        )
-    count, seed, data = match.groups()
-    chosen = data.split("+") if data else []
-    ids = generated_names(int(count or 40), int(seed or 0), chosen)
-    for name in chosen:
-        if name in FILES:
-            find(name)
-    return ids
 
 
 def _read(source: str) -> list[Case]:

@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 
 from benchmarks.cases.case import Case, Program
 
-__all__ = ["MARGIN", "SEED_SHARE", "case_state", "fix_state", "is_faulty", "is_healthy", "score"]
+__all__ = ["CONTRASTIVE_MARGIN", "MARGIN", "SEED_SHARE", "case_state", "fix_state", "is_faulty", "is_healthy"]
+__all__ += ["sample_quality", "score"]
+
+CONTRASTIVE_MARGIN = 1.0
+"""Distance that a contrastive loss asks for between members of a pair that differ; half of it separates the two."""
 
 MARGIN = 0.05
 """Within 5 % of the reference score a training is healthy; more than 5 points below its fix it is faulty."""
@@ -22,7 +26,7 @@ SEED_SHARE = 2 / 3
 
 
 def score(program: Program, outputs: NDArray[Any], targets: NDArray[Any]) -> float:
-    """Return accuracy in [0, 1], or R² limited to [-1, 1]. A prediction that is not finite counts as wrong.
+    """Return accuracy or `sample_quality` in [0, 1], or R² limited to [-1, 1]. Predictions that are not finite are wrong.
 
     ``binary_accuracy`` is the mean over labels; in R², several outputs are weighted by their variance.
 
@@ -31,7 +35,18 @@ def score(program: Program, outputs: NDArray[Any], targets: NDArray[Any]) -> flo
         outputs: Raw outputs, shape (rows, units) or (rows, time, units).
         targets: Encoded targets.
     """
+    if program.metric == "sample_quality":
+        return sample_quality(outputs, targets)
+    if program.metric == "pair_accuracy":
+        near = np.linalg.norm(outputs[:, 0] - outputs[:, 1], axis=-1) < CONTRASTIVE_MARGIN / 2
+        return float(((near == (targets > 0.5)) & np.isfinite(outputs).all((1, 2))).mean())
+    if program.metric == "rank_accuracy":
+        better = outputs[:, 0, 0] > outputs[:, 1, 0]
+        return float(((better == (targets > 0.5)) & np.isfinite(outputs).all((1, 2))).mean())
     if program.metric == "r2":
+        if program.loss in ("bce_logits", "poisson"):
+            with np.errstate(over="ignore"):
+                outputs = np.exp(outputs) if program.loss == "poisson" else 1 / (1 + np.exp(-outputs))
         flat = targets.reshape(len(targets), -1).astype(np.float64)
         return _r2(outputs.reshape(flat.shape).astype(np.float64), flat)
     if program.metric == "binary_accuracy":
@@ -39,7 +54,8 @@ def score(program: Program, outputs: NDArray[Any], targets: NDArray[Any]) -> flo
         return float((right & np.isfinite(outputs)).mean())
     finite = np.isfinite(outputs).all(axis=-1)
     if outputs.shape[-1] == 1:
-        cut = 0.0 if program.loss == "bce_logits" else 0.5
+        signed = program.layout == "pm1" and program.loss in ("mse", "mae", "huber")
+        cut = 0.0 if program.loss == "bce_logits" or signed else 0.5
         positive = 1.5 if program.layout == "binary_plus1" else 0.5
         labels = targets.reshape(outputs.shape[:-1])
         if program.layout != "index_as_float":  # there, classes above 1 are out of reach of one unit
@@ -49,6 +65,29 @@ def score(program: Program, outputs: NDArray[Any], targets: NDArray[Any]) -> flo
         classes = targets.argmax(-1) if program.layout == "onehot" else targets
         correct = outputs.argmax(-1) == classes
     return float((correct & finite).mean())
+
+
+def sample_quality(samples: NDArray[Any], real: NDArray[Any]) -> float:
+    """Return how well samples imitate real points: 1 minus their energy distance ÷ that of one constant point.
+
+    0 if they are no better than the mean of the real points, 1 for the same distribution; limited to [0, 1].
+
+    Args:
+        samples: Shape (rows, features).
+        real: Shape (rows, features).
+
+    Source: Székely & Rizzo, J. Stat. Plan. Inference 143 (2013), 1249.
+    """
+    if not np.isfinite(samples).all():
+        return 0.0
+
+    def mean_distance(a: NDArray[Any], b: NDArray[Any]) -> float:
+        return float(np.linalg.norm(a[:, None] - b[None], axis=-1).mean())
+
+    def energy(points: NDArray[Any]) -> float:
+        return 2 * mean_distance(points, real) - mean_distance(points, points) - mean_distance(real, real)
+
+    return float(np.clip(1 - energy(samples) / energy(real.mean(0, keepdims=True)), 0, 1))
 
 
 def is_faulty(case: Case, original: float, fixed: float) -> bool:
@@ -98,7 +137,7 @@ def case_state(case: Case, original: Sequence[float], fixed: Sequence[float], fr
     scores = f"{_scores(original)} original" + (f", {_scores(fixed)} fixed" if fixed else "")
     if failed[0] or any(failed[1:]):
         return f"{scores}: the fault shows in {sum(failed[1:])} of {len(original)} seeds"
-    if case.faults or case.ceiling is None:
+    if case.faults or (case.ceiling is None and not case.healthy):
         return f"{scores}: no fault shows"
     reached = [is_healthy(case, value, framework) for value in (median(original), *original)]
     if reached[0] and sum(reached[1:]) >= SEED_SHARE * len(original):

@@ -8,8 +8,9 @@ from typing import Any
 from autotrainer.errors import ConfigError
 from benchmarks.data.builtin import BUILTIN
 from benchmarks.data.files import FILES
+from benchmarks.data.synthetic import SYNTHETIC
 
-__all__ = ["ENCODINGS", "LAYERS", "LOOP", "LOSSES", "OPTIMIZERS", "check_program", "walk"]
+__all__ = ["ENCODINGS", "HABITS", "LAYERS", "LOOP", "LOSSES", "OPTIMIZERS", "check_program", "walk"]
 
 Layer = Mapping[str, Any]
 
@@ -19,11 +20,16 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
     "batchnorm": (),
     "conv1d": ("filters", "kernel", "padding"),
     "conv2d": ("filters", "kernel", "padding"),
+    "decoder": ("layers",),
     "dense": ("units",),
+    "discriminator": ("layers",),
     "dropout": ("rate",),
     "embedding": ("vocabulary", "units"),
+    "encoder": ("layers",),
     "flatten": (),
+    "generator": ("layers",),
     "gru": ("units",),
+    "head": ("layers", "loss"),
     "layernorm": (),
     "lstm": ("units",),
     "maxpool1d": ("size",),
@@ -31,9 +37,15 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
     "mean": (),
     "position": (),
     "residual": ("layers",),
+    "trunk": ("layers",),
+    "twins": ("layers",),
 }
 """Types of layers with their required settings. ``attention``: self-attention of a sequence. ``mean``: over time.
-``position``: adds a learned vector for each time step. ``residual``: adds the output of its ``layers`` to its input."""
+``position``: adds a learned vector for each time step. ``residual``: adds the output of its ``layers`` to its input.
+``twins``: applies its ``layers`` to both members of a pair. ``frozen``: the layer's weights are not trained.
+
+Parts of programs of several networks (`benchmarks.programs.pytorch_composite`): ``generator`` and ``discriminator``;
+``encoder`` and ``decoder`` of a variational autoencoder; ``trunk`` and several ``head``, each with its ``loss``."""
 
 LOSSES = (
     "bce",
@@ -43,19 +55,29 @@ LOSSES = (
     "bce_sum",
     "cce",
     "cce_noclip_sum",
+    "ce_flat",
     "ce_logits",
+    "ce_transposed",
+    "composite",
+    "contrastive",
+    "huber",
+    "logistic_rank",
     "log_squares",
     "mae",
+    "margin_rank",
     "mse",
     "mse_sum",
+    "poisson",
     "scce",
     "scce_sum",
 )
 """``…_logits``: on logits. ``…_sum``: summed over rows, in PyTorch over several values too. ``bce_noclip``,
 ``cce_noclip_sum``, ``log_squares``: written out, without protection from the logarithm of zero. ``bce_clipped``:
-accepts any outputs and targets."""
+accepts any outputs and targets. ``ce_flat``, ``ce_transposed``: on logits of sequences, which the PyTorch loop
+flattens or transposes. ``contrastive``, ``…_rank``: on pairs. ``poisson``: outputs are logarithms of the expected count.
+``composite``: the sum that a program of several networks defines."""
 
-ACTIVATIONS = ("exponential", "gelu", "leaky_relu", "relu", "sigmoid", "softmax", "tanh")
+ACTIVATIONS = ("elu", "exponential", "gelu", "leaky_relu", "relu", "selu", "sigmoid", "softmax", "tanh")
 INITS = (
     "framework",
     *(f"{family}_{form}" for family in ("glorot", "he", "lecun") for form in ("normal", "uniform")),
@@ -69,10 +91,11 @@ INITS = (
 """Initializers, drawn as Keras draws them; ``framework``: the framework's default."""
 
 SCALINGS = ("div255", "minmax", "raw", "standard", "tokens", "zero_fill_standard")
-OPTIMIZERS = ("adagrad", "adam", "adamw", "nadam", "rmsprop", "sgd")
+OPTIMIZERS = ("adadelta", "adagrad", "adam", "adamax", "adamw", "nadam", "rmsprop", "sgd")
 ENCODINGS = (
     "binary",
     "binary_plus1",
+    "bits",
     "float",
     "float_flat",
     "index",
@@ -80,10 +103,11 @@ ENCODINGS = (
     "multi_binary",
     "onehot",
     "pm1",
+    "steps",
     "tag_index_plus1",
     "values",
 )
-METRICS = ("accuracy", "binary_accuracy", "tag_accuracy", "r2")
+METRICS = ("accuracy", "binary_accuracy", "pair_accuracy", "r2", "rank_accuracy", "sample_quality", "tag_accuracy")
 
 LOOP: Mapping[str, tuple[Any, ...]] = {
     "shuffle": (False,),
@@ -91,14 +115,20 @@ LOOP: Mapping[str, tuple[Any, ...]] = {
     "optimized": ("first", "last", "none"),
     "mode": ("eval",),
     "evaluation": ("train",),
+    "loss_call": ("functional",),
+    "reporting": ("none",),
 }
-"""Faults of a training loop; without any of them the loop is correct.
+"""Faults and habits of a training loop; the first five are faults.
 
 ``shuffle``: rows stay in order. ``zero_grad``: gradients accumulate over all steps. ``optimized``: the optimizer has
 only the parameters of the first or last layer, or those of another model. ``mode``: trains in evaluation mode.
-``evaluation``: evaluates in training mode. In Keras only the first exists."""
+``evaluation``: evaluates in training mode. ``loss_call``: the loss is a function and `log` receives its value.
+``reporting``: neither the planned epochs nor their ends are given to the monitor. In Keras only the first exists."""
 
-_CHOICES = {"activation": ACTIVATIONS, "fn": ACTIVATIONS, "init": INITS, "bias_init": INITS}
+HABITS = ("loss_call", "reporting")
+"""Options of the loop that are no fault."""
+
+_CHOICES = {"activation": ACTIVATIONS, "loss": LOSSES, "fn": ACTIVATIONS, "init": INITS, "bias_init": INITS}
 _NUMBERS = ("alpha", "bias_const", "filters", "gain", "heads", "kernel", "lr", "momentum", "rate", "size", "units")
 
 _PARTS = ("layers", "loss", "optimizer", "batch_size", "epochs", "dataset", "default_init", "metric")
@@ -153,7 +183,7 @@ def check_program(row: Mapping[str, Any]) -> None:
     if not {"arrays", "generator"} & set(row["dataset"]):
         raise ConfigError("a dataset without 'arrays' or 'generator'")
     if "arrays" not in row["dataset"]:
-        _check_choice("data set", row["dataset"]["generator"], (*BUILTIN, *FILES))
+        _check_choice("data set", row["dataset"]["generator"], (*BUILTIN, *FILES, *SYNTHETIC))
     for scaling in ("scaling", "target_scaling"):
         _check_choice(scaling, row["dataset"].get(scaling, "raw"), SCALINGS)
     for part in ("batch_size", "epochs"):

@@ -13,6 +13,7 @@ from autotrainer.errors import DataError
 from benchmarks.cases.case import Program
 from benchmarks.data.builtin import make_builtin
 from benchmarks.data.files import FILES, data_folder, read_files
+from benchmarks.data.synthetic import SYNTHETIC, make_synthetic
 
 __all__ = ["Arrays", "data_folder", "load", "split"]
 
@@ -50,14 +51,19 @@ def load(program: Program, seed: int) -> Arrays:
     elif spec["generator"] in FILES:
         limits = int(spec.get("train_rows", 3000)), int(spec.get("test_rows", 1000))
         raw = Arrays(*read_files(str(spec["generator"]), *limits))
+    elif spec["generator"] in SYNTHETIC:
+        raw = Arrays(*make_synthetic(str(spec["generator"]), int(spec.get("draw", 0)), spec.get("settings", {})))
     else:
         raw = Arrays(*make_builtin(str(spec["generator"])))
+    if spec.get("validation") == "other_classes":
+        raw = _other_classes(raw)
     x_train, x_test = raw.x_train, raw.x_test
     if "shape" in spec:
         x_train, x_test = (x.reshape(len(x), *spec["shape"]) for x in (x_train, x_test))
     tokens = spec.get("scaling") == "tokens"
     if not tokens:
         x_train, x_test = _scale(x_train, x_test, str(spec.get("scaling", "raw")))
+        x_train, x_test = (_distort(x, spec) for x in (x_train, x_test))
     y_train, y_test = raw.y_train, raw.y_test
     if spec.get("targets") == "inputs":
         y_train, y_test = x_train, x_test
@@ -99,11 +105,15 @@ def _stored(name: str, seed: int) -> Arrays:
 def _inject_faults(
     x: NDArray[np.generic], y: NDArray[np.generic], spec: Mapping[str, Any]
 ) -> list[NDArray[np.generic]]:
-    """Return training rows with the faults of the data: classes thinned, rows sorted by class, or values missing."""
+    """Return training rows with the faults of the data: classes thinned, labels of other rows, rows sorted by class, or
+    values missing.
+    """
     draw = np.random.default_rng(0)
     selected = np.arange(len(x))
     if spec.get("rare"):  # the share kept of each class but the first
         selected = selected[(y == 0) | (draw.random(len(y)) < spec["rare"])]
+    if spec.get("labels") == "shuffled":
+        y = y[draw.permutation(len(y))]
     if spec.get("order") == "by_label":
         selected = selected[np.argsort(y[selected], kind="stable")]
     x, y = x[selected].copy(), y[selected]
@@ -112,6 +122,22 @@ def _inject_faults(
         rows = draw.permutation(len(x))[: int(spec["missing"])]
         flat[rows, draw.integers(flat.shape[1], size=len(rows))] = np.nan
     return [x, y]
+
+
+def _other_classes(raw: Arrays) -> Arrays:
+    """Return the data split where rows sorted by class are cut: the test has the last classes, training the others."""
+    x, y = np.concatenate([raw.x_train, raw.x_test]), np.concatenate([raw.y_train, raw.y_test])
+    order = np.argsort(y, kind="stable")
+    train, test = order[: len(raw.y_train)], order[len(raw.y_train) :]
+    return Arrays(x[train], y[train], x[test], y[test])
+
+
+def _distort(x: NDArray[np.generic], spec: Mapping[str, Any]) -> NDArray[np.generic]:
+    """Return inputs far from the scale that they should have: all of them (``factor``, ``shift``) or one column."""
+    x = x * float(spec.get("factor") or 1) + float(spec.get("shift") or 0)
+    if spec.get("column_factor"):
+        x[..., 0] *= float(spec["column_factor"])
+    return x
 
 
 def _scale(
@@ -137,6 +163,10 @@ def _encode(y: NDArray[np.generic], layout: str, outputs: int) -> NDArray[np.gen
         return flat.astype(np.int64) + 1
     if layout == "onehot":
         return np.eye(outputs, dtype=np.float32)[flat.astype(np.int64)]
+    if layout == "steps":
+        return flat.astype(np.float32)[..., None]
+    if layout == "bits":
+        return (flat.astype(np.int64)[:, None] >> np.arange(outputs) & 1).astype(np.float32)
     if layout == "values":
         return flat.astype(np.float32)
     column = flat.reshape(len(flat), -1).astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from benchmarks.cases.case import Program
-from benchmarks.cases.scoring import score
+from benchmarks.cases.scoring import CONTRASTIVE_MARGIN, score
 from benchmarks.data.datasets import Arrays
 from benchmarks.programs.keras3_layers import apply, make_layer
 
@@ -52,6 +53,55 @@ class UnclippedBinaryCrossentropy(keras.losses.Loss):  # type: ignore[misc]
         return -ops.mean(y_true * ops.log(y_pred) + (1 - y_true) * ops.log(1 - y_pred), axis=-1)
 
 
+class ContrastiveLoss(keras.losses.Loss):  # type: ignore[misc]
+    """Squared distance of equal pairs, squared shortfall from the margin of others; see `pytorch_losses`."""
+
+    def __init__(self, name: str = "contrastive", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return one value per pair; outputs have shape (rows, 2, units), targets (rows,)."""
+        squares = ops.maximum(ops.sum(ops.square(y_pred[:, 0] - y_pred[:, 1]), axis=-1), 1e-12)
+        shortfall = ops.maximum(CONTRASTIVE_MARGIN - ops.sqrt(squares), 0)
+        equal = ops.reshape(y_true, (-1,))
+        return equal * squares + (1 - equal) * ops.square(shortfall)
+
+
+class MarginRankingLoss(keras.losses.Loss):  # type: ignore[misc]
+    """Hinge on the difference of two scores: the better of a pair should score higher by 1."""
+
+    def __init__(self, name: str = "margin_ranking", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return one value per pair; outputs have shape (rows, 2, 1), targets (rows,)."""
+        sign = 2 * ops.reshape(y_true, (-1,)) - 1
+        return ops.maximum(1 - sign * (y_pred[:, 0, 0] - y_pred[:, 1, 0]), 0)
+
+
+class LogisticRankingLoss(keras.losses.Loss):  # type: ignore[misc]
+    """Binary cross-entropy on the difference of two scores."""
+
+    def __init__(self, name: str = "logistic_ranking", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return one value per pair; outputs have shape (rows, 2, 1), targets (rows,)."""
+        sign = 2 * ops.reshape(y_true, (-1,)) - 1
+        return ops.softplus(-sign * (y_pred[:, 0, 0] - y_pred[:, 1, 0]))
+
+
+class PoissonLoss(keras.losses.Loss):  # type: ignore[misc]
+    """Negative log-likelihood of counts, without its constant; outputs are logarithms of the expectation."""
+
+    def __init__(self, name: str = "poisson_of_logs", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return one value per row."""
+        return ops.mean(ops.exp(y_pred) - y_true * y_pred, axis=-1)
+
+
 _LOSSES: Mapping[str, Callable[[], Any]] = {
     "bce": lambda: "binary_crossentropy",
     "bce_clipped": lambda: "binary_crossentropy",
@@ -60,10 +110,18 @@ _LOSSES: Mapping[str, Callable[[], Any]] = {
     "bce_sum": lambda: keras.losses.BinaryCrossentropy(reduction="sum"),
     "cce": lambda: "categorical_crossentropy",
     "cce_noclip_sum": SummedCrossEntropy,
-    "ce_logits": lambda: keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    **dict.fromkeys(
+        ("ce_flat", "ce_logits", "ce_transposed"),
+        lambda: keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    ),
+    "contrastive": ContrastiveLoss,
+    "huber": keras.losses.Huber,
+    "logistic_rank": LogisticRankingLoss,
     "log_squares": LogSquaredError,
     "mae": lambda: "mean_absolute_error",
+    "margin_rank": MarginRankingLoss,
     "mse": lambda: "mean_squared_error",
+    "poisson": PoissonLoss,
     "mse_sum": lambda: keras.losses.MeanSquaredError(reduction="sum"),
     "scce": lambda: "sparse_categorical_crossentropy",
     "scce_sum": lambda: keras.losses.SparseCategoricalCrossentropy(reduction="sum"),
@@ -87,19 +145,21 @@ def build(program: Program, input_shape: tuple[int, ...]) -> keras.Model:
     """
     tokens = program.layers[0]["type"] == "embedding"
     inputs = keras.Input(input_shape, dtype="int32" if tokens else None)
-    if any(layer["type"] in ("attention", "residual") for layer in program.layers):
+    if any(layer["type"] in ("attention", "residual", "twins") for layer in program.layers):
         return keras.Model(inputs, apply(program.layers, inputs, program.default_init))
     return keras.Sequential([inputs, *(make_layer(layer, program.default_init) for layer in program.layers)])
 
 
 def make_optimizer(program: Program) -> keras.optimizers.Optimizer:
     """Return the optimizer of a program."""
-    spec = {name: value for name, value in program.optimizer.items() if name not in ("name", "lr")}
+    spec = {name: value for name, value in program.optimizer.items() if name not in ("name", "lr", "schedule")}
     if "clip_norm" in spec:
         spec["global_clipnorm"] = spec.pop("clip_norm")
     factory = {
+        "adadelta": keras.optimizers.Adadelta,
         "adagrad": keras.optimizers.Adagrad,
         "adam": keras.optimizers.Adam,
+        "adamax": keras.optimizers.Adamax,
         "adamw": keras.optimizers.AdamW,
         "nadam": keras.optimizers.Nadam,
         "rmsprop": keras.optimizers.RMSprop,
@@ -111,7 +171,7 @@ def make_optimizer(program: Program) -> keras.optimizers.Optimizer:
 def compiled(program: Program, input_shape: tuple[int, ...]) -> keras.Model:
     """Build and compile the model."""
     model = build(program, input_shape)
-    metrics = [] if program.metric == "r2" else ["accuracy"]
+    metrics = ["accuracy"] if program.metric in ("accuracy", "binary_accuracy", "tag_accuracy") else []
     model.compile(optimizer=make_optimizer(program), loss=make_loss(program), metrics=metrics)
     return model
 
@@ -139,6 +199,16 @@ def fit_arguments(program: Program, train: tuple[Any, Any], validation: tuple[An
     keras.utils.set_random_seed(seed)
     arguments = {"model": compiled(program, train[0].shape[1:]), "train_data": train, "validation_data": validation}
     return {**arguments, "fit_args": {"shuffle": False}} if "shuffle" in program.loop else arguments
+
+
+def _schedule(program: Program) -> list[keras.callbacks.Callback]:
+    """Return the callback that changes the rate after each epoch as `pytorch.make_scheduler` does."""
+    start, name = float(program.optimizer["lr"]), program.optimizer.get("schedule")
+    rates = {
+        "cosine": lambda epoch: start * 0.5 * (1 + math.cos(math.pi * epoch / program.epochs)),
+        "exponential": lambda epoch: start * 0.9**epoch,
+    }
+    return [keras.callbacks.LearningRateScheduler(rates[name])] if name else []
 
 
 def step_counter(model: keras.Model, optimizer: object = None) -> Callable[[], int]:
@@ -170,6 +240,7 @@ def train(program: Program, data: Arrays, seed: int, watch: Callable[..., Any]) 
             validation_data=(data.x_test, data.y_test),
             validation_batch_size=512,
             verbose=0,
+            callbacks=_schedule(program),
             shuffle=program.loop.get("shuffle", True),
         )
     return score(program, predict(model, data.x_test), data.y_test), monitor

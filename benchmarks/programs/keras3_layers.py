@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 __all__ = ["Position", "apply", "make_layer"]
 
@@ -31,7 +31,11 @@ def apply(descriptions: Sequence[Mapping[str, Any]], x: Any, default_init: str) 
         if layer["type"] == "residual":
             x = layers.Add()([x, apply(layer["layers"], x, default_init)])
         elif layer["type"] == "attention":
-            x = _attention(layer, int(x.shape[-1]))(x, x)
+            attention = _attention(layer, int(x.shape[-1]))
+            x = attention(x, x, use_causal_mask=bool(layer.get("causal", False)))
+        elif layer["type"] == "twins":
+            shared = keras.Sequential([make_layer(inner, default_init) for inner in layer["layers"]])
+            x = ops.stack([shared(x[:, 0]), shared(x[:, 1])], axis=1)
         else:
             x = make_layer(layer, default_init)(x)
     return x
@@ -45,6 +49,14 @@ def _attention(layer: Mapping[str, Any], units: int) -> keras.layers.Layer:
 
 
 def make_layer(layer: Mapping[str, Any], default_init: str) -> keras.layers.Layer:
+    """Build a layer with one input; see `_new_layer`."""
+    new = _new_layer(layer, default_init)
+    if layer.get("frozen"):
+        new.trainable = False
+    return new
+
+
+def _new_layer(layer: Mapping[str, Any], default_init: str) -> keras.layers.Layer:
     """Build a layer with one input.
 
     Args:

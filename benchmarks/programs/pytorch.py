@@ -12,14 +12,18 @@ from torch import Tensor, nn
 
 from autotrainer.errors import ConfigError
 from benchmarks.cases.case import Program
-from benchmarks.cases.scoring import score
+from benchmarks.cases.scoring import CONTRASTIVE_MARGIN, score
 from benchmarks.cases.vocabulary import walk
 from benchmarks.data.datasets import Arrays
+from benchmarks.programs.pytorch_composite import COMPOSITES
 from benchmarks.programs.pytorch_layers import make_layers
 from benchmarks.programs.pytorch_losses import (
     BinaryCrossentropy,
     CategoricalCrossentropy,
+    ContrastiveLoss,
+    LogisticRankingLoss,
     LogSquaredError,
+    MarginRankingLoss,
     SparseCategoricalCrossentropy,
     SummedCrossEntropy,
     TokenCrossEntropy,
@@ -46,19 +50,30 @@ _LOSSES: Mapping[str, Callable[[], nn.Module]] = {
     "bce_sum": lambda: nn.BCELoss(reduction="sum"),
     "cce": CategoricalCrossentropy,
     "cce_noclip_sum": SummedCrossEntropy,
+    "ce_flat": nn.CrossEntropyLoss,
     "ce_logits": nn.CrossEntropyLoss,
+    "ce_transposed": nn.CrossEntropyLoss,
+    "contrastive": lambda: ContrastiveLoss(CONTRASTIVE_MARGIN),
+    "huber": nn.HuberLoss,
+    "logistic_rank": LogisticRankingLoss,
     "log_squares": LogSquaredError,
     "mae": nn.L1Loss,
+    "margin_rank": MarginRankingLoss,
     "mse": nn.MSELoss,
     "mse_sum": lambda: nn.MSELoss(reduction="sum"),
+    "poisson": nn.PoissonNLLLoss,
     "scce": SparseCategoricalCrossentropy,
     "scce_sum": lambda: SparseCategoricalCrossentropy("sum"),
 }
 
 
+_DECAY = 0.9
+"""Factor of the rate after each epoch, schedule ``exponential``."""
+
+
 def loss_module(program: Program) -> nn.Module:
     """Return the loss of a program as a module."""
-    if program.loss == "ce_logits" and program.metric == "tag_accuracy":
+    if program.loss == "ce_logits" and program.metric == "tag_accuracy" and not _gives_images(program):
         return TokenCrossEntropy()
     return _LOSSES[program.loss]()
 
@@ -82,6 +97,11 @@ def _convolves(program: Program) -> bool:
     return any(str(layer["type"]).startswith("conv") for layer in walk(program.layers))
 
 
+def _gives_images(program: Program) -> bool:
+    """Return whether outputs are images, channels first."""
+    return program.layers[-1]["type"] == "conv2d"
+
+
 def make_optimizer(program: Program, parameters: Iterable[Any]) -> torch.optim.Optimizer:
     """Return the optimizer of a program for parameters of a model."""
     spec = program.optimizer
@@ -96,14 +116,24 @@ def make_optimizer(program: Program, parameters: Iterable[Any]) -> torch.optim.O
     if "weight_decay" in spec:
         more["weight_decay"] = spec["weight_decay"]
     factory = {
+        "adadelta": torch.optim.Adadelta,
         "adagrad": torch.optim.Adagrad,
         "adam": torch.optim.Adam,
+        "adamax": torch.optim.Adamax,
         "adamw": torch.optim.AdamW,
         "nadam": torch.optim.NAdam,
         "rmsprop": torch.optim.RMSprop,
     }[name]
     optimizer: torch.optim.Optimizer = factory(parameters, lr=lr, **more)
     return optimizer
+
+
+def make_scheduler(program: Program, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler | None:
+    """Return the schedule of a program, stepped once an epoch; None if its rate is constant."""
+    name = program.optimizer.get("schedule")
+    if name == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, program.epochs)
+    return torch.optim.lr_scheduler.ExponentialLR(optimizer, _DECAY) if name == "exponential" else None
 
 
 def fit_arguments(program: Program, train: tuple[Any, Any], validation: tuple[Any, Any], seed: int) -> dict[str, Any]:
@@ -122,13 +152,13 @@ def fit_arguments(program: Program, train: tuple[Any, Any], validation: tuple[An
         raise ConfigError("the fault is in the training loop, which fit replaces")
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    rows: Any = (to_inputs(program, train[0]), to_targets(train[1]))
+    rows: Any = (to_inputs(program, train[0]), to_targets(train[1], program))
     if "shuffle" in program.loop:
         rows = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*rows), program.batch_size)
     return {
         "model": build(program, train[0].shape[1:]),
         "train_data": rows,
-        "validation_data": (to_inputs(program, validation[0]), to_targets(validation[1])),
+        "validation_data": (to_inputs(program, validation[0]), to_targets(validation[1], program)),
         "loss": loss_module(program),
         "optimizer": lambda parameters: make_optimizer(program, parameters),
     }
@@ -151,9 +181,11 @@ def to_inputs(program: Program, x: NDArray[Any]) -> Tensor:
     return values.movedim(-1, 1).contiguous() if _convolves(program) else values
 
 
-def to_targets(y: NDArray[Any]) -> Tensor:
-    """Return targets as a tensor."""
-    return torch.from_numpy(np.ascontiguousarray(y))
+def to_targets(y: NDArray[Any], program: Program | None = None) -> Tensor:
+    """Return targets as a tensor; images channels first if the outputs of the program are."""
+    values = torch.from_numpy(np.ascontiguousarray(y))
+    images = program is not None and _gives_images(program) and values.ndim == 4
+    return values.movedim(-1, 1).contiguous() if images else values
 
 
 def predict(model: nn.Module, inputs: Tensor, *, evaluation: bool = True) -> NDArray[Any]:
@@ -179,28 +211,55 @@ def train(program: Program, data: Arrays, seed: int, watch: Callable[..., Any]) 
     """
     torch.set_num_threads(1)
     torch.manual_seed(seed)
+    composite = COMPOSITES.get(str(program.layers[0]["type"]))
+    if composite is not None:
+        return composite(program, data, make_optimizer, watch)
     model, loop = build(program, data.x_train.shape[1:]), program.loop
     loss_fn, optimizer = loss_module(program), make_optimizer(program, _optimized(program, model, data))
-    rows = torch.utils.data.TensorDataset(to_inputs(program, data.x_train), to_targets(data.y_train))
+    scheduler = make_scheduler(program, optimizer)
+    rows = torch.utils.data.TensorDataset(to_inputs(program, data.x_train), to_targets(data.y_train, program))
     loader = torch.utils.data.DataLoader(rows, program.batch_size, shuffle=loop.get("shuffle", True))
-    x_test, y_test = to_inputs(program, data.x_test), to_targets(data.y_test)
+    x_test, y_test = to_inputs(program, data.x_test), to_targets(data.y_test, program)
     evaluation = loop.get("evaluation") != "train"
-    with watch(model, optimizer, loss_fn=loss_fn, epochs=program.epochs) as monitor:
+    functional, reports = "loss_call" in loop, "reporting" not in loop
+    options = {"epochs": program.epochs} if reports else {}
+    with watch(model, optimizer, loss_fn=None if functional else loss_fn, **options) as monitor:
         for _ in range(program.epochs):
             model.train(loop.get("mode") != "eval")
             for x, y in loader:
                 if loop.get("zero_grad", True):
                     optimizer.zero_grad()
-                loss_fn(model(x), y).backward()
+                outputs, y = _for_loss(program, model(x), y)
+                # Calling `forward` passes by the hooks of the module, as a function does
+                loss = loss_fn.forward(outputs, y) if functional else loss_fn(outputs, y)
+                loss.backward()
                 if "clip_norm" in program.optimizer:
                     nn.utils.clip_grad_norm_(model.parameters(), program.optimizer["clip_norm"])
                 optimizer.step()
-            outputs = predict(model, x_test, evaluation=evaluation)
-            values = {"val_loss": float(loss_fn(torch.from_numpy(outputs), y_test))}
+                if functional:
+                    monitor.log(loss=loss)
+            if scheduler is not None:
+                scheduler.step()
+            predicted = predict(model, x_test, evaluation=evaluation)
+            loss = loss_fn(*_for_loss(program, torch.from_numpy(predicted), y_test))
+            values = {"val_loss": float(loss)}
             if program.metric != "r2":
-                values["val_accuracy"] = score(program, outputs, data.y_test)
-            monitor.end_epoch(**values)
-    return score(program, predict(model, x_test, evaluation=evaluation), data.y_test), monitor
+                values["val_accuracy"] = score(program, _channels_last(program, predicted), data.y_test)
+            if reports:
+                monitor.end_epoch(**values)
+    predicted = _channels_last(program, predict(model, x_test, evaluation=evaluation))
+    return score(program, predicted, data.y_test), monitor
+
+
+def _for_loss(program: Program, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return outputs and targets in the shapes that the loop passes to the loss."""
+    if program.loss == "ce_flat":
+        return outputs.flatten(0, -2), y.flatten()
+    return (outputs.transpose(1, 2), y) if program.loss == "ce_transposed" else (outputs, y)
+
+
+def _channels_last(program: Program, outputs: NDArray[Any]) -> NDArray[Any]:
+    return np.moveaxis(outputs, 1, -1) if _gives_images(program) else outputs
 
 
 def _optimized(program: Program, model: nn.Sequential, data: Arrays) -> list[nn.Parameter]:

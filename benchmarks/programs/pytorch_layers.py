@@ -16,6 +16,7 @@ from benchmarks.programs.pytorch_modules import (
     Position,
     Residual,
     SelfAttention,
+    Twins,
     draw_like_keras,
     initialize,
     initialize_recurrent,
@@ -40,6 +41,9 @@ def make_layers(layers: Sequence[Mapping[str, Any]], shape: Shape, default_init:
     modules: list[nn.Module] = []
     for layer in layers:
         new, shape = _layer(layer, shape, default_init)
+        if layer.get("frozen"):
+            for module in new:
+                module.requires_grad_(False)
         modules += new
     return modules, shape
 
@@ -62,6 +66,9 @@ def _layer(layer: Mapping[str, Any], shape: Shape, default_init: str) -> tuple[l
         size = int(layer["size"])
         pool = nn.MaxPool1d(size) if kind == "maxpool1d" else nn.MaxPool2d(size)
         return [pool], (shape[0], *(n // size for n in shape[1:]))
+    if kind == "twins":
+        inner, inner_shape = make_layers(layer["layers"], shape[1:], default_init)
+        return [Twins(*inner)], (shape[0], *inner_shape)
     if kind == "residual":
         inner, inner_shape = make_layers(layer["layers"], shape, default_init)
         if inner_shape != shape:
@@ -82,7 +89,7 @@ def _of_sequences(
     if kind == "position":
         return [Position(*shape)], shape
     if kind == "attention":
-        attention = SelfAttention(shape[-1], int(layer["heads"]))
+        attention = SelfAttention(shape[-1], int(layer["heads"]), causal=bool(layer.get("causal", False)))
         attention.initialize(default_init, float(layer.get("gain", 1)))
         return [attention], shape
     embedding = nn.Embedding(layer["vocabulary"], layer["units"])
@@ -120,7 +127,9 @@ def _activation(name: str, alpha: float) -> nn.Module:
         "exponential": Exponential,
         "gelu": nn.GELU,
         "leaky_relu": lambda: nn.LeakyReLU(alpha),
+        "elu": nn.ELU,
         "relu": nn.ReLU,
+        "selu": nn.SELU,
         "sigmoid": nn.Sigmoid,
         "softmax": lambda: nn.Softmax(dim=-1),
         "tanh": nn.Tanh,

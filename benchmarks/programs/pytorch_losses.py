@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 __all__ = [
     "BinaryCrossentropy",
     "CategoricalCrossentropy",
+    "ContrastiveLoss",
+    "LogisticRankingLoss",
     "LogSquaredError",
+    "MarginRankingLoss",
     "SparseCategoricalCrossentropy",
     "SummedCrossEntropy",
     "TokenCrossEntropy",
@@ -83,3 +87,40 @@ class LogSquaredError(nn.Module):
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean over rows and units."""
         return (targets.log() - outputs.log()).square().mean()
+
+
+class ContrastiveLoss(nn.Module):
+    """Squared distance of equal pairs, squared shortfall from a margin of others.
+
+    Args:
+        margin: Distance that pairs of different classes should have at least.
+
+    Source: Hadsell, Chopra & LeCun, CVPR 2006.
+    """
+
+    def __init__(self, margin: float) -> None:
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean over pairs of shape (rows, 2, units); targets are 1 for equal pairs."""
+        distance = (outputs[:, 0] - outputs[:, 1]).square().sum(-1).clamp(min=1e-12).sqrt()
+        shortfall = (self.margin - distance).clamp(min=0)
+        return (targets * distance.square() + (1 - targets) * shortfall.square()).mean()
+
+
+class MarginRankingLoss(nn.Module):
+    """Hinge on the difference of two scores: the better of a pair should score higher by 1."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean over pairs of shape (rows, 2, 1); targets are 1 if the first is better."""
+        return nn.functional.margin_ranking_loss(outputs[:, 0, 0], outputs[:, 1, 0], 2 * targets - 1, margin=1.0)
+
+
+class LogisticRankingLoss(nn.Module):
+    """Binary cross-entropy on the difference of two scores (Burges et al., ICML 2005)."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean over pairs of shape (rows, 2, 1); targets are 1 if the first is better."""
+        difference = outputs[:, 0, 0] - outputs[:, 1, 0]
+        return torch.nn.functional.binary_cross_entropy_with_logits(difference, targets)

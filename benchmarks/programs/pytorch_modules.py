@@ -17,6 +17,7 @@ __all__ = [
     "Position",
     "Residual",
     "SelfAttention",
+    "Twins",
     "draw_like_keras",
     "initialize",
     "initialize_recurrent",
@@ -54,13 +55,15 @@ class Gru(nn.Module):
 class SelfAttention(nn.Module):
     """Self-attention over sequences of shape (rows, time, units)."""
 
-    def __init__(self, units: int, heads: int) -> None:
+    def __init__(self, units: int, heads: int, *, causal: bool = False) -> None:
         super().__init__()
+        self.causal = causal
         self.attention = nn.MultiheadAttention(units, heads, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the same shape."""
-        attended: Tensor = self.attention(x, x, x, need_weights=False)[0]
+        mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1) if self.causal else None
+        attended: Tensor = self.attention(x, x, x, need_weights=False, attn_mask=mask)[0]
         return attended
 
     def initialize(self, default_init: str, gain: float) -> None:
@@ -101,6 +104,14 @@ class Residual(nn.Sequential):
         for layer in self:
             inner = layer(inner)
         return x + inner
+
+
+class Twins(nn.Sequential):
+    """Layers applied to both members of pairs of shape (rows, 2, …), one after the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return shape (rows, 2, …)."""
+        return torch.stack([super().forward(x[:, 0]), super().forward(x[:, 1])], 1)
 
 
 class Exponential(nn.Module):
