@@ -1,4 +1,4 @@
-"""``python -m benchmarks detect|repair|overhead|calibrate|compare|page``."""
+"""``python -m benchmarks detect|repair|overhead|calibrate|generalization|compare|page``."""
 
 from __future__ import annotations
 
@@ -52,6 +52,11 @@ def _run(options: argparse.Namespace) -> str:
         from benchmarks.reporting.compare import compare
 
         return compare(options.before, options.after)
+    if options.command == "generalization":
+        from benchmarks.detect.generalization import generalization
+        from benchmarks.reporting.suites import read_suites
+
+        return generalization(read_suites(options.rows).get("detect", []))
     if options.command == "page":
         from benchmarks.reporting.page import page
         from benchmarks.reporting.suites import read_suites
@@ -112,7 +117,7 @@ def _command_line(options: argparse.Namespace, arguments: list[str]) -> str:
         elif argument in _PATH_OPTIONS:
             skip = True
         elif argument.partition("=")[0] not in _PATH_OPTIONS:
-            shown.append(Path(argument).name if options.command in ("compare", "page") else argument)
+            shown.append(Path(argument).name if options.command in ("compare", "generalization", "page") else argument)
     return shlex.join(shown)
 
 
@@ -202,6 +207,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("compare", help=about, description=about)
     command.add_argument("before", type=Path, metavar="A.jsonl")
     command.add_argument("after", type=Path, metavar="B.jsonl")
+    about = "the figures of detect on programs that the rules were made with and on others"
+    command = commands.add_parser("generalization", help=about, description=about)
+    command.add_argument("rows", type=Path, nargs="+", metavar="ROWS.jsonl")
     about = "tables and plots of stored rows, as one HTML page"
     command = commands.add_parser("page", help=about, description=about)
     command.add_argument("rows", type=Path, nargs="+", metavar="ROWS.jsonl")

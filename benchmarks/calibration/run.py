@@ -31,12 +31,12 @@ def run(task: Task) -> Row:
         task: A task of `detect`, with ``logs``: the folder for run logs.
 
     Returns:
-        By variant: ``score`` on test data, ``steps`` planned, ``log``: the run log, ``data`` set and ``kind`` of
-        network: the groups of the cross-validation.
+        By variant: ``score`` on test data, ``steps`` planned, ``log``: the run log, ``data`` (the family of programs,
+        `Case.family`) and ``kind`` of network: the groups of the cross-validation.
     """
     case = case_of(task)
     programs = {"given": case.original, "fixed": case.fixed}
-    return {name: _recorded(programs[name], task) for name in task["variants"]}
+    return {name: {**_recorded(programs[name], task), "data": case.family} for name in task["variants"]}
 
 
 def kind_of(program: Program) -> str:
@@ -62,7 +62,6 @@ def _recorded(program: Program | None, task: Task) -> Row:
         "score": score,
         "steps": program.epochs * -(-len(data.x_train) // program.batch_size),
         "log": str(monitor.log_path),
-        "data": str(program.dataset.get("generator") or program.dataset.get("arrays")),
         "kind": kind_of(program),
     }
 

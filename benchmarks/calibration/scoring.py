@@ -22,7 +22,7 @@ class LabelledRun:
     Attributes:
         faulty: Whether its score shows a fault; otherwise the score shows that it is healthy.
         accepted: Problems that name the cause of its fault.
-        groups: Its group by ``data`` and by ``kind``.
+        groups: Its group by ``data`` (the family of programs) and by ``kind`` of network.
         levels: Severity at the end by ``problem.threshold``, one for each value; see `replay`.
     """
 
@@ -77,13 +77,20 @@ class Validation:
         groups: Number of groups.
         chosen: The value chosen without each group.
         held_out: Counts on each held-out group, with the value chosen without it.
+        fitted: Counts on all groups with the value chosen on all of them.
         default: Counts on the same groups with the default.
     """
 
     groups: int
     chosen: tuple[float, ...]
     held_out: Counts
+    fitted: Counts
     default: Counts
+
+    @property
+    def optimism(self) -> float:
+        """How much F1 falls from the trainings that a value is chosen on to programs left out; NaN without a cause."""
+        return self.fitted.f1 - self.held_out.f1
 
     @property
     def middle(self) -> float:
@@ -128,7 +135,7 @@ def cross_validate(labelled: Sequence[LabelledRun], axis: Axis, by: str, bar: st
     Args:
         labelled: The labelled trainings.
         axis: The threshold.
-        by: ``data`` or ``kind``.
+        by: ``data`` (the family of programs) or ``kind``.
         bar: A name of `BARS`.
     """
     default_index = axis.values.index(axis.default)
@@ -144,7 +151,8 @@ def cross_validate(labelled: Sequence[LabelledRun], axis: Axis, by: str, bar: st
         best = best_value(rest, axis)
         chosen.append(axis.values[best])
         held_out, default = held_out + left_out[best], default + left_out[default_index]
-    return Validation(len(per_group), tuple(chosen), held_out, default)
+    fitted = everything[best_value(everything, axis)]
+    return Validation(len(per_group), tuple(chosen), held_out, fitted, default)
 
 
 def _less(whole: Counts, part: Counts) -> Counts:

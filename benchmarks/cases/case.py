@@ -17,7 +17,7 @@ from typing import Any
 from autotrainer.errors import ConfigError
 from benchmarks.cases.problems import FAULT_PROBLEMS, SYMPTOM_PROBLEMS
 from benchmarks.cases.vocabulary import HABITS, check_program
-from benchmarks.cases.sources import case_row, is_source, source_names
+from benchmarks.cases.sources import SOURCES, case_row, is_source, source_names
 
 __all__ = ["FAULT_PROBLEMS", "SYMPTOM_PROBLEMS", "Case", "Program", "load_cases"]
 
@@ -81,8 +81,7 @@ class Case:
     Attributes:
         id: Its name.
         source: ``real`` and ``real2`` (programs from forums; the second were unseen when first measured), ``zoo``
-            (AUTOTRAINER's benchmark, one per equal architecture),
-            ``generated``, or the path of a case file.
+            (AUTOTRAINER's benchmark, one per equal architecture), one of `sources.SOURCES`, or the path of a case file.
         original: The original training.
         fixed: The known good training, or None.
         faults: Descriptions of the faults; empty for the zoo.
@@ -110,6 +109,16 @@ class Case:
         for fault in self.faults:
             names.update(FAULT_PROBLEMS[fault])
         return frozenset(names)
+
+    @property
+    def family(self) -> str:
+        """The program that the case is made from: its family or data set if it is generated, else the case itself.
+
+        Models of the zoo share their data and belong together.
+        """
+        if is_source(self.source):
+            return self.id.split(".")[0]
+        return str(self.original.dataset["generator"]) if self.source == "zoo" else self.id
 
     @property
     def healthy(self) -> bool:
@@ -141,8 +150,7 @@ def load_cases(sources: Iterable[str] = ("real", "zoo"), names: Sequence[str] = 
     """Read the case files.
 
     Args:
-        sources: ``real``, ``real2``, ``zoo``; a custom case file, ``….jsonl``; ``generated`` (40), ``generated:COUNT``,
-            ``generated:COUNT:SEED`` for cases of another seed than 0, ``…@DATA+DATA`` to use only these data sets.
+        sources: ``real``, ``real2``, ``zoo``; a custom case file, ``….jsonl``; generated cases: `sources.source_names`.
         names: Ids to keep; empty for all.
 
     Raises:
@@ -170,7 +178,7 @@ def _read(source: str) -> list[Case]:
     if not path.is_file():
         files = ", ".join(sorted(p.stem for p in _FOLDER.glob("*.jsonl")))
         raise ConfigError(
-            f"unknown source of cases {source!r}: choose from {files}, generated:COUNT (also :SEED, @DATA+DATA) "
+            f"unknown source of cases {source!r}: choose from {files}, {', '.join(SOURCES)} (also :COUNT:SEED@NAMES) "
             "or a .jsonl file"
         )
     cases = []

@@ -13,7 +13,10 @@ from benchmarks.generator.families.registry import FAMILIES, OPEN, RESERVED, RES
 from benchmarks.generator.generate import generate
 from benchmarks.generator.generate import names as generated_names
 
-__all__ = ["SOURCES", "case_row", "is_reserved", "is_source", "source_names"]
+__all__ = ["CALIBRATION_SEEDS", "SOURCES", "case_row", "is_reserved", "is_source", "is_unseen", "source_names"]
+
+CALIBRATION_SEEDS = (0, 7, 11)
+"""Seeds of ``generated`` that thresholds were chosen on."""
 
 SOURCES = ("generated", "families", "unseen", "healthy")
 """``generated``: faults injected into fixed data sets. ``families``: the open families; ``unseen``: the reserved ones.
@@ -37,6 +40,22 @@ def is_reserved(source: str) -> bool:
     chosen = match[4].split("+") if match[4] else []
     reserved = match[1] in ("unseen", "healthy") or any(name in RESERVED for name in chosen)
     return reserved or int(match[3] or 0) >= RESERVED_SEEDS
+
+
+def is_unseen(source: str, name: str) -> bool:
+    """Return whether no threshold was chosen on a case: reserved families and seeds, and other seeds of ``generated``.
+
+    Args:
+        source: Kind of source, as `Case.source`.
+        name: Name of the case.
+    """
+    if source not in SOURCES:
+        return False
+    family, number = name.split(".")[0], int(name.split("+fix")[0].rsplit(".", 1)[1])
+    seed = number // 1000
+    if source == "generated":
+        return seed not in CALIBRATION_SEEDS
+    return family not in OPEN or seed >= RESERVED_SEEDS
 
 
 def source_names(source: str) -> list[str]:

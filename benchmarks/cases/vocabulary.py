@@ -21,6 +21,7 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
     "conv1d": ("filters", "kernel", "padding"),
     "conv2d": ("filters", "kernel", "padding"),
     "decoder": ("layers",),
+    "critic": ("layers",),
     "dense": ("units",),
     "discriminator": ("layers",),
     "dropout": ("rate",),
@@ -35,6 +36,7 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
     "maxpool1d": ("size",),
     "maxpool2d": ("size",),
     "mean": (),
+    "policy": ("layers",),
     "position": (),
     "residual": ("layers",),
     "trunk": ("layers",),
@@ -45,7 +47,8 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
 ``twins``: applies its ``layers`` to both members of a pair. ``frozen``: the layer's weights are not trained.
 
 Parts of programs of several networks (`benchmarks.programs.pytorch_composite`): ``generator`` and ``discriminator``;
-``encoder`` and ``decoder`` of a variational autoencoder; ``trunk`` and several ``head``, each with its ``loss``."""
+``encoder`` and ``decoder`` of a variational autoencoder; ``trunk`` and several ``head``, each with its ``loss``; ``policy`` and
+``critic``."""
 
 LOSSES = (
     "bce",
@@ -112,7 +115,7 @@ METRICS = ("accuracy", "binary_accuracy", "pair_accuracy", "r2", "rank_accuracy"
 LOOP: Mapping[str, tuple[Any, ...]] = {
     "shuffle": (False,),
     "zero_grad": (False,),
-    "optimized": ("first", "last", "none"),
+    "optimized": ("first", "last", "none", "stale"),
     "mode": ("eval",),
     "evaluation": ("train",),
     "loss_call": ("functional",),
@@ -121,7 +124,7 @@ LOOP: Mapping[str, tuple[Any, ...]] = {
 """Faults and habits of a training loop; the first five are faults.
 
 ``shuffle``: rows stay in order. ``zero_grad``: gradients accumulate over all steps. ``optimized``: the optimizer has
-only the parameters of the first or last layer, or those of another model. ``mode``: trains in evaluation mode.
+only the parameters of the first or last layer, those of another model, or those of an earlier body and of the last layer. ``mode``: trains in evaluation mode.
 ``evaluation``: evaluates in training mode. ``loss_call``: the loss is a function and `log` receives its value.
 ``reporting``: neither the planned epochs nor their ends are given to the monitor. In Keras only the first exists."""
 

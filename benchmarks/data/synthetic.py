@@ -211,10 +211,16 @@ def _both(draw: Draw, columns: int = 8, classes: int = 3) -> Pair:
 
 
 def _ring(draw: Draw, modes: int = 4) -> Pair:
-    """Draw 1,000 points around as many centres on a circle: what a generator has to imitate."""
-    centre = 2 * np.pi * draw.integers(0, modes, 1000) / modes + draw.uniform(0, 6)
-    x = np.stack([np.cos(centre), np.sin(centre)], 1) * 1.5 + draw.normal(0, 0.15, (1000, 2))
+    """Draw 700 points around as many centres on a circle: what a generator has to imitate."""
+    centre = 2 * np.pi * draw.integers(0, modes, 700) / modes + draw.uniform(0, 6)
+    x = np.stack([np.cos(centre), np.sin(centre)], 1) * 1.5 + draw.normal(0, 0.15, (700, 2))
     return x, x
+
+
+def _polynomial(draw: Draw) -> Pair:
+    """Draw 300 powers (first to third) of numbers from -π to π, and their sine."""
+    x = draw.uniform(-np.pi, np.pi, 300)
+    return np.stack([x, x**2, x**3], 1), np.sin(x)[:, None]
 
 
 SYNTHETIC: Mapping[str, Callable[..., Pair]] = {
@@ -227,6 +233,7 @@ SYNTHETIC: Mapping[str, Callable[..., Pair]] = {
     "line": _line,
     "manifold": _manifold,
     "pairs": _pairs,
+    "polynomial": _polynomial,
     "preferences": _preferences,
     "rates": _rates,
     "ring": _ring,

@@ -26,14 +26,14 @@ def builder(framework: str) -> Any:
 
 
 def run(task: Task) -> Row:
-    """Train the variants (``given``, ``fixed``) of a case and return one entry for each.
+    """Train the variants (``given``, ``fixed``) of a case and return one entry for each, and the ``family`` of the case.
 
     An entry has ``score`` on test data, ``steps`` planned, ``first_error`` and ``raised`` (all findings
     raised, with the step), ``findings`` (at the end), ``complaints`` (parts of the monitor that failed), ``seconds``.
     """
     case = case_of(task)
     programs = {"given": case.original, "fixed": case.fixed}
-    return {name: _watched(programs[name], task) for name in task["variants"]}
+    return {"family": case.family, **{name: _watched(programs[name], task) for name in task["variants"]}}
 
 
 def _watched(program: Program | None, task: Task) -> Row:

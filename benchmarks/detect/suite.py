@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.cases.case import Case, Program
 from benchmarks.detect.confidence import reliability
-from benchmarks.detect.tables import by_problem, by_source, details
+from benchmarks.detect.tables import by_family, by_problem, by_source, details
 from benchmarks.detect.verdicts import LATE, Verdict, judge, judge_all
 from benchmarks.execution.pool import Row, Task
 from benchmarks.execution.provenance import provenance_line
@@ -62,6 +62,7 @@ def summarize(rows: Iterable[Row], framework: str) -> str:
         provenance_line(all_rows),
         detect_goals(verdicts),
         by_source(verdicts),
+        by_family(verdicts),
         by_problem(verdicts),
     ]
     parts += [reliability(verdicts), details(verdicts, left_out, sorted(complaints))]

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from benchmarks.detect.verdicts import Verdict, case_count, with_reference_monitors
+from benchmarks.generator.families.registry import OPEN
 from benchmarks.reporting.tables import interval_share, listed, number, table
 
-__all__ = ["by_problem", "by_source", "details"]
+__all__ = ["by_family", "by_problem", "by_source", "details"]
 
 
 def by_source(verdicts: Sequence[Verdict]) -> str:
@@ -22,6 +23,30 @@ def by_source(verdicts: Sequence[Verdict]) -> str:
         chosen = [v for v in verdicts if source in (v.source, "all")]
         lines += [_source_line(source, monitor, judged) for monitor, judged in with_reference_monitors(chosen).items()]
     return table(head, lines)
+
+
+def by_family(verdicts: Sequence[Verdict]) -> str:
+    """Return recall, cause, delay and false alarms by family of generated programs; empty if there are none."""
+    chosen = [v for v in verdicts if v.source in ("families", "unseen", "healthy")]
+    head = ["family", "", "faulty", "error found", "cause in first two", "early", "healthy", "error at end", "warning"]
+    lines = []
+    for family in sorted({v.family for v in chosen}):
+        of_family = [v for v in chosen if v.family == family]
+        faulty, healthy = [v for v in of_family if v.faulty], [v for v in of_family if not v.faulty]
+        lines.append(
+            [
+                family,
+                "reserved" if family not in OPEN else "",
+                str(len(faulty)),
+                _count(faulty, lambda v: v.errors),
+                _count([v for v in faulty if v.named is not None], lambda v: v.named),
+                _count([v for v in faulty if v.early is not None], lambda v: v.early),
+                str(len(healthy)),
+                _count(healthy, lambda v: v.errors),
+                _count(healthy, lambda v: v.warnings),
+            ]
+        )
+    return table(head, lines) if lines else ""
 
 
 def by_problem(verdicts: Sequence[Verdict]) -> str:

@@ -26,7 +26,7 @@ class Verdict:
 
     Attributes:
         case: Name of the case; ``+fix`` is appended for its fix.
-        source: ``real``, ``zoo`` or ``generated``.
+        source: As `Case.source`.
         faulty: Whether its score shows a fault.
         score: Test score.
         errors: Problems with an error at the end.
@@ -38,6 +38,7 @@ class Verdict:
         steps: Planned steps.
         seed: Seed of the training.
         framework: ``pytorch`` or ``keras3``.
+        family: The program that the case is made from (`Case.family`).
         roots: Problem and confidence of each error or warning at the end that is not caused by another problem.
     """
 
@@ -55,6 +56,7 @@ class Verdict:
     seed: int = 0
     framework: str = "pytorch"
     roots: tuple[tuple[str, float], ...] = ()
+    family: str = ""
 
     @property
     def named(self) -> bool | None:
@@ -186,6 +188,7 @@ def _verdict(case: Case, row: Row, variant: str, *, faulty: bool) -> Verdict:
         steps=entry["steps"],
         seed=task["seed"],
         framework=task["framework"],
+        family=case.family,
         roots=tuple((f["problem"], f["confidence"]) for f in relevant if f["caused_by"] is None),
     )
 

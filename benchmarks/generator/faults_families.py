@@ -107,7 +107,7 @@ def _frozen_layers(row: Row, spec: Row, draw: Draw) -> Row | None:
 
 
 def _other_optimizer(row: Row, spec: Row, draw: Draw) -> Row | None:
-    return {"loop": {"optimized": "none"}}
+    return {"loop": {"optimized": "stale"}} if len(row["layers"]) > 1 else None
 
 
 def _float_classes(row: Row, spec: Row, draw: Draw) -> Row | None:

@@ -91,7 +91,7 @@ def _new_layer(layer: Mapping[str, Any], default_init: str) -> keras.layers.Laye
         recurrent = factory(layer["units"], return_sequences=layer.get("return_sequences", False))
         return layers.Bidirectional(recurrent) if layer.get("bidirectional") else recurrent
     common = {
-        "activation": layer.get("activation"),
+        "activation": _activation(layer.get("activation")),
         "kernel_initializer": _initializer(layer.get("init") or default_init),
         "bias_initializer": _initializer(layer.get("bias_init", "zeros")),
     }
@@ -103,6 +103,10 @@ def _new_layer(layer: Mapping[str, Any], default_init: str) -> keras.layers.Laye
         conv = layers.Conv1D if kind == "conv1d" else layers.Conv2D
         return conv(layer["filters"], layer["kernel"], padding=layer["padding"], **common)
     raise ValueError(f"unknown type of layer {kind!r}")
+
+
+def _activation(name: str | None) -> Any:
+    return layers.LeakyReLU(negative_slope=0.01) if name == "leaky_relu" else name  # Keras's own default is 0.2
 
 
 def _initializer(name: str) -> Any:

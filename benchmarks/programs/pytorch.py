@@ -32,7 +32,9 @@ from benchmarks.programs.pytorch_losses import (
 
 __all__ = [
     "build",
+    "channels_last",
     "fit_arguments",
+    "for_loss",
     "loss_module",
     "make_optimizer",
     "predict",
@@ -229,7 +231,7 @@ def train(program: Program, data: Arrays, seed: int, watch: Callable[..., Any]) 
             for x, y in loader:
                 if loop.get("zero_grad", True):
                     optimizer.zero_grad()
-                outputs, y = _for_loss(program, model(x), y)
+                outputs, y = for_loss(program, model(x), y)
                 # Calling `forward` passes by the hooks of the module, as a function does
                 loss = loss_fn.forward(outputs, y) if functional else loss_fn(outputs, y)
                 loss.backward()
@@ -241,30 +243,34 @@ def train(program: Program, data: Arrays, seed: int, watch: Callable[..., Any]) 
             if scheduler is not None:
                 scheduler.step()
             predicted = predict(model, x_test, evaluation=evaluation)
-            loss = loss_fn(*_for_loss(program, torch.from_numpy(predicted), y_test))
+            loss = loss_fn(*for_loss(program, torch.from_numpy(predicted), y_test))
             values = {"val_loss": float(loss)}
             if program.metric != "r2":
-                values["val_accuracy"] = score(program, _channels_last(program, predicted), data.y_test)
+                values["val_accuracy"] = score(program, channels_last(program, predicted), data.y_test)
             if reports:
                 monitor.end_epoch(**values)
-    predicted = _channels_last(program, predict(model, x_test, evaluation=evaluation))
+    predicted = channels_last(program, predict(model, x_test, evaluation=evaluation))
     return score(program, predicted, data.y_test), monitor
 
 
-def _for_loss(program: Program, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def for_loss(program: Program, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return outputs and targets in the shapes that the loop passes to the loss."""
     if program.loss == "ce_flat":
         return outputs.flatten(0, -2), y.flatten()
     return (outputs.transpose(1, 2), y) if program.loss == "ce_transposed" else (outputs, y)
 
 
-def _channels_last(program: Program, outputs: NDArray[Any]) -> NDArray[Any]:
+def channels_last(program: Program, outputs: NDArray[Any]) -> NDArray[Any]:
+    """Return outputs with channels last if they are images."""
     return np.moveaxis(outputs, 1, -1) if _gives_images(program) else outputs
 
 
 def _optimized(program: Program, model: nn.Sequential, data: Arrays) -> list[nn.Parameter]:
     """Return the parameters for the optimizer, faulty or not."""
     weighted = [layer for layer in model if any(True for _ in layer.parameters())]
+    if program.loop.get("optimized") == "stale":  # as if all but the last layer had been replaced afterwards
+        last = list(weighted[-1].parameters())
+        return [*list(build(program, data.x_train.shape[1:]).parameters())[: -len(last)], *last]
     return list(
         {
             "all": model,

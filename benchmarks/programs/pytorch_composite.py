@@ -1,7 +1,7 @@
 """Programs of several networks or several losses in PyTorch, each with a loop of its own.
 
-The first layer of a program names its kind: ``generator`` (a GAN), ``encoder`` (a variational autoencoder) or ``trunk``
-(one network with several outputs and losses).
+The first layer of a program names its kind: ``generator`` (a GAN), ``encoder`` (a variational autoencoder), ``trunk``
+(one network with several outputs and losses) or ``policy`` (actor and critic).
 """
 
 from __future__ import annotations
@@ -46,8 +46,7 @@ def _train_gan(program: Program, data: Arrays, make: Make, watch: Watch) -> tupl
     real = torch.from_numpy(data.x_train)
     generator, discriminator = _network(program, 0, (NOISE,)), _network(program, 1, real.shape[1:])
     loss_fn = nn.BCEWithLogitsLoss()
-    swapped = program.loop.get("optimized") == "none"
-    g_optimizer = make(program, (discriminator if swapped else generator).parameters())
+    g_optimizer = make(program, generator.parameters())
     d_optimizer = make(program, discriminator.parameters())
     with (
         watch(discriminator, d_optimizer, **_options(program)),
@@ -107,7 +106,7 @@ def _train_vae(program: Program, data: Arrays, make: Make, watch: Watch) -> tupl
                 decoded, mean, log_variance = model(x)
                 error = (decoded - x).square().sum(-1).mean() / 0.1  # the variance of the noise that it models
                 divergence = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(-1).mean()
-                loss = error + weight * divergence
+                loss = (error + weight * divergence) * (len(x) if program.layers[1].get("summed") else 1)
                 loss.backward()
                 optimizer.step()
                 monitor.log(loss=loss)
@@ -182,9 +181,50 @@ def _train_branches(program: Program, data: Arrays, make: Make, watch: Watch) ->
     return (accuracy + r2) / 2, monitor
 
 
+class ActorCritic(nn.Module):
+    """Action scores and the expected reward of a state."""
+
+    def __init__(self, policy: nn.Module, critic: nn.Module) -> None:
+        super().__init__()
+        self.policy, self.critic = policy, critic
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scores of shape (rows, actions) and values of shape (rows,)."""
+        return self.policy(x), self.critic(x)[:, 0]
+
+
+def _train_actor_critic(program: Program, data: Arrays, make: Make, watch: Watch) -> tuple[float, Any]:
+    """Train by policy gradients: the reward is 1 for the action that is the row's class, else 0.
+
+    The score is the share of test rows on which the likeliest action is right.
+    """
+    x, y = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
+    model = ActorCritic(*(_network(program, i, x.shape[1:]) for i in (0, 1)))
+    optimizer = make(program, model.parameters())
+    with watch(model, optimizer, **_options(program)) as monitor:
+        for _ in range(program.epochs):
+            for states, classes in _batches(program, x, y):
+                scores, values = model(states)
+                choice = torch.distributions.Categorical(logits=scores)
+                actions = choice.sample()
+                rewards = (actions == classes).float()
+                advantage = rewards - values.detach()
+                loss = (-choice.log_prob(actions) * advantage).mean() + (rewards - values).square().mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                monitor.log(loss=loss)
+            if "reporting" not in program.loop:
+                monitor.end_epoch()
+    with torch.no_grad():
+        actions = model(torch.from_numpy(data.x_test))[0].argmax(-1).numpy()
+    return float((actions == data.y_test).mean()), monitor
+
+
 COMPOSITES: Mapping[str, Callable[[Program, Arrays, Make, Watch], tuple[float, Any]]] = {
     "encoder": _train_vae,
     "generator": _train_gan,
+    "policy": _train_actor_critic,
     "trunk": _train_branches,
 }
 """Functions that train these programs, by the type of their first layer; each returns the test score and the monitor."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-__all__ = ["Interval", "bootstrap_mean", "mcnemar", "signed_rank", "wilson"]
+__all__ = ["Interval", "bootstrap_mean", "difference", "mcnemar", "signed_rank", "wilson"]
 
 Interval = tuple[float, float]
 
@@ -30,6 +30,27 @@ def wilson(part: float, whole: float) -> Interval:
     half = _Z * math.sqrt(share * (1 - share) / whole + spread / (4 * whole))
     low, high = (middle - half) / (1 + spread), (middle + half) / (1 + spread)
     return (max(0.0, low) if part else 0.0), (min(1.0, high) if part < whole else 1.0)
+
+
+def difference(part: int, whole: int, other_part: int, other_whole: int) -> tuple[float, float, float]:
+    """Return the difference of two independent shares and its 95 % interval; NaN where one has no trials.
+
+    Args:
+        part: Successes of the first.
+        whole: Trials of the first.
+        other_part: Successes of the second, which is subtracted.
+        other_whole: Trials of the second.
+
+    Source: Newcombe, Stat. Med. 17 (1998), 873, method 10.
+    """
+    if not whole or not other_whole:
+        return math.nan, math.nan, math.nan
+    first, second = part / whole, other_part / other_whole
+    (low, high), (other_low, other_high) = wilson(part, whole), wilson(other_part, other_whole)
+    middle = first - second
+    down = math.hypot(first - low, other_high - second)
+    up = math.hypot(high - first, second - other_low)
+    return middle, middle - down, middle + up
 
 
 def bootstrap_mean(groups: Mapping[str, Sequence[float]], *, draws: int = 4000) -> tuple[float, float, float]:

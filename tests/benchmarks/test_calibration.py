@@ -138,6 +138,8 @@ def test_cross_validation_scores_each_group_by_the_choice_of_the_others() -> Non
     assert found.chosen == (0.75, 0.25)  # without a; without b
     assert found.held_out == Counts(hits=0, misses=4, alarms=1, healthy=1)
     assert found.default == Counts(hits=0, misses=4, alarms=1, healthy=1)
+    assert found.fitted.hits > 0
+    assert found.optimism == pytest.approx(found.fitted.f1)
     assert max(c.f1 for c in counts(labelled, AXIS)) > 0  # if chosen and scored on the same trainings
     assert cross_validate(labelled, AXIS, "kind").groups == 1
 
@@ -155,7 +157,7 @@ def test_report_shows_defaults_and_chosen_values() -> None:
     assert "3 trainings: 2 faulty, 1 healthy" in text
     assert "| dying_relu | 0/2 (0 %) | – | 0/1 (0 %) | 0 | 0/2 (0 %) | 0/1 (0 %) |" in text
     assert "| nonfinite | – | – | 0/1 (0 %) | 0 | – | 0/1 (0 %) |" in text
-    line = "| dying_relu.dead_units | 0.5 | 0.00 | 0.25 | 1.00 | 0.25 | 1.00 | 0.00 | 0.5 | 0.00 | 0.00 |"
+    line = "| dying_relu.dead_units | 0.5 | 0.00 | 0.25 | 1.00 | 0.25 | 1.00 | 0.00 | 0.00 | 0.5 | 0.00 | 0.00 |"
     assert line in text
     assert "Without effect" not in text
 
@@ -192,7 +194,7 @@ def test_page_content() -> None:
     assert (rule["bar"], rule["cause"], rule["usual"]) == ("error", 2, {"hits": 0, "alarms": 0, "beside": 1})
     lines = rule["thresholds"]["dead_units"]
     assert (lines["values"], lines["hits"], lines["alarms"]) == ([0.25, 0.5, 0.75], [2, 0, 0], [1, 0, 0])
-    assert lines["chose"]["data"] == {"groups": 2, "values": [0.25, 0.25], "f1": 0.8, "default": 0.0}
+    assert lines["chose"]["data"] == {"groups": 2, "values": [0.25, 0.25], "f1": 0.8, "seen": 0.8, "default": 0.0}
     json.dumps(told, allow_nan=False)
 
 

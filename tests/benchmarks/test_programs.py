@@ -20,7 +20,7 @@ from benchmarks.data.datasets import Arrays, load
 from benchmarks.generator.generate import DATA
 from benchmarks.programs import keras3 as build_keras
 from benchmarks.programs import pytorch as build_pytorch
-from benchmarks.programs.pytorch_modules import Gru, Lstm, Residual, SelfAttention
+from benchmarks.programs.pytorch_modules import Gru, Lstm, Residual, SelfAttention, Twins
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You are using a softmax over axis:UserWarning"),
@@ -45,9 +45,33 @@ GENERATED = [
 ]
 """One generated case for each kind of network, and for everything else that the other cases do not cover."""
 
+FAMILIES = [
+    *(f"gates.{kind}.healthy.0" for kind in ("logits", "square")),
+    "codes.mae.healthy.0",
+    "codes.wide.healthy.2",
+    "encodings.bits.healthy.0",
+    "encodings.onehot.healthy.0",
+    "tags.flat.healthy.0",
+    "tags.regimes.healthy.0",
+    "tags.transformer.healthy.0",
+    "grammar.transformer.healthy.0",
+    "values.three.healthy.1",
+    "counts.mlp.healthy.0",
+    "denoising.linear.healthy.0",
+    "segments.two.healthy.0",
+    "pairs.contrastive.healthy.0",
+    "rankings.margin.healthy.0",
+    "rankings.logistic.healthy.0",
+    "residual.plain.frozen_layers.0",
+]
+"""Cases of the families that cover what generated cases do not."""
+
+COMPOSITE = {"critic", "decoder", "discriminator", "encoder", "generator", "head", "policy", "trunk"}
+"""Parts of programs that only PyTorch builds."""
+
 PROGRAMS = {
     f"{case.id}-{variant}": program
-    for case in [*load_cases(), *load_cases(["generated"], GENERATED)]
+    for case in [*load_cases(), *load_cases(["generated"], GENERATED), *load_cases(["families"], FAMILIES)]
     for variant, program in (("given", case.original), ("fixed", case.fixed))
     if program is not None and not (case.source == "zoo" and variant == "fixed" and case.id != "demo_vanish")
 }
@@ -66,7 +90,7 @@ def keras_weights(model: Iterable[nn.Module]) -> list[NDArray[Any]]:
     channels = 0
     for module in model:
         state = {name: value.numpy() for name, value in module.state_dict().items()}
-        if isinstance(module, Residual):
+        if isinstance(module, Residual | Twins):
             weights += keras_weights(module)
         elif isinstance(module, nn.Conv1d | nn.Conv2d):
             channels = module.out_channels
@@ -114,6 +138,7 @@ def test_parameters_outputs_and_loss_are_equal_in_both_frameworks(name: str) -> 
     theirs.set_weights(keras_weights(ours))  # fails where number or shapes differ
     x, y = data.x_train[:8], data.y_train[:8]
     outputs = build_pytorch.predict(ours, build_pytorch.to_inputs(program, x))
+    outputs = build_pytorch.channels_last(program, outputs)
     np.testing.assert_allclose(outputs, np.asarray(theirs(x, training=False)), rtol=2e-4, atol=2e-5)
 
     if outputs.shape[1:] != y.shape[1:] and program.layout == "float_flat":
@@ -124,7 +149,10 @@ def test_parameters_outputs_and_loss_are_equal_in_both_frameworks(name: str) -> 
         expected = float(np.mean(keras.losses.get(build_keras.make_loss(program))(y, outputs)))
     if program.loss == "mse_sum":
         expected *= outputs.shape[-1]  # PyTorch sums over the outputs too, Keras means over them
-    loss = build_pytorch.loss_module(program)(torch.from_numpy(outputs), build_pytorch.to_targets(y))
+    if program.layers[-1]["type"] == "conv2d":
+        outputs = np.moveaxis(outputs, -1, 1)
+    pair = build_pytorch.for_loss(program, torch.from_numpy(outputs), build_pytorch.to_targets(y, program))
+    loss = build_pytorch.loss_module(program)(*pair)
     np.testing.assert_allclose(float(loss), expected, rtol=1e-3, atol=1e-5)
 
 
@@ -143,9 +171,10 @@ def test_optimizers_have_equal_settings_in_both_frameworks(case: Case) -> None:
 
 def test_programs_cover_the_whole_vocabulary() -> None:
     layers = [layer for program in PROGRAMS.values() for layer in walk(program.layers)]
-    assert {layer["type"] for layer in layers} == set(LAYERS)
-    assert {program.loss for program in PROGRAMS.values()} | {"bce_logits"} == set(LOSSES)
-    assert {program.optimizer["name"] for program in PROGRAMS.values()} | {"nadam"} == set(OPTIMIZERS)
+    assert {layer["type"] for layer in layers} | COMPOSITE == set(LAYERS)
+    assert {program.loss for program in PROGRAMS.values()} | {"bce_noclip", "composite"} == set(LOSSES)
+    optimizers = {program.optimizer["name"] for program in PROGRAMS.values()}
+    assert optimizers | {"adadelta", "adamax", "nadam"} == set(OPTIMIZERS)
     assert {program.layout for program in PROGRAMS.values()} == set(ENCODINGS)
     kinds = {name.split(".")[1] for name in GENERATED} | {"lstm"}
     assert kinds == {kind for spec in DATA.values() for kind in spec["kinds"]}

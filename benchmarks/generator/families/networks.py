@@ -96,7 +96,7 @@ def gan(kind: str, draw: Draw) -> Pair:
     ]
     optimizer = {"name": "adam", "lr": 0.001, "beta_1": 0.5}
     dataset = {"generator": "ring", "scaling": "raw", "target_scaling": "raw", "label_encoding": "values"}
-    common = {"epochs": int(pick(draw, 40, 60)), "batch_size": int(pick(draw, 32, 64)), "metric": "sample_quality"}
+    common = {"epochs": 90, "batch_size": int(pick(draw, 32, 64)), "metric": "sample_quality"}
     row = training(draw, layers, "composite", optimizer, dataset, **common)
     return row, {"task": "samples", "outputs": 2, "reached": 0.9}
 

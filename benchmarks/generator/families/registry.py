@@ -29,10 +29,10 @@ FAMILIES: Mapping[str, Family] = {
     "counts": Family(tables.counts, ("mlp",), True),
     "customers": Family(tables.customers, ("mlp", "norm", "logits"), True),
     "denoising": Family(networks.denoising, ("linear", "sigmoid"), True),
-    "gan": Family(networks.gan, ("ring",), True, (*COMPOSITE_FAULTS, "other_optimizer")),
-    "pairs": Family(networks.pairs, ("contrastive",), True, (*COMPOSITE_FAULTS, "shuffled_labels", "other_optimizer")),
+    "gan": Family(networks.gan, ("ring",), True, COMPOSITE_FAULTS),
+    "pairs": Family(networks.pairs, ("contrastive",), True, (*COMPOSITE_FAULTS, "shuffled_labels")),
     "rankings": Family(
-        networks.rankings, ("margin", "logistic"), True, (*COMPOSITE_FAULTS, "shuffled_labels", "other_optimizer")
+        networks.rankings, ("margin", "logistic"), True, (*COMPOSITE_FAULTS, "shuffled_labels")
     ),
     "reversal": Family(sequences.reversal, ("transformer", "gru"), True),
     "segments": Family(networks.segments, ("two",), True),

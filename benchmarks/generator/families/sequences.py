@@ -123,15 +123,15 @@ def reversal(kind: str, draw: Draw) -> Pair:
     if kind == "transformer":
         layers, optimizer = transformer(draw, units, blocks=2), choose_optimizer(draw, 0.003, 0)
     else:
-        layers = [{"type": "gru", "units": units, "return_sequences": True, "bidirectional": True}] * 2
-        optimizer = choose_optimizer(draw, 0.01, 0)
+        layers = [{"type": "gru", "units": units, "return_sequences": True, "bidirectional": True}]
+        optimizer = choose_optimizer(draw, 0.01, 0, schedule=False)
     row = training(
         draw,
         [_embedding(words, units), *layers, dense(words)],
         str(pick(draw, "ce_logits", "ce_flat", "ce_transposed")),
         optimizer,
         {"generator": "reversal", "settings": {"words": words}, "scaling": "tokens", "label_encoding": "index"},
-        epochs=25,
+        epochs=20,
         batch_size=int(pick(draw, 16, 32)),
         metric="tag_accuracy",
     )
