@@ -63,6 +63,8 @@ FAMILIES = [
     "rankings.margin.healthy.0",
     "rankings.logistic.healthy.0",
     "residual.plain.frozen_layers.0",
+    "residual.plain.float_classes.0",
+    "labels.mlp.healthy.0",
 ]
 """Cases of the families that cover what generated cases do not."""
 
