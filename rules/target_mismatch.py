@@ -152,7 +152,8 @@ class TargetMismatch(Rule):
     def _broadcast(history: RunHistory, context: TaskContext, evidence: dict[str, float]) -> str | None:
         """Return a message if the value of the loss is that of broadcast shapes, not that of the rows."""
         # Outputs may have been squeezed before the loss, so the values themselves must show it.
-        if not (context.loss.own or context.loss.family in _ELEMENTWISE) or context.framework != "pytorch":
+        by_row = context.loss.own or context.loss.family in (*_ELEMENTWISE, "binary_cross_entropy")
+        if not by_row or context.framework != "pytorch":
             return None
         values = broadcast_loss(history)
         if values is None:
