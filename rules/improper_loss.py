@@ -91,7 +91,7 @@ class ImproperLoss(Rule):
         result = outcome(history, context)
         reason = self._proven(history, context) or self._constant(history, context, result)
         if reason is not None:
-            return self.finding(Severity.ERROR, 0.95, reason, evidence)
+            return self.finding(Severity.ERROR, result.certainty, reason, evidence)
         reason = self._unusual(history, context)
         if reason is None or not result.known or not result.stuck() or result.moving():
             return None

@@ -85,10 +85,11 @@ class TargetMismatch(Rule):
             or self._shapes(history, context, evidence)
             or self._broadcast(history, context, evidence)
         )
+        result = outcome(history, context)
         if reason is not None:
-            return self.finding(Severity.ERROR, 0.95, reason, evidence)
+            return self.finding(Severity.ERROR, result.certainty, reason, evidence)
         skipped = self._skipped_class(history, context)
-        if skipped is not None and not outcome(history, context).learned(0.5):
+        if skipped is not None and not result.learned(0.5):
             return self.finding(Severity.WARNING, 0.6, skipped, evidence)
         return None
 
