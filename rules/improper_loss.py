@@ -142,8 +142,12 @@ class ImproperLoss(Rule):
     def _unusual(history: RunHistory, context: TaskContext) -> str | None:
         """Return why a loss is unusual for the targets, or None."""
         loss, kind = context.loss, context.kind(history.targets)
-        if kind in ("multiclass", "binary") and loss.family in ("squared_error", "absolute_error", "huber"):
-            return f"{loss.name} is not a loss for classes"
+        if kind in ("multiclass", "binary", "multilabel") and loss.family in (
+            "squared_error",
+            "absolute_error",
+            "huber",
+        ):
+            return f"{loss.name} is not a loss for {'labels' if kind == 'multilabel' else 'classes'}"
         if kind == "multiclass" and loss.family == "binary_cross_entropy" and (context.output_units or 0) > 2:
             return f"{loss.name} treats {context.output_units} mutually exclusive classes as independent"
         return None

@@ -63,7 +63,7 @@ class TargetMismatch(Rule):
         "one hot or class index",
         "broadcasting in loss",
     )
-    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"target_min", "target_max"})
+    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"target_min", "target_max", "crossed_shapes"})
     causes = ("nonfinite_data",)
     repairs = ("reshape_targets", "encode_targets", "fix_loss")
     static = True
@@ -130,9 +130,11 @@ class TargetMismatch(Rule):
     def _shapes(history: RunHistory, context: TaskContext, evidence: dict[str, float]) -> str | None:
         """Return a message if the shapes of outputs and targets broadcast, as far as both are known."""
         targets, rank, units = history.targets, context.output_rank, context.output_units
-        if rank is None or units is None or not history.scalar("batch_size")[0] >= _MIN_ROWS:
-            return None
         if context.loss.family not in _ELEMENTWISE:
+            return None
+        if (history.scalar("crossed_shapes") == 1).any() and targets.rank in (1, 2):
+            rank, units = 3 - targets.rank, 1
+        if rank is None or units is None or not history.scalar("batch_size")[0] >= _MIN_ROWS:
             return None
         column = {rank, targets.rank} == {1, 2} and (units if rank == 2 else targets.width) == 1
         if column and context.framework == "pytorch":

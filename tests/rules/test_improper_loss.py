@@ -56,6 +56,12 @@ POOR: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.25}}
             "error",
             id="squared error for classes, at chance",
         ),
+        pytest.param(
+            {"loss": "mse", "targets": "multilabel", "output_units": 4, "scalars": {"accuracy": 0.5}}
+            | {"losses": lambda t: 0.25},
+            "error",
+            id="squared error for labels, at chance",
+        ),
         pytest.param({"loss": "mse", "targets": "one_hot", "output_units": 4}, None, id="squared error, learns"),
         pytest.param({"loss": "mse", "targets": "binary"}, None, id="squared error for two classes, learns"),
         pytest.param({"loss": "bce", "targets": "one_hot", "output_units": 4}, None, id="bce over one-hot, learns"),
