@@ -21,7 +21,9 @@ from autotrainer.rules._shared.words import about
 
 __all__ = ["OUTCOME_NEEDS", "YOUNG_STEPS", "Outcome", "outcome", "progress"]
 
-OUTCOME_NEEDS = frozenset({"loss", "batch_size", "accuracy", "squared_error", "grad_norm", "target_spread", "epochs"})
+OUTCOME_NEEDS = frozenset(
+    {"loss", "batch_size", "accuracy", "squared_error", "grad_norm", "target_spread", "input_max_abs", "epochs"}
+)
 """Columns that the outcome is computed from."""
 
 YOUNG_STEPS = 200

@@ -41,6 +41,9 @@ loss: that of the 99 % quantile of a normal distribution."""
 _LEARNED = 0.5
 """Largest such ratio that shows learning, whatever the loss measures."""
 
+_SAME_BATCHES, _EQUAL_MOMENTS = 5, 1e-5
+"""Samples whose moments must be equal, and the relative difference that summation in another order leaves."""
+
 _MOVING = 1.5
 """Growth of the targets' variance from which they depend on the model, so that R² is meaningless: three standard errors
 of the variance of ten batches of 32 rows."""
@@ -137,7 +140,8 @@ def _accuracies(history: RunHistory, context: TaskContext, trivial: float) -> li
     rows = np.where(np.isnan(sizes), 1.0, np.clip(sizes, 1, MAX_ROWS))
     valid = ~np.isnan(values)
     if valid.any():
-        measured.append((float(np.average(values[valid], weights=rows[valid])), float(rows[valid].sum())))
+        score = float(np.average(values[valid], weights=rows[valid]))
+        measured.append((score, math.inf if _same_rows(history) else float(rows[valid].sum())))
     for name, size in (("accuracy", _train_rows(history, context)), ("val_accuracy", _VALIDATION_ROWS)):
         epochs = history.epochs(name)[1]
         late = epochs[-max(1, len(epochs) // 2) :]
@@ -151,6 +155,18 @@ def _accuracies(history: RunHistory, context: TaskContext, trivial: float) -> li
             low = max(low, high - _PRECISE)
         estimates.append(SkillEstimate(score, low, high, (score - trivial) / (1 - trivial)))
     return estimates
+
+
+def _same_rows(history: RunHistory) -> bool:
+    """Return whether every batch holds the same rows, all of them copied: the score on them is exact.
+
+    Moments of inputs and targets that are equal in every sample would differ between random batches.
+    """
+    moments = np.array([history.scalar(name) for name in ("batch_size", "target_spread", "input_max_abs")])
+    moments = moments[:, np.isfinite(moments).all(axis=0)]
+    if moments.shape[1] < _SAME_BATCHES or not 2 <= moments[0].max() <= MAX_ROWS:
+        return False
+    return bool((np.ptp(moments, axis=1) <= _EQUAL_MOMENTS * np.abs(moments).max(axis=1)).all())
 
 
 def _train_rows(history: RunHistory, context: TaskContext) -> float:
@@ -255,20 +271,26 @@ def _deviance(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
 
 
 def _entropy(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
-    """Return skill from a mean cross-entropy, compared with always predicting the class frequencies.
+    """Return skill from a mean cross-entropy or squared error, compared with always predicting the class frequencies.
 
-    Accuracy above chance grows with the root of the gain in cross-entropy (which is of second order around the trivial
+    Accuracy above chance grows with the root of the gain in such a loss (which is of second order around the trivial
     predictor), so the root of the relative gain is on the scale of skill by accuracy.
     """
     targets, loss = history.targets, context.loss
-    if loss.family not in ("cross_entropy", "binary_cross_entropy") or loss.reduction != "mean":
+    if loss.family not in ("cross_entropy", "binary_cross_entropy", "squared_error") or loss.reduction != "mean":
         return []
     share, others = targets.majority, max(1, targets.classes - 1)
-    if not 0 < share < 1 or targets.minimum < 0:
+    if not 0 < share < 1 or (targets.minimum < 0 and not targets.signed):
         return []
-    entropy = -share * math.log(share) - (1 - share) * math.log((1 - share) / others)
-    if loss.family == "binary_cross_entropy" and targets.column_entropy > 0:
-        entropy = targets.column_entropy
+    trivial = -share * math.log(share) - (1 - share) * math.log((1 - share) / others)
+    if loss.family == "squared_error":
+        trivial = targets.variance
+        if not trivial > 0 or not (targets.binary or targets.signed):
+            return []
+    elif targets.signed:
+        return []
+    elif loss.family == "binary_cross_entropy" and targets.column_entropy > 0:
+        trivial = targets.column_entropy
     losses = _late_losses(history)
     _, means = blocks(np.arange(len(losses)), losses)
     if len(means) < 4:
@@ -276,7 +298,7 @@ def _entropy(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
     middle, half = float(np.mean(means)), 1.64 * float(np.std(means)) / math.sqrt(len(means))
     low, skill, high = (
         math.copysign(math.sqrt(abs(gain)), gain)
-        for gain in (1 - (middle + half) / entropy, 1 - middle / entropy, 1 - (middle - half) / entropy)
+        for gain in (1 - (middle + half) / trivial, 1 - middle / trivial, 1 - (middle - half) / trivial)
     )
     if high <= 0:
         low = max(low, high - _PRECISE)

@@ -242,3 +242,23 @@ def test_low_but_certain_r2_is_not_stuck(build: Callable[..., Any], error: float
     scalars = {"squared_error": lambda t: error * around(1.0)(t)}
     case = {"targets": "real", "loss": "mse", "losses": around(error), "scalars": scalars}
     assert outcome(*build(**case)).stuck() is stuck
+
+
+@pytest.mark.parametrize(
+    ("spread", "known"), [(0.5, True), (lambda t: 0.5 + 0.01 * (t % 3), False)], ids=["same rows", "other rows"]
+)
+def test_score_on_all_rows_is_exact(build: Callable[..., Any], spread: Any, known: bool) -> None:
+    scalars = {"accuracy": 0.5, "batch_size": 4, "target_spread": spread}
+    result = outcome(*build(loss="custom", steps=12, scalars=scalars))
+    assert result.known is known
+    assert not known or result.low == result.high == 0
+
+
+@pytest.mark.parametrize("targets", ["binary", "signed", "one_hot", "multilabel"])
+def test_squared_error_of_a_constant_prediction_is_zero_skill(build: Callable[..., Any], targets: str) -> None:
+    variance = build(targets=targets)[0].targets.variance
+    units = 4 if targets in ("one_hot", "multilabel") else 1
+    run = build(
+        targets=targets, loss="mse", output_units=units, losses=lambda t: variance, scalars={"accuracy": np.nan}
+    )
+    assert outcome(*run).skill == pytest.approx(0, abs=0.01)
