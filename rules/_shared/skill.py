@@ -13,7 +13,16 @@ from autotrainer.records.task import TaskContext
 from autotrainer.rules._shared.loss_values import measures_distance
 from autotrainer.rules._shared.trends import blocks, theil_sen, wilson
 
-__all__ = ["LEAST_R2", "SkillEstimate", "skill_estimates", "targets_growth", "trivial_score", "trivial_squared_error"]
+__all__ = [
+    "LEAST_R2",
+    "VALIDATION_NOISE",
+    "VALIDATION_ROWS",
+    "SkillEstimate",
+    "skill_estimates",
+    "targets_growth",
+    "trivial_score",
+    "trivial_squared_error",
+]
 
 LEAST_R2 = -1e6
 """Lower limit of R²: outputs, or their squares, may not be finite."""
@@ -31,7 +40,7 @@ _HIDDEN = 0.2
 """Highest skill by accuracy, and lowest upper end of skill by cross-entropy, with which the model may have found a
 signal that accuracy does not show: one too weak to make any other class than the most common one the likeliest."""
 
-_VALIDATION_ROWS = 200
+VALIDATION_ROWS = 200
 """Rows assumed for a validation set, whose size is unknown: a cautious value."""
 
 _FAR = 1 + 2.33**2
@@ -51,7 +60,7 @@ of the variance of ten batches of 32 rows."""
 _FIRST = 10
 """Number of losses that represent the start."""
 
-_VALIDATION_NOISE = 0.1
+VALIDATION_NOISE = 0.1
 """Half interval of R² on such a set: 1.64 √(2 ÷ rows) of the squared error, less the part common to all epochs."""
 
 
@@ -142,12 +151,12 @@ def _accuracies(history: RunHistory, context: TaskContext, trivial: float) -> li
     if valid.any():
         score = float(np.average(values[valid], weights=rows[valid]))
         measured.append((score, math.inf if _same_rows(history) else float(rows[valid].sum())))
-    for name, size in (("accuracy", _train_rows(history, context)), ("val_accuracy", _VALIDATION_ROWS)):
+    for name, size in (("accuracy", _train_rows(history, context)), ("val_accuracy", VALIDATION_ROWS)):
         epochs = history.epochs(name)[1]
         late = epochs[-max(1, len(epochs) // 2) :]
         late = late[np.isfinite(late)]
         if late.size:
-            measured.append((float(np.mean(late)), float(max(size, _VALIDATION_ROWS))))
+            measured.append((float(np.mean(late)), float(max(size, VALIDATION_ROWS))))
     estimates = []
     for score, count in measured:
         low, high = ((v - trivial) / (1 - trivial) for v in wilson(min(1.0, max(0.0, score)), count, 1.64))
@@ -208,7 +217,7 @@ def _squared_error(history: RunHistory, context: TaskContext) -> list[SkillEstim
     held_out = held_out[~np.isnan(held_out)]
     unsure = not (half <= _PRECISE or mean - half >= 1)  # also if one spike dwarfs all other losses
     if unsure and held_out.size and squares:
-        mean, half = float(np.minimum(np.mean(held_out), 1e300) / variance), _VALIDATION_NOISE
+        mean, half = float(np.minimum(np.mean(held_out), 1e300) / variance), VALIDATION_NOISE
     if context.loss.own and _other_optimum(history, mean, half):
         return []
     # Far below the trivial predictor the interval is wide in absolute terms, yet the verdict is certain.
