@@ -105,6 +105,8 @@ def skill_estimates(history: RunHistory, context: TaskContext) -> list[SkillEsti
     Cross-entropy replaces an unknown training accuracy, and supplements one that shows nothing (`_HIDDEN`): its value
     can mislead, accuracy can't.
     """
+    if context.loss.margin > 0:
+        return _precise(_by_margin(history, context.loss.margin))
     if context.kind(history.targets) == "regression":
         return _precise(_squared_error(history, context)) or _precise(_deviance(history, context))
     by_accuracy = _precise(_accuracies(history, context, trivial_score(history, context)))
@@ -204,8 +206,10 @@ def _squared_error(history: RunHistory, context: TaskContext) -> list[SkillEstim
         losses = _late_losses(history)
         if squares:
             errors = losses
-        elif context.loss.family in ("absolute_error", "huber"):  # mean |x| of a normal distribution is 0.8 σ
+        elif context.loss.family == "absolute_error":  # mean |x| of a normal distribution is 0.8 σ
             errors = (losses / 0.8) ** 2
+        elif context.loss.family == "huber":  # a lower bound: x² / 2 for small errors, less than |x| for large ones
+            errors = np.maximum(2 * losses, losses**2)
     if not variance > 0:
         return []
     with np.errstate(all="ignore"):
@@ -259,6 +263,29 @@ def _fell(history: RunHistory) -> bool:
     return float(start.mean() - now.mean()) > 3 * noise
 
 
+def _by_margin(history: RunHistory, margin: float) -> list[SkillEstimate]:
+    """Return skill from a loss that is its margin if the outputs are equal for all inputs; see `_relative_gain`."""
+    low, skill, high = _relative_gain(_late_losses(history), margin)
+    return [SkillEstimate(skill, low, high, skill, by_loss=True)]
+
+
+def _relative_gain(losses: Floats, trivial: float) -> tuple[float, float, float]:
+    """Return low end, estimate and high end of the root of the gain over the loss of a constant prediction.
+
+    Accuracy above chance grows with the root of the gain in a cross-entropy or squared error (which is of second order
+    around the constant prediction), so the root of the relative gain is on the scale of skill by accuracy. NaN with
+    fewer than four losses.
+    """
+    _, means = blocks(np.arange(len(losses)), losses)
+    if len(means) < 4:
+        return math.nan, math.nan, math.nan
+    middle, half = float(np.mean(means)), 1.64 * float(np.std(means)) / math.sqrt(len(means))
+    low, skill, high = (
+        math.copysign(math.sqrt(abs(gain)), gain) for gain in (1 - (middle + d) / trivial for d in (half, 0, -half))
+    )
+    return (max(low, high - _PRECISE) if high <= 0 else low), skill, high
+
+
 def _deviance(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
     """Return the share of the deviance that is explained, an R² for a binary cross-entropy of fractions.
 
@@ -280,11 +307,7 @@ def _deviance(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
 
 
 def _entropy(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
-    """Return skill from a mean cross-entropy or squared error, compared with always predicting the class frequencies.
-
-    Accuracy above chance grows with the root of the gain in such a loss (which is of second order around the trivial
-    predictor), so the root of the relative gain is on the scale of skill by accuracy.
-    """
+    """Return skill from a mean cross-entropy or squared error over that of always predicting the class frequencies."""
     targets, loss = history.targets, context.loss
     if loss.family not in ("cross_entropy", "binary_cross_entropy", "squared_error") or loss.reduction != "mean":
         return []
@@ -300,17 +323,7 @@ def _entropy(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
         return []
     elif loss.family == "binary_cross_entropy" and targets.column_entropy > 0:
         trivial = targets.column_entropy
-    losses = _late_losses(history)
-    _, means = blocks(np.arange(len(losses)), losses)
-    if len(means) < 4:
-        return []
-    middle, half = float(np.mean(means)), 1.64 * float(np.std(means)) / math.sqrt(len(means))
-    low, skill, high = (
-        math.copysign(math.sqrt(abs(gain)), gain)
-        for gain in (1 - (middle + half) / trivial, 1 - middle / trivial, 1 - (middle - half) / trivial)
-    )
-    if high <= 0:
-        low = max(low, high - _PRECISE)
+    low, skill, high = _relative_gain(_late_losses(history), trivial)
     return [SkillEstimate(min(1.0, max(0.0, share + skill * (1 - share))), low, high, skill, by_loss=True)]
 
 
