@@ -12,7 +12,7 @@ FAULT_PROBLEMS: Mapping[str, tuple[str, ...]] = {
     "NaN in the data": ("nonfinite_data",),
     "attention weights too large": ("attention_entropy_collapse", "poor_initialization"),
     "batch size": (),
-    "batch too large": ("slow_convergence",),
+    "batch too large": ("slow_convergence", "too_few_epochs"),
     "batch too small": ("oscillating_loss", "learning_rate_too_high"),
     "bad initialisation": ("poor_initialization", "dying_relu"),
     "class imbalance": ("class_imbalance",),

@@ -19,9 +19,10 @@ from benchmarks.cases.case import FAULT_PROBLEMS, Case, Program, load_cases
 from benchmarks.cases.scoring import case_state, fix_state, is_faulty, is_healthy, score
 from benchmarks.cases.work import relative_cost, work
 from benchmarks.data.datasets import load, split
-from benchmarks.generator.generate import FAULTS, generate
+from benchmarks.generator.faults_families import FAMILY_FAULTS
+from benchmarks.generator.generate import generate
 
-CASES = load_cases()
+CASES = load_cases(["real", "real2", "zoo"])
 
 
 def program(**changes: object) -> Program:
@@ -34,7 +35,7 @@ def program(**changes: object) -> Program:
 
 def test_ids_are_unique_and_every_fault_has_problem_names() -> None:
     assert len({case.id for case in CASES}) == len(CASES) >= 40
-    faults = {fault for case in CASES for fault in case.faults} | {fault.description for fault in FAULTS.values()}
+    faults = {fault for case in CASES for fault in case.faults} | {fault.description for fault in FAMILY_FAULTS.values()}
     assert faults == set(FAULT_PROBLEMS)
 
 
@@ -48,7 +49,7 @@ def test_real_cases_have_a_cause_and_a_fix(case: Case) -> None:
 @pytest.mark.parametrize(
     ("sources", "names", "message"),
     [
-        (["dreams"], [], "real, zoo"),
+        (["dreams"], [], "real, real2, zoo"),
         (["real"], ["x1"], "'x1'"),
         (["generated:x"], [], "not a valid source"),
         (["generated:0"], [], "not a valid source"),
@@ -73,7 +74,7 @@ def test_cases_of_several_sources_are_selected_by_name() -> None:
         (lambda row: row.pop("id"), "no 'id'"),
         (lambda row: row.update(id="moons.mlp.zero_init.0"), "duplicate case 'moons.mlp.zero_init.0'"),
         (lambda row: row.update(optimizer="sgd"), "optimizer is 'sgd': expected an object"),
-        (lambda row: row.update(loss="mae"), "unknown loss 'mae': choose from bce,"),
+        (lambda row: row.update(loss="mse2"), "unknown loss 'mse2': choose from bce,"),
         (lambda row: row.update(epochs=0), "epochs is 0"),
         (lambda row: row.update(layers=[]), "no layers"),
         (lambda row: row.update(layers="dense"), "no layers"),
@@ -93,7 +94,7 @@ def test_cases_of_several_sources_are_selected_by_name() -> None:
         (lambda row: row.update(optimizer={"name": "sgd"}), "without 'lr'"),
         (lambda row: row.update(dataset={"label_encoding": "binary"}), "dataset without"),
         (lambda row: row.update(faults=["bad luck"]), "unknown fault 'bad luck'"),
-        (lambda row: row.update(fix={"loss": "huber"}), "unknown loss 'huber'"),
+        (lambda row: row.update(fix={"loss": "guess"}), "unknown loss 'guess'"),
         (lambda row: row.update(loop={"zero_grad": "never"}), "unknown value of loop option 'zero_grad' 'never'"),
         (lambda row: row.update(loop={"speed": 1}), "unknown loop option 'speed'"),
     ],
