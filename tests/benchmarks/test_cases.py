@@ -35,7 +35,9 @@ def program(**changes: object) -> Program:
 
 def test_ids_are_unique_and_every_fault_has_problem_names() -> None:
     assert len({case.id for case in CASES}) == len(CASES) >= 40
-    faults = {fault for case in CASES for fault in case.faults} | {fault.description for fault in FAMILY_FAULTS.values()}
+    faults = {fault for case in CASES for fault in case.faults} | {
+        fault.description for fault in FAMILY_FAULTS.values()
+    }
     assert faults == set(FAULT_PROBLEMS)
 
 

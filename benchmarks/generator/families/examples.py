@@ -102,7 +102,12 @@ def _actor_critic(draw: Draw) -> Any:
         {"type": "policy", "layers": [dense(32, "relu"), dense(3)]},
         {"type": "critic", "layers": [dense(32, "relu"), dense(1)]},
     ]
-    data = {"generator": "groups", "settings": {"classes": 3, "columns": 4}, "scaling": "raw", "label_encoding": "index"}
+    data = {
+        "generator": "groups",
+        "settings": {"classes": 3, "columns": 4},
+        "scaling": "raw",
+        "label_encoding": "index",
+    }
     return layers, "composite", _adam(0.005), data, _like(epochs=30, batch_size=32, reached=0.95)
 
 
@@ -153,7 +158,10 @@ def _beginner(draw: Draw) -> Any:
 
 def _small_resnet(draw: Draw) -> Any:
     norm = {"type": "batchnorm"}
-    block = {"type": "residual", "layers": [_conv(12, None), norm, {"type": "activation", "fn": "relu"}, _conv(12, None)]}
+    block = {
+        "type": "residual",
+        "layers": [_conv(12, None), norm, {"type": "activation", "fn": "relu"}, _conv(12, None)],
+    }
     layers = [_conv(12, None), norm, {"type": "activation", "fn": "relu"}, block, _pool(), block, _pool(), FLAT]
     return [*layers, dense(4, "softmax")], "scce", _adam(0.002), SHAPES, _like(epochs=8, reached=0.9)
 
@@ -165,7 +173,14 @@ def _bidirectional_lstm(draw: Draw) -> Any:
 
 
 def _text_transformer(draw: Draw) -> Any:
-    layers = [_embed(VOCABULARY, 32), *transformer(draw, 32), {"type": "mean"}, _drop(0.1), dense(20, "relu"), _drop(0.1)]
+    layers = [
+        _embed(VOCABULARY, 32),
+        *transformer(draw, 32),
+        {"type": "mean"},
+        _drop(0.1),
+        dense(20, "relu"),
+        _drop(0.1),
+    ]
     data = {**REVIEWS, "label_encoding": "index"}
     return [*layers, dense(2, "softmax")], "scce", _adam(0.002), data, _like(epochs=8, reached=0.95)
 
@@ -185,7 +200,13 @@ def _structured(draw: Draw) -> Any:
 def _imbalanced(draw: Draw) -> Any:
     block = [dense(64, "relu"), _drop(0.3)]
     data = {"generator": "customers", "settings": {"imbalance": 0.1}, "scaling": "standard", "label_encoding": "binary"}
-    return [*block, *block, dense(1, "sigmoid")], "bce", _adam(0.005), data, _like(epochs=20, batch_size=64, reached=0.95)
+    return (
+        [*block, *block, dense(1, "sigmoid")],
+        "bce",
+        _adam(0.005),
+        data,
+        _like(epochs=20, batch_size=64, reached=0.95),
+    )
 
 
 def _housing(draw: Draw) -> Any:
@@ -205,7 +226,13 @@ def _mileage(draw: Draw) -> Any:
 
 def _weather(draw: Draw) -> Any:
     data = {"generator": "forecast", "scaling": "standard", "target_scaling": "standard", "label_encoding": "float"}
-    return [{"type": "lstm", "units": 32}, dense(1)], "mse", _adam(0.003), data, _like(epochs=15, metric="r2", reached=0.88)
+    return (
+        [{"type": "lstm", "units": 32}, dense(1)],
+        "mse",
+        _adam(0.003),
+        data,
+        _like(epochs=15, metric="r2", reached=0.88),
+    )
 
 
 def _signal_classifier(draw: Draw) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 
 from autotrainer.errors import ConfigError
 from benchmarks.generator.families.examples import EXAMPLES
+from benchmarks.generator.families.family import Family
 from benchmarks.generator.families.registry import FAMILIES
 from benchmarks.generator.faults_families import FAMILY_FAULTS, fits
 from benchmarks.generator.generate import BY_NAME_ONLY
@@ -41,7 +42,7 @@ def family_names(count: int, seed: int, families: Sequence[str]) -> list[str]:
         ConfigError: If a family is unknown.
     """
     draw = np.random.default_rng([seed, 1])
-    turns = {name: _combinations(name, seed, draw) for name in _known(families)}
+    turns = {name: _combinations(name, seed, draw) for name in _existing(families)}
     names: list[str] = []
     while len(names) < count:
         for family, turn in turns.items():
@@ -54,7 +55,7 @@ def family_names(count: int, seed: int, families: Sequence[str]) -> list[str]:
 
 def healthy_names(count: int, seed: int, families: Sequence[str]) -> list[str]:
     """Return names of working trainings: the families in turn, each with its kinds in turn."""
-    chosen = _known(families)
+    chosen = _existing(families)
     rounds = range(-(-count // len(chosen)))
     names = []
     for number in rounds:
@@ -78,7 +79,9 @@ def family_case(name: str) -> Row:
         kinds = ", ".join(_family(family).kinds)
         raise ConfigError(f"{name!r} is not a case of {family}: kinds are {kinds}, and the seed is a number")
     # The healthy twin of every fault of this kind and seed is the same training
-    working, spec = _family(family).recipe(kind, np.random.default_rng(zlib.crc32(f"{family}.{kind}.{number}".encode())))
+    working, spec = _family(family).recipe(
+        kind, np.random.default_rng(zlib.crc32(f"{family}.{kind}.{number}".encode()))
+    )
     frameworks = ["pytorch"] if working["loss"] == "composite" else ["pytorch", "keras3"]
     row = {**working, "id": name, "faults": [], "measured": {"torch": {"fixed": [spec["reached"]]}}}
     if fault == HEALTHY:
@@ -98,11 +101,11 @@ def family_case(name: str) -> Row:
     return {**row, **change, "faults": descriptions, "fix": fix, "frameworks": possible}
 
 
-def _family(name: str):  # type: ignore[no-untyped-def]
+def _family(name: str) -> Family:
     return FAMILIES.get(name) or EXAMPLES[name]
 
 
-def _known(families: Sequence[str]) -> list[str]:
+def _existing(families: Sequence[str]) -> list[str]:
     unknown = sorted(set(families) - {*FAMILIES, *EXAMPLES})
     if unknown:
         raise ConfigError(f"unknown family {unknown[0]!r}: choose from {', '.join((*FAMILIES, *EXAMPLES))}")

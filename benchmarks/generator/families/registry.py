@@ -31,9 +31,7 @@ FAMILIES: Mapping[str, Family] = {
     "denoising": Family(networks.denoising, ("linear", "sigmoid"), True),
     "gan": Family(networks.gan, ("ring",), True, COMPOSITE_FAULTS),
     "pairs": Family(networks.pairs, ("contrastive",), True, (*COMPOSITE_FAULTS, "shuffled_labels")),
-    "rankings": Family(
-        networks.rankings, ("margin", "logistic"), True, (*COMPOSITE_FAULTS, "shuffled_labels")
-    ),
+    "rankings": Family(networks.rankings, ("margin", "logistic"), True, (*COMPOSITE_FAULTS, "shuffled_labels")),
     "reversal": Family(sequences.reversal, ("transformer", "gru"), True),
     "segments": Family(networks.segments, ("two",), True),
     "vae": Family(networks.vae, ("sigmoid", "linear"), True, (*COMPOSITE_FAULTS, "strong_divergence")),

@@ -20,7 +20,9 @@ def tags(kind: str, draw: Draw) -> Pair:
     common = {"batch_size": int(pick(draw, 16, 32)), "metric": "tag_accuracy"}
     optimizer = choose_optimizer(draw, 0.01, 0, schedule=False)
     if kind == "regimes":
-        layers = [{"type": str(pick(draw, "lstm", "gru")), "units": units, "return_sequences": True, "bidirectional": True}]
+        layers = [
+            {"type": str(pick(draw, "lstm", "gru")), "units": units, "return_sequences": True, "bidirectional": True}
+        ]
         head, loss = pick(draw, ("sigmoid", "bce"), (None, "bce_logits"))
         dataset = {"generator": "regimes", "scaling": "raw", "target_scaling": "raw", "label_encoding": "steps"}
         row = training(draw, [*layers, dense(1, head)], loss, optimizer, dataset, epochs=12, **common)
