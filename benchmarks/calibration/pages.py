@@ -54,8 +54,8 @@ def calibration(labelled: Sequence[LabelledRun], axes: Sequence[Axis], provenanc
         `scoring.BARS`: what counts as a detection), ``cause`` (trainings whose cause the rule names), ``usual`` (at the
         defaults: ``hits``, ``alarms``, ``beside``), ``still`` (thresholds that change neither hits nor alarms),
         and ``thresholds`` by name: ``default``, ``values``, for each ``hits``, ``alarms`` and ``beside``, and what
-        cross-validation by ``data`` (families of programs) and ``kind`` ``chose``: smallest and largest value, ``f1`` on
-        the held-out trainings, that of the best value on the trainings that it is chosen on (``seen``), and that of
+        cross-validation by ``data`` (families of programs) and ``kind`` ``chose``: smallest and largest value, ``f1``
+        on the held-out trainings, that of the best value on the trainings that it is chosen on (``seen``), and that of
         the default.
     """
     healthy = sum(not training.faulty for training in labelled)

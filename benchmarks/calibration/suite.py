@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from autotrainer.errors import ConfigError
 from benchmarks.calibration.curves import save_curves
 from benchmarks.calibration.pages import save_page
 from benchmarks.calibration.replay import Axis, replay_all, threshold_axes
@@ -28,7 +29,6 @@ from benchmarks.calibration.scoring import (
     cross_validate,
     has_effect,
 )
-from autotrainer.errors import ConfigError
 from benchmarks.cases.case import Case
 from benchmarks.cases.sources import RESERVED_SEEDS, is_reserved
 from benchmarks.detect.suite import tasks
@@ -64,7 +64,8 @@ def calibrate(
         The report, Markdown.
 
     Raises:
-        ConfigError: If a case or source is unknown or reserved, a folder can't be written, or matplotlib is not installed.
+        ConfigError: If a case or source is unknown or reserved, a folder can't be written, or matplotlib is not
+            installed.
     """
     reserved = [source for source in runs.sources if is_reserved(source)]
     if reserved:

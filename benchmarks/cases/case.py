@@ -7,7 +7,6 @@ those of the case, and ``dataset`` is merged key by key.
 from __future__ import annotations
 
 import json
-import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -16,8 +15,8 @@ from typing import Any
 
 from autotrainer.errors import ConfigError
 from benchmarks.cases.problems import FAULT_PROBLEMS, SYMPTOM_PROBLEMS
-from benchmarks.cases.vocabulary import HABITS, check_program
 from benchmarks.cases.sources import SOURCES, case_row, is_source, source_names
+from benchmarks.cases.vocabulary import HABITS, check_program
 
 __all__ = ["FAULT_PROBLEMS", "SYMPTOM_PROBLEMS", "Case", "Program", "load_cases"]
 

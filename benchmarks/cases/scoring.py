@@ -26,7 +26,7 @@ SEED_SHARE = 2 / 3
 
 
 def score(program: Program, outputs: NDArray[Any], targets: NDArray[Any]) -> float:
-    """Return accuracy or `sample_quality` in [0, 1], or R² limited to [-1, 1]. Predictions that are not finite are wrong.
+    """Return accuracy or `sample_quality` in [0, 1], or R² limited to [-1, 1]; what is not finite is wrong.
 
     ``binary_accuracy`` is the mean over labels; in R², several outputs are weighted by their variance.
 

@@ -47,8 +47,8 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
 ``twins``: applies its ``layers`` to both members of a pair. ``frozen``: the layer's weights are not trained.
 
 Parts of programs of several networks (`benchmarks.programs.pytorch_composite`): ``generator`` and ``discriminator``;
-``encoder`` and ``decoder`` of a variational autoencoder; ``trunk`` and several ``head``, each with its ``loss``; ``policy`` and
-``critic``."""
+``encoder`` and ``decoder`` of a variational autoencoder; ``trunk`` and several ``head``, each with its ``loss``;
+``policy`` and ``critic``."""
 
 LOSSES = (
     "bce",
@@ -77,7 +77,7 @@ LOSSES = (
 """``…_logits``: on logits. ``…_sum``: summed over rows, in PyTorch over several values too. ``bce_noclip``,
 ``cce_noclip_sum``, ``log_squares``: written out, without protection from the logarithm of zero. ``bce_clipped``:
 accepts any outputs and targets. ``ce_flat``, ``ce_transposed``: on logits of sequences, which the PyTorch loop
-flattens or transposes. ``contrastive``, ``…_rank``: on pairs. ``poisson``: outputs are logarithms of the expected count.
+flattens or transposes. ``contrastive``, ``…_rank``: on pairs. ``poisson``: outputs are logarithms of the expectation.
 ``composite``: the sum that a program of several networks defines."""
 
 ACTIVATIONS = ("elu", "exponential", "gelu", "leaky_relu", "relu", "selu", "sigmoid", "softmax", "tanh")
@@ -124,9 +124,10 @@ LOOP: Mapping[str, tuple[Any, ...]] = {
 """Faults and habits of a training loop; the first five are faults.
 
 ``shuffle``: rows stay in order. ``zero_grad``: gradients accumulate over all steps. ``optimized``: the optimizer has
-only the parameters of the first or last layer, those of another model, or those of an earlier body and of the last layer. ``mode``: trains in evaluation mode.
-``evaluation``: evaluates in training mode. ``loss_call``: the loss is a function and `log` receives its value.
-``reporting``: neither the planned epochs nor their ends are given to the monitor. In Keras only the first exists."""
+only the parameters of the first or last layer, those of another model, or those of an earlier body and of the last
+layer. ``mode``: trains in evaluation mode. ``evaluation``: evaluates in training mode. ``loss_call``: the loss is a
+function and `log` receives its value. ``reporting``: neither the planned epochs nor their ends are given to the
+monitor. In Keras only the first exists."""
 
 HABITS = ("loss_call", "reporting")
 """Options of the loop that are no fault."""

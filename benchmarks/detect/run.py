@@ -26,7 +26,7 @@ def builder(framework: str) -> Any:
 
 
 def run(task: Task) -> Row:
-    """Train the variants (``given``, ``fixed``) of a case and return one entry for each, and the ``family`` of the case.
+    """Train the variants (``given``, ``fixed``) of a case and return an entry for each, and the ``family`` of the case.
 
     An entry has ``score`` on test data, ``steps`` planned, ``first_error`` and ``raised`` (all findings
     raised, with the step), ``findings`` (at the end), ``complaints`` (parts of the monitor that failed), ``seconds``.

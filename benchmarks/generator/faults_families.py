@@ -180,7 +180,7 @@ _TASKS: Mapping[str, tuple[str, ...]] = {
 def fits(fault: str, row: Row, spec: Row) -> bool:
     """Return whether a fault can exist in a training, as far as the fault does not know itself."""
     hidden = any(layer.get("activation") or layer["type"] in ("gru", "lstm") for layer in row["layers"][:-1])
-    if fault in _OF_HIDDEN and not hidden or fault in _OF_MANY_ROWS and spec.get("tiny"):
+    if (fault in _OF_HIDDEN and not hidden) or (fault in _OF_MANY_ROWS and spec.get("tiny")):
         return False
     if row["layers"][-1]["type"] not in ("dense", "conv2d") and "output" in FAMILY_FAULTS[fault].parts:
         return False

@@ -42,7 +42,7 @@ def _options(program: Program) -> dict[str, Any]:
 
 
 def _train_gan(program: Program, data: Arrays, make: Make, watch: Watch) -> tuple[float, Any]:
-    """Train a generator and a discriminator in turn, each watched with its optimizer; the generator's monitor counts."""
+    """Train a generator and a discriminator in turn, each watched with its optimizer; return the generator's monitor."""
     real = torch.from_numpy(data.x_train)
     generator, discriminator = _network(program, 0, (NOISE,)), _network(program, 1, real.shape[1:])
     loss_fn = nn.BCEWithLogitsLoss()
@@ -227,4 +227,4 @@ COMPOSITES: Mapping[str, Callable[[Program, Arrays, Make, Watch], tuple[float, A
     "policy": _train_actor_critic,
     "trunk": _train_branches,
 }
-"""Functions that train these programs, by the type of their first layer; each returns the test score and the monitor."""
+"""Functions that train these programs, by the type of their first layer; each returns test score and monitor."""

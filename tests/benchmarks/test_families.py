@@ -63,7 +63,9 @@ def test_names_of_two_seeds_and_of_a_case_and_its_twin_differ_as_they_should() -
     faulty, healthy = case_of("tags.gru.rate_too_low.5"), case_of("tags.gru.healthy.5")
     assert faulty.fixed == healthy.original
     assert faulty.original.optimizer["lr"] < 0.1 * healthy.original.optimizer["lr"]
-    assert healthy.fixed is None and healthy.healthy and not faulty.healthy
+    assert healthy.fixed is None
+    assert healthy.healthy
+    assert not faulty.healthy
     assert case_of("tags.gru.healthy.6").original.dataset["draw"] != healthy.original.dataset["draw"]
 
 
@@ -161,7 +163,8 @@ def test_frozen_layers_are_not_trained() -> None:
     case = case_of("values.one.frozen_layers.0")
     model = build.build(case.original, (6,))
     trained = [parameter.requires_grad for parameter in model.parameters()]
-    assert any(trained) and not all(trained)
+    assert any(trained)
+    assert not all(trained)
 
 
 def test_stale_optimizer_has_the_last_layer_and_parameters_of_another_model() -> None:

@@ -158,7 +158,7 @@ def values(kind: str, draw: Draw) -> Pair:
 
 
 def encodings(kind: str, draw: Draw) -> Pair:
-    """Classes as people encode them: bits, ±1, one-hot with a squared error, indices from 1, two units for yes or no."""
+    """Classes as people encode them: bits, ±1, one-hot with a squared error, indices from 1, two units."""
     classes = {"bits": 8, "signed": 2, "two_units": 2}.get(kind, int(pick(draw, 4, 5, 6)))
     outputs, head, loss, layout = {
         "bits": (3, *pick(draw, ("sigmoid", "bce"), (None, "bce_logits"), ("sigmoid", "mse")), "bits"),
