@@ -13,7 +13,8 @@ from benchmarks.generator.families.registry import FAMILIES, OPEN, RESERVED, RES
 from benchmarks.generator.generate import generate
 from benchmarks.generator.generate import names as generated_names
 
-__all__ = ["CALIBRATION_SEEDS", "SOURCES", "case_row", "is_reserved", "is_source", "is_unseen", "source_names"]
+__all__ = ["CALIBRATION_SEEDS", "RESERVED_SEEDS", "SOURCES", "case_row", "is_reserved", "is_source", "is_unseen"]
+__all__ += ["source_names"]
 
 CALIBRATION_SEEDS = (0, 7, 11)
 """Seeds of ``generated`` that thresholds were chosen on."""

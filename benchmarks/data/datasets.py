@@ -134,10 +134,10 @@ def _other_classes(raw: Arrays) -> Arrays:
 
 def _distort(x: NDArray[np.generic], spec: Mapping[str, Any]) -> NDArray[np.generic]:
     """Return inputs far from the scale that they should have: all of them (``factor``, ``shift``) or one column."""
-    x = x * float(spec.get("factor") or 1) + float(spec.get("shift") or 0)
+    values = x.astype(np.float64) * float(spec.get("factor") or 1) + float(spec.get("shift") or 0)
     if spec.get("column_factor"):
-        x[..., 0] *= float(spec["column_factor"])
-    return x
+        values[..., 0] *= float(spec["column_factor"])
+    return values
 
 
 def _scale(

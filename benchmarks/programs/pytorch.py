@@ -101,7 +101,7 @@ def _convolves(program: Program) -> bool:
 
 def _gives_images(program: Program) -> bool:
     """Return whether outputs are images, channels first."""
-    return program.layers[-1]["type"] == "conv2d"
+    return str(program.layers[-1]["type"]) == "conv2d"
 
 
 def make_optimizer(program: Program, parameters: Iterable[Any]) -> torch.optim.Optimizer:

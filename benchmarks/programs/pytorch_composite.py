@@ -6,7 +6,7 @@ The first layer of a program names its kind: ``generator`` (a GAN), ``encoder`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ def _network(program: Program, index: int, shape: tuple[int, ...]) -> nn.Sequent
 
 def _batches(program: Program, *arrays: Tensor) -> Iterator[tuple[Tensor, ...]]:
     order = torch.randperm(len(arrays[0])) if program.loop.get("shuffle", True) else torch.arange(len(arrays[0]))
-    for rows in order.split(program.batch_size):
+    for rows in torch.split(order, program.batch_size):
         yield tuple(values[rows] for values in arrays)
 
 
@@ -42,7 +42,7 @@ def _options(program: Program) -> dict[str, Any]:
 
 
 def _train_gan(program: Program, data: Arrays, make: Make, watch: Watch) -> tuple[float, Any]:
-    """Train a generator and a discriminator in turn, each watched with its optimizer; return the generator's monitor."""
+    """Train a generator and a discriminator in turn, each watched with its optimizer; return the generator's."""
     real = torch.from_numpy(data.x_train)
     generator, discriminator = _network(program, 0, (NOISE,)), _network(program, 1, real.shape[1:])
     loss_fn = nn.BCEWithLogitsLoss()
@@ -125,7 +125,7 @@ def _train_vae(program: Program, data: Arrays, make: Make, watch: Watch) -> tupl
 class Branches(nn.Module):
     """A trunk with several outputs."""
 
-    def __init__(self, trunk: nn.Module, heads: list[nn.Module]) -> None:
+    def __init__(self, trunk: nn.Module, heads: Sequence[nn.Module]) -> None:
         super().__init__()
         self.trunk, self.heads = trunk, nn.ModuleList(heads)
 
@@ -150,7 +150,7 @@ def _train_branches(program: Program, data: Arrays, make: Make, watch: Watch) ->
     optimizer = make(program, model.parameters())
     functional = "loss_call" in program.loop
 
-    def losses(features: Tensor, targets: Tensor) -> Tensor:
+    def losses(features: Tensor, targets: Tensor) -> Any:
         labels, value = model(features)
         first = (classes.forward if functional else classes)(labels, targets[:, 0].long())
         second = (values.forward if functional else values)(value, targets[:, 1:])
@@ -205,7 +205,7 @@ def _train_actor_critic(program: Program, data: Arrays, make: Make, watch: Watch
         for _ in range(program.epochs):
             for states, classes in _batches(program, x, y):
                 scores, values = model(states)
-                choice = torch.distributions.Categorical(logits=scores)
+                choice: Any = torch.distributions.Categorical(logits=scores)
                 actions = choice.sample()
                 rewards = (actions == classes).float()
                 advantage = rewards - values.detach()

@@ -111,7 +111,12 @@ class Twins(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return shape (rows, 2, …)."""
-        return torch.stack([super().forward(x[:, 0]), super().forward(x[:, 1])], 1)
+        members: list[Tensor] = []
+        for member in (x[:, 0], x[:, 1]):
+            for layer in self:
+                member = layer(member)
+            members.append(member)
+        return torch.stack(members, 1)
 
 
 class Exponential(nn.Module):

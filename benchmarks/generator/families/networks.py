@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from benchmarks.generator.families.family import Draw, activation_of, choose_optimizer, dense, hidden, training
 from benchmarks.generator.recipes import Row, pick
 
@@ -37,8 +39,8 @@ def denoising(kind: str, draw: Draw) -> Pair:
 def segments(kind: str, draw: Draw) -> Pair:
     """A class for each pixel."""
     layers = [_conv(8, "relu"), _conv(8, "relu"), _conv(2, None)]
-    dataset = {"generator": "blots", "settings": {"task": "mask"}, "scaling": "raw", "label_encoding": "index"}
-    common = {"epochs": 12, "batch_size": int(pick(draw, 8, 16)), "metric": "tag_accuracy"}
+    dataset: Row = {"generator": "blots", "settings": {"task": "mask"}, "scaling": "raw", "label_encoding": "index"}
+    common: Row = {"epochs": 12, "batch_size": int(pick(draw, 8, 16)), "metric": "tag_accuracy"}
     row = training(draw, layers, "ce_logits", choose_optimizer(draw, 0.004, 0), dataset, **common)
     return row, {"task": "pixels", "outputs": 2, "reached": 0.93}
 
@@ -77,26 +79,26 @@ def rankings(kind: str, draw: Draw) -> Pair:
 def branches(kind: str, draw: Draw) -> Pair:
     """One network with a class and a value as outputs, and the sum of two losses."""
     activation = activation_of(draw)
-    layers = [
+    layers: Any = [
         {"type": "trunk", "layers": [dense(32, activation), dense(32, activation)]},
         {"type": "head", "layers": [dense(3)], "loss": "ce_logits", "weight": 1.0},
         {"type": "head", "layers": [dense(1)], "loss": "mse", "weight": float(pick(draw, 0.5, 1.0))},
     ]
-    dataset = {"generator": "both", "scaling": "raw", "target_scaling": "raw", "label_encoding": "values"}
-    common = {"epochs": 20, "batch_size": int(pick(draw, 16, 32)), "metric": "r2"}
+    dataset: Row = {"generator": "both", "scaling": "raw", "target_scaling": "raw", "label_encoding": "values"}
+    common: Row = {"epochs": 20, "batch_size": int(pick(draw, 16, 32)), "metric": "r2"}
     row = training(draw, layers, "composite", choose_optimizer(draw, 0.003, 0.02, schedule=False), dataset, **common)
     return row, {"task": "branches", "outputs": 2, "reached": 0.82}
 
 
 def gan(kind: str, draw: Draw) -> Pair:
     """A generator of points and a discriminator."""
-    layers = [
+    layers: Any = [
         {"type": "generator", "layers": [dense(32, "relu"), dense(32, "relu"), dense(2)]},
         {"type": "discriminator", "layers": [dense(32, "leaky_relu"), dense(32, "leaky_relu"), dense(1)]},
     ]
-    optimizer = {"name": "adam", "lr": 0.001, "beta_1": 0.5}
-    dataset = {"generator": "ring", "scaling": "raw", "target_scaling": "raw", "label_encoding": "values"}
-    common = {"epochs": 90, "batch_size": int(pick(draw, 32, 64)), "metric": "sample_quality"}
+    optimizer: Row = {"name": "adam", "lr": 0.001, "beta_1": 0.5}
+    dataset: Row = {"generator": "ring", "scaling": "raw", "target_scaling": "raw", "label_encoding": "values"}
+    common: Row = {"epochs": 90, "batch_size": int(pick(draw, 32, 64)), "metric": "sample_quality"}
     row = training(draw, layers, "composite", optimizer, dataset, **common)
     return row, {"task": "samples", "outputs": 2, "reached": 0.9}
 
@@ -104,12 +106,12 @@ def gan(kind: str, draw: Draw) -> Pair:
 def vae(kind: str, draw: Draw) -> Pair:
     """A variational autoencoder, whose loss is a function of three outputs."""
     inner, columns, code = str(pick(draw, "relu", "tanh")), 20, 4
-    layers = [
+    layers: Any = [
         {"type": "encoder", "layers": [dense(32, inner), dense(2 * code)]},
         {"type": "decoder", "layers": [dense(32, inner), dense(columns, "sigmoid" if kind == "sigmoid" else None)]},
     ]
-    dataset = {"generator": "manifold", "settings": {"columns": columns, "form": "unit"}, "scaling": "raw"}
+    dataset: Row = {"generator": "manifold", "settings": {"columns": columns, "form": "unit"}, "scaling": "raw"}
     dataset |= {"target_scaling": "raw", "label_encoding": "values", "targets": "inputs"}
-    common = {"epochs": 30, "batch_size": int(pick(draw, 16, 32)), "metric": "r2"}
+    common: Row = {"epochs": 30, "batch_size": int(pick(draw, 16, 32)), "metric": "r2"}
     row = training(draw, layers, "composite", choose_optimizer(draw, 0.003, 0, schedule=False), dataset, **common)
     return row, {"task": "variational", "outputs": columns, "reached": 0.6}

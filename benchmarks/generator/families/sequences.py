@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from benchmarks.generator.families.family import Draw, choose_optimizer, dense, hidden, training, transformer
 from benchmarks.generator.recipes import Row, pick
 
@@ -17,14 +19,14 @@ def _embedding(vocabulary: int, units: int) -> Row:
 def tags(kind: str, draw: Draw) -> Pair:
     """A class for each step of a sequence, as index, one-hot, or 0 and 1."""
     units, words, count = int(pick(draw, 16, 24)), 16, 4
-    common = {"batch_size": int(pick(draw, 16, 32)), "metric": "tag_accuracy"}
+    common: Row = {"batch_size": int(pick(draw, 16, 32)), "metric": "tag_accuracy"}
     optimizer = choose_optimizer(draw, 0.01, 0, schedule=False)
     if kind == "regimes":
-        layers = [
+        layers: Any = [
             {"type": str(pick(draw, "lstm", "gru")), "units": units, "return_sequences": True, "bidirectional": True}
         ]
         head, loss = pick(draw, ("sigmoid", "bce"), (None, "bce_logits"))
-        dataset = {"generator": "regimes", "scaling": "raw", "target_scaling": "raw", "label_encoding": "steps"}
+        dataset: Row = {"generator": "regimes", "scaling": "raw", "target_scaling": "raw", "label_encoding": "steps"}
         row = training(draw, [*layers, dense(1, head)], loss, optimizer, dataset, epochs=12, **common)
         return row, {"task": "steps", "outputs": 1, "reached": 0.95}
     recurrent = {"type": "gru" if kind != "lstm" else "lstm", "units": units, "return_sequences": True}
@@ -70,7 +72,7 @@ def bags(kind: str, draw: Draw) -> Pair:
     """Texts as counts of words, or as embeddings whose mean or sequence is read."""
     classes, words, units = int(pick(draw, 3, 4, 6)), 60, int(pick(draw, 16, 24))
     settings = {"classes": classes, "words": words, "counts": kind == "counts"}
-    layers = {
+    layers: Any = {
         "counts": hidden(draw, (16, 32), (1, 2)),
         "mean": [_embedding(words, units), {"type": "mean"}, *hidden(draw, (16, 32), (1,))],
         "flat": [_embedding(words, 8), {"type": "flatten"}, *hidden(draw, (16, 32), (1,))],
@@ -93,7 +95,7 @@ def series(kind: str, draw: Draw) -> Pair:
     """The next value of a series from a window of past ones."""
     activation = str(pick(draw, "relu", "tanh"))
     conv = {"type": "conv1d", "kernel": 3, "padding": "same", "filters": 16, "activation": activation}
-    layers = {
+    layers: Any = {
         "lstm": [{"type": "lstm", "units": 24}],
         "gru": [{"type": "gru", "units": 24}],
         "cnn1d": [conv, {"type": "maxpool1d", "size": 2}, conv, {"type": "flatten"}, dense(24, activation)],
@@ -143,7 +145,7 @@ def reversal(kind: str, draw: Draw) -> Pair:
 def verdicts(kind: str, draw: Draw) -> Pair:
     """Yes or no for a sequence of tokens in which the order counts."""
     units = int(pick(draw, 16, 24))
-    layers = {
+    layers: Any = {
         "lstm": [{"type": "lstm", "units": units}],
         "transformer": [*transformer(draw, units), {"type": "mean"}],
     }[kind]

@@ -27,10 +27,10 @@ def gates(kind: str, draw: Draw) -> Pair:
     }[kind]
     outputs = 2 if kind == "two_units" else 1
     name, rate = pick(draw, ("adam", 0.05), ("adam", 0.03), ("sgd", 0.5 if kind != "square" else 1.0))
-    optimizer = {"name": name, "lr": 0.1 if sigmoid and name == "adam" else rate}
+    optimizer: Row = {"name": name, "lr": 0.1 if sigmoid and name == "adam" else rate}
     if name == "sgd":
         optimizer["momentum"] = 0.9
-    dataset = {"generator": "gates", "settings": {"operation": operation, "signed": signed}, "scaling": "raw"}
+    dataset: Row = {"generator": "gates", "settings": {"operation": operation, "signed": signed}, "scaling": "raw"}
     row = training(
         draw,
         [*layers, dense(outputs, head)],
@@ -46,11 +46,11 @@ def gates(kind: str, draw: Draw) -> Pair:
 def handful(kind: str, draw: Draw) -> Pair:
     """Eight to thirty rows of training data."""
     rows = int(draw.integers(8, 31))
-    common = {"epochs": int(pick(draw, 100, 200, 400)), "batch_size": int(pick(draw, 4, 8, 32))}
+    common: Row = {"epochs": int(pick(draw, 100, 200, 400)), "batch_size": int(pick(draw, 4, 8, 32))}
     if kind == "line":
         columns = int(pick(draw, 1, 1, 2))
         layers = hidden(draw, (8,), (1,)) if draw.random() < 0.4 else []
-        dataset = {"generator": "line", "settings": {"columns": columns, "train_rows": rows}}
+        dataset: Row = {"generator": "line", "settings": {"columns": columns, "train_rows": rows}}
         optimizer = choose_optimizer(draw, 0.05, 0.02, schedule=False)
         row = training(
             draw,
@@ -87,8 +87,16 @@ def labels(kind: str, draw: Draw) -> Pair:
     if kind == "cnn":
         conv = {"type": "conv2d", "kernel": 3, "padding": "same", "activation": "relu"}
         pool = {"type": "maxpool2d", "size": 2}
-        layers = [{**conv, "filters": 8}, pool, {**conv, "filters": 16}, pool, {"type": "flatten"}, dense(32, "relu")]
-        dataset, outputs, epochs, reached = {"generator": "scenes"}, 3, 12, 0.93
+        layers: list[Row] = [
+            {**conv, "filters": 8},
+            pool,
+            {**conv, "filters": 16},
+            pool,
+            {"type": "flatten"},
+            dense(32, "relu"),
+        ]
+        dataset: Row = {"generator": "scenes"}
+        outputs, epochs, reached = 3, 12, 0.93
         optimizer = choose_optimizer(draw, 0.003, 0)
     else:
         outputs = int(pick(draw, 3, 5, 8))
@@ -97,7 +105,7 @@ def labels(kind: str, draw: Draw) -> Pair:
         epochs, reached = 30, 0.84
         optimizer = choose_optimizer(draw, 0.003, 0.05)
     layers = [*layers, dense(outputs, head)]
-    common = {"batch_size": int(pick(draw, 16, 32)), "epochs": epochs, "metric": "binary_accuracy"}
+    common: Row = {"batch_size": int(pick(draw, 16, 32)), "epochs": epochs, "metric": "binary_accuracy"}
     row = training(draw, layers, loss, optimizer, {**dataset, **encoding}, **common)
     return row, {"task": "labels", "outputs": outputs, "reached": reached}
 
@@ -118,7 +126,7 @@ def codes(kind: str, draw: Draw) -> Pair:
     width = int(pick(draw, 32, 48))
     layers = [dense(width, inner), dense(8), dense(width, inner), dense(columns, head)]
     scaling = {"wide": "standard", "bytes": "div255"}.get(kind, "raw")
-    dataset = {"generator": "manifold", "settings": {"columns": columns, "form": form}, "scaling": scaling}
+    dataset: Row = {"generator": "manifold", "settings": {"columns": columns, "form": form}, "scaling": scaling}
     row = training(
         draw,
         layers,
@@ -169,7 +177,11 @@ def encodings(kind: str, draw: Draw) -> Pair:
         "two_units": (2, *pick(draw, ("softmax", "scce"), (None, "ce_logits")), "index"),
     }[kind]
     head = None if head == "linear" else head
-    dataset = {"generator": "groups", "settings": {"classes": classes, "columns": 6, "spread": 0.4}, "scaling": "raw"}
+    dataset: Row = {
+        "generator": "groups",
+        "settings": {"classes": classes, "columns": 6, "spread": 0.4},
+        "scaling": "raw",
+    }
     row = training(
         draw,
         [*hidden(draw, (16, 32), (1, 2)), dense(outputs, head)],
@@ -191,8 +203,8 @@ def residual(kind: str, draw: Draw) -> Pair:
     scale = "uniform005" if kind == "plain" else None  # small branches keep deep sums near their inputs
     inner = [*norm, dense(units, "relu"), dense(units, None, **({"init": scale} if scale else {}))]
     layers = [dense(units, "relu"), *[{"type": "residual", "layers": inner}] * blocks, *norm, dense(5, "softmax")]
-    dataset = {"generator": "teacher", "scaling": "standard", "target_scaling": "raw", "label_encoding": "index"}
-    common = {"epochs": 12, "batch_size": int(pick(draw, 16, 32))}
+    dataset: Row = {"generator": "teacher", "scaling": "standard", "target_scaling": "raw", "label_encoding": "index"}
+    common: Row = {"epochs": 12, "batch_size": int(pick(draw, 16, 32))}
     row = training(draw, layers, "scce", choose_optimizer(draw, 0.002, 0.02), dataset, **common)
     return row, {"task": "classes", "outputs": 5, "reached": 0.72}
 
