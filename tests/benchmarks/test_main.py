@@ -68,6 +68,8 @@ def test_quick_runs_part_of_the_default_cases(passed: list[Any], command: str, n
         (["repair", "--budget", "0.5"], "at least 1"),
         (["page", "missing.jsonl"], "missing.jsonl"),
         (["compare", "missing.jsonl", "missing.jsonl"], "missing.jsonl"),
+        (["generalization", "missing.jsonl"], "missing.jsonl"),
+        (["calibrate", "--cases", "unseen:5"], "reserved"),
     ],
 )
 def test_bad_input_ends_with_status_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
