@@ -37,8 +37,8 @@ class AbnormalData(Rule):
 
     Why it hurts
         Large or shifted inputs saturate or kill the units of the first layer. They also make the loss steep in a few
-        directions only: steps are then too large for some weights and too small for the others. Very small inputs hardly
-        change the outputs, and their weights hardly get a gradient.
+        directions only: steps are then too large for some weights and too small for the others. Very small inputs
+        hardly change the outputs, and their weights hardly get a gradient.
 
     Evidence used
         Statistics of all inputs sampled so far; where the inputs are not small, hidden layers whose mean absolute

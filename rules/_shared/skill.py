@@ -206,8 +206,8 @@ def _squared_error(history: RunHistory, context: TaskContext) -> list[SkillEstim
         losses = _late_losses(history)
         if squares:
             errors = losses
-        elif context.loss.family == "absolute_error":  # mean |x| of a normal distribution is 0.8 σ
-            errors = (losses / 0.8) ** 2
+        elif context.loss.family == "absolute_error" and history.targets.deviation > 0:
+            errors = (losses / history.targets.deviation) ** 2 * variance
         elif context.loss.family == "huber":  # a lower bound: x² / 2 for small errors, less than |x| for large ones
             errors = np.maximum(2 * losses, losses**2)
     if not variance > 0:
