@@ -21,7 +21,7 @@ from benchmarks.cases.work import relative_cost, work
 from benchmarks.data.datasets import load, split
 from benchmarks.generator.generate import FAULTS, generate
 
-CASES = load_cases(["real", "real2", "zoo"])
+CASES = load_cases(["real", "real2", "world", "world_hidden", "zoo"])
 
 
 def program(**changes: object) -> Program:
