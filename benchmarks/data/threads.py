@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["THREADS"]
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 Pair = tuple[Array, Array]
 
 
