@@ -79,8 +79,9 @@ class Case:
 
     Attributes:
         id: Its name.
-        source: ``real`` and ``real2`` (programs from forums; the second were unseen when first measured), ``zoo``
-            (AUTOTRAINER's benchmark, one per equal architecture), one of `sources.SOURCES`, or the path of a case file.
+        source: ``real`` and ``real2`` (programs from forums; the second were unseen when first measured),
+            ``world`` and ``world_hidden`` (more of them; the second stay unseen), ``zoo`` (AUTOTRAINER's benchmark,
+            one per equal architecture), one of `sources.SOURCES`, or the path of a case file.
         original: The original training.
         fixed: The known good training, or None.
         faults: Descriptions of the faults; empty for the zoo.
@@ -149,7 +150,8 @@ def load_cases(sources: Iterable[str] = ("real", "zoo"), names: Sequence[str] = 
     """Read the case files.
 
     Args:
-        sources: ``real``, ``real2``, ``zoo``; a custom case file, ``….jsonl``; generated cases: `sources.source_names`.
+        sources: ``real``, ``real2``, ``world``, ``world_hidden``, ``zoo``; a custom case file, ``….jsonl``; generated
+            cases: `sources.source_names`.
         names: Ids to keep; empty for all.
 
     Raises:

@@ -37,21 +37,22 @@ def is_reserved(source: str) -> bool:
     """Return whether cases of a source must not be used for calibration: a reserved family or seed."""
     match = _SOURCE.fullmatch(source)
     if match is None or match[1] == "generated":
-        return False
+        return source == "world_hidden"
     chosen = match[4].split("+") if match[4] else []
     reserved = match[1] in ("unseen", "healthy") or any(name in RESERVED for name in chosen)
     return reserved or int(match[3] or 0) >= RESERVED_SEEDS
 
 
 def is_unseen(source: str, name: str) -> bool:
-    """Return whether no threshold was chosen on a case: reserved families and seeds, and other seeds of ``generated``.
+    """Return whether no threshold was chosen on a case: reserved families, seeds and programs, and other seeds of
+    ``generated``.
 
     Args:
         source: Kind of source, as `Case.source`.
         name: Name of the case.
     """
     if source not in SOURCES:
-        return False
+        return source == "world_hidden"
     family, number = name.split(".")[0], int(name.split("+fix")[0].rsplit(".", 1)[1])
     seed = number // 1000
     if source == "generated":

@@ -39,12 +39,15 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
     "policy": ("layers",),
     "position": (),
     "residual": ("layers",),
+    "scale": ("factor",),
+    "squeeze": (),
     "trunk": ("layers",),
     "twins": ("layers",),
 }
 """Types of layers with their required settings. ``attention``: self-attention of a sequence. ``mean``: over time.
 ``position``: adds a learned vector for each time step. ``residual``: adds the output of its ``layers`` to its input.
-``twins``: applies its ``layers`` to both members of a pair. ``frozen``: the layer's weights are not trained.
+``scale``: multiplies by a constant. ``squeeze``: drops the last axis, of size 1. ``twins``: applies its ``layers`` to
+both members of a pair. ``frozen``: the layer's weights are not trained.
 
 Parts of programs of several networks (`benchmarks.programs.pytorch_composite`): ``generator`` and ``discriminator``;
 ``encoder`` and ``decoder`` of a variational autoencoder; ``trunk`` and several ``head``, each with its ``loss``;
@@ -118,6 +121,7 @@ LOOP: Mapping[str, tuple[Any, ...]] = {
     "optimized": ("first", "last", "none", "stale"),
     "mode": ("eval",),
     "evaluation": ("train",),
+    "schedule": ("per_epoch", "per_batch"),
     "loss_call": ("functional",),
     "reporting": ("none",),
 }
@@ -125,15 +129,29 @@ LOOP: Mapping[str, tuple[Any, ...]] = {
 
 ``shuffle``: rows stay in order. ``zero_grad``: gradients accumulate over all steps. ``optimized``: the optimizer has
 only the parameters of the first or last layer, those of another model, or those of an earlier body and of the last
-layer. ``mode``: trains in evaluation mode. ``evaluation``: evaluates in training mode. ``loss_call``: the loss is a
-function and `log` receives its value. ``reporting``: neither the planned epochs nor their ends are given to the
-monitor. In Keras only the first exists."""
+layer. ``mode``: trains in evaluation mode. ``evaluation``: evaluates in training mode. ``schedule``: the rate falls
+tenfold after half of the epochs, or (the fault) after as many batches. ``loss_call``: the loss is a function and `log`
+receives its value. ``reporting``: neither the planned epochs nor their ends are given to the monitor. In Keras only the
+first exists."""
 
 HABITS = ("loss_call", "reporting")
 """Options of the loop that are no fault."""
 
 _CHOICES = {"activation": ACTIVATIONS, "loss": LOSSES, "fn": ACTIVATIONS, "init": INITS, "bias_init": INITS}
-_NUMBERS = ("alpha", "bias_const", "filters", "gain", "heads", "kernel", "lr", "momentum", "rate", "size", "units")
+_NUMBERS = (
+    "alpha",
+    "bias_const",
+    "factor",
+    "filters",
+    "gain",
+    "heads",
+    "kernel",
+    "lr",
+    "momentum",
+    "rate",
+    "size",
+    "units",
+)
 
 _PARTS = ("layers", "loss", "optimizer", "batch_size", "epochs", "dataset", "default_init", "metric")
 

@@ -19,9 +19,10 @@ __all__ = ["GROUPS", "generalization", "group_of"]
 
 GROUPS = {
     "real programs and zoo": False,
-    "real programs, second set": False,
+    "real programs, later sets": False,
     f"generated, seeds {', '.join(map(str, CALIBRATION_SEEDS))}": False,
     "open families": False,
+    "real programs, reserved": True,
     "generated, other seeds": True,
     f"open families, seeds from {RESERVED_SEEDS}": True,
     "reserved families": True,
@@ -47,16 +48,18 @@ def group_of(verdict: Verdict) -> str:
         "real": (0, 0),
         "zoo": (0, 0),
         "real2": (1, 1),
-        "generated": (2, 4),
-        "families": (3, 5),
-        "unseen": (6, 6),
-        "healthy": (3, 5),
+        "world": (1, 1),
+        "world_hidden": (4, 4),
+        "generated": (2, 5),
+        "families": (3, 6),
+        "unseen": (7, 7),
+        "healthy": (3, 6),
     }.get(verdict.source, (-1, -1))
     if seen_group < 0:
         return ""
     index = unseen_group if is_unseen(verdict.source, verdict.case) else seen_group
-    if verdict.source == "healthy" and index == 5:
-        index = 7 if verdict.family in EXAMPLES else 5 if verdict.family in OPEN else 6
+    if verdict.source == "healthy" and index == 6:
+        index = 8 if verdict.family in EXAMPLES else 6 if verdict.family in OPEN else 7
     return list(GROUPS)[index]
 
 

@@ -31,7 +31,7 @@ def _each_hidden(row: Row, **settings: object) -> Row | None:
 
 
 def _shuffled_labels(row: Row, spec: Row, draw: Draw) -> Row | None:
-    return _data(row, labels="shuffled") if spec["task"] in _LABELLED else None
+    return _data(row, order="apart") if spec["task"] in _LABELLED else None
 
 
 def _other_classes(row: Row, spec: Row, draw: Draw) -> Row | None:
@@ -147,7 +147,7 @@ FAMILY_FAULTS: Mapping[str, Fault] = {
     "other_optimizer": Fault("parameters not optimized", _other_optimizer, ("loop",), ("pytorch",)),
     "raw_codes": Fault("missing normalisation", _raw_codes, ("inputs",)),
     "shifted_inputs": Fault("missing normalisation", _shifted_inputs, ("inputs",)),
-    "shuffled_labels": Fault("labels shuffled", _shuffled_labels, ("targets",)),
+    "shuffled_labels": Fault("labels of other rows", _shuffled_labels, ("targets", "rows")),
     "softmax_axis": Fault("softmax over the wrong axis", _softmax_axis, ("output",)),
     "strong_divergence": Fault("posterior collapse", _strong_divergence, ("loss",), ("pytorch",)),
     "tanh_values": Fault("targets out of output range", _tanh_values, ("output",)),

@@ -131,7 +131,9 @@ def make_optimizer(program: Program, parameters: Iterable[Any]) -> torch.optim.O
 
 
 def make_scheduler(program: Program, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler | None:
-    """Return the schedule of a program, stepped once an epoch; None if its rate is constant."""
+    """Return the schedule of a program; None if its rate is constant."""
+    if "schedule" in program.loop:
+        return torch.optim.lr_scheduler.StepLR(optimizer, max(1, program.epochs // 2), 0.1)
     name = program.optimizer.get("schedule")
     if name == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, program.epochs)
@@ -222,7 +224,7 @@ def train(program: Program, data: Arrays, seed: int, watch: Callable[..., Any]) 
     rows = torch.utils.data.TensorDataset(to_inputs(program, data.x_train), to_targets(data.y_train, program))
     loader = torch.utils.data.DataLoader(rows, program.batch_size, shuffle=loop.get("shuffle", True))
     x_test, y_test = to_inputs(program, data.x_test), to_targets(data.y_test, program)
-    evaluation = loop.get("evaluation") != "train"
+    evaluation, schedule = loop.get("evaluation") != "train", loop.get("schedule")
     functional, reports = "loss_call" in loop, "reporting" not in loop
     options = {"epochs": program.epochs} if reports else {}
     with watch(model, optimizer, loss_fn=None if functional else loss_fn, **options) as monitor:
@@ -240,7 +242,9 @@ def train(program: Program, data: Arrays, seed: int, watch: Callable[..., Any]) 
                 optimizer.step()
                 if functional:
                     monitor.log(loss=loss)
-            if scheduler is not None:
+                if scheduler is not None and schedule == "per_batch":
+                    scheduler.step()
+            if scheduler is not None and schedule != "per_batch":
                 scheduler.step()
             predicted = predict(model, x_test, evaluation=evaluation)
             loss = loss_fn(*for_loss(program, torch.from_numpy(predicted), y_test))

@@ -15,6 +15,7 @@ from benchmarks.programs.pytorch_modules import (
     Mean,
     Position,
     Residual,
+    Scale,
     SelfAttention,
     Twins,
     draw_like_keras,
@@ -74,6 +75,10 @@ def _layer(layer: Mapping[str, Any], shape: Shape, default_init: str) -> tuple[l
         if inner_shape != shape:
             raise ValueError(f"a residual block turns shape {shape} into {inner_shape}")
         return [Residual(*inner)], shape
+    if kind == "scale":
+        return [Scale(float(layer["factor"]))], shape
+    if kind == "squeeze":
+        return [nn.Flatten(0)], ()
     if kind in ("attention", "embedding", "mean", "position"):
         return _of_sequences(kind, layer, shape, default_init)
     if kind in ("gru", "lstm"):

@@ -16,6 +16,7 @@ __all__ = [
     "Mean",
     "Position",
     "Residual",
+    "Scale",
     "SelfAttention",
     "Twins",
     "draw_like_keras",
@@ -117,6 +118,18 @@ class Twins(nn.Sequential):
                 member = layer(member)
             members.append(member)
         return torch.stack(members, 1)
+
+
+class Scale(nn.Module):
+    """A multiplication by a constant."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the product."""
+        return self.factor * x
 
 
 class Exponential(nn.Module):

@@ -48,6 +48,7 @@ def test_a_third_of_the_families_is_reserved() -> None:
         ("healthy:30:0", True),
         ("generated:30:23", False),
         ("real", False),
+        ("world_hidden", True),
     ],
 )
 def test_calibration_refuses_reserved_programs(source: str, reserved: bool, tmp_path: Path) -> None:
@@ -243,14 +244,16 @@ def verdict(case: str, source: str, *, faulty: bool, errors: tuple[str, ...] = (
         ("demo_vanish", "zoo", 0),
         ("gh-gol_nn+fix", "real2", 1),
         ("moons.mlp.zero_init.7002", "generated", 2),
-        ("moons.mlp.zero_init.23002+fix", "generated", 4),
+        ("moons.mlp.zero_init.23002+fix", "generated", 5),
         ("tags.gru.zero_init.3", "families", 3),
-        ("tags.gru.zero_init.100003", "families", 5),
-        ("gan.ring.rate_too_low.0", "unseen", 6),
+        ("tags.gru.zero_init.100003", "families", 6),
+        ("gan.ring.rate_too_low.0", "unseen", 7),
         ("tags.gru.healthy.3", "healthy", 3),
-        ("tags.gru.healthy.100003", "healthy", 5),
-        ("gan.ring.healthy.0", "healthy", 6),
-        ("tutorials.beginner.healthy.0", "healthy", 7),
+        ("tags.gru.healthy.100003", "healthy", 6),
+        ("gan.ring.healthy.0", "healthy", 7),
+        ("tutorials.beginner.healthy.0", "healthy", 8),
+        ("so-marks50", "world", 1),
+        ("gh-talent92+fix", "world_hidden", 4),
     ],
 )
 def test_groups_of_seen_and_unseen_programs(case: str, source: str, group: int) -> None:
