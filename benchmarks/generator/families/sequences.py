@@ -124,6 +124,7 @@ def series(kind: str, draw: Draw) -> Pair:
 def reversal(kind: str, draw: Draw) -> Pair:
     """The sequence backwards: a transformer with positions, or a recurrent network in both directions."""
     units, words = 32, 8
+    settings = {"words": words, **({"length": 5} if kind == "gru" else {})}
     if kind == "transformer":
         layers, optimizer = transformer(draw, units, blocks=2), choose_optimizer(draw, 0.003, 0)
     else:
@@ -134,7 +135,7 @@ def reversal(kind: str, draw: Draw) -> Pair:
         [_embedding(words, units), *layers, dense(words)],
         str(pick(draw, "ce_logits", "ce_flat", "ce_transposed")),
         optimizer,
-        {"generator": "reversal", "settings": {"words": words}, "scaling": "tokens", "label_encoding": "index"},
+        {"generator": "reversal", "settings": settings, "scaling": "tokens", "label_encoding": "index"},
         epochs=20,
         batch_size=int(pick(draw, 16, 32)),
         metric="tag_accuracy",
