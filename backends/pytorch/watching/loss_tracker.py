@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from time import perf_counter
 from typing import Any
 
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
+from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.runtime.torch_private import dispatch_modes, function_modes, has_transforms
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
@@ -59,6 +59,7 @@ class LossTracker:
         on_training_resumed: Called when a training step follows an evaluation.
         note_call: Called while a call of the loss is on the stack.
         fail: Takes an exception of our own code.
+        stopwatch: Measures the time spent in the hook, but for the steps that only keep a reference.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class LossTracker:
         on_training_resumed: Callable[[], None],
         note_call: Callable[[], None],
         fail: Callable[[Exception], None],
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         self._model, self._step_measurement = model, step_measurement
         self._loss_module = WeakSequence([loss_fn] if isinstance(loss_fn, nn.Module) else [])
@@ -83,8 +85,7 @@ class LossTracker:
         self.call: LossCall | None = None
         """The call in the sampled step, as far as it is known."""
         self.closed = False
-        self.seconds = 0.0
-        """Time spent since this was last set to zero."""
+        self.stopwatch = stopwatch or Stopwatch()
 
     def make_hook(self) -> Callable[..., None]:
         """Return the hook for each call of the loss module."""
@@ -105,19 +106,18 @@ class LossTracker:
 
     def log(self, *, loss: Any, outputs: Any, targets: Any) -> None:
         """Record what the user's loop reports."""
-        started = perf_counter()
-        if self._validation_loss:
-            self._on_training_resumed()
-        if loss is not None:
-            value = loss.detach() if isinstance(loss, Tensor) else float(loss)
-            scalar = value.float().mean() if isinstance(value, Tensor) and value.ndim else value
-            self._counter.losses.append((self._counter.step, scalar))
-        if self._step_measurement.sampling:
-            self._note_call()
-        if self._step_measurement.sampling and (outputs is not None or targets is not None):
-            with observation():
-                self.call = LossCall.reported(outputs, targets, self.call).copied()
-        self.seconds += perf_counter() - started
+        with self.stopwatch:
+            if self._validation_loss:
+                self._on_training_resumed()
+            if loss is not None:
+                value = loss.detach() if isinstance(loss, Tensor) else float(loss)
+                scalar = value.float().mean() if isinstance(value, Tensor) and value.ndim else value
+                self._counter.losses.append((self._counter.step, scalar))
+            if self._step_measurement.sampling:
+                self._note_call()
+            if self._step_measurement.sampling and (outputs is not None or targets is not None):
+                with observation():
+                    self.call = LossCall.reported(outputs, targets, self.call).copied()
 
     def clear_call(self) -> None:
         """Drop the calls of the previous step."""
@@ -145,17 +145,16 @@ class LossTracker:
     def _record_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self.closed or not any(module is loss for loss in self._loss_module) or is_transformed():
             return
-        started = perf_counter()
-        try:
-            with observation():
-                loss = loss_of(output)
-                if loss is not None:
-                    self._record_loss(
-                        loss, LossCall.of(module, args, kwargs, loss, self._step_measurement.tracer.outputs)
-                    )
-        except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
-            self._fail(error)
-        self.seconds += perf_counter() - started
+        with self.stopwatch:
+            try:
+                with observation():
+                    loss = loss_of(output)
+                    if loss is not None:
+                        self._record_loss(
+                            loss, LossCall.of(module, args, kwargs, loss, self._step_measurement.tracer.outputs)
+                        )
+            except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
+                self._fail(error)
 
     def _record_loss(self, loss: Tensor, call: LossCall) -> None:
         if loss.requires_grad and (self._model.training or self._trains_in_eval):
