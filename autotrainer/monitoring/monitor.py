@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 from weakref import WeakKeyDictionary, WeakSet, ref
 
 from autotrainer.adapter.observer import EpochObserver, Locator, Observer
@@ -86,7 +86,7 @@ class Monitor:
         self._logged = 0
         self._stale = self._ended = False
         self._next_check = 0
-        self._lost = False
+        self._lost = self._measures_epochs = False
         self._failed: set[str] = set()
         self._log: LogWriter | None = None
         self._inherited = False
@@ -163,8 +163,8 @@ class Monitor:
         if self.closed:
             return
         with self.guard("end_epoch()"), self.sampler.stopwatch, self.sampler.evaluations:
-            if isinstance(self._observer, EpochObserver):
-                numbers = {**self._observer.epoch_values(), **numbers}
+            if self._measures_epochs and self._observer is not None:
+                numbers = {**cast(EpochObserver, self._observer).epoch_values(), **numbers}
             epoch = self.history.epoch
             self.history.add_epoch(epoch, self.history.step, numbers)
             self._write({"type": "epoch", "epoch": epoch, "step": self.history.step, "values": numbers})
@@ -232,6 +232,7 @@ class Monitor:
     def attach(self, observer: Observer) -> None:
         """Set the observer, which is closed with this monitor."""
         self._observer = observer
+        self._measures_epochs = isinstance(observer, EpochObserver)
         close_at_exit(self)
 
     def begin(self, context: TaskContext) -> None:

@@ -42,7 +42,7 @@ class Sampler:
 
     The allowance is ``share`` of the training time, at least of one minute, but at most a second before that time.
     The steps up to each power of two form an octave, in which samples are evenly spaced. At the start of an octave, a
-    density is chosen that the usual cost of a sample allows; those of lower density are part of those of higher density.
+    density is chosen that the usual cost of a sample allows; the steps of a lower density are part of a higher one's.
     So small differences of clocks rarely change which steps are sampled. In short runs the cost is that of the work,
     without the time that other processes of a busy machine take.
 

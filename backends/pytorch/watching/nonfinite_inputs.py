@@ -31,9 +31,7 @@ class NonfiniteInputs:
         stopwatch: Measures the time spent in the hook.
     """
 
-    def __init__(
-        self, model: nn.Module, fail: Callable[[Exception], None], stopwatch: Stopwatch | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, fail: Callable[[Exception], None], stopwatch: Stopwatch | None = None) -> None:
         self.stopwatch = stopwatch or Stopwatch()
         self._model, self._fail = model, fail
         self._handle: HookHandle | None = None

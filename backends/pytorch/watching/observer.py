@@ -165,6 +165,7 @@ class TorchObserver:
         self._ending_epoch = False
         self._epoch_start = self._counter.step
         self._epoch_end = -1
+        self._needs_loss_scale = "loss_scale" in monitor.needs
         self._last_step = -1 if context.planned_steps is None else context.planned_steps - 1
 
     # -- attach and detach ----------------------------------------------------------------------------------------
@@ -289,7 +290,7 @@ class TorchObserver:
 
     def _report_loss_scale(self) -> None:
         """Report the loss scale if steps were skipped: no hook runs in such steps."""
-        if "loss_scale" in self._monitor.needs and (self._counter.step or self._counter.losses):
+        if self._needs_loss_scale and (self._counter.step or self._counter.losses):
             self._monitor.learn(self._step_measurement.loss_scale.facts(stepped=self._counter.step > 0))
 
     # -- epochs ---------------------------------------------------------------------------------------------------
