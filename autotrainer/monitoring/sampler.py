@@ -49,7 +49,7 @@ class Sampler:
     Args:
         share: Share of the training time that monitoring may cost, in (0, 1]; 1 sets no limit.
         clock: Wall clock in seconds.
-        processor: Clock of the process' processor time in seconds.
+        processor: Clock of the processor time in seconds; None: that of this process, or another ``clock`` itself.
 
     Attributes:
         stopwatch: Measures all that monitoring does.
@@ -63,7 +63,8 @@ class Sampler:
         self,
         share: float = 0.01,
         clock: Callable[[], float] = perf_counter,
-        processor: Callable[[], float] = process_time,
+        *,
+        processor: Callable[[], float] | None = None,
     ) -> None:
         if not is_number(share) or not 0 < share <= 1:
             raise ConfigError(
@@ -72,6 +73,8 @@ class Sampler:
         self._share = float(share)
         self._clock = clock
         self._start = clock()
+        if processor is None:
+            processor = process_time if clock is perf_counter else clock
         self.stopwatch = Stopwatch(clock, processor)
         self.evaluations = Stopwatch(clock, processor)
         self._mark = self._spent = 0.0, 0.0
@@ -129,7 +132,7 @@ class Sampler:
 
     def affordable(self) -> bool:
         """Return whether evaluating the rules stays within the allowance."""
-        return self._allows(1.0, (self.stopwatch.work, self.stopwatch.wall), (0.0, 0.0))
+        return self._allows(1.0, self._total, (0.0, 0.0))
 
     def begin_sample(self) -> None:
         """Note that a sample begins: what `stopwatch` measures from now on is its cost, except for `evaluations`."""
@@ -152,7 +155,12 @@ class Sampler:
             self._add_sample((max(0.0, seconds), max(0.0, seconds)))
 
     def _covers_sample(self) -> bool:
-        return self._allows(_SAMPLES_SHARE, self._spent, self._cost if self._costs else (0.0, 0.0))
+        cost = self._cost if self._costs else (0.0, 0.0)
+        return self._allows(_SAMPLES_SHARE, self._spent, cost) and self._allows(1.0, self._total, cost)
+
+    @property
+    def _total(self) -> tuple[float, float]:
+        return self.stopwatch.work, self.stopwatch.wall
 
     @property
     def _measured(self) -> tuple[float, float]:
@@ -182,9 +190,9 @@ class Sampler:
     def _allowance(self, step: int) -> tuple[float, float]:
         """Return the seconds of work that are allowed up to a step in any run, and the seconds in a run so long."""
         hooks = _HOOK * step
-        # A quarter for the first step, and a quarter more each time there are ten times as many steps, so that costly
+        # A fifth for the first step, and a fifth more each time there are ten times as many steps, so that costly
         # samples do not use up the allowance at the start.
-        start = min(_FIRST_SECOND, self._share * _MINUTE) * min(1.0, (1 + math.log10(1 + step)) / 4)
+        start = min(_FIRST_SECOND, self._share * _MINUTE) * min(1.0, (1 + math.log10(1 + step)) / 5)
         return start - hooks, self._share * (self._clock() - self._start) - hooks
 
     def _affordable_level(self, octave: int) -> int:
