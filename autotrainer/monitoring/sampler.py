@@ -27,8 +27,8 @@ _SAMPLES_SHARE, _PLANNED_SHARE = 0.75, 0.65
 """Share of the allowance that samples may use, so that the rules are still evaluated in a short or slow run, and the
 share for which they are planned: costs vary."""
 _STAGES = (10, 14, 17)
-"""Octaves at which stages of a run end, for which the density is planned: 1,000, 16,000 and 130,000 steps. One sample
-for each octave of the later stages is paid in advance."""
+"""Octaves at which stages of a run end, for which the density is planned: 1,000, 16,000 and 130,000 steps. Two samples
+for each octave of the later stages are paid in advance."""
 _HOOK = 2.5e-6
 """Seconds that the hooks take in a step that is not sampled."""
 _MILESTONES = 4
@@ -204,7 +204,7 @@ class Sampler:
             self._stage_end, self._stage_start, self._before_stage = end, octave, self._count
         start = min(_FIRST_SECOND, self._share * _MINUTE) - _HOOK * (2 << octave)
         proportional = self._allowance(1 << octave)[1]
-        reserve = max(0, _STAGES[-1] - end)
+        reserve = 2 * max(0, _STAGES[-1] - end)
         work, wall = self._cost
         for level in range(_COARSEST):
             stage = self._before_stage + sum(_samples(each, level) for each in range(self._stage_start, end)) + reserve
