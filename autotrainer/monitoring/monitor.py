@@ -274,11 +274,7 @@ class Monitor:
         self.history.add_step(stats, observation.losses, self._data.targets)
         self._write(encode_step(stats, observation.losses, self._data.targets))
         self._stale = True
-        step = observation.step
-        due = step >= self._next_check
-        if due:  # often enough to report a problem early, seldom in long histories, where rules take longest
-            self._next_check = step + max(2, step // (2 if step < 32 else 8))
-        self._check_if_due(due, lost=observation.loss == math.inf)
+        self._check_if_due(observation.step >= self._next_check, lost=observation.loss == math.inf)
 
     def record_losses(self, losses: Sequence[tuple[int, float]]) -> None:
         """Record (step, loss) pairs of steps that were not sampled; infinity for a loss that is not finite."""
@@ -316,6 +312,9 @@ class Monitor:
     def _check_if_due(self, due: bool, *, lost: bool) -> None:
         """Evaluate the rules where that is due, and when a loss is not finite for the first time."""
         newly_lost, self._lost = lost and not self._lost, lost or self._lost
+        if due:  # often enough to report a problem early, seldom in long histories, where rules take longest
+            step = self.history.step
+            self._next_check = step + max(2, step // (2 if step < 32 else 8))
         if newly_lost or (due and self.sampler.affordable()):
             with self.sampler.stopwatch, self.sampler.evaluations:
                 self._check()

@@ -132,7 +132,8 @@ class Sampler:
 
     def affordable(self) -> bool:
         """Return whether evaluating the rules stays within the allowance."""
-        return self._allows(1.0, self._total, (0.0, 0.0))
+        proportional = self._allowance(self._step)[1]
+        return self._allows(self._whole(self._step), proportional, self._total, (0.0, 0.0))
 
     def begin_sample(self) -> None:
         """Note that a sample begins: what `stopwatch` measures from now on is its cost, except for `evaluations`."""
@@ -156,7 +157,10 @@ class Sampler:
 
     def _covers_sample(self) -> bool:
         cost = self._cost if self._costs else (0.0, 0.0)
-        return self._allows(_SAMPLES_SHARE, self._spent, cost) and self._allows(1.0, self._total, cost)
+        start, proportional = self._allowance(self._step)
+        return self._allows(_SAMPLES_SHARE * start, _SAMPLES_SHARE * proportional, self._spent, cost) and (
+            self._allows(self._whole(self._step), proportional, self._total, cost)
+        )
 
     @property
     def _total(self) -> tuple[float, float]:
@@ -180,20 +184,20 @@ class Sampler:
             self._costs.clear()
         self._costs.append(cost)
 
-    def _allows(self, part: float, spent: tuple[float, float], cost: tuple[float, float]) -> bool:
-        """Return whether a part of the allowance covers what was spent and a further cost."""
-        if self._share == 1:
-            return True
-        start, proportional = self._allowance(self._step)
-        return spent[0] + cost[0] <= part * start or spent[1] + cost[1] <= part * proportional
+    def _allows(self, start: float, proportional: float, spent: tuple[float, float], cost: tuple[float, float]) -> bool:
+        """Return whether an allowance covers what was spent and a further cost."""
+        return self._share == 1 or spent[0] + cost[0] <= start or spent[1] + cost[1] <= proportional
+
+    def _whole(self, step: int) -> float:
+        """Return the seconds of work that are allowed in any run, but for the hooks up to a step."""
+        return min(_FIRST_SECOND, self._share * _MINUTE) - _HOOK * step
 
     def _allowance(self, step: int) -> tuple[float, float]:
         """Return the seconds of work that are allowed up to a step in any run, and the seconds in a run so long."""
-        hooks = _HOOK * step
         # A fifth for the first step, and a fifth more each time there are ten times as many steps, so that costly
         # samples do not use up the allowance at the start.
-        start = min(_FIRST_SECOND, self._share * _MINUTE) * min(1.0, (1 + math.log10(1 + step)) / 5)
-        return start - hooks, self._share * (self._clock() - self._start) - hooks
+        start = self._whole(step) * min(1.0, (1 + math.log10(1 + step)) / 5)
+        return start, self._share * (self._clock() - self._start) - _HOOK * step
 
     def _affordable_level(self, octave: int) -> int:
         """Return the highest density, as the number of halvings, that the allowance suffices for."""
@@ -202,7 +206,7 @@ class Sampler:
         end = next((each for each in _STAGES if octave < each), octave + 1)
         if end != self._stage_end:
             self._stage_end, self._stage_start, self._before_stage = end, octave, self._count
-        start = min(_FIRST_SECOND, self._share * _MINUTE) - _HOOK * (2 << octave)
+        start = self._whole(2 << octave)
         proportional = self._allowance(1 << octave)[1]
         reserve = 2 * max(0, _STAGES[-1] - end)
         work, wall = self._cost

@@ -134,8 +134,10 @@ class KerasObserver:
         self._measurement = None
         self._stop()
         self._train_functions.reset(traced=True)
+        self._losses.collect(self._counter.counts, sampled=False)
         self._losses.start_epoch()
         self._monitor.advance(self._counter.total - 1)
+        self._monitor.record_losses(self._losses.take())
         if self._counting_function is None and not self._monitor.context.managed:
             logger.warning("no training step of this model was observed: only fit() and train_on_batch() are watched")
 

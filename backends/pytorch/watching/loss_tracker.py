@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
 from torch import Tensor, nn
 from torch.compiler import is_compiling
@@ -35,7 +36,7 @@ def is_kept(step: int) -> bool:
 class StepCounter:
     """State that the two permanent hooks share: plain attributes, read and written at every step."""
 
-    __slots__ = ("inspect_next", "losses", "step", "wake_step")
+    __slots__ = ("inspect_next", "latest_loss", "latest_step", "losses", "step", "wake_step")
 
     def __init__(self, step: int = 0) -> None:
         self.step = step
@@ -45,6 +46,10 @@ class StepCounter:
         self.inspect_next = True
         """Whether the next training loss needs more than keeping a reference."""
         self.losses: deque[tuple[int, Tensor | float]] = deque(maxlen=_MOST_LOSSES)
+        self.latest_step = -1
+        """The latest step whose loss is not among these."""
+        self.latest_loss: ref[Tensor] | None = None
+        """Its loss, as long as the user's loop keeps it: a reference of our own would keep the step's graph alive."""
 
 
 class LossTracker:
@@ -99,6 +104,8 @@ class LossTracker:
                 step = counter.step
                 if (step < _ALL_LOSSES or step % _LOSS_PERIOD < _LOSS_BURST) and not has_transforms():
                     counter.losses.append((step, loss.detach()))
+                else:
+                    counter.latest_step, counter.latest_loss = step, ref(loss)
             else:
                 record_call(module, args, kwargs, loss)
 
@@ -137,6 +144,13 @@ class LossTracker:
         losses = dict(self._counter.losses)
         self._counter.losses.clear()
         return losses
+
+    def keep_latest(self, step: int) -> None:
+        """Keep the loss of a step, the last one of the training, if the user's loop still has it."""
+        loss = None if self._counter.latest_loss is None else self._counter.latest_loss()
+        if loss is not None and self._counter.latest_step == step and not has_transforms():
+            self._counter.losses.append((step, loss.detach()))
+        self._counter.latest_loss = None
 
     def update_inspection(self) -> None:
         """Decide whether the next loss needs more than keeping a reference."""

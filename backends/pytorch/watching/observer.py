@@ -192,6 +192,7 @@ class TorchObserver:
         self._detach()
         self._monitor.advance(self._counter.step - 1)
         self._report_loss_scale()
+        self._loss_tracker.keep_latest(self._counter.step - 1)
         self._report_losses()
         if self._validation_loss and not self._user_ends_epochs:
             self._end_epoch()

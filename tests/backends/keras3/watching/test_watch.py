@@ -180,6 +180,17 @@ def test_epochs_are_counted_over_several_fits(monitor: Monitor) -> None:
     assert (monitor.context.optimizer.name, monitor.context.planned_epochs) == ("sgd", 6)
 
 
+@pytest.mark.parametrize("per_call", [1, 2])
+def test_the_last_step_is_sampled_and_all_losses_are_recorded(per_call: int) -> None:
+    monitor = autotrainer.watch(model := compiled(mlp(), steps_per_execution=per_call), overhead=1e-9)
+    model.fit(X, Y, epochs=12, batch_size=24, verbose=0)
+    with monitor:
+        model.fit(X, Y, epochs=2, batch_size=24, verbose=0)
+        model.train_on_batch(X[:24], Y[:24])
+    assert monitor.history.steps.tolist() == [per_call - 1, 47, 55]
+    assert {52, 55, 56} <= set(monitor.history.losses[0].tolist()) or per_call == 2
+
+
 def test_train_on_batch_is_observed(monitor: Monitor) -> None:
     model = compiled(mlp())
     watch(model, monitor)
