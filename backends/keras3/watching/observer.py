@@ -157,6 +157,11 @@ class KerasObserver:
                 self._monitor.history.epoch = number
                 self._report_context()
                 self._train_functions.choose(self._counter.planned[1], self._counter.total)
+            if number is not None and self._next != _NEVER:  # this fit may end before the next step to consider
+                ends = self._counter.ends(self._monitor.history.epoch)
+                self._next = min(
+                    each for each in (self._next, *ends) if each == self._next or each >= self._counter.total
+                )
             self._losses.start_epoch()
 
     def start_test(self) -> None:
