@@ -8,6 +8,7 @@ from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, T
 from autotrainer.rules._shared.loss_values import LOSS_VALUE_NEEDS
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._shared.ranges import output_range
+from autotrainer.rules._shared.steps import STEP_NEEDS, steps_taken
 
 __all__ = ["ImproperLoss"]
 
@@ -17,6 +18,9 @@ _SAMPLES = 5
 _TINY = 1e-3
 """Loss ÷ entropy of the classes that only an almost perfect model reaches; and spread of outputs ÷ their size from
 which they differ."""
+
+_MOVED = 0.1
+"""Change of the weights ÷ their norm below which training shows nothing about the loss, as in `slow_convergence`."""
 
 _RIGHT = 0.3
 """Skill from which a loss of zero may be success, as in `not_learning`."""
@@ -64,7 +68,7 @@ class ImproperLoss(Rule):
         "loss for classification",
         "cross entropy with one output",
     )
-    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"target_min", "target_max"})
+    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | STEP_NEEDS | frozenset({"target_min", "target_max"})
     causes = ("nonfinite_data", "target_mismatch")
     repairs = ("fix_loss", "encode_targets", "fix_output_activation")
     static = True
@@ -91,11 +95,11 @@ class ImproperLoss(Rule):
         result = outcome(history, context)
         reason = self._proven(history, context) or self._constant(history, context, result)
         if reason is not None:
-            return self.finding(Severity.ERROR, 0.95, reason, evidence)
+            return self.finding(Severity.ERROR, result.certainty, reason, evidence)
         reason = self._unusual(history, context)
         if reason is None or not result.known or not result.stuck() or result.moving():
             return None
-        if not result.mature(self.threshold("schedule")):
+        if not result.mature(self.threshold("schedule")) or steps_taken(history).travel < _MOVED:
             return None
         return self.finding(result.worst, 0.5, f"{reason}, and {result.words} after {result.steps} steps.", evidence)
 
@@ -142,8 +146,12 @@ class ImproperLoss(Rule):
     def _unusual(history: RunHistory, context: TaskContext) -> str | None:
         """Return why a loss is unusual for the targets, or None."""
         loss, kind = context.loss, context.kind(history.targets)
-        if kind in ("multiclass", "binary") and loss.family in ("squared_error", "absolute_error", "huber"):
-            return f"{loss.name} is not a loss for classes"
+        if kind in ("multiclass", "binary", "multilabel") and loss.family in (
+            "squared_error",
+            "absolute_error",
+            "huber",
+        ):
+            return f"{loss.name} is not a loss for {'labels' if kind == 'multilabel' else 'classes'}"
         if kind == "multiclass" and loss.family == "binary_cross_entropy" and (context.output_units or 0) > 2:
             return f"{loss.name} treats {context.output_units} mutually exclusive classes as independent"
         return None

@@ -96,8 +96,7 @@ class DataSummary:
         shares = np.array(list(classes.values()), np.float64) / max(classes.total(), 1)
         minimum = float(np.fmin(old.minimum, values.min() if values.size else np.nan))
         maximum = float(np.fmax(old.maximum, columns.max()))
-        shares_of_columns = minimum >= 0 and maximum <= 1
-        if shares_of_columns:
+        if minimum >= 0 and maximum <= 1 and not (old.masked or masked):
             above, means, entropies = self._above.mean, self._targets.mean, self._entropies.mean
         else:
             above = means = entropies = np.full(1, np.nan)
@@ -150,7 +149,8 @@ class DataSummary:
         varying = std > 1e-8 * np.maximum(np.abs(mean), 1e-30)
         values["input_constant"] = float(1 - varying.mean())
         if varying.any():
-            values["input_offset"] = float((np.abs(mean[varying]) / std[varying]).max())
+            usual = np.sqrt((std**2).mean())  # a feature that hardly varies does no harm unless its mean is large, too
+            values["input_offset"] = float((np.abs(mean[varying]) / np.maximum(std[varying], usual)).max())
             values["input_scale_ratio"] = float(std[varying].max() / std[varying].min())
         return values
 

@@ -123,6 +123,7 @@ STEP_COLUMNS = (
     "binary_entropy",  # binary cross-entropy of outputs and targets of the same size, only for a custom loss
     "crossed_binary_entropy",  # the same between every output and every target, only if they would broadcast
     "cross_entropy",  # cross-entropy of outputs with classes (of rows or time steps), only for a custom loss
+    "crossed_shapes",  # 1 if the loss received shapes (n,) and (n, 1), which broadcast to (n, n); else 0
     "entropy_of_logits",  # 1 if the cross-entropy closest to the loss takes the outputs as logits, 0 as probabilities
     "rare_accuracy",  # accuracy on the copied rows of rare classes, see `RARE_CLASS_RATIO`
     "class_entropy",  # entropy of the classes among the copied rows, in nats (classification tasks)
@@ -147,7 +148,7 @@ STEP_COLUMNS = (
     # sequences and other inputs of higher rank count as a single feature
     "input_mean",
     "input_std",
-    "input_offset",  # largest |mean| / std over features
+    "input_offset",  # largest |mean| / std over features, where std is at least the root mean square of all
     "input_scale_ratio",  # largest / smallest std over non-constant features
     "input_constant",  # share of features without any variation, in [0, 1]
 )
@@ -171,7 +172,7 @@ class LayerInfo:
         hidden: False for the layer (and a separate activation) that makes the model's output.
         start: Pattern of its weight matrix before the first observed step: ``zero``, ``constant`` (one value),
             ``equal_units`` (the same for all units), ``equal_inputs`` (the same for all inputs of each unit),
-            ``drawn`` (freshly initialized, and owned by no optimizer), or empty for none of these.
+            ``drawn`` (freshly initialized, and frozen or owned by no optimizer), or empty for none of these.
         unowned: Number of its own trainable parameters that no optimizer owns.
     """
 
