@@ -23,7 +23,7 @@ _MINUTE = 60.0
 """Seconds of training that the allowance covers from the start: nobody minds a second, and short runs need it."""
 _FIRST_SECOND = 1.0
 """Most seconds that monitoring takes in a short run."""
-_SAMPLES_SHARE, _PLANNED_SHARE = 0.75, 0.65
+_SAMPLES_SHARE, _PLANNED_SHARE = 0.8, 0.7
 """Share of the allowance that samples may use, so that the rules are still evaluated in a short or slow run, and the
 share for which they are planned: costs vary."""
 _STAGES = (10, 14, 17)
