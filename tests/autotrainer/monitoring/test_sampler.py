@@ -102,7 +102,7 @@ def test_cost_of_whole_runs(seconds: int, samples: int) -> None:
     sampled = machine.train(1000 * seconds)
     assert len(sampled) >= samples
     hooks = HOOK * machine.step
-    assert machine.sampler.spent + hooks <= 0.6 if seconds <= 60 else 0.01 * seconds
+    assert machine.sampler.spent + hooks <= (0.6 if seconds <= 60 else 0.01 * seconds)
 
 
 def test_costly_samples_are_spread_over_the_run() -> None:
