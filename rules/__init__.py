@@ -43,6 +43,7 @@ from autotrainer.rules.unlearnable_targets import UnlearnableTargets
 from autotrainer.rules.unscaled_targets import UnscaledTargets
 from autotrainer.rules.unshuffled_data import UnshuffledData
 from autotrainer.rules.vanishing_gradient import VanishingGradient
+from autotrainer.rules.worse_than_simple_model import WorseThanSimpleModel
 from autotrainer.rules.wrong_schedule import WrongSchedule
 from autotrainer.rules.wrong_training_mode import WrongTrainingMode
 
@@ -63,6 +64,7 @@ BUILTIN: tuple[type[Rule], ...] = (
     NotLearning,
     LossSpike,
     Divergence,
+    WorseThanSimpleModel,
     ImproperOutputActivation,
     ImproperLoss,
     ParametersNotOptimized,

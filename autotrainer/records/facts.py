@@ -10,6 +10,13 @@ FACTS = (
     "shared_inputs",  # distinct validation inputs that are also training inputs
     "shared_input_share",  # the same, as a share of all distinct validation inputs
     "expected_shared_share",  # that share between one part of the training data and the rest: expected by chance
+    # of the outcome of a managed training, in its metric; the constant prediction is the best one on the same rows
+    "above_constant",  # 1 if its score is better than that of a constant prediction by more than noise, else 0
+    "metric_score",  # its score
+    "constant_score",  # that of the constant prediction
+    "judged_rows",  # number of rows of these scores
+    "judged_in_training",  # 1 if these are training rows, as the validation rows are too few; else 0
+    "permuted_loss",  # if that score is unknown: its loss if each row has the inputs of another one
     # measured only if training looks suspicious; scores are accuracies or R², the trivial predictor is the most common
     # class or the mean
     "train_score",  # of the network, on training rows
@@ -18,10 +25,14 @@ FACTS = (
     "input_gain_error",  # its standard error
     "trivial_score",  # of the trivial predictor, on held-out (validation) rows, as all scores below
     "held_out_score",  # of the network
-    "linear_score",  # of a linear model (ridge regression; on indicators of the classes)
+    "linear_score",  # of a linear model (ridge regression; on indicators of the classes), or of principal components
+    "kernel_score",  # of ridge regression with a Gaussian kernel
     "neighbour_score",  # of the nearest neighbours
-    "tree_score",  # of a small decision tree; only if scikit-learn is installed
-    "held_out_rows",  # number of those rows
+    "tree_score",  # of a small decision tree
+    "held_out_rows",  # number of those rows, or of their time steps
+    "simple_rows",  # number of training rows that these simple models were fitted on
+    "simple_gap",  # mean over the held-out rows of the score of the best simple model less that of the network
+    "simple_gap_error",  # its standard error
     "suggested_rate",  # learning rate suggested by a learning-rate range test on the original training
     "simple_features",  # number of features of the simple models: values of a row, or token counts
     # the first value that was not finite, if training ended in such values: see `autotrainer.records.nonfinite`
