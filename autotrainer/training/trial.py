@@ -231,7 +231,7 @@ def run_trial(
     run: ManagedRun,
     scorer: Scorer,
     request: FitRequest,
-    diagnose: Callable[[Trained, ManagedRun], None],
+    diagnose: Callable[[Trained, ManagedRun], None] | None = None,
 ) -> Trial:
     """Run one training until it ends, is paused, stuck or interrupted, or exhausts the budget.
 
@@ -261,7 +261,8 @@ def run_trial(
             with run.monitor.guard("diagnostics"):
                 run.monitor.finish()
                 above = _judge(trained, run, scorer, request)
-                diagnose(trained, run)
+                if diagnose is not None:
+                    diagnose(trained, run)
     except BaseException as error:
         if paused and trained is not None:
             PausedTrial(trained, run).close()

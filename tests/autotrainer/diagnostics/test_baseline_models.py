@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotrainer.diagnostics import baseline_models
-from autotrainer.diagnostics.baseline_models import TabularProblem, features, make_problem, operations
+from autotrainer.diagnostics.baseline_models import TabularProblem, operations
+from autotrainer.diagnostics.baseline_problem import features, make_problem
 from autotrainer.monitoring.summary import DataSummary
 from autotrainer.records.data import ArrayData
 from autotrainer.records.task import LossInfo, TaskContext
@@ -132,12 +132,6 @@ def test_multiple_inputs_are_concatenated() -> None:
 )
 def test_unsuitable_data_give_no_problem(x: Any, y: np.ndarray, context: TaskContext) -> None:
     assert _problem(x, y, context) is None
-
-
-def test_no_tree_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baseline_models, "find_spec", lambda name: None)
-    x = _inputs()
-    assert set(_scores(x, (x[:, 0] > 0).astype(np.int64))) == {"linear_score", "neighbour_score"}
 
 
 def test_operations_grow_with_rows_and_features() -> None:
