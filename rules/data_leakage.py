@@ -80,4 +80,4 @@ class DataLeakage(Rule):
             f"({share:.1%}) are also in the training data{expected}."
         )
         severity = Severity.ERROR if beyond >= self.threshold("share") else Severity.WARNING
-        return self.finding(severity, 0.95, message, evidence)
+        return self.finding(severity, 0.9, message, evidence)

@@ -91,7 +91,7 @@ class ImproperLoss(Rule):
         result = outcome(history, context)
         reason = self._proven(history, context) or self._constant(history, context, result)
         if reason is not None:
-            return self.finding(Severity.ERROR, 0.95, reason, evidence)
+            return self.finding(Severity.ERROR, result.certainty, reason, evidence)
         reason = self._unusual(history, context)
         if reason is None or not result.known or not result.stuck() or result.moving():
             return None
@@ -142,8 +142,12 @@ class ImproperLoss(Rule):
     def _unusual(history: RunHistory, context: TaskContext) -> str | None:
         """Return why a loss is unusual for the targets, or None."""
         loss, kind = context.loss, context.kind(history.targets)
-        if kind in ("multiclass", "binary") and loss.family in ("squared_error", "absolute_error", "huber"):
-            return f"{loss.name} is not a loss for classes"
+        if kind in ("multiclass", "binary", "multilabel") and loss.family in (
+            "squared_error",
+            "absolute_error",
+            "huber",
+        ):
+            return f"{loss.name} is not a loss for {'labels' if kind == 'multilabel' else 'classes'}"
         if kind == "multiclass" and loss.family == "binary_cross_entropy" and (context.output_units or 0) > 2:
             return f"{loss.name} treats {context.output_units} mutually exclusive classes as independent"
         return None

@@ -130,7 +130,7 @@ class ImproperOutputActivation(Rule):
     def _severity(self, mismatch: _Mismatch, result: Outcome) -> tuple[Severity | None, float]:
         good = result.learned(self.threshold("good_skill"))
         if mismatch.proven:
-            return (Severity.WARNING, 0.6) if good else (Severity.ERROR, 0.95)
+            return (Severity.WARNING, 0.6) if good else (Severity.ERROR, result.certainty)
         if good or result.learned(0.6) or (result.learned(0.5) and not result.mature(0.5)):
             return None, 0.0
         # Usually trains well: a warning if the outcome is poor, never the likely root cause.

@@ -96,7 +96,7 @@ class LossScaleCollapse(Rule):
         message = f"The loss scale is only {now:.3g}{origin}: gradients overflow at every scale"
         if now <= self.threshold("lost"):
             message += ", and one step after another is skipped."
-            return self.finding(Severity.ERROR, 0.95, message, evidence)
+            return self.finding(Severity.ERROR, 0.95 if skipped > 0 else 0.9, message, evidence)
         result = outcome(history, context)
         if now < self.threshold("scale"):
             poor = result.known and result.stuck() and not result.moving()

@@ -88,7 +88,7 @@ class MissingZeroGrad(Rule):
         )
         if severity is Severity.ERROR and result.words:
             message += f"; {result.words}"
-        return self.finding(severity, 0.95, message + ".", {"share": share, "samples": float(stale.size)})
+        return self.finding(severity, result.certainty, message + ".", {"share": share, "samples": float(stale.size)})
 
     def _by_direction(self, history: RunHistory, context: TaskContext) -> Finding | None:
         cosines = history.scalar("gradient_cosine")

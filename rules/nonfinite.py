@@ -105,10 +105,11 @@ class NonFinite(Rule):
             "loss_not_finite": float(np.isinf(losses).mean()) if len(losses) else 0.0,
             "samples_not_finite": float(rows.mean()) if len(rows) else 0.0,
         }
-        origin = origin_in_replay(context) or origin_in_history(history, first)
+        origin = origin_in_replay(context) or origin_in_history(history, context, first)
         if not late and not rows.any():
             origin = Origin(None, f"The validation loss is NaN or infinite at step {history.step}.", {})
-        severity, confidence = (Severity.ERROR, 1.0) if lasting else (Severity.WARNING, 0.6)
+        repeated = np.isinf(losses).sum() + rows.sum() > 1
+        severity, confidence = (Severity.ERROR, 1.0 if repeated else 0.9) if lasting else (Severity.WARNING, 0.6)
         layers = (origin.layer,) if origin.layer else ()
         return self.finding(severity, confidence, origin.message, evidence | dict(origin.evidence), layers=layers)
 

@@ -156,7 +156,7 @@ class NotLearning(Rule):
         norms = history.scalar("grad_norm")[-_SAMPLES:]
         if (norms == 0).all() and not result.learned(0.3):
             message = f"All gradients were exactly zero in the last {_SAMPLES} sampled steps"
-            return self._with_outcome(Severity.ERROR, 0.97, message, evidence, result)
+            return self._with_outcome(Severity.ERROR, 0.97 if result.known else 0.9, message, evidence, result)
         if not result.known:
             return self._by_loss(history, context, result, evidence)
         moving = result.moving(self.threshold("to_come"))

@@ -137,7 +137,7 @@ class ParametersNotOptimized(Rule):
         elif minor or result.learned(self.threshold("harmless")):
             severity, confidence = Severity.WARNING, 0.9
         else:
-            severity, confidence = result.worst, 0.95
+            severity, confidence = result.worst, result.certainty
         affected = names(history, rows)
         which = ", ".join(affected[:3]) + (f" and {len(affected) - 3} more" if len(affected) > 3 else "")
         why = "no optimizer changes them" if idle else "they are not in any parameter group of an optimizer"

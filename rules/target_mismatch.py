@@ -63,7 +63,7 @@ class TargetMismatch(Rule):
         "one hot or class index",
         "broadcasting in loss",
     )
-    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"target_min", "target_max"})
+    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"target_min", "target_max", "crossed_shapes"})
     causes = ("nonfinite_data",)
     repairs = ("reshape_targets", "encode_targets", "fix_loss")
     static = True
@@ -85,10 +85,11 @@ class TargetMismatch(Rule):
             or self._shapes(history, context, evidence)
             or self._broadcast(history, context, evidence)
         )
+        result = outcome(history, context)
         if reason is not None:
-            return self.finding(Severity.ERROR, 0.95, reason, evidence)
+            return self.finding(Severity.ERROR, result.certainty, reason, evidence)
         skipped = self._skipped_class(history, context)
-        if skipped is not None and not outcome(history, context).learned(0.5):
+        if skipped is not None and not result.learned(0.5):
             return self.finding(Severity.WARNING, 0.6, skipped, evidence)
         return None
 
@@ -129,9 +130,11 @@ class TargetMismatch(Rule):
     def _shapes(history: RunHistory, context: TaskContext, evidence: dict[str, float]) -> str | None:
         """Return a message if the shapes of outputs and targets broadcast, as far as both are known."""
         targets, rank, units = history.targets, context.output_rank, context.output_units
-        if rank is None or units is None or not history.scalar("batch_size")[0] >= _MIN_ROWS:
-            return None
         if context.loss.family not in _ELEMENTWISE:
+            return None
+        if (history.scalar("crossed_shapes") == 1).any() and targets.rank in (1, 2):
+            rank, units = 3 - targets.rank, 1
+        if rank is None or units is None or not history.scalar("batch_size")[0] >= _MIN_ROWS:
             return None
         column = {rank, targets.rank} == {1, 2} and (units if rank == 2 else targets.width) == 1
         if column and context.framework == "pytorch":
@@ -152,7 +155,8 @@ class TargetMismatch(Rule):
     def _broadcast(history: RunHistory, context: TaskContext, evidence: dict[str, float]) -> str | None:
         """Return a message if the value of the loss is that of broadcast shapes, not that of the rows."""
         # Outputs may have been squeezed before the loss, so the values themselves must show it.
-        if not (context.loss.own or context.loss.family in _ELEMENTWISE) or context.framework != "pytorch":
+        by_row = context.loss.own or context.loss.family in (*_ELEMENTWISE, "binary_cross_entropy")
+        if not by_row or context.framework != "pytorch":
             return None
         values = broadcast_loss(history)
         if values is None:

@@ -85,7 +85,7 @@ class UnlearnableTargets(Rule):
         if not whole and not history.epoch:
             message += " Later rows may differ if the rows are sorted."
         severity = Severity.ERROR if whole else Severity.WARNING
-        return self.finding(severity, 0.95 if whole else 0.6, message, {"target_variance": targets.variance})
+        return self.finding(severity, 0.9 if whole else 0.6, message, {"target_variance": targets.variance})
 
     def _by_simple_models(self, context: TaskContext) -> Finding | None:
         simple = best_simple_model(context)

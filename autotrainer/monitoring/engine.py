@@ -124,7 +124,16 @@ class Engine:
     def _identified(self, history: RunHistory, context: TaskContext) -> TaskContext:
         """Return the context with the loss identified, once it has been; the same object for the same context."""
         if self._context is None or self._context[0] is not context:
-            identified = with_identified_loss(history, context)
+            try:
+                identified = with_identified_loss(history, context)
+            except BaseException as error:
+                if not plugins.is_contained(error, Rule):
+                    raise
+                reason = plugins.describe_error(error)
+                if ("", reason) not in self._reasons:
+                    self._reasons.add(("", reason))
+                    logger.warning("the custom loss can't be identified: %s", reason)
+                return context
             if identified is context:
                 return context
             self._context = (context, identified)

@@ -96,8 +96,7 @@ class DataSummary:
         shares = np.array(list(classes.values()), np.float64) / max(classes.total(), 1)
         minimum = float(np.fmin(old.minimum, values.min() if values.size else np.nan))
         maximum = float(np.fmax(old.maximum, columns.max()))
-        shares_of_columns = minimum >= 0 and maximum <= 1
-        if shares_of_columns:
+        if minimum >= 0 and maximum <= 1 and not (old.masked or masked):
             above, means, entropies = self._above.mean, self._targets.mean, self._entropies.mean
         else:
             above = means = entropies = np.full(1, np.nan)

@@ -60,7 +60,11 @@ def with_identified_loss(history: RunHistory, context: TaskContext) -> TaskConte
     if not context.loss.own or len(history.steps) < _MIN_SAMPLES:
         return context
     loss = _identify(history, context)
-    return context if loss is None else replace(context, loss=replace(loss, class_axis=context.loss.class_axis))
+    return (
+        context
+        if loss is None
+        else replace(context, loss=replace(loss, class_axis=context.loss.class_axis, identified=True))
+    )
 
 
 def _identify(history: RunHistory, context: TaskContext) -> LossInfo | None:

@@ -123,6 +123,7 @@ STEP_COLUMNS = (
     "binary_entropy",  # binary cross-entropy of outputs and targets of the same size, only for a custom loss
     "crossed_binary_entropy",  # the same between every output and every target, only if they would broadcast
     "cross_entropy",  # cross-entropy of outputs with classes (of rows or time steps), only for a custom loss
+    "crossed_shapes",  # 1 if the loss received shapes (n,) and (n, 1), which broadcast to (n, n); else 0
     "entropy_of_logits",  # 1 if the cross-entropy closest to the loss takes the outputs as logits, 0 as probabilities
     "rare_accuracy",  # accuracy on the copied rows of rare classes, see `RARE_CLASS_RATIO`
     "class_entropy",  # entropy of the classes among the copied rows, in nats (classification tasks)

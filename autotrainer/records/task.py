@@ -36,6 +36,7 @@ class LossInfo:
         reduction: ``mean``, ``sum`` or ``none``.
         weighted: Whether it is known to weight classes or rows unequally, so that its value is not comparable with
             an unweighted one.
+        identified: Whether it is a custom loss that was recognized by its values.
     """
 
     name: str = "unknown"
@@ -45,6 +46,7 @@ class LossInfo:
     class_axis: int = -1
     reduction: str = "mean"
     weighted: bool = False
+    identified: bool = False
 
     @property
     def classifies(self) -> bool:

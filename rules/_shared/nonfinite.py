@@ -16,6 +16,9 @@ __all__ = ["NONFINITE_FACTS", "Origin", "origin_in_history", "origin_in_replay"]
 
 NONFINITE_FACTS = frozenset(name for name in FACTS if name.startswith("first_bad_"))
 
+_EDGE = 1e-7
+"""Distance from 0 and 1 within which a probability in single precision leaves no finite logarithm of p or 1 - p."""
+
 _LARGEST_HALF = 65504.0  # largest number of half precision (IEEE 754 binary16)
 
 
@@ -34,7 +37,7 @@ class Origin:
     evidence: Mapping[str, float]
 
 
-def origin_in_history(history: RunHistory, since: int) -> Origin:
+def origin_in_history(history: RunHistory, context: TaskContext, since: int) -> Origin:
     """Return where the first sampled step with NaN or infinite values shows them.
 
     Within that step, what is computed first counts: weights (left by earlier steps), outputs in forward order, the
@@ -42,6 +45,7 @@ def origin_in_history(history: RunHistory, since: int) -> Origin:
 
     Args:
         history: The history.
+        context: The training's model, loss, optimizer and data.
         since: First step with any such value.
     """
     weights, outputs = np.isinf(history.layer("weight_norm")), np.isinf(history.layer("activation_max_abs"))
@@ -55,6 +59,11 @@ def origin_in_history(history: RunHistory, since: int) -> Origin:
     state = f"been NaN or infinite since step {min(since, step)}"
     measured = f" (first measured in step {step})" if step > since else ""
     nonfinite = np.flatnonzero(weights[sample])
+    logarithm = "" if model[sample] and not nonfinite.size else _logarithm(history, context, sample)
+    if logarithm:
+        subject = "weights" if nonfinite.size else "loss" if loss[sample] else "gradients"
+        verb = "has" if subject == "loss" else "have"
+        return Origin(None, f"The {subject} {verb} {state}{measured}: {logarithm}.", {})
     if nonfinite.size:
         name, more = names[nonfinite[0]], len(nonfinite) - 1
         others = f" (and {more} more layer{'s' if more > 1 else ''})" if more else ""
@@ -74,6 +83,26 @@ def origin_in_history(history: RunHistory, since: int) -> Origin:
     layer = names[int(row[-1])] if row.size else None
     of_layer = f" of layer {layer}" if layer else ""
     return Origin(layer, f"The gradients{of_layer} have {state}, although the loss is finite{measured}.", {})
+
+
+def _logarithm(history: RunHistory, context: TaskContext, sample: int) -> str:
+    """Return why a logarithm in a custom loss may not be finite, by the outputs that were measured; else empty."""
+    loss = context.loss
+    if not loss.own and not loss.identified:
+        return ""
+    low, high = (history.scalar(name)[: sample + 2] for name in ("output_min", "output_max"))
+    finite = np.flatnonzero(np.isfinite(low) & np.isfinite(high))
+    near = finite[finite >= sample]  # outputs logged after the optimizer's step count for the next one
+    near = near if near.size else finite[-1:]
+    if not near.size:
+        return ""
+    lowest, highest = float(low[near].min()), float(high[near].max())
+    edges = [f"{edge:.0f}" for edge, gap in ((0, lowest), (1, 1 - highest)) if gap <= _EDGE]
+    if 0 <= lowest and highest <= 1 and edges:
+        return f"outputs have reached {' and '.join(edges)}, where the logarithm in a cross-entropy is not finite"
+    if lowest < 0 and np.isinf(history.scalar("loss")[sample]) and near[0] == sample:
+        return f"outputs are as low as {lowest:.3g}, and a negative number has no logarithm and no root"
+    return ""
 
 
 def origin_in_replay(context: TaskContext) -> Origin | None:

@@ -111,6 +111,11 @@ class Outcome:
         return self.progress >= share and (self.steps >= _FEW_STEPS or self.progress >= 0.8)
 
     @property
+    def certainty(self) -> float:
+        """Confidence in a fault that is proven by one sign: more if the outcome is a second, independent one."""
+        return 0.95 if self.known and not self.learned(0.5) else 0.9
+
+    @property
     def planned(self) -> float:
         """Steps of the whole schedule; NaN if unknown."""
         return self.steps / self.progress if self.progress > 0 else math.nan

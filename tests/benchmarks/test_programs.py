@@ -47,7 +47,7 @@ GENERATED = [
 
 PROGRAMS = {
     f"{case.id}-{variant}": program
-    for case in [*load_cases(), *load_cases(["generated"], GENERATED)]
+    for case in [*load_cases(["real", "real2", "zoo"]), *load_cases(["generated"], GENERATED)]
     for variant, program in (("given", case.original), ("fixed", case.fixed))
     if program is not None and not (case.source == "zoo" and variant == "fixed" and case.id != "demo_vanish")
 }

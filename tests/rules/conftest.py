@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from autotrainer.records.history import RunHistory
+from autotrainer.records.loss_identity import with_identified_loss
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, LayerInfo, StepStats
 from autotrainer.records.task import LossInfo, OptimizerInfo, TargetSummary, TaskContext
 
@@ -29,10 +30,41 @@ TARGETS = {
         600, 600, 1, 1, True, True, 0.0, 3.0, 1.5, 1.25, values=(0.0, 1.0, 2.0, 3.0), classes=4, majority=0.25
     ),
     "one_hot": TargetSummary(
-        2400, 600, 2, 4, False, True, 0.0, 1.0, 0.25, 0.19, values=(0.0, 1.0), one_hot=True, classes=4, majority=0.25
+        2400,
+        600,
+        2,
+        4,
+        False,
+        True,
+        0.0,
+        1.0,
+        0.25,
+        0.19,
+        values=(0.0, 1.0),
+        one_hot=True,
+        classes=4,
+        majority=0.25,
+        column_majority=0.75,
+        column_entropy=0.5623,
+        value_entropy=0.0,
     ),
     "multilabel": TargetSummary(
-        2400, 600, 2, 4, False, True, 0.0, 1.0, 0.5, 0.25, values=(0.0, 1.0), classes=2, majority=0.5
+        2400,
+        600,
+        2,
+        4,
+        False,
+        True,
+        0.0,
+        1.0,
+        0.5,
+        0.25,
+        values=(0.0, 1.0),
+        classes=2,
+        majority=0.5,
+        column_majority=0.5,
+        column_entropy=0.6931,
+        value_entropy=0.0,
     ),
     "real": TargetSummary(600, 600, 2, 1, False, False, -2.0, 2.0, 0.0, 1.0),
     "flat": TargetSummary(600, 600, 1, 1, False, False, -2.0, 2.0, 0.0, 1.0),
@@ -159,7 +191,7 @@ def build(
         "input_kind": "values",
         "planned_epochs": planned_epochs,
     } | context
-    return history, TaskContext(**fields)
+    return history, with_identified_loss(history, TaskContext(**fields))
 
 
 @pytest.fixture(name="build")

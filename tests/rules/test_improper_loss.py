@@ -29,9 +29,16 @@ SILENT: dict[str, Any] = {
 }
 
 
-def custom(entropy: Any, low: float = 0.3, high: float = 0.7) -> dict[str, Any]:
+def custom(entropy: Any, low: float = 0.3, high: float = 0.7, of_logits: float = 0.0) -> dict[str, Any]:
     """Return a training with a custom loss, whose rows have this binary cross-entropy."""
-    return OWN | {"scalars": {"binary_entropy": entropy, "output_min": low, "output_max": high}}
+    return OWN | {
+        "scalars": {
+            "binary_entropy": entropy,
+            "output_min": low,
+            "output_max": high,
+            "entropy_of_logits": of_logits,
+        }
+    }
 
 
 POOR: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.25}}
@@ -49,6 +56,12 @@ POOR: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.25}}
             "error",
             id="squared error for classes, at chance",
         ),
+        pytest.param(
+            {"loss": "mse", "targets": "multilabel", "output_units": 4, "scalars": {"accuracy": 0.5}}
+            | {"losses": lambda t: 0.25},
+            "error",
+            id="squared error for labels, at chance",
+        ),
         pytest.param({"loss": "mse", "targets": "one_hot", "output_units": 4}, None, id="squared error, learns"),
         pytest.param({"loss": "mse", "targets": "binary"}, None, id="squared error for two classes, learns"),
         pytest.param({"loss": "bce", "targets": "one_hot", "output_units": 4}, None, id="bce over one-hot, learns"),
@@ -56,19 +69,25 @@ POOR: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.25}}
         pytest.param(custom(lambda t: 0.2 - t), None, id="a custom loss that is not a cross-entropy"),
         pytest.param(custom(lambda t: 0.4 - t, 0.4995, 0.5), None, id="outputs of one half: any logistic loss is ln 2"),
         pytest.param(
-            custom(lambda t: 0.4 - t, 0.0, 0.0) | {"output_activation": "linear"}, None, id="logits of zero: the same"
+            custom(lambda t: 0.4 - t, 0.0, 0.0, 1.0) | {"output_activation": "linear"},
+            None,
+            id="logits of zero: the same",
         ),
         pytest.param(
-            custom(lambda t: 0.4 - t, 0.0, 0.0) | {"output_activation": None},
+            custom(lambda t: 0.4 - t, 0.0, 0.0, 1.0) | {"output_activation": None},
             None,
             id="logits or probabilities of zero",
         ),
         pytest.param(
-            custom(lambda t: 0.4 - t, -1.0, 2.0) | {"output_activation": "linear"}, "error", id="labels from 1, logits"
+            custom(lambda t: 0.4 - t, -1.0, 2.0, 1.0) | {"output_activation": "linear"},
+            "error",
+            id="labels from 1, logits",
         ),
         pytest.param(custom(np.nan), None, id="probabilities of 0 and 1: clips unknown"),
         pytest.param(
-            custom(lambda t: 0.4 - t) | {"targets": TWO}, None, id="labels 0 and 1 in a custom binary cross-entropy"
+            custom(lambda t: 0.4) | {"targets": TWO, "losses": lambda t: 0.4},
+            None,
+            id="labels 0 and 1 in a custom binary cross-entropy",
         ),
         pytest.param(SILENT, "error", id="one unit normalized by itself"),
         pytest.param(SILENT | {"output_units": 2}, None, id="two units, all margins kept"),

@@ -45,6 +45,26 @@ def test_names_the_first_layer_and_step(build: Callable[..., Any]) -> None:
     assert finding.evidence["first_step"] == 6
 
 
+@pytest.mark.parametrize(
+    ("loss", "low", "high", "message"),
+    [
+        pytest.param("custom", 0.0, 0.9, "outputs have reached 0, where the logarithm", id="probability of 0"),
+        pytest.param("custom", 0.0, 1.0, "outputs have reached 0 and 1, where", id="probabilities of 0 and 1"),
+        pytest.param("custom", 0.2, 0.9, "although the outputs are finite", id="probabilities inside"),
+        pytest.param("custom", -0.7, 0.9, "outputs are as low as -0.7, and a negative number has no", id="negative"),
+        pytest.param("bce", 0.0, 0.9, "although the outputs are finite", id="a loss of the framework clips"),
+    ],
+)
+def test_logarithms_in_custom_losses_are_named(
+    build: Callable[..., Any], loss: str, low: float, high: float, message: str
+) -> None:
+    scalars = {"loss": breaks(0.5), "output_min": low, "output_max": high, "grad_norm": breaks(0.5)}
+    finding = NonFinite().check(*build(loss=loss, losses=breaks(0.5), scalars=scalars))
+    assert finding is not None
+    assert message in finding.message
+    assert finding.layers == ()
+
+
 def test_message_is_grammatical(build: Callable[..., Any]) -> None:
     of_loss = NonFinite().check(*build(losses=breaks(0.5)))
     of_weights = NonFinite().check(*build(table={"weight_norm": lambda t: [2.0, breaks(2.0)(t), 2.0]}))

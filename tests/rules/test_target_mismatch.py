@@ -46,6 +46,16 @@ FROM_ONE = TargetSummary(
             id="a custom loss that is neither",
         ),
         pytest.param(
+            {"loss": "mse", "targets": "flat", "scalars": {"batch_size": 1024, "crossed_shapes": 1.0}},
+            "error",
+            id="only some rows copied, by the shapes that the loss received",
+        ),
+        pytest.param(
+            {"loss": "custom", "targets": "flat", "scalars": {"batch_size": 1024, "crossed_shapes": 1.0}},
+            None,
+            id="a custom loss may reshape what it receives",
+        ),
+        pytest.param(
             {"loss": "mae", "targets": "flat", "losses": lambda t: 0.9, "scalars": CROSSED},
             "error",
             id="absolute error",

@@ -72,6 +72,7 @@ class LossCall:
         targets: Targets, or None.
         rows: Rows of the batch; 0 if unknown.
         activation: Activation of the outputs after they left the model, or None.
+        crossed: Whether the loss received shapes (n,) and (n, 1), which broadcast to (n, n); None if unknown.
     """
 
     loss: Tensor | float = float("nan")
@@ -79,6 +80,7 @@ class LossCall:
     targets: Tensor | None = None
     rows: int = 0
     activation: str | None = None
+    crossed: bool | None = None
 
     @classmethod
     def of(
@@ -110,7 +112,11 @@ class LossCall:
         same = returned is not None and returned.data_ptr() == outputs.data_ptr()
         activation = None if same else output_activation(outputs)
         rows = outputs.shape[0] if outputs.ndim else 0
-        return cls(loss.detach(), outputs.detach(), None if targets is None else targets.detach(), rows, activation)
+        if targets is None:
+            return cls(loss.detach(), outputs.detach(), None, rows, activation)
+        shapes = {tuple(outputs.shape), tuple(targets.shape)}
+        crossed = rows > 1 and shapes == {(rows,), (rows, 1)}
+        return cls(loss.detach(), outputs.detach(), targets.detach(), rows, activation, crossed)
 
     @classmethod
     def reported(cls, outputs: Any, targets: Any, observed: LossCall | None) -> LossCall:
@@ -122,6 +128,7 @@ class LossCall:
             observed.targets if targets is None else torch.as_tensor(targets).detach(),
             observed.rows,
             output_activation(outputs) if isinstance(outputs, Tensor) else observed.activation,
+            observed.crossed,
         )
 
     def copied(self) -> LossCall:
