@@ -167,5 +167,7 @@ class WorseThanSimpleModel(Rule):
 
 
 def _rows(evidence: dict[str, float]) -> str:
+    if "judged_rows" not in evidence:
+        return "by the values that the loop reports,"
     kind = "training" if evidence.get("judged_in_training") else "validation"
     return f"on {evidence['judged_rows']:.0f} {kind} rows"

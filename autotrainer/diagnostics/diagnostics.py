@@ -34,13 +34,13 @@ from autotrainer.scoring.significance import row_gains
 from autotrainer.training.base_run import BaseRun
 from autotrainer.training.budget import Budget
 
-__all__ = ["OVERLAP_FACTS", "ROWS", "Diagnostics", "cause_unknown", "data_facts", "rate_in_doubt"]
+__all__ = ["GOOD_SCORE", "OVERLAP_FACTS", "ROWS", "Diagnostics", "cause_unknown", "data_facts", "rate_in_doubt"]
 
 ROWS = 1000
 """Maximum number of rows of the training and of the validation data that diagnostics use."""
 _MIN_ROWS = 60
 """Minimum number of rows: with fewer, no difference is clearly more than chance."""
-_GOOD_SCORE = 0.9
+GOOD_SCORE = 0.9
 """Accuracy or R² from which no model can be better by 0.1: baseline models are fitted only below it."""
 _SHARE = 0.05
 """Maximum work of all of them, in baseline trainings: one half for the model, one half for baseline models."""
@@ -199,7 +199,7 @@ class Diagnostics:
         if not self.needs.intersection(_BASELINE_FACTS + _COMPARED_FACTS):
             return
         score = None if run.evaluation is None else self.scorer.score_rows(run.evaluation)
-        good = score is not None and score.value >= _GOOD_SCORE
+        good = score is not None and score.value >= GOOD_SCORE
         if good and not cause_unknown(run.monitor.findings, self._above_trivial(run)):
             return
         self._fit_baselines(run.monitor.context)

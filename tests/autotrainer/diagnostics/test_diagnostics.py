@@ -156,7 +156,8 @@ def test_poor_training_gets_all_diagnostics_within_a_twentieth(fitted: Callable[
     assert 1.0 < result.cost <= 1.05
     assert set(facts) >= {
         "train_score", "permuted_score", "input_gain", "input_gain_error", "held_out_score", "trivial_score",
-        "linear_score", "kernel_score", "neighbour_score", "tree_score", "held_out_rows", "simple_rows", "simple_features",
+        "linear_score", "kernel_score", "neighbour_score", "tree_score", "held_out_rows", "simple_rows",
+        "simple_features",
         "simple_gap", "simple_gap_error", "shared_inputs", *OUTCOME,
     }  # fmt: skip
     assert "suggested_rate" not in facts, "no repair needs it"
@@ -177,7 +178,7 @@ def test_diagnostics_that_no_rule_needs_do_not_run(fitted: Callable[..., Any]) -
 
 
 def test_diagnostics_stay_within_the_budget(fitted: Callable[..., Any]) -> None:
-    for budget in (0.5, 1.0, 1.005, 1.02, 1.03, 1.05):
+    for budget in (0.5, 1.0, 1.005, 1.05):
         result, facts = fitted(1.0, budget=budget)
         assert result.cost <= budget
         assert ("train_score" in facts) is (budget >= 1.05)
