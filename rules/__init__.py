@@ -42,6 +42,7 @@ from autotrainer.rules.too_few_epochs import TooFewEpochs
 from autotrainer.rules.unlearnable_targets import UnlearnableTargets
 from autotrainer.rules.unscaled_targets import UnscaledTargets
 from autotrainer.rules.unshuffled_data import UnshuffledData
+from autotrainer.rules.validation_mismatch import ValidationMismatch
 from autotrainer.rules.vanishing_gradient import VanishingGradient
 from autotrainer.rules.worse_than_simple_model import WorseThanSimpleModel
 from autotrainer.rules.wrong_schedule import WrongSchedule
@@ -86,6 +87,7 @@ BUILTIN: tuple[type[Rule], ...] = (
     UnlearnableTargets,
     UnscaledTargets,
     RepeatedAugmentation,
+    ValidationMismatch,
     Overfitting,
     PoorInitialization,
     AbnormalUpdateRatio,

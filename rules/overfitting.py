@@ -73,6 +73,7 @@ class Overfitting(Rule):
     needs = frozenset({"loss", "accuracy", "epochs"})
     causes = (
         "nonfinite_data",
+        "validation_mismatch",
         "unlearnable_targets",
         "class_imbalance",
     )

@@ -70,6 +70,7 @@ class WorseThanSimpleModel(Rule):
         "improper_output_activation",
         "target_mismatch",
         "improper_loss",
+        "validation_mismatch",
         "unlearnable_targets",
         "insufficient_capacity",
         "unshuffled_data",

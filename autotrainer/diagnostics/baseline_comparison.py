@@ -125,7 +125,7 @@ class BaselineComparison:
         if not weights.any():
             return {}
         facts = {"held_out_score": float((score.rows * weights).sum() / weights.sum())}
-        if run.context.loss.weighted:
+        if scorer.weighted:
             return facts
         gains = row_gains(np.clip(self.best, -1, 1), np.clip(score.rows, -1, 1), weights)
         error = float(gains.std()) / math.sqrt(len(gains))

@@ -23,6 +23,7 @@ from autotrainer.adapter.trainer import Trainer
 from autotrainer.diagnostics.baseline_comparison import BaselineComparison
 from autotrainer.diagnostics.lr_range_test import RangeTestRun, rates_around, suggested_rate
 from autotrainer.diagnostics.nonfinite_search import NonfiniteReplay, ended_nonfinite, suspect_steps
+from autotrainer.diagnostics.train_val_mismatch import validation_mismatch
 from autotrainer.diagnostics.train_val_overlap import shared_inputs
 from autotrainer.edits import SetLearningRate
 from autotrainer.output import logger
@@ -64,6 +65,15 @@ _BASELINE_FACTS = (
 _COMPARED_FACTS = ("held_out_score", "simple_gap", "simple_gap_error")
 OVERLAP_FACTS = frozenset(_DATA_FACTS[1:])
 """Facts that need both training and validation data."""
+MISMATCH_FACTS = frozenset(
+    {
+        "validation_classes", "unseen_classes", "unseen_class_share", "unseen_class",
+        "absent_class_share", "class_shift", "class_shift_z",
+        "validation_scale", "validation_offset", "shifted_feature", "feature_shift", "feature_shift_noise",
+        "target_shift",
+    }
+)  # fmt: skip
+"""Facts of `validation_mismatch`."""
 _MODEL_FACTS = ("train_score", "permuted_score", "input_gain", "input_gain_error")
 
 _NO_CAUSE = frozenset(
@@ -101,7 +111,7 @@ def rate_in_doubt(findings: Sequence[Finding]) -> bool:
 
 def data_facts(facts: Mapping[str, float]) -> dict[str, float]:
     """Return the facts that hold for every training on the same data."""
-    return {name: value for name, value in facts.items() if name in (*_DATA_FACTS, *_BASELINE_FACTS)}
+    return {name: value for name, value in facts.items() if name in {*_DATA_FACTS, *_BASELINE_FACTS, *MISMATCH_FACTS}}
 
 
 @dataclass
@@ -148,6 +158,8 @@ class Diagnostics:
             facts["constant_targets"] = float(bool((targets == targets[:1]).all()))
         if isinstance(self.validation, ArrayData) and self.needs.intersection(OVERLAP_FACTS):
             facts |= shared_inputs(self.train, self.validation)
+        if isinstance(self.validation, ArrayData) and self.needs.intersection(MISMATCH_FACTS):
+            facts |= validation_mismatch(self.train, self.validation)
         return facts
 
     def _stream_facts(self) -> dict[str, float]:

@@ -10,6 +10,20 @@ FACTS = (
     "shared_inputs",  # distinct validation inputs that are also training inputs
     "shared_input_share",  # the same, as a share of all distinct validation inputs
     "expected_shared_share",  # that share between one part of the training data and the rest: expected by chance
+    # of validation rows compared with training rows
+    "validation_classes",  # classes that validation rows have
+    "unseen_classes",  # classes of validation rows that no training row has
+    "unseen_class_share",  # share of validation rows of these classes
+    "unseen_class",  # the first of them, if there is one
+    "absent_class_share",  # share of training rows of classes that no validation row has
+    "class_shift",  # total variation distance of the class shares
+    "class_shift_z",  # normal quantile of a test that they are the same
+    "validation_scale",  # median over input features of the standard deviation ÷ that of training rows
+    "validation_offset",  # the same of the difference of the means ÷ standard deviation of training rows
+    "shifted_feature",  # the feature whose distribution differs most
+    "feature_shift",  # its Kolmogorov–Smirnov distance
+    "feature_shift_noise",  # the distance that the largest one exceeds with probability 0.001 if nothing differs
+    "target_shift",  # Kolmogorov–Smirnov distance of numeric targets
     # of the outcome of a managed training, in its metric; the constant prediction is the best one on the same rows
     "above_constant",  # 1 if its score is better than that of a constant prediction by more than noise, else 0
     "metric_score",  # its score

@@ -103,7 +103,7 @@ class ReportedMetric(Metric):
             targets: Summary of its targets.
 
         Returns:
-            Known for accuracy, unless the loss weights classes, R², squared error and the loss, by their names; else NaN.
+            Known for accuracy (unless the loss weights classes), R², squared error and the loss, by name; else NaN.
         """
         name = self.name.lower()
         if _R2.search(name):

@@ -81,6 +81,11 @@ class Scorer:
         return self._metric
 
     @property
+    def weighted(self) -> bool:
+        """Whether the original loss weights classes or rows."""
+        return self._context.loss.weighted
+
+    @property
     def targets(self) -> TargetSummary:
         """Summary of the training targets; of the validation targets if the training data are a stream."""
         return self._summary.targets

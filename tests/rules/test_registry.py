@@ -104,6 +104,7 @@ def test_repairs_are_registered(rule: type[Rule]) -> None:
         "ignored_input",
         "unlearnable_targets",
         "repeated_augmentation",
+        "validation_mismatch",
         "replica_desync",
     }
     assert bool(rule.repairs) is (rule.problem not in advice_only)
