@@ -79,6 +79,7 @@ class BaseRun:
         paused: Whether it is paused.
         stuck: Whether an error showed that it was stuck, and ended it.
         sound: Whether the verdict on its last epoch had no error.
+        judged: Whether its outcome is judged: not without rules.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class BaseRun:
         sampler = StepSampler(active=bool(rules))
         self.monitor: Monitor = ManagedMonitor(rules, sampler, log_dir=log_dir, on_finding=on_finding, quiet=True)
         self.context = TaskContext()
+        self.judged = bool(rules)
         self.score: Score | None = None
         self.evaluation: Evaluation | None = None
         self.history: dict[str, list[float]] = {}

@@ -322,8 +322,8 @@ def _judge(trained: Trained, run: ManagedRun, scorer: Scorer, request: FitReques
 
     Where the validation rows are too few for any score to be clearly better, training rows are judged.
     """
-    if run.score is None:
-        return False
+    if run.score is None or not run.judged:
+        return not run.judged
     judgement, rows, in_training = scorer.judge(run.score), run.validation_rows, False
     better = judgement.better
     if math.isnan(judgement.constant) and isinstance(scorer.metric, LossMetric):

@@ -416,9 +416,8 @@ def test_budget_is_never_exceeded_and_result_never_worse(
     )
     assert result.cost <= budget
     assert np.isnan(result.score) or result.score >= result.baseline_score
-    assert result.cost == pytest.approx(min(result.cost, 1) + sum(a.cost for a in result.attempts), rel=1e-6) or (
-        not result.attempts
-    )
+    baseline = result.cost - sum(a.cost for a in result.attempts)
+    assert not result.attempts or 1 - 1e-6 <= baseline <= 1.25 + 1e-6, "few validation rows: training rows are judged"
     if budget < 1:
         assert result.attempts == [] or result.cost < 1
 
