@@ -35,6 +35,7 @@ from autotrainer.rules.repeated_augmentation import RepeatedAugmentation
 from autotrainer.rules.replica_desync import ReplicaDesync
 from autotrainer.rules.representation_collapse import RepresentationCollapse
 from autotrainer.rules.saturated_activation import SaturatedActivation
+from autotrainer.rules.shuffled_labels import ShuffledLabels
 from autotrainer.rules.slow_convergence import SlowConvergence
 from autotrainer.rules.stale_second_moment import StaleSecondMoment
 from autotrainer.rules.target_mismatch import TargetMismatch
@@ -87,6 +88,7 @@ BUILTIN: tuple[type[Rule], ...] = (
     UnlearnableTargets,
     UnscaledTargets,
     RepeatedAugmentation,
+    ShuffledLabels,
     ValidationMismatch,
     Overfitting,
     PoorInitialization,

@@ -87,7 +87,7 @@ class AbnormalData(Rule):
     static = True
     THRESHOLDS = thresholds(
         std=Threshold(20, "standard deviation of the inputs", "raw 8-bit images have about 70"),
-        offset=Threshold(20, "mean ÷ standard deviation of a feature", "calibrated"),
+        offset=Threshold(20, "mean ÷ standard deviation of a feature, or of all if that is larger", "calibrated"),
         scale_ratio=Threshold(1000, "largest ÷ smallest standard deviation of features", "calibrated", 1),
         hidden=Threshold(10, "mean absolute output of a hidden layer", "AUTOTRAINER", alias="omega_1"),
         schedule=Threshold(
@@ -130,7 +130,7 @@ class AbnormalData(Rule):
             largest = about(evidence["input_max_abs"], 3)
             return f"Inputs are far from unit scale: standard deviation {about(std, 3)}, largest magnitude {largest}"
         if offset >= self.threshold("offset"):
-            return f"Inputs are not centered: the mean of a feature is {about(offset, 3)} times its standard deviation"
+            return f"Inputs are not centered: the mean of a feature is {about(offset, 3)} times the standard deviation"
         if ratio >= self.threshold("scale_ratio") and evidence["input_max_abs"] >= _LARGE:
             times = about(ratio, 3)
             return (

@@ -8,6 +8,7 @@ from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, T
 from autotrainer.rules._shared.loss_values import LOSS_VALUE_NEEDS
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._shared.ranges import output_range
+from autotrainer.rules._shared.steps import STEP_NEEDS, steps_taken
 
 __all__ = ["ImproperLoss"]
 
@@ -17,6 +18,9 @@ _SAMPLES = 5
 _TINY = 1e-3
 """Loss ÷ entropy of the classes that only an almost perfect model reaches; and spread of outputs ÷ their size from
 which they differ."""
+
+_MOVED = 0.1
+"""Change of the weights ÷ their norm below which training shows nothing about the loss, as in `slow_convergence`."""
 
 _RIGHT = 0.3
 """Skill from which a loss of zero may be success, as in `not_learning`."""
@@ -64,7 +68,7 @@ class ImproperLoss(Rule):
         "loss for classification",
         "cross entropy with one output",
     )
-    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"target_min", "target_max"})
+    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | STEP_NEEDS | frozenset({"target_min", "target_max"})
     causes = ("nonfinite_data", "target_mismatch")
     repairs = ("fix_loss", "encode_targets", "fix_output_activation")
     static = True
@@ -95,7 +99,7 @@ class ImproperLoss(Rule):
         reason = self._unusual(history, context)
         if reason is None or not result.known or not result.stuck() or result.moving():
             return None
-        if not result.mature(self.threshold("schedule")):
+        if not result.mature(self.threshold("schedule")) or steps_taken(history).travel < _MOVED:
             return None
         return self.finding(result.worst, 0.5, f"{reason}, and {result.words} after {result.steps} steps.", evidence)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
-from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, enough_samples, outcome
 from autotrainer.rules._shared.steps import STEP_NEEDS, clipped_norm, rate_rises, step_per_gradient, steps_taken
 
 __all__ = ["LearningRateTooLow"]
@@ -102,7 +102,7 @@ class LearningRateTooLow(Rule):
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        if len(history.steps) < 10:
+        if not enough_samples(history):
             return None
         steps = steps_taken(history)
         if not 0 < steps.typical <= self.threshold("step") or rate_rises(history):

@@ -10,7 +10,7 @@ from autotrainer.records.signals import Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.baseline_models import SIMPLE_NEEDS, with_simple_model
 from autotrainer.rules._shared.layers import inputs_vary
-from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, enough_samples, outcome
 from autotrainer.rules._shared.skill import targets_growth
 from autotrainer.rules._shared.trends import last_median, recent
 from autotrainer.rules._shared.words import about
@@ -99,6 +99,7 @@ class NotLearning(Rule):
         "improper_output_activation",
         "target_mismatch",
         "improper_loss",
+        "shuffled_labels",
         "unlearnable_targets",
         "insufficient_capacity",
         "unshuffled_data",
@@ -143,7 +144,7 @@ class NotLearning(Rule):
         return None if finding is None else with_simple_model(finding, context)
 
     def _without_baseline(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        if len(history.steps) < _SAMPLES:
+        if not enough_samples(history):
             return None
         result = outcome(history, context)
         evidence = {
@@ -155,7 +156,7 @@ class NotLearning(Rule):
         }
         norms = history.scalar("grad_norm")[-_SAMPLES:]
         if (norms == 0).all() and not result.learned(0.3):
-            message = f"All gradients were exactly zero in the last {_SAMPLES} sampled steps"
+            message = f"All gradients were exactly zero in the last {len(norms)} sampled steps"
             return self._with_outcome(Severity.ERROR, 0.97 if result.known else 0.9, message, evidence, result)
         if not result.known:
             return self._by_loss(history, context, result, evidence)

@@ -7,6 +7,8 @@ import math
 import numpy as np
 
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.held_out import held_out_accuracy, held_out_high, held_out_skill
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
 from autotrainer.rules._shared.skill import trivial_score, trivial_squared_error
 from autotrainer.rules._shared.trends import theil_sen
 from autotrainer.rules._shared.words import about
@@ -20,6 +22,10 @@ _MEMORY = 0.2
 """Accuracy gap from which a model that is no better than a constant prediction on validation data has memorized the
 training data: twice the usual one, and out of reach where nearly all rows are of one class."""
 
+_LEARNED, _CHANCE, _HALF = 0.3, 0.15, 0.5
+"""Skill on training data from which, skill on validation data up to which, and share of the run after which a model has
+only memorized: the margins of `Outcome.stuck`, and twice that."""
+
 _COST = 0.02
 """Drop of validation R² that nobody would mind; for other losses, the rise as a share of the initial loss."""
 
@@ -28,7 +34,8 @@ class Overfitting(Rule):
     """The validation loss rises over several evaluations while the training loss falls.
 
     What it does
-        Finds the best evaluation and looks at the trend since then.
+        Finds the best evaluation and looks at the trend since then. Compares the score in validation with that of a
+        constant prediction.
 
     Why it hurts
         Every further epoch makes the model worse on data that it has not seen.
@@ -70,11 +77,14 @@ class Overfitting(Rule):
         "model does not generalize",
         "good on training data but bad on test data",
     )
-    needs = frozenset({"loss", "accuracy", "epochs"})
+    needs = OUTCOME_NEEDS
     causes = (
         "nonfinite_data",
         "validation_mismatch",
+        "shuffled_labels",
+        "wrong_training_mode",
         "unlearnable_targets",
+        "unshuffled_data",
         "class_imbalance",
     )
     repairs = ("add_dropout", "regularize_weights", "stop_early", "add_input_noise")
@@ -86,6 +96,27 @@ class Overfitting(Rule):
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        return self._by_rise(history, context) or self._by_score(history, context)
+
+    def _by_score(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Return a finding if what was learned on training data is worth nothing on validation data."""
+        result = outcome(history, context)
+        high = held_out_high(history, context)
+        limit = _CHANCE * (2 / 3 if result.regression else 1)  # as for `Outcome.stuck`
+        if not result.learned(_LEARNED) or not result.mature(_HALF) or not high <= limit:
+            return None
+        held_out = held_out_skill(history, context)
+        trivial = "always predicting the mean" if result.regression else "always predicting the most common class"
+        name = "R²" if result.regression else "accuracy"
+        validation = held_out if result.regression else held_out_accuracy(history)
+        message = (
+            f"The model memorizes its training data: {name} is {about(result.score, 3)} in training and "
+            f"{about(validation, 3)} in validation, no better than {trivial}."
+        )
+        evidence = {"skill": result.skill, "validation_skill": held_out, "validation_skill_high": high}
+        return self.finding(result.worst, 0.85, message, evidence)
+
+    def _by_rise(self, history: RunHistory, context: TaskContext) -> Finding | None:
         epochs, losses = history.epochs("val_loss")
         if len(losses) < self.threshold("evaluations") + 2 or not np.isfinite(losses).all():
             return None

@@ -8,7 +8,7 @@ import numpy as np
 
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.layers import weight_layers
-from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, enough_samples, outcome
 from autotrainer.rules._shared.pace import SURE, loss_series, pace
 from autotrainer.rules._shared.steps import STEP_NEEDS, steps_taken
 from autotrainer.rules._shared.trends import theil_sen
@@ -133,7 +133,7 @@ class SlowConvergence(Rule):
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        if len(history.steps) < 10 or np.isinf(history.losses[1][-1:]).any():
+        if not enough_samples(history) or np.isinf(history.losses[1][-1:]).any():
             return None  # reported by nonfinite
         result = outcome(history, context)
         if (

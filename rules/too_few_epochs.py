@@ -35,7 +35,8 @@ _PASSES = 5
 et al., ICLR 2017)."""
 
 _VISIBLE = 0.02
-"""Rise of accuracy or R² over the last third of the run that more epochs could repeat."""
+"""Rise of accuracy or R² over the last third of the run that more epochs could repeat; and expected fall of the loss
+without which they would gain nothing."""
 
 _FEW_EPOCHS, _VISIBLE_LOSS = 5, 0.05
 """Epochs up to which the last one alone counts, and the share by which the validation loss must have fallen in it."""
@@ -135,7 +136,8 @@ class TooFewEpochs(Rule):
         gain = training.gain if held_out is None else min(training.gain, held_out.gain)
         brief = result.steps <= self.threshold("steps")
         still = brief and training.falling and (result.high <= _LITTLE or _fell_at_last(history))
-        still |= result.steps <= _FEW and result.stuck()
+        hopeless = result.steps <= _FEW and result.stuck()
+        still |= hopeless
         certain = training.sure >= SURE and gain >= self.threshold("gain")
         if not still and not certain:
             return None
@@ -144,7 +146,8 @@ class TooFewEpochs(Rule):
         if not poor and (_may_memorize(history) or not _score_rises(history, result, held_out or training)):
             return None
         planned_length = context.planned_epochs or context.planned_steps
-        severity = result.worst if poor and planned_length else Severity.WARNING
+        proven = planned_length and (hopeless or gain >= _VISIBLE)
+        severity = result.worst if poor and proven else Severity.WARNING
         falling = training.fall > _VISIBLE
         course = f"the loss still fell by {training.fall:.0%} in the last third, and " if falling else ""
         message = f"Training ended too early, after {result.steps} steps: {course}{result.words}."

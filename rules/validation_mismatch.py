@@ -38,8 +38,8 @@ class ValidationMismatch(Rule):
         ``shift``: distance of classes, of a feature or of the targets, beyond sampling, that is a warning.
 
     When it is wrong
-        Validation on later times, other places or other persons on purpose: a shift of the inputs is at most a warning, and
-        so are balanced training classes with natural validation classes. Zero-shot learning has unseen classes.
+        Validation on later times, other places or other persons on purpose: a shift of the inputs is at most a warning,
+        and so are balanced training classes with natural validation classes. Zero-shot learning has unseen classes.
 
     Repairs
         Advice only: shuffle before splitting, stratify by class, and transform both data sets with the numbers of the
@@ -105,8 +105,8 @@ class ValidationMismatch(Rule):
         evidence = {name: value for name, value in facts.items() if "class" in name}
         classes = "of one class" if single else "of other classes than most training rows"
         message = (
-            f"The validation rows are {classes}: the shares of the classes differ by {shift:.1%} from those in training; "
-            "shuffle the rows before they are split, or stratify by class."
+            f"The validation rows are {classes}: the shares of the classes differ by {shift:.1%} from those in "
+            "training; shuffle the rows before they are split, or stratify by class."
         )
         return self.finding(Severity.ERROR, 0.9, message, evidence)
 

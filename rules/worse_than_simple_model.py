@@ -71,6 +71,7 @@ class WorseThanSimpleModel(Rule):
         "target_mismatch",
         "improper_loss",
         "validation_mismatch",
+        "shuffled_labels",
         "unlearnable_targets",
         "insufficient_capacity",
         "unshuffled_data",

@@ -66,10 +66,11 @@ class TabularProblem:
     def row_scores(self) -> dict[str, Floats]:
         """Return the score of each baseline model on each held-out row; their mean is its accuracy or R²."""
         if self.code:
-            return {"linear_score": self._score_rows(self._components())}
-        return {name: self._score_rows(model(self)) for name, model in MODELS.items()}
+            return {"linear_score": self.score_rows(self._components())}
+        return {name: self.score_rows(model(self)) for name, model in MODELS.items()}
 
-    def _score_rows(self, predicted: Floats) -> Floats:
+    def score_rows(self, predicted: Floats) -> Floats:
+        """Return the score of predictions for the held-out rows: whether the class is correct, or R² of the row."""
         if self.classes:
             return self.held_targets[np.arange(len(predicted)), predicted.argmax(axis=1)]
         if self.labels:
@@ -82,7 +83,7 @@ class TabularProblem:
         errors: Floats = (predicted - self.held_targets)[:, used] ** 2 / variance[used]
         return 1 - errors.mean(axis=1)
 
-    def _ridge(self) -> Floats:
+    def ridge(self) -> Floats:
         """Ridge regression with the penalty of the smallest leave-one-out error (PRESS, Allen 1974)."""
         x, center = self.inputs, self.targets.mean(axis=0)
         if x.shape[1] > len(x):
@@ -107,7 +108,7 @@ class TabularProblem:
         shrunk, projected = _shrinkage(values, rows, self.targets - center)
         return held @ (rows @ ((shrunk / values)[:, None] * projected)) + center
 
-    def _neighbours(self) -> Floats:
+    def neighbours(self) -> Floats:
         """Mean of the targets of the nearest rows; the nearest row breaks ties between classes."""
         count = max(1, min(_NEIGHBOURS, len(self.inputs) // 10))
         squares = _squared_distances(self.held_inputs, self.inputs)
@@ -129,9 +130,9 @@ class TabularProblem:
 
 
 MODELS: dict[str, Callable[[TabularProblem], Floats]] = {
-    "linear_score": TabularProblem._ridge,
+    "linear_score": TabularProblem.ridge,
     "kernel_score": TabularProblem._kernel,
-    "neighbour_score": TabularProblem._neighbours,
+    "neighbour_score": TabularProblem.neighbours,
     "tree_score": TabularProblem._tree,
 }
 """Baseline models by the fact that holds their score."""

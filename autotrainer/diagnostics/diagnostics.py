@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from autotrainer.adapter.spec import Trained, TrainingSpec
 from autotrainer.adapter.trainer import Trainer
 from autotrainer.diagnostics.baseline_comparison import BaselineComparison
+from autotrainer.diagnostics.label_alignment import label_alignment
 from autotrainer.diagnostics.lr_range_test import RangeTestRun, rates_around, suggested_rate
 from autotrainer.diagnostics.nonfinite_search import NonfiniteReplay, ended_nonfinite, suspect_steps
-from autotrainer.diagnostics.train_val_mismatch import validation_mismatch
+from autotrainer.monitoring.train_val_mismatch import validation_mismatch
 from autotrainer.diagnostics.train_val_overlap import shared_inputs
 from autotrainer.edits import SetLearningRate
 from autotrainer.output import logger
@@ -35,7 +36,16 @@ from autotrainer.scoring.significance import row_gains
 from autotrainer.training.base_run import BaseRun
 from autotrainer.training.budget import Budget
 
-__all__ = ["GOOD_SCORE", "OVERLAP_FACTS", "ROWS", "Diagnostics", "cause_unknown", "data_facts", "rate_in_doubt"]
+__all__ = [
+    "GOOD_SCORE",
+    "MISMATCH_FACTS",
+    "OVERLAP_FACTS",
+    "ROWS",
+    "Diagnostics",
+    "cause_unknown",
+    "data_facts",
+    "rate_in_doubt",
+]
 
 ROWS = 1000
 """Maximum number of rows of the training and of the validation data that diagnostics use."""
@@ -62,6 +72,8 @@ _BASELINE_FACTS = (
     "linear_score", "kernel_score", "neighbour_score", "tree_score", "trivial_score", "held_out_rows",
     "simple_features", "simple_rows",
 )  # fmt: skip
+_CHANCE = 0.2
+"""Skill of baseline models below which the targets may belong to other rows."""
 _COMPARED_FACTS = ("held_out_score", "simple_gap", "simple_gap_error")
 OVERLAP_FACTS = frozenset(_DATA_FACTS[1:])
 """Facts that need both training and validation data."""
@@ -218,6 +230,16 @@ class Diagnostics:
         if self.comparison is not None:  # it runs in any case, as a verdict needs it
             run.afford(min(self.comparison.work, int(self._half)))
             run.monitor.learn({**self.comparison.facts, **self.comparison.compare(trained, run, self.scorer)})
+        if "misaligned_score" in self.needs and isinstance(self.train, ArrayData) and self._at_chance:
+            run.monitor.learn(label_alignment(self.train, self.scorer.targets, run.monitor.context, self.seed))
+
+    @property
+    def _at_chance(self) -> bool:
+        """Whether no baseline model is much better than the trivial predictor."""
+        if self.comparison is None:
+            return False
+        facts = self.comparison.facts
+        return float(self.comparison.best.mean()) - facts["trivial_score"] < _CHANCE * (1 - facts["trivial_score"])
 
     def restore(self, context: TaskContext) -> None:
         """Fit the baseline models again that a recorded training was compared with; they are not charged again.

@@ -149,7 +149,8 @@ class DataSummary:
         varying = std > 1e-8 * np.maximum(np.abs(mean), 1e-30)
         values["input_constant"] = float(1 - varying.mean())
         if varying.any():
-            values["input_offset"] = float((np.abs(mean[varying]) / std[varying]).max())
+            usual = np.sqrt((std**2).mean())  # a feature that hardly varies does no harm unless its mean is large, too
+            values["input_offset"] = float((np.abs(mean[varying]) / np.maximum(std[varying], usual)).max())
             values["input_scale_ratio"] = float(std[varying].max() / std[varying].min())
         return values
 

@@ -24,6 +24,12 @@ FACTS = (
     "feature_shift",  # its Kolmogorov–Smirnov distance
     "feature_shift_noise",  # the distance that the largest one exceeds with probability 0.001 if nothing differs
     "target_shift",  # Kolmogorov–Smirnov distance of numeric targets
+    # of training targets compared with those of other rows, by simple models on held-out rows
+    "aligned_score",  # accuracy or R² with the targets as they are
+    "misaligned_score",  # with those of the next or previous row, or in reverse order: the best
+    "misaligned_lag",  # which of these: 1, -1, or 0 for the reverse order
+    "alignment_trivial_score",  # of the trivial predictor
+    "alignment_rows",  # number of held-out rows
     # of the outcome of a managed training, in its metric; the constant prediction is the best one on the same rows
     "above_constant",  # 1 if its score is better than that of a constant prediction by more than noise, else 0
     "metric_score",  # its score

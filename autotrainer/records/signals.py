@@ -148,7 +148,7 @@ STEP_COLUMNS = (
     # sequences and other inputs of higher rank count as a single feature
     "input_mean",
     "input_std",
-    "input_offset",  # largest |mean| / std over features
+    "input_offset",  # largest |mean| / std over features, where std is at least the root mean square of all
     "input_scale_ratio",  # largest / smallest std over non-constant features
     "input_constant",  # share of features without any variation, in [0, 1]
 )

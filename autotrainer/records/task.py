@@ -28,7 +28,8 @@ class LossInfo:
     Attributes:
         name: Its name in the framework.
         family: ``cross_entropy`` (over classes), ``binary_cross_entropy``, ``squared_error``,
-            ``absolute_error``, ``huber``, ``hinge``, ``poisson``, ``kl_divergence``, ``custom`` or ``none``.
+            ``absolute_error``, ``huber``, ``hinge``, ``ranking``, ``poisson``, ``kl_divergence``, ``custom`` or
+            ``none``.
         expects: The outputs that it expects: ``logits``, ``probabilities``, ``log_probabilities``, ``values`` (on the
             scale of the targets), ``log_values`` (their logarithm) or ``unknown``.
         targets: The form of targets that it takes: ``index``, ``one_hot``, ``either`` or ``values``.
@@ -37,6 +38,7 @@ class LossInfo:
         weighted: Whether it is known to weight classes or rows unequally, so that its value is not comparable with
             an unweighted one.
         identified: Whether it is a custom loss that was recognized by its values.
+        margin: The loss of equal outputs for all inputs, where that is a constant, as in losses that rank; else NaN.
     """
 
     name: str = "unknown"
@@ -47,6 +49,7 @@ class LossInfo:
     reduction: str = "mean"
     weighted: bool = False
     identified: bool = False
+    margin: float = float("nan")
 
     @property
     def classifies(self) -> bool:

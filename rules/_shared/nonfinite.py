@@ -98,7 +98,7 @@ def _logarithm(history: RunHistory, context: TaskContext, sample: int) -> str:
         return ""
     lowest, highest = float(low[near].min()), float(high[near].max())
     edges = [f"{edge:.0f}" for edge, gap in ((0, lowest), (1, 1 - highest)) if gap <= _EDGE]
-    if 0 <= lowest and highest <= 1 and edges:
+    if lowest >= 0 and highest <= 1 and edges:
         return f"outputs have reached {' and '.join(edges)}, where the logarithm in a cross-entropy is not finite"
     if lowest < 0 and np.isinf(history.scalar("loss")[sample]) and near[0] == sample:
         return f"outputs are as low as {lowest:.3g}, and a negative number has no logarithm and no root"

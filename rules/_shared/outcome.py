@@ -19,13 +19,18 @@ from autotrainer.rules._shared.skill import LEAST_R2, SkillEstimate, skill_estim
 from autotrainer.rules._shared.trends import Slope, blocks, loss_growth, recent, theil_sen
 from autotrainer.rules._shared.words import about
 
-__all__ = ["OUTCOME_NEEDS", "YOUNG_STEPS", "Outcome", "outcome", "progress"]
+__all__ = ["OUTCOME_NEEDS", "YOUNG_STEPS", "Outcome", "enough_samples", "outcome", "progress"]
 
-OUTCOME_NEEDS = frozenset({"loss", "batch_size", "accuracy", "squared_error", "grad_norm", "target_spread", "epochs"})
+OUTCOME_NEEDS = frozenset(
+    {"loss", "batch_size", "accuracy", "squared_error", "grad_norm", "target_spread", "input_max_abs", "epochs"}
+)
 """Columns that the outcome is computed from."""
 
 YOUNG_STEPS = 200
 """Steps after which a run of unknown length can be judged."""
+
+_SAMPLES, _LAST_SAMPLES = 10, 3
+"""Fewest samples for a verdict while the run goes on, which may wait, and after its end, when no further ones come."""
 
 _OVER = 0.95
 """Share of the schedule from which further progress no longer changes the result."""
@@ -139,6 +144,11 @@ class Outcome:
                 return "the loss is no better than a constant prediction"
             return f"the loss is {about(ratio, 3)} times that of a constant prediction"
         return f"accuracy is {self.score:.3g} (always predicting the most common class gives {self.trivial:.3g})"
+
+
+def enough_samples(history: RunHistory) -> bool:
+    """Return whether there are enough samples for a verdict: ten, or three in a run that has ended."""
+    return len(history.steps) >= (_LAST_SAMPLES if history.finished else _SAMPLES)
 
 
 def progress(history: RunHistory, context: TaskContext) -> float:

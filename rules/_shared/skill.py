@@ -13,7 +13,16 @@ from autotrainer.records.task import TaskContext
 from autotrainer.rules._shared.loss_values import measures_distance
 from autotrainer.rules._shared.trends import blocks, theil_sen, wilson
 
-__all__ = ["LEAST_R2", "SkillEstimate", "skill_estimates", "targets_growth", "trivial_score", "trivial_squared_error"]
+__all__ = [
+    "LEAST_R2",
+    "VALIDATION_NOISE",
+    "VALIDATION_ROWS",
+    "SkillEstimate",
+    "skill_estimates",
+    "targets_growth",
+    "trivial_score",
+    "trivial_squared_error",
+]
 
 LEAST_R2 = -1e6
 """Lower limit of R²: outputs, or their squares, may not be finite."""
@@ -31,7 +40,7 @@ _HIDDEN = 0.2
 """Highest skill by accuracy, and lowest upper end of skill by cross-entropy, with which the model may have found a
 signal that accuracy does not show: one too weak to make any other class than the most common one the likeliest."""
 
-_VALIDATION_ROWS = 200
+VALIDATION_ROWS = 200
 """Rows assumed for a validation set, whose size is unknown: a cautious value."""
 
 _FAR = 1 + 2.33**2
@@ -41,6 +50,9 @@ loss: that of the 99 % quantile of a normal distribution."""
 _LEARNED = 0.5
 """Largest such ratio that shows learning, whatever the loss measures."""
 
+_SAME_BATCHES, _EQUAL_MOMENTS = 5, 1e-5
+"""Samples whose moments must be equal, and the relative difference that summation in another order leaves."""
+
 _MOVING = 1.5
 """Growth of the targets' variance from which they depend on the model, so that R² is meaningless: three standard errors
 of the variance of ten batches of 32 rows."""
@@ -48,7 +60,7 @@ of the variance of ten batches of 32 rows."""
 _FIRST = 10
 """Number of losses that represent the start."""
 
-_VALIDATION_NOISE = 0.1
+VALIDATION_NOISE = 0.1
 """Half interval of R² on such a set: 1.64 √(2 ÷ rows) of the squared error, less the part common to all epochs."""
 
 
@@ -93,6 +105,8 @@ def skill_estimates(history: RunHistory, context: TaskContext) -> list[SkillEsti
     Cross-entropy replaces an unknown training accuracy, and supplements one that shows nothing (`_HIDDEN`): its value
     can mislead, accuracy can't.
     """
+    if context.loss.margin > 0:
+        return _precise(_by_margin(history, context.loss.margin))
     if context.kind(history.targets) == "regression":
         return _precise(_squared_error(history, context)) or _precise(_deviance(history, context))
     by_accuracy = _precise(_accuracies(history, context, trivial_score(history, context)))
@@ -137,13 +151,14 @@ def _accuracies(history: RunHistory, context: TaskContext, trivial: float) -> li
     rows = np.where(np.isnan(sizes), 1.0, np.clip(sizes, 1, MAX_ROWS))
     valid = ~np.isnan(values)
     if valid.any():
-        measured.append((float(np.average(values[valid], weights=rows[valid])), float(rows[valid].sum())))
-    for name, size in (("accuracy", _train_rows(history, context)), ("val_accuracy", _VALIDATION_ROWS)):
+        score = float(np.average(values[valid], weights=rows[valid]))
+        measured.append((score, math.inf if _same_rows(history) else float(rows[valid].sum())))
+    for name, size in (("accuracy", _train_rows(history, context)), ("val_accuracy", VALIDATION_ROWS)):
         epochs = history.epochs(name)[1]
         late = epochs[-max(1, len(epochs) // 2) :]
         late = late[np.isfinite(late)]
         if late.size:
-            measured.append((float(np.mean(late)), float(max(size, _VALIDATION_ROWS))))
+            measured.append((float(np.mean(late)), float(max(size, VALIDATION_ROWS))))
     estimates = []
     for score, count in measured:
         low, high = ((v - trivial) / (1 - trivial) for v in wilson(min(1.0, max(0.0, score)), count, 1.64))
@@ -151,6 +166,18 @@ def _accuracies(history: RunHistory, context: TaskContext, trivial: float) -> li
             low = max(low, high - _PRECISE)
         estimates.append(SkillEstimate(score, low, high, (score - trivial) / (1 - trivial)))
     return estimates
+
+
+def _same_rows(history: RunHistory) -> bool:
+    """Return whether every batch holds the same rows, all of them copied: the score on them is exact.
+
+    Moments of inputs and targets that are equal in every sample would differ between random batches.
+    """
+    moments = np.array([history.scalar(name) for name in ("batch_size", "target_spread", "input_max_abs")])
+    moments = moments[:, np.isfinite(moments).all(axis=0)]
+    if moments.shape[1] < _SAME_BATCHES or not 2 <= moments[0].max() <= MAX_ROWS:
+        return False
+    return bool((np.ptp(moments, axis=1) <= _EQUAL_MOMENTS * np.abs(moments).max(axis=1)).all())
 
 
 def _train_rows(history: RunHistory, context: TaskContext) -> float:
@@ -179,8 +206,10 @@ def _squared_error(history: RunHistory, context: TaskContext) -> list[SkillEstim
         losses = _late_losses(history)
         if squares:
             errors = losses
-        elif context.loss.family in ("absolute_error", "huber"):  # mean |x| of a normal distribution is 0.8 σ
+        elif context.loss.family == "absolute_error":  # mean |x| of a normal distribution is 0.8 σ
             errors = (losses / 0.8) ** 2
+        elif context.loss.family == "huber":  # a lower bound: x² / 2 for small errors, less than |x| for large ones
+            errors = np.maximum(2 * losses, losses**2)
     if not variance > 0:
         return []
     with np.errstate(all="ignore"):
@@ -192,7 +221,7 @@ def _squared_error(history: RunHistory, context: TaskContext) -> list[SkillEstim
     held_out = held_out[~np.isnan(held_out)]
     unsure = not (half <= _PRECISE or mean - half >= 1)  # also if one spike dwarfs all other losses
     if unsure and held_out.size and squares:
-        mean, half = float(np.minimum(np.mean(held_out), 1e300) / variance), _VALIDATION_NOISE
+        mean, half = float(np.minimum(np.mean(held_out), 1e300) / variance), VALIDATION_NOISE
     if context.loss.own and _other_optimum(history, mean, half):
         return []
     # Far below the trivial predictor the interval is wide in absolute terms, yet the verdict is certain.
@@ -234,6 +263,29 @@ def _fell(history: RunHistory) -> bool:
     return float(start.mean() - now.mean()) > 3 * noise
 
 
+def _by_margin(history: RunHistory, margin: float) -> list[SkillEstimate]:
+    """Return skill from a loss that is its margin if the outputs are equal for all inputs; see `_relative_gain`."""
+    low, skill, high = _relative_gain(_late_losses(history), margin)
+    return [SkillEstimate(skill, low, high, skill, by_loss=True)]
+
+
+def _relative_gain(losses: Floats, trivial: float) -> tuple[float, float, float]:
+    """Return low end, estimate and high end of the root of the gain over the loss of a constant prediction.
+
+    Accuracy above chance grows with the root of the gain in a cross-entropy or squared error (which is of second order
+    around the constant prediction), so the root of the relative gain is on the scale of skill by accuracy. NaN with
+    fewer than four losses.
+    """
+    _, means = blocks(np.arange(len(losses)), losses)
+    if len(means) < 4:
+        return math.nan, math.nan, math.nan
+    middle, half = float(np.mean(means)), 1.64 * float(np.std(means)) / math.sqrt(len(means))
+    low, skill, high = (
+        math.copysign(math.sqrt(abs(gain)), gain) for gain in (1 - (middle + d) / trivial for d in (half, 0, -half))
+    )
+    return (max(low, high - _PRECISE) if high <= 0 else low), skill, high
+
+
 def _deviance(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
     """Return the share of the deviance that is explained, an R² for a binary cross-entropy of fractions.
 
@@ -255,31 +307,23 @@ def _deviance(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
 
 
 def _entropy(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
-    """Return skill from a mean cross-entropy, compared with always predicting the class frequencies.
-
-    Accuracy above chance grows with the root of the gain in cross-entropy (which is of second order around the trivial
-    predictor), so the root of the relative gain is on the scale of skill by accuracy.
-    """
+    """Return skill from a mean cross-entropy or squared error over that of always predicting the class frequencies."""
     targets, loss = history.targets, context.loss
-    if loss.family not in ("cross_entropy", "binary_cross_entropy") or loss.reduction != "mean":
+    if loss.family not in ("cross_entropy", "binary_cross_entropy", "squared_error") or loss.reduction != "mean":
         return []
     share, others = targets.majority, max(1, targets.classes - 1)
-    if not 0 < share < 1 or targets.minimum < 0:
+    if not 0 < share < 1 or (targets.minimum < 0 and not targets.signed):
         return []
-    entropy = -share * math.log(share) - (1 - share) * math.log((1 - share) / others)
-    if loss.family == "binary_cross_entropy" and targets.column_entropy > 0:
-        entropy = targets.column_entropy
-    losses = _late_losses(history)
-    _, means = blocks(np.arange(len(losses)), losses)
-    if len(means) < 4:
+    trivial = -share * math.log(share) - (1 - share) * math.log((1 - share) / others)
+    if loss.family == "squared_error":
+        trivial = targets.variance
+        if not trivial > 0 or not (targets.binary or targets.signed):
+            return []
+    elif targets.signed:
         return []
-    middle, half = float(np.mean(means)), 1.64 * float(np.std(means)) / math.sqrt(len(means))
-    low, skill, high = (
-        math.copysign(math.sqrt(abs(gain)), gain)
-        for gain in (1 - (middle + half) / entropy, 1 - middle / entropy, 1 - (middle - half) / entropy)
-    )
-    if high <= 0:
-        low = max(low, high - _PRECISE)
+    elif loss.family == "binary_cross_entropy" and targets.column_entropy > 0:
+        trivial = targets.column_entropy
+    low, skill, high = _relative_gain(_late_losses(history), trivial)
     return [SkillEstimate(min(1.0, max(0.0, share + skill * (1 - share))), low, high, skill, by_loss=True)]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from autotrainer.records.findings import Severity
 from autotrainer.records.signals import LayerInfo
-from autotrainer.records.task import TargetSummary
+from autotrainer.records.task import LossInfo, TargetSummary
 from autotrainer.rules._shared.layers import activated
 from autotrainer.rules._shared.outcome import outcome, progress
 from autotrainer.rules._shared.trends import growth
@@ -242,3 +242,37 @@ def test_low_but_certain_r2_is_not_stuck(build: Callable[..., Any], error: float
     scalars = {"squared_error": lambda t: error * around(1.0)(t)}
     case = {"targets": "real", "loss": "mse", "losses": around(error), "scalars": scalars}
     assert outcome(*build(**case)).stuck() is stuck
+
+
+@pytest.mark.parametrize(
+    ("spread", "known"), [(0.5, True), (lambda t: 0.5 + 0.01 * (t % 3), False)], ids=["same rows", "other rows"]
+)
+def test_score_on_all_rows_is_exact(build: Callable[..., Any], spread: Any, known: bool) -> None:
+    scalars = {"accuracy": 0.5, "batch_size": 4, "target_spread": spread}
+    result = outcome(*build(loss="custom", steps=12, scalars=scalars))
+    assert result.known is known
+    assert not known or result.low == result.high == 0
+
+
+@pytest.mark.parametrize("targets", ["binary", "signed", "one_hot", "multilabel"])
+def test_squared_error_of_a_constant_prediction_is_zero_skill(build: Callable[..., Any], targets: str) -> None:
+    variance = build(targets=targets)[0].targets.variance
+    units = 4 if targets in ("one_hot", "multilabel") else 1
+    run = build(
+        targets=targets, loss="mse", output_units=units, losses=lambda t: variance, scalars={"accuracy": np.nan}
+    )
+    assert outcome(*run).skill == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.parametrize(("level", "stuck"), [(1.0, True), (1.1, True), (0.3, False)])
+def test_ranking_losses_are_judged_by_their_margin(build: Callable[..., Any], level: float, stuck: bool) -> None:
+    history, context = build(targets="real", losses=lambda t: level, scalars={"squared_error": np.nan})
+    loss = LossInfo("TripletMarginLoss", "ranking", margin=1.0)
+    result = outcome(history, replace(context, loss=loss))
+    assert result.known
+    assert result.stuck() is stuck
+
+
+def test_a_huber_loss_is_not_below_half_the_squared_error(build: Callable[..., Any]) -> None:
+    history, context = build(targets="real", losses=lambda t: 0.33, scalars={"squared_error": np.nan})
+    assert outcome(history, replace(context, loss=LossInfo("SmoothL1Loss", "huber", "values"))).skill < 0.4

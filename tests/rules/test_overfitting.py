@@ -34,6 +34,16 @@ OVER: dict[str, Any] = {
         pytest.param(
             {"epochs": {"val_loss": rising}, "scalars": {"accuracy": 0.9}}, "warning", id="only losses measured"
         ),
+        pytest.param(
+            {"epochs": {"val_loss": lambda e: 0.69, "val_accuracy": lambda e: 0.51, "accuracy": lambda e: 0.95}},
+            "error",
+            id="memorized: chance on validation data, whose loss does not rise",
+        ),
+        pytest.param(
+            {"epochs": {"val_loss": lambda e: 0.69, "val_accuracy": lambda e: 0.65, "accuracy": lambda e: 0.95}},
+            None,
+            id="better than chance on validation data",
+        ),
         pytest.param({"epochs": OVER["epochs"] | {"val_accuracy": lambda e: 0.97}}, None, id="no gap"),
         pytest.param({"epochs": OVER["epochs"] | {"val_loss": lambda e: 0.6 - 0.01 * e}}, None, id="still falls"),
         pytest.param(OVER | {"losses": lambda t: 0.5}, None, id="training loss does not fall"),

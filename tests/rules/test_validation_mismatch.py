@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotrainer.diagnostics.train_val_mismatch import validation_mismatch
+from autotrainer.monitoring.train_val_mismatch import validation_mismatch
 from autotrainer.records.data import ArrayData
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.rules.validation_mismatch import ValidationMismatch

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from autotrainer.diagnostics.train_val_mismatch import validation_mismatch
+from autotrainer.monitoring.train_val_mismatch import validation_mismatch
 from autotrainer.records.data import ArrayData
 
 __all__ = ["validation_facts"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -28,6 +29,7 @@ _HUBER = _info("huber", "values")
 _POISSON = _info("poisson", "log_values")  # unless ``log_input`` is false
 _DIVERGENCE = _info("kl_divergence", "log_probabilities")
 _MARGIN = _info("hinge", "logits", "index", 1)
+_RANKING = _info("ranking", "unknown")
 _LOSSES: dict[str, dict[str, Any]] = {
     "CrossEntropyLoss": _CROSS_ENTROPY,
     "NLLLoss": _NLL,
@@ -43,6 +45,9 @@ _LOSSES: dict[str, dict[str, Any]] = {
     "MultiMarginLoss": _MARGIN,
     "SoftMarginLoss": _info("hinge", "logits"),
     "HingeEmbeddingLoss": _info("hinge", "values"),
+    "MarginRankingLoss": _RANKING,
+    "TripletMarginLoss": _RANKING,
+    "TripletMarginWithDistanceLoss": _RANKING,
     "cross_entropy": _CROSS_ENTROPY,
     "nll_loss": _NLL,
     "binary_cross_entropy": _BCE,
@@ -57,6 +62,9 @@ _LOSSES: dict[str, dict[str, Any]] = {
     "multi_margin_loss": _MARGIN,
     "soft_margin_loss": _info("hinge", "logits"),
     "hinge_embedding_loss": _info("hinge", "values"),
+    "margin_ranking_loss": _RANKING,
+    "triplet_margin_loss": _RANKING,
+    "triplet_margin_with_distance_loss": _RANKING,
 }
 
 
@@ -75,7 +83,7 @@ def loss_info(loss_fn: nn.Module | Callable[..., Any] | None) -> LossInfo:
     declared = getattr(loss_fn, "loss_info", None)
     if isinstance(declared, LossInfo):
         return declared
-    names = ("reduction", "log_input", "weight", "pos_weight")
+    names = ("reduction", "log_input", "weight", "pos_weight", "margin")
     options = {name: getattr(loss_fn, name) for name in names if hasattr(loss_fn, name)}
     if isinstance(loss_fn, functools.partial):
         options, loss_fn = loss_fn.keywords, loss_fn.func
@@ -93,6 +101,8 @@ def loss_info(loss_fn: nn.Module | Callable[..., Any] | None) -> LossInfo:
     if not kind:
         return LossInfo(name=name, reduction=reduction)
     info = LossInfo(name=name, reduction=reduction, weighted=weighted, **_LOSSES[kind])
+    if info.family == "ranking" and reduction == "mean":
+        info = replace(info, margin=float(options.get("margin", math.nan)))
     return info if options.get("log_input", True) else replace(info, expects="values")
 
 

@@ -13,7 +13,7 @@ import pytest
 import autotrainer
 from autotrainer import registry
 from autotrainer.diagnostics import diagnostics
-from autotrainer.diagnostics.diagnostics import cause_unknown, data_facts, rate_in_doubt
+from autotrainer.diagnostics.diagnostics import MISMATCH_FACTS, cause_unknown, data_facts, rate_in_doubt
 from autotrainer.edits import Edit
 from autotrainer.records.data import ArrayData, concatenate_batches
 from autotrainer.records.facts import FACTS
@@ -146,7 +146,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[autotrainer.R
 def test_healthy_training_gets_only_data_diagnostics(fitted: Callable[..., Any]) -> None:
     result, facts = fitted(0.0, accuracy=1.0)
     assert result.cost == 1.0
-    assert {name: value for name, value in facts.items() if name not in OUTCOME} == {
+    assert {name: value for name, value in facts.items() if name not in OUTCOME | MISMATCH_FACTS} == {
         "constant_targets": 0.0, "shared_inputs": 400.0, "shared_input_share": 1.0, "expected_shared_share": 0.0
     }  # fmt: skip
 

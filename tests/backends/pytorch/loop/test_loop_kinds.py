@@ -296,7 +296,9 @@ LOOPS = (
 def test_healthy_loops_are_not_repaired(loop: Callable[[bool], autotrainer.Loop]) -> None:
     result = loop(False).result
     assert result.status == "healthy"
-    assert 1 - 1e-6 <= result.cost <= 1.1, "some rows pass through the model to judge it, unless a good score is reported"
+    assert 1 - 1e-6 <= result.cost <= 1.1, (
+        "some rows pass through the model to judge it, unless a good score is reported"
+    )
 
 
 @pytest.mark.slow
