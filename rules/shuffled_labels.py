@@ -49,7 +49,7 @@ class ShuffledLabels(Rule):
 
     problem = "shuffled_labels"
     code = "AT510"
-    aliases = ("misaligned_labels", "misaligned_targets", "off_by_one_labels", "label_mismatch")
+    aliases = ("misaligned_labels", "misaligned_targets", "off_by_one_labels")
     phrases = (
         "labels shifted by one row",
         "x and y are not aligned",

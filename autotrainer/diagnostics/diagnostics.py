@@ -24,9 +24,9 @@ from autotrainer.diagnostics.baseline_comparison import BaselineComparison
 from autotrainer.diagnostics.label_alignment import label_alignment
 from autotrainer.diagnostics.lr_range_test import RangeTestRun, rates_around, suggested_rate
 from autotrainer.diagnostics.nonfinite_search import NonfiniteReplay, ended_nonfinite, suspect_steps
-from autotrainer.monitoring.train_val_mismatch import validation_mismatch
 from autotrainer.diagnostics.train_val_overlap import shared_inputs
 from autotrainer.edits import SetLearningRate
+from autotrainer.monitoring.train_val_mismatch import validation_mismatch
 from autotrainer.output import logger
 from autotrainer.records.data import ArrayData, Data, arrays_of, map_arrays
 from autotrainer.records.findings import Finding, Severity
