@@ -14,6 +14,9 @@ _CONSTANT_NEEDS = frozenset(
     {"above_constant", "metric_score", "constant_score", "judged_rows", "judged_in_training", "permuted_loss"}
 )
 
+_CONFIDENCE = 0.7
+"""Confidence of errors: lower than that of most causes, which come first, although the comparison itself is measured."""
+
 
 class WorseThanSimpleModel(Rule):
     """The trained model is no better than a constant prediction, or clearly worse than a simple model on the same rows.
@@ -136,7 +139,7 @@ class WorseThanSimpleModel(Rule):
             simple = best_simple_model(context)
             message += f" {simple.sentence}" if simple is not None and simple.low > 0 else ""
             evidence |= by_simple_model.evidence
-        return self.finding(Severity.ERROR, 0.9, message, evidence)
+        return self.finding(Severity.ERROR, _CONFIDENCE, message, evidence)
 
     def _by_simple_model(self, context: TaskContext) -> Finding | None:
         simple = best_simple_model(context)
@@ -153,7 +156,7 @@ class WorseThanSimpleModel(Rule):
         )
         severity = Severity.WARNING if gap >= self.threshold("noticed") else Severity.INFO
         severity = Severity.ERROR if gap >= self.threshold("gap") else severity
-        return self.finding(severity, 0.9, message, evidence)
+        return self.finding(severity, _CONFIDENCE, message, evidence)
 
     def _in_training(self, context: TaskContext) -> Finding | None:
         """Report as a fact that a training was judged on its training rows."""

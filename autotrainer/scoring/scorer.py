@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotrainer.adapter.spec import Evaluation
-from autotrainer.errors import InputError
 from autotrainer.monitoring.summary import DataSummary
 from autotrainer.records.data import ArrayData, Data
 from autotrainer.records.signals import Floats
@@ -160,7 +159,7 @@ class Scorer:
         for outputs in constant_outputs(evaluation, self.targets, self._context):
             try:
                 score = metric.score(replace(evaluation, outputs=outputs))
-            except (InputError, ValueError):  # such as an F score without a predicted positive
+            except Exception:  # noqa: BLE001 - a metric of the user's, such as an F score without a positive
                 continue
             if math.isfinite(score.value) and (best is None or metric.gain(score, best) > 0):
                 best = score

@@ -277,6 +277,9 @@ def run_trial(
         with suppress(KeyboardInterrupt):  # after a second Ctrl-C the score of the last full epoch stands
             if run.spend(run.validation_rows, training=False):
                 run.score = scorer.score(trained.evaluate(request.validation))
+            above = scorer.above_trivial(run.score)
+    elif above is None:  # it is paused, or its diagnostics failed
+        above = scorer.above_trivial(run.score)
     run.evaluation = None
     findings, context = tuple(run.monitor.findings), run.monitor.context
     if context.framework == "unknown":
@@ -291,7 +294,7 @@ def run_trial(
         run.work,
         run.cut_short,
         interrupted=interrupted,
-        above_trivial=scorer.above_trivial(run.score) if above is None else above,
+        above_trivial=bool(above),
         edits=trained.edits,
         granted=run.granted,
         peak=run.peak,
