@@ -15,7 +15,7 @@ _CONSTANT_NEEDS = frozenset(
 )
 
 _CONFIDENCE = 0.7
-"""Confidence of errors: lower than that of most causes, which come first, although the comparison itself is measured."""
+"""Confidence of errors: lower than that of most causes, which come first, although the comparison is measured."""
 
 
 class WorseThanSimpleModel(Rule):

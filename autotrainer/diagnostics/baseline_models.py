@@ -72,7 +72,8 @@ class TabularProblem:
     def score_rows(self, predicted: Floats) -> Floats:
         """Return the score of predictions for the held-out rows: whether the class is correct, or R² of the row."""
         if self.classes:
-            return self.held_targets[np.arange(len(predicted)), predicted.argmax(axis=1)]
+            hits: Floats = self.held_targets[np.arange(len(predicted)), predicted.argmax(axis=1)]
+            return hits
         if self.labels:
             correct: Floats = ((predicted > 0.5) == (self.held_targets > 0.5)).mean(axis=1)
             return correct
@@ -81,7 +82,8 @@ class TabularProblem:
         if not used.any():
             return np.full(len(predicted), math.nan)
         errors: Floats = (predicted - self.held_targets)[:, used] ** 2 / variance[used]
-        return 1 - errors.mean(axis=1)
+        scores: Floats = 1 - errors.mean(axis=1)
+        return scores
 
     def ridge(self) -> Floats:
         """Ridge regression with the penalty of the smallest leave-one-out error (PRESS, Allen 1974)."""
@@ -92,7 +94,8 @@ class TabularProblem:
         rows = x @ axes / np.sqrt(values)
         shrunk, projected = _shrinkage(values, rows, self.targets - center)
         weights = axes @ ((shrunk / np.sqrt(values))[:, None] * projected)
-        return self.held_inputs @ weights + center
+        predicted: Floats = self.held_inputs @ weights + center
+        return predicted
 
     def _kernel(self) -> Floats:
         """Ridge regression with a Gaussian kernel, whose width is the median distance between rows."""
@@ -106,7 +109,8 @@ class TabularProblem:
         center = self.targets.mean(axis=0)
         values, rows = _spectrum(gram)
         shrunk, projected = _shrinkage(values, rows, self.targets - center)
-        return held @ (rows @ ((shrunk / values)[:, None] * projected)) + center
+        predicted: Floats = held @ (rows @ ((shrunk / values)[:, None] * projected)) + center
+        return predicted
 
     def neighbours(self) -> Floats:
         """Mean of the targets of the nearest rows; the nearest row breaks ties between classes."""
@@ -126,7 +130,8 @@ class TabularProblem:
         """Reconstruction from as many principal components as the code has numbers."""
         center = self.targets.mean(axis=0)
         axes = np.linalg.svd(self.targets - center, full_matrices=False)[2][: self.code]
-        return (self.held_targets - center) @ axes.T @ axes + center
+        predicted: Floats = (self.held_targets - center) @ axes.T @ axes + center
+        return predicted
 
 
 MODELS: dict[str, Callable[[TabularProblem], Floats]] = {
@@ -158,7 +163,8 @@ def operations(rows: int, held_out: int, features: int) -> int:
 
 def _squared_distances(a: Floats, b: Floats) -> Floats:
     squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T
-    return np.maximum(squares, 0.0, out=squares)
+    clipped: Floats = np.maximum(squares, 0.0)
+    return clipped
 
 
 def _spectrum(gram: Floats) -> tuple[Floats, Floats]:

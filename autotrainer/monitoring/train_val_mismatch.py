@@ -72,7 +72,8 @@ def _labels(targets: NDArray[Any], summary: TargetSummary) -> NDArray[np.int64] 
     flat = flat[flat != MASKED]
     if not (flat == np.round(flat)).all() or len(np.unique(flat)) > max(2, _MAX_CLASS_SHARE * len(flat)):
         return None
-    return flat.astype(np.int64)
+    labels: NDArray[np.int64] = flat.astype(np.int64)
+    return labels
 
 
 def _compare_classes(train: NDArray[np.int64], held_out: NDArray[np.int64]) -> dict[str, float]:
@@ -99,7 +100,7 @@ def _chi_square_z(statistic: float, degrees: int) -> float:
     if degrees < 1:
         return 0.0
     part = 2 / (9 * degrees)
-    return ((statistic / degrees) ** (1 / 3) - (1 - part)) / math.sqrt(part)
+    return float(((statistic / degrees) ** (1 / 3) - (1 - part)) / math.sqrt(part))
 
 
 def _compare_columns(train: Floats, held_out: Floats) -> dict[str, float]:

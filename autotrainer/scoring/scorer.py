@@ -143,8 +143,8 @@ class Scorer:
             )
         return _judgement(metric, score, self._constant)
 
-    def judge_rows(self, evaluation: Evaluation) -> Judgement | None:
-        """Compare the score on other rows with that of the best constant prediction on them; None if it is unknown."""
+    def judge_rows(self, evaluation: Evaluation) -> Judgement:
+        """Compare the score on other rows with that of the best constant prediction on them."""
         metric = self.select_metric(evaluation)
         if isinstance(metric, LossMetric):
             constant = Score(-metric.sign * self._constant_loss(evaluation), 0.0, None, None)
