@@ -486,6 +486,12 @@ def test_off_switch_disables_monitoring_and_repair(monkeypatch: pytest.MonkeyPat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("options", [{}, {"repair": False}, {"metric": lambda y, p: float(np.mean((p > 0.5) == y))}])
+@pytest.mark.parametrize(("accuracy", "status"), [(0.5, "unrepaired"), (0.9, "healthy")])
+def test_level_of_a_constant_prediction_is_never_healthy(options: dict[str, Any], accuracy: float, status: str) -> None:
+    assert _fit(lambda edits: Outcome(accuracy), **options).status == status
+
+
 def test_model_builder_is_accepted() -> None:
     result = autotrainer.fit(
         lambda: FakeModel(lambda edits: Outcome(0.9)), _data(), _data(), epochs=2, progress=False, budget=1
