@@ -37,7 +37,8 @@ class AbnormalData(Rule):
 
     Why it hurts
         Large or shifted inputs saturate or kill the units of the first layer. They also make the loss steep in a few
-        directions only: steps are then too large for some weights and too small for the others.
+        directions only: steps are then too large for some weights and too small for the others. Very small inputs
+        hardly change the outputs, and their weights hardly get a gradient.
 
     Evidence used
         Statistics of all inputs sampled so far; where the inputs are not small, hidden layers whose mean absolute
@@ -45,9 +46,10 @@ class AbnormalData(Rule):
         model standardizes itself are left out.
 
     Thresholds
-        ``std``: standard deviation of the inputs. ``offset``: mean ÷ standard deviation of a feature. ``scale_ratio``:
-        largest ÷ smallest standard deviation of the features. ``hidden`` (omega_1 in AUTOTRAINER): mean absolute output
-        of a hidden layer. ``schedule``: share of the planned training after which a poor outcome makes this an error.
+        ``std``: standard deviation of the inputs. ``smallest``: their largest magnitude, at most. ``offset``: mean ÷
+        standard deviation of a feature. ``scale_ratio``: largest ÷ smallest standard deviation of the features.
+        ``hidden`` (omega_1 in AUTOTRAINER): mean absolute output of a hidden layer. ``schedule``: share of the planned
+        training after which a poor outcome makes this an error.
 
     When it is wrong
         Many models train well on raw data. A model that has learned is not reported, and without a poor outcome or
@@ -87,6 +89,9 @@ class AbnormalData(Rule):
     static = True
     THRESHOLDS = thresholds(
         std=Threshold(20, "standard deviation of the inputs", "raw 8-bit images have about 70"),
+        smallest=Threshold(
+            0.02, "largest magnitude of the inputs", "initializers assume unit scale (Glorot 2010); 50 times less", 0
+        ),
         offset=Threshold(20, "mean ÷ standard deviation of a feature, or of all if that is larger", "calibrated"),
         scale_ratio=Threshold(1000, "largest ÷ smallest standard deviation of features", "calibrated", 1),
         hidden=Threshold(10, "mean absolute output of a hidden layer", "AUTOTRAINER", alias="omega_1"),
@@ -129,6 +134,8 @@ class AbnormalData(Rule):
         if std >= self.threshold("std"):
             largest = about(evidence["input_max_abs"], 3)
             return f"Inputs are far from unit scale: standard deviation {about(std, 3)}, largest magnitude {largest}"
+        if 0 < evidence["input_max_abs"] <= self.threshold("smallest"):
+            return f"Inputs are very small: the largest magnitude is {about(evidence['input_max_abs'], 3)}"
         if offset >= self.threshold("offset"):
             return f"Inputs are not centered: the mean of a feature is {about(offset, 3)} times the standard deviation"
         if ratio >= self.threshold("scale_ratio") and evidence["input_max_abs"] >= _LARGE:

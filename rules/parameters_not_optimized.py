@@ -31,8 +31,8 @@ class ParametersNotOptimized(Rule):
     """Some trainable parameters have gradients, but no optimizer changes them.
 
     What it does
-        Names the layers with parameters that are not in any parameter group of an optimizer, and those that an
-        optimizer owns but that do not change.
+        Names the layers with parameters that are not in any parameter group of an optimizer, those that an optimizer
+        owns but that do not change, and frozen ones that have never been trained.
 
     Why it hurts
         These layers keep their initial weights for the whole training. The rest of the model must work with their
@@ -88,6 +88,25 @@ class ParametersNotOptimized(Rule):
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         layers = context.layers if len(context.layers) == len(history.layers) else history.layers
+        return self._unowned(history, context, layers) or self._frozen(history, context, layers)
+
+    def _frozen(self, history: RunHistory, context: TaskContext, layers: Sequence[LayerInfo]) -> Finding | None:
+        """Return a finding if hidden layers are frozen although their weights are those of an initializer."""
+        rows = [row for row, layer in enumerate(layers) if layer.frozen and layer.hidden and layer.start == "drawn"]
+        result = outcome(history, context)
+        if not rows or not (result.known or history.finished):
+            return None
+        severity, confidence = self._probing(result)
+        if severity is Severity.INFO:
+            return None
+        affected = names(history, rows)
+        which = ", ".join(affected[:3]) + (f" and {len(affected) - 3} more" if len(affected) > 3 else "")
+        words = f"; {result.words}" if result.words else ""
+        message = f"Frozen layers ({which}) still have random initial values, so they are never trained{words}."
+        evidence = {"layers": float(len(rows)), "skill": result.skill}
+        return self.finding(severity, confidence, message, evidence, layers=affected)
+
+    def _unowned(self, history: RunHistory, context: TaskContext, layers: Sequence[LayerInfo]) -> Finding | None:
         window = recent(history.steps, 0.5, _MIN_SAMPLES)
         weights = history.layer("weight_norm")[window]
         if len(weights) < _MIN_SAMPLES:

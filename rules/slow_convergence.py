@@ -12,6 +12,7 @@ from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, enough_sam
 from autotrainer.rules._shared.pace import SURE, loss_series, pace
 from autotrainer.rules._shared.steps import STEP_NEEDS, steps_taken
 from autotrainer.rules._shared.trends import theil_sen
+from autotrainer.rules._shared.words import about
 
 __all__ = ["SlowConvergence"]
 
@@ -34,6 +35,9 @@ _MIN_GAIN = 0.1
 _POOR, _FINE = 0.75, 0.9
 """Upper end of the interval of skill up to which too few steps are an error, and skill from which they do not matter,
 as in `too_few_epochs`."""
+
+_LEVEL = 20
+"""Losses at the start and at the end whose means are compared."""
 
 _UNMOVED = 0.02
 """Change of the weights by the end ÷ their norm up to which they are unchanged: any skill was there at the start."""
@@ -136,11 +140,9 @@ class SlowConvergence(Rule):
         if not enough_samples(history) or np.isinf(history.losses[1][-1:]).any():
             return None  # reported by nonfinite
         result = outcome(history, context)
-        if (
-            not result.known
-            or not result.mature(self.threshold("schedule"))
-            or (result.escaping and result.progress < 0.9)
-        ):
+        if not result.known:
+            return self._unmoved(history, context, result)
+        if not result.mature(self.threshold("schedule")) or (result.escaping and result.progress < 0.9):
             return None
         too_slow = self._by_travel(history, result) or self._by_trend(history, context, result)
         return too_slow or self._by_batch(history, result) or self._low(result)
@@ -162,6 +164,26 @@ class SlowConvergence(Rule):
         )
         evidence = {"update_ratio": ratio, "travel": travel, "skill": result.skill, "progress": result.progress}
         return self.finding(result.worst, 0.86, message, evidence)
+
+    def _unmoved(self, history: RunHistory, context: TaskContext, result: Outcome) -> Finding | None:
+        """Return a finding if neither weights nor loss have moved, whatever the loss measures."""
+        if not result.mature(0.5) or context.optimizer.several:
+            return None
+        travel = steps_taken(history).travel
+        losses = history.losses[1][np.isfinite(history.losses[1])]
+        count = min(_LEVEL, len(losses) // 2)
+        if not 0 < travel <= _UNMOVED or count < 2:
+            return None
+        first, last = (float(np.mean(part)) for part in (losses[:count], losses[-count:]))
+        noise = float(np.hypot(np.std(losses[:count]), np.std(losses[-count:]))) / math.sqrt(count)
+        if first - last > max(_REAL * abs(first), 3 * noise):
+            return None
+        message = (
+            f"Steps are too small: all {result.steps} steps changed the weights by at most {travel:.1%} of their norm, "
+            f"and the loss is {about(last, 3)}, after {about(first, 3)} at the start."
+        )
+        evidence = {"travel": travel, "first_loss": first, "loss": last, "progress": result.progress}
+        return self.finding(result.worst, 0.8, message, evidence)
 
     def _by_trend(self, history: RunHistory, context: TaskContext, result: Outcome) -> Finding | None:
         """Return a finding if the loss falls too slowly for the schedule."""

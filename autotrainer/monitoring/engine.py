@@ -20,6 +20,8 @@ __all__ = ["Engine"]
 
 _MIN_CAUSE_CONFIDENCE = 0.5
 """Minimum confidence of a problem to be named as the cause of another one."""
+_DOUBTFUL = 0.55
+"""Confidence up to which a cause gives way to any other one."""
 _MAX_NAMED = 3
 """Rules that a warning names, of those that fail for the same reason."""
 
@@ -153,8 +155,8 @@ class Engine:
 
     @staticmethod
     def _cause(rule: Rule, reported: dict[str, Finding]) -> str | None:
-        for problem in rule.causes:
-            cause = reported.get(problem)
-            if cause is not None and cause.severity is not Severity.INFO and cause.confidence >= _MIN_CAUSE_CONFIDENCE:
-                return problem
-        return None
+        """Return the first cause that is reported; a doubtful one only if there is no other."""
+        causes = [reported[problem] for problem in rule.causes if problem in reported]
+        possible = [c for c in causes if c.severity is not Severity.INFO and c.confidence >= _MIN_CAUSE_CONFIDENCE]
+        certain = [c for c in possible if c.confidence > _DOUBTFUL]
+        return next((c.problem for c in certain or possible), None)

@@ -16,6 +16,8 @@ __all__ = ["DataSummary", "summarize"]
 
 _MAX_CLASSES = 4096
 _MAX_VALUES = 32
+_CENTER_ROWS = 64
+"""Rows whose median is the reference of absolute differences."""
 
 
 class _Moments:
@@ -45,12 +47,37 @@ class _Moments:
         return np.sqrt(self.squares / max(self.count, 1))
 
 
+class _Deviation:
+    """Running mean absolute difference from the median of the first rows, over all columns."""
+
+    def __init__(self) -> None:
+        self._first: Floats | None = None
+        self._center: Floats = np.zeros(0)
+        self._total, self._count = 0.0, 0
+
+    def add(self, columns: Floats) -> None:
+        if self._count and columns.shape[1:] != self._center.shape:
+            return  # a batch of another width, as in `_Moments`
+        if not self._count or self._first is not None:
+            columns = columns if self._first is None else np.concatenate([self._first, columns])
+            self._first = columns if len(columns) < _CENTER_ROWS else None
+            self._center = np.median(columns, axis=0)
+            self._total, self._count = 0.0, 0
+        self._total += float(np.abs(columns - self._center).sum())
+        self._count += columns.size
+
+    @property
+    def mean(self) -> float:
+        return self._total / self._count if self._count else float("nan")
+
+
 class DataSummary:
     """Accumulates moments and class counts of the sampled rows of a run. Holds no rows."""
 
     def __init__(self) -> None:
         self._inputs = _Moments()
         self._targets = _Moments()
+        self._deviation = _Deviation()
         self._above = _Moments()
         self._entropies = _Moments()
         self._distinct: set[float] = set()
@@ -72,6 +99,7 @@ class DataSummary:
         if not len(columns):
             return
         self._targets.add(columns)
+        self._deviation.add(columns)
         self._above.add((columns > 0.5).astype(np.float64))
         self._entropies.add(_binary_entropies(np.clip(columns, 0, 1)))
         values = columns.ravel()
@@ -123,6 +151,7 @@ class DataSummary:
             column_majority=float(np.maximum(above, 1 - above).mean()),
             column_entropy=float(_binary_entropies(means).mean()),
             value_entropy=float(entropies.mean()),
+            deviation=self._deviation.mean,
         )
 
     def is_rare(self, labels: NDArray[Any]) -> NDArray[np.bool_]:
@@ -230,7 +259,8 @@ def _entropy(shares: Floats) -> float:
 def _binary_entropies(shares: Floats) -> Floats:
     """Return the entropies in nats of binary variables with these probabilities of 1."""
     parts = [np.where(p == 0, 1, p) for p in (shares, 1 - shares)]
-    return -(parts[0] * np.log(parts[0]) + parts[1] * np.log(parts[1]))
+    entropies: Floats = -(parts[0] * np.log(parts[0]) + parts[1] * np.log(parts[1]))
+    return entropies
 
 
 def _labels(targets: NDArray[Any], summary: TargetSummary) -> NDArray[Any]:

@@ -59,7 +59,8 @@ def with_identified_loss(history: RunHistory, context: TaskContext) -> TaskConte
     """
     if not context.loss.own or len(history.steps) < _MIN_SAMPLES:
         return context
-    loss = _identify(history, context)
+    with np.errstate(all="ignore"):  # measurements of broken trainings are infinite
+        loss = _identify(history, context)
     return (
         context
         if loss is None

@@ -172,7 +172,7 @@ class LayerInfo:
         hidden: False for the layer (and a separate activation) that makes the model's output.
         start: Pattern of its weight matrix before the first observed step: ``zero``, ``constant`` (one value),
             ``equal_units`` (the same for all units), ``equal_inputs`` (the same for all inputs of each unit),
-            ``drawn`` (freshly initialized, and owned by no optimizer), or empty for none of these.
+            ``drawn`` (freshly initialized, and frozen or owned by no optimizer), or empty for none of these.
         unowned: Number of its own trainable parameters that no optimizer owns.
     """
 

@@ -98,6 +98,8 @@ class TargetSummary:
         maximum: Largest value.
         mean: Mean of all values.
         variance: Mean over columns of their variance: the squared error of the best constant prediction.
+        deviation: Mean over columns of their mean absolute difference from the median of the first rows: about the
+            absolute error of the best constant prediction.
         values: The distinct values if there are at most 32 and all are whole, sorted; else empty.
         one_hot: Whether the width is > 1 and each row holds a single 1 and zeros.
         classes: Number of distinct classes (integral values, or one-hot columns); 0 if not discrete.
@@ -135,6 +137,7 @@ class TargetSummary:
     column_majority: float = float("nan")
     column_entropy: float = float("nan")
     value_entropy: float = float("nan")
+    deviation: float = float("nan")
 
     @property
     def soft(self) -> bool:

@@ -85,8 +85,9 @@ class Case:
 
     Attributes:
         id: Its name.
-        source: ``real`` and ``real2`` (programs from forums; the second were unseen when first measured), ``zoo``
-            (AUTOTRAINER's benchmark, one per equal architecture),
+        source: ``real`` and ``real2`` (programs from forums; the second were unseen when first measured),
+            ``world`` and ``world_hidden`` (more of them; the second stay unseen), ``zoo`` (AUTOTRAINER's benchmark,
+            one per equal architecture),
             ``generated``, or the path of a case file.
         original: The original training.
         fixed: The known good training, or None.
@@ -141,8 +142,9 @@ def load_cases(sources: Iterable[str] = ("real", "zoo"), names: Sequence[str] = 
     """Read the case files.
 
     Args:
-        sources: ``real``, ``real2``, ``zoo``; a custom case file, ``….jsonl``; ``generated`` (40), ``generated:COUNT``,
-            ``generated:COUNT:SEED`` for cases of another seed than 0, ``…@DATA+DATA`` to use only these data sets.
+        sources: ``real``, ``real2``, ``world``, ``world_hidden``, ``zoo``; a custom case file, ``….jsonl``;
+            ``generated`` (40), ``generated:COUNT``, ``generated:COUNT:SEED`` for cases of another seed than 0,
+            ``…@DATA+DATA`` to use only these data sets.
         names: Ids to keep; empty for all.
 
     Raises:

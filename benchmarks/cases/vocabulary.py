@@ -31,9 +31,12 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
     "mean": (),
     "position": (),
     "residual": ("layers",),
+    "scale": ("factor",),
+    "squeeze": (),
 }
 """Types of layers with their required settings. ``attention``: self-attention of a sequence. ``mean``: over time.
-``position``: adds a learned vector for each time step. ``residual``: adds the output of its ``layers`` to its input."""
+``position``: adds a learned vector for each time step. ``residual``: adds the output of its ``layers`` to its input.
+``scale``: multiplies by a constant. ``squeeze``: drops the last axis, of size 1."""
 
 LOSSES = (
     "bce",
@@ -55,7 +58,7 @@ LOSSES = (
 ``cce_noclip_sum``, ``log_squares``: written out, without protection from the logarithm of zero. ``bce_clipped``:
 accepts any outputs and targets."""
 
-ACTIVATIONS = ("exponential", "gelu", "leaky_relu", "relu", "sigmoid", "softmax", "tanh")
+ACTIVATIONS = ("elu", "exponential", "gelu", "leaky_relu", "relu", "sigmoid", "softmax", "tanh")
 INITS = (
     "framework",
     *(f"{family}_{form}" for family in ("glorot", "he", "lecun") for form in ("normal", "uniform")),
@@ -91,15 +94,30 @@ LOOP: Mapping[str, tuple[Any, ...]] = {
     "optimized": ("first", "last", "none"),
     "mode": ("eval",),
     "evaluation": ("train",),
+    "schedule": ("per_epoch", "per_batch"),
 }
 """Faults of a training loop; without any of them the loop is correct.
 
 ``shuffle``: rows stay in order. ``zero_grad``: gradients accumulate over all steps. ``optimized``: the optimizer has
 only the parameters of the first or last layer, or those of another model. ``mode``: trains in evaluation mode.
-``evaluation``: evaluates in training mode. In Keras only the first exists."""
+``evaluation``: evaluates in training mode. ``schedule``: the rate falls tenfold after half of the epochs, or (the
+fault) after as many batches. In Keras only the first exists."""
 
 _CHOICES = {"activation": ACTIVATIONS, "fn": ACTIVATIONS, "init": INITS, "bias_init": INITS}
-_NUMBERS = ("alpha", "bias_const", "filters", "gain", "heads", "kernel", "lr", "momentum", "rate", "size", "units")
+_NUMBERS = (
+    "alpha",
+    "bias_const",
+    "factor",
+    "filters",
+    "gain",
+    "heads",
+    "kernel",
+    "lr",
+    "momentum",
+    "rate",
+    "size",
+    "units",
+)
 
 _PARTS = ("layers", "loss", "optimizer", "batch_size", "epochs", "dataset", "default_init", "metric")
 

@@ -50,6 +50,8 @@ def _layer(layer: Mapping[str, Any], shape: tuple[int, ...]) -> tuple[float, tup
     if kind == "attention":  # four square kernels; scores and their sums of values
         time, units = shape
         return 4 * time * units**2 + 2 * time**2 * units, shape
+    if kind == "squeeze":
+        return 0, ()
     if kind == "embedding":
         return 0, (*shape, layer["units"])
     if kind == "mean":

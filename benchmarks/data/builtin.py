@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotrainer.errors import DataError
+from benchmarks.data.threads import THREADS
 
 __all__ = ["BUILTIN", "VOCABULARY", "make_builtin"]
 
@@ -132,5 +133,6 @@ BUILTIN: Mapping[str, Callable[[], Pair]] = {
     "spirals": _spirals,
     "waves": _waves,
     "wine": lambda: _sklearn("load_wine", return_X_y=True),
+    **THREADS,
 }
 """Data sets by name."""

@@ -57,7 +57,8 @@ def load(program: Program, seed: int) -> Arrays:
         x_train, x_test = (x.reshape(len(x), *spec["shape"]) for x in (x_train, x_test))
     tokens = spec.get("scaling") == "tokens"
     if not tokens:
-        x_train, x_test = _scale(x_train, x_test, str(spec.get("scaling", "raw")))
+        scaled = _scale(x_train, x_test, str(spec.get("scaling", "raw")))
+        x_train, x_test = scaled[0], scaled[1] if spec.get("test_scaled", True) else x_test
     y_train, y_test = raw.y_train, raw.y_test
     if spec.get("targets") == "inputs":
         y_train, y_test = x_train, x_test
@@ -99,14 +100,18 @@ def _stored(name: str, seed: int) -> Arrays:
 def _inject_faults(
     x: NDArray[np.generic], y: NDArray[np.generic], spec: Mapping[str, Any]
 ) -> list[NDArray[np.generic]]:
-    """Return training rows with the faults of the data: classes thinned, rows sorted by class, or values missing."""
+    """Return training rows with faults: classes thinned or absent, rows sorted, labels apart, values missing."""
     draw = np.random.default_rng(0)
     selected = np.arange(len(x))
     if spec.get("rare"):  # the share kept of each class but the first
         selected = selected[(y == 0) | (draw.random(len(y)) < spec["rare"])]
+    if "without" in spec:  # a class that has no training rows
+        selected = selected[y[selected] != spec["without"]]
     if spec.get("order") == "by_label":
         selected = selected[np.argsort(y[selected], kind="stable")]
     x, y = x[selected].copy(), y[selected]
+    if spec.get("order") == "apart":  # labels in another order than their inputs
+        y = y[draw.permutation(len(y))]
     if spec.get("missing"):  # number of rows that lack one value
         flat = x.reshape(len(x), -1)
         rows = draw.permutation(len(x))[: int(spec["missing"])]

@@ -54,6 +54,10 @@ def make_layer(layer: Mapping[str, Any], default_init: str) -> keras.layers.Laye
     kind = str(layer["type"])
     if kind == "flatten":
         return layers.Flatten()
+    if kind == "scale":
+        return layers.Rescaling(layer["factor"])
+    if kind == "squeeze":
+        return layers.Reshape(())
     if kind == "dropout":
         return layers.Dropout(layer["rate"])
     if kind == "activation":

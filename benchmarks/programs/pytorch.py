@@ -184,7 +184,8 @@ def train(program: Program, data: Arrays, seed: int, watch: Callable[..., Any]) 
     rows = torch.utils.data.TensorDataset(to_inputs(program, data.x_train), to_targets(data.y_train))
     loader = torch.utils.data.DataLoader(rows, program.batch_size, shuffle=loop.get("shuffle", True))
     x_test, y_test = to_inputs(program, data.x_test), to_targets(data.y_test)
-    evaluation = loop.get("evaluation") != "train"
+    evaluation, schedule = loop.get("evaluation") != "train", loop.get("schedule")
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, max(1, program.epochs // 2), 0.1) if schedule else None
     with watch(model, optimizer, loss_fn=loss_fn, epochs=program.epochs) as monitor:
         for _ in range(program.epochs):
             model.train(loop.get("mode") != "eval")
@@ -195,6 +196,10 @@ def train(program: Program, data: Arrays, seed: int, watch: Callable[..., Any]) 
                 if "clip_norm" in program.optimizer:
                     nn.utils.clip_grad_norm_(model.parameters(), program.optimizer["clip_norm"])
                 optimizer.step()
+                if scheduler is not None and schedule == "per_batch":
+                    scheduler.step()
+            if scheduler is not None and schedule == "per_epoch":
+                scheduler.step()
             outputs = predict(model, x_test, evaluation=evaluation)
             values = {"val_loss": float(loss_fn(torch.from_numpy(outputs), y_test))}
             if program.metric != "r2":

@@ -15,6 +15,7 @@ from benchmarks.programs.pytorch_modules import (
     Mean,
     Position,
     Residual,
+    Scale,
     SelfAttention,
     draw_like_keras,
     initialize,
@@ -67,6 +68,10 @@ def _layer(layer: Mapping[str, Any], shape: Shape, default_init: str) -> tuple[l
         if inner_shape != shape:
             raise ValueError(f"a residual block turns shape {shape} into {inner_shape}")
         return [Residual(*inner)], shape
+    if kind == "scale":
+        return [Scale(float(layer["factor"]))], shape
+    if kind == "squeeze":
+        return [nn.Flatten(0)], ()
     if kind in ("attention", "embedding", "mean", "position"):
         return _of_sequences(kind, layer, shape, default_init)
     if kind in ("gru", "lstm"):
@@ -117,6 +122,7 @@ def _weighted(kind: str, layer: Mapping[str, Any], shape: Shape, default_init: s
 
 def _activation(name: str, alpha: float) -> nn.Module:
     factories: dict[str, Callable[[], nn.Module]] = {
+        "elu": nn.ELU,
         "exponential": Exponential,
         "gelu": nn.GELU,
         "leaky_relu": lambda: nn.LeakyReLU(alpha),

@@ -16,6 +16,7 @@ __all__ = [
     "Mean",
     "Position",
     "Residual",
+    "Scale",
     "SelfAttention",
     "draw_like_keras",
     "initialize",
@@ -101,6 +102,18 @@ class Residual(nn.Sequential):
         for layer in self:
             inner = layer(inner)
         return x + inner
+
+
+class Scale(nn.Module):
+    """A multiplication by a constant."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the product."""
+        return self.factor * x
 
 
 class Exponential(nn.Module):

@@ -206,8 +206,8 @@ def _squared_error(history: RunHistory, context: TaskContext) -> list[SkillEstim
         losses = _late_losses(history)
         if squares:
             errors = losses
-        elif context.loss.family == "absolute_error":  # mean |x| of a normal distribution is 0.8 σ
-            errors = (losses / 0.8) ** 2
+        elif context.loss.family == "absolute_error" and history.targets.deviation > 0:
+            errors = (losses / history.targets.deviation) ** 2 * variance
         elif context.loss.family == "huber":  # a lower bound: x² / 2 for small errors, less than |x| for large ones
             errors = np.maximum(2 * losses, losses**2)
     if not variance > 0:
@@ -287,21 +287,26 @@ def _relative_gain(losses: Floats, trivial: float) -> tuple[float, float, float]
 
 
 def _deviance(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
-    """Return the share of the deviance that is explained, an R² for a binary cross-entropy of fractions.
+    """Return the share of the deviance that is explained, an R² for cross-entropies of fractions and Poisson losses.
 
     The constant prediction has the entropy of the means, a perfect one that of the values themselves (Cameron and
-    Windmeijer, Journal of Econometrics 1997).
+    Windmeijer, Journal of Econometrics 1997). For counts y of mean m, both differ by about Var(y) / 2m.
     """
     targets, loss = history.targets, context.loss
-    if loss.family != "binary_cross_entropy" or loss.reduction != "mean" or loss.weighted:
+    if loss.reduction != "mean" or loss.weighted:
         return []
-    span = targets.column_entropy - targets.value_entropy
+    if loss.family == "binary_cross_entropy":
+        trivial, span = targets.column_entropy, targets.column_entropy - targets.value_entropy
+    elif loss.family == "poisson" and targets.width == 1 and targets.minimum >= 0 and targets.mean > 0:
+        trivial, span = targets.mean * (1 - math.log(targets.mean)), targets.variance / (2 * targets.mean)
+    else:
+        return []
     losses = _late_losses(history)
     _, means = blocks(np.arange(len(losses)), losses)
     if not span > 0 or len(means) < 4:
         return []
     middle, half = float(np.mean(means)), 1.64 * float(np.std(means)) / math.sqrt(len(means)) / span
-    skill = (targets.column_entropy - middle) / span
+    skill = min(1.0, (trivial - middle) / span)
     half = half if skill + half > 0 else min(half, _PRECISE)
     return [SkillEstimate(skill, skill - half, skill + half, skill)]
 

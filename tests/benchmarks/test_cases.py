@@ -21,7 +21,7 @@ from benchmarks.cases.work import relative_cost, work
 from benchmarks.data.datasets import load, split
 from benchmarks.generator.generate import FAULTS, generate
 
-CASES = load_cases(["real", "real2", "zoo"])
+CASES = load_cases(["real", "real2", "world", "world_hidden", "zoo"])
 
 
 def program(**changes: object) -> Program:
@@ -48,7 +48,7 @@ def test_real_cases_have_a_cause_and_a_fix(case: Case) -> None:
 @pytest.mark.parametrize(
     ("sources", "names", "message"),
     [
-        (["dreams"], [], "real, real2, zoo"),
+        (["dreams"], [], "real, real2, world, world_hidden, zoo"),
         (["real"], ["x1"], "'x1'"),
         (["generated:x"], [], "not a valid source"),
         (["generated:0"], [], "not a valid source"),

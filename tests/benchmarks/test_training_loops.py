@@ -42,11 +42,13 @@ class Steps:
         self.score = 0.0
         self.modes: list[bool] = []
         self.norms: list[float] = []
+        self.rates: list[float] = []
         self.owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
         self.evaluation: list[bool] = []
         self.model, self.before = model, [p.detach().clone() for p in model.parameters()]
 
         def step(*_: object) -> None:
+            self.rates.append(optimizer.param_groups[0]["lr"])
             self.norms.append(
                 sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None) ** 0.5
             )
@@ -110,6 +112,14 @@ def test_wrong_modes() -> None:
     steps, _ = run(replace(PROGRAM, loop={"evaluation": "train"}))
     assert all(steps.modes)
     assert all(steps.evaluation)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"), [("per_epoch", {0.05}), ("per_batch", {0.05 / 10**k for k in range(11)})]
+)
+def test_schedule_is_stepped_per_epoch_or_batch(schedule: str, rates: set[float]) -> None:
+    steps, _ = run(replace(PROGRAM, loop={"schedule": schedule}))
+    assert {round(rate, 15) for rate in steps.rates} == {round(rate, 15) for rate in rates}
 
 
 def test_rows_stay_in_order_without_shuffling() -> None:

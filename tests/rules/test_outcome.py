@@ -276,3 +276,15 @@ def test_ranking_losses_are_judged_by_their_margin(build: Callable[..., Any], le
 def test_a_huber_loss_is_not_below_half_the_squared_error(build: Callable[..., Any]) -> None:
     history, context = build(targets="real", losses=lambda t: 0.33, scalars={"squared_error": np.nan})
     assert outcome(history, replace(context, loss=LossInfo("SmoothL1Loss", "huber", "values"))).skill < 0.4
+
+
+@pytest.mark.parametrize(("gain", "stuck"), [(0.0, True), (0.4, False)])
+def test_poisson_losses_are_judged_by_their_deviance(build: Callable[..., Any], gain: float, stuck: bool) -> None:
+    counts = TargetSummary(600, 600, 2, 1, False, True, 0.0, 12.0, 2.0, 3.0)
+    trivial = 2.0 - 2.0 * math.log(2.0)
+    history, context = build(
+        targets=counts, losses=lambda t: trivial - gain + 0.1 * math.sin(t), scalars={"squared_error": np.nan}
+    )
+    result = outcome(history, replace(context, loss=LossInfo("PoissonNLLLoss", "poisson", "log_values")))
+    assert result.known
+    assert result.stuck() is stuck

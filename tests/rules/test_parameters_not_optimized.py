@@ -16,6 +16,16 @@ LAYERS = (
     LayerInfo("neck", "dense", "relu", 16, 3000),
     LayerInfo("head", "dense", "linear", 1, 170, hidden=False),
 )
+
+
+def frozen(start: str) -> dict[str, Any]:
+    """Return a run of a model whose first layers are frozen."""
+    return {
+        "layers": [replace(layer, parameters=0, frozen=True, start=start) for layer in LAYERS[:3]] + [LAYERS[3]],
+        "table": {"dead_units": 0.0},
+    }
+
+
 POOR: dict[str, Any] = {"losses": lambda t: 0.6, "scalars": {"accuracy": 0.6}}
 FAIR: dict[str, Any] = {"losses": lambda t: 0.6, "scalars": {"accuracy": 0.82}}
 LEARNS: dict[str, Any] = {}
@@ -54,6 +64,10 @@ def left(*rows: int, share: float = 1.0, start: str = "", layers: Sequence[Layer
         pytest.param(left(0, 1, 2, 3, share=0.5) | POOR, "error", id="half of the parameters of each layer"),
         pytest.param(left(0, 1, 2, 3, share=0.01) | POOR, "warning", id="a few parameters"),
         pytest.param(left(), None, id="all owned"),
+        pytest.param(frozen("drawn") | POOR, "error", id="frozen random layers, and stuck"),
+        pytest.param(frozen("drawn") | FAIR, "warning", id="frozen random layers, not good enough"),
+        pytest.param(frozen("drawn") | LEARNS, None, id="frozen random features that do"),
+        pytest.param(frozen("") | POOR, None, id="frozen pretrained layers"),
     ],
 )
 def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str | None) -> None:

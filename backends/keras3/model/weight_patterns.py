@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,9 +12,12 @@ import numpy as np
 
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
 from autotrainer.backends.keras3.runtime.tensors import read_variable, to_array
-from autotrainer.monitoring.weight_patterns import recurrent_form, weight_form
+from autotrainer.monitoring.weight_patterns import is_freshly_initialized, recurrent_form, weight_form
 
 __all__ = ["with_weight_forms"]
+
+_MOST = 1 << 20
+"""Entries of a kernel that is read to decide whether it was freshly drawn, at most."""
 
 
 def with_weight_forms(layers: Sequence[WatchedLayer]) -> tuple[WatchedLayer, ...]:
@@ -38,9 +42,22 @@ def _form(layer: Any) -> str:
     value = read_variable(kernel) if isinstance(kernel, keras.Variable) else kernel
     several = [unit_axis, *([input_axis] if kernel.shape[input_axis] > 1 else [])]
     if not any(_equal_ends(value, axis) for axis in several):
-        return ""
+        return "drawn" if not layer.trainable and _is_newly_drawn(kernel, axes) else ""
     matrix = np.moveaxis(to_array(value), axes, (0, 1))
     return weight_form(matrix.reshape(*matrix.shape[:2], -1))
+
+
+def _is_newly_drawn(kernel: Any, axes: tuple[int, int]) -> bool:
+    """Return whether a kernel looks freshly drawn by a common initializer."""
+    size = math.prod(kernel.shape)
+    if size > _MOST:
+        return False
+    units, inputs = (kernel.shape[axis] for axis in axes)
+    positions = size // (units * inputs)
+    outputs, inputs = units * positions, inputs * positions
+    bounds = [math.sqrt(square) for square in (6 / (inputs + outputs), 6 / inputs, 3 / inputs)]
+    deviations = [math.sqrt(square) for square in (2 / (inputs + outputs), 2 / inputs, 1 / inputs)] + [0.05]
+    return is_freshly_initialized(to_array(kernel).ravel(), bounds, deviations)
 
 
 def _axes(layer: Any) -> tuple[int, int] | None:

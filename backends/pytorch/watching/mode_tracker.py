@@ -6,11 +6,11 @@ import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 from torch import Tensor, nn
 
+from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
@@ -103,13 +103,19 @@ class ModeTracker:
         model: The model, not compiled.
         step: Returns the number of steps done.
         fail: Takes an exception of our own code.
+        stopwatch: Measures the time spent in the hook.
     """
 
-    def __init__(self, model: nn.Module, step: Callable[[], int], fail: Callable[[Exception], None]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        step: Callable[[], int],
+        fail: Callable[[Exception], None],
+        stopwatch: Stopwatch | None = None,
+    ) -> None:
         self.training = math.nan
         """Mode of the latest pass with gradients."""
-        self.seconds = 0.0
-        """Time spent since this was last set to zero."""
+        self.stopwatch = stopwatch or Stopwatch()
         self._model, self._step, self._fail = model, step, fail
         self._sensitive_modules = _sensitive_modules(model)
         self._handle: HookHandle | None = None
@@ -177,13 +183,12 @@ class ModeTracker:
     def _record_pass(self, module: nn.Module, args: Any) -> None:
         if is_transformed() or module is not self._model:
             return
-        started = perf_counter()
-        try:
-            with observation() as with_gradients:
-                self._record_mode(args, with_gradients)
-        except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
-            self._fail(error)
-        self.seconds += perf_counter() - started
+        with self.stopwatch:
+            try:
+                with observation() as with_gradients:
+                    self._record_mode(args, with_gradients)
+            except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
+                self._fail(error)
 
     def _record_mode(self, args: Any, with_gradients: bool) -> None:
         now, done = mode(self._model, self._sensitive_modules), self._step()

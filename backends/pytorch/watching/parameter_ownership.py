@@ -51,9 +51,10 @@ class ParameterOwnership:
         for info in layers:
             parameters = trainable.get(info.name, ())
             unowned = sum(p.numel() for p in parameters if id(p) not in owned and _is_initialized(p))
-            freshly_drawn = unowned > 0 and not info.start and is_newly_drawn(self._modules[info.name])
             frozen = self._frozen.setdefault(info.name, info.frozen)
             frozen |= bool(parameters) and all(id(p) in zero_rate for p in parameters)
+            fixed = frozen or unowned > 0
+            freshly_drawn = fixed and not info.start and is_newly_drawn(self._modules[info.name])
             start = "drawn" if freshly_drawn else info.start
             annotated.append(replace(info, unowned=unowned, start=start, frozen=frozen))
         return tuple(annotated)

@@ -156,3 +156,12 @@ def test_summarize_accepts_any_shapes(rows: int, units: int, kind: str, extra: i
     for targets in (np.ones((rows, units)), np.ones(rows), np.ones((rows, *([2] * extra)))):
         for context in (CLASSES, CUSTOM, CUSTOM_CLASSES):
             _step(context, outputs=outputs, targets=targets.astype(int if kind == "i" else float), inputs=outputs)
+
+
+def test_absolute_deviation_is_that_from_the_median_of_the_first_rows() -> None:
+    rows = np.random.default_rng(0).exponential(1.0, (4000, 2)) * (1.0, 5.0)
+    data = DataSummary()
+    for batch in np.split(rows, 400):
+        data.add_targets(batch)
+    best = float(np.abs(rows - np.median(rows, axis=0)).mean())
+    assert best <= data.targets.deviation <= 1.05 * best

@@ -28,6 +28,16 @@ def equal_inputs(shape: tuple[int, ...], dtype: Any = None) -> Any:
     ("layer", "shape", "form"),
     [
         pytest.param(dense(4), (3,), "", id="random"),
+        pytest.param(dense(20), (20,), "", id="random, trained"),
+        pytest.param(dense(20, trainable=False), (20,), "drawn", id="random, frozen"),
+        pytest.param(
+            dense(20, kernel_initializer="he_uniform", trainable=False),
+            (20,),
+            "drawn",
+            id="another initializer, frozen",
+        ),
+        pytest.param(dense(4, trainable=False), (3,), "", id="too few weights to tell"),
+        pytest.param(dense(20, kernel_initializer="orthogonal", trainable=False), (20,), "", id="frozen, not drawn"),
         pytest.param(dense(4, kernel_initializer=HALF), (3,), "constant", id="constant"),
         pytest.param(dense(4, kernel_initializer="zeros"), (3,), "zero", id="zero"),
         pytest.param(dense(1, kernel_initializer=HALF), (3,), "equal_inputs", id="constant, one unit"),
