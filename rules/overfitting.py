@@ -80,6 +80,8 @@ class Overfitting(Rule):
     needs = OUTCOME_NEEDS
     causes = (
         "nonfinite_data",
+        "validation_mismatch",
+        "shuffled_labels",
         "wrong_training_mode",
         "unlearnable_targets",
         "unshuffled_data",

@@ -34,6 +34,7 @@ from autotrainer.backends.keras3.watching.loss_tracker import LossTracker
 from autotrainer.backends.keras3.watching.source_lines import source_line
 from autotrainer.backends.keras3.watching.step_counter import StepCounter
 from autotrainer.backends.keras3.watching.step_measurement import StepMeasurement
+from autotrainer.backends.keras3.watching.validation_arrays import validation_facts
 from autotrainer.errors import InputError
 from autotrainer.monitoring.source_lines import calling_file
 from autotrainer.monitoring.tracebacks import hide_frames, passes_on
@@ -198,6 +199,8 @@ class KerasObserver:
         original = self._original["fit"]
         with self._guard():
             self._counter.enter_fit(data_size(original, args, kwargs))
+            if not self._monitor.context.managed:  # else the core compares the data
+                self._monitor.learn(validation_facts(original, args, kwargs))
             self._has_schedule_callback = has_schedule(original, args, kwargs)
             args, kwargs = with_callback(original, EpochCallback(self), args, kwargs)
         try:
