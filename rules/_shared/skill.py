@@ -107,7 +107,7 @@ def skill_estimates(history: RunHistory, context: TaskContext) -> list[SkillEsti
     Cross-entropy replaces an unknown training accuracy, and supplements one that shows nothing (`_HIDDEN`): its value
     can mislead, accuracy can't.
     """
-    if context.loss.margin > 0:
+    if context.loss.margin is not None and context.loss.margin > 0:
         return _precise(_by_margin(history, context.loss.margin))
     if context.kind(history.targets) == "regression":
         return _precise(_squared_error(history, context)) or _precise(_deviance(history, context))
