@@ -64,6 +64,7 @@ class Report:
             "steps": max(0, history.step + 1),
             "epochs": history.epoch,
             "sampled_steps": len(history.steps),
+            "first_sampled_step": int(history.steps[0]) if len(history.steps) else None,
         }
         curves = {"loss": points(*history.losses)}
         if len(history.epochs("val_loss")[0]):
