@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -291,6 +291,14 @@ class Monitor:
             self.history.add_losses(losses)
             self._write({"type": "losses", "losses": [list(pair) for pair in losses]})
             self._stale = True
+
+    def count_epochs(self, ends: Iterable[int]) -> None:
+        """Count epochs that ended with these steps, without values; cheaper than `end_epoch`."""
+        for end in ends:
+            epoch = self.history.epoch
+            self.history.add_epoch(epoch, end, {})
+            self._write({"type": "epoch", "epoch": epoch, "step": end, "values": {}})
+        self._stale = True
 
     def advance(self, step: int) -> None:
         """Set the latest step, sampled or not; cheap."""

@@ -49,6 +49,7 @@ class StepMeasurement:
         fail: Called with an exception of a hook; nothing is ever raised into the training.
         needs: Columns to measure; costly statistics that none of them needs are skipped.
         steps: Returns the number of steps done.
+        on_evaluation: Called at a pass without gradients, as far as passes are tracked.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class StepMeasurement:
         fail: Callable[[Exception], None],
         needs: frozenset[str],
         steps: Callable[[], int],
+        on_evaluation: Callable[[], None] | None = None,
     ) -> None:
         self.context = context
         self.compiled = is_compiled(model)
@@ -68,7 +70,7 @@ class StepMeasurement:
         """Whether the current step is sampled."""
         self.layers_fixed = False
         """Whether the rows of the layer table are fixed."""
-        self.mode_tracker = ModeTracker(model, steps, fail)
+        self.mode_tracker = ModeTracker(model, steps, fail, on_evaluation)
         self.loss_scale = LossScale()
         self._optimizers = WeakSequence(optimizers)
         self._fail = fail
@@ -106,6 +108,12 @@ class StepMeasurement:
             self._handles.append(optimizer.register_step_pre_hook(self._before_step))
         for optimizer in list(self._optimizers)[1:]:
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
+
+    def trace_parts(self) -> None:
+        """Hook the layers themselves, as the model is never called; also in the present step."""
+        self.tracer.by_parts = True
+        if self.sampling and not self.compiled:
+            self.tracer.arm()
 
     def end(self) -> None:
         """Remove the hooks."""
