@@ -20,8 +20,8 @@ from autotrainer.records.task import TaskContext
 __all__ = ["Backend", "OpenWatch"]
 
 OpenWatch = Callable[..., Recorder | None]
-"""Called with model, optimizer and loss of a training that begins, and, if it turns out to consist of trainings that are
-watched already, their recorders; see `Backend.watch_everything`."""
+"""Called with model, optimizer and loss of a training that begins, and the recorders of watched trainings that it turns
+out to consist of, if any; see `Backend.watch_everything`."""
 
 
 class Backend(ABC):

@@ -45,8 +45,6 @@ __all__ = ["watch_everything"]
 _LossModuleCall = tuple[nn.Module, int, tuple[Any, Any, Any]]
 """A loss module, the id of its output, and its arguments, keyword arguments and output."""
 
-_NO_CALL = (lambda: None), 0, ((), {}, None)
-
 _PATIENCE = 100
 """Steps to wait for an optimizer's first step: the optimizer may be for a later phase."""
 
@@ -404,11 +402,13 @@ class _TrainingDetector:
         registered[key] = weakref.ref(optimizer, lambda gone: registered.pop(key, None))
 
     def _loss_module(self, loss: Tensor | None) -> tuple[nn.Module, tuple[Any, Any, Any]] | None:
-        """Return the module that the loss comes from, if it is one of PyTorch's losses and still alive, and its call."""
+        """Return the loss module of PyTorch that the loss comes from, if it is still alive, and its call."""
         loss_calls = [(weakref.ref(module), output, call) for module, output, call in self._loss_calls.values()]
         self._loss_calls.clear()
         returned_loss = [each for each in loss_calls if each[1] == id(loss)]
-        reference, _, call = returned_loss[-1] if returned_loss else (loss_calls[0] if len(loss_calls) == 1 else _NO_CALL)
+        if not returned_loss and len(loss_calls) != 1:
+            return None
+        reference, _, call = (returned_loss or loss_calls)[-1]
         module = reference()
         return None if module is None else (module, call)
 

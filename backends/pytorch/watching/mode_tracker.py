@@ -89,7 +89,7 @@ class _InputIdentity:
     def of(cls, args: Any) -> _InputIdentity | None:
         """Return the identity of the arguments of a pass; None without a tensor."""
         tensor = first_tensor(args)
-        if tensor is None:
+        if tensor is None or tensor.layout is not torch.strided:
             return None
         location = (tensor.data_ptr(), tensor.shape, tensor.stride(), write_version(tensor))
         return cls(weakref.ref(view_base(tensor)), location)
