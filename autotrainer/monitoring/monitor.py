@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 from weakref import WeakKeyDictionary, WeakSet, ref
 
 from autotrainer.adapter.observer import EpochObserver, Locator, Observer
@@ -23,7 +22,7 @@ from autotrainer.monitoring.engine import Engine
 from autotrainer.monitoring.guard import Guard
 from autotrainer.monitoring.lifetime import close_at_exit, weak_method
 from autotrainer.monitoring.run_log import LogWriter, encode_step
-from autotrainer.monitoring.sampler import Sampler
+from autotrainer.monitoring.sampler import Sampler, is_milestone
 from autotrainer.monitoring.summary import DataSummary, summarize
 from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.output import logger, print_error
@@ -87,7 +86,7 @@ class Monitor:
         self._logged = 0
         self._stale = self._ended = False
         self._next_check = 0
-        self._next_epoch_check = 0
+        self._lost = self._measures_epochs = False
         self._failed: set[str] = set()
         self._log: LogWriter | None = None
         self._inherited = False
@@ -163,19 +162,14 @@ class Monitor:
         numbers = {name: as_number(name, value) for name, value in values.items()}
         if self.closed:
             return
-        with self.guard("end_epoch()"):
-            started = perf_counter()
-            if isinstance(self._observer, EpochObserver):
-                numbers = {**self._observer.epoch_values(), **numbers}
+        with self.guard("end_epoch()"), self.sampler.stopwatch, self.sampler.evaluations:
+            if self._measures_epochs and self._observer is not None:
+                numbers = {**cast(EpochObserver, self._observer).epoch_values(), **numbers}
             epoch = self.history.epoch
             self.history.add_epoch(epoch, self.history.step, numbers)
             self._write({"type": "epoch", "epoch": epoch, "step": self.history.step, "values": numbers})
             self._stale = True
-            forced = epoch >= self._next_epoch_check or not all(map(math.isfinite, numbers.values()))
-            if forced or self.sampler.affordable():
-                self._next_epoch_check = epoch + max(1, epoch // 4)
-                self._check()
-            self.sampler.charge(perf_counter() - started)
+            self._check_if_due(is_milestone(epoch), lost=not all(map(math.isfinite, numbers.values())))
 
     def close(self) -> None:
         """Detach from the training. Findings and report stay available; closing twice does nothing."""
@@ -238,6 +232,7 @@ class Monitor:
     def attach(self, observer: Observer) -> None:
         """Set the observer, which is closed with this monitor."""
         self._observer = observer
+        self._measures_epochs = isinstance(observer, EpochObserver)
         close_at_exit(self)
 
     def begin(self, context: TaskContext) -> None:
@@ -279,11 +274,7 @@ class Monitor:
         self.history.add_step(stats, observation.losses, self._data.targets)
         self._write(encode_step(stats, observation.losses, self._data.targets))
         self._stale = True
-        if observation.step >= self._next_check or observation.loss == float("inf"):
-            # Dense enough to report a problem early, sparse in long histories, where rules take longest.
-            step = observation.step
-            self._next_check = step + max(2, step // (2 if step < 32 else 8))
-            self._check()
+        self._check_if_due(observation.step >= self._next_check, lost=observation.loss == math.inf)
 
     def record_losses(self, losses: Sequence[tuple[int, float]]) -> None:
         """Record (step, loss) pairs of steps that were not sampled; infinity for a loss that is not finite."""
@@ -325,6 +316,16 @@ class Monitor:
     def _observer(self, observer: Observer | None) -> None:
         owned = getattr(observer, "owned_by_training", False)
         self._find_observer: Callable[[], Observer | None] = ref(observer) if owned else lambda: observer
+
+    def _check_if_due(self, due: bool, *, lost: bool) -> None:
+        """Evaluate the rules where that is due, and when a loss is not finite for the first time."""
+        newly_lost, self._lost = lost and not self._lost, lost or self._lost
+        if due:  # often enough to report a problem early, seldom in long histories, where rules take longest
+            step = self.history.step
+            self._next_check = step + max(2, step // (2 if step < 32 else 8))
+        if newly_lost or (due and self.sampler.affordable()):
+            with self.sampler.stopwatch, self.sampler.evaluations:
+                self._check()
 
     def _check(self) -> None:
         self._stale = False

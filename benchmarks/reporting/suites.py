@@ -12,7 +12,7 @@ __all__ = ["read_latest", "read_suites", "suite_of", "tables_of"]
 
 
 def suite_of(rows: Iterable[Row]) -> str:
-    """Return the benchmark that rows belong to: ``detect``, ``repair``, ``overhead``, ``calibrate`` or ``scripts``.
+    """Return the benchmark that rows belong to: ``detect``, ``repair``, ``overhead``, ``agreement``, ``calibrate``, ….
 
     Raises:
         ConfigError: If they belong to several benchmarks, or to an unknown one.
@@ -68,6 +68,10 @@ def tables_of(suite: str, rows: Sequence[Row]) -> str:
         from benchmarks.repair.suite import report as report_repair
 
         return report_repair(rows)
+    if suite == "agreement":
+        from benchmarks.agreement.suite import report as report_agreement
+
+        return report_agreement(rows)
     from benchmarks.execution.provenance import provenance_line
     from benchmarks.overhead.suite import summarize
     from benchmarks.reporting.published import published
@@ -81,7 +85,13 @@ def _suite(row: Row) -> str:
     task = row["task"]
     if "script" in task:
         return "scripts"
-    for suite, part in (("calibrate", "logs"), ("detect", "variants"), ("repair", "methods"), ("overhead", "model")):
+    for suite, part in (
+        ("calibrate", "logs"),
+        ("detect", "variants"),
+        ("repair", "methods"),
+        ("agreement", "busy"),
+        ("overhead", "model"),
+    ):
         if part in task and "framework" in task:
             return suite
     raise ConfigError(f"a row of an unknown benchmark: its task has {', '.join(sorted(task))}")

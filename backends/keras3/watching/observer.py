@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from time import perf_counter
 from typing import Any
 
 import keras
@@ -141,8 +140,10 @@ class KerasObserver:
         self._measurement = None
         self._stop()
         self._train_functions.reset(traced=True)
+        self._losses.collect(self._counter.counts, sampled=False)
         self._losses.start_epoch()
         self._monitor.advance(self._counter.total - 1)
+        self._monitor.record_losses(self._losses.take())
         if self._counting_function is None and not self._monitor.context.managed:
             logger.warning("no training step of this model was observed: only fit() and train_on_batch() are watched")
 
@@ -177,13 +178,12 @@ class KerasObserver:
 
     def end_epoch(self, logs: Mapping[str, Any]) -> None:
         """Report the end of an epoch to the monitor."""
+        sampler = self._monitor.sampler
         with self._guard():
-            started = perf_counter()
-            counts = self._counter.counts
-            values = self.values(logs)
-            if self._monitor.sampler.affordable():
+            with sampler.stopwatch, sampler.evaluations:
+                counts = self._counter.counts
+                values = self.values(logs)
                 self._losses.collect(counts, sampled=False)
-            self._monitor.sampler.charge(perf_counter() - started)
             self._monitor.advance(counts.total - 1)
             if not self._monitor.context.managed:  # else the trainer reports it, with its own evaluation
                 self._end_epoch({**values, **self._evaluation.take()})
@@ -306,34 +306,33 @@ class KerasObserver:
             return False
         if self._measurement is None:
             self._measurement = StepMeasurement(self._model, self._losses, needs=self._monitor.needs, readable=readable)
+            self._monitor.sampler.stopwatch.waits = _is_on_accelerator(self._model)
         self._train_functions.prepare(self._measurement.layers, self._monitor.needs)
         return True
 
     def _is_due(self) -> bool:
         """Return whether to sample this step, and set the next step to consider."""
         sampler, step = self._monitor.sampler, self._counter.total
-        due = sampler.due(step)
-        last = self._counter.last_of_epoch()
-        if not due and step == last:
-            due = sampler.affordable()
-        self._next = sampler.next_step if last is None or step >= last else min(sampler.next_step, last)
+        due = sampler.due(step) or self._counter.is_last(step)
+        ends = self._counter.ends(self._monitor.history.epoch)
+        if not due and step in ends:
+            due = sampler.allows_extra()
+        self._next = min(each for each in (sampler.next_step, *ends) if each > step)
         return due
 
     @passes_on
     def _take_sampled(self, base: Callable[..., Any], data: tuple[Any, ...]) -> Any:
-        started = perf_counter()
-        measurement = self._measurement
+        measurement, sampler = self._measurement, self._monitor.sampler
         assert measurement is not None
-        with self._guard(), readable_variables(self._model, data) as readable:
+        sampler.begin_sample()
+        with self._guard(), sampler.stopwatch, readable_variables(self._model, data) as readable:
             if readable:
                 measurement.before_step()
-        cost = perf_counter() - started
         # The time of the step itself and of its first tracing is not charged; see the sampler's share.
         result, recorded = self._train_functions.run(base, data)
-        cost += self._train_functions.cost
-        started = perf_counter()
+        sampler.stopwatch.add(*self._train_functions.cost)
         self._register(result)
-        with self._guard(), readable_variables(self._model, result):
+        with self._guard(), sampler.stopwatch, readable_variables(self._model, result):
             recorder = self._train_functions.recorder if recorded else None
             if not measurement.begun:
                 measurement.begin(recorder, recorded)
@@ -342,7 +341,7 @@ class KerasObserver:
                 if recorder is not None and recorder.misses_gradients:
                     logger.warning("gradients can't be watched: the training step gives none to an optimizer's apply()")
             self._monitor.record(measurement.observation(recorder, recorded, self._counter.counts))
-        self._monitor.sampler.charge(cost + perf_counter() - started, sample=True)
+        sampler.end_sample()
         return result
 
     # -- helpers --------------------------------------------------------------------------------------------------
@@ -386,6 +385,11 @@ class KerasObserver:
             yield
         except Exception as error:  # noqa: BLE001 - nothing of ours may stop a training
             self._fail(error)
+
+
+def _is_on_accelerator(model: Any) -> bool:
+    device = next((str(getattr(weight.value, "device", "cpu")) for weight in model.weights), "cpu")
+    return "cpu" not in device.lower()
 
 
 def _logs_of(result: Any) -> Any:

@@ -6,12 +6,12 @@ import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
@@ -110,6 +110,7 @@ class ModeTracker:
         model: The model, not compiled.
         step: Returns the number of steps done.
         fail: Takes an exception of our own code.
+        stopwatch: Measures the time spent in the hook.
         on_evaluation: Called at a pass without gradients; None to track modes alone.
     """
 
@@ -118,12 +119,12 @@ class ModeTracker:
         model: nn.Module,
         step: Callable[[], int],
         fail: Callable[[Exception], None],
+        stopwatch: Stopwatch | None = None,
         on_evaluation: Callable[[], None] | None = None,
     ) -> None:
         self.training = math.nan
         """Mode of the latest pass with gradients."""
-        self.seconds = 0.0
-        """Time spent since this was last set to zero."""
+        self.stopwatch = stopwatch or Stopwatch()
         self.same_inputs = False
         """Whether all sampled steps have got the same tensor."""
         self._model, self._step, self._fail, self._on_evaluation = model, step, fail, on_evaluation
@@ -202,19 +203,17 @@ class ModeTracker:
     def _record_pass(self, module: nn.Module, args: Any) -> None:
         if is_transformed() or module is not self._model:
             return
-        started = perf_counter()
-        try:
-            if self._searches and not self._sampled and torch.is_grad_enabled():
-                self._searches -= 1
-                if not self._searches:
-                    self._disarm()
-                self.seconds += perf_counter() - started
-                return
-            with observation() as with_gradients:
-                self._record_mode(args, with_gradients)
-        except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
-            self._fail(error)
-        self.seconds += perf_counter() - started
+        with self.stopwatch:
+            try:
+                if self._searches and not self._sampled and torch.is_grad_enabled():
+                    self._searches -= 1
+                    if not self._searches:
+                        self._disarm()
+                    return
+                with observation() as with_gradients:
+                    self._record_mode(args, with_gradients)
+            except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
+                self._fail(error)
 
     def _record_mode(self, args: Any, with_gradients: bool) -> None:
         now, done = mode(self._model, self._sensitive_modules), self._step()

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from time import perf_counter
+from itertools import islice
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ from autotrainer.backends.pytorch.watching.step_measurement import StepMeasureme
 from autotrainer.backends.pytorch.watching.validation_loss import ValidationLoss
 from autotrainer.errors import InputError
 from autotrainer.monitoring.lifetime import weak_method
+from autotrainer.monitoring.sampler import is_milestone
 from autotrainer.output import logger
 from autotrainer.records.task import TaskContext
 from autotrainer.rule import Place
@@ -149,10 +150,11 @@ class TorchObserver:
         fail = weak_method(self._fail)
         self._epochs = EpochDetector(model, counter, weak_method(self._end_epoch))
         on_evaluation = weak_method(self._epochs.evaluated)
+        stopwatch = monitor.sampler.stopwatch
         self._step_measurement = StepMeasurement(
-            model, optimizers, context, fail, monitor.needs, lambda: counter.step, on_evaluation
+            model, optimizers, context, fail, monitor.needs, lambda: counter.step, stopwatch, on_evaluation
         )
-        self._nonfinite_inputs = NonfiniteInputs(model, fail)
+        self._nonfinite_inputs = NonfiniteInputs(model, fail, stopwatch)
         self._validation_loss = ValidationLoss(context.loss.reduction != "sum")
         self._source_lines = SourceLines(model)
         note_loss_call = partial(self._source_lines.record_call, "loss")
@@ -166,14 +168,16 @@ class TorchObserver:
             weak_method(self._training_resumed),
             note_loss_call,
             fail,
+            stopwatch,
         )
         self._handles: list[RemovableHook] = []
         self._loss_handles: list[RemovableHook] = []
-        self._seconds = 0.0
         self._warned_compiled_loss = False
         self._ending_epoch: int | None = None
         self._epoch_start = self._counter.step
         self._epoch_end = -1
+        self._needs_loss_scale = "loss_scale" in monitor.needs
+        self._last_step = -1 if context.planned_steps is None else context.planned_steps - 1
 
     # -- attach and detach ----------------------------------------------------------------------------------------
 
@@ -199,6 +203,7 @@ class TorchObserver:
         self._detach()
         self._monitor.advance(self._counter.step - 1)
         self._report_loss_scale()
+        self._loss_tracker.keep_latest(self._counter.step - 1)
         self._report_losses()
         self._end_last_epoch()
         self._loss_tracker.clear_call()
@@ -300,10 +305,12 @@ class TorchObserver:
         def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             counter.step = step = counter.step + 1
             if step >= counter.wake_step:
-                if step_measurement.sampling or step == self._epoch_end:
+                if step_measurement.sampling:
                     sample(step, False)
-                elif due(step):
-                    sample(step, True)
+                    return
+                is_due = due(step)
+                if is_due or step in (self._epoch_end, self._last_step):
+                    sample(step, is_due)
                 else:
                     set_wake_step(step)
 
@@ -313,8 +320,8 @@ class TorchObserver:
         """Set the step at which the step hook acts again."""
         if self._epochs.waiting:
             self._epochs.stepped(step)
-        wake_step = max(step + 1, self._monitor.sampler.next_step)
-        self._counter.wake_step = min(wake_step, self._epoch_end) if step < self._epoch_end else wake_step
+        wake_steps = max(step + 1, self._monitor.sampler.next_step), self._epoch_end, self._last_step
+        self._counter.wake_step = min(each for each in wake_steps if each > step)
 
     # -- losses ---------------------------------------------------------------------------------------------------
 
@@ -337,7 +344,7 @@ class TorchObserver:
 
     def _report_loss_scale(self) -> None:
         """Report the loss scale if steps were skipped: no hook runs in such steps."""
-        if "loss_scale" in self._monitor.needs and (self._counter.step or self._counter.losses):
+        if self._needs_loss_scale and (self._counter.step or self._counter.losses):
             self._monitor.learn(self._step_measurement.loss_scale.facts(stepped=self._counter.step > 0))
 
     # -- epochs ---------------------------------------------------------------------------------------------------
@@ -356,7 +363,7 @@ class TorchObserver:
         self._conclude_full_batch()
         self._count_epochs(at - 1)
         epoch = self._monitor.history.epoch
-        if epoch % max(1, epoch // _EPOCHS_WITH_VALUES) == 0 or self._monitor.sampler.affordable():
+        if epoch % max(1, epoch // _EPOCHS_WITH_VALUES) == 0 or self._monitor.sampler.allows_extra():
             self._ending_epoch = at
             self._monitor.end_epoch(**self.epoch_values())
             self._ending_epoch = None
@@ -401,6 +408,9 @@ class TorchObserver:
         if not self._step_measurement.sampling:
             self._report_losses()
         self._expect_epoch(step)
+        planned = self._monitor.context.planned_epochs
+        if planned is not None and self._monitor.history.epoch == planned - 2:
+            self._last_step = self._epoch_end
         values = {"val_loss": self._validation_loss.take()} if self._validation_loss else {}
         held_out_reported = any(name.startswith(_HELD_OUT_PREFIXES) for name in self._monitor.history.epoch_names)
         mode = self._step_measurement.mode_tracker.end_epoch(held_out_reported)
@@ -420,26 +430,20 @@ class TorchObserver:
         """
         if self._closed:
             return
-        started = perf_counter()
         sampler = self._monitor.sampler
         try:
-            with observation():
-                if self._epochs.waiting:
+            if self._epochs.waiting:
+                with observation(), sampler.stopwatch:
                     self._epochs.stepped(step)
-                if self._step_measurement.sampling:
+            if self._step_measurement.sampling:
+                with observation(), sampler.stopwatch:
                     self._finish(step - 1)
-                    spent = self._seconds + self._loss_tracker.seconds + self._nonfinite_inputs.seconds
-                    sampler.charge(
-                        spent + self._step_measurement.take_seconds() + perf_counter() - started, sample=True
-                    )
-                    self._seconds = self._loss_tracker.seconds = self._nonfinite_inputs.seconds = 0.0
-                    started = perf_counter()
-                    due = sampler.due(step)
+                sampler.end_sample()
+                due = sampler.due(step)
+            with observation(), sampler.stopwatch:
                 self._monitor.advance(step - 1)
-                if due or (step == self._epoch_end and sampler.affordable()):
-                    self._loss_tracker.clear_call()
-                    self._step_measurement.begin()
-                    self._counter.wake_step = step + 1
+                if due or step == self._last_step or (step == self._epoch_end and self._samples_end_of_epoch()):
+                    self._begin_sample(step)
                 else:
                     if step - self._epoch_end in (0, 1) and not self._step_measurement.compiled:
                         self._step_measurement.mode_tracker.expect_evaluation(self._epoch_end + 1)
@@ -447,7 +451,17 @@ class TorchObserver:
                 self._loss_tracker.update_inspection()
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
             self._fail(error)
-        self._seconds += perf_counter() - started
+
+    def _samples_end_of_epoch(self) -> bool:
+        return is_milestone(self._monitor.history.epoch) and self._monitor.sampler.allows_extra()
+
+    def _begin_sample(self, step: int) -> None:
+        sampler = self._monitor.sampler
+        sampler.begin_sample()
+        sampler.stopwatch.waits = any(p.device.type != "cpu" for p in islice(self._model.parameters(), 1))
+        self._loss_tracker.clear_call()
+        self._step_measurement.begin()
+        self._counter.wake_step = step + 1
 
     def _finish(self, step: int) -> None:
         """Report everything of a sampled step."""
