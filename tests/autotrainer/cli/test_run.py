@@ -129,7 +129,7 @@ def test_exit_status_and_report(text: str, arguments: list[str], status: int, wr
     assert main(["run", *arguments, write(text)]) == status
     captured = capsys.readouterr()
     assert captured.out.count("\n") == 1  # printed by the script
-    assert "in 40 steps of training a pytorch model" in captured.err
+    assert "in 40 steps (40 epochs) of training a pytorch model" in captured.err
     assert ("AT401 improper_output_activation" in captured.err) == (
         text.startswith(FAULTY) and "--ignore" not in arguments
     )
@@ -228,7 +228,7 @@ def test_interrupted_script_is_reported_and_ends_by_its_signal(
     process.send_signal(number)
     _, printed = process.communicate(timeout=120)
     assert process.returncode == status
-    assert "steps of training a pytorch model" in printed
+    assert "of training a pytorch model" in printed
     (log,) = logs.iterdir()
     ends = [record for record in map(json.loads, log.read_text().splitlines()) if record["type"] == "end"]
     assert [record["finished"] for record in ends] == [False]
@@ -244,7 +244,7 @@ def test_script_that_handles_sigterm_is_left_alone(
     )  # fmt: skip
     ran = run_python(_MAIN + "sys.exit(status)", "run", script)
     assert ran.returncode == 7
-    assert "in 40 steps of training" in ran.stderr
+    assert "in 40 steps (40 epochs) of training" in ran.stderr
 
 
 @pytest.mark.slow
