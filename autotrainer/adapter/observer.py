@@ -89,6 +89,7 @@ class Recorder(Protocol):
     history: RunHistory
     context: TaskContext
     closed: bool
+    interrupted: bool
 
     @property
     def sampler(self) -> Sampling:

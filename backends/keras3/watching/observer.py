@@ -105,6 +105,7 @@ class KerasObserver:
         self._fits = 0  # calls of ``fit`` that are going on
         self._evaluated: dict[str, float] | None = None  # values of an evaluation outside of ``fit``
         self._epochs = monitor.history.epoch  # that have been ended here
+        self._epoch_end = 0  # steps done at the end of the latest of them
         self._original = {name: getattr(model, name) for name in ("fit", "evaluate", "make_train_function")}
         self._train_functions = TrainFunctions(
             model, self._original["make_train_function"], self._fail, self._on_unrecordable
@@ -225,7 +226,7 @@ class KerasObserver:
     def _end_evaluated_epoch(self) -> None:
         """End the epoch before an evaluation outside of ``fit``, unless the user's loop ends epochs itself."""
         values, self._evaluated = self._evaluated, None
-        if values is None or self._counter.total == self._counter.epoch_start:
+        if values is None or self._counter.total == self._epoch_end:
             return
         self._losses.collect(self._counter.counts, sampled=False)
         self._losses.start_epoch()  # an evaluation resets the metrics
@@ -236,7 +237,7 @@ class KerasObserver:
 
     def _end_epoch(self, values: Mapping[str, float]) -> None:
         self._monitor.end_epoch(**values)
-        self._epochs = self._monitor.history.epoch
+        self._epochs, self._epoch_end = self._monitor.history.epoch, self._counter.total
 
     def _make_train_function(self, force: bool = False) -> Any:
         """Let Keras make its train function, and wrap it with a step counter."""

@@ -65,11 +65,6 @@ class StepCounter:
         self._steps_per_epoch = steps
         self._from_fit = (epochs, None)
 
-    @property
-    def epoch_start(self) -> int:
-        """Steps done at the beginning of this epoch."""
-        return self._epoch_start
-
     def restart_epoch(self) -> None:
         """Register that an epoch begins outside of a ``fit``."""
         self._epoch_start = self.total

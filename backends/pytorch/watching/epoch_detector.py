@@ -111,13 +111,17 @@ class EpochDetector:
         if self._evaluated is not None and self._evaluated < step:
             self.resumed()
 
-    def finish(self) -> int | None:
-        """The training has ended: return the steps done at the end of the last epoch, or None if it was interrupted."""
+    def finish(self, *, interrupted: bool) -> int | None:
+        """Return the steps done at the end of the last epoch of a training that has ended; None if there is no such.
+
+        Args:
+            interrupted: Whether an exception has ended the training: an evaluation was still the end of an epoch.
+        """
         step = self._counter.step
-        if self.stopped or self.full_batch or step <= self._epoch_start:
+        if self.stopped or step <= self._epoch_start:
             return None
         if self._pass is not None:
-            return None if self._pass.going_on else step
+            return None if interrupted or self._pass.going_on else step
         return self._evaluated
 
     # -- internal -------------------------------------------------------------------------------------------------

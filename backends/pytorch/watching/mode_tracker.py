@@ -128,7 +128,7 @@ class ModeTracker:
         self.same_inputs = False
         """Whether all sampled steps have got the same tensor."""
         self._model, self._step, self._fail, self._on_evaluation = model, step, fail, on_evaluation
-        self._searches = _SEARCH if on_evaluation is not None else 0
+        self._searches = self._left = _SEARCH if on_evaluation is not None else 0
         self._training_inputs: tuple[int, _InputIdentity | None] = (0, None)  # sampled steps, and what they all got
         self._sampled_step = -1
         self._sensitive_modules = _sensitive_modules(model)
@@ -154,7 +154,7 @@ class ModeTracker:
 
     def stop(self) -> None:
         """Remove the hook for good."""
-        self._searches = 0
+        self._searches = self._left = 0
         self.end()
 
     def expect_evaluation(self, at: int) -> None:
@@ -220,7 +220,7 @@ class ModeTracker:
         if self._sampled and with_gradients:
             self._compare_inputs(args)
         if not with_gradients and self._on_evaluation is not None:
-            self._searches = 0
+            self._left, self._searches = self._searches or self._left, 0
             self._on_evaluation()
         if not with_gradients:
             before, self._inputs = self._inputs, _InputIdentity.of(args)
@@ -232,7 +232,9 @@ class ModeTracker:
         else:
             self.training, self._latest, self._inputs = now, (-1, math.nan), None
             over = done > self._expected + _PATIENCE
-        if over and not self._sampled:
+        if over and with_gradients and self._left:  # it has not come: search for the next one
+            self._searches, self._left = self._left, 0
+        elif over and not self._sampled:
             self._disarm()
 
     def _compare_inputs(self, args: Any) -> None:

@@ -355,7 +355,7 @@ class TorchObserver:
         self._validation_loss.complete()
 
     def _end_epoch(self, at: int) -> None:
-        """End an epoch that the loop does not end itself; where that costs too much, do without its values.
+        """End an epoch that the loop does not end itself; of many short ones, most have no values, which takes time.
 
         Args:
             at: Steps done by then.
@@ -363,7 +363,7 @@ class TorchObserver:
         self._conclude_full_batch()
         self._count_epochs(at - 1)
         epoch = self._monitor.history.epoch
-        if epoch % max(1, epoch // _EPOCHS_WITH_VALUES) == 0 or self._monitor.sampler.allows_extra():
+        if epoch % max(1, epoch // _EPOCHS_WITH_VALUES) == 0:
             self._ending_epoch = at
             self._monitor.end_epoch(**self.epoch_values())
             self._ending_epoch = None
@@ -374,7 +374,7 @@ class TorchObserver:
 
     def _end_last_epoch(self) -> None:
         self._conclude_full_batch()
-        at = self._epochs.finish()
+        at = self._epochs.finish(interrupted=self._monitor.interrupted)
         if at is not None:
             self._end_epoch(at)
         self._count_epochs(self._counter.step)
