@@ -23,11 +23,11 @@ from autotrainer.adapter.observer import Recorder
 from autotrainer.backends.pytorch.model.describe import layers, optimizer_info
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.optim.optimizers import owns
+from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, going_on, remove_listener
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled, never_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.watching.epoch_detector import EpochDetector
-from autotrainer.backends.pytorch.watching.epoch_signals import add_listener, going_on, remove_listener
 from autotrainer.backends.pytorch.watching.loss_call import losses_to_host
 from autotrainer.backends.pytorch.watching.loss_hook import RemovableHook, hook_loss_calls
 from autotrainer.backends.pytorch.watching.loss_tracker import LossTracker, StepCounter, is_kept
