@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
@@ -89,6 +89,7 @@ class Recorder(Protocol):
     history: RunHistory
     context: TaskContext
     closed: bool
+    interrupted: bool
 
     @property
     def sampler(self) -> Sampling:
@@ -122,6 +123,9 @@ class Recorder(Protocol):
 
     def advance(self, step: int) -> None:
         """Set the latest step, sampled or not; cheap."""
+
+    def count_epochs(self, ends: Iterable[int]) -> None:
+        """Count epochs that ended with these steps, without values."""
 
     def end_epoch(self, **values: Any) -> None:
         """End an epoch, with its values by name."""

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +61,7 @@ class Monitor:
         context: The training's model, loss, optimizer and data.
         sampler: Decides which steps are measured.
         closed: Whether the monitor has been closed.
+        interrupted: Whether an exception or a signal has ended the training.
 
     Raises:
         ConfigError: If ``log_dir`` is not a path, or ``on_finding`` is not callable.
@@ -90,7 +91,7 @@ class Monitor:
         self._failed: set[str] = set()
         self._log: LogWriter | None = None
         self._inherited = False
-        self.closed = False
+        self.closed = self.interrupted = False
         if on_finding is not None and not callable(on_finding):
             raise ConfigError(f"on_finding must be callable or None, not {type(on_finding).__name__}")
         folder = log_folder(log_dir)
@@ -194,6 +195,7 @@ class Monitor:
         """Detach; ``finished`` is False if an exception ended the training."""
         if self.closed and not (self._inherited and self._observer is not None):
             return
+        self.interrupted |= not finished
         with self.guard("close()"):
             if self._observer is not None:
                 self._observer.close()
@@ -252,6 +254,7 @@ class Monitor:
         """Mark the training as ended, regularly or interrupted; facts can still be added until `close`."""
         if not self._ended:
             self._ended = self._stale = True
+            self.interrupted |= not finished
             self.history.finished = finished
             self._write({"type": "end", "step": self.history.step, "finished": finished})
 
@@ -282,6 +285,14 @@ class Monitor:
             self.history.add_losses(losses)
             self._write({"type": "losses", "losses": [list(pair) for pair in losses]})
             self._stale = True
+
+    def count_epochs(self, ends: Iterable[int]) -> None:
+        """Count epochs that ended with these steps, without values; cheaper than `end_epoch`."""
+        for end in ends:
+            epoch = self.history.epoch
+            self.history.add_epoch(epoch, end, {})
+            self._write({"type": "epoch", "epoch": epoch, "step": end, "values": {}})
+        self._stale = True
 
     def advance(self, step: int) -> None:
         """Set the latest step, sampled or not; cheap."""

@@ -80,7 +80,10 @@ def headline(findings: Sequence[Finding], run: Mapping[str, Any]) -> str:
         scope.append(f"of training a {run['framework']} model")
     if run.get("layers"):
         scope.append(f"with {count(run['layers'], 'layer')}")
-    return " ".join(["autotrainer:", ", ".join(counts) or "no problem found", *scope])
+    if run.get("sampled_steps") == 0:
+        return " ".join(["autotrainer:", ", ".join(counts) or "nothing could be measured", *scope])
+    unmeasured = f"; not measured: {', '.join(run['unmeasured'])}" if run.get("unmeasured") else ""
+    return " ".join(["autotrainer:", ", ".join(counts) or "no problem found", *scope]) + unmeasured
 
 
 def verdict(outcome: Outcome) -> str:

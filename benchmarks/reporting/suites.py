@@ -12,7 +12,7 @@ __all__ = ["read_latest", "read_suites", "suite_of", "tables_of"]
 
 
 def suite_of(rows: Iterable[Row]) -> str:
-    """Return the benchmark that rows belong to: ``detect``, ``repair``, ``overhead``, ``agreement`` or ``calibrate``.
+    """Return the benchmark that rows belong to: ``detect``, ``repair``, ``overhead``, ``agreement``, ``calibrate``, ….
 
     Raises:
         ConfigError: If they belong to several benchmarks, or to an unknown one.
@@ -60,6 +60,10 @@ def tables_of(suite: str, rows: Sequence[Row]) -> str:
         from benchmarks.detect.suite import report as report_detect
 
         return report_detect(rows)
+    if suite == "scripts":
+        from benchmarks.scripts.suite import report as report_scripts
+
+        return report_scripts(rows)
     if suite == "repair":
         from benchmarks.repair.suite import report as report_repair
 
@@ -79,6 +83,8 @@ def tables_of(suite: str, rows: Sequence[Row]) -> str:
 
 def _suite(row: Row) -> str:
     task = row["task"]
+    if "script" in task:
+        return "scripts"
     for suite, part in (
         ("calibrate", "logs"),
         ("detect", "variants"),

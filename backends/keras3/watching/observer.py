@@ -103,12 +103,17 @@ class KerasObserver:
         self._measurement: StepMeasurement | None = None
         self._keras_function: Callable[..., Any] | None = None
         self._counting_function: Callable[..., Any] | None = None
-        self._original = {name: getattr(model, name) for name in ("fit", "make_train_function")}
+        self._fits = 0  # calls of ``fit`` that are going on
+        self._evaluated: dict[str, float] | None = None  # values of an evaluation outside of ``fit``
+        self._epochs = monitor.history.epoch  # that have been ended here
+        self._epoch_end = 0  # steps done at the end of the latest of them
+        self._original = {name: getattr(model, name) for name in ("fit", "evaluate", "make_train_function")}
         self._train_functions = TrainFunctions(
             model, self._original["make_train_function"], self._fail, self._on_unrecordable
         )
         self._wrapped = {
             "fit": functools.wraps(self._original["fit"])(functools.partial(self._fit)),
+            "evaluate": functools.wraps(self._original["evaluate"])(functools.partial(self._evaluate)),
             "make_train_function": functools.wraps(self._original["make_train_function"])(
                 functools.partial(self._make_train_function)
             ),
@@ -132,6 +137,8 @@ class KerasObserver:
                 del attributes[name]
         if self._counting_function is not None and attributes.get("train_function") is self._counting_function:
             attributes["train_function"] = self._keras_function
+        with self._guard():
+            self._end_evaluated_epoch()
         self._measurement = None
         self._stop()
         self._train_functions.reset(traced=True)
@@ -186,7 +193,7 @@ class KerasObserver:
                 self._losses.collect(counts, sampled=False)
             self._monitor.advance(counts.total - 1)
             if not self._monitor.context.managed:  # else the trainer reports it, with its own evaluation
-                self._monitor.end_epoch(**values, **self._evaluation.take())
+                self._end_epoch({**values, **self._evaluation.take()})
 
     def values(self, logs: Mapping[str, Any]) -> dict[str, float]:
         """Return the numbers in the logs of an epoch, by their usual names."""
@@ -203,14 +210,42 @@ class KerasObserver:
                 self._monitor.learn(validation_facts(original, args, kwargs))
             self._has_schedule_callback = has_schedule(original, args, kwargs)
             args, kwargs = with_callback(original, EpochCallback(self), args, kwargs)
+        self._fits += 1
         try:
             return original(*args, **kwargs)
         except BaseException as error:
             hide_frames(error)
             raise
         finally:
+            self._fits -= 1
             self._evaluation.end()
             self._monitor.advance(self._counter.total - 1)
+
+    @passes_on
+    def _evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate; outside of ``fit``, an evaluation between steps shows the end of an epoch."""
+        result = self._original["evaluate"](*args, **kwargs)
+        with self._guard():
+            if not (self._fits or self._monitor.closed or self._monitor.context.managed):
+                self._next = min(self._next, self._counter.total)
+                self._evaluated = self._epoch_values.of_evaluation(result)
+        return result
+
+    def _end_evaluated_epoch(self) -> None:
+        """End the epoch before an evaluation outside of ``fit``, unless the user's loop ends epochs itself."""
+        values, self._evaluated = self._evaluated, None
+        if values is None or self._counter.total == self._epoch_end:
+            return
+        self._losses.collect(self._counter.counts, sampled=False)
+        self._losses.start_epoch()  # an evaluation resets the metrics
+        self._counter.restart_epoch()
+        self._monitor.advance(self._counter.total - 1)
+        if self._monitor.history.epoch == self._epochs:
+            self._end_epoch(values)
+
+    def _end_epoch(self, values: Mapping[str, float]) -> None:
+        self._monitor.end_epoch(**values)
+        self._epochs, self._epoch_end = self._monitor.history.epoch, self._counter.total
 
     def _make_train_function(self, force: bool = False) -> Any:
         """Let Keras make its train function, and wrap it with a step counter."""
@@ -248,6 +283,8 @@ class KerasObserver:
     @passes_on
     def _take(self, base: Callable[..., Any], data: tuple[Any, ...]) -> Any:
         sample = False
+        with self._guard():
+            self._end_evaluated_epoch()
         with self._guard(), readable_variables(self._model, data) as readable:
             sample = self._prepare(readable) and self._is_due()
         if sample:

@@ -65,6 +65,10 @@ class StepCounter:
         self._steps_per_epoch = steps
         self._from_fit = (epochs, None)
 
+    def restart_epoch(self) -> None:
+        """Register that an epoch begins outside of a ``fit``."""
+        self._epoch_start = self.total
+
     def start_epoch(self, epoch: int, epochs_so_far: int) -> int | None:
         """Register the start of an epoch.
 

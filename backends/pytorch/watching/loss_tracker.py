@@ -61,6 +61,7 @@ class LossTracker:
         step_measurement: Measures sampled steps.
         counter: Steps so far.
         validation_loss: Takes the losses that do not belong to a training step.
+        on_evaluation: Called at a loss that does not belong to a training step.
         on_training_resumed: Called when a training step follows an evaluation.
         note_call: Called while a call of the loss is on the stack.
         fail: Takes an exception of our own code.
@@ -74,6 +75,7 @@ class LossTracker:
         step_measurement: StepMeasurement,
         counter: StepCounter,
         validation_loss: ValidationLoss,
+        on_evaluation: Callable[[], None],
         on_training_resumed: Callable[[], None],
         note_call: Callable[[], None],
         fail: Callable[[Exception], None],
@@ -82,7 +84,8 @@ class LossTracker:
         self._model, self._step_measurement = model, step_measurement
         self._loss_module = WeakSequence([loss_fn] if isinstance(loss_fn, nn.Module) else [])
         self._counter, self._validation_loss = counter, validation_loss
-        self._on_training_resumed, self._note_call, self._fail = on_training_resumed, note_call, fail
+        self._on_evaluation, self._on_training_resumed = on_evaluation, on_training_resumed
+        self._note_call, self._fail = note_call, fail
         self._trains_in_eval = False
         self._vector_loss = False
         self._ambiguous_call: LossCall | None = None
@@ -91,6 +94,10 @@ class LossTracker:
         """The call in the sampled step, as far as it is known."""
         self.closed = False
         self.stopwatch = stopwatch or Stopwatch()
+
+    def follow(self, loss_fn: Any) -> None:
+        """Take another loss for that of the training."""
+        self._loss_module = WeakSequence([loss_fn] if isinstance(loss_fn, nn.Module) else [])
 
     def make_hook(self) -> Callable[..., None]:
         """Return the hook for each call of the loss module."""
@@ -114,7 +121,7 @@ class LossTracker:
     def log(self, *, loss: Any, outputs: Any, targets: Any) -> None:
         """Record what the user's loop reports."""
         with self.stopwatch:
-            if self._validation_loss:
+            if self._validation_loss.open:
                 self._on_training_resumed()
             if loss is not None:
                 value = loss.detach() if isinstance(loss, Tensor) else float(loss)
@@ -154,7 +161,7 @@ class LossTracker:
 
     def update_inspection(self) -> None:
         """Decide whether the next loss needs more than keeping a reference."""
-        self._counter.inspect_next = self._step_measurement.sampling or self._vector_loss or bool(self._validation_loss)
+        self._counter.inspect_next = self._step_measurement.sampling or self._vector_loss or self._validation_loss.open
 
     def _record_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self.closed or not any(module is loss for loss in self._loss_module) or is_transformed():
@@ -172,7 +179,7 @@ class LossTracker:
 
     def _record_loss(self, loss: Tensor, call: LossCall) -> None:
         if loss.requires_grad and (self._model.training or self._trains_in_eval):
-            if self._validation_loss:
+            if self._validation_loss.open:
                 self._on_training_resumed()
             self._vector_loss |= loss.ndim > 0
             self._counter.losses.append(
@@ -183,6 +190,8 @@ class LossTracker:
                 self.call = call.copied()
         else:
             self._validation_loss.add(loss, call.rows)
+            if not loss.requires_grad:
+                self._on_evaluation()
             if not (loss.requires_grad or self._step_measurement.compiled):
                 self._step_measurement.mode_tracker.note_evaluation_loss()
             if loss.requires_grad and self._step_measurement.sampling:

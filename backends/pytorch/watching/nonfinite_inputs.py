@@ -15,6 +15,7 @@ from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
+from autotrainer.backends.pytorch.runtime.torch_private import sparse_values
 
 __all__ = ["NonfiniteInputs"]
 
@@ -76,7 +77,8 @@ class NonfiniteInputs:
                     self._checked += 1
                     inputs = first_tensor(args, floating=True)
                     if inputs is not None:
-                        nonfinite = inputs.isfinite().all().logical_not().long()
+                        values = sparse_values(inputs) if inputs.is_sparse else inputs
+                        nonfinite = values.isfinite().all().logical_not().long()
                         self._nonfinite = nonfinite if self._nonfinite is None else self._nonfinite + nonfinite
             except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
                 self._fail(error)

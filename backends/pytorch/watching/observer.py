@@ -23,9 +23,11 @@ from autotrainer.adapter.observer import Recorder
 from autotrainer.backends.pytorch.model.describe import layers, optimizer_info
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.optim.optimizers import owns
+from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, going_on, remove_listener
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled, never_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
+from autotrainer.backends.pytorch.watching.epoch_detector import EpochDetector
 from autotrainer.backends.pytorch.watching.loss_call import losses_to_host
 from autotrainer.backends.pytorch.watching.loss_hook import RemovableHook, hook_loss_calls
 from autotrainer.backends.pytorch.watching.loss_tracker import LossTracker, StepCounter, is_kept
@@ -43,6 +45,12 @@ from autotrainer.records.task import TaskContext
 from autotrainer.rule import Place
 
 __all__ = ["TorchObserver", "check_objects", "observe"]
+
+_EPOCHS_WITH_VALUES = 100
+"""Epochs whose values are read whatever that costs: about one in 1/100 of the epochs so far."""
+
+_FULL_BATCH = 50
+"""Steps with the same inputs, without the end of an epoch, from which each step is an epoch."""
 
 _HELD_OUT_PREFIXES = ("val", "test", "eval", "dev")
 """Prefixes of the names of results on held-out data."""
@@ -140,9 +148,11 @@ class TorchObserver:
         self._monitor = monitor
         self._counter = counter = StepCounter(monitor.history.step + 1)  # a training may continue another one
         fail = weak_method(self._fail)
+        self._epochs = EpochDetector(model, counter, weak_method(self._end_epoch))
+        on_evaluation = weak_method(self._epochs.evaluated)
         stopwatch = monitor.sampler.stopwatch
         self._step_measurement = StepMeasurement(
-            model, optimizers, context, fail, monitor.needs, lambda: counter.step, stopwatch
+            model, optimizers, context, fail, monitor.needs, lambda: counter.step, stopwatch, on_evaluation
         )
         self._nonfinite_inputs = NonfiniteInputs(model, fail, stopwatch)
         self._validation_loss = ValidationLoss(context.loss.reduction != "sum")
@@ -154,15 +164,16 @@ class TorchObserver:
             self._step_measurement,
             self._counter,
             self._validation_loss,
+            on_evaluation,
             weak_method(self._training_resumed),
             note_loss_call,
             fail,
             stopwatch,
         )
         self._handles: list[RemovableHook] = []
+        self._loss_handles: list[RemovableHook] = []
         self._warned_compiled_loss = False
-        self._user_ends_epochs = False
-        self._ending_epoch = False
+        self._ending_epoch: int | None = None
         self._epoch_start = self._counter.step
         self._epoch_end = -1
         self._needs_loss_scale = "loss_scale" in monitor.needs
@@ -173,13 +184,13 @@ class TorchObserver:
     def attach(self) -> None:
         """Set the permanent hooks, and sample the first step if it is due."""
         self._closed = False
-        for loss in self._loss_module:
-            if loss is self._model:
-                continue
-            if is_compiled(loss):
-                self._warn_compiled_loss()
-            else:
-                self._handles.append(hook_loss_calls(loss, self._loss_tracker.make_hook()))
+        if self._monitor.context.managed:
+            self._epochs.stopped = True  # the trainer ends the epochs
+        else:
+            for loader, iterator in going_on():
+                self._epochs.loader_started(loader, iterator)
+            add_listener(self._epochs)
+        self._hook_loss()
         if self._step_measurement.compiled:
             logger.warning("the model is compiled: its activations are not measured, everything else is")
         self._handles.append(self._optimizers.first.register_step_post_hook(never_compiled(self._step_hook())))
@@ -194,8 +205,7 @@ class TorchObserver:
         self._report_loss_scale()
         self._loss_tracker.keep_latest(self._counter.step - 1)
         self._report_losses()
-        if self._validation_loss and not self._user_ends_epochs:
-            self._end_epoch()
+        self._end_last_epoch()
         self._loss_tracker.clear_call()
 
     def __del__(self) -> None:
@@ -204,6 +214,45 @@ class TorchObserver:
                 self._detach()
                 self._monitor.advance(self._counter.step - 1)
                 self._report_losses()
+                self._end_last_epoch()
+
+    def _hook_loss(self) -> None:
+        for loss in self._loss_module:
+            if loss is self._model:
+                continue
+            if is_compiled(loss):
+                self._warn_compiled_loss()
+            else:
+                self._loss_handles = [hook_loss_calls(loss, self._loss_tracker.make_hook())]
+                self._handles += self._loss_handles
+
+    def follow_loss(self, loss_fn: Any, call: tuple[tuple[Any, ...], dict[str, Any], Any] | None = None) -> None:
+        """Follow a loss that was unknown when this was attached.
+
+        Args:
+            loss_fn: Loss module, which is hooked; a function, whose losses are reported by `log`; or None.
+            call: A call of the module in the present step: its arguments, keyword arguments and result.
+        """
+        self._step_measurement.context = replace(self._step_measurement.context, loss=loss_info(loss_fn))
+        self._monitor.begin(replace(self._monitor.context, loss=loss_info(loss_fn)))
+        self._loss_module = WeakSequence([loss_fn] if isinstance(loss_fn, nn.Module) else [])
+        self._loss_tracker.follow(loss_fn)
+        self._hook_loss()
+        if call is not None:
+            self._loss_tracker.make_hook()(loss_fn, *call)
+
+    def ignore_losses(self) -> None:
+        """Follow no loss: several losses take turns, and none of them measures progress."""
+        self._handles[:] = [handle for handle in self._handles if handle not in self._loss_handles]
+        for handle in self._loss_handles:
+            handle.remove()
+        self.follow_loss(None)
+        self._loss_tracker.take_losses()
+        self._loss_tracker.clear_call()
+
+    def trace_parts(self) -> None:
+        """Hook the layers themselves: the model is a container that is never called."""
+        self._step_measurement.trace_parts()
 
     def skip(self, steps: int) -> None:
         """Count steps that were taken before this was attached."""
@@ -232,7 +281,9 @@ class TorchObserver:
 
     def _detach(self) -> None:
         self._closed = self._loss_tracker.closed = True
+        remove_listener(self._epochs)
         self._step_measurement.end()
+        self._step_measurement.mode_tracker.stop()
         self._nonfinite_inputs.end()
         for handle in self._handles:
             handle.remove()
@@ -267,6 +318,8 @@ class TorchObserver:
 
     def _set_wake_step(self, step: int) -> None:
         """Set the step at which the step hook acts again."""
+        if self._epochs.waiting:
+            self._epochs.stepped(step)
         wake_steps = max(step + 1, self._monitor.sampler.next_step), self._epoch_end, self._last_step
         self._counter.wake_step = min(each for each in wake_steps if each > step)
 
@@ -297,35 +350,67 @@ class TorchObserver:
     # -- epochs ---------------------------------------------------------------------------------------------------
 
     def _training_resumed(self) -> None:
-        """End the epoch after an evaluation, unless the user's loop does so itself."""
-        if self._user_ends_epochs:
-            return
-        if self._monitor.context.managed:
-            self._validation_loss.clear()
-        else:
-            self._end_epoch()
+        """Note that an evaluation has ended."""
+        self._epochs.resumed()
+        self._validation_loss.complete()
 
-    def _end_epoch(self) -> None:
-        self._ending_epoch = True
-        self._monitor.end_epoch()
-        self._ending_epoch = False
+    def _end_epoch(self, at: int) -> None:
+        """End an epoch that the loop does not end itself; of many short ones, most have no values, which takes time.
+
+        Args:
+            at: Steps done by then.
+        """
+        self._conclude_full_batch()
+        self._count_epochs(at - 1)
+        epoch = self._monitor.history.epoch
+        if epoch % max(1, epoch // _EPOCHS_WITH_VALUES) == 0:
+            self._ending_epoch = at
+            self._monitor.end_epoch(**self.epoch_values())
+            self._ending_epoch = None
+        else:
+            self._validation_loss.clear()
+            self._expect_epoch(at)
+            self._monitor.count_epochs([at - 1])
+
+    def _end_last_epoch(self) -> None:
+        self._conclude_full_batch()
+        at = self._epochs.finish(interrupted=self._monitor.interrupted)
+        if at is not None:
+            self._end_epoch(at)
+        self._count_epochs(self._counter.step)
+
+    def _conclude_full_batch(self) -> None:
+        same = self._step_measurement.mode_tracker.same_inputs
+        self._epochs.full_batch = same and not (self._epochs.follows_loader or self._epochs.stopped)
+
+    def _count_epochs(self, step: int) -> None:
+        """Count the steps up to this number of them as epochs, if each is one."""
+        if self._epochs.full_batch and self._monitor.history.epoch < step:
+            self._monitor.count_epochs(range(self._monitor.history.epoch, step))
+            self._epochs.restart(step)
+
+    def _expect_epoch(self, end: int) -> None:
+        """Expect the next epoch to be as long as the one that ends with this number of steps done."""
+        self._epoch_end = 2 * end - self._epoch_start - 1
+        self._epoch_start = end
+        if not self._step_measurement.sampling and end <= self._epoch_end:
+            self._counter.wake_step = min(self._counter.wake_step, self._epoch_end)
 
     def epoch_values(self) -> Mapping[str, float]:
         """Return the values of the epoch that ends; called by `Monitor.end_epoch`."""
-        step = self._counter.step
-        if not self._ending_epoch:
-            self._user_ends_epochs = True
+        step = self._counter.step if self._ending_epoch is None else self._ending_epoch
+        if self._ending_epoch is None:
+            self._epochs.stopped = True
+        elif self._epoch_start == step:
+            return {}  # they have been read
         self._monitor.advance(step - 1)
         self._report_loss_scale()
         if not self._step_measurement.sampling:
             self._report_losses()
-        self._epoch_end = 2 * step - self._epoch_start - 1
-        self._epoch_start = step
+        self._expect_epoch(step)
         planned = self._monitor.context.planned_epochs
         if planned is not None and self._monitor.history.epoch == planned - 2:
             self._last_step = self._epoch_end
-        if not self._step_measurement.sampling and step <= self._epoch_end:
-            self._counter.wake_step = min(self._counter.wake_step, self._epoch_end)
         values = {"val_loss": self._validation_loss.take()} if self._validation_loss else {}
         held_out_reported = any(name.startswith(_HELD_OUT_PREFIXES) for name in self._monitor.history.epoch_names)
         mode = self._step_measurement.mode_tracker.end_epoch(held_out_reported)
@@ -347,6 +432,9 @@ class TorchObserver:
             return
         sampler = self._monitor.sampler
         try:
+            if self._epochs.waiting:
+                with observation(), sampler.stopwatch:
+                    self._epochs.stepped(step)
             if self._step_measurement.sampling:
                 with observation(), sampler.stopwatch:
                     self._finish(step - 1)
@@ -381,6 +469,9 @@ class TorchObserver:
         self._source_lines.record_call("step")
         step_measurement.compare_step(self._optimizers.first)
         step_measurement.end()
+        if step >= _FULL_BATCH:
+            self._conclude_full_batch()
+        self._count_epochs(step)
         self._loss_tracker.resolve_ambiguous_loss(step)
         if not step_measurement.layers_fixed:
             if not step_measurement.fix_layers(self._loss_tracker.call):

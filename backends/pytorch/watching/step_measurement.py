@@ -50,6 +50,7 @@ class StepMeasurement:
         needs: Columns to measure; costly statistics that none of them needs are skipped.
         steps: Returns the number of steps done.
         stopwatch: Measures the time spent in the hooks.
+        on_evaluation: Called at a pass without gradients, as far as passes are tracked.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class StepMeasurement:
         needs: frozenset[str],
         steps: Callable[[], int],
         stopwatch: Stopwatch,
+        on_evaluation: Callable[[], None] | None = None,
     ) -> None:
         self.stopwatch = stopwatch
         self.context = context
@@ -71,7 +73,7 @@ class StepMeasurement:
         """Whether the current step is sampled."""
         self.layers_fixed = False
         """Whether the rows of the layer table are fixed."""
-        self.mode_tracker = ModeTracker(model, steps, fail, stopwatch)
+        self.mode_tracker = ModeTracker(model, steps, fail, stopwatch, on_evaluation)
         self.loss_scale = LossScale()
         self._optimizers = WeakSequence(optimizers)
         self._fail = fail
@@ -102,6 +104,12 @@ class StepMeasurement:
             self._handles.append(optimizer.register_step_pre_hook(self._before_step))
         for optimizer in list(self._optimizers)[1:]:
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
+
+    def trace_parts(self) -> None:
+        """Hook the layers themselves, as the model is never called; also in the present step."""
+        self.tracer.by_parts = True
+        if self.sampling and not self.compiled:
+            self.tracer.arm()
 
     def end(self) -> None:
         """Remove the hooks."""
