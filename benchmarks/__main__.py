@@ -1,4 +1,4 @@
-"""``python -m benchmarks detect|repair|overhead|calibrate|generalization|compare|page``."""
+"""``python -m benchmarks detect|repair|overhead|agreement|calibrate|scripts|generalization|compare|page``."""
 
 from __future__ import annotations
 
@@ -88,13 +88,23 @@ def _measure(options: argparse.Namespace) -> str:
         models, settings = _names(options.models), _names(options.settings)
         text = overhead(frameworks, quick=options.quick, out=options.out, models=models, settings=settings)
         return f"{text}\n\n{published('overhead')}"
+    if options.command == "scripts":
+        from benchmarks.scripts.suite import QUICK, scripts
+
+        chosen = tuple(options.only) or (QUICK if options.quick else ())
+        return scripts(chosen, frameworks, out=options.out, workers=options.workers, retry=options.retry)
+    from benchmarks.agreement import suite as agreement
     from benchmarks.detect import suite as detect
     from benchmarks.execution.runs import Runs
     from benchmarks.repair import suite as repair
 
-    quick = (repair if options.command == "repair" else detect).QUICK
-    names = tuple(options.only) or (quick if options.quick and options.cases == CASES else ())
+    suites = {"repair": repair, "agreement": agreement}
+    quick = suites.get(options.command, detect).QUICK
+    default = quick if options.quick else agreement.NAMES if options.command == "agreement" else ()
+    names = tuple(options.only) or (default if options.cases == _default_cases(options.command) else ())
     runs = Runs(frameworks, _names(options.cases), options.seeds, names, options.out, options.workers, options.retry)
+    if options.command == "agreement":
+        return agreement.agreement(runs, options.repeats)
     if options.command == "detect":
         return detect.detect(runs, options.overhead)
     if options.command == "calibrate":
@@ -102,6 +112,10 @@ def _measure(options: argparse.Namespace) -> str:
 
         return calibrate(runs, options.overhead, options.curves, plots=not options.no_plots, page=options.page)
     return repair.repair(runs, options.budget, _names(options.methods))
+
+
+def _default_cases(command: str) -> str:
+    return "real,real2,zoo,generated" if command == "agreement" else CASES
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -157,7 +171,9 @@ def _parser() -> argparse.ArgumentParser:
         ("detect", "does watching detect faulty trainings early, and name their cause?"),
         ("repair", "does fit repair faulty trainings, at what cost, compared with alternatives?"),
         ("overhead", "what does watching cost?"),
+        ("agreement", "does the same training get the same verdict each time, on a busy machine, too?"),
         ("calibrate", "how do detections and false alarms depend on the thresholds of the rules?"),
+        ("scripts", "is run right about unmodified programs?"),
     ):
         command = commands.add_parser(name, help=about, description=about)
         command.add_argument("--framework", choices=(*FRAMEWORKS, "all"), default="all")
@@ -165,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--out", type=Path, help="JSON lines file for the rows; tasks whose row it holds are not run again"
         )
-        if name != "calibrate":
+        if name not in ("calibrate", "scripts"):
             command.add_argument("--html", type=Path, help="HTML page of the rows in --out, with plots")
         if name == "overhead":
             command.add_argument("--models", default="", help="models, comma-separated (default: all)")
@@ -173,15 +189,24 @@ def _parser() -> argparse.ArgumentParser:
                 "--settings", default="", help="settings and alternative tools, comma-separated (default: all)"
             )
             continue
-        command.add_argument("--cases", default=CASES, help="sources of cases, comma-separated (default: %(default)s)")
         command.add_argument("--only", nargs="+", default=[], metavar="ID", help="run only these cases")
-        command.add_argument("--seeds", type=_positive_int, default=1, help="seeds per case (default: %(default)s)")
         command.add_argument(
             "--retry", action="store_true", help="run again the tasks that crashed, according to the rows in --out"
         )
         command.add_argument(
             "--workers", type=_positive_int, default=2, help="parallel processes (default: %(default)s)"
         )
+        if name == "scripts":
+            continue
+        command.add_argument(
+            "--cases", default=_default_cases(name), help="sources of cases, comma-separated (default: %(default)s)"
+        )
+        if name == "agreement":
+            command.add_argument(
+                "--repeats", type=_positive_int, default=10, help="trainings of a case (default: %(default)s)"
+            )
+            continue
+        command.add_argument("--seeds", type=_positive_int, default=1, help="seeds per case (default: %(default)s)")
         if name == "repair":
             command.add_argument(
                 "--budget", type=_budgets, default=(3.0,), help="budgets in trainings, comma-separated (default: 3)"

@@ -45,6 +45,7 @@ class ExtendTrainingRepair(Repair):
     fixes: ClassVar[dict[str, float]] = {
         "too_few_epochs": 0.75,
         "slow_convergence": 0.35,
+        "worse_than_simple_model": 0.35,
         "learning_rate_too_low": 0.15,
     }
 

@@ -48,6 +48,7 @@ class InsertNormalizationRepair(Repair):
         "representation_collapse": 0.4,
         "exploding_gradient": 0.3,
         "not_learning": 0.3,
+        "worse_than_simple_model": 0.25,
         "slow_convergence": 0.2,
         "abnormal_data": 0.3,
         "abnormal_initial_loss": 0.2,

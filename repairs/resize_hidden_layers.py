@@ -46,7 +46,12 @@ class ResizeHiddenLayersRepair(Repair):
     """
 
     name = "resize_hidden_layers"
-    fixes: ClassVar[dict[str, float]] = {"insufficient_capacity": 0.7, "not_learning": 0.15, "dying_relu": 0.15}
+    fixes: ClassVar[dict[str, float]] = {
+        "insufficient_capacity": 0.7,
+        "not_learning": 0.15,
+        "worse_than_simple_model": 0.15,
+        "dying_relu": 0.15,
+    }
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
         """Propose more units for the named layers, then for all."""

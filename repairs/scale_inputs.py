@@ -41,6 +41,7 @@ class ScaleInputsRepair(Repair):
         "exploding_gradient": 0.25,
         "nonfinite": 0.25,
         "not_learning": 0.3,
+        "worse_than_simple_model": 0.35,
         "slow_convergence": 0.3,
         "vanishing_gradient": 0.15,
     }

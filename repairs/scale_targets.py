@@ -49,6 +49,7 @@ class ScaleTargetsRepair(Repair):
         "learning_rate_too_high": 0.5,
         "nonfinite": 0.6,
         "not_learning": 0.6,
+        "worse_than_simple_model": 0.6,
         "slow_convergence": 0.6,
     }
 

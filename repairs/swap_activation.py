@@ -21,6 +21,7 @@ _ORDER: dict[str, tuple[Any, ...]] = {
     "representation_collapse": ("selu", "leaky_relu"),
     "no_gradient": ("selu", "leaky_relu"),
     "not_learning": ("selu", "leaky_relu", "tanh"),
+    "worse_than_simple_model": ("selu", "leaky_relu", "tanh"),
     "slow_convergence": ("selu", "leaky_relu"),
 }
 _VARIED: tuple[Any, ...] = ("relu", "tanh", "selu", "elu", "gelu")
@@ -61,6 +62,7 @@ class SwapActivationRepair(Repair):
         "exploding_gradient": 0.4,
         "nonfinite": 0.3,
         "not_learning": 0.35,
+        "worse_than_simple_model": 0.25,
         "slow_convergence": 0.25,
     }
 

@@ -39,6 +39,7 @@ class SwapOptimizerRepair(Repair):
         "oscillating_loss": 0.5,
         "slow_convergence": 0.65,
         "not_learning": 0.4,
+        "worse_than_simple_model": 0.42,
         "exploding_gradient": 0.45,
         "nonfinite": 0.45,
         "vanishing_gradient": 0.3,

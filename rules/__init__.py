@@ -35,6 +35,7 @@ from autotrainer.rules.repeated_augmentation import RepeatedAugmentation
 from autotrainer.rules.replica_desync import ReplicaDesync
 from autotrainer.rules.representation_collapse import RepresentationCollapse
 from autotrainer.rules.saturated_activation import SaturatedActivation
+from autotrainer.rules.shuffled_labels import ShuffledLabels
 from autotrainer.rules.slow_convergence import SlowConvergence
 from autotrainer.rules.stale_second_moment import StaleSecondMoment
 from autotrainer.rules.target_mismatch import TargetMismatch
@@ -42,7 +43,9 @@ from autotrainer.rules.too_few_epochs import TooFewEpochs
 from autotrainer.rules.unlearnable_targets import UnlearnableTargets
 from autotrainer.rules.unscaled_targets import UnscaledTargets
 from autotrainer.rules.unshuffled_data import UnshuffledData
+from autotrainer.rules.validation_mismatch import ValidationMismatch
 from autotrainer.rules.vanishing_gradient import VanishingGradient
+from autotrainer.rules.worse_than_simple_model import WorseThanSimpleModel
 from autotrainer.rules.wrong_schedule import WrongSchedule
 from autotrainer.rules.wrong_training_mode import WrongTrainingMode
 
@@ -63,6 +66,7 @@ BUILTIN: tuple[type[Rule], ...] = (
     NotLearning,
     LossSpike,
     Divergence,
+    WorseThanSimpleModel,
     ImproperOutputActivation,
     ImproperLoss,
     ParametersNotOptimized,
@@ -84,6 +88,8 @@ BUILTIN: tuple[type[Rule], ...] = (
     UnlearnableTargets,
     UnscaledTargets,
     RepeatedAugmentation,
+    ShuffledLabels,
+    ValidationMismatch,
     Overfitting,
     PoorInitialization,
     AbnormalUpdateRatio,

@@ -121,9 +121,9 @@ class ClassImbalance(Rule):
         self, history: RunHistory, context: TaskContext, result: Outcome, times: str, evidence: dict[str, float]
     ) -> Finding | None:
         """Find a model that fits the class shares of the training data, and fails where classes are less imbalanced."""
-        majority, accuracy = history.targets.majority, held_out_accuracy(history)
+        majority, accuracy = history.targets.majority, held_out_accuracy(history, context)
         epochs, (bar, noise) = len(history.epochs("val_accuracy")[1]), _random_accuracy(history)
-        lasting = held_out_accuracy(history, max(_EPOCHS, epochs // 2))
+        lasting = held_out_accuracy(history, context, max(_EPOCHS, epochs // 2))
         if majority < _MOST or not (accuracy <= bar and lasting <= bar - noise) or not result.mature(_EARLY):
             return None
         if epochs < _EPOCHS or history.targets.rows < _SHARE_ROWS:  # running statistics of normalization lag at first

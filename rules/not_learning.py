@@ -99,6 +99,7 @@ class NotLearning(Rule):
         "improper_output_activation",
         "target_mismatch",
         "improper_loss",
+        "shuffled_labels",
         "unlearnable_targets",
         "insufficient_capacity",
         "unshuffled_data",

@@ -80,6 +80,8 @@ class Overfitting(Rule):
     needs = OUTCOME_NEEDS
     causes = (
         "nonfinite_data",
+        "validation_mismatch",
+        "shuffled_labels",
         "wrong_training_mode",
         "unlearnable_targets",
         "unshuffled_data",
@@ -104,13 +106,13 @@ class Overfitting(Rule):
         if not result.learned(_LEARNED) or not result.mature(_HALF) or not high <= limit:
             return None
         held_out = held_out_skill(history, context)
-        trivial = "always predicting the mean" if result.regression else "always predicting the most common class"
-        name = "R²" if result.regression else "accuracy"
-        validation = held_out if result.regression else held_out_accuracy(history)
-        message = (
-            f"The model memorizes its training data: {name} is {about(result.score, 3)} in training and "
-            f"{about(validation, 3)} in validation, no better than {trivial}."
-        )
+        validation = held_out if result.regression else held_out_accuracy(history, context)
+        trivial = "always predicting the mean" if result.regression else "a constant prediction"
+        message = f"The model memorizes its training data: in validation it is no better than {trivial}"
+        if not math.isnan(validation):
+            name = "R²" if result.regression else "accuracy"
+            message += f" ({name} is {about(result.score, 3)} in training and {about(validation, 3)} in validation)"
+        message += "."
         evidence = {"skill": result.skill, "validation_skill": held_out, "validation_skill_high": high}
         return self.finding(result.worst, 0.85, message, evidence)
 

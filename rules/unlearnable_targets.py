@@ -50,7 +50,7 @@ class UnlearnableTargets(Rule):
 
     problem = "unlearnable_targets"
     code = "AT507"
-    aliases = ("constant_labels", "constant_targets", "random_labels", "shuffled_labels", "label_noise")
+    aliases = ("constant_labels", "constant_targets", "random_labels", "label_noise")
     phrases = (
         "all labels are the same",
         "labels do not match the inputs",
@@ -60,7 +60,7 @@ class UnlearnableTargets(Rule):
         "nothing to learn",
     )
     needs = frozenset({"constant_targets", "train_score", "simple_features"}) | SIMPLE_NEEDS
-    causes = ("nonfinite_data",)
+    causes = ("nonfinite_data", "shuffled_labels")
     static = True
     THRESHOLDS = thresholds(
         skill=Threshold(0.2, "skill on held-out rows, at most", "width of its interval at 250 rows", maximum=1),

@@ -126,7 +126,11 @@ class UnshuffledData(Rule):
             f"Rows are not shuffled: the entropy of the classes is {entropy:.3g} in a batch and {targets.entropy:.3g} "
             f"in all rows (random batches would have at least {expected:.3g})"
         )
-        message += f", and validation accuracy is {held_out_accuracy(history):.3g}." if poor and skill == skill else "."
+        message += (
+            f", and validation accuracy is {held_out_accuracy(history, context):.3g}."
+            if poor and skill == skill
+            else "."
+        )
         evidence = {"batch_entropy": entropy, "entropy": targets.entropy, "expected_entropy": expected, "z": z}
         return self.finding(severity, 0.95 if poor else 0.8, message, evidence | {"validation_skill": skill})
 
@@ -143,7 +147,7 @@ class UnshuffledData(Rule):
         if not history.epoch:
             return self.finding(Severity.WARNING, 0.6, f"{message}.", evidence)
         steps, losses = history.losses
-        late, accuracy = losses[(steps >= history.step / 2) & np.isfinite(losses)], held_out_accuracy(history)
+        late, accuracy = losses[(steps >= history.step / 2) & np.isfinite(losses)], held_out_accuracy(history, context)
         if history.steps[-1] > history.step_of_epoch(0) or len(late) < _LATE_LOSSES:
             return None
         if context.loss.reduction != "mean" or context.loss.weighted:

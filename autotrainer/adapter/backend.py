@@ -19,8 +19,9 @@ from autotrainer.records.task import TaskContext
 
 __all__ = ["Backend", "OpenWatch"]
 
-OpenWatch = Callable[[Any, Any, Any], Recorder | None]
-"""Called with model, optimizer and loss of a training that begins; see `Backend.watch_everything`."""
+OpenWatch = Callable[..., Recorder | None]
+"""Called with model, optimizer and loss of a training that begins, and the recorders of watched trainings that it turns
+out to consist of, if any; see `Backend.watch_everything`."""
 
 
 class Backend(ABC):

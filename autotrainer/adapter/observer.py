@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
+from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import Observation
 from autotrainer.records.task import TaskContext
@@ -58,8 +59,25 @@ class Sampling(Protocol):
     def due(self, step: int) -> bool:
         """Return whether to sample the step that is about to begin (0-based)."""
 
+    def allows_extra(self) -> bool:
+        """Return whether a step outside the schedule may be sampled."""
+
     def affordable(self) -> bool:
-        """Return whether evaluating the rules, or one more sample, stays within the allowance."""
+        """Return whether evaluating the rules stays within the allowance."""
+
+    @property
+    def stopwatch(self) -> Stopwatch:
+        """Measures all that monitoring does."""
+
+    @property
+    def evaluations(self) -> Stopwatch:
+        """Measures the part of it that belongs to no sample."""
+
+    def begin_sample(self) -> None:
+        """Note that a sample begins: what `stopwatch` measures from now on is its cost, except for `evaluations`."""
+
+    def end_sample(self) -> None:
+        """Account for the sample that began with `begin_sample`."""
 
     def charge(self, seconds: float, *, sample: bool = False) -> None:
         """Account for seconds spent on monitoring; ``sample`` marks the cost of a sample."""
@@ -71,6 +89,7 @@ class Recorder(Protocol):
     history: RunHistory
     context: TaskContext
     closed: bool
+    interrupted: bool
 
     @property
     def sampler(self) -> Sampling:
@@ -104,6 +123,9 @@ class Recorder(Protocol):
 
     def advance(self, step: int) -> None:
         """Set the latest step, sampled or not; cheap."""
+
+    def count_epochs(self, ends: Iterable[int]) -> None:
+        """Count epochs that ended with these steps, without values."""
 
     def end_epoch(self, **values: Any) -> None:
         """End an epoch, with its values by name."""

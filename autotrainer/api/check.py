@@ -9,14 +9,20 @@ from typing import Any
 from autotrainer import registry
 from autotrainer.api.options import check_loss
 from autotrainer.config import switched_off
+from autotrainer.diagnostics.label_alignment import label_alignment
 from autotrainer.monitoring.engine import Engine
 from autotrainer.monitoring.summary import DataSummary, summarize
+from autotrainer.output import logger
+from autotrainer.records.data import ArrayData, normalize
 from autotrainer.records.findings import Finding
 from autotrainer.records.history import RunHistory
+from autotrainer.records.task import TaskContext
 
 __all__ = ["check"]
 
 _BATCHES = 4
+_ALIGNMENT_ROWS = 5000
+"""Maximum rows of arrays whose targets are summarized for the comparison with the targets of other rows."""
 
 
 def check(
@@ -59,4 +65,21 @@ def check(
     for observation in observations:
         stats = summarize(observation, 0, data, context)
         history.add_step(stats, observation.losses, data.targets)
+    needs = frozenset[str]().union(*(rule.needs for rule in rules))
+    if "misaligned_score" in needs:
+        context = replace(context, asked={**context.asked, **_alignment(train_data, context)})
     return [replace(finding, step=0) for finding in Engine(rules).evaluate(history, context)]
+
+
+def _alignment(train_data: Any, context: TaskContext) -> dict[str, float]:
+    """Return whether targets seem to belong to other rows, if the data are arrays."""
+    try:
+        data = normalize(train_data, "train_data")
+        if not isinstance(data, ArrayData):
+            return {}
+        summary = DataSummary()
+        summary.add_targets(data.targets[:_ALIGNMENT_ROWS])
+        return label_alignment(data, summary.targets, context, seed=0)
+    except Exception as error:  # noqa: BLE001 - all other checks are done
+        logger.warning("a diagnostic of the data failed, and its facts are left out: %r", error)
+        return {}

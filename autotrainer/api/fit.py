@@ -64,9 +64,10 @@ def fit(
 ) -> Result:
     """Train a model, repair the training if it fails, and verify on validation data that the repair helped.
 
-    The original training runs first, as the *baseline*. If its monitor reports an error, repairs are tried within the
-    budget, and the best training by validation score is returned. The objects passed in are not changed, nor are the
-    caller's random states. Equal calls give equal results, bitwise on a CPU, unless the budget is a wall time.
+    The original training runs first, as the *baseline*. If its monitor reports an error, or its outcome is no better
+    than a constant prediction or clearly worse than a simple model, repairs are tried within the budget, and the best
+    training by validation score is returned. The objects passed in are not changed, nor are the caller's random states.
+    Equal calls give equal results, bitwise on a CPU, unless the budget is a wall time.
 
     Args:
         model: ``torch.nn.Module``, ``keras.Model``, or a callable without arguments that builds one.

@@ -274,7 +274,7 @@ class Loop(ObjectsInUse):
             if self._progress:
                 changes = "; ".join(map(str, self._objects.edits))
                 logger.warning("attempt %d, from epoch %d: %s", self.attempt, spec.start, changes)
-        interrupted, self._stopped = True, False
+        interrupted, self._stopped, above = True, False, True
         try:
             for epoch in range(spec.start, spec.epochs):
                 if run.healthy and self._trainer.keep_point(epoch):
@@ -292,20 +292,23 @@ class Loop(ObjectsInUse):
                 needs = self._repair_loop.planner.needs.union(*(rule.needs for rule in self._rules))
                 run_loop_diagnostics(self._trainer, run, self._budget, needs, spec.seed)
             interrupted = False
+            run.monitor.finish()
+            above = run.judge()
         finally:
             self._epoch = None
             run.monitor.close()
             if interrupted and candidate is None:
-                self._repair_loop.begin(self._ended(run, spec, interrupted), self._loop_score.metric, self._targets)
-        return self._ended(run, spec, interrupted)
+                ended = self._ended(run, spec, interrupted, above)
+                self._repair_loop.begin(ended, self._loop_score.metric, self._targets)
+        return self._ended(run, spec, interrupted, above)
 
-    def _ended(self, run: ManagedLoopRun, spec: TrainingSpec, interrupted: bool) -> Trial:
+    def _ended(self, run: ManagedLoopRun, spec: TrainingSpec, interrupted: bool, above: bool) -> Trial:
         context = run.monitor.context if run.monitor.context.framework != "unknown" else run.context
         trained = self._trainer.end()
         return Trial(
             spec, trained, run.score, tuple(run.monitor.findings), context, run.history, run.work,
             run.cut_short, interrupted, edits=trained.edits,
-            above_trivial=run.above_trivial(context.trivial_accuracy(run.monitor.history.targets)),
+            above_trivial=above,
         )  # fmt: skip
 
     @property

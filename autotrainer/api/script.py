@@ -14,6 +14,7 @@ from typing import Any
 
 from autotrainer import plugins, registry
 from autotrainer.adapter.backend import Backend
+from autotrainer.adapter.observer import Recorder
 from autotrainer.api import fit
 from autotrainer.api.watch import watch
 from autotrainer.config import switched_off
@@ -40,18 +41,22 @@ class Trainings:
         self._steps: list[int | None] = []  # step of each monitor when the latest training began
         self._full = False
 
-    def open(self, model: Any, optimizer: Any = None, loss_fn: Any = None) -> Monitor | None:
+    def open(
+        self, model: Any, optimizer: Any = None, loss_fn: Any = None, replaces: Sequence[Recorder] = ()
+    ) -> Monitor | None:
         """Watch a training that begins.
 
         Args:
             model: As for `autotrainer.watch`.
             optimizer: The same.
             loss_fn: The same.
+            replaces: Monitors of trainings that this one consists of; they are dropped.
 
         Returns:
             Its monitor; None if it must not be watched: the script already watches it, `autotrainer.fit` runs it, or
             there have been too many trainings.
         """
+        self._drop(replaces)
         if switched_off() or is_watched(model) or _is_managed():
             return None
         if len(self._monitors) >= _MAX_TRAININGS:
@@ -75,12 +80,25 @@ class Trainings:
         Returns:
             The name of the model and the monitor of each training with at least one step, in order of their start.
         """
-        for monitor in self._monitors:
+        for name, monitor in zip(self._names, self._monitors, strict=True):
             if not (finished or monitor.closed):
                 monitor.finish(finished=False)
             monitor.close()
+            if monitor.history.step >= 0 and not len(monitor.history.steps):
+                steps = monitor.history.step + 1
+                logger.warning("%d steps of training a %s were taken, but none could be measured", steps, name)
         pairs = zip(self._names, self._monitors, strict=True)
         return [(name, monitor) for name, monitor in pairs if len(monitor.history.steps)]
+
+    def _drop(self, monitors: Sequence[Recorder]) -> None:
+        """Forget monitors, and their logs."""
+        for index in reversed([i for i, monitor in enumerate(self._monitors) if monitor in monitors]):
+            monitor = self._monitors.pop(index)
+            del self._names[index], self._steps[index]
+            monitor.abandon(finished=False)
+            if monitor.log_path is not None:
+                with suppress(OSError):
+                    monitor.log_path.unlink()
 
     def _close_ended(self) -> None:
         """Close monitors without a step since the previous training began, to release their memory."""

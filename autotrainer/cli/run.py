@@ -6,11 +6,13 @@ import argparse
 import os
 import pkgutil
 import runpy
+import signal
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from autotrainer import registry
@@ -57,7 +59,15 @@ def run(args: argparse.Namespace) -> int:
     trainings, process = Trainings(options), os.getpid()
     if not args.module and not os.path.exists(args.script):
         raise ConfigError(f"there is no script {args.script!r} in {current_folder()}; to run a module, add -m")
-    with _as_main(args.script, args.arguments, module=args.module), watched_frameworks(trainings):
+
+    def report_early() -> None:
+        _print_reports(trainings.close(finished=False), report)
+
+    with (
+        _as_main(args.script, args.arguments, module=args.module),
+        watched_frameworks(trainings),
+        _before_termination(report_early),
+    ):
         status = _run_script(args.script, module=args.module)
         watched = trainings.close(finished=status == 0)
     flush_output()
@@ -115,6 +125,35 @@ def _run_script(script: str, *, module: bool) -> int:
             sys.excepthook(type(error), error, error.__traceback__)
         return 130 if isinstance(error, KeyboardInterrupt) else 1
     return 0
+
+
+@contextmanager
+def _before_termination(report: Callable[[], None]) -> Iterator[None]:
+    """Have SIGTERM print the report first; the process then ends by the signal, as with python.
+
+    Nothing is raised into the script, which might catch it. A script that handles the signal itself is left alone, and
+    so are the child processes that inherit the handler.
+    """
+    process = os.getpid()
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if os.getpid() == process:
+            with suppress(Exception):
+                report()
+            with suppress(Exception):
+                flush_output()
+        os.kill(os.getpid(), number)
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is terminate:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager

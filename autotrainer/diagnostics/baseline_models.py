@@ -1,34 +1,28 @@
 """Baseline models on a sample of rows: how well the inputs predict the targets without a network.
 
-Ridge regression and nearest neighbours are implemented here, so that they are the same everywhere; a small tree comes
-from scikit-learn if that is installed.
+All are implemented here in NumPy, so that they are the same everywhere: ridge regression, linear and with a Gaussian
+kernel, nearest neighbours, and a small tree; for reconstructions, principal components.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autotrainer.records.data import ArrayData, arrays_of
 from autotrainer.records.signals import Floats
-from autotrainer.records.task import MASKED, TargetSummary, TaskContext
 
-__all__ = ["TabularProblem", "features", "make_problem", "operations"]
+__all__ = ["MODELS", "TabularProblem", "operations"]
 
-_MAX_FEATURES = 4096
-"""Maximum features of a row: with more, a linear model on a thousand rows says nothing."""
-_BINS = 1024
-"""Columns in which tokens are counted, by their index modulo this number."""
-_COLUMNS = 16
-"""Maximum columns of numeric targets: evenly spaced ones."""
 _NEIGHBOURS = 15
-_PENALTIES = tuple(10.0**power for power in range(-3, 5))
-_LEAVES, _MIN_LEAF_ROWS, _LEVELS = 32, 5, 5
+_PENALTIES = tuple(10.0**power for power in range(-6, 5))
+_LEAVES, _MIN_LEAF_ROWS, _DEPTH = 32, 5, 8
+_TREE_FEATURES, _TREE_COLUMNS = 256, 16
+"""Maximum features that a tree may split by, and columns of targets that choose its splits: evenly spaced ones."""
+_LEVELS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +34,11 @@ class TabularProblem:
         targets: Indicators of classes, or numbers, shape (rows, columns).
         held_inputs: Features of the held-out rows.
         held_targets: Targets of the held-out rows; a class that is not among `targets` has no indicator.
-        classes: Whether targets are classes.
+        classes: Whether targets are classes, of which each row has one.
+        labels: Whether targets are several labels, 0 or 1.
+        code: Numbers that may be kept of each row, where the targets are the inputs; 0 where they are not.
+        held_rows: Row of the data of each held-out row, which may be a time step of it; None for one each.
+        columns: Columns of the data's targets that `targets` are, if these are numbers or labels; None for all.
     """
 
     inputs: Floats
@@ -48,72 +46,108 @@ class TabularProblem:
     held_inputs: Floats
     held_targets: Floats
     classes: bool
+    labels: bool = False
+    code: int = 0
+    held_rows: NDArray[np.int64] | None = None
+    columns: NDArray[np.int64] | None = None
 
     @property
     def trivial(self) -> float:
-        """Accuracy of always predicting the most frequent class of `targets`; 0 for R²."""
-        return float(self.held_targets[:, self.targets.sum(axis=0).argmax()].mean()) if self.classes else 0.0
+        """Score of the best constant prediction that `targets` suggest: accuracy, or 0 for R²."""
+        if self.classes:
+            return float(self.held_targets[:, self.targets.sum(axis=0).argmax()].mean())
+        common = (self.targets.mean(axis=0) > 0.5).astype(np.float64)
+        return float((self.held_targets == common).mean()) if self.labels else 0.0
 
     def scores(self) -> dict[str, float]:
         """Return the score of each baseline model on the held-out rows: accuracy, or R² averaged over columns."""
-        scores = {"linear_score": self._score(self._ridge()), "neighbour_score": self._score(self._neighbours())}
-        if find_spec("sklearn") is not None:
-            scores["tree_score"] = self._score(self._tree())
-        return scores
+        return {name: float(rows.mean()) for name, rows in self.row_scores().items()}
 
-    def _score(self, predicted: Floats) -> float:
+    def row_scores(self) -> dict[str, Floats]:
+        """Return the score of each baseline model on each held-out row; their mean is its accuracy or R²."""
+        if self.code:
+            return {"linear_score": self.score_rows(self._components())}
+        return {name: self.score_rows(model(self)) for name, model in MODELS.items()}
+
+    def score_rows(self, predicted: Floats) -> Floats:
+        """Return the score of predictions for the held-out rows: whether the class is correct, or R² of the row."""
         if self.classes:
-            return float(self.held_targets[np.arange(len(predicted)), predicted.argmax(axis=1)].mean())
+            hits: Floats = self.held_targets[np.arange(len(predicted)), predicted.argmax(axis=1)]
+            return hits
+        if self.labels:
+            correct: Floats = ((predicted > 0.5) == (self.held_targets > 0.5)).mean(axis=1)
+            return correct
         variance = self.held_targets.var(axis=0)
         used = variance > 0
-        errors = ((predicted - self.held_targets) ** 2).mean(axis=0)
-        return float(1 - (errors[used] / variance[used]).mean()) if used.any() else math.nan
+        if not used.any():
+            return np.full(len(predicted), math.nan)
+        errors: Floats = (predicted - self.held_targets)[:, used] ** 2 / variance[used]
+        scores: Floats = 1 - errors.mean(axis=1)
+        return scores
 
-    def _ridge(self) -> Floats:
+    def ridge(self) -> Floats:
         """Ridge regression with the penalty of the smallest leave-one-out error (PRESS, Allen 1974)."""
         x, center = self.inputs, self.targets.mean(axis=0)
-        wide = x.shape[1] > len(x)
-        values, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
-        kept = values > 1e-10 * max(values[-1], 1e-30)
-        values, vectors = values[kept], vectors[:, kept]
-        lengths = np.sqrt(values)
-        rows, axes = (vectors, x.T @ vectors / lengths) if wide else (x @ vectors / lengths, vectors)
-        projected = rows.T @ (self.targets - center)
-        best: tuple[float, Floats] = (math.inf, np.zeros_like(values))
-        for penalty in _PENALTIES:
-            shrunk = values / (values + penalty * len(x))
-            residuals = (self.targets - center - rows @ (shrunk[:, None] * projected)) / (
-                1 - 1 / len(x) - np.minimum((rows**2) @ shrunk, 0.999)[:, None]
-            ).clip(1e-3)
-            error = float((residuals**2).mean())
-            best = min(best, (error, shrunk), key=lambda pair: pair[0])
-        weights: Floats = axes @ ((best[1] / lengths)[:, None] * projected)
+        if x.shape[1] > len(x):
+            return self._dual_ridge(x @ x.T, self.held_inputs @ x.T)
+        values, axes = _spectrum(x.T @ x)
+        rows = x @ axes / np.sqrt(values)
+        shrunk, projected = _shrinkage(values, rows, self.targets - center)
+        weights = axes @ ((shrunk / np.sqrt(values))[:, None] * projected)
         predicted: Floats = self.held_inputs @ weights + center
         return predicted
 
-    def _neighbours(self) -> Floats:
+    def _kernel(self) -> Floats:
+        """Ridge regression with a Gaussian kernel, whose width is the median distance between rows."""
+        squares = _squared_distances(self.inputs, self.inputs)
+        width = float(np.median(squares[squares > 0])) if (squares > 0).any() else 1.0
+        held = np.exp(-_squared_distances(self.held_inputs, self.inputs) / width)
+        return self._dual_ridge(np.exp(-squares / width), held)
+
+    def _dual_ridge(self, gram: Floats, held: Floats) -> Floats:
+        """Return the predictions of ridge regression from products of rows."""
+        center = self.targets.mean(axis=0)
+        values, rows = _spectrum(gram)
+        shrunk, projected = _shrinkage(values, rows, self.targets - center)
+        predicted: Floats = held @ (rows @ ((shrunk / values)[:, None] * projected)) + center
+        return predicted
+
+    def neighbours(self) -> Floats:
         """Mean of the targets of the nearest rows; the nearest row breaks ties between classes."""
         count = max(1, min(_NEIGHBOURS, len(self.inputs) // 10))
-        squares = (self.inputs**2).sum(axis=1) - 2 * self.held_inputs @ self.inputs.T
-        near = np.argpartition(squares, count - 1, axis=1)[:, :count]
-        nearest = self.targets[squares.argmin(axis=1)]
-        predicted: Floats = self.targets[near].mean(axis=1) + 1e-6 * nearest
+        squares = _squared_distances(self.held_inputs, self.inputs)
+        weights = np.zeros_like(squares)
+        np.put_along_axis(weights, np.argpartition(squares, count - 1, axis=1)[:, :count], 1 / count, axis=1)
+        predicted: Floats = weights @ self.targets + 1e-6 * self.targets[squares.argmin(axis=1)]
         return predicted
 
     def _tree(self) -> Floats:
-        """Regression tree, for classes on their indicators."""
-        from sklearn.tree import DecisionTreeRegressor
+        """Regression tree of at most 32 leaves, grown best first; for classes on their indicators."""
+        chosen = _spaced(self.inputs.shape[1], _TREE_FEATURES)
+        return _grow_tree(self.inputs[:, chosen], self.targets, self.held_inputs[:, chosen])
 
-        tree = DecisionTreeRegressor(max_leaf_nodes=_LEAVES, min_samples_leaf=_MIN_LEAF_ROWS, random_state=0)
-        predicted: Floats = tree.fit(self.inputs, self.targets).predict(self.held_inputs)
-        return predicted.reshape(len(self.held_inputs), -1)
+    def _components(self) -> Floats:
+        """Reconstruction from as many principal components as the code has numbers."""
+        center = self.targets.mean(axis=0)
+        axes = np.linalg.svd(self.targets - center, full_matrices=False)[2][: self.code]
+        predicted: Floats = (self.held_targets - center) @ axes.T @ axes + center
+        return predicted
+
+
+MODELS: dict[str, Callable[[TabularProblem], Floats]] = {
+    "linear_score": TabularProblem.ridge,
+    "kernel_score": TabularProblem._kernel,
+    "neighbour_score": TabularProblem.neighbours,
+    "tree_score": TabularProblem._tree,
+}
+"""Baseline models by the fact that holds their score."""
 
 
 def operations(rows: int, held_out: int, features: int) -> int:
     """Return the multiply-adds of fitting all baseline models on so many rows, and of scoring them.
 
-    Ridge regression: the smaller Gram matrix and its eigenvectors (5 q³); neighbours: all distances; tree: a sort of
-    each feature on each level.
+    Ridge regression: the smaller Gram matrix and its eigenvectors (5 q³); kernel: all distances and their eigenvectors;
+    neighbours: all distances; tree: a sort of each feature on each level.
 
     Args:
         rows: Rows to fit on.
@@ -122,86 +156,81 @@ def operations(rows: int, held_out: int, features: int) -> int:
     """
     side = min(rows, features)
     ridge = rows * features * side + 5 * side**3
-    tree = rows * features * max(1, math.ceil(math.log2(rows))) * _LEVELS
-    return ridge + rows * held_out * features + tree
+    kernel = rows * rows * features + 5 * rows**3
+    tree = rows * min(features, _TREE_FEATURES) * max(1, math.ceil(math.log2(rows))) * _LEVELS
+    return ridge + kernel + 2 * rows * held_out * features + tree
 
 
-def make_problem(
-    train: ArrayData, held_out: ArrayData, targets: TargetSummary, context: TaskContext
-) -> TabularProblem | None:
-    """Return the problem in the form that baseline models take.
-
-    Args:
-        train: Rows to fit on.
-        held_out: Rows to score on.
-        targets: Summary of all training targets.
-        context: Context of the training.
-
-    Returns:
-        The problem; None if there is one target per time step, several labels per row, too many features, or no
-        variation.
-    """
-    kind = context.kind(targets)
-    classes = kind in ("multiclass", "binary")
-    if kind not in ("multiclass", "binary", "regression"):
-        return None
-    inputs, held = (features(data.inputs, tokens=context.input_kind == "index") for data in (train, held_out))
-    if inputs is None or held is None or inputs.shape[1] != held.shape[1]:
-        return None
-    columns = _classes(train, held_out, targets) if classes else _numbers(train, held_out)
-    if columns is None:
-        return None
-    kept = [(y != MASKED).any(axis=1) if classes else np.isfinite(y).all(axis=1) for y in columns]
-    (x, y), (held_x, held_y) = ((x[k], y[k]) for x, y, k in zip((inputs, held), columns, kept, strict=True))
-    spread = x.std(axis=0) if len(x) else np.zeros(0)
-    varying = spread > 1e-8 * np.maximum(np.abs(x).max(axis=0, initial=0), 1e-30)
-    if not varying.any() or not len(held_x) or not y.var(axis=0).any():
-        return None
-    mean, spread = x[:, varying].mean(axis=0), spread[varying]
-    scaled = [((part[:, varying] - mean) / spread).clip(-10, 10) for part in (x, held_x)]
-    return TabularProblem(scaled[0], y, scaled[1], held_y, classes)
+def _squared_distances(a: Floats, b: Floats) -> Floats:
+    squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T
+    clipped: Floats = np.maximum(squares, 0.0)
+    return clipped
 
 
-def features(inputs: Any, *, tokens: bool) -> Floats | None:
-    """Return features of shape (rows, features): values as they are, tokens as counts; None if there are too many."""
-    parts: list[Floats] = []
-    for array in arrays_of(inputs):
-        flat = array.reshape(len(array), -1)
-        if tokens and array.dtype.kind in "iu":
-            parts.append(_counted(flat))
-        elif flat.shape[1] > _MAX_FEATURES or array.dtype.kind not in "biuf":
-            return None
-        else:
-            parts.append(np.nan_to_num(flat.astype(np.float64), posinf=0.0, neginf=0.0))
-    joined = np.concatenate(parts, axis=1)
-    return joined if 0 < joined.shape[1] <= _MAX_FEATURES else None
+def _spectrum(gram: Floats) -> tuple[Floats, Floats]:
+    """Return the eigenvalues that are not zero, and their eigenvectors."""
+    values, vectors = np.linalg.eigh(gram)
+    kept = values > 1e-10 * max(float(values[-1]), 1e-30)
+    return values[kept], vectors[:, kept]
 
 
-def _counted(tokens: NDArray[Any]) -> Floats:
-    counts = np.zeros((len(tokens), _BINS))
-    np.add.at(counts, (np.arange(len(tokens))[:, None], tokens % _BINS), 1.0)
-    return np.log1p(counts)
+def _shrinkage(values: Floats, rows: Floats, targets: Floats) -> tuple[Floats, Floats]:
+    """Return the factors of the directions with the best penalty, and the targets projected on them."""
+    projected = rows.T @ targets
+    best: tuple[float, Floats] = (math.inf, np.zeros_like(values))
+    scale = float(values.sum()) / len(rows)
+    for penalty in _PENALTIES:
+        shrunk = values / (values + penalty * scale)
+        leverage = np.minimum((rows**2) @ shrunk, 0.999)[:, None]
+        residuals = (targets - rows @ (shrunk[:, None] * projected)) / (1 - 1 / len(rows) - leverage).clip(1e-3)
+        error = float((residuals**2).mean())
+        best = min(best, (error, shrunk), key=lambda pair: pair[0])
+    return best[1], projected
 
 
-def _classes(train: ArrayData, held_out: ArrayData, targets: TargetSummary) -> list[Floats] | None:
-    """Return indicators of the classes that the training rows have; masked rows are `MASKED`."""
-    labels = []
-    for data in (train, held_out):
-        one_hot = targets.one_hot and data.targets.ndim == 2
-        if not one_hot and data.targets.size != len(data.targets):
-            return None
-        labels.append(data.targets.argmax(axis=1) if one_hot else data.targets.reshape(-1))
-    classes = np.unique(labels[0][labels[0] != MASKED])
-    indicators = [(part[:, None] == classes).astype(np.float64) for part in labels]
-    for part, rows in zip(labels, indicators, strict=True):
-        rows[part == MASKED] = MASKED
-    return indicators
+def _spaced(count: int, most: int) -> Floats:
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
 
 
-def _numbers(train: ArrayData, held_out: ArrayData) -> list[Floats] | None:
-    columns = [data.targets.reshape(len(data.targets), -1).astype(np.float64) for data in (train, held_out)]
-    width = columns[0].shape[1]
-    if columns[1].shape[1] != width:
-        return None
-    chosen = np.unique(np.linspace(0, width - 1, min(width, _COLUMNS)).astype(int))
-    return [part[:, chosen] for part in columns]
+def _grow_tree(inputs: Floats, targets: Floats, held: Floats) -> Floats:
+    """Return the predictions of a tree: in each step, the leaf is split whose best split explains most."""
+    criterion = targets[:, _spaced(targets.shape[1], _TREE_COLUMNS)]
+    leaves = [(np.arange(len(inputs)), np.arange(len(held)), 0)]
+    splits = [_best_split(inputs, criterion)]
+    while len(leaves) < _LEAVES:
+        chosen = max(range(len(leaves)), key=lambda place: splits[place][0])
+        gain, feature, threshold = splits[chosen]
+        if gain <= 0:
+            break
+        rows, held_rows, depth = leaves.pop(chosen)
+        splits.pop(chosen)
+        low, held_low = inputs[rows, feature] <= threshold, held[held_rows, feature] <= threshold
+        for part, held_part in ((rows[low], held_rows[held_low]), (rows[~low], held_rows[~held_low])):
+            leaves.append((part, held_part, depth + 1))
+            deep = depth + 1 >= _DEPTH
+            splits.append((0.0, 0, 0.0) if deep else _best_split(inputs[part], criterion[part]))
+    predicted = np.empty((len(held), targets.shape[1]))
+    for rows, held_rows, _ in leaves:
+        predicted[held_rows] = targets[rows].mean(axis=0)
+    return predicted
+
+
+def _best_split(inputs: Floats, targets: Floats) -> tuple[float, int, float]:
+    """Return how much the best split of rows reduces the squared error, its feature and its threshold."""
+    rows = len(inputs)
+    if rows < 2 * _MIN_LEAF_ROWS:
+        return 0.0, 0, 0.0
+    order = np.argsort(inputs, axis=0, kind="stable")
+    values = np.take_along_axis(inputs, order, axis=0)
+    low = np.arange(1, rows)[:, None]
+    gain = np.zeros((rows - 1, inputs.shape[1]))
+    for column in (targets - targets.mean(axis=0)).T:
+        sums = np.cumsum(column[order], axis=0)[:-1]
+        gain += sums**2 / low + sums**2 / (rows - low)  # the sum over all rows is 0
+    allowed = (values[1:] > values[:-1]) & (low >= _MIN_LEAF_ROWS) & (rows - low >= _MIN_LEAF_ROWS)
+    gain = np.where(allowed, gain, 0.0)
+    place, feature = np.unravel_index(int(gain.argmax()), gain.shape)
+    if gain[place, feature] <= 1e-9 * float(((targets - targets.mean(axis=0)) ** 2).sum()):
+        return 0.0, 0, 0.0
+    threshold = (values[place, feature] + values[place + 1, feature]) / 2
+    return float(gain[place, feature]), int(feature), float(threshold)

@@ -1,11 +1,12 @@
 """Diagnostics of `fit` and `Loop`: experiments that answer what the statistics of a training can't.
 
 Their results are facts (`FACTS`) that rules read from the context, and so they are also in the run log. A diagnostic
-runs only if a rule in force needs its result. Those of the data alone run first; the others run only if the baseline
-training came out poorly and its cause is unknown. They pass some rows through the trained model and fit baseline models
-on some rows, which is charged: at most a twentieth of one training. If the learning rate is in doubt, a range test of a
-few dozen steps looks for a better one: at most a tenth. If training ended in non-finite values, it is replayed up to
-the first of them: at most a quarter.
+runs only if a rule in force needs its result. Those of the data alone run first. Unless the baseline training came out
+well, baseline models are fitted on some rows, to tell whether it is any better; that takes a fraction of a second, and
+is charged as at most a fortieth of one training. If it came out poorly and its cause is unknown, some rows are passed
+through the trained model: at most a fortieth as well. If the learning rate is in doubt, a range test of a few dozen
+steps looks for a better one: at most a tenth. If training ended in non-finite values, it is replayed up to the first of
+them: at most a quarter.
 """
 
 from __future__ import annotations
@@ -15,30 +16,43 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autotrainer.adapter.spec import Trained, TrainingSpec
 from autotrainer.adapter.trainer import Trainer
-from autotrainer.diagnostics.baseline_models import features, make_problem, operations
+from autotrainer.diagnostics.baseline_comparison import BaselineComparison
+from autotrainer.diagnostics.label_alignment import label_alignment
 from autotrainer.diagnostics.lr_range_test import RangeTestRun, rates_around, suggested_rate
 from autotrainer.diagnostics.nonfinite_search import NonfiniteReplay, ended_nonfinite, suspect_steps
 from autotrainer.diagnostics.train_val_overlap import shared_inputs
 from autotrainer.edits import SetLearningRate
+from autotrainer.monitoring.train_val_mismatch import validation_mismatch
 from autotrainer.output import logger
 from autotrainer.records.data import ArrayData, Data, arrays_of, map_arrays
 from autotrainer.records.findings import Finding, Severity
+from autotrainer.records.task import TaskContext
 from autotrainer.scoring.scorer import Scorer
 from autotrainer.scoring.significance import row_gains
 from autotrainer.training.base_run import BaseRun
 from autotrainer.training.budget import Budget
 
-__all__ = ["OVERLAP_FACTS", "ROWS", "Diagnostics", "cause_unknown", "data_facts", "rate_in_doubt"]
+__all__ = [
+    "GOOD_SCORE",
+    "MISMATCH_FACTS",
+    "OVERLAP_FACTS",
+    "ROWS",
+    "Diagnostics",
+    "cause_unknown",
+    "data_facts",
+    "rate_in_doubt",
+]
 
 ROWS = 1000
 """Maximum number of rows of the training and of the validation data that diagnostics use."""
 _MIN_ROWS = 60
 """Minimum number of rows: with fewer, no difference is clearly more than chance."""
-_SIZES = (60, 90, 130, 180, 250, 350, 500, 700)
-"""Rows that baseline models are fitted on: as many as the work allows."""
+GOOD_SCORE = 0.9
+"""Accuracy or R² from which no model can be better by 0.1: baseline models are fitted only below it."""
 _SHARE = 0.05
 """Maximum work of all of them, in baseline trainings: one half for the model, one half for baseline models."""
 _STEPS, _MIN_STEPS, _RATE_SHARE = 60, 30, 0.1
@@ -54,13 +68,36 @@ _READ_ROWS, _READ_BYTES = 5000, 1 << 27
 rows are read from a disk."""
 
 _DATA_FACTS = ("constant_targets", "shared_inputs", "shared_input_share", "expected_shared_share")
-_BASELINE_FACTS = ("linear_score", "neighbour_score", "tree_score", "trivial_score", "held_out_rows", "simple_features")
+_BASELINE_FACTS = (
+    "linear_score", "kernel_score", "neighbour_score", "tree_score", "trivial_score", "held_out_rows",
+    "simple_features", "simple_rows",
+)  # fmt: skip
+_CHANCE = 0.2
+"""Skill of baseline models below which the targets may belong to other rows."""
+_COMPARED_FACTS = ("held_out_score", "simple_gap", "simple_gap_error")
 OVERLAP_FACTS = frozenset(_DATA_FACTS[1:])
 """Facts that need both training and validation data."""
+MISMATCH_FACTS = frozenset(
+    {
+        "validation_classes", "unseen_classes", "unseen_class_share", "unseen_class",
+        "absent_class_share", "class_shift", "class_shift_z",
+        "validation_scale", "validation_offset", "shifted_feature", "feature_shift", "feature_shift_noise",
+        "target_shift",
+    }
+)  # fmt: skip
+"""Facts of `validation_mismatch`."""
 _MODEL_FACTS = ("train_score", "permuted_score", "input_gain", "input_gain_error")
 
 _NO_CAUSE = frozenset(
-    {"not_learning", "slow_convergence", "overfitting", "too_few_epochs", "insufficient_capacity", "data_leakage"}
+    {
+        "not_learning",
+        "slow_convergence",
+        "overfitting",
+        "too_few_epochs",
+        "insufficient_capacity",
+        "worse_than_simple_model",
+        "data_leakage",
+    }
 )
 """Problems that describe an outcome, or something else, but not its cause."""
 
@@ -86,10 +123,10 @@ def rate_in_doubt(findings: Sequence[Finding]) -> bool:
 
 def data_facts(facts: Mapping[str, float]) -> dict[str, float]:
     """Return the facts that hold for every training on the same data."""
-    return {name: value for name, value in facts.items() if name in (*_DATA_FACTS, *_BASELINE_FACTS)}
+    return {name: value for name, value in facts.items() if name in {*_DATA_FACTS, *_BASELINE_FACTS, *MISMATCH_FACTS}}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Diagnostics:
     """Runs the diagnostics of one training; see the module.
 
@@ -101,6 +138,7 @@ class Diagnostics:
         validation: Validation data.
         needs: Names of the facts that rules and repairs in force read.
         seed: Seed of the choice of rows.
+        comparison: Baseline models on the validation rows; None if they were not fitted.
     """
 
     trainer: Trainer
@@ -110,6 +148,7 @@ class Diagnostics:
     validation: Data
     needs: frozenset[str]
     seed: int
+    comparison: BaselineComparison | None = None
 
     def of_data(self) -> dict[str, float]:
         """Return facts of the data before the training, as far as they are arrays; streams are read after it.
@@ -131,6 +170,8 @@ class Diagnostics:
             facts["constant_targets"] = float(bool((targets == targets[:1]).all()))
         if isinstance(self.validation, ArrayData) and self.needs.intersection(OVERLAP_FACTS):
             facts |= shared_inputs(self.train, self.validation)
+        if isinstance(self.validation, ArrayData) and self.needs.intersection(MISMATCH_FACTS):
+            facts |= validation_mismatch(self.train, self.validation)
         return facts
 
     def _stream_facts(self) -> dict[str, float]:
@@ -168,23 +209,67 @@ class Diagnostics:
             self._find_first_nonfinite(run)
         if self.needs.intersection(OVERLAP_FACTS) and "shared_inputs" not in run.monitor.context.asked:
             run.monitor.learn(self._stream_facts())
-        if cause_unknown(run.monitor.findings, self.scorer.above_trivial(run.score)):
-            self._explain_outcome(trained, run)
+        self._compare(trained, run)
+        if cause_unknown(run.monitor.findings, self._above_trivial(run)):
+            self._test_inputs(trained, run)
         if "suggested_rate" in self.needs and rate_in_doubt(run.monitor.findings):
             self._test_rates(run)
 
-    def _explain_outcome(self, trained: Trained, run: BaseRun) -> None:
-        half = _SHARE / 2 * (self.budget.unit or 0)
-        rows = min(ROWS, int(half / (3 * run.operations)))
-        if rows < _MIN_ROWS or not self.needs.intersection(_MODEL_FACTS + _BASELINE_FACTS):
+    def _above_trivial(self, run: BaseRun) -> bool:
+        return bool(run.monitor.context.asked.get("above_constant", self.scorer.above_trivial(run.score)))
+
+    def _compare(self, trained: Trained, run: BaseRun) -> None:
+        """Compare the model with baseline models, unless it came out well."""
+        if not self.needs.intersection(_BASELINE_FACTS + _COMPARED_FACTS):
             return
-        train, held_out = (self._sample(data, rows) for data in (self.train, self.validation))
-        if train is None or held_out is None or min(train.rows, held_out.rows) < _MIN_ROWS:
+        score = None if run.evaluation is None else self.scorer.score_rows(run.evaluation)
+        good = score is not None and score.value >= GOOD_SCORE
+        if good and not cause_unknown(run.monitor.findings, self._above_trivial(run)):
             return
-        if self.needs.intersection(_MODEL_FACTS):
+        self._fit_baselines(run.monitor.context)
+        if self.comparison is not None:  # it runs in any case, as a verdict needs it
+            run.afford(min(self.comparison.work, int(self._half)))
+            run.monitor.learn({**self.comparison.facts, **self.comparison.compare(trained, run, self.scorer)})
+        if "misaligned_score" in self.needs and isinstance(self.train, ArrayData) and self._at_chance:
+            run.monitor.learn(label_alignment(self.train, self.scorer.targets, run.monitor.context, self.seed))
+
+    @property
+    def _at_chance(self) -> bool:
+        """Whether no baseline model is much better than the trivial predictor."""
+        if self.comparison is None:
+            return False
+        facts = self.comparison.facts
+        return float(self.comparison.best.mean()) - facts["trivial_score"] < _CHANCE * (1 - facts["trivial_score"])
+
+    def restore(self, context: TaskContext) -> None:
+        """Fit the baseline models again that a recorded training was compared with; they are not charged again.
+
+        Args:
+            context: The context of that training.
+        """
+        if "simple_gap" in context.asked:
+            self._fit_baselines(context)
+
+    def _fit_baselines(self, context: TaskContext) -> None:
+        train, held_out = self._sample(self.train, ROWS), self._sample(self.validation, ROWS)
+        if train is None or held_out is None:
+            return
+        places = self._places(self.validation, ROWS) if isinstance(self.validation, ArrayData) else None
+        self.comparison = BaselineComparison.fit(train, held_out, places, self.scorer.targets, context, self._half)
+
+    @property
+    def _half(self) -> float:
+        """Maximum work of either part of the diagnostics of a poor training."""
+        return _SHARE / 2 * (self.budget.unit or 0)
+
+    def _test_inputs(self, trained: Trained, run: BaseRun) -> None:
+        """Pass some training rows through the model, with their own inputs and with those of other rows."""
+        rows = min(ROWS, int(self._half / (2 * run.operations)))
+        if rows < _MIN_ROWS or not self.needs.intersection(_MODEL_FACTS):
+            return
+        train = self._sample(self.train, rows)
+        if train is not None and train.rows >= _MIN_ROWS:
             run.monitor.learn(self._model_facts(trained, train, run))
-        if self.needs.intersection(_BASELINE_FACTS):
-            run.monitor.learn(self._baseline_facts(trained, train, held_out, half, run))
 
     def _find_first_nonfinite(self, run: BaseRun) -> None:
         """Find where the first non-finite value arises, by a replay of the training up to that step."""
@@ -218,7 +303,10 @@ class Diagnostics:
         """Return random rows in random order; of a stream the first ones, in its order."""
         if not isinstance(data, ArrayData):
             return self.trainer.sample(data, rows)
-        return data.take(np.random.default_rng(self.seed).permutation(data.rows)[:rows])
+        return data.take(self._places(data, rows))
+
+    def _places(self, data: ArrayData, rows: int) -> NDArray[np.int64]:
+        return np.random.default_rng(self.seed).permutation(data.rows)[:rows]
 
     def _model_facts(self, trained: Trained, train: ArrayData, run: BaseRun) -> dict[str, float]:
         """Test whether the inputs matter: score the rows with their own inputs, and with those of other rows."""
@@ -239,29 +327,3 @@ class Diagnostics:
             "input_gain": float(gains.mean()),
             "input_gain_error": float(gains.std() / math.sqrt(max(1, len(gains)))),
         }
-
-    def _baseline_facts(
-        self, trained: Trained, train: ArrayData, held_out: ArrayData, limit: float, run: BaseRun
-    ) -> dict[str, float]:
-        """Score baseline models and the trained model on the same held-out rows."""
-        columns = features(train.inputs, tokens=run.context.input_kind == "index")
-        if columns is None:
-            return {}
-        sizes = [rows for rows in (*_SIZES, train.rows) if rows <= train.rows]
-        costs = {rows: operations(rows, held_out.rows, columns.shape[1]) for rows in sizes}
-        size = max((rows for rows, cost in costs.items() if cost <= limit), default=0)
-        if not size:
-            return {}
-        problem = make_problem(train.take(np.arange(size)), held_out, self.scorer.targets, run.context)
-        if problem is None or not run.afford(costs[size]):
-            return {}
-        facts = {
-            "trivial_score": problem.trivial,
-            "held_out_rows": float(len(problem.held_inputs)),
-            "simple_features": float(problem.inputs.shape[1]),
-            **problem.scores(),
-        }
-        if run.spend(held_out.rows, training=False):
-            score = self.scorer.score_rows(trained.evaluate(held_out))
-            facts |= {} if score is None else {"held_out_score": score.value}
-        return facts

@@ -6,13 +6,12 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 from weakref import WeakKeyDictionary, WeakSet, ref
 
 from autotrainer.adapter.observer import EpochObserver, Locator, Observer
@@ -23,7 +22,7 @@ from autotrainer.monitoring.engine import Engine
 from autotrainer.monitoring.guard import Guard
 from autotrainer.monitoring.lifetime import close_at_exit, weak_method
 from autotrainer.monitoring.run_log import LogWriter, encode_step
-from autotrainer.monitoring.sampler import Sampler
+from autotrainer.monitoring.sampler import Sampler, is_milestone
 from autotrainer.monitoring.summary import DataSummary, summarize
 from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.output import logger, print_error
@@ -62,6 +61,7 @@ class Monitor:
         context: The training's model, loss, optimizer and data.
         sampler: Decides which steps are measured.
         closed: Whether the monitor has been closed.
+        interrupted: Whether an exception or a signal has ended the training.
 
     Raises:
         ConfigError: If ``log_dir`` is not a path, or ``on_finding`` is not callable.
@@ -87,11 +87,11 @@ class Monitor:
         self._logged = 0
         self._stale = self._ended = False
         self._next_check = 0
-        self._next_epoch_check = 0
+        self._lost = self._measures_epochs = False
         self._failed: set[str] = set()
         self._log: LogWriter | None = None
         self._inherited = False
-        self.closed = False
+        self.closed = self.interrupted = False
         if on_finding is not None and not callable(on_finding):
             raise ConfigError(f"on_finding must be callable or None, not {type(on_finding).__name__}")
         folder = log_folder(log_dir)
@@ -163,19 +163,14 @@ class Monitor:
         numbers = {name: as_number(name, value) for name, value in values.items()}
         if self.closed:
             return
-        with self.guard("end_epoch()"):
-            started = perf_counter()
-            if isinstance(self._observer, EpochObserver):
-                numbers = {**self._observer.epoch_values(), **numbers}
+        with self.guard("end_epoch()"), self.sampler.stopwatch, self.sampler.evaluations:
+            if self._measures_epochs and self._observer is not None:
+                numbers = {**cast(EpochObserver, self._observer).epoch_values(), **numbers}
             epoch = self.history.epoch
             self.history.add_epoch(epoch, self.history.step, numbers)
             self._write({"type": "epoch", "epoch": epoch, "step": self.history.step, "values": numbers})
             self._stale = True
-            forced = epoch >= self._next_epoch_check or not all(map(math.isfinite, numbers.values()))
-            if forced or self.sampler.affordable():
-                self._next_epoch_check = epoch + max(1, epoch // 4)
-                self._check()
-            self.sampler.charge(perf_counter() - started)
+            self._check_if_due(is_milestone(epoch), lost=not all(map(math.isfinite, numbers.values())))
 
     def close(self) -> None:
         """Detach from the training. Findings and report stay available; closing twice does nothing."""
@@ -200,6 +195,7 @@ class Monitor:
         """Detach; ``finished`` is False if an exception ended the training."""
         if self.closed and not (self._inherited and self._observer is not None):
             return
+        self.interrupted |= not finished
         with self.guard("close()"):
             if self._observer is not None:
                 self._observer.close()
@@ -238,6 +234,7 @@ class Monitor:
     def attach(self, observer: Observer) -> None:
         """Set the observer, which is closed with this monitor."""
         self._observer = observer
+        self._measures_epochs = isinstance(observer, EpochObserver)
         close_at_exit(self)
 
     def begin(self, context: TaskContext) -> None:
@@ -257,6 +254,7 @@ class Monitor:
         """Mark the training as ended, regularly or interrupted; facts can still be added until `close`."""
         if not self._ended:
             self._ended = self._stale = True
+            self.interrupted |= not finished
             self.history.finished = finished
             self._write({"type": "end", "step": self.history.step, "finished": finished})
 
@@ -279,11 +277,7 @@ class Monitor:
         self.history.add_step(stats, observation.losses, self._data.targets)
         self._write(encode_step(stats, observation.losses, self._data.targets))
         self._stale = True
-        if observation.step >= self._next_check or observation.loss == float("inf"):
-            # Dense enough to report a problem early, sparse in long histories, where rules take longest.
-            step = observation.step
-            self._next_check = step + max(2, step // (2 if step < 32 else 8))
-            self._check()
+        self._check_if_due(observation.step >= self._next_check, lost=observation.loss == math.inf)
 
     def record_losses(self, losses: Sequence[tuple[int, float]]) -> None:
         """Record (step, loss) pairs of steps that were not sampled; infinity for a loss that is not finite."""
@@ -291,6 +285,14 @@ class Monitor:
             self.history.add_losses(losses)
             self._write({"type": "losses", "losses": [list(pair) for pair in losses]})
             self._stale = True
+
+    def count_epochs(self, ends: Iterable[int]) -> None:
+        """Count epochs that ended with these steps, without values; cheaper than `end_epoch`."""
+        for end in ends:
+            epoch = self.history.epoch
+            self.history.add_epoch(epoch, end, {})
+            self._write({"type": "epoch", "epoch": epoch, "step": end, "values": {}})
+        self._stale = True
 
     def advance(self, step: int) -> None:
         """Set the latest step, sampled or not; cheap."""
@@ -317,6 +319,16 @@ class Monitor:
     def _observer(self, observer: Observer | None) -> None:
         owned = getattr(observer, "owned_by_training", False)
         self._find_observer: Callable[[], Observer | None] = ref(observer) if owned else lambda: observer
+
+    def _check_if_due(self, due: bool, *, lost: bool) -> None:
+        """Evaluate the rules where that is due, and when a loss is not finite for the first time."""
+        newly_lost, self._lost = lost and not self._lost, lost or self._lost
+        if due:  # often enough to report a problem early, seldom in long histories, where rules take longest
+            step = self.history.step
+            self._next_check = step + max(2, step // (2 if step < 32 else 8))
+        if newly_lost or (due and self.sampler.affordable()):
+            with self.sampler.stopwatch, self.sampler.evaluations:
+                self._check()
 
     def _check(self) -> None:
         self._stale = False

@@ -48,8 +48,8 @@ class ArrayData:
         """Number of samples."""
         return len(self.targets)
 
-    def take(self, rows: NDArray[np.int64]) -> ArrayData:
-        """Return the selected rows, in the order of the indices."""
+    def take(self, rows: NDArray[np.int64] | slice) -> ArrayData:
+        """Return the selected rows, in the order of the indices; a view of them for a slice."""
         weights = None if self.weights is None else self.weights[rows]
         return ArrayData(map_arrays(lambda a: a[rows], self.inputs), self.targets[rows], weights)
 

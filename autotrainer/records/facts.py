@@ -10,6 +10,33 @@ FACTS = (
     "shared_inputs",  # distinct validation inputs that are also training inputs
     "shared_input_share",  # the same, as a share of all distinct validation inputs
     "expected_shared_share",  # that share between one part of the training data and the rest: expected by chance
+    # of validation rows compared with training rows
+    "validation_classes",  # classes that validation rows have
+    "unseen_classes",  # classes of validation rows that no training row has
+    "unseen_class_share",  # share of validation rows of these classes
+    "unseen_class",  # the first of them, if there is one
+    "absent_class_share",  # share of training rows of classes that no validation row has
+    "class_shift",  # total variation distance of the class shares
+    "class_shift_z",  # normal quantile of a test that they are the same
+    "validation_scale",  # median over input features of the standard deviation ÷ that of training rows
+    "validation_offset",  # the same of the difference of the means ÷ standard deviation of training rows
+    "shifted_feature",  # the feature whose distribution differs most
+    "feature_shift",  # its Kolmogorov–Smirnov distance
+    "feature_shift_noise",  # the distance that the largest one exceeds with probability 0.001 if nothing differs
+    "target_shift",  # Kolmogorov–Smirnov distance of numeric targets
+    # of training targets compared with those of other rows, by simple models on held-out rows
+    "aligned_score",  # accuracy or R² with the targets as they are
+    "misaligned_score",  # with those of the next or previous row, or in reverse order: the best
+    "misaligned_lag",  # which of these: 1, -1, or 0 for the reverse order
+    "alignment_trivial_score",  # of the trivial predictor
+    "alignment_rows",  # number of held-out rows
+    # of the outcome of a managed training, in its metric; the constant prediction is the best one on the same rows
+    "above_constant",  # 1 if its score is better than that of a constant prediction by more than noise, else 0
+    "metric_score",  # its score
+    "constant_score",  # that of the constant prediction
+    "judged_rows",  # number of rows of these scores
+    "judged_in_training",  # 1 if these are training rows, as the validation rows are too few; else 0
+    "permuted_loss",  # if that score is unknown: its loss if each row has the inputs of another one
     # measured only if training looks suspicious; scores are accuracies or R², the trivial predictor is the most common
     # class or the mean
     "train_score",  # of the network, on training rows
@@ -18,10 +45,14 @@ FACTS = (
     "input_gain_error",  # its standard error
     "trivial_score",  # of the trivial predictor, on held-out (validation) rows, as all scores below
     "held_out_score",  # of the network
-    "linear_score",  # of a linear model (ridge regression; on indicators of the classes)
+    "linear_score",  # of a linear model (ridge regression; on indicators of the classes), or of principal components
+    "kernel_score",  # of ridge regression with a Gaussian kernel
     "neighbour_score",  # of the nearest neighbours
-    "tree_score",  # of a small decision tree; only if scikit-learn is installed
-    "held_out_rows",  # number of those rows
+    "tree_score",  # of a small decision tree
+    "held_out_rows",  # number of those rows, or of their time steps
+    "simple_rows",  # number of training rows that these simple models were fitted on
+    "simple_gap",  # mean over the held-out rows of the score of the best simple model less that of the network
+    "simple_gap_error",  # its standard error
     "suggested_rate",  # learning rate suggested by a learning-rate range test on the original training
     "simple_features",  # number of features of the simple models: values of a row, or token counts
     # the first value that was not finite, if training ended in such values: see `autotrainer.records.nonfinite`

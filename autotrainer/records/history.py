@@ -125,8 +125,9 @@ class RunHistory:
         self.step, self.epoch = max(self.step, step), epoch + 1
         self._ends.add((epoch, step), np.asarray(0.0))
         for name, value in values.items():
-            table = self._epochs.setdefault(name, _Table((), 4096))
-            table.add((epoch, step), np.asarray(value if np.isfinite(value) else np.inf, np.float64))
+            if name not in self._epochs:
+                self._epochs[name] = _Table((), 4096)
+            self._epochs[name].add((epoch, step), np.asarray(value if np.isfinite(value) else np.inf, np.float64))
 
     def until(self, epoch: int) -> RunHistory:
         """Return a copy of the history as it was at the beginning of an epoch (>= 1), to continue from there."""

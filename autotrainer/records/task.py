@@ -38,7 +38,7 @@ class LossInfo:
         weighted: Whether it is known to weight classes or rows unequally, so that its value is not comparable with
             an unweighted one.
         identified: Whether it is a custom loss that was recognized by its values.
-        margin: The loss of equal outputs for all inputs, where that is a constant, as in losses that rank; else NaN.
+        margin: The loss of equal outputs for all inputs, where that is a constant, as in losses that rank; else None.
     """
 
     name: str = "unknown"
@@ -49,7 +49,7 @@ class LossInfo:
     reduction: str = "mean"
     weighted: bool = False
     identified: bool = False
-    margin: float = float("nan")
+    margin: float | None = None
 
     @property
     def classifies(self) -> bool:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from autotrainer._version import __version__
 from autotrainer.config import as_path
 from autotrainer.errors import InputError, nearest
@@ -64,7 +66,10 @@ class Report:
             "steps": max(0, history.step + 1),
             "epochs": history.epoch,
             "sampled_steps": len(history.steps),
+            "first_sampled_step": int(history.steps[0]) if len(history.steps) else None,
         }
+        measured = {"loss": history.losses[1], "gradients": history.scalar("grad_norm")}
+        facts["unmeasured"] = [name for name, values in measured.items() if np.isnan(values).all()]
         curves = {"loss": points(*history.losses)}
         if len(history.epochs("val_loss")[0]):
             epochs, values = history.epochs("val_loss")

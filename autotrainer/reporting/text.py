@@ -80,13 +80,16 @@ def headline(findings: Sequence[Finding], run: Mapping[str, Any]) -> str:
         scope.append(f"of training a {run['framework']} model")
     if run.get("layers"):
         scope.append(f"with {count(run['layers'], 'layer')}")
-    return " ".join(["autotrainer:", ", ".join(counts) or "no problem found", *scope])
+    if run.get("sampled_steps") == 0:
+        return " ".join(["autotrainer:", ", ".join(counts) or "nothing could be measured", *scope])
+    unmeasured = f"; not measured: {', '.join(run['unmeasured'])}" if run.get("unmeasured") else ""
+    return " ".join(["autotrainer:", ", ".join(counts) or "no problem found", *scope]) + unmeasured
 
 
 def verdict(outcome: Outcome) -> str:
     """Return the status of a managed training with the reason for it."""
     if outcome.status == "healthy":
-        return "healthy: no errors were found, so no repair was tried."
+        return "healthy: no errors were found in the training or its outcome, so no repair was tried."
     if outcome.status in ("repaired", "improved"):
         errors = "and no errors remain" if outcome.status == "repaired" else "but errors remain"
         if math.isnan(outcome.baseline_score):

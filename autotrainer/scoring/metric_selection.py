@@ -13,7 +13,7 @@ from autotrainer.adapter.spec import Evaluation
 from autotrainer.edits.base import checked, shorten
 from autotrainer.errors import ConfigError, DataError, InputError, nearest
 from autotrainer.records.signals import Floats
-from autotrainer.records.task import TargetSummary, TaskContext, TaskKind, correct_rows
+from autotrainer.records.task import LossInfo, TargetSummary, TaskContext, TaskKind, correct_rows
 from autotrainer.scoring.metrics import LossMetric, Metric, Mode, RowMetric, WholeMetric
 
 __all__ = ["MetricSelection", "accuracy_metric", "r2_metric"]
@@ -90,7 +90,7 @@ class MetricSelection:
         if name == "accuracy":
             metric = accuracy_metric(context, targets, evaluation)
         elif name == "r2":
-            metric = r2_metric(evaluation)
+            metric = r2_metric(evaluation, context.loss)
         else:
             metric = _error_metric(name, np.square if name == "mse" else np.abs)
         if metric is not None and _fits(metric, evaluation):
@@ -136,11 +136,17 @@ def _are_continuous(targets: TargetSummary) -> bool:
     return not targets.values and not 0 <= targets.minimum <= targets.maximum <= 1
 
 
-def r2_metric(evaluation: Evaluation) -> RowMetric | None:
-    """Return R² against the mean of the validation targets, averaged over outputs, or None if it is undefined."""
+def r2_metric(evaluation: Evaluation, loss: LossInfo | None = None) -> RowMetric | None:
+    """Return R² against the mean of the validation targets, averaged over outputs, or None if it is undefined.
+
+    Args:
+        evaluation: Outputs and targets.
+        loss: If it is a binary cross-entropy of logits, R² is that of the probabilities.
+    """
     varying = _columns(evaluation.targets).var(axis=0) > 0
     if not varying.any() or evaluation.outputs.size != evaluation.targets.size:
         return None
+    logits = loss is not None and loss.family == "binary_cross_entropy" and loss.expects == "logits"
 
     def rows(evaluation: Evaluation) -> tuple[Floats, Floats | None]:
         targets = _columns(evaluation.targets)
@@ -148,7 +154,8 @@ def r2_metric(evaluation: Evaluation) -> RowMetric | None:
         scale = targets.var(axis=0)
         used = varying & (scale > 0)
         with np.errstate(all="ignore"):
-            scores = 1 - ((outputs - targets)[:, used] ** 2 / scale[used]).mean(axis=1)
+            estimates = np.exp(-np.logaddexp(0.0, -outputs)) if logits else outputs
+            scores = 1 - ((estimates - targets)[:, used] ** 2 / scale[used]).mean(axis=1)
         scores = np.maximum(np.nan_to_num(scores, nan=_MIN_ROW_R2, neginf=_MIN_ROW_R2), _MIN_ROW_R2)
         return np.where(np.isfinite(outputs).all(axis=1), scores, -1.0), None
 
@@ -157,7 +164,10 @@ def r2_metric(evaluation: Evaluation) -> RowMetric | None:
 
 def _automatic(context: TaskContext, targets: TargetSummary, evaluation: Evaluation) -> Metric:
     logarithms = context.loss.expects in ("log_values", "log_probabilities")  # outputs do not estimate the targets
-    for metric in (accuracy_metric(context, targets, evaluation), None if logarithms else r2_metric(evaluation)):
+    for metric in (
+        accuracy_metric(context, targets, evaluation),
+        None if logarithms else r2_metric(evaluation, context.loss),
+    ):
         if metric is not None and _fits(metric, evaluation):
             return metric
     return LossMetric("negative loss", "max")

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from autotrainer.adapter.spec import Evaluation
+from autotrainer.records.task import TargetSummary, TaskContext
+from autotrainer.scoring.constant_prediction import constant_loss
 from autotrainer.scoring.metrics import TRIVIAL_R2, Metric, Mode, Score
+from autotrainer.scoring.significance import SIGMAS
 
 __all__ = ["ReportedMetric", "ReportedScore", "lower_is_better"]
 
@@ -18,6 +21,12 @@ _LOWER = ("loss", "error", "mae", "mse")
 """Parts of the names of scores that are better when lower."""
 _ACCURACY, _R2 = re.compile(r"^(?!.*(balanced|top)).*(\b|_)acc(uracy)?$"), re.compile(r"(\b|_)r2(_score)?$")
 """Names of scores whose trivial value is known."""
+_MSE, _LOSS = re.compile(r"(\b|_)mse$"), re.compile(r"^((val|valid|validation|test|train)_)?loss$")
+_VALIDATION_ROWS = 200
+"""Rows assumed for validation data, whose size is unknown."""
+_MIN_FALL, _OTHER_UNIT = 0.01, 3.0
+"""Smallest share by which a loss must be below that of a constant prediction; and multiple of it above which a reported
+loss seems to be summed rather than averaged."""
 _RECENT = 1 / 3
 """Share of the epochs, the last ones, whose fluctuation estimates the noise of a score."""
 _MIN_GAIN = 0.02
@@ -58,6 +67,11 @@ class ReportedMetric(Metric):
         self.name = name
         self.mode = mode or ("min" if lower_is_better(name) else "max")
 
+    @property
+    def is_share(self) -> bool:
+        """Whether it is an accuracy or R², by its name."""
+        return bool(_R2.search(self.name.lower()) or _ACCURACY.search(self.name.lower()))
+
     def score(self, evaluation: Evaluation) -> Score:
         """Not possible: a reported score is not a function of predictions."""
         raise NotImplementedError("the user's loop reports this score")
@@ -81,23 +95,44 @@ class ReportedMetric(Metric):
         best = worst if broken else self.sign * float((self.sign * finite).max())
         return ReportedScore(worst if broken else value, float(broken), None, None, fluctuation=fluctuation, best=best)
 
-    def above_trivial(self, score: Score | None, trivial_accuracy: float) -> bool:
-        """Return whether a score is above that of the trivial predictor.
+    def constant_score(self, context: TaskContext, targets: TargetSummary) -> float:
+        """Return the score of the best constant prediction.
+
+        Args:
+            context: The training.
+            targets: Summary of its targets.
+
+        Returns:
+            Known for accuracy (unless the loss weights classes), R², squared error and the loss, by name; else NaN.
+        """
+        name = self.name.lower()
+        if _R2.search(name):
+            return 0.0
+        if _ACCURACY.search(name):
+            return math.nan if context.loss.weighted else context.trivial_accuracy(targets)
+        if _MSE.search(name) and context.kind(targets) == "regression":
+            return targets.variance
+        return constant_loss(context.loss, targets) if _LOSS.search(name) else math.nan
+
+    def above_constant(self, score: Score | None, constant: float) -> bool:
+        """Return whether a score is clearly better than that of the best constant prediction.
+
+        R² must exceed 0.05, an accuracy its noise on 200 rows, since their number is unknown, and a loss be 1 % lower.
 
         Args:
             score: The score; None if there is none.
-            trivial_accuracy: Accuracy of always predicting the most common class; NaN if unknown.
-
-        Returns:
-            Only accuracy and R² have a known trivial score; others, known by their names, always pass.
+            constant: What `constant_score` returned; a score passes if that is NaN, or if it is a loss so much larger
+                that it is another sum or mean.
         """
         if score is None:
             return False
+        if math.isnan(constant):
+            return True
         if _R2.search(self.name.lower()):
             return score.value > TRIVIAL_R2
-        if not _ACCURACY.search(self.name.lower()) or math.isnan(trivial_accuracy):
-            return True
-        return score.value > trivial_accuracy
+        if _ACCURACY.search(self.name.lower()):
+            return score.value > constant + SIGMAS * math.sqrt(max(0.0, constant * (1 - constant)) / _VALIDATION_ROWS)
+        return score.value < (1 - _MIN_FALL) * constant or _OTHER_UNIT * constant < score.value < math.inf
 
     def _exceeds_noise(self, new: Score, old: Score, sigmas: float) -> bool:
         if not math.isfinite(old.value):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,46 @@ from numpy.typing import NDArray
 from autotrainer.adapter.spec import Evaluation
 from autotrainer.monitoring.summary import DataSummary
 from autotrainer.records.data import ArrayData, Data
+from autotrainer.records.signals import Floats
 from autotrainer.records.task import MASKED, TargetSummary, TaskContext
+from autotrainer.scoring.constant_prediction import constant_loss, constant_outputs
 from autotrainer.scoring.metric_selection import MetricSelection, accuracy_metric, r2_metric
-from autotrainer.scoring.metrics import TRIVIAL_R2, Metric, RowMetric, Score
-from autotrainer.scoring.significance import SIGMAS
+from autotrainer.scoring.metrics import TRIVIAL_R2, LossMetric, Metric, RowMetric, Score, WholeMetric
+from autotrainer.scoring.significance import row_gains, significant
 
-__all__ = ["Scorer"]
+__all__ = ["Judgement", "Scorer"]
+
+_FEW_ROWS = 10
+"""Rows below which a metric without a value per row does not show that a model beats a constant prediction."""
+_MIN_SKILL = 0.5
+"""Skill from which a model clearly beats a constant prediction on rows that it was trained on, however few these are: 0
+is the constant prediction, 1 a perfect model."""
+_MIN_FALL = 0.01
+"""Smallest share by which a loss must be below that of a constant prediction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """How a score compares with that of the best constant prediction on the same rows.
+
+    Attributes:
+        better: Whether it is better by more than noise.
+        score: The score, in the metric's own sign.
+        constant: That of the constant prediction; NaN if it is unknown, and ``better`` True then.
+        decisive: Whether there are enough rows for a perfect score to be better by more than noise.
+        skill: Share of the way from the constant prediction to a perfect score; NaN if that is unknown.
+    """
+
+    better: bool
+    score: float
+    constant: float = math.nan
+    decisive: bool = True
+    skill: float = math.nan
+
+    @property
+    def clear(self) -> bool:
+        """Whether it is better by more than noise, or very much better: for rows that the model was trained on."""
+        return self.better or self.skill > _MIN_SKILL
 
 
 class Scorer:
@@ -37,11 +71,18 @@ class Scorer:
             self._summary.add_targets(self._unmasked(train.targets))
         self._metric: Metric | None = None
         self._accuracy: Metric | None = None
+        self._constant: Score | None = None
+        self._class_weights: Floats | None = None
 
     @property
     def metric(self) -> Metric | None:
         """The metric; None before the first evaluation."""
         return self._metric
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the original loss weights classes or rows."""
+        return self._context.loss.weighted
 
     @property
     def targets(self) -> TargetSummary:
@@ -55,7 +96,15 @@ class Scorer:
             InputError: If the metric does not fit.
         """
         metric = self.select_metric(evaluation)
-        return metric.score(self._countable(evaluation) if isinstance(metric, RowMetric) else evaluation)
+        countable = self._countable(evaluation) if isinstance(metric, RowMetric) else evaluation
+        score = metric.score(countable)
+        if self._constant is None and isinstance(metric, RowMetric):
+            self._constant = self._constant_score(countable)
+            self._class_weights = self._weights_of_classes(countable)
+        elif self._constant is None and isinstance(metric, LossMetric):
+            loss = self._constant_loss(evaluation)
+            self._constant = Score(-metric.sign * loss, 0.0, None, None)
+        return score
 
     def select_metric(self, evaluation: Evaluation) -> Metric:
         """Return the metric; the first call selects it by types and shapes of outputs and targets, not by their values.
@@ -73,26 +122,76 @@ class Scorer:
         return self._metric
 
     def above_trivial(self, score: Score | None) -> bool:
-        """Return whether a score is clearly above that of the trivial predictor: the most common class, or the mean.
+        """Return whether a score is clearly above that of the best constant prediction; True if that is unknown."""
+        return score is not None and self.judge(score).better
 
-        Accuracy must exceed the share of the most common class significantly (one-sided 95%), R² must exceed 0.05.
-        Other metrics have no known trivial score and always pass.
+    def judge(self, score: Score) -> Judgement:
+        """Compare a score on the validation data with that of the best constant prediction on the same rows.
+
+        R² must also exceed 0.05. If the loss weights classes, accuracy is compared with equal weights of the classes.
         """
-        if score is None or score.rows is None or self._metric is None:
-            return score is not None
-        if self._metric.name == "r2":
-            return score.value > TRIVIAL_R2
-        share = self.targets.majority
-        if self._metric.name != "accuracy" or math.isnan(share):
-            return True
-        return score.value > share + SIGMAS * math.sqrt(share * (1 - share) / len(score.rows))
+        metric = self._metric
+        if metric is None or (self._constant is None and not isinstance(metric, WholeMetric)):
+            return Judgement(True, score.value)
+        if isinstance(metric, WholeMetric):
+            if score.evaluation is None or not score.evaluation.targets.size:
+                return Judgement(True, score.value)
+            return _judgement(metric, score, self._constant_score(score.evaluation))
+        if self._class_weights is not None and score.rows is not None and self._constant is not None:
+            return _judgement(
+                metric, _reweighted(score, self._class_weights), _reweighted(self._constant, self._class_weights)
+            )
+        return _judgement(metric, score, self._constant)
+
+    def judge_rows(self, evaluation: Evaluation) -> Judgement:
+        """Compare the score on other rows with that of the best constant prediction on them."""
+        metric = self.select_metric(evaluation)
+        if isinstance(metric, LossMetric):
+            constant = Score(-metric.sign * self._constant_loss(evaluation), 0.0, None, None)
+            return _judgement(metric, metric.score(evaluation), constant)
+        countable = self._countable(evaluation) if isinstance(metric, RowMetric) else evaluation
+        return _judgement(metric, metric.score(countable), self._constant_score(countable))
+
+    def _constant_score(self, evaluation: Evaluation) -> Score | None:
+        """Return the best score of a constant prediction; None if the metric fits none."""
+        metric, best = self._metric, None
+        assert metric is not None, "the metric is selected before it scores"
+        for outputs in constant_outputs(evaluation, self.targets, self._context):
+            try:
+                score = metric.score(replace(evaluation, outputs=outputs))
+            except Exception:  # noqa: BLE001 - a metric of the user's, such as an F score without a positive
+                continue
+            if math.isfinite(score.value) and (best is None or metric.gain(score, best) > 0):
+                best = score
+        return best
+
+    def _weights_of_classes(self, evaluation: Evaluation) -> Floats | None:
+        """Return weights of rows with which all classes count alike, if the loss weights classes; else None."""
+        targets = evaluation.targets
+        if not self._context.loss.weighted or getattr(self._metric, "name", "") != "accuracy":
+            return None
+        one_hot = self.targets.one_hot and targets.ndim == 2
+        if not one_hot and targets.size != len(targets):
+            return None
+        labels = targets.argmax(axis=1) if one_hot else targets.reshape(-1)
+        _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        weights: Floats = np.where(labels == MASKED, 0.0, 1 / counts[index.reshape(-1)])
+        return weights
+
+    def _constant_loss(self, evaluation: Evaluation) -> float:
+        summary = DataSummary()
+        if len(evaluation.targets):
+            summary.add_targets(self._countable(evaluation).targets)
+        return constant_loss(self._context.loss, summary.targets) if len(evaluation.targets) else math.nan
 
     def score_rows(self, evaluation: Evaluation) -> Score | None:
         """Score an evaluation by accuracy or R², whatever the metric; None if neither fits the task."""
         countable = self._countable(evaluation)
         if not len(countable.outputs):
             return None
-        metric = accuracy_metric(self._context, self.targets, countable) or r2_metric(countable)
+        if self._context.loss.expects in ("log_values", "log_probabilities") and not self._context.loss.classifies:
+            return None  # outputs do not estimate the targets
+        metric = accuracy_metric(self._context, self.targets, countable) or r2_metric(countable, self._context.loss)
         try:
             return None if metric is None else metric.score(countable)
         except ValueError:  # outputs and targets have incompatible shapes
@@ -129,3 +228,47 @@ class Scorer:
         if self._masked is None or self._masked < 0 or targets.dtype.kind not in "iu":
             return targets
         return np.where(targets == self._masked, MASKED, targets.astype(np.int64))
+
+
+def _judgement(metric: Metric, score: Score, constant: Score | None) -> Judgement:
+    if constant is None or math.isnan(constant.value):
+        return Judgement(True, score.value)
+    gain = metric.gain(score, constant)
+    perfect = {"accuracy": 1.0, "r2": 1.0, "auc": 1.0, "mse": 0.0, "mae": 0.0}.get(metric.name, math.nan)
+    room = abs(perfect - constant.value)
+    skill = gain / room if room > 0 else math.nan
+    if isinstance(metric, LossMetric):
+        better, decisive = _below_constant(score, constant), True
+        skill = gain / abs(constant.value) if constant.value else math.nan
+    elif isinstance(metric, RowMetric):
+        better, decisive = metric.better(score, constant), _is_decisive(constant, perfect)
+    else:
+        rows = 0 if score.evaluation is None else len(score.evaluation.outputs)
+        better, decisive = metric.better(score, constant), rows >= _FEW_ROWS
+    better &= metric.name != "r2" or score.value > TRIVIAL_R2
+    value = 0.0 if metric.name == "r2" else constant.value  # exactly, but for rounding
+    return Judgement(better, score.value, value, decisive, skill)
+
+
+def _reweighted(score: Score, weights: Floats) -> Score:
+    """Return an accuracy with other weights of the rows."""
+    assert score.rows is not None, "an accuracy has a value per row"
+    mean = float((score.rows * weights).sum() / weights.sum())
+    return replace(score, value=mean, weights=weights)
+
+
+def _below_constant(score: Score, constant: Score) -> bool:
+    """Return whether a loss is below that of a constant prediction: by more than the noise of blocks of rows."""
+    if abs(score.value) > (1 - _MIN_FALL) * abs(constant.value):
+        return False
+    if score.rows is None:
+        return True
+    return significant(score.rows + abs(constant.value))
+
+
+def _is_decisive(constant: Score, perfect: float) -> bool:
+    """Return whether perfect predictions of these rows would be better than the constant one by more than noise."""
+    if constant.rows is None or math.isnan(perfect):
+        return True
+    weights = np.ones(len(constant.rows)) if constant.weights is None else constant.weights
+    return significant(row_gains(np.full(len(constant.rows), perfect), constant.rows, weights))

@@ -79,7 +79,7 @@ class RepairLoop:
         self._metric = metric
         if self.preflight_fix is not None:
             self._add_preflight_attempt(self.preflight_fix, baseline)
-        failed = bool(baseline.errors) and not (baseline.interrupted or baseline.cut_short)
+        failed = not baseline.clean and not (baseline.interrupted or baseline.cut_short)
         if self.planner is not None and metric is not None and failed:
             options = (healthy_epochs, self.resumable, self.repeats)
             self._search = Search(self.planner, metric, targets, baseline, self.budget, *options)
@@ -190,7 +190,7 @@ class RepairLoop:
         best, metric = self.best, self._metric
         status: Literal["healthy", "repaired", "improved", "unrepaired"]
         if best is self.baseline and self.preflight_fix is None:
-            status = "healthy" if not best.errors and _ran_long_enough(best) else "unrepaired"
+            status = "healthy" if best.clean and _ran_long_enough(best) else "unrepaired"
         else:
             status = "repaired" if best.clean else "improved"
         trained = best.trained

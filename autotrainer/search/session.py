@@ -70,11 +70,18 @@ class Session:
     journal: Journal | None = None
     workers: int | Literal["ray"] = 1
     _runner: TrialRunner = field(init=False)
+    _diagnostics: Diagnostics = field(init=False)
     _pool: WorkerPool | None = field(init=False, default=None)
     _reference: Evaluation | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._runner = TrialRunner(self.trainer, self.request, self.rules, self.scorer, self.log_dir)
+        request = self.request
+        needs = frozenset[str]().union(*(rule.needs for rule in self.rules))
+        needs |= frozenset() if self.planner is None else self.planner.needs
+        self._diagnostics = Diagnostics(
+            self.trainer, self.scorer, self.budget, request.train, request.validation, needs, request.seed
+        )
         if self.workers != 1:
             self._pool = WorkerPool(self.workers, self.backend, self._runner)
 
@@ -89,6 +96,8 @@ class Session:
         repair_loop = RepairLoop(self.planner, self.budget, self.backend.name, epochs, resumable, repeats=True)
         baseline = self._begin(repair_loop)
         self._runner.facts = data_facts(baseline.context.asked)
+        if self._diagnostics.comparison is not None:
+            self._runner.compare = self._diagnostics.comparison.compare
         repair_loop.begin(baseline, self.scorer.metric, self.scorer.targets)
         test = baseline_test = None
         with suppress(KeyboardInterrupt):  # whenever it comes, the best training so far is returned
@@ -123,24 +132,20 @@ class Session:
 
     def _baseline(self, spec: TrainingSpec) -> Trial:
         """Run the baseline training, or take it from the journal."""
-        recorded = self._recorded(spec, None)
+        recorded, diagnostics = self._recorded(spec, None), self._diagnostics
         if isinstance(recorded, Trial):
             self.trainer.first = False
+            diagnostics.restore(recorded.context)
             return recorded
         self.progress.begin("baseline training", spec.epochs)
         request = self.request
-        needs = frozenset[str]().union(*(rule.needs for rule in self.rules))
-        needs |= frozenset() if self.planner is None else self.planner.needs
-        diagnostics = Diagnostics(
-            self.trainer, self.scorer, self.budget, request.train, request.validation, needs, request.seed
-        )
         run = ManagedRun(
             spec, self.rules, self.budget, self.scorer, request.train, request.validation, baseline=True,
             stop_if_stuck=self.planner is not None, log_dir=self.log_dir, on_epoch=self.progress.update,
             facts=diagnostics.of_data(),
         )  # fmt: skip
         train = partial(self.trainer.train, spec, run)
-        trial = run_trial(train, spec, run, self.scorer, request.validation, diagnostics.of_training)
+        trial = run_trial(train, spec, run, self.scorer, request, diagnostics.of_training)
         if self.journal is not None:
             self.journal.add(spec, None, trial, self.budget)
         return trial

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from autotrainer.adapter.spec import TrainingSpec
+from autotrainer.adapter.spec import Evaluation, TrainingSpec
 from autotrainer.edits import Rollback
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.monitoring.sampler import StepSampler
@@ -68,6 +68,7 @@ class BaseRun:
         monitor: Records the training and finds problems in it.
         context: The training, as the trainer describes it.
         score: Its last validation score, or None.
+        evaluation: Its last evaluation on the validation data, until its end; None in a loop of the user's.
         history: Values by name, one per epoch; NaN where an epoch has none.
         work: Operations so far; after a pause, only those since then.
         total: Operations since its start.
@@ -78,6 +79,7 @@ class BaseRun:
         paused: Whether it is paused.
         stuck: Whether an error showed that it was stuck, and ended it.
         sound: Whether the verdict on its last epoch had no error.
+        judged: Whether its outcome is judged: not without rules.
     """
 
     def __init__(
@@ -99,7 +101,9 @@ class BaseRun:
         sampler = StepSampler(active=bool(rules))
         self.monitor: Monitor = ManagedMonitor(rules, sampler, log_dir=log_dir, on_finding=on_finding, quiet=True)
         self.context = TaskContext()
+        self.judged = bool(rules)
         self.score: Score | None = None
+        self.evaluation: Evaluation | None = None
         self.history: dict[str, list[float]] = {}
         self.work = self.total = self.peak = self.granted = 0
         self.cut_short = self.paused = self.stuck = self.sound = False

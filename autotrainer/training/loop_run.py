@@ -145,10 +145,32 @@ class ManagedLoopRun(BaseRun):
         self._lowest = min(self._lowest, loss)
         return goes_on
 
-    def above_trivial(self, trivial_accuracy: float) -> bool:
-        """Return whether the score is above that of the trivial predictor: see `ReportedMetric.above_trivial`."""
+    def judge(self) -> bool:
+        """Return whether the score is clearly better than that of a constant prediction, and report both as facts."""
+        metric, constant = self._loop_score.metric, self.constant_score
+        if metric is None or self.score is None:
+            return metric is None
+        better = metric.above_constant(self.score, constant)
+        if math.isnan(constant):
+            return better and bool(self.monitor.context.asked.get("above_constant", 1.0))
+        if math.isfinite(self.score.value):
+            facts = {"above_constant": float(better), "metric_score": self.score.value, "constant_score": constant}
+            self.monitor.learn(facts)
+        return better
+
+    @property
+    def constant_score(self) -> float:
+        """Score of the best constant prediction; NaN if it is unknown."""
         metric = self._loop_score.metric
-        return metric is None or metric.above_trivial(self.score, trivial_accuracy)
+        if metric is None:
+            return math.nan
+        return metric.constant_score(self.monitor.context, self.monitor.history.targets)
+
+    @property
+    def share_score(self) -> float:
+        """The score, if it is an accuracy or R²; else NaN."""
+        metric = self._loop_score.metric
+        return self.score.value if metric is not None and metric.is_share and self.score is not None else math.nan
 
     def has_got_worse_since(self, epochs: int) -> bool:
         """Return whether its score at the end is worse, by more than noise, than after so many epochs."""

@@ -83,7 +83,7 @@ class ManagedRun(BaseRun):
         numbers = {name: float(value) for name, value in values.items()}
         score = math.nan
         if evaluation is not None:
-            self.score = self._scorer.score(evaluation)
+            self.score, self.evaluation = self._scorer.score(evaluation), evaluation
             score = self.score.value
             numbers["val_loss"] = float(evaluation.training_loss)
             if not math.isfinite(numbers["val_loss"]) and self._finite_on_finite_rows(evaluation):

@@ -19,7 +19,8 @@ from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.task import TaskContext
 from autotrainer.rule import Rule
 from autotrainer.scoring.metrics import LossMetric, Score
-from autotrainer.scoring.scorer import Scorer
+from autotrainer.scoring.scorer import Judgement, Scorer
+from autotrainer.scoring.significance import significant
 from autotrainer.training.budget import Budget
 from autotrainer.training.run import ManagedRun
 
@@ -27,6 +28,15 @@ __all__ = ["Failure", "PausedTrial", "Trial", "TrialRunner", "run_trial"]
 
 _BLOCKS = 20
 """Blocks of validation rows from which the noise of a loss is estimated."""
+_MIN_BLOCK = 4
+"""Fewest rows of a block in which inputs are permuted."""
+_TRAINING_ROWS = 1000
+"""Maximum training rows on which a model is judged where the validation rows are too few."""
+_SAME_LOSS = 1e-6
+"""Relative difference of losses up to which they are equal but for rounding."""
+
+Compare = Callable[[Trained, ManagedRun, Scorer], Mapping[str, float]]
+"""Compares a model with baseline models, and returns facts."""
 
 
 @dataclass(slots=True)
@@ -43,7 +53,7 @@ class Trial:
         work: Its operations; after a pause, only those since then.
         cut_short: Whether the budget ended it.
         interrupted: Whether Ctrl-C ended it.
-        above_trivial: Whether its score is clearly above that of the trivial predictor.
+        above_trivial: Whether its score is clearly better than that of a constant prediction, as far as that is known.
         edits: The edits in force, with values fitted on the data filled in.
         granted: Its training steps.
         peak: The largest amount of work that it has asked the budget for: see `BaseRun`.
@@ -136,6 +146,7 @@ class TrialRunner:
         scorer: Scores evaluations.
         log_dir: Folder for run logs, or None.
         facts: Diagnostics of the data: see `autotrainer.diagnostics.diagnostics`.
+        compare: Compares models with baseline models; None without these.
     """
 
     trainer: Trainer
@@ -144,6 +155,7 @@ class TrialRunner:
     scorer: Scorer
     log_dir: str | Path | None
     facts: Mapping[str, float] = field(default_factory=dict)
+    compare: Compare | None = None
 
     def run(
         self,
@@ -164,7 +176,6 @@ class TrialRunner:
             shorter: The same training, ended after fewer epochs: if it is paused, it continues. If it is paused in
                 another process, it is run again up to that point, which is not charged again.
         """
-        validation = self.request.validation
         if shorter is None or not shorter.resumable:
             run = self._make_run(spec, budget, until, on_epoch)
             train: Callable[[], Trained] = partial(self.trainer.train, spec, run)
@@ -176,9 +187,13 @@ class TrialRunner:
             run, train = paused.run, paused.resume
             run.extend(budget, until, on_epoch)
         try:
-            return run_trial(train, spec, run, self.scorer, validation)
+            return run_trial(train, spec, run, self.scorer, self.request, self._diagnose)
         except Exception as error:  # noqa: BLE001 - the best training so far is returned then
             return Failure(f"{type(error).__name__}: {error}", run.work, run.peak)
+
+    def _diagnose(self, trained: Trained, run: ManagedRun) -> None:
+        if self.compare is not None:
+            run.monitor.learn(self.compare(trained, run, self.scorer))
 
     def _make_run(
         self,
@@ -215,7 +230,7 @@ def run_trial(
     spec: TrainingSpec,
     run: ManagedRun,
     scorer: Scorer,
-    validation: Data,
+    request: FitRequest,
     diagnose: Callable[[Trained, ManagedRun], None] | None = None,
 ) -> Trial:
     """Run one training until it ends, is paused, stuck or interrupted, or exhausts the budget.
@@ -225,7 +240,7 @@ def run_trial(
         spec: Its recipe.
         run: The core's side of it.
         scorer: Scores evaluations.
-        validation: Validation data.
+        request: The request to `fit`, with the data.
         diagnose: Runs diagnostics at its end, before the final findings; an exception there does not fail the training.
 
     Returns:
@@ -235,35 +250,37 @@ def run_trial(
         KeyboardInterrupt: If there is nothing to keep.
         Exception: Whatever the trainer raises.
     """
-    interrupted = False
+    interrupted = paused = False
+    above: bool | None = None
     trained: Trained | None = None
     try:
         trained = train()
-        if diagnose is not None:
+        paused = run.paused and trained.paused is not None
+        _finalize_score(trained, spec, run, scorer, request.validation)
+        if not paused:
             with run.monitor.guard("diagnostics"):
                 run.monitor.finish()
-                diagnose(trained, run)
-    except KeyboardInterrupt:
-        if spec.edits or run.kept is None:
+                above = _judge(trained, run, scorer, request)
+                if diagnose is not None:
+                    diagnose(trained, run)
+    except BaseException as error:
+        if paused and trained is not None:
+            PausedTrial(trained, run).close()
+            paused = False
+        if not isinstance(error, KeyboardInterrupt) or spec.edits or run.kept is None:
             raise
         trained, interrupted = run.kept, True
     finally:
-        paused = run.paused and trained is not None and trained.paused is not None
         if not paused:
             run.monitor.close()
-    if not interrupted:
-        try:
-            _finalize_score(trained, spec, run, scorer, validation)
-        except BaseException as error:
-            if paused:
-                PausedTrial(trained, run).close()
-            if spec.edits or not isinstance(error, KeyboardInterrupt):
-                raise
-            interrupted = True
-    else:
+    if interrupted:
         with suppress(KeyboardInterrupt):  # after a second Ctrl-C the score of the last full epoch stands
             if run.spend(run.validation_rows, training=False):
-                run.score = scorer.score(trained.evaluate(validation))
+                run.score = scorer.score(trained.evaluate(request.validation))
+            above = scorer.above_trivial(run.score)
+    elif above is None:  # it is paused, or its diagnostics failed
+        above = scorer.above_trivial(run.score)
+    run.evaluation = None
     findings, context = tuple(run.monitor.findings), run.monitor.context
     if context.framework == "unknown":
         context = run.context
@@ -277,7 +294,7 @@ def run_trial(
         run.work,
         run.cut_short,
         interrupted=interrupted,
-        above_trivial=scorer.above_trivial(run.score),
+        above_trivial=bool(above),
         edits=trained.edits,
         granted=run.granted,
         peak=run.peak,
@@ -292,7 +309,8 @@ def _finalize_score(trained: Trained, spec: TrainingSpec, run: ManagedRun, score
     """Score the returned weights if they are not those of the last epoch, and estimate the noise of a loss."""
     restored = any(isinstance(edit, StopEarly) for edit in trained.edits or spec.edits)
     if restored and run.spend(run.validation_rows, training=False):
-        run.score = scorer.score(trained.evaluate(validation))
+        run.evaluation = trained.evaluate(validation)
+        run.score = scorer.score(run.evaluation)
     metric = scorer.metric
     if not isinstance(metric, LossMetric) or run.score is None or not isinstance(validation, ArrayData):
         return
@@ -300,3 +318,65 @@ def _finalize_score(trained: Trained, spec: TrainingSpec, run: ManagedRun, score
         parts = np.array_split(np.arange(validation.rows), min(_BLOCKS, validation.rows))
         losses = [trained.evaluate(validation.take(part)).loss for part in parts]
         run.score = metric.with_blocks(run.score, np.array(losses))
+
+
+def _judge(trained: Trained, run: ManagedRun, scorer: Scorer, request: FitRequest) -> bool:
+    """Return whether a training came out clearly better than a constant prediction, and report the scores as facts.
+
+    Where the validation rows are too few for any score to be clearly better, training rows are judged.
+    """
+    if run.score is None or not run.judged:
+        return not run.judged
+    judgement, rows, in_training = scorer.judge(run.score), run.validation_rows, False
+    better = judgement.better
+    if math.isnan(judgement.constant) and isinstance(scorer.metric, LossMetric):
+        return _uses_inputs(trained, run, request.validation)
+    if not judgement.decisive:
+        better = judgement.clear
+        other = _judge_training_rows(trained, run, scorer, request.train)
+        if other is not None:
+            judgement, rows = other
+            better, in_training = judgement.clear, True
+    if not math.isnan(judgement.constant):
+        facts = {"above_constant": better, "metric_score": judgement.score, "constant_score": judgement.constant}
+        facts |= {"judged_rows": rows, "judged_in_training": in_training}
+        run.monitor.learn({name: float(value) for name, value in facts.items()})
+    return better
+
+
+def _judge_training_rows(
+    trained: Trained, run: ManagedRun, scorer: Scorer, train: Data
+) -> tuple[Judgement, int] | None:
+    if not isinstance(train, ArrayData):
+        return None
+    rows = train.take(np.arange(min(train.rows, _TRAINING_ROWS)))
+    if not run.spend(rows.rows, training=False):
+        return None
+    judgement = scorer.judge_rows(trained.evaluate(rows))
+    return None if math.isnan(judgement.constant) else (judgement, rows.rows)
+
+
+def _uses_inputs(trained: Trained, run: ManagedRun, validation: Data) -> bool:
+    """Return whether a loss of which no constant prediction is known is lower with each row's own inputs.
+
+    Without that, the predictions are no better than constant ones. A loss that does not depend on which targets belong
+    to which inputs, such as a contrastive one, shows nothing, and passes.
+    """
+    if not isinstance(validation, ArrayData) or validation.rows < 2 * _MIN_BLOCK:
+        return True
+    if not run.spend(2 * validation.rows, training=False):
+        return True
+    parts = np.array_split(np.arange(validation.rows), min(_BLOCKS, validation.rows // _MIN_BLOCK))
+    losses = []
+    for part in parts:
+        own = validation.take(part)
+        other = ArrayData(validation.take(np.roll(part, 1)).inputs, own.targets, own.weights)
+        losses.append((trained.evaluate(own).loss, trained.evaluate(other).loss))
+    own_losses, other_losses = np.array(losses).T
+    gains = np.nan_to_num(other_losses - own_losses, nan=0.0, posinf=0.0, neginf=0.0)
+    if (np.abs(gains) <= _SAME_LOSS * np.abs(own_losses)).all() and np.isfinite(own_losses).all():
+        return True
+    better = significant(gains)
+    facts = {"above_constant": better, "metric_score": own_losses.mean(), "permuted_loss": other_losses.mean()}
+    run.monitor.learn({name: float(value) for name, value in (facts | {"judged_rows": validation.rows}).items()})
+    return better

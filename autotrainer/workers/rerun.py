@@ -48,7 +48,7 @@ def rerun(runner: TrialRunner, trial: Trial, on_epoch: Callable[[int, float], No
         until=len(trial.history.get("score", ())), max_steps=trial.granted,
     )  # fmt: skip
     train = partial(runner.trainer.train, trial.spec, run)
-    repeated = run_trial(train, trial.spec, run, runner.scorer, request.validation)
+    repeated = run_trial(train, trial.spec, run, runner.scorer, request)
     if repeated.interrupted:
         raise KeyboardInterrupt
     return repeated

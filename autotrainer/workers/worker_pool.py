@@ -131,7 +131,8 @@ class WorkerPool:
         import cloudpickle
 
         runner = self.runner
-        task = cloudpickle.dumps((runner.request, runner.rules, runner.scorer, runner.log_dir, runner.facts))
+        parts = (runner.request, runner.rules, runner.scorer, runner.log_dir, runner.facts, runner.compare)
+        task = cloudpickle.dumps(parts)
         settings = cloudpickle.dumps((self.backend, self.backend.process_settings()))
         arguments = (uuid.uuid4().hex, settings, task)
         if self.workers == "ray":

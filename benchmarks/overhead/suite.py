@@ -3,7 +3,7 @@
 A grid of models and settings (`benchmarks.overhead.settings`), including tools that a user might use instead. Both
 trainings of a cell run in one process, in blocks A B B A A B …: A plain, B with the setting. The ratio of a pair of
 blocks is that of their median step times; the first pairs are dropped. The watched training is watched from its first
-step on, so that the start allowance (0.2 s, reported separately) falls into the dropped pairs. Memory is measured in
+step on, so that the dense samples of the start (reported separately) fall into the dropped pairs. Memory is measured in
 separate processes.
 """
 

@@ -12,7 +12,7 @@ __all__ = ["read_latest", "read_suites", "suite_of", "tables_of"]
 
 
 def suite_of(rows: Iterable[Row]) -> str:
-    """Return the benchmark that rows belong to: ``detect``, ``repair``, ``overhead`` or ``calibrate``.
+    """Return the benchmark that rows belong to: ``detect``, ``repair``, ``overhead``, ``agreement``, ``calibrate``, ….
 
     Raises:
         ConfigError: If they belong to several benchmarks, or to an unknown one.
@@ -60,10 +60,18 @@ def tables_of(suite: str, rows: Sequence[Row]) -> str:
         from benchmarks.detect.suite import report as report_detect
 
         return report_detect(rows)
+    if suite == "scripts":
+        from benchmarks.scripts.suite import report as report_scripts
+
+        return report_scripts(rows)
     if suite == "repair":
         from benchmarks.repair.suite import report as report_repair
 
         return report_repair(rows)
+    if suite == "agreement":
+        from benchmarks.agreement.suite import report as report_agreement
+
+        return report_agreement(rows)
     from benchmarks.execution.provenance import provenance_line
     from benchmarks.overhead.suite import summarize
     from benchmarks.reporting.published import published
@@ -75,7 +83,15 @@ def tables_of(suite: str, rows: Sequence[Row]) -> str:
 
 def _suite(row: Row) -> str:
     task = row["task"]
-    for suite, part in (("calibrate", "logs"), ("detect", "variants"), ("repair", "methods"), ("overhead", "model")):
+    if "script" in task:
+        return "scripts"
+    for suite, part in (
+        ("calibrate", "logs"),
+        ("detect", "variants"),
+        ("repair", "methods"),
+        ("agreement", "busy"),
+        ("overhead", "model"),
+    ):
         if part in task and "framework" in task:
             return suite
     raise ConfigError(f"a row of an unknown benchmark: its task has {', '.join(sorted(task))}")

@@ -9,21 +9,30 @@ from autotrainer.records.findings import Finding
 from autotrainer.records.task import TaskContext
 from autotrainer.rules._shared.trends import wilson
 
-__all__ = ["SIMPLE_NEEDS", "SimpleModel", "best_simple_model", "skill_of", "with_simple_model"]
+__all__ = ["CHANCE", "SIMPLE_NEEDS", "SimpleModel", "best_simple_model", "skill_of", "with_simple_model"]
 
 SIMPLE_NEEDS = frozenset(
-    {"linear_score", "neighbour_score", "tree_score", "trivial_score", "held_out_score", "held_out_rows"}
+    {
+        "linear_score",
+        "kernel_score",
+        "neighbour_score",
+        "tree_score",
+        "trivial_score",
+        "held_out_score",
+        "held_out_rows",
+    }
 )
 """Facts that are read here: names in `TaskContext.asked`."""
 
 _NAMES = {
     "linear_score": "a linear model",
+    "kernel_score": "a kernel ridge regression",
     "neighbour_score": "a nearest-neighbour model",
     "tree_score": "a small tree",
 }
 
-_CHANCE = 2.4
-"""Normal quantile of the lower end: one-sided 2.5 % for the best of three models (Bonferroni)."""
+CHANCE = 2.5
+"""Normal quantile of the lower end: one-sided 2.5 % for the best of four models (Bonferroni)."""
 
 _Z = 1.64
 
@@ -63,7 +72,7 @@ def best_simple_model(context: TaskContext) -> SimpleModel | None:
         return None
     best = max(scores, key=scores.__getitem__)
     score = scores[best]
-    low, _ = skill_of(score, trivial, rows, _CHANCE)
+    low, _ = skill_of(score, trivial, rows, CHANCE)
     _, high = skill_of(score, trivial, rows, _Z)
     return SimpleModel(_NAMES[best], score, trivial, int(rows), low, high)
 

@@ -8,28 +8,42 @@ import numpy as np
 
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
-from autotrainer.rules._shared.skill import VALIDATION_NOISE, VALIDATION_ROWS, trivial_score, trivial_squared_error
+from autotrainer.rules._shared.skill import (
+    VALIDATION_NOISE,
+    VALIDATION_ROWS,
+    epoch_accuracies,
+    trivial_score,
+    trivial_squared_error,
+)
 from autotrainer.rules._shared.trends import wilson
 
 __all__ = ["held_out_accuracy", "held_out_high", "held_out_skill"]
 
 
-def held_out_accuracy(history: RunHistory, last: int = 3) -> float:
+def held_out_accuracy(history: RunHistory, context: TaskContext, last: int = 3) -> float:
     """Return the median validation accuracy of the last epochs; NaN if unknown."""
-    values = history.epochs("val_accuracy")[1][-last:]
+    values = epoch_accuracies(history, context, "val_accuracy")[-last:]
     return float(np.median(values)) if len(values) else math.nan
 
 
 def held_out_skill(history: RunHistory, context: TaskContext, last: int = 3) -> float:
     """Return the skill on validation data in the last epochs, on the scale of `Outcome.skill`; NaN if unknown.
 
-    It is computed from the accuracy; in regression from the loss, if that is a mean squared error.
+    It is computed from the accuracy; in regression from the loss, if that is a mean squared error; for several labels
+    from a binary cross-entropy.
     """
-    if context.kind(history.targets) == "regression":
-        losses = history.epochs("val_loss")[1][-last:]
+    kind = context.kind(history.targets)
+    losses = history.epochs("val_loss")[1][-last:]
+    if kind == "regression":
         return 1 - float(np.median(losses)) / trivial_squared_error(history, context) if len(losses) else math.nan
     trivial = trivial_score(history, context)
-    return (held_out_accuracy(history, last) - trivial) / (1 - trivial) if trivial < 1 else math.nan
+    if kind == "multilabel" and not context.managed:
+        loss, entropy = context.loss, history.targets.column_entropy
+        if not len(losses) or loss.family != "binary_cross_entropy" or loss.reduction != "mean" or not entropy > 0:
+            return math.nan
+        gain = 1 - float(np.median(losses)) / entropy
+        return math.copysign(math.sqrt(abs(gain)), gain)  # as in `relative_gain`
+    return (held_out_accuracy(history, context, last) - trivial) / (1 - trivial) if trivial < 1 else math.nan
 
 
 def held_out_high(history: RunHistory, context: TaskContext) -> float:
@@ -37,13 +51,13 @@ def held_out_high(history: RunHistory, context: TaskContext) -> float:
 
     NaN with fewer than four evaluations, or if the score there is unknown.
     """
-    regression = context.kind(history.targets) == "regression"
-    values = history.epochs("val_loss" if regression else "val_accuracy")[1]
+    if context.kind(history.targets) in ("regression", "multilabel"):
+        half = len(history.epochs("val_loss")[1]) // 2
+        return held_out_skill(history, context, half) + VALIDATION_NOISE if half >= 2 else math.nan
+    values = epoch_accuracies(history, context, "val_accuracy")
     half = len(values) // 2
-    if half < 2:
-        return math.nan
-    if regression:
-        return held_out_skill(history, context, half) + VALIDATION_NOISE
     trivial = trivial_score(history, context)
+    if half < 2 or not trivial < 1:
+        return math.nan
     high = wilson(min(1.0, max(0.0, float(np.mean(values[-half:])))), VALIDATION_ROWS, 1.64)[1]
-    return (high - trivial) / (1 - trivial) if trivial < 1 else math.nan
+    return (high - trivial) / (1 - trivial)

@@ -18,6 +18,8 @@ __all__ = [
     "VALIDATION_NOISE",
     "VALIDATION_ROWS",
     "SkillEstimate",
+    "epoch_accuracies",
+    "relative_gain",
     "skill_estimates",
     "targets_growth",
     "trivial_score",
@@ -105,7 +107,7 @@ def skill_estimates(history: RunHistory, context: TaskContext) -> list[SkillEsti
     Cross-entropy replaces an unknown training accuracy, and supplements one that shows nothing (`_HIDDEN`): its value
     can mislead, accuracy can't.
     """
-    if context.loss.margin > 0:
+    if context.loss.margin is not None and context.loss.margin > 0:
         return _precise(_by_margin(history, context.loss.margin))
     if context.kind(history.targets) == "regression":
         return _precise(_squared_error(history, context)) or _precise(_deviance(history, context))
@@ -154,7 +156,7 @@ def _accuracies(history: RunHistory, context: TaskContext, trivial: float) -> li
         score = float(np.average(values[valid], weights=rows[valid]))
         measured.append((score, math.inf if _same_rows(history) else float(rows[valid].sum())))
     for name, size in (("accuracy", _train_rows(history, context)), ("val_accuracy", VALIDATION_ROWS)):
-        epochs = history.epochs(name)[1]
+        epochs = epoch_accuracies(history, context, name)
         late = epochs[-max(1, len(epochs) // 2) :]
         late = late[np.isfinite(late)]
         if late.size:
@@ -166,6 +168,21 @@ def _accuracies(history: RunHistory, context: TaskContext, trivial: float) -> li
             low = max(low, high - _PRECISE)
         estimates.append(SkillEstimate(score, low, high, (score - trivial) / (1 - trivial)))
     return estimates
+
+
+def epoch_accuracies(history: RunHistory, context: TaskContext, name: str) -> Floats:
+    """Return the accuracies of epochs that others have computed; empty where they may mean something else.
+
+    With several labels a row, accuracy is the mean over labels here, but often the share of rows with all labels right,
+    or that of rows whose largest output is right (Keras).
+
+    Args:
+        history: The history.
+        context: The training's model, loss, optimizer and data.
+        name: ``accuracy`` or ``val_accuracy``.
+    """
+    ambiguous = context.kind(history.targets) == "multilabel" and not context.managed
+    return np.zeros(0) if ambiguous else history.epochs(name)[1]
 
 
 def _same_rows(history: RunHistory) -> bool:
@@ -264,12 +281,12 @@ def _fell(history: RunHistory) -> bool:
 
 
 def _by_margin(history: RunHistory, margin: float) -> list[SkillEstimate]:
-    """Return skill from a loss that is its margin if the outputs are equal for all inputs; see `_relative_gain`."""
-    low, skill, high = _relative_gain(_late_losses(history), margin)
+    """Return skill from a loss that is its margin if the outputs are equal for all inputs; see `relative_gain`."""
+    low, skill, high = relative_gain(_late_losses(history), margin)
     return [SkillEstimate(skill, low, high, skill, by_loss=True)]
 
 
-def _relative_gain(losses: Floats, trivial: float) -> tuple[float, float, float]:
+def relative_gain(losses: Floats, trivial: float) -> tuple[float, float, float]:
     """Return low end, estimate and high end of the root of the gain over the loss of a constant prediction.
 
     Accuracy above chance grows with the root of the gain in a cross-entropy or squared error (which is of second order
@@ -328,7 +345,7 @@ def _entropy(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
         return []
     elif loss.family == "binary_cross_entropy" and targets.column_entropy > 0:
         trivial = targets.column_entropy
-    low, skill, high = _relative_gain(_late_losses(history), trivial)
+    low, skill, high = relative_gain(_late_losses(history), trivial)
     return [SkillEstimate(min(1.0, max(0.0, share + skill * (1 - share))), low, high, skill, by_loss=True)]
 
 

@@ -223,7 +223,8 @@ def simulated_clock(monkeypatch: pytest.MonkeyPatch) -> SimulatedClock:
     """The clock of all monitors. Import the backend before."""
     clock = SimulatedClock()
     for name, module in list(sys.modules.items()):
-        if name.startswith("autotrainer.") and hasattr(module, "perf_counter"):
-            monkeypatch.setattr(module, "perf_counter", clock)
+        for attribute in ("perf_counter", "process_time"):
+            if name.startswith("autotrainer.") and hasattr(module, attribute):
+                monkeypatch.setattr(module, attribute, clock)
     monkeypatch.setattr(Sampler.__init__, "__defaults__", (0.01, clock))
     return clock

@@ -6,6 +6,7 @@ import math
 import types
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -191,6 +192,12 @@ CASES = [
     for call in objects
     for name in (*OPTIONS[call], *objects[call])
 ]
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Work in a folder of its own: some objects are valid names of a folder to write to."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize(("kit", "call", "name"), CASES)

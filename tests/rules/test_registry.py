@@ -104,6 +104,8 @@ def test_repairs_are_registered(rule: type[Rule]) -> None:
         "ignored_input",
         "unlearnable_targets",
         "repeated_augmentation",
+        "shuffled_labels",
+        "validation_mismatch",
         "replica_desync",
     }
     assert bool(rule.repairs) is (rule.problem not in advice_only)

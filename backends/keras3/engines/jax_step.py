@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from time import perf_counter
 from typing import Any
 
 import keras
 
+from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.keras3.engines.patching import RecordingError
 from autotrainer.backends.keras3.engines.step_recorder import StepRecorder, batch_of
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
@@ -54,8 +54,8 @@ class JaxStep:
         """Why only the batch can be recorded; None if everything can."""
         self.recorder: StepRecorder | None = None
         """The recorder of the last step; None if only its batch was recorded."""
-        self.cost = 0.0
-        """Seconds that recording has added to the last step, without compilation."""
+        self.cost = 0.0, 0.0
+        """Wall and working seconds that recording has added to the last step, without compilation."""
 
     @passes_on
     def run(self, base: Callable[..., Any], data: tuple[Any, ...]) -> tuple[Any, dict[str, Any]]:
@@ -69,7 +69,7 @@ class JaxStep:
             The logs and the new state; the recorded tensors (see `StepRecorder.train_step`), or only ``inputs`` and
             ``targets``.
         """
-        self.recorder, self.cost = None, 0.0
+        self.recorder, self.cost = None, (0.0, 0.0)
         if len(data) != 2 or not isinstance(data[1], Iterator):
             return base(*data), {}  # a custom train function
         state, batches = data[0], list(itertools.islice(data[1], self._model.steps_per_execution))
@@ -86,14 +86,14 @@ class JaxStep:
     def _record(self, state: Any, batch: Any) -> dict[str, Any]:
         if not self._may_compile(batch):
             return self._batch_only([batch])
-        started, calls = perf_counter(), self._recorder.calls
+        stopwatch, calls = Stopwatch(), self._recorder.calls
         try:
-            with preserve_random_state():  # tracing may draw random numbers
+            with stopwatch, preserve_random_state():  # tracing may draw random numbers
                 recorded: dict[str, Any] = self._wait(self._recording_step(state, batch))
         except Exception as error:  # noqa: BLE001 - nothing of ours may stop a training
             self.reason = RecordingError(f"tracing failed: {error!r}")
             return self._batch_only([batch])
-        self.cost = perf_counter() - started if self._recorder.calls == calls else 0.0
+        self.cost = (stopwatch.wall, stopwatch.work) if self._recorder.calls == calls else (0.0, 0.0)
         self.recorder = self._recorder
         return recorded
 

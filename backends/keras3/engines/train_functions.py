@@ -51,9 +51,9 @@ class TrainFunctions:
         return None if self._step is None else self._step.recorder
 
     @property
-    def cost(self) -> float:
-        """Seconds that recording has added to the last step, without tracing and compilation."""
-        return self._step.cost if isinstance(self._step, JaxStep) else 0.0
+    def cost(self) -> tuple[float, float]:
+        """Wall and working seconds that recording has added to the last step, without tracing and compilation."""
+        return self._step.cost if isinstance(self._step, JaxStep) else (0.0, 0.0)
 
     def reset(self, *, traced: bool) -> None:
         """Start again with another train function of Keras; ``traced``: whether it may have been traced already."""

@@ -29,6 +29,10 @@ __all__ = [
 ]
 
 
+_MOST_DENSE = 4_000_000
+"""Entries of sparse rows that may be made dense."""
+
+
 def to_array(tensor: Any) -> NDArray[Any]:
     """Return a tensor of any engine as a NumPy array; 8- and 16-bit floating types become float32."""
     if isinstance(tensor, np.ndarray):
@@ -73,6 +77,7 @@ def rows_of(tensor: Any, rows: int) -> NDArray[Any] | None:
     """Copy the first rows to host memory; None if it is not a numeric tensor with rows."""
     if not _has_numbers(tensor):
         return None
+    tensor = _dense_rows(tensor)
     return np.array(to_array((to_array(tensor) if _on_host(tensor) else tensor)[:rows]))
 
 
@@ -84,6 +89,7 @@ def input_rows(tensor: Any) -> NDArray[Any] | None:
     """
     if not _has_numbers(tensor):
         return None
+    tensor = _dense_rows(tensor)
     rows = (to_array(tensor) if _on_host(tensor) else tensor)[:MAX_ROWS]
     if len(rows.shape) == 2 and rows.shape[1] > MAX_FEATURES:
         rows = rows[:, :: math.ceil(rows.shape[1] / MAX_FEATURES)]
@@ -100,11 +106,23 @@ def feature_rows(tensor: Any) -> NDArray[Any] | None:
     """Copy evenly strided rows and features of a layer's input to host memory; time steps count as rows."""
     if not _has_numbers(tensor) or len(tensor.shape) < 2:
         return None
+    tensor = _dense_rows(tensor)
     features = to_array(tensor) if _on_host(tensor) else tensor
     xp = np if isinstance(features, np.ndarray) else keras.ops
     flat = xp.reshape(features, (-1, features.shape[-1]))
     rows, columns = (math.ceil(size / MAX_RANK) for size in flat.shape)
     return np.array(to_array(flat[::rows, ::columns]), np.float32)
+
+
+def _dense_rows(tensor: Any) -> Any:
+    """Return the first rows of a sparse tensor, dense; any other tensor unchanged."""
+    if hasattr(tensor, "dense_shape"):  # of TensorFlow
+        import tensorflow as tf
+
+        shape = tuple(tensor.shape)
+        size = [min(shape[0], MAX_ROWS, max(1, _MOST_DENSE // max(1, math.prod(shape[1:])))), *shape[1:]]
+        return tf.sparse.to_dense(tf.sparse.reorder(tf.sparse.slice(tensor, [0] * len(shape), size)))
+    return tensor[:MAX_ROWS].todense() if hasattr(tensor, "todense") else tensor  # of JAX
 
 
 def _has_numbers(tensor: Any) -> bool:

@@ -115,7 +115,9 @@ class KerasTrainer(Trainer):
         self._shapes = [tuple(v.shape[1:]) for v in keras.tree.flatten(example)]
         self._surgeon = Surgeon(model, request.keep, self._statistics, self._shapes)
         context = self._context(model, self._settings.loss, self._optimizer, self._batches, request.epochs)
-        self.context = replace(context, loss_refusal=loss_refusal(self._settings.loss, model, self._train_data))
+        refusal = loss_refusal(self._settings.loss, model, self._train_data)
+        loss = replace(context.loss, weighted=context.loss.weighted or by_class is not None)
+        self.context = replace(context, loss=loss, loss_refusal=refusal)
         self._repeatable: bool | None = None
         # The user's callbacks may keep a state that a pause would not save.
         self.resumable = (

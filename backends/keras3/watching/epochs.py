@@ -119,6 +119,15 @@ class EpochValues:
         unknown |= {f"val_{name}" for name in self._unused_in_tests if not _number(values.get(f"val_{name}"))}
         return _by_usual_names({name: value for name, value in values.items() if name not in unknown})
 
+    def of_evaluation(self, result: Any) -> dict[str, float]:
+        """Return the values that ``evaluate`` has returned, by their usual names: one number, or numbers or logs."""
+        if isinstance(result, Mapping):
+            logs = dict(result)
+        else:
+            values = list(result) if isinstance(result, list | tuple) else [result]
+            logs = dict(zip(("loss",) if len(values) == 1 else self._model.metrics_names, values, strict=False))
+        return _by_usual_names({f"val_{name}": value for name, value in logs.items()})
+
 
 def _unused(model: Any) -> Iterator[str]:
     """Yield the names of means that have not been updated since their reset."""

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from time import perf_counter
 from typing import Any
 
 import keras
@@ -35,6 +34,7 @@ from autotrainer.backends.keras3.watching.loss_tracker import LossTracker
 from autotrainer.backends.keras3.watching.source_lines import source_line
 from autotrainer.backends.keras3.watching.step_counter import StepCounter
 from autotrainer.backends.keras3.watching.step_measurement import StepMeasurement
+from autotrainer.backends.keras3.watching.validation_arrays import validation_facts
 from autotrainer.errors import InputError
 from autotrainer.monitoring.source_lines import calling_file
 from autotrainer.monitoring.tracebacks import hide_frames, passes_on
@@ -103,12 +103,17 @@ class KerasObserver:
         self._measurement: StepMeasurement | None = None
         self._keras_function: Callable[..., Any] | None = None
         self._counting_function: Callable[..., Any] | None = None
-        self._original = {name: getattr(model, name) for name in ("fit", "make_train_function")}
+        self._fits = 0  # calls of ``fit`` that are going on
+        self._evaluated: dict[str, float] | None = None  # values of an evaluation outside of ``fit``
+        self._epochs = monitor.history.epoch  # that have been ended here
+        self._epoch_end = 0  # steps done at the end of the latest of them
+        self._original = {name: getattr(model, name) for name in ("fit", "evaluate", "make_train_function")}
         self._train_functions = TrainFunctions(
             model, self._original["make_train_function"], self._fail, self._on_unrecordable
         )
         self._wrapped = {
             "fit": functools.wraps(self._original["fit"])(functools.partial(self._fit)),
+            "evaluate": functools.wraps(self._original["evaluate"])(functools.partial(self._evaluate)),
             "make_train_function": functools.wraps(self._original["make_train_function"])(
                 functools.partial(self._make_train_function)
             ),
@@ -132,11 +137,15 @@ class KerasObserver:
                 del attributes[name]
         if self._counting_function is not None and attributes.get("train_function") is self._counting_function:
             attributes["train_function"] = self._keras_function
+        with self._guard():
+            self._end_evaluated_epoch()
         self._measurement = None
         self._stop()
         self._train_functions.reset(traced=True)
+        self._losses.collect(self._counter.counts, sampled=False)
         self._losses.start_epoch()
         self._monitor.advance(self._counter.total - 1)
+        self._monitor.record_losses(self._losses.take())
         if self._counting_function is None and not self._monitor.context.managed:
             logger.warning("no training step of this model was observed: only fit() and train_on_batch() are watched")
 
@@ -156,6 +165,11 @@ class KerasObserver:
                 self._monitor.history.epoch = number
                 self._report_context()
                 self._train_functions.choose(self._counter.planned[1], self._counter.total)
+            if number is not None and self._next != _NEVER:  # this fit may end before the next step to consider
+                ends = self._counter.ends(self._monitor.history.epoch)
+                self._next = min(
+                    each for each in (self._next, *ends) if each == self._next or each >= self._counter.total
+                )
             self._losses.start_epoch()
 
     def start_test(self) -> None:
@@ -171,16 +185,15 @@ class KerasObserver:
 
     def end_epoch(self, logs: Mapping[str, Any]) -> None:
         """Report the end of an epoch to the monitor."""
+        sampler = self._monitor.sampler
         with self._guard():
-            started = perf_counter()
-            counts = self._counter.counts
-            values = self.values(logs)
-            if self._monitor.sampler.affordable():
+            with sampler.stopwatch, sampler.evaluations:
+                counts = self._counter.counts
+                values = self.values(logs)
                 self._losses.collect(counts, sampled=False)
-            self._monitor.sampler.charge(perf_counter() - started)
             self._monitor.advance(counts.total - 1)
             if not self._monitor.context.managed:  # else the trainer reports it, with its own evaluation
-                self._monitor.end_epoch(**values, **self._evaluation.take())
+                self._end_epoch({**values, **self._evaluation.take()})
 
     def values(self, logs: Mapping[str, Any]) -> dict[str, float]:
         """Return the numbers in the logs of an epoch, by their usual names."""
@@ -193,16 +206,46 @@ class KerasObserver:
         original = self._original["fit"]
         with self._guard():
             self._counter.enter_fit(data_size(original, args, kwargs))
+            if not self._monitor.context.managed:  # else the core compares the data
+                self._monitor.learn(validation_facts(original, args, kwargs))
             self._has_schedule_callback = has_schedule(original, args, kwargs)
             args, kwargs = with_callback(original, EpochCallback(self), args, kwargs)
+        self._fits += 1
         try:
             return original(*args, **kwargs)
         except BaseException as error:
             hide_frames(error)
             raise
         finally:
+            self._fits -= 1
             self._evaluation.end()
             self._monitor.advance(self._counter.total - 1)
+
+    @passes_on
+    def _evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate; outside of ``fit``, an evaluation between steps shows the end of an epoch."""
+        result = self._original["evaluate"](*args, **kwargs)
+        with self._guard():
+            if not (self._fits or self._monitor.closed or self._monitor.context.managed):
+                self._next = min(self._next, self._counter.total)
+                self._evaluated = self._epoch_values.of_evaluation(result)
+        return result
+
+    def _end_evaluated_epoch(self) -> None:
+        """End the epoch before an evaluation outside of ``fit``, unless the user's loop ends epochs itself."""
+        values, self._evaluated = self._evaluated, None
+        if values is None or self._counter.total == self._epoch_end:
+            return
+        self._losses.collect(self._counter.counts, sampled=False)
+        self._losses.start_epoch()  # an evaluation resets the metrics
+        self._counter.restart_epoch()
+        self._monitor.advance(self._counter.total - 1)
+        if self._monitor.history.epoch == self._epochs:
+            self._end_epoch(values)
+
+    def _end_epoch(self, values: Mapping[str, float]) -> None:
+        self._monitor.end_epoch(**values)
+        self._epochs, self._epoch_end = self._monitor.history.epoch, self._counter.total
 
     def _make_train_function(self, force: bool = False) -> Any:
         """Let Keras make its train function, and wrap it with a step counter."""
@@ -240,6 +283,8 @@ class KerasObserver:
     @passes_on
     def _take(self, base: Callable[..., Any], data: tuple[Any, ...]) -> Any:
         sample = False
+        with self._guard():
+            self._end_evaluated_epoch()
         with self._guard(), readable_variables(self._model, data) as readable:
             sample = self._prepare(readable) and self._is_due()
         if sample:
@@ -270,34 +315,33 @@ class KerasObserver:
             return False
         if self._measurement is None:
             self._measurement = StepMeasurement(self._model, self._losses, needs=self._monitor.needs, readable=readable)
+            self._monitor.sampler.stopwatch.waits = _is_on_accelerator(self._model)
         self._train_functions.prepare(self._measurement.layers, self._monitor.needs)
         return True
 
     def _is_due(self) -> bool:
         """Return whether to sample this step, and set the next step to consider."""
         sampler, step = self._monitor.sampler, self._counter.total
-        due = sampler.due(step)
-        last = self._counter.last_of_epoch()
-        if not due and step == last:
-            due = sampler.affordable()
-        self._next = sampler.next_step if last is None or step >= last else min(sampler.next_step, last)
+        due = sampler.due(step) or self._counter.is_last(step)
+        ends = self._counter.ends(self._monitor.history.epoch)
+        if not due and step in ends:
+            due = sampler.allows_extra()
+        self._next = min(each for each in (sampler.next_step, *ends) if each > step)
         return due
 
     @passes_on
     def _take_sampled(self, base: Callable[..., Any], data: tuple[Any, ...]) -> Any:
-        started = perf_counter()
-        measurement = self._measurement
+        measurement, sampler = self._measurement, self._monitor.sampler
         assert measurement is not None
-        with self._guard(), readable_variables(self._model, data) as readable:
+        sampler.begin_sample()
+        with self._guard(), sampler.stopwatch, readable_variables(self._model, data) as readable:
             if readable:
                 measurement.before_step()
-        cost = perf_counter() - started
         # The time of the step itself and of its first tracing is not charged; see the sampler's share.
         result, recorded = self._train_functions.run(base, data)
-        cost += self._train_functions.cost
-        started = perf_counter()
+        sampler.stopwatch.add(*self._train_functions.cost)
         self._register(result)
-        with self._guard(), readable_variables(self._model, result):
+        with self._guard(), sampler.stopwatch, readable_variables(self._model, result):
             recorder = self._train_functions.recorder if recorded else None
             if not measurement.begun:
                 measurement.begin(recorder, recorded)
@@ -306,7 +350,7 @@ class KerasObserver:
                 if recorder is not None and recorder.misses_gradients:
                     logger.warning("gradients can't be watched: the training step gives none to an optimizer's apply()")
             self._monitor.record(measurement.observation(recorder, recorded, self._counter.counts))
-        self._monitor.sampler.charge(cost + perf_counter() - started, sample=True)
+        sampler.end_sample()
         return result
 
     # -- helpers --------------------------------------------------------------------------------------------------
@@ -350,6 +394,11 @@ class KerasObserver:
             yield
         except Exception as error:  # noqa: BLE001 - nothing of ours may stop a training
             self._fail(error)
+
+
+def _is_on_accelerator(model: Any) -> bool:
+    device = next((str(getattr(weight.value, "device", "cpu")) for weight in model.weights), "cpu")
+    return "cpu" not in device.lower()
 
 
 def _logs_of(result: Any) -> Any:

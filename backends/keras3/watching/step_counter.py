@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["StepCounter", "StepCounts"]
+from autotrainer.monitoring.sampler import is_milestone
 
-_SHORT_RUN = 1000
-"""Steps up to which the last step of each epoch is also sampled."""
+__all__ = ["StepCounter", "StepCounts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +65,10 @@ class StepCounter:
         self._steps_per_epoch = steps
         self._from_fit = (epochs, None)
 
+    def restart_epoch(self) -> None:
+        """Register that an epoch begins outside of a ``fit``."""
+        self._epoch_start = self.total
+
     def start_epoch(self, epoch: int, epochs_so_far: int) -> int | None:
         """Register the start of an epoch.
 
@@ -84,8 +87,23 @@ class StepCounter:
         self._epoch_of_fit, self._epoch_start = epoch, self.total
         return number
 
-    def last_of_epoch(self) -> int | None:
-        """Return the step at which the last call of this epoch starts; None if unknown or in a long run."""
-        if self._steps_per_epoch is None or self._epoch_start + self._steps_per_epoch > _SHORT_RUN:
-            return None
-        return self._epoch_start + (self._steps_per_epoch - 1) // self.steps_per_call * self.steps_per_call
+    def ends(self, epoch: int) -> list[int]:
+        """Return the steps at which the last calls of this epoch, of the next one and of the run start.
+
+        Those of an epoch only if it is a milestone; none that is unknown.
+
+        Args:
+            epoch: 0-based number of this epoch in the run.
+        """
+        ends = []
+        if self._steps_per_epoch is not None:
+            last_call = (self._steps_per_epoch - 1) // self.steps_per_call * self.steps_per_call
+            starts = self._epoch_start, self._epoch_start + self._steps_per_epoch
+            ends = [start + last_call for ahead, start in enumerate(starts) if is_milestone(epoch + ahead)]
+        planned = self.planned[1]
+        return ends if planned is None else [*ends, planned - self.steps_per_call]
+
+    def is_last(self, step: int) -> bool:
+        """Return whether the call that starts at a step is the last one of the planned run."""
+        planned = self.planned[1]
+        return planned is not None and step < planned <= step + self.steps_per_call

@@ -29,15 +29,25 @@ Fit = Callable[..., Any]
 def watch_everything(open_watch: OpenWatch) -> Iterator[None]:
     """Watch each training in the block."""
     models = _WatchedModels(open_watch, keras.Model.fit)
-    methods = {"fit": models.fit(), "train_on_batch": models.train_on_batch(keras.Model.train_on_batch)}
-    for name, method in methods.items():
-        setattr(keras.Model, name, method)
+    methods = [
+        (keras.Model, "fit", models.fit()),
+        (keras.Model, "train_on_batch", models.train_on_batch(keras.Model.train_on_batch)),
+        (keras.optimizers.Optimizer, "apply", models.apply(keras.optimizers.Optimizer.apply)),
+    ]
+    inherited = [name not in vars(owner) for owner, name, _ in methods]
+    originals = [getattr(owner, name) for owner, name, _ in methods]
+    for owner, name, method in methods:
+        setattr(owner, name, method)
     try:
         yield
     finally:
-        for name, method in methods.items():
-            if vars(keras.Model).get(name) is method:
-                delattr(keras.Model, name)  # it is inherited again
+        for (owner, name, method), original, inherits in zip(methods, originals, inherited, strict=True):
+            if vars(owner).get(name) is not method:
+                continue  # the script has replaced it again
+            if inherits:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, original)
 
 
 class _WatchedModels:
@@ -52,6 +62,8 @@ class _WatchedModels:
         self._open_watch, self._original_fit = open_watch, fit
         self._watched: dict[int, tuple[weakref.ref[Any], Recorder, Fit]] = {}
         self._failed = False
+        self._depth = 0  # calls of ``fit`` and ``train_on_batch`` that are going on
+        self._reported_loop = False
 
     def fit(self) -> Fit:
         """Return a ``fit`` that first starts to watch the model."""
@@ -61,7 +73,11 @@ class _WatchedModels:
         @passes_on
         def fit(model: Any, *args: Any, **kwargs: Any) -> Any:
             watched = self._watched_fit(model)
-            return original(model, *args, **kwargs) if watched is None else watched(*args, **kwargs)
+            self._depth += 1
+            try:
+                return original(model, *args, **kwargs) if watched is None else watched(*args, **kwargs)
+            finally:
+                self._depth -= 1
 
         return fit
 
@@ -72,9 +88,29 @@ class _WatchedModels:
         @passes_on
         def train_on_batch(model: Any, *args: Any, **kwargs: Any) -> Any:
             self._watched_fit(model)
-            return original(model, *args, **kwargs)
+            self._depth += 1
+            try:
+                return original(model, *args, **kwargs)
+            finally:
+                self._depth -= 1
 
         return train_on_batch
+
+    def apply(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Return an ``apply`` of optimizers that reports steps of a training loop that can't be watched."""
+
+        @functools.wraps(original)
+        @passes_on
+        def apply(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+            if not (self._depth or self._reported_loop):
+                self._reported_loop = True
+                logger.warning(
+                    "a training loop of the script's own takes steps and is not watched: of Keras, only fit() and "
+                    "train_on_batch() are"
+                )
+            return original(optimizer, *args, **kwargs)
+
+        return apply
 
     def _watched_fit(self, model: Any) -> Fit | None:
         """Return the watched ``fit`` of a model; None if it is not watched."""

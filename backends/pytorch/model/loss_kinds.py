@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -101,8 +100,8 @@ def loss_info(loss_fn: nn.Module | Callable[..., Any] | None) -> LossInfo:
     if not kind:
         return LossInfo(name=name, reduction=reduction)
     info = LossInfo(name=name, reduction=reduction, weighted=weighted, **_LOSSES[kind])
-    if info.family == "ranking" and reduction == "mean":
-        info = replace(info, margin=float(options.get("margin", math.nan)))
+    if info.family == "ranking" and reduction == "mean" and "margin" in options:
+        info = replace(info, margin=float(options["margin"]))
     return info if options.get("log_input", True) else replace(info, expects="values")
 
 

@@ -1,19 +1,20 @@
 """Watches each PyTorch training of a script that does not use autotrainer.
 
-A training is detected at the end of an optimizer's first step, and watched from the next one on. Four functions of
-PyTorch are patched meanwhile: ``torch.autograd.backward`` and ``GradScaler.scale`` see the loss, the calls of PyTorch's
-losses show which module it comes from, and the optimizers' constructor shows when to record losses. Hooks on all
-modules would find the model, too, but slow each of them down, and `torch.compile` recompiles when hooks change: so the
-model is searched among all live objects.
+A training is detected where the model of a new optimizer is first called, before its first step. Functions of PyTorch
+are patched meanwhile: ``Optimizer.__init__`` shows that a training is about to begin, and ``Module.__call__``, patched
+only until then, that it does. ``torch.autograd.backward`` and ``GradScaler.scale`` see the loss, and the calls of
+PyTorch's losses show which module it comes from. A training whose model is never called as a module is detected at the
+end of the optimizer's first step, and watched from the next one on. An optimizer only knows its parameters: the model
+is searched among all live objects.
+
+Models of several optimizers whose losses depend on each other, as in adversarial training, are one training.
 """
 
 from __future__ import annotations
 
-import functools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -24,16 +25,25 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from autotrainer.adapter.backend import OpenWatch
 from autotrainer.adapter.observer import Recorder
+from autotrainer.backends.pytorch.model.describe import layers
+from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
+from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, remove_listener
 from autotrainer.backends.pytorch.runtime.hooks import never_compiled
+from autotrainer.backends.pytorch.runtime.observation import is_transformed
+from autotrainer.backends.pytorch.runtime.patching import FunctionPatch
 from autotrainer.backends.pytorch.runtime.torch_private import Loss, step_post_hooks
+from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.scripts.find_model import find_model
 from autotrainer.backends.pytorch.scripts.loss_graph import loss_function, loss_parameters, outputs_and_targets
-from autotrainer.backends.pytorch.watching.observer import TorchObserver
+from autotrainer.backends.pytorch.watching.observer import TorchObserver, observe
 from autotrainer.monitoring.monitor import is_watched
 from autotrainer.monitoring.tracebacks import passes_on
 from autotrainer.output import logger
 
 __all__ = ["watch_everything"]
+
+_LossModuleCall = tuple[nn.Module, int, tuple[Any, Any, Any]]
+"""A loss module, the id of its output, and its arguments, keyword arguments and output."""
 
 _PATIENCE = 100
 """Steps to wait for an optimizer's first step: the optimizer may be for a later phase."""
@@ -41,47 +51,59 @@ _PATIENCE = 100
 
 @contextmanager
 def watch_everything(open_watch: OpenWatch) -> Iterator[None]:
-    """Watch each training in the block, from its second step on."""
+    """Watch each training in the block."""
     detector = _TrainingDetector(open_watch)
+    add_listener(detector)  # so that loaders that start before their training is detected are known
     handle = register_optimizer_step_post_hook(never_compiled(detector.make_step_hook()))
     patches = [
-        _FunctionPatch(Optimizer, "__init__", detector.wrap_constructor),
-        _FunctionPatch(torch.autograd, "backward", detector.wrap_backward),
-        _FunctionPatch(Loss, "__call__", detector.wrap_loss_call),
-        _FunctionPatch(torch.amp.GradScaler, "scale", detector.wrap_scale),
+        FunctionPatch(Optimizer, "__init__", detector.wrap_constructor),
+        FunctionPatch(torch.autograd, "backward", detector.wrap_backward),
+        FunctionPatch(Loss, "__call__", detector.wrap_loss_call),
+        FunctionPatch(torch.amp.GradScaler, "scale", detector.wrap_scale),
     ]
     try:
         yield
     finally:
         handle.remove()
+        remove_listener(detector)
         for each in patches:
             each.undo()
+        detector.close()
 
 
-class _FunctionPatch:
-    """Replaces a function until `undo`.
+class _Training:
+    """A watched training.
 
-    Args:
-        owner: Class or module of the function.
-        name: Its name there.
-        wrap: Makes the replacement from the original.
+    Attributes:
+        monitor: Its monitor.
+        parts: Ids of the parameters of each of its models.
+        has_loss: Whether its loss module or function is known.
+        adversarial: Whether its models have losses of their own, none of which measures progress.
     """
 
-    def __init__(self, owner: Any, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        original = getattr(owner, name)
-        self._owner, self._name = owner, name
-        self._previous = vars(owner).get(name)  # None if inherited
-        self._replacement = functools.wraps(original)(wrap(original))
-        setattr(owner, name, self._replacement)
+    def __init__(
+        self, monitor: Recorder, model: nn.Module, optimizers: Sequence[Optimizer], parts: Sequence[nn.Module] = ()
+    ) -> None:
+        self.monitor = monitor
+        self.parts = [{id(p) for p in part.parameters()} for part in parts or (model,)]
+        self.has_loss = self.adversarial = False
+        self._model, self._optimizers = weakref.ref(model), WeakSequence(optimizers)
 
-    def undo(self) -> None:
-        """Restore the original, unless the script has replaced the function again."""
-        if vars(self._owner).get(self._name) is not self._replacement:
-            return
-        if self._previous is None:
-            delattr(self._owner, self._name)
-        else:
-            setattr(self._owner, self._name, self._previous)
+    @property
+    def model(self) -> nn.Module | None:
+        """The model; None once nobody uses it."""
+        return self._model()
+
+    @property
+    def optimizers(self) -> tuple[Optimizer, ...]:
+        """The optimizers that still exist."""
+        return tuple(self._optimizers)
+
+    @property
+    def observer(self) -> TorchObserver | None:
+        """The observer, while it watches."""
+        observer = self.monitor.observer
+        return observer if isinstance(observer, TorchObserver) and not self.monitor.closed else None
 
 
 class _TrainingDetector:
@@ -93,14 +115,28 @@ class _TrainingDetector:
     def __init__(self, open_watch: OpenWatch) -> None:
         self._open = open_watch
         self._registered: dict[int, weakref.ref[Optimizer]] = {}
-        self._unstepped: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # not registered yet
+        self._unstepped: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # has not taken a step yet
+        self._unwatched: dict[int, tuple[weakref.ref[Optimizer], set[int]]] = {}  # waits for a call of its model
+        self._call_patch: FunctionPatch | None = None
+        self._trainings: list[_Training] = []
         self._records_losses = True
         self._patience = _PATIENCE
         self._loss: Tensor | None = None
         self._scaled: tuple[weakref.ref[Tensor], Tensor] | None = None
-        self._loss_calls: dict[int, tuple[nn.Module, int]] = {}
+        self._loss_calls: dict[int, _LossModuleCall] = {}
         self._without_loss_module: list[Recorder] = []  # their losses are recorded here
         self._failed = False
+
+    def loader_started(self, loader: Any, iterator: Any) -> None:
+        """Do nothing: see `EpochListener`."""
+
+    def mode_changed(self, module: nn.Module, training: bool) -> None:
+        """Do nothing: see `EpochListener`."""
+
+    def close(self) -> None:
+        """Undo what is patched for a while."""
+        self._unwatched.clear()
+        self._patch_calls()
 
     # -- patched functions ----------------------------------------------------------------------------------------
     # A compiled function keeps the attributes that it reads as constants: it must not read any here.
@@ -114,6 +150,9 @@ class _TrainingDetector:
             try:
                 self._unstepped.add(optimizer)
                 self._records_losses, self._patience = True, _PATIENCE
+                key, unwatched = id(optimizer), self._unwatched
+                unwatched[key] = weakref.ref(optimizer, lambda _: unwatched.pop(key, None)), parameter_ids(optimizer)
+                self._patch_calls()
             except Exception as error:  # noqa: BLE001 - nothing may reach the script
                 self._fail(error)
 
@@ -142,8 +181,23 @@ class _TrainingDetector:
         def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 - its name in tracebacks
             output = original(module, *args, **kwargs)
             if not is_compiling() and self._records_losses and isinstance(output, Tensor) and output.requires_grad:
-                loss_calls[id(module)] = module, id(output)
+                loss_calls[id(module)] = module, id(output), (args, kwargs, output)
             return output
+
+        return __call__
+
+    def wrap_module_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a ``Module.__call__`` that detects the first call of a model with a new optimizer."""
+
+        @passes_on
+        def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 - its name in tracebacks
+            if not is_compiling() and self._unwatched and torch.is_grad_enabled():
+                try:
+                    self._inspect_call(module)
+                except Exception as error:  # noqa: BLE001 - nothing may reach the script
+                    self._unwatched.clear()
+                    self._fail(error)
+            return original(module, *args, **kwargs)
 
         return __call__
 
@@ -167,12 +221,17 @@ class _TrainingDetector:
         loss = scaled[1] if scaled is not None and scaled[0]() is tensors else tensors
         if self._records_losses:
             self._loss = loss
+            self._inspect_loss(loss)
         for monitor in self._without_loss_module:
             observer = monitor.observer
             if isinstance(observer, TorchObserver) and observer.wants_loss and loss.ndim == 0:
                 with monitor.guard("reading the loss"):
-                    outputs, targets = outputs_and_targets(loss) if observer.sampling else (None, None)
-                    observer.log(loss=loss, outputs=outputs, targets=targets)
+                    self._report_loss(observer, loss)
+
+    @staticmethod
+    def _report_loss(observer: TorchObserver, loss: Tensor) -> None:
+        outputs, targets = outputs_and_targets(loss) if observer.sampling else (None, None)
+        observer.log(loss=loss, outputs=outputs, targets=targets)
 
     # -- optimizers -----------------------------------------------------------------------------------------------
 
@@ -196,7 +255,10 @@ class _TrainingDetector:
             if not self._records_losses:  # a copy of another optimizer: nothing was recorded in this step
                 self._records_losses, self._patience = True, _PATIENCE
             elif id(optimizer) not in self._registered:
-                self._start_watching(optimizer)
+                self._start_watching(optimizer, loss_parameters(self._loss))
+            self._unstepped.discard(optimizer)
+            if self._unwatched.pop(id(optimizer), None) is not None:
+                self._patch_calls()
             self._patience -= 1
             unregistered = len(self._unstepped) > 0 or id(optimizer) not in self._registered
             self._records_losses = self._patience > 0 and unregistered
@@ -204,42 +266,151 @@ class _TrainingDetector:
             self._loss = self._scaled = None
             self._loss_calls.clear()
 
-    def _start_watching(self, optimizer: Optimizer) -> None:
-        started = perf_counter()
-        self._register(optimizer)
+    def _inspect_call(self, module: nn.Module) -> None:
+        """Start watching the training whose model contains a module that is being called."""
+        called = {id(p) for p in module.parameters()}
+        for key, (reference, parameters) in list(self._unwatched.items()):
+            optimizer = reference()
+            if optimizer is None or is_transformed() or called.isdisjoint(parameters):
+                continue
+            self._unwatched.pop(key)
+            if key not in self._registered:
+                self._start_watching(optimizer, called, first_step=True)
+            self._patch_calls()
+
+    def _start_watching(self, optimizer: Optimizer, used: set[int], *, first_step: bool = False) -> None:
+        """Watch the training of an optimizer.
+
+        Args:
+            optimizer: The optimizer.
+            used: Ids of further parameters that its model may have.
+            first_step: Whether its first step is still to come.
+        """
         if _is_watched(optimizer):
+            self._register(optimizer)
             return
-        match = find_model(optimizer, loss_parameters(self._loss), self._registered.keys() - {id(optimizer)})
-        if match is None or any(map(is_watched, match.containers)):
+        match = find_model(optimizer, used, self._registered.keys() - {id(optimizer)})
+        if match is None:
+            self._register(optimizer)
             return
-        module = self._loss_module()
-        function = None if module is not None or self._loss is None else loss_function(self._loss)
-        monitor = self._open(match.model, match.optimizers, module if module is not None else function)
-        if monitor is None:
-            return
+        training = self._continued(match.model, match.optimizers)
+        if training is None and not any(map(is_watched, match.containers)):
+            monitor = self._open(match.model, match.optimizers, None)
+            training = None if monitor is None else _Training(monitor, match.model, match.optimizers)
         for each in match.optimizers:
             self._register(each)
-        observer = monitor.observer
-        assert isinstance(observer, TorchObserver)
-        observer.skip(1)
+        observer = None if training is None else training.observer
+        if training is None or observer is None:
+            return
+        self._trainings = [each for each in self._trainings if each.observer is not None and each is not training]
+        self._trainings.append(training)
+        if not first_step:
+            observer.skip(1)
+            self._learn_loss(training, self._loss)
+        elif type(match.model) is nn.ModuleList:
+            observer.trace_parts()
+
+    def _continued(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> _Training | None:
+        """Go on with the training of a model that gets another optimizer."""
+        for training in self._trainings:
+            monitor = training.monitor
+            names = [info.name for info in monitor.context.layers]
+            if training.model is model and not monitor.closed and names == [info.name for info in layers(model)]:
+                if monitor.observer is not None:
+                    monitor.observer.close()
+                planned = monitor.context.planned_epochs, monitor.context.planned_steps
+                monitor.attach(observe(model, optimizers, None, monitor, epochs=planned[0], steps=planned[1]))
+                self._trainings.remove(training)
+                return _Training(monitor, model, optimizers)
+        return None
+
+    def _inspect_loss(self, loss: Tensor) -> None:
+        """Learn from a loss which module or function it comes from, and which trainings belong together."""
+        settled = len(self._trainings) == 1 and self._trainings[0].has_loss and len(self._trainings[0].parts) == 1
+        if settled or not self._trainings:
+            return
+        used = loss_parameters(loss)
+        trainings = [each for each in self._trainings if each.observer is not None]
+        concerned = [each for each in trainings if any(not part.isdisjoint(used) for part in each.parts)]
+        training = self._join(concerned) if len(concerned) > 1 else concerned[0] if concerned else None
+        if training is None:
+            return
+        if any(part.isdisjoint(used) for part in training.parts):
+            self._ignore_losses(training)
+        elif not training.has_loss:
+            self._learn_loss(training, loss)
+
+    def _join(self, trainings: Sequence[_Training]) -> _Training | None:
+        """Watch trainings whose losses depend on each other as one, from now on.
+
+        A training that has gone on for a while was a different one, such as that of a teacher.
+        """
+        models = [each.model for each in trainings]
+        optimizers = [optimizer for each in trainings for optimizer in each.optimizers]
+        steps = trainings[0].monitor.history.step + 1
+        if None in models or any(each.monitor.history.step >= _PATIENCE for each in trainings):
+            return None
+        self._trainings = [each for each in self._trainings if each not in trainings]
+        joint = nn.ModuleList([model for model in models if model is not None])
+        monitor = self._open(joint, optimizers, None, [each.monitor for each in trainings])
         self._without_loss_module[:] = [each for each in self._without_loss_module if not each.closed]
-        if module is None:
-            self._without_loss_module.append(monitor)
-        monitor.sampler.charge(perf_counter() - started)
+        if monitor is None:
+            return None
+        training = _Training(monitor, joint, optimizers, list(joint))
+        self._trainings.append(training)
+        observer = training.observer
+        if observer is not None:
+            observer.skip(steps)
+            observer.trace_parts()
+        if any(each.has_loss for each in trainings):
+            self._ignore_losses(training)
+        return training
+
+    def _ignore_losses(self, training: _Training) -> None:
+        observer = training.observer
+        if observer is not None and not training.adversarial:
+            training.has_loss = training.adversarial = True
+            self._without_loss_module[:] = [e for e in self._without_loss_module if e is not training.monitor]
+            observer.ignore_losses()
+            logger.warning("several models have losses of their own: these do not measure progress and are not judged")
+
+    def _learn_loss(self, training: _Training, loss: Tensor | None) -> None:
+        """Have a training's observer follow its loss module, or else record its losses here."""
+        observer = training.observer
+        if observer is None:
+            return
+        training.has_loss = True
+        call = self._loss_module(loss)
+        if call is not None:
+            observer.follow_loss(call[0], call[1])
+            return
+        function = None if loss is None else loss_function(loss)
+        observer.follow_loss(function, None)
+        self._without_loss_module[:] = [each for each in self._without_loss_module if not each.closed]
+        self._without_loss_module.append(training.monitor)
+
+    def _patch_calls(self) -> None:
+        """Patch ``Module.__call__`` as long as an optimizer waits for a call of its model."""
+        if self._unwatched and self._call_patch is None:
+            self._call_patch = FunctionPatch(nn.Module, "__call__", self.wrap_module_call)
+        elif not self._unwatched and self._call_patch is not None:
+            self._call_patch.undo()
+            self._call_patch = None
 
     def _register(self, optimizer: Optimizer) -> None:
         key, registered = id(optimizer), self._registered
         registered[key] = weakref.ref(optimizer, lambda gone: registered.pop(key, None))
-        self._unstepped.discard(optimizer)
 
-    def _loss_module(self) -> nn.Module | None:
-        """Return the module that the loss comes from, if it is one of PyTorch's losses and still alive."""
-        loss_calls = [(weakref.ref(module), output) for module, output in self._loss_calls.values()]
+    def _loss_module(self, loss: Tensor | None) -> tuple[nn.Module, tuple[Any, Any, Any]] | None:
+        """Return the loss module of PyTorch that the loss comes from, if it is still alive, and its call."""
+        loss_calls = [(weakref.ref(module), output, call) for module, output, call in self._loss_calls.values()]
         self._loss_calls.clear()
-        returned_loss = [module for module, output in loss_calls if output == id(self._loss)]
-        if returned_loss:
-            return returned_loss[-1]()
-        return loss_calls[0][0]() if len(loss_calls) == 1 else None
+        returned_loss = [each for each in loss_calls if each[1] == id(loss)]
+        if not returned_loss and len(loss_calls) != 1:
+            return None
+        reference, _, call = (returned_loss or loss_calls)[-1]
+        module = reference()
+        return None if module is None else (module, call)
 
     def _fail(self, error: Exception) -> None:
         if not self._failed:

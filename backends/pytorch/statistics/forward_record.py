@@ -19,6 +19,7 @@ from autotrainer.backends.pytorch.statistics.stats import (
     input_rows,
     silent_units,
 )
+from autotrainer.output import logger
 from autotrainer.records.measurement import OUTPUT_COLUMNS, ZERO_REGION
 from autotrainer.records.signals import LAYER_COLUMNS, LayerInfo
 
@@ -54,6 +55,7 @@ class ForwardRecord:
         """Rows of activation modules that follow several layers: they are treated like functional calls."""
         self.inputs: Tensor | None = None
         self.input_kind = "unknown"
+        self._reads_inputs = True
         self.scales_inputs = any(isinstance(module, InputScaling) for module in model.modules())
         self.batch_size: int | None = None
         self.outputs: Tensor | None = None
@@ -90,7 +92,13 @@ class ForwardRecord:
         if tensor is None and any_tensor.dtype is torch.uint8:
             tensor = any_tensor
         self.input_kind = "index" if tensor is None else "values"
-        self.inputs = input_rows(tensor)
+        try:
+            self.inputs = input_rows(tensor)
+        except (RuntimeError, NotImplementedError) as error:  # a layout or type without such operations
+            if self._reads_inputs:
+                self._reads_inputs = False
+                reason = (str(error).splitlines() or [""])[0][:160]
+                logger.warning("the inputs can't be read, everything else is watched: %s", reason)
 
     def _record_layer(self, row: int, tensor: Tensor, args: Any) -> None:
         info, module = self._infos[row], self.modules[row]

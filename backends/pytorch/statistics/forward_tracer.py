@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
+from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.model.tensor_origins import FunctionalCallMode, TensorOrigin
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
@@ -37,6 +37,7 @@ class ForwardTracer(ForwardRecord):
         fail: Called with an exception of a hook; nothing is ever raised into the model.
         without_gradients: Record passes without gradients, too.
         needs: Columns of the layer table to measure.
+        stopwatch: Measures the time spent in the hooks.
     """
 
     def __init__(
@@ -46,13 +47,13 @@ class ForwardTracer(ForwardRecord):
         *,
         without_gradients: bool = False,
         needs: frozenset[str] = ALL_COLUMNS,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         super().__init__(model, needs=needs)
         self.by_parts = False
         self.compiled = False
         """Whether `torch.compile` has compiled a hook: later passes have none, see `arm`."""
-        self.seconds = 0.0
-        """Time spent in the hooks since this was last set to zero."""
+        self.stopwatch = stopwatch or Stopwatch()
         self._fail = fail
         self._without_gradients = without_gradients
         self._measures_attention = any(LAYER_COLUMNS[column] in needs for column in ATTENTION_COLUMNS)
@@ -142,45 +143,43 @@ class ForwardTracer(ForwardRecord):
         if is_transformed():
             self.interrupted = True
             return
-        started = perf_counter()
-        try:
-            with observation() as with_gradients:
-                if not (self._without_gradients or with_gradients):
-                    return
-                self._end_pass()
-                self._reset()
-                self._in_pass = True
-                self._record_inputs((args, kwargs))
-            if not self.by_parts:
-                self._hook_layers()
-            row = self._rows.get(id(module))
-            if row is not None:
-                self.calls[row] = 0
-            if self._uses_call_mode:
-                self._call_mode.__enter__()  # type: ignore[no-untyped-call]
-                self._call_mode_entered = True
-        except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
-            self._fail(error)
-        self.seconds += perf_counter() - started
+        with self.stopwatch:
+            try:
+                with observation() as with_gradients:
+                    if not (self._without_gradients or with_gradients):
+                        return
+                    self._end_pass()
+                    self._reset()
+                    self._in_pass = True
+                    self._record_inputs((args, kwargs))
+                if not self.by_parts:
+                    self._hook_layers()
+                row = self._rows.get(id(module))
+                if row is not None:
+                    self.calls[row] = 0
+                if self._uses_call_mode:
+                    self._call_mode.__enter__()  # type: ignore[no-untyped-call]
+                    self._call_mode_entered = True
+            except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
+                self._fail(error)
 
     def _leave_root(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if is_transformed() or module is not self.model or not self._in_pass:
             return
-        started = perf_counter()
-        try:
-            self._end_pass()
-            hide_frames(sys.exception())  # of the user's forward pass, if there is one
-            with observation():
-                tensor = first_tensor(output, floating=True)
-                row = self._rows.get(id(module))
-                if row is not None and tensor is not None:
-                    self._record_layer(row, tensor, args)
-                self.outputs = None if tensor is None else tensor.detach()
-                self.output_origin = self._origins.get(tensor)
-            self._origins.clear()
-        except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
-            self._fail(error)
-        self.seconds += perf_counter() - started
+        with self.stopwatch:
+            try:
+                self._end_pass()
+                hide_frames(sys.exception())  # of the user's forward pass, if there is one
+                with observation():
+                    tensor = first_tensor(output, floating=True)
+                    row = self._rows.get(id(module))
+                    if row is not None and tensor is not None:
+                        self._record_layer(row, tensor, args)
+                    self.outputs = None if tensor is None else tensor.detach()
+                    self.output_origin = self._origins.get(tensor)
+                self._origins.clear()
+            except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
+                self._fail(error)
 
     def _enter_layer(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if is_compiling():
@@ -197,60 +196,56 @@ class ForwardTracer(ForwardRecord):
         row = None if is_transformed() else self._rows.get(id(module))
         if row is None:
             return
-        started = perf_counter()
-        self._latest_row = row
-        if self._is_opaque(row):
-            self._call_mode.muted -= 1
-        try:
-            with observation() as with_gradients:
-                tensor = first_tensor(output, floating=True) if self._without_gradients or with_gradients else None
-                if tensor is not None and tensor.numel():
-                    if self.by_parts and self.inputs is None and self.input_kind == "unknown":
-                        self._record_inputs(args)
-                    if self._infos[row].kind == "activation":
-                        self._record_activation(row, tensor, args)
-                    else:
-                        self._record_layer(row, tensor, args)
-                    self._record_features(row, args)
-        except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
-            self._fail(error)
-        self.seconds += perf_counter() - started
+        with self.stopwatch:
+            self._latest_row = row
+            if self._is_opaque(row):
+                self._call_mode.muted -= 1
+            try:
+                with observation() as with_gradients:
+                    tensor = first_tensor(output, floating=True) if self._without_gradients or with_gradients else None
+                    if tensor is not None and tensor.numel():
+                        if self.by_parts and self.inputs is None and self.input_kind == "unknown":
+                            self._record_inputs(args)
+                        if self._infos[row].kind == "activation":
+                            self._record_activation(row, tensor, args)
+                        else:
+                            self._record_layer(row, tensor, args)
+                        self._record_features(row, args)
+            except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
+                self._fail(error)
 
     def _leave_attention(
         self, module: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         if is_transformed():
             return
-        started = perf_counter()
-        try:
-            with observation() as with_gradients:
-                if not (self._without_gradients or with_gradients):
-                    return
-                stats = module_attention(module, *args, **kwargs)
-                row = self._rows.get(id(module))
-                if stats is not None and row is not None:
-                    self.attention[row] = stats
-        except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
-            self._fail(error)
-        self.seconds += perf_counter() - started
+        with self.stopwatch:
+            try:
+                with observation() as with_gradients:
+                    if not (self._without_gradients or with_gradients):
+                        return
+                    stats = module_attention(module, *args, **kwargs)
+                    row = self._rows.get(id(module))
+                    if stats is not None and row is not None:
+                        self.attention[row] = stats
+            except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
+                self._fail(error)
 
     def _on_attention(self, source: TensorOrigin | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        started = perf_counter()
-        self._saw_functional = True
-        row = self._attention_row(source)
-        stats = functional_attention(*args, **kwargs)
-        if stats is not None and row is not None:
-            self.attention[row] = stats
-        self.seconds += perf_counter() - started
+        with self.stopwatch:
+            self._saw_functional = True
+            row = self._attention_row(source)
+            stats = functional_attention(*args, **kwargs)
+            if stats is not None and row is not None:
+                self.attention[row] = stats
 
     def _attention_row(self, source: TensorOrigin | None) -> int | None:
         """Return the row that a call of `scaled_dot_product_attention` belongs to."""
         return self._latest_row if source is None or source.last_layer is None else source.last_layer
 
     def _on_functional(self, source: TensorOrigin, name: str, output: Tensor) -> None:
-        started = perf_counter()
-        self._record_functional(source, name, output)
-        self.seconds += perf_counter() - started
+        with self.stopwatch:
+            self._record_functional(source, name, output)
 
     def skip_unused_functional_mode(self) -> None:
         """Do without the function mode from now on if the last pass had no functional calls that matter."""

@@ -31,6 +31,9 @@ __all__ = [
     "to_host",
 ]
 
+_MOST_DENSE = 4_000_000
+"""Entries of sparse rows that may be made dense."""
+
 ACTIVATION_COLUMNS = tuple(LAYER_COLUMNS.index(name) for name in OUTPUT_COLUMNS if name != "dead_units")
 """Columns of the layer table that `activation_numbers` fills, in its order."""
 
@@ -180,7 +183,17 @@ def rows_of(tensor: Tensor | None, rows: int) -> Tensor | None:
     """Return a copy of the first rows, or None if there are none."""
     if tensor is None or not rows or not tensor.ndim or tensor.is_complex():
         return None
-    return tensor.detach()[:rows].clone()
+    return _first_rows(tensor, rows).clone()
+
+
+def _first_rows(tensor: Tensor, rows: int) -> Tensor:
+    """Return the first rows of a tensor of any layout, dense; fewer if they would be too large."""
+    tensor = tensor.detach()
+    if tensor.layout is torch.strided:
+        return tensor[:rows]
+    sparse = tensor if tensor.layout is torch.sparse_coo else tensor.to_sparse_coo()
+    rows = min(rows, len(sparse), max(1, _MOST_DENSE // max(1, math.prod(sparse.shape[1:]))))
+    return sparse.narrow_copy(0, 0, rows).to_dense()
 
 
 def input_rows(tensor: Tensor | None) -> Tensor | None:
@@ -191,7 +204,7 @@ def input_rows(tensor: Tensor | None) -> Tensor | None:
     """
     if tensor is None or not tensor.ndim or not tensor.numel() or tensor.is_complex():
         return None
-    rows = tensor.detach()[:MAX_ROWS]
+    rows = _first_rows(tensor, MAX_ROWS)
     if rows.ndim == 2 and rows.shape[1] > MAX_FEATURES:
         rows = rows[:, :: math.ceil(rows.shape[1] / MAX_FEATURES)]
     width = rows[0].numel()
@@ -204,6 +217,8 @@ def input_rows(tensor: Tensor | None) -> Tensor | None:
 def feature_rows(tensor: Tensor | None) -> Tensor | None:
     """Return a copy of evenly strided rows and features of a dense layer's input; None if there are none."""
     if tensor is None or tensor.ndim < 2 or not tensor.numel() or not tensor.is_floating_point():
+        return None
+    if tensor.layout is not torch.strided:
         return None
     rows = tensor.detach()
     rows = rows[..., :: math.ceil(rows.shape[-1] / MAX_RANK)].flatten(0, -2)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from time import perf_counter
 from typing import Any
+from weakref import ref
 
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
+from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.runtime.torch_private import dispatch_modes, function_modes, has_transforms
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
@@ -35,7 +36,7 @@ def is_kept(step: int) -> bool:
 class StepCounter:
     """State that the two permanent hooks share: plain attributes, read and written at every step."""
 
-    __slots__ = ("inspect_next", "losses", "step", "wake_step")
+    __slots__ = ("inspect_next", "latest_loss", "latest_step", "losses", "step", "wake_step")
 
     def __init__(self, step: int = 0) -> None:
         self.step = step
@@ -45,6 +46,10 @@ class StepCounter:
         self.inspect_next = True
         """Whether the next training loss needs more than keeping a reference."""
         self.losses: deque[tuple[int, Tensor | float]] = deque(maxlen=_MOST_LOSSES)
+        self.latest_step = -1
+        """The latest step whose loss is not among these."""
+        self.latest_loss: ref[Tensor] | None = None
+        """Its loss, as long as the user's loop keeps it: a reference of our own would keep the step's graph alive."""
 
 
 class LossTracker:
@@ -56,9 +61,11 @@ class LossTracker:
         step_measurement: Measures sampled steps.
         counter: Steps so far.
         validation_loss: Takes the losses that do not belong to a training step.
+        on_evaluation: Called at a loss that does not belong to a training step.
         on_training_resumed: Called when a training step follows an evaluation.
         note_call: Called while a call of the loss is on the stack.
         fail: Takes an exception of our own code.
+        stopwatch: Measures the time spent in the hook, but for the steps that only keep a reference.
     """
 
     def __init__(
@@ -68,14 +75,17 @@ class LossTracker:
         step_measurement: StepMeasurement,
         counter: StepCounter,
         validation_loss: ValidationLoss,
+        on_evaluation: Callable[[], None],
         on_training_resumed: Callable[[], None],
         note_call: Callable[[], None],
         fail: Callable[[Exception], None],
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         self._model, self._step_measurement = model, step_measurement
         self._loss_module = WeakSequence([loss_fn] if isinstance(loss_fn, nn.Module) else [])
         self._counter, self._validation_loss = counter, validation_loss
-        self._on_training_resumed, self._note_call, self._fail = on_training_resumed, note_call, fail
+        self._on_evaluation, self._on_training_resumed = on_evaluation, on_training_resumed
+        self._note_call, self._fail = note_call, fail
         self._trains_in_eval = False
         self._vector_loss = False
         self._ambiguous_call: LossCall | None = None
@@ -83,8 +93,11 @@ class LossTracker:
         self.call: LossCall | None = None
         """The call in the sampled step, as far as it is known."""
         self.closed = False
-        self.seconds = 0.0
-        """Time spent since this was last set to zero."""
+        self.stopwatch = stopwatch or Stopwatch()
+
+    def follow(self, loss_fn: Any) -> None:
+        """Take another loss for that of the training."""
+        self._loss_module = WeakSequence([loss_fn] if isinstance(loss_fn, nn.Module) else [])
 
     def make_hook(self) -> Callable[..., None]:
         """Return the hook for each call of the loss module."""
@@ -98,6 +111,8 @@ class LossTracker:
                 step = counter.step
                 if (step < _ALL_LOSSES or step % _LOSS_PERIOD < _LOSS_BURST) and not has_transforms():
                     counter.losses.append((step, loss.detach()))
+                else:
+                    counter.latest_step, counter.latest_loss = step, ref(loss)
             else:
                 record_call(module, args, kwargs, loss)
 
@@ -105,19 +120,18 @@ class LossTracker:
 
     def log(self, *, loss: Any, outputs: Any, targets: Any) -> None:
         """Record what the user's loop reports."""
-        started = perf_counter()
-        if self._validation_loss:
-            self._on_training_resumed()
-        if loss is not None:
-            value = loss.detach() if isinstance(loss, Tensor) else float(loss)
-            scalar = value.float().mean() if isinstance(value, Tensor) and value.ndim else value
-            self._counter.losses.append((self._counter.step, scalar))
-        if self._step_measurement.sampling:
-            self._note_call()
-        if self._step_measurement.sampling and (outputs is not None or targets is not None):
-            with observation():
-                self.call = LossCall.reported(outputs, targets, self.call).copied()
-        self.seconds += perf_counter() - started
+        with self.stopwatch:
+            if self._validation_loss.open:
+                self._on_training_resumed()
+            if loss is not None:
+                value = loss.detach() if isinstance(loss, Tensor) else float(loss)
+                scalar = value.float().mean() if isinstance(value, Tensor) and value.ndim else value
+                self._counter.losses.append((self._counter.step, scalar))
+            if self._step_measurement.sampling:
+                self._note_call()
+            if self._step_measurement.sampling and (outputs is not None or targets is not None):
+                with observation():
+                    self.call = LossCall.reported(outputs, targets, self.call).copied()
 
     def clear_call(self) -> None:
         """Drop the calls of the previous step."""
@@ -138,28 +152,34 @@ class LossTracker:
         self._counter.losses.clear()
         return losses
 
+    def keep_latest(self, step: int) -> None:
+        """Keep the loss of a step, the last one of the training, if the user's loop still has it."""
+        loss = None if self._counter.latest_loss is None else self._counter.latest_loss()
+        if loss is not None and self._counter.latest_step == step and not has_transforms():
+            self._counter.losses.append((step, loss.detach()))
+        self._counter.latest_loss = None
+
     def update_inspection(self) -> None:
         """Decide whether the next loss needs more than keeping a reference."""
-        self._counter.inspect_next = self._step_measurement.sampling or self._vector_loss or bool(self._validation_loss)
+        self._counter.inspect_next = self._step_measurement.sampling or self._vector_loss or self._validation_loss.open
 
     def _record_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self.closed or not any(module is loss for loss in self._loss_module) or is_transformed():
             return
-        started = perf_counter()
-        try:
-            with observation():
-                loss = loss_of(output)
-                if loss is not None:
-                    self._record_loss(
-                        loss, LossCall.of(module, args, kwargs, loss, self._step_measurement.tracer.outputs)
-                    )
-        except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
-            self._fail(error)
-        self.seconds += perf_counter() - started
+        with self.stopwatch:
+            try:
+                with observation():
+                    loss = loss_of(output)
+                    if loss is not None:
+                        self._record_loss(
+                            loss, LossCall.of(module, args, kwargs, loss, self._step_measurement.tracer.outputs)
+                        )
+            except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
+                self._fail(error)
 
     def _record_loss(self, loss: Tensor, call: LossCall) -> None:
         if loss.requires_grad and (self._model.training or self._trains_in_eval):
-            if self._validation_loss:
+            if self._validation_loss.open:
                 self._on_training_resumed()
             self._vector_loss |= loss.ndim > 0
             self._counter.losses.append(
@@ -170,6 +190,8 @@ class LossTracker:
                 self.call = call.copied()
         else:
             self._validation_loss.add(loss, call.rows)
+            if not loss.requires_grad:
+                self._on_evaluation()
             if not (loss.requires_grad or self._step_measurement.compiled):
                 self._step_measurement.mode_tracker.note_evaluation_loss()
             if loss.requires_grad and self._step_measurement.sampling:

@@ -6,11 +6,12 @@ import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
@@ -26,6 +27,12 @@ _REPEATS = 3
 
 _PATIENCE = 2
 """Steps to wait for an evaluation."""
+
+_SEARCH = 20_000
+"""Passes with gradients within which the first evaluation is searched for: about 0.2 s."""
+
+_SAME_INPUTS = 3
+"""Sampled steps that must all get one tensor to conclude that every step does."""
 
 
 def dropout_rate(module: nn.Module) -> float:
@@ -82,7 +89,7 @@ class _InputIdentity:
     def of(cls, args: Any) -> _InputIdentity | None:
         """Return the identity of the arguments of a pass; None without a tensor."""
         tensor = first_tensor(args)
-        if tensor is None:
+        if tensor is None or tensor.layout is not torch.strided:
             return None
         location = (tensor.data_ptr(), tensor.shape, tensor.stride(), write_version(tensor))
         return cls(weakref.ref(view_base(tensor)), location)
@@ -103,14 +110,27 @@ class ModeTracker:
         model: The model, not compiled.
         step: Returns the number of steps done.
         fail: Takes an exception of our own code.
+        stopwatch: Measures the time spent in the hook.
+        on_evaluation: Called at a pass without gradients; None to track modes alone.
     """
 
-    def __init__(self, model: nn.Module, step: Callable[[], int], fail: Callable[[Exception], None]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        step: Callable[[], int],
+        fail: Callable[[Exception], None],
+        stopwatch: Stopwatch | None = None,
+        on_evaluation: Callable[[], None] | None = None,
+    ) -> None:
         self.training = math.nan
         """Mode of the latest pass with gradients."""
-        self.seconds = 0.0
-        """Time spent since this was last set to zero."""
-        self._model, self._step, self._fail = model, step, fail
+        self.stopwatch = stopwatch or Stopwatch()
+        self.same_inputs = False
+        """Whether all sampled steps have got the same tensor."""
+        self._model, self._step, self._fail, self._on_evaluation = model, step, fail, on_evaluation
+        self._searches = self._left = _SEARCH if on_evaluation is not None else 0
+        self._training_inputs: tuple[int, _InputIdentity | None] = (0, None)  # sampled steps, and what they all got
+        self._sampled_step = -1
         self._sensitive_modules = _sensitive_modules(model)
         self._handle: HookHandle | None = None
         self._sampled = False
@@ -129,7 +149,13 @@ class ModeTracker:
     def end(self) -> None:
         """Stop tracking passes."""
         self._sampled = False
-        self._disarm()
+        if not self._searches:
+            self._disarm()
+
+    def stop(self) -> None:
+        """Remove the hook for good."""
+        self._searches = self._left = 0
+        self.end()
 
     def expect_evaluation(self, at: int) -> None:
         """Track the first passes of the next evaluation.
@@ -157,7 +183,7 @@ class ModeTracker:
         """
         evaluated = self._after_last_step() if held_out_reported and math.isnan(self._evaluation) else self._evaluation
         self._evaluation = math.nan
-        if not self._sampled:
+        if not (self._sampled or self._searches):
             self._disarm()
         return evaluated
 
@@ -166,7 +192,7 @@ class ModeTracker:
         return mode if at == self._step() else math.nan
 
     def _arm(self) -> None:
-        if self._handle is None and self._sensitive_modules:
+        if self._handle is None and (self._sensitive_modules or self._on_evaluation is not None):
             self._handle = add_hook(self._model, self._record_pass, before=True)
 
     def _disarm(self) -> None:
@@ -177,16 +203,25 @@ class ModeTracker:
     def _record_pass(self, module: nn.Module, args: Any) -> None:
         if is_transformed() or module is not self._model:
             return
-        started = perf_counter()
-        try:
-            with observation() as with_gradients:
-                self._record_mode(args, with_gradients)
-        except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
-            self._fail(error)
-        self.seconds += perf_counter() - started
+        with self.stopwatch:
+            try:
+                if self._searches and not self._sampled and torch.is_grad_enabled():
+                    self._searches -= 1
+                    if not self._searches:
+                        self._disarm()
+                    return
+                with observation() as with_gradients:
+                    self._record_mode(args, with_gradients)
+            except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
+                self._fail(error)
 
     def _record_mode(self, args: Any, with_gradients: bool) -> None:
         now, done = mode(self._model, self._sensitive_modules), self._step()
+        if self._sampled and with_gradients:
+            self._compare_inputs(args)
+        if not with_gradients and self._on_evaluation is not None:
+            self._left, self._searches = self._searches or self._left, 0
+            self._on_evaluation()
         if not with_gradients:
             before, self._inputs = self._inputs, _InputIdentity.of(args)
             again = before is not None and before.same(self._inputs)
@@ -197,5 +232,17 @@ class ModeTracker:
         else:
             self.training, self._latest, self._inputs = now, (-1, math.nan), None
             over = done > self._expected + _PATIENCE
-        if over and not self._sampled:
+        if over and with_gradients and self._left:  # it has not come: search for the next one
+            self._searches, self._left = self._left, 0
+        elif over and not self._sampled:
             self._disarm()
+
+    def _compare_inputs(self, args: Any) -> None:
+        """Compare the inputs of a sampled step with those of all sampled steps before."""
+        inputs, (count, before) = _InputIdentity.of(args), self._training_inputs
+        if count and (before is None or not before.same(inputs)):
+            self._training_inputs, self.same_inputs = (count, None), False
+        elif self._step() != self._sampled_step:
+            self._sampled_step = self._step()
+            self._training_inputs = count + 1, inputs if before is None else before
+            self.same_inputs = count + 1 >= _SAME_INPUTS

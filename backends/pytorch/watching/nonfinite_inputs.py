@@ -7,14 +7,15 @@ else to measure, and the rows come again in the next epoch: until then each batc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from time import perf_counter
 from typing import Any
 
 from torch import Tensor, nn
 
+from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
 from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
+from autotrainer.backends.pytorch.runtime.torch_private import sparse_values
 
 __all__ = ["NonfiniteInputs"]
 
@@ -28,11 +29,11 @@ class NonfiniteInputs:
     Args:
         model: The model, not compiled.
         fail: Takes an exception of our own code.
+        stopwatch: Measures the time spent in the hook.
     """
 
-    def __init__(self, model: nn.Module, fail: Callable[[Exception], None]) -> None:
-        self.seconds = 0.0
-        """Time spent since this was last set to zero."""
+    def __init__(self, model: nn.Module, fail: Callable[[Exception], None], stopwatch: Stopwatch | None = None) -> None:
+        self.stopwatch = stopwatch or Stopwatch()
         self._model, self._fail = model, fail
         self._handle: HookHandle | None = None
         self._planned = 0
@@ -68,16 +69,16 @@ class NonfiniteInputs:
     def _check(self, module: nn.Module, args: Any) -> None:
         if is_transformed() or module is not self._model or self._checked >= self._planned:
             return
-        started = perf_counter()
-        try:
-            with observation() as with_gradients:
-                if not with_gradients:
-                    return
-                self._checked += 1
-                inputs = first_tensor(args, floating=True)
-                if inputs is not None:
-                    nonfinite = inputs.isfinite().all().logical_not().long()
-                    self._nonfinite = nonfinite if self._nonfinite is None else self._nonfinite + nonfinite
-        except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
-            self._fail(error)
-        self.seconds += perf_counter() - started
+        with self.stopwatch:
+            try:
+                with observation() as with_gradients:
+                    if not with_gradients:
+                        return
+                    self._checked += 1
+                    inputs = first_tensor(args, floating=True)
+                    if inputs is not None:
+                        values = sparse_values(inputs) if inputs.is_sparse else inputs
+                        nonfinite = values.isfinite().all().logical_not().long()
+                        self._nonfinite = nonfinite if self._nonfinite is None else self._nonfinite + nonfinite
+            except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass
+                self._fail(error)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from time import perf_counter
+from itertools import islice
 from typing import Any
 
 import torch
@@ -23,9 +23,11 @@ from autotrainer.adapter.observer import Recorder
 from autotrainer.backends.pytorch.model.describe import layers, optimizer_info
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.optim.optimizers import owns
+from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, going_on, remove_listener
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled, never_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
+from autotrainer.backends.pytorch.watching.epoch_detector import EpochDetector
 from autotrainer.backends.pytorch.watching.loss_call import losses_to_host
 from autotrainer.backends.pytorch.watching.loss_hook import RemovableHook, hook_loss_calls
 from autotrainer.backends.pytorch.watching.loss_tracker import LossTracker, StepCounter, is_kept
@@ -37,11 +39,18 @@ from autotrainer.backends.pytorch.watching.step_measurement import StepMeasureme
 from autotrainer.backends.pytorch.watching.validation_loss import ValidationLoss
 from autotrainer.errors import InputError
 from autotrainer.monitoring.lifetime import weak_method
+from autotrainer.monitoring.sampler import is_milestone
 from autotrainer.output import logger
 from autotrainer.records.task import TaskContext
 from autotrainer.rule import Place
 
 __all__ = ["TorchObserver", "check_objects", "observe"]
+
+_EPOCHS_WITH_VALUES = 100
+"""Epochs whose values are read whatever that costs: about one in 1/100 of the epochs so far."""
+
+_FULL_BATCH = 50
+"""Steps with the same inputs, without the end of an epoch, from which each step is an epoch."""
 
 _HELD_OUT_PREFIXES = ("val", "test", "eval", "dev")
 """Prefixes of the names of results on held-out data."""
@@ -139,8 +148,13 @@ class TorchObserver:
         self._monitor = monitor
         self._counter = counter = StepCounter(monitor.history.step + 1)  # a training may continue another one
         fail = weak_method(self._fail)
-        self._step_measurement = StepMeasurement(model, optimizers, context, fail, monitor.needs, lambda: counter.step)
-        self._nonfinite_inputs = NonfiniteInputs(model, fail)
+        self._epochs = EpochDetector(model, counter, weak_method(self._end_epoch))
+        on_evaluation = weak_method(self._epochs.evaluated)
+        stopwatch = monitor.sampler.stopwatch
+        self._step_measurement = StepMeasurement(
+            model, optimizers, context, fail, monitor.needs, lambda: counter.step, stopwatch, on_evaluation
+        )
+        self._nonfinite_inputs = NonfiniteInputs(model, fail, stopwatch)
         self._validation_loss = ValidationLoss(context.loss.reduction != "sum")
         self._source_lines = SourceLines(model)
         note_loss_call = partial(self._source_lines.record_call, "loss")
@@ -150,30 +164,33 @@ class TorchObserver:
             self._step_measurement,
             self._counter,
             self._validation_loss,
+            on_evaluation,
             weak_method(self._training_resumed),
             note_loss_call,
             fail,
+            stopwatch,
         )
         self._handles: list[RemovableHook] = []
-        self._seconds = 0.0
+        self._loss_handles: list[RemovableHook] = []
         self._warned_compiled_loss = False
-        self._user_ends_epochs = False
-        self._ending_epoch = False
+        self._ending_epoch: int | None = None
         self._epoch_start = self._counter.step
         self._epoch_end = -1
+        self._needs_loss_scale = "loss_scale" in monitor.needs
+        self._last_step = -1 if context.planned_steps is None else context.planned_steps - 1
 
     # -- attach and detach ----------------------------------------------------------------------------------------
 
     def attach(self) -> None:
         """Set the permanent hooks, and sample the first step if it is due."""
         self._closed = False
-        for loss in self._loss_module:
-            if loss is self._model:
-                continue
-            if is_compiled(loss):
-                self._warn_compiled_loss()
-            else:
-                self._handles.append(hook_loss_calls(loss, self._loss_tracker.make_hook()))
+        if self._monitor.context.managed:
+            self._epochs.stopped = True  # the trainer ends the epochs
+        else:
+            for loader, iterator in going_on():
+                self._epochs.loader_started(loader, iterator)
+            add_listener(self._epochs)
+        self._hook_loss()
         if self._step_measurement.compiled:
             logger.warning("the model is compiled: its activations are not measured, everything else is")
         self._handles.append(self._optimizers.first.register_step_post_hook(never_compiled(self._step_hook())))
@@ -186,9 +203,9 @@ class TorchObserver:
         self._detach()
         self._monitor.advance(self._counter.step - 1)
         self._report_loss_scale()
+        self._loss_tracker.keep_latest(self._counter.step - 1)
         self._report_losses()
-        if self._validation_loss and not self._user_ends_epochs:
-            self._end_epoch()
+        self._end_last_epoch()
         self._loss_tracker.clear_call()
 
     def __del__(self) -> None:
@@ -197,6 +214,45 @@ class TorchObserver:
                 self._detach()
                 self._monitor.advance(self._counter.step - 1)
                 self._report_losses()
+                self._end_last_epoch()
+
+    def _hook_loss(self) -> None:
+        for loss in self._loss_module:
+            if loss is self._model:
+                continue
+            if is_compiled(loss):
+                self._warn_compiled_loss()
+            else:
+                self._loss_handles = [hook_loss_calls(loss, self._loss_tracker.make_hook())]
+                self._handles += self._loss_handles
+
+    def follow_loss(self, loss_fn: Any, call: tuple[tuple[Any, ...], dict[str, Any], Any] | None = None) -> None:
+        """Follow a loss that was unknown when this was attached.
+
+        Args:
+            loss_fn: Loss module, which is hooked; a function, whose losses are reported by `log`; or None.
+            call: A call of the module in the present step: its arguments, keyword arguments and result.
+        """
+        self._step_measurement.context = replace(self._step_measurement.context, loss=loss_info(loss_fn))
+        self._monitor.begin(replace(self._monitor.context, loss=loss_info(loss_fn)))
+        self._loss_module = WeakSequence([loss_fn] if isinstance(loss_fn, nn.Module) else [])
+        self._loss_tracker.follow(loss_fn)
+        self._hook_loss()
+        if call is not None:
+            self._loss_tracker.make_hook()(loss_fn, *call)
+
+    def ignore_losses(self) -> None:
+        """Follow no loss: several losses take turns, and none of them measures progress."""
+        self._handles[:] = [handle for handle in self._handles if handle not in self._loss_handles]
+        for handle in self._loss_handles:
+            handle.remove()
+        self.follow_loss(None)
+        self._loss_tracker.take_losses()
+        self._loss_tracker.clear_call()
+
+    def trace_parts(self) -> None:
+        """Hook the layers themselves: the model is a container that is never called."""
+        self._step_measurement.trace_parts()
 
     def skip(self, steps: int) -> None:
         """Count steps that were taken before this was attached."""
@@ -225,7 +281,9 @@ class TorchObserver:
 
     def _detach(self) -> None:
         self._closed = self._loss_tracker.closed = True
+        remove_listener(self._epochs)
         self._step_measurement.end()
+        self._step_measurement.mode_tracker.stop()
         self._nonfinite_inputs.end()
         for handle in self._handles:
             handle.remove()
@@ -247,10 +305,12 @@ class TorchObserver:
         def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             counter.step = step = counter.step + 1
             if step >= counter.wake_step:
-                if step_measurement.sampling or step == self._epoch_end:
+                if step_measurement.sampling:
                     sample(step, False)
-                elif due(step):
-                    sample(step, True)
+                    return
+                is_due = due(step)
+                if is_due or step in (self._epoch_end, self._last_step):
+                    sample(step, is_due)
                 else:
                     set_wake_step(step)
 
@@ -258,8 +318,10 @@ class TorchObserver:
 
     def _set_wake_step(self, step: int) -> None:
         """Set the step at which the step hook acts again."""
-        wake_step = max(step + 1, self._monitor.sampler.next_step)
-        self._counter.wake_step = min(wake_step, self._epoch_end) if step < self._epoch_end else wake_step
+        if self._epochs.waiting:
+            self._epochs.stepped(step)
+        wake_steps = max(step + 1, self._monitor.sampler.next_step), self._epoch_end, self._last_step
+        self._counter.wake_step = min(each for each in wake_steps if each > step)
 
     # -- losses ---------------------------------------------------------------------------------------------------
 
@@ -282,38 +344,73 @@ class TorchObserver:
 
     def _report_loss_scale(self) -> None:
         """Report the loss scale if steps were skipped: no hook runs in such steps."""
-        if "loss_scale" in self._monitor.needs and (self._counter.step or self._counter.losses):
+        if self._needs_loss_scale and (self._counter.step or self._counter.losses):
             self._monitor.learn(self._step_measurement.loss_scale.facts(stepped=self._counter.step > 0))
 
     # -- epochs ---------------------------------------------------------------------------------------------------
 
     def _training_resumed(self) -> None:
-        """End the epoch after an evaluation, unless the user's loop does so itself."""
-        if self._user_ends_epochs:
-            return
-        if self._monitor.sampler.affordable():
-            self._end_epoch()
+        """Note that an evaluation has ended."""
+        self._epochs.resumed()
+        self._validation_loss.complete()
+
+    def _end_epoch(self, at: int) -> None:
+        """End an epoch that the loop does not end itself; of many short ones, most have no values, which takes time.
+
+        Args:
+            at: Steps done by then.
+        """
+        self._conclude_full_batch()
+        self._count_epochs(at - 1)
+        epoch = self._monitor.history.epoch
+        if epoch % max(1, epoch // _EPOCHS_WITH_VALUES) == 0:
+            self._ending_epoch = at
+            self._monitor.end_epoch(**self.epoch_values())
+            self._ending_epoch = None
         else:
             self._validation_loss.clear()
+            self._expect_epoch(at)
+            self._monitor.count_epochs([at - 1])
 
-    def _end_epoch(self) -> None:
-        self._ending_epoch = True
-        self._monitor.end_epoch()
-        self._ending_epoch = False
+    def _end_last_epoch(self) -> None:
+        self._conclude_full_batch()
+        at = self._epochs.finish(interrupted=self._monitor.interrupted)
+        if at is not None:
+            self._end_epoch(at)
+        self._count_epochs(self._counter.step)
+
+    def _conclude_full_batch(self) -> None:
+        same = self._step_measurement.mode_tracker.same_inputs
+        self._epochs.full_batch = same and not (self._epochs.follows_loader or self._epochs.stopped)
+
+    def _count_epochs(self, step: int) -> None:
+        """Count the steps up to this number of them as epochs, if each is one."""
+        if self._epochs.full_batch and self._monitor.history.epoch < step:
+            self._monitor.count_epochs(range(self._monitor.history.epoch, step))
+            self._epochs.restart(step)
+
+    def _expect_epoch(self, end: int) -> None:
+        """Expect the next epoch to be as long as the one that ends with this number of steps done."""
+        self._epoch_end = 2 * end - self._epoch_start - 1
+        self._epoch_start = end
+        if not self._step_measurement.sampling and end <= self._epoch_end:
+            self._counter.wake_step = min(self._counter.wake_step, self._epoch_end)
 
     def epoch_values(self) -> Mapping[str, float]:
         """Return the values of the epoch that ends; called by `Monitor.end_epoch`."""
-        step = self._counter.step
-        if not self._ending_epoch:
-            self._user_ends_epochs = True
+        step = self._counter.step if self._ending_epoch is None else self._ending_epoch
+        if self._ending_epoch is None:
+            self._epochs.stopped = True
+        elif self._epoch_start == step:
+            return {}  # they have been read
         self._monitor.advance(step - 1)
         self._report_loss_scale()
         if not self._step_measurement.sampling:
             self._report_losses()
-        self._epoch_end = 2 * step - self._epoch_start - 1
-        self._epoch_start = step
-        if not self._step_measurement.sampling and step <= self._epoch_end:
-            self._counter.wake_step = min(self._counter.wake_step, self._epoch_end)
+        self._expect_epoch(step)
+        planned = self._monitor.context.planned_epochs
+        if planned is not None and self._monitor.history.epoch == planned - 2:
+            self._last_step = self._epoch_end
         values = {"val_loss": self._validation_loss.take()} if self._validation_loss else {}
         held_out_reported = any(name.startswith(_HELD_OUT_PREFIXES) for name in self._monitor.history.epoch_names)
         mode = self._step_measurement.mode_tracker.end_epoch(held_out_reported)
@@ -333,24 +430,20 @@ class TorchObserver:
         """
         if self._closed:
             return
-        started = perf_counter()
         sampler = self._monitor.sampler
         try:
-            with observation():
-                if self._step_measurement.sampling:
+            if self._epochs.waiting:
+                with observation(), sampler.stopwatch:
+                    self._epochs.stepped(step)
+            if self._step_measurement.sampling:
+                with observation(), sampler.stopwatch:
                     self._finish(step - 1)
-                    spent = self._seconds + self._loss_tracker.seconds + self._nonfinite_inputs.seconds
-                    sampler.charge(
-                        spent + self._step_measurement.take_seconds() + perf_counter() - started, sample=True
-                    )
-                    self._seconds = self._loss_tracker.seconds = self._nonfinite_inputs.seconds = 0.0
-                    started = perf_counter()
-                    due = sampler.due(step)
+                sampler.end_sample()
+                due = sampler.due(step)
+            with observation(), sampler.stopwatch:
                 self._monitor.advance(step - 1)
-                if due or (step == self._epoch_end and sampler.affordable()):
-                    self._loss_tracker.clear_call()
-                    self._step_measurement.begin()
-                    self._counter.wake_step = step + 1
+                if due or step == self._last_step or (step == self._epoch_end and self._samples_end_of_epoch()):
+                    self._begin_sample(step)
                 else:
                     if step - self._epoch_end in (0, 1) and not self._step_measurement.compiled:
                         self._step_measurement.mode_tracker.expect_evaluation(self._epoch_end + 1)
@@ -358,7 +451,17 @@ class TorchObserver:
                 self._loss_tracker.update_inspection()
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
             self._fail(error)
-        self._seconds += perf_counter() - started
+
+    def _samples_end_of_epoch(self) -> bool:
+        return is_milestone(self._monitor.history.epoch) and self._monitor.sampler.allows_extra()
+
+    def _begin_sample(self, step: int) -> None:
+        sampler = self._monitor.sampler
+        sampler.begin_sample()
+        sampler.stopwatch.waits = any(p.device.type != "cpu" for p in islice(self._model.parameters(), 1))
+        self._loss_tracker.clear_call()
+        self._step_measurement.begin()
+        self._counter.wake_step = step + 1
 
     def _finish(self, step: int) -> None:
         """Report everything of a sampled step."""
@@ -366,6 +469,9 @@ class TorchObserver:
         self._source_lines.record_call("step")
         step_measurement.compare_step(self._optimizers.first)
         step_measurement.end()
+        if step >= _FULL_BATCH:
+            self._conclude_full_batch()
+        self._count_epochs(step)
         self._loss_tracker.resolve_ambiguous_loss(step)
         if not step_measurement.layers_fixed:
             if not step_measurement.fix_layers(self._loss_tracker.call):

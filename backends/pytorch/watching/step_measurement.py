@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch.compiler import is_compiling
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.model.describe import is_scheduled, learning_rate
 from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled
@@ -49,6 +49,8 @@ class StepMeasurement:
         fail: Called with an exception of a hook; nothing is ever raised into the training.
         needs: Columns to measure; costly statistics that none of them needs are skipped.
         steps: Returns the number of steps done.
+        stopwatch: Measures the time spent in the hooks.
+        on_evaluation: Called at a pass without gradients, as far as passes are tracked.
     """
 
     def __init__(
@@ -59,36 +61,32 @@ class StepMeasurement:
         fail: Callable[[Exception], None],
         needs: frozenset[str],
         steps: Callable[[], int],
+        stopwatch: Stopwatch,
+        on_evaluation: Callable[[], None] | None = None,
     ) -> None:
+        self.stopwatch = stopwatch
         self.context = context
         self.compiled = is_compiled(model)
         """Whether the model is compiled and takes no hooks: from the start, or since a pass was compiled."""
-        self.tracer = ForwardTracer(model, fail, needs=needs)
+        self.tracer = ForwardTracer(model, fail, needs=needs, stopwatch=stopwatch)
         self.sampling = False
         """Whether the current step is sampled."""
         self.layers_fixed = False
         """Whether the rows of the layer table are fixed."""
-        self.mode_tracker = ModeTracker(model, steps, fail)
+        self.mode_tracker = ModeTracker(model, steps, fail, stopwatch, on_evaluation)
         self.loss_scale = LossScale()
         self._optimizers = WeakSequence(optimizers)
         self._fail = fail
         self._needs = needs
-        self._zero_grad_check = ZeroGradCheck(optimizers[0], fail)
+        self._zero_grad_check = ZeroGradCheck(optimizers[0], fail, stopwatch)
         self._ownership = ParameterOwnership(model, optimizers)
         self._table = LayerTable(self.tracer)
         self._rows = owners(self.tracer.modules)
         self._step_stats: dict[int, OptimizerStepStats] = {}
         self._handles: list[RemovableHandle] = []
-        self._seconds = 0.0
         self._warned_compiled = self.compiled
         self._step_compiled = False
         self._interruptions = 0
-
-    def take_seconds(self) -> float:
-        """Return the time spent in the hooks since the last call."""
-        seconds = self._seconds + self.tracer.seconds + self.mode_tracker.seconds + self._zero_grad_check.seconds
-        self._seconds = self.tracer.seconds = self.mode_tracker.seconds = self._zero_grad_check.seconds = 0.0
-        return seconds
 
     def begin(self) -> None:
         """Set the hooks for the step that begins."""
@@ -107,6 +105,12 @@ class StepMeasurement:
         for optimizer in list(self._optimizers)[1:]:
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
 
+    def trace_parts(self) -> None:
+        """Hook the layers themselves, as the model is never called; also in the present step."""
+        self.tracer.by_parts = True
+        if self.sampling and not self.compiled:
+            self.tracer.arm()
+
     def end(self) -> None:
         """Remove the hooks."""
         self.sampling = False
@@ -122,28 +126,26 @@ class StepMeasurement:
         if is_compiling():
             self._step_compiled = True
             return
-        started = perf_counter()
-        try:
-            with observation():
-                stats = OptimizerStepStats(self._parameters_of(optimizer), self._needs)
-                self._step_stats[id(optimizer)] = stats
-                if not _has_closure(args, kwargs):
-                    stats.read_gradients(optimizer)
-        except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
-            self._fail(error)
-        self._seconds += perf_counter() - started
+        with self.stopwatch:
+            try:
+                with observation():
+                    stats = OptimizerStepStats(self._parameters_of(optimizer), self._needs)
+                    self._step_stats[id(optimizer)] = stats
+                    if not _has_closure(args, kwargs):
+                        stats.read_gradients(optimizer)
+            except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
+                self._fail(error)
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if is_compiling():
             self._step_compiled = True
             return
-        started = perf_counter()
-        try:
-            with observation():
-                self.compare_step(optimizer)
-        except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
-            self._fail(error)
-        self._seconds += perf_counter() - started
+        with self.stopwatch:
+            try:
+                with observation():
+                    self.compare_step(optimizer)
+            except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
+                self._fail(error)
 
     def compare_step(self, optimizer: Optimizer) -> None:
         """Read what the step of an optimizer has changed."""

@@ -24,12 +24,20 @@ class ValidationLoss:
         self._rows = 0
         self._losses: list[Tensor] = []
         self._sizes: list[int] = []
+        self._complete = False
+
+    @property
+    def open(self) -> bool:
+        """Whether there are losses of an evaluation that may still go on."""
+        return bool(self) and not self._complete
 
     def __bool__(self) -> bool:
         return bool(self._losses) or self._total is not None
 
     def add(self, loss: Tensor, rows: int) -> None:
         """Add the loss of a batch; a loss that is not a scalar counts by its mean."""
+        if self._complete:
+            self.clear()
         self._losses.append(loss.detach() if not loss.ndim else loss.detach().mean())
         self._sizes.append(max(rows, 1) if self._weighted else 1)
         if len(self._losses) >= _MOST_PENDING:
@@ -40,8 +48,13 @@ class ValidationLoss:
         remaining = max(0, len(self._losses) - count)
         del self._losses[remaining:], self._sizes[remaining:]
 
+    def complete(self) -> None:
+        """The evaluation has ended: the next loss belongs to another one, which replaces it."""
+        self._complete = True
+
     def clear(self) -> None:
         """Drop all losses."""
+        self._complete = False
         self._total, self._rows, self._losses, self._sizes = None, 0, [], []
 
     def _accumulate(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 from torch.optim import Optimizer
 
+from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.runtime.observation import observation
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 
@@ -35,8 +35,9 @@ class _GradientMark:
         gradient: Tensor,
         observe: Callable[[_GradientMark, Any], None],
         fail: Callable[[Exception], None],
+        stopwatch: Stopwatch,
     ) -> None:
-        self.seconds = 0.0
+        self.stopwatch = stopwatch
         self._parameter, self._fail = parameter, fail
         self._initial = _entries(gradient).clone()
         self._unchanged: Tensor | None = None
@@ -53,24 +54,23 @@ class _GradientMark:
         """Compare the gradient: something is about to be added to it."""
         if self._reset:
             return
-        started = perf_counter()
-        try:
-            with observation():
-                gradient = self._parameter.grad
-                if gradient is None:
-                    self._reset = True
-                    return
-                now = _entries(gradient)
-                nonzero = (now != 0).any()
-                if self._unchanged is None or self._nonzero is None:
-                    both = now.isnan() & self._initial.isnan()
-                    self._unchanged = ((now == self._initial) | both).all()
-                    self._nonzero = (self._initial != 0).any() & nonzero
-                else:
-                    self._nonzero = self._nonzero & nonzero
-        except Exception as error:  # noqa: BLE001 - nothing may reach the user's backward pass
-            self._fail(error)
-        self.seconds += perf_counter() - started
+        with self.stopwatch:
+            try:
+                with observation():
+                    gradient = self._parameter.grad
+                    if gradient is None:
+                        self._reset = True
+                        return
+                    now = _entries(gradient)
+                    nonzero = (now != 0).any()
+                    if self._unchanged is None or self._nonzero is None:
+                        both = now.isnan() & self._initial.isnan()
+                        self._unchanged = ((now == self._initial) | both).all()
+                        self._nonzero = (self._initial != 0).any() & nonzero
+                    else:
+                        self._nonzero = self._nonzero & nonzero
+            except Exception as error:  # noqa: BLE001 - nothing may reach the user's backward pass
+                self._fail(error)
 
     def verdict(self) -> Tensor | float:
         """Return 1 if the gradient of the previous step was still there, 0 if it was reset, NaN if unknown."""
@@ -91,11 +91,13 @@ class ZeroGradCheck:
     Args:
         optimizer: The optimizer; its first, middle and last parameter with a gradient are checked.
         fail: Takes an exception of our own code.
+        stopwatch: Measures the time spent in the hooks.
     """
 
-    def __init__(self, optimizer: Optimizer, fail: Callable[[Exception], None]) -> None:
-        self.seconds = 0.0
-        """Time spent since this was last set to zero."""
+    def __init__(
+        self, optimizer: Optimizer, fail: Callable[[Exception], None], stopwatch: Stopwatch | None = None
+    ) -> None:
+        self._stopwatch = stopwatch or Stopwatch()
         self._optimizer, self._fail = WeakSequence([optimizer]), fail
         self._marks: list[_GradientMark] = []
         # A backward pass in a compiled function would have what it calls compiled, too.
@@ -108,7 +110,8 @@ class ZeroGradCheck:
         graded = [p for group in self._optimizer.first.param_groups for p in group["params"] if _is_checkable(p)]
         indices = {0, len(graded) // 2, len(graded) - 1} if graded else set[int]()
         self._marks = [
-            _GradientMark(graded[index], graded[index].grad, self._observe, self._fail) for index in sorted(indices)
+            _GradientMark(graded[index], graded[index].grad, self._observe, self._fail, self._stopwatch)
+            for index in sorted(indices)
         ]
 
     def end(self) -> None:
@@ -120,8 +123,6 @@ class ZeroGradCheck:
         """Remove the hooks, and keep the results for `verdicts`."""
         for mark in self._marks:
             mark.remove()
-            self.seconds += mark.seconds
-            mark.seconds = 0.0
 
     def verdicts(self) -> list[Tensor | float]:
         """Return for each marked gradient 1 if it was not reset, 0 if it was, NaN if unknown."""

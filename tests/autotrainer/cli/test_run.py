@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -127,7 +129,7 @@ def test_exit_status_and_report(text: str, arguments: list[str], status: int, wr
     assert main(["run", *arguments, write(text)]) == status
     captured = capsys.readouterr()
     assert captured.out.count("\n") == 1  # printed by the script
-    assert "in 40 steps of training a pytorch model" in captured.err
+    assert "in 40 steps (40 epochs) of training a pytorch model" in captured.err
     assert ("AT401 improper_output_activation" in captured.err) == (
         text.startswith(FAULTY) and "--ignore" not in arguments
     )
@@ -196,3 +198,68 @@ print(model.get_weights()[0].tobytes().hex()[:80])
     assert ran.stdout == plain.stdout
     assert "in 20 steps (5 epochs) of training a keras3 model with 2 layers" in " ".join(ran.stderr.split())
     assert "ERROR  AT401 improper_output_activation" in ran.stderr
+
+
+ENDLESS = TRAINING.replace("range(40)", "range(10**9)").format(last="") + "raise SystemExit('not reached')\n"
+ENDLESS = ENDLESS.replace(
+    "    optimizer.step()\n", "    optimizer.step()\n    if step == 20:\n        print('on', flush=True)\n"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "status", "guard"),
+    [
+        (signal.SIGTERM, -signal.SIGTERM, ""),
+        (signal.SIGTERM, -signal.SIGTERM, "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"),
+        (signal.SIGINT, 130, ""),
+    ],
+)
+def test_interrupted_script_is_reported_and_ends_by_its_signal(
+    number: signal.Signals, status: int, guard: str, write: Write, tmp_path: Path
+) -> None:
+    script, logs = write(guard + ENDLESS), tmp_path / "logs"
+    command = [sys.executable, "-c", _MAIN + "sys.exit(status)", "run", "--log-dir", str(logs), script]
+    process = subprocess.Popen(
+        command, cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "on\n"
+    process.send_signal(number)
+    _, printed = process.communicate(timeout=120)
+    assert process.returncode == status
+    assert "of training a pytorch model" in printed
+    (log,) = logs.iterdir()
+    ends = [record for record in map(json.loads, log.read_text().splitlines()) if record["type"] == "end"]
+    assert [record["finished"] for record in ends] == [False]
+
+
+@pytest.mark.slow
+def test_script_that_handles_sigterm_is_left_alone(
+    write: Write, run_python: Callable[..., CompletedProcess[str]]
+) -> None:
+    script = write(
+        "import os, signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n" + HEALTHY
+        + "os.kill(os.getpid(), signal.SIGTERM)\n"
+    )  # fmt: skip
+    ran = run_python(_MAIN + "sys.exit(status)", "run", script)
+    assert ran.returncode == 7
+    assert "in 40 steps (40 epochs) of training" in ran.stderr
+
+
+@pytest.mark.slow
+def test_loop_of_keras_that_is_not_watched_is_reported(
+    write: Write, run_python: Callable[..., CompletedProcess[str]]
+) -> None:
+    script = write("""
+import keras, numpy as np, tensorflow as tf
+model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+optimizer = keras.optimizers.SGD(0.1)
+for _ in range(3):
+    with tf.GradientTape() as tape:
+        loss = keras.ops.mean(model(np.ones((4, 2), "float32")) ** 2)
+    optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+""")
+    ran = run_python(_MAIN + "sys.exit(status)", "run", script)
+    assert ran.returncode == 0
+    assert ran.stderr.count("is not watched: of Keras, only fit() and train_on_batch() are") == 1

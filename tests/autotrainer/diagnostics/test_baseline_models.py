@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotrainer.diagnostics import baseline_models
-from autotrainer.diagnostics.baseline_models import TabularProblem, features, make_problem, operations
+from autotrainer.diagnostics.baseline_models import TabularProblem, operations
+from autotrainer.diagnostics.baseline_problem import features, make_problem
 from autotrainer.monitoring.summary import DataSummary
 from autotrainer.records.data import ArrayData
+from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import LossInfo, TaskContext
 
 CLASSES = TaskContext(loss=LossInfo("ce", "cross_entropy", "logits", "either"), output_units=3, input_kind="values")
@@ -123,7 +124,7 @@ def test_multiple_inputs_are_concatenated() -> None:
 @pytest.mark.parametrize(
     ("x", "y", "context"),
     [
-        pytest.param(_inputs(), np.tile([1.0, 0.0, 1.0], (800, 1)), CLASSES, id="several labels"),
+        pytest.param(_inputs(), np.tile([1.0, 0.0, 1.0], (800, 1)), CLASSES, id="constant labels"),
         pytest.param(_inputs(), np.random.default_rng(0).integers(0, 3, (800, 5)), CLASSES, id="a tag a step"),
         pytest.param(_inputs(), np.zeros(800, np.int64), CLASSES, id="one class"),
         pytest.param(np.ones((800, 3)), np.tile([0, 1], 400), CLASSES, id="equal inputs"),
@@ -134,13 +135,41 @@ def test_unsuitable_data_give_no_problem(x: Any, y: np.ndarray, context: TaskCon
     assert _problem(x, y, context) is None
 
 
-def test_no_tree_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baseline_models, "find_spec", lambda name: None)
-    x = _inputs()
-    assert set(_scores(x, (x[:, 0] > 0).astype(np.int64))) == {"linear_score", "neighbour_score"}
-
-
 def test_operations_grow_with_rows_and_features() -> None:
     sizes = [(100, 100, 10), (200, 100, 10), (200, 300, 10), (200, 300, 400), (1000, 1000, 3000)]
     counts = [operations(*size) for size in sizes]
     assert counts == sorted(set(counts))
+
+
+def test_labels_are_scored_one_by_one() -> None:
+    x = _inputs(4)
+    scores = _scores(x, (x[:, :3] > 0.8).astype(np.float64), replace(NUMBERS, output_units=3))
+    assert scores["kernel_score"] > 0.88
+    problem = _problem(x, (x[:, :3] > 0.8).astype(np.float64), replace(NUMBERS, output_units=3))
+    assert problem is not None
+    assert problem.labels
+    assert problem.trivial == pytest.approx(0.79, abs=0.03)
+
+
+def test_tags_are_predicted_from_their_own_step_and_earlier_ones() -> None:
+    x = np.random.default_rng(4).normal(size=(100, 8, 3))
+    own, earlier = x.argmax(axis=-1), np.roll(x.argmax(axis=-1), 1, axis=1)
+    for tags, low in ((own, 0.8), (earlier, 0.7)):
+        problem = _problem(x, tags, rows=60)
+        assert problem is not None
+        assert problem.held_rows is not None
+        assert problem.held_rows.tolist() == np.repeat(np.arange(40), 8).tolist()
+        assert max(problem.scores().values()) > low
+    later = _problem(x, np.roll(own, -1, axis=1), rows=60)
+    assert later is not None
+    assert max(later.scores().values()) < 0.5, "the next token would be its own label"
+
+
+def test_reconstructions_get_a_code_of_the_same_size() -> None:
+    x = np.random.default_rng(5).normal(size=(800, 2)) @ np.random.default_rng(6).normal(size=(2, 10))
+    x += 0.1 * np.random.default_rng(7).normal(size=x.shape)
+    layers = (LayerInfo("code", "dense", "linear", 2, 22), LayerInfo("out", "dense", "linear", 10, 30, hidden=False))
+    scores = _scores(x, x, replace(NUMBERS, output_units=10, layers=layers))
+    assert set(scores) == {"linear_score"}
+    assert 0.8 < scores["linear_score"] < 1
+    assert _problem(x, x, replace(NUMBERS, output_units=10)) is None, "without a bottleneck the inputs are the targets"

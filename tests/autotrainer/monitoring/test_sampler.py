@@ -1,13 +1,16 @@
-"""Which steps are sampled."""
+"""Which steps are sampled, and at what cost, in simulated time."""
 
 from __future__ import annotations
 
+import random
 from itertools import pairwise
 
 import pytest
 
 from autotrainer.errors import ConfigError
-from autotrainer.monitoring.sampler import Sampler, StepSampler
+from autotrainer.monitoring.sampler import Sampler, StepSampler, is_milestone
+
+HOOK = 2.5e-6
 
 
 class Clock:
@@ -19,74 +22,179 @@ class Clock:
         return self.now
 
 
-def run(sampler: Sampler, clock: Clock, steps: int, *, step_time: float, cost: float) -> list[int]:
-    """Go through a training and return the sampled steps."""
-    sampled = []
-    for step in range(steps):
-        if step >= sampler.next_step and sampler.due(step):
-            sampled.append(step)
-            clock.now += cost
-            sampler.charge(cost, sample=True)
-        clock.now += step_time
-    return sampled
+class Machine:
+    """Trains in simulated time.
+
+    Args:
+        share: Share of the time that monitoring may cost.
+        step_time: Seconds of a step.
+        cost: Seconds of a sample.
+        noise: Largest relative deviation of a cost.
+        load: Factor by which other processes extend all wall times.
+        seed: Seed of the noise.
+    """
+
+    def __init__(
+        self, share: float, step_time: float, cost: float, *, noise: float = 0.0, load: float = 1.0, seed: int = 0
+    ) -> None:
+        self.wall, self.processor = Clock(), Clock()
+        self.sampler = Sampler(share, self.wall, processor=self.processor)
+        self._step_time, self._cost, self._noise, self._load = step_time, cost, noise, load
+        self._random = random.Random(seed)
+        self.step = 0
+        self.sampled: list[int] = []
+        self.spent_at: list[tuple[float, float]] = []
+
+    def train(self, steps: int) -> list[int]:
+        """Go through so many steps, and return those sampled so far."""
+        sampler = self.sampler
+        for _ in range(steps):
+            if self.step >= sampler.next_step and sampler.due(self.step):
+                self.sampled.append(self.step)
+                sampler.begin_sample()
+                with sampler.stopwatch:
+                    self._work(self._cost * (1 + self._random.uniform(-self._noise, self._noise)))
+                sampler.end_sample()
+                self.spent_at.append((self.wall.now, sampler.spent))
+            self._work(self._step_time)
+            self.step += 1
+        return self.sampled
+
+    def _work(self, seconds: float) -> None:
+        self.processor.now += seconds
+        self.wall.now += seconds * self._load
 
 
-def test_first_ten_steps_are_always_sampled() -> None:
-    clock = Clock()
-    assert run(Sampler(0.01, clock), clock, 10, step_time=1e-4, cost=10.0) == list(range(10))
+def test_samples_are_evenly_spaced_in_each_octave() -> None:
+    sampled = Machine(1.0, 1e-3, 1e-3).train(20_000)
+    assert sampled[:36] == [*range(32), 33, 35, 37, 39]
+    assert {0, 1, 3, 7, 15, 31, 63, 127, 255, 511, 1023, 2047, 4095, 8191, 16383} <= set(sampled)
+    gaps = [after - before for before, after in pairwise(sampled)]
+    assert all(gap <= max(1, (step + 1) // 8) for gap, step in zip(gaps, sampled, strict=False))
+    assert [sum(2**k <= step + 1 < 2 ** (k + 1) for step in sampled) for k in range(5, 14)] == [16] * 2 + [8] * 7
 
 
-def test_samples_are_log_spaced_without_cost() -> None:
-    clock = Clock()
-    sampled = run(Sampler(1.0, clock), clock, 10_000, step_time=1.0, cost=0.0)
-    assert sampled[:60] == list(range(50)) + list(range(50, 70, 2))
-    decades = [sum(10**d <= s < 10 ** (d + 1) for s in sampled) for d in (2, 3)]
-    assert all(50 <= count <= 70 for count in decades)
-    gaps = [b - a for a, b in pairwise(sampled)]
-    assert all(gap <= max(1, step // 25 + 1) for gap, step in zip(gaps, sampled, strict=False))
+@pytest.mark.parametrize("steps", [30, 300, 3000, 20_000])
+@pytest.mark.parametrize("step_time", [5e-4, 5e-3])
+def test_noise_of_costs_and_a_busy_machine_change_no_step(steps: int, step_time: float) -> None:
+    usual = Machine(0.01, step_time, 2e-3).train(steps)
+    assert usual == Machine(1.0, step_time, 0.0).train(steps), "an ordinary short run is sampled as often as ever"
+    for seed in range(5):
+        assert Machine(0.01, step_time, 2e-3, noise=0.5, seed=seed).train(steps) == usual
+        assert Machine(0.01, step_time, 2e-3, noise=0.2, load=5.0, seed=seed).train(steps) == usual
 
 
-def test_hooks_are_part_of_the_allowed_overhead() -> None:
-    clock = Clock()
-    costly = run(Sampler(1.0, clock), clock, 1000, step_time=3e-4, cost=5e-3)
-    assert costly == run(Sampler(1.0, clock), clock, 1000, step_time=3e-4, cost=0.0)
-    clock = Clock()
-    sampler = Sampler(0.01, clock)
-    run(sampler, clock, 500_000, step_time=5e-4, cost=1e-3)
-    assert 0.12 < sampler.spent <= 0.12 + 0.006 * clock.now
+@pytest.mark.parametrize("share", [0.003, 0.01, 0.1])
+@pytest.mark.parametrize("cost", [1e-3, 1e-2, 0.05, 0.3])
+@pytest.mark.parametrize("step_time", [1e-3, 0.02])
+def test_cost_is_never_above_the_allowance(share: float, cost: float, step_time: float) -> None:
+    machine = Machine(share, step_time, cost, noise=0.5)
+    machine.train(20_000)
+    for wall, spent in machine.spent_at[1:]:
+        assert spent <= max(1.5 * cost, min(1.0, 60 * share), share * wall) + 0.5 * cost
+    first = machine.spent_at[0][1]
+    assert machine.spent_at[-1][1] <= first + 0.8 * max(min(1.0, 60 * share), share * machine.wall.now) + cost
 
 
-@pytest.mark.parametrize("share", [0.01, 0.1])
-@pytest.mark.parametrize(("step_time", "cost"), [(5e-4, 3e-3), (5e-4, 5e-2), (0.1, 0.05), (1e-5, 1e-3)])
-def test_cost_stays_within_share_and_allowance(share: float, step_time: float, cost: float) -> None:
-    clock = Clock()
-    sampler = Sampler(share, clock)
-    steps = 20_000
-    sampled = run(sampler, clock, steps, step_time=step_time, cost=cost)
-    first = 10 * cost  # these come whatever they cost
-    assert sampler.spent == pytest.approx(len(sampled) * cost)
-    assert sampler.spent <= max(first, 0.2 + share * clock.now)
-    if steps * step_time * share > 20 * cost + 0.2:
-        assert sampled[-1] > steps * 0.5
+@pytest.mark.parametrize(("seconds", "samples"), [(2, 90), (10, 110), (60, 120), (300, 130)])
+def test_cost_of_whole_runs(seconds: int, samples: int) -> None:
+    machine = Machine(0.01, 1e-3, 2e-3)
+    sampled = machine.train(1000 * seconds)
+    assert len(sampled) >= samples
+    hooks = HOOK * machine.step
+    assert machine.sampler.spent + hooks <= (0.6 if seconds <= 60 else 0.01 * seconds)
 
 
-def test_charged_costs_delay_samples() -> None:
+def test_costly_samples_are_spread_over_the_run() -> None:
+    for cost in (0.01, 0.02, 0.05):
+        sampled = Machine(0.01, 1e-3, cost).train(40_000)
+        assert sampled[:2] == [0, 1]
+        assert sampled[-1] > 1000
+        assert len(sampled) >= 0.25 / cost
+
+
+def test_first_samples_of_large_models_double_their_distance() -> None:
+    sampled = Machine(0.01, 1.0, 0.9).train(3000)
+    assert sampled[0] == 0
+    assert all(step + 1 & step == 0 for step in sampled[:4]), "after 1, 3, 7, … steps, as soon as affordable"
+    assert len(sampled) >= 8
+    assert sampled[-1] > 2000
+
+
+def test_density_rises_again_with_the_time() -> None:
+    machine = Machine(0.01, 0.05, 0.02)
+    sampled = machine.train(1 << 15)
+    late = [step for step in sampled if step >= 1 << 14]
+    assert len(late) == 8, "1% of half an hour affords all samples"
+    assert machine.sampler.spent < 0.01 * machine.wall.now
+
+
+def test_work_that_is_no_sample_delays_samples() -> None:
     clock = Clock()
     sampler = Sampler(0.01, clock)
     sampler.charge(1.0)
     assert not sampler.affordable()
-    assert sampler.due(5)
+    assert sampler.due(0), "the first step is always sampled"
     assert not sampler.due(20)
     assert sampler.next_step > 20
     clock.now = 200.0
     assert sampler.affordable()
-    assert sampler.due(25)
+    assert sampler.due(31)
+
+
+def test_evaluations_within_a_sample_are_no_part_of_its_cost() -> None:
+    clock = Clock()
+    sampler = Sampler(0.01, clock)
+    for step in range(6):
+        assert sampler.due(step)
+        sampler.begin_sample()
+        with sampler.stopwatch:
+            clock.now += 0.001
+            with sampler.stopwatch, sampler.evaluations:
+                clock.now += 0.02
+        sampler.end_sample()
+    assert sampler.spent == pytest.approx(6 * 0.021)
+    assert sampler._cost == pytest.approx((0.001, 0.001))
+
+
+def test_a_busy_machine_adds_to_the_wall_time_alone() -> None:
+    wall, processor = Clock(), Clock()
+    sampler = Sampler(0.01, wall, processor=processor)
+    with sampler.stopwatch:
+        wall.now, processor.now = 3.0, 1.0
+    assert (sampler.stopwatch.work, sampler.stopwatch.wall) == (1.0, 3.0)
+    with sampler.stopwatch:
+        wall.now, processor.now = 4.0, 9.0
+    assert sampler.stopwatch.work == 2.0, "several threads work no longer than the clock runs"
+    sampler.stopwatch.waits = True
+    with sampler.stopwatch:
+        wall.now = 6.0
+    assert sampler.stopwatch.work == 4.0, "waiting for an accelerator counts"
+
+
+def test_extra_steps_are_sampled_where_all_others_are() -> None:
+    machine = Machine(0.01, 1e-3, 1e-3)
+    machine.train(100)
+    assert machine.sampler.allows_extra()
+    machine = Machine(0.01, 1e-3, 0.02)
+    machine.train(100)
+    assert not machine.sampler.allows_extra()
+    assert not StepSampler().allows_extra()
+
+
+def test_milestones() -> None:
+    assert [epoch for epoch in range(40) if is_milestone(epoch)] == [*range(8), 9, 11, 13, 15, 19, 23, 27, 31, 39]
 
 
 def test_step_is_not_sampled_twice() -> None:
     sampler = Sampler()
     assert sampler.due(0)
     assert not sampler.due(0)
+
+
+def test_a_continued_training_is_sampled_from_its_first_step_on_the_schedule() -> None:
+    sampler = Sampler()
+    assert [step for step in range(500, 700) if sampler.due(step)] == [511, 575, 639]
 
 
 @pytest.mark.parametrize("share", [0, -1, 1.5, float("nan"), "1 %", None, True])
@@ -96,10 +204,13 @@ def test_share_out_of_range_is_an_error(share: float) -> None:
 
 
 def test_step_sampler_ignores_time() -> None:
-    clock = Clock()
-    free = run(Sampler(1.0, clock), clock, 1000, step_time=1.0, cost=0.0)
     sampler = StepSampler()
-    assert run(sampler, clock, 1000, step_time=1e-9, cost=1e3) == free
-    assert not sampler.affordable()
+    sampled = []
+    for step in range(1000):
+        if sampler.due(step):
+            sampled.append(step)
+            sampler.charge(1e3, sample=True)
+    assert sampled == Machine(1.0, 1.0, 0.0).train(1000)
+    assert sampler.affordable()
     off = StepSampler(active=False)
     assert not any(off.due(step) for step in range(100))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from autotrainer.monitoring.summary import DataSummary
+from autotrainer.records.task import LossInfo, TaskContext
 from autotrainer.scoring.reported_metric import ReportedMetric
 
 NAN = math.nan
@@ -42,23 +46,40 @@ def test_mode_is_derived_from_the_name(name: str, mode: str) -> None:
     assert ReportedMetric(name, "max").mode == "max"
 
 
+CLASSES = TaskContext(loss=LossInfo("ce", "cross_entropy", "logits", "index"), output_units=2)
+NUMBERS = TaskContext(loss=LossInfo("mse", "squared_error", "values"), output_units=1)
+
+
 @pytest.mark.parametrize(
-    ("name", "value", "trivial", "above"),
+    ("name", "value", "context", "above"),
     [
-        ("val_accuracy", 0.6, 0.5, True),
-        ("val_accuracy", 0.5, 0.5, False),
-        ("val_acc", 0.4, 0.5, False),
-        ("val_acc", 0.4, NAN, True),
-        ("accuracy", NAN, 0.5, False),
-        ("balanced_accuracy", 0.4, 0.5, True),
-        ("top5_accuracy", 0.4, 0.5, True),
-        ("r2", 0.04, NAN, False),
-        ("val_r2", 0.06, NAN, True),
-        ("val_loss", 2.0, 0.5, True),
-        ("f1", 0.1, 0.5, True),
+        ("val_accuracy", 0.6, CLASSES, True),
+        ("val_accuracy", 0.54, CLASSES, False),
+        ("val_acc", 0.4, CLASSES, False),
+        ("val_acc", 0.4, NUMBERS, True),
+        ("val_acc", 0.4, replace(CLASSES, loss=replace(CLASSES.loss, weighted=True)), True),
+        ("accuracy", NAN, CLASSES, False),
+        ("balanced_accuracy", 0.4, CLASSES, True),
+        ("top5_accuracy", 0.4, CLASSES, True),
+        ("r2", 0.04, NUMBERS, False),
+        ("val_r2", 0.06, NUMBERS, True),
+        ("val_loss", 0.69, CLASSES, False),
+        ("val_loss", 0.6, CLASSES, True),
+        ("val_loss", 1.9, CLASSES, False),
+        ("val_loss", 20.0, CLASSES, True),  # summed over batches
+        ("val_loss", 4.0, NUMBERS, False),
+        ("val_loss", 4.0, replace(NUMBERS, loss=LossInfo()), True),
+        ("val_mse", 3.9, NUMBERS, True),
+        ("ranking_loss", 2.0, CLASSES, True),
+        ("f1", 0.1, CLASSES, True),
     ],
 )
-def test_scores_at_the_level_of_a_constant_prediction(name: str, value: float, trivial: float, above: bool) -> None:
+def test_scores_at_the_level_of_a_constant_prediction(
+    name: str, value: float, context: TaskContext, above: bool
+) -> None:
+    summary = DataSummary()
+    summary.add_targets(np.tile([0, 1], 50) if context.loss.family == "cross_entropy" else np.tile([-2.0, 2.0], 50))
     metric = ReportedMetric(name)
-    assert metric.above_trivial(metric.score_history([value]), trivial) is above
-    assert metric.above_trivial(None, trivial) is False
+    constant = metric.constant_score(context, summary.targets)
+    assert metric.above_constant(metric.score_history([value]), constant) is above
+    assert metric.above_constant(None, constant) is False

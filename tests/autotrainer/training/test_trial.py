@@ -28,6 +28,7 @@ from autotrainer.training.trial import run_trial
 
 ROWS = 40
 DATA = ArrayData(np.zeros((ROWS, 2)), np.tile([0, 1], ROWS // 2))
+REQUEST = FitRequest(None, DATA, DATA, None, None, 1, 4)
 CONTEXT = TaskContext(
     loss=LossInfo("bce", "binary_cross_entropy", "probabilities"), optimizer=OptimizerInfo("sgd", 0.1)
 )
@@ -140,7 +141,7 @@ class Restoring(Trainer):
 def test_restored_weights_are_scored_again(edits: tuple[Edit, ...], score: float, work: int) -> None:
     scorer = _scorer()
     spec, run = TrainingSpec(1, 0, edits), _run(scorer, *edits)
-    trial = run_trial(partial(Restoring().train, spec, run), spec, run, scorer, DATA)
+    trial = run_trial(partial(Restoring().train, spec, run), spec, run, scorer, REQUEST)
     assert trial.score is not None
     assert (trial.score.value, trial.work) == (score, work)
 
@@ -149,7 +150,7 @@ def test_loss_gets_blocks_within_the_budget() -> None:
     for budget, blocks in ((100.0, 20), (0.1, None)):
         scorer = _scorer("loss")
         spec, run = TrainingSpec(1, 0), _run(scorer, baseline=True, budget=budget)
-        trial = run_trial(partial(Restoring().train, spec, run), spec, run, scorer, DATA)
+        trial = run_trial(partial(Restoring().train, spec, run), spec, run, scorer, REQUEST)
         assert trial.score is not None
         rows = trial.score.rows
         assert (None if rows is None else len(rows)) == blocks
@@ -162,7 +163,7 @@ def test_work_is_reserved_for_a_last_evaluation(operations: float) -> None:
     trainer, scorer = FakeBackend().trainer(request), _scorer()
     for budget in (0.03, 0.11, 0.5, 0.99):
         run = _run(scorer, epochs=10, budget=budget, baseline=True)
-        trial = run_trial(partial(trainer.train, TrainingSpec(10, 0), run), TrainingSpec(10, 0), run, scorer, DATA)
+        trial = run_trial(partial(trainer.train, TrainingSpec(10, 0), run), TrainingSpec(10, 0), run, scorer, REQUEST)
         assert trial.cut_short
         assert len(trial.history["val_loss"]) == len(trial.history["loss"])
         assert not np.isnan(trial.history["val_loss"][-1])

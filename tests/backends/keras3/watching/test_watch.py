@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 from keras import layers as kl
 
+import autotrainer
 from autotrainer.backends.keras3.watching.observer import observe
 from autotrainer.errors import InputError
 from autotrainer.monitoring.monitor import Monitor
@@ -178,6 +179,24 @@ def test_epochs_are_counted_over_several_fits(monitor: Monitor) -> None:
     assert monitor.history.epochs("loss")[0].tolist() == [0, 1, 4, 5]
     assert monitor.history.steps.tolist() == list(range(12))
     assert (monitor.context.optimizer.name, monitor.context.planned_epochs) == ("sgd", 6)
+
+
+@pytest.mark.parametrize("per_call", [1, 2])
+def test_the_last_step_of_each_fit_is_sampled(per_call: int) -> None:
+    model = compiled(mlp(), steps_per_execution=per_call)
+    with autotrainer.watch(model, overhead=1e-9) as monitor:  # which affords the first step alone
+        model.fit(X, Y, epochs=12, batch_size=24, verbose=0)
+        model.fit(X, Y, epochs=2, batch_size=24, verbose=0)
+    assert monitor.history.steps.tolist() == [per_call - 1, 47, 55]
+
+
+def test_losses_after_the_last_sample_are_recorded() -> None:
+    model = compiled(mlp())
+    with autotrainer.watch(model, steps=1000) as monitor:
+        model.fit(X, Y, epochs=12, verbose=0)
+        monitor.sampler.stop()
+        model.fit(X, Y, epochs=1, verbose=0)
+    assert {36, 37, 38} <= set(monitor.history.losses[0].tolist())
 
 
 def test_train_on_batch_is_observed(monitor: Monitor) -> None:

@@ -263,7 +263,7 @@ def streams(fault: bool) -> autotrainer.Loop:
 def groups_and_freezes(fault: bool) -> autotrainer.Loop:
     model = _mlp()
     model[0].requires_grad_(False)
-    groups = [{"params": model[2].parameters(), "lr": 1e-3}, {"params": model[4].parameters(), "lr": 1e-2}]
+    groups = [{"params": model[2].parameters(), "lr": 5e-3}, {"params": model[4].parameters(), "lr": 5e-2}]
     if fault:
         groups = [{**group, "lr": 1e4 * group["lr"]} for group in groups]  # type: ignore[operator]
     frozen = model[0].weight.detach().clone()
@@ -296,7 +296,9 @@ LOOPS = (
 def test_healthy_loops_are_not_repaired(loop: Callable[[bool], autotrainer.Loop]) -> None:
     result = loop(False).result
     assert result.status == "healthy"
-    assert result.cost == pytest.approx(1)
+    assert 1 - 1e-6 <= result.cost <= 1.1, (
+        "some rows pass through the model to judge it, unless a good score is reported"
+    )
 
 
 @pytest.mark.slow

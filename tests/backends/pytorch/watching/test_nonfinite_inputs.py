@@ -42,10 +42,7 @@ def _watched(x: Tensor, y: Tensor, rate: float) -> tuple[Monitor, nn.Module]:
     return monitor, model
 
 
-def test_the_batch_is_found_in_the_next_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "autotrainer.monitoring.sampler._SAMPLING_ALLOWANCE", -math.inf
-    )  # on any machine ten samples only
+def test_the_batch_is_found_in_the_next_epoch() -> None:
     x, y = _rows()
     x[25, 1, 0] = math.nan
     monitor, model = _watched(x, y, 0.01)

@@ -39,7 +39,7 @@ class Training:
         self.optimizer = torch.optim.SGD(self.model.parameters(), 0.1)
         self.loss_fn = nn.MSELoss() if loss_fn is None else loss_fn
         self.clock = Clock()
-        self.monitor = Monitor([], Sampler(clock=self.clock))
+        self.monitor = Monitor([], Sampler(clock=self.clock, processor=float))  # all work is free
         self.monitor.attach(observe(self.model, self.optimizer, loss_fn, self.monitor))
         self.losses: list[float] = []
 
@@ -75,8 +75,8 @@ def test_losses_of_unsampled_steps_are_recorded() -> None:
     training.monitor.sampler.charge(1e6)
     training.step(100)
     assert len(training.monitor.history.steps) == 11
-    training.monitor.sampler._spent = 0.0
-    training.step(2)
+    training.monitor.sampler.stopwatch.work, training.monitor.sampler._spent = 0.0, (0.0, 0.0)
+    training.step(20)
     known = training.known()
     assert len(known) > 100
     assert all(value == pytest.approx(training.losses[step], rel=1e-5) for step, value in known.items())
@@ -240,6 +240,36 @@ def test_the_last_step_of_an_epoch_is_sampled_once_its_length_is_known() -> None
         training.step(37)
         training.monitor.end_epoch()
     assert {73, 110, 147} <= set(training.monitor.history.steps.tolist())
+
+
+@pytest.mark.parametrize("plan", [{"steps": 347}, {"epochs": 3}])
+def test_the_last_step_of_a_planned_training_is_sampled(plan: dict[str, int]) -> None:
+    model, loss_fn = nn.Linear(2, 1), nn.MSELoss()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    # The allowance covers the first step alone.
+    with autotrainer.watch(model, optimizer, loss_fn=loss_fn, overhead=1e-9, **plan) as monitor:
+        for step in range(3 * 116 if "epochs" in plan else 347):
+            optimizer.zero_grad()
+            loss_fn(model(X), Y).backward()
+            optimizer.step()
+            if step % 116 == 115:
+                monitor.end_epoch()
+    assert monitor.history.steps.tolist() == [0, monitor.history.step]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_last_loss_of_an_unplanned_training_is_read_if_the_loop_still_has_it(kept: bool) -> None:
+    training = Training(nn.MSELoss())
+    training.step(349)
+    training.optimizer.zero_grad()
+    loss = training.loss_fn(training.model(X) * math.nan, Y)
+    loss.backward()
+    training.optimizer.step()
+    if not kept:
+        del loss
+    training.monitor.close()
+    assert 349 not in training.monitor.history.steps
+    assert training.known().get(349) == (math.inf if kept else None)
 
 
 def test_a_nonfinite_loss_is_infinite() -> None:

@@ -1,0 +1,177 @@
+"""Networks compared with baseline models on the same validation rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotrainer.adapter.spec import Evaluation, Trained
+from autotrainer.diagnostics.baseline_models import TabularProblem, operations
+from autotrainer.diagnostics.baseline_problem import features, make_problem, steps_per_row
+from autotrainer.records.data import ArrayData, finite_rows
+from autotrainer.records.signals import Floats
+from autotrainer.records.task import TargetSummary, TaskContext
+from autotrainer.scoring.metric_selection import r2_metric
+from autotrainer.scoring.metrics import Score
+from autotrainer.scoring.scorer import Scorer
+from autotrainer.scoring.significance import row_gains
+from autotrainer.training.base_run import BaseRun
+
+__all__ = ["BaselineComparison", "fitting_rows"]
+
+_SIZES = (20, 30, 40, 60, 90, 130, 180, 250, 350, 500, 700, 1000)
+"""Rows that baseline models are fitted on: as many as the work allows."""
+_MIN_HELD_OUT = 10
+"""Fewest rows that they are scored on: with fewer, no difference is clearly more than chance."""
+_STEPS = 2000
+"""Maximum time steps of all rows, where each step has a label."""
+_FLOOR = 300_000_000
+"""Multiply-adds that baseline models may take however small the training is: a fraction of a second."""
+
+
+@dataclass(frozen=True)
+class BaselineComparison:
+    """The best baseline model on some validation rows. Can be sent to another process.
+
+    Attributes:
+        held_out: The validation rows.
+        places: Their places in the validation data; None if these are a stream.
+        facts: Scores of all baseline models and of the constant prediction, by the names in `FACTS`.
+        best: Score of the best baseline model on each row.
+        weights: Weight of each row: its time steps, or 1; 0 for rows that do not count.
+        columns: Columns of numeric targets that were predicted, or None.
+        work: Multiply-adds that fitting and scoring took.
+    """
+
+    held_out: ArrayData
+    places: NDArray[np.int64] | None
+    facts: Mapping[str, float]
+    best: Floats
+    weights: Floats
+    columns: NDArray[np.int64] | None
+    work: int
+
+    @classmethod
+    def fit(
+        cls,
+        train: ArrayData,
+        held_out: ArrayData,
+        places: NDArray[np.int64] | None,
+        targets: TargetSummary,
+        context: TaskContext,
+        limit: float,
+    ) -> Self | None:
+        """Fit baseline models on training rows, and score them on held-out rows.
+
+        Args:
+            train: Training rows, in random order.
+            held_out: Validation rows.
+            places: Their places in the validation data, or None.
+            targets: Summary of all training targets.
+            context: The training.
+            limit: Multiply-adds that it may take, if they are more than a fraction of a second takes.
+
+        Returns:
+            The comparison; None if there are too few rows, or the data do not suit baseline models.
+        """
+        steps = steps_per_row(train.targets, targets) if context.kind(targets) in ("multiclass", "binary") else 1
+        kept = [finite_rows(part)[: max(1, _STEPS // steps)] for part in (train, held_out)]
+        train, held_out = (part.take(rows) for part, rows in zip((train, held_out), kept, strict=True))
+        places = None if places is None else places[kept[1]]
+        size = fitting_rows(train, held_out.rows, context, max(limit, _FLOOR), steps)
+        if not size or held_out.rows < _MIN_HELD_OUT:
+            return None
+        problem = make_problem(train.take(np.arange(size)), held_out, targets, context)
+        if problem is None:
+            return None
+        scores = {name: rows for name, rows in problem.row_scores().items() if np.isfinite(rows).all()}
+        if not scores:
+            return None
+        name = max(scores, key=lambda name: float(scores[name].mean()))
+        best, weights = _by_row(problem, scores[name], held_out.rows)
+        facts = {
+            "trivial_score": problem.trivial,
+            "held_out_rows": float(len(problem.held_inputs)),
+            "simple_features": float(problem.inputs.shape[1]),
+            "simple_rows": float(size),
+            **{name: float(rows.mean()) for name, rows in scores.items()},
+        }
+        work = operations(size * steps, len(problem.held_inputs), problem.inputs.shape[1])
+        return cls(held_out, places, facts, best, weights, problem.columns, work)
+
+    def compare(self, trained: Trained, run: BaseRun, scorer: Scorer) -> dict[str, float]:
+        """Return how much the best baseline model is ahead of a network on the same rows.
+
+        Args:
+            trained: The network.
+            run: The core's side of its training; holds its last evaluation, or accounts for another one.
+            scorer: Scores evaluations.
+
+        Returns:
+            ``held_out_score``, ``simple_gap`` and ``simple_gap_error`` of `FACTS`; nothing if the network has no
+            accuracy or R², or the budget does not allow its evaluation. No gap if the loss weights classes: then the
+            network minimizes something else than the baseline models.
+        """
+        evaluation = self._evaluation(trained, run)
+        score = None if evaluation is None else self._score(evaluation, scorer, run.context)
+        if score is None or score.rows is None or len(score.rows) != len(self.best):
+            return {}
+        weights = self.weights * (1.0 if score.weights is None else score.weights > 0)
+        if not weights.any():
+            return {}
+        facts = {"held_out_score": float((score.rows * weights).sum() / weights.sum())}
+        if scorer.weighted:
+            return facts
+        gains = row_gains(np.clip(self.best, -1, 1), np.clip(score.rows, -1, 1), weights)
+        error = float(gains.std()) / math.sqrt(len(gains))
+        return facts | {"simple_gap": float(gains.mean()), "simple_gap_error": error}
+
+    def _evaluation(self, trained: Trained, run: BaseRun) -> Evaluation | None:
+        last = run.evaluation
+        if last is not None and self.places is not None and len(last.outputs) == len(last.targets) > self.places.max():
+            counted = None if last.counted is None else last.counted[self.places]
+            return Evaluation(last.outputs[self.places], last.targets[self.places], last.loss, None, counted)
+        return trained.evaluate(self.held_out) if run.spend(self.held_out.rows, training=False) else None
+
+    def _score(self, evaluation: Evaluation, scorer: Scorer, context: TaskContext) -> Score | None:
+        if self.columns is None or context.kind(scorer.targets) != "regression":
+            return scorer.score_rows(evaluation)
+        outputs, targets = (np.asarray(v).reshape(len(v), -1) for v in (evaluation.outputs, evaluation.targets))
+        if outputs.shape != targets.shape or scorer.score_rows(evaluation) is None:
+            return None
+        part = Evaluation(outputs[:, self.columns], targets[:, self.columns], evaluation.loss)
+        metric = r2_metric(part, context.loss)
+        return None if metric is None else metric.score(part)
+
+
+def fitting_rows(train: ArrayData, held_out: int, context: TaskContext, limit: float, steps: int = 1) -> int:
+    """Return how many training rows baseline models can be fitted on within some work; 0 if there are too few.
+
+    Args:
+        train: Training rows.
+        held_out: Rows to score on.
+        context: The training.
+        limit: Multiply-adds that it may take.
+        steps: Time steps of a row that have a label each.
+    """
+    columns = features(train.take(np.arange(min(2, train.rows))).inputs, tokens=context.input_kind == "index")
+    if columns is None and steps == 1:
+        return 0
+    width = 4096 if columns is None else columns.shape[1]
+    smallest = max(1, _SIZES[0] // steps)
+    sizes = [rows for rows in (*_SIZES, train.rows) if smallest <= rows <= min(train.rows, _SIZES[-1])]
+    sizes += [smallest] if smallest <= train.rows else []
+    fitting = (rows for rows in sizes if operations(rows * steps, held_out * steps, width) <= limit)
+    return max(fitting, default=0)
+
+
+def _by_row(problem: TabularProblem, scores: Floats, rows: int) -> tuple[Floats, Floats]:
+    """Return the mean score of each data row, and its weight."""
+    places = np.arange(len(scores)) if problem.held_rows is None else problem.held_rows
+    weights = np.bincount(places, minlength=rows).astype(np.float64)
+    return np.bincount(places, weights=scores, minlength=rows) / np.maximum(weights, 1), weights

@@ -1,0 +1,126 @@
+"""Constant predictions: outputs that are the same for every row, the least that a model has to beat."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotrainer.adapter.spec import Evaluation
+from autotrainer.records.signals import Floats
+from autotrainer.records.task import LossInfo, TargetSummary, TaskContext
+
+__all__ = ["constant_loss", "constant_outputs"]
+
+_LEAST = 1e-6
+"""Smallest probability of a constant prediction, so that its logarithm is finite."""
+_CLASSES = 32
+"""Maximum number of classes or columns of which each is predicted for all rows by one constant prediction."""
+
+
+def constant_outputs(evaluation: Evaluation, targets: TargetSummary, context: TaskContext) -> Iterator[NDArray[Any]]:
+    """Yield outputs of constant predictions, in the form of a model's outputs.
+
+    Args:
+        evaluation: Outputs and targets of a model, masked class indices negative.
+        targets: Summary of the targets of the training.
+        context: The training.
+
+    Yields:
+        Frequencies of the classes, means or medians of the targets, as the loss expects them (their logarithms, or
+        log-odds); each class by itself; the mean of the model's outputs.
+    """
+    outputs = np.asarray(evaluation.outputs, np.float64)
+    if not len(outputs):
+        return
+    for constant in (*_from_targets(outputs, np.asarray(evaluation.targets), targets, context), outputs.mean(axis=0)):
+        if np.isfinite(constant).all():
+            yield np.broadcast_to(constant, outputs.shape)
+
+
+def _from_targets(
+    outputs: Floats, labels: NDArray[Any], targets: TargetSummary, context: TaskContext
+) -> Iterable[Floats]:
+    """Return constant outputs of one row."""
+    axis = context.loss.class_axis if outputs.ndim > 2 else -1
+    units = outputs.shape[axis] if outputs.ndim > 1 else 1
+    kind = TaskContext(
+        loss=context.loss, output_units=context.output_units or units, output_activation=context.output_activation
+    ).kind(targets)
+    if kind == "multiclass" and units > 1:
+        return _classes(outputs, labels, axis, context.loss)
+    columns = labels.reshape(len(labels), -1).astype(np.float64)
+    if columns.size != outputs.size:
+        return ()
+    shape = outputs.shape[1:]
+    means = [part.reshape(shape) for part in (columns.mean(axis=0), np.median(columns, axis=0))]
+    if kind in ("binary", "multilabel", "multiclass"):
+        low, high = _labels(targets)
+        cut = context.cut(targets)
+        share = ((columns > (low + high) / 2).mean(axis=0)).reshape(shape)
+        likely = _expected(share, context.loss, signed=targets.signed)
+        return (
+            likely,
+            np.where(share > 0.5, cut + 0.5, cut - 0.5),
+            np.full(shape, cut + 0.5),
+            np.full(shape, cut - 0.5),
+        )
+    return [_expected(mean, context.loss) for mean in means]
+
+
+def _classes(outputs: Floats, labels: NDArray[Any], axis: int, loss: LossInfo) -> list[Floats]:
+    units = outputs.shape[axis]
+    if labels.shape == outputs.shape:
+        share = np.moveaxis(labels.astype(np.float64), axis, -1).reshape(-1, units).mean(axis=0)
+    else:
+        flat = labels.reshape(-1)
+        flat = flat[(flat >= 0) & (flat < units)].astype(np.int64)
+        share = np.bincount(flat, minlength=units) / max(1, len(flat))
+    vectors = [share] if loss.expects not in ("logits", "log_probabilities") else [np.log(np.maximum(share, _LEAST))]
+    if units <= _CLASSES:
+        single = np.maximum(np.eye(units), _LEAST)
+        vectors += list(np.log(single) if loss.expects in ("logits", "log_probabilities") else single)
+    form = [1] * (outputs.ndim - 1)
+    form[axis if axis < 0 else axis - 1] = units
+    return [np.broadcast_to(vector.reshape(form), outputs.shape[1:]) for vector in vectors]
+
+
+def _labels(targets: TargetSummary) -> tuple[float, float]:
+    """Return the two labels of a binary task."""
+    if len(targets.values) == 2:
+        return targets.values[0], targets.values[1]
+    return (-1.0, 1.0) if targets.signed else (0.0, 1.0)
+
+
+def _expected(mean: Floats, loss: LossInfo, *, signed: bool = False) -> Floats:
+    """Return the outputs with which a loss is told this mean of the targets."""
+    if signed:
+        return 2 * mean - 1
+    if loss.expects == "logits" and loss.family == "binary_cross_entropy":
+        share = np.clip(mean, _LEAST, 1 - _LEAST)
+        return np.log(share / (1 - share))
+    if loss.expects in ("log_values", "log_probabilities"):
+        return np.log(np.maximum(mean, _LEAST))
+    return mean
+
+
+def constant_loss(loss: LossInfo, targets: TargetSummary) -> float:
+    """Return the mean loss of the best constant prediction, by the summary of the targets.
+
+    Args:
+        loss: The loss.
+        targets: Summary of the targets that it is compared on, or of the same distribution.
+
+    Returns:
+        Variance, or entropy in nats; NaN for losses of which it is unknown, weighted or summed ones among them.
+    """
+    if loss.reduction != "mean" or loss.weighted:
+        return math.nan
+    if loss.family == "squared_error" and loss.expects in ("values", "probabilities"):
+        return targets.variance
+    if loss.family == "binary_cross_entropy":
+        return targets.column_entropy
+    return targets.entropy if loss.family == "cross_entropy" and not targets.masked else math.nan

@@ -1,0 +1,1 @@
+"""Is ``autotrainer run`` right about unmodified programs, in the styles in which people write them?"""

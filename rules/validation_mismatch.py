@@ -1,0 +1,142 @@
+"""AT511: validation rows that differ from training rows in classes or scale."""
+
+from __future__ import annotations
+
+import math
+
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.words import about
+
+__all__ = ["ValidationMismatch"]
+
+_Z = 5.0
+"""Normal quantile of the test of the classes beyond which a difference is not sampling."""
+
+
+class ValidationMismatch(Rule):
+    """The validation rows are not like the training rows: other classes, another scale, another distribution.
+
+    What it does
+        Compares the validation data with the training data, where both are arrays: classes that no training row has,
+        scale and offset of the inputs, and the distributions of inputs and of numeric targets.
+
+    Why it hurts
+        The validation score then says nothing about the training. A class that is not trained on can't be predicted,
+        and a model that was trained on standardized inputs fails on raw ones. Whoever stops or selects by this score,
+        a person or a repair, acts on noise. A common cause in Keras: ``validation_split`` takes the last rows *before*
+        shuffling, so rows that are sorted by class give validation data of other classes.
+
+    Evidence used
+        Share of validation rows whose class no training row has; total variation distance of the class shares, with a
+        χ² test of homogeneity; medians over the features of standard deviation and offset relative to the training
+        rows; the largest Kolmogorov–Smirnov distance of a feature, with Bonferroni correction, and that of the targets.
+
+    Thresholds
+        ``unseen``: share of validation rows of unseen classes that is an error. ``shares``: distance of the class
+        shares that is one; so is a single class, where the training rows have several. ``scale``: factor between the
+        standard deviations that is an error; so are means that are three times as many standard deviations apart.
+        ``shift``: distance of classes, of a feature or of the targets, beyond sampling, that is a warning.
+
+    When it is wrong
+        Validation on later times, other places or other persons on purpose: a shift of the inputs is at most a warning,
+        and so are balanced training classes with natural validation classes. Zero-shot learning has unseen classes.
+
+    Repairs
+        Advice only: shuffle before splitting, stratify by class, and transform both data sets with the numbers of the
+        training data.
+
+    References
+        Kapoor and Narayanan, Leakage and the Reproducibility Crisis, Patterns 2023; Rabanser, Günnemann and Lipton,
+        Failing Loudly, NeurIPS 2019 (univariate tests with Bonferroni correction); Wilson and Hilferty, PNAS 1931.
+    """
+
+    problem = "validation_mismatch"
+    code = "AT511"
+    aliases = ("distribution_shift", "dataset_shift", "covariate_shift", "validation_shift", "unseen_classes")
+    phrases = (
+        "validation accuracy is zero",
+        "validation split of sorted data",
+        "validation has different classes",
+        "scaled training data but not validation data",
+        "validation data look different",
+    )
+    needs = frozenset(
+        {
+            "unseen_classes", "unseen_class_share", "unseen_class", "absent_class_share", "class_shift",
+            "class_shift_z", "validation_classes",
+            "validation_scale", "validation_offset", "shifted_feature", "feature_shift",
+            "feature_shift_noise", "target_shift",
+        }
+    )  # fmt: skip
+    causes = ("nonfinite_data",)
+    THRESHOLDS = thresholds(
+        unseen=Threshold(0.1, "share of rows of unseen classes that is an error", "bound on the score", maximum=1),
+        shares=Threshold(
+            0.75, "distance of the class shares that is an error", "balanced against 3:1 is 0.25", maximum=1
+        ),
+        scale=Threshold(10, "factor between standard deviations that is an error", "convention", 1),
+        shift=Threshold(0.5, "distance of distributions that is a warning", "half of the rows differ", maximum=1),
+    )
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        facts = {name: context.asked[name] for name in sorted(self.needs & set(context.asked))}
+        return (
+            self._by_classes(facts) or self._by_shares(facts) or self._by_scale(facts) or self._by_distribution(facts)
+        )
+
+    def _by_classes(self, facts: dict[str, float]) -> Finding | None:
+        unseen, share = facts.get("unseen_classes", 0.0), facts.get("unseen_class_share", 0.0)
+        if not share > 0 or facts["class_shift_z"] <= _Z:
+            return None
+        evidence = {name: value for name, value in facts.items() if "class" in name and not math.isnan(value)}
+        classes = f"class {facts['unseen_class']:g}" if unseen == 1 else f"{unseen:.0f} classes"
+        message = (
+            f"{share:.1%} of the validation rows are of {classes} that no training row has: shuffle the rows before "
+            "they are split, or stratify by class."
+        )
+        severity = Severity.ERROR if share >= self.threshold("unseen") else Severity.WARNING
+        return self.finding(severity, 0.95, message, evidence)
+
+    def _by_shares(self, facts: dict[str, float]) -> Finding | None:
+        """Find that nearly all validation rows are of classes that are rare in training."""
+        shift, single = facts.get("class_shift", 0.0), facts.get("validation_classes") == 1
+        if not (shift >= self.threshold("shares") or single) or facts["class_shift_z"] <= _Z:
+            return None
+        evidence = {name: value for name, value in facts.items() if "class" in name}
+        classes = "of one class" if single else "of other classes than most training rows"
+        message = (
+            f"The validation rows are {classes}: the shares of the classes differ by {shift:.1%} from those in "
+            "training; shuffle the rows before they are split, or stratify by class."
+        )
+        return self.finding(Severity.ERROR, 0.9, message, evidence)
+
+    def _by_scale(self, facts: dict[str, float]) -> Finding | None:
+        scale, offset = facts.get("validation_scale", math.nan), facts.get("validation_offset", math.nan)
+        limit = self.threshold("scale")
+        if not (scale >= limit or scale <= 1 / limit or offset >= 3 * limit):
+            return None
+        message = (
+            f"The inputs of the validation rows have another scale than those of the training rows: the median feature "
+            f"has {about(scale, 3)} times the standard deviation, and its mean is {about(offset, 3)} standard "
+            "deviations away; transform both with the numbers of the training data."
+        )
+        return self.finding(Severity.ERROR, 0.9, message, {"validation_scale": scale, "validation_offset": offset})
+
+    def _by_distribution(self, facts: dict[str, float]) -> Finding | None:
+        limit = self.threshold("shift")
+        shift, noise = facts.get("feature_shift", 0.0), facts.get("feature_shift_noise", math.inf)
+        parts, evidence = [], {}
+        if facts.get("class_shift", 0.0) >= limit and facts["class_shift_z"] > _Z:
+            evidence["class_shift"] = facts["class_shift"]
+            parts.append(f"the shares of their classes differ by {facts['class_shift']:.1%}")
+        if facts.get("target_shift", 0.0) >= limit:
+            evidence["target_shift"] = facts["target_shift"]
+            parts.append(f"the distributions of their targets differ by {facts['target_shift']:.1%}")
+        if shift >= limit and shift > noise:
+            evidence |= {"feature_shift": shift, "shifted_feature": facts["shifted_feature"]}
+            parts.append(f"those of input feature {facts['shifted_feature']:.0f} by {shift:.1%}")
+        if not parts:
+            return None
+        message = f"The validation rows differ from the training rows beyond sampling: {', and '.join(parts)}."
+        message = message.replace(": those of input", ": the distributions of input")
+        return self.finding(Severity.WARNING, 0.7, message, evidence)

@@ -1,0 +1,178 @@
+"""AT306: a model that is no better than a constant prediction, or clearly worse than a simple model."""
+
+from __future__ import annotations
+
+import math
+
+from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.baseline_models import CHANCE, SIMPLE_NEEDS, best_simple_model
+from autotrainer.rules._shared.words import about
+
+__all__ = ["WorseThanSimpleModel"]
+
+_CONSTANT_NEEDS = frozenset(
+    {"above_constant", "metric_score", "constant_score", "judged_rows", "judged_in_training", "permuted_loss"}
+)
+
+_CONFIDENCE = 0.7
+"""Confidence of errors: lower than that of most causes, which come first, although the comparison is measured."""
+
+
+class WorseThanSimpleModel(Rule):
+    """The trained model is no better than a constant prediction, or clearly worse than a simple model on the same rows.
+
+    What it does
+        At the end of a managed training, compares the score on validation data with that of the best constant
+        prediction, and with those of models that take less than a second: ridge regression, linear and with a Gaussian
+        kernel, nearest neighbors and a small tree; principal components where the inputs are to be reconstructed.
+
+    Why it hurts
+        A network that a model of a second beats is not worth its cost: something in the training, the data or the
+        architecture keeps it from what the inputs show.
+
+    Evidence used
+        The score of each on the same rows, and the standard error of the difference, row by row. Of each simple model
+        only up to 1,000 training rows. If there are so few validation rows that not even a perfect score would be
+        clearly better than a constant prediction, training rows are judged instead. If the best constant prediction of
+        a loss is unknown, its value is compared with that for inputs of other rows.
+
+    Thresholds
+        ``gap``: difference in accuracy or R², beyond noise, from which this is an error. ``noticed``: difference from
+        which it is a warning; smaller ones that are beyond noise are facts.
+
+    When it is wrong
+        Simple models can be the right choice for small tables; then this is true, and of no use. Losses that weight
+        classes are not compared with simple models, as these do not weight them.
+
+    Repairs
+        Learning rate, optimizer, more epochs, standardized inputs, normalization, or more units.
+
+    References
+        Karpathy, A Recipe for Training Neural Networks, 2019; Zinkevich, Rules of Machine Learning, rules 1 and 4;
+        Grinsztajn, Oyallon and Varoquaux, NeurIPS 2022 (networks and simple models on tables).
+    """
+
+    problem = "worse_than_simple_model"
+    code = "AT306"
+    aliases = ("below_baseline", "worse_than_baseline", "below_simple_model", "worse_than_linear_model")
+    phrases = (
+        "worse than logistic regression",
+        "worse than linear regression",
+        "neural network worse than random forest",
+        "below the baseline",
+        "no better than predicting the mean",
+    )
+    needs = SIMPLE_NEEDS | _CONSTANT_NEEDS | frozenset({"simple_gap", "simple_gap_error"})
+    causes = (
+        "missing_zero_grad",
+        "wrong_training_mode",
+        "parameters_not_optimized",
+        "wrong_schedule",
+        "nonfinite",
+        "nonfinite_data",
+        "improper_output_activation",
+        "target_mismatch",
+        "improper_loss",
+        "validation_mismatch",
+        "shuffled_labels",
+        "unlearnable_targets",
+        "insufficient_capacity",
+        "unshuffled_data",
+        "class_imbalance",
+        "learning_rate_too_high",
+        "exploding_gradient",
+        "divergence",
+        "dying_relu",
+        "abnormal_data",
+        "unscaled_targets",
+        "saturated_activation",
+        "dormant_neurons",
+        "vanishing_gradient",
+        "attention_entropy_collapse",
+        "representation_collapse",
+        "poor_initialization",
+        "no_gradient",
+        "learning_rate_too_low",
+        "overfitting",
+        "too_few_epochs",
+        "slow_convergence",
+        "not_learning",
+        "abnormal_update_ratio",
+        "oscillating_loss",
+        "ignored_input",
+        "abnormal_initial_loss",
+    )
+    repairs = (
+        "scale_learning_rate",
+        "swap_optimizer",
+        "scale_inputs",
+        "extend_training",
+        "insert_normalization",
+        "swap_activation",
+        "resize_hidden_layers",
+    )
+    THRESHOLDS = thresholds(
+        gap=Threshold(0.1, "difference in accuracy or R² that is an error", "convention", maximum=1),
+        noticed=Threshold(0.05, "difference that is a warning", "half of it", maximum=1),
+    )
+
+    def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        by_simple_model = self._by_simple_model(context)
+        if context.asked.get("above_constant") == 0:
+            return self._by_constant(context, by_simple_model)
+        return by_simple_model or self._in_training(context)
+
+    def _by_constant(self, context: TaskContext, by_simple_model: Finding | None) -> Finding:
+        evidence = {name: context.asked[name] for name in sorted(_CONSTANT_NEEDS & set(context.asked))}
+        score, constant = evidence["metric_score"], evidence.get("constant_score", math.nan)
+        if math.isnan(constant):
+            message = (
+                f"The validation loss, {about(score, 3)}, is no lower than if the inputs of each row were those of "
+                f"another one ({about(evidence['permuted_loss'], 3)}): the predictions are no better than a constant."
+            )
+        else:
+            message = (
+                f"The model is no better than a constant prediction: {_rows(evidence)} its score is {about(score, 3)}, "
+                f"that of the best constant prediction {about(constant, 3)}."
+            )
+        if by_simple_model is not None:
+            simple = best_simple_model(context)
+            message += f" {simple.sentence}" if simple is not None and simple.low > 0 else ""
+            evidence |= by_simple_model.evidence
+        return self.finding(Severity.ERROR, _CONFIDENCE, message, evidence)
+
+    def _by_simple_model(self, context: TaskContext) -> Finding | None:
+        simple = best_simple_model(context)
+        facts = context.asked
+        gap, error = facts.get("simple_gap", math.nan), facts.get("simple_gap_error", math.nan)
+        if simple is None or not gap - CHANCE * error > 0:
+            return None
+        score = facts.get("held_out_score", math.nan)
+        evidence = {"held_out_score": score, "simple_score": simple.score, "simple_gap": gap, "simple_gap_error": error}
+        evidence |= {"trivial_score": simple.trivial, "held_out_rows": float(simple.rows)}
+        message = (
+            f"{simple.name[0].upper()}{simple.name[1:]} does better on the same {simple.rows} held-out rows: it scores "
+            f"{about(simple.score, 3)}, the model {about(score, 3)}."
+        )
+        severity = Severity.WARNING if gap >= self.threshold("noticed") else Severity.INFO
+        severity = Severity.ERROR if gap >= self.threshold("gap") else severity
+        return self.finding(severity, _CONFIDENCE, message, evidence)
+
+    def _in_training(self, context: TaskContext) -> Finding | None:
+        """Report as a fact that a training was judged on its training rows."""
+        if not context.asked.get("judged_in_training"):
+            return None
+        evidence = {name: context.asked[name] for name in sorted(_CONSTANT_NEEDS & set(context.asked))}
+        message = (
+            f"There are too few validation rows to judge by: {_rows(evidence)} the score is "
+            f"{about(evidence['metric_score'], 3)}, that of the best constant prediction "
+            f"{about(evidence['constant_score'], 3)}."
+        )
+        return self.finding(Severity.INFO, 0.9, message, evidence)
+
+
+def _rows(evidence: dict[str, float]) -> str:
+    if "judged_rows" not in evidence:
+        return "by the values that the loop reports,"
+    kind = "training" if evidence.get("judged_in_training") else "validation"
+    return f"on {evidence['judged_rows']:.0f} {kind} rows"

@@ -1,0 +1,89 @@
+"""Scores judged by the best constant prediction, for every kind of target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotrainer.adapter.spec import Evaluation
+from autotrainer.records.data import ArrayData
+from autotrainer.records.task import LossInfo, TaskContext
+from autotrainer.scoring.metric_selection import MetricSelection
+from autotrainer.scoring.scorer import Judgement, Scorer
+
+RANDOM = np.random.default_rng(0)
+CE = LossInfo("ce", "cross_entropy", "logits", "index", 1)
+BCE = LossInfo("bce", "binary_cross_entropy", "logits")
+MSE = LossInfo("mse", "squared_error", "values")
+LABELS = RANDOM.integers(0, 3, 200)
+MANY = (RANDOM.random((200, 5)) < 0.2).astype(np.float32)
+NUMBERS = RANDOM.normal(size=(200, 2))
+TAGS = RANDOM.integers(0, 3, (60, 7))
+
+
+def _judge(loss: LossInfo, targets: Any, outputs: Any, metric: Any = "auto", units: int | None = None) -> Judgement:
+    context = TaskContext(loss=loss, output_units=units or outputs.shape[1])
+    scorer = Scorer(MetricSelection(metric), context, ArrayData(np.zeros(len(targets)), targets))
+    return scorer.judge(scorer.score(Evaluation(np.asarray(outputs, np.float64), targets, 0.5)))
+
+
+def _errors(targets: Any, outputs: Any) -> float:
+    return float(np.mean((outputs - targets) ** 2))
+
+
+CASES = [
+    pytest.param(CE, LABELS, 4 * np.eye(3)[LABELS], "auto", id="classes"),
+    pytest.param(CE, TAGS, 4 * np.moveaxis(np.eye(3)[TAGS], -1, 1), "auto", id="tags"),
+    pytest.param(BCE, MANY, 4 * MANY - 2, "auto", id="labels"),
+    pytest.param(MSE, NUMBERS, NUMBERS + 0.1, "auto", id="numbers"),
+    pytest.param(MSE, NUMBERS, NUMBERS + 0.1, "mae", id="absolute error"),
+    pytest.param(BCE, 1.0 * (LABELS[:, None] > 0), 4.0 * (LABELS[:, None] > 0) - 2, "auc", id="area"),
+    pytest.param(CE, LABELS, 4 * np.eye(3)[LABELS], lambda y, p: float((p.argmax(1) == y).mean()), id="callable"),
+]
+
+
+@pytest.mark.parametrize(("loss", "targets", "outputs", "metric"), CASES)
+def test_only_useful_predictions_beat_a_constant(loss: LossInfo, targets: Any, outputs: Any, metric: Any) -> None:
+    good = _judge(loss, targets, outputs, metric)
+    assert good.better
+    assert good.decisive
+    constant = np.broadcast_to(outputs.mean(axis=0), outputs.shape)
+    assert not _judge(loss, targets, constant, metric).better
+    assert not _judge(loss, targets, np.random.default_rng(1).permutation(outputs), metric).better
+
+
+def test_error_metric_of_the_user() -> None:
+    context = TaskContext(loss=MSE, output_units=2)
+    scorer = Scorer(MetricSelection(_errors, "min"), context, ArrayData(np.zeros(200), NUMBERS))
+    judgement = scorer.judge(scorer.score(Evaluation(NUMBERS * 0, NUMBERS, 1.0)))
+    assert not judgement.better
+    assert judgement.constant == pytest.approx(NUMBERS.var(axis=0).mean(), rel=1e-6)
+
+
+def test_metric_that_fails_on_constant_predictions_is_not_judged() -> None:
+    def fails(targets: Any, outputs: Any) -> float:
+        if np.ptp(outputs) == 0:
+            raise ZeroDivisionError
+        return 0.1
+
+    judgement = _judge(MSE, NUMBERS[:, :1], NUMBERS[:, 1:], fails)
+    assert judgement.better
+    assert np.isnan(judgement.constant)
+
+
+def test_four_rows_are_too_few_to_judge_by() -> None:
+    targets = np.array([[0.0], [1.0], [1.0], [0.0]])
+    judgement = _judge(BCE, targets, 4 * targets - 2, units=1)
+    assert (judgement.decisive, judgement.better, judgement.clear) == (False, False, True)
+    assert not _judge(BCE, targets, np.full((4, 1), -2.0), units=1).clear
+
+
+def test_weighted_loss_is_judged_with_equal_weights_of_the_classes() -> None:
+    rare = (np.arange(400) % 20 == 0).astype(np.int64)
+    guess = rare | (np.random.default_rng(0).random(400) < 0.1)  # all rare rows, and a tenth of the others
+    outputs = np.eye(2)[guess] * 4
+    assert not _judge(CE, rare, outputs).better, "accuracy is below the share of the common class"
+    weighted = LossInfo("ce", "cross_entropy", "logits", "index", 1, weighted=True)
+    assert _judge(weighted, rare, outputs).better

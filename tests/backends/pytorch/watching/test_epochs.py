@@ -1,0 +1,208 @@
+"""Epochs of plain loops: counted by loaders, full batches and evaluations, with or without ``end_epoch``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import autotrainer
+from autotrainer.monitoring.monitor import Monitor
+
+torch.set_num_threads(1)
+
+EPOCHS, ROWS, BATCH = 5, 24, 6
+X, Y = torch.randn(ROWS, 4), torch.randint(0, 2, (ROWS,))
+DATA = TensorDataset(X, Y)
+HELD_OUT = DataLoader(DATA, 12)
+
+
+class Loop:
+    """A training whose parts the tests put together."""
+
+    def __init__(self) -> None:
+        self.model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        self.optimizer = torch.optim.SGD(self.model.parameters(), 0.1)
+        self.loss_fn = nn.CrossEntropyLoss()
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        self.optimizer.zero_grad()
+        self.loss_fn(self.model(x), y).backward()
+        self.optimizer.step()
+
+    def validate(self) -> None:
+        with torch.no_grad():
+            for x, y in HELD_OUT:
+                self.loss_fn(self.model(x), y)
+
+    def score(self) -> None:
+        with torch.no_grad():
+            for x, _ in HELD_OUT:
+                self.model(x).argmax(1)
+
+
+def loader(loop: Loop) -> Iterator[None]:
+    batches = DataLoader(DATA, BATCH, shuffle=True)
+    for _ in range(EPOCHS):
+        for x, y in batches:
+            loop.step(x, y)
+        yield
+
+
+def new_loaders(loop: Loop) -> Iterator[None]:
+    for _ in range(EPOCHS):
+        for x, y in DataLoader(DATA, BATCH, shuffle=True):
+            loop.step(x, y)
+        loop.validate()
+        yield
+
+
+def loader_and_validation_within(loop: Loop) -> Iterator[None]:
+    batches = DataLoader(DATA, BATCH)
+    for _ in range(EPOCHS):
+        for index, (x, y) in enumerate(batches):
+            loop.step(x, y)
+            if index == 1:
+                loop.model.eval()
+                for x, y in HELD_OUT:  # with gradients
+                    loop.loss_fn(loop.model(x), y)
+                loop.model.train()
+        yield
+
+
+def held_iterator(loop: Loop) -> Iterator[None]:
+    batches = DataLoader(DATA, BATCH)
+    iterator = iter(batches)
+    for step in range(EPOCHS * ROWS // BATCH):
+        if step and step % (ROWS // BATCH) == 0:
+            iterator = iter(batches)
+        loop.step(*next(iterator))
+        if (step + 1) % (ROWS // BATCH) == 0:
+            if step + 1 == EPOCHS * ROWS // BATCH:
+                del iterator
+            yield
+
+
+def slices(loop: Loop) -> Iterator[None]:
+    for _ in range(EPOCHS):
+        for rows in torch.randperm(ROWS).split(BATCH):
+            loop.step(X[rows], Y[rows])
+        yield
+
+
+def slices_and_validation(loop: Loop) -> Iterator[None]:
+    for _ in slices(loop):
+        loop.validate()
+        yield
+
+
+def slices_and_score(loop: Loop) -> Iterator[None]:
+    for _ in slices(loop):
+        loop.score()
+        yield
+
+
+def slices_and_mode(loop: Loop) -> Iterator[None]:
+    for _ in slices(loop):
+        loop.model.eval()
+        loop.model.train()
+        yield
+
+
+def watched(script: Callable[[Loop], Iterator[None]], *, ends_epochs: bool = False) -> Monitor:
+    loop = Loop()
+    with autotrainer.watch(loop.model, loop.optimizer, loss_fn=loop.loss_fn, select=()) as monitor:
+        for _ in script(loop):
+            if ends_epochs:
+                monitor.end_epoch()
+    return monitor
+
+
+@pytest.mark.parametrize("ends_epochs", [False, True])
+@pytest.mark.parametrize(
+    "script",
+    [
+        loader,
+        new_loaders,
+        loader_and_validation_within,
+        held_iterator,
+        slices_and_validation,
+        slices_and_score,
+        slices_and_mode,
+    ],
+)
+def test_number_of_epochs_does_not_depend_on_end_epoch(
+    script: Callable[[Loop], Iterator[None]], ends_epochs: bool
+) -> None:
+    history = watched(script, ends_epochs=ends_epochs).history
+    per_epoch = ROWS // BATCH
+    assert history.epoch == EPOCHS
+    assert history.epoch_ends.tolist() == [per_epoch * (epoch + 1) - 1 for epoch in range(EPOCHS)]
+
+
+def test_epochs_that_nothing_shows_are_not_counted() -> None:
+    assert watched(slices).history.epoch == 0
+
+
+@pytest.mark.parametrize("every", [None, 1, 10])
+def test_step_on_all_rows_is_an_epoch(every: int | None) -> None:
+    def script(loop: Loop) -> Iterator[None]:
+        for step in range(80):
+            loop.step(X, Y)
+            if every is not None and (step + 1) % every == 0:
+                loop.validate()
+        yield
+
+    history = watched(script).history
+    assert history.epoch_ends.tolist() == list(range(80))
+    assert len(history.epochs("val_loss")[0]) == (0 if every is None else 80 // every)
+
+
+def test_validation_losses_are_those_of_the_evaluation_at_the_end() -> None:
+    ended, counted = (watched(slices_and_validation, ends_epochs=ends).history for ends in (True, False))
+    assert ended.epochs("val_loss")[0].tolist() == counted.epochs("val_loss")[0].tolist() == list(range(EPOCHS))
+
+
+def test_interrupted_pass_is_not_an_epoch() -> None:
+    loop = Loop()
+    batches = DataLoader(DATA, BATCH)
+    monitor = autotrainer.watch(loop.model, loop.optimizer, select=())
+    with suppress(ZeroDivisionError), monitor:
+        for _ in range(2):
+            for index, (x, y) in enumerate(batches):
+                loop.step(x, y)
+                if monitor.history.epoch and index == 1:
+                    raise ZeroDivisionError
+    assert monitor.history.epoch == 1
+
+
+def test_nothing_stays_patched() -> None:
+    before = DataLoader.__iter__, nn.Module.train
+    watched(loader)
+    assert (DataLoader.__iter__, nn.Module.train) == before
+
+
+def test_sparse_inputs_switch_nothing_off(tmp_path: Path) -> None:
+    class Sparse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.out = nn.Parameter(torch.randn(4, 8)), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            outputs: Tensor = self.out(torch.sparse.mm(x, self.weight).relu())
+            return outputs
+
+    loop = Loop()
+    loop.model = Sparse()  # type: ignore[assignment]
+    loop.optimizer = torch.optim.SGD(loop.model.parameters(), 0.1)
+    with autotrainer.watch(loop.model, loop.optimizer, loss_fn=loop.loss_fn, log_dir=tmp_path) as monitor:
+        for _ in range(6):
+            loop.step(X.to_sparse(), Y)
+    assert not monitor._failed
+    assert monitor.history.steps[0] == 0
+    assert monitor.history.scalar("input_mean")[0] == pytest.approx(float(X.mean()), abs=1e-5)
