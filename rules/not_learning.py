@@ -185,6 +185,8 @@ class NotLearning(Rule):
         """Judge by the loss alone: at most a warning, as some losses do not measure success."""
         _, losses = history.losses
         losses = losses[np.isfinite(losses)]
+        if history.targets.count and history.targets.variance == 0:
+            return None  # such as the labels of a generator's samples: nothing to tell apart
         if len(losses) < 4 * _SAMPLES or not result.mature(0.3) or result.moving(0.02) or context.optimizer.several:
             return None
         if np.mean(losses < 0) > _MIXED < np.mean(losses > 0):

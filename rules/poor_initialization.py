@@ -30,6 +30,10 @@ _ROUNDING = 1e-6
 """Spread, relative to size, up to which values are equal except for rounding."""
 
 
+_MOVED = 0.1
+"""Change of the weights ÷ their norm before the first sample from which they are no longer the initial ones."""
+
+
 class PoorInitialization(Rule):
     """Initial weights make the signal fade, blow up, or become equal for all inputs.
 
@@ -91,6 +95,7 @@ class PoorInitialization(Rule):
     needs = OUTCOME_NEEDS | frozenset(
         {
             "activation_spread",
+            "update_ratio",
             "activation_std",
             "activation_mean_abs",
             "weight_norm",
@@ -117,7 +122,7 @@ class PoorInitialization(Rule):
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        if not len(history.steps) or history.steps[0] > 10:
+        if not len(history.steps) or history.steps[0] > 10 or _moved(history):
             return None
         equal = self._equal_units(history, context)
         if equal is not None:
@@ -254,6 +259,13 @@ class PoorInitialization(Rule):
                 largest
             ]
         return None, []
+
+
+def _moved(history: RunHistory) -> bool:
+    """Return whether the steps before the first sample may have changed the weights: they are not the initial ones."""
+    ratios = history.layer("update_ratio")[:, weight_layers(history)]
+    ratios = ratios[np.isfinite(ratios)]
+    return bool(ratios.size) and bool(history.steps[0] * np.max(ratios, initial=0.0) > _MOVED)
 
 
 def _same_output(history: RunHistory) -> bool:

@@ -230,7 +230,7 @@ def _squared_error(history: RunHistory, context: TaskContext) -> list[SkillEstim
     if not variance > 0:
         return []
     with np.errstate(all="ignore"):
-        ratios = np.minimum(errors / variance, 1 - LEAST_R2)
+        ratios = _at_end(np.minimum(errors / variance, 1 - LEAST_R2))
         mean = float(ratios.mean()) if len(ratios) else math.nan
         half = 1.64 * float(ratios.std()) / math.sqrt(len(ratios)) if len(ratios) > 2 else math.inf
     held_out = history.epochs("val_loss")[1]
@@ -244,6 +244,14 @@ def _squared_error(history: RunHistory, context: TaskContext) -> list[SkillEstim
     # Far below the trivial predictor the interval is wide in absolute terms, yet the verdict is certain.
     half = half if mean - half < 1 else min(half, _PRECISE)
     return [SkillEstimate(1 - mean, 1 - mean - half, 1 - mean + half, 1 - mean)]
+
+
+def _at_end(values: Floats) -> Floats:
+    """Return the last third of values that follow a trend: their mean is far from the present level."""
+    if len(values) < 4:
+        return values
+    trend = theil_sen(np.arange(len(values)), values)
+    return values[-max(3, len(values) // 3) :] if trend.falling or trend.rising else values
 
 
 def _other_optimum(history: RunHistory, error: float, half: float) -> bool:

@@ -191,7 +191,7 @@ def _first_rows(tensor: Tensor, rows: int) -> Tensor:
     tensor = tensor.detach()
     if tensor.layout is torch.strided:
         return tensor[:rows]
-    sparse = tensor if tensor.layout is torch.sparse_coo else tensor.to_sparse_coo()
+    sparse = tensor if tensor.layout is torch.sparse_coo else tensor.to_sparse_coo()  # type: ignore[no-untyped-call]
     rows = min(rows, len(sparse), max(1, _MOST_DENSE // max(1, math.prod(sparse.shape[1:]))))
     return sparse.narrow_copy(0, 0, rows).to_dense()
 
