@@ -145,7 +145,7 @@ class SlowConvergence(Rule):
         if not result.mature(self.threshold("schedule")) or (result.escaping and result.progress < 0.9):
             return None
         too_slow = self._by_travel(history, result) or self._by_trend(history, context, result)
-        return too_slow or self._by_batch(history, result) or self._low(result)
+        return too_slow or self._by_batch(history, context, result) or self._low(result)
 
     def _by_travel(self, history: RunHistory, result: Outcome) -> Finding | None:
         """Return a finding if steps are so small that the weights hardly move within the schedule."""
@@ -215,7 +215,7 @@ class SlowConvergence(Rule):
         )
         return self.finding(result.worst, 0.75, message, evidence)
 
-    def _by_batch(self, history: RunHistory, result: Outcome) -> Finding | None:
+    def _by_batch(self, history: RunHistory, context: TaskContext, result: Outcome) -> Finding | None:
         """Return a finding if a run of many epochs ended with too few steps, as a batch holds almost all rows."""
         few = result.steps <= min(_FULL_BATCH * history.epoch, _FEW_STEPS) and history.epoch >= _MANY_EPOCHS
         if not few or result.progress < _END or result.skill >= _FINE:
@@ -232,7 +232,8 @@ class SlowConvergence(Rule):
             f"{training.fall:.0%} in the last third, and {result.words}."
         )
         evidence = {"steps": float(result.steps), "batch_size": rows, "fall": training.fall, "skill": result.skill}
-        poor = result.high <= _POOR
+        planned = context.planned_epochs or context.planned_steps
+        poor = result.high <= _POOR and (planned or result.stuck())
         return self.finding(result.worst if poor else Severity.WARNING, 0.85 if poor else 0.6, message, evidence)
 
     def _low(self, result: Outcome) -> Finding | None:

@@ -132,7 +132,8 @@ class TargetMismatch(Rule):
         targets, rank, units = history.targets, context.output_rank, context.output_units
         if context.loss.family not in _ELEMENTWISE:
             return None
-        if (history.scalar("crossed_shapes") == 1).any() and targets.rank in (1, 2):
+        crossed = (history.scalar("crossed_shapes") == 1).any() and not context.loss.identified
+        if crossed and targets.rank in (1, 2):
             rank, units = 3 - targets.rank, 1
         if rank is None or units is None or not history.scalar("batch_size")[0] >= _MIN_ROWS:
             return None

@@ -163,6 +163,7 @@ class _Sequence:
     sampled: int = -1
     step: int = -1
     epoch: int = 0
+    epoch_step: int = 0
     names: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -178,7 +179,9 @@ class _Sequence:
         elif isinstance(record, LossesRecord):
             self._check_losses(record.losses)
         elif isinstance(record, EpochRecord):
-            self._advance(record.step, record.epoch)
+            # An epoch may be recognized only after steps of the next ones.
+            self._check_order(record.step, self.epoch_step, record.epoch)
+            self.epoch_step, self.step, self.epoch = record.step, max(self.step, record.step), record.epoch
             self.names |= record.values.keys()
             if len(self.names) > _MAX_NAMES:
                 raise RecordError(f"values: the log has more than {_MAX_NAMES} names of epoch values")
@@ -187,11 +190,14 @@ class _Sequence:
         return record
 
     def _advance(self, step: int, epoch: int) -> None:
-        if step < self.step:
-            raise RecordError(f"step: {step} after {self.step}")
+        self._check_order(step, self.step, epoch)
+        self.step, self.epoch = step, epoch
+
+    def _check_order(self, step: int, before: int, epoch: int) -> None:
+        if step < before:
+            raise RecordError(f"step: {step} after {before}")
         if epoch < self.epoch:
             raise RecordError(f"epoch: {epoch} after {self.epoch}")
-        self.step, self.epoch = step, epoch
 
     def _check_layers(self, layers: int) -> None:
         if layers > _MAX_LAYERS:

@@ -15,15 +15,15 @@ from autotrainer.errors import ConfigError
 __all__ = ["Sampler", "StepSampler", "is_milestone"]
 
 _DENSE, _SPARSE = 16, 8
-"""Samples per doubling of the steps: in the first 128 steps, and later."""
-_DENSE_STEPS = 128
+"""Samples per doubling of the steps: in the first 512 steps, and later."""
+_DENSE_STEPS = 512
 _COARSEST = 4
 """Each level of density halves the one before; at the coarsest the first samples are at steps 0, 1, 3, 7, 15, ...."""
 _MINUTE = 60.0
 """Seconds of training that the allowance covers from the start: nobody minds a second, and short runs need it."""
 _FIRST_SECOND = 1.0
 """Most seconds that monitoring takes in a short run."""
-_SAMPLES_SHARE, _PLANNED_SHARE = 0.8, 0.7
+_SAMPLES_SHARE, _PLANNED_SHARE = 0.85, 0.75
 """Share of the allowance that samples may use, so that the rules are still evaluated in a short or slow run, and the
 share for which they are planned: costs vary."""
 _STAGES = (10, 14, 17)
@@ -33,6 +33,7 @@ _HOOK = 2.5e-6
 """Seconds that the hooks take in a step that is not sampled."""
 _MILESTONES = 4
 """Milestones per doubling of the epochs."""
+_NEVER = 1 << 62
 _RECENT_COSTS, _FEW = 15, 5
 """Latest samples whose median cost is that expected of the next one; of few, the minimum."""
 
@@ -128,7 +129,12 @@ class Sampler:
 
     def stop(self) -> None:
         """Sample no further step."""
-        self._next = 1 << 62
+        self._next = _NEVER
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no further step is sampled."""
+        return self._next == _NEVER
 
     def affordable(self) -> bool:
         """Return whether evaluating the rules stays within the allowance."""

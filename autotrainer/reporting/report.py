@@ -69,7 +69,8 @@ class Report:
             "first_sampled_step": int(history.steps[0]) if len(history.steps) else None,
         }
         measured = {"loss": history.losses[1], "gradients": history.scalar("grad_norm")}
-        facts["unmeasured"] = [name for name, values in measured.items() if np.isnan(values).all()]
+        unmeasured = [name for name, values in measured.items() if np.isnan(values).all()]
+        facts["unmeasured"] = unmeasured + (["targets"] if not history.targets.count else [])
         curves = {"loss": points(*history.losses)}
         if len(history.epochs("val_loss")[0]):
             epochs, values = history.epochs("val_loss")

@@ -23,6 +23,10 @@ _VARIED = 0.4
 _ALWAYS = "scale_learning_rate"
 
 
+_SEEDS = 1 << 32
+"""Number of seeds that Optuna's sampler takes."""
+
+
 class SettingsSampler(Protocol):
     """Samples settings, and learns from their scores."""
 
@@ -86,7 +90,7 @@ class OptunaSampler:
         self._draws = 2 * len(dimensions)
         before = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._draws)
+        sampler = optuna.samplers.TPESampler(seed=seed % _SEEDS, n_startup_trials=self._draws)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         optuna.logging.set_verbosity(before)
         self._open: dict[SampledSettings, Any] = {}

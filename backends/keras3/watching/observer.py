@@ -322,7 +322,7 @@ class KerasObserver:
     def _is_due(self) -> bool:
         """Return whether to sample this step, and set the next step to consider."""
         sampler, step = self._monitor.sampler, self._counter.total
-        due = sampler.due(step) or self._counter.is_last(step)
+        due = sampler.due(step) or (self._counter.is_last(step) and not sampler.stopped)
         ends = self._counter.ends(self._monitor.history.epoch)
         if not due and step in ends:
             due = sampler.allows_extra()

@@ -177,7 +177,8 @@ class TorchObserver:
         self._epoch_start = self._counter.step
         self._epoch_end = -1
         self._needs_loss_scale = "loss_scale" in monitor.needs
-        self._last_step = -1 if context.planned_steps is None else context.planned_steps - 1
+        planned = None if monitor.sampler.stopped else context.planned_steps
+        self._last_step = -1 if planned is None else planned - 1
 
     # -- attach and detach ----------------------------------------------------------------------------------------
 

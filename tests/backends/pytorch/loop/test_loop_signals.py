@@ -277,8 +277,8 @@ def ten_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("ten_samples")
 def test_mode_of_evaluations() -> None:
-    assert train() == [0.0] * 3  # how long an epoch is is known after the first one
-    assert train(evaluation=False) == [1.0] * 3
+    assert train() == [0.0] * 4
+    assert train(evaluation=False) == [1.0] * 4
     assert train(evaluation=False, model=net(rate=0.0, bn=False)) == []
 
 
@@ -340,7 +340,7 @@ def test_a_model_has_no_hook_once_its_evaluation_has_begun() -> None:
                 value = loss(model(X[:8]), Y[:8]) + loss(model(X[8:]), Y[8:])
             hooks.append(len(model._forward_pre_hooks))
             monitor.end_epoch(val_loss=value)
-    assert hooks == [0, 0, 1, 0, 1, 0]
+    assert hooks == [1, 0, 1, 0, 1, 0]
     assert monitor.history.epochs("evaluation_mode")[1].tolist() == [0.0, 0.0]
 
 
