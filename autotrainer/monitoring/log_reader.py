@@ -163,7 +163,7 @@ class _Sequence:
     sampled: int = -1
     step: int = -1
     epoch: int = 0
-    epoch_step: int = 0
+    epoch_step: int = -1
     names: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:

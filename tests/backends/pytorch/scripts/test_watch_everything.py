@@ -390,7 +390,7 @@ def test_losses_of_adversaries_are_not_judged(tmp_path: Path, caplog: pytest.Log
     with caplog.at_level(logging.WARNING, "autotrainer"):
         ((_, monitor),) = run(adversarial, log_dir=tmp_path)[1]
     assert not len(monitor.history.losses[0])
-    assert monitor.report().run["unmeasured"] == ["loss"]
+    assert monitor.report().run["unmeasured"] == ["loss", "targets"]
     assert sum("do not measure progress" in message for message in caplog.messages) == 1
     assert len(list(tmp_path.iterdir())) == 1  # none of the trainings that it was taken for at first
 
