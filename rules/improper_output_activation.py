@@ -155,11 +155,12 @@ class ImproperOutputActivation(Rule):
         if units == 1 and (activation == "softmax" or proven_by_value):
             return _Mismatch("A softmax over a single output is always 1, for any input")
         labels = history.targets.mean * history.targets.width
-        if activation == "softmax" and context.kind(history.targets) == "multilabel" and labels > _SEVERAL_LABELS:
+        softmax = activation == "softmax" and history.targets.rank <= 2  # else the last axis may be space or time
+        if softmax and context.kind(history.targets) == "multilabel" and labels > _SEVERAL_LABELS:
             return _Mismatch(f"A softmax makes {units} outputs sum to 1, but a row has {labels:.2g} labels on average")
         sums = history.scalar("output_row_sum")
         sums = sums[np.isfinite(sums)]
-        if activation == "softmax" and sums.size and (np.abs(sums - 1) > _OTHER_AXIS).all():
+        if softmax and sums.size and (np.abs(sums - 1) > _OTHER_AXIS).all():
             return _Mismatch(
                 f"The softmax does not run over the classes: the {units} outputs of a row sum to {sums[-1]:.3g}",
                 proven=False,

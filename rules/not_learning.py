@@ -64,8 +64,8 @@ class NotLearning(Rule):
         constant outputs; ``to_come``: expected further fall of the loss above which the verdict is postponed.
 
     When it is wrong
-        Data without any signal looks the same. It is at most a warning if the schedule is unknown (and only after 200
-        steps), or if only the loss is known. Losses around zero (policy gradients) or of several optimizers
+        Data without any signal looks the same. It is at most a warning while a run of unknown length goes on (and only
+        after 200 steps), or if only the loss is known. Losses around zero (policy gradients) or of several optimizers
         (adversarial training) do not measure success and are not judged.
 
     Repairs

@@ -26,12 +26,16 @@ _LEARNED, _CHANCE, _HALF = 0.3, 0.15, 0.5
 """Skill on training data from which, skill on validation data up to which, and share of the run after which a model has
 only memorized: the margins of `Outcome.stuck`, and twice that."""
 
+_UNEQUAL = 1.5
+"""Share of the most common class ÷ share in balanced classes from which a constant prediction may be worth less on
+validation data than on training data."""
+
 _COST = 0.02
 """Drop of validation R² that nobody would mind; for other losses, the rise as a share of the initial loss."""
 
 
 class Overfitting(Rule):
-    """The validation loss rises over several evaluations while the training loss falls.
+    """The model gets worse on validation data, or learns nothing for them, while it gets better on training data.
 
     What it does
         Finds the best evaluation and looks at the trend since then. Compares the score in validation with that of a
@@ -54,8 +58,7 @@ class Overfitting(Rule):
         Cross-entropy on validation data rises with growing confidence even while accuracy improves. Therefore, where
         accuracy is known, there must also be an accuracy gap; in regression, R² must have dropped by 0.02; other losses
         must have risen by 2 % of the initial loss. It is an error only where validation accuracy or R² itself has
-        clearly dropped, or where the accuracy since the best loss is on average no better than always predicting the
-        most common class.
+        clearly dropped, or where the score in validation is no better than that of a constant prediction.
 
     Repairs
         Dropout, weight decay, stopping at the best epoch, or noise on the inputs.
@@ -105,6 +108,9 @@ class Overfitting(Rule):
         limit = _CHANCE * (2 / 3 if result.regression else 1)  # as for `Outcome.stuck`
         if not result.learned(_LEARNED) or not result.mature(_HALF) or not high <= limit:
             return None
+        targets = history.targets
+        if targets.classes and targets.majority * targets.classes > _UNEQUAL:
+            return None  # validation data may have other shares of classes
         held_out = held_out_skill(history, context)
         validation = held_out if result.regression else held_out_accuracy(history, context)
         trivial = "always predicting the mean" if result.regression else "a constant prediction"

@@ -36,9 +36,6 @@ _POOR, _FINE = 0.75, 0.9
 """Upper end of the interval of skill up to which too few steps are an error, and skill from which they do not matter,
 as in `too_few_epochs`."""
 
-_LEVEL = 20
-"""Losses at the start and at the end whose means are compared."""
-
 _UNMOVED = 0.02
 """Change of the weights by the end ÷ their norm up to which they are unchanged: any skill was there at the start."""
 
@@ -167,20 +164,19 @@ class SlowConvergence(Rule):
 
     def _unmoved(self, history: RunHistory, context: TaskContext, result: Outcome) -> Finding | None:
         """Return a finding if neither weights nor loss have moved, whatever the loss measures."""
-        if not result.mature(0.5) or context.optimizer.several:
+        if not result.mature(0.5) or context.optimizer.several or result.trend.falling:
             return None
         travel = steps_taken(history).travel
         losses = history.losses[1][np.isfinite(history.losses[1])]
-        count = min(_LEVEL, len(losses) // 2)
+        count = len(losses) // 2
         if not 0 < travel <= _UNMOVED or count < 2:
             return None
         first, last = (float(np.mean(part)) for part in (losses[:count], losses[-count:]))
-        noise = float(np.hypot(np.std(losses[:count]), np.std(losses[-count:]))) / math.sqrt(count)
-        if first - last > max(_REAL * abs(first), 3 * noise):
+        if abs(first - last) > _REAL * abs(first):
             return None
         message = (
             f"Steps are too small: all {result.steps} steps changed the weights by at most {travel:.1%} of their norm, "
-            f"and the loss is {about(last, 3)}, after {about(first, 3)} at the start."
+            f"and the mean loss is {about(last, 3)} in the second half, after {about(first, 3)} in the first."
         )
         evidence = {"travel": travel, "first_loss": first, "loss": last, "progress": result.progress}
         return self.finding(result.worst, 0.8, message, evidence)

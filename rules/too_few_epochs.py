@@ -8,7 +8,7 @@ import numpy as np
 
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.held_out import held_out_skill
-from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome, planned_share
 from autotrainer.rules._shared.pace import SURE, Pace, loss_series, pace
 from autotrainer.rules._shared.trends import theil_sen
 
@@ -124,6 +124,8 @@ class TooFewEpochs(Rule):
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         result = outcome(history, context)
         planned = _END * (context.planned_epochs or 0)
+        if planned_share(history, context) < _END:
+            return None  # stopped before its end, as by early stopping
         ended = history.finished or history.epoch >= planned  # the values of the last epoch follow its last step
         at_end = ended and (result.progress >= _END or (history.finished and math.isnan(result.progress)))
         if not at_end or not result.known or result.diverged or _decayed(history):

@@ -80,6 +80,8 @@ class ValidationMismatch(Rule):
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         facts = {name: context.asked[name] for name in sorted(self.needs & set(context.asked))}
+        if context.kind(history.targets) == "regression":  # whole numbers may be counts
+            facts = {name: value for name, value in facts.items() if "class" not in name}
         return (
             self._by_classes(facts) or self._by_shares(facts) or self._by_scale(facts) or self._by_distribution(facts)
         )
@@ -134,9 +136,8 @@ class ValidationMismatch(Rule):
             parts.append(f"the distributions of their targets differ by {facts['target_shift']:.1%}")
         if shift >= limit and shift > noise:
             evidence |= {"feature_shift": shift, "shifted_feature": facts["shifted_feature"]}
-            parts.append(f"those of input feature {facts['shifted_feature']:.0f} by {shift:.1%}")
+            parts.append(f"the distributions of input feature {facts['shifted_feature']:.0f} by {shift:.1%}")
         if not parts:
             return None
         message = f"The validation rows differ from the training rows beyond sampling: {', and '.join(parts)}."
-        message = message.replace(": those of input", ": the distributions of input")
         return self.finding(Severity.WARNING, 0.7, message, evidence)

@@ -56,6 +56,10 @@ class Sampling(Protocol):
     def next_step(self) -> int:
         """The earliest step that may be sampled; a cheap check before calling `due`."""
 
+    @property
+    def stopped(self) -> bool:
+        """Whether no further step is sampled."""
+
     def due(self, step: int) -> bool:
         """Return whether to sample the step that is about to begin (0-based)."""
 

@@ -127,6 +127,8 @@ class BaselineComparison:
         facts = {"held_out_score": float((score.rows * weights).sum() / weights.sum())}
         if scorer.weighted:
             return facts
+        if float((self.best * weights).sum() / weights.sum()) <= facts["held_out_score"]:
+            return facts  # limited to [-1, 1], single rows may say otherwise
         gains = row_gains(np.clip(self.best, -1, 1), np.clip(score.rows, -1, 1), weights)
         error = float(gains.std()) / math.sqrt(len(gains))
         return facts | {"simple_gap": float(gains.mean()), "simple_gap_error": error}

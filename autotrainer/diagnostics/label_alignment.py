@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from autotrainer.diagnostics.baseline_models import TabularProblem, operations
 from autotrainer.diagnostics.baseline_problem import make_problem, steps_per_row
-from autotrainer.records.data import ArrayData, finite_rows
+from autotrainer.records.data import ArrayData, arrays_of, finite_rows
 from autotrainer.records.signals import Floats
 from autotrainer.records.task import TargetSummary, TaskContext
 
@@ -39,7 +39,7 @@ def label_alignment(data: ArrayData, targets: TargetSummary, context: TaskContex
         return {}
     rows = data.take(np.arange(min(data.rows, 2 * _ROWS)))
     rows = rows.take(finite_rows(rows)[:_ROWS])
-    if rows.rows < _MIN_ROWS:
+    if rows.rows < _MIN_ROWS or _windowed(rows):  # the target of another row may be an input
         return {}
     own = _score(rows, targets, context, seed)
     others = {lag: _score(other, targets, context, seed) for lag, other in _alignments(rows)}
@@ -62,6 +62,16 @@ def _alignments(rows: ArrayData) -> Iterator[tuple[int, ArrayData]]:
         inputs, others = (slice(0, -lag), slice(lag, None)) if lag > 0 else (slice(-lag, None), slice(0, lag))
         yield lag, ArrayData(rows.take(inputs).inputs, rows.targets[others])
     yield 0, ArrayData(rows.inputs, rows.targets[::-1])
+
+
+def _windowed(rows: ArrayData) -> bool:
+    """Return whether the inputs are windows of a series: each row holds the values of the one before, moved by one."""
+    for part in map(np.asarray, arrays_of(rows.inputs)):
+        if part.ndim < 2 or part.shape[1] < 2:
+            continue
+        if (part[:-1, 1:] == part[1:, :-1]).all() or (part[:-1, :-1] == part[1:, 1:]).all():
+            return True
+    return False
 
 
 def _score(rows: ArrayData, targets: TargetSummary, context: TaskContext, seed: int) -> tuple[float, float, int] | None:

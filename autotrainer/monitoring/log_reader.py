@@ -163,7 +163,7 @@ class _Sequence:
     sampled: int = -1
     step: int = -1
     epoch: int = 0
-    epoch_step: int = -1
+    epoch_step: int = 0
     names: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -180,7 +180,7 @@ class _Sequence:
             self._check_losses(record.losses)
         elif isinstance(record, EpochRecord):
             # An epoch may be recognized only after steps of the next ones.
-            self._check_order(record.step, self.epoch_step, record.epoch)
+            self._check_order(record.step, min(self.step, self.epoch_step), record.epoch)
             self.epoch_step, self.step, self.epoch = record.step, max(self.step, record.step), record.epoch
             self.names |= record.values.keys()
             if len(self.names) > _MAX_NAMES:

@@ -72,7 +72,7 @@ class _Deviation:
 
 
 class DataSummary:
-    """Accumulates moments and class counts of the sampled rows of a run. Holds no rows."""
+    """Accumulates moments and class counts of the sampled rows of a run. Holds no rows but the first targets."""
 
     def __init__(self) -> None:
         self._inputs = _Moments()
@@ -310,7 +310,8 @@ def _compare_with_targets(observation: Observation, data: DataSummary, context: 
         values.update(entropies(outputs, rows, class_labels, observation.loss))
     if kind in ("multiclass", "binary", "multilabel"):
         try:
-            correct = correct_rows(outputs, rows, kind, cut=context.cut(targets), class_axis=context.loss.class_axis)
+            cut = 0.0 if values.get("entropy_of_logits") == 1 else context.cut(targets)
+            correct = correct_rows(outputs, rows, kind, cut=cut, class_axis=context.loss.class_axis)
         except ValueError:  # outputs and targets have incompatible shapes
             return values
         unmasked = correct[~np.isnan(correct)]

@@ -19,6 +19,8 @@ _ROWS, _COLUMNS = 5000, 256
 """Maximum rows of either data set, and columns, that are compared: evenly spaced ones."""
 _MIN_ROWS = 20
 """Fewest rows of either data set whose distributions are compared."""
+_VARIED = 0.25
+"""Share of the training rows that differ from the median, from which a column has a scale that few rows show."""
 _MAX_CLASS_SHARE = 0.1
 """Whole numbers with more distinct values than a tenth of the rows are counts, ages or identifiers, not classes."""
 
@@ -40,8 +42,10 @@ def validation_mismatch(train: ArrayData, held_out: ArrayData) -> dict[str, floa
         return facts  # whole numbers may be tokens
     if min(train.rows, held_out.rows) < _MIN_ROWS or any(a.shape[1:] != b.shape[1:] for a, b in pairs):
         return facts
-    columns = [np.concatenate(parts, axis=1) for parts in zip(*(_columns(a, b) for a, b in pairs), strict=True)]
-    return facts | _compare_columns(columns[0], columns[1])
+    train_columns, held_out_columns, numbers = zip(*(_columns(a, b) for a, b in pairs), strict=True)
+    starts = np.cumsum([0, *(a[:1].size for a, _ in pairs[:-1])])
+    features = np.concatenate([part + start for part, start in zip(numbers, starts, strict=True)])
+    return facts | _compare_columns(np.hstack(train_columns), np.hstack(held_out_columns), features)
 
 
 def _compare_targets(train: ArrayData, held_out: ArrayData) -> dict[str, float]:
@@ -57,8 +61,8 @@ def _compare_targets(train: ArrayData, held_out: ArrayData) -> dict[str, float]:
         return _compare_classes(labels[0], labels[1])
     if min(train.rows, held_out.rows) < _MIN_ROWS or train.targets.size != train.rows:
         return {}
-    distances, _ = _distances(*_columns(train.targets, held_out.targets))
-    return {"target_shift": float(distances[0])} if len(distances) else {}
+    distances, noise = _distances(*_columns(train.targets, held_out.targets)[:2])
+    return {"target_shift": float(distances[0])} if len(distances) and distances[0] > noise else {}
 
 
 def _labels(targets: NDArray[Any], summary: TargetSummary) -> NDArray[np.int64] | None:
@@ -103,21 +107,25 @@ def _chi_square_z(statistic: float, degrees: int) -> float:
     return float(((statistic / degrees) ** (1 / 3) - (1 - part)) / math.sqrt(part))
 
 
-def _compare_columns(train: Floats, held_out: Floats) -> dict[str, float]:
-    """Compare columns of inputs by mean, standard deviation and Kolmogorov–Smirnov distance."""
+def _compare_columns(train: Floats, held_out: Floats, features: NDArray[np.int64]) -> dict[str, float]:
+    """Compare columns of inputs by mean, standard deviation and Kolmogorov–Smirnov distance.
+
+    The scale is that of columns which vary in many rows: rare values may be missing in a few validation rows.
+    """
     spread, other = train.std(axis=0), held_out.std(axis=0)
     used = spread > 1e-8 * np.maximum(np.abs(train).max(axis=0), 1e-30)
     if not used.any():
         return {}
-    with np.errstate(all="ignore"):
-        offsets = np.abs(held_out.mean(axis=0) - train.mean(axis=0))[used] / spread[used]
-        scales = other[used] / spread[used]
+    varied = used & ((train != np.median(train, axis=0)).mean(axis=0) >= _VARIED)
+    scale = {}
+    if varied.any():
+        offsets = np.abs(held_out.mean(axis=0) - train.mean(axis=0))[varied] / spread[varied]
+        scale["validation_scale"] = float(np.median(other[varied] / spread[varied]))
+        scale["validation_offset"] = float(np.median(offsets))
     distances, quantile = _distances(train[:, used], held_out[:, used])
     worst = int(distances.argmax())
-    return {
-        "validation_scale": float(np.median(scales)),
-        "validation_offset": float(np.median(offsets)),
-        "shifted_feature": float(np.flatnonzero(used)[worst]),
+    return scale | {
+        "shifted_feature": float(features[used][worst]),
         "feature_shift": float(distances[worst]),
         "feature_shift_noise": quantile,
     }
@@ -136,11 +144,12 @@ def _distances(train: Floats, held_out: Floats) -> tuple[Floats, float]:
     return distances, quantile
 
 
-def _columns(train: NDArray[Any], held_out: NDArray[Any]) -> tuple[Floats, Floats]:
+def _columns(train: NDArray[Any], held_out: NDArray[Any]) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """Return some rows and columns of both arrays, and the numbers of these columns."""
     parts = []
     for array in (train, held_out):
         rows = np.unique(np.linspace(0, len(array) - 1, min(len(array), _ROWS)).astype(int))
         flat = array[rows].reshape(len(rows), -1)
         chosen = np.unique(np.linspace(0, flat.shape[1] - 1, min(flat.shape[1], _COLUMNS)).astype(int))
         parts.append(np.nan_to_num(flat[:, chosen].astype(np.float64), posinf=0.0, neginf=0.0))
-    return parts[0], parts[1]
+    return parts[0], parts[1], chosen.astype(np.int64)

@@ -12,23 +12,7 @@ from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import MAX_ROWS, Floats
 from autotrainer.records.task import LossInfo, TaskContext
 
-__all__ = ["IDENTITY_NEEDS", "with_identified_loss"]
-
-IDENTITY_NEEDS = frozenset(
-    {
-        "loss",
-        "batch_size",
-        "squared_error",
-        "absolute_error",
-        "binary_entropy",
-        "crossed_binary_entropy",
-        "cross_entropy",
-        "entropy_of_logits",
-        "output_min",
-        "output_max",
-    }
-)
-"""Columns that are read here."""
+__all__ = ["with_identified_loss"]
 
 _SAME = 1e-3
 """Largest relative difference between two computations of one loss: half precision leaves 5e-4, single precision

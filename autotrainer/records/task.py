@@ -35,8 +35,8 @@ class LossInfo:
         targets: The form of targets that it takes: ``index``, ``one_hot``, ``either`` or ``values``.
         class_axis: Axis of the classes in the output: 1 for PyTorch's cross-entropies, else -1.
         reduction: ``mean``, ``sum`` or ``none``.
-        weighted: Whether it is known to weight classes or rows unequally, so that its value is not comparable with
-            an unweighted one.
+        weighted: Whether it is known to weight classes or rows unequally, or to add terms or factors, so that its value
+            is not comparable with a plain one.
         identified: Whether it is a custom loss that was recognized by its values.
         margin: The loss of equal outputs for all inputs, where that is a constant, as in losses that rank; else None.
     """
@@ -142,7 +142,13 @@ class TargetSummary:
     @property
     def soft(self) -> bool:
         """Whether the targets are several columns of fractions in [0, 1] rather than labels: pixels, probabilities."""
-        return self.width > 1 and not self.integral and self.distinct > 2 and self.minimum >= 0 and self.maximum <= 1
+        return (
+            (self.width > 1 or self.rank > 2)
+            and not self.integral
+            and self.distinct > 2
+            and self.minimum >= 0
+            and self.maximum <= 1
+        )
 
     @property
     def binary(self) -> bool:

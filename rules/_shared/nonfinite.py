@@ -88,7 +88,7 @@ def origin_in_history(history: RunHistory, context: TaskContext, since: int) -> 
 def _logarithm(history: RunHistory, context: TaskContext, sample: int) -> str:
     """Return why a logarithm in a custom loss may not be finite, by the outputs that were measured; else empty."""
     loss = context.loss
-    if not loss.own and not loss.identified:
+    if not loss.own and not (loss.identified and loss.expects == "probabilities"):
         return ""
     low, high = (history.scalar(name)[: sample + 2] for name in ("output_min", "output_max"))
     finite = np.flatnonzero(np.isfinite(low) & np.isfinite(high))
@@ -101,7 +101,7 @@ def _logarithm(history: RunHistory, context: TaskContext, sample: int) -> str:
     if lowest >= 0 and highest <= 1 and edges:
         return f"outputs have reached {' and '.join(edges)}, where the logarithm in a cross-entropy is not finite"
     if lowest < 0 and np.isinf(history.scalar("loss")[sample]) and near[0] == sample:
-        return f"outputs are as low as {lowest:.3g}, and a negative number has no logarithm and no root"
+        return f"outputs are as low as {lowest:.3g}, where a logarithm or root in the loss is not finite"
     return ""
 
 

@@ -19,7 +19,7 @@ from autotrainer.rules._shared.skill import LEAST_R2, SkillEstimate, skill_estim
 from autotrainer.rules._shared.trends import Slope, blocks, loss_growth, recent, theil_sen
 from autotrainer.rules._shared.words import about
 
-__all__ = ["OUTCOME_NEEDS", "YOUNG_STEPS", "Outcome", "enough_samples", "outcome", "progress"]
+__all__ = ["OUTCOME_NEEDS", "YOUNG_STEPS", "Outcome", "enough_samples", "outcome", "planned_share", "progress"]
 
 OUTCOME_NEEDS = frozenset(
     {"loss", "batch_size", "accuracy", "squared_error", "grad_norm", "target_spread", "input_max_abs", "epochs"}
@@ -156,11 +156,18 @@ def progress(history: RunHistory, context: TaskContext) -> float:
 
     The length of a run that has ended is known, whatever was planned, unless it was too short to be more than a trial.
     """
+    if history.finished and history.step + 1 >= _FEW_STEPS:
+        return 1.0
+    return planned_share(history, context)
+
+
+def planned_share(history: RunHistory, context: TaskContext) -> float:
+    """Return the share of the planned schedule that is done, in [0, 1]; NaN without a plan, or if it is unknown."""
     done = history.step + 1
     if context.planned_steps:
         return min(1.0, done / context.planned_steps)
     if not context.planned_epochs:
-        return 1.0 if history.finished and done >= _FEW_STEPS else math.nan
+        return math.nan
     per_epoch = math.nan
     if history.has_ended(history.epoch - 1):
         per_epoch = (history.step_of_epoch(history.epoch - 1) + 1) / history.epoch

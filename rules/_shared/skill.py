@@ -214,6 +214,7 @@ def _squared_error(history: RunHistory, context: TaskContext) -> list[SkillEstim
     """
     variance = history.targets.variance
     logits = context.loss.expects == "logits" and context.loss.family != "binary_cross_entropy"
+    logits |= context.loss.identified and context.loss.expects == "logits"  # measured on the outputs as they are
     if logits or context.loss.expects in ("log_probabilities", "log_values") or targets_growth(history) > _MOVING:
         return []
     squares = context.loss.family == "squared_error"
@@ -225,8 +226,8 @@ def _squared_error(history: RunHistory, context: TaskContext) -> list[SkillEstim
             errors = losses
         elif context.loss.family == "absolute_error" and history.targets.deviation > 0:
             errors = (losses / history.targets.deviation) ** 2 * variance
-        elif context.loss.family == "huber":  # a lower bound: x² / 2 for small errors, less than |x| for large ones
-            errors = np.maximum(2 * losses, losses**2)
+        elif context.loss.family == "huber" and not context.loss.weighted:  # at most x² / 2
+            errors = 2 * losses
     if not variance > 0:
         return []
     with np.errstate(all="ignore"):

@@ -51,7 +51,9 @@ def test_names_the_first_layer_and_step(build: Callable[..., Any]) -> None:
         pytest.param("custom", 0.0, 0.9, "outputs have reached 0, where the logarithm", id="probability of 0"),
         pytest.param("custom", 0.0, 1.0, "outputs have reached 0 and 1, where", id="probabilities of 0 and 1"),
         pytest.param("custom", 0.2, 0.9, "although the outputs are finite", id="probabilities inside"),
-        pytest.param("custom", -0.7, 0.9, "outputs are as low as -0.7, and a negative number has no", id="negative"),
+        pytest.param(
+            "custom", -0.7, 0.9, "outputs are as low as -0.7, where a logarithm or root in the loss", id="negative"
+        ),
         pytest.param("bce", 0.0, 0.9, "although the outputs are finite", id="a loss of the framework clips"),
     ],
 )

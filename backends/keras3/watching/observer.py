@@ -34,11 +34,13 @@ from autotrainer.backends.keras3.watching.loss_tracker import LossTracker
 from autotrainer.backends.keras3.watching.source_lines import source_line
 from autotrainer.backends.keras3.watching.step_counter import StepCounter
 from autotrainer.backends.keras3.watching.step_measurement import StepMeasurement
-from autotrainer.backends.keras3.watching.validation_arrays import validation_facts
+from autotrainer.backends.keras3.watching.validation_arrays import validation_arrays
 from autotrainer.errors import InputError
 from autotrainer.monitoring.source_lines import calling_file
 from autotrainer.monitoring.tracebacks import hide_frames, passes_on
+from autotrainer.monitoring.train_val_mismatch import validation_mismatch
 from autotrainer.output import logger
+from autotrainer.records.data import arrays_of
 from autotrainer.rule import Place
 
 __all__ = ["KerasObserver", "check_objects", "observe"]
@@ -104,6 +106,7 @@ class KerasObserver:
         self._keras_function: Callable[..., Any] | None = None
         self._counting_function: Callable[..., Any] | None = None
         self._fits = 0  # calls of ``fit`` that are going on
+        self._compared: tuple[Any, ...] = ()  # places of the arrays whose training and validation rows were compared
         self._evaluated: dict[str, float] | None = None  # values of an evaluation outside of ``fit``
         self._epochs = monitor.history.epoch  # that have been ended here
         self._epoch_end = 0  # steps done at the end of the latest of them
@@ -207,7 +210,7 @@ class KerasObserver:
         with self._guard():
             self._counter.enter_fit(data_size(original, args, kwargs))
             if not self._monitor.context.managed:  # else the core compares the data
-                self._monitor.learn(validation_facts(original, args, kwargs))
+                self._compare_data(original, args, kwargs)
             self._has_schedule_callback = has_schedule(original, args, kwargs)
             args, kwargs = with_callback(original, EpochCallback(self), args, kwargs)
         self._fits += 1
@@ -220,6 +223,20 @@ class KerasObserver:
             self._fits -= 1
             self._evaluation.end()
             self._monitor.advance(self._counter.total - 1)
+
+    def _compare_data(self, fit: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Compare training and validation rows, once for the same arrays."""
+        if "feature_shift" not in self._monitor.needs:
+            return
+        sampler = self._monitor.sampler
+        with sampler.stopwatch, sampler.evaluations:
+            arrays = validation_arrays(fit, args, kwargs)
+            if arrays is None:
+                return
+            places = tuple((a.ctypes.data, a.shape) for part in arrays for a in (*arrays_of(part.inputs), part.targets))
+            if places != self._compared:
+                self._compared = places
+                self._monitor.learn(validation_mismatch(*arrays))
 
     @passes_on
     def _evaluate(self, *args: Any, **kwargs: Any) -> Any:

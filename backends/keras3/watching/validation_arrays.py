@@ -10,36 +10,34 @@ from typing import Any
 import keras
 import numpy as np
 
-from autotrainer.monitoring.train_val_mismatch import validation_mismatch
 from autotrainer.records.data import ArrayData
 
-__all__ = ["validation_facts"]
+__all__ = ["validation_arrays"]
 
 
-def validation_facts(fit: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, float]:
-    """Return how the validation rows of a ``fit`` differ from its training rows, if both are NumPy arrays.
+def validation_arrays(
+    fit: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[ArrayData, ArrayData] | None:
+    """Return the training and validation rows of a ``fit``, if both are NumPy arrays.
 
     Args:
         fit: The ``fit``.
         args: Its positional arguments.
         kwargs: Its keyword arguments. With ``validation_split``, Keras takes the last rows, before it shuffles.
-
-    Returns:
-        Facts by name; nothing without validation arrays.
     """
     arguments = inspect.signature(fit).bind(*args, **kwargs).arguments
     arguments = {**arguments, **arguments.get("kwargs", {})}
     whole = _arrays(arguments.get("x"), arguments.get("y"))
     if whole is None:
-        return {}
+        return None
     given, split = arguments.get("validation_data"), arguments.get("validation_split") or 0.0
     if given is not None:
         held_out = _arrays(*given[:2]) if isinstance(given, tuple | list) and len(given) >= 2 else None
-        return {} if held_out is None else validation_mismatch(whole, held_out)
+        return None if held_out is None else (whole, held_out)
     first = math.floor(whole.rows * (1 - split))
     if not 0 < first < whole.rows:
-        return {}
-    return validation_mismatch(whole.take(np.s_[:first]), whole.take(np.s_[first:]))
+        return None
+    return whole.take(np.s_[:first]), whole.take(np.s_[first:])
 
 
 def _arrays(inputs: Any, targets: Any) -> ArrayData | None:

@@ -82,12 +82,13 @@ def loss_info(loss_fn: nn.Module | Callable[..., Any] | None) -> LossInfo:
     declared = getattr(loss_fn, "loss_info", None)
     if isinstance(declared, LossInfo):
         return declared
-    names = ("reduction", "log_input", "weight", "pos_weight", "margin")
+    names = ("reduction", "log_input", "weight", "pos_weight", "margin", "full", "beta", "delta")
     options = {name: getattr(loss_fn, name) for name in names if hasattr(loss_fn, name)}
     if isinstance(loss_fn, functools.partial):
         options, loss_fn = loss_fn.keywords, loss_fn.func
     reduction = str(options.get("reduction", "mean"))
     weighted = any(_unequal(options.get(name)) for name in ("weight", "pos_weight"))
+    weighted |= bool(options.get("full")) or any(options.get(name, 1) != 1 for name in ("beta", "delta"))
     kind = ""
     if isinstance(loss_fn, nn.Module):
         name = type(loss_fn).__name__
