@@ -37,8 +37,8 @@ class ShuffledLabels(Rule):
 
     When it is wrong
         Hardly ever: where neighboring rows are alike, the rows' own targets fit too, and windows of a series, which
-        hold the targets of other rows, are left out. Targets that were shuffled at random fit nowhere; these are a case of
-        `unlearnable_targets`.
+        hold the targets of other rows, are left out. Targets that were shuffled at random fit nowhere; these are a
+        case of `unlearnable_targets`.
 
     Repairs
         Advice only: check how inputs and targets were read and joined, and look at some pairs.
