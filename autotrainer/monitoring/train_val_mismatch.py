@@ -149,7 +149,7 @@ def _columns(train: NDArray[Any], held_out: NDArray[Any]) -> tuple[Floats, Float
     parts = []
     for array in (train, held_out):
         rows = np.unique(np.linspace(0, len(array) - 1, min(len(array), _ROWS)).astype(int))
-        flat = array[rows].reshape(len(rows), -1)
+        flat = array.reshape(len(array), -1)  # a view, unless the array is not contiguous
         chosen = np.unique(np.linspace(0, flat.shape[1] - 1, min(flat.shape[1], _COLUMNS)).astype(int))
-        parts.append(np.nan_to_num(flat[:, chosen].astype(np.float64), posinf=0.0, neginf=0.0))
+        parts.append(np.nan_to_num(flat[np.ix_(rows, chosen)].astype(np.float64), posinf=0.0, neginf=0.0))
     return parts[0], parts[1], chosen.astype(np.int64)

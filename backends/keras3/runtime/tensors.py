@@ -116,13 +116,16 @@ def feature_rows(tensor: Any) -> NDArray[Any] | None:
 
 def _dense_rows(tensor: Any) -> Any:
     """Return the first rows of a sparse tensor, dense; any other tensor unchanged."""
-    if hasattr(tensor, "dense_shape"):  # of TensorFlow
-        import tensorflow as tf
+    sparse = hasattr(tensor, "dense_shape"), hasattr(tensor, "todense")  # of TensorFlow, of JAX
+    if not any(sparse):
+        return tensor
+    shape = tuple(tensor.shape)
+    rows = min(shape[0], MAX_ROWS, max(1, _MOST_DENSE // max(1, math.prod(shape[1:]))))
+    if sparse[1]:
+        return tensor[:rows].todense()
+    import tensorflow as tf
 
-        shape = tuple(tensor.shape)
-        size = [min(shape[0], MAX_ROWS, max(1, _MOST_DENSE // max(1, math.prod(shape[1:])))), *shape[1:]]
-        return tf.sparse.to_dense(tf.sparse.reorder(tf.sparse.slice(tensor, [0] * len(shape), size)))
-    return tensor[:MAX_ROWS].todense() if hasattr(tensor, "todense") else tensor  # of JAX
+    return tf.sparse.to_dense(tf.sparse.reorder(tf.sparse.slice(tensor, [0] * len(shape), [rows, *shape[1:]])))
 
 
 def _has_numbers(tensor: Any) -> bool:

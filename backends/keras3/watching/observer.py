@@ -207,10 +207,11 @@ class KerasObserver:
     @passes_on
     def _fit(self, *args: Any, **kwargs: Any) -> Any:
         original = self._original["fit"]
-        with self._guard():
-            self._counter.enter_fit(data_size(original, args, kwargs))
+        with self._monitor.guard("the comparison of training and validation data"):
             if not self._monitor.context.managed:  # else the core compares the data
                 self._compare_data(original, args, kwargs)
+        with self._guard():
+            self._counter.enter_fit(data_size(original, args, kwargs))
             self._has_schedule_callback = has_schedule(original, args, kwargs)
             args, kwargs = with_callback(original, EpochCallback(self), args, kwargs)
         self._fits += 1
@@ -243,7 +244,7 @@ class KerasObserver:
         """Evaluate; outside of ``fit``, an evaluation between steps shows the end of an epoch."""
         result = self._original["evaluate"](*args, **kwargs)
         with self._guard():
-            if not (self._fits or self._monitor.closed or self._monitor.context.managed):
+            if not (self._fits or self._monitor.closed or self._monitor.context.managed or self._next == _NEVER):
                 self._next = min(self._next, self._counter.total)
                 self._evaluated = self._epoch_values.of_evaluation(result)
         return result
