@@ -115,9 +115,9 @@ def constant_loss(loss: LossInfo, targets: TargetSummary) -> float:
         targets: Summary of the targets that it is compared on, or of the same distribution.
 
     Returns:
-        Variance, or entropy in nats; NaN for losses of which it is unknown, weighted or summed ones among them.
+        Variance, or entropy in nats; NaN for losses of which it is unknown, weighted, summed and smoothed ones among them.
     """
-    if loss.reduction != "mean" or loss.weighted:
+    if not loss.plain:
         return math.nan
     if loss.family == "squared_error" and loss.expects in ("values", "probabilities"):
         return targets.variance

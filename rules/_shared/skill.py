@@ -319,7 +319,7 @@ def _deviance(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
     Windmeijer, Journal of Econometrics 1997). For counts y of mean m, both differ by about Var(y) / 2m.
     """
     targets, loss = history.targets, context.loss
-    if loss.reduction != "mean" or loss.weighted:
+    if not loss.plain:
         return []
     if loss.family == "binary_cross_entropy":
         trivial, span = targets.column_entropy, targets.column_entropy - targets.value_entropy

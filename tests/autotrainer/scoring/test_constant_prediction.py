@@ -87,3 +87,8 @@ def test_weighted_loss_is_judged_with_equal_weights_of_the_classes() -> None:
     assert not _judge(CE, rare, outputs).better, "accuracy is below the share of the common class"
     weighted = LossInfo("ce", "cross_entropy", "logits", "index", 1, weighted=True)
     assert _judge(weighted, rare, outputs).better
+
+
+def test_a_loss_with_label_smoothing_has_no_known_constant() -> None:
+    losses = [CE, LossInfo("ce", "cross_entropy", "logits", "index", 1, smoothed=True)]
+    assert [_judge(loss, LABELS, 4 * np.eye(3)[LABELS], "loss").constant > 1 for loss in losses] == [True, False]
