@@ -115,7 +115,7 @@ def constant_loss(loss: LossInfo, targets: TargetSummary) -> float:
         targets: Summary of the targets that it is compared on, or of the same distribution.
 
     Returns:
-        Variance, or entropy in nats; NaN for losses of which it is unknown, weighted, summed and smoothed ones among them.
+        Variance, or entropy in nats; NaN for losses of which it is unknown, among them those that are not plain.
     """
     if not loss.plain:
         return math.nan

@@ -21,10 +21,10 @@ from autotrainer.rule import Rule
 from autotrainer.scoring.metric_selection import MetricSelection
 from autotrainer.scoring.scorer import Scorer
 from autotrainer.testing import FakeBackend, FakeModel, Outcome
+from autotrainer.training import trial as trial_module
 from autotrainer.training.base_run import ManagedMonitor
 from autotrainer.training.budget import Budget
 from autotrainer.training.run import ManagedRun
-from autotrainer.training import trial as trial_module
 from autotrainer.training.trial import run_trial
 
 ROWS = 40
