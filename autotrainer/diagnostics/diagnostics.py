@@ -247,7 +247,7 @@ class Diagnostics:
         Args:
             context: The context of that training.
         """
-        if "simple_gap" in context.asked:
+        if "simple_rows" in context.asked:
             self._fit_baselines(context)
 
     def _fit_baselines(self, context: TaskContext) -> None:

@@ -286,7 +286,7 @@ def correct_rows(
         row with an output that is not finite counts as incorrect.
     """
     rows = len(outputs)
-    finite = np.isfinite(outputs.reshape(rows, -1)).all(axis=1)
+    finite = np.isfinite(outputs).reshape(rows, -1).all(axis=1)
     if outputs.ndim > 1 and outputs.shape[class_axis] > 1 and kind == "multiclass":
         predicted = np.argmax(outputs, axis=class_axis)
         one_hot = targets.shape == outputs.shape
