@@ -174,8 +174,10 @@ class Scorer:
         """Return the constant outputs of one row with the best score, and that score; None if the metric fits none."""
         metric, best, best_outputs = self._metric, None, None
         assert metric is not None, "the metric is selected before it scores"
+        given = np.asarray(evaluation.outputs)
+        narrow = metric.name == "accuracy" and given.dtype.kind == "f"  # a function of the order of outputs only
         for constant in constants:
-            outputs = np.broadcast_to(constant, evaluation.outputs.shape)
+            outputs = np.broadcast_to(constant.astype(given.dtype) if narrow else constant, given.shape)
             try:
                 score = metric.score(replace(evaluation, outputs=outputs))
             except Exception:  # noqa: BLE001 - a metric of the user's, such as an F score without a positive
