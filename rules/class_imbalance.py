@@ -200,8 +200,7 @@ def _training_fit(history: RunHistory, context: TaskContext) -> tuple[str, float
         accuracy, (before, noise_before) = float(sampled[latest].mean()), _mean(history.scalar("loss")[latest])
         if accuracy >= enough_accuracy and loss - before <= math.hypot(noise, noise_before):
             return "accuracy", accuracy, f"accuracy is {accuracy:.3g}"
-    entropy = context.loss.family in ("cross_entropy", "binary_cross_entropy") and context.loss.reduction == "mean"
-    entropy &= not context.loss.weighted
+    entropy = context.loss.family in ("cross_entropy", "binary_cross_entropy") and context.loss.plain
     if entropy and loss - noise <= targets.entropy:
         return "loss", loss, f"the loss is {loss:.3g} (predicting the class shares would give {targets.entropy:.3g})"
     return None

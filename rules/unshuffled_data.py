@@ -150,7 +150,7 @@ class UnshuffledData(Rule):
         late, accuracy = losses[(steps >= history.step / 2) & np.isfinite(losses)], held_out_accuracy(history, context)
         if history.steps[-1] > history.step_of_epoch(0) or len(late) < _LATE_LOSSES:
             return None
-        if context.loss.reduction != "mean" or context.loss.weighted:
+        if not context.loss.plain:
             return None
         loss, noise = float(late.mean()), 2 * float(late.std()) / math.sqrt(len(late))
         result = outcome(history, context)

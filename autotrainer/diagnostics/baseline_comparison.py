@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from autotrainer.adapter.spec import Evaluation, Trained
 from autotrainer.diagnostics.baseline_models import TabularProblem, operations
-from autotrainer.diagnostics.baseline_problem import features, make_problem, steps_per_row
+from autotrainer.diagnostics.baseline_problem import features, make_problem, steps_per_row, target_columns
 from autotrainer.records.data import ArrayData, finite_rows
 from autotrainer.records.signals import Floats
 from autotrainer.records.task import TargetSummary, TaskContext
@@ -22,7 +22,7 @@ from autotrainer.scoring.scorer import Scorer
 from autotrainer.scoring.significance import row_gains
 from autotrainer.training.base_run import BaseRun
 
-__all__ = ["BaselineComparison", "fitting_rows"]
+__all__ = ["WORK", "BaselineComparison", "fitting_rows", "suits"]
 
 _SIZES = (20, 30, 40, 60, 90, 130, 180, 250, 350, 500, 700, 1000)
 """Rows that baseline models are fitted on: as many as the work allows."""
@@ -30,7 +30,7 @@ _MIN_HELD_OUT = 10
 """Fewest rows that they are scored on: with fewer, no difference is clearly more than chance."""
 _STEPS = 2000
 """Maximum time steps of all rows, where each step has a label."""
-_FLOOR = 300_000_000
+WORK = 300_000_000
 """Multiply-adds that baseline models may take however small the training is: a fraction of a second."""
 
 
@@ -79,11 +79,13 @@ class BaselineComparison:
         Returns:
             The comparison; None if there are too few rows, or the data do not suit baseline models.
         """
-        steps = steps_per_row(train.targets, targets) if context.kind(targets) in ("multiclass", "binary") else 1
+        if not suits(train, targets, context):
+            return None
+        steps, columns = _steps(train, targets, context), target_columns(train.targets, targets, context)
         kept = [finite_rows(part)[: max(1, _STEPS // steps)] for part in (train, held_out)]
         train, held_out = (part.take(rows) for part, rows in zip((train, held_out), kept, strict=True))
         places = None if places is None else places[kept[1]]
-        size = fitting_rows(train, held_out.rows, context, max(limit, _FLOOR), steps)
+        size = fitting_rows(train, held_out.rows, context, max(limit, WORK), steps, columns)
         if not size or held_out.rows < _MIN_HELD_OUT:
             return None
         problem = make_problem(train.take(np.arange(size)), held_out, targets, context)
@@ -101,7 +103,7 @@ class BaselineComparison:
             "simple_rows": float(size),
             **{name: float(rows.mean()) for name, rows in scores.items()},
         }
-        work = operations(size * steps, len(problem.held_inputs), problem.inputs.shape[1])
+        work = operations(size * steps, len(problem.held_inputs), problem.inputs.shape[1], problem.targets.shape[1])
         return cls(held_out, places, facts, best, weights, problem.columns, work)
 
     def compare(self, trained: Trained, run: BaseRun, scorer: Scorer) -> dict[str, float]:
@@ -141,17 +143,35 @@ class BaselineComparison:
         return trained.evaluate(self.held_out) if run.spend(self.held_out.rows, training=False) else None
 
     def _score(self, evaluation: Evaluation, scorer: Scorer, context: TaskContext) -> Score | None:
-        if self.columns is None or context.kind(scorer.targets) != "regression":
+        if self.columns is None:
             return scorer.score_rows(evaluation)
         outputs, targets = (np.asarray(v).reshape(len(v), -1) for v in (evaluation.outputs, evaluation.targets))
         if outputs.shape != targets.shape or scorer.score_rows(evaluation) is None:
             return None
         part = Evaluation(outputs[:, self.columns], targets[:, self.columns], evaluation.loss)
+        if context.kind(scorer.targets) != "regression":
+            return scorer.score_rows(part)
         metric = r2_metric(part, context.loss)
         return None if metric is None else metric.score(part)
 
 
-def fitting_rows(train: ArrayData, held_out: int, context: TaskContext, limit: float, steps: int = 1) -> int:
+def suits(train: ArrayData, targets: TargetSummary, context: TaskContext) -> bool:
+    """Return whether rows may have features that baseline models take, by the first two: large ones are not copied."""
+    return _steps(train, targets, context) > 1 or _first_features(train, context) is not None
+
+
+def _steps(train: ArrayData, targets: TargetSummary, context: TaskContext) -> int:
+    """Return the time steps of a row that have a label each."""
+    return steps_per_row(train.targets, targets) if context.kind(targets) in ("multiclass", "binary") else 1
+
+
+def _first_features(train: ArrayData, context: TaskContext) -> Floats | None:
+    return features(train.take(slice(0, 2)).inputs, tokens=context.input_kind == "index")
+
+
+def fitting_rows(
+    train: ArrayData, held_out: int, context: TaskContext, limit: float, steps: int = 1, columns: int = 1
+) -> int:
     """Return how many training rows baseline models can be fitted on within some work; 0 if there are too few.
 
     Args:
@@ -160,15 +180,16 @@ def fitting_rows(train: ArrayData, held_out: int, context: TaskContext, limit: f
         context: The training.
         limit: Multiply-adds that it may take.
         steps: Time steps of a row that have a label each.
+        columns: Columns of the targets.
     """
-    columns = features(train.take(np.arange(min(2, train.rows))).inputs, tokens=context.input_kind == "index")
-    if columns is None and steps == 1:
+    first = _first_features(train, context)
+    if first is None and steps == 1:
         return 0
-    width = 4096 if columns is None else columns.shape[1]
+    width = 4096 if first is None else first.shape[1]
     smallest = max(1, _SIZES[0] // steps)
     sizes = [rows for rows in (*_SIZES, train.rows) if smallest <= rows <= min(train.rows, _SIZES[-1])]
     sizes += [smallest] if smallest <= train.rows else []
-    fitting = (rows for rows in sizes if operations(rows * steps, held_out * steps, width) <= limit)
+    fitting = (rows for rows in sizes if operations(rows * steps, held_out * steps, width, columns) <= limit)
     return max(fitting, default=0)
 
 

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from autotrainer.records.signals import Floats
 
-__all__ = ["MODELS", "TabularProblem", "operations"]
+__all__ = ["MODELS", "TabularProblem", "operations", "simple_operations"]
 
 _NEIGHBOURS = 15
 _PENALTIES = tuple(10.0**power for power in range(-6, 5))
+_TRIALS = len(_PENALTIES) + 1
+"""Products of directions and targets: one for each penalty, and the projection."""
 _LEAVES, _MIN_LEAF_ROWS, _DEPTH = 32, 5, 8
 _TREE_FEATURES, _TREE_COLUMNS = 256, 16
 """Maximum features that a tree may split by, and columns of targets that choose its splits: evenly spaced ones."""
@@ -143,22 +145,34 @@ MODELS: dict[str, Callable[[TabularProblem], Floats]] = {
 """Baseline models by the fact that holds their score."""
 
 
-def operations(rows: int, held_out: int, features: int) -> int:
+def operations(rows: int, held_out: int, features: int, columns: int = 1) -> int:
     """Return the multiply-adds of fitting all baseline models on so many rows, and of scoring them.
 
-    Ridge regression: the smaller Gram matrix and its eigenvectors (5 q³); kernel: all distances and their eigenvectors;
-    neighbours: all distances; tree: a sort of each feature on each level.
+    Besides `simple_operations`, kernel: all distances, their eigenvectors, and each penalty for each column of the
+    targets; tree: a sort of each feature on each level, and sums of the columns that choose splits.
 
     Args:
         rows: Rows to fit on.
         held_out: Rows to score on.
         features: Features of a row.
+        columns: Columns of the targets.
+    """
+    kernel = rows * rows * features + 5 * rows**3 + rows * held_out * features
+    kernel += columns * rows * (_TRIALS * rows + held_out)
+    sums = max(1, math.ceil(math.log2(rows))) + min(columns, _TREE_COLUMNS) - 1
+    tree = rows * min(features, _TREE_FEATURES) * sums * _LEVELS
+    return simple_operations(rows, held_out, features, columns) + kernel + tree
+
+
+def simple_operations(rows: int, held_out: int, features: int, columns: int = 1) -> int:
+    """Return the multiply-adds of ridge regression and nearest neighbours.
+
+    Ridge regression: the smaller Gram matrix and its eigenvectors (5 q³), and each penalty for each column of the
+    targets; neighbours: all distances, and means of the targets. Arguments as for `operations`.
     """
     side = min(rows, features)
-    ridge = rows * features * side + 5 * side**3
-    kernel = rows * rows * features + 5 * rows**3
-    tree = rows * min(features, _TREE_FEATURES) * max(1, math.ceil(math.log2(rows))) * _LEVELS
-    return ridge + kernel + 2 * rows * held_out * features + tree
+    ridge = rows * features * side + 5 * side**3 + columns * side * (_TRIALS * rows + features + held_out)
+    return ridge + rows * held_out * (features + columns)
 
 
 def _squared_distances(a: Floats, b: Floats) -> Floats:

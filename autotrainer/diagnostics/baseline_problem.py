@@ -12,14 +12,14 @@ from autotrainer.records.data import ArrayData, arrays_of
 from autotrainer.records.signals import Floats
 from autotrainer.records.task import MASKED, TargetSummary, TaskContext
 
-__all__ = ["features", "make_problem", "steps_per_row"]
+__all__ = ["features", "make_problem", "steps_per_row", "target_columns"]
 
 _MAX_FEATURES = 4096
 """Maximum features of a row: with more, a linear model on a thousand rows says nothing."""
 _BINS, _STEP_BINS = 1024, 512
 """Columns in which tokens are counted, by their index modulo this number: those of a row, and those of a time step."""
 _COLUMNS = 256
-"""Maximum columns of numeric targets: evenly spaced ones."""
+"""Maximum columns of numeric targets or labels: evenly spaced ones."""
 _WINDOW = 3
 """Time steps whose inputs predict the label of a step: itself and those before it. A later one may be its label."""
 
@@ -50,7 +50,7 @@ def make_problem(
         return None
     columns, chosen = _classes(train, held_out, targets) if classes else None, None
     if not classes:
-        columns, chosen = _numbers(train, held_out, _MAX_FEATURES if kind == "multilabel" else _COLUMNS)
+        columns, chosen = _numbers(train, held_out)
     if columns is None:
         return None
     code = 0
@@ -68,6 +68,13 @@ def steps_per_row(labels: NDArray[Any], targets: TargetSummary) -> int:
     """Return the number of labels of a row, if targets are classes."""
     width = labels.shape[-1] if targets.one_hot and labels.ndim > 1 else 1
     return labels.size // max(1, len(labels) * width)
+
+
+def target_columns(labels: NDArray[Any], targets: TargetSummary, context: TaskContext) -> int:
+    """Return the largest number of columns that the targets of a problem may have."""
+    if context.kind(targets) in ("multiclass", "binary"):
+        return max(2, targets.width if targets.one_hot else targets.classes)
+    return min(_COLUMNS, labels.size // max(1, len(labels)))
 
 
 def features(inputs: Any, *, tokens: bool) -> Floats | None:
@@ -125,14 +132,14 @@ def _indicators(labels: list[NDArray[Any]]) -> list[Floats]:
     return indicators
 
 
-def _numbers(train: ArrayData, held_out: ArrayData, most: int) -> tuple[list[Floats] | None, NDArray[np.int64] | None]:
+def _numbers(train: ArrayData, held_out: ArrayData) -> tuple[list[Floats] | None, NDArray[np.int64] | None]:
     """Return numeric targets, and which of their columns these are."""
-    columns = [data.targets.reshape(len(data.targets), -1).astype(np.float64) for data in (train, held_out)]
+    columns = [data.targets.reshape(len(data.targets), -1) for data in (train, held_out)]
     width = columns[0].shape[1]
     if columns[1].shape[1] != width:
         return None, None
-    chosen = np.unique(np.linspace(0, width - 1, min(width, most)).astype(int))
-    return [part[:, chosen] for part in columns], chosen
+    chosen = np.unique(np.linspace(0, width - 1, min(width, _COLUMNS)).astype(int))
+    return [part[:, chosen].astype(np.float64) for part in columns], chosen
 
 
 def _reconstructs(train: ArrayData) -> bool:

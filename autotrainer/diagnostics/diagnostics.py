@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from autotrainer.adapter.spec import Trained, TrainingSpec
 from autotrainer.adapter.trainer import Trainer
-from autotrainer.diagnostics.baseline_comparison import BaselineComparison
-from autotrainer.diagnostics.label_alignment import label_alignment
+from autotrainer.diagnostics.baseline_comparison import WORK, BaselineComparison, suits
+from autotrainer.diagnostics.label_alignment import alignment_rows, label_alignment
 from autotrainer.diagnostics.lr_range_test import RangeTestRun, rates_around, suggested_rate
 from autotrainer.diagnostics.nonfinite_search import NonfiniteReplay, ended_nonfinite, suspect_steps
 from autotrainer.diagnostics.train_val_overlap import shared_inputs
@@ -231,7 +231,14 @@ class Diagnostics:
             run.afford(min(self.comparison.work, int(self._half)))
             run.monitor.learn({**self.comparison.facts, **self.comparison.compare(trained, run, self.scorer)})
         if "misaligned_score" in self.needs and isinstance(self.train, ArrayData) and self._at_chance:
-            run.monitor.learn(label_alignment(self.train, self.scorer.targets, run.monitor.context, self.seed))
+            self._align(self.train, run)
+
+    def _align(self, train: ArrayData, run: BaseRun) -> None:
+        """Compare the targets with those of other rows; as baseline models, it runs in any case."""
+        task, limit = (train, self.scorer.targets, run.monitor.context), max(self._half, WORK)
+        charged = 0 if self.comparison is None else self.comparison.work
+        run.afford(min(alignment_rows(*task, limit)[1], max(0, int(self._half) - charged)))
+        run.monitor.learn(label_alignment(*task, self.seed, limit))
 
     @property
     def _at_chance(self) -> bool:
@@ -247,10 +254,12 @@ class Diagnostics:
         Args:
             context: The context of that training.
         """
-        if "simple_gap" in context.asked:
+        if "simple_rows" in context.asked:
             self._fit_baselines(context)
 
     def _fit_baselines(self, context: TaskContext) -> None:
+        if isinstance(self.train, ArrayData) and not suits(self.train, self.scorer.targets, context):
+            return
         train, held_out = self._sample(self.train, ROWS), self._sample(self.validation, ROWS)
         if train is None or held_out is None:
             return

@@ -7,22 +7,53 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from autotrainer.diagnostics.baseline_models import TabularProblem, operations
-from autotrainer.diagnostics.baseline_problem import make_problem, steps_per_row
+from autotrainer.diagnostics.baseline_models import TabularProblem, simple_operations
+from autotrainer.diagnostics.baseline_problem import features, make_problem, steps_per_row, target_columns
 from autotrainer.records.data import ArrayData, arrays_of, finite_rows
 from autotrainer.records.signals import Floats
 from autotrainer.records.task import TargetSummary, TaskContext
 
-__all__ = ["label_alignment"]
+__all__ = ["alignment_rows", "label_alignment"]
 
 _ROWS, _MIN_ROWS = 1000, 60
 """Maximum rows that are read, in their order, and fewest: half of them to fit models on, half to score them on."""
-_WORK = 1_000_000_000
-"""Maximum multiply-adds of each alignment."""
+_WORK = 4_000_000_000
+"""Multiply-adds that all alignments may take."""
 _LAGS = (1, -1)
+_ALIGNMENTS = len(_LAGS) + 2
+"""The targets of each row, those of its neighbours, and those in reverse order."""
 
 
-def label_alignment(data: ArrayData, targets: TargetSummary, context: TaskContext, seed: int) -> dict[str, float]:
+def alignment_rows(
+    data: ArrayData, targets: TargetSummary, context: TaskContext, limit: float = _WORK
+) -> tuple[int, int]:
+    """Return how many rows can be compared within some work, and the work; zeros if the data are too few or too wide.
+
+    Args:
+        data: Training data.
+        targets: Summary of their targets.
+        context: The training.
+        limit: Multiply-adds that it may take.
+    """
+    one_each = context.kind(targets) in ("multiclass", "binary") and steps_per_row(data.targets, targets) == 1
+    if not (one_each or context.kind(targets) == "regression"):
+        return 0, 0
+    first = features(data.take(slice(0, 2)).inputs, tokens=context.input_kind == "index")  # all may be large
+    if first is None:
+        return 0, 0
+    rows, columns = min(data.rows, _ROWS), target_columns(data.targets, targets, context)
+    while rows >= _MIN_ROWS:
+        half = (rows + 1) // 2
+        work = _ALIGNMENTS * simple_operations(half, half, first.shape[1], columns)
+        if work <= limit:
+            return rows, work
+        rows = rows * 2 // 3
+    return 0, 0
+
+
+def label_alignment(
+    data: ArrayData, targets: TargetSummary, context: TaskContext, seed: int, limit: float = _WORK
+) -> dict[str, float]:
     """Score a linear model and nearest neighbours with the targets as they are, and with those of other rows.
 
     Args:
@@ -30,15 +61,16 @@ def label_alignment(data: ArrayData, targets: TargetSummary, context: TaskContex
         targets: Summary of their targets.
         context: The training.
         seed: Seed of the split into halves.
+        limit: Multiply-adds that it may take.
 
     Returns:
         Facts by name: see `FACTS`; nothing if the data do not suit these models.
     """
-    one_each = context.kind(targets) in ("multiclass", "binary") and steps_per_row(data.targets, targets) == 1
-    if not (one_each or context.kind(targets) == "regression") or data.rows < _MIN_ROWS:
+    most, _ = alignment_rows(data, targets, context, limit)
+    if not most:
         return {}
-    rows = data.take(np.arange(min(data.rows, 2 * _ROWS)))
-    rows = rows.take(finite_rows(rows)[:_ROWS])
+    rows = data.take(slice(0, 2 * most))
+    rows = rows.take(finite_rows(rows)[:most])
     if rows.rows < _MIN_ROWS or _windowed(rows):  # the target of another row may be an input
         return {}
     own = _score(rows, targets, context, seed)
@@ -80,8 +112,6 @@ def _score(rows: ArrayData, targets: TargetSummary, context: TaskContext, seed: 
     train, held_out = (rows.take(half) for half in np.array_split(order, 2))
     problem = make_problem(train, held_out, targets, context)
     if problem is None or problem.code or not len(problem.held_inputs):
-        return None
-    if operations(len(problem.inputs), len(problem.held_inputs), problem.inputs.shape[1]) > _WORK:
         return None
     models = (TabularProblem.ridge, TabularProblem.neighbours)
     scores: list[Floats] = [problem.score_rows(model(problem)) for model in models]

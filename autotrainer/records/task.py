@@ -37,6 +37,7 @@ class LossInfo:
         reduction: ``mean``, ``sum`` or ``none``.
         weighted: Whether it is known to weight classes or rows unequally, or to add terms or factors, so that its value
             is not comparable with a plain one.
+        smoothed: Whether it smooths labels: they then have another entropy.
         identified: Whether it is a custom loss that was recognized by its values.
         margin: The loss of equal outputs for all inputs, where that is a constant, as in losses that rank; else None.
     """
@@ -50,11 +51,17 @@ class LossInfo:
     weighted: bool = False
     identified: bool = False
     margin: float | None = None
+    smoothed: bool = False
 
     @property
     def classifies(self) -> bool:
         """Whether it is a classification loss."""
         return self.family in ("cross_entropy", "binary_cross_entropy", "hinge")
+
+    @property
+    def plain(self) -> bool:
+        """Whether its value is a mean that is comparable with the entropy or the variance of the targets."""
+        return self.reduction == "mean" and not self.weighted and not self.smoothed
 
     @property
     def own(self) -> bool:
@@ -279,7 +286,7 @@ def correct_rows(
         row with an output that is not finite counts as incorrect.
     """
     rows = len(outputs)
-    finite = np.isfinite(outputs.reshape(rows, -1)).all(axis=1)
+    finite = np.isfinite(outputs).reshape(rows, -1).all(axis=1)
     if outputs.ndim > 1 and outputs.shape[class_axis] > 1 and kind == "multiclass":
         predicted = np.argmax(outputs, axis=class_axis)
         one_hot = targets.shape == outputs.shape

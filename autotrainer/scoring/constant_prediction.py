@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from autotrainer.adapter.spec import Evaluation
 from autotrainer.records.signals import Floats
 from autotrainer.records.task import LossInfo, TargetSummary, TaskContext
 
-__all__ = ["constant_loss", "constant_outputs"]
+__all__ = ["constant_loss", "constant_outputs", "mean_output"]
 
 _LEAST = 1e-6
 """Smallest probability of a constant prediction, so that its logarithm is finite."""
@@ -21,28 +21,37 @@ _CLASSES = 32
 """Maximum number of classes or columns of which each is predicted for all rows by one constant prediction."""
 
 
-def constant_outputs(evaluation: Evaluation, targets: TargetSummary, context: TaskContext) -> Iterator[NDArray[Any]]:
-    """Yield outputs of constant predictions, in the form of a model's outputs.
+def constant_outputs(
+    evaluation: Evaluation, targets: TargetSummary, context: TaskContext, *, accuracy: bool = False
+) -> list[Floats]:
+    """Return outputs of constant predictions for one row, in the form of a model's outputs, that the targets suggest.
 
     Args:
         evaluation: Outputs and targets of a model, masked class indices negative.
         targets: Summary of the targets of the training.
         context: The training.
+        accuracy: Whether they are scored by accuracy: of several classes, only the most frequent one then matters.
 
-    Yields:
+    Returns:
         Frequencies of the classes, means or medians of the targets, as the loss expects them (their logarithms, or
-        log-odds); each class by itself; the mean of the model's outputs.
+        log-odds); each class by itself.
     """
-    outputs = np.asarray(evaluation.outputs, np.float64)
+    outputs = np.asarray(evaluation.outputs)
     if not len(outputs):
-        return
-    for constant in (*_from_targets(outputs, np.asarray(evaluation.targets), targets, context), outputs.mean(axis=0)):
-        if np.isfinite(constant).all():
-            yield np.broadcast_to(constant, outputs.shape)
+        return []
+    constants = _from_targets(outputs, np.asarray(evaluation.targets), targets, context, accuracy=accuracy)
+    return [constant for constant in constants if np.isfinite(constant).all()]
+
+
+def mean_output(evaluation: Evaluation) -> list[Floats]:
+    """Return the mean of a model's outputs, another constant prediction; nothing if it is not finite."""
+    outputs = np.asarray(evaluation.outputs)
+    mean = outputs.mean(axis=0, dtype=np.float64) if len(outputs) else np.array(math.nan)
+    return [mean] if np.isfinite(mean).all() else []
 
 
 def _from_targets(
-    outputs: Floats, labels: NDArray[Any], targets: TargetSummary, context: TaskContext
+    outputs: NDArray[Any], labels: NDArray[Any], targets: TargetSummary, context: TaskContext, *, accuracy: bool
 ) -> Iterable[Floats]:
     """Return constant outputs of one row."""
     axis = context.loss.class_axis if outputs.ndim > 2 else -1
@@ -51,12 +60,11 @@ def _from_targets(
         loss=context.loss, output_units=context.output_units or units, output_activation=context.output_activation
     ).kind(targets)
     if kind == "multiclass" and units > 1:
-        return _classes(outputs, labels, axis, context.loss)
-    columns = labels.reshape(len(labels), -1).astype(np.float64)
+        return _classes(outputs, labels, axis, context.loss, accuracy=accuracy)
+    columns = labels.reshape(len(labels), -1)
     if columns.size != outputs.size:
         return ()
     shape = outputs.shape[1:]
-    means = [part.reshape(shape) for part in (columns.mean(axis=0), np.median(columns, axis=0))]
     if kind in ("binary", "multilabel", "multiclass"):
         low, high = _labels(targets)
         cut = context.cut(targets)
@@ -68,19 +76,20 @@ def _from_targets(
             np.full(shape, cut + 0.5),
             np.full(shape, cut - 0.5),
         )
-    return [_expected(mean, context.loss) for mean in means]
+    means = columns.mean(axis=0, dtype=np.float64), np.median(columns, axis=0).astype(np.float64)
+    return [_expected(mean.reshape(shape), context.loss) for mean in means]
 
 
-def _classes(outputs: Floats, labels: NDArray[Any], axis: int, loss: LossInfo) -> list[Floats]:
+def _classes(outputs: NDArray[Any], labels: NDArray[Any], axis: int, loss: LossInfo, *, accuracy: bool) -> list[Floats]:
     units = outputs.shape[axis]
-    if labels.shape == outputs.shape:
-        share = np.moveaxis(labels.astype(np.float64), axis, -1).reshape(-1, units).mean(axis=0)
+    if labels.shape == outputs.shape and not accuracy:
+        share = labels.mean(axis=tuple(set(range(labels.ndim)) - {axis % labels.ndim}), dtype=np.float64)
     else:
-        flat = labels.reshape(-1)
-        flat = flat[(flat >= 0) & (flat < units)].astype(np.int64)
+        flat = (labels.argmax(axis=axis) if labels.shape == outputs.shape else labels).reshape(-1)
+        flat = flat[(flat >= 0) & (flat < units)].astype(np.int64, copy=False)
         share = np.bincount(flat, minlength=units) / max(1, len(flat))
     vectors = [share] if loss.expects not in ("logits", "log_probabilities") else [np.log(np.maximum(share, _LEAST))]
-    if units <= _CLASSES:
+    if units <= _CLASSES and not accuracy:
         single = np.maximum(np.eye(units), _LEAST)
         vectors += list(np.log(single) if loss.expects in ("logits", "log_probabilities") else single)
     form = [1] * (outputs.ndim - 1)
@@ -115,9 +124,9 @@ def constant_loss(loss: LossInfo, targets: TargetSummary) -> float:
         targets: Summary of the targets that it is compared on, or of the same distribution.
 
     Returns:
-        Variance, or entropy in nats; NaN for losses of which it is unknown, weighted or summed ones among them.
+        Variance, or entropy in nats; NaN for losses of which it is unknown, among them those that are not plain.
     """
-    if loss.reduction != "mean" or loss.weighted:
+    if not loss.plain:
         return math.nan
     if loss.family == "squared_error" and loss.expects in ("values", "probabilities"):
         return targets.variance

@@ -116,7 +116,7 @@ def accuracy_metric(context: TaskContext, targets: TargetSummary, evaluation: Ev
     two_labels = kind == "binary" and len(targets.values) == 2
 
     def rows(evaluation: Evaluation) -> tuple[Floats, Floats | None]:
-        outputs, labels = np.asarray(evaluation.outputs, np.float64), evaluation.targets
+        outputs, labels = np.asarray(evaluation.outputs), evaluation.targets
         if class_labels and outputs.size == len(outputs):  # a single unit can predict two labels only
             low, high = targets.values if two_labels else (0.0, 1.0)
             correct = np.where(outputs.reshape(-1) > cut, high, low) == labels.reshape(-1)

@@ -230,7 +230,7 @@ def _nonfinite(evaluation: Evaluation) -> float:
     outputs = np.asarray(evaluation.outputs)
     if not outputs.size or outputs.dtype.kind not in "fc":
         return 0.0
-    return float(1 - np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1).mean())
+    return float(1 - np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1).mean())
 
 
 def _constant(outputs: NDArray[Any]) -> bool:

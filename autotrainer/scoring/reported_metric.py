@@ -27,6 +27,8 @@ _VALIDATION_ROWS = 200
 _MIN_FALL, _OTHER_UNIT = 0.01, 3.0
 """Smallest share by which a loss must be below that of a constant prediction; and multiple of it above which a reported
 loss seems to be summed rather than averaged."""
+_PERCENT, _ROUNDING = 100.0, 1e-6
+"""Unit of an accuracy that exceeds 1 by more than rounding."""
 _RECENT = 1 / 3
 """Share of the epochs, the last ones, whose fluctuation estimates the noise of a score."""
 _MIN_GAIN = 0.02
@@ -46,10 +48,12 @@ class ReportedScore(Score):
     Attributes:
         fluctuation: Standard deviation from one epoch to the next, without the trend.
         best: The best score of these epochs.
+        above_one: Whether the score of any epoch exceeds 1.
     """
 
     fluctuation: float = 0.0
     best: float = math.nan
+    above_one: bool = False
 
 
 class ReportedMetric(Metric):
@@ -93,21 +97,35 @@ class ReportedMetric(Metric):
         changes = np.diff(finite)
         fluctuation = float(np.std(changes) / math.sqrt(2)) if len(changes) > 1 else 0.0
         best = worst if broken else self.sign * float((self.sign * finite).max())
-        return ReportedScore(worst if broken else value, float(broken), None, None, fluctuation=fluctuation, best=best)
+        above_one = any(1 + _ROUNDING < score < math.inf for score in scores)
+        return ReportedScore(
+            worst if broken else value, float(broken), None, None,
+            fluctuation=fluctuation, best=best, above_one=above_one,
+        )  # fmt: skip
 
-    def constant_score(self, context: TaskContext, targets: TargetSummary) -> float:
+    def in_unit(self, score: Score) -> float:
+        """Return a score in the unit of `constant_score`.
+
+        An accuracy that exceeds 1 in any epoch is in percent; R² that does is something else, and NaN is returned.
+        """
+        if not (self.is_share and isinstance(score, ReportedScore) and score.above_one):
+            return score.value
+        return math.nan if _R2.search(self.name.lower()) else score.value / _PERCENT
+
+    def constant_score(self, context: TaskContext, targets: TargetSummary, score: Score | None) -> float:
         """Return the score of the best constant prediction.
 
         Args:
             context: The training.
             targets: Summary of its targets.
+            score: Its score, if there is one.
 
         Returns:
             Known for accuracy (unless the loss weights classes), R², squared error and the loss, by name; else NaN.
         """
         name = self.name.lower()
         if _R2.search(name):
-            return 0.0
+            return math.nan if score is not None and math.isnan(self.in_unit(score)) else 0.0
         if _ACCURACY.search(name):
             return math.nan if context.loss.weighted else context.trivial_accuracy(targets)
         if _MSE.search(name) and context.kind(targets) == "regression":
@@ -129,9 +147,11 @@ class ReportedMetric(Metric):
         if math.isnan(constant):
             return True
         if _R2.search(self.name.lower()):
-            return score.value > TRIVIAL_R2
+            return self.in_unit(score) > TRIVIAL_R2
         if _ACCURACY.search(self.name.lower()):
-            return score.value > constant + SIGMAS * math.sqrt(max(0.0, constant * (1 - constant)) / _VALIDATION_ROWS)
+            return self.in_unit(score) > constant + SIGMAS * math.sqrt(
+                max(0.0, constant * (1 - constant)) / _VALIDATION_ROWS
+            )
         return score.value < (1 - _MIN_FALL) * constant or _OTHER_UNIT * constant < score.value < math.inf
 
     def _exceeds_noise(self, new: Score, old: Score, sigmas: float) -> bool:
@@ -140,8 +160,11 @@ class ReportedMetric(Metric):
         new_noise, old_noise, old_best = 0.0, 0.0, old.value
         if isinstance(new, ReportedScore) and isinstance(old, ReportedScore):
             new_noise, old_noise, old_best = new.fluctuation, old.fluctuation, old.best
-        is_share = self.mode == "max" and min(new.value, old.value) >= 0 and max(new.value, old.value) <= 1
-        min_gain = _MIN_GAIN * (1.0 if is_share else abs(old.value))
+        low, high = min(new.value, old.value), max(new.value, old.value)
+        scale = 1.0 if self.mode == "max" and low >= 0 and high <= 1 else abs(old.value)
+        if _ACCURACY.search(self.name.lower()) and high > 1 + _ROUNDING:
+            scale = _PERCENT
+        min_gain = _MIN_GAIN * scale
         if self.gain(new, old) > max(min_gain, sigmas * math.hypot(new_noise, old_noise)):
             return True
         return self.sign * (new.value - old_best) > max(min_gain, sigmas * new_noise)

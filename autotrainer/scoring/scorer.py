@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from autotrainer.monitoring.summary import DataSummary
 from autotrainer.records.data import ArrayData, Data
 from autotrainer.records.signals import Floats
 from autotrainer.records.task import MASKED, TargetSummary, TaskContext
-from autotrainer.scoring.constant_prediction import constant_loss, constant_outputs
+from autotrainer.scoring.constant_prediction import constant_loss, constant_outputs, mean_output
 from autotrainer.scoring.metric_selection import MetricSelection, accuracy_metric, r2_metric
 from autotrainer.scoring.metrics import TRIVIAL_R2, LossMetric, Metric, RowMetric, Score, WholeMetric
 from autotrainer.scoring.significance import row_gains, significant
@@ -72,6 +73,7 @@ class Scorer:
         self._metric: Metric | None = None
         self._accuracy: Metric | None = None
         self._constant: Score | None = None
+        self._constant_outputs: list[Floats] | None = None
         self._class_weights: Floats | None = None
 
     @property
@@ -136,7 +138,11 @@ class Scorer:
         if isinstance(metric, WholeMetric):
             if score.evaluation is None or not score.evaluation.targets.size:
                 return Judgement(True, score.value)
-            return _judgement(metric, score, self._constant_score(score.evaluation))
+            if self._constant_outputs is None:  # of a user's metric that may be slow
+                outputs = constant_outputs(score.evaluation, self.targets, self._context)
+                best, _ = self._best_constant(score.evaluation, outputs)
+                self._constant_outputs = [] if best is None else [best]
+            return _judgement(metric, score, self._constant_score(score.evaluation, self._constant_outputs))
         if self._class_weights is not None and score.rows is not None and self._constant is not None:
             return _judgement(
                 metric, _reweighted(score, self._class_weights), _reweighted(self._constant, self._class_weights)
@@ -152,18 +158,33 @@ class Scorer:
         countable = self._countable(evaluation) if isinstance(metric, RowMetric) else evaluation
         return _judgement(metric, metric.score(countable), self._constant_score(countable))
 
-    def _constant_score(self, evaluation: Evaluation) -> Score | None:
-        """Return the best score of a constant prediction; None if the metric fits none."""
-        metric, best = self._metric, None
+    def _constant_score(self, evaluation: Evaluation, constants: Sequence[Floats] | None = None) -> Score | None:
+        """Return the best score of a constant prediction; None if the metric fits none.
+
+        Args:
+            evaluation: Outputs and targets.
+            constants: Outputs that the targets suggest; None if they are not known yet.
+        """
+        if constants is None:
+            accuracy = isinstance(self._metric, RowMetric) and self._metric.name == "accuracy"
+            constants = constant_outputs(evaluation, self.targets, self._context, accuracy=accuracy)
+        return self._best_constant(evaluation, [*constants, *mean_output(evaluation)])[1]
+
+    def _best_constant(self, evaluation: Evaluation, constants: Sequence[Floats]) -> tuple[Floats | None, Score | None]:
+        """Return the constant outputs of one row with the best score, and that score; None if the metric fits none."""
+        metric, best, best_outputs = self._metric, None, None
         assert metric is not None, "the metric is selected before it scores"
-        for outputs in constant_outputs(evaluation, self.targets, self._context):
+        given = np.asarray(evaluation.outputs)
+        narrow = metric.name == "accuracy" and given.dtype.kind == "f"  # a function of the order of outputs only
+        for constant in constants:
+            outputs = np.broadcast_to(constant.astype(given.dtype) if narrow else constant, given.shape)
             try:
                 score = metric.score(replace(evaluation, outputs=outputs))
             except Exception:  # noqa: BLE001 - a metric of the user's, such as an F score without a positive
                 continue
             if math.isfinite(score.value) and (best is None or metric.gain(score, best) > 0):
-                best = score
-        return best
+                best, best_outputs = score, constant
+        return best_outputs, best
 
     def _weights_of_classes(self, evaluation: Evaluation) -> Floats | None:
         """Return weights of rows with which all classes count alike, if the loss weights classes; else None."""

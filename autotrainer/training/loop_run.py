@@ -154,8 +154,8 @@ class ManagedLoopRun(BaseRun):
         if math.isnan(constant):
             return better and bool(self.monitor.context.asked.get("above_constant", 1.0))
         if math.isfinite(self.score.value):
-            facts = {"above_constant": float(better), "metric_score": self.score.value, "constant_score": constant}
-            self.monitor.learn(facts)
+            value = metric.in_unit(self.score)
+            self.monitor.learn({"above_constant": float(better), "metric_score": value, "constant_score": constant})
         return better
 
     @property
@@ -164,13 +164,14 @@ class ManagedLoopRun(BaseRun):
         metric = self._loop_score.metric
         if metric is None:
             return math.nan
-        return metric.constant_score(self.monitor.context, self.monitor.history.targets)
+        return metric.constant_score(self.monitor.context, self.monitor.history.targets, self.score)
 
     @property
     def share_score(self) -> float:
-        """The score, if it is an accuracy or R²; else NaN."""
+        """The score as a share, if it is an accuracy or R²; else NaN."""
         metric = self._loop_score.metric
-        return self.score.value if metric is not None and metric.is_share and self.score is not None else math.nan
+        known = metric is not None and metric.is_share and self.score is not None
+        return metric.in_unit(self.score) if known else math.nan
 
     def has_got_worse_since(self, epochs: int) -> bool:
         """Return whether its score at the end is worse, by more than noise, than after so many epochs."""

@@ -45,6 +45,8 @@ signal that accuracy does not show: one too weak to make any other class than th
 VALIDATION_ROWS = 200
 """Rows assumed for a validation set, whose size is unknown: a cautious value."""
 
+_ABOVE_ONE = 1 + 1e-6
+"""What no accuracy exceeds, but for rounding, unless it is in percent."""
 _FAR = 1 + 2.33**2
 """Largest squared error ÷ variance of the targets with which a model that explains nothing may still minimize a custom
 loss: that of the 99 % quantile of a normal distribution."""
@@ -173,6 +175,8 @@ def _accuracies(history: RunHistory, context: TaskContext, trivial: float) -> li
 def epoch_accuracies(history: RunHistory, context: TaskContext, name: str) -> Floats:
     """Return the accuracies of epochs that others have computed; empty where they may mean something else.
 
+    Accuracies of which one exceeds 1 are in percent, and returned as shares.
+
     With several labels a row, accuracy is the mean over labels here, but often the share of rows with all labels right,
     or that of rows whose largest output is right (Keras).
 
@@ -182,7 +186,10 @@ def epoch_accuracies(history: RunHistory, context: TaskContext, name: str) -> Fl
         name: ``accuracy`` or ``val_accuracy``.
     """
     ambiguous = context.kind(history.targets) == "multilabel" and not context.managed
-    return np.zeros(0) if ambiguous else history.epochs(name)[1]
+    if ambiguous:
+        return np.zeros(0)
+    values = history.epochs(name)[1]
+    return values / 100 if (values > _ABOVE_ONE).any() else values
 
 
 def _same_rows(history: RunHistory) -> bool:
@@ -319,7 +326,7 @@ def _deviance(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
     Windmeijer, Journal of Econometrics 1997). For counts y of mean m, both differ by about Var(y) / 2m.
     """
     targets, loss = history.targets, context.loss
-    if loss.reduction != "mean" or loss.weighted:
+    if not loss.plain:
         return []
     if loss.family == "binary_cross_entropy":
         trivial, span = targets.column_entropy, targets.column_entropy - targets.value_entropy

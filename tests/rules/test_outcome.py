@@ -52,6 +52,13 @@ def test_best_skill_estimate_counts(build: Callable[..., Any]) -> None:
     assert outcome(*run).learned(0.5)
 
 
+def test_accuracies_of_epochs_may_be_in_percent(build: Callable[..., Any]) -> None:
+    shares, percents = (
+        build(scalars={"accuracy": 0.5}, epochs={"val_accuracy": lambda e, unit=unit: 0.52 * unit}) for unit in (1, 100)
+    )
+    assert outcome(*percents).skill == pytest.approx(outcome(*shares).skill)
+
+
 def test_old_samples_do_not_count(build: Callable[..., Any]) -> None:
     history, context = build(steps=10, loss="custom", scalars={"accuracy": 0.5})
     history.step = 500

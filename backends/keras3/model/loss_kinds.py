@@ -76,7 +76,10 @@ def loss_info(loss: Any) -> LossInfo:
     expects: Any = "values"
     if family in _PROBABILITIES:
         expects = "logits" if options.get("from_logits", False) else "probabilities"
-    return LossInfo(name=name, family=family, expects=expects, targets=targets, reduction=_reduction(loss))
+    smoothed = bool(options.get("label_smoothing"))
+    return LossInfo(
+        name=name, family=family, expects=expects, targets=targets, reduction=_reduction(loss), smoothed=smoothed
+    )
 
 
 def _is_configuration(loss: Any) -> bool:

@@ -82,7 +82,7 @@ def loss_info(loss_fn: nn.Module | Callable[..., Any] | None) -> LossInfo:
     declared = getattr(loss_fn, "loss_info", None)
     if isinstance(declared, LossInfo):
         return declared
-    names = ("reduction", "log_input", "weight", "pos_weight", "margin", "full", "beta", "delta")
+    names = ("reduction", "log_input", "weight", "pos_weight", "margin", "full", "beta", "delta", "label_smoothing")
     options = {name: getattr(loss_fn, name) for name in names if hasattr(loss_fn, name)}
     if isinstance(loss_fn, functools.partial):
         options, loss_fn = loss_fn.keywords, loss_fn.func
@@ -100,7 +100,8 @@ def loss_info(loss_fn: nn.Module | Callable[..., Any] | None) -> LossInfo:
             kind = name
     if not kind:
         return LossInfo(name=name, reduction=reduction)
-    info = LossInfo(name=name, reduction=reduction, weighted=weighted, **_LOSSES[kind])
+    smoothed = bool(options.get("label_smoothing"))
+    info = LossInfo(name=name, reduction=reduction, weighted=weighted, smoothed=smoothed, **_LOSSES[kind])
     if info.family == "ranking" and reduction == "mean" and "margin" in options:
         info = replace(info, margin=float(options["margin"]))
     return info if options.get("log_input", True) else replace(info, expects="values")

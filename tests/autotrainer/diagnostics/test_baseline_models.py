@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotrainer.diagnostics.baseline_comparison import BaselineComparison
 from autotrainer.diagnostics.baseline_models import TabularProblem, operations
 from autotrainer.diagnostics.baseline_problem import features, make_problem
+from autotrainer.diagnostics.label_alignment import label_alignment
 from autotrainer.monitoring.summary import DataSummary
 from autotrainer.records.data import ArrayData
 from autotrainer.records.signals import LayerInfo
@@ -173,3 +175,27 @@ def test_reconstructions_get_a_code_of_the_same_size() -> None:
     assert set(scores) == {"linear_score"}
     assert 0.8 < scores["linear_score"] < 1
     assert _problem(x, x, replace(NUMBERS, output_units=10)) is None, "without a bottleneck the inputs are the targets"
+
+
+def test_work_counts_the_columns_of_the_targets_and_only_some_labels_are_predicted() -> None:
+    assert operations(200, 200, 10, 256) > 4 * operations(200, 200, 10, 1)
+    x = np.random.default_rng(5).normal(size=(120, 4))
+    labels = (x[:, [0]] > np.linspace(-1, 1, 1000)).astype(np.float64)
+    context = replace(NUMBERS, output_units=1000)
+    problem = _problem(x, labels, context, rows=60)
+    assert problem is not None
+    assert problem.columns is not None
+    assert problem.targets.shape[1] == len(problem.columns) == 256
+
+
+def test_rows_that_are_too_wide_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    data = ArrayData(np.zeros((500, 5000), np.float32), np.tile([0, 1], 250))
+    monkeypatch.setattr(
+        ArrayData, "take", lambda self, rows, take=ArrayData.take: taken.append(rows) or take(self, rows)
+    )
+    summary = DataSummary()
+    summary.add_targets(data.targets)
+    assert BaselineComparison.fit(data, data, None, summary.targets, CLASSES, 1e9) is None
+    assert label_alignment(data, summary.targets, CLASSES, 0) == {}
+    assert set(map(str, taken)) == {"slice(0, 2, None)"}

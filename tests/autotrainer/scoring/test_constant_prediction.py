@@ -10,6 +10,7 @@ import pytest
 from autotrainer.adapter.spec import Evaluation
 from autotrainer.records.data import ArrayData
 from autotrainer.records.task import LossInfo, TaskContext
+from autotrainer.scoring.constant_prediction import constant_outputs
 from autotrainer.scoring.metric_selection import MetricSelection
 from autotrainer.scoring.scorer import Judgement, Scorer
 
@@ -87,3 +88,31 @@ def test_weighted_loss_is_judged_with_equal_weights_of_the_classes() -> None:
     assert not _judge(CE, rare, outputs).better, "accuracy is below the share of the common class"
     weighted = LossInfo("ce", "cross_entropy", "logits", "index", 1, weighted=True)
     assert _judge(weighted, rare, outputs).better
+
+
+def test_a_loss_with_label_smoothing_has_no_known_constant() -> None:
+    losses = [CE, LossInfo("ce", "cross_entropy", "logits", "index", 1, smoothed=True)]
+    assert [_judge(loss, LABELS, 4 * np.eye(3)[LABELS], "loss").constant > 1 for loss in losses] == [True, False]
+
+
+def test_accuracy_is_compared_with_few_constants_and_other_metrics_once_with_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+
+    def metric(y: Any, p: Any) -> float:
+        calls.append(len(y))
+        return float((p.argmax(1) == y).mean())
+
+    outputs = 4 * np.eye(20)[LABELS]
+    context = TaskContext(loss=CE, output_units=20)
+    scorer = Scorer(MetricSelection(metric), context, ArrayData(np.zeros(200), LABELS))
+    score = scorer.score(Evaluation(outputs, LABELS, 0.5))
+    first = scorer.judge(score)
+    before = len(calls)
+    assert scorer.judge(score) == first
+    assert len(calls) - before < 2 * 200 + 5
+    evaluation = Evaluation(outputs, LABELS, 0.5)
+    assert len(constant_outputs(evaluation, scorer.targets, context)) == 21
+    (common,) = constant_outputs(evaluation, scorer.targets, context, accuracy=True)
+    assert common.argmax() == np.bincount(LABELS).argmax()

@@ -31,6 +31,7 @@ NAN = math.nan
         ("accuracy", [0.5, 0.7, NAN], [0.5, 0.5, 0.5], False),
         ("accuracy", [0.5, 0.5, 0.5], [0.5, 0.7, NAN], True),
         ("accuracy", [NAN, NAN], [NAN, NAN], False),
+        ("accuracy", [50.0, 50.0, 51.5], [50.0, 50.0, 50.0], False),
     ],
 )
 def test_gain_must_exceed_fluctuation(name: str, new: list[float], old: list[float], better: bool) -> None:
@@ -61,7 +62,10 @@ NUMBERS = TaskContext(loss=LossInfo("mse", "squared_error", "values"), output_un
         ("accuracy", NAN, CLASSES, False),
         ("balanced_accuracy", 0.4, CLASSES, True),
         ("top5_accuracy", 0.4, CLASSES, True),
+        ("val_accuracy", 54.0, CLASSES, False),  # in percent
+        ("val_accuracy", 60.0, CLASSES, True),
         ("r2", 0.04, NUMBERS, False),
+        ("r2", 4.0, NUMBERS, True),  # it is not known what that is
         ("val_r2", 0.06, NUMBERS, True),
         ("val_loss", 0.69, CLASSES, False),
         ("val_loss", 0.6, CLASSES, True),
@@ -80,6 +84,7 @@ def test_scores_at_the_level_of_a_constant_prediction(
     summary = DataSummary()
     summary.add_targets(np.tile([0, 1], 50) if context.loss.family == "cross_entropy" else np.tile([-2.0, 2.0], 50))
     metric = ReportedMetric(name)
-    constant = metric.constant_score(context, summary.targets)
-    assert metric.above_constant(metric.score_history([value]), constant) is above
+    score = metric.score_history([value])
+    constant = metric.constant_score(context, summary.targets, score)
+    assert metric.above_constant(score, constant) is above
     assert metric.above_constant(None, constant) is False

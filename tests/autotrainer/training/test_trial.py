@@ -21,6 +21,7 @@ from autotrainer.rule import Rule
 from autotrainer.scoring.metric_selection import MetricSelection
 from autotrainer.scoring.scorer import Scorer
 from autotrainer.testing import FakeBackend, FakeModel, Outcome
+from autotrainer.training import trial as trial_module
 from autotrainer.training.base_run import ManagedMonitor
 from autotrainer.training.budget import Budget
 from autotrainer.training.run import ManagedRun
@@ -167,3 +168,20 @@ def test_work_is_reserved_for_a_last_evaluation(operations: float) -> None:
         assert trial.cut_short
         assert len(trial.history["val_loss"]) == len(trial.history["loss"])
         assert not np.isnan(trial.history["val_loss"][-1])
+
+
+def test_a_model_that_separates_sorted_classes_uses_its_inputs() -> None:
+    labels = (np.arange(ROWS) >= ROWS // 2 - 2).astype(np.int64)  # one block of neighbouring rows has both
+    validation = ArrayData(labels[:, None] * 1.0, labels)
+    context = replace(CONTEXT, loss=replace(CONTEXT.loss, weighted=True))
+    scorer = Scorer(MetricSelection("loss"), context, validation)
+
+    def evaluate(data: Data) -> Evaluation:
+        assert isinstance(data, ArrayData)
+        return Evaluation(data.inputs, data.targets, float(np.abs(data.inputs[:, 0] - data.targets).mean()))
+
+    run = _run(scorer)
+    run.start(context, 1)
+    run.score = scorer.score(evaluate(validation))
+    trained = Trained(None, None, (), lambda inputs: np.zeros(1), evaluate)
+    assert trial_module._judge(trained, run, scorer, replace(REQUEST, validation=validation))

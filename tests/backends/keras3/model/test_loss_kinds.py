@@ -45,3 +45,8 @@ def test_user_defined_loss_is_custom_whatever_its_name() -> None:
     assert loss_info(MeanSquaredError()).family == "custom"
     assert loss_info(mean_squared_error).family == "custom"
     assert loss_info(keras.losses.MeanSquaredError(reduction="sum")).reduction == "sum"
+
+
+def test_label_smoothing() -> None:
+    losses = keras.losses.CategoricalCrossentropy(label_smoothing=0.1), keras.losses.CategoricalCrossentropy()
+    assert [loss_info(loss).smoothed for loss in losses] == [True, False]

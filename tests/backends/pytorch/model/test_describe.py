@@ -183,6 +183,11 @@ def test_class_weights(loss: Any, weighted: bool) -> None:
     assert loss_info(loss).weighted is weighted
 
 
+def test_label_smoothing() -> None:
+    losses = (nn.CrossEntropyLoss(label_smoothing=0.1), functools.partial(F.cross_entropy, label_smoothing=0.1))
+    assert [loss_info(loss).smoothed for loss in (*losses, nn.CrossEntropyLoss())] == [True, True, False]
+
+
 def test_group_with_rate_zero_does_not_set_the_learning_rate() -> None:
     first, last = nn.Linear(2, 2), nn.Linear(2, 1)
     model = nn.Sequential(first, last)
