@@ -117,6 +117,9 @@ class _TrainingDetector:
         self._registered: dict[int, weakref.ref[Optimizer]] = {}
         self._unstepped: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # has not taken a step yet
         self._unwatched: dict[int, tuple[weakref.ref[Optimizer], set[int]]] = {}  # waits for a call of its model
+        self._unrelated: weakref.WeakValueDictionary[int, nn.Module] = (
+            weakref.WeakValueDictionary()
+        )  # called, not these
         self._call_patch: FunctionPatch | None = None
         self._trainings: list[_Training] = []
         self._records_losses = True
@@ -151,6 +154,7 @@ class _TrainingDetector:
                 self._unstepped.add(optimizer)
                 self._records_losses, self._patience = True, _PATIENCE
                 key, unwatched = id(optimizer), self._unwatched
+                self._unrelated.clear()
                 unwatched[key] = weakref.ref(optimizer, lambda _: unwatched.pop(key, None)), parameter_ids(optimizer)
                 self._patch_calls()
             except Exception as error:  # noqa: BLE001 - nothing may reach the script
@@ -256,19 +260,29 @@ class _TrainingDetector:
                 self._records_losses, self._patience = True, _PATIENCE
             elif id(optimizer) not in self._registered:
                 self._start_watching(optimizer, loss_parameters(self._loss))
+            elif optimizer in self._unstepped:
+                self._lead(optimizer)
             self._unstepped.discard(optimizer)
             if self._unwatched.pop(id(optimizer), None) is not None:
                 self._patch_calls()
             self._patience -= 1
             unregistered = len(self._unstepped) > 0 or id(optimizer) not in self._registered
             self._records_losses = self._patience > 0 and unregistered
+            if self._patience <= 0 and self._unwatched:  # from now on, only the first step shows such a training
+                self._unwatched.clear()
+                self._patch_calls()
         finally:
             self._loss = self._scaled = None
             self._loss_calls.clear()
 
     def _inspect_call(self, module: nn.Module) -> None:
         """Start watching the training whose model contains a module that is being called."""
+        if self._unrelated.get(id(module)) is module:
+            return
         called = {id(p) for p in module.parameters()}
+        if all(called.isdisjoint(parameters) for _, parameters in self._unwatched.values()):
+            self._unrelated[id(module)] = module
+            return
         for key, (reference, parameters) in list(self._unwatched.items()):
             optimizer = reference()
             if optimizer is None or is_transformed() or called.isdisjoint(parameters):
@@ -309,6 +323,29 @@ class _TrainingDetector:
             self._learn_loss(training, self._loss)
         elif type(match.model) is nn.ModuleList:
             observer.trace_parts()
+
+    def _lead(self, optimizer: Optimizer) -> None:
+        """Count the steps of an optimizer that has taken its first step, if that whose steps were to count has not.
+
+        Others that train nothing else may never step, or in a later phase: they wait again for their first step.
+        """
+        for training in self._trainings:
+            model, optimizers = training.model, training.optimizers
+            if model is None or optimizer not in optimizers[1:] or optimizers[0] not in self._unstepped:
+                continue
+            own = parameter_ids(optimizer)
+            partners = [each for each in optimizers if not parameter_ids(each) <= own]
+            continued = self._continued(model, [optimizer, *partners])
+            observer = None if continued is None else continued.observer
+            if continued is None or observer is None:
+                return
+            for each in optimizers:
+                if each is not optimizer and each not in partners:
+                    self._registered.pop(id(each), None)
+            self._trainings.append(continued)
+            observer.skip(1)
+            self._learn_loss(continued, self._loss)
+            return
 
     def _continued(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> _Training | None:
         """Go on with the training of a model that gets another optimizer."""

@@ -149,6 +149,7 @@ def _is_trainable(parameter: nn.Parameter) -> bool:
 def _combined(old: Floats, rows: np.ndarray[tuple[int], np.dtype[np.int64]], parts: Floats) -> Floats:
     """Return a column with the joint norms of its values and the parts in their rows; infinity if not finite."""
     squares = np.bincount(rows, np.where(np.isfinite(parts), parts, np.inf) ** 2, len(old))
+    squares = squares.astype(np.float64)  # integers if there are no rows
     squares += np.where(np.isnan(old), 0, old) ** 2
     has_part = np.bincount(rows, minlength=len(old)) > 0
     return np.where(has_part, np.sqrt(squares), old)

@@ -6,7 +6,9 @@ epoch), else an evaluation that is followed by further steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from weakref import ref
 
@@ -20,22 +22,59 @@ __all__ = ["EpochDetector"]
 _MOST_STARTS = 8
 """Latest starts of loaders that may turn out to feed the training."""
 
+_ROUTINE = 5
+"""Evaluations that follow each other at a distance of one step from which they are part of the steps."""
+
 
 class _Pass:
-    """One pass of a loader: its start, as a number of steps done, and whether it is still going on."""
+    """One pass of a loader: its start, as a number of steps done, and whether it is still going on.
 
-    def __init__(self, loader: Any, iterator: Any, start: int) -> None:
+    Args:
+        loader: The loader; None if nobody else uses it.
+        iterator: Its iterator; one with persistent workers serves all passes.
+        start: Steps done.
+        in_training: Whether the model was in training mode.
+    """
+
+    def __init__(self, loader: Any, iterator: Any, start: int, in_training: bool) -> None:
         self._loader = ref(iterator) if loader is None else ref(loader)
-        self._iterator, self.start = ref(iterator), start
+        self._iterator, self.start, self.in_training = ref(iterator), start, in_training
+        self._length = math.inf
+        with suppress(Exception):  # an iterable dataset, or an iterator of another library
+            self._length = len(iterator)
+
+    @property
+    def batches(self) -> float:
+        """Batches that it has delivered; NaN if unknown."""
+        return float(getattr(self._iterator(), "_num_yielded", math.nan))
+
+    @property
+    def held(self) -> bool:
+        """Whether the loop still holds the iterator."""
+        return self._iterator() is not None
 
     @property
     def going_on(self) -> bool:
-        """Whether the loop still holds the iterator."""
-        return self._iterator() is not None
+        """Whether the loop holds the iterator, and there are batches left."""
+        return self.held and not self.batches >= self._length
+
+    @property
+    def delivers(self) -> bool:
+        """Whether it is going on and has begun to deliver batches."""
+        return self.going_on and self.batches != 0
+
+    @property
+    def loader_exists(self) -> bool:
+        """Whether the loader may start again."""
+        return self._loader() is not None
 
     def is_of(self, loader: Any) -> bool:
         """Return whether it is a pass of this loader."""
         return self._loader() is loader
+
+    def same_loader(self, other: _Pass) -> bool:
+        """Return whether another pass is of the same loader."""
+        return self.loader_exists and other.is_of(self._loader())
 
 
 class EpochDetector:
@@ -48,12 +87,15 @@ class EpochDetector:
     """
 
     def __init__(self, model: nn.Module, counter: StepCounter, end: Callable[[int], None]) -> None:
-        parts = model.children() if isinstance(model, nn.ModuleList) else ()
-        self._modules = {id(model), *map(id, parts)}
+        self._modules = [model, *(model.children() if isinstance(model, nn.ModuleList) else ())]
         self._counter, self._end = counter, end
         self._starts: list[_Pass] = []
         self._pass: _Pass | None = None  # of the loader that feeds the training
-        self._evaluated: int | None = None  # steps done before the latest evaluation
+        self._batches = math.nan  # that it had delivered before the first of these starts
+        self._cycle: list[_Pass] = []  # passes in the present epoch, if several loaders follow each other in each
+        self._evaluated: int | None = None  # steps done before the latest evaluation, if it may be the end of an epoch
+        self._latest = -2  # steps done before the latest evaluation
+        self._in_a_row = 0  # consecutive steps with an evaluation
         self._epoch_start = counter.step
         self.full_batch = False
         """Whether every step is an epoch, as all get the same tensor."""
@@ -73,21 +115,26 @@ class EpochDetector:
         if self.stopped or not torch.is_grad_enabled():
             return
         step = self._counter.step
-        if self._pass is not None and self._pass.is_of(loader) and step > self._epoch_start:
+        if step > self._epoch_start and any(each.is_of(loader) for each in self._cycle):
             self._end_at(step)
-        self._starts = [*self._starts[1 - _MOST_STARTS :], _Pass(loader, iterator, step)]
+        if not self._starts:
+            self._batches = math.nan if self._pass is None else self._pass.batches
+        in_training = any(module.training for module in self._modules)
+        self._starts = [*self._starts[1 - _MOST_STARTS :], _Pass(loader, iterator, step, in_training)]
         self._wake()
 
     def mode_changed(self, module: nn.Module, training: bool) -> None:
         """The model was put into another mode: evaluation mode begins an evaluation."""
-        if not training and id(module) in self._modules:
+        if not training and any(module is each for each in self._modules):
             self.evaluated()
+
+    def passed_without_gradients(self) -> None:
+        """The model was called without gradients: for an evaluation, or for the step itself, as for its targets."""
+        self._note_evaluation(certain=not any(module.training for module in self._modules))
 
     def evaluated(self) -> None:
         """The model is evaluated."""
-        if not self.stopped and self._counter.step > self._epoch_start and self._evaluated != self._counter.step:
-            self._evaluated = self._counter.step
-            self._wake()
+        self._note_evaluation(certain=True)
 
     def resumed(self) -> None:
         """The training goes on: an evaluation before was the end of an epoch, if nothing else shows the epochs."""
@@ -102,12 +149,14 @@ class EpochDetector:
             step: Steps done.
         """
         self.waiting = False
-        feeding = next((each for each in reversed(self._starts) if each.going_on), None)
+        feeding = self._feeding_pass()
         self._starts = []
         if feeding is not None:
             previous, self._pass = self._pass, feeding
-            if previous is not None and not previous.going_on and feeding.start > self._epoch_start:
+            own_loader = previous is not None and not (previous.going_on or previous.loader_exists)
+            if own_loader and feeding.start > self._epoch_start:
                 self._end_at(feeding.start)  # each epoch has a loader of its own
+            self._cycle.append(feeding)
         if self._evaluated is not None and self._evaluated < step:
             self.resumed()
 
@@ -124,13 +173,36 @@ class EpochDetector:
             return None if interrupted or self._pass.going_on else step
         return self._evaluated
 
-    # -- internal -------------------------------------------------------------------------------------------------
-
     def restart(self, step: int) -> None:
         """Count the present epoch from this number of steps on."""
         self._epoch_start, self._evaluated = step, None
 
+    # -- internal -------------------------------------------------------------------------------------------------
+
+    def _feeding_pass(self) -> _Pass | None:
+        """Return which of the passes that have started since the latest call feeds the training; None if none does.
+
+        A pass that goes on feeding it is not replaced. A pass that began in evaluation mode and has ended was for an
+        evaluation, even if its iterator still exists, as with persistent workers.
+        """
+        fitting = [each for each in self._starts if each.held and (each.in_training or each.delivers)]
+        now = self._pass
+        if now is not None and now.going_on and now.batches != self._batches:
+            fitting = [each for each in fitting if each.same_loader(now)]
+        return max(reversed(fitting), key=lambda each: (each.delivers, each.in_training), default=None)
+
+    def _note_evaluation(self, *, certain: bool) -> None:
+        step = self._counter.step
+        if step != self._latest and self._in_a_row < _ROUTINE:
+            self._in_a_row = self._in_a_row + 1 if step == self._latest + 1 else 0
+        self._latest = step
+        in_each_step = self._in_a_row >= (1 if not certain else _ROUTINE) and not self.full_batch
+        if not (self.stopped or in_each_step) and step > self._epoch_start and self._evaluated != step:
+            self._evaluated = step
+            self._wake()
+
     def _end_at(self, step: int) -> None:
+        self._cycle = []
         self.restart(step)
         self._end(step)
 

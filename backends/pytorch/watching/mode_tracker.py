@@ -82,21 +82,23 @@ def mode(model: nn.Module, sensitive: list[tuple[nn.Module, nn.Module]]) -> floa
 class _InputIdentity:
     """Identifies the inputs of a pass as long as they exist: their memory may be reused for another batch later."""
 
-    owner: weakref.ref[Tensor]
-    location: tuple[Any, ...]
+    owners: tuple[weakref.ref[Tensor], ...]
+    locations: tuple[tuple[Any, ...], ...]
 
     @classmethod
     def of(cls, args: Any) -> _InputIdentity | None:
         """Return the identity of the arguments of a pass; None without a tensor."""
-        tensor = first_tensor(args)
-        if tensor is None or tensor.layout is not torch.strided:
+        parts = args if isinstance(args, tuple) else (args,)
+        tensors = [tensor for tensor in map(first_tensor, parts) if tensor is not None]
+        if not tensors or any(tensor.layout is not torch.strided for tensor in tensors):
             return None
-        location = (tensor.data_ptr(), tensor.shape, tensor.stride(), write_version(tensor))
-        return cls(weakref.ref(view_base(tensor)), location)
+        locations = tuple((t.data_ptr(), t.shape, t.stride(), write_version(t)) for t in tensors)
+        return cls(tuple(weakref.ref(view_base(tensor)) for tensor in tensors), locations)
 
     def same(self, other: _InputIdentity | None) -> bool:
         """Return whether inputs seen later hold the same values."""
-        return other is not None and self.owner() is not None and self.location == other.location
+        exist = all(owner() is not None for owner in self.owners)
+        return other is not None and exist and self.locations == other.locations
 
 
 class ModeTracker:

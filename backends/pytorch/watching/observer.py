@@ -152,7 +152,14 @@ class TorchObserver:
         on_evaluation = weak_method(self._epochs.evaluated)
         stopwatch = monitor.sampler.stopwatch
         self._step_measurement = StepMeasurement(
-            model, optimizers, context, fail, monitor.needs, lambda: counter.step, stopwatch, on_evaluation
+            model,
+            optimizers,
+            context,
+            fail,
+            monitor.needs,
+            lambda: counter.step,
+            stopwatch,
+            weak_method(self._epochs.passed_without_gradients),
         )
         self._nonfinite_inputs = NonfiniteInputs(model, fail, stopwatch)
         self._validation_loss = ValidationLoss(context.loss.reduction != "sum")
@@ -382,7 +389,9 @@ class TorchObserver:
 
     def _conclude_full_batch(self) -> None:
         same = self._step_measurement.mode_tracker.same_inputs
-        self._epochs.full_batch = same and not (self._epochs.follows_loader or self._epochs.stopped)
+        planned = self._monitor.context.planned_epochs
+        shown = self._epochs.follows_loader or self._epochs.stopped
+        self._epochs.full_batch = same and not shown and (planned is None or self._counter.step <= planned)
 
     def _count_epochs(self, step: int) -> None:
         """Count the steps up to this number of them as epochs, if each is one."""

@@ -366,6 +366,45 @@ def test_new_optimizer_of_a_model_continues_its_training(script: Script, parts: 
     assert monitor.history.losses[0].max() == parts * STEPS - 1
 
 
+def with_an_unused_optimizer() -> list[nn.Module]:
+    net = mlp()
+    optimizers = {"adam": torch.optim.Adam(net.parameters()), "sgd": sgd(net)}
+    train(net, optimizers["sgd"], nn.CrossEntropyLoss())
+    return [net]
+
+
+def test_optimizer_that_steps_counts_not_the_one_constructed_first() -> None:
+    ((_, monitor),) = run(with_an_unused_optimizer)[1]
+    assert (monitor.history.step, monitor.context.optimizer.name) == (STEPS - 1, "sgd")
+
+
+def test_two_optimizers_of_the_same_parameters_are_measured() -> None:
+    net = mlp()
+    adam, both = torch.optim.Adam(net.parameters()), sgd(net)
+    with autotrainer.watch(net, [adam, both], select=()) as monitor:
+        for optimizer in (adam, both) * 3:
+            F.cross_entropy(net(torch.randn(BATCH, 8)), torch.zeros(BATCH, dtype=torch.long)).backward()
+            optimizer.step()
+    assert not monitor._failed
+
+
+def test_calls_are_not_patched_for_an_optimizer_that_never_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autotrainer.backends.pytorch.scripts.watch_everything._PATIENCE", 5)
+    before, during = nn.Module.__call__, []
+
+    def script() -> list[nn.Module]:
+        net, later = mlp(), mlp()
+        unused = sgd(later)
+        train(net, sgd(net), nn.CrossEntropyLoss())
+        during.append(nn.Module.__call__)
+        train(later, unused, nn.CrossEntropyLoss())
+        return [net]
+
+    first, second = (monitor for _, monitor in run(script)[1])
+    assert during == [before]
+    assert (first.history.step, second.history.step) == (STEPS - 1, STEPS - 2)  # the step that shows it is not counted
+
+
 def encoder_and_decoder() -> list[nn.Module]:
     encoder, decoder = mlp(8, 4), mlp(4, 2)
     optimizers, loss_fn = (sgd(encoder), sgd(decoder)), nn.CrossEntropyLoss()

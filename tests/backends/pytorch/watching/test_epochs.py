@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ class Loop:
         self.model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         self.optimizer = torch.optim.SGD(self.model.parameters(), 0.1)
         self.loss_fn = nn.CrossEntropyLoss()
+        self.held: Iterator[Any] = iter(())
 
     def step(self, x: Tensor, y: Tensor) -> None:
         self.optimizer.zero_grad()
@@ -88,6 +90,24 @@ def held_iterator(loop: Loop) -> Iterator[None]:
             yield
 
 
+def held_until_the_end(loop: Loop) -> Iterator[None]:
+    batches = DataLoader(DATA, BATCH)
+    for _ in range(EPOCHS):
+        loop.held = iter(batches)
+        for _ in range(ROWS // BATCH):
+            loop.step(*next(loop.held))
+        yield
+
+
+def two_loaders(loop: Loop) -> Iterator[None]:
+    halves = [DataLoader(TensorDataset(X[rows], Y[rows]), BATCH) for rows in torch.arange(ROWS).split(ROWS // 2)]
+    for _ in range(EPOCHS):
+        for batches in halves:
+            for x, y in batches:
+                loop.step(x, y)
+        yield
+
+
 def slices(loop: Loop) -> Iterator[None]:
     for _ in range(EPOCHS):
         for rows in torch.randperm(ROWS).split(BATCH):
@@ -131,6 +151,8 @@ def watched(script: Callable[[Loop], Iterator[None]], *, ends_epochs: bool = Fal
         new_loaders,
         loader_and_validation_within,
         held_iterator,
+        held_until_the_end,
+        two_loaders,
         slices_and_validation,
         slices_and_score,
         slices_and_mode,
@@ -143,6 +165,61 @@ def test_number_of_epochs_does_not_depend_on_end_epoch(
     per_epoch = ROWS // BATCH
     assert history.epoch == EPOCHS
     assert history.epoch_ends.tolist() == [per_epoch * (epoch + 1) - 1 for epoch in range(EPOCHS)]
+
+
+def test_validation_loader_with_persistent_workers_does_not_feed_the_training() -> None:
+    batches, held_out = (DataLoader(DATA, BATCH, num_workers=1, persistent_workers=True) for _ in range(2))
+
+    def script(loop: Loop) -> Iterator[None]:
+        for _ in range(2):
+            for index, (x, y) in enumerate(batches):
+                loop.step(x, y)
+                if index < 2:
+                    loop.model.eval()
+                    for x, y in held_out:  # with gradients
+                        loop.loss_fn(loop.model(x), y)
+                    loop.model.train()
+            yield
+
+    assert watched(script).history.epoch_ends.tolist() == [ROWS // BATCH - 1, 2 * ROWS // BATCH - 1]
+
+
+def test_pass_without_gradients_in_each_step_ends_no_epoch() -> None:
+    def script(loop: Loop) -> Iterator[None]:
+        for _ in range(10):
+            for rows in torch.randperm(ROWS).split(BATCH):
+                with torch.no_grad():
+                    targets = loop.model(X[rows]).argmax(1)
+                loop.step(X[rows], targets)
+        yield
+
+    assert watched(script).history.epoch == 0
+
+
+def test_rows_that_are_chosen_from_the_same_inputs_are_no_full_batch() -> None:
+    class Chosen(nn.Sequential):
+        def forward(self, x: Tensor, rows: Tensor) -> Tensor:
+            outputs: Tensor = super().forward(x[rows])
+            return outputs
+
+    loop = Loop()
+    loop.model = Chosen(*loop.model)
+    with autotrainer.watch(loop.model, loop.optimizer, loss_fn=loop.loss_fn, select=()) as monitor:
+        for rows in torch.randperm(ROWS).split(4) * 10:
+            loop.optimizer.zero_grad()
+            loop.loss_fn(loop.model(X, rows), Y[rows]).backward()
+            loop.optimizer.step()
+    assert monitor.history.epoch == 0
+
+
+def test_full_batches_are_no_epochs_where_fewer_are_planned() -> None:
+    loop = Loop()
+    with autotrainer.watch(loop.model, loop.optimizer, loss_fn=loop.loss_fn, select=(), epochs=2) as monitor:
+        for _ in range(2):
+            for _ in range(60):
+                loop.step(X, Y)
+            monitor.end_epoch()
+    assert monitor.history.epoch_ends.tolist() == [59, 119]
 
 
 def test_epochs_that_nothing_shows_are_not_counted() -> None:
