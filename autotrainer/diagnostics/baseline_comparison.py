@@ -44,7 +44,7 @@ class BaselineComparison:
         facts: Scores of all baseline models and of the constant prediction, by the names in `FACTS`.
         best: Score of the best baseline model on each row.
         weights: Weight of each row: its time steps, or 1; 0 for rows that do not count.
-        columns: Columns of numeric targets that were predicted, or None.
+        columns: Columns of numeric targets or labels that were predicted, or None for classes.
         work: Multiply-adds that fitting and scoring took.
     """
 

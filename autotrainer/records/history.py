@@ -13,6 +13,8 @@ from autotrainer.records.task import TargetSummary
 __all__ = ["RunHistory"]
 
 _MAX_BYTES = 8_000_000
+_ROUNDING = 1e-6
+"""By how much a share may exceed 1."""
 
 
 class _Table:
@@ -165,11 +167,15 @@ class RunHistory:
         return tuple(self._epochs)
 
     def epochs(self, name: str) -> tuple[NDArray[np.int64], Floats]:
-        """Return the epochs at whose end a value was recorded, and the values; both empty if it never was."""
+        """Return the epochs at whose end a value was recorded, and the values; both empty if it never was.
+
+        Accuracies of which any exceeds 1 are in percent; they are returned as shares.
+        """
         table = self._epochs.get(name)
         if table is None:
             return np.zeros(0, np.int64), np.zeros(0)
-        return table.keys[:, 0], table.rows
+        percent = name in ("accuracy", "val_accuracy") and bool((table.rows > 1 + _ROUNDING).any())
+        return table.keys[:, 0], table.rows / 100 if percent else table.rows
 
     def step_of_epoch(self, epoch: int) -> int:
         """Return the last step of an epoch that has ended, or the latest step if that is unknown."""

@@ -170,8 +170,9 @@ class ManagedLoopRun(BaseRun):
     def share_score(self) -> float:
         """The score as a share, if it is an accuracy or R²; else NaN."""
         metric = self._loop_score.metric
-        known = metric is not None and metric.is_share and self.score is not None
-        return metric.in_unit(self.score) if known else math.nan
+        if metric is None or self.score is None or not metric.is_share:
+            return math.nan
+        return metric.in_unit(self.score)
 
     def has_got_worse_since(self, epochs: int) -> bool:
         """Return whether its score at the end is worse, by more than noise, than after so many epochs."""

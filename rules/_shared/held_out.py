@@ -39,7 +39,8 @@ def held_out_skill(history: RunHistory, context: TaskContext, last: int = 3) -> 
     trivial = trivial_score(history, context)
     if kind == "multilabel" and not context.managed:
         loss, entropy = context.loss, history.targets.column_entropy
-        if not len(losses) or loss.family != "binary_cross_entropy" or loss.reduction != "mean" or not entropy > 0:
+        comparable = loss.family == "binary_cross_entropy" and loss.reduction == "mean" and not loss.smoothed
+        if not len(losses) or not comparable or not entropy > 0:
             return math.nan
         gain = 1 - float(np.median(losses)) / entropy
         return math.copysign(math.sqrt(abs(gain)), gain)  # as in `relative_gain`

@@ -45,8 +45,6 @@ signal that accuracy does not show: one too weak to make any other class than th
 VALIDATION_ROWS = 200
 """Rows assumed for a validation set, whose size is unknown: a cautious value."""
 
-_ABOVE_ONE = 1 + 1e-6
-"""What no accuracy exceeds, but for rounding, unless it is in percent."""
 _FAR = 1 + 2.33**2
 """Largest squared error ÷ variance of the targets with which a model that explains nothing may still minimize a custom
 loss: that of the 99 % quantile of a normal distribution."""
@@ -175,8 +173,6 @@ def _accuracies(history: RunHistory, context: TaskContext, trivial: float) -> li
 def epoch_accuracies(history: RunHistory, context: TaskContext, name: str) -> Floats:
     """Return the accuracies of epochs that others have computed; empty where they may mean something else.
 
-    Accuracies of which one exceeds 1 are in percent, and returned as shares.
-
     With several labels a row, accuracy is the mean over labels here, but often the share of rows with all labels right,
     or that of rows whose largest output is right (Keras).
 
@@ -186,10 +182,7 @@ def epoch_accuracies(history: RunHistory, context: TaskContext, name: str) -> Fl
         name: ``accuracy`` or ``val_accuracy``.
     """
     ambiguous = context.kind(history.targets) == "multilabel" and not context.managed
-    if ambiguous:
-        return np.zeros(0)
-    values = history.epochs(name)[1]
-    return values / 100 if (values > _ABOVE_ONE).any() else values
+    return np.zeros(0) if ambiguous else history.epochs(name)[1]
 
 
 def _same_rows(history: RunHistory) -> bool:
@@ -348,6 +341,8 @@ def _entropy(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
     """Return skill from a mean cross-entropy or squared error over that of always predicting the class frequencies."""
     targets, loss = history.targets, context.loss
     if loss.family not in ("cross_entropy", "binary_cross_entropy", "squared_error") or loss.reduction != "mean":
+        return []
+    if loss.smoothed:
         return []
     share, others = targets.majority, max(1, targets.classes - 1)
     if not 0 < share < 1 or (targets.minimum < 0 and not targets.signed):

@@ -11,6 +11,7 @@ import pytest
 from autotrainer.records.findings import Severity
 from autotrainer.records.signals import LayerInfo
 from autotrainer.records.task import LossInfo, TargetSummary
+from autotrainer.rules._shared import skill
 from autotrainer.rules._shared.layers import activated
 from autotrainer.rules._shared.outcome import outcome, progress
 from autotrainer.rules._shared.trends import growth
@@ -57,6 +58,12 @@ def test_accuracies_of_epochs_may_be_in_percent(build: Callable[..., Any]) -> No
         build(scalars={"accuracy": 0.5}, epochs={"val_accuracy": lambda e, unit=unit: 0.52 * unit}) for unit in (1, 100)
     )
     assert outcome(*percents).skill == pytest.approx(outcome(*shares).skill)
+
+
+def test_losses_with_label_smoothing_are_not_compared_with_entropies(build: Callable[..., Any]) -> None:
+    history, context = build(losses=lambda s: 0.9)
+    assert skill._entropy(history, context)
+    assert not skill._entropy(history, replace(context, loss=replace(context.loss, smoothed=True)))
 
 
 def test_old_samples_do_not_count(build: Callable[..., Any]) -> None:

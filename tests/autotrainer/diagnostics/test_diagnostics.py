@@ -12,6 +12,7 @@ import pytest
 
 import autotrainer
 from autotrainer import registry
+from autotrainer.adapter.spec import Evaluation
 from autotrainer.diagnostics import diagnostics
 from autotrainer.diagnostics.diagnostics import MISMATCH_FACTS, cause_unknown, data_facts, rate_in_doubt
 from autotrainer.edits import Edit
@@ -19,9 +20,12 @@ from autotrainer.records.data import ArrayData, concatenate_batches
 from autotrainer.records.facts import FACTS
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
-from autotrainer.records.task import TaskContext
+from autotrainer.records.task import LossInfo, TaskContext
 from autotrainer.rule import Rule
+from autotrainer.scoring.metric_selection import MetricSelection
+from autotrainer.scoring.scorer import Scorer
 from autotrainer.testing import FakeBackend, FakeModel, Outcome
+from autotrainer.training.budget import Budget
 
 
 def _finding(problem: str, severity: Severity = Severity.ERROR, root: str | None = None) -> Finding:
@@ -85,6 +89,34 @@ def test_only_data_facts_are_shared_between_trainings() -> None:
         "train_score", "permuted_score", "input_gain", "input_gain_error", "held_out_score", "suggested_rate"
     }  # fmt: skip
     assert {"shared_inputs", "constant_targets", "linear_score", "trivial_score"} <= set(data_facts(facts))
+
+
+def test_baseline_models_of_a_recorded_training_are_fitted_again_whether_or_not_they_were_ahead() -> None:
+    rows = ArrayData(INPUTS[:100], LABELS[:100])
+    context = TaskContext(loss=LossInfo("bce", "binary_cross_entropy", "probabilities"), input_kind="values")
+    trainer: Any = None
+    for asked, fitted in (({}, False), ({"simple_rows": 100.0, "held_out_score": 0.8}, True)):
+        scorer = Scorer(MetricSelection("auto"), context, rows)
+        restored = diagnostics.Diagnostics(trainer, scorer, Budget(1.0), rows, rows, frozenset(FACTS), seed=0)
+        restored.restore(replace(context, asked=asked))
+        assert (restored.comparison is not None) is fitted
+
+
+def test_labels_are_compared_on_the_columns_that_were_predicted() -> None:
+    x = np.random.default_rng(0).normal(size=(100, 4))
+    labels = (x[:, [0]] > np.linspace(-1, 1, 300)).astype(np.float64)
+    context = TaskContext(loss=LossInfo("bce", "binary_cross_entropy", "logits"), output_units=300)
+    rows = ArrayData(x, labels)
+    scorer = Scorer(MetricSelection("auto"), context, rows)
+    compared = diagnostics.BaselineComparison.fit(rows, rows, None, scorer.targets, context, 0)
+    assert compared is not None
+    assert compared.columns is not None
+    left_out = np.setdiff1d(np.arange(300), compared.columns)
+    outputs = 2 * labels - 1
+    outputs[:, left_out] *= -1
+    score = compared._score(Evaluation(outputs, labels, 0.1), scorer, context)
+    assert score is not None
+    assert score.value == 1
 
 
 # -- in a scripted `fit` --------------------------------------------------------------------------------------------
