@@ -327,14 +327,14 @@ class _TrainingDetector:
     def _lead(self, optimizer: Optimizer) -> None:
         """Count the steps of an optimizer that has taken its first step, if that whose steps were to count has not.
 
-        Others that train nothing else may never step, or in a later phase: they wait again for their first step.
+        Others of the same parameters may never step, or in a later phase: they wait again for their first step.
         """
         for training in self._trainings:
             model, optimizers = training.model, training.optimizers
             if model is None or optimizer not in optimizers[1:] or optimizers[0] not in self._unstepped:
                 continue
             own = parameter_ids(optimizer)
-            partners = [each for each in optimizers if not parameter_ids(each) <= own]
+            partners = [each for each in optimizers if parameter_ids(each) != own]
             continued = self._continued(model, [optimizer, *partners])
             observer = None if continued is None else continued.observer
             if continued is None or observer is None:

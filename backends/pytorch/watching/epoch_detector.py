@@ -185,10 +185,11 @@ class EpochDetector:
         A pass that goes on feeding it is not replaced. A pass that began in evaluation mode and has ended was for an
         evaluation, even if its iterator still exists, as with persistent workers.
         """
-        fitting = [each for each in self._starts if each.held and (each.in_training or each.delivers)]
-        now = self._pass
+        now, held = self._pass, [each for each in self._starts if each.held]
         if now is not None and now.going_on and now.batches != self._batches:
-            fitting = [each for each in fitting if each.same_loader(now)]
+            fitting = [each for each in held if each.same_loader(now)]
+        else:
+            fitting = [e for e in held if now is None or e.in_training or e.delivers or e.same_loader(now)]
         return max(reversed(fitting), key=lambda each: (each.delivers, each.in_training), default=None)
 
     def _note_evaluation(self, *, certain: bool) -> None:

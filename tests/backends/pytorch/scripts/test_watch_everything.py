@@ -378,6 +378,22 @@ def test_optimizer_that_steps_counts_not_the_one_constructed_first() -> None:
     assert (monitor.history.step, monitor.context.optimizer.name) == (STEPS - 1, "sgd")
 
 
+def test_optimizers_may_step_in_another_order_than_they_were_constructed() -> None:
+    def script() -> list[nn.Module]:
+        net = mlp()
+        head, whole = sgd(net[2]), sgd(net)
+        x, y = data()
+        for rows in batches():
+            F.cross_entropy(net(x[rows]), y[rows]).backward()
+            whole.step()
+            head.step()
+        return [net]
+
+    ((name, monitor),) = run(script)[1]
+    assert (name, monitor.history.step) == ("Sequential", STEPS - 1)
+    assert monitor.context.optimizer.several
+
+
 def test_two_optimizers_of_the_same_parameters_are_measured() -> None:
     net = mlp()
     adam, both = torch.optim.Adam(net.parameters()), sgd(net)
