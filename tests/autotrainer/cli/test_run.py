@@ -230,7 +230,7 @@ def test_interrupted_script_is_reported_and_ends_by_its_signal(
     assert process.returncode == status
     assert "of training a pytorch model" in printed
     (log,) = logs.iterdir()
-    ends = [record for record in map(json.loads, log.read_text().splitlines()) if record["type"] == "end"]
+    ends = [record for record in map(json.loads, log.read_text().splitlines()) if record.get("type") == "end"]
     assert [record["finished"] for record in ends] == [False]
 
 
