@@ -157,7 +157,7 @@ class TargetMismatch(Rule):
         """Return a message if the value of the loss is that of broadcast shapes, not that of the rows."""
         # Outputs may have been squeezed before the loss, so the values themselves must show it.
         by_row = context.loss.own or context.loss.family in (*_ELEMENTWISE, "binary_cross_entropy")
-        if not by_row or context.framework != "pytorch":
+        if not by_row or (context.framework != "pytorch" and not context.loss.own):  # those of Keras align shapes
             return None
         values = broadcast_loss(history)
         if values is None:
