@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -178,11 +179,12 @@ class Scorer:
         narrow = metric.name == "accuracy" and given.dtype.kind == "f"  # a function of the order of outputs only
         for constant in constants:
             outputs = np.broadcast_to(constant.astype(given.dtype) if narrow else constant, given.shape)
-            try:
+            score = None
+            with suppress(Exception):  # a metric of the user's may be undefined there, such as an F score
                 score = metric.score(replace(evaluation, outputs=outputs))
-            except Exception:  # noqa: BLE001 - a metric of the user's, such as an F score without a positive
+            if score is None or not math.isfinite(score.value):
                 continue
-            if math.isfinite(score.value) and (best is None or metric.gain(score, best) > 0):
+            if best is None or metric.gain(score, best) > 0:
                 best, best_outputs = score, constant
         return best_outputs, best
 
