@@ -55,6 +55,8 @@ def run_loop_diagnostics(
         train, held_out = (rows.take(part) for part in np.array_split(order, 2))
         affordable = max(_MIN_ROWS, int(_SHARE * (budget.unit or 0) / run.operations))
         held_out = held_out.take(np.arange(min(held_out.rows, affordable)))
+        if not budget.allows(held_out.rows * run.operations):
+            return
         _judge(trained, run, scorer, held_out)
         diagnostics = Diagnostics(stand_in_trainer, scorer, budget, train, held_out, needs - OVERLAP_FACTS, seed)
         diagnostics.of_training(trained, run)

@@ -257,7 +257,7 @@ def gradient_accumulation() -> Run:
 
 @case
 def batch_size_one() -> Run:
-    return trained(dense(16, 3), adam(0.003), x=X[:200], y=CLASSES[:200], size=1, epochs=4)
+    return trained(dense(16, 3), adam(0.003), x=X[:200], y=CLASSES[:200], size=1, epochs=8)
 
 
 @case
