@@ -110,6 +110,8 @@ class AbnormalData(Rule):
             name: _last(history.scalar(name))
             for name in ("input_mean", "input_std", "input_offset", "input_scale_ratio", "input_max_abs")
         }
+        largest = history.scalar("input_max_abs")
+        evidence["input_max_abs"] = float(np.nanmax(largest)) if np.isfinite(largest).any() else math.nan
         reason = self._inputs(evidence)
         layer: tuple[str, ...] = ()
         if reason is None:

@@ -68,10 +68,14 @@ class Trained:
         return [min(e for a, e in self.begun if a == attempt) for attempt in range(1, self.loop.attempt + 1)]
 
 
+_OTHERS = ("scale_inputs", "insert_normalization", "swap_activation", "revive_units")
+"""Repairs of the inputs and of dead units, which start from the beginning."""
+
+
 @pytest.fixture(scope="module")
 def clipped() -> Trained:
     others = ("scale_learning_rate", "add_momentum", "swap_optimizer", "reduce_on_plateau", "skip_update", "rollback")
-    return Trained(forbid=others)
+    return Trained(forbid=(*others, *_OTHERS))
 
 
 def test_live_edit_starts_from_the_last_healthy_checkpoint(clipped: Trained) -> None:
@@ -103,7 +107,8 @@ def test_repair_from_a_checkpoint_is_described_as_applied(clipped: Trained) -> N
 
 
 def test_repair_that_fails_from_a_checkpoint_is_tried_from_the_start() -> None:
-    trained = Trained(forbid=("clip_gradients", "skip_update", "rollback", "swap_optimizer", "add_momentum"))
+    others = ("clip_gradients", "skip_update", "rollback", "swap_optimizer", "add_momentum")
+    trained = Trained(forbid=(*others, *_OTHERS))
     first, second = trained.result.attempts[:2]
     assert first.plan.edits == second.plan.edits
     assert (first.plan.start > 0, second.plan.start) == (True, 0)
