@@ -79,14 +79,14 @@ def clipped() -> Trained:
 
 
 def test_live_edit_starts_from_the_last_healthy_checkpoint(clipped: Trained) -> None:
-    start = clipped.starts()[0]
+    number = next(n for n, a in enumerate(clipped.result.attempts) if a.plan.repairs == ("clip_gradients",))
+    start = clipped.starts()[number]
     assert 1 <= start <= BAD
-    (weights, rate, random), (again, same_rate, same_random) = clipped.begun[0, start], clipped.begun[1, start]
+    (weights, rate, random), (again, same_rate, same_random) = clipped.begun[0, start], clipped.begun[number + 1, start]
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     assert rate == same_rate
     assert torch.equal(random, same_random)
-    attempt = clipped.result.attempts[0]
-    assert attempt.plan.repairs == ("clip_gradients",)
+    attempt = clipped.result.attempts[number]
     assert attempt.plan.start == start
     assert attempt.cost <= (EPOCHS - start) / EPOCHS + 0.01, "the epochs before it are not trained again"
 
@@ -99,7 +99,7 @@ def test_repair_from_a_checkpoint_is_described_as_applied(clipped: Trained) -> N
     plan = result.plan
     assert plan is not None
     start = plan.start
-    assert start == clipped.starts()[0]
+    assert start in clipped.starts()
     assert f"Apply this from the start of epoch {start} (" in str(plan)
     assert f"if epoch >= {start}:" in str(plan)
     assert f"clip_gradients (from epoch {start}; no errors left)" in str(result.report())
