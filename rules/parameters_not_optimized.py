@@ -100,7 +100,7 @@ class ParametersNotOptimized(Rule):
         if severity is Severity.INFO:
             return None
         affected = names(history, rows)
-        which = ", ".join(affected[:3]) + (f" and {len(affected) - 3} more" if len(affected) > 3 else "")
+        which = _listed(affected)
         words = f"; {result.words}" if result.words else ""
         message = f"Frozen layers ({which}) still have random initial values, so they are never trained{words}."
         evidence = {"layers": float(len(rows)), "skill": result.skill}
@@ -158,7 +158,7 @@ class ParametersNotOptimized(Rule):
         else:
             severity, confidence = result.worst, result.certainty
         affected = names(history, rows)
-        which = ", ".join(affected[:3]) + (f" and {len(affected) - 3} more" if len(affected) > 3 else "")
+        which = _listed(affected)
         why = "no optimizer changes them" if idle else "they are not in any parameter group of an optimizer"
         why += ", and still have their random initial values" if fresh and not idle else ""
         message = f"{count} of {total} trainable parameters, in {which}, have gradients but never change: {why}"
@@ -176,6 +176,11 @@ class ParametersNotOptimized(Rule):
         if result.moving(0.2):
             return Severity.WARNING, 0.6
         return (result.worst, 0.8) if not result.learned(0.5) else (Severity.WARNING, 0.6)
+
+
+def _listed(affected: Sequence[str]) -> str:
+    """Return the first three names of layers, and how many more there are."""
+    return ", ".join(affected[:3]) + (f" and {len(affected) - 3} more" if len(affected) > 3 else "")
 
 
 def _partial(layer: LayerInfo) -> bool:

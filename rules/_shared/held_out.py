@@ -12,6 +12,7 @@ from autotrainer.rules._shared.skill import (
     VALIDATION_NOISE,
     VALIDATION_ROWS,
     epoch_accuracies,
+    root_of_gain,
     trivial_score,
     trivial_squared_error,
 )
@@ -42,8 +43,7 @@ def held_out_skill(history: RunHistory, context: TaskContext, last: int = 3) -> 
         comparable = loss.family == "binary_cross_entropy" and loss.reduction == "mean" and not loss.smoothed
         if not len(losses) or not comparable or not entropy > 0:
             return math.nan
-        gain = 1 - float(np.median(losses)) / entropy
-        return math.copysign(math.sqrt(abs(gain)), gain)  # as in `relative_gain`
+        return root_of_gain(float(np.median(losses)), entropy)
     return (held_out_accuracy(history, context, last) - trivial) / (1 - trivial) if trivial < 1 else math.nan
 
 

@@ -19,7 +19,7 @@ __all__ = [
     "VALIDATION_ROWS",
     "SkillEstimate",
     "epoch_accuracies",
-    "relative_gain",
+    "root_of_gain",
     "skill_estimates",
     "targets_growth",
     "trivial_score",
@@ -213,8 +213,8 @@ def _squared_error(history: RunHistory, context: TaskContext) -> list[SkillEstim
     or if a custom loss may have another optimum than the mean.
     """
     variance = history.targets.variance
-    logits = context.loss.expects == "logits" and context.loss.family != "binary_cross_entropy"
-    logits |= context.loss.identified and context.loss.expects == "logits"  # measured on the outputs as they are
+    as_probabilities = context.loss.family == "binary_cross_entropy" and not context.loss.identified
+    logits = context.loss.expects == "logits" and not as_probabilities  # whose squared error means nothing
     if logits or context.loss.expects in ("log_probabilities", "log_values") or targets_growth(history) > _MOVING:
         return []
     squares = context.loss.family == "squared_error"
@@ -290,25 +290,28 @@ def _fell(history: RunHistory) -> bool:
 
 
 def _by_margin(history: RunHistory, margin: float) -> list[SkillEstimate]:
-    """Return skill from a loss that is its margin if the outputs are equal for all inputs; see `relative_gain`."""
-    low, skill, high = relative_gain(_late_losses(history), margin)
+    """Return skill from a loss that is its margin if the outputs are equal for all inputs; see `_relative_gain`."""
+    low, skill, high = _relative_gain(_late_losses(history), margin)
     return [SkillEstimate(skill, low, high, skill, by_loss=True)]
 
 
-def relative_gain(losses: Floats, trivial: float) -> tuple[float, float, float]:
-    """Return low end, estimate and high end of the root of the gain over the loss of a constant prediction.
+def root_of_gain(loss: float, trivial: float) -> float:
+    """Return the root of the relative gain over the loss of a constant prediction, with the sign of the gain.
 
     Accuracy above chance grows with the root of the gain in a cross-entropy or squared error (which is of second order
-    around the constant prediction), so the root of the relative gain is on the scale of skill by accuracy. NaN with
-    fewer than four losses.
+    around the constant prediction), so the root is on the scale of skill by accuracy.
     """
+    gain = 1 - loss / trivial
+    return math.copysign(math.sqrt(abs(gain)), gain)
+
+
+def _relative_gain(losses: Floats, trivial: float) -> tuple[float, float, float]:
+    """Return low end, estimate and high end of `root_of_gain` over several losses; NaN with fewer than four."""
     _, means = blocks(np.arange(len(losses)), losses)
     if len(means) < 4:
         return math.nan, math.nan, math.nan
     middle, half = float(np.mean(means)), 1.64 * float(np.std(means)) / math.sqrt(len(means))
-    low, skill, high = (
-        math.copysign(math.sqrt(abs(gain)), gain) for gain in (1 - (middle + d) / trivial for d in (half, 0, -half))
-    )
+    low, skill, high = (root_of_gain(middle + d, trivial) for d in (half, 0, -half))
     return (max(low, high - _PRECISE) if high <= 0 else low), skill, high
 
 
@@ -356,7 +359,7 @@ def _entropy(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
         return []
     elif loss.family == "binary_cross_entropy" and targets.column_entropy > 0:
         trivial = targets.column_entropy
-    low, skill, high = relative_gain(_late_losses(history), trivial)
+    low, skill, high = _relative_gain(_late_losses(history), trivial)
     return [SkillEstimate(min(1.0, max(0.0, share + skill * (1 - share))), low, high, skill, by_loss=True)]
 
 
