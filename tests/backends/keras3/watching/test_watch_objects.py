@@ -361,7 +361,7 @@ def trained(watched, **settings):
     late = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: counts.append(traces[0]))
     counts = []
     with autotrainer.watch(model, select=(), overhead=1.0) if watched else nullcontext():
-        model.fit(x, y, batch_size=6, epochs=5, verbose=0, callbacks=[late], validation_data=(x, y))
+        model.fit(x, y, batch_size=6, epochs=10, verbose=0, callbacks=[late], validation_data=(x, y))
     return [w.tobytes().hex() for w in model.get_weights()], counts
 
 results = {}
@@ -399,6 +399,7 @@ def test_weights_and_traces_under_every_way_to_compile(engine: str, record_prope
     assert run.returncode == 0, run.stderr[-3000:]
     for name, (equal, alone, watched) in json.loads(run.stdout.splitlines()[-1]).items():
         assert equal, name
-        if alone[-1] < 25:  # the step is compiled
+        if alone[-1] < 50:  # the step is compiled
             assert watched[-1] <= 2 * alone[-1] + 2, (name, alone, watched)
-            assert watched[-1] == watched[1], (name, alone, watched)
+            # From step 64 on, steps that are sampled and steps that are not have both occurred.
+            assert watched[-1] == watched[6], (name, alone, watched)
