@@ -12,6 +12,7 @@ from autotrainer.rules._shared.skill import (
     VALIDATION_NOISE,
     VALIDATION_ROWS,
     epoch_accuracies,
+    held_out_losses,
     root_of_gain,
     trivial_score,
     trivial_squared_error,
@@ -34,13 +35,13 @@ def held_out_skill(history: RunHistory, context: TaskContext, last: int = 3) -> 
     from a binary cross-entropy.
     """
     kind = context.kind(history.targets)
-    losses = history.epochs("val_loss")[1][-last:]
+    losses = held_out_losses(history, context)[-last:]
     if kind == "regression":
         return 1 - float(np.median(losses)) / trivial_squared_error(history, context) if len(losses) else math.nan
     trivial = trivial_score(history, context)
     if kind == "multilabel" and not context.managed:
         loss, entropy = context.loss, history.targets.column_entropy
-        comparable = loss.family == "binary_cross_entropy" and loss.reduction == "mean" and not loss.smoothed
+        comparable = loss.family == "binary_cross_entropy" and loss.reduction == "mean" and loss.standard
         if not len(losses) or not comparable or not entropy > 0:
             return math.nan
         return root_of_gain(float(np.median(losses)), entropy)
@@ -53,7 +54,7 @@ def held_out_high(history: RunHistory, context: TaskContext) -> float:
     NaN with fewer than four evaluations, or if the score there is unknown.
     """
     if context.kind(history.targets) in ("regression", "multilabel"):
-        half = len(history.epochs("val_loss")[1]) // 2
+        half = len(held_out_losses(history, context)) // 2
         return held_out_skill(history, context, half) + VALIDATION_NOISE if half >= 2 else math.nan
     values = epoch_accuracies(history, context, "val_accuracy")
     half = len(values) // 2

@@ -22,7 +22,17 @@ from autotrainer.rules._shared.words import about
 __all__ = ["OUTCOME_NEEDS", "YOUNG_STEPS", "Outcome", "enough_samples", "outcome", "planned_share", "progress"]
 
 OUTCOME_NEEDS = frozenset(
-    {"loss", "batch_size", "accuracy", "squared_error", "grad_norm", "target_spread", "input_max_abs", "epochs"}
+    {
+        "loss",
+        "data_loss",
+        "batch_size",
+        "accuracy",
+        "squared_error",
+        "grad_norm",
+        "target_spread",
+        "input_max_abs",
+        "epochs",
+    }
 )
 """Columns that the outcome is computed from."""
 

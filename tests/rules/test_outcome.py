@@ -60,10 +60,43 @@ def test_accuracies_of_epochs_may_be_in_percent(build: Callable[..., Any]) -> No
     assert outcome(*percents).skill == pytest.approx(outcome(*shares).skill)
 
 
-def test_losses_with_label_smoothing_are_not_compared_with_entropies(build: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("field", ["smoothed", "modulated"])
+def test_losses_with_another_optimum_are_not_compared_with_entropies(build: Callable[..., Any], field: str) -> None:
     history, context = build(losses=lambda s: 0.9)
     assert skill._entropy(history, context)
-    assert not skill._entropy(history, replace(context, loss=replace(context.loss, smoothed=True)))
+    assert not skill._entropy(history, replace(context, loss=replace(context.loss, **{field: True})))
+
+
+@pytest.mark.parametrize("field", [{"composite": True}, {"weighted": True}, {"reduction": "sum"}])
+@pytest.mark.parametrize(("alone", "learned"), [(0.1, True), (math.log(2), False), (math.nan, None)])
+def test_outcome_follows_the_loss_of_the_outputs_alone(
+    build: Callable[..., Any], field: dict[str, Any], alone: float, learned: bool | None
+) -> None:
+    scalars = {"accuracy": math.nan, "data_loss": alone}
+    history, context = build(losses=lambda s: 40.0, scalars=scalars)
+    result = outcome(history, replace(context, loss=replace(context.loss, **field)))
+    if learned is None:
+        assert not result.known or result.skill < 0  # of weighted losses a level is still assumed to be comparable
+    else:
+        assert (result.learned(0.5), result.stuck()) == (learned, not learned)
+
+
+@pytest.mark.parametrize(
+    ("composite", "managed", "values", "losses"),
+    [
+        (False, False, {"val_loss": 2.0}, 2.0),
+        (True, False, {"val_loss": 2.0}, None),
+        (True, True, {"val_loss": 2.0}, 2.0),
+        (True, False, {"val_loss": 2.0, "val_data_loss": 0.5}, 0.5),
+    ],
+)
+def test_validation_losses_of_the_outputs_alone(
+    build: Callable[..., Any], composite: bool, managed: bool, values: dict[str, float], losses: float | None
+) -> None:
+    epochs = {name: lambda e, value=value: value for name, value in values.items()}
+    history, context = build(epochs=epochs, managed=managed)
+    context = replace(context, loss=replace(context.loss, composite=composite))
+    assert set(skill.held_out_losses(history, context)) == (set() if losses is None else {losses})
 
 
 def test_old_samples_do_not_count(build: Callable[..., Any]) -> None:

@@ -9,6 +9,7 @@ that tracing a second function would cost more than it saves (see `train_functio
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -193,6 +194,9 @@ class KerasObserver:
             with sampler.stopwatch, sampler.evaluations:
                 counts = self._counter.counts
                 values = self.values(logs)
+                penalty = math.nan if self._measurement is None else self._measurement.penalty
+                if "val_loss" in values and math.isfinite(penalty):
+                    values["val_data_loss"] = values["val_loss"] - penalty
                 self._losses.collect(counts, sampled=False)
             self._monitor.advance(counts.total - 1)
             if not self._monitor.context.managed:  # else the trainer reports it, with its own evaluation
@@ -361,13 +365,16 @@ class KerasObserver:
         self._register(result)
         with self._guard(), sampler.stopwatch, readable_variables(self._model, result):
             recorder = self._train_functions.recorder if recorded else None
-            if not measurement.begun:
+            first = not measurement.begun
+            if first:
                 measurement.begin(recorder, recorded)
-                if recorder is not None or not self._monitor.history.layers:
-                    self._report_context()
                 if recorder is not None and recorder.misses_gradients:
                     logger.warning("gradients can't be watched: the training step gives none to an optimizer's apply()")
-            self._monitor.record(measurement.observation(recorder, recorded, self._counter.counts))
+            observation = measurement.observation(recorder, recorded, self._counter.counts)
+            described = first and (recorder is not None or not self._monitor.history.layers)
+            if described or measurement.weighted > self._monitor.context.loss.weighted:
+                self._report_context()
+            self._monitor.record(observation)
         sampler.end_sample()
         return result
 
