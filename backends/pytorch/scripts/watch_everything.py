@@ -432,7 +432,7 @@ class _TrainingDetector:
 
     def _patch_calls(self) -> None:
         """Patch ``Module.__call__`` as long as an optimizer waits for a call of its model, or losses are recorded."""
-        needed = bool(self._unwatched) or self._records_losses and bool(self._unstepped)
+        needed = bool(self._unwatched) or (self._records_losses and bool(self._unstepped))
         if needed and self._call_patch is None:
             self._call_patch = FunctionPatch(nn.Module, "__call__", self.wrap_module_call)
         elif not needed and self._call_patch is not None:
