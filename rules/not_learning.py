@@ -9,8 +9,7 @@ import numpy as np
 from autotrainer.records.signals import Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.baseline_models import SIMPLE_NEEDS, with_simple_model
-from autotrainer.rules._shared.layers import inputs_vary
-from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, enough_samples, outcome
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, constant_outputs, enough_samples, outcome
 from autotrainer.rules._shared.skill import targets_growth
 from autotrainer.rules._shared.trends import last_median, recent
 from autotrainer.rules._shared.words import about
@@ -88,7 +87,7 @@ class NotLearning(Rule):
         "model predicts the same class",
         "model always predicts one class",
     )
-    needs = OUTCOME_NEEDS | frozenset({"output_spread", "target_spread", "input_std"}) | SIMPLE_NEEDS
+    needs = OUTCOME_NEEDS | SIMPLE_NEEDS
     causes = (
         "missing_zero_grad",
         "wrong_training_mode",
@@ -161,7 +160,8 @@ class NotLearning(Rule):
         if not result.known:
             return self._by_loss(history, context, result, evidence)
         moving = result.moving(self.threshold("to_come"))
-        constant = self._constant_outputs(history, evidence)
+        constant = constant_outputs(history)
+        evidence["output_spread"] = float(last_median(history.scalar("output_spread")[:, None])[0])
         same = _same_accuracy(history)
         if same and result.skill <= _BARE_SKILL and not moving and result.mature(self.threshold("schedule")):
             message = (
@@ -205,13 +205,6 @@ class NotLearning(Rule):
         if np.isinf(history.losses[1][-1:]).any():
             return _NOT_FINITE
         return "The loss is flat" if result.fell < self.threshold("to_come") else "The loss fell too little"
-
-    @staticmethod
-    def _constant_outputs(history: RunHistory, evidence: dict[str, float]) -> bool:
-        spread = float(last_median(history.scalar("output_spread")[:, None])[0])
-        target_spread = float(last_median(history.scalar("target_spread")[:, None])[0])
-        evidence["output_spread"] = spread
-        return inputs_vary(history) and target_spread > 0 and spread <= 1e-4 * min(target_spread, 1.0)
 
     def _with_outcome(
         self, severity: Severity, confidence: float, message: str, evidence: dict[str, float], result: Outcome
