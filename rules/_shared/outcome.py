@@ -47,6 +47,9 @@ _CONSTANT = 1e-4
 _FEW_STEPS = 40
 """Steps before which a run is only judged near the end of a short schedule."""
 
+_FEW_EPOCHS = 10
+"""Epochs from which a run of fewer steps, such as one of full batches, is no mere trial of the program."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -170,7 +173,7 @@ def progress(history: RunHistory, context: TaskContext) -> float:
 
     The length of a run that has ended is known, whatever was planned, unless it was too short to be more than a trial.
     """
-    if history.finished and history.step + 1 >= _FEW_STEPS:
+    if history.finished and (history.step + 1 >= _FEW_STEPS or history.epoch >= _FEW_EPOCHS):
         return 1.0
     return planned_share(history, context)
 

@@ -27,6 +27,10 @@ from autotrainer.rules._shared.trends import growth
         ({"steps": 300, "planned_epochs": None}, math.nan),
         ({"steps": 10, "planned_epochs": 30}, math.nan),
         ({"steps": 10, "planned_epochs": 30, "finished": True}, 1.0),
+        ({"steps": 30, "planned_epochs": None, "finished": True}, math.nan),
+        ({"steps": 30, "planned_epochs": None, "per_epoch": 3, "finished": True}, 1.0),
+        ({"steps": 30, "planned_epochs": None, "per_epoch": 3}, math.nan),
+        ({"steps": 60, "planned_epochs": None, "finished": True}, 1.0),
     ],
 )
 def test_progress(build: Callable[..., Any], case: dict[str, Any], share: float) -> None:
