@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.baseline_models import CHANCE, SIMPLE_NEEDS, best_simple_model
+from autotrainer.rules._shared.held_out import held_out_high, held_out_skill
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
 from autotrainer.rules._shared.words import about
 
 __all__ = ["WorseThanSimpleModel"]
@@ -13,6 +17,9 @@ __all__ = ["WorseThanSimpleModel"]
 _CONSTANT_NEEDS = frozenset(
     {"above_constant", "metric_score", "constant_score", "judged_rows", "judged_in_training", "permuted_loss"}
 )
+
+_LAST = 3
+"""Samples that show where a training ended."""
 
 _CONFIDENCE = 0.7
 """Confidence of errors: lower than that of most causes, which come first, although the comparison is measured."""
@@ -24,7 +31,8 @@ class WorseThanSimpleModel(Rule):
     What it does
         At the end of a managed training, compares the score on validation data with that of the best constant
         prediction, and with those of models that take less than a second: ridge regression, linear and with a Gaussian
-        kernel, nearest neighbors and a small tree; principal components where the inputs are to be reconstructed.
+        kernel, nearest neighbors and a small tree; principal components where the inputs are to be reconstructed. At
+        the end of a watched training, these models are fitted on some of the rows that were sampled, and score others.
 
     Why it hurts
         A network that a model of a second beats is not worth its cost: something in the training, the data or the
@@ -34,11 +42,13 @@ class WorseThanSimpleModel(Rule):
         The score of each on the same rows, and the standard error of the difference, row by row. Of each simple model
         only up to 1,000 training rows. If there are so few validation rows that not even a perfect score would be
         clearly better than a constant prediction, training rows are judged instead. If the best constant prediction of
-        a loss is unknown, its value is compared with that for inputs of other rows.
+        a loss is unknown, its value is compared with that for inputs of other rows. In a watched training, the
+        network's score on training or validation data, whichever is better, with its interval.
 
     Thresholds
         ``gap``: difference in accuracy or R², beyond noise, from which this is an error. ``noticed``: difference from
-        which it is a warning; smaller ones that are beyond noise are facts.
+        which it is a warning, or a fact in a watched training, where the rows are not the same; smaller ones that are
+        beyond noise are facts in a managed training.
 
     When it is wrong
         Simple models can be the right choice for small tables; then this is true, and of no use. Losses that weight
@@ -62,7 +72,7 @@ class WorseThanSimpleModel(Rule):
         "below the baseline",
         "no better than predicting the mean",
     )
-    needs = SIMPLE_NEEDS | _CONSTANT_NEEDS | frozenset({"simple_gap", "simple_gap_error"})
+    needs = OUTCOME_NEEDS | SIMPLE_NEEDS | _CONSTANT_NEEDS | frozenset({"simple_gap", "simple_gap_error"})
     causes = (
         "missing_zero_grad",
         "wrong_training_mode",
@@ -120,7 +130,7 @@ class WorseThanSimpleModel(Rule):
         by_simple_model = self._by_simple_model(context)
         if context.asked.get("above_constant") == 0:
             return self._by_constant(context, by_simple_model)
-        return by_simple_model or self._in_training(context)
+        return by_simple_model or self._in_training(context) or self._watched(history, context)
 
     def _by_constant(self, context: TaskContext, by_simple_model: Finding | None) -> Finding:
         evidence = {name: context.asked[name] for name in sorted(_CONSTANT_NEEDS & set(context.asked))}
@@ -158,6 +168,33 @@ class WorseThanSimpleModel(Rule):
         severity = Severity.ERROR if gap >= self.threshold("gap") else severity
         return self.finding(severity, _CONFIDENCE, message, evidence)
 
+    def _watched(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Return a finding if simple models do better on rows they have not seen than the network on any."""
+        simple = best_simple_model(context)
+        if simple is None or context.managed or not history.finished or context.loss.weighted:
+            return None
+        result = outcome(history, context)
+        if not result.known or (not result.regression and not result.trivial < 1):
+            return None
+        last = _last_skill(history, result)
+        high = max(result.high, held_out_high(history, context), last)  # the first if the others are unknown
+        if not simple.low > high:
+            return None
+        skill = max(result.skill, held_out_skill(history, context), last)
+        share = 1 - (0.0 if result.regression else result.trivial)
+        gap = (simple.skill - max(skill, -1.0)) * share
+        if gap < self.threshold("noticed"):
+            return None
+        evidence = {"score": result.score, "simple_score": simple.score, "simple_gap": gap}
+        evidence |= {"trivial_score": simple.trivial, "held_out_rows": float(simple.rows)}
+        fitted = context.asked.get("simple_rows", math.nan)
+        message = (
+            f"{simple.name[0].upper()}{simple.name[1:]} that was fitted on {fitted:.0f} sampled rows scores "
+            f"{about(simple.score, 3)} on {simple.rows} other ones; the training ended where {result.words}."
+        )
+        severity = Severity.ERROR if gap >= self.threshold("gap") else Severity.INFO  # as the rows are not the same
+        return self.finding(severity, _CONFIDENCE, message, evidence)
+
     def _in_training(self, context: TaskContext) -> Finding | None:
         """Report as a fact that a training was judged on its training rows."""
         if not context.asked.get("judged_in_training"):
@@ -169,6 +206,13 @@ class WorseThanSimpleModel(Rule):
             f"{about(evidence['constant_score'], 3)}."
         )
         return self.finding(Severity.INFO, 0.9, message, evidence)
+
+
+def _last_skill(history: RunHistory, result: Outcome) -> float:
+    """Return the skill in the last samples: the outcome averages half of the run, in which it may have risen."""
+    if result.regression:
+        return 1 - float(np.mean(history.scalar("squared_error")[-_LAST:])) / history.targets.variance
+    return (float(np.mean(history.scalar("accuracy")[-_LAST:])) - result.trivial) / (1 - result.trivial)
 
 
 def _rows(evidence: dict[str, float]) -> str:

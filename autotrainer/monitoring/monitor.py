@@ -21,15 +21,17 @@ from autotrainer.errors import ConfigError, InputError
 from autotrainer.monitoring.engine import Engine
 from autotrainer.monitoring.guard import Guard
 from autotrainer.monitoring.lifetime import close_at_exit, weak_method
+from autotrainer.monitoring.row_sample import RowSample
 from autotrainer.monitoring.run_log import LogWriter, encode_step
 from autotrainer.monitoring.sampler import Sampler, is_milestone
 from autotrainer.monitoring.summary import DataSummary, summarize
 from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.output import logger, print_error
+from autotrainer.records.data import ArrayData
 from autotrainer.records.findings import Finding, Severity, fold
 from autotrainer.records.history import RunHistory
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, Observation
-from autotrainer.records.task import TaskContext
+from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.reporting.report import Report
 from autotrainer.reporting.text import count
 from autotrainer.rule import Place, Rule
@@ -37,6 +39,10 @@ from autotrainer.rule import Place, Rule
 __all__ = ["Monitor", "as_number", "is_watched", "watched_models"]
 
 _MAX_LOG_LINES = 10
+_COMPARISON = 0.3
+"""Seconds that simple models on sampled rows take at most, about."""
+
+CompareRows = Callable[[ArrayData, TargetSummary, TaskContext], Mapping[str, float]]
 
 
 class Monitor:
@@ -54,6 +60,8 @@ class Monitor:
         sampler: Decides which steps are measured.
         log_dir: Folder for the run log; None writes no file.
         on_finding: Called with each new finding.
+        compare_rows: Takes a sample of the rows, a summary of all targets, and the context, and returns facts that are
+            learned before the last verdict; None: no rows are kept.
         quiet: Whether to suppress log messages and the summary at the end.
 
     Attributes:
@@ -74,6 +82,7 @@ class Monitor:
         *,
         log_dir: str | Path | None = None,
         on_finding: Callable[[Finding], None] | None = None,
+        compare_rows: CompareRows | None = None,
         quiet: bool = False,
     ) -> None:
         self.sampler = sampler
@@ -83,6 +92,8 @@ class Monitor:
         self._data = DataSummary()
         self._observer: Observer | None = None
         self._on_finding = on_finding
+        self._compare_rows = compare_rows
+        self._rows = RowSample()
         self._quiet = quiet
         self._logged = 0
         self._stale = self._ended = False
@@ -269,13 +280,15 @@ class Monitor:
         """Record a sampled step, and evaluate the rules if that is due.
 
         Args:
-            observation: The observation. Its arrays are not kept.
+            observation: The observation. Its arrays are not kept, but for a sample of rows to compare models on.
         """
         if self._inherited:
             return
         stats = summarize(observation, self.history.epoch, self._data, self.context)
         self.history.add_step(stats, observation.losses, self._data.targets)
         self._write(encode_step(stats, observation.losses, self._data.targets))
+        if self._compare_rows is not None and observation.inputs is not None and observation.targets is not None:
+            self._rows.add(observation.inputs, observation.targets)
         self._stale = True
         self._check_if_due(observation.step >= self._next_check, lost=observation.loss == math.inf)
 
@@ -330,7 +343,18 @@ class Monitor:
             with self.sampler.stopwatch, self.sampler.evaluations:
                 self._check()
 
+    def _learn_from_rows(self) -> None:
+        """Compare simple models on the sampled rows, once the training has ended, if time allows."""
+        compare, self._compare_rows = self._compare_rows, None
+        rows, self._rows = self._rows.rows, RowSample()
+        wanted = any("linear_score" in rule.needs for rule in self._engine.rules)
+        if compare is not None and rows is not None and wanted and self.sampler.affordable(_COMPARISON):
+            with self.guard("the comparison with simple models"), self.sampler.stopwatch, self.sampler.evaluations:
+                self.learn(compare(rows, self.history.targets, self.context))
+
     def _check(self) -> None:
+        if self._ended:
+            self._learn_from_rows()
         self._stale = False
         self._write({"type": "check", "step": self.history.step})
         with self.guard("evaluating the rules"):

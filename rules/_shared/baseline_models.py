@@ -58,6 +58,11 @@ class SimpleModel:
     high: float
 
     @property
+    def skill(self) -> float:
+        """Its skill on these rows."""
+        return (self.score - self.trivial) / (1 - self.trivial)
+
+    @property
     def sentence(self) -> str:
         """Its score, as a sentence for a message."""
         return f"{self.name[0].upper()}{self.name[1:]} reaches {self.score:.3g} on {self.rows} held-out rows."
