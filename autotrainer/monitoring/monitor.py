@@ -21,7 +21,6 @@ from autotrainer.errors import ConfigError, InputError
 from autotrainer.monitoring.engine import Engine
 from autotrainer.monitoring.guard import Guard
 from autotrainer.monitoring.lifetime import close_at_exit, weak_method
-from autotrainer.monitoring.row_sample import RowSample
 from autotrainer.monitoring.run_log import LogWriter, encode_step
 from autotrainer.monitoring.sampler import Sampler, is_milestone
 from autotrainer.monitoring.summary import DataSummary, summarize
@@ -30,6 +29,7 @@ from autotrainer.output import logger, print_error
 from autotrainer.records.data import ArrayData
 from autotrainer.records.findings import Finding, Severity, fold
 from autotrainer.records.history import RunHistory
+from autotrainer.records.row_sample import RowSample
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, Observation
 from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.reporting.report import Report

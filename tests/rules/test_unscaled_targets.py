@@ -8,7 +8,6 @@ import pytest
 from autotrainer.records.task import TargetSummary
 from autotrainer.rules.unscaled_targets import UnscaledTargets
 
-
 FAR_MEAN = TargetSummary(600, 600, 2, 1, False, False, 36.0, 48.0, 42.0, 6.25)  # 17 standard deviations from 0
 
 
