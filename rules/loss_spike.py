@@ -36,8 +36,8 @@ class LossSpike(Rule):
 
     Evidence used
         Losses of single steps (the latest 1,024, in the last half of the run): one-sided robust z-score of the median
-        of five, on a logarithmic scale too, its size relative to the loss before it and to that of the untrained model; the learning rate around
-        it; whether the loss has recovered.
+        of five, on a logarithmic scale too, its size relative to the loss before it and to that of the untrained model;
+        the learning rate around it; whether the loss has recovered.
 
     Thresholds
         ``z``: robust standard deviations; ``rise``: rise ÷ the loss before, at least; ``whole``: rise ÷ the loss of the

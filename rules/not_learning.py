@@ -34,6 +34,10 @@ batches hold the same rows, so that the scatter sets no scale."""
 _RISEN = 1.5
 """Loss ÷ that at the start from which `divergence` reports it, or the loss does not measure success."""
 
+_ALIKE_OUTPUTS, _CONSTANT_SCHEDULE = 0.02, 0.15
+"""Spread of probabilities ÷ their mean up to which they tell nothing apart, where the score is unknown: that of rare
+events varies by as much as it; and share of the schedule before this is an error."""
+
 _CONSTANT = "The output is the same for all inputs"
 
 _NOT_FINITE = "The loss is NaN or infinite"
@@ -65,7 +69,8 @@ class NotLearning(Rule):
 
     When it is wrong
         Data without any signal looks the same. It is at most a warning while a run of unknown length goes on (and only
-        after 200 steps), or if only the loss is known. Losses around zero (policy gradients) or of several optimizers
+        after 200 steps), or if only the loss is known, unless probabilities
+        do not differ between inputs. Losses around zero (policy gradients) or of several optimizers
         (adversarial training) do not measure success and are not judged.
 
     Repairs
@@ -88,7 +93,7 @@ class NotLearning(Rule):
         "model predicts the same class",
         "model always predicts one class",
     )
-    needs = OUTCOME_NEEDS | frozenset({"output_spread", "target_spread", "input_std"}) | SIMPLE_NEEDS
+    needs = OUTCOME_NEEDS | frozenset({"output_spread", "output_row_sum", "target_spread", "input_std"}) | SIMPLE_NEEDS
     causes = (
         "missing_zero_grad",
         "wrong_training_mode",
@@ -182,14 +187,18 @@ class NotLearning(Rule):
     def _by_loss(
         self, history: RunHistory, context: TaskContext, result: Outcome, evidence: dict[str, float]
     ) -> Finding | None:
-        """Judge by the loss alone: at most a warning, as some losses do not measure success."""
+        """Judge by the loss and the outputs alone: losses are at most a warning, as some do not measure success."""
         _, losses = history.losses
         losses = losses[np.isfinite(losses)]
         if history.targets.count and history.targets.variance == 0:
             return None  # such as the labels of a generator's samples: nothing to tell apart
-        if len(losses) < 4 * _SAMPLES or not result.mature(0.3) or result.moving(0.02) or context.optimizer.several:
+        if len(losses) < 4 * _SAMPLES or result.moving(0.02) or context.optimizer.several:
             return None
         if np.mean(losses < 0) > _MIXED < np.mean(losses > 0):
+            return None
+        if result.mature(_CONSTANT_SCHEDULE) and _constant_probabilities(history, context, evidence):
+            return self._with_outcome(result.worst, 0.85, _CONSTANT, evidence, result)
+        if not result.mature(0.3):
             return None
         start, now = (float(np.mean(part)) for part in (losses[:_SAMPLES], losses[-2 * _SAMPLES :]))
         if _falls(losses, targets_growth(history)) or now >= _RISEN * abs(start) or _explains(history):
@@ -221,6 +230,19 @@ class NotLearning(Rule):
         joint = " and " if words != result.words else ", and "
         words = f"{joint}{words}" if words and message != _NOT_FINITE else ""
         return self.finding(severity, confidence, f"{message}{words} after {result.steps} steps.", evidence)
+
+
+def _constant_probabilities(history: RunHistory, context: TaskContext, evidence: dict[str, float]) -> bool:
+    """Return whether probabilities have hardly differed between inputs in the last half of the run."""
+    if context.output_activation not in ("softmax", "sigmoid") or not context.output_units:
+        return False
+    late = recent(history.steps)
+    spread, mean = history.scalar("output_spread")[late], history.scalar("output_row_sum")[late] / context.output_units
+    if len(spread) < _SAMPLES or not inputs_vary(history):
+        return False
+    evidence["output_spread"] = float(np.median(spread))
+    with np.errstate(all="ignore"):
+        return float(np.median(spread / np.minimum(mean, np.abs(1 - mean)))) <= _ALIKE_OUTPUTS
 
 
 def _falls(losses: Floats, growth: float) -> bool:

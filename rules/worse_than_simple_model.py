@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
-from autotrainer.rules._shared.baseline_models import CHANCE, SIMPLE_NEEDS, best_simple_model
-from autotrainer.rules._shared.held_out import held_out_high, held_out_skill
-from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome
+from autotrainer.rules._shared.baseline_models import CHANCE, SIMPLE_NEEDS, best_simple_model, lead_of_simple_model
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
 from autotrainer.rules._shared.words import about
 
 __all__ = ["WorseThanSimpleModel"]
@@ -17,9 +14,6 @@ __all__ = ["WorseThanSimpleModel"]
 _CONSTANT_NEEDS = frozenset(
     {"above_constant", "metric_score", "constant_score", "judged_rows", "judged_in_training", "permuted_loss"}
 )
-
-_LAST = 3
-"""Samples that show where a training ended."""
 
 _CONFIDENCE = 0.7
 """Confidence of errors: lower than that of most causes, which come first, although the comparison is measured."""
@@ -170,29 +164,18 @@ class WorseThanSimpleModel(Rule):
 
     def _watched(self, history: RunHistory, context: TaskContext) -> Finding | None:
         """Return a finding if simple models do better on rows they have not seen than the network on any."""
-        simple = best_simple_model(context)
-        if simple is None or context.managed or not history.finished or context.loss.weighted:
+        lead = lead_of_simple_model(history, context)
+        if lead is None or lead.gap < self.threshold("noticed"):
             return None
-        result = outcome(history, context)
-        if not result.known or (not result.regression and not result.trivial < 1):
-            return None
-        last = _last_skill(history, result)
-        high = max(result.high, held_out_high(history, context), last)  # the first if the others are unknown
-        if not simple.low > high:
-            return None
-        skill = max(result.skill, held_out_skill(history, context), last)
-        share = 1 - (0.0 if result.regression else result.trivial)
-        gap = (simple.skill - max(skill, -1.0)) * share
-        if gap < self.threshold("noticed"):
-            return None
-        evidence = {"score": result.score, "simple_score": simple.score, "simple_gap": gap}
+        simple, result = lead.simple, outcome(history, context)
+        evidence = {"score": result.score, "simple_score": simple.score, "simple_gap": lead.gap}
         evidence |= {"trivial_score": simple.trivial, "held_out_rows": float(simple.rows)}
         fitted = context.asked.get("simple_rows", math.nan)
         message = (
             f"{simple.name[0].upper()}{simple.name[1:]} that was fitted on {fitted:.0f} sampled rows scores "
             f"{about(simple.score, 3)} on {simple.rows} other ones; the training ended where {result.words}."
         )
-        severity = Severity.ERROR if gap >= self.threshold("gap") else Severity.INFO  # as the rows are not the same
+        severity = Severity.ERROR if lead.gap >= self.threshold("gap") else Severity.INFO  # as rows are not the same
         return self.finding(severity, _CONFIDENCE, message, evidence)
 
     def _in_training(self, context: TaskContext) -> Finding | None:
@@ -206,13 +189,6 @@ class WorseThanSimpleModel(Rule):
             f"{about(evidence['constant_score'], 3)}."
         )
         return self.finding(Severity.INFO, 0.9, message, evidence)
-
-
-def _last_skill(history: RunHistory, result: Outcome) -> float:
-    """Return the skill in the last samples: the outcome averages half of the run, in which it may have risen."""
-    if result.regression:
-        return 1 - float(np.mean(history.scalar("squared_error")[-_LAST:])) / history.targets.variance
-    return (float(np.mean(history.scalar("accuracy")[-_LAST:])) - result.trivial) / (1 - result.trivial)
 
 
 def _rows(evidence: dict[str, float]) -> str:
