@@ -10,7 +10,7 @@ from autotrainer.records.signals import Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.baseline_models import SIMPLE_NEEDS, with_simple_model
 from autotrainer.rules._shared.layers import inputs_vary
-from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, enough_samples, outcome
+from autotrainer.rules._shared.outcome import CAUSES_OF_NO_SKILL, OUTCOME_NEEDS, Outcome, enough_samples, outcome
 from autotrainer.rules._shared.skill import targets_growth
 from autotrainer.rules._shared.trends import last_median, recent
 from autotrainer.rules._shared.words import about
@@ -95,34 +95,7 @@ class NotLearning(Rule):
     )
     needs = OUTCOME_NEEDS | frozenset({"output_spread", "output_row_sum", "target_spread", "input_std"}) | SIMPLE_NEEDS
     causes = (
-        "missing_zero_grad",
-        "wrong_training_mode",
-        "parameters_not_optimized",
-        "wrong_schedule",
-        "nonfinite",
-        "nonfinite_data",
-        "improper_output_activation",
-        "target_mismatch",
-        "improper_loss",
-        "shuffled_labels",
-        "unlearnable_targets",
-        "insufficient_capacity",
-        "unshuffled_data",
-        "class_imbalance",
-        "learning_rate_too_high",
-        "exploding_gradient",
-        "divergence",
-        "dying_relu",
-        "abnormal_data",
-        "unscaled_targets",
-        "saturated_activation",
-        "dormant_neurons",
-        "vanishing_gradient",
-        "attention_entropy_collapse",
-        "representation_collapse",
-        "poor_initialization",
-        "no_gradient",
-        "learning_rate_too_low",
+        *CAUSES_OF_NO_SKILL,
         "abnormal_update_ratio",
         "slow_convergence",
         "oscillating_loss",

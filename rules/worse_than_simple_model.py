@@ -6,7 +6,7 @@ import math
 
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.baseline_models import CHANCE, SIMPLE_NEEDS, best_simple_model, lead_of_simple_model
-from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._shared.outcome import CAUSES_OF_NO_SKILL, OUTCOME_NEEDS, outcome
 from autotrainer.rules._shared.words import about
 
 __all__ = ["WorseThanSimpleModel"]
@@ -68,35 +68,8 @@ class WorseThanSimpleModel(Rule):
     )
     needs = OUTCOME_NEEDS | SIMPLE_NEEDS | _CONSTANT_NEEDS | frozenset({"simple_gap", "simple_gap_error"})
     causes = (
-        "missing_zero_grad",
-        "wrong_training_mode",
-        "parameters_not_optimized",
-        "wrong_schedule",
-        "nonfinite",
-        "nonfinite_data",
-        "improper_output_activation",
-        "target_mismatch",
-        "improper_loss",
         "validation_mismatch",
-        "shuffled_labels",
-        "unlearnable_targets",
-        "insufficient_capacity",
-        "unshuffled_data",
-        "class_imbalance",
-        "learning_rate_too_high",
-        "exploding_gradient",
-        "divergence",
-        "dying_relu",
-        "abnormal_data",
-        "unscaled_targets",
-        "saturated_activation",
-        "dormant_neurons",
-        "vanishing_gradient",
-        "attention_entropy_collapse",
-        "representation_collapse",
-        "poor_initialization",
-        "no_gradient",
-        "learning_rate_too_low",
+        *CAUSES_OF_NO_SKILL,
         "overfitting",
         "too_few_epochs",
         "slow_convergence",
