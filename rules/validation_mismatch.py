@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
 from autotrainer.rules._shared.words import about
 
 __all__ = ["ValidationMismatch"]
 
 _Z = 5.0
 """Normal quantile of the test of the classes beyond which a difference is not sampling."""
+
+
+_EVALUATIONS, _FELL, _LEARNED = 5, 0.8, 0.3
+"""Evaluations in which no prediction is right, training loss ÷ that at the start up to which it fell, and skill on
+training data that proves that classes are predicted, as in `overfitting`."""
 
 
 class ValidationMismatch(Rule):
@@ -30,6 +38,7 @@ class ValidationMismatch(Rule):
         Share of validation rows whose class no training row has; total variation distance of the class shares, with a
         χ² test of homogeneity; medians over the features of standard deviation and offset relative to the training
         rows; the largest Kolmogorov–Smirnov distance of a feature, with Bonferroni correction, and that of the targets.
+        A validation accuracy of 0 in five evaluations or more, while the training loss fell.
 
     Thresholds
         ``unseen``: share of validation rows of unseen classes that is an error. ``shares``: distance of the class
@@ -60,7 +69,7 @@ class ValidationMismatch(Rule):
         "scaled training data but not validation data",
         "validation data look different",
     )
-    needs = frozenset(
+    needs = OUTCOME_NEEDS | frozenset(
         {
             "unseen_classes", "unseen_class_share", "unseen_class", "absent_class_share", "class_shift",
             "class_shift_z", "validation_classes",
@@ -83,7 +92,11 @@ class ValidationMismatch(Rule):
         if context.kind(history.targets) == "regression":  # whole numbers may be counts
             facts = {name: value for name, value in facts.items() if "class" not in name}
         return (
-            self._by_classes(facts) or self._by_shares(facts) or self._by_scale(facts) or self._by_distribution(facts)
+            self._by_classes(facts)
+            or self._by_shares(facts)
+            or self._by_scale(facts)
+            or self._never_right(history, context)
+            or self._by_distribution(facts)
         )
 
     def _by_classes(self, facts: dict[str, float]) -> Finding | None:
@@ -123,6 +136,25 @@ class ValidationMismatch(Rule):
             "deviations away; transform both with the numbers of the training data."
         )
         return self.finding(Severity.ERROR, 0.9, message, {"validation_scale": scale, "validation_offset": offset})
+
+    def _never_right(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Find that no prediction for validation rows was ever right: less than a constant prediction would be."""
+        accuracies, kind = history.epochs("val_accuracy")[1], context.kind(history.targets)
+        if len(accuracies) < _EVALUATIONS or accuracies.any() or kind in ("regression", "multilabel"):
+            return None
+        losses = history.losses[1][np.isfinite(history.losses[1])]
+        first, last = losses[:_EVALUATIONS], losses[-_EVALUATIONS:]
+        if len(losses) < 2 * _EVALUATIONS or not np.median(last) <= _FELL * np.median(first):
+            return None
+        result = outcome(history, context)
+        message = (
+            f"Validation accuracy is 0 in all {len(accuracies)} evaluations, while the training loss fell from "
+            f"{about(float(np.median(first)), 3)} to {about(float(np.median(last)), 3)}: the validation rows are of "
+            "other classes, their labels are encoded in another way, or accuracy does not suit the targets."
+        )
+        evidence = {"val_accuracy": 0.0, "evaluations": float(len(accuracies)), "skill": result.skill}
+        severity = Severity.ERROR if result.learned(_LEARNED) else Severity.WARNING
+        return self.finding(severity, 0.9 if severity is Severity.ERROR else 0.6, message, evidence)
 
     def _by_distribution(self, facts: dict[str, float]) -> Finding | None:
         limit = self.threshold("shift")

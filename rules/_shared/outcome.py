@@ -20,14 +20,55 @@ from autotrainer.rules._shared.skill import LEAST_R2, SkillEstimate, skill_estim
 from autotrainer.rules._shared.trends import Slope, blocks, last_median, loss_growth, recent, theil_sen
 from autotrainer.rules._shared.words import about
 
-__all__ = ["OUTCOME_NEEDS", "YOUNG_STEPS", "Outcome", "constant_outputs", "enough_samples", "outcome", "planned_share"]
-__all__ += ["progress"]
+__all__ = [
+    "CAUSES_OF_NO_SKILL",
+    "OUTCOME_NEEDS",
+    "YOUNG_STEPS",
+    "Outcome",
+    "constant_outputs",
+    "enough_samples",
+    "outcome",
+    "planned_share",
+    "progress",
+]
 
 OUTCOME_NEEDS = frozenset(
     {"loss", "batch_size", "accuracy", "squared_error", "grad_norm", "target_spread", "input_max_abs", "epochs"}
     | {"output_spread", "input_std"}
 )
 """Columns that the outcome is computed from."""
+
+CAUSES_OF_NO_SKILL = (
+    "missing_zero_grad",
+    "wrong_training_mode",
+    "parameters_not_optimized",
+    "wrong_schedule",
+    "nonfinite",
+    "nonfinite_data",
+    "improper_output_activation",
+    "target_mismatch",
+    "improper_loss",
+    "shuffled_labels",
+    "unlearnable_targets",
+    "insufficient_capacity",
+    "unshuffled_data",
+    "class_imbalance",
+    "learning_rate_too_high",
+    "exploding_gradient",
+    "divergence",
+    "dying_relu",
+    "abnormal_data",
+    "unscaled_targets",
+    "saturated_activation",
+    "dormant_neurons",
+    "vanishing_gradient",
+    "attention_entropy_collapse",
+    "representation_collapse",
+    "poor_initialization",
+    "no_gradient",
+    "learning_rate_too_low",
+)
+"""Problems after which a model may have learned nothing, the most fundamental first."""
 
 YOUNG_STEPS = 200
 """Steps after which a run of unknown length can be judged."""
