@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
+from autotrainer.records.signals import MAX_ROWS
 
 __all__ = ["loss_function", "loss_parameters", "outputs_and_targets"]
 
@@ -31,6 +33,16 @@ _ACTIVATIONS = ("SoftmaxBackward0", "SigmoidBackward0", "ReluBackward0", "TanhBa
 
 _MOST_NODES = 200_000
 
+_SCALAR_OPERATIONS = frozenset(f"{name}Backward0" for name in ("Add", "Div", "Mean", "Mul", "Sum"))
+"""What is done with the values of a loss function: terms are added, weighted, averaged."""
+
+_REDUCING = {"MeanBackward0": "mean", "SumBackward0": "sum"}
+"""After which a loss function may have been computed row by row. Rows that are multiplied, such as by the advantage of an
+action, are no targets to be met."""
+
+_MOST_TERMS = 1000
+"""Operations after which a loss is taken for one of another kind: those of 300 time steps."""
+
 
 def loss_function(loss: Tensor) -> Callable[..., Tensor] | None:
     """Return the function of `torch.nn.functional` that a loss comes from, with its reduction.
@@ -39,15 +51,21 @@ def loss_function(loss: Tensor) -> Callable[..., Tensor] | None:
         loss: The loss, before its backward pass or after it.
 
     Returns:
-        The function; None if the last operation is not that of a loss.
+        The function, marked as weighted if the loss is a sum or a multiple of its values; None if there is none, or if
+        the loss has other terms, too.
     """
-    node: Any = loss.grad_fn
-    function = None if node is None else _FUNCTIONS.get(node.name())
-    if function is None:
+    nodes = _terms(loss)
+    if not nodes:
         return None
-    function = F.cross_entropy if _activated_logits(node) is not None else function
-    reduced = functools.partial(function, reduction=_REDUCTIONS[node._saved_reduction])
-    if any(_has_saved_tensor(node, name) for name in ("_saved_weight", "_saved_pos_weight")):
+    node = nodes[0]
+    function = F.cross_entropy if _activated_logits(node) is not None else _FUNCTIONS[node.name()]
+    reduction, root = _REDUCTIONS[node._saved_reduction], loss.grad_fn
+    alone = node is root
+    if reduction == "none" and root is not None and root.name() in _REDUCING and root.next_functions[0][0] is node:
+        reduction, alone = _REDUCING[root.name()], True
+    reduced = functools.partial(function, reduction=reduction)
+    weighted = any(_has_saved_tensor(node, name) for name in ("_saved_weight", "_saved_pos_weight"))
+    if weighted or not alone:
         vars(reduced)["loss_info"] = replace(loss_info(reduced), weighted=True)
     return reduced
 
@@ -56,16 +74,47 @@ def outputs_and_targets(loss: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """Return outputs and targets that a loss of `loss_function` was computed from; None for any other loss.
 
     For a cross-entropy of logits the outputs are the log-probabilities, which the graph holds, unless the logits come
-    directly from an activation.
+    directly from an activation. Of several terms, such as those of time steps, or of real and of generated samples,
+    they are an equal share of the rows of each.
 
     Args:
         loss: The loss, before its backward pass.
     """
-    node: Any = loss.grad_fn
-    if node is None or node.name() not in _FUNCTIONS:
+    pairs = [(_outputs(node), node._saved_target) for node in _terms(loss)]
+    if len(pairs) < 2:
+        return pairs[0] if pairs else (None, None)
+    if len({(output.shape[1:], target.shape[1:]) for output, target in pairs}) > 1 or not pairs[0][0].ndim:
         return None, None
+    share = max(1, MAX_ROWS // len(pairs))
+    outputs, targets = (torch.cat([each[:share] for each in part]) for part in zip(*pairs, strict=True))
+    return outputs, targets
+
+
+def _terms(loss: Tensor) -> list[Any]:
+    """Return the nodes of the one loss function whose sum, mean or multiple a loss is; empty for any other loss."""
+    if loss.grad_fn is None:
+        return []
+    waiting: list[tuple[Any, bool]] = [(loss.grad_fn, True)]
+    nodes: list[Any] = []
+    visited = 0
+    while waiting:
+        node, by_rows = waiting.pop()
+        visited += 1
+        if node.name() in _FUNCTIONS and (by_rows or node._saved_reduction):
+            nodes.append(node)
+        elif node.name() in _SCALAR_OPERATIONS and visited < _MOST_TERMS:
+            by_rows = node.name() in _REDUCING
+            waiting.extend((child, by_rows) for child, _ in reversed(node.next_functions) if child is not None)
+        else:
+            return []
+    same = len({(node.name(), node._saved_reduction) for node in nodes}) == 1
+    return nodes if same else []
+
+
+def _outputs(node: Any) -> Tensor:
     activated = _activated_logits(node)
-    return node._saved_self if activated is None else activated._saved_result, node._saved_target
+    outputs: Tensor = node._saved_self if activated is None else activated._saved_result
+    return outputs
 
 
 def loss_parameters(loss: Tensor | None) -> set[int]:
