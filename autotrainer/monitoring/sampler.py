@@ -150,17 +150,6 @@ class Sampler:
         (work, wall), (work_before, wall_before) = self._measured, self._mark
         self._add_sample((work - work_before, wall - wall_before))
 
-    def charge(self, seconds: float, *, sample: bool = False) -> None:
-        """Account for time that `stopwatch` has not measured.
-
-        Args:
-            seconds: The time; a negative one, of a clock that was set back, counts as none.
-            sample: Whether it is the cost of a sample, which predicts the cost of the next one.
-        """
-        self.stopwatch.add(seconds)
-        if sample:
-            self._add_sample((max(0.0, seconds), max(0.0, seconds)))
-
     def _covers_sample(self) -> bool:
         cost = self._cost if self._costs else (0.0, 0.0)
         start, proportional = self._allowance(self._step)

@@ -72,7 +72,7 @@ def test_losses_of_unsampled_steps_are_recorded() -> None:
     training = Training(nn.MSELoss())
     training.step(10)
     training.clock.pace = 0.0
-    training.monitor.sampler.charge(1e6)
+    training.monitor.sampler.stopwatch.add(1e6)
     training.step(100)
     assert len(training.monitor.history.steps) == 11
     training.monitor.sampler.stopwatch.work, training.monitor.sampler._spent = 0.0, (0.0, 0.0)
