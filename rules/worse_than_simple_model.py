@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.baseline_models import CHANCE, SIMPLE_NEEDS, best_simple_model
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._shared.skill import epoch_accuracies
 from autotrainer.rules._shared.words import about
 
 __all__ = ["WorseThanSimpleModel"]
@@ -13,6 +17,14 @@ __all__ = ["WorseThanSimpleModel"]
 _CONSTANT_NEEDS = frozenset(
     {"above_constant", "metric_score", "constant_score", "judged_rows", "judged_in_training", "permuted_loss"}
 )
+
+_LINEAR_NEEDS = frozenset({"linear_score", "linear_gain", "linear_rows"})
+
+_MIN_BATCHES, _MIN_ROWS = 4, 64
+"""Fewest late batches, and rows in them, on which the network is compared with a linear model."""
+
+_SCHEDULE = 0.25
+"""Share of the schedule after which a training whose loss no longer falls is compared with a linear model."""
 
 _CONFIDENCE = 0.7
 """Confidence of errors: lower than that of most causes, which come first, although the comparison is measured."""
@@ -24,7 +36,9 @@ class WorseThanSimpleModel(Rule):
     What it does
         At the end of a managed training, compares the score on validation data with that of the best constant
         prediction, and with those of models that take less than a second: ridge regression, linear and with a Gaussian
-        kernel, nearest neighbors and a small tree; principal components where the inputs are to be reconstructed.
+        kernel, nearest neighbors and a small tree; principal components where the inputs are to be reconstructed. In a
+        watched training, which runs as it is, compares the network with a linear model of the inputs on the rows of
+        sampled batches of the last half: the network is trained on them, the linear model is not.
 
     Why it hurts
         A network that a model of a second beats is not worth its cost: something in the training, the data or the
@@ -42,7 +56,8 @@ class WorseThanSimpleModel(Rule):
 
     When it is wrong
         Simple models can be the right choice for small tables; then this is true, and of no use. Losses that weight
-        classes are not compared with simple models, as these do not weight them.
+        classes are not compared with simple models, as these do not weight them. While it is trained, a network with
+        dropout does worse than afterwards: it is only compared if its accuracy on validation data is as low.
 
     Repairs
         Learning rate, optimizer, more epochs, standardized inputs, normalization, or more units.
@@ -62,7 +77,7 @@ class WorseThanSimpleModel(Rule):
         "below the baseline",
         "no better than predicting the mean",
     )
-    needs = SIMPLE_NEEDS | _CONSTANT_NEEDS | frozenset({"simple_gap", "simple_gap_error"})
+    needs = SIMPLE_NEEDS | _CONSTANT_NEEDS | frozenset({"simple_gap", "simple_gap_error"}) | _LINEAR_NEEDS | OUTCOME_NEEDS
     causes = (
         "missing_zero_grad",
         "wrong_training_mode",
@@ -120,7 +135,7 @@ class WorseThanSimpleModel(Rule):
         by_simple_model = self._by_simple_model(context)
         if context.asked.get("above_constant") == 0:
             return self._by_constant(context, by_simple_model)
-        return by_simple_model or self._in_training(context)
+        return by_simple_model or self._by_linear_model(history, context) or self._in_training(context)
 
     def _by_constant(self, context: TaskContext, by_simple_model: Finding | None) -> Finding:
         evidence = {name: context.asked[name] for name in sorted(_CONSTANT_NEEDS & set(context.asked))}
@@ -157,6 +172,34 @@ class WorseThanSimpleModel(Rule):
         severity = Severity.WARNING if gap >= self.threshold("noticed") else Severity.INFO
         severity = Severity.ERROR if gap >= self.threshold("gap") else severity
         return self.finding(severity, _CONFIDENCE, message, evidence)
+
+    def _by_linear_model(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Compare the network with a linear model on late batches of a watched training."""
+        late = history.steps >= history.step / 2
+        gains, scores, rows = (history.scalar(f"linear_{name}")[late] for name in ("gain", "score", "rows"))
+        measured = np.isfinite(gains)
+        gains, scores, rows = gains[measured], scores[measured], rows[measured]
+        if len(gains) < _MIN_BATCHES or rows.sum() < _MIN_ROWS:
+            return None
+        gap, linear = float(np.average(gains, weights=rows)), float(np.average(scores, weights=rows))
+        spread = float(np.average((gains - gap) ** 2, weights=rows))
+        error = math.sqrt(spread * float((rows**2).sum())) / float(rows.sum())
+        if gap < self.threshold("gap") or not gap - CHANCE * error > 0:
+            return None
+        result = outcome(history, context)
+        if not result.mature(_SCHEDULE) or result.moving():
+            return None
+        validation = epoch_accuracies(history, context, "val_accuracy")
+        validation = validation[len(validation) // 2 :]
+        evaluated = bool(len(validation)) and float(validation.mean()) <= linear - self.threshold("gap")
+        if context.dropout and not evaluated:
+            return None
+        evidence = {"linear_score": linear, "model_score": linear - gap, "linear_gap": gap, "linear_gap_error": error}
+        message = (
+            f"A linear model does better on the same rows: it scores {about(linear, 3)}, the network "
+            f"{about(linear - gap, 3)}, although only the network is trained on these {rows.sum():.0f} rows."
+        )
+        return self.finding(result.worst, _CONFIDENCE, message, evidence | {"rows": float(rows.sum())})
 
     def _in_training(self, context: TaskContext) -> Finding | None:
         """Report as a fact that a training was judged on its training rows."""
