@@ -79,3 +79,36 @@ def test_judgement_on_training_rows_is_a_fact(check: Callable[..., Any]) -> None
 def test_nothing_is_said_without_facts(check: Callable[..., Any]) -> None:
     assert check() is None
     assert check(**OUTCOME) is None
+
+
+LINEAR: dict[str, Any] = {"accuracy": 0.6, "linear_score": 0.9, "linear_gain": 0.3, "linear_rows": 8.0}
+HELD_OUT = {"val_accuracy": lambda epoch: 0.6}
+
+
+@pytest.mark.parametrize(
+    ("options", "severity"),
+    [
+        pytest.param({"finished": True}, Severity.ERROR, id="at the end"),
+        pytest.param({"planned_epochs": 40}, Severity.ERROR, id="a flat loss late in the schedule"),
+        pytest.param({"planned_epochs": None}, Severity.WARNING, id="length unknown"),
+        pytest.param({"planned_epochs": 200}, None, id="early"),
+        pytest.param({"losses": lambda step: 2 - step / 600}, None, id="the loss still falls"),
+        pytest.param({"scalars": {"linear_gain": 0.07}, "finished": True}, None, id="small gap"),
+        pytest.param({"scalars": {"linear_gain": -0.2}, "finished": True}, None, id="better than the linear model"),
+        pytest.param({"scalars": {"linear_rows": 1.0}, "finished": True}, None, id="few rows"),
+        pytest.param(
+            {"scalars": {"linear_gain": lambda step: 3.0 * (step % 50 == 0) - 0.1}, "finished": True}, None, id="noise"
+        ),
+        pytest.param({"dropout": 0.5, "finished": True}, None, id="dropout"),
+        pytest.param({"dropout": 0.5, "epochs": HELD_OUT, "finished": True}, Severity.ERROR, id="also in validation"),
+    ],
+)
+def test_network_is_compared_with_a_linear_model(
+    build: Callable[..., Any], options: dict[str, Any], severity: Severity | None
+) -> None:
+    scalars = LINEAR | options.pop("scalars", {})
+    planned = {"planned_epochs": 60, "losses": lambda step: 0.5} | options
+    finding = WorseThanSimpleModel().check(*build(scalars=scalars, **planned))
+    assert (None if finding is None else finding.severity) is severity
+    if finding is not None:
+        assert "it scores 0.9, the network 0.6" in finding.message

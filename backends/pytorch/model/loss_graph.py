@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.records.signals import MAX_ROWS
+from autotrainer.records.task import MASKED
 
-__all__ = ["loss_function", "loss_parameters", "outputs_and_targets"]
+__all__ = ["loss_function", "loss_parameters", "masked", "outputs_and_targets"]
 
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "NllLossBackward0": F.nll_loss,
@@ -74,16 +75,18 @@ def outputs_and_targets(loss: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """Return outputs and targets that a loss of `loss_function` was computed from; None for any other loss.
 
     For a cross-entropy of logits the outputs are the log-probabilities, which the graph holds, unless the logits come
-    directly from an activation. Of several terms, such as those of time steps, or of real and of generated samples,
-    they are an equal share of the rows of each.
+    directly from an activation. Of several terms, such as those of time steps, they are an equal share of the rows of
+    each; but not of terms with one target each, as for real and generated samples: adversaries need not succeed.
 
     Args:
         loss: The loss, before its backward pass.
     """
-    pairs = [(_outputs(node), node._saved_target) for node in _terms(loss)]
+    pairs = [(_outputs(node), _targets(node)) for node in _terms(loss)]
     if len(pairs) < 2:
         return pairs[0] if pairs else (None, None)
     if len({(output.shape[1:], target.shape[1:]) for output, target in pairs}) > 1 or not pairs[0][0].ndim:
+        return None, None
+    if all(bool((target == target.reshape(-1)[:1]).all()) for _, target in pairs):
         return None, None
     share = max(1, MAX_ROWS // len(pairs))
     outputs, targets = (torch.cat([each[:share] for each in part]) for part in zip(*pairs, strict=True))
@@ -115,6 +118,17 @@ def _outputs(node: Any) -> Tensor:
     activated = _activated_logits(node)
     outputs: Tensor = node._saved_self if activated is None else activated._saved_result
     return outputs
+
+
+def masked(targets: Tensor, ignored: Any) -> Tensor:
+    """Return class indices with those that the loss ignores (its ``ignore_index``) replaced by `MASKED`."""
+    if ignored == MASKED or not isinstance(ignored, int) or targets.dtype.is_floating_point:
+        return targets
+    return targets.masked_fill(targets == ignored, MASKED)
+
+
+def _targets(node: Any) -> Tensor:
+    return masked(node._saved_target, int(getattr(node, "_saved_ignore_index", MASKED)))
 
 
 def loss_parameters(loss: Tensor | None) -> set[int]:

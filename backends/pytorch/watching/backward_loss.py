@@ -22,9 +22,6 @@ __all__ = ["BackwardLoss"]
 _INSPECTED = 3
 """Losses whose parameters are compared with those of the model: walking the graph takes a microsecond a node."""
 
-_SEVERAL = 2
-"""Backward passes of a step that is not read."""
-
 
 class BackwardLoss:
     """Reads the loss at the start of the backward pass of one step.
@@ -41,7 +38,7 @@ class BackwardLoss:
     def __init__(self, model: nn.Module, fail: Callable[[Exception], None], stopwatch: Stopwatch) -> None:
         self._model, self._fail, self._stopwatch = model, fail, stopwatch
         self._passes = self._inspected = 0
-        self._listening = False
+        self._listening = self._foreign = False
         self.call: LossCall | None = None
         """Loss, outputs and targets of the step, as far as the graph holds them."""
         self.function: Callable[..., Tensor] | None = None
@@ -72,16 +69,15 @@ class BackwardLoss:
                 self._fail(error)
 
     def _read(self, loss: Tensor) -> None:
-        foreign = False
         if self._inspected < _INSPECTED:
             used, own = loss_parameters(loss), {id(p) for p in self._model.parameters()}
             if used.isdisjoint(own):
                 return  # of another model
             self._inspected += 1
-            foreign = not used <= own
+            self._foreign |= not used <= own
         self._passes += 1
-        if foreign or self._passes > 1:
-            self._passes, self.call, self.function = _SEVERAL, None, None
+        if self._foreign or self._passes > 1:
+            self.call = self.function = None
             return
         outputs, targets = outputs_and_targets(loss)
         if outputs is not None and targets is not None and not targets.requires_grad:

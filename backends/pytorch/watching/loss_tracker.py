@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from weakref import ref
 
@@ -148,6 +149,10 @@ class LossTracker:
         if value and not self._logged and not any(at == step for at, _ in self._counter.losses):
             self._counter.losses.append((step, call.loss))
 
+    def losses_without_step(self) -> int:
+        """Return how many of the losses kept so far were computed before the first step; 0 if there has been one."""
+        return 0 if self._counter.step else sum(at == 0 for at, _ in self._counter.losses)
+
     def clear_call(self) -> None:
         """Drop the calls of the previous step."""
         self.call, self._ambiguous_call, self._ambiguous_losses = None, None, 0
@@ -202,7 +207,8 @@ class LossTracker:
             )
             if self._step_measurement.sampling:
                 self._note_call()
-                self.call = call.copied()
+                several = self.call is not None  # then none of them is that of the batch
+                self.call = (replace(call, direct=None) if several else call).copied()
         else:
             self._validation_loss.add(loss, call.rows)
             if not loss.requires_grad:

@@ -216,6 +216,9 @@ class TorchObserver:
         self._monitor.advance(self._counter.step - 1)
         self._report_loss_scale()
         self._loss_tracker.keep_latest(self._counter.step - 1)
+        without_step = self._loss_tracker.losses_without_step()
+        if without_step:
+            self._monitor.learn({"losses_without_step": float(without_step)})
         self._report_losses()
         self._end_last_epoch()
         self._loss_tracker.clear_call()
