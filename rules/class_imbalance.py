@@ -16,7 +16,7 @@ from autotrainer.rules._shared.trends import recent, theil_sen, wilson
 __all__ = ["ClassImbalance"]
 
 _ROWS = 10
-"""Fewest rows, labels or time steps of rare classes."""
+"""Fewest batches with a row of a rare class: each counts as one row, and may hold more."""
 
 _TRIVIAL = 0.15
 """Skill up to which a model is no better than a constant prediction, as in `Outcome.stuck`."""
@@ -59,8 +59,8 @@ class ClassImbalance(Rule):
 
     Evidence used
         Shares of the most common and the rarest class among the sampled rows. Accuracy on rare classes and on all rows
-        of sampled batches over the last half of the run; for rare classes, also its trend, and its Wilson interval.
-        From three epochs on, validation accuracy is also compared with
+        of sampled batches over the last half of the run; for rare classes, also its trend, and its Wilson interval for
+        the number of batches that held a rare row. From three epochs on, validation accuracy is also compared with
         random guesses drawn with the class shares of the training data. If it stays two standard errors below these
         over the last half of the run, the classes are less imbalanced there and the model favors the common one. This
         only counts if the model fits the training data: by its accuracy there, or by a cross-entropy below that of the
@@ -96,7 +96,7 @@ class ClassImbalance(Rule):
         "low f1 score",
         "classes are not balanced",
     )
-    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"rare_accuracy", "rare_rows"})
+    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"rare_accuracy"})
     causes = ("nonfinite", "unshuffled_data")
     repairs = ("weight_classes",)
     THRESHOLDS = thresholds(
@@ -147,11 +147,10 @@ class ClassImbalance(Rule):
         window = recent(history.steps)
         rare, all_rows = history.scalar("rare_accuracy")[window], history.scalar("accuracy")[window]
         measured = np.isfinite(rare)
-        rows = np.nan_to_num(history.scalar("rare_rows")[window][measured], nan=1.0)
-        count = int(rows.sum())
+        count = int(measured.sum())
         if count < _ROWS or not result.mature(self.threshold("schedule")):
             return None
-        share, overall = float(np.average(rare[measured], weights=rows)), float(np.nanmean(all_rows))
+        share, overall = float(rare[measured].mean()), float(np.nanmean(all_rows))
         high = wilson(share, count, 1.64)[1]
         if high > self.threshold("accuracy") or not overall - share >= _GAP:
             return None

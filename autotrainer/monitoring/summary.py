@@ -326,5 +326,4 @@ def _compare_with_targets(observation: Observation, data: DataSummary, context: 
             rare = data.is_rare(labels) & mask.ravel() if labels.size == hits.size else np.zeros(0, bool)
             if rare.any():
                 values["rare_accuracy"] = float(hits.ravel()[rare].mean())
-                values["rare_rows"] = float(rare.sum())
     return values

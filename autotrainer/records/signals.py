@@ -127,7 +127,6 @@ STEP_COLUMNS = (
     "direct_loss",  # 1 if the one call of the loss received the output of the model itself, 0 if something made of it
     "entropy_of_logits",  # 1 if the cross-entropy closest to the loss takes the outputs as logits, 0 as probabilities
     "rare_accuracy",  # accuracy on the copied rows, labels or time steps of rare classes, see `RARE_CLASS_RATIO`
-    "rare_rows",  # number of these rows, or of their labels or time steps
     "class_entropy",  # entropy of the classes among the copied rows, in nats (classification tasks)
     "feature_rank",  # effective rank of the output layer's input / the largest possible one, in (0, 1]
     "gradient_cosine",  # cosine between the gradients of this and the previous sampled step, on `SAMPLED_ENTRIES`
