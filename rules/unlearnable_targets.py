@@ -16,6 +16,11 @@ __all__ = ["UnlearnableTargets"]
 _MIN_ROWS = 20
 """Fewest rows with the same target that are reported."""
 
+_MANY_ROWS = 1000
+"""Sampled rows of a whole training from which rows with another target are fewer than 1 % (with probability 1 − 4e-5). The
+loss must have received the output itself: residuals of an equation, and opinions of an adversary, have constant targets
+on purpose."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Network:
@@ -73,7 +78,9 @@ class UnlearnableTargets(Rule):
         "no signal in the data",
         "nothing to learn",
     )
-    needs = OUTCOME_NEEDS | frozenset({"constant_targets", "train_score", "simple_features"}) | SIMPLE_NEEDS
+    needs = (
+        OUTCOME_NEEDS | frozenset({"constant_targets", "direct_loss", "train_score", "simple_features"}) | SIMPLE_NEEDS
+    )
     causes = ("nonfinite_data", "shuffled_labels")
     static = True
     THRESHOLDS = thresholds(
@@ -91,6 +98,7 @@ class UnlearnableTargets(Rule):
             return None
         one_class = context.loss.family == "binary_cross_entropy" and targets.binary
         whole = constant == 1 or (context.train_rows is not None and 0 < context.train_rows <= targets.rows)
+        whole |= history.finished and targets.rows >= _MANY_ROWS and bool((history.scalar("direct_loss") == 1).any())
         if one_class and not constant:
             return None
         rows = "all training rows" if constant == 1 else f"all {targets.rows} sampled rows"

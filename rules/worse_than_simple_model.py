@@ -46,7 +46,8 @@ class WorseThanSimpleModel(Rule):
 
     When it is wrong
         Simple models can be the right choice for small tables; then this is true, and of no use. Losses that weight
-        classes are not compared with simple models, as these do not weight them.
+        classes are not compared with simple models, as these do not weight them. While it is trained, a network with
+        dropout does worse than afterwards: it is only compared if its accuracy on validation data is as low.
 
     Repairs
         Learning rate, optimizer, more epochs, standardized inputs, normalization, or more units.

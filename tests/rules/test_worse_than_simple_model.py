@@ -102,6 +102,10 @@ POOR_R2 = {"targets": "real", "loss": "mse", "losses": lambda t: 0.6, "scalars":
         pytest.param(POOR_R2, {"trivial_score": 0.0}, "error", id="R² far below"),
         pytest.param(POOR_R2, {"trivial_score": 0.0, "linear_score": 0.41, "tree_score": 0.3}, None, id="R² as good"),
         pytest.param({"loss": "none", "targets": "index"}, {}, None, id="outcome unknown"),
+        pytest.param(CHANCE | {"dropout": 0.5}, {}, None, id="dropout"),
+        pytest.param(
+            CHANCE | {"dropout": 0.5, "epochs": {"val_accuracy": lambda e: 0.7}}, {}, "error", id="dropout, validation"
+        ),
     ],
 )
 def test_watched_training(

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import autotrainer
 from autotrainer.api.script import Trainings, watched_frameworks
-from autotrainer.backends.pytorch.scripts.loss_graph import loss_function, outputs_and_targets
+from autotrainer.backends.pytorch.model.loss_graph import loss_function, outputs_and_targets
 from autotrainer.monitoring.monitor import Monitor
 
 torch.set_num_threads(1)
