@@ -136,10 +136,14 @@ class Sampler:
         """Whether no further step is sampled."""
         return self._next == _NEVER
 
-    def affordable(self) -> bool:
-        """Return whether evaluating the rules stays within the allowance."""
+    def affordable(self, cost: float = 0.0) -> bool:
+        """Return whether what is no sample, such as evaluating the rules, stays within the allowance.
+
+        Args:
+            cost: Seconds that it is expected to take, if that is known.
+        """
         proportional = self._allowance(self._step)[1]
-        return self._allows(self._whole(self._step), proportional, self._total, (0.0, 0.0))
+        return self._allows(self._whole(self._step), proportional, self._total, (cost, cost))
 
     def begin_sample(self) -> None:
         """Note that a sample begins: what `stopwatch` measures from now on is its cost, except for `evaluations`."""
@@ -149,17 +153,6 @@ class Sampler:
         """Account for the sample that began with `begin_sample`."""
         (work, wall), (work_before, wall_before) = self._measured, self._mark
         self._add_sample((work - work_before, wall - wall_before))
-
-    def charge(self, seconds: float, *, sample: bool = False) -> None:
-        """Account for time that `stopwatch` has not measured.
-
-        Args:
-            seconds: The time; a negative one, of a clock that was set back, counts as none.
-            sample: Whether it is the cost of a sample, which predicts the cost of the next one.
-        """
-        self.stopwatch.add(seconds)
-        if sample:
-            self._add_sample((max(0.0, seconds), max(0.0, seconds)))
 
     def _covers_sample(self) -> bool:
         cost = self._cost if self._costs else (0.0, 0.0)

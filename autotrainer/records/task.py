@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from autotrainer.records.schema import rebuild
 from autotrainer.records.signals import LayerInfo
 
-__all__ = ["MASKED", "LossInfo", "OptimizerInfo", "TargetSummary", "TaskContext", "TaskKind", "correct_rows"]
+__all__ = ["MASKED", "LossInfo", "OptimizerInfo", "TargetSummary", "TaskContext", "TaskKind"]
+__all__ += ["correct_rows", "correct_values"]
 
 MASKED = -100
 """Class index of masked targets, which do not count: the default `ignore_index` of PyTorch's losses."""
@@ -296,8 +297,22 @@ def correct_rows(
         Shape (rows,), in [0, 1]: the mean over labels or unmasked time steps; NaN for rows that are fully masked. A
         row with an output that is not finite counts as incorrect.
     """
+    correct, mask = correct_values(outputs, targets, kind, cut=cut, class_axis=class_axis)
     rows = len(outputs)
     finite = np.isfinite(outputs).reshape(rows, -1).all(axis=1)
+    hits = (correct & mask).reshape(rows, -1).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return np.where(finite, hits / mask.reshape(rows, -1).sum(axis=1), 0.0)
+
+
+def correct_values(
+    outputs: NDArray[Any], targets: NDArray[Any], kind: TaskKind, *, cut: float = 0.5, class_axis: int = -1
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return for each label or time step of each row whether it is predicted correctly, and whether it counts.
+
+    Arguments as for `correct_rows`.
+    """
+    rows = len(outputs)
     if outputs.ndim > 1 and outputs.shape[class_axis] > 1 and kind == "multiclass":
         predicted = np.argmax(outputs, axis=class_axis)
         one_hot = targets.shape == outputs.shape
@@ -307,6 +322,4 @@ def correct_rows(
         predicted = outputs.reshape(rows, -1) > cut
         labels = targets.reshape(rows, -1) > 0.5 if targets.min(initial=0) >= 0 else targets.reshape(rows, -1) > 0
         mask = np.ones(predicted.shape, bool)
-    correct = ((predicted == labels) & mask).reshape(rows, -1).sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        return np.where(finite, correct / mask.reshape(rows, -1).sum(axis=1), 0.0)
+    return predicted == labels, mask

@@ -82,7 +82,9 @@ class StepRecorder:
         self.applied: list[Any] = []
         """Optimizers that were called with gradients, in this order."""
         self.composite = False
-        """Whether the loss holds more than that of the recorded outputs: losses of other outputs, penalties."""
+        """Whether the loss is not just that of the recorded outputs: of others as well, with penalties or a factor."""
+        self.scaled = False
+        """Whether it has the loss of the recorded outputs times a factor."""
         self.output_index = 0
         """Which output of the model is recorded."""
         self.modes = Modes(model)
@@ -215,7 +217,8 @@ class StepRecorder:
         self.output_index = next((i for i, each in enumerate(flat) if each is self._recorded.get("outputs")), 0)
         self._note("mask", mask_of(self._recorded.get("outputs")))
         self._note("loss", loss)
-        self.composite = bool(losses) and (len(losses) > 1 or loss is not self._loss_of_outputs)
+        self.scaled = bool(losses) and losses[0].loss_weights not in (None, 1)
+        self.composite = bool(losses) and (len(losses) > 1 or self.scaled or loss is not self._loss_of_outputs)
         self._loss_of_outputs = None
 
     def _row_losses(self, losses: Any) -> None:

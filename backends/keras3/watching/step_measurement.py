@@ -13,6 +13,7 @@ import numpy as np
 
 from autotrainer.backends.keras3.engines.step_recorder import StepRecorder
 from autotrainer.backends.keras3.model.describe import context_of, learning_rate
+from autotrainer.backends.keras3.model.loss_kinds import loss_info
 from autotrainer.backends.keras3.model.losses import compiled_losses
 from autotrainer.backends.keras3.model.masks import unmasked
 from autotrainer.backends.keras3.model.optimizers import inner_optimizer, optimizers_of
@@ -83,7 +84,7 @@ class StepMeasurement:
         """Whether the rows of a sampled batch had unequal weights."""
         self.penalty = float("nan")
         """What the latest loss held besides that of the only output: penalties on weights and activations."""
-        self._composite = False
+        self._composite = self._penalized = False
         self._output_index = 0
         self._custom_optimizers: list[Any] = []  # of a training step that does not use the compiled optimizer
         self._learning_rate = float("nan")
@@ -109,6 +110,9 @@ class StepMeasurement:
         if recorder is None:
             return
         self._composite, self._output_index = recorder.composite, recorder.output_index
+        losses = compiled_losses(self._model)
+        penalized = recorder.composite and not recorder.scaled and len(losses) == 1
+        self._penalized = penalized and loss_info(losses[0].loss).reduction == "mean"
         outputs = recorded.get("outputs")
         units = int(outputs.shape[-1]) if outputs is not None and len(outputs.shape) > 1 else None
         if not in_known_order(self._model):
@@ -155,7 +159,7 @@ class StepMeasurement:
             recorded, updated = {name: v for name, v in recorded.items() if not name.startswith("gradient:")}, False
         loss = scalar(recorded["loss"]) if "loss" in recorded else float("nan")
         data_loss = _data_loss(recorded)
-        if self._composite and len(compiled_losses(self._model)) == 1 and recorded.get("weights") is None:
+        if self._penalized and "weights" not in recorded:
             self.penalty = loss - data_loss
         weights = to_array(recorded["weights"]) if "weights" in recorded else np.ones(1)
         self.weighted |= bool(np.ptp(weights) > 0)

@@ -243,6 +243,7 @@ class StepMeasurement:
                 "stale_gradients": max((value for value in stale if not np.isnan(value)), default=float("nan")),
                 "training_mode": self.mode_tracker.training,
                 "loss_scale": scale,
+                "direct_loss": float("nan") if call is None or call.direct is None else float(call.direct),
                 "crossed_shapes": float("nan") if call is None or call.crossed is None else float(call.crossed),
             },
         )
