@@ -77,7 +77,9 @@ class WorseThanSimpleModel(Rule):
         "below the baseline",
         "no better than predicting the mean",
     )
-    needs = SIMPLE_NEEDS | _CONSTANT_NEEDS | frozenset({"simple_gap", "simple_gap_error"}) | _LINEAR_NEEDS | OUTCOME_NEEDS
+    needs = (
+        SIMPLE_NEEDS | _CONSTANT_NEEDS | frozenset({"simple_gap", "simple_gap_error"}) | _LINEAR_NEEDS | OUTCOME_NEEDS
+    )
     causes = (
         "missing_zero_grad",
         "wrong_training_mode",

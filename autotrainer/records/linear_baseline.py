@@ -1,7 +1,7 @@
 """A linear model beside the network, on the rows of sampled batches: what a model of milliseconds makes of them.
 
-It is fitted on three quarters of the rows and scored on the others, all of which the network is trained on. Only sums are
-kept, no rows.
+It is fitted on three quarters of the rows and scored on the others, all of which the network is trained on. Only sums
+are kept, no rows.
 """
 
 from __future__ import annotations
