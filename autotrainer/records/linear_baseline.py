@@ -145,7 +145,8 @@ def _numbers(observation: Observation, kind: str, targets: TargetSummary, contex
     if kind not in ("multiclass", "binary") or context.loss.weighted or outputs.ndim > 2:
         return None
     if targets.one_hot:
-        return values.argmax(axis=1)[:, None].astype(np.float64)
+        classes: Floats = values.argmax(axis=1)[:, None].astype(np.float64)
+        return classes
     if values.shape[1] != 1 or not targets.integral:
         return None
     values = np.maximum(values, 0.0) if targets.signed else values
