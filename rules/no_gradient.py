@@ -18,8 +18,8 @@ _SOLVED = 1e-6
 
 
 _MOST, _LATE = 0.5, 0.5
-"""Share of the layers whose gradient has been exactly zero in every sample, and of the schedule, from which the network is
-not trained, whatever its loss measures."""
+"""Share of the layers whose gradient has been exactly zero in every sample, and of the schedule, from which the network
+is not trained, whatever its loss measures."""
 
 
 class NoGradient(Rule):

@@ -96,8 +96,8 @@ class ParametersNotOptimized(Rule):
         losses = context.asked.get("losses_without_step", 0.0)
         if losses >= _MANY_LOSSES and history.step < 0:
             message = (
-                f"The optimizer has never taken a step, although the loss was computed at least {losses:.0f} times: call "
-                "its step() after each backward pass."
+                f"The optimizer has never taken a step, although the loss was computed at least {losses:.0f} times: "
+                "call its step() after each backward pass."
             )
             return self.finding(Severity.ERROR, 0.95, message, {"losses": losses})
         layers = context.layers if len(context.layers) == len(history.layers) else history.layers

@@ -17,9 +17,9 @@ _MIN_ROWS = 20
 """Fewest rows with the same target that are reported."""
 
 _MANY_ROWS = 1000
-"""Sampled rows of a whole training from which rows with another target are fewer than 1 % (with probability 1 − 4e-5). The
-loss must have received the output itself: residuals of an equation, and opinions of an adversary, have constant targets
-on purpose."""
+"""Sampled rows of a whole training from which rows with another target are fewer than 1 % (with probability 1 − 4e-5).
+The loss must have received the output itself: residuals of an equation, and opinions of an adversary, have constant
+targets on purpose."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,9 +134,9 @@ class ValidationMismatch(Rule):
             return None
         classes = "one class" if absent == 1 else f"{absent} classes"
         message = (
-            f"None of {targets.rows} sampled training rows is of {classes} that the output has a unit for, and accuracy "
-            f"is {training:.3g} in training and {validation:.3g} in validation: shuffle the rows before they are split, "
-            "or stratify by class."
+            f"None of {targets.rows} sampled training rows is of {classes} that the output has a unit for, and "
+            f"accuracy is {training:.3g} in training and {validation:.3g} in validation: shuffle the rows before they "
+            "are split, or stratify by class."
         )
         evidence = {"absent_classes": float(absent), "accuracy": training, "validation_accuracy": validation}
         return self.finding(result.worst, 0.75, message, evidence)

@@ -21,8 +21,8 @@ _TIMEOUT = 300.0
 def run(task: Task) -> Row:
     """Run a variant, and return its exit ``status``, the last line of ``stderr``, and its ``trainings``.
 
-    A training has ``findings``, ``epochs``, ``steps``, ``sampled``, ``first`` (the first sampled step), and ``score`` on
-    held-out rows, where the program reports one.
+    A training has ``findings``, ``epochs``, ``steps``, ``sampled``, ``first`` (the first sampled step), and ``score``
+    on held-out rows, where the program reports one.
     """
     (variant,) = select([task["case"]])
     with tempfile.TemporaryDirectory() as folder:

@@ -59,7 +59,7 @@ THREADS: Mapping[str, Thread] = {
     "distill_detached": Thread(
         "GitHub bboylyg/NAD#8",
         "a term of the loss is detached",
-        ("loss_term_imbalance", "parameters_not_optimized", "no_gradient"),
+        ("parameters_not_optimized", "no_gradient"),
     ),
     "gan_no_zero_grad": Thread(
         "GitHub Adversarial-Deep-Learning/code-soup#69", "discriminator without zero_grad", ("missing_zero_grad",)
@@ -82,7 +82,7 @@ THREADS: Mapping[str, Thread] = {
     "lstm_batch_first": Thread(
         "GitHub pytorch/pytorch#1538",
         "rows read as time steps",
-        ("target_mismatch", "ignored_input", "ignored_positions", "insufficient_capacity"),
+        ("target_mismatch", "ignored_input", "insufficient_capacity"),
     ),
     "lstm_flat_line": Thread(
         "discuss.pytorch.org 98896", "rate too low, values not scaled", (*SLOW, "insufficient_capacity")
@@ -124,7 +124,7 @@ THREADS: Mapping[str, Thread] = {
     "vae_mean": Thread(
         "GitHub AppliedDataSciencePartners/WorldModels#12",
         "reconstruction averaged, divergence summed",
-        ("loss_term_imbalance", "representation_collapse"),
+        ("representation_collapse",),
     ),
     "vq_rate": Thread("GitHub AntixK/PyTorch-VAE#51", "rate too high", FAST),
     "wrong_tensor": Thread(

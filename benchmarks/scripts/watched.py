@@ -1,4 +1,4 @@
-"""Runs a program that watches its own training: ``python -m benchmarks.scripts.watched REPORT.json PROGRAM.py [ARGS…]``.
+"""Runs a program that watches itself: ``python -m benchmarks.scripts.watched REPORT.json PROGRAM.py [ARGS…]``.
 
 The exit status is that of ``autotrainer run``: 1 if a monitor of the program has an error.
 """
@@ -11,17 +11,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from autotrainer.monitoring.monitor import Monitor
-from autotrainer.records.findings import Severity
+import autotrainer
 
 __all__ = ["main", "run_program"]
 
 
-def run_program(path: Path, arguments: list[str]) -> tuple[list[Monitor], float | None]:
+def run_program(path: Path, arguments: list[str]) -> tuple[list[autotrainer.Monitor], float | None]:
     """Run a program; return the monitors among its variables, and its ``score`` on held-out rows, if it has one."""
     sys.argv = [str(path), *arguments]
     names: dict[str, Any] = runpy.run_path(str(path), run_name="__main__")
-    monitors = [value for value in names.values() if isinstance(value, Monitor)]
+    monitors = [value for value in names.values() if isinstance(value, autotrainer.Monitor)]
     score = names.get("score")
     return monitors, None if score is None else float(score)
 
@@ -38,7 +37,7 @@ def main(arguments: list[str]) -> int:
     for number, monitor in enumerate(monitors, start=1):
         path = Path(report) if number == 1 else Path(report).with_stem(f"{Path(report).stem}-{number}")
         path.write_text(json.dumps({**monitor.report().to_dict(), "score": score}), encoding="utf-8")
-        failed |= any(finding.severity is Severity.ERROR for finding in monitor.findings)
+        failed |= any(finding.severity == "error" for finding in monitor.findings)
     return int(failed)
 
 

@@ -38,8 +38,8 @@ _SCALAR_OPERATIONS = frozenset(f"{name}Backward0" for name in ("Add", "Div", "Me
 """What is done with the values of a loss function: terms are added, weighted, averaged."""
 
 _REDUCING = {"MeanBackward0": "mean", "SumBackward0": "sum"}
-"""After which a loss function may have been computed row by row. Rows that are multiplied, such as by the advantage of an
-action, are no targets to be met."""
+"""After which a loss function may have been computed row by row. Rows that are multiplied, such as by the advantage of
+an action, are no targets to be met."""
 
 _MOST_TERMS = 1000
 """Operations after which a loss is taken for one of another kind: those of 300 time steps."""

@@ -1,7 +1,7 @@
 """The loss of a sampled step from its backward pass, where no loss module shows its calls.
 
-A loop may compute its loss by a function, an expression or a method, and log its value at most. The autograd graph still
-holds which function of PyTorch it comes from, and outputs and targets.
+A loop may compute its loss by a function, an expression or a method, and log its value at most. The autograd graph
+still holds which function of PyTorch it comes from, and outputs and targets.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _INSPECTED = 3
 class BackwardLoss:
     """Reads the loss at the start of the backward pass of one step.
 
-    A step with several backward passes is not read: they may be parts of a batch, but also of adversaries. Nor is a loss
-    that depends on parameters of other models, whose targets need not be those of this one.
+    A step with several backward passes is not read: they may be parts of a batch, but also of adversaries. Nor is a
+    loss that depends on parameters of other models, whose targets need not be those of this one.
 
     Args:
         model: The model.

@@ -23,6 +23,7 @@ from autotrainer.adapter.observer import Recorder
 from autotrainer.backends.pytorch.model.describe import layers, optimizer_info
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.optim.optimizers import owns
+from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
 from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, going_on, remove_listener
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled, never_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation
@@ -34,7 +35,6 @@ from autotrainer.backends.pytorch.watching.loss_hook import RemovableHook, hook_
 from autotrainer.backends.pytorch.watching.loss_tracker import LossTracker, StepCounter, is_kept
 from autotrainer.backends.pytorch.watching.mode_tracker import dropout_rate
 from autotrainer.backends.pytorch.watching.nonfinite_inputs import NonfiniteInputs
-from autotrainer.backends.pytorch.watching.parameter_ownership import ParameterOwnership
 from autotrainer.backends.pytorch.watching.source_lines import SourceLines
 from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
 from autotrainer.backends.pytorch.watching.validation_loss import ValidationLoss

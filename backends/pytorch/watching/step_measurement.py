@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.model.describe import is_scheduled, learning_rate
 from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
+from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
@@ -25,7 +26,6 @@ from autotrainer.backends.pytorch.statistics.weights import OptimizerStepStats, 
 from autotrainer.backends.pytorch.watching.loss_call import LossCall
 from autotrainer.backends.pytorch.watching.loss_scale import LossScale
 from autotrainer.backends.pytorch.watching.mode_tracker import ModeTracker
-from autotrainer.backends.pytorch.watching.parameter_ownership import ParameterOwnership
 from autotrainer.backends.pytorch.watching.zero_grad_check import ZeroGradCheck
 from autotrainer.output import logger
 from autotrainer.records.signals import Observation
