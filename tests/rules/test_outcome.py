@@ -64,6 +64,32 @@ def test_accuracies_of_epochs_may_be_in_percent(build: Callable[..., Any]) -> No
     assert outcome(*percents).skill == pytest.approx(outcome(*shares).skill)
 
 
+def test_constant_prediction_of_unequal_classes_has_their_entropy(
+    build: Callable[..., Any], target_summaries: dict[str, Any]
+) -> None:
+    shares = np.array([0.4, 0.4, 0.1, 0.1])  # the most common one leaves open how the others are shared
+    entropy = float(-(shares * np.log(shares)).sum())
+    targets = replace(target_summaries["index"], majority=0.4, entropy=entropy)
+    run = build(
+        targets=targets, loss="ce", output_units=4, losses=lambda t: entropy, scalars={"accuracy": np.nan}, steps=600
+    )
+    assert abs(outcome(*run).skill) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("losses", "known"),
+    [
+        (lambda t: 1.0 - 0.0015 * t, False),
+        (lambda t: 0.7 + 5 * np.exp(-t / 20), True),
+    ],
+    ids=["goes on falling", "fell at the start"],
+)
+def test_accuracy_at_chance_means_nothing_while_a_custom_loss_succeeds(
+    build: Callable[..., Any], losses: Callable[[int], float], known: bool
+) -> None:
+    assert outcome(*build(loss="custom", losses=losses, scalars={"accuracy": 0.5})).known is known
+
+
 @pytest.mark.parametrize("field", ["smoothed", "modulated"])
 def test_losses_with_another_optimum_are_not_compared_with_entropies(build: Callable[..., Any], field: str) -> None:
     history, context = build(losses=lambda s: 0.9)
