@@ -23,6 +23,7 @@ from autotrainer.backends.keras3.engines.modes import EvaluationMode
 from autotrainer.backends.keras3.engines.train_functions import TrainFunctions
 from autotrainer.backends.keras3.model.optimizers import inner_optimizer
 from autotrainer.backends.keras3.model.watched_layers import has_weights
+from autotrainer.backends.keras3.watching.custom_loop import CustomLoop
 from autotrainer.backends.keras3.watching.epochs import (
     EpochCallback,
     EpochValues,
@@ -56,8 +57,8 @@ def observe(
 
     Args:
         model: A `keras.Model`, compiled now or later.
-        optimizer: None, or the optimizer that the model is compiled with.
-        loss_fn: None, or the loss that the model is compiled with.
+        optimizer: None, or the optimizer that the model is compiled with, or that of the user's own loop.
+        loss_fn: The same for the loss.
         monitor: Receives what is observed.
         epochs: Planned epochs; None: those of ``fit``.
         steps: Planned steps; None: those of ``fit``.
@@ -69,7 +70,7 @@ def observe(
         InputError: If it is not a Keras model, or optimizer or loss are not the compiled ones.
     """
     check_objects(model, optimizer, loss_fn)
-    return KerasObserver(model, monitor, epochs, steps)
+    return KerasObserver(model, optimizer, loss_fn, monitor, epochs, steps)
 
 
 def check_objects(model: Any, optimizer: Any, loss_fn: Any) -> None:
@@ -81,6 +82,8 @@ def check_objects(model: Any, optimizer: Any, loss_fn: Any) -> None:
     if not isinstance(model, keras.Model):
         raise InputError(f"a keras.Model is needed to watch a Keras training, not {type(model).__name__}")
     compiled = getattr(model, "optimizer", None)
+    if compiled is None:  # the user's own loop calls them
+        return
     if optimizer is not None and optimizer is not compiled and optimizer is not inner_optimizer(compiled):
         raise InputError("this optimizer is not the one that the model is compiled with; leave it out: Keras knows it")
     if loss_fn is not None and loss_fn is not getattr(model, "loss", None):
@@ -92,7 +95,9 @@ class KerasObserver:
 
     owned_by_training = True
 
-    def __init__(self, model: Any, monitor: Recorder, epochs: int | None, steps: int | None) -> None:
+    def __init__(
+        self, model: Any, optimizer: Any, loss: Any, monitor: Recorder, epochs: int | None, steps: int | None
+    ) -> None:
         self._model = model
         self._monitor = monitor
         self._file = calling_file()
@@ -122,11 +127,21 @@ class KerasObserver:
             ),
         }
         vars(model).update(self._wrapped)
+        self._loop: CustomLoop | None = None
+        if keras.backend.backend() != "jax" and not monitor.context.managed:
+            self._loop = CustomLoop(
+                model, monitor, self._counter, self._losses, optimizer, loss, self._guard, self._report_context
+            )
 
     # -- called by the core ---------------------------------------------------------------------------------------
 
+    @property
+    def loop(self) -> CustomLoop | None:
+        """What watches the steps of a loop of the user's own; None if nothing does."""
+        return self._loop
+
     def log(self, *, loss: Any, outputs: Any, targets: Any) -> None:
-        """Do nothing: all of it is observed in ``fit``."""
+        """Do nothing: all of it is observed."""
 
     def place(self, what: Place, layer: str | None) -> str:
         """Return file and line where a layer is made or the loss is named; see `Locator`."""
@@ -142,6 +157,8 @@ class KerasObserver:
             attributes["train_function"] = self._keras_function
         with self._guard():
             self._end_evaluated_epoch()
+            if self._loop is not None:
+                self._loop.close()
         self._measurement = None
         self._stop()
         self._train_functions.reset(traced=True)
@@ -149,8 +166,9 @@ class KerasObserver:
         self._losses.start_epoch()
         self._monitor.advance(self._counter.total - 1)
         self._monitor.record_losses(self._losses.take())
-        if self._counting_function is None and not self._monitor.context.managed:
-            logger.warning("no training step of this model was observed: only fit() and train_on_batch() are watched")
+        steps = self._counting_function is not None or (self._loop is not None and self._loop.steps)
+        if not (steps or self._monitor.context.managed):
+            logger.warning("no training step of this model was observed")
 
     # -- called by the callback -----------------------------------------------------------------------------------
 
@@ -373,11 +391,12 @@ class KerasObserver:
 
     # -- helpers --------------------------------------------------------------------------------------------------
 
-    def _report_context(self) -> None:
+    def _report_context(self, measurement: StepMeasurement | None = None) -> None:
         model = self._model
+        measurement = measurement if measurement is not None else self._measurement
         measurement = (
-            self._measurement
-            if self._measurement is not None
+            measurement
+            if measurement is not None
             else StepMeasurement(model, self._losses, readable=keras.backend.backend() != "jax")
         )
         (epochs, steps), (rows, batch_size) = self._counter.planned, self._counter.data_size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -76,6 +76,12 @@ class StepMeasurement:
         self._loss_scale = 1.0
         self.begun = False
 
+    def adopt(self, loss: Any, optimizers: Sequence[Any]) -> None:
+        """Take loss and optimizers of a loop of the user's, which the model does not know; ``loss`` may be None."""
+        known, optimizer = self._arguments
+        self._arguments = loss if known is None else known, optimizer
+        self._custom_optimizers = list(optimizers)
+
     def before_step(self) -> None:
         """Store what the step is going to change."""
         optimizer = self._optimizer()
@@ -110,7 +116,7 @@ class StepMeasurement:
     def context(self) -> TaskContext:
         """Return the description of the training, without its length and its data."""
         model = self._model
-        layers = with_unowned([self._with_hidden(row) for row in self._order], optimizers_of(model))
+        layers = with_unowned([self._with_hidden(row) for row in self._order], optimizers_of(model) or self._custom_optimizers)
         loss, optimizer = self._arguments
         loss = getattr(model, "loss", None) if loss is None else loss
         optimizer = self._optimizer() if optimizer is None else optimizer

@@ -30,7 +30,7 @@ from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
 from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, remove_listener
 from autotrainer.backends.pytorch.runtime.hooks import never_compiled
 from autotrainer.backends.pytorch.runtime.observation import is_transformed
-from autotrainer.backends.pytorch.runtime.patching import FunctionPatch
+from autotrainer.adapter.function_patch import FunctionPatch
 from autotrainer.backends.pytorch.runtime.torch_private import Loss, step_post_hooks
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.scripts.find_model import find_model
