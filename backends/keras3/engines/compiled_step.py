@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-import keras
-
 from autotrainer.backends.keras3.engines.loop_recorder import LoopRecorder
 from autotrainer.backends.keras3.engines.patching import RecordingError
 from autotrainer.backends.keras3.engines.step_recorder import batch_of
@@ -30,12 +28,16 @@ class TracedFunction:
     Attributes:
         applies: The optimizers that it calls, each with its variables, by id.
         nested: Whether an optimizer is called in an inner graph, as in a loop over batches.
+        differentiates: Whether it computes gradients.
+        loss: The first Keras loss that it calls.
         models: Ids of the watched models that it calls.
     """
 
     def __init__(self) -> None:
         self.applies: dict[int, tuple[Any, tuple[Any, ...]]] = {}
         self.nested = False
+        self.differentiates = False
+        self.loss: Any = None
         self.models: set[int] = set()
         self._steps: dict[tuple[int, ...], CompiledStep] = {}
 
@@ -89,10 +91,12 @@ class CompiledStep:
                 result, recorded = self._function(*args, **kwargs)
             except tf.errors.OpError:
                 raise
-            except Exception as error:  # noqa: BLE001 - if the user's own code fails, it fails again
+            except Exception as error:
                 if traces == self._traces and not isinstance(error, RecordingError):
                     raise
-                self._reason = str(error) if isinstance(error, RecordingError) else f"tracing failed: {error!r}"
+                reasons = [recorder.reason for recorder in self._recorders if recorder.reason is not None]
+                line = (str(error).strip().splitlines() or [""])[-1].strip()
+                self._reason = reasons[0] if reasons else f"tracing failed: {type(error).__name__}: {line}"
             else:
                 return result, list(recorded)
         for recorder in self._recorders:
@@ -116,7 +120,7 @@ class CompiledStep:
         copies: dict[Any, Any] = {}
         for recorder, values in zip(self._recorders, recorded, strict=True):
             recorder.find_loss(result[0])
-            _add_batch(values, args, kwargs)
+            _add_targets(values, recorder.inputs, args, kwargs)
         kept = [
             {key: copy_if_regrouped(value, copies) for key, value in tensors_of_this_graph(values).items()}
             for values in recorded
@@ -136,16 +140,16 @@ class CompiledStep:
         return [recorders[0].record(run_inner), *inner]
 
 
-def _add_batch(recorded: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Add inputs and targets from the arguments of a step, ``(x, y)`` or one pair, where no call shows them."""
+def _add_targets(
+    recorded: dict[str, Any], inputs: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Add targets that no loss shows: the second argument of a step, or of its pair, if the first is the input."""
     values = (*args, *kwargs.values())
     data = values[0] if len(values) == 1 and isinstance(values[0], list | tuple) else values
-    if len(data) not in (2, 3):
+    outputs = recorded.get("outputs")
+    if len(data) not in (2, 3) or outputs is None or "targets" in recorded:
         return
     batch = batch_of(tuple(data))
-    inputs, outputs = recorded.get("inputs"), recorded.get("outputs")
-    if inputs is None or outputs is None or "targets" in recorded or batch.get("inputs") is not inputs:
-        return
-    targets = batch.get("targets")
-    if targets is not None and keras.ops.is_tensor(targets) and targets.shape[:1] == outputs.shape[:1]:
-        recorded["targets"] = targets
+    x, y = batch.get("inputs"), batch.get("targets")
+    if len(inputs) == 1 and x is inputs[0] and y is not None and y is not x and y.shape[:1] == outputs.shape[:1]:
+        recorded["targets"] = y

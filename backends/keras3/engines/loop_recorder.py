@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from autotrainer.backends.keras3.engines.patching import RecordingError
 from autotrainer.backends.keras3.engines.step_recorder import StepRecorder, paired
 from autotrainer.backends.keras3.engines.tensorflow_graph import raise_if_stateful_random
 from autotrainer.backends.keras3.model.masks import mask_of
@@ -36,16 +37,16 @@ class LoopRecorder(StepRecorder):
     ) -> None:
         super().__init__(model, layers, fail, needs=needs)
         self._stack = ExitStack()
-        self._arguments: dict[str, Any] = {}
         self._pair: tuple[Any, Any, Any] | None = None
         self._from_model = False  # whether the outputs of the pair are those of the model
         self._target: Any = None
         self.active = False
         """Whether it records now."""
+        self.inputs: list[Any] = []
+        """The tensors that the model was called with last."""
         self.loss: Any = None
         """The Keras loss that was called; None if there was none."""
-        self.loss_index: int | None = None
-        """Index of the loss among the tensors that the compiled function returns; None if it is not among them."""
+        self._loss_index: int | None = None  # among the tensors that the compiled function returns
         self.reason: str | None = None
         """Why the step can't be recorded."""
 
@@ -62,7 +63,7 @@ class LoopRecorder(StepRecorder):
     def begin(self) -> None:
         """Forget what was recorded before, and record from now on."""
         super().begin()
-        self.active, self._arguments, self._pair, self._target, self._from_model = True, {}, None, None, False
+        self.active, self.inputs, self._pair, self._target, self._from_model = True, [], None, None, False
 
     def finish(self) -> dict[str, Any]:
         """End recording, and return the recorded tensors; see `StepRecorder.train_step`."""
@@ -71,7 +72,8 @@ class LoopRecorder(StepRecorder):
         if self._pair is not None:
             recorded.pop("outputs", None)
             recorded.update(paired(*self._pair[:2]))
-        recorded.update({key: value for key, value in self._arguments.items() if key not in recorded})
+        if self.inputs:
+            recorded.setdefault("inputs", self.inputs[0])
         mask = mask_of(recorded.get("outputs"))
         if mask is not None:
             recorded["mask"] = mask
@@ -85,9 +87,7 @@ class LoopRecorder(StepRecorder):
     def model_called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The model is about to be called for a step: the last call before the gradients counts."""
         self.begin()
-        values = [v for v in keras.tree.flatten([*args, *kwargs.values()]) if _is_array(v)]
-        if values:
-            self._arguments = {"inputs": values[0]}
+        self.inputs = [v for v in keras.tree.flatten([*args, *kwargs.values()]) if _is_array(v)]
 
     def loss_called(self, loss: Any, targets: Any, outputs: Any, value: Any) -> None:
         """A loss was called: the first one that takes the output of the model counts."""
@@ -107,15 +107,39 @@ class LoopRecorder(StepRecorder):
         """
         self._gradients(gradients, variables)
         self.applied.append(optimizer)
-        raise_if_stateful_random(self._model)
+        self._refuse_stateful_random()
 
     def find_loss(self, result: Any) -> None:
         """Find the loss in the result of the function that is being traced."""
-        if self._target is None:
-            return
         flat = keras.tree.flatten(result)
-        self.loss_index = next((index for index, value in enumerate(flat) if value is self._target), None)
+        self._loss_index = next((index for index, value in enumerate(flat) if value is self._target), None)
+
+    def loss_in(self, result: Any) -> Any:
+        """Return the loss in the result of the compiled function; None if it is not there.
+
+        If the function could not be traced again, its only number counts.
+        """
+        flat = keras.tree.flatten(result)
+        if self.reason is not None:
+            numbers = [value for value in flat if _is_array(value) and not value.shape and _is_float(value)]
+            return numbers[0] if len(numbers) == 1 else None
+        return None if self._loss_index is None else flat[self._loss_index]
+
+    def _output(self, output: Any) -> None:
+        self._recorded.update(paired(None, output))
+        self._refuse_stateful_random()
+
+    def _refuse_stateful_random(self) -> None:
+        try:
+            raise_if_stateful_random(self._model)
+        except RecordingError as error:
+            self.reason = str(error)  # Keras and TensorFlow add to the message
+            raise
 
 
 def _is_array(value: Any) -> bool:
     return keras.ops.is_tensor(value) or isinstance(value, np.ndarray)
+
+
+def _is_float(value: Any) -> bool:
+    return bool(keras.backend.is_float_dtype(keras.backend.standardize_dtype(value.dtype)))

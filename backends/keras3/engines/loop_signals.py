@@ -8,23 +8,32 @@ Some methods of Keras and TensorFlow are patched while there is a listener: call
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 import keras
 
 from autotrainer.adapter.function_patch import FunctionPatch
 from autotrainer.backends.keras3.engines.compiled_step import CompiledStep, TracedFunction
 from autotrainer.backends.keras3.engines.loop_recorder import LoopRecorder
+from autotrainer.backends.keras3.model.loss_kinds import LOSS_FUNCTIONS
 from autotrainer.backends.keras3.model.optimizers import gradients_of_call, materialize
 from autotrainer.backends.keras3.runtime.tensorflow_functions import converted, function_class, uses_xla
 from autotrainer.monitoring.tracebacks import passes_on
 
-__all__ = ["LoopListener", "add_listener", "executes_eagerly", "is_listening", "note_call", "remove_listener"]
-
-_EVALUATIONS = ("evaluate", "predict", "test_on_batch", "predict_on_batch")
+__all__ = [
+    "LoopListener",
+    "add_listener",
+    "executes_eagerly",
+    "is_listening",
+    "latest_dataset",
+    "listeners",
+    "note_call",
+    "remove_listener",
+]
 
 
 class LoopListener(Protocol):
@@ -36,7 +45,7 @@ class LoopListener(Protocol):
     def loss_called(self, loss: Any, targets: Any, outputs: Any, value: Any) -> None:
         """A Keras loss was called."""
 
-    def differentiated(self, target: Any, sources: Any) -> None:
+    def differentiated(self, tape: Any, target: Any, sources: Any) -> None:
         """A gradient tape is about to compute the gradients of a target."""
 
     def applying(self, optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
@@ -71,6 +80,7 @@ class _State:
         self.in_keras = 0  # calls of ``fit`` and ``train_on_batch`` that are going on
         self.in_apply = False
         self.function: TracedFunction | None = None  # the compiled function that is being called
+        self.dataset: ref[Any] | None = None  # the one that has started last
 
 
 _state = _State()
@@ -84,26 +94,33 @@ def add_listener(listener: LoopListener) -> None:
     _listeners.add(listener)
     if _patches:
         return
-    _patches.extend(
-        [
-            FunctionPatch(keras.Model, "fit", _wrap_training),
-            FunctionPatch(keras.Model, "train_on_batch", _wrap_training),
-            *(FunctionPatch(keras.Model, name, _wrap_evaluation) for name in _EVALUATIONS),
-            FunctionPatch(keras.losses.Loss, "__call__", _wrap_loss),
-            FunctionPatch(keras.optimizers.Optimizer, "apply", _wrap_apply),
-            FunctionPatch(keras.optimizers.LossScaleOptimizer, "apply", _wrap_apply),
-        ]
-    )
+    try:
+        for owner, name, wrap in _replacements():
+            _patches.append(FunctionPatch(owner, name, wrap))
+    except BaseException:
+        remove_listener(listener)
+        raise
+
+
+def _replacements() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
+    """Yield what is replaced: the owner of a function, its name, and what makes the replacement."""
+    for name in ("fit", "train_on_batch"):
+        yield keras.Model, name, _wrap_training
+    for name in ("evaluate", "predict", "test_on_batch", "predict_on_batch"):
+        yield keras.Model, name, _wrap_evaluation
+    yield keras.losses.Loss, "__call__", _wrap_loss
+    for module in map(sys.modules.get, ("keras.losses", "keras._tf_keras.keras.losses")):  # the latter: ``tf.keras``
+        for name in LOSS_FUNCTIONS:
+            if hasattr(module, name):
+                yield module, name, _wrap_loss_function
+    yield keras.optimizers.Optimizer, "apply", _wrap_apply
+    yield keras.optimizers.LossScaleOptimizer, "apply", _wrap_apply
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        _patches.extend(
-            [
-                FunctionPatch(tf.GradientTape, "gradient", _wrap_gradient),
-                FunctionPatch(tf.data.Dataset, "__iter__", _wrap_dataset),
-                FunctionPatch(function_class(), "__call__", _wrap_function),
-            ]
-        )
+        yield tf.GradientTape, "gradient", _wrap_gradient
+        yield tf.data.Dataset, "__iter__", _wrap_dataset
+        yield function_class(), "__call__", _wrap_function
 
 
 def remove_listener(listener: LoopListener) -> None:
@@ -115,9 +132,19 @@ def remove_listener(listener: LoopListener) -> None:
         _patches.clear()
 
 
+def listeners() -> list[Any]:
+    """Return all listeners."""
+    return list(_listeners)
+
+
 def is_listening() -> bool:
     """Return whether the code that runs now is that of the user's loop, not of ``fit`` and the like."""
     return not _state.in_keras
+
+
+def latest_dataset() -> Any:
+    """Return the dataset that the loop has begun to read last; None if there is none."""
+    return None if _state.dataset is None else _state.dataset()
 
 
 def note_call(model: Any) -> None:
@@ -173,10 +200,31 @@ def _wrap_loss(original: Callable[..., Any]) -> Callable[..., Any]:
         value = original(loss, *args, **kwargs)
         if not _state.in_keras:
             given = dict(zip(("y_true", "y_pred"), args, strict=False), **kwargs)
+            _note_loss(loss)
             _send("loss_called", loss, given.get("y_true"), given.get("y_pred"), value)
         return value
 
     return __call__
+
+
+def _note_loss(loss: Any) -> None:
+    if _state.function is not None and _state.function.loss is None:
+        _state.function.loss = loss
+
+
+def _wrap_loss_function(original: Callable[..., Any]) -> Callable[..., Any]:
+    @passes_on
+    def loss(*args: Any, **kwargs: Any) -> Any:
+        value = original(*args, **kwargs)
+        if not _state.in_keras:
+            given = dict(zip(("y_true", "y_pred"), args, strict=False), **kwargs)
+            options = {name: value for name, value in given.items() if name not in ("y_true", "y_pred")}
+            function = functools.partial(original, **options) if options else original
+            _note_loss(function)
+            _send("loss_called", function, given.get("y_true"), given.get("y_pred"), value)
+        return value
+
+    return loss
 
 
 def _wrap_gradient(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -184,7 +232,9 @@ def _wrap_gradient(original: Callable[..., Any]) -> Callable[..., Any]:
     def gradient(tape: Any, *args: Any, **kwargs: Any) -> Any:
         if not _state.in_keras:
             given = dict(zip(("target", "sources"), args, strict=False), **kwargs)
-            _send("differentiated", given.get("target"), given.get("sources"))
+            if _state.function is not None:
+                _state.function.differentiates = True
+            _send("differentiated", tape, given.get("target"), given.get("sources"))
         return original(tape, *args, **kwargs)
 
     return gradient
@@ -225,6 +275,7 @@ def _wrap_dataset(original: Callable[..., Any]) -> Callable[..., Any]:
     @passes_on
     def __iter__(dataset: Any) -> Any:  # noqa: N807 - its name in tracebacks
         if not _state.in_keras and executes_eagerly():
+            _state.dataset = ref(dataset)
             _send("dataset_started", dataset)
         return original(dataset)
 

@@ -6,6 +6,7 @@ optimizers has taken its gradients.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -21,6 +22,8 @@ from autotrainer.backends.keras3.engines.loop_signals import (
     add_listener,
     executes_eagerly,
     is_listening,
+    latest_dataset,
+    listeners,
     note_call,
     remove_listener,
 )
@@ -33,7 +36,7 @@ from autotrainer.backends.keras3.watching.step_measurement import StepMeasuremen
 from autotrainer.monitoring.tracebacks import passes_on
 from autotrainer.output import logger
 
-__all__ = ["CustomLoop"]
+__all__ = ["CustomLoop", "records_gradients"]
 
 
 class CustomLoop:
@@ -75,11 +78,19 @@ class CustomLoop:
         self._before_step = False
         self._next = 0
         self._target = self._loss_value = None  # of the present step
+        self._latest_target: Any = None  # whose gradients were computed last
+        self._adversaries: list[CustomLoop] = []  # loops of models on which that target depends
+        self._traced_loss: Any = None  # of a compiled function that can't be recorded
         self._warned = False
+        self.adversarial = False
+        """Whether the model is trained against another one: its loss does not measure progress."""
         self.steps = 0
         """Steps that have been observed."""
         self._call = model.call
         vars(model)["call"] = self._wrapped = passes_on(self._called)
+        dataset = latest_dataset()
+        if dataset is not None:
+            self._epochs.dataset_started(dataset)
         add_listener(self)
 
     def close(self) -> None:
@@ -92,6 +103,16 @@ class CustomLoop:
             self._recorder.cancel()
         if self.steps:
             self._epochs.finish(interrupted=self._monitor.interrupted)
+
+    @property
+    def model(self) -> Any:
+        """The model; None once nobody uses it."""
+        return self._model()
+
+    @property
+    def last(self) -> Any:
+        """The optimizer whose call ends a step; None before the first one."""
+        return self._last
 
     # -- calls of the model ---------------------------------------------------------------------------------------
 
@@ -108,7 +129,7 @@ class CustomLoop:
             if recorder is not None:
                 recorder.model_called(args, kwargs)
             return
-        if not _trains():
+        if not records_gradients():
             if self.steps:
                 self._epochs.evaluated()
             return
@@ -116,6 +137,7 @@ class CustomLoop:
             self._begin_step()
         if self._recorder is not None and self._recorder.active:
             self._recorder.model_called(args, kwargs)
+
     # -- signals of the loop --------------------------------------------------------------------------------------
 
     def model_evaluated(self, model: Any) -> None:
@@ -131,17 +153,19 @@ class CustomLoop:
         """A Keras loss was called."""
         recorder = self._recorder if executes_eagerly() else self._tracing_recorder()
         if recorder is None or recorder is self._recorder:
-            if not _trains():
+            if not records_gradients():
                 return
             self._loss_value = value
         if recorder is not None and recorder.active:
             recorder.loss_called(loss, targets, outputs, value)
 
-    def differentiated(self, target: Any, sources: Any) -> None:
+    def differentiated(self, tape: Any, target: Any, sources: Any) -> None:
         """A gradient tape is about to compute the gradients of a target."""
         model = self._model()
         if model is None or not self._is_of(model, keras.tree.flatten(sources)):
             return
+        self._latest_target = target
+        self._adversaries = [] if self.adversarial else self._others_on(tape)
         if not executes_eagerly():
             recorder = self._tracing_recorder()
             if recorder is not None:
@@ -151,10 +175,26 @@ class CustomLoop:
         if self._recorder is not None and self._recorder.active:
             self._recorder.differentiated(target)
 
+    def _others_on(self, tape: Any) -> list[CustomLoop]:
+        """Return the loops of other models that a tape has watched."""
+        ids = {id(variable) for variable in tape.watched_variables()}
+        others = [each for each in listeners() if isinstance(each, CustomLoop) and each is not self]
+        models = [(other, other.model) for other in others]
+        return [o for o, model in models if model and any(id(v.value) in ids for v in model.trainable_variables)]
+
+    def _find_adversary(self) -> None:
+        """Find another model that has a loss of its own and on which the loss of this one depends."""
+        for other in self._adversaries:
+            target = other._latest_target
+            if target is not None and target is not self._latest_target:
+                self.adversarial = other.adversarial = True
+        self._adversaries = []
+
     def applying(self, optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
         """An optimizer is about to take gradients."""
         if not self._updates_model(optimizer, variables):
             return
+        self._find_adversary()
         if not executes_eagerly():
             recorder = self._tracing_recorder()
             if recorder is not None:
@@ -195,6 +235,7 @@ class CustomLoop:
             measurement = self._prepare()
             if measurement is None:
                 return None
+            self._traced_loss = traced.loss
             recorder = self._recorders.get(function)
             if recorder is None:
                 recorder = self._recorders[function] = self._make_recorder(measurement)
@@ -211,7 +252,7 @@ class CustomLoop:
         if self._monitor.closed:
             return
         if not traced.applies:
-            if self.steps and id(self._model()) in traced.models:
+            if self.steps and id(self._model()) in traced.models and not traced.differentiates:
                 self._epochs.evaluated()
             return
         if not self._trains_model(function, traced):
@@ -220,10 +261,11 @@ class CustomLoop:
         if traced.nested:
             steps, self._iterations = self._iterations_of(traced) - self._iterations, 0
         recorder = self._recorders.get(function)
-        index = None if recorder is None else recorder.loss_index
-        loss = None if index is None else keras.tree.flatten(result)[index]
+        loss = None if recorder is None else recorder.loss_in(result)
         with self._guard():
             self._count(steps, loss)
+            if traced.nested and steps > 1:
+                self._epochs.called()
 
     def step_recorded(self, recorder: LoopRecorder, recorded: dict[str, Any] | None) -> None:
         """A sampled step of a compiled function has been taken."""
@@ -273,11 +315,14 @@ class CustomLoop:
 
     def _count(self, steps: int, loss: Any) -> None:
         """Count steps, and keep a reference to the loss."""
+        if self._counter.total != self._epochs.step:  # ``fit`` has taken steps
+            self._epochs.restart(self._counter.total)
+            self._ended = self._monitor.history.epoch
         self._epochs.stepped(steps)
         self._counter.steps_per_call = max(1, steps)
         self._counter.total += steps
         self.steps += steps
-        self._losses.logs.append({} if loss is None else {"loss": _Loss(loss)})
+        self._losses.logs.append({} if loss is None else {"loss": _Loss(loss, only_nonfinite=self.adversarial)})
         if loss is not None:
             self._losses.trust_values()
 
@@ -302,14 +347,16 @@ class CustomLoop:
         """Record the observation of the step just taken."""
         measurement = self._measurement
         assert measurement is not None
+        if self.adversarial:
+            recorded = {key: value for key, value in recorded.items() if key not in ("loss", "outputs", "targets")}
         if "loss" in recorded:
             known = bool(self._losses.logs and self._losses.logs[-1])
             loss = recorded.pop("loss")
             if not known:
                 recorded["loss"] = np.asarray(float(_Loss(loss)))
         if not measurement.begun:
-            if recorder is not None:
-                measurement.adopt(recorder.loss, self._optimizers)
+            loss = self._traced_loss if recorder is None else recorder.loss
+            measurement.adopt(None if self.adversarial else loss, self._optimizers)
             measurement.begin(recorder, recorded)
             self._report_context(measurement)
             if recorder is not None and recorder.misses_gradients:
@@ -372,19 +419,22 @@ class CustomLoop:
 
 
 class _Loss:
-    """A loss that is read when it is needed: the mean of a tensor."""
+    """A loss that is read when it is needed, the mean of a tensor; with ``only_nonfinite``, a finite one is none."""
 
-    def __init__(self, value: Any) -> None:
-        self._value = value
+    def __init__(self, value: Any, *, only_nonfinite: bool = False) -> None:
+        self._value, self._only_nonfinite = value, only_nonfinite
 
     def __float__(self) -> float:
         value = self._value
         if hasattr(value, "detach"):  # torch
             value = value.detach().cpu()
-        return float(np.mean(np.asarray(value, dtype=np.float64)))
+        mean = float(np.mean(np.asarray(value, dtype=np.float64)))
+        if self._only_nonfinite and math.isfinite(mean):
+            raise ValueError("the loss does not measure progress")
+        return mean
 
 
-def _trains() -> bool:
+def records_gradients() -> bool:
     """Return whether gradients are being recorded: else a call of the model is an evaluation."""
     engine = keras.backend.backend()
     if engine == "tensorflow":

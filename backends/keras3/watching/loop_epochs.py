@@ -39,7 +39,8 @@ class LoopEpochs:
         self._started = ref(dataset), self.step
 
     def evaluated(self) -> None:
-        """The model is called for an evaluation."""
+        """The model is called for an evaluation, which reads the dataset that has started last."""
+        self._started = None
         if self.step == self._latest or self._in_a_row >= _ROUTINE:
             return
         self._in_a_row = self._in_a_row + 1 if self.step == self._latest + 1 else 0
@@ -61,6 +62,16 @@ class LoopEpochs:
             if self._feeding is None and at > self._epoch_start:
                 self._end_at(at)
         self.step += steps
+
+    def restart(self, step: int) -> None:
+        """Count the present epoch from this number of steps on: others have been taken in another way."""
+        self.step = self._epoch_start = step
+        self._evaluated = None
+
+    def called(self) -> None:
+        """A function has taken several steps: with data of its own, they are an epoch."""
+        if self._feeding is None and self._started is None and self.step > self._epoch_start:
+            self._end_at(self.step)
 
     def finish(self, *, interrupted: bool) -> None:
         """The training has ended."""

@@ -127,6 +127,8 @@ class KerasObserver:
             ),
         }
         vars(model).update(self._wrapped)
+        self.tentative = False
+        """Whether it may turn out that the model is not trained."""
         self._loop: CustomLoop | None = None
         if keras.backend.backend() != "jax" and not monitor.context.managed:
             self._loop = CustomLoop(
@@ -167,7 +169,7 @@ class KerasObserver:
         self._monitor.advance(self._counter.total - 1)
         self._monitor.record_losses(self._losses.take())
         steps = self._counting_function is not None or (self._loop is not None and self._loop.steps)
-        if not (steps or self._monitor.context.managed):
+        if not (steps or self.tentative or self._monitor.context.managed):
             logger.warning("no training step of this model was observed")
 
     # -- called by the callback -----------------------------------------------------------------------------------

@@ -116,7 +116,9 @@ class StepMeasurement:
     def context(self) -> TaskContext:
         """Return the description of the training, without its length and its data."""
         model = self._model
-        layers = with_unowned([self._with_hidden(row) for row in self._order], optimizers_of(model) or self._custom_optimizers)
+        layers = with_unowned(
+            [self._with_hidden(row) for row in self._order], optimizers_of(model) or self._custom_optimizers
+        )
         loss, optimizer = self._arguments
         loss = getattr(model, "loss", None) if loss is None else loss
         optimizer = self._optimizer() if optimizer is None else optimizer
