@@ -119,7 +119,7 @@ class LoopRecorder(StepRecorder):
 
         If the function could not be traced again, its only number counts.
         """
-        flat = keras.tree.flatten(result)
+        flat = [result] if keras.ops.is_tensor(result) else keras.tree.flatten(result)
         if self.reason is not None:
             numbers = [value for value in flat if _is_array(value) and not value.shape and _is_float(value)]
             return numbers[0] if len(numbers) == 1 else None

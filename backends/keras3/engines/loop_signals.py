@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary, WeakSet, ref
+from weakref import ref
 
 import keras
 
@@ -84,14 +84,14 @@ class _State:
 
 
 _state = _State()
-_listeners: WeakSet[Any] = WeakSet()
+_listeners: list[ref[Any]] = []
 _patches: list[FunctionPatch] = []
-_functions: WeakKeyDictionary[Any, TracedFunction] = WeakKeyDictionary()
+_functions: dict[int, tuple[ref[Any], TracedFunction]] = {}  # compiled functions that were called, by id
 
 
 def add_listener(listener: LoopListener) -> None:
     """Send the signals to a listener, as long as it exists or until `remove_listener`."""
-    _listeners.add(listener)
+    _listeners.append(ref(listener, _discard))
     if _patches:
         return
     try:
@@ -125,16 +125,22 @@ def _replacements() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
 
 def remove_listener(listener: LoopListener) -> None:
     """Send a listener no more signals."""
-    _listeners.discard(listener)
+    for reference in [each for each in _listeners if each() is listener]:
+        _discard(reference)
+
+
+def _discard(reference: ref[Any]) -> None:
+    _listeners.remove(reference)
     if not _listeners:
         for patch in reversed(_patches):
             patch.undo()
         _patches.clear()
+        _functions.clear()
 
 
 def listeners() -> list[Any]:
     """Return all listeners."""
-    return list(_listeners)
+    return [listener for reference in _listeners if (listener := reference()) is not None]
 
 
 def is_listening() -> bool:
@@ -163,7 +169,7 @@ def executes_eagerly() -> bool:
 
 
 def _send(signal: str, *values: Any) -> None:
-    for listener in list(_listeners):
+    for listener in listeners():
         with suppress(Exception):
             getattr(listener, signal)(*values)
 
@@ -285,16 +291,19 @@ def _wrap_dataset(original: Callable[..., Any]) -> Callable[..., Any]:
 def _wrap_function(original: Callable[..., Any]) -> Callable[..., Any]:
     import tensorflow as tf
 
+    executing_eagerly, functions_run_eagerly = tf.executing_eagerly, tf.config.functions_run_eagerly
+
     @passes_on
     def __call__(function: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 - its name in tracebacks
-        if not tf.executing_eagerly():
+        if not executing_eagerly():
             body = converted(function) if CompiledStep.tracing and not uses_xla(function) else None
             return original(function, *args, **kwargs) if body is None else body(*args, **kwargs)
-        if _state.in_keras or _state.function is not None or tf.config.functions_run_eagerly():
+        if _state.in_keras or _state.function is not None or functions_run_eagerly():
             return original(function, *args, **kwargs)
-        traced = _functions.get(function)
-        if traced is None:
-            traced = _functions[function] = TracedFunction()
+        reference, traced = _functions.get(id(function), (None, None))
+        if reference is None or traced is None or reference() is not function:
+            traced = TracedFunction()
+            _functions[id(function)] = ref(function), traced
             _trace(function, traced, args, kwargs)
         _state.function = traced
         try:
@@ -317,7 +326,7 @@ def _wrap_function(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _samples(function: Any, traced: TracedFunction) -> list[tuple[Any, LoopRecorder]]:
     samples = []
-    for listener in list(_listeners):
+    for listener in listeners():
         with suppress(Exception):
             recorder = listener.recorder_for(function, traced)
             if recorder is not None:
@@ -327,7 +336,7 @@ def _samples(function: Any, traced: TracedFunction) -> list[tuple[Any, LoopRecor
 
 def _trace(function: Any, traced: TracedFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Trace a function before its first call, so that its first step can be measured; the trace serves that call."""
-    if not any(listener.wants_trace(function) for listener in list(_listeners)):
+    if not any(listener.wants_trace(function) for listener in listeners()):
         return
     _state.function = traced
     try:

@@ -7,10 +7,11 @@ optimizers has taken its gradients.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import ref
 
 import keras
 import numpy as np
@@ -70,8 +71,9 @@ class CustomLoop:
         self._ended = monitor.history.epoch  # epochs that have been ended, here or before
         self._trained: dict[int, tuple[Any, bool]] = {}  # optimizers, and whether they update the model
         self._last: Any = None  # the optimizer whose call ends a step
-        self._functions: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # whether they train the model
-        self._recorders: WeakKeyDictionary[Any, LoopRecorder] = WeakKeyDictionary()
+        self._functions: dict[int, tuple[TracedFunction, bool]] = {}  # by id, and whether they train the model
+        self._recorders: dict[int, LoopRecorder] = {}  # of these functions
+        self._ids: frozenset[int] = frozenset()  # of the weights
         self._iterations = 0  # of the optimizer, before the call of a function that takes several steps
         self._measurement: StepMeasurement | None = None
         self._recorder: LoopRecorder | None = None  # of eager steps
@@ -118,8 +120,10 @@ class CustomLoop:
 
     def _called(self, *args: Any, **kwargs: Any) -> Any:
         if is_listening():
-            with self._guard():
+            try:
                 self._note_call(args, kwargs)
+            except Exception as error:  # noqa: BLE001 - nothing may reach the training; a `with` would take 2 µs
+                self._fail(error)
         return self._call(*args, **kwargs)
 
     def _note_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -161,8 +165,7 @@ class CustomLoop:
 
     def differentiated(self, tape: Any, target: Any, sources: Any) -> None:
         """A gradient tape is about to compute the gradients of a target."""
-        model = self._model()
-        if model is None or not self._is_of(model, keras.tree.flatten(sources)):
+        if not self._is_of_model(keras.tree.flatten(sources)):
             return
         self._latest_target = target
         self._adversaries = [] if self.adversarial else self._others_on(tape)
@@ -177,8 +180,10 @@ class CustomLoop:
 
     def _others_on(self, tape: Any) -> list[CustomLoop]:
         """Return the loops of other models that a tape has watched."""
-        ids = {id(variable) for variable in tape.watched_variables()}
         others = [each for each in listeners() if isinstance(each, CustomLoop) and each is not self]
+        if not others:
+            return []
+        ids = {id(variable) for variable in tape.watched_variables()}
         models = [(other, other.model) for other in others]
         return [o for o, model in models if model and any(id(v.value) in ids for v in model.trainable_variables)]
 
@@ -212,8 +217,10 @@ class CustomLoop:
     def applied(self, optimizer: Any) -> None:
         """The optimizer has taken them: the step has ended, if it is the last optimizer of the model."""
         if self._trained.get(id(optimizer), (None, False))[1] and optimizer is self._last and executes_eagerly():
-            with self._guard():
+            try:
                 self._end_step()
+            except Exception as error:  # noqa: BLE001 - nothing may reach the training; a `with` would take 2 µs
+                self._fail(error)
 
     def wants_trace(self, function: Any) -> bool:
         """Return whether a compiled function that has not been called yet is traced before its first call."""
@@ -224,11 +231,11 @@ class CustomLoop:
 
     def recorder_for(self, function: Any, traced: TracedFunction) -> LoopRecorder | None:
         """Return what records the step that a compiled function is about to take; None if it is not sampled."""
-        if self._monitor.closed or not self._trains_model(function, traced):
+        if not self._trains_model(traced):
             return None
         if traced.nested:
             self._iterations = self._iterations_of(traced)
-        if self._counter.total < self._next or not self._is_due():
+        if self._counter.total < self._next or self._monitor.closed or not self._is_due():
             return None
         with self._guard():
             self._cancel_eager()
@@ -236,9 +243,9 @@ class CustomLoop:
             if measurement is None:
                 return None
             self._traced_loss = traced.loss
-            recorder = self._recorders.get(function)
+            recorder = self._recorders.get(id(traced))
             if recorder is None:
-                recorder = self._recorders[function] = self._make_recorder(measurement)
+                recorder = self._recorders[id(traced)] = self._make_recorder(measurement)
             sampler = self._monitor.sampler
             sampler.begin_sample()
             with sampler.stopwatch:
@@ -249,23 +256,23 @@ class CustomLoop:
 
     def function_called(self, function: Any, traced: TracedFunction, result: Any) -> None:
         """A compiled function has been called."""
-        if self._monitor.closed:
-            return
         if not traced.applies:
             if self.steps and id(self._model()) in traced.models and not traced.differentiates:
                 self._epochs.evaluated()
             return
-        if not self._trains_model(function, traced):
+        if not self._trains_model(traced):
             return
         steps = 1
         if traced.nested:
             steps, self._iterations = self._iterations_of(traced) - self._iterations, 0
-        recorder = self._recorders.get(function)
+        recorder = self._recorders.get(id(traced))
         loss = None if recorder is None else recorder.loss_in(result)
-        with self._guard():
+        try:
             self._count(steps, loss)
             if traced.nested and steps > 1:
                 self._epochs.called()
+        except Exception as error:  # noqa: BLE001 - nothing may reach the training; a `with` would take 2 µs
+            self._fail(error)
 
     def step_recorded(self, recorder: LoopRecorder, recorded: dict[str, Any] | None) -> None:
         """A sampled step of a compiled function has been taken."""
@@ -384,19 +391,18 @@ class CustomLoop:
         known = self._trained.get(id(optimizer))
         if known is not None and known[0]() is optimizer:
             return known[1]
-        model = self._model()
-        updates = model is not None and self._is_of(model, variables)
+        updates = self._is_of_model(variables)
         self._trained[id(optimizer)] = ref(optimizer), updates
         if updates:
             self._last = optimizer
         return updates
 
-    def _trains_model(self, function: Any, traced: TracedFunction) -> bool:
-        model = self._model()
-        if function not in self._functions and model is not None:
+    def _trains_model(self, traced: TracedFunction) -> bool:
+        known = self._functions.get(id(traced))
+        if known is None:
             updates = [self._updates_model(*each) for each in traced.applies.values()]
-            self._functions[function] = any(updates)
-        return self._functions.get(function, False)
+            known = self._functions[id(traced)] = traced, any(updates)
+        return known[1]
 
     @property
     def _optimizers(self) -> list[Any]:
@@ -408,13 +414,16 @@ class CustomLoop:
         """Return how often the model's optimizer has been called."""
         return int(keras.ops.convert_to_numpy(self._last.iterations))
 
-    @staticmethod
-    def _is_of(model: Any, variables: Sequence[Any]) -> bool:
-        ids = {id(v) for v in model.trainable_variables}
-        ids |= {id(v.value) for v in model.trainable_variables}
-        return any(id(v) in ids for v in variables)
+    def _is_of_model(self, variables: Sequence[Any]) -> bool:
+        """Return whether any of these variables is a weight of the model."""
+        if self._ids.isdisjoint(map(id, variables)):
+            model = self._model()
+            weights = [] if model is None else model.trainable_variables
+            self._ids = frozenset(id(each) for weight in weights for each in (weight, weight.value))
+        return not self._ids.isdisjoint(map(id, variables))
 
     def _fail(self, error: Exception) -> None:
+        self._next = sys.maxsize
         self._monitor.fail("watching Keras", error)
 
 

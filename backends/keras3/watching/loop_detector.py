@@ -146,11 +146,10 @@ class LoopDetector:
         """Return None: the observers record."""
         return None
 
-    def __getattr__(self, name: str) -> Any:
-        """Ignore all other signals."""
-        if name in ("model_evaluated", "dataset_started", "loss_called", "differentiated", "function_called"):
-            return _ignore
-        raise AttributeError(name)
+    def ignore(self, *_: Any) -> None:
+        """Ignore a signal."""
+
+    model_evaluated = dataset_started = loss_called = differentiated = function_called = ignore
 
     # -- internal -------------------------------------------------------------------------------------------------
 
@@ -161,7 +160,7 @@ class LoopDetector:
             logger.warning(
                 "a training loop of the script's own is not watched: no keras.Model has the weights it trains"
             )
-        parts = [m for m in self._early_parts(models)]
+        parts = self._early_parts()
         loops, monitors = [], []
         for model in models:
             replaced = [monitor for part, monitor in parts if part is not model and _contains(model, part)]
@@ -171,7 +170,7 @@ class LoopDetector:
         self._detected[id(optimizer)] = ref(optimizer), monitors
         return loops
 
-    def _early_parts(self, models: Sequence[Any]) -> list[tuple[Any, Recorder]]:
+    def _early_parts(self) -> list[tuple[Any, Recorder]]:
         pairs = [(model(), monitor) for model, monitor in self._early]
         return [(model, monitor) for model, monitor in pairs if model is not None and monitor.history.step < 0]
 
@@ -202,7 +201,3 @@ class LoopDetector:
 
 def _contains(model: Any, part: Any) -> bool:
     return any(layer is part for layer in model._flatten_layers(include_self=False))
-
-
-def _ignore(*_: Any) -> None:
-    return None
