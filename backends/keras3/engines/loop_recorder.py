@@ -121,7 +121,7 @@ class LoopRecorder(StepRecorder):
         """
         flat = [result] if keras.ops.is_tensor(result) else keras.tree.flatten(result)
         if self.reason is not None:
-            numbers = [value for value in flat if _is_array(value) and not value.shape and _is_float(value)]
+            numbers = [value for value in flat if _is_array(value) and len(value.shape) == 0 and _is_float(value)]
             return numbers[0] if len(numbers) == 1 else None
         return None if self._loss_index is None else flat[self._loss_index]
 

@@ -98,11 +98,10 @@ class CustomLoop:
     def close(self) -> None:
         """Detach, and end the last epoch."""
         remove_listener(self)
+        self._cancel_eager()
         model = self._model()
         if model is not None and vars(model).get("call") is self._wrapped:
             del vars(model)["call"]
-        if self._recorder is not None:
-            self._recorder.cancel()
         if self.steps:
             self._epochs.finish(interrupted=self._monitor.interrupted)
 

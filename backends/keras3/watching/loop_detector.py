@@ -26,7 +26,7 @@ from autotrainer.backends.keras3.engines.loop_signals import (
 from autotrainer.backends.keras3.watching.custom_loop import CustomLoop, records_gradients
 from autotrainer.backends.keras3.watching.find_models import find_models
 from autotrainer.backends.keras3.watching.observer import KerasObserver
-from autotrainer.monitoring.monitor import is_watched
+from autotrainer.monitoring.monitor import is_watched, watched_models
 from autotrainer.monitoring.tracebacks import passes_on
 from autotrainer.output import logger
 
@@ -39,17 +39,18 @@ _PATIENCE = 100
 class LoopDetector:
     """Detects trainings and opens a monitor for each.
 
-    Args:
+    Attributes:
         watch: Watches a model, in place of the monitors of parts of it; returns None if it is not watched.
     """
 
-    def __init__(self, watch: Callable[..., Recorder | None]) -> None:
-        self._watch = watch
+    watch: Callable[..., Recorder | None]
+
+    def __init__(self) -> None:
         self._unstepped: WeakSet[Any] = WeakSet()
         self._detected: dict[int, tuple[ref[Any], list[Recorder]]] = {}  # optimizers that have taken a step
         self._early: list[tuple[ref[Any], Recorder]] = []  # watched before a first step
         self._patience = _PATIENCE
-        self._in_layer = self._failed = False
+        self._in_layer = self._failed = self._reported = False
         self._call_patch: FunctionPatch | None = None
         self._patch = FunctionPatch(keras.optimizers.Optimizer, "__init__", self._wrap_constructor)
         if keras.backend.backend() != "jax":
@@ -115,7 +116,7 @@ class LoopDetector:
     def applying(self, optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
         """An optimizer is about to take gradients: its first step shows its model."""
         known = self._detected.get(id(optimizer))
-        if known is not None and known[0]() is optimizer and not all(monitor.closed for monitor in known[1]):
+        if known is not None and known[0]() is optimizer and not any(monitor.closed for monitor in known[1]):
             return
         if executes_eagerly():
             for loop in self._guarded(self._detect, optimizer, variables) or ():
@@ -156,7 +157,8 @@ class LoopDetector:
     def _detect(self, optimizer: Any, variables: Sequence[Any]) -> list[CustomLoop]:
         """Watch the models that an optimizer trains, unless they are watched; return the loops newly watched."""
         models = find_models(variables)
-        if not models:
+        if not models and not self._reported:
+            self._reported = True
             logger.warning(
                 "a training loop of the script's own is not watched: no keras.Model has the weights it trains"
             )
@@ -179,8 +181,8 @@ class LoopDetector:
     ) -> tuple[Recorder | None, CustomLoop | None]:
         """Watch a model; return its monitor, and its loop if that is new."""
         if is_watched(model):
-            return None, None
-        monitor = self._watch(model, replaces)
+            return watched_models.get(model), None
+        monitor = self.watch(model, replaces)
         observer = None if monitor is None else monitor.observer
         if not isinstance(observer, KerasObserver):
             return monitor, None

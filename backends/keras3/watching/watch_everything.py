@@ -29,7 +29,9 @@ Fit = Callable[..., Any]
 @contextmanager
 def watch_everything(open_watch: OpenWatch) -> Iterator[None]:
     """Watch each training in the block."""
-    models = _WatchedModels(open_watch, keras.Model.fit)
+    detector = LoopDetector()  # patches the same methods for longer, below
+    models = _WatchedModels(open_watch, keras.Model.fit, detector.trained_by_keras)
+    detector.watch = models.watch
     methods = [
         (keras.Model, "fit", models.fit()),
         (keras.Model, "train_on_batch", models.train_on_batch(keras.Model.train_on_batch)),
@@ -38,12 +40,9 @@ def watch_everything(open_watch: OpenWatch) -> Iterator[None]:
     originals = [getattr(owner, name) for owner, name, _ in methods]
     for owner, name, method in methods:
         setattr(owner, name, method)
-    detector = LoopDetector(models.watch)
-    models.on_fit = detector.trained_by_keras
     try:
         yield
     finally:
-        detector.close()
         for (owner, name, method), original, inherits in zip(methods, originals, inherited, strict=True):
             if vars(owner).get(name) is not method:
                 continue  # the script has replaced it again
@@ -51,6 +50,7 @@ def watch_everything(open_watch: OpenWatch) -> Iterator[None]:
                 delattr(owner, name)
             else:
                 setattr(owner, name, original)
+        detector.close()
 
 
 class _WatchedModels:
@@ -59,15 +59,14 @@ class _WatchedModels:
     Args:
         open_watch: Starts to watch a model.
         fit: ``fit`` of `keras.Model`.
+        on_training: Called with each model that Keras trains.
     """
 
-    def __init__(self, open_watch: OpenWatch, fit: Fit) -> None:
-        self._open_watch, self._original_fit = open_watch, fit
+    def __init__(self, open_watch: OpenWatch, fit: Fit, on_training: Callable[[Any], None]) -> None:
+        self._open_watch, self._original_fit, self._on_training = open_watch, fit, on_training
         self._watched: dict[int, tuple[weakref.ref[Any], Recorder, Fit]] = {}
         self._failed = False
         self._replaces: Sequence[Recorder] = ()
-        self.on_fit: Callable[[Any], None] = lambda model: None
-        """Called with each model that Keras trains."""
 
     def fit(self) -> Fit:
         """Return a ``fit`` that first starts to watch the model."""
@@ -77,7 +76,7 @@ class _WatchedModels:
         @passes_on
         def fit(model: Any, *args: Any, **kwargs: Any) -> Any:
             watched = self._watched_fit(model)
-            self.on_fit(model)
+            self._on_training(model)
             return original(model, *args, **kwargs) if watched is None else watched(*args, **kwargs)
 
         return fit
@@ -89,7 +88,7 @@ class _WatchedModels:
         @passes_on
         def train_on_batch(model: Any, *args: Any, **kwargs: Any) -> Any:
             self._watched_fit(model)
-            self.on_fit(model)
+            self._on_training(model)
             return original(model, *args, **kwargs)
 
         return train_on_batch
