@@ -182,6 +182,7 @@ class TorchObserver:
         self._warned_compiled_loss = False
         self._ending_epoch: int | None = None
         self._epoch_start = self._counter.step
+        self._full_batches = 0  # steps that were counted as epochs, as all get the same tensor
         self._epoch_end = -1
         self._needs_loss_scale = "loss_scale" in monitor.needs
         planned = None if monitor.sampler.stopped else context.planned_steps
@@ -396,6 +397,7 @@ class TorchObserver:
     def _count_epochs(self, step: int) -> None:
         """Count the steps up to this number of them as epochs, if each is one."""
         if self._epochs.full_batch and self._monitor.history.epoch < step:
+            self._full_batches += step - self._monitor.history.epoch
             self._monitor.count_epochs(range(self._monitor.history.epoch, step))
             self._epochs.restart(step)
 
@@ -411,6 +413,8 @@ class TorchObserver:
         step = self._counter.step if self._ending_epoch is None else self._ending_epoch
         if self._ending_epoch is None:
             self._epochs.stopped = True
+            self._monitor.history.epoch -= self._full_batches  # the user's epochs have several steps each
+            self._full_batches = 0
         elif self._epoch_start == step:
             return {}  # they have been read
         self._monitor.advance(step - 1)
