@@ -115,6 +115,13 @@ class KerasObserver:
         self._evaluated: dict[str, float] | None = None  # values of an evaluation outside of ``fit``
         self._epochs = monitor.history.epoch  # that have been ended here
         self._epoch_end = 0  # steps done at the end of the latest of them
+        self.tentative = False
+        """Whether it may turn out that the model is not trained."""
+        self._loop: CustomLoop | None = None
+        if keras.backend.backend() != "jax" and not monitor.context.managed:  # it patches the methods that follow
+            self._loop = CustomLoop(
+                model, monitor, self._counter, self._losses, optimizer, loss, self._guard, self._report_context
+            )
         self._original = {name: getattr(model, name) for name in ("fit", "evaluate", "make_train_function")}
         self._train_functions = TrainFunctions(
             model, self._original["make_train_function"], self._fail, self._on_unrecordable
@@ -127,13 +134,6 @@ class KerasObserver:
             ),
         }
         vars(model).update(self._wrapped)
-        self.tentative = False
-        """Whether it may turn out that the model is not trained."""
-        self._loop: CustomLoop | None = None
-        if keras.backend.backend() != "jax" and not monitor.context.managed:
-            self._loop = CustomLoop(
-                model, monitor, self._counter, self._losses, optimizer, loss, self._guard, self._report_context
-            )
 
     # -- called by the core ---------------------------------------------------------------------------------------
 
