@@ -101,6 +101,7 @@ class KerasObserver:
         self._model = model
         self._monitor = monitor
         self._file = calling_file()
+        self._optimizer = optimizer
         self._counter = StepCounter(epochs, steps)
         self._has_schedule_callback = False  # whether a callback of the present fit changes the learning rate
         self._next = 0  # the first step that may be sampled
@@ -147,7 +148,9 @@ class KerasObserver:
 
     def place(self, what: Place, layer: str | None) -> str:
         """Return file and line where a layer is made or the loss is named; see `Locator`."""
-        return source_line(self._model, what, layer, self._file)
+        optimizer = self._optimizer if self._optimizer is not None else getattr(self._model, "optimizer", None)
+        activation = self._monitor.context.output_activation
+        return source_line(self._model, what, layer, self._file, optimizer=optimizer, activation=activation)
 
     def close(self) -> None:
         """Detach everything from the model."""

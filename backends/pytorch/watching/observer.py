@@ -149,7 +149,7 @@ class TorchObserver:
         self._counter = counter = StepCounter(monitor.history.step + 1)  # a training may continue another one
         fail = weak_method(self._fail)
         self._epochs = EpochDetector(model, counter, weak_method(self._end_epoch))
-        on_evaluation = weak_method(self._epochs.evaluated)
+        on_evaluation = weak_method(self._evaluated)
         stopwatch = monitor.sampler.stopwatch
         self._step_measurement = StepMeasurement(
             model,
@@ -163,7 +163,7 @@ class TorchObserver:
         )
         self._nonfinite_inputs = NonfiniteInputs(model, fail, stopwatch)
         self._validation_loss = ValidationLoss(context.loss.reduction != "sum")
-        self._source_lines = SourceLines(model)
+        self._source_lines = SourceLines(model, type(self._optimizers.first).__name__)
         note_loss_call = partial(self._source_lines.record_call, "loss")
         self._loss_tracker = LossTracker(
             model,
@@ -199,6 +199,7 @@ class TorchObserver:
             for loader, iterator in going_on():
                 self._epochs.loader_started(loader, iterator)
             add_listener(self._epochs)
+            add_listener(self._source_lines)
         self._hook_loss()
         if self._step_measurement.compiled:
             logger.warning("the model is compiled: its activations are not measured, everything else is")
@@ -281,6 +282,7 @@ class TorchObserver:
 
     def place(self, what: Place, layer: str | None) -> str:
         """Return file and line where a layer is made, or the loss or the step is called; see `Locator`."""
+        self._source_lines.output_activation = self._monitor.context.output_activation
         return self._source_lines.locate(what, layer, managed=self._monitor.context.managed)
 
     def _warn_compiled_loss(self) -> None:
@@ -291,6 +293,7 @@ class TorchObserver:
     def _detach(self) -> None:
         self._closed = self._loss_tracker.closed = True
         remove_listener(self._epochs)
+        remove_listener(self._source_lines)
         self._step_measurement.end()
         self._step_measurement.mode_tracker.stop()
         self._nonfinite_inputs.end()
@@ -357,6 +360,10 @@ class TorchObserver:
             self._monitor.learn(self._step_measurement.loss_scale.facts(stepped=self._counter.step > 0))
 
     # -- epochs ---------------------------------------------------------------------------------------------------
+
+    def _evaluated(self) -> None:
+        self._epochs.evaluated()
+        self._source_lines.record_call("evaluation")
 
     def _training_resumed(self) -> None:
         """Note that an evaluation has ended."""

@@ -97,7 +97,8 @@ def test_loop_is_watched_without_a_compiled_model() -> None:
         loop.run(1)
         call = vars(loop.model)["call"]
     assert (monitor.history.step, monitor.history.epoch) == (3, 1)
-    assert "call" not in vars(loop.model) and call is not None
+    assert call is not None
+    assert "call" not in vars(loop.model)
 
 
 def test_epochs_of_the_user_are_counted_once() -> None:
