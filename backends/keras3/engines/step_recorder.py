@@ -123,11 +123,19 @@ class StepRecorder:
     @passes_on
     def record(self, run: Callable[[], Any]) -> dict[str, Any]:
         """Call a function and return the tensors recorded meanwhile, by name."""
+        self.begin()
+        with nullcontext() if self._batch_only else self.recording():
+            run()
+        return self.finish()
+
+    def begin(self) -> None:
+        """Forget what was recorded before."""
         self.calls += 1
         self._recorded, self._layer_inputs, self.order, self.applied, self._last_operation = {}, {}, [], [], None
         self.modes.clear()
-        with nullcontext() if self._batch_only else self._recording():
-            run()
+
+    def finish(self) -> dict[str, Any]:
+        """Return the tensors recorded since `begin`, by name."""
         recorded, self._recorded = self._recorded, {}
         self._describe_output(recorded)
         features = self._features()
@@ -136,7 +144,8 @@ class StepRecorder:
         return recorded
 
     @contextmanager
-    def _recording(self) -> Iterator[None]:
+    def recording(self) -> Iterator[None]:
+        """Record what the model, its layers and its optimizers are called with."""
         model = self._model
         with ExitStack() as stack:
             for row, watched in enumerate(self.layers):

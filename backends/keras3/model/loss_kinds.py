@@ -11,7 +11,7 @@ import keras
 
 from autotrainer.records.task import LossInfo
 
-__all__ = ["loss_info"]
+__all__ = ["LOSS_FUNCTIONS", "loss_info"]
 
 # Errors of logarithms or ratios are not distances on the scale of the targets: they count as custom losses.
 _FAMILIES = {
@@ -44,6 +44,10 @@ _ABBREVIATIONS = {
     "kld": "kl_divergence",
     "logcosh": "log_cosh",
 }
+
+
+LOSS_FUNCTIONS = tuple(name for name in _FAMILIES if callable(getattr(keras.losses, name, None)))
+"""The functions of `keras.losses` whose family is known."""
 
 
 def loss_info(loss: Any) -> LossInfo:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
@@ -16,6 +17,7 @@ import keras
 from autotrainer.adapter.observer import Recorder
 from autotrainer.backends.keras3.engines.modes import EvaluationMode
 from autotrainer.backends.keras3.model.optimizers import inner_optimizer
+from autotrainer.backends.keras3.watching.custom_loop import CustomLoop
 from autotrainer.backends.keras3.watching.epochs import (
     EpochCallback,
     EpochValues,
@@ -23,8 +25,10 @@ from autotrainer.backends.keras3.watching.epochs import (
     has_schedule,
     with_callback,
 )
+from autotrainer.backends.keras3.watching.loss_tracker import LossTracker
 from autotrainer.backends.keras3.watching.source_lines import source_line
 from autotrainer.backends.keras3.watching.step_counter import StepCounter
+from autotrainer.backends.keras3.watching.step_measurement import StepMeasurement
 from autotrainer.backends.keras3.watching.step_observer import StepObserver
 from autotrainer.backends.keras3.watching.validation_arrays import validation_arrays
 from autotrainer.errors import InputError
@@ -45,8 +49,8 @@ def observe(
 
     Args:
         model: A `keras.Model`, compiled now or later.
-        optimizer: None, or the optimizer that the model is compiled with.
-        loss_fn: None, or the loss that the model is compiled with.
+        optimizer: None, or the optimizer that the model is compiled with, or that of the user's own loop.
+        loss_fn: The same for the loss.
         monitor: Receives what is observed.
         epochs: Planned epochs; None: those of ``fit``.
         steps: Planned steps; None: those of ``fit``.
@@ -58,7 +62,7 @@ def observe(
         InputError: If it is not a Keras model, or optimizer or loss are not the compiled ones.
     """
     check_objects(model, optimizer, loss_fn)
-    return KerasObserver(model, monitor, epochs, steps)
+    return KerasObserver(model, optimizer, loss_fn, monitor, epochs, steps)
 
 
 def check_objects(model: Any, optimizer: Any, loss_fn: Any) -> None:
@@ -70,6 +74,8 @@ def check_objects(model: Any, optimizer: Any, loss_fn: Any) -> None:
     if not isinstance(model, keras.Model):
         raise InputError(f"a keras.Model is needed to watch a Keras training, not {type(model).__name__}")
     compiled = getattr(model, "optimizer", None)
+    if compiled is None:  # the user's own loop calls them
+        return
     if optimizer is not None and optimizer is not compiled and optimizer is not inner_optimizer(compiled):
         raise InputError("this optimizer is not the one that the model is compiled with; leave it out: Keras knows it")
     if loss_fn is not None and loss_fn is not getattr(model, "loss", None):
@@ -81,20 +87,33 @@ class KerasObserver:
 
     owned_by_training = True
 
-    def __init__(self, model: Any, monitor: Recorder, epochs: int | None, steps: int | None) -> None:
+    def __init__(
+        self, model: Any, optimizer: Any, loss: Any, monitor: Recorder, epochs: int | None, steps: int | None
+    ) -> None:
         self._model = model
         self._monitor = monitor
         self._file = calling_file()
+        self._optimizer = optimizer
         self._counter = StepCounter(epochs, steps)
         self._epoch_values = EpochValues(model)
+        self._losses = LossTracker()
         self._fits = 0  # calls of ``fit`` that are going on
         self._compared: tuple[Any, ...] = ()  # places of the arrays whose training and validation rows were compared
         self._evaluated: dict[str, float] | None = None  # values of an evaluation outside of ``fit``
         self._epochs = monitor.history.epoch  # that have been ended here
         self._epoch_end = 0  # steps done at the end of the latest of them
+        self.tentative = False
+        """Whether it may turn out that the model is not trained."""
+        self._loop: CustomLoop | None = None
+        if keras.backend.backend() != "jax" and not monitor.context.managed:  # it patches the methods that follow
+            self._loop = CustomLoop(
+                model, monitor, self._counter, self._losses, optimizer, loss, self._guard, self._report_context
+            )
         self._original = {name: getattr(model, name) for name in ("fit", "evaluate", "make_train_function")}
         make = self._original["make_train_function"]
-        self._steps = StepObserver(model, monitor, self._counter, self._epoch_values, make, self._end_evaluated_epoch)
+        self._steps = StepObserver(
+            model, monitor, self._counter, self._losses, self._epoch_values, make, self._end_evaluated_epoch
+        )
         self._evaluation = EvaluationMode(model, self._steps.fail)
         self._wrapped = {
             "fit": functools.wraps(self._original["fit"])(functools.partial(self._fit)),
@@ -105,12 +124,19 @@ class KerasObserver:
 
     # -- called by the core ---------------------------------------------------------------------------------------
 
+    @property
+    def loop(self) -> CustomLoop | None:
+        """What watches the steps of a loop of the user's own; None if nothing does."""
+        return self._loop
+
     def log(self, *, loss: Any, outputs: Any, targets: Any) -> None:
-        """Do nothing: all of it is observed in ``fit``."""
+        """Do nothing: all of it is observed."""
 
     def place(self, what: Place, layer: str | None) -> str:
         """Return file and line where a layer is made or the loss is named; see `Locator`."""
-        return source_line(self._model, what, layer, self._file)
+        optimizer = self._optimizer if self._optimizer is not None else getattr(self._model, "optimizer", None)
+        activation = self._monitor.context.output_activation
+        return source_line(self._model, what, layer, self._file, optimizer=optimizer, activation=activation)
 
     def close(self) -> None:
         """Detach everything from the model."""
@@ -120,13 +146,16 @@ class KerasObserver:
                 del attributes[name]
         with self._steps.guard():
             self._end_evaluated_epoch()
+            if self._loop is not None:
+                self._loop.close()
         self._steps.close()
-        self._steps.losses.collect(self._counter.counts, sampled=False)
-        self._steps.losses.start_epoch()
+        self._losses.collect(self._counter.counts, sampled=False)
+        self._losses.start_epoch()
         self._monitor.advance(self._counter.total - 1)
-        self._monitor.record_losses(self._steps.losses.take())
-        if not self._steps.observed_any and not self._monitor.context.managed:
-            logger.warning("no training step of this model was observed: only fit() and train_on_batch() are watched")
+        self._monitor.record_losses(self._losses.take())
+        steps = self._steps.observed_any or (self._loop is not None and self._loop.steps)
+        if not (steps or self.tentative or self._monitor.context.managed):
+            logger.warning("no training step of this model was observed")
 
     # -- called by the callback -----------------------------------------------------------------------------------
 
@@ -145,7 +174,7 @@ class KerasObserver:
                 self._steps.begin_fit()
             if number is not None:  # this fit may end before the next step to consider
                 self._steps.consider(*self._counter.ends(self._monitor.history.epoch))
-            self._steps.losses.start_epoch()
+            self._losses.start_epoch()
 
     def start_test(self) -> None:
         """Register the start of an evaluation."""
@@ -167,14 +196,14 @@ class KerasObserver:
                 values = self.values(logs)
                 if "val_loss" in values and math.isfinite(self._steps.penalty):
                     values["val_data_loss"] = values["val_loss"] - self._steps.penalty
-                self._steps.losses.collect(counts, sampled=False)
+                self._losses.collect(counts, sampled=False)
             self._monitor.advance(counts.total - 1)
             if not self._monitor.context.managed:  # else the trainer reports it, with its own evaluation
                 self._end_epoch({**values, **self._evaluation.take()})
 
     def values(self, logs: Mapping[str, Any]) -> dict[str, float]:
         """Return the numbers in the logs of an epoch, by their usual names."""
-        return self._epoch_values.of(logs, self._steps.losses.last)
+        return self._epoch_values.of(logs, self._losses.last)
 
     # -- wrapped attributes of the model --------------------------------------------------------------------------
 
@@ -228,8 +257,8 @@ class KerasObserver:
         values, self._evaluated = self._evaluated, None
         if values is None or self._counter.total == self._epoch_end:
             return
-        self._steps.losses.collect(self._counter.counts, sampled=False)
-        self._steps.losses.start_epoch()  # an evaluation resets the metrics
+        self._losses.collect(self._counter.counts, sampled=False)
+        self._losses.start_epoch()  # an evaluation resets the metrics
         self._counter.restart_epoch()
         self._monitor.advance(self._counter.total - 1)
         if self._monitor.history.epoch == self._epochs:
@@ -238,3 +267,9 @@ class KerasObserver:
     def _end_epoch(self, values: Mapping[str, float]) -> None:
         self._monitor.end_epoch(**values)
         self._epochs, self._epoch_end = self._monitor.history.epoch, self._counter.total
+
+    def _guard(self) -> AbstractContextManager[None]:
+        return self._steps.guard()
+
+    def _report_context(self, measurement: StepMeasurement) -> None:
+        self._steps.report_context(measurement)

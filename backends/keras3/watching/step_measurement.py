@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -91,6 +91,12 @@ class StepMeasurement:
         self._loss_scale = 1.0
         self.begun = False
 
+    def adopt(self, loss: Any, optimizers: Sequence[Any]) -> None:
+        """Take loss and optimizers of a loop of the user's, which the model does not know; ``loss`` may be None."""
+        known, optimizer = self._arguments
+        self._arguments = loss if known is None else known, optimizer
+        self._custom_optimizers = list(optimizers)
+
     def before_step(self) -> None:
         """Store what the step is going to change."""
         optimizer = self._optimizer()
@@ -128,7 +134,9 @@ class StepMeasurement:
     def context(self) -> TaskContext:
         """Return the description of the training, without its length and its data."""
         model = self._model
-        layers = with_unowned([self._with_hidden(row) for row in self._order], optimizers_of(model))
+        layers = with_unowned(
+            [self._with_hidden(row) for row in self._order], optimizers_of(model) or self._custom_optimizers
+        )
         loss, optimizer = self._arguments
         if loss is None:
             compiled = compiled_losses(model)

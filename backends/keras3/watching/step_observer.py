@@ -39,6 +39,7 @@ class StepObserver:
         model: The model.
         monitor: Receives what is observed.
         counter: Counts the steps.
+        losses: Takes the losses of the steps.
         epoch_values: Finds out which metrics a train function updates.
         make_train_function: The model's original one.
         before_step: Called before a step that may be sampled.
@@ -49,19 +50,18 @@ class StepObserver:
         model: Any,
         monitor: Recorder,
         counter: StepCounter,
+        losses: LossTracker,
         epoch_values: EpochValues,
         make_train_function: Callable[..., Any],
         before_step: Callable[[], None],
     ) -> None:
-        self._model, self._monitor, self._counter = model, monitor, counter
+        self._model, self._monitor, self._counter, self._losses = model, monitor, counter, losses
         self._epoch_values, self._make, self._before_step = epoch_values, make_train_function, before_step
         self._next = 0  # the first step that may be sampled
         self._measurement: StepMeasurement | None = None
         self._keras_function: Callable[..., Any] | None = None
         self._counting_function: Callable[..., Any] | None = None
         self._train_functions = TrainFunctions(model, make_train_function, self.fail, self._on_unrecordable)
-        self.losses = LossTracker()
-        """The losses of the steps."""
         self.has_schedule_callback = False
         """Whether a callback of the present ``fit`` changes the learning rate."""
 
@@ -82,7 +82,7 @@ class StepObserver:
 
     def begin_fit(self) -> None:
         """Describe the training to the monitor at the start of a ``fit`` of known length."""
-        self._report_context()
+        self.report_context()
         self._train_functions.choose(self._counter.planned[1], self._counter.total)
 
     def consider(self, *steps: int) -> None:
@@ -134,7 +134,7 @@ class StepObserver:
         return result
 
     def _with_counter(self, base: Callable[..., Any]) -> Callable[..., Any]:
-        losses, logs_of, counter, functions = self.losses, _logs_of, self._counter, self._train_functions
+        losses, logs_of, counter, functions = self._losses, _logs_of, self._counter, self._train_functions
 
         @passes_on
         def train_function(*data: Any) -> Any:
@@ -166,9 +166,9 @@ class StepObserver:
         """Count a call of the train function, and store its logs."""
         self._counter.total += self._counter.steps_per_call
         logs = _logs_of(result)
-        self.losses.logs.append(logs)
+        self._losses.logs.append(logs)
         with self.guard():
-            self.losses.unmeasured = self._epoch_values.after_call(logs)
+            self._losses.unmeasured = self._epoch_values.after_call(logs)
 
     def _prepare(self, readable: bool) -> bool:
         """Return whether steps can be sampled, after preparing for it: the model must have its weights.
@@ -181,7 +181,7 @@ class StepObserver:
         if self._monitor.closed or not (self._counter.total or has_weights(self._model)):
             return False
         if self._measurement is None:
-            self._measurement = StepMeasurement(self._model, self.losses, needs=self._monitor.needs, readable=readable)
+            self._measurement = StepMeasurement(self._model, self._losses, needs=self._monitor.needs, readable=readable)
             self._monitor.sampler.stopwatch.waits = _is_on_accelerator(self._model)
         self._train_functions.prepare(self._measurement.layers, self._monitor.needs)
         return True
@@ -218,17 +218,23 @@ class StepObserver:
             observation = measurement.observation(recorder, recorded, self._counter.counts)
             described = first and (recorder is not None or not self._monitor.history.layers)
             if described or measurement.weighted > self._monitor.context.loss.weighted:
-                self._report_context()
+                self.report_context()
             self._monitor.record(observation)
         sampler.end_sample()
         return result
 
-    def _report_context(self) -> None:
+    def report_context(self, measurement: StepMeasurement | None = None) -> None:
+        """Describe the training to the monitor.
+
+        Args:
+            measurement: What has measured its steps; None: that of the train function, as far as it knows them.
+        """
         model = self._model
+        measurement = measurement if measurement is not None else self._measurement
         measurement = (
-            self._measurement
-            if self._measurement is not None
-            else StepMeasurement(model, self.losses, readable=keras.backend.backend() != "jax")
+            measurement
+            if measurement is not None
+            else StepMeasurement(model, self._losses, readable=keras.backend.backend() != "jax")
         )
         (epochs, steps), (rows, batch_size) = self._counter.planned, self._counter.data_size
         context = measurement.context()
@@ -245,7 +251,7 @@ class StepObserver:
 
     def _on_unrecordable(self) -> None:
         if type(self._model).train_step is keras.Model.train_step:
-            self.losses.trust_means()
+            self._losses.trust_means()
 
 
 def _is_on_accelerator(model: Any) -> bool:
