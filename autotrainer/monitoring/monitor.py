@@ -348,7 +348,7 @@ class Monitor:
         compare, self._compare_rows = self._compare_rows, None
         rows, self._rows = self._rows.rows, RowSample()
         wanted = any("linear_score" in rule.needs for rule in self._engine.rules)
-        wanted &= self.history.finished and self.sampler.affordable(_COMPARISON)
+        wanted &= self.history.finished and self.sampler.affordable(_COMPARISON, ended=True)
         if compare is not None and rows is not None and wanted:
             with self.guard("the comparison with simple models"), self.sampler.stopwatch, self.sampler.evaluations:
                 self.learn(compare(rows, self.history.targets, self.context))

@@ -21,6 +21,8 @@ _COARSEST = 4
 """Each level of density halves the one before; at the coarsest the first samples are at steps 0, 1, 3, 7, 15, ...."""
 _MINUTE = 60.0
 """Seconds of training that the allowance covers from the start: nobody minds a second, and short runs need it."""
+_LONGEST = 100.0
+"""The same once the run has ended: nothing else is to come."""
 _FIRST_SECOND = 1.0
 """Most seconds that monitoring takes in a short run."""
 _SAMPLES_SHARE, _PLANNED_SHARE = 0.85, 0.75
@@ -136,14 +138,16 @@ class Sampler:
         """Whether no further step is sampled."""
         return self._next == _NEVER
 
-    def affordable(self, cost: float = 0.0) -> bool:
+    def affordable(self, cost: float = 0.0, *, ended: bool = False) -> bool:
         """Return whether what is no sample, such as evaluating the rules, stays within the allowance.
 
         Args:
             cost: Seconds that it is expected to take, if that is known.
+            ended: Whether the run has ended. What is done once is then no longer at the expense of samples.
         """
+        start = self._whole(self._step, _LONGEST if ended else _MINUTE)
         proportional = self._allowance(self._step)[1]
-        return self._allows(self._whole(self._step), proportional, self._total, (cost, cost))
+        return self._allows(start, proportional, self._total, (cost, cost))
 
     def begin_sample(self) -> None:
         """Note that a sample begins: what `stopwatch` measures from now on is its cost, except for `evaluations`."""
@@ -187,9 +191,9 @@ class Sampler:
         """Return whether an allowance covers what was spent and a further cost."""
         return self._share == 1 or spent[0] + cost[0] <= start or spent[1] + cost[1] <= proportional
 
-    def _whole(self, step: int) -> float:
+    def _whole(self, step: int, covered: float = _MINUTE) -> float:
         """Return the seconds of work that are allowed in any run, but for the hooks up to a step."""
-        return min(_FIRST_SECOND, self._share * _MINUTE) - _HOOK * step
+        return min(_FIRST_SECOND, self._share * covered) - _HOOK * step
 
     def _allowance(self, step: int) -> tuple[float, float]:
         """Return the seconds of work that are allowed up to a step in any run, and the seconds in a run so long."""
