@@ -216,3 +216,10 @@ def test_step_sampler_ignores_time() -> None:
     assert sampler.affordable()
     off = StepSampler(active=False)
     assert not any(off.due(step) for step in range(100))
+
+
+@pytest.mark.parametrize(("spent", "during", "after"), [(0.2, True, True), (0.55, False, True), (0.8, False, False)])
+def test_a_second_is_allowed_for_what_is_done_once_at_the_end(spent: float, during: bool, after: bool) -> None:
+    sampler = Sampler(clock=lambda: 0.0)
+    sampler.stopwatch.add(spent)
+    assert (sampler.affordable(0.3), sampler.affordable(0.3, ended=True)) == (during, after)
