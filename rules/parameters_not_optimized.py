@@ -169,7 +169,7 @@ class ParametersNotOptimized(Rule):
         elif minor or result.learned(self.threshold("harmless")):
             severity, confidence = Severity.WARNING, 0.9
         else:
-            severity, confidence = result.worst, result.certainty
+            severity, confidence = Severity.ERROR, result.certainty  # a fact, however long the run
         affected = names(history, rows)
         which = _listed(affected)
         why = "no optimizer changes them" if idle else "they are not in any parameter group of an optimizer"

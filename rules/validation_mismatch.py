@@ -18,6 +18,10 @@ _Z = 5.0
 """Normal quantile of the test of the classes beyond which a difference is not sampling."""
 
 
+_EVALUATIONS, _FELL, _LEARNED = 5, 0.8, 0.3
+"""Evaluations in which no prediction is right, training loss ÷ that at the start up to which it fell, and skill on
+training data that proves that classes are predicted, as in `overfitting`."""
+
 _MOST_UNITS, _ROWS_A_UNIT = 100, 20
 """Most output units among which one without training rows is noticed, and fewest sampled rows for each: a class of its
 fair share is missed by chance once in e²⁰ times."""
@@ -25,7 +29,7 @@ fair share is missed by chance once in e²⁰ times."""
 _GAP = 0.1
 """Accuracy in training − in validation from which the rows of an absent class are a likely reason."""
 
-_EVALUATIONS = 3
+_FEW_EVALUATIONS = 3
 """Fewest validation accuracies."""
 
 
@@ -48,6 +52,7 @@ class ValidationMismatch(Rule):
         Share of validation rows whose class no training row has; total variation distance of the class shares, with a
         χ² test of homogeneity; medians over the features of standard deviation and offset relative to the training
         rows; the largest Kolmogorov–Smirnov distance of a feature, with Bonferroni correction, and that of the targets.
+        A validation accuracy of 0 in five evaluations or more, while the training loss fell.
 
     Thresholds
         ``unseen``: share of validation rows of unseen classes that is an error. ``shares``: distance of the class
@@ -104,6 +109,7 @@ class ValidationMismatch(Rule):
             self._by_classes(facts)
             or self._by_shares(facts)
             or self._by_scale(facts)
+            or self._never_right(history, context)
             or self._by_distribution(facts)
             or self._by_output_units(history, context)
         )
@@ -120,7 +126,7 @@ class ValidationMismatch(Rule):
             return None  # counted from 1, or the first unit is for padding or for none of the classes
         accuracies = history.scalar("accuracy")[recent(history.steps)]
         validation = held_out_accuracy(history, context)
-        if len(history.epochs("val_accuracy")[1]) < _EVALUATIONS or not np.isfinite(accuracies).any():
+        if len(history.epochs("val_accuracy")[1]) < _FEW_EVALUATIONS or not np.isfinite(accuracies).any():
             return None
         training = float(np.nanmean(accuracies))
         result = outcome(history, context)
@@ -172,6 +178,25 @@ class ValidationMismatch(Rule):
             "deviations away; transform both with the numbers of the training data."
         )
         return self.finding(Severity.ERROR, 0.9, message, {"validation_scale": scale, "validation_offset": offset})
+
+    def _never_right(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Find that no prediction for validation rows was ever right: less than a constant prediction would be."""
+        accuracies, kind = history.epochs("val_accuracy")[1], context.kind(history.targets)
+        if len(accuracies) < _EVALUATIONS or accuracies.any() or kind in ("regression", "multilabel"):
+            return None
+        losses = history.losses[1][np.isfinite(history.losses[1])]
+        first, last = losses[:_EVALUATIONS], losses[-_EVALUATIONS:]
+        if len(losses) < 2 * _EVALUATIONS or not np.median(last) <= _FELL * np.median(first):
+            return None
+        result = outcome(history, context)
+        message = (
+            f"Validation accuracy is 0 in all {len(accuracies)} evaluations, while the training loss fell from "
+            f"{about(float(np.median(first)), 3)} to {about(float(np.median(last)), 3)}: the validation rows are of "
+            "other classes, their labels are encoded in another way, or accuracy does not suit the targets."
+        )
+        evidence = {"val_accuracy": 0.0, "evaluations": float(len(accuracies)), "skill": result.skill}
+        severity = Severity.ERROR if result.learned(_LEARNED) else Severity.WARNING
+        return self.finding(severity, 0.9 if severity is Severity.ERROR else 0.6, message, evidence)
 
     def _by_distribution(self, facts: dict[str, float]) -> Finding | None:
         limit = self.threshold("shift")

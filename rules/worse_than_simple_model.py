@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
-from autotrainer.rules._shared.baseline_models import CHANCE, SIMPLE_NEEDS, best_simple_model
-from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
-from autotrainer.rules._shared.skill import epoch_accuracies
+from autotrainer.rules._shared.baseline_models import CHANCE, SIMPLE_NEEDS, best_simple_model, lead_of_simple_model
+from autotrainer.rules._shared.outcome import CAUSES_OF_NO_SKILL, OUTCOME_NEEDS, outcome
 from autotrainer.rules._shared.words import about
 
 __all__ = ["WorseThanSimpleModel"]
@@ -17,14 +14,6 @@ __all__ = ["WorseThanSimpleModel"]
 _CONSTANT_NEEDS = frozenset(
     {"above_constant", "metric_score", "constant_score", "judged_rows", "judged_in_training", "permuted_loss"}
 )
-
-_LINEAR_NEEDS = frozenset({"linear_score", "linear_gain", "linear_rows"})
-
-_MIN_BATCHES, _MIN_ROWS = 4, 64
-"""Fewest late batches, and rows in them, on which the network is compared with a linear model."""
-
-_SCHEDULE = 0.25
-"""Share of the schedule after which a training whose loss no longer falls is compared with a linear model."""
 
 _CONFIDENCE = 0.7
 """Confidence of errors: lower than that of most causes, which come first, although the comparison is measured."""
@@ -36,9 +25,8 @@ class WorseThanSimpleModel(Rule):
     What it does
         At the end of a managed training, compares the score on validation data with that of the best constant
         prediction, and with those of models that take less than a second: ridge regression, linear and with a Gaussian
-        kernel, nearest neighbors and a small tree; principal components where the inputs are to be reconstructed. In a
-        watched training, which runs as it is, compares the network with a linear model of the inputs on the rows of
-        sampled batches of the last half: the network is trained on them, the linear model is not.
+        kernel, nearest neighbors and a small tree; principal components where the inputs are to be reconstructed. At
+        the end of a watched training, these models are fitted on some of the rows that were sampled, and score others.
 
     Why it hurts
         A network that a model of a second beats is not worth its cost: something in the training, the data or the
@@ -48,11 +36,13 @@ class WorseThanSimpleModel(Rule):
         The score of each on the same rows, and the standard error of the difference, row by row. Of each simple model
         only up to 1,000 training rows. If there are so few validation rows that not even a perfect score would be
         clearly better than a constant prediction, training rows are judged instead. If the best constant prediction of
-        a loss is unknown, its value is compared with that for inputs of other rows.
+        a loss is unknown, its value is compared with that for inputs of other rows. In a watched training, the
+        network's score on training or validation data, whichever is better, with its interval.
 
     Thresholds
         ``gap``: difference in accuracy or R², beyond noise, from which this is an error. ``noticed``: difference from
-        which it is a warning; smaller ones that are beyond noise are facts.
+        which it is a warning, or a fact in a watched training, where the rows are not the same; smaller ones that are
+        beyond noise are facts in a managed training.
 
     When it is wrong
         Simple models can be the right choice for small tables; then this is true, and of no use. Losses that weight
@@ -77,39 +67,10 @@ class WorseThanSimpleModel(Rule):
         "below the baseline",
         "no better than predicting the mean",
     )
-    needs = (
-        SIMPLE_NEEDS | _CONSTANT_NEEDS | frozenset({"simple_gap", "simple_gap_error"}) | _LINEAR_NEEDS | OUTCOME_NEEDS
-    )
+    needs = OUTCOME_NEEDS | SIMPLE_NEEDS | _CONSTANT_NEEDS | frozenset({"simple_gap", "simple_gap_error"})
     causes = (
-        "missing_zero_grad",
-        "wrong_training_mode",
-        "parameters_not_optimized",
-        "wrong_schedule",
-        "nonfinite",
-        "nonfinite_data",
-        "improper_output_activation",
-        "target_mismatch",
-        "improper_loss",
         "validation_mismatch",
-        "shuffled_labels",
-        "unlearnable_targets",
-        "insufficient_capacity",
-        "unshuffled_data",
-        "class_imbalance",
-        "learning_rate_too_high",
-        "exploding_gradient",
-        "divergence",
-        "dying_relu",
-        "abnormal_data",
-        "unscaled_targets",
-        "saturated_activation",
-        "dormant_neurons",
-        "vanishing_gradient",
-        "attention_entropy_collapse",
-        "representation_collapse",
-        "poor_initialization",
-        "no_gradient",
-        "learning_rate_too_low",
+        *CAUSES_OF_NO_SKILL,
         "overfitting",
         "too_few_epochs",
         "slow_convergence",
@@ -137,7 +98,7 @@ class WorseThanSimpleModel(Rule):
         by_simple_model = self._by_simple_model(context)
         if context.asked.get("above_constant") == 0:
             return self._by_constant(context, by_simple_model)
-        return by_simple_model or self._by_linear_model(history, context) or self._in_training(context)
+        return by_simple_model or self._in_training(context) or self._watched(history, context)
 
     def _by_constant(self, context: TaskContext, by_simple_model: Finding | None) -> Finding:
         evidence = {name: context.asked[name] for name in sorted(_CONSTANT_NEEDS & set(context.asked))}
@@ -175,33 +136,21 @@ class WorseThanSimpleModel(Rule):
         severity = Severity.ERROR if gap >= self.threshold("gap") else severity
         return self.finding(severity, _CONFIDENCE, message, evidence)
 
-    def _by_linear_model(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        """Compare the network with a linear model on late batches of a watched training."""
-        late = history.steps >= history.step / 2
-        gains, scores, rows = (history.scalar(f"linear_{name}")[late] for name in ("gain", "score", "rows"))
-        measured = np.isfinite(gains)
-        gains, scores, rows = gains[measured], scores[measured], rows[measured]
-        if len(gains) < _MIN_BATCHES or rows.sum() < _MIN_ROWS:
+    def _watched(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Return a finding if simple models do better on rows they have not seen than the network on any."""
+        lead = lead_of_simple_model(history, context)
+        if lead is None or lead.gap < self.threshold("noticed"):
             return None
-        gap, linear = float(np.average(gains, weights=rows)), float(np.average(scores, weights=rows))
-        spread = float(np.average((gains - gap) ** 2, weights=rows))
-        error = math.sqrt(spread * float((rows**2).sum())) / float(rows.sum())
-        if gap < self.threshold("gap") or not gap - CHANCE * error > 0:
-            return None
-        result = outcome(history, context)
-        if not result.mature(_SCHEDULE) or result.moving():
-            return None
-        validation = epoch_accuracies(history, context, "val_accuracy")
-        validation = validation[len(validation) // 2 :]
-        evaluated = bool(len(validation)) and float(validation.mean()) <= linear - self.threshold("gap")
-        if context.dropout and not evaluated:
-            return None
-        evidence = {"linear_score": linear, "model_score": linear - gap, "linear_gap": gap, "linear_gap_error": error}
+        simple, result = lead.simple, outcome(history, context)
+        evidence = {"score": result.score, "simple_score": simple.score, "simple_gap": lead.gap}
+        evidence |= {"trivial_score": simple.trivial, "held_out_rows": float(simple.rows)}
+        fitted = context.asked.get("simple_rows", math.nan)
         message = (
-            f"A linear model does better on the same rows: it scores {about(linear, 3)}, the network "
-            f"{about(linear - gap, 3)}, although only the network is trained on these {rows.sum():.0f} rows."
+            f"{simple.name[0].upper()}{simple.name[1:]} that was fitted on {fitted:.0f} sampled rows scores "
+            f"{about(simple.score, 3)} on {simple.rows} other ones; the training ended where {result.words}."
         )
-        return self.finding(result.worst, _CONFIDENCE, message, evidence | {"rows": float(rows.sum())})
+        severity = Severity.ERROR if lead.gap >= self.threshold("gap") else Severity.INFO  # as rows are not the same
+        return self.finding(severity, _CONFIDENCE, message, evidence)
 
     def _in_training(self, context: TaskContext) -> Finding | None:
         """Report as a fact that a training was judged on its training rows."""

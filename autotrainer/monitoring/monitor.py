@@ -23,15 +23,22 @@ from autotrainer.monitoring.sampler import Sampler, is_milestone
 from autotrainer.monitoring.summary import DataSummary, summarize
 from autotrainer.monitoring.tracebacks import hide_frames
 from autotrainer.output import logger
+from autotrainer.records.data import ArrayData
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
+from autotrainer.records.row_sample import RowSample
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, Observation
-from autotrainer.records.task import TaskContext
+from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.reporting.notifier import Notifier
 from autotrainer.reporting.report import Report
 from autotrainer.rule import Place, Rule
 
 __all__ = ["Monitor", "as_number", "is_watched", "watched_models"]
+
+_COMPARISON = 0.3
+"""Seconds that simple models on sampled rows take at most, about."""
+
+CompareRows = Callable[[ArrayData, TargetSummary, TaskContext], Mapping[str, float]]
 
 
 class Monitor:
@@ -49,6 +56,8 @@ class Monitor:
         sampler: Decides which steps are measured.
         log_dir: Folder for the run log; None writes no file.
         on_finding: Called with each new finding.
+        compare_rows: Takes a sample of the rows, a summary of all targets, and the context, and returns facts that are
+            learned before the last verdict; None: no rows are kept.
         quiet: Whether to suppress log messages and the summary at the end.
 
     Attributes:
@@ -69,6 +78,7 @@ class Monitor:
         *,
         log_dir: str | Path | None = None,
         on_finding: Callable[[Finding], None] | None = None,
+        compare_rows: CompareRows | None = None,
         quiet: bool = False,
     ) -> None:
         self.sampler = sampler
@@ -77,6 +87,8 @@ class Monitor:
         self._engine = Engine(rules, weak_method(self._report), weak_method(self._place, default=""))
         self._data = DataSummary()
         self._observer: Observer | None = None
+        self._compare_rows = compare_rows
+        self._rows = RowSample()
         self._notifier = Notifier(on_finding, quiet=quiet)
         self._stale = self._ended = False
         self._next_check = 0
@@ -268,13 +280,15 @@ class Monitor:
         """Record a sampled step, and evaluate the rules if that is due.
 
         Args:
-            observation: The observation. Its arrays are not kept.
+            observation: The observation. Its arrays are not kept, but for a sample of rows to compare models on.
         """
         if self._inherited:
             return
         stats = summarize(observation, self.history.epoch, self._data, self.context)
         self.history.add_step(stats, observation.losses, self._data.targets)
         self._write(encode_step(stats, observation.losses, self._data.targets))
+        if self._compare_rows is not None and observation.inputs is not None and observation.targets is not None:
+            self._rows.add(observation.inputs, observation.targets)
         self._stale = True
         self._check_if_due(observation.step >= self._next_check, lost=observation.loss == math.inf)
 
@@ -329,7 +343,19 @@ class Monitor:
             with self.sampler.stopwatch, self.sampler.evaluations:
                 self._check()
 
+    def _learn_from_rows(self) -> None:
+        """Compare simple models on the sampled rows, once the training has ended, if time allows."""
+        compare, self._compare_rows = self._compare_rows, None
+        rows, self._rows = self._rows.rows, RowSample()
+        wanted = any("linear_score" in rule.needs for rule in self._engine.rules)
+        wanted &= self.history.finished and self.sampler.affordable(_COMPARISON)
+        if compare is not None and rows is not None and wanted:
+            with self.guard("the comparison with simple models"), self.sampler.stopwatch, self.sampler.evaluations:
+                self.learn(compare(rows, self.history.targets, self.context))
+
     def _check(self) -> None:
+        if self._ended:
+            self._learn_from_rows()
         self._stale = False
         self._write({"type": "check", "step": self.history.step})
         with self.guard("evaluating the rules"):

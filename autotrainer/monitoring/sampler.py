@@ -136,10 +136,14 @@ class Sampler:
         """Whether no further step is sampled."""
         return self._next == _NEVER
 
-    def affordable(self) -> bool:
-        """Return whether evaluating the rules stays within the allowance."""
+    def affordable(self, cost: float = 0.0) -> bool:
+        """Return whether what is no sample, such as evaluating the rules, stays within the allowance.
+
+        Args:
+            cost: Seconds that it is expected to take, if that is known.
+        """
         proportional = self._allowance(self._step)[1]
-        return self._allows(self._whole(self._step), proportional, self._total, (0.0, 0.0))
+        return self._allows(self._whole(self._step), proportional, self._total, (cost, cost))
 
     def begin_sample(self) -> None:
         """Note that a sample begins: what `stopwatch` measures from now on is its cost, except for `evaluations`."""

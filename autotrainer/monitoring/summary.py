@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotrainer.monitoring.loss_values import entropies, errors, finite_or_inf
-from autotrainer.records.linear_baseline import LinearBaseline
 from autotrainer.records.signals import LAYER_COLUMNS, RARE_CLASS_RATIO, STEP_COLUMNS, Floats, Observation, StepStats
 from autotrainer.records.task import MASKED, TargetSummary, TaskContext, correct_rows, correct_values
 
@@ -86,7 +85,6 @@ class DataSummary:
         self._discrete = True
         self._one_hot = True
         self._summary = TargetSummary()
-        self.linear = LinearBaseline()
 
     @property
     def targets(self) -> TargetSummary:
@@ -214,7 +212,6 @@ def summarize(observation: Observation, epoch: int, data: DataSummary, context: 
             values.update(_target_values(np.asarray(observation.targets, np.float64)))
             values.update(_class_values(np.asarray(observation.targets), data.targets))
             values.update(_compare_with_targets(observation, data, context))
-            values.update(data.linear.add(observation, data.targets, context))
         if observation.features is not None and observation.features.size:
             values["feature_rank"] = _effective_rank(np.asarray(observation.features, np.float64))
     return StepStats(observation.step, epoch, np.array([values[c] for c in STEP_COLUMNS]), observation.layers)

@@ -134,10 +134,6 @@ STEP_COLUMNS = (
     "loss_scale",  # factor on loss and gradients in half precision; a step that overflows halves it
     "training_mode",  # 1 if dropout and batch normalization were in training mode in the forward pass, 0 if in
     # evaluation mode; NaN without such layers, or if all of them are frozen or in another mode than the model
-    "linear_score",  # accuracy or R² of a linear model of the inputs on rows that it was not fitted on; it is fitted on
-    # the other rows of the batches sampled before
-    "linear_gain",  # mean over these rows of its score less that of the network
-    "linear_rows",  # number of these rows
     "output_min",
     "output_max",
     "output_row_sum",  # mean over rows of the sum over the last axis

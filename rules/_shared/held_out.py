@@ -30,20 +30,20 @@ def held_out_accuracy(history: RunHistory, context: TaskContext, last: int = 3) 
 def held_out_skill(history: RunHistory, context: TaskContext, last: int = 3) -> float:
     """Return the skill on validation data in the last epochs, on the scale of `Outcome.skill`; NaN if unknown.
 
-    It is computed from the accuracy; in regression from the loss, if that is a mean squared error; for several labels
-    from a binary cross-entropy.
+    It is computed from the accuracy; in regression from the loss, if that is a mean squared error; for several labels,
+    or if the accuracy is not reported, from a cross-entropy.
     """
     kind = context.kind(history.targets)
     losses = history.epochs("val_loss")[1][-last:]
     if kind == "regression":
         return 1 - float(np.median(losses)) / trivial_squared_error(history, context) if len(losses) else math.nan
     trivial = trivial_score(history, context)
-    if kind == "multilabel" and not context.managed:
-        loss, entropy = context.loss, history.targets.column_entropy
-        comparable = loss.family == "binary_cross_entropy" and loss.reduction == "mean" and not loss.smoothed
-        if not len(losses) or not comparable or not entropy > 0:
-            return math.nan
-        return root_of_gain(float(np.median(losses)), entropy)
+    ambiguous = kind == "multilabel" and not context.managed
+    if ambiguous or "val_accuracy" not in history.epoch_names:
+        targets = history.targets
+        entropies = {"binary_cross_entropy": targets.column_entropy, "cross_entropy": targets.entropy}
+        entropy = entropies.get(context.loss.family, math.nan) if context.loss.plain else math.nan
+        return root_of_gain(float(np.median(losses)), entropy) if len(losses) and entropy > 0 else math.nan
     return (held_out_accuracy(history, context, last) - trivial) / (1 - trivial) if trivial < 1 else math.nan
 
 

@@ -112,6 +112,8 @@ def skill_estimates(history: RunHistory, context: TaskContext) -> list[SkillEsti
     if context.kind(history.targets) == "regression":
         return _precise(_squared_error(history, context)) or _precise(_deviance(history, context))
     by_accuracy = _precise(_accuracies(history, context, trivial_score(history, context)))
+    if context.loss.own and max((e.skill for e in by_accuracy), default=1.0) < _HIDDEN and _falls_late(history):
+        return []  # such as a loss that ranks: it succeeds, and the accuracy is none
     unequal = history.targets.majority * history.targets.classes >= _UNEQUAL
     if context.loss.weighted and unequal:  # predictions move to rare classes and are correct less often
         return [estimate for estimate in by_accuracy if estimate.low > 0]
@@ -289,6 +291,16 @@ def _fell(history: RunHistory) -> bool:
     return float(start.mean() - now.mean()) > 3 * noise
 
 
+def _falls_late(history: RunHistory) -> bool:
+    """Return whether the loss still falls by a fifth over the last half of the run, after the shock of the start."""
+    losses = _late_losses(history)
+    at, means = blocks(np.arange(len(losses)), losses)
+    if len(means) < 4 or (means < 0).any():
+        return False
+    quarter = max(1, len(means) // 4)
+    return theil_sen(at, means).falling and float(means[-quarter:].mean()) <= 0.8 * float(means[:quarter].mean())
+
+
 def _by_margin(history: RunHistory, margin: float) -> list[SkillEstimate]:
     """Return skill from a loss that is its margin if the outputs are equal for all inputs; see `_relative_gain`."""
     low, skill, high = _relative_gain(_late_losses(history), margin)
@@ -350,7 +362,9 @@ def _entropy(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
     share, others = targets.majority, max(1, targets.classes - 1)
     if not 0 < share < 1 or (targets.minimum < 0 and not targets.signed):
         return []
-    trivial = -share * math.log(share) - (1 - share) * math.log((1 - share) / others)
+    trivial = -share * math.log(share) - (1 - share) * math.log((1 - share) / others)  # at most, as others may differ
+    labels = targets.rows if targets.one_hot else targets.count
+    trivial = float(np.fmin(trivial, targets.entropy + others / (2 * labels)))  # less the bias (Miller 1955)
     if loss.family == "squared_error":
         trivial = targets.variance
         if not trivial > 0 or not (targets.binary or targets.signed):

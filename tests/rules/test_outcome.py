@@ -27,6 +27,10 @@ from autotrainer.rules._shared.trends import growth
         ({"steps": 300, "planned_epochs": None}, math.nan),
         ({"steps": 10, "planned_epochs": 30}, math.nan),
         ({"steps": 10, "planned_epochs": 30, "finished": True}, 1.0),
+        ({"steps": 30, "planned_epochs": None, "finished": True}, math.nan),
+        ({"steps": 30, "planned_epochs": None, "per_epoch": 3, "finished": True}, 1.0),
+        ({"steps": 30, "planned_epochs": None, "per_epoch": 3}, math.nan),
+        ({"steps": 60, "planned_epochs": None, "finished": True}, 1.0),
     ],
 )
 def test_progress(build: Callable[..., Any], case: dict[str, Any], share: float) -> None:
@@ -302,3 +306,27 @@ def test_poisson_losses_are_judged_by_their_deviance(build: Callable[..., Any], 
     result = outcome(history, replace(context, loss=LossInfo("PoissonNLLLoss", "poisson", "log_values")))
     assert result.known
     assert result.stuck() is stuck
+
+
+@pytest.mark.parametrize(
+    ("spread", "inputs", "error", "stuck"),
+    [
+        (1.0, 1.0, 1.0, False),  # a few noisy batches do not tell
+        (1e-9, 1.0, 1.0, True),
+        (1e-9, 0.0, 1.0, False),  # inputs that do not differ
+        (1e-9, 1.0, 0.2, False),  # constant only at last
+    ],
+)
+def test_constant_outputs_are_no_better_than_a_constant_prediction(
+    build: Callable[..., Any], spread: float, inputs: float, error: float, stuck: bool
+) -> None:
+    noise = np.random.default_rng(0).lognormal(0, 0.6, 1000)
+    scalars = {
+        "squared_error": lambda t: error * noise[t],
+        "output_spread": spread,
+        "input_std": inputs,
+        "batch_size": 8,
+    }
+    result = outcome(*build(targets="real", loss="mse", steps=30, losses=lambda t: 1.0, scalars=scalars))
+    assert result.stuck() == stuck
+    assert result.low <= result.high

@@ -50,7 +50,7 @@ def left(*rows: int, share: float = 1.0, start: str = "", layers: Sequence[Layer
     ("case", "expected"),
     [
         pytest.param(left(3) | POOR, "error", id="the head was left out"),
-        pytest.param(left(3) | POOR | {"planned_epochs": None}, "warning", id="no schedule"),
+        pytest.param(left(3) | POOR | {"planned_epochs": None}, "error", id="no schedule"),
         pytest.param(left(3) | LEARNS, "warning", id="the head was left out, but the rest learns"),
         pytest.param(left(2) | POOR, "error", id="a layer in the middle"),
         pytest.param(left(1, 2, 3) | POOR, "error", id="all but the first"),

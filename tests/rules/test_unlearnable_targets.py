@@ -79,6 +79,24 @@ def test_no_simple_model(build: Callable[..., Any], facts: dict[str, float], sev
     assert (None if finding is None else finding.severity) == severity
 
 
+WATCHED = {"linear_score": 0.5, "trivial_score": 0.5, "held_out_rows": 400.0}
+
+
+@pytest.mark.parametrize(
+    ("case", "severity"),
+    [
+        pytest.param({"epochs": {"val_accuracy": lambda e: 0.5}}, Severity.ERROR, id="memorized"),
+        pytest.param({"epochs": {"val_accuracy": lambda e: 0.8}}, None, id="the network works"),
+        pytest.param({"scalars": {"accuracy": 0.5}, "losses": lambda t: 0.69}, Severity.WARNING, id="nothing learned"),
+        pytest.param({}, None, id="learned, validation unknown"),
+        pytest.param({"epochs": {"val_accuracy": lambda e: 0.5}, "finished": False}, None, id="still trains"),
+    ],
+)
+def test_watched_training(build: Callable[..., Any], case: dict[str, Any], severity: Severity | None) -> None:
+    finding = UnlearnableTargets().check(*build(**{"finished": True, "asked": WATCHED} | case))
+    assert (None if finding is None else finding.severity) == severity
+
+
 def test_message_has_the_numbers(build: Callable[..., Any]) -> None:
     finding = UnlearnableTargets().check(*build(asked=_facts(0.98, 0.51, 0.52)))
     assert finding is not None

@@ -93,6 +93,26 @@ def test_data_that_can_not_be_compared_give_nothing() -> None:
     assert "validation_scale" not in facts
 
 
+NEVER = {"epochs": {"val_accuracy": lambda e: 0.0}}
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param(NEVER, "error", id="training rows are predicted"),
+        pytest.param(NEVER | {"loss": "none", "scalars": {"accuracy": np.nan}}, "warning", id="only the loss is known"),
+        pytest.param(NEVER | {"scalars": {"accuracy": 0.5}}, "warning", id="training rows are not predicted"),
+        pytest.param(NEVER | {"losses": lambda t: 0.7}, None, id="nothing is learned"),
+        pytest.param(NEVER | {"targets": "real", "loss": "mse"}, None, id="accuracy of numbers"),
+        pytest.param({"epochs": {"val_accuracy": lambda e: 0.01 * (e > 20)}}, None, id="some are right"),
+        pytest.param(NEVER | {"steps": 70}, None, id="few evaluations"),
+    ],
+)
+def test_validation_accuracy_is_always_zero(build: Callable[..., Any], case: Any, expected: str | None) -> None:
+    finding = ValidationMismatch().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
+
+
 FOUR_OF_FIVE: dict[str, Any] = {
     "targets": "index", "loss": "ce", "output_units": 5, "scalars": {"accuracy": 0.98},
     "epochs": {"val_accuracy": lambda epoch: 0.78}, "finished": True,

@@ -81,34 +81,37 @@ def test_nothing_is_said_without_facts(check: Callable[..., Any]) -> None:
     assert check(**OUTCOME) is None
 
 
-LINEAR: dict[str, Any] = {"accuracy": 0.6, "linear_score": 0.9, "linear_gain": 0.3, "linear_rows": 8.0}
-HELD_OUT = {"val_accuracy": lambda epoch: 0.6}
+WATCHED = {"linear_score": 0.95, "tree_score": 0.6, "trivial_score": 0.5, "held_out_rows": 250.0, "simple_rows": 500.0}
+CHANCE = {"scalars": {"accuracy": 0.7}, "losses": lambda t: 0.55}
+POOR_R2 = {"targets": "real", "loss": "mse", "losses": lambda t: 0.6, "scalars": {"squared_error": 0.6}}
 
 
 @pytest.mark.parametrize(
-    ("options", "severity"),
+    ("case", "facts", "expected"),
     [
-        pytest.param({"finished": True}, Severity.ERROR, id="at the end"),
-        pytest.param({"planned_epochs": 40}, Severity.ERROR, id="a flat loss late in the schedule"),
-        pytest.param({"planned_epochs": None}, Severity.WARNING, id="length unknown"),
-        pytest.param({"planned_epochs": 200}, None, id="early"),
-        pytest.param({"losses": lambda step: 2 - step / 600}, None, id="the loss still falls"),
-        pytest.param({"scalars": {"linear_gain": 0.07}, "finished": True}, None, id="small gap"),
-        pytest.param({"scalars": {"linear_gain": -0.2}, "finished": True}, None, id="better than the linear model"),
-        pytest.param({"scalars": {"linear_rows": 1.0}, "finished": True}, None, id="few rows"),
+        pytest.param(CHANCE, {}, "error", id="far below a linear model"),
+        pytest.param(CHANCE, {"linear_score": 0.78}, "info", id="below a linear model"),
+        pytest.param(CHANCE, {"linear_score": 0.85, "held_out_rows": 15.0}, None, id="by chance"),
+        pytest.param(CHANCE | {"finished": False}, {}, None, id="still trains"),
+        pytest.param(CHANCE | {"managed": True}, {}, None, id="managed: compared on the same rows"),
+        pytest.param({"scalars": {"accuracy": 0.94}}, {}, None, id="as good"),
         pytest.param(
-            {"scalars": {"linear_gain": lambda step: 3.0 * (step % 50 == 0) - 0.1}, "finished": True}, None, id="noise"
+            {"scalars": {"accuracy": lambda t: 0.5 + 0.45 * (t / 600) ** 4}}, {}, None, id="as good in the last steps"
         ),
-        pytest.param({"dropout": 0.5, "finished": True}, None, id="dropout"),
-        pytest.param({"dropout": 0.5, "epochs": HELD_OUT, "finished": True}, Severity.ERROR, id="also in validation"),
+        pytest.param(CHANCE | {"epochs": {"val_accuracy": lambda e: 0.93}}, {}, None, id="as good in validation"),
+        pytest.param(POOR_R2, {"trivial_score": 0.0}, "error", id="R² far below"),
+        pytest.param(POOR_R2, {"trivial_score": 0.0, "linear_score": 0.41, "tree_score": 0.3}, None, id="R² as good"),
+        pytest.param({"loss": "none", "targets": "index"}, {}, None, id="outcome unknown"),
+        pytest.param(CHANCE | {"dropout": 0.5}, {}, None, id="dropout"),
+        pytest.param(
+            CHANCE | {"dropout": 0.5, "epochs": {"val_accuracy": lambda e: 0.7}}, {}, "error", id="dropout, validation"
+        ),
     ],
 )
-def test_network_is_compared_with_a_linear_model(
-    build: Callable[..., Any], options: dict[str, Any], severity: Severity | None
+def test_watched_training(
+    build: Callable[..., Any], case: dict[str, Any], facts: dict[str, float], expected: str | None
 ) -> None:
-    scalars = LINEAR | options.pop("scalars", {})
-    planned = {"planned_epochs": 60, "losses": lambda step: 0.5} | options
-    finding = WorseThanSimpleModel().check(*build(scalars=scalars, **planned))
-    assert (None if finding is None else finding.severity) is severity
-    if finding is not None:
-        assert "it scores 0.9, the network 0.6" in finding.message
+    finding = WorseThanSimpleModel().check(*build(**{"finished": True, "asked": WATCHED | facts} | case))
+    assert (finding.severity if finding else None) == expected
+    if finding is not None and expected == "error":
+        assert "linear model that was fitted on 500 sampled rows scores 0.95 on 250 other ones" in finding.message

@@ -40,6 +40,7 @@ from autotrainer.backends.pytorch.watching.step_measurement import StepMeasureme
 from autotrainer.backends.pytorch.watching.validation_loss import ValidationLoss
 from autotrainer.errors import InputError
 from autotrainer.monitoring.lifetime import weak_method
+from autotrainer.monitoring.monitor import watched_models
 from autotrainer.monitoring.sampler import is_milestone
 from autotrainer.output import logger
 from autotrainer.records.task import TaskContext
@@ -520,6 +521,9 @@ class TorchObserver:
         if not step_measurement.layers_fixed:
             if not step_measurement.fix_layers(self._loss_tracker.call):
                 return
+            if any(model is not self._model and not monitor.closed for model, monitor in watched_models.items()):
+                optimizer = replace(step_measurement.context.optimizer, several=True)  # such as a GAN's two networks
+                step_measurement.context = replace(step_measurement.context, optimizer=optimizer)
             self._monitor.begin(step_measurement.context)
         elif step_measurement.refresh():
             self._monitor.begin(step_measurement.context)
