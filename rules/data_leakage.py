@@ -1,10 +1,8 @@
-"""AT506: validation data that are also training data, and targets that are the inputs."""
+"""AT506: validation data that are also training data."""
 
 from __future__ import annotations
 
 import math
-
-import numpy as np
 
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 
@@ -12,17 +10,13 @@ __all__ = ["DataLeakage"]
 
 _FACTS = ("shared_inputs", "shared_input_share", "expected_shared_share")
 
-_SAMPLES, _CLASSES = 5, 5
-"""Fewest sampled batches, and classes, in which targets that equal the inputs are no chance."""
-
 
 class DataLeakage(Rule):
     """Rows of the validation data are also in the training data.
 
     What it does
         Compares the inputs of both data sets value by value in a managed training: arrays completely, loaders and
-        streams by their first 5,000 rows, so that only part of what longer ones share is detected. In any training,
-        compares class indices of time steps with the inputs at the same places.
+        streams by their first 5,000 rows, so that only part of what longer ones share is detected.
 
     Why it hurts
         A model remembers what it was trained on. The validation score is then better than the score on new data, and
@@ -41,8 +35,7 @@ class DataLeakage(Rule):
     When it is wrong
         Validating on the training data on purpose, to see whether a model can fit them at all. Only `fit` has both data
         sets. Some leaks go undetected: rows that are nearly equal, rows that belong to one patient or one film, and
-        rows that are changed at random as they are read (augmentation), which are never bitwise equal. Targets that are
-        the tokens of the input are right for an autoencoder.
+        rows that are changed at random as they are read (augmentation), which are never bitwise equal.
 
     Repairs
         Advice only: remove the shared rows from one of the two data sets, and split before rows are copied or
@@ -64,7 +57,7 @@ class DataLeakage(Rule):
         "duplicates in train and test data",
         "good validation score but bad on new data",
     )
-    needs = frozenset((*_FACTS, "copied_targets"))
+    needs = frozenset(_FACTS)
     THRESHOLDS = thresholds(
         share=Threshold(0.05, "share of shared rows beyond chance that is an error", "bound on the score", maximum=1),
         noticed=Threshold(0.01, "share of shared rows beyond chance worth a look", "below CIFAR-10's 3.3 %", maximum=1),
@@ -72,21 +65,6 @@ class DataLeakage(Rule):
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
-        return self._by_shared_rows(context) or self._by_copied_targets(history)
-
-    def _by_copied_targets(self, history: RunHistory) -> Finding | None:
-        """Find targets that are the inputs: at most a warning, as an autoencoder of tokens has them on purpose."""
-        copied = history.scalar("copied_targets")
-        copied = copied[np.isfinite(copied)]
-        if len(copied) < _SAMPLES or not (copied == 1).all() or history.targets.classes < _CLASSES:
-            return None
-        message = (
-            f"The targets are the inputs, token by token, in all {len(copied)} sampled batches: copying solves the "
-            "task. To predict the next token, shift the targets by one."
-        )
-        return self.finding(Severity.WARNING, 0.8, message, {"copied_targets": 1.0})
-
-    def _by_shared_rows(self, context: TaskContext) -> Finding | None:
         evidence = {name: context.asked.get(name, math.nan) for name in _FACTS}
         shared, share, chance = evidence.values()
         if not share > 0 or math.isnan(chance):

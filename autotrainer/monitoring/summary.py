@@ -211,7 +211,6 @@ def summarize(observation: Observation, epoch: int, data: DataSummary, context: 
             data.add_targets(observation.targets)
             values.update(_target_values(np.asarray(observation.targets, np.float64)))
             values.update(_class_values(np.asarray(observation.targets), data.targets))
-            values.update(_copied_targets(observation))
             values.update(_compare_with_targets(observation, data, context))
         if observation.features is not None and observation.features.size:
             values["feature_rank"] = _effective_rank(np.asarray(observation.features, np.float64))
@@ -277,16 +276,6 @@ def _class_values(targets: NDArray[Any], summary: TargetSummary) -> dict[str, fl
     labels = labels[labels != MASKED] if summary.masked else labels
     _, counts = np.unique(labels, return_counts=True)
     return {"class_entropy": _entropy(counts / max(counts.sum(), 1))}
-
-
-def _copied_targets(observation: Observation) -> dict[str, float]:
-    """Return the share of class indices that equal the input at the same place; empty for other inputs and targets."""
-    inputs, targets = observation.inputs, observation.targets
-    if inputs is None or targets is None or inputs.ndim < 2 or {inputs.dtype.kind, targets.dtype.kind} - set("iu"):
-        return {}
-    labels, tokens = targets.ravel()[: inputs.size], inputs.ravel()[: targets.size]
-    counted = labels != MASKED
-    return {"copied_targets": float((labels == tokens)[counted].mean())} if counted.any() else {}
 
 
 def _effective_rank(features: Floats) -> float:

@@ -129,7 +129,6 @@ STEP_COLUMNS = (
     "entropy_of_logits",  # 1 if the cross-entropy closest to the loss takes the outputs as logits, 0 as probabilities
     "rare_accuracy",  # accuracy on the copied rows, labels or time steps of rare classes, see `RARE_CLASS_RATIO`
     "class_entropy",  # entropy of the classes among the copied rows, in nats (classification tasks)
-    "copied_targets",  # share of the copied class indices that equal the input at the same place, if both are indices
     "feature_rank",  # effective rank of the output layer's input / the largest possible one, in (0, 1]
     "gradient_cosine",  # cosine between the gradients of this and the previous sampled step, on `SAMPLED_ENTRIES`
     "stale_gradients",  # 1 if the backward pass started from gradients of the previous step, 0 if they were reset

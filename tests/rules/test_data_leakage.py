@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,21 +48,3 @@ def test_thresholds_move_the_verdict(build: Callable[..., Any]) -> None:
     assert finding is not None
     assert finding.severity is Severity.ERROR
     assert DataLeakage(rows=40).check(*run) is None
-
-
-@pytest.mark.parametrize(
-    ("copied", "targets", "steps", "expected"),
-    [
-        (1.0, "tokens", 600, "warning"),
-        (0.96, "tokens", 600, None),
-        (1.0, "index", 600, None),
-        (1.0, "tokens", 4, None),
-        (float("nan"), "tokens", 600, None),
-    ],
-)
-def test_targets_that_are_the_inputs(
-    build: Callable[..., Any], target_summaries: Any, copied: float, targets: str, steps: int, expected: str | None
-) -> None:
-    summary = replace(target_summaries["index"], classes=20) if targets == "tokens" else target_summaries[targets]
-    finding = DataLeakage().check(*build(targets=summary, loss="ce", steps=steps, scalars={"copied_targets": copied}))
-    assert (finding.severity if finding else None) == expected

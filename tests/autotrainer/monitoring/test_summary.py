@@ -165,22 +165,3 @@ def test_absolute_deviation_is_that_from_the_median_of_the_first_rows() -> None:
         data.add_targets(batch)
     best = float(np.abs(rows - np.median(rows, axis=0)).mean())
     assert best <= data.targets.deviation <= 1.05 * best
-
-
-@pytest.mark.parametrize(
-    ("inputs", "targets", "expected"),
-    [
-        ([[1, 2, 3], [4, 5, 6]], [[1, 2, 3], [4, 5, 6]], 1.0),
-        ([[1, 2, 3], [4, 5, 6]], [1, 2, 3, 4, 5, 6], 1.0),
-        ([[1, 2, 3], [4, 5, 6]], [[1, 2, -100], [4, 0, -100]], 0.75),
-        ([[1, 2, 3], [4, 5, 6]], [[2, 3, 4], [5, 6, 7]], 0.0),
-        ([[1, 2, 3], [4, 5, 6]], [[-100, -100, -100], [-100, -100, -100]], math.nan),
-        ([[1.0, 2.0], [3.0, 4.0]], [[1.0, 2.0], [3.0, 4.0]], math.nan),
-        ([1, 2], [1, 2], math.nan),
-    ],
-)
-def test_class_indices_that_equal_the_inputs(inputs: Any, targets: Any, expected: float) -> None:
-    table = np.full((0, len(LAYER_COLUMNS)), np.nan)
-    observation = Observation(0, table, inputs=np.array(inputs), targets=np.array(targets))
-    stats = summarize(observation, 0, DataSummary(), TaskContext())
-    np.testing.assert_equal(stats.scalars[STEP_COLUMNS.index("copied_targets")], expected)
