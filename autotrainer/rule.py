@@ -28,7 +28,7 @@ __all__ = [
     "thresholds",
 ]
 
-Place = Literal["layer", "loss", "step"]
+Place = Literal["layer", "loss", "step", "output", "optimizer", "mode"]
 """What a finding can point to in the user's code."""
 
 DOC_SECTIONS = (
@@ -98,8 +98,9 @@ class Rule(ABC):
     repairs: ClassVar[tuple[str, ...]] = ()
     """Names of suggested repairs, best first."""
     place: ClassVar[Place] = "layer"
-    """What a finding points to in the user's code: where its first layer is created, or where the loss or the
-    optimizer's step is called."""
+    """What a finding points to in the user's code: where its first layer is created, where the loss or the optimizer's
+    step is called, where the output activation is applied (``output``), where the optimizer is created, or where the
+    model is put into evaluation mode or, if it never is, evaluated (``mode``)."""
     static: ClassVar[bool] = False
     """Whether forward passes before the first step can show the problem: `autotrainer.check` then runs the rule."""
     THRESHOLDS: ClassVar[Mapping[str, Threshold]] = MappingProxyType({})

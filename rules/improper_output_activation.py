@@ -91,6 +91,7 @@ class ImproperOutputActivation(Rule):
     )
     causes = ("nonfinite_data", "target_mismatch")
     repairs = ("fix_output_activation", "fix_loss")
+    place = "output"
     static = True
     THRESHOLDS = thresholds(
         row_sum=Threshold(1.0, "mean sum of a row of class probabilities (+0.1)", "AUTOTRAINER", alias="omega_2"),

@@ -123,7 +123,7 @@ class LearningRateTooHigh(Rule):
         "warm_up_learning_rate",
         "schedule_learning_rate",
     )
-    place = "step"
+    place = "optimizer"
     THRESHOLDS = thresholds(
         step=Threshold(0.1, "largest step ÷ weights", "calibrated: 97 % of healthy ones stay below"),
         typical=Threshold(0.03, "median step ÷ weights", "Karpathy: log10 at most -1.5"),

@@ -87,7 +87,7 @@ class LearningRateTooLow(Rule):
         "wrong_schedule",
     )
     repairs = ("scale_learning_rate", "swap_optimizer", "add_momentum", "extend_training")
-    place = "step"
+    place = "optimizer"
     THRESHOLDS = thresholds(
         travel=Threshold(
             0.2, "distance that the weights move by the end ÷ their norm", "calibrated: healthy ones go further"

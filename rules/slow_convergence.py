@@ -121,6 +121,7 @@ class SlowConvergence(Rule):
         "extend_training",
         "add_residual",
     )
+    place = "optimizer"
     THRESHOLDS = thresholds(
         gain=Threshold(0.01, "gain of accuracy per epoch, at most", "AUTOTRAINER", maximum=1, alias="delta"),
         schedule=Threshold(

@@ -68,6 +68,7 @@ class WrongSchedule(Rule):
     )
     needs = OUTCOME_NEEDS | frozenset({"learning_rate"})
     repairs = ("schedule_learning_rate",)
+    place = "optimizer"
     THRESHOLDS = thresholds(
         low=Threshold(1e-3, "rate that is almost zero ÷ its largest value", "catalogue", maximum=1.0),
         stretch=Threshold(0.05, "share of the plan at such a rate, at least", "2 % for a cosine", maximum=1.0),

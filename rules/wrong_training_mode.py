@@ -71,6 +71,7 @@ class WrongTrainingMode(Rule):
     )
     needs = OUTCOME_NEEDS | frozenset({"training_mode"})
     repairs = ("set_mode",)
+    place = "mode"
     THRESHOLDS = thresholds(
         share=Threshold(0.8, "passes in the wrong mode, at least", "all except single ones", maximum=1.0),
         good_score=Threshold(0.7, "accuracy or R² that is good enough", "Theta of AUTOTRAINER", maximum=1.0),

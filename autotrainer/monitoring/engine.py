@@ -151,7 +151,8 @@ class Engine:
     def _place(self, rule: Rule, finding: Finding) -> str:
         if self._locate is None or (rule.place == "layer" and not finding.layers):
             return ""
-        return self._locate(rule.place, finding.layers[0] if rule.place == "layer" else None)
+        of_layer = rule.place in ("layer", "output") and finding.layers
+        return self._locate(rule.place, finding.layers[0] if of_layer else None)
 
     @staticmethod
     def _cause(rule: Rule, reported: dict[str, Finding]) -> str | None:

@@ -179,8 +179,8 @@ class _Sequence:
         elif isinstance(record, LossesRecord):
             self._check_losses(record.losses)
         elif isinstance(record, EpochRecord):
-            # An epoch may be recognized only after steps of the next ones.
-            self._check_order(record.step, min(self.step, self.epoch_step), record.epoch)
+            # An epoch may be recognized only after steps of the next ones, and epochs may be counted again.
+            self._check_order(record.step, min(self.step, self.epoch_step), self.epoch)
             self.epoch_step, self.step, self.epoch = record.step, max(self.step, record.step), record.epoch
             self.names |= record.values.keys()
             if len(self.names) > _MAX_NAMES:

@@ -35,8 +35,8 @@ from autotrainer.rule import Place, Rule
 
 __all__ = ["Monitor", "as_number", "is_watched", "watched_models"]
 
-_COMPARISON = 0.3
-"""Seconds that simple models on sampled rows take at most, about."""
+_COMPARISON, _KEPT = 0.05, 0.1
+"""Seconds that simple models on sampled rows take at most, about, and share of the allowance that is left for them."""
 
 CompareRows = Callable[[ArrayData, TargetSummary, TaskContext], Mapping[str, float]]
 
@@ -88,6 +88,7 @@ class Monitor:
         self._data = DataSummary()
         self._observer: Observer | None = None
         self._compare_rows = compare_rows
+        self.sampler.kept = 0.0 if compare_rows is None else _KEPT
         self._rows = RowSample()
         self._notifier = Notifier(on_finding, quiet=quiet)
         self._stale = self._ended = False
@@ -346,7 +347,7 @@ class Monitor:
     def _learn_from_rows(self) -> None:
         """Compare simple models on the sampled rows, once the training has ended, if time allows."""
         compare, self._compare_rows = self._compare_rows, None
-        rows, self._rows = self._rows.rows, RowSample()
+        rows, self._rows, self.sampler.kept = self._rows.rows, RowSample(), 0.0
         wanted = any("linear_score" in rule.needs for rule in self._engine.rules)
         wanted &= self.history.finished and self.sampler.affordable(_COMPARISON)
         if compare is not None and rows is not None and wanted:

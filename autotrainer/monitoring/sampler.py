@@ -55,6 +55,7 @@ class Sampler:
     Attributes:
         stopwatch: Measures all that monitoring does.
         evaluations: Measures the part of it that is no sample.
+        kept: Share of the allowance that is left for the end of the training.
 
     Raises:
         ConfigError: If the share is out of range.
@@ -78,6 +79,7 @@ class Sampler:
             processor = process_time if clock is perf_counter else clock
         self.stopwatch = Stopwatch(clock, processor)
         self.evaluations = Stopwatch(clock, processor)
+        self.kept = 0.0
         self._mark = self._spent = 0.0, 0.0
         self._costs: deque[tuple[float, float]] = deque(maxlen=_RECENT_COSTS)
         self._count = 0
@@ -142,8 +144,8 @@ class Sampler:
         Args:
             cost: Seconds that it is expected to take, if that is known.
         """
-        proportional = self._allowance(self._step)[1]
-        return self._allows(self._whole(self._step), proportional, self._total, (cost, cost))
+        start, proportional = self._whole(self._step), self._allowance(self._step)[1]
+        return self._allows((1 - self.kept) * start, (1 - self.kept) * proportional, self._total, (cost, cost))
 
     def begin_sample(self) -> None:
         """Note that a sample begins: what `stopwatch` measures from now on is its cost, except for `evaluations`."""
@@ -158,7 +160,7 @@ class Sampler:
         cost = self._cost if self._costs else (0.0, 0.0)
         start, proportional = self._allowance(self._step)
         return self._allows(_SAMPLES_SHARE * start, _SAMPLES_SHARE * proportional, self._spent, cost) and (
-            self._allows(self._whole(self._step), proportional, self._total, cost)
+            self._allows((1 - self.kept) * self._whole(self._step), (1 - self.kept) * proportional, self._total, cost)
         )
 
     @property

@@ -7,13 +7,22 @@ import inspect
 import linecache
 import sys
 import sysconfig
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-__all__ = ["ModulePart", "calling_file", "calling_line", "keyword_line", "layer_line"]
+__all__ = [
+    "ModulePart",
+    "activation_line",
+    "calling_file",
+    "calling_line",
+    "constructor_line",
+    "keyword_line",
+    "layer_line",
+    "method_line",
+]
 
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
@@ -75,6 +84,92 @@ def keyword_line(file: str, function: str, keyword: str) -> str:
     """
     values = [k.value for call in _calls(file) if _callee(call) == function for k in call.keywords if k.arg == keyword]
     return _place(file, values[0].lineno) if len(values) == 1 else ""
+
+
+def constructor_line(file: str, name: str) -> str:
+    """Return file and line of the only call of a class, or of a function, in a file; empty if there are several."""
+    calls = [call for call in _calls(file) if _callee(call) == name] if file else []
+    return _place(file, calls[0].lineno) if len(calls) == 1 else ""
+
+
+def method_line(file: str, name: str) -> str:
+    """Return file and line of the only call of a method without arguments in a file; empty if there are several."""
+    calls = _calls(file) if file else []
+    lines = [call.lineno for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == name]
+    return _place(file, lines[0]) if len(lines) == 1 else ""
+
+
+def activation_line(name: str, kinds: Iterable[type], method: str, loss: str) -> str:
+    """Return file and line where an activation is applied by a call, rather than by a layer.
+
+    Calls next to that of the loss come first, then those in the models, the outermost first.
+
+    Args:
+        name: Name of the activation: ``softmax``.
+        kinds: Classes of the models, the outermost first.
+        method: Name of their method that computes the output.
+        loss: File and line of the call of the loss; empty if unknown.
+
+    Returns:
+        The place; empty if there is no such call, or if several calls of one function may be meant.
+    """
+    for file, function, sinks in (*_functions_at(loss), *_methods(kinds, method)):
+        for calls in _sources(function, sinks):
+            lines = {call.lineno for call in calls if _applies(call, name)}
+            if lines:
+                return _place(file, lines.pop()) if len(lines) == 1 else ""
+    return ""
+
+
+def _sources(function: ast.AST, sinks: Sequence[ast.AST]) -> Iterator[list[ast.Call]]:
+    """Yield the calls within nodes of a function, then those whose results these nodes use by name, and so on."""
+    assignments, used = list(_assignments(function)), set[str]()
+    nodes = list(sinks)
+    while nodes:
+        inner = [part for node in nodes for part in ast.walk(node)]
+        yield [part for part in inner if isinstance(part, ast.Call)]
+        names = {part.id for part in inner if isinstance(part, ast.Name)} - used
+        used |= names
+        nodes = [
+            value
+            for target, value in assignments
+            if names & {n.id for n in ast.walk(target) if isinstance(n, ast.Name)}
+        ]
+
+
+def _applies(call: ast.Call, name: str) -> bool:
+    """Return whether a call applies an activation: ``softmax(x)``, ``x.softmax()``, ``Softmax()(x)``."""
+    inner = call.func
+    made = _callee(inner) if isinstance(inner, ast.Call) else ""
+    return _callee(call).rstrip("_") == name or made.lower() == name.replace("_", "")
+
+
+def _functions_at(place: str) -> Iterable[tuple[str, ast.AST, Sequence[ast.AST]]]:
+    """Return the innermost function around a call, or the module, with the calls in that line."""
+    file, _, line = place.rpartition(":")
+    if not line.isdecimal():
+        return []
+    tree = _tree(file)
+    scopes = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    around = [node for node in scopes if node.lineno <= int(line) <= (node.end_lineno or node.lineno)]
+    function = max(around, key=lambda node: node.lineno) if around else tree
+    calls = [call for call in _calls(file) if call.lineno <= int(line) <= (call.end_lineno or call.lineno)]
+    return [(file, function, calls)]
+
+
+def _methods(kinds: Iterable[type], method: str) -> Iterable[tuple[str, ast.AST, Sequence[ast.AST]]]:
+    """Yield the methods of a name in the user's classes, with what they return."""
+    for kind in dict.fromkeys(base for kind in kinds for base in kind.__mro__):
+        try:
+            file = inspect.getsourcefile(kind) or ""
+        except (TypeError, OSError):  # built-in, or defined in a session without a file
+            continue
+        if not _is_user_file(file):
+            continue
+        classes = [n for n in ast.walk(_tree(file)) if isinstance(n, ast.ClassDef) and n.name == kind.__name__]
+        for part in (part for node in classes for part in node.body):
+            if isinstance(part, ast.FunctionDef) and part.name == method:
+                yield file, part, [node for node in ast.walk(part) if isinstance(node, ast.Return)]
 
 
 def _calling_frame() -> FrameType | None:

@@ -307,7 +307,8 @@ def _compare_with_targets(observation: Observation, data: DataSummary, context: 
     kind = context.kind(targets)
     if context.loss.own:
         class_labels = _labels(np.asarray(rows), targets) if kind == "multiclass" else None
-        values.update(entropies(outputs, rows, class_labels, observation.loss))
+        loss = observation.scalars.get("data_loss", observation.loss)
+        values.update(entropies(outputs, rows, class_labels, loss))
     if kind in ("multiclass", "binary", "multilabel"):
         try:
             cut = 0.0 if values.get("entropy_of_logits") == 1 else context.cut(targets)

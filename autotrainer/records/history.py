@@ -118,12 +118,15 @@ class RunHistory:
         """End an epoch and append its values.
 
         Args:
-            epoch: 0-based epoch that has ended.
+            epoch: 0-based epoch that has ended. If it has ended before, it and those after it are counted again.
             step: Its last step.
             values: ``loss``, ``accuracy``, ``val_loss``, ``val_accuracy`` and any others, by name; values that are
                 not finite are stored as infinity.
         """
         self.changes += 1
+        if (self._ends.keys[-1:, 0] >= epoch).any():
+            self._ends = self._ends.where(self._ends.keys[:, 0] < epoch)
+            self._epochs = {name: table.where(table.keys[:, 0] < epoch) for name, table in self._epochs.items()}
         self.step, self.epoch = max(self.step, step), epoch + 1
         self._ends.add((epoch, step), np.asarray(0.0))
         for name, value in values.items():
@@ -151,6 +154,12 @@ class RunHistory:
     def scalar(self, column: str) -> Floats:
         """Return one of `STEP_COLUMNS` over the sampled steps, shape (samples,)."""
         return self._scalars.rows[:, STEP_COLUMNS.index(column)]
+
+    @property
+    def data_losses(self) -> Floats:
+        """Loss of the sampled steps' outputs alone: ``data_loss`` where it is measured, else ``loss``."""
+        alone = self.scalar("data_loss")
+        return np.where(np.isnan(alone), self.scalar("loss"), alone)
 
     def layer(self, column: str) -> Floats:
         """Return one of `LAYER_COLUMNS` over the sampled steps, shape (samples, layers)."""

@@ -110,6 +110,8 @@ RARE_CLASS_RATIO = 0.1
 
 STEP_COLUMNS = (
     "loss",  # loss of the batch
+    "data_loss",  # mean over rows of the loss of the copied outputs, if observed by itself: without weights of rows,
+    # losses of other outputs and penalties, never a sum
     "learning_rate",  # of the first parameter group that has one above 0
     "batch_size",  # samples
     "grad_norm",  # L2 norm over all layers

@@ -39,6 +39,10 @@ class LossInfo:
         weighted: Whether it is known to weight classes or rows unequally, or to add terms or factors, so that its value
             is not comparable with a plain one.
         smoothed: Whether it smooths labels: they then have another entropy.
+        modulated: Whether it scales or bounds the cross-entropy of each row, as focal and generalized cross-entropies
+            do, so that it is comparable with no entropy.
+        composite: Whether the loss of a step also holds losses of further outputs or penalties: see ``data_loss`` in
+            `autotrainer.records.signals.STEP_COLUMNS`.
         identified: Whether it is a custom loss that was recognized by its values.
         margin: The loss of equal outputs for all inputs, where that is a constant, as in losses that rank; else None.
     """
@@ -53,6 +57,8 @@ class LossInfo:
     identified: bool = False
     margin: float | None = None
     smoothed: bool = False
+    modulated: bool = False
+    composite: bool = False
 
     @property
     def classifies(self) -> bool:
@@ -60,9 +66,14 @@ class LossInfo:
         return self.family in ("cross_entropy", "binary_cross_entropy", "hinge")
 
     @property
+    def standard(self) -> bool:
+        """Whether its unweighted mean over rows is comparable with the entropy or the variance of the targets."""
+        return not self.smoothed and not self.modulated
+
+    @property
     def plain(self) -> bool:
-        """Whether its value is a mean that is comparable with the entropy or the variance of the targets."""
-        return self.reduction == "mean" and not self.weighted and not self.smoothed
+        """Whether the loss of a step is a mean that is comparable with the entropy or the variance of the targets."""
+        return self.standard and self.reduction == "mean" and not self.weighted and not self.composite
 
     @property
     def own(self) -> bool:

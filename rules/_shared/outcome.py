@@ -34,7 +34,7 @@ __all__ = [
 
 OUTCOME_NEEDS = frozenset(
     {"loss", "batch_size", "accuracy", "squared_error", "grad_norm", "target_spread", "input_max_abs", "epochs"}
-    | {"output_spread", "input_std"}
+    | {"data_loss", "output_spread", "input_std"}
 )
 """Columns that the outcome is computed from."""
 

@@ -70,6 +70,10 @@ class LossTracker:
         """Treat logs as running means without proof: the training step is Keras' own."""
         self._meaning = self._assumed_meaning = "mean"
 
+    def trust_values(self) -> None:
+        """Treat logs as the losses of single steps without proof."""
+        self._meaning = self._assumed_meaning = "raw"
+
     def calibrate(self, loss: float, counts: StepCounts) -> float:
         """Find out what the logs mean, at a sampled step whose logs have just been appended.
 

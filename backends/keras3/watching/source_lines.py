@@ -4,24 +4,47 @@ from __future__ import annotations
 
 from typing import Any
 
-from autotrainer.monitoring.source_lines import ModulePart, keyword_line, layer_line
+from autotrainer.monitoring.source_lines import (
+    ModulePart,
+    activation_line,
+    constructor_line,
+    keyword_line,
+    layer_line,
+)
 from autotrainer.rule import Place
 
 __all__ = ["source_line"]
 
 
-def source_line(model: Any, what: Place, layer: str | None, file: str) -> str:
+def source_line(
+    model: Any, what: Place, layer: str | None, file: str, *, optimizer: Any = None, activation: str | None = None
+) -> str:
     """Return file and line of what a finding points to; empty if unknown.
 
     Args:
         model: The model.
-        what: ``layer``, or ``loss`` for that of ``compile``; other places have no line, since Keras takes the steps.
+        what: ``layer``; ``output``; ``loss`` or ``optimizer``: that of ``compile``, or the only one of its class. Other
+            places have no line, since Keras takes the steps.
         layer: Name of the layer.
         file: The user's file from which the model is watched.
+        optimizer: The optimizer.
+        activation: Name of the output activation; None if unknown.
     """
     if what == "layer":
         return "" if layer is None else _layer_line(model, layer, file)
-    return keyword_line(file, "compile", "loss") if what == "loss" and file else ""
+    if what == "output":
+        return _output_line(model, layer, file, activation)
+    if what not in ("loss", "optimizer") or not file:
+        return ""
+    made = "" if what == "loss" else constructor_line(file, type(optimizer).__name__)
+    return made or keyword_line(file, "compile", what)
+
+
+def _output_line(model: Any, layer: str | None, file: str, activation: str | None) -> str:
+    """Return where the output activation is applied: by a call in the model, or by its last layer."""
+    kinds = [type(part) for part in model._flatten_layers()]
+    by_call = activation_line(activation, kinds, "call", "") if activation not in (None, "linear") else ""
+    return by_call or ("" if layer is None else _layer_line(model, layer, file))
 
 
 def _layer_line(model: Any, name: str, file: str) -> str:

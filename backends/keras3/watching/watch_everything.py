@@ -1,4 +1,4 @@
-"""Watching each ``fit`` and ``train_on_batch`` of an unchanged script.
+"""Watching each ``fit`` and ``train_on_batch`` of an unchanged script, and its own loops.
 
 The two methods are replaced in `keras.Model`, not in the models: overrides in subclasses are still called first.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ import keras
 from autotrainer.adapter.backend import OpenWatch
 from autotrainer.adapter.observer import Recorder
 from autotrainer.backends.keras3.engines.patching import patched
+from autotrainer.backends.keras3.watching.loop_detector import LoopDetector
 from autotrainer.monitoring.monitor import is_watched
 from autotrainer.monitoring.tracebacks import passes_on
 from autotrainer.output import logger
@@ -28,11 +29,12 @@ Fit = Callable[..., Any]
 @contextmanager
 def watch_everything(open_watch: OpenWatch) -> Iterator[None]:
     """Watch each training in the block."""
-    models = _WatchedModels(open_watch, keras.Model.fit)
+    detector = LoopDetector()  # patches the same methods for longer, below
+    models = _WatchedModels(open_watch, keras.Model.fit, detector.trained_by_keras)
+    detector.watch = models.watch
     methods = [
         (keras.Model, "fit", models.fit()),
         (keras.Model, "train_on_batch", models.train_on_batch(keras.Model.train_on_batch)),
-        (keras.optimizers.Optimizer, "apply", models.apply(keras.optimizers.Optimizer.apply)),
     ]
     inherited = [name not in vars(owner) for owner, name, _ in methods]
     originals = [getattr(owner, name) for owner, name, _ in methods]
@@ -48,6 +50,7 @@ def watch_everything(open_watch: OpenWatch) -> Iterator[None]:
                 delattr(owner, name)
             else:
                 setattr(owner, name, original)
+        detector.close()
 
 
 class _WatchedModels:
@@ -56,14 +59,14 @@ class _WatchedModels:
     Args:
         open_watch: Starts to watch a model.
         fit: ``fit`` of `keras.Model`.
+        on_training: Called with each model that Keras trains.
     """
 
-    def __init__(self, open_watch: OpenWatch, fit: Fit) -> None:
-        self._open_watch, self._original_fit = open_watch, fit
+    def __init__(self, open_watch: OpenWatch, fit: Fit, on_training: Callable[[Any], None]) -> None:
+        self._open_watch, self._original_fit, self._on_training = open_watch, fit, on_training
         self._watched: dict[int, tuple[weakref.ref[Any], Recorder, Fit]] = {}
         self._failed = False
-        self._depth = 0  # calls of ``fit`` and ``train_on_batch`` that are going on
-        self._reported_loop = False
+        self._replaces: Sequence[Recorder] = ()
 
     def fit(self) -> Fit:
         """Return a ``fit`` that first starts to watch the model."""
@@ -73,11 +76,8 @@ class _WatchedModels:
         @passes_on
         def fit(model: Any, *args: Any, **kwargs: Any) -> Any:
             watched = self._watched_fit(model)
-            self._depth += 1
-            try:
-                return original(model, *args, **kwargs) if watched is None else watched(*args, **kwargs)
-            finally:
-                self._depth -= 1
+            self._on_training(model)
+            return original(model, *args, **kwargs) if watched is None else watched(*args, **kwargs)
 
         return fit
 
@@ -88,29 +88,28 @@ class _WatchedModels:
         @passes_on
         def train_on_batch(model: Any, *args: Any, **kwargs: Any) -> Any:
             self._watched_fit(model)
-            self._depth += 1
-            try:
-                return original(model, *args, **kwargs)
-            finally:
-                self._depth -= 1
+            self._on_training(model)
+            return original(model, *args, **kwargs)
 
         return train_on_batch
 
-    def apply(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Return an ``apply`` of optimizers that reports steps of a training loop that can't be watched."""
+    def watch(self, model: Any, replaces: Sequence[Recorder] = ()) -> Recorder | None:
+        """Watch a model that the script's own loop trains.
 
-        @functools.wraps(original)
-        @passes_on
-        def apply(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-            if not (self._depth or self._reported_loop):
-                self._reported_loop = True
-                logger.warning(
-                    "a training loop of the script's own takes steps and is not watched: of Keras, only fit() and "
-                    "train_on_batch() are"
-                )
-            return original(optimizer, *args, **kwargs)
+        Args:
+            model: The model.
+            replaces: Monitors of models that are parts of this one; they are dropped.
 
-        return apply
+        Returns:
+            Its monitor; None if it is not watched.
+        """
+        self._replaces = replaces
+        try:
+            self._watched_fit(model)
+        finally:
+            self._replaces = ()
+        reference, monitor, _ = self._watched.get(id(model), (None, None, None))
+        return monitor if reference is not None and reference() is model else None
 
     def _watched_fit(self, model: Any) -> Fit | None:
         """Return the watched ``fit`` of a model; None if it is not watched."""
@@ -129,7 +128,9 @@ class _WatchedModels:
         if is_watched(model):
             return None
         with patched(model, "fit", functools.partial(self._original_fit, model)):
-            monitor = self._open_watch(model, None, None)  # wraps Keras' fit, not the override that called it
+            monitor = self._open_watch(
+                model, None, None, self._replaces
+            )  # wraps Keras' fit, not the override that called it
             watched: Fit = vars(model)["fit"]
         self._watched = {key: entry for key, entry in self._watched.items() if not entry[1].closed}
         if monitor is None:

@@ -12,7 +12,7 @@ from weakref import WeakSet
 import torch
 from torch.compiler import is_compiling
 
-from autotrainer.backends.pytorch.runtime.patching import FunctionPatch
+from autotrainer.adapter.function_patch import FunctionPatch
 from autotrainer.monitoring.tracebacks import passes_on
 
 __all__ = ["BackwardListener", "add_backward_listener", "remove_backward_listener"]

@@ -16,7 +16,7 @@ from torch import nn
 from torch.compiler import is_compiling
 from torch.utils.data import DataLoader
 
-from autotrainer.backends.pytorch.runtime.patching import FunctionPatch
+from autotrainer.adapter.function_patch import FunctionPatch
 from autotrainer.monitoring.tracebacks import passes_on
 
 __all__ = ["EpochListener", "add_listener", "going_on", "remove_listener"]

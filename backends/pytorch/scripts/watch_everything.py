@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from autotrainer.adapter.backend import OpenWatch
+from autotrainer.adapter.function_patch import FunctionPatch
 from autotrainer.adapter.observer import Recorder
 from autotrainer.backends.pytorch.model.describe import layers
 from autotrainer.backends.pytorch.model.loss_graph import loss_function, loss_parameters, outputs_and_targets
@@ -32,7 +33,6 @@ from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
 from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, remove_listener
 from autotrainer.backends.pytorch.runtime.hooks import never_compiled
 from autotrainer.backends.pytorch.runtime.observation import is_transformed
-from autotrainer.backends.pytorch.runtime.patching import FunctionPatch
 from autotrainer.backends.pytorch.runtime.torch_private import Loss, step_post_hooks
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.scripts.find_model import find_model

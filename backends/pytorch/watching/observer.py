@@ -151,7 +151,7 @@ class TorchObserver:
         self._counter = counter = StepCounter(monitor.history.step + 1)  # a training may continue another one
         fail = weak_method(self._fail)
         self._epochs = EpochDetector(model, counter, weak_method(self._end_epoch))
-        on_evaluation = weak_method(self._epochs.evaluated)
+        on_evaluation = weak_method(self._evaluated)
         stopwatch = monitor.sampler.stopwatch
         self._step_measurement = StepMeasurement(
             model,
@@ -165,7 +165,7 @@ class TorchObserver:
         )
         self._nonfinite_inputs = NonfiniteInputs(model, fail, stopwatch)
         self._validation_loss = ValidationLoss(context.loss.reduction != "sum")
-        self._source_lines = SourceLines(model)
+        self._source_lines = SourceLines(model, type(self._optimizers.first).__name__)
         note_loss_call = partial(self._source_lines.record_call, "loss")
         self._loss_tracker = LossTracker(
             model,
@@ -187,6 +187,7 @@ class TorchObserver:
         self._warned_compiled_loss = False
         self._ending_epoch: int | None = None
         self._epoch_start = self._counter.step
+        self._full_batches = 0  # steps that were counted as epochs, as all get the same tensor
         self._epoch_end = -1
         self._needs_loss_scale = "loss_scale" in monitor.needs
         planned = None if monitor.sampler.stopped else context.planned_steps
@@ -203,6 +204,7 @@ class TorchObserver:
             for loader, iterator in going_on():
                 self._epochs.loader_started(loader, iterator)
             add_listener(self._epochs)
+            add_listener(self._source_lines)
         self._hook_loss()
         if self._step_measurement.compiled:
             logger.warning("the model is compiled: its activations are not measured, everything else is")
@@ -298,6 +300,7 @@ class TorchObserver:
 
     def place(self, what: Place, layer: str | None) -> str:
         """Return file and line where a layer is made, or the loss or the step is called; see `Locator`."""
+        self._source_lines.output_activation = self._monitor.context.output_activation
         return self._source_lines.locate(what, layer, managed=self._monitor.context.managed)
 
     def _warn_compiled_loss(self) -> None:
@@ -308,6 +311,7 @@ class TorchObserver:
     def _detach(self) -> None:
         self._closed = self._loss_tracker.closed = True
         remove_listener(self._epochs)
+        remove_listener(self._source_lines)
         self._step_measurement.end()
         self._step_measurement.mode_tracker.stop()
         if self._backward_loss is not None:
@@ -377,6 +381,10 @@ class TorchObserver:
 
     # -- epochs ---------------------------------------------------------------------------------------------------
 
+    def _evaluated(self) -> None:
+        self._epochs.evaluated()
+        self._source_lines.record_call("evaluation")
+
     def _training_resumed(self) -> None:
         """Note that an evaluation has ended."""
         self._epochs.resumed()
@@ -416,6 +424,7 @@ class TorchObserver:
     def _count_epochs(self, step: int) -> None:
         """Count the steps up to this number of them as epochs, if each is one."""
         if self._epochs.full_batch and self._monitor.history.epoch < step:
+            self._full_batches += step - self._monitor.history.epoch
             self._monitor.count_epochs(range(self._monitor.history.epoch, step))
             self._epochs.restart(step)
 
@@ -431,6 +440,8 @@ class TorchObserver:
         step = self._counter.step if self._ending_epoch is None else self._ending_epoch
         if self._ending_epoch is None:
             self._epochs.stopped = True
+            self._monitor.history.epoch -= self._full_batches  # the user's epochs have several steps each
+            self._full_batches = 0
         elif self._epoch_start == step:
             return {}  # they have been read
         self._monitor.advance(step - 1)

@@ -212,14 +212,18 @@ def test_rows_that_are_chosen_from_the_same_inputs_are_no_full_batch() -> None:
     assert monitor.history.epoch == 0
 
 
-def test_full_batches_are_no_epochs_where_fewer_are_planned() -> None:
+@pytest.mark.parametrize("epochs", [None, 2])
+def test_full_batches_are_no_epochs_where_the_loop_has_fewer(epochs: int | None, tmp_path: Path) -> None:
     loop = Loop()
-    with autotrainer.watch(loop.model, loop.optimizer, loss_fn=loop.loss_fn, select=(), epochs=2) as monitor:
+    options: dict[str, Any] = {"loss_fn": loop.loss_fn, "select": (), "epochs": epochs, "log_dir": tmp_path}
+    with autotrainer.watch(loop.model, loop.optimizer, **options) as monitor:
         for _ in range(2):
             for _ in range(60):
                 loop.step(X, Y)
-            monitor.end_epoch()
+            monitor.end_epoch(val_loss=1.0)
     assert monitor.history.epoch_ends.tolist() == [59, 119]
+    assert (monitor.history.epoch, len(monitor.history.epochs("val_loss")[0])) == (2, 2)
+    assert "(2 epochs)" in str(autotrainer.replay(monitor.log_path))
 
 
 def test_epochs_that_nothing_shows_are_not_counted() -> None:

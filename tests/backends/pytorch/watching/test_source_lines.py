@@ -110,3 +110,62 @@ def test_loss_of_a_managed_training_is_an_argument_of_the_call() -> None:
     )
     assert result.status in ("healthy", "unrepaired")
     assert SourceLines(model).locate("loss", None, managed=True).endswith(f":{line('the loss of the call')}")
+
+
+class Classifier(nn.Module):
+    def __init__(self, *, applies: bool) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.applies = applies
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.hidden(x))
+        if not self.applies:
+            return self.out(x)  # type: ignore[no-any-return]
+        return torch.softmax(self.out(x), dim=0)  # the softmax of the model
+
+
+def train(model: nn.Module, loss_fn: nn.Module, x: Tensor, y: Tensor) -> None:
+    outputs = model(x)
+    shown = outputs.softmax(1)
+    assert len(shown) == len(y)
+    loss_fn(outputs, y).backward()
+
+
+def train_on_probabilities(model: nn.Module, loss_fn: nn.Module, x: Tensor, y: Tensor) -> None:
+    outputs = model(x).softmax(1)  # the softmax before the loss
+    loss_fn(outputs, y).backward()
+
+
+@pytest.mark.parametrize(
+    ("applies", "mark"), [(True, "the softmax of the model"), (False, "the softmax before the loss")]
+)
+def test_output_activation_is_located_where_it_is_called(applies: bool, mark: str) -> None:
+    torch.manual_seed(0)
+    model, loss_fn = Classifier(applies=applies), nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = torch.randn(32, 4), torch.randint(3, (32,))
+    with autotrainer.watch(model, optimizer, loss_fn=loss_fn, select=["AT401"]) as monitor:
+        for _ in range(3):
+            optimizer.zero_grad()
+            (train if applies else train_on_probabilities)(model, loss_fn, x, y)
+            optimizer.step()
+        place = monitor._observer.place("output", "out")  # type: ignore[union-attr]
+    assert place.endswith(f"{HERE.name}:{line(mark)}")
+
+
+def test_optimizer_and_modes_are_located() -> None:
+    model = sequence()
+    optimizer = torch.optim.RMSprop(model.parameters())  # the only one of its kind
+    loss_fn, x, y = nn.MSELoss(), torch.randn(8, 4), torch.zeros(8, 1)
+    with autotrainer.watch(model, optimizer, loss_fn=loss_fn, select=[]) as monitor:
+        loss_fn(model(x), y).backward()
+        optimizer.step()
+        with torch.no_grad():
+            loss_fn(model(x), y)  # an evaluation
+        evaluated = monitor._observer.place("mode", None)  # type: ignore[union-attr]
+        model.eval()  # the change of the mode
+        changed = monitor._observer.place("mode", None)  # type: ignore[union-attr]
+        created = monitor._observer.place("optimizer", None)  # type: ignore[union-attr]
+    marks = ("an evaluation", "the change of the mode", "the only one of its kind")
+    assert [place.rpartition(":")[2] for place in (evaluated, changed, created)] == [str(line(mark)) for mark in marks]

@@ -1,4 +1,4 @@
-"""Replacing functions of PyTorch for a while."""
+"""Replacing functions of a framework for a while."""
 
 from __future__ import annotations
 
