@@ -312,7 +312,7 @@ def _wrap_function(original: Callable[..., Any]) -> Callable[..., Any]:
                 step = traced.step(function, [recorder for _, recorder in samples])
                 result, recorded = step.run(functools.partial(original, function), args, kwargs)
             else:
-                result, recorded = original(function, *args, **kwargs), ()
+                result, recorded = original(function, *args, **kwargs), []
         finally:
             _state.function = None
         _send("function_called", function, traced, result)

@@ -150,7 +150,7 @@ class LoopDetector:
     def ignore(self, *_: Any) -> None:
         """Ignore a signal."""
 
-    model_evaluated = dataset_started = loss_called = differentiated = function_called = ignore
+    model_evaluated = dataset_started = loss_called = differentiated = function_called = step_recorded = ignore
 
     # -- internal -------------------------------------------------------------------------------------------------
 
