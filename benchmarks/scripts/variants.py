@@ -133,8 +133,8 @@ VARIANTS: tuple[Variant, ...] = tuple(
         _program("raw_tensors", trainings=0),
         _program(
             "config_trainer",
-            ("softmax", "double_softmax=1", ("improper_output_activation",)),
-            ("slow", "lr=1e-8", SLOW),
+            ("softmax", "--double_softmax 1", ("improper_output_activation",)),
+            ("slow", "--lr 1e-8", SLOW),
             epochs=25,
         ),
         _program(

@@ -223,7 +223,7 @@ class CustomLoop:
 
     def wants_trace(self, function: Any) -> bool:
         """Return whether a compiled function that has not been called yet is traced before its first call."""
-        return not self._monitor.closed
+        return not (self.steps or self._monitor.closed)
 
     def function_traced(self, function: Any, traced: TracedFunction) -> None:
         """Do nothing: `recorder_for` is called next."""

@@ -84,7 +84,8 @@ class Trainer:
 
 def main():
     torch.manual_seed(0)
-    config = Config(**{k: type(getattr(Config, k))(float(v)) for k, v in (a.split("=") for a in sys.argv[1:])})
+    options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+    config = Config(**{k.removeprefix("--"): type(getattr(Config, k.removeprefix("--")))(float(v)) for k, v in options.items()})
     x, y = load_breast_cancer(return_X_y=True)
     x = (x - x.mean(0)) / x.std(0)
     xt, xv, yt, yv = train_test_split(x, y, test_size=0.25, random_state=0, stratify=y)

@@ -189,6 +189,22 @@ def test_step_that_cant_be_recorded_is_watched_from_outside(
     assert reason in caplog.text
 
 
+def test_function_whose_variables_depend_on_its_arguments_runs_as_before() -> None:
+    made: list[Any] = []
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def scaled(x: Any) -> Any:
+        if not made:
+            made.append(tf.Variable(x * 2.0))
+        return made[0] + x
+
+    def run() -> None:
+        keras.optimizers.SGD(0.1)  # waits for its first step
+        np.testing.assert_array_equal(scaled(tf.ones([2])), [3.0, 3.0])
+
+    watched(run)
+
+
 def test_nothing_stays_patched() -> None:
     before = [vars(owner).get(name) for owner, name in PATCHED]
     watched(Loop(True).run)
