@@ -84,9 +84,11 @@ class AbnormalInitialLoss(Rule):
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
         if not len(history.steps) or history.steps[0] != 0 or context.loss.reduction != "mean":
             return None
-        first, rows, low, high, spread = (
-            float(history.scalar(name)[0])
-            for name in ("loss", "batch_size", "output_min", "output_max", "output_spread")
+        if context.loss.modulated:
+            return None
+        first = float(history.data_losses[0])
+        rows, low, high, spread = (
+            float(history.scalar(name)[0]) for name in ("batch_size", "output_min", "output_max", "output_spread")
         )
         if not all(map(math.isfinite, (first, rows, low, high, spread))):
             return None

@@ -126,7 +126,7 @@ class ImproperLoss(Rule):
     @staticmethod
     def _constant(history: RunHistory, context: TaskContext, result: Outcome) -> str | None:
         """Return a message if a single output has no influence on the loss, as when it is normalized by itself."""
-        targets, loss = history.targets, history.scalar("loss")
+        targets, loss = history.targets, history.data_losses
         if context.output_units != 1 or not targets.entropy > 0 or len(history.steps) < _SAMPLES:
             return None
         if not (np.abs(loss) <= _TINY * targets.entropy).all() or not (history.scalar("grad_norm") == 0).all():

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.baseline_models import SIMPLE_NEEDS, best_simple_model
 from autotrainer.rules._shared.held_out import held_out_skill
 from autotrainer.rules._shared.layers import weight_layers
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
@@ -27,8 +28,8 @@ _GATES = ("sigmoid", "hard_sigmoid", "hardsigmoid")
 _FAIR = 0.85
 """Skill up to which such a limit is a warning, and an error if hidden layers follow that receive a single number."""
 
-_CODE = 0.3
-"""R² up to which the code of an autoencoder holds almost nothing of its input."""
+_CODE, _NOISE = 0.3, 0.05
+"""R² up to which the code of an autoencoder holds almost nothing of its input, and noise of such a value."""
 
 _EARLY = 0.15
 """Share of the schedule from which a limit counts if nothing at all has been learned. The benchmark goal is an error
@@ -75,11 +76,11 @@ class InsufficientCapacity(Rule):
         Noisy labels limit the score of any model: without one of these limits nothing is reported. A linear model with
         hidden layers is at most a warning, and one without them is meant to be linear. One unit can be enough, and the
         code of an autoencoder is narrow on purpose: if there are more target values than units, it counts only if
-        almost nothing was learned. Dropout lowers the training score itself: without a validation score it is a
-        warning, and so it is without a known schedule. Hidden layers after a single unit make it an error up to skill
-        0.85: they are there to learn more than one number can carry. Side branches of one unit (channel weights,
-        adapters to frozen layers) do not count, nor do weights that a fit to small targets has shrunk: decay must be
-        strong enough to have done it.
+        almost nothing was learned, or as little as that many principal components of sampled rows keep. Dropout lowers
+        the training score itself: without a validation score it is a warning, and so it is without a known schedule.
+        Hidden layers after a single unit make it an error up to skill 0.85: they are there to learn more than one
+        number can carry. Side branches of one unit (channel weights, adapters to frozen layers) do not count, nor do
+        weights that a fit to small targets has shrunk: decay must be strong enough to have done it.
 
     Repairs
         Wider hidden layers. By hand: less dropout, less weight decay, or a hidden layer with an activation.
@@ -99,7 +100,7 @@ class InsufficientCapacity(Rule):
         "model cannot overfit a small dataset",
         "training loss stays high",
     )
-    needs = OUTCOME_NEEDS | frozenset({"weight_norm", "dead_units"})
+    needs = OUTCOME_NEEDS | SIMPLE_NEEDS | frozenset({"weight_norm", "dead_units"})
     causes = (
         "parameters_not_optimized",
         "wrong_schedule",
@@ -135,7 +136,7 @@ class InsufficientCapacity(Rule):
         if limit.kind == "dropout":  # lowers the score in training alone
             held_out = held_out_skill(history, context)
             high = high if math.isnan(held_out) else max(high, held_out)
-        if high > bar or (limit.kind == "code" and not high <= _CODE):
+        if high > bar or (limit.kind == "code" and not high <= _code_bound(context, bar)):
             return None
         norms = history.scalar("grad_norm")[-_SAMPLES:]
         norms = norms[np.isfinite(norms)]
@@ -189,6 +190,12 @@ def _bottleneck(history: RunHistory, context: TaskContext) -> _Limit | None:
             words = f"All later layers depend on the {count} of layer {layer.name}"
             return _Limit(kind, words, {"units": units}, (layer.name,))
     return None
+
+
+def _code_bound(context: TaskContext, bar: float) -> float:
+    """Return the R² up to which a code is too narrow: that of as many principal components, if they keep little."""
+    components = None if "kernel_score" in context.asked else best_simple_model(context)
+    return components.score + _NOISE if components is not None and _CODE < components.score <= bar else _CODE
 
 
 def _dead(history: RunHistory, layers: tuple[str, ...]) -> bool:

@@ -36,8 +36,8 @@ class LossSpike(Rule):
 
     Evidence used
         Losses of single steps (the latest 1,024, in the last half of the run): one-sided robust z-score of the median
-        of five, its size relative to the loss before it and to that of the untrained model; the learning rate around
-        it; whether the loss has recovered.
+        of five, on a logarithmic scale too, its size relative to the loss before it and to that of the untrained model;
+        the learning rate around it; whether the loss has recovered.
 
     Thresholds
         ``z``: robust standard deviations; ``rise``: rise ÷ the loss before, at least; ``whole``: rise ÷ the loss of the
@@ -96,6 +96,8 @@ class LossSpike(Rule):
         if len(losses) < _CLEAN + _RUN or not np.isfinite(losses).all() or context.optimizer.several:
             return None
         untrained = abs(float(np.median(first)))
+        if not untrained > 0:
+            return None
         steps, losses = steps[len(losses) % _RUN :], losses[len(losses) % _RUN :]
         spike = self._spike(losses, untrained)
         if spike is None:
@@ -128,12 +130,13 @@ class LossSpike(Rule):
         for block in np.argsort(-rise)[:_CANDIDATES]:
             if rise[block] < self.threshold("whole") * untrained:
                 return None
-            usual = losses[max(0, block - window) * _RUN : block * _RUN]
+            usual, level = losses[max(0, block - window) * _RUN : block * _RUN], float(levels[block])
             middle = float(np.median(usual))
-            scatter = 1.4826 * float(np.median(np.abs(usual - middle)))
-            height = float(levels[block]) - middle
-            if height >= max(self.threshold("z") * scatter, self.threshold("rise") * abs(middle)):
-                return int(block) * _RUN, middle, height / scatter if scatter > 0 else np.inf
+            z = _robust_z(level, usual)
+            if (usual > 0).all():  # small batches scatter by factors, far more above the median than below it
+                z = min(z, _robust_z(np.log(level), np.log(usual)))
+            if z >= self.threshold("z") and level - middle >= self.threshold("rise") * abs(middle):
+                return int(block) * _RUN, middle, z
         return None
 
     @staticmethod
@@ -143,3 +146,10 @@ class LossSpike(Rule):
         near = (history.steps >= step - 2 * _WINDOW) & (history.steps <= step + _CLEAN) & (rates > 0)
         rates = rates[near]
         return len(rates) > 1 and bool((rates / np.minimum.accumulate(rates)).max() >= _RESTART)
+
+
+def _robust_z(value: float, usual: Floats) -> float:
+    """Return how many robust standard deviations a value lies above the median of the usual ones."""
+    middle = float(np.median(usual))
+    scatter = 1.4826 * float(np.median(np.abs(usual - middle)))
+    return (value - middle) / scatter if scatter > 0 else np.inf

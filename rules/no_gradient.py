@@ -17,6 +17,11 @@ _SOLVED = 1e-6
 """Loss ÷ loss at the start up to which a lack of gradients is success: all samples keep their margin."""
 
 
+_MOST, _LATE = 0.5, 0.5
+"""Share of the layers whose gradient has been exactly zero in every sample, and of the schedule, from which the network
+is not trained, whatever its loss measures."""
+
+
 class NoGradient(Rule):
     """Trainable parameters receive no gradient at all and therefore never change.
 
@@ -114,7 +119,9 @@ class NoGradient(Rule):
         result = outcome(history, context)
         never = none.all(axis=0)
         whole = bool(lasting.all())
-        severity = self._severity(result, whole, bool(never.any()))
+        blocked = (norms[measured][:, never] == 0).all(axis=0)  # measured as zero, rather than left out of the graph
+        most = not whole and bool(blocked.sum() >= _MOST * len(rows)) and result.mature(_LATE)
+        severity = self._severity(result, whole, bool(never.any()), most)
         if severity is None:
             return None
         hit = [row for row, out in zip(rows, lasting, strict=True) if out]
@@ -125,8 +132,10 @@ class NoGradient(Rule):
         confidence = 0.9 if severity is Severity.ERROR else 0.6
         return self.finding(severity, confidence, message + ".", evidence, layers=names(history, hit))
 
-    def _severity(self, result: Outcome, whole: bool, never: bool) -> Severity | None:
+    def _severity(self, result: Outcome, whole: bool, never: bool, most: bool) -> Severity | None:
         """Return the severity, or None if the missing gradient does no harm."""
+        if most and not result.known:
+            return result.worst
         good = result.learned(self.threshold("skill"))
         if whole:
             return None if good else (Severity.ERROR if result.known else Severity.WARNING)

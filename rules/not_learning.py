@@ -10,7 +10,14 @@ from autotrainer.records.signals import Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.baseline_models import SIMPLE_NEEDS, with_simple_model
 from autotrainer.rules._shared.layers import inputs_vary
-from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, enough_samples, outcome
+from autotrainer.rules._shared.outcome import (
+    CAUSES_OF_NO_SKILL,
+    OUTCOME_NEEDS,
+    Outcome,
+    constant_outputs,
+    enough_samples,
+    outcome,
+)
 from autotrainer.rules._shared.skill import targets_growth
 from autotrainer.rules._shared.trends import last_median, recent
 from autotrainer.rules._shared.words import about
@@ -33,6 +40,10 @@ batches hold the same rows, so that the scatter sets no scale."""
 
 _RISEN = 1.5
 """Loss ÷ that at the start from which `divergence` reports it, or the loss does not measure success."""
+
+_ALIKE_OUTPUTS, _CONSTANT_SCHEDULE = 0.02, 0.15
+"""Spread of probabilities ÷ their mean up to which they tell nothing apart, where the score is unknown: that of rare
+events varies by as much as it; and share of the schedule before this is an error."""
 
 _CONSTANT = "The output is the same for all inputs"
 
@@ -65,7 +76,8 @@ class NotLearning(Rule):
 
     When it is wrong
         Data without any signal looks the same. It is at most a warning while a run of unknown length goes on (and only
-        after 200 steps), or if only the loss is known. Losses around zero (policy gradients) or of several optimizers
+        after 200 steps), or if only the loss is known, unless probabilities
+        do not differ between inputs. Losses around zero (policy gradients) or of several optimizers
         (adversarial training) do not measure success and are not judged.
 
     Repairs
@@ -88,36 +100,9 @@ class NotLearning(Rule):
         "model predicts the same class",
         "model always predicts one class",
     )
-    needs = OUTCOME_NEEDS | frozenset({"output_spread", "target_spread", "input_std"}) | SIMPLE_NEEDS
+    needs = OUTCOME_NEEDS | frozenset({"output_row_sum"}) | SIMPLE_NEEDS
     causes = (
-        "missing_zero_grad",
-        "wrong_training_mode",
-        "parameters_not_optimized",
-        "wrong_schedule",
-        "nonfinite",
-        "nonfinite_data",
-        "improper_output_activation",
-        "target_mismatch",
-        "improper_loss",
-        "shuffled_labels",
-        "unlearnable_targets",
-        "insufficient_capacity",
-        "unshuffled_data",
-        "class_imbalance",
-        "learning_rate_too_high",
-        "exploding_gradient",
-        "divergence",
-        "dying_relu",
-        "abnormal_data",
-        "unscaled_targets",
-        "saturated_activation",
-        "dormant_neurons",
-        "vanishing_gradient",
-        "attention_entropy_collapse",
-        "representation_collapse",
-        "poor_initialization",
-        "no_gradient",
-        "learning_rate_too_low",
+        *CAUSES_OF_NO_SKILL,
         "abnormal_update_ratio",
         "slow_convergence",
         "oscillating_loss",
@@ -161,7 +146,8 @@ class NotLearning(Rule):
         if not result.known:
             return self._by_loss(history, context, result, evidence)
         moving = result.moving(self.threshold("to_come"))
-        constant = self._constant_outputs(history, evidence)
+        constant = constant_outputs(history)
+        evidence["output_spread"] = float(last_median(history.scalar("output_spread")[:, None])[0])
         same = _same_accuracy(history)
         if same and result.skill <= _BARE_SKILL and not moving and result.mature(self.threshold("schedule")):
             message = (
@@ -182,14 +168,18 @@ class NotLearning(Rule):
     def _by_loss(
         self, history: RunHistory, context: TaskContext, result: Outcome, evidence: dict[str, float]
     ) -> Finding | None:
-        """Judge by the loss alone: at most a warning, as some losses do not measure success."""
+        """Judge by the loss and the outputs alone: losses are at most a warning, as some do not measure success."""
         _, losses = history.losses
         losses = losses[np.isfinite(losses)]
         if history.targets.count and history.targets.variance == 0:
             return None  # such as the labels of a generator's samples: nothing to tell apart
-        if len(losses) < 4 * _SAMPLES or not result.mature(0.3) or result.moving(0.02) or context.optimizer.several:
+        if len(losses) < 4 * _SAMPLES or result.moving(0.02) or context.optimizer.several:
             return None
         if np.mean(losses < 0) > _MIXED < np.mean(losses > 0):
+            return None
+        if result.mature(_CONSTANT_SCHEDULE) and _constant_probabilities(history, context, evidence):
+            return self._with_outcome(result.worst, 0.85, _CONSTANT, evidence, result)
+        if not result.mature(0.3):
             return None
         start, now = (float(np.mean(part)) for part in (losses[:_SAMPLES], losses[-2 * _SAMPLES :]))
         if _falls(losses, targets_growth(history)) or now >= _RISEN * abs(start) or _explains(history):
@@ -206,13 +196,6 @@ class NotLearning(Rule):
             return _NOT_FINITE
         return "The loss is flat" if result.fell < self.threshold("to_come") else "The loss fell too little"
 
-    @staticmethod
-    def _constant_outputs(history: RunHistory, evidence: dict[str, float]) -> bool:
-        spread = float(last_median(history.scalar("output_spread")[:, None])[0])
-        target_spread = float(last_median(history.scalar("target_spread")[:, None])[0])
-        evidence["output_spread"] = spread
-        return inputs_vary(history) and target_spread > 0 and spread <= 1e-4 * min(target_spread, 1.0)
-
     def _with_outcome(
         self, severity: Severity, confidence: float, message: str, evidence: dict[str, float], result: Outcome
     ) -> Finding:
@@ -221,6 +204,19 @@ class NotLearning(Rule):
         joint = " and " if words != result.words else ", and "
         words = f"{joint}{words}" if words and message != _NOT_FINITE else ""
         return self.finding(severity, confidence, f"{message}{words} after {result.steps} steps.", evidence)
+
+
+def _constant_probabilities(history: RunHistory, context: TaskContext, evidence: dict[str, float]) -> bool:
+    """Return whether probabilities have hardly differed between inputs in the last half of the run."""
+    if context.output_activation not in ("softmax", "sigmoid") or not context.output_units:
+        return False
+    late = recent(history.steps)
+    spread, mean = history.scalar("output_spread")[late], history.scalar("output_row_sum")[late] / context.output_units
+    if len(spread) < _SAMPLES or not inputs_vary(history):
+        return False
+    evidence["output_spread"] = float(np.median(spread))
+    with np.errstate(all="ignore"):
+        return float(np.median(spread / np.minimum(mean, np.abs(1 - mean)))) <= _ALIKE_OUTPUTS
 
 
 def _falls(losses: Floats, growth: float) -> bool:

@@ -9,14 +9,14 @@ import numpy as np
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.held_out import held_out_accuracy, held_out_high, held_out_skill
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
-from autotrainer.rules._shared.skill import trivial_score, trivial_squared_error
+from autotrainer.rules._shared.skill import VALIDATION_ROWS, trivial_score, trivial_squared_error
 from autotrainer.rules._shared.trends import theil_sen
 from autotrainer.rules._shared.words import about
 
 __all__ = ["Overfitting"]
 
 _HARMLESS = 0.4
-"""Confidence of a warning: a loss that rises while accuracy holds has hardly ever made the result worse."""
+"""Confidence where it is no error: a loss that rises while accuracy holds has hardly ever made the result worse."""
 
 _MEMORY = 0.2
 """Accuracy gap from which a model that is no better than a constant prediction on validation data has memorized the
@@ -31,7 +31,11 @@ _UNEQUAL = 1.5
 validation data than on training data."""
 
 _COST = 0.02
-"""Drop of validation R² that nobody would mind; for other losses, the rise as a share of the initial loss."""
+"""Drop of validation accuracy or R² that nobody would mind; for other losses, the rise as a share of the initial
+loss."""
+
+_NORMAL = 1.64
+"""Normal quantile of the noise of an accuracy: one-sided 5 %."""
 
 
 class Overfitting(Rule):
@@ -56,9 +60,11 @@ class Overfitting(Rule):
 
     When it is wrong
         Cross-entropy on validation data rises with growing confidence even while accuracy improves. Therefore, where
-        accuracy is known, there must also be an accuracy gap; in regression, R² must have dropped by 0.02; other losses
-        must have risen by 2 % of the initial loss. It is an error only where validation accuracy or R² itself has
-        clearly dropped, or where the score in validation is no better than that of a constant prediction.
+        accuracy is known, there must also be an accuracy gap, and it is a fact, not a warning, unless validation
+        accuracy has dropped beyond its noise; in regression, R² must have dropped by 0.02; other losses must have risen
+        by 2 % of the initial loss, and by ``fall`` for a warning. It is an error only where validation accuracy
+        or R² itself has clearly dropped, or where the score in validation is no better than that of a constant
+        prediction.
 
     Repairs
         Dropout, weight decay, stopping at the best epoch, or noise on the inputs.
@@ -134,10 +140,11 @@ class Overfitting(Rule):
         if since < self.threshold("evaluations") or rise < self.threshold("rise"):
             return None
         lost = rise * scale / trivial_squared_error(history, context)  # of R²
-        classes = context.kind(history.targets) in ("multiclass", "binary", "multilabel")  # the gap of accuracy decides
+        classes = context.kind(history.targets) in ("multiclass", "binary", "multilabel")
+        by_accuracy = classes and "val_accuracy" in history.epoch_names  # the gap of accuracy decides
         start = history.losses[1][:5]
         start = np.abs(start[np.isfinite(start)])
-        if lost < _COST or (not classes and start.size and rise * scale < _COST * float(np.median(start))):
+        if lost < _COST or (not by_accuracy and start.size and rise * scale < _COST * float(np.median(start))):
             return None
         if since >= 3 and not theil_sen(epochs[best:], losses[best:]).slope > 0:
             return None
@@ -152,7 +159,13 @@ class Overfitting(Rule):
         useless = gap >= _MEMORY and float(np.mean(accuracies[-since - 1 :])) <= trivial_score(history, context)
         smooth = np.convolve(accuracies, np.ones(3) / 3, "valid") if len(accuracies) >= 3 else accuracies
         fall = float(np.max(smooth) - held_out) if len(smooth) else lost
-        severity = Severity.ERROR if fall >= self.threshold("fall") or useless else Severity.WARNING
+        noise = _NORMAL * math.sqrt(max(0.0, held_out * (1 - held_out)) / VALIDATION_ROWS)  # NaN if it is unknown
+        if math.isnan(fall):  # no score is known: by the rise of the loss as a share of the initial one
+            clear = not start.size or rise * scale >= self.threshold("fall") * float(np.median(start))
+        else:
+            clear = fall >= max(_COST, noise)
+        severity = Severity.WARNING if clear else Severity.INFO
+        severity = Severity.ERROR if fall >= self.threshold("fall") or useless else severity
         message = (
             f"The model overfits: the validation loss was best after epoch {int(epochs[best])} "
             f"({about(losses[best], 3)}) and is now {rise:.0%} above that ({about(now, 3)}), while the training loss "

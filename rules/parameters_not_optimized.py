@@ -27,6 +27,10 @@ _MANY_ZEROS = 0.5
 """Share of zeros in a gradient from which the sampled weights may have had no reason to change."""
 
 
+_MANY_LOSSES = 100
+"""Losses without any step that are more than parts of one large batch."""
+
+
 class ParametersNotOptimized(Rule):
     """Some trainable parameters have gradients, but no optimizer changes them.
 
@@ -74,7 +78,9 @@ class ParametersNotOptimized(Rule):
         "parameters do not update",
         "layer is not training",
     )
-    needs = OUTCOME_NEEDS | frozenset({"grad_zero_fraction", "weight_norm", "update_ratio", "learning_rate"})
+    needs = OUTCOME_NEEDS | frozenset(
+        {"grad_zero_fraction", "weight_norm", "update_ratio", "learning_rate", "losses_without_step"}
+    )
     repairs = ("complete_optimizer",)
     THRESHOLDS = thresholds(
         good_score=Threshold(0.7, "skill that is good enough", "Theta of AUTOTRAINER", maximum=1.0),
@@ -87,6 +93,13 @@ class ParametersNotOptimized(Rule):
     )
 
     def check(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        losses = context.asked.get("losses_without_step", 0.0)
+        if losses >= _MANY_LOSSES and history.step < 0:
+            message = (
+                f"The optimizer has never taken a step, although the loss was computed at least {losses:.0f} times: "
+                "call its step() after each backward pass."
+            )
+            return self.finding(Severity.ERROR, 0.95, message, {"losses": losses})
         layers = context.layers if len(context.layers) == len(history.layers) else history.layers
         return self._unowned(history, context, layers) or self._frozen(history, context, layers)
 
@@ -156,7 +169,7 @@ class ParametersNotOptimized(Rule):
         elif minor or result.learned(self.threshold("harmless")):
             severity, confidence = Severity.WARNING, 0.9
         else:
-            severity, confidence = result.worst, result.certainty
+            severity, confidence = Severity.ERROR, result.certainty  # a fact, however long the run
         affected = names(history, rows)
         which = _listed(affected)
         why = "no optimizer changes them" if idle else "they are not in any parameter group of an optimizer"

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.baseline_models import SIMPLE_NEEDS, lead_of_simple_model
 from autotrainer.rules._shared.held_out import held_out_skill
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome, planned_share
 from autotrainer.rules._shared.pace import SURE, Pace, loss_series, pace
@@ -45,6 +46,10 @@ _MUCH, _FINE = 0.5, 0.8
 """Expected fall of the loss with which the same number of further epochs would improve even a fair model; and skill
 from which a model is good, as in `learning_rate_too_high`."""
 
+_BEHIND = 0.1
+"""Score of a simple model less that of the network from which there is much left to gain, as in
+`worse_than_simple_model`."""
+
 _EPOCHS = 4
 """Fewest epochs for a trend of accuracy."""
 
@@ -61,7 +66,8 @@ class TooFewEpochs(Rule):
     Evidence used
         Means of training and validation loss over the thirds of the run, the standard error of their difference, and
         the factor by which the fall shrinks from third to third; skill over the trivial predictor; validation accuracy;
-        the learning rate. In a run with too few steps to show a plateau, a fall over the whole run.
+        the learning rate. In a run with too few steps to show a plateau, a fall over the whole run. The score of simple
+        models on sampled rows: where they are far ahead, a loss that still falls has far to go, however slowly.
 
     Thresholds
         ``gain``: expected fall ÷ present loss, at least; ``skill``: skill up to which it is an error, else a warning;
@@ -93,7 +99,7 @@ class TooFewEpochs(Rule):
         "model has not converged",
         "train longer",
     )
-    needs = OUTCOME_NEEDS | frozenset({"learning_rate"})
+    needs = OUTCOME_NEEDS | SIMPLE_NEEDS | frozenset({"learning_rate"})
     causes = (
         "wrong_schedule",
         "nonfinite",
@@ -141,10 +147,14 @@ class TooFewEpochs(Rule):
         hopeless = result.steps <= _FEW and result.stuck()
         still |= hopeless
         certain = training.sure >= SURE and gain >= self.threshold("gain")
-        if not still and not certain:
+        lead = lead_of_simple_model(history, context)
+        behind = lead is not None and lead.gap >= _BEHIND
+        behind &= training.falling and training.sure >= SURE and training.fall >= _VISIBLE
+        if not (still or certain or behind):
             return None
         poor = skill <= self.threshold("skill") and result.high <= _FAIR
         poor |= brief and certain and gain >= _MUCH and skill < _FINE
+        poor |= behind
         if not poor and (_may_memorize(history) or not _score_rises(history, result, held_out or training)):
             return None
         planned_length = context.planned_epochs or context.planned_steps
@@ -153,6 +163,7 @@ class TooFewEpochs(Rule):
         falling = training.fall > _VISIBLE
         course = f"the loss still fell by {training.fall:.0%} in the last third, and " if falling else ""
         message = f"Training ended too early, after {result.steps} steps: {course}{result.words}."
+        message += f" {lead.simple.sentence}" if lead is not None and behind else ""
         evidence = {
             "fall": training.fall,
             "gain_to_come": gain,

@@ -11,6 +11,10 @@ from autotrainer.rules._shared.words import about
 
 __all__ = ["UnscaledTargets"]
 
+_LEFT, _DOMINANT = 0.25, 16
+"""Squared error that is left ÷ squared mean of the targets from which the outputs are less than half way there, and
+least squared mean ÷ variance: with less, the error has other parts of that size."""
+
 
 class UnscaledTargets(Rule):
     """Regression targets are far from unit scale.
@@ -27,8 +31,9 @@ class UnscaledTargets(Rule):
         a custom loss changes with the squared error.
 
     Thresholds
-        ``spread``: standard deviation. ``offset``: mean ÷ standard deviation, where the mean itself is at least 10.
-        ``schedule``: share of the planned training from which a poor outcome makes this an error.
+        ``spread``: standard deviation. ``offset``: mean ÷ standard deviation, where the mean itself is at least 10; a
+        smaller one counts while it makes up a quarter of the squared error. ``schedule``: share of the planned training
+        from which a poor outcome makes this an error.
 
     When it is wrong
         With a suitable learning rate such targets train well: a model that has learned is not reported, and without a
@@ -76,12 +81,15 @@ class UnscaledTargets(Rule):
         spread = math.sqrt(targets.variance) if targets.variance > 0 else 0.0
         offset = abs(targets.mean) / spread if spread > 0 else 0.0
         far = offset >= self.threshold("offset") and abs(targets.mean) >= 10
-        if spread < self.threshold("spread") and not far:
-            return None
         result = outcome(history, context)
+        away = offset**2 >= _DOMINANT and 1 - result.skill >= _LEFT * offset**2  # outputs start at about 0
+        if spread < self.threshold("spread") and not far and not (away and result.mature(self.threshold("schedule"))):
+            return None
         if result.learned(0.5) or (context.loss.own and measures_distance(history) is False):
             return None
         below_mean = result.mature(0.5) and result.high < 0  # half the training, and still worse than the mean
+        # An absolute error falls like the root of the squared one
+        below_mean |= (1 - result.skill) * (1 - min(1.0, result.to_come)) ** 2 > 1
         hopeless = result.stuck(0.1) and (result.to_come < 0.3 or below_mean)
         poor = result.diverged or (hopeless and result.mature(self.threshold("schedule")))
         size = f"mean {about(targets.mean, 3)}, standard deviation {about(spread, 3)}"

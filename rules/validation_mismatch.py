@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
+from autotrainer.rules._shared.held_out import held_out_accuracy
+from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
+from autotrainer.rules._shared.trends import recent
 from autotrainer.rules._shared.words import about
 
 __all__ = ["ValidationMismatch"]
@@ -13,12 +18,29 @@ _Z = 5.0
 """Normal quantile of the test of the classes beyond which a difference is not sampling."""
 
 
+_EVALUATIONS, _FELL, _LEARNED = 5, 0.8, 0.3
+"""Evaluations in which no prediction is right, training loss ÷ that at the start up to which it fell, and skill on
+training data that proves that classes are predicted, as in `overfitting`."""
+
+_MOST_UNITS, _ROWS_A_UNIT = 100, 20
+"""Most output units among which one without training rows is noticed, and fewest sampled rows for each: a class of its
+fair share is missed by chance once in e²⁰ times."""
+
+_GAP = 0.1
+"""Accuracy in training − in validation from which the rows of an absent class are a likely reason."""
+
+_FEW_EVALUATIONS = 3
+"""Fewest validation accuracies."""
+
+
 class ValidationMismatch(Rule):
     """The validation rows are not like the training rows: other classes, another scale, another distribution.
 
     What it does
         Compares the validation data with the training data, where both are arrays: classes that no training row has,
-        scale and offset of the inputs, and the distributions of inputs and of numeric targets.
+        scale and offset of the inputs, and the distributions of inputs and of numeric targets. In a watched training,
+        where validation rows are not seen, compares the classes of the sampled training rows with the output units, and
+        the accuracies in training and in validation.
 
     Why it hurts
         The validation score then says nothing about the training. A class that is not trained on can't be predicted,
@@ -30,6 +52,7 @@ class ValidationMismatch(Rule):
         Share of validation rows whose class no training row has; total variation distance of the class shares, with a
         χ² test of homogeneity; medians over the features of standard deviation and offset relative to the training
         rows; the largest Kolmogorov–Smirnov distance of a feature, with Bonferroni correction, and that of the targets.
+        A validation accuracy of 0 in five evaluations or more, while the training loss fell.
 
     Thresholds
         ``unseen``: share of validation rows of unseen classes that is an error. ``shares``: distance of the class
@@ -60,7 +83,7 @@ class ValidationMismatch(Rule):
         "scaled training data but not validation data",
         "validation data look different",
     )
-    needs = frozenset(
+    needs = OUTCOME_NEEDS | frozenset(
         {
             "unseen_classes", "unseen_class_share", "unseen_class", "absent_class_share", "class_shift",
             "class_shift_z", "validation_classes",
@@ -83,8 +106,40 @@ class ValidationMismatch(Rule):
         if context.kind(history.targets) == "regression":  # whole numbers may be counts
             facts = {name: value for name, value in facts.items() if "class" not in name}
         return (
-            self._by_classes(facts) or self._by_shares(facts) or self._by_scale(facts) or self._by_distribution(facts)
+            self._by_classes(facts)
+            or self._by_shares(facts)
+            or self._by_scale(facts)
+            or self._never_right(history, context)
+            or self._by_distribution(facts)
+            or self._by_output_units(history, context)
         )
+
+    def _by_output_units(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Find output units without training rows, in a network that does worse in validation than in training."""
+        targets, units = history.targets, context.output_units or 0
+        absent = units - targets.classes
+        if context.managed or context.kind(targets) != "multiclass" or not 0 < absent < targets.classes:
+            return None
+        if units > _MOST_UNITS or targets.rows < _ROWS_A_UNIT * units or targets.masked or targets.rank > 2:
+            return None
+        if not targets.one_hot and targets.minimum > 0:
+            return None  # counted from 1, or the first unit is for padding or for none of the classes
+        accuracies = history.scalar("accuracy")[recent(history.steps)]
+        validation = held_out_accuracy(history, context)
+        if len(history.epochs("val_accuracy")[1]) < _FEW_EVALUATIONS or not np.isfinite(accuracies).any():
+            return None
+        training = float(np.nanmean(accuracies))
+        result = outcome(history, context)
+        if not training - validation >= _GAP or not result.mature(0.5):
+            return None
+        classes = "one class" if absent == 1 else f"{absent} classes"
+        message = (
+            f"None of {targets.rows} sampled training rows is of {classes} that the output has a unit for, and "
+            f"accuracy is {training:.3g} in training and {validation:.3g} in validation: shuffle the rows before they "
+            "are split, or stratify by class."
+        )
+        evidence = {"absent_classes": float(absent), "accuracy": training, "validation_accuracy": validation}
+        return self.finding(result.worst, 0.75, message, evidence)
 
     def _by_classes(self, facts: dict[str, float]) -> Finding | None:
         unseen, share = facts.get("unseen_classes", 0.0), facts.get("unseen_class_share", 0.0)
@@ -123,6 +178,25 @@ class ValidationMismatch(Rule):
             "deviations away; transform both with the numbers of the training data."
         )
         return self.finding(Severity.ERROR, 0.9, message, {"validation_scale": scale, "validation_offset": offset})
+
+    def _never_right(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Find that no prediction for validation rows was ever right: less than a constant prediction would be."""
+        accuracies, kind = history.epochs("val_accuracy")[1], context.kind(history.targets)
+        if len(accuracies) < _EVALUATIONS or accuracies.any() or kind in ("regression", "multilabel"):
+            return None
+        losses = history.losses[1][np.isfinite(history.losses[1])]
+        first, last = losses[:_EVALUATIONS], losses[-_EVALUATIONS:]
+        if len(losses) < 2 * _EVALUATIONS or not np.median(last) <= _FELL * np.median(first):
+            return None
+        result = outcome(history, context)
+        message = (
+            f"Validation accuracy is 0 in all {len(accuracies)} evaluations, while the training loss fell from "
+            f"{about(float(np.median(first)), 3)} to {about(float(np.median(last)), 3)}: the validation rows are of "
+            "other classes, their labels are encoded in another way, or accuracy does not suit the targets."
+        )
+        evidence = {"val_accuracy": 0.0, "evaluations": float(len(accuracies)), "skill": result.skill}
+        severity = Severity.ERROR if result.learned(_LEARNED) else Severity.WARNING
+        return self.finding(severity, 0.9 if severity is Severity.ERROR else 0.6, message, evidence)
 
     def _by_distribution(self, facts: dict[str, float]) -> Finding | None:
         limit = self.threshold("shift")

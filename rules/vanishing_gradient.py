@@ -97,6 +97,7 @@ class VanishingGradient(Rule):
         "exploding_gradient",
         "abnormal_update_ratio",
         "abnormal_data",
+        "unscaled_targets",
         "parameters_not_optimized",
     )
     repairs = ("swap_activation", "insert_normalization", "add_residual", "reinitialize", "swap_optimizer")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
-from autotrainer.rules._shared.baseline_models import CHANCE, SIMPLE_NEEDS, best_simple_model
+from autotrainer.rules._shared.baseline_models import CHANCE, SIMPLE_NEEDS, best_simple_model, lead_of_simple_model
+from autotrainer.rules._shared.outcome import CAUSES_OF_NO_SKILL, OUTCOME_NEEDS, outcome
 from autotrainer.rules._shared.words import about
 
 __all__ = ["WorseThanSimpleModel"]
@@ -24,7 +25,8 @@ class WorseThanSimpleModel(Rule):
     What it does
         At the end of a managed training, compares the score on validation data with that of the best constant
         prediction, and with those of models that take less than a second: ridge regression, linear and with a Gaussian
-        kernel, nearest neighbors and a small tree; principal components where the inputs are to be reconstructed.
+        kernel, nearest neighbors and a small tree; principal components where the inputs are to be reconstructed. At
+        the end of a watched training, these models are fitted on some of the rows that were sampled, and score others.
 
     Why it hurts
         A network that a model of a second beats is not worth its cost: something in the training, the data or the
@@ -34,15 +36,18 @@ class WorseThanSimpleModel(Rule):
         The score of each on the same rows, and the standard error of the difference, row by row. Of each simple model
         only up to 1,000 training rows. If there are so few validation rows that not even a perfect score would be
         clearly better than a constant prediction, training rows are judged instead. If the best constant prediction of
-        a loss is unknown, its value is compared with that for inputs of other rows.
+        a loss is unknown, its value is compared with that for inputs of other rows. In a watched training, the
+        network's score on training or validation data, whichever is better, with its interval.
 
     Thresholds
         ``gap``: difference in accuracy or R², beyond noise, from which this is an error. ``noticed``: difference from
-        which it is a warning; smaller ones that are beyond noise are facts.
+        which it is a warning, or a fact in a watched training, where the rows are not the same; smaller ones that are
+        beyond noise are facts in a managed training.
 
     When it is wrong
         Simple models can be the right choice for small tables; then this is true, and of no use. Losses that weight
-        classes are not compared with simple models, as these do not weight them.
+        classes are not compared with simple models, as these do not weight them. While it is trained, a network with
+        dropout does worse than afterwards: it is only compared if its accuracy on validation data is as low.
 
     Repairs
         Learning rate, optimizer, more epochs, standardized inputs, normalization, or more units.
@@ -62,37 +67,10 @@ class WorseThanSimpleModel(Rule):
         "below the baseline",
         "no better than predicting the mean",
     )
-    needs = SIMPLE_NEEDS | _CONSTANT_NEEDS | frozenset({"simple_gap", "simple_gap_error"})
+    needs = OUTCOME_NEEDS | SIMPLE_NEEDS | _CONSTANT_NEEDS | frozenset({"simple_gap", "simple_gap_error"})
     causes = (
-        "missing_zero_grad",
-        "wrong_training_mode",
-        "parameters_not_optimized",
-        "wrong_schedule",
-        "nonfinite",
-        "nonfinite_data",
-        "improper_output_activation",
-        "target_mismatch",
-        "improper_loss",
         "validation_mismatch",
-        "shuffled_labels",
-        "unlearnable_targets",
-        "insufficient_capacity",
-        "unshuffled_data",
-        "class_imbalance",
-        "learning_rate_too_high",
-        "exploding_gradient",
-        "divergence",
-        "dying_relu",
-        "abnormal_data",
-        "unscaled_targets",
-        "saturated_activation",
-        "dormant_neurons",
-        "vanishing_gradient",
-        "attention_entropy_collapse",
-        "representation_collapse",
-        "poor_initialization",
-        "no_gradient",
-        "learning_rate_too_low",
+        *CAUSES_OF_NO_SKILL,
         "overfitting",
         "too_few_epochs",
         "slow_convergence",
@@ -120,7 +98,7 @@ class WorseThanSimpleModel(Rule):
         by_simple_model = self._by_simple_model(context)
         if context.asked.get("above_constant") == 0:
             return self._by_constant(context, by_simple_model)
-        return by_simple_model or self._in_training(context)
+        return by_simple_model or self._in_training(context) or self._watched(history, context)
 
     def _by_constant(self, context: TaskContext, by_simple_model: Finding | None) -> Finding:
         evidence = {name: context.asked[name] for name in sorted(_CONSTANT_NEEDS & set(context.asked))}
@@ -156,6 +134,22 @@ class WorseThanSimpleModel(Rule):
         )
         severity = Severity.WARNING if gap >= self.threshold("noticed") else Severity.INFO
         severity = Severity.ERROR if gap >= self.threshold("gap") else severity
+        return self.finding(severity, _CONFIDENCE, message, evidence)
+
+    def _watched(self, history: RunHistory, context: TaskContext) -> Finding | None:
+        """Return a finding if simple models do better on rows they have not seen than the network on any."""
+        lead = lead_of_simple_model(history, context)
+        if lead is None or lead.gap < self.threshold("noticed"):
+            return None
+        simple, result = lead.simple, outcome(history, context)
+        evidence = {"score": result.score, "simple_score": simple.score, "simple_gap": lead.gap}
+        evidence |= {"trivial_score": simple.trivial, "held_out_rows": float(simple.rows)}
+        fitted = context.asked.get("simple_rows", math.nan)
+        message = (
+            f"{simple.name[0].upper()}{simple.name[1:]} that was fitted on {fitted:.0f} sampled rows scores "
+            f"{about(simple.score, 3)} on {simple.rows} other ones; the training ended where {result.words}."
+        )
+        severity = Severity.ERROR if lead.gap >= self.threshold("gap") else Severity.INFO  # as rows are not the same
         return self.finding(severity, _CONFIDENCE, message, evidence)
 
     def _in_training(self, context: TaskContext) -> Finding | None:

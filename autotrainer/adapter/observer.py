@@ -83,9 +83,6 @@ class Sampling(Protocol):
     def end_sample(self) -> None:
         """Account for the sample that began with `begin_sample`."""
 
-    def charge(self, seconds: float, *, sample: bool = False) -> None:
-        """Account for seconds spent on monitoring; ``sample`` marks the cost of a sample."""
-
 
 class Recorder(Protocol):
     """What a backend reports to: `autotrainer.Monitor`."""

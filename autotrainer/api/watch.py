@@ -13,7 +13,9 @@ from autotrainer.edits.base import Count, checked, shorten
 from autotrainer.errors import ConfigError
 from autotrainer.monitoring.monitor import Monitor, watched_models
 from autotrainer.monitoring.sampler import Sampler
+from autotrainer.records.data import ArrayData
 from autotrainer.records.findings import Finding
+from autotrainer.records.task import TargetSummary, TaskContext
 
 __all__ = ["watch"]
 
@@ -80,7 +82,7 @@ def watch(
     previous = watched_models.pop(model, None)
     if previous is not None:
         previous.close()
-    monitor = Monitor(rules, sampler, log_dir=log_dir, on_finding=on_finding)
+    monitor = Monitor(rules, sampler, log_dir=log_dir, on_finding=on_finding, compare_rows=_compare_rows)
     try:
         monitor.attach(backend.observe(model, optimizer, loss_fn, monitor, epochs=epochs, steps=steps))
     except BaseException:
@@ -88,3 +90,9 @@ def watch(
         raise
     watched_models[model] = monitor
     return monitor
+
+
+def _compare_rows(rows: ArrayData, targets: TargetSummary, context: TaskContext) -> Mapping[str, float]:
+    from autotrainer.diagnostics.sampled_rows import score_simple_models  # takes time, and is needed at the end alone
+
+    return score_simple_models(rows, targets, context)

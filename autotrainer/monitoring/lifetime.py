@@ -1,20 +1,24 @@
-"""Keeps nothing of the user's alive: callbacks that don't, and monitors that are closed when nobody else does."""
+"""Keeps nothing of the user's alive: callbacks that don't, and monitors that end when their process does."""
 
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 from weakref import WeakMethod, WeakSet
 
-__all__ = ["close_at_exit", "weak_method"]
+__all__ = ["end_with_process", "forget", "weak_method"]
 
 
 class _Abandonable(Protocol):
     def abandon(self, *, finished: bool) -> None:
         """Close quietly, as nobody does it."""
+
+    def leave(self) -> None:
+        """Become inert, in a forked child process."""
 
 
 _open: WeakSet[Any] = WeakSet()
@@ -39,9 +43,18 @@ def weak_method(method: Callable[..., Any], default: Any = None) -> Callable[...
     return call
 
 
-def close_at_exit(monitor: _Abandonable) -> None:
-    """Have a monitor abandoned at the end of the process if it is still there, so that its log is complete."""
+def end_with_process(monitor: _Abandonable) -> None:
+    """Have a monitor abandoned at the end of the process, so that its log is complete, and inert in forked children.
+
+    Args:
+        monitor: The monitor; no reference to it is kept.
+    """
     _open.add(monitor)
+
+
+def forget(monitor: _Abandonable) -> None:
+    """Do neither: it is closed."""
+    _open.discard(monitor)
 
 
 @atexit.register
@@ -49,3 +62,17 @@ def _abandon_all() -> None:
     for monitor in list(_open):
         with suppress(Exception):
             monitor.abandon(finished=not hasattr(sys, "last_value"))  # set where an exception has ended the process
+
+
+def _leave_all() -> None:
+    for monitor in list(_open):
+        with suppress(Exception):
+            monitor.leave()
+    _open.clear()
+
+
+# A forked child inherits hooks, history and log of a training that goes on in its parent. Its monitors are inert: what
+# the child trains is another training, and two processes can't append to one log. It can watch the model itself, with a
+# log of its own. Workers of a data loader, which train nothing, pay for this call alone.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_all)

@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
-from weakref import WeakKeyDictionary, WeakSet, ref
+from weakref import WeakKeyDictionary, ref
 
 from autotrainer.adapter.observer import EpochObserver, Locator, Observer
 from autotrainer.config import log_folder
 from autotrainer.edits.base import shorten
-from autotrainer.errors import ConfigError, InputError
+from autotrainer.errors import InputError
 from autotrainer.monitoring.engine import Engine
 from autotrainer.monitoring.guard import Guard
-from autotrainer.monitoring.lifetime import close_at_exit, weak_method
+from autotrainer.monitoring.lifetime import end_with_process, forget, weak_method
 from autotrainer.monitoring.run_log import LogWriter, encode_step
 from autotrainer.monitoring.sampler import Sampler, is_milestone
 from autotrainer.monitoring.summary import DataSummary, summarize
 from autotrainer.monitoring.tracebacks import hide_frames
-from autotrainer.output import logger, print_error
-from autotrainer.records.findings import Finding, Severity, fold
+from autotrainer.output import logger
+from autotrainer.records.data import ArrayData
+from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
+from autotrainer.records.row_sample import RowSample
 from autotrainer.records.signals import LAYER_COLUMNS, STEP_COLUMNS, Observation
-from autotrainer.records.task import TaskContext
+from autotrainer.records.task import TargetSummary, TaskContext
+from autotrainer.reporting.notifier import Notifier
 from autotrainer.reporting.report import Report
-from autotrainer.reporting.text import count
 from autotrainer.rule import Place, Rule
 
 __all__ = ["Monitor", "as_number", "is_watched", "watched_models"]
 
-_MAX_LOG_LINES = 10
+_COMPARISON, _KEPT = 0.05, 0.1
+"""Seconds that simple models on sampled rows take at most, about, and share of the allowance that is left for them."""
+
+CompareRows = Callable[[ArrayData, TargetSummary, TaskContext], Mapping[str, float]]
 
 
 class Monitor:
@@ -54,6 +56,8 @@ class Monitor:
         sampler: Decides which steps are measured.
         log_dir: Folder for the run log; None writes no file.
         on_finding: Called with each new finding.
+        compare_rows: Takes a sample of the rows, a summary of all targets, and the context, and returns facts that are
+            learned before the last verdict; None: no rows are kept.
         quiet: Whether to suppress log messages and the summary at the end.
 
     Attributes:
@@ -74,6 +78,7 @@ class Monitor:
         *,
         log_dir: str | Path | None = None,
         on_finding: Callable[[Finding], None] | None = None,
+        compare_rows: CompareRows | None = None,
         quiet: bool = False,
     ) -> None:
         self.sampler = sampler
@@ -82,9 +87,10 @@ class Monitor:
         self._engine = Engine(rules, weak_method(self._report), weak_method(self._place, default=""))
         self._data = DataSummary()
         self._observer: Observer | None = None
-        self._on_finding = on_finding
-        self._quiet = quiet
-        self._logged = 0
+        self._compare_rows = compare_rows
+        self.sampler.kept = 0.0 if compare_rows is None else _KEPT
+        self._rows = RowSample()
+        self._notifier = Notifier(on_finding, quiet=quiet)
         self._stale = self._ended = False
         self._next_check = 0
         self._lost = self._measures_epochs = False
@@ -92,15 +98,13 @@ class Monitor:
         self._log: LogWriter | None = None
         self._inherited = False
         self.closed = self.interrupted = False
-        if on_finding is not None and not callable(on_finding):
-            raise ConfigError(f"on_finding must be callable or None, not {type(on_finding).__name__}")
         folder = log_folder(log_dir)
         if folder is not None:
             try:
                 self._log = LogWriter(folder)
             except OSError as error:
                 self.fail("the run log", error)
-        _open_monitors.add(self)
+        end_with_process(self)
 
     # -- for the user ---------------------------------------------------------------------------------------------
 
@@ -183,8 +187,17 @@ class Monitor:
             finished: Whether no exception is known to have ended the training.
         """
         if not self.closed:
-            self._quiet, self._on_finding = True, None
+            self._notifier.mute()
             self._close(finished=finished)
+
+    def leave(self) -> None:
+        """Become inert, in a forked child process; `close` still detaches the observer."""
+        self._inherited = self.closed = True
+        self._notifier.mute()
+        self.sampler.stop()
+        log, self._log = self._log, None
+        if log is not None:
+            log.close()  # in this process; nothing is in its buffer
 
     def __del__(self) -> None:
         if not getattr(self, "closed", True) and not sys.is_finalizing():
@@ -203,11 +216,12 @@ class Monitor:
             self._observer = None
             return
         self.closed = True
-        _open_monitors.discard(self)
+        forget(self)
         with self.guard("the rules"):
             self.finish(finished=finished)
             _ = self.findings
-        self._observer = self._on_finding = None
+        self._observer = None
+        self._notifier.drop_callback()
         if self._log is not None:
             with self.guard("the run log"):
                 self._log.close()
@@ -220,9 +234,8 @@ class Monitor:
     ) -> None:
         hide_frames(error)
         self._close(finished=error is None)
-        if not self._quiet:
-            with self.guard("the summary"):
-                self._print_summary()
+        with self.guard("the summary"):
+            self._notifier.print_summary(self.findings)
 
     # -- for backends ---------------------------------------------------------------------------------------------
 
@@ -235,7 +248,6 @@ class Monitor:
         """Set the observer, which is closed with this monitor."""
         self._observer = observer
         self._measures_epochs = isinstance(observer, EpochObserver)
-        close_at_exit(self)
 
     def begin(self, context: TaskContext) -> None:
         """Set the context of the run; its layers become the rows of the layer table.
@@ -269,13 +281,15 @@ class Monitor:
         """Record a sampled step, and evaluate the rules if that is due.
 
         Args:
-            observation: The observation. Its arrays are not kept.
+            observation: The observation. Its arrays are not kept, but for a sample of rows to compare models on.
         """
         if self._inherited:
             return
         stats = summarize(observation, self.history.epoch, self._data, self.context)
         self.history.add_step(stats, observation.losses, self._data.targets)
         self._write(encode_step(stats, observation.losses, self._data.targets))
+        if self._compare_rows is not None and observation.inputs is not None and observation.targets is not None:
+            self._rows.add(observation.inputs, observation.targets)
         self._stale = True
         self._check_if_due(observation.step >= self._next_check, lost=observation.loss == math.inf)
 
@@ -330,7 +344,19 @@ class Monitor:
             with self.sampler.stopwatch, self.sampler.evaluations:
                 self._check()
 
+    def _learn_from_rows(self) -> None:
+        """Compare simple models on the sampled rows, once the training has ended, if time allows."""
+        compare, self._compare_rows = self._compare_rows, None
+        rows, self._rows, self.sampler.kept = self._rows.rows, RowSample(), 0.0
+        wanted = any("linear_score" in rule.needs for rule in self._engine.rules)
+        wanted &= self.history.finished and self.sampler.affordable(_COMPARISON)
+        if compare is not None and rows is not None and wanted:
+            with self.guard("the comparison with simple models"), self.sampler.stopwatch, self.sampler.evaluations:
+                self.learn(compare(rows, self.history.targets, self.context))
+
     def _check(self) -> None:
+        if self._ended:
+            self._learn_from_rows()
         self._stale = False
         self._write({"type": "check", "step": self.history.step})
         with self.guard("evaluating the rules"):
@@ -346,33 +372,10 @@ class Monitor:
         if self._inherited:
             return
         self._write({"type": "finding", "finding": finding.to_dict()})
-        if not self._quiet and self._logged < _MAX_LOG_LINES:
-            self._logged += 1
-            level = logging.INFO if finding.severity is Severity.INFO else logging.WARNING
-            logger.log(level, "%s (epoch %d, step %d)", finding, finding.epoch, finding.step)
-        if self._on_finding is not None and "on_finding" not in self._failed:
+        self._notifier.log(finding)
+        if "on_finding" not in self._failed:
             with self.guard("on_finding"):
-                self._on_finding(finding)
-
-    def _print_summary(self) -> None:
-        errors = [f for f in self.findings if f.severity is Severity.ERROR]
-        if not errors:
-            return
-        lines = [f"autotrainer: {count(len(errors), 'error')} in this training run"]
-        for root, consequences in fold(errors):
-            lines.append(f"  {root}")
-            if consequences:
-                lines.append(f"  └ causes {', '.join(f.problem for f in consequences)}")
-        lines.append(f"  more: monitor.report(), autotrainer explain {errors[0].problem}")
-        print_error("\n".join(lines))
-
-    def _leave(self) -> None:
-        """Become inert, in a forked child process; `close` still detaches the observer."""
-        self._inherited = self.closed = self._quiet = True
-        self.sampler.stop()
-        log, self._log = self._log, None
-        if log is not None:
-            log.close()  # in this process; nothing is in its buffer
+                self._notifier.call(finding)
 
     def _write(self, record: dict[str, Any]) -> None:
         if self._log is None or "the run log" in self._failed:
@@ -403,20 +406,3 @@ def is_watched(model: Any) -> bool:
     """Return whether a model has an open monitor."""
     monitor = watched_models.get(model)
     return monitor is not None and not monitor.closed
-
-
-_open_monitors: WeakSet[Monitor] = WeakSet()
-
-
-def _leave_all() -> None:
-    for monitor in list(_open_monitors):
-        with suppress(Exception):
-            monitor._leave()
-    _open_monitors.clear()
-
-
-# A forked child inherits hooks, history and log of a training that goes on in its parent. Its monitors are inert: what
-# the child trains is another training, and two processes can't append to one log. It can watch the model itself, with a
-# log of its own. Workers of a data loader, which train nothing, pay for this call alone.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_all)

@@ -55,6 +55,7 @@ class Sampler:
     Attributes:
         stopwatch: Measures all that monitoring does.
         evaluations: Measures the part of it that is no sample.
+        kept: Share of the allowance that is left for the end of the training.
 
     Raises:
         ConfigError: If the share is out of range.
@@ -78,6 +79,7 @@ class Sampler:
             processor = process_time if clock is perf_counter else clock
         self.stopwatch = Stopwatch(clock, processor)
         self.evaluations = Stopwatch(clock, processor)
+        self.kept = 0.0
         self._mark = self._spent = 0.0, 0.0
         self._costs: deque[tuple[float, float]] = deque(maxlen=_RECENT_COSTS)
         self._count = 0
@@ -136,10 +138,14 @@ class Sampler:
         """Whether no further step is sampled."""
         return self._next == _NEVER
 
-    def affordable(self) -> bool:
-        """Return whether evaluating the rules stays within the allowance."""
-        proportional = self._allowance(self._step)[1]
-        return self._allows(self._whole(self._step), proportional, self._total, (0.0, 0.0))
+    def affordable(self, cost: float = 0.0) -> bool:
+        """Return whether what is no sample, such as evaluating the rules, stays within the allowance.
+
+        Args:
+            cost: Seconds that it is expected to take, if that is known.
+        """
+        start, proportional = self._whole(self._step), self._allowance(self._step)[1]
+        return self._allows((1 - self.kept) * start, (1 - self.kept) * proportional, self._total, (cost, cost))
 
     def begin_sample(self) -> None:
         """Note that a sample begins: what `stopwatch` measures from now on is its cost, except for `evaluations`."""
@@ -150,22 +156,11 @@ class Sampler:
         (work, wall), (work_before, wall_before) = self._measured, self._mark
         self._add_sample((work - work_before, wall - wall_before))
 
-    def charge(self, seconds: float, *, sample: bool = False) -> None:
-        """Account for time that `stopwatch` has not measured.
-
-        Args:
-            seconds: The time; a negative one, of a clock that was set back, counts as none.
-            sample: Whether it is the cost of a sample, which predicts the cost of the next one.
-        """
-        self.stopwatch.add(seconds)
-        if sample:
-            self._add_sample((max(0.0, seconds), max(0.0, seconds)))
-
     def _covers_sample(self) -> bool:
         cost = self._cost if self._costs else (0.0, 0.0)
         start, proportional = self._allowance(self._step)
         return self._allows(_SAMPLES_SHARE * start, _SAMPLES_SHARE * proportional, self._spent, cost) and (
-            self._allows(self._whole(self._step), proportional, self._total, cost)
+            self._allows((1 - self.kept) * self._whole(self._step), (1 - self.kept) * proportional, self._total, cost)
         )
 
     @property

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from autotrainer.monitoring.loss_values import entropies, errors, finite_or_inf
 from autotrainer.records.signals import LAYER_COLUMNS, RARE_CLASS_RATIO, STEP_COLUMNS, Floats, Observation, StepStats
-from autotrainer.records.task import MASKED, TargetSummary, TaskContext, correct_rows
+from autotrainer.records.task import MASKED, TargetSummary, TaskContext, correct_rows, correct_values
 
 __all__ = ["DataSummary", "summarize"]
 
@@ -307,7 +307,8 @@ def _compare_with_targets(observation: Observation, data: DataSummary, context: 
     kind = context.kind(targets)
     if context.loss.own:
         class_labels = _labels(np.asarray(rows), targets) if kind == "multiclass" else None
-        values.update(entropies(outputs, rows, class_labels, observation.loss))
+        loss = observation.scalars.get("data_loss", observation.loss)
+        values.update(entropies(outputs, rows, class_labels, loss))
     if kind in ("multiclass", "binary", "multilabel"):
         try:
             cut = 0.0 if values.get("entropy_of_logits") == 1 else context.cut(targets)
@@ -317,9 +318,10 @@ def _compare_with_targets(observation: Observation, data: DataSummary, context: 
         unmasked = correct[~np.isnan(correct)]
         if unmasked.size:
             values["accuracy"] = float(unmasked.mean())
-        labels = _labels(np.asarray(rows), targets).reshape(len(correct), -1)
-        if targets.classes and labels.shape[1] == 1:
-            rare = correct[data.is_rare(labels[:, 0])]
-            if rare.size:
-                values["rare_accuracy"] = float(rare.mean())
+        if targets.classes:
+            labels = _labels(np.asarray(rows), targets).ravel()
+            hits, mask = correct_values(outputs, rows, kind, cut=cut, class_axis=context.loss.class_axis)
+            rare = data.is_rare(labels) & mask.ravel() if labels.size == hits.size else np.zeros(0, bool)
+            if rare.any():
+                values["rare_accuracy"] = float(hits.ravel()[rare].mean())
     return values

@@ -66,6 +66,7 @@ FACTS = (
     "first_bad_lowest",  # smallest input of the operation
     "first_bad_highest",  # largest input
     "first_bad_nearest",  # smallest magnitude of an input; of a division, of the divisors
+    "losses_without_step",  # training losses before the first step of the optimizer, if it has never come
     # of inputs, after a loss that was not finite
     "batches_looked_through",  # number of batches of training inputs that were checked
     "nonfinite_batches",  # number of those with values that are not finite

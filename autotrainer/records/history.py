@@ -155,6 +155,12 @@ class RunHistory:
         """Return one of `STEP_COLUMNS` over the sampled steps, shape (samples,)."""
         return self._scalars.rows[:, STEP_COLUMNS.index(column)]
 
+    @property
+    def data_losses(self) -> Floats:
+        """Loss of the sampled steps' outputs alone: ``data_loss`` where it is measured, else ``loss``."""
+        alone = self.scalar("data_loss")
+        return np.where(np.isnan(alone), self.scalar("loss"), alone)
+
     def layer(self, column: str) -> Floats:
         """Return one of `LAYER_COLUMNS` over the sampled steps, shape (samples, layers)."""
         return self._layers.rows[:, :, LAYER_COLUMNS.index(column)]

@@ -77,7 +77,7 @@ def _identify(history: RunHistory, context: TaskContext) -> LossInfo | None:
 
 def _matches(history: RunHistory, column: str, tolerance: float, decided: NDArray[np.bool_]) -> bool:
     """Return whether the loss equals a column in most of the batches that were copied whole."""
-    size, loss, known = (history.scalar(name) for name in ("batch_size", "loss", column))
+    size, known, loss = history.scalar("batch_size"), history.scalar(column), history.data_losses
     gap: Floats = np.abs(loss - known) / np.maximum(np.abs(loss), 1e-12)
     gap = gap[decided & (size >= 1) & (size <= MAX_ROWS) & np.isfinite(loss) & np.isfinite(gap)]
     return len(gap) >= _MIN_SAMPLES and bool(np.median(gap) <= tolerance)

@@ -110,6 +110,8 @@ RARE_CLASS_RATIO = 0.1
 
 STEP_COLUMNS = (
     "loss",  # loss of the batch
+    "data_loss",  # mean over rows of the loss of the copied outputs, if observed by itself: without weights of rows,
+    # losses of other outputs and penalties, never a sum
     "learning_rate",  # of the first parameter group that has one above 0
     "batch_size",  # samples
     "grad_norm",  # L2 norm over all layers
@@ -124,8 +126,9 @@ STEP_COLUMNS = (
     "crossed_binary_entropy",  # the same between every output and every target, only if they would broadcast
     "cross_entropy",  # cross-entropy of outputs with classes (of rows or time steps), only for a custom loss
     "crossed_shapes",  # 1 if the loss received shapes (n,) and (n, 1), which broadcast to (n, n); else 0
+    "direct_loss",  # 1 if the one call of the loss received the output of the model itself, 0 if something made of it
     "entropy_of_logits",  # 1 if the cross-entropy closest to the loss takes the outputs as logits, 0 as probabilities
-    "rare_accuracy",  # accuracy on the copied rows of rare classes, see `RARE_CLASS_RATIO`
+    "rare_accuracy",  # accuracy on the copied rows, labels or time steps of rare classes, see `RARE_CLASS_RATIO`
     "class_entropy",  # entropy of the classes among the copied rows, in nats (classification tasks)
     "feature_rank",  # effective rank of the output layer's input / the largest possible one, in (0, 1]
     "gradient_cosine",  # cosine between the gradients of this and the previous sampled step, on `SAMPLED_ENTRIES`

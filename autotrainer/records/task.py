@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from autotrainer.records.schema import rebuild
 from autotrainer.records.signals import LayerInfo
 
-__all__ = ["MASKED", "LossInfo", "OptimizerInfo", "TargetSummary", "TaskContext", "TaskKind", "correct_rows"]
+__all__ = ["MASKED", "LossInfo", "OptimizerInfo", "TargetSummary", "TaskContext", "TaskKind"]
+__all__ += ["correct_rows", "correct_values"]
 
 MASKED = -100
 """Class index of masked targets, which do not count: the default `ignore_index` of PyTorch's losses."""
@@ -38,6 +39,10 @@ class LossInfo:
         weighted: Whether it is known to weight classes or rows unequally, or to add terms or factors, so that its value
             is not comparable with a plain one.
         smoothed: Whether it smooths labels: they then have another entropy.
+        modulated: Whether it scales or bounds the cross-entropy of each row, as focal and generalized cross-entropies
+            do, so that it is comparable with no entropy.
+        composite: Whether the loss of a step also holds losses of further outputs or penalties: see ``data_loss`` in
+            `autotrainer.records.signals.STEP_COLUMNS`.
         identified: Whether it is a custom loss that was recognized by its values.
         margin: The loss of equal outputs for all inputs, where that is a constant, as in losses that rank; else None.
     """
@@ -52,6 +57,8 @@ class LossInfo:
     identified: bool = False
     margin: float | None = None
     smoothed: bool = False
+    modulated: bool = False
+    composite: bool = False
 
     @property
     def classifies(self) -> bool:
@@ -59,9 +66,14 @@ class LossInfo:
         return self.family in ("cross_entropy", "binary_cross_entropy", "hinge")
 
     @property
+    def standard(self) -> bool:
+        """Whether its unweighted mean over rows is comparable with the entropy or the variance of the targets."""
+        return not self.smoothed and not self.modulated
+
+    @property
     def plain(self) -> bool:
-        """Whether its value is a mean that is comparable with the entropy or the variance of the targets."""
-        return self.reduction == "mean" and not self.weighted and not self.smoothed
+        """Whether the loss of a step is a mean that is comparable with the entropy or the variance of the targets."""
+        return self.standard and self.reduction == "mean" and not self.weighted and not self.composite
 
     @property
     def own(self) -> bool:
@@ -285,8 +297,22 @@ def correct_rows(
         Shape (rows,), in [0, 1]: the mean over labels or unmasked time steps; NaN for rows that are fully masked. A
         row with an output that is not finite counts as incorrect.
     """
+    correct, mask = correct_values(outputs, targets, kind, cut=cut, class_axis=class_axis)
     rows = len(outputs)
     finite = np.isfinite(outputs).reshape(rows, -1).all(axis=1)
+    hits = (correct & mask).reshape(rows, -1).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return np.where(finite, hits / mask.reshape(rows, -1).sum(axis=1), 0.0)
+
+
+def correct_values(
+    outputs: NDArray[Any], targets: NDArray[Any], kind: TaskKind, *, cut: float = 0.5, class_axis: int = -1
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return for each label or time step of each row whether it is predicted correctly, and whether it counts.
+
+    Arguments as for `correct_rows`.
+    """
+    rows = len(outputs)
     if outputs.ndim > 1 and outputs.shape[class_axis] > 1 and kind == "multiclass":
         predicted = np.argmax(outputs, axis=class_axis)
         one_hot = targets.shape == outputs.shape
@@ -296,6 +322,4 @@ def correct_rows(
         predicted = outputs.reshape(rows, -1) > cut
         labels = targets.reshape(rows, -1) > 0.5 if targets.min(initial=0) >= 0 else targets.reshape(rows, -1) > 0
         mask = np.ones(predicted.shape, bool)
-    correct = ((predicted == labels) & mask).reshape(rows, -1).sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        return np.where(finite, correct / mask.reshape(rows, -1).sum(axis=1), 0.0)
+    return predicted == labels, mask

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import autotrainer
@@ -18,6 +20,9 @@ from benchmarks.execution.pool import Row, Task, worker
 from benchmarks.execution.runs import case_of
 
 __all__ = ["run"]
+
+_TIMEOUT = 900.0
+"""Seconds allowed for the script."""
 
 
 def run(task: Task) -> Row:
@@ -30,7 +35,8 @@ def run(task: Task) -> Row:
         ``runs``: for each repetition ``errors`` and ``findings`` (problems above info), ``samples`` (sampled steps),
         ``work`` and ``wall`` (seconds of monitoring, without and with those of other processes), and ``seconds``;
         ``logged`` and ``replayed``: ``errors`` and ``findings`` of one more run, which writes a log, and of its
-        `replay`.
+        `replay`; ``script``: the same of a script that trains the case unwatched, under ``autotrainer run``, which
+        knows less: no values at the end of an epoch, and no planned length.
     """
     case, seed = case_of(task), int(task["seed"])
     build, data = builder(task["framework"]), load(case.original, seed)
@@ -56,7 +62,18 @@ def run(task: Task) -> Row:
 
             _, monitor = build.train(case.original, data, seed, watch)
             replayed = autotrainer.replay(monitor.log_path)
-    return {"runs": runs, "logged": _verdict(monitor.findings), "replayed": _verdict(replayed.findings)}
+        script = _run_script(task)
+    logged = _verdict(monitor.findings)
+    return {"runs": runs, "logged": logged, "replayed": _verdict(replayed.findings), "script": script}
+
+
+def _run_script(task: Task) -> Row:
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        command = ["autotrainer", "run", "-o", str(report), "-m", "benchmarks.agreement.unwatched", json.dumps(task)]
+        subprocess.run([sys.executable, "-m", *command], capture_output=True, timeout=_TIMEOUT)  # nosec B603
+        findings = json.loads(report.read_text(encoding="utf-8"))["findings"]
+    return _verdict([Finding.from_dict(finding) for finding in findings])
 
 
 def _verdict(findings: Iterable[Finding]) -> Row:

@@ -87,6 +87,7 @@ def _of_framework(rows: Sequence[Row], framework: str) -> str:
             "findings": _agreeing(both, _findings),
             "samples": _agreeing(both, _samples),
             "replay": sum(row["logged"] == row["replayed"] for row in of_case),
+            "run": sum(row["logged"]["errors"] == row["script"]["errors"] for row in of_case),
         }
         totals.update(counts)
         totals.update({"n idle": len(idle), "n busy": len(busy), "n both": len(both), "n replay": len(of_case)})
@@ -97,7 +98,18 @@ def _of_framework(rows: Sequence[Row], framework: str) -> str:
         )
     whole = [totals[f"n {name}"] for name in ("idle", "busy", "replay")]
     lines.append(["all", *_cells(totals, *whole), "", ""])
-    head = ["case", "errors, idle", "busy", "both", "findings", "samples", "replay", "s idle · busy", "unstable errors"]
+    head = [
+        "case",
+        "errors, idle",
+        "busy",
+        "both",
+        "findings",
+        "samples",
+        "replay",
+        "run",
+        "s idle · busy",
+        "unstable errors",
+    ]
     reached = totals["both"] >= _GOAL * totals["n both"]
     goal = f"Goal, the same errors in ≥ {_GOAL:.0%} of the repetitions: {'met' if reached else 'missed'}."
     failed = [f"* {row['task']['case']}: {row['error']}" for row in rows if "error" in row]
@@ -106,8 +118,8 @@ def _of_framework(rows: Sequence[Row], framework: str) -> str:
 
 
 def _cells(counts: Counter[str] | dict[str, int], idle: int, busy: int, replays: int) -> list[str]:
-    whole = {"idle": idle, "busy": busy, "replay": replays}
-    names = ("idle", "busy", "both", "findings", "samples", "replay")
+    whole = {"idle": idle, "busy": busy, "replay": replays, "run": replays}
+    names = ("idle", "busy", "both", "findings", "samples", "replay", "run")
     return [share(counts[name], whole.get(name, idle + busy)) for name in names]
 
 

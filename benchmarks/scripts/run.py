@@ -21,12 +21,16 @@ _TIMEOUT = 300.0
 def run(task: Task) -> Row:
     """Run a variant, and return its exit ``status``, the last line of ``stderr``, and its ``trainings``.
 
-    A training has ``findings``, ``epochs``, ``steps``, ``sampled``, and ``first`` (the first sampled step).
+    A training has ``findings``, ``epochs``, ``steps``, ``sampled``, ``first`` (the first sampled step), and ``score``
+    on held-out rows, where the program reports one.
     """
     (variant,) = select([task["case"]])
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        command = [sys.executable, "-m", "autotrainer", "run", "-o", str(report), str(FOLDER / f"{variant.program}.py")]
+        program = str(FOLDER / f"{variant.program}.py")
+        command = [sys.executable, "-m", "autotrainer", "run", "-o", str(report), program]
+        if variant.watched:
+            command = [sys.executable, "-m", "benchmarks.scripts.watched", str(report), program]
         ended = subprocess.run(  # nosec B603
             [*command, *variant.arguments],
             env={**os.environ, **variant.environment},
@@ -44,13 +48,17 @@ def _training(report: Row) -> Row:
     run = report["run"]
     return {
         "findings": [
-            {key: finding[key] for key in ("problem", "severity", "confidence", "caused_by", "place", "message")}
+            {
+                key: finding[key]
+                for key in ("problem", "severity", "confidence", "caused_by", "place", "message", "step")
+            }
             for finding in report["findings"]
         ],
         "epochs": run["epochs"],
         "steps": run["steps"],
         "sampled": run["sampled_steps"],
         "first": run.get("first_sampled_step"),
+        "score": report.get("score"),
     }
 
 

@@ -7,15 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autotrainer.errors import ConfigError, nearest
+from benchmarks.scripts.threads import FAST, SLOW, THREADS
 
 __all__ = ["FOLDER", "VARIANTS", "Variant", "select"]
 
 FOLDER = Path(__file__).parent / "programs"
 
-SLOW = ("learning_rate_too_low", "slow_convergence", "not_learning", "too_few_epochs")
-"""What names a learning rate that is far too low."""
-FAST = ("learning_rate_too_high", "divergence", "exploding_gradient", "nonfinite", "oscillating_loss")
-"""What names a learning rate that is far too high."""
 UNSCALED = ("abnormal_data", "unscaled_targets", "target_mismatch")
 
 
@@ -46,6 +43,11 @@ class Variant:
     def id(self) -> str:
         """Program and setting."""
         return f"{self.program}:{self.name}"
+
+    @property
+    def watched(self) -> bool:
+        """Whether the program watches its own training, rather than being run by ``autotrainer run``."""
+        return "/" in self.program
 
 
 def _program(
@@ -171,6 +173,13 @@ VARIANTS: tuple[Variant, ...] = tuple(
         _program("keras_batches", ("slow", "RATE=1e-9", SLOW), epochs=12),
         _program("keras_sparse", ("slow", "--lr 1e-9", SLOW), epochs=12),
         _program("keras_lstm", ("slow", "--lr 1e-9", SLOW), epochs=8),
+        *(
+            (
+                Variant(f"threads/{name}", arguments=("fixed",)),
+                Variant(f"threads/{name}", "faulty", ("faulty",), causes=thread.causes),
+            )
+            for name, thread in THREADS.items()
+        ),
     )
     for variant in variants
 )

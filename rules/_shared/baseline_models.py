@@ -5,11 +5,25 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from autotrainer.records.findings import Finding
+from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
+from autotrainer.rules._shared.held_out import held_out_high, held_out_skill
+from autotrainer.rules._shared.outcome import outcome
 from autotrainer.rules._shared.trends import wilson
 
-__all__ = ["CHANCE", "SIMPLE_NEEDS", "SimpleModel", "best_simple_model", "skill_of", "with_simple_model"]
+__all__ = [
+    "CHANCE",
+    "SIMPLE_NEEDS",
+    "Lead",
+    "SimpleModel",
+    "best_simple_model",
+    "lead_of_simple_model",
+    "skill_of",
+    "with_simple_model",
+]
 
 SIMPLE_NEEDS = frozenset(
     {
@@ -36,6 +50,9 @@ CHANCE = 2.5
 
 _Z = 1.64
 
+_LAST = 3
+"""Samples that show where a training ended."""
+
 
 @dataclass(frozen=True, slots=True)
 class SimpleModel:
@@ -56,6 +73,11 @@ class SimpleModel:
     rows: int
     low: float
     high: float
+
+    @property
+    def skill(self) -> float:
+        """Its skill on these rows."""
+        return (self.score - self.trivial) / (1 - self.trivial)
 
     @property
     def sentence(self) -> str:
@@ -105,3 +127,43 @@ def with_simple_model(finding: Finding, context: TaskContext) -> Finding:
     )
     evidence = {**finding.evidence, "simple_score": simple.score, "held_out_rows": float(simple.rows)}
     return replace(finding, message=f"{finding.message} {comparison}", evidence=evidence)
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """By how much a simple model is ahead of a watched network, beyond noise.
+
+    Attributes:
+        simple: The simple model.
+        gap: Its score on rows that it has not seen less that of the network on training or validation rows.
+    """
+
+    simple: SimpleModel
+    gap: float
+
+
+def lead_of_simple_model(history: RunHistory, context: TaskContext) -> Lead | None:
+    """Return how far a simple model is ahead at the end of a watched training; None if it is not, beyond noise.
+
+    The network counts by its best measurement, as the rows are not those of the simple model: over the last half of the
+    run, in its last samples, or in validation. Losses that weight classes allow no comparison.
+    """
+    simple = best_simple_model(context)
+    if simple is None or context.managed or not history.finished or context.loss.weighted:
+        return None
+    result = outcome(history, context)
+    if not result.known or not (result.regression or result.trivial < 1):
+        return None
+    if context.dropout and math.isnan(held_out_skill(history, context)):
+        return None  # while it is trained, a network with dropout does worse than afterwards
+    if result.regression and context.loss.expects in ("log_probabilities", "log_values"):
+        return None  # its score is a share of the deviance
+    if result.regression:
+        last = 1 - float(np.mean(history.scalar("squared_error")[-_LAST:])) / history.targets.variance
+    else:
+        last = (float(np.mean(history.scalar("accuracy")[-_LAST:])) - result.trivial) / (1 - result.trivial)
+    # The order matters: `max` keeps its first argument if others are unknown
+    if not simple.low > max(result.high, held_out_high(history, context), last):
+        return None
+    skill = max(result.skill, held_out_skill(history, context), last, -1.0)
+    return Lead(simple, (simple.skill - skill) * (1.0 if result.regression else 1 - result.trivial))

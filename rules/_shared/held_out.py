@@ -12,6 +12,7 @@ from autotrainer.rules._shared.skill import (
     VALIDATION_NOISE,
     VALIDATION_ROWS,
     epoch_accuracies,
+    held_out_losses,
     root_of_gain,
     trivial_score,
     trivial_squared_error,
@@ -30,20 +31,22 @@ def held_out_accuracy(history: RunHistory, context: TaskContext, last: int = 3) 
 def held_out_skill(history: RunHistory, context: TaskContext, last: int = 3) -> float:
     """Return the skill on validation data in the last epochs, on the scale of `Outcome.skill`; NaN if unknown.
 
-    It is computed from the accuracy; in regression from the loss, if that is a mean squared error; for several labels
-    from a binary cross-entropy.
+    It is computed from the accuracy; in regression from the loss, if that is a mean squared error; for several labels,
+    or if the accuracy is not reported, from a cross-entropy.
     """
     kind = context.kind(history.targets)
-    losses = history.epochs("val_loss")[1][-last:]
+    losses = held_out_losses(history, context)[-last:]
     if kind == "regression":
         return 1 - float(np.median(losses)) / trivial_squared_error(history, context) if len(losses) else math.nan
     trivial = trivial_score(history, context)
-    if kind == "multilabel" and not context.managed:
-        loss, entropy = context.loss, history.targets.column_entropy
-        comparable = loss.family == "binary_cross_entropy" and loss.reduction == "mean" and not loss.smoothed
-        if not len(losses) or not comparable or not entropy > 0:
-            return math.nan
-        return root_of_gain(float(np.median(losses)), entropy)
+    ambiguous = kind == "multilabel" and not context.managed
+    if ambiguous or "val_accuracy" not in history.epoch_names:
+        targets = history.targets
+        entropies = {"binary_cross_entropy": targets.column_entropy, "cross_entropy": targets.entropy}
+        loss = context.loss
+        comparable = loss.standard and loss.reduction == "mean" and not loss.weighted
+        entropy = entropies.get(loss.family, math.nan) if comparable else math.nan
+        return root_of_gain(float(np.median(losses)), entropy) if len(losses) and entropy > 0 else math.nan
     return (held_out_accuracy(history, context, last) - trivial) / (1 - trivial) if trivial < 1 else math.nan
 
 
@@ -53,7 +56,7 @@ def held_out_high(history: RunHistory, context: TaskContext) -> float:
     NaN with fewer than four evaluations, or if the score there is unknown.
     """
     if context.kind(history.targets) in ("regression", "multilabel"):
-        half = len(history.epochs("val_loss")[1]) // 2
+        half = len(held_out_losses(history, context)) // 2
         return held_out_skill(history, context, half) + VALIDATION_NOISE if half >= 2 else math.nan
     values = epoch_accuracies(history, context, "val_accuracy")
     half = len(values) // 2

@@ -28,7 +28,7 @@ BROADCAST_COLUMNS: Mapping[str, str] = MappingProxyType(
 )
 """Column of each row-by-row loss → column of the same loss broadcast: of every output with every target."""
 
-LOSS_VALUE_NEEDS = frozenset({"loss", "batch_size", *BROADCAST_COLUMNS, *BROADCAST_COLUMNS.values()})
+LOSS_VALUE_NEEDS = frozenset({"loss", "data_loss", "batch_size", *BROADCAST_COLUMNS, *BROADCAST_COLUMNS.values()})
 """Columns that are read here."""
 
 _SAME = 1e-3
@@ -75,7 +75,7 @@ class BroadcastLoss:
 
 def broadcast_loss(history: RunHistory) -> BroadcastLoss | None:
     """Return the loss if its values are those of every output with every target, not row by row; else None."""
-    size, value = history.scalar("batch_size"), history.scalar("loss")
+    size, value = history.scalar("batch_size"), history.data_losses
     scale = np.maximum(np.abs(value), 1e-12)
     for name, column in BROADCAST_COLUMNS.items():
         rows, crossed = history.scalar(name), history.scalar(column)
@@ -95,7 +95,7 @@ def measures_distance(history: RunHistory) -> bool | None:
 
     A loss that ranks, correlates or uses another scale does not: outputs may then be anywhere.
     """
-    value, error = history.scalar("loss"), history.scalar("squared_error")
+    value, error = history.data_losses, history.scalar("squared_error")
     valid = np.isfinite(value) & np.isfinite(error)
     value, error = value[valid], error[valid]
     if len(value) < _MIN_PAIRS:

@@ -59,7 +59,8 @@ def origin_in_history(history: RunHistory, context: TaskContext, since: int) -> 
     state = f"been NaN or infinite since step {min(since, step)}"
     measured = f" (first measured in step {step})" if step > since else ""
     nonfinite = np.flatnonzero(weights[sample])
-    logarithm = "" if model[sample] and not nonfinite.size else _logarithm(history, context, sample)
+    first = model[sample] or np.isfinite(history.scalar("loss")[sample])  # before the loss, or after it
+    logarithm = "" if first and not nonfinite.size else _logarithm(history, context, sample)
     if logarithm:
         subject = "weights" if nonfinite.size else "loss" if loss[sample] else "gradients"
         verb = "has" if subject == "loss" else "have"
@@ -82,7 +83,8 @@ def origin_in_history(history: RunHistory, context: TaskContext, since: int) -> 
     row = np.flatnonzero(gradients[sample])
     layer = names[int(row[-1])] if row.size else None
     of_layer = f" of layer {layer}" if layer else ""
-    return Origin(layer, f"The gradients{of_layer} have {state}, although the loss is finite{measured}.", {})
+    why = ", as at the root or the norm of 0" if context.loss.own else ""
+    return Origin(layer, f"The gradients{of_layer} have {state}, although the loss is finite{measured}{why}.", {})
 
 
 def _logarithm(history: RunHistory, context: TaskContext, sample: int) -> str:

@@ -15,16 +15,60 @@ import numpy as np
 from autotrainer.records.findings import Severity
 from autotrainer.records.history import RunHistory
 from autotrainer.records.task import TaskContext
+from autotrainer.rules._shared.layers import inputs_vary
 from autotrainer.rules._shared.skill import LEAST_R2, SkillEstimate, skill_estimates, trivial_score
-from autotrainer.rules._shared.trends import Slope, blocks, loss_growth, recent, theil_sen
+from autotrainer.rules._shared.trends import Slope, blocks, last_median, loss_growth, recent, theil_sen
 from autotrainer.rules._shared.words import about
 
-__all__ = ["OUTCOME_NEEDS", "YOUNG_STEPS", "Outcome", "enough_samples", "outcome", "planned_share", "progress"]
+__all__ = [
+    "CAUSES_OF_NO_SKILL",
+    "OUTCOME_NEEDS",
+    "YOUNG_STEPS",
+    "Outcome",
+    "constant_outputs",
+    "enough_samples",
+    "outcome",
+    "planned_share",
+    "progress",
+]
 
 OUTCOME_NEEDS = frozenset(
     {"loss", "batch_size", "accuracy", "squared_error", "grad_norm", "target_spread", "input_max_abs", "epochs"}
+    | {"data_loss", "output_spread", "input_std"}
 )
 """Columns that the outcome is computed from."""
+
+CAUSES_OF_NO_SKILL = (
+    "missing_zero_grad",
+    "wrong_training_mode",
+    "parameters_not_optimized",
+    "wrong_schedule",
+    "nonfinite",
+    "nonfinite_data",
+    "improper_output_activation",
+    "target_mismatch",
+    "improper_loss",
+    "shuffled_labels",
+    "unlearnable_targets",
+    "insufficient_capacity",
+    "unshuffled_data",
+    "class_imbalance",
+    "learning_rate_too_high",
+    "exploding_gradient",
+    "divergence",
+    "dying_relu",
+    "abnormal_data",
+    "unscaled_targets",
+    "saturated_activation",
+    "dormant_neurons",
+    "vanishing_gradient",
+    "attention_entropy_collapse",
+    "representation_collapse",
+    "poor_initialization",
+    "no_gradient",
+    "learning_rate_too_low",
+)
+"""Problems after which a model may have learned nothing, the most fundamental first."""
 
 YOUNG_STEPS = 200
 """Steps after which a run of unknown length can be judged."""
@@ -38,8 +82,14 @@ _OVER = 0.95
 _EQUAL = 0.995
 """Ratio of two losses from which a message calls them equal."""
 
+_CONSTANT = 1e-4
+"""Spread of the outputs over rows ÷ that of the targets, at most 1, up to which the outputs are constant."""
+
 _FEW_STEPS = 40
 """Steps before which a run is only judged near the end of a short schedule."""
+
+_FEW_EPOCHS = 10
+"""Epochs from which a run of fewer steps, such as one of full batches, is no mere trial of the program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +201,20 @@ def enough_samples(history: RunHistory) -> bool:
     return len(history.steps) >= (_LAST_SAMPLES if history.finished else _SAMPLES)
 
 
+def constant_outputs(history: RunHistory) -> bool:
+    """Return whether the latest outputs were the same for all inputs, although inputs and targets differ."""
+    spread, target_spread = (
+        float(last_median(history.scalar(name)[:, None])[0]) for name in ("output_spread", "target_spread")
+    )
+    return inputs_vary(history) and target_spread > 0 and spread <= _CONSTANT * min(target_spread, 1.0)
+
+
 def progress(history: RunHistory, context: TaskContext) -> float:
     """Return the share of the planned schedule that is done, in [0, 1]; NaN if unknown.
 
     The length of a run that has ended is known, whatever was planned, unless it was too short to be more than a trial.
     """
-    if history.finished and history.step + 1 >= _FEW_STEPS:
+    if history.finished and (history.step + 1 >= _FEW_STEPS or history.epoch >= _FEW_EPOCHS):
         return 1.0
     return planned_share(history, context)
 
@@ -208,9 +266,12 @@ def _outcome(history: RunHistory, context: TaskContext) -> Outcome:
     trend, level = _trend(history)
     fall = -trend.slope / abs(level) if trend.falling and level else 0.0
     best = max(estimates, key=lambda e: e.skill) if estimates else SkillEstimate(math.nan, math.nan, math.nan, math.nan)
+    low, high = (max(values, default=math.nan) for values in ([e.low for e in estimates], [e.high for e in estimates]))
+    if low <= 0 < high and constant_outputs(history):
+        high = 0.0  # by definition, whatever a few batches make it look like
     return Outcome(
-        low=max((e.low for e in estimates), default=math.nan),
-        high=max((e.high for e in estimates), default=math.nan),
+        low=low,
+        high=high,
         skill=best.skill,
         score=best.score,
         trivial=trivial_score(history, context),

@@ -19,6 +19,7 @@ __all__ = [
     "VALIDATION_ROWS",
     "SkillEstimate",
     "epoch_accuracies",
+    "held_out_losses",
     "root_of_gain",
     "skill_estimates",
     "targets_growth",
@@ -108,10 +109,16 @@ def skill_estimates(history: RunHistory, context: TaskContext) -> list[SkillEsti
     can mislead, accuracy can't.
     """
     if context.loss.margin is not None and context.loss.margin > 0:
-        return _precise(_by_margin(history, context.loss.margin))
+        return _precise(_by_margin(history, context, context.loss.margin))
     if context.kind(history.targets) == "regression":
         return _precise(_squared_error(history, context)) or _precise(_deviance(history, context))
     by_accuracy = _precise(_accuracies(history, context, trivial_score(history, context)))
+    if (
+        context.loss.own
+        and max((e.skill for e in by_accuracy), default=1.0) < _HIDDEN
+        and _falls_late(history, context)
+    ):
+        return []  # such as a loss that ranks: it succeeds, and the accuracy is none
     unequal = history.targets.majority * history.targets.classes >= _UNEQUAL
     if context.loss.weighted and unequal:  # predictions move to rare classes and are correct less often
         return [estimate for estimate in by_accuracy if estimate.low > 0]
@@ -220,8 +227,8 @@ def _squared_error(history: RunHistory, context: TaskContext) -> list[SkillEstim
     squares = context.loss.family == "squared_error"
     errors = history.scalar("squared_error")[_fresh(history)]
     errors = errors[~np.isnan(errors)]
-    if len(errors) < 4 and context.loss.reduction == "mean":
-        losses = _late_losses(history)
+    losses = _late_losses(history, context) if len(errors) < 4 else np.zeros(0)
+    if len(losses):
         if squares:
             errors = losses
         elif context.loss.family == "absolute_error" and history.targets.deviation > 0:
@@ -234,7 +241,7 @@ def _squared_error(history: RunHistory, context: TaskContext) -> list[SkillEstim
         ratios = _at_end(np.minimum(errors / variance, 1 - LEAST_R2))
         mean = float(ratios.mean()) if len(ratios) else math.nan
         half = 1.64 * float(ratios.std()) / math.sqrt(len(ratios)) if len(ratios) > 2 else math.inf
-    held_out = history.epochs("val_loss")[1]
+    held_out = held_out_losses(history, context)
     held_out = held_out[len(held_out) // 2 :]
     held_out = held_out[~np.isnan(held_out)]
     unsure = not (half <= _PRECISE or mean - half >= 1)  # also if one spike dwarfs all other losses
@@ -289,9 +296,19 @@ def _fell(history: RunHistory) -> bool:
     return float(start.mean() - now.mean()) > 3 * noise
 
 
-def _by_margin(history: RunHistory, margin: float) -> list[SkillEstimate]:
+def _falls_late(history: RunHistory, context: TaskContext) -> bool:
+    """Return whether the loss still falls by a fifth over the last half of the run, after the shock of the start."""
+    losses = _late_losses(history, context)
+    at, means = blocks(np.arange(len(losses)), losses)
+    if len(means) < 4 or (means < 0).any():
+        return False
+    quarter = max(1, len(means) // 4)
+    return theil_sen(at, means).falling and float(means[-quarter:].mean()) <= 0.8 * float(means[:quarter].mean())
+
+
+def _by_margin(history: RunHistory, context: TaskContext, margin: float) -> list[SkillEstimate]:
     """Return skill from a loss that is its margin if the outputs are equal for all inputs; see `_relative_gain`."""
-    low, skill, high = _relative_gain(_late_losses(history), margin)
+    low, skill, high = _relative_gain(_late_losses(history, context), margin)
     return [SkillEstimate(skill, low, high, skill, by_loss=True)]
 
 
@@ -322,7 +339,7 @@ def _deviance(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
     Windmeijer, Journal of Econometrics 1997). For counts y of mean m, both differ by about Var(y) / 2m.
     """
     targets, loss = history.targets, context.loss
-    if not loss.plain:
+    if loss.weighted or not loss.standard:
         return []
     if loss.family == "binary_cross_entropy":
         trivial, span = targets.column_entropy, targets.column_entropy - targets.value_entropy
@@ -330,7 +347,7 @@ def _deviance(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
         trivial, span = targets.mean * (1 - math.log(targets.mean)), targets.variance / (2 * targets.mean)
     else:
         return []
-    losses = _late_losses(history)
+    losses = _late_losses(history, context)
     _, means = blocks(np.arange(len(losses)), losses)
     if not span > 0 or len(means) < 4:
         return []
@@ -343,14 +360,14 @@ def _deviance(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
 def _entropy(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
     """Return skill from a mean cross-entropy or squared error over that of always predicting the class frequencies."""
     targets, loss = history.targets, context.loss
-    if loss.family not in ("cross_entropy", "binary_cross_entropy", "squared_error") or loss.reduction != "mean":
-        return []
-    if loss.smoothed:
+    if loss.family not in ("cross_entropy", "binary_cross_entropy", "squared_error") or not loss.standard:
         return []
     share, others = targets.majority, max(1, targets.classes - 1)
     if not 0 < share < 1 or (targets.minimum < 0 and not targets.signed):
         return []
-    trivial = -share * math.log(share) - (1 - share) * math.log((1 - share) / others)
+    trivial = -share * math.log(share) - (1 - share) * math.log((1 - share) / others)  # at most, as others may differ
+    labels = targets.rows if targets.one_hot else targets.count
+    trivial = float(np.fmin(trivial, targets.entropy + others / (2 * labels)))  # less the bias (Miller 1955)
     if loss.family == "squared_error":
         trivial = targets.variance
         if not trivial > 0 or not (targets.binary or targets.signed):
@@ -359,7 +376,7 @@ def _entropy(history: RunHistory, context: TaskContext) -> list[SkillEstimate]:
         return []
     elif loss.family == "binary_cross_entropy" and targets.column_entropy > 0:
         trivial = targets.column_entropy
-    low, skill, high = _relative_gain(_late_losses(history), trivial)
+    low, skill, high = _relative_gain(_late_losses(history, context), trivial)
     return [SkillEstimate(min(1.0, max(0.0, share + skill * (1 - share))), low, high, skill, by_loss=True)]
 
 
@@ -368,8 +385,28 @@ def _fresh(history: RunHistory) -> slice:
     return slice(int(np.searchsorted(history.steps, history.step / 2)), len(history.steps))
 
 
-def _late_losses(history: RunHistory) -> Floats:
-    """Return the losses of the last half of the run: of single steps, else means of epochs."""
+def held_out_losses(history: RunHistory, context: TaskContext) -> Floats:
+    """Return the validation losses of the outputs alone; empty if they are only known with penalties or others.
+
+    Evaluations of managed trainings hold no penalties.
+    """
+    alone = history.epochs("val_data_loss")[1]
+    unknown = context.loss.composite and not context.managed
+    return alone if len(alone) or unknown else history.epochs("val_loss")[1]
+
+
+def _late_losses(history: RunHistory, context: TaskContext) -> Floats:
+    """Return the losses of the outputs alone in the last half of the run: of single steps, else means of epochs.
+
+    Where the loss of a step is not a mean or holds more, those of the sampled steps, if they are known by themselves.
+    """
+    loss = context.loss
+    alone = history.scalar("data_loss")[_fresh(history)]
+    alone = alone[~np.isnan(alone)]
+    if len(alone) and (loss.weighted or loss.composite or loss.reduction != "mean"):
+        return alone
+    if loss.composite or loss.reduction != "mean":
+        return np.zeros(0)
     steps, losses = history.losses
     late = losses[steps >= history.step / 2]
     late = late[~np.isnan(late)]

@@ -247,7 +247,8 @@ def test_no_import_cycles() -> None:
 @pytest.mark.parametrize("top", ["autotrainer", "backends", "benchmarks"])
 def test_folders_are_small(top: str) -> None:
     for folder in [ROOT / top, *(path for path in (ROOT / top).rglob("*") if path.is_dir())]:
-        registry = folder == ROOT / "benchmarks" / "scripts" / "programs"
+        programs = ROOT / "benchmarks" / "scripts" / "programs"
+        registry = programs in (folder, folder.parent)
         assert registry or len(list(folder.glob("*.py"))) <= MOST_FILES, folder
 
 

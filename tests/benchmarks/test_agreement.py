@@ -30,7 +30,8 @@ def row(case: str, busy: int, verdicts: list[str], *, replay: bool = True) -> di
     ]
     logged = {"errors": [], "findings": []}
     task = {"framework": "pytorch", "source": "zoo", "case": case, "seed": 0, "recipe": "", "busy": busy, "repeats": 4}
-    return {"task": task, "runs": runs, "logged": logged, "replayed": logged if replay else {}}
+    script = {"errors": ["nonfinite"], "findings": ["nonfinite"]} if busy else logged
+    return {"task": task, "runs": runs, "logged": logged, "replayed": logged if replay else {}, "script": script}
 
 
 def test_repetitions_count_that_have_the_most_frequent_errors() -> None:
@@ -42,7 +43,10 @@ def test_repetitions_count_that_have_the_most_frequent_errors() -> None:
     ]
     text = report(rows)
     lines = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
-    assert "| 3/4 (75 %) | 4/4 (100 %) | 7/8 (88 %) | 7/8 (88 %) | 8/8 (100 %) | 1/2 (50 %) |" in lines["| a (seed 0)"]
+    assert (
+        "| 3/4 (75 %) | 4/4 (100 %) | 7/8 (88 %) | 7/8 (88 %) | 8/8 (100 %) | 1/2 (50 %) | 1/2 (50 %) |"
+        in lines["| a (seed 0)"]
+    )
     assert lines["| a (seed 0)"].endswith("| dying_relu |")
     assert "| 4/4 (100 %) | 4/4 (100 %) | 4/8 (50 %) |" in lines["| b (seed 0)"], "busy and idle must agree, too"
     assert "missed" in text
@@ -70,4 +74,5 @@ def test_a_case_end_to_end(tmp_path: Path) -> None:
         assert "error" not in result, result
         assert all(run["samples"] for run in result["runs"])
         assert result["logged"] == result["replayed"]
+        assert result["logged"]["errors"] == result["script"]["errors"]
     assert "4/4 (100 %)" in text

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from autotrainer.errors import ConfigError
 from autotrainer.registry import rules
 from benchmarks.scripts.suite import QUICK, report, tasks
 from benchmarks.scripts.variants import FOLDER, VARIANTS, select
+from benchmarks.scripts.watched import main
 
 
 def row(case: str, status: int, *problems: str, severity: str = "error", **training: Any) -> dict[str, Any]:
@@ -24,7 +27,8 @@ def row(case: str, status: int, *problems: str, severity: str = "error", **train
 
 
 def test_programs_and_variants_agree() -> None:
-    assert {path.stem for path in FOLDER.glob("*.py")} == {variant.program for variant in VARIANTS}
+    paths = {path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.py")}
+    assert paths == {variant.program for variant in VARIANTS}
     assert len({variant.id for variant in VARIANTS}) == len(VARIANTS)
     healthy = [variant for variant in VARIANTS if not variant.causes]
     faulty = [variant for variant in VARIANTS if variant.causes]
@@ -43,6 +47,31 @@ def test_programs_use_no_monitor() -> None:
             for alias in node.names
         }
         assert "autotrainer" not in imported
+
+
+def test_programs_of_threads_watch_themselves() -> None:
+    for path in (FOLDER / "threads").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert text.count("autotrainer.watch(") == 1
+        assert "score =" in text
+        assert '"faulty" in sys.argv' in text
+
+
+def test_watched_program_is_run(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\n"
+        "from autotrainer.monitoring.monitor import Monitor\n"
+        "from autotrainer.monitoring.sampler import Sampler\n"
+        "monitor = Monitor([], Sampler(0.01))\n"
+        "monitor.close()\n"
+        "score = float(sys.argv[1])\n",
+        encoding="utf-8",
+    )
+    assert main([str(tmp_path / "report.json"), str(program), "0.5"]) == 0
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert report["score"] == 0.5
+    assert report["findings"] == []
 
 
 def test_selection() -> None:

@@ -35,6 +35,7 @@ REAL: dict[str, Any] = {
     "losses": lambda t: 0.6,
     "table": {"dead_units": np.nan},
 }
+CODE: dict[str, Any] = {"layers": dense(8, 1, 8, 8), "output_units": 8, "scalars": {"squared_error": 0.6}}
 DECAYED: dict[str, Any] = WIDE | {
     "optimizer": OptimizerInfo("adamw", 0.01, weight_decay=10.0),
     "table": {"weight_norm": lambda t: 0.2 + 2 * np.exp(-t / 20), "dead_units": np.nan},
@@ -73,9 +74,19 @@ CLASSES: dict[str, Any] = {"targets": "index", "loss": "ce", "output_units": 4}
             id="a unit in a side branch",
         ),
         pytest.param(
-            REAL | {"layers": dense(8, 1, 8, 8), "output_units": 8, "scalars": {"squared_error": 0.6}},
+            REAL | CODE,
             None,
             id="the code of an autoencoder",
+        ),
+        pytest.param(
+            REAL | CODE | {"asked": {"linear_score": 0.4, "trivial_score": 0.0, "held_out_rows": 250.0}},
+            "error",
+            id="a code of so many principal components holds little",
+        ),
+        pytest.param(
+            REAL | CODE | {"asked": {"linear_score": 0.9, "trivial_score": 0.0, "held_out_rows": 250.0}},
+            None,
+            id="a code of so many principal components suffices",
         ),
         pytest.param(
             REAL | {"layers": dense(1, 8, 8), "output_units": 8, "scalars": {"squared_error": 1.0}},

@@ -10,6 +10,7 @@ from autotrainer.records.task import OptimizerInfo
 from autotrainer.rules.loss_spike import LossSpike
 
 noise = np.random.default_rng(0).standard_normal(2000)
+small = np.random.default_rng(3).lognormal(0, 2, 2000)
 heavy = np.random.default_rng(1).lognormal(0, 1.2, 2000)
 
 
@@ -34,6 +35,8 @@ def run(curve: Callable[[int], float], **more: Any) -> dict[str, Any]:
         pytest.param(run(lambda t: spiked(t, height=0.1)), None, id="small"),
         pytest.param(run(calm), None, id="none"),
         pytest.param(run(lambda t: 0.2 * heavy[t]), None, id="heavy-tailed batches"),
+        pytest.param(run(lambda t: 0.02 * small[t] + 0.6 * (t < 20)), None, id="batches of a few rows"),
+        pytest.param(run(lambda t: 1e-7 * (t >= 400)), None, id="rounding of a loss that is zero"),
         pytest.param(run(lambda t: spiked(t, begin=30)), None, id="in the first steps"),
         pytest.param(run(lambda t: 1e-4 * spiked(t) if t > 10 else 0.7), None, id="almost nothing of the whole loss"),
         pytest.param(run(spiked) | {"scalars": {"accuracy": 0.98}}, None, id="did no harm"),

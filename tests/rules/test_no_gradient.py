@@ -13,6 +13,9 @@ CHANCE: dict[str, Any] = {"losses": lambda t: 0.7, "scalars": {"accuracy": 0.5}}
 CUT_OFF = {"grad_norm": [0.0, 0.3, 0.3]}
 DIED = {"grad_norm": lambda t: [0.3 if t < 50 else 0.0, 0.3, 0.3]}
 NOTHING = {"grad_norm": 0.0}
+UNKNOWN: dict[str, Any] = {
+    "targets": "real", "loss": "custom", "losses": lambda t: 0.5, "scalars": {"accuracy": np.nan}
+}  # fmt: skip
 LAYERS = tuple(LayerInfo(name, "dense", "relu", 16, 100) for name in ("one", "two", "three"))
 
 
@@ -33,6 +36,9 @@ LAYERS = tuple(LayerInfo(name, "dense", "relu", 16, 100) for name in ("one", "tw
             "warning",
             id="no layer has a gradient, no measure of skill",
         ),
+        pytest.param(UNKNOWN | {"table": {"grad_norm": [0.0, 0.0, 0.3]}}, "error", id="most layers, skill unknown"),
+        pytest.param(UNKNOWN | {"table": {"grad_norm": [np.nan, np.nan, 0.3]}}, "warning", id="left out of the graph"),
+        pytest.param(UNKNOWN | {"table": CUT_OFF}, "warning", id="one layer, skill unknown"),
         pytest.param({"table": NOTHING, "scalars": {"accuracy": 1.0}}, None, id="at a perfect fit"),
         pytest.param(
             {

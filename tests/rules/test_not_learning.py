@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotrainer.records.task import OptimizerInfo
+from autotrainer.records.task import OptimizerInfo, TargetSummary
 from autotrainer.rules.not_learning import NotLearning
 from autotrainer.rules.slow_convergence import SlowConvergence
 
@@ -26,6 +26,16 @@ def below_its_start(t: int) -> float:
     """A policy's loss: noise that grows as the policy decides, around a level below that of the first steps."""
     noise = math.sin(12.9898 * t * t)
     return -2.14 + 0.1 * noise if t < 10 else -2.33 + 0.5 * noise
+
+
+ALIKE: dict[str, Any] = {
+    "loss": "none",
+    "targets": TargetSummary(),
+    "losses": lambda t: 1.38 + 0.001 * np.sin(t),
+    "output_activation": "softmax",
+    "output_units": 4,
+    "scalars": {"accuracy": np.nan, "output_spread": 0.002, "output_row_sum": 1.0},
+}
 
 
 @pytest.mark.parametrize(
@@ -76,6 +86,13 @@ def below_its_start(t: int) -> float:
             "warning",
             id="only a flat loss is known",
         ),
+        pytest.param(ALIKE, "error", id="only the outputs are known, equal for all inputs"),
+        pytest.param(
+            ALIKE | {"scalars": ALIKE["scalars"] | {"output_spread": 0.03}}, "warning", id="outputs of rare events"
+        ),
+        pytest.param(ALIKE | {"output_activation": "linear"}, "warning", id="outputs that are no probabilities"),
+        pytest.param(ALIKE | {"steps": 60}, None, id="outputs equal for all inputs, early"),
+        pytest.param(ALIKE | {"losses": lambda t: 1.5 - 0.002 * t, "steps": 300}, None, id="outputs still change"),
         pytest.param(
             SURROGATE | {"optimizer": OptimizerInfo("adam", several=True)}, None, id="a loss of several optimizers"
         ),

@@ -27,6 +27,10 @@ from autotrainer.rules._shared.trends import growth
         ({"steps": 300, "planned_epochs": None}, math.nan),
         ({"steps": 10, "planned_epochs": 30}, math.nan),
         ({"steps": 10, "planned_epochs": 30, "finished": True}, 1.0),
+        ({"steps": 30, "planned_epochs": None, "finished": True}, math.nan),
+        ({"steps": 30, "planned_epochs": None, "per_epoch": 3, "finished": True}, 1.0),
+        ({"steps": 30, "planned_epochs": None, "per_epoch": 3}, math.nan),
+        ({"steps": 60, "planned_epochs": None, "finished": True}, 1.0),
     ],
 )
 def test_progress(build: Callable[..., Any], case: dict[str, Any], share: float) -> None:
@@ -60,10 +64,69 @@ def test_accuracies_of_epochs_may_be_in_percent(build: Callable[..., Any]) -> No
     assert outcome(*percents).skill == pytest.approx(outcome(*shares).skill)
 
 
-def test_losses_with_label_smoothing_are_not_compared_with_entropies(build: Callable[..., Any]) -> None:
+def test_constant_prediction_of_unequal_classes_has_their_entropy(
+    build: Callable[..., Any], target_summaries: dict[str, Any]
+) -> None:
+    shares = np.array([0.4, 0.4, 0.1, 0.1])  # the most common one leaves open how the others are shared
+    entropy = float(-(shares * np.log(shares)).sum())
+    targets = replace(target_summaries["index"], majority=0.4, entropy=entropy)
+    run = build(
+        targets=targets, loss="ce", output_units=4, losses=lambda t: entropy, scalars={"accuracy": np.nan}, steps=600
+    )
+    assert abs(outcome(*run).skill) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("losses", "known"),
+    [
+        (lambda t: 1.0 - 0.0015 * t, False),
+        (lambda t: 0.7 + 5 * np.exp(-t / 20), True),
+    ],
+    ids=["goes on falling", "fell at the start"],
+)
+def test_accuracy_at_chance_means_nothing_while_a_custom_loss_succeeds(
+    build: Callable[..., Any], losses: Callable[[int], float], known: bool
+) -> None:
+    assert outcome(*build(loss="custom", losses=losses, scalars={"accuracy": 0.5})).known is known
+
+
+@pytest.mark.parametrize("field", ["smoothed", "modulated"])
+def test_losses_with_another_optimum_are_not_compared_with_entropies(build: Callable[..., Any], field: str) -> None:
     history, context = build(losses=lambda s: 0.9)
     assert skill._entropy(history, context)
-    assert not skill._entropy(history, replace(context, loss=replace(context.loss, smoothed=True)))
+    assert not skill._entropy(history, replace(context, loss=replace(context.loss, **{field: True})))
+
+
+@pytest.mark.parametrize("field", [{"composite": True}, {"weighted": True}, {"reduction": "sum"}])
+@pytest.mark.parametrize(("alone", "learned"), [(0.1, True), (math.log(2), False), (math.nan, None)])
+def test_outcome_follows_the_loss_of_the_outputs_alone(
+    build: Callable[..., Any], field: dict[str, Any], alone: float, learned: bool | None
+) -> None:
+    scalars = {"accuracy": math.nan, "data_loss": alone}
+    history, context = build(losses=lambda s: 40.0, scalars=scalars)
+    result = outcome(history, replace(context, loss=replace(context.loss, **field)))
+    if learned is None:
+        assert not result.known or result.skill < 0  # of weighted losses a level is still assumed to be comparable
+    else:
+        assert (result.learned(0.5), result.stuck()) == (learned, not learned)
+
+
+@pytest.mark.parametrize(
+    ("composite", "managed", "values", "losses"),
+    [
+        (False, False, {"val_loss": 2.0}, 2.0),
+        (True, False, {"val_loss": 2.0}, None),
+        (True, True, {"val_loss": 2.0}, 2.0),
+        (True, False, {"val_loss": 2.0, "val_data_loss": 0.5}, 0.5),
+    ],
+)
+def test_validation_losses_of_the_outputs_alone(
+    build: Callable[..., Any], composite: bool, managed: bool, values: dict[str, float], losses: float | None
+) -> None:
+    epochs = {name: lambda e, value=value: value for name, value in values.items()}
+    history, context = build(epochs=epochs, managed=managed)
+    context = replace(context, loss=replace(context.loss, composite=composite))
+    assert set(skill.held_out_losses(history, context)) == (set() if losses is None else {losses})
 
 
 def test_old_samples_do_not_count(build: Callable[..., Any]) -> None:
@@ -302,3 +365,27 @@ def test_poisson_losses_are_judged_by_their_deviance(build: Callable[..., Any], 
     result = outcome(history, replace(context, loss=LossInfo("PoissonNLLLoss", "poisson", "log_values")))
     assert result.known
     assert result.stuck() is stuck
+
+
+@pytest.mark.parametrize(
+    ("spread", "inputs", "error", "stuck"),
+    [
+        (1.0, 1.0, 1.0, False),  # a few noisy batches do not tell
+        (1e-9, 1.0, 1.0, True),
+        (1e-9, 0.0, 1.0, False),  # inputs that do not differ
+        (1e-9, 1.0, 0.2, False),  # constant only at last
+    ],
+)
+def test_constant_outputs_are_no_better_than_a_constant_prediction(
+    build: Callable[..., Any], spread: float, inputs: float, error: float, stuck: bool
+) -> None:
+    noise = np.random.default_rng(0).lognormal(0, 0.6, 1000)
+    scalars = {
+        "squared_error": lambda t: error * noise[t],
+        "output_spread": spread,
+        "input_std": inputs,
+        "batch_size": 8,
+    }
+    result = outcome(*build(targets="real", loss="mse", steps=30, losses=lambda t: 1.0, scalars=scalars))
+    assert result.stuck() == stuck
+    assert result.low <= result.high

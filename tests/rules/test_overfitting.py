@@ -20,7 +20,17 @@ OVER: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("case", "expected"),
     [
-        pytest.param(OVER, "warning", id="validation loss rises, gap opens"),
+        pytest.param(OVER, "info", id="validation loss rises, gap opens, accuracy holds"),
+        pytest.param(
+            {"epochs": OVER["epochs"] | {"val_accuracy": lambda e: 0.82 if e < 12 else 0.8}},
+            "info",
+            id="validation accuracy falls by its noise",
+        ),
+        pytest.param(
+            {"epochs": OVER["epochs"] | {"val_accuracy": lambda e: 0.87 if e < 12 else 0.8}},
+            "warning",
+            id="validation accuracy falls a little",
+        ),
         pytest.param(
             {"epochs": OVER["epochs"] | {"val_accuracy": lambda e: 0.85 if e < 12 else 0.7}},
             "error",
@@ -33,6 +43,11 @@ OVER: dict[str, Any] = {
         ),
         pytest.param(
             {"epochs": {"val_loss": rising}, "scalars": {"accuracy": 0.9}}, "warning", id="only losses measured"
+        ),
+        pytest.param(
+            {"epochs": {"val_loss": lambda e: 0.02 * rising(e)}, "scalars": {"accuracy": 0.99}},
+            None,
+            id="only losses measured: cross-entropy rises by a negligible share of the initial loss",
         ),
         pytest.param(
             {"epochs": {"val_loss": lambda e: 0.69, "val_accuracy": lambda e: 0.51, "accuracy": lambda e: 0.95}},

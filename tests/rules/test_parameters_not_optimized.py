@@ -50,7 +50,7 @@ def left(*rows: int, share: float = 1.0, start: str = "", layers: Sequence[Layer
     ("case", "expected"),
     [
         pytest.param(left(3) | POOR, "error", id="the head was left out"),
-        pytest.param(left(3) | POOR | {"planned_epochs": None}, "warning", id="no schedule"),
+        pytest.param(left(3) | POOR | {"planned_epochs": None}, "error", id="no schedule"),
         pytest.param(left(3) | LEARNS, "warning", id="the head was left out, but the rest learns"),
         pytest.param(left(2) | POOR, "error", id="a layer in the middle"),
         pytest.param(left(1, 2, 3) | POOR, "error", id="all but the first"),
@@ -164,3 +164,12 @@ def test_later_ownership_is_read_from_the_context(build: Callable[..., Any]) -> 
     history, context = build(**left(3, share=0.5), **POOR)
     assert ParametersNotOptimized().check(history, context) is not None
     assert ParametersNotOptimized().check(history, replace(context, layers=LAYERS)) is None
+
+
+@pytest.mark.parametrize(("losses", "steps", "expected"), [(128, 0, "error"), (20, 0, None), (128, 600, None)])
+def test_an_optimizer_that_never_steps_is_an_error(
+    build: Callable[..., Any], losses: float, steps: int, expected: str | None
+) -> None:
+    history, context = build(steps=steps, asked={"losses_without_step": losses}, finished=True)
+    finding = ParametersNotOptimized().check(history, context)
+    assert (finding.severity if finding else None) == expected

@@ -31,6 +31,8 @@ LAST: dict[str, Any] = SHORT | {
 """A loss that falls over the run, with batches that hide by how much in its last third."""
 STUCK: dict[str, Any] = {"losses": lambda t: 0.7 + 0.02 * np.sin(t), "scalars": {"accuracy": 0.5}}
 REAL: dict[str, Any] = {"targets": "real", "loss": "mse"}
+SLOW: dict[str, Any] = {"losses": lambda t: 0.6 - 7e-5 * t, "scalars": {"accuracy": 0.7}, "finished": True}
+SIMPLE = {"linear_score": 0.95, "trivial_score": 0.5, "held_out_rows": 250.0}
 
 
 def rising(start: float, by: float) -> Callable[[int], float]:
@@ -43,6 +45,13 @@ def rising(start: float, by: float) -> Callable[[int], float]:
     [
         pytest.param(POOR, "error", id="poor, still falling"),
         pytest.param(POOR | {"steps": 500}, None, id="poor, not at its end"),
+        pytest.param(SLOW, None, id="falls slowly, and no more may be reachable"),
+        pytest.param(SLOW | {"asked": SIMPLE}, "error", id="falls slowly, far below a simple model"),
+        pytest.param(
+            SLOW | {"asked": SIMPLE, "losses": lambda t: 0.6 + 0.001 * np.sin(t)},
+            None,
+            id="at rest, far below a simple model",
+        ),
         pytest.param(POOR | {"planned_epochs": None}, None, id="no schedule, running"),
         pytest.param(POOR | {"planned_epochs": None, "finished": True}, "warning", id="no schedule, ended"),
         pytest.param(POOR | {"steps": 300, "finished": True}, None, id="stopped by hand before its end"),

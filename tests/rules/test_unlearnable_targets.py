@@ -15,6 +15,8 @@ SEVENS = replace(ONES, minimum=0.7, maximum=0.7, mean=0.7, integral=False, value
 RATED = replace(SEVENS, variance=1e-34)
 VECTORS = replace(SEVENS, width=4, minimum=-1.0, maximum=3.0)
 FEW = replace(SEVENS, rows=10)
+MANY = replace(SEVENS, rows=2000)
+DIRECT: dict[str, Any] = {"finished": True, "scalars": {"direct_loss": 1.0}}
 
 ALL, SOME = {"constant_targets": 1.0}, {"constant_targets": 0.0}
 
@@ -24,6 +26,9 @@ CONSTANT = [
     pytest.param(RATED, "mse", {}, {"train_rows": 600}, Severity.ERROR, id="all rows were sampled; rounding"),
     pytest.param(VECTORS, "mse", {}, {"train_rows": 600}, Severity.ERROR, id="one vector"),
     pytest.param(SEVENS, "mse", {}, {}, Severity.WARNING, id="the rest may differ"),
+    pytest.param(MANY, "mse", {}, DIRECT, Severity.ERROR, id="the output itself is compared with it in a whole run"),
+    pytest.param(MANY, "mse", {}, DIRECT | {"finished": False}, Severity.WARNING, id="the run goes on"),
+    pytest.param(MANY, "mse", {}, {"finished": True}, Severity.WARNING, id="residuals"),
     pytest.param(SEVENS, "mse", SOME, {}, None, id="the rest does differ"),
     pytest.param(ONES, "bce_logits", {}, {}, None, id="adversarial generator"),
     pytest.param(SEVENS, "custom", ALL, {}, None, id="a loss that may not use them"),
@@ -71,6 +76,24 @@ SCORED = [
 @pytest.mark.parametrize(("facts", "severity"), SCORED)
 def test_no_simple_model(build: Callable[..., Any], facts: dict[str, float], severity: Severity | None) -> None:
     finding = UnlearnableTargets().check(*build(asked=facts))
+    assert (None if finding is None else finding.severity) == severity
+
+
+WATCHED = {"linear_score": 0.5, "trivial_score": 0.5, "held_out_rows": 400.0}
+
+
+@pytest.mark.parametrize(
+    ("case", "severity"),
+    [
+        pytest.param({"epochs": {"val_accuracy": lambda e: 0.5}}, Severity.ERROR, id="memorized"),
+        pytest.param({"epochs": {"val_accuracy": lambda e: 0.8}}, None, id="the network works"),
+        pytest.param({"scalars": {"accuracy": 0.5}, "losses": lambda t: 0.69}, Severity.WARNING, id="nothing learned"),
+        pytest.param({}, None, id="learned, validation unknown"),
+        pytest.param({"epochs": {"val_accuracy": lambda e: 0.5}, "finished": False}, None, id="still trains"),
+    ],
+)
+def test_watched_training(build: Callable[..., Any], case: dict[str, Any], severity: Severity | None) -> None:
+    finding = UnlearnableTargets().check(*build(**{"finished": True, "asked": WATCHED} | case))
     assert (None if finding is None else finding.severity) == severity
 
 

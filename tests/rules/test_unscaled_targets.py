@@ -5,7 +5,10 @@ from typing import Any
 
 import pytest
 
+from autotrainer.records.task import TargetSummary
 from autotrainer.rules.unscaled_targets import UnscaledTargets
+
+FAR_MEAN = TargetSummary(600, 600, 2, 1, False, False, 36.0, 48.0, 42.0, 6.25)  # 17 standard deviations from 0
 
 
 def slowly(t: int) -> float:
@@ -51,6 +54,33 @@ def slowly(t: int) -> float:
             id="a custom loss, not identified yet",
         ),
         pytest.param({"targets": "real", "losses": lambda t: 1.0, "scalars": {"squared_error": 1.0}}, None, id="unit"),
+        pytest.param(
+            {
+                "targets": FAR_MEAN,
+                "loss": "mae",
+                "steps": 200,
+                "losses": lambda t: 42 - 0.03 * t,
+                "scalars": {"squared_error": lambda t: (42 - 0.03 * t) ** 2},
+            },
+            "error",
+            id="outputs will not reach the mean",
+        ),
+        pytest.param(
+            {
+                "targets": FAR_MEAN,
+                "loss": "mae",
+                "steps": 200,
+                "losses": lambda t: 42 - 0.1 * t,
+                "scalars": {"squared_error": lambda t: (42 - 0.1 * t) ** 2},
+            },
+            "warning",
+            id="outputs may reach the mean",
+        ),
+        pytest.param(
+            {"targets": FAR_MEAN, "loss": "mae", "losses": lambda t: 8.0, "scalars": {"squared_error": 64.0}},
+            None,
+            id="outputs are near the mean",
+        ),
         pytest.param({"targets": "index", "loss": "ce", "output_units": 4}, None, id="classes"),
     ],
 )

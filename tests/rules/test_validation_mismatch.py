@@ -91,3 +91,50 @@ def test_data_that_can_not_be_compared_give_nothing() -> None:
     tokens = LABELS[:400].reshape(100, 4)
     facts = validation_mismatch(ArrayData(tokens, LABELS[:100]), ArrayData(tokens[:, :3] * 100, LABELS[:100]))
     assert "validation_scale" not in facts
+
+
+NEVER = {"epochs": {"val_accuracy": lambda e: 0.0}}
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        pytest.param(NEVER, "error", id="training rows are predicted"),
+        pytest.param(NEVER | {"loss": "none", "scalars": {"accuracy": np.nan}}, "warning", id="only the loss is known"),
+        pytest.param(NEVER | {"scalars": {"accuracy": 0.5}}, "warning", id="training rows are not predicted"),
+        pytest.param(NEVER | {"losses": lambda t: 0.7}, None, id="nothing is learned"),
+        pytest.param(NEVER | {"targets": "real", "loss": "mse"}, None, id="accuracy of numbers"),
+        pytest.param({"epochs": {"val_accuracy": lambda e: 0.01 * (e > 20)}}, None, id="some are right"),
+        pytest.param(NEVER | {"steps": 70}, None, id="few evaluations"),
+    ],
+)
+def test_validation_accuracy_is_always_zero(build: Callable[..., Any], case: Any, expected: str | None) -> None:
+    finding = ValidationMismatch().check(*build(**case))
+    assert (finding.severity if finding else None) == expected
+
+
+FOUR_OF_FIVE: dict[str, Any] = {
+    "targets": "index", "loss": "ce", "output_units": 5, "scalars": {"accuracy": 0.98},
+    "epochs": {"val_accuracy": lambda epoch: 0.78}, "finished": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "severity"),
+    [
+        pytest.param({}, Severity.ERROR, id="a unit without rows"),
+        pytest.param({"planned_epochs": None, "finished": False}, Severity.WARNING, id="length unknown"),
+        pytest.param({"output_units": 4}, None, id="all units have rows"),
+        pytest.param({"output_units": 90}, None, id="too few rows for so many units"),
+        pytest.param({"output_units": 10}, None, id="most units are unused: an output of another task"),
+        pytest.param({"epochs": {"val_accuracy": lambda epoch: 0.95}}, None, id="as good in validation"),
+        pytest.param({"epochs": {}}, None, id="validation unknown"),
+        pytest.param({"scalars": {"accuracy": 0.8}}, None, id="as bad in training"),
+        pytest.param({"planned_epochs": 300, "finished": False}, None, id="early"),
+    ],
+)
+def test_units_without_training_rows(
+    build: Callable[..., Any], options: dict[str, Any], severity: Severity | None
+) -> None:
+    finding = ValidationMismatch().check(*build(**FOUR_OF_FIVE | options))
+    assert (None if finding is None else finding.severity) is severity

@@ -79,3 +79,39 @@ def test_judgement_on_training_rows_is_a_fact(check: Callable[..., Any]) -> None
 def test_nothing_is_said_without_facts(check: Callable[..., Any]) -> None:
     assert check() is None
     assert check(**OUTCOME) is None
+
+
+WATCHED = {"linear_score": 0.95, "tree_score": 0.6, "trivial_score": 0.5, "held_out_rows": 250.0, "simple_rows": 500.0}
+CHANCE = {"scalars": {"accuracy": 0.7}, "losses": lambda t: 0.55}
+POOR_R2 = {"targets": "real", "loss": "mse", "losses": lambda t: 0.6, "scalars": {"squared_error": 0.6}}
+
+
+@pytest.mark.parametrize(
+    ("case", "facts", "expected"),
+    [
+        pytest.param(CHANCE, {}, "error", id="far below a linear model"),
+        pytest.param(CHANCE, {"linear_score": 0.78}, "info", id="below a linear model"),
+        pytest.param(CHANCE, {"linear_score": 0.85, "held_out_rows": 15.0}, None, id="by chance"),
+        pytest.param(CHANCE | {"finished": False}, {}, None, id="still trains"),
+        pytest.param(CHANCE | {"managed": True}, {}, None, id="managed: compared on the same rows"),
+        pytest.param({"scalars": {"accuracy": 0.94}}, {}, None, id="as good"),
+        pytest.param(
+            {"scalars": {"accuracy": lambda t: 0.5 + 0.45 * (t / 600) ** 4}}, {}, None, id="as good in the last steps"
+        ),
+        pytest.param(CHANCE | {"epochs": {"val_accuracy": lambda e: 0.93}}, {}, None, id="as good in validation"),
+        pytest.param(POOR_R2, {"trivial_score": 0.0}, "error", id="R² far below"),
+        pytest.param(POOR_R2, {"trivial_score": 0.0, "linear_score": 0.41, "tree_score": 0.3}, None, id="R² as good"),
+        pytest.param({"loss": "none", "targets": "index"}, {}, None, id="outcome unknown"),
+        pytest.param(CHANCE | {"dropout": 0.5}, {}, None, id="dropout"),
+        pytest.param(
+            CHANCE | {"dropout": 0.5, "epochs": {"val_accuracy": lambda e: 0.7}}, {}, "error", id="dropout, validation"
+        ),
+    ],
+)
+def test_watched_training(
+    build: Callable[..., Any], case: dict[str, Any], facts: dict[str, float], expected: str | None
+) -> None:
+    finding = WorseThanSimpleModel().check(*build(**{"finished": True, "asked": WATCHED | facts} | case))
+    assert (finding.severity if finding else None) == expected
+    if finding is not None and expected == "error":
+        assert "linear model that was fitted on 500 sampled rows scores 0.95 on 250 other ones" in finding.message

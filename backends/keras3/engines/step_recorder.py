@@ -25,6 +25,7 @@ from autotrainer.backends.keras3.engines.tensorflow_graph import (
     tensors_of_this_graph,
 )
 from autotrainer.backends.keras3.layers.converted_loss import ConvertedLoss
+from autotrainer.backends.keras3.model.losses import compiled_losses
 from autotrainer.backends.keras3.model.masks import mask_of
 from autotrainer.backends.keras3.model.optimizers import (
     apply_method_name,
@@ -66,6 +67,7 @@ class StepRecorder:
         self._train_step = model.train_step
         self._recorded: dict[str, Any] = {}
         self._layer_inputs: dict[int, Any] = {}
+        self._loss_of_outputs: Any = None  # what the compiled losses add up to
         self._last_operation: tuple[str, Any] | None = None  # last function of the JAX engine, and its result
         self._records_features = needs is None or "feature_rank" in needs
         self._records_attention = needs is None or not needs.isdisjoint(ATTENTION_COLUMNS)
@@ -79,8 +81,12 @@ class StepRecorder:
         """Rows in the order in which their layers were last called."""
         self.applied: list[Any] = []
         """Optimizers that were called with gradients, in this order."""
-        self.weighted = False
-        """Whether the loss was called with sample weights, which class weights become."""
+        self.composite = False
+        """Whether the loss is not just that of the recorded outputs: of others as well, with penalties or a factor."""
+        self.scaled = False
+        """Whether it has the loss of the recorded outputs times a factor."""
+        self.output_index = 0
+        """Which output of the model is recorded."""
         self.modes = Modes(model)
         """The modes in which the model was called."""
 
@@ -95,7 +101,8 @@ class StepRecorder:
 
         Returns:
             The result of ``train_step``, and the recorded tensors by name: ``loss``, ``inputs``, ``targets``,
-            ``outputs``, ``mask`` (of the outputs), ``features`` (input of the output layer),
+            ``outputs``, ``mask`` (of the outputs), ``row_losses`` (of the outputs) and ``row_mask`` (of these),
+            ``weights`` (of rows; class weights become such), ``features`` (input of the output layer),
             ``activation:<row>``, ``attention:<row>:<name>`` (see `attention.attention_tensors`),
             ``gradient:<row>:<weight>`` (with ``:values`` and ``:indices`` if sparse).
 
@@ -154,6 +161,7 @@ class StepRecorder:
                     stack.enter_context(patched(watched.layer, method, wrapped))
             stack.enter_context(patched(model, "call", observed(model.call, self._output, self._fail)))
             stack.enter_context(self.modes.listening(self._fail))
+            self._record_losses(stack)
             loss = model.compute_loss
             note_loss = functools.partial(self._loss, inspect.signature(loss))
             stack.enter_context(patched(model, "compute_loss", observed(loss, note_loss, self._fail, arguments=True)))
@@ -163,6 +171,23 @@ class StepRecorder:
             if keras.backend.backend() == "jax":
                 stack.enter_context(record_functions(self._operation, self._fail))
             yield
+
+    def _record_losses(self, stack: ExitStack) -> None:
+        """Record the sum of the compiled losses, and the rows of the first one, which may be made in this step."""
+        losses = getattr(self._model, "_compile_loss", None)
+        if losses is None:
+            return
+
+        def record_rows(*_: Any) -> None:
+            for first in compiled_losses(self._model)[:1]:
+                wrapped = observed(first.loss.call, self._row_losses, self._fail)
+                stack.enter_context(patched(first.loss, "call", wrapped))
+
+        stack.enter_context(patched(losses, "call", observed(losses.call, self._compiled_loss, self._fail)))
+        if losses.built:
+            record_rows()
+        else:
+            stack.enter_context(patched(losses, "build", observed(losses.build, record_rows, self._fail)))
 
     def _activation(self, row: int, output: Any, *inputs: Any, **_: Any) -> None:
         self.order.append(row)
@@ -191,13 +216,27 @@ class StepRecorder:
     def _loss(self, signature: inspect.Signature, loss: Any, *args: Any, **kwargs: Any) -> None:
         arguments = signature.bind(*args, **kwargs).arguments
         self._note("inputs", arguments.get("x"))
-        self.weighted = arguments.get("sample_weight") is not None
+        self._note("weights", arguments.get("sample_weight"))
         targets, outputs = arguments.get("y"), arguments.get("y_pred")
         if isinstance(self._model.loss, ConvertedLoss):
             targets, outputs = self._model.loss.taken(targets, outputs)
-        self._recorded.update(paired(targets, outputs))
+        losses = compiled_losses(self._model)
+        self._recorded.update(paired(targets, outputs, losses[0].path if losses else ()))
+        flat = keras.tree.flatten(outputs)
+        self.output_index = next((i for i, each in enumerate(flat) if each is self._recorded.get("outputs")), 0)
         self._note("mask", mask_of(self._recorded.get("outputs")))
         self._note("loss", loss)
+        self.scaled = bool(losses) and losses[0].loss_weights not in (None, 1)
+        self.composite = bool(losses) and (len(losses) > 1 or self.scaled or loss is not self._loss_of_outputs)
+        self._loss_of_outputs = None
+
+    def _row_losses(self, losses: Any) -> None:
+        if "row_losses" not in self._recorded:
+            self._note("row_losses", losses)
+            self._note("row_mask", mask_of(losses))
+
+    def _compiled_loss(self, loss: Any) -> None:
+        self._loss_of_outputs = loss
 
     def _batch(self, data: Any) -> dict[str, Any]:
         """Return inputs and targets of a batch, for a training step that does not call ``compute_loss``."""
@@ -274,18 +313,30 @@ def _first(key: str, value: Any) -> dict[str, Any]:
     return {} if first is None else {key: first}
 
 
-def paired(targets: Any, outputs: Any) -> dict[str, Any]:
-    """Return the first output that has a target, as ``outputs``, and that target, as ``targets``.
+def paired(targets: Any, outputs: Any, path: Sequence[Any] = ()) -> dict[str, Any]:
+    """Return an output that has a target, as ``outputs``, and that target, as ``targets``.
 
     There are no ``outputs`` if it is unclear which of several outputs belongs to the targets.
+
+    Args:
+        targets: Targets of a batch, of any structure.
+        outputs: Outputs of the model, of any structure.
+        path: Keys and indices that lead to the output; empty for the first one that has a target.
     """
     if isinstance(targets, Mapping) and isinstance(outputs, Mapping):
-        name = next((name for name in sorted(targets, key=str) if name in outputs), None)
+        names = [*path[:1], *sorted(targets, key=str)]
+        name = next((name for name in names if name in targets and name in outputs), None)
         targets, outputs = targets.get(name), outputs.get(name)
     flat_targets, flat_outputs = (
         [v for v in keras.tree.flatten(values) if hasattr(v, "shape") and hasattr(v, "dtype")]
         for values in (targets, outputs)
     )
+    position = path[0] if len(path) == 1 and isinstance(path[0], int) else 0
+    if 0 < position < len(flat_outputs) and isinstance(outputs, list | tuple):
+        if len(flat_targets) == len(outputs) == len(flat_outputs):
+            return {"targets": flat_targets[position], "outputs": flat_outputs[position]}
+        if len(flat_targets) == 1:  # the only output with a loss
+            return {"targets": flat_targets[0], "outputs": flat_outputs[position]}
     pair = {"targets": flat_targets[0]} if flat_targets else {}
     if len(flat_outputs) == 1 or (flat_outputs and len(flat_outputs) == len(flat_targets)):
         pair["outputs"] = flat_outputs[0]

@@ -56,9 +56,9 @@ def learning_rate(optimizer: Any) -> float:
     return scalar(read_variable(rate) if isinstance(rate, keras.Variable) else rate)
 
 
-def context_of(model: Any, watched: Sequence[WatchedLayer], loss: Any, optimizer: Any) -> TaskContext:
-    """Return the description of a training: layers, loss, optimizer, outputs and kind of input."""
-    activation, _ = output_activation(model)
+def context_of(model: Any, watched: Sequence[WatchedLayer], loss: Any, optimizer: Any, output: int = 0) -> TaskContext:
+    """Return the description of a training: layers, loss, optimizer, kind of input, and one of the outputs."""
+    activation, _ = output_activation(model, output)
     return TaskContext(
         framework="keras3",
         engine=keras.backend.backend(),
@@ -66,7 +66,7 @@ def context_of(model: Any, watched: Sequence[WatchedLayer], loss: Any, optimizer
         optimizer=optimizer_info(optimizer),
         layers=tuple(layer.info for layer in watched),
         output_activation=activation,
-        output_units=_output_units(model, watched),
+        output_units=_output_units(model, watched, output),
         input_kind=_input_kind(model, watched),
         dropout=max(_dropout_rates(model), default=0.0),
     )
@@ -96,12 +96,13 @@ def _as_number(value: Any) -> float:
     return 0.0
 
 
-def _output_units(model: Any, watched: Sequence[WatchedLayer]) -> int | None:
+def _output_units(model: Any, watched: Sequence[WatchedLayer], output: int) -> int | None:
     try:
         outputs = keras.tree.flatten(model.outputs)
     except (AttributeError, ValueError):  # not built, or no graph
         outputs = []
-    if outputs and len(outputs[0].shape) > 1 and outputs[0].shape[-1] is not None:
-        return int(outputs[0].shape[-1])
+    shape: tuple[Any, ...] = outputs[output].shape if output < len(outputs) else ()
+    if len(shape) > 1 and shape[-1] is not None:
+        return int(shape[-1])
     last = [layer.info.units for layer in watched if not layer.info.hidden and layer.info.units is not None]
     return last[0] if len(last) == 1 else None

@@ -31,6 +31,9 @@ _FAMILIES = {
     "categorical_hinge": ("hinge", "one_hot"),
     "poisson": ("poisson", "values"),
 }
+_MODULATED = frozenset(
+    {"binary_focal_crossentropy", "categorical_focal_crossentropy", "categorical_generalized_cross_entropy"}
+)
 _PROBABILITIES = ("cross_entropy", "binary_cross_entropy", "kl_divergence")
 _ABBREVIATIONS = {
     "mse": "mean_squared_error",
@@ -80,9 +83,14 @@ def loss_info(loss: Any) -> LossInfo:
     expects: Any = "values"
     if family in _PROBABILITIES:
         expects = "logits" if options.get("from_logits", False) else "probabilities"
-    smoothed = bool(options.get("label_smoothing"))
     return LossInfo(
-        name=name, family=family, expects=expects, targets=targets, reduction=_reduction(loss), smoothed=smoothed
+        name=name,
+        family=family,
+        expects=expects,
+        targets=targets,
+        reduction=_reduction(loss),
+        smoothed=bool(options.get("label_smoothing")),
+        modulated=name in _MODULATED,
     )
 
 

@@ -1,4 +1,4 @@
-"""The losses that `SetLoss` asks for, built so that the user's targets need no change."""
+"""The losses of a compiled model, and those that `SetLoss` asks for, which take the user's targets unchanged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ from autotrainer.edits.base import shorten
 from autotrainer.errors import ConfigError, InputError
 from autotrainer.records.task import TargetSummary
 
-__all__ = ["check_loss", "is_custom_loss", "make_loss"]
+__all__ = ["check_loss", "compiled_losses", "is_custom_loss", "make_loss"]
+
+
+def compiled_losses(model: Any) -> tuple[Any, ...]:
+    """Return the losses that a compiled model takes, one for each output with a loss.
+
+    Each has the attributes ``loss`` (a `keras.losses.Loss`), ``path`` (keys and indices that lead to its output) and
+    ``name`` (that of its output).
+    Empty until Keras has seen a batch, and for a model without a loss.
+    """
+    return tuple(getattr(getattr(model, "_compile_loss", None), "_flat_losses", None) or ())
 
 
 def check_loss(loss: Any) -> None:

@@ -74,8 +74,12 @@ def in_known_order(model: Any) -> bool:
     return isinstance(model, keras.Sequential) or _is_functional(model)
 
 
-def output_activation(model: Any) -> tuple[str | None, frozenset[int]]:
-    """Return the activation of the (first) output, and the ids of the layers that compute the outputs.
+def output_activation(model: Any, output: int = 0) -> tuple[str | None, frozenset[int]]:
+    """Return the activation of an output, and the ids of the layers that compute the outputs.
+
+    Args:
+        model: The model.
+        output: Which output.
 
     Returns:
         Name of the activation (``linear`` for none), or None if it can't be known without running the model;
@@ -87,7 +91,7 @@ def output_activation(model: Any) -> tuple[str | None, frozenset[int]]:
     if not _is_functional(model):
         return None, frozenset()
     activations = [_trace(tensor, output_ids) for tensor in keras.tree.flatten(model.outputs)]
-    return (activations[0] if activations else None), frozenset(output_ids)
+    return (activations[output] if output < len(activations) else None), frozenset(output_ids)
 
 
 def _is_functional(model: Any) -> bool:

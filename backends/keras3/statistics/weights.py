@@ -15,6 +15,7 @@ from autotrainer.backends.keras3.model.optimizers import inner_optimizer
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer
 from autotrainer.backends.keras3.runtime.tensors import (
     array_module,
+    dot,
     finite_or_inf,
     read_variable,
     sum_of_squares,
@@ -112,8 +113,12 @@ class WeightStatistics:
         if {key: v.shape for key, v in last.items()} != {key: v.shape for key, v in self._last.items()}:
             return math.nan
         one, other = (np.concatenate(list(each.values())) for each in (last, self._last))
-        sizes = float(np.linalg.norm(one)) * float(np.linalg.norm(other))
-        return float(np.clip(one @ other / sizes, -1, 1)) if sizes and math.isfinite(sizes) else math.nan
+        sizes = _norm(one) * _norm(other)
+        return float(np.clip(dot(one, other) / sizes, -1, 1)) if sizes and math.isfinite(sizes) else math.nan
+
+
+def _norm(vector: Floats) -> float:
+    return float(np.sqrt(dot(vector, vector)))
 
 
 def _trainable(watched: WatchedLayer) -> list[Any]:
@@ -161,9 +166,9 @@ def _entries(xp: Any, array: Any, stride: int, rows: NDArray[Any] | None = None,
 def _weight_values(old: tuple[float, Floats], new: tuple[float, Floats] | None) -> dict[str, float]:
     norm, entries = old
     values = {"weight_norm": finite_or_inf(norm)}
-    length = float(np.linalg.norm(entries))
+    length = _norm(entries)
     if new is not None and length:
-        values["update_ratio"] = finite_or_inf(float(np.linalg.norm(new[1] - entries)) / length)
+        values["update_ratio"] = finite_or_inf(_norm(new[1] - entries) / length)
     return values
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import keras
 
+from autotrainer.backends.keras3.model.losses import compiled_losses
 from autotrainer.backends.keras3.watching.loss_tracker import loss_names
 
 __all__ = ["EpochCallback", "EpochValues", "data_size", "has_schedule", "with_callback"]
@@ -19,6 +20,12 @@ _USUAL_NAMES = {
     "categorical_accuracy": "accuracy",
     "sparse_categorical_accuracy": "accuracy",
 }
+_ACCURACIES = (
+    keras.metrics.Accuracy,
+    keras.metrics.BinaryAccuracy,
+    keras.metrics.CategoricalAccuracy,
+    keras.metrics.SparseCategoricalAccuracy,
+)
 
 
 class EpochListener(Protocol):
@@ -117,7 +124,8 @@ class EpochValues:
         values = {name: last.get(name) if name in unused else value for name, value in logs.items()}
         unknown = {name for name in unused if not _number(values.get(name))}
         unknown |= {f"val_{name}" for name in self._unused_in_tests if not _number(values.get(f"val_{name}"))}
-        return _by_usual_names({name: value for name, value in values.items() if name not in unknown})
+        measured = {name: value for name, value in values.items() if name not in unknown}
+        return _by_usual_names(measured, _usual_names(self._model))
 
     def of_evaluation(self, result: Any) -> dict[str, float]:
         """Return the values that ``evaluate`` has returned, by their usual names: one number, or numbers or logs."""
@@ -125,8 +133,8 @@ class EpochValues:
             logs = dict(result)
         else:
             values = list(result) if isinstance(result, list | tuple) else [result]
-            logs = dict(zip(("loss",) if len(values) == 1 else self._model.metrics_names, values, strict=False))
-        return _by_usual_names({f"val_{name}": value for name, value in logs.items()})
+            logs = dict(zip(("loss",) if len(values) == 1 else _result_names(self._model), values, strict=False))
+        return _by_usual_names({f"val_{name}": value for name, value in logs.items()}, _usual_names(self._model))
 
 
 def _unused(model: Any) -> Iterator[str]:
@@ -147,11 +155,31 @@ def _flattened(metrics: Any) -> Iterator[Any]:
             yield metric
 
 
-def _by_usual_names(logs: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers in logs: accuracies under the name ``accuracy``, and a single loss under ``loss``."""
+def _result_names(model: Any) -> list[str]:
+    """Return the names of the values that ``evaluate`` returns as a list, in Keras' order."""
+    measured = list(model.get_metrics_result())
+    names = [metric.name for metric in _flattened(model.metrics) if metric.name in measured]
+    return names + sorted(set(measured) - set(names))
+
+
+def _usual_names(model: Any) -> dict[str, str]:
+    """Return the names in logs of accuracies, and with several outputs those of the loss and accuracies of one.
+
+    With several outputs Keras puts the name of an output before those of its metrics.
+    """
+    accuracies = {metric.name: "accuracy" for metric in _flattened(model.metrics) if isinstance(metric, _ACCURACIES)}
+    names = {**_USUAL_NAMES, "accuracy": "accuracy", **accuracies}
+    losses = compiled_losses(model)
+    output = f"{losses[0].name}_" if losses else ""
+    names |= {output + name: usual for name, usual in names.items()}
+    return names | ({f"{output}loss": "data_loss"} if len(losses) > 1 else {})
+
+
+def _by_usual_names(logs: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, float]:
+    """Return the numbers in logs by their usual names, and a single loss under ``loss``."""
     values: dict[str, float] = {}
     losses = loss_names(logs)
-    names = {**_USUAL_NAMES, losses[0]: "loss"} if len(losses) == 1 else _USUAL_NAMES
+    names = {**names, losses[0]: "loss"} if len(losses) == 1 else names
     for name, value in logs.items():
         measured = _number(value)
         if measured is None:

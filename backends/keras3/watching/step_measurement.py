@@ -13,11 +13,21 @@ import numpy as np
 
 from autotrainer.backends.keras3.engines.step_recorder import StepRecorder
 from autotrainer.backends.keras3.model.describe import context_of, learning_rate
+from autotrainer.backends.keras3.model.loss_kinds import loss_info
+from autotrainer.backends.keras3.model.losses import compiled_losses
 from autotrainer.backends.keras3.model.masks import unmasked
 from autotrainer.backends.keras3.model.optimizers import inner_optimizer, optimizers_of
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer, in_known_order, watched_layers, with_unowned
 from autotrainer.backends.keras3.model.weight_patterns import with_weight_forms
-from autotrainer.backends.keras3.runtime.tensors import feature_rows, input_rows, row_count, rows_of, scalar
+from autotrainer.backends.keras3.runtime.tensors import (
+    feature_rows,
+    finite_or_inf,
+    input_rows,
+    row_count,
+    rows_of,
+    scalar,
+    to_array,
+)
 from autotrainer.backends.keras3.statistics.layer_table import LayerTable
 from autotrainer.backends.keras3.watching.loss_tracker import LossTracker
 from autotrainer.backends.keras3.watching.step_counter import StepCounts
@@ -70,7 +80,12 @@ class StepMeasurement:
         self._order = list(range(len(self.layers)))
         self._output: tuple[str | None, int | None] = (None, None)
         self._output_row: int | None = None
-        self._weighted = False
+        self.weighted = False
+        """Whether the rows of a sampled batch had unequal weights."""
+        self.penalty = float("nan")
+        """What the latest loss held besides that of the only output: penalties on weights and activations."""
+        self._composite = self._penalized = False
+        self._output_index = 0
         self._custom_optimizers: list[Any] = []  # of a training step that does not use the compiled optimizer
         self._learning_rate = float("nan")
         self._loss_scale = 1.0
@@ -100,7 +115,10 @@ class StepMeasurement:
         self._losses.learn(self._losses.logs[-1] if self._losses.logs else None, means, objectives)
         if recorder is None:
             return
-        self._weighted = recorder.weighted
+        self._composite, self._output_index = recorder.composite, recorder.output_index
+        losses = compiled_losses(self._model)
+        penalized = recorder.composite and not recorder.scaled and len(losses) == 1
+        self._penalized = penalized and loss_info(losses[0].loss).reduction == "mean"
         outputs = recorded.get("outputs")
         units = int(outputs.shape[-1]) if outputs is not None and len(outputs.shape) > 1 else None
         if not in_known_order(self._model):
@@ -120,13 +138,15 @@ class StepMeasurement:
             [self._with_hidden(row) for row in self._order], optimizers_of(model) or self._custom_optimizers
         )
         loss, optimizer = self._arguments
-        loss = getattr(model, "loss", None) if loss is None else loss
+        if loss is None:
+            compiled = compiled_losses(model)
+            loss = compiled[0].loss if compiled else getattr(model, "loss", None)
         optimizer = self._optimizer() if optimizer is None else optimizer
-        context = context_of(model, layers, loss, optimizer)
+        context = context_of(model, layers, loss, optimizer, self._output_index)
         activation, units = self._output
         return replace(
             context,
-            loss=replace(context.loss, weighted=context.loss.weighted or self._weighted),
+            loss=replace(context.loss, weighted=context.loss.weighted or self.weighted, composite=self._composite),
             output_activation=context.output_activation or activation,
             output_units=units if units is not None else context.output_units,
         )
@@ -146,6 +166,11 @@ class StepMeasurement:
             # Scaled gradients overflowed: the optimizer has skipped this step and reduced its scale.
             recorded, updated = {name: v for name, v in recorded.items() if not name.startswith("gradient:")}, False
         loss = scalar(recorded["loss"]) if "loss" in recorded else float("nan")
+        data_loss = _data_loss(recorded)
+        if self._penalized and "weights" not in recorded:
+            self.penalty = loss - data_loss
+        weights = to_array(recorded["weights"]) if "weights" in recorded else np.ones(1)
+        self.weighted |= bool(np.ptp(weights) > 0)
         loss = self._losses.calibrate(loss, counts)
         self._losses.collect(counts, sampled=True)
         table = self._layer_table.table(
@@ -154,7 +179,7 @@ class StepMeasurement:
             updated=updated,
             optimizers=self._custom_optimizers or [self._optimizer()],
         )
-        scalars = {"gradient_cosine": self._layer_table.gradient_cosine}
+        scalars = {"gradient_cosine": self._layer_table.gradient_cosine, "data_loss": data_loss}
         if getattr(self._optimizer(), "dynamic_scale", None) is not None:
             scalars["loss_scale"] = _loss_scale(self._optimizer())
         if recorder is not None:
@@ -175,7 +200,7 @@ class StepMeasurement:
             targets=target_rows,
             losses=self._losses.take(),
             features=feature_rows(recorded.get("features")),
-            scalars={name: value for name, value in scalars.items() if math.isfinite(value)},
+            scalars={name: value for name, value in scalars.items() if not math.isnan(value)},
         )
 
     def _in_forward_order(self, table: Floats) -> Floats:
@@ -197,6 +222,19 @@ class StepMeasurement:
             index = self._order.index(self._output_row)
             makes_output = makes_output or (index > 0 and row == self._order[index - 1])
         return replace(watched, info=replace(watched.info, hidden=not makes_output))
+
+
+def _data_loss(recorded: Mapping[str, Any]) -> float:
+    """Return the mean over unmasked rows of the loss of the outputs, without weights; NaN if it was not recorded."""
+    if "row_losses" not in recorded:
+        return float("nan")
+    losses = to_array(recorded["row_losses"])
+    counts = np.ones(losses.shape, bool)
+    for mask in (to_array(recorded[name]) for name in ("mask", "row_mask") if name in recorded):
+        if mask.shape != losses.shape:
+            return float("nan")
+        counts &= mask.astype(bool)
+    return finite_or_inf(losses[counts].mean()) if counts.any() else float("nan")
 
 
 def _value_of(metric: Any) -> float:

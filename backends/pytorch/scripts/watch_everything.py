@@ -2,8 +2,9 @@
 
 A training is detected where the model of a new optimizer is first called, before its first step. Functions of PyTorch
 are patched meanwhile: ``Optimizer.__init__`` shows that a training is about to begin, and ``Module.__call__``, patched
-only until then, that it does. ``torch.autograd.backward`` and ``GradScaler.scale`` see the loss, and the calls of
-PyTorch's losses show which module it comes from. A training whose model is never called as a module is detected at the
+only until the first steps are taken, that it does. ``torch.autograd.backward`` and ``GradScaler.scale`` see the loss,
+and the calls of modules show which one it comes from: one of PyTorch's losses, or one without parameters that returns
+the loss. A training whose model is never called as a module is detected at the
 end of the optimizer's first step, and watched from the next one on. An optimizer only knows its parameters: the model
 is searched among all live objects.
 
@@ -27,6 +28,7 @@ from autotrainer.adapter.backend import OpenWatch
 from autotrainer.adapter.function_patch import FunctionPatch
 from autotrainer.adapter.observer import Recorder
 from autotrainer.backends.pytorch.model.describe import layers
+from autotrainer.backends.pytorch.model.loss_graph import loss_function, loss_parameters, outputs_and_targets
 from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
 from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, remove_listener
 from autotrainer.backends.pytorch.runtime.hooks import never_compiled
@@ -34,7 +36,6 @@ from autotrainer.backends.pytorch.runtime.observation import is_transformed
 from autotrainer.backends.pytorch.runtime.torch_private import Loss, step_post_hooks
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
 from autotrainer.backends.pytorch.scripts.find_model import find_model
-from autotrainer.backends.pytorch.scripts.loss_graph import loss_function, loss_parameters, outputs_and_targets
 from autotrainer.backends.pytorch.watching.observer import TorchObserver, observe
 from autotrainer.monitoring.monitor import is_watched
 from autotrainer.monitoring.tracebacks import passes_on
@@ -191,7 +192,8 @@ class _TrainingDetector:
         return __call__
 
     def wrap_module_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a ``Module.__call__`` that detects the first call of a model with a new optimizer."""
+        """Return a ``Module.__call__`` that detects the first call of a model, and of a loss of the script's own."""
+        loss_calls = self._loss_calls
 
         @passes_on
         def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 - its name in tracebacks
@@ -201,7 +203,10 @@ class _TrainingDetector:
                 except Exception as error:  # noqa: BLE001 - nothing may reach the script
                     self._unwatched.clear()
                     self._fail(error)
-            return original(module, *args, **kwargs)
+            output = original(module, *args, **kwargs)
+            if not is_compiling() and self._records_losses and _may_be_loss(module, output):
+                loss_calls[id(module)] = module, id(output), (args, kwargs, output)
+            return output
 
         return __call__
 
@@ -263,14 +268,13 @@ class _TrainingDetector:
             elif optimizer in self._unstepped:
                 self._lead(optimizer)
             self._unstepped.discard(optimizer)
-            if self._unwatched.pop(id(optimizer), None) is not None:
-                self._patch_calls()
+            self._unwatched.pop(id(optimizer), None)
             self._patience -= 1
             unregistered = len(self._unstepped) > 0 or id(optimizer) not in self._registered
             self._records_losses = self._patience > 0 and unregistered
-            if self._patience <= 0 and self._unwatched:  # from now on, only the first step shows such a training
+            if self._patience <= 0:  # from now on, only the first step shows such a training
                 self._unwatched.clear()
-                self._patch_calls()
+            self._patch_calls()
         finally:
             self._loss = self._scaled = None
             self._loss_calls.clear()
@@ -316,6 +320,7 @@ class _TrainingDetector:
         observer = None if training is None else training.observer
         if training is None or observer is None:
             return
+        observer.leave_losses()
         self._trainings = [each for each in self._trainings if each.observer is not None and each is not training]
         self._trainings.append(training)
         if not first_step:
@@ -427,10 +432,11 @@ class _TrainingDetector:
         self._without_loss_module.append(training.monitor)
 
     def _patch_calls(self) -> None:
-        """Patch ``Module.__call__`` as long as an optimizer waits for a call of its model."""
-        if self._unwatched and self._call_patch is None:
+        """Patch ``Module.__call__`` as long as an optimizer waits for a call of its model, or losses are recorded."""
+        needed = bool(self._unwatched) or (self._records_losses and bool(self._unstepped))
+        if needed and self._call_patch is None:
             self._call_patch = FunctionPatch(nn.Module, "__call__", self.wrap_module_call)
-        elif not self._unwatched and self._call_patch is not None:
+        elif not needed and self._call_patch is not None:
             self._call_patch.undo()
             self._call_patch = None
 
@@ -439,20 +445,32 @@ class _TrainingDetector:
         registered[key] = weakref.ref(optimizer, lambda gone: registered.pop(key, None))
 
     def _loss_module(self, loss: Tensor | None) -> tuple[nn.Module, tuple[Any, Any, Any]] | None:
-        """Return the loss module of PyTorch that the loss comes from, if it is still alive, and its call."""
+        """Return the loss module that the loss comes from, if it is still alive, and its call.
+
+        That is the one that returned the loss, of PyTorch if there is one, or else the only one.
+        """
         loss_calls = [(weakref.ref(module), output, call) for module, output, call in self._loss_calls.values()]
         self._loss_calls.clear()
-        returned_loss = [each for each in loss_calls if each[1] == id(loss)]
-        if not returned_loss and len(loss_calls) != 1:
-            return None
-        reference, _, call = (returned_loss or loss_calls)[-1]
-        module = reference()
-        return None if module is None else (module, call)
+        for calls in ([each for each in loss_calls if each[1] == id(loss)], loss_calls):
+            builtin = [each for each in calls if isinstance(each[0](), Loss)]
+            candidates = builtin or calls
+            if candidates and (len(candidates) == 1 or calls is not loss_calls):
+                reference, _, call = candidates[-1]
+                module = reference()
+                return None if module is None else (module, call)
+        return None
 
     def _fail(self, error: Exception) -> None:
         if not self._failed:
             self._failed = True
             logger.warning("some PyTorch trainings are not watched; the script goes on: %r", error)
+
+
+def _may_be_loss(module: nn.Module, output: Any) -> bool:
+    """Return whether a call may be that of a loss of the script's own: a scalar, from a module without parameters."""
+    if not isinstance(output, Tensor) or output.ndim or not output.requires_grad:
+        return False
+    return not isinstance(module, Loss) and next(module.parameters(), None) is None
 
 
 def _is_watched(optimizer: Optimizer) -> bool:

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autotrainer.backends.pytorch.model.loss_graph import masked
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.statistics.stats import row_count, rows_of
+from autotrainer.records.task import MASKED
 
 __all__ = ["LossCall", "loss_of", "losses_to_host", "output_activation"]
 
@@ -73,6 +75,7 @@ class LossCall:
         rows: Rows of the batch; 0 if unknown.
         activation: Activation of the outputs after they left the model, or None.
         crossed: Whether the loss received shapes (n,) and (n, 1), which broadcast to (n, n); None if unknown.
+        direct: Whether the loss received the output of the model itself; None if unknown.
     """
 
     loss: Tensor | float = float("nan")
@@ -81,6 +84,7 @@ class LossCall:
     rows: int = 0
     activation: str | None = None
     crossed: bool | None = None
+    direct: bool | None = None
 
     @classmethod
     def of(
@@ -113,10 +117,11 @@ class LossCall:
         activation = None if same else output_activation(outputs)
         rows = outputs.shape[0] if outputs.ndim else 0
         if targets is None:
-            return cls(loss.detach(), outputs.detach(), None, rows, activation)
+            return cls(loss.detach(), outputs.detach(), None, rows, activation, direct=same)
+        targets = masked(targets, getattr(module, "ignore_index", MASKED))
         shapes = {tuple(outputs.shape), tuple(targets.shape)}
         crossed = rows > 1 and shapes == {(rows,), (rows, 1)}
-        return cls(loss.detach(), outputs.detach(), targets.detach(), rows, activation, crossed)
+        return cls(loss.detach(), outputs.detach(), targets.detach(), rows, activation, crossed, same)
 
     @classmethod
     def reported(cls, outputs: Any, targets: Any, observed: LossCall | None) -> LossCall:
@@ -129,6 +134,7 @@ class LossCall:
             observed.rows,
             output_activation(outputs) if isinstance(outputs, Tensor) else observed.activation,
             observed.crossed,
+            observed.direct,
         )
 
     def copied(self) -> LossCall:

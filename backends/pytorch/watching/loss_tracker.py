@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from weakref import ref
 
@@ -90,6 +91,7 @@ class LossTracker:
         self._vector_loss = False
         self._ambiguous_call: LossCall | None = None
         self._ambiguous_losses = 0
+        self._logged = False
         self.call: LossCall | None = None
         """The call in the sampled step, as far as it is known."""
         self.closed = False
@@ -124,6 +126,7 @@ class LossTracker:
             if self._validation_loss.open:
                 self._on_training_resumed()
             if loss is not None:
+                self._logged = True
                 value = loss.detach() if isinstance(loss, Tensor) else float(loss)
                 scalar = value.float().mean() if isinstance(value, Tensor) and value.ndim else value
                 self._counter.losses.append((self._counter.step, scalar))
@@ -132,6 +135,23 @@ class LossTracker:
             if self._step_measurement.sampling and (outputs is not None or targets is not None):
                 with observation():
                     self.call = LossCall.reported(outputs, targets, self.call).copied()
+
+    def complete(self, step: int, call: LossCall, *, value: bool) -> None:
+        """Use what a backward pass shows of a step, as far as the loop has not reported it.
+
+        Args:
+            step: The step.
+            call: Its loss, outputs and targets.
+            value: Whether the value of the loss is that of the loop, rather than a scaled one.
+        """
+        if self.call is None and call.targets is not None:
+            self.call = call
+        if value and not self._logged and not any(at == step for at, _ in self._counter.losses):
+            self._counter.losses.append((step, call.loss))
+
+    def losses_without_step(self) -> int:
+        """Return how many of the losses kept so far were computed before the first step; 0 if there has been one."""
+        return 0 if self._counter.step else sum(at == 0 for at, _ in self._counter.losses)
 
     def clear_call(self) -> None:
         """Drop the calls of the previous step."""
@@ -187,7 +207,8 @@ class LossTracker:
             )
             if self._step_measurement.sampling:
                 self._note_call()
-                self.call = call.copied()
+                several = self.call is not None  # then none of them is that of the batch
+                self.call = (replace(call, direct=None) if several else call).copied()
         else:
             self._validation_loss.add(loss, call.rows)
             if not loss.requires_grad:

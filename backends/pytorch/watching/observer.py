@@ -16,29 +16,31 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autotrainer.adapter.observer import Recorder
 from autotrainer.backends.pytorch.model.describe import layers, optimizer_info
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.optim.optimizers import owns
+from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
 from autotrainer.backends.pytorch.runtime.epoch_signals import add_listener, going_on, remove_listener
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled, never_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
+from autotrainer.backends.pytorch.watching.backward_loss import BackwardLoss
 from autotrainer.backends.pytorch.watching.epoch_detector import EpochDetector
 from autotrainer.backends.pytorch.watching.loss_call import losses_to_host
 from autotrainer.backends.pytorch.watching.loss_hook import RemovableHook, hook_loss_calls
 from autotrainer.backends.pytorch.watching.loss_tracker import LossTracker, StepCounter, is_kept
 from autotrainer.backends.pytorch.watching.mode_tracker import dropout_rate
 from autotrainer.backends.pytorch.watching.nonfinite_inputs import NonfiniteInputs
-from autotrainer.backends.pytorch.watching.parameter_ownership import ParameterOwnership
 from autotrainer.backends.pytorch.watching.source_lines import SourceLines
 from autotrainer.backends.pytorch.watching.step_measurement import StepMeasurement
 from autotrainer.backends.pytorch.watching.validation_loss import ValidationLoss
 from autotrainer.errors import InputError
 from autotrainer.monitoring.lifetime import weak_method
+from autotrainer.monitoring.monitor import watched_models
 from autotrainer.monitoring.sampler import is_milestone
 from autotrainer.output import logger
 from autotrainer.records.task import TaskContext
@@ -177,6 +179,9 @@ class TorchObserver:
             fail,
             stopwatch,
         )
+        self._backward_loss: BackwardLoss | None = None
+        if not (isinstance(loss_fn, nn.Module) or context.optimizer.several or monitor.context.managed):
+            self._backward_loss = BackwardLoss(model, fail, stopwatch)
         self._handles: list[RemovableHook] = []
         self._loss_handles: list[RemovableHook] = []
         self._warned_compiled_loss = False
@@ -214,6 +219,9 @@ class TorchObserver:
         self._monitor.advance(self._counter.step - 1)
         self._report_loss_scale()
         self._loss_tracker.keep_latest(self._counter.step - 1)
+        without_step = self._loss_tracker.losses_without_step()
+        if without_step:
+            self._monitor.learn({"losses_without_step": float(without_step)})
         self._report_losses()
         self._end_last_epoch()
         self._loss_tracker.clear_call()
@@ -243,13 +251,23 @@ class TorchObserver:
             loss_fn: Loss module, which is hooked; a function, whose losses are reported by `log`; or None.
             call: A call of the module in the present step: its arguments, keyword arguments and result.
         """
-        self._step_measurement.context = replace(self._step_measurement.context, loss=loss_info(loss_fn))
-        self._monitor.begin(replace(self._monitor.context, loss=loss_info(loss_fn)))
+        self.leave_losses()
+        self._describe_loss(loss_fn)
         self._loss_module = WeakSequence([loss_fn] if isinstance(loss_fn, nn.Module) else [])
         self._loss_tracker.follow(loss_fn)
         self._hook_loss()
         if call is not None:
             self._loss_tracker.make_hook()(loss_fn, *call)
+
+    def leave_losses(self) -> None:
+        """Leave the backward pass unread: losses are reported by `log` or a loss module, or are not followed."""
+        if self._backward_loss is not None:
+            self._backward_loss.end()
+            self._backward_loss = None
+
+    def _describe_loss(self, loss_fn: Any) -> None:
+        self._step_measurement.context = replace(self._step_measurement.context, loss=loss_info(loss_fn))
+        self._monitor.begin(replace(self._monitor.context, loss=loss_info(loss_fn)))
 
     def ignore_losses(self) -> None:
         """Follow no loss: several losses take turns, and none of them measures progress."""
@@ -296,6 +314,8 @@ class TorchObserver:
         remove_listener(self._source_lines)
         self._step_measurement.end()
         self._step_measurement.mode_tracker.stop()
+        if self._backward_loss is not None:
+            self._backward_loss.end()
         self._nonfinite_inputs.end()
         for handle in self._handles:
             handle.remove()
@@ -473,6 +493,18 @@ class TorchObserver:
         except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
             self._fail(error)
 
+    def _read_backward_loss(self, step: int) -> None:
+        """Complete the loss of the sampled step from its backward pass."""
+        backward = self._backward_loss
+        if backward is None:
+            return
+        backward.end()
+        if backward.call is not None:
+            scaled = isinstance(self._step_measurement.loss_scale.read(), Tensor)
+            self._loss_tracker.complete(step, backward.call, value=not scaled)
+            if backward.function is not None and self._monitor.context.loss.own:
+                self._describe_loss(backward.function)
+
     def _samples_end_of_epoch(self) -> bool:
         return is_milestone(self._monitor.history.epoch) and self._monitor.sampler.allows_extra()
 
@@ -482,6 +514,8 @@ class TorchObserver:
         sampler.stopwatch.waits = any(p.device.type != "cpu" for p in islice(self._model.parameters(), 1))
         self._loss_tracker.clear_call()
         self._step_measurement.begin()
+        if self._backward_loss is not None:
+            self._backward_loss.begin()
         self._counter.wake_step = step + 1
 
     def _finish(self, step: int) -> None:
@@ -490,6 +524,7 @@ class TorchObserver:
         self._source_lines.record_call("step")
         step_measurement.compare_step(self._optimizers.first)
         step_measurement.end()
+        self._read_backward_loss(step)
         if step >= _FULL_BATCH:
             self._conclude_full_batch()
         self._count_epochs(step)
@@ -497,6 +532,9 @@ class TorchObserver:
         if not step_measurement.layers_fixed:
             if not step_measurement.fix_layers(self._loss_tracker.call):
                 return
+            if any(model is not self._model and not monitor.closed for model, monitor in watched_models.items()):
+                optimizer = replace(step_measurement.context.optimizer, several=True)  # such as a GAN's two networks
+                step_measurement.context = replace(step_measurement.context, optimizer=optimizer)
             self._monitor.begin(step_measurement.context)
         elif step_measurement.refresh():
             self._monitor.begin(step_measurement.context)

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.model.describe import is_scheduled, learning_rate
 from autotrainer.backends.pytorch.optim.optimizers import parameter_ids
+from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
 from autotrainer.backends.pytorch.runtime.hooks import is_compiled
 from autotrainer.backends.pytorch.runtime.observation import observation
 from autotrainer.backends.pytorch.runtime.weak_sequence import WeakSequence
@@ -25,7 +26,6 @@ from autotrainer.backends.pytorch.statistics.weights import OptimizerStepStats, 
 from autotrainer.backends.pytorch.watching.loss_call import LossCall
 from autotrainer.backends.pytorch.watching.loss_scale import LossScale
 from autotrainer.backends.pytorch.watching.mode_tracker import ModeTracker
-from autotrainer.backends.pytorch.watching.parameter_ownership import ParameterOwnership
 from autotrainer.backends.pytorch.watching.zero_grad_check import ZeroGradCheck
 from autotrainer.output import logger
 from autotrainer.records.signals import Observation
@@ -243,6 +243,7 @@ class StepMeasurement:
                 "stale_gradients": max((value for value in stale if not np.isnan(value)), default=float("nan")),
                 "training_mode": self.mode_tracker.training,
                 "loss_scale": scale,
+                "direct_loss": float("nan") if call is None or call.direct is None else float(call.direct),
                 "crossed_shapes": float("nan") if call is None or call.crossed is None else float(call.crossed),
             },
         )

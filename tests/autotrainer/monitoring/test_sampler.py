@@ -132,7 +132,7 @@ def test_density_rises_again_with_the_time() -> None:
 def test_work_that_is_no_sample_delays_samples() -> None:
     clock = Clock()
     sampler = Sampler(0.01, clock)
-    sampler.charge(1.0)
+    sampler.stopwatch.add(1.0)
     assert not sampler.affordable()
     assert sampler.due(0), "the first step is always sampled"
     assert not sampler.due(20)
@@ -209,7 +209,9 @@ def test_step_sampler_ignores_time() -> None:
     for step in range(1000):
         if sampler.due(step):
             sampled.append(step)
-            sampler.charge(1e3, sample=True)
+            sampler.begin_sample()
+            sampler.stopwatch.add(1e3)
+            sampler.end_sample()
     assert sampled == Machine(1.0, 1.0, 0.0).train(1000)
     assert sampler.affordable()
     off = StepSampler(active=False)

@@ -21,9 +21,9 @@ from autotrainer.rule import Rule
 from autotrainer.scoring.metric_selection import MetricSelection
 from autotrainer.scoring.scorer import Scorer
 from autotrainer.testing import FakeBackend, FakeModel, Outcome
-from autotrainer.training import trial as trial_module
 from autotrainer.training.base_run import ManagedMonitor
 from autotrainer.training.budget import Budget
+from autotrainer.training.judging import judge
 from autotrainer.training.run import ManagedRun
 from autotrainer.training.trial import run_trial
 
@@ -184,4 +184,4 @@ def test_a_model_that_separates_sorted_classes_uses_its_inputs() -> None:
     run.start(context, 1)
     run.score = scorer.score(evaluate(validation))
     trained = Trained(None, None, (), lambda inputs: np.zeros(1), evaluate)
-    assert trial_module._judge(trained, run, scorer, replace(REQUEST, validation=validation))
+    assert judge(trained, run, scorer, replace(REQUEST, validation=validation))

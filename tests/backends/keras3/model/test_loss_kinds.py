@@ -50,3 +50,16 @@ def test_user_defined_loss_is_custom_whatever_its_name() -> None:
 def test_label_smoothing() -> None:
     losses = keras.losses.CategoricalCrossentropy(label_smoothing=0.1), keras.losses.CategoricalCrossentropy()
     assert [loss_info(loss).smoothed for loss in losses] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("loss", "modulated"),
+    [
+        ("categorical_focal_crossentropy", True),
+        (keras.losses.BinaryFocalCrossentropy(), True),
+        (keras.losses.CategoricalGeneralizedCrossEntropy(), True),
+        (keras.losses.CategoricalCrossentropy(), False),
+    ],
+)
+def test_focal_and_generalized_losses_are_no_entropies(loss: Any, modulated: bool) -> None:
+    assert (loss_info(loss).modulated, loss_info(loss).plain) == (modulated, not modulated)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import keras
 import numpy as np
 import pytest
 
 from autotrainer.backends.keras3.model.watched_layers import watched_layers
+from autotrainer.backends.keras3.runtime.tensors import dot
 from autotrainer.backends.keras3.statistics.layer_table import LayerTable
 from autotrainer.records.signals import LAYER_COLUMNS
 
@@ -28,3 +31,9 @@ def test_activations_are_measured_only_if_needed(needs: frozenset[str] | None, m
     found = dict(zip(LAYER_COLUMNS, table[0].tolist(), strict=True))
     assert np.isfinite([found["grad_norm"], found["weight_norm"]]).all()
     assert np.isfinite(found["activation_std"]) == measured
+
+
+@pytest.mark.parametrize("size", [0, 7, 20_000, 1 << 18])
+def test_scalar_product(size: int) -> None:
+    a, b = np.random.RandomState(0).randn(2, size).astype("float32")
+    assert dot(a, b) == pytest.approx(math.fsum(a.astype("float64") * b), rel=1e-3, abs=1e-3)

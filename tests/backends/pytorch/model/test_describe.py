@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from autotrainer.backends.pytorch.model.describe import activation_name, layers, optimizer_info, plain_name
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
-from autotrainer.backends.pytorch.watching.parameter_ownership import ParameterOwnership
+from autotrainer.backends.pytorch.optim.parameter_ownership import ParameterOwnership
 from autotrainer.records.task import LossInfo
 
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import autotrainer
 from autotrainer.api.script import Trainings, watched_frameworks
-from autotrainer.backends.pytorch.scripts.loss_graph import loss_function, outputs_and_targets
+from autotrainer.backends.pytorch.model.loss_graph import loss_function, outputs_and_targets
 from autotrainer.monitoring.monitor import Monitor
 
 torch.set_num_threads(1)
@@ -65,6 +65,47 @@ def with_module() -> list[nn.Module]:
 def with_function() -> list[nn.Module]:
     net = mlp()
     train(net, sgd(net), F.cross_entropy)
+    return [net]
+
+
+class OwnLoss(nn.Module):
+    """A loss of the script's own.
+
+    Args:
+        inner: A loss of PyTorch that it calls; None calls a function.
+        weight: Factor on the result.
+    """
+
+    def __init__(self, inner: nn.Module | None = None, weight: float | None = None) -> None:
+        super().__init__()
+        self.inner, self.weight = inner, weight
+
+    def forward(self, outputs: Tensor, y: Tensor) -> Tensor:
+        loss: Tensor = (self.inner or F.cross_entropy)(outputs.flatten(1), y.flatten())
+        return loss if self.weight is None else self.weight * loss
+
+
+def with_own_module() -> list[nn.Module]:
+    net = mlp()
+    train(net, sgd(net), OwnLoss())
+    return [net]
+
+
+def with_own_module_around_another() -> list[nn.Module]:
+    net = mlp()
+    train(net, sgd(net), OwnLoss(nn.CrossEntropyLoss()))
+    return [net]
+
+
+def with_own_module_and_a_weight() -> list[nn.Module]:
+    net = mlp()
+    train(net, sgd(net), OwnLoss(nn.CrossEntropyLoss(), 0.5))
+    return [net]
+
+
+def with_own_module_and_a_penalty() -> list[nn.Module]:
+    net, loss_fn = mlp(), OwnLoss()
+    train(net, sgd(net), lambda outputs, y: loss_fn(outputs, y) + 1e-3 * net[0].weight.square().sum())
     return [net]
 
 
@@ -214,6 +255,10 @@ def plainly(script: Script) -> list[nn.Module]:
     [
         (with_module, ["Sequential"], ["CrossEntropyLoss"]),
         (with_function, ["Sequential"], ["nll_loss"]),
+        (with_own_module, ["Sequential"], ["OwnLoss"]),
+        (with_own_module_around_another, ["Sequential"], ["CrossEntropyLoss"]),
+        (with_own_module_and_a_weight, ["Sequential"], ["OwnLoss"]),
+        (with_own_module_and_a_penalty, ["Sequential"], ["OwnLoss"]),
         (with_module_made_each_step, ["Sequential"], ["nll_loss"]),
         (with_two_losses, ["Sequential"], ["none"]),
         (with_a_closure, ["Sequential"], ["CrossEntropyLoss"]),

@@ -72,7 +72,7 @@ def test_losses_of_unsampled_steps_are_recorded() -> None:
     training = Training(nn.MSELoss())
     training.step(10)
     training.clock.pace = 0.0
-    training.monitor.sampler.charge(1e6)
+    training.monitor.sampler.stopwatch.add(1e6)
     training.step(100)
     assert len(training.monitor.history.steps) == 11
     training.monitor.sampler.stopwatch.work, training.monitor.sampler._spent = 0.0, (0.0, 0.0)
@@ -291,3 +291,102 @@ def test_another_output_is_not_a_target() -> None:
             optimizer.step()
     assert monitor.history.targets.count == 0
     assert all(map(math.isfinite, monitor.history.scalar("loss")))
+
+
+TOKENS = torch.tensor([[1, 2, 0], [2, 0, 0]] * 8)
+
+
+def test_logged_loss_shows_its_function_outputs_and_targets() -> None:
+    training = Training(lambda outputs, targets: F.mse_loss(outputs, targets) * 1)
+    for _ in range(12):
+        training.optimizer.zero_grad()
+        loss = training.loss_fn(training.model(X), Y)
+        loss.backward()
+        training.monitor.log(loss=loss)
+        training.losses.append(loss.item())
+        training.optimizer.step()
+    training.monitor.close()
+    history, info = training.monitor.history, training.monitor.context.loss
+    assert (info.name, info.weighted) == ("mse_loss", True)
+    assert history.scalar("squared_error")[3] == pytest.approx(training.losses[3], rel=1e-5)
+    assert training.known() == pytest.approx(dict(enumerate(training.losses)))
+
+
+@pytest.mark.parametrize("loss_fn", [lambda a, b: F.mse_loss(a, b), lambda a, b: ((a - b) ** 2).mean()])
+def test_loss_that_nobody_reports_is_read(loss_fn: Any) -> None:
+    training = Training()
+    training.loss_fn = loss_fn
+    original = torch.autograd.backward
+    training.step(12)
+    training.monitor.close()
+    assert training.known() == pytest.approx(dict(enumerate(training.losses)))
+    assert torch.autograd.backward is original or getattr(original, "__wrapped__", None) is torch.autograd.backward
+
+
+def test_losses_of_several_backward_passes_and_other_models_are_not_read() -> None:
+    for other in (False, True):
+        training = Training()
+        critic = nn.Linear(1, 1)
+        for _ in range(8):
+            training.optimizer.zero_grad()
+            for part in range(1 if other else 2):
+                outputs = training.model(X[part::2])
+                loss = F.mse_loss(critic(outputs) if other else outputs, Y[part::2])
+                loss.backward()
+            training.optimizer.step()
+        training.monitor.close()
+        assert training.known() == {}
+        assert training.monitor.history.targets.count == 0
+
+
+def test_scaled_losses_are_not_read_as_values() -> None:
+    training = Training()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for _ in range(8):
+        training.optimizer.zero_grad()
+        scaler.scale(F.mse_loss(training.model(X), Y)).backward()
+        scaler.step(training.optimizer)
+        scaler.update()
+    training.monitor.close()
+    assert training.known() == {}
+    assert training.monitor.history.targets.rows > 0
+
+
+@pytest.mark.parametrize("way", ["module", "function"])
+def test_targets_that_the_loss_ignores_are_masked(way: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    loss_fn = nn.CrossEntropyLoss(ignore_index=0)
+    with autotrainer.watch(model, optimizer, loss_fn=loss_fn if way == "module" else None) as monitor:
+        for _ in range(30):
+            outputs = model(TOKENS).flatten(0, 1)
+            if way == "module":
+                loss = loss_fn(outputs, TOKENS.flatten())
+            else:
+                loss = F.cross_entropy(outputs, TOKENS.flatten(), ignore_index=0)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert monitor.history.targets.masked
+    assert monitor.history.targets.classes == 2
+    assert monitor.history.scalar("accuracy")[-1] == 1.0
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_whether_the_loss_takes_the_output_itself_is_known(direct: bool) -> None:
+    training = Training(nn.MSELoss())
+    for _ in range(4):
+        training.optimizer.zero_grad()
+        outputs = training.model(X)
+        training.loss_fn(outputs.squeeze(1) if direct else outputs * 2, Y.squeeze(1) if direct else Y).backward()
+        training.optimizer.step()
+    assert set(training.monitor.history.scalar("direct_loss").tolist()) == {float(direct)}
+
+
+def test_an_optimizer_that_never_steps_is_reported() -> None:
+    training = Training(nn.MSELoss())
+    for _ in range(120):
+        training.loss_fn(training.model(X), Y).backward()
+    training.monitor.close()
+    assert training.monitor.context.asked["losses_without_step"] >= 100

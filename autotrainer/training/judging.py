@@ -1,0 +1,104 @@
+"""Scores a training that has ended, and judges whether it came out better than a constant prediction."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from autotrainer.adapter.spec import FitRequest, Trained, TrainingSpec
+from autotrainer.edits import StopEarly
+from autotrainer.records.data import ArrayData, Data
+from autotrainer.scoring.metrics import LossMetric
+from autotrainer.scoring.scorer import Judgement, Scorer
+from autotrainer.scoring.significance import significant
+from autotrainer.training.run import ManagedRun
+
+__all__ = ["finalize_score", "judge"]
+
+_BLOCKS = 20
+"""Blocks of validation rows from which the noise of a loss is estimated."""
+_MIN_BLOCK = 4
+"""Fewest rows of a block in which inputs are permuted."""
+_TRAINING_ROWS = 1000
+"""Maximum training rows on which a model is judged where the validation rows are too few."""
+_SAME_LOSS = 1e-6
+"""Relative difference of losses up to which they are equal but for rounding."""
+
+
+def finalize_score(trained: Trained, spec: TrainingSpec, run: ManagedRun, scorer: Scorer, validation: Data) -> None:
+    """Score the returned weights if they are not those of the last epoch, and estimate the noise of a loss."""
+    restored = any(isinstance(edit, StopEarly) for edit in trained.edits or spec.edits)
+    if restored and run.spend(run.validation_rows, training=False):
+        run.evaluation = trained.evaluate(validation)
+        run.score = scorer.score(run.evaluation)
+    metric = scorer.metric
+    if not isinstance(metric, LossMetric) or run.score is None or not isinstance(validation, ArrayData):
+        return
+    if validation.rows >= 2 and run.spend(validation.rows, training=False):
+        parts = np.array_split(np.arange(validation.rows), min(_BLOCKS, validation.rows))
+        losses = [trained.evaluate(validation.take(part)).loss for part in parts]
+        run.score = metric.with_blocks(run.score, np.array(losses))
+
+
+def judge(trained: Trained, run: ManagedRun, scorer: Scorer, request: FitRequest) -> bool:
+    """Return whether a training came out clearly better than a constant prediction, and report the scores as facts.
+
+    Where the validation rows are too few for any score to be clearly better, training rows are judged.
+    """
+    if run.score is None or not run.judged:
+        return not run.judged
+    judgement, rows, in_training = scorer.judge(run.score), run.validation_rows, False
+    better = judgement.better
+    if math.isnan(judgement.constant) and isinstance(scorer.metric, LossMetric):
+        return _uses_inputs(trained, run, request.validation)
+    if not judgement.decisive:
+        better = judgement.clear
+        other = _judge_training_rows(trained, run, scorer, request.train)
+        if other is not None:
+            judgement, rows = other
+            better, in_training = judgement.clear, True
+    if not math.isnan(judgement.constant):
+        facts = {"above_constant": better, "metric_score": judgement.score, "constant_score": judgement.constant}
+        facts |= {"judged_rows": rows, "judged_in_training": in_training}
+        run.monitor.learn({name: float(value) for name, value in facts.items()})
+    return better
+
+
+def _judge_training_rows(
+    trained: Trained, run: ManagedRun, scorer: Scorer, train: Data
+) -> tuple[Judgement, int] | None:
+    if not isinstance(train, ArrayData):
+        return None
+    rows = train.take(np.arange(min(train.rows, _TRAINING_ROWS)))
+    if not run.spend(rows.rows, training=False):
+        return None
+    judgement = scorer.judge_rows(trained.evaluate(rows))
+    return None if math.isnan(judgement.constant) else (judgement, rows.rows)
+
+
+def _uses_inputs(trained: Trained, run: ManagedRun, validation: Data) -> bool:
+    """Return whether a loss of which no constant prediction is known is lower with each row's own inputs.
+
+    Without that, the predictions are no better than constant ones. A loss that does not depend on which targets belong
+    to which inputs, such as a contrastive one, shows nothing, and passes.
+    """
+    if not isinstance(validation, ArrayData) or validation.rows < 2 * _MIN_BLOCK:
+        return True
+    if not run.spend(2 * validation.rows, training=False):
+        return True
+    order = np.random.default_rng(0).permutation(validation.rows)  # neighbouring rows may be of the same class
+    parts = np.array_split(order, min(_BLOCKS, validation.rows // _MIN_BLOCK))
+    losses = []
+    for part in parts:
+        own = validation.take(part)
+        other = ArrayData(validation.take(np.roll(part, 1)).inputs, own.targets, own.weights)
+        losses.append((trained.evaluate(own).loss, trained.evaluate(other).loss))
+    own_losses, other_losses = np.array(losses).T
+    gains = np.nan_to_num(other_losses - own_losses, nan=0.0, posinf=0.0, neginf=0.0)
+    if (np.abs(gains) <= _SAME_LOSS * np.abs(own_losses)).all() and np.isfinite(own_losses).all():
+        return True
+    better = significant(gains)
+    facts = {"above_constant": better, "metric_score": own_losses.mean(), "permuted_loss": other_losses.mean()}
+    run.monitor.learn({name: float(value) for name, value in (facts | {"judged_rows": validation.rows}).items()})
+    return better

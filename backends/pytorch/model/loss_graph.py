@@ -1,0 +1,163 @@
+"""Reads from the autograd graph which function computed a loss, and from which outputs and targets."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from autotrainer.backends.pytorch.model.loss_kinds import loss_info
+from autotrainer.records.signals import MAX_ROWS
+from autotrainer.records.task import MASKED
+
+__all__ = ["loss_function", "loss_parameters", "masked", "outputs_and_targets"]
+
+_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "NllLossBackward0": F.nll_loss,
+    "NllLoss2DBackward0": F.nll_loss,
+    "BinaryCrossEntropyBackward0": F.binary_cross_entropy,
+    "BinaryCrossEntropyWithLogitsBackward0": F.binary_cross_entropy_with_logits,
+    "MseLossBackward0": F.mse_loss,
+    "SmoothL1LossBackward0": F.smooth_l1_loss,
+    "HuberLossBackward0": F.huber_loss,
+}
+"""Loss functions by the last node of the graph; `torch.nn.functional.cross_entropy` ends with the first one, too."""
+
+_REDUCTIONS = ("none", "mean", "sum")
+_ACTIVATIONS = ("SoftmaxBackward0", "SigmoidBackward0", "ReluBackward0", "TanhBackward0")
+"""Activations whose result is in the graph, and whose output may be passed as logits by mistake."""
+
+_MOST_NODES = 200_000
+
+_SCALAR_OPERATIONS = frozenset(f"{name}Backward0" for name in ("Add", "Div", "Mean", "Mul", "Sum"))
+"""What is done with the values of a loss function: terms are added, weighted, averaged."""
+
+_REDUCING = {"MeanBackward0": "mean", "SumBackward0": "sum"}
+"""After which a loss function may have been computed row by row. Rows that are multiplied, such as by the advantage of
+an action, are no targets to be met."""
+
+_MOST_TERMS = 1000
+"""Operations after which a loss is taken for one of another kind: those of 300 time steps."""
+
+
+def loss_function(loss: Tensor) -> Callable[..., Tensor] | None:
+    """Return the function of `torch.nn.functional` that a loss comes from, with its reduction.
+
+    Args:
+        loss: The loss, before its backward pass or after it.
+
+    Returns:
+        The function, marked as weighted if the loss is a sum or a multiple of its values; None if there is none, or if
+        the loss has other terms, too.
+    """
+    nodes = _terms(loss)
+    if not nodes:
+        return None
+    node = nodes[0]
+    function = F.cross_entropy if _activated_logits(node) is not None else _FUNCTIONS[node.name()]
+    reduction, root = _REDUCTIONS[node._saved_reduction], loss.grad_fn
+    alone = node is root
+    if reduction == "none" and root is not None and root.name() in _REDUCING and root.next_functions[0][0] is node:
+        reduction, alone = _REDUCING[root.name()], True
+    reduced = functools.partial(function, reduction=reduction)
+    weighted = any(_has_saved_tensor(node, name) for name in ("_saved_weight", "_saved_pos_weight"))
+    if weighted or not alone:
+        vars(reduced)["loss_info"] = replace(loss_info(reduced), weighted=True)
+    return reduced
+
+
+def outputs_and_targets(loss: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Return outputs and targets that a loss of `loss_function` was computed from; None for any other loss.
+
+    For a cross-entropy of logits the outputs are the log-probabilities, which the graph holds, unless the logits come
+    directly from an activation. Of several terms, such as those of time steps, they are an equal share of the rows of
+    each; but not of terms with one target each, as for real and generated samples: adversaries need not succeed.
+
+    Args:
+        loss: The loss, before its backward pass.
+    """
+    pairs = [(_outputs(node), _targets(node)) for node in _terms(loss)]
+    if len(pairs) < 2:
+        return pairs[0] if pairs else (None, None)
+    if len({(output.shape[1:], target.shape[1:]) for output, target in pairs}) > 1 or not pairs[0][0].ndim:
+        return None, None
+    if all(bool((target == target.reshape(-1)[:1]).all()) for _, target in pairs):
+        return None, None
+    share = max(1, MAX_ROWS // len(pairs))
+    outputs, targets = (torch.cat([each[:share] for each in part]) for part in zip(*pairs, strict=True))
+    return outputs, targets
+
+
+def _terms(loss: Tensor) -> list[Any]:
+    """Return the nodes of the one loss function whose sum, mean or multiple a loss is; empty for any other loss."""
+    if loss.grad_fn is None:
+        return []
+    waiting: list[tuple[Any, bool]] = [(loss.grad_fn, True)]
+    nodes: list[Any] = []
+    visited = 0
+    while waiting:
+        node, by_rows = waiting.pop()
+        visited += 1
+        if node.name() in _FUNCTIONS and (by_rows or node._saved_reduction):
+            nodes.append(node)
+        elif node.name() in _SCALAR_OPERATIONS and visited < _MOST_TERMS:
+            by_rows = node.name() in _REDUCING
+            waiting.extend((child, by_rows) for child, _ in reversed(node.next_functions) if child is not None)
+        else:
+            return []
+    same = len({(node.name(), node._saved_reduction) for node in nodes}) == 1
+    return nodes if same else []
+
+
+def _outputs(node: Any) -> Tensor:
+    activated = _activated_logits(node)
+    outputs: Tensor = node._saved_self if activated is None else activated._saved_result
+    return outputs
+
+
+def masked(targets: Tensor, ignored: Any) -> Tensor:
+    """Return class indices with those that the loss ignores (its ``ignore_index``) replaced by `MASKED`."""
+    if ignored == MASKED or not isinstance(ignored, int) or targets.dtype.is_floating_point:
+        return targets
+    return targets.masked_fill(targets == ignored, MASKED)
+
+
+def _targets(node: Any) -> Tensor:
+    return masked(node._saved_target, int(getattr(node, "_saved_ignore_index", MASKED)))
+
+
+def loss_parameters(loss: Tensor | None) -> set[int]:
+    """Return the ids of the parameters that a loss depends on; works after its backward pass, too."""
+    waiting: list[Any] = [] if loss is None or loss.grad_fn is None else [loss.grad_fn]
+    visited, parameters = set(waiting), set[int]()
+    while waiting and len(visited) < _MOST_NODES:
+        node = waiting.pop()
+        variable = getattr(node, "variable", None)
+        if isinstance(variable, Tensor):
+            parameters.add(id(variable))
+        unvisited = {child for child, _ in node.next_functions if child is not None} - visited
+        visited |= unvisited
+        waiting.extend(unvisited)
+    return parameters
+
+
+def _activated_logits(node: Any) -> Any:
+    """Return the activation node whose output a cross-entropy takes as logits, or None."""
+    before = node.next_functions[0][0] if node.name().startswith("NllLoss") else None
+    if before is None or before.name() != "LogSoftmaxBackward0":
+        return None
+    last = before.next_functions[0][0]
+    return last if last is not None and last.name() in _ACTIVATIONS else None
+
+
+def _has_saved_tensor(node: Any, name: str) -> bool:
+    """Return whether an operation has saved a tensor; assumed after the backward pass, which frees it."""
+    try:
+        return getattr(node, name, None) is not None
+    except RuntimeError:
+        return True

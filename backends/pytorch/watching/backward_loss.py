@@ -1,0 +1,87 @@
+"""The loss of a sampled step from its backward pass, where no loss module shows its calls.
+
+A loop may compute its loss by a function, an expression or a method, and log its value at most. The autograd graph
+still holds which function of PyTorch it comes from, and outputs and targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from autotrainer.adapter.stopwatch import Stopwatch
+from autotrainer.backends.pytorch.model.loss_graph import loss_function, loss_parameters, outputs_and_targets
+from autotrainer.backends.pytorch.runtime.backward_signal import add_backward_listener, remove_backward_listener
+from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
+from autotrainer.backends.pytorch.watching.loss_call import LossCall
+
+__all__ = ["BackwardLoss"]
+
+_INSPECTED = 3
+"""Losses whose parameters are compared with those of the model: walking the graph takes a microsecond a node."""
+
+
+class BackwardLoss:
+    """Reads the loss at the start of the backward pass of one step.
+
+    A step with several backward passes is not read: they may be parts of a batch, but also of adversaries. Nor is a
+    loss that depends on parameters of other models, whose targets need not be those of this one.
+
+    Args:
+        model: The model.
+        fail: Called with an exception; nothing is ever raised into the training.
+        stopwatch: Measures the time spent here.
+    """
+
+    def __init__(self, model: nn.Module, fail: Callable[[Exception], None], stopwatch: Stopwatch) -> None:
+        self._model, self._fail, self._stopwatch = model, fail, stopwatch
+        self._passes = self._inspected = 0
+        self._listening = self._foreign = False
+        self.call: LossCall | None = None
+        """Loss, outputs and targets of the step, as far as the graph holds them."""
+        self.function: Callable[..., Tensor] | None = None
+        """The function of PyTorch that the loss comes from."""
+
+    def begin(self) -> None:
+        """Listen in the step that begins."""
+        self._passes, self.call, self.function = 0, None, None
+        self._listening = True
+        add_backward_listener(self)
+
+    def end(self) -> None:
+        """Stop listening."""
+        if self._listening:
+            self._listening = False
+            remove_backward_listener(self)
+
+    def backward_started(self, tensors: Any) -> None:
+        """Read the loss; see `BackwardListener`."""
+        loss = tensors if isinstance(tensors, Tensor) else None
+        if loss is None or loss.ndim or loss.grad_fn is None or is_transformed():
+            return
+        with self._stopwatch:
+            try:
+                with observation():
+                    self._read(loss)
+            except Exception as error:  # noqa: BLE001 - nothing may reach the user's loop
+                self._fail(error)
+
+    def _read(self, loss: Tensor) -> None:
+        if self._inspected < _INSPECTED:
+            used, own = loss_parameters(loss), {id(p) for p in self._model.parameters()}
+            if used.isdisjoint(own):
+                return  # of another model
+            self._inspected += 1
+            self._foreign |= not used <= own
+        self._passes += 1
+        if self._foreign or self._passes > 1:
+            self.call = self.function = None
+            return
+        outputs, targets = outputs_and_targets(loss)
+        if outputs is not None and targets is not None and not targets.requires_grad:
+            self.function = loss_function(loss)
+            self.call = LossCall.reported(outputs, targets, LossCall(loss.detach(), rows=len(outputs))).copied()
+        else:
+            self.call = LossCall(loss.detach())
