@@ -142,6 +142,7 @@ def test_model_found_by_the_weights_of_the_optimizer() -> None:
     assert monitor.history.step == 3
 
 
+@pytest.mark.slow
 def test_losses_of_models_trained_against_each_other_are_not_judged() -> None:
     maker = keras.Sequential([keras.Input((3,)), keras.layers.Dense(6)])
     critic = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1)])
@@ -182,7 +183,10 @@ class Noise(keras.layers.Layer):  # type: ignore[misc]
         return x + tf.random.normal(tf.shape(x))
 
 
-@pytest.mark.parametrize(("options", "reason"), [({"jit_compile": True}, "jit_compile"), ({}, "random")])
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [pytest.param({"jit_compile": True}, "jit_compile", marks=pytest.mark.slow), ({}, "random")],
+)
 def test_step_that_cant_be_recorded_is_watched_from_outside(
     options: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -256,9 +260,10 @@ class TestEpochs:
 
     def test_dataset_made_for_each_epoch(self) -> None:
         for _ in range(3):
-            self.epochs.dataset_started(batches())
+            data = batches()
+            self.epochs.dataset_started(data)
             self.epochs.stepped(4)
-            gc.collect()
+            del data
         self.epochs.finish(interrupted=False)
         assert self.ends == [4, 8, 12]
 
