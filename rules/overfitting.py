@@ -22,9 +22,9 @@ _MEMORY = 0.2
 """Accuracy gap from which a model that is no better than a constant prediction on validation data has memorized the
 training data: twice the usual one, and out of reach where nearly all rows are of one class."""
 
-_LEARNED, _CHANCE, _HALF = 0.3, 0.15, 0.5
-"""Skill on training data from which, skill on validation data up to which, and share of the run after which a model has
-only memorized: the margins of `Outcome.stuck`, and twice that."""
+_CHANCE, _HALF = 0.15, 0.5
+"""Margin of `Outcome.stuck`, and share of the run after which a model has only memorized: if skill on training data is
+certainly above the margin, and on validation data certainly not."""
 
 _UNEQUAL = 1.5
 """Share of the most common class ÷ share in balanced classes from which a constant prediction may be worth less on
@@ -112,7 +112,7 @@ class Overfitting(Rule):
         result = outcome(history, context)
         high = held_out_high(history, context)
         limit = _CHANCE * (2 / 3 if result.regression else 1)  # as for `Outcome.stuck`
-        if not result.learned(_LEARNED) or not result.mature(_HALF) or not high <= limit:
+        if not result.learned(_CHANCE) or not result.mature(_HALF) or not high <= limit:
             return None
         targets = history.targets
         if targets.classes and targets.majority * targets.classes > _UNEQUAL:

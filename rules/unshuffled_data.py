@@ -86,7 +86,7 @@ class UnshuffledData(Rule):
         "predicts only the last class it saw",
         "shuffle=false",
     )
-    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"class_entropy"})
+    needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"class_entropy", "direct_loss"})
     causes = ()
     repairs = ("shuffle_data",)
     static = True
@@ -142,6 +142,8 @@ class UnshuffledData(Rule):
             return None  # a custom loss that needs no targets is given placeholders
         if rows < _ONE_CLASS_ROWS or not several or len(history.steps) < _SAMPLES:
             return None
+        if (history.scalar("direct_loss") == 0).any():
+            return None  # one of several calls, such as that for generated samples, or the opinion of an adversary
         evidence = {"rows": rows, "batch_entropy": 0.0}
         message = f"Rows seem to be sorted by class, not shuffled: the first {rows} are all of one class"
         if not history.epoch:

@@ -159,7 +159,7 @@ def _functions_at(place: str) -> Iterable[tuple[str, ast.AST, Sequence[ast.AST]]
 
 def _methods(kinds: Iterable[type], method: str) -> Iterable[tuple[str, ast.AST, Sequence[ast.AST]]]:
     """Yield the methods of a name in the user's classes, with what they return."""
-    for kind in dict.fromkeys(base for kind in kinds for base in kind.__mro__):
+    for kind in dict.fromkeys(base for each in kinds for base in each.__mro__):
         try:
             file = inspect.getsourcefile(kind) or ""
         except (TypeError, OSError):  # built-in, or defined in a session without a file

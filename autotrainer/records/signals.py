@@ -126,7 +126,8 @@ STEP_COLUMNS = (
     "crossed_binary_entropy",  # the same between every output and every target, only if they would broadcast
     "cross_entropy",  # cross-entropy of outputs with classes (of rows or time steps), only for a custom loss
     "crossed_shapes",  # 1 if the loss received shapes (n,) and (n, 1), which broadcast to (n, n); else 0
-    "direct_loss",  # 1 if the one call of the loss received the output of the model itself, 0 if something made of it
+    "direct_loss",  # 1 if the one call of the loss received the output of the model itself; 0 if something made of it,
+    # or if there are several calls a step, of which the last one is measured
     "entropy_of_logits",  # 1 if the cross-entropy closest to the loss takes the outputs as logits, 0 as probabilities
     "rare_accuracy",  # accuracy on the copied rows, labels or time steps of rare classes, see `RARE_CLASS_RATIO`
     "class_entropy",  # entropy of the classes among the copied rows, in nats (classification tasks)

@@ -260,7 +260,7 @@ THREADS: Mapping[str, Callable[[], Pair]] = {
     "series5": _series(5, 2000, 30, 0, 1),
     "sine_powers": _sine_powers,
     "squares": _squares,
-    "tags": _tags,
+    "post_tags": _tags,
     "televisions": _televisions,
     "tempo": _tempo,
     "three_inputs": _three_inputs,

@@ -133,6 +133,28 @@ VARIANTS: tuple[Variant, ...] = tuple(
         _program("sparse_text", ("slow", "--lr 1e-9", SLOW), epochs=20),
         _program("ranking", ("slow", "--learning-rate 1e-9", SLOW)),
         _program("raw_tensors", trainings=0),
+        _program(
+            "config_trainer",
+            ("softmax", "--double_softmax 1", ("improper_output_activation",)),
+            ("slow", "--lr 1e-8", SLOW),
+            epochs=25,
+        ),
+        _program(
+            "cross_validation", ("slow", "LR=1e-7", SLOW), ("unscaled", "SCALE=0", UNSCALED), trainings=3, epochs=40
+        ),
+        _program("mixup_ema", ("slow", "--lr 1e-8", SLOW), ("fast", "--lr 30", FAST), epochs=15),
+        _program("grid_search", ("slow", "1e-8,1e-7", SLOW), ("fast", "30,100", FAST), trainings=4),
+        _program("resume_checkpoint", ("slow", "RATE=1e-8", SLOW), ("fast", "RATE=100", FAST), trainings=2, epochs=20),
+        _program("transfer_guarded", ("slow", "HEAD_LR=1e-9", SLOW), trainings=2, epochs=10),
+        _program("keras_callbacks", ("slow", "--lr 1e-9", SLOW), ("unscaled", "--no-scale", UNSCALED), epochs=20),
+        _program("keras_two_outputs", ("slow", "LR=1e-9", SLOW), ("unscaled", "SCALE=1000", UNSCALED), epochs=25),
+        _program("keras_vae_tape", ("slow", "--lr 1e-9", SLOW), ("fast", "--lr 30", FAST), epochs=15),
+        _program(
+            "keras_trainer_class",
+            ("softmax", "SOFTMAX=1", ("improper_output_activation",)),
+            ("slow", "LR=1e-9", SLOW),
+            epochs=15,
+        ),
         _program("keras_sequential", ("slow", "LR=1e-7", SLOW), ("fast", "LR=30", FAST), epochs=20),
         _program(
             "keras_functional",

@@ -11,8 +11,10 @@ import pytest
 
 from autotrainer.errors import DataError
 from benchmarks.cases.case import load_cases
+from benchmarks.data.builtin import BUILTIN
 from benchmarks.data.datasets import load
 from benchmarks.data.files import FILES, LENGTH, find, read_files
+from benchmarks.data.synthetic import SYNTHETIC
 
 
 @pytest.fixture
@@ -106,3 +108,7 @@ def test_mnist_from_the_shared_data() -> None:
     data = load(case.original, 0)
     assert data.x_train.shape == (3000, 28, 28, 1)
     assert data.x_train.max() == 255
+
+
+def test_names_of_generators_are_unique() -> None:
+    assert not set(BUILTIN) & set(SYNTHETIC)

@@ -55,6 +55,16 @@ OVER: dict[str, Any] = {
             id="memorized: chance on validation data, whose loss does not rise",
         ),
         pytest.param(
+            {"scalars": {"accuracy": 0.62}, "epochs": {"val_loss": lambda e: 0.69, "val_accuracy": lambda e: 0.5}},
+            "error",
+            id="memorized in part",
+        ),
+        pytest.param(
+            {"scalars": {"accuracy": 0.56}, "epochs": {"val_loss": lambda e: 0.69, "val_accuracy": lambda e: 0.5}},
+            None,
+            id="learns nothing on training data either",
+        ),
+        pytest.param(
             {"epochs": {"val_loss": lambda e: 0.69, "val_accuracy": lambda e: 0.65, "accuracy": lambda e: 0.95}},
             None,
             id="better than chance on validation data",

@@ -127,13 +127,16 @@ def test_verdict(build: Callable[..., Any], case: dict[str, Any], expected: str 
         pytest.param(classes(1, rows=600), 60, {}, None, id="a whole epoch: constant targets"),
         pytest.param(classes(1, rows=128), 4, {"arrays": True}, None, id="the first rows of an array"),
         pytest.param(classes(1, rows=128), 4, {"loss": "custom"}, None, id="placeholder targets of a custom loss"),
+        pytest.param(
+            classes(1, rows=128), 4, {"scalars": {"direct_loss": 0.0}}, None, id="one of several calls of the loss"
+        ),
     ],
 )
 def test_one_class_at_the_start(
     build: Callable[..., Any], targets: TargetSummary, steps: int, case: dict[str, Any], expected: str | None
 ) -> None:
-    case = {"loss": "ce", **case}
-    run = build(targets=targets, output_units=10, steps=steps, scalars={"class_entropy": 0.0}, **case)
+    case = {"loss": "ce", **case, "scalars": {"class_entropy": 0.0} | case.get("scalars", {})}
+    run = build(targets=targets, output_units=10, steps=steps, **case)
     finding = UnshuffledData().check(*run)
     assert (finding.severity if finding else None) == expected
 

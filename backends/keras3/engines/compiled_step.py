@@ -30,6 +30,7 @@ class TracedFunction:
         nested: Whether an optimizer is called in an inner graph, as in a loop over batches.
         differentiates: Whether it computes gradients.
         loss: The first Keras loss that it calls.
+        announced: Whether the listeners know that it calls an optimizer.
         models: Ids of the watched models that it calls.
     """
 
@@ -38,6 +39,7 @@ class TracedFunction:
         self.nested = False
         self.differentiates = False
         self.loss: Any = None
+        self.announced = False
         self.models: set[int] = set()
         self._steps: dict[tuple[int, ...], CompiledStep] = {}
 

@@ -61,7 +61,7 @@ class LoopListener(Protocol):
         """Return whether a compiled function that has not been called yet is traced before its first call."""
 
     def function_traced(self, function: Any, traced: TracedFunction) -> None:
-        """A compiled function that calls an optimizer has been traced, but not called yet."""
+        """A compiled function that calls an optimizer has been traced, and called at most once."""
 
     def recorder_for(self, function: Any, traced: TracedFunction) -> LoopRecorder | None:
         """Return what records the step that a compiled function is about to take; None if it is not sampled."""
@@ -312,9 +312,10 @@ def _wrap_function(original: Callable[..., Any]) -> Callable[..., Any]:
                 step = traced.step(function, [recorder for _, recorder in samples])
                 result, recorded = step.run(functools.partial(original, function), args, kwargs)
             else:
-                result, recorded = original(function, *args, **kwargs), ()
+                result, recorded = original(function, *args, **kwargs), []
         finally:
             _state.function = None
+        _announce(function, traced)
         _send("function_called", function, traced, result)
         for (listener, recorder), values in zip(samples, recorded, strict=True):
             with suppress(Exception):
@@ -338,12 +339,20 @@ def _trace(function: Any, traced: TracedFunction, args: tuple[Any, ...], kwargs:
     """Trace a function before its first call, so that its first step can be measured; the trace serves that call."""
     if not any(listener.wants_trace(function) for listener in listeners()):
         return
+    before = dict(vars(function))
     _state.function = traced
     try:
         function.get_concrete_function(*args, **kwargs)
-    except Exception:  # noqa: BLE001 - the call that follows raises it again
+    except Exception:  # noqa: BLE001 - the call that follows traces it again, as if it had not been traced
+        vars(function).clear()
+        vars(function).update(before)
         return
     finally:
         _state.function = None
-    if traced.applies:
+    _announce(function, traced)
+
+
+def _announce(function: Any, traced: TracedFunction) -> None:
+    if traced.applies and not traced.announced:
+        traced.announced = True
         _send("function_traced", function, traced)

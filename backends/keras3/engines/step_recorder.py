@@ -67,6 +67,7 @@ class StepRecorder:
         self._train_step = model.train_step
         self._recorded: dict[str, Any] = {}
         self._layer_inputs: dict[int, Any] = {}
+        self._model_outputs: Any = None
         self._loss_of_outputs: Any = None  # what the compiled losses add up to
         self._last_operation: tuple[str, Any] | None = None  # last function of the JAX engine, and its result
         self._records_features = needs is None or "feature_rank" in needs
@@ -83,6 +84,8 @@ class StepRecorder:
         """Optimizers that were called with gradients, in this order."""
         self.composite = False
         """Whether the loss is not just that of the recorded outputs: of others as well, with penalties or a factor."""
+        self.direct = False
+        """Whether the loss received the outputs of the model themselves."""
         self.scaled = False
         """Whether it has the loss of the recorded outputs times a factor."""
         self.output_index = 0
@@ -210,6 +213,7 @@ class StepRecorder:
         return None if last is None or not before else self._layer_inputs.get(last)
 
     def _output(self, output: Any) -> None:
+        self._model_outputs = output
         self._recorded.update(paired(None, output))
         raise_if_stateful_random(self._model)
 
@@ -226,9 +230,10 @@ class StepRecorder:
         self.output_index = next((i for i, each in enumerate(flat) if each is self._recorded.get("outputs")), 0)
         self._note("mask", mask_of(self._recorded.get("outputs")))
         self._note("loss", loss)
+        self.direct = arguments.get("y_pred") is self._model_outputs
         self.scaled = bool(losses) and losses[0].loss_weights not in (None, 1)
         self.composite = bool(losses) and (len(losses) > 1 or self.scaled or loss is not self._loss_of_outputs)
-        self._loss_of_outputs = None
+        self._loss_of_outputs = self._model_outputs = None
 
     def _row_losses(self, losses: Any) -> None:
         if "row_losses" not in self._recorded:

@@ -101,8 +101,8 @@ def _output_units(model: Any, watched: Sequence[WatchedLayer], output: int) -> i
         outputs = keras.tree.flatten(model.outputs)
     except (AttributeError, ValueError):  # not built, or no graph
         outputs = []
-    shape: tuple[Any, ...] = outputs[output].shape if output < len(outputs) else ()
+    shape: tuple[int | None, ...] = outputs[output].shape if output < len(outputs) else ()
     if len(shape) > 1 and shape[-1] is not None:
-        return int(shape[-1])
+        return shape[-1]
     last = [layer.info.units for layer in watched if not layer.info.hidden and layer.info.units is not None]
     return last[0] if len(last) == 1 else None

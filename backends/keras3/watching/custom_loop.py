@@ -34,6 +34,7 @@ from autotrainer.backends.keras3.watching.loop_epochs import LoopEpochs
 from autotrainer.backends.keras3.watching.loss_tracker import LossTracker
 from autotrainer.backends.keras3.watching.step_counter import StepCounter
 from autotrainer.backends.keras3.watching.step_measurement import StepMeasurement
+from autotrainer.monitoring.source_lines import calling_line
 from autotrainer.monitoring.tracebacks import passes_on
 from autotrainer.output import logger
 
@@ -88,6 +89,8 @@ class CustomLoop:
         """Whether the model is trained against another one: its loss does not measure progress."""
         self.steps = 0
         """Steps that have been observed."""
+        self.step_line = ""
+        """File and line of the call that took the first step; empty if unknown."""
         self._call = model.call
         vars(model)["call"] = self._wrapped = passes_on(self._called)
         dataset = latest_dataset()
@@ -223,7 +226,7 @@ class CustomLoop:
 
     def wants_trace(self, function: Any) -> bool:
         """Return whether a compiled function that has not been called yet is traced before its first call."""
-        return not self._monitor.closed
+        return not (self.steps or self._monitor.closed)
 
     def function_traced(self, function: Any, traced: TracedFunction) -> None:
         """Do nothing: `recorder_for` is called next."""
@@ -327,6 +330,8 @@ class CustomLoop:
         self._epochs.stepped(steps)
         self._counter.steps_per_call = max(1, steps)
         self._counter.total += steps
+        if not self.steps:
+            self.step_line = calling_line()
         self.steps += steps
         self._losses.logs.append({} if loss is None else {"loss": _Loss(loss, only_nonfinite=self.adversarial)})
         if loss is not None:

@@ -141,7 +141,7 @@ class LoopDetector:
 
     def wants_trace(self, function: Any) -> bool:
         """Return whether a compiled function that has not been called yet is traced before its first call."""
-        return True
+        return len(self._unstepped) > 0
 
     def recorder_for(self, function: Any, traced: TracedFunction) -> LoopRecorder | None:
         """Return None: the observers record."""
@@ -150,7 +150,7 @@ class LoopDetector:
     def ignore(self, *_: Any) -> None:
         """Ignore a signal."""
 
-    model_evaluated = dataset_started = loss_called = differentiated = function_called = ignore
+    model_evaluated = dataset_started = loss_called = differentiated = function_called = step_recorded = ignore
 
     # -- internal -------------------------------------------------------------------------------------------------
 

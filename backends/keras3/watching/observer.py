@@ -93,7 +93,6 @@ class KerasObserver:
         self._model = model
         self._monitor = monitor
         self._file = calling_file()
-        self._optimizer = optimizer
         self._counter = StepCounter(epochs, steps)
         self._epoch_values = EpochValues(model)
         self._losses = LossTracker()
@@ -134,9 +133,11 @@ class KerasObserver:
 
     def place(self, what: Place, layer: str | None) -> str:
         """Return file and line where a layer is made or the loss is named; see `Locator`."""
-        optimizer = self._optimizer if self._optimizer is not None else getattr(self._model, "optimizer", None)
+        loop = self._loop if self._loop is not None and self._loop.steps else None
+        optimizer = getattr(self._model, "optimizer", None) if loop is None else loop.last
         activation = self._monitor.context.output_activation
-        return source_line(self._model, what, layer, self._file, optimizer=optimizer, activation=activation)
+        line = source_line(self._model, what, layer, self._file, optimizer=optimizer, activation=activation)
+        return loop.step_line if not line and loop is not None and what in ("step", "optimizer", "loss") else line
 
     def close(self) -> None:
         """Detach everything from the model."""

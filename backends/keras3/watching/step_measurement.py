@@ -184,6 +184,7 @@ class StepMeasurement:
             scalars["loss_scale"] = _loss_scale(self._optimizer())
         if recorder is not None:
             scalars["training_mode"] = recorder.modes.training_mode
+            scalars["direct_loss"] = float(recorder.direct) if "loss" in recorded else float("nan")
         inputs, outputs, targets = (recorded.get(name) for name in ("inputs", "outputs", "targets"))
         rows = row_count(outputs, targets)
         output_rows, target_rows, mask = (rows_of(tensor, rows) for tensor in (outputs, targets, recorded.get("mask")))

@@ -75,7 +75,7 @@ class LossCall:
         rows: Rows of the batch; 0 if unknown.
         activation: Activation of the outputs after they left the model, or None.
         crossed: Whether the loss received shapes (n,) and (n, 1), which broadcast to (n, n); None if unknown.
-        direct: Whether the loss received the output of the model itself; None if unknown.
+        direct: Whether the loss is called once, with the output of the model itself; None if unknown.
     """
 
     loss: Tensor | float = float("nan")

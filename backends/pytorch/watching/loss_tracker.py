@@ -208,7 +208,7 @@ class LossTracker:
             if self._step_measurement.sampling:
                 self._note_call()
                 several = self.call is not None  # then none of them is that of the batch
-                self.call = (replace(call, direct=None) if several else call).copied()
+                self.call = (replace(call, direct=False) if several else call).copied()
         else:
             self._validation_loss.add(loss, call.rows)
             if not loss.requires_grad:

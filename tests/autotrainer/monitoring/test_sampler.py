@@ -216,3 +216,13 @@ def test_step_sampler_ignores_time() -> None:
     assert sampler.affordable()
     off = StepSampler(active=False)
     assert not any(off.due(step) for step in range(100))
+
+
+@pytest.mark.parametrize(("spent", "during", "after"), [(0.1, True, True), (0.53, False, True), (0.58, False, False)])
+def test_a_share_of_the_allowance_is_kept_for_the_end(spent: float, during: bool, after: bool) -> None:
+    sampler = Sampler(clock=lambda: 0.0)
+    sampler.kept = 0.1
+    sampler.stopwatch.add(spent)
+    assert sampler.affordable(0.05) == during
+    sampler.kept = 0.0
+    assert sampler.affordable(0.05) == after

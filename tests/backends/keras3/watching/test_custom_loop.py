@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -82,6 +83,17 @@ def test_loop_is_measured_and_unchanged(compiled: bool) -> None:
     assert np.isfinite(history.layer("weight_norm")).all()
     assert history.losses[1][-1] == pytest.approx(float(loop.last), rel=1e-6)
     assert history.targets
+
+
+def test_optimizer_and_step_are_located() -> None:
+    loop = Loop(False)
+    with autotrainer.watch(loop.model) as monitor:
+        loop.run(1)
+        places = [monitor.observer.place(what, None) for what in ("step", "optimizer")]  # type: ignore[union-attr, arg-type]
+    lines = Path(__file__).read_text().splitlines()
+    texts = [lines[int(place.rpartition(":")[2]) - 1].strip() for place in places]
+    assert texts[0].startswith("self.optimizer.apply_gradients")
+    assert all(place.rpartition(":")[0].endswith("test_custom_loop.py") for place in places)
 
 
 def test_compiled_step_is_traced_once_more() -> None:
@@ -187,6 +199,22 @@ def test_step_that_cant_be_recorded_is_watched_from_outside(
     assert np.isfinite(monitor.history.layer("update_ratio")).all()
     assert monitor.history.losses[1][-1] == pytest.approx(float(loop.last), rel=1e-6)
     assert reason in caplog.text
+
+
+def test_function_whose_variables_depend_on_its_arguments_runs_as_before() -> None:
+    made: list[Any] = []
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def scaled(x: Any) -> Any:
+        if not made:
+            made.append(tf.Variable(x * 2.0))
+        return made[0] + x
+
+    def run() -> None:
+        keras.optimizers.SGD(0.1)  # waits for its first step
+        np.testing.assert_array_equal(scaled(tf.ones([2])), [3.0, 3.0])
+
+    watched(run)
 
 
 def test_nothing_stays_patched() -> None:
