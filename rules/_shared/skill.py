@@ -113,11 +113,7 @@ def skill_estimates(history: RunHistory, context: TaskContext) -> list[SkillEsti
     if context.kind(history.targets) == "regression":
         return _precise(_squared_error(history, context)) or _precise(_deviance(history, context))
     by_accuracy = _precise(_accuracies(history, context, trivial_score(history, context)))
-    if (
-        context.loss.own
-        and max((e.skill for e in by_accuracy), default=1.0) < _HIDDEN
-        and _falls_late(history)
-    ):
+    if context.loss.own and max((e.skill for e in by_accuracy), default=1.0) < _HIDDEN and _falls_late(history):
         return []  # such as a loss that ranks: it succeeds, and the accuracy is none
     unequal = history.targets.majority * history.targets.classes >= _UNEQUAL
     if context.loss.weighted and unequal:  # predictions move to rare classes and are correct less often
