@@ -113,11 +113,7 @@ def skill_estimates(history: RunHistory, context: TaskContext) -> list[SkillEsti
     if context.kind(history.targets) == "regression":
         return _precise(_squared_error(history, context)) or _precise(_deviance(history, context))
     by_accuracy = _precise(_accuracies(history, context, trivial_score(history, context)))
-    if (
-        context.loss.own
-        and max((e.skill for e in by_accuracy), default=1.0) < _HIDDEN
-        and _falls_late(history, context)
-    ):
+    if context.loss.own and max((e.skill for e in by_accuracy), default=1.0) < _HIDDEN and _falls_late(history):
         return []  # such as a loss that ranks: it succeeds, and the accuracy is none
     unequal = history.targets.majority * history.targets.classes >= _UNEQUAL
     if context.loss.weighted and unequal:  # predictions move to rare classes and are correct less often
@@ -296,14 +292,18 @@ def _fell(history: RunHistory) -> bool:
     return float(start.mean() - now.mean()) > 3 * noise
 
 
-def _falls_late(history: RunHistory, context: TaskContext) -> bool:
-    """Return whether the loss still falls by a fifth over the last half of the run, after the shock of the start."""
-    losses = _late_losses(history, context)
-    at, means = blocks(np.arange(len(losses)), losses)
-    if len(means) < 4 or (means < 0).any():
+def _falls_late(history: RunHistory) -> bool:
+    """Return whether the loss has halved since the first part of the run, after the shock of the start."""
+    steps, losses = history.losses
+    length = history.step + 1
+    early = losses[(steps >= 0.05 * length) & (steps < 0.2 * length)]
+    late = losses[steps >= 0.75 * length]
+    early, late = early[np.isfinite(early)], late[np.isfinite(late)]
+    if len(early) < 4 or len(late) < 4 or (early < 0).any() or (late < 0).any():
         return False
-    quarter = max(1, len(means) // 4)
-    return theil_sen(at, means).falling and float(means[-quarter:].mean()) <= 0.8 * float(means[:quarter].mean())
+    fall = float(early.mean() - late.mean())
+    noise = math.hypot(float(early.std()) / math.sqrt(len(early)), float(late.std()) / math.sqrt(len(late)))
+    return late.mean() <= 0.5 * early.mean() and fall > 3 * noise
 
 
 def _by_margin(history: RunHistory, context: TaskContext, margin: float) -> list[SkillEstimate]:
