@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from autotrainer.records.signals import MAX_ROWS, Floats
+from autotrainer.records.task import TargetSummary
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.held_out import held_out_accuracy
 from autotrainer.rules._shared.loss_values import LOSS_VALUE_NEEDS
@@ -43,6 +44,9 @@ _MOST = 0.5
 _ACCURACY_ROWS = 64
 """Fewest rows of sampled batches whose accuracy counts as measured: its standard error is up to 0.06."""
 
+_TOKENS = 10
+"""Most classes of sequences whose rare ones are judged: those of text have a long tail, and are rarely the likeliest."""
+
 _GAP = 0.3
 """Least accuracy on all rows − accuracy on rare classes: with less, the model is simply not good."""
 
@@ -72,7 +76,8 @@ class ClassImbalance(Rule):
         which this is an error for a model that is no better than always predicting the most common class.
 
     When it is wrong
-        Rare classes can be hard however they are weighted. This is an error only where rare classes are ignored and the
+        Rare classes can be hard however they are weighted: of sequences with more than ten classes, whose tokens have a long
+        tail by nature, only the validation accuracy is judged. This is an error only where rare classes are ignored and the
         model is no better than a constant prediction, or where it fails on validation data with other class shares; a
         long tail of classes is at most a warning. The effect of weighted losses and resampling shows in the accuracy on
         rare classes.
@@ -115,7 +120,9 @@ class ClassImbalance(Rule):
         times = f"{targets.majority / targets.rarest:.3g} times as frequent as the rarest"
         result = outcome(history, context)
         validation = self._by_validation(history, context, result, times, evidence)
-        return validation or self._by_training(history, result, times, evidence)
+        if validation is not None or _are_tokens(targets):
+            return validation
+        return self._by_training(history, result, times, evidence)
 
     def _by_validation(
         self, history: RunHistory, context: TaskContext, result: Outcome, times: str, evidence: dict[str, float]
@@ -165,6 +172,12 @@ class ClassImbalance(Rule):
         evidence = evidence | {"rare_accuracy": share, "rare_accuracy_high": high, "accuracy": overall}
         severity = result.worst if ignored else Severity.WARNING
         return self.finding(severity, 0.85 if ignored else 0.7, message, evidence)
+
+
+def _are_tokens(targets: TargetSummary) -> bool:
+    """Return whether targets are sequences of many classes."""
+    steps = targets.rank > 2 if targets.one_hot else targets.width > 1
+    return steps and targets.classes > _TOKENS
 
 
 def _random_accuracy(history: RunHistory) -> tuple[float, float]:

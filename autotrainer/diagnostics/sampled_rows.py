@@ -28,6 +28,8 @@ def score_simple_models(rows: ArrayData, targets: TargetSummary, context: TaskCo
         Facts of `autotrainer.records.facts.FACTS`; nothing if there are too few rows, or they do not suit such models.
     """
     count = rows.rows // _HELD_OUT
+    if not count:
+        return {}
     held_out, fitted = rows.take(slice(0, count)), rows.take(slice(count, None))
     comparison = BaselineComparison.fit(fitted, held_out, None, targets, context, _WORK)
     return {} if comparison is None else comparison.facts

@@ -154,6 +154,8 @@ def lead_of_simple_model(history: RunHistory, context: TaskContext) -> Lead | No
     result = outcome(history, context)
     if not result.known or not (result.regression or result.trivial < 1):
         return None
+    if not result.progress >= 1:
+        return None  # a trial of a few steps
     if context.dropout and math.isnan(held_out_skill(history, context)):
         return None  # while it is trained, a network with dropout does worse than afterwards
     if result.regression and context.loss.expects in ("log_probabilities", "log_values"):

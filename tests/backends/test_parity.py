@@ -23,9 +23,9 @@ IMAGES = RANDOM.randn(56, 3, 6, 6).astype("float32")
 Y = RANDOM.randint(0, 3, 56)
 TARGETS = RANDOM.randn(56, 2).astype("float32")
 STEPS = 7
-FIRST = {"feature_rank": 1, "stale_gradients": STEPS, "crossed_shapes": STEPS, "direct_loss": STEPS}
+FIRST = {"feature_rank": 1, "stale_gradients": STEPS, "crossed_shapes": STEPS, "data_loss": STEPS}
 """Step from which a column exists in both: the first step shows PyTorch which layer produces the output, and Keras
-has no gradients that could be stale, nor losses that broadcast a column or get anything but the output."""
+has no gradients that could be stale, nor losses that broadcast a column; only its loss may hold further terms."""
 
 
 class Dense(torch.nn.Module):
