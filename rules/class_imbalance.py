@@ -45,7 +45,7 @@ _ACCURACY_ROWS = 64
 """Fewest rows of sampled batches whose accuracy counts as measured: its standard error is up to 0.06."""
 
 _TOKENS = 10
-"""Most classes of sequences whose rare ones are judged: those of text have a long tail, and are rarely the likeliest."""
+"""Most classes of sequences whose rare ones are judged: those of text have a long tail, and are seldom the likeliest."""
 
 _GAP = 0.3
 """Least accuracy on all rows − accuracy on rare classes: with less, the model is simply not good."""
@@ -76,11 +76,11 @@ class ClassImbalance(Rule):
         which this is an error for a model that is no better than always predicting the most common class.
 
     When it is wrong
-        Rare classes can be hard however they are weighted: of sequences with more than ten classes, whose tokens have a long
-        tail by nature, only the validation accuracy is judged. This is an error only where rare classes are ignored and the
-        model is no better than a constant prediction, or where it fails on validation data with other class shares; a
-        long tail of classes is at most a warning. The effect of weighted losses and resampling shows in the accuracy on
-        rare classes.
+        Rare classes can be hard however they are weighted: of sequences with more than ten classes, whose tokens have a
+        long tail by nature, only the validation accuracy is judged. This is an error only where rare classes are ignored
+        and the model is no better than a constant prediction, or where it fails on validation data with other class
+        shares; a long tail of classes is at most a warning. The effect of weighted losses and resampling shows in the
+        accuracy on rare classes.
 
     Repairs
         Weight the classes in the loss, or sample rare rows more often. Judge the model by a balanced score.
