@@ -45,7 +45,7 @@ _ACCURACY_ROWS = 64
 """Fewest rows of sampled batches whose accuracy counts as measured: its standard error is up to 0.06."""
 
 _TOKENS = 10
-"""Most classes of sequences whose rare ones are judged: those of text have a long tail, and are seldom the likeliest."""
+"""Most classes of sequences whose rare ones are judged: those of text have a long tail that is seldom likeliest."""
 
 _GAP = 0.3
 """Least accuracy on all rows − accuracy on rare classes: with less, the model is simply not good."""
@@ -77,8 +77,8 @@ class ClassImbalance(Rule):
 
     When it is wrong
         Rare classes can be hard however they are weighted: of sequences with more than ten classes, whose tokens have a
-        long tail by nature, only the validation accuracy is judged. This is an error only where rare classes are ignored
-        and the model is no better than a constant prediction, or where it fails on validation data with other class
+        long tail by nature, only the validation accuracy is judged. This is an error only where rare classes are
+        ignored and the model is no better than a constant prediction, or where it fails on validation data with other class
         shares; a long tail of classes is at most a warning. The effect of weighted losses and resampling shows in the
         accuracy on rare classes.
 
