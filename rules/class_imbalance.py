@@ -78,9 +78,9 @@ class ClassImbalance(Rule):
     When it is wrong
         Rare classes can be hard however they are weighted: of sequences with more than ten classes, whose tokens have a
         long tail by nature, only the validation accuracy is judged. This is an error only where rare classes are
-        ignored and the model is no better than a constant prediction, or where it fails on validation data with other class
-        shares; a long tail of classes is at most a warning. The effect of weighted losses and resampling shows in the
-        accuracy on rare classes.
+        ignored and the model is no better than a constant prediction, or where it fails on validation data with other
+        class shares; a long tail of classes is at most a warning. The effect of weighted losses and resampling shows in
+        the accuracy on rare classes.
 
     Repairs
         Weight the classes in the loss, or sample rare rows more often. Judge the model by a balanced score.
