@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 __all__ = ["FunctionPatch"]
@@ -23,6 +24,8 @@ class FunctionPatch:
         self._owner, self._name = owner, name
         self._previous = vars(owner).get(name)  # None if inherited
         self._replacement = functools.wraps(original)(wrap(original))
+        if isinstance(owner, ModuleType):
+            self._replacement.__module__, self._replacement.__qualname__ = owner.__name__, name  # pickled by them
         setattr(owner, name, self._replacement)
 
     def undo(self) -> None:

@@ -66,8 +66,8 @@ class Sampling(Protocol):
     def allows_extra(self) -> bool:
         """Return whether a step outside the schedule may be sampled."""
 
-    def affordable(self) -> bool:
-        """Return whether evaluating the rules stays within the allowance."""
+    def affordable(self, cost: float = 0.0) -> bool:
+        """Return whether what is no sample, and is expected to take ``cost`` seconds, stays within the allowance."""
 
     @property
     def stopwatch(self) -> Stopwatch:

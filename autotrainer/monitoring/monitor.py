@@ -288,7 +288,9 @@ class Monitor:
         stats = summarize(observation, self.history.epoch, self._data, self.context)
         self.history.add_step(stats, observation.losses, self._data.targets)
         self._write(encode_step(stats, observation.losses, self._data.targets))
-        if self._compare_rows is not None and observation.inputs is not None and observation.targets is not None:
+        first_epoch = self.history.epoch == 0  # later, rows may recur in another form: variants are no new rows
+        rows = first_epoch and self._compare_rows is not None
+        if rows and observation.inputs is not None and observation.targets is not None:
             self._rows.add(observation.inputs, observation.targets)
         self._stale = True
         self._check_if_due(observation.step >= self._next_check, lost=observation.loss == math.inf)

@@ -5,8 +5,11 @@ A second function is traced for the sampled steps; all others call the user's ow
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
+
+import numpy as np
 
 from autotrainer.backends.keras3.engines.loop_recorder import LoopRecorder
 from autotrainer.backends.keras3.engines.patching import RecordingError
@@ -21,6 +24,8 @@ from autotrainer.monitoring.tracebacks import passes_on
 
 __all__ = ["CompiledStep", "TracedFunction"]
 
+_RandomStates = tuple[Any, Any]
+
 
 class TracedFunction:
     """What the traces of a `tf.function` have shown.
@@ -31,7 +36,10 @@ class TracedFunction:
         differentiates: Whether it computes gradients.
         loss: The first Keras loss that it calls.
         announced: Whether the listeners know that it calls an optimizer.
+        postponed: Whether its own first call has to come before a sampled one, as it gives variables their values.
         models: Ids of the watched models that it calls.
+        seconds: What its first trace took, or its first call; 0 before that.
+        random_states: States of Python's and NumPy's global generators before that.
     """
 
     def __init__(self) -> None:
@@ -39,15 +47,17 @@ class TracedFunction:
         self.nested = False
         self.differentiates = False
         self.loss: Any = None
-        self.announced = False
+        self.announced = self.postponed = False
         self.models: set[int] = set()
+        self.seconds = 0.0
+        self.random_states = _random_states()
         self._steps: dict[tuple[int, ...], CompiledStep] = {}
 
     def step(self, function: Any, recorders: Sequence[LoopRecorder]) -> CompiledStep:
         """Return the function that records with these recorders."""
         key = tuple(map(id, recorders))
         if key not in self._steps:
-            self._steps[key] = CompiledStep(function, recorders)
+            self._steps[key] = CompiledStep(function, recorders, self.random_states)
         return self._steps[key]
 
 
@@ -57,12 +67,14 @@ class CompiledStep:
     Args:
         function: The function.
         recorders: What records them.
+        random_states: States of the generators from which its own trace has drawn constants, if it draws any.
     """
 
     tracing: ClassVar[bool] = False
     """Whether a step is being traced: the compiled functions that it calls are then part of its own graph."""
 
-    def __init__(self, function: Any, recorders: Sequence[LoopRecorder]) -> None:
+    def __init__(self, function: Any, recorders: Sequence[LoopRecorder], random_states: _RandomStates) -> None:
+        self._random_states = random_states
         self._recorders = list(recorders)
         self._body = converted(function)
         self._traces = 0
@@ -87,7 +99,8 @@ class CompiledStep:
         """
         import tensorflow as tf
 
-        if self._reason is None:
+        postponed = not self._traces and not all(recorder.may_trace for recorder in self._recorders)
+        if self._reason is None and not postponed:
             traces = self._traces
             try:
                 result, recorded = self._function(*args, **kwargs)
@@ -102,7 +115,7 @@ class CompiledStep:
             else:
                 return result, list(recorded)
         for recorder in self._recorders:
-            recorder.reason = self._reason
+            recorder.reason = self._reason or "to trace its step a second time would take too long at present"
         return original(*args, **kwargs), [None for _ in self._recorders]
 
     @passes_on
@@ -115,10 +128,13 @@ class CompiledStep:
             result.append(self._body(*args, **kwargs))
 
         CompiledStep.tracing = True
+        states = _random_states()
+        _set_random_states(self._random_states)
         try:
             recorded = self._record(run, self._recorders)
         finally:
             CompiledStep.tracing = False
+            _set_random_states(states)
         copies: dict[Any, Any] = {}
         for recorder, values in zip(self._recorders, recorded, strict=True):
             recorder.find_loss(result[0])
@@ -155,3 +171,12 @@ def _add_targets(
     x, y = batch.get("inputs"), batch.get("targets")
     if len(inputs) == 1 and x is inputs[0] and y is not None and y is not x and y.shape[:1] == outputs.shape[:1]:
         recorded["targets"] = y
+
+
+def _random_states() -> _RandomStates:
+    return random.getstate(), np.random.get_state()
+
+
+def _set_random_states(states: _RandomStates) -> None:
+    random.setstate(states[0])
+    np.random.set_state(states[1])

@@ -40,8 +40,11 @@ class LoopRecorder(StepRecorder):
         self._pair: tuple[Any, Any, Any] | None = None
         self._from_model = False  # whether the outputs of the pair are those of the model
         self._target: Any = None
+        self._eager = False  # whether it records eager code: graphs that this code traces are not part of the step
         self.active = False
         """Whether it records now."""
+        self.may_trace = True
+        """Whether a compiled step may be traced once more to be recorded."""
         self.inputs: list[Any] = []
         """The tensors that the model was called with last."""
         self.loss: Any = None
@@ -52,13 +55,14 @@ class LoopRecorder(StepRecorder):
 
     def open(self) -> None:
         """Begin to record a step of eager code."""
+        self._eager = True
         self.begin()
         self._stack.enter_context(self.recording())
 
     def cancel(self) -> None:
         """Record no longer."""
         self._stack.close()
-        self.active = False
+        self.active = self._eager = False
 
     def begin(self) -> None:
         """Forget what was recorded before, and record from now on."""
@@ -67,6 +71,9 @@ class LoopRecorder(StepRecorder):
 
     def finish(self) -> dict[str, Any]:
         """End recording, and return the recorded tensors; see `StepRecorder.train_step`."""
+        if self._eager:
+            self._recorded = {key: value for key, value in self._recorded.items() if not _is_symbolic(value)}
+            self._layer_inputs = {row: v for row, v in self._layer_inputs.items() if not _is_symbolic(v)}
         self.cancel()
         recorded = self._recorded
         if self._pair is not None:
@@ -77,7 +84,9 @@ class LoopRecorder(StepRecorder):
         mask = mask_of(recorded.get("outputs"))
         if mask is not None:
             recorded["mask"] = mask
-        loss = self._target if self._target is not None else (self._pair or (None,))[-1]
+        if any(hasattr(optimizer, "inner_optimizer") for optimizer in self.applied):  # the target is scaled
+            self._target = None
+        self._target = loss = self._target if self._target is not None else (self._pair or (None,))[-1]
         if loss is not None:
             recorded["loss"] = loss
         return super().finish()
@@ -130,6 +139,8 @@ class LoopRecorder(StepRecorder):
         self._refuse_stateful_random()
 
     def _refuse_stateful_random(self) -> None:
+        if self._eager:
+            return
         try:
             raise_if_stateful_random(self._model)
         except RecordingError as error:
@@ -139,6 +150,11 @@ class LoopRecorder(StepRecorder):
 
 def _is_array(value: Any) -> bool:
     return keras.ops.is_tensor(value) or isinstance(value, np.ndarray)
+
+
+def _is_symbolic(value: Any) -> bool:
+    """Return whether a tensor belongs to a graph that is or was being traced."""
+    return keras.backend.backend() == "tensorflow" and keras.ops.is_tensor(value) and not hasattr(value, "numpy")
 
 
 def _is_float(value: Any) -> bool:

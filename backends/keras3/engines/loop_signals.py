@@ -11,8 +11,9 @@ import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from time import perf_counter
 from typing import Any, Protocol
-from weakref import ref
+from weakref import WeakSet, ref
 
 import keras
 
@@ -21,7 +22,13 @@ from autotrainer.backends.keras3.engines.compiled_step import CompiledStep, Trac
 from autotrainer.backends.keras3.engines.loop_recorder import LoopRecorder
 from autotrainer.backends.keras3.model.loss_kinds import LOSS_FUNCTIONS
 from autotrainer.backends.keras3.model.optimizers import gradients_of_call, materialize
-from autotrainer.backends.keras3.runtime.tensorflow_functions import converted, function_class, uses_xla
+from autotrainer.backends.keras3.runtime.tensorflow_functions import (
+    converted,
+    function_class,
+    has_signature,
+    trace_first,
+    uses_xla,
+)
 from autotrainer.monitoring.tracebacks import passes_on
 
 __all__ = [
@@ -86,7 +93,9 @@ class _State:
 _state = _State()
 _listeners: list[ref[Any]] = []
 _patches: list[FunctionPatch] = []
-_functions: dict[int, tuple[ref[Any], TracedFunction]] = {}  # compiled functions that were called, by id
+_functions: WeakSet[Any] = WeakSet()  # compiled functions that were called
+_TRACED = "_autotrainer_traced"
+"""Attribute of these that holds what their traces have shown: it refers to the objects of the user, like they do."""
 
 
 def add_listener(listener: LoopListener) -> None:
@@ -135,6 +144,8 @@ def _discard(reference: ref[Any]) -> None:
         for patch in reversed(_patches):
             patch.undo()
         _patches.clear()
+        for function in _functions:
+            vars(function).pop(_TRACED, None)
         _functions.clear()
 
 
@@ -296,18 +307,20 @@ def _wrap_function(original: Callable[..., Any]) -> Callable[..., Any]:
     @passes_on
     def __call__(function: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 - its name in tracebacks
         if not executing_eagerly():
-            body = converted(function) if CompiledStep.tracing and not uses_xla(function) else None
+            inlined = CompiledStep.tracing and not (uses_xla(function) or has_signature(function))
+            body = converted(function) if inlined else None
             return original(function, *args, **kwargs) if body is None else body(*args, **kwargs)
         if _state.in_keras or _state.function is not None or functions_run_eagerly():
             return original(function, *args, **kwargs)
-        reference, traced = _functions.get(id(function), (None, None))
-        if reference is None or traced is None or reference() is not function:
-            traced = TracedFunction()
-            _functions[id(function)] = ref(function), traced
+        traced = vars(function).get(_TRACED)
+        if traced is None:
+            traced = vars(function)[_TRACED] = TracedFunction()
+            _functions.add(function)
             _trace(function, traced, args, kwargs)
         _state.function = traced
         try:
-            samples = _samples(function, traced) if traced.applies else []
+            postponed, traced.postponed = traced.postponed, False
+            samples = _samples(function, traced) if traced.applies and not postponed else []
             if samples:
                 step = traced.step(function, [recorder for _, recorder in samples])
                 result, recorded = step.run(functools.partial(original, function), args, kwargs)
@@ -337,18 +350,22 @@ def _samples(function: Any, traced: TracedFunction) -> list[tuple[Any, LoopRecor
 
 def _trace(function: Any, traced: TracedFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Trace a function before its first call, so that its first step can be measured; the trace serves that call."""
-    if not any(listener.wants_trace(function) for listener in listeners()):
+    wanted = [listener.wants_trace(function) for listener in listeners()]
+    if not any(wanted):
         return
-    before = dict(vars(function))
+    before, started = dict(vars(function)), perf_counter()
     _state.function = traced
     try:
-        function.get_concrete_function(*args, **kwargs)
+        traced.postponed = not trace_first(function, args, kwargs)
+        if not traced.postponed:
+            function.get_concrete_function(*args, **kwargs)
     except Exception:  # noqa: BLE001 - the call that follows traces it again, as if it had not been traced
         vars(function).clear()
         vars(function).update(before)
         return
     finally:
         _state.function = None
+        traced.seconds = perf_counter() - started
     _announce(function, traced)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["converted", "function_class", "is_recording", "uses_xla", "with_body"]
+__all__ = ["converted", "function_class", "has_signature", "is_recording", "trace_first", "uses_xla", "with_body"]
 
 
 def function_class() -> type:
@@ -31,6 +31,38 @@ def with_body(function: Any, body: Callable[..., Any]) -> Any:
     result = function._clone(body)
     result._autograph = False
     return result
+
+
+def has_signature(function: Any) -> bool:
+    """Return whether a function converts its arguments to tensors of given types."""
+    return function.input_signature is not None
+
+
+def trace_first(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Trace a function that has not been called; return whether its variables, if it makes any, have values.
+
+    The initial value of a variable may depend on the arguments: only the first call gives it. That call then goes on
+    from this trace, as the user's objects hold the variables of this one.
+    """
+    with function._lock:
+        if function._variable_creation_config is not None:
+            return True
+        before, initializers = dict(vars(function)), list[Any]()
+        function._initialize(args, kwargs, add_initializers_to=initializers)
+        try:
+            function._initialize_uninitialized_variables(initializers)
+        except Exception:  # noqa: BLE001 - `UnliftableError`, which is not public
+            after = dict(vars(function))
+
+            def resume(*_: Any, add_initializers_to: list[Any]) -> None:
+                del vars(function)["_initialize"]
+                vars(function).update(after)
+                add_initializers_to.extend(initializers)
+
+            vars(function).clear()
+            vars(function).update(before, _initialize=resume)
+            return False
+    return True
 
 
 def uses_xla(function: Any) -> bool:

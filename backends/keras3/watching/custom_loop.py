@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
-from weakref import ref
+from weakref import WeakKeyDictionary, ref
 
 import keras
 import numpy as np
@@ -39,6 +39,9 @@ from autotrainer.monitoring.tracebacks import passes_on
 from autotrainer.output import logger
 
 __all__ = ["CustomLoop", "records_gradients"]
+
+_TRACING = 1.0
+"""Seconds that the trace of a compiled step may take for a second one in any run: nobody minds a second."""
 
 
 class CustomLoop:
@@ -72,9 +75,10 @@ class CustomLoop:
         self._ended = monitor.history.epoch  # epochs that have been ended, here or before
         self._trained: dict[int, tuple[Any, bool]] = {}  # optimizers, and whether they update the model
         self._last: Any = None  # the optimizer whose call ends a step
-        self._functions: dict[int, tuple[TracedFunction, bool]] = {}  # by id, and whether they train the model
-        self._recorders: dict[int, LoopRecorder] = {}  # of these functions
+        self._functions: WeakKeyDictionary[TracedFunction, bool] = WeakKeyDictionary()  # whether they train the model
+        self._recorders: WeakKeyDictionary[TracedFunction, LoopRecorder] = WeakKeyDictionary()  # of these functions
         self._ids: frozenset[int] = frozenset()  # of the weights
+        self._waiting = set[int]()  # optimizers that were called since the latest step ended
         self._iterations = 0  # of the optimizer, before the call of a function that takes several steps
         self._measurement: StepMeasurement | None = None
         self._recorder: LoopRecorder | None = None  # of eager steps
@@ -92,6 +96,7 @@ class CustomLoop:
         self.step_line = ""
         """File and line of the call that took the first step; empty if unknown."""
         self._call = model.call
+        self._overridden = "call" in vars(model)
         vars(model)["call"] = self._wrapped = passes_on(self._called)
         dataset = latest_dataset()
         if dataset is not None:
@@ -104,7 +109,10 @@ class CustomLoop:
         self._cancel_eager()
         model = self._model()
         if model is not None and vars(model).get("call") is self._wrapped:
-            del vars(model)["call"]
+            if self._overridden:
+                vars(model)["call"] = self._call
+            else:
+                del vars(model)["call"]
         if self.steps:
             self._epochs.finish(interrupted=self._monitor.interrupted)
 
@@ -157,11 +165,12 @@ class CustomLoop:
 
     def loss_called(self, loss: Any, targets: Any, outputs: Any, value: Any) -> None:
         """A Keras loss was called."""
-        recorder = self._recorder if executes_eagerly() else self._tracing_recorder()
-        if recorder is None or recorder is self._recorder:
+        eager = executes_eagerly()
+        recorder = self._recorder if eager else self._tracing_recorder()
+        if eager:
             if not records_gradients():
                 return
-            self._loss_value = value
+            self._loss_value = value.detach() if hasattr(value, "detach") else value  # else torch keeps its graph
         if recorder is not None and recorder.active:
             recorder.loss_called(loss, targets, outputs, value)
 
@@ -218,7 +227,13 @@ class CustomLoop:
 
     def applied(self, optimizer: Any) -> None:
         """The optimizer has taken them: the step has ended, if it is the last optimizer of the model."""
-        if self._trained.get(id(optimizer), (None, False))[1] and optimizer is self._last and executes_eagerly():
+        if self._trained.get(id(optimizer), (None, False))[1] and executes_eagerly():
+            if optimizer is not self._last:
+                if id(optimizer) not in self._waiting:
+                    self._waiting.add(id(optimizer))
+                    return
+                self._last = optimizer  # the other one takes no part in the present steps
+            self._waiting.clear()
             try:
                 self._end_step()
             except Exception as error:  # noqa: BLE001 - nothing may reach the training; a `with` would take 2 µs
@@ -226,6 +241,8 @@ class CustomLoop:
 
     def wants_trace(self, function: Any) -> bool:
         """Return whether a compiled function that has not been called yet is traced before its first call."""
+        if self._last is not None:
+            self._iterations = self._iterations_of()
         return not (self.steps or self._monitor.closed)
 
     def function_traced(self, function: Any, traced: TracedFunction) -> None:
@@ -236,7 +253,7 @@ class CustomLoop:
         if not self._trains_model(traced):
             return None
         if traced.nested:
-            self._iterations = self._iterations_of(traced)
+            self._iterations = self._iterations_of()
         if self._counter.total < self._next or self._monitor.closed or not self._is_due():
             return None
         with self._guard():
@@ -245,10 +262,11 @@ class CustomLoop:
             if measurement is None:
                 return None
             self._traced_loss = traced.loss
-            recorder = self._recorders.get(id(traced))
+            recorder = self._recorders.get(traced)
             if recorder is None:
-                recorder = self._recorders[id(traced)] = self._make_recorder(measurement)
+                recorder = self._recorders[traced] = self._make_recorder(measurement)
             sampler = self._monitor.sampler
+            recorder.may_trace = traced.seconds <= _TRACING or sampler.affordable(traced.seconds)
             sampler.begin_sample()
             with sampler.stopwatch:
                 measurement.adopt(None, self._optimizers)
@@ -266,8 +284,8 @@ class CustomLoop:
             return
         steps = 1
         if traced.nested:
-            steps, self._iterations = self._iterations_of(traced) - self._iterations, 0
-        recorder = self._recorders.get(id(traced))
+            steps, self._iterations = self._iterations_of() - self._iterations, 0
+        recorder = self._recorders.get(traced)
         loss = None if recorder is None else recorder.loss_in(result)
         try:
             self._count(steps, loss)
@@ -278,12 +296,12 @@ class CustomLoop:
 
     def step_recorded(self, recorder: LoopRecorder, recorded: dict[str, Any] | None) -> None:
         """A sampled step of a compiled function has been taken."""
-        with self._guard():
+        with self._guard(), self._monitor.sampler.stopwatch:
             if recorded is None and not self._warned:
                 self._warned = True
                 logger.warning("layers and gradients can't be watched in this training: %s", recorder.reason)
             self._record(recorder if recorded is not None else None, recorded or {})
-            self._monitor.sampler.end_sample()
+        self._monitor.sampler.end_sample()
 
     # -- steps of eager code --------------------------------------------------------------------------------------
 
@@ -402,11 +420,11 @@ class CustomLoop:
         return updates
 
     def _trains_model(self, traced: TracedFunction) -> bool:
-        known = self._functions.get(id(traced))
+        known = self._functions.get(traced)
         if known is None:
             updates = [self._updates_model(*each) for each in traced.applies.values()]
-            known = self._functions[id(traced)] = traced, any(updates)
-        return known[1]
+            known = self._functions[traced] = any(updates)
+        return known
 
     @property
     def _optimizers(self) -> list[Any]:
@@ -414,7 +432,7 @@ class CustomLoop:
         updating = [optimizer() for optimizer, updates in self._trained.values() if updates]
         return [each for each in updating if each is not None]
 
-    def _iterations_of(self, traced: TracedFunction) -> int:
+    def _iterations_of(self) -> int:
         """Return how often the model's optimizer has been called."""
         return int(keras.ops.convert_to_numpy(self._last.iterations))
 

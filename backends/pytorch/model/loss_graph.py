@@ -59,6 +59,8 @@ def loss_function(loss: Tensor) -> Callable[..., Tensor] | None:
     if not nodes:
         return None
     node = nodes[0]
+    if _is_single_row(node):
+        return None
     function = F.cross_entropy if _activated_logits(node) is not None else _FUNCTIONS[node.name()]
     reduction, root = _REDUCTIONS[node._saved_reduction], loss.grad_fn
     alone = node is root
@@ -81,7 +83,12 @@ def outputs_and_targets(loss: Tensor) -> tuple[Tensor | None, Tensor | None]:
     Args:
         loss: The loss, before its backward pass.
     """
-    pairs = [(_outputs(node), _targets(node)) for node in _terms(loss)]
+    nodes = _terms(loss)
+    if any(_has_hooks(each) for node in nodes for each in (node, _activated_logits(node)) if each is not None):
+        return None, None
+    pairs = [(_outputs(node), _targets(node)) for node in nodes]
+    if any(not (output.ndim and target.ndim) or target.requires_grad for output, target in pairs):
+        return None, None  # of a single row, or of two outputs
     if len(pairs) < 2:
         return pairs[0] if pairs else (None, None)
     if len({(output.shape[1:], target.shape[1:]) for output, target in pairs}) > 1 or not pairs[0][0].ndim:
@@ -144,6 +151,20 @@ def loss_parameters(loss: Tensor | None) -> set[int]:
         visited |= unvisited
         waiting.extend(unvisited)
     return parameters
+
+
+def _is_single_row(node: Any) -> bool:
+    """Return whether a loss has the target of one row without a batch; False once the backward pass has freed it."""
+    try:
+        return not _has_hooks(node) and not node._saved_target.ndim
+    except RuntimeError:
+        return False
+
+
+def _has_hooks(node: Any) -> bool:
+    """Return whether reading what an operation has saved runs other code, such as a checkpointed forward pass."""
+    raw = [getattr(node, name) for name in dir(node) if name.startswith("_raw_saved_")]
+    return any(getattr(each, "unpack_hook", None) is not None for each in raw)
 
 
 def _activated_logits(node: Any) -> Any:
