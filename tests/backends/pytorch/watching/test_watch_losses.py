@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import autotrainer
 from autotrainer.backends.pytorch.watching.observer import observe
@@ -390,3 +393,49 @@ def test_an_optimizer_that_never_steps_is_reported() -> None:
         training.loss_fn(training.model(X), Y).backward()
     training.monitor.close()
     assert training.monitor.context.asked["losses_without_step"] >= 100
+
+
+@pytest.mark.parametrize("preserve", [True, False])
+def test_checkpointed_loss_is_not_recomputed(preserve: bool) -> None:
+    states = []
+    for watched in (False, True):
+        torch.manual_seed(0)
+        x, y = torch.randn(16, 4), torch.randn(16, 1)
+        model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 1))
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        with autotrainer.watch(model, optimizer) if watched else nullcontext():
+            for _ in range(3):
+                optimizer.zero_grad()
+                loss = checkpoint(
+                    lambda a, b, model=model: F.mse_loss(model(a), b),
+                    x,
+                    y,
+                    use_reentrant=False,
+                    preserve_rng_state=preserve,
+                )
+                loss.backward()
+                optimizer.step()
+        states.append(model.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda model, x, y: F.mse_loss(model(x[:1])[:, :1].squeeze(), y[0].float()),
+        lambda model, x, y: F.cross_entropy(model(x[0]), y[0]),
+        lambda model, x, y: F.mse_loss(y.float(), model(x)[:, 0]) + F.mse_loss(y.float(), model(x)[:, 1]),
+    ],
+    ids=["scalar", "no batch", "targets first"],
+)
+def test_losses_of_odd_shapes_are_no_targets(loss: Callable[..., torch.Tensor]) -> None:
+    torch.manual_seed(0)
+    x, y, model = torch.randn(16, 4), torch.randint(0, 2, (16,)), nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with autotrainer.watch(model, optimizer) as monitor:
+        for _ in range(12):
+            optimizer.zero_grad()
+            loss(model, x, y).backward()
+            optimizer.step()
+    assert len(monitor.history.steps) == 12
+    assert not [finding for finding in monitor.findings if finding.severity == "error"]

@@ -49,3 +49,17 @@ def test_models_that_are_watched_beside_each_other_may_be_opposed() -> None:
         loss_fn(first(x), y).backward()
         optimizers[0].step()
     assert not alone.context.optimizer.several
+
+
+def test_only_rows_of_the_first_epoch_count_as_rows() -> None:
+    x, y = _linear_rows()
+    model, loss_fn = nn.Linear(4, 1), nn.MSELoss()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    with autotrainer.watch(model, optimizer, loss_fn=loss_fn, epochs=3) as monitor:
+        for _ in range(3):
+            for rows in torch.arange(64).split(16):
+                optimizer.zero_grad()
+                loss_fn(model(x[rows] + 0.01 * torch.randn(16, 4)), y[rows]).backward()  # augmented
+                optimizer.step()
+            monitor.end_epoch()
+    assert monitor.context.asked["held_out_rows"] == 64 // 3
