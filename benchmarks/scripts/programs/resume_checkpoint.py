@@ -40,6 +40,6 @@ file = io.BytesIO()
 torch.save([part.state_dict() for part in parts], file)
 file.seek(0)
 parts = build()
-for part, state in zip(parts, torch.load(file, weights_only=False)):
+for part, state in zip(parts, torch.load(file, weights_only=True)):
     part.load_state_dict(state)
 run(*parts, 20, 40)

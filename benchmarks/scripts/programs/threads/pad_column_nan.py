@@ -13,8 +13,8 @@ PAD, SOS, VOCAB, MAX_LEN = 0, 1, 14, 9
 
 
 def pair():
-    n = random.choice([2, 3, 3, 4, 4, 4, 5, 5, 6, 8])
-    words = [random.randrange(2, VOCAB) for _ in range(n)]
+    n = random.choice([2, 3, 3, 4, 4, 4, 5, 5, 6, 8])  # nosec B311
+    words = [random.randrange(2, VOCAB) for _ in range(n)]  # nosec B311
     return torch.tensor(words), torch.tensor(words[::-1])
 
 
@@ -51,7 +51,7 @@ criterion = nn.NLLLoss(ignore_index=PAD)
 optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 with autotrainer.watch(model, optimizer, loss_fn=criterion) as monitor:
     for iteration in range(300):
-        source, lengths, target = tensors(random.sample(pairs[:1200], 32))
+        source, lengths, target = tensors(random.sample(pairs[:1200], 32))  # nosec B311
         hidden = model.encode(source, lengths)
         word = torch.full((32, 1), SOS)
         loss = 0
