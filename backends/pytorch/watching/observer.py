@@ -165,6 +165,7 @@ class TorchObserver:
         )
         self._nonfinite_inputs = NonfiniteInputs(model, fail, stopwatch)
         self._validation_loss = ValidationLoss(context.loss.reduction != "sum")
+        self._others: dict[int, int] = {}  # steps of other watched models at the latest sample, by monitor
         self._source_lines = SourceLines(model, type(self._optimizers.first).__name__)
         note_loss_call = partial(self._source_lines.record_call, "loss")
         self._loss_tracker = LossTracker(
@@ -508,6 +509,16 @@ class TorchObserver:
     def _samples_end_of_epoch(self) -> bool:
         return is_milestone(self._monitor.history.epoch) and self._monitor.sampler.allows_extra()
 
+    def _trains_beside_others(self) -> bool:
+        """Return whether another watched model has taken steps since the latest sample, as in a GAN."""
+        before = self._others
+        self._others = {
+            id(monitor): monitor.history.step
+            for model, monitor in watched_models.items()
+            if model is not self._model and not monitor.closed
+        }
+        return any(before.get(key, step) < step for key, step in self._others.items())
+
     def _begin_sample(self, step: int) -> None:
         sampler = self._monitor.sampler
         sampler.begin_sample()
@@ -532,11 +543,12 @@ class TorchObserver:
         if not step_measurement.layers_fixed:
             if not step_measurement.fix_layers(self._loss_tracker.call):
                 return
-            if any(model is not self._model and not monitor.closed for model, monitor in watched_models.items()):
-                optimizer = replace(step_measurement.context.optimizer, several=True)  # such as a GAN's two networks
-                step_measurement.context = replace(step_measurement.context, optimizer=optimizer)
             self._monitor.begin(step_measurement.context)
         elif step_measurement.refresh():
+            self._monitor.begin(step_measurement.context)
+        if self._trains_beside_others() and not step_measurement.context.optimizer.several:
+            optimizer = replace(step_measurement.context.optimizer, several=True)
+            step_measurement.context = replace(step_measurement.context, optimizer=optimizer)
             self._monitor.begin(step_measurement.context)
         losses = self._loss_tracker.take_losses()
         if step not in losses and any(map(is_compiled, self._loss_module)):

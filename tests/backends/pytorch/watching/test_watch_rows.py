@@ -30,25 +30,30 @@ def test_a_linear_model_on_sampled_rows_shows_what_was_reachable() -> None:
     assert finding.evidence["score"] < 0.8
 
 
-def test_models_that_are_watched_beside_each_other_may_be_opposed() -> None:
+def test_models_that_take_turns_may_be_opposed() -> None:
     x, y = _linear_rows()
     first, second, loss_fn = nn.Linear(4, 1), nn.Linear(4, 1), nn.MSELoss()
     optimizers = [torch.optim.SGD(model.parameters(), 0.1) for model in (first, second)]
+
+    def train(*models: nn.Module) -> None:
+        for _ in range(4):
+            for model, optimizer in zip(models, optimizers, strict=False):
+                optimizer.zero_grad()
+                loss_fn(model(x), y).backward()
+                optimizer.step()
+
     with (
-        autotrainer.watch(first, optimizers[0], loss_fn=loss_fn, steps=3) as one,
+        autotrainer.watch(first, optimizers[0], loss_fn=loss_fn, steps=4) as one,
         autotrainer.watch(second, optimizers[1]) as other,
     ):
-        for model, optimizer in zip((first, second), optimizers, strict=True):
-            optimizer.zero_grad()
-            loss_fn(model(x), y).backward()
-            optimizer.step()
+        train(first, second)
     assert one.context.optimizer.several
     assert other.context.optimizer.several
-    with autotrainer.watch(first, optimizers[0], loss_fn=loss_fn, steps=3) as alone:
-        optimizers[0].zero_grad()
-        loss_fn(first(x), y).backward()
-        optimizers[0].step()
+    forgotten = autotrainer.watch(second, optimizers[1])  # of an earlier training, and never closed
+    with autotrainer.watch(first, optimizers[0], loss_fn=loss_fn, steps=4) as alone:
+        train(first)
     assert not alone.context.optimizer.several
+    forgotten.close()
 
 
 def test_only_rows_of_the_first_epoch_count_as_rows() -> None:
