@@ -254,7 +254,7 @@ class CustomLoop:
             return None
         if traced.nested:
             self._iterations = self._iterations_of()
-        if self._counter.total < self._next or self._monitor.closed or not self._is_due():
+        if not self._is_due():
             return None
         with self._guard():
             self._cancel_eager()
@@ -307,7 +307,7 @@ class CustomLoop:
 
     def _begin_step(self) -> None:
         """Begin to record the step that is about to begin, if it is due and the model has its weights."""
-        if self._counter.total < self._next or self._monitor.closed or not self._is_due():
+        if not self._is_due():
             return
         measurement = self._prepare()
         if measurement is None:
@@ -356,7 +356,10 @@ class CustomLoop:
             self._losses.trust_values()
 
     def _is_due(self) -> bool:
+        """Return whether to sample this step, and set the next step to consider."""
         sampler, step = self._monitor.sampler, self._counter.total
+        if step < self._next or self._monitor.closed:
+            return False
         due = sampler.due(step) or (self._counter.is_last(step) and not sampler.stopped)
         self._next = sampler.next_step if sampler.next_step > step else step + 1
         return due
