@@ -85,6 +85,11 @@ class Result:
         mode: ``max`` or ``min``: whether higher or lower scores are better.
         notes: Reasons why repairs were not used, by the name of the repair.
         epochs: Planned epochs.
+        baseline_epochs: Complete epochs of the baseline.
+        baseline_steps: Training steps of the baseline.
+        baseline_ended: Why the baseline ended early: ``stuck`` (an error showed that it learns nothing more), or
+            ``beaten`` (its cause is proven, and the repaired training was ahead of it at equal work); empty if it did
+            not.
         doubtful: Whether the gain exceeds the noise, but is not significant at the 99.9% level and was not confirmed
             with another seed (no budget left, or interrupted): it may be due to chance, as one attempt among several.
             False does not say how large the gain is with other seeds: the noise is that of the validation rows, and
@@ -109,6 +114,9 @@ class Result:
     notes: Mapping[str, str] = field(default_factory=dict)
     epochs: int = 0
     doubtful: bool = False
+    baseline_epochs: int = 0
+    baseline_steps: int = 0
+    baseline_ended: Literal["", "stuck", "beaten"] = ""
 
     def report(self) -> Report:
         """Return the report: outcome, findings, repair plan, attempts and curves."""
@@ -127,6 +135,9 @@ class Result:
             attempts=tuple(_row(attempt, chosen) for attempt in self.attempts),
             left_out=dict(self.notes),
             doubtful=self.doubtful,
+            baseline_epochs=self.baseline_epochs,
+            baseline_steps=self.baseline_steps,
+            baseline_ended=self.baseline_ended,
             epochs=self.epochs,
             mode=self.mode,
             rerun_scores=() if chosen is None else self._rerun_scores(chosen),

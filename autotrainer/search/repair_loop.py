@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -74,7 +75,8 @@ class RepairLoop:
             targets: Summary of the training's targets.
             healthy_epochs: Epochs up to the healthy point since which it has got worse, where attempts can begin; or 0.
         """
-        self.budget.end_baseline()
+        if not baseline.halted:
+            self.budget.end_baseline()
         self.baseline = self.best = baseline
         self._metric = metric
         if self.preflight_fix is not None:
@@ -84,6 +86,24 @@ class RepairLoop:
             options = (healthy_epochs, self.resumable, self.repeats)
             self._search = Search(self.planner, metric, targets, baseline, self.budget, *options)
         self._tried = [(baseline, self.plan)]
+
+    def settle(self, baseline: Trial) -> None:
+        """Go on with the original training as it has ended at last, after the attempt that ran while it was paused."""
+        self.budget.end_baseline()
+        if baseline is self.baseline:
+            return
+        self.baseline = baseline
+        self._tried[0] = (baseline, None)
+        if self.attempts:  # else it went on at once
+            plan, score = RepairPlan((), (), (), self.framework, self._layers), _score(baseline)
+            epochs = len(baseline.history.get("score", ())) if baseline.halted else None
+            cost = self.budget.in_trainings(baseline.work)
+            self.attempts.append(Attempt(plan, None if math.isnan(score) else score, None, (), cost, epochs))
+        assert self._search is not None, "only a training with an error is paused"
+        self._search.replace_baseline(baseline)
+        self._update_best()
+        if baseline.clean:  # the error has passed
+            self._search, self.best, self.plan = None, baseline, None
 
     def _add_preflight_attempt(self, fix: PreflightFix, trial: Trial) -> None:
         step, edits = fix.step, trial.edits or trial.spec.edits
@@ -99,7 +119,7 @@ class RepairLoop:
             self.stopped_by = "interrupt"
         elif self.baseline.cut_short:
             self.stopped_by = "budget"
-        elif self._search is None or self._search.repaired:
+        elif self.repaired:
             self.stopped_by = "done"
         elif not self.budget.allows(max(1, unit // max(_MIN_PARTS, self.epochs))):
             self.stopped_by = "budget"
@@ -108,6 +128,15 @@ class RepairLoop:
         else:
             self.stopped_by = "done"
         return None
+
+    def next_proven(self) -> Candidate | None:
+        """Return the attempt with all repairs that the evidence proves, or None."""
+        return None if self._search is None else self._search.next_proven()
+
+    @property
+    def repaired(self) -> bool:
+        """Whether nothing more has to be tried."""
+        return self._search is None or self._search.repaired
 
     def rest_of_rung(self, candidate: Candidate) -> list[Candidate]:
         """Return the other pending candidates of a candidate's rung, if any: they run whatever its outcome."""
@@ -214,6 +243,9 @@ class RepairLoop:
             notes=dict(self.planner.notes) if self.planner else {},
             doubtful=self._search is not None and self._search.doubtful,
             epochs=self.epochs,
+            baseline_epochs=len(self.baseline.history.get("score", ())) - self.baseline.partial,
+            baseline_steps=self.baseline.granted,
+            baseline_ended=_end_of(self.baseline),
         )
 
     def _plan(self, candidate: Candidate, trial: Trial | None = None) -> RepairPlan:
@@ -247,9 +279,13 @@ def _score(trial: Trial) -> float:
     return trial.score.value if trial.score else float("nan")
 
 
+def _end_of(baseline: Trial) -> Literal["", "stuck", "beaten"]:
+    return "stuck" if baseline.stuck else "beaten" if baseline.halted else ""
+
+
 def _ran_long_enough(trial: Trial) -> bool:
     """Return whether a training without errors ran long enough to be called healthy: budget or Ctrl-C may end it."""
-    if not (trial.cut_short or trial.interrupted):
+    if not (trial.cut_short or trial.interrupted or trial.halted):
         return True
     full_epochs = len(trial.history.get("score", ())) - trial.cut_short  # the budget ends it within an epoch
     return trial.score is not None and full_epochs >= _ENOUGH * trial.spec.epochs
