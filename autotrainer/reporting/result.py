@@ -33,7 +33,8 @@ class Attempt:
             for a full training.
         verdict: Set for a rerun with another seed, which checks whether a gain is due to chance: ``holds``,
             ``refuted``, or ``open`` while undecided. Empty for all other attempts. A rerun of the original training
-            has a plan without repairs.
+            has a plan without repairs. ``original`` for the original training, which went on after it had been
+            paused: also a plan without repairs.
     """
 
     plan: RepairPlan
@@ -42,7 +43,7 @@ class Attempt:
     findings: tuple[Finding, ...]
     cost: float
     epochs: int | None = None
-    verdict: Literal["", "open", "holds", "refuted"] = ""
+    verdict: Literal["", "open", "holds", "refuted", "original"] = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -149,7 +150,7 @@ class Result:
 
     def _rerun_scores(self, plan: RepairPlan | None) -> tuple[float, ...]:
         """Return the scores of a plan's reruns with other seeds; None for those of the baseline."""
-        reruns = [a for a in self.attempts if a.verdict]
+        reruns = [a for a in self.attempts if a.verdict not in ("", "original")]
         chosen = [a for a in reruns if (_is_same(a.plan, plan) if plan is not None else not a.plan.repairs)]
         return tuple(a.score for a in chosen if a.score is not None)
 

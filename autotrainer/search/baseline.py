@@ -22,11 +22,12 @@ the cause is repaired.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from autotrainer.records.findings import Severity
+from autotrainer.records.findings import Finding, Severity, rank_findings
 from autotrainer.records.signals import Floats
 from autotrainer.scoring.metrics import Metric, RowMetric, Score
 from autotrainer.scoring.scorer import Scorer
@@ -37,7 +38,7 @@ from autotrainer.training.budget import Budget
 from autotrainer.training.run import ManagedRun
 from autotrainer.training.trial import Trial
 
-__all__ = ["ProvenCause", "Race", "is_ahead", "is_at_ceiling", "race_epochs"]
+__all__ = ["ProvenCause", "Race", "is_ahead", "is_at_ceiling", "race_epochs", "with_errors"]
 
 _FIRST, _LAST = 0.02, 1 / 3
 """Shares of the planned work at which findings are first and last asked for a proven cause; at doublings in between."""
@@ -91,21 +92,35 @@ class Race:
 
     Args:
         attempt: The repaired training, which has ended.
+        paused: The original training where it was paused.
         scorer: Compares scores.
-        samples: Training samples of the whole original training, or 0 if unknown.
     """
 
-    def __init__(self, attempt: Trial, scorer: Scorer, samples: int) -> None:
-        self._attempt, self._scorer, self._samples = attempt, scorer, samples
+    def __init__(self, attempt: Trial, paused: Trial, scorer: Scorer) -> None:
+        self._attempt, self._paused, self._scorer = attempt, paused, scorer
+        self._samples = (paused.context.train_rows or 0) * paused.spec.epochs
         self._before: tuple[int, Score] | None = None
 
     def __call__(self, run: BaseRun) -> bool:
         """Return whether to halt the training."""
         score = run.scores.get(run.samples) if isinstance(run, ManagedRun) else None
+        return score is not None and self._is_ahead(run.samples, score)
+
+    @property
+    def won(self) -> bool:
+        """Whether the original was behind at a checkpoint before it was paused."""
+        return any(
+            self._is_ahead(samples, score)
+            for samples, score in sorted(self._paused.scores.items(), key=lambda entry: entry[0])
+        )
+
+    def _is_ahead(self, samples: int, score: Score) -> bool:
         before = self._before
-        if score is None or (before is not None and before[0] == run.samples):
+        if before is not None and samples <= before[0]:
             return False
-        self._before = run.samples, score
+        self._before = samples, score
+        if samples <= self._paused.samples and self._scorer.above_trivial(self._paused.score):
+            return False  # it has learned something since
         return is_ahead(self._attempt, self._before, before, self._samples, self._scorer)
 
 
@@ -147,6 +162,15 @@ def is_at_ceiling(attempt: Trial, baseline: Trial, metric: Metric | None) -> boo
     ceiling = replace(new, value=1.0, rows=np.ones(len(new.rows)))
     at_ceiling = new.value >= _FULL_R2 if metric.name == "r2" else not metric.better(ceiling, new)
     return metric.better(new, old, _SURE) and at_ceiling
+
+
+def with_errors(baseline: Trial, earlier: Sequence[Finding]) -> Trial:
+    """Return the original training, halted, with the errors for which it was paused in place of weaker findings."""
+    errors = {f.problem for f in baseline.errors}
+    proof = [f for f in earlier if f.severity is Severity.ERROR and f.problem not in errors]
+    replaced = {f.problem for f in proof}
+    kept = (f for f in baseline.findings if f.problem not in replaced)
+    return replace(baseline, findings=tuple(rank_findings((*proof, *kept))))
 
 
 def _gains(new: Score, old: Score) -> Floats:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -95,10 +94,11 @@ class RepairLoop:
         self.baseline = baseline
         self._tried[0] = (baseline, None)
         if self.attempts:  # else it went on at once
-            plan, score = RepairPlan((), (), (), self.framework, self._layers), _score(baseline)
+            plan = RepairPlan((), (), (), self.framework, self._layers)
             epochs = len(baseline.history.get("score", ())) if baseline.halted else None
             cost = self.budget.in_trainings(baseline.work)
-            self.attempts.append(Attempt(plan, None if math.isnan(score) else score, None, (), cost, epochs))
+            score = None if baseline.score is None else baseline.score.value
+            self.attempts.append(Attempt(plan, score, None, baseline.findings, cost, epochs, "original"))
         assert self._search is not None, "only a training with an error is paused"
         self._search.replace_baseline(baseline)
         self._update_best()

@@ -20,7 +20,7 @@ from autotrainer.records.data import Data
 from autotrainer.reporting.result import Result
 from autotrainer.rule import Rule
 from autotrainer.scoring.scorer import Scorer
-from autotrainer.search.baseline import ProvenCause, Race, is_at_ceiling, race_epochs
+from autotrainer.search.baseline import ProvenCause, Race, is_at_ceiling, race_epochs, with_errors
 from autotrainer.search.candidate import Candidate
 from autotrainer.search.planner import Planner
 from autotrainer.search.preflight import PreflightFix
@@ -36,6 +36,8 @@ from autotrainer.workers.trial_codec import restore_targets
 from autotrainer.workers.worker_pool import WorkerPool
 
 __all__ = ["Session"]
+
+Halt = Callable[[BaseRun], bool]
 
 
 @dataclass
@@ -123,8 +125,9 @@ class Session:
         """Run the baseline training, with the preflight fix if it can't run without."""
         spec, fix = TrainingSpec(self.request.epochs, self.request.seed), self.preflight_fix
         if fix is None:
-            pauses = self.planner is not None and not self.trainer.runs_callbacks
-            halt = ProvenCause(self.planner, self.scorer, self.budget) if pauses and self.planner else None
+            halt = None
+            if self.planner is not None and not self.trainer.runs_callbacks:
+                halt = ProvenCause(self.planner, self.scorer, self.budget)
             return self._baseline(spec, halt)
         try:
             trial = self._baseline(spec.with_edits(fix.step.edits))
@@ -142,21 +145,18 @@ class Session:
         Returns:
             The baseline as it has ended at last.
         """
-        context, spec, samples = (
-            baseline.context,
-            baseline.spec,
-            (baseline.context.train_rows or 0) * self.request.epochs,
-        )
-        attempt = None
+        context, spec, attempt = baseline.context, baseline.spec, None
         if (candidate := repair_loop.next_proven()) is not None:
             self._runner.compare = partial(self._diagnostics.compare_attempt, context)
             outcome = self._try(repair_loop, candidate, checkpoints=race_epochs(spec.epochs))
             if isinstance(outcome, Trial):
                 attempt = outcome
                 self._diagnostics.restore(attempt.context, context)
-        if attempt is None or not is_at_ceiling(attempt, baseline, self.scorer.metric):
-            race = None if attempt is None else Race(attempt, self.scorer, samples)
-            baseline = self._baseline(spec, race, again=True)
+        race = None if attempt is None else Race(attempt, baseline, self.scorer)
+        beaten = attempt is not None and is_at_ceiling(attempt, baseline, self.scorer.metric)
+        if not beaten and (race is None or not race.won):
+            goes_on = self._baseline(spec, race, again=True)
+            baseline = with_errors(goes_on, baseline.findings) if goes_on.halted else goes_on
         repair_loop.settle(baseline)
         if baseline.halted and not repair_loop.repaired:
             self.budget.spend(self._diagnostics.fit(context))
@@ -167,9 +167,7 @@ class Session:
         comparison = self._diagnostics.comparison
         return None if comparison is None else comparison.compare
 
-    def _baseline(
-        self, spec: TrainingSpec, halt: Callable[[BaseRun], bool] | None = None, *, again: bool = False
-    ) -> Trial:
+    def _baseline(self, spec: TrainingSpec, halt: Halt | None = None, *, again: bool = False) -> Trial:
         """Run the baseline training, or take it from the journal.
 
         Args:
@@ -188,7 +186,7 @@ class Session:
         run = ManagedRun(
             spec, self.rules, self.budget, self.scorer, request.train, request.validation, baseline=True,
             stop_if_stuck=self.planner is not None, log_dir=self.log_dir, on_epoch=self.progress.update,
-            facts=diagnostics.of_data(), halt=halt, checkpoints=race_epochs(spec.epochs) if again else (),
+            facts=diagnostics.of_data(), halt=halt, checkpoints=race_epochs(spec.epochs),
         )  # fmt: skip
         train = partial(self.trainer.train, spec, run)
         trial = run_trial(train, spec, run, self.scorer, request, diagnostics.of_training)
