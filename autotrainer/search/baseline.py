@@ -17,6 +17,9 @@ If in doubt, it runs to its end, and is compared there as always. "By more than 
 validation rows; for the perfect score it is 95 %, which is the stricter one there. So the result is never worse than
 the original at its end by more than noise, unless that learns nothing at first and then overtakes a training in which
 the cause is repaired.
+
+Each further attempt is likewise compared with the best training so far, from a quarter of its epochs on, and given up
+if it is clearly behind at equal work and would not catch up with as much gain from each further doubling (`Hopeless`).
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from autotrainer.training.budget import Budget
 from autotrainer.training.run import ManagedRun
 from autotrainer.training.trial import Trial
 
-__all__ = ["ProvenCause", "Race", "is_ahead", "is_at_ceiling", "race_epochs", "with_errors"]
+__all__ = ["Hopeless", "ProvenCause", "Race", "is_ahead", "is_at_ceiling", "is_hopeless", "race_epochs", "with_errors"]
 
 _FIRST, _LAST = 0.02, 1 / 3
 """Shares of the planned work at which findings are first and last asked for a proven cause; at doublings in between."""
@@ -48,6 +51,8 @@ _SURE = 3.09
 """One-sided 99.9 %, as a quantile of the normal distribution."""
 _NEEDED = 2.0
 """Work that has to be left, in baseline trainings: for the repaired training, and for the original if in doubt."""
+_HOPELESS = 0.25
+"""Share of an attempt after which it can be given up."""
 _PARTS = (50, 16, 8, 4, 2)
 _FULL_R2 = 0.99
 """R² that counts as perfect: 1 itself is out of reach, and any difference from it exceeds the noise of the rows."""
@@ -85,6 +90,29 @@ class ProvenCause:
         if not any(f.severity is Severity.ERROR and f.confidence >= _CONFIDENCE for f in findings):
             return False
         return self._planner.proven(findings, run.monitor.context, self._scorer.targets) is not None
+
+
+class Hopeless:
+    """Halts an attempt at the first checkpoint where it is certain to stay behind the best training.
+
+    Args:
+        best: The best training.
+        scorer: Compares scores.
+    """
+
+    def __init__(self, best: Trial, scorer: Scorer) -> None:
+        self._best, self._scorer = best, scorer
+        self._before: tuple[int, Score] | None = None
+
+    def __call__(self, run: BaseRun) -> bool:
+        """Return whether to halt the training."""
+        score = run.scores.get(run.samples) if isinstance(run, ManagedRun) else None
+        before = self._before
+        if score is None or (before is not None and run.samples <= before[0]):
+            return False
+        self._before = now = run.samples, score
+        samples = (run.context.train_rows or 0) * (run.context.planned_epochs or 0)
+        return is_hopeless(self._best, now, before, samples, self._scorer.metric)
 
 
 class Race:
@@ -136,20 +164,54 @@ def is_ahead(
         samples: Training samples of the whole original training, or 0 if unknown.
         scorer: Compares scores.
     """
-    metric, (done, score) = scorer.metric, now
-    equal = attempt.scores.get(max((reached for reached in attempt.scores if reached <= done), default=0))
-    if metric is None or attempt.score is None or equal is None or attempt.cut_short:
+    equal = _score_at(attempt, now[0])
+    if equal is None or not _leads(attempt, equal, now[1], scorer.metric):
         return False
-    if not (metric.better(equal, score, _SURE) and metric.better(attempt.score, score, _SURE)):
-        return False
-    if not scorer.judge(score).better:
+    if not scorer.judge(now[1]).better:
         return scorer.judge(equal).better
-    if before is None or samples < done or not isinstance(metric, RowMetric):
+    return _stays_behind(now, before, samples, attempt, scorer.metric)
+
+
+def is_hopeless(
+    best: Trial, now: tuple[int, Score], before: tuple[int, Score] | None, samples: int, metric: Metric | None
+) -> bool:
+    """Return whether an attempt is clearly worse than the best training at equal work, and can't catch up.
+
+    Args:
+        best: The best training.
+        now: Training samples of the attempt so far, and its score there.
+        before: The same at an earlier point, or None.
+        samples: Training samples of the whole attempt.
+        metric: Compares scores.
+    """
+    equal = _score_at(best, now[0])
+    if equal is None or now[0] < _HOPELESS * samples or not _leads(best, equal, now[1], metric):
+        return False
+    return _stays_behind(now, before, samples, best, metric)
+
+
+def _score_at(trial: Trial, samples: int) -> Score | None:
+    """Return the score at the last checkpoint with no more training samples."""
+    return trial.scores.get(max((reached for reached in trial.scores if reached <= samples), default=0))
+
+
+def _leads(leader: Trial, equal: Score, score: Score, metric: Metric | None) -> bool:
+    if metric is None or leader.score is None or leader.cut_short:
+        return False
+    return metric.better(equal, score, _SURE) and metric.better(leader.score, score, _SURE)
+
+
+def _stays_behind(
+    now: tuple[int, Score], before: tuple[int, Score] | None, samples: int, leader: Trial, metric: Metric | None
+) -> bool:
+    """Return whether a training won't reach the leader's final score, with as much gain from each doubling to come."""
+    done, score = now
+    if before is None or samples < done or leader.score is None or not isinstance(metric, RowMetric):
         return False
     gains = _gains(score, before[1])
     rate = gains.mean() + SIGMAS * gains.std() / math.sqrt(max(1, len(gains)))
     doublings = math.log2(samples / done) / math.log2(done / before[0])
-    return float(_gains(attempt.score, score).mean()) > max(0.0, float(rate)) * doublings
+    return float(_gains(leader.score, score).mean()) > max(0.0, float(rate)) * doublings
 
 
 def is_at_ceiling(attempt: Trial, baseline: Trial, metric: Metric | None) -> bool:

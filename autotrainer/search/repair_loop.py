@@ -154,7 +154,8 @@ class RepairLoop:
             return
         assert self._search is not None, "only a search makes candidates"
         plan = self._plan(candidate, trial)
-        self.attempts.append(Attempt(plan, trial.score.value, None, self._located(trial), cost, candidate.epochs))
+        epochs = len(trial.history["score"]) if trial.halted else candidate.epochs
+        self.attempts.append(Attempt(plan, trial.score.value, None, self._located(trial), cost, epochs))
         self._search.add(candidate, trial)
         if candidate.epochs is not None:
             trial.trained = None

@@ -20,7 +20,7 @@ from autotrainer.records.data import Data
 from autotrainer.reporting.result import Result
 from autotrainer.rule import Rule
 from autotrainer.scoring.scorer import Scorer
-from autotrainer.search.baseline import ProvenCause, Race, is_at_ceiling, race_epochs, with_errors
+from autotrainer.search.baseline import Hopeless, ProvenCause, Race, is_at_ceiling, race_epochs, with_errors
 from autotrainer.search.candidate import Candidate
 from autotrainer.search.planner import Planner
 from autotrainer.search.preflight import PreflightFix
@@ -148,7 +148,7 @@ class Session:
         context, spec, attempt = baseline.context, baseline.spec, None
         if (candidate := repair_loop.next_proven()) is not None:
             self._runner.compare = partial(self._diagnostics.compare_attempt, context)
-            outcome = self._try(repair_loop, candidate, checkpoints=race_epochs(spec.epochs))
+            outcome = self._try(repair_loop, candidate)
             if isinstance(outcome, Trial):
                 attempt = outcome
                 self._diagnostics.restore(attempt.context, context)
@@ -199,11 +199,11 @@ class Session:
         while (candidate := repair_loop.next()) is not None:
             self._try(repair_loop, candidate)
 
-    def _try(self, repair_loop: RepairLoop, candidate: Candidate, **options: Any) -> Trial | Failure:
+    def _try(self, repair_loop: RepairLoop, candidate: Candidate) -> Trial | Failure:
         """Run an attempt and record it."""
         before = self.budget.spent
         try:
-            outcome = self._attempt(repair_loop, candidate, **options)
+            outcome = self._attempt(repair_loop, candidate)
         except KeyboardInterrupt:
             repair_loop.fail(candidate, "interrupted by the user", before, interrupted=True)
             raise
@@ -213,15 +213,18 @@ class Session:
             repair_loop.add(candidate, outcome)
         return outcome
 
-    def _attempt(self, repair_loop: RepairLoop, candidate: Candidate, **options: Any) -> Trial | Failure:
+    def _attempt(self, repair_loop: RepairLoop, candidate: Candidate) -> Trial | Failure:
         """Run an attempt; or take it from the journal, or from another process that ran it ahead of its turn."""
-        spec, until = candidate.spec, candidate.epochs
+        spec, until, options = candidate.spec, candidate.epochs, dict[str, Any]()
         outcome = self._recorded(spec, until)
         if outcome is not None:
             return outcome
         self.progress.begin(f"attempt {len(repair_loop.attempts) + 1}", until or spec.epochs)
+        others = repair_loop.rest_of_rung(candidate)
+        if not (others or until or candidate.shorter or candidate.repeat_of):
+            options = {"halt": Hopeless(repair_loop.best, self.scorer), "checkpoints": race_epochs(self.request.epochs)}
         if self._pool is not None:
-            if others := repair_loop.rest_of_rung(candidate):
+            if others:
                 trainings = [(c.spec, c.epochs, c.shorter) for c in (candidate, *others)]
                 self._pool.submit([t for t in trainings if not self._is_recorded(*t[:2])], self.budget)
             outcome = self._pool.take(spec, until, self.budget)

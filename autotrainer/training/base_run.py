@@ -26,8 +26,9 @@ _PATIENCE = ((0.95, 0.0), (0.9, 0.15), (0.0, 1 / 3))
 """Minimum confidence of a `not_learning` error, and the share of the planned epochs after which it stops the baseline
 training: gradients that are exactly zero stop it at once, but a flat loss may still move. Attempts get half as long,
 because there are many of them."""
-_FIRST_LOOK = 16
-"""Training steps after which a training is first tested for a state that no step leaves; then whenever they double."""
+_FIRST_LOOK = (16, 128)
+"""Training steps after which an attempt, or the baseline, is first tested within an epoch for a state that no step
+leaves; then whenever they double. The baseline has to show its cause, which may take more steps than the state."""
 _ZEROS = 10
 """Samples in a row whose gradients are exactly zero before that counts."""
 
@@ -124,7 +125,7 @@ class BaseRun:
         self._facts, self._until, self._pauses, self._max_steps = dict(facts), until, pauses, max_steps
         self._workload = Workload(1)
         self._epochs = self._samples_before_epoch = 0
-        self._next_verdict, self._next_look = 0, _FIRST_LOOK
+        self._next_verdict, self._next_look = 0, _FIRST_LOOK[baseline]
 
     def start(self, context: TaskContext, operations: float) -> None:
         """Take the context of the training and the operations of one forward pass of one sample."""
