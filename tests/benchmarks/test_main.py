@@ -137,3 +137,12 @@ def test_missing_library_is_reported_before_the_run(
     assert main(["detect", "--out", str(tmp_path / "rows.jsonl"), "--html", str(tmp_path / "page.html")]) == 2
     assert "autotrainer-monitor[bench]" in capsys.readouterr().err
     assert not passed
+
+
+def test_missing_optuna_is_reported_before_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pool, "_run_one", lambda *args: pytest.fail("a task was run"))
+    monkeypatch.setattr(repair, "find_spec", lambda name: None if name == "cmaes" else name)
+    assert main(["repair", "--only", "so39525358", "--framework", "pytorch"]) == 2
+    assert "cmaes missing" in capsys.readouterr().err
