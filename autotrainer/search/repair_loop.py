@@ -119,7 +119,7 @@ class RepairLoop:
             self.stopped_by = "interrupt"
         elif self.baseline.cut_short:
             self.stopped_by = "budget"
-        elif self.repaired:
+        elif self._search is None or self._search.repaired:
             self.stopped_by = "done"
         elif not self.budget.allows(max(1, unit // max(_MIN_PARTS, self.epochs))):
             self.stopped_by = "budget"
