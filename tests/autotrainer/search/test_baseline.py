@@ -128,6 +128,31 @@ def test_original_runs_to_its_end(options: dict[str, Any]) -> None:
     assert (result.baseline_ended, result.baseline_epochs, result.baseline_score) == ("", EPOCHS, 0.9)
 
 
+def test_interrupt_of_the_repaired_training_returns_the_paused_original() -> None:
+    def script(edits: tuple[Edit, ...]) -> Outcome:
+        return Outcome(0.5, {"bad": float(not edits)}, raises={5: KeyboardInterrupt()} if edits else {})
+
+    result = autotrainer.fit(FakeModel(script), DATA, DATA, epochs=EPOCHS, test_data=DATA, progress=False)
+    assert (result.status, result.stopped_by, result.plan) == ("unrepaired", "interrupt", None)
+    assert (result.baseline_epochs, len(result.history["score"])) == (2, 2)
+    assert result.test_score is not None
+
+
+def test_interrupt_of_the_original_that_goes_on_returns_the_best() -> None:
+    trainings: list[tuple[Edit, ...]] = []
+
+    def script(edits: tuple[Edit, ...]) -> Outcome:
+        trainings.append(edits)
+        again = trainings == [(), (ScaleInputs(),), ()]
+        raises: dict[int, BaseException] = {60: KeyboardInterrupt()} if again else {}
+        return Outcome(0.8 if edits else 0.79, {"bad": float(not edits)}, raises=raises)
+
+    result = autotrainer.fit(FakeModel(script), DATA, DATA, epochs=EPOCHS, budget=3.0, progress=False)
+    assert result.stopped_by == "interrupt"
+    assert [a.verdict for a in result.attempts] == ["", "original"]
+    assert result.score == max(0.79, 0.8 if result.plan else 0.79)
+
+
 @pytest.mark.parametrize("repaired", [1.0, 0.8, 0.3])
 def test_resumed_result_equals_uninterrupted_result(repaired: float, tmp_path: Path) -> None:
     def plain(result: autotrainer.Result) -> dict[str, Any]:
