@@ -89,8 +89,8 @@ class Result:
         baseline_epochs: Complete epochs of the baseline.
         baseline_steps: Training steps of the baseline.
         baseline_ended: Why the baseline ended early: ``stuck`` (an error showed that it learns nothing more), or
-            ``beaten`` (its cause is proven, and the repaired training was ahead of it at equal work); empty if it did
-            not.
+            ``beaten`` (its cause is proven, and it was certain to be no better than the repaired training at its end);
+            empty if it did not. `baseline_score` is then that of where it ended.
         doubtful: Whether the gain exceeds the noise, but is not significant at the 99.9% level and was not confirmed
             with another seed (no budget left, or interrupted): it may be due to chance, as one attempt among several.
             False does not say how large the gain is with other seeds: the noise is that of the validation rows, and

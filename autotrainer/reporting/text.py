@@ -111,14 +111,14 @@ def baseline_end(outcome: Outcome) -> str:
     """Return where and why the original training ended early; empty if it did not."""
     reason = {
         "stuck": "it was stuck",
-        "beaten": "its cause is proven, and the repaired run was ahead of it for certain",
+        "beaten": "its cause is proven, and at its end it would not be better than the repaired run",
     }.get(outcome.baseline_ended)
     if reason is None:
         return ""
     planned = f" of {outcome.epochs}" if outcome.epochs else ""
     return (
         f"The original run was not trained to its end, but ended after {outcome.baseline_epochs}{planned} epochs and "
-        f"{count(outcome.baseline_steps, 'step')}: {reason}. Its score is the one there."
+        f"{count(outcome.baseline_steps, 'step')}: {reason}. Its score is the one there, not what it might have reached."
     )
 
 
