@@ -118,7 +118,8 @@ def baseline_end(outcome: Outcome) -> str:
     planned = f" of {outcome.epochs}" if outcome.epochs else ""
     return (
         f"The original run was not trained to its end, but ended after {outcome.baseline_epochs}{planned} epochs and "
-        f"{count(outcome.baseline_steps, 'step')}: {reason}. Its score is the one there, not what it might have reached."
+        f"{count(outcome.baseline_steps, 'step')}: {reason}. Its score is the one "
+        "there, not what it might have reached."
     )
 
 
