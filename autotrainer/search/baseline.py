@@ -5,7 +5,8 @@ Once an error with high confidence proves a cause, and a safe repair of it (`Pla
 from its start again, and given up only where it is certain to stay behind:
 
 * before its first step, if the repaired training has no error left, is better than the paused original by more than
-  noise, and a perfect score would not be better than its own by more than noise: no training can be (`is_at_ceiling`);
+  noise, and no training can be better than it: a perfect accuracy would not be by more than noise, or its R² is 0.99
+  or more (`is_at_ceiling`);
 * after a fiftieth, a sixteenth, an eighth, a quarter and half of its epochs, if the repaired training is ahead at equal
   work, which is the same number of training samples (`Race`). It was then better on the same validation rows, its final
   score is better, and either it was then clearly better than a constant prediction and the original was not; or the

@@ -225,7 +225,7 @@ class BaseRun:
 
     def _is_stuck_for_good(self) -> bool:
         """Return whether weights are NaN or infinite, or gradients exactly zero: no further step changes that."""
-        if self.granted < self._next_look:
+        if self.granted < self._next_look or self._budget.unit is None:  # the first epoch sets the unit
             return False
         self._next_look = 2 * self.granted
         history = self.monitor.history

@@ -145,6 +145,9 @@ class ManagedLoopRun(BaseRun):
         self._lowest = min(self._lowest, loss)
         return goes_on
 
+    def _is_stuck_for_good(self) -> bool:
+        return False  # the loop ends such an epoch itself: see `suspect`
+
     def judge(self) -> bool:
         """Return whether the score is clearly better than that of a constant prediction, and report both as facts."""
         metric, constant = self._loop_score.metric, self.constant_score

@@ -77,6 +77,7 @@ def test_patience_depends_on_confidence(confidence: float, baseline: bool, patie
 def _steps(run: ManagedRun, steps: int, *, weights: float, gradients: float) -> int:
     """Take steps of one long epoch with these norms until the run allows no more; return their number."""
     run.start(replace(CONTEXT, layers=(LayerInfo("a", "dense"),)), 1)
+    run._budget.measure(1000)
     for step in range(steps):
         if not run.spend(4, training=True):
             return step
