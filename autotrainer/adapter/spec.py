@@ -85,6 +85,8 @@ class FitRequest:
         keep: Layer-name patterns (fnmatch) that nothing may touch.
         seed: Seed of every training.
         test: Test data, or None.
+        judged_on: What trainings are judged on: ``validation`` data, or the ``training`` rows themselves if none could
+            be held back; `validation` is the same object as `train` then.
     """
 
     model: Any
@@ -100,6 +102,7 @@ class FitRequest:
     keep: tuple[str, ...] = ()
     seed: int = 0
     test: Data | None = None
+    judged_on: Literal["validation", "training"] = "validation"
 
 
 @dataclass(frozen=True, slots=True)

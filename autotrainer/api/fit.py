@@ -73,7 +73,9 @@ def fit(
         model: ``torch.nn.Module``, ``keras.Model``, or a callable without arguments that builds one.
         train_data: ``(x, y)`` or ``(x, y, sample_weight)`` of arrays or tensors, where x may also be a tuple or dict of
             them; or a loader or data set of the framework.
-        validation_data: The same. None holds back 20% of ``(x, y)``, drawn with the seed and stratified by class.
+        validation_data: The same. None holds back 20% of ``(x, y)``, drawn with the seed and stratified by class. If
+            these are too few to show anything (below five, that is with fewer than 25 rows, or because classes have a
+            single row), or ``x`` is a truth table, the training is judged on the training rows: `Result.judged_on`.
             Required for loaders, data sets and time-ordered data.
         loss: PyTorch: loss module or callable. Keras: loss or name; None for a compiled model.
         optimizer: PyTorch: optimizer over ``model.parameters()``, or callable(params). Keras: optimizer or name; None
@@ -140,12 +142,13 @@ def fit(
     work_budget = Budget(budget)
     kept, forbidden = names("keep", keep), names("forbid", forbid)
     planner = Planner(registry.repairs(), unprepared, strategy, max_change, extra_memory, forbidden)
-    train, validation, test = prepare_data(train_data, validation_data, test_data, seed)
+    actual_loss = getattr(model, "loss", None) if loss is None else loss
+    train, validation, test, judged_on = prepare_data(train_data, validation_data, test_data, seed, actual_loss)
     with ExitStack() as stack:
         backend = _backend(model, stack)
         request = FitRequest(
             model, train, validation, loss, optimizer, epochs, batch_size, step, scheduler,
-            dict(_mapping("fit_args", fit_args)), kept, seed, test,
+            dict(_mapping("fit_args", fit_args)), kept, seed, test, judged_on,
         )  # fmt: skip
         trainer = backend.trainer(request)
         planner.supports = trainer.supports

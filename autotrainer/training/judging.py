@@ -48,11 +48,12 @@ def judge(trained: Trained, run: ManagedRun, scorer: Scorer, request: FitRequest
     """
     if run.score is None or not run.judged:
         return not run.judged
-    judgement, rows, in_training = scorer.judge(run.score), run.validation_rows, False
-    better = judgement.better
+    in_training = request.judged_on == "training"
+    judgement, rows = scorer.judge(run.score), run.validation_rows
+    better = judgement.clear if in_training else judgement.better
     if math.isnan(judgement.constant) and isinstance(scorer.metric, LossMetric):
         return _uses_inputs(trained, run, request.validation)
-    if not judgement.decisive:
+    if not judgement.decisive and not in_training:
         better = judgement.clear
         other = _judge_training_rows(trained, run, scorer, request.train)
         if other is not None:
