@@ -176,7 +176,8 @@ def fit(
         progress_display = stack.enter_context(Progress(progress))
         session = Session(
             trainer=trainer, request=request, rules=() if off else tuple(rules), budget=work_budget,
-            scorer=Scorer(choice, trainer.context, train, masked), planner=planner if repair and not off else None,
+            scorer=Scorer(choice, trainer.context, train, masked, exact=judged_on == "training"),
+            planner=planner if repair and not off else None,
             backend=backend, test=test, log_dir=None if off else log_dir, progress=progress_display,
             preflight_fix=fix, journal=journal, workers=workers,
         )  # fmt: skip
