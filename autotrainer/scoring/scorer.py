@@ -269,7 +269,7 @@ class Scorer:
         """Return an evaluation with masked class indices negative and rows without finite targets removed."""
         targets = self._unmasked(evaluation.targets if evaluation.counted is None else evaluation.counted)
         outputs = evaluation.outputs
-        if targets.dtype.kind == "f" and len(targets) == len(outputs):
+        if targets.dtype.kind == "f" and 0 < len(targets) == len(outputs):
             finite = np.isfinite(targets).reshape(len(targets), -1).all(axis=1)
             if finite.any() and not finite.all():
                 targets, outputs = targets[finite], outputs[finite]

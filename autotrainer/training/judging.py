@@ -52,7 +52,7 @@ def judge(trained: Trained, run: ManagedRun, scorer: Scorer, request: FitRequest
     judgement, rows = scorer.judge(run.score), run.validation_rows
     better = judgement.clear if in_training else judgement.better
     if math.isnan(judgement.constant) and isinstance(scorer.metric, LossMetric):
-        return _uses_inputs(trained, run, request.validation)
+        return _has_fallen(run) and _uses_inputs(trained, run, request.validation)
     if not judgement.decisive and not in_training:
         better = judgement.clear
         other = _judge_training_rows(trained, run, scorer, request.train)
@@ -76,6 +76,22 @@ def _judge_training_rows(
         return None
     judgement = scorer.judge_rows(trained.evaluate(rows))
     return None if math.isnan(judgement.constant) else (judgement, rows.rows)
+
+
+def _has_fallen(run: ManagedRun) -> bool:
+    """Return whether the loss is lower than at the first step, on validation data or on training data; else report it.
+
+    For losses of which nothing else is known, such as those that a ``step`` computes from several outputs.
+    """
+    steps, losses = run.monitor.history.losses
+    if run.evaluation is None or not len(losses) or steps[0] != 0 or not math.isfinite(losses[0]):
+        return True
+    ends = (run.evaluation.training_loss, run.history.get("loss", [math.nan])[-1])
+    loss = min((value for value in ends if math.isfinite(value)), default=math.inf)
+    if loss < losses[0]:
+        return True
+    run.monitor.learn({"above_constant": 0.0, "metric_score": loss, "first_loss": float(losses[0])})
+    return False
 
 
 def _uses_inputs(trained: Trained, run: ManagedRun, validation: Data) -> bool:
