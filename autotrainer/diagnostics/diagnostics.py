@@ -170,8 +170,7 @@ class Diagnostics:
             return facts
         targets = self.train.targets
         if "constant_targets" in self.needs:
-            several = len(targets) > 1  # a single row can only show whether the model can fit it
-            facts["constant_targets"] = float(several and bool((targets == targets[:1]).all()))
+            facts["constant_targets"] = float(bool((targets == targets[:1]).all()))
         if isinstance(self.validation, ArrayData) and self.needs.intersection(OVERLAP_FACTS):
             facts |= shared_inputs(self.train, self.validation)
         if isinstance(self.validation, ArrayData) and self.needs.intersection(MISMATCH_FACTS):

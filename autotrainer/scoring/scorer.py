@@ -21,7 +21,7 @@ from autotrainer.scoring.metric_selection import MetricSelection, accuracy_metri
 from autotrainer.scoring.metrics import PERFECT, TRIVIAL_R2, LossMetric, Metric, RowMetric, Score, WholeMetric
 from autotrainer.scoring.significance import row_gains, significant
 
-__all__ = ["Judgement", "Scorer"]
+__all__ = ["FITTED", "Judgement", "Scorer"]
 
 _FEW_ROWS = 10
 """Rows below which a metric without a value per row does not show that a model beats a constant prediction."""
@@ -30,7 +30,7 @@ _MIN_SKILL = 0.5
 is the constant prediction, 1 a perfect model."""
 _MIN_FALL = 0.01
 """Smallest share by which a loss must be below that of a constant prediction."""
-_FITTED = 0.01
+FITTED = 0.01
 """Share of the error of zero outputs below which a model fits targets that are all the same, such as those of one row:
 a constant prediction is perfect there, and can't be beaten."""
 
@@ -177,15 +177,15 @@ class Scorer:
         return _judgement(metric, metric.score(countable), constant_score, zero_error)
 
     def _error_of_zeros(self, evaluation: Evaluation) -> float:
-        """Return the error of outputs that are all zero; NaN if it is unknown, 0 for a share such as the accuracy."""
+        """Return the error of outputs that are all zero; NaN if it is unknown or 0, 0 for accuracy and R²."""
         metric, family = self._metric, self._context.loss.family
         targets = np.asarray(evaluation.targets, np.float64)
         if metric is None or not targets.size or metric.name in ("accuracy", "r2"):
             return 0.0
         if metric.name == "mae" or (isinstance(metric, LossMetric) and family == "absolute_error"):
-            return float(np.abs(targets).mean())
+            return float(np.abs(targets).mean()) or math.nan
         if metric.name == "mse" or (isinstance(metric, LossMetric) and family == "squared_error"):
-            return float(np.square(targets).mean())
+            return float(np.square(targets).mean()) or math.nan
         return math.log(2) if self._context.loss.classifies and isinstance(metric, LossMetric) else math.nan
 
     def _constant_score(self, evaluation: Evaluation, constants: Sequence[Floats] | None = None) -> Score | None:
@@ -289,7 +289,7 @@ def _judgement(metric: Metric, score: Score, constant: Score | None, zero_error:
     perfect = PERFECT.get(metric.name, math.nan)
     room = abs((0.0 if isinstance(metric, LossMetric) else perfect) - constant.value)
     if room == 0:
-        fits = math.isnan(zero_error) or abs(score.value - constant.value) <= _FITTED * zero_error
+        fits = math.isnan(zero_error) or abs(score.value - constant.value) <= FITTED * zero_error
         return Judgement(fits, score.value, constant.value)
     skill = gain / room if room > 0 else math.nan
     if isinstance(metric, LossMetric):
