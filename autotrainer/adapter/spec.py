@@ -85,8 +85,8 @@ class FitRequest:
         keep: Layer-name patterns (fnmatch) that nothing may touch.
         seed: Seed of every training.
         test: Test data, or None.
-        judged_on: What trainings are judged on: ``validation`` data, or the ``training`` rows themselves if none could
-            be held back; `validation` is the same object as `train` then.
+        judged_on: What trainings are judged on: ``validation`` data, or the ``training`` rows if none of them can be
+            spared; `validation` has the same rows then.
     """
 
     model: Any

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from typing import Any, Literal
 from autotrainer import plugins, registry
 from autotrainer.adapter.backend import Backend
 from autotrainer.adapter.spec import FitRequest
-from autotrainer.api.fit_data import class_index_error, ignored_class, prepare_data
+from autotrainer.api.fit_data import class_index_error, ignored_class, prepare_data, validates_on_training_rows
 from autotrainer.api.options import check_keep, check_loss, names
 from autotrainer.config import log_folder, switched_off
 from autotrainer.edits.base import Count, Whole, checked, shorten
@@ -151,6 +152,8 @@ def fit(
             dict(_mapping("fit_args", fit_args)), kept, seed, test, judged_on,
         )  # fmt: skip
         trainer = backend.trainer(request)
+        if validates_on_training_rows(request, trainer):
+            request = replace(request, judged_on="training")
         planner.supports = trainer.supports
         off = switched_off()
         if workers != 1 and repair and not off:
@@ -176,7 +179,7 @@ def fit(
         progress_display = stack.enter_context(Progress(progress))
         session = Session(
             trainer=trainer, request=request, rules=() if off else tuple(rules), budget=work_budget,
-            scorer=Scorer(choice, trainer.context, train, masked, exact=judged_on == "training"),
+            scorer=Scorer(choice, trainer.context, train, masked, exact=request.judged_on == "training"),
             planner=planner if repair and not off else None,
             backend=backend, test=test, log_dir=None if off else log_dir, progress=progress_display,
             preflight_fix=fix, journal=journal, workers=workers,

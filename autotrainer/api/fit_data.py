@@ -8,12 +8,16 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from autotrainer.adapter.spec import FitRequest
+from autotrainer.adapter.trainer import Trainer
 from autotrainer.errors import DataError
-from autotrainer.records.data import ArrayData, Data, normalize
+from autotrainer.records.data import ArrayData, Data, arrays_of, normalize
 from autotrainer.records.task import TaskContext
 from autotrainer.training.holdout import can_hold_out, hold_out
 
-__all__ = ["class_index_error", "ignored_class", "prepare_data"]
+__all__ = ["class_index_error", "ignored_class", "prepare_data", "validates_on_training_rows"]
+
+_SMALL = 256
+"""Training rows up to which they are compared with the validation rows, to see whether these are the same."""
 
 
 def prepare_data(
@@ -54,6 +58,32 @@ def prepare_data(
         if isinstance(train, ArrayData) and isinstance(other, ArrayData):
             _check_same_form(train, other, name)
     return train, validation, test, judged_on
+
+
+def validates_on_training_rows(request: FitRequest, trainer: Trainer) -> bool:
+    """Return whether the validation rows are the training rows, and these are too few to hold any back instead.
+
+    With more rows this is a fault that a rule reports.
+
+    Args:
+        request: The request, in normalized form.
+        trainer: Reads loaders and data sets, if they are known to be small.
+    """
+    parts = (request.train, request.validation)
+    small = (trainer.context.train_rows or _SMALL + 1) <= _SMALL
+    if not small or request.judged_on == "training":
+        return request.judged_on == "training"
+    train, validation = (part if isinstance(part, ArrayData) else trainer.sample(part, _SMALL + 1) for part in parts)
+    if train is None or validation is None or train.rows != validation.rows:
+        return False
+    if can_hold_out(train, indices=_takes_indices(request.loss)):
+        return False
+    return _sorted_rows(train) == _sorted_rows(validation)
+
+
+def _sorted_rows(data: ArrayData) -> list[bytes]:
+    arrays = (*arrays_of(data.inputs), data.targets)
+    return sorted(b"".join(array[row].tobytes() for array in arrays) for row in range(data.rows))
 
 
 def _takes_indices(loss: Any) -> bool:

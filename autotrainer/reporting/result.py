@@ -90,7 +90,7 @@ class Result:
             False does not say how large the gain is with other seeds: the noise is that of the validation rows, and
             a rerun keeps the model's initial weights. The report says with how many seeds the gain was measured.
         judged_on: ``validation``: all scores but those on test data are on validation data. ``training``: they are on
-            the training rows, because none could be held back: they show that the model can fit these rows, not that
+            the training rows, none of which can be spared for validation: they show that the model can fit these rows, not that
             it generalizes.
     """
 

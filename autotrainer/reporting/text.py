@@ -38,7 +38,7 @@ UNCONFIRMED = (
 )
 
 JUDGED_ON_TRAINING = (
-    "Judged on the training rows, since none could be held back for validation: shows that the model can fit them, not "
+    "Judged on the training rows, none of which can be spared for validation: shows that the model can fit them, not "
     "that it generalizes."
 )
 
