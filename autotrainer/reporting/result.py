@@ -90,8 +90,8 @@ class Result:
             False does not say how large the gain is with other seeds: the noise is that of the validation rows, and
             a rerun keeps the model's initial weights. The report says with how many seeds the gain was measured.
         judged_on: ``validation``: all scores but those on test data are on validation data. ``training``: they are on
-            the training rows, none of which can be spared for validation: they show that the model can fit these rows, not that
-            it generalizes.
+            the training rows, none of which can be spared for validation: they show that the model can fit these rows,
+            not that it generalizes.
     """
 
     status: Literal["healthy", "repaired", "improved", "unrepaired"]

@@ -125,8 +125,8 @@ def selection_bias(outcome: Outcome) -> str:
     if outcome.test_score is not None or not scored:
         return ""
     return (
-        f"{count(scored, 'attempt')} and the original run were compared on the same {outcome.judged_on} set, so the best "
-        "score there is slightly optimistic; pass test_data= for an unbiased one."
+        f"{count(scored, 'attempt')} and the original run were compared on the same {outcome.judged_on} set, so the "
+        "best score there is slightly optimistic; pass test_data= for an unbiased one."
     )
 
 
@@ -202,7 +202,9 @@ def _outcome_lines(outcome: Outcome) -> list[str]:
     metric = safe_line(outcome.metric)
     if note := judged_rows(outcome):
         lines += _wrap(note, "  ")
-    lines.append(f"  {safe_line(outcome.judged_on)} {metric}: {number(outcome.baseline_score)} → {number(outcome.score)}")
+    lines.append(
+        f"  {safe_line(outcome.judged_on)} {metric}: {number(outcome.baseline_score)} → {number(outcome.score)}"
+    )
     if note := seed_scope(outcome):
         lines += _wrap(note, "  ")
     if outcome.test_score is not None:

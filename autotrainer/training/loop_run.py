@@ -152,7 +152,9 @@ class ManagedLoopRun(BaseRun):
         if metric is None or self.score is None:
             return metric is None
         targets, squared = self.monitor.history.targets, self.monitor.context.loss.family == "squared_error"
-        if constant == 0 and targets.mean and squared and not metric.is_share:  # all targets are the same, such as that of a single row
+        if (
+            constant == 0 and targets.mean and squared and not metric.is_share
+        ):  # all targets are the same, such as that of a single row
             better = self.score.value <= FITTED * targets.mean**2
         else:
             better = metric.above_constant(self.score, constant)

@@ -13,8 +13,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import autotrainer
+from autotrainer.backends.pytorch.data.batches import LoaderBatches
+from autotrainer.backends.pytorch.data.objective import Objective
+from autotrainer.backends.pytorch.training.evaluation import losses_with_mean_outputs
 from autotrainer.errors import DataError
 
+CPU = torch.device("cpu")
 XOR = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32), np.array([[0], [1], [1], [0]], np.float32)
 ROW = np.array([[0.3, -0.2, 0.7]], np.float32), np.array([[1.5]], np.float32)
 GOOD, LOW, HIGH = 0.02, 2e-5, 20.0
@@ -83,11 +87,13 @@ def test_single_row_in_a_loop(rate: float, status: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("rate", "status"), [(0.005, "healthy"), (5.0, "repaired")])
-def test_loss_of_two_outputs_that_hides_them(rate: float, status: str) -> None:
+@pytest.mark.parametrize(
+    ("rate", "scale", "status"), [(0.005, 1, "healthy"), (50.0, 1, "repaired"), (0.005, 1e4, "repaired")]
+)
+def test_loss_of_two_outputs_that_hides_them(rate: float, scale: float, status: str) -> None:
     random = np.random.default_rng(0)
     x = random.normal(size=(400, 4)).astype(np.float32)
-    parts = TensorDataset(*map(torch.tensor, (x, x[:, :2].argmax(axis=1), x[:, 2:3] * 2)))
+    parts = TensorDataset(*map(torch.tensor, (x * np.float32(scale), x[:, :2].argmax(axis=1), x[:, 2:3] * 2)))
 
     class Heads(nn.Module):
         def __init__(self) -> None:
@@ -113,6 +119,24 @@ def test_loss_of_two_outputs_that_hides_them(rate: float, status: str) -> None:
     )
     assert (result.status, result.metric) == (status, "negative loss")
     assert result.score > -0.5
+
+
+def test_loss_of_mean_outputs_is_that_of_equal_outputs_for_all_rows() -> None:
+    model, loss = nn.Linear(3, 2), nn.TripletMarginLoss(margin=1.0)
+    parts = TensorDataset(torch.randn(40, 3, 3, generator=torch.Generator().manual_seed(0)))
+
+    def step(model: nn.Module, batch: Any) -> Tensor:
+        result: Tensor = loss(*(model(batch[0][:, part]) for part in range(3)))
+        return result
+
+    by_call, by_part = (
+        losses_with_mean_outputs(model, Objective(None, chosen), LoaderBatches(DataLoader(parts, 20), CPU, pairs=False))
+        for chosen in (step, lambda model, batch: model.weight.square().sum())
+    )
+    assert by_call[1] == pytest.approx([1.0, 1.0])
+    assert (by_call[0] != by_call[1]).all()
+    assert not len(by_part[0])
+    assert not model._forward_hooks
 
 
 def test_loader_that_drops_its_only_batch_is_an_error() -> None:
