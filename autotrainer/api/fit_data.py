@@ -72,7 +72,7 @@ def validates_on_training_rows(request: FitRequest, trainer: Trainer) -> bool:
     parts = (request.train, request.validation)
     small = (trainer.context.train_rows or _SMALL + 1) <= _SMALL
     if not small or request.judged_on == "training":
-        return request.judged_on == "training"
+        return bool(request.judged_on == "training")
     train, validation = (part if isinstance(part, ArrayData) else trainer.sample(part, _SMALL + 1) for part in parts)
     if train is None or validation is None or train.rows != validation.rows:
         return False

@@ -119,4 +119,4 @@ def _is_truth_table(data: ArrayData) -> bool:
     patterns = 2 ** len(varying)
     if not patterns <= data.rows < _STRIDE * patterns:
         return False
-    return len(np.unique(np.stack(varying, axis=1), axis=0)) == patterns
+    return bool(len(np.unique(np.stack(varying, axis=1), axis=0)) == patterns)
