@@ -148,7 +148,7 @@ def fit(
             dict(_mapping("fit_args", fit_args)), kept, seed, test,
         )  # fmt: skip
         trainer = backend.trainer(request)
-        planner.supports = trainer.supports
+        planner.supports, planner.supports_together = trainer.supports, trainer.supports_together
         off = switched_off()
         if workers != 1 and repair and not off:
             check_sendable(workers, request, metric)

@@ -178,7 +178,9 @@ class Scorer:
         given = np.asarray(evaluation.outputs)
         narrow = metric.name == "accuracy" and given.dtype.kind == "f"  # a function of the order of outputs only
         for constant in constants:
-            outputs = np.broadcast_to(constant.astype(given.dtype) if narrow else constant, given.shape)
+            wider = constant.size > given[0].size  # one unit for each of several classes
+            shape = (len(given), *constant.shape) if wider else given.shape
+            outputs = np.broadcast_to(constant.astype(given.dtype) if narrow else constant, shape)
             score = None
             with suppress(Exception):  # a metric of the user's may be undefined there, such as an F score
                 score = metric.score(replace(evaluation, outputs=outputs))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from autotrainer import plugins
 from autotrainer.adapter.spec import Support, SupportLevel
-from autotrainer.edits import Edit
+from autotrainer.edits import Edit, ResizeOutputLayer
 from autotrainer.edits.base import is_number, shorten
 from autotrainer.errors import ConfigError, nearest
 from autotrainer.output import logger
@@ -58,6 +58,8 @@ class Planner:
         forbid: Names of repairs never to use.
 
     Attributes:
+        supports_together: Returns whether a training with all of some edits can be run, of which one gives the output
+            another width; None if there is no such edit.
         notes: Why repairs were left out, by the name of the repair.
 
     Raises:
@@ -70,6 +72,7 @@ class Planner:
     max_change: int = 3
     extra_memory: bool = True
     forbid: Iterable[str] = ()
+    supports_together: Callable[[Sequence[Edit]], Support] | None = None
     notes: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -214,6 +217,9 @@ class Planner:
             return f"max_change={self.max_change} rules it out"
         if not self.extra_memory and any(edit.memory for edit in edits):
             return "extra_memory=False rules it out"
+        together = self.supports_together
+        if together is not None and any(isinstance(edit, ResizeOutputLayer) for edit in edits):
+            return together(edits).reason  # the others must fit the new output
         for edit in edits:
             support = self.supports(edit)
             if not support:

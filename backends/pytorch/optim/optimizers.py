@@ -154,15 +154,20 @@ def _zero_gradients(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     optimizer.zero_grad()
 
 
-def adopt_parameters(optimizer: Optimizer, model: nn.Module, before: Sequence[nn.Parameter]) -> None:
+def adopt_parameters(
+    optimizer: Optimizer, model: nn.Module, before: Sequence[tuple[nn.Parameter, torch.Size]]
+) -> None:
     """Add the parameters that a model has gained to its optimizer, and remove those that it has lost.
+
+    What it has accumulated for parameters of another shape is forgotten.
 
     Args:
         optimizer: The optimizer; changed. New parameters get the settings of the first group, without decay.
         model: The model after surgery.
-        before: Its parameters before surgery.
+        before: Its parameters before surgery, with their shapes then.
     """
-    old, now = {id(p) for p in before}, {id(p) for p in model.parameters()}
+    _forget(optimizer, [p for p, shape in before if p.shape != shape])
+    old, now = {id(p) for p, _ in before}, {id(p) for p in model.parameters()}
     gone = old - now
     for group in optimizer.param_groups:
         group["params"] = [p for p in group["params"] if id(p) not in gone]
@@ -173,6 +178,17 @@ def adopt_parameters(optimizer: Optimizer, model: nn.Module, before: Sequence[nn
         if "weight_decay" in options:
             options["weight_decay"] = 0.0
         optimizer.add_param_group({"params": new, **options})
+
+
+def _forget(optimizer: Optimizer, resized: Sequence[nn.Parameter]) -> None:
+    if resized and isinstance(optimizer, torch.optim.LBFGS):
+        optimizer.state.clear()  # vectors of all parameters
+    for group in optimizer.param_groups:
+        for parameter in (p for p in group["params"] if any(p is other for other in resized)):
+            state = optimizer.state.pop(parameter, None)
+            if state and isinstance(optimizer, torch.optim.Adagrad):  # only its constructor makes one
+                total = torch.full_like(parameter, group["initial_accumulator_value"])
+                optimizer.state[parameter] = {"step": torch.zeros_like(state["step"]), "sum": total}
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> bool:
