@@ -70,7 +70,7 @@ class ImproperLoss(Rule):
     )
     needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | STEP_NEEDS | frozenset({"target_min", "target_max"})
     causes = ("nonfinite_data", "target_mismatch")
-    repairs = ("fix_loss", "encode_targets", "fix_output_activation", "resize_output_layer")
+    repairs = ("fix_loss", "encode_targets", "fix_output_activation", "resize_output_layer", "scale_targets")
     static = True
     place = "loss"
     THRESHOLDS = thresholds(

@@ -339,5 +339,5 @@ def correct_values(
     else:
         predicted = outputs.reshape(rows, -1) > cut
         labels = targets.reshape(rows, -1) > 0.5 if targets.min(initial=0) >= 0 else targets.reshape(rows, -1) > 0
-        mask = np.ones(predicted.shape, bool)
+        mask = np.ones(np.broadcast_shapes(predicted.shape, labels.shape), bool)  # a single output predicts all labels
     return predicted == labels, mask

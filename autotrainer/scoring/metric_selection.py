@@ -148,6 +148,7 @@ def r2_metric(evaluation: Evaluation, loss: LossInfo | None = None) -> RowMetric
     if not varying.any() or not (evaluation.outputs.size == evaluation.targets.size or _is_broadcast(evaluation)):
         return None
     logits = loss is not None and loss.family == "binary_cross_entropy" and loss.expects == "logits"
+    logits &= bool(evaluation.targets.min() >= 0 and evaluation.targets.max() <= 1)  # others are no probabilities
 
     def rows(evaluation: Evaluation) -> tuple[Floats, Floats | None]:
         targets = _columns(evaluation.targets)

@@ -24,6 +24,8 @@ change of the model first; cheapest first."""
 
 _PROVEN = 0.5
 """Minimum effect of a safe repair that counts as proven by the evidence."""
+_ALONGSIDE = ("abnormal_data",)
+"""Problems whose safe repairs are proven along with those of errors even where they are warnings."""
 _LAST = ("reinitialize", "swap_activation")
 """Repairs that discard weights: last, unless the evidence names the layers."""
 _ROOT_LEAD = 2
@@ -102,6 +104,8 @@ class Planner:
     def proven(self, findings: Sequence[Finding], context: TaskContext, targets: TargetSummary) -> Step | None:
         """Combine the safe repairs that the evidence proves, the best one of each finding, into one step.
 
+        Repairs of unscaled inputs, which are safe, are taken along: an attempt is made in any case.
+
         Args:
             findings: Ranked findings of a training.
             context: Its context.
@@ -113,7 +117,12 @@ class Planner:
         edits: list[Edit] = []
         repairs: list[str] = []
         problems: list[str] = []
-        for finding in actionable(findings, self._repairable):
+        errors = actionable(findings, self._repairable)
+        # Inputs on another scale may hide behind an output that is wrong anyway: a warning, and harmful without it.
+        alongside = [f for f in findings if f.problem in _ALONGSIDE and f.severity is Severity.WARNING]
+        for finding in (*errors, *(f for f in alongside if f not in errors)):
+            if not edits and finding not in errors:
+                continue
             for proposal in self._proposals(finding, context, targets, only=Risk.SAFE):
                 new = [edit for edit in proposal.edits if edit not in edits]
                 if proposal.effect < _PROVEN or {type(edit) for edit in new} & {type(edit) for edit in edits}:

@@ -33,6 +33,7 @@ from autotrainer.backends.keras3.engines.tensorflow_graph import has_stateful_ra
 from autotrainer.backends.keras3.layers.converted_loss import ConvertedLoss
 from autotrainer.backends.keras3.model.copying import check_stateless, has_graph
 from autotrainer.backends.keras3.model.describe import context_of
+from autotrainer.backends.keras3.model.loss_kinds import loss_info
 from autotrainer.backends.keras3.model.losses import is_custom_loss, make_loss
 from autotrainer.backends.keras3.model.operations import count_operations
 from autotrainer.backends.keras3.model.watched_layers import watched_layers
@@ -161,10 +162,10 @@ class KerasTrainer(Trainer):
         )
 
     def _widths_differ(self, units: int | None) -> bool:
-        """Return whether a loss of columns compares a single one with each of several: it then aligns no shapes."""
+        """Return whether a loss compares a single output with each of several columns: it then aligns no shapes."""
         by_columns = self._targets.rank == len(self._output_shape) == 2 and not self._targets.one_hot
         classes = loss_info(self._settings.loss).family == "cross_entropy"
-        return by_columns and not classes and self._targets.width != units
+        return by_columns and not classes and units == 1 < self._targets.width
 
     def identity(self) -> Mapping[str, Any]:
         """Return what determines the original training."""
