@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from autotrainer.backends.pytorch.layers.update_clipping import clip_updates
 from autotrainer.backends.pytorch.model.describe import watched_modules
-from autotrainer.backends.pytorch.runtime.torch_private import RunningNorm
+from autotrainer.backends.pytorch.runtime.torch_private import RunningNorm, refresh_lbfgs
 from autotrainer.edits import (
     CompleteOptimizer,
     DecayRate,
@@ -183,6 +183,7 @@ def adopt_parameters(
 def _forget(optimizer: Optimizer, resized: Sequence[nn.Parameter]) -> None:
     if resized and isinstance(optimizer, torch.optim.LBFGS):
         optimizer.state.clear()  # vectors of all parameters
+        refresh_lbfgs(optimizer)
     for group in optimizer.param_groups:
         for parameter in (p for p in group["params"] if any(p is other for other in resized)):
             state = optimizer.state.pop(parameter, None)
