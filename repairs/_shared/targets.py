@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from autotrainer.edits import Edit, EncodeTargets, NumberClasses, ScaleTargets
 from autotrainer.records.task import TargetSummary, TaskContext
 
-__all__ = ["OUTPUT_RANGES", "are_out_of_reach", "differ_in_shape_only", "far_from_unit_scale", "fitting_encoding", "outside_range"]
+__all__ = [
+    "OUTPUT_RANGES",
+    "are_out_of_reach",
+    "differ_in_shape_only",
+    "far_from_unit_scale",
+    "fitting_encoding",
+    "outside_range",
+]
 
 _FAR = 30.0
 """Standard deviation, and mean ÷ standard deviation, from which targets are far from unit scale: those of
@@ -47,7 +54,9 @@ def are_out_of_reach(context: TaskContext, targets: TargetSummary) -> bool:
     if binary and context.kind(targets) in ("binary", "multilabel"):
         return not targets.values and (targets.minimum < 0 or targets.maximum > 1)
     limited = outside_range(context.output_activation, targets.minimum, targets.maximum)
-    return context.kind(targets) == "regression" and (limited or (binary and not 0 <= targets.minimum <= targets.maximum <= 1))
+    return context.kind(targets) == "regression" and (
+        limited or (binary and not 0 <= targets.minimum <= targets.maximum <= 1)
+    )
 
 
 def far_from_unit_scale(targets: TargetSummary) -> bool:

@@ -152,7 +152,10 @@ def test_edits_are_judged_together_with_the_width_of_the_output(finding: Any, co
     assert step is not None
     assert step.edits == asked[0]
     assert planner.proven(found, context(loss=BCE), summary(**INDICES)) == step
-    assert Planner([ResizeOutputLayerRepair], _always, max_change=2).proven(found, context(loss=BCE), summary(**INDICES)) is None
+    assert (
+        Planner([ResizeOutputLayerRepair], _always, max_change=2).proven(found, context(loss=BCE), summary(**INDICES))
+        is None
+    )
 
 
 def test_unscaled_inputs_are_repaired_along_with_a_proven_error(finding: Any, context: Any) -> None:

@@ -154,9 +154,7 @@ def _zero_gradients(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     optimizer.zero_grad()
 
 
-def adopt_parameters(
-    optimizer: Optimizer, model: nn.Module, before: Sequence[tuple[nn.Parameter, torch.Size]]
-) -> None:
+def adopt_parameters(optimizer: Optimizer, model: nn.Module, before: Sequence[tuple[nn.Parameter, torch.Size]]) -> None:
     """Add the parameters that a model has gained to its optimizer, and remove those that it has lost.
 
     What it has accumulated for parameters of another shape is forgotten.

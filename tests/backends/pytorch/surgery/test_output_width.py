@@ -155,13 +155,17 @@ def test_other_edits_are_judged_with_the_new_output(managed: Any) -> None:
     y = (managed.x[:, :1] > 0).astype(np.float64) + (managed.x[:, 1:2] > 0)
     model = nn.Sequential(*plain(1), nn.Sigmoid())
     trainer = managed.trainer(
-        model, train=(managed.x, y), validation=(managed.x, y), loss=nn.BCELoss(), optimizer=lambda p: torch.optim.SGD(p, 0.1)
+        model,
+        train=(managed.x, y),
+        validation=(managed.x, y),
+        loss=nn.BCELoss(),
+        optimizer=lambda p: torch.optim.SGD(p, 0.1),
     )
     head = (e.SetOutputActivation("softmax"), e.SetLoss("cross_entropy", "probabilities"))
     assert "softmax over one unit" in trainer.supports(head[0]).reason
     assert trainer.supports_together((e.ResizeOutputLayer(3), *head))
     assert "loss can't be computed" in trainer.supports_together((e.ResizeOutputLayer(3), head[0])).reason
-    trained, run = managed.train(
+    trained, _ = managed.train(
         model, e.ResizeOutputLayer(3), *head, train=(managed.x, y), validation=(managed.x, y), loss=nn.BCELoss()
     )
     evaluation = trained.evaluate(managed.request(model, validation=(managed.x, y)).validation)
