@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from autotrainer.backends.pytorch.layers.update_clipping import clip_updates
@@ -35,6 +36,7 @@ __all__ = [
     "optimizer_refusal",
     "owns",
     "parameter_ids",
+    "parameter_shapes",
     "set_rate",
 ]
 
@@ -154,7 +156,14 @@ def _zero_gradients(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     optimizer.zero_grad()
 
 
-def adopt_parameters(optimizer: Optimizer, model: nn.Module, before: Sequence[tuple[nn.Parameter, torch.Size]]) -> None:
+def parameter_shapes(model: nn.Module) -> list[tuple[nn.Parameter, torch.Size | None]]:
+    """Return the parameters of a model with their shapes; None for those of lazy layers that have none yet."""
+    return [(p, None if isinstance(p, UninitializedParameter) else p.shape) for p in model.parameters()]
+
+
+def adopt_parameters(
+    optimizer: Optimizer, model: nn.Module, before: Sequence[tuple[nn.Parameter, torch.Size | None]]
+) -> None:
     """Add the parameters that a model has gained to its optimizer, and remove those that it has lost.
 
     What it has accumulated for parameters of another shape is forgotten.
@@ -162,9 +171,9 @@ def adopt_parameters(optimizer: Optimizer, model: nn.Module, before: Sequence[tu
     Args:
         optimizer: The optimizer; changed. New parameters get the settings of the first group, without decay.
         model: The model after surgery.
-        before: Its parameters before surgery, with their shapes then.
+        before: Its parameters before surgery, with their shapes then: see `parameter_shapes`.
     """
-    _forget(optimizer, [p for p, shape in before if p.shape != shape])
+    _forget(optimizer, [p for p, shape in before if shape is not None and p.shape != shape])
     old, now = {id(p) for p, _ in before}, {id(p) for p in model.parameters()}
     gone = old - now
     for group in optimizer.param_groups:

@@ -17,7 +17,12 @@ from autotrainer.backends.pytorch.layers.modules import (
     TargetScaling,
     make_activation,
 )
-from autotrainer.backends.pytorch.optim.optimizers import adopt_parameters, edit_optimizer, owns
+from autotrainer.backends.pytorch.optim.optimizers import (
+    adopt_parameters,
+    edit_optimizer,
+    owns,
+    parameter_shapes,
+)
 from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph
 from autotrainer.backends.pytorch.surgery.reinitialize import reinitialize
 from autotrainer.backends.pytorch.surgery.snapshot import unchanged_on_error
@@ -158,7 +163,7 @@ def apply_edits(edits: Sequence[Edit], model: nn.Module, optimizer: Optimizer | 
             f"optimizer must be a torch.optim.Optimizer over the model's parameters or None, not {shorten(optimizer)}"
         )
     with unchanged_on_error(model, optimizer):
-        before = [(parameter, parameter.shape) for parameter in model.parameters()]
+        before = parameter_shapes(model)
         editor = ModelEditor(model, ActivationGraph.of(model))
         for edit in in_order(edits):
             check_fitted(edit)

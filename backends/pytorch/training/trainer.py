@@ -32,7 +32,12 @@ from autotrainer.backends.pytorch.data.targets import observed_loss
 from autotrainer.backends.pytorch.data.training_data import TrainingData, make_objective, trains_on_another_loss
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
 from autotrainer.backends.pytorch.model.losses import EditedLoss, UndefinedLoss, bridge
-from autotrainer.backends.pytorch.optim.optimizers import adopt_parameters, edit_optimizer, set_rate
+from autotrainer.backends.pytorch.optim.optimizers import (
+    adopt_parameters,
+    edit_optimizer,
+    parameter_shapes,
+    set_rate,
+)
 from autotrainer.backends.pytorch.optim.schedulers import make_scheduler
 from autotrainer.backends.pytorch.runtime.devices import device_of, dtype_of
 from autotrainer.backends.pytorch.runtime.host_offload import is_large, is_remote
@@ -244,7 +249,7 @@ class TorchTrainer(Trainer):
     def _build(self, spec: TrainingSpec) -> tuple[Training, tuple[Edit, ...]]:
         """Return a training with the edits of a specification, and the edits as applied."""
         model, optimizer, loss = self._initial_state.fresh()
-        before = [(parameter, parameter.shape) for parameter in model.parameters()]
+        before = parameter_shapes(model)
         evaluation_objective = self._objective(unobserved_copy(loss))
         model, edits = self._edited(model, spec.edits)
         settings: dict[type[Edit], Any] = {type(edit): edit for edit in edits}
