@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from autotrainer.backends.pytorch.layers.modules import (
+    ColumnScaling,
     InputNoise,
     InputScaling,
     LabelColumns,
@@ -77,7 +78,7 @@ class ModelEditor(StructureEditor):
         elif isinstance(edit, SetOutputActivation):
             self._set_output(edit)
         elif isinstance(edit, ScaleInputs):
-            self.wrap(InputScaling(self.model, edit.mean, edit.std))
+            self.wrap(_input_scaling(self.model, edit))
         elif isinstance(edit, AddInputNoise):
             self.wrap(InputNoise(self.model, edit.std))
         elif isinstance(edit, ScaleTargets):
@@ -161,6 +162,12 @@ def apply_edits(edits: Sequence[Edit], model: nn.Module, optimizer: Optimizer | 
             adopt_parameters(optimizer, editor.model, before)
             return editor.model, edit_optimizer(optimizer, editor.model, edits)
         return editor.model, None
+
+
+def _input_scaling(model: nn.Module, edit: ScaleInputs) -> InputScaling:
+    if edit.logarithmic or edit.dropped:
+        return ColumnScaling(model, edit.mean, edit.std, edit.log_center, edit.log_scale, edit.dropped)
+    return InputScaling(model, edit.mean, edit.std)
 
 
 def _normalization(layer: nn.Module, kind: str) -> nn.Module:

@@ -288,7 +288,7 @@ def test_scale_inputs(build: Callable[[], Any]) -> None:
     model = build()
     mean, std = tuple(X.mean(0).tolist()), tuple(X.std(0).tolist())
     expected = np.array(model((X - X.mean(0)) / X.std(0)))
-    changed = operate(model, ScaleInputs(mean, std), statistics=lambda e: InputStatistics((4,), mean, std, 1.0))
+    changed = operate(model, ScaleInputs(mean, std), statistics=lambda e: InputStatistics((4,), ScaleInputs(mean, std), 1.0))
     np.testing.assert_allclose(changed(X), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -314,7 +314,7 @@ def test_indices_are_not_scaled() -> None:
 def test_input_noise_is_relative_to_the_spread_of_the_input(spread: float) -> None:
     model = keras.Sequential([keras.Input((4,)), layers.Activation("linear"), layers.Dense(4, name="d")])
     model.layers[-1].set_weights([np.eye(4, dtype="float32"), np.zeros(4, "float32")])
-    statistics = InputStatistics((4,), (0.0,) * 4, (1.0,) * 4, spread)
+    statistics = InputStatistics((4,), ScaleInputs((0.0,) * 4, (1.0,) * 4), spread)
     changed = operate(model, AddInputNoise(0.1), statistics=lambda e: statistics)
     zeros = np.zeros((2000, 4), "float32")
     assert np.std(changed(zeros, training=True)) == pytest.approx(0.1 * spread, rel=0.1)
