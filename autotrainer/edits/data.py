@@ -118,7 +118,9 @@ class ScaleInputs(Edit):
         if self.constant:
             parts.append(f"{_columns(self.constant)} dropped as constant")
         if self.row_numbers:
-            parts.append(f"{_columns(self.row_numbers)} dropped as row number: all different, and unrelated to the target")
+            parts.append(
+                f"{_columns(self.row_numbers)} dropped as row number: all different, and unrelated to the target"
+            )
         return "; ".join(parts)
 
 

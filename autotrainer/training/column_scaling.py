@@ -126,9 +126,7 @@ class ColumnScaling:
             row_numbers=tuple(numbers.tolist()),
         )
 
-    def _row_numbers(
-        self, inputs: Floats, targets: Floats | None, constant: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
+    def _row_numbers(self, inputs: Floats, targets: Floats | None, constant: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the columns that only number the rows: whole numbers, all different, nearly without gaps.
 
         A column on which the targets depend is kept, such as a time or a rank, and so is the only one.

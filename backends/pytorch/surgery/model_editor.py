@@ -18,6 +18,7 @@ from autotrainer.backends.pytorch.layers.modules import (
     TargetScaling,
     make_activation,
 )
+from autotrainer.backends.pytorch.model.describe import direct_parameters
 from autotrainer.backends.pytorch.optim.optimizers import adopt_parameters, edit_optimizer, owns
 from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph
 from autotrainer.backends.pytorch.surgery.reinitialize import reinitialize
@@ -35,6 +36,7 @@ from autotrainer.edits import (
     ScaleTargets,
     SetOutputActivation,
     SwapActivation,
+    ThawLayers,
     initializer_for,
 )
 from autotrainer.edits.base import shorten
@@ -66,6 +68,10 @@ class ModelEditor(StructureEditor):
         elif isinstance(edit, Reinitialize):
             for name in edit.layers:
                 reinitialize(self._module_paths.module(name), edit.scheme)
+        elif isinstance(edit, ThawLayers):
+            for name in edit.layers:
+                for parameter in direct_parameters(self._module_paths.module(name)):
+                    parameter.requires_grad_(parameter.is_floating_point())
         elif isinstance(edit, RaisePrecision):
             self.model.float()
         elif isinstance(edit, InsertNormalization):

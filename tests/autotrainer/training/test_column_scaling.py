@@ -13,7 +13,7 @@ ROWS = 400
 RNG = np.random.default_rng(0)
 NORMAL = RNG.normal(100.0, 20.0, ROWS)
 PRICES = np.exp(RNG.normal(8.0, 2.0, ROWS))
-LABELS = (PRICES > np.median(PRICES)).astype(np.int64)
+LABELS = (np.median(PRICES) < PRICES).astype(np.int64)
 NUMBERS = np.arange(ROWS, dtype=np.float64)
 
 
@@ -26,7 +26,9 @@ def fit(*columns: np.ndarray, targets: np.ndarray | None = LABELS, batch: int = 
 
 
 def scaled(edit: ScaleInputs, column: int, values: np.ndarray) -> np.ndarray:
-    return (np.arcsinh((values - edit.log_center[column]) / edit.log_scale[column]) - edit.mean[column]) / edit.std[column]
+    return (np.arcsinh((values - edit.log_center[column]) / edit.log_scale[column]) - edit.mean[column]) / edit.std[
+        column
+    ]
 
 
 def test_only_columns_over_several_decades_become_logarithms() -> None:

@@ -288,7 +288,9 @@ def test_scale_inputs(build: Callable[[], Any]) -> None:
     model = build()
     mean, std = tuple(X.mean(0).tolist()), tuple(X.std(0).tolist())
     expected = np.array(model((X - X.mean(0)) / X.std(0)))
-    changed = operate(model, ScaleInputs(mean, std), statistics=lambda e: InputStatistics((4,), ScaleInputs(mean, std), 1.0))
+    changed = operate(
+        model, ScaleInputs(mean, std), statistics=lambda e: InputStatistics((4,), ScaleInputs(mean, std), 1.0)
+    )
     np.testing.assert_allclose(changed(X), expected, rtol=1e-4, atol=1e-5)
 
 
