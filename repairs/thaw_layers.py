@@ -19,8 +19,8 @@ class ThawLayersRepair(Repair):
         trained, frozen parameters are never changed: then this is advice, to be followed by hand.
 
     Why it helps:
-        Without a trainable parameter there is no training at all. This is left behind by a loop over the wrong model, or
-        by code that freezes a pretrained network before its new output layer is added.
+        Without a trainable parameter there is no training at all. Code that freezes a pretrained network, and adds no
+        new layer or adds it too early, leaves such a model behind.
 
     Safety:
         Safe: the training as it is can't run. The plan says first that frozen layers are changed.

@@ -120,11 +120,8 @@ class ColumnScaling:
         log = (center, scale) if scale.any() else (np.zeros(0), np.zeros(0))
         if len(constant) + len(numbers) == len(mean):
             constant = numbers = np.zeros(0, np.int64)
-        return ScaleInputs(
-            *(tuple(values.tolist()) for values in (means, stds, *log)),
-            constant=tuple(constant.tolist()),
-            row_numbers=tuple(numbers.tolist()),
-        )
+        numbers_of_columns = (tuple(values.tolist()) for values in (means, stds, *log))
+        return ScaleInputs(*numbers_of_columns, tuple(constant.tolist()), tuple(numbers.tolist()))
 
     def _row_numbers(self, inputs: Floats, targets: Floats | None, constant: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the columns that only number the rows: whole numbers, all different, nearly without gaps.
