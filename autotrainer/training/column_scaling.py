@@ -26,6 +26,11 @@ _GAIN = 1.0
 """Mean gain of the Gaussian log-likelihood of a value (Box and Cox, 1964), in nats, from which a column is taken on a
 logarithmic scale. One nat is a standard deviation e times as large as the usual spread, as of log-normal values of a
 log-spread of 1.15: 98 % of them cover more than two decades."""
+_ENOUGH = 2000
+"""Rows, at least, from which the scale of a column is taken."""
+_REACH = 3.5
+"""Standard deviations that the farthest value is from the mean, at least: values spread evenly over three decades are
+at 4, and other columns need not be looked at one by one."""
 _LOW = 5
 """Percentile of the magnitudes up to which the scale of a logarithm is about linear."""
 _DISTINCT = 20
@@ -109,7 +114,10 @@ class ColumnScaling:
         means, stds = np.array(mean), np.array(std)
         constant = np.flatnonzero(self._moments.constant)
         numbers = self._row_numbers(inputs, targets, constant)
-        for column in np.setdiff1d(np.arange(len(mean)), [*constant, *numbers]):
+        every = max(1, len(inputs) // _ENOUGH)
+        inputs, targets = inputs[::every], None if targets is None else targets[::every]
+        reach = np.max(np.where(np.isfinite(inputs), np.abs(inputs - means), 0.0), axis=0) / stds
+        for column in np.setdiff1d(np.flatnonzero(reach >= _REACH), [*constant, *numbers]):
             transform = _logarithm(inputs[:, column], targets)
             if transform is None:
                 continue
@@ -120,8 +128,9 @@ class ColumnScaling:
         log = (center, scale) if scale.any() else (np.zeros(0), np.zeros(0))
         if len(constant) + len(numbers) == len(mean):
             constant = numbers = np.zeros(0, np.int64)
-        numbers_of_columns = (tuple(values.tolist()) for values in (means, stds, *log))
-        return ScaleInputs(*numbers_of_columns, tuple(constant.tolist()), tuple(numbers.tolist()))
+        first, second, third, fourth = (tuple(values.tolist()) for values in (means, stds, *log))
+        dropped = (tuple(columns.tolist()) for columns in (constant, numbers))
+        return ScaleInputs(first, second, third, fourth, *dropped)
 
     def _row_numbers(self, inputs: Floats, targets: Floats | None, constant: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the columns that only number the rows: whole numbers, all different, nearly without gaps.

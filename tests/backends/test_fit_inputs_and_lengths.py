@@ -83,9 +83,9 @@ def edit_of(result: Result, kind: type[Edit]) -> Any:
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_columns_over_decades_are_scaled_one_by_one_and_row_numbers_dropped(framework: str) -> None:
     random = np.random.default_rng(0)
-    prices, age = np.exp(random.normal(10, 3, 800)), random.normal(40, 10, 800)
+    prices, age = np.exp(random.normal(16, 3, 800)), random.normal(40, 10, 800)
     x = np.stack([prices, age, np.arange(800.0), np.full(800, 5.0)], axis=1)
-    y = (np.log(prices) - 10 + (age - 40) / 5 > 0).astype(float)
+    y = ((np.log(prices) - 16) / 3 + (age - 40) / 5 > 0).astype(float)
     result = fit(framework, (4, 16), x, y, rate=0.01)
     scaling = edit_of(result, ScaleInputs)
     assert (scaling.logarithmic, scaling.row_numbers, scaling.constant) == ((0,), (2,), (3,))
