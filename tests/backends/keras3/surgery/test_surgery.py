@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -29,6 +30,7 @@ from autotrainer.edits import (
     SetWeightDecay,
     SwapActivation,
     SwapOptimizer,
+    ThawLayers,
 )
 from autotrainer.errors import ConfigError
 
@@ -304,6 +306,43 @@ def test_scale_inputs_globally_and_among_several_inputs() -> None:
     surgeon = Surgeon(model)
     surgeon.apply(ScaleInputs((50.0,), (10.0,)))
     np.testing.assert_allclose(surgeon.model(data), expected, rtol=1e-4)
+
+
+SCALING = ScaleInputs(
+    (1.0,) * 4, (2.0,) * 4, (0.0, 0.5, 0.0, 0.0), (0.0, 0.1, 0.0, 3.0), constant=(2,), row_numbers=(0,)
+)
+
+
+@pytest.mark.parametrize("build", [*GRAPHS, subclassed])
+def test_columns_become_logarithms_or_are_dropped(build: Callable[[], Any]) -> None:
+    model = build()
+    values = X.copy()
+    values[:, 1], values[:, 3] = np.arcsinh((X[:, 1] - 0.5) / 0.1), np.arcsinh(X[:, 3] / 3)
+    values = (values - 1) / 2
+    values[:, [0, 2]] = 0
+    expected = np.array(model(values))
+    np.testing.assert_allclose(operate(model, SCALING)(X), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_scaled_columns_are_saved_with_the_model(tmp_path: Path) -> None:
+    changed = operate(fused(), SCALING)
+    changed.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(X), changed(X))
+
+
+def test_layers_are_thawed_only_where_all_are_frozen() -> None:
+    model = fused()
+    with pytest.raises(ConfigError, match="never changed"):
+        Surgeon(model).check(ThawLayers())
+    model.trainable = False
+    surgeon = Surgeon(model, ("first",))
+    applied = surgeon.apply(ThawLayers())
+    assert applied == ThawLayers(tuple(n for n in weights_of(model) if n != "first"))
+    flags = {layer.name: bool(layer.trainable_variables) for layer in surgeon.model.layers if layer.weights}
+    assert flags == {name: name != "first" for name in flags}
+    model.trainable = False
+    with pytest.raises(ConfigError, match="keep protects"):
+        Surgeon(model, ("*",)).check(ThawLayers())
 
 
 def test_indices_are_not_scaled() -> None:
