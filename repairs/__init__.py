@@ -39,6 +39,7 @@ from autotrainer.repairs.skip_update import SkipUpdateRepair
 from autotrainer.repairs.stop_early import StopEarlyRepair
 from autotrainer.repairs.swap_activation import SwapActivationRepair
 from autotrainer.repairs.swap_optimizer import SwapOptimizerRepair
+from autotrainer.repairs.thaw_layers import ThawLayersRepair
 from autotrainer.repairs.tune_adam import TuneAdamRepair
 from autotrainer.repairs.warm_up_learning_rate import WarmUpLearningRateRepair
 from autotrainer.repairs.weight_classes import WeightClassesRepair
@@ -74,6 +75,7 @@ BUILTIN: tuple[type[Repair], ...] = (
     AddDropoutRepair,
     StopEarlyRepair,
     CompleteOptimizerRepair,
+    ThawLayersRepair,
     RestoreZeroGradRepair,
     SetModeRepair,
     ExtendTrainingRepair,

@@ -31,6 +31,7 @@ __all__ = [
     "ScaleOutputLayer",
     "SetOutputActivation",
     "SwapActivation",
+    "ThawLayers",
 ]
 
 _Width = Annotated[int, Range(least=1, most=1_000_000)]
@@ -94,6 +95,22 @@ class Reinitialize(Edit):
 
     def __str__(self) -> str:
         return f"{join_names(self.layers)}: weights reinitialized ({_INITIALIZERS[self.scheme]}), biases zero"
+
+
+@dataclass(frozen=True, slots=True)
+class ThawLayers(Edit):
+    """Train all parameters of a model in which none is trained, but those that ``keep`` names.
+
+    Attributes:
+        layers: Only these layers; empty for all. The plan of a run holds those that were thawed.
+    """
+
+    change: ClassVar[int] = 1
+    affects: ClassVar[str | None] = "frozen layers"
+    layers: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{join_names(self.layers) if self.layers else 'all layers'}: frozen parameters trained"
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,6 +227,11 @@ class TaskContext:
     arrays: bool = False
     asked: Mapping[str, float] = field(default_factory=dict, hash=False)
 
+    @property
+    def all_frozen(self) -> bool:
+        """Whether there are parameters, and none of them can be trained."""
+        return any(layer.frozen for layer in self.layers) and not any(layer.parameters for layer in self.layers)
+
     def kind(self, targets: TargetSummary) -> TaskKind:
         """Return the kind of task, by the targets first and the loss second."""
         if targets.count == 0:

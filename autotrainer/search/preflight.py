@@ -23,7 +23,7 @@ from autotrainer.records.task import TargetSummary
 from autotrainer.rule import Rule
 from autotrainer.search.planner import Planner, Step
 
-__all__ = ["PreflightFix", "preflight"]
+__all__ = ["PreflightFix", "preflight", "thaw"]
 
 _BATCHES = 4
 _BLOCKING = frozenset({"target_mismatch", "improper_loss"})
@@ -82,6 +82,18 @@ def preflight(
     if step is None or _BLOCKING.isdisjoint(step.problems) or not _covers_validation(step, request, data.targets):
         return None
     return PreflightFix(step, errors, error)
+
+
+def thaw(trainer: Trainer, rules: Sequence[Rule], planner: Planner) -> PreflightFix | None:
+    """Return the fix of a model in which every parameter is frozen; None if it is not, or no repair may thaw it."""
+    rule = next((rule for rule in rules if rule.problem == "parameters_not_optimized"), None)
+    if rule is None or not trainer.context.all_frozen:
+        return None
+    names = tuple(layer.name for layer in trainer.context.layers if layer.frozen)
+    message = "All parameters of the model are frozen, so that it can't be trained."
+    finding = replace(rule.finding(Severity.ERROR, 1.0, message, {"layers": float(len(names))}, layers=names), step=0)
+    step = planner.proven((finding,), trainer.context, TargetSummary())
+    return None if step is None else PreflightFix(step, (finding,))
 
 
 def _all_targets(request: FitRequest, step: int, layers: int) -> list[Observation]:

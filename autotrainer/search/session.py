@@ -15,6 +15,7 @@ from autotrainer.adapter.backend import Backend
 from autotrainer.adapter.spec import Evaluation, FitRequest, TrainingSpec
 from autotrainer.adapter.trainer import Trainer
 from autotrainer.diagnostics.diagnostics import Diagnostics, data_facts
+from autotrainer.diagnostics.lr_range_test import range_test_after_repair
 from autotrainer.output import logger
 from autotrainer.records.data import Data
 from autotrainer.reporting.result import Result
@@ -82,6 +83,8 @@ class Session:
         self._diagnostics = Diagnostics(
             self.trainer, self.scorer, self.budget, request.train, request.validation, needs, request.seed
         )
+        if "suggested_rate" in needs:
+            self._runner.range_test = range_test_after_repair
         if self.workers != 1:
             self._pool = WorkerPool(self.workers, self.backend, self._runner)
 

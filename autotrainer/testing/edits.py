@@ -54,6 +54,12 @@ REFUSED: tuple[Callable[[], Edit], ...] = (
     lambda: ScaleInputs(std=(0.0,)),
     lambda: ScaleInputs((math.nan,), (1.0,)),
     lambda: ScaleInputs((0.0, 1.0), (1.0,)),
+    lambda: ScaleInputs((0.0,), (1.0,), (0.0,), (-1.0,)),
+    lambda: ScaleInputs((0.0,), (1.0,), (0.0, 1.0), (1.0, 1.0)),
+    lambda: ScaleInputs((0.0,), (1.0,), (math.inf,), (1.0,)),
+    lambda: ScaleInputs((0.0,), (1.0,), constant=(1,)),
+    lambda: ScaleInputs((0.0, 0.0), (1.0, 1.0), constant=(1,), row_numbers=(1,)),
+    lambda: ScaleInputs((0.0,), (1.0,), row_numbers=(0.5,)),  # type: ignore[arg-type]
     lambda: AddInputNoise(-1.0),
     lambda: AddDropout(("hidden",), 1.0),
     lambda: AddResidual(()),

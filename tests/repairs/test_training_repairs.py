@@ -45,6 +45,22 @@ UNITS = (
             [e.ExtendTraining(12), e.ExtendTraining(30), e.ExtendTraining(6)],
         ),
         ("extend_training", "too_few_epochs", {"steps": 500}, {"planned_epochs": None}, []),
+        *(
+            (
+                "extend_training",
+                "too_few_epochs",
+                {"steps": 500, "needed_length": needed, "shortest_length": shortest, "longest_length": longest},
+                {},
+                [e.ExtendTraining(epochs) for epochs in lengths],
+            )
+            for needed, shortest, longest, lengths in (
+                (2.503, 2.4, 2.6, (251,)),
+                (2.5, 2.0, 5.0, (250, 500)),
+                (1.01, 1.0, 1.02, (125,)),
+                (80.0, 70.0, 100.0, (1000,)),
+                (3.0, 1.2, 30.0, (200, 400)),
+            )
+        ),
         ("tune_adam", "stale_second_moment", {"ratio": 3.0}, {}, []),
         (
             "tune_adam",

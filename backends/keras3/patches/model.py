@@ -30,6 +30,12 @@ def _(edit: e.Reinitialize) -> list[str]:
 
 
 @patch_lines.register
+def _(edit: e.ThawLayers) -> list[str]:
+    kept = f"  # then trainable = False for all layers but {commented(edit.layers)}" if edit.layers else ""
+    return [f"model.trainable = True  # before compile(){kept}"]
+
+
+@patch_lines.register
 def _(edit: e.InsertNormalization) -> list[str]:
     layer = {"batch": "BatchNormalization()", "layer": "LayerNormalization()", "group": "GroupNormalization(8)"}
     return [f"# after {commented(edit.layers)}, before their activation:  keras.layers.{layer[edit.kind]}"]

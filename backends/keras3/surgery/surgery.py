@@ -20,6 +20,7 @@ from autotrainer.backends.keras3.surgery.hidden_edits import (
     insert_normalization,
     reinitialize,
     swap_activation,
+    thaw_layers,
 )
 from autotrainer.backends.keras3.surgery.io_edits import add_input_noise, scale_inputs, set_output_activation
 from autotrainer.backends.keras3.surgery.optimizer_edits import edited_optimizer
@@ -46,6 +47,7 @@ from autotrainer.edits import (
     SetOutputActivation,
     SwapActivation,
     SwapOptimizer,
+    ThawLayers,
 )
 from autotrainer.errors import ConfigError
 
@@ -61,6 +63,7 @@ _HANDLERS: Mapping[type[Edit], Callable[[Editor, Any, bool], Edit]] = {
     ClipAttention: clip_attention,
     ScaleOutputLayer: scale_output_layer,
     InsertNormalization: insert_normalization,
+    ThawLayers: thaw_layers,
     AddDropout: add_dropout,
     SetOutputActivation: set_output_activation,
     ScaleInputs: scale_inputs,

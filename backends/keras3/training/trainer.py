@@ -54,7 +54,7 @@ from autotrainer.backends.keras3.training.callback_support import (
 )
 from autotrainer.backends.keras3.training.evaluation import Evaluator
 from autotrainer.backends.keras3.training.fit_callback import EndOfTraining, FitCallback
-from autotrainer.backends.keras3.training.initial_state import InitialState, build_model, first_samples
+from autotrainer.backends.keras3.training.initial_state import InitialState, build_model, check_trainable, first_samples
 from autotrainer.backends.keras3.training.nonfinite_search import NonfiniteSearchCallback
 from autotrainer.backends.keras3.training.pausing import can_pause, resumable_fit
 from autotrainer.backends.keras3.training.skip_updates import skip_updates
@@ -296,6 +296,7 @@ class KerasTrainer(Trainer):
         surgeon = Surgeon(self._initial_state.copy(), self._request.keep, self._statistics, self._shapes)
         edits = tuple(surgeon.apply(self._training_data.fitted(edit)) for edit in in_order(spec.edits))
         model = surgeon.model
+        check_trainable(model)
         batches = self._training_data.feed(edits, spec.seed)
         edits = tuple(with_length(edit, batches.steps, spec.epochs) for edit in edits)
         optimizer = edited_optimizer(self._optimizer, edits, model)

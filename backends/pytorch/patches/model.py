@@ -70,6 +70,16 @@ def _(edit: e.Reinitialize) -> list[str]:
 
 
 @patch_lines.register
+def _(edit: e.ThawLayers) -> list[str]:
+    if not edit.layers:
+        return ["model.requires_grad_(True)"]
+    return [
+        _each(edit.layers),
+        "    for p in model.get_submodule(name).parameters(recurse=False): p.requires_grad_(True)",
+    ]
+
+
+@patch_lines.register
 def _(edit: e.InsertNormalization) -> list[str]:
     by_groups = "nn.GroupNorm(max(n for n in range(1, 9) if units % n == 0), units)"
     norm = {

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from autotrainer.backends.pytorch.layers.modules import (
+    ColumnScaling,
     InputNoise,
     InputScaling,
     LabelColumns,
@@ -17,6 +18,7 @@ from autotrainer.backends.pytorch.layers.modules import (
     TargetScaling,
     make_activation,
 )
+from autotrainer.backends.pytorch.model.describe import direct_parameters
 from autotrainer.backends.pytorch.optim.optimizers import (
     adopt_parameters,
     edit_optimizer,
@@ -40,6 +42,7 @@ from autotrainer.edits import (
     ScaleTargets,
     SetOutputActivation,
     SwapActivation,
+    ThawLayers,
     initializer_for,
 )
 from autotrainer.edits.base import shorten
@@ -71,6 +74,10 @@ class ModelEditor(StructureEditor):
         elif isinstance(edit, Reinitialize):
             for name in edit.layers:
                 reinitialize(self._module_paths.module(name), edit.scheme)
+        elif isinstance(edit, ThawLayers):
+            for name in edit.layers:
+                for parameter in direct_parameters(self._module_paths.module(name)):
+                    parameter.requires_grad_(parameter.is_floating_point())
         elif isinstance(edit, RaisePrecision):
             self.model.float()
         elif isinstance(edit, InsertNormalization):
@@ -83,7 +90,7 @@ class ModelEditor(StructureEditor):
         elif isinstance(edit, SetOutputActivation):
             self._set_output(edit)
         elif isinstance(edit, ScaleInputs):
-            self.wrap(InputScaling(self.model, edit.mean, edit.std))
+            self.wrap(_input_scaling(self.model, edit))
         elif isinstance(edit, AddInputNoise):
             self.wrap(InputNoise(self.model, edit.std))
         elif isinstance(edit, ScaleTargets):
@@ -176,6 +183,12 @@ def apply_edits(edits: Sequence[Edit], model: nn.Module, optimizer: Optimizer | 
             adopt_parameters(optimizer, editor.model, before)
             return editor.model, edit_optimizer(optimizer, editor.model, edits)
         return editor.model, None
+
+
+def _input_scaling(model: nn.Module, edit: ScaleInputs) -> InputScaling:
+    if edit.logarithmic or edit.dropped:
+        return ColumnScaling(model, edit.mean, edit.std, edit.log_center, edit.log_scale, edit.dropped)
+    return InputScaling(model, edit.mean, edit.std)
 
 
 def _normalization(layer: nn.Module, kind: str) -> nn.Module:

@@ -48,7 +48,7 @@ from autotrainer.backends.pytorch.surgery.model_editor import ModelEditor, in_or
 from autotrainer.backends.pytorch.training.callback_factory import make_callbacks
 from autotrainer.backends.pytorch.training.edit_support import EditSupport, plan_edit
 from autotrainer.backends.pytorch.training.evaluation import evaluate, predict
-from autotrainer.backends.pytorch.training.initial_state import InitialState
+from autotrainer.backends.pytorch.training.initial_state import InitialState, check_trainable
 from autotrainer.backends.pytorch.training.model_profile import ModelProfile, profile_model
 from autotrainer.backends.pytorch.training.nonfinite_search import SearchedTraining
 from autotrainer.backends.pytorch.training.training_loop import Training, unobserved_copy
@@ -124,7 +124,8 @@ class TorchTrainer(Trainer):
             optimizer = self._initial_state.reference_optimizer()
             profile = self._profile(model)
             context = profile.context(optimizer, loss, request.epochs, self._training_data.train())
-            self.context = replace(context, loss_refusal=self._examples.refusal(model))
+            trains = any(parameter.requires_grad for parameter in model.parameters())  # else there is no gradient
+            self.context = replace(context, loss_refusal=self._examples.refusal(model) if trains else "")
         self.resumable = self._is_resumable(model)
         self._activation_graph = profile.activation_graph
         has_class_axis = profile.output is not None and profile.output.ndim > 2
@@ -253,6 +254,7 @@ class TorchTrainer(Trainer):
         evaluation_objective = self._objective(unobserved_copy(loss))
         model, edits = self._edited(model, spec.edits)
         settings: dict[type[Edit], Any] = {type(edit): edit for edit in edits}
+        check_trainable(model)
         if optimizer is None:
             optimizer = self._initial_state.make_optimizer(model)
         adopt_parameters(optimizer, model, before)
