@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from typing import Any, Literal
 from autotrainer import plugins, registry
 from autotrainer.adapter.backend import Backend
 from autotrainer.adapter.spec import FitRequest
-from autotrainer.api.fit_data import class_index_error, ignored_class, prepare_data
+from autotrainer.api.fit_data import class_index_error, ignored_class, prepare_data, validates_on_training_rows
 from autotrainer.api.options import check_keep, check_loss, names
 from autotrainer.config import log_folder, switched_off
 from autotrainer.edits.base import Count, Whole, checked, shorten
@@ -73,7 +74,9 @@ def fit(
         model: ``torch.nn.Module``, ``keras.Model``, or a callable without arguments that builds one.
         train_data: ``(x, y)`` or ``(x, y, sample_weight)`` of arrays or tensors, where x may also be a tuple or dict of
             them; or a loader or data set of the framework.
-        validation_data: The same. None holds back 20% of ``(x, y)``, drawn with the seed and stratified by class.
+        validation_data: The same. None holds back 20% of ``(x, y)``, drawn with the seed and stratified by class. If
+            these are too few to show anything (below five, that is with fewer than 25 rows, or because classes have a
+            single row), or ``x`` is a truth table, the training is judged on the training rows: `Result.judged_on`.
             Required for loaders, data sets and time-ordered data.
         loss: PyTorch: loss module or callable. Keras: loss or name; None for a compiled model.
         optimizer: PyTorch: optimizer over ``model.parameters()``, or callable(params). Keras: optimizer or name; None
@@ -140,15 +143,18 @@ def fit(
     work_budget = Budget(budget)
     kept, forbidden = names("keep", keep), names("forbid", forbid)
     planner = Planner(registry.repairs(), unprepared, strategy, max_change, extra_memory, forbidden)
-    train, validation, test = prepare_data(train_data, validation_data, test_data, seed)
+    actual_loss = getattr(model, "loss", None) if loss is None else loss
+    train, validation, test, judged_on = prepare_data(train_data, validation_data, test_data, seed, actual_loss)
     with ExitStack() as stack:
         backend = _backend(model, stack)
         request = FitRequest(
             model, train, validation, loss, optimizer, epochs, batch_size, step, scheduler,
-            dict(_mapping("fit_args", fit_args)), kept, seed, test,
+            dict(_mapping("fit_args", fit_args)), kept, seed, test, judged_on,
         )  # fmt: skip
         trainer = backend.trainer(request)
         planner.supports, planner.supports_together = trainer.supports, trainer.supports_together
+        if validates_on_training_rows(request, trainer):
+            request = replace(request, judged_on="training")
         off = switched_off()
         if workers != 1 and repair and not off:
             check_sendable(workers, request, metric)
@@ -175,7 +181,8 @@ def fit(
         progress_display = stack.enter_context(Progress(progress))
         session = Session(
             trainer=trainer, request=request, rules=() if off else tuple(rules), budget=work_budget,
-            scorer=Scorer(choice, trainer.context, train, masked), planner=planner if repair and not off else None,
+            scorer=Scorer(choice, trainer.context, train, masked, exact=request.judged_on == "training"),
+            planner=planner if repair and not off else None,
             backend=backend, test=test, log_dir=None if off else log_dir, progress=progress_display,
             preflight_fix=fix, journal=journal, workers=workers,
         )  # fmt: skip

@@ -37,6 +37,7 @@ from autotrainer.training.budget import Budget
 
 __all__ = [
     "GOOD_SCORE",
+    "HELD_OUT_FACTS",
     "MISMATCH_FACTS",
     "OVERLAP_FACTS",
     "ROWS",
@@ -79,6 +80,8 @@ MISMATCH_FACTS = frozenset(
     }
 )  # fmt: skip
 """Facts of `validation_mismatch`."""
+HELD_OUT_FACTS = OVERLAP_FACTS | MISMATCH_FACTS | frozenset(_BASELINE_FACTS + _COMPARED_FACTS)
+"""Facts that need validation data other than the training data."""
 _MODEL_FACTS = ("train_score", "permuted_score", "input_gain", "input_gain_error")
 
 _NO_CAUSE = frozenset(

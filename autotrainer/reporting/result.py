@@ -89,6 +89,9 @@ class Result:
             with another seed (no budget left, or interrupted): it may be due to chance, as one attempt among several.
             False does not say how large the gain is with other seeds: the noise is that of the validation rows, and
             a rerun keeps the model's initial weights. The report says with how many seeds the gain was measured.
+        judged_on: ``validation``: all scores but those on test data are on validation data. ``training``: they are on
+            the training rows, none of which can be spared for validation: they show that the model can fit these rows,
+            not that it generalizes.
     """
 
     status: Literal["healthy", "repaired", "improved", "unrepaired"]
@@ -109,6 +112,7 @@ class Result:
     notes: Mapping[str, str] = field(default_factory=dict)
     epochs: int = 0
     doubtful: bool = False
+    judged_on: Literal["validation", "training"] = "validation"
 
     def report(self) -> Report:
         """Return the report: outcome, findings, repair plan, attempts and curves."""
@@ -131,6 +135,7 @@ class Result:
             mode=self.mode,
             rerun_scores=() if chosen is None else self._rerun_scores(chosen),
             baseline_rerun_scores=self._rerun_scores(None),
+            judged_on=self.judged_on,
         )
         curves = {name: points(range(len(v)), v) for name, v in self.history.items() if name in ("loss", "val_loss")}
         facts = {"epochs": max((len(v) for v in self.history.values()), default=0)}

@@ -122,6 +122,8 @@ def accuracy_metric(context: TaskContext, targets: TargetSummary, evaluation: Ev
             classes = labels.argmax(axis=-1) if targets.one_hot else labels
             correct = np.where(outputs.reshape(-1) > cut, high, low) == classes.reshape(-1)
             return np.where(np.isfinite(outputs.reshape(-1)), correct, False).astype(np.float64), None
+        if kind != "multiclass" and outputs.size != labels.size:
+            raise ValueError("outputs and labels have different sizes")
         scores = correct_rows(outputs, labels, kind, cut=cut, class_axis=axis)
         sequence = kind == "multiclass" and labels.ndim > 1 and labels.shape != outputs.shape
         if not sequence or labels.size == len(labels):

@@ -21,10 +21,17 @@ from autotrainer.errors import InputError
 from autotrainer.records.signals import Floats
 from autotrainer.scoring.significance import SIGMAS, row_gains, significant
 
-__all__ = ["TRIVIAL_R2", "LossMetric", "Metric", "Mode", "RowMetric", "Score", "WholeMetric"]
+__all__ = ["PERFECT", "TRIVIAL_R2", "LossMetric", "Metric", "Mode", "RowMetric", "Score", "WholeMetric"]
 
 TRIVIAL_R2 = 0.05
 """R² up to which a model is no better than the mean of the targets."""
+
+PERFECT = {"accuracy": 1.0, "r2": 1.0, "auc": 1.0, "mse": 0.0, "mae": 0.0}
+"""Score of perfect predictions by the name of the metric, where it is known."""
+
+_LEAST_GAIN = 0.05
+"""Share of the error that a gain must remove where rows have no sampling noise: more than rounding and the order of the
+rows do."""
 
 Mode = Literal["max", "min"]
 
@@ -55,6 +62,8 @@ class Metric(ABC):
 
     name: str
     mode: Mode = "max"
+    exact: bool = False
+    """Whether the rows are all that a training is judged by: they then have no sampling noise."""
 
     @property
     def sign(self) -> int:
@@ -78,6 +87,9 @@ class Metric(ABC):
     def better(self, new: Score, old: Score, sigmas: float = SIGMAS) -> bool:
         """Return whether a score is better by more than noise; more non-finite predictions are never better.
 
+        On `exact` rows, a gain must remove a twentieth of the error. A higher level than the usual one, which is asked
+        for because seeds differ, must be reached there, too.
+
         Args:
             new: The new score.
             old: The score to compare with.
@@ -87,6 +99,12 @@ class Metric(ABC):
             return False
         if math.isnan(old.value):
             return True
+        if self.exact and sigmas <= SIGMAS:
+            return self.gain(new, old) > _LEAST_GAIN * abs(PERFECT.get(self.name, 0.0) - old.value)
+        return self.exceeds_noise(new, old, sigmas)
+
+    def exceeds_noise(self, new: Score, old: Score, sigmas: float = SIGMAS) -> bool:
+        """Return whether a finite score is better by more than the noise of sampled rows; arguments as for `better`."""
         return self.gain(new, old) > 0 and self._exceeds_noise(new, old, sigmas)
 
     @abstractmethod

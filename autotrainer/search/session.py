@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ import numpy as np
 from autotrainer.adapter.backend import Backend
 from autotrainer.adapter.spec import Evaluation, FitRequest, TrainingSpec
 from autotrainer.adapter.trainer import Trainer
-from autotrainer.diagnostics.diagnostics import Diagnostics, data_facts
+from autotrainer.diagnostics.diagnostics import HELD_OUT_FACTS, Diagnostics, data_facts
 from autotrainer.diagnostics.lr_range_test import range_test_after_repair
 from autotrainer.output import logger
 from autotrainer.records.data import Data
@@ -80,6 +80,8 @@ class Session:
         request = self.request
         needs = frozenset[str]().union(*(rule.needs for rule in self.rules))
         needs |= frozenset() if self.planner is None else self.planner.needs
+        if request.judged_on == "training":
+            needs -= HELD_OUT_FACTS
         self._diagnostics = Diagnostics(
             self.trainer, self.scorer, self.budget, request.train, request.validation, needs, request.seed
         )
@@ -116,7 +118,7 @@ class Session:
             self._rerun(repair_loop.best, baseline)
         with suppress(KeyboardInterrupt):
             test = self._test_score(repair_loop.best) if repair_loop.best is not baseline else test
-        return repair_loop.result(test, baseline_test)
+        return replace(repair_loop.result(test, baseline_test), judged_on=self.request.judged_on)
 
     def _begin(self, repair_loop: RepairLoop) -> Trial:
         """Run the baseline training, with the preflight fix if it can't run without."""

@@ -47,7 +47,7 @@ from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGrap
 from autotrainer.backends.pytorch.surgery.model_editor import ModelEditor, in_order
 from autotrainer.backends.pytorch.training.callback_factory import make_callbacks
 from autotrainer.backends.pytorch.training.edit_support import EditSupport, plan_edit
-from autotrainer.backends.pytorch.training.evaluation import evaluate, predict
+from autotrainer.backends.pytorch.training.evaluation import evaluate, losses_with_mean_outputs, predict
 from autotrainer.backends.pytorch.training.initial_state import InitialState, check_trainable
 from autotrainer.backends.pytorch.training.model_profile import ModelProfile, profile_model
 from autotrainer.backends.pytorch.training.nonfinite_search import SearchedTraining
@@ -357,7 +357,12 @@ class TorchTrainer(Trainer):
             assert evaluation is not None
             return evaluation
 
-        return Trained(model, training.optimizer, edits, predict_inputs, evaluate_data)
+        def mean_losses(data: Data) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            return losses_with_mean_outputs(model, objective, training_data.open(data, size))
+
+        trained = Trained(model, training.optimizer, edits, predict_inputs, evaluate_data)
+        trained.losses_with_mean_outputs = mean_losses
+        return trained
 
 
 def _with_length(edit: Edit, train: Batches, epochs: int) -> Edit:
