@@ -77,6 +77,8 @@ class Trainer(ABC):
     """The context of the original training."""
     first: bool = True
     """Whether the next training is the first one, which alone runs objects such as the user's Keras callbacks."""
+    runs_callbacks: bool = False
+    """Whether the first training runs objects of the user's that must see it as a whole."""
     resumable: bool = False
     """Whether a training can be paused at the end of an epoch and continue unaffected by others run meanwhile."""
 

@@ -74,7 +74,8 @@ class RepairLoop:
             targets: Summary of the training's targets.
             healthy_epochs: Epochs up to the healthy point since which it has got worse, where attempts can begin; or 0.
         """
-        self.budget.end_baseline()
+        if not baseline.halted:
+            self.budget.end_baseline()
         self.baseline = self.best = baseline
         self._metric = metric
         if self.preflight_fix is not None:
@@ -84,6 +85,25 @@ class RepairLoop:
             options = (healthy_epochs, self.resumable, self.repeats)
             self._search = Search(self.planner, metric, targets, baseline, self.budget, *options)
         self._tried = [(baseline, self.plan)]
+
+    def settle(self, baseline: Trial) -> None:
+        """Go on with the original training as it has ended at last, after the attempt that ran while it was paused."""
+        self.budget.end_baseline()
+        if baseline is self.baseline:
+            return
+        self.baseline = baseline
+        self._tried[0] = (baseline, None)
+        if self.attempts:  # else it went on at once
+            plan = RepairPlan((), (), (), self.framework, self._layers)
+            epochs = len(baseline.history.get("score", ())) if baseline.halted else None
+            cost = self.budget.in_trainings(baseline.work)
+            score = None if baseline.score is None else baseline.score.value
+            self.attempts.append(Attempt(plan, score, None, baseline.findings, cost, epochs, "original"))
+        assert self._search is not None, "only a training with an error is paused"
+        self._search.replace_baseline(baseline)
+        self._update_best()
+        if baseline.clean:  # the error has passed
+            self._search, self.best, self.plan = None, baseline, None
 
     def _add_preflight_attempt(self, fix: PreflightFix, trial: Trial) -> None:
         step, edits = fix.step, trial.edits or trial.spec.edits
@@ -109,6 +129,15 @@ class RepairLoop:
             self.stopped_by = "done"
         return None
 
+    def next_proven(self) -> Candidate | None:
+        """Return the attempt with all repairs that the evidence proves, or None."""
+        return None if self._search is None else self._search.next_proven()
+
+    @property
+    def repaired(self) -> bool:
+        """Whether nothing more has to be tried."""
+        return self._search is None or self._search.repaired
+
     def rest_of_rung(self, candidate: Candidate) -> list[Candidate]:
         """Return the other pending candidates of a candidate's rung, if any: they run whatever its outcome."""
         return [] if self._search is None else self._search.rest_of_rung(candidate)
@@ -125,7 +154,8 @@ class RepairLoop:
             return
         assert self._search is not None, "only a search makes candidates"
         plan = self._plan(candidate, trial)
-        self.attempts.append(Attempt(plan, trial.score.value, None, self._located(trial), cost, candidate.epochs))
+        epochs = len(trial.history["score"]) if trial.halted else candidate.epochs
+        self.attempts.append(Attempt(plan, trial.score.value, None, self._located(trial), cost, epochs))
         self._search.add(candidate, trial)
         if candidate.epochs is not None:
             trial.trained = None
@@ -214,6 +244,9 @@ class RepairLoop:
             notes=dict(self.planner.notes) if self.planner else {},
             doubtful=self._search is not None and self._search.doubtful,
             epochs=self.epochs,
+            baseline_epochs=len(self.baseline.history.get("score", ())) - self.baseline.partial,
+            baseline_steps=self.baseline.granted,
+            baseline_ended=_end_of(self.baseline),
         )
 
     def _plan(self, candidate: Candidate, trial: Trial | None = None) -> RepairPlan:
@@ -247,9 +280,13 @@ def _score(trial: Trial) -> float:
     return trial.score.value if trial.score else float("nan")
 
 
+def _end_of(baseline: Trial) -> Literal["", "stuck", "beaten"]:
+    return "stuck" if baseline.stuck else "beaten" if baseline.halted else ""
+
+
 def _ran_long_enough(trial: Trial) -> bool:
     """Return whether a training without errors ran long enough to be called healthy: budget or Ctrl-C may end it."""
-    if not (trial.cut_short or trial.interrupted):
+    if not (trial.cut_short or trial.interrupted or trial.halted):
         return True
     full_epochs = len(trial.history.get("score", ())) - trial.cut_short  # the budget ends it within an epoch
     return trial.score is not None and full_epochs >= _ENOUGH * trial.spec.epochs

@@ -71,12 +71,13 @@ class Search:
         repeats: bool = False,
     ) -> None:
         self._planner, self._metric, self._targets, self._budget = planner, metric, targets, budget
-        self._healthy_epochs = healthy_epochs
+        self._healthy_epochs, self._resumable = healthy_epochs, resumable
         self._seed_repeats = SeedRepeats(metric, baseline, budget) if repeats else None
         self._wasted = 0.0
         self._from_healthy_point: list[Candidate] = []
         self.baseline = baseline
         self._tried = {self._key(())}
+        self._begun = False
         root = Node(baseline, was_best=True)
         self._nodes = [root]
         self._best = root
@@ -84,6 +85,23 @@ class Search:
         dimensions = planner.dimensions(baseline.findings, baseline.context)
         self._halving = HalvingSearch(dimensions, metric, baseline, budget, resumable=resumable)
         self._plan_steps(root)
+
+    def replace_baseline(self, baseline: Trial) -> None:
+        """Take the original training at a later point in place of that where it was paused, and compare anew."""
+        root, others = self._nodes[0], self._nodes[1:]
+        self.baseline = root.trial = baseline
+        self._begun = False
+        if self._seed_repeats is not None:
+            self._seed_repeats = SeedRepeats(self._metric, baseline, self._budget)
+        dimensions = self._planner.dimensions(baseline.findings, baseline.context)
+        self._halving = HalvingSearch(dimensions, self._metric, baseline, self._budget, resumable=self._resumable)
+        self._plan_steps(root)
+        self._best = root
+        for node in others:
+            node.was_best = self._wins(node.trial)
+            if node.was_best:
+                self._best = node
+        self._set_best(self._best)
 
     @property
     def best(self) -> Trial:
@@ -106,14 +124,19 @@ class Search:
         return repeat or self._next_new() or self._next_repeat(self._best)
 
     def _next_new(self) -> Candidate | None:
-        if len(self._tried) == 1:
-            step = self._planner.proven(self.baseline.findings, self.baseline.context, self._targets)
-            candidate = self._new_candidate(self._nodes[0], step, proven=True) if step is not None else None
-            if candidate is not None:
-                return candidate
+        if (candidate := self.next_proven()) is not None:
+            return candidate
         if self._spent_by_evidence < _EVIDENCE:
             return self._next_by_evidence() or self._next_sampled()
         return self._next_sampled() or self._next_by_evidence()
+
+    def next_proven(self) -> Candidate | None:
+        """Return the combination of all repairs that the evidence proves; None if there is none, or it was tried."""
+        if self._begun:
+            return None
+        self._begun = True
+        step = self._planner.proven(self.baseline.findings, self.baseline.context, self._targets)
+        return self._new_candidate(self._nodes[0], step, proven=True) if step is not None else None
 
     def _next_by_evidence(self, *, from_start: bool = False) -> Candidate | None:
         while True:

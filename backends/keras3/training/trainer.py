@@ -119,6 +119,7 @@ class KerasTrainer(Trainer):
         refusal = loss_refusal(self._settings.loss, model, self._train_data)
         loss = replace(context.loss, weighted=context.loss.weighted or by_class is not None)
         self.context = replace(context, loss=loss, loss_refusal=refusal)
+        self.runs_callbacks = not callable(self._arguments.callbacks) and bool(self._arguments.callbacks)
         self._repeatable: bool | None = None
         # The user's callbacks may keep a state that a pause would not save.
         self.resumable = (
