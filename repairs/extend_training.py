@@ -13,6 +13,8 @@ __all__ = ["ExtendTrainingRepair"]
 _SHORT = 100
 """Steps below which a whole training is hardly ever long enough: the threshold of `too_few_epochs`."""
 _FACTORS, _SHORT_FACTORS = (2, 4), (4, 10, 2)
+_REFINED = 0.7
+"""Probability that twice as many epochs are better where score or loss still improve."""
 _CONSEQUENCE = 0.5
 """Probability of success if another problem is the root cause ÷ that if the length itself is."""
 
@@ -61,6 +63,11 @@ class ExtendTrainingRepair(Repair):
         factors = _FACTORS if steps >= _SHORT else _SHORT_FACTORS
         for rank, factor in enumerate(factors):
             yield Proposal(self.name, (ExtendTraining(factor * planned),), effect * 0.8**rank, cost=float(factor))
+
+    def refine(self, context: TaskContext) -> Iterable[Proposal]:
+        """Propose twice as many epochs."""
+        if context.planned_epochs is not None:
+            yield Proposal(self.name, (ExtendTraining(2 * context.planned_epochs),), _REFINED, cost=2.0)
 
     def dimension(self, context: TaskContext) -> Dimension | None:
         """Train longer, or not."""

@@ -42,6 +42,8 @@ _CLOSE = 0.5
 """Powers of ten within which a range test only confirms the present rate: it is no more precise than that."""
 _MEASURED = 1.1
 """Probability of success of the range test's rate ÷ that of the first factor."""
+_REFINED = 0.4
+"""Probability that twice or half the rate of a training that works is better."""
 _MOST = 4
 """Largest correction, in powers of ten."""
 
@@ -111,6 +113,14 @@ class ScaleLearningRateRepair(Repair):
             scaled = float(f"{rate * factor:.6g}")
             if 1e-8 <= scaled <= 10:
                 yield Proposal(self.name, (SetLearningRate(scaled),), self.fixes[finding.problem] * 0.8**rank)
+
+    def refine(self, context: TaskContext) -> Iterable[Proposal]:
+        """Propose twice and half the rate."""
+        rate = context.optimizer.learning_rate
+        for factor in (2.0, 0.5):
+            scaled = float(f"{rate * factor:.6g}") if math.isfinite(rate) else 0.0
+            if 1e-8 <= scaled <= 10:
+                yield Proposal(self.name, (SetLearningRate(scaled),), _REFINED)
 
     def dimension(self, context: TaskContext) -> Dimension | None:
         """Vary the rate over six powers of ten, in steps of half a power."""

@@ -29,6 +29,7 @@ TRIVIAL_R2 = 0.05
 Mode = Literal["max", "min"]
 
 _RESAMPLES = 200
+_PERFECT = {"accuracy": 1.0, "r2": 1.0, "mse": 0.0, "mae": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,8 @@ class Metric(ABC):
 
     name: str
     mode: Mode = "max"
+    perfect: float = math.nan
+    """Score of perfect predictions, which each row then has too; NaN if it is unknown."""
 
     @property
     def sign(self) -> int:
@@ -111,7 +114,7 @@ class RowMetric(Metric):
         rows: Callable[[Evaluation], tuple[Floats, Floats | None]],
         to_value: Callable[[float], float] = float,
     ) -> None:
-        self.name, self.mode = name, mode
+        self.name, self.mode, self.perfect = name, mode, _PERFECT.get(name, math.nan)
         self._rows, self._to_value = rows, to_value
 
     def score(self, evaluation: Evaluation) -> Score:
@@ -145,10 +148,13 @@ class WholeMetric(Metric):
         mode: Whether higher or lower is better.
         function: Function of targets and raw outputs that returns a number.
         seed: Seed of the bootstrap.
+        perfect: Score of perfect predictions; NaN if it is unknown.
     """
 
-    def __init__(self, name: str, mode: Mode, function: Callable[[Any, Any], Any], seed: int) -> None:
-        self.name, self.mode = name, mode
+    def __init__(
+        self, name: str, mode: Mode, function: Callable[[Any, Any], Any], seed: int, perfect: float = math.nan
+    ) -> None:
+        self.name, self.mode, self.perfect = name, mode, perfect
         self._function, self._seed = function, seed
 
     def score(self, evaluation: Evaluation) -> Score:

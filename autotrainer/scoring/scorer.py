@@ -257,14 +257,13 @@ def _judgement(metric: Metric, score: Score, constant: Score | None) -> Judgemen
     if constant is None or math.isnan(constant.value):
         return Judgement(True, score.value)
     gain = metric.gain(score, constant)
-    perfect = {"accuracy": 1.0, "r2": 1.0, "auc": 1.0, "mse": 0.0, "mae": 0.0}.get(metric.name, math.nan)
-    room = abs(perfect - constant.value)
+    room = abs(metric.perfect - constant.value)
     skill = gain / room if room > 0 else math.nan
     if isinstance(metric, LossMetric):
         better, decisive = _below_constant(score, constant), True
         skill = gain / abs(constant.value) if constant.value else math.nan
     elif isinstance(metric, RowMetric):
-        better, decisive = metric.better(score, constant), _is_decisive(constant, perfect)
+        better, decisive = metric.better(score, constant), _is_decisive(constant, metric.perfect)
     else:
         rows = 0 if score.evaluation is None else len(score.evaluation.outputs)
         better, decisive = metric.better(score, constant), rows >= _FEW_ROWS

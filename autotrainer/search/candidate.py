@@ -87,6 +87,13 @@ class Node:
     was_best: bool = False
     candidate: Candidate | None = None
 
+    @property
+    def repair_of(self) -> dict[Edit, str]:
+        """The name of the repair of each of its edits."""
+        if self.candidate is None:
+            return {}
+        return {**self.candidate.base.repair_of, **self.candidate.step.repair_of}
+
 
 def _merged(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*first, *second)))

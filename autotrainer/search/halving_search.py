@@ -37,6 +37,9 @@ class HalvingSearch:
         baseline: The baseline training.
         budget: Limits the work.
         resumable: Whether paused trainings can continue.
+
+    Attributes:
+        limited: Whether the budget did not allow another halving.
     """
 
     def __init__(
@@ -48,12 +51,14 @@ class HalvingSearch:
         self._bracket: Bracket[Candidate] | None = None
         self._paused: dict[TrainingSpec, Trial] = {}
         self._failures = 0
+        self.limited = False
 
     def next(
         self,
         next_by_evidence: Callable[[], Candidate | None],
         new_candidate: Callable[[Node, Step], Candidate | None],
         bases: Sequence[Node],
+        cost: float = 1.0,
     ) -> Candidate | None:
         """Return the next candidate, or None if nothing is left or fits into the budget.
 
@@ -61,10 +66,12 @@ class HalvingSearch:
             next_by_evidence: Returns the next candidate by evidence, or None.
             new_candidate: Returns the candidate for a step on top of a training, or None if that was tried.
             bases: Trainings on top of which settings are tried, in turn.
+            cost: Work of one of them, in baseline trainings.
         """
         entry = None if self._bracket is None else self._bracket.next()
         if entry is None:
-            width = width_within(self._budget.left, self._rungs, resumable=self._resumable)
+            width = width_within(self._budget.left / cost, self._rungs, resumable=self._resumable)
+            self.limited |= self._sampler is not None and not width
             entries = self._entries(width, next_by_evidence, new_candidate, bases)
             self._bracket = Bracket(entries, self._rungs, lambda score: self._sign * score)
             entry = self._bracket.next() if len(entries) > 1 else None
@@ -92,6 +99,11 @@ class HalvingSearch:
         if candidate.settings is not None and self._sampler is not None and candidate.epochs == first:
             self._sampler.add(candidate.settings, self._sign * score)
         return True
+
+    @property
+    def running(self) -> bool:
+        """Whether a halving has begun and has not ended."""
+        return self._bracket is not None and len(self._bracket.entries) > 1 and not self._bracket.ended
 
     def close(self) -> None:
         """Give up all paused trainings."""
@@ -123,7 +135,10 @@ class HalvingSearch:
 
     def _step(self, settings: SampledSettings) -> Step:
         repairs = tuple(d.repair for d, index in zip(self._dimensions, settings, strict=True) if index is not None)
-        return Step(repairs, (), edits_of(settings, self._dimensions))
+        options = zip(settings, self._dimensions, strict=True)
+        repair_of = {edit: d.repair for index, d in options if index is not None for edit in d.options[index]}
+        edits = edits_of(settings, self._dimensions)
+        return Step(repairs, (), edits, tuple(repair_of[edit] for edit in edits))
 
     def _on_rung(self, candidate: Candidate, epochs: int) -> Candidate:
         full = epochs == self._rungs[-1]

@@ -17,19 +17,20 @@ from autotrainer.records.task import TargetSummary
 from autotrainer.scoring.metrics import Metric
 from autotrainer.search.candidate import Candidate, Node
 from autotrainer.search.halving_search import HalvingSearch
-from autotrainer.search.planner import Planner, Step
+from autotrainer.search.planner import Planner, Step, as_errors
 from autotrainer.search.seed_repeats import SeedRepeats, Verdict
 from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Trial
 
-__all__ = ["Search"]
+__all__ = ["EVIDENCE", "Search"]
 
 _PENALTY = {"best": 0.0, "proven": -3.5, "fewer": 0.0, "other": 4.0, "worse": 12.0}
 """Steps by which a training to build on is behind the best one, by its outcome."""
 _DEPTH = 4.0
 """The same for each edit that it has more than the best one."""
-_EVIDENCE = 2.0
+EVIDENCE = 2.0
 """Work, in baseline trainings, that attempts by evidence may cost before settings are searched without it."""
+_BELOW_SIMPLE_MODEL = "worse_than_simple_model"
 _WASTED = 0.5
 """Work, in baseline trainings, that attempts from the healthy point may cost without having helped."""
 
@@ -57,6 +58,10 @@ class Search:
         healthy_epochs: Epochs of the baseline up to the healthy point since which it has got worse; 0 without one.
         resumable: Whether paused trainings can continue.
         repeats: Whether trainings can be repeated with another seed.
+
+    Attributes:
+        baseline: The baseline training.
+        limited: Whether something to try was left out because the budget does not allow it.
     """
 
     def __init__(
@@ -75,13 +80,17 @@ class Search:
         self._seed_repeats = SeedRepeats(metric, baseline, budget) if repeats else None
         self._wasted = 0.0
         self._from_healthy_point: list[Candidate] = []
-        self.baseline = baseline
+        self.baseline, self.limited = baseline, False
         self._tried = {self._key(())}
         root = Node(baseline, was_best=True)
         self._nodes = [root]
         self._best = root
         self._spent_by_evidence = 0.0
-        dimensions = planner.dimensions(baseline.findings, baseline.context)
+        suspect = not baseline.above_trivial or any(f.problem == _BELOW_SIMPLE_MODEL for f in baseline.errors)
+        # An error in the data is left to the user, but not an outcome that anything may have caused.
+        dimensions = planner.dimensions(
+            None if suspect or not baseline.errors else baseline.findings, baseline.context
+        )
         self._halving = HalvingSearch(dimensions, metric, baseline, budget, resumable=resumable)
         self._plan_steps(root)
 
@@ -95,6 +104,11 @@ class Search:
         """Whether the best training is better than the baseline by more than noise, and has no error left."""
         clean = self._best.trial is not self.baseline and self._best.trial.clean
         return clean and (self._seed_repeats is None or self._seed_repeats.next(self.best) is None)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the search ends whatever is left to try."""
+        return self.repaired
 
     def next(self) -> Candidate | None:
         """Return what to try next, or None if nothing is left."""
@@ -111,7 +125,7 @@ class Search:
             candidate = self._new_candidate(self._nodes[0], step, proven=True) if step is not None else None
             if candidate is not None:
                 return candidate
-        if self._spent_by_evidence < _EVIDENCE:
+        if self._spent_by_evidence < EVIDENCE:
             return self._next_by_evidence() or self._next_sampled()
         return self._next_sampled() or self._next_by_evidence()
 
@@ -278,11 +292,16 @@ class Search:
         )
 
     def _plan_steps(self, node: Node, base: Node | None = None) -> None:
-        """Plan from a training's own findings, or from those of its base if they give no step and it is not clean."""
+        """Plan from a training's own findings, or from those of its base if they give no step and it is not clean.
+
+        The baseline's warnings count if it has no error: then its outcome is suspect, or there is a budget to spend.
+        """
         trial = node.trial
         node.steps = self._planner.steps(trial.findings, trial.context, self._targets)
         if base is not None and not node.steps and not trial.clean:
             node.steps = self._planner.steps(base.trial.findings, trial.context, self._targets)
+        elif base is None and not trial.errors:
+            node.steps = self._planner.steps(as_errors(trial.findings), trial.context, self._targets)
 
     def _penalty(self, node: Node) -> float:
         if node is self._best:

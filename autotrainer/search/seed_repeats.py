@@ -22,7 +22,7 @@ from autotrainer.scoring.significance import significant
 from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Trial
 
-__all__ = ["SeedRepeats", "Verdict"]
+__all__ = ["FEW_ROWS", "SeedRepeats", "Verdict"]
 
 _SURE = 3.09
 """One-sided 99.9 %: a gain that is less certain is re-evaluated with another seed. At that level fifty attempts without
@@ -31,7 +31,7 @@ _REPEATED = 1.0
 """Standard deviations of the noise that a gain must exceed with another seed. One in six gains that are luck of the
 seed does so, and about three in four of the true gains that have just passed at 95 %. Luck of the rows is not
 detected."""
-_FEW = 30
+FEW_ROWS = 30
 """Number of validation rows up to which a gain may be real even though no test on these rows shows it."""
 _PAIRS, _MIN_PAIRS = 5, 3
 """Pairs of trainings with equal seeds, with and without the repair, that must all show a gain (one-sided sign test,
@@ -123,6 +123,10 @@ class SeedRepeats:
         """Return whether the gain of a training is refuted."""
         return self._gain_of(trial).verdict is Verdict.REFUTED
 
+    def holds(self, trial: Trial) -> bool:
+        """Return whether repetitions have shown that the gain of a training holds."""
+        return self._gain_of(trial).verdict is Verdict.HOLDS
+
     def doubtful(self, trial: Trial) -> bool:
         """Return whether the gain of a training is not certain and has not been re-evaluated."""
         gain = self._gain_of(trial)
@@ -148,7 +152,7 @@ class SeedRepeats:
             return "sure"
         rows = len(new.rows) if new.weights is None else int((new.weights > 0).sum())
         gains = self._metric.gain(new, baseline) > 0 and new.nonfinite <= baseline.nonfinite
-        return "few" if gains and rows <= _FEW else "sure"
+        return "few" if gains and rows <= FEW_ROWS else "sure"
 
 
 def _same_rows(new: Score | None, old: Score | None) -> bool:

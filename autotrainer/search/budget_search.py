@@ -1,0 +1,131 @@
+"""The search with ``until="budget"``: it goes on after a repair for as long as there is something to gain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from autotrainer.search.candidate import Candidate, Node
+from autotrainer.search.planner import as_errors
+from autotrainer.search.refinement import Refinement, refinements, smaller_plans
+from autotrainer.search.search import EVIDENCE, Search
+from autotrainer.search.seed_repeats import Verdict
+from autotrainer.search.selection import Selection, at_ceiling
+from autotrainer.training.trial import Trial
+
+__all__ = ["BudgetSearch"]
+
+
+class BudgetSearch(Search):
+    """Continues a `Search` after its best training works: after a repair, or if the baseline has no error.
+
+    Until then the evidence decides, as in `Search`. From then on two kinds of attempts take turns, each as soon as it
+    has cost no more than the other: refinements of the best training (see `refinement`), and the halving search of
+    settings on top of it. The result is chosen anew after each attempt (see `selection`). The search ends when the
+    budget does, when everything is tried, or at the ceiling of the metric, there once no smaller plan is as good.
+
+    Args:
+        *args: Those of `Search`.
+        **options: Those of `Search`.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._last: tuple[bool, int] | None = None
+        self._work = {True: 0, False: 0}
+        super().__init__(*args, **options)
+        self._root = self._nodes[0]
+        self._selection = Selection(self._metric, self._root, self._seed_repeats)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the search ends whatever is left to try: never, `next` decides."""
+        return False
+
+    def add(self, candidate: Candidate, trial: Trial) -> bool:
+        """Record an attempt that has a score; return whether it is the best now."""
+        super().add(candidate, trial)
+        self._choose()
+        return self.best is trial
+
+    def add_repeat(self, candidate: Candidate, trial: Trial | None) -> Verdict:
+        """Record a repetition with another seed; see `Search.add_repeat`."""
+        verdict = super().add_repeat(candidate, trial)
+        self._choose()
+        return verdict
+
+    def possible_results(self) -> list[Trial]:
+        """Return the trainings that may still become the result: their models are needed."""
+        return [*super().possible_results(), *(node.trial for node in self._selection.equals(self._nodes))]
+
+    def _choose(self) -> None:
+        best = next(iter(self._selection.equals(self._nodes)), self._root)
+        if best is not self._best:
+            self._set_best(best)
+
+    def _wins(self, trial: Trial) -> bool:
+        node = Node(trial)
+        return next(iter(self._selection.equals([*self._nodes, node])), None) is node
+
+    def _next_new(self) -> Candidate | None:
+        if self._last is not None:
+            refined, spent = self._last
+            self._work[refined] += self._budget.spent - spent
+            self._last = None
+        if self._best is self._root and not self.baseline.clean:
+            return super()._next_new()
+        if self.best.clean and at_ceiling(self._metric, self.best.score):
+            smaller = [] if self._best is self._root else smaller_plans(self._best, self._root)
+            return self._first(smaller)
+        order: list[Callable[[], Candidate | None]] = [self._next_refined, self._next_sampled]
+        if self._halving.running or self._work[True] > self._work[False]:
+            order.reverse()
+        by_evidence = self._next_by_evidence_within_budget
+        first = not self.best.clean and self._spent_by_evidence < EVIDENCE
+        for source in (by_evidence, *order) if first else (*order, by_evidence):
+            before = self._budget.spent
+            if (candidate := source()) is not None:
+                self._last = (source == self._next_refined, before)
+                return candidate
+        return None
+
+    def _next_refined(self) -> Candidate | None:
+        helpful = [node for node in self._nodes if self._selection.helps(node)]
+        helpful.sort(key=lambda node: -self._gain(node.trial))
+        return self._first(refinements(self._best, helpful, self._root, self._planner, self._metric.sign))
+
+    def _first(self, plans: Iterable[Refinement]) -> Candidate | None:
+        """Return the first plan that has not been tried and that the budget allows."""
+        for plan in plans:
+            if self._key(self.baseline.spec.with_edits(plan.step.edits).edits) in self._tried:
+                continue
+            if not self._affords(plan.cost):
+                self.limited = True
+                continue
+            return self._new_candidate(self._root, plan.step)
+        return None
+
+    def _next_sampled(self) -> Candidate | None:
+        cost = max(1.0, self._budget.in_trainings(self.best.total))
+        bases = (self._best, next((n for n in self._nodes if n.proven), self._best))
+        candidate = self._halving.next(
+            partial(self._next_by_evidence, from_start=True), partial(self._new_candidate, from_start=True), bases, cost
+        )
+        self.limited |= candidate is None and self._halving.limited
+        return candidate
+
+    def _next_by_evidence_within_budget(self) -> Candidate | None:
+        if self._affords(1.0):
+            return self._next_by_evidence()
+        self.limited |= any(node.steps for node in self._nodes)
+        return None
+
+    def _affords(self, cost: float) -> bool:
+        return self._budget.left >= cost * self._budget.in_trainings(self.best.total)
+
+    def _plan_steps(self, node: Node, base: Node | None = None) -> None:
+        """Also plan what answers the baseline's findings on top of a training that has no error."""
+        super()._plan_steps(node, base)
+        if base is not None and not node.steps and node.trial.clean:
+            findings = as_errors(self.baseline.findings)
+            node.steps = self._planner.steps(findings, node.trial.context, self._targets)
