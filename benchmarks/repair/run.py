@@ -20,12 +20,15 @@ from benchmarks.execution.runs import case_of
 from benchmarks.repair.alternatives import Scores, longer, random_search
 from benchmarks.repair.search_space import LOG_UNIFORM, UNIFORM
 
-__all__ = ["METHODS", "run"]
+__all__ = ["METHODS", "UNTIL", "run"]
 
 VALIDATION_SHARE = 0.2
 
-METHODS = ("fit", "random uniform", "random log-uniform", "twice as long")
-"""Repair methods: ours and its alternatives. ``random …``: random search with learning rates drawn that way."""
+METHODS = ("fit", "random uniform", "random log-uniform", "twice as long", "fit until budget")
+"""Repair methods: ours and its alternatives. ``random …``: random search with learning rates drawn that way. ``fit until
+budget``: with ``until="budget"``, on request only."""
+UNTIL = {"fit": "healthy", "fit until budget": "budget"}
+"""The argument ``until`` of `autotrainer.fit`, by method."""
 
 
 def run(task: Task) -> Row:
@@ -61,8 +64,8 @@ def run(task: Task) -> Row:
     entries: list[Row] = []
     for method in task["methods"]:
         started = time.perf_counter()
-        if method == "fit":
-            entries += [_fitted(build, case, data, validation, seed, budget) for budget in budgets]
+        if method in UNTIL:
+            entries += [_fitted(build, case, data, validation, seed, budget, method) for budget in budgets]
             continue
         if method == "twice as long":
             results = longer(method, case.original, baseline, budgets, train, cost)
@@ -86,15 +89,16 @@ def _train(build: Any, program: Program, data: Arrays, validation: tuple[Any, An
     return Scores(scored(*validation), scored(data.x_test, data.y_test))
 
 
-def _fitted(build: Any, case: Case, data: Arrays, validation: tuple[Any, Any], seed: int, budget: float) -> Row:
+def _fitted(build: Any, case: Case, data: Arrays, validation: tuple[Any, Any], seed: int, budget: float, method: str) -> Row:
     started = time.perf_counter()
-    entry: Row = {"method": "fit", "budget": budget}
+    entry: Row = {"method": method, "budget": budget}
     try:
         result = autotrainer.fit(
             **build.fit_arguments(case.original, (data.x_train, data.y_train), validation, seed),
             epochs=case.original.epochs,
             batch_size=case.original.batch_size,
             budget=budget,
+            until=UNTIL[method],
             seed=seed,
             progress=False,
         )
