@@ -65,8 +65,9 @@ class Result:
 
     Attributes:
         status: ``healthy`` (no errors, and a score clearly better than a constant prediction and not clearly below
-            simple models, as far as these are known; nothing tried), ``repaired`` (better than the baseline by more
-            than noise, no errors remain), ``improved`` (better by more than noise, errors remain) or ``unrepaired``
+            simple models, as far as these are known; nothing tried, or nothing better with ``until="budget"``),
+            ``repaired`` (better than the baseline by more than noise, no errors remain; with ``until="budget"`` the
+            baseline may have had none either), ``improved`` (better by more than noise, errors remain) or ``unrepaired``
             (the baseline is returned; also if the budget or an interrupt ended it before half of its epochs, too early
             to call it healthy).
         stopped_by: ``done``, ``budget`` or ``interrupt``.
@@ -85,7 +86,8 @@ class Result:
         mode: ``max`` or ``min``: whether higher or lower scores are better.
         notes: Reasons why repairs were not used, by the name of the repair.
         epochs: Planned epochs.
-        doubtful: Whether the gain exceeds the noise, but is not significant at the 99.9% level and was not confirmed
+        doubtful: Whether the gain exceeds the noise, but is not significant at the 99.9% level (a higher one after
+            more than 50 attempts) and was not confirmed
             with another seed (no budget left, or interrupted): it may be due to chance, as one attempt among several.
             False does not say how large the gain is with other seeds: the noise is that of the validation rows, and
             a rerun keeps the model's initial weights. The report says with how many seeds the gain was measured.

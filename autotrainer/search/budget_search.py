@@ -56,16 +56,19 @@ class BudgetSearch(Search):
 
     def possible_results(self) -> list[Trial]:
         """Return the trainings that may still become the result: their models are needed."""
-        return [*super().possible_results(), *(node.trial for node in self._selection.equals(self._nodes))]
+        return [*super().possible_results(), *(node.trial for node in self._selection.choose(self._nodes))]
 
     def _choose(self) -> None:
-        best = next(iter(self._selection.equals(self._nodes)), self._root)
+        best = next(iter(self._selection.choose(self._nodes)), self._root)
         if best is not self._best:
             self._set_best(best)
+        possible = self.possible_results()
+        for node in self._nodes:
+            node.given_up |= not any(node.trial is trial for trial in possible)
 
     def _wins(self, trial: Trial) -> bool:
         node = Node(trial)
-        return next(iter(self._selection.equals([*self._nodes, node])), None) is node
+        return next(iter(self._selection.choose([*self._nodes, node])), None) is node
 
     def _next_new(self) -> Candidate | None:
         if self._last is not None:

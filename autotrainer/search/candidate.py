@@ -75,6 +75,7 @@ class Node:
         worse: Whether it is worse than the best by more than noise.
         was_best: Whether it has been the best training.
         candidate: The candidate that it was tried as; None for the baseline.
+        given_up: Whether its model is no longer kept, so that it can't become the result.
     """
 
     trial: Trial
@@ -86,6 +87,7 @@ class Node:
     worse: bool = False
     was_best: bool = False
     candidate: Candidate | None = None
+    given_up: bool = False
 
     @property
     def repair_of(self) -> dict[Edit, str]:

@@ -88,9 +88,7 @@ class Search:
         self._spent_by_evidence = 0.0
         suspect = not baseline.above_trivial or any(f.problem == _BELOW_SIMPLE_MODEL for f in baseline.errors)
         # An error in the data is left to the user, but not an outcome that anything may have caused.
-        dimensions = planner.dimensions(
-            None if suspect or not baseline.errors else baseline.findings, baseline.context
-        )
+        dimensions = planner.dimensions(None if suspect or not baseline.errors else baseline.findings, baseline.context)
         self._halving = HalvingSearch(dimensions, metric, baseline, budget, resumable=resumable)
         self._plan_steps(root)
 
@@ -164,6 +162,8 @@ class Search:
         """
         if not self._halving.add(candidate, trial):
             self._spent_by_evidence += self._budget.in_trainings(trial.work)
+        if self._seed_repeats is not None:
+            self._seed_repeats.count()
         if candidate.epochs is not None:
             return False
         wins = self._wins(trial)

@@ -22,11 +22,12 @@ wrong, three must be wrong."""
 
 
 class Selection:
-    """Chooses among trainings: deterministic, and independent of the order in which they were tried.
+    """Chooses among trainings. Deterministic.
 
     A training is eligible if it is better than the baseline by more than noise, or with other seeds, and its gain is
     not refuted. Of the eligible trainings that the best score does not exceed by more than noise, the result is one
-    without an error; of these the one with the fewest edits, then with the smallest change, then with the best score.
+    without an error; of these the one with the fewest edits, then with the smallest change, then with the best score. Only the
+    models of that one and of the best score are kept: others can't become the result later.
 
     Args:
         metric: Compares scores.
@@ -38,13 +39,16 @@ class Selection:
         self._metric, self._root, self._repeats = metric, root, repeats
         self._compared: dict[tuple[int, int], bool] = {}
 
-    def equals(self, nodes: Sequence[Node]) -> list[Node]:
-        """Return the eligible trainings that are as good as the best one within noise, the one to choose first."""
+    def choose(self, nodes: Sequence[Node]) -> list[Node]:
+        """Return the training to choose, and the one with the best score if it may become the result; or nothing."""
         eligible = [node for node in nodes if self.helps(node)]
-        if not eligible:
-            return []
-        top = max(eligible, key=self._value)
-        return sorted((node for node in eligible if node is top or not self._better(top, node)), key=self._order)
+        kept = [node for node in eligible if not node.given_up]
+        for pool in (eligible, kept):
+            top = max(pool, key=self._value, default=None)
+            equals = [node for node in kept if node is top or (top is not None and not self._better(top, node))]
+            if equals:
+                return [min(equals, key=self._order), max(equals, key=self._value)]
+        return []
 
     def helps(self, node: Node) -> bool:
         """Return whether a training is better than the baseline, as far as its gain has been tested."""

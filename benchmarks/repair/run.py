@@ -89,7 +89,9 @@ def _train(build: Any, program: Program, data: Arrays, validation: tuple[Any, An
     return Scores(scored(*validation), scored(data.x_test, data.y_test))
 
 
-def _fitted(build: Any, case: Case, data: Arrays, validation: tuple[Any, Any], seed: int, budget: float, method: str) -> Row:
+def _fitted(
+    build: Any, case: Case, data: Arrays, validation: tuple[Any, Any], seed: int, budget: float, method: str
+) -> Row:
     started = time.perf_counter()
     entry: Row = {"method": method, "budget": budget}
     try:
