@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 from autotrainer.search.candidate import Candidate, Node
-from autotrainer.search.planner import as_errors
-from autotrainer.search.refinement import Refinement, refinements, smaller_plans
-from autotrainer.search.search import EVIDENCE, Search
+from autotrainer.search.planner import Step, as_errors
+from autotrainer.search.refinement import Refinement, refinements, smaller_plans, still_improves
+from autotrainer.search.search import Search
 from autotrainer.search.seed_repeats import Verdict
 from autotrainer.search.selection import Selection, at_ceiling
 from autotrainer.training.trial import Trial
@@ -20,9 +21,9 @@ __all__ = ["BudgetSearch"]
 class BudgetSearch(Search):
     """Continues a `Search` after its best training works: after a repair, or if the baseline has no error.
 
-    Until then the evidence decides, as in `Search`. From then on two kinds of attempts take turns, each as soon as it
+    Until then it does what `Search` does, and refines the best only if nothing else is left. From then on two kinds of attempts take turns, each as soon as it
     has cost no more than the other: refinements of the best training (see `refinement`), and the halving search of
-    settings on top of it. The result is chosen anew after each attempt (see `selection`). The search ends when the
+    settings on top of it, of longer trainings only where its curve still rises. The result is chosen anew after each attempt (see `selection`). The search ends when the
     budget does, when everything is tried, or at the ceiling of the metric, there once no smaller plan is as good.
 
     Args:
@@ -75,17 +76,15 @@ class BudgetSearch(Search):
             refined, spent = self._last
             self._work[refined] += self._budget.spent - spent
             self._last = None
-        if self._best is self._root and not self.baseline.clean:
-            return super()._next_new()
-        if self.best.clean and at_ceiling(self._metric, self.best.score):
+        if not self.best.clean:
+            return super()._next_new() or (None if self._best is self._root else self._next_refined())
+        if at_ceiling(self._metric, self.best.score):
             smaller = [] if self._best is self._root else smaller_plans(self._best, self._root)
             return self._first(smaller)
         order: list[Callable[[], Candidate | None]] = [self._next_refined, self._next_sampled]
         if self._halving.running or self._work[True] > self._work[False]:
             order.reverse()
-        by_evidence = self._next_by_evidence_within_budget
-        first = not self.best.clean and self._spent_by_evidence < EVIDENCE
-        for source in (by_evidence, *order) if first else (*order, by_evidence):
+        for source in (*order, self._next_by_evidence_within_budget):
             before = self._budget.spent
             if (candidate := source()) is not None:
                 self._last = (source == self._next_refined, before)
@@ -111,9 +110,14 @@ class BudgetSearch(Search):
     def _next_sampled(self) -> Candidate | None:
         cost = max(1.0, self._budget.in_trainings(self.best.total))
         bases = (self._best, next((n for n in self._nodes if n.proven), self._best))
-        candidate = self._halving.next(
-            partial(self._next_by_evidence, from_start=True), partial(self._new_candidate, from_start=True), bases, cost
-        )
+        longest = math.inf if still_improves(self.best, self._metric.sign) else self.best.spec.epochs
+
+        def new_candidate(base: Node, step: Step) -> Candidate | None:
+            longer = base.trial.spec.with_edits(step.edits).epochs > longest
+            return None if longer else self._new_candidate(base, step, from_start=True)
+
+        by_evidence = partial(self._next_by_evidence, from_start=True)
+        candidate = self._halving.next(by_evidence, new_candidate, bases, cost)
         self.limited |= candidate is None and self._halving.limited
         return candidate
 

@@ -22,13 +22,13 @@ from autotrainer.search.seed_repeats import SeedRepeats, Verdict
 from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Trial
 
-__all__ = ["EVIDENCE", "Search"]
+__all__ = ["Search"]
 
 _PENALTY = {"best": 0.0, "proven": -3.5, "fewer": 0.0, "other": 4.0, "worse": 12.0}
 """Steps by which a training to build on is behind the best one, by its outcome."""
 _DEPTH = 4.0
 """The same for each edit that it has more than the best one."""
-EVIDENCE = 2.0
+_EVIDENCE = 2.0
 """Work, in baseline trainings, that attempts by evidence may cost before settings are searched without it."""
 _BELOW_SIMPLE_MODEL = "worse_than_simple_model"
 _WASTED = 0.5
@@ -123,7 +123,7 @@ class Search:
             candidate = self._new_candidate(self._nodes[0], step, proven=True) if step is not None else None
             if candidate is not None:
                 return candidate
-        if self._spent_by_evidence < EVIDENCE:
+        if self._spent_by_evidence < _EVIDENCE:
             return self._next_by_evidence() or self._next_sampled()
         return self._next_sampled() or self._next_by_evidence()
 
