@@ -67,9 +67,9 @@ class Result:
         status: ``healthy`` (no errors, and a score clearly better than a constant prediction and not clearly below
             simple models, as far as these are known; nothing tried, or nothing better with ``until="budget"``),
             ``repaired`` (better than the baseline by more than noise, no errors remain; with ``until="budget"`` the
-            baseline may have had none either), ``improved`` (better by more than noise, errors remain) or ``unrepaired``
-            (the baseline is returned; also if the budget or an interrupt ended it before half of its epochs, too early
-            to call it healthy).
+            baseline may have had none either), ``improved`` (better by more than noise, errors remain) or
+            ``unrepaired`` (the baseline is returned; also if the budget or an interrupt ended it before half of its
+            epochs, too early to call it healthy).
         stopped_by: ``done``, ``budget`` or ``interrupt``.
         model: The trained model, in evaluation mode; never worse on the validation data than the baseline.
         optimizer: The optimizer that trained it.

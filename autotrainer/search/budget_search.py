@@ -21,10 +21,11 @@ __all__ = ["BudgetSearch"]
 class BudgetSearch(Search):
     """Continues a `Search` after its best training works: after a repair, or if the baseline has no error.
 
-    Until then it does what `Search` does, and refines the best only if nothing else is left. From then on two kinds of attempts take turns, each as soon as it
-    has cost no more than the other: refinements of the best training (see `refinement`), and the halving search of
-    settings on top of it, of longer trainings only where its curve still rises. The result is chosen anew after each attempt (see `selection`). The search ends when the
-    budget does, when everything is tried, or at the ceiling of the metric, there once no smaller plan is as good.
+    Until then it does what `Search` does, and refines the best training only if nothing else is left. From then on two
+    kinds of attempts take turns, each as soon as it has cost no more than the other: refinements of the best training
+    (see `refinement`), and the halving search of settings on top of it, longer ones only where its curve still rises.
+    The result is chosen anew after each attempt (see `selection`). The search ends when the budget does, when
+    everything has been tried, or at the ceiling of the metric, there once no smaller plan is as good.
 
     Args:
         *args: Those of `Search`.
@@ -108,7 +109,7 @@ class BudgetSearch(Search):
         return None
 
     def _next_sampled(self) -> Candidate | None:
-        cost = max(1.0, self._budget.in_trainings(self.best.total))
+        cost = max(1.0, self._relative_cost)
         bases = (self._best, next((n for n in self._nodes if n.proven), self._best))
         longest = math.inf if still_improves(self.best, self._metric.sign) else self.best.spec.epochs
 
@@ -127,8 +128,13 @@ class BudgetSearch(Search):
         self.limited |= any(node.steps for node in self._nodes)
         return None
 
+    @property
+    def _relative_cost(self) -> float:
+        """Work of the best training, in baseline trainings."""
+        return self._budget.in_trainings(self.best.total or self.best.work)
+
     def _affords(self, cost: float) -> bool:
-        return self._budget.left >= cost * self._budget.in_trainings(self.best.total)
+        return self._budget.left >= cost * self._relative_cost
 
     def _plan_steps(self, node: Node, base: Node | None = None) -> None:
         """Also plan what answers the baseline's findings on top of a training that has no error."""

@@ -70,11 +70,15 @@ class HalvingSearch:
         """
         entry = None if self._bracket is None else self._bracket.next()
         if entry is None:
-            width = width_within(self._budget.left / cost, self._rungs, resumable=self._resumable)
+            left = self._budget.left / cost
+            width = width_within(left, self._rungs, resumable=self._resumable) or int(left >= 1)
             self.limited |= self._sampler is not None and not width
             entries = self._entries(width, next_by_evidence, new_candidate, bases)
+            if len(entries) < 2:  # nothing to compare, or no room for it: one full training
+                self._bracket = None
+                return entries[0] if entries else None
             self._bracket = Bracket(entries, self._rungs, lambda score: self._sign * score)
-            entry = self._bracket.next() if len(entries) > 1 else None
+            entry = self._bracket.next()
         return None if entry is None else self._on_rung(*entry)
 
     def rest_of_rung(self, candidate: Candidate) -> list[Candidate]:
@@ -103,7 +107,7 @@ class HalvingSearch:
     @property
     def running(self) -> bool:
         """Whether a halving has begun and has not ended."""
-        return self._bracket is not None and len(self._bracket.entries) > 1 and not self._bracket.ended
+        return self._bracket is not None and not self._bracket.ended
 
     def close(self) -> None:
         """Give up all paused trainings."""
@@ -120,7 +124,7 @@ class HalvingSearch:
     ) -> list[Candidate]:
         if not width or self._sampler is None or self._failures >= _MAX_FAILURES:
             return []
-        entries = [candidate for _ in range(min(_BY_EVIDENCE, width - 1)) if (candidate := next_by_evidence())]
+        entries = [candidate for _ in range(min(_BY_EVIDENCE, max(1, width - 1))) if (candidate := next_by_evidence())]
         for draw in range(_MAX_DRAWS):
             if len(entries) >= width:
                 break

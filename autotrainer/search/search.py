@@ -15,7 +15,7 @@ from autotrainer.adapter.spec import SupportLevel, TrainingSpec
 from autotrainer.edits import Edit, SetLearningRate, SwapOptimizer
 from autotrainer.records.task import TargetSummary
 from autotrainer.scoring.metrics import Metric
-from autotrainer.search.candidate import Candidate, Node
+from autotrainer.search.candidate import Candidate, Node, penalty
 from autotrainer.search.halving_search import HalvingSearch
 from autotrainer.search.planner import Planner, Step, as_errors
 from autotrainer.search.seed_repeats import SeedRepeats, Verdict
@@ -24,13 +24,10 @@ from autotrainer.training.trial import Trial
 
 __all__ = ["Search"]
 
-_PENALTY = {"best": 0.0, "proven": -3.5, "fewer": 0.0, "other": 4.0, "worse": 12.0}
-"""Steps by which a training to build on is behind the best one, by its outcome."""
-_DEPTH = 4.0
-"""The same for each edit that it has more than the best one."""
 _EVIDENCE = 2.0
 """Work, in baseline trainings, that attempts by evidence may cost before settings are searched without it."""
 _BELOW_SIMPLE_MODEL = "worse_than_simple_model"
+"""The problem of an outcome that is no better than a constant prediction, or clearly below simple models."""
 _WASTED = 0.5
 """Work, in baseline trainings, that attempts from the healthy point may cost without having helped."""
 
@@ -135,7 +132,7 @@ class Search:
                 continue
             if not open_nodes:
                 return None
-            node = min(open_nodes, key=lambda n: (n.tried + self._penalty(n), self._nodes.index(n)))
+            node = min(open_nodes, key=lambda n: (n.tried + penalty(n, self._best, self._nodes), self._nodes.index(n)))
             candidate = self._new_candidate(node, node.steps.pop(0), from_start=from_start)
             if candidate is not None:
                 node.tried += 1
@@ -302,19 +299,6 @@ class Search:
             node.steps = self._planner.steps(base.trial.findings, trial.context, self._targets)
         elif base is None and not trial.errors:
             node.steps = self._planner.steps(as_errors(trial.findings), trial.context, self._targets)
-
-    def _penalty(self, node: Node) -> float:
-        if node is self._best:
-            # Proven repairs are needed in any case: build on them.
-            superseded = node.trial is self.baseline and any(n.proven and not n.worse for n in self._nodes)
-            return _PENALTY["other" if superseded else "best"]
-        if node.proven and not node.worse:
-            return _PENALTY["proven"]
-        if node.trial is self.baseline:
-            return _PENALTY["other"]
-        fewer = len(node.trial.errors) < len(self.best.errors)
-        depth = _DEPTH * max(0, len(node.trial.spec.edits) - len(self.best.spec.edits))
-        return _PENALTY["worse" if node.worse else "fewer" if fewer else "other"] + depth
 
     def _is_worse(self, node: Node) -> bool:
         score, best = node.trial.score, self.best.score

@@ -26,8 +26,9 @@ class Selection:
 
     A training is eligible if it is better than the baseline by more than noise, or with other seeds, and its gain is
     not refuted. Of the eligible trainings that the best score does not exceed by more than noise, the result is one
-    without an error; of these the one with the fewest edits, then with the smallest change, then with the best score. Only the
-    models of that one and of the best score are kept: others can't become the result later.
+    without an error; of these the one with the fewest edits, then with the smallest change, then with the best score.
+
+    Only the models of that training and of the one with the best score are kept: others can't become the result later.
 
     Args:
         metric: Compares scores.

@@ -25,8 +25,8 @@ __all__ = ["METHODS", "UNTIL", "run"]
 VALIDATION_SHARE = 0.2
 
 METHODS = ("fit", "random uniform", "random log-uniform", "twice as long", "fit until budget")
-"""Repair methods: ours and its alternatives. ``random …``: random search with learning rates drawn that way. ``fit until
-budget``: with ``until="budget"``, on request only."""
+"""Repair methods: ours and its alternatives. ``random …``: random search with learning rates drawn that way.
+``fit until budget``: with ``until="budget"``, on request only."""
 UNTIL = {"fit": "healthy", "fit until budget": "budget"}
 """The argument ``until`` of `autotrainer.fit`, by method."""
 
