@@ -24,7 +24,7 @@ class BudgetSearch(Search):
     Until then it does what `Search` does, and refines the best training only if nothing else is left. From then on two
     kinds of attempts take turns, each as soon as it has cost no more than the other: refinements of the best training
     (see `refinement`), and the halving search of settings on top of it, longer ones only where its curve still rises.
-    The result is chosen anew after each attempt (see `selection`). The search ends when the budget does, when
+    After each attempt the best training is chosen anew (see `selection`). The search ends when the budget does, when
     everything has been tried, or at the ceiling of the metric, there once no smaller plan is as good.
 
     Args:
@@ -38,6 +38,7 @@ class BudgetSearch(Search):
         super().__init__(*args, **options)
         self._root = self._nodes[0]
         self._selection = Selection(self._metric, self._root, self._seed_repeats)
+        self._works = self.baseline.clean
 
     @property
     def finished(self) -> bool:
@@ -58,17 +59,23 @@ class BudgetSearch(Search):
 
     def possible_results(self) -> list[Trial]:
         """Return the trainings that may still become the result: their models are needed."""
-        return [*super().possible_results(), *(node.trial for node in self._selection.choose(self._nodes))]
+        chosen = self._selection.choose(self._nodes) if self._works else []
+        return [*super().possible_results(), *(node.trial for node in chosen)]
 
     def _choose(self) -> None:
-        best = next(iter(self._selection.choose(self._nodes)), self._root)
-        if best is not self._best:
-            self._set_best(best)
+        """Choose the best training anew, from the first one that works on."""
+        self._works |= self.best.clean
+        if self._works:
+            best = next(iter(self._selection.choose(self._nodes)), self._root)
+            if best is not self._best:
+                self._set_best(best)
         possible = self.possible_results()
         for node in self._nodes:
             node.given_up |= not any(node.trial is trial for trial in possible)
 
     def _wins(self, trial: Trial) -> bool:
+        if not self._works:
+            return super()._wins(trial)
         node = Node(trial)
         return next(iter(self._selection.choose([*self._nodes, node])), None) is node
 
@@ -78,11 +85,15 @@ class BudgetSearch(Search):
             self._work[refined] += self._budget.spent - spent
             self._last = None
         if not self.best.clean:
-            return super()._next_new() or (None if self._best is self._root else self._next_refined())
+            candidate = super()._next_new()
+            if candidate is None and self._best is not self._root:
+                self._works = True
+                candidate = self._next_refined()
+            return candidate
         if at_ceiling(self._metric, self.best.score):
             smaller = [] if self._best is self._root else smaller_plans(self._best, self._root)
             return self._first(smaller)
-        order: list[Callable[[], Candidate | None]] = [self._next_refined, self._next_sampled]
+        order: list[Callable[[], Candidate | None]] = [self._next_refined, self._next_near_best]
         if self._halving.running or self._work[True] > self._work[False]:
             order.reverse()
         for source in (*order, self._next_by_evidence_within_budget):
@@ -108,7 +119,8 @@ class BudgetSearch(Search):
             return self._new_candidate(self._root, plan.step)
         return None
 
-    def _next_sampled(self) -> Candidate | None:
+    def _next_near_best(self) -> Candidate | None:
+        """Return the next candidate of a halving search on top of the best training."""
         cost = max(1.0, self._relative_cost)
         bases = (self._best, next((n for n in self._nodes if n.proven), self._best))
         longest = math.inf if still_improves(self.best, self._metric.sign) else self.best.spec.epochs
@@ -117,16 +129,17 @@ class BudgetSearch(Search):
             longer = base.trial.spec.with_edits(step.edits).epochs > longest
             return None if longer else self._new_candidate(base, step, from_start=True)
 
-        by_evidence = partial(self._next_by_evidence, from_start=True)
+        by_evidence = partial(self._next_by_evidence_within_budget, from_start=True)
         candidate = self._halving.next(by_evidence, new_candidate, bases, cost)
         self.limited |= candidate is None and self._halving.limited
         return candidate
 
-    def _next_by_evidence_within_budget(self) -> Candidate | None:
-        if self._affords(1.0):
-            return self._next_by_evidence()
-        self.limited |= any(node.steps for node in self._nodes)
-        return None
+    def _next_by_evidence_within_budget(self, *, from_start: bool = False) -> Candidate | None:
+        for node in self._nodes:
+            affordable = [step for step in node.steps if self._affords(step.cost)]
+            self.limited |= len(affordable) < len(node.steps)
+            node.steps = affordable
+        return self._next_by_evidence(from_start=from_start)
 
     @property
     def _relative_cost(self) -> float:

@@ -44,12 +44,14 @@ class Step:
         problems: Names of the problems.
         edits: The edits.
         sources: Name of the repair of each edit; empty if all of them are of the first one.
+        cost: Work of a training with the edits, relative to one without.
     """
 
     repairs: tuple[str, ...]
     problems: tuple[str, ...]
     edits: tuple[Edit, ...]
     sources: tuple[str, ...] = ()
+    cost: float = 1.0
 
     @property
     def repair_of(self) -> dict[Edit, str]:
@@ -152,7 +154,7 @@ class Planner:
                 if proposal.edits in proposed:
                     continue
                 proposed.add(proposal.edits)
-                step = Step((proposal.repair,), (finding.problem,), proposal.edits)
+                step = Step((proposal.repair,), (finding.problem,), proposal.edits, cost=proposal.cost)
                 ranked.append((place + _ROOT_LEAD * rank, rank, step))
                 place += 1
         return [step for _, _, step in sorted(ranked, key=lambda entry: entry[:2])]

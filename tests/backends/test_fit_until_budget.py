@@ -47,19 +47,19 @@ def _waves() -> tuple[Data, Data]:
 
 
 def _fit(arguments: dict[str, Any], **options: Any) -> autotrainer.Result:
-    options = {"epochs": 10, "budget": 7.0, "progress": False, "until": "budget"} | options
+    options = {"epochs": 10, "budget": 6.0, "progress": False, "until": "budget"} | options
     return autotrainer.fit(arguments.pop("model"), *_waves(), **arguments, **options)
 
 
-@pytest.mark.parametrize("rate", [5e-3, 3.0], ids=["works", "diverges"])
+@pytest.mark.parametrize("rate", [2e-2, 3.0], ids=["slow", "diverges"])
 def test_training_gets_better_until_the_budget_is_used(make: Callable[[float], dict[str, Any]], rate: float) -> None:
-    first = _fit(make(rate), until="healthy")
-    result = _fit(make(rate))
-    assert (first.status, result.status) == ("healthy" if rate < 1 else "repaired", "repaired")
-    assert result.score >= first.score
+    first, result = _fit(make(rate), until="healthy"), _fit(make(rate))
+    assert result.status in ("repaired", "improved")
     assert result.score > result.baseline_score + 0.05
-    assert result.cost <= 7.0
-    assert len(result.attempts) > len(first.attempts)
+    assert first.cost < result.cost <= 6.0
+    scores = [[attempt.score for attempt in one.attempts] for one in (first, result)]
+    assert scores[0] == scores[1][: len(scores[0])], "the search begins in the same way"
+    assert result.score >= first.score
     assert result.plan is not None
     assert result.plan.repairs
 
