@@ -64,8 +64,8 @@ def refinements(best: Node, helpful: Sequence[Node], root: Node, planner: Planne
         rates.reverse()
         others = [p for p in others if not any(isinstance(edit, ExtendTraining) for edit in p.edits)]
     refined = [_refined(best, root, proposal) for proposal in (*rates, *others)]
-    found = [*refined, *_compositions(best, helpful, root), *smaller_plans(best, root)]
-    return sorted(found, key=lambda refinement: -refinement.value)
+    plans = [*refined, *_compositions(best, helpful, root), *smaller_plans(best, root)]
+    return sorted(plans, key=lambda refinement: -refinement.value)
 
 
 def smaller_plans(best: Node, root: Node) -> Iterator[Refinement]:
@@ -108,8 +108,7 @@ def _rises(curve: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> bool:
 
 def _refined(best: Node, root: Node, proposal: Proposal) -> Refinement:
     spec = TrainingSpec(1, 0, _edits(best, root)).with_edits(proposal.edits)
-    repair_of = {**best.repair_of, **dict.fromkeys(proposal.edits, proposal.repair)}
-    edits, repair_of = _folded(spec.edits, repair_of)
+    edits, repair_of = _folded(spec.edits, {**best.repair_of, **dict.fromkeys(proposal.edits, proposal.repair)})
     return Refinement(_step(edits, repair_of, best), proposal.cost, proposal.effect / max(1.0, proposal.cost))
 
 

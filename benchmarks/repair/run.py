@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
 import autotrainer
 from autotrainer import RepairPlan, Result
@@ -27,7 +27,7 @@ VALIDATION_SHARE = 0.2
 METHODS = ("fit", "random uniform", "random log-uniform", "twice as long", "fit until budget")
 """Repair methods: ours and its alternatives. ``random …``: random search with learning rates drawn that way.
 ``fit until budget``: with ``until="budget"``, on request only."""
-UNTIL = {"fit": "healthy", "fit until budget": "budget"}
+UNTIL: Mapping[str, Literal["healthy", "budget"]] = {"fit": "healthy", "fit until budget": "budget"}
 """The argument ``until`` of `autotrainer.fit`, by method."""
 
 
