@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from autotrainer.errors import ConfigError
 from benchmarks.cases.case import Case
 from benchmarks.execution.pool import Row, Task
 from benchmarks.execution.provenance import provenance_line
 from benchmarks.execution.runs import Runs, by_framework, each_task
+from benchmarks.repair.alternatives import SAMPLERS
 from benchmarks.repair.outcomes import Outcome, outcomes
 from benchmarks.repair.run import METHODS, UNTIL
 from benchmarks.repair.tables import by_method, each_case, gains
@@ -36,12 +38,18 @@ def repair(runs: Runs, budgets: Sequence[float], methods: Sequence[str] = ()) ->
         The summary, Markdown.
 
     Raises:
-        ConfigError: If a method is unknown or there is no budget.
+        ConfigError: If a method is unknown or lacks its library, or there is no budget.
     """
     methods = methods or [method for method in METHODS if UNTIL.get(method) != "budget"]
     for method in methods:
         if method not in METHODS:
             raise ConfigError(f"unknown method {method!r}: choose from {', '.join(METHODS)}")
+    missing = [name for name in ("optuna", "cmaes") if find_spec(name) is None]
+    if missing and not set(SAMPLERS).isdisjoint(methods):
+        raise ConfigError(
+            f"{' and '.join(missing)} missing, which the methods {', '.join(SAMPLERS)} need: "
+            "pip install 'autotrainer-monitor[bench]', or choose others with --methods"
+        )
     if not budgets or min(budgets) < 1:
         raise ConfigError("a budget must be at least 1, the cost of the original training")
 
