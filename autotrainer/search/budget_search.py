@@ -150,8 +150,9 @@ class BudgetSearch(Search):
         return self._budget.left >= cost * self._relative_cost
 
     def _plan_steps(self, node: Node, base: Node | None = None) -> None:
-        """Also plan what answers the baseline's findings on top of a training that has no error."""
+        """Also plan what else answers the baseline's findings, on top of a training that has no error."""
         super()._plan_steps(node, base)
         if base is not None and not node.steps and node.trial.clean:
             findings = as_errors(self.baseline.findings)
-            node.steps = self._planner.steps(findings, node.trial.context, self._targets)
+            steps = self._planner.steps(findings, node.trial.context, self._targets)
+            node.steps = [step for step in steps if not set(step.repairs) <= set(node.repairs)]

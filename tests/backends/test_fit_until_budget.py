@@ -47,19 +47,17 @@ def _waves() -> tuple[Data, Data]:
 
 
 def _fit(arguments: dict[str, Any], **options: Any) -> autotrainer.Result:
-    options = {"epochs": 10, "budget": 6.0, "progress": False, "until": "budget"} | options
+    options = {"epochs": 20, "budget": 6.0, "progress": False, "until": "budget"} | options
     return autotrainer.fit(arguments.pop("model"), *_waves(), **arguments, **options)
 
 
-@pytest.mark.parametrize("rate", [2e-2, 3.0], ids=["slow", "diverges"])
-def test_training_gets_better_until_the_budget_is_used(make: Callable[[float], dict[str, Any]], rate: float) -> None:
-    first, result = _fit(make(rate), until="healthy"), _fit(make(rate))
+def test_training_gets_better_until_the_budget_is_used(make: Callable[[float], dict[str, Any]]) -> None:
+    first, result = _fit(make(2e-2), until="healthy"), _fit(make(2e-2))
     assert result.status in ("repaired", "improved")
-    assert result.score > result.baseline_score + 0.05
     assert first.cost < result.cost <= 6.0
     scores = [[attempt.score for attempt in one.attempts] for one in (first, result)]
     assert scores[0] == scores[1][: len(scores[0])], "the search begins in the same way"
-    assert result.score >= first.score
+    assert result.score >= first.score > result.baseline_score + 0.05
     assert result.plan is not None
     assert result.plan.repairs
 
