@@ -25,7 +25,7 @@ class ChangeBatchSizeRepair(Repair):
     What it does:
         Raises the batch size to 32, or fourfold if it is at least 16 (never above a quarter of the data). For adaptive
         optimizers the learning rate grows with the square root of the factor; for SGD it stays, since the batches
-        were too noisy for the rate in use.
+        were too noisy for the rate in use. With ``until="budget"``, half and twice the size in a training that works.
 
     Why it helps:
         The noise of a gradient falls with the square root of the batch size.

@@ -24,7 +24,8 @@ class ExtendTrainingRepair(Repair):
 
     What it does:
         Trains for two or four times as many epochs; also ten times as many if the whole training is shorter than 100
-        steps. A constant learning rate stays constant; the cosine of another repair is stretched.
+        steps. A constant learning rate stays constant; the cosine of another repair is stretched. With
+        ``until="budget"``, twice the epochs of a training that works, if its score or loss still improves at its end.
 
     Why it helps:
         A training that ends while loss and score still improve misses what further epochs would gain. It is among the

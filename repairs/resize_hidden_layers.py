@@ -28,7 +28,7 @@ class ResizeHiddenLayersRepair(Repair):
         A bottleneck layer gets as many units as the widest other hidden layer, at least 16; or all hidden layers get
         four times as many. The layers that follow (normalization, recurrent layers, a flattened image) take the new
         width. The weights of all these layers are reinitialized. Layers whose width is tied to others, by a sum or a
-        fixed shape, are left unchanged.
+        fixed shape, are left unchanged. With ``until="budget"``, twice the units in a training that works.
 
     Why it helps:
         A single unit passes on a single number, so that later layers can't distinguish more. Wide layers are also

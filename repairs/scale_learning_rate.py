@@ -55,7 +55,7 @@ class ScaleLearningRateRepair(Repair):
         Lowers it for explosions, non-finite values, oscillation and dying units; first raises it for slow convergence.
         If the finding holds the curvature, starts at the power of ten that brings the rate below 1 ÷ curvature; if it
         holds the size of steps, at the one that brings them to a usual size. If a short learning-rate range test was
-        made, its result is tried first.
+        made, its result is tried first. With ``until="budget"``, twice and half the rate of a training that works.
 
     Why it helps:
         The learning rate is the most important hyperparameter: gradient descent diverges above 2 ÷ largest curvature,

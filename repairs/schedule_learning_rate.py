@@ -21,7 +21,8 @@ class ScheduleLearningRateRepair(Repair):
 
     What it does:
         Starts at the present rate and lowers it step by step. If the finding is that the user's schedule reaches
-        negligible rates long before the end of the training, the cosine replaces it.
+        negligible rates long before the end of the training, the cosine replaces it. With ``until="budget"``, also in a
+        training that works at a constant rate.
 
     Why it helps:
         A rate that is right at first is too high near a minimum, where the weights bounce around it: a falling rate
