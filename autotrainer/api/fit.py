@@ -23,6 +23,7 @@ from autotrainer.scoring.metric_selection import MetricSelection
 from autotrainer.scoring.scorer import Scorer
 from autotrainer.search.planner import Planner, unprepared
 from autotrainer.search.preflight import preflight, thaw
+from autotrainer.search.repair_loop import Until
 from autotrainer.search.session import Session
 from autotrainer.training.budget import Budget
 from autotrainer.training.progress import Progress
@@ -52,6 +53,7 @@ def fit(
     extra_memory: bool = True,
     keep: str | Iterable[str] = (),
     forbid: str | Iterable[str] = (),
+    until: Literal["healthy", "budget"] = "healthy",
     budget: float | timedelta | None = None,
     test_data: Any = None,
     select: str | Iterable[str] | None = None,
@@ -109,6 +111,10 @@ def fit(
         extra_memory: Whether repairs may use more memory.
         keep: Layer-name patterns (``fnmatch``) of layers that repairs must not change.
         forbid: Names of repairs that must not be used.
+        until: When to end: ``healthy`` with the first repaired training, and at once if there is no error; ``budget``
+            goes on for as long as there is something to gain, also after a training without an error. It refines what
+            helped (learning rate, epochs, width, batch size, …), combines edits, leaves out single ones, and searches
+            settings. The result is the best score; the smallest plan, if several are equal within noise.
         budget: Total work as a multiple of the original training, which is included (> 0, reproducible); or a wall
             time. None allows three trainings or one minute, whichever is more, but at most 30 minutes beyond the
             baseline.
@@ -151,6 +157,7 @@ def fit(
     if resume and log_dir is None:
         raise ConfigError("resume=True needs log_dir: the folder with the journal to continue")
     workers = checked("workers", workers, Count | Literal["ray"])
+    until = checked("until", until, Until)
     epochs, batch_size = checked("epochs", epochs, Count), checked("batch_size", batch_size, Count)
     check_loss("loss", loss)
     work_budget = Budget(budget)
@@ -186,7 +193,7 @@ def fit(
                 **trainer.identity(), train_data=train, validation_data=validation, test_data=test, epochs=epochs,
                 batch_size=batch_size, metric=metric, mode=mode, step=step, scheduler=scheduler,
                 fit_args=request.fit_args, repair=repair, strategy=strategy, max_change=max_change,
-                extra_memory=extra_memory, keep=kept, forbid=forbidden, budget=str(budget),
+                extra_memory=extra_memory, keep=kept, forbid=forbidden, until=until, budget=str(budget),
                 choice_of_rules=[(type(rule), vars(rule)) for rule in rules], seed=seed,
             )  # fmt: skip
             request_identity |= versions(backend.package, trainer.context.engine)
@@ -197,7 +204,7 @@ def fit(
             scorer=Scorer(choice, trainer.context, train, masked, exact=request.judged_on == "training"),
             planner=planner if repair and not off else None,
             backend=backend, test=test, log_dir=None if off else log_dir, progress=progress_display,
-            preflight_fix=fix, journal=journal, workers=workers,
+            preflight_fix=fix, journal=journal, workers=workers, until=until,
         )  # fmt: skip
         return session.run()
 

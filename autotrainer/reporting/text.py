@@ -96,7 +96,8 @@ def headline(findings: Sequence[Finding], run: Mapping[str, Any]) -> str:
 def verdict(outcome: Outcome) -> str:
     """Return the status of a managed training with the reason for it."""
     if outcome.status == "healthy":
-        return "healthy: no errors were found in the training or its outcome, so no repair was tried."
+        tried = "no attempt was better by more than noise" if outcome.attempts else "so no repair was tried"
+        return f"healthy: no errors were found in the training or its outcome, {tried}."
     if outcome.status in ("repaired", "improved"):
         errors = "and no errors remain" if outcome.status == "repaired" else "but errors remain"
         if math.isnan(outcome.baseline_score):

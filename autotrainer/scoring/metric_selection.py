@@ -85,7 +85,7 @@ class MetricSelection:
         if name == "loss":
             return LossMetric("loss", "min")
         if name == "auc":
-            return WholeMetric("auc", "max", _auc, self._seed)
+            return WholeMetric("auc", "max", _auc, self._seed, perfect=1.0)
         metric: RowMetric | None
         if name == "accuracy":
             metric = accuracy_metric(context, targets, evaluation)

@@ -18,7 +18,7 @@ from autotrainer.records.signals import Floats
 from autotrainer.records.task import MASKED, TargetSummary, TaskContext
 from autotrainer.scoring.constant_prediction import constant_loss, constant_outputs, mean_output
 from autotrainer.scoring.metric_selection import MetricSelection, accuracy_metric, r2_metric
-from autotrainer.scoring.metrics import PERFECT, TRIVIAL_R2, LossMetric, Metric, RowMetric, Score, WholeMetric
+from autotrainer.scoring.metrics import TRIVIAL_R2, LossMetric, Metric, RowMetric, Score, WholeMetric
 from autotrainer.scoring.significance import row_gains, significant
 
 __all__ = ["FITTED", "Judgement", "Scorer"]
@@ -288,8 +288,8 @@ def _judgement(metric: Metric, score: Score, constant: Score | None, zero_error:
     if constant is None or math.isnan(constant.value):
         return Judgement(True, score.value)
     gain = metric.gain(score, constant)
-    perfect = PERFECT.get(metric.name, math.nan)
-    room = abs((0.0 if isinstance(metric, LossMetric) else perfect) - constant.value)
+    perfect = 0.0 if isinstance(metric, LossMetric) else metric.perfect
+    room = abs(perfect - constant.value)
     if room == 0:
         fits = math.isnan(zero_error) or abs(score.value - constant.value) <= FITTED * zero_error
         return Judgement(fits, score.value, constant.value)

@@ -25,7 +25,7 @@ from autotrainer.search.baseline import Hopeless, ProvenCause, Race, is_at_ceili
 from autotrainer.search.candidate import Candidate
 from autotrainer.search.planner import Planner
 from autotrainer.search.preflight import PreflightFix
-from autotrainer.search.repair_loop import RepairLoop
+from autotrainer.search.repair_loop import RepairLoop, Until
 from autotrainer.training.base_run import BaseRun
 from autotrainer.training.budget import Budget
 from autotrainer.training.progress import Progress
@@ -59,6 +59,7 @@ class Session:
         preflight_fix: The fix without which the original training can't run; None if it can.
         journal: Records every ended training, and holds those of an earlier call; None if nothing is recorded.
         workers: Number of processes that attempts run in, or ``ray``.
+        until: When the search ends; see `autotrainer.fit`.
     """
 
     trainer: Trainer
@@ -74,6 +75,7 @@ class Session:
     preflight_fix: PreflightFix | None = None
     journal: Journal | None = None
     workers: int | Literal["ray"] = 1
+    until: Until = "healthy"
     _runner: TrialRunner = field(init=False)
     _diagnostics: Diagnostics = field(init=False)
     _pool: WorkerPool | None = field(init=False, default=None)
@@ -102,7 +104,9 @@ class Session:
             KeyboardInterrupt: With Ctrl-C while the best training, known only from the journal, is rerun.
         """
         epochs, resumable = self.request.epochs, self.trainer.resumable
-        repair_loop = RepairLoop(self.planner, self.budget, self.backend.name, epochs, resumable, repeats=True)
+        repair_loop = RepairLoop(
+            self.planner, self.budget, self.backend.name, epochs, resumable, repeats=True, until=self.until
+        )
         baseline = self._begin(repair_loop)
         self._runner.facts = data_facts(baseline.context.asked)
         self._runner.compare = self._comparison()
