@@ -205,6 +205,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--repeats", type=_positive_int, default=10, help="trainings of a case (default: %(default)s)"
             )
+            command.set_defaults(seeds=1)
             continue
         command.add_argument("--seeds", type=_positive_int, default=1, help="seeds per case (default: %(default)s)")
         if name == "repair":

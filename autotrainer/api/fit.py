@@ -22,7 +22,8 @@ from autotrainer.reporting.result import Result
 from autotrainer.scoring.metric_selection import MetricSelection
 from autotrainer.scoring.scorer import Scorer
 from autotrainer.search.planner import Planner, unprepared
-from autotrainer.search.preflight import preflight
+from autotrainer.search.preflight import preflight, thaw
+from autotrainer.search.repair_loop import Until
 from autotrainer.search.session import Session
 from autotrainer.training.budget import Budget
 from autotrainer.training.progress import Progress
@@ -52,6 +53,7 @@ def fit(
     extra_memory: bool = True,
     keep: str | Iterable[str] = (),
     forbid: str | Iterable[str] = (),
+    until: Literal["healthy", "budget"] = "healthy",
     budget: float | timedelta | None = None,
     test_data: Any = None,
     select: str | Iterable[str] | None = None,
@@ -69,6 +71,19 @@ def fit(
     than a constant prediction or clearly worse than a simple model, repairs are tried within the budget, and the best
     training by validation score is returned. The objects passed in are not changed, nor are the caller's random states.
     Equal calls give equal results, bitwise on a CPU, unless the budget is a wall time.
+
+    Once an error with high confidence proves a cause that a safe repair removes, usually after 2% of the work, the
+    baseline is paused and the repaired training runs first. Then the baseline is trained again from its start, until
+    its end or until it is certain to stay behind: because the repaired training has no error left and no training can
+    be better by more than noise (its accuracy could not, or its R² is 0.99 or more); because after a fiftieth, a
+    sixteenth, an eighth, a quarter or half of the epochs the repaired training was better at equal work (99.9%
+    one-sided, on paired validation rows), and its final score is out of reach; or because it is stuck. The final score
+    is out of reach if the baseline was still at the level of a constant prediction, and the repaired training clearly
+    above it; or if as much gain as from the last doubling of its work, plus noise, from each further doubling would not
+    suffice. So the result is never worse than the baseline at its end by more than noise, unless the baseline learns
+    nothing at first and then overtakes a training in which the cause is repaired. The baseline is never paused with
+    ``repair=False``, with Keras callbacks that are objects, with a wall time as the budget, or if the budget does not
+    allow both trainings. Later attempts are ended early if they are certain to stay behind the best one.
 
     Args:
         model: ``torch.nn.Module``, ``keras.Model``, or a callable without arguments that builds one.
@@ -96,6 +111,10 @@ def fit(
         extra_memory: Whether repairs may use more memory.
         keep: Layer-name patterns (``fnmatch``) of layers that repairs must not change.
         forbid: Names of repairs that must not be used.
+        until: When to end: ``healthy`` with the first repaired training, and at once if there is no error; ``budget``
+            goes on for as long as there is something to gain, also after a training without an error. It refines what
+            helped (learning rate, epochs, width, batch size, …), combines edits, leaves out single ones, and searches
+            settings. The result is the best score; the smallest plan, if several are equal within noise.
         budget: Total work as a multiple of the original training, which is included (> 0, reproducible); or a wall
             time. None allows three trainings or one minute, whichever is more, but at most 30 minutes beyond the
             baseline.
@@ -138,6 +157,7 @@ def fit(
     if resume and log_dir is None:
         raise ConfigError("resume=True needs log_dir: the folder with the journal to continue")
     workers = checked("workers", workers, Count | Literal["ray"])
+    until = checked("until", until, Until)
     epochs, batch_size = checked("epochs", epochs, Count), checked("batch_size", batch_size, Count)
     check_loss("loss", loss)
     work_budget = Budget(budget)
@@ -152,9 +172,9 @@ def fit(
             dict(_mapping("fit_args", fit_args)), kept, seed, test, judged_on,
         )  # fmt: skip
         trainer = backend.trainer(request)
+        planner.supports, planner.supports_together = trainer.supports, trainer.supports_together
         if validates_on_training_rows(request, trainer):
             request = replace(request, judged_on="training")
-        planner.supports = trainer.supports
         off = switched_off()
         if workers != 1 and repair and not off:
             check_sendable(workers, request, metric)
@@ -163,6 +183,8 @@ def fit(
         label_error, fix = class_index_error(request, trainer.context, masked), None
         if (label_error is not None or trainer.context.loss_refusal) and repair and not off:
             fix = preflight(backend, trainer, request, rules, planner, label_error)
+        elif repair and not off:
+            fix = thaw(trainer, rules, planner)
         if label_error is not None and fix is None:
             raise label_error
         journal = None
@@ -171,7 +193,7 @@ def fit(
                 **trainer.identity(), train_data=train, validation_data=validation, test_data=test, epochs=epochs,
                 batch_size=batch_size, metric=metric, mode=mode, step=step, scheduler=scheduler,
                 fit_args=request.fit_args, repair=repair, strategy=strategy, max_change=max_change,
-                extra_memory=extra_memory, keep=kept, forbid=forbidden, budget=str(budget),
+                extra_memory=extra_memory, keep=kept, forbid=forbidden, until=until, budget=str(budget),
                 choice_of_rules=[(type(rule), vars(rule)) for rule in rules], seed=seed,
             )  # fmt: skip
             request_identity |= versions(backend.package, trainer.context.engine)
@@ -182,7 +204,7 @@ def fit(
             scorer=Scorer(choice, trainer.context, train, masked, exact=request.judged_on == "training"),
             planner=planner if repair and not off else None,
             backend=backend, test=test, log_dir=None if off else log_dir, progress=progress_display,
-            preflight_fix=fix, journal=journal, workers=workers,
+            preflight_fix=fix, journal=journal, workers=workers, until=until,
         )  # fmt: skip
         return session.run()
 

@@ -54,7 +54,7 @@ FACTS = (
     "simple_rows",  # number of training rows that these simple models were fitted on
     "simple_gap",  # mean over the held-out rows of the score of the best simple model less that of the network
     "simple_gap_error",  # its standard error
-    "suggested_rate",  # learning rate suggested by a learning-rate range test on the original training
+    "suggested_rate",  # learning rate suggested by a learning-rate range test on this training
     "simple_features",  # number of features of the simple models: values of a row, or token counts
     # the first value that was not finite, if training ended in such values: see `autotrainer.records.nonfinite`
     "first_bad_step",  # step in which it arose

@@ -96,7 +96,8 @@ def headline(findings: Sequence[Finding], run: Mapping[str, Any]) -> str:
 def verdict(outcome: Outcome) -> str:
     """Return the status of a managed training with the reason for it."""
     if outcome.status == "healthy":
-        return "healthy: no errors were found in the training or its outcome, so no repair was tried."
+        tried = "no attempt was better by more than noise" if outcome.attempts else "so no repair was tried"
+        return f"healthy: no errors were found in the training or its outcome, {tried}."
     if outcome.status in ("repaired", "improved"):
         errors = "and no errors remain" if outcome.status == "repaired" else "but errors remain"
         if math.isnan(outcome.baseline_score):
@@ -117,6 +118,22 @@ def work(outcome: Outcome) -> str:
 def judged_rows(outcome: Outcome) -> str:
     """Return a note if the scores are those of the training rows; else empty."""
     return JUDGED_ON_TRAINING if outcome.judged_on == "training" else ""
+
+
+def baseline_end(outcome: Outcome) -> str:
+    """Return where and why the original training ended early; empty if it did not."""
+    reason = {
+        "stuck": "it was stuck",
+        "beaten": "its cause is proven, and at its end it would not be better than the repaired run",
+    }.get(outcome.baseline_ended)
+    if reason is None:
+        return ""
+    planned = f" of {outcome.epochs}" if outcome.epochs else ""
+    return (
+        f"The original run was not trained to its end, but ended after {outcome.baseline_epochs}{planned} epochs and "
+        f"{count(outcome.baseline_steps, 'step')}: {reason}. Its score is the one "
+        "there, not what it might have reached."
+    )
 
 
 def selection_bias(outcome: Outcome) -> str:
@@ -155,6 +172,8 @@ def _spread(scores: Sequence[float]) -> str:
 
 def attempt_scope(attempt: AttemptRow, outcome: Outcome) -> str:
     """Return how an attempt differs from a full training with the usual seed; empty if it does not."""
+    if attempt.verdict == "original":
+        return "again from its start, after it had been paused"
     if attempt.verdict:
         return "with another seed"
     if attempt.epochs is None:
@@ -205,6 +224,8 @@ def _outcome_lines(outcome: Outcome) -> list[str]:
     lines.append(
         f"  {safe_line(outcome.judged_on)} {metric}: {number(outcome.baseline_score)} → {number(outcome.score)}"
     )
+    if note := baseline_end(outcome):
+        lines += _wrap(note, "  ")
     if note := seed_scope(outcome):
         lines += _wrap(note, "  ")
     if outcome.test_score is not None:
@@ -221,7 +242,7 @@ def _repair_blocks(outcome: Outcome) -> list[list[str]]:
         blocks.append(lines + [f"  {line}" for line in outcome.patch.split("\n")])
     if outcome.attempts:
         lines = ["Attempts:", f"  {'score':>9}  {'cost':>5}  repairs"]
-        for are_reruns, group in groupby(outcome.attempts, key=lambda a: bool(a.verdict)):
+        for are_reruns, group in groupby(outcome.attempts, key=lambda a: a.verdict not in ("", "original")):
             rows = list(group)
             lines += [_reruns_line(rows)] if are_reruns else [_attempt_line(a, outcome) for a in rows]
         if note := selection_bias(outcome):

@@ -18,7 +18,7 @@ from autotrainer.records.signals import Floats
 from autotrainer.records.task import MASKED, TargetSummary, TaskContext
 from autotrainer.scoring.constant_prediction import constant_loss, constant_outputs, mean_output
 from autotrainer.scoring.metric_selection import MetricSelection, accuracy_metric, r2_metric
-from autotrainer.scoring.metrics import PERFECT, TRIVIAL_R2, LossMetric, Metric, RowMetric, Score, WholeMetric
+from autotrainer.scoring.metrics import TRIVIAL_R2, LossMetric, Metric, RowMetric, Score, WholeMetric
 from autotrainer.scoring.significance import row_gains, significant
 
 __all__ = ["FITTED", "Judgement", "Scorer"]
@@ -207,7 +207,9 @@ class Scorer:
         given = np.asarray(evaluation.outputs)
         narrow = metric.name == "accuracy" and given.dtype.kind == "f"  # a function of the order of outputs only
         for constant in constants:
-            outputs = np.broadcast_to(constant.astype(given.dtype) if narrow else constant, given.shape)
+            wider = constant.size > given[0].size  # one unit for each of several classes
+            shape = (len(given), *constant.shape) if wider else given.shape
+            outputs = np.broadcast_to(constant.astype(given.dtype) if narrow else constant, shape)
             score = None
             with suppress(Exception):  # a metric of the user's may be undefined there, such as an F score
                 score = metric.score(replace(evaluation, outputs=outputs))
@@ -286,8 +288,8 @@ def _judgement(metric: Metric, score: Score, constant: Score | None, zero_error:
     if constant is None or math.isnan(constant.value):
         return Judgement(True, score.value)
     gain = metric.gain(score, constant)
-    perfect = PERFECT.get(metric.name, math.nan)
-    room = abs((0.0 if isinstance(metric, LossMetric) else perfect) - constant.value)
+    perfect = 0.0 if isinstance(metric, LossMetric) else metric.perfect
+    room = abs(perfect - constant.value)
     if room == 0:
         fits = math.isnan(zero_error) or abs(score.value - constant.value) <= FITTED * zero_error
         return Judgement(fits, score.value, constant.value)

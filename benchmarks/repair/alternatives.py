@@ -1,4 +1,4 @@
-"""Alternatives to ``fit`` in ``repair``: random search and training twice as long, at the same budget."""
+"""Alternatives to ``fit`` in ``repair`` at the same budget: random search, Optuna, and training twice as long."""
 
 from __future__ import annotations
 
@@ -11,9 +11,19 @@ import numpy as np
 
 from benchmarks.cases.case import Program
 from benchmarks.execution.pool import Row
-from benchmarks.repair.search_space import SPACE, Space, draw_program
+from benchmarks.repair.search_space import RATES, SPACE, Space, draw_program, output_pairs, with_settings
 
-__all__ = ["Scores", "longer", "random_search"]
+__all__ = ["SAMPLERS", "Scores", "longer", "optuna_search", "random_search"]
+
+SAMPLERS = ("TPE + Hyperband", "CMA-ES + Hyperband")
+"""Methods of `optuna_search`."""
+
+_MAX_SKIPPED = 20
+"""Consecutive draws that no budget covers after which a search ends: a sampler may insist on the longest training."""
+
+
+class _PruningError(Exception):
+    """Raised by ``report`` in `optuna_search`: the training is to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +39,9 @@ class Scores:
     test: float
 
 
-Train = Callable[[Program], Scores]
+Report = Callable[[int, float], None]
+"""Called at the end of each epoch with (epoch, validation score)."""
+Train = Callable[[Program, Report | None], Scores]
 Cost = Callable[[Program], float]
 
 
@@ -85,7 +97,7 @@ def random_search(
         baseline: Its scores; it costs 1 and stays the best until an attempt beats it.
         space: Search space.
         budgets: Work, in original trainings.
-        train: Trains a program; if it raises, the work counts all the same.
+        train: Trains a program, with a report of its epochs or None; if it raises, the work counts all the same.
         cost: Work of a program, in original trainings.
         seed: Seed of the draws.
 
@@ -99,6 +111,97 @@ def random_search(
         program = draw_program(original, space, draw)
         _try(program, cost(program), ledgers, train)
     return [ledger.entry(method) for ledger in ledgers]
+
+
+def optuna_search(
+    method: str,
+    original: Program,
+    baseline: Scores,
+    budgets: Sequence[float],
+    train: Train,
+    cost: Cost,
+    seed: int,
+) -> list[Row]:
+    """Search the space of `random_search` with a sampler of Optuna, and end trainings early by Hyperband.
+
+    Hyperband is that of Li et al. (JMLR 2018) as Optuna implements it, over epochs. What a training has cost until it
+    is pruned counts; its evaluations on the validation rows do not. A rate is drawn uniformly in its logarithm. The
+    rest is as in `random_search`.
+
+    Args:
+        method: One of `SAMPLERS`.
+        original: The original training.
+        baseline: Its scores.
+        budgets: Work, in original trainings.
+        train: Trains a program, with a report of its epochs or None; if it raises, the work counts all the same.
+        cost: Work of a program, in original trainings.
+        seed: Seed of the sampler.
+
+    Returns:
+        One entry per budget.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    choices = {**SPACE, "output": range(len(output_pairs(original)))}
+    sampler: optuna.samplers.BaseSampler = optuna.samplers.TPESampler(seed=seed)
+    if method.startswith("CMA-ES"):
+        random = optuna.samplers.RandomSampler(seed=seed)
+        sampler = optuna.samplers.CmaEsSampler(seed=seed, independent_sampler=random, warn_independent_sampling=False)
+    longest = max(1, round(original.epochs * max(SPACE["epochs"])))
+    pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=longest)
+    # Hyperband assigns trials to brackets by the name of the study
+    study = optuna.create_study(study_name="repair", direction="maximize", sampler=sampler, pruner=pruner)
+    ledgers = [_Ledger(budget, baseline) for budget in budgets]
+    least = cost(replace(original, epochs=max(1, round(original.epochs * min(SPACE["epochs"])))))
+    skipped = 0
+    while any(ledger.covers(least) for ledger in ledgers) and skipped < _MAX_SKIPPED:
+        trial = study.ask()
+        # Choices as integers: CMA-ES searches a space of numbers
+        chosen = {name: trial.suggest_int(name, 0, len(options) - 1) for name, options in choices.items()}
+        rate = trial.suggest_float("rate", *RATES, log=True)
+        settings = {name: SPACE[name][chosen[name]] for name in SPACE}
+        program = with_settings(original, settings, output_pairs(original)[chosen["output"]], rate)
+        scores, skipped = _try_pruned(program, cost(program), ledgers, train, trial), skipped + 1
+        if scores is None:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            continue
+        skipped, value = 0, scores if isinstance(scores, float) else scores.validation
+        pruned = isinstance(scores, float)
+        state = optuna.trial.TrialState.PRUNED if pruned or math.isnan(value) else optuna.trial.TrialState.COMPLETE
+        study.tell(trial, value if state is optuna.trial.TrialState.COMPLETE else None, state=state)
+    return [ledger.entry(method) for ledger in ledgers]
+
+
+def _try_pruned(
+    program: Program, cost: float, ledgers: Iterable[_Ledger], train: Train, trial: Any
+) -> Scores | float | None:
+    """Train a program that may be pruned.
+
+    Returns:
+        Its scores; its latest validation score if it was pruned; None if it was not covered or has failed.
+    """
+    affordable = [ledger for ledger in ledgers if ledger.covers(cost)]
+    if not affordable:
+        return None
+    reported: list[float] = []
+
+    def report(epoch: int, score: float) -> None:
+        reported.append(score)
+        trial.report(_or_lowest(score) if math.isfinite(score) else -1e9, epoch)
+        if epoch + 1 < program.epochs and trial.should_prune():
+            raise _PruningError
+
+    scores, error, share = None, None, 1.0
+    try:
+        scores = train(program, report)
+    except _PruningError:
+        error, share = "pruned", len(reported) / program.epochs
+    except Exception as raised:  # noqa: BLE001  # the framework may reject a draw: an attempt without a score
+        error = f"{type(raised).__name__}: {raised}"[:200]
+    for ledger in affordable:
+        ledger.record(program, share * cost, scores, error)
+    return scores if scores is not None else reported[-1] if error == "pruned" else None
 
 
 def longer(
@@ -117,7 +220,7 @@ def _try(program: Program, cost: float, ledgers: Iterable[_Ledger], train: Train
         return
     scores, error = None, None
     try:
-        scores = train(program)
+        scores = train(program, None)
     except Exception as raised:  # noqa: BLE001  # the framework may reject a draw: an attempt without a score
         error = f"{type(raised).__name__}: {raised}"[:200]
     for ledger in affordable:

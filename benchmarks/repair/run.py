@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import autotrainer
 from autotrainer import RepairPlan, Result
@@ -17,15 +17,21 @@ from benchmarks.data.datasets import Arrays, load, split
 from benchmarks.detect.run import builder
 from benchmarks.execution.pool import Row, Task, worker
 from benchmarks.execution.runs import case_of
-from benchmarks.repair.alternatives import Scores, longer, random_search
+from benchmarks.repair.alternatives import SAMPLERS, Report, Scores, longer, optuna_search, random_search
 from benchmarks.repair.search_space import LOG_UNIFORM, UNIFORM
 
-__all__ = ["METHODS", "run"]
+__all__ = ["METHODS", "UNTIL", "run"]
 
 VALIDATION_SHARE = 0.2
 
-METHODS = ("fit", "random uniform", "random log-uniform", "twice as long")
-"""Repair methods: ours and its alternatives. ``random …``: random search with learning rates drawn that way."""
+OnEpoch = Callable[[int], None]
+"""Called at the end of each epoch, with the epoch."""
+
+METHODS = ("fit", "random uniform", "random log-uniform", *SAMPLERS, "twice as long", "fit until budget")
+"""Repair methods: ours and its alternatives. ``random …``: random search with learning rates drawn that way.
+``fit until budget``: with ``until="budget"``, on request only."""
+UNTIL: Mapping[str, Literal["healthy", "budget"]] = {"fit": "healthy", "fit until budget": "budget"}
+"""The argument ``until`` of `autotrainer.fit`, by method."""
 
 
 def run(task: Task) -> Row:
@@ -50,22 +56,24 @@ def run(task: Task) -> Row:
     data, validation = _parts(load(case.original, seed), seed)
     shape = data.x_train.shape[1:]
 
-    def train(program: Program) -> Scores:
-        return _train(build, program, data, validation, seed)
+    def train(program: Program, report: Report | None) -> Scores:
+        return _train(build, program, data, validation, seed, report)
 
     def cost(program: Program) -> float:
         return relative_cost(program, case.original, shape)
 
-    baseline = train(case.original)
+    baseline = train(case.original, None)
     search_seed = zlib.crc32(f"{case.id} {seed}".encode())
     entries: list[Row] = []
     for method in task["methods"]:
         started = time.perf_counter()
-        if method == "fit":
-            entries += [_fitted(build, case, data, validation, seed, budget) for budget in budgets]
+        if method in UNTIL:
+            entries += [_fitted(build, case, data, validation, seed, budget, method) for budget in budgets]
             continue
         if method == "twice as long":
             results = longer(method, case.original, baseline, budgets, train, cost)
+        elif method in SAMPLERS:
+            results = optuna_search(method, case.original, baseline, budgets, train, cost, search_seed)
         else:
             space = LOG_UNIFORM if method.endswith("log-uniform") else UNIFORM
             results = random_search(method, case.original, baseline, space, budgets, train, cost, search_seed)
@@ -74,27 +82,42 @@ def run(task: Task) -> Row:
     return {"given": baseline.test, "fixed": fixed.test, "fix_cost": cost(case.fixed), "methods": entries}
 
 
-def _train(build: Any, program: Program, data: Arrays, validation: tuple[Any, Any], seed: int) -> Scores:
-    """Train a program; values at the end of each epoch come from the validation rows."""
+def _train(
+    build: Any, program: Program, data: Arrays, validation: tuple[Any, Any], seed: int, report: Report | None = None
+) -> Scores:
+    """Train a program; values at the end of each epoch come from the validation rows.
+
+    Args:
+        build: Makes and trains programs.
+        program: The program.
+        data: Training and test rows.
+        validation: Validation rows.
+        seed: Seed of the training.
+        report: Called with the score on the validation rows at the end of each epoch; it may raise.
+    """
     models: list[Any] = []
-    arrays = Arrays(data.x_train, data.y_train, *validation)
-    build.train(program, arrays, seed, _capture_model(models))
 
     def scored(x: Any, y: Any) -> float:
         return score(program, build.predict(models[0], build.to_inputs(program, x)), y)
 
+    arrays = Arrays(data.x_train, data.y_train, *validation)
+    on_epoch = None if report is None else lambda epoch: report(epoch, scored(*validation))
+    build.train(program, arrays, seed, _capture_model(models, on_epoch))
     return Scores(scored(*validation), scored(data.x_test, data.y_test))
 
 
-def _fitted(build: Any, case: Case, data: Arrays, validation: tuple[Any, Any], seed: int, budget: float) -> Row:
+def _fitted(
+    build: Any, case: Case, data: Arrays, validation: tuple[Any, Any], seed: int, budget: float, method: str
+) -> Row:
     started = time.perf_counter()
-    entry: Row = {"method": "fit", "budget": budget}
+    entry: Row = {"method": method, "budget": budget}
     try:
         result = autotrainer.fit(
             **build.fit_arguments(case.original, (data.x_train, data.y_train), validation, seed),
             epochs=case.original.epochs,
             batch_size=case.original.batch_size,
             budget=budget,
+            until=UNTIL[method],
             seed=seed,
             progress=False,
         )
@@ -136,22 +159,44 @@ def _cost_to_win(result: Result) -> float | None:
     return None if last is None else result.cost - sum(attempt.cost for attempt in result.attempts[last + 1 :])
 
 
-class _NullMonitor:
-    """Stands in for a monitor."""
+class _Epochs:
+    """Stands in for a monitor: counts the epochs that the loop ends."""
+
+    def __init__(self, on_epoch: OnEpoch | None) -> None:
+        self._on_epoch, self._epoch = on_epoch, 0
 
     def end_epoch(self, **values: float) -> None:
-        """Do nothing."""
+        """End an epoch."""
+        if self._on_epoch is not None:
+            self._on_epoch(self._epoch)
+        self._epoch += 1
 
 
-def _capture_model(models: list[Any]) -> Callable[..., Any]:
-    """Return a stand-in for ``watch`` that appends the model to a list."""
+def _capture_model(models: list[Any], on_epoch: OnEpoch | None) -> Callable[..., Any]:
+    """Return a stand-in for ``watch`` that appends the model to a list, and calls back at the end of each epoch."""
 
     @contextlib.contextmanager
-    def watch(model: Any, *_: object, **__: object) -> Iterator[_NullMonitor]:
+    def watch(model: Any, *_: object, **__: object) -> Iterator[_Epochs]:
         models.append(model)
-        yield _NullMonitor()
+        epochs = _Epochs(on_epoch)
+        if on_epoch is not None and hasattr(model, "fit"):
+            _call_back(model, epochs)
+        yield epochs
 
     return watch
+
+
+def _call_back(model: Any, epochs: _Epochs) -> None:
+    """Add a callback to the ``fit`` of a Keras model."""
+    import keras
+
+    fit = model.fit
+
+    def with_callback(*args: Any, callbacks: Sequence[Any] = (), **options: Any) -> Any:
+        own = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epochs.end_epoch())
+        return fit(*args, callbacks=[*callbacks, own], **options)
+
+    model.fit = with_callback
 
 
 if __name__ == "__main__":

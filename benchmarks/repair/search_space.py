@@ -1,4 +1,4 @@
-"""Space of the random search over training settings, the alternative to ``fit`` in ``repair``.
+"""Space of the searches over training settings, the alternatives to ``fit`` in ``repair``.
 
 Kim, Humbatova, Jahangirova, Tonella and Yoo ("Repairing DNN Architecture: Are We There Yet?", ICST 2023, arXiv
 2301.11568) found that random search repairs faulty models as well as AUTOTRAINER, HEBO and BOHB, or better. Their space
@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.cases.case import Program
 
-__all__ = ["LOG_UNIFORM", "RATES", "SPACE", "UNIFORM", "Space", "draw_program"]
+__all__ = ["LOG_UNIFORM", "RATES", "SPACE", "UNIFORM", "Space", "draw_program", "output_pairs", "with_settings"]
 
 RATES = (1e-4, 1e-1)
 """Lowest and highest learning rate."""
@@ -94,8 +94,27 @@ def draw_program(program: Program, space: Space, draw: np.random.Generator) -> P
         draw: Random generator.
     """
     settings = {name: choices[int(draw.integers(len(choices)))] for name, choices in SPACE.items()}
-    pairs = _REGRESSION_PAIRS if program.metric == "r2" else _OUTPUT_PAIRS.get(program.layout, _BINARY_PAIRS)
-    activation, loss = pairs[int(draw.integers(len(pairs)))]
+    pairs = output_pairs(program)
+    return with_settings(program, settings, pairs[int(draw.integers(len(pairs)))], space.rate(draw))
+
+
+def output_pairs(program: Program) -> Sequence[tuple[str | None, str]]:
+    """Return the pairs of output activation and loss that fit the targets of a training."""
+    return _REGRESSION_PAIRS if program.metric == "r2" else _OUTPUT_PAIRS.get(program.layout, _BINARY_PAIRS)
+
+
+def with_settings(
+    program: Program, settings: Mapping[str, Any], output: tuple[str | None, str], rate: float
+) -> Program:
+    """Return a training with other settings.
+
+    Args:
+        program: The original training.
+        settings: A choice for each name of `SPACE`.
+        output: Output activation and loss.
+        rate: Learning rate.
+    """
+    activation, loss = output
     following = [program.layers[i + 1 :] for i in range(len(program.layers))]
     layers = [
         _hidden(layer, _has_separate_activation(rest), settings)
@@ -105,7 +124,7 @@ def draw_program(program: Program, space: Space, draw: np.random.Generator) -> P
         program,
         layers=tuple(_with_output_activation(layers, activation)),
         loss=loss,
-        optimizer={"name": settings["optimizer"], "lr": space.rate(draw)},
+        optimizer={"name": settings["optimizer"], "lr": rate},
         batch_size=settings["batch_size"],
         epochs=max(1, round(program.epochs * settings["epochs"])),
     )

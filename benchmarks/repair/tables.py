@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from benchmarks.repair.run import METHODS
 from benchmarks.reporting.intervals import bootstrap_mean, signed_rank
 from benchmarks.reporting.tables import interval_share, listed, number, table
 
-__all__ = ["SEEDS", "by_case", "by_method", "each_case", "gains"]
+__all__ = ["SEEDS", "by_case", "by_method", "each_case", "gains", "paired_gains"]
 
 SEEDS = 5
 """Seeds that a case needs for a significance test."""
@@ -32,15 +32,25 @@ def by_method(results: Sequence[Outcome]) -> str:
 
 def gains(results: Sequence[Outcome]) -> str:
     """Return the gain of ``fit`` over each alternative on the same cases and seeds, with intervals."""
-    methods = _methods([o for o in results if o.fix_affordable])
-    ours = {(o.case, o.seed): o.ratio for o in methods.get("fit", [])}
-    lines = []
-    for method, selected in methods.items():
-        paired = [(o, ours[o.case, o.seed] - o.ratio) for o in selected if (o.case, o.seed) in ours]
-        if method != "fit" and paired:
-            mean, low, high = bootstrap_mean(_grouped((o.case, gain) for o, gain in paired))
-            lines.append(f"{method}: {mean:+.3f} ({low:+.3f} to {high:+.3f}, {len(paired)} pairs)")
+    lines = [
+        f"{method}: {mean:+.3f} ({low:+.3f} to {high:+.3f})"
+        for method, (mean, low, high) in paired_gains(results).items()
+    ]
     return "\n".join(listed("Clipped IR of fit minus that of", lines)).strip()
+
+
+def paired_gains(results: Sequence[Outcome]) -> dict[str, tuple[float, float, float]]:
+    """Return the mean of the clipped IR of ``fit`` less that of each alternative, and its 95 % interval.
+
+    The pairs are those of cases and seeds whose fix the budget covers; the bootstrap is over cases and their seeds.
+    """
+    methods = _methods([o for o in results if o.fix_affordable and o.method != ORIGINAL])
+    ours = {(o.case, o.seed): o.ratio for o in methods.pop("fit", [])}
+    paired = {
+        method: _grouped((o.case, ours[o.case, o.seed] - o.ratio) for o in selected if (o.case, o.seed) in ours)
+        for method, selected in methods.items()
+    }
+    return {method: bootstrap_mean(differences) for method, differences in paired.items() if differences}
 
 
 def each_case(results: Sequence[Outcome]) -> str:
@@ -83,7 +93,7 @@ def _grouped(pairs: Iterable[tuple[str, float]]) -> dict[str, list[float]]:
     return grouped
 
 
-def _methods(results: Sequence[Outcome]) -> Mapping[str, list[Outcome]]:
+def _methods(results: Sequence[Outcome]) -> dict[str, list[Outcome]]:
     by_name = {method: [o for o in results if o.method == method] for method in (*METHODS, ORIGINAL)}
     return {method: outcomes for method, outcomes in by_name.items() if outcomes}
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import main
+from benchmarks.agreement import suite as agreement
 from benchmarks.calibration import suite as calibration
 from benchmarks.detect import suite as detect
 from benchmarks.execution import pool
@@ -19,7 +20,8 @@ from benchmarks.reporting import plots
 @pytest.fixture
 def passed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     arguments: list[Any] = []
-    for module, name in ((detect, "detect"), (repair, "repair"), (calibration, "calibrate")):
+    suites = (detect, "detect"), (repair, "repair"), (calibration, "calibrate"), (agreement, "agreement")
+    for module, name in suites:
         monkeypatch.setattr(module, name, lambda *args, **kwargs: arguments.extend([*args, *kwargs.values()]) or "")
     return arguments
 
@@ -44,7 +46,13 @@ def test_file_paths_are_not_shown(passed: list[Any], tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.parametrize(
-    ("command", "names"), [("detect", detect.QUICK), ("repair", repair.QUICK), ("calibrate", detect.QUICK)]
+    ("command", "names"),
+    [
+        ("detect", detect.QUICK),
+        ("repair", repair.QUICK),
+        ("calibrate", detect.QUICK),
+        ("agreement", agreement.QUICK),
+    ],
 )
 def test_quick_runs_part_of_the_default_cases(passed: list[Any], command: str, names: tuple[str, ...]) -> None:
     assert main([command, "--quick"]) == 0
@@ -129,3 +137,12 @@ def test_missing_library_is_reported_before_the_run(
     assert main(["detect", "--out", str(tmp_path / "rows.jsonl"), "--html", str(tmp_path / "page.html")]) == 2
     assert "autotrainer-monitor[bench]" in capsys.readouterr().err
     assert not passed
+
+
+def test_missing_optuna_is_reported_before_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pool, "_run_one", lambda *args: pytest.fail("a task was run"))
+    monkeypatch.setattr(repair, "find_spec", lambda name: None if name == "cmaes" else name)
+    assert main(["repair", "--only", "so39525358", "--framework", "pytorch"]) == 2
+    assert "cmaes missing" in capsys.readouterr().err

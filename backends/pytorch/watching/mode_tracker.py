@@ -10,12 +10,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from autotrainer.adapter.stopwatch import Stopwatch
 from autotrainer.backends.pytorch.runtime.hooks import HookHandle, add_hook
-from autotrainer.backends.pytorch.runtime.observation import is_transformed, observation
+from autotrainer.backends.pytorch.runtime.observation import observation
 from autotrainer.backends.pytorch.runtime.tensors import first_tensor
-from autotrainer.backends.pytorch.runtime.torch_private import BatchNorm, Dropout, view_base, write_version
+from autotrainer.backends.pytorch.runtime.torch_private import (
+    BatchNorm,
+    Dropout,
+    has_transforms,
+    view_base,
+    write_version,
+)
 
 __all__ = ["ModeTracker", "dropout_rate", "mode"]
 
@@ -28,8 +35,8 @@ _REPEATS = 3
 _PATIENCE = 2
 """Steps to wait for an evaluation."""
 
-_SEARCH = 20_000
-"""Passes with gradients within which the first evaluation is searched for: about 0.2 s."""
+_SEARCH = 2_000
+"""Passes with gradients within which the first evaluation is searched for. A hook on the model takes 5 µs of each."""
 
 _SAME_INPUTS = 3
 """Sampled steps that must all get one tensor to conclude that every step does."""
@@ -203,15 +210,17 @@ class ModeTracker:
         self._handle = None
 
     def _record_pass(self, module: nn.Module, args: Any) -> None:
-        if is_transformed() or module is not self._model:
+        if is_compiling() or module is not self._model:
+            return
+        if self._searches and not self._sampled and torch.is_grad_enabled():
+            self._searches -= 1  # every step passes here for a while: not even its time is measured
+            if not self._searches:
+                self._disarm()
+            return
+        if has_transforms():
             return
         with self.stopwatch:
             try:
-                if self._searches and not self._sampled and torch.is_grad_enabled():
-                    self._searches -= 1
-                    if not self._searches:
-                        self._disarm()
-                    return
                 with observation() as with_gradients:
                     self._record_mode(args, with_gradients)
             except Exception as error:  # noqa: BLE001 - nothing may reach the user's forward pass

@@ -193,7 +193,7 @@ def test_safe_repairs_are_combined_first() -> None:
         "bad_data", "bad_output", "bad_rate", cured_by={"bad_data": SCALE, "bad_output": OUTPUT, "bad_rate": CLIP}
     )
     result = _fit(script, budget=8.0)
-    first, second = result.attempts[:2]
+    first, second = [attempt for attempt in result.attempts if attempt.plan.edits][:2]
     assert set(first.plan.edits) == {SCALE, OUTPUT}
     assert set(second.plan.edits) > {SCALE, OUTPUT}, "the proven repairs stay although they were not enough"
     assert result.status == "repaired"
