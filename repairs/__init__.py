@@ -24,6 +24,7 @@ from autotrainer.repairs.reinitialize import ReinitializeRepair
 from autotrainer.repairs.reset_optimizer_state import ResetOptimizerStateRepair
 from autotrainer.repairs.reshape_targets import ReshapeTargetsRepair
 from autotrainer.repairs.resize_hidden_layers import ResizeHiddenLayersRepair
+from autotrainer.repairs.resize_output_layer import ResizeOutputLayerRepair
 from autotrainer.repairs.restore_zero_grad import RestoreZeroGradRepair
 from autotrainer.repairs.revive_units import ReviveUnitsRepair
 from autotrainer.repairs.rollback import RollbackRepair
@@ -38,6 +39,7 @@ from autotrainer.repairs.skip_update import SkipUpdateRepair
 from autotrainer.repairs.stop_early import StopEarlyRepair
 from autotrainer.repairs.swap_activation import SwapActivationRepair
 from autotrainer.repairs.swap_optimizer import SwapOptimizerRepair
+from autotrainer.repairs.thaw_layers import ThawLayersRepair
 from autotrainer.repairs.tune_adam import TuneAdamRepair
 from autotrainer.repairs.warm_up_learning_rate import WarmUpLearningRateRepair
 from autotrainer.repairs.weight_classes import WeightClassesRepair
@@ -47,6 +49,7 @@ __all__ = ["BUILTIN"]
 BUILTIN: tuple[type[Repair], ...] = (
     FixOutputActivationRepair,
     FixLossRepair,
+    ResizeOutputLayerRepair,
     ScaleInputsRepair,
     DropBadRowsRepair,
     ScaleTargetsRepair,
@@ -72,6 +75,7 @@ BUILTIN: tuple[type[Repair], ...] = (
     AddDropoutRepair,
     StopEarlyRepair,
     CompleteOptimizerRepair,
+    ThawLayersRepair,
     RestoreZeroGradRepair,
     SetModeRepair,
     ExtendTrainingRepair,

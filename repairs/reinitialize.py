@@ -17,7 +17,8 @@ class ReinitializeRepair(Repair):
 
     What it does:
         He uniform for ReLU and its variants, LeCun normal for SELU, Glorot uniform for symmetric activations,
-        orthogonal for recurrent layers; biases become zero. Applies to the layers that the finding names, or to all.
+        orthogonal for recurrent layers; biases become zero. Applies to the layers that the finding names, or to all; if
+        the signal fades or grows over most of the hidden layers, to all hidden layers at once.
 
     Why it helps:
         Gradient descent can't escape a bad start (constant, far too small or far too large weights, or a layer whose
@@ -51,13 +52,18 @@ class ReinitializeRepair(Repair):
     }
 
     def propose(self, finding: Finding, context: TaskContext, targets: TargetSummary) -> Iterable[Proposal]:
-        """Propose new weights for the layers named in the finding, else for all."""
-        edits = tuple(
-            Reinitialize(layers, cast(Any, scheme))
-            for scheme, layers in layers_by_initializer(context, finding.layers).items()
-        )
-        if edits:
-            yield Proposal(self.name, edits, self.fixes[finding.problem])
+        """Propose new weights for the layers named in the finding, else for all.
+
+        A signal that fades or grows over most hidden layers is compared with that of the first one, which is not named:
+        then all hidden layers come first, in one step.
+        """
+        for rank, layers in enumerate(_choices(finding, context)):
+            edits = tuple(
+                Reinitialize(names, cast(Any, scheme))
+                for scheme, names in layers_by_initializer(context, layers).items()
+            )
+            if edits:
+                yield Proposal(self.name, edits, self.fixes[finding.problem] * 0.8**rank)
 
     def dimension(self, context: TaskContext) -> Dimension | None:
         """Reinitialize all weights, or none."""
@@ -65,3 +71,16 @@ class ReinitializeRepair(Repair):
             Reinitialize(layers, cast(Any, scheme)) for scheme, layers in layers_by_initializer(context).items()
         )
         return Dimension(self.name, (edits,)) if edits else None
+
+
+def _choices(finding: Finding, context: TaskContext) -> tuple[tuple[str, ...], ...]:
+    """Return the layers to reinitialize, the most promising choice first; an empty choice stands for all layers."""
+    hidden = tuple(layer.name for layer in context.layers if layer.hidden and layer.parameters and not layer.frozen)
+    named = tuple(name for name in hidden if name in finding.layers)
+    relative = "spread_ratio" in finding.evidence
+    most = relative and max(2, len(hidden) / 2) <= len(named) < len(hidden)
+    return (
+        ((*hidden, *(name for name in finding.layers if name not in hidden)), finding.layers)
+        if most
+        else (finding.layers,)
+    )

@@ -81,7 +81,7 @@ class ParametersNotOptimized(Rule):
     needs = OUTCOME_NEEDS | frozenset(
         {"grad_zero_fraction", "weight_norm", "update_ratio", "learning_rate", "losses_without_step"}
     )
-    repairs = ("complete_optimizer",)
+    repairs = ("complete_optimizer", "thaw_layers")
     THRESHOLDS = thresholds(
         good_score=Threshold(0.7, "skill that is good enough", "Theta of AUTOTRAINER", maximum=1.0),
         harmless=Threshold(0.8, "skill from which the harm is small", "little is left to gain", maximum=1.0),
@@ -116,6 +116,9 @@ class ParametersNotOptimized(Rule):
         which = _listed(affected)
         words = f"; {result.words}" if result.words else ""
         message = f"Frozen layers ({which}) still have random initial values, so they are never trained{words}."
+        message += (
+            " No repair changes frozen parameters beside trained ones: thaw them by hand if this is not on purpose."
+        )
         evidence = {"layers": float(len(rows)), "skill": result.skill}
         return self.finding(severity, confidence, message, evidence, layers=affected)
 
@@ -129,7 +132,8 @@ class ParametersNotOptimized(Rule):
         suspects = [row for row, layer in enumerate(layers) if unchanged[row] or layer.unowned]
         gradients = last_median(history.layer("grad_norm"))
         owned = [row for row, layer in enumerate(layers) if layer.parameters > layer.unowned and not layer.frozen]
-        cut_off = bool(owned) and bool((gradients[owned] == 0).all())  # by the layers that are left out
+        # without a trainable parameter in the optimizer, or behind the layers that are left out, nothing else changes
+        cut_off = not owned or bool((gradients[owned] == 0).all())
         if not suspects or not ((measured & ~unchanged).any() or cut_off):
             return None
         graded = gradients[suspects] > 0

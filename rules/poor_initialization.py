@@ -187,13 +187,14 @@ class PoorInitialization(Rule):
         return self.finding(severity, 0.95 if kept else 0.6, message, evidence, layers=affected)
 
     def _loud(self, history: RunHistory, rows: list[int], evidence: dict[str, float]) -> list[int]:
-        """Return the layer whose weights are largest relative to the usual initializers', if far larger."""
+        """Return the layers whose weights are far larger than the usual initializers', the largest first."""
         units = np.array([history.layers[row].units or math.nan for row in rows], np.float64)
         sizes = finite(history.layer("weight_norm")[0, rows]) / np.sqrt(units)
         if not (sizes >= self.threshold("loud")).any():
             return []
         evidence["weight_size"] = float(np.nanmax(sizes))
-        return [rows[int(np.nanargmax(sizes))]]
+        order = np.argsort(-np.nan_to_num(sizes), kind="stable")
+        return [rows[place] for place in order if sizes[place] >= self.threshold("loud")]
 
     @staticmethod
     def _dead(history: RunHistory, rows: list[int]) -> bool:

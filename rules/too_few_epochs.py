@@ -8,6 +8,7 @@ import numpy as np
 
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.baseline_models import SIMPLE_NEEDS, lead_of_simple_model
+from autotrainer.rules._shared.extrapolation import length_evidence
 from autotrainer.rules._shared.held_out import held_out_skill
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, Outcome, outcome, planned_share
 from autotrainer.rules._shared.pace import SURE, Pace, loss_series, pace
@@ -170,6 +171,7 @@ class TooFewEpochs(Rule):
             "standard_errors": training.sure,
             "skill": skill,
             "steps": float(result.steps),
+            **length_evidence(history),
         }
         return self.finding(severity, 0.8 if poor else 0.6, message, evidence)
 

@@ -5,10 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from autotrainer.edits import Edit, EncodeTargets, SwapOptimizer, WarmUpRate
+from autotrainer.edits import Edit, EncodeTargets, ScaleInputs, SwapOptimizer, WarmUpRate
 from autotrainer.safe_text import safe_line
 
-__all__ = ["commented", "literal", "number_list", "optimizer_arguments", "warm_up_steps", "zero_one_line"]
+__all__ = [
+    "column_lines",
+    "commented",
+    "literal",
+    "number_list",
+    "optimizer_arguments",
+    "warm_up_steps",
+    "zero_one_line",
+]
 
 _PLAIN_NAME = re.compile(r"[\w./-]+")
 
@@ -32,6 +40,26 @@ def commented(names: Iterable[str]) -> str:
 def number_list(values: Sequence[float]) -> str:
     """Return numbers as a list in Python, six digits each."""
     return f"[{', '.join(f'{value:.6g}' for value in values)}]"
+
+
+def column_lines(edit: ScaleInputs, library: str) -> list[str]:
+    """Return the lines that take columns on a logarithmic scale; none if there is no such column.
+
+    Args:
+        edit: The scaling, with fitted numbers.
+        library: Name under which the module with the arrays is imported: ``torch`` or ``np``.
+    """
+    columns = edit.logarithmic
+    if not columns:
+        return []
+    array, arcsinh = ("torch.tensor", "torch.asinh") if library == "torch" else ("np.array", "np.arcsinh")
+    copy = "x.clone()" if library == "torch" else "x.copy()"
+    center, scale = ([numbers[column] for column in columns] for numbers in (edit.log_center, edit.log_scale))
+    return [
+        f"x, log = {copy}, {list(columns)}  # columns on a logarithmic scale",
+        f"center, scale = {array}({number_list(center)}), {array}({number_list(scale)})",
+        f"x[:, log] = {arcsinh}((x[:, log] - center) / scale)",
+    ]
 
 
 def optimizer_arguments(edit: SwapOptimizer) -> str:

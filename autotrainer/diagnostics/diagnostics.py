@@ -22,10 +22,9 @@ from autotrainer.adapter.spec import Trained, TrainingSpec
 from autotrainer.adapter.trainer import Trainer
 from autotrainer.diagnostics.baseline_comparison import WORK, BaselineComparison, suits
 from autotrainer.diagnostics.label_alignment import alignment_rows, label_alignment
-from autotrainer.diagnostics.lr_range_test import RangeTestRun, rates_around, suggested_rate
+from autotrainer.diagnostics.lr_range_test import range_test, rate_in_doubt
 from autotrainer.diagnostics.nonfinite_search import NonfiniteReplay, ended_nonfinite, suspect_steps
 from autotrainer.diagnostics.train_val_overlap import shared_inputs
-from autotrainer.edits import SetLearningRate
 from autotrainer.monitoring.train_val_mismatch import validation_mismatch
 from autotrainer.output import logger
 from autotrainer.records.data import ArrayData, Data, arrays_of, map_arrays
@@ -38,13 +37,13 @@ from autotrainer.training.budget import Budget
 
 __all__ = [
     "GOOD_SCORE",
+    "HELD_OUT_FACTS",
     "MISMATCH_FACTS",
     "OVERLAP_FACTS",
     "ROWS",
     "Diagnostics",
     "cause_unknown",
     "data_facts",
-    "rate_in_doubt",
 ]
 
 ROWS = 1000
@@ -55,11 +54,6 @@ GOOD_SCORE = 0.9
 """Accuracy or R² from which no model can be better by 0.1: baseline models are fitted only below it."""
 _SHARE = 0.05
 """Maximum work of all of them, in baseline trainings: one half for the model, one half for baseline models."""
-_STEPS, _MIN_STEPS, _RATE_SHARE = 60, 30, 0.1
-"""Steps of a range test: maximum, minimum, and as a share of the baseline's steps."""
-_MEASURED = frozenset({"first_step", "typical_step"})
-"""Evidence on the size of steps: it suggests a rate as well as a range test would, and costs nothing."""
-
 _REPLAY_SHARE = 0.25
 """Maximum work of the search for the first non-finite value, in baseline trainings: nearly always it arises early."""
 
@@ -86,6 +80,8 @@ MISMATCH_FACTS = frozenset(
     }
 )  # fmt: skip
 """Facts of `validation_mismatch`."""
+HELD_OUT_FACTS = OVERLAP_FACTS | MISMATCH_FACTS | frozenset(_BASELINE_FACTS + _COMPARED_FACTS)
+"""Facts that need validation data other than the training data."""
 _MODEL_FACTS = ("train_score", "permuted_score", "input_gain", "input_gain_error")
 
 _NO_CAUSE = frozenset(
@@ -112,13 +108,6 @@ def cause_unknown(findings: Sequence[Finding], above_trivial: bool) -> bool:
     errors = [f for f in findings if f.severity is Severity.ERROR and f.problem != "data_leakage"]
     roots = [f for f in errors if f.caused_by is None]
     return (bool(roots) or not above_trivial) and all(f.problem in _NO_CAUSE for f in roots)
-
-
-def rate_in_doubt(findings: Sequence[Finding]) -> bool:
-    """Return whether another learning rate may fix an error without a root, and no measured step size suggests one."""
-    roots = [f for f in findings if f.severity is Severity.ERROR and f.caused_by is None]
-    measured = any(_MEASURED.intersection(f.evidence) for f in roots)
-    return not measured and any("scale_learning_rate" in f.repairs for f in roots)
 
 
 def data_facts(facts: Mapping[str, float]) -> dict[str, float]:
@@ -314,17 +303,8 @@ class Diagnostics:
     def _test_rates(self, run: BaseRun) -> None:
         """Run a learning-rate range test: a short training from the start, whose rate grows from step to step."""
         context = self.trainer.context
-        rate, planned = context.optimizer.learning_rate, context.planned_steps or 0
-        steps = min(_STEPS, int(_RATE_SHARE * planned))
-        if steps < _MIN_STEPS or not 0 < rate < math.inf or not self.trainer.supports(SetLearningRate(rate)):
-            return
-        test = RangeTestRun(rates_around(rate, steps), self.trainer.set_rate, run.afford)
-        try:
-            self.trainer.train(TrainingSpec(context.planned_epochs or 1, self.seed, rehearsal=True), test)
-        finally:
-            test.monitor.close()
-        suggested = suggested_rate(*test.losses)
-        run.monitor.learn({"suggested_rate": suggested} if math.isfinite(suggested) else {})
+        rate = range_test(self.trainer, TrainingSpec(context.planned_epochs or 1, self.seed), context, run.afford)
+        run.monitor.learn({"suggested_rate": rate} if math.isfinite(rate) else {})
 
     def _sample(self, data: Data, rows: int) -> ArrayData | None:
         """Return random rows in random order; of a stream the first ones, in its order."""

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from autotrainer.adapter.spec import Evaluation, Trained
+from autotrainer.adapter.spec import Evaluation, Trained, TrainingSpec
+from autotrainer.adapter.trainer import Trainer
+from autotrainer.edits import Edit, SetLearningRate, SwapOptimizer
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.monitoring.sampler import StepSampler
+from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.signals import Floats
 from autotrainer.records.task import TaskContext
-from autotrainer.training.base_run import ManagedMonitor
+from autotrainer.training.base_run import BaseRun, ManagedMonitor
 from autotrainer.training.budget import Workload
 
-__all__ = ["RangeTestRun", "rates_around", "suggested_rate"]
+__all__ = [
+    "RangeTestRun",
+    "range_test",
+    "range_test_after_repair",
+    "rate_in_doubt",
+    "rates_around",
+    "suggested_rate",
+]
+
+_STEPS, _MIN_STEPS, _SHARE = 60, 30, 0.1
+"""Steps of a range test: maximum, minimum, and as a share of those of the training."""
+_MEASURED = frozenset({"first_step", "typical_step"})
+"""Evidence on the size of steps: it suggests a rate as well as a range test would, and costs nothing."""
 
 _REACH = 1000.0
 """Factor between the original rate and the smallest and the largest rate of the test; with a larger one, the rate grows
@@ -30,6 +46,62 @@ _NOISE = 2.0
 """The same in standard deviations of single losses: 1 % of runs of pure noise decrease as much once smoothed."""
 _BACK = 10.0
 """Divides the rate of the lowest loss, at which training is about to become unstable: the result is suggested."""
+
+
+def rate_in_doubt(findings: Sequence[Finding]) -> bool:
+    """Return whether another learning rate may fix an error without a root, and no measured step size suggests one."""
+    roots = [f for f in findings if f.severity is Severity.ERROR and f.caused_by is None]
+    measured = any(_MEASURED.intersection(f.evidence) for f in roots)
+    return not measured and any("scale_learning_rate" in f.repairs for f in roots)
+
+
+def range_test(trainer: Trainer, spec: TrainingSpec, context: TaskContext, afford: Callable[[int], bool]) -> float:
+    """Run a short training from the start, whose rate grows from step to step.
+
+    Args:
+        trainer: Runs it.
+        spec: Recipe of the training whose rate is in question.
+        context: That training.
+        afford: Accounts for operations, if the budget allows them.
+
+    Returns:
+        The rate that it suggests; NaN if none helps, the training is too short, or its rate can't be set.
+    """
+    rate, planned = context.optimizer.learning_rate, context.planned_steps or 0
+    steps = min(_STEPS, int(_SHARE * planned))
+    if steps < _MIN_STEPS or not 0 < rate < math.inf or not trainer.supports(SetLearningRate(rate)):
+        return math.nan
+    test = RangeTestRun(rates_around(rate, steps), trainer.set_rate, afford)
+    try:
+        trainer.train(replace(spec, rehearsal=True), test)
+    finally:
+        test.monitor.close()
+    return suggested_rate(*test.losses)
+
+
+def range_test_after_repair(trainer: Trainer, spec: TrainingSpec, run: BaseRun) -> None:
+    """Look for the rate that suits a repaired training, which need not be that of the original one.
+
+    The test runs only if the rate is in doubt and may be another one since the last that was set: another optimizer,
+    or changed inputs, targets, loss or layers.
+
+    Args:
+        trainer: Runs trainings.
+        spec: Recipe of the repaired training, which has ended.
+        run: The core's side of it; accounts for the work, and its monitor learns the result.
+    """
+    if spec.start == 0 and _moves_rate(spec.edits) and rate_in_doubt(run.monitor.findings):
+        rate = range_test(trainer, spec, run.monitor.context, run.afford)
+        run.monitor.learn({"suggested_rate": rate} if math.isfinite(rate) else {})
+
+
+def _moves_rate(edits: Sequence[Edit]) -> bool:
+    """Return whether edits after the last that sets the rate change which rate suits."""
+    last = max((place for place, edit in enumerate(edits) if isinstance(edit, SetLearningRate)), default=-1)
+    kinds = ("input", "output", "loss", "architecture")
+    return any(
+        edit.change >= 1 or edit.affects in kinds or isinstance(edit, SwapOptimizer) for edit in edits[last + 1 :]
+    )
 
 
 class RangeTestRun:

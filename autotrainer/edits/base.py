@@ -122,8 +122,8 @@ class Edit:
     memory: ClassVar[bool] = False
     """Whether it takes more memory than the original training."""
     affects: ClassVar[str | None] = None
-    """What it changes that a user must know about: ``input``, ``output``, ``loss``, ``data``, ``length`` or
-    ``architecture``."""
+    """What it changes that a user must know about: ``input``, ``output``, ``loss``, ``data``, ``length``,
+    ``architecture`` or ``frozen layers``."""
     example_values: ClassVar[Mapping[str, Any]] = {}
     """Values of the required fields other than ``layers``, for `example`."""
 

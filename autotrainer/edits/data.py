@@ -60,19 +60,68 @@ class ScaleInputs(Edit):
 
     Without numbers they are fitted on the training data when the training is built, per feature for inputs of
     rank 2 and globally otherwise; the plan of a run holds the fitted numbers.
+
+    Attributes:
+        mean: Means, one for each feature or a single one; after the logarithm.
+        std: Standard deviations, as many.
+        log_center: Centers of features on a logarithmic scale: asinh((x - center) / scale) takes the place of x.
+        log_scale: Their scales; 0 for all other features. Empty, as the centers, if there is no such feature.
+        constant: Features that are constant in the training data: they are always 0 in the model.
+        row_numbers: Features that only number the rows: they are always 0 in the model, too.
     """
 
     change: ClassVar[int] = 2
     affects: ClassVar[str | None] = "input"
     mean: tuple[float, ...] = ()
     std: tuple[Positive, ...] = ()
+    log_center: tuple[float, ...] = ()
+    log_scale: tuple[NonNegative, ...] = ()
+    constant: tuple[Whole, ...] = ()
+    row_numbers: tuple[Whole, ...] = ()
 
     def __post_init__(self) -> None:
         Edit.__post_init__(self)
         _check_pairs(self)
+        scales, width = self.log_scale, len(self.mean)
+        if len(self.log_center) != len(scales) or len(scales) not in (0, width):
+            raise ConfigError(
+                f"ScaleInputs has {width} means, {len(self.log_center)} centers and {len(scales)} scales of "
+                "logarithms: give as many of each, or no logarithms"
+            )
+        if any(abs(center) > _LARGEST for center in self.log_center) or any(
+            scale > _LARGEST or 0 < scale < 1 / _LARGEST for scale in scales
+        ):
+            raise ConfigError(
+                f"ScaleInputs: centers and scales of logarithms must lie within single precision, up to {_LARGEST:g}, "
+                f"and scales be 0 or at least {1 / _LARGEST:g}"
+            )
+        if any(column >= width for column in self.dropped) or len(set(self.dropped)) != len(self.dropped):
+            raise ConfigError(
+                f"ScaleInputs: features that are dropped must be among the {width} features, each once, not "
+                f"{shorten(self.dropped)}"
+            )
+
+    @property
+    def dropped(self) -> tuple[int, ...]:
+        """Features that are always 0 in the model."""
+        return (*self.constant, *self.row_numbers)
+
+    @property
+    def logarithmic(self) -> tuple[int, ...]:
+        """Features on a logarithmic scale."""
+        return tuple(column for column, scale in enumerate(self.log_scale) if scale)
 
     def __str__(self) -> str:
-        return "inputs standardized inside the model with mean and standard deviation of the training data"
+        parts = ["inputs standardized inside the model with mean and standard deviation of the training data"]
+        if self.logarithmic:
+            parts.append(f"{_columns(self.logarithmic)} of values over several decades on a logarithmic scale")
+        if self.constant:
+            parts.append(f"{_columns(self.constant)} dropped as constant")
+        if self.row_numbers:
+            parts.append(
+                f"{_columns(self.row_numbers)} dropped as row number: all different, and unrelated to the target"
+            )
+        return "; ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +147,11 @@ class ScaleTargets(Edit):
         if self.mean:
             numbers = f"mean {join_numbers(self.mean)} and standard deviation {join_numbers(self.std)}"
         return f"targets standardized for the loss with {numbers}; outputs converted back to the original units"
+
+
+def _columns(columns: tuple[int, ...]) -> str:
+    """Return indices of columns as text."""
+    return f"column{'s' * (len(columns) > 1)} {join_numbers(columns)}"
 
 
 def _check_pairs(edit: ScaleInputs | ScaleTargets) -> None:

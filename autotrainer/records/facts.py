@@ -37,6 +37,7 @@ FACTS = (
     "judged_rows",  # number of rows of these scores
     "judged_in_training",  # 1 if these are training rows, as the validation rows are too few; else 0
     "permuted_loss",  # if that score is unknown: its loss if each row has the inputs of another one
+    "first_loss",  # if that score is unknown, and the loss has not fallen: the loss of the first step
     # measured only if training looks suspicious; scores are accuracies or R², the trivial predictor is the most common
     # class or the mean
     "train_score",  # of the network, on training rows
@@ -53,7 +54,7 @@ FACTS = (
     "simple_rows",  # number of training rows that these simple models were fitted on
     "simple_gap",  # mean over the held-out rows of the score of the best simple model less that of the network
     "simple_gap_error",  # its standard error
-    "suggested_rate",  # learning rate suggested by a learning-rate range test on the original training
+    "suggested_rate",  # learning rate suggested by a learning-rate range test on this training
     "simple_features",  # number of features of the simple models: values of a row, or token counts
     # the first value that was not finite, if training ended in such values: see `autotrainer.records.nonfinite`
     "first_bad_step",  # step in which it arose

@@ -65,3 +65,4 @@ class Outcome:
     """Scores of the chosen training with other seeds."""
     baseline_rerun_scores: tuple[float, ...] = ()
     """Scores of the original training with other seeds."""
+    judged_on: str = "validation"

@@ -66,8 +66,9 @@ class RepairPlan:
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """What a user must know first: which of input, output, loss, data, length, architecture it changes."""
-        order = ("input", "output", "loss", "data", "length", "architecture")
+        """What a user must know first: which of input, output, loss, data, length, architecture, frozen layers it
+        changes."""
+        order = ("input", "output", "loss", "data", "length", "architecture", "frozen layers")
         affected = {edit.affects for edit in self.edits}
         return tuple(name for name in order if name in affected)
 

@@ -66,10 +66,11 @@ class Result:
 
     Attributes:
         status: ``healthy`` (no errors, and a score clearly better than a constant prediction and not clearly below
-            simple models, as far as these are known; nothing tried), ``repaired`` (better than the baseline by more
-            than noise, no errors remain), ``improved`` (better by more than noise, errors remain) or ``unrepaired``
-            (the baseline is returned; also if the budget or an interrupt ended it before half of its epochs, too early
-            to call it healthy).
+            simple models, as far as these are known; nothing tried, or nothing better with ``until="budget"``),
+            ``repaired`` (better than the baseline by more than noise, no errors remain; with ``until="budget"`` the
+            baseline may have had none either), ``improved`` (better by more than noise, errors remain) or
+            ``unrepaired`` (the baseline is returned; also if the budget or an interrupt ended it before half of its
+            epochs, too early to call it healthy).
         stopped_by: ``done``, ``budget`` or ``interrupt``.
         model: The trained model, in evaluation mode; never worse on the validation data than the baseline.
         optimizer: The optimizer that trained it.
@@ -91,10 +92,14 @@ class Result:
         baseline_ended: Why the baseline ended early: ``stuck`` (an error showed that it learns nothing more), or
             ``beaten`` (its cause is proven, and it was certain to be no better than the repaired training at its end);
             empty if it did not. `baseline_score` is then that of where it ended.
-        doubtful: Whether the gain exceeds the noise, but is not significant at the 99.9% level and was not confirmed
+        doubtful: Whether the gain exceeds the noise, but is not significant at the 99.9% level (a higher one after
+            more than 50 attempts) and was not confirmed
             with another seed (no budget left, or interrupted): it may be due to chance, as one attempt among several.
             False does not say how large the gain is with other seeds: the noise is that of the validation rows, and
             a rerun keeps the model's initial weights. The report says with how many seeds the gain was measured.
+        judged_on: ``validation``: all scores but those on test data are on validation data. ``training``: they are on
+            the training rows, none of which can be spared for validation: they show that the model can fit these rows,
+            not that it generalizes.
     """
 
     status: Literal["healthy", "repaired", "improved", "unrepaired"]
@@ -115,6 +120,7 @@ class Result:
     notes: Mapping[str, str] = field(default_factory=dict)
     epochs: int = 0
     doubtful: bool = False
+    judged_on: Literal["validation", "training"] = "validation"
     baseline_epochs: int = 0
     baseline_steps: int = 0
     baseline_ended: Literal["", "stuck", "beaten"] = ""
@@ -143,6 +149,7 @@ class Result:
             mode=self.mode,
             rerun_scores=() if chosen is None else self._rerun_scores(chosen),
             baseline_rerun_scores=self._rerun_scores(None),
+            judged_on=self.judged_on,
         )
         curves = {name: points(range(len(v)), v) for name, v in self.history.items() if name in ("loss", "val_loss")}
         facts = {"epochs": max((len(v) for v in self.history.values()), default=0)}

@@ -13,12 +13,14 @@ from autotrainer.reporting.outcome import AttemptRow, Outcome
 from autotrainer.safe_text import escaped, safe_line
 
 __all__ = [
+    "JUDGED_ON_TRAINING",
     "MAX_CONSEQUENCES",
     "RERUN_VERDICTS",
     "UNCONFIRMED",
     "attempt_scope",
     "count",
     "headline",
+    "judged_rows",
     "number",
     "render",
     "repair_names",
@@ -33,6 +35,11 @@ MAX_CONSEQUENCES = 2
 
 UNCONFIRMED = (
     "The gain may be due to chance: it is not significant at the 99.9% level and was not confirmed with another seed."
+)
+
+JUDGED_ON_TRAINING = (
+    "Judged on the training rows, none of which can be spared for validation: shows that the model can fit them, not "
+    "that it generalizes."
 )
 
 RERUN_VERDICTS = {"holds": "the gain holds", "refuted": "the gain does not hold"}
@@ -89,7 +96,8 @@ def headline(findings: Sequence[Finding], run: Mapping[str, Any]) -> str:
 def verdict(outcome: Outcome) -> str:
     """Return the status of a managed training with the reason for it."""
     if outcome.status == "healthy":
-        return "healthy: no errors were found in the training or its outcome, so no repair was tried."
+        tried = "no attempt was better by more than noise" if outcome.attempts else "so no repair was tried"
+        return f"healthy: no errors were found in the training or its outcome, {tried}."
     if outcome.status in ("repaired", "improved"):
         errors = "and no errors remain" if outcome.status == "repaired" else "but errors remain"
         if math.isnan(outcome.baseline_score):
@@ -105,6 +113,11 @@ def work(outcome: Outcome) -> str:
     """Return the total work of a managed training, and why it stopped early if it did."""
     stopped = {"budget": "; the budget is used up", "interrupt": "; interrupted"}.get(outcome.stopped_by, "")
     return f"{outcome.cost:.2f}× the cost of one training{stopped}"
+
+
+def judged_rows(outcome: Outcome) -> str:
+    """Return a note if the scores are those of the training rows; else empty."""
+    return JUDGED_ON_TRAINING if outcome.judged_on == "training" else ""
 
 
 def baseline_end(outcome: Outcome) -> str:
@@ -129,8 +142,8 @@ def selection_bias(outcome: Outcome) -> str:
     if outcome.test_score is not None or not scored:
         return ""
     return (
-        f"{count(scored, 'attempt')} and the original run were compared on the same validation set, so the best "
-        "score there is slightly optimistic; pass test_data= for an unbiased one."
+        f"{count(scored, 'attempt')} and the original run were compared on the same {outcome.judged_on} set, so the "
+        "best score there is slightly optimistic; pass test_data= for an unbiased one."
     )
 
 
@@ -141,7 +154,7 @@ def seed_scope(outcome: Outcome) -> str:
     if not outcome.rerun_scores:
         return (
             "The gain was measured with one seed and one set of initial weights, and its noise is that of the "
-            "validation rows: other seeds may give a smaller gain."
+            f"{outcome.judged_on} rows: other seeds may give a smaller gain."
         )
     new, old = (outcome.score, *outcome.rerun_scores), (outcome.baseline_score, *outcome.baseline_rerun_scores)
     gain = (sum(new) / len(new) - sum(old) / len(old)) * (1 if outcome.mode == "max" else -1)
@@ -206,7 +219,11 @@ def _outcome_lines(outcome: Outcome) -> list[str]:
     if outcome.doubtful:
         lines += _wrap(UNCONFIRMED, "  ")
     metric = safe_line(outcome.metric)
-    lines.append(f"  validation {metric}: {number(outcome.baseline_score)} → {number(outcome.score)}")
+    if note := judged_rows(outcome):
+        lines += _wrap(note, "  ")
+    lines.append(
+        f"  {safe_line(outcome.judged_on)} {metric}: {number(outcome.baseline_score)} → {number(outcome.score)}"
+    )
     if note := baseline_end(outcome):
         lines += _wrap(note, "  ")
     if note := seed_scope(outcome):

@@ -11,7 +11,7 @@ import numpy as np
 from autotrainer.adapter.backend import Backend
 from autotrainer.adapter.spec import FitRequest
 from autotrainer.adapter.trainer import Trainer
-from autotrainer.edits import NumberClasses
+from autotrainer.edits import NumberClasses, ResizeOutputLayer
 from autotrainer.errors import InputError
 from autotrainer.monitoring.engine import Engine
 from autotrainer.monitoring.summary import DataSummary, summarize
@@ -23,7 +23,7 @@ from autotrainer.records.task import TargetSummary
 from autotrainer.rule import Rule
 from autotrainer.search.planner import Planner, Step
 
-__all__ = ["PreflightFix", "preflight"]
+__all__ = ["PreflightFix", "preflight", "thaw"]
 
 _BATCHES = 4
 _BLOCKING = frozenset({"target_mismatch", "improper_loss"})
@@ -84,6 +84,18 @@ def preflight(
     return PreflightFix(step, errors, error)
 
 
+def thaw(trainer: Trainer, rules: Sequence[Rule], planner: Planner) -> PreflightFix | None:
+    """Return the fix of a model in which every parameter is frozen; None if it is not, or no repair may thaw it."""
+    rule = next((rule for rule in rules if rule.problem == "parameters_not_optimized"), None)
+    if rule is None or not trainer.context.all_frozen:
+        return None
+    names = tuple(layer.name for layer in trainer.context.layers if layer.frozen)
+    message = "All parameters of the model are frozen, so that it can't be trained."
+    finding = replace(rule.finding(Severity.ERROR, 1.0, message, {"layers": float(len(names))}, layers=names), step=0)
+    step = planner.proven((finding,), trainer.context, TargetSummary())
+    return None if step is None else PreflightFix(step, (finding,))
+
+
 def _all_targets(request: FitRequest, step: int, layers: int) -> list[Observation]:
     """Return an observation of the targets of all rows if they are in memory, else none."""
     if not isinstance(request.train, ArrayData):
@@ -93,8 +105,9 @@ def _all_targets(request: FitRequest, step: int, layers: int) -> list[Observatio
 
 
 def _covers_validation(step: Step, request: FitRequest, targets: TargetSummary) -> bool:
-    """Return whether the training data have all classes of the validation data, if a step renumbers the labels."""
-    renumbers = any(isinstance(edit, NumberClasses) for edit in step.edits)
+    """Return whether the validation data have no other classes, if a step numbers them or makes a unit for each."""
+    renumbers = any(isinstance(edit, NumberClasses | ResizeOutputLayer) for edit in step.edits)
+    renumbers &= not targets.one_hot and targets.integral
     if not renumbers or not isinstance(request.validation, ArrayData):
         return True
     return set(np.unique(request.validation.targets).tolist()) <= _labels(request.train, targets)

@@ -11,6 +11,7 @@ from autotrainer.records.task import TargetSummary
 from autotrainer.reporting.plan import RepairPlan
 from autotrainer.reporting.result import Attempt, Result
 from autotrainer.scoring.metrics import Metric
+from autotrainer.search.budget_search import BudgetSearch
 from autotrainer.search.candidate import Candidate
 from autotrainer.search.planner import Planner
 from autotrainer.search.preflight import PreflightFix
@@ -18,7 +19,9 @@ from autotrainer.search.search import Search
 from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Trial
 
-__all__ = ["RepairLoop"]
+__all__ = ["RepairLoop", "Until"]
+
+Until = Literal["healthy", "budget"]
 
 _MIN_PARTS = 5
 """An attempt is begun only if the budget allows one epoch of it, or a fifth of it if it has fewer than five epochs."""
@@ -40,6 +43,7 @@ class RepairLoop:
         epochs: Planned epochs of the baseline training.
         resumable: Whether paused trainings can continue.
         repeats: Whether trainings can be repeated with another seed.
+        until: When the search ends; see `autotrainer.fit`.
         attempts: Repaired trainings that were tried.
         baseline: The baseline training.
         best: The best training so far.
@@ -55,6 +59,7 @@ class RepairLoop:
     epochs: int
     resumable: bool = False
     repeats: bool = False
+    until: Until = "healthy"
     attempts: list[Attempt] = field(default_factory=list)
     baseline: Trial = field(init=False)
     best: Trial = field(init=False)
@@ -80,10 +85,12 @@ class RepairLoop:
         self._metric = metric
         if self.preflight_fix is not None:
             self._add_preflight_attempt(self.preflight_fix, baseline)
-        failed = not baseline.clean and not (baseline.interrupted or baseline.cut_short)
-        if self.planner is not None and metric is not None and failed:
+        complete = not (baseline.interrupted or baseline.cut_short)
+        wanted = complete and (not baseline.clean or self.until == "budget")
+        if self.planner is not None and metric is not None and wanted:
             options = (healthy_epochs, self.resumable, self.repeats)
-            self._search = Search(self.planner, metric, targets, baseline, self.budget, *options)
+            kind = BudgetSearch if self.until == "budget" else Search
+            self._search = kind(self.planner, metric, targets, baseline, self.budget, *options)
         self._tried = [(baseline, self.plan)]
 
     def settle(self, baseline: Trial) -> None:
@@ -119,14 +126,14 @@ class RepairLoop:
             self.stopped_by = "interrupt"
         elif self.baseline.cut_short:
             self.stopped_by = "budget"
-        elif self._search is None or self._search.repaired:
+        elif self._search is None or self._search.finished:
             self.stopped_by = "done"
         elif not self.budget.allows(max(1, unit // max(_MIN_PARTS, self.epochs))):
             self.stopped_by = "budget"
         elif (candidate := self._search.next()) is not None:
             return candidate
         else:
-            self.stopped_by = "done"
+            self.stopped_by = "budget" if self._search.limited else "done"
         return None
 
     def next_proven(self) -> Candidate | None:

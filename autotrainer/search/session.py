@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,8 @@ import numpy as np
 from autotrainer.adapter.backend import Backend
 from autotrainer.adapter.spec import Evaluation, FitRequest, TrainingSpec
 from autotrainer.adapter.trainer import Trainer
-from autotrainer.diagnostics.diagnostics import Diagnostics, data_facts
+from autotrainer.diagnostics.diagnostics import HELD_OUT_FACTS, Diagnostics, data_facts
+from autotrainer.diagnostics.lr_range_test import range_test_after_repair
 from autotrainer.output import logger
 from autotrainer.records.data import Data
 from autotrainer.reporting.result import Result
@@ -24,7 +25,7 @@ from autotrainer.search.baseline import Hopeless, ProvenCause, Race, is_at_ceili
 from autotrainer.search.candidate import Candidate
 from autotrainer.search.planner import Planner
 from autotrainer.search.preflight import PreflightFix
-from autotrainer.search.repair_loop import RepairLoop
+from autotrainer.search.repair_loop import RepairLoop, Until
 from autotrainer.training.base_run import BaseRun
 from autotrainer.training.budget import Budget
 from autotrainer.training.progress import Progress
@@ -58,6 +59,7 @@ class Session:
         preflight_fix: The fix without which the original training can't run; None if it can.
         journal: Records every ended training, and holds those of an earlier call; None if nothing is recorded.
         workers: Number of processes that attempts run in, or ``ray``.
+        until: When the search ends; see `autotrainer.fit`.
     """
 
     trainer: Trainer
@@ -73,6 +75,7 @@ class Session:
     preflight_fix: PreflightFix | None = None
     journal: Journal | None = None
     workers: int | Literal["ray"] = 1
+    until: Until = "healthy"
     _runner: TrialRunner = field(init=False)
     _diagnostics: Diagnostics = field(init=False)
     _pool: WorkerPool | None = field(init=False, default=None)
@@ -83,9 +86,13 @@ class Session:
         request = self.request
         needs = frozenset[str]().union(*(rule.needs for rule in self.rules))
         needs |= frozenset() if self.planner is None else self.planner.needs
+        if request.judged_on == "training":
+            needs -= HELD_OUT_FACTS
         self._diagnostics = Diagnostics(
             self.trainer, self.scorer, self.budget, request.train, request.validation, needs, request.seed
         )
+        if "suggested_rate" in needs:
+            self._runner.range_test = range_test_after_repair
         if self.workers != 1:
             self._pool = WorkerPool(self.workers, self.backend, self._runner)
 
@@ -97,7 +104,9 @@ class Session:
             KeyboardInterrupt: With Ctrl-C while the best training, known only from the journal, is rerun.
         """
         epochs, resumable = self.request.epochs, self.trainer.resumable
-        repair_loop = RepairLoop(self.planner, self.budget, self.backend.name, epochs, resumable, repeats=True)
+        repair_loop = RepairLoop(
+            self.planner, self.budget, self.backend.name, epochs, resumable, repeats=True, until=self.until
+        )
         baseline = self._begin(repair_loop)
         self._runner.facts = data_facts(baseline.context.asked)
         self._runner.compare = self._comparison()
@@ -119,7 +128,7 @@ class Session:
         with suppress(KeyboardInterrupt):
             if repair_loop.best is not baseline or test is None:
                 test = self._test_score(repair_loop.best)
-        return repair_loop.result(test, baseline_test)
+        return replace(repair_loop.result(test, baseline_test), judged_on=self.request.judged_on)
 
     def _begin(self, repair_loop: RepairLoop) -> Trial:
         """Run the baseline training, with the preflight fix if it can't run without."""

@@ -240,6 +240,17 @@ class BackendContract(ABC):
                 assert isinstance(filled, ScaleInputs)
                 np.testing.assert_allclose(filled.mean, self.data().inputs.mean(axis=0), atol=1e-5)
 
+    def test_columns_are_scaled_inside_the_model(self) -> None:
+        """A dropped column of the inputs changes nothing, and one on a logarithmic scale may have any size."""
+        trained, _ = self.train(ScaleInputs((5.0, 2.0), (2.0, 3.0), (0.0, 1.0), (0.0, 0.5), constant=(0,)))
+        values = np.array([[0.0, 3.0], [1e6, 3.0], [0.0, 3e9]], np.float32)
+        answers = trained.predict(values).reshape(-1)
+        assert answers[0] == answers[1]
+        plain, _ = self.train(ScaleInputs((0.0, 0.0), (1.0, 1.0)))
+        np.testing.assert_array_equal(plain.predict(np.zeros((1, 2), np.float32)).shape, (1, 1))
+        assert np.isfinite(answers).all()
+        assert answers[2] != answers[1]
+
     def test_kept_layers_are_not_touched(self) -> None:
         """An edit of layers that ``keep`` names is not supported, and the reason names the pattern."""
         hidden = [layer.name for layer in self.backend.layers(self.given()["model"]) if layer.parameters]

@@ -15,6 +15,7 @@ from autotrainer.edits import (
     ExtendTraining,
     ReduceOnPlateau,
     Reinitialize,
+    ResizeOutputLayer,
     ScaleInputs,
     SetBatchSize,
     SetLearningRate,
@@ -53,9 +54,18 @@ REFUSED: tuple[Callable[[], Edit], ...] = (
     lambda: ScaleInputs(std=(0.0,)),
     lambda: ScaleInputs((math.nan,), (1.0,)),
     lambda: ScaleInputs((0.0, 1.0), (1.0,)),
+    lambda: ScaleInputs((0.0,), (1.0,), (0.0,), (-1.0,)),
+    lambda: ScaleInputs((0.0,), (1.0,), (0.0, 1.0), (1.0, 1.0)),
+    lambda: ScaleInputs((0.0,), (1.0,), (math.inf,), (1.0,)),
+    lambda: ScaleInputs((0.0,), (1.0,), constant=(1,)),
+    lambda: ScaleInputs((0.0, 0.0), (1.0, 1.0), constant=(1,), row_numbers=(1,)),
+    lambda: ScaleInputs((0.0,), (1.0,), row_numbers=(0.5,)),  # type: ignore[arg-type]
     lambda: AddInputNoise(-1.0),
     lambda: AddDropout(("hidden",), 1.0),
     lambda: AddResidual(()),
+    lambda: ResizeOutputLayer(0),
+    lambda: ResizeOutputLayer(2, ("first", "second")),
+    lambda: ResizeOutputLayer(2, ("out",), ("norm",)),
     lambda: SwapActivation(("hidden",), "cosine"),  # type: ignore[arg-type]
     lambda: Reinitialize("hidden", "he_uniform"),  # type: ignore[arg-type]
 )

@@ -156,6 +156,7 @@ class BaseRun:
 
     def afford(self, work: int) -> bool:
         """Account for operations outside the model; return whether the budget allows them."""
+        self.peak = max(self.peak, self.work + work)
         return self._budget.allows(work) and self._account(work)
 
     @property

@@ -134,9 +134,16 @@ class Moments:
         """
         if not self._count.any():
             raise ConfigError("no value is finite")
-        std = np.sqrt(self._squares / np.maximum(self._count, 1))
-        varies = std > _CONSTANT * np.maximum(np.abs(self._mean), 1e-30)
-        return tuple(self._mean.tolist()), tuple(np.where(varies, std, 1.0).tolist())
+        return tuple(self._mean.tolist()), tuple(np.where(self.constant, 1.0, self._std).tolist())
+
+    @property
+    def constant(self) -> NDArray[np.bool_]:
+        """Whether a column is constant."""
+        return self._std <= _CONSTANT * np.maximum(np.abs(self._mean), 1e-30)
+
+    @property
+    def _std(self) -> NDArray[np.float64]:
+        return np.sqrt(self._squares / np.maximum(self._count, 1))
 
 
 # -- classes ------------------------------------------------------------------------------------------------------

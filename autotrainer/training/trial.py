@@ -26,6 +26,8 @@ __all__ = ["Compare", "Failure", "PausedTrial", "Trial", "TrialRunner", "run_tri
 
 Compare = Callable[[Trained, ManagedRun, Scorer], Mapping[str, float]]
 """Compares a model with baseline models, and returns facts."""
+RangeTest = Callable[[Trainer, TrainingSpec, ManagedRun], None]
+"""Looks for the learning rate of a repaired training that has ended, and reports it to its monitor."""
 
 
 @dataclass(slots=True)
@@ -144,6 +146,7 @@ class TrialRunner:
         log_dir: Folder for run logs, or None.
         facts: Diagnostics of the data: see `autotrainer.diagnostics.diagnostics`.
         compare: Compares models with baseline models; None without these.
+        range_test: Looks for the learning rate of a repaired training; None if nothing needs it.
     """
 
     trainer: Trainer
@@ -153,6 +156,7 @@ class TrialRunner:
     log_dir: str | Path | None
     facts: Mapping[str, float] = field(default_factory=dict)
     compare: Compare | None = None
+    range_test: RangeTest | None = None
 
     def run(
         self,
@@ -186,13 +190,15 @@ class TrialRunner:
             run, train = paused.run, paused.resume
             run.extend(budget, until, on_epoch)
         try:
-            return run_trial(train, spec, run, self.scorer, self.request, self._diagnose)
+            return run_trial(train, spec, run, self.scorer, self.request, partial(self._diagnose, spec, until))
         except Exception as error:  # noqa: BLE001 - the best training so far is returned then
             return Failure(f"{type(error).__name__}: {error}", run.work, run.peak)
 
-    def _diagnose(self, trained: Trained, run: ManagedRun) -> None:
+    def _diagnose(self, spec: TrainingSpec, until: int | None, trained: Trained, run: ManagedRun) -> None:
         if self.compare is not None:
             run.monitor.learn(self.compare(trained, run, self.scorer))
+        if self.range_test is not None and until is None and not run.cut_short:
+            self.range_test(self.trainer, spec, run)
 
     def _make_run(
         self,

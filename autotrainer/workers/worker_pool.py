@@ -131,7 +131,15 @@ class WorkerPool:
         import cloudpickle
 
         runner = self.runner
-        parts = (runner.request, runner.rules, runner.scorer, runner.log_dir, runner.facts, runner.compare)
+        parts = (
+            runner.request,
+            runner.rules,
+            runner.scorer,
+            runner.log_dir,
+            runner.facts,
+            runner.compare,
+            runner.range_test,
+        )
         task = cloudpickle.dumps(parts)
         settings = cloudpickle.dumps((self.backend, self.backend.process_settings()))
         arguments = (uuid.uuid4().hex, settings, task)

@@ -164,7 +164,7 @@ ADAM: dict[str, Callable[[], Any]] = {"optimizer": lambda: lambda p: torch.optim
 
 ROWS: dict[str, dict[str, Row]] = {
     "pytorch": {
-        "frozen model": ("fit", "no parameter to train", {"model": frozen, **ADAM}),
+        "frozen model": ("fit", "no parameter to train", {"model": frozen, "repair": lambda: False, **ADAM}),
         "model without parameters": ("fit", "no parameter", {"model": nn.ReLU, **ADAM}),
         "empty model": ("fit", "no parameter", {"model": nn.Sequential, **ADAM}),
         "model class with arguments": ("fit", "model", {"model": lambda: nn.Linear, **ADAM}),
@@ -295,7 +295,7 @@ ROWS: dict[str, dict[str, Row]] = {
         "uncompiled model with a loss": ("fit", "optimizer", {"model": keras_net, "loss": lambda: "mse"}),
         "uncompiled model with an optimizer": ("fit", "loss", {"model": keras_net, "optimizer": lambda: "sgd"}),
         "model without a loss": ("fit", "loss", {"model": lambda: keras_net(optimizer="adam")}),
-        "frozen model": ("fit", "trainable", {"model": frozen_keras}),
+        "frozen model": ("fit", "trainable", {"model": frozen_keras, "repair": lambda: False}),
         "model without weights": (
             "fit",
             "trainable",

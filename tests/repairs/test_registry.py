@@ -66,6 +66,7 @@ def _check_plan(repair, problem, proposal) -> None:
 def test_an_empty_context_raises_nothing(repair, finding) -> None:
     for problem in repair.fixes:
         list(repair().propose(finding(problem), TaskContext(), TargetSummary()))
+    list(repair().refine(TaskContext()))
 
 
 @every_repair
@@ -76,6 +77,7 @@ def test_proposals_for_extreme_learning_rates_are_edits(repair, rate, finding, c
         evidence = {"usual_grad_norm": rate, "first_step": rate, "travel": rate, "output_spread": rate}
         list(repair().propose(finding(problem, evidence=evidence), extreme, targets("binary")))
         repair().dimension(extreme)
+        list(repair().refine(extreme))
         asked = context(asked={"suggested_rate": rate})
         list(repair().propose(finding(problem), asked, targets("binary")))
 
@@ -89,6 +91,7 @@ def test_every_edit_is_proposed_by_some_repair(finding, context, targets) -> Non
         for kind in ("binary", "real")
         for given in (context(), context(output_activation="relu"), context(layers=deep), context(output_rank=2))
     ] + [(labels, "from_one"), (context(loss=LossInfo("bce", "binary_cross_entropy", "logits")), "signed")]
+    cases += [(context(layers=(LayerInfo("fc1", "dense", frozen=True),)), "binary")]
     cases += [(numbers, "large"), (context(optimizer=OptimizerInfo("adam", 1e-3)), "binary")]
     proposed = {
         type(edit).__name__

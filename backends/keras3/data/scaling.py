@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the inputs of a managed training."""
+"""Statistics of the inputs of a managed training."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from autotrainer.backends.keras3.data.batches import read_batches
+from autotrainer.backends.keras3.data.batches import first_array, read_batches
+from autotrainer.edits import ScaleInputs
 from autotrainer.records.data import Data, as_array
+from autotrainer.training.column_scaling import ColumnScaling
 from autotrainer.training.data_edits import Moments
 
 __all__ = ["InputStatistics", "input_statistics"]
@@ -20,33 +22,30 @@ class InputStatistics:
 
     Attributes:
         shape: Shape of a row.
-        mean: One number per feature for rows of rank 1, else a single number.
-        std: As many numbers; 1 for constant features.
+        scaling: The scaling that suits it, with one number per feature for rows of rank 1, else a single one.
         spread: Standard deviation over all values.
     """
 
     shape: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    scaling: ScaleInputs
     spread: float
 
 
 def input_statistics(data: Data, input_index: int, name: str | None) -> InputStatistics:
-    """Return mean and standard deviation of one input over the training data; values that are not finite are ignored.
+    """Return statistics of one input over the training data; values that are not finite are ignored.
 
     Args:
         data: The training data.
         input_index: Which of the flattened inputs.
         name: Name of the input, for a dict of inputs.
     """
-    columns, values = Moments(), Moments()
+    columns, values = ColumnScaling(), Moments()
     shape: tuple[int, ...] = ()
-    for inputs, _, _ in read_batches(data, size=8192):
+    for inputs, targets, _ in read_batches(data, size=8192):
         named = isinstance(inputs, dict) and name in inputs
         chosen = inputs[name] if named else keras.tree.flatten(inputs)[input_index]
         rows = np.asarray(as_array(chosen), np.float64)
         shape = rows.shape[1:]
-        columns.add(rows)
+        columns.add(rows, as_array(first_array(targets)))
         values.add(rows.reshape(-1, 1))
-    mean, std = columns.scale()
-    return InputStatistics(shape, mean, std, values.scale()[1][0])
+    return InputStatistics(shape, columns.fit(), values.scale()[1][0])

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-__all__ = ["BOUNDED", "CosineAttention", "CosineGroupedAttention", "Residual", "bound"]
+__all__ = ["BOUNDED", "ColumnScaling", "CosineAttention", "CosineGroupedAttention", "Residual", "bound"]
 
 
 @keras.saving.register_keras_serializable(package="autotrainer")
@@ -45,6 +45,42 @@ class Residual(keras.layers.Wrapper):  # type: ignore[misc]
         """Rebuild it from its arguments."""
         activation = keras.saving.deserialize_keras_object(config["activation"], custom_objects=custom_objects)
         return super().from_config({**config, "activation": activation}, custom_objects=custom_objects)
+
+
+@keras.saving.register_keras_serializable(package="autotrainer")
+class ColumnScaling(keras.layers.Normalization):  # type: ignore[misc]
+    """A normalization with known mean and variance, in front of which some columns become logarithms.
+
+    Args:
+        log_center: Centers of the logarithms asinh((x - center) / scale), one for each feature; or empty.
+        log_scale: Their scales, 0 for features without; or empty.
+        dropped: Features that are always 0.
+        options: Arguments of `keras.layers.Normalization`.
+    """
+
+    def __init__(self, *, log_center: Any = (), log_scale: Any = (), dropped: Any = (), **options: Any) -> None:
+        super().__init__(**options)
+        self.log_center, self.log_scale = list(map(float, log_center)), list(map(float, log_scale))
+        self.dropped = list(map(int, dropped))
+
+    def call(self, inputs: Any) -> Any:
+        """Return the scaled inputs."""
+        values = keras.ops.cast(inputs, self.compute_dtype)
+        if self.log_scale:
+            scales = [scale or 1.0 for scale in self.log_scale]
+            center, scale = (keras.ops.convert_to_tensor(each, values.dtype) for each in (self.log_center, scales))
+            logarithmic = keras.ops.convert_to_tensor([scale > 0 for scale in self.log_scale])
+            values = keras.ops.where(logarithmic, keras.ops.arcsinh((values - center) / scale), values)
+        values = super().call(values)
+        if not self.dropped:
+            return values
+        kept = keras.ops.convert_to_tensor([column not in self.dropped for column in range(int(values.shape[-1]))])
+        return keras.ops.where(kept, values, keras.ops.zeros_like(values))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments."""
+        own = {"log_center": self.log_center, "log_scale": self.log_scale, "dropped": self.dropped}
+        return {**super().get_config(), **own}
 
 
 class _Bounded:

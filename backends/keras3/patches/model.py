@@ -30,6 +30,12 @@ def _(edit: e.Reinitialize) -> list[str]:
 
 
 @patch_lines.register
+def _(edit: e.ThawLayers) -> list[str]:
+    kept = f"  # then trainable = False for all layers but {commented(edit.layers)}" if edit.layers else ""
+    return [f"model.trainable = True  # before compile(){kept}"]
+
+
+@patch_lines.register
 def _(edit: e.InsertNormalization) -> list[str]:
     layer = {"batch": "BatchNormalization()", "layer": "LayerNormalization()", "group": "GroupNormalization(8)"}
     return [f"# after {commented(edit.layers)}, before their activation:  keras.layers.{layer[edit.kind]}"]
@@ -43,6 +49,12 @@ def _(edit: e.AddDropout) -> list[str]:
 @patch_lines.register
 def _(edit: e.ResizeLayers) -> list[str]:
     return [f"# in {commented([name])}:  {units} units" for name, units in zip(edit.layers, edit.units, strict=True)]
+
+
+@patch_lines.register
+def _(edit: e.ResizeOutputLayer) -> list[str]:
+    name = f" ({commented(edit.layers)})" if edit.layers else ""
+    return [f"# in the output layer{name}:  {edit.units} {'unit' if edit.units == 1 else 'units'}"]
 
 
 @patch_lines.register

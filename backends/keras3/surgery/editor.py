@@ -58,9 +58,10 @@ class Editor:
 
     def may_change(self, watched: WatchedLayer) -> bool:
         """Return whether a layer may be changed: it is not frozen, and no pattern of ``keep`` matches its path."""
-        return not watched.info.frozen and self._pattern(watched.info.name) is None
+        return not watched.info.frozen and self.pattern(watched.info.name) is None
 
-    def _pattern(self, name: str) -> str | None:
+    def pattern(self, name: str) -> str | None:
+        """Return the pattern of ``keep`` that protects a layer, or None."""
         steps = name.split("/")
         paths = ["/".join(steps[a:b]) for a in range(len(steps)) for b in range(a + 1, len(steps) + 1)]
         return next((p for p in self._keep if any(fnmatchcase(path, p) for path in paths)), None)
@@ -76,7 +77,7 @@ class Editor:
             raise ConfigError(f"the model has no layer named {', '.join(map(repr, names)) or '(none)'}")
         allowed = [p for p in layers if self.may_change(p)]
         if not allowed:
-            pattern = self._pattern(layers[0].info.name)
+            pattern = self.pattern(layers[0].info.name)
             reason = f"keep={pattern!r} protects" if pattern else "frozen parameters are never changed:"
             raise ConfigError(f"{reason} {', '.join(p.info.name for p in layers)}")
         return allowed

@@ -6,6 +6,7 @@ Each function takes the editor, the edit and whether to apply it; if not, it onl
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -21,10 +22,18 @@ from autotrainer.backends.keras3.surgery.single_layer import (
     reinitialize_weights,
     set_activation,
 )
-from autotrainer.edits import AddDropout, Edit, InsertNormalization, Reinitialize, SwapActivation, initializer_for
+from autotrainer.edits import (
+    AddDropout,
+    Edit,
+    InsertNormalization,
+    Reinitialize,
+    SwapActivation,
+    ThawLayers,
+    initializer_for,
+)
 from autotrainer.errors import ConfigError
 
-__all__ = ["add_dropout", "insert_normalization", "reinitialize", "swap_activation"]
+__all__ = ["add_dropout", "insert_normalization", "reinitialize", "swap_activation", "thaw_layers"]
 
 
 def swap_activation(editor: Editor, edit: SwapActivation, apply: bool) -> Edit:
@@ -40,6 +49,24 @@ def swap_activation(editor: Editor, edit: SwapActivation, apply: bool) -> Edit:
             reinitialize_weights(watched, initializer_for(edit.to))
         editor.restructure(changes)
     return edit
+
+
+def thaw_layers(editor: Editor, edit: ThawLayers, apply: bool) -> Edit:
+    """Make all layers of a model trainable in which none is, but those that are kept."""
+    if editor.model.trainable_variables:
+        raise ConfigError("parameters that are frozen beside trainable ones are never changed")
+    owners = [watched for watched in editor.graph.layers if watched.layer.weights]
+    if edit.layers:
+        owners = [watched for watched in owners if watched.info.name in edit.layers]
+    thawed = [watched for watched in owners if editor.pattern(watched.info.name) is None]
+    if not thawed:
+        raise ConfigError("keep protects all of these layers" if owners else "the model has no such layers")
+    if apply:
+        editor.model.trainable = True  # the flag of a model rules those of its layers
+        for watched in editor.graph.layers:
+            if watched.layer.weights and not any(watched is each for each in thawed):
+                watched.layer.trainable = False
+    return replace(edit, layers=tuple(watched.info.name for watched in thawed))
 
 
 def hidden_activations(editor: Editor, layers: Sequence[WatchedLayer]) -> Iterator[tuple[Any, list[WatchedLayer]]]:

@@ -5,11 +5,11 @@ Each function takes the editor, the edit and whether to apply it; if not, it onl
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import keras
 
+from autotrainer.backends.keras3.layers.inserted import ColumnScaling
 from autotrainer.backends.keras3.model.copying import has_graph
 from autotrainer.backends.keras3.model.layer_graph import is_activation
 from autotrainer.backends.keras3.model.layer_kinds import activation_name, kind_of
@@ -69,17 +69,22 @@ def scale_inputs(editor: Editor, edit: ScaleInputs, apply: bool) -> Edit:
     elif not edit.mean:
         if not apply:
             return edit
-        statistics = editor.statistics(input_index)
-        edit = replace(edit, mean=statistics.mean, std=statistics.std)
+        edit = editor.statistics(input_index).scaling
     if apply:
         single = len(edit.mean) == 1 and editor.width(input_index) != 1
         editor.scaling = editor.new_name("input_scaling")
-        scaling = keras.layers.Normalization(
-            axis=None if single else -1,
-            mean=edit.mean[0] if single else list(edit.mean),
-            variance=edit.std[0] ** 2 if single else [s**2 for s in edit.std],
-            name=editor.scaling,
-        )
+        options = {
+            "axis": None if single else -1,
+            "mean": edit.mean[0] if single else list(edit.mean),
+            "variance": edit.std[0] ** 2 if single else [s**2 for s in edit.std],
+            "name": editor.scaling,
+        }
+        if edit.logarithmic or edit.dropped:
+            scaling = ColumnScaling(
+                log_center=edit.log_center, log_scale=edit.log_scale, dropped=edit.dropped, **options
+            )
+        else:
+            scaling = keras.layers.Normalization(**options)
         editor.insert_before_input([scaling], input_index, None if single else len(edit.mean))
     return edit
 

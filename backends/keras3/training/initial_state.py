@@ -13,7 +13,7 @@ from autotrainer.backends.keras3.model.rebuilding import copy_model
 from autotrainer.errors import DataError, InputError
 from autotrainer.records.data import Data
 
-__all__ = ["InitialState", "build_model", "first_samples"]
+__all__ = ["InitialState", "build_model", "check_trainable", "first_samples"]
 
 
 class InitialState:
@@ -33,11 +33,8 @@ class InitialState:
         self._argument = argument
         self._example = example
         self.model = self._built_copy(original)
-        if not self.model.trainable_variables:
-            raise InputError(
-                "the model has no trainable weights: call it once on a batch if it is not built, or set "
-                "trainable = True"
-            )
+        if not self.model.weights:
+            check_trainable(self.model)
 
     def copy(self) -> Any:
         """Return a fresh copy of the model, with the same weights."""
@@ -86,6 +83,14 @@ class InitialState:
         for old, new in zip(model.weights, copy.weights, strict=True):
             copy_value(old, new)
         return copy
+
+
+def check_trainable(model: Any) -> None:
+    """Raise an `InputError` if a model has no trainable weights."""
+    if not model.trainable_variables:
+        raise InputError(
+            "the model has no trainable weights: call it once on a batch if it is not built, or set trainable = True"
+        )
 
 
 def build_model(builder: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -34,6 +34,7 @@ from autotrainer.edits import (
 )
 from autotrainer.errors import ConfigError
 from autotrainer.records.data import ArrayData, Data
+from autotrainer.training.column_scaling import ColumnScaling
 from autotrainer.training.data_edits import (
     FittedEdits,
     Moments,
@@ -116,11 +117,9 @@ class TrainingData:
 
     def _fit(self, edit: Edit) -> Edit:
         if isinstance(edit, ScaleInputs) and not edit.mean:
-            mean, std = self._scale(_scaled_input)
-            return replace(edit, mean=mean, std=std)
+            return self._input_scaling()
         if isinstance(edit, ScaleTargets) and not edit.mean:
-            mean, std = self._scale(lambda batch: batch.targets)
-            return replace(edit, mean=mean, std=std)
+            return self._target_scaling()
         if isinstance(edit, NumberClasses) and not edit.labels:
             with self._targets() as targets:
                 return replace(edit, labels=class_labels(targets))
@@ -150,12 +149,20 @@ class TrainingData:
         with self._batches() as batches:
             yield (_to_host(batch.targets) for batch in batches)
 
-    def _scale(self, tensor_of: Callable[[Batch], Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        moments = Moments()
+    def _input_scaling(self) -> ScaleInputs:
+        columns = ColumnScaling()
         with self._batches() as batches:
             for batch in batches:
-                moments.add(_to_host(tensor_of(batch)))
-        return moments.scale()
+                targets = batch.targets if isinstance(batch.targets, Tensor) else None
+                columns.add(_to_host(_scaled_input(batch)), None if targets is None else _to_host(targets))
+        return columns.fit()
+
+    def _target_scaling(self) -> ScaleTargets:
+        moments = Moments()
+        with self._targets() as targets:
+            for each in targets:
+                moments.add(each)
+        return ScaleTargets(*moments.scale())
 
 
 def _scaled_input(batch: Batch) -> Tensor:

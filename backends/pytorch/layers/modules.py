@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from autotrainer.errors import ConfigError, nearest
 
 __all__ = [
+    "ColumnScaling",
     "Followed",
     "InputNoise",
     "InputScaling",
@@ -119,6 +120,46 @@ class InputScaling(_InputChange):
     def change(self, values: Tensor) -> Tensor:
         """Return the standardized inputs, in their original type."""
         return (values - self.mean.to(values.dtype)) / self.std.to(values.dtype)
+
+
+class ColumnScaling(InputScaling):
+    """A model whose inputs are scaled column by column: (t(x) - mean) / std, where t is a logarithm or nothing.
+
+    Args:
+        module: The model.
+        mean: Means, one for each feature (last axis).
+        std: Standard deviations, of the same length, > 0.
+        log_center: Centers of the logarithms asinh((x - center) / scale); or empty.
+        log_scale: Their scales, 0 for features without; or empty.
+        dropped: Features that are always 0.
+    """
+
+    log_center: Tensor
+    log_scale: Tensor
+    kept: Tensor
+
+    def __init__(
+        self,
+        module: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        log_center: Sequence[float] = (),
+        log_scale: Sequence[float] = (),
+        dropped: Sequence[int] = (),
+    ) -> None:
+        super().__init__(module, mean, std)
+        none = [0.0] * len(mean)
+        self.register_buffer("log_center", torch.tensor(list(log_center) or none, dtype=torch.float64))
+        self.register_buffer("log_scale", torch.tensor(list(log_scale) or none, dtype=torch.float64))
+        self.register_buffer("kept", torch.tensor([column not in dropped for column in range(len(mean))]))
+
+    def change(self, values: Tensor) -> Tensor:
+        """Return the scaled inputs, in their original type."""
+        logarithmic = self.log_scale > 0
+        scale = torch.where(logarithmic, self.log_scale, 1.0)
+        logarithms = torch.asinh((values - self.log_center.to(values.dtype)) / scale.to(values.dtype))
+        scaled = super().change(torch.where(logarithmic, logarithms, values))
+        return torch.where(self.kept, scaled, torch.zeros_like(scaled))
 
 
 class InputNoise(_InputChange):

@@ -70,6 +70,16 @@ def _(edit: e.Reinitialize) -> list[str]:
 
 
 @patch_lines.register
+def _(edit: e.ThawLayers) -> list[str]:
+    if not edit.layers:
+        return ["model.requires_grad_(True)"]
+    return [
+        _each(edit.layers),
+        "    for p in model.get_submodule(name).parameters(recurse=False): p.requires_grad_(True)",
+    ]
+
+
+@patch_lines.register
 def _(edit: e.InsertNormalization) -> list[str]:
     by_groups = "nn.GroupNorm(max(n for n in range(1, 9) if units % n == 0), units)"
     norm = {
@@ -103,6 +113,19 @@ def _(edit: e.ResizeLayers) -> list[str]:
         "# where the layers are defined:",
         *wider,
         *(["# and the layers that follow them:"] if follow else []),
+        *follow,
+    ]
+
+
+@patch_lines.register
+def _(edit: e.ResizeOutputLayer) -> list[str]:
+    name = f" ({commented(edit.layers)})" if edit.layers else ""
+    follow = [
+        f"#   {commented([name])}: {width} inputs" for name, width in zip(edit.followers, edit.inputs, strict=True)
+    ]
+    return [
+        f"# where the output layer{name} is defined:  {edit.units} {'unit' if edit.units == 1 else 'units'}",
+        *(["# and the layers that follow it:"] if follow else []),
         *follow,
     ]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from autotrainer.backends.pytorch.layers.modules import make_activation
-from autotrainer.backends.pytorch.model.describe import direct_parameters
+from autotrainer.backends.pytorch.model.describe import direct_parameters, watched_modules
 from autotrainer.backends.pytorch.model.module_paths import ModulePaths
 from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph, ActivationNode
 from autotrainer.edits import (
@@ -20,6 +20,7 @@ from autotrainer.edits import (
     ScaleTargets,
     SetOutputActivation,
     SwapActivation,
+    ThawLayers,
 )
 
 __all__ = ["EditPlanner", "SwapTarget", "plan_result"]
@@ -91,6 +92,9 @@ class EditPlanner:
         if isinstance(edit, Reinitialize):
             names, reasons = self._partition(edit.layers, self._reinitialize_refusal)
             return plan_result(names, reasons, lambda n: (replace(edit, layers=n),))
+        if isinstance(edit, ThawLayers):
+            names, reasons = self._partition(edit.layers or self._owners(), self._thaw_refusal)
+            return plan_result(names, reasons, lambda n: (replace(edit, layers=n),))
         if isinstance(edit, InsertNormalization):
             return self._plan_normalization(edit)
         if isinstance(edit, AddDropout):
@@ -103,6 +107,16 @@ class EditPlanner:
             reason = self._columns_refusal(edit)
             return ((), reason) if reason else ((edit,), "")
         return (edit,), ""
+
+    def _owners(self) -> list[str]:
+        return [
+            name for name, module in watched_modules(self.model).items() if any(True for _ in direct_parameters(module))
+        ]
+
+    def _thaw_refusal(self, name: str) -> str:
+        if any(parameter.requires_grad for parameter in self.model.parameters()):
+            return "parameters that are frozen beside trainable ones are never changed"
+        return self._module_paths.kept_reason(name)
 
     # -- weights and activations --------------------------------------------------------------------------------------
 
@@ -255,7 +269,7 @@ class EditPlanner:
         makers = [self._infos[name] for name in self._graph.output_layers if name in self._infos]
         if len(makers) != 1 or makers[0].kind != "dense" or not makers[0].units:
             return ""
-        units = makers[0].units
+        units = getattr(self._module_paths.module(makers[0].name), "out_features", makers[0].units)
         if isinstance(edit, NumberClasses):
             return f"{len(edit.labels)} labels need as many outputs, and it has {units}" * (len(edit.labels) > units)
         fits = len(edit.mean) in (0, 1, units) or units == 1

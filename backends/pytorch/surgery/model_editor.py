@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from autotrainer.backends.pytorch.layers.modules import (
+    ColumnScaling,
     InputNoise,
     InputScaling,
     LabelColumns,
@@ -17,7 +18,13 @@ from autotrainer.backends.pytorch.layers.modules import (
     TargetScaling,
     make_activation,
 )
-from autotrainer.backends.pytorch.optim.optimizers import adopt_parameters, edit_optimizer, owns
+from autotrainer.backends.pytorch.model.describe import direct_parameters
+from autotrainer.backends.pytorch.optim.optimizers import (
+    adopt_parameters,
+    edit_optimizer,
+    owns,
+    parameter_shapes,
+)
 from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph
 from autotrainer.backends.pytorch.surgery.reinitialize import reinitialize
 from autotrainer.backends.pytorch.surgery.snapshot import unchanged_on_error
@@ -30,10 +37,12 @@ from autotrainer.edits import (
     NumberClasses,
     RaisePrecision,
     Reinitialize,
+    ResizeOutputLayer,
     ScaleInputs,
     ScaleTargets,
     SetOutputActivation,
     SwapActivation,
+    ThawLayers,
     initializer_for,
 )
 from autotrainer.edits.base import shorten
@@ -65,6 +74,10 @@ class ModelEditor(StructureEditor):
         elif isinstance(edit, Reinitialize):
             for name in edit.layers:
                 reinitialize(self._module_paths.module(name), edit.scheme)
+        elif isinstance(edit, ThawLayers):
+            for name in edit.layers:
+                for parameter in direct_parameters(self._module_paths.module(name)):
+                    parameter.requires_grad_(parameter.is_floating_point())
         elif isinstance(edit, RaisePrecision):
             self.model.float()
         elif isinstance(edit, InsertNormalization):
@@ -77,7 +90,7 @@ class ModelEditor(StructureEditor):
         elif isinstance(edit, SetOutputActivation):
             self._set_output(edit)
         elif isinstance(edit, ScaleInputs):
-            self.wrap(InputScaling(self.model, edit.mean, edit.std))
+            self.wrap(_input_scaling(self.model, edit))
         elif isinstance(edit, AddInputNoise):
             self.wrap(InputNoise(self.model, edit.std))
         elif isinstance(edit, ScaleTargets):
@@ -123,8 +136,17 @@ class ModelEditor(StructureEditor):
 
 
 def in_order(edits: Sequence[Edit]) -> list[Edit]:
-    """Return edits in the order of application: those that convert outputs back to the user's targets come last."""
-    return sorted(edits, key=lambda edit: isinstance(edit, ScaleTargets | NumberClasses))
+    """Return edits in the order of application.
+
+    The width of the output comes first, since other edits have to fit it; edits that convert outputs back to the user's
+    targets come last.
+    """
+    return sorted(
+        edits,
+        key=lambda edit: (
+            0 if isinstance(edit, ResizeOutputLayer) else 2 if isinstance(edit, ScaleTargets | NumberClasses) else 1
+        ),
+    )
 
 
 def apply_edits(edits: Sequence[Edit], model: nn.Module, optimizer: Optimizer | None) -> tuple[nn.Module, Any]:
@@ -148,7 +170,7 @@ def apply_edits(edits: Sequence[Edit], model: nn.Module, optimizer: Optimizer | 
             f"optimizer must be a torch.optim.Optimizer over the model's parameters or None, not {shorten(optimizer)}"
         )
     with unchanged_on_error(model, optimizer):
-        before = list(model.parameters())
+        before = parameter_shapes(model)
         editor = ModelEditor(model, ActivationGraph.of(model))
         for edit in in_order(edits):
             check_fitted(edit)
@@ -161,6 +183,12 @@ def apply_edits(edits: Sequence[Edit], model: nn.Module, optimizer: Optimizer | 
             adopt_parameters(optimizer, editor.model, before)
             return editor.model, edit_optimizer(optimizer, editor.model, edits)
         return editor.model, None
+
+
+def _input_scaling(model: nn.Module, edit: ScaleInputs) -> InputScaling:
+    if edit.logarithmic or edit.dropped:
+        return ColumnScaling(model, edit.mean, edit.std, edit.log_center, edit.log_scale, edit.dropped)
+    return InputScaling(model, edit.mean, edit.std)
 
 
 def _normalization(layer: nn.Module, kind: str) -> nn.Module:

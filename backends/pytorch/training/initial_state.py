@@ -19,7 +19,7 @@ from autotrainer.backends.pytorch.runtime.random_state import seed_all
 from autotrainer.edits.base import shorten
 from autotrainer.errors import ConfigError, InputError
 
-__all__ = ["InitialState"]
+__all__ = ["InitialState", "check_trainable"]
 
 
 @dataclass(slots=True)
@@ -112,7 +112,18 @@ class InitialState:
 
     def reference_optimizer(self) -> Optimizer:
         """Return an optimizer of the initial model, to be inspected and never to be stepped."""
-        return self.make_optimizer(self.reference) if self.linked_optimizer is None else self.linked_optimizer
+        if self.linked_optimizer is not None:
+            return self.linked_optimizer
+        frozen = [parameter for parameter in self.reference.parameters() if not parameter.requires_grad]
+        if any(parameter.requires_grad for parameter in self.reference.parameters()):
+            frozen = []
+        try:  # the user's callable may leave frozen parameters out, and a training may thaw them
+            for parameter in frozen:
+                parameter.requires_grad_(parameter.is_floating_point())
+            return self.make_optimizer(self.reference)
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(False)
 
     def make_optimizer(self, model: nn.Module) -> Optimizer:
         """Build the optimizer over a model's parameters.
@@ -121,8 +132,7 @@ class InitialState:
             InputError: If the callable returns anything else.
         """
         assert self.optimizer_factory is not None
-        if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise InputError("the model has no parameter to train: set requires_grad of those to be trained")
+        check_trainable(model)
         optimizer = self.optimizer_factory(list(model.parameters()))
         if not isinstance(optimizer, Optimizer):
             raise InputError(f"optimizer(params) must return a torch optimizer, not {type(optimizer).__name__}")
@@ -131,6 +141,12 @@ class InitialState:
         for group in optimizer.param_groups:
             group.pop("initial_lr", None)
         return optimizer
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Raise an `InputError` if no parameter of a model can be trained."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError("the model has no parameter to train: set requires_grad of those to be trained")
 
 
 def _initial_copy(built: nn.Module) -> nn.Module:

@@ -464,6 +464,27 @@ def test_hold_out_is_seeded_with_and_without_repair() -> None:
     assert results[1].status == "unrepaired"
 
 
+@pytest.mark.parametrize("rows", [2, 4, 24])
+def test_few_rows_are_judged_on_training_rows(rows: int, tmp_path: Any) -> None:
+    script = _script("bad_rate", cured_by={"bad_rate": RATE})
+    result = _fit(script, train=_data(rows), validation_data=None)
+    assert (result.status, result.judged_on, result.score) == ("repaired", "training", 1.0)
+    report = result.report()
+    assert "shows that the model can fit them, not that it generalizes" in " ".join(str(report).split())
+    assert f"training accuracy: {result.baseline_score:.4g} → 1" in str(report)
+    assert "not that it generalizes" in report.to_html()
+    assert report.to_dict()["result"]["judged_on"] == "training"
+
+
+def test_few_validation_rows_that_are_the_training_rows() -> None:
+    x, y = _data(4)
+    script = _script("bad_rate", cured_by={"bad_rate": RATE})
+    same, other = (_fit(script, train=(x, y), validation_data=(v, y)) for v in (x[::-1][::-1].copy(), x + 1))
+    assert (same.judged_on, same.status) == ("training", "repaired")
+    assert other.judged_on == "validation"
+    assert _fit(script, train=_data(), validation_data=_data()).judged_on == "validation"
+
+
 def test_random_state_is_restored() -> None:
     np.random.seed(7)
     before = np.random.get_state()[1].tolist()  # type: ignore[index]

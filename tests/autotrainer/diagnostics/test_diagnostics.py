@@ -14,7 +14,8 @@ import autotrainer
 from autotrainer import registry
 from autotrainer.adapter.spec import Evaluation
 from autotrainer.diagnostics import diagnostics
-from autotrainer.diagnostics.diagnostics import MISMATCH_FACTS, cause_unknown, data_facts, rate_in_doubt
+from autotrainer.diagnostics.diagnostics import MISMATCH_FACTS, cause_unknown, data_facts
+from autotrainer.diagnostics.lr_range_test import rate_in_doubt
 from autotrainer.edits import Edit
 from autotrainer.records.data import ArrayData, concatenate_batches
 from autotrainer.records.facts import FACTS

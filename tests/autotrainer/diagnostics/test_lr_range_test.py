@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from autotrainer.adapter.spec import Trained
-from autotrainer.diagnostics.lr_range_test import RangeTestRun, rates_around, suggested_rate
+from autotrainer.adapter.spec import Trained, TrainingSpec
+from autotrainer.diagnostics import lr_range_test
+from autotrainer.diagnostics.lr_range_test import RangeTestRun, range_test_after_repair, rates_around, suggested_rate
+from autotrainer.edits import ClipGradients, Edit, ScaleInputs, SetLearningRate, SwapOptimizer
+from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.signals import LAYER_COLUMNS, Observation
 from autotrainer.records.task import TaskContext
 
@@ -122,3 +127,33 @@ def test_nonfinite_loss_ends_the_test(run: Callable[..., Any]) -> None:
     test, _, _ = run()
     assert test.end_epoch(0, {"loss": 1.0}, None)
     assert not test.end_epoch(1, {"loss": math.nan}, None)
+
+
+SCALE, RATE = ScaleInputs((0.0,), (1.0,)), SetLearningRate(0.1)
+
+
+@pytest.mark.parametrize(
+    ("edits", "evidence", "start", "tested"),
+    [
+        ((SCALE,), {}, 0, True),
+        ((RATE, SCALE), {}, 0, True),
+        ((SwapOptimizer("adam", 0.01),), {}, 0, True),
+        ((SCALE, RATE), {}, 0, False),
+        ((ClipGradients("norm", 1.0),), {}, 0, False),
+        ((), {}, 0, False),
+        ((SCALE,), {"first_step": 0.3}, 0, False),
+        ((SCALE,), {}, 2, False),
+    ],
+)
+def test_repaired_training_is_tested_if_its_rate_may_be_another_one(
+    edits: tuple[Edit, ...], evidence: Mapping[str, float], start: int, tested: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finding = Finding("not_learning", "AT401", Severity.ERROR, 0.9, "It is.", evidence=evidence)
+    finding = replace(finding, repairs=("scale_learning_rate",))
+    learned: dict[str, float] = {}
+    monitor = SimpleNamespace(findings=[finding], context=TaskContext(), learn=learned.update)
+    run: Any = SimpleNamespace(monitor=monitor, afford=lambda work: True)
+    trainer: Any = None
+    monkeypatch.setattr(lr_range_test, "range_test", lambda *arguments: 0.02)
+    range_test_after_repair(trainer, TrainingSpec(3, 0, edits, start=start), run)
+    assert learned == ({"suggested_rate": 0.02} if tested else {})

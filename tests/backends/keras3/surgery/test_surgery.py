@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -29,6 +30,7 @@ from autotrainer.edits import (
     SetWeightDecay,
     SwapActivation,
     SwapOptimizer,
+    ThawLayers,
 )
 from autotrainer.errors import ConfigError
 
@@ -288,7 +290,9 @@ def test_scale_inputs(build: Callable[[], Any]) -> None:
     model = build()
     mean, std = tuple(X.mean(0).tolist()), tuple(X.std(0).tolist())
     expected = np.array(model((X - X.mean(0)) / X.std(0)))
-    changed = operate(model, ScaleInputs(mean, std), statistics=lambda e: InputStatistics((4,), mean, std, 1.0))
+    changed = operate(
+        model, ScaleInputs(mean, std), statistics=lambda e: InputStatistics((4,), ScaleInputs(mean, std), 1.0)
+    )
     np.testing.assert_allclose(changed(X), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -304,6 +308,43 @@ def test_scale_inputs_globally_and_among_several_inputs() -> None:
     np.testing.assert_allclose(surgeon.model(data), expected, rtol=1e-4)
 
 
+SCALING = ScaleInputs(
+    (1.0,) * 4, (2.0,) * 4, (0.0, 0.5, 0.0, 0.0), (0.0, 0.1, 0.0, 3.0), constant=(2,), row_numbers=(0,)
+)
+
+
+@pytest.mark.parametrize("build", [*GRAPHS, subclassed])
+def test_columns_become_logarithms_or_are_dropped(build: Callable[[], Any]) -> None:
+    model = build()
+    values = X.copy()
+    values[:, 1], values[:, 3] = np.arcsinh((X[:, 1] - 0.5) / 0.1), np.arcsinh(X[:, 3] / 3)
+    values = (values - 1) / 2
+    values[:, [0, 2]] = 0
+    expected = np.array(model(values))
+    np.testing.assert_allclose(operate(model, SCALING)(X), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_scaled_columns_are_saved_with_the_model(tmp_path: Path) -> None:
+    changed = operate(fused(), SCALING)
+    changed.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(X), changed(X))
+
+
+def test_layers_are_thawed_only_where_all_are_frozen() -> None:
+    model = fused()
+    with pytest.raises(ConfigError, match="never changed"):
+        Surgeon(model).check(ThawLayers())
+    model.trainable = False
+    surgeon = Surgeon(model, ("first",))
+    applied = surgeon.apply(ThawLayers())
+    assert applied == ThawLayers(tuple(n for n in weights_of(model) if n != "first"))
+    flags = {layer.name: bool(layer.trainable_variables) for layer in surgeon.model.layers if layer.weights}
+    assert flags == {name: name != "first" for name in flags}
+    model.trainable = False
+    with pytest.raises(ConfigError, match="keep protects"):
+        Surgeon(model, ("*",)).check(ThawLayers())
+
+
 def test_indices_are_not_scaled() -> None:
     model = keras.Sequential([keras.Input((3,)), layers.Embedding(5, 2), layers.Flatten(), layers.Dense(1)])
     with pytest.raises(ConfigError, match="indices"):
@@ -314,7 +355,7 @@ def test_indices_are_not_scaled() -> None:
 def test_input_noise_is_relative_to_the_spread_of_the_input(spread: float) -> None:
     model = keras.Sequential([keras.Input((4,)), layers.Activation("linear"), layers.Dense(4, name="d")])
     model.layers[-1].set_weights([np.eye(4, dtype="float32"), np.zeros(4, "float32")])
-    statistics = InputStatistics((4,), (0.0,) * 4, (1.0,) * 4, spread)
+    statistics = InputStatistics((4,), ScaleInputs((0.0,) * 4, (1.0,) * 4), spread)
     changed = operate(model, AddInputNoise(0.1), statistics=lambda e: statistics)
     zeros = np.zeros((2000, 4), "float32")
     assert np.std(changed(zeros, training=True)) == pytest.approx(0.1 * spread, rel=0.1)

@@ -167,3 +167,27 @@ def test_counting_leaves_no_trace() -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert [module.training for module in model] == [True, False, True]
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_columns_become_logarithms_or_are_dropped() -> None:
+    scaling = e.ScaleInputs((1.0,) * 4, (2.0,) * 4, (0.0, 0.5, 0.0, 0.0), (0.0, 0.1, 0.0, 3.0), (2,), (0,))
+    model = nn.Sequential(nn.Linear(4, 3))
+    x = torch.randn(5, 4)
+    values = x.clone()
+    values[:, 1], values[:, 3] = torch.asinh((x[:, 1] - 0.5) / 0.1), torch.asinh(x[:, 3] / 3)
+    values = (values - 1) / 2
+    values[:, [0, 2]] = 0
+    expected = model(values)
+    changed, _ = apply_edits((scaling,), model, None)
+    torch.testing.assert_close(changed(x), expected)
+    assert {"mean", "std", "log_center", "log_scale", "kept"} <= set(changed.state_dict())
+
+
+def test_layers_are_thawed_only_where_all_are_frozen() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1))
+    model[0].requires_grad_(False)
+    with pytest.raises(ConfigError, match="never changed"):
+        apply_edits((e.ThawLayers(),), model, None)
+    model.requires_grad_(False)
+    changed, _ = apply_edits((e.ThawLayers(("2",)),), model, None)
+    assert [parameter.requires_grad for parameter in changed.parameters()] == [False, False, True, True]

@@ -1,0 +1,227 @@
+"""How each column of a table is brought to unit scale: fitted on the training rows alone.
+
+Standardization suits most columns. One of prices or counts over several decades stays badly scaled by it: a few rows
+are far out, and all others hardly differ. Such a column is taken as an inverse hyperbolic sine, which is the logarithm
+far from zero and linear near it (Burbidge, Magee and Robb, JASA 1988), and standardized then. Columns that hold nothing
+to learn from, constants and row numbers, are dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotrainer.edits import ScaleInputs
+from autotrainer.records.signals import Floats
+from autotrainer.training.data_edits import Moments
+
+__all__ = ["ColumnScaling"]
+
+_VALUES, _FEWEST_ROWS, _MOST_ROWS = 4_000_000, 500, 20_000
+"""Values that are kept, and rows, at least and at most: quantiles of that many are certain enough."""
+_GAIN = 1.0
+"""Mean gain of the Gaussian log-likelihood of a value (Box and Cox, 1964), in nats, from which a column is taken on a
+logarithmic scale. One nat is a standard deviation e times as large as the usual spread, as of log-normal values of a
+log-spread of 1.15: 98 % of them cover more than two decades."""
+_ENOUGH = 2000
+"""Rows, at least, from which the scale of a column is taken."""
+_REACH = 3.5
+"""Standard deviations that the farthest value is from the mean, at least: values spread evenly over three decades are
+at 4, and other columns need not be looked at one by one."""
+_LOW = 5
+"""Percentile of the magnitudes up to which the scale of a logarithm is about linear."""
+_DISTINCT = 20
+"""Fewest distinct values that have a distribution: with fewer, a scale only renames them."""
+_TINY = 1e-30
+"""Smallest scale: below, single precision can't divide by it."""
+_LOSS = 0.02
+"""Decrease of the share of the target's variance that a column explains linearly, up to which a logarithm loses
+nothing: a relation that is linear in the raw values stays linear."""
+_MIN_ROWS = 50
+"""Fewest rows that show that a column is a row number."""
+_SPAN = 2.0
+"""Range of whole numbers that are all different ÷ their number, at most, if they count rows: a part of the rows may
+have been held out."""
+_CHANCE = 2.0
+"""Standard errors of the von Neumann ratio, and of a correlation, within which targets do not depend on a column."""
+_MAX_TARGETS = 32
+"""Columns of targets, or classes, that are compared with the inputs."""
+
+
+class ColumnScaling:
+    """Fits `ScaleInputs` on batches of rows.
+
+    Rows of rank 1 (tables) are scaled by column, all others (images, sequences) as a whole.
+    """
+
+    def __init__(self) -> None:
+        self._moments = Moments()
+        self._inputs: list[NDArray[Any]] = []
+        self._targets: list[NDArray[Any]] = []
+        self._rows = self._kept = 0
+        self._every = 1
+
+    def add(self, inputs: NDArray[Any], targets: NDArray[Any] | None = None) -> None:
+        """Add a batch.
+
+        Args:
+            inputs: Shape (rows, …).
+            targets: Shape (rows, …); None if they are unknown.
+        """
+        self._moments.add(inputs)
+        if inputs.ndim != 2 or inputs.shape[1] < 2:
+            return
+        first = -self._rows % self._every
+        self._rows += len(inputs)
+        if first >= len(inputs):
+            return
+        self._inputs.append(np.asarray(inputs[first :: self._every], np.float64))
+        usable = targets is not None and len(targets) == len(inputs) and targets.dtype.kind in "biuf"
+        self._targets.append(
+            np.asarray(targets[first :: self._every], np.float64)  # type: ignore[index]
+            if usable
+            else np.empty((len(self._inputs[-1]), 0))
+        )
+        self._kept += len(self._inputs[-1])
+        if self._kept > max(_FEWEST_ROWS, min(_MOST_ROWS, _VALUES // inputs.shape[1])):
+            self._thin()
+
+    def _thin(self) -> None:
+        """Keep every second of the rows: they stay in order, and evenly spread over the data."""
+        self._inputs = [np.concatenate(self._inputs)[::2]]
+        self._targets = [self._all_targets()[::2]]
+        self._kept, self._every = len(self._inputs[0]), 2 * self._every
+
+    def _all_targets(self) -> NDArray[Any]:
+        if len({part.shape[1:] for part in self._targets}) != 1:
+            return np.empty((self._kept, 0))
+        return np.concatenate(self._targets)
+
+    def fit(self) -> ScaleInputs:
+        """Return the edit with all numbers.
+
+        Raises:
+            ConfigError: If no value was finite.
+        """
+        mean, std = self._moments.scale()
+        if not self._inputs:
+            return ScaleInputs(mean, std)
+        inputs, targets = np.concatenate(self._inputs), _target_columns(self._all_targets())
+        center, scale = np.zeros(len(mean)), np.zeros(len(mean))
+        means, stds = np.array(mean), np.array(std)
+        constant = np.flatnonzero(self._moments.constant)
+        numbers = self._row_numbers(inputs, targets, constant)
+        every = max(1, len(inputs) // _ENOUGH)
+        inputs, targets = inputs[::every], None if targets is None else targets[::every]
+        reach = np.max(np.where(np.isfinite(inputs), np.abs(inputs - means), 0.0), axis=0) / stds
+        for column in np.setdiff1d(np.flatnonzero(reach >= _REACH), [*constant, *numbers]):
+            transform = _logarithm(inputs[:, column], targets)
+            if transform is None:
+                continue
+            center[column], scale[column] = transform
+            values = np.arcsinh((inputs[:, column] - center[column]) / scale[column])
+            values = values[np.isfinite(values)]
+            means[column], stds[column] = values.mean(), values.std()
+        log = (center, scale) if scale.any() else (np.zeros(0), np.zeros(0))
+        if len(constant) + len(numbers) == len(mean):
+            constant = numbers = np.zeros(0, np.int64)
+        first, second, third, fourth = (tuple(values.tolist()) for values in (means, stds, *log))
+        dropped = (tuple(columns.tolist()) for columns in (constant, numbers))
+        return ScaleInputs(first, second, third, fourth, *dropped)
+
+    def _row_numbers(self, inputs: Floats, targets: Floats | None, constant: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the columns that only number the rows: whole numbers, all different, nearly without gaps.
+
+        A column on which the targets depend is kept, such as a time or a rank, and so is the only one.
+        """
+        rows = len(inputs)
+        none = np.zeros(0, np.int64)
+        if self._every > 1 or rows < _MIN_ROWS or targets is None or inputs.shape[1] - len(constant) < 2:
+            return none
+        with np.errstate(invalid="ignore"):
+            whole = np.isfinite(inputs).all(0) & (inputs == np.round(inputs)).all(0)
+            dense = whole & (inputs.max(0) - inputs.min(0) + 1 <= _SPAN * rows)
+        columns = [
+            column
+            for column in np.flatnonzero(dense)
+            if len(np.unique(inputs[:, column])) == rows and not _depends(targets, inputs[:, column])
+        ]
+        return np.array(columns, np.int64) if len(columns) + len(constant) < inputs.shape[1] else none
+
+
+def _target_columns(targets: NDArray[Any]) -> Floats | None:
+    """Return numeric targets by column, classes as indicators; None if there are none, or they are not finite."""
+    columns = targets.reshape(len(targets), -1)[:, :_MAX_TARGETS]
+    if not columns.size or not np.isfinite(columns).all():
+        return None
+    if columns.shape[1] == 1 and (columns == np.round(columns)).all():
+        classes = np.unique(columns)
+        if 2 < len(classes) <= _MAX_TARGETS:
+            columns = np.asarray(columns == classes, np.float64)
+    return columns[:, columns.std(0) > 0]
+
+
+def _depends(targets: Floats, column: Floats) -> bool:
+    """Return whether targets in the order of a column are unlike targets in random order.
+
+    Compares the differences of neighbours with the variance (von Neumann, 1941), which shows any relation, monotone or
+    not, that does not change from row to row at random; a weak trend shows in the correlation.
+    """
+    ordered = targets[np.argsort(column, kind="stable")]
+    rows = len(ordered)
+    ratio = (np.diff(ordered, axis=0) ** 2).sum(0) / (2 * ((ordered - ordered.mean(0)) ** 2).sum(0))
+    error = math.sqrt((rows - 2) / (rows**2 - 1))
+    if (np.abs(ratio - 1) > _CHANCE * error).any():
+        return True
+    return bool((_explained(column, targets) > _CHANCE**2 / rows).any())
+
+
+def _logarithm(column: Floats, targets: Floats | None) -> tuple[float, float] | None:
+    """Return center and scale of the inverse hyperbolic sine that suits a column; None if it is better without.
+
+    Zeros are left out, as they may be a value of their own, such as "none".
+    """
+    kept = np.isfinite(column)
+    values = column[kept]
+    values = values[values != 0]
+    if len(values) < _MIN_ROWS or len(np.unique(values)) < _DISTINCT:
+        return None
+    best, gain = None, _GAIN
+    for center, scale in _candidates(values):
+        with np.errstate(over="ignore"):
+            scaled = (values - center) / scale
+            changed = np.arcsinh(scaled)
+            # log-likelihood of normal values ÷ rows, with the Jacobian of the change
+            more = math.log(values.std()) - math.log(changed.std() * scale) - 0.5 * np.log1p(scaled**2).mean()
+        if more >= gain and not _loses(column, np.arcsinh((column - center) / scale), targets, kept):
+            best, gain = (center, scale), more
+    return best
+
+
+def _candidates(values: Floats) -> list[tuple[float, float]]:
+    """Return centers and scales: a logarithm of values of one sign, and a robust scale around the median."""
+    median = float(np.median(values))
+    spread = 1.4826 * float(np.median(np.abs(values - median)))
+    low = float(np.percentile(np.abs(values), _LOW))
+    one_sided = [(0.0, low)] if (values > 0).all() or (values < 0).all() else []
+    return [(center, scale) for center, scale in (*one_sided, (median, spread)) if scale > _TINY]
+
+
+def _loses(column: Floats, changed: Floats, targets: Floats | None, kept: NDArray[np.bool_]) -> bool:
+    """Return whether a target is explained less well by a linear function of the changed column than of the raw one."""
+    if targets is None or not targets.size:
+        return False
+    raw, new = (_explained(values[kept], targets[kept]) for values in (column, changed))
+    return bool((raw - new > _LOSS).any())
+
+
+def _explained(values: Floats, targets: Floats) -> Floats:
+    """Return the share of the variance of each target that a linear function of one column explains."""
+    values, targets = values - values.mean(), targets - targets.mean(0)
+    norms = np.linalg.norm(values) * np.linalg.norm(targets, axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares: Floats = np.nan_to_num((values @ targets / norms) ** 2)
+    return shares
