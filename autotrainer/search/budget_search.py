@@ -40,6 +40,13 @@ class BudgetSearch(Search):
         self._selection = Selection(self._metric, self._root, self._seed_repeats)
         self._works = self.baseline.clean
 
+    def replace_baseline(self, baseline: Trial) -> None:
+        """Take the original training at a later point; see `Search.replace_baseline`."""
+        super().replace_baseline(baseline)
+        self._selection = Selection(self._metric, self._root, self._seed_repeats)
+        self._works = baseline.clean
+        self._choose()
+
     @property
     def finished(self) -> bool:
         """Whether the search ends whatever is left to try: never, `next` decides."""

@@ -109,7 +109,7 @@ class RepairLoop:
         assert self._search is not None, "only a training with an error is paused"
         self._search.replace_baseline(baseline)
         self._update_best()
-        if baseline.clean:  # the error has passed
+        if baseline.clean and self.until == "healthy":  # the error has passed
             self._search, self.best, self.plan = None, baseline, None
 
     def _add_preflight_attempt(self, fix: PreflightFix, trial: Trial) -> None:
@@ -143,7 +143,7 @@ class RepairLoop:
     @property
     def repaired(self) -> bool:
         """Whether nothing more has to be tried."""
-        return self._search is None or self._search.repaired
+        return self._search is None or self._search.finished
 
     def rest_of_rung(self, candidate: Candidate) -> list[Candidate]:
         """Return the other pending candidates of a candidate's rung, if any: they run whatever its outcome."""

@@ -84,11 +84,15 @@ class Search:
         self._nodes = [root]
         self._best = root
         self._spent_by_evidence = 0.0
+        self._halving = self._make_halving(baseline)
+        self._plan_steps(root)
+
+    def _make_halving(self, baseline: Trial) -> HalvingSearch:
         suspect = not baseline.above_trivial or any(f.problem == _BELOW_SIMPLE_MODEL for f in baseline.errors)
         # An error in the data is left to the user, but not an outcome that anything may have caused.
-        dimensions = planner.dimensions(None if suspect or not baseline.errors else baseline.findings, baseline.context)
-        self._halving = HalvingSearch(dimensions, metric, baseline, budget, resumable=resumable)
-        self._plan_steps(root)
+        findings = None if suspect or not baseline.errors else baseline.findings
+        dimensions = self._planner.dimensions(findings, baseline.context)
+        return HalvingSearch(dimensions, self._metric, baseline, self._budget, resumable=self._resumable)
 
     def replace_baseline(self, baseline: Trial) -> None:
         """Take the original training at a later point in place of that where it was paused, and compare anew."""
@@ -97,8 +101,7 @@ class Search:
         self._begun = False
         if self._seed_repeats is not None:
             self._seed_repeats = SeedRepeats(self._metric, baseline, self._budget)
-        dimensions = self._planner.dimensions(baseline.findings, baseline.context)
-        self._halving = HalvingSearch(dimensions, self._metric, baseline, self._budget, resumable=self._resumable)
+        self._halving = self._make_halving(baseline)
         self._plan_steps(root)
         self._best = root
         for node in others:
