@@ -171,6 +171,9 @@ class _Epochs:
             self._on_epoch(self._epoch)
         self._epoch += 1
 
+    def log(self, **values: object) -> None:
+        """Take values of a step, which are not used."""
+
 
 def _capture_model(models: list[Any], on_epoch: OnEpoch | None) -> Callable[..., Any]:
     """Return a stand-in for ``watch`` that appends the model to a list, and calls back at the end of each epoch."""
