@@ -102,6 +102,19 @@ class Repair(ABC):
         """
         return None
 
+    def refine(self, context: TaskContext) -> Iterable[Proposal]:
+        """Propose small changes of this repair's setting around a training that works; none for most repairs.
+
+        They are tried with ``until="budget"`` of `autotrainer.fit`, and again around each training that is better.
+
+        Args:
+            context: The training to improve, with the active edits.
+
+        Returns:
+            Proposals, whose effect is the probability that they improve it.
+        """
+        return ()
+
     @classmethod
     def documentation(cls) -> str:
         """Return the repair's page: its docstring without indentation."""

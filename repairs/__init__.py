@@ -24,6 +24,7 @@ from autotrainer.repairs.reinitialize import ReinitializeRepair
 from autotrainer.repairs.reset_optimizer_state import ResetOptimizerStateRepair
 from autotrainer.repairs.reshape_targets import ReshapeTargetsRepair
 from autotrainer.repairs.resize_hidden_layers import ResizeHiddenLayersRepair
+from autotrainer.repairs.resize_output_layer import ResizeOutputLayerRepair
 from autotrainer.repairs.restore_zero_grad import RestoreZeroGradRepair
 from autotrainer.repairs.revive_units import ReviveUnitsRepair
 from autotrainer.repairs.rollback import RollbackRepair
@@ -48,6 +49,7 @@ __all__ = ["BUILTIN"]
 BUILTIN: tuple[type[Repair], ...] = (
     FixOutputActivationRepair,
     FixLossRepair,
+    ResizeOutputLayerRepair,
     ScaleInputsRepair,
     DropBadRowsRepair,
     ScaleTargetsRepair,

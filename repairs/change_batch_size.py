@@ -13,6 +13,10 @@ from autotrainer.repairs._shared.rates import ADAPTIVE
 __all__ = ["ChangeBatchSizeRepair"]
 
 _USUAL = 32
+_LEAST = 4
+"""Smallest size that is tried without evidence."""
+_REFINED = 0.25
+"""Probability that half or twice the size is better for a training that works."""
 
 
 class ChangeBatchSizeRepair(Repair):
@@ -21,7 +25,7 @@ class ChangeBatchSizeRepair(Repair):
     What it does:
         Raises the batch size to 32, or fourfold if it is at least 16 (never above a quarter of the data). For adaptive
         optimizers the learning rate grows with the square root of the factor; for SGD it stays, since the batches
-        were too noisy for the rate in use.
+        were too noisy for the rate in use. With ``until="budget"``, half and twice the size in a training that works.
 
     Why it helps:
         The noise of a gradient falls with the square root of the batch size.
@@ -56,11 +60,20 @@ class ChangeBatchSizeRepair(Repair):
             edits = (*edits, SetLearningRate(rate))
         yield Proposal(self.name, edits, self.fixes[finding.problem])
 
+    def refine(self, context: TaskContext) -> Iterable[Proposal]:
+        """Propose half and twice the size."""
+        size = context.batch_size
+        if size is None:
+            return
+        for changed in (size // 2, 2 * size):
+            if _LEAST <= changed <= (context.train_rows or changed) // 2:
+                yield Proposal(self.name, (SetBatchSize(changed),), _REFINED)
+
     def dimension(self, context: TaskContext) -> Dimension | None:
         """Vary the size from a quarter of the original to four times as much."""
         size = context.batch_size
         if size is None:
             return None
         most = (context.train_rows or 4 * size) // 2
-        sizes = {max(4, min(most, size * factor // 4)) for factor in (1, 2, 8, 16)} - {size}
+        sizes = {max(_LEAST, min(most, size * factor // 4)) for factor in (1, 2, 8, 16)} - {size}
         return Dimension(self.name, tuple((SetBatchSize(value),) for value in sorted(sizes)))

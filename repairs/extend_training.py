@@ -19,6 +19,8 @@ _LEAST, _MOST = 1.25, 10.0
 do with the curve so far."""
 _CERTAIN = 3.0
 """Upper ÷ lower end of the interval of the length, at most, if it is certain."""
+_REFINED = 0.7
+"""Probability that twice as many epochs are better where score or loss still improve."""
 _CONSEQUENCE = 0.5
 """Probability of success if another problem is the root cause ÷ that if the length itself is."""
 
@@ -29,7 +31,8 @@ class ExtendTrainingRepair(Repair):
     What it does:
         If the learning curve can be extrapolated with certainty, trains until a tenth of the fall still to come is
         left. Else trains for two or four times as many epochs; also ten times as many if the whole training is shorter
-        than 100 steps. A constant learning rate stays constant; the cosine of another repair is stretched.
+        than 100 steps. A constant learning rate stays constant; the cosine of another repair is stretched. With
+        ``until="budget"``, twice the epochs of a training that works, if its score or loss still improves at its end.
 
     Why it helps:
         A training that ends while loss and score still improve misses what further epochs would gain. It is among the
@@ -70,6 +73,11 @@ class ExtendTrainingRepair(Repair):
         for rank, factor in enumerate(factors):
             epochs = math.ceil(factor * planned)
             yield Proposal(self.name, (ExtendTraining(epochs),), effect * 0.8**rank, cost=epochs / planned)
+
+    def refine(self, context: TaskContext) -> Iterable[Proposal]:
+        """Propose twice as many epochs."""
+        if context.planned_epochs is not None:
+            yield Proposal(self.name, (ExtendTraining(2 * context.planned_epochs),), _REFINED, cost=2.0)
 
     def dimension(self, context: TaskContext) -> Dimension | None:
         """Train longer, or not."""

@@ -6,15 +6,9 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from autotrainer.repair import Finding, Proposal, Repair, Risk, TargetSummary, TaskContext
-from autotrainer.repairs._shared.heads import fitting_head
+from autotrainer.repairs._shared.heads import fitting_head, keeps_loss
 
 __all__ = ["FixOutputActivationRepair"]
-
-_FAMILY = {
-    "cross_entropy": "cross_entropy",
-    "binary_cross_entropy": "binary_cross_entropy",
-    "squared_error": "squared_error",
-}
 
 
 class FixOutputActivationRepair(Repair):
@@ -47,11 +41,8 @@ class FixOutputActivationRepair(Repair):
         head = fitting_head(context, targets)
         if head is None:
             return
-        keeps_loss = _FAMILY.get(context.loss.family) == head.loss and context.loss.expects in (head.expects, "values")
-        if context.kind(targets) == "regression" and not context.loss.classifies:
-            keeps_loss = True
         activation, loss = head.edits
         missing = () if context.output_activation == head.activation else (activation,)
-        edits = missing if keeps_loss else (*missing, loss)
+        edits = missing if keeps_loss(head, context, targets) else (*missing, loss)
         if edits:
             yield Proposal(self.name, edits, self.fixes[finding.problem])

@@ -42,6 +42,8 @@ _CLOSE = 0.5
 """Powers of ten within which a range test only confirms the present rate: it is no more precise than that."""
 _MEASURED = 1.1
 """Probability of success of the range test's rate ÷ that of the first factor."""
+_REFINED = 0.4
+"""Probability that twice or half the rate of a training that works is better."""
 _MOST = 4
 """Largest correction, in powers of ten."""
 
@@ -53,7 +55,7 @@ class ScaleLearningRateRepair(Repair):
         Lowers it for explosions, non-finite values, oscillation and dying units; first raises it for slow convergence.
         If the finding holds the curvature, starts at the power of ten that brings the rate below 1 ÷ curvature; if it
         holds the size of steps, at the one that brings them to a usual size. If a short learning-rate range test was
-        made, its result is tried first.
+        made, its result is tried first. With ``until="budget"``, twice and half the rate of a training that works.
 
     Why it helps:
         The learning rate is the most important hyperparameter: gradient descent diverges above 2 ÷ largest curvature,
@@ -111,6 +113,14 @@ class ScaleLearningRateRepair(Repair):
             scaled = float(f"{rate * factor:.6g}")
             if 1e-8 <= scaled <= 10:
                 yield Proposal(self.name, (SetLearningRate(scaled),), self.fixes[finding.problem] * 0.8**rank)
+
+    def refine(self, context: TaskContext) -> Iterable[Proposal]:
+        """Propose twice and half the rate."""
+        rate = context.optimizer.learning_rate
+        for factor in (2.0, 0.5):
+            scaled = float(f"{rate * factor:.6g}") if math.isfinite(rate) else 0.0
+            if 1e-8 <= scaled <= 10:
+                yield Proposal(self.name, (SetLearningRate(scaled),), _REFINED)
 
     def dimension(self, context: TaskContext) -> Dimension | None:
         """Vary the rate over six powers of ten, in steps of half a power."""

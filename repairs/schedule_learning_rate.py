@@ -10,6 +10,8 @@ from autotrainer.repair import Finding, Proposal, Repair, TargetSummary, TaskCon
 
 __all__ = ["ScheduleLearningRateRepair"]
 
+_REFINED = 0.4
+"""Probability that a cosine is better for a training that works at a constant rate."""
 _MIN_EPOCHS = 3
 """Shortest training, in epochs, in which a schedule matters."""
 
@@ -19,7 +21,8 @@ class ScheduleLearningRateRepair(Repair):
 
     What it does:
         Starts at the present rate and lowers it step by step. If the finding is that the user's schedule reaches
-        negligible rates long before the end of the training, the cosine replaces it.
+        negligible rates long before the end of the training, the cosine replaces it. With ``until="budget"``, also in a
+        training that works at a constant rate.
 
     Why it helps:
         A rate that is right at first is too high near a minimum, where the weights bounce around it: a falling rate
@@ -51,3 +54,8 @@ class ScheduleLearningRateRepair(Repair):
             return
         if context.planned_epochs is None or context.planned_epochs >= _MIN_EPOCHS:
             yield Proposal(self.name, (DecayRate(instead=instead),), self.fixes[finding.problem])
+
+    def refine(self, context: TaskContext) -> Iterable[Proposal]:
+        """Propose a cosine where no schedule is in use."""
+        if not context.optimizer.scheduled and (context.planned_epochs or 0) >= _MIN_EPOCHS:
+            yield Proposal(self.name, (DecayRate(),), _REFINED)

@@ -70,7 +70,7 @@ class ImproperLoss(Rule):
     )
     needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | STEP_NEEDS | frozenset({"target_min", "target_max"})
     causes = ("nonfinite_data", "target_mismatch")
-    repairs = ("fix_loss", "encode_targets", "fix_output_activation")
+    repairs = ("fix_loss", "encode_targets", "fix_output_activation", "resize_output_layer", "scale_targets")
     static = True
     place = "loss"
     THRESHOLDS = thresholds(
@@ -110,6 +110,9 @@ class ImproperLoss(Rule):
         signed = loss.name == "signed_logistic"  # expects -1 and 1
         outside = targets.minimum < -1e-6 or targets.maximum > 1 + 1e-6
         limits = f"{targets.minimum:.3g} to {targets.maximum:.3g}"
+        if units == 1 and targets.classes > 2 and context.kind(targets) == "multiclass" and not loss.own:
+            name = "a cross-entropy over classes" if loss.family == "cross_entropy" else loss.name
+            return f"A single output can't distinguish the {targets.classes} classes of the targets under {name}."
         if loss.family == "binary_cross_entropy" and outside and not (signed and targets.signed):
             return f"{loss.name} expects targets between 0 and 1, but they range from {limits}."
         if loss.family == "cross_entropy" and units == 1:

@@ -90,7 +90,7 @@ class ImproperOutputActivation(Rule):
         {"output_min", "output_max", "output_row_sum", "output_row_sum_error", "target_min", "dead_units"}
     )
     causes = ("nonfinite_data", "target_mismatch")
-    repairs = ("fix_output_activation", "fix_loss")
+    repairs = ("fix_output_activation", "fix_loss", "resize_output_layer", "scale_targets")
     place = "output"
     static = True
     THRESHOLDS = thresholds(

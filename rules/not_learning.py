@@ -19,12 +19,14 @@ from autotrainer.rules._shared.outcome import (
     outcome,
 )
 from autotrainer.rules._shared.skill import targets_growth
-from autotrainer.rules._shared.trends import last_median, recent
+from autotrainer.rules._shared.trends import last_median, recent, solved
 from autotrainer.rules._shared.words import about
 
 __all__ = ["NotLearning"]
 
 _SAMPLES = 10
+_ZERO_STEPS = 3
+"""Last losses that are exactly zero if gradients of zero mean that nothing is left to learn."""
 
 _BARE_SKILL = 0.2
 """Skill up to which an accuracy that never changes shows a constant prediction: class frequencies in small samples of
@@ -140,6 +142,8 @@ class NotLearning(Rule):
             "loss_to_come": result.to_come,
         }
         norms = history.scalar("grad_norm")[-_SAMPLES:]
+        if (norms == 0).all() and solved(history.losses[1], _ZERO_STEPS):
+            return None
         if (norms == 0).all() and not result.learned(0.3):
             message = f"All gradients were exactly zero in the last {len(norms)} sampled steps"
             return self._with_outcome(Severity.ERROR, 0.97 if result.known else 0.9, message, evidence, result)

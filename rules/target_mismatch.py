@@ -65,7 +65,7 @@ class TargetMismatch(Rule):
     )
     needs = OUTCOME_NEEDS | LOSS_VALUE_NEEDS | frozenset({"target_min", "target_max", "crossed_shapes"})
     causes = ("nonfinite_data",)
-    repairs = ("reshape_targets", "encode_targets", "fix_loss")
+    repairs = ("reshape_targets", "encode_targets", "fix_loss", "resize_output_layer")
     static = True
     place = "loss"
 

@@ -93,6 +93,8 @@ class UnlearnableTargets(Rule):
 
     def _constant(self, history: RunHistory, context: TaskContext) -> Finding | None:
         targets = history.targets
+        if context.train_rows == 1:
+            return None  # a single row can only show whether the model can fit it
         constant = context.asked.get("constant_targets")
         if constant == 0 or context.loss.own or targets.rows < _MIN_ROWS or not _same(targets):
             return None

@@ -10,7 +10,7 @@ from autotrainer.records.signals import Floats
 from autotrainer.rule import Finding, Rule, RunHistory, Severity, TaskContext, Threshold, thresholds
 from autotrainer.rules._shared.layers import last_epochs, names, squashing_layers, weight_layers
 from autotrainer.rules._shared.outcome import OUTCOME_NEEDS, outcome
-from autotrainer.rules._shared.trends import geometric_mean, last_median, recent
+from autotrainer.rules._shared.trends import geometric_mean, last_median, recent, solved
 
 __all__ = ["VanishingGradient"]
 
@@ -130,8 +130,9 @@ class VanishingGradient(Rule):
         first, last = float(norms[0]), float(norms[-1])
         if not (np.isfinite(first) and np.isfinite(last)) or not (squashing or first <= self.threshold("first")):
             return None
-        if last == 0 and np.isinf(history.losses[1][-1:]).any():
-            return None  # reported by nonfinite
+        losses = history.losses[1]
+        if last == 0 and (np.isinf(losses[-1:]).any() or solved(losses, 1)):
+            return None  # reported by nonfinite, or nothing is left to learn
         ratio = first / last if last > 0 else (0.0 if first == 0 else np.inf)
         signal = _signal_ratio(last_median(history.layer("activation_spread")), squashing)
         if not np.fmin(ratio, signal) <= self.threshold("ratio"):

@@ -13,6 +13,7 @@ __all__ = ["WorseThanSimpleModel"]
 
 _CONSTANT_NEEDS = frozenset(
     {"above_constant", "metric_score", "constant_score", "judged_rows", "judged_in_training", "permuted_loss"}
+    | {"first_loss"}
 )
 
 _CONFIDENCE = 0.7
@@ -103,7 +104,12 @@ class WorseThanSimpleModel(Rule):
     def _by_constant(self, context: TaskContext, by_simple_model: Finding | None) -> Finding:
         evidence = {name: context.asked[name] for name in sorted(_CONSTANT_NEEDS & set(context.asked))}
         score, constant = evidence["metric_score"], evidence.get("constant_score", math.nan)
-        if math.isnan(constant):
+        if "first_loss" in evidence:
+            message = (
+                f"The loss ended at {about(score, 3)}, no lower than at the first step "
+                f"({about(evidence['first_loss'], 3)}): nothing has been learned."
+            )
+        elif math.isnan(constant):
             message = (
                 f"The validation loss, {about(score, 3)}, is no lower than if the inputs of each row were those of "
                 f"another one ({about(evidence['permuted_loss'], 3)}): the predictions are no better than a constant."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,8 @@ class FitRequest:
         keep: Layer-name patterns (fnmatch) that nothing may touch.
         seed: Seed of every training.
         test: Test data, or None.
+        judged_on: What trainings are judged on: ``validation`` data, or the ``training`` rows if none of them can be
+            spared; `validation` has the same rows then.
     """
 
     model: Any
@@ -100,6 +102,7 @@ class FitRequest:
     keep: tuple[str, ...] = ()
     seed: int = 0
     test: Data | None = None
+    judged_on: Literal["validation", "training"] = "validation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +201,9 @@ class Trained:
         predict: Function of inputs (in the form of the data) that returns raw outputs, shape (rows, ...).
         evaluate: Function of data that returns an `Evaluation`.
         paused: Handle to continue the training if it is paused, else None.
+        losses_with_mean_outputs: Function of data that returns the loss of each batch, and what it is if the model's
+            outputs are replaced by their mean over the batch; both empty if the loss does not call the model as a
+            whole. None if the backend can't tell.
     """
 
     model: Any
@@ -206,6 +212,7 @@ class Trained:
     predict: Callable[[Any], NDArray[np.float64]]
     evaluate: Callable[[Data], Evaluation]
     paused: PausedTraining | None = None
+    losses_with_mean_outputs: Callable[[Data], tuple[NDArray[np.float64], NDArray[np.float64]]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from autotrainer.adapter.observer import Recorder
-from autotrainer.adapter.spec import Evaluation, Support, Trained, TrainingSpec
+from autotrainer.adapter.spec import Evaluation, Support, SupportLevel, Trained, TrainingSpec
 from autotrainer.edits import Edit
 from autotrainer.records.data import ArrayData, Data
 from autotrainer.records.nonfinite import FirstNonfinite
@@ -77,12 +77,22 @@ class Trainer(ABC):
     """The context of the original training."""
     first: bool = True
     """Whether the next training is the first one, which alone runs objects such as the user's Keras callbacks."""
+    runs_callbacks: bool = False
+    """Whether the first training runs objects of the user's that must see it as a whole."""
     resumable: bool = False
     """Whether a training can be paused at the end of an epoch and continue unaffected by others run meanwhile."""
 
     @abstractmethod
     def supports(self, edit: Edit) -> Support:
         """Return whether a training with this edit can be run, and if not, why."""
+
+    def supports_together(self, edits: Sequence[Edit]) -> Support:
+        """Return whether a training with all of these edits can be run, and if not, why.
+
+        The default takes each by itself. Where one gives the output another width, a backend judges the others by that.
+        """
+        supports = [self.supports(edit) for edit in edits]
+        return next((support for support in supports if not support), Support(SupportLevel.REBUILD))
 
     def identity(self) -> Mapping[str, Any]:
         """Return the parts that identify the original training: see `autotrainer.workers.fingerprint.digest`."""

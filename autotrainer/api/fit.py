@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from typing import Any, Literal
 from autotrainer import plugins, registry
 from autotrainer.adapter.backend import Backend
 from autotrainer.adapter.spec import FitRequest
-from autotrainer.api.fit_data import class_index_error, ignored_class, prepare_data
+from autotrainer.api.fit_data import class_index_error, ignored_class, prepare_data, validates_on_training_rows
 from autotrainer.api.options import check_keep, check_loss, names
 from autotrainer.config import log_folder, switched_off
 from autotrainer.edits.base import Count, Whole, checked, shorten
@@ -22,6 +23,7 @@ from autotrainer.scoring.metric_selection import MetricSelection
 from autotrainer.scoring.scorer import Scorer
 from autotrainer.search.planner import Planner, unprepared
 from autotrainer.search.preflight import preflight, thaw
+from autotrainer.search.repair_loop import Until
 from autotrainer.search.session import Session
 from autotrainer.training.budget import Budget
 from autotrainer.training.progress import Progress
@@ -51,6 +53,7 @@ def fit(
     extra_memory: bool = True,
     keep: str | Iterable[str] = (),
     forbid: str | Iterable[str] = (),
+    until: Literal["healthy", "budget"] = "healthy",
     budget: float | timedelta | None = None,
     test_data: Any = None,
     select: str | Iterable[str] | None = None,
@@ -69,11 +72,26 @@ def fit(
     training by validation score is returned. The objects passed in are not changed, nor are the caller's random states.
     Equal calls give equal results, bitwise on a CPU, unless the budget is a wall time.
 
+    Once an error with high confidence proves a cause that a safe repair removes, usually after 2% of the work, the
+    baseline is paused and the repaired training runs first. Then the baseline is trained again from its start, until
+    its end or until it is certain to stay behind: because the repaired training has no error left and no training can
+    be better by more than noise (its accuracy could not, or its R² is 0.99 or more); because after a fiftieth, a
+    sixteenth, an eighth, a quarter or half of the epochs the repaired training was better at equal work (99.9%
+    one-sided, on paired validation rows), and its final score is out of reach; or because it is stuck. The final score
+    is out of reach if the baseline was still at the level of a constant prediction, and the repaired training clearly
+    above it; or if as much gain as from the last doubling of its work, plus noise, from each further doubling would not
+    suffice. So the result is never worse than the baseline at its end by more than noise, unless the baseline learns
+    nothing at first and then overtakes a training in which the cause is repaired. The baseline is never paused with
+    ``repair=False``, with Keras callbacks that are objects, with a wall time as the budget, or if the budget does not
+    allow both trainings. Later attempts are ended early if they are certain to stay behind the best one.
+
     Args:
         model: ``torch.nn.Module``, ``keras.Model``, or a callable without arguments that builds one.
         train_data: ``(x, y)`` or ``(x, y, sample_weight)`` of arrays or tensors, where x may also be a tuple or dict of
             them; or a loader or data set of the framework.
-        validation_data: The same. None holds back 20% of ``(x, y)``, drawn with the seed and stratified by class.
+        validation_data: The same. None holds back 20% of ``(x, y)``, drawn with the seed and stratified by class. If
+            these are too few to show anything (below five, that is with fewer than 25 rows, or because classes have a
+            single row), or ``x`` is a truth table, the training is judged on the training rows: `Result.judged_on`.
             Required for loaders, data sets and time-ordered data.
         loss: PyTorch: loss module or callable. Keras: loss or name; None for a compiled model.
         optimizer: PyTorch: optimizer over ``model.parameters()``, or callable(params). Keras: optimizer or name; None
@@ -93,6 +111,10 @@ def fit(
         extra_memory: Whether repairs may use more memory.
         keep: Layer-name patterns (``fnmatch``) of layers that repairs must not change.
         forbid: Names of repairs that must not be used.
+        until: When to end: ``healthy`` with the first repaired training, and at once if there is no error; ``budget``
+            goes on for as long as there is something to gain, also after a training without an error. It refines what
+            helped (learning rate, epochs, width, batch size, …), combines edits, leaves out single ones, and searches
+            settings. The result is the best score; the smallest plan, if several are equal within noise.
         budget: Total work as a multiple of the original training, which is included (> 0, reproducible); or a wall
             time. None allows three trainings or one minute, whichever is more, but at most 30 minutes beyond the
             baseline.
@@ -135,20 +157,24 @@ def fit(
     if resume and log_dir is None:
         raise ConfigError("resume=True needs log_dir: the folder with the journal to continue")
     workers = checked("workers", workers, Count | Literal["ray"])
+    until = checked("until", until, Until)
     epochs, batch_size = checked("epochs", epochs, Count), checked("batch_size", batch_size, Count)
     check_loss("loss", loss)
     work_budget = Budget(budget)
     kept, forbidden = names("keep", keep), names("forbid", forbid)
     planner = Planner(registry.repairs(), unprepared, strategy, max_change, extra_memory, forbidden)
-    train, validation, test = prepare_data(train_data, validation_data, test_data, seed)
+    actual_loss = getattr(model, "loss", None) if loss is None else loss
+    train, validation, test, judged_on = prepare_data(train_data, validation_data, test_data, seed, actual_loss)
     with ExitStack() as stack:
         backend = _backend(model, stack)
         request = FitRequest(
             model, train, validation, loss, optimizer, epochs, batch_size, step, scheduler,
-            dict(_mapping("fit_args", fit_args)), kept, seed, test,
+            dict(_mapping("fit_args", fit_args)), kept, seed, test, judged_on,
         )  # fmt: skip
         trainer = backend.trainer(request)
-        planner.supports = trainer.supports
+        planner.supports, planner.supports_together = trainer.supports, trainer.supports_together
+        if validates_on_training_rows(request, trainer):
+            request = replace(request, judged_on="training")
         off = switched_off()
         if workers != 1 and repair and not off:
             check_sendable(workers, request, metric)
@@ -167,7 +193,7 @@ def fit(
                 **trainer.identity(), train_data=train, validation_data=validation, test_data=test, epochs=epochs,
                 batch_size=batch_size, metric=metric, mode=mode, step=step, scheduler=scheduler,
                 fit_args=request.fit_args, repair=repair, strategy=strategy, max_change=max_change,
-                extra_memory=extra_memory, keep=kept, forbid=forbidden, budget=str(budget),
+                extra_memory=extra_memory, keep=kept, forbid=forbidden, until=until, budget=str(budget),
                 choice_of_rules=[(type(rule), vars(rule)) for rule in rules], seed=seed,
             )  # fmt: skip
             request_identity |= versions(backend.package, trainer.context.engine)
@@ -175,9 +201,10 @@ def fit(
         progress_display = stack.enter_context(Progress(progress))
         session = Session(
             trainer=trainer, request=request, rules=() if off else tuple(rules), budget=work_budget,
-            scorer=Scorer(choice, trainer.context, train, masked), planner=planner if repair and not off else None,
+            scorer=Scorer(choice, trainer.context, train, masked, exact=request.judged_on == "training"),
+            planner=planner if repair and not off else None,
             backend=backend, test=test, log_dir=None if off else log_dir, progress=progress_display,
-            preflight_fix=fix, journal=journal, workers=workers,
+            preflight_fix=fix, journal=journal, workers=workers, until=until,
         )  # fmt: skip
         return session.run()
 

@@ -3,30 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
 from autotrainer.adapter.spec import FitRequest
+from autotrainer.adapter.trainer import Trainer
 from autotrainer.errors import DataError
-from autotrainer.records.data import ArrayData, Data, normalize
+from autotrainer.records.data import ArrayData, Data, arrays_of, normalize
 from autotrainer.records.task import TaskContext
-from autotrainer.training.holdout import hold_out
+from autotrainer.training.holdout import can_hold_out, hold_out
 
-__all__ = ["class_index_error", "ignored_class", "prepare_data"]
+__all__ = ["class_index_error", "ignored_class", "prepare_data", "validates_on_training_rows"]
+
+_SMALL = 256
+"""Training rows up to which they are compared with the validation rows, to see whether these are the same."""
 
 
-def prepare_data(train_data: Any, validation_data: Any, test_data: Any, seed: int) -> tuple[Data, Data, Data | None]:
-    """Return training, validation and test data in normalized form.
+def prepare_data(
+    train_data: Any, validation_data: Any, test_data: Any, seed: int, loss: Any = None
+) -> tuple[Data, Data, Data | None, Literal["validation", "training"]]:
+    """Return training, validation and test data in normalized form, and on which of the first two to judge.
+
+    Without validation data, some training rows are held back for it. If there are too few, the validation data returned
+    are the training data.
+
+    Args:
+        train_data: The user's argument, as the two after it.
+        validation_data: The same.
+        test_data: The same.
+        seed: Seed of the draw.
+        loss: The loss, or its name.
 
     Raises:
         DataError: If data are invalid, differ in form, or no validation data are given and none can be held back.
     """
     train = normalize(train_data, "train_data")
+    judged_on: Literal["validation", "training"] = "validation"
     if validation_data is not None:
         validation = normalize(validation_data, "validation_data")
     elif isinstance(train, ArrayData):
-        train, validation = hold_out(train, seed)
+        indices = _takes_indices(loss)
+        if can_hold_out(train, indices=indices):
+            train, validation = hold_out(train, seed, indices=indices)
+        else:
+            validation, judged_on = train, "training"
     else:
         raise DataError(
             f"train_data is a {type(train.source).__name__}, from which no validation rows can be held back: pass "
@@ -36,7 +57,39 @@ def prepare_data(train_data: Any, validation_data: Any, test_data: Any, seed: in
     for name, other in (("validation_data", validation), ("test_data", test)):
         if isinstance(train, ArrayData) and isinstance(other, ArrayData):
             _check_same_form(train, other, name)
-    return train, validation, test
+    return train, validation, test, judged_on
+
+
+def validates_on_training_rows(request: FitRequest, trainer: Trainer) -> bool:
+    """Return whether the validation rows are the training rows, and these are too few to hold any back instead.
+
+    With more rows this is a fault that a rule reports.
+
+    Args:
+        request: The request, in normalized form.
+        trainer: Reads loaders and data sets, if they are known to be small.
+    """
+    parts = (request.train, request.validation)
+    small = (trainer.context.train_rows or _SMALL + 1) <= _SMALL
+    if not small or request.judged_on == "training":
+        return bool(request.judged_on == "training")
+    train, validation = (part if isinstance(part, ArrayData) else trainer.sample(part, _SMALL + 1) for part in parts)
+    if train is None or validation is None or train.rows != validation.rows:
+        return False
+    if can_hold_out(train, indices=_takes_indices(request.loss)):
+        return False
+    return _sorted_rows(train) == _sorted_rows(validation)
+
+
+def _sorted_rows(data: ArrayData) -> list[bytes]:
+    arrays = (*arrays_of(data.inputs), data.targets)
+    return sorted(b"".join(array[row].tobytes() for array in arrays) for row in range(data.rows))
+
+
+def _takes_indices(loss: Any) -> bool:
+    """Return whether a loss takes class indices, as far as its name or its attributes tell."""
+    name = loss if isinstance(loss, str) else type(loss).__name__
+    return "sparse_categorical" in name or hasattr(loss, "ignore_index") or hasattr(loss, "ignore_class")
 
 
 def _check_same_form(train: ArrayData, other: ArrayData, name: str) -> None:

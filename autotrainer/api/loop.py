@@ -23,7 +23,7 @@ from autotrainer.reporting.result import Result
 from autotrainer.scoring.metrics import Mode
 from autotrainer.search.candidate import Candidate
 from autotrainer.search.planner import Planner, unprepared
-from autotrainer.search.repair_loop import RepairLoop
+from autotrainer.search.repair_loop import RepairLoop, Until
 from autotrainer.training.budget import Budget
 from autotrainer.training.loop_run import LoopScore, ManagedLoopRun
 from autotrainer.training.trial import Trial
@@ -78,6 +78,7 @@ class Loop(ObjectsInUse):
         extra_memory: Whether repairs may use more memory.
         keep: Layer-name patterns of layers that repairs must not change.
         forbid: Names of repairs that must not be used.
+        until: ``healthy`` or ``budget``.
         budget: Total work as a multiple of the original training, which is included; or a wall time. None allows three
             trainings or one minute, whichever is more. Validation in the user's loop is not counted.
         select: Problems to detect.
@@ -112,6 +113,7 @@ class Loop(ObjectsInUse):
         extra_memory: bool = True,
         keep: str | Iterable[str] = (),
         forbid: str | Iterable[str] = (),
+        until: Literal["healthy", "budget"] = "healthy",
         budget: float | timedelta | None = None,
         select: str | Iterable[str] | None = None,
         ignore: str | Iterable[str] = (),
@@ -143,10 +145,12 @@ class Loop(ObjectsInUse):
         self._trainer: LoopTrainer = backend.loop(request)
         planner.supports = self._trainer.supports
         self._repair_loop = RepairLoop(
-            planner if repair and not off else None, self._budget, backend.name, self._spec.epochs
-        )
+            planner if repair and not off else None, self._budget, backend.name, self._spec.epochs,
+            until=checked("until", until, Until),
+        )  # fmt: skip
         self._objects: LoopObjects = self._trainer.given
         self._best_objects = self._objects
+        self._kept: list[tuple[Trial, LoopObjects]] = []
         self._run: ManagedLoopRun | None = None
         self._baseline_run: ManagedLoopRun | None = None
         self._checkpoint_epoch = 0
@@ -246,8 +250,9 @@ class Loop(ObjectsInUse):
             raise
         else:
             self._repair_loop.add(candidate, trial)
-            if self._repair_loop.best is trial:
-                self._best_objects = self._objects
+            self._kept = [(t, objects) for t, objects in (*self._kept, (trial, self._objects)) if t.trained is not None]
+            of_best = (objects for kept, objects in self._kept if kept is self._repair_loop.best)
+            self._best_objects = next(of_best, self._best_objects)
 
     def _train(self, spec: TrainingSpec, candidate: Candidate | None = None) -> Generator[int, None, Trial]:
         """Run one training: that of a candidate, or the original one.

@@ -37,6 +37,7 @@ from autotrainer.training.budget import Budget
 
 __all__ = [
     "GOOD_SCORE",
+    "HELD_OUT_FACTS",
     "MISMATCH_FACTS",
     "OVERLAP_FACTS",
     "ROWS",
@@ -79,6 +80,8 @@ MISMATCH_FACTS = frozenset(
     }
 )  # fmt: skip
 """Facts of `validation_mismatch`."""
+HELD_OUT_FACTS = OVERLAP_FACTS | MISMATCH_FACTS | frozenset(_BASELINE_FACTS + _COMPARED_FACTS)
+"""Facts that need validation data other than the training data."""
 _MODEL_FACTS = ("train_score", "permuted_score", "input_gain", "input_gain_error")
 
 _NO_CAUSE = frozenset(
@@ -208,16 +211,33 @@ class Diagnostics:
         """Compare the model with baseline models, unless it came out well."""
         if not self.needs.intersection(_BASELINE_FACTS + _COMPARED_FACTS):
             return
+        run.monitor.learn(self.compare_attempt(run.monitor.context, trained, run, self.scorer))
+        if "misaligned_score" in self.needs and isinstance(self.train, ArrayData) and self._at_chance:
+            self._align(self.train, run)
+
+    def compare_attempt(self, baseline: TaskContext, trained: Trained, run: BaseRun, _: Scorer) -> dict[str, float]:
+        """Compare a model with baseline models unless it came out well, and fit these if need be.
+
+        Args:
+            baseline: Context of the original training.
+            trained: The model.
+            run: The core's side of its training; accounts for the work.
+        """
         score = None if run.evaluation is None else self.scorer.score_rows(run.evaluation)
         good = score is not None and score.value >= GOOD_SCORE
         if good and not cause_unknown(run.monitor.findings, self._above_trivial(run)):
-            return
-        self._fit_baselines(run.monitor.context)
-        if self.comparison is not None:  # it runs in any case, as a verdict needs it
-            run.afford(min(self.comparison.work, int(self._half)))
-            run.monitor.learn({**self.comparison.facts, **self.comparison.compare(trained, run, self.scorer)})
-        if "misaligned_score" in self.needs and isinstance(self.train, ArrayData) and self._at_chance:
-            self._align(self.train, run)
+            return {}
+        run.afford(self.fit(baseline))  # it runs in any case, as a verdict needs it
+        if self.comparison is None:
+            return {}
+        return {**self.comparison.facts, **self.comparison.compare(trained, run, self.scorer)}
+
+    def fit(self, context: TaskContext) -> int:
+        """Fit the baseline models unless they are fitted; return the operations to charge for that."""
+        if self.comparison is not None or not self.needs.intersection(_BASELINE_FACTS + _COMPARED_FACTS):
+            return 0
+        self._fit_baselines(context)
+        return 0 if self.comparison is None else min(self.comparison.work, int(self._half))
 
     def _align(self, train: ArrayData, run: BaseRun) -> None:
         """Compare the targets with those of other rows; as baseline models, it runs in any case."""
@@ -234,14 +254,15 @@ class Diagnostics:
         facts = self.comparison.facts
         return float(self.comparison.best.mean()) - facts["trivial_score"] < _CHANCE * (1 - facts["trivial_score"])
 
-    def restore(self, context: TaskContext) -> None:
+    def restore(self, context: TaskContext, baseline: TaskContext | None = None) -> None:
         """Fit the baseline models again that a recorded training was compared with; they are not charged again.
 
         Args:
             context: The context of that training.
+            baseline: That of the original training; None if it is the same.
         """
-        if "simple_rows" in context.asked:
-            self._fit_baselines(context)
+        if self.comparison is None and "simple_rows" in context.asked:
+            self._fit_baselines(baseline or context)
 
     def _fit_baselines(self, context: TaskContext) -> None:
         if isinstance(self.train, ArrayData) and not suits(self.train, self.scorer.targets, context):

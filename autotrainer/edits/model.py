@@ -27,6 +27,7 @@ __all__ = [
     "InsertNormalization",
     "Reinitialize",
     "ResizeLayers",
+    "ResizeOutputLayer",
     "ScaleOutputLayer",
     "SetOutputActivation",
     "SwapActivation",
@@ -182,6 +183,46 @@ class ResizeLayers(Edit):
 
     def __str__(self) -> str:
         return ", ".join(f"{quoted(name)}: {units} units" for name, units in zip(self.layers, self.units, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeOutputLayer(Edit):
+    """Give the layer that makes the output another number of units (classes, columns).
+
+    If there are several units before and after, those that remain keep their weights: unit k stays that of class or
+    column k. All others get the default initialization of the layer.
+
+    Attributes:
+        units: The new number of units, from 1 to 1,000,000.
+        layers: The layer that makes the output. Determined when the training is built if it is left out; the plan of a
+            run holds it.
+        followers: Layers whose number of inputs changes with it, and ``inputs``, these numbers, as in `ResizeLayers`.
+        inputs: Numbers of inputs of the followers, from 1 to 1,000,000, one each.
+    """
+
+    change: ClassVar[int] = 3
+    affects: ClassVar[str | None] = "output"
+    example_values: ClassVar[Mapping[str, Any]] = {"units": 2}
+    units: _Width
+    layers: tuple[str, ...] = ()
+    followers: tuple[str, ...] = ()
+    inputs: tuple[_Width, ...] = ()
+
+    def __post_init__(self) -> None:
+        Edit.__post_init__(self)
+        if len(self.layers) > 1:
+            raise ConfigError(f"ResizeOutputLayer takes one layer, not {len(self.layers)}")
+        if len(self.followers) != len(self.inputs):
+            raise ConfigError("ResizeOutputLayer needs as many numbers of inputs as followers")
+
+    @classmethod
+    def example(cls, layers: tuple[str, ...]) -> ResizeOutputLayer:
+        """Return an edit that gives the output two units, whichever layer makes it."""
+        return cls(2)
+
+    def __str__(self) -> str:
+        name = f" {quoted(self.layers[0])}" if self.layers else ""
+        return f"output layer{name}: {self.units} {'unit' if self.units == 1 else 'units'}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,9 +122,9 @@ def finite_rows(data: ArrayData) -> NDArray[np.int64]:
     finite = np.ones(data.rows, bool)
     for array in (*arrays_of(data.inputs), data.targets):
         if array.dtype.kind in "fc":
-            finite &= np.isfinite(array).reshape(data.rows, -1).all(axis=1)
+            finite &= np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
         elif array.dtype.kind == "V":  # narrow floating types, which np.isfinite does not take
-            finite &= np.isfinite(array.astype(np.float32)).reshape(data.rows, -1).all(axis=1)
+            finite &= np.isfinite(array.astype(np.float32)).all(axis=tuple(range(1, array.ndim)))
     return np.flatnonzero(finite)
 
 

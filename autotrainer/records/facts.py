@@ -37,6 +37,7 @@ FACTS = (
     "judged_rows",  # number of rows of these scores
     "judged_in_training",  # 1 if these are training rows, as the validation rows are too few; else 0
     "permuted_loss",  # if that score is unknown: its loss if each row has the inputs of another one
+    "first_loss",  # if that score is unknown, and the loss has not fallen: the loss of the first step
     # measured only if training looks suspicious; scores are accuracies or R², the trivial predictor is the most common
     # class or the mean
     "train_score",  # of the network, on training rows

@@ -248,7 +248,7 @@ class TaskContext:
         enough_units = self.output_units is not None and self.output_units >= max(2, targets.classes)
         sequence = targets.integer_type and targets.width != self.output_units  # one class index per time step
         indices = targets.integral and targets.classes and targets.minimum >= 0 and (targets.width == 1 or sequence)
-        if indices and enough_units:
+        if indices and (enough_units or self._classes_of_few_units(targets)):
             return "multiclass"
         if self.loss.classifies and targets.soft:
             return "regression"
@@ -258,6 +258,19 @@ class TaskContext:
         if probability and self.loss.family == "custom" and targets.integral and len(targets.values) == 2:
             return "binary"  # a custom loss with labels such as 1 and 2
         return "regression"
+
+    def _classes_of_few_units(self, targets: TargetSummary) -> bool:
+        """Return whether whole numbers are class indices although the output has too few units for the classes.
+
+        There is one for each row, and the loss is that of a classifier, and at least half of the numbers up to the
+        largest one occur; or the output is a probability, and a few numbers run from 0 without a gap.
+        """
+        if targets.rank > 2 or targets.width != 1 or targets.classes < 3:
+            return False
+        if self.loss.classifies:
+            return targets.maximum < 2 * targets.classes
+        probability = self.output_activation in ("sigmoid", "hard_sigmoid", "softmax")
+        return probability and targets.values == tuple(range(targets.classes))
 
     def cut(self, targets: TargetSummary) -> float:
         """Return the threshold above which a single output unit predicts the positive class."""
@@ -323,8 +336,13 @@ def correct_values(
         one_hot = targets.shape == outputs.shape
         labels = np.argmax(targets, axis=class_axis) if one_hot else targets.reshape(predicted.shape)
         mask = np.ones(predicted.shape, bool) if one_hot else labels >= 0
+    elif kind == "multiclass" and outputs.size == rows:  # a single unit can predict the classes 0 and 1 alone
+        predicted = (outputs.reshape(rows, -1) > cut).astype(np.int64)
+        labels = targets.argmax(axis=-1) if targets.size > rows else targets
+        labels = labels.reshape(rows, 1)
+        mask = labels >= 0
     else:
         predicted = outputs.reshape(rows, -1) > cut
         labels = targets.reshape(rows, -1) > 0.5 if targets.min(initial=0) >= 0 else targets.reshape(rows, -1) > 0
-        mask = np.ones(predicted.shape, bool)
+        mask = np.ones(np.broadcast_shapes(predicted.shape, labels.shape), bool)  # a single output predicts all labels
     return predicted == labels, mask

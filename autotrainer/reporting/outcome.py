@@ -58,7 +58,11 @@ class Outcome:
     epochs: int = 0
     """Planned epochs; 0 if unknown."""
     mode: str = "max"
+    baseline_epochs: int = 0
+    baseline_steps: int = 0
+    baseline_ended: str = ""
     rerun_scores: tuple[float, ...] = ()
     """Scores of the chosen training with other seeds."""
     baseline_rerun_scores: tuple[float, ...] = ()
     """Scores of the original training with other seeds."""
+    judged_on: str = "validation"

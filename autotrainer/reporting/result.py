@@ -33,7 +33,8 @@ class Attempt:
             for a full training.
         verdict: Set for a rerun with another seed, which checks whether a gain is due to chance: ``holds``,
             ``refuted``, or ``open`` while undecided. Empty for all other attempts. A rerun of the original training
-            has a plan without repairs.
+            has a plan without repairs. ``original`` for the original training, which went on after it had been
+            paused: also a plan without repairs.
     """
 
     plan: RepairPlan
@@ -42,7 +43,7 @@ class Attempt:
     findings: tuple[Finding, ...]
     cost: float
     epochs: int | None = None
-    verdict: Literal["", "open", "holds", "refuted"] = ""
+    verdict: Literal["", "open", "holds", "refuted", "original"] = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -65,10 +66,11 @@ class Result:
 
     Attributes:
         status: ``healthy`` (no errors, and a score clearly better than a constant prediction and not clearly below
-            simple models, as far as these are known; nothing tried), ``repaired`` (better than the baseline by more
-            than noise, no errors remain), ``improved`` (better by more than noise, errors remain) or ``unrepaired``
-            (the baseline is returned; also if the budget or an interrupt ended it before half of its epochs, too early
-            to call it healthy).
+            simple models, as far as these are known; nothing tried, or nothing better with ``until="budget"``),
+            ``repaired`` (better than the baseline by more than noise, no errors remain; with ``until="budget"`` the
+            baseline may have had none either), ``improved`` (better by more than noise, errors remain) or
+            ``unrepaired`` (the baseline is returned; also if the budget or an interrupt ended it before half of its
+            epochs, too early to call it healthy).
         stopped_by: ``done``, ``budget`` or ``interrupt``.
         model: The trained model, in evaluation mode; never worse on the validation data than the baseline.
         optimizer: The optimizer that trained it.
@@ -85,10 +87,19 @@ class Result:
         mode: ``max`` or ``min``: whether higher or lower scores are better.
         notes: Reasons why repairs were not used, by the name of the repair.
         epochs: Planned epochs.
-        doubtful: Whether the gain exceeds the noise, but is not significant at the 99.9% level and was not confirmed
+        baseline_epochs: Complete epochs of the baseline.
+        baseline_steps: Training steps of the baseline.
+        baseline_ended: Why the baseline ended early: ``stuck`` (an error showed that it learns nothing more), or
+            ``beaten`` (its cause is proven, and it was certain to be no better than the repaired training at its end);
+            empty if it did not. `baseline_score` is then that of where it ended.
+        doubtful: Whether the gain exceeds the noise, but is not significant at the 99.9% level (a higher one after
+            more than 50 attempts) and was not confirmed
             with another seed (no budget left, or interrupted): it may be due to chance, as one attempt among several.
             False does not say how large the gain is with other seeds: the noise is that of the validation rows, and
             a rerun keeps the model's initial weights. The report says with how many seeds the gain was measured.
+        judged_on: ``validation``: all scores but those on test data are on validation data. ``training``: they are on
+            the training rows, none of which can be spared for validation: they show that the model can fit these rows,
+            not that it generalizes.
     """
 
     status: Literal["healthy", "repaired", "improved", "unrepaired"]
@@ -109,6 +120,10 @@ class Result:
     notes: Mapping[str, str] = field(default_factory=dict)
     epochs: int = 0
     doubtful: bool = False
+    judged_on: Literal["validation", "training"] = "validation"
+    baseline_epochs: int = 0
+    baseline_steps: int = 0
+    baseline_ended: Literal["", "stuck", "beaten"] = ""
 
     def report(self) -> Report:
         """Return the report: outcome, findings, repair plan, attempts and curves."""
@@ -127,10 +142,14 @@ class Result:
             attempts=tuple(_row(attempt, chosen) for attempt in self.attempts),
             left_out=dict(self.notes),
             doubtful=self.doubtful,
+            baseline_epochs=self.baseline_epochs,
+            baseline_steps=self.baseline_steps,
+            baseline_ended=self.baseline_ended,
             epochs=self.epochs,
             mode=self.mode,
             rerun_scores=() if chosen is None else self._rerun_scores(chosen),
             baseline_rerun_scores=self._rerun_scores(None),
+            judged_on=self.judged_on,
         )
         curves = {name: points(range(len(v)), v) for name, v in self.history.items() if name in ("loss", "val_loss")}
         facts = {"epochs": max((len(v) for v in self.history.values()), default=0)}
@@ -138,7 +157,7 @@ class Result:
 
     def _rerun_scores(self, plan: RepairPlan | None) -> tuple[float, ...]:
         """Return the scores of a plan's reruns with other seeds; None for those of the baseline."""
-        reruns = [a for a in self.attempts if a.verdict]
+        reruns = [a for a in self.attempts if a.verdict not in ("", "original")]
         chosen = [a for a in reruns if (_is_same(a.plan, plan) if plan is not None else not a.plan.repairs)]
         return tuple(a.score for a in chosen if a.score is not None)
 

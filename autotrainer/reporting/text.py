@@ -13,12 +13,14 @@ from autotrainer.reporting.outcome import AttemptRow, Outcome
 from autotrainer.safe_text import escaped, safe_line
 
 __all__ = [
+    "JUDGED_ON_TRAINING",
     "MAX_CONSEQUENCES",
     "RERUN_VERDICTS",
     "UNCONFIRMED",
     "attempt_scope",
     "count",
     "headline",
+    "judged_rows",
     "number",
     "render",
     "repair_names",
@@ -33,6 +35,11 @@ MAX_CONSEQUENCES = 2
 
 UNCONFIRMED = (
     "The gain may be due to chance: it is not significant at the 99.9% level and was not confirmed with another seed."
+)
+
+JUDGED_ON_TRAINING = (
+    "Judged on the training rows, none of which can be spared for validation: shows that the model can fit them, not "
+    "that it generalizes."
 )
 
 RERUN_VERDICTS = {"holds": "the gain holds", "refuted": "the gain does not hold"}
@@ -89,7 +96,8 @@ def headline(findings: Sequence[Finding], run: Mapping[str, Any]) -> str:
 def verdict(outcome: Outcome) -> str:
     """Return the status of a managed training with the reason for it."""
     if outcome.status == "healthy":
-        return "healthy: no errors were found in the training or its outcome, so no repair was tried."
+        tried = "no attempt was better by more than noise" if outcome.attempts else "so no repair was tried"
+        return f"healthy: no errors were found in the training or its outcome, {tried}."
     if outcome.status in ("repaired", "improved"):
         errors = "and no errors remain" if outcome.status == "repaired" else "but errors remain"
         if math.isnan(outcome.baseline_score):
@@ -107,14 +115,35 @@ def work(outcome: Outcome) -> str:
     return f"{outcome.cost:.2f}× the cost of one training{stopped}"
 
 
+def judged_rows(outcome: Outcome) -> str:
+    """Return a note if the scores are those of the training rows; else empty."""
+    return JUDGED_ON_TRAINING if outcome.judged_on == "training" else ""
+
+
+def baseline_end(outcome: Outcome) -> str:
+    """Return where and why the original training ended early; empty if it did not."""
+    reason = {
+        "stuck": "it was stuck",
+        "beaten": "its cause is proven, and at its end it would not be better than the repaired run",
+    }.get(outcome.baseline_ended)
+    if reason is None:
+        return ""
+    planned = f" of {outcome.epochs}" if outcome.epochs else ""
+    return (
+        f"The original run was not trained to its end, but ended after {outcome.baseline_epochs}{planned} epochs and "
+        f"{count(outcome.baseline_steps, 'step')}: {reason}. Its score is the one "
+        "there, not what it might have reached."
+    )
+
+
 def selection_bias(outcome: Outcome) -> str:
     """Return the note that the best of several scores on the same rows is optimistic; empty with test data."""
     scored = sum(a.score is not None and not a.verdict for a in outcome.attempts)
     if outcome.test_score is not None or not scored:
         return ""
     return (
-        f"{count(scored, 'attempt')} and the original run were compared on the same validation set, so the best "
-        "score there is slightly optimistic; pass test_data= for an unbiased one."
+        f"{count(scored, 'attempt')} and the original run were compared on the same {outcome.judged_on} set, so the "
+        "best score there is slightly optimistic; pass test_data= for an unbiased one."
     )
 
 
@@ -125,7 +154,7 @@ def seed_scope(outcome: Outcome) -> str:
     if not outcome.rerun_scores:
         return (
             "The gain was measured with one seed and one set of initial weights, and its noise is that of the "
-            "validation rows: other seeds may give a smaller gain."
+            f"{outcome.judged_on} rows: other seeds may give a smaller gain."
         )
     new, old = (outcome.score, *outcome.rerun_scores), (outcome.baseline_score, *outcome.baseline_rerun_scores)
     gain = (sum(new) / len(new) - sum(old) / len(old)) * (1 if outcome.mode == "max" else -1)
@@ -143,6 +172,8 @@ def _spread(scores: Sequence[float]) -> str:
 
 def attempt_scope(attempt: AttemptRow, outcome: Outcome) -> str:
     """Return how an attempt differs from a full training with the usual seed; empty if it does not."""
+    if attempt.verdict == "original":
+        return "again from its start, after it had been paused"
     if attempt.verdict:
         return "with another seed"
     if attempt.epochs is None:
@@ -188,7 +219,13 @@ def _outcome_lines(outcome: Outcome) -> list[str]:
     if outcome.doubtful:
         lines += _wrap(UNCONFIRMED, "  ")
     metric = safe_line(outcome.metric)
-    lines.append(f"  validation {metric}: {number(outcome.baseline_score)} → {number(outcome.score)}")
+    if note := judged_rows(outcome):
+        lines += _wrap(note, "  ")
+    lines.append(
+        f"  {safe_line(outcome.judged_on)} {metric}: {number(outcome.baseline_score)} → {number(outcome.score)}"
+    )
+    if note := baseline_end(outcome):
+        lines += _wrap(note, "  ")
     if note := seed_scope(outcome):
         lines += _wrap(note, "  ")
     if outcome.test_score is not None:
@@ -205,7 +242,7 @@ def _repair_blocks(outcome: Outcome) -> list[list[str]]:
         blocks.append(lines + [f"  {line}" for line in outcome.patch.split("\n")])
     if outcome.attempts:
         lines = ["Attempts:", f"  {'score':>9}  {'cost':>5}  repairs"]
-        for are_reruns, group in groupby(outcome.attempts, key=lambda a: bool(a.verdict)):
+        for are_reruns, group in groupby(outcome.attempts, key=lambda a: a.verdict not in ("", "original")):
             rows = list(group)
             lines += [_reruns_line(rows)] if are_reruns else [_attempt_line(a, outcome) for a in rows]
         if note := selection_bias(outcome):

@@ -61,6 +61,10 @@ def _from_targets(
     ).kind(targets)
     if kind == "multiclass" and units > 1:
         return _classes(outputs, labels, axis, context.loss, accuracy=accuracy)
+    if kind == "multiclass" and not targets.binary and labels.size == outputs.size == len(outputs):
+        # A single unit can't predict most of them, but the output of an attempt may have a unit for each.
+        counts = np.bincount(labels.reshape(-1)[labels.reshape(-1) >= 0].astype(np.int64))
+        return [counts / max(1, counts.sum())]
     columns = labels.reshape(len(labels), -1)
     if columns.size != outputs.size:
         return ()

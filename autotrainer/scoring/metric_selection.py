@@ -85,7 +85,7 @@ class MetricSelection:
         if name == "loss":
             return LossMetric("loss", "min")
         if name == "auc":
-            return WholeMetric("auc", "max", _auc, self._seed)
+            return WholeMetric("auc", "max", _auc, self._seed, perfect=1.0)
         metric: RowMetric | None
         if name == "accuracy":
             metric = accuracy_metric(context, targets, evaluation)
@@ -119,8 +119,11 @@ def accuracy_metric(context: TaskContext, targets: TargetSummary, evaluation: Ev
         outputs, labels = np.asarray(evaluation.outputs), evaluation.targets
         if class_labels and outputs.size == len(outputs):  # a single unit can predict two labels only
             low, high = targets.values if two_labels else (0.0, 1.0)
-            correct = np.where(outputs.reshape(-1) > cut, high, low) == labels.reshape(-1)
+            classes = labels.argmax(axis=-1) if targets.one_hot else labels
+            correct = np.where(outputs.reshape(-1) > cut, high, low) == classes.reshape(-1)
             return np.where(np.isfinite(outputs.reshape(-1)), correct, False).astype(np.float64), None
+        if kind != "multiclass" and outputs.size != labels.size:
+            raise ValueError("outputs and labels have different sizes")
         scores = correct_rows(outputs, labels, kind, cut=cut, class_axis=axis)
         sequence = kind == "multiclass" and labels.ndim > 1 and labels.shape != outputs.shape
         if not sequence or labels.size == len(labels):
@@ -144,22 +147,32 @@ def r2_metric(evaluation: Evaluation, loss: LossInfo | None = None) -> RowMetric
         loss: If it is a binary cross-entropy of logits, R² is that of the probabilities.
     """
     varying = _columns(evaluation.targets).var(axis=0) > 0
-    if not varying.any() or evaluation.outputs.size != evaluation.targets.size:
+    if not varying.any() or not (evaluation.outputs.size == evaluation.targets.size or _is_broadcast(evaluation)):
         return None
     logits = loss is not None and loss.family == "binary_cross_entropy" and loss.expects == "logits"
+    logits &= bool(evaluation.targets.min() >= 0 and evaluation.targets.max() <= 1)  # others are no probabilities
 
     def rows(evaluation: Evaluation) -> tuple[Floats, Floats | None]:
         targets = _columns(evaluation.targets)
-        outputs = np.asarray(evaluation.outputs, np.float64).reshape(targets.shape)
+        outputs = np.asarray(evaluation.outputs, np.float64)
+        outputs = outputs if _is_broadcast(evaluation) else outputs.reshape(targets.shape)
         scale = targets.var(axis=0)
         used = varying & (scale > 0)
         with np.errstate(all="ignore"):
             estimates = np.exp(-np.logaddexp(0.0, -outputs)) if logits else outputs
-            scores = 1 - ((estimates - targets)[:, used] ** 2 / scale[used]).mean(axis=1)
+            errors = (estimates - targets) ** 2
+            errors = errors if errors.shape == targets.shape else errors.mean(axis=1, keepdims=True)
+            scores = 1 - (errors[:, used] / scale[used]).mean(axis=1)
         scores = np.maximum(np.nan_to_num(scores, nan=_MIN_ROW_R2, neginf=_MIN_ROW_R2), _MIN_ROW_R2)
         return np.where(np.isfinite(outputs).all(axis=1), scores, -1.0), None
 
     return RowMetric("r2", "max", rows)
+
+
+def _is_broadcast(evaluation: Evaluation) -> bool:
+    """Return whether a single column of outputs or targets is compared with each of several, as by a loss."""
+    shapes = evaluation.outputs.shape, evaluation.targets.shape
+    return all(len(shape) == 2 for shape in shapes) and shapes[0] != shapes[1] and 1 in (shapes[0][1], shapes[1][1])
 
 
 def _automatic(context: TaskContext, targets: TargetSummary, evaluation: Evaluation) -> Metric:

@@ -26,9 +26,14 @@ __all__ = ["TRIVIAL_R2", "LossMetric", "Metric", "Mode", "RowMetric", "Score", "
 TRIVIAL_R2 = 0.05
 """R² up to which a model is no better than the mean of the targets."""
 
+_LEAST_GAIN = 0.05
+"""Share of the error that a gain must remove where rows have no sampling noise: more than rounding and the order of the
+rows do."""
+
 Mode = Literal["max", "min"]
 
 _RESAMPLES = 200
+_PERFECT = {"accuracy": 1.0, "r2": 1.0, "mse": 0.0, "mae": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,10 @@ class Metric(ABC):
 
     name: str
     mode: Mode = "max"
+    exact: bool = False
+    """Whether the rows are all that a training is judged by: they then have no sampling noise."""
+    perfect: float = math.nan
+    """Score of perfect predictions, which each row then has too; NaN if it is unknown."""
 
     @property
     def sign(self) -> int:
@@ -78,6 +87,9 @@ class Metric(ABC):
     def better(self, new: Score, old: Score, sigmas: float = SIGMAS) -> bool:
         """Return whether a score is better by more than noise; more non-finite predictions are never better.
 
+        On `exact` rows, a gain must remove a twentieth of the error. A higher level than the usual one, which is asked
+        for because seeds differ, must be reached there, too.
+
         Args:
             new: The new score.
             old: The score to compare with.
@@ -87,6 +99,13 @@ class Metric(ABC):
             return False
         if math.isnan(old.value):
             return True
+        if self.exact and sigmas <= SIGMAS:
+            perfect = 0.0 if math.isnan(self.perfect) else self.perfect
+            return self.gain(new, old) > _LEAST_GAIN * abs(perfect - old.value)
+        return self.exceeds_noise(new, old, sigmas)
+
+    def exceeds_noise(self, new: Score, old: Score, sigmas: float = SIGMAS) -> bool:
+        """Return whether a finite score is better by more than the noise of sampled rows; arguments as for `better`."""
         return self.gain(new, old) > 0 and self._exceeds_noise(new, old, sigmas)
 
     @abstractmethod
@@ -111,7 +130,7 @@ class RowMetric(Metric):
         rows: Callable[[Evaluation], tuple[Floats, Floats | None]],
         to_value: Callable[[float], float] = float,
     ) -> None:
-        self.name, self.mode = name, mode
+        self.name, self.mode, self.perfect = name, mode, _PERFECT.get(name, math.nan)
         self._rows, self._to_value = rows, to_value
 
     def score(self, evaluation: Evaluation) -> Score:
@@ -145,10 +164,13 @@ class WholeMetric(Metric):
         mode: Whether higher or lower is better.
         function: Function of targets and raw outputs that returns a number.
         seed: Seed of the bootstrap.
+        perfect: Score of perfect predictions; NaN if it is unknown.
     """
 
-    def __init__(self, name: str, mode: Mode, function: Callable[[Any, Any], Any], seed: int) -> None:
-        self.name, self.mode = name, mode
+    def __init__(
+        self, name: str, mode: Mode, function: Callable[[Any, Any], Any], seed: int, perfect: float = math.nan
+    ) -> None:
+        self.name, self.mode, self.perfect = name, mode, perfect
         self._function, self._seed = function, seed
 
     def score(self, evaluation: Evaluation) -> Score:

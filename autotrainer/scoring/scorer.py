@@ -21,7 +21,7 @@ from autotrainer.scoring.metric_selection import MetricSelection, accuracy_metri
 from autotrainer.scoring.metrics import TRIVIAL_R2, LossMetric, Metric, RowMetric, Score, WholeMetric
 from autotrainer.scoring.significance import row_gains, significant
 
-__all__ = ["Judgement", "Scorer"]
+__all__ = ["FITTED", "Judgement", "Scorer"]
 
 _FEW_ROWS = 10
 """Rows below which a metric without a value per row does not show that a model beats a constant prediction."""
@@ -30,6 +30,9 @@ _MIN_SKILL = 0.5
 is the constant prediction, 1 a perfect model."""
 _MIN_FALL = 0.01
 """Smallest share by which a loss must be below that of a constant prediction."""
+FITTED = 0.01
+"""Share of the error of zero outputs below which a model fits targets that are all the same, such as those of one row:
+a constant prediction is perfect there, and can't be beaten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +67,19 @@ class Scorer:
         context: The original training.
         train: Training data.
         masked: Class index that the loss ignores, and so does the accuracy; None without one.
+        exact: See `Metric`.
     """
 
-    def __init__(self, choice: MetricSelection, context: TaskContext, train: Data, masked: int | None = None) -> None:
+    def __init__(
+        self,
+        choice: MetricSelection,
+        context: TaskContext,
+        train: Data,
+        masked: int | None = None,
+        *,
+        exact: bool = False,
+    ) -> None:
+        self._exact = exact
         self._choice, self._context, self._masked = choice, context, masked
         self._summary = DataSummary()
         if isinstance(train, ArrayData):
@@ -74,6 +87,7 @@ class Scorer:
         self._metric: Metric | None = None
         self._accuracy: Metric | None = None
         self._constant: Score | None = None
+        self._zero_error = math.nan
         self._constant_outputs: list[Floats] | None = None
         self._class_weights: Floats | None = None
 
@@ -103,9 +117,10 @@ class Scorer:
         score = metric.score(countable)
         if self._constant is None and isinstance(metric, RowMetric):
             self._constant = self._constant_score(countable)
+            self._zero_error = self._error_of_zeros(countable)
             self._class_weights = self._weights_of_classes(countable)
         elif self._constant is None and isinstance(metric, LossMetric):
-            loss = self._constant_loss(evaluation)
+            loss, self._zero_error = self._constant_loss(evaluation), self._error_of_zeros(evaluation)
             self._constant = Score(-metric.sign * loss, 0.0, None, None)
         return score
 
@@ -120,6 +135,7 @@ class Scorer:
             if not self.targets.count:
                 self._summary.add_targets(countable.targets)
             self._metric = self._choice.select(self._context, self.targets, countable)
+            self._metric.exact = self._exact
             if len(evaluation.outputs):
                 self._accuracy = accuracy_metric(self._context, self.targets, countable)
         return self._metric
@@ -148,16 +164,29 @@ class Scorer:
             return _judgement(
                 metric, _reweighted(score, self._class_weights), _reweighted(self._constant, self._class_weights)
             )
-        return _judgement(metric, score, self._constant)
+        return _judgement(metric, score, self._constant, self._zero_error)
 
     def judge_rows(self, evaluation: Evaluation) -> Judgement:
         """Compare the score on other rows with that of the best constant prediction on them."""
         metric = self.select_metric(evaluation)
         if isinstance(metric, LossMetric):
             constant = Score(-metric.sign * self._constant_loss(evaluation), 0.0, None, None)
-            return _judgement(metric, metric.score(evaluation), constant)
+            return _judgement(metric, metric.score(evaluation), constant, self._error_of_zeros(evaluation))
         countable = self._countable(evaluation) if isinstance(metric, RowMetric) else evaluation
-        return _judgement(metric, metric.score(countable), self._constant_score(countable))
+        constant_score, zero_error = self._constant_score(countable), self._error_of_zeros(countable)
+        return _judgement(metric, metric.score(countable), constant_score, zero_error)
+
+    def _error_of_zeros(self, evaluation: Evaluation) -> float:
+        """Return the error of outputs that are all zero; NaN if it is unknown or 0, 0 for accuracy and R²."""
+        metric, family = self._metric, self._context.loss.family
+        targets = np.asarray(evaluation.targets, np.float64)
+        if metric is None or not targets.size or metric.name in ("accuracy", "r2"):
+            return 0.0
+        if metric.name == "mae" or (isinstance(metric, LossMetric) and family == "absolute_error"):
+            return float(np.abs(targets).mean()) or math.nan
+        if metric.name == "mse" or (isinstance(metric, LossMetric) and family == "squared_error"):
+            return float(np.square(targets).mean()) or math.nan
+        return math.log(2) if self._context.loss.classifies and isinstance(metric, LossMetric) else math.nan
 
     def _constant_score(self, evaluation: Evaluation, constants: Sequence[Floats] | None = None) -> Score | None:
         """Return the best score of a constant prediction; None if the metric fits none.
@@ -178,7 +207,9 @@ class Scorer:
         given = np.asarray(evaluation.outputs)
         narrow = metric.name == "accuracy" and given.dtype.kind == "f"  # a function of the order of outputs only
         for constant in constants:
-            outputs = np.broadcast_to(constant.astype(given.dtype) if narrow else constant, given.shape)
+            wider = constant.size > given[0].size  # one unit for each of several classes
+            shape = (len(given), *constant.shape) if wider else given.shape
+            outputs = np.broadcast_to(constant.astype(given.dtype) if narrow else constant, shape)
             score = None
             with suppress(Exception):  # a metric of the user's may be undefined there, such as an F score
                 score = metric.score(replace(evaluation, outputs=outputs))
@@ -240,7 +271,7 @@ class Scorer:
         """Return an evaluation with masked class indices negative and rows without finite targets removed."""
         targets = self._unmasked(evaluation.targets if evaluation.counted is None else evaluation.counted)
         outputs = evaluation.outputs
-        if targets.dtype.kind == "f" and len(targets) == len(outputs):
+        if targets.dtype.kind == "f" and 0 < len(targets) == len(outputs):
             finite = np.isfinite(targets).reshape(len(targets), -1).all(axis=1)
             if finite.any() and not finite.all():
                 targets, outputs = targets[finite], outputs[finite]
@@ -253,24 +284,32 @@ class Scorer:
         return np.where(targets == self._masked, MASKED, targets.astype(np.int64))
 
 
-def _judgement(metric: Metric, score: Score, constant: Score | None) -> Judgement:
+def _judgement(metric: Metric, score: Score, constant: Score | None, zero_error: float = math.nan) -> Judgement:
     if constant is None or math.isnan(constant.value):
         return Judgement(True, score.value)
     gain = metric.gain(score, constant)
-    perfect = {"accuracy": 1.0, "r2": 1.0, "auc": 1.0, "mse": 0.0, "mae": 0.0}.get(metric.name, math.nan)
+    perfect = 0.0 if isinstance(metric, LossMetric) else metric.perfect
     room = abs(perfect - constant.value)
+    if room == 0:
+        fits = math.isnan(zero_error) or abs(score.value - constant.value) <= FITTED * zero_error
+        return Judgement(fits, score.value, constant.value)
     skill = gain / room if room > 0 else math.nan
     if isinstance(metric, LossMetric):
         better, decisive = _below_constant(score, constant), True
-        skill = gain / abs(constant.value) if constant.value else math.nan
     elif isinstance(metric, RowMetric):
-        better, decisive = metric.better(score, constant), _is_decisive(constant, perfect)
+        better, decisive = _beats(metric, score, constant), _is_decisive(constant, perfect)
     else:
         rows = 0 if score.evaluation is None else len(score.evaluation.outputs)
-        better, decisive = metric.better(score, constant), rows >= _FEW_ROWS
+        better, decisive = _beats(metric, score, constant), rows >= _FEW_ROWS
     better &= metric.name != "r2" or score.value > TRIVIAL_R2
     value = 0.0 if metric.name == "r2" else constant.value  # exactly, but for rounding
     return Judgement(better, score.value, value, decisive, skill)
+
+
+def _beats(metric: Metric, score: Score, constant: Score) -> bool:
+    """Return whether a score is above that of a constant prediction by more than the noise of the rows."""
+    finite = not math.isnan(score.value) and score.nonfinite <= constant.nonfinite
+    return finite and metric.exceeds_noise(score, constant)
 
 
 def _reweighted(score: Score, weights: Floats) -> Score:

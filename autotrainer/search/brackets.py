@@ -85,6 +85,11 @@ class Bracket(Generic[T]):
         return (self._pending.pop(0), self.lengths[self._rung]) if self._pending else None
 
     @property
+    def ended(self) -> bool:
+        """Whether no entry is left to train, unless all that reach the next rung have failed."""
+        return not self._pending and not (self._scores and self._rung + 1 < len(self.lengths))
+
+    @property
     def leading(self) -> list[T]:
         """Pending entries, and those that may reach the next rung: the best so far of the current one."""
         last = self._rung + 1 == len(self.lengths)

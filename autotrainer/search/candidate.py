@@ -12,7 +12,12 @@ from autotrainer.search.planner import Step
 from autotrainer.search.samplers import SampledSettings
 from autotrainer.training.trial import Trial
 
-__all__ = ["Candidate", "Node"]
+__all__ = ["Candidate", "Node", "penalty"]
+
+_PENALTY = {"best": 0.0, "proven": -3.5, "fewer": 0.0, "other": 4.0, "worse": 12.0}
+"""Steps by which a training to build on is behind the best one, by its outcome."""
+_DEPTH = 4.0
+"""The same for each edit that it has more than the best one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,6 +80,7 @@ class Node:
         worse: Whether it is worse than the best by more than noise.
         was_best: Whether it has been the best training.
         candidate: The candidate that it was tried as; None for the baseline.
+        given_up: Whether its model is no longer kept, so that it can't become the result.
     """
 
     trial: Trial
@@ -86,7 +92,37 @@ class Node:
     worse: bool = False
     was_best: bool = False
     candidate: Candidate | None = None
+    given_up: bool = False
+
+    @property
+    def repair_of(self) -> dict[Edit, str]:
+        """The name of the repair of each of its edits."""
+        if self.candidate is None:
+            return {}
+        return {**self.candidate.base.repair_of, **self.candidate.step.repair_of}
 
 
 def _merged(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*first, *second)))
+
+
+def penalty(node: Node, best: Node, nodes: Sequence[Node]) -> float:
+    """Return by how many steps a training to build on is behind the best one.
+
+    Args:
+        node: The training.
+        best: The best training.
+        nodes: All trainings, the baseline first.
+    """
+    baseline = nodes[0]
+    if node is best:
+        # Proven repairs are needed in any case: build on them.
+        superseded = node is baseline and any(n.proven and not n.worse for n in nodes)
+        return _PENALTY["other" if superseded else "best"]
+    if node.proven and not node.worse:
+        return _PENALTY["proven"]
+    if node is baseline:
+        return _PENALTY["other"]
+    fewer = len(node.trial.errors) < len(best.trial.errors)
+    depth = _DEPTH * max(0, len(node.trial.spec.edits) - len(best.trial.spec.edits))
+    return _PENALTY["worse" if node.worse else "fewer" if fewer else "other"] + depth

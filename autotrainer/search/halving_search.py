@@ -37,6 +37,9 @@ class HalvingSearch:
         baseline: The baseline training.
         budget: Limits the work.
         resumable: Whether paused trainings can continue.
+
+    Attributes:
+        limited: Whether the budget did not allow another halving.
     """
 
     def __init__(
@@ -48,12 +51,14 @@ class HalvingSearch:
         self._bracket: Bracket[Candidate] | None = None
         self._paused: dict[TrainingSpec, Trial] = {}
         self._failures = 0
+        self.limited = False
 
     def next(
         self,
         next_by_evidence: Callable[[], Candidate | None],
         new_candidate: Callable[[Node, Step], Candidate | None],
         bases: Sequence[Node],
+        cost: float = 1.0,
     ) -> Candidate | None:
         """Return the next candidate, or None if nothing is left or fits into the budget.
 
@@ -61,13 +66,19 @@ class HalvingSearch:
             next_by_evidence: Returns the next candidate by evidence, or None.
             new_candidate: Returns the candidate for a step on top of a training, or None if that was tried.
             bases: Trainings on top of which settings are tried, in turn.
+            cost: Work of one of them, in baseline trainings.
         """
         entry = None if self._bracket is None else self._bracket.next()
         if entry is None:
-            width = width_within(self._budget.left, self._rungs, resumable=self._resumable)
+            left = self._budget.left / cost
+            width = width_within(left, self._rungs, resumable=self._resumable) or int(left >= 1)
+            self.limited |= self._sampler is not None and not width
             entries = self._entries(width, next_by_evidence, new_candidate, bases)
+            if len(entries) < 2:  # nothing to compare, or no room for it: one full training
+                self._bracket = None
+                return entries[0] if entries else None
             self._bracket = Bracket(entries, self._rungs, lambda score: self._sign * score)
-            entry = self._bracket.next() if len(entries) > 1 else None
+            entry = self._bracket.next()
         return None if entry is None else self._on_rung(*entry)
 
     def rest_of_rung(self, candidate: Candidate) -> list[Candidate]:
@@ -93,6 +104,11 @@ class HalvingSearch:
             self._sampler.add(candidate.settings, self._sign * score)
         return True
 
+    @property
+    def running(self) -> bool:
+        """Whether a halving has begun and has not ended."""
+        return self._bracket is not None and not self._bracket.ended
+
     def close(self) -> None:
         """Give up all paused trainings."""
         for trial in self._paused.values():
@@ -108,7 +124,7 @@ class HalvingSearch:
     ) -> list[Candidate]:
         if not width or self._sampler is None or self._failures >= _MAX_FAILURES:
             return []
-        entries = [candidate for _ in range(min(_BY_EVIDENCE, width - 1)) if (candidate := next_by_evidence())]
+        entries = [candidate for _ in range(min(_BY_EVIDENCE, max(1, width - 1))) if (candidate := next_by_evidence())]
         for draw in range(_MAX_DRAWS):
             if len(entries) >= width:
                 break
@@ -123,7 +139,10 @@ class HalvingSearch:
 
     def _step(self, settings: SampledSettings) -> Step:
         repairs = tuple(d.repair for d, index in zip(self._dimensions, settings, strict=True) if index is not None)
-        return Step(repairs, (), edits_of(settings, self._dimensions))
+        options = zip(settings, self._dimensions, strict=True)
+        repair_of = {edit: d.repair for index, d in options if index is not None for edit in d.options[index]}
+        edits = edits_of(settings, self._dimensions)
+        return Step(repairs, (), edits, tuple(repair_of[edit] for edit in edits))
 
     def _on_rung(self, candidate: Candidate, epochs: int) -> Candidate:
         full = epochs == self._rungs[-1]

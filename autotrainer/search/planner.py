@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from autotrainer import plugins
 from autotrainer.adapter.spec import Support, SupportLevel
-from autotrainer.edits import Edit
+from autotrainer.edits import Edit, ResizeOutputLayer
 from autotrainer.edits.base import is_number, shorten
 from autotrainer.errors import ConfigError, nearest
 from autotrainer.output import logger
@@ -16,7 +16,7 @@ from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.task import TargetSummary, TaskContext
 from autotrainer.repair import Dimension, Proposal, Repair, Risk
 
-__all__ = ["STRATEGIES", "Planner", "Step", "unprepared"]
+__all__ = ["STRATEGIES", "Planner", "Step", "as_errors", "unprepared"]
 
 STRATEGIES = ("balance", "structure", "efficiency")
 """Orders of a problem's repairs, as in AUTOTRAINER (ICSE 2021, section 3.3): largest effect, then simplest; smallest
@@ -24,6 +24,8 @@ change of the model first; cheapest first."""
 
 _PROVEN = 0.5
 """Minimum effect of a safe repair that counts as proven by the evidence."""
+_ALONGSIDE = ("abnormal_data",)
+"""Problems whose safe repairs are proven along with those of errors even where they are warnings."""
 _LAST = ("reinitialize", "swap_activation")
 """Repairs that discard weights: last, unless the evidence names the layers."""
 _ROOT_LEAD = 2
@@ -37,11 +39,26 @@ def unprepared(_: Edit) -> Support:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Edits to try together, with the repairs that propose them and the problems that they answer."""
+    """Edits to try together, with the repairs that propose them and the problems that they answer.
+
+    Attributes:
+        repairs: Names of the repairs.
+        problems: Names of the problems.
+        edits: The edits.
+        sources: Name of the repair of each edit; empty if all of them are of the first one.
+        cost: Work of a training with the edits, relative to one without.
+    """
 
     repairs: tuple[str, ...]
     problems: tuple[str, ...]
     edits: tuple[Edit, ...]
+    sources: tuple[str, ...] = ()
+    cost: float = 1.0
+
+    @property
+    def repair_of(self) -> dict[Edit, str]:
+        """The name of the repair of each edit."""
+        return dict(zip(self.edits, self.sources or self.repairs[:1] * len(self.edits), strict=True))
 
 
 @dataclass
@@ -58,6 +75,8 @@ class Planner:
         forbid: Names of repairs never to use.
 
     Attributes:
+        supports_together: Returns whether a training with all of some edits can be run, of which one gives the output
+            another width; None if there is no such edit.
         notes: Why repairs were left out, by the name of the repair.
 
     Raises:
@@ -70,6 +89,7 @@ class Planner:
     max_change: int = 3
     extra_memory: bool = True
     forbid: Iterable[str] = ()
+    supports_together: Callable[[Sequence[Edit]], Support] | None = None
     notes: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -99,6 +119,8 @@ class Planner:
     def proven(self, findings: Sequence[Finding], context: TaskContext, targets: TargetSummary) -> Step | None:
         """Combine the safe repairs that the evidence proves, the best one of each finding, into one step.
 
+        Repairs of unscaled inputs, which are safe, are taken along: an attempt is made in any case.
+
         Args:
             findings: Ranked findings of a training.
             context: Its context.
@@ -110,16 +132,23 @@ class Planner:
         edits: list[Edit] = []
         repairs: list[str] = []
         problems: list[str] = []
-        for finding in actionable(findings, self._repairable):
+        sources: list[str] = []
+        errors = actionable(findings, self._repairable)
+        # Inputs on another scale may hide behind an output that is wrong anyway: a warning, and harmful without it.
+        alongside = [f for f in findings if f.problem in _ALONGSIDE and f.severity is Severity.WARNING]
+        for finding in (*errors, *(f for f in alongside if f not in errors)):
+            if not edits and finding not in errors:
+                continue
             for proposal in self._proposals(finding, context, targets, only=Risk.SAFE):
                 new = [edit for edit in proposal.edits if edit not in edits]
                 if proposal.effect < _PROVEN or {type(edit) for edit in new} & {type(edit) for edit in edits}:
                     continue
                 edits += new
+                sources += [proposal.repair] * len(new)
                 repairs += [proposal.repair] if new and proposal.repair not in repairs else []
                 problems += [finding.problem] if finding.problem not in problems else []
                 break
-        return Step(tuple(repairs), tuple(problems), tuple(edits)) if edits else None
+        return Step(tuple(repairs), tuple(problems), tuple(edits), tuple(sources)) if edits else None
 
     def steps(self, findings: Sequence[Finding], context: TaskContext, targets: TargetSummary) -> list[Step]:
         """Return single repairs to try, best first: those of roots before those of their consequences.
@@ -137,20 +166,35 @@ class Planner:
                 if proposal.edits in proposed:
                     continue
                 proposed.add(proposal.edits)
-                step = Step((proposal.repair,), (finding.problem,), proposal.edits)
+                step = Step((proposal.repair,), (finding.problem,), proposal.edits, cost=proposal.cost)
                 ranked.append((place + _ROOT_LEAD * rank, rank, step))
                 place += 1
         return [step for _, _, step in sorted(ranked, key=lambda entry: entry[:2])]
 
-    def dimensions(self, findings: Sequence[Finding], context: TaskContext) -> list[Dimension]:
+    def refinements(self, context: TaskContext) -> list[Proposal]:
+        """Return small changes of a training that works, the best chance for its cost first.
+
+        Args:
+            context: Context of that training.
+        """
+        proposals: list[Proposal] = []
+        for repair in self.repairs:
+            if repair.risk is not Risk.ADVICE and repair.name not in self.forbid:
+                with self._isolated(repair):
+                    proposed = plugins.check_proposals(repair().refine(context), repair)
+                    proposals += [p for p in proposed if p.edits and not self._refusal(p.edits)]
+        return sorted(proposals, key=lambda p: -p.effect / max(1.0, p.cost))
+
+    def dimensions(self, findings: Sequence[Finding] | None, context: TaskContext) -> list[Dimension]:
         """Return the dimensions of a search without evidence, with the options that are allowed.
 
         Args:
-            findings: Ranked findings of the baseline training; if none is actionable, there are no dimensions.
+            findings: Ranked findings of the baseline training: if none of them is actionable, there are no dimensions;
+                None for dimensions whatever it has.
             context: Context of the baseline training.
         """
         dimensions: list[Dimension] = []
-        if not actionable(findings, self._repairable):
+        if findings is not None and not actionable(findings, self._repairable):
             return dimensions
         for repair in self.repairs:
             dimension = None
@@ -214,6 +258,9 @@ class Planner:
             return f"max_change={self.max_change} rules it out"
         if not self.extra_memory and any(edit.memory for edit in edits):
             return "extra_memory=False rules it out"
+        together = self.supports_together
+        if together is not None and any(isinstance(edit, ResizeOutputLayer) for edit in edits):
+            return together(edits).reason  # the others must fit the new output
         for edit in edits:
             support = self.supports(edit)
             if not support:
@@ -239,6 +286,11 @@ def actionable(findings: Sequence[Finding], repairable: Collection[str]) -> list
         if finding.severity is Severity.ERROR and fixable:
             problems.update(f.problem for f in chain)
     return [f for f in findings if f.problem in problems and f.severity is not Severity.INFO]
+
+
+def as_errors(findings: Sequence[Finding]) -> list[Finding]:
+    """Return findings with warnings as errors: what to act on in a training without an error."""
+    return [replace(f, severity=Severity.ERROR) if f.severity is Severity.WARNING else f for f in findings]
 
 
 def _causes(finding: Finding, by_problem: Mapping[str, Finding]) -> list[Finding]:

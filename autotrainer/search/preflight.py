@@ -11,7 +11,7 @@ import numpy as np
 from autotrainer.adapter.backend import Backend
 from autotrainer.adapter.spec import FitRequest
 from autotrainer.adapter.trainer import Trainer
-from autotrainer.edits import NumberClasses
+from autotrainer.edits import NumberClasses, ResizeOutputLayer
 from autotrainer.errors import InputError
 from autotrainer.monitoring.engine import Engine
 from autotrainer.monitoring.summary import DataSummary, summarize
@@ -105,8 +105,9 @@ def _all_targets(request: FitRequest, step: int, layers: int) -> list[Observatio
 
 
 def _covers_validation(step: Step, request: FitRequest, targets: TargetSummary) -> bool:
-    """Return whether the training data have all classes of the validation data, if a step renumbers the labels."""
-    renumbers = any(isinstance(edit, NumberClasses) for edit in step.edits)
+    """Return whether the validation data have no other classes, if a step numbers them or makes a unit for each."""
+    renumbers = any(isinstance(edit, NumberClasses | ResizeOutputLayer) for edit in step.edits)
+    renumbers &= not targets.one_hot and targets.integral
     if not renumbers or not isinstance(request.validation, ArrayData):
         return True
     return set(np.unique(request.validation.targets).tolist()) <= _labels(request.train, targets)

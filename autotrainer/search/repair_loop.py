@@ -11,6 +11,7 @@ from autotrainer.records.task import TargetSummary
 from autotrainer.reporting.plan import RepairPlan
 from autotrainer.reporting.result import Attempt, Result
 from autotrainer.scoring.metrics import Metric
+from autotrainer.search.budget_search import BudgetSearch
 from autotrainer.search.candidate import Candidate
 from autotrainer.search.planner import Planner
 from autotrainer.search.preflight import PreflightFix
@@ -18,7 +19,9 @@ from autotrainer.search.search import Search
 from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Trial
 
-__all__ = ["RepairLoop"]
+__all__ = ["RepairLoop", "Until"]
+
+Until = Literal["healthy", "budget"]
 
 _MIN_PARTS = 5
 """An attempt is begun only if the budget allows one epoch of it, or a fifth of it if it has fewer than five epochs."""
@@ -40,6 +43,7 @@ class RepairLoop:
         epochs: Planned epochs of the baseline training.
         resumable: Whether paused trainings can continue.
         repeats: Whether trainings can be repeated with another seed.
+        until: When the search ends; see `autotrainer.fit`.
         attempts: Repaired trainings that were tried.
         baseline: The baseline training.
         best: The best training so far.
@@ -55,6 +59,7 @@ class RepairLoop:
     epochs: int
     resumable: bool = False
     repeats: bool = False
+    until: Until = "healthy"
     attempts: list[Attempt] = field(default_factory=list)
     baseline: Trial = field(init=False)
     best: Trial = field(init=False)
@@ -74,16 +79,38 @@ class RepairLoop:
             targets: Summary of the training's targets.
             healthy_epochs: Epochs up to the healthy point since which it has got worse, where attempts can begin; or 0.
         """
-        self.budget.end_baseline()
+        if not baseline.halted:
+            self.budget.end_baseline()
         self.baseline = self.best = baseline
         self._metric = metric
         if self.preflight_fix is not None:
             self._add_preflight_attempt(self.preflight_fix, baseline)
-        failed = not baseline.clean and not (baseline.interrupted or baseline.cut_short)
-        if self.planner is not None and metric is not None and failed:
+        complete = not (baseline.interrupted or baseline.cut_short)
+        wanted = complete and (not baseline.clean or self.until == "budget")
+        if self.planner is not None and metric is not None and wanted:
             options = (healthy_epochs, self.resumable, self.repeats)
-            self._search = Search(self.planner, metric, targets, baseline, self.budget, *options)
+            kind = BudgetSearch if self.until == "budget" else Search
+            self._search = kind(self.planner, metric, targets, baseline, self.budget, *options)
         self._tried = [(baseline, self.plan)]
+
+    def settle(self, baseline: Trial) -> None:
+        """Go on with the original training as it has ended at last, after the attempt that ran while it was paused."""
+        self.budget.end_baseline()
+        if baseline is self.baseline:
+            return
+        self.baseline = baseline
+        self._tried[0] = (baseline, None)
+        if self.attempts:  # else it went on at once
+            plan = RepairPlan((), (), (), self.framework, self._layers)
+            epochs = len(baseline.history.get("score", ())) if baseline.halted else None
+            cost = self.budget.in_trainings(baseline.work)
+            score = None if baseline.score is None else baseline.score.value
+            self.attempts.append(Attempt(plan, score, None, baseline.findings, cost, epochs, "original"))
+        assert self._search is not None, "only a training with an error is paused"
+        self._search.replace_baseline(baseline)
+        self._update_best()
+        if baseline.clean:  # the error has passed
+            self._search, self.best, self.plan = None, baseline, None
 
     def _add_preflight_attempt(self, fix: PreflightFix, trial: Trial) -> None:
         step, edits = fix.step, trial.edits or trial.spec.edits
@@ -99,15 +126,24 @@ class RepairLoop:
             self.stopped_by = "interrupt"
         elif self.baseline.cut_short:
             self.stopped_by = "budget"
-        elif self._search is None or self._search.repaired:
+        elif self._search is None or self._search.finished:
             self.stopped_by = "done"
         elif not self.budget.allows(max(1, unit // max(_MIN_PARTS, self.epochs))):
             self.stopped_by = "budget"
         elif (candidate := self._search.next()) is not None:
             return candidate
         else:
-            self.stopped_by = "done"
+            self.stopped_by = "budget" if self._search.limited else "done"
         return None
+
+    def next_proven(self) -> Candidate | None:
+        """Return the attempt with all repairs that the evidence proves, or None."""
+        return None if self._search is None else self._search.next_proven()
+
+    @property
+    def repaired(self) -> bool:
+        """Whether nothing more has to be tried."""
+        return self._search is None or self._search.repaired
 
     def rest_of_rung(self, candidate: Candidate) -> list[Candidate]:
         """Return the other pending candidates of a candidate's rung, if any: they run whatever its outcome."""
@@ -125,7 +161,8 @@ class RepairLoop:
             return
         assert self._search is not None, "only a search makes candidates"
         plan = self._plan(candidate, trial)
-        self.attempts.append(Attempt(plan, trial.score.value, None, self._located(trial), cost, candidate.epochs))
+        epochs = len(trial.history["score"]) if trial.halted else candidate.epochs
+        self.attempts.append(Attempt(plan, trial.score.value, None, self._located(trial), cost, epochs))
         self._search.add(candidate, trial)
         if candidate.epochs is not None:
             trial.trained = None
@@ -214,6 +251,9 @@ class RepairLoop:
             notes=dict(self.planner.notes) if self.planner else {},
             doubtful=self._search is not None and self._search.doubtful,
             epochs=self.epochs,
+            baseline_epochs=len(self.baseline.history.get("score", ())) - self.baseline.partial,
+            baseline_steps=self.baseline.granted,
+            baseline_ended=_end_of(self.baseline),
         )
 
     def _plan(self, candidate: Candidate, trial: Trial | None = None) -> RepairPlan:
@@ -247,9 +287,13 @@ def _score(trial: Trial) -> float:
     return trial.score.value if trial.score else float("nan")
 
 
+def _end_of(baseline: Trial) -> Literal["", "stuck", "beaten"]:
+    return "stuck" if baseline.stuck else "beaten" if baseline.halted else ""
+
+
 def _ran_long_enough(trial: Trial) -> bool:
     """Return whether a training without errors ran long enough to be called healthy: budget or Ctrl-C may end it."""
-    if not (trial.cut_short or trial.interrupted):
+    if not (trial.cut_short or trial.interrupted or trial.halted):
         return True
     full_epochs = len(trial.history.get("score", ())) - trial.cut_short  # the budget ends it within an epoch
     return trial.score is not None and full_epochs >= _ENOUGH * trial.spec.epochs

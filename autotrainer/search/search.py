@@ -15,21 +15,19 @@ from autotrainer.adapter.spec import SupportLevel, TrainingSpec
 from autotrainer.edits import Edit, SetLearningRate, SwapOptimizer
 from autotrainer.records.task import TargetSummary
 from autotrainer.scoring.metrics import Metric
-from autotrainer.search.candidate import Candidate, Node
+from autotrainer.search.candidate import Candidate, Node, penalty
 from autotrainer.search.halving_search import HalvingSearch
-from autotrainer.search.planner import Planner, Step
+from autotrainer.search.planner import Planner, Step, as_errors
 from autotrainer.search.seed_repeats import SeedRepeats, Verdict
 from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Trial
 
 __all__ = ["Search"]
 
-_PENALTY = {"best": 0.0, "proven": -3.5, "fewer": 0.0, "other": 4.0, "worse": 12.0}
-"""Steps by which a training to build on is behind the best one, by its outcome."""
-_DEPTH = 4.0
-"""The same for each edit that it has more than the best one."""
 _EVIDENCE = 2.0
 """Work, in baseline trainings, that attempts by evidence may cost before settings are searched without it."""
+_BELOW_SIMPLE_MODEL = "worse_than_simple_model"
+"""The problem of an outcome that is no better than a constant prediction, or clearly below simple models."""
 _WASTED = 0.5
 """Work, in baseline trainings, that attempts from the healthy point may cost without having helped."""
 
@@ -57,6 +55,10 @@ class Search:
         healthy_epochs: Epochs of the baseline up to the healthy point since which it has got worse; 0 without one.
         resumable: Whether paused trainings can continue.
         repeats: Whether trainings can be repeated with another seed.
+
+    Attributes:
+        baseline: The baseline training.
+        limited: Whether something to try was left out because the budget does not allow it.
     """
 
     def __init__(
@@ -71,19 +73,39 @@ class Search:
         repeats: bool = False,
     ) -> None:
         self._planner, self._metric, self._targets, self._budget = planner, metric, targets, budget
-        self._healthy_epochs = healthy_epochs
+        self._healthy_epochs, self._resumable = healthy_epochs, resumable
         self._seed_repeats = SeedRepeats(metric, baseline, budget) if repeats else None
         self._wasted = 0.0
         self._from_healthy_point: list[Candidate] = []
-        self.baseline = baseline
+        self.baseline, self.limited = baseline, False
         self._tried = {self._key(())}
+        self._begun = False
         root = Node(baseline, was_best=True)
         self._nodes = [root]
         self._best = root
         self._spent_by_evidence = 0.0
-        dimensions = planner.dimensions(baseline.findings, baseline.context)
+        suspect = not baseline.above_trivial or any(f.problem == _BELOW_SIMPLE_MODEL for f in baseline.errors)
+        # An error in the data is left to the user, but not an outcome that anything may have caused.
+        dimensions = planner.dimensions(None if suspect or not baseline.errors else baseline.findings, baseline.context)
         self._halving = HalvingSearch(dimensions, metric, baseline, budget, resumable=resumable)
         self._plan_steps(root)
+
+    def replace_baseline(self, baseline: Trial) -> None:
+        """Take the original training at a later point in place of that where it was paused, and compare anew."""
+        root, others = self._nodes[0], self._nodes[1:]
+        self.baseline = root.trial = baseline
+        self._begun = False
+        if self._seed_repeats is not None:
+            self._seed_repeats = SeedRepeats(self._metric, baseline, self._budget)
+        dimensions = self._planner.dimensions(baseline.findings, baseline.context)
+        self._halving = HalvingSearch(dimensions, self._metric, baseline, self._budget, resumable=self._resumable)
+        self._plan_steps(root)
+        self._best = root
+        for node in others:
+            node.was_best = self._wins(node.trial)
+            if node.was_best:
+                self._best = node
+        self._set_best(self._best)
 
     @property
     def best(self) -> Trial:
@@ -96,6 +118,11 @@ class Search:
         clean = self._best.trial is not self.baseline and self._best.trial.clean
         return clean and (self._seed_repeats is None or self._seed_repeats.next(self.best) is None)
 
+    @property
+    def finished(self) -> bool:
+        """Whether the search ends whatever is left to try."""
+        return self.repaired
+
     def next(self) -> Candidate | None:
         """Return what to try next, or None if nothing is left."""
         if self._best is not self._nodes[0]:
@@ -106,14 +133,19 @@ class Search:
         return repeat or self._next_new() or self._next_repeat(self._best)
 
     def _next_new(self) -> Candidate | None:
-        if len(self._tried) == 1:
-            step = self._planner.proven(self.baseline.findings, self.baseline.context, self._targets)
-            candidate = self._new_candidate(self._nodes[0], step, proven=True) if step is not None else None
-            if candidate is not None:
-                return candidate
+        if (candidate := self.next_proven()) is not None:
+            return candidate
         if self._spent_by_evidence < _EVIDENCE:
             return self._next_by_evidence() or self._next_sampled()
         return self._next_sampled() or self._next_by_evidence()
+
+    def next_proven(self) -> Candidate | None:
+        """Return the combination of all repairs that the evidence proves; None if there is none, or it was tried."""
+        if self._begun:
+            return None
+        self._begun = True
+        step = self._planner.proven(self.baseline.findings, self.baseline.context, self._targets)
+        return self._new_candidate(self._nodes[0], step, proven=True) if step is not None else None
 
     def _next_by_evidence(self, *, from_start: bool = False) -> Candidate | None:
         while True:
@@ -123,7 +155,7 @@ class Search:
                 continue
             if not open_nodes:
                 return None
-            node = min(open_nodes, key=lambda n: (n.tried + self._penalty(n), self._nodes.index(n)))
+            node = min(open_nodes, key=lambda n: (n.tried + penalty(n, self._best, self._nodes), self._nodes.index(n)))
             candidate = self._new_candidate(node, node.steps.pop(0), from_start=from_start)
             if candidate is not None:
                 node.tried += 1
@@ -150,6 +182,8 @@ class Search:
         """
         if not self._halving.add(candidate, trial):
             self._spent_by_evidence += self._budget.in_trainings(trial.work)
+        if self._seed_repeats is not None:
+            self._seed_repeats.count()
         if candidate.epochs is not None:
             return False
         wins = self._wins(trial)
@@ -278,24 +312,16 @@ class Search:
         )
 
     def _plan_steps(self, node: Node, base: Node | None = None) -> None:
-        """Plan from a training's own findings, or from those of its base if they give no step and it is not clean."""
+        """Plan from a training's own findings, or from those of its base if they give no step and it is not clean.
+
+        The baseline's warnings count if it has no error: then its outcome is suspect, or there is a budget to spend.
+        """
         trial = node.trial
         node.steps = self._planner.steps(trial.findings, trial.context, self._targets)
         if base is not None and not node.steps and not trial.clean:
             node.steps = self._planner.steps(base.trial.findings, trial.context, self._targets)
-
-    def _penalty(self, node: Node) -> float:
-        if node is self._best:
-            # Proven repairs are needed in any case: build on them.
-            superseded = node.trial is self.baseline and any(n.proven and not n.worse for n in self._nodes)
-            return _PENALTY["other" if superseded else "best"]
-        if node.proven and not node.worse:
-            return _PENALTY["proven"]
-        if node.trial is self.baseline:
-            return _PENALTY["other"]
-        fewer = len(node.trial.errors) < len(self.best.errors)
-        depth = _DEPTH * max(0, len(node.trial.spec.edits) - len(self.best.spec.edits))
-        return _PENALTY["worse" if node.worse else "fewer" if fewer else "other"] + depth
+        elif base is None and not trial.errors:
+            node.steps = self._planner.steps(as_errors(trial.findings), trial.context, self._targets)
 
     def _is_worse(self, node: Node) -> bool:
         score, best = node.trial.score, self.best.score

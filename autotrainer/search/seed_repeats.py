@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -22,16 +23,17 @@ from autotrainer.scoring.significance import significant
 from autotrainer.training.budget import Budget
 from autotrainer.training.trial import Trial
 
-__all__ = ["SeedRepeats", "Verdict"]
+__all__ = ["FEW_ROWS", "SeedRepeats", "Verdict"]
 
-_SURE = 3.09
-"""One-sided 99.9 %: a gain that is less certain is re-evaluated with another seed. At that level fifty attempts without
-any effect have one such gain in 5 % of the cases (Bonferroni 1936)."""
+_LEVEL, _ATTEMPTS = 0.05, 50
+"""Probability that of so many attempts without any effect one has a gain that counts as certain (Bonferroni 1936): a
+gain is at 99.9 %, one-sided. Twice as many attempts halve the level of each. A less certain gain is re-evaluated with
+another seed."""
 _REPEATED = 1.0
 """Standard deviations of the noise that a gain must exceed with another seed. One in six gains that are luck of the
 seed does so, and about three in four of the true gains that have just passed at 95 %. Luck of the rows is not
 detected."""
-_FEW = 30
+FEW_ROWS = 30
 """Number of validation rows up to which a gain may be real even though no test on these rows shows it."""
 _PAIRS, _MIN_PAIRS = 5, 3
 """Pairs of trainings with equal seeds, with and without the repair, that must all show a gain (one-sided sign test,
@@ -53,6 +55,7 @@ class _Gain:
     kind: Literal["sure", "doubtful", "few"]
     verdict: Verdict = Verdict.OPEN
     pairs: list[float] = field(default_factory=list)
+    sigmas: float = 0.0
 
 
 class SeedRepeats:
@@ -72,8 +75,13 @@ class SeedRepeats:
 
     def __init__(self, metric: Metric, baseline: Trial, budget: Budget) -> None:
         self._metric, self._baseline, self._budget = metric, baseline, budget
+        self._attempts = 0
         self._gains: dict[TrainingSpec, _Gain] = {}
         self._baseline_repeats: dict[int, Score | None] = {}
+
+    def count(self) -> None:
+        """Count an attempt that has a score."""
+        self._attempts += 1
 
     def next(self, trial: Trial) -> TrainingSpec | None:
         """Return what to run next to learn more about a training's gain; None if nothing is open, or affordable."""
@@ -123,6 +131,10 @@ class SeedRepeats:
         """Return whether the gain of a training is refuted."""
         return self._gain_of(trial).verdict is Verdict.REFUTED
 
+    def holds(self, trial: Trial) -> bool:
+        """Return whether repetitions have shown that the gain of a training holds."""
+        return self._gain_of(trial).verdict is Verdict.HOLDS
+
     def doubtful(self, trial: Trial) -> bool:
         """Return whether the gain of a training is not certain and has not been re-evaluated."""
         gain = self._gain_of(trial)
@@ -134,21 +146,25 @@ class SeedRepeats:
         return self._budget.left >= self._budget.in_trainings(work)
 
     def _gain_of(self, trial: Trial) -> _Gain:
-        if trial.spec not in self._gains:
-            self._gains[trial.spec] = _Gain(self._kind(trial))
-        return self._gains[trial.spec]
+        among = _ATTEMPTS
+        while among < self._attempts:
+            among *= 2
+        sigmas, gain = NormalDist().inv_cdf(1 - _LEVEL / among), self._gains.get(trial.spec)
+        if gain is None or (gain.kind == "sure" and gain.sigmas < sigmas):
+            gain = self._gains[trial.spec] = _Gain(self._kind(trial, sigmas), sigmas=sigmas)
+        return gain
 
-    def _kind(self, trial: Trial) -> Literal["sure", "doubtful", "few"]:
+    def _kind(self, trial: Trial, sigmas: float) -> Literal["sure", "doubtful", "few"]:
         new, baseline = trial.score, self._baseline.score
         if trial.spec == self._baseline.spec or new is None or baseline is None:
             return "sure"
         if self._metric.better(new, baseline):
-            return "sure" if self._metric.better(new, baseline, _SURE) else "doubtful"
+            return "sure" if self._metric.better(new, baseline, sigmas) else "doubtful"
         if not isinstance(self._metric, RowMetric) or new.rows is None or not trial.clean:
             return "sure"
         rows = len(new.rows) if new.weights is None else int((new.weights > 0).sum())
         gains = self._metric.gain(new, baseline) > 0 and new.nonfinite <= baseline.nonfinite
-        return "few" if gains and rows <= _FEW else "sure"
+        return "few" if gains and rows <= FEW_ROWS else "sure"
 
 
 def _same_rows(new: Score | None, old: Score | None) -> bool:

@@ -2,39 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from autotrainer.adapter.backend import Backend
 from autotrainer.adapter.spec import Evaluation, FitRequest, TrainingSpec
 from autotrainer.adapter.trainer import Trainer
-from autotrainer.diagnostics.diagnostics import Diagnostics, data_facts
+from autotrainer.diagnostics.diagnostics import HELD_OUT_FACTS, Diagnostics, data_facts
 from autotrainer.diagnostics.lr_range_test import range_test_after_repair
 from autotrainer.output import logger
 from autotrainer.records.data import Data
 from autotrainer.reporting.result import Result
 from autotrainer.rule import Rule
 from autotrainer.scoring.scorer import Scorer
+from autotrainer.search.baseline import Hopeless, ProvenCause, Race, is_at_ceiling, race_epochs, with_errors
 from autotrainer.search.candidate import Candidate
 from autotrainer.search.planner import Planner
 from autotrainer.search.preflight import PreflightFix
-from autotrainer.search.repair_loop import RepairLoop
+from autotrainer.search.repair_loop import RepairLoop, Until
+from autotrainer.training.base_run import BaseRun
 from autotrainer.training.budget import Budget
 from autotrainer.training.progress import Progress
 from autotrainer.training.run import ManagedRun
-from autotrainer.training.trial import Failure, Trial, TrialRunner, run_trial
+from autotrainer.training.trial import Compare, Failure, Trial, TrialRunner, run_trial
 from autotrainer.workers.journal import Journal
 from autotrainer.workers.rerun import reference_evaluation, rerun
 from autotrainer.workers.trial_codec import restore_targets
 from autotrainer.workers.worker_pool import WorkerPool
 
 __all__ = ["Session"]
+
+Halt = Callable[[BaseRun], bool]
 
 
 @dataclass
@@ -55,6 +59,7 @@ class Session:
         preflight_fix: The fix without which the original training can't run; None if it can.
         journal: Records every ended training, and holds those of an earlier call; None if nothing is recorded.
         workers: Number of processes that attempts run in, or ``ray``.
+        until: When the search ends; see `autotrainer.fit`.
     """
 
     trainer: Trainer
@@ -70,6 +75,7 @@ class Session:
     preflight_fix: PreflightFix | None = None
     journal: Journal | None = None
     workers: int | Literal["ray"] = 1
+    until: Until = "healthy"
     _runner: TrialRunner = field(init=False)
     _diagnostics: Diagnostics = field(init=False)
     _pool: WorkerPool | None = field(init=False, default=None)
@@ -80,6 +86,8 @@ class Session:
         request = self.request
         needs = frozenset[str]().union(*(rule.needs for rule in self.rules))
         needs |= frozenset() if self.planner is None else self.planner.needs
+        if request.judged_on == "training":
+            needs -= HELD_OUT_FACTS
         self._diagnostics = Diagnostics(
             self.trainer, self.scorer, self.budget, request.train, request.validation, needs, request.seed
         )
@@ -96,17 +104,20 @@ class Session:
             KeyboardInterrupt: With Ctrl-C while the best training, known only from the journal, is rerun.
         """
         epochs, resumable = self.request.epochs, self.trainer.resumable
-        repair_loop = RepairLoop(self.planner, self.budget, self.backend.name, epochs, resumable, repeats=True)
+        repair_loop = RepairLoop(
+            self.planner, self.budget, self.backend.name, epochs, resumable, repeats=True, until=self.until
+        )
         baseline = self._begin(repair_loop)
         self._runner.facts = data_facts(baseline.context.asked)
-        if self._diagnostics.comparison is not None:
-            self._runner.compare = self._diagnostics.comparison.compare
+        self._runner.compare = self._comparison()
         repair_loop.begin(baseline, self.scorer.metric, self.scorer.targets)
         test = baseline_test = None
         with suppress(KeyboardInterrupt):  # whenever it comes, the best training so far is returned
-            test = self._baseline_test_score(baseline)
-            baseline_test = test if repair_loop.preflight_fix is None else None
             try:
+                if baseline.halted:
+                    baseline = self._settle(repair_loop, baseline)
+                test = self._baseline_test_score(baseline)
+                baseline_test = test if repair_loop.preflight_fix is None else None
                 self._repair(repair_loop)
             finally:
                 repair_loop.close()
@@ -115,14 +126,18 @@ class Session:
         if repair_loop.best.trained is None:
             self._rerun(repair_loop.best, baseline)
         with suppress(KeyboardInterrupt):
-            test = self._test_score(repair_loop.best) if repair_loop.best is not baseline else test
-        return repair_loop.result(test, baseline_test)
+            if repair_loop.best is not baseline or test is None:
+                test = self._test_score(repair_loop.best)
+        return replace(repair_loop.result(test, baseline_test), judged_on=self.request.judged_on)
 
     def _begin(self, repair_loop: RepairLoop) -> Trial:
         """Run the baseline training, with the preflight fix if it can't run without."""
         spec, fix = TrainingSpec(self.request.epochs, self.request.seed), self.preflight_fix
         if fix is None:
-            return self._baseline(spec)
+            halt = None
+            if self.planner is not None and not self.trainer.runs_callbacks:
+                halt = ProvenCause(self.planner, self.scorer, self.budget)
+            return self._baseline(spec, halt)
         try:
             trial = self._baseline(spec.with_edits(fix.step.edits))
         except Exception as error:
@@ -133,9 +148,44 @@ class Session:
         repair_loop.preflight_fix = fix
         return trial
 
-    def _baseline(self, spec: TrainingSpec) -> Trial:
-        """Run the baseline training, or take it from the journal."""
-        recorded, diagnostics = self._recorded(spec, None), self._diagnostics
+    def _settle(self, repair_loop: RepairLoop, baseline: Trial) -> Trial:
+        """Run the proven repair of a paused baseline, and the baseline again unless it is certain to stay behind.
+
+        Returns:
+            The baseline as it has ended at last.
+        """
+        context, spec, attempt = baseline.context, baseline.spec, None
+        if (candidate := repair_loop.next_proven()) is not None:
+            self._runner.compare = partial(self._diagnostics.compare_attempt, context)
+            outcome = self._try(repair_loop, candidate)
+            if isinstance(outcome, Trial):
+                attempt = outcome
+                self._diagnostics.restore(attempt.context, context)
+        race = None if attempt is None else Race(attempt, baseline, self.scorer)
+        beaten = attempt is not None and is_at_ceiling(attempt, baseline, self.scorer.metric)
+        if not beaten and (race is None or not race.won):
+            goes_on = self._baseline(spec, race, again=True)
+            baseline = with_errors(goes_on, baseline.findings) if goes_on.halted else goes_on
+        repair_loop.settle(baseline)
+        if baseline.halted and not repair_loop.repaired:
+            self.budget.spend(self._diagnostics.fit(context))
+        self._runner.compare = self._comparison()
+        return baseline
+
+    def _comparison(self) -> Compare | None:
+        comparison = self._diagnostics.comparison
+        return None if comparison is None else comparison.compare
+
+    def _baseline(self, spec: TrainingSpec, halt: Halt | None = None, *, again: bool = False) -> Trial:
+        """Run the baseline training, or take it from the journal.
+
+        Args:
+            spec: Its recipe.
+            halt: Decides whether it is halted, or None.
+            again: Whether it was paused before.
+        """
+        key = spec.epochs if again else None
+        recorded, diagnostics = self._recorded(spec, key), self._diagnostics
         if isinstance(recorded, Trial):
             self.trainer.first = False
             diagnostics.restore(recorded.context)
@@ -145,42 +195,50 @@ class Session:
         run = ManagedRun(
             spec, self.rules, self.budget, self.scorer, request.train, request.validation, baseline=True,
             stop_if_stuck=self.planner is not None, log_dir=self.log_dir, on_epoch=self.progress.update,
-            facts=diagnostics.of_data(),
+            facts=diagnostics.of_data(), halt=halt, checkpoints=race_epochs(spec.epochs),
         )  # fmt: skip
         train = partial(self.trainer.train, spec, run)
         trial = run_trial(train, spec, run, self.scorer, request, diagnostics.of_training)
         if self.journal is not None:
-            self.journal.add(spec, None, trial, self.budget)
+            self.journal.add(spec, key, trial, self.budget)
         return trial
 
     def _repair(self, repair_loop: RepairLoop) -> None:
         """Attempt to repair a failed training."""
         while (candidate := repair_loop.next()) is not None:
-            before = self.budget.spent
-            try:
-                outcome = self._attempt(repair_loop, candidate)
-            except KeyboardInterrupt:
-                repair_loop.fail(candidate, "interrupted by the user", before, interrupted=True)
-                return
-            if isinstance(outcome, Failure):
-                repair_loop.fail(candidate, outcome.error, before)
-            else:
-                repair_loop.add(candidate, outcome)
+            self._try(repair_loop, candidate)
+
+    def _try(self, repair_loop: RepairLoop, candidate: Candidate) -> Trial | Failure:
+        """Run an attempt and record it."""
+        before = self.budget.spent
+        try:
+            outcome = self._attempt(repair_loop, candidate)
+        except KeyboardInterrupt:
+            repair_loop.fail(candidate, "interrupted by the user", before, interrupted=True)
+            raise
+        if isinstance(outcome, Failure):
+            repair_loop.fail(candidate, outcome.error, before)
+        else:
+            repair_loop.add(candidate, outcome)
+        return outcome
 
     def _attempt(self, repair_loop: RepairLoop, candidate: Candidate) -> Trial | Failure:
         """Run an attempt; or take it from the journal, or from another process that ran it ahead of its turn."""
-        spec, until = candidate.spec, candidate.epochs
+        spec, until, options = candidate.spec, candidate.epochs, dict[str, Any]()
         outcome = self._recorded(spec, until)
         if outcome is not None:
             return outcome
         self.progress.begin(f"attempt {len(repair_loop.attempts) + 1}", until or spec.epochs)
+        others = repair_loop.rest_of_rung(candidate)
+        if not (others or until or candidate.shorter or candidate.repeat_of):
+            options = {"halt": Hopeless(repair_loop.best, self.scorer), "checkpoints": race_epochs(self.request.epochs)}
         if self._pool is not None:
-            if others := repair_loop.rest_of_rung(candidate):
+            if others:
                 trainings = [(c.spec, c.epochs, c.shorter) for c in (candidate, *others)]
                 self._pool.submit([t for t in trainings if not self._is_recorded(*t[:2])], self.budget)
             outcome = self._pool.take(spec, until, self.budget)
         if outcome is None:
-            outcome = self._runner.run(spec, self.budget, until, self.progress.update, candidate.shorter)
+            outcome = self._runner.run(spec, self.budget, until, self.progress.update, candidate.shorter, **options)
         if self.journal is not None:
             self.journal.add(spec, until, outcome, self.budget)
         return outcome

@@ -15,6 +15,7 @@ from autotrainer.edits import (
     ExtendTraining,
     ReduceOnPlateau,
     Reinitialize,
+    ResizeOutputLayer,
     ScaleInputs,
     SetBatchSize,
     SetLearningRate,
@@ -62,6 +63,9 @@ REFUSED: tuple[Callable[[], Edit], ...] = (
     lambda: AddInputNoise(-1.0),
     lambda: AddDropout(("hidden",), 1.0),
     lambda: AddResidual(()),
+    lambda: ResizeOutputLayer(0),
+    lambda: ResizeOutputLayer(2, ("first", "second")),
+    lambda: ResizeOutputLayer(2, ("out",), ("norm",)),
     lambda: SwapActivation(("hidden",), "cosine"),  # type: ignore[arg-type]
     lambda: Reinitialize("hidden", "he_uniform"),  # type: ignore[arg-type]
 )

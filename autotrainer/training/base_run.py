@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
+
 from autotrainer.adapter.spec import Evaluation, TrainingSpec
-from autotrainer.edits import Rollback
+from autotrainer.edits import Rollback, SkipUpdates
 from autotrainer.monitoring.monitor import Monitor
 from autotrainer.monitoring.sampler import StepSampler
 from autotrainer.records.findings import Finding, Severity
@@ -24,6 +26,11 @@ _PATIENCE = ((0.95, 0.0), (0.9, 0.15), (0.0, 1 / 3))
 """Minimum confidence of a `not_learning` error, and the share of the planned epochs after which it stops the baseline
 training: gradients that are exactly zero stop it at once, but a flat loss may still move. Attempts get half as long,
 because there are many of them."""
+_FIRST_LOOK = (16, 128)
+"""Training steps after which an attempt, or the baseline, is first tested within an epoch for a state that no step
+leaves; then whenever they double. The baseline has to show its cause, which may take more steps than the state."""
+_ZEROS = 10
+"""Samples in a row whose gradients are exactly zero before that counts."""
 
 
 class ManagedMonitor(Monitor):
@@ -62,6 +69,8 @@ class BaseRun:
         log_dir: Folder for the run log, or None.
         on_epoch: Called at the end of each epoch with (epoch, score).
         on_finding: Called with each new finding.
+        halt: Called before each training step but the first, and at the end of each epoch; returns whether to end the
+            training there.
         facts: Diagnostics of the data, by name: see `autotrainer.records.facts.FACTS`.
 
     Attributes:
@@ -73,11 +82,14 @@ class BaseRun:
         work: Operations so far; after a pause, only those since then.
         total: Operations since its start.
         granted: Training steps so far.
+        samples: Training samples so far.
         peak: The largest amount of work that it has asked the budget for, including its own previous work: a budget
             that allows as much at the start does not cut it short.
         cut_short: Whether the budget, or `max_steps`, ended it.
         paused: Whether it is paused.
         stuck: Whether an error showed that it was stuck, and ended it.
+        halted: Whether `halt` ended it.
+        partial: Whether it ended within an epoch.
         sound: Whether the verdict on its last epoch had no error.
         judged: Whether its outcome is judged: not without rules.
     """
@@ -96,6 +108,7 @@ class BaseRun:
         log_dir: str | Path | None = None,
         on_epoch: Callable[[int, float], None] | None = None,
         on_finding: Callable[[Finding], None] | None = None,
+        halt: Callable[[BaseRun], bool] | None = None,
         facts: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         sampler = StepSampler(active=bool(rules))
@@ -105,14 +118,14 @@ class BaseRun:
         self.score: Score | None = None
         self.evaluation: Evaluation | None = None
         self.history: dict[str, list[float]] = {}
-        self.work = self.total = self.peak = self.granted = 0
-        self.cut_short = self.paused = self.stuck = self.sound = False
-        self._spec, self._budget, self._on_epoch = spec, budget, on_epoch
+        self.work = self.total = self.peak = self.granted = self.samples = 0
+        self.cut_short = self.paused = self.stuck = self.halted = self.sound = self.partial = False
+        self._spec, self._budget, self._on_epoch, self._halt = spec, budget, on_epoch, halt
         self._baseline, self._stop_if_stuck = baseline, stop_if_stuck
         self._facts, self._until, self._pauses, self._max_steps = dict(facts), until, pauses, max_steps
         self._workload = Workload(1)
-        self._epochs = 0
-        self._next_verdict = 0
+        self._epochs = self._samples_before_epoch = 0
+        self._next_verdict, self._next_look = 0, _FIRST_LOOK[baseline]
 
     def start(self, context: TaskContext, operations: float) -> None:
         """Take the context of the training and the operations of one forward pass of one sample."""
@@ -131,8 +144,14 @@ class BaseRun:
         self.peak = max(self.peak, self.work + work + reserve)
         if training and (self.granted == self._max_steps or not self._budget.allows(work + reserve)):
             self.cut_short = True
-        granted = not (training and self.cut_short) and self._account(work)
-        self.granted += training and granted
+        elif training and self.samples > self._samples_before_epoch:
+            self.stuck = self._stop_if_stuck and self._is_stuck_for_good()
+            self.halted = not self.stuck and self._halt is not None and self._halt(self)
+        granted = not (training and (self.cut_short or self.halted or self.stuck)) and self._account(work)
+        self.partial |= training and not granted and self.samples > self._samples_before_epoch
+        if training and granted:
+            self.granted += 1
+            self.samples += int(samples)
         return granted
 
     def afford(self, work: int) -> bool:
@@ -147,7 +166,7 @@ class BaseRun:
 
     def end_monitored_epoch(self, values: Mapping[str, float]) -> None:
         """End the monitor's epoch with these values by name; the first epoch of a baseline sets the budget's unit."""
-        if self._baseline and self._epochs == 0 and not self.cut_short:
+        if self._baseline and self._epochs == 0 and not (self.cut_short or self.halted or self.stuck):
             self._budget.measure(self._spec.epochs * self._work_of_epoch())
         self.monitor.end_epoch(**values)
 
@@ -169,10 +188,13 @@ class BaseRun:
             column += [math.nan] * (self._epochs - len(column))
             column.append(value)
         self._epochs += 1
+        self._samples_before_epoch = self.samples
         if self._on_epoch is not None:
             self._on_epoch(epoch, score)
-        self.stuck = self._stop_if_stuck and self._is_stuck(values, finite)
-        ended, over = self.stuck or self.cut_short, self._epochs == self._until
+        self.stuck = self.stuck or (self._stop_if_stuck and self._is_stuck(values, finite))
+        if not (self.stuck or self.cut_short or self.halted) and self._halt is not None:
+            self.halted = self._epochs < self._spec.epochs and self._halt(self)
+        ended, over = self.stuck or self.cut_short or self.halted, self._epochs == self._until
         self.paused = over and self._pauses and not ended
         return not (ended or over)
 
@@ -201,6 +223,22 @@ class BaseRun:
         self.work += work
         self.total += work
         return True
+
+    def _is_stuck_for_good(self) -> bool:
+        """Return whether weights are NaN or infinite, or gradients exactly zero: no further step changes that."""
+        if self.granted < self._next_look:
+            return False
+        self._next_look = 2 * self.granted
+        history = self.monitor.history
+        if any(isinstance(edit, Rollback | SkipUpdates) for edit in self._spec.edits) or not len(history.steps):
+            return False
+        if np.isinf(history.layer("weight_norm")[-1:]).any():
+            return True
+        norms = history.scalar("grad_norm")[-_ZEROS:]
+        if len(norms) < _ZEROS or norms.any():
+            return False
+        stuck = (f for f in self.monitor.findings if f.problem == "not_learning" and f.severity is Severity.ERROR)
+        return any(finding.confidence >= _PATIENCE[0][0] for finding in stuck)
 
     def _is_stuck(self, values: Mapping[str, float], finite: bool) -> bool:
         self.sound = False

@@ -147,6 +147,10 @@ class Budget:
         within = self._within(work, _DEFAULT_TRAININGS) or now - self._start < _DEFAULT_SECONDS
         return within and now - self._baseline_end < _DEFAULT_SECONDS_BEYOND
 
+    def covers(self, trainings: float) -> bool:
+        """Return whether so many more trainings of the baseline's size are certain to be allowed."""
+        return self._seconds is None and self.left >= trainings
+
     def spend(self, work: int) -> None:
         """Account for so many operations."""
         self._spent += work

@@ -22,6 +22,8 @@ _MIN_BLOCK = 4
 """Fewest rows of a block in which inputs are permuted."""
 _TRAINING_ROWS = 1000
 """Maximum training rows on which a model is judged where the validation rows are too few."""
+_MIN_EFFECT = 0.01
+"""Smallest share by which a loss must be below that of the mean output of each batch."""
 _SAME_LOSS = 1e-6
 """Relative difference of losses up to which they are equal but for rounding."""
 
@@ -48,11 +50,12 @@ def judge(trained: Trained, run: ManagedRun, scorer: Scorer, request: FitRequest
     """
     if run.score is None or not run.judged:
         return not run.judged
-    judgement, rows, in_training = scorer.judge(run.score), run.validation_rows, False
-    better = judgement.better
+    in_training = request.judged_on == "training"
+    judgement, rows = scorer.judge(run.score), run.validation_rows
+    better = judgement.clear if in_training else judgement.better
     if math.isnan(judgement.constant) and isinstance(scorer.metric, LossMetric):
-        return _uses_inputs(trained, run, request.validation)
-    if not judgement.decisive:
+        return _has_fallen(run) and _uses_inputs(trained, run, request.validation)
+    if not judgement.decisive and not in_training:
         better = judgement.clear
         other = _judge_training_rows(trained, run, scorer, request.train)
         if other is not None:
@@ -77,6 +80,41 @@ def _judge_training_rows(
     return None if math.isnan(judgement.constant) else (judgement, rows.rows)
 
 
+def _has_fallen(run: ManagedRun) -> bool:
+    """Return whether the loss is lower than at the first step, on validation data or on training data; else report it.
+
+    For losses of which nothing else is known, such as those that a ``step`` computes from several outputs.
+    """
+    steps, losses = run.monitor.history.losses
+    if run.evaluation is None or not len(losses) or steps[0] != 0 or not math.isfinite(losses[0]):
+        return True
+    ends = (run.evaluation.training_loss, run.history.get("loss", [math.nan])[-1])
+    loss = min((value for value in ends if math.isfinite(value)), default=math.inf)
+    if loss < losses[0]:
+        return True
+    run.monitor.learn({"above_constant": 0.0, "metric_score": loss, "first_loss": float(losses[0])})
+    return False
+
+
+def _outputs_matter(trained: Trained, run: ManagedRun, validation: Data) -> bool:
+    """Return whether a loss is lower than if all rows of a batch had their mean output; else report it.
+
+    Equal outputs may be a loss's optimum, as for Siamese networks that compare views of a row: their loss is then zero
+    or negative, and shows nothing. Nor do losses around zero, such as that of a policy gradient.
+    """
+    if trained.losses_with_mean_outputs is None or not run.spend(2 * run.validation_rows, training=False):
+        return True
+    losses, with_means = trained.losses_with_mean_outputs(validation)
+    if not len(losses) or not np.isfinite(losses).all() or run.validation_rows <= len(losses):
+        return True
+    own, constant = float(losses.mean()), float(with_means.mean())
+    if constant <= 0 or (run.monitor.history.losses[1] < 0).any() or own < (1 - _MIN_EFFECT) * constant:
+        return True
+    facts = {"above_constant": 0.0, "metric_score": own, "constant_score": constant}
+    run.monitor.learn(facts | {"judged_rows": float(run.validation_rows)})
+    return False
+
+
 def _uses_inputs(trained: Trained, run: ManagedRun, validation: Data) -> bool:
     """Return whether a loss of which no constant prediction is known is lower with each row's own inputs.
 
@@ -84,7 +122,7 @@ def _uses_inputs(trained: Trained, run: ManagedRun, validation: Data) -> bool:
     to which inputs, such as a contrastive one, shows nothing, and passes.
     """
     if not isinstance(validation, ArrayData) or validation.rows < 2 * _MIN_BLOCK:
-        return True
+        return _outputs_matter(trained, run, validation)
     if not run.spend(2 * validation.rows, training=False):
         return True
     order = np.random.default_rng(0).permutation(validation.rows)  # neighbouring rows may be of the same class

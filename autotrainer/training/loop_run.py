@@ -14,6 +14,7 @@ from autotrainer.records.findings import Finding, Severity
 from autotrainer.rule import Rule
 from autotrainer.scoring.metrics import Mode
 from autotrainer.scoring.reported_metric import ReportedMetric
+from autotrainer.scoring.scorer import FITTED
 from autotrainer.training.base_run import BaseRun
 from autotrainer.training.budget import Budget
 
@@ -150,7 +151,13 @@ class ManagedLoopRun(BaseRun):
         metric, constant = self._loop_score.metric, self.constant_score
         if metric is None or self.score is None:
             return metric is None
-        better = metric.above_constant(self.score, constant)
+        targets, squared = self.monitor.history.targets, self.monitor.context.loss.family == "squared_error"
+        if (
+            constant == 0 and targets.mean and squared and not metric.is_share
+        ):  # all targets are the same, such as that of a single row
+            better = self.score.value <= FITTED * targets.mean**2
+        else:
+            better = metric.above_constant(self.score, constant)
         if math.isnan(constant):
             return better and bool(self.monitor.context.asked.get("above_constant", 1.0))
         if math.isfinite(self.score.value):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from autotrainer.edits import StopEarly
 from autotrainer.records.data import ArrayData, Data, finite_rows
 from autotrainer.records.task import TaskContext
 from autotrainer.rule import Rule
+from autotrainer.scoring.metrics import Score
 from autotrainer.scoring.scorer import Scorer
 from autotrainer.training.base_run import BaseRun
 from autotrainer.training.budget import Budget
@@ -30,10 +31,12 @@ class ManagedRun(BaseRun):
         scorer: Scores evaluations.
         train: Training data.
         validation: Validation data.
+        checkpoints: Numbers of epochs whose scores are kept.
         **options: Those of `BaseRun`.
 
     Attributes:
         kept: What the trainer trains, or None before it has begun.
+        scores: Scores at the checkpoints, by the number of training samples until then.
     """
 
     def __init__(
@@ -44,10 +47,14 @@ class ManagedRun(BaseRun):
         scorer: Scorer,
         train: Data,
         validation: Data,
+        *,
+        checkpoints: Collection[int] = (),
         **options: Any,
     ) -> None:
         super().__init__(spec, rules, budget, **options)
         self.kept: Trained | None = None
+        self.scores: dict[int, Score] = {}
+        self._checkpoints = frozenset(checkpoints)
         self._scorer = scorer
         self._train_rows = train.rows if isinstance(train, ArrayData) else None
         self._validation_rows = validation.rows if isinstance(validation, ArrayData) else None
@@ -85,6 +92,8 @@ class ManagedRun(BaseRun):
         if evaluation is not None:
             self.score, self.evaluation = self._scorer.score(evaluation), evaluation
             score = self.score.value
+            if epoch + 1 in self._checkpoints:
+                self.scores[self.samples] = self.score
             numbers["val_loss"] = float(evaluation.training_loss)
             if not math.isfinite(numbers["val_loss"]) and self._finite_on_finite_rows(evaluation):
                 del numbers["val_loss"]  # it says something about the data, not about the model

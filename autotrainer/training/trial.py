@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from autotrainer.adapter.spec import FitRequest, Trained, TrainingSpec
 from autotrainer.adapter.trainer import Trainer
@@ -21,7 +22,7 @@ from autotrainer.training.budget import Budget
 from autotrainer.training.judging import finalize_score, judge
 from autotrainer.training.run import ManagedRun
 
-__all__ = ["Failure", "PausedTrial", "Trial", "TrialRunner", "run_trial"]
+__all__ = ["Compare", "Failure", "PausedTrial", "Trial", "TrialRunner", "run_trial"]
 
 Compare = Callable[[Trained, ManagedRun, Scorer], Mapping[str, float]]
 """Compares a model with baseline models, and returns facts."""
@@ -49,6 +50,10 @@ class Trial:
         peak: The largest amount of work that it has asked the budget for: see `BaseRun`.
         total: Its operations since its start.
         stuck: Whether it was ended because it was stuck.
+        halted: Whether it was ended because nothing more needs to be known of it: see `BaseRun`.
+        samples: Its training samples.
+        partial: Whether it ended within an epoch.
+        scores: Scores on the way to its end, by the number of training samples until then.
         resumable: Whether it is paused and can continue.
         paused: The paused training, if it is in this process.
         errors: The findings that are errors.
@@ -69,6 +74,10 @@ class Trial:
     peak: int = 0
     total: int = 0
     stuck: bool = False
+    halted: bool = False
+    samples: int = 0
+    partial: bool = False
+    scores: Mapping[int, Score] = field(default_factory=dict)
     resumable: bool = False
     paused: PausedTrial | None = field(default=None, repr=False)
     errors: tuple[Finding, ...] = field(init=False)
@@ -156,6 +165,7 @@ class TrialRunner:
         until: int | None = None,
         on_epoch: Callable[[int, float], None] | None = None,
         shorter: Trial | None = None,
+        **options: Any,
     ) -> Trial | Failure:
         """Run one training; an exception in it makes it a failure.
 
@@ -167,9 +177,10 @@ class TrialRunner:
             on_epoch: Called at the end of each epoch with (epoch, score).
             shorter: The same training, ended after fewer epochs: if it is paused, it continues. If it is paused in
                 another process, it is run again up to that point, which is not charged again.
+            **options: Further options of `ManagedRun` for a training from its start.
         """
         if shorter is None or not shorter.resumable:
-            run = self._make_run(spec, budget, until, on_epoch)
+            run = self._make_run(spec, budget, until, on_epoch, **options)
             train: Callable[[], Trained] = partial(self.trainer.train, spec, run)
         else:
             paused = shorter.paused or self._rerun_to_pause(shorter)
@@ -195,11 +206,12 @@ class TrialRunner:
         budget: Budget,
         until: int | None,
         on_epoch: Callable[[int, float], None] | None = None,
+        **options: Any,
     ) -> ManagedRun:
         request, pauses = self.request, until is not None and self.trainer.resumable
         return ManagedRun(
             spec, self.rules, budget, self.scorer, request.train, request.validation,
-            log_dir=self.log_dir, on_epoch=on_epoch, facts=self.facts, until=until, pauses=pauses,
+            log_dir=self.log_dir, on_epoch=on_epoch, facts=self.facts, until=until, pauses=pauses, **options,
         )  # fmt: skip
 
     def _rerun_to_pause(self, trial: Trial) -> PausedTrial | Failure:
@@ -251,7 +263,9 @@ def run_trial(
         trained = train()
         paused = run.paused and trained.paused is not None
         finalize_score(trained, spec, run, scorer, request.validation)
-        if not paused:
+        if run.halted:
+            run.monitor.finish(finished=False)  # not to be judged by what it has reached
+        elif not paused:
             with run.monitor.guard("diagnostics"):
                 run.monitor.finish()
                 above = judge(trained, run, scorer, request)
@@ -294,6 +308,10 @@ def run_trial(
         peak=run.peak,
         total=run.total,
         stuck=run.stuck,
+        halted=run.halted,
+        samples=run.samples,
+        partial=run.partial,
+        scores=dict(run.scores),
         resumable=paused,
         paused=PausedTrial(trained, run) if paused else None,
     )

@@ -71,6 +71,10 @@ def to_record(outcome: Trial | Failure) -> dict[str, Any]:
         "total": outcome.total,
         "stuck": outcome.stuck,
         "goes_on": outcome.resumable,
+        "halted": outcome.halted,
+        "samples": outcome.samples,
+        "partial": outcome.partial,
+        "scores": [{"samples": samples, **_score_to_record(score)} for samples, score in outcome.scores.items()],
     }
 
 
@@ -106,6 +110,10 @@ def from_record(record: Mapping[str, Any], spec: TrainingSpec) -> Trial | Failur
         total=trial.total,
         stuck=trial.stuck,
         resumable=trial.goes_on,
+        halted=trial.halted,
+        samples=trial.samples,
+        partial=trial.partial,
+        scores={entry.samples: entry.score() for entry in trial.scores},
     )
 
 
@@ -128,15 +136,21 @@ def restore_targets(trial: Trial, reference: Evaluation | None) -> None:
     Raises:
         LogError: If its predictions are of another shape or type.
     """
-    score = trial.score
-    if score is not None and score.evaluation is not None and reference is not None:
-        outputs, expected = score.evaluation.outputs, np.asarray(reference.outputs)
-        if (outputs.shape, outputs.dtype) != (expected.shape, expected.dtype):
-            raise LogError(
-                f"the journal has predictions of shape {outputs.shape} and type {outputs.dtype}, this training "
-                f"{expected.shape} and {expected.dtype}: leave resume=True out, or give another log_dir"
-            )
-        trial.score = replace(score, evaluation=replace(score.evaluation, targets=reference.targets))
+    if reference is not None:
+        trial.score = None if trial.score is None else _with_targets(trial.score, reference)
+        trial.scores = {samples: _with_targets(score, reference) for samples, score in trial.scores.items()}
+
+
+def _with_targets(score: Score, reference: Evaluation) -> Score:
+    if score.evaluation is None:
+        return score
+    outputs, expected = score.evaluation.outputs, np.asarray(reference.outputs)
+    if (outputs.shape, outputs.dtype) != (expected.shape, expected.dtype):
+        raise LogError(
+            f"the journal has predictions of shape {outputs.shape} and type {outputs.dtype}, this training "
+            f"{expected.shape} and {expected.dtype}: leave resume=True out, or give another log_dir"
+        )
+    return replace(score, evaluation=replace(score.evaluation, targets=reference.targets))
 
 
 def _score_to_record(score: Score) -> dict[str, Any]:
@@ -245,6 +259,11 @@ class _ScoreRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class _CheckpointRecord(_ScoreRecord):
+    samples: Work
+
+
+@dataclass(frozen=True, slots=True)
 class _TrialRecord:
     judged: _ScoreRecord | None
     findings: tuple[Finding, ...]
@@ -259,6 +278,10 @@ class _TrialRecord:
     total: Work
     stuck: bool
     goes_on: bool
+    halted: bool = False
+    samples: Work = 0
+    partial: bool = False
+    scores: tuple[_CheckpointRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ def score(program: Program, outputs: NDArray[Any], targets: NDArray[Any]) -> flo
             labels = labels > positive
         correct = (outputs[..., 0] > cut) == labels
     else:
-        classes = targets.argmax(-1) if program.layout == "onehot" else targets
+        classes = targets.argmax(-1) if program.layout == "onehot" else targets.reshape(outputs.shape[:-1])
         correct = outputs.argmax(-1) == classes
     return float((correct & finite).mean())
 

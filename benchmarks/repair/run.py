@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import autotrainer
 from autotrainer import RepairPlan, Result
@@ -20,15 +20,18 @@ from benchmarks.execution.runs import case_of
 from benchmarks.repair.alternatives import SAMPLERS, Report, Scores, longer, optuna_search, random_search
 from benchmarks.repair.search_space import LOG_UNIFORM, UNIFORM
 
-__all__ = ["METHODS", "run"]
+__all__ = ["METHODS", "UNTIL", "run"]
 
 VALIDATION_SHARE = 0.2
 
 OnEpoch = Callable[[int], None]
 """Called at the end of each epoch, with the epoch."""
 
-METHODS = ("fit", "random uniform", "random log-uniform", *SAMPLERS, "twice as long")
-"""Repair methods: ours and its alternatives. ``random …``: random search with learning rates drawn that way."""
+METHODS = ("fit", "random uniform", "random log-uniform", *SAMPLERS, "twice as long", "fit until budget")
+"""Repair methods: ours and its alternatives. ``random …``: random search with learning rates drawn that way.
+``fit until budget``: with ``until="budget"``, on request only."""
+UNTIL: Mapping[str, Literal["healthy", "budget"]] = {"fit": "healthy", "fit until budget": "budget"}
+"""The argument ``until`` of `autotrainer.fit`, by method."""
 
 
 def run(task: Task) -> Row:
@@ -64,8 +67,8 @@ def run(task: Task) -> Row:
     entries: list[Row] = []
     for method in task["methods"]:
         started = time.perf_counter()
-        if method == "fit":
-            entries += [_fitted(build, case, data, validation, seed, budget) for budget in budgets]
+        if method in UNTIL:
+            entries += [_fitted(build, case, data, validation, seed, budget, method) for budget in budgets]
             continue
         if method == "twice as long":
             results = longer(method, case.original, baseline, budgets, train, cost)
@@ -103,15 +106,18 @@ def _train(
     return Scores(scored(*validation), scored(data.x_test, data.y_test))
 
 
-def _fitted(build: Any, case: Case, data: Arrays, validation: tuple[Any, Any], seed: int, budget: float) -> Row:
+def _fitted(
+    build: Any, case: Case, data: Arrays, validation: tuple[Any, Any], seed: int, budget: float, method: str
+) -> Row:
     started = time.perf_counter()
-    entry: Row = {"method": "fit", "budget": budget}
+    entry: Row = {"method": method, "budget": budget}
     try:
         result = autotrainer.fit(
             **build.fit_arguments(case.original, (data.x_train, data.y_train), validation, seed),
             epochs=case.original.epochs,
             batch_size=case.original.batch_size,
             budget=budget,
+            until=UNTIL[method],
             seed=seed,
             progress=False,
         )

@@ -12,7 +12,7 @@ from benchmarks.execution.provenance import provenance_line
 from benchmarks.execution.runs import Runs, by_framework, each_task
 from benchmarks.repair.alternatives import SAMPLERS
 from benchmarks.repair.outcomes import Outcome, outcomes
-from benchmarks.repair.run import METHODS
+from benchmarks.repair.run import METHODS, UNTIL
 from benchmarks.repair.tables import by_method, each_case, gains
 from benchmarks.reporting.goals import repair_goals
 from benchmarks.reporting.published import published
@@ -32,7 +32,7 @@ def repair(runs: Runs, budgets: Sequence[float], methods: Sequence[str] = ()) ->
     Args:
         runs: What to run.
         budgets: Work that a repair may do, in original trainings; each budget is a separate repair.
-        methods: Names of `METHODS`; empty for all.
+        methods: Names of `METHODS`; empty for all with the default of ``until``.
 
     Returns:
         The summary, Markdown.
@@ -40,7 +40,7 @@ def repair(runs: Runs, budgets: Sequence[float], methods: Sequence[str] = ()) ->
     Raises:
         ConfigError: If a method is unknown or lacks its library, or there is no budget.
     """
-    methods = methods or METHODS
+    methods = methods or [method for method in METHODS if UNTIL.get(method) != "budget"]
     for method in methods:
         if method not in METHODS:
             raise ConfigError(f"unknown method {method!r}: choose from {', '.join(METHODS)}")
@@ -88,7 +88,7 @@ def _problems(results: Sequence[Outcome]) -> str:
     worse = [
         f"{o.case} (seed {o.seed}): {o.original:.3f} → {o.repaired:.3f}"
         for o in results
-        if o.worse and o.method == "fit"
+        if o.worse and o.method in UNTIL
     ]
     crashed = [f"{o.case} (seed {o.seed}), {o.method}: {o.error}" for o in results if o.error]
     return "\n".join([*listed("Got worse with fit", worse), *listed("Crashed", crashed)]).strip()

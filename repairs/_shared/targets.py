@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from autotrainer.edits import Edit, EncodeTargets, NumberClasses, ScaleTargets
 from autotrainer.records.task import TargetSummary, TaskContext
 
-__all__ = ["differ_in_shape_only", "far_from_unit_scale", "fitting_encoding"]
+__all__ = [
+    "OUTPUT_RANGES",
+    "are_out_of_reach",
+    "differ_in_shape_only",
+    "far_from_unit_scale",
+    "fitting_encoding",
+    "outside_range",
+]
 
 _FAR = 30.0
 """Standard deviation, and mean ÷ standard deviation, from which targets are far from unit scale: those of
@@ -16,6 +23,40 @@ _FAR = 30.0
 
 _SHAPE_EVIDENCE = ("crossed_", "output_rank")
 """How the names of evidence about broadcast shapes begin."""
+
+
+OUTPUT_RANGES: Mapping[str, tuple[float, float]] = {
+    "sigmoid": (0.0, 1.0),
+    "hard_sigmoid": (0.0, 1.0),
+    "softmax": (0.0, 1.0),
+    "tanh": (-1.0, 1.0),
+    "hard_tanh": (-1.0, 1.0),
+    "softsign": (-1.0, 1.0),
+    "relu": (0.0, math.inf),
+    "relu6": (0.0, 6.0),
+    "softplus": (0.0, math.inf),
+    "exponential": (0.0, math.inf),
+    "log_softmax": (-math.inf, 0.0),
+    "log_sigmoid": (-math.inf, 0.0),
+}
+"""Smallest and largest value of output activations with a limited range."""
+
+
+def outside_range(activation: str | None, minimum: float, maximum: float) -> bool:
+    """Return whether an output activation is known not to reach all values from a minimum to a maximum."""
+    low, high = OUTPUT_RANGES.get(activation or "", (-math.inf, math.inf))
+    return minimum < low or maximum > high
+
+
+def are_out_of_reach(context: TaskContext, targets: TargetSummary) -> bool:
+    """Return whether targets are numbers, no classes, that output activation or loss can't reach."""
+    binary = context.loss.family == "binary_cross_entropy"
+    if binary and context.kind(targets) in ("binary", "multilabel"):
+        return not targets.values and (targets.minimum < 0 or targets.maximum > 1)
+    limited = outside_range(context.output_activation, targets.minimum, targets.maximum)
+    return context.kind(targets) == "regression" and (
+        limited or (binary and not 0 <= targets.minimum <= targets.maximum <= 1)
+    )
 
 
 def far_from_unit_scale(targets: TargetSummary) -> bool:

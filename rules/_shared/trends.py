@@ -19,6 +19,7 @@ __all__ = [
     "last_median",
     "loss_growth",
     "recent",
+    "solved",
     "theil_sen",
     "wilson",
 ]
@@ -120,6 +121,11 @@ def geometric_mean(values: Floats) -> Floats:
 def finite(values: Floats) -> Floats:
     """Return the values with NaN in place of infinity, which is reported by `nonfinite`."""
     return np.where(np.isfinite(values), values, np.nan)
+
+
+def solved(losses: Floats, last: int) -> bool:
+    """Return whether the last losses are exactly zero, and the first was above: every row then satisfies a margin."""
+    return bool(len(losses) > last and losses[0] > 0 and (losses[-last:] == 0).all())
 
 
 def last_median(values: Floats, count: int = 5) -> Floats:

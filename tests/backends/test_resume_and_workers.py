@@ -86,7 +86,7 @@ def test_killed_program_resumes_to_the_same_result(framework: str, run_script: A
 
 @pytest.mark.parametrize("framework", ["pytorch", "keras"])
 def test_several_processes_reach_the_same_result(framework: str, run_script: Any, tmp_path: Path) -> None:
-    options = {"budget": 5.2, "batch_size": 4, "metric": "loss"}
+    options = {"budget": 5.2, "batch_size": 4, "metric": "loss", "until": "budget"}
     alone = run_script(framework, **options)
     assert any(attempt["epochs"] for attempt in alone["attempts"]), "the halving search runs short trainings"
     assert run_script(framework, "log", workers=2, **options) == alone

@@ -56,7 +56,7 @@ def _differences(
         for name, array in _layouts(x):
             for parts in (((x, y), (array, y)), ((array, y), (x, y))):
                 model, loss, optimizer = make(columns)
-                train, validation, _ = prepare_data(*parts, None, 0)
+                train, validation, _, _ = prepare_data(*parts, None, 0)
                 request = FitRequest(
                     model, train, validation, loss, optimizer, 2, batch_size, None, None, {}, (), 0
                 )  # fmt: skip

@@ -66,6 +66,7 @@ def _check_plan(repair, problem, proposal) -> None:
 def test_an_empty_context_raises_nothing(repair, finding) -> None:
     for problem in repair.fixes:
         list(repair().propose(finding(problem), TaskContext(), TargetSummary()))
+    list(repair().refine(TaskContext()))
 
 
 @every_repair
@@ -76,6 +77,7 @@ def test_proposals_for_extreme_learning_rates_are_edits(repair, rate, finding, c
         evidence = {"usual_grad_norm": rate, "first_step": rate, "travel": rate, "output_spread": rate}
         list(repair().propose(finding(problem, evidence=evidence), extreme, targets("binary")))
         repair().dimension(extreme)
+        list(repair().refine(extreme))
         asked = context(asked={"suggested_rate": rate})
         list(repair().propose(finding(problem), asked, targets("binary")))
 

@@ -11,7 +11,7 @@ from autotrainer import registry
 from autotrainer.edits import edit_from_dict
 from autotrainer.errors import ConfigError
 from autotrainer.records.signals import LayerInfo
-from autotrainer.records.task import OptimizerInfo
+from autotrainer.records.task import OptimizerInfo, TaskContext
 
 ADAM = {"optimizer": OptimizerInfo("adam", 1e-3)}
 SCHEDULED = {"optimizer": OptimizerInfo("sgd", 0.1, scheduled=True)}
@@ -140,3 +140,23 @@ def test_numbers_out_of_range_are_refused(kind, values, message) -> None:
 @pytest.mark.parametrize("edit", [e.TuneAdam(0.9, None, True), e.DecayRate(0.1, True, 40), e.ReviveUnits(("a", "b"))])
 def test_edits_come_back_from_json_unchanged(edit) -> None:
     assert edit_from_dict(json.loads(json.dumps(edit.to_dict()))) == edit
+
+
+def test_trainings_that_work_are_refined_around_their_settings() -> None:
+    layers = tuple(layer for layer in UNITS if layer.kind == "dense")
+    context = TaskContext(
+        optimizer=OptimizerInfo("sgd", 0.1), layers=layers, planned_epochs=30, batch_size=16, train_rows=100
+    )
+    refined = {repair.name: [p.edits for p in repair().refine(context)] for repair in registry.repairs()}
+    assert {name: edits for name, edits in refined.items() if edits} == {
+        "scale_learning_rate": [(e.SetLearningRate(0.2),), (e.SetLearningRate(0.05),)],
+        "extend_training": [(e.ExtendTraining(60),)],
+        "change_batch_size": [(e.SetBatchSize(8),), (e.SetBatchSize(32),)],
+        "resize_hidden_layers": [(e.ResizeLayers(("plain", "fc"), (16, 16)),)],
+        "schedule_learning_rate": [(e.DecayRate(),)],
+    }
+    edges = TaskContext(optimizer=OptimizerInfo("sgd", 8.0, scheduled=True), batch_size=6, train_rows=20)
+    refined = {repair.name: [p.edits for p in repair().refine(edges)] for repair in registry.repairs()}
+    assert {name: edits for name, edits in refined.items() if edits} == {
+        "scale_learning_rate": [(e.SetLearningRate(4.0),)]
+    }, "no batch of less than 4 rows or more than half of them, no rate above 10"

@@ -72,6 +72,16 @@ ALIKE: dict[str, Any] = {
             id="the same accuracy every epoch, but a good one",
         ),
         pytest.param({}, None, id="learns"),
+        pytest.param(
+            SURROGATE | {"losses": lambda t: max(0.0, 1 - t / 200), "scalars": {"grad_norm": lambda t: float(t < 200)}},
+            None,
+            id="every row satisfies its margin",
+        ),
+        pytest.param(
+            SURROGATE | {"losses": lambda t: max(0.5, 1 - t / 200), "scalars": {"grad_norm": lambda t: float(t < 100)}},
+            "error",
+            id="no gradient, but a loss",
+        ),
         pytest.param(FLAT | {"scalars": {"accuracy": 0.62}}, None, id="above chance"),
         pytest.param(
             FLAT | {"targets": "one_hot", "loss": "ce", "output_units": 4, "scalars": {"accuracy": 0.25}},

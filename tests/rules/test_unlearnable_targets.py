@@ -33,6 +33,7 @@ CONSTANT = [
     pytest.param(ONES, "bce_logits", {}, {}, None, id="adversarial generator"),
     pytest.param(SEVENS, "custom", ALL, {}, None, id="a loss that may not use them"),
     pytest.param(SEVENS, "none", ALL, {}, None, id="loss unknown"),
+    pytest.param(SEVENS, "mse", ALL, {"train_rows": 1}, None, id="a single row"),
     pytest.param(FEW, "mse", {}, {"train_rows": 10}, None, id="ten rows"),
     pytest.param("binary", "bce_logits", SOME, {}, None, id="two classes"),
     pytest.param("real", "mse", {}, {}, None, id="numbers"),

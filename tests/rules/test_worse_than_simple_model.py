@@ -69,6 +69,14 @@ def test_loss_without_a_known_constant_prediction(check: Callable[..., Any]) -> 
     assert "no lower than if the inputs of each row were those of another one (1.49)" in finding.message
 
 
+def test_loss_that_has_not_fallen(check: Callable[..., Any]) -> None:
+    finding = check(above_constant=0.0, metric_score=76.8, first_loss=1.9)
+    assert finding.severity is Severity.ERROR
+    assert finding.message == (
+        "The loss ended at 76.8, no lower than at the first step (1.9): nothing has been learned."
+    )
+
+
 def test_judgement_on_training_rows_is_a_fact(check: Callable[..., Any]) -> None:
     finding = check(**OUTCOME | {"judged_in_training": 1.0, "judged_rows": 4.0, "metric_score": 1.0})
     assert finding.severity is Severity.INFO

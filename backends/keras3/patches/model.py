@@ -52,6 +52,12 @@ def _(edit: e.ResizeLayers) -> list[str]:
 
 
 @patch_lines.register
+def _(edit: e.ResizeOutputLayer) -> list[str]:
+    name = f" ({commented(edit.layers)})" if edit.layers else ""
+    return [f"# in the output layer{name}:  {edit.units} {'unit' if edit.units == 1 else 'units'}"]
+
+
+@patch_lines.register
 def _(edit: e.AddResidual) -> list[str]:
     return [
         "class Gate(keras.layers.Layer):",

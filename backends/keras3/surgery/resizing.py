@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import keras
+import numpy as np
 
 from autotrainer.backends.keras3.model.copying import copy_layer
 from autotrainer.backends.keras3.model.rebuilding import rebuild
 from autotrainer.backends.keras3.model.watched_layers import WatchedLayer, watched_layers
 from autotrainer.backends.keras3.surgery.editor import Editor
 from autotrainer.backends.keras3.surgery.single_layer import reinitialize_weights
-from autotrainer.edits import Edit, ResizeLayers, initializer_for
+from autotrainer.edits import Edit, ResizeLayers, ResizeOutputLayer, initializer_for
 from autotrainer.errors import ConfigError, InputError
 
-__all__ = ["resize_layers"]
+__all__ = ["resize_layers", "resize_output_layer"]
 
 
 def resize_layers(editor: Editor, edit: ResizeLayers, apply: bool) -> Edit:
@@ -50,6 +52,61 @@ def resize_layers(editor: Editor, edit: ResizeLayers, apply: bool) -> Edit:
         _reinitialize_changed(editor, model)
         editor.model = model
     return ResizeLayers(tuple(widths), tuple(widths.values()))
+
+
+def resize_output_layer(editor: Editor, edit: ResizeOutputLayer, apply: bool) -> Edit:
+    """Change the number of units of the layer that makes the output."""
+    watched = _output_layer(editor, edit)
+    name = watched.info.name
+    if watched.info.units == edit.units:
+        raise ConfigError(f"the output layer `{name}` has {edit.units} units already")
+    try:
+        model = rebuild(editor.model, replaced=_replaced(editor, {name: edit.units}))
+    except (ValueError, InputError) as error:  # Keras: shapes do not match
+        raise ConfigError(f"the width of `{name}` is fixed: {str(error).strip().splitlines()[0]}") from error
+    shape = _shapes(editor.model.outputs)[0]
+    if _shapes(model.outputs) != [(*shape[:-1], edit.units)]:
+        raise ConfigError(f"the last axis of the output is not made by `{name}` alone")
+    changed = _changed(editor, model)
+    protected = next((old.info.name for old, _ in changed if not editor.may_change(old)), None)
+    if protected is not None:
+        raise ConfigError(f"{protected} would have to change, and is frozen or protected by keep")
+    if apply:
+        for old, new in changed:
+            if old is watched:
+                _keep_units(old, new)
+        editor.model = model
+    return replace(edit, layers=(name,), followers=(), inputs=())
+
+
+def _output_layer(editor: Editor, edit: ResizeOutputLayer) -> WatchedLayer:
+    editor.require_graph("the width of the output can't be changed")
+    if len(keras.tree.flatten(editor.model.outputs)) != 1:
+        raise ConfigError("the model has several outputs")
+    chain = editor.graph.output_chain()
+    last = chain[-1] if chain else None
+    inner = last.layer if isinstance(last, keras.layers.TimeDistributed) else last
+    watched = None if inner is None else editor.graph.find(inner)
+    fixed = watched is None or _width_name(watched.layer) is None or getattr(watched.layer, "groups", 1) != 1
+    if watched is None or fixed or watched.info.kind not in ("dense", "conv") or watched.info.hidden:
+        raise ConfigError("the output is not made by a single dense or convolutional layer")
+    if len(editor.graph.producers(last)) > 1:
+        raise ConfigError(f"`{watched.info.name}` is used more than once")
+    if edit.layers and not any(layer is watched for layer in editor.named(edit.layers)):
+        raise ConfigError(f"`{edit.layers[0]}` does not make the output")
+    return editor.named((watched.info.name,))[0]
+
+
+def _keep_units(old: WatchedLayer, new: WatchedLayer) -> None:
+    """Copy the weights of the units that remain, if there are several before and after."""
+    for before, after in zip(old.weights, new.weights, strict=True):
+        values, kept = np.array(keras.ops.convert_to_numpy(after)), np.array(keras.ops.convert_to_numpy(before))
+        axis = next((axis for axis in range(values.ndim) if values.shape[axis] != kept.shape[axis]), 0)
+        units = min(values.shape[axis], kept.shape[axis])
+        if units > 1:
+            part = (slice(None),) * axis + (slice(units),)
+            values[part] = kept[part]
+            after.assign(values)
 
 
 def _refusal(editor: Editor, watched: WatchedLayer) -> str:

@@ -26,7 +26,7 @@ from autotrainer.backends.keras3.surgery.io_edits import add_input_noise, scale_
 from autotrainer.backends.keras3.surgery.optimizer_edits import edited_optimizer
 from autotrainer.backends.keras3.surgery.output_wrappers import number_classes, scale_targets
 from autotrainer.backends.keras3.surgery.precision import raise_precision
-from autotrainer.backends.keras3.surgery.resizing import resize_layers
+from autotrainer.backends.keras3.surgery.resizing import resize_layers, resize_output_layer
 from autotrainer.backends.keras3.surgery.snapshot import unchanged_on_error
 from autotrainer.backends.keras3.surgery.structure_edits import add_residual, clip_attention, scale_output_layer
 from autotrainer.edits import (
@@ -40,6 +40,7 @@ from autotrainer.edits import (
     RaisePrecision,
     Reinitialize,
     ResizeLayers,
+    ResizeOutputLayer,
     ScaleInputs,
     ScaleOutputLayer,
     ScaleTargets,
@@ -57,6 +58,7 @@ _HANDLERS: Mapping[type[Edit], Callable[[Editor, Any, bool], Edit]] = {
     Reinitialize: reinitialize,
     RaisePrecision: raise_precision,
     ResizeLayers: resize_layers,
+    ResizeOutputLayer: resize_output_layer,
     AddResidual: add_residual,
     ClipAttention: clip_attention,
     ScaleOutputLayer: scale_output_layer,
@@ -100,11 +102,11 @@ class Surgeon(Editor):
 def in_order(edits: Sequence[Edit]) -> list[Edit]:
     """Return edits in the order in which they are applied.
 
-    Scaling of the inputs comes first, since noise is measured against it; mapping the outputs back to the user's
-    targets comes last.
+    Scaling of the inputs comes first, since noise is measured against it, and the width of the output, which other
+    edits have to fit; mapping the outputs back to the user's targets comes last.
     """
-    last = (ScaleTargets, NumberClasses)
-    return sorted(edits, key=lambda edit: 0 if isinstance(edit, ScaleInputs) else 2 if isinstance(edit, last) else 1)
+    first, last = (ScaleInputs, ResizeOutputLayer), (ScaleTargets, NumberClasses)
+    return sorted(edits, key=lambda edit: 0 if isinstance(edit, first) else 2 if isinstance(edit, last) else 1)
 
 
 def apply_edits(edits: Sequence[Edit], model: Any, optimizer: Any = None) -> tuple[Any, Any]:

@@ -31,8 +31,9 @@ from autotrainer.backends.keras3.data.target_support import (
 from autotrainer.backends.keras3.data.training_data import TrainingData
 from autotrainer.backends.keras3.engines.tensorflow_graph import has_stateful_random_ops
 from autotrainer.backends.keras3.layers.converted_loss import ConvertedLoss
-from autotrainer.backends.keras3.model.copying import check_stateless
+from autotrainer.backends.keras3.model.copying import check_stateless, has_graph
 from autotrainer.backends.keras3.model.describe import context_of
+from autotrainer.backends.keras3.model.loss_kinds import loss_info
 from autotrainer.backends.keras3.model.losses import is_custom_loss, make_loss
 from autotrainer.backends.keras3.model.operations import count_operations
 from autotrainer.backends.keras3.model.watched_layers import watched_layers
@@ -58,7 +59,7 @@ from autotrainer.backends.keras3.training.nonfinite_search import NonfiniteSearc
 from autotrainer.backends.keras3.training.pausing import can_pause, resumable_fit
 from autotrainer.backends.keras3.training.skip_updates import skip_updates
 from autotrainer.backends.keras3.watching.observer import observe
-from autotrainer.edits import Edit, ReduceOnPlateau, SetBatchSize, SetLoss, SkipUpdates, StopEarly
+from autotrainer.edits import Edit, ReduceOnPlateau, ResizeOutputLayer, SetBatchSize, SetLoss, SkipUpdates, StopEarly
 from autotrainer.errors import ConfigError, DataError, InputError
 from autotrainer.records.data import ArrayData, Data, StreamData, as_array, concatenate_batches
 from autotrainer.records.task import TaskContext
@@ -118,6 +119,7 @@ class KerasTrainer(Trainer):
         refusal = loss_refusal(self._settings.loss, model, self._train_data)
         loss = replace(context.loss, weighted=context.loss.weighted or by_class is not None)
         self.context = replace(context, loss=loss, loss_refusal=refusal)
+        self.runs_callbacks = not callable(self._arguments.callbacks) and bool(self._arguments.callbacks)
         self._repeatable: bool | None = None
         # The user's callbacks may keep a state that a pause would not save.
         self.resumable = (
@@ -152,13 +154,19 @@ class KerasTrainer(Trainer):
         return replace(
             context,
             output_units=units,
-            output_rank=len(self._output_shape) if is_custom_loss(loss) else None,
+            output_rank=len(self._output_shape) if is_custom_loss(loss) or self._widths_differ(units) else None,
             planned_epochs=epochs,
             planned_steps=None if batches.steps is None else batches.steps * epochs,
             train_rows=batches.rows,
             batch_size=batches.batch_size,
             managed=True,
         )
+
+    def _widths_differ(self, units: int | None) -> bool:
+        """Return whether a loss compares a single output with each of several columns: it then aligns no shapes."""
+        by_columns = self._targets.rank == len(self._output_shape) == 2 and not self._targets.one_hot
+        classes = loss_info(self._settings.loss).family == "cross_entropy"
+        return by_columns and not classes and units == 1 < self._targets.width
 
     def identity(self) -> Mapping[str, Any]:
         """Return what determines the original training."""
@@ -196,19 +204,49 @@ class KerasTrainer(Trainer):
 
     def supports(self, edit: Edit) -> Support:
         """Return whether a training with this edit can be run, and if not, why."""
+        return self.supports_together((edit,))
+
+    def supports_together(self, edits: Sequence[Edit]) -> Support:
+        """Return whether a training with all of these edits can be run, and if not, why."""
+        surgeon, resize = self._surgeon, last(edits, ResizeOutputLayer)
         try:
-            self._surgeon.check(edit)
-            if type(edit) in OPTIMIZER_EDITS:
-                check_optimizer_edit(self._optimizer, edit)
-            elif isinstance(edit, SetBatchSize):
-                self._batches.resized(edit.size)
-            elif isinstance(edit, SetLoss):
-                self._edited_loss((edit,), self._output_shape)
-            check_target_edit(edit, self._settings.loss, self._initial_state.model, self._training_data)
-            check_training_edit(edit, self._optimizer, self._batches.steps, self._request.epochs, self._surgeon)
+            if resize is not None:
+                with preserve_random_state():
+                    surgeon = Surgeon(self._initial_state.copy(), self._request.keep, self._statistics, self._shapes)
+                    surgeon.apply(resize)
+            for edit in edits:
+                if not isinstance(edit, ResizeOutputLayer):
+                    self._check(edit, surgeon)
+            if resize is not None and last(edits, SetLoss) is None:
+                self._check_loss_of(surgeon.model, edits)
         except ConfigError as reason:
             return Support(SupportLevel.NONE, str(reason))
         return Support(SupportLevel.REBUILD)
+
+    def _check(self, edit: Edit, surgeon: Surgeon) -> None:
+        """Raise a `ConfigError` if a training of the surgeon's model can't be run with an edit."""
+        surgeon.check(edit)
+        if type(edit) in OPTIMIZER_EDITS:
+            check_optimizer_edit(self._optimizer, edit)
+        elif isinstance(edit, SetBatchSize):
+            self._batches.resized(edit.size)
+        elif isinstance(edit, SetLoss):
+            self._edited_loss((edit,), self._shape_of(surgeon.model))
+        check_target_edit(edit, self._settings.loss, surgeon.model, self._training_data)
+        check_training_edit(edit, self._optimizer, self._batches.steps, self._request.epochs, surgeon)
+
+    def _check_loss_of(self, model: Any, edits: Sequence[Edit]) -> None:
+        """Raise a `ConfigError` if the loss can't be computed on the output of a model with another width."""
+        check_own_loss(model, self._settings.loss)
+        loss = self._edited_loss(edits, self._shape_of(model))
+        refusal = loss_refusal(loss, model, self._train_data)
+        if refusal:
+            raise ConfigError(f"the loss can't be computed on an output of this width: {refusal}")
+
+    def _shape_of(self, model: Any) -> tuple[int | None, ...]:
+        """Return the shape of a model's output, of which `ResizeOutputLayer` changes the last axis alone."""
+        resized = has_graph(model) and len(keras.tree.flatten(model.outputs)) == 1
+        return (*self._output_shape[:-1], model.outputs[0].shape[-1]) if resized else self._output_shape
 
     def _edited_loss(self, edits: Sequence[Edit], output_shape: tuple[int | None, ...]) -> Any:
         edit, conversion, loss = last(edits, SetLoss), conversions(edits), self._settings.loss
@@ -263,11 +301,13 @@ class KerasTrainer(Trainer):
         batches = self._training_data.feed(edits, spec.seed)
         edits = tuple(with_length(edit, batches.steps, spec.epochs) for edit in edits)
         optimizer = edited_optimizer(self._optimizer, edits, model)
-        loss = self._edited_loss(edits, self._output_shape)
+        loss = self._edited_loss(edits, self._shape_of(model))
         self._settings.compile(model, optimizer, loss)
         if (skip := last(edits, SkipUpdates)) is not None:
             skip_updates(model, model.optimizer, skip)
         original, weights = self._settings.loss, self._settings.loss_weights
+        if last(edits, ResizeOutputLayer) is not None and last(edits, SetLoss) is not None:
+            original = None  # it takes another width
         evaluator = Evaluator(model, original, weights, batches.batch_size, None if loss is original else loss)
         trained = Trained(model, model.optimizer, edits, evaluator.predict, evaluator.evaluate)  # type: ignore[arg-type]
         return trained, evaluator, batches

@@ -28,7 +28,7 @@ from autotrainer.backends.pytorch.runtime.host_offload import is_large
 from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state, seed_all
 from autotrainer.backends.pytorch.runtime.torch_private import is_step_wrapped
 from autotrainer.backends.pytorch.watching.observer import observe
-from autotrainer.edits import DecayRate, Edit
+from autotrainer.edits import DecayRate, Edit, ResizeOutputLayer
 from autotrainer.edits.base import shorten
 from autotrainer.errors import DataError, InputError
 from autotrainer.records.data import StreamData, as_stream
@@ -92,6 +92,8 @@ class TorchLoop(LoopTrainer):
         reason = self._user_loop.refusal(edit)
         if builder is None:
             reason = "the model was never called in training mode, so nothing is known about it"
+        elif isinstance(edit, ResizeOutputLayer):
+            reason = "your own loop takes outputs of the original shape"
         elif isinstance(edit, DecayRate) and self._initial.scheduler is not None:
             reason = "your own loop steps a scheduler"
         if builder is None or reason:

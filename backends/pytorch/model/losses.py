@@ -162,6 +162,14 @@ class EditedLoss(nn.Module):
         return entries.sum() / counted.sum().clamp_min(1) if masked else entries.mean()
 
 
+class UndefinedLoss(nn.Module):
+    """The loss of outputs that the original loss can't be computed on: NaN, which compares with no other loss."""
+
+    def forward(self, outputs: Tensor, targets: Tensor, *weights: Tensor) -> Tensor:
+        """Return NaN."""
+        return outputs.new_full((), torch.nan)
+
+
 class FunctionLoss(nn.Module):
     """A loss function as a module, so that its calls can be observed like those of any loss module."""
 

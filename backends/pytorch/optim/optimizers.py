@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from autotrainer.backends.pytorch.layers.update_clipping import clip_updates
 from autotrainer.backends.pytorch.model.describe import watched_modules
-from autotrainer.backends.pytorch.runtime.torch_private import RunningNorm
+from autotrainer.backends.pytorch.runtime.torch_private import RunningNorm, refresh_lbfgs
 from autotrainer.edits import (
     CompleteOptimizer,
     DecayRate,
@@ -35,6 +36,7 @@ __all__ = [
     "optimizer_refusal",
     "owns",
     "parameter_ids",
+    "parameter_shapes",
     "set_rate",
 ]
 
@@ -154,15 +156,25 @@ def _zero_gradients(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     optimizer.zero_grad()
 
 
-def adopt_parameters(optimizer: Optimizer, model: nn.Module, before: Sequence[nn.Parameter]) -> None:
+def parameter_shapes(model: nn.Module) -> list[tuple[nn.Parameter, torch.Size | None]]:
+    """Return the parameters of a model with their shapes; None for those of lazy layers that have none yet."""
+    return [(p, None if isinstance(p, UninitializedParameter) else p.shape) for p in model.parameters()]
+
+
+def adopt_parameters(
+    optimizer: Optimizer, model: nn.Module, before: Sequence[tuple[nn.Parameter, torch.Size | None]]
+) -> None:
     """Add the parameters that a model has gained to its optimizer, and remove those that it has lost.
+
+    What it has accumulated for parameters of another shape is forgotten.
 
     Args:
         optimizer: The optimizer; changed. New parameters get the settings of the first group, without decay.
         model: The model after surgery.
-        before: Its parameters before surgery.
+        before: Its parameters before surgery, with their shapes then: see `parameter_shapes`.
     """
-    old, now = {id(p) for p in before}, {id(p) for p in model.parameters()}
+    _forget(optimizer, [p for p, shape in before if shape is not None and p.shape != shape])
+    old, now = {id(p) for p, _ in before}, {id(p) for p in model.parameters()}
     gone = old - now
     for group in optimizer.param_groups:
         group["params"] = [p for p in group["params"] if id(p) not in gone]
@@ -173,6 +185,18 @@ def adopt_parameters(optimizer: Optimizer, model: nn.Module, before: Sequence[nn
         if "weight_decay" in options:
             options["weight_decay"] = 0.0
         optimizer.add_param_group({"params": new, **options})
+
+
+def _forget(optimizer: Optimizer, resized: Sequence[nn.Parameter]) -> None:
+    if resized and isinstance(optimizer, torch.optim.LBFGS):
+        optimizer.state.clear()  # vectors of all parameters
+        refresh_lbfgs(optimizer)
+    for group in optimizer.param_groups:
+        for parameter in (p for p in group["params"] if any(p is other for other in resized)):
+            state = optimizer.state.pop(parameter, None)
+            if state and isinstance(optimizer, torch.optim.Adagrad):  # only its constructor makes one
+                total = torch.full_like(parameter, group["initial_accumulator_value"])
+                optimizer.state[parameter] = {"step": torch.zeros_like(state["step"]), "sum": total}
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> bool:

@@ -118,6 +118,19 @@ def _(edit: e.ResizeLayers) -> list[str]:
 
 
 @patch_lines.register
+def _(edit: e.ResizeOutputLayer) -> list[str]:
+    name = f" ({commented(edit.layers)})" if edit.layers else ""
+    follow = [
+        f"#   {commented([name])}: {width} inputs" for name, width in zip(edit.followers, edit.inputs, strict=True)
+    ]
+    return [
+        f"# where the output layer{name} is defined:  {edit.units} {'unit' if edit.units == 1 else 'units'}",
+        *(["# and the layers that follow it:"] if follow else []),
+        *follow,
+    ]
+
+
+@patch_lines.register
 def _(edit: e.AddResidual) -> list[str]:
     return [
         "class Residual(nn.Module):",

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Self
 
 import numpy as np
@@ -63,9 +64,17 @@ def seed_all(seed: int) -> None:
     Args:
         seed: Any integer.
     """
-    torch.manual_seed(seed % 2**63)
+    if _has_accelerator():
+        torch.manual_seed(seed % 2**63)
+    else:  # without CUDA, torch.manual_seed formats a stack trace each time: longer than a step of a small model
+        torch.default_generator.manual_seed(seed % 2**63)
     np.random.seed(seed % 2**32)
     random.seed(seed)
+
+
+@cache
+def _has_accelerator() -> bool:
+    return not hasattr(torch, "accelerator") or torch.accelerator.is_available()
 
 
 def mix(seed: int, epoch: int) -> int:

@@ -269,7 +269,7 @@ class EditPlanner:
         makers = [self._infos[name] for name in self._graph.output_layers if name in self._infos]
         if len(makers) != 1 or makers[0].kind != "dense" or not makers[0].units:
             return ""
-        units = makers[0].units
+        units = getattr(self._module_paths.module(makers[0].name), "out_features", makers[0].units)
         if isinstance(edit, NumberClasses):
             return f"{len(edit.labels)} labels need as many outputs, and it has {units}" * (len(edit.labels) > units)
         fits = len(edit.mean) in (0, 1, units) or units == 1

@@ -19,7 +19,12 @@ from autotrainer.backends.pytorch.layers.modules import (
     make_activation,
 )
 from autotrainer.backends.pytorch.model.describe import direct_parameters
-from autotrainer.backends.pytorch.optim.optimizers import adopt_parameters, edit_optimizer, owns
+from autotrainer.backends.pytorch.optim.optimizers import (
+    adopt_parameters,
+    edit_optimizer,
+    owns,
+    parameter_shapes,
+)
 from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph
 from autotrainer.backends.pytorch.surgery.reinitialize import reinitialize
 from autotrainer.backends.pytorch.surgery.snapshot import unchanged_on_error
@@ -32,6 +37,7 @@ from autotrainer.edits import (
     NumberClasses,
     RaisePrecision,
     Reinitialize,
+    ResizeOutputLayer,
     ScaleInputs,
     ScaleTargets,
     SetOutputActivation,
@@ -130,8 +136,17 @@ class ModelEditor(StructureEditor):
 
 
 def in_order(edits: Sequence[Edit]) -> list[Edit]:
-    """Return edits in the order of application: those that convert outputs back to the user's targets come last."""
-    return sorted(edits, key=lambda edit: isinstance(edit, ScaleTargets | NumberClasses))
+    """Return edits in the order of application.
+
+    The width of the output comes first, since other edits have to fit it; edits that convert outputs back to the user's
+    targets come last.
+    """
+    return sorted(
+        edits,
+        key=lambda edit: (
+            0 if isinstance(edit, ResizeOutputLayer) else 2 if isinstance(edit, ScaleTargets | NumberClasses) else 1
+        ),
+    )
 
 
 def apply_edits(edits: Sequence[Edit], model: nn.Module, optimizer: Optimizer | None) -> tuple[nn.Module, Any]:
@@ -155,7 +170,7 @@ def apply_edits(edits: Sequence[Edit], model: nn.Module, optimizer: Optimizer | 
             f"optimizer must be a torch.optim.Optimizer over the model's parameters or None, not {shorten(optimizer)}"
         )
     with unchanged_on_error(model, optimizer):
-        before = list(model.parameters())
+        before = parameter_shapes(model)
         editor = ModelEditor(model, ActivationGraph.of(model))
         for edit in in_order(edits):
             check_fitted(edit)

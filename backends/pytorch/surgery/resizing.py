@@ -7,9 +7,11 @@ groups. Their values have to be reinitialized afterwards.
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -17,7 +19,7 @@ from autotrainer.backends.pytorch.runtime.tensors import first_tensor
 from autotrainer.backends.pytorch.runtime.torch_private import Conv, InstanceNorm, RunningNorm, map_tree
 from autotrainer.errors import ConfigError
 
-__all__ = ["followers_of", "set_inputs", "set_outputs", "shapes_of", "width_refusal"]
+__all__ = ["followers_of", "resize_output", "set_inputs", "set_outputs", "shapes_of", "width_refusal"]
 
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 _GATES = {"LSTM": 4, "LSTMCell": 4, "GRU": 3, "GRUCell": 3}
@@ -112,8 +114,28 @@ def _recurrent_shape(module: Any, name: str) -> tuple[int, ...]:
     return rows, module.hidden_size if name.startswith("weight_hh") else module.input_size if first else below
 
 
+@torch.no_grad()
+def resize_output(module: nn.Module, units: int) -> None:
+    """Set the number of units of the layer that makes the output, and initialize the new ones as the layer does.
+
+    If there are several before and after, those that remain keep their weights.
+    """
+    axis = 1 if getattr(module, "transposed", False) else 0
+    before = {name: p.detach().clone() for name, p in module.named_parameters(recurse=False)}
+    set_outputs(module, units)
+    for name, parameter in module.named_parameters(recurse=False):
+        along = axis if parameter.ndim > 1 else 0
+        kept = min(units, before[name].shape[along])
+        if kept > 1:
+            parameter.narrow(along, 0, kept).copy_(before[name].narrow(along, 0, kept))
+
+
 def followers_of(
-    model: nn.Module, units: Mapping[str, int], run: Callable[[nn.Module], Any], protection: Callable[[str], str]
+    model: nn.Module,
+    units: Mapping[str, int],
+    run: Callable[[nn.Module], Any],
+    protection: Callable[[str], str],
+    fits: Callable[[Any, Any], bool] = operator.eq,
 ) -> dict[str, int]:
     """Return the modules whose number of inputs changes with the units of others, by path, with that number.
 
@@ -122,9 +144,10 @@ def followers_of(
         units: New numbers of units, by the paths of the layers.
         run: Runs a model on a few samples.
         protection: Says why the module at a path must stay as it is, or returns an empty string.
+        fits: Returns whether the output may change from one shape to another; see `shapes_of`.
 
     Raises:
-        ConfigError: If a layer that would have to follow can't, or the output would have another shape.
+        ConfigError: If a layer that would have to follow can't, or the output would have a shape that does not fit.
     """
     expected_shapes = shapes_of(run(copy.deepcopy(model)))
     changed = copy.deepcopy(model)
@@ -157,7 +180,7 @@ def followers_of(
         raise ConfigError(
             f"other widths do not fit: {str(error).strip().splitlines()[0] or type(error).__name__}"
         ) from error
-    if shapes != expected_shapes:
+    if not fits(expected_shapes, shapes):
         raise ConfigError("the output would have another shape")
     return followers
 

@@ -9,9 +9,17 @@ from autotrainer.backends.pytorch.layers.functional_patch import Rerouted
 from autotrainer.backends.pytorch.layers.modules import Residual, Wrapper, make_activation
 from autotrainer.backends.pytorch.surgery.activation_graph import ActivationNode
 from autotrainer.backends.pytorch.surgery.reinitialize import reinitialize, scale_weights
-from autotrainer.backends.pytorch.surgery.resizing import set_inputs, set_outputs
+from autotrainer.backends.pytorch.surgery.resizing import resize_output, set_inputs, set_outputs
 from autotrainer.backends.pytorch.surgery.structure_planner import StructurePlanner
-from autotrainer.edits import AddResidual, ClipAttention, Edit, ResizeLayers, ScaleOutputLayer, initializer_for
+from autotrainer.edits import (
+    AddResidual,
+    ClipAttention,
+    Edit,
+    ResizeLayers,
+    ResizeOutputLayer,
+    ScaleOutputLayer,
+    initializer_for,
+)
 
 __all__ = ["StructureEditor"]
 
@@ -27,6 +35,10 @@ class StructureEditor(StructurePlanner):
         """
         if isinstance(edit, ResizeLayers):
             self._resize(edit)
+        elif isinstance(edit, ResizeOutputLayer):
+            resize_output(self._module_paths.module(edit.layers[0]), edit.units)
+            for name, width in zip(edit.followers, edit.inputs, strict=True):
+                set_inputs(self._module_paths.module(name), width)
         elif isinstance(edit, AddResidual):
             for name in edit.layers:
                 self._add_residual(name)

@@ -16,7 +16,7 @@ from autotrainer.backends.pytorch.runtime.torch_private import Conv
 from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph, ActivationNode
 from autotrainer.backends.pytorch.surgery.edit_planner import EditPlanner, plan_result
 from autotrainer.backends.pytorch.surgery.resizing import followers_of, width_refusal
-from autotrainer.edits import AddResidual, ClipAttention, Edit, ResizeLayers, ScaleOutputLayer
+from autotrainer.edits import AddResidual, ClipAttention, Edit, ResizeLayers, ResizeOutputLayer, ScaleOutputLayer
 from autotrainer.errors import ConfigError
 
 __all__ = ["StructurePlanner"]
@@ -54,6 +54,8 @@ class StructurePlanner(EditPlanner):
         """Return an edit as it can be applied to this model, or why it can't be: see `EditPlanner.plan`."""
         if isinstance(edit, ResizeLayers):
             return self._plan_resize(edit)
+        if isinstance(edit, ResizeOutputLayer):
+            return self._plan_output_resize(edit)
         if isinstance(edit, AddResidual):
             names, reasons = self._partition(edit.layers, self._residual_refusal)
             return plan_result(names, reasons, lambda n: (replace(edit, layers=n),))
@@ -193,6 +195,46 @@ class StructurePlanner(EditPlanner):
         return self._module_paths.protection(name)
 
     # -- the output layer ---------------------------------------------------------------------------------------------
+
+    def _plan_output_resize(self, edit: ResizeOutputLayer) -> tuple[tuple[Edit, ...], str]:
+        names = edit.layers or self._output_layers()
+        reason = self._output_resize_refusal(names, edit.units)
+        _, protected = self._partition(edit.followers, self._protection)
+        if reason or protected:
+            return (), reason or protected[0]
+        if self._run is None:
+            return (replace(edit, layers=names),), ""  # a plan of a result, where the followers are filled in
+        axis = self._class_axis
+
+        def fits(before: Any, after: Any) -> bool:
+            if not (isinstance(before, tuple) and isinstance(after, tuple) and len(before) and len(after)):
+                return False
+            if len(before) == 1 or len(after) == 1:  # a single unit may be squeezed away
+                return before[0] == after[0] and after[1:] in ((edit.units,), () if edit.units == 1 else (edit.units,))
+            along = axis % len(before)
+            return after == (*before[:along], edit.units, *before[along + 1 :])
+
+        units = {self._module_paths.path(names[0]): edit.units}
+        try:
+            followers = followers_of(
+                self.model, units, self._run, lambda path: self._protection(plain_name(path)), fits
+            )
+        except ConfigError as error:
+            return (), str(error)
+        planned = replace(
+            edit, layers=names, followers=tuple(map(plain_name, followers)), inputs=tuple(followers.values())
+        )
+        return (planned,), ""
+
+    def _output_resize_refusal(self, names: tuple[str, ...], units: int) -> str:
+        if len(names) != 1 or names[0] not in self._infos or self._infos[names[0]].kind not in ("dense", "conv"):
+            return "the output is not made by a single dense or convolutional layer"
+        name = names[0]
+        if not self._makes_output(name) and not (self._graph.guessed and self._run is None):
+            return f"`{name}` does not make the output alone"
+        if self._infos[name].units == units:
+            return f"the output layer `{name}` has {units} units already"
+        return self._resize_refusal(name) or self._protection(name)
 
     def _output_layers(self) -> tuple[str, ...]:
         return tuple(info.name for info in self._graph.layers if info.name in self._graph.output_layers)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +16,7 @@ from autotrainer.adapter.spec import FitRequest
 from autotrainer.backends.pytorch.data.examples import Examples
 from autotrainer.backends.pytorch.data.loaders import rebatch_refusal
 from autotrainer.backends.pytorch.data.target_support import target_refusal
-from autotrainer.backends.pytorch.data.training_data import TrainingData
+from autotrainer.backends.pytorch.data.training_data import TrainingData, make_objective
 from autotrainer.backends.pytorch.model.describe import watched_modules
 from autotrainer.backends.pytorch.model.losses import EditedLoss
 from autotrainer.backends.pytorch.optim.optimizers import missing_parameters, optimizer_refusal
@@ -33,6 +36,7 @@ from autotrainer.edits import (
     RaisePrecision,
     ReduceOnPlateau,
     Reinitialize,
+    ResizeOutputLayer,
     RestoreZeroGrad,
     ReviveUnits,
     Rollback,
@@ -126,6 +130,41 @@ class EditSupport:
         self._examples = examples
         self._output = output
         self._single_output = single_output
+
+    def of(self, editor: ModelEditor, output: Tensor | None) -> EditSupport:
+        """Return the same for an edited model that has another output."""
+        support = copy.copy(self)
+        support._editor, support._output = editor, output
+        return support
+
+    def refusal_together(self, edits: Sequence[Edit]) -> str:
+        """Return why a training with these edits can't be run; or an empty string.
+
+        Args:
+            edits: The edits; a `ResizeOutputLayer` is applied to the model already.
+        """
+        others = [edit for edit in edits if not isinstance(edit, ResizeOutputLayer)]
+        reason = next(filter(None, map(self.refusal, others)), "")
+        return reason if reason or len(others) == len(edits) else self._resize_refusal(others)
+
+    def _resize_refusal(self, others: Sequence[Edit]) -> str:
+        """Return why the loss can't be computed on an output of another width, or an empty string."""
+        if self._request.step is not None or self._output is None:
+            return "the user's own step computes the loss"
+        if not self._single_output:
+            return "the model returns more than one tensor"
+        if any(isinstance(edit, SetLoss) for edit in others):
+            return ""
+        objective = make_objective(self._request, self._examples.objective.loss, others)
+        assert objective.loss is not None, "only a step has no loss module"
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # shapes that broadcast
+                objective.loss(self._output, self._examples.batch.targets)
+        except Exception as error:  # noqa: BLE001 - whatever the user's loss raises
+            shapes = f"outputs {tuple(self._output.shape)} and {self._examples.shapes()}"
+            return f"the loss can't be computed on {shapes}: {str(error).strip().splitlines()[0]}"
+        return ""
 
     def refusal(self, edit: Edit) -> str:
         """Return why a training with this edit can't be run; or an empty string."""

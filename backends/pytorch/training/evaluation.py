@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,9 +17,10 @@ from autotrainer.backends.pytorch.data.batches import Batch, Batches, primary_ou
 from autotrainer.backends.pytorch.data.objective import Objective
 from autotrainer.backends.pytorch.model.losses import plain_loss
 from autotrainer.backends.pytorch.model.model_calls import call_model
+from autotrainer.backends.pytorch.runtime.tensors import map_tensors
 from autotrainer.training.padding import joined, joined_targets
 
-__all__ = ["evaluate", "predict"]
+__all__ = ["evaluate", "losses_with_mean_outputs", "predict"]
 
 
 def evaluate(model: nn.Module, objective: Objective, batches: Batches, run: Run | None = None) -> Evaluation | None:
@@ -57,6 +59,43 @@ def evaluate(model: nn.Module, objective: Objective, batches: Batches, run: Run 
             rows += batch.rows
     trained_loss = None if objective.otherwise is None else float(trained) / max(rows, 1)
     return Evaluation(joined(outputs, 0.0), joined_targets(targets), float(total) / max(rows, 1), trained_loss)
+
+
+def losses_with_mean_outputs(
+    model: nn.Module, objective: Objective, batches: Batches
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the loss of each batch, and its loss if all rows have the mean output of the batch; see `Trained`.
+
+    A loss that calls the model several times gets the mean of the first call from each.
+    """
+    means: dict[int, Tensor] = {}
+
+    def to_mean(_: nn.Module, __: Any, outputs: Any) -> Any:
+        places = itertools.count()
+
+        def of_first_call(tensor: Tensor) -> Tensor:
+            place = next(places)
+            if not tensor.ndim or not tensor.is_floating_point():
+                return tensor
+            if place not in means or means[place].shape[1:] != tensor.shape[1:]:
+                means[place] = tensor.mean(0, keepdim=True)
+            return means[place].expand_as(tensor)
+
+        return map_tensors(of_first_call, outputs)
+
+    model.eval()
+    losses: list[tuple[float, float]] = []
+    with torch.no_grad():
+        for batch in batches.read():
+            plain = float(objective(model, batch)[0])
+            means.clear()
+            hook = model.register_forward_hook(to_mean)
+            try:
+                losses.append((plain, float(objective(model, batch)[0])))
+            finally:
+                hook.remove()
+    pairs = np.array(losses if means else [], np.float64).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
 
 
 def predict(model: nn.Module, batches: Iterator[Batch]) -> NDArray[np.float64]:

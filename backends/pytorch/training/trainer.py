@@ -31,17 +31,23 @@ from autotrainer.backends.pytorch.data.objective import Objective
 from autotrainer.backends.pytorch.data.targets import observed_loss
 from autotrainer.backends.pytorch.data.training_data import TrainingData, make_objective, trains_on_another_loss
 from autotrainer.backends.pytorch.model.loss_kinds import loss_info
-from autotrainer.backends.pytorch.model.losses import EditedLoss, bridge
-from autotrainer.backends.pytorch.optim.optimizers import adopt_parameters, edit_optimizer, set_rate
+from autotrainer.backends.pytorch.model.losses import EditedLoss, UndefinedLoss, bridge
+from autotrainer.backends.pytorch.optim.optimizers import (
+    adopt_parameters,
+    edit_optimizer,
+    parameter_shapes,
+    set_rate,
+)
 from autotrainer.backends.pytorch.optim.schedulers import make_scheduler
 from autotrainer.backends.pytorch.runtime.devices import device_of, dtype_of
 from autotrainer.backends.pytorch.runtime.host_offload import is_large, is_remote
 from autotrainer.backends.pytorch.runtime.random_state import preserve_random_state, seed_all
 from autotrainer.backends.pytorch.runtime.saving import save_model
+from autotrainer.backends.pytorch.surgery.activation_graph import ActivationGraph
 from autotrainer.backends.pytorch.surgery.model_editor import ModelEditor, in_order
 from autotrainer.backends.pytorch.training.callback_factory import make_callbacks
 from autotrainer.backends.pytorch.training.edit_support import EditSupport, plan_edit
-from autotrainer.backends.pytorch.training.evaluation import evaluate, predict
+from autotrainer.backends.pytorch.training.evaluation import evaluate, losses_with_mean_outputs, predict
 from autotrainer.backends.pytorch.training.initial_state import InitialState, check_trainable
 from autotrainer.backends.pytorch.training.model_profile import ModelProfile, profile_model
 from autotrainer.backends.pytorch.training.nonfinite_search import SearchedTraining
@@ -52,6 +58,7 @@ from autotrainer.edits import (
     DecayRate,
     Edit,
     ReduceOnPlateau,
+    ResizeOutputLayer,
     Rollback,
     SetLearningRate,
     SetLoss,
@@ -62,6 +69,7 @@ from autotrainer.edits import (
 from autotrainer.edits.base import shorten
 from autotrainer.errors import ConfigError
 from autotrainer.records.data import ArrayData, Data, as_array, map_arrays
+from autotrainer.training.data_edits import last
 
 __all__ = ["TorchTrainer", "make_trainer", "save_model"]
 
@@ -131,6 +139,7 @@ class TorchTrainer(Trainer):
             single_output=profile.single_output or request.step is not None,
             training_data=self._training_data,
         )
+        self._resized_support: dict[ResizeOutputLayer, EditSupport] = {}
 
     def _is_resumable(self, model: nn.Module) -> bool:
         """Return whether a paused training can be kept: in host memory, and with data that can be read again."""
@@ -139,10 +148,38 @@ class TorchTrainer(Trainer):
 
     def supports(self, edit: Edit) -> Support:
         """Return whether a training with this edit can be run, and why not."""
-        reason = self._edit_support.refusal(edit)
+        return self.supports_together((edit,))
+
+    def supports_together(self, edits: Sequence[Edit]) -> Support:
+        """Return whether a training with all of these edits can be run, and why not."""
+        try:
+            reason = self._support_for(edits).refusal_together(edits)
+        except ConfigError as error:
+            reason = str(error)
         if reason:
             return Support(SupportLevel.NONE, reason)
-        return Support(SupportLevel.LIVE if isinstance(edit, _LIVE_EDITS) else SupportLevel.REBUILD)
+        return Support(SupportLevel.LIVE if all(isinstance(e, _LIVE_EDITS) for e in edits) else SupportLevel.REBUILD)
+
+    def _support_for(self, edits: Sequence[Edit]) -> EditSupport:
+        """Return what decides about edits of the model whose output has the width that they give it.
+
+        Raises:
+            ConfigError: If it can't have this width.
+        """
+        resize = last(edits, ResizeOutputLayer)
+        if resize is None:
+            return self._edit_support
+        if resize not in self._resized_support:
+            with preserve_random_state():
+                editor = self._editor(self._initial_state.fresh()[0])
+                planned, reason = editor.plan(resize)
+                if reason:
+                    raise ConfigError(reason)
+                editor.apply(planned[0])
+                profile = self._profile(editor.model)
+            resized = self._editor(editor.model, profile.activation_graph)
+            self._resized_support[resize] = self._edit_support.of(resized, profile.output)
+        return self._resized_support[resize]
 
     def identity(self) -> Mapping[str, Any]:
         """Return what the original training is made of."""
@@ -213,7 +250,7 @@ class TorchTrainer(Trainer):
     def _build(self, spec: TrainingSpec) -> tuple[Training, tuple[Edit, ...]]:
         """Return a training with the edits of a specification, and the edits as applied."""
         model, optimizer, loss = self._initial_state.fresh()
-        before = list(model.parameters())
+        before = parameter_shapes(model)
         evaluation_objective = self._objective(unobserved_copy(loss))
         model, edits = self._edited(model, spec.edits)
         settings: dict[type[Edit], Any] = {type(edit): edit for edit in edits}
@@ -230,6 +267,8 @@ class TorchTrainer(Trainer):
             convert = bridge(loss_info(objective.loss), original) if SetLoss in settings else None
             otherwise = unobserved_copy(objective.loss)
             evaluation_objective = replace(evaluation_objective, convert=convert, otherwise=otherwise)
+            if SetLoss in settings and ResizeOutputLayer in settings:  # the original loss takes another width
+                evaluation_objective = replace(evaluation_objective, loss=UndefinedLoss(), convert=None)
         stop, training_data = settings.get(StopEarly), self._training_data_for(model)
         train = training_data.train(edits, spec.seed)
         edits = tuple(_with_length(edit, train, spec.epochs) for edit in edits)
@@ -259,8 +298,9 @@ class TorchTrainer(Trainer):
         """
         editor = self._editor(model)
         applied: list[Edit] = []
+        support = self._support_for(edits)
         for edit in in_order(edits):
-            reason = self._edit_support.value_refusal(edit)
+            reason = support.value_refusal(edit)
             planned: tuple[Edit, ...] = ()
             if not reason:
                 planned, reason = plan_edit(editor, edit)
@@ -271,11 +311,11 @@ class TorchTrainer(Trainer):
                 applied.append(planned_edit)
         return editor.model, tuple(applied)
 
-    def _editor(self, model: nn.Module) -> ModelEditor:
+    def _editor(self, model: nn.Module, graph: ActivationGraph | None = None) -> ModelEditor:
         def run(copy: nn.Module) -> Any:
             return self._examples.forward(copy.to(self._device))
 
-        return ModelEditor(model, self._activation_graph, self._request.keep, self._class_axis, run)
+        return ModelEditor(model, graph or self._activation_graph, self._request.keep, self._class_axis, run)
 
     def _scheduler(self, optimizer: Optimizer, edit: Any) -> Any:
         if self._request.scheduler is not None:
@@ -317,7 +357,12 @@ class TorchTrainer(Trainer):
             assert evaluation is not None
             return evaluation
 
-        return Trained(model, training.optimizer, edits, predict_inputs, evaluate_data)
+        def mean_losses(data: Data) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            return losses_with_mean_outputs(model, objective, training_data.open(data, size))
+
+        trained = Trained(model, training.optimizer, edits, predict_inputs, evaluate_data)
+        trained.losses_with_mean_outputs = mean_losses
+        return trained
 
 
 def _with_length(edit: Edit, train: Batches, epochs: int) -> Edit:

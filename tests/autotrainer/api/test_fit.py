@@ -193,7 +193,7 @@ def test_safe_repairs_are_combined_first() -> None:
         "bad_data", "bad_output", "bad_rate", cured_by={"bad_data": SCALE, "bad_output": OUTPUT, "bad_rate": CLIP}
     )
     result = _fit(script, budget=8.0)
-    first, second = result.attempts[:2]
+    first, second = [attempt for attempt in result.attempts if attempt.plan.edits][:2]
     assert set(first.plan.edits) == {SCALE, OUTPUT}
     assert set(second.plan.edits) > {SCALE, OUTPUT}, "the proven repairs stay although they were not enough"
     assert result.status == "repaired"
@@ -462,6 +462,27 @@ def test_hold_out_is_seeded_with_and_without_repair() -> None:
     results = [_fit(script, validation_data=None, seed=s, repair=r) for s, r in ((0, True), (0, False), (1, False))]
     assert results[0].baseline_score == results[1].baseline_score
     assert results[1].status == "unrepaired"
+
+
+@pytest.mark.parametrize("rows", [2, 4, 24])
+def test_few_rows_are_judged_on_training_rows(rows: int, tmp_path: Any) -> None:
+    script = _script("bad_rate", cured_by={"bad_rate": RATE})
+    result = _fit(script, train=_data(rows), validation_data=None)
+    assert (result.status, result.judged_on, result.score) == ("repaired", "training", 1.0)
+    report = result.report()
+    assert "shows that the model can fit them, not that it generalizes" in " ".join(str(report).split())
+    assert f"training accuracy: {result.baseline_score:.4g} → 1" in str(report)
+    assert "not that it generalizes" in report.to_html()
+    assert report.to_dict()["result"]["judged_on"] == "training"
+
+
+def test_few_validation_rows_that_are_the_training_rows() -> None:
+    x, y = _data(4)
+    script = _script("bad_rate", cured_by={"bad_rate": RATE})
+    same, other = (_fit(script, train=(x, y), validation_data=(v, y)) for v in (x[::-1][::-1].copy(), x + 1))
+    assert (same.judged_on, same.status) == ("training", "repaired")
+    assert other.judged_on == "validation"
+    assert _fit(script, train=_data(), validation_data=_data()).judged_on == "validation"
 
 
 def test_random_state_is_restored() -> None:

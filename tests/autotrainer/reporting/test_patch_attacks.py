@@ -113,6 +113,8 @@ def named(edit: e.Edit, name: str) -> e.Edit:
     other = f"{name}2"
     if isinstance(edit, e.ResizeLayers):
         return e.ResizeLayers((name, other), (3, 4), (f"{name}3",), (5,))
+    if isinstance(edit, e.ResizeOutputLayer):
+        return e.ResizeOutputLayer(3, (name,), (other,), (3,))
     changes: dict[str, Any] = {"layers": (name, other)}
     return replace(edit, **changes)
 

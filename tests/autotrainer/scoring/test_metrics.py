@@ -229,3 +229,57 @@ def test_rows_without_target_do_not_count() -> None:
 def test_one_unit_predicts_the_higher_of_two_labels(outputs: Any, score: float) -> None:
     metric, value = _select(BCE, np.array([[1.0], [2.0], [1.0], [2.0]]), np.array(outputs)[:, None])
     assert (metric.name, value) == ("accuracy", score)
+
+
+@pytest.mark.parametrize(
+    ("loss", "metric", "targets", "outputs", "fits"),
+    [
+        pytest.param(MSE, "auto", [[1.5]], [[1.49]], True, id="loss"),
+        pytest.param(MSE, "auto", [[1.5]], [[0.1]], False, id="loss, not fitted"),
+        pytest.param(MSE, "mse", [[1.5]], [[1.49]], True, id="squared error"),
+        pytest.param(MSE, "mae", [[1.5]], [[0.1]], False, id="absolute error, not fitted"),
+        pytest.param(CE, "auto", [1], [[0.0, 3.0, 1.0]], True, id="class"),
+        pytest.param(CE, "auto", [1], [[4.0, 3.0, 1.0]], False, id="class, not fitted"),
+    ],
+)
+def test_single_row_is_judged_by_how_far_it_is_fitted(
+    loss: LossInfo, metric: str, targets: Any, outputs: Any, fits: bool
+) -> None:
+    targets, outputs = np.asarray(targets), np.asarray(outputs)
+    scorer = Scorer(MetricSelection(metric), TaskContext(loss=loss), ArrayData(targets, targets), exact=True)
+    score = scorer.score(Evaluation(outputs, targets, float(np.mean((outputs - np.mean(targets)) ** 2))))
+    assert scorer.judge(score).clear is fits
+
+
+def test_gain_on_all_rows_there_are_has_no_sampling_noise() -> None:
+    targets, half, most, full = np.array([0, 1, 1, 0]), [0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 1.0, 1.0, 0.0]
+    for exact in (False, True):
+        scorer = Scorer(MetricSelection(), TaskContext(loss=BCE), ArrayData(targets, targets), exact=exact)
+        low, middle, high = (scorer.score(Evaluation(np.array(o), targets, 0.5)) for o in (half, most, full))
+        metric = scorer.metric
+        assert metric is not None
+        assert metric.better(high, low) is exact
+        assert not metric.better(low, high)
+        assert not metric.better(high, low, 3.09)
+        assert scorer.judge(high).clear
+        assert not scorer.judge(middle).clear
+
+
+def test_gain_below_a_twentieth_of_the_error_is_none() -> None:
+    targets = np.arange(6.0)
+    scorer = Scorer(MetricSelection(), TaskContext(loss=MSE), ArrayData(targets, targets), exact=True)
+    old, little, much = (scorer.score(Evaluation(targets + e, targets, 0.5)) for e in (1.0, 0.99, 0.9))
+    assert scorer.metric is not None
+    assert not scorer.metric.better(little, old)
+    assert scorer.metric.better(much, old)
+
+
+def test_step_that_returns_the_loss_alone_has_no_outputs() -> None:
+    data = ArrayData(np.zeros((4, 2)), np.zeros(4))
+    scorer = Scorer(MetricSelection(), TaskContext(loss=CUSTOM), data)
+    assert scorer.score(Evaluation(np.zeros(0), np.zeros(0), 0.25)).value == -0.25
+
+
+def test_labels_of_pairs_are_not_compared_with_both_outputs() -> None:
+    targets, outputs = np.tile([1.0, -1.0], 4), np.ones((8, 2, 1))
+    assert _select(CUSTOM, targets, outputs)[0].name == "negative loss"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -85,6 +86,24 @@ def test_proven_repairs_of_all_findings_are_one_step() -> None:
     assert step.problems == ("improper_output_activation", "abnormal_data")
     assert _planner(max_change=0).proven(findings, CONTEXT, TARGETS) is None
     assert _planner().proven([_finding("not_learning")], CONTEXT, TARGETS) is None, "safe, but not proven"
+
+
+def test_refinements_follow_the_options() -> None:
+    context = replace(CONTEXT, planned_epochs=30)
+
+    def names(**options: object) -> list[str]:
+        return [proposal.repair for proposal in _planner(**options).refinements(context)]  # type: ignore[arg-type]
+
+    rate, wider = "scale_learning_rate", "resize_hidden_layers"
+    assert names() == [rate, rate, "schedule_learning_rate", "extend_training", wider], "the best chance for its cost"
+    assert wider not in names(max_change=2)
+    assert rate not in names(forbid=rate)
+
+
+def test_dimensions_need_no_finding_where_the_outcome_is_suspect() -> None:
+    unfixable = [_finding("shuffled_labels"), _finding("not_learning", ERROR, "shuffled_labels")]
+    assert _planner().dimensions(unfixable, CONTEXT) == _planner().dimensions([], CONTEXT) == []
+    assert _planner().dimensions(None, CONTEXT) == _planner().dimensions([_finding("not_learning")], CONTEXT) != []
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -170,6 +189,9 @@ class Failing(Repair):
     def dimension(self, context: TaskContext) -> Dimension:
         raise RuntimeError("broken")
 
+    def refine(self, context: TaskContext) -> Iterable[Proposal]:
+        raise RuntimeError("broken")
+
 
 def test_repair_that_fails_is_left_out_and_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     def supports(edit: Edit) -> Support:
@@ -180,6 +202,7 @@ def test_repair_that_fails_is_left_out_and_reported_once(caplog: pytest.LogCaptu
     expected = _planner().steps(findings, CONTEXT, TARGETS)
     assert planner.steps(findings, CONTEXT, TARGETS) == planner.steps(findings, CONTEXT, TARGETS) == expected
     assert planner.dimensions(findings, CONTEXT) == _planner().dimensions(findings, CONTEXT)
+    assert planner.refinements(CONTEXT) == _planner().refinements(CONTEXT)
     assert planner.notes["failing"].startswith("it failed: ")
     assert [record.getMessage() for record in caplog.records if "repair failing" in record.getMessage()] == [
         "repair failing failed and is left out: ConfigError('SetLearningRate: value must be a number > 0, not -1.0')"

@@ -185,3 +185,15 @@ def test_repeats_must_fit_into_the_budget(
     scores = Scores(rows)
     trial = scores.trial(right, edits=EDITS)
     assert (scores.repeats(budget, baseline_work).next(trial) is not None) == repeated
+
+
+def test_more_attempts_need_more_certain_gains() -> None:
+    """Ten more rows right: p = 1/1024, enough among 50 attempts, but not among 100."""
+    scores = Scores(100)
+    trial, repeats = scores.trial(60, edits=EDITS), scores.repeats()
+    for _ in range(50):
+        repeats.count()
+    assert repeats.next(trial) is None
+    repeats.count()
+    assert repeats.next(trial) is not None
+    assert repeats.next(scores.trial(75, edits=(SetLearningRate(0.02),))) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from autotrainer.errors import DataError
 from autotrainer.records.data import ArrayData
-from autotrainer.training.holdout import hold_out
+from autotrainer.training.holdout import can_hold_out, hold_out
 
 
 def _rows(data: ArrayData) -> list[int]:
@@ -78,6 +80,41 @@ def test_multiple_inputs_and_weights_are_split() -> None:
     assert train.weights is not None
     assert train.inputs[0].tolist() == train.inputs[1][:, 0].tolist() == train.weights.tolist()
     assert validation.rows == 2
+
+
+TABLE = np.array([[a, b, c, d, e] for a in (0, 1) for b in (0, 1) for c in (0, 1) for d in (0, 1) for e in (0, 1)])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "possible"),
+    [
+        pytest.param(np.arange(24.0)[:, None], np.arange(24.0), False, id="a fifth is less than five rows"),
+        pytest.param(np.arange(25.0)[:, None], np.arange(25.0), True, id="a fifth is five rows"),
+        pytest.param(np.arange(40.0)[:, None], np.eye(40), False, id="one row a class"),
+        pytest.param(np.arange(40.0)[:, None], np.eye(20)[np.arange(40) % 20], True, id="two rows a class"),
+        pytest.param(TABLE.astype(float), TABLE.sum(axis=1) % 2, False, id="a truth table"),
+        pytest.param(np.c_[TABLE, np.ones(32)] * 2.0 - 1, TABLE.sum(axis=1) % 2, False, id="signed, with a bias"),
+        pytest.param(np.repeat(TABLE, 5, axis=0), np.arange(160.0), True, id="with many rows a pattern"),
+        pytest.param(TABLE[:31], np.arange(31.0), True, id="not a whole table"),
+        pytest.param((TABLE[:, :2], TABLE[:, 2:]), TABLE[:, :1], False, id="a truth table in two arrays"),
+    ],
+)
+def test_rows_are_held_out_only_where_they_can_be_spared(inputs: Any, targets: np.ndarray, possible: bool) -> None:
+    assert can_hold_out(ArrayData(inputs, targets)) is possible
+
+
+def test_integers_are_classes_where_the_loss_says_so() -> None:
+    data = _data(np.arange(30))
+    assert can_hold_out(data)
+    assert not can_hold_out(data, indices=True)
+
+
+def test_only_row_of_a_class_stays_in_the_training_data() -> None:
+    targets = np.repeat(np.arange(23), [40, *[1] * 20, 2, 2])
+    for seed in range(5):
+        train, validation = hold_out(_data(targets), seed, indices=True)
+        assert set(train.targets) == set(range(23))
+        assert 5 <= validation.rows <= 11
 
 
 def test_single_row_is_a_data_error() -> None:

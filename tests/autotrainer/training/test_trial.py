@@ -11,11 +11,11 @@ import pytest
 
 from autotrainer.adapter import Trainer
 from autotrainer.adapter.spec import Evaluation, FitRequest, Trained, TrainingSpec
-from autotrainer.edits import Edit, StopEarly
+from autotrainer.edits import Edit, Rollback, StopEarly
 from autotrainer.records.data import ArrayData, Data
 from autotrainer.records.findings import Finding, Severity
 from autotrainer.records.history import RunHistory
-from autotrainer.records.signals import LayerInfo
+from autotrainer.records.signals import LAYER_COLUMNS, LayerInfo, Observation
 from autotrainer.records.task import LossInfo, OptimizerInfo, TaskContext
 from autotrainer.rule import Rule
 from autotrainer.scoring.metric_selection import MetricSelection
@@ -72,6 +72,53 @@ def test_patience_depends_on_confidence(confidence: float, baseline: bool, patie
             break
     assert epoch + 1 == patience
     assert run.stuck
+
+
+def _steps(run: ManagedRun, steps: int, *, weights: float, gradients: float) -> int:
+    """Take steps of one long epoch with these norms until the run allows no more; return their number."""
+    run.start(replace(CONTEXT, layers=(LayerInfo("a", "dense"),)), 1)
+    for step in range(steps):
+        if not run.spend(4, training=True):
+            return step
+        table = np.full((1, len(LAYER_COLUMNS)), np.nan)
+        table[0, LAYER_COLUMNS.index("weight_norm")] = weights
+        run.monitor.record(Observation(step=step, layers=table, loss=1.0, scalars={"grad_norm": gradients}))
+    return steps
+
+
+@pytest.mark.parametrize(("baseline", "first"), [(False, 16), (True, 128)])
+def test_nonfinite_weights_end_a_training_within_an_epoch(baseline: bool, first: int) -> None:
+    run = _run(_scorer(), budget=1e6, baseline=baseline)
+    assert _steps(run, 300, weights=np.inf, gradients=1.0) == first
+    assert not run.end_epoch(0, {"loss": np.nan}, _evaluation(0.5))
+    assert (run.stuck, run.partial, run.cut_short, run.granted, run.samples) == (True, True, False, first, 4 * first)
+
+
+@pytest.mark.parametrize(
+    ("weights", "edits", "options"),
+    [(1.0, (), {}), (np.inf, (Rollback(),), {}), (np.inf, (), {"stop_if_stuck": False})],
+)
+def test_a_state_that_may_pass_ends_nothing_within_an_epoch(
+    weights: float, edits: tuple[Edit, ...], options: dict[str, Any]
+) -> None:
+    run = _run(_scorer(), *edits, budget=1e6, **options)
+    assert _steps(run, 100, weights=weights, gradients=1.0) == 100
+    assert not run.stuck
+
+
+def test_a_training_is_halted_within_an_epoch_and_at_its_end() -> None:
+    halted = _run(_scorer(), budget=1e6, halt=lambda run: run.samples >= 40, checkpoints=(1,))
+    assert _steps(halted, 100, weights=1.0, gradients=1.0) == 10
+    assert not halted.end_epoch(0, {"loss": 1.0}, _evaluation(0.5))
+    assert (halted.halted, halted.partial, halted.stuck) == (True, True, False)
+    ended = _run(_scorer(), halt=lambda run: len(run.history["score"]) == 2, checkpoints=(1, 2))
+    ended.start(CONTEXT, 1)
+    assert ended.spend(40, training=True)
+    assert ended.end_epoch(0, {"loss": 1.0}, _evaluation(0.5))
+    assert ended.spend(40, training=True) == (len(ended.history["score"]) != 2)
+    assert not ended.end_epoch(1, {"loss": 1.0}, _evaluation(0.75))
+    assert (ended.halted, ended.partial) == (True, False)
+    assert {samples: score.value for samples, score in ended.scores.items()} == {40: 0.5, 80: 0.75}
 
 
 def test_errors_do_not_end_a_training_without_stop_if_stuck() -> None:

@@ -15,6 +15,8 @@ from autotrainer.backends.keras3.patches.patch import patch
 EDITS = [
     e.ResizeLayers(("0",), (16,), ("2",), (16,)),
     e.AddResidual(("2", "4")),
+    e.ResizeOutputLayer(3),
+    e.ResizeOutputLayer(3, ("6",)),
     e.ScaleOutputLayer(0.1),
     e.ScaleOutputLayer(0.1, ("6",)),
     e.ClipAttention(("block/attention",), 5.0),
