@@ -101,6 +101,11 @@ class ScaleInputs(Edit):
                 f"{shorten(self.dropped)}"
             )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values; what concerns single columns only where there is any."""
+        optional = ("log_center", "log_scale", "constant", "row_numbers")
+        return {name: value for name, value in Edit.to_dict(self).items() if value or name not in optional}
+
     @property
     def dropped(self) -> tuple[int, ...]:
         """Features that are always 0 in the model."""
