@@ -1,7 +1,7 @@
-"""How far the original training runs: to its end, unless its cause is proven and a repaired training is ahead of it.
+"""How far the original training runs: to its end, unless its cause is known and a repaired training is ahead of it.
 
-Once an error with high confidence proves a cause, and a safe repair of it (`Planner.proven`), the original is paused
-(`ProvenCause`), and the repaired training runs first. Then, before anything else is tried, the original is trained
+Once an error with high confidence names a cause that a repair answers, the original is paused (`KnownCause`), and the
+repaired training runs first. Then, before anything else is tried, the original is trained
 from its start again, and given up only where it is certain to stay behind:
 
 * before its first step, if the repaired training has no error left, is better than the paused original by more than
@@ -42,7 +42,7 @@ from autotrainer.training.budget import Budget
 from autotrainer.training.run import ManagedRun
 from autotrainer.training.trial import Trial
 
-__all__ = ["Hopeless", "ProvenCause", "Race", "is_ahead", "is_at_ceiling", "is_hopeless", "race_epochs", "with_errors"]
+__all__ = ["Hopeless", "KnownCause", "Race", "is_ahead", "is_at_ceiling", "is_hopeless", "race_epochs", "with_errors"]
 
 _FIRST, _LAST = 0.02, 1 / 3
 """Shares of the planned work at which findings are first and last asked for a proven cause; at doublings in between."""
@@ -64,11 +64,14 @@ def race_epochs(epochs: int) -> frozenset[int]:
     return frozenset(math.ceil(epochs / part) for part in _PARTS)
 
 
-class ProvenCause:
-    """Halts the original training once its findings prove a cause and a safe repair of it.
+class KnownCause:
+    """Halts the original training once its findings name a cause with high confidence, and there is a repair of it.
+
+    A safe repair that the evidence proves halts it at once; else the same error must still be the first one when the
+    findings are asked again, after twice the work.
 
     Args:
-        planner: Proves repairs.
+        planner: Makes steps from findings.
         scorer: Has the summary of the targets.
         budget: Has to allow both the repaired training and, if in doubt, the original.
     """
@@ -76,6 +79,7 @@ class ProvenCause:
     def __init__(self, planner: Planner, scorer: Scorer, budget: Budget) -> None:
         self._planner, self._scorer, self._budget = planner, scorer, budget
         self._next = _FIRST
+        self._cause = ""
 
     def __call__(self, run: BaseRun) -> bool:
         """Return whether to halt the training."""
@@ -88,9 +92,14 @@ class ProvenCause:
             self._next = math.inf
             return False
         findings = run.monitor.findings
-        if not any(f.severity is Severity.ERROR and f.confidence >= _CONFIDENCE for f in findings):
+        sure = [f.problem for f in findings if f.severity is Severity.ERROR and f.confidence >= _CONFIDENCE]
+        cause, self._cause = self._cause, sure[0] if sure else ""
+        if not sure:
             return False
-        return self._planner.proven(findings, run.monitor.context, self._scorer.targets) is not None
+        evidence = findings, run.monitor.context, self._scorer.targets
+        if self._planner.proven(*evidence) is not None:
+            return True
+        return cause == self._cause and bool(self._planner.steps(*evidence))
 
 
 class Hopeless:

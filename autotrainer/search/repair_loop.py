@@ -136,9 +136,9 @@ class RepairLoop:
             self.stopped_by = "budget" if self._search.limited else "done"
         return None
 
-    def next_proven(self) -> Candidate | None:
-        """Return the attempt with all repairs that the evidence proves, or None."""
-        return None if self._search is None else self._search.next_proven()
+    def next_paused(self) -> Candidate | None:
+        """Return the attempt to run while the original training is paused, or None."""
+        return None if self._search is None else self._search.next_paused()
 
     @property
     def repaired(self) -> bool:

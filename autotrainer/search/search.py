@@ -150,6 +150,10 @@ class Search:
         step = self._planner.proven(self.baseline.findings, self.baseline.context, self._targets)
         return self._new_candidate(self._nodes[0], step, proven=True) if step is not None else None
 
+    def next_paused(self) -> Candidate | None:
+        """Return what to try while the original is paused: proven repairs, else the first step by its evidence."""
+        return self.next_proven() or self._next_by_evidence()
+
     def _next_by_evidence(self, *, from_start: bool = False) -> Candidate | None:
         while True:
             open_nodes = [node for node in self._nodes if node.steps]

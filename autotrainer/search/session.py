@@ -21,7 +21,7 @@ from autotrainer.records.data import Data
 from autotrainer.reporting.result import Result
 from autotrainer.rule import Rule
 from autotrainer.scoring.scorer import Scorer
-from autotrainer.search.baseline import Hopeless, ProvenCause, Race, is_at_ceiling, race_epochs, with_errors
+from autotrainer.search.baseline import Hopeless, KnownCause, Race, is_at_ceiling, race_epochs, with_errors
 from autotrainer.search.candidate import Candidate
 from autotrainer.search.planner import Planner
 from autotrainer.search.preflight import PreflightFix
@@ -136,7 +136,7 @@ class Session:
         if fix is None:
             halt = None
             if self.planner is not None and not self.trainer.runs_callbacks:
-                halt = ProvenCause(self.planner, self.scorer, self.budget)
+                halt = KnownCause(self.planner, self.scorer, self.budget)
             return self._baseline(spec, halt)
         try:
             trial = self._baseline(spec.with_edits(fix.step.edits))
@@ -149,13 +149,13 @@ class Session:
         return trial
 
     def _settle(self, repair_loop: RepairLoop, baseline: Trial) -> Trial:
-        """Run the proven repair of a paused baseline, and the baseline again unless it is certain to stay behind.
+        """Run the first repair of a paused baseline, and the baseline again unless it is certain to stay behind.
 
         Returns:
             The baseline as it has ended at last.
         """
         context, spec, attempt = baseline.context, baseline.spec, None
-        if (candidate := repair_loop.next_proven()) is not None:
+        if (candidate := repair_loop.next_paused()) is not None:
             self._runner.compare = partial(self._diagnostics.compare_attempt, context)
             outcome = self._try(repair_loop, candidate)
             if isinstance(outcome, Trial):
