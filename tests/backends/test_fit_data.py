@@ -14,7 +14,15 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import autotrainer
-from autotrainer.edits import DropBadRows, EncodeTargets, NumberClasses, ReshapeTargets, ScaleTargets, ShuffleData
+from autotrainer.edits import (
+    DropBadRows,
+    EncodeTargets,
+    NumberClasses,
+    ReshapeTargets,
+    ResizeOutputLayer,
+    ScaleTargets,
+    ShuffleData,
+)
 from autotrainer.errors import DataError
 from autotrainer.reporting.result import Result
 
@@ -238,9 +246,14 @@ def test_labels_only_in_the_validation_data_are_rejected(kit: Any) -> None:
         fit(kit.net(3), *halves(X, labels), loss=kit.loss("indices"), optimizer=kit.adam(1e-2))
 
 
-def test_more_classes_than_outputs_are_rejected(kit: Any) -> None:
+def test_more_classes_than_outputs_widen_the_output(kit: Any) -> None:
+    arguments = {"loss": kit.loss("indices"), "optimizer": kit.adam(1e-2)}
+    result = fit(kit.net(2), *halves(X, CLASS), **arguments)
+    assert result.status == "repaired"
+    assert ResizeOutputLayer in kinds(result)
+    assert predict(result.model, X[:5]).shape == (5, 3)
     with pytest.raises(DataError, match="widen the output"):
-        fit(kit.net(2), *halves(X, CLASS), loss=kit.loss("indices"), optimizer=kit.adam(1e-2))
+        fit(kit.net(2), *halves(X, CLASS), **arguments, repair=False)
 
 
 @pytest.mark.parametrize(
