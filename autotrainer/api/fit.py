@@ -72,18 +72,19 @@ def fit(
     training by validation score is returned. The objects passed in are not changed, nor are the caller's random states.
     Equal calls give equal results, bitwise on a CPU, unless the budget is a wall time.
 
-    Once an error with high confidence proves a cause that a safe repair removes, usually after 2% of the work, the
+    Once an error with high confidence names a cause that a repair answers, usually after 2 to 4% of the work, the
     baseline is paused and the repaired training runs first. Then the baseline is trained again from its start, until
-    its end or until it is certain to stay behind: because the repaired training has no error left and no training can
+    its end or until it is expected to stay behind: because the repaired training has no error left and no training can
     be better by more than noise (its accuracy could not, or its R² is 0.99 or more); because after a fiftieth, a
     sixteenth, an eighth, a quarter or half of the epochs the repaired training was better at equal work (99.9%
     one-sided, on paired validation rows), and its final score is out of reach; or because it is stuck. The final score
     is out of reach if the baseline was still at the level of a constant prediction, and the repaired training clearly
-    above it; or if as much gain as from the last doubling of its work, plus noise, from each further doubling would not
-    suffice. So the result is never worse than the baseline at its end by more than noise, unless the baseline learns
-    nothing at first and then overtakes a training in which the cause is repaired. The baseline is never paused with
-    ``repair=False``, with Keras callbacks that are objects, with a wall time as the budget, or if the budget does not
-    allow both trainings. Later attempts are ended early if they are certain to stay behind the best one.
+    above it; or if as much gain from each further sample, plus noise, as since the point before would not suffice. So
+    the result is never worse than the baseline at its end by more than noise, unless the baseline learns faster later
+    than before and then overtakes a training in which the cause is repaired. The baseline is never paused with
+    ``repair=False``, with Keras callbacks that are objects, with a wall time as the budget, if the budget does not
+    allow both trainings, or without a budget if one takes more than half an hour. Later attempts are ended early if
+    they are expected to stay behind the best one.
 
     Args:
         model: ``torch.nn.Module``, ``keras.Model``, or a callable without arguments that builds one.

@@ -89,14 +89,15 @@ class Result:
         epochs: Planned epochs.
         baseline_epochs: Complete epochs of the baseline.
         baseline_steps: Training steps of the baseline.
-        baseline_ended: Why the baseline ended early: ``stuck`` (an error showed that it learns nothing more), or
-            ``beaten`` (its cause is proven, and it was certain to be no better than the repaired training at its end);
-            empty if it did not. `baseline_score` is then that of where it ended.
+        baseline_ended: Why the baseline ended early: ``stuck`` (an error showed that it learns nothing more),
+            ``beaten`` (the cause of its error is known, and it would not have been better than the repaired training at
+            its end), or ``paused`` (`fit` was interrupted before that was known); empty if it did not. `baseline_score`
+            is then that of where it ended.
         doubtful: Whether the gain exceeds the noise, but is not significant at the 99.9% level (a higher one after
-            more than 50 attempts) and was not confirmed
-            with another seed (no budget left, or interrupted): it may be due to chance, as one attempt among several.
-            False does not say how large the gain is with other seeds: the noise is that of the validation rows, and
-            a rerun keeps the model's initial weights. The report says with how many seeds the gain was measured.
+            more than 50 attempts) and was not confirmed with another seed (no budget left, or interrupted): it may be
+            due to chance, as one attempt among several. False does not say how large the gain is with other seeds: the
+            noise is that of the validation rows, and a rerun keeps the model's initial weights. The report says with
+            how many seeds the gain was measured.
         judged_on: ``validation``: all scores but those on test data are on validation data. ``training``: they are on
             the training rows, none of which can be spared for validation: they show that the model can fit these rows,
             not that it generalizes.
@@ -123,7 +124,7 @@ class Result:
     judged_on: Literal["validation", "training"] = "validation"
     baseline_epochs: int = 0
     baseline_steps: int = 0
-    baseline_ended: Literal["", "stuck", "beaten"] = ""
+    baseline_ended: Literal["", "stuck", "beaten", "paused"] = ""
 
     def report(self) -> Report:
         """Return the report: outcome, findings, repair plan, attempts and curves."""

@@ -97,6 +97,8 @@ def verdict(outcome: Outcome) -> str:
     """Return the status of a managed training with the reason for it."""
     if outcome.status == "healthy":
         tried = "no attempt was better by more than noise" if outcome.attempts else "so no repair was tried"
+        if any(attempt.verdict == "original" for attempt in outcome.attempts):
+            tried = "the error for which it was paused has passed"
         return f"healthy: no errors were found in the training or its outcome, {tried}."
     if outcome.status in ("repaired", "improved"):
         errors = "and no errors remain" if outcome.status == "repaired" else "but errors remain"
@@ -124,7 +126,8 @@ def baseline_end(outcome: Outcome) -> str:
     """Return where and why the original training ended early; empty if it did not."""
     reason = {
         "stuck": "it was stuck",
-        "beaten": "its cause is proven, and at its end it would not be better than the repaired run",
+        "beaten": "the cause of its error is known, and it was not expected to end better than the repaired run",
+        "paused": "it was paused for a repaired run, and the search was interrupted",
     }.get(outcome.baseline_ended)
     if reason is None:
         return ""

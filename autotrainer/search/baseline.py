@@ -1,8 +1,8 @@
 """How far the original training runs: to its end, unless its cause is known and a repaired training is ahead of it.
 
 Once an error with high confidence names a cause that a repair answers, the original is paused (`KnownCause`), and the
-repaired training runs first. Then, before anything else is tried, the original is trained
-from its start again, and given up only where it is certain to stay behind:
+repaired training runs first; the work of a whole training is held back meanwhile. Then, before anything else is tried,
+the original is trained from its start again, and given up only where it is expected to stay behind:
 
 * before its first step, if the repaired training has no error left, is better than the paused original by more than
   noise, and no training can be better than it: a perfect accuracy would not be by more than noise, or its R² is 0.99
@@ -10,17 +10,18 @@ from its start again, and given up only where it is certain to stay behind:
 * after a fiftieth, a sixteenth, an eighth, a quarter and half of its epochs, if the repaired training is ahead at equal
   work, which is the same number of training samples (`Race`). It was then better on the same validation rows, its final
   score is better, and either it was then clearly better than a constant prediction and the original was not; or the
-  original would not reach its final score even with as much gain, plus noise, from each further doubling of its work as
-  from the last one;
+  original would not reach its final score even with as much gain from each further sample, plus noise, as since the
+  checkpoint before;
 * where it is stuck, as any training.
 
 If in doubt, it runs to its end, and is compared there as always. "By more than noise" is one-sided at 99.9 % on paired
 validation rows; for the perfect score it is 95 %, which is the stricter one there. So the result is never worse than
-the original at its end by more than noise, unless that learns nothing at first and then overtakes a training in which
-the cause is repaired.
+the original at its end by more than noise, unless that learns faster later than before, and then overtakes a training
+in which the cause is repaired.
 
 Each further attempt is likewise compared with the best training so far, from a quarter of its epochs on, and given up
-if it is clearly behind at equal work and would not catch up with as much gain from each further doubling (`Hopeless`).
+if it is clearly behind at equal work and would not catch up with as much gain from each further sample (`Hopeless`).
+Without a score for each row, nothing is compared on the way.
 """
 
 from __future__ import annotations
@@ -99,7 +100,8 @@ class KnownCause:
         evidence = findings, run.monitor.context, self._scorer.targets
         if self._planner.proven(*evidence) is not None:
             return True
-        return cause == self._cause and bool(self._planner.steps(*evidence))
+        steps = self._planner.steps(*evidence) if cause == self._cause else []
+        return bool(steps) and self._budget.covers(_NEEDED - 1 + steps[0].cost)
 
 
 class Hopeless:
@@ -214,14 +216,14 @@ def _leads(leader: Trial, equal: Score, score: Score, metric: Metric | None) -> 
 def _stays_behind(
     now: tuple[int, Score], before: tuple[int, Score] | None, samples: int, leader: Trial, metric: Metric | None
 ) -> bool:
-    """Return whether a training won't reach the leader's final score, with as much gain from each doubling to come."""
+    """Return whether a training won't reach the leader's final score, with as much gain from each sample to come."""
     done, score = now
     if before is None or samples < done or leader.score is None or not isinstance(metric, RowMetric):
         return False
     gains = _gains(score, before[1])
     rate = gains.mean() + SIGMAS * gains.std() / math.sqrt(max(1, len(gains)))
-    doublings = math.log2(samples / done) / math.log2(done / before[0])
-    return float(_gains(leader.score, score).mean()) > max(0.0, float(rate)) * doublings
+    times = (samples - done) / (done - before[0])
+    return float(_gains(leader.score, score).mean()) > max(0.0, float(rate)) * times
 
 
 def is_at_ceiling(attempt: Trial, baseline: Trial, metric: Metric | None) -> bool:
@@ -229,7 +231,7 @@ def is_at_ceiling(attempt: Trial, baseline: Trial, metric: Metric | None) -> boo
     new, old = attempt.score, baseline.score
     if metric is None or metric.name not in ("accuracy", "r2") or not isinstance(metric, RowMetric):
         return False
-    if new is None or old is None or new.rows is None or not attempt.clean:
+    if new is None or old is None or new.rows is None or not attempt.clean or attempt.cut_short:
         return False
     ceiling = replace(new, value=1.0, rows=np.ones(len(new.rows)))
     at_ceiling = new.value >= _FULL_R2 if metric.name == "r2" else not metric.better(ceiling, new)

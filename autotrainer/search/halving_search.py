@@ -87,6 +87,10 @@ class HalvingSearch:
             return []
         return [self._on_rung(*pending) for pending in self._bracket.pending]
 
+    def contains(self, candidate: Candidate) -> bool:
+        """Return whether a candidate belongs to the halving."""
+        return self._entry(candidate) is not None
+
     def add(self, candidate: Candidate, trial: Trial | None) -> bool:
         """Record the outcome of a candidate, None if it has failed; return whether it belongs to the halving."""
         entry = self._entry(candidate)

@@ -67,6 +67,7 @@ class RepairLoop:
     stopped_by: Literal["done", "budget", "interrupt"] = field(init=False, default="interrupt")
     preflight_fix: PreflightFix | None = field(init=False, default=None)
     _metric: Metric | None = field(init=False, default=None)
+    _settled: bool = field(init=False, default=False)
     _search: Search | None = field(init=False, default=None)
     _tried: list[tuple[Trial, RepairPlan | None]] = field(init=False, default_factory=list)
 
@@ -86,7 +87,7 @@ class RepairLoop:
         if self.preflight_fix is not None:
             self._add_preflight_attempt(self.preflight_fix, baseline)
         complete = not (baseline.interrupted or baseline.cut_short)
-        wanted = complete and (not baseline.clean or self.until == "budget")
+        wanted = complete and (not baseline.clean or baseline.halted or self.until == "budget")
         if self.planner is not None and metric is not None and wanted:
             options = (healthy_epochs, self.resumable, self.repeats)
             kind = BudgetSearch if self.until == "budget" else Search
@@ -96,7 +97,8 @@ class RepairLoop:
     def settle(self, baseline: Trial) -> None:
         """Go on with the original training as it has ended at last, after the attempt that ran while it was paused."""
         self.budget.end_baseline()
-        if baseline is self.baseline:
+        self._settled = True
+        if baseline is self.baseline or self._search is None:
             return
         self.baseline = baseline
         self._tried[0] = (baseline, None)
@@ -106,10 +108,10 @@ class RepairLoop:
             cost = self.budget.in_trainings(baseline.work)
             score = None if baseline.score is None else baseline.score.value
             self.attempts.append(Attempt(plan, score, None, baseline.findings, cost, epochs, "original"))
-        assert self._search is not None, "only a training with an error is paused"
         self._search.replace_baseline(baseline)
         self._update_best()
-        if baseline.clean and self.until == "healthy":  # the error has passed
+        complete = not (baseline.interrupted or baseline.cut_short)
+        if baseline.clean and complete and self.until == "healthy":  # the error has passed
             self._search, self.best, self.plan = None, baseline, None
 
     def _add_preflight_attempt(self, fix: PreflightFix, trial: Trial) -> None:
@@ -148,6 +150,10 @@ class RepairLoop:
     def rest_of_rung(self, candidate: Candidate) -> list[Candidate]:
         """Return the other pending candidates of a candidate's rung, if any: they run whatever its outcome."""
         return [] if self._search is None else self._search.rest_of_rung(candidate)
+
+    def is_sampled(self, candidate: Candidate) -> bool:
+        """Return whether a candidate belongs to a halving."""
+        return self._search is not None and self._search.is_sampled(candidate)
 
     def add(self, candidate: Candidate, trial: Trial) -> None:
         """Record an attempt that has ended; its model is kept only if it may become the result."""
@@ -253,7 +259,7 @@ class RepairLoop:
             epochs=self.epochs,
             baseline_epochs=len(self.baseline.history.get("score", ())) - self.baseline.partial,
             baseline_steps=self.baseline.granted,
-            baseline_ended=_end_of(self.baseline),
+            baseline_ended=_end_of(self.baseline, settled=self._settled),
         )
 
     def _plan(self, candidate: Candidate, trial: Trial | None = None) -> RepairPlan:
@@ -287,8 +293,10 @@ def _score(trial: Trial) -> float:
     return trial.score.value if trial.score else float("nan")
 
 
-def _end_of(baseline: Trial) -> Literal["", "stuck", "beaten"]:
-    return "stuck" if baseline.stuck else "beaten" if baseline.halted else ""
+def _end_of(baseline: Trial, *, settled: bool) -> Literal["", "stuck", "beaten", "paused"]:
+    if baseline.stuck or not baseline.halted:
+        return "stuck" if baseline.stuck else ""
+    return "beaten" if settled else "paused"
 
 
 def _ran_long_enough(trial: Trial) -> bool:

@@ -177,6 +177,10 @@ class Search:
         """Return the other pending candidates of a candidate's rung, if any: they run whatever its outcome."""
         return self._halving.rest_of_rung(candidate)
 
+    def is_sampled(self, candidate: Candidate) -> bool:
+        """Return whether a candidate belongs to a halving."""
+        return self._halving.contains(candidate)
+
     def close(self) -> None:
         """Give up all paused trainings."""
         self._halving.close()

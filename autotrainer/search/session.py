@@ -20,6 +20,7 @@ from autotrainer.output import logger
 from autotrainer.records.data import Data
 from autotrainer.reporting.result import Result
 from autotrainer.rule import Rule
+from autotrainer.scoring.metrics import RowMetric
 from autotrainer.scoring.scorer import Scorer
 from autotrainer.search.baseline import Hopeless, KnownCause, Race, is_at_ceiling, race_epochs, with_errors
 from autotrainer.search.candidate import Candidate
@@ -114,9 +115,9 @@ class Session:
         test = baseline_test = None
         with suppress(KeyboardInterrupt):  # whenever it comes, the best training so far is returned
             try:
-                if baseline.halted:
-                    baseline = self._settle(repair_loop, baseline)
-                test = self._baseline_test_score(baseline)
+                if baseline.halted and not baseline.interrupted:
+                    baseline, test = self._settle(repair_loop, baseline)
+                test = self._baseline_test_score(baseline, test)
                 baseline_test = test if repair_loop.preflight_fix is None else None
                 self._repair(repair_loop)
             finally:
@@ -148,16 +149,19 @@ class Session:
         repair_loop.preflight_fix = fix
         return trial
 
-    def _settle(self, repair_loop: RepairLoop, baseline: Trial) -> Trial:
-        """Run the first repair of a paused baseline, and the baseline again unless it is certain to stay behind.
+    def _settle(self, repair_loop: RepairLoop, baseline: Trial) -> tuple[Trial, float | None]:
+        """Run the first repair of a paused baseline, and the baseline again unless it is expected to stay behind.
 
         Returns:
-            The baseline as it has ended at last.
+            The baseline as it has ended at last, and its score on the test data, if there are any and its model is in
+            this process: it may be dropped afterwards.
         """
         context, spec, attempt = baseline.context, baseline.spec, None
+        test = self._test_score(baseline)
         if (candidate := repair_loop.next_paused()) is not None:
             self._runner.compare = partial(self._diagnostics.compare_attempt, context)
-            outcome = self._try(repair_loop, candidate)
+            with self.budget.holding(1):
+                outcome = self._try(repair_loop, candidate, paused=True)
             if isinstance(outcome, Trial):
                 attempt = outcome
                 self._diagnostics.restore(attempt.context, context)
@@ -166,11 +170,15 @@ class Session:
         if not beaten and (race is None or not race.won):
             goes_on = self._baseline(spec, race, again=True)
             baseline = with_errors(goes_on, baseline.findings) if goes_on.halted else goes_on
+            test = self._test_score(baseline)
         repair_loop.settle(baseline)
         if baseline.halted and not repair_loop.repaired:
-            self.budget.spend(self._diagnostics.fit(context))
+            work = self._diagnostics.fit(context)  # they are needed in any case
+            self.budget.spend(work if self.budget.allows(work) else 0)
+        if (comparison := self._diagnostics.comparison) is not None:
+            self._runner.facts = {**self._runner.facts, **comparison.facts}
         self._runner.compare = self._comparison()
-        return baseline
+        return baseline, test
 
     def _comparison(self) -> Compare | None:
         comparison = self._diagnostics.comparison
@@ -208,11 +216,17 @@ class Session:
         while (candidate := repair_loop.next()) is not None:
             self._try(repair_loop, candidate)
 
-    def _try(self, repair_loop: RepairLoop, candidate: Candidate) -> Trial | Failure:
-        """Run an attempt and record it."""
+    def _try(self, repair_loop: RepairLoop, candidate: Candidate, *, paused: bool = False) -> Trial | Failure:
+        """Run an attempt and record it.
+
+        Args:
+            repair_loop: Has made it.
+            candidate: The attempt.
+            paused: Whether the baseline is paused meanwhile.
+        """
         before = self.budget.spent
         try:
-            outcome = self._attempt(repair_loop, candidate)
+            outcome = self._attempt(repair_loop, candidate, paused=paused)
         except KeyboardInterrupt:
             repair_loop.fail(candidate, "interrupted by the user", before, interrupted=True)
             raise
@@ -222,7 +236,7 @@ class Session:
             repair_loop.add(candidate, outcome)
         return outcome
 
-    def _attempt(self, repair_loop: RepairLoop, candidate: Candidate) -> Trial | Failure:
+    def _attempt(self, repair_loop: RepairLoop, candidate: Candidate, *, paused: bool = False) -> Trial | Failure:
         """Run an attempt; or take it from the journal, or from another process that ran it ahead of its turn."""
         spec, until, options = candidate.spec, candidate.epochs, dict[str, Any]()
         outcome = self._recorded(spec, until)
@@ -230,8 +244,11 @@ class Session:
             return outcome
         self.progress.begin(f"attempt {len(repair_loop.attempts) + 1}", until or spec.epochs)
         others = repair_loop.rest_of_rung(candidate)
-        if not (others or until or candidate.shorter or candidate.repeat_of):
-            options = {"halt": Hopeless(repair_loop.best, self.scorer), "checkpoints": race_epochs(self.request.epochs)}
+        by_rows = isinstance(self.scorer.metric, RowMetric)
+        if not (until or candidate.repeat_of or repair_loop.is_sampled(candidate)) and (by_rows or paused):
+            options = {"checkpoints": race_epochs(self.request.epochs)}
+            if by_rows:
+                options["halt"] = Hopeless(repair_loop.best, self.scorer)
         if self._pool is not None:
             if others:
                 trainings = [(c.spec, c.epochs, c.shorter) for c in (candidate, *others)]
@@ -254,7 +271,7 @@ class Session:
         if isinstance(outcome, Trial) and outcome.score is not None:
             if self._reference is None and (evaluation := reference_evaluation(self._runner, spec)) is not None:
                 self._reference = evaluation
-                self.scorer.select_metric(evaluation)
+                self.scorer.score(evaluation)  # it decides on the metric, and on the constant prediction to beat
             restore_targets(outcome, self._reference)
         return outcome
 
@@ -275,12 +292,15 @@ class Session:
             )  # fmt: skip
             best.score = new
 
-    def _baseline_test_score(self, baseline: Trial) -> float | None:
-        score = None if self.journal is None else self.journal.test_score()
-        if score is None and self.test is not None and self.scorer.metric is not None:
-            if baseline.trained is None:  # the earlier call ended before its test
+    def _baseline_test_score(self, baseline: Trial, score: float | None) -> float | None:
+        """Return the baseline's score on the test data: as known, from the journal, or from its model."""
+        recorded = None if self.journal is None else self.journal.test_score()
+        if recorded is not None:
+            return recorded
+        if self.test is not None and self.scorer.metric is not None:
+            if score is None and baseline.trained is None:  # the earlier call ended before its test
                 self._rerun(baseline, baseline)
-            score = self._test_score(baseline)
+            score = self._test_score(baseline) if score is None else score
             if self.journal is not None:
                 self.journal.add_test_score(score)
         return score

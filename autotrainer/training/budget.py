@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from fractions import Fraction
@@ -90,7 +91,7 @@ class Budget:
         self._start = clock()
         self._baseline_end: float | None = None
         self._unit: int | None = None
-        self._spent = 0
+        self._spent = self._held = 0
 
     @classmethod
     def of(cls, state: BudgetState) -> Budget:
@@ -148,8 +149,19 @@ class Budget:
         return within and now - self._baseline_end < _DEFAULT_SECONDS_BEYOND
 
     def covers(self, trainings: float) -> bool:
-        """Return whether so many more trainings of the baseline's size are certain to be allowed."""
+        """Return whether so many more trainings of the baseline's size will be allowed, at the speed so far."""
+        if self._limit is None and self._unit is not None:
+            return self.seconds / max(1, self._spent) * self._unit < _DEFAULT_SECONDS_BEYOND
         return self._seconds is None and self.left >= trainings
+
+    @contextmanager
+    def holding(self, trainings: float) -> Iterator[None]:
+        """Hold back so many trainings of the baseline's size for later."""
+        self._held = round(trainings * (self._unit or 0))
+        try:
+            yield
+        finally:
+            self._held = 0
 
     def spend(self, work: int) -> None:
         """Account for so many operations."""
@@ -179,4 +191,4 @@ class Budget:
     def _within(self, work: int, trainings: float) -> bool:
         if self._unit is None or math.isinf(trainings):
             return True
-        return self._spent + work <= Fraction(trainings) * self._unit
+        return self._spent + self._held + work <= Fraction(trainings) * self._unit
