@@ -174,6 +174,7 @@ def fit(
         )  # fmt: skip
         trainer = backend.trainer(request)
         planner.supports, planner.supports_together = trainer.supports, trainer.supports_together
+        planner.fixed_outputs = callable(metric)
         if validates_on_training_rows(request, trainer):
             request = replace(request, judged_on="training")
         off = switched_off()
