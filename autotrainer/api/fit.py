@@ -175,9 +175,9 @@ def fit(
         trainer = backend.trainer(request)
         planner.supports, planner.supports_together = trainer.supports, trainer.supports_together
         planner.fixed_outputs = callable(metric)
-        if validates_on_training_rows(request, trainer):
-            request = replace(request, judged_on="training")
         off = switched_off()
+        if not off and validates_on_training_rows(request, trainer):
+            request = replace(request, judged_on="training")
         if workers != 1 and repair and not off:
             check_sendable(workers, request, metric)
         check_keep(kept, [layer.name for layer in trainer.context.layers])

@@ -125,9 +125,13 @@ def test_training_whose_error_passes_is_healthy() -> None:
     assert [a.verdict for a in result.attempts] == ["", "original"]
 
 
+@pytest.mark.parametrize("forbid", [(), "scale_learning_rate"])
 @pytest.mark.parametrize(("original", "repaired", "best"), [(0.5, 0.8, 0.8), (0.5, 1.0, 1.0), (0.9, 0.8, 0.9)])
-def test_search_of_the_whole_budget_goes_on_after_a_pause(original: float, repaired: float, best: float) -> None:
-    result = _fit(original, repaired, until="budget")
+def test_search_of_the_whole_budget_goes_on_after_a_pause(
+    original: float, repaired: float, best: float, forbid: str
+) -> None:
+    result = _fit(original, repaired, until="budget", forbid=forbid)
+    assert result.status == ("repaired" if best == repaired else "unrepaired")
     assert result.score == best
     assert result.baseline_ended == ("beaten" if best == repaired else "")
 
